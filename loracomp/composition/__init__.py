@@ -1,0 +1,1 @@
+"""Adapters and weights to low-rank factors, and those factors inside a forward pass."""

@@ -1,0 +1,106 @@
+"""The frozen records that pass between a job's six steps. Nothing here computes anything but a digest."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+
+Strategy = str
+"""One of: linear, cat, ties, magnitude_prune, dare_linear, dare_ties (DESIGN: strategies)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed job, as `claim_jobs` returns it. `lease_token` fences every later write."""
+
+    id: int
+    lease_token: int
+    kind: str
+    """'predict', or 'route' for the weights alone."""
+    prompt: str
+    choices: tuple[str, ...] | None
+    max_new_tokens: int | None
+    stop: tuple[str, ...] = ()
+    attempts: int = 1
+    timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """Adapters and weights, with how they are merged. No adapters: the base model alone."""
+
+    adapter_ids: tuple[int, ...] = ()
+    adapter_sha256: tuple[str, ...] = ()
+    weights: tuple[float, ...] = ()
+    strategy: Strategy = "linear"
+    density: float = 1.0
+    seed: int = 0
+    random_parameters: bool = False
+    """A control: each adapter's factors are replaced by random ones of the same norm, drawn from `seed`."""
+
+    def digest(self, base_fingerprint: str) -> str:
+        """Sha256 hex of what decides the result: base model, strategy, density, seed, sorted adapters with weights.
+
+        Weights count to 1e-6, so two routes that differ by rounding share a digest.
+        """
+        pairs = sorted((sha, round(weight * 1_000_000)) for sha, weight in zip(self.adapter_sha256, self.weights, strict=True))
+        content = [base_fingerprint, self.strategy, round(self.density, 6), self.seed, self.random_parameters, pairs]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """What `route_jobs` decided for one job. Arrays of one group have the same length and order."""
+
+    job_id: int
+    policy: dict[str, object]
+    """The policy's settings as they were."""
+    example_ids: tuple[int, ...] = ()
+    example_tasks: tuple[str, ...] = ()
+    similarities: tuple[float, ...] = ()
+    """Retrieved examples, best first: ids, their tasks' names, cosine similarities."""
+    tasks: tuple[str, ...] = ()
+    probabilities: tuple[float, ...] = ()
+    weights: tuple[float, ...] = ()
+    """Tasks by falling probability; a weight of 0 means outside the nucleus."""
+    composition: Composition = field(default_factory=Composition)
+    fallback: str | None = None
+    """Why the base model answers alone ('nothing eligible', 'below min_similarity', ...); None where adapters are composed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the model is asked for one row of a batch: a job's text, scored or generated, under one composition."""
+
+    prompt: str
+    choices: tuple[str, ...] | None
+    max_new_tokens: int | None
+    stop: tuple[str, ...] = ()
+    normalization: str = "none"
+    """none, characters or tokens: what the summed log-likelihood of a choice is divided by (lm-eval's acc, acc_norm)."""
+    composition: Composition = field(default_factory=Composition)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model answered. `choice_scores` are summed log-likelihoods in nats, normalised as asked."""
+
+    output: str
+    choice_index: int | None = None
+    """1-based, as SQL arrays are: choices[choice_index] = output."""
+    choice_scores: tuple[float, ...] | None = None
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    norm_ratio: float | None = None
+    """Frobenius norm of the composed delta over that of the exact weighted sum; None where not measured."""
+    cosine: float | None = None
+    """Cosine between the composed delta and the exact weighted sum; None where not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why one job cannot be answered."""
+
+    job_id: int
+    code: str
+    message: str
+    retry: bool = False
