@@ -42,7 +42,8 @@ class Composition:
 
         Weights count to 1e-6, so two routes that differ by rounding share a digest.
         """
-        pairs = sorted((sha, round(weight * 1_000_000)) for sha, weight in zip(self.adapter_sha256, self.weights, strict=True))
+        weights = (round(weight * 1_000_000) for weight in self.weights)
+        pairs = sorted(zip(self.adapter_sha256, weights, strict=True))
         content = [base_fingerprint, self.strategy, round(self.density, 6), self.seed, self.random_parameters, pairs]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
@@ -64,7 +65,7 @@ class Route:
     """Tasks by falling probability; a weight of 0 means outside the nucleus."""
     composition: Composition = field(default_factory=Composition)
     fallback: str | None = None
-    """Why the base model answers alone ('nothing eligible', 'below min_similarity', ...); None where adapters are composed."""
+    """Why the base model answers alone, such as 'below min_similarity'; None where adapters are composed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +77,7 @@ class Request:
     max_new_tokens: int | None
     stop: tuple[str, ...] = ()
     normalization: str = "none"
-    """none, characters or tokens: what the summed log-likelihood of a choice is divided by (lm-eval's acc, acc_norm)."""
+    """none, characters or tokens: what a choice's summed log-likelihood is divided by (lm-eval's acc, acc_norm)."""
     composition: Composition = field(default_factory=Composition)
 
 

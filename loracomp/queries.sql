@@ -1,0 +1,4 @@
+-- Every statement that Python sends, COPY apart; placeholders are psycopg's. A block calls the SQL function of its name.
+
+-- name: ping
+SELECT 1

@@ -1,0 +1,543 @@
+"""What the tables are (schema loracomp), in SQLAlchemy Core.
+
+Applications may import it to insert jobs and read predictions.
+
+`alembic check`, and a comparison of constraint and index definitions in the tests, prove that the migrations lead here.
+Constraint names read as sentences: they are the error that a person sees.
+"""
+
+from typing import Any
+
+from pgvector.sqlalchemy import HALFVEC, Vector
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.types import TypeEngine, UserDefinedType
+
+SCHEMA = "loracomp"
+DIMENSIONS = 384
+"""Of the default encoder. `loracomp init` sets another encoder's in the database; comparison ignores the number."""
+
+metadata = MetaData(schema=SCHEMA)
+
+lease_token_sequence = Sequence("lease_token", metadata=metadata, schema=SCHEMA)
+
+
+class RoleName(UserDefinedType[str]):
+    """Postgres's own type for identifiers, here of roles."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """Name of the type in DDL."""
+        return "name"
+
+
+def _required(name: str, kind: Any, comment: str, **options: Any) -> Column[Any]:
+    return Column(name, kind, nullable=False, comment=comment, **options)
+
+
+def _optional(name: str, kind: Any, comment: str, **options: Any) -> Column[Any]:
+    return Column(name, kind, nullable=True, comment=comment, **options)
+
+
+def _created_at() -> Column[Any]:
+    return _required("created_at", DateTime(timezone=True), "When the row was made.", server_default=text("now()"))
+
+
+def _one_of(column: str, values: str, name: str) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values.split())
+    return CheckConstraint(f"{column} IN ({listed})", name=name)
+
+
+def _texts() -> TypeEngine[Any]:
+    return ARRAY(Text)
+
+
+base_model = Table(
+    "base_model",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True, comment="Number inside; people use the name."),
+    _required("name", Text, "What jobs and people call it."),
+    _required("source", Text, "Hub id, folder, GGUF file, or package:NAME that carries one."),
+    _optional("revision", Text, "Revision at the hub; null where the source has none."),
+    _required("fingerprint", Text, "Sha256 of the weight files as they came."),
+    _required("architecture", Text, "Class of the model, as transformers names it."),
+    _required("context_length", Integer, "Longest input with its answer, in tokens."),
+    _required("parameter_count", BigInteger, "Parameters of the model."),
+    _required("modules", JSONB, "Every linear module: its name to [d_out, d_in]; adapters are checked against it."),
+    _required(
+        "is_default", Boolean, "Whether jobs that name no base model mean this one.", server_default=text("false")
+    ),
+    _created_at(),
+    UniqueConstraint("name", name="base_model_name_is_taken"),
+    CheckConstraint("btrim(name) <> ''", name="base_model_name_must_not_be_blank"),
+    CheckConstraint("fingerprint ~ '^[0-9a-f]{64}$'", name="fingerprint_must_be_a_sha256"),
+    CheckConstraint("context_length BETWEEN 1 AND 100000000", name="context_length_must_be_positive"),
+    Index("one_default_base_model", "is_default", unique=True, postgresql_where=text("is_default")),
+    comment="Frozen causal language models that adapters belong to.",
+)
+
+encoder = Table(
+    "encoder",
+    metadata,
+    _required(
+        "id",
+        SmallInteger,
+        "Always 1: a database has one encoder.",
+        primary_key=True,
+        autoincrement=False,
+        server_default=text("1"),
+    ),
+    _required("name", Text, "What people call it."),
+    _required("source", Text, "Hub id, folder, or package:NAME that carries one."),
+    _optional("revision", Text, "Revision at the hub; null where the source has none."),
+    _required("fingerprint", Text, "Sha256 of the weight files as they came."),
+    _required("dimensions", Integer, "Length of its vectors."),
+    _required(
+        "input_version",
+        SmallInteger,
+        "What it is shown. 1: prompt, then a newline and the choices joined by ' | '.",
+        server_default=text("1"),
+    ),
+    _created_at(),
+    CheckConstraint("id = 1", name="a_database_has_one_encoder"),
+    CheckConstraint("dimensions BETWEEN 1 AND 2000", name="dimensions_must_be_indexable"),
+    comment="The frozen sentence encoder that examples and jobs are embedded with.",
+)
+
+task = Table(
+    "task",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True, comment="Number inside; people use the name."),
+    _required("name", Text, "What people call it, such as piqa."),
+    _required("family", Text, "Kind of task, such as commonsense or nli; for reports.", server_default=text("'other'")),
+    _required("description", Text, "What the task asks for, in a sentence.", server_default=text("''")),
+    _optional("reader_role", RoleName(), "Role whose members' jobs may retrieve it; null is everybody."),
+    _created_at(),
+    UniqueConstraint("name", name="task_name_is_taken"),
+    CheckConstraint("btrim(name) <> ''", name="task_name_must_not_be_blank"),
+    comment="Named skills with training examples.",
+)
+
+example = Table(
+    "example",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Number inside."),
+    _required("task_id", Integer, "The task it is an example of."),
+    _required("split", Text, "train: may be retrieved. validation, test: never."),
+    _optional("prompt", Text, "Text shown to the model; null where a library ships the example without its text."),
+    _optional("choices", _texts(), "Possible answers; null where the answer is free text."),
+    _optional("answer", Text, "The right answer; one of the choices where there are any."),
+    _optional("source_ref", Text, "Where the row came from, such as piqa/train#1532."),
+    _required("content_hash", LargeBinary, "Sha256 of the raw fields as canonical JSON."),
+    _required("hash_version", SmallInteger, "How content_hash was computed.", server_default=text("1")),
+    _created_at(),
+    ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="example_task_must_exist", ondelete="CASCADE"),
+    UniqueConstraint("task_id", "content_hash", name="a_row_stands_in_one_split_of_its_task_once"),
+    UniqueConstraint("id", "task_id", name="example_with_its_task"),
+    _one_of("split", "train validation test", "split_must_be_train_validation_or_test"),
+    CheckConstraint("octet_length(content_hash) = 32", name="content_hash_must_be_a_sha256"),
+    CheckConstraint("prompt IS NOT NULL OR source_ref IS NOT NULL", name="an_example_needs_a_prompt_or_a_source_ref"),
+    CheckConstraint(
+        "choices IS NULL OR answer IS NULL OR answer = ANY (choices)", name="answer_must_be_one_of_the_choices"
+    ),
+    comment="Examples of tasks, by split. Text may be absent: a library ships embeddings and references.",
+)
+
+example_embedding = Table(
+    "example_embedding",
+    metadata,
+    _required("example_id", BigInteger, "The example.", autoincrement=False),
+    _required("task_id", Integer, "Its task, here again so that retrieval reads one table."),
+    _required("embedding", Vector(DIMENSIONS), "Unit vector of the example's text in the encoder's input format."),
+    PrimaryKeyConstraint("example_id", name="an_example_has_one_embedding"),
+    ForeignKeyConstraint(
+        ["example_id", "task_id"],
+        ["loracomp.example.id", "loracomp.example.task_id"],
+        name="embedding_belongs_to_an_example_of_its_task",
+        ondelete="CASCADE",
+    ),
+    Index("example_embedding_task", "task_id"),
+    Index(
+        "example_embedding_hnsw",
+        "embedding",
+        postgresql_using="hnsw",
+        postgresql_ops={"embedding": "vector_cosine_ops"},
+    ),
+    comment="Embeddings of train examples, narrow and apart: what retrieval scans.",
+)
+
+adapter = Table(
+    "adapter",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True, comment="Number inside; traces name it."),
+    _required("task_id", Integer, "The task it was trained for."),
+    _required("base_model_id", Integer, "The base model it belongs to."),
+    _required("name", Text, "What people call it; the task's name unless given."),
+    _required("version", Integer, "1, 2, ... by name and base model."),
+    _required(
+        "status",
+        Text,
+        "staged: checked, not used. active: composed into jobs. retired: kept for replay.",
+        server_default=text("'staged'"),
+    ),
+    _required("rank", Integer, "r of the factors."),
+    _required("alpha", Double, "lora_alpha."),
+    _required("use_rslora", Boolean, "Whether scaling is alpha/sqrt(r) instead of alpha/r."),
+    _required("scaling", Double, "Factor on B A: alpha/r, or alpha/sqrt(r)."),
+    _required("target_modules", _texts(), "Modules of the base model that it changes, by full name."),
+    _required("parameter_count", BigInteger, "Numbers in its factors."),
+    _required("byte_count", BigInteger, "Length of its safetensors file."),
+    _required("sha256", Text, "Of its safetensors file; checked on every load."),
+    _required("config", JSONB, "Its adapter_config.json, for export."),
+    _required(
+        "training",
+        JSONB,
+        "How it was trained: data digest, hyper-parameters, rows, seed; {} where unknown.",
+        server_default=text("'{}'"),
+    ),
+    _required("created_by", RoleName(), "Who registered it.", server_default=text("current_user")),
+    _created_at(),
+    _optional("activated_at", DateTime(timezone=True), "When it last became active."),
+    _optional("retired_at", DateTime(timezone=True), "When it was retired."),
+    ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="adapter_task_must_exist"),
+    ForeignKeyConstraint(["base_model_id"], ["loracomp.base_model.id"], name="adapter_base_model_must_exist"),
+    UniqueConstraint("base_model_id", "name", "version", name="adapter_version_is_taken"),
+    _one_of("status", "staged active retired", "adapter_status_must_be_staged_active_or_retired"),
+    CheckConstraint("btrim(name) <> ''", name="adapter_name_must_not_be_blank"),
+    CheckConstraint("version >= 1", name="adapter_version_must_be_positive"),
+    CheckConstraint("rank BETWEEN 1 AND 65536", name="rank_must_be_positive"),
+    CheckConstraint("alpha BETWEEN 1e-6 AND 1e6", name="alpha_must_be_positive_and_finite"),
+    CheckConstraint("scaling BETWEEN 1e-9 AND 1e6", name="scaling_must_be_positive_and_finite"),
+    CheckConstraint("cardinality(target_modules) > 0", name="an_adapter_must_target_a_module"),
+    CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="adapter_sha256_must_be_a_sha256"),
+    Index(
+        "one_active_adapter_a_task_and_base_model",
+        "task_id",
+        "base_model_id",
+        unique=True,
+        postgresql_where=text("status = 'active'"),
+    ),
+    comment="LoRA adapters: one task, one base model, versions. The weights are in adapter_weights.",
+)
+
+adapter_weights = Table(
+    "adapter_weights",
+    metadata,
+    _required("adapter_id", Integer, "The adapter.", autoincrement=False),
+    _required("part", Integer, "0, 1, ...: parts of 8 MB, in order.", autoincrement=False),
+    _required("bytes", LargeBinary, "This part of the safetensors file."),
+    PrimaryKeyConstraint("adapter_id", "part", name="adapter_weights_part_stands_once"),
+    ForeignKeyConstraint(
+        ["adapter_id"], ["loracomp.adapter.id"], name="weights_belong_to_an_adapter", ondelete="CASCADE"
+    ),
+    CheckConstraint("part >= 0", name="part_must_not_be_negative"),
+    CheckConstraint("octet_length(bytes) BETWEEN 1 AND 8388608", name="a_part_holds_at_most_8_mb"),
+    comment="Safetensors files of adapters, in parts.",
+)
+
+policy = Table(
+    "policy",
+    metadata,
+    _required("name", Text, "What jobs call it; 'default' is what jobs that name none use.", primary_key=True),
+    _required("description", Text, "What it is for.", server_default=text("''")),
+    _required(
+        "router",
+        Text,
+        "retrieval; or a control: own_task, random, random_parameters, base.",
+        server_default=text("'retrieval'"),
+    ),
+    _required("k", Integer, "Examples to retrieve.", server_default=text("20")),
+    _required("temperature", Double, "Of the softmax over similarities.", server_default=text("0.1")),
+    _required(
+        "aggregation",
+        Text,
+        "Examples' shares to a task's: softmax_sum (the paper), mean, max, vote.",
+        server_default=text("'softmax_sum'"),
+    ),
+    _required(
+        "nucleus", Text, "Whether the nucleus is taken over tasks or over examples.", server_default=text("'tasks'")
+    ),
+    _required("top_p", Double, "Mass that the nucleus must reach.", server_default=text("0.9")),
+    _required("max_adapters", Integer, "Adapters in a composition at most.", server_default=text("8")),
+    _required(
+        "min_similarity",
+        Double,
+        "Below it, nothing is composed and the base model answers.",
+        server_default=text("0.0"),
+    ),
+    _required(
+        "weighting",
+        Text,
+        "similarity: probabilities, renormalised over the kept. uniform: equal weights.",
+        server_default=text("'similarity'"),
+    ),
+    _required("strategy", Text, "How adapters are merged.", server_default=text("'linear'")),
+    _required(
+        "density", Double, "Share of entries kept by ties, magnitude_prune and dare_*.", server_default=text("0.5")
+    ),
+    _required("seed", Integer, "Of dare_* masks, random and random_parameters.", server_default=text("0")),
+    _required(
+        "choice_normalization",
+        Text,
+        "What a choice's summed log-likelihood is divided by: none, characters, tokens.",
+        server_default=text("'none'"),
+    ),
+    _created_at(),
+    _required("updated_at", DateTime(timezone=True), "When it was last changed.", server_default=text("now()")),
+    CheckConstraint("btrim(name) <> ''", name="policy_name_must_not_be_blank"),
+    _one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
+    CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
+    # BETWEEN, for NaN and infinity pass a bare comparison with zero.
+    CheckConstraint("temperature BETWEEN 0.0001 AND 100", name="temperature_must_be_between_0_0001_and_100"),
+    _one_of("aggregation", "softmax_sum mean max vote", "aggregation_must_be_softmax_sum_mean_max_or_vote"),
+    _one_of("nucleus", "tasks examples", "nucleus_must_be_over_tasks_or_examples"),
+    CheckConstraint("top_p BETWEEN 0.0001 AND 1", name="top_p_must_be_between_0_0001_and_1"),
+    CheckConstraint("max_adapters BETWEEN 1 AND 64", name="max_adapters_must_be_between_1_and_64"),
+    CheckConstraint("min_similarity BETWEEN -1 AND 1", name="min_similarity_must_be_between_minus_1_and_1"),
+    _one_of("weighting", "similarity uniform", "weighting_must_be_similarity_or_uniform"),
+    _one_of("strategy", "linear cat ties magnitude_prune dare_linear dare_ties", "strategy_must_be_a_known_one"),
+    CheckConstraint("density BETWEEN 0.0001 AND 1", name="density_must_be_between_0_0001_and_1"),
+    CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
+    _one_of("choice_normalization", "none characters tokens", "choice_normalization_must_be_none_characters_or_tokens"),
+    comment="Named settings of routing and merging. Jobs name one; traces keep the settings as they were.",
+)
+
+evaluation = Table(
+    "evaluation",
+    metadata,
+    _required("name", Text, "What people call it.", primary_key=True),
+    _required("description", Text, "What it measures.", server_default=text("''")),
+    _required("created_by", RoleName(), "Who started it.", server_default=text("current_user")),
+    _created_at(),
+    CheckConstraint("btrim(name) <> ''", name="evaluation_name_must_not_be_blank"),
+    comment="Named sets of jobs whose expected answers are known.",
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="The job's number."),
+    _required(
+        "status",
+        Text,
+        "queued, running, succeeded, failed or cancelled. Only functions change it.",
+        server_default=text("'queued'"),
+    ),
+    _required("kind", Text, "predict: an answer. route: the weights alone.", server_default=text("'predict'")),
+    _required("prompt", Text, "The text. All that an INSERT must name."),
+    _optional("choices", _texts(), "Possible answers to score; null to generate."),
+    _optional("max_new_tokens", Integer, "Tokens to generate at most; filled with 64 where there are no choices."),
+    _required("stop", _texts(), "Texts that end a generation; not part of the answer.", server_default=text("'{}'")),
+    _required("policy", Text, "Settings of routing and merging.", server_default=text("'default'")),
+    _optional("base_model", Text, "Filled with the default base model."),
+    _required("priority", Integer, "0 to 1000; one step is worth a minute of waiting.", server_default=text("0")),
+    _required("run_at", DateTime(timezone=True), "Not before this time.", server_default=text("now()")),
+    _optional("idempotency_key", Text, "Yours; the same key twice is refused, or with submit_job one job."),
+    _required("tags", JSONB, "Yours, to filter by; not shown to the model.", server_default=text("'{}'")),
+    _required(
+        "exclude_tasks", _texts(), "Tasks whose examples and adapters must not be used.", server_default=text("'{}'")
+    ),
+    _required("max_attempts", Integer, "Attempts before the job ends failed.", server_default=text("3")),
+    _required("timeout_s", Integer, "Seconds a worker may hold it in one attempt.", server_default=text("600")),
+    _optional("task", Text, "Task that it comes from; evaluations only."),
+    _optional("expected", Text, "The right answer; evaluations only."),
+    _optional("evaluation", Text, "Evaluation that it belongs to."),
+    _required(
+        "submitted_by",
+        RoleName(),
+        "Who inserted it; decides which tasks it may retrieve.",
+        server_default=text("current_user"),
+    ),
+    _created_at(),
+    _required(
+        "due",
+        DateTime(timezone=True),
+        "run_at less priority x 60 s: the order of claims. Filled by a trigger.",
+        server_default=text("now()"),
+    ),
+    _required("attempts", Integer, "Claims so far, less those given back.", server_default=text("0")),
+    _required(
+        "expired_leases", Integer, "Leases that ran out. Above 0, the job is claimed alone.", server_default=text("0")
+    ),
+    _optional("worker", Text, "Worker that holds it, or held it last."),
+    _optional("lease_token", BigInteger, "Fence of the current lease; every later write must show it."),
+    _optional("claimed_at", DateTime(timezone=True), "When the current attempt began."),
+    _optional(
+        "lease_expires_at",
+        DateTime(timezone=True),
+        "When the lease ends unless renewed; never later than the timeout allows.",
+    ),
+    _optional("finished_at", DateTime(timezone=True), "When it succeeded, failed or was cancelled."),
+    _optional("error_code", Text, "Short name of the last error."),
+    _optional("error", Text, "The last error, in words."),
+    ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
+    ForeignKeyConstraint(
+        ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"
+    ),
+    ForeignKeyConstraint(
+        ["task"], ["loracomp.task.name"], name="task_must_exist", onupdate="CASCADE", ondelete="SET NULL"
+    ),
+    ForeignKeyConstraint(
+        ["evaluation"], ["loracomp.evaluation.name"], name="evaluation_must_exist", onupdate="CASCADE"
+    ),
+    # One space for each submitter: nobody learns of another's keys.
+    UniqueConstraint("submitted_by", "idempotency_key", name="idempotency_key_was_used_before"),
+    _one_of("status", "queued running succeeded failed cancelled", "status_must_be_a_known_one"),
+    _one_of("kind", "predict route", "kind_must_be_predict_or_route"),
+    CheckConstraint(r"prompt ~ '\S'", name="prompt_must_not_be_blank"),
+    CheckConstraint("char_length(prompt) <= 1000000", name="prompt_must_be_at_most_1000000_characters"),
+    CheckConstraint(
+        "choices IS NULL OR (array_ndims(choices) = 1 AND cardinality(choices) BETWEEN 2 AND 1000)",
+        name="choices_must_be_a_list_of_2_to_1000",
+    ),
+    CheckConstraint(
+        "choices IS NULL OR loracomp.texts_are_not_blank(choices)", name="choices_must_not_be_null_or_blank"
+    ),
+    CheckConstraint("choices IS NULL OR loracomp.texts_are_distinct(choices)", name="choices_must_be_distinct"),
+    CheckConstraint("choices IS NULL OR max_new_tokens IS NULL", name="give_choices_or_max_new_tokens_not_both"),
+    CheckConstraint("max_new_tokens BETWEEN 1 AND 100000", name="max_new_tokens_must_be_between_1_and_100000"),
+    CheckConstraint(
+        "array_position(stop, NULL) IS NULL AND array_position(stop, '') IS NULL AND cardinality(stop) <= 16",
+        name="stop_must_hold_at_most_16_texts_none_empty",
+    ),
+    CheckConstraint("priority BETWEEN 0 AND 1000", name="priority_must_be_between_0_and_1000"),
+    CheckConstraint(
+        "idempotency_key <> '' AND char_length(idempotency_key) <= 500",
+        name="idempotency_key_must_be_1_to_500_characters",
+    ),
+    CheckConstraint("jsonb_typeof(tags) = 'object'", name="tags_must_be_a_json_object"),
+    CheckConstraint("array_position(exclude_tasks, NULL) IS NULL", name="exclude_tasks_must_not_hold_null"),
+    CheckConstraint("attempts >= 0", name="attempts_must_not_be_negative"),
+    CheckConstraint("expired_leases >= 0", name="expired_leases_must_not_be_negative"),
+    CheckConstraint("max_attempts BETWEEN 1 AND 100", name="max_attempts_must_be_between_1_and_100"),
+    CheckConstraint("timeout_s BETWEEN 1 AND 86400", name="timeout_s_must_be_between_1_and_86400"),
+    CheckConstraint("isfinite(run_at)", name="run_at_must_be_finite"),
+    CheckConstraint(
+        "expected IS NULL OR choices IS NULL OR expected = ANY (choices)", name="expected_must_be_one_of_the_choices"
+    ),
+    CheckConstraint(
+        "(status = 'running') = (lease_token IS NOT NULL AND lease_expires_at IS NOT NULL AND claimed_at IS NOT NULL)",
+        name="a_running_job_and_only_it_has_a_lease",
+    ),
+    CheckConstraint(
+        "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
+        name="an_ended_job_and_only_it_has_finished_at",
+    ),
+    Index("job_queue", "base_model", "due", "id", postgresql_where=text("status = 'queued'")),
+    Index("job_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
+    Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    Index("job_evaluation", "evaluation", "task", postgresql_where=text("evaluation IS NOT NULL")),
+    comment="Requests for predictions. INSERT a prompt; read loracomp.job_result.",
+    # Status changes rewrite rows: leave them room on their page, and clean up early.
+    postgresql_with={
+        "fillfactor": "80",
+        "autovacuum_vacuum_scale_factor": "0.02",
+        "autovacuum_analyze_scale_factor": "0.05",
+    },
+)
+
+prediction = Table(
+    "prediction",
+    metadata,
+    # No foreign keys: a trace outlives what it names.
+    _required("job_id", BigInteger, "The job it answers.", primary_key=True, autoincrement=False),
+    _optional("output", Text, "The answer; null for a job of kind route."),
+    _optional("choice_index", Integer, "1-based: choices[choice_index] is the output."),
+    _optional("choice_scores", ARRAY(Double), "Log-likelihood of each choice in nats, normalised as the policy says."),
+    _optional("query_embedding", HALFVEC(), "The job's unit vector, for other settings later."),
+    _required("example_ids", ARRAY(BigInteger), "Retrieved examples, nearest first.", server_default=text("'{}'")),
+    _required("example_tasks", _texts(), "Their tasks.", server_default=text("'{}'")),
+    _required("similarities", ARRAY(Double), "Their cosine similarities.", server_default=text("'{}'")),
+    _required("tasks", _texts(), "Tasks by falling probability.", server_default=text("'{}'")),
+    _required("probabilities", ARRAY(Double), "P(task) of each.", server_default=text("'{}'")),
+    _required(
+        "weights",
+        ARRAY(Double),
+        "Weight of each in the composition; 0 outside the nucleus.",
+        server_default=text("'{}'"),
+    ),
+    _required("composed_tasks", _texts(), "Tasks whose adapters were composed.", server_default=text("'{}'")),
+    _required("adapter_ids", ARRAY(Integer), "Their adapters.", server_default=text("'{}'")),
+    _required("adapter_sha256", _texts(), "Hashes of the adapters' files.", server_default=text("'{}'")),
+    _required("adapter_weights", ARRAY(Double), "Weight of each composed adapter.", server_default=text("'{}'")),
+    _required("policy", JSONB, "The policy's settings as they were, with its name."),
+    _optional("fallback", Text, "Why the base model answered alone; null where adapters were composed."),
+    _optional("composition_digest", Text, "Sha256 that identifies base model, adapters, weights and strategy."),
+    _optional(
+        "norm_ratio", Double, "Norm of the composed change over that of the exact weighted sum; null where not sampled."
+    ),
+    _optional(
+        "cosine", Double, "Cosine between the composed change and the exact weighted sum; null where not sampled."
+    ),
+    _required("prompt_tokens", Integer, "Tokens of the prompt.", server_default=text("0")),
+    _required("output_tokens", Integer, "Tokens scored or generated.", server_default=text("0")),
+    _required(
+        "timings", JSONB, "Milliseconds of each step for the batch that it was part of.", server_default=text("'{}'")
+    ),
+    _required("batch_size", Integer, "Jobs in that batch.", server_default=text("1")),
+    _optional("worker", Text, "Worker that answered."),
+    _optional("device", Text, "Device and number type, such as cpu/bfloat16."),
+    _required("attempt", Integer, "Attempt that succeeded.", server_default=text("1")),
+    _required("base_model", Text, "Name of the base model."),
+    _required("base_fingerprint", Text, "Its fingerprint."),
+    _required("encoder", Text, "Name of the encoder and its input version, such as all-MiniLM-L6-v2/1."),
+    _required("code_version", Text, "Version of loracomp that answered."),
+    _created_at(),
+    comment="Answers, each with its whole trace in arrays; views unnest them.",
+)
+
+audit_event = Table(
+    "audit_event",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Order of events."),
+    _required("at", DateTime(timezone=True), "When.", server_default=text("clock_timestamp()")),
+    _required("actor", RoleName(), "Role that did it.", server_default=text("session_user")),
+    _required("entity", Text, "Table that changed, such as job or policy."),
+    _optional("entity_id", BigInteger, "Number of the row, where it has one."),
+    _optional("entity_name", Text, "Name of the row, where it has one."),
+    _required("action", Text, "insert, update or delete."),
+    _optional("old_status", Text, "Status before, for jobs and adapters."),
+    _optional("new_status", Text, "Status after, for jobs and adapters."),
+    _optional("attempt", Integer, "The job's attempts after the change."),
+    _optional("worker", Text, "Worker that did it."),
+    _optional("reason", Text, "Error code or the operator's reason."),
+    _optional("before", JSONB, "The row before; never a prompt."),
+    _optional("after", JSONB, "The row after; never a prompt."),
+    _one_of("action", "insert update delete", "action_must_be_insert_update_or_delete"),
+    Index("audit_event_of_job", "entity_id", postgresql_where=text("entity = 'job'")),
+    Index("audit_event_by_entity", "entity", "at", postgresql_where=text("entity <> 'job'")),
+    comment="Who changed what, when: written by triggers, appended only.",
+)
+
+sql_object = Table(
+    "sql_object",
+    metadata,
+    _required("path", Text, "File under sql/.", primary_key=True),
+    _required("position", Integer, "Order in which it was applied; dropped in reverse."),
+    _required("drops", _texts(), "Statements that drop what the file made."),
+    _required("checksum", Text, "Sha256 of the file as applied."),
+    _required("applied_at", DateTime(timezone=True), "When.", server_default=text("now()")),
+    comment="Which files of sql/ stand in this database, as they were applied.",
+)
