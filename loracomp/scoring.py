@@ -1,0 +1,179 @@
+"""Log-likelihoods of choices after a prompt, as lm-evaluation-harness defines acc and acc_norm.
+
+A prompt and its choices become rows of tokens with scored spots (`encode_choices`); a batch of them goes through the
+model once (`log_likelihoods`), with gradients where they are on.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loracomp.errors import JobError
+
+
+class Spot(NamedTuple):
+    """The model's output at `position` of a row predicts `token`, a token of choice number `choice` (from 0)."""
+
+    position: int
+    token: int
+    choice: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One sequence of token ids, and where in it tokens of choices are scored."""
+
+    tokens: tuple[int, ...]
+    spots: tuple[Spot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt and its choices, tokenised. Counts are one a choice, in the choices' order."""
+
+    rows: tuple[Row, ...]
+    prompt_tokens: int
+    token_counts: tuple[int, ...]
+    character_counts: tuple[int, ...]
+    """Characters of the choice itself, without the white space that parts it from the prompt (acc_norm)."""
+
+
+def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, after a BOS token where the tokenizer puts one; never with an EOS token."""
+    encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+    bos = tokenizer.bos_token_id
+    if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
+        return encoded
+    return [ids if ids[:1] == [bos] else [bos, *ids] for ids in encoded]
+
+
+def check_length(tokens: int, context_length: int, what: str) -> None:
+    """Raise JobError 'prompt_too_long' where `tokens` do not fit the base model's context."""
+    if tokens > context_length:
+        raise JobError(
+            f"{what} take {tokens} tokens; the base model takes at most {context_length}: shorten the prompt",
+            code="prompt_too_long",
+        )
+
+
+def encode_choices(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, choices: Sequence[str], context_length: int
+) -> Question:
+    """Split prompt + choice into context and continuation tokens, by lm-evaluation-harness's rule.
+
+    The prompt's trailing white space belongs to the continuation (a space where there is none); the continuation's
+    tokens are those of the whole text after as many as the context has. Where the tokenizer merges the two across the
+    seam that rule would lose a part of the choice, and the continuation is tokenised alone instead.
+
+    Choices of one token share a row; longer ones have a row each.
+    Raises JobError 'prompt_too_long' with the tokens counted and the limit, 'prompt_blank' where nothing is left.
+    """
+    context = prompt.rstrip()
+    if not context:
+        raise JobError("prompt is blank: nothing to score the choices after", code="prompt_blank")
+    gap = prompt[len(context) :] or " "
+    start, *wholes = encode_texts(tokenizer, [context, *(context + gap + choice for choice in choices)])
+    continuations = [
+        _continuation(tokenizer, start, whole, gap + choice) for whole, choice in zip(wholes, choices, strict=True)
+    ]
+    # The last token is only predicted, never fed.
+    longest = len(start) + max(map(len, continuations)) - 1
+    check_length(longest, context_length, "prompt and its longest choice")
+    return Question(
+        rows=_rows(start, continuations),
+        prompt_tokens=len(start),
+        token_counts=tuple(map(len, continuations)),
+        character_counts=tuple(map(len, choices)),
+    )
+
+
+def _continuation(tokenizer: PreTrainedTokenizerBase, start: list[int], whole: list[int], text: str) -> list[int]:
+    if whole[: len(start)] == start and len(whole) > len(start):
+        return whole[len(start) :]
+    alone: list[int] = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return alone
+
+
+def _rows(start: list[int], continuations: list[list[int]]) -> tuple[Row, ...]:
+    """One row for each continuation of several tokens; those of one token ride on the first row, or on the context."""
+    last = len(start) - 1
+    riders = tuple(Spot(last, ids[0], choice) for choice, ids in enumerate(continuations) if len(ids) == 1)
+    rows = [
+        Row((*start, *ids[:-1]), tuple(Spot(last + i, token, choice) for i, token in enumerate(ids)))
+        for choice, ids in enumerate(continuations)
+        if len(ids) > 1
+    ] or [Row(tuple(start), ())]
+    return (Row(rows[0].tokens, riders + rows[0].spots), *rows[1:])
+
+
+def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask [rows, longest], padded on the right: positions stay 0, 1, 2, ... in every row."""
+    lengths = torch.tensor([len(row) for row in rows])
+    mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    ids = torch.zeros(mask.shape, dtype=torch.long)
+    ids[mask] = torch.tensor([token for row in rows for token in row])
+    return ids.to(device), mask.long().to(device)
+
+
+def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> list[Tensor]:
+    """Sum of log-softmax over each choice's tokens, in nats and float32: for every question a tensor [choices].
+
+    One forward pass; logits are computed at the scored spots only. Differentiable where gradients are on; `model` may
+    be wrapped by PEFT. Rows enter the model in the order of `question.rows`, question by question.
+    """
+    device = model.get_input_embeddings().weight.device
+    rows = [row for question in questions for row in question.rows]
+    input_ids, attention_mask = pad_right([row.tokens for row in rows], device)
+    counts = [len(question.token_counts) for question in questions]
+    # Several spots may share a place (row, position), as one-token choices do: its logits are computed once.
+    places: dict[tuple[int, int], int] = {}
+    spots = [
+        (places.setdefault((index, spot.position), len(places)), spot.token, first_choice + spot.choice)
+        for index, (row, first_choice) in enumerate(_rows_with_first_choice(questions))
+        for spot in row.spots
+    ]
+    with _head_sees_only(model, torch.tensor(list(places))):
+        output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    log_probabilities = output.logits[0].float().log_softmax(-1)  # [places, vocabulary]
+    place, token, choice = torch.tensor(spots, device=log_probabilities.device).T
+    scores = log_probabilities.new_zeros(sum(counts)).index_add(0, choice, log_probabilities[place, token])
+    return list(scores.split(counts))
+
+
+def _rows_with_first_choice(questions: Sequence[Question]) -> Iterator[tuple[Row, int]]:
+    first = 0
+    for question in questions:
+        yield from ((row, first) for row in question.rows)
+        first += len(question.token_counts)
+
+
+@contextmanager
+def _head_sees_only(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
+    """Let the output head compute `places` [n, 2] (row, position) alone; logits come out as [1, n, vocabulary].
+
+    A hook on the head, not a call past the model's own forward: what models do to logits after it (soft caps,
+    scaling), PEFT and autocast stay in force.
+    """
+
+    def gather(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        row, position = places.T.to(args[0].device)
+        return (args[0][row, position][None],)
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(gather)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def normalize(scores: Tensor, question: Question, normalization: str) -> Tensor:
+    """Scores [choices] divided by nothing ('none', acc), by 'characters' (acc_norm) or by 'tokens'."""
+    if normalization == "none":
+        return scores
+    counts = question.character_counts if normalization == "characters" else question.token_counts
+    return scores / torch.tensor(counts, dtype=scores.dtype, device=scores.device)

@@ -1,0 +1,121 @@
+"""Scores are checked against a plain forward pass over each prompt + choice alone."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from loracomp.errors import JobError
+from loracomp.scoring import encode_choices, log_likelihoods, normalize
+from model_fixtures import TINY_CONTEXT, letter_tokenizer, tiny_llama
+
+
+def ids(tokenizer, text):
+    return tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def plain_score(model, start, continuation):
+    """Sum of log p(token | what stands before it), one row, no padding, no sharing."""
+    logits = model(torch.tensor([start + continuation])).logits[0].log_softmax(-1)
+    return sum(logits[len(start) + i - 1, token] for i, token in enumerate(continuation))
+
+
+def score(model, tokenizer, *questions):
+    encoded = [encode_choices(tokenizer, prompt, choices, TINY_CONTEXT) for prompt, choices in questions]
+    return log_likelihoods(model, encoded)
+
+
+def test_scores_equal_a_plain_forward_of_each_choice_alone(tiny_model, tokenizer):
+    questions = [
+        ("Is the sky blue?\nAnswer:", ["yes", "no", "perhaps not"]),
+        ("A:", ["x", "y"]),
+        ("The longest of the prompts, to have padding in the others:", ["one", "a", "b"]),
+    ]
+    for (prompt, choices), got in zip(questions, score(tiny_model, tokenizer, *questions), strict=True):
+        expected = [plain_score(tiny_model, ids(tokenizer, prompt), ids(tokenizer, " " + c)) for c in choices]
+        torch.testing.assert_close(got, torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_trailing_white_space_of_the_prompt_is_scored_with_the_choice(tiny_model, tokenizer):
+    got = score(tiny_model, tokenizer, ("Pick one:\n", ["up", "down"]))[0]
+    expected = [plain_score(tiny_model, ids(tokenizer, "Pick one:"), ids(tokenizer, "\n" + c)) for c in ("up", "down")]
+    torch.testing.assert_close(got, torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_one_token_choices_share_a_row(tokenizer):
+    assert len(encode_choices(tokenizer, "A:", ["x", "y", "z"], TINY_CONTEXT).rows) == 3
+    one_token = SpaceMergingTokenizer(tokenizer)
+    question = encode_choices(one_token, "A:", ["x", "y", "z"], TINY_CONTEXT)
+    assert (len(question.rows), question.token_counts) == (1, (1, 1, 1))
+    mixed = encode_choices(one_token, "A:", ["x", "long", "y"], TINY_CONTEXT)
+    assert (len(mixed.rows), mixed.token_counts) == (1, (1, 4, 1))
+
+
+class SpaceMergingTokenizer:
+    """The letter tokenizer with a space dropped before each letter, so that ' x' is the one token 'x'."""
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+
+    def __call__(self, text, **options):
+        texts = text.replace(" ", "") if isinstance(text, str) else [t.replace(" ", "") for t in text]
+        return self.tokenizer(texts, **options)
+
+
+def test_one_token_choices_score_as_if_each_had_its_row(tiny_model, tokenizer):
+    got = score(tiny_model, SpaceMergingTokenizer(tokenizer), ("A:", ["x", "long", "y"]))[0]
+    expected = [plain_score(tiny_model, ids(tokenizer, "A:"), ids(tokenizer, c)) for c in ("x", "long", "y")]
+    torch.testing.assert_close(got, torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("choice", ["zebra", "z", "x"])
+def test_a_choice_that_merges_with_the_prompt_is_scored_whole(tiny_model, tokenizer, choice):
+    # The whole text holds the token 'q z' (or 'q '), which the prompt alone does not: the seam is inside a token.
+    start = ids(tokenizer, "a q")
+    assert ids(tokenizer, f"a q {choice}")[: len(start)] != start
+    question = encode_choices(tokenizer, "a q", [choice, "other"], TINY_CONTEXT)
+    assert question.token_counts == (len(choice) + 1, len(" other"))
+    got = log_likelihoods(tiny_model, [question])[0]
+    torch.testing.assert_close(got[0], plain_score(tiny_model, start, ids(tokenizer, " " + choice)))
+
+
+def test_bos_starts_the_prompt_once_and_eos_never_follows_it(tiny_model, tokenizer):
+    with_bos = letter_tokenizer(bos=True)
+    assert with_bos("a")["input_ids"] == [0, *ids(tokenizer, "a"), 1]
+    got = score(tiny_model, with_bos, ("A:", ["yes"]), ("<bos>A:", ["yes"]))
+    expected = plain_score(tiny_model, [0, *ids(tokenizer, "A:")], ids(tokenizer, " yes"))
+    torch.testing.assert_close(torch.cat(got), expected.expand(2), rtol=1e-5, atol=1e-5)
+
+
+def test_normalisations_divide_by_what_they_name(tokenizer):
+    question = encode_choices(tokenizer, "A:", ["yes", "es"], TINY_CONTEXT)
+    scores = torch.tensor([-6.0, -6.0])
+    assert normalize(scores, question, "none").tolist() == [-6, -6]
+    assert normalize(scores, question, "characters").tolist() == [-2, -3]  # of 'yes' and 'es', without the space
+    assert normalize(scores, question, "tokens").tolist() == [-2, -3]  # ' ', 'y', 'es' and ' ', 'es'
+
+
+def test_a_prompt_that_is_too_long_says_how_long_it_is(tokenizer):
+    fits = "a" * (TINY_CONTEXT - len(" yes") + 1 + 1)  # the last token is never fed, and 'es' is one token
+    encode_choices(tokenizer, fits, ["yes", "no"], TINY_CONTEXT)
+    with pytest.raises(JobError, match=f"take {TINY_CONTEXT + 1} tokens.* at most {TINY_CONTEXT}") as error:
+        encode_choices(tokenizer, fits + "a", ["yes", "no"], TINY_CONTEXT)
+    assert (error.value.code, error.value.retry) == ("prompt_too_long", False)
+
+
+def test_a_blank_prompt_is_refused(tokenizer):
+    with pytest.raises(JobError, match="prompt is blank"):
+        encode_choices(tokenizer, " \n", ["a", "b"], TINY_CONTEXT)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 reads it
+def test_gradients_flow_through_a_peft_model_and_only_scored_spots_reach_the_head(tokenizer):
+    model = get_peft_model(tiny_llama(), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+    seen = []
+    model.get_output_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape))
+    scores = score(model, tokenizer, ("Is it so:", ["yes", "no"]), ("A:", ["x", "y"]))
+    assert seen == [(1, 3 + 3 + 2 + 2, 32)]  # tokens of ' yes' (' ', 'y', 'es'), ' no', ' x', ' y'
+    sum(s.sum() for s in scores).backward()
+    gradients = [p.grad for p in model.parameters() if p.requires_grad]
+    assert any(g is not None and g.abs().sum() > 0 for g in gradients)
