@@ -438,7 +438,7 @@ job = Table(
         "expected IS NULL OR choices IS NULL OR expected = ANY (choices)", name="expected_must_be_one_of_the_choices"
     ),
     CheckConstraint(
-        "(status = 'running') = (lease_token IS NOT NULL AND lease_expires_at IS NOT NULL AND claimed_at IS NOT NULL)",
+        "(status = 'running') = (num_nulls(lease_token, lease_expires_at, claimed_at) = 0)",
         name="a_running_job_and_only_it_has_a_lease",
     ),
     CheckConstraint(

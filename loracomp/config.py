@@ -1,0 +1,59 @@
+"""One validated object for every setting; environment variables LORACOMP_<NAME>, or a .env file."""
+
+import os
+import socket
+from functools import cached_property
+from pathlib import Path
+from uuid import uuid4
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from loracomp.errors import UsageError
+
+
+def _default_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "loracomp"
+
+
+class Settings(BaseSettings):
+    """Settings of the command line and the worker."""
+
+    model_config = SettingsConfigDict(env_prefix="LORACOMP_", env_file=".env", extra="ignore", frozen=True)
+
+    database_url: str | None = Field(None, description="Postgres to use. Defaults to the embedded server under home.")
+    home: Path = Field(
+        default_factory=_default_home, description="Embedded server and caches. Defaults to ~/.cache/loracomp."
+    )
+    base_model: str | None = Field(
+        None, description="Base model to serve, by name. Defaults to the database's default."
+    )
+    device: str = Field("auto", description="cpu, cuda, cuda:1, ... Defaults to a GPU where there is one.")
+    dtype: str = Field("auto", description="bfloat16, float16 or float32. Defaults to what the device is fast at.")
+    batch_size: int = Field(16, ge=1, le=1024, description="Jobs claimed at once. Defaults to 16.")
+    token_budget: int = Field(16384, ge=64, description="Tokens in one forward pass at most. Defaults to 16384.")
+    adapter_cache_mb: int = Field(2048, ge=1, description="Megabytes of adapters kept on the device. Defaults to 2048.")
+    lease_s: float = Field(
+        60.0, ge=1, le=3600, description="Seconds that a lease lasts unless renewed. Defaults to 60."
+    )
+    poll_s: float = Field(1.0, ge=0.01, le=60, description="Seconds between looks at an empty queue. Defaults to 1.")
+    grace_s: float = Field(30.0, ge=0, le=3600, description="Seconds that a stopping worker has left. Defaults to 30.")
+    listen: bool = Field(True, description="Take notifications as a hint. Turn off behind pgbouncer. Defaults to on.")
+    diagnostics: float = Field(
+        1.0, ge=0, le=1, description="Share of jobs that get norm_ratio and cosine. Defaults to 1."
+    )
+    worker: str | None = Field(None, description="The worker's name. Defaults to host:pid:random.")
+
+    @cached_property
+    def worker_name(self) -> str:
+        """Name that leases and predictions carry."""
+        return self.worker or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
+
+
+def load_settings() -> Settings:
+    """Read the settings; UsageError names each variable that is wrong."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        wrong = "; ".join(f"LORACOMP_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        raise UsageError(f"settings are wrong: {wrong}") from None

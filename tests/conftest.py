@@ -1,0 +1,80 @@
+"""One embedded Postgres a session; a database of its own for each test, cloned from a migrated template."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from loracomp import db, embedded, schema
+
+TEMPLATE = "loracomp_template"
+_numbers = count()
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[str]:
+    """URL of the maintenance database, as superuser: LORACOMP_TEST_SERVER, or an embedded server."""
+    given = os.environ.get("LORACOMP_TEST_SERVER")
+    if given:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "postgres"
+        yield embedded.start(data).get_uri()
+        embedded.stop(data)
+
+
+def url_of(server: str, name: str, user: str | None = None) -> str:
+    """Connection string of another database on the same server, maybe as another role."""
+    parameters = {**psycopg.conninfo.conninfo_to_dict(server), "dbname": name, **({"user": user} if user else {})}
+    return psycopg.conninfo.make_conninfo(**parameters)
+
+
+def create_database(server: str, name: str, template: str = "template0") -> str:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+        )
+    return url_of(server, name)
+
+
+def drop_database(server: str, name: str) -> None:
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+@pytest.fixture(scope="session")
+def template(server: str) -> Iterator[str]:
+    """Name of a migrated database that nobody connects to."""
+    name = f"{TEMPLATE}_{os.getpid()}"
+    schema.initialize(create_database(server, name))
+    yield name
+    drop_database(server, name)
+
+
+@pytest.fixture
+def database(server: str, template: str) -> Iterator[str]:
+    """URL of a fresh migrated database, as superuser."""
+    name = f"loracomp_{os.getpid()}_{next(_numbers)}"
+    yield create_database(server, name, template)
+    drop_database(server, name)
+
+
+@pytest.fixture
+def empty_database(server: str) -> Iterator[str]:
+    """URL of a fresh database with nothing in it."""
+    name = f"loracomp_{os.getpid()}_{next(_numbers)}"
+    yield create_database(server, name)
+    drop_database(server, name)
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[db.Connection]:
+    """Autocommit connection to a fresh migrated database, as superuser; rows are dicts."""
+    with db.connect(database) as opened:
+        yield opened
