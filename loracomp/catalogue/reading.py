@@ -1,0 +1,53 @@
+"""Raw rows of a dataset: from the hub (package datasets), or from a folder of JSON lines in the same columns."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from loracomp.errors import NotFoundError, RefusedError, UsageError
+
+
+def rows_of(data: str, name: str | None, split: str, hub_split: str) -> Iterator[dict[str, Any]]:
+    """Rows of a split: of `data`/<split>.jsonl where `data` is a folder, else of the hub's dataset.
+
+    Raises NotFoundError or UsageError that says how to go on, RefusedError naming file and line.
+    """
+    folder = Path(data).expanduser()
+    if folder.is_dir():
+        return _json_lines(folder / f"{split}.jsonl")
+    if data.startswith((".", "/", "~")):
+        raise NotFoundError(f"data {data!r}: no such folder")
+    return _hub_rows(data, name, hub_split)
+
+
+def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+    if not path.is_file():
+        raise NotFoundError(f"data: no file {path}; a local dataset is a folder with train.jsonl and validation.jsonl")
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            yield _object(path, number, line)
+
+
+def _object(path: Path, number: int, line: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise RefusedError(f"{path}, line {number}: not JSON: {error}") from error
+    if not isinstance(row, dict):
+        raise RefusedError(f"{path}, line {number}: a row is a JSON object, not {type(row).__name__}")
+    return row
+
+
+def _hub_rows(path: str, name: str | None, split: str) -> Iterator[dict[str, Any]]:
+    try:
+        from datasets import load_dataset  # noqa: PLC0415  an extra, and slow to import
+    except ImportError as error:
+        raise UsageError("reading the hub needs datasets: `pip install 'loracomp[data]'`, or name a folder") from error
+    try:
+        return iter(load_dataset(path, name, split=split))
+    except (OSError, ValueError) as error:  # datasets' own errors are kinds of these
+        reason = str(error).partition("\n")[0]
+        raise NotFoundError(
+            f"data {path!r}: the hub did not give split {split!r}: {reason}; or name a folder"
+        ) from error
