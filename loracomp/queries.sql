@@ -2,3 +2,6 @@
 
 -- name: ping
 SELECT 1
+
+-- name: check_health
+SELECT * FROM loracomp.check_health()

@@ -1,0 +1,29 @@
+"""The command line. Errors are a sentence on stderr and an exit code (`loracomp.errors`), never a stack trace."""
+
+import sys
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from loracomp.errors import LoracompError
+
+app = typer.Typer(
+    name="loracomp",
+    help="Insert a row, get a prediction from the right mix of LoRA adapters, with the trace that explains it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command line; the process's exit code is the error's."""
+    from loracomp.cli import commands  # noqa: PLC0415  the heavy imports wait until the arguments are worth it
+
+    commands.register(app)
+    try:
+        app()
+    except LoracompError as error:
+        Console(stderr=True).print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,67 @@
+"""What every command shares: the database, tables for people, JSON for machines."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from loracomp import db
+from loracomp.config import load_settings
+from loracomp.embedded import database_url
+from loracomp.schema import check_revision
+
+console = Console()
+"""For results; progress and remarks go to `remarks`."""
+remarks = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+
+
+@contextmanager
+def open_database() -> Iterator[db.Connection]:
+    """An autocommit connection to the settings' database, at this release's schema; errors come in our words."""
+    url = database_url(load_settings())
+    check_revision(url)
+    with db.translated_errors(), db.connect(url, application_name="loracomp") as connection:
+        yield connection
+
+
+def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool) -> None:
+    """Print rows as a table, or as one JSON array."""
+    if as_json:
+        emit_json(list(rows))
+        return
+    if not rows:
+        console.print(f"[dim]{title}: none[/dim]")
+        return
+    table = Table(title=title, title_justify="left", header_style="bold")
+    for column in rows[0]:
+        numeric = all(isinstance(row[column], int | float | None) for row in rows)
+        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(shown(value) for value in row.values()))
+    console.print(table)
+
+
+def emit_json(value: object) -> None:
+    """Print a value as JSON; what JSON has no type for (times, decimals) as text."""
+    json.dump(value, sys.stdout, default=str, ensure_ascii=False, indent=2)
+    sys.stdout.write("\n")
+
+
+def shown(value: object) -> str:
+    """A cell's text for people."""
+    match value:
+        case None:
+            return "[dim]-[/dim]"
+        case float():
+            return f"{value:.3f}"
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case _:
+            return str(value)
