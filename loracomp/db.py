@@ -8,7 +8,14 @@ import psycopg
 from pgvector.psycopg import register_vector
 from psycopg.rows import dict_row
 
-from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError, UsageError
+from loracomp.errors import (
+    DatabaseUnavailableError,
+    LoracompError,
+    NotFoundError,
+    RefusedError,
+    SchemaMismatchError,
+    UsageError,
+)
 
 Connection: TypeAlias = psycopg.Connection[dict[str, Any]]
 
@@ -53,18 +60,20 @@ def translated_errors() -> Iterator[None]:
 def translate(error: psycopg.Error) -> LoracompError:
     """Name the constraint, the missing object or the unreachable server, and the way out."""
     diagnosis = error.diag
-    message = (diagnosis.message_primary or str(error)).strip()
-    if isinstance(error, psycopg.errors.IntegrityError | psycopg.errors.RaiseException):
-        constraint = (diagnosis.constraint_name or "").replace("_", " ")
-        return RefusedError(f"{constraint}: {message}" if constraint else message)
-    if isinstance(
-        error, psycopg.errors.UndefinedTable | psycopg.errors.UndefinedFunction | psycopg.errors.InvalidSchemaName
-    ):
-        return SchemaMismatchError(f"{message}: run `loracomp init` on this database")
-    if isinstance(error, psycopg.errors.InsufficientPrivilege):
-        return RefusedError(f"{message}: ask an administrator for the loracomp role that may")
-    if isinstance(error, psycopg.OperationalError):
-        return DatabaseUnavailableError(f"the database cannot be reached: {message}")
-    if isinstance(error, psycopg.DataError):
-        return UsageError(message)
-    return LoracompError(message)
+    message = ": ".join(filter(None, [(diagnosis.message_primary or str(error)).strip(), diagnosis.message_hint]))
+    match error:
+        case psycopg.errors.NoDataFound():
+            return NotFoundError(message)
+        case psycopg.errors.IntegrityError() | psycopg.errors.RaiseException():
+            sentence = (diagnosis.constraint_name or "").replace("_", " ")
+            return RefusedError(f"{sentence}: {message}" if sentence else message)
+        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedFunction() | psycopg.errors.InvalidSchemaName():
+            return SchemaMismatchError(f"{message}: run `loracomp init` on this database")
+        case psycopg.errors.InsufficientPrivilege():
+            return RefusedError(f"{message}: ask an administrator for the loracomp role that may")
+        case psycopg.DataError():
+            return UsageError(message)
+        case psycopg.OperationalError():
+            return DatabaseUnavailableError(f"the database cannot be reached: {message}")
+        case _:
+            return LoracompError(message)
