@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import psycopg
+import psycopg.errors as pg
 from pgvector.psycopg import register_vector
 from psycopg.rows import dict_row
 
@@ -57,23 +58,24 @@ def translated_errors() -> Iterator[None]:
         raise translate(error) from error
 
 
+_Kind: TypeAlias = type[psycopg.Error] | tuple[type[psycopg.Error], ...]
+
+# The first that fits; {} is the server's own sentence.
+_TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
+    (pg.NoDataFound, NotFoundError, "{}"),
+    ((pg.IntegrityError, pg.RaiseException), RefusedError, "{}"),
+    ((pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName), SchemaMismatchError, "{}; run `loracomp init`"),
+    (pg.InsufficientPrivilege, RefusedError, "{}; ask an administrator for the loracomp role that may"),
+    (psycopg.DataError, UsageError, "{}"),
+    (psycopg.OperationalError, DatabaseUnavailableError, "the database cannot be reached: {}"),
+    (psycopg.Error, LoracompError, "{}"),
+]
+
+
 def translate(error: psycopg.Error) -> LoracompError:
     """Name the constraint, the missing object or the unreachable server, and the way out."""
-    diagnosis = error.diag
-    message = ": ".join(filter(None, [(diagnosis.message_primary or str(error)).strip(), diagnosis.message_hint]))
-    match error:
-        case psycopg.errors.NoDataFound():
-            return NotFoundError(message)
-        case psycopg.errors.IntegrityError() | psycopg.errors.RaiseException():
-            sentence = (diagnosis.constraint_name or "").replace("_", " ")
-            return RefusedError(f"{sentence}: {message}" if sentence else message)
-        case psycopg.errors.UndefinedTable() | psycopg.errors.UndefinedFunction() | psycopg.errors.InvalidSchemaName():
-            return SchemaMismatchError(f"{message}: run `loracomp init` on this database")
-        case psycopg.errors.InsufficientPrivilege():
-            return RefusedError(f"{message}: ask an administrator for the loracomp role that may")
-        case psycopg.DataError():
-            return UsageError(message)
-        case psycopg.OperationalError():
-            return DatabaseUnavailableError(f"the database cannot be reached: {message}")
-        case _:
-            return LoracompError(message)
+    constraint = (error.diag.constraint_name or "").replace("_", " ")
+    message = (error.diag.message_primary or str(error)).strip()
+    sentence = ": ".join(filter(None, [constraint, message, error.diag.message_hint]))
+    target, wording = next((target, wording) for kind, target, wording in _TRANSLATIONS if isinstance(error, kind))
+    return target(wording.format(sentence))
