@@ -382,6 +382,7 @@ job = Table(
         "expired_leases", Integer, "Leases that ran out. Above 0, the job is claimed alone.", server_default=text("0")
     ),
     _optional("worker", Text, "Worker that holds it, or held it last."),
+    _optional("claimed_together", Integer, "Jobs in the claim that it was part of; an expiry counts where it is 1."),
     _optional("lease_token", BigInteger, "Fence of the current lease; every later write must show it."),
     _optional("claimed_at", DateTime(timezone=True), "When the current attempt began."),
     _optional(

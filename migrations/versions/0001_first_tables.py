@@ -815,6 +815,12 @@ def upgrade() -> None:
         ),
         sa.Column("worker", sa.Text(), nullable=True, comment="Worker that holds it, or held it last."),
         sa.Column(
+            "claimed_together",
+            sa.Integer(),
+            nullable=True,
+            comment="Jobs in the claim that it was part of; an expiry counts where it is 1.",
+        ),
+        sa.Column(
             "lease_token",
             sa.BigInteger(),
             nullable=True,
