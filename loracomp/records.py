@@ -63,6 +63,8 @@ class Route:
     probabilities: tuple[float, ...] = ()
     weights: tuple[float, ...] = ()
     """Tasks by falling probability; a weight of 0 means outside the nucleus."""
+    composed_tasks: tuple[str, ...] = ()
+    """The tasks of the composition's adapters, in their order."""
     composition: Composition = field(default_factory=Composition)
     fallback: str | None = None
     """Why the base model answers alone, such as 'below min_similarity'; None where adapters are composed."""

@@ -1,0 +1,133 @@
+"""Encode, route, compose, predict: the order of a batch's steps, for the worker, replay and benchmarks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loracomp import __version__
+from loracomp.db import Connection
+from loracomp.encoding import INPUT_FORMAT_VERSION
+from loracomp.errors import JobError
+from loracomp.records import Answer, Failure, Job, Request, Route
+from loracomp.registry.models import BaseModel, Encoder
+from loracomp.steps.encode import encode
+from loracomp.steps.predict import Predictor
+from loracomp.steps.route import route
+
+
+@dataclass(frozen=True, slots=True)
+class BatchResult:
+    """What a batch came to: rows of loracomp.prediction (without worker, attempt and fence), and failures."""
+
+    predictions: list[dict[str, Any]]
+    failures: list[Failure]
+
+
+class Pipeline:
+    """A base model, an encoder and a predictor, run over batches of claimed jobs."""
+
+    def __init__(self, base_name: str, base: BaseModel, encoder: Encoder, predictor: Predictor) -> None:
+        self.base_name = base_name
+        self.base = base
+        self.encoder = encoder
+        self.predictor = predictor
+
+    def run(self, connection: Connection, jobs: Sequence[Job]) -> BatchResult:
+        """Answer a batch. No transaction is open while a model runs; `connection` serves routing and adapter weights."""
+        timings: dict[str, float] = {}
+        with _timed(timings, "encode"):
+            vectors = encode(self.encoder, jobs)
+        with _timed(timings, "route"):
+            routes = route(connection, jobs, vectors)
+        asked = [index for index, job in enumerate(jobs) if job.kind == "predict"]
+        with _timed(timings, "predict"):
+            answers = self.predictor.predict([_request(jobs[index], routes[index]) for index in asked])
+        answered: dict[int, Answer | JobError] = dict(zip(asked, answers, strict=True))
+        return self._collect(jobs, vectors, routes, answered, timings)
+
+    def _collect(
+        self,
+        jobs: Sequence[Job],
+        vectors: npt.NDArray[np.float32],
+        routes: Sequence[Route],
+        answered: dict[int, Answer | JobError],
+        timings: dict[str, float],
+    ) -> BatchResult:
+        result = BatchResult([], [])
+        shared = {"timings": timings, "batch_size": len(jobs), **self._versions()}
+        for index, (job, vector, routed) in enumerate(zip(jobs, vectors, routes, strict=True)):
+            answer = answered.get(index)
+            if isinstance(answer, JobError):
+                result.failures.append(Failure(job.id, answer.code, str(answer), answer.retry))
+            else:
+                row = _answer_columns(answer) | _route_columns(routed, vector, self.base.fingerprint) | shared
+                result.predictions.append({"job_id": job.id, **row})
+        return result
+
+    def _versions(self) -> dict[str, object]:
+        model = self.base.model
+        return {
+            "device": f"{model.device}/{str(model.dtype).removeprefix('torch.')}",
+            "base_model": self.base_name,
+            "base_fingerprint": self.base.fingerprint,
+            "encoder": f"{self.encoder.name}/{INPUT_FORMAT_VERSION}",
+            "code_version": __version__,
+        }
+
+
+def _request(job: Job, routed: Route) -> Request:
+    return Request(
+        prompt=job.prompt,
+        choices=job.choices,
+        max_new_tokens=job.max_new_tokens,
+        stop=job.stop,
+        normalization=str(routed.policy["choice_normalization"]),
+        composition=routed.composition,
+    )
+
+
+def _answer_columns(answer: Answer | None) -> dict[str, object]:
+    if answer is None:  # a job of kind route
+        return {}
+    return {
+        "output": answer.output,
+        "choice_index": answer.choice_index,
+        "choice_scores": answer.choice_scores,
+        "prompt_tokens": answer.prompt_tokens,
+        "output_tokens": answer.output_tokens,
+        "norm_ratio": answer.norm_ratio,
+        "cosine": answer.cosine,
+    }
+
+
+def _route_columns(routed: Route, vector: npt.NDArray[np.float32], fingerprint: str) -> dict[str, object]:
+    composition = routed.composition
+    return {
+        "query_embedding": f"[{','.join(f'{number:.7g}' for number in vector)}]",
+        "example_ids": routed.example_ids,
+        "example_tasks": routed.example_tasks,
+        "similarities": routed.similarities,
+        "tasks": routed.tasks,
+        "probabilities": routed.probabilities,
+        "weights": routed.weights,
+        "composed_tasks": routed.composed_tasks,
+        "adapter_ids": composition.adapter_ids,
+        "adapter_sha256": composition.adapter_sha256,
+        "adapter_weights": composition.weights,
+        "policy": routed.policy,
+        "fallback": routed.fallback,
+        "composition_digest": composition.digest(fingerprint),
+    }
+
+
+@contextmanager
+def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
+    """Note a step's milliseconds."""
+    start = perf_counter()
+    yield
+    timings[step] = round((perf_counter() - start) * 1000, 3)

@@ -1,0 +1,82 @@
+"""Docs that run: each sh, sql and python block of README.md and docs/ is executed, in order, on the demo's database."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+EXECUTED = ("sh", "sql", "python")
+# Outputs, pictures and files to copy; everything else in a fence is a command.
+SHOWN = ("text", "json", "yaml", "jsonl")
+FENCE = re.compile(r"(?:<!-- not run: (?P<reason>.+?) -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```", re.M | re.S)
+
+
+class Block(NamedTuple):
+    language: str
+    body: str
+    line: int
+    reason: str | None
+
+
+def blocks(page: Path) -> list[Block]:
+    source = page.read_text()
+    return [
+        Block(match["language"], match["body"], source[: match.start()].count("\n") + 1, match["reason"])
+        for match in FENCE.finditer(source)
+    ]
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment of a shell in which the demo has run once, on an embedded server of its own."""
+    home = tmp_path_factory.mktemp("docs")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("LORACOMP_")},
+        "LORACOMP_HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "COLUMNS": "120",
+        "NO_COLOR": "1",
+    }
+    if cache := os.environ.get("LORACOMP_TEST_CACHE"):
+        (home / "models").symlink_to(Path(cache).resolve())
+    execute(["loracomp", "demo"], environment)
+    yield environment
+    execute(["loracomp", "db", "stop"], environment)
+
+
+def execute(command: list[str], environment: dict[str, str], source: str | None = None) -> str:
+    done = subprocess.run(
+        command, input=source, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, f"{' '.join(command)} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_fence_is_run_or_says_why_not(page: Path) -> None:
+    for block in blocks(page):
+        assert block.language in (*EXECUTED, *SHOWN), f"{page.name}:{block.line}: what is a {block.language!r} block?"
+        assert block.reason is None or block.language in EXECUTED, f"{page.name}:{block.line}: nothing to run here"
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_blocks_run(page: Path, demo: dict[str, str]) -> None:
+    commands = {
+        "sh": ["bash", "-euo", "pipefail", "-s"],
+        "sql": ["loracomp", "db", "psql", "-v", "ON_ERROR_STOP=1", "-f", "-"],
+        "python": [sys.executable, "-"],
+    }
+    for block in blocks(page):
+        if block.language in EXECUTED and block.reason is None:
+            try:
+                execute(commands[block.language], demo, block.body)
+            except AssertionError as failure:
+                raise AssertionError(f"{page.name}:{block.line}: {failure}") from None
