@@ -1,14 +1,18 @@
 """Language models for tests: a tiny random Llama with a tokenizer of letters, and the real SmolLM2."""
 
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from loracomp.composition.strategies import AdapterWeights, Factors
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;?!'-\n"]
 # "es" is an ordinary merge; "q " and "q z" swallow the seam between a prompt that ends in q and its choice.
@@ -71,3 +75,59 @@ def smollm2():
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
     return model.eval().requires_grad_(False), tokenizer
+
+
+def random_adapter(
+    shapes: dict[str, tuple[int, int]], *, rank: int = 4, seed: int = 0, scaling: float = 2.0, size: float = 0.1
+) -> AdapterWeights:
+    """An adapter of normal factors for modules of shapes (d_out, d_in); its id is the seed, its sha256 made of it."""
+    generator = torch.Generator().manual_seed(seed)
+    factors = {
+        module: Factors(
+            torch.randn(rank, d_in, generator=generator) * size, torch.randn(d_out, rank, generator=generator) * size
+        )
+        for module, (d_out, d_in) in shapes.items()
+    }
+    return AdapterWeights(id=seed, sha256=f"{seed:064x}", scaling=scaling, factors=factors)
+
+
+def linear_shapes(model: torch.nn.Module, *suffixes: str) -> dict[str, tuple[int, int]]:
+    """Name -> (d_out, d_in) of the model's linear modules whose names end in one of the suffixes."""
+    named = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear) and name.endswith(suffixes)}
+    return {name: (m.out_features, m.in_features) for name, m in named.items()}
+
+
+@contextmanager
+def peft_twin(model: torch.nn.Module, adapters: list[AdapterWeights], rslora: bool = False):
+    """The model wrapped by PEFT, with LoRA adapters '0', '1', ... that hold these factors; unwrapped at the end."""
+    wrapped = None
+    for number, adapter in enumerate(adapters):
+        rank = len(next(iter(adapter.factors.values())).A)
+        alpha = adapter.scaling * (rank**0.5 if rslora else rank)
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(adapter.factors), use_rslora=rslora)
+        if wrapped is None:
+            wrapped = get_peft_model(model, config, adapter_name="0")
+        else:
+            wrapped.add_adapter(str(number), config)
+        for module, factors in adapter.factors.items():
+            layer = wrapped.get_base_model().get_submodule(module)
+            layer.lora_A[str(number)].weight.data = factors.A.clone()
+            layer.lora_B[str(number)].weight.data = factors.B.clone()
+    wrapped.eval()
+    try:
+        yield wrapped
+    finally:
+        wrapped.unload()
+
+
+@contextmanager
+def merged(model: torch.nn.Module, factors: dict[str, Factors]):
+    """The slow reference: the change B @ A added to each module's weight, and the old weight put back at the end."""
+    old = {module: model.get_submodule(module).weight.data for module in factors}
+    for module, f in factors.items():
+        model.get_submodule(module).weight.data = old[module] + (f.B @ f.A).to(old[module])
+    try:
+        yield model
+    finally:
+        for module, weight in old.items():
+            model.get_submodule(module).weight.data = weight
