@@ -1,0 +1,35 @@
+"""What decides a training's result, validated: hyper-parameters, and which rows are learnt from."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class TrainingConfig(BaseModel):
+    """Hyper-parameters of one LoRA adapter. The same settings, data and seed lead to the same adapter."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    rank: int = Field(8, ge=1, le=512, description="r of the factors. Defaults to 8.")
+    alpha: float = Field(16.0, gt=0, description="lora_alpha; the factors' product counts alpha/rank. Defaults to 16.")
+    target_modules: tuple[str, ...] = Field(
+        ("q_proj", "v_proj"), min_length=1, description="Linear layers to adapt, by last name. Defaults to q and v."
+    )
+    learning_rate: float = Field(2e-3, gt=0, lt=1, description="Peak, after the warm-up. Defaults to 2e-3.")
+    warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps that warm up. Defaults to 0.06.")
+    batch_size: int = Field(16, ge=1, description="Rows a step. Defaults to 16.")
+    epochs: float = Field(1.0, gt=0, description="Passes over the rows; may be a fraction. Defaults to 1.")
+    max_rows: int | None = Field(None, ge=1, description="Rows to learn from, drawn by seed. Defaults to all.")
+    max_tokens: int = Field(512, ge=8, description="Longer rows (prompt and choice) are left out. Defaults to 512.")
+    held_out: int = Field(
+        200, ge=0, description="Train rows kept for scoring, a fifth of them at most. Defaults to 200."
+    )
+    normalization: Literal["none", "characters", "tokens"] = Field(
+        "none", description="What a choice's log-likelihood is divided by before the choices compete. Defaults to none."
+    )
+    lm_weight: float = Field(
+        0.1, ge=0, description="Weight of the language-model loss on the right choice, a token. Defaults to 0.1."
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**32, description="Of the rows drawn, their order and the first factors. Defaults to 0."
+    )

@@ -1,0 +1,199 @@
+"""Train one adapter on a catalogue entry: LoRA by PEFT, steps by transformers' Trainer, scores as in serving."""
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PrinterCallback, set_seed
+
+from loracomp.catalogue import Entry, read_examples
+from loracomp.errors import UsageError
+from loracomp.registry.models import BaseModel, quiet_transformers
+from loracomp.scoring import log_likelihoods, normalize
+from loracomp.training.config import TrainingConfig
+from loracomp.training.rows import Rows, TrainingRow, choose_rows, training_order
+from loracomp.training.trainer import ChoiceTrainer, ProgressBar, arguments
+
+RECORD = "training.json"
+CHECKPOINTS = "checkpoints"
+LIBRARIES = ("loracomp", "torch", "transformers", "peft", "accelerate")
+SCORED_TOGETHER = 16
+NORMALIZATIONS = {"acc": "none", "acc_norm": "characters"}
+
+
+def train_adapter(
+    entry: Entry, base: BaseModel, config: TrainingConfig, output: Path, data: str | None = None
+) -> dict[str, Any]:
+    """Train an adapter for `entry` on `base` and write it to `output` as a PEFT folder; return its record.
+
+    The folder gets adapter_config.json, adapter_model.safetensors (bfloat16) and training.json: hyper-parameters, data
+    digest, rows seen, scores on held-out train rows, versions. Factors are float32 while they learn, whatever the base
+    model's dtype. Killed and called again, it goes on from the last checkpoint; finished, it returns the record.
+    `base` is wrapped and trained in place: load a fresh one for anything else.
+    Raises UsageError if `output` holds another training, or the entry no train split.
+    """
+    started = time.monotonic()
+    rows = choose_rows(read_examples(entry, "train", data), base.tokenizer, config)
+    plan = _plan(entry, base, config, rows, data)
+    if (done := _finished(output, plan)) is not None:
+        return done
+    set_seed(config.seed)
+    model = _with_factors(base, config)
+    order = training_order(rows.learnt, config)
+    trainer = _trainer(model, order, config, output, entry.task)
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=_last_checkpoint(output))
+    measured = {
+        "rows_seen": len(order),
+        "steps": trainer.state.global_step,
+        "loss": next((log["loss"] for log in reversed(trainer.state.log_history) if "loss" in log), None),
+        "held_out": _held_out_scores(model, rows.held_out),
+        "seconds": round(time.monotonic() - started, 1),
+        "device": str(base.model.device),
+        "dtype": str(base.model.dtype).removeprefix("torch."),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    record = plan | measured
+    _write(model, record, output)
+    return record
+
+
+def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str, float]:
+    """Shares of rows whose right choice scores highest: acc (summed) and acc_norm (a character), as lm-eval has them."""
+    ordered = sorted(rows, key=lambda row: row.tokens)
+    right = {name: 0 for name in NORMALIZATIONS}
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(ordered), SCORED_TOGETHER):
+            batch = ordered[start : start + SCORED_TOGETHER]
+            for row, score in zip(batch, log_likelihoods(model, [row.question for row in batch]), strict=True):
+                for name, normalization in NORMALIZATIONS.items():
+                    right[name] += int(normalize(score, row.question, normalization).argmax()) == row.answer
+    return {name: round(count / len(rows), 4) for name, count in right.items()}
+
+
+def _plan(entry: Entry, base: BaseModel, config: TrainingConfig, rows: Rows, data: str | None) -> dict[str, Any]:
+    """The part of the record that is known before the first step, and that a resumed training must share."""
+    return {
+        "task": entry.task,
+        "family": entry.family,
+        "base_model": {"name": base.name, "source": base.source, "fingerprint": base.fingerprint},
+        "hyper_parameters": config.model_dump(mode="json"),
+        "data": {
+            "dataset_path": entry.dataset_path,
+            "dataset_name": entry.dataset_name,
+            "training_split": entry.training_split,
+            "licence": entry.licence,
+            "read_from": "folder" if data and Path(data).is_dir() else "hub",
+            "rows": len(rows.learnt),
+            "rows_too_long": rows.too_long,
+            "digest": rows.digest(),
+        },
+    }
+
+
+def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a training that ended here; None after writing the plan of one that is to begin or go on."""
+    for file in (output / RECORD, output / CHECKPOINTS / RECORD):
+        if file.exists():
+            found = json.loads(file.read_text())
+            _check_same(found, plan, output)
+            return found if file.parent == output else None
+    (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    _write_json(output / CHECKPOINTS / RECORD, plan)
+    return None
+
+
+def _check_same(found: dict[str, Any], plan: dict[str, Any], output: Path) -> None:
+    different = [key for key in plan if found.get(key) != plan[key]]
+    settings = {**plan["hyper_parameters"]}
+    before = found.get("hyper_parameters", {})
+    named = [f"{key} was {before.get(key)}, is {settings[key]}" for key in settings if before.get(key) != settings[key]]
+    if different:
+        raise UsageError(
+            f"output {output}: holds another training ({'; '.join(named or different)}): "
+            "name another folder, delete this one, or give the settings it was started with"
+        )
+
+
+def _lora_config(base: BaseModel, config: TrainingConfig) -> LoraConfig:
+    present = {name.rpartition(".")[2] for name in base.modules}
+    if missing := [name for name in config.target_modules if name not in present]:
+        raise UsageError(
+            f"target_modules: {base.name} has no {', '.join(missing)}; it has {', '.join(sorted(present))}"
+        )
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=0.0,
+        target_modules=list(config.target_modules),
+        task_type="CAUSAL_LM",
+    )
+
+
+def _with_factors(base: BaseModel, config: TrainingConfig) -> PeftModel:
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that is being retired.
+        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(base.model, _lora_config(base, config))
+
+
+def _trainer(
+    model: PeftModel, order: Sequence[TrainingRow], config: TrainingConfig, output: Path, title: str
+) -> ChoiceTrainer:
+    trainer = ChoiceTrainer(
+        config,
+        model=model,
+        args=arguments(config, len(order), output / CHECKPOINTS, model),
+        train_dataset=order,
+        callbacks=[ProgressBar(title)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _last_checkpoint(output: Path) -> str | None:
+    """The newest whole checkpoint: its trainer_state.json, written last, is there."""
+    states = (output / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
+    folders = sorted((state.parent for state in states), key=lambda folder: int(folder.name.rpartition("-")[2]))
+    return str(folders[-1]) if folders else None
+
+
+def _held_out_scores(model: PeftModel, rows: Sequence[TrainingRow]) -> dict[str, Any]:
+    """Accuracy on the train rows kept aside, of the base model and of the adapter."""
+    if not rows:
+        return {"rows": 0}
+    with model.disable_adapter():
+        base = accuracies(model, rows)
+    return {"rows": len(rows), "base": base, "adapter": accuracies(model, rows)}
+
+
+def _write(model: PeftModel, record: dict[str, Any], output: Path) -> None:
+    """The PEFT folder; the record comes last, so a folder with a record is whole."""
+    config = model.peft_config["default"]
+    config.target_modules = sorted(config.target_modules)  # PEFT keeps a set: another order in every process
+    config.inference_mode = True
+    config.base_model_name_or_path = record["base_model"]["source"]  # PEFT put this machine's folder there
+    config.save_pretrained(output)
+    factors = {
+        name: factor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, factor in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
+    }
+    save_file(factors, output / "adapter_model.safetensors", metadata={"format": "pt"})
+    _write_json(output / RECORD, record)
+    shutil.rmtree(output / CHECKPOINTS)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    os.replace(unfinished, path)  # noqa: PTH105  atomic
