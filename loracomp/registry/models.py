@@ -127,6 +127,13 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
     )
 
 
+def resolve_device(device: str) -> str:
+    """The torch device that 'auto' means: a GPU where there is one."""
+    if device != "auto":
+        return device
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def resolve_dtype(dtype: torch.dtype | str, device: str) -> torch.dtype:
     """The torch dtype that 'auto', 'bfloat16', 'float32', ... means on a device."""
     if isinstance(dtype, torch.dtype):

@@ -1,8 +1,10 @@
 """What decides a training's result, validated: hyper-parameters, and which rows are learnt from."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from loracomp.errors import UsageError
 
 
 class TrainingConfig(BaseModel):
@@ -33,3 +35,12 @@ class TrainingConfig(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**32, description="Of the rows drawn, their order and the first factors. Defaults to 0."
     )
+
+
+def training_config(**settings: Any) -> TrainingConfig:
+    """The settings as a TrainingConfig. Raises UsageError that names each one that is wrong."""
+    try:
+        return TrainingConfig(**settings)
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise UsageError(f"training settings: {wrong}") from None

@@ -68,9 +68,9 @@ def train_adapter(
 
 
 def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str, float]:
-    """Shares of rows whose right choice scores highest: acc (summed) and acc_norm (a character), as lm-eval has them."""
+    """Shares of rows whose right choice scores highest: lm-eval's acc (summed) and acc_norm (a character)."""
     ordered = sorted(rows, key=lambda row: row.tokens)
-    right = {name: 0 for name in NORMALIZATIONS}
+    right = dict.fromkeys(NORMALIZATIONS, 0)
     model.eval()
     with torch.inference_mode():
         for start in range(0, len(ordered), SCORED_TOGETHER):
