@@ -10,10 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp import __version__
+from loracomp.composition.strategies import AdapterWeights
 from loracomp.db import Connection
 from loracomp.encoding import INPUT_FORMAT_VERSION
 from loracomp.errors import JobError
 from loracomp.records import Answer, Failure, Job, Request, Route
+from loracomp.registry.adapters import fetch_adapters
 from loracomp.registry.models import BaseModel, Encoder
 from loracomp.steps.encode import encode
 from loracomp.steps.predict import Predictor
@@ -29,16 +31,19 @@ class BatchResult:
 
 
 class Pipeline:
-    """A base model, an encoder and a predictor, run over batches of claimed jobs."""
+    """A base model and an encoder, run over batches of claimed jobs."""
 
-    def __init__(self, base_name: str, base: BaseModel, encoder: Encoder, predictor: Predictor) -> None:
+    def __init__(self, base_name: str, base: BaseModel, encoder: Encoder, **predictor: Any) -> None:
+        """`base_name` is the base model's in the database; the rest are `Predictor`'s settings."""
         self.base_name = base_name
         self.base = base
         self.encoder = encoder
-        self.predictor = predictor
+        self._connection: Connection | None = None
+        self._predictor = Predictor(base, self._fetch, **predictor)
 
     def run(self, connection: Connection, jobs: Sequence[Job]) -> BatchResult:
         """Answer a batch. No transaction is open while a model runs; `connection` serves routing and adapter weights."""
+        self._connection = connection
         timings: dict[str, float] = {}
         with _timed(timings, "encode"):
             vectors = encode(self.encoder, jobs)
@@ -46,9 +51,13 @@ class Pipeline:
             routes = route(connection, jobs, vectors)
         asked = [index for index, job in enumerate(jobs) if job.kind == "predict"]
         with _timed(timings, "predict"):
-            answers = self.predictor.predict([_request(jobs[index], routes[index]) for index in asked])
+            answers = self._predictor.predict([_request(jobs[index], routes[index]) for index in asked])
         answered: dict[int, Answer | JobError] = dict(zip(asked, answers, strict=True))
         return self._collect(jobs, vectors, routes, answered, timings)
+
+    def _fetch(self, adapter_ids: Sequence[int]) -> list[AdapterWeights]:
+        assert self._connection is not None
+        return fetch_adapters(self._connection, adapter_ids)
 
     def _collect(
         self,

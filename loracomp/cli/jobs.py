@@ -1,0 +1,133 @@
+"""Commands about jobs: ask, explain, worker."""
+
+import time
+from typing import Annotated, Any
+
+import typer
+
+from loracomp import db
+from loracomp.cli.common import AsJson, console, emit_json, open_database, remarks
+from loracomp.config import load_settings
+from loracomp.embedded import database_url
+from loracomp.errors import JobError, NotFoundError, UsageError
+from loracomp.queries import QUERIES
+from loracomp.schema import check_revision
+
+ENDED = ("succeeded", "failed", "cancelled")
+
+
+def ask(
+    prompt: Annotated[str, typer.Argument(help="The text.")],
+    choice: Annotated[list[str] | None, typer.Option(help="A possible answer; give two or more, or none.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to generate, where there are no choices.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the generation.")] = None,
+    policy: Annotated[str, typer.Option(help="Settings of routing and merging.")] = "default",
+    exclude_task: Annotated[list[str] | None, typer.Option(help="A task not to use.")] = None,
+    patience: Annotated[float, typer.Option(help="Seconds to wait for a running worker before answering here.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Insert a job, wait for its answer, and print it with its trace."""
+    refuse_nul(prompt, *(choice or []))
+    with open_database() as connection:
+        job = _submit(connection, prompt, choice, max_new_tokens, stop, policy, exclude_task)
+        if not _wait(connection, job, patience):
+            _answer_here(job)
+            _wait(connection, job, patience=None)
+        _show(connection, job, as_json)
+
+
+def _submit(
+    connection: db.Connection,
+    prompt: str,
+    choices: list[str] | None,
+    max_new_tokens: int | None,
+    stop: list[str] | None,
+    policy: str,
+    exclude_tasks: list[str] | None,
+) -> int:
+    row = connection.execute(
+        QUERIES["submit_job"],
+        {
+            "prompt": prompt,
+            "choices": choices,
+            "max_new_tokens": max_new_tokens,
+            "stop": stop or [],
+            "policy": policy,
+            "exclude_tasks": exclude_tasks or [],
+        },
+    ).fetchone()
+    assert row is not None
+    return int(row["submit_job"])
+
+
+def refuse_nul(*texts: str) -> None:
+    """Postgres keeps no NUL byte in a text; say so before it is asked. Raises UsageError."""
+    if any("\0" in text for text in texts):
+        raise UsageError("prompt or choices hold a NUL byte, which Postgres cannot store: remove it")
+
+
+def _job(connection: db.Connection, job: int) -> dict[str, Any]:
+    row = connection.execute(QUERIES["job_trace"], {"job": job}).fetchone()
+    if row is None:
+        raise NotFoundError(f"job {job} does not exist, or is not yours")
+    return row
+
+
+def _wait(connection: db.Connection, job: int, patience: float | None) -> bool:
+    """Whether the job ended; a job that some worker has taken is waited for to its end."""
+    start = time.monotonic()
+    while (status := _job(connection, job)["status"]) not in ENDED:
+        if status == "queued" and patience is not None and time.monotonic() - start > patience:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _answer_here(job: int) -> None:
+    from loracomp.serving import open_worker  # noqa: PLC0415  torch and transformers: only where they are needed
+
+    with remarks.status(f"no worker took job {job}: loading the models to answer it here"):
+        worker = open_worker(load_settings())
+        worker.run(drain=True)
+
+
+def _show(connection: db.Connection, job: int, as_json: bool) -> None:
+    row = _job(connection, job)
+    if as_json:
+        emit_json(row)
+    else:
+        console.print(_explanation(connection, job), markup=False, highlight=False)
+    if row["status"] != "succeeded":
+        raise JobError(f"job {job} {row['status']}: {row['error']}", code=str(row["error_code"]))
+
+
+def _explanation(connection: db.Connection, job: int) -> str:
+    row = connection.execute(QUERIES["explain_job"], {"job": job}).fetchone()
+    assert row is not None
+    return str(row["explain_job"])
+
+
+def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_json: AsJson = False) -> None:
+    """Say in words how a job was answered: examples, tasks, weights, adapters, scores, timings."""
+    with open_database() as connection:
+        row = _job(connection, job)
+        if as_json:
+            emit_json(row)
+        else:
+            console.print(_explanation(connection, job), markup=False, highlight=False)
+
+
+def worker(
+    drain: Annotated[bool, typer.Option("--drain", help="Stop when nothing is due.")] = False,
+    batch_size: Annotated[int | None, typer.Option(help="Jobs claimed at once.", min=1, max=1024)] = None,
+) -> None:
+    """Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables."""
+    settings = load_settings()
+    if batch_size is not None:
+        settings = settings.model_copy(update={"batch_size": batch_size})
+    check_revision(database_url(settings))
+    from loracomp.serving import open_worker  # noqa: PLC0415  torch and transformers take seconds
+
+    with remarks.status("loading the base model and the encoder"):
+        opened = open_worker(settings)
+    raise typer.Exit(opened.run(drain=drain))
