@@ -1,0 +1,26 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.release_jobs(bigint[], bigint[])
+-- running -> queued with the attempt given back and the place in the queue kept, where the token still holds.
+CREATE FUNCTION loracomp.release_jobs(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, public, pg_temp
+SET loracomp.reason = 'released'
+BEGIN ATOMIC
+    WITH held AS MATERIALIZED (
+        SELECT j.id
+        FROM unnest(release_jobs.ids, release_jobs.tokens) AS i (id, token)
+        JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
+        WHERE j.status = 'running'
+        ORDER BY j.id
+        FOR UPDATE OF j
+    )
+    UPDATE loracomp.job AS j SET
+        status = 'queued',
+        attempts = j.attempts - 1,
+        lease_token = NULL,
+        lease_expires_at = NULL
+    FROM held AS h
+    WHERE j.id = h.id
+    RETURNING j.id;
+END;
+COMMENT ON FUNCTION loracomp.release_jobs IS
+'Puts jobs that a stopping worker can''t finish back into the queue, uncharged; returns the ids whose token held.';

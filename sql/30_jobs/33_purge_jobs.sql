@@ -1,0 +1,27 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.purge_jobs(interval, integer)
+-- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0.
+CREATE FUNCTION loracomp.purge_jobs(older_than interval, batch integer DEFAULT 10000) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, public, pg_temp
+SET loracomp.purging = 'on' -- lets the audit's triggers know
+AS $$
+DECLARE
+    purged bigint[];
+BEGIN
+    WITH ended AS MATERIALIZED (
+        SELECT j.id FROM loracomp.job AS j
+        WHERE j.finished_at IS NOT NULL AND j.finished_at < now() - purge_jobs.older_than
+        ORDER BY j.finished_at LIMIT purge_jobs.batch
+        FOR UPDATE SKIP LOCKED
+    ),
+    deleted AS (
+        DELETE FROM loracomp.job AS j USING ended AS e WHERE j.id = e.id RETURNING j.id
+    )
+    SELECT coalesce(array_agg(d.id), '{}') INTO purged FROM deleted AS d;
+    DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (purged);
+    DELETE FROM loracomp.audit_event AS a WHERE a.entity = 'job' AND a.entity_id = ANY (purged);
+    RETURN cardinality(purged);
+END
+$$;
+COMMENT ON FUNCTION loracomp.purge_jobs IS
+'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left.';

@@ -1,0 +1,55 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.audit_job_update()
+-- drop: DROP FUNCTION IF EXISTS loracomp.audit_job_delete()
+-- drop: DROP TRIGGER IF EXISTS audit_job_update ON loracomp.job
+-- drop: DROP TRIGGER IF EXISTS audit_job_delete ON loracomp.job
+-- Writes an event for every change of a job's status, whoever makes it. SET loracomp.reason gives the reason.
+CREATE FUNCTION loracomp.audit_job_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, public, pg_temp
+AS $$
+BEGIN
+    INSERT INTO loracomp.audit_event (
+        actor, entity, entity_id, action, old_status, new_status, attempt, worker, reason
+    )
+    SELECT
+        loracomp.caller(), 'job', n.id, 'update', o.status, n.status, n.attempts, n.worker,
+        coalesce(
+            nullif(current_setting('loracomp.reason', true), ''),
+            CASE WHEN n.status IN ('queued', 'failed', 'cancelled') THEN n.error_code END
+        )
+    FROM old_job AS o
+    JOIN new_job AS n ON n.id = o.id
+    WHERE n.status <> o.status;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.audit_job_update IS 'Trigger: writes changes of jobs'' status to audit_event.';
+
+CREATE FUNCTION loracomp.audit_job_delete() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, public, pg_temp
+AS $$
+BEGIN
+    -- purge_jobs removes the events with their jobs.
+    IF current_setting('loracomp.purging', true) = 'on' THEN
+        RETURN NULL;
+    END IF;
+    INSERT INTO loracomp.audit_event (actor, entity, entity_id, action, old_status, attempt, worker, reason)
+    SELECT
+        loracomp.caller(), 'job', o.id, 'delete', o.status, o.attempts, o.worker,
+        nullif(current_setting('loracomp.reason', true), '')
+    FROM old_job AS o;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.audit_job_delete IS 'Trigger: writes deletions of jobs to audit_event.';
+
+CREATE TRIGGER audit_job_update AFTER UPDATE ON loracomp.job
+REFERENCING OLD TABLE AS old_job NEW TABLE AS new_job
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_job_update();
+COMMENT ON TRIGGER audit_job_update ON loracomp.job IS 'Writes changes of status to audit_event.';
+
+CREATE TRIGGER audit_job_delete AFTER DELETE ON loracomp.job
+REFERENCING OLD TABLE AS old_job
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_job_delete();
+COMMENT ON TRIGGER audit_job_delete ON loracomp.job IS 'Writes deletions to audit_event.';

@@ -1,0 +1,41 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.audit_registry()
+-- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.policy
+-- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.adapter
+-- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.task
+-- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.base_model
+-- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.encoder
+-- Writes an event with the row before and after for every change of these tables: few rows, so a row trigger does.
+CREATE FUNCTION loracomp.audit_registry() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, public, pg_temp
+AS $$
+DECLARE
+    before jsonb := to_jsonb(old);
+    after jsonb := to_jsonb(new);
+    row_now jsonb := coalesce(after, before);
+BEGIN
+    IF before IS DISTINCT FROM after THEN
+        INSERT INTO loracomp.audit_event (
+            actor, entity, entity_id, entity_name, action, old_status, new_status, reason, before, after
+        ) VALUES (
+            loracomp.caller(), tg_table_name, (row_now ->> 'id')::bigint, row_now ->> 'name', lower(tg_op),
+            before ->> 'status', after ->> 'status', nullif(current_setting('loracomp.reason', true), ''),
+            before, after
+        );
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.audit_registry IS
+'Trigger: writes changes of models, tasks, adapters and policies to audit_event.';
+
+CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.policy
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
+CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.adapter
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
+CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.task
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
+CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.base_model
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
+CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.encoder
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
