@@ -5,3 +5,121 @@ SELECT 1
 
 -- name: check_health
 SELECT * FROM loracomp.check_health()
+
+-- name: register_base_model
+SELECT loracomp.register_base_model(
+    name => %(name)s, source => %(source)s, revision => %(revision)s, fingerprint => %(fingerprint)s,
+    architecture => %(architecture)s, context_length => %(context_length)s::int,
+    parameter_count => %(parameter_count)s::bigint, modules => %(modules)s, make_default => %(make_default)s
+) AS id
+
+-- name: find_base_model
+SELECT b.id, b.name, b.source, b.fingerprint, b.modules FROM loracomp.find_base_model(%(name)s) AS b
+
+-- name: list_base_models
+SELECT * FROM loracomp.list_base_models()
+
+-- name: clear_embeddings
+SELECT * FROM loracomp.clear_embeddings()
+
+-- name: set_encoder
+SELECT * FROM loracomp.set_encoder(
+    name => %(name)s, source => %(source)s, revision => %(revision)s, fingerprint => %(fingerprint)s,
+    dimensions => %(dimensions)s::int, input_version => %(input_version)s::smallint
+)
+
+-- name: show_encoder
+SELECT * FROM loracomp.show_encoder()
+
+-- name: embedding_dimensions
+SELECT loracomp.embedding_dimensions() AS dimensions
+
+-- name: resize_embeddings
+DROP INDEX loracomp.example_embedding_hnsw;
+ALTER TABLE loracomp.example_embedding ALTER COLUMN embedding TYPE vector(%(dimensions)s);
+CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding vector_cosine_ops)
+
+-- name: add_task
+SELECT loracomp.add_task(
+    name => %(name)s, family => %(family)s, description => %(description)s, reader_role => %(reader_role)s::name
+) AS added
+
+-- name: restrict_task
+SELECT loracomp.restrict_task(task => %(task)s, reader_role => %(reader_role)s::name)
+
+-- name: list_tasks
+SELECT * FROM loracomp.list_tasks()
+
+-- name: add_examples
+SELECT * FROM loracomp.add_examples(task => %(task)s, examples => %(examples)s)
+
+-- name: unembedded_examples
+SELECT * FROM loracomp.unembedded_examples(task => %(task)s, max_examples => %(max_examples)s::int)
+
+-- name: find_unembedded
+SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(content_hashes)s)
+
+-- name: stage_adapter
+SELECT * FROM loracomp.stage_adapter(
+    task => %(task)s, base_model => %(base_model)s, name => %(name)s, rank => %(rank)s::int, alpha => %(alpha)s::float8,
+    use_rslora => %(use_rslora)s, scaling => %(scaling)s::float8, target_modules => %(target_modules)s,
+    parameter_count => %(parameter_count)s::bigint, byte_count => %(byte_count)s::bigint, sha256 => %(sha256)s,
+    config => %(config)s, training => %(training)s
+)
+
+-- name: activate_adapter
+SELECT loracomp.activate_adapter(adapter_id => %(adapter_id)s::int) AS replaced
+
+-- name: retire_adapter
+SELECT loracomp.retire_adapter(adapter_id => %(adapter_id)s::int)
+
+-- name: find_adapter
+SELECT * FROM loracomp.find_adapter(
+    name => %(name)s, version => %(version)s::int, base_model => %(base_model)s
+)
+
+-- name: list_adapters
+SELECT * FROM loracomp.list_adapters()
+
+-- name: read_adapters
+SELECT * FROM loracomp.read_adapters(adapter_ids => %(adapter_ids)s::int[])
+
+-- name: set_policy
+SELECT * FROM loracomp.set_policy(name => %(name)s, settings => %(settings)s)
+
+-- name: list_policies
+SELECT * FROM loracomp.list_policies(name => %(name)s)
+
+-- routing
+
+-- name: route_jobs
+-- Vectors travel in binary: as text they would take eighty times as long.
+SELECT * FROM loracomp.route_jobs(job_ids => %(job_ids)s::bigint[], embeddings => %(embeddings)b::vector[])
+
+-- name: tune_routing
+SELECT loracomp.tune_routing() AS ef_search
+
+-- name: claim_jobs
+SELECT * FROM loracomp.claim_jobs(
+    worker => %(worker)s, base_model => %(base_model)s, batch_size => %(batch_size)s::int, lease => %(lease)s
+)
+
+-- name: renew_leases
+SELECT loracomp.renew_leases(ids => %(ids)s, tokens => %(tokens)s, lease => %(lease)s) AS id
+
+-- name: record_predictions
+SELECT loracomp.record_predictions(predictions => %(predictions)s) AS id
+
+-- name: fail_jobs
+SELECT loracomp.fail_jobs(
+    ids => %(ids)s, tokens => %(tokens)s, codes => %(codes)s, messages => %(messages)s, retries => %(retries)s
+) AS id
+
+-- name: release_jobs
+SELECT loracomp.release_jobs(ids => %(ids)s, tokens => %(tokens)s) AS id
+
+-- name: queue_is_empty
+SELECT loracomp.queue_is_empty(base_model => %(base_model)s) AS empty
+
+-- name: listen
+LISTEN loracomp_job
