@@ -4,12 +4,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from alembic import context
+from alembic.util import CommandError
 from pgvector.sqlalchemy import Vector
-from sqlalchemy import Connection, create_engine
+from sqlalchemy import Connection
 
-from loracomp import schema
+from loracomp import schema, sql_objects
 from loracomp.config import load_settings
 from loracomp.embedded import database_url
+from loracomp.errors import LoracompError
 from loracomp.tables import SCHEMA, RoleName, metadata
 
 
@@ -23,16 +25,15 @@ def _ours(name: str | None, kind: str, _parents: Any) -> bool:
 
 
 def _migrate(connection: Connection) -> None:
-    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
-    planned = False
+    schema.current_revision(connection)  # refuses a newer one in words
+    grants: list[str] | None = None
 
     def steps(heads: Any, migration_context: Any) -> Iterable[Any]:
-        nonlocal planned
-        found = list(plan(heads, migration_context))
-        planned = bool(found)
+        nonlocal grants
+        planned = list(plan(heads, migration_context))
         if planned:
-            schema.drop_objects(connection)
-        return found
+            grants = sql_objects.drop(connection)
+        return planned
 
     options: dict[str, Any] = {
         "connection": connection,
@@ -43,27 +44,31 @@ def _migrate(connection: Connection) -> None:
         "compare_type": _same_type,
         "compare_server_default": True,
     }
+    # Alembic's own choice of steps, such as upgrade or check, is known once it is configured.
     context.configure(**options)
     plan = context.get_context().opts["fn"]
+    if not context.get_context().opts.get("dont_mutate"):
+        connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
     context.configure(**options, fn=steps)
     with context.begin_transaction():
         context.run_migrations()
-        if planned:
-            schema.apply_objects(connection)
+        if grants is not None:
+            schema.finish_migration(connection, grants)
 
 
 def main() -> None:
     """Use the caller's connection where there is one (`loracomp init`), else open one."""
+    if context.is_offline_mode():
+        raise CommandError("--sql is not possible: functions and views are dropped and applied around migrations")
     given = context.config.attributes.get("connection")
     if given is not None:
         _migrate(given)
         return
-    engine = create_engine(schema.sqlalchemy_url(database_url(load_settings())))
-    schema.ensure_roles(engine)
-    with engine.begin() as connection:
-        schema.lock(connection)
-        _migrate(connection)
-    engine.dispose()
+    try:
+        with schema.installing(database_url(load_settings())) as connection:
+            _migrate(connection)
+    except LoracompError as error:
+        raise CommandError(str(error)) from error
 
 
 main()

@@ -4,7 +4,6 @@ import os
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import create_engine
 
 from loracomp import db, embedded, schema
 from loracomp.cli.common import AsJson, console, emit, emit_json
@@ -37,10 +36,7 @@ def _schema_checks(url: str) -> list[dict[str, Any]]:
         schema.check_revision(url)
     except LoracompError as error:
         return [{"check": "schema", "status": "fail", "detail": str(error)}]
-    engine = create_engine(schema.sqlalchemy_url(url))
-    with engine.connect() as connection:
-        changed = schema.drift(connection)
-    engine.dispose()
+    changed = schema.changed_files(url)
     drift = {
         "check": "sql/ objects",
         "status": "warn" if changed else "ok",
