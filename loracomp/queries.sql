@@ -14,7 +14,7 @@ SELECT loracomp.register_base_model(
 ) AS id
 
 -- name: find_base_model
-SELECT b.id, b.name, b.source, b.fingerprint, b.modules FROM loracomp.find_base_model(%(name)s) AS b
+SELECT b.id, b.name, b.source, b.revision, b.fingerprint, b.modules FROM loracomp.find_base_model(%(name)s) AS b
 
 -- name: list_base_models
 SELECT * FROM loracomp.list_base_models()

@@ -1,0 +1,167 @@
+"""Adapters in the database: staged, activated, retired, fetched by workers, exported."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from loracomp.composition.strategies import AdapterWeights
+from loracomp.db import Connection, translated_errors
+from loracomp.errors import JobError, RefusedError, UsageError
+from loracomp.queries import QUERIES
+from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, AdapterFile, parse_factors, read_adapter
+from loracomp.registry.base_models import RegisteredBaseModel, find_base_model
+
+PART_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class StagedAdapter:
+    """An adapter as it stands in the registry."""
+
+    id: int
+    name: str
+    version: int
+    created: bool
+    """False where the same file stood there already."""
+
+
+def stage_adapter(
+    connection: Connection,
+    folder: Path,
+    *,
+    task: str,
+    base_model: str | None = None,
+    name: str | None = None,
+    any_base: bool = False,
+) -> StagedAdapter:
+    """Check a PEFT folder and store it as the next version of its name (default: the task's), in one transaction.
+
+    The same file again is the adapter that stands there. Raises RefusedError naming what is wrong with the folder
+    (`adapter_files.read_adapter`), NotFoundError for an unknown task or base model.
+    """
+    base = find_base_model(connection, base_model)
+    adapter = read_adapter(folder, base, any_base=any_base)
+    name = name or task
+    with translated_errors(), connection.transaction():
+        row = connection.execute(QUERIES["stage_adapter"], _values(adapter, task, base, name)).fetchone()
+        assert row
+        if row["created"]:
+            _copy_weights(connection, row["adapter_id"], adapter.weights)
+    return StagedAdapter(row["adapter_id"], name, row["adapter_version"], row["created"])
+
+
+def _values(adapter: AdapterFile, task: str, base: RegisteredBaseModel, name: str) -> dict[str, Any]:
+    return {
+        "task": task,
+        "base_model": base.name,
+        "name": name,
+        "rank": adapter.rank,
+        "alpha": adapter.alpha,
+        "use_rslora": adapter.use_rslora,
+        "scaling": adapter.scaling,
+        "target_modules": list(adapter.target_modules),
+        "parameter_count": adapter.parameter_count,
+        "byte_count": len(adapter.weights),
+        "sha256": adapter.sha256,
+        "config": Jsonb(adapter.config),
+        "training": Jsonb(adapter.training),
+    }
+
+
+def _copy_weights(connection: Connection, adapter_id: int, weights: bytes) -> None:
+    statement = "COPY loracomp.adapter_weights (adapter_id, part, bytes) FROM STDIN (FORMAT binary)"
+    with connection.cursor().copy(statement) as copy:
+        copy.set_types(["int4", "int4", "bytea"])
+        for part, start in enumerate(range(0, len(weights), PART_BYTES)):
+            copy.write_row((adapter_id, part, weights[start : start + PART_BYTES]))
+
+
+def activate_adapter(connection: Connection, adapter_id: int) -> int | None:
+    """Make it the active one of its task and base model; returns the id of the one that retired for it, if any."""
+    with translated_errors():
+        row = connection.execute(QUERIES["activate_adapter"], {"adapter_id": adapter_id}).fetchone()
+    assert row
+    replaced: int | None = row["replaced"]
+    return replaced
+
+
+def retire_adapter(connection: Connection, adapter_id: int) -> None:
+    """Take it out of routing; it stays for replay, and can be activated again."""
+    with translated_errors():
+        connection.execute(QUERIES["retire_adapter"], {"adapter_id": adapter_id})
+
+
+def find_adapter(connection: Connection, reference: str, base_model: str | None = None) -> dict[str, Any]:
+    """Row of the adapter 'name' (its newest version) or 'name@version'. Raises NotFoundError or UsageError."""
+    name, _, version = reference.partition("@")
+    if version and not version.isdecimal():
+        raise UsageError(f"adapter {reference!r}: write NAME, or NAME@VERSION with a number")
+    values = {"name": name, "version": int(version) if version else None, "base_model": base_model}
+    with translated_errors():
+        row = connection.execute(QUERIES["find_adapter"], values).fetchone()
+    assert row
+    return row
+
+
+def fetch_adapters(connection: Connection, adapter_ids: Sequence[int]) -> list[AdapterWeights]:
+    """Adapters' factors from the database, in the order of `adapter_ids`; one statement, read in binary part by part.
+
+    Every file's sha256 is checked. Raises JobError 'adapter_hash_mismatch' where bytes changed since registration,
+    'adapter_missing' where an id is unknown.
+    """
+    fetched = {adapter.id: adapter for adapter in _stream_adapters(connection, adapter_ids)}
+    if missing := [id_ for id_ in adapter_ids if id_ not in fetched]:
+        raise JobError(f"adapters {missing} are not in the registry", code="adapter_missing")
+    return [fetched[id_] for id_ in adapter_ids]
+
+
+def _stream_adapters(connection: Connection, adapter_ids: Sequence[int]) -> Iterator[AdapterWeights]:
+    values = {"adapter_ids": list(adapter_ids)}
+    with connection.cursor() as cursor:
+        parts = cursor.stream(QUERIES["read_adapters"], values, binary=True)
+        for _, group in groupby(parts, key=lambda part: part["adapter_id"]):
+            rows = list(group)
+            yield parse_adapter(rows[0], b"".join(row["bytes"] or b"" for row in rows))
+
+
+def parse_adapter(row: dict[str, Any], weights: bytes) -> AdapterWeights:
+    """Factors of a registered adapter out of its bytes, if they are those that were registered and checked."""
+    if hashlib.sha256(weights).hexdigest() != row["sha256"]:
+        raise JobError(
+            f"adapter {row['name']}@{row['version']}: its bytes in the database are not those that were registered "
+            "(sha256 differs); stage it again from its folder and activate that version",
+            code="adapter_hash_mismatch",
+        )
+    return AdapterWeights(row["adapter_id"], row["sha256"], row["scaling"], parse_factors(weights))
+
+
+def export_adapter(connection: Connection, adapter: dict[str, Any], folder: Path) -> None:
+    """Write a registered adapter (a row of `find_adapter`) as a PEFT folder, its file byte by byte as it came.
+
+    Raises UsageError if the folder holds anything, RefusedError if the bytes in the database have changed.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"folder {folder} is not empty: name a new one")
+    with translated_errors():
+        cursor = connection.cursor(binary=True)
+        parts = cursor.execute(QUERIES["read_adapters"], {"adapter_ids": [adapter["id"]]}).fetchall()
+    weights = b"".join(part["bytes"] or b"" for part in parts)
+    try:
+        parse_adapter(parts[0], weights)
+    except JobError as error:
+        raise RefusedError(str(error)) from error
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).write_bytes(weights)
+    _write_json(folder / CONFIG, adapter["config"])
+    if adapter["training"]:
+        _write_json(folder / TRAINING, adapter["training"])
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

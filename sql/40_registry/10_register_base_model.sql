@@ -1,0 +1,46 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.register_base_model(text, text, text, text, text, integer, bigint, jsonb, boolean)
+-- Adds a base model, or changes where a known one comes from; raises if the name stands for other weights.
+-- The first one becomes the default; so does one that asks to be, and the former default stops being it.
+CREATE FUNCTION loracomp.register_base_model(
+    name text,
+    source text,
+    revision text,
+    fingerprint text,
+    architecture text,
+    context_length integer,
+    parameter_count bigint,
+    modules jsonb,
+    make_default boolean DEFAULT false
+) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+AS $$
+DECLARE
+    known loracomp.base_model;
+    becomes_default boolean;
+    base_model_id integer;
+BEGIN
+    SELECT * INTO known FROM loracomp.base_model b WHERE b.name = register_base_model.name FOR UPDATE;
+    IF known.fingerprint <> register_base_model.fingerprint THEN
+        RAISE EXCEPTION 'base model % is registered with other weights (fingerprint %..., these are %...)',
+            known.name, left(known.fingerprint, 12), left(register_base_model.fingerprint, 12)
+            USING HINT = 'register these weights under another name';
+    END IF;
+    becomes_default := make_default OR NOT EXISTS (SELECT FROM loracomp.base_model b WHERE b.is_default);
+    IF becomes_default THEN
+        UPDATE loracomp.base_model b SET is_default = false WHERE b.is_default AND b.name <> register_base_model.name;
+    END IF;
+    INSERT INTO loracomp.base_model AS b
+        (name, source, revision, fingerprint, architecture, context_length, parameter_count, modules, is_default)
+    VALUES (
+        register_base_model.name, register_base_model.source, register_base_model.revision,
+        register_base_model.fingerprint, register_base_model.architecture, register_base_model.context_length,
+        register_base_model.parameter_count, register_base_model.modules, becomes_default
+    )
+    ON CONFLICT ON CONSTRAINT base_model_name_is_taken DO UPDATE SET
+        source = excluded.source, revision = excluded.revision, is_default = b.is_default OR becomes_default
+    RETURNING b.id INTO base_model_id;
+    RETURN base_model_id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.register_base_model IS
+'Registers a base model; returns its id. The same name with other weights is refused. The first is the default.';
