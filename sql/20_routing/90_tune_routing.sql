@@ -1,0 +1,33 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.tune_routing()
+-- Alters the functions that search the index; does nothing where they already have the setting that fits.
+CREATE FUNCTION loracomp.tune_routing() RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+AS $$
+DECLARE
+    -- Measured: 100 finds 99 % of the nearest 20 among 20,000 examples, 250 finds 97 % among 200,000.
+    fitting CONSTANT integer := (
+        SELECT least(1000, greatest(100, round(100 * power(count(*) / 20000.0, 0.4)))) FROM loracomp.example_embedding
+    );
+    routine regprocedure;
+BEGIN
+    -- Two at once would meet as "tuple concurrently updated".
+    PERFORM pg_advisory_xact_lock(hashtextextended('loracomp.tune_routing', 0));
+    -- Until pgvector is loaded its settings are unknown, and refused to all but superusers.
+    EXECUTE format('SELECT %L::%s', '[1]', (
+        SELECT a.atttypid::regtype FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = 'loracomp.example_embedding'::regclass AND a.attname = 'embedding'
+    ));
+    FOR routine IN
+        SELECT p.oid FROM pg_catalog.pg_proc AS p
+        WHERE p.pronamespace = 'loracomp'::regnamespace AND p.proname IN ('route', 'route_jobs')
+            AND NOT p.proconfig @> ARRAY['hnsw.ef_search=' || fitting]
+    LOOP
+        EXECUTE format('ALTER FUNCTION %s SET hnsw.ef_search = %s', routine, fitting);
+    END LOOP;
+    RETURN fitting;
+END
+$$;
+COMMENT ON FUNCTION loracomp.tune_routing IS
+'Sets hnsw.ef_search of route_jobs and route by the number of examples, and returns it. Call it after loading examples.';
+-- Objects made anew begin with 100.
+SELECT loracomp.tune_routing();

@@ -1,0 +1,121 @@
+"""Libraries of clustered unit vectors in a database, for the tests and the benchmark of routing."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from loracomp import db
+
+DIMENSIONS = 384
+BASE_MODEL = "toy"
+Vectors = npt.NDArray[np.float32]
+
+ADD_BASE_MODEL = """
+INSERT INTO loracomp.base_model
+(name, source, fingerprint, architecture, context_length, parameter_count, modules, is_default)
+VALUES (%s, 'made up', repeat('0', 64), 'Toy', 128, 1, '{}', %s) RETURNING id
+"""
+ADD_ADAPTER = """
+INSERT INTO loracomp.adapter
+(task_id, base_model_id, name, version, status, rank, alpha, use_rslora, scaling, target_modules, parameter_count,
+ byte_count, sha256, config)
+SELECT t.id, b.id, t.name, %(version)s, %(status)s, 8, 16, false, 2, '{q}', 1, 1, %(sha256)s, '{}'
+FROM loracomp.task AS t, loracomp.base_model AS b WHERE t.name = %(task)s AND b.name = %(base_model)s RETURNING id
+"""
+ADD_EXAMPLES = """
+INSERT INTO loracomp.example (task_id, split, source_ref, content_hash)
+SELECT %(task_id)s, 'train', n::text, sha256(convert_to(%(task_id)s || '/' || n, 'UTF8'))
+FROM generate_series(1, %(count)s) AS n RETURNING id
+"""
+HNSW = "CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding vector_cosine_ops)"
+
+
+@dataclass(frozen=True)
+class Library:
+    """What was loaded: rows of the four arrays belong together, in order of example id."""
+
+    example_ids: npt.NDArray[np.int64]
+    task_ids: npt.NDArray[np.int64]
+    vectors: Vectors
+    tasks: dict[int, str]
+
+    def id_of(self, task: str) -> int:
+        return next(number for number, name in self.tasks.items() if name == task)
+
+
+def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def clustered(generator: np.random.Generator, counts: list[int]) -> list[Vectors]:
+    """Unit vectors a task: a centre, five topics around it and noise, at cosines like a sentence encoder's."""
+    topics = [unit(generator.normal(size=(1, DIMENSIONS)) + generator.normal(size=(5, DIMENSIONS))) for _ in counts]
+    noise = [generator.normal(size=(count, DIMENSIONS)) * 0.06 for count in counts]
+    return [
+        unit(own[generator.integers(5, size=count)] + more)
+        for own, more, count in zip(topics, noise, counts, strict=True)
+    ]
+
+
+def queries_near(generator: np.random.Generator, library: Library, count: int) -> Vectors:
+    """Unit vectors that each stand near a random example."""
+    near = library.vectors[generator.integers(len(library.vectors), size=count)]
+    return unit(near + generator.normal(size=near.shape) * 0.06)
+
+
+def add_base_model(connection: db.Connection, name: str = BASE_MODEL, *, is_default: bool = True) -> None:
+    connection.execute(ADD_BASE_MODEL, [name, is_default])
+
+
+def add_task(connection: db.Connection, name: str, *, reader_role: str | None = None) -> int:
+    """A task with an active adapter for the base model."""
+    row = connection.execute(
+        "INSERT INTO loracomp.task (name, reader_role) VALUES (%s, %s) RETURNING id", [name, reader_role]
+    ).fetchone()
+    assert row
+    add_adapter(connection, name)
+    return int(row["id"])
+
+
+def add_adapter(
+    connection: db.Connection, task: str, *, base_model: str = BASE_MODEL, version: int = 1, status: str = "active"
+) -> int:
+    sha256 = hashlib.sha256(f"{task}/{base_model}/{version}".encode()).hexdigest()
+    given = {"task": task, "base_model": base_model, "version": version, "status": status, "sha256": sha256}
+    row = connection.execute(ADD_ADAPTER, given).fetchone()
+    assert row
+    return int(row["id"])
+
+
+def add_examples(connection: db.Connection, task_id: int, vectors: Vectors) -> list[int]:
+    """Train examples with these embeddings; their ids."""
+    rows = connection.execute(ADD_EXAMPLES, {"task_id": task_id, "count": len(vectors)}).fetchall()
+    ids = sorted(row["id"] for row in rows)
+    with (
+        connection.cursor() as cursor,
+        cursor.copy(
+            "COPY loracomp.example_embedding (example_id, task_id, embedding) FROM STDIN WITH (FORMAT binary)"
+        ) as copy,
+    ):
+        copy.set_types(["int8", "int4", "vector"])
+        for example_id, vector in zip(ids, vectors, strict=True):
+            copy.write_row((example_id, task_id, vector))
+    return ids
+
+
+def load(connection: db.Connection, seed: int, counts: list[int]) -> Library:
+    """A base model and tasks t0, t1, ... with these numbers of examples; the index is built once they are loaded."""
+    add_base_model(connection)
+    connection.execute("DROP INDEX loracomp.example_embedding_hnsw")
+    ids, task_ids, tasks = [], [], {}
+    embeddings = clustered(np.random.default_rng(seed), counts)
+    for number, vectors in enumerate(embeddings):
+        task_id = add_task(connection, f"t{number}")
+        tasks[task_id] = f"t{number}"
+        ids += add_examples(connection, task_id, vectors)
+        task_ids += [task_id] * len(vectors)
+    connection.execute(HNSW)
+    connection.execute("SELECT loracomp.tune_routing()")
+    return Library(np.array(ids), np.array(task_ids), np.concatenate(embeddings), tasks)
