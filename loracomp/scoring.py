@@ -139,10 +139,16 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
     ]
     with _head_sees_only(model, torch.tensor(list(places))):
         output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    log_probabilities = output.logits[0].float().log_softmax(-1)  # [places, vocabulary]
-    place, token, choice = torch.tensor(spots, device=log_probabilities.device).T
-    scores = log_probabilities.new_zeros(sum(counts)).index_add(0, choice, log_probabilities[place, token])
+    logits = output.logits[0]  # [places, vocabulary]
+    place, token, choice = torch.tensor(spots, device=logits.device).T
+    token_scores = logits[place, token].float() - _log_normalizers(logits)[place]
+    scores = token_scores.new_zeros(sum(counts)).index_add(0, choice, token_scores)
     return list(scores.split(counts))
+
+
+def _log_normalizers(logits: Tensor) -> Tensor:
+    """Log of the sum of exp over the vocabulary, in float32; a part at a time, so that no float32 copy of all is made."""
+    return torch.cat([part.float().logsumexp(-1) for part in logits.split(256)])
 
 
 def _rows_with_first_choice(questions: Sequence[Question]) -> Iterator[tuple[Row, int]]:

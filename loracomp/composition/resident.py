@@ -1,0 +1,92 @@
+"""What stays in device memory between batches, under a budget of bytes; least recently used goes first."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Generic, TypeVar
+
+import torch
+
+from loracomp.composition.strategies import AdapterWeights, Factors, ModuleFactors
+from loracomp.errors import JobError
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+Fetch = Callable[[Sequence[int]], Iterable[AdapterWeights]]
+"""Reads adapters by id, in one round trip. Raises JobError where any of them is missing or corrupt."""
+
+
+class ByteLimitedCache(Generic[K, V]):
+    """A cache whose values hold at most `budget` bytes together, least recently used out first.
+
+    The newest value stays even where it alone is above the budget.
+    """
+
+    def __init__(self, budget: int) -> None:
+        self.budget = budget
+        self.nbytes = 0
+        self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def get(self, key: K) -> V | None:
+        """The value, now the most recently used; None where there is none."""
+        if key not in self._values:
+            return None
+        self._values.move_to_end(key)
+        return self._values[key][0]
+
+    def put(self, key: K, value: V, nbytes: int) -> None:
+        """Keep a value of so many bytes, and let go of others until the budget holds."""
+        self.nbytes += nbytes - self._values.pop(key, (None, 0))[1]
+        self._values[key] = (value, nbytes)
+        while self.nbytes > self.budget and len(self._values) > 1:
+            self.nbytes -= self._values.popitem(last=False)[1][1]
+
+
+class ResidentAdapters:
+    """Adapters on the device, loaded through `fetch` where they are not there yet.
+
+    A batch may use more than the budget: what it uses lives as long as it runs.
+    """
+
+    def __init__(self, fetch: Fetch, budget_bytes: int, device: torch.device | str = "cpu") -> None:
+        self._fetch = fetch
+        self._device = device
+        self.cache: ByteLimitedCache[int, AdapterWeights] = ByteLimitedCache(budget_bytes)
+
+    def get(self, adapter_ids: Iterable[int]) -> dict[int, AdapterWeights | JobError]:
+        """Each adapter by its id, or why it cannot be had; all that are missing come by one call of `fetch`."""
+        found = {id_: self.cache.get(id_) for id_ in adapter_ids}
+        missing = [id_ for id_, adapter in found.items() if adapter is None]
+        loaded = self._load(missing) if missing else {}
+        return {id_: adapter or loaded[id_] for id_, adapter in found.items()}
+
+    def _load(self, adapter_ids: Sequence[int]) -> dict[int, AdapterWeights | JobError]:
+        try:
+            fetched = [self._to_device(adapter) for adapter in self._fetch(adapter_ids)]
+        except JobError as error:
+            if len(adapter_ids) == 1:
+                return {adapter_ids[0]: error}
+            # One bad adapter must not cost the others' jobs: find it by asking for each alone.
+            return {id_: result for each in adapter_ids for id_, result in self._load([each]).items()}
+        for adapter in fetched:
+            self.cache.put(adapter.id, adapter, factors_nbytes(adapter.factors))
+        return {adapter.id: adapter for adapter in fetched}
+
+    def _to_device(self, adapter: AdapterWeights) -> AdapterWeights:
+        return replace(adapter, factors=move_factors(adapter.factors, self._device))
+
+
+def factors_nbytes(factors: ModuleFactors) -> int:
+    """Bytes of all factors."""
+    return sum(tensor.nbytes for pair in factors.values() for tensor in pair)
+
+
+def move_factors(
+    factors: ModuleFactors, device: torch.device | str, dtype: torch.dtype | None = None
+) -> dict[str, Factors]:
+    """The factors on a device, and in a dtype where one is named."""
+    return {module: Factors(f.A.to(device, dtype), f.B.to(device, dtype)) for module, f in factors.items()}

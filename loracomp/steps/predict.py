@@ -1,0 +1,158 @@
+"""The predict step: requests with a composition each -> answers, in as few forward passes as memory allows."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from loracomp.batching import batches, halving_on_out_of_memory
+from loracomp.composition.composer import Composed, Composer
+from loracomp.composition.layers import composed
+from loracomp.composition.resident import Fetch, ResidentAdapters
+from loracomp.errors import JobError
+from loracomp.generation import Generated, Prompt, generate
+from loracomp.records import Answer, Request
+from loracomp.registry.models import BaseModel
+from loracomp.scoring import Question, check_length, encode_choices, encode_texts, log_likelihoods, normalize
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Item:
+    """A request ready for the model."""
+
+    request: Request
+    composed: Composed
+    encoded: Question | Prompt
+
+    @property
+    def scored(self) -> bool:
+        return isinstance(self.encoded, Question)
+
+    @property
+    def rows(self) -> int:
+        return len(self.encoded.rows) if isinstance(self.encoded, Question) else 1
+
+    @property
+    def width(self) -> int:
+        """Tokens of its longest row, those to be generated included."""
+        if isinstance(self.encoded, Question):
+            return max(len(row.tokens) for row in self.encoded.rows)
+        return len(self.encoded.tokens) + self.encoded.max_new_tokens
+
+
+class Predictor:
+    """Answers requests with one base model, each under its own composition."""
+
+    def __init__(
+        self,
+        base: BaseModel,
+        fetch: Fetch,
+        *,
+        token_budget: int = 16384,
+        cache_bytes: int = 2 << 30,
+        diagnostics: float = 1.0,
+    ) -> None:
+        """`fetch` reads adapters by id.
+
+        `token_budget` bounds the tokens of one forward pass, padding included; `cache_bytes` what is kept on the
+        device between batches (three quarters adapters, one quarter compositions); `diagnostics` is the share of
+        compositions for which norm ratio and cosine are measured.
+        """
+        self._base = base
+        self._token_budget = token_budget
+        adapters = ResidentAdapters(fetch, cache_bytes * 3 // 4, base.model.device)
+        self._composer = Composer(base, adapters, cache_bytes=cache_bytes // 4, diagnostics=diagnostics)
+
+    def predict(self, requests: Sequence[Request]) -> list[Answer | JobError]:
+        """Each request's answer, or why it alone has none, in order.
+
+        JobError codes: those of `Composer.compose`, and 'prompt_too_long', 'prompt_blank', 'not_finite',
+        'out_of_memory' (the only one worth a retry).
+        """
+        compositions = self._composer.compose([request.composition for request in requests])
+        prepared = list(map(self._prepared, requests, compositions))
+        items = [item for item in prepared if isinstance(item, _Item)]
+        answers = self._run(self._score, [item for item in items if item.scored])
+        answers |= self._run(self._generate, [item for item in items if not item.scored])
+        return [item if isinstance(item, JobError) else answers[item] for item in prepared]
+
+    def _run(
+        self, answer: Callable[[Sequence[_Item]], list[Answer | JobError]], items: Sequence[_Item]
+    ) -> dict[_Item, Answer | JobError]:
+        answers: dict[_Item, Answer | JobError] = {}
+        for batch in batches(items, self._token_budget):
+            answers |= zip(batch, halving_on_out_of_memory(answer, batch), strict=True)
+        return answers
+
+    def _prepared(self, request: Request, composition: Composed | JobError) -> _Item | JobError:
+        if isinstance(composition, JobError):
+            return composition
+        try:
+            return _Item(request, composition, self._encode(request))
+        except JobError as error:
+            return error
+
+    def _encode(self, request: Request) -> Question | Prompt:
+        tokenizer, limit = self._base.tokenizer, self._base.context_length
+        if request.choices is not None:
+            return encode_choices(tokenizer, request.prompt, request.choices, limit)
+        assert request.max_new_tokens is not None  # the database fills it in where there are no choices
+        tokens = encode_texts(tokenizer, [request.prompt])[0]
+        check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")
+        return Prompt(tokens, request.max_new_tokens, request.stop)
+
+    @torch.inference_mode()
+    def _score(self, items: Sequence[_Item]) -> list[Answer | JobError]:
+        questions = [item.encoded for item in items if isinstance(item.encoded, Question)]
+        rows = [item.composed.factors for item in items for _ in range(item.rows)]
+        with composed(self._base.model, rows):
+            scores = log_likelihoods(self._base.model, questions)
+        normalized = (
+            normalize(s, q, i.request.normalization) for s, q, i in zip(scores, questions, items, strict=True)
+        )
+        return [_chosen(item, s.tolist()) for item, s in zip(items, normalized, strict=True)]
+
+    def _generate(self, items: Sequence[_Item]) -> list[Answer | JobError]:
+        prompts = [item.encoded for item in items if isinstance(item.encoded, Prompt)]
+        with composed(self._base.model, [item.composed.factors for item in items]):
+            generated = generate(self._base.model, self._base.tokenizer, prompts)
+        return [_written(item, text) for item, text in zip(items, generated, strict=True)]
+
+
+def _chosen(item: _Item, scores: list[float]) -> Answer | JobError:
+    """The choice of the highest score; of equal ones the first."""
+    assert item.request.choices is not None and isinstance(item.encoded, Question)
+    if not all(map(math.isfinite, scores)):
+        return _not_finite()
+    best = scores.index(max(scores))
+    return Answer(
+        output=item.request.choices[best],
+        choice_index=best + 1,
+        choice_scores=tuple(scores),
+        prompt_tokens=item.encoded.prompt_tokens,
+        output_tokens=item.encoded.token_counts[best],
+        norm_ratio=item.composed.norm_ratio,
+        cosine=item.composed.cosine,
+    )
+
+
+def _written(item: _Item, generated: Generated) -> Answer | JobError:
+    assert isinstance(item.encoded, Prompt)
+    if not generated.finite:
+        return _not_finite()
+    return Answer(
+        output=generated.text,
+        prompt_tokens=len(item.encoded.tokens),
+        output_tokens=generated.tokens,
+        norm_ratio=item.composed.norm_ratio,
+        cosine=item.composed.cosine,
+    )
+
+
+def _not_finite() -> JobError:
+    return JobError(
+        "the model gave NaN or infinity: its adapters don't go together in this precision; "
+        "try another policy or a worker with dtype float32",
+        code="not_finite",
+    )
