@@ -1,0 +1,25 @@
+-- drop: DROP VIEW IF EXISTS loracomp.retrieved_example
+-- Reads only. An example's text is null where the reader may not read its task, or where a library ships none.
+CREATE VIEW loracomp.retrieved_example WITH (security_invoker) AS
+SELECT
+    p.job_id,
+    x.place::integer AS place,
+    x.example_id,
+    x.task,
+    x.similarity,
+    e.source_ref,
+    e.prompt,
+    e.answer
+FROM loracomp.prediction AS p
+CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
+WITH ORDINALITY AS x (example_id, task, similarity, place)
+LEFT JOIN loracomp.example AS e ON x.example_id = e.id;
+COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved for each job: why its tasks were chosen.';
+COMMENT ON COLUMN loracomp.retrieved_example.job_id IS 'The job.';
+COMMENT ON COLUMN loracomp.retrieved_example.place IS '1 is the nearest.';
+COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'The example.';
+COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Its task.';
+COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity to the job''s text.';
+COMMENT ON COLUMN loracomp.retrieved_example.source_ref IS 'Where the example came from, such as piqa/train#1532.';
+COMMENT ON COLUMN loracomp.retrieved_example.prompt IS 'Its text; null where you may not read it, or it came without.';
+COMMENT ON COLUMN loracomp.retrieved_example.answer IS 'Its right answer; null as the text is.';

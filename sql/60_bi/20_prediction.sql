@@ -1,0 +1,92 @@
+-- drop: DROP VIEW IF EXISTS bi.prediction
+-- Reads only. Views of bi run with their owner's rights and hold no prompt, choice, answer, error text or tag: an
+-- analyst sees every job's numbers and nobody's words. Plain types only: BI tools stumble over the others.
+CREATE VIEW bi.prediction AS
+SELECT
+    j.id AS job_id,
+    j.status,
+    j.kind,
+    j.submitted_by::text AS submitted_by,
+    j.evaluation,
+    j.task AS own_task,
+    j.policy,
+    p.policy ->> 'router' AS router,
+    p.policy ->> 'strategy' AS strategy,
+    coalesce(p.base_model, j.base_model) AS base_model,
+    j.priority,
+    cardinality(j.choices) AS choice_count,
+    p.choice_index,
+    p.output = j.expected AS is_correct,
+    p.example_tasks[1] AS nearest_task,
+    p.similarities[1] AS nearest_similarity,
+    cardinality(p.example_ids) AS example_count,
+    p.tasks[1] AS top_task,
+    p.probabilities[1] AS top_probability,
+    cardinality(p.adapter_ids) AS adapter_count,
+    loracomp.composition_text(p.composed_tasks, p.adapter_weights) AS composition,
+    p.fallback,
+    p.norm_ratio,
+    p.cosine,
+    p.prompt_tokens,
+    p.output_tokens,
+    j.attempts,
+    j.error_code,
+    coalesce(p.worker, j.worker) AS worker,
+    p.device,
+    p.batch_size,
+    (p.timings ->> 'encode')::double precision AS encode_ms,
+    (p.timings ->> 'route')::double precision AS route_ms,
+    (p.timings ->> 'predict')::double precision AS predict_ms,
+    loracomp.seconds_between(greatest(j.created_at, j.run_at), j.claimed_at) AS wait_s,
+    loracomp.seconds_between(greatest(j.created_at, j.run_at), j.finished_at) AS latency_s,
+    j.created_at,
+    j.finished_at,
+    p.encoder,
+    p.code_version
+FROM loracomp.job AS j
+LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
+WHERE j.finished_at IS NOT NULL;
+COMMENT ON VIEW bi.prediction IS
+'A row for every job that ended, with what is known of its answer in numbers and names. No prompts, no answers'' texts.';
+COMMENT ON COLUMN bi.prediction.job_id IS 'Number of the job; joins with bi.composed_adapter.';
+COMMENT ON COLUMN bi.prediction.status IS 'succeeded, failed or cancelled.';
+COMMENT ON COLUMN bi.prediction.kind IS 'predict: an answer was asked. route: the weights alone.';
+COMMENT ON COLUMN bi.prediction.submitted_by IS 'Database role that submitted the job.';
+COMMENT ON COLUMN bi.prediction.evaluation IS 'Evaluation that the job belongs to; null for everyday jobs.';
+COMMENT ON COLUMN bi.prediction.own_task IS 'Task that the job comes from; known for evaluations only.';
+COMMENT ON COLUMN bi.prediction.policy IS 'Name of the settings of routing and merging.';
+COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: retrieval, or a control such as random or base.';
+COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, cat, ties, magnitude_prune, dare_*.';
+COMMENT ON COLUMN bi.prediction.base_model IS 'Frozen language model that answered, or was asked for.';
+COMMENT ON COLUMN bi.prediction.priority IS '0 to 1000; one step is worth a minute of waiting.';
+COMMENT ON COLUMN bi.prediction.choice_count IS 'Choices that were offered; null where text was generated.';
+COMMENT ON COLUMN bi.prediction.choice_index IS '1-based place of the chosen one.';
+COMMENT ON COLUMN bi.prediction.is_correct IS 'Whether the answer was the expected one; null where none is known.';
+COMMENT ON COLUMN bi.prediction.nearest_task IS 'Task of the most similar training example.';
+COMMENT ON COLUMN bi.prediction.nearest_similarity IS 'Its cosine similarity to the job''s text, -1 to 1.';
+COMMENT ON COLUMN bi.prediction.example_count IS 'Training examples that were retrieved.';
+COMMENT ON COLUMN bi.prediction.top_task IS 'Most probable task.';
+COMMENT ON COLUMN bi.prediction.top_probability IS 'Its probability, 0 to 1.';
+COMMENT ON COLUMN bi.prediction.adapter_count IS 'Adapters that were composed; 0 where the base model answered alone.';
+COMMENT ON COLUMN bi.prediction.composition IS 'Their tasks and weights in short, such as rte 0.62 + mnli 0.38.';
+COMMENT ON COLUMN bi.prediction.fallback IS 'Why the base model answered alone; null where adapters were composed.';
+COMMENT ON COLUMN bi.prediction.norm_ratio IS
+'Size of the composed change over that of the exact weighted sum: 1 is as strong; null where not sampled.';
+COMMENT ON COLUMN bi.prediction.cosine IS
+'Cosine between the composed change and the exact weighted sum: 1 is the same direction; null where not sampled.';
+COMMENT ON COLUMN bi.prediction.prompt_tokens IS 'Tokens of the prompt.';
+COMMENT ON COLUMN bi.prediction.output_tokens IS 'Tokens scored or generated.';
+COMMENT ON COLUMN bi.prediction.attempts IS 'Attempts that it took.';
+COMMENT ON COLUMN bi.prediction.error_code IS 'Short name of the error that ended it, or cancelled.';
+COMMENT ON COLUMN bi.prediction.worker IS 'Worker process that answered, or held the job last.';
+COMMENT ON COLUMN bi.prediction.device IS 'Device and number type, such as cpu/bfloat16.';
+COMMENT ON COLUMN bi.prediction.batch_size IS 'Jobs that were answered together.';
+COMMENT ON COLUMN bi.prediction.encode_ms IS 'Milliseconds that embedding the batch''s texts took.';
+COMMENT ON COLUMN bi.prediction.route_ms IS 'Milliseconds that routing the batch took.';
+COMMENT ON COLUMN bi.prediction.predict_ms IS 'Milliseconds that composing and predicting the batch took.';
+COMMENT ON COLUMN bi.prediction.wait_s IS 'Seconds from when it could start to its last attempt''s start.';
+COMMENT ON COLUMN bi.prediction.latency_s IS 'Seconds from when it could start to its end.';
+COMMENT ON COLUMN bi.prediction.created_at IS 'When it was submitted.';
+COMMENT ON COLUMN bi.prediction.finished_at IS 'When it ended.';
+COMMENT ON COLUMN bi.prediction.encoder IS 'Sentence encoder and its input version.';
+COMMENT ON COLUMN bi.prediction.code_version IS 'Version of loracomp that answered.';
