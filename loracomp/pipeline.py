@@ -42,41 +42,33 @@ class Pipeline:
         self._predictor = Predictor(base, self._fetch, **predictor)
 
     def run(self, connection: Connection, jobs: Sequence[Job]) -> BatchResult:
-        """Answer a batch. No transaction is open while a model runs; `connection` serves routing and adapter weights."""
+        """Answer a batch; `connection` is for routing and adapter weights. No transaction is open while a model runs."""
         self._connection = connection
         timings: dict[str, float] = {}
         with _timed(timings, "encode"):
             vectors = encode(self.encoder, jobs)
         with _timed(timings, "route"):
-            routes = route(connection, jobs, vectors)
-        asked = [index for index, job in enumerate(jobs) if job.kind == "predict"]
+            routes = {routed.job_id: routed for routed in route(connection, jobs, vectors)}
+        # A job that was purged meanwhile has no route, and nobody waits for its answer.
+        asked = [job for job in jobs if job.kind == "predict" and job.id in routes]
         with _timed(timings, "predict"):
-            answers = self._predictor.predict([_request(jobs[index], routes[index]) for index in asked])
-        answered: dict[int, Answer | JobError] = dict(zip(asked, answers, strict=True))
-        return self._collect(jobs, vectors, routes, answered, timings)
+            answers = self._predictor.predict([_request(job, routes[job.id]) for job in asked])
+        answered = {job.id: answer for job, answer in zip(asked, answers, strict=True)}
+        embeddings = {job.id: vector for job, vector in zip(jobs, vectors, strict=True)}
+        shared = {"timings": timings, "batch_size": len(jobs), **self._versions()}
+        result = BatchResult([], [])
+        for job_id, routed in routes.items():
+            answer = answered.get(job_id)
+            if isinstance(answer, JobError):
+                result.failures.append(Failure(job_id, answer.code, str(answer), answer.retry))
+            else:
+                columns = _answer_columns(answer) | _route_columns(routed, embeddings[job_id], self.base.fingerprint)
+                result.predictions.append({"job_id": job_id, **columns, **shared})
+        return result
 
     def _fetch(self, adapter_ids: Sequence[int]) -> list[AdapterWeights]:
         assert self._connection is not None
         return fetch_adapters(self._connection, adapter_ids)
-
-    def _collect(
-        self,
-        jobs: Sequence[Job],
-        vectors: npt.NDArray[np.float32],
-        routes: Sequence[Route],
-        answered: dict[int, Answer | JobError],
-        timings: dict[str, float],
-    ) -> BatchResult:
-        result = BatchResult([], [])
-        shared = {"timings": timings, "batch_size": len(jobs), **self._versions()}
-        for index, (job, vector, routed) in enumerate(zip(jobs, vectors, routes, strict=True)):
-            answer = answered.get(index)
-            if isinstance(answer, JobError):
-                result.failures.append(Failure(job.id, answer.code, str(answer), answer.retry))
-            else:
-                row = _answer_columns(answer) | _route_columns(routed, vector, self.base.fingerprint) | shared
-                result.predictions.append({"job_id": job.id, **row})
-        return result
 
     def _versions(self) -> dict[str, object]:
         model = self.base.model

@@ -105,21 +105,47 @@ SELECT * FROM loracomp.claim_jobs(
 )
 
 -- name: renew_leases
-SELECT loracomp.renew_leases(ids => %(ids)s, tokens => %(tokens)s, lease => %(lease)s) AS id
+SELECT loracomp.renew_leases(ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[], lease => %(lease)s) AS id
 
 -- name: record_predictions
 SELECT loracomp.record_predictions(predictions => %(predictions)s) AS id
 
 -- name: fail_jobs
 SELECT loracomp.fail_jobs(
-    ids => %(ids)s, tokens => %(tokens)s, codes => %(codes)s, messages => %(messages)s, retries => %(retries)s
+    ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[], codes => %(codes)s, messages => %(messages)s,
+    retries => %(retries)s
 ) AS id
 
 -- name: release_jobs
-SELECT loracomp.release_jobs(ids => %(ids)s, tokens => %(tokens)s) AS id
+SELECT loracomp.release_jobs(ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[]) AS id
 
 -- name: queue_is_empty
 SELECT loracomp.queue_is_empty(base_model => %(base_model)s) AS empty
 
 -- name: listen
 LISTEN loracomp_job
+
+-- name: submit_job
+SELECT loracomp.submit_job(
+    prompt => %(prompt)s, choices => %(choices)s::text[], max_new_tokens => %(max_new_tokens)s::int,
+    policy => %(policy)s, exclude_tasks => %(exclude_tasks)s::text[], stop => %(stop)s::text[]
+) AS id
+
+-- name: job_trace
+SELECT * FROM loracomp.job_trace WHERE job_id = %(id)s
+
+-- name: explain_job
+SELECT loracomp.explain_job(id => %(id)s) AS explanation
+
+-- name: insert_job
+INSERT INTO loracomp.job (prompt, choices, max_new_tokens, stop, policy, tags, expected)
+VALUES (%(prompt)s, %(choices)s, %(max_new_tokens)s, %(stop)s, %(policy)s, %(tags)s, %(expected)s)
+RETURNING id
+
+-- name: job_results
+SELECT r.*, t.expected, t.correct, t.norm_ratio, t.timings, t.batch_size, t.tags,
+    (SELECT string_agg(format('%%s %%s', e.task, to_char(e.similarity, 'FM0.00')), ', ' ORDER BY e.place)
+     FROM loracomp.retrieved_example AS e WHERE e.job_id = r.job_id AND e.place <= 3) AS nearest
+FROM loracomp.job_result AS r JOIN loracomp.job_trace AS t USING (job_id)
+WHERE r.job_id = ANY (%(ids)s)
+ORDER BY r.job_id

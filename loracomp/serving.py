@@ -1,14 +1,14 @@
 """A pipeline ready to serve: the database's base model and encoder, loaded and checked."""
 
-import torch
-
 from loracomp.config import Settings
-from loracomp.db import Connection, translated_errors
+from loracomp.db import Connection, connect, translated_errors
+from loracomp.embedded import database_url
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.pipeline import Pipeline
 from loracomp.queries import QUERIES
 from loracomp.registry.base_models import RegisteredBaseModel, check_encoder, find_base_model
-from loracomp.registry.models import BaseModel, Encoder, load_base_model, load_encoder
+from loracomp.registry.models import BaseModel, Encoder, load_base_model, load_encoder, resolve_device
+from loracomp.worker import Worker
 
 
 def load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
@@ -30,13 +30,6 @@ def load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
     )
 
 
-def resolve_device(device: str) -> str:
-    """'auto' is a GPU where there is one."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
 def _load_registered(registered: RegisteredBaseModel, settings: Settings, device: str) -> BaseModel:
     base = load_base_model(registered.source, device=device, dtype=settings.dtype, cache_dir=settings.home / "models")
     if base.fingerprint != registered.fingerprint:
@@ -56,3 +49,11 @@ def _load_encoder(connection: Connection, device: str) -> Encoder:
     encoder = load_encoder(row["source"], revision=row["revision"], device=device)
     check_encoder(connection, name=encoder.name, fingerprint=encoder.fingerprint, dimensions=encoder.dimensions)
     return encoder
+
+
+def open_worker(settings: Settings, *, drain: bool = False) -> Worker:
+    """A worker on the settings' database, its models loaded; see `load_pipeline` for what it raises."""
+    url = database_url(settings)
+    with connect(url, application_name="loracomp worker start") as connection:
+        pipeline = load_pipeline(settings, connection)
+    return Worker(url, pipeline, base_model=pipeline.base_name, settings=settings, drain=drain)

@@ -2,11 +2,17 @@
 
 import typer
 
-from loracomp.cli import database
+from loracomp.cli import database, demo, jobs, registry, training
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands in the order in which a newcomer meets them."""
     app.command()(database.init)
+    app.command()(demo.demo)
+    app.command()(jobs.ask)
+    app.command()(jobs.explain)
+    app.command()(jobs.worker)
     app.command()(database.doctor)
+    app.command()(training.train)
+    registry.register(app)
     app.add_typer(database.db_app, name="db")

@@ -18,6 +18,7 @@ ENDED = ("succeeded", "failed", "cancelled")
 
 def ask(
     prompt: Annotated[str, typer.Argument(help="The text.")],
+    *,
     choice: Annotated[list[str] | None, typer.Option(help="A possible answer; give two or more, or none.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to generate, where there are no choices.")] = None,
     stop: Annotated[list[str] | None, typer.Option(help="A text that ends the generation.")] = None,
@@ -29,35 +30,25 @@ def ask(
     """Insert a job, wait for its answer, and print it with its trace."""
     refuse_nul(prompt, *(choice or []))
     with open_database() as connection:
-        job = _submit(connection, prompt, choice, max_new_tokens, stop, policy, exclude_task)
+        columns = {
+            "prompt": prompt,
+            "choices": choice,
+            "max_new_tokens": max_new_tokens,
+            "stop": stop or [],
+            "policy": policy,
+            "exclude_tasks": exclude_task or [],
+        }
+        job = _submit(connection, columns)
         if not _wait(connection, job, patience):
             _answer_here(job)
             _wait(connection, job, patience=None)
         _show(connection, job, as_json)
 
 
-def _submit(
-    connection: db.Connection,
-    prompt: str,
-    choices: list[str] | None,
-    max_new_tokens: int | None,
-    stop: list[str] | None,
-    policy: str,
-    exclude_tasks: list[str] | None,
-) -> int:
-    row = connection.execute(
-        QUERIES["submit_job"],
-        {
-            "prompt": prompt,
-            "choices": choices,
-            "max_new_tokens": max_new_tokens,
-            "stop": stop or [],
-            "policy": policy,
-            "exclude_tasks": exclude_tasks or [],
-        },
-    ).fetchone()
+def _submit(connection: db.Connection, columns: dict[str, Any]) -> int:
+    row = connection.execute(QUERIES["submit_job"], columns).fetchone()
     assert row is not None
-    return int(row["submit_job"])
+    return int(row["id"])
 
 
 def refuse_nul(*texts: str) -> None:
@@ -67,7 +58,7 @@ def refuse_nul(*texts: str) -> None:
 
 
 def _job(connection: db.Connection, job: int) -> dict[str, Any]:
-    row = connection.execute(QUERIES["job_trace"], {"job": job}).fetchone()
+    row = connection.execute(QUERIES["job_trace"], {"id": job}).fetchone()
     if row is None:
         raise NotFoundError(f"job {job} does not exist, or is not yours")
     return row
@@ -87,8 +78,7 @@ def _answer_here(job: int) -> None:
     from loracomp.serving import open_worker  # noqa: PLC0415  torch and transformers: only where they are needed
 
     with remarks.status(f"no worker took job {job}: loading the models to answer it here"):
-        worker = open_worker(load_settings())
-        worker.run(drain=True)
+        open_worker(load_settings(), drain=True).run()
 
 
 def _show(connection: db.Connection, job: int, as_json: bool) -> None:
@@ -102,9 +92,9 @@ def _show(connection: db.Connection, job: int, as_json: bool) -> None:
 
 
 def _explanation(connection: db.Connection, job: int) -> str:
-    row = connection.execute(QUERIES["explain_job"], {"job": job}).fetchone()
+    row = connection.execute(QUERIES["explain_job"], {"id": job}).fetchone()
     assert row is not None
-    return str(row["explain_job"])
+    return str(row["explanation"])
 
 
 def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_json: AsJson = False) -> None:
@@ -127,7 +117,8 @@ def worker(
         settings = settings.model_copy(update={"batch_size": batch_size})
     check_revision(database_url(settings))
     from loracomp.serving import open_worker  # noqa: PLC0415  torch and transformers take seconds
+    from loracomp.worker import serve  # noqa: PLC0415
 
     with remarks.status("loading the base model and the encoder"):
-        opened = open_worker(settings)
-    raise typer.Exit(opened.run(drain=drain))
+        opened = open_worker(settings, drain=drain)
+    raise typer.Exit(serve(opened, settings.grace_s))

@@ -8,9 +8,7 @@ import typer
 from loracomp.catalogue import load_entry
 from loracomp.cli.common import AsJson, console, emit_json
 from loracomp.config import load_settings
-from loracomp.registry.models import load_base_model, resolve_device
 from loracomp.training.config import TrainingConfig, training_config
-from loracomp.training.train import train_adapter
 
 FIELDS = TrainingConfig.model_fields
 
@@ -62,6 +60,9 @@ def train(
         seed=seed,
     )
     entry, settings = load_entry(task), load_settings()
+    from loracomp.registry.models import load_base_model, resolve_device  # noqa: PLC0415  torch takes seconds
+    from loracomp.training.train import train_adapter  # noqa: PLC0415
+
     base = load_base_model(
         base_model, device=resolve_device(settings.device), dtype=settings.dtype, cache_dir=settings.home / "models"
     )
