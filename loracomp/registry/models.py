@@ -12,9 +12,11 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from loracomp.errors import RefusedError, UsageError
+from loracomp.errors import LoracompError, RefusedError, UsageError
 from loracomp.registry.gguf import converted_folder
 from loracomp.registry.sources import ResolvedSource, fingerprint, resolve_source
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -140,10 +142,9 @@ def resolve_dtype(dtype: torch.dtype | str, device: str) -> torch.dtype:
         return dtype
     if dtype == "auto":
         return torch.bfloat16 if _has_bf16(device) else torch.float32
-    named = getattr(torch, dtype, None)
-    if not isinstance(named, torch.dtype) or not named.is_floating_point:
-        raise UsageError(f"dtype {dtype!r} is not one of auto, bfloat16, float16, float32")
-    return named
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
 
 
 @contextlib.contextmanager
@@ -187,9 +188,11 @@ def _readable(source: str) -> Iterator[None]:
     """Turn what transformers and safetensors raise on files they can't read into one refusal that names the source."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except LoracompError:
+        raise
+    except Exception as error:  # a broken file makes these libraries raise almost anything
         first_line = str(error).strip().partition("\n")[0]
-        raise RefusedError(f"model source {source!r} cannot be loaded: {first_line}") from error
+        raise RefusedError(f"model source {source!r} cannot be loaded: {type(error).__name__}: {first_line}") from error
 
 
 def _has_bf16(device: str) -> bool:

