@@ -42,7 +42,7 @@ class Pipeline:
         self._predictor = Predictor(base, self._fetch, **predictor)
 
     def run(self, connection: Connection, jobs: Sequence[Job]) -> BatchResult:
-        """Answer a batch; `connection` is for routing and adapter weights. No transaction is open while a model runs."""
+        """Answer a batch; the connection routes and reads adapters. No transaction is open while a model runs."""
         self._connection = connection
         timings: dict[str, float] = {}
         with _timed(timings, "encode"):
