@@ -44,7 +44,7 @@ def halving_on_out_of_memory(
 ) -> list[R | JobError]:
     """`run(items)`; where memory runs out in halves, and those in halves, in order.
 
-    An item that is too much alone becomes JobError 'out_of_memory', worth a retry: elsewhere or later there may be room.
+    An item too large alone becomes JobError "out_of_memory", worth a retry: elsewhere or later there may be room.
     """
     try:
         return run(items)

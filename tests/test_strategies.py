@@ -219,13 +219,15 @@ def peft_merge(model, adapters, weights, strategy, density, rslora=False):
         warnings.filterwarnings("ignore", "The density .* no pruning")
         names = [str(number) for number in range(len(adapters))]
         wrapped.add_weighted_adapter(names, weights, "merged", combination_type=strategy, density=density)
-        layers = {m: wrapped.get_base_model().get_submodule(m) for a in adapters for m in a.factors}
-        return {
-            module: Factors(
-                layer.lora_A["merged"].weight.data * layer.scaling["merged"], layer.lora_B["merged"].weight.data
-            )
-            for module, layer in layers.items()
-        }
+        return merged_factors(wrapped, "merged", {module for adapter in adapters for module in adapter.factors})
+
+
+def merged_factors(wrapped, name, modules):
+    layers = {module: wrapped.get_base_model().get_submodule(module) for module in modules}
+    return {
+        module: Factors(layer.lora_A[name].weight.data * layer.scaling[name], layer.lora_B[name].weight.data)
+        for module, layer in layers.items()
+    }
 
 
 def assert_factors_equal(got, expected):
@@ -308,24 +310,25 @@ def test_differs_from_peft_in_mixed_ranks_which_it_refuses():
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("strategy", DETERMINISTIC)
-def test_equals_peft_on_the_real_base_model(smollm2, strategy):
-    """Factors of every module, and the logits of a text under PEFT's merge and under ours merged into the weights."""
-    model, tokenizer = smollm2
-    text = tokenizer("Where would a heron look for its breakfast?\nAnswer:", return_tensors="pt").input_ids
-    adapters = [
-        random_adapter(linear_shapes(model, "q_proj", "v_proj"), seed=i, rank=8, size=0.04) for i in (1, 2, 3, 4)
-    ]
+def test_equals_peft_on_the_real_base_model(smollm2):
+    """Factors of every module, and the logits of a text: PEFT's merges against ours merged into the weights."""
+    model = smollm2.model
+    text = smollm2.tokenizer("Where would a heron look for its breakfast?", return_tensors="pt").input_ids
+    shapes = linear_shapes(model, "q_proj", "v_proj")
+    adapters = [random_adapter(shapes, seed=i, rank=8, size=0.04) for i in (1, 2, 3, 4)]
     weights = [0.45, 0.3, 0.15, 0.1]
-    composed = compose(strategy, adapters, weights, density=0.5)
-    base = model(text).logits
+    base, peft_logits, peft_factors = model(text).logits, {}, {}
     with peft_twin(model, adapters) as wrapped:
-        wrapped.add_weighted_adapter(list("0123"), weights, "merged", combination_type=strategy, density=0.5)
-        wrapped.set_adapter("merged")
-        peft_logits = wrapped(text).logits
-    assert_factors_equal(composed, peft_merge(model, adapters, weights, strategy, 0.5))
-    with merged(model, composed):
-        logits = model(text).logits
-    torch.testing.assert_close(logits, peft_logits, rtol=1e-5, atol=2e-4)
-    assert (logits - base).abs().max() > 1  # the adapters matter
+        for strategy in DETERMINISTIC:
+            wrapped.add_weighted_adapter(list("0123"), weights, strategy, combination_type=strategy, density=0.5)
+            wrapped.set_adapter(strategy)
+            peft_logits[strategy] = wrapped(text).logits
+            peft_factors[strategy] = merged_factors(wrapped, strategy, shapes)
+    for strategy in DETERMINISTIC:
+        composed = compose(strategy, adapters, weights, density=0.5)
+        assert_factors_equal(composed, peft_factors[strategy])
+        with merged(model, composed):
+            logits = model(text).logits
+        torch.testing.assert_close(logits, peft_logits[strategy], rtol=1e-5, atol=2e-4)
+        assert (logits - base).abs().max() > 1  # the adapters matter
     assert torch.equal(model(text).logits, base)

@@ -1,0 +1,323 @@
+"""The predict step on a tiny model, against merging and running each request alone; once on the real one."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+import torch
+
+from loracomp.composition.strategies import STRATEGIES, Factors, compose
+from loracomp.errors import JobError
+from loracomp.records import Answer, Composition, Request
+from loracomp.scoring import encode_choices, log_likelihoods
+from loracomp.steps.predict import Predictor
+from model_fixtures import TINY_CONTEXT, as_base, letter_tokenizer, linear_shapes, merged, random_adapter, tiny_llama
+
+BROKEN, UNFIT, HUGE = 90, 91, 92
+
+
+class Library:
+    """Adapters 0 to 9 for the tiny model, and three that something is wrong with."""
+
+    def __init__(self, model):
+        shapes = linear_shapes(model, "q_proj", "v_proj")
+        self.adapters = {i: random_adapter(shapes, rank=(2, 4)[i % 2], seed=i, scaling=3.0) for i in range(10)}
+        self.adapters[UNFIT] = random_adapter({"model.layers.0.self_attn.q_proj": (32, 31)}, seed=UNFIT)
+        self.adapters[HUGE] = random_adapter(shapes, seed=HUGE, size=1e25)
+        self.fetched = []
+
+    def fetch(self, adapter_ids):
+        self.fetched.append(list(adapter_ids))
+        if BROKEN in adapter_ids:
+            raise JobError("adapter 90 is not in the registry", code="adapter_missing")
+        return [self.adapters[id_] for id_ in adapter_ids]
+
+    def composition(self, *ids, **settings):
+        known = [self.adapters.get(id_) for id_ in ids]
+        return Composition(
+            adapter_ids=ids,
+            adapter_sha256=tuple(adapter.sha256 if adapter else "f" * 64 for adapter in known),
+            weights=tuple(1 / (i + 1.5) for i in range(len(ids))),
+            **settings,
+        )
+
+    def merge(self, composition):
+        if not composition.adapter_ids:
+            return {}
+        adapters = [self.adapters[id_] for id_ in composition.adapter_ids]
+        return compose(
+            composition.strategy, adapters, composition.weights, density=composition.density, seed=composition.seed
+        )
+
+
+@pytest.fixture
+def base():
+    return as_base(tiny_llama(), letter_tokenizer())
+
+
+@pytest.fixture
+def library(base):
+    return Library(base.model)
+
+
+@pytest.fixture
+def predictor(base, library):
+    return Predictor(base, library.fetch)
+
+
+def scored(prompt="Is it so?\nAnswer:", choices=("yes", "no", "perhaps"), **settings):
+    return Request(prompt=prompt, choices=choices, max_new_tokens=None, **settings)
+
+
+def written(prompt="Once upon", max_new_tokens=8, **settings):
+    return Request(prompt=prompt, choices=None, max_new_tokens=max_new_tokens, **settings)
+
+
+def sixteen(library):
+    """Compositions that all differ: every strategy, one to four adapters, and the base model alone."""
+    compositions = [
+        library.composition(*range(i % 4, i % 4 + 1 + i % 4), strategy=STRATEGIES[i % 6], density=0.6, seed=i)
+        for i in range(15)
+    ]
+    return [*compositions, Composition()]
+
+
+def forwards(model):
+    """Shapes [rows, tokens] of the forward passes that go through the model from now on."""
+    shapes = []
+    model.model.embed_tokens.register_forward_hook(lambda _m, args, _o: shapes.append(tuple(args[0].shape)))
+    return shapes
+
+
+@torch.no_grad()
+def scores_alone(base, library, request):
+    question = encode_choices(base.tokenizer, request.prompt, request.choices, TINY_CONTEXT)
+    with merged(base.model, library.merge(request.composition)):
+        return log_likelihoods(base.model, [question])[0]
+
+
+def test_a_batch_of_different_compositions_is_one_pass_and_scores_as_each_alone(base, library, predictor):
+    requests = [scored(f"Number {'x' * i} is:", composition=c) for i, c in enumerate(sixteen(library))]
+    shapes = forwards(base.model)
+    answers = predictor.predict(requests)
+    assert [rows for rows, _ in shapes] == [16 * 3]
+    for request, answer in zip(requests, answers, strict=True):
+        expected = scores_alone(base, library, request)
+        torch.testing.assert_close(torch.tensor(answer.choice_scores), expected, rtol=1e-5, atol=1e-5)
+        assert answer.output == request.choices[answer.choice_index - 1] == request.choices[int(expected.argmax())]
+    assert len({answer.choice_scores for answer in answers}) == 16
+    assert len(library.fetched) == 1
+
+
+def test_a_batch_generates_what_each_would_alone(base, library, predictor):
+    """Rows of different lengths, limits and compositions, under one KV cache."""
+    requests = [
+        written("The end" + "s" * i, max_new_tokens=4 + i, composition=c) for i, c in enumerate(sixteen(library))
+    ]
+    answers = predictor.predict(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        assert answer.output == base.tokenizer.decode(greedy_alone(base, library, request))
+        assert answer.prompt_tokens == len(base.tokenizer(request.prompt)["input_ids"])
+    assert len({answer.output[:4] for answer in answers}) > 4
+
+
+@torch.no_grad()
+def greedy_alone(base, library, request):
+    """Argmax after argmax, without cache, padding or `generate`."""
+    tokens = base.tokenizer(request.prompt)["input_ids"]
+    start = len(tokens)
+    with merged(base.model, library.merge(request.composition)):
+        while len(tokens) < start + request.max_new_tokens and tokens[-1] != base.tokenizer.eos_token_id:
+            tokens = [*tokens, int(base.model(torch.tensor([tokens])).logits[0, -1].argmax())]
+    return tokens[start:]
+
+
+def test_scored_and_generated_requests_mix_and_keep_their_order(predictor):
+    answers = predictor.predict([scored(), written(), scored(), written(max_new_tokens=3)])
+    assert [answer.choice_index is None for answer in answers] == [False, True, False, True]
+    assert [answer.output_tokens for answer in answers[1::2]] == [8, 3]
+
+
+def test_end_of_text_ends_a_row_alone_and_is_not_in_the_answer(base, library, predictor):
+    requests = [written(max_new_tokens=12), written("Another start", max_new_tokens=12)]
+    full, other = (greedy_alone(base, library, request) for request in requests)
+    end = next(token for token in full[2:] if token not in full[:2] and token not in other)
+    base.model.generation_config.eos_token_id = [0, end]  # a model may have several
+    ended, went_on = predictor.predict(requests)
+    at = full.index(end)
+    assert (ended.output, ended.output_tokens) == (base.tokenizer.decode(full[:at]), at)
+    assert (went_on.output, went_on.output_tokens) == (base.tokenizer.decode(other), 12)
+
+
+def test_stop_strings_cut_each_row_at_its_first(base, library, predictor):
+    tokens = greedy_alone(base, library, written(max_new_tokens=12))
+    text = base.tokenizer.decode(tokens)
+    early, late = base.tokenizer.decode(tokens[2:4]), base.tokenizer.decode(tokens[5:8])
+    cut_late, cut_early, whole = predictor.predict(
+        [
+            written(max_new_tokens=12, stop=(late,)),
+            written(max_new_tokens=12, stop=("never there", late, early)),
+            written(max_new_tokens=12),
+        ]
+    )
+    assert (cut_late.output, cut_late.output_tokens) == (text[: text.index(late)], 8)  # the stop string's own count
+    assert (cut_early.output, cut_early.output_tokens) == (text[: text.index(early)], 4)
+    assert (whole.output, whole.output_tokens) == (text, 12)
+
+
+def test_penalties_of_the_models_own_settings_are_not_applied(base, library, predictor):
+    base.model.generation_config.repetition_penalty = 5.0
+    expected = base.tokenizer.decode(greedy_alone(base, library, written()))
+    assert predictor.predict([written()])[0].output == expected
+
+
+def test_normalisation_decides(predictor):
+    request = scored(choices=("es", "a long answer"))
+    none, characters, tokens = predictor.predict(
+        [replace(request, normalization=normalization) for normalization in ("none", "characters", "tokens")]
+    )
+    assert characters.choice_scores == pytest.approx((none.choice_scores[0] / 2, none.choice_scores[1] / 13))
+    assert tokens.choice_scores == pytest.approx((none.choice_scores[0] / 2, none.choice_scores[1] / 14))
+    assert none.choice_index == 1
+
+
+def test_of_equal_scores_the_first_choice_wins(predictor):
+    answer = predictor.predict([scored(choices=("zzzzzz", "no", "no"))])[0]
+    assert answer.choice_scores[1] == answer.choice_scores[2] > answer.choice_scores[0]
+    assert answer.choice_index == 2
+
+
+def test_whatever_is_wrong_fails_its_request_alone(library, predictor):
+    fine = [scored(composition=library.composition(1, 2)), written(composition=library.composition(3))]
+    wrong = {
+        "prompt_too_long": scored("a" * TINY_CONTEXT),
+        "prompt_blank": scored("  "),
+        "adapter_missing": scored(composition=library.composition(1, BROKEN)),
+        "adapter_unfit": scored(composition=library.composition(UNFIT)),
+        "adapter_changed": scored(composition=replace(library.composition(1), adapter_sha256=("e" * 64,))),
+        "composition_refused": scored(composition=library.composition(1, strategy="svd")),
+        "not_finite": scored(composition=library.composition(HUGE)),
+    }
+    alone = [predictor.predict([request])[0] for request in fine]
+    answers = predictor.predict([fine[0], *wrong.values(), fine[1]])
+    assert [error.code for error in answers[1:-1]] == list(wrong)
+    assert not any(error.retry for error in answers[1:-1])
+    for answer, expected in zip((answers[0], answers[-1]), alone, strict=True):
+        assert answer.output == expected.output
+    assert answers[0].choice_scores == pytest.approx(alone[0].choice_scores, rel=1e-5)
+
+
+def test_a_generation_that_is_too_long_or_not_finite_fails_alone(library, predictor):
+    too_long, not_finite, fine = predictor.predict(
+        [
+            written("abc", max_new_tokens=TINY_CONTEXT - 2),
+            written(composition=library.composition(HUGE)),
+            written("abc", max_new_tokens=8),
+        ]
+    )
+    assert "take 257 tokens; the base model takes at most 256" in str(too_long)
+    assert (too_long.code, not_finite.code) == ("prompt_too_long", "not_finite")
+    assert fine.output_tokens == 8
+
+
+def test_a_batch_is_cut_by_the_token_budget_in_order_of_length(base, library):
+    requests = [scored("a" * length, choices=("xy", "z")) for length in (40, 5, 20, 60, 8, 33)]
+    whole = Predictor(base, library.fetch).predict(requests)
+    shapes = forwards(base.model)
+    cut = Predictor(base, library.fetch, token_budget=100).predict(requests)
+    assert all(rows * width <= 100 for rows, width in shapes[:-1])
+    assert len(shapes) > 2
+    assert all(a[1] <= b[1] for a, b in pairwise(shapes))
+    for a, b in zip(whole, cut, strict=True):
+        assert a.choice_scores == pytest.approx(b.choice_scores, rel=1e-5)
+
+
+def test_running_out_of_memory_halves_the_batch_and_spares_what_fits(base, predictor):
+    requests = [scored("ab"), scored("a" * 50), scored("abc"), scored("abcd"), written("ab")]
+    expected = predictor.predict(requests)
+    small_machine(base.model, most_tokens=2 * 3 * 20)
+    answers = predictor.predict(requests)
+    assert (answers[1].code, answers[1].retry) == ("out_of_memory", True)
+    for index in (0, 2, 3):
+        assert answers[index].choice_scores == pytest.approx(expected[index].choice_scores, rel=1e-5)
+    assert answers[4] == expected[4]
+
+
+def small_machine(model, most_tokens):
+    """Let the embedding of more tokens than that ask for a petabyte."""
+
+    def allocate(_module, args, _output):
+        if args[0].numel() > most_tokens:
+            torch.empty(2**50, dtype=torch.uint8)
+
+    model.model.embed_tokens.register_forward_hook(allocate)
+
+
+def test_another_error_is_not_taken_for_lack_of_memory(base, predictor):
+    def fail(*_):
+        raise RuntimeError("device-side assert")
+
+    base.model.model.embed_tokens.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        predictor.predict([scored(), scored()])
+
+
+def test_norm_ratio_and_cosine_are_measured_for_the_share_asked_for(base, library):
+    requests = [scored(composition=library.composition(1, 2, strategy="cat", seed=seed)) for seed in range(40)]
+    requests += [scored(composition=library.composition(1, 2, strategy="linear")), scored()]
+    every = Predictor(base, library.fetch, diagnostics=1.0).predict(requests)
+    assert every[0].norm_ratio == pytest.approx(1)
+    assert every[0].cosine == pytest.approx(1)
+    assert every[-2].norm_ratio != pytest.approx(1, abs=0.01)
+    assert (every[-1].norm_ratio, every[-1].cosine) == (None, None)  # the base model alone
+    none = Predictor(base, library.fetch, diagnostics=0.0).predict(requests)
+    assert all(answer.norm_ratio is None for answer in none)
+    some = Predictor(base, library.fetch, diagnostics=0.5).predict(requests)
+    assert 5 < sum(answer.norm_ratio is not None for answer in some) < 35
+
+
+def test_compositions_and_adapters_stay_between_batches(library, predictor):
+    requests = [scored(composition=library.composition(1, 2)), scored(composition=library.composition(2, 3))]
+    first = predictor.predict(requests)
+    assert predictor.predict(requests[::-1]) == first[::-1]
+    assert library.fetched == [[1, 2, 3]]
+
+
+def test_random_parameters_answer_otherwise_and_always_the_same(base, library, predictor):
+    control = library.composition(1, 2, random_parameters=True, seed=3)
+    real, random = predictor.predict(
+        [scored(composition=library.composition(1, 2, seed=3)), scored(composition=control)]
+    )
+    assert random.choice_scores != pytest.approx(real.choice_scores, rel=0.01)
+    again = Predictor(base, library.fetch).predict([scored(composition=control)])[0]
+    assert again.choice_scores == pytest.approx(random.choice_scores, rel=1e-5)
+
+
+def test_nothing_asked_nothing_answered(predictor):
+    assert predictor.predict([]) == []
+
+
+def test_adapters_in_bfloat16_serve_a_float32_model(library, predictor):
+    stored = library.adapters[1]
+    narrow = {module: Factors(f.A.bfloat16(), f.B.bfloat16()) for module, f in stored.factors.items()}
+    library.adapters[1] = replace(stored, factors=narrow)
+    assert isinstance(predictor.predict([scored(composition=library.composition(1))])[0], Answer)
+
+
+@pytest.mark.model
+def test_the_real_model_answers_and_adapters_change_its_answers(smollm2):
+    shapes = linear_shapes(smollm2.model, "q_proj", "v_proj")
+    adapters = {i: random_adapter(shapes, rank=8, seed=i, size=0.03) for i in range(4)}
+    mix = Composition((0, 1, 2, 3), tuple(adapters[i].sha256 for i in range(4)), (0.4, 0.3, 0.2, 0.1), "cat")
+    predictor = Predictor(smollm2, lambda ids: [adapters[id_] for id_ in ids])
+    question = scored("The capital of France is", choices=("Tuesday", "Paris", "a small teapot"))
+    once = written("The capital of France is", max_new_tokens=4, stop=(".", "\n"))
+    plain, mixed, text = predictor.predict([question, replace(question, composition=mix), once])
+    assert plain.output == "Paris"
+    assert "Paris" in text.output
+    assert mixed.choice_scores != pytest.approx(plain.choice_scores, rel=0.01)
+    encoded = encode_choices(smollm2.tokenizer, question.prompt, question.choices, smollm2.context_length)
+    factors = compose("cat", list(adapters.values()), mix.weights)
+    with merged(smollm2.model, factors), torch.no_grad():
+        expected = log_likelihoods(smollm2.model, [encoded])[0]
+    torch.testing.assert_close(torch.tensor(mixed.choice_scores), expected, rtol=1e-5, atol=1e-4)

@@ -1,0 +1,76 @@
+"""Adapters in memory: what is loaded, when, and what goes first."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loracomp.composition.resident import ByteLimitedCache, ResidentAdapters, factors_nbytes
+from loracomp.errors import JobError
+from model_fixtures import random_adapter
+
+SHAPES = {"a": (8, 8)}
+BYTES = factors_nbytes(random_adapter(SHAPES).factors)
+
+
+class Registry:
+    """Adapters by id; 13 is corrupt. Notes what is asked for."""
+
+    def __init__(self):
+        self.calls = []
+
+    def fetch(self, adapter_ids):
+        self.calls.append(list(adapter_ids))
+        if 13 in adapter_ids:
+            raise JobError("adapter 13: sha256 differs", code="adapter_hash_mismatch")
+        return [random_adapter(SHAPES, seed=id_) for id_ in adapter_ids]
+
+
+@pytest.fixture
+def registry():
+    return Registry()
+
+
+def test_missing_adapters_come_in_one_round_trip_and_stay(registry):
+    resident = ResidentAdapters(registry.fetch, budget_bytes=10 * BYTES)
+    assert list(resident.get([1, 2, 3])) == [1, 2, 3]
+    assert [adapter.id for adapter in resident.get([2, 4, 1]).values()] == [2, 4, 1]
+    assert registry.calls == [[1, 2, 3], [4]]
+    assert resident.get([]) == {}
+
+
+def test_the_least_recently_used_goes_first(registry):
+    resident = ResidentAdapters(registry.fetch, budget_bytes=2 * BYTES)
+    resident.get([1, 2])
+    resident.get([1])
+    resident.get([3])  # 2 goes
+    resident.get([1])
+    resident.get([2])
+    assert registry.calls == [[1, 2], [3], [2]]
+
+
+def test_a_batch_may_use_more_than_the_budget(registry):
+    resident = ResidentAdapters(registry.fetch, budget_bytes=BYTES)
+    assert list(resident.get([1, 2, 3])) == [1, 2, 3]
+    assert resident.cache.nbytes == BYTES
+
+
+def test_one_corrupt_adapter_costs_the_others_nothing(registry):
+    resident = ResidentAdapters(registry.fetch, budget_bytes=10 * BYTES)
+    found = resident.get([1, 13, 2])
+    assert isinstance(found[13], JobError)
+    assert (found[1].id, found[2].id) == (1, 2)
+    registry.calls.clear()
+    resident.get([1, 13, 2])
+    assert registry.calls == [[13]]  # asked for again: it may have been mended
+
+
+@given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12))))
+def test_bytes_are_counted_and_stay_in_the_budget(budget, puts):
+    cache = ByteLimitedCache(budget)
+    sizes = {}
+    for key, nbytes in puts:
+        cache.put(key, key, nbytes)
+        sizes[key] = nbytes
+        assert cache.get(key) == key
+    assert cache.nbytes == sum(size for key, size in sizes.items() if cache.get(key) is not None)
+    assert cache.nbytes <= budget or len(cache) == 1
