@@ -81,7 +81,7 @@ class Templates:
         try:
             value = function(**row)
             str(value)  # an undefined column raises here
-        except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
+        except Exception as error:  # an expression can raise anything
             raise self._wrong(field, source_ref, f"{error}; the row has {', '.join(map(str, row))}") from error
         return value
 
