@@ -10,12 +10,7 @@ DECLARE
     old loracomp.job;
 BEGIN
     SELECT * INTO old FROM loracomp.job AS j
-    WHERE j.id = cancel_job.id
-        AND (
-            j.submitted_by = loracomp.caller()
-            OR current_user = loracomp.caller()
-            OR coalesce(pg_has_role(loracomp.caller(), to_regrole('loracomp_admin'), 'member'), false)
-        )
+    WHERE j.id = cancel_job.id AND (j.submitted_by = loracomp.caller() OR loracomp.caller_is_admin())
     FOR UPDATE;
     IF old.id IS NULL THEN
         RAISE EXCEPTION 'job % does not exist, or is not yours', cancel_job.id

@@ -1,7 +1,7 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.fill_job()
 -- drop: DROP TRIGGER IF EXISTS fill_job ON loracomp.job
--- Fills what an INSERT may leave open, keeps due in step, and refuses tasks that don't exist. It reads tables that a
--- submitter may not.
+-- Fills what an INSERT may leave open, keeps due in step, and refuses tasks that don't exist. It reads tables that not
+-- every caller may.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
@@ -21,10 +21,19 @@ BEGIN
                     HINT = 'name one, or let an administrator make one the default';
         END IF;
     END IF;
-    IF new.exclude_tasks <> '{}' THEN
+    -- Only when it is given: a job must go on when a task that it excludes goes away.
+    IF new.exclude_tasks <> '{}' AND (tg_op = 'INSERT' OR new.exclude_tasks IS DISTINCT FROM old.exclude_tasks) THEN
         SELECT string_agg(e.name, ', ') INTO unknown
         FROM unnest(new.exclude_tasks) AS e (name)
-        WHERE NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = e.name);
+        WHERE NOT EXISTS (
+            -- What the caller may not read does not exist for it.
+            SELECT FROM loracomp.task AS t
+            WHERE t.name = e.name AND (
+                t.reader_role IS NULL
+                OR loracomp.caller_is_admin()
+                OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(t.reader_role)), 'member')
+            )
+        );
         IF unknown IS NOT NULL THEN
             RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'exclude_tasks_must_name_tasks',

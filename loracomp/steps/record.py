@@ -1,0 +1,46 @@
+"""Record: write predictions with their traces, or failures, as far as the leases still hold."""
+
+from collections.abc import Mapping, Sequence
+
+from psycopg.types.json import Jsonb
+
+from loracomp.db import Connection
+from loracomp.queries import QUERIES
+from loracomp.records import Failure, Job
+
+
+def record_predictions(
+    connection: Connection, jobs: Sequence[Job], predictions: Sequence[Mapping[str, object]]
+) -> set[int]:
+    """Write predictions and end their jobs, in one transaction; ids of those whose lease held, the rest is dropped.
+
+    A prediction holds job_id and columns of loracomp.prediction. Raises psycopg.DataError or IntegrityError, and
+    writes nothing, where one of them can't be stored.
+    """
+    tokens = {job.id: job.lease_token for job in jobs}
+    rows = [{**row, "lease_token": tokens[_job_id(row)]} for row in predictions]
+    return {row["id"] for row in connection.execute(QUERIES["record_predictions"], {"predictions": Jsonb(rows)})}
+
+
+def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Failure]) -> set[int]:
+    """End jobs as failed, or queue them for another attempt where that may help; ids of those whose lease held."""
+    tokens = {job.id: job.lease_token for job in jobs}
+    arguments = {
+        "ids": [failure.job_id for failure in failures],
+        "tokens": [tokens[failure.job_id] for failure in failures],
+        "codes": [failure.code for failure in failures],
+        "messages": [_storable(failure.message) for failure in failures],
+        "retries": [failure.retry for failure in failures],
+    }
+    return {row["id"] for row in connection.execute(QUERIES["fail_jobs"], arguments)}
+
+
+def _storable(message: str) -> str:
+    """Postgres stores neither NUL nor half of a surrogate pair."""
+    return message.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
+def _job_id(prediction: Mapping[str, object]) -> int:
+    job_id = prediction["job_id"]
+    assert isinstance(job_id, int)
+    return job_id
