@@ -41,9 +41,13 @@ class Pipeline:
         self._connection: Connection | None = None
         self._predictor = Predictor(base, self._fetch, **predictor)
 
+    def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Answer | JobError]:
+        """Answer requests whose compositions are known; the connection reads adapters."""
+        self._connection = connection
+        return self._predictor.predict(requests)
+
     def run(self, connection: Connection, jobs: Sequence[Job]) -> BatchResult:
         """Answer a batch; the connection routes and reads adapters. No transaction is open while a model runs."""
-        self._connection = connection
         timings: dict[str, float] = {}
         with _timed(timings, "encode"):
             vectors = encode(self.encoder, jobs)
@@ -52,7 +56,7 @@ class Pipeline:
         # A job that was purged meanwhile has no route, and nobody waits for its answer.
         asked = [job for job in jobs if job.kind == "predict" and job.id in routes]
         with _timed(timings, "predict"):
-            answers = self._predictor.predict([_request(job, routes[job.id]) for job in asked])
+            answers = self.predict(connection, [_request(job, routes[job.id]) for job in asked])
         answered = {job.id: answer for job, answer in zip(asked, answers, strict=True)}
         embeddings = {job.id: vector for job, vector in zip(jobs, vectors, strict=True)}
         shared = {"timings": timings, "batch_size": len(jobs), **self._versions()}

@@ -11,6 +11,7 @@ def register(app: typer.Typer) -> None:
     app.command()(demo.demo)
     app.command()(jobs.ask)
     app.command()(jobs.explain)
+    app.command()(jobs.replay)
     app.command()(jobs.worker)
     app.command()(database.doctor)
     app.command()(training.train)

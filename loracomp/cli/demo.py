@@ -68,9 +68,14 @@ def _answer(settings: Settings, count: int) -> None:
 
 
 def _show(rows: list[dict[str, Any]]) -> None:
-    table = Table(title="Prompts and their mixes", title_justify="left", header_style="bold", show_lines=True)
-    for heading in ("job", "prompt", "answer", "adapters composed", "nearest examples"):
-        table.add_column(heading, overflow="fold")
+    width = min(console.width, 150)
+    table = Table(
+        title="Prompts and their mixes", title_justify="left", header_style="bold", show_lines=True, width=width
+    )
+    table.add_column("job", justify="right")
+    table.add_column("prompt", ratio=5)
+    table.add_column("answer", ratio=2)
+    table.add_column("adapters composed, nearest examples", ratio=4)
     table.add_column("norm", justify="right")
     table.add_column("ms", justify="right")
     for row in rows:
@@ -79,30 +84,37 @@ def _show(rows: list[dict[str, Any]]) -> None:
     scored = [row for row in rows if row["correct"] is not None]
     console.print(
         f"{sum(row['correct'] for row in scored)} of {len(scored)} as expected. "
-        "norm: the mix's size over that of the exact weighted sum. ms: a job's share of its batch.\n"
-        f"Why: loracomp explain {rows[0]['job_id']}   Your own: loracomp ask 'Is it late?' --choice yes --choice no   "
-        "SQL: loracomp db psql"
+        "norm: size of the mix over that of the exact weighted sum. ms: a job's share of its batch.\n"
     )
+    console.print(f"Why that answer:  loracomp explain {rows[0]['job_id']}", highlight=False)
+    console.print(_NEXT, highlight=False)
+
+
+_NEXT = """One of your own:  loracomp ask 'The soup was cold.' --choice good --choice bad
+In SQL:           loracomp db psql -c 'SELECT * FROM loracomp.job_result'"""
 
 
 def _cells(row: dict[str, Any]) -> list[str | Text]:
-    mark = {True: " ✓", False: " ✗", None: ""}[row["correct"]]
-    style = {True: "green", False: "red", None: "cyan"}[row["correct"]]
-    composition = (
-        row["composition"] if row["policy"] == "default" else f"{row['composition']}\n(policy {row['policy']})"
-    )
+    mark, style = _MARKS[row["correct"]]
+    answer = Text(f"{(row['output'] or row['error'] or '').strip()}{mark}", style=style)
     return [
         str(row["job_id"]),
         Text(_shortened(row["prompt"])),
-        Text(f"{(row['output'] or row['error'] or '').strip()}{mark}", style=style),
-        (composition or "").replace(" + ", "\n"),
-        (row["nearest"] or "").replace(", ", "\n"),
+        answer,
+        Text.assemble((f"{row['composition']}", "bold"), f" {_policy(row)}\n", (f"near {row['nearest']}", "dim")),
         "-" if row["norm_ratio"] is None else f"{row['norm_ratio']:.2f}",
         f"{sum((row['timings'] or {}).values()) / (row['batch_size'] or 1):.0f}",
     ]
 
 
-def _shortened(prompt: str, width: int = 90) -> str:
-    """A prompt without its template's last line, on one line."""
+_MARKS: dict[bool | None, tuple[str, str]] = {True: (" ✓", "green"), False: (" ✗", "red"), None: ("", "cyan")}
+
+
+def _policy(row: dict[str, Any]) -> str:
+    return "" if row["policy"] == "default" else f"(policy {row['policy']})"
+
+
+def _shortened(prompt: str, width: int = 110) -> str:
+    """A prompt without its template's last line; the end of a long one says what is asked, so its middle goes."""
     text = " ".join(prompt.removesuffix("\nAnswer:").split())
-    return text if len(text) <= width else f"{text[: width - 1]}…"
+    return text if len(text) <= width else f"{text[: width // 2]} … {text[-width // 2 :]}"

@@ -1,6 +1,7 @@
 """Commands about jobs: ask, explain, worker."""
 
 import time
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -105,6 +106,28 @@ def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_j
             emit_json(row)
         else:
             console.print(_explanation(connection, job), markup=False, highlight=False)
+
+
+def replay(
+    job: Annotated[int, typer.Argument(help="Number of the job.")],
+    tolerance: Annotated[float, typer.Option(help="Nats by which scores may differ and still be equal.")] = 0.05,
+    as_json: AsJson = False,
+) -> None:
+    """Run a job's stored composition again and say: equal, different, or impossible. Exits with 1 unless equal."""
+    with open_database() as connection:
+        trace = _job(connection, job)
+        from loracomp.replay import replay as run_again  # noqa: PLC0415  torch and transformers take seconds
+        from loracomp.serving import load_pipeline  # noqa: PLC0415
+
+        with remarks.status("loading the models"):
+            pipeline = load_pipeline(load_settings(), connection)
+        result = run_again(pipeline, connection, trace, tolerance)
+    if as_json:
+        emit_json(asdict(result))
+    else:
+        console.print(f"job {job}: {result.outcome}: {result.detail}", markup=False, highlight=False)
+    if result.outcome != "equal":
+        raise typer.Exit(1)
 
 
 def worker(
