@@ -1,12 +1,15 @@
 """Libraries of clustered unit vectors in a database, for the tests and the benchmark of routing."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from loracomp import db
+from loracomp.queries import QUERIES
 
 DIMENSIONS = 384
 BASE_MODEL = "toy"
@@ -28,6 +31,12 @@ ADD_EXAMPLES = """
 INSERT INTO loracomp.example (task_id, split, source_ref, content_hash)
 SELECT %(task_id)s, 'train', n::text, sha256(convert_to(%(task_id)s || '/' || n, 'UTF8'))
 FROM generate_series(1, %(count)s) AS n RETURNING id
+"""
+ADD_JOBS = """
+INSERT INTO loracomp.job (prompt, policy, exclude_tasks, task, submitted_by)
+SELECT 'x', (%(policies)s::text[])[1 + n %% cardinality(%(policies)s::text[])], %(exclude_tasks)s, %(task)s,
+    coalesce(%(submitted_by)s, current_user)
+FROM generate_series(0, %(count)s - 1) AS n RETURNING id
 """
 HNSW = "CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding vector_cosine_ops)"
 
@@ -103,6 +112,28 @@ def add_examples(connection: db.Connection, task_id: int, vectors: Vectors) -> l
         for example_id, vector in zip(ids, vectors, strict=True):
             copy.write_row((example_id, task_id, vector))
     return ids
+
+
+def add_jobs(
+    connection: db.Connection,
+    count: int,
+    *policies: str,
+    exclude_tasks: Sequence[str] = (),
+    task: str | None = None,
+    submitted_by: str | None = None,
+) -> list[int]:
+    """Ids of jobs that name these policies in turn, or the default one."""
+    given = {"count": count, "policies": list(policies or ["default"]), "exclude_tasks": list(exclude_tasks)}
+    rows = connection.execute(ADD_JOBS, {**given, "task": task, "submitted_by": submitted_by})
+    return [row["id"] for row in rows]
+
+
+def route_jobs(
+    connection: db.Connection, jobs: Sequence[int], vectors: Vectors, *, prepare: bool | None = None
+) -> list[dict[str, Any]]:
+    """Rows of the SQL function."""
+    given = {"job_ids": list(jobs), "embeddings": list(vectors)}
+    return connection.execute(QUERIES["route_jobs"], given, prepare=prepare).fetchall()
 
 
 def load(connection: db.Connection, seed: int, counts: list[int]) -> Library:

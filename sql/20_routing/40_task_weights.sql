@@ -43,19 +43,23 @@ BEGIN ATOMIC
         WHERE nucleus = 'tasks' OR s.mass - s.e < top_p - 1e-9
         GROUP BY s.task_id
     ), ranked AS (
-        SELECT
-            m.task_id,
-            m.mass / sum(m.mass) OVER () AS p,
-            row_number() OVER (ORDER BY m.mass DESC, m.best) AS rank,
-            sum(m.mass) OVER (ORDER BY m.mass DESC, m.best) / sum(m.mass) OVER () AS mass
+        -- Rounded, so that the last bit of a sum breaks no tie.
+        SELECT m.task_id, m.mass, row_number() OVER (ORDER BY round(m.mass::numeric, 12) DESC, m.best) AS rank
         FROM mass AS m
-    ), kept AS (
+    ), cumulated AS (
         SELECT
             r.task_id,
-            r.p,
             r.rank,
-            r.rank <= max_adapters AND (nucleus = 'examples' OR r.mass - r.p < top_p - 1e-9) AS keep
+            r.mass / sum(r.mass) OVER () AS p,
+            sum(r.mass) OVER (ORDER BY r.rank) / sum(r.mass) OVER () AS mass
         FROM ranked AS r
+    ), kept AS (
+        SELECT
+            c.task_id,
+            c.p,
+            c.rank,
+            c.rank <= max_adapters AND (nucleus = 'examples' OR c.mass - c.p < top_p - 1e-9) AS keep
+        FROM cumulated AS c
     )
     SELECT
         k.task_id,

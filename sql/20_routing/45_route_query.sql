@@ -24,18 +24,18 @@ CREATE FUNCTION loracomp.route_query(
 LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
     SELECT
-        coalesce(n.ids, '{}'),
-        coalesce(n.tasks, '{}'),
-        coalesce(n.similarities, '{}'),
+        n.ids,
+        n.tasks,
+        n.similarities,
         coalesce(w.tasks, '{}'),
         coalesce(w.probabilities, '{}'),
         coalesce(w.kept, '{}'),
         coalesce(w.weights, '{}')
     FROM (
         SELECT
-            array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id) AS ids,
-            array_agg(x.task_id ORDER BY x.similarity DESC, x.example_id) AS tasks,
-            array_agg(x.similarity ORDER BY x.similarity DESC, x.example_id) AS similarities
+            coalesce(array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id), '{}') AS ids,
+            coalesce(array_agg(x.task_id ORDER BY x.similarity DESC, x.example_id), '{}') AS tasks,
+            coalesce(array_agg(x.similarity ORDER BY x.similarity DESC, x.example_id), '{}') AS similarities
         FROM loracomp.nearest_examples(q, tasks, k, exact) AS x
         -- A zero vector has no direction: its similarities are NaN, which Postgres counts as the largest number.
         WHERE x.similarity <> 'NaN'

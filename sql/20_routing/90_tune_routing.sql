@@ -4,10 +4,7 @@ CREATE FUNCTION loracomp.tune_routing() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
 AS $$
 DECLARE
-    -- Measured: 100 finds 99 % of the nearest 20 among 20,000 examples, 250 finds 97 % among 200,000.
-    fitting CONSTANT integer := (
-        SELECT least(1000, greatest(100, round(100 * power(count(*) / 20000.0, 0.4)))) FROM loracomp.example_embedding
-    );
+    fitting CONSTANT integer := (SELECT loracomp.fitting_ef_search(count(*)) FROM loracomp.example_embedding);
     routine regprocedure;
 BEGIN
     -- Two at once would meet as "tuple concurrently updated".

@@ -1,0 +1,59 @@
+"""Routing's weights in NumPy, written from the definition and not from the SQL."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+SPARE = 1e-9
+AGGREGATIONS = {"softmax_sum": np.sum, "mean": np.mean, "max": np.max, "vote": len}
+
+
+@dataclass(frozen=True)
+class Settings:
+    temperature: float = 0.1
+    aggregation: str = "softmax_sum"
+    nucleus: str = "tasks"
+    top_p: float = 0.9
+    max_adapters: int = 8
+    weighting: str = "similarity"
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Weighted:
+    """Tasks by falling probability."""
+
+    tasks: list[int]
+    probabilities: Floats
+    kept: npt.NDArray[np.bool_]
+    weights: Floats
+
+
+def nucleus_of(masses: Floats, top_p: float) -> int:
+    """How many of these falling masses, which sum to 1, the smallest set that reaches top_p holds."""
+    return int(np.searchsorted(np.cumsum(masses), top_p - SPARE)) + 1
+
+
+def weigh(tasks: list[int], similarities: list[float], settings: Settings) -> Weighted:
+    if not tasks:
+        return Weighted([], np.zeros(0), np.zeros(0, bool), np.zeros(0))
+    best_first = np.argsort(-np.array(similarities), kind="stable")
+    names, scores = np.array(tasks)[best_first], np.array(similarities)[best_first]
+    shares = np.exp((scores - scores[0]) / settings.temperature)
+    shares /= shares.sum()
+    if settings.nucleus == "examples":
+        count = nucleus_of(shares, settings.top_p)
+        names, shares = names[:count], shares[:count]
+    found = list(dict.fromkeys(names.tolist()))  # best first: so ties keep that order
+    masses = np.array([AGGREGATIONS[settings.aggregation](shares[names == name]) for name in found], dtype=float)
+    order = np.argsort(-np.round(masses, 12), kind="stable")
+    probabilities = masses[order] / masses.sum()
+    count = nucleus_of(probabilities, settings.top_p) if settings.nucleus == "tasks" else len(found)
+    kept = np.arange(len(found)) < min(count, settings.max_adapters)
+    weights = np.where(kept, probabilities if settings.weighting == "similarity" else 1.0, 0)
+    return Weighted([found[i] for i in order], probabilities, kept, weights / weights.sum())

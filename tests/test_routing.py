@@ -1,0 +1,277 @@
+"""What route_jobs and route decide: routers, scope, fallbacks, rights, and what they refuse."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import sql
+
+from conftest import create_database, drop_database
+from loracomp import db
+from loracomp.errors import UsageError
+from loracomp.records import Job
+from loracomp.steps.route import route
+from routing_data import (
+    DIMENSIONS,
+    Vectors,
+    add_adapter,
+    add_base_model,
+    add_examples,
+    add_jobs,
+    add_task,
+    route_jobs,
+    unit,
+)
+from routing_reference import Settings, weigh
+
+AXES = np.eye(DIMENSIONS, dtype=np.float32)
+TASKS = ["near", "middle", "far"]
+QUERY = unit(np.array([0.8 * AXES[0] + 0.6 * AXES[1]]))  # cosines .8 to near, .6 to middle, 0 to far
+
+
+@pytest.fixture(scope="module")
+def small(server: str, template: str) -> Iterator[tuple[str, db.Connection]]:
+    """Three tasks, two examples each, all of a task's on one axis."""
+    name = f"{template}_routing"
+    with db.connect(create_database(server, name, template)) as connection:
+        add_base_model(connection)
+        for axis, task in enumerate(TASKS):
+            add_examples(connection, add_task(connection, task), np.repeat(AXES[axis : axis + 1], 2, axis=0))
+        yield name, connection
+    drop_database(server, name)
+
+
+@pytest.fixture
+def connection(small: tuple[str, db.Connection]) -> Iterator[db.Connection]:
+    """What a test changes is rolled back."""
+    with small[1].transaction(force_rollback=True):
+        yield small[1]
+
+
+def set_policy(connection: db.Connection, name: str = "default", **settings: Any) -> None:
+    for field, value in settings.items():
+        change = sql.SQL("UPDATE loracomp.policy SET {} = %s WHERE name = %s").format(sql.Identifier(field))
+        connection.execute(change, [value, name])
+
+
+def route_one(
+    connection: db.Connection, vector: Vectors = QUERY, policy: str = "default", **job: Any
+) -> dict[str, Any]:
+    (row,) = route_jobs(connection, add_jobs(connection, 1, policy, **job), vector)
+    return row
+
+
+# What is decided
+
+
+def test_the_trace_is_whole(connection: db.Connection) -> None:
+    row = route_one(connection)
+    expected = weigh([0, 0, 1, 1, 2, 2], [0.8, 0.8, 0.6, 0.6, 0, 0], Settings())
+    assert row["example_tasks"] == ["near", "near", "middle", "middle", "far", "far"]
+    np.testing.assert_allclose(row["similarities"], [0.8, 0.8, 0.6, 0.6, 0, 0], atol=1e-6)
+    assert row["tasks"] == TASKS
+    np.testing.assert_allclose(row["probabilities"], expected.probabilities, atol=1e-6)
+    np.testing.assert_allclose(row["weights"], expected.weights, atol=1e-6)
+    assert row["composed_tasks"] == ["near", "middle"]
+    assert row["adapter_weights"] == row["weights"][:2]
+    assert row["fallback"] is None
+
+
+def test_the_policy_is_kept_as_it_was(connection: db.Connection) -> None:
+    policy = route_one(connection, policy="ties")["policy"]
+    assert (policy["name"], policy["strategy"], policy["k"], policy["top_p"]) == ("ties", "ties", 20, 0.9)
+    assert not policy.keys() & {"description", "created_at", "updated_at"}
+
+
+def test_the_active_adapter_of_the_jobs_base_model_is_taken(connection: db.Connection) -> None:
+    add_base_model(connection, "other", is_default=False)
+    add_adapter(connection, "near", base_model="other")
+    add_adapter(connection, "near", version=2, status="staged")
+    connection.execute("UPDATE loracomp.adapter SET status = 'retired' WHERE version = 1 AND name = 'middle'")
+    version_2 = add_adapter(connection, "middle", version=2)
+    row = route_one(connection)
+    found = connection.execute(
+        "SELECT a.name, a.version, a.sha256, b.name AS base_model FROM unnest(%s::int[]) WITH ORDINALITY AS u (id, n)"
+        " JOIN loracomp.adapter AS a USING (id) JOIN loracomp.base_model AS b ON b.id = a.base_model_id ORDER BY n",
+        [row["adapter_ids"]],
+    ).fetchall()
+    assert [(a["name"], a["version"], a["base_model"]) for a in found] == [("near", 1, "toy"), ("middle", 2, "toy")]
+    assert row["adapter_ids"][1] == version_2
+    assert row["adapter_sha256"] == [a["sha256"] for a in found]
+
+
+@pytest.mark.parametrize("status", ["staged", "retired"])
+def test_a_task_without_an_active_adapter_is_not_retrieved(connection: db.Connection, status: str) -> None:
+    connection.execute("UPDATE loracomp.adapter SET status = %s WHERE name = 'near'", [status])
+    assert set(route_one(connection)["example_tasks"]) == {"middle", "far"}
+
+
+def test_excluded_tasks_are_not_retrieved(connection: db.Connection) -> None:
+    row = route_one(connection, exclude_tasks=["near"])
+    assert (set(row["example_tasks"]), row["composed_tasks"]) == ({"middle", "far"}, ["middle"])
+
+
+def test_uniform_weights(connection: db.Connection) -> None:
+    assert route_one(connection, policy="uniform")["adapter_weights"] == [0.5, 0.5]
+
+
+def test_a_batch_of_many_policies_and_scopes_is_each_alone(connection: db.Connection) -> None:
+    jobs = [
+        job
+        for excluded in ([], ["near"], ["far"])
+        for job in add_jobs(connection, 3, "default", "nearest", "random", exclude_tasks=excluded)
+    ]
+    together = route_jobs(connection, jobs, np.repeat(QUERY, len(jobs), axis=0))
+    assert together == [row for job in jobs for row in route_jobs(connection, [job], QUERY)]
+
+
+def test_the_order_of_the_call_is_kept_and_an_unknown_job_has_no_row(connection: db.Connection) -> None:
+    jobs = add_jobs(connection, 40)[::-1]
+    found = route_jobs(connection, [*jobs, jobs[0] + 1], np.repeat(QUERY, len(jobs) + 1, axis=0))
+    assert [row["job_id"] for row in found] == jobs
+
+
+# Routers
+
+
+def test_own_task_is_composed_alone_whatever_is_retrieved(connection: db.Connection) -> None:
+    set_policy(connection, "own_task", k=2)
+    row = route_one(connection, policy="own_task", task="far")
+    assert (row["composed_tasks"], row["adapter_weights"], row["fallback"]) == (["far"], [1], None)
+    assert (row["tasks"], row["probabilities"], row["weights"]) == (["near", "far"], [1, 0], [0, 1])
+
+
+def test_random_keeps_the_number_and_the_weights(connection: db.Connection) -> None:
+    retrieved = route_one(connection)
+    jobs = add_jobs(connection, 60, "random")
+    found = route_jobs(connection, jobs, np.repeat(QUERY, 60, axis=0))
+    assert {tuple(row["adapter_weights"]) for row in found} == {tuple(retrieved["adapter_weights"])}
+    assert len({tuple(row["composed_tasks"]) for row in found}) == 6, "every ordered pair of three is drawn"
+    assert all(set(row["composed_tasks"]) <= set(TASKS) for row in found)
+    for row in found:
+        by_task = dict(zip(row["tasks"], row["weights"], strict=True))
+        assert [by_task[task] for task in row["composed_tasks"]] == row["adapter_weights"]
+        assert row["probabilities"] == retrieved["probabilities"]
+
+
+def test_random_is_drawn_by_seed_and_job(connection: db.Connection) -> None:
+    jobs, vectors = add_jobs(connection, 20, "random"), np.repeat(QUERY, 20, axis=0)
+    drawn = [row["composed_tasks"] for row in route_jobs(connection, jobs, vectors)]
+    assert drawn == [row["composed_tasks"] for row in route_jobs(connection, jobs, vectors)]
+    set_policy(connection, "random", seed=1)
+    assert drawn != [row["composed_tasks"] for row in route_jobs(connection, jobs, vectors)]
+
+
+def test_random_draws_only_what_is_eligible(connection: db.Connection) -> None:
+    jobs = add_jobs(connection, 30, "random", exclude_tasks=["far"])
+    found = route_jobs(connection, jobs, np.repeat(QUERY, 30, axis=0))
+    assert {task for row in found for task in row["composed_tasks"]} == {"near", "middle"}
+
+
+def test_random_parameters_route_as_retrieval(connection: db.Connection) -> None:
+    row, retrieved = route_one(connection, policy="random_parameters"), route_one(connection)
+    assert row | {"job_id": 0, "policy": {}} == retrieved | {"job_id": 0, "policy": {}}
+
+
+# The base model alone
+
+FALLBACKS = {
+    "router is base": {"policy": "base"},
+    "no eligible task": {"exclude_tasks": TASKS},
+    "job names no task": {"policy": "own_task"},
+    "own task is not eligible": {"policy": "own_task", "task": "near", "exclude_tasks": ["near"]},
+    "embedding is zero": {"vector": 0 * QUERY},
+    "no example of an eligible task": {"exclude_tasks": TASKS, "setup": "empty task"},
+    "below min_similarity": {"setup": "min_similarity"},
+}
+
+
+@pytest.mark.parametrize("reason", FALLBACKS)
+def test_where_nothing_is_composed_the_trace_says_why(connection: db.Connection, reason: str) -> None:
+    given = dict(FALLBACKS[reason])
+    match given.pop("setup", None):
+        case "empty task":
+            add_task(connection, "empty")
+        case "min_similarity":
+            set_policy(connection, min_similarity=0.9)
+    row = route_one(connection, **given)
+    assert row["fallback"] == reason
+    composed = ("composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights")
+    assert [row[column] for column in composed] == [[]] * 4
+    assert row["weights"] == [0] * len(row["tasks"])
+    retrieves = reason in ("router is base", "job names no task", "own task is not eligible", "below min_similarity")
+    assert bool(row["example_ids"]) == bool(row["tasks"]) == retrieves
+
+
+def test_min_similarity_is_met_by_an_equal_one(connection: db.Connection) -> None:
+    set_policy(connection, min_similarity=1)
+    assert route_one(connection, AXES[:1])["fallback"] is None
+
+
+def test_an_example_without_direction_is_never_retrieved(connection: db.Connection) -> None:
+    add_examples(connection, add_task(connection, "zero"), 0 * AXES[:1])
+    assert route_one(connection)["example_tasks"] == ["near", "near", "middle", "middle", "far", "far"]
+
+
+# Whose job may retrieve what
+
+
+@pytest.mark.parametrize(
+    ("member", "reader_role", "sees"),
+    [(True, "Their own", True), (False, "Their own", False), (True, "vanished", False)],
+)
+def test_a_job_retrieves_what_its_submitter_may_read(
+    connection: db.Connection, member: bool, reader_role: str, sees: bool
+) -> None:
+    connection.execute('CREATE ROLE "Their own"')
+    connection.execute('CREATE ROLE "Su-bmitter"' + (' IN ROLE "Their own"' if member else ""))
+    add_examples(connection, add_task(connection, "hidden", reader_role=reader_role), QUERY)
+    row = route_one(connection, submitted_by="Su-bmitter")
+    assert ("hidden" in row["example_tasks"]) == ("hidden" in row["composed_tasks"]) == sees
+
+
+def test_one_vanished_submitter_reads_nothing_and_costs_the_batch_nothing(connection: db.Connection) -> None:
+    jobs = add_jobs(connection, 1) + add_jobs(connection, 1, submitted_by="vanished")
+    here, gone = route_jobs(connection, jobs, np.repeat(QUERY, 2, axis=0))
+    assert (here["fallback"], gone["fallback"], gone["example_ids"]) == (None, "no eligible task", [])
+
+
+# The worker's step
+
+
+def test_the_step_returns_records_in_order(connection: db.Connection) -> None:
+    jobs = [a_job(id_) for id_ in add_jobs(connection, 1, "random_parameters") + add_jobs(connection, 1, "base")]
+    routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0))
+    assert (routed.job_id, alone.job_id) == (jobs[0].id, jobs[1].id)
+    assert routed.example_tasks == ("near", "near", "middle", "middle", "far", "far")
+    assert (routed.tasks, routed.composed_tasks) == (tuple(TASKS), ("near", "middle"))
+    composition = routed.composition
+    assert (composition.strategy, composition.density, composition.seed) == ("linear", 0.5, 0)
+    assert composition.random_parameters and not alone.composition.random_parameters
+    assert composition.weights == routed.weights[:2]
+    assert len(composition.adapter_ids) == len(composition.adapter_sha256) == 2
+    assert (alone.composition.adapter_ids, alone.fallback) == ((), "router is base")
+
+
+def test_the_step_refuses_another_encoders_vectors(connection: db.Connection) -> None:
+    jobs = [a_job(*add_jobs(connection, 1))]
+    with pytest.raises(UsageError, match="embedding has 3 dimensions; this database holds vectors of 384"):
+        route(connection, jobs, np.ones((1, 3), dtype=np.float32))
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_vector_that_is_none_is_refused(connection: db.Connection, number: str) -> None:
+    jobs = [a_job(*add_jobs(connection, 1))]
+    with pytest.raises(UsageError, match="not allowed in vector"):
+        route(connection, jobs, np.full((1, DIMENSIONS), float(number), dtype=np.float32))
+
+
+def test_a_missing_vector_is_refused(connection: db.Connection) -> None:
+    with pytest.raises(psycopg.DataError, match="embedding must not be null"):
+        route_jobs(connection, add_jobs(connection, 2), QUERY)
+
+
+def a_job(number: int) -> Job:
+    return Job(id=number, lease_token=1, kind="predict", prompt="x", choices=None, max_new_tokens=None)

@@ -1,0 +1,261 @@
+"""route and rescore_route as an analyst calls them: settings, rights, and what they refuse."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import sql
+
+from conftest import create_database, drop_database, url_of
+from loracomp import db
+from routing_data import (
+    Library,
+    add_base_model,
+    add_examples,
+    add_jobs,
+    add_task,
+    clustered,
+    queries_near,
+    route_jobs,
+)
+from routing_reference import Settings, weigh
+
+ROUTE = """
+SELECT * FROM loracomp.route(%(embedding)b, policy => %(policy)s, k => %(k)s, temperature => %(temperature)s,
+    top_p => %(top_p)s, aggregation => %(aggregation)s, nucleus => %(nucleus)s, max_adapters => %(max_adapters)s,
+    exclude_tasks => %(exclude_tasks)s, base_model => %(base_model)s, weighting => %(weighting)s,
+    min_similarity => %(min_similarity)s)
+"""
+RESCORE = """
+SELECT * FROM loracomp.rescore_route(%(job)s, k => %(k)s, temperature => %(temperature)s, top_p => %(top_p)s,
+    aggregation => %(aggregation)s, nucleus => %(nucleus)s, max_adapters => %(max_adapters)s,
+    weighting => %(weighting)s, min_similarity => %(min_similarity)s)
+"""
+STORE = """
+INSERT INTO loracomp.prediction (job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights,
+    policy, base_model, base_fingerprint, encoder, code_version)
+SELECT job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights, policy, 'toy', '', '', ''
+FROM loracomp.route_jobs(%s::bigint[], %b::vector[])
+"""
+AS_THE_POLICY = dict.fromkeys(
+    ["k", "temperature", "top_p", "aggregation", "nucleus", "max_adapters", "base_model", "weighting", "min_similarity"]
+) | {"policy": "default", "exclude_tasks": []}
+# Other settings than the default policy's.
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"k": 5},
+    {"temperature": 0.01},
+    {"temperature": 100.0, "top_p": 0.5},
+    {"aggregation": "vote", "nucleus": "examples"},
+    {"aggregation": "mean", "max_adapters": 2, "weighting": "uniform"},
+]
+
+
+@pytest.fixture(scope="module")
+def library(server: str, template: str) -> Iterator[tuple[str, db.Connection, Library]]:
+    """Five tasks of 30 examples, the last for members of one role."""
+    name = f"{template}_people"
+    with db.connect(create_database(server, name, template)) as connection:
+        add_base_model(connection)
+        ids, task_ids, tasks = [], [], {}
+        embeddings = clustered(np.random.default_rng(5), [30] * 5)
+        for number, vectors in enumerate(embeddings):
+            task_id = add_task(connection, f"t{number}", reader_role="toy_readers" if number == 4 else None)
+            ids += add_examples(connection, task_id, vectors)
+            task_ids += [task_id] * 30
+            tasks[task_id] = f"t{number}"
+        yield name, connection, Library(np.array(ids), np.array(task_ids), np.concatenate(embeddings), tasks)
+    drop_database(server, name)
+
+
+@pytest.fixture
+def connection(library: tuple[str, db.Connection, Library]) -> Iterator[db.Connection]:
+    with library[1].transaction(force_rollback=True):
+        yield library[1]
+
+
+@pytest.fixture
+def query(library: tuple[str, db.Connection, Library]) -> Any:
+    return queries_near(np.random.default_rng(6), library[2], 1)[0]
+
+
+def route(connection: db.Connection, query: Any, **changes: Any) -> list[dict[str, Any]]:
+    return connection.execute(ROUTE, {**AS_THE_POLICY, "embedding": query, **changes}).fetchall()
+
+
+def rescore(connection: db.Connection, job: int, **changes: Any) -> list[dict[str, Any]]:
+    return connection.execute(RESCORE, {**AS_THE_POLICY, "job": job, **changes}).fetchall()
+
+
+def stored(connection: db.Connection, query: Any, *policy: str) -> tuple[int, dict[str, Any]]:
+    """A job with its trace in loracomp.prediction, and the trace."""
+    (job,) = add_jobs(connection, 1, *policy)
+    connection.execute(STORE, [[job], [query]])
+    (row,) = route_jobs(connection, [job], np.array([query]))
+    return job, row
+
+
+def expected(trace: dict[str, Any], changes: dict[str, Any]) -> list[tuple[str, float, bool, float]]:
+    k = changes.get("k", 20)
+    settings = Settings(**{name: value for name, value in changes.items() if name != "k"})
+    names = sorted(set(trace["example_tasks"]))
+    numbers = [names.index(task) for task in trace["example_tasks"][:k]]
+    found = weigh(numbers, trace["similarities"][:k], settings)
+    columns = (found.probabilities.tolist(), found.kept.tolist(), found.weights.tolist())
+    return list(zip([names[task] for task in found.tasks], *columns, strict=True))
+
+
+def as_tuples(rows: list[dict[str, Any]]) -> list[tuple[str, float, bool, float]]:
+    return [(row["task"], row["probability"], row["in_nucleus"], row["weight"]) for row in rows]
+
+
+def assert_same(found: list[tuple[str, float, bool, float]], right: list[tuple[str, float, bool, float]]) -> None:
+    assert [(task, kept) for task, _, kept, _ in found] == [(task, kept) for task, _, kept, _ in right]
+    numbers = [[(probability, weight) for _, probability, _, weight in rows] for rows in (found, right)]
+    np.testing.assert_allclose(*numbers, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_route_gives_what_a_job_would_get(connection: db.Connection, query: Any, changes: dict[str, Any]) -> None:
+    _, trace = stored(connection, query)
+    found = route(connection, query, **changes)
+    assert_same(as_tuples(found), expected(trace, changes))
+    retrieved = trace["example_tasks"][: changes.get("k", 20)]
+    for row in found:
+        assert row["nearest"] == trace["similarities"][retrieved.index(row["task"])]
+        if changes.get("nucleus") != "examples":
+            assert row["examples"] == retrieved.count(row["task"])
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_rescore_gives_what_the_job_would_have_got(
+    connection: db.Connection, query: Any, changes: dict[str, Any]
+) -> None:
+    job, trace = stored(connection, query)
+    assert_same(as_tuples(rescore(connection, job, **changes)), expected(trace, changes))
+
+
+def test_rescore_under_stored_settings_is_the_stored_route(connection: db.Connection, query: Any) -> None:
+    job, trace = stored(connection, query, "uniform")
+    connection.execute("UPDATE loracomp.policy SET weighting = 'similarity', k = 3 WHERE name = 'uniform'")
+    found = as_tuples(rescore(connection, job))
+    assert found == list(
+        zip(trace["tasks"], trace["probabilities"], [w > 0 for w in trace["weights"]], trace["weights"], strict=True)
+    )
+
+
+def test_rescore_of_a_control_is_what_retrieval_would_do(connection: db.Connection, query: Any) -> None:
+    _, trace = stored(connection, query)
+    assert_same(as_tuples(rescore(connection, stored(connection, query, "random")[0])), expected(trace, {}))
+
+
+def test_below_min_similarity_all_weights_are_zero(connection: db.Connection, query: Any) -> None:
+    job, _ = stored(connection, query)
+    for found in (route(connection, query, min_similarity=1), rescore(connection, job, min_similarity=1)):
+        assert found and {row["weight"] for row in found} == {0}
+
+
+def test_where_nothing_is_eligible_no_task_is_named(connection: db.Connection, query: Any) -> None:
+    add_base_model(connection, "other", is_default=False)
+    assert route(connection, query, base_model="other") == []
+    assert route(connection, query, exclude_tasks=["t0", "t1", "t2", "t3", "t4"]) == []
+
+
+WRONG = {"k": 201, "temperature": math.nan, "top_p": 0.0, "aggregation": "sum", "nucleus": "both", "max_adapters": 0}
+WRONG |= {"weighting": "equal", "min_similarity": math.inf}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_settings_out_of_range_are_refused_by_name(connection: db.Connection, query: Any, field: str) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"^{field} must be "):
+        route(connection, query, **{field: WRONG[field]})
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_rescore_refuses_settings_out_of_range_by_name(connection: db.Connection, query: Any, field: str) -> None:
+    job, _ = stored(connection, query)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"^{field} must be "):
+        rescore(connection, job, **{field: WRONG[field]})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": "none such"}, "there is no policy none such"),
+        ({"policy": None}, "there is no policy"),
+        ({"exclude_tasks": ["t1", "none such"]}, "exclude_tasks names tasks that do not exist: none such"),
+        ({"base_model": "none such"}, "base model none such is not registered"),
+    ],
+)
+def test_unknown_names_are_refused(
+    connection: db.Connection, query: Any, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(psycopg.errors.NoDataFound, match=message):
+        route(connection, query, **changes)
+
+
+def test_a_vector_of_another_encoder_is_refused(connection: db.Connection) -> None:
+    with pytest.raises(psycopg.DataError, match="embedding has 3 dimensions; this database holds vectors of 384"):
+        route(connection, np.ones(3, dtype=np.float32))
+
+
+def test_a_missing_vector_is_refused(connection: db.Connection) -> None:
+    with pytest.raises(psycopg.DataError, match="embedding must not be null"):
+        route(connection, None)
+
+
+def test_rescore_refuses_an_unknown_job_and_more_examples_than_there_are(connection: db.Connection, query: Any) -> None:
+    job, _ = stored(connection, query)
+    too_many = f"k must be at most 20, the examples that job {job} retrieved, not 21"
+    with pytest.raises(psycopg.DataError, match=too_many), connection.transaction():
+        rescore(connection, job, k=21)
+    with pytest.raises(psycopg.errors.NoDataFound, match="job 12345678 has no prediction"):
+        rescore(connection, 12345678)
+
+
+# Rights, with roles that log in
+
+ROLES = "toy_pool, toy_reader, toy_outsider, toy_readers"
+
+
+@pytest.fixture(scope="module")
+def people(library: tuple[str, db.Connection, Library]) -> Iterator[None]:
+    """Two analysts, one of them a reader of t4, and a pool's login that may become either."""
+    owner = library[1]
+    owner.execute("CREATE ROLE toy_readers; CREATE ROLE toy_outsider LOGIN IN ROLE loracomp_analyst")
+    owner.execute("CREATE ROLE toy_reader LOGIN IN ROLE toy_readers, loracomp_analyst")
+    owner.execute("CREATE ROLE toy_pool LOGIN NOINHERIT IN ROLE toy_reader, toy_outsider")
+    yield
+    owner.execute(f"DROP ROLE {ROLES}")
+
+
+@pytest.mark.usefixtures("people")
+@pytest.mark.parametrize("login", ["toy_pool", None])
+@pytest.mark.parametrize(("role", "sees"), [("toy_reader", True), ("toy_outsider", False)])
+def test_route_retrieves_what_the_caller_may_read(
+    library: tuple[str, db.Connection, Library], server: str, login: str | None, role: str, sees: bool
+) -> None:
+    hidden = library[2].vectors[-1]
+    with db.connect(url_of(server, library[0], login or role)) as caller:
+        if login:
+            caller.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+        assert ("t4" in [row["task"] for row in route(caller, hidden)]) == sees
+        for forged in ("SET ROLE postgres", "SET SESSION AUTHORIZATION postgres"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                caller.execute(forged)
+
+
+@pytest.mark.usefixtures("people")
+def test_an_analyst_rescores_but_reads_no_embedding(
+    library: tuple[str, db.Connection, Library], server: str, query: Any
+) -> None:
+    job, trace = stored(library[1], query)
+    with db.connect(url_of(server, library[0], "toy_outsider")) as caller:
+        assert_same(as_tuples(rescore(caller, job)), expected(trace, {}))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            caller.execute("SELECT embedding FROM loracomp.example_embedding")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            caller.execute("SELECT loracomp.route_jobs(%s::bigint[], %b::vector[])", [[job], [query]])
