@@ -23,7 +23,7 @@ SET search_path = loracomp, public, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
 SET hnsw.ef_search = 100
-BEGIN ATOMIC
+AS $$
     WITH asked AS MATERIALIZED (
         SELECT
             j.id AS job_id,
@@ -104,7 +104,7 @@ BEGIN ATOMIC
         JOIN loracomp.task AS t ON t.id = task_id
     ) AS traced
     ORDER BY r.place;
-END;
+$$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
 'Routes a batch of jobs by their unit vectors: a row a job with the retrieved examples, tasks by falling probability (weight '
 '0: not composed), the adapters to compose, and where there are none the reason. Whatever the router, the examples and '

@@ -5,7 +5,7 @@ CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
 SET loracomp.reason = 'lease_expired'
-BEGIN ATOMIC
+AS $$
     WITH expired AS MATERIALIZED (
         SELECT j.id, j.claimed_together = 1 AS alone, j.claimed_together = 1 AND j.attempts >= j.max_attempts AS spent
         FROM loracomp.job AS j
@@ -32,6 +32,6 @@ BEGIN ATOMIC
         RETURNING j.id
     )
     SELECT count(*)::integer FROM rescued;
-END;
+$$;
 COMMENT ON FUNCTION loracomp.rescue_jobs IS
 'Takes back jobs whose lease ran out and returns their number. Workers do it with each claim.';

@@ -15,7 +15,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
-BEGIN ATOMIC
+AS $$
     SELECT loracomp.rescue_jobs();
     WITH locked AS MATERIALIZED (
         -- run_at <= now() implies due <= now(), which the index knows: jobs for later are not walked through.
@@ -53,6 +53,6 @@ BEGIN ATOMIC
         c.id, c.lease_token, c.kind, c.prompt, c.choices, c.max_new_tokens, c.stop, c.attempts, c.timeout_s
     FROM claimed AS c
     ORDER BY c.due, c.id;
-END;
+$$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Leases due jobs of a base model to a worker. Every later write must show the lease_token that it returns.';

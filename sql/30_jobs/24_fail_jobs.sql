@@ -5,7 +5,7 @@ CREATE FUNCTION loracomp.fail_jobs(
 ) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
-BEGIN ATOMIC
+AS $$
     WITH held AS MATERIALIZED (
         SELECT j.id, i.code, i.message, i.retry AND j.attempts < j.max_attempts AS again
         FROM unnest(fail_jobs.ids, fail_jobs.tokens, fail_jobs.codes, fail_jobs.messages, fail_jobs.retries)
@@ -26,6 +26,6 @@ BEGIN ATOMIC
     FROM held AS h
     WHERE j.id = h.id
     RETURNING j.id;
-END;
+$$;
 COMMENT ON FUNCTION loracomp.fail_jobs IS
 'Ends jobs as failed, or queues them for another attempt, where the lease token still holds; returns those ids.';
