@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
+import random
 import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +14,14 @@ from psycopg import errors
 from sqlalchemy import Connection, CursorResult, delete, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
+from loracomp.errors import RefusedError
 from loracomp.tables import SCHEMA, sql_object
 
 ROLES = ("loracomp_submitter", "loracomp_worker", "loracomp_analyst", "loracomp_admin")
 """Of the cluster; what they may do stands in sql/, what other roles may do is kept."""
 
+_LOCK_ATTEMPTS = 100  # about a minute
+_TRY_AGAIN = (errors.QueryCanceled, errors.LockNotAvailable, errors.DeadlockDetected)
 _log = logging.getLogger(__name__)
 
 
@@ -73,12 +78,30 @@ def drop(connection: Connection) -> list[str]:
     """
     if not inspect(connection).has_table(sql_object.name, schema=SCHEMA):
         return []
+    _shut_out_clients(connection)
     grants = list(connection.scalars(text(_GRANTS), {"roles": list(ROLES)}))
     for drops in connection.scalars(select(sql_object.c.drops).order_by(sql_object.c.position.desc())):
         for statement in drops:
             run(connection, statement)
     connection.execute(delete(sql_object))
     return grants
+
+
+def _shut_out_clients(connection: Connection) -> None:
+    # Dropping locks one object after another, in another order than clients do: they would meet us in deadlocks. So all
+    # locks are taken first, and given up (with the savepoint) and tried again before anybody's deadlock_timeout is over.
+    tables = ", ".join(connection.scalars(text(_TABLES)))
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            with connection.begin_nested():
+                connection.execute(text(_PATIENCE))
+                run(connection, f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE; SET LOCAL statement_timeout = 0")
+            return
+        except DBAPIError as error:
+            if not isinstance(error.orig, _TRY_AGAIN):
+                raise
+            time.sleep(random.uniform(0.01, 0.2))
+    raise RefusedError("loracomp's tables are in use: " + "; ".join(connection.scalars(text(_USERS))))
 
 
 def apply(connection: Connection, grants: Sequence[str] = ()) -> None:
@@ -129,4 +152,22 @@ CROSS JOIN LATERAL aclexplode(o.acl) AS a
 WHERE o.schema::regnamespace::text IN ('loracomp', 'bi')
     -- Of PUBLIC (0) nothing is kept: what sql/ takes from everybody must stay taken.
     AND a.grantee NOT IN (0, o.owner) AND a.grantee::regrole::text <> ALL (:roles)
+"""
+
+_TABLES = """
+SELECT oid::regclass::text FROM pg_class
+WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN ('loracomp', 'bi')
+ORDER BY relkind = 'v' DESC, relname = 'job' DESC
+"""
+
+_PATIENCE = """
+SELECT set_config('statement_timeout', (setting::int / 2)::text, true)
+FROM pg_settings WHERE name = 'deadlock_timeout'
+"""
+
+_USERS = """
+SELECT DISTINCT format('%s by %s (process %s, since %s)', l.relation::regclass, a.usename, a.pid, a.xact_start)
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) JOIN pg_class AS c ON c.oid = l.relation
+WHERE l.granted AND l.database = a.datid AND a.pid <> pg_backend_pid()
+    AND relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'p', 'v')
 """
