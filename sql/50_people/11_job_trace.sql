@@ -7,6 +7,8 @@ SELECT
     j.kind,
     j.prompt,
     j.choices,
+    j.max_new_tokens,
+    j.stop,
     p.output,
     p.choice_index,
     p.choice_scores,
@@ -59,6 +61,8 @@ COMMENT ON COLUMN loracomp.job_trace.status IS 'queued, running, succeeded, fail
 COMMENT ON COLUMN loracomp.job_trace.kind IS 'predict: an answer. route: the weights alone.';
 COMMENT ON COLUMN loracomp.job_trace.prompt IS 'The text that was asked.';
 COMMENT ON COLUMN loracomp.job_trace.choices IS 'Possible answers; null where text was generated.';
+COMMENT ON COLUMN loracomp.job_trace.max_new_tokens IS 'Tokens to generate at most; null where choices were scored.';
+COMMENT ON COLUMN loracomp.job_trace.stop IS 'Texts that end a generation.';
 COMMENT ON COLUMN loracomp.job_trace.output IS 'The answer: the best choice, or the generated text.';
 COMMENT ON COLUMN loracomp.job_trace.choice_index IS '1-based place of the answer among the choices.';
 COMMENT ON COLUMN loracomp.job_trace.choice_scores IS

@@ -6,11 +6,11 @@ BEGIN ATOMIC
 SELECT 'Next: ' || CASE
     WHEN job.status = 'queued' AND h.busy_workers = 0
         THEN format(
-            '%s jobs of base model %s are due and no worker holds any. Is one running? Start it: loracomp worker',
-            h.due, job.base_model
+            'no worker holds a job of base model %s (due: %s). Is one running? Start it: loracomp worker',
+            job.base_model, h.due
         )
     WHEN job.status = 'queued'
-        THEN format('wait: %s jobs are due, the oldest for %s s, and %s run.', h.due, h.oldest_due_s, h.running)
+        THEN format('wait; due: %s, the oldest for %s s; running: %s.', h.due, h.oldest_due_s, h.running)
     WHEN job.status = 'running' AND job.lease_expires_at < now()
         THEN 'its lease ran out, so its worker died or hangs. The next claim of any worker takes the job back.'
     WHEN job.status = 'running'

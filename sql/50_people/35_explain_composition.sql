@@ -15,7 +15,7 @@ SELECT CASE
                     format(
                         '  %s  %s', to_char(c.weight, 'FM0.000'),
                         coalesce(
-                            format('%s version %s', c.adapter, c.version),
+                            c.adapter || ' version ' || c.version,
                             format('adapter %s of %s, sha256 %s...', c.adapter_id, c.task, left(c.sha256, 12))
                         )
                     ),

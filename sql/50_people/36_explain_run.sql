@@ -6,9 +6,13 @@ BEGIN ATOMIC
 SELECT concat_ws(
     E'\n',
     'Time of its batch: ' || (
-        SELECT string_agg(format('%s %s ms', t.key, round(t.value::numeric, 1)), ', ' ORDER BY t.value::numeric)
+        SELECT
+            string_agg(
+                format('%s %s ms', t.key, round(t.value::numeric, 1)), ', '
+                ORDER BY array_position('{encode,route,predict}', t.key)
+            )
         FROM jsonb_each_text(prediction.timings) AS t
-    ) || format(' (%s jobs, %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),
+    ) || format(' (batch of %s on %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),
     format('Tokens: %s of the prompt, %s scored or generated', prediction.prompt_tokens, prediction.output_tokens),
     format(
         'Versions: base model %s (%s...), encoder %s, loracomp %s; composition %s...',

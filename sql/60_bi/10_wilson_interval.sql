@@ -11,4 +11,4 @@ FROM (
     FROM (SELECT nullif(n, 0)::double precision, hits::double precision / nullif(n, 0), 3.841459) AS r (n, p, z2)
 ) AS s;
 END;
-COMMENT ON FUNCTION bi.wilson_interval IS '95 % confidence interval of a share of hits among n; nulls where n is 0.';
+COMMENT ON FUNCTION bi.wilson_interval IS '95 % confidence interval of a share of hits among n; 0 to 1 where n is 0.';

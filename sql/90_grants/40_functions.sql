@@ -19,7 +19,8 @@ BEGIN
                 'loracomp_admin',
                 'submit_job cancel_job retry_job requeue_jobs purge_jobs explain_job route rescore_route task_weights '
                 'wilson_interval check_health tune_routing register_base_model find_base_model list_base_models '
-                'set_encoder show_encoder embedding_dimensions clear_embeddings add_task restrict_task list_tasks '
+                'set_encoder show_encoder embedding_dimensions clear_embeddings drop_embedding_index build_embedding_index '
+                'add_task restrict_task list_tasks '
                 'add_examples unembedded_examples find_unembedded stage_adapter find_adapter activate_adapter '
                 'retire_adapter list_adapters read_adapters set_policy list_policies'
             ),

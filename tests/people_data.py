@@ -1,0 +1,107 @@
+"""Jobs in a database, answered as a worker would record them, for the tests of what people see."""
+
+from typing import Any
+
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from loracomp import db
+from routing_data import BASE_MODEL, add_base_model, add_task
+
+ADD_EXAMPLE = """
+INSERT INTO loracomp.example (task_id, split, prompt, answer, source_ref, content_hash)
+SELECT t.id, 'train', %(prompt)s, %(answer)s, %(source_ref)s, sha256(convert_to(%(source_ref)s, 'UTF8'))
+FROM loracomp.task AS t WHERE t.name = %(task)s RETURNING id
+"""
+POLICY = """
+SELECT to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS policy FROM loracomp.policy AS p WHERE name = %s
+"""
+ADAPTERS = """
+SELECT coalesce(array_agg(a.id ORDER BY place), '{}') AS adapter_ids,
+    coalesce(array_agg(a.sha256 ORDER BY place), '{}') AS adapter_sha256
+FROM unnest(%s::text[]) WITH ORDINALITY AS c (task, place)
+JOIN loracomp.task AS t ON t.name = c.task JOIN loracomp.adapter AS a ON a.task_id = t.id AND a.status = 'active'
+"""
+
+
+def load(connection: db.Connection) -> dict[str, int]:
+    """A base model, tasks rte and mnli with an adapter and two examples each; ids of the examples by source_ref."""
+    add_base_model(connection)
+    return {**add_examples(connection, "rte"), **add_examples(connection, "mnli")}
+
+
+def add_examples(connection: db.Connection, task: str, *, reader_role: str | None = None) -> dict[str, int]:
+    """A task with an adapter and two examples that have a text; ids by source_ref."""
+    add_task(connection, task, reader_role=reader_role)
+    return {f"{task}/train#{number}": add_example(connection, task, number) for number in (1, 2)}
+
+
+def add_example(connection: db.Connection, task: str, number: int) -> int:
+    given = {
+        "task": task,
+        "prompt": f"Does it rain in example {number} of {task}?",
+        "answer": "yes",
+        "source_ref": f"{task}/train#{number}",
+    }
+    return one(connection, ADD_EXAMPLE, given)["id"]
+
+
+def one(connection: db.Connection, statement: str, parameters: Any = None) -> dict[str, Any]:
+    """The only row."""
+    row = connection.execute(statement, parameters).fetchone()
+    assert row
+    return row
+
+
+def submit(connection: db.Connection, prompt: str = "Is it wet?", **columns: Any) -> int:
+    """Insert a job as a person would: only what is given is named."""
+    given = {"prompt": prompt, **columns}
+    statement = sql.SQL("INSERT INTO loracomp.job ({}) VALUES ({}) RETURNING id").format(
+        sql.SQL(", ").join(map(sql.Identifier, given)), sql.SQL(", ").join(map(sql.Placeholder, given))
+    )
+    row = connection.execute(statement, given).fetchone()
+    assert row
+    return int(row["id"])
+
+
+def claim(connection: db.Connection, *job_ids: int, worker: str = "worker-1") -> dict[int, int]:
+    """Claim what is due, which must be these jobs; their tokens."""
+    rows = connection.execute(
+        "SELECT id, lease_token FROM loracomp.claim_jobs(%s, %s, 100, '1 minute')", [worker, BASE_MODEL]
+    ).fetchall()
+    assert {row["id"] for row in rows} == set(job_ids)
+    return {row["id"]: row["lease_token"] for row in rows}
+
+
+def answer(connection: db.Connection, job_id: int, examples: dict[str, int], **columns: Any) -> None:
+    """Claim the only due job and record its prediction: rte and mnli composed from these examples, unless given."""
+    token = claim(connection, job_id)[job_id]
+    tasks = columns.get("composed_tasks", ["rte", "mnli"])
+    row = {
+        "job_id": job_id,
+        "lease_token": token,
+        "output": "yes",
+        "example_ids": list(examples.values()),
+        "example_tasks": [reference.split("/")[0] for reference in examples],
+        "similarities": [0.9 - 0.1 * place for place in range(len(examples))],
+        "tasks": ["rte", "mnli"],
+        "probabilities": [0.62, 0.38],
+        "weights": [0.62, 0.38],
+        "composed_tasks": tasks,
+        "adapter_weights": [0.62, 0.38],
+        **one(connection, ADAPTERS, [tasks]),
+        **one(connection, POLICY, ["default"]),
+        "composition_digest": "d" * 64,
+        "norm_ratio": 1.25,
+        "cosine": 0.8,
+        "prompt_tokens": 12,
+        "output_tokens": 1,
+        "timings": {"encode": 5.5, "route": 2.25, "predict": 40},
+        "device": "cpu/float32",
+        "base_model": BASE_MODEL,
+        "base_fingerprint": "0" * 64,
+        "encoder": "toy-encoder/1",
+        "code_version": "0.1.0",
+        **columns,
+    }
+    assert one(connection, "SELECT loracomp.record_predictions(%s) AS id", [Jsonb([row])])["id"] == job_id

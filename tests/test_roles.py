@@ -1,0 +1,503 @@
+"""Least privilege: what each role may do, and that it can't do more. Real logins try to break out."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+from psycopg.conninfo import make_conninfo
+
+from conftest import create_database, drop_database
+from loracomp import db, schema
+from people_data import add_examples, answer, claim, load, one, submit
+
+LOGINS = {
+    "alice": "loracomp_submitter",
+    "bob": "loracomp_submitter",
+    "wendy": "loracomp_worker",
+    "ana": "loracomp_analyst",
+    "adam": "loracomp_admin",
+    "nobody": None,
+}
+# Which functions each role may execute; any other is the owner's alone. A new function must be entered here.
+EXECUTE = {
+    "loracomp_submitter": """
+        submit_job cancel_job explain_job
+        texts_are_not_blank texts_are_distinct composition_text seconds_between shorten
+        explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
+    """,
+    "loracomp_worker": """
+        claim_jobs renew_leases record_predictions fail_jobs release_jobs queue_is_empty route_jobs read_adapters
+        find_base_model show_encoder check_health
+    """,
+    "loracomp_analyst": """
+        route rescore_route task_weights wilson_interval
+        check_routing_settings check_similarities composition_text seconds_between
+    """,
+    "loracomp_admin": """
+        submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health
+        register_base_model find_base_model list_base_models set_encoder show_encoder embedding_dimensions
+        clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task list_tasks
+        add_examples unembedded_examples find_unembedded
+        stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
+        tune_routing route rescore_route task_weights wilson_interval
+        texts_are_not_blank texts_are_distinct composition_text seconds_between shorten
+        explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
+        check_routing_settings check_similarities
+    """,
+}
+OWNERS_ALONE = """
+    caller caller_is_admin retry_delay rescue_jobs check_role_exists
+    check_embedding eligible_tasks search_exactly nearest_examples route_query pick_tasks fitting_ef_search
+    fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
+"""
+JOB_COLUMNS = """
+    kind prompt choices max_new_tokens stop policy base_model priority run_at idempotency_key tags exclude_tasks
+    max_attempts timeout_s
+"""
+VECTOR = [1.0] + [0.0] * 383
+WRITES = {
+    "loracomp_submitter": {("job", "INSERT", column) for column in JOB_COLUMNS.split()},
+    "loracomp_worker": set(),
+    "loracomp_analyst": set(),
+    "loracomp_admin": {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation")}
+    | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
+    | {(table, "INSERT", "*") for table in ("evaluation", "adapter_weights", "example_embedding")},
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A database in which alice and bob have a job each, answered, and a third of alice's waits."""
+
+    url: str
+    owner: db.Connection
+    alices: int
+    bobs: int
+    waiting: int
+
+    def connect(self, name: str) -> db.Connection:
+        return connect(self.url, name)
+
+
+def login(name: str) -> str:
+    return f"{name}_{os.getpid()}"
+
+
+def connect(url: str, name: str) -> db.Connection:
+    """As one of LOGINS."""
+    return db.connect(make_conninfo(url, user=login(name)))
+
+
+@pytest.fixture(scope="module")
+def logins(server: str) -> Iterator[None]:
+    """Roles of the cluster: a login for each of LOGINS, readers of a secret task, and a pool that may become alice."""
+    statements = [f"CREATE ROLE {login(name)} LOGIN" for name in LOGINS]
+    statements += [f"GRANT {role} TO {login(name)}" for name, role in LOGINS.items() if role]
+    statements += [f"CREATE ROLE {login('readers')} NOLOGIN", f"CREATE ROLE {login('pool')} LOGIN NOINHERIT"]
+    statements += [f"GRANT {login(name)} TO {login('pool')}" for name in ("alice", "bob")]
+    with psycopg.connect(server, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+        yield
+        for name in ("pool", "readers", *LOGINS):
+            connection.execute(f"DROP ROLE {login(name)}")
+
+
+@pytest.fixture(scope="module")
+def scene(server: str, template: str, logins: None) -> Iterator[Scene]:
+    """Tests must leave what others look at as it is."""
+    name = f"roles_{os.getpid()}"
+    url = create_database(server, name, template)
+    with db.connect(url) as owner:
+        examples = load(owner)
+        jobs = {}
+        for person in ("alice", "bob"):
+            with connect(url, person) as connection:
+                prompt = f"{person}'s SECRET"
+                jobs[person] = submit(connection, prompt, idempotency_key=f"{person}'s key", choices=["SECRET", "b"])
+            answer(owner, jobs[person], examples, output="SECRET")
+        with connect(url, "alice") as connection:
+            waiting = submit(connection, "alice waits")
+        yield Scene(url, owner, jobs["alice"], jobs["bob"], waiting)
+    drop_database(server, name)
+
+
+def value(connection: db.Connection, statement: str, parameters: Any = None) -> Any:
+    """The only column of the only row."""
+    return next(iter(one(connection, statement, parameters).values()))
+
+
+def values(connection: db.Connection, statement: str, parameters: Any = None) -> set[Any]:
+    """The only column."""
+    return {value for row in connection.execute(statement, parameters) for value in row.values()}
+
+
+# What is granted.
+
+
+def test_who_may_execute_what(scene: Scene) -> None:
+    rows = scene.owner.execute(
+        "SELECT p.proname, r.rolname FROM pg_proc AS p CROSS JOIN pg_roles AS r "
+        "WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND r.rolname = ANY (%s) "
+        "AND has_function_privilege(r.oid, p.oid, 'EXECUTE')",
+        [[*EXECUTE, login("nobody")]],
+    ).fetchall()
+    found = {(row["rolname"], row["proname"]) for row in rows}
+    assert found == {(role, name) for role, names in EXECUTE.items() for name in names.split()}
+
+
+def test_every_function_is_entered_here(scene: Scene) -> None:
+    rows = scene.owner.execute(
+        "SELECT proname FROM pg_proc WHERE pronamespace::regnamespace::text IN ('loracomp', 'bi')"
+    )
+    assert {row["proname"] for row in rows} == {
+        name for names in (*EXECUTE.values(), OWNERS_ALONE) for name in names.split()
+    }
+
+
+def test_who_may_write_what(scene: Scene) -> None:
+    rows = scene.owner.execute(
+        "SELECT c.relname, a.privilege_type, a.grantee::regrole::text AS role, '*' AS column "
+        "FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a "
+        "WHERE c.relnamespace::regnamespace::text IN ('loracomp', 'bi') AND a.grantee <> c.relowner "
+        "UNION ALL SELECT c.relname, a.privilege_type, a.grantee::regrole::text, t.attname "
+        "FROM pg_class AS c JOIN pg_attribute AS t ON t.attrelid = c.oid CROSS JOIN LATERAL aclexplode(t.attacl) AS a "
+        "WHERE c.relnamespace::regnamespace::text IN ('loracomp', 'bi')"
+    ).fetchall()
+    writes = {role: set() for role in WRITES}
+    for row in rows:
+        if row["privilege_type"] != "SELECT":
+            writes[row["role"]].add((row["relname"], row["privilege_type"], row["column"]))
+    assert writes == WRITES
+
+
+def test_functions_with_their_owners_rights_have_a_fixed_search_path(scene: Scene) -> None:
+    """pg_temp last, or a caller's temporary objects would be found first; and no schema that roles may create in."""
+    rows = scene.owner.execute(
+        "SELECT p.proname, coalesce(substring(p.proconfig::text FROM 'search_path=([^\"]*)'), '') AS path "
+        "FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND p.prosecdef"
+    ).fetchall()
+    assert len(rows) > 20
+    assert [row["proname"] for row in rows if not row["path"].endswith(", pg_temp")] == []
+    schemas = {name.strip(' "') for row in rows for name in row["path"].split(",")} - {"pg_temp"}
+    for role in (*EXECUTE, login("nobody")):
+        for name in schemas:
+            may = one(scene.owner, "SELECT has_schema_privilege(%s::name, %s, 'CREATE') AS may", [role, name])["may"]
+            assert not may, f"{role} may create in {name}"
+
+
+def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
+    """But for those that show numbers of everybody on purpose."""
+    rows = scene.owner.execute(
+        "SELECT relname FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('v', 'm') "
+        "AND NOT coalesce(reloptions @> '{security_invoker=true}', false)"
+    )
+    assert [row["relname"] for row in rows] == ["queue_health"]
+
+
+@pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam"])
+def test_every_role_may_check_the_schemas_revision(scene: Scene, name: str) -> None:
+    schema.check_revision(make_conninfo(scene.url, user=login(name)))
+
+
+# Submitters.
+
+
+@pytest.mark.parametrize(
+    "relation",
+    [
+        "SELECT id FROM loracomp.job",
+        "SELECT job_id FROM loracomp.prediction",
+        "SELECT job_id FROM loracomp.job_result",
+        "SELECT job_id FROM loracomp.job_trace",
+        "SELECT job_id FROM loracomp.retrieved_example",
+        "SELECT job_id FROM loracomp.composed_adapter",
+        "SELECT job_id FROM loracomp.job_attempt",
+        "SELECT entity_id FROM loracomp.audit_event",
+    ],
+)
+def test_submitters_see_their_own_jobs_alone(scene: Scene, relation: str) -> None:
+    with scene.connect("alice") as alice, scene.connect("bob") as bob, scene.connect("adam") as adam:
+        assert values(alice, relation) - {scene.waiting} == {scene.alices}
+        assert values(bob, relation) == {scene.bobs}
+        assert values(adam, relation) >= {scene.alices, scene.bobs}
+
+
+@pytest.mark.parametrize("call", ["explain_job", "cancel_job"])
+def test_submitters_can_name_their_own_jobs_alone(scene: Scene, call: str) -> None:
+    with scene.connect("alice") as alice:
+        with pytest.raises(errors.NoDataFound, match="does not exist, or is not yours"):
+            alice.execute(f"SELECT loracomp.{call}({scene.bobs})")
+        with pytest.raises(errors.NoDataFound, match="does not exist, or is not yours"):
+            alice.execute(f"SELECT loracomp.{call}(1000000)")
+
+
+def test_submitters_submit_read_explain_and_cancel(scene: Scene) -> None:
+    with scene.connect("alice") as alice:
+        call = "SELECT loracomp.submit_job('Another', choices => '{a,b}', run_at => '3000-01-01')"
+        jobs = [submit(alice, "One of mine", run_at="3000-01-01"), value(alice, call)]
+        for job_id in jobs:
+            assert f"Submitted by {login('alice')}" in value(alice, f"SELECT loracomp.explain_job({job_id})")
+            alice.execute(f"SELECT loracomp.cancel_job({job_id})")
+        rows = alice.execute("SELECT submitted_by, status FROM loracomp.job_result WHERE job_id = ANY (%s)", [jobs])
+        assert rows.fetchall() == [{"submitted_by": login("alice"), "status": "cancelled"}] * 2
+    scene.owner.execute("DELETE FROM loracomp.job WHERE id = ANY (%s)", [jobs])
+
+
+BREAKOUTS = {
+    "forged submitter": "INSERT INTO loracomp.job (prompt, submitted_by) VALUES ('x', 'bob')",
+    "status": "INSERT INTO loracomp.job (prompt, status, finished_at) VALUES ('x', 'succeeded', now())",
+    "lease": "INSERT INTO loracomp.job (prompt, lease_token) VALUES ('x', 1)",
+    "place in the queue": "INSERT INTO loracomp.job (prompt, due) VALUES ('x', '2000-01-01')",
+    "id": "INSERT INTO loracomp.job (id, prompt) OVERRIDING SYSTEM VALUE VALUES (1, 'x')",
+    "expected": "INSERT INTO loracomp.job (prompt, expected) VALUES ('x', 'y')",
+    "task": "INSERT INTO loracomp.job (prompt, task) VALUES ('x', 'rte')",
+    "attempts": "INSERT INTO loracomp.job (prompt, attempts) VALUES ('x', 1)",
+    "update": "UPDATE loracomp.job SET priority = 1000",
+    "delete": "DELETE FROM loracomp.job",
+    "truncate": "TRUNCATE loracomp.job",
+    "lock of rows": "SELECT id FROM loracomp.job FOR UPDATE",
+    "lock of the table": "BEGIN; LOCK TABLE loracomp.job IN ACCESS EXCLUSIVE MODE",
+    "prediction": "INSERT INTO loracomp.prediction (job_id) VALUES (1)",
+    "policy": "UPDATE loracomp.policy SET k = 1",
+    "weights": "SELECT FROM loracomp.adapter_weights",
+    "embeddings": "SELECT FROM loracomp.example_embedding",
+    "before and after": "SELECT before FROM loracomp.audit_event",
+    "actors": "SELECT actor FROM loracomp.audit_event",
+    "bi": "SELECT FROM bi.prediction",
+    "tokens": "SELECT nextval('loracomp.lease_token')",
+    "files": "COPY loracomp.job TO '/tmp/jobs'",
+    "programs": "COPY loracomp.job FROM PROGRAM 'true'",
+    "rows by COPY": "COPY loracomp.job (prompt) FROM STDIN",
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON loracomp.job EXECUTE FUNCTION loracomp.fill_job()",
+    "a policy of rows": "CREATE POLICY all_rows ON loracomp.job USING (true)",
+    "no row security": "ALTER TABLE loracomp.job DISABLE ROW LEVEL SECURITY",
+    "row_security off": "SET row_security = off; SELECT FROM loracomp.job",
+    "a function of ours": "CREATE FUNCTION loracomp.mine() RETURNS int LANGUAGE sql RETURN 1",
+    "a function of public": "CREATE FUNCTION public.lower(bigint) RETURNS int LANGUAGE sql RETURN 1",
+    "another role": "SET ROLE loracomp_admin",
+    "the owner": "SET SESSION AUTHORIZATION postgres",
+    "claim": "SELECT loracomp.claim_jobs('w', 'toy', 10, '1 minute')",
+    "record": "SELECT loracomp.record_predictions('[]')",
+    "retry": "SELECT loracomp.retry_job(1)",
+    "purge": "SELECT loracomp.purge_jobs('0')",
+    "hidden tasks": "SELECT loracomp.list_tasks()",
+    "adapters": "SELECT loracomp.read_adapters('{1}')",
+    "triggers' functions": "SELECT loracomp.fill_job()",
+}
+
+
+@pytest.mark.parametrize("statement", BREAKOUTS.values(), ids=BREAKOUTS)
+def test_submitters_cannot(scene: Scene, statement: str) -> None:
+    with scene.connect("alice") as alice, pytest.raises((errors.InsufficientPrivilege, errors.FeatureNotSupported)):
+        alice.execute(statement)
+
+
+@pytest.mark.parametrize("name", ["wendy", "ana", "nobody"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT FROM loracomp.job",
+        "SELECT output FROM loracomp.prediction",
+        "SELECT FROM loracomp.job_result",
+        "SELECT FROM loracomp.example",
+        "SELECT FROM loracomp.audit_event",
+        "INSERT INTO loracomp.job (prompt) VALUES ('x')",
+        "UPDATE loracomp.job SET priority = 1000",
+        "TRUNCATE loracomp.job",
+        "SELECT loracomp.submit_job('x')",
+        "SELECT loracomp.cancel_job(1)",
+        "SELECT loracomp.set_policy('default', '{}')",
+    ],
+)
+def test_workers_analysts_and_others_cannot(scene: Scene, name: str, statement: str) -> None:
+    with scene.connect(name) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute(statement)
+
+
+def test_a_function_of_the_reader_sees_no_row_of_another(scene: Scene) -> None:
+    """A cheap function in WHERE is tried early, and would tell of rows that are filtered out later."""
+    leak = """
+    CREATE FUNCTION pg_temp.leak(text) RETURNS boolean LANGUAGE plpgsql COST 0.0000001 AS
+    $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$
+    """
+    heard: list[str] = []
+    with scene.connect("alice") as alice:
+        alice.add_notice_handler(lambda notice: heard.append(str(notice.message_primary)))
+        alice.execute(leak)
+        for relation in ("loracomp.job", "loracomp.job_result", "loracomp.job_trace"):
+            alice.execute(f"SELECT FROM {relation} WHERE pg_temp.leak(prompt)")
+        alice.execute("SELECT FROM loracomp.prediction WHERE pg_temp.leak(output || job_id)")
+    assert "alice's SECRET" in heard
+    assert f"SECRET{scene.alices}" in heard
+    assert not {"bob's SECRET", f"SECRET{scene.bobs}"} & set(heard)
+
+
+def test_a_callers_own_objects_are_not_called(scene: Scene) -> None:
+    """Shadows of what functions with their owner's rights use, in the caller's temporary schema and search path."""
+    with scene.connect("alice") as alice:
+        alice.execute("CREATE FUNCTION pg_temp.caller() RETURNS name LANGUAGE sql RETURN session_user")
+        alice.execute("CREATE FUNCTION pg_temp.pg_has_role(name, oid, text) RETURNS bool LANGUAGE sql RETURN true")
+        shadow = "CREATE TEMP TABLE job AS SELECT %s::bigint AS id, 'queued' AS status, session_user AS submitted_by"
+        alice.execute(shadow, [scene.bobs])
+        alice.execute("SET search_path = pg_temp, loracomp, pg_catalog")
+        with pytest.raises(errors.NoDataFound):
+            alice.execute(f"SELECT cancel_job({scene.bobs})")
+        alice.execute("CREATE TEMP TABLE prediction AS SELECT 'mine' AS output, 1::bigint AS job_id")
+        assert "SECRET" in value(alice, f"SELECT explain_job({scene.alices})")
+
+
+def test_another_submitters_idempotency_key_tells_nothing(scene: Scene) -> None:
+    with scene.connect("bob") as bob:
+        call = "SELECT loracomp.submit_job('x', idempotency_key => 'alice''s key', run_at => '3000-01-01')"
+        assert value(bob, call) not in (scene.alices, scene.bobs)
+        submit(bob, "y", idempotency_key="alices other", run_at="3000-01-01")
+        with pytest.raises(errors.UniqueViolation):
+            submit(bob, "y", idempotency_key="alices other")
+    scene.owner.execute(
+        "DELETE FROM loracomp.job WHERE id NOT IN (%s, %s, %s)", [scene.alices, scene.bobs, scene.waiting]
+    )
+
+
+def test_a_pools_login_acts_as_the_role_that_it_sets(scene: Scene) -> None:
+    with scene.connect("pool") as pool:
+        with pytest.raises(errors.InsufficientPrivilege):
+            pool.execute("SELECT FROM loracomp.job")
+        pool.execute(f"SET ROLE {login('bob')}")
+        assert values(pool, "SELECT job_id FROM loracomp.job_result") == {scene.bobs}
+        job_id = submit(pool, "through the pool", run_at="3000-01-01")
+        pool.execute(f"SET ROLE {login('alice')}")
+        with pytest.raises(errors.NoDataFound):
+            pool.execute(f"SELECT loracomp.cancel_job({job_id})")
+        with pytest.raises(errors.InsufficientPrivilege):
+            pool.execute("SET ROLE loracomp_admin")
+        pool.execute(f"SET ROLE {login('bob')}")
+        pool.execute(f"SELECT loracomp.cancel_job({job_id})")
+        found = one(pool, "SELECT submitted_by, status FROM loracomp.job WHERE id = %s", [job_id])
+        assert found == {"submitted_by": login("bob"), "status": "cancelled"}
+    actor = "SELECT actor FROM loracomp.audit_event WHERE entity_id = %s AND new_status = 'cancelled'"
+    assert value(scene.owner, actor, [job_id]) == login("bob")
+    scene.owner.execute("DELETE FROM loracomp.job WHERE id = %s", [job_id])
+
+
+def test_tasks_with_readers_are_hidden_from_others(database: str, logins: None) -> None:
+    """Their names, adapters and examples' texts, in an old trace too."""
+    with db.connect(database) as owner, connect(database, "alice") as alice:
+        load(owner)
+        secret = add_examples(owner, "secret", reader_role=login("readers"))
+        job_id = submit(alice)
+        answer(owner, job_id, secret, composed_tasks=["secret"], adapter_weights=[1])
+        seen = {
+            "SELECT name FROM loracomp.task": {"rte", "mnli"},
+            "SELECT name FROM loracomp.adapter": {"rte", "mnli"},
+            "SELECT count(*) FROM loracomp.example": {4},
+            "SELECT prompt FROM loracomp.retrieved_example": {None},
+            "SELECT source_ref FROM loracomp.retrieved_example": {None},
+            "SELECT adapter FROM loracomp.composed_adapter": {None},
+        }
+        assert {statement: values(alice, statement) for statement in seen} == seen
+        assert "rain in example" not in value(alice, f"SELECT loracomp.explain_job({job_id})")
+        owner.execute(f"GRANT {login('readers')} TO {login('alice')}")
+        assert values(alice, "SELECT name FROM loracomp.task") == {"rte", "mnli", "secret"}
+        assert "rain in example 1 of secret" in value(alice, f"SELECT loracomp.explain_job({job_id})")
+        owner.execute(f"REVOKE {login('readers')} FROM {login('alice')}")
+        owner.execute("UPDATE loracomp.task SET reader_role = 'a role that has vanished' WHERE name = 'secret'")
+        assert values(alice, "SELECT name FROM loracomp.task") == {"rte", "mnli"}
+
+
+# Workers, analysts, administrators.
+
+
+def test_workers_work(database: str, logins: None) -> None:
+    with db.connect(database) as owner, connect(database, "wendy") as wendy:
+        load(owner)
+        job_id = submit(owner)
+        token = claim(wendy, job_id)[job_id]
+        routed = "SELECT fallback FROM loracomp.route_jobs(%s, %s::vector[])"
+        assert value(wendy, routed, [[job_id], [str(VECTOR)]]) == "no example of an eligible task"
+        assert values(wendy, f"SELECT loracomp.renew_leases('{{{job_id}}}', '{{{token}}}', '1 minute')") == {job_id}
+        assert values(wendy, f"SELECT loracomp.release_jobs('{{{job_id}}}', '{{{token}}}')") == {job_id}
+        assert values(wendy, "SELECT loracomp.queue_is_empty('toy')") == {False}
+
+
+VIEWS = ("prediction", "composed_adapter", "task_usage_by_day", "accuracy", "failure_by_reason", "queue_health")
+
+
+@pytest.mark.parametrize("name", ["ana", "adam"])
+def test_analysts_and_administrators_read_bi(scene: Scene, name: str) -> None:
+    with scene.connect(name) as connection:
+        for view in VIEWS:
+            connection.execute(f"SELECT * FROM bi.{view}")
+        assert values(connection, "SELECT job_id FROM bi.prediction") == {scene.alices, scene.bobs}
+        rescored = f"SELECT task, weight FROM loracomp.rescore_route({scene.bobs}, max_adapters => 1) WHERE in_nucleus"
+        assert one(connection, rescored) == {"task": "rte", "weight": 1}
+        weights = "SELECT weight FROM loracomp.task_weights('{1}', '{0.5}', 0.1, 'softmax_sum', 'tasks', 0.9, 8)"
+        assert values(connection, weights) == {1}
+        connection.execute("SELECT loracomp.route(%s::vector)", [str(VECTOR)])
+
+
+def test_a_logins_own_settings_hold_an_analyst(scene: Scene) -> None:
+    """Those of a group role would not: a session takes the settings of its login alone."""
+    scene.owner.execute(f"ALTER ROLE {login('ana')} SET statement_timeout = '100ms'")
+    scene.owner.execute(f"ALTER ROLE {login('ana')} SET default_transaction_read_only = on")
+    with scene.connect("ana") as ana:
+        with pytest.raises(errors.QueryCanceled):
+            ana.execute("SELECT count(*) FROM bi.prediction, pg_sleep(10)")
+        with pytest.raises(errors.ReadOnlySqlTransaction):
+            ana.execute("CREATE TABLE public.t ()")
+
+
+def test_administrators_administer(database: str, logins: None) -> None:
+    with db.connect(database) as owner, connect(database, "adam") as adam:
+        load(owner)
+        adam.execute("UPDATE loracomp.policy SET k = 7 WHERE name = 'default'")
+        adam.execute("INSERT INTO loracomp.policy (name) VALUES ('mine')")
+        adam.execute("DELETE FROM loracomp.policy WHERE name = 'mine'")
+        adam.execute("SELECT loracomp.restrict_task('rte', 'loracomp_admin')")
+        adam.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+        evaluating = submit(
+            adam, choices=["a", "b"], expected="a", task="rte", evaluation="weekly", run_at="3000-01-01"
+        )
+        job_id = submit(owner)
+        token = claim(owner, job_id)[job_id]
+        owner.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[job_id], [token]])
+        adam.execute(f"SELECT loracomp.retry_job({job_id})")
+        adam.execute(f"SELECT loracomp.cancel_job({job_id})")
+        adam.execute(f"SELECT loracomp.cancel_job({evaluating})")
+        assert "cancelled" in value(adam, f"SELECT loracomp.explain_job({job_id})")
+        assert values(adam, "SELECT loracomp.purge_jobs('0')") == {2}
+        relations = values(
+            adam,
+            "SELECT oid::regclass::text FROM pg_class "
+            "WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'v')",
+        )
+        for relation in relations:
+            adam.execute(f"SELECT * FROM {relation}")
+        actors = "SELECT actor FROM loracomp.audit_event WHERE entity = 'policy' AND entity_name = 'default'"
+        assert values(adam, actors) == {login("adam")}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO loracomp.audit_event (entity, action) VALUES ('job', 'update')",
+        "UPDATE loracomp.audit_event SET actor = 'somebody'",
+        "DELETE FROM loracomp.audit_event",
+        "TRUNCATE loracomp.audit_event",
+        "SET loracomp.purging = 'on'; DELETE FROM loracomp.audit_event",
+        "ALTER TABLE loracomp.audit_event DISABLE TRIGGER ALL",
+        "UPDATE loracomp.job SET status = 'queued'",
+        "DELETE FROM loracomp.job",
+        "INSERT INTO loracomp.job (prompt, submitted_by) VALUES ('x', 'alice')",
+        "UPDATE loracomp.prediction SET output = 'x'",
+        "UPDATE loracomp.adapter SET status = 'active'",
+        "SELECT loracomp.claim_jobs('w', 'toy', 10, '1 minute')",
+    ],
+)
+def test_administrators_cannot(scene: Scene, statement: str) -> None:
+    with scene.connect("adam") as adam, pytest.raises(errors.InsufficientPrivilege):
+        adam.execute(statement)
