@@ -35,9 +35,13 @@ SELECT * FROM loracomp.show_encoder()
 SELECT loracomp.embedding_dimensions() AS dimensions
 
 -- name: resize_embeddings
-DROP INDEX loracomp.example_embedding_hnsw;
-ALTER TABLE loracomp.example_embedding ALTER COLUMN embedding TYPE vector(%(dimensions)s);
-CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding vector_cosine_ops)
+ALTER TABLE loracomp.example_embedding ALTER COLUMN embedding TYPE vector(%(dimensions)s)
+
+-- name: drop_embedding_index
+SELECT loracomp.drop_embedding_index(incoming => %(incoming)s::bigint) AS dropped
+
+-- name: build_embedding_index
+SELECT loracomp.build_embedding_index()
 
 -- name: add_task
 SELECT loracomp.add_task(

@@ -29,12 +29,12 @@ TRAINING = "training.json"
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Settings that do not change what the stored factors mean. Any other one must be absent, null, false or empty.
-HARMLESS = frozenset(  # noqa: SIM905
-    "peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha "
-    "use_rslora lora_dropout target_modules exclude_modules layers_to_transform layers_pattern init_lora_weights "
-    "megatron_core megatron_config loftq_config eva_config corda_config lora_ga_config runtime_config "
-    "qalora_group_size ensure_weight_tying".split()
-)
+HARMLESS = """
+    peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha
+    use_rslora lora_dropout target_modules exclude_modules layers_to_transform layers_pattern init_lora_weights
+    megatron_core megatron_config loftq_config eva_config corda_config lora_ga_config runtime_config
+    qalora_group_size ensure_weight_tying
+"""
 # Starts that take a part out of the base model's weights: the factors fit the changed weights only.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
@@ -163,7 +163,7 @@ def _check_config(config: Mapping[str, Any]) -> tuple[int, float]:
     if config.get("task_type") not in (None, "CAUSAL_LM"):
         raise RefusedError(f"task_type is {config['task_type']!r}; base models are causal language models (CAUSAL_LM)")
     for name, value in config.items():
-        if name not in HARMLESS and value not in (None, False, [], {}, "", "none"):
+        if name not in HARMLESS.split() and value not in (None, False, [], {}, "", "none"):
             raise RefusedError(f"{name} is {value!r}: not plain LoRA, and cannot be composed; train it without {name}")
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.startswith(CHANGES_BASE):

@@ -59,9 +59,7 @@ def find_base_model(connection: Connection, name: str | None = None) -> Register
         row = connection.execute(QUERIES["find_base_model"], {"name": name}).fetchone()
     assert row
     modules = {module: (int(shape[0]), int(shape[1])) for module, shape in row["modules"].items()}
-    return RegisteredBaseModel(
-        row["id"], row["name"], row["source"], row["revision"], row["fingerprint"], modules
-    )
+    return RegisteredBaseModel(row["id"], row["name"], row["source"], row["revision"], row["fingerprint"], modules)
 
 
 def set_encoder(url: str, encoder: Encoder) -> dict[str, tuple[int, int]]:

@@ -1,0 +1,140 @@
+"""Libraries: a folder of adapters and embedded examples -> the database."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from loracomp.config import Settings
+from loracomp.db import Connection, translated_errors
+from loracomp.embedded import database_url
+from loracomp.encoding import INPUT_FORMAT_VERSION
+from loracomp.errors import RefusedError
+from loracomp.queries import QUERIES
+from loracomp.registry import library_files as files
+from loracomp.registry.adapter_files import WEIGHTS
+from loracomp.registry.adapters import activate_adapter, stage_adapter
+from loracomp.registry.base_models import check_encoder, register_base_model, set_encoder
+from loracomp.registry.embeddings import Vectors, load_embeddings
+from loracomp.registry.library_files import PACKAGED, BaseModelPart, EmbeddedExamples, EncoderPart
+from loracomp.registry.models import describe_base_model, load_encoder
+from loracomp.registry.tasks import add_rows, add_task
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedTask:
+    """What a library brought for a task."""
+
+    task: str
+    adapter: str
+    """added (and active now), unchanged, or missing (the library has none)."""
+    examples_added: int
+    embeddings_added: int
+
+
+def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: Settings) -> list[LoadedTask]:
+    """Bring a library into the database: tasks, adapters (active at once), examples. Run again, it changes nothing.
+
+    Its base model and encoder are registered from the sources that it names, where the database has none. A task that
+    is there keeps its settings; an adapter that was retired since stays so. Raises RefusedError where the database's
+    encoder is not the library's, or a source gives other weights than the library was made for.
+    """
+    manifest = files.read_manifest(folder)
+    base_model = _registered_base_model(connection, manifest.base_model, settings)
+    _ensure_encoder(connection, manifest.encoder, settings)
+    examples = {task: files.read_examples_file(folder, task) for task in manifest.tasks}
+    for task, examples_of_task in examples.items():
+        _check_made_with(task, examples_of_task, manifest.encoder)
+    known = _known_adapters(connection, base_model)
+    report, rows, vectors = [], [], []
+    for task, part in manifest.tasks.items():
+        add_task(connection, task, family=part.family, description=part.description)
+        adapter = _load_adapter(connection, files.adapter_folder(folder, task), task, base_model, known)
+        added = _add_examples(connection, task, examples[task])
+        new_rows, new_vectors = _without_embedding(connection, task, examples[task])
+        rows += new_rows
+        vectors.append(new_vectors)
+        report.append(LoadedTask(task, adapter, added, len(new_rows)))
+    load_embeddings(connection, rows, np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32))
+    return report
+
+
+def _registered_base_model(connection: Connection, part: BaseModelPart, settings: Settings) -> str:
+    """Name under which the library's base model is registered here; it is known by its weights."""
+    with translated_errors():
+        rows = connection.execute(QUERIES["list_base_models"]).fetchall()
+    for row in rows:
+        if row["fingerprint"] == part.fingerprint:
+            return str(row["name"])
+    model = describe_base_model(part.source, revision=part.revision, cache_dir=settings.home / "models")
+    if model.fingerprint != part.fingerprint:
+        raise RefusedError(
+            f"the library is for base model {part.name} (fingerprint {part.fingerprint[:12]}), but {part.source} gives "
+            f"{model.fingerprint[:12]} here: register the right weights with `loracomp model add`, then load it again"
+        )
+    register_base_model(connection, model)
+    return model.name
+
+
+def _ensure_encoder(connection: Connection, part: EncoderPart, settings: Settings) -> None:
+    if part.input_version != INPUT_FORMAT_VERSION:
+        raise RefusedError(
+            f"the library's encoder was shown input version {part.input_version}; this release shows "
+            f"{INPUT_FORMAT_VERSION}: build it again with `loracomp library build`"
+        )
+    if connection.execute(QUERIES["show_encoder"]).fetchone() is None:
+        set_encoder(database_url(settings), load_encoder(part.source, revision=part.revision))
+    check_encoder(connection, name=part.name, fingerprint=part.fingerprint, dimensions=part.dimensions)
+
+
+def _check_made_with(task: str, examples: EmbeddedExamples, encoder: EncoderPart) -> None:
+    made_with = (examples.encoder, examples.input_version, examples.embeddings.shape[1])
+    if made_with != (encoder.fingerprint, encoder.input_version, encoder.dimensions):
+        raise RefusedError(
+            f"the library's examples of {task} were not embedded by its encoder {encoder.name}: "
+            "build it again with `loracomp library build`"
+        )
+
+
+def _known_adapters(connection: Connection, base_model: str) -> set[tuple[str, str]]:
+    with translated_errors():
+        rows = connection.execute(QUERIES["list_adapters"]).fetchall()
+    return {(row["task"], row["sha256"]) for row in rows if row["base_model"] == base_model}
+
+
+def _load_adapter(connection: Connection, folder: Path, task: str, base_model: str, known: set[tuple[str, str]]) -> str:
+    if not (folder / WEIGHTS).is_file():
+        return "missing"
+    if (task, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()) in known:
+        return "unchanged"
+    with connection.transaction():
+        adapter = stage_adapter(connection, folder, task=task, base_model=base_model)
+        activate_adapter(connection, adapter.id)
+    return "added"
+
+
+def _add_examples(connection: Connection, task: str, examples: EmbeddedExamples) -> int:
+    rows = [
+        {
+            "split": "train",
+            "source_ref": source_ref,
+            "content_hash": content_hash.tobytes().hex(),
+            "hash_version": examples.hash_version,
+        }
+        for source_ref, content_hash in zip(examples.source_refs, examples.content_hashes, strict=True)
+    ]
+    outcomes = [row["outcome"] for row in add_rows(connection, task, rows)]
+    return outcomes.count("added")
+
+
+def _without_embedding(
+    connection: Connection, task: str, examples: EmbeddedExamples
+) -> tuple[list[dict[str, Any]], Vectors]:
+    """The examples whose embedding the database lacks, with the library's."""
+    places = {content_hash.tobytes(): place for place, content_hash in enumerate(examples.content_hashes)}
+    with translated_errors():
+        values = {"task": task, "content_hashes": list(places)}
+        rows = connection.execute(QUERIES["find_unembedded"], values).fetchall()
+    return rows, examples.embeddings[[places[row["content_hash"]] for row in rows]]

@@ -1,0 +1,160 @@
+"""A library as a folder, to ship with a package or to hand on.
+
+library.json                   base model, encoder, tasks
+adapters/<task>/               a PEFT folder, with training.json
+examples/<task>.safetensors    embeddings, content hashes and source references of train examples; no text
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from loracomp.catalogue import Example
+from loracomp.catalogue.templates import HASH_VERSION
+from loracomp.encoding import INPUT_FORMAT_VERSION, encoder_input
+from loracomp.errors import NotFoundError, RefusedError
+from loracomp.registry.models import Encoder
+
+PACKAGED = Path(__file__).parent.parent / "library"
+MANIFEST = "library.json"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class BaseModelPart(_Part):
+    """The base model that the adapters belong to."""
+
+    name: str
+    source: str
+    revision: str | None = None
+    fingerprint: str
+
+
+class EncoderPart(_Part):
+    """The encoder that made the embeddings, and what it was shown."""
+
+    name: str
+    source: str
+    revision: str | None = None
+    fingerprint: str
+    dimensions: int
+    input_version: int
+
+
+class TaskPart(_Part):
+    """A task, as the catalogue describes it."""
+
+    family: str
+    description: str
+
+
+class Manifest(_Part):
+    """What a library is made for, and what is in it."""
+
+    base_model: BaseModelPart
+    encoder: EncoderPart
+    tasks: dict[str, TaskPart]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedExamples:
+    """Train examples of a task without their text; the arrays belong together row by row."""
+
+    source_refs: Sequence[str]
+    content_hashes: npt.NDArray[np.uint8]
+    """[n, 32]"""
+    hash_version: int
+    encoder: str
+    """Fingerprint of the encoder that embedded them."""
+    input_version: int
+    """What it was shown (`loracomp.encoding`)."""
+    embeddings: npt.NDArray[np.float32]
+    """[n, dimensions], unit vectors."""
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read library.json. Raises NotFoundError, or RefusedError naming the field."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise NotFoundError(f"{folder} holds no {MANIFEST}: name a folder that `loracomp library build` made")
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise RefusedError(f"{path}: {wrong}") from None
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write library.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
+
+def adapter_folder(folder: Path, task: str) -> Path:
+    """Where a task's adapter is."""
+    return folder / "adapters" / task
+
+
+def tasks_with_examples(folder: Path) -> list[str]:
+    """Tasks whose examples are in the folder."""
+    return sorted(path.stem for path in (folder / "examples").glob("*.safetensors"))
+
+
+def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
+    """Read a task's examples. Raises NotFoundError, or RefusedError naming the file."""
+    path = folder / "examples" / f"{task}.safetensors"
+    if not path.is_file():
+        raise NotFoundError(f"the library has no {path}")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            stored = file.get_tensor("embeddings").astype(np.float32)
+            examples = EmbeddedExamples(
+                source_refs=json.loads(metadata["source_refs"]),
+                content_hashes=file.get_tensor("content_hashes"),
+                hash_version=int(metadata["hash_version"]),
+                encoder=metadata["encoder"],
+                input_version=int(metadata["input_version"]),
+                # Float16 moves a unit vector's length by 1e-4.
+                embeddings=stored / np.linalg.norm(stored, axis=1, keepdims=True),
+            )
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise RefusedError(f"{path} is corrupt or cut off: {error}") from error
+    _check_shapes(path, examples)
+    return examples
+
+
+def _check_shapes(path: Path, examples: EmbeddedExamples) -> None:
+    count = len(examples.source_refs)
+    if examples.content_hashes.shape != (count, 32) or len(examples.embeddings) != count:
+        raise RefusedError(f"{path}: source references, hashes and embeddings are not of the same number")
+    if not np.isfinite(examples.embeddings).all():
+        raise RefusedError(f"{path}: an embedding is NaN, infinite or zero")
+
+
+def write_examples_file(folder: Path, task: str, examples: Sequence[Example], encoder: Encoder) -> Path:
+    """Embed examples and write them without their text: float16, hashes, references. Returns the file."""
+    vectors = encoder.encode([encoder_input(example.prompt, example.choices) for example in examples])
+    tensors = {
+        "embeddings": vectors.astype(np.float16),
+        "content_hashes": np.frombuffer(b"".join(e.content_hash for e in examples), np.uint8).reshape(-1, 32),
+    }
+    metadata = {
+        "source_refs": json.dumps([example.source_ref for example in examples]),
+        "hash_version": str(HASH_VERSION),
+        "encoder": encoder.fingerprint,
+        "input_version": str(INPUT_FORMAT_VERSION),
+    }
+    path = folder / "examples" / f"{task}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(save(tensors, metadata))
+    return path

@@ -1,0 +1,13 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.build_embedding_index()
+-- Builds the HNSW index that drop_embedding_index dropped.
+CREATE FUNCTION loracomp.build_embedding_index() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+AS $$
+BEGIN
+    EXECUTE format(
+        'CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding %s.vector_cosine_ops)',
+        (SELECT e.extnamespace::regnamespace FROM pg_catalog.pg_extension AS e WHERE e.extname = 'vector')
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.build_embedding_index IS 'After many embeddings were loaded: builds their index.';
