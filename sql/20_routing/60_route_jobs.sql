@@ -75,7 +75,7 @@ AS $$
             WHEN r.eligible = '{}' THEN 'no eligible task'
             WHEN r.router = 'own_task' AND r.own_task IS NULL THEN 'job names no task'
             WHEN r.router = 'own_task' THEN 'own task is not eligible'
-            WHEN vector_norm(r.embedding) = 0 THEN 'embedding is zero'
+            WHEN 0 = ALL (r.embedding::real[]) THEN 'embedding is zero'
             WHEN r.example_ids = '{}' THEN 'no example of an eligible task'
             ELSE 'below min_similarity'
         END
