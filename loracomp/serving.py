@@ -1,13 +1,12 @@
 """A pipeline ready to serve: the database's base model and encoder, loaded and checked."""
 
 from loracomp.config import Settings
-from loracomp.db import Connection, connect, translated_errors
+from loracomp.db import Connection, connect
 from loracomp.embedded import database_url
-from loracomp.errors import NotFoundError, RefusedError
+from loracomp.errors import RefusedError
 from loracomp.pipeline import Pipeline
-from loracomp.queries import QUERIES
-from loracomp.registry.base_models import RegisteredBaseModel, check_encoder, find_base_model
-from loracomp.registry.models import BaseModel, Encoder, load_base_model, load_encoder, resolve_device
+from loracomp.registry.base_models import RegisteredBaseModel, find_base_model, load_registered_encoder
+from loracomp.registry.models import BaseModel, load_base_model, resolve_device
 from loracomp.worker import Worker
 
 
@@ -23,7 +22,7 @@ def load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
     return Pipeline(
         registered.name,
         base,
-        _load_encoder(connection, device),
+        load_registered_encoder(connection, device),
         token_budget=settings.token_budget,
         cache_bytes=settings.adapter_cache_mb << 20,
         diagnostics=settings.diagnostics,
@@ -31,7 +30,13 @@ def load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
 
 
 def _load_registered(registered: RegisteredBaseModel, settings: Settings, device: str) -> BaseModel:
-    base = load_base_model(registered.source, device=device, dtype=settings.dtype, cache_dir=settings.home / "models")
+    base = load_base_model(
+        registered.source,
+        revision=registered.revision,
+        device=device,
+        dtype=settings.dtype,
+        cache_dir=settings.home / "models",
+    )
     if base.fingerprint != registered.fingerprint:
         raise RefusedError(
             f"base model {registered.name}: {registered.source} holds other weights here (fingerprint "
@@ -39,16 +44,6 @@ def _load_registered(registered: RegisteredBaseModel, settings: Settings, device
             "bring the registered ones, or register these under another name"
         )
     return base
-
-
-def _load_encoder(connection: Connection, device: str) -> Encoder:
-    with translated_errors():
-        row = connection.execute(QUERIES["show_encoder"]).fetchone()
-    if row is None:
-        raise NotFoundError("the database has no encoder: set one with `loracomp encoder set SOURCE`")
-    encoder = load_encoder(row["source"], revision=row["revision"], device=device)
-    check_encoder(connection, name=encoder.name, fingerprint=encoder.fingerprint, dimensions=encoder.dimensions)
-    return encoder
 
 
 def open_worker(settings: Settings, *, drain: bool = False) -> Worker:

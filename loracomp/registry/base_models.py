@@ -14,7 +14,7 @@ from loracomp.db import Connection, translated_errors
 from loracomp.encoding import INPUT_FORMAT_VERSION
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.queries import QUERIES
-from loracomp.registry.models import BaseModelDescription, Encoder
+from loracomp.registry.models import BaseModelDescription, Encoder, load_encoder
 from loracomp.sql_objects import set_aside
 
 
@@ -103,15 +103,20 @@ def _values(encoder: Encoder) -> dict[str, Any]:
     }
 
 
+def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:
+    """Load the database's encoder from its source. Raises NotFoundError if none is set, RefusedError if it changed."""
+    row = _encoder_row(connection)
+    encoder = load_encoder(row["source"], revision=row["revision"], device=device)
+    check_encoder(connection, name=encoder.name, fingerprint=encoder.fingerprint, dimensions=encoder.dimensions)
+    return encoder
+
+
 def check_encoder(connection: Connection, *, name: str, fingerprint: str, dimensions: int) -> None:
     """Raise RefusedError unless this is the database's encoder, shown the same input; NotFoundError if none is set.
 
     Vectors of another encoder would be refused for their length at best, and compared with noise at worst.
     """
-    with translated_errors():
-        row = connection.execute(QUERIES["show_encoder"]).fetchone()
-    if row is None:
-        raise NotFoundError("the database has no encoder: set one with `loracomp encoder set SOURCE`")
+    row = _encoder_row(connection)
     if (row["fingerprint"], row["input_version"]) != (fingerprint, INPUT_FORMAT_VERSION):
         raise RefusedError(
             f"encoder {name} ({dimensions} dimensions, fingerprint {fingerprint[:12]}, input version "
@@ -119,3 +124,11 @@ def check_encoder(connection: Connection, *, name: str, fingerprint: str, dimens
             f"fingerprint {row['fingerprint'][:12]}, input version {row['input_version']}); use that one, or make this "
             "one the database's with `loracomp encoder set`"
         )
+
+
+def _encoder_row(connection: Connection) -> dict[str, Any]:
+    with translated_errors():
+        row = connection.execute(QUERIES["show_encoder"]).fetchone()
+    if row is None:
+        raise NotFoundError("the database has no encoder: set one with `loracomp encoder set SOURCE`")
+    return row

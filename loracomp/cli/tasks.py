@@ -1,0 +1,152 @@
+"""Commands about tasks and their examples, and about policies."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from psycopg.types.json import Jsonb
+
+from loracomp.catalogue import SPLITS, Example, load_entry, read_examples
+from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks
+from loracomp.config import load_settings
+from loracomp.db import Connection
+from loracomp.errors import NotFoundError, RefusedError, UsageError
+from loracomp.queries import QUERIES
+from loracomp.registry import tasks
+from loracomp.registry.base_models import load_registered_encoder
+from loracomp.registry.embeddings import embed_examples
+from loracomp.registry.example_files import read_lines
+from loracomp.registry.models import resolve_device
+
+task_app = typer.Typer(help="Tasks and their examples.", no_args_is_help=True)
+policy_app = typer.Typer(help="Named settings of routing and merging.", no_args_is_help=True)
+
+OTHER_SPLITS_SHOWN = 10
+
+
+@task_app.command("list")
+def list_tasks(as_json: AsJson = False) -> None:
+    """Tasks, with their numbers of examples, embeddings and active adapters."""
+    with open_database() as connection:
+        rows = connection.execute(QUERIES["list_tasks"]).fetchall()
+    shown = rows if as_json else [{k: v for k, v in row.items() if k != "description"} for row in rows]
+    emit(shown, title="Tasks", as_json=as_json)
+
+
+@task_app.command("add")
+def add_task(
+    name: str,
+    *,
+    family: Annotated[str, typer.Option(help="Kind of task, for reports.")] = "other",
+    description: Annotated[str, typer.Option(help="What it asks for, in a sentence.")] = "",
+    reader_role: Annotated[str | None, typer.Option(help="Role whose members may retrieve it; else everybody.")] = None,
+) -> None:
+    """Add a task."""
+    with open_database() as connection:
+        if not tasks.add_task(connection, name, family=family, description=description, reader_role=reader_role):
+            raise RefusedError(f"there is a task {name} already: name another, or import examples into it")
+
+
+@task_app.command("restrict")
+def restrict_task(
+    name: str, role: Annotated[str | None, typer.Argument(help="Role; left out, everybody may.")] = None
+) -> None:
+    """Say whose jobs may retrieve a task: members of a role, or everybody's."""
+    with open_database() as connection:
+        connection.execute(QUERIES["restrict_task"], {"task": name, "reader_role": role})
+
+
+@task_app.command("import")
+def import_examples(
+    task: Annotated[str, typer.Argument(help="Task: a catalogue entry (piqa, ...), or one of `loracomp task add`.")],
+    data: Annotated[
+        str | None,
+        typer.Argument(help="FILE.jsonl of {prompt, choices, answer, split}; or the entry's data set: folder, hub id."),
+    ] = None,
+    *,
+    split: Annotated[list[str] | None, typer.Option(help="Splits of the data set. Defaults to all of them.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples a split at most. Defaults to all.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the examples drawn where there is a limit.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Import examples and embed those of the train split. Safe to kill and run again: what is there is not redone."""
+    with open_database() as connection:
+        encoder = load_registered_encoder(connection, resolve_device(load_settings().device))
+        name, groups = _examples(connection, task, data, split)
+        drawn = [example for group in groups for example in tasks.draw(group, limit, seed)]
+        report = tasks.import_examples(connection, name, drawn)
+        embedded = embed_examples(connection, encoder, name)
+    for row in report.other_split[:OTHER_SPLITS_SHOWN]:
+        remarks.print(f"left out: {row.source_ref} ({row.split}) stands in split {row.stored_split} already")
+    emit([{"task": name, **report.counts, "embedded": embedded}], title="Import", as_json=as_json)
+
+
+def _examples(
+    connection: Connection, task: str, data: str | None, splits: list[str] | None
+) -> tuple[str, list[Iterable[Example]]]:
+    """The task's name, and its examples split by split: of a JSON-lines file, or of a catalogue entry."""
+    if data is not None and data.endswith(".jsonl"):
+        lines = list(read_lines(Path(data), task))
+        return task, [[line for line in lines if line.split == split] for split in splits or [*SPLITS, "test"]]
+    entry = load_entry(task)
+    tasks.add_task(connection, entry.task, family=entry.family, description=entry.description)
+    chosen = splits or [split for split in SPLITS if split != "train" or entry.training_split]
+    return entry.task, [read_examples(entry, split, data) for split in chosen]
+
+
+@policy_app.command("list")
+def list_policies(as_json: AsJson = False) -> None:
+    """Policies, the default first."""
+    with open_database() as connection:
+        rows = connection.execute(QUERIES["list_policies"], {"name": None}).fetchall()
+    columns = ("name", "router", "k", "temperature", "top_p", "max_adapters", "weighting", "strategy", "description")
+    emit(rows if as_json else [{c: row[c] for c in columns} for row in rows], title="Policies", as_json=as_json)
+
+
+@policy_app.command("show")
+def show_policy(name: str, as_json: AsJson = False) -> None:
+    """All settings of a policy."""
+    with open_database() as connection:
+        rows = connection.execute(QUERIES["list_policies"], {"name": name}).fetchall()
+    if not rows:
+        raise NotFoundError(f"there is no policy {name}: `loracomp policy list` names those that there are")
+    _emit_policy(rows[0], as_json)
+
+
+@policy_app.command("set")
+def set_policy(
+    name: str,
+    settings: Annotated[list[str], typer.Argument(metavar="SETTING=VALUE...", help="Such as k=30 strategy=ties.")],
+    as_json: AsJson = False,
+) -> None:
+    """Change settings of a policy, or make one: what is not named keeps its value, or takes the default."""
+    values = {"name": name, "settings": Jsonb(dict(map(_setting, settings)))}
+    with open_database() as connection:
+        row = connection.execute(QUERIES["set_policy"], values).fetchone()
+    assert row
+    _emit_policy(row, as_json)
+
+
+def _emit_policy(row: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        emit_json(row)
+    else:
+        settings = [{"setting": key, "value": str(value)} for key, value in row.items()]
+        emit(settings, title=f"Policy {row['name']}", as_json=False)
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    key, separator, value = text.partition("=")
+    if not separator:
+        raise UsageError(f"setting {text!r}: write SETTING=VALUE, such as k=30")
+    return key, _number_or_text(value)
+
+
+def _number_or_text(value: str) -> Any:
+    """Numbers as numbers; NaN and infinity stay texts, which the policy's constraints refuse by name."""
+    try:
+        return json.loads(value, parse_constant=lambda constant: constant)
+    except ValueError:
+        return value
