@@ -1,6 +1,14 @@
-"""Every table, view, column and function says what it is."""
+"""Every table, view, column and function says what it is, in the database and in docs/sql.md."""
 
-from loracomp import db
+import subprocess
+from itertools import pairwise
+from pathlib import Path
+
+from loracomp import db, embedded
+from routing_data import add_base_model
+from test_docs import blocks
+
+REFERENCE = Path(__file__).parent.parent / "docs" / "sql.md"
 
 # alembic_version is alembic's own.
 UNCOMMENTED = """
@@ -23,3 +31,38 @@ ORDER BY 1
 
 def test_every_object_has_a_comment(connection: db.Connection) -> None:
     assert [row["object"] for row in connection.execute(UNCOMMENTED)] == []
+
+
+GRANTED = """
+SELECT DISTINCT p.proname AS name, format(
+    '%s.%s(%s)', p.pronamespace::regnamespace, p.proname,
+    (
+        SELECT string_agg(a.name, ', ' ORDER BY a.place)
+        FROM unnest(p.proargnames) WITH ORDINALITY AS a (name, place) WHERE a.place <= p.pronargs
+    )
+) AS call
+FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS g
+WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND g.grantee <> p.proowner
+UNION ALL
+SELECT relname, relname FROM pg_class WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind = 'v'
+"""
+
+
+def test_docs_have_every_view_and_every_function_that_a_role_may_execute(connection: db.Connection) -> None:
+    """With its arguments, or by name alone in the last paragraph: what is not for use elsewhere."""
+    words = " ".join(REFERENCE.read_text().split())
+    helpers = words.rpartition("not for use elsewhere")[2]
+    rows = connection.execute(GRANTED).fetchall()
+    assert [row["call"] for row in rows if row["call"] not in words and f"`{row['name']}`" not in helpers] == []
+
+
+def test_outputs_in_the_docs_are_what_psql_prints(database: str, connection: db.Connection) -> None:
+    """Of the statements whose output is shown."""
+    add_base_model(connection)
+    shown = [pair for pair in pairwise(blocks(REFERENCE)) if [block.language for block in pair] == ["sql", "text"]]
+    assert shown
+    for statement, output in shown:
+        command = [embedded.psql_path(), "--no-psqlrc", "--dbname", database, "--file", "-"]
+        done = subprocess.run(command, input=statement.body, text=True, capture_output=True, check=True)
+        printed = [line.rstrip() for line in done.stdout.splitlines()]
+        assert printed[: len(output.body.splitlines())] == output.body.splitlines(), f"docs/sql.md:{output.line}"
