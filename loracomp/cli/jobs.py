@@ -140,7 +140,7 @@ def worker(
         settings = settings.model_copy(update={"batch_size": batch_size})
     check_revision(database_url(settings))
     from loracomp.serving import open_worker  # noqa: PLC0415  torch and transformers take seconds
-    from loracomp.worker import serve  # noqa: PLC0415
+    from loracomp.shutdown import serve  # noqa: PLC0415
 
     with remarks.status("loading the base model and the encoder"):
         opened = open_worker(settings, drain=drain)
