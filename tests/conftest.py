@@ -25,7 +25,7 @@ def server() -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "postgres"
-        yield embedded.start(data).get_uri()
+        yield embedded.start(data)
         embedded.stop(data)
 
 

@@ -49,7 +49,7 @@ def _schema_checks(url: str) -> list[dict[str, Any]]:
 @db_app.command()
 def start() -> None:
     """Start it; it goes on until `loracomp db stop`. Prints its URL."""
-    console.print(embedded.start(embedded.data_folder(load_settings())).get_uri(), soft_wrap=True)
+    console.print(embedded.start(embedded.data_folder(load_settings())), soft_wrap=True)
 
 
 @db_app.command()
