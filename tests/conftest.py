@@ -25,7 +25,12 @@ def server() -> Iterator[str]:
         return
     with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "postgres"
-        yield embedded.start(data)
+        url = embedded.start(data)
+        with psycopg.connect(url, autocommit=True) as connection:
+            # What a test leaves need not outlive the machine; databases come and go many times as fast.
+            connection.execute("ALTER SYSTEM SET fsync = off")
+            connection.execute("SELECT pg_reload_conf()")
+        yield url
         embedded.stop(data)
 
 
