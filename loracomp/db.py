@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import psycopg
 import psycopg.errors as pg
 from pgvector.psycopg import register_vector
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import dict_row
 
 from loracomp.errors import (
@@ -28,14 +29,7 @@ def connect(url: str, *, application_name: str = "loracomp", vectors: bool = Tru
     """
     with translated_errors():
         connection: Connection = psycopg.connect(
-            url,
-            autocommit=True,
-            row_factory=dict_row,
-            application_name=application_name,
-            connect_timeout=10,
-            keepalives_idle=30,
-            keepalives_interval=10,
-            keepalives_count=3,
+            with_defaults(url), autocommit=True, row_factory=dict_row, application_name=application_name
         )
     if not vectors:
         return connection
@@ -47,6 +41,12 @@ def connect(url: str, *, application_name: str = "loracomp", vectors: bool = Tru
             "pgvector is not installed in this database: CREATE EXTENSION vector as a superuser, then `loracomp init`"
         ) from None
     return connection
+
+
+def with_defaults(url: str) -> str:
+    """Unless the URL says otherwise: give up connecting after 10 s, notice within a minute that the server is gone."""
+    defaults = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
+    return make_conninfo("", **{**defaults, **conninfo_to_dict(url)})
 
 
 @contextmanager
@@ -67,6 +67,7 @@ _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
     ((pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName), SchemaMismatchError, "{}; run `loracomp init`"),
     (pg.InsufficientPrivilege, RefusedError, "{}; ask an administrator for the loracomp role that may"),
     (psycopg.DataError, UsageError, "{}"),
+    ((pg.QueryCanceled, pg.LockNotAvailable, pg.DeadlockDetected), LoracompError, "{}; try again"),
     (psycopg.OperationalError, DatabaseUnavailableError, "the database cannot be reached: {}"),
     (psycopg.Error, LoracompError, "{}"),
 ]

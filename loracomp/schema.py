@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from loracomp import sql_objects
-from loracomp.db import translate
+from loracomp.db import translate, with_defaults
 from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError
 from loracomp.sql_objects import ROLES, packed_folder
 from loracomp.tables import SCHEMA
@@ -71,6 +71,7 @@ def installing(url: str) -> Iterator[Connection]:
     with _opened(url) as engine:
         ensure_roles(engine)
         with engine.begin() as connection:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
             ensure_extension(connection)
             yield connection
@@ -79,7 +80,7 @@ def installing(url: str) -> Iterator[Connection]:
 @contextmanager
 def _opened(url: str) -> Iterator[Engine]:
     def connect() -> psycopg.Connection:
-        return psycopg.connect(url, application_name="loracomp init", connect_timeout=10)
+        return psycopg.connect(with_defaults(url), application_name="loracomp init")
 
     # READ COMMITTED, for what another installer did is to be seen once its lock is ours.
     engine = create_engine(
@@ -92,14 +93,18 @@ def _opened(url: str) -> Iterator[Engine]:
 
 
 def _explained(error: DBAPIError) -> LoracompError:
-    cause = error.orig
-    assert isinstance(cause, psycopg.Error)
-    if isinstance(cause, errors.DependentObjectsStillExist | errors.FeatureNotSupported) and cause.diag.message_detail:
-        detail = cause.diag.message_detail.replace("\n", "; ")
+    detail = (_cause(error).diag.message_detail or "").replace("\n", "; ")
+    # Of a column's type, the server says the same as "not supported".
+    if detail and isinstance(error.orig, errors.DependentObjectsStillExist | errors.FeatureNotSupported):
         return RefusedError(
             f"an object outside loracomp stands in the way: {detail}. Drop it, run again, and make it again"
         )
-    return translate(cause)
+    return translate(_cause(error))
+
+
+def _cause(error: DBAPIError) -> psycopg.Error:
+    assert isinstance(error.orig, psycopg.Error)
+    return error.orig
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -151,7 +156,7 @@ def ensure_extension(connection: Connection) -> None:
             connection.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
     except DBAPIError as error:
         raise DatabaseUnavailableError(
-            f"this database has no pgvector ({_explained(error)}): install it on the server, "
+            f"this database has no pgvector ({translate(_cause(error))}): install it on the server, "
             "then let a superuser run CREATE EXTENSION vector in this database"
         ) from None
     found = connection.execute(text(_PGVECTOR)).one()

@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import random
 import re
 import time
 from collections.abc import Iterator, Sequence
@@ -88,8 +87,8 @@ def drop(connection: Connection) -> list[str]:
 
 
 def _shut_out_clients(connection: Connection) -> None:
-    # Dropping locks one object after another, in another order than clients do: they would meet us in deadlocks. So all
-    # locks are taken first, and given up (with the savepoint) and tried again before anybody's deadlock_timeout is over.
+    # Dropping locks one object after another, in another order than clients do: they would meet us in deadlocks. So
+    # all locks are taken first; before anybody's deadlock_timeout is over they are given up and tried again.
     tables = ", ".join(connection.scalars(text(_TABLES)))
     for _ in range(_LOCK_ATTEMPTS):
         try:
@@ -100,7 +99,7 @@ def _shut_out_clients(connection: Connection) -> None:
         except DBAPIError as error:
             if not isinstance(error.orig, _TRY_AGAIN):
                 raise
-            time.sleep(random.uniform(0.01, 0.2))
+            time.sleep(0.1)
     raise RefusedError("loracomp's tables are in use: " + "; ".join(connection.scalars(text(_USERS))))
 
 
