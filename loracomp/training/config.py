@@ -27,7 +27,7 @@ class TrainingConfig(BaseModel):
         200, ge=0, description="Train rows kept for scoring, a fifth of them at most. Defaults to 200."
     )
     normalization: Literal["none", "characters", "tokens"] = Field(
-        "none", description="What a choice's log-likelihood is divided by before the choices compete. Defaults to none."
+        "tokens", description="What choices' log-likelihoods are divided by before they compete. Defaults to tokens."
     )
     lm_weight: float = Field(
         0.1, ge=0, description="Weight of the language-model loss on the right choice, a token. Defaults to 0.1."

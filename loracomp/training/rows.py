@@ -75,7 +75,7 @@ def _row(example: Example, tokenizer: PreTrainedTokenizerBase, max_tokens: int) 
 
 
 def training_order(rows: Sequence[TrainingRow], config: TrainingConfig) -> list[TrainingRow]:
-    """The rows of all steps, one after another: whole batches only, each epoch shuffled, like lengths together."""
+    """The rows of all steps, one after another: epochs shuffled, like lengths together, whole batches only."""
     rng = random.Random(config.seed)  # noqa: S311
     size = min(config.batch_size, len(rows))
     total = max(round(config.epochs * len(rows)) // size, 1) * size

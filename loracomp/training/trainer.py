@@ -24,8 +24,9 @@ SAVE_STEPS = 25
 def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
     """Mean over rows of the cross-entropy over the choices' scores, plus lm_weight x the right choice's loss a token.
 
-    `scores`: for every row its choices' summed log-likelihoods [choices], in nats. The scorer is that of serving, so
-    what is trained is what answers.
+    `scores`: for every row its choices' summed log-likelihoods [choices], in nats, by the scorer that serves. Choices
+    compete a token (T-Few, arXiv 2205.05638, section 3.2): sums of long choices differ by tens of nats, and a few rows
+    would then decide every step.
     """
     losses = [
         cross_entropy(

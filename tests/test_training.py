@@ -1,0 +1,251 @@
+"""Training on a tiny model and a rule it can learn: the loss, the order, the folder, kill and resume, refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from peft import PeftModel
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from loracomp.catalogue import Entry, read_examples
+from loracomp.cli.training import train
+from loracomp.errors import UsageError
+from loracomp.registry.models import load_base_model
+from loracomp.scoring import log_likelihoods
+from loracomp.training.config import training_config
+from loracomp.training.rows import choose_rows, training_order
+from loracomp.training.train import accuracies, train_adapter
+from loracomp.training.trainer import choice_loss
+from model_fixtures import letter_tokenizer, tiny_llama
+
+VOWELS = Entry(
+    task="vowels",
+    family="letters",
+    description="Tell vowels from consonants.",
+    licence="none",
+    dataset_path="nobody/vowels",
+    training_split="train",
+    validation_split="validation",
+    doc_to_text="{{ word }} {{ letter }} is a vowel:",
+    doc_to_choice=["yes", "never"],
+    doc_to_target="{{ 0 if letter in 'aeiou' else 1 }}",
+)
+# The learning of one letter's kind takes a few dozen steps of a few milliseconds.
+QUICK = {"rank": 4, "target_modules": ("q_proj", "v_proj", "down_proj"), "learning_rate": 1e-2, "held_out": 40}
+WORKER = """
+import json, sys
+from pathlib import Path
+from loracomp.catalogue import Entry
+from loracomp.registry.models import load_base_model
+from loracomp.training.config import training_config
+from loracomp.training.train import train_adapter
+model, data, output, entry, config = sys.argv[1:]
+base = load_base_model(model, dtype="float32", cache_dir=Path(output))
+train_adapter(Entry(**json.loads(entry)), base, training_config(**json.loads(config)), Path(output), data)
+"""
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A tiny base model, and 260 made-up rows: every letter after words of several lengths."""
+    root = tmp_path_factory.mktemp("training")
+    tiny_llama().save_pretrained(root / "model")
+    letter_tokenizer().save_pretrained(root / "model")
+    rows = [
+        {"word": "so " * length, "letter": letter} for length in range(10) for letter in "abcdefghijklmnopqrstuvwxyz"
+    ]
+    (root / "data").mkdir()
+    (root / "data" / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(root / "model"), str(root / "data")
+
+
+def base_of(folders):
+    return load_base_model(folders[0], dtype="float32", cache_dir=Path("unused"))
+
+
+def rows_of(folders, **settings):
+    config = training_config(**QUICK | settings)
+    return choose_rows(read_examples(VOWELS, "train", folders[1]), letter_tokenizer(), config), config
+
+
+def fit(folders, output, **settings):
+    return train_adapter(VOWELS, base_of(folders), training_config(**QUICK | settings), output, folders[1])
+
+
+@pytest.fixture(scope="module")
+def trained(folders, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained") / "vowels"
+    return fit(folders, output, epochs=15), output
+
+
+def test_the_loss_is_cross_entropy_over_scores_plus_the_right_choices_loss_a_token(folders):
+    rows, config = rows_of(folders, lm_weight=0.25, normalization="none")
+    row = rows.learnt[0]
+    assert row.question.token_counts == (3, 6)  # " yes", " never"; "es" is one token of the tests' tokenizer
+    scores = torch.tensor([-5.0, -4.0])
+    right = scores[row.answer]
+    expected = torch.log(scores.exp().sum()) - right - 0.25 * right / row.question.token_counts[row.answer]
+    assert choice_loss([scores], [row], config) == pytest.approx(float(expected))
+    assert choice_loss([scores, scores], [row, row], config) == pytest.approx(float(expected))
+    by_tokens = training_config(**QUICK, lm_weight=0)
+    shares = torch.tensor([-5.0 / 3, -4.0 / 6]).softmax(0)
+    assert choice_loss([scores], [row], by_tokens) == pytest.approx(-float(shares[row.answer].log()))
+
+
+def test_an_epoch_takes_every_row_once_and_like_lengths_together(folders):
+    rows, config = rows_of(folders, epochs=2, batch_size=10)
+    order = training_order(rows.learnt, config)
+    assert len(rows.learnt) == 220
+    assert Counter(row.content_hash for row in order) == {row.content_hash: 2 for row in rows.learnt}
+    batches = [[row.tokens for row in order[i : i + 10]] for i in range(0, 440, 10)]
+    spread = [max(batch) - min(batch) for batch in batches]
+    assert sum(spread) / len(spread) < 5  # words differ by up to 27 tokens
+    assert order == training_order(rows.learnt, config)
+    assert order != training_order(rows.learnt, config.model_copy(update={"seed": 1}))
+
+
+def test_rows_held_out_are_never_learnt(folders):
+    rows, _ = rows_of(folders)
+    assert len(rows.held_out) == 40
+    assert not {row.content_hash for row in rows.held_out} & {row.content_hash for row in rows.learnt}
+    few, _ = rows_of(folders, max_rows=7)
+    assert [row.content_hash for row in few.learnt] == [row.content_hash for row in rows.learnt[:7]]
+    assert few.held_out == rows.held_out
+    assert few.digest() != rows.digest()
+    capped, _ = rows_of(folders, held_out=1000)
+    assert len(capped.held_out) == 52  # a fifth
+    assert rows_of(folders, seed=1)[0].digest() != rows.digest()
+
+
+def test_rows_over_max_tokens_are_left_out_and_counted(folders):
+    rows, _ = rows_of(folders, max_tokens=30)
+    assert max(row.tokens for row in (*rows.learnt, *rows.held_out)) <= 30
+    assert rows.too_long == 260 - len(rows.learnt) - len(rows.held_out) > 100
+    with pytest.raises(UsageError, match="max_tokens = 8"):
+        rows_of(folders, max_tokens=8)
+
+
+def test_a_rule_is_learnt(trained, folders):
+    record, _ = trained
+    assert record["held_out"]["rows"] == 40
+    assert record["held_out"]["base"]["acc"] < 0.85
+    assert record["held_out"]["adapter"]["acc"] > 0.95
+    assert (record["rows_seen"], record["steps"]) == (3296, 206)
+    assert record["loss"] < 0.3
+    assert record["data"]["rows"] == 220
+    assert record["data"]["digest"] == rows_of(folders)[0].digest()
+    assert {"torch", "peft", "transformers", "loracomp"} <= record["versions"].keys()
+
+
+def test_the_folder_is_a_peft_folder_of_bfloat16_factors(trained, folders):
+    record, output = trained
+    assert {file.name for file in output.iterdir()} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "training.json",
+    }
+    assert json.loads((output / "training.json").read_text()) == record
+    config = json.loads((output / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == folders[0]  # the source as it was named
+    assert config["target_modules"] == ["down_proj", "q_proj", "v_proj"]
+    factors = load_file(output / "adapter_model.safetensors")
+    assert {factor.dtype for factor in factors.values()} == {torch.bfloat16}
+    assert len(factors) == 2 * 2 * 3  # A and B, layers, modules
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_peft_loads_it_with_the_scores_that_were_recorded(trained, folders):
+    record, output = trained
+    rows, _ = rows_of(folders)
+    model = PeftModel.from_pretrained(base_of(folders).model, output).eval()
+    assert accuracies(model, rows.held_out)["acc"] == pytest.approx(record["held_out"]["adapter"]["acc"], abs=0.026)
+    with torch.no_grad(), model.disable_adapter():
+        base = log_likelihoods(model, [rows.held_out[0].question])[0]
+    assert torch.equal(base, log_likelihoods(tiny_llama(), [rows.held_out[0].question])[0])
+
+
+def test_a_finished_training_is_not_done_again_and_another_is_refused(trained, folders):
+    record, output = trained
+    before = (output / "adapter_model.safetensors").stat().st_mtime_ns
+    assert fit(folders, output, epochs=15) == record
+    assert (output / "adapter_model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(UsageError, match=r"holds another training \(epochs was 15.0, is 2.0; seed was 0, is 3\)"):
+        fit(folders, output, epochs=2, seed=3)
+
+
+def test_killed_and_started_again_it_reaches_the_same_adapter(folders, tmp_path):
+    settings = QUICK | {"epochs": 20, "held_out": 0}
+    entry = VOWELS.model_dump_json()
+    output = tmp_path / "killed"
+    arguments = [sys.executable, "-c", WORKER, *folders, str(output), entry, json.dumps(settings)]
+    process = subprocess.Popen(arguments, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    deadline = time.monotonic() + 120
+    while not list(output.glob("checkpoints/checkpoint-*/trainer_state.json")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (output / "training.json").exists()
+    with pytest.raises(UsageError, match="seed was 0, is 9"):
+        fit(folders, output, **settings | {"seed": 9})
+    resumed = fit(folders, output, **settings)
+    straight = fit(folders, tmp_path / "straight", **settings)
+    assert resumed["steps"] == straight["steps"] == 325
+    ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (output, tmp_path / "straight"))
+    assert all(torch.equal(factor, theirs[name]) for name, factor in ours.items())
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"target_modules": ("q_proj", "query")}, "target_modules: model has no query; it has down_proj"),
+        ({"rank": 0}, "rank: "),
+        ({"learning_rate": float("nan")}, "learning_rate: "),
+        ({"epochs": -1}, "epochs: "),
+        ({"learning": 1}, "learning: "),
+    ],
+)
+def test_wrong_settings_are_named(settings, says, folders, tmp_path):
+    with pytest.raises(UsageError) as caught:
+        fit(folders, tmp_path / "refused", **settings)
+    assert says in str(caught.value)
+
+
+def test_a_task_kept_unseen_or_without_choices_is_refused(folders, tmp_path):
+    for changes, says in (
+        ({"training_split": None}, "no split 'train'"),
+        ({"doc_to_choice": None}, "adapters are trained on choices"),
+    ):
+        entry = VOWELS.model_copy(update=changes)
+        with pytest.raises(UsageError, match=says):
+            train_adapter(entry, base_of(folders), training_config(), tmp_path, folders[1])
+
+
+def test_the_command_prints_the_record(folders, tmp_path, monkeypatch):
+    monkeypatch.setenv("LORACOMP_HOME", str(tmp_path))
+    monkeypatch.setenv("LORACOMP_DEVICE", "cpu")
+    entry = tmp_path / "vowels.yaml"
+    entry.write_text(VOWELS.model_dump_json())
+    app = typer.Typer()
+    app.command()(train)
+    arguments = [str(entry), "--data", folders[1], "--base-model", folders[0], "--output", str(tmp_path / "out")]
+    arguments += ["--rank", "2", "--target-modules", "v_proj", "--max-rows", "32", "--epochs", "0.5"]
+    result = CliRunner().invoke(app, [*arguments, "--json"])
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.stdout)
+    assert (record["rows_seen"], record["hyper_parameters"]["target_modules"]) == (16, ["v_proj"])
+    again = CliRunner().invoke(app, arguments)
+    assert "vowels: 16 rows in 1 steps" in again.stdout
+    assert "on 52 train rows kept aside, base model -> adapter: acc" in again.stdout
+    refused = CliRunner().invoke(app, [*arguments, "--rank", "0"])
+    assert "rank: " in str(refused.exception)
