@@ -1,0 +1,551 @@
+"""The job protocol in SQL: who may move a job from which state to which, and what it costs."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from threading import Barrier
+
+import psycopg
+import pytest
+
+from job_data import (
+    BASE,
+    add_base_model,
+    add_jobs,
+    claim,
+    clear,
+    expire_leases,
+    job,
+    prediction,
+    shared_database,
+    statuses,
+)
+from loracomp import db
+from loracomp.db import Connection
+from loracomp.errors import RefusedError
+from loracomp.records import Failure
+from loracomp.steps.claim import queue_is_empty, release_jobs, renew_leases
+from loracomp.steps.record import fail_jobs, record_predictions
+
+
+@pytest.fixture(scope="module")
+def database(server: str, template: str) -> Iterator[str]:
+    with shared_database(server, template) as url:
+        yield url
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    with db.connect(database) as opened:
+        clear(opened)
+        yield opened
+
+
+def submit(connection: Connection, prompt: str = "a", **arguments: object) -> int:
+    named = "".join(f", {name} => %({name})s" for name in arguments)
+    statement = f"SELECT loracomp.submit_job(%(prompt)s{named}) AS id"
+    row = connection.execute(statement.encode(), {"prompt": prompt, **arguments}).fetchone()
+    assert row is not None
+    return row["id"]
+
+
+# --- claim
+
+
+def test_a_plain_insert_is_filled_and_claimed(connection: Connection):
+    (job_id,) = add_jobs(connection, "why?")
+    (claimed,) = claim(connection)
+    assert (claimed.id, claimed.prompt, claimed.choices, claimed.max_new_tokens) == (job_id, "why?", None, 64)
+    row = job(connection, job_id)
+    assert (row["status"], row["attempts"], row["worker"], row["base_model"]) == ("running", 1, "w", BASE)
+    assert row["lease_expires_at"] - row["claimed_at"] == timedelta(seconds=60)
+
+
+def test_choices_and_routes_are_given_no_length(connection: Connection):
+    add_jobs(connection, "a", choices=["x", "y"])
+    add_jobs(connection, "b", kind="route")
+    scored, routed = claim(connection)
+    assert (scored.choices, scored.max_new_tokens) == (("x", "y"), None)
+    assert (routed.kind, routed.max_new_tokens) == ("route", None)
+
+
+def test_a_step_of_priority_is_worth_a_minute_of_waiting(connection: Connection):
+    now = datetime.now(UTC)
+    add_jobs(connection, "waits 90 s", run_at=now - timedelta(seconds=90))
+    add_jobs(connection, "priority 2", run_at=now, priority=2)
+    add_jobs(connection, "priority 1", run_at=now, priority=1)
+    add_jobs(connection, "in an hour", run_at=now + timedelta(hours=1), priority=1000)
+    assert [each.prompt for each in claim(connection)] == ["priority 2", "waits 90 s", "priority 1"]
+
+
+def test_an_update_of_run_at_or_priority_moves_the_place_in_the_queue(connection: Connection):
+    first, second = add_jobs(connection, "first", "second")
+    connection.execute("UPDATE loracomp.job SET priority = 5 WHERE id = %s", (second,))
+    assert [each.id for each in claim(connection)] == [second, first]
+
+
+def test_a_worker_claims_jobs_of_its_base_model_only(connection: Connection):
+    add_base_model(connection, "other", default=False)
+    add_jobs(connection, "a")
+    (other,) = add_jobs(connection, "b", base_model="other")
+    assert [each.id for each in claim(connection, base_model="other")] == [other]
+
+
+def test_a_claim_skips_what_another_transaction_claims(connection: Connection, database: str):
+    ids = add_jobs(connection, *"abcd")
+    with db.connect(database) as other, other.transaction():
+        assert [each.id for each in claim(other, 2)] == ids[:2]
+        assert [each.id for each in claim(connection, 4)] == ids[2:]
+
+
+def test_many_claims_at_once_claim_each_job_once(connection: Connection, database: str):
+    ids = add_jobs(connection, *map(str, range(200)))
+
+    def claim_all(name: int) -> list[int]:
+        with db.connect(database) as own:
+            return [each.id for batch in iter(lambda: claim(own, 7, worker=str(name)), ()) for each in batch]
+
+    with ThreadPoolExecutor(4) as pool:
+        claimed = [job_id for part in pool.map(claim_all, range(4)) for job_id in part]
+    assert sorted(claimed) == ids
+
+
+def test_tokens_grow(connection: Connection):
+    add_jobs(connection, *"abc")
+    first, second = claim(connection, 2)
+    (third,) = claim(connection)
+    assert first.lease_token == second.lease_token < third.lease_token
+
+
+# --- leases
+
+
+def test_a_lease_is_renewed_up_to_the_timeout(connection: Connection):
+    (job_id,) = add_jobs(connection, "a", timeout_s=90)
+    claimed = claim(connection, lease_s=60)
+    assert renew_leases(connection, claimed, 60) == {job_id}
+    connection.execute("UPDATE loracomp.job SET claimed_at = claimed_at - interval '50 seconds'")
+    assert renew_leases(connection, claimed, 60) == {job_id}
+    row = job(connection, job_id)
+    assert row["lease_expires_at"] - row["claimed_at"] == timedelta(seconds=90)
+    connection.execute("UPDATE loracomp.job SET claimed_at = claimed_at - interval '50 seconds'")
+    assert renew_leases(connection, claimed, 60) == set()
+
+
+def test_a_first_lease_is_no_longer_than_the_timeout(connection: Connection):
+    (job_id,) = add_jobs(connection, "a", timeout_s=5)
+    claim(connection, lease_s=60)
+    row = job(connection, job_id)
+    assert row["lease_expires_at"] - row["claimed_at"] == timedelta(seconds=5)
+
+
+def test_renewing_and_recording_the_same_batch_do_not_deadlock(connection: Connection, database: str):
+    add_jobs(connection, *map(str, range(400)))
+    barrier = Barrier(2)
+
+    def renew(batches: list[tuple]) -> None:
+        with db.connect(database) as own:
+            for batch in batches:
+                barrier.wait(10)
+                renew_leases(own, batch[::-1], 60)
+
+    batches = [claim(connection, 100) for _ in range(4)]
+    with ThreadPoolExecutor(1) as pool:
+        renewing = pool.submit(renew, batches)
+        for batch in batches:
+            barrier.wait(10)
+            assert len(record_predictions(connection, batch, [prediction(each.id) for each in batch])) == 100
+        renewing.result()
+
+
+# --- rescue
+
+
+def test_an_expiry_gives_the_attempt_back_to_a_batch_and_each_is_then_claimed_alone(connection: Connection):
+    ids = add_jobs(connection, *"abc")
+    claim(connection, 3)
+    expire_leases(connection)
+    add_jobs(connection, "later")
+    for job_id in ids:
+        (alone,) = claim(connection, 16)
+        assert (alone.id, alone.attempts) == (job_id, 1)
+    assert [each.prompt for each in claim(connection, 16)] == ["later"]
+
+
+def test_a_suspect_that_is_not_first_is_passed_by(connection: Connection):
+    first, suspect, third = add_jobs(connection, *"abc")
+    connection.execute("UPDATE loracomp.job SET expired_leases = 1 WHERE id = %s", (suspect,))
+    assert [each.id for each in claim(connection)] == [first, third]
+    assert [each.id for each in claim(connection)] == [suspect]
+
+
+def test_an_expiry_alone_counts_and_the_last_one_fails_the_job(connection: Connection):
+    (job_id,) = add_jobs(connection, "a", max_attempts=2)
+    claim(connection)
+    expire_leases(connection)
+    assert claim(connection) == ()  # it waits before it is tried again
+    waiting = job(connection, job_id)
+    assert (waiting["status"], waiting["attempts"]) == ("queued", 1)
+    assert timedelta(0) < waiting["run_at"] - waiting["claimed_at"] < timedelta(seconds=4)
+    connection.execute("UPDATE loracomp.job SET run_at = now()")
+    claim(connection)
+    expire_leases(connection)
+    assert claim(connection) == ()
+    failed = job(connection, job_id)
+    assert (failed["status"], failed["error_code"], failed["attempts"]) == ("failed", "lease_expired", 2)
+    assert "worker w" in failed["error"]
+
+
+def test_jobs_with_a_running_lease_are_not_rescued(connection: Connection):
+    add_jobs(connection, "a")
+    claim(connection)
+    assert connection.execute("SELECT loracomp.rescue_jobs() AS count").fetchone() == {"count": 0}
+
+
+# --- record
+
+
+def test_prediction_trace_and_succeeded_are_written_together(connection: Connection):
+    (job_id,) = add_jobs(connection, "a", choices=["no", "yes"])
+    claimed = claim(connection, worker="host:1")
+    row = prediction(
+        job_id, choice_index=2, choice_scores=[-3.5, -0.25], query_embedding=[0.6, 0.8], example_ids=[7, 5],
+        similarities=[0.5, 0.25], tasks=["rte"], timings={"predict": 1.5}, fallback=None,
+    )  # fmt: skip
+    assert record_predictions(connection, claimed, [row]) == {job_id}
+    found = connection.execute("SELECT * FROM loracomp.prediction").fetchone()
+    assert found is not None
+    expected = {
+        "output": "yes", "choice_index": 2, "choice_scores": [-3.5, -0.25], "example_ids": [7, 5], "tasks": ["rte"],
+        "timings": {"predict": 1.5}, "adapter_ids": [], "worker": "host:1", "attempt": 1, "batch_size": 1,
+    }  # fmt: skip
+    assert {key: found[key] for key in expected} == expected
+    assert found["query_embedding"].to_list() == pytest.approx([0.6, 0.8], abs=1e-3)
+    ended = job(connection, job_id)
+    assert (ended["status"], ended["lease_token"], ended["finished_at"]) == ("succeeded", None, found["created_at"])
+
+
+def test_only_the_holder_of_the_current_lease_writes(connection: Connection):
+    job_id, other = add_jobs(connection, "a", "b")
+    stale = claim(connection, 2)
+    expire_leases(connection)
+    (current,) = claim(connection)
+    assert current.id == job_id
+    rows = [prediction(job_id), prediction(other)]
+    assert record_predictions(connection, stale, rows) == set()
+    assert fail_jobs(connection, stale, [Failure(job_id, "code", "message")]) == set()
+    assert release_jobs(connection, stale) == set()
+    assert renew_leases(connection, stale, 60) == set()
+    assert statuses(connection) == {job_id: "running", other: "queued"}
+    assert record_predictions(connection, [current], rows[:1]) == {job_id}
+    assert record_predictions(connection, [current], rows[:1]) == set()
+
+
+def test_of_a_batch_what_holds_is_written(connection: Connection):
+    first, cancelled, third = add_jobs(connection, *"abc")
+    batch = claim(connection)
+    connection.execute("SELECT loracomp.cancel_job(%s)", (cancelled,))
+    assert record_predictions(connection, batch, [prediction(each.id) for each in batch]) == {first, third}
+    assert statuses(connection) == {first: "succeeded", cancelled: "cancelled", third: "succeeded"}
+
+
+def test_a_prediction_that_cannot_be_stored_leaves_nothing_behind(connection: Connection):
+    good, bad = add_jobs(connection, *"ab")
+    batch = claim(connection)
+    for output in ("a\0b", "\ud800"):
+        with pytest.raises(psycopg.DataError):
+            record_predictions(connection, batch, [prediction(good), prediction(bad, output=output)])
+    assert statuses(connection) == {good: "running", bad: "running"}
+    assert connection.execute("SELECT * FROM loracomp.prediction").fetchall() == []
+
+
+def test_a_cancellation_that_comes_first_wins(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "a")
+    batch = claim(connection)
+    with ThreadPoolExecutor(1) as pool:
+        with db.connect(database) as operator, operator.transaction():
+            operator.execute("SELECT loracomp.cancel_job(%s)", (job_id,))
+            recording = pool.submit(record_predictions, connection, batch, [prediction(job_id)])
+            wait_for_lock(operator)
+        assert recording.result(10) == set()
+    assert statuses(connection) == {job_id: "cancelled"}
+
+
+def wait_for_lock(connection: Connection) -> None:
+    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    for _ in range(500):
+        connection.execute("SELECT pg_stat_clear_snapshot(), pg_sleep(0.01)")
+        if connection.execute(waiting).fetchone() is not None:
+            return
+    raise AssertionError("nobody waits for a lock")
+
+
+# --- fail, release, drain
+
+
+def test_a_failure_is_tried_again_later_until_its_attempts_are_used_up(connection: Connection):
+    (job_id,) = add_jobs(connection, "a", max_attempts=2)
+    failure = Failure(job_id, "out_of_memory", "the device is full", retry=True)
+    assert fail_jobs(connection, claim(connection), [failure]) == {job_id}
+    waiting = job(connection, job_id)
+    assert (waiting["status"], waiting["error_code"], waiting["finished_at"]) == ("queued", "out_of_memory", None)
+    assert timedelta(0) < waiting["run_at"] - waiting["claimed_at"] < timedelta(seconds=4)
+    assert waiting["due"] == waiting["run_at"]
+    connection.execute("UPDATE loracomp.job SET run_at = now()")
+    fail_jobs(connection, claim(connection), [failure])
+    assert (job(connection, job_id)["status"], job(connection, job_id)["error"]) == ("failed", "the device is full")
+
+
+def test_a_failure_that_no_retry_mends_is_final(connection: Connection):
+    (job_id,) = add_jobs(connection, "a")
+    fail_jobs(connection, claim(connection), [Failure(job_id, "prompt_too_long", "cut it\0\ud800")])
+    row = job(connection, job_id)
+    assert (row["status"], row["attempts"], row["error"]) == ("failed", 1, "cut it\\0\\ud800")
+
+
+def test_retries_wait_longer_each_time_and_not_equally_long(connection: Connection):
+    delays = connection.execute(
+        "SELECT n, min(d), max(d), count(DISTINCT d) AS distinct"
+        " FROM generate_series(1, 12) AS n, generate_series(1, 50),"
+        " LATERAL (SELECT extract(epoch FROM loracomp.retry_delay(n + 0 * generate_series))::float8 AS d) AS each"
+        " GROUP BY n ORDER BY n"
+    ).fetchall()
+    for row in delays:
+        middle = min(2 ** row["n"], 600)
+        assert middle * 0.5 <= row["min"] < row["max"] <= middle * 1.5
+        assert row["distinct"] > 25
+
+
+def test_a_release_gives_attempt_and_place_back(connection: Connection):
+    ids = add_jobs(connection, *"ab")
+    before = job(connection, ids[0])
+    assert release_jobs(connection, claim(connection, 1)) == {ids[0]}
+    after = job(connection, ids[0])
+    assert [after[key] for key in ("status", "attempts", "due")] == ["queued", 0, before["due"]]
+    assert claim(connection, 1)[0].id == ids[0]
+
+
+def test_a_queue_with_retries_is_not_empty_and_one_with_jobs_for_later_is(connection: Connection):
+    add_jobs(connection, "later", run_at=datetime.now(UTC) + timedelta(hours=1))
+    assert queue_is_empty(connection, BASE)
+    (job_id,) = add_jobs(connection, "now")
+    assert not queue_is_empty(connection, BASE)
+    claimed = claim(connection)
+    assert queue_is_empty(connection, BASE)
+    fail_jobs(connection, claimed, [Failure(job_id, "code", "message", retry=True)])
+    assert not queue_is_empty(connection, BASE)
+    assert queue_is_empty(connection, "other")
+
+
+# --- administration
+
+ENDS = {
+    "queued": "UPDATE loracomp.job SET status = 'queued'",
+    "running": "UPDATE loracomp.job SET status = 'running', lease_token = 1, claimed_at = now(),"
+    " lease_expires_at = now() + interval '1 hour'",
+    "succeeded": "UPDATE loracomp.job SET status = 'succeeded', finished_at = now()",
+    "failed": "UPDATE loracomp.job SET status = 'failed', finished_at = now(), attempts = 3, error_code = 'oops'",
+    "cancelled": "UPDATE loracomp.job SET status = 'cancelled', finished_at = now()",
+}
+
+
+ALLOWED = {
+    ("cancel_job", "queued"): "cancelled",
+    ("cancel_job", "running"): "cancelled",
+    ("retry_job", "failed"): "queued",
+    ("retry_job", "cancelled"): "queued",
+}
+
+
+@pytest.mark.parametrize("function", ["cancel_job", "retry_job"])
+@pytest.mark.parametrize("status", ENDS)
+def test_a_state_changes_only_from_a_state_that_allows_it(connection: Connection, function: str, status: str):
+    (job_id,) = add_jobs(connection, "a")
+    connection.execute(ENDS[status].encode())
+    call = f"SELECT loracomp.{function}(%s)".encode()
+    after = ALLOWED.get((function, status))
+    if after:
+        connection.execute(call, (job_id,))
+    else:
+        with pytest.raises(psycopg.errors.RaiseException, match=f"job {job_id} is {status}: only a .* job can be"):
+            connection.execute(call, (job_id,))
+    assert job(connection, job_id)["status"] == (after or status)
+
+
+@pytest.mark.parametrize("function", ["cancel_job", "retry_job"])
+def test_a_job_that_does_not_exist_is_named(connection: Connection, function: str):
+    with pytest.raises(psycopg.errors.NoDataFound, match="job 99 does not exist"):
+        connection.execute(f"SELECT loracomp.{function}(99)".encode())
+
+
+def test_retry_gives_all_attempts_again(connection: Connection):
+    (job_id,) = add_jobs(connection, "a")
+    connection.execute(ENDS["failed"].encode())
+    connection.execute("SELECT loracomp.retry_job(%s)", (job_id,))
+    row = job(connection, job_id)
+    assert [row[key] for key in ("attempts", "error", "error_code", "finished_at")] == [0, None, None, None]
+    assert claim(connection)[0].id == job_id
+
+
+def test_requeue_takes_what_failed_with_a_code_since_a_time(connection: Connection):
+    oops, old, other = add_jobs(connection, *"abc")
+    connection.execute(ENDS["failed"].encode())
+    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '2 days' WHERE id = %s", (old,))
+    connection.execute("UPDATE loracomp.job SET error_code = 'other' WHERE id = %s", (other,))
+    requeue = "SELECT loracomp.requeue_jobs('oops', now() - interval '1 day') AS count"
+    assert connection.execute(requeue).fetchone() == {"count": 1}
+    assert statuses(connection) == {oops: "queued", old: "failed", other: "failed"}
+
+
+def test_purge_deletes_old_ended_jobs_in_batches_with_predictions_and_events(connection: Connection):
+    old = add_jobs(connection, *"abc")
+    claimed = claim(connection)
+    record_predictions(connection, claimed, [prediction(job_id) for job_id in old])
+    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '40 days'")
+    queued, running = add_jobs(connection, "d", "e")
+    claim(connection, 1)
+    purge = "SELECT loracomp.purge_jobs(interval '30 days', 2) AS count"
+    assert [connection.execute(purge).fetchone() for _ in range(3)] == [{"count": 2}, {"count": 1}, {"count": 0}]
+    assert statuses(connection) == {queued: "running", running: "queued"}
+    assert connection.execute("SELECT job_id FROM loracomp.prediction").fetchall() == []
+    events = connection.execute("SELECT DISTINCT entity_id FROM loracomp.audit_event WHERE entity = 'job'").fetchall()
+    assert events == [{"entity_id": queued}]
+
+
+# --- submitters
+
+
+def connect_as(database: str, connection: Connection, name: str, group: str = "loracomp_submitter") -> Connection:
+    """A session whose SET ROLE is a member of a group, as behind a pool."""
+    # Roles are the cluster's: other tests' databases see them too.
+    if connection.execute("SELECT FROM pg_roles WHERE rolname = %s", (name,)).fetchone() is None:
+        connection.execute(f"CREATE ROLE {name} IN ROLE {group}".encode())
+    own = db.connect(database)
+    own.execute(f"SET ROLE {name}".encode())
+    return own
+
+
+def test_fifty_submissions_with_one_key_are_one_job(connection: Connection, database: str):
+    connect_as(database, connection, "job_ann").close()
+    barrier = Barrier(50)
+
+    def call(number: int) -> int | str:
+        with db.connect(database, vectors=False) as own:
+            own.execute("SET ROLE job_ann")
+            barrier.wait(30)
+            try:
+                return submit(own, "other" if number == 25 else "same", idempotency_key="k", choices=["a", "b"])
+            except psycopg.errors.UniqueViolation as error:
+                return str(error.diag.message_primary)
+
+    with ThreadPoolExecutor(50) as pool:
+        results = list(pool.map(call, range(50)))
+    ids = {result for result in results if isinstance(result, int)}
+    refusals = [result for result in results if isinstance(result, str)]
+    assert len(ids) == 1
+    assert len(statuses(connection)) == 1
+    assert refusals
+    assert all("idempotency_key was used before with another payload" in text for text in refusals)
+    # Whichever came first, the one with another payload is refused, or all but it are.
+    assert len(refusals) in (1, 49)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"prompt": "b"}, {"choices": ["x", "z"]}, {"tags": '{"n": 2}'}, {"policy": "cat"}, {"kind": "route"},
+        {"exclude_tasks": ["rte"]}, {"stop": ["."]}, {"choices": None, "max_new_tokens": 8},
+    ],
+    ids="-".join,
+)  # fmt: skip
+def test_the_same_key_with_another_payload_is_refused(connection: Connection, changed: dict):
+    connection.execute("INSERT INTO loracomp.task (name) VALUES ('rte')")
+    first = {"prompt": "a", "choices": ["x", "y"], "idempotency_key": "k"}
+    submit(connection, **first)
+    with (
+        pytest.raises(RefusedError, match=r"idempotency key was used before: .*another payload, by job"),
+        db.translated_errors(),
+    ):
+        submit(connection, **(first | changed))
+
+
+def test_when_a_job_runs_is_not_part_of_its_payload(connection: Connection):
+    arguments = {"prompt": "a", "idempotency_key": "k"}
+    first = submit(connection, **arguments)
+    again = {"priority": 9, "max_attempts": 9, "timeout_s": 9, "run_at": datetime.now(UTC), "max_new_tokens": 64}
+    assert submit(connection, **arguments, **again, base_model=BASE) == first
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        submit(connection, **arguments, max_new_tokens=65)
+
+
+def test_without_a_key_every_call_is_a_job(connection: Connection):
+    assert submit(connection) != submit(connection)
+
+
+def test_another_submitters_keys_are_invisible(connection: Connection, database: str):
+    with (
+        connect_as(database, connection, "job_ann") as ann,
+        connect_as(database, connection, "job_bob") as bob,
+    ):
+        first = submit(ann, "a", idempotency_key="k")
+        assert submit(bob, "b", idempotency_key="k") != first
+        assert job(connection, first)["submitted_by"] == "job_ann"
+
+
+def test_submitters_cancel_their_own_and_administrators_anyones(connection: Connection, database: str):
+    with (
+        connect_as(database, connection, "job_ann") as ann,
+        connect_as(database, connection, "job_bob") as bob,
+        connect_as(database, connection, "job_root", "loracomp_admin") as root,
+    ):
+        first, second = submit(ann), submit(ann)
+        with pytest.raises(psycopg.errors.NoDataFound, match="does not exist, or is not yours"):
+            bob.execute("SELECT loracomp.cancel_job(%s)", (first,))
+        ann.execute("SELECT loracomp.cancel_job(%s, 'a slip')", (first,))
+        root.execute("SELECT loracomp.cancel_job(%s)", (second,))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            ann.execute("SELECT loracomp.retry_job(%s)", (first,))
+        root.execute("SELECT loracomp.retry_job(%s)", (first,))
+    assert statuses(connection) == {first: "queued", second: "cancelled"}
+
+
+def test_a_restricted_task_does_not_exist_for_a_stranger(connection: Connection, database: str):
+    connect_as(database, connection, "job_readers").close()
+    connection.execute("INSERT INTO loracomp.task (name, reader_role) VALUES ('secret', 'job_readers')")
+    with connect_as(database, connection, "job_ann") as ann, connect_as(database, connection, "job_readers") as reader:
+        submit(reader, exclude_tasks=["secret"])
+        with pytest.raises(psycopg.errors.ForeignKeyViolation, match="do not exist: secret"):
+            submit(ann, exclude_tasks=["secret"])
+
+
+def test_a_job_goes_on_when_a_task_that_it_excludes_goes_away(connection: Connection):
+    connection.execute("INSERT INTO loracomp.task (name) VALUES ('gone')")
+    (job_id,) = add_jobs(connection, "a", exclude_tasks=["gone"])
+    claimed = claim(connection)
+    connection.execute("DELETE FROM loracomp.task")
+    assert fail_jobs(connection, claimed, [Failure(job_id, "code", "message", retry=True)]) == {job_id}
+
+
+# --- hint
+
+
+@pytest.mark.parametrize(("setting", "heard"), [("on", 1), ("off", 0)])
+def test_an_insert_gives_one_hint_unless_it_is_turned_off(
+    connection: Connection, database: str, setting: str, heard: int
+):
+    connection.execute("LISTEN loracomp_job")
+    name = psycopg.conninfo.conninfo_to_dict(database)["dbname"]
+    connection.execute(f"ALTER DATABASE {name} SET loracomp.notify = '{setting}'".encode())
+    with db.connect(database) as other:
+        other.execute("INSERT INTO loracomp.job (prompt) SELECT 'x' FROM generate_series(1, 9)")
+    connection.execute(f"ALTER DATABASE {name} RESET loracomp.notify".encode())
+    assert len(list(connection.notifies(timeout=0.3))) == heard
+
+
+def test_a_lease_token_of_another_job_is_worth_nothing(connection: Connection):
+    first, second = add_jobs(connection, *"ab")
+    (a,), (b,) = claim(connection, 1), claim(connection, 1)
+    forged = replace(a, lease_token=b.lease_token)
+    assert record_predictions(connection, [forged], [prediction(first)]) == set()
+    assert statuses(connection) == {first: "running", second: "running"}
