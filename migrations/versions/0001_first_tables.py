@@ -18,7 +18,7 @@ CREATE FUNCTION loracomp.texts_are_not_blank(texts text[]) RETURNS boolean LANGU
 RETURN NOT EXISTS (SELECT FROM unnest(texts) AS t (value) WHERE t.value IS NULL OR t.value !~ '\\S');
 COMMENT ON FUNCTION loracomp.texts_are_not_blank IS 'Whether no text of the array is null or only white space.';
 CREATE FUNCTION loracomp.texts_are_distinct(texts text[]) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN (SELECT count(DISTINCT t.value) = count(*) FROM unnest(texts) AS t (value));
+RETURN (SELECT count(DISTINCT t.value) = count(t.value) FROM unnest(texts) AS t (value));
 COMMENT ON FUNCTION loracomp.texts_are_distinct IS 'Whether no text stands in the array twice.';
 CREATE SEQUENCE loracomp.lease_token;
 COMMENT ON SEQUENCE loracomp.lease_token IS 'Fence tokens of leases; they only grow.';

@@ -1,0 +1,149 @@
+"""What must never be true of a row is refused where it enters, by a constraint whose name says what is wrong."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+
+from job_data import add_jobs, clear, job, shared_database
+from loracomp import db
+from loracomp.db import Connection
+from loracomp.errors import RefusedError
+
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.fixture(scope="module")
+def database(server: str, template: str) -> Iterator[str]:
+    with shared_database(server, template) as url:
+        yield url
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    with db.connect(database) as opened:
+        clear(opened)
+        yield opened
+
+
+def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str | None:
+    """Name of the constraint that refuses the row."""
+    statement = f"INSERT INTO loracomp.{table} ({', '.join(columns)}) VALUES ({', '.join(['%s'] * len(columns))})"
+    with pytest.raises(psycopg.errors.IntegrityError) as caught:
+        connection.execute(statement.encode(), list(columns.values()))
+    return caught.value.diag.constraint_name
+
+
+@pytest.mark.parametrize(
+    ("columns", "constraint"),
+    [
+        ({"prompt": ""}, "prompt_must_not_be_blank"),
+        ({"prompt": " \n\t\u00a0"}, "prompt_must_not_be_blank"),
+        ({"prompt": "x" * 1_000_001}, "prompt_must_be_at_most_1000000_characters"),
+        ({"choices": []}, "choices_must_be_a_list_of_2_to_1000"),
+        ({"choices": ["a"]}, "choices_must_be_a_list_of_2_to_1000"),
+        ({"choices": [["a", "b"], ["c", "d"]]}, "choices_must_be_a_list_of_2_to_1000"),
+        ({"choices": [str(n) for n in range(1001)]}, "choices_must_be_a_list_of_2_to_1000"),
+        ({"choices": ["a", "a"]}, "choices_must_be_distinct"),
+        ({"choices": ["a", " "]}, "choices_must_not_be_null_or_blank"),
+        ({"choices": ["a", None]}, "choices_must_not_be_null_or_blank"),
+        ({"choices": ["a", "b"], "max_new_tokens": 8}, "give_choices_or_max_new_tokens_not_both"),
+        ({"max_new_tokens": 0}, "max_new_tokens_must_be_between_1_and_100000"),
+        ({"stop": [""]}, "stop_must_hold_at_most_16_texts_none_empty"),
+        ({"stop": [str(n) for n in range(17)]}, "stop_must_hold_at_most_16_texts_none_empty"),
+        ({"policy": "none such"}, "policy_must_exist"),
+        ({"base_model": "none such"}, "base_model_must_exist"),
+        ({"kind": "guess"}, "kind_must_be_predict_or_route"),
+        ({"priority": -1}, "priority_must_be_between_0_and_1000"),
+        ({"attempts": -1}, "attempts_must_not_be_negative"),
+        ({"max_attempts": 0}, "max_attempts_must_be_between_1_and_100"),
+        ({"timeout_s": 0}, "timeout_s_must_be_between_1_and_86400"),
+        ({"run_at": "infinity"}, "run_at_must_be_finite"),
+        ({"idempotency_key": ""}, "idempotency_key_must_be_1_to_500_characters"),
+        ({"tags": "[1]"}, "tags_must_be_a_json_object"),
+        ({"exclude_tasks": ["none such"]}, "exclude_tasks_must_name_tasks"),
+        ({"exclude_tasks": [None]}, "exclude_tasks_must_not_hold_null"),
+        ({"task": "none such"}, "task_must_exist"),
+        ({"evaluation": "none such"}, "evaluation_must_exist"),
+        ({"choices": ["a", "b"], "expected": "c"}, "expected_must_be_one_of_the_choices"),
+        ({"status": "lost"}, "status_must_be_a_known_one"),
+        ({"status": "running"}, "a_running_job_and_only_it_has_a_lease"),
+        ({"lease_token": 1, "lease_expires_at": "now", "claimed_at": "now"}, "a_running_job_and_only_it_has_a_lease"),
+        ({"status": "failed"}, "an_ended_job_and_only_it_has_finished_at"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_a_job_is_refused(connection: Connection, columns: dict[str, Any], constraint: str):
+    assert refused(connection, "job", {"prompt": "fine"} | columns) == constraint
+
+
+def test_an_idempotency_key_is_refused_by_a_plain_insert_the_second_time(connection: Connection):
+    add_jobs(connection, "a", idempotency_key="k")
+    again = {"prompt": "a", "idempotency_key": "k"}
+    assert refused(connection, "job", again) == "idempotency_key_was_used_before"
+
+
+def test_a_job_without_a_base_model_is_refused_where_none_is_the_default(connection: Connection):
+    connection.execute("UPDATE loracomp.base_model SET is_default = false")
+    constraint = "base_model_must_be_given_where_none_is_the_default"
+    assert refused(connection, "job", {"prompt": "a"}) == constraint
+
+
+def test_the_last_of_a_statement_takes_the_others_with_it(connection: Connection):
+    with pytest.raises(psycopg.errors.CheckViolation):
+        connection.execute("INSERT INTO loracomp.job (prompt) VALUES ('fine'), (' ')")
+    assert connection.execute("SELECT FROM loracomp.job").fetchall() == []
+
+
+def test_the_client_refuses_a_nul_byte(connection: Connection):
+    with pytest.raises(psycopg.DataError, match="NUL"):
+        add_jobs(connection, "a\0b")
+
+
+def test_an_update_is_held_to_the_same(connection: Connection):
+    (job_id,) = add_jobs(connection, "a")
+    with pytest.raises(psycopg.errors.ForeignKeyViolation) as caught:
+        connection.execute("UPDATE loracomp.job SET exclude_tasks = '{nope}'")
+    assert caught.value.diag.constraint_name == "exclude_tasks_must_name_tasks"
+    assert job(connection, job_id)["exclude_tasks"] == []
+
+
+def test_the_message_names_the_field_and_the_way_out(connection: Connection):
+    with pytest.raises(RefusedError) as caught, db.translated_errors():
+        add_jobs(connection, "a", exclude_tasks=["nope", "neither"])
+    assert str(caught.value) == (
+        "exclude tasks must name tasks: exclude_tasks names tasks that do not exist: nope, neither: "
+        "leave them out: what does not exist is not used"
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "constraint"),
+    [
+        ({"name": " "}, "policy_name_must_not_be_blank"),
+        ({"name": "default"}, "policy_pkey"),
+        *(({"k": value}, "k_must_be_between_1_and_200") for value in (0, 201)),
+        *(
+            ({"temperature": value}, "temperature_must_be_between_0_0001_and_100")
+            for value in (0, -1, 101, NAN, INFINITE)
+        ),
+        *(({"top_p": value}, "top_p_must_be_between_0_0001_and_1") for value in (0, -1, 1.1, NAN, INFINITE)),
+        *(({"density": value}, "density_must_be_between_0_0001_and_1") for value in (0, -1, 1.1, NAN, INFINITE)),
+        *(
+            ({"min_similarity": value}, "min_similarity_must_be_between_minus_1_and_1")
+            for value in (-1.1, 1.1, NAN, -INFINITE)
+        ),
+        *(({"max_adapters": value}, "max_adapters_must_be_between_1_and_64") for value in (0, 65)),
+        ({"seed": -1}, "seed_must_not_be_negative"),
+        ({"router": "psychic"}, "router_must_be_a_known_one"),
+        ({"aggregation": "median"}, "aggregation_must_be_softmax_sum_mean_max_or_vote"),
+        ({"nucleus": "adapters"}, "nucleus_must_be_over_tasks_or_examples"),
+        ({"weighting": "random"}, "weighting_must_be_similarity_or_uniform"),
+        ({"strategy": "svd"}, "strategy_must_be_a_known_one"),
+        ({"choice_normalization": "words"}, "choice_normalization_must_be_none_characters_or_tokens"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else repr(next(iter(value.values()))),
+)
+def test_a_policy_is_refused(connection: Connection, columns: dict[str, Any], constraint: str):
+    assert refused(connection, "policy", {"name": "mine"} | columns) == constraint
