@@ -19,7 +19,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; the process's exit code is the error's."""
-    from loracomp.cli import commands  # noqa: PLC0415  the heavy imports wait until the arguments are worth it
+    from loracomp.cli import commands
 
     commands.register(app)
     try:

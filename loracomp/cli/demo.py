@@ -53,13 +53,13 @@ def _insert(connection: db.Connection, job: dict[str, Any]) -> int:
 
 def _load_library(connection: db.Connection, settings: Settings) -> None:
     with remarks.status("loading the library: base model, encoder, adapters, examples (the first time takes a minute)"):
-        from loracomp.registry.library import load_library  # noqa: PLC0415  torch takes seconds: say first what is done
+        from loracomp.registry.library import load_library
 
         load_library(connection, settings=settings)
 
 
 def _answer(settings: Settings, count: int) -> None:
-    from loracomp.serving import open_worker  # noqa: PLC0415
+    from loracomp.serving import open_worker
 
     with remarks.status("loading the models") as status:
         worker = open_worker(settings, drain=True)

@@ -76,7 +76,7 @@ def _wait(connection: db.Connection, job: int, patience: float | None) -> bool:
 
 
 def _answer_here(job: int) -> None:
-    from loracomp.serving import open_worker  # noqa: PLC0415  torch and transformers: only where they are needed
+    from loracomp.serving import open_worker
 
     with remarks.status(f"no worker took job {job}: loading the models to answer it here"):
         open_worker(load_settings(), drain=True).run()
@@ -116,8 +116,8 @@ def replay(
     """Run a job's stored composition again and say: equal, different, or impossible. Exits with 1 unless equal."""
     with open_database() as connection:
         trace = _job(connection, job)
-        from loracomp.replay import replay as run_again  # noqa: PLC0415  torch and transformers take seconds
-        from loracomp.serving import load_pipeline  # noqa: PLC0415
+        from loracomp.replay import replay as run_again
+        from loracomp.serving import load_pipeline
 
         with remarks.status("loading the models"):
             pipeline = load_pipeline(load_settings(), connection)
@@ -139,8 +139,8 @@ def worker(
     if batch_size is not None:
         settings = settings.model_copy(update={"batch_size": batch_size})
     check_revision(database_url(settings))
-    from loracomp.serving import open_worker  # noqa: PLC0415  torch and transformers take seconds
-    from loracomp.shutdown import serve  # noqa: PLC0415
+    from loracomp.serving import open_worker
+    from loracomp.shutdown import serve
 
     with remarks.status("loading the base model and the encoder"):
         opened = open_worker(settings, drain=drain)

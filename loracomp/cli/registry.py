@@ -14,11 +14,6 @@ from loracomp.db import Connection
 from loracomp.embedded import database_url
 from loracomp.errors import NotFoundError
 from loracomp.queries import QUERIES
-from loracomp.registry import adapters, base_models, library_files
-from loracomp.registry.embeddings import embed_examples
-from loracomp.registry.library import load_library
-from loracomp.registry.library_build import EXAMPLES_A_TASK, build_library
-from loracomp.registry.models import describe_base_model, load_encoder, resolve_device
 
 model_app = typer.Typer(help="Base models, which adapters belong to.", no_args_is_help=True)
 encoder_app = typer.Typer(help="The encoder that examples and jobs are embedded with.", no_args_is_help=True)
@@ -61,6 +56,9 @@ def add_model(
     as_json: AsJson = False,
 ) -> None:
     """Register a base model, by its name and the sha256 of its weights. The first one is the default."""
+    from loracomp.registry import base_models
+    from loracomp.registry.models import describe_base_model
+
     with open_database() as connection:
         model = describe_base_model(source, revision=revision, cache_dir=load_settings().home / "models")
         base_models.register_base_model(connection, replace(model, name=name or model.name), make_default=default)
@@ -77,6 +75,10 @@ def show_encoder(as_json: AsJson = False) -> None:
 @encoder_app.command("set")
 def set_encoder(source: Source, *, revision: Revision = None, as_json: AsJson = False) -> None:
     """Set the encoder. Another one than before: every example is embedded again, or left out if it has no text."""
+    from loracomp.registry import base_models
+    from loracomp.registry.embeddings import embed_examples
+    from loracomp.registry.models import load_encoder, resolve_device
+
     settings = load_settings()
     encoder = load_encoder(source, revision=revision, device=resolve_device(settings.device))
     with open_database() as connection:
@@ -118,6 +120,8 @@ def stage_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Check an adapter whole and store it, as the next version of its name. Jobs use it once it is active."""
+    from loracomp.registry import adapters
+
     with open_database() as connection:
         staged = adapters.stage_adapter(
             connection, folder, task=task, name=name, base_model=base_model, any_base=any_base
@@ -130,6 +134,8 @@ def stage_adapter(
 @adapter_app.command("activate")
 def activate_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
     """Use an adapter for its task from now on; the one that was active retires in the same step."""
+    from loracomp.registry import adapters
+
     with open_database() as connection:
         adapters.activate_adapter(connection, adapters.find_adapter(connection, reference, base_model)["id"])
         _show(connection, reference, base_model, as_json)
@@ -138,6 +144,8 @@ def activate_adapter(reference: Reference, base_model: BaseModelName = None, as_
 @adapter_app.command("retire")
 def retire_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
     """Take an adapter out of use; it stays for replay, and can be activated again."""
+    from loracomp.registry import adapters
+
     with open_database() as connection:
         adapters.retire_adapter(connection, adapters.find_adapter(connection, reference, base_model)["id"])
         _show(connection, reference, base_model, as_json)
@@ -151,6 +159,8 @@ def export_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Write an adapter as a folder that PEFT loads, its weights byte by byte as they came."""
+    from loracomp.registry import adapters
+
     with open_database() as connection:
         adapters.export_adapter(connection, adapters.find_adapter(connection, reference, base_model), folder)
         _show(connection, reference, base_model, as_json)
@@ -158,12 +168,15 @@ def export_adapter(
 
 @library_app.command("load")
 def load(
-    folder: Annotated[Path, typer.Argument(help="The library. Defaults to the shipped one.")] = library_files.PACKAGED,
+    folder: Annotated[Path | None, typer.Argument(help="The library. Defaults to the shipped one.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Bring a library's tasks, adapters and embedded examples into the database. Run again, it changes nothing."""
+    from loracomp.registry.library import load_library
+    from loracomp.registry.library_files import PACKAGED
+
     with open_database() as connection:
-        report = load_library(connection, folder, settings=load_settings())
+        report = load_library(connection, folder or PACKAGED, settings=load_settings())
     emit([asdict(row) for row in report], title="Library", as_json=as_json)
 
 
@@ -173,13 +186,16 @@ def build(
     *,
     task: Annotated[list[str] | None, typer.Option(help="Tasks to embed. Defaults to those with an adapter.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
-    limit: Annotated[int, typer.Option(help="Examples a task at most.")] = EXAMPLES_A_TASK,
+    limit: Annotated[int | None, typer.Option(help="Examples a task at most. Defaults to 500.")] = None,
     seed: Annotated[int, typer.Option(help="Of the examples drawn.")] = 0,
     base_model: Annotated[str, typer.Option(help="Source of the base model.")] = DEFAULT_BASE,
     encoder: Annotated[str, typer.Option(help="Source of the encoder.")] = DEFAULT_ENCODER,
     as_json: AsJson = False,
 ) -> None:
     """Embed train examples of tasks into a library, without their text, and write its manifest and card."""
+    from loracomp.registry.library_build import EXAMPLES_A_TASK, build_library
+    from loracomp.registry.models import describe_base_model, load_encoder, resolve_device
+
     chosen = task or sorted(path.name for path in (folder / "adapters").glob("*") if path.name in entry_names())
     if not chosen:
         raise NotFoundError(f"{folder} holds no adapters of catalogue entries: name tasks with --task")
@@ -190,13 +206,15 @@ def build(
         describe_base_model(base_model, cache_dir=settings.home / "models"),
         load_encoder(encoder, device=resolve_device(settings.device)),
         data=data,
-        limit=limit,
+        limit=limit or EXAMPLES_A_TASK,
         seed=seed,
     )
     emit([{"file": str(file), "bytes": file.stat().st_size} for file in files], title="Written", as_json=as_json)
 
 
 def _show(connection: Connection, reference: str, base_model: str | None, as_json: bool) -> None:
+    from loracomp.registry import adapters
+
     row = adapters.find_adapter(connection, reference, base_model)
     shown = ("name", "version", "status", "rank", "alpha", "scaling", "byte_count", "sha256")
     emit([_shortened({key: row[key] for key in shown})], title="Adapter", as_json=as_json)

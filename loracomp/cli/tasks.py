@@ -14,11 +14,6 @@ from loracomp.config import load_settings
 from loracomp.db import Connection
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.queries import QUERIES
-from loracomp.registry import tasks
-from loracomp.registry.base_models import load_registered_encoder
-from loracomp.registry.embeddings import embed_examples
-from loracomp.registry.example_files import read_lines
-from loracomp.registry.models import resolve_device
 
 task_app = typer.Typer(help="Tasks and their examples.", no_args_is_help=True)
 policy_app = typer.Typer(help="Named settings of routing and merging.", no_args_is_help=True)
@@ -44,6 +39,8 @@ def add_task(
     reader_role: Annotated[str | None, typer.Option(help="Role whose members may retrieve it; else everybody.")] = None,
 ) -> None:
     """Add a task."""
+    from loracomp.registry import tasks
+
     with open_database() as connection:
         if not tasks.add_task(connection, name, family=family, description=description, reader_role=reader_role):
             raise RefusedError(f"there is a task {name} already: name another, or import examples into it")
@@ -72,6 +69,11 @@ def import_examples(
     as_json: AsJson = False,
 ) -> None:
     """Import examples and embed those of the train split. Safe to kill and run again: what is there is not redone."""
+    from loracomp.registry import tasks
+    from loracomp.registry.base_models import load_registered_encoder
+    from loracomp.registry.embeddings import embed_examples
+    from loracomp.registry.models import resolve_device
+
     with open_database() as connection:
         encoder = load_registered_encoder(connection, resolve_device(load_settings().device))
         name, groups = _examples(connection, task, data, split)
@@ -87,6 +89,9 @@ def _examples(
     connection: Connection, task: str, data: str | None, splits: list[str] | None
 ) -> tuple[str, list[Iterable[Example]]]:
     """The task's name, and its examples split by split: of a JSON-lines file, or of a catalogue entry."""
+    from loracomp.registry import tasks
+    from loracomp.registry.example_files import read_lines
+
     if data is not None and data.endswith(".jsonl"):
         lines = list(read_lines(Path(data), task))
         return task, [[line for line in lines if line.split == split] for split in splits or [*SPLITS, "test"]]

@@ -60,8 +60,8 @@ def train(
         seed=seed,
     )
     entry, settings = load_entry(task), load_settings()
-    from loracomp.registry.models import load_base_model, resolve_device  # noqa: PLC0415  torch takes seconds
-    from loracomp.training.train import train_adapter  # noqa: PLC0415
+    from loracomp.registry.models import load_base_model, resolve_device
+    from loracomp.training.train import train_adapter
 
     base = load_base_model(
         base_model, device=resolve_device(settings.device), dtype=settings.dtype, cache_dir=settings.home / "models"
