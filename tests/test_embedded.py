@@ -1,0 +1,147 @@
+"""The embedded server, in real processes: two at once, killed, with odd paths, as root and not."""
+
+import os
+import pwd
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from loracomp import embedded
+from loracomp.errors import DatabaseUnavailableError
+
+START = "import sys; from pathlib import Path; from loracomp import embedded; print(embedded.start(Path(sys.argv[1])))"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Data folder of a stopped server, in a place whose name has a space, a quote and a percent sign."""
+    folder = tmp_path_factory.mktemp("embedded") / "it's 100 %" / "postgres"
+    embedded.start(folder)
+    embedded.stop(folder)
+    yield folder
+    embedded.stop(folder)
+
+
+def answers(url: str) -> bool:
+    with psycopg.connect(url) as connection:
+        return connection.execute("SELECT 1").fetchone() == (1,)
+
+
+def postmaster(folder: Path) -> int:
+    return int((folder / "postmaster.pid").read_text().splitlines()[0])
+
+
+def wait_for_the_end_of(process: int) -> None:
+    """Of a process that may be nobody's child: a zombie has ended too."""
+    for _ in range(500):
+        state = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], text=True, capture_output=True, check=False)
+        if state.stdout.strip()[:1] in ("", "Z"):
+            return
+        time.sleep(0.01)
+    pytest.fail(f"process {process} goes on")
+
+
+def test_it_goes_on_when_its_starter_ends_and_starting_again_changes_nothing(folder: Path) -> None:
+    url = subprocess.check_output([sys.executable, "-c", START, folder], text=True).strip()
+    assert answers(url)
+    assert embedded.is_running(folder)
+    running = postmaster(folder)
+    assert embedded.start(folder) == url
+    assert postmaster(folder) == running
+
+
+def test_stop_ends_open_connections_and_leaves_no_process_and_no_socket(folder: Path) -> None:
+    url = embedded.start(folder)
+    running = postmaster(folder)
+    with psycopg.connect(url) as connection:
+        assert embedded.stop(folder)
+        with pytest.raises(psycopg.OperationalError):
+            connection.execute("SELECT 1")
+    wait_for_the_end_of(running)
+    assert [path.name for path in folder.glob(".s.PGSQL*")] == []
+    assert [path.name for path in folder.parent.iterdir()] == ["postgres"]
+    assert not embedded.is_running(folder)
+    assert not embedded.stop(folder)
+
+
+def test_several_processes_starting_at_once_make_one_server(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    starters = [
+        subprocess.Popen([sys.executable, "-c", START, folder], text=True, stdout=subprocess.PIPE) for _ in range(3)
+    ]
+    urls = {starter.communicate(timeout=120)[0].strip() for starter in starters}
+    assert [starter.returncode for starter in starters] == [0, 0, 0]
+    assert len(urls) == 1
+    assert answers(urls.pop())
+    embedded.stop(folder)
+
+
+def test_it_starts_again_after_it_was_killed(folder: Path) -> None:
+    with psycopg.connect(embedded.start(folder), autocommit=True) as connection:
+        connection.execute("CREATE TABLE IF NOT EXISTS kept AS SELECT 1")
+    os.kill(postmaster(folder), signal.SIGKILL)
+    wait_for_the_end_of(postmaster(folder))
+    assert not embedded.is_running(folder)
+    with psycopg.connect(embedded.start(folder)) as connection:
+        assert connection.execute("SELECT * FROM kept").fetchall() == [(1,)]
+
+
+def test_a_start_that_was_killed_half_way_leaves_nothing_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "postgres.new").mkdir()
+    (tmp_path / "postgres.new" / "PG_VERSION").write_text("18\n")
+    assert answers(embedded.start(tmp_path / "postgres"))
+    embedded.stop(tmp_path / "postgres")
+    assert [path.name for path in tmp_path.iterdir()] == ["postgres"]
+
+
+def test_a_path_too_long_for_a_socket_gets_a_short_one(folder: Path, tmp_path: Path) -> None:
+    long = tmp_path / ("x" * 100) / "postgres"
+    long.parent.mkdir()
+    embedded.stop(folder)
+    folder.rename(long)
+    url = embedded.start(long)
+    sockets = Path(psycopg.conninfo.conninfo_to_dict(url)["host"])
+    assert answers(url)
+    assert sockets.exists()
+    embedded.stop(long)
+    assert not sockets.exists()
+    long.rename(folder)
+
+
+def test_what_is_wrong_is_said_in_words(tmp_path: Path) -> None:
+    older = tmp_path / "older"
+    older.mkdir()
+    (older / "PG_VERSION").write_text("16\n")
+    with pytest.raises(DatabaseUnavailableError, match="made by PostgreSQL 16 and the installed one is 18: move"):
+        embedded.start(older)
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "PG_VERSION").write_text("18\n")
+    with pytest.raises(DatabaseUnavailableError, match="pg_ctl failed"):
+        embedded.start(broken)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DatabaseUnavailableError, match=r"out of reach: .*File exists"):
+        embedded.start(tmp_path / "file" / "postgres")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the other tests run it as a plain user already")
+def test_a_plain_user_starts_and_stops_one_too(tmp_path_factory: pytest.TempPathFactory) -> None:
+    home = tmp_path_factory.mktemp("plain")
+    for folder in (home, home.parent, home.parent.parent):
+        folder.chmod(0o711)
+    nobody = pwd.getpwnam("nobody")
+    os.chown(home, nobody.pw_uid, nobody.pw_gid)
+    # The interpreter may lie where nobody can't go: it becomes nobody when all is imported.
+    become = (
+        f"embedded.psql_path(); import os; os.setgroups([]); os.setgid({nobody.pw_gid}); os.setuid({nobody.pw_uid}); "
+    )
+    program = START.replace("print", become + "print") + "; print(embedded.stop(Path(sys.argv[1])))"
+    printed = subprocess.check_output([sys.executable, "-c", program, home / "postgres"], text=True)
+    assert printed.splitlines()[-1] == "True"
+    assert (home / "postgres" / "PG_VERSION").stat().st_uid == nobody.pw_uid
