@@ -24,6 +24,7 @@ from loracomp.registry.models import Encoder
 
 PACKAGED = Path(__file__).parent.parent / "library"
 MANIFEST = "library.json"
+ABOUT = "examples"
 
 
 class _Part(BaseModel):
@@ -116,14 +117,14 @@ def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
         raise NotFoundError(f"the library has no {path}")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            about = json.loads((file.metadata() or {})[ABOUT])
             stored = file.get_tensor("embeddings").astype(np.float32)
             examples = EmbeddedExamples(
-                source_refs=json.loads(metadata["source_refs"]),
+                source_refs=about["source_refs"],
                 content_hashes=file.get_tensor("content_hashes"),
-                hash_version=int(metadata["hash_version"]),
-                encoder=metadata["encoder"],
-                input_version=int(metadata["input_version"]),
+                hash_version=about["hash_version"],
+                encoder=about["encoder"],
+                input_version=about["input_version"],
                 # Float16 moves a unit vector's length by 1e-4.
                 embeddings=stored / np.linalg.norm(stored, axis=1, keepdims=True),
             )
@@ -148,13 +149,13 @@ def write_examples_file(folder: Path, task: str, examples: Sequence[Example], en
         "embeddings": vectors.astype(np.float16),
         "content_hashes": np.frombuffer(b"".join(e.content_hash for e in examples), np.uint8).reshape(-1, 32),
     }
-    metadata = {
-        "source_refs": json.dumps([example.source_ref for example in examples]),
-        "hash_version": str(HASH_VERSION),
+    about = {
+        "source_refs": [example.source_ref for example in examples],
+        "hash_version": HASH_VERSION,
         "encoder": encoder.fingerprint,
-        "input_version": str(INPUT_FORMAT_VERSION),
+        "input_version": INPUT_FORMAT_VERSION,
     }
     path = folder / "examples" / f"{task}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(save(tensors, metadata))
+    path.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))  # one key: several come in any order
     return path

@@ -1,0 +1,76 @@
+"""A tiny base model in the registry, and PEFT folders for it, as PEFT itself writes them."""
+
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+
+from loracomp import db
+from loracomp.registry.base_models import register_base_model
+from loracomp.registry.models import BaseModelDescription
+from loracomp.registry.tasks import add_task
+from model_fixtures import tiny_llama
+
+IDS = torch.tensor([[3, 5, 8, 13, 21, 34]])
+
+
+def tiny_description(name: str = "tiny", fingerprint: str = "a" * 64, source: str = "made-up/tiny"):
+    model = tiny_llama()
+    linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    return BaseModelDescription(
+        name=name,
+        source=source,
+        revision=None,
+        fingerprint=fingerprint,
+        architecture="LlamaForCausalLM",
+        context_length=256,
+        parameter_count=sum(p.numel() for p in model.parameters()),
+        modules={name: (m.out_features, m.in_features) for name, m in linears.items()},
+    )
+
+
+def registered(connection: db.Connection, *tasks: str) -> None:
+    """The tiny base model and the tasks, in the registry."""
+    register_base_model(connection, tiny_description())
+    for task in tasks:
+        add_task(connection, task)
+
+
+@contextmanager
+def quiet_peft():
+    """Without what PEFT makes transformers say about names that it still uses."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
+
+
+def write_adapter(folder: Path, *, seed: int = 0, model: torch.nn.Module | None = None, **settings) -> torch.Tensor:
+    """Save a LoRA adapter with random factors by PEFT; returns the logits that model and adapter give for IDS."""
+    config = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"} | settings
+    with quiet_peft():
+        peft_model = get_peft_model(model or tiny_llama(), LoraConfig(**config))
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in peft_model.named_parameters():
+        if "lora_" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
+    with quiet_peft():
+        peft_model.save_pretrained(folder)
+    logits = logits_of(peft_model)
+    peft_model.unload()
+    return logits
+
+
+def logits_with(folder: Path, model: torch.nn.Module | None = None) -> torch.Tensor:
+    """Logits for IDS of a fresh model with the adapter of a folder, as PEFT loads it."""
+    with quiet_peft():
+        peft_model = PeftModel.from_pretrained(model or tiny_llama(), folder)
+    logits = logits_of(peft_model)
+    peft_model.unload()
+    return logits
+
+
+def logits_of(model: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.eval()(IDS).logits
