@@ -1,0 +1,84 @@
+"""A worker process with a pipeline that does what a job's prompt says: `python queue_worker.py URL [--drain]`.
+
+Settings come from LORACOMP_* variables; log lines go to standard error.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from job_data import BASE, prediction
+from loracomp.config import load_settings
+from loracomp.db import Connection
+from loracomp.errors import JobError
+from loracomp.records import Failure, Job
+from loracomp.shutdown import serve
+from loracomp.worker import Worker
+
+
+@dataclass
+class Result:
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+
+
+class Obedient:
+    """Answers with the prompt in capitals, after what the prompt's first word says."""
+
+    def run(self, connection: Connection, jobs: Sequence[Job]) -> Result:
+        result = Result()
+        for job in jobs:
+            self._answer(connection, job, len(jobs), result)
+        return result
+
+    def _answer(self, connection: Connection, job: Job, together: int, result: Result) -> None:
+        match job.prompt.split():
+            case ["sleep", seconds]:
+                time.sleep(float(seconds))
+            case ["die"]:
+                os.kill(os.getpid(), signal.SIGKILL)
+            case ["raise"]:
+                raise ValueError("a fault")
+            case ["refuse"]:
+                raise JobError("the prompt is too long", code="prompt_too_long")
+            case ["slow-query"]:
+                connection.execute("SET statement_timeout = 50")
+                try:
+                    connection.execute("SELECT pg_sleep(10)")
+                finally:
+                    connection.execute("RESET statement_timeout")
+            case ["cut"]:
+                cut_connections(connection)
+                connection.execute("SELECT 1")
+            case ["fail"]:
+                result.failures.append(Failure(job.id, "prompt_too_long", "the prompt is too long"))
+                return
+            case ["forget"]:
+                return
+            case ["nul"]:
+                result.predictions.append(prediction(job.id, output="a\0b"))
+                return
+        result.predictions.append(prediction(job.id, output=job.prompt.upper(), batch_size=together))
+
+
+def cut_connections(connection: Connection) -> None:
+    """Once: the connections of this process, as a restart of the server would."""
+    if not os.environ.pop("CUT", None):
+        return
+    connection.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'loracomp %' AND pid <> pg_backend_pid()"
+    )
+    connection.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(message)s")
+    settings = load_settings()
+    worker = Worker(sys.argv[1], Obedient(), base_model=BASE, settings=settings, drain="--drain" in sys.argv)
+    sys.exit(serve(worker, settings.grace_s))

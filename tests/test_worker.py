@@ -1,0 +1,282 @@
+"""Real worker processes on a real queue: stopped, killed, frozen, cut off; what they hold is never lost or doubled."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from job_data import BASE, add_jobs, clear, expire_leases, job, shared_database, statuses
+from loracomp import db
+from loracomp.config import Settings
+from loracomp.db import Connection
+from loracomp.worker import Worker
+from queue_worker import Obedient
+
+SCRIPT = Path(__file__).parent / "queue_worker.py"
+
+
+@pytest.fixture(scope="module")
+def database(server: str, template: str) -> Iterator[str]:
+    with shared_database(server, template) as url:
+        yield url
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    with db.connect(database) as opened:
+        clear(opened)
+        yield opened
+
+
+@contextmanager
+def running(database: str, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+    """A worker process; killed at the end if it still runs."""
+    values = {"POLL_S": 0.05, "LEASE_S": 60, "BATCH_SIZE": 16, "GRACE_S": 30, **settings}
+    environment = {**os.environ, **{f"LORACOMP_{name}": str(value) for name, value in values.items()}}
+    command = [sys.executable, str(SCRIPT), database, *arguments]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def drain(database: str, **settings: Any) -> tuple[int, str]:
+    """Exit code and log of a worker that leaves when there is nothing to do."""
+    with running(database, "--drain", **settings) as process:
+        _, log = process.communicate(timeout=30)
+    return process.returncode, log
+
+
+def drain_here(database: str, **settings: Any) -> None:
+    """The same without a process, which takes a second to start."""
+    Worker(database, Obedient(), base_model=BASE, settings=Settings(poll_s=0.05, **settings), drain=True).run()
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def claims(connection: Connection) -> Counter[int]:
+    """How often each job was claimed, as the audit tells."""
+    rows = connection.execute("SELECT entity_id FROM loracomp.audit_event WHERE new_status = 'running'")
+    return Counter(row["entity_id"] for row in rows)
+
+
+def predictions(connection: Connection) -> dict[int, dict[str, Any]]:
+    return {row["job_id"]: row for row in connection.execute("SELECT * FROM loracomp.prediction")}
+
+
+def make_due(connection: Connection) -> None:
+    connection.execute("UPDATE loracomp.job SET run_at = now() WHERE status = 'queued' AND run_at > now()")
+
+
+def is_connected(connection: Connection, application: str) -> bool:
+    statement = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE %s AND datname = current_database()"
+    return connection.execute(statement, (application,)).fetchone() is not None
+
+
+# --- the loop
+
+
+def test_two_workers_share_500_jobs_and_do_none_twice(connection: Connection, database: str):
+    ids = add_jobs(connection, *(f"job {number}" for number in range(500)))
+    with running(database, "--drain", WORKER="one") as one, running(database, "--drain", WORKER="two") as two:
+        logs = [process.communicate(timeout=30)[1] for process in (one, two)]
+    assert [one.returncode, two.returncode] == [0, 0], logs
+    assert set(statuses(connection).values()) == {"succeeded"}
+    assert claims(connection) == dict.fromkeys(ids, 1)
+    found = predictions(connection)
+    assert [found[job_id]["output"] for job_id in ids] == [f"JOB {number}" for number in range(500)]
+    assert {row["worker"] for row in found.values()} == {"one", "two"}
+
+
+def test_a_draining_worker_waits_for_retries_and_not_for_jobs_for_later(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "raise", max_attempts=2)
+    (later,) = add_jobs(connection, "a", run_at=datetime.now(UTC) + timedelta(hours=1))
+    drain_here(database)
+    assert statuses(connection) == {job_id: "failed", later: "queued"}
+    assert claims(connection) == {job_id: 2}
+
+
+@pytest.mark.parametrize(("listen", "poll_s", "within_s"), [(True, 60, 5), (False, 0.2, 5)])
+def test_an_idle_worker_hears_of_a_job_and_finds_it_without_hearing(
+    connection: Connection, database: str, listen: bool, poll_s: float, within_s: float
+):
+    with running(database, LISTEN=listen, POLL_S=poll_s) as process:
+        wait_until(lambda: is_connected(connection, "loracomp hint" if listen else "loracomp worker%"))
+        time.sleep(0.3)  # it has looked and found nothing
+        (job_id,) = add_jobs(connection, "a")
+        wait_until(lambda: job(connection, job_id)["status"] == "succeeded", within_s)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(5) == 0
+
+
+# --- faults of jobs
+
+
+def test_a_fault_costs_the_culprit_alone(connection: Connection, database: str):
+    prompts = ["a", "raise", "b", "refuse", "c", "fail", "d", "nul", "e", "forget", "f", "slow-query"]
+    ids = dict(zip(prompts, add_jobs(connection, *prompts, max_attempts=1), strict=True))
+    drain_here(database)
+    rows = {prompt: job(connection, job_id) for prompt, job_id in ids.items()}
+    assert {prompt: row["error_code"] for prompt, row in rows.items()} == {
+        **dict.fromkeys("abcdef"),
+        **dict.fromkeys(["raise", "nul", "forget", "slow-query"], "internal_error"),
+        **dict.fromkeys(["refuse", "fail"], "prompt_too_long"),
+    }
+    assert rows["raise"]["error"] == "ValueError: a fault"
+    assert {row["attempts"] for row in rows.values()} == {1}
+    assert {row["status"] for prompt, row in rows.items() if prompt in "abcdef"} == {"succeeded"}
+
+
+def test_a_job_that_kills_its_worker_costs_no_other_job_an_attempt(connection: Connection, database: str):
+    innocent = add_jobs(connection, *"abc", max_attempts=1)
+    (poison,) = add_jobs(connection, "die", max_attempts=2)
+    innocent += add_jobs(connection, *"def", max_attempts=1)
+    codes = []
+    while "running" in statuses(connection).values() or "queued" in statuses(connection).values():
+        codes.append(drain(database)[0])
+        expire_leases(connection)
+        connection.execute("SELECT loracomp.rescue_jobs()")
+        make_due(connection)
+    assert codes == [-signal.SIGKILL] * 3  # in the batch, and alone twice
+    failed = job(connection, poison)
+    assert (failed["status"], failed["error_code"], failed["attempts"]) == ("failed", "lease_expired", 2)
+    for job_id in innocent:
+        row = job(connection, job_id)
+        assert (row["status"], row["attempts"]) == ("succeeded", 1)
+
+
+# --- faults of workers
+
+
+def test_a_killed_workers_jobs_are_taken_over_when_its_lease_runs_out(connection: Connection, database: str):
+    ids = add_jobs(connection, "sleep 1", "b", "c")
+    with running(database, LEASE_S=1, WORKER="killed") as process:
+        wait_until(lambda: "running" in statuses(connection).values())
+        process.kill()
+    with running(database, WORKER="heir"):
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    assert claims(connection) == dict.fromkeys(ids, 2)
+    assert {(row["worker"], row["attempt"]) for row in predictions(connection).values()} == {("heir", 1)}
+
+
+def test_a_frozen_workers_late_result_changes_nothing_and_it_carries_on(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "sleep 1")
+    with running(database, LEASE_S=1, WORKER="frozen") as process:
+        wait_until(lambda: job(connection, job_id)["status"] == "running")
+        process.send_signal(signal.SIGSTOP)
+        expire_leases(connection)
+        connection.execute("SELECT loracomp.rescue_jobs()")
+        make_due(connection)
+        drain_here(database, worker="other")
+        before = predictions(connection)
+        process.send_signal(signal.SIGCONT)
+        (after_it,) = add_jobs(connection, "carry on")
+        wait_until(lambda: job(connection, after_it)["status"] == "succeeded")
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    found = predictions(connection)
+    assert found[job_id] == before[job_id]
+    assert (found[job_id]["worker"], found[after_it]["worker"]) == ("other", "frozen")
+    assert f"fence_void jobs={job_id}" in log or f"leases_lost jobs={job_id}" in log
+
+
+def test_heartbeats_keep_a_lease_beyond_its_length_and_up_to_the_timeout(connection: Connection, database: str):
+    (long,) = add_jobs(connection, "sleep 2.5")
+    (hung,) = add_jobs(connection, "sleep 600", timeout_s=2, max_attempts=1)
+    with running(database, LEASE_S=1, BATCH_SIZE=1) as process:
+        wait_until(lambda: job(connection, long)["status"] == "succeeded")
+        wait_until(lambda: job(connection, hung)["status"] == "running")
+        wait_until(lambda: connection.execute("SELECT loracomp.rescue_jobs() AS count").fetchone() == {"count": 1})
+        row = job(connection, hung)
+        assert (row["status"], row["error_code"]) == ("failed", "lease_expired")
+        assert timedelta(seconds=2) <= row["finished_at"] - row["claimed_at"] < timedelta(seconds=4)
+        process.kill()
+    assert claims(connection) == {long: 1, hung: 1}
+
+
+def test_a_cancelled_jobs_result_is_dropped_and_the_rest_of_its_batch_is_recorded(
+    connection: Connection, database: str
+):
+    first, cancelled = add_jobs(connection, "sleep 1", "b")
+    with running(database, "--drain", LEASE_S=1) as process:
+        wait_until(lambda: job(connection, cancelled)["status"] == "running")
+        connection.execute("SELECT loracomp.cancel_job(%s, 'changed my mind')", (cancelled,))
+        _, log = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert statuses(connection) == {first: "succeeded", cancelled: "cancelled"}
+    assert list(predictions(connection)) == [first]
+    assert f"leases_lost jobs={cancelled}" in log
+
+
+def test_a_worker_whose_connections_are_cut_goes_on_by_itself(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+):
+    ids = add_jobs(connection, "a", "cut", "b")
+    monkeypatch.setenv("CUT", "1")
+    code, log = drain(database)
+    assert code == 0, log
+    assert "database_away" in log
+    assert statuses(connection) == dict.fromkeys(ids, "succeeded")
+    assert claims(connection) == dict.fromkeys(ids, 1)
+
+
+# --- signals
+
+
+def test_sigterm_finishes_what_runs_and_claims_nothing_more(connection: Connection, database: str):
+    running_job, waiting = add_jobs(connection, "sleep 1", "b")
+    with running(database, BATCH_SIZE=1) as process:
+        wait_until(lambda: job(connection, running_job)["status"] == "running")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert statuses(connection) == {running_job: "succeeded", waiting: "queued"}
+
+
+def test_sigterm_releases_what_does_not_fit_into_the_grace_time(connection: Connection, database: str):
+    ids = add_jobs(connection, "sleep 60", "b")
+    with running(database, GRACE_S=2) as process:
+        wait_until(lambda: "running" in statuses(connection).values())
+        process.send_signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert process.wait(10) == 0
+    assert 1.5 < time.monotonic() - started < 3
+    assert [job(connection, each)["status"] for each in ids] == ["queued", "queued"]
+    assert [job(connection, each)["attempts"] for each in ids] == [0, 0]
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_a_second_signal_releases_at_once(connection: Connection, database: str, second: signal.Signals):
+    (job_id,) = add_jobs(connection, "sleep 60")
+    with running(database) as process:
+        wait_until(lambda: job(connection, job_id)["status"] == "running")
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        started = time.monotonic()
+        process.send_signal(second)
+        assert process.wait(10) == 128 + second
+    assert time.monotonic() - started < 2
+    assert (job(connection, job_id)["status"], job(connection, job_id)["attempts"]) == ("queued", 0)
+
+
+def test_an_idle_worker_leaves_at_once(connection: Connection, database: str):
+    with running(database, POLL_S=60) as process:
+        wait_until(lambda: is_connected(connection, "loracomp hint"))
+        process.send_signal(signal.SIGINT)
+        started = time.monotonic()
+        assert process.wait(10) == 0
+    assert time.monotonic() - started < 2
