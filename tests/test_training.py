@@ -160,6 +160,10 @@ def test_the_folder_is_a_peft_folder_of_bfloat16_factors(trained, folders):
     factors = load_file(output / "adapter_model.safetensors")
     assert {factor.dtype for factor in factors.values()} == {torch.bfloat16}
     assert len(factors) == 2 * 2 * 3  # A and B, layers, modules
+    card = (output / "README.md").read_text()
+    assert "# vowels (letters)" in card
+    assert f"- Rows: 3296 seen, of 220; their digest: {record['data']['digest']}" in card
+    assert f"acc {record['held_out']['base']['acc']:.1%} to {record['held_out']['adapter']['acc']:.1%}" in card
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")

@@ -19,6 +19,7 @@ from loracomp.catalogue import Entry, read_examples
 from loracomp.errors import UsageError
 from loracomp.registry.models import BaseModel, quiet_transformers
 from loracomp.scoring import log_likelihoods, normalize
+from loracomp.training.card import adapter_card
 from loracomp.training.config import TrainingConfig
 from loracomp.training.rows import Rows, TrainingRow, choose_rows, training_order
 from loracomp.training.trainer import ChoiceTrainer, ProgressBar, arguments
@@ -35,7 +36,7 @@ def train_adapter(
 ) -> dict[str, Any]:
     """Train an adapter for `entry` on `base` and write it to `output` as a PEFT folder; return its record.
 
-    The folder gets adapter_config.json, adapter_model.safetensors (bfloat16) and training.json: hyper-parameters, data
+    The folder gets adapter_config.json, adapter_model.safetensors (bfloat16), a card, and training.json: settings, data
     digest, rows seen, scores on held-out train rows, versions. Factors are float32 while they learn, whatever the base
     model's dtype. Killed and called again, it goes on from the last checkpoint; finished, it returns the record.
     `base` is wrapped and trained in place: load a fresh one for anything else.
@@ -189,6 +190,7 @@ def _write(model: PeftModel, record: dict[str, Any], output: Path) -> None:
         for name, factor in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
     }
     save_file(factors, output / "adapter_model.safetensors", metadata={"format": "pt"})
+    (output / "README.md").write_text(adapter_card(record), encoding="utf-8")
     _write_json(output / RECORD, record)
     shutil.rmtree(output / CHECKPOINTS)
 
