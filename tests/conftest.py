@@ -12,6 +12,8 @@ from psycopg import sql
 
 from loracomp import db, embedded, schema
 
+pytest_plugins = ["demo_fixtures", "model_fixtures"]
+
 TEMPLATE = "loracomp_template"
 _numbers = count()
 

@@ -1,16 +1,14 @@
 """Docs that run: each sh, sql and python block of README.md and docs/ is executed, in order, on the demo's database."""
 
-import os
 import re
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from demo_fixtures import ROOT, execute
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXECUTED = ("sh", "sql", "python")
 # Outputs, pictures and files to copy; everything else in a fence is a command.
@@ -31,32 +29,6 @@ def blocks(page: Path) -> list[Block]:
         Block(match["language"], match["body"], source[: match.start()].count("\n") + 1, match["reason"])
         for match in FENCE.finditer(source)
     ]
-
-
-@pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """Environment of a shell in which the demo has run once, on an embedded server of its own."""
-    home = tmp_path_factory.mktemp("docs")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("LORACOMP_")},
-        "LORACOMP_HOME": str(home),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "COLUMNS": "120",
-        "NO_COLOR": "1",
-    }
-    if cache := os.environ.get("LORACOMP_TEST_CACHE"):
-        (home / "models").symlink_to(Path(cache).resolve())
-    execute(["loracomp", "demo"], environment)
-    yield environment
-    execute(["loracomp", "db", "stop"], environment)
-
-
-def execute(command: list[str], environment: dict[str, str], source: str | None = None) -> str:
-    done = subprocess.run(
-        command, input=source, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=300, check=False
-    )
-    assert done.returncode == 0, f"{' '.join(command)} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
-    return done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -101,7 +101,7 @@ def _cells(row: dict[str, Any]) -> list[str | Text]:
         str(row["job_id"]),
         Text(_shortened(row["prompt"])),
         answer,
-        Text.assemble((f"{row['composition']}", "bold"), f" {_policy(row)}\n", (f"near {row['nearest']}", "dim")),
+        Text.assemble((str(row["composition"]), "bold"), f" {_policy(row)}\n", (_near(row), "dim")),
         "-" if row["norm_ratio"] is None else f"{row['norm_ratio']:.2f}",
         f"{sum((row['timings'] or {}).values()) / (row['batch_size'] or 1):.0f}",
     ]
@@ -112,6 +112,10 @@ _MARKS: dict[bool | None, tuple[str, str]] = {True: (" ✓", "green"), False: ("
 
 def _policy(row: dict[str, Any]) -> str:
     return "" if row["policy"] == "default" else f"(policy {row['policy']})"
+
+
+def _near(row: dict[str, Any]) -> str:
+    return f"near {row['nearest']}" if row["nearest"] else str(row["fallback"] or "")
 
 
 def _shortened(prompt: str, width: int = 110) -> str:

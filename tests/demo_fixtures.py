@@ -1,0 +1,41 @@
+"""A shell in which the demo has run: what a newcomer has after the first command."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Environment of a shell in which the demo has run once, on an embedded server of its own."""
+    home = tmp_path_factory.mktemp("demo")
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("LORACOMP_")},
+        "LORACOMP_HOME": str(home),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "COLUMNS": "120",
+        "NO_COLOR": "1",
+    }
+    execute(["loracomp", "demo"], environment)
+    yield environment
+    execute(["loracomp", "db", "stop"], environment)
+
+
+def run(command: list[str], environment: dict[str, str], source: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a command in the repository's folder; its output is kept, its exit code not judged."""
+    return subprocess.run(
+        command, input=source, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=300, check=False
+    )
+
+
+def execute(command: list[str], environment: dict[str, str], source: str | None = None) -> str:
+    """Standard output of a command that must exit with 0."""
+    done = run(command, environment, source)
+    assert done.returncode == 0, f"{' '.join(command)} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
+    return done.stdout

@@ -1,0 +1,142 @@
+"""The command line as a person and a script meet it: real processes on the demo's database."""
+
+import json
+import signal
+import subprocess
+import time
+
+import psycopg
+import pytest
+
+from demo_fixtures import ROOT, execute, run
+
+pytestmark = pytest.mark.model
+PROMPT = "Iron is heavier than cork.\nQuestion: Cork is heavier than iron. True or False?\nAnswer:"
+
+
+def url(demo: dict[str, str], user: str | None = None) -> str:
+    name = execute(["loracomp", "db", "start"], demo).strip()
+    return psycopg.conninfo.make_conninfo(name, **({"user": user} if user else {}))
+
+
+def test_ask_answers_and_explains(demo: dict[str, str]) -> None:
+    said = execute(["loracomp", "ask", PROMPT, "--choice", "True", "--choice", "False"], demo)
+    assert "Answer:" in said and "Nearest examples" in said and "Composition: linear" in said
+
+
+def test_ask_in_json_has_the_whole_trace(demo: dict[str, str]) -> None:
+    row = json.loads(execute(["loracomp", "ask", PROMPT, "--choice", "True", "--choice", "False", "--json"], demo))
+    assert row["status"] == "succeeded"
+    assert row["output"] == row["choices"][row["choice_index"] - 1]
+    assert row["choice_scores"][row["choice_index"] - 1] == max(row["choice_scores"])
+    assert abs(sum(row["adapter_weights"]) - 1) < 1e-6
+    assert len(row["example_ids"]) == 20
+    replayed = json.loads(execute(["loracomp", "replay", str(row["job_id"]), "--json"], demo))
+    assert replayed["outcome"] == "equal"
+
+
+def test_everything_excluded_falls_back_to_the_base_model_and_says_so(demo: dict[str, str]) -> None:
+    tasks = [row["task"] for row in json.loads(execute(["loracomp", "task", "list", "--json"], demo))]
+    excluded = [argument for task in tasks for argument in ("--exclude-task", task)]
+    row = json.loads(
+        execute(["loracomp", "ask", "Is tea hot?", "--choice", "yes", "--choice", "no", *excluded, "--json"], demo)
+    )
+    assert row["status"] == "succeeded"
+    assert row["fallback"] and not row["adapter_ids"]
+
+
+def test_a_prompt_too_long_fails_alone_and_the_worker_goes_on(demo: dict[str, str]) -> None:
+    done = run(["loracomp", "ask", "word " * 9000, "--max-new-tokens", "1", "--json"], demo)
+    assert json.loads(done.stdout)["error_code"] == "prompt_too_long"
+    assert done.returncode == 7
+    assert "Traceback" not in done.stderr
+    assert json.loads(execute(["loracomp", "ask", "Name a colour.", "--max-new-tokens", "2", "--json"], demo))["output"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["ask", "  "], 6, "prompt must not be blank"),
+        (["ask", "Hot?", "--choice", "yes"], 6, "choices must be a list of 2 to 1000"),
+        (["ask", "Hot?", "--choice", "yes", "--choice", "yes"], 6, "choices must be distinct"),
+        (["ask", "Hot?", "--choice", "yes", "--choice", " "], 6, "choices must not be null or blank"),
+        (["ask", "Hot?", "--choice", "a", "--choice", "b", "--max-new-tokens", "3"], 6, "not both"),
+        (["ask", "Hot?", "--policy", "no such"], 6, "policy must exist"),
+        (["ask", "Hot?", "--exclude-task", "no such"], 6, "exclude tasks"),
+        (["ask", "Hot?", "--max-new-tokens", "0"], 6, "max new tokens must be between"),
+        (["explain", "999999"], 5, "does not exist"),
+        (["replay", "999999"], 5, "does not exist"),
+        (["policy", "set", "wild", "temperature=NaN"], 6, "temperature must be between"),
+        (["policy", "set", "wild", "k=0"], 6, "k must be between"),
+        (["policy", "set", "wild", "colour=red"], 6, "no setting colour"),
+        (["model", "add", "no/such/folder"], 5, "no/such/folder"),
+        (["adapter", "activate", "no such"], 5, "no such"),
+        (["adapter", "stage", "tests", "--task", "rte"], 6, "adapter_config.json"),
+        (["train", "no such", "--output", "unused"], 5, "no such"),
+    ],
+)
+def test_bad_input_is_a_sentence_and_an_exit_code(
+    demo: dict[str, str], arguments: list[str], code: int, words: str
+) -> None:
+    done = run(["loracomp", *arguments], demo)
+    assert (done.returncode, words in done.stderr, "Traceback" in done.stderr) == (code, True, False), done.stderr
+
+
+def test_a_database_that_cannot_be_reached_is_a_sentence(demo: dict[str, str]) -> None:
+    done = run(["loracomp", "doctor"], demo | {"LORACOMP_DATABASE_URL": "postgresql://127.0.0.1:1/none"})
+    assert done.returncode == 3
+    assert "cannot be reached" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_wrong_settings_name_the_variable(demo: dict[str, str]) -> None:
+    done = run(["loracomp", "doctor"], demo | {"LORACOMP_BATCH_SIZE": "many"})
+    assert done.returncode == 2
+    assert "LORACOMP_BATCH_SIZE" in done.stderr
+
+
+def test_doctor_finds_nothing_wrong_after_the_demo(demo: dict[str, str]) -> None:
+    checks = json.loads(execute(["loracomp", "doctor", "--json"], demo))
+    assert [check for check in checks if check["status"] == "fail"] == []
+
+
+def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str]) -> None:
+    """The acceptance of the whole: plain SQL by a plain submitter, and a worker that is then told to stop."""
+    address = url(demo)
+    execute(["loracomp", "db", "psql", "-c", "CREATE ROLE visitor LOGIN IN ROLE loracomp_submitter"], demo)
+    worker = subprocess.Popen(["loracomp", "worker"], env=demo, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    try:
+        with psycopg.connect(address, user="visitor", autocommit=True) as connection:
+            row = connection.execute(
+                "INSERT INTO loracomp.job (prompt, choices) VALUES (%s, '{True,False}') RETURNING id", [PROMPT]
+            ).fetchone()
+            assert row is not None
+            answer = _answer(connection, row[0])
+            examples = connection.execute(
+                "SELECT count(*) FROM loracomp.retrieved_example WHERE job_id = %s", [row[0]]
+            ).fetchone()
+        assert answer[0] == "succeeded" and answer[1] in ("True", "False") and answer[2] != "base model"
+        assert examples == (20,)
+    finally:
+        worker.send_signal(signal.SIGTERM)
+        _, log = worker.communicate(timeout=60)
+    assert worker.returncode == 0, log
+    assert "Traceback" not in log
+
+
+def _answer(connection: psycopg.Connection[tuple[object, ...]], job: object) -> tuple[object, ...]:
+    for _ in range(600):
+        row = connection.execute(
+            "SELECT status, output, composition FROM loracomp.job_result WHERE job_id = %s", [job]
+        ).fetchone()
+        assert row is not None
+        if row[0] not in ("queued", "running"):
+            return row
+        time.sleep(0.1)
+    raise AssertionError("the worker did not answer within a minute")
+
+
+def test_the_second_demo_adds_jobs_and_nothing_else(demo: dict[str, str]) -> None:
+    before = json.loads(execute(["loracomp", "adapter", "list", "--json"], demo))
+    rows = json.loads(execute(["loracomp", "demo", "--json"], demo))
+    assert len(rows) >= 10 and all(row["status"] == "succeeded" for row in rows)
+    assert json.loads(execute(["loracomp", "adapter", "list", "--json"], demo)) == before
