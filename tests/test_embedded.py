@@ -70,8 +70,10 @@ def test_stop_ends_open_connections_and_leaves_no_process_and_no_socket(folder: 
     assert not embedded.stop(folder)
 
 
-def test_several_processes_starting_at_once_make_one_server(tmp_path: Path) -> None:
+def test_several_processes_make_one_server_at_once_where_another_was_killed_half_way(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
+    (tmp_path / "postgres.new").mkdir()
+    (tmp_path / "postgres.new" / "PG_VERSION").write_text("18\n")
     starters = [
         subprocess.Popen([sys.executable, "-c", START, folder], text=True, stdout=subprocess.PIPE) for _ in range(3)
     ]
@@ -80,6 +82,7 @@ def test_several_processes_starting_at_once_make_one_server(tmp_path: Path) -> N
     assert len(urls) == 1
     assert answers(urls.pop())
     embedded.stop(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["postgres"]
 
 
 def test_it_starts_again_after_it_was_killed(folder: Path) -> None:
@@ -90,14 +93,6 @@ def test_it_starts_again_after_it_was_killed(folder: Path) -> None:
     assert not embedded.is_running(folder)
     with psycopg.connect(embedded.start(folder)) as connection:
         assert connection.execute("SELECT * FROM kept").fetchall() == [(1,)]
-
-
-def test_a_start_that_was_killed_half_way_leaves_nothing_in_the_way(tmp_path: Path) -> None:
-    (tmp_path / "postgres.new").mkdir()
-    (tmp_path / "postgres.new" / "PG_VERSION").write_text("18\n")
-    assert answers(embedded.start(tmp_path / "postgres"))
-    embedded.stop(tmp_path / "postgres")
-    assert [path.name for path in tmp_path.iterdir()] == ["postgres"]
 
 
 def test_a_path_too_long_for_a_socket_gets_a_short_one(folder: Path, tmp_path: Path) -> None:

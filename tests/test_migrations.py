@@ -1,0 +1,163 @@
+"""Migrations by alembic's own command: from nothing and back to nothing, and that they lead to loracomp.tables."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from sqlalchemy import create_engine
+
+from loracomp import db, schema
+from loracomp.tables import metadata
+
+ROOT = Path(__file__).parent.parent
+
+# Whatever depends on anything, but for what is named by numbers; and functions with their text.
+OBJECTS = """
+SELECT DISTINCT pg_describe_object(classid, objid, objsubid) AS object FROM pg_depend
+WHERE pg_describe_object(classid, objid, objsubid) !~ 'pg_toast|pg_temp|RI_ConstraintTrigger'
+UNION
+SELECT format('schema %s', nspname) FROM pg_namespace WHERE nspname !~ '^pg_'
+UNION
+SELECT format('%s: %s', p.oid::regprocedure, pg_get_functiondef(p.oid)) FROM pg_proc AS p
+WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
+ORDER BY 1
+"""
+
+# SQLAlchemy has no word for them.
+STORAGE = {"loracomp.example_embedding.embedding": "p", "loracomp.adapter_weights.bytes": "e"}
+
+DEFINITIONS = {
+    "constraint": """
+        SELECT format('%s: %s', conrelid::regclass, conname) AS name, pg_get_constraintdef(oid) AS definition
+        FROM pg_constraint WHERE connamespace = 'loracomp'::regnamespace
+    """,
+    "index": """
+        SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
+        FROM pg_index JOIN pg_class ON oid = indrelid WHERE relnamespace = 'loracomp'::regnamespace
+    """,
+    "column": """
+        SELECT format('%s.%s', attrelid::regclass, attname) AS name, jsonb_build_object(
+            'type', format_type(atttypid, atttypmod), 'not null', attnotnull, 'identity', attidentity,
+            'storage', attstorage, 'default', pg_get_expr(adbin, adrelid), 'comment', col_description(attrelid, attnum)
+        ) AS definition
+        FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid
+        LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
+        WHERE relnamespace = 'loracomp'::regnamespace AND relkind = 'r' AND attnum > 0
+    """,
+    "table": """
+        SELECT oid::regclass::text AS name, jsonb_build_object(
+            'kind', relkind, 'options', reloptions,
+            'comment', CASE relkind WHEN 'r' THEN obj_description(oid, 'pg_class') END
+        ) AS definition
+        FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('r', 'S')
+    """,
+}
+
+
+def alembic(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The command as a person would run it, in the checkout."""
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        cwd=ROOT, env={**os.environ, "LORACOMP_DATABASE_URL": url}, text=True, capture_output=True, check=False,
+    )  # fmt: skip
+
+
+def succeeds(url: str, *arguments: str) -> str:
+    done = alembic(url, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def objects(url: str) -> list[str]:
+    with psycopg.connect(url) as connection:
+        return [row[0] for row in connection.execute(OBJECTS)]
+
+
+def test_upgrade_from_nothing_and_downgrade_to_nothing_by_the_bare_command(empty_database: str) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("CREATE EXTENSION vector")  # stays: it may have been there before
+    before = objects(empty_database)
+    succeeds(empty_database, "upgrade", "head")
+    upgraded = objects(empty_database)
+    assert "function loracomp.claim_jobs(text,text,integer,interval)" in upgraded
+    assert schema.initialize(empty_database) == []
+    succeeds(empty_database, "downgrade", "base")
+    assert objects(empty_database) == before
+    succeeds(empty_database, "upgrade", "head")
+    assert objects(empty_database) == upgraded
+
+
+def test_check_finds_nothing_to_do_and_no_command_that_only_looks_changes_anything(database: str) -> None:
+    before = objects(database)
+    assert "No new upgrade operations detected" in succeeds(database, "check")
+    assert "(head)" in succeeds(database, "current")
+    succeeds(database, "history")
+    assert objects(database) == before
+
+
+def test_looking_at_an_empty_database_leaves_it_empty(empty_database: str) -> None:
+    with psycopg.connect(empty_database) as connection:
+        connection.execute("CREATE EXTENSION vector")
+    before = objects(empty_database)
+    succeeds(empty_database, "current")
+    assert objects(empty_database) == before
+
+
+def test_offline_mode_is_refused_before_anything_is_touched(database: str) -> None:
+    before = objects(database)
+    done = alembic(database, "downgrade", "head:base", "--sql")
+    assert done.returncode != 0
+    assert "--sql is not possible" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert objects(database) == before
+
+
+def test_a_view_in_the_way_of_a_downgrade_is_named_and_nothing_is_lost(database: str) -> None:
+    with db.connect(database) as connection:
+        connection.execute("CREATE SCHEMA reports")
+        connection.execute("CREATE VIEW reports.backlog AS SELECT count(*) FROM loracomp.job")
+    before = objects(database)
+    done = alembic(database, "downgrade", "base")
+    assert done.returncode != 0
+    assert "stands in the way: view reports.backlog depends on table job" in done.stderr + done.stdout
+    assert "Traceback" not in done.stderr
+    assert objects(database) == before
+
+
+@pytest.fixture
+def described(empty_database: str) -> str:
+    """URL of a database made from loracomp.tables alone, with the functions that its constraints call."""
+    helpers = """
+        CREATE EXTENSION vector;
+        CREATE SCHEMA loracomp;
+        CREATE FUNCTION loracomp.texts_are_not_blank(text[]) RETURNS boolean IMMUTABLE RETURN true;
+        CREATE FUNCTION loracomp.texts_are_distinct(text[]) RETURNS boolean IMMUTABLE RETURN true;
+    """
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(helpers)
+    engine = create_engine("postgresql+psycopg://", creator=lambda: psycopg.connect(empty_database))
+    metadata.create_all(engine)
+    engine.dispose()
+    return empty_database
+
+
+def test_migrations_lead_to_what_tables_py_describes(database: str, described: str) -> None:
+    migrated, wanted = definitions(database), definitions(described)
+    for column, storage in STORAGE.items():
+        wanted["column", column]["storage"] = storage
+    assert migrated == wanted
+
+
+def definitions(url: str) -> dict[tuple[str, str], Any]:
+    with db.connect(url) as connection:
+        connection.execute("SET search_path = public, pg_catalog")
+        return {
+            (kind, row["name"]): row["definition"]
+            for kind, query in DEFINITIONS.items()
+            for row in connection.execute(query)
+            if "alembic_version" not in row["name"]
+        }
