@@ -31,22 +31,20 @@ AS $$
         WINDOW w AS (ORDER BY l.due, l.id)
     ),
     chosen AS MATERIALIZED (
-        SELECT r.id, count(*) OVER () AS together
-        FROM ranked AS r
-        WHERE CASE WHEN r.suspect_first THEN r.place = 1 ELSE NOT r.suspect END
+        SELECT r.id FROM ranked AS r WHERE CASE WHEN r.suspect_first THEN r.place = 1 ELSE NOT r.suspect END
     ),
     claimed AS (
         UPDATE loracomp.job AS j SET
             status = 'running',
             attempts = j.attempts + 1,
             worker = claim_jobs.worker,
-            claimed_together = c.together,
+            claimed_together = (SELECT count(*) FROM chosen),
             claimed_at = now(),
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => j.timeout_s)),
             -- One token for the claim: a subquery of its own is evaluated once.
             lease_token = (SELECT nextval('loracomp.lease_token'))
-        FROM chosen AS c
-        WHERE j.id = c.id
+        -- An array, not a join: a plan made before batch_size is known expects a tenth of the table.
+        WHERE j.id = ANY (ARRAY(SELECT c.id FROM chosen AS c))
         RETURNING j.*
     )
     SELECT
