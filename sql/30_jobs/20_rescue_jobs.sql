@@ -4,7 +4,6 @@
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
-SET loracomp.reason = 'lease_expired'
 AS $$
     WITH expired AS MATERIALIZED (
         SELECT j.id, j.claimed_together = 1 AS alone, j.claimed_together = 1 AND j.attempts >= j.max_attempts AS spent

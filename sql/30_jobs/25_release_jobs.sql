@@ -1,10 +1,13 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.release_jobs(bigint[], bigint[])
 -- running -> queued with the attempt given back and the place in the queue kept, where the token still holds.
 CREATE FUNCTION loracomp.release_jobs(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
-LANGUAGE sql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
-SET loracomp.reason = 'released'
-BEGIN ATOMIC
+AS $$
+DECLARE
+    before CONSTANT text := loracomp.give_reason('released');
+BEGIN
+    RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT j.id
         FROM unnest(release_jobs.ids, release_jobs.tokens) AS i (id, token)
@@ -21,6 +24,8 @@ BEGIN ATOMIC
     FROM held AS h
     WHERE j.id = h.id
     RETURNING j.id;
-END;
+    PERFORM loracomp.give_reason(before);
+END
+$$;
 COMMENT ON FUNCTION loracomp.release_jobs IS
 'Puts jobs that a stopping worker can''t finish back into the queue, uncharged; returns the ids whose token held.';

@@ -4,10 +4,10 @@
 CREATE FUNCTION loracomp.cancel_job(id bigint, reason text DEFAULT 'cancelled') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
-SET loracomp.reason = ''
 AS $$
 DECLARE
     old loracomp.job;
+    before text;
 BEGIN
     SELECT * INTO old FROM loracomp.job AS j
     WHERE j.id = cancel_job.id AND (j.submitted_by = loracomp.caller() OR loracomp.caller_is_admin())
@@ -20,7 +20,7 @@ BEGIN
         RAISE EXCEPTION 'job % is %: only a queued or running job can be cancelled', cancel_job.id, old.status
             USING HINT = 'nothing needs to be done: it has ended';
     END IF;
-    PERFORM set_config('loracomp.reason', coalesce(cancel_job.reason, 'cancelled'), true);
+    before := loracomp.give_reason(coalesce(cancel_job.reason, 'cancelled'));
     UPDATE loracomp.job AS j SET
         status = 'cancelled',
         finished_at = now(),
@@ -29,6 +29,7 @@ BEGIN
         error_code = 'cancelled',
         error = coalesce(cancel_job.reason, 'cancelled')
     WHERE j.id = cancel_job.id;
+    PERFORM loracomp.give_reason(before);
 END
 $$;
 COMMENT ON FUNCTION loracomp.cancel_job IS

@@ -3,10 +3,10 @@
 CREATE FUNCTION loracomp.retry_job(id bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
-SET loracomp.reason = 'retry_job'
 AS $$
 DECLARE
     old loracomp.job;
+    before CONSTANT text := loracomp.give_reason('retry_job');
 BEGIN
     SELECT * INTO old FROM loracomp.job AS j WHERE j.id = retry_job.id FOR UPDATE;
     IF old.id IS NULL THEN
@@ -23,6 +23,7 @@ BEGIN
     UPDATE loracomp.job AS j SET
         status = 'queued', attempts = 0, run_at = now(), finished_at = NULL, error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
+    PERFORM loracomp.give_reason(before);
 END
 $$;
 COMMENT ON FUNCTION loracomp.retry_job IS 'Queues a failed or cancelled job again, with all its attempts.';

@@ -3,11 +3,11 @@
 CREATE FUNCTION loracomp.purge_jobs(older_than interval, batch integer DEFAULT 10000) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
-SET loracomp.purging = 'on' -- lets the audit's triggers know
 AS $$
 DECLARE
     purged bigint[];
 BEGIN
+    PERFORM set_config('loracomp.purging', 'on', true); -- lets the audit's triggers know
     WITH ended AS MATERIALIZED (
         SELECT j.id FROM loracomp.job AS j
         WHERE j.finished_at IS NOT NULL AND j.finished_at < now() - purge_jobs.older_than
@@ -20,6 +20,7 @@ BEGIN
     SELECT coalesce(array_agg(d.id), '{}') INTO purged FROM deleted AS d;
     DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (purged);
     DELETE FROM loracomp.audit_event AS a WHERE a.entity = 'job' AND a.entity_id = ANY (purged);
+    PERFORM set_config('loracomp.purging', 'off', true);
     RETURN cardinality(purged);
 END
 $$;
