@@ -1,3 +1,4 @@
+-- drop: REVOKE ALL ON ALL ROUTINES IN SCHEMA loracomp, bi FROM loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin
 -- Who may execute which function. Those not named here are for the owner, for triggers, and for functions that run with
 -- their owner's rights. A test lists them all.
 

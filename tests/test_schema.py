@@ -1,0 +1,387 @@
+"""sql/ objects dropped and applied again, whoever stands in the way, calls meanwhile, or does the same at once."""
+
+import multiprocessing
+import shutil
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from threading import Event
+
+import psycopg
+import pytest
+from alembic import command
+
+from conftest import create_database, drop_database, url_of
+from loracomp import db, embedded, schema, sql_objects
+from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError
+
+SNAPSHOT = """
+SELECT format('%s %s %s', oid::regprocedure, pg_get_functiondef(oid), obj_description(oid, 'pg_proc')) AS object,
+    proacl::text AS acl
+FROM pg_proc WHERE pronamespace::regnamespace::text IN ('loracomp', 'bi') AND prokind <> 'a'
+UNION ALL
+SELECT format('%s %s %s %s', oid::regclass, CASE relkind WHEN 'v' THEN pg_get_viewdef(oid) END, reloptions,
+    obj_description(oid, 'pg_class')) || relrowsecurity, relacl::text
+FROM pg_class WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'v')
+UNION ALL
+SELECT format('%s.%s', attrelid::regclass, attname), attacl::text
+FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
+WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'v') AND attacl IS NOT NULL
+UNION ALL
+SELECT pg_get_triggerdef(oid), NULL FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL
+SELECT to_jsonb(p)::text, NULL FROM pg_policies AS p
+UNION ALL
+SELECT format('schema %s', nspname), nspacl::text FROM pg_namespace WHERE nspname IN ('loracomp', 'bi')
+"""
+
+CHECKSUM_OF_ANOTHER_RELEASE = (
+    "UPDATE loracomp.sql_object SET checksum = 'other' WHERE path = '20_routing/60_route_jobs.sql'"
+)
+
+
+def snapshot(url: str) -> set[tuple[str, tuple[str, ...]]]:
+    """Every object with its definition and what is granted on it."""
+    with psycopg.connect(url) as connection:
+        rows = connection.execute(SNAPSHOT).fetchall()
+    return {(row[0], tuple(sorted((row[1] or "").strip("{}").split(",")))) for row in rows}
+
+
+def run(url: str, *statements: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def apply_again(url: str) -> list[str]:
+    """What an upgrade from a release with other files does."""
+    run(url, CHECKSUM_OF_ANOTHER_RELEASE)
+    return schema.initialize(url)
+
+
+@pytest.fixture
+def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Folder with a copy of migrations/ and sql/ that stands for another release's."""
+    for name in ("migrations", "sql"):
+        shutil.copytree(sql_objects.packed_folder(name), tmp_path / name)
+    for module in (sql_objects, schema):
+        monkeypatch.setattr(module, "packed_folder", lambda name: tmp_path / name)
+    return tmp_path
+
+
+def test_a_second_initialize_does_nothing(database: str) -> None:
+    before = snapshot(database)
+    assert schema.initialize(database) == []
+    assert snapshot(database) == before
+
+
+def test_applying_again_makes_the_same_objects_with_the_same_rights(database: str) -> None:
+    before = snapshot(database)
+    assert apply_again(database) == ["sql/ applied again: 20_routing/60_route_jobs.sql"]
+    assert snapshot(database) == before
+
+
+def test_dropping_leaves_what_the_migrations_made_and_nothing_of_sql(database: str) -> None:
+    with schema.installing(database) as connection:
+        sql_objects.drop(connection)
+    left = {(name.split()[0], acl) for name, acl in snapshot(database) if not name.startswith("CREATE")}
+    tables = {f"{table.fullname}" for table in sql_objects.sql_object.metadata.sorted_tables}
+    helpers = {"loracomp.texts_are_distinct(text[])", "loracomp.texts_are_not_blank(text[])"}
+    assert {name for name, _ in left} == {
+        *tables,
+        *helpers,
+        "loracomp.alembic_version",
+        "schema",
+    }
+    assert [acl for _, acl in left if "loracomp_" in " ".join(acl)] == []
+
+
+def test_changed_files_are_applied_and_what_a_file_made_goes_with_it(database: str, packed: Path) -> None:
+    changed, removed = packed / "sql/60_bi/31_accuracy.sql", packed / "sql/60_bi/33_queue_health.sql"
+    changed.write_text(changed.read_text() + "COMMENT ON VIEW bi.accuracy IS 'Another.';\n")
+    removed.unlink()
+    assert schema.changed_files(database) == ["60_bi/31_accuracy.sql", "60_bi/33_queue_health.sql"]
+    schema.initialize(database)
+    assert schema.changed_files(database) == []
+    with db.connect(database) as connection:
+        row = connection.execute(
+            "SELECT obj_description('bi.accuracy'::regclass) AS comment, to_regclass('bi.queue_health') AS gone"
+        ).fetchone()
+    assert row == {"comment": "Another.", "gone": None}
+
+
+def test_a_file_that_fails_changes_nothing_and_is_named(database: str, packed: Path) -> None:
+    before = snapshot(database)
+    (packed / "sql/90_grants/99_broken.sql").write_text("-- drop: SELECT 1\nSELECT no_such_function();\n")
+    with pytest.raises(LoracompError, match="no_such_function") as caught:
+        schema.initialize(database)
+    assert caught.value.__cause__.__notes__ == ["in sql/90_grants/99_broken.sql"]  # type: ignore[union-attr]
+    assert snapshot(database) == before
+
+
+@pytest.mark.parametrize(
+    ("made", "named"),
+    [
+        ("VIEW backlog AS SELECT count(*) FROM loracomp.job_result", "view backlog depends on view job_result"),
+        (
+            "FUNCTION backlog() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM loracomp.job_result; END",
+            r"function backlog\(\) depends on view job_result",
+        ),
+    ],
+)
+def test_a_users_object_in_the_way_is_named_and_nothing_is_lost(database: str, made: str, named: str) -> None:
+    run(database, f"CREATE {made}")
+    before = snapshot(database)
+    with pytest.raises(RefusedError, match=f"stands in the way: {named}.*Drop it, run again"):
+        apply_again(database)
+    assert snapshot(database) == before
+    run(database, f"DROP {made.split(maxsplit=1)[0]} backlog")
+    assert schema.initialize(database) != []
+
+
+@pytest.fixture
+def readers(database: str) -> Iterator[str]:
+    """A role of the user's own, whose name needs quotes."""
+    run(database, 'CREATE ROLE "the readers"')
+    yield '"the readers"'
+    run(database, 'DROP OWNED BY "the readers"', 'DROP ROLE "the readers"')
+
+
+def test_grants_to_users_roles_outlast_an_upgrade(database: str, readers: str) -> None:
+    run(
+        database,
+        f"GRANT SELECT ON bi.accuracy TO {readers} WITH GRANT OPTION",
+        f"GRANT SELECT (job_id, status) ON loracomp.job_result TO {readers}",
+        f"GRANT EXECUTE ON FUNCTION loracomp.explain_job TO {readers}",
+    )
+    before = snapshot(database)
+    apply_again(database)
+    assert snapshot(database) == before
+
+
+def test_a_grant_whose_object_is_gone_is_reported(
+    database: str, readers: str, packed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(database, f"GRANT SELECT ON bi.queue_health TO {readers}")
+    (packed / "sql/60_bi/33_queue_health.sql").unlink()
+    schema.initialize(database)
+    assert f"not done again: GRANT SELECT ON TABLE bi.queue_health TO {readers}" in caplog.text
+
+
+SECOND = """
+from alembic import op
+revision, down_revision = "0002", "0001"
+def upgrade():
+    op.execute("ALTER TABLE loracomp.prediction ALTER COLUMN output TYPE varchar")
+def downgrade():
+    op.execute("ALTER TABLE loracomp.prediction ALTER COLUMN output TYPE text")
+"""
+
+
+def test_a_migration_changes_a_column_that_views_read(
+    database: str, packed: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = snapshot(database)
+    (packed / "migrations/versions/0002_second.py").write_text(SECOND)
+    with pytest.raises(SchemaMismatchError, match=r"schema \(0001\) is older than this release: run `loracomp init`"):
+        schema.check_revision(database)
+    assert schema.initialize(database) == ["schema 0001 -> 0002", "sql/ applied"]
+    schema.check_revision(database)
+    with schema.installing(database) as connection:
+        command.downgrade(schema.alembic_config(connection), "0001")
+    assert "functions and views wait for `loracomp init`" in caplog.text
+    (packed / "migrations/versions/0002_second.py").unlink()
+    assert len(schema.initialize(database)) == 1
+    assert snapshot(database) == before
+
+
+def test_a_view_of_a_users_that_forbids_a_migration_is_named(database: str, packed: Path) -> None:
+    (packed / "migrations/versions/0002_second.py").write_text(SECOND)
+    run(database, "CREATE VIEW outputs AS SELECT output FROM loracomp.prediction")
+    before = snapshot(database)
+    with pytest.raises(RefusedError, match="stands in the way: rule _RETURN on view outputs depends on column"):
+        schema.initialize(database)
+    assert snapshot(database) == before
+
+
+def test_a_newer_schema_is_refused(database: str) -> None:
+    run(database, "UPDATE loracomp.alembic_version SET version_num = '9999'")
+    before = snapshot(database)
+    for function in (schema.initialize, schema.check_revision):
+        with pytest.raises(SchemaMismatchError, match=r"schema \(9999\) is newer than this release knows: upgrade"):
+            function(database)
+    assert snapshot(database) == before
+
+
+def test_an_empty_database_is_told_to_run_init(empty_database: str) -> None:
+    with pytest.raises(SchemaMismatchError, match=r"schema \(none\) is older than this release: run `loracomp init`"):
+        schema.check_revision(empty_database)
+
+
+@contextmanager
+def working(processes: int) -> Iterator[ProcessPoolExecutor]:
+    """Processes of their own: alembic keeps its context in globals."""
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        yield pool
+
+
+def test_several_installers_at_once_do_the_work_once(server: str, database: str, empty_database: str) -> None:
+    with working(3) as pool:
+        done = list(pool.map(schema.initialize, [empty_database] * 3))
+        assert sorted(map(len, done)) == [0, 0, 2]
+        for _ in range(4):
+            run(database, CHECKSUM_OF_ANOTHER_RELEASE)
+            done = list(pool.map(schema.initialize, [database] * 3))
+            assert sorted(map(len, done)) == [0, 0, 1]
+    assert snapshot(empty_database) == snapshot(database)
+
+
+@pytest.fixture(scope="module")
+def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server of its own, without loracomp's roles: they are the cluster's."""
+    folder = tmp_path_factory.mktemp("new") / "postgres"
+    url = embedded.start(folder)
+    run(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+    yield url
+    embedded.stop(folder)
+
+
+DROP_ROLES = f"DROP ROLE IF EXISTS {', '.join(sql_objects.ROLES)}"
+
+
+def make_roles(url: str) -> None:
+    with schema._opened(url) as engine:
+        schema.ensure_roles(engine)
+
+
+def test_databases_of_a_new_server_at_once(new_server: str) -> None:
+    names = ["one", "two", "three"]
+    urls = [create_database(new_server, name) for name in names]
+    with working(3) as pool:
+        assert [len(done) for done in pool.map(schema.initialize, urls)] == [2, 2, 2]
+        for name in names:
+            drop_database(new_server, name)
+        for _ in range(10):
+            run(new_server, DROP_ROLES)
+            list(pool.map(make_roles, [new_server] * 3))
+    run(new_server, DROP_ROLES)
+
+
+@pytest.fixture
+def owned(new_server: str) -> Iterator[str]:
+    """URL of a database, without pgvector, whose owner may make neither roles nor extensions; as that owner."""
+    create_database(new_server, "owned")
+    run(new_server, DROP_ROLES, "CREATE ROLE owner LOGIN", "ALTER DATABASE owned OWNER TO owner")
+    yield url_of(new_server, "owned", user="owner")
+    drop_database(new_server, "owned")
+    run(new_server, "DROP ROLE owner", DROP_ROLES)
+
+
+def test_an_installer_who_may_not_make_roles_or_extensions_is_told_who_can(new_server: str, owned: str) -> None:
+    with pytest.raises(RefusedError, match="may not create roles: let an administrator run CREATE ROLE for loracomp_"):
+        schema.initialize(owned)
+    make_roles(new_server)
+    with pytest.raises(
+        DatabaseUnavailableError, match=r"no pgvector .*permission denied.*superuser run CREATE EXTENSION"
+    ):
+        schema.initialize(owned)
+    with pytest.raises(DatabaseUnavailableError, match="pgvector is not installed in this database"):
+        db.connect(owned)
+    superuser = url_of(new_server, "owned")
+    run(superuser, "CREATE SCHEMA extensions", "GRANT USAGE ON SCHEMA extensions TO public")
+    run(superuser, "CREATE EXTENSION vector SCHEMA extensions")
+    assert len(schema.initialize(owned)) == 2
+    assert len(apply_again(owned)) == 1
+    run(superuser, "UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
+    with pytest.raises(DatabaseUnavailableError, match=r"pgvector 0\.7\.4 is too old"):
+        schema.initialize(owned)
+
+
+def test_a_server_that_is_away_is_said_to_be(server: str) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        url = f"postgresql://postgres@127.0.0.1:{listening.getsockname()[1]}/postgres?connect_timeout=2"
+        for function in (schema.initialize, schema.check_revision, db.connect):
+            with pytest.raises(DatabaseUnavailableError, match=r"cannot be reached: .*refused"):
+                function(url)
+        listening.listen()
+        started = time.monotonic()
+        with pytest.raises(DatabaseUnavailableError, match=r"cannot be reached: .*timeout expired"):
+            schema.initialize(url)
+        assert 1.5 < time.monotonic() - started < 5
+    with pytest.raises(DatabaseUnavailableError, match=r'cannot be reached: .*database "nowhere" does not exist'):
+        schema.initialize(url_of(server, "nowhere"))
+
+
+def test_a_transaction_that_holds_a_table_is_named(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_objects, "_LOCK_ATTEMPTS", 2)
+    before = snapshot(database)
+    with psycopg.connect(database) as reader:
+        reader.execute("SELECT count(*) FROM loracomp.job")
+        with pytest.raises(
+            RefusedError, match=rf"in use: job by postgres \(process {reader.info.backend_pid}, since 2"
+        ):
+            apply_again(database)
+    assert snapshot(database) == before
+    assert len(schema.initialize(database)) == 1
+
+
+CALLS = [
+    "INSERT INTO loracomp.job (prompt, base_model) VALUES ('x', 'none')",
+    "SELECT loracomp.submit_job('hello', base_model => 'none')",
+    "SELECT * FROM loracomp.claim_jobs('w', 'none', 3, '60 s')",
+    "SELECT loracomp.fail_jobs(ARRAY[id], ARRAY[lease_token], '{x}', '{x}', '{true}')"
+    " FROM (SELECT * FROM loracomp.job WHERE status = 'running' LIMIT 3) AS held",
+    "SELECT * FROM loracomp.route_jobs('{1}', ARRAY[array_fill(0.1, '{384}')::vector])",
+    "SELECT loracomp.explain_job(1)",
+    "SELECT * FROM loracomp.job_result ORDER BY job_id DESC LIMIT 5",
+    "SELECT * FROM bi.queue_health",
+    "SELECT * FROM loracomp.check_health()",
+]
+
+
+def test_clients_call_meanwhile_without_an_error(database: str) -> None:
+    run(
+        database,
+        "INSERT INTO loracomp.base_model"
+        " (name, source, fingerprint, architecture, context_length, parameter_count, modules)"
+        " VALUES ('none', 'none', repeat('0', 64), 'none', 1, 1, '{}')",
+        CALLS[0],
+    )
+    stop = Event()
+
+    def client(statement: str) -> Counter[str]:
+        came: Counter[str] = Counter()
+        with db.connect(database) as connection:
+            while not stop.wait(0.02):
+                try:
+                    connection.execute(statement, prepare=bool(came["done"] % 2))
+                    came["done"] += 1
+                except psycopg.Error as error:
+                    came[f"{statement[:60]}: {type(error).__name__}: {error}"] += 1
+        return came
+
+    with ThreadPoolExecutor(2 * len(CALLS)) as pool:
+        clients = [pool.submit(client, statement) for statement in CALLS * 2]
+        for _ in range(8):
+            assert len(apply_again(database)) == 1
+        stop.set()
+        results = [client.result() for client in clients]
+    assert {kind for result in results for kind in result} == {"done"}
+
+
+def test_functions_that_wait_for_a_table_call_others_by_name(connection: db.Connection) -> None:
+    # A BEGIN ATOMIC body calls others by number. One that waits for a table while sql/ is applied again would go on to
+    # call a function that is gone: "cache lookup failed".
+    by_number = """
+        SELECT DISTINCT f.oid::regprocedure::text AS function
+        FROM pg_proc AS f JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = f.oid
+        JOIN pg_proc AS called ON d.refclassid = 'pg_proc'::regclass AND called.oid = d.refobjid
+        WHERE f.prosecdef AND f.prosqlbody IS NOT NULL
+            AND called.pronamespace::regnamespace::text IN ('loracomp', 'bi')
+    """
+    assert connection.execute(by_number).fetchall() == []
