@@ -23,7 +23,7 @@ from loracomp.registry.models import load_base_model
 from loracomp.scoring import log_likelihoods
 from loracomp.training.config import training_config
 from loracomp.training.rows import choose_rows, training_order
-from loracomp.training.train import accuracies, train_adapter
+from loracomp.training.train import _last_checkpoint, accuracies, train_adapter
 from loracomp.training.trainer import choice_loss
 from model_fixtures import letter_tokenizer, tiny_llama
 
@@ -52,6 +52,15 @@ model, data, output, entry, config = sys.argv[1:]
 base = load_base_model(model, dtype="float32", cache_dir=Path(output))
 train_adapter(Entry(**json.loads(entry)), base, training_config(**json.loads(config)), Path(output), data)
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Sums in one order, so that runs are equal to the bit; and a model this small gains nothing from a second."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +157,8 @@ def test_a_rule_is_learnt(trained, folders):
 
 def test_the_folder_is_a_peft_folder_of_bfloat16_factors(trained, folders):
     record, output = trained
-    assert {file.name for file in output.iterdir()} == {
-        "adapter_config.json",
-        "adapter_model.safetensors",
-        "training.json",
-    }
+    files = {"README.md", "adapter_config.json", "adapter_model.safetensors", "training.json"}
+    assert {file.name for file in output.iterdir()} == files
     assert json.loads((output / "training.json").read_text()) == record
     config = json.loads((output / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == folders[0]  # the source as it was named
@@ -207,6 +213,15 @@ def test_killed_and_started_again_it_reaches_the_same_adapter(folders, tmp_path)
     assert resumed["steps"] == straight["steps"] == 325
     ours, theirs = (load_file(folder / "adapter_model.safetensors") for folder in (output, tmp_path / "straight"))
     assert all(torch.equal(factor, theirs[name]) for name, factor in ours.items())
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
+    for step, state in ((25, "{}"), (50, "{}"), (100, ""), (75, '{"epoch": ')):
+        folder = tmp_path / "checkpoints" / f"checkpoint-{step}"
+        folder.mkdir(parents=True)
+        (folder / "trainer_state.json").write_text(state)
+    (tmp_path / "checkpoints" / "checkpoint-125").mkdir()
+    assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoints" / "checkpoint-50")
 
 
 @pytest.mark.parametrize(

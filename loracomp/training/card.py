@@ -23,7 +23,8 @@ def adapter_card(record: dict[str, Any]) -> str:
             f"- Data: {dataset}, split {data['training_split']}; licence of the data: {data['licence']}",
             f"- Rows: {record['rows_seen']} seen, of {data['rows']}; their digest: {data['digest']}",
             f"- Rank {settings['rank']}, alpha {settings['alpha']:g}, on {', '.join(settings['target_modules'])}",
-            f"- Learning rate {settings['learning_rate']:g}, {settings['batch_size']} rows a step, seed {settings['seed']}",
+            f"- Learning rate {settings['learning_rate']:g}, {settings['batch_size']} rows a step",
+            f"- Seed {settings['seed']}, epochs {settings['epochs']:g}",
             *_scores(scores),
             "",
         ]

@@ -37,8 +37,9 @@ def train_adapter(
     """Train an adapter for `entry` on `base` and write it to `output` as a PEFT folder; return its record.
 
     The folder gets adapter_config.json, adapter_model.safetensors (bfloat16), a card, and training.json: settings, data
-    digest, rows seen, scores on held-out train rows, versions. Factors are float32 while they learn, whatever the base
-    model's dtype. Killed and called again, it goes on from the last checkpoint; finished, it returns the record.
+    digest, rows seen, scores on held-out train rows, versions, seconds (of the run that ended it). Factors are float32
+    while they learn, whatever the base model's dtype. Killed and called again, it goes on from the last checkpoint;
+    finished, it returns the record.
     `base` is wrapped and trained in place: load a fresh one for anything else.
     Raises UsageError if `output` holds another training, or the entry no train split.
     """
@@ -163,10 +164,18 @@ def _trainer(
 
 
 def _last_checkpoint(output: Path) -> str | None:
-    """The newest whole checkpoint: its trainer_state.json, written last, is there."""
-    states = (output / CHECKPOINTS).glob("checkpoint-*/trainer_state.json")
-    folders = sorted((state.parent for state in states), key=lambda folder: int(folder.name.rpartition("-")[2]))
-    return str(folders[-1]) if folders else None
+    """The newest whole checkpoint: its trainer_state.json, which is written last, is there to the end."""
+    states = [state for state in (output / CHECKPOINTS).glob("checkpoint-*/trainer_state.json") if _is_json(state)]
+    newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
+    return str(newest.parent) if newest else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
 
 
 def _held_out_scores(model: PeftModel, rows: Sequence[TrainingRow]) -> dict[str, Any]:
