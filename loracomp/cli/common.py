@@ -31,8 +31,8 @@ def open_database() -> Iterator[db.Connection]:
         yield connection
 
 
-def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool) -> None:
-    """Print rows as a table, or as one JSON array."""
+def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, columns: Sequence[str] = ()) -> None:
+    """Print rows as a table, of the `columns` that people want where they are named, or whole as one JSON array."""
     if as_json:
         emit_json(list(rows))
         return
@@ -40,11 +40,11 @@ def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool) -> Non
         console.print(f"[dim]{title}: none[/dim]")
         return
     table = Table(title=title, title_justify="left", header_style="bold")
-    for column in rows[0]:
+    for column in columns or rows[0]:
         numeric = all(isinstance(row[column], int | float | None) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(shown(value) for value in row.values()))
+        table.add_row(*(shown(row[column]) for column in columns or row))
     console.print(table)
 
 

@@ -43,7 +43,9 @@ def register(app: typer.Typer) -> None:
 def list_models(as_json: AsJson = False) -> None:
     """Base models, the default first."""
     with open_database() as connection:
-        emit(connection.execute(QUERIES["list_base_models"]).fetchall(), title="Base models", as_json=as_json)
+        rows = connection.execute(QUERIES["list_base_models"]).fetchall()
+    columns = ("name", "is_default", "source", "context_length", "active_adapters")
+    emit(rows, title="Base models", as_json=as_json, columns=columns)
 
 
 @model_app.command("add")
@@ -69,7 +71,9 @@ def add_model(
 def show_encoder(as_json: AsJson = False) -> None:
     """The database's encoder."""
     with open_database() as connection:
-        emit(connection.execute(QUERIES["show_encoder"]).fetchall(), title="Encoder", as_json=as_json)
+        rows = connection.execute(QUERIES["show_encoder"]).fetchall()
+    columns = ("name", "source", "dimensions", "input_version")
+    emit(rows, title="Encoder", as_json=as_json, columns=columns)
 
 
 @encoder_app.command("set")
@@ -101,9 +105,8 @@ def list_adapters(as_json: AsJson = False) -> None:
     """Adapters of all statuses, newest version first."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_adapters"]).fetchall()
-    hidden = {"parameter_count", "created_by", "created_at", "activated_at", "retired_at"}
-    shown = rows if as_json else [_shortened({k: v for k, v in row.items() if k not in hidden}) for row in rows]
-    emit(shown, title="Adapters", as_json=as_json)
+    columns = ("name", "version", "status", "task", "base_model", "rank")
+    emit(rows, title="Adapters", as_json=as_json, columns=columns)
 
 
 @adapter_app.command("stage")
@@ -216,9 +219,5 @@ def _show(connection: Connection, reference: str, base_model: str | None, as_jso
     from loracomp.registry import adapters
 
     row = adapters.find_adapter(connection, reference, base_model)
-    shown = ("name", "version", "status", "rank", "alpha", "scaling", "byte_count", "sha256")
-    emit([_shortened({key: row[key] for key in shown})], title="Adapter", as_json=as_json)
-
-
-def _shortened(row: dict[str, object]) -> dict[str, object]:
-    return row | {"sha256": str(row["sha256"])[:12]}
+    columns = ("name", "version", "status", "rank", "alpha", "scaling", "byte_count")
+    emit([row], title="Adapter", as_json=as_json, columns=columns)

@@ -26,8 +26,8 @@ def list_tasks(as_json: AsJson = False) -> None:
     """Tasks, with their numbers of examples, embeddings and active adapters."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_tasks"]).fetchall()
-    shown = rows if as_json else [{k: v for k, v in row.items() if k != "description"} for row in rows]
-    emit(shown, title="Tasks", as_json=as_json)
+    columns = ("name", "family", "train", "embedded", "validation", "active_adapters")
+    emit(rows, title="Tasks", as_json=as_json, columns=columns)
 
 
 @task_app.command("add")
@@ -106,8 +106,8 @@ def list_policies(as_json: AsJson = False) -> None:
     """Policies, the default first."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_policies"], {"name": None}).fetchall()
-    columns = ("name", "router", "k", "temperature", "top_p", "max_adapters", "weighting", "strategy", "description")
-    emit(rows if as_json else [{c: row[c] for c in columns} for row in rows], title="Policies", as_json=as_json)
+    columns = ("name", "strategy", "k", "description")
+    emit(rows, title="Policies", as_json=as_json, columns=columns)
 
 
 @policy_app.command("show")
