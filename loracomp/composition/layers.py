@@ -6,12 +6,11 @@ A row's module computes W x + B (A x): with the rows' factors stacked, two batch
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 
-import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from loracomp.composition.strategies import Factors, ModuleFactors
+from loracomp.composition.strategies import ModuleFactors
 
 
 @contextmanager
@@ -19,8 +18,8 @@ def composed(model: nn.Module, rows: Sequence[ModuleFactors]) -> Iterator[None]:
     """Within the context, row i of each batch that goes through `model` runs under the factors rows[i].
 
     A row without factors (an empty mapping) is the base model's, exactly. Batches must be of len(rows) rows. Factors
-    take the dtype and device of the module that they change. Rows under one composition should share one mapping: its
-    factors are then copied once. The model is as it was when the context ends, whatever ends it.
+    take the dtype and device of the module that they change. The model is as it was when the context ends, whatever
+    ends it.
     """
     handles = []
     try:
@@ -34,26 +33,34 @@ def composed(model: nn.Module, rows: Sequence[ModuleFactors]) -> Iterator[None]:
 
 
 def _adding(A: Tensor, B: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-    """A hook that adds (x A) B to a module's output: x [rows, tokens, d_in], A [rows, d_in, r], B [rows, r, d_out]."""
+    """A hook that adds B (A x) to a module's output: x [rows, tokens, d_in], A [rows, r, d_in], B [rows, d_out, r]."""
 
     def add(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         (x,) = args
         if x.shape[:-2] != A.shape[:1]:
             raise ValueError(f"a batch of shape {list(x.shape)} under compositions of {len(A)} rows")
-        return torch.baddbmm(output, x @ A, B)
+        return output.baddbmm_(x @ A.mT, B.mT)
 
     return add
 
 
 def _stack(layer: nn.Module, module: str, rows: Sequence[ModuleFactors]) -> tuple[Tensor, Tensor]:
-    """A [rows, d_in, r] and B [rows, r, d_out] of one module, zeros up to the largest rank and where a row has none."""
+    """A [rows, r, d_in] and B [rows, d_out, r] of one module, zeros up to the largest rank and where a row has none."""
     weight: Tensor = layer.weight  # type: ignore[assignment]
     d_out, d_in = weight.shape
-    none = Factors(weight.new_zeros(0, d_in), weight.new_zeros(d_out, 0))
-    distinct = list({id(row): row.get(module, none) for row in rows}.values())
-    position = {id_: i for i, id_ in enumerate(dict.fromkeys(map(id, rows)))}
-    index = torch.tensor([position[id(row)] for row in rows], device=weight.device)
-    rank = max(len(f.A) for f in distinct)
-    As = torch.stack([pad(f.A.to(weight), (0, 0, 0, rank - len(f.A))).T for f in distinct])
-    Bs = torch.stack([pad(f.B.to(weight), (0, rank - len(f.A))).T for f in distinct])
-    return As[index], Bs[index]
+    rank = max(len(row[module].A) for row in rows if module in row)
+    A, B = weight.new_zeros(len(rows), rank, d_in), weight.new_zeros(len(rows), d_out, rank)
+    for run, row in _runs(rows):
+        if module in row:
+            own = len(row[module].A)
+            A[run, :own], B[run, :, :own] = row[module]
+    return A, B
+
+
+def _runs(rows: Sequence[ModuleFactors]) -> Iterator[tuple[slice, ModuleFactors]]:
+    """Neighbouring rows under one and the same mapping (a job's choices) as a slice."""
+    start = 0
+    for _, group in groupby(rows, key=id):
+        same = list(group)
+        yield slice(start, start + len(same)), same[0]
+        start += len(same)
