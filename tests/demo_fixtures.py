@@ -27,15 +27,17 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     execute(["loracomp", "db", "stop"], environment)
 
 
-def run(command: list[str], environment: dict[str, str], source: str | None = None) -> subprocess.CompletedProcess[str]:
+def run(
+    command: list[str], environment: dict[str, str], source: str | None = None, folder: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository's folder; its output is kept, its exit code not judged."""
     return subprocess.run(
-        command, input=source, env=environment, cwd=ROOT, text=True, capture_output=True, timeout=300, check=False
+        command, input=source, env=environment, cwd=folder, text=True, capture_output=True, timeout=300, check=False
     )
 
 
-def execute(command: list[str], environment: dict[str, str], source: str | None = None) -> str:
+def execute(command: list[str], environment: dict[str, str], source: str | None = None, folder: Path = ROOT) -> str:
     """Standard output of a command that must exit with 0."""
-    done = run(command, environment, source)
+    done = run(command, environment, source, folder)
     assert done.returncode == 0, f"{' '.join(command)} exits with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout

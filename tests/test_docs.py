@@ -40,7 +40,7 @@ def test_every_fence_is_run_or_says_why_not(page: Path) -> None:
 
 @pytest.mark.model
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_blocks_run(page: Path, demo: dict[str, str]) -> None:
+def test_blocks_run(page: Path, demo: dict[str, str], tmp_path: Path) -> None:
     commands = {
         "sh": ["bash", "-euo", "pipefail", "-s"],
         "sql": ["loracomp", "db", "psql", "-v", "ON_ERROR_STOP=1", "-f", "-"],
@@ -49,6 +49,6 @@ def test_blocks_run(page: Path, demo: dict[str, str]) -> None:
     for block in blocks(page):
         if block.language in EXECUTED and block.reason is None:
             try:
-                execute(commands[block.language], demo, block.body)
+                execute(commands[block.language], demo, block.body, tmp_path)
             except AssertionError as failure:
                 raise AssertionError(f"{page.name}:{block.line}: {failure}") from None
