@@ -1,0 +1,133 @@
+"""What holds the code together, and no reader should have to check: who imports whom, where statements stand."""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from loracomp.config import Settings
+from loracomp.queries import QUERIES
+from loracomp.sql_objects import SqlFile, sql_files
+
+PACKAGE = Path(__file__).parent.parent / "loracomp"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Who may import a step. The pipeline knows their order; the worker adds claim and record around it.
+USERS_OF_STEPS = {
+    "loracomp.steps.encode": {"loracomp.pipeline"},
+    "loracomp.steps.route": {"loracomp.pipeline"},
+    "loracomp.steps.predict": {"loracomp.pipeline"},
+    "loracomp.steps.claim": {"loracomp.worker", "loracomp.leases"},
+    "loracomp.steps.record": {"loracomp.worker"},
+}
+# What must stay free of what: composition is pure, steps know neither each other's order nor the command line.
+FORBIDDEN = [
+    ("loracomp.steps", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
+    ("loracomp.composition", ("loracomp.db", "loracomp.queries", "loracomp.steps", "psycopg", "sqlalchemy")),
+    ("loracomp.pipeline", ("loracomp.worker", "loracomp.cli")),
+    ("loracomp.worker", ("loracomp.pipeline", "loracomp.cli", "torch", "transformers")),
+    ("loracomp.registry", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
+    ("loracomp.training", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
+    ("loracomp.records", ("loracomp", "torch", "psycopg")),
+    ("loracomp.errors", ("loracomp",)),
+]
+# Statements about the schema itself: they make what queries.sql needs.
+MAY_HOLD_SQL = {"loracomp.schema", "loracomp.sql_objects", "loracomp.tables"}
+STATEMENT = re.compile(
+    r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|CALL|CREATE|DROP|ALTER|GRANT|SET|LISTEN|NOTIFY|BEGIN)\s+\S"
+)
+# Blocks that call no function of their name: a view read, a row inserted, the connection itself.
+NOT_CALLS = {"ping", "listen", "insert_job", "job_results", "job_trace", "resize_embeddings"}
+
+
+def name(path: Path) -> str:
+    return ".".join(("loracomp", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Modules that a module imports, wherever in it."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def inside(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+@pytest.mark.parametrize("step", sorted((PACKAGE / "steps").glob("[a-z]*.py")), ids=name)
+def test_a_step_is_imported_by_those_who_know_the_order(step: Path) -> None:
+    users = {name(path) for path in MODULES if name(step) in set(imports(path))}
+    assert users == USERS_OF_STEPS[name(step)]
+
+
+@pytest.mark.parametrize(("package", "forbidden"), FORBIDDEN, ids=[package for package, _ in FORBIDDEN])
+def test_imports_go_one_way(package: str, forbidden: tuple[str, ...]) -> None:
+    found = {
+        (name(path), imported)
+        for path in MODULES
+        if inside(name(path), package)
+        for imported in imports(path)
+        if any(inside(imported, banned) for banned in forbidden)
+    }
+    assert found == set()
+
+
+def test_statements_stand_in_queries_sql() -> None:
+    found = {
+        (name(path), node.lineno, node.value)
+        for path in MODULES
+        if name(path) not in MAY_HOLD_SQL
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and STATEMENT.match(node.value)
+    }
+    assert found == set()
+
+
+def test_every_query_is_used_and_exists() -> None:
+    used = {match for path in MODULES for match in re.findall(r"""QUERIES\[["'](\w+)["']\]""", path.read_text())}
+    assert used == QUERIES.keys()
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_query_calls_the_function_of_its_name(query: str) -> None:
+    assert (f"loracomp.{query}(" in QUERIES[query]) == (query not in NOT_CALLS)
+
+
+@pytest.mark.parametrize("setting", Settings.model_fields)
+def test_a_setting_says_what_it_is_and_what_it_defaults_to(setting: str) -> None:
+    assert re.fullmatch(r".+\. Defaults to .+\.", Settings.model_fields[setting].description or "")
+
+
+def test_nothing_is_unpickled() -> None:
+    unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    imported = {(name(path), module) for path in MODULES for module in imports(path) if module.split(".")[0] in unsafe}
+    loaded = {
+        (name(path), node.lineno)
+        for path in MODULES
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.Attribute) and node.attr == "load" and ast.unparse(node.value) == "torch"
+    }
+    assert imported | loaded == set()
+
+
+@pytest.mark.parametrize("file", sql_files(), ids=lambda file: file.path)
+def test_a_sql_file_says_how_it_is_undone_and_what_it_does(file: SqlFile) -> None:
+    heading = re.match(r"(-- drop: .+\n)*-- (?!drop: )\S.+\n", file.source)
+    assert heading, "begins with `-- drop:` lines and a comment on what it does to state"
+    made = re.findall(r"^CREATE (?:UNIQUE )?(FUNCTION|PROCEDURE|VIEW|TRIGGER|POLICY|INDEX) ", file.source, flags=re.M)
+    dropped = re.findall(r"^DROP (\w+)", "\n".join(file.drops), flags=re.M)
+    assert sorted(made) == sorted(dropped)
+    assert not re.search(r"\bCASCADE\b", "\n".join(file.drops))
