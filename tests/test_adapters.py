@@ -314,6 +314,20 @@ def test_one_adapter_of_a_task_is_active_and_the_former_one_can_come_back(connec
     assert len(fetch_adapters(connection, ids)) == 2  # retired ones stay, for replay
 
 
+def test_an_adapters_life_by_the_command_line(connection, run, folder, tmp_path):
+    registered(connection, "piqa")
+    (staged,) = run("adapter", "stage", str(folder), "--task", "piqa", "--name", "goals")
+    assert (staged["name"], staged["version"], staged["status"]) == ("goals", 1, "staged")
+    assert run("adapter", "activate", "goals@1")[0]["status"] == "active"
+    assert run("model", "list")[0]["active_adapters"] == 1
+    run("adapter", "export", "goals", str(tmp_path / "out"))
+    assert (tmp_path / "out" / WEIGHTS).read_bytes() == (folder / WEIGHTS).read_bytes()
+    assert run("adapter", "retire", "goals")[0]["status"] == "retired"
+    assert [(row["task"], row["status"]) for row in run("adapter", "list")] == [("piqa", "retired")]
+    with pytest.raises(NotFoundError, match="no adapter goals@2"):
+        run("adapter", "retire", "goals@2")
+
+
 def test_two_activations_at_once_leave_one_active(connection, database, tmp_path):
     registered(connection, "piqa")
     ids = []

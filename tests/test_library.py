@@ -14,6 +14,7 @@ from loracomp.queries import QUERIES
 from loracomp.registry import library_files
 from loracomp.registry.adapters import find_adapter, retire_adapter
 from loracomp.registry.base_models import register_base_model, set_encoder
+from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.library import LoadedTask, load_library
 from loracomp.registry.library_build import build_library
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
@@ -86,6 +87,20 @@ def test_a_library_carries_embeddings_and_references_and_no_text(built, minilm):
     assert "| piqa | commonsense | someone/piqa | MIT | 100 | 4 | 50.0% | 75.0% |" in card
 
 
+def test_building_again_embeds_only_what_changed(built, library, minilm):
+    base = describe_base_model(str(built / "tiny"), cache_dir=built)
+    before = {task: file_of(library, task).stat().st_mtime_ns for task in DATA}
+    build_library(library, list(DATA), base, minilm, data=str(built / "data"), limit=8)
+    assert {task: file_of(library, task).stat().st_mtime_ns for task in DATA} == before
+    build_library(library, ["piqa"], base, minilm, data=str(built / "data"), limit=8, seed=1)
+    assert file_of(library, "piqa").stat().st_mtime_ns != before["piqa"]
+    assert read_manifest(library) == read_manifest(built / "built")
+
+
+def file_of(library, task):
+    return library / "examples" / f"{task}.safetensors"
+
+
 def test_loading_brings_everything_once_and_again_nothing(connection, built, settings):
     report = load_library(connection, built / "built", settings=settings)
     assert report == [LoadedTask("piqa", "added", 8, 8), LoadedTask("rte", "added", 5, 5)]
@@ -99,6 +114,15 @@ def test_loading_brings_everything_once_and_again_nothing(connection, built, set
         LoadedTask("rte", "unchanged", 0, 0),
     ]
     assert (count(connection, "adapter"), count(connection, "example_embedding")) == (2, 13)
+
+
+def test_an_administrator_who_owns_nothing_may_load_and_import(connection, database, built, settings, minilm):
+    set_encoder(database, minilm)
+    connection.execute("SET ROLE loracomp_admin")
+    load_library(connection, built / "built", settings=settings)
+    import_examples(connection, "piqa", read_examples(load_entry("piqa"), "train", str(built / "data" / "piqa")))
+    assert embed_examples(connection, minilm) == 4
+    assert find_adapter(connection, "piqa")["created_by"] == "loracomp_admin"
 
 
 def test_loading_again_does_not_undo_what_an_administrator_decided(connection, built, settings, tmp_path):

@@ -6,11 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from typer.testing import CliRunner
 
-from loracomp import cli, db, schema
+from loracomp import db, schema
 from loracomp.catalogue import load_entry, read_examples
-from loracomp.cli import commands
 from loracomp.encoding import encoder_input
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.queries import QUERIES
@@ -278,23 +276,6 @@ def test_a_task_may_be_restricted_to_a_role_that_exists(connection):
     assert (row["family"], row["reader_role"]) == ("other", None)
     with pytest.raises(RefusedError, match="task name must not be blank"):
         add_task(connection, " ")
-
-
-@pytest.fixture
-def run(database, monkeypatch):
-    """Run a command on the test's database; returns what it printed as JSON, or raises its error."""
-    monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
-    if not cli.app.registered_groups:
-        commands.register(cli.app)
-
-    def command(*arguments: str):
-        result = CliRunner().invoke(cli.app, [*arguments, "--json"])
-        if result.exception and not isinstance(result.exception, SystemExit):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
-
-    return command
 
 
 def test_policies_are_shown_and_set_by_the_command_line(run):

@@ -31,8 +31,8 @@ def build_library(
     """Embed train examples of catalogue entries into a library's folder, and write its manifest and card.
 
     At most `limit` examples a task, drawn by `seed`, are embedded and written without their text. `data` is a folder
-    with a folder of JSON lines for each task; None reads the hub. Other tasks of the library stay as they are.
-    Returns the examples' files.
+    with a folder of JSON lines for each task; None reads the hub. Other tasks of the library stay as they are,
+    and so do files that hold just these examples already. Returns the examples' files.
     """
     with progress_bar() as progress:
         written = [

@@ -5,10 +5,12 @@ adapters/<task>/               a PEFT folder, with training.json
 examples/<task>.safetensors    embeddings, content hashes and source references of train examples; no text
 """
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,6 +80,8 @@ class EmbeddedExamples:
     """Fingerprint of the encoder that embedded them."""
     input_version: int
     """What it was shown (`loracomp.encoding`)."""
+    input_digest: str
+    """Sha256 of the texts that were embedded."""
     embeddings: npt.NDArray[np.float32]
     """[n, dimensions], unit vectors."""
 
@@ -116,8 +120,8 @@ def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
     if not path.is_file():
         raise NotFoundError(f"the library has no {path}")
     try:
+        about = _about(path)
         with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {})[ABOUT])
             stored = file.get_tensor("embeddings").astype(np.float32)
             examples = EmbeddedExamples(
                 source_refs=about["source_refs"],
@@ -125,6 +129,7 @@ def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
                 hash_version=about["hash_version"],
                 encoder=about["encoder"],
                 input_version=about["input_version"],
+                input_digest=about["input_digest"],
                 # Float16 moves a unit vector's length by 1e-4.
                 embeddings=stored / np.linalg.norm(stored, axis=1, keepdims=True),
             )
@@ -143,19 +148,32 @@ def _check_shapes(path: Path, examples: EmbeddedExamples) -> None:
 
 
 def write_examples_file(folder: Path, task: str, examples: Sequence[Example], encoder: Encoder) -> Path:
-    """Embed examples and write them without their text: float16, hashes, references. Returns the file."""
-    vectors = encoder.encode([encoder_input(example.prompt, example.choices) for example in examples])
-    tensors = {
-        "embeddings": vectors.astype(np.float16),
-        "content_hashes": np.frombuffer(b"".join(e.content_hash for e in examples), np.uint8).reshape(-1, 32),
-    }
+    """Embed examples and write them without their text: float16, hashes, references. Returns the file.
+
+    A file that holds just these, embedded by this encoder, stays as it is.
+    """
+    path = folder / "examples" / f"{task}.safetensors"
+    texts = [encoder_input(example.prompt, example.choices) for example in examples]
     about = {
         "source_refs": [example.source_ref for example in examples],
         "hash_version": HASH_VERSION,
         "encoder": encoder.fingerprint,
         "input_version": INPUT_FORMAT_VERSION,
+        "input_digest": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
     }
-    path = folder / "examples" / f"{task}.safetensors"
+    if path.is_file() and _about(path) == about:
+        return path
+    tensors = {
+        "embeddings": encoder.encode(texts).astype(np.float16),
+        "content_hashes": np.frombuffer(b"".join(e.content_hash for e in examples), np.uint8).reshape(-1, 32),
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))  # one key: several come in any order
-    return path
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))  # one key: several come in any order
+    return unfinished.replace(path)
+
+
+def _about(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="numpy") as file:
+        about: dict[str, Any] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
+    return about
