@@ -39,7 +39,7 @@ class Composer:
 
         JobError codes: what fetching raises; 'adapter_changed', 'adapter_unfit', 'composition_refused'.
         """
-        digests = [composition.digest(self._base.fingerprint) for composition in compositions]
+        digests = [self._key(composition) for composition in compositions]
         wanted = dict(zip(digests, compositions, strict=True))
         ready: dict[str, Composed | JobError] = {d: kept for d in wanted if (kept := self.cache.get(d))}
         missing = {digest: composition for digest, composition in wanted.items() if digest not in ready}
@@ -47,6 +47,10 @@ class Composer:
         for digest, composition in missing.items():
             ready[digest] = self._compose(digest, composition, adapters)
         return [ready[digest] for digest in digests]
+
+    def _key(self, composition: Composition) -> str:
+        # One file may be registered twice, with another alpha: the digest sees the file alone, the ids tell them apart.
+        return f"{composition.digest(self._base.fingerprint)} {composition.adapter_ids}"
 
     def _compose(
         self, digest: str, composition: Composition, adapters: Mapping[int, AdapterWeights | JobError]
