@@ -123,8 +123,9 @@ def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tens
 def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> list[Tensor]:
     """Sum of log-softmax over each choice's tokens, in nats and float32: for every question a tensor [choices].
 
-    One forward pass; logits are computed at the scored spots only. Differentiable where gradients are on; `model` may
-    be wrapped by PEFT. Rows enter the model in the order of `question.rows`, question by question.
+    One forward pass; logits are computed at the scored spots only, those of the scored tokens in float32 whatever the
+    model's dtype. Differentiable where gradients are on; `model` may be wrapped by PEFT. Rows enter the model in the
+    order of `question.rows`, question by question.
     """
     device = model.get_input_embeddings().weight.device
     rows = [row for question in questions for row in question.rows]
@@ -137,18 +138,14 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
         for index, (row, first_choice) in enumerate(_rows_with_first_choice(questions))
         for spot in row.spots
     ]
-    with _head_sees_only(model, torch.tensor(list(places))):
-        output = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
-    logits = output.logits[0]  # [places, vocabulary]
-    place, token, choice = torch.tensor(spots, device=logits.device).T
-    token_scores = logits[place, token].float() - _log_normalizers(logits)[place]
+    place, token, choice = torch.tensor(spots, device=device).T
+    with _head_at(model, torch.tensor(list(places), device=device), place, token):
+        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[0]
+    place, token, choice = place.to(logits.device), token.to(logits.device), choice.to(logits.device)
+    normalizers = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 256)])  # no second copy of all
+    token_scores = logits[place, token].float() - normalizers[place]
     scores = token_scores.new_zeros(sum(counts)).index_add(0, choice, token_scores)
     return list(scores.split(counts))
-
-
-def _log_normalizers(logits: Tensor) -> Tensor:
-    """Log of the sum of exp over the vocabulary; by parts, so that no float32 copy of all logits is made."""
-    return torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 256)])
 
 
 def _rows_with_first_choice(questions: Sequence[Question]) -> Iterator[tuple[Row, int]]:
@@ -159,22 +156,32 @@ def _rows_with_first_choice(questions: Sequence[Question]) -> Iterator[tuple[Row
 
 
 @contextmanager
-def _head_sees_only(model: PreTrainedModel, places: Tensor) -> Iterator[None]:
-    """Let the output head compute `places` [n, 2] (row, position) alone; logits come out as [1, n, vocabulary].
+def _head_at(model: PreTrainedModel, places: Tensor, place: Tensor, token: Tensor) -> Iterator[None]:
+    """Let the output head compute only `places` [n, 2] (row, position), and logits of `token` at `place` in float32.
 
-    A hook on the head, not a call past the model's own forward: what models do to logits after it (soft caps,
-    scaling), PEFT and autocast stay in force.
+    Logits come out as [1, n, vocabulary]. Hooks on the head, not a call past the model's own forward: what models do to
+    logits after it (soft caps, scaling), PEFT and autocast stay in force.
     """
 
     def gather(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         row, position = places.T.to(args[0].device)
         return (args[0][row, position][None],)
 
-    handle = model.get_output_embeddings().register_forward_pre_hook(gather)
+    def sharpen(head: nn.Module, args: tuple[Tensor], logits: Tensor) -> Tensor:
+        # bfloat16 tells logits near 20 apart by 0.125 only: one in ten True / False questions would be a tie.
+        if logits.dtype == torch.float32 or type(head) is not nn.Linear or head.bias is not None:
+            return logits
+        at, of = place.to(logits.device), token.to(logits.device)
+        exact = (args[0][0, at].float() * head.weight[of].float()).sum(-1)
+        return logits.float().index_put_((torch.zeros_like(at), at, of), exact)
+
+    head = model.get_output_embeddings()
+    handles = [head.register_forward_pre_hook(gather), head.register_forward_hook(sharpen)]
     try:
         yield
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
 def normalize(scores: Tensor, question: Question, normalization: str) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from loracomp.errors import JobError
 from loracomp.scoring import encode_choices, log_likelihoods, normalize
@@ -119,3 +120,39 @@ def test_gradients_flow_through_a_peft_model_and_only_scored_spots_reach_the_hea
     sum(s.sum() for s in scores).backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     assert any(g is not None and g.abs().sum() > 0 for g in gradients)
+
+
+def test_in_bfloat16_scored_tokens_keep_their_float32_logits(tokenizer):
+    """Logits near 20 in bfloat16 are 0.125 apart; the head in float32 over the same hidden states tells them apart."""
+    model = tiny_llama()
+    model.lm_head.weight.mul_(8)
+    model = model.bfloat16()
+    choices = list("abcdefghijklmnopqr")
+    got = score(model, SpaceMergingTokenizer(tokenizer), ("A:", choices))[0]
+    hidden = model.model(torch.tensor([ids(tokenizer, "A:")])).last_hidden_state[0, -1].float()
+    exact = torch.stack([hidden @ model.lm_head.weight[ids(tokenizer, c)[0]].float() for c in choices])
+    rounded = exact.bfloat16().float()
+    torch.testing.assert_close(got - got[0], exact - exact[0], rtol=1e-5, atol=1e-5)
+    assert (rounded - exact).abs().max() > 0.02  # the rounding that would have been
+
+
+def test_what_a_model_does_to_logits_after_its_head_counts(tokenizer):
+    """Gemma 2 caps its logits softly."""
+    config = Gemma2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=0.5,
+        attn_implementation="eager",
+    )
+    torch.manual_seed(0)
+    model = Gemma2ForCausalLM(config).eval().requires_grad_(False)
+    got = score(model, tokenizer, ("A:", ["yes", "x"]))[0]
+    expected = [plain_score(model, ids(tokenizer, "A:"), ids(tokenizer, " " + c)) for c in ("yes", "x")]
+    torch.testing.assert_close(got, torch.stack(expected), rtol=1e-5, atol=1e-5)
+    narrow = score(model.bfloat16(), tokenizer, ("A:", ["yes", "x"]))[0]
+    torch.testing.assert_close(narrow, got, rtol=0.02, atol=0.02)
