@@ -13,16 +13,17 @@ from loracomp.scoring import encode_choices, log_likelihoods
 from loracomp.steps.predict import Predictor
 from model_fixtures import TINY_CONTEXT, as_base, letter_tokenizer, linear_shapes, merged, random_adapter, tiny_llama
 
-BROKEN, UNFIT, HUGE = 90, 91, 92
+BROKEN, UNFIT, HUGE, ON_HEAD = 90, 91, 92, 93
 
 
 class Library:
-    """Adapters 0 to 9 for the tiny model, and three that something is wrong with."""
+    """Adapters 0 to 9 for the tiny model, and four that something is wrong with."""
 
     def __init__(self, model):
         shapes = linear_shapes(model, "q_proj", "v_proj")
         self.adapters = {i: random_adapter(shapes, rank=(2, 4)[i % 2], seed=i, scaling=3.0) for i in range(10)}
         self.adapters[UNFIT] = random_adapter({"model.layers.0.self_attn.q_proj": (32, 31)}, seed=UNFIT)
+        self.adapters[ON_HEAD] = random_adapter(linear_shapes(model, "lm_head"), seed=ON_HEAD)
         self.adapters[HUGE] = random_adapter(shapes, seed=HUGE, size=1e25)
         self.fetched = []
 
@@ -205,6 +206,13 @@ def test_whatever_is_wrong_fails_its_request_alone(library, predictor):
     for answer, expected in zip((answers[0], answers[-1]), alone, strict=True):
         assert answer.output == expected.output
     assert answers[0].choice_scores == pytest.approx(alone[0].choice_scores, rel=1e-5)
+
+
+def test_an_adapter_of_the_output_head_is_refused(library, predictor):
+    error, fine = predictor.predict([scored(composition=library.composition(1, ON_HEAD)), scored()])
+    assert error.code == "adapter_unfit"
+    assert isinstance(fine, Answer)
+    assert "at module lm_head" in str(error)
 
 
 def test_a_generation_that_is_too_long_or_not_finite_fails_alone(library, predictor):

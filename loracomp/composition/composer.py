@@ -80,7 +80,9 @@ class Composer:
                 code="adapter_changed",
             )
         for module, (A, B) in adapter.factors.items():
-            if self._base.modules.get(module) != (len(B), A.shape[1]):
+            fits = self._base.modules.get(module) == (len(B), A.shape[1])
+            # The output head sees a batch's scored tokens only, and no longer knows their rows.
+            if not fits or self._base.model.get_submodule(module) is self._base.model.get_output_embeddings():
                 raise JobError(
                     f"adapter {adapter.id} does not fit base model {self._base.name} at module {module}: "
                     "activate one that was trained for it",
