@@ -4,5 +4,5 @@
 -- do follows, by name. Every role may see which release the schema is of.
 REVOKE ALL ON ALL ROUTINES IN SCHEMA loracomp, bi FROM public;
 GRANT USAGE ON SCHEMA loracomp TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
-GRANT SELECT ON TABLE loracomp.alembic_version
+GRANT SELECT ON TABLE loracomp.alembic_version, loracomp.sql_object
 TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;

@@ -1,0 +1,79 @@
+"""docker-compose.yml and Dockerfile, as far as they can be checked without Docker."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from loracomp.cli import app, commands
+from loracomp.config import Settings
+
+ROOT = Path(__file__).parent.parent
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def command_lines(service: dict[str, Any]) -> list[list[str]]:
+    """What a container runs of ours, each from `loracomp` on."""
+    if "build" not in service:
+        return []
+    whole = [service["entrypoint"][-1]] if "entrypoint" in service else [" ".join(["loracomp", *service["command"]])]
+    check = service.get("healthcheck", {}).get("test", ["CMD"])[1:]
+    return [line.split() for line in [*whole[0].split(" && "), " ".join(check)] if line]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_a_container_runs_is_a_command(service: str) -> None:
+    commands.register(app)
+    for program, *words in command_lines(SERVICES[service]):
+        assert program == "loracomp"
+        command = typer.main.get_command(app)
+        for word in words:
+            command = command.commands[word]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_secrets_come_from_outside_and_are_asked_for(service: str) -> None:
+    for name, value in SERVICES[service].get("environment", {}).items():
+        if re.search("PASSWORD|SECRET|TOKEN|KEY", name):
+            assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), f"{name} stands in the file"
+        assert not re.search(r"://[^@/]*:[^@/]*@", value), f"{name} holds a password"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_settings_exist(service: str) -> None:
+    for name in SERVICES[service].get("environment", {}):
+        if name.startswith("LORACOMP_"):
+            assert name.removeprefix("LORACOMP_").lower() in Settings.model_fields
+
+
+def test_who_goes_on_running_has_a_health_check_and_who_waits_for_whom() -> None:
+    assert {name for name, service in SERVICES.items() if "healthcheck" in service} == {
+        "postgres", "worker", "worker-gpu",
+    }  # fmt: skip
+    waits = {name: service.get("depends_on", {}) for name, service in SERVICES.items()}
+    assert waits["schema"] == {"postgres": {"condition": "service_healthy"}}
+    assert waits["worker"] == waits["worker-gpu"] == {"schema": {"condition": "service_completed_successfully"}}
+
+
+def test_the_worker_has_a_login_of_its_own_and_time_to_stop() -> None:
+    worker = SERVICES["worker"]
+    assert "worker@" in worker["environment"]["LORACOMP_DATABASE_URL"]
+    assert "IN ROLE loracomp_worker" in (ROOT / "docker" / "worker-role.sh").read_text()
+    assert int(worker["stop_grace_period"].removesuffix("s")) > Settings.model_fields["grace_s"].default
+
+
+def test_only_the_gpu_profile_asks_for_a_gpu() -> None:
+    assert [name for name, service in SERVICES.items() if "deploy" in service] == ["worker-gpu"]
+    assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
+
+
+def test_what_the_image_is_built_of_is_there() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    copied = {word for line in re.findall(r"^COPY (.+)$", DOCKERFILE, flags=re.M) for word in line.split()[:-1]}
+    assert copied == allowed
+    assert all((ROOT / name).exists() for name in copied)
