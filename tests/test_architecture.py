@@ -111,6 +111,12 @@ def test_a_setting_says_what_it_is_and_what_it_defaults_to(setting: str) -> None
     assert re.fullmatch(r".+\. Defaults to .+\.", Settings.model_fields[setting].description or "")
 
 
+@pytest.mark.parametrize("setting", Settings.model_fields)
+def test_a_setting_stands_in_the_docs(setting: str) -> None:
+    page = (PACKAGE.parent / "docs" / "operations.md").read_text()
+    assert f"| `LORACOMP_{setting.upper()}` | {Settings.model_fields[setting].description} |" in page
+
+
 def test_nothing_is_unpickled() -> None:
     unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
     imported = {(name(path), module) for path in MODULES for module in imports(path) if module.split(".")[0] in unsafe}

@@ -3,6 +3,7 @@
 import multiprocessing
 import shutil
 import socket
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -71,6 +72,14 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for module in (sql_objects, schema):
         monkeypatch.setattr(module, "packed_folder", lambda name: tmp_path / name)
     return tmp_path
+
+
+def test_a_dump_that_is_restored_is_the_same_database(database: str, empty_database: str, tmp_path: Path) -> None:
+    programs = embedded.psql_path().parent
+    subprocess.run([programs / "pg_dump", "-Fc", "-f", tmp_path / "dump", database], check=True)
+    subprocess.run([programs / "pg_restore", "--exit-on-error", "-d", empty_database, tmp_path / "dump"], check=True)
+    assert snapshot(empty_database) == snapshot(database)
+    assert schema.initialize(empty_database) == []
 
 
 def test_a_second_initialize_does_nothing(database: str) -> None:
