@@ -41,7 +41,7 @@ def initialize(url: str) -> list[str]:
         if changed:
             with sql_objects.set_aside(connection):
                 pass
-            return [f"sql/ applied again: {', '.join(changed)}"]
+            return [f"sql/ applied again: {', '.join(changed) if len(changed) <= 5 else f'{len(changed)} files'}"]
     return []
 
 
