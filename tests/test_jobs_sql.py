@@ -163,7 +163,7 @@ def test_renewing_and_recording_the_same_batch_do_not_deadlock(connection: Conne
 
 
 def test_an_expiry_gives_the_attempt_back_to_a_batch_and_each_is_then_claimed_alone(connection: Connection):
-    ids = add_jobs(connection, *"abc")
+    ids = add_jobs(connection, *"abc", max_attempts=1)
     claim(connection, 3)
     expire_leases(connection)
     add_jobs(connection, "later")
@@ -270,6 +270,19 @@ def test_a_cancellation_that_comes_first_wins(connection: Connection, database: 
             wait_for_lock(operator)
         assert recording.result(10) == set()
     assert statuses(connection) == {job_id: "cancelled"}
+
+
+def test_a_cancellation_that_comes_second_says_so(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "a")
+    batch = claim(connection)
+    with ThreadPoolExecutor(1) as pool, db.connect(database) as worker:
+        with worker.transaction():
+            record_predictions(worker, batch, [prediction(job_id)])
+            cancelling = pool.submit(connection.execute, "SELECT loracomp.cancel_job(%s)", (job_id,))
+            wait_for_lock(worker)
+        with pytest.raises(psycopg.errors.RaiseException, match=f"job {job_id} is succeeded"):
+            cancelling.result(10)
+    assert statuses(connection) == {job_id: "succeeded"}
 
 
 def wait_for_lock(connection: Connection) -> None:
@@ -491,6 +504,9 @@ def test_another_submitters_keys_are_invisible(connection: Connection, database:
         first = submit(ann, "a", idempotency_key="k")
         assert submit(bob, "b", idempotency_key="k") != first
         assert job(connection, first)["submitted_by"] == "job_ann"
+        # An administrator sees them all, and is still another submitter.
+        assert submit(connection, "c", idempotency_key="k") != first
+        assert submit(connection, "c", idempotency_key="k") != first
 
 
 def test_submitters_cancel_their_own_and_administrators_anyones(connection: Connection, database: str):
