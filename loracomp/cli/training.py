@@ -38,7 +38,7 @@ def train(
     max_rows: Annotated[int | None, _option("max_rows")] = None,
     max_tokens: Annotated[int, _option("max_tokens")] = FIELDS["max_tokens"].default,
     held_out: Annotated[int, _option("held_out")] = FIELDS["held_out"].default,
-    normalization: Annotated[str, _option("normalization")] = FIELDS["normalization"].default,
+    length_exponent: Annotated[float, _option("length_exponent")] = FIELDS["length_exponent"].default,
     lm_weight: Annotated[float, _option("lm_weight")] = FIELDS["lm_weight"].default,
     seed: Annotated[int, _option("seed")] = FIELDS["seed"].default,
     as_json: AsJson = False,
@@ -55,7 +55,7 @@ def train(
         max_rows=max_rows,
         max_tokens=max_tokens,
         held_out=held_out,
-        normalization=normalization,
+        length_exponent=length_exponent,
         lm_weight=lm_weight,
         seed=seed,
     )

@@ -1,6 +1,6 @@
 """What decides a training's result, validated: hyper-parameters, and which rows are learnt from."""
 
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -26,8 +26,11 @@ class TrainingConfig(BaseModel):
     held_out: int = Field(
         200, ge=0, description="Train rows kept for scoring, a fifth of them at most. Defaults to 200."
     )
-    normalization: Literal["none", "characters", "tokens"] = Field(
-        "tokens", description="What choices' log-likelihoods are divided by before they compete. Defaults to tokens."
+    length_exponent: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Choices compete by log-likelihood / tokens^this: 0 is their sum, 1 a mean. Defaults to 0.5.",
     )
     lm_weight: float = Field(
         0.1, ge=0, description="Weight of the language-model loss on the right choice, a token. Defaults to 0.1."

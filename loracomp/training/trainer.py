@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from loracomp.scoring import log_likelihoods, normalize
+from loracomp.scoring import log_likelihoods
 from loracomp.training.config import TrainingConfig
 from loracomp.training.rows import TrainingRow
 
@@ -22,20 +22,21 @@ SAVE_STEPS = 25
 
 
 def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
-    """Mean over rows of the cross-entropy over the choices' scores, plus lm_weight x the right choice's loss a token.
+    """Mean over rows of the choices' cross-entropy, plus lm_weight x the right choice's loss a token.
 
-    `scores`: for every row its choices' summed log-likelihoods [choices], in nats, by the scorer that serves. Choices
-    compete a token (T-Few, arXiv 2205.05638, section 3.2): sums of long choices differ by tens of nats, and a few rows
-    would then decide every step.
+    `scores`: for every row its choices' summed log-likelihoods [choices], in nats, by the scorer that serves. They
+    compete divided by tokens^length_exponent: sums of long choices differ by tens of nats, so that a few hopeless rows
+    would decide every step; means a token (T-Few, arXiv 2205.05638, section 3.2) by hundredths, so that rows already
+    right push as hard as those in doubt. A sum of n terms varies as the root of n: 0.5 lies between.
     """
-    losses = [
-        cross_entropy(
-            normalize(score, row.question, config.normalization), score.new_tensor(row.answer, dtype=torch.long)
-        )
-        - config.lm_weight * score[row.answer] / row.question.token_counts[row.answer]
-        for score, row in zip(scores, rows, strict=True)
-    ]
-    return torch.stack(losses).mean()
+    return torch.stack([_row_loss(score, row, config) for score, row in zip(scores, rows, strict=True)]).mean()
+
+
+def _row_loss(score: Tensor, row: TrainingRow, config: TrainingConfig) -> Tensor:
+    counts = score.new_tensor(row.question.token_counts)
+    right = torch.tensor(row.answer, device=score.device)
+    choosing = cross_entropy(score / counts**config.length_exponent, right)
+    return choosing - config.lm_weight * score[row.answer] / counts[row.answer]
 
 
 class ChoiceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
