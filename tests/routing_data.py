@@ -59,19 +59,25 @@ def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
 
 
 def clustered(generator: np.random.Generator, counts: list[int]) -> list[Vectors]:
-    """Unit vectors a task: a centre, five topics around it and noise, at cosines like a sentence encoder's."""
-    topics = [unit(generator.normal(size=(1, DIMENSIONS)) + generator.normal(size=(5, DIMENSIONS))) for _ in counts]
-    noise = [generator.normal(size=(count, DIMENSIONS)) * 0.06 for count in counts]
+    """Unit vectors a task: five topics around a centre, in 20 dimensions and a little noise in all.
+
+    Tasks overlap, as texts do: far apart they would be islands that the HNSW graph does not connect.
+    """
+    basis = generator.normal(size=(20, DIMENSIONS))
+    topics = [generator.normal(size=(1, 20)) + generator.normal(size=(5, 20)) for _ in counts]
     return [
-        unit(own[generator.integers(5, size=count)] + more)
-        for own, more, count in zip(topics, noise, counts, strict=True)
+        unit(
+            (own[generator.integers(5, size=count)] + generator.normal(size=(count, 20))) @ basis
+            + generator.normal(size=(count, DIMENSIONS))
+        )
+        for own, count in zip(topics, counts, strict=True)
     ]
 
 
 def queries_near(generator: np.random.Generator, library: Library, count: int) -> Vectors:
-    """Unit vectors that each stand near a random example."""
-    near = library.vectors[generator.integers(len(library.vectors), size=count)]
-    return unit(near + generator.normal(size=near.shape) * 0.06)
+    """Unit vectors, each between two random examples, nearer the first."""
+    first, second = library.vectors[generator.integers(len(library.vectors), size=(2, count))]
+    return unit(first + 0.5 * second)
 
 
 def add_base_model(connection: db.Connection, name: str = BASE_MODEL, *, is_default: bool = True) -> None:
