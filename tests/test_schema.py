@@ -376,9 +376,11 @@ def test_clients_call_meanwhile_without_an_error(database: str) -> None:
 
     with ThreadPoolExecutor(2 * len(CALLS)) as pool:
         clients = [pool.submit(client, statement) for statement in CALLS * 2]
-        for _ in range(8):
-            assert len(apply_again(database)) == 1
-        stop.set()
+        try:
+            for _ in range(8):
+                assert len(apply_again(database)) == 1
+        finally:
+            stop.set()
         results = [client.result() for client in clients]
     assert {kind for result in results for kind in result} == {"done"}
 
