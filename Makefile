@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow lint format check clean
+.PHONY: help install demo test test-data test-slow bench lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -32,6 +32,11 @@ test-data: install ## the tests that need the data sets in ../shared/data
 
 test-slow: install ## the tests that take minutes, such as an install into an empty environment
 	$(BIN)/pytest -m slow
+
+bench: install ## what the README's figures come from; after `make demo`, some ten minutes on two quiet cores
+	$(BIN)/python benchmarks/mixed_batch.py
+	$(BIN)/python benchmarks/latency.py
+	$(BIN)/python benchmarks/routing.py
 
 lint: install ## ruff, mypy and the SQL linter
 	$(BIN)/ruff check .
