@@ -36,7 +36,7 @@ def test_ask_in_json_has_the_whole_trace(demo: dict[str, str]) -> None:
 
 
 def test_everything_excluded_falls_back_to_the_base_model_and_says_so(demo: dict[str, str]) -> None:
-    tasks = [row["task"] for row in json.loads(execute(["loracomp", "task", "list", "--json"], demo))]
+    tasks = [row["name"] for row in json.loads(execute(["loracomp", "task", "list", "--json"], demo))]
     excluded = [argument for task in tasks for argument in ("--exclude-task", task)]
     row = json.loads(
         execute(["loracomp", "ask", "Is tea hot?", "--choice", "yes", "--choice", "no", *excluded, "--json"], demo)

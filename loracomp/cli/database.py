@@ -8,7 +8,7 @@ import typer
 from loracomp import db, embedded, schema
 from loracomp.cli.common import AsJson, console, emit, emit_json
 from loracomp.config import load_settings
-from loracomp.errors import LoracompError
+from loracomp.errors import SchemaMismatchError
 from loracomp.queries import QUERIES
 
 db_app = typer.Typer(help="The embedded Postgres.", no_args_is_help=True)
@@ -34,7 +34,7 @@ def doctor(as_json: AsJson = False) -> None:
 def _schema_checks(url: str) -> list[dict[str, Any]]:
     try:
         schema.check_revision(url)
-    except LoracompError as error:
+    except SchemaMismatchError as error:
         return [{"check": "schema", "status": "fail", "detail": str(error)}]
     changed = schema.changed_files(url)
     drift = {
