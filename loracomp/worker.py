@@ -153,7 +153,9 @@ class Worker:
         failures += [
             Failure(job_id, "internal_error", "the pipeline gave no answer", retry=True) for job_id in unanswered
         ]
-        recorded = self._link.call(lambda connection: record_predictions(connection, jobs, predictions))
+        recorded: set[int] = set()
+        if predictions:
+            recorded = self._link.call(lambda connection: record_predictions(connection, jobs, predictions))
         if dropped := answered - recorded:
             _log.warning(logfmt("fence_void", jobs=",".join(map(str, sorted(dropped)))))
         self._fail(jobs, failures)

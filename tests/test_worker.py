@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from job_data import BASE, add_jobs, clear, expire_leases, job, shared_database, statuses
 from loracomp import db
@@ -109,6 +110,14 @@ def test_a_draining_worker_waits_for_retries_and_not_for_jobs_for_later(connecti
     drain_here(database)
     assert statuses(connection) == {job_id: "failed", later: "queued"}
     assert claims(connection) == {job_id: 2}
+
+
+def test_the_workers_role_is_enough(connection: Connection, database: str):
+    if connection.execute("SELECT oid FROM pg_roles WHERE rolname = 'job_worker'").fetchone() is None:
+        connection.execute("CREATE ROLE job_worker LOGIN IN ROLE loracomp_worker")
+    done, failed = add_jobs(connection, "a", "fail")
+    drain_here(make_conninfo(database, user="job_worker"))
+    assert statuses(connection) == {done: "succeeded", failed: "failed"}
 
 
 @pytest.mark.parametrize(("listen", "poll_s", "within_s"), [(True, 60, 5), (False, 0.2, 5)])
