@@ -153,3 +153,38 @@ SELECT r.*, t.expected, t.correct, t.norm_ratio, t.timings, t.batch_size, t.tags
 FROM loracomp.job_result AS r JOIN loracomp.job_trace AS t USING (job_id)
 WHERE r.job_id = ANY (%(ids)s)
 ORDER BY r.job_id
+
+-- evaluations
+
+-- name: start_evaluation
+SELECT * FROM loracomp.start_evaluation(
+    name => %(name)s, tasks => %(tasks)s::text[], policies => %(policies)s::text[], split => %(split)s,
+    rows_a_task => %(rows_a_task)s::int, exclude_own => %(exclude_own)s, kind => %(kind)s, base_model => %(base_model)s,
+    seed => %(seed)s::int
+)
+
+-- name: evaluation
+SELECT * FROM bi.evaluation WHERE evaluation = %(name)s
+
+-- name: evaluation_accuracy
+SELECT * FROM bi.evaluation_accuracy WHERE evaluation = %(name)s
+ORDER BY scope = 'all', scope = 'family', family, own_task, policy
+
+-- name: evaluation_pair
+SELECT * FROM bi.evaluation_pair WHERE evaluation = %(name)s AND policy_b = ANY (%(references)s::text[])
+ORDER BY policy_b, scope = 'all', scope = 'family', family, own_task, policy_a
+
+-- name: routing_quality
+SELECT * FROM bi.routing_quality WHERE evaluation = %(name)s
+ORDER BY scope = 'all', scope = 'family', family, own_task, policy
+
+-- name: evaluation_rows
+SELECT e.source_ref, array_position(j.choices, j.expected) AS expected_index, p.*
+FROM bi.prediction AS p
+JOIN loracomp.job AS j ON j.id = p.job_id
+LEFT JOIN loracomp.example AS e ON e.id = p.example_id
+WHERE p.evaluation = %(name)s
+ORDER BY p.own_task, p.example_id, p.policy, p.job_id
+
+-- name: queue_health
+SELECT * FROM loracomp.queue_health WHERE base_model = %(base_model)s

@@ -329,9 +329,21 @@ evaluation = Table(
     metadata,
     _required("name", Text, "What people call it.", primary_key=True),
     _required("description", Text, "What it measures.", server_default=text("''")),
+    _optional("split", Text, "Split whose rows it asks; null where its jobs were inserted by hand."),
+    _required("kind", Text, "predict: answers are compared. route: weights alone.", server_default=text("'predict'")),
+    _optional("base_model", Text, "Base model that it asks; null where its jobs were inserted by hand."),
+    _required(
+        "exclude_own", Boolean, "Whether each row's own task is kept out of its mix.", server_default=text("false")
+    ),
+    _required("seed", Integer, "Of the order in which rows are drawn.", server_default=text("0")),
     _required("created_by", RoleName(), "Who started it.", server_default=text("current_user")),
     _created_at(),
+    ForeignKeyConstraint(
+        ["base_model"], ["loracomp.base_model.name"], name="evaluation_base_model_must_exist", onupdate="CASCADE"
+    ),
     CheckConstraint("btrim(name) <> ''", name="evaluation_name_must_not_be_blank"),
+    _one_of("split", "train validation test", "evaluated_split_must_be_train_validation_or_test"),
+    _one_of("kind", "predict route", "evaluation_kind_must_be_predict_or_route"),
     comment="Named sets of jobs whose expected answers are known.",
 )
 
@@ -364,6 +376,8 @@ job = Table(
     _optional("task", Text, "Task that it comes from; evaluations only."),
     _optional("expected", Text, "The right answer; evaluations only."),
     _optional("evaluation", Text, "Evaluation that it belongs to."),
+    # No foreign key: answers to one row stay comparable when the row goes.
+    _optional("example_id", BigInteger, "Example that it asks; evaluations only, the same row under each policy."),
     _required(
         "submitted_by",
         RoleName(),
@@ -374,7 +388,7 @@ job = Table(
     _required(
         "due",
         DateTime(timezone=True),
-        "run_at less priority x 60 s: the order of claims. Filled by a trigger.",
+        "run_at less priority x 60 s, and 1000 minutes later in evaluations: the order of claims. Filled by a trigger.",
         server_default=text("now()"),
     ),
     _required("attempts", Integer, "Claims so far, less those given back.", server_default=text("0")),
@@ -438,6 +452,7 @@ job = Table(
     CheckConstraint(
         "expected IS NULL OR choices IS NULL OR expected = ANY (choices)", name="expected_must_be_one_of_the_choices"
     ),
+    CheckConstraint("example_id IS NULL OR evaluation IS NOT NULL", name="example_id_must_stand_with_an_evaluation"),
     CheckConstraint(
         "(status = 'running') = (num_nulls(lease_token, lease_expires_at, claimed_at) = 0)",
         name="a_running_job_and_only_it_has_a_lease",
@@ -450,6 +465,22 @@ job = Table(
     Index("job_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
     Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("job_evaluation", "evaluation", "task", postgresql_where=text("evaluation IS NOT NULL")),
+    # What evaluations ask waits until nothing else is due.
+    Index(
+        "job_queue_of_evaluations",
+        "base_model",
+        "due",
+        "id",
+        postgresql_where=text("status = 'queued' AND evaluation IS NOT NULL"),
+    ),
+    Index(
+        "an_evaluation_asks_an_example_once_a_policy",
+        "evaluation",
+        "example_id",
+        "policy",
+        unique=True,
+        postgresql_where=text("example_id IS NOT NULL"),
+    ),
     comment="Requests for predictions. INSERT a prompt; read loracomp.job_result.",
     # Status changes rewrite rows: leave them room on their page, and clean up early.
     postgresql_with={

@@ -22,6 +22,7 @@ def test_only_plain_types(connection: db.Connection) -> None:
     ).fetchall()
     assert {row["table_name"] for row in columns} == {
         "prediction", "composed_adapter", "task_usage_by_day", "accuracy", "failure_by_reason", "queue_health",
+        "evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_regret", "routing_quality",
     }  # fmt: skip
     assert [row for row in columns if row["data_type"] not in PLAIN] == []
 
@@ -32,9 +33,14 @@ def test_nobodys_words(connection: db.Connection, examples: dict[str, int]) -> N
     failing = submit(connection, **{**words, "idempotency_key": "2"}, choices=["SECRET-a", "SECRET-b"])
     token = claim(connection, failing)[failing]
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{SECRET-error}', '{f}')", [[failing], [token]])
-    expecting = submit(connection, **{**words, "idempotency_key": "3"}, expected="SECRET-expected")
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+    asked = {"evaluation": "weekly", "task": "rte", "expected": "SECRET-expected"}
+    asking = submit(connection, **{**words, "idempotency_key": "4"}, **asked, example_id=1, policy="own_task")
+    answer(connection, asking, examples, output="SECRET-expected")
+    expecting = submit(connection, **{**words, "idempotency_key": "3"}, **asked, example_id=1)
     answer(connection, expecting, examples, output="SECRET-expected")
-    for view in ("prediction", "composed_adapter", "task_usage_by_day", "accuracy", "failure_by_reason"):
+    views = connection.execute("SELECT relname FROM pg_class WHERE relnamespace = 'bi'::regnamespace AND relkind = 'v'")
+    for view in [row["relname"] for row in views]:
         rows = connection.execute(f"SELECT * FROM bi.{view}").fetchall()
         assert rows, view
         assert "SECRET" not in str(rows), view

@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic import command
 from sqlalchemy import create_engine
 
 from loracomp import db, schema
@@ -161,3 +162,32 @@ def definitions(url: str) -> dict[tuple[str, str], Any]:
             for row in connection.execute(query)
             if "alembic_version" not in row["name"]
         }
+
+
+OLD_ROWS = """
+INSERT INTO loracomp.base_model (name, source, fingerprint, architecture, context_length, parameter_count, modules)
+VALUES ('toy', 'made up', repeat('0', 64), 'Toy', 128, 1, '{}');
+INSERT INTO loracomp.evaluation (name) VALUES ('old');
+INSERT INTO loracomp.job (prompt, base_model, evaluation, expected) VALUES ('Asked?', 'toy', 'old', 'yes');
+INSERT INTO loracomp.job (prompt, base_model) VALUES ('Everyday?', 'toy');
+"""
+DUE = "SELECT extract(epoch FROM due - run_at)::int / 60 FROM loracomp.job ORDER BY id"
+
+
+def test_rows_of_the_first_schema_come_along_and_go_back(empty_database: str) -> None:
+    with schema.installing(empty_database) as installer:
+        command.upgrade(schema.alembic_config(installer), "0001")
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(OLD_ROWS)
+        schema.initialize(empty_database)
+        (old,) = connection.execute("SELECT split, kind, exclude_own, jobs, queued FROM bi.evaluation").fetchall()
+        assert old == (None, "predict", False, 1, 1)
+        assert connection.execute(DUE).fetchall() == [(1000,), (0,)]
+        claimed = connection.execute("SELECT prompt FROM loracomp.claim_jobs('w', 'toy', 9, '1 minute')").fetchall()
+        assert claimed == [("Everyday?",)]
+        connection.execute("UPDATE loracomp.job SET status = 'queued', lease_token = NULL, lease_expires_at = NULL")
+    with schema.installing(empty_database) as installer:
+        command.downgrade(schema.alembic_config(installer), "0001")
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute(DUE).fetchall() == [(0,), (0,)]
+        assert connection.execute("SELECT name FROM loracomp.evaluation").fetchall() == [("old",)]

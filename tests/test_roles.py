@@ -34,8 +34,8 @@ EXECUTE = {
         find_base_model show_encoder check_health
     """,
     "loracomp_analyst": """
-        route rescore_route task_weights wilson_interval
-        check_routing_settings check_similarities composition_text seconds_between
+        route rescore_route task_weights wilson_interval mcnemar_p compare_policies
+        retrieve_again check_routing_settings check_similarities composition_text seconds_between
     """,
     "loracomp_admin": """
         submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health
@@ -43,7 +43,8 @@ EXECUTE = {
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task list_tasks
         add_examples unembedded_examples find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
-        tune_routing route rescore_route task_weights wilson_interval
+        tune_routing route rescore_route task_weights wilson_interval mcnemar_p compare_policies
+        start_evaluation near_duplicates leaks_between_tasks retrieve_again
         texts_are_not_blank texts_are_distinct composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
         check_routing_settings check_similarities
@@ -51,6 +52,7 @@ EXECUTE = {
 }
 OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs check_role_exists
+    unknown_tasks stored_vector check_evaluation evaluated_examples text_key
     check_embedding eligible_tasks search_exactly nearest_examples route_query pick_tasks fitting_ef_search
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
 """

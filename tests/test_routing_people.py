@@ -32,14 +32,16 @@ SELECT * FROM loracomp.route(%(embedding)b, policy => %(policy)s, k => %(k)s, te
 RESCORE = """
 SELECT * FROM loracomp.rescore_route(%(job)s, k => %(k)s, temperature => %(temperature)s, top_p => %(top_p)s,
     aggregation => %(aggregation)s, nucleus => %(nucleus)s, max_adapters => %(max_adapters)s,
-    weighting => %(weighting)s, min_similarity => %(min_similarity)s)
+    weighting => %(weighting)s, min_similarity => %(min_similarity)s, exclude_tasks => %(exclude_tasks)s)
 """
 STORE = """
 INSERT INTO loracomp.prediction (job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights,
-    policy, base_model, base_fingerprint, encoder, code_version)
-SELECT job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights, policy, 'toy', '', '', ''
-FROM loracomp.route_jobs(%s::bigint[], %b::vector[])
+    policy, query_embedding, base_model, base_fingerprint, encoder, code_version)
+SELECT job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights, policy, %(query)b, 'toy', '',
+    'toy-encoder/1', ''
+FROM loracomp.route_jobs(ARRAY[%(job)s::bigint], ARRAY[%(query)b::vector])
 """
+ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 384, 1)"
 AS_THE_POLICY = dict.fromkeys(
     ["k", "temperature", "top_p", "aggregation", "nucleus", "max_adapters", "base_model", "weighting", "min_similarity"]
 ) | {"policy": "default", "exclude_tasks": []}
@@ -60,6 +62,7 @@ def library(server: str, template: str) -> Iterator[tuple[str, db.Connection, Li
     name = f"{template}_people"
     with db.connect(create_database(server, name, template)) as connection:
         add_base_model(connection)
+        connection.execute(ADD_ENCODER)
         ids, task_ids, tasks = [], [], {}
         embeddings = clustered(np.random.default_rng(5), [30] * 5)
         for number, vectors in enumerate(embeddings):
@@ -87,13 +90,14 @@ def route(connection: db.Connection, query: Any, **changes: Any) -> list[dict[st
 
 
 def rescore(connection: db.Connection, job: int, **changes: Any) -> list[dict[str, Any]]:
-    return connection.execute(RESCORE, {**AS_THE_POLICY, "job": job, **changes}).fetchall()
+    given = {**AS_THE_POLICY, "exclude_tasks": None, "job": job, **changes}
+    return connection.execute(RESCORE, given).fetchall()
 
 
-def stored(connection: db.Connection, query: Any, *policy: str) -> tuple[int, dict[str, Any]]:
+def stored(connection: db.Connection, query: Any, *policy: str, **columns: Any) -> tuple[int, dict[str, Any]]:
     """A job with its trace in loracomp.prediction, and the trace."""
-    (job,) = add_jobs(connection, 1, *policy)
-    connection.execute(STORE, [[job], [query]])
+    (job,) = add_jobs(connection, 1, *policy, **columns)
+    connection.execute(STORE, {"job": job, "query": query})
     (row,) = route_jobs(connection, [job], np.array([query]))
     return job, row
 
@@ -207,13 +211,69 @@ def test_a_missing_vector_is_refused(connection: db.Connection) -> None:
         route(connection, None)
 
 
-def test_rescore_refuses_an_unknown_job_and_more_examples_than_there_are(connection: db.Connection, query: Any) -> None:
+def assert_near(found: list[tuple[str, float, bool, float]], right: list[tuple[str, float, bool, float]]) -> None:
+    """The same, but for the three digits of a halfvec."""
+    assert [task for task, *_ in found] == [task for task, *_ in right]
+    numbers = [[(probability, weight) for _, probability, _, weight in rows] for rows in (found, right)]
+    np.testing.assert_allclose(*numbers, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("changes", [{"k": 60}, {"k": 60, "temperature": 0.02, "top_p": 0.5}, {"k": 100}])
+def test_rescore_retrieves_again_for_a_larger_k(connection: db.Connection, query: Any, changes: dict[str, Any]) -> None:
     job, _ = stored(connection, query)
-    too_many = f"k must be at most 20, the examples that job {job} retrieved, not 21"
-    with pytest.raises(psycopg.DataError, match=too_many), connection.transaction():
-        rescore(connection, job, k=21)
+    connection.execute("UPDATE loracomp.policy SET k = %s WHERE name = 'default'", [changes["k"]])
+    _, trace = stored(connection, query)
+    assert len(trace["example_ids"]) == changes["k"]
+    assert_near(as_tuples(rescore(connection, job, **changes)), expected(trace, changes))
+
+
+@pytest.mark.parametrize("k", [None, 40])
+def test_rescore_retrieves_again_without_excluded_tasks(connection: db.Connection, query: Any, k: int | None) -> None:
+    job, trace = stored(connection, query)
+    first = trace["tasks"][0]
+    connection.execute("UPDATE loracomp.policy SET k = coalesce(%s, k) WHERE name = 'default'", [k])
+    excluding, without = stored(connection, query, exclude_tasks=[first])
+    found = as_tuples(rescore(connection, job, exclude_tasks=[first], k=k))
+    assert first not in [task for task, *_ in found]
+    assert_near(found, expected(without, {"k": k or 20}))
+    assert_near(as_tuples(rescore(connection, excluding, exclude_tasks=[], k=20)), expected(trace, {}))
+
+
+def test_rescore_retrieves_again_what_the_jobs_submitter_may_read(connection: db.Connection, library: Any) -> None:
+    hidden = library[2].vectors[-1]
+    connection.execute("CREATE ROLE toy_readers; CREATE ROLE toy_guest; CREATE ROLE toy_member IN ROLE toy_readers")
+    seen = {}
+    for submitter in ("toy_guest", "toy_member"):
+        job, _ = stored(connection, hidden, submitted_by=submitter)
+        seen[submitter] = "t4" in [row["task"] for row in rescore(connection, job, k=40)]
+    assert seen == {"toy_guest": False, "toy_member": True}
+
+
+def test_rescore_refuses_an_unknown_job(connection: db.Connection) -> None:
     with pytest.raises(psycopg.errors.NoDataFound, match="job 12345678 has no prediction"):
         rescore(connection, 12345678)
+
+
+@pytest.mark.parametrize(
+    ("before", "changes", "message"),
+    [
+        ("SELECT 1", {"exclude_tasks": ["t1", "none such"]}, "exclude_tasks names tasks that do not exist: none such"),
+        (
+            "UPDATE loracomp.encoder SET input_version = 2",
+            {"k": 21},
+            "embedded by toy-encoder/1, and .* by toy-encoder/2",
+        ),
+        ("UPDATE loracomp.prediction SET query_embedding = NULL", {"k": 21}, "has no stored embedding"),
+        ("DELETE FROM loracomp.job", {"exclude_tasks": []}, "has no stored embedding"),
+    ],
+)
+def test_where_it_cannot_retrieve_again_rescore_says_why(
+    connection: db.Connection, query: Any, before: str, changes: dict[str, Any], message: str
+) -> None:
+    job, _ = stored(connection, query)
+    connection.execute(before.encode())
+    with pytest.raises(psycopg.Error, match=message):
+        rescore(connection, job, **changes)
 
 
 # Rights, with roles that log in
@@ -255,6 +315,7 @@ def test_an_analyst_rescores_but_reads_no_embedding(
     job, trace = stored(library[1], query)
     with db.connect(url_of(server, library[0], "toy_outsider")) as caller:
         assert_same(as_tuples(rescore(caller, job)), expected(trace, {}))
+        assert rescore(caller, job, k=40)
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             caller.execute("SELECT embedding FROM loracomp.example_embedding")
         with pytest.raises(psycopg.errors.InsufficientPrivilege):

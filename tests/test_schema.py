@@ -181,9 +181,10 @@ def test_a_grant_whose_object_is_gone_is_reported(
     assert f"not done again: GRANT SELECT ON TABLE bi.queue_health TO {readers}" in caplog.text
 
 
-SECOND = """
+HEAD = schema.head()
+NEXT = f"""
 from alembic import op
-revision, down_revision = "0002", "0001"
+revision, down_revision = "next", "{HEAD}"
 def upgrade():
     op.execute("ALTER TABLE loracomp.prediction ALTER COLUMN output TYPE varchar")
 def downgrade():
@@ -195,21 +196,21 @@ def test_a_migration_changes_a_column_that_views_read(
     database: str, packed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = snapshot(database)
-    (packed / "migrations/versions/0002_second.py").write_text(SECOND)
-    with pytest.raises(SchemaMismatchError, match=r"schema \(0001\) is older than this release: run `loracomp init`"):
+    (packed / "migrations/versions/next.py").write_text(NEXT)
+    with pytest.raises(SchemaMismatchError, match=rf"\({HEAD}\) is older than this release: run `loracomp init`"):
         schema.check_revision(database)
-    assert schema.initialize(database) == ["schema 0001 -> 0002", "sql/ applied"]
+    assert schema.initialize(database) == [f"schema {HEAD} -> next", "sql/ applied"]
     schema.check_revision(database)
     with schema.installing(database) as connection:
-        command.downgrade(schema.alembic_config(connection), "0001")
+        command.downgrade(schema.alembic_config(connection), HEAD)
     assert "functions and views wait for `loracomp init`" in caplog.text
-    (packed / "migrations/versions/0002_second.py").unlink()
+    (packed / "migrations/versions/next.py").unlink()
     assert len(schema.initialize(database)) == 1
     assert snapshot(database) == before
 
 
 def test_a_view_of_a_users_that_forbids_a_migration_is_named(database: str, packed: Path) -> None:
-    (packed / "migrations/versions/0002_second.py").write_text(SECOND)
+    (packed / "migrations/versions/next.py").write_text(NEXT)
     run(database, "CREATE VIEW outputs AS SELECT output FROM loracomp.prediction")
     before = snapshot(database)
     with pytest.raises(RefusedError, match="stands in the way: rule _RETURN on view outputs depends on column"):

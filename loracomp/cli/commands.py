@@ -2,7 +2,7 @@
 
 import typer
 
-from loracomp.cli import database, demo, jobs, registry, training
+from loracomp.cli import database, demo, evaluation, jobs, registry, training
 
 
 def register(app: typer.Typer) -> None:
@@ -15,5 +15,6 @@ def register(app: typer.Typer) -> None:
     app.command()(jobs.worker)
     app.command()(database.doctor)
     app.command()(training.train)
+    app.command()(evaluation.evaluate)
     registry.register(app)
     app.add_typer(database.db_app, name="db")

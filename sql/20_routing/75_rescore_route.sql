@@ -1,5 +1,6 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.rescore_route(bigint, double precision, double precision, text, text, integer, text, integer, double precision)
+-- drop: DROP FUNCTION IF EXISTS loracomp.rescore_route(bigint, double precision, double precision, text, text, integer, text, integer, double precision, text[])
 -- Changes nothing; reads the stored trace with the caller's rights, so that whoever may read a prediction may re-score it.
+-- Retrieves again where the trace can't answer: for a larger k, or other excluded tasks.
 CREATE FUNCTION loracomp.rescore_route(
     job bigint,
     temperature double precision DEFAULT NULL,
@@ -9,7 +10,8 @@ CREATE FUNCTION loracomp.rescore_route(
     max_adapters integer DEFAULT NULL,
     weighting text DEFAULT NULL,
     k integer DEFAULT NULL,
-    min_similarity double precision DEFAULT NULL
+    min_similarity double precision DEFAULT NULL,
+    exclude_tasks text[] DEFAULT NULL
 ) RETURNS TABLE (task text, probability double precision, in_nucleus boolean, weight double precision)
 LANGUAGE plpgsql STABLE
 AS $$
@@ -18,6 +20,7 @@ DECLARE
     names text[];
     cosines double precision[];
     stored jsonb;
+    stored_k integer;
     used loracomp.policy;
 BEGIN
     SELECT p.example_tasks, p.similarities, p.policy INTO names, cosines, stored
@@ -27,10 +30,7 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
     END IF;
     used := jsonb_populate_record(NULL::loracomp.policy, stored);
-    IF k > used.k THEN
-        RAISE EXCEPTION 'k must be at most %, the examples that job % retrieved, not %', used.k, job, k
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'submit it again under a policy with a larger k';
-    END IF;
+    stored_k := used.k;
     used.k := coalesce(rescore_route.k, used.k);
     used.temperature := coalesce(rescore_route.temperature, used.temperature);
     used.aggregation := coalesce(rescore_route.aggregation, used.aggregation);
@@ -43,6 +43,10 @@ BEGIN
         used.temperature, used.aggregation, used.nucleus, used.top_p, used.max_adapters, used.weighting, used.k,
         used.min_similarity
     );
+    IF used.k > stored_k OR rescore_route.exclude_tasks IS NOT NULL THEN
+        SELECT r.example_tasks, r.similarities INTO names, cosines
+        FROM loracomp.retrieve_again(job, used.k, rescore_route.exclude_tasks) AS r;
+    END IF;
     names := names[:used.k];
     -- task_weights takes numbers: a name's is the place where it first stands.
     RETURN QUERY
@@ -61,5 +65,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.rescore_route IS
-'What retrieval would have weighted from a job''s stored trace under other settings; null means as stored. k can only be '
-'lowered. Whatever the job''s router: the examples are always those of retrieval.';
+'What retrieval would have weighted for a job under other settings; null means as stored. A larger k than the job''s, or '
+'other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the job''s router: the '
+'examples are always those of retrieval.';

@@ -16,7 +16,7 @@ BEGIN
     ));
     FOR routine IN
         SELECT p.oid FROM pg_catalog.pg_proc AS p
-        WHERE p.pronamespace = 'loracomp'::regnamespace AND p.proname IN ('route', 'route_jobs')
+        WHERE p.pronamespace = 'loracomp'::regnamespace AND p.proconfig::text LIKE '%hnsw.ef_search=%'
             AND NOT p.proconfig @> ARRAY['hnsw.ef_search=' || fitting]
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET hnsw.ef_search = %s', routine, fitting);
@@ -25,6 +25,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.tune_routing IS
-'Sets hnsw.ef_search of route_jobs and route by the number of examples, and returns it. Call it after loading examples.';
+'Sets hnsw.ef_search of the functions that search the index by the number of examples, and returns it. Call it after '
+'loading examples.';
 -- Objects made anew begin with 100.
 SELECT loracomp.tune_routing();

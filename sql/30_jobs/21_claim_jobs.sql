@@ -1,5 +1,6 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.claim_jobs(text, text, integer, interval)
 -- queued -> running for up to batch_size due jobs, oldest due first; counts the attempt and sets lease and fence token.
+-- Where none is due, jobs of evaluations, which are due 1000 minutes later than others: people don't wait behind them.
 -- A job whose lease once ran out is claimed alone: what kills its worker takes no other job with it.
 CREATE FUNCTION loracomp.claim_jobs(worker text, base_model text, batch_size integer, lease interval)
 RETURNS TABLE (
@@ -17,13 +18,27 @@ LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
 AS $$
     SELECT loracomp.rescue_jobs();
-    WITH locked AS MATERIALIZED (
+    WITH everyday AS MATERIALIZED (
         -- run_at <= now() implies due <= now(), which the index knows: jobs for later are not walked through.
         SELECT j.id, j.due, j.expired_leases > 0 AS suspect
         FROM loracomp.job AS j
         WHERE j.status = 'queued' AND j.base_model = claim_jobs.base_model AND j.due <= now() AND j.run_at <= now()
         ORDER BY j.due, j.id LIMIT claim_jobs.batch_size
         FOR UPDATE SKIP LOCKED
+    ),
+    evaluated AS MATERIALIZED (
+        SELECT j.id, j.due, j.expired_leases > 0 AS suspect
+        FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND j.evaluation IS NOT NULL AND j.base_model = claim_jobs.base_model
+            AND j.due > now() AND j.run_at <= now()
+        ORDER BY j.due, j.id
+        LIMIT CASE WHEN EXISTS (SELECT FROM everyday) THEN 0 ELSE claim_jobs.batch_size END
+        FOR UPDATE SKIP LOCKED
+    ),
+    locked AS (
+        SELECT e.* FROM everyday AS e
+        UNION ALL
+        SELECT e.* FROM evaluated AS e
     ),
     ranked AS (
         SELECT l.id, l.suspect, row_number() OVER w AS place, first_value(l.suspect) OVER w AS suspect_first

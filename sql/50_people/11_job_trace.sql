@@ -16,6 +16,7 @@ SELECT
     j.expected,
     p.output = j.expected AS correct,
     j.evaluation,
+    j.example_id,
     j.policy,
     p.policy AS policy_settings,
     p.example_ids,
@@ -71,6 +72,7 @@ COMMENT ON COLUMN loracomp.job_trace.own_task IS 'Task that the job comes from; 
 COMMENT ON COLUMN loracomp.job_trace.expected IS 'The right answer; evaluations only.';
 COMMENT ON COLUMN loracomp.job_trace.correct IS 'Whether the answer is the expected one; null where none is known.';
 COMMENT ON COLUMN loracomp.job_trace.evaluation IS 'Evaluation that the job belongs to.';
+COMMENT ON COLUMN loracomp.job_trace.example_id IS 'Example that it asks; evaluations only.';
 COMMENT ON COLUMN loracomp.job_trace.policy IS 'Settings of routing and merging that the job named.';
 COMMENT ON COLUMN loracomp.job_trace.policy_settings IS 'Those settings as they were when the job ran.';
 COMMENT ON COLUMN loracomp.job_trace.example_ids IS 'Retrieved examples, nearest first.';

@@ -9,6 +9,7 @@ SELECT
     j.submitted_by::text AS submitted_by,
     j.evaluation,
     j.task AS own_task,
+    j.example_id,
     j.policy,
     p.policy ->> 'router' AS router,
     p.policy ->> 'strategy' AS strategy,
@@ -54,6 +55,8 @@ COMMENT ON COLUMN bi.prediction.kind IS 'predict: an answer was asked. route: th
 COMMENT ON COLUMN bi.prediction.submitted_by IS 'Database role that submitted the job.';
 COMMENT ON COLUMN bi.prediction.evaluation IS 'Evaluation that the job belongs to; null for everyday jobs.';
 COMMENT ON COLUMN bi.prediction.own_task IS 'Task that the job comes from; known for evaluations only.';
+COMMENT ON COLUMN bi.prediction.example_id IS
+'Number of the row that it asks: the same under each policy; known for evaluations only.';
 COMMENT ON COLUMN bi.prediction.policy IS 'Name of the settings of routing and merging.';
 COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: retrieval, or a control such as random or base.';
 COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, cat, ties, magnitude_prune, dare_*.';

@@ -9,7 +9,9 @@ AS $$
 DECLARE
     unknown text;
 BEGIN
-    new.due := new.run_at - make_interval(secs => 60 * new.priority);
+    -- Evaluations stand behind everybody for 1000 minutes: the range of priorities.
+    new.due := new.run_at
+        - make_interval(mins => new.priority - CASE WHEN new.evaluation IS NULL THEN 0 ELSE 1000 END);
     IF new.choices IS NULL AND new.max_new_tokens IS NULL AND new.kind = 'predict' THEN
         new.max_new_tokens := 64;
     END IF;

@@ -29,10 +29,13 @@ GRANT EXECUTE ON FUNCTION
 loracomp.route,
 loracomp.rescore_route,
 loracomp.task_weights,
-bi.wilson_interval
+bi.wilson_interval,
+bi.mcnemar_p,
+bi.compare_policies
 TO loracomp_analyst;
 
--- Administrators: jobs, routing, models and encoder, tasks and examples, adapters, policies.
+-- Administrators: jobs, routing, evaluations, models and encoder, tasks and examples, adapters,
+-- policies.
 GRANT EXECUTE ON FUNCTION
 loracomp.submit_job,
 loracomp.cancel_job,
@@ -46,6 +49,11 @@ loracomp.rescore_route,
 loracomp.task_weights,
 loracomp.tune_routing,
 bi.wilson_interval,
+bi.mcnemar_p,
+bi.compare_policies,
+loracomp.start_evaluation,
+loracomp.near_duplicates,
+loracomp.leaks_between_tasks,
 loracomp.register_base_model,
 loracomp.find_base_model,
 loracomp.list_base_models,
@@ -86,7 +94,8 @@ loracomp.explain_run
 TO loracomp_submitter, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.check_routing_settings,
-loracomp.check_similarities
+loracomp.check_similarities,
+loracomp.retrieve_again
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.composition_text,

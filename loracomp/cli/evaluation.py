@@ -1,0 +1,162 @@
+"""`loracomp evaluate`: start an evaluation, see to it that it is answered, print what came out."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Annotated, Any
+
+import psycopg
+import typer
+
+from loracomp import db, evaluation
+from loracomp.cli.common import AsJson, console, emit_json, open_database, remarks
+from loracomp.cli.evaluation_tables import print_results
+from loracomp.config import Settings, load_settings
+from loracomp.embedded import database_url
+from loracomp.errors import LoracompError, UsageError
+
+LOOKS = 6
+"""For others at work, 0.3 s apart, before a worker is started here."""
+
+
+def evaluate(
+    name: Annotated[str, typer.Argument(help="The evaluation. Without --tasks, one that was started goes on.")],
+    *,
+    tasks: Annotated[str | None, typer.Option(help="Tasks, such as piqa,rte.")] = None,
+    policies: Annotated[str | None, typer.Option(help="Policies, such as base,own_task,default.")] = None,
+    split: Annotated[str, typer.Option(help="Whose rows are asked.")] = "validation",
+    rows: Annotated[int | None, typer.Option(min=1, help="Rows a task at most. Defaults to all.")] = None,
+    exclude_own: Annotated[
+        bool, typer.Option("--exclude-own", help="Keep each row's own task out of its mix.")
+    ] = False,
+    route_only: Annotated[bool, typer.Option("--route-only", help="Ask for weights alone.")] = False,
+    seed: Annotated[int, typer.Option(help="Of the rows drawn.")] = 0,
+    base_model: Annotated[str | None, typer.Option(help="Defaults to the database's default.")] = None,
+    data: Annotated[str | None, typer.Option(help="Folder with TASK/validation.jsonl, to import first.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="File for a line a job, without texts.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask rows of tasks under policies, the same rows for all, and compare. Safe to stop and run again: it goes on."""
+    if (tasks is None) != (policies is None):
+        raise UsageError("--tasks and --policies go together; leave both out to go on with an evaluation")
+    settings = load_settings()
+    with open_database() as connection:
+        if tasks and policies:
+            named = _listed(tasks)
+            _import(connection, named, split, data)
+            started = evaluation.start_evaluation(
+                connection,
+                name,
+                tasks=named,
+                policies=_listed(policies),
+                split=split,
+                rows_a_task=rows,
+                exclude_own=exclude_own,
+                kind="route" if route_only else "predict",
+                base_model=base_model or settings.base_model,
+                seed=seed,
+            )
+            _remark(f"{sum(row['added'] for row in started)} jobs added of {sum(row['jobs'] for row in started)} asked")
+        left = _answer(connection, name, settings)
+        _show(connection, name, csv, as_json)
+    if left:
+        raise LoracompError(f"{left} jobs are left: run `loracomp evaluate {name}` to go on")
+
+
+def _listed(names: str) -> list[str]:
+    return [name.strip() for name in names.split(",") if name.strip()]
+
+
+def _import(connection: db.Connection, tasks: list[str], split: str, data: str | None) -> None:
+    for task in tasks if data else []:
+        assert data
+        report = evaluation.import_split(connection, task, split, data)
+        _remark(f"{task}: {', '.join(f'{count} {outcome}' for outcome, count in report.counts.items())}")
+
+
+def _answer(connection: db.Connection, name: str, settings: Settings) -> int:
+    """See to it that workers answer, those that are there or one of this process; how many jobs are left."""
+    state = evaluation.show_evaluation(connection, name)
+    with _progress(name, settings):
+        while _left(state) and (base_model := state["base_model"]):
+            if not _others_answer(connection, state):
+                _work_here(settings.model_copy(update={"base_model": base_model}))
+                state = evaluation.show_evaluation(connection, name)
+                if state["queued"]:  # a worker leaves them only where it was told to stop
+                    break
+            state = evaluation.show_evaluation(connection, name)
+    return _left(state)
+
+
+def _others_answer(connection: db.Connection, state: dict[str, Any]) -> bool:
+    """Whether workers are at it: an idle one gets a moment to notice."""
+    for _ in range(LOOKS):
+        if evaluation.somebody_works(connection, state["base_model"]):
+            time.sleep(1)
+            return True
+        time.sleep(0.3)
+        if _left(evaluation.show_evaluation(connection, state["evaluation"])) < _left(state):
+            return True
+    return False
+
+
+def _left(state: dict[str, Any]) -> int:
+    return int(state["queued"] + state["running"])
+
+
+def _work_here(settings: Settings) -> None:
+    from loracomp.serving import open_worker
+    from loracomp.shutdown import serve
+
+    serve(open_worker(settings, drain=True), settings.grace_s)
+
+
+@contextmanager
+def _progress(name: str, settings: Settings) -> Iterator[None]:
+    """A bar that follows the evaluation on a connection of its own, whoever answers."""
+    from loracomp.registry.embeddings import progress_bar
+
+    over = Event()
+    with progress_bar() as progress:
+        line = progress.add_task("answering", total=None)
+
+        def look() -> None:
+            # A database that is away is the worker's business.
+            with suppress(psycopg.Error, LoracompError), db.connect(database_url(settings), vectors=False) as own:
+                state = evaluation.show_evaluation(own, name)
+                progress.update(line, total=state["jobs"], completed=state["jobs"] - _left(state))
+
+        def follow() -> None:
+            took = 0.0
+            while not over.wait(max(1, 20 * took)):  # counting the jobs of a large evaluation takes time itself
+                start = time.monotonic()
+                look()
+                took = time.monotonic() - start
+
+        thread = Thread(target=follow, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            look()
+
+
+def _show(connection: db.Connection, name: str, csv: Path | None, as_json: bool) -> None:
+    state: dict[str, Any] = evaluation.show_evaluation(connection, name)
+    results = evaluation.read_results(connection, name)
+    if csv:
+        _remark(f"{evaluation.write_csv(connection, name, csv)} lines written to {csv}")
+    if as_json:
+        emit_json({"evaluation": state, **results})
+    else:
+        print_results(console, state, results)
+    if state["failed"]:
+        _remark(f"{state['failed']} jobs failed: bi.failure_by_reason says why, loracomp.requeue_jobs tries them again")
+
+
+def _remark(text: str) -> None:
+    remarks.print(text, markup=False, highlight=False)

@@ -1,0 +1,95 @@
+-- drop: DROP VIEW IF EXISTS bi.evaluation_pair
+-- Reads only, with its owner's rights. Rows that only one policy answered count for neither. A difference's interval is
+-- Agresti and Min's (2005): Wald's with half a row added to each of the four outcomes; of a mean, from the sum of variances.
+CREATE VIEW bi.evaluation_pair AS
+WITH answer AS NOT MATERIALIZED (
+    SELECT j.evaluation, t.family, j.task AS own_task, j.policy, j.example_id, p.output = j.expected AS is_correct
+    FROM loracomp.job AS j
+    INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
+    INNER JOIN loracomp.task AS t ON j.task = t.name
+    WHERE j.evaluation IS NOT NULL AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.kind = 'predict'
+),
+
+by_task AS (
+    SELECT
+        a.evaluation,
+        a.family,
+        a.own_task,
+        a.policy AS policy_a,
+        b.policy AS policy_b,
+        count(*) AS n,
+        count(*) FILTER (WHERE a.is_correct AND b.is_correct) AS both_right,
+        count(*) FILTER (WHERE a.is_correct AND NOT b.is_correct) AS only_a,
+        count(*) FILTER (WHERE b.is_correct AND NOT a.is_correct) AS only_b
+    FROM answer AS a
+    INNER JOIN answer AS b ON a.evaluation = b.evaluation AND a.example_id = b.example_id AND a.policy <> b.policy
+    GROUP BY a.evaluation, a.family, a.own_task, a.policy, b.policy
+),
+
+by_scope AS (
+    SELECT
+        k.evaluation,
+        k.family,
+        k.own_task,
+        k.policy_a,
+        k.policy_b,
+        count(*) AS tasks,
+        count(*) FILTER (WHERE k.only_a > k.only_b) AS tasks_ahead,
+        count(*) FILTER (WHERE k.only_a < k.only_b) AS tasks_behind,
+        sum(k.n)::bigint AS n,
+        sum(k.both_right)::bigint AS both_right,
+        sum(k.only_a)::bigint AS only_a,
+        sum(k.only_b)::bigint AS only_b,
+        avg((k.both_right + k.only_a)::double precision / k.n) AS accuracy_a,
+        avg((k.both_right + k.only_b)::double precision / k.n) AS accuracy_b,
+        avg((k.only_a - k.only_b)::double precision / k.n) AS difference,
+        avg((k.only_a - k.only_b)::double precision / (k.n + 2)) AS centre,
+        sqrt(sum((k.only_a + k.only_b + 1 - (k.only_a - k.only_b)::double precision ^ 2 / (k.n + 2)) / (k.n + 2) ^ 2))
+        / count(*) AS standard_error
+    FROM by_task AS k
+    GROUP BY k.evaluation, k.policy_a, k.policy_b, GROUPING SETS ((k.family, k.own_task), (k.family), ())
+)
+
+SELECT
+    s.evaluation,
+    CASE WHEN s.own_task IS NOT NULL THEN 'task' WHEN s.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
+    s.family,
+    s.own_task,
+    s.policy_a,
+    s.policy_b,
+    s.tasks,
+    s.tasks_ahead,
+    s.tasks_behind,
+    s.n,
+    s.both_right,
+    s.only_a,
+    s.only_b,
+    s.accuracy_a,
+    s.accuracy_b,
+    s.difference,
+    greatest(-1, s.centre - 1.959964 * s.standard_error) AS difference_low,
+    least(1, s.centre + 1.959964 * s.standard_error) AS difference_high,
+    bi.mcnemar_p(s.only_a, s.only_b) AS p
+FROM by_scope AS s;
+COMMENT ON VIEW bi.evaluation_pair IS
+'Two policies on the rows that both have answered: how much better policy_a was than policy_b, and whether that can be chance.';
+COMMENT ON COLUMN bi.evaluation_pair.evaluation IS 'Named set of jobs.';
+COMMENT ON COLUMN bi.evaluation_pair.scope IS
+'task, family or all: filter by it, for the rows of one scope are sums and means of another''s.';
+COMMENT ON COLUMN bi.evaluation_pair.family IS 'Kind of task; null where scope is all.';
+COMMENT ON COLUMN bi.evaluation_pair.own_task IS 'Task that the rows come from; null but where scope is task.';
+COMMENT ON COLUMN bi.evaluation_pair.policy_a IS 'The policy that is judged.';
+COMMENT ON COLUMN bi.evaluation_pair.policy_b IS 'The one that it is compared with.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks IS 'Tasks that the means are over.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks_ahead IS 'Those on which policy_a was right more often.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks_behind IS 'Those on which policy_b was.';
+COMMENT ON COLUMN bi.evaluation_pair.n IS 'Rows that both have answered.';
+COMMENT ON COLUMN bi.evaluation_pair.both_right IS 'Rows that both were right on.';
+COMMENT ON COLUMN bi.evaluation_pair.only_a IS 'Rows that policy_a alone was right on.';
+COMMENT ON COLUMN bi.evaluation_pair.only_b IS 'Rows that policy_b alone was right on.';
+COMMENT ON COLUMN bi.evaluation_pair.accuracy_a IS 'Accuracy of policy_a on these rows, 0 to 1; a mean over tasks counts each alike.';
+COMMENT ON COLUMN bi.evaluation_pair.accuracy_b IS 'Accuracy of policy_b on these rows.';
+COMMENT ON COLUMN bi.evaluation_pair.difference IS 'accuracy_a - accuracy_b.';
+COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of its 95 % confidence interval.';
+COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of that interval.';
+COMMENT ON COLUMN bi.evaluation_pair.p IS 'P value of McNemar''s exact two-sided test on only_a and only_b.';

@@ -1,0 +1,74 @@
+-- drop: DROP VIEW IF EXISTS bi.routing_quality
+-- Reads only, with its owner's rights. Of policies that retrieve: what controls composed says nothing about routing.
+CREATE VIEW bi.routing_quality AS
+WITH routed AS NOT MATERIALIZED (
+    SELECT
+        j.evaluation,
+        t.family,
+        j.task AS own_task,
+        j.policy,
+        -- Null where the own task was kept out: it can't be found.
+        CASE WHEN j.task <> ALL (j.exclude_tasks) THEN coalesce(p.tasks[1] = j.task, FALSE) END AS true_first,
+        coalesce(f.family = t.family, FALSE) AS family_first,
+        CASE
+            WHEN j.task <> ALL (j.exclude_tasks)
+                THEN coalesce(p.weights[array_position(p.tasks, j.task)] > 0, FALSE)
+        END AS true_inside,
+        cardinality(p.adapter_ids) AS adapters,
+        (SELECT -sum(u.p * ln(u.p)) / ln(2) FROM unnest(p.probabilities) AS u (p) WHERE u.p > 0) AS entropy
+    FROM loracomp.job AS j
+    INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
+    INNER JOIN loracomp.task AS t ON j.task = t.name
+    LEFT JOIN loracomp.task AS f ON p.tasks[1] = f.name
+    WHERE j.evaluation IS NOT NULL AND p.policy ->> 'router' = 'retrieval'
+),
+
+by_task AS (
+    SELECT
+        r.evaluation,
+        r.family,
+        r.own_task,
+        r.policy,
+        count(*) AS n,
+        avg(r.true_first::integer)::double precision AS true_first,
+        avg(r.family_first::integer)::double precision AS family_first,
+        avg(r.true_inside::integer)::double precision AS true_inside,
+        avg(r.adapters)::double precision AS adapters,
+        avg(r.entropy) AS entropy
+    FROM routed AS r
+    GROUP BY r.evaluation, r.family, r.own_task, r.policy
+)
+
+SELECT
+    k.evaluation,
+    CASE WHEN k.own_task IS NOT NULL THEN 'task' WHEN k.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
+    k.family,
+    k.own_task,
+    k.policy,
+    count(*) AS tasks,
+    sum(k.n)::bigint AS n,
+    avg(k.true_first) AS true_first,
+    avg(k.family_first) AS family_first,
+    avg(k.true_inside) AS true_inside,
+    avg(k.adapters) AS adapters,
+    avg(k.entropy) AS entropy_bits
+FROM by_task AS k
+GROUP BY k.evaluation, k.policy, GROUPING SETS ((k.family, k.own_task), (k.family), ());
+COMMENT ON VIEW bi.routing_quality IS
+'How well retrieval found the task that an evaluation''s rows come from, by policy: of each task, and means over tasks.';
+COMMENT ON COLUMN bi.routing_quality.evaluation IS 'Named set of jobs.';
+COMMENT ON COLUMN bi.routing_quality.scope IS
+'task, family or all: filter by it, for the rows of one scope are the means of another''s.';
+COMMENT ON COLUMN bi.routing_quality.family IS 'Kind of task; null where scope is all.';
+COMMENT ON COLUMN bi.routing_quality.own_task IS 'Task that the rows come from; null but where scope is task.';
+COMMENT ON COLUMN bi.routing_quality.policy IS 'Name of the settings of routing.';
+COMMENT ON COLUMN bi.routing_quality.tasks IS 'Tasks that the means are over, each counting alike.';
+COMMENT ON COLUMN bi.routing_quality.n IS 'Jobs that were routed.';
+COMMENT ON COLUMN bi.routing_quality.true_first IS
+'Share of them, 0 to 1, whose most probable task was their own; null where own tasks were kept out.';
+COMMENT ON COLUMN bi.routing_quality.family_first IS 'Share whose most probable task was of their own task''s family.';
+COMMENT ON COLUMN bi.routing_quality.true_inside IS
+'Share whose own task had a weight in the mix; null where own tasks were kept out.';
+COMMENT ON COLUMN bi.routing_quality.adapters IS 'Adapters a job.';
+COMMENT ON COLUMN bi.routing_quality.entropy_bits IS
+'Entropy of the tasks'' probabilities: 0 is certain of one, 1 as unsure as between two alike, 2 as among four.';

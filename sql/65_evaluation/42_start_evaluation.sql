@@ -1,0 +1,86 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.start_evaluation(text, text[], text[], text, integer, boolean, text, text, integer, text)
+-- Inserts a job for each row drawn and policy, as the caller; those that are there already stay as they are, so that calling
+-- it again adds what is missing: more rows, tasks or policies. What an evaluation asks, and how, is decided by its first call.
+CREATE FUNCTION loracomp.start_evaluation(
+    name text,
+    tasks text[],
+    policies text[],
+    split text DEFAULT 'validation',
+    rows_a_task integer DEFAULT NULL,
+    exclude_own boolean DEFAULT FALSE,
+    kind text DEFAULT 'predict',
+    base_model text DEFAULT NULL,
+    seed integer DEFAULT 0,
+    description text DEFAULT ''
+) RETURNS TABLE (task text, policy text, jobs bigint, added bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    model CONSTANT text := (loracomp.find_base_model(start_evaluation.base_model)).name;
+    found_one loracomp.evaluation;
+BEGIN
+    INSERT INTO loracomp.evaluation AS e (name, description, split, kind, base_model, exclude_own, seed, created_by)
+    VALUES (
+        start_evaluation.name, start_evaluation.description, start_evaluation.split, start_evaluation.kind, model,
+        start_evaluation.exclude_own, start_evaluation.seed, loracomp.caller()
+    )
+    ON CONFLICT DO NOTHING;
+    SELECT e.* INTO found_one FROM loracomp.evaluation AS e WHERE e.name = start_evaluation.name;
+    IF (found_one.split, found_one.kind, found_one.base_model, found_one.exclude_own, found_one.seed)
+        IS DISTINCT FROM (start_evaluation.split, start_evaluation.kind, model, start_evaluation.exclude_own,
+            start_evaluation.seed)
+    THEN
+        RAISE EXCEPTION 'evaluation % was started with other settings: split %, kind %, base_model %, exclude_own %, seed %',
+            found_one.name, coalesce(found_one.split, 'none'), found_one.kind, coalesce(found_one.base_model, 'none'),
+            found_one.exclude_own, found_one.seed
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'give the same to add to it, or take another name';
+    END IF;
+    PERFORM loracomp.check_evaluation(tasks, policies, split, rows_a_task);
+    RETURN QUERY
+    WITH asked AS MATERIALIZED (
+        SELECT
+            t.name AS task,
+            p.name AS policy,
+            x.*,
+            -- An own task's adapter without its own task would be the base model under a false name.
+            CASE WHEN start_evaluation.exclude_own AND p.router <> 'own_task' THEN ARRAY[t.name] ELSE '{}' END AS excluded,
+            array_position(tasks, t.name) AS task_place,
+            array_position(policies, p.name) AS policy_place
+        FROM loracomp.task AS t
+        CROSS JOIN LATERAL loracomp.evaluated_examples(t.name, start_evaluation.split, start_evaluation.seed) AS x
+        CROSS JOIN loracomp.policy AS p
+        WHERE t.name = ANY (tasks) AND p.name = ANY (policies)
+            AND x.place <= coalesce(start_evaluation.rows_a_task, x.place)
+    ), missing AS (
+        INSERT INTO loracomp.job AS j (
+            kind, prompt, choices, policy, base_model, exclude_tasks, task, expected, evaluation, example_id, submitted_by
+        )
+        SELECT
+            start_evaluation.kind, a.prompt, a.choices, a.policy, model, a.excluded, a.task, a.answer,
+            start_evaluation.name, a.example_id, loracomp.caller()
+        FROM asked AS a
+        WHERE NOT EXISTS (
+            SELECT FROM loracomp.job AS j
+            WHERE j.evaluation = start_evaluation.name AND j.example_id = a.example_id AND j.policy = a.policy
+        )
+        ORDER BY a.task_place, a.policy_place, a.place
+        -- Another call at the same time may have been first.
+        ON CONFLICT (evaluation, example_id, policy) WHERE example_id IS NOT NULL DO NOTHING
+        RETURNING j.task, j.policy
+    )
+    SELECT
+        a.task,
+        a.policy,
+        count(*),
+        (SELECT count(*) FROM missing AS m WHERE m.task = a.task AND m.policy = a.policy)
+    FROM asked AS a
+    GROUP BY a.task, a.policy, a.task_place, a.policy_place
+    ORDER BY a.task_place, a.policy_place;
+END
+$$;
+COMMENT ON FUNCTION loracomp.start_evaluation IS
+'Asks rows of the tasks'' split under each of the policies, the same rows for all: a row a task and policy, with the jobs '
+'that this call asks for and how many of them were added. rows_a_task null is all of them; exclude_own keeps each row''s own '
+'task out of its mix (but for policies whose router is own_task); kind route asks for weights alone; base_model null is the '
+'default one. The jobs wait until nothing else is due.';

@@ -1,0 +1,163 @@
+"""`loracomp evaluate` from the data folder to its tables: a tiny base model, real adapters, the real encoder."""
+
+import csv
+import json
+import os
+import signal
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from typer.testing import CliRunner
+
+from loracomp import cli, serving
+from loracomp.catalogue import load_entry, read_examples
+from loracomp.config import Settings
+from loracomp.errors import LoracompError, NotFoundError, UsageError
+from loracomp.pipeline import Pipeline
+from loracomp.records import Request
+from loracomp.registry.adapters import activate_adapter, stage_adapter
+from loracomp.registry.base_models import register_base_model, set_encoder
+from loracomp.registry.embeddings import embed_examples
+from loracomp.registry.tasks import add_task, import_examples
+from loracomp.worker import Worker
+from model_fixtures import as_base
+from registry_data import tiny_description, write_adapter
+
+ROWS = {
+    "piqa": lambda n: {"goal": f"Hold {n} hot pots", "sol1": "with a cloth", "sol2": "with ice", "label": n % 2},
+    "rte": lambda n: {"sentence1": f"All {n} hens sleep.", "sentence2": f"No {n} hen is awake.", "label": n % 2},
+}
+
+
+def write_data(folder: Path) -> Path:
+    for task, row in ROWS.items():
+        (folder / task).mkdir()
+        for split, numbers in (("train", range(100, 112)), ("validation", range(12))):
+            lines = "".join(json.dumps(row(number)) + "\n" for number in numbers)
+            (folder / task / f"{split}.jsonl").write_text(lines)
+    return folder
+
+
+@pytest.fixture
+def data(connection, database, minilm, tmp_path):
+    """Folder with both tasks' splits; the database has their train rows, embedded, and an adapter of each."""
+    folder = write_data(tmp_path)
+    register_base_model(connection, tiny_description(fingerprint="0" * 64))
+    set_encoder(database, minilm)
+    for seed, task in enumerate(ROWS):
+        entry = load_entry(task)
+        add_task(connection, task, family=entry.family)
+        import_examples(connection, task, read_examples(entry, "train", str(folder / task)))
+        write_adapter(tmp_path / f"{task}-adapter", seed=seed)
+        activate_adapter(connection, stage_adapter(connection, tmp_path / f"{task}-adapter", task=task).id)
+    embed_examples(connection, minilm)
+    return folder
+
+
+@pytest.fixture
+def pipeline(tiny_model, tokenizer, minilm, monkeypatch):
+    """What a worker of this process answers with, instead of a model out of a hub."""
+    built = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
+    monkeypatch.setattr(serving, "load_pipeline", lambda settings, connection: built)
+    return built
+
+
+def test_from_the_data_folder_to_the_tables(connection, run, data, pipeline, tmp_path):
+    file = tmp_path / "rows.csv"
+    arguments = ["evaluate", "small", "--tasks", "piqa,rte", "--policies", "base,own_task,default", "--rows", "8"]
+    found = run(*arguments, "--data", str(data), "--csv", str(file))
+    assert (found["evaluation"]["jobs"], found["evaluation"]["succeeded"]) == (48, 48)
+    jobs = connection.execute("SELECT * FROM loracomp.job_trace ORDER BY job_id").fetchall()
+    alone = [job for job in jobs if job["policy"] == "base"]
+    answers = pipeline.predict(connection, [Request(job["prompt"], tuple(job["choices"]), None) for job in alone])
+    assert [answer.output for answer in answers] == [job["output"] for job in alone]
+    accuracy = {(row["own_task"], row["policy"]): row for row in found["accuracy"] if row["scope"] == "task"}
+    for (task, policy), row in accuracy.items():
+        answers = [
+            job["output"] == job["expected"] for job in jobs if (job["own_task"], job["policy"]) == (task, policy)
+        ]
+        assert (row["n"], row["correct"]) == (8, sum(answers))
+    assert {row["policy_b"] for row in found["pairs"]} == {"base", "own_task"}
+    assert {row["policy"]: row["n"] for row in found["routing"] if row["scope"] == "all"} == {"default": 16}
+    assert {tuple(job["composed_tasks"]) for job in jobs if job["policy"] == "own_task"} == {("piqa",), ("rte",)}
+    lines = list(csv.DictReader(file.read_text().splitlines()))
+    assert len(lines) == 48
+    right = [line for line in lines if line["is_correct"] == "True"]
+    assert all((line["choice_index"] == line["expected_index"]) == (line in right) for line in lines)
+    assert len(right) == sum(row["correct"] for row in accuracy.values())
+    assert {line["source_ref"].partition("#")[0] for line in lines} == {"piqa/validation", "rte/validation"}
+    assert "hens" not in file.read_text()
+
+
+class Interrupted:
+    """A pipeline whose process is told to stop while it answers its first batch."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.base_name = pipeline.base_name
+
+    def run(self, connection, jobs):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return self.pipeline.run(connection, jobs)
+
+
+def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, data, pipeline, monkeypatch):
+    asked = ["--tasks", "piqa", "--policies", "base,nearest", "--exclude-own", "--data", str(data)]
+    monkeypatch.setenv("LORACOMP_BATCH_SIZE", "8")
+    with monkeypatch.context() as patch:
+        patch.setattr(serving, "load_pipeline", lambda settings, connection: Interrupted(pipeline))
+        with pytest.raises(LoracompError, match=r"^16 jobs are left: run `loracomp evaluate small` to go on"):
+            run("evaluate", "small", *asked)
+    found = run("evaluate", "small")
+    assert (found["evaluation"]["jobs"], found["evaluation"]["succeeded"]) == (24, 24)
+    assert {row["composition"] for row in connection.execute("SELECT composition FROM loracomp.job_result")} == {
+        "base model",
+        "rte 1.00",
+    }
+    assert run("evaluate", "small", *asked) == found
+
+
+def test_workers_that_are_there_answer(connection, database, run, data, pipeline, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a worker was started here")
+
+    monkeypatch.setattr(serving, "open_worker", refuse)
+    worker = Worker(database, pipeline, base_model="tiny", settings=Settings(poll_s=0.05, batch_size=2, listen=False))
+    thread = Thread(target=worker.run)
+    thread.start()
+    try:
+        found = run("evaluate", "small", "--tasks", "rte", "--policies", "base", "--data", str(data), "--route-only")
+    finally:
+        worker.stop()
+        thread.join()
+    assert (found["evaluation"]["kind"], found["evaluation"]["succeeded"]) == ("route", 12)
+    assert found["accuracy"] == found["pairs"] == []
+
+
+def test_tables_for_people(run, data, pipeline):
+    run("evaluate", "small", "--tasks", "piqa,rte", "--policies", "base,default", "--rows", "6", "--data", str(data))
+    printed = CliRunner(env={"COLUMNS": "120"}).invoke(cli.app, ["evaluate", "small"]).output
+    assert "small: validation rows on tiny; 24 of 24 jobs answered" in printed
+    for words in ("Accuracy in %", "commonsense, mean", "all, mean", "n 12", "Differences on the same rows", "Routing"):
+        assert words in printed, printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        (["none such"], NotFoundError, "there is no evaluation none such: start it with --tasks and --policies"),
+        (["e", "--tasks", "rte"], UsageError, "--tasks and --policies go together"),
+        (["e", "--tasks", "rte", "--policies", "nix"], NotFoundError, "policies that do not exist: nix"),
+        (["e", "--tasks", "nix", "--policies", "base"], NotFoundError, "tasks that do not exist: nix"),
+        (["e", "--tasks", "rte", "--policies", "base"], NotFoundError, "no validation rows .* loracomp task import"),
+        (["e", "--tasks", "nix", "--policies", "base", "--data", "."], NotFoundError, "no catalogue entry 'nix'"),
+        (["e", "--tasks", "rte", "--policies", "base", "--data", "/nowhere"], NotFoundError, "/nowhere/rte"),
+        (["e", "--tasks", ",", "--policies", "base"], UsageError, "at least one each"),
+    ],
+)
+def test_bad_input_is_a_sentence(connection, run, arguments, error, words):
+    register_base_model(connection, tiny_description())
+    add_task(connection, "rte")
+    with pytest.raises(error, match=words):
+        run("evaluate", *arguments)

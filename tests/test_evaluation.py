@@ -1,0 +1,515 @@
+"""Evaluations in SQL: what is asked, that people come first, and numbers that were worked out by hand or by scipy."""
+
+import math
+from collections.abc import Iterator
+from itertools import product
+from threading import Thread
+from typing import Any
+
+import pytest
+from psycopg import errors
+from scipy.stats import binomtest
+
+from conftest import create_database, drop_database
+from evaluation_data import add_rows, add_texts, answer_all, claim, right_on, start
+from loracomp import db
+from people_data import one, submit
+from routing_data import add_base_model
+
+JOBS = """
+SELECT j.*, e.source_ref, e.prompt AS text FROM loracomp.job AS j LEFT JOIN loracomp.example AS e ON e.id = j.example_id
+ORDER BY j.id
+"""
+
+
+@pytest.fixture(scope="module")
+def scene(server: str, template: str) -> Iterator[db.Connection]:
+    """A database with tasks tea and tin of family food, ore of family rock, 10 validation rows each."""
+    name = f"{template}_evaluation"
+    with db.connect(create_database(server, name, template)) as connection:
+        add_base_model(connection)
+        add_rows(connection, "tea", 10, family="food")
+        add_rows(connection, "tin", 10, family="food")
+        add_rows(connection, "ore", 10, family="rock")
+        yield connection
+    drop_database(server, name)
+
+
+@pytest.fixture
+def connection(scene: db.Connection) -> Iterator[db.Connection]:
+    with scene.transaction(force_rollback=True):
+        yield scene
+
+
+def jobs(connection: db.Connection) -> list[dict[str, Any]]:
+    return connection.execute(JOBS).fetchall()
+
+
+def view(connection: db.Connection, name: str, **where: Any) -> list[dict[str, Any]]:
+    rows = connection.execute(f"SELECT * FROM bi.{name} ORDER BY scope, family, own_task".encode()).fetchall()
+    return [row for row in rows if all(row[column] == value for column, value in where.items())]
+
+
+# What is asked.
+
+
+def test_every_policy_is_asked_the_same_rows(connection: db.Connection) -> None:
+    assert start(connection, "tin tea", "default base", rows_a_task=4) == [
+        {"task": task, "policy": policy, "jobs": 4, "added": 4}
+        for task, policy in product(("tin", "tea"), ("default", "base"))
+    ]
+    asked = jobs(connection)
+    drawn = {(job["task"], job["policy"]): [] for job in asked}
+    for job in asked:
+        drawn[job["task"], job["policy"]].append(job["source_ref"])
+        assert (job["prompt"], job["choices"], job["expected"]) == (job["text"], ["yes", "no"], "yes")
+        assert (job["evaluation"], job["kind"], job["base_model"], job["exclude_tasks"]) == ("e", "predict", "toy", [])
+        assert job["source_ref"].startswith(f"{job['task']}/validation#")
+    for task in ("tea", "tin"):
+        assert drawn[task, "base"] == drawn[task, "default"]
+        assert len(set(drawn[task, "base"])) == 4
+    assert [(job["task"], job["policy"]) for job in asked] == sorted(
+        ((job["task"], job["policy"]) for job in asked), reverse=True
+    )
+
+
+def test_again_it_adds_what_is_missing_and_fewer_rows_are_among_more(connection: db.Connection) -> None:
+    start(connection, "tea", "base", rows_a_task=3)
+    before = jobs(connection)
+    assert start(connection, "tea", "base", rows_a_task=3) == [{"task": "tea", "policy": "base", "jobs": 3, "added": 0}]
+    assert jobs(connection) == before
+    assert [
+        (row["policy"], row["jobs"], row["added"]) for row in start(connection, "tea", "base cat", rows_a_task=5)
+    ] == [
+        ("base", 5, 2),
+        ("cat", 5, 5),
+    ]
+    assert start(connection, "tea", "base")[0] == {"task": "tea", "policy": "base", "jobs": 10, "added": 5}
+    assert [row["added"] for row in start(connection, "tea ore", "base", rows_a_task=1)] == [0, 1]
+
+
+def test_rows_are_drawn_by_seed(connection: db.Connection) -> None:
+    drawn = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1), ("d", 2)):
+        start(connection, "tea", "base", name=name, seed=seed, rows_a_task=5)
+        drawn.append({job["source_ref"] for job in jobs(connection) if job["evaluation"] == name})
+    assert drawn[0] == drawn[1]
+    assert len({frozenset(rows) for rows in drawn}) > 1
+    assert drawn[0] != {f"tea/validation#{number}" for number in range(5)}
+
+
+def test_own_tasks_are_kept_out_but_for_their_own_adapters(connection: db.Connection) -> None:
+    start(connection, "tea", "default own_task base", exclude_own=True, rows_a_task=1)
+    excluded = {job["policy"]: job["exclude_tasks"] for job in jobs(connection)}
+    assert excluded == {"default": ["tea"], "base": ["tea"], "own_task": []}
+
+
+def test_rows_that_would_retrieve_themselves_are_not_asked(connection: db.Connection) -> None:
+    add_rows(connection, "tea", 3, split="train")
+    connection.execute(
+        "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(0.1, '{384}')::vector "
+        "FROM loracomp.example WHERE source_ref IN ('tea/train#0', 'tea/train#2')"
+    )
+    assert start(connection, "tea", "base", split="train") == [{"task": "tea", "policy": "base", "jobs": 1, "added": 1}]
+    assert [job["source_ref"] for job in jobs(connection)] == ["tea/train#1"]
+
+
+def test_rows_without_text_or_answer_are_not_asked(connection: db.Connection) -> None:
+    connection.execute("UPDATE loracomp.example SET prompt = NULL WHERE source_ref = 'tea/validation#4'")
+    connection.execute("UPDATE loracomp.example SET answer = NULL WHERE source_ref = 'tea/validation#5'")
+    start(connection, "tea", "base")
+    assert len(jobs(connection)) == 8
+
+
+def test_free_text_is_asked_for_by_length(connection: db.Connection) -> None:
+    connection.execute("UPDATE loracomp.example SET choices = NULL")
+    start(connection, "tea", "base", rows_a_task=1)
+    (job,) = jobs(connection)
+    assert (job["choices"], job["max_new_tokens"], job["expected"]) == (None, 64, "yes")
+
+
+@pytest.mark.parametrize(
+    ("tasks", "policies", "changes", "error", "message"),
+    [
+        ("tea nix", "base", {}, errors.NoDataFound, "tasks names tasks that do not exist: nix"),
+        ("tea", "base nix", {}, errors.NoDataFound, "policies names policies that do not exist: nix"),
+        ("tea ore", "base", {"split": "test"}, errors.NoDataFound, "no test rows with text and answer of: ore, tea"),
+        ("", "base", {}, errors.InvalidParameterValue, "tasks and policies must name at least one each"),
+        ("tea", "", {}, errors.InvalidParameterValue, "tasks and policies must name at least one each"),
+        ("tea", "base", {"rows_a_task": 0}, errors.InvalidParameterValue, "rows_a_task must be 1 or more, not 0"),
+        ("tea", "base", {"base_model": "nix"}, errors.NoDataFound, "base model nix is not registered"),
+        ("tea", "base", {"name": " "}, errors.CheckViolation, "evaluation_name_must_not_be_blank"),
+        ("tea", "base", {"kind": "guess"}, errors.CheckViolation, "evaluation_kind_must_be_predict_or_route"),
+        ("tea", "base", {"split": "dev"}, errors.CheckViolation, "evaluated_split_must_be_train_validation_or_test"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(
+    connection: db.Connection, tasks: str, policies: str, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message), connection.transaction():
+        start(connection, tasks, policies, **changes)
+    assert jobs(connection) == []
+    assert connection.execute("SELECT FROM loracomp.evaluation").fetchall() == []
+
+
+def test_rows_that_are_missing_are_told_how_to_come(connection: db.Connection) -> None:
+    with pytest.raises(errors.NoDataFound) as refused:
+        start(connection, "tea", "base", split="test")
+    assert "loracomp task import TASK --split test" in str(refused.value.diag.message_hint)
+
+
+@pytest.mark.parametrize("change", [{"split": "train"}, {"exclude_own": True}, {"seed": 1}, {"kind": "route"}])
+def test_an_evaluation_has_one_split_kind_and_seed(connection: db.Connection, change: dict[str, Any]) -> None:
+    start(connection, "tea", "base")
+    with pytest.raises(
+        errors.InvalidParameterValue, match="evaluation e was started with other settings: split validation"
+    ):
+        start(connection, "tea", "base", **change)
+
+
+def test_two_calls_at_once_ask_each_row_once(database: str) -> None:
+    with db.connect(database) as connection:
+        add_base_model(connection)
+        add_rows(connection, "tea", 300)
+        added: list[int] = []
+
+        def call() -> None:
+            with db.connect(database) as own:
+                added.append(start(own, "tea", "base")[0]["added"])
+
+        threads = [Thread(target=call) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sum(added) == len(jobs(connection)) == 300
+
+
+# People come first.
+
+
+def test_everyday_jobs_are_claimed_before_evaluations_and_alone(connection: db.Connection) -> None:
+    start(connection, "tea", "base", rows_a_task=3)
+    later = submit(connection, "a person's, later")
+    assert [job["id"] for job in claim(connection)] == [later]
+    assert len(claim(connection, 2)) == 2
+    another = submit(connection, "another person's")
+    assert [job["id"] for job in claim(connection)] == [another]
+    assert len(claim(connection)) == 1
+    assert claim(connection) == []
+
+
+def test_after_a_thousand_minutes_an_evaluation_waits_like_others(connection: db.Connection) -> None:
+    start(connection, "tea", "base", rows_a_task=1)
+    connection.execute("UPDATE loracomp.job SET run_at = now() - interval '1001 minutes'")
+    submit(connection, "a person's")
+    assert [job["prompt"] == "a person's" for job in claim(connection)] == [False, True]
+
+
+def test_an_evaluation_keeps_a_draining_worker(connection: db.Connection) -> None:
+    start(connection, "tea", "base", rows_a_task=1)
+    assert not one(connection, "SELECT loracomp.queue_is_empty('toy') AS empty")["empty"]
+    claim(connection)
+    assert one(connection, "SELECT loracomp.queue_is_empty('toy') AS empty")["empty"]
+
+
+# Accuracy.
+
+ROWS = {
+    ("base", "tea"): range(5),
+    ("base", "tin"): range(7),
+    ("base", "ore"): range(10),
+    ("default", "tea"): [0, 1, 2, 5, 6, 7, 8],
+    ("default", "tin"): range(6),
+    ("default", "ore"): range(10),
+}
+
+
+@pytest.fixture
+def answered(connection: db.Connection) -> db.Connection:
+    start(connection, "tea tin ore", "base default")
+    answer_all(connection, right_on(ROWS))
+    return connection
+
+
+def wilson(hits: int, n: int) -> tuple[float, float]:
+    interval = binomtest(hits, n).proportion_ci(method="wilson")
+    return interval.low, interval.high
+
+
+def test_accuracy_of_a_task_has_wilsons_interval(answered: db.Connection) -> None:
+    (row,) = view(answered, "evaluation_accuracy", own_task="tea", policy="default")
+    assert (row["scope"], row["family"], row["tasks"]) == ("task", "food", 1)
+    assert (row["asked"], row["n"], row["correct"], row["accuracy"]) == (10, 10, 7, 0.7)
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx(wilson(7, 10), abs=1e-6)
+
+
+def test_means_count_every_task_alike(answered: db.Connection) -> None:
+    found = {
+        (row["scope"], row["family"], row["policy"]): (row["tasks"], row["correct"], row["accuracy"])
+        for row in view(answered, "evaluation_accuracy", own_task=None)
+    }
+    assert {key: (tasks, correct, round(accuracy, 9)) for key, (tasks, correct, accuracy) in found.items()} == {
+        ("family", "food", "base"): (2, 12, 0.6),
+        ("family", "food", "default"): (2, 13, 0.65),
+        ("family", "rock", "base"): (1, 10, 1),
+        ("family", "rock", "default"): (1, 10, 1),
+        ("all", None, "base"): (3, 22, round(22 / 30, 9)),
+        ("all", None, "default"): (3, 23, round(23 / 30, 9)),
+    }
+
+
+def test_interval_of_a_mean_adds_the_tasks_distances_squared(answered: db.Connection) -> None:
+    (row,) = view(answered, "evaluation_accuracy", scope="all", policy="base")
+    tasks = [(hits / 10, *wilson(hits, 10)) for hits in (5, 7, 10)]
+    below = math.sqrt(sum((p - low) ** 2 for p, low, _ in tasks)) / 3
+    above = math.sqrt(sum((high - p) ** 2 for p, _, high in tasks)) / 3
+    assert (row["accuracy_low"], row["accuracy_high"]) == pytest.approx((22 / 30 - below, 22 / 30 + above), abs=1e-6)
+
+
+def test_failed_jobs_count_as_asked_and_not_as_wrong(connection: db.Connection) -> None:
+    start(connection, "tea ore", "base")
+    answer_all(
+        connection, lambda job: None if job["task"] == "ore" or job["source_ref"].endswith("#3") else {"output": "yes"}
+    )
+    (tea,) = view(connection, "evaluation_accuracy", own_task="tea")
+    assert (tea["asked"], tea["n"], tea["accuracy"]) == (10, 9, 1)
+    (every,) = view(connection, "evaluation_accuracy", scope="all")
+    assert (every["tasks"], every["asked"], every["n"], every["accuracy"]) == (1, 20, 9, 1)
+    (ore,) = view(connection, "evaluation_accuracy", own_task="ore")
+    assert (ore["asked"], ore["n"], ore["accuracy"]) == (10, 0, None)
+    assert (ore["accuracy_low"], ore["accuracy_high"]) == (0, 1)
+
+
+def test_state_of_an_evaluation(connection: db.Connection) -> None:
+    start(connection, "tea", "base", rows_a_task=4)
+    (first, *_) = claim(connection, 1)
+    found = one(connection, "SELECT * FROM bi.evaluation")
+    assert (found["jobs"], found["queued"], found["running"], found["succeeded"]) == (4, 3, 1, 0)
+    assert (found["split"], found["kind"], found["base_model"], found["exclude_own"]) == (
+        "validation",
+        "predict",
+        "toy",
+        False,
+    )
+    connection.execute("SELECT loracomp.cancel_job(%s)", [first["id"]])
+    answer_all(connection, lambda job: {"output": "yes"})
+    found = one(connection, "SELECT * FROM bi.evaluation")
+    assert (found["queued"], found["running"], found["succeeded"], found["cancelled"]) == (0, 0, 3, 1)
+
+
+# Pairs.
+
+
+def test_pairs_of_a_task(answered: db.Connection) -> None:
+    (row,) = view(answered, "evaluation_pair", own_task="tea", policy_a="default")
+    assert (row["policy_b"], row["n"], row["both_right"], row["only_a"], row["only_b"]) == ("base", 10, 3, 4, 2)
+    assert (row["accuracy_a"], row["accuracy_b"], row["difference"]) == pytest.approx((0.7, 0.5, 0.2))
+    assert row["p"] == pytest.approx(binomtest(2, 6).pvalue)
+    # Agresti and Min: 4.5 and 2.5 of 12 rows.
+    error = math.sqrt((7 - 2**2 / 12) / 12**2)
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(
+        (2 / 12 - 1.959964 * error, 2 / 12 + 1.959964 * error)
+    )
+
+
+def test_pairs_of_all_tasks(answered: db.Connection) -> None:
+    (row,) = view(answered, "evaluation_pair", scope="all", policy_a="default")
+    assert (row["tasks"], row["tasks_ahead"], row["tasks_behind"]) == (3, 1, 1)
+    assert (row["n"], row["both_right"], row["only_a"], row["only_b"]) == (30, 19, 4, 3)
+    assert row["difference"] == pytest.approx(1 / 30)
+    assert row["p"] == pytest.approx(binomtest(3, 7).pvalue)
+    variances = [(7 - 2**2 / 12) / 12**2, (2 - 1 / 12) / 12**2, 1 / 12**2]
+    centre, error = (2 / 12 - 1 / 12) / 3, math.sqrt(sum(variances)) / 3
+    assert (row["difference_low"], row["difference_high"]) == pytest.approx(
+        (centre - 1.959964 * error, centre + 1.959964 * error)
+    )
+
+
+def test_the_other_way_round_signs_change(answered: db.Connection) -> None:
+    for row in view(answered, "evaluation_pair", policy_a="base"):
+        same = {name: row[name] for name in ("scope", "family", "own_task")}
+        (other,) = view(answered, "evaluation_pair", policy_a="default", **same)
+        assert (row["only_a"], row["only_b"], row["p"]) == (other["only_b"], other["only_a"], other["p"])
+        assert row["difference"] == pytest.approx(-other["difference"])
+        assert row["difference_low"] == pytest.approx(-other["difference_high"])
+
+
+def test_rows_that_one_policy_alone_answered_are_no_pairs(connection: db.Connection) -> None:
+    start(connection, "tea", "base default")
+    start(connection, "tea", "base default", name="another")
+    failing = ("default", "tea/validation#0")
+    answer_all(connection, lambda job: None if (job["policy"], job["source_ref"]) == failing else {"output": "yes"})
+    assert {
+        row["evaluation"]: row["n"] for row in view(connection, "evaluation_pair", scope="task", policy_a="base")
+    } == {
+        "e": 9,
+        "another": 9,
+    }
+
+
+def test_pairs_outlive_their_examples(answered: db.Connection) -> None:
+    before = view(answered, "evaluation_pair")
+    answered.execute("DELETE FROM loracomp.example")
+    assert view(answered, "evaluation_pair") == before
+
+
+@pytest.mark.parametrize(
+    ("only_a", "only_b"), [(0, 0), (1, 0), (0, 6), (5, 5), (4, 2), (30, 50), (700, 801), (0, 3000)]
+)
+def test_mcnemar_against_scipy(connection: db.Connection, only_a: int, only_b: int) -> None:
+    right = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1
+    assert one(connection, "SELECT bi.mcnemar_p(%s, %s) AS p", [only_a, only_b])["p"] == pytest.approx(
+        right, rel=1e-9, abs=1e-300
+    )
+
+
+def test_compare_policies(answered: db.Connection) -> None:
+    rows = answered.execute("SELECT * FROM bi.compare_policies('e', 'default', 'base')").fetchall()
+    assert [(row["scope"], row["family"], row["own_task"]) for row in rows] == [
+        ("task", "food", "tea"),
+        ("task", "food", "tin"),
+        ("task", "rock", "ore"),
+        ("family", "food", None),
+        ("family", "rock", None),
+        ("all", None, None),
+    ]
+    assert {(row["policy_a"], row["policy_b"]) for row in rows} == {("default", "base")}
+    assert [row["only_a"] for row in rows] == [4, 0, 0, 4, 0, 4]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["e", "default", "cat"], "policies that have answered: base, default"),
+        (["nix", "default", "base"], "bi.evaluation lists evaluations"),
+    ],
+)
+def test_compare_policies_refuses_in_words(answered: db.Connection, arguments: list[str], hint: str) -> None:
+    with pytest.raises(errors.NoDataFound, match=f"evaluation {arguments[0]} has no row") as refused:
+        answered.execute("SELECT * FROM bi.compare_policies(%s, %s, %s)", arguments)
+    assert hint in str(refused.value.diag.message_hint)
+
+
+def test_regret_is_what_is_lost_against_the_own_tasks_adapter(connection: db.Connection) -> None:
+    start(connection, "tea", "own_task default base")
+    answer_all(
+        connection,
+        right_on({("own_task", "tea"): range(8), ("default", "tea"): range(1, 7), ("base", "tea"): range(10)}),
+    )
+    rows = {row["policy"]: row for row in view(connection, "evaluation_regret", scope="task")}
+    assert {policy: round(row["regret"], 9) for policy, row in rows.items()} == {"default": 0.2, "base": -0.2}
+    assert (rows["default"]["own_task_accuracy"], rows["default"]["accuracy"]) == pytest.approx((0.8, 0.6))
+    assert rows["default"]["p"] == pytest.approx(binomtest(0, 2).pvalue)
+
+
+# Routing.
+
+
+def routed(*tasks: str, probabilities: tuple[float, ...], kept: int) -> dict[str, Any]:
+    return {
+        "tasks": tasks,
+        "probabilities": probabilities,
+        "weights": [1 / kept if place < kept else 0 for place in range(len(tasks))],
+        "adapter_ids": list(range(kept)),
+    }
+
+
+def test_routing_quality(connection: db.Connection) -> None:
+    start(connection, "tea ore", "default base", kind="route", rows_a_task=4)
+    assert {job["kind"] for job in jobs(connection)} == {"route"}
+    even = routed("tea", "tin", "ore", probabilities=(0.5, 0.25, 0.25), kept=2)
+    sure = routed("tin", "ore", probabilities=(1.0, 0.0), kept=1)
+    by_task = {"tea": iter([even, even, even, sure]), "ore": iter([even, sure, sure, {}])}
+    answer_all(connection, lambda job: even if job["policy"] == "base" else next(by_task[job["task"]]))
+    found = {row["own_task"] or row["family"] or "all": row for row in view(connection, "routing_quality")}
+    assert {row["policy"] for row in found.values()} == {"default"}
+    columns = ("n", "true_first", "family_first", "true_inside", "adapters", "entropy_bits")
+    assert [found["tea"][column] for column in columns] == pytest.approx([4, 0.75, 1, 0.75, 1.75, 1.125])
+    # Of the job without any example there is no entropy.
+    assert [found["ore"][column] for column in columns] == pytest.approx([4, 0, 0, 0, 1, 0.5])
+    assert [found["all"][column] for column in columns] == pytest.approx([8, 0.375, 0.5, 0.375, 1.375, 0.8125])
+    assert view(connection, "evaluation_accuracy") == view(connection, "evaluation_pair") == []
+
+
+def test_own_tasks_that_were_kept_out_are_not_missed(connection: db.Connection) -> None:
+    start(connection, "tea", "default", exclude_own=True, rows_a_task=2)
+    answer_all(connection, lambda job: routed("tin", "ore", probabilities=(0.5, 0.5), kept=2))
+    (row,) = view(connection, "routing_quality", scope="task")
+    assert (row["true_first"], row["true_inside"], row["family_first"], row["adapters"]) == (None, None, 1, 2)
+
+
+# Guards.
+
+
+def test_a_row_stands_in_one_split_of_its_task(connection: db.Connection) -> None:
+    with pytest.raises(errors.UniqueViolation, match="a_row_stands_in_one_split_of_its_task_once"):
+        connection.execute(
+            "INSERT INTO loracomp.example (task_id, split, prompt, content_hash) "
+            "SELECT task_id, 'train', prompt, content_hash FROM loracomp.example LIMIT 1"
+        )
+
+
+PASSAGE = "A kettle that sings is older than the house in which it sings."
+
+
+def test_leaks_between_tasks(connection: db.Connection) -> None:
+    template = "Question: Is it true, false, or neither of the two? Answer:"
+    add_texts(connection, "tea", "train", [f"Tea fact number {n}, told at length.\n{template}" for n in range(20)])
+    add_texts(connection, "ore", "train", [f"{PASSAGE}\nQuestion: Old? True or False?", f"Ore {'n' * 30}\n{template}"])
+    add_texts(connection, "tin", "train", ["context: is THIS row 3 of the validation rows of tin?!", f"x\n{template}"])
+    add_texts(
+        connection, "tea", "test", [f"Premise: {PASSAGE.upper()}\n{template}", "Is this row 0 of the train rows?"]
+    )
+    add_texts(connection, "tin", "test", [PASSAGE])
+    found = connection.execute("SELECT * FROM loracomp.leaks_between_tasks(split => 'test')").fetchall()
+    assert [(row["source_ref"], row["train_task"], row["train_source_ref"], row["whole_prompt"]) for row in found] == [
+        ("tea/test#0", "ore", "ore/train#0", False),
+        ("tin/test#0", "ore", "ore/train#0", False),
+    ]
+    found = connection.execute("SELECT * FROM loracomp.leaks_between_tasks()").fetchall()
+    assert [(row["source_ref"], row["train_source_ref"], row["whole_prompt"]) for row in found] == [
+        ("tin/validation#3", "tin/train#0", True)
+    ]
+    one_task = connection.execute("SELECT * FROM loracomp.leaks_between_tasks('tea', 'test')").fetchall()
+    assert [row["own_task"] for row in one_task] == ["tea"]
+
+
+def test_near_duplicates(connection: db.Connection) -> None:
+    add_rows(connection, "tea", 2, split="train")
+    add_rows(connection, "ore", 1, split="train")
+    connection.execute("INSERT INTO loracomp.encoder VALUES (1, 'toy', 'nowhere', NULL, repeat('0', 64), 384, 1)")
+    vectors = {"tea/train#0": (1, 0), "tea/train#1": (0.6, 0.8), "ore/train#0": (0.96, 0.28)}
+    for source_ref, vector in vectors.items():
+        connection.execute(
+            "INSERT INTO loracomp.example_embedding "
+            "SELECT id, task_id, %s::vector FROM loracomp.example WHERE source_ref = %s",
+            [str([*vector, *[0] * 382]), source_ref],
+        )
+    start(connection, "tea", "default", kind="route", rows_a_task=1)
+    (job,) = jobs(connection)
+    answer_all(connection, lambda _: {"query_embedding": str([1] + [0] * 383)})
+    found = connection.execute("SELECT * FROM loracomp.near_duplicates()").fetchall()
+    assert [(row["own_task"], row["source_ref"], row["train_task"], row["train_source_ref"]) for row in found] == [
+        ("tea", job["source_ref"], "tea", "tea/train#0"),
+        ("tea", job["source_ref"], "ore", "ore/train#0"),
+    ]
+    assert [row["similarity"] for row in found] == pytest.approx([1, 0.96])
+    count = "SELECT count(*) FROM loracomp.near_duplicates(%s, %s)"
+    assert one(connection, count, ["tea", 0.5])["count"] == 3
+    assert one(connection, count, ["tin", 0.5])["count"] == 0
+    connection.execute("UPDATE loracomp.encoder SET name = 'another'")
+    assert one(connection, count, ["tea", 0.5])["count"] == 0
+
+
+def test_pairs_need_the_row_and_it_stands_once_a_policy(connection: db.Connection) -> None:
+    start(connection, "tea", "base", rows_a_task=1)
+    (job,) = jobs(connection)
+    again = {"evaluation": "e", "policy": "base", "example_id": job["example_id"]}
+    with (
+        pytest.raises(errors.UniqueViolation, match="an_evaluation_asks_an_example_once_a_policy"),
+        connection.transaction(),
+    ):
+        submit(connection, **again)
+    with pytest.raises(errors.CheckViolation, match="example_id_must_stand_with_an_evaluation"):
+        submit(connection, example_id=job["example_id"])
