@@ -14,10 +14,13 @@ RETURNS TABLE (
     attempts integer,
     timeout_s integer
 )
-LANGUAGE sql VOLATILE SECURITY DEFINER
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
 AS $$
-    SELECT loracomp.rescue_jobs();
+#variable_conflict use_column
+BEGIN
+    PERFORM loracomp.rescue_jobs();
+    RETURN QUERY
     WITH everyday AS MATERIALIZED (
         -- run_at <= now() implies due <= now(), which the index knows: jobs for later are not walked through.
         SELECT j.id, j.due, j.expired_leases > 0 AS suspect
@@ -66,6 +69,7 @@ AS $$
         c.id, c.lease_token, c.kind, c.prompt, c.choices, c.max_new_tokens, c.stop, c.attempts, c.timeout_s
     FROM claimed AS c
     ORDER BY c.due, c.id;
+END
 $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Leases due jobs of a base model to a worker. Every later write must show the lease_token that it returns.';
