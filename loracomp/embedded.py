@@ -64,6 +64,7 @@ def stop(folder: Path) -> bool:
     with _alone(folder):
         running = _answer(folder) != _SILENT
         if running:
+            _open_the_way(folder)
             _run(folder, "pg_ctl", "stop", "-m", "fast", "-w", "-t", "120")
         if (sockets := _socket_folder(folder)) != folder:
             sockets.rmdir()

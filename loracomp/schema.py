@@ -147,13 +147,14 @@ def finish_migration(connection: Connection, grants: list[str]) -> None:
 
 
 def ensure_extension(connection: Connection) -> None:
-    """Make pgvector, look for it in search_path, and load its library.
+    """Make pgvector, and load its library: before, SET hnsw.* on a function is refused to all but superusers.
 
-    Unless it is loaded, SET hnsw.* on a function is refused to all but superusers.
+    Raises DatabaseUnavailableError where it can't be made, is too old, or not where functions with a fixed search_path
+    look for it.
     """
     try:
         with connection.begin_nested():
-            connection.execute(text("CREATE EXTENSION IF NOT EXISTS vector"))
+            connection.execute(text("CREATE EXTENSION IF NOT EXISTS vector SCHEMA public"))
     except DBAPIError as error:
         raise DatabaseUnavailableError(
             f"this database has no pgvector ({translate(_cause(error))}): install it on the server, "
@@ -165,7 +166,11 @@ def ensure_extension(connection: Connection) -> None:
             f"pgvector {found.extversion} is too old, 0.8 is needed: install it on the server, "
             "then run ALTER EXTENSION vector UPDATE"
         )
-    connection.execute(text("SELECT set_config('search_path', :path, true)"), {"path": f"{SCHEMA}, {found.place}"})
+    if found.place != "public":
+        raise DatabaseUnavailableError(
+            f"pgvector is in schema {found.place} and must be in public: run ALTER EXTENSION vector SET SCHEMA public"
+        )
+    connection.execute(text(f"SET LOCAL search_path = {SCHEMA}, public"))
     connection.execute(text("SELECT '[1]'::vector"))
 
 

@@ -305,8 +305,12 @@ def test_an_installer_who_may_not_make_roles_or_extensions_is_told_who_can(new_s
     with pytest.raises(DatabaseUnavailableError, match="pgvector is not installed in this database"):
         db.connect(owned)
     superuser = url_of(new_server, "owned")
-    run(superuser, "CREATE SCHEMA extensions", "GRANT USAGE ON SCHEMA extensions TO public")
-    run(superuser, "CREATE EXTENSION vector SCHEMA extensions")
+    run(superuser, "CREATE SCHEMA extensions", "CREATE EXTENSION vector SCHEMA extensions")
+    with pytest.raises(
+        DatabaseUnavailableError, match="in schema extensions and must be in public: run ALTER EXTENSION"
+    ):
+        schema.initialize(owned)
+    run(superuser, "ALTER EXTENSION vector SET SCHEMA public")
     assert len(schema.initialize(owned)) == 2
     assert len(apply_again(owned)) == 1
     run(superuser, "UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
