@@ -77,7 +77,10 @@ def encode_choices(
     if not context:
         raise JobError("prompt is blank: nothing to score the choices after", code="prompt_blank")
     gap = prompt[len(context) :] or " "
-    start, *wholes = encode_texts(tokenizer, [context, *(context + gap + choice for choice in choices)])
+    start = encode_texts(tokenizer, [context])[0]
+    # Before the prompt is tokenised again with each of a thousand choices.
+    check_length(len(start), context_length, "prompt")
+    wholes = encode_texts(tokenizer, [context + gap + choice for choice in choices])
     continuations = [
         _continuation(tokenizer, start, whole, gap + choice) for whole, choice in zip(wholes, choices, strict=True)
     ]

@@ -424,13 +424,24 @@ job = Table(
     CheckConstraint(r"prompt ~ '\S'", name="prompt_must_not_be_blank"),
     CheckConstraint("char_length(prompt) <= 1000000", name="prompt_must_be_at_most_1000000_characters"),
     CheckConstraint(
-        "choices IS NULL OR (array_ndims(choices) = 1 AND cardinality(choices) BETWEEN 2 AND 1000)",
+        "choices IS NULL OR (array_ndims(choices) = 1 AND array_lower(choices, 1) = 1 "
+        "AND cardinality(choices) BETWEEN 2 AND 1000)",
         name="choices_must_be_a_list_of_2_to_1000",
     ),
     CheckConstraint(
         "choices IS NULL OR loracomp.texts_are_not_blank(choices)", name="choices_must_not_be_null_or_blank"
     ),
     CheckConstraint("choices IS NULL OR loracomp.texts_are_distinct(choices)", name="choices_must_be_distinct"),
+    CheckConstraint(
+        "choices IS NULL OR loracomp.texts_length(choices) <= 1000000",
+        name="choices_must_be_at_most_1000000_characters_together",
+    ),
+    CheckConstraint("loracomp.texts_length(stop) <= 10000", name="stop_must_be_at_most_10000_characters_together"),
+    CheckConstraint(
+        "loracomp.texts_length(exclude_tasks) <= 100000",
+        name="exclude_tasks_must_be_at_most_100000_characters_together",
+    ),
+    CheckConstraint("char_length(tags::text) <= 100000", name="tags_must_be_at_most_100000_characters"),
     CheckConstraint("choices IS NULL OR max_new_tokens IS NULL", name="give_choices_or_max_new_tokens_not_both"),
     CheckConstraint("max_new_tokens BETWEEN 1 AND 100000", name="max_new_tokens_must_be_between_1_and_100000"),
     CheckConstraint(

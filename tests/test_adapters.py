@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from loracomp import db
+from loracomp.composition.resident import ResidentAdapters
 from loracomp.errors import JobError, NotFoundError, RefusedError, UsageError
 from loracomp.registry import adapters
 from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, read_adapter
@@ -351,6 +352,21 @@ def wait_until_blocked(connection, pid: int) -> None:
             return
         time.sleep(0.01)
     raise AssertionError("the other session does not wait")
+
+
+def test_one_corrupt_adapter_costs_neither_the_others_nor_the_connection(connection, tmp_path):
+    registered(connection, "piqa")
+    ids = []
+    for seed in (1, 2):
+        write_adapter(tmp_path / str(seed), seed=seed)
+        ids.append(stage_adapter(connection, tmp_path / str(seed), task="piqa").id)
+    connection.execute(
+        "UPDATE loracomp.adapter_weights SET bytes = set_byte(bytes, octet_length(bytes) - 1, 77) "
+        "WHERE adapter_id = %s",
+        ids[:1],
+    )
+    found = ResidentAdapters(lambda wanted: fetch_adapters(connection, wanted), 1 << 20).get(ids)
+    assert [getattr(found[id_], "code", "whole") for id_ in ids] == ["adapter_hash_mismatch", "whole"]
 
 
 def test_bytes_that_changed_in_the_database_are_not_loaded(connection, folder, tmp_path):

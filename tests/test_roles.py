@@ -26,7 +26,7 @@ LOGINS = {
 EXECUTE = {
     "loracomp_submitter": """
         submit_job cancel_job explain_job
-        texts_are_not_blank texts_are_distinct composition_text seconds_between shorten
+        texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
     """,
     "loracomp_worker": """
@@ -45,7 +45,7 @@ EXECUTE = {
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
         tune_routing route rescore_route task_weights wilson_interval mcnemar_p compare_policies
         start_evaluation near_duplicates leaks_between_tasks retrieve_again
-        texts_are_not_blank texts_are_distinct composition_text seconds_between shorten
+        texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
         check_routing_settings check_similarities
     """,

@@ -102,7 +102,7 @@ def test_dropping_leaves_what_the_migrations_made_and_nothing_of_sql(database: s
         sql_objects.drop(connection)
     left = {(name.split()[0], acl) for name, acl in snapshot(database) if not name.startswith("CREATE")}
     tables = {f"{table.fullname}" for table in sql_objects.sql_object.metadata.sorted_tables}
-    helpers = {"loracomp.texts_are_distinct(text[])", "loracomp.texts_are_not_blank(text[])"}
+    helpers = {f"loracomp.texts_{name}(text[])" for name in ("are_distinct", "are_not_blank", "length")}
     assert {name for name, _ in left} == {
         *tables,
         *helpers,

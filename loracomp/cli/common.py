@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from loracomp import db
@@ -62,6 +63,6 @@ def shown(value: object) -> str:
         case float():
             return f"{value:.3f}"
         case list() | tuple():
-            return ", ".join(map(str, value))
+            return escape(", ".join(map(str, value)))
         case _:
-            return str(value)
+            return escape(str(value))

@@ -1,7 +1,10 @@
 """Commands about jobs: ask, explain, worker."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
+from threading import Thread
 from typing import Annotated, Any
 
 import typer
@@ -10,7 +13,7 @@ from loracomp import db
 from loracomp.cli.common import AsJson, console, emit_json, open_database, remarks
 from loracomp.config import load_settings
 from loracomp.embedded import database_url
-from loracomp.errors import JobError, NotFoundError, UsageError
+from loracomp.errors import JobError, LoracompError, NotFoundError, UsageError
 from loracomp.queries import QUERIES
 from loracomp.schema import check_revision
 
@@ -41,9 +44,19 @@ def ask(
         }
         job = _submit(connection, columns)
         if not _wait(connection, job, patience):
-            _answer_here(job)
-            _wait(connection, job, patience=None)
+            with _said_where_it_waits(job):
+                _answer_here(connection, job)
         _show(connection, job, as_json)
+
+
+@contextmanager
+def _said_where_it_waits(job: int) -> Iterator[None]:
+    """Whatever keeps this process from answering, the job is in the queue: say so, so that nobody submits it again."""
+    try:
+        yield
+    except LoracompError:
+        remarks.print(f"job {job} waits for a worker; loracomp explain {job} tells what became of it")
+        raise
 
 
 def _submit(connection: db.Connection, columns: dict[str, Any]) -> int:
@@ -53,9 +66,11 @@ def _submit(connection: db.Connection, columns: dict[str, Any]) -> int:
 
 
 def refuse_nul(*texts: str) -> None:
-    """Postgres keeps no NUL byte in a text; say so before it is asked. Raises UsageError."""
+    """Postgres keeps no NUL byte in a text, nor what is not Unicode; say so before it is asked. Raises UsageError."""
     if any("\0" in text for text in texts):
         raise UsageError("prompt or choices hold a NUL byte, which Postgres cannot store: remove it")
+    if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
+        raise UsageError("prompt or choices are not valid UTF-8: send them in that encoding")
 
 
 def _job(connection: db.Connection, job: int) -> dict[str, Any]:
@@ -75,11 +90,19 @@ def _wait(connection: db.Connection, job: int, patience: float | None) -> bool:
     return True
 
 
-def _answer_here(job: int) -> None:
+def _answer_here(connection: db.Connection, job: int) -> None:
+    """Run a worker until this job has ended; what else is due and claimed with it is answered too."""
     from loracomp.serving import open_worker
 
     with remarks.status(f"no worker took job {job}: loading the models to answer it here"):
-        open_worker(load_settings(), drain=True).run()
+        worker = open_worker(load_settings())
+        running = Thread(target=worker.run)
+        running.start()
+        try:
+            _wait(connection, job, patience=None)
+        finally:
+            worker.stop()
+            running.join()
 
 
 def _show(connection: db.Connection, job: int, as_json: bool) -> None:

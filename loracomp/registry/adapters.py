@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from psycopg.types.json import Jsonb
 
@@ -123,11 +124,19 @@ def fetch_adapters(connection: Connection, adapter_ids: Sequence[int]) -> list[A
 
 def _stream_adapters(connection: Connection, adapter_ids: Sequence[int]) -> Iterator[AdapterWeights]:
     values = {"adapter_ids": list(adapter_ids)}
+    # Closed at once where a file is refused: an unfinished stream would keep the connection to itself for ever.
     with connection.cursor() as cursor:
-        parts = cursor.stream(QUERIES["read_adapters"], values, binary=True)
-        for _, group in groupby(parts, key=lambda part: part["adapter_id"]):
-            rows = list(group)
-            yield parse_adapter(rows[0], b"".join(row["bytes"] or b"" for row in rows))
+        parts = cast(
+            "Generator[dict[str, Any], None, None]", cursor.stream(QUERIES["read_adapters"], values, binary=True)
+        )
+        with closing(parts):
+            yield from _parsed(parts)
+
+
+def _parsed(parts: Iterable[dict[str, Any]]) -> Iterator[AdapterWeights]:
+    for _, group in groupby(parts, key=lambda part: part["adapter_id"]):
+        rows = list(group)
+        yield parse_adapter(rows[0], b"".join(row["bytes"] or b"" for row in rows))
 
 
 def parse_adapter(row: dict[str, Any], weights: bytes) -> AdapterWeights:

@@ -89,9 +89,13 @@ def load_base_model(
     folder, description = _describe(source, revision, cache_dir)
     with quiet_transformers(), _readable(source):
         model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=resolve_dtype(dtype, device), use_safetensors=True, local_files_only=True
+            folder,
+            dtype=resolve_dtype(dtype, device),
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device).eval().requires_grad_(False)
@@ -116,7 +120,11 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
         raise UsageError(f"encoder source {source!r}: an encoder is a sentence-transformers folder, not a GGUF file")
     with quiet_transformers(), _readable(source):
         model = SentenceTransformer(
-            str(resolved.path), device=device, local_files_only=True, model_kwargs={"use_safetensors": True}
+            str(resolved.path),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
         )
     return Encoder(
         name=_encoder_name(source, resolved),
@@ -166,7 +174,7 @@ def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path,
     digest = fingerprint(resolved)
     with quiet_transformers(), _readable(source):
         folder = converted_folder(resolved.path, digest, cache_dir) if resolved.is_gguf else resolved.path
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
     linears = {name: m for name, m in skeleton.named_modules() if isinstance(m, torch.nn.Linear)}

@@ -20,6 +20,9 @@ COMMENT ON FUNCTION loracomp.texts_are_not_blank IS 'Whether no text of the arra
 CREATE FUNCTION loracomp.texts_are_distinct(texts text[]) RETURNS boolean LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN (SELECT count(DISTINCT t.value) = count(t.value) FROM unnest(texts) AS t (value));
 COMMENT ON FUNCTION loracomp.texts_are_distinct IS 'Whether no text stands in the array twice.';
+CREATE FUNCTION loracomp.texts_length(texts text[]) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN (SELECT coalesce(sum(char_length(t.value)), 0) FROM unnest(texts) AS t (value));
+COMMENT ON FUNCTION loracomp.texts_length IS 'Characters of all texts of the array together.';
 CREATE SEQUENCE loracomp.lease_token;
 COMMENT ON SEQUENCE loracomp.lease_token IS 'Fence tokens of leases; they only grow.';
 """
@@ -867,10 +870,23 @@ def upgrade() -> None:
         sa.CheckConstraint("attempts >= 0", name="attempts_must_not_be_negative"),
         sa.CheckConstraint("char_length(prompt) <= 1000000", name="prompt_must_be_at_most_1000000_characters"),
         sa.CheckConstraint(
-            "choices IS NULL OR (array_ndims(choices) = 1 AND cardinality(choices) BETWEEN 2 AND 1000)",
+            "choices IS NULL OR (array_ndims(choices) = 1 AND array_lower(choices, 1) = 1 "
+            "AND cardinality(choices) BETWEEN 2 AND 1000)",
             name="choices_must_be_a_list_of_2_to_1000",
         ),
         sa.CheckConstraint("choices IS NULL OR loracomp.texts_are_distinct(choices)", name="choices_must_be_distinct"),
+        sa.CheckConstraint(
+            "choices IS NULL OR loracomp.texts_length(choices) <= 1000000",
+            name="choices_must_be_at_most_1000000_characters_together",
+        ),
+        sa.CheckConstraint(
+            "loracomp.texts_length(stop) <= 10000", name="stop_must_be_at_most_10000_characters_together"
+        ),
+        sa.CheckConstraint(
+            "loracomp.texts_length(exclude_tasks) <= 100000",
+            name="exclude_tasks_must_be_at_most_100000_characters_together",
+        ),
+        sa.CheckConstraint("char_length(tags::text) <= 100000", name="tags_must_be_at_most_100000_characters"),
         sa.CheckConstraint(
             "choices IS NULL OR loracomp.texts_are_not_blank(choices)", name="choices_must_not_be_null_or_blank"
         ),
@@ -1007,5 +1023,8 @@ def downgrade() -> None:
     ):
         op.drop_table(table, schema="loracomp")
     op.execute("DROP SEQUENCE loracomp.lease_token")
-    op.execute("DROP FUNCTION loracomp.texts_are_not_blank(text[]), loracomp.texts_are_distinct(text[])")
+    op.execute(
+        "DROP FUNCTION loracomp.texts_are_not_blank(text[]), loracomp.texts_are_distinct(text[]), "
+        "loracomp.texts_length(text[])"
+    )
     op.execute("DROP SCHEMA bi")

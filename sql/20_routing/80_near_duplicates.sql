@@ -17,6 +17,8 @@ LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, public, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
+-- The default of 20,000 gives up among neighbours that are not eligible.
+SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
     WITH evaluated AS MATERIALIZED (

@@ -3,7 +3,7 @@
 -- the job was alone: then it counts, and the last one -> failed. claim_jobs does this first.
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
 LANGUAGE sql VOLATILE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
     WITH expired AS MATERIALIZED (
         SELECT j.id, j.claimed_together = 1 AS alone, j.claimed_together = 1 AND j.attempts >= j.max_attempts AS spent

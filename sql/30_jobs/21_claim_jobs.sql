@@ -15,7 +15,7 @@ RETURNS TABLE (
     timeout_s integer
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN

@@ -2,7 +2,7 @@
 -- Moves the end of leases whose token still holds, never beyond the job's timeout counted from its claim.
 CREATE FUNCTION loracomp.renew_leases(ids bigint[], tokens bigint[], lease interval) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
     -- Here and below rows are locked in the order of their ids, or a heartbeat and a write would deadlock.
     WITH held AS MATERIALIZED (

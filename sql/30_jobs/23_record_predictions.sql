@@ -3,7 +3,7 @@
 -- Takes an array of objects: job_id, lease_token and the columns of loracomp.prediction.
 CREATE FUNCTION loracomp.record_predictions(predictions jsonb) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
     WITH input AS MATERIALIZED (
         SELECT (e.value ->> 'job_id')::bigint AS id, (e.value ->> 'lease_token')::bigint AS token, e.value

@@ -4,7 +4,7 @@ CREATE FUNCTION loracomp.fail_jobs(
     ids bigint[], tokens bigint[], codes text[], messages text[], retries boolean[]
 ) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
     WITH held AS MATERIALIZED (
         SELECT j.id, i.code, i.message, i.retry AND j.attempts < j.max_attempts AS again

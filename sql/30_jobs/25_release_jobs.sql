@@ -2,7 +2,7 @@
 -- running -> queued with the attempt given back and the place in the queue kept, where the token still holds.
 CREATE FUNCTION loracomp.release_jobs(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     before CONSTANT text := loracomp.give_reason('released');

@@ -2,7 +2,7 @@
 -- Reads only. Jobs for later don't count, but those that wait to be tried again do; what other workers hold does not.
 CREATE FUNCTION loracomp.queue_is_empty(base_model text) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
     SELECT NOT EXISTS (
         SELECT FROM loracomp.job AS j

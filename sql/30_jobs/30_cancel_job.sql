@@ -3,7 +3,7 @@
 -- Submitters cancel their own jobs, administrators anyone's; raises in any other state.
 CREATE FUNCTION loracomp.cancel_job(id bigint, reason text DEFAULT 'cancelled') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     old loracomp.job;

@@ -2,7 +2,7 @@
 -- failed or cancelled -> queued, due now, with all its attempts again; raises in any other state.
 CREATE FUNCTION loracomp.retry_job(id bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     old loracomp.job;
@@ -21,7 +21,8 @@ BEGIN
             END;
     END IF;
     UPDATE loracomp.job AS j SET
-        status = 'queued', attempts = 0, run_at = now(), finished_at = NULL, error_code = NULL, error = NULL
+        status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), finished_at = NULL,
+        error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
     PERFORM loracomp.give_reason(before);
 END

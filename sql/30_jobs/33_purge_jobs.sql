@@ -2,7 +2,7 @@
 -- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0.
 CREATE FUNCTION loracomp.purge_jobs(older_than interval, batch integer DEFAULT 10000) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     purged bigint[];

@@ -12,7 +12,7 @@ CREATE FUNCTION loracomp.register_base_model(
     modules jsonb,
     make_default boolean DEFAULT false
 ) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     known loracomp.base_model;

@@ -12,7 +12,7 @@ RETURNS TABLE (
     active_adapters bigint,
     fingerprint text
 )
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT
     b.name,

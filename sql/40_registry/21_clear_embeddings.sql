@@ -2,7 +2,7 @@
 -- Removes every embedding; nothing is retrieved until they are made again.
 -- Returns, for each task, how many went and how many of them can't be made again, for want of a text.
 CREATE FUNCTION loracomp.clear_embeddings() RETURNS TABLE (task text, removed bigint, without_text bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN

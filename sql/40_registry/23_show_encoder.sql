@@ -1,7 +1,7 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.show_encoder()
 -- Reads the encoder; no row where none is set.
 CREATE FUNCTION loracomp.show_encoder() RETURNS SETOF loracomp.encoder
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT * FROM loracomp.encoder;
 END;

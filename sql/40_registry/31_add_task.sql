@@ -3,7 +3,7 @@
 CREATE FUNCTION loracomp.add_task(
     name text, family text DEFAULT 'other', description text DEFAULT '', reader_role name DEFAULT NULL
 ) RETURNS boolean
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM loracomp.check_role_exists(reader_role);

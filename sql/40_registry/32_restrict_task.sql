@@ -1,7 +1,7 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.restrict_task(text, name)
 -- Changes who may retrieve a task: members of the role, or everybody where it is null. Raises if there is no such task.
 CREATE FUNCTION loracomp.restrict_task(task text, reader_role name) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     PERFORM loracomp.check_role_exists(reader_role);

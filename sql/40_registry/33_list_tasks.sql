@@ -13,7 +13,7 @@ RETURNS TABLE (
     without_text bigint,
     active_adapters bigint
 )
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT
     t.name,

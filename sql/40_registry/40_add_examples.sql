@@ -4,7 +4,7 @@
 -- A row that stands in another split is left alone. Says what became of each row, in order.
 CREATE FUNCTION loracomp.add_examples(task text, examples jsonb)
 RETURNS TABLE (outcome text, stored_split text)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE

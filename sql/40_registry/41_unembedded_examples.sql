@@ -2,7 +2,7 @@
 -- Reads train examples that have a text and no embedding, of one task or of all, and how many there are.
 CREATE FUNCTION loracomp.unembedded_examples(task text, max_examples integer)
 RETURNS TABLE (example_id bigint, task_id integer, prompt text, choices text[], remaining bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT e.id, e.task_id, e.prompt, e.choices, count(*) OVER ()
 FROM loracomp.example AS e

@@ -2,7 +2,7 @@
 -- Reads which of these rows of a task are train examples without an embedding.
 CREATE FUNCTION loracomp.find_unembedded(task text, content_hashes bytea[])
 RETURNS TABLE (content_hash bytea, example_id bigint, task_id integer)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT e.content_hash, e.id, e.task_id
 FROM loracomp.example AS e

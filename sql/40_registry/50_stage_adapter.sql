@@ -16,7 +16,7 @@ CREATE FUNCTION loracomp.stage_adapter(
     config jsonb,
     training jsonb
 ) RETURNS TABLE (adapter_id integer, adapter_version integer, created boolean)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     owner_task integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = stage_adapter.task);

@@ -2,7 +2,7 @@
 -- Reads one adapter by name, version and base model; null means the newest version, the default base model.
 CREATE FUNCTION loracomp.find_adapter(name text, version integer DEFAULT NULL, base_model text DEFAULT NULL)
 RETURNS loracomp.adapter
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     base loracomp.base_model := loracomp.find_base_model(base_model);

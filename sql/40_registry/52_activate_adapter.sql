@@ -2,7 +2,7 @@
 -- staged or retired -> active; the one that was active for the same task and base model retires in the same step.
 -- Raises if weights are missing. An active one stays so. Returns the id of the one that retired, or null.
 CREATE FUNCTION loracomp.activate_adapter(adapter_id integer) RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     chosen loracomp.adapter;

@@ -1,7 +1,7 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.retire_adapter(integer)
 -- staged or active -> retired: no job is routed to it any more; it stays for replay. A retired one stays so.
 CREATE FUNCTION loracomp.retire_adapter(adapter_id integer) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now()

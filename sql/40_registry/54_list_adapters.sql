@@ -19,7 +19,7 @@ RETURNS TABLE (
     activated_at timestamptz,
     retired_at timestamptz
 )
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT
     a.name,

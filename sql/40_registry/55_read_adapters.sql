@@ -2,7 +2,7 @@
 -- Reads the weights of adapters, part by part in order, with what is needed to check and to use them.
 CREATE FUNCTION loracomp.read_adapters(adapter_ids integer[])
 RETURNS TABLE (adapter_id integer, name text, version integer, sha256 text, scaling double precision, bytes bytea)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT a.id, a.name, a.version, a.sha256, a.scaling, w.bytes
 FROM loracomp.adapter AS a

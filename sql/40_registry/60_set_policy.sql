@@ -1,7 +1,7 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.set_policy(text, jsonb)
 -- Changes the settings that are given of a policy; makes the policy, with defaults for the rest, if there is none.
 CREATE FUNCTION loracomp.set_policy(name text, settings jsonb) RETURNS loracomp.policy
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -3,7 +3,7 @@
 CREATE FUNCTION loracomp.check_health()
 RETURNS TABLE ("check" text, status text, detail text)
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
     SELECT 'server', CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'ok' ELSE 'warn' END,
         format('PostgreSQL %s; 16 or newer is tested', current_setting('server_version'))
@@ -36,8 +36,9 @@ AS $$
             ELSE 'changed in the database: ' || string_agg(format('%s version %s', name, version), ', ')
                 FILTER (WHERE NOT whole) || '; stage them again' END
     FROM (
-        SELECT a.name, a.version, a.sha256 = encode(sha256(string_agg(w.bytes, '' ORDER BY w.part)), 'hex') AS whole
-        FROM adapter AS a JOIN adapter_weights AS w ON w.adapter_id = a.id
+        SELECT a.name, a.version,
+            a.sha256 IS NOT DISTINCT FROM encode(sha256(string_agg(w.bytes, '' ORDER BY w.part)), 'hex') AS whole
+        FROM adapter AS a LEFT JOIN adapter_weights AS w ON w.adapter_id = a.id
         WHERE a.status <> 'retired' GROUP BY a.id
     ) AS files
     UNION ALL
@@ -55,7 +56,7 @@ AS $$
         format('%s ran out and wait for a worker to take them back', count(*))
     FROM job WHERE job.status = 'running' AND lease_expires_at < now() - interval '1 minute'
     UNION ALL
-    SELECT 'queue', CASE WHEN coalesce(max(now() - due), '0') < interval '10 minutes' THEN 'ok' ELSE 'warn' END,
+    SELECT 'queue', CASE WHEN coalesce(max(now() - greatest(run_at, created_at)), '0') < interval '10 minutes' THEN 'ok' ELSE 'warn' END,
         format('%s due, the oldest for %s s; is a worker running?', count(*),
             coalesce(round(extract(epoch FROM max(now() - greatest(run_at, created_at)))), 0))
     FROM job WHERE job.status = 'queued' AND run_at <= now()

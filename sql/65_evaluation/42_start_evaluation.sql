@@ -13,7 +13,7 @@ CREATE FUNCTION loracomp.start_evaluation(
     seed integer DEFAULT 0,
     description text DEFAULT ''
 ) RETURNS TABLE (task text, policy text, jobs bigint, added bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE

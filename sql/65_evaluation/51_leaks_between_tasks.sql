@@ -12,7 +12,7 @@ RETURNS TABLE (
     train_source_ref text,
     whole_prompt boolean
 )
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
     WITH part AS MATERIALIZED (
         SELECT e.id, e.task_id, e.split, p.whole, loracomp.text_key(p.value) AS key

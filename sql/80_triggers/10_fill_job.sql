@@ -4,11 +4,15 @@
 -- every caller may.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     unknown text;
 BEGIN
+    IF tg_op = 'INSERT' AND NOT loracomp.caller_is_admin() THEN
+        -- A time in the past is no way to the front of the queue.
+        new.run_at := greatest(new.run_at, new.created_at);
+    END IF;
     -- Evaluations stand behind everybody for 1000 minutes: the range of priorities.
     new.due := new.run_at
         - make_interval(mins => new.priority - CASE WHEN new.evaluation IS NULL THEN 0 ELSE 1000 END);

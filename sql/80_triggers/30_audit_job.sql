@@ -5,7 +5,7 @@
 -- Writes an event for every change of a job's status, whoever makes it. SET loracomp.reason gives the reason.
 CREATE FUNCTION loracomp.audit_job_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     INSERT INTO loracomp.audit_event (
@@ -27,7 +27,7 @@ COMMENT ON FUNCTION loracomp.audit_job_update IS 'Trigger: writes changes of job
 
 CREATE FUNCTION loracomp.audit_job_delete() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     -- purge_jobs removes the events with their jobs.

@@ -7,7 +7,7 @@
 -- Writes an event with the row before and after for every change of these tables: few rows, so a row trigger does.
 CREATE FUNCTION loracomp.audit_registry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     before jsonb := to_jsonb(old);

@@ -83,6 +83,7 @@ TO loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.texts_are_not_blank,
 loracomp.texts_are_distinct,
+loracomp.texts_length,
 loracomp.shorten,
 loracomp.explain_state,
 loracomp.explain_next,
