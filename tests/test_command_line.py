@@ -94,6 +94,17 @@ def test_wrong_settings_name_the_variable(demo: dict[str, str]) -> None:
     assert "LORACOMP_BATCH_SIZE" in done.stderr
 
 
+@pytest.mark.parametrize("device", ["banana", "cuda:99"])
+def test_a_device_that_is_not_here_is_a_sentence(demo: dict[str, str], device: str) -> None:
+    done = run(["loracomp", "worker", "--drain"], demo | {"LORACOMP_DEVICE": device})
+    assert (done.returncode, f"device '{device}'" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+
+
+def test_markup_in_a_name_is_only_text(demo: dict[str, str]) -> None:
+    execute(["loracomp", "task", "add", "[/b]", "--json"], demo)
+    assert "[/b]" in execute(["loracomp", "task", "list"], demo)
+
+
 def test_doctor_finds_nothing_wrong_after_the_demo(demo: dict[str, str]) -> None:
     checks = json.loads(execute(["loracomp", "doctor", "--json"], demo))
     assert [check for check in checks if check["status"] == "fail"] == []

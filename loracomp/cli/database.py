@@ -47,16 +47,23 @@ def _schema_checks(url: str) -> list[dict[str, Any]]:
 
 
 @db_app.command()
-def start() -> None:
+def start(as_json: AsJson = False) -> None:
     """Start it; it goes on until `loracomp db stop`. Prints its URL."""
-    console.print(embedded.start(embedded.data_folder(load_settings())), soft_wrap=True)
+    url = embedded.start(embedded.data_folder(load_settings()))
+    if as_json:
+        emit_json({"url": url})
+    else:
+        console.print(url, soft_wrap=True)
 
 
 @db_app.command()
-def stop() -> None:
+def stop(as_json: AsJson = False) -> None:
     """Stop it; its data stays."""
     stopped = embedded.stop(embedded.data_folder(load_settings()))
-    console.print("stopped" if stopped else "it was not running")
+    if as_json:
+        emit_json({"stopped": stopped})
+    else:
+        console.print("stopped" if stopped else "it was not running")
 
 
 @db_app.command()

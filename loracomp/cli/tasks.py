@@ -37,6 +37,7 @@ def add_task(
     family: Annotated[str, typer.Option(help="Kind of task, for reports.")] = "other",
     description: Annotated[str, typer.Option(help="What it asks for, in a sentence.")] = "",
     reader_role: Annotated[str | None, typer.Option(help="Role whose members may retrieve it; else everybody.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Add a task."""
     from loracomp.registry import tasks
@@ -44,15 +45,19 @@ def add_task(
     with open_database() as connection:
         if not tasks.add_task(connection, name, family=family, description=description, reader_role=reader_role):
             raise RefusedError(f"there is a task {name} already: name another, or import examples into it")
+    emit([{"task": name, "family": family, "reader_role": reader_role}], title="Added", as_json=as_json)
 
 
 @task_app.command("restrict")
 def restrict_task(
-    name: str, role: Annotated[str | None, typer.Argument(help="Role; left out, everybody may.")] = None
+    name: str,
+    role: Annotated[str | None, typer.Argument(help="Role; left out, everybody may.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Say whose jobs may retrieve a task: members of a role, or everybody's."""
     with open_database() as connection:
         connection.execute(QUERIES["restrict_task"], {"task": name, "reader_role": role})
+    emit([{"task": name, "reader_role": role}], title="Task", as_json=as_json)
 
 
 @task_app.command("import")

@@ -138,10 +138,14 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
 
 
 def resolve_device(device: str) -> str:
-    """The torch device that 'auto' means: a GPU where there is one."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """The torch device that 'auto' means: a GPU where there is one. Raises UsageError for one that is not here."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise UsageError(f"device {device!r} is not to be had here: {str(error).splitlines()[0]}") from None
+    return device
 
 
 def resolve_dtype(dtype: torch.dtype | str, device: str) -> torch.dtype:
