@@ -7,6 +7,7 @@ choice's index (from 0) or its text. An expression keeps its type: nothing is re
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -15,7 +16,7 @@ from loracomp.catalogue.reading import rows_of
 from loracomp.catalogue.templates import Example, Templates
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 
-__all__ = ["SPLITS", "Entry", "Example", "entry_names", "load_entry", "read_examples"]
+__all__ = ["SPLITS", "Entry", "Example", "entry_names", "load_entry", "read_examples", "read_inputs"]
 
 FOLDER = Path(__file__).parent
 SPLITS = ("train", "validation")
@@ -83,11 +84,24 @@ def read_examples(entry: Entry, split: str, data: str | None = None) -> Iterator
     Raises UsageError, NotFoundError, or RefusedError naming entry, field and row.
     """
     templates = _templates(entry)
-    rows = rows_of(data or entry.dataset_path, entry.dataset_name, split, entry.split_name(split))
-    for number, row in enumerate(rows):
-        example = templates.example(row, split, f"{entry.task}/{split}#{number}")
+    for source_ref, row in _rows(entry, split, data):
+        example = templates.example(row, split, source_ref)
         if example is not None:
             yield example
+
+
+def read_inputs(entry: Entry, split: str, data: str | None = None) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Source reference of each row of a split, and the texts that doc_to_text makes its prompt of, untouched.
+
+    `data` and errors as of `read_examples`.
+    """
+    templates = _templates(entry)
+    return ((source_ref, templates.inputs(row)) for source_ref, row in _rows(entry, split, data))
+
+
+def _rows(entry: Entry, split: str, data: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    rows = rows_of(data or entry.dataset_path, entry.dataset_name, split, entry.split_name(split))
+    return ((f"{entry.task}/{split}#{number}", row) for number, row in enumerate(rows))
 
 
 def _templates(entry: Entry) -> Templates:

@@ -45,6 +45,7 @@ class Templates:
         target = target if target.strip().startswith("{{") else "{{" + target + "}}"
         self._columns: set[str] = set()
         self._compile("doc_to_text", text)
+        self._inputs = sorted(self._columns)
         self._text = self._environment.from_string(text)
         self._choices = (
             choice if choice is None or isinstance(choice, list) else self._expression("doc_to_choice", choice)
@@ -60,6 +61,11 @@ class Templates:
             return None
         answer = str(target).strip() if choices is None else self._answer(choices, target, source_ref)
         return Example(split, prompt, choices, answer, self._hash(row), source_ref)
+
+    def inputs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Texts of the row's columns that doc_to_text reads, as the dataset has them; other values as JSON."""
+        values = [row[column] for column in self._inputs if column in row]
+        return tuple(value if isinstance(value, str) else canonical_json(value) for value in values)
 
     def _compile(self, field: str, template: str) -> None:
         try:
