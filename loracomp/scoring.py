@@ -1,12 +1,15 @@
 """Log-likelihoods of choices after a prompt, as lm-evaluation-harness defines acc and acc_norm.
 
 A prompt and its choices become rows of tokens with scored spots (`encode_choices`); a batch of them goes through the
-model once (`log_likelihoods`), with gradients where they are on.
+model once (`log_likelihoods`), with gradients where they are on. Choices branch off one copy of their prompt, so that
+it is computed once.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
+from itertools import chain, repeat
 from typing import NamedTuple
 
 import torch
@@ -14,6 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loracomp.errors import JobError
+
+ROW_TOKENS = 512
+"""Rows of branches grow to so many tokens however short their prompt is: attention is cheap until then."""
 
 
 class Spot(NamedTuple):
@@ -26,10 +32,19 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One sequence of token ids, and where in it tokens of choices are scored."""
+    """A prompt's token ids, the branches that go on from it, and where tokens of choices are scored.
 
-    tokens: tuple[int, ...]
+    A branch sees the prompt and itself, never another branch; its positions go on from the prompt's.
+    """
+
+    prompt: tuple[int, ...]
+    branches: tuple[tuple[int, ...], ...]
     spots: tuple[Spot, ...]
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """Token ids as the model gets them: the prompt, then every branch."""
+        return (*self.prompt, *chain.from_iterable(self.branches))
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +77,12 @@ def check_length(tokens: int, context_length: int, what: str) -> None:
 
 
 def encode_choices(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, choices: Sequence[str], context_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    choices: Sequence[str],
+    context_length: int,
+    *,
+    shared_prompt: bool = True,
 ) -> Question:
     """Split prompt + choice into context and continuation tokens, by lm-evaluation-harness's rule.
 
@@ -70,8 +90,10 @@ def encode_choices(
     tokens are those of the whole text after as many as the context has. Where the tokenizer merges the two across the
     seam that rule would lose a part of the choice, and the continuation is tokenised alone instead.
 
-    Choices of one token share a row; longer ones have a row each.
-    Raises JobError 'prompt_too_long' with the tokens counted and the limit, 'prompt_blank' where nothing is left.
+    Choices branch off one row, or off several where they would make it more than twice as long as its prompt (and
+    longer than ROW_TOKENS); without `shared_prompt`, for models that can't (`shares_prompts`), each has a row. Those of
+    one token need no branch. Raises JobError 'prompt_too_long' with the tokens counted and the limit, 'prompt_blank'
+    where nothing is left.
     """
     context = prompt.rstrip()
     if not context:
@@ -88,7 +110,7 @@ def encode_choices(
     longest = len(start) + max(map(len, continuations)) - 1
     check_length(longest, context_length, "prompt and its longest choice")
     return Question(
-        rows=_rows(start, continuations),
+        rows=tuple(_rows(tuple(start), continuations, max(ROW_TOKENS, 2 * len(start)) if shared_prompt else 0)),
         prompt_tokens=len(start),
         token_counts=tuple(map(len, continuations)),
         character_counts=tuple(map(len, choices)),
@@ -102,16 +124,23 @@ def _continuation(tokenizer: PreTrainedTokenizerBase, start: list[int], whole: l
     return alone
 
 
-def _rows(start: list[int], continuations: list[list[int]]) -> tuple[Row, ...]:
-    """One row for each continuation of several tokens; those of one token ride on the first row, or on the context."""
-    last = len(start) - 1
-    riders = tuple(Spot(last, ids[0], choice) for choice, ids in enumerate(continuations) if len(ids) == 1)
-    rows = [
-        Row((*start, *ids[:-1]), tuple(Spot(last + i, token, choice) for i, token in enumerate(ids)))
-        for choice, ids in enumerate(continuations)
-        if len(ids) > 1
-    ] or [Row(tuple(start), ())]
-    return (Row(rows[0].tokens, riders + rows[0].spots), *rows[1:])
+def _rows(prompt: tuple[int, ...], continuations: Sequence[list[int]], limit: int) -> Iterator[Row]:
+    """Rows of at most `limit` tokens, or of one branch; one-token choices ride on the first, which may have none."""
+    last = len(prompt) - 1
+    branches: list[tuple[int, ...]] = []
+    spots = [Spot(last, ids[0], choice) for choice, ids in enumerate(continuations) if len(ids) == 1]
+    length = len(prompt)
+    for choice, ids in enumerate(continuations):
+        if len(ids) == 1:
+            continue
+        if branches and length + len(ids) - 1 > limit:
+            yield Row(prompt, tuple(branches), tuple(spots))
+            branches, spots, length = [], [], len(prompt)
+        places = (last, *range(length, length + len(ids) - 1))
+        spots += map(Spot, places, ids, repeat(choice))
+        branches.append(tuple(ids[:-1]))
+        length += len(ids) - 1
+    yield Row(prompt, tuple(branches), tuple(spots))
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -132,7 +161,7 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
     """
     device = model.get_input_embeddings().weight.device
     rows = [row for question in questions for row in question.rows]
-    input_ids, attention_mask = pad_right([row.tokens for row in rows], device)
+    inputs = _inputs(rows, device, model.dtype)
     counts = [len(question.token_counts) for question in questions]
     # Several spots may share a place (row, position), as one-token choices do: its logits are computed once.
     places: dict[tuple[int, int], int] = {}
@@ -143,12 +172,61 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
     ]
     place, token, choice = torch.tensor(spots, device=device).T
     with _head_at(model, torch.tensor(list(places), device=device), place, token):
-        logits = model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).logits[0]
+        logits = model(**inputs, use_cache=False).logits[0]
     place, token, choice = place.to(logits.device), token.to(logits.device), choice.to(logits.device)
     normalizers = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 256)])  # no second copy of all
     token_scores = logits[place, token].float() - normalizers[place]
     scores = token_scores.new_zeros(sum(counts)).index_add(0, choice, token_scores)
     return list(scores.split(counts))
+
+
+def _inputs(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """What the model is called with; where no row branches, a plain padded batch."""
+    input_ids, attention_mask = pad_right([row.tokens for row in rows], device)
+    if all(len(row.branches) <= 1 for row in rows):
+        return {"input_ids": input_ids, "attention_mask": attention_mask}
+    branch, positions = _branches_and_positions(rows, input_ids.shape[1])
+    sees = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
+    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees.tril_(), torch.finfo(dtype).min)
+    return {"input_ids": input_ids, "position_ids": positions.to(device), "attention_mask": mask[:, None].to(device)}
+
+
+def _branches_and_positions(rows: Sequence[Row], width: int) -> tuple[Tensor, Tensor]:
+    """Of every token [rows, width]: its branch (0: the prompt; -1: padding) and its position in its own sequence."""
+    branch, positions = torch.full((2, len(rows), width), -1)
+    for index, row in enumerate(rows):
+        start = 0
+        for number, part in enumerate((row.prompt, *row.branches)):
+            first = 0 if number == 0 else len(row.prompt)
+            branch[index, start : start + len(part)] = number
+            positions[index, start : start + len(part)] = torch.arange(first, first + len(part))
+            start += len(part)
+    return branch, positions.clamp_(min=0)
+
+
+@torch.inference_mode()
+def shares_prompts(model: PreTrainedModel) -> bool:
+    """Whether choices may branch off one copy of their prompt, unseen by each other.
+
+    Tried out, for models differ: those with a sliding window, a recurrent state or ALiBi need a row a choice.
+    """
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if kinds != {"full_attention"} or "position_ids" not in signature(model.forward).parameters:
+        return False
+    if getattr(config, "sliding_window", None) and getattr(config, "use_sliding_window", True):
+        return False
+    try:
+        scores = [_second_branch(model, first) for first in ((1, 2, 3), (4, 5, 6))]
+    except (RuntimeError, ValueError, TypeError):
+        return False
+    return torch.equal(*scores)
+
+
+def _second_branch(model: PreTrainedModel, first: tuple[int, ...]) -> Tensor:
+    """Score of a branch that stands behind the branch `first`."""
+    row = Row((1, 2, 3), (first, (7,)), (Spot(6, 0, 0),))
+    return log_likelihoods(model, [Question((row,), 3, (1,), (1,))])[0]
 
 
 def _rows_with_first_choice(questions: Sequence[Question]) -> Iterator[tuple[Row, int]]:

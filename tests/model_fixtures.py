@@ -83,6 +83,7 @@ def as_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Base
         modules=modules,
         model=model,
         tokenizer=tokenizer,
+        shares_prompts=True,
     )
 
 

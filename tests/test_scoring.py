@@ -3,10 +3,21 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import (
+    BloomConfig,
+    BloomForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MambaConfig,
+    MambaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from loracomp.errors import JobError
-from loracomp.scoring import encode_choices, log_likelihoods, normalize
+from loracomp.scoring import ROW_TOKENS, encode_choices, log_likelihoods, normalize, shares_prompts
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, tiny_llama
 
 
@@ -43,12 +54,11 @@ def test_trailing_white_space_of_the_prompt_is_scored_with_the_choice(tiny_model
 
 
 def test_one_token_choices_share_a_row(tokenizer):
-    assert len(encode_choices(tokenizer, "A:", ["x", "y", "z"], TINY_CONTEXT).rows) == 3
     one_token = SpaceMergingTokenizer(tokenizer)
     question = encode_choices(one_token, "A:", ["x", "y", "z"], TINY_CONTEXT)
-    assert (len(question.rows), question.token_counts) == (1, (1, 1, 1))
+    assert ([row.branches for row in question.rows], question.token_counts) == ([()], (1, 1, 1))
     mixed = encode_choices(one_token, "A:", ["x", "long", "y"], TINY_CONTEXT)
-    assert (len(mixed.rows), mixed.token_counts) == (1, (1, 4, 1))
+    assert ([len(row.branches) for row in mixed.rows], mixed.token_counts) == ([1], (1, 4, 1))
 
 
 class SpaceMergingTokenizer:
@@ -68,6 +78,43 @@ def test_one_token_choices_score_as_if_each_had_its_row(tiny_model, tokenizer):
     got = score(tiny_model, SpaceMergingTokenizer(tokenizer), ("A:", ["x", "long", "y"]))[0]
     expected = [plain_score(tiny_model, ids(tokenizer, "A:"), ids(tokenizer, c)) for c in ("x", "long", "y")]
     torch.testing.assert_close(got, torch.stack(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_choices_branch_off_one_prompt_until_the_row_is_long_enough(tokenizer):
+    few = encode_choices(tokenizer, "A:", ["one", "two", "three"], TINY_CONTEXT)
+    assert [len(row.branches) for row in few.rows] == [3]
+    many = encode_choices(tokenizer, "A:", [f"{i:050}" for i in range(30)], TINY_CONTEXT)
+    assert [len(row.branches) for row in many.rows] == [10, 10, 10]
+    assert max(len(row.tokens) for row in many.rows) <= ROW_TOKENS
+    alone = encode_choices(tokenizer, "A:", ["one", "two", "three"], TINY_CONTEXT, shared_prompt=False)
+    assert [len(row.branches) for row in alone.rows] == [1, 1, 1]
+
+
+def test_many_branches_over_several_rows_score_as_if_each_had_its_row(tiny_model, tokenizer):
+    choices = [f"{i} {'ab' * (i % 60)}" for i in range(40)]
+    shared, alone = (encode_choices(tokenizer, "A b:", choices, TINY_CONTEXT, shared_prompt=s) for s in (True, False))
+    assert (len(shared.rows) > 1, len(alone.rows)) == (True, 40)
+    short = encode_choices(tokenizer, "B:", ["x", "yz"], TINY_CONTEXT)
+    got = log_likelihoods(tiny_model, [short, shared])[1]
+    torch.testing.assert_close(got, log_likelihoods(tiny_model, [alone])[0], rtol=1e-5, atol=1e-4)
+
+
+def test_a_model_shares_prompts_only_where_branches_cannot_see_each_other(tiny_model, tokenizer):
+    small = {"vocab_size": 80, "hidden_size": 16, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "intermediate_size": 32}
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=80, n_embd=16, n_layer=2, n_head=2, n_positions=64)).eval()
+    assert shares_prompts(tiny_model) and shares_prompts(gpt2)
+    shared, alone = (encode_choices(tokenizer, "A:", ["one", "or"], 64, shared_prompt=s) for s in (True, False))
+    torch.testing.assert_close(log_likelihoods(gpt2, [shared]), log_likelihoods(gpt2, [alone]), rtol=1e-5, atol=1e-5)
+    unfit = [
+        BloomForCausalLM(BloomConfig(vocab_size=80, hidden_size=16, n_layer=2, n_head=2)),  # ALiBi
+        MambaForCausalLM(MambaConfig(**small)),  # a recurrent state
+        MistralForCausalLM(MistralConfig(**small, **heads, num_key_value_heads=2, sliding_window=8)),
+        Gemma2ForCausalLM(
+            Gemma2Config(**small, **heads, num_key_value_heads=2, head_dim=8)
+        ),  # every other layer slides
+    ]
+    assert [shares_prompts(model.eval()) for model in unfit] == [False] * len(unfit)
 
 
 @pytest.mark.parametrize("choice", ["zebra", "z", "x"])
@@ -116,7 +163,8 @@ def test_gradients_flow_through_a_peft_model_and_only_scored_spots_reach_the_hea
     seen = []
     model.get_output_embeddings().register_forward_hook(lambda _m, args, _o: seen.append(args[0].shape))
     scores = score(model, tokenizer, ("Is it so:", ["yes", "no"]), ("A:", ["x", "y"]))
-    assert seen == [(1, 3 + 3 + 2 + 2, 32)]  # tokens of ' yes' (' ', 'y', 'es'), ' no', ' x', ' y'
+    # The prompt's end gives every choice's first token; then 'y', 'es' are left of ' yes', 'n', 'o' of ' no', 'x', 'y'.
+    assert seen == [(1, (1 + 2 + 2) + (1 + 1 + 1), 32)]
     sum(s.sum() for s in scores).backward()
     gradients = [p.grad for p in model.parameters() if p.requires_grad]
     assert any(g is not None and g.abs().sum() > 0 for g in gradients)

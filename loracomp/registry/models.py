@@ -15,6 +15,7 @@ from transformers.utils import logging as transformers_logging
 from loracomp.errors import LoracompError, RefusedError, UsageError
 from loracomp.registry.gguf import converted_folder
 from loracomp.registry.sources import ResolvedSource, fingerprint, resolve_source
+from loracomp.scoring import shares_prompts
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -43,6 +44,8 @@ class BaseModel(BaseModelDescription):
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    shares_prompts: bool
+    """Whether choices are scored as branches of one prompt (`scoring.shares_prompts`)."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ def load_base_model(
         tokenizer.pad_token = tokenizer.eos_token
     model.to(device).eval().requires_grad_(False)
     shared = {field.name: getattr(description, field.name) for field in fields(description)}
-    return BaseModel(**shared, model=model, tokenizer=tokenizer)
+    return BaseModel(**shared, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model))
 
 
 def describe_base_model(source: str, *, revision: str | None = None, cache_dir: Path) -> BaseModelDescription:

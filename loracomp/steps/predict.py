@@ -96,7 +96,8 @@ class Predictor:
     def _encode(self, request: Request) -> Question | Prompt:
         tokenizer, limit = self._base.tokenizer, self._base.context_length
         if request.choices is not None:
-            return encode_choices(tokenizer, request.prompt, request.choices, limit)
+            shared = self._base.shares_prompts
+            return encode_choices(tokenizer, request.prompt, request.choices, limit, shared_prompt=shared)
         assert request.max_new_tokens is not None  # the database fills it in where there are no choices
         tokens = encode_texts(tokenizer, [request.prompt])[0]
         check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")
