@@ -1,8 +1,10 @@
 """Training on a tiny model and a rule it can learn: the loss, the order, the folder, kill and resume, refusals."""
 
+import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,7 +21,9 @@ from typer.testing import CliRunner
 
 from loracomp.catalogue import Entry, read_examples
 from loracomp.cli.training import train
-from loracomp.errors import UsageError
+from loracomp.errors import RefusedError, UsageError
+from loracomp.registry.adapter_files import read_adapter
+from loracomp.registry.base_models import RegisteredBaseModel
 from loracomp.registry.models import load_base_model
 from loracomp.scoring import log_likelihoods
 from loracomp.training.config import training_config
@@ -87,8 +91,9 @@ def rows_of(folders, **settings):
     return choose_rows(read_examples(VOWELS, "train", folders[1]), letter_tokenizer(), config), config
 
 
-def fit(folders, output, **settings):
-    return train_adapter(VOWELS, base_of(folders), training_config(**QUICK | settings), output, folders[1])
+def fit(folders, output, start_from=None, **settings):
+    config = training_config(**QUICK | settings)
+    return train_adapter(VOWELS, base_of(folders), config, output, folders[1], start_from=start_from)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +142,8 @@ def test_rows_held_out_are_never_learnt(folders):
 
 def test_rows_over_max_tokens_are_left_out_and_counted(folders):
     rows, _ = rows_of(folders, max_tokens=30)
-    assert max(row.tokens for row in (*rows.learnt, *rows.held_out)) <= 30
+    questions = [row.question for row in (*rows.learnt, *rows.held_out)]
+    assert max(question.prompt_tokens + max(question.token_counts) - 1 for question in questions) == 30
     assert rows.too_long == 260 - len(rows.learnt) - len(rows.held_out) > 100
     with pytest.raises(UsageError, match="max_tokens = 8"):
         rows_of(folders, max_tokens=8)
@@ -224,11 +230,95 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(tmp_path):
     assert _last_checkpoint(tmp_path) == str(tmp_path / "checkpoints" / "checkpoint-50")
 
 
+def test_it_starts_from_another_adapters_factors(trained, folders, tmp_path):
+    _, source = trained
+    digits = VOWELS.model_copy(update={"task": "digits"})
+    config = training_config(**QUICK | {"learning_rate": 1e-12, "max_rows": 16})
+    record = train_adapter(digits, base_of(folders), config, tmp_path / "digits", folders[1], start_from=source)
+    weights = source / "adapter_model.safetensors"
+    sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert record["started_from"] == {"task": "vowels", "sha256": sha256, "tasks_seen": ["vowels"]}
+    assert record["tasks_seen"] == ["vowels", "digits"]
+    ours, theirs = load_file(tmp_path / "digits" / "adapter_model.safetensors"), load_file(weights)
+    assert all(torch.equal(factor, theirs[name]) for name, factor in ours.items())
+    assert record["held_out"]["adapter"]["acc"] >= 0.9
+    third = train_adapter(
+        VOWELS, base_of(folders), config, tmp_path / "third", folders[1], start_from=tmp_path / "digits"
+    )
+    assert third["tasks_seen"] == ["digits", "vowels"]
+    with pytest.raises(UsageError, match=r"holds another training \(started_from was {.*}, is None; tasks_seen was"):
+        train_adapter(digits, base_of(folders), config, tmp_path / "digits", folders[1])
+
+
+def test_adapters_that_start_from_nothing_share_their_first_factors(folders, trained, tmp_path):
+    fit(folders, tmp_path / "one", learning_rate=1e-12, max_rows=16)
+    fit(folders, tmp_path / "two", learning_rate=1e-12, max_rows=32, length_exponent=1)
+    one, two = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    drawn = [name for name in one if "lora_A" in name]  # B starts as zeros
+    assert all(one[name].any() and torch.equal(one[name], two[name]) for name in drawn)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"rank": 2}, "start_from .*: its rank is 4, not 2: give rank 4"),
+        ({"alpha": 8}, "start_from .*: its alpha is 16, not 8: give alpha 16"),
+        ({"target_modules": ("v_proj",)}, "start_from: the adapter of vowels adapts other modules .*down_proj"),
+        ({"layers": (1,)}, "start_from: the adapter of vowels adapts other modules .*layers.0"),
+    ],
+)
+def test_a_start_of_another_shape_is_refused(settings, says, trained, folders, tmp_path):
+    with pytest.raises(UsageError, match=says):
+        fit(folders, tmp_path / "refused", start_from=trained[1], **settings)
+
+
+def test_a_start_that_does_not_say_what_it_has_seen_is_refused(trained, folders, tmp_path):
+    start = shutil.copytree(trained[1], tmp_path / "start")
+    record = json.loads((start / "training.json").read_text())
+    (start / "training.json").write_text(json.dumps({**record, "tasks_seen": None}))
+    with pytest.raises(UsageError, match="doesn't name the tasks that it has seen"):
+        fit(folders, tmp_path / "refused", start_from=start)
+    (start / "training.json").write_text(json.dumps({**record, "base_model": {"name": "b", "fingerprint": "0" * 64}}))
+    with pytest.raises(RefusedError, match="it was trained on b"):
+        fit(folders, tmp_path / "refused", start_from=start)
+
+
+def test_layers_can_be_named(folders, tmp_path):
+    fit(folders, tmp_path / "upper", layers=(1,), max_rows=16)
+    factors = load_file(tmp_path / "upper" / "adapter_model.safetensors")
+    assert {name.split(".layers.")[1][0] for name in factors} == {"1"}
+    assert len(factors) == 2 * 3
+    base = base_of(folders)
+    known = RegisteredBaseModel(1, base.name, base.source, None, base.fingerprint, base.modules)
+    adapter = read_adapter(tmp_path / "upper", known)  # the registry takes it
+    assert adapter.target_modules == tuple(
+        sorted(
+            m
+            for m in base.modules
+            if "layers.1" in m and "proj" in m and m.rpartition(".")[2] in QUICK["target_modules"]
+        )
+    )
+
+
+def test_rows_that_leak_are_not_learnt(folders, tmp_path):
+    for task in ("vowels", "sst2"):
+        (tmp_path / task).mkdir()
+    shutil.copy(Path(folders[1]) / "train.jsonl", tmp_path / "vowels")
+    own = [{"word": "SO, so!", "letter": "a"}, {"word": "so so so so so so so so so ", "letter": "-"}]
+    (tmp_path / "vowels" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
+    (tmp_path / "sst2" / "validation.jsonl").write_text(json.dumps({"sentence": "B.", "label": 1}) + "\n")
+    config = training_config(**QUICK | {"max_rows": 16})
+    record = train_adapter(VOWELS, base_of(folders), config, tmp_path / "out", str(tmp_path / "vowels"))
+    # "so so" + a; "" + b stands alone in another task. The nine so's go with every letter, as a text shared.
+    assert record["leaks"] == {"rows_left_out": 2, "rows_sharing_a_text": 0, "compared_with": ["sst2", "vowels"]}
+
+
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
         ({"target_modules": ("q_proj", "query")}, "target_modules: model has no query; it has down_proj"),
         ({"rank": 0}, "rank: "),
+        ({"layers": (0, 2)}, "layers: model has no [2]; it has 0 to 1"),
         ({"learning_rate": float("nan")}, "learning_rate: "),
         ({"epochs": -1}, "epochs: "),
         ({"learning": 1}, "learning: "),

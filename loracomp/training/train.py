@@ -16,12 +16,14 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 
 from loracomp.catalogue import Entry, read_examples
+from loracomp.catalogue.leaks import Leaks, find_leaks
 from loracomp.errors import UsageError
 from loracomp.registry.models import BaseModel, quiet_transformers
 from loracomp.scoring import log_likelihoods, normalize
 from loracomp.training.card import adapter_card
 from loracomp.training.config import TrainingConfig
 from loracomp.training.rows import Rows, TrainingRow, choose_rows, training_order
+from loracomp.training.start import Start, load_start, read_start
 from loracomp.training.trainer import ChoiceTrainer, ProgressBar, arguments
 
 RECORD = "training.json"
@@ -32,24 +34,38 @@ NORMALIZATIONS = {"acc": "none", "acc_norm": "characters"}
 
 
 def train_adapter(
-    entry: Entry, base: BaseModel, config: TrainingConfig, output: Path, data: str | None = None
+    entry: Entry,
+    base: BaseModel,
+    config: TrainingConfig,
+    output: Path,
+    data: str | None = None,
+    *,
+    start_from: Path | None = None,
 ) -> dict[str, Any]:
     """Train an adapter for `entry` on `base` and write it to `output` as a PEFT folder; return its record.
 
+    It starts from the factors of the adapter in `start_from` (`training.start`); from nothing, all adapters of one
+    seed and shape start from the same factors. Rows that leak validation rows (`catalogue.leaks`) are left out.
+
     The folder gets adapter_config.json, adapter_model.safetensors (bfloat16), a card, and training.json: settings, data
-    digest, rows seen, scores on held-out train rows, versions, seconds (of the run that ended it). Factors are float32
-    while they learn, whatever the base model's dtype. Killed and called again, it goes on from the last checkpoint;
-    finished, it returns the record.
+    digest, rows and tasks seen, scores on held-out train rows, versions, seconds (of the run that ended it). Factors
+    are float32 while they learn, whatever the base model's dtype. Killed and called again, it goes on from the last
+    checkpoint; finished, it returns the record.
     `base` is wrapped and trained in place: load a fresh one for anything else.
-    Raises UsageError if `output` holds another training, or the entry no train split.
+    Raises UsageError if `output` holds another training, the entry no train split, or `start_from` doesn't fit.
     """
     started = time.monotonic()
-    rows = choose_rows(read_examples(entry, "train", data), base.tokenizer, config)
-    plan = _plan(entry, base, config, rows, data)
+    start = read_start(start_from, base, config) if start_from else None
+    leaks = find_leaks(entry, data)
+    clean = (row for row in read_examples(entry, "train", data) if row.source_ref not in leaks.source_refs)
+    rows = choose_rows(clean, base.tokenizer, config)
+    plan = _plan(entry, base, config, rows, data) | _origin(entry, start, leaks)
     if (done := _finished(output, plan)) is not None:
         return done
     set_seed(config.seed)
     model = _with_factors(base, config)
+    if start:
+        load_start(model, start)
     order = training_order(rows.learnt, config)
     trainer = _trainer(model, order, config, output, entry.task)
     with quiet_transformers():
@@ -103,6 +119,20 @@ def _plan(entry: Entry, base: BaseModel, config: TrainingConfig, rows: Rows, dat
     }
 
 
+def _origin(entry: Entry, start: Start | None, leaks: Leaks) -> dict[str, Any]:
+    """Whose rows the adapter has ever seen, and what was kept from it."""
+    seen = start.lineage["tasks_seen"] if start else []
+    return {
+        "started_from": start.lineage if start else None,
+        "tasks_seen": [task for task in seen if task != entry.task] + [entry.task],
+        "leaks": {
+            "rows_left_out": len(leaks.source_refs),
+            "rows_sharing_a_text": leaks.sharing,
+            "compared_with": list(leaks.compared_with),
+        },
+    }
+
+
 def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a training that ended here; None after writing the plan of one that is to begin or go on."""
     for file in (output / RECORD, output / CHECKPOINTS / RECORD):
@@ -117,14 +147,21 @@ def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
 
 def _check_same(found: dict[str, Any], plan: dict[str, Any], output: Path) -> None:
     different = [key for key in plan if found.get(key) != plan[key]]
-    settings = {**plan["hyper_parameters"]}
-    before = found.get("hyper_parameters", {})
-    named = [f"{key} was {before.get(key)}, is {settings[key]}" for key in settings if before.get(key) != settings[key]]
     if different:
+        # Other settings draw other rows: the rows are named only where nothing else explains them.
+        telling = [key for key in different if key != "data"] or different
+        named = [change for key in telling for change in _changes(key, found.get(key), plan[key])]
         raise UsageError(
-            f"output {output}: holds another training ({'; '.join(named or different)}): "
+            f"output {output}: holds another training ({'; '.join(named)}): "
             "name another folder, delete this one, or give the settings it was started with"
         )
+
+
+def _changes(name: str, before: Any, now: Any) -> list[str]:
+    """What differs, setting by setting where there are several."""
+    if not isinstance(now, dict) or not isinstance(before, dict):
+        return [f"{name} was {before}, is {now}"]
+    return [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]] or [name]
 
 
 def _lora_config(base: BaseModel, config: TrainingConfig) -> LoraConfig:
@@ -133,11 +170,15 @@ def _lora_config(base: BaseModel, config: TrainingConfig) -> LoraConfig:
         raise UsageError(
             f"target_modules: {base.name} has no {', '.join(missing)}; it has {', '.join(sorted(present))}"
         )
+    count = base.model.config.get_text_config().num_hidden_layers
+    if missing_layers := [layer for layer in config.layers or () if not 0 <= layer < count]:
+        raise UsageError(f"layers: {base.name} has no {missing_layers}; it has 0 to {count - 1}")
     return LoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=0.0,
         target_modules=list(config.target_modules),
+        layers_to_transform=list(config.layers) if config.layers else None,
         task_type="CAUSAL_LM",
     )
 
