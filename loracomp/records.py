@@ -36,15 +36,18 @@ class Composition:
     seed: int = 0
     random_parameters: bool = False
     """A control: each adapter's factors are replaced by random ones of the same norm, drawn from `seed`."""
+    rescale: bool = False
+    """Whether the merged change is scaled to the norm of the exact weighted sum."""
 
     def digest(self, base_fingerprint: str) -> str:
-        """Sha256 hex of what decides the result: base model, strategy, density, seed, sorted adapters with weights.
+        """Sha256 hex of what decides the result: base model, settings of the merge, sorted adapters with weights.
 
         Weights count to 1e-6, so two routes that differ by rounding share a digest.
         """
         weights = (round(weight * 1_000_000) for weight in self.weights)
         pairs = sorted(zip(self.adapter_sha256, weights, strict=True))
         content = [base_fingerprint, self.strategy, round(self.density, 6), self.seed, self.random_parameters, pairs]
+        content += ["rescaled"] if self.rescale else []
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 

@@ -58,6 +58,7 @@ def _request(trace: dict[str, Any]) -> Request:
             density=policy["density"],
             seed=policy["seed"],
             random_parameters=policy["router"] == "random_parameters",
+            rescale=policy.get("rescale", False),  # not in older traces
         ),
     )
 

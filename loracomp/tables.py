@@ -306,6 +306,12 @@ policy = Table(
     ),
     _created_at(),
     _required("updated_at", DateTime(timezone=True), "When it was last changed.", server_default=text("now()")),
+    _required(
+        "rescale",
+        Boolean,
+        "Whether the merged change is scaled to the norm of the exact weighted sum.",
+        server_default=text("false"),
+    ),
     CheckConstraint("btrim(name) <> ''", name="policy_name_must_not_be_blank"),
     _one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
     CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),

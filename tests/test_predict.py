@@ -270,6 +270,16 @@ def test_another_error_is_not_taken_for_lack_of_memory(base, predictor):
         predictor.predict([scored(), scored()])
 
 
+def test_a_rescaled_composition_has_the_norm_of_the_exact_sum_and_its_own_direction(base, library):
+    plain = library.composition(1, 2, 3, strategy="linear")
+    rescaled = replace(plain, rescale=True)
+    as_is, scaled = Predictor(base, library.fetch).predict([scored(composition=plain), scored(composition=rescaled)])
+    assert as_is.norm_ratio != pytest.approx(1, abs=0.1)
+    assert (scaled.norm_ratio, scaled.cosine) == (pytest.approx(1), pytest.approx(as_is.cosine))
+    assert scaled.choice_scores != pytest.approx(as_is.choice_scores, rel=1e-4)
+    assert rescaled.digest("b") != plain.digest("b")
+
+
 def test_norm_ratio_and_cosine_are_measured_for_the_share_asked_for(base, library):
     requests = [scored(composition=library.composition(1, 2, strategy="cat", seed=seed)) for seed in range(40)]
     requests += [scored(composition=library.composition(1, 2, strategy="linear")), scored()]

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from loracomp.composition.diagnostics import fidelity
+from loracomp.composition.diagnostics import fidelity, scaled_to
 from loracomp.composition.resident import ByteLimitedCache, ResidentAdapters, factors_nbytes, move_factors
 from loracomp.composition.strategies import AdapterWeights, ModuleFactors, compose, randomize
 from loracomp.errors import JobError, UsageError
@@ -96,9 +96,12 @@ class Composer:
         factors = compose(
             composition.strategy, adapters, composition.weights, density=composition.density, seed=composition.seed
         )
-        measured = None
         # A share of compositions by their digest, so that the same one is measured everywhere, or nowhere.
-        if int(digest[:8], 16) < self._diagnostics * 2**32:
-            measured = fidelity(factors, compose("cat", adapters, composition.weights))
+        measuring = int(digest[:8], 16) < self._diagnostics * 2**32
+        measured = None
+        if composition.rescale or measuring:
+            exact = compose("cat", adapters, composition.weights)
+            factors = scaled_to(factors, exact) if composition.rescale else factors
+            measured = fidelity(factors, exact) if measuring else None
         model = self._base.model
         return Composed(move_factors(factors, model.device, model.dtype), *(measured or (None, None)))

@@ -15,6 +15,13 @@ def _inner(left: Factors, right: Factors) -> float:
     return float(((B.T @ D) * (A @ C.T)).sum())
 
 
+def scaled_to(composed: ModuleFactors, exact: ModuleFactors) -> dict[str, Factors]:
+    """The composed change, scaled to the exact one's norm over all modules; as it is where either is zero."""
+    measured = fidelity(composed, exact)
+    scale = 1 / measured[0] if measured else 1.0
+    return {module: Factors(A, B * scale) for module, (A, B) in composed.items()}
+
+
 def fidelity(composed: ModuleFactors, exact: ModuleFactors) -> tuple[float, float] | None:
     """Norm ratio |composed| / |exact| and cosine between the two changes, all modules taken as one vector.
 

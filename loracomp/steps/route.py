@@ -48,4 +48,5 @@ def _composition(row: dict[str, Any]) -> Composition:
         density=policy["density"],
         seed=policy["seed"],
         random_parameters=policy["router"] == "random_parameters",
+        rescale=policy["rescale"],
     )
