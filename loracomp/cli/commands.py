@@ -16,5 +16,6 @@ def register(app: typer.Typer) -> None:
     app.command()(database.doctor)
     app.command()(training.train)
     app.command()(evaluation.evaluate)
+    registry.library_app.command("train")(training.train_library)
     registry.register(app)
     app.add_typer(database.db_app, name="db")

