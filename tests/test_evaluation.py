@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 from psycopg import errors
+from psycopg.types.json import Jsonb
 from scipy.stats import binomtest
 
 from conftest import create_database, drop_database
 from evaluation_data import add_rows, add_texts, answer_all, claim, right_on, start
 from loracomp import db
 from people_data import one, submit
-from routing_data import add_base_model
+from routing_data import add_adapter, add_base_model
 
 JOBS = """
 SELECT j.*, e.source_ref, e.prompt AS text FROM loracomp.job AS j LEFT JOIN loracomp.example AS e ON e.id = j.example_id
@@ -102,6 +103,30 @@ def test_own_tasks_are_kept_out_but_for_their_own_adapters(connection: db.Connec
     start(connection, "tea", "default own_task base", exclude_own=True, rows_a_task=1)
     excluded = {job["policy"]: job["exclude_tasks"] for job in jobs(connection)}
     assert excluded == {"default": ["tea"], "base": ["tea"], "own_task": []}
+
+
+def test_adapters_that_have_seen_the_own_tasks_rows_are_kept_out_too(connection: db.Connection) -> None:
+    add_base_model(connection, "another", is_default=False)
+    retired = add_adapter(connection, "ore", version=2, status="retired")
+    rows = connection.execute("SELECT id, name FROM loracomp.adapter WHERE status = 'active'").fetchall()
+    active = {row["name"]: row["id"] for row in rows}
+    others = add_adapter(connection, "ore", base_model="another")
+    for adapter, seen in (
+        (active["tin"], ["tea", "tin"]),
+        (active["ore"], ["tin", "ore"]),
+        (retired, ["tea", "ore"]),
+        (others, ["tea", "ore"]),
+    ):
+        training = Jsonb({"tasks_seen": seen})
+        connection.execute("UPDATE loracomp.adapter SET training = %s WHERE id = %s", [training, adapter])
+    start(connection, "tea tin ore", "default own_task", exclude_own=True, rows_a_task=1)
+    excluded = {(job["task"], job["policy"]): job["exclude_tasks"] for job in jobs(connection)}
+    assert excluded == {
+        ("tea", "default"): ["tea", "tin"],
+        ("tin", "default"): ["ore", "tin"],
+        ("ore", "default"): ["ore"],
+        **{(task, "own_task"): [] for task in ("tea", "tin", "ore")},
+    }
 
 
 def test_rows_that_would_retrieve_themselves_are_not_asked(connection: db.Connection) -> None:

@@ -44,10 +44,11 @@ BEGIN
             p.name AS policy,
             x.*,
             -- An own task's adapter without its own task would be the base model under a false name.
-            CASE WHEN start_evaluation.exclude_own AND p.router <> 'own_task' THEN ARRAY[t.name] ELSE '{}' END AS excluded,
+            CASE WHEN start_evaluation.exclude_own AND p.router <> 'own_task' THEN seen.task_names ELSE '{}' END AS excluded,
             array_position(tasks, t.name) AS task_place,
             array_position(policies, p.name) AS policy_place
         FROM loracomp.task AS t
+        CROSS JOIN LATERAL loracomp.tasks_that_have_seen(t.name, model) AS seen (task_names)
         CROSS JOIN LATERAL loracomp.evaluated_examples(t.name, start_evaluation.split, start_evaluation.seed) AS x
         CROSS JOIN loracomp.policy AS p
         WHERE t.name = ANY (tasks) AND p.name = ANY (policies)
@@ -81,6 +82,6 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.start_evaluation IS
 'Asks rows of the tasks'' split under each of the policies, the same rows for all: a row a task and policy, with the jobs '
-'that this call asks for and how many of them were added. rows_a_task null is all of them; exclude_own keeps each row''s own '
-'task out of its mix (but for policies whose router is own_task); kind route asks for weights alone; base_model null is the '
-'default one. The jobs wait until nothing else is due.';
+'that this call asks for and how many of them were added. rows_a_task null is all of them; exclude_own keeps out of each row''s '
+'mix its own task and those whose active adapter has learnt from it (but for policies whose router is own_task); kind route '
+'asks for weights alone; base_model null is the default one. The jobs wait until nothing else is due.';
