@@ -20,6 +20,7 @@ from loracomp.registry.library_build import build_library
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
 from loracomp.registry.models import describe_base_model
 from loracomp.registry.tasks import import_examples
+from loracomp.training.card import adapter_card
 from model_fixtures import letter_tokenizer, tiny_llama
 from registry_data import write_adapter
 
@@ -47,12 +48,22 @@ def built(tmp_path_factory, minilm):
 
 
 def record(task, base):
+    data = {"dataset_path": f"someone/{task}", "dataset_name": None, "training_split": "train", "licence": "MIT"}
     return {
-        "base_model": {"name": base.name, "fingerprint": base.fingerprint},
-        "hyper_parameters": {"rank": 4},
-        "data": {"dataset_path": f"someone/{task}", "dataset_name": None, "licence": "MIT"},
+        "task": task,
+        "family": "made up",
+        "base_model": {"name": base.name, "source": "here", "fingerprint": base.fingerprint},
+        "hyper_parameters": {"rank": 4, "max_tokens": 9, "layers": None},
+        "data": {**data, "rows": 50, "rows_too_long": 3, "digest": "abc"},
         "rows_seen": 100,
+        "started_from": {"task": "mnli", "sha256": "def"} if task == "rte" else None,
+        "tasks_seen": ["mnli", "rte"],
         "held_out": {"rows": 10, "base": {"acc": 0.5}, "adapter": {"acc": 0.75}},
+        "steps": 7,
+        "seconds": 1.0,
+        "device": "cpu",
+        "dtype": "float32",
+        "versions": {"loracomp": "1"},
     }
 
 
@@ -84,7 +95,18 @@ def test_a_library_carries_embeddings_and_references_and_no_text(built, minilm):
     for file in (built / "built").rglob("*"):
         assert file.is_dir() or not any(word in file.read_bytes() for word in (b"plates", b"warm water", b"hens"))
     card = (built / "built" / "README.md").read_text()
-    assert "| piqa | commonsense | someone/piqa | MIT | 100 | 4 | 50.0% | 75.0% |" in card
+    assert "| piqa | commonsense | someone/piqa | MIT | - | 100 | 4 | 50.0% | 75.0% |" in card
+    assert "| rte | nli | someone/rte | MIT | mnli | 100 | 4 | 50.0% | 75.0% |" in card
+
+
+def test_a_library_carries_no_example_that_leaks(built, tmp_path, minilm):
+    shutil.copytree(built / "data", tmp_path / "data")
+    leaks = [{**row, "goal": row["goal"].upper().replace(".", " !")} for row in PIQA[:5]]
+    (tmp_path / "data/piqa/validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in leaks))
+    base = describe_base_model(str(built / "tiny"), cache_dir=built)
+    build_library(tmp_path / "library", ["piqa"], base, minilm, data=str(tmp_path / "data"), limit=8)
+    shipped = read_examples_file(tmp_path / "library", "piqa").source_refs
+    assert shipped == [f"piqa/train#{number}" for number in range(5, 12)]
 
 
 def test_building_again_embeds_only_what_changed(built, library, minilm):
@@ -114,6 +136,18 @@ def test_loading_brings_everything_once_and_again_nothing(connection, built, set
         LoadedTask("rte", "unchanged", 0, 0),
     ]
     assert (count(connection, "adapter"), count(connection, "example_embedding")) == (2, 13)
+
+
+def test_cards_come_from_the_registry(connection, built, settings, run):
+    load_library(connection, built / "built", settings=settings)
+    card = run("adapter", "card", "rte")["card"]
+    assert card == adapter_card(json.loads((built / "built/adapters/rte/training.json").read_text()))
+    assert "- Started from the adapter of mnli, sha256 def\n- Tasks seen, in all: mnli, rte\n" in card
+    assert "- someone/rte, split train; licence of the data: MIT\n" in card
+    assert "| acc | 50.0% | 75.0% |" in card
+    connection.execute("UPDATE loracomp.adapter SET training = '{}'")
+    with pytest.raises(RefusedError, match="not one of `loracomp train`"):
+        run("adapter", "card", "rte")
 
 
 def test_an_administrator_who_owns_nothing_may_load_and_import(connection, database, built, settings, minilm):

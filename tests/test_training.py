@@ -175,7 +175,11 @@ def test_the_folder_is_a_peft_folder_of_bfloat16_factors(trained, folders):
     card = (output / "README.md").read_text()
     assert "# vowels (letters)" in card
     assert f"- Rows: 3296 seen, of 220; their digest: {record['data']['digest']}" in card
-    assert f"acc {record['held_out']['base']['acc']:.1%} to {record['held_out']['adapter']['acc']:.1%}" in card
+    assert "licence of the data: none" in card
+    assert "- learning rate: 0.01\n" in card
+    assert "- target modules: q_proj, v_proj, down_proj\n" in card
+    assert "- seed: 0\n" in card
+    assert f"| acc | {record['held_out']['base']['acc']:.1%} | {record['held_out']['adapter']['acc']:.1%} |" in card
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
@@ -246,6 +250,8 @@ def test_it_starts_from_another_adapters_factors(trained, folders, tmp_path):
         VOWELS, base_of(folders), config, tmp_path / "third", folders[1], start_from=tmp_path / "digits"
     )
     assert third["tasks_seen"] == ["digits", "vowels"]
+    card = (tmp_path / "digits" / "README.md").read_text()
+    assert f"- Started from the adapter of vowels, sha256 {sha256}\n- Tasks seen, in all: vowels, digits\n" in card
     with pytest.raises(UsageError, match=r"holds another training \(started_from was {.*}, is None; tasks_seen was"):
         train_adapter(digits, base_of(folders), config, tmp_path / "digits", folders[1])
 
@@ -311,6 +317,8 @@ def test_rows_that_leak_are_not_learnt(folders, tmp_path):
     record = train_adapter(VOWELS, base_of(folders), config, tmp_path / "out", str(tmp_path / "vowels"))
     # "so so" + a; "" + b stands alone in another task. The nine so's go with every letter, as a text shared.
     assert record["leaks"] == {"rows_left_out": 2, "rows_sharing_a_text": 0, "compared_with": ["sst2", "vowels"]}
+    leaks = "- Left out as leaks: 2 rows, whose text stands in a validation split of sst2, vowels\n"
+    assert leaks in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

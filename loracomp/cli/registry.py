@@ -169,6 +169,21 @@ def export_adapter(
         _show(connection, reference, base_model, as_json)
 
 
+@adapter_app.command("card")
+def show_card(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
+    """Print an adapter's card: data and licence, settings, rows, seed, scores, from its training record."""
+    from loracomp.registry import adapters
+    from loracomp.training.card import adapter_card
+
+    with open_database() as connection:
+        row = adapters.find_adapter(connection, reference, base_model)
+    card = adapter_card(row["training"])
+    if as_json:
+        emit_json({"name": row["name"], "version": row["version"], "card": card})
+    else:
+        typer.echo(card)
+
+
 @library_app.command("load")
 def load(
     folder: Annotated[Path | None, typer.Argument(help="The library. Defaults to the shipped one.")] = None,

@@ -113,7 +113,8 @@ def train_library(
         for each in library.train_library(tasks, output, data, lambda: _load_base(base_model)):
             outcomes.append(each)
             _remark(f"[{len(outcomes)}/{len(tasks)}] {each.task}: {each.error or each.outcome}")
-    emit([_row(outcome) for outcome in outcomes], title="Library", as_json=as_json)
+    columns = ("task", "outcome", "rows_seen", "leaks_left_out", "base_acc", "adapter_acc")
+    emit([_row(outcome) for outcome in outcomes], title="Library", as_json=as_json, columns=columns)
     if failed := [outcome.task for outcome in outcomes if outcome.outcome == "failed"]:
         raise LoracompError(
             f"{len(failed)} of {len(tasks)} tasks failed ({', '.join(failed)}): see above; run it again"

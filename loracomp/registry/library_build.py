@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loracomp.catalogue import load_entry, read_examples
+from loracomp.catalogue import Example, load_entry, read_examples
+from loracomp.catalogue.leaks import find_leaks
 from loracomp.encoding import INPUT_FORMAT_VERSION
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import TRAINING
@@ -30,7 +31,8 @@ def build_library(
 ) -> list[Path]:
     """Embed train examples of catalogue entries into a library's folder, and write its manifest and card.
 
-    At most `limit` examples a task, drawn by `seed`, are embedded and written without their text. `data` is a folder
+    At most `limit` examples a task, drawn by `seed`, are embedded and written without their text, but none that leaks a
+    validation row (`catalogue.leaks`). `data` is a folder
     with a folder of JSON lines for each task; None reads the hub. Other tasks of the library stay as they are,
     and so do files that hold just these examples already. Returns the examples' files.
     """
@@ -44,9 +46,10 @@ def build_library(
     return written
 
 
-def _examples(task: str, data: str | None, limit: int, seed: int) -> list[Any]:
-    source = None if data is None else f"{data}/{task}"
-    return draw(read_examples(load_entry(task), "train", source), limit, seed)
+def _examples(task: str, data: str | None, limit: int, seed: int) -> list[Example]:
+    entry, source = load_entry(task), None if data is None else f"{data}/{task}"
+    leaks = find_leaks(entry, source).source_refs
+    return draw((row for row in read_examples(entry, "train", source) if row.source_ref not in leaks), limit, seed)
 
 
 def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) -> Manifest:
@@ -81,10 +84,11 @@ def library_card(folder: Path) -> str:
             "",
             f"LoRA adapters for {manifest.base_model.name}, with up to {EXAMPLES_A_TASK} training examples a task as",
             f"embeddings by {manifest.encoder.name}, hashes and references, without their text.",
+            "Rows whose text stands in a validation split, of the same task or another, were left out of both.",
             "Accuracy is on rows of the train split that were kept aside from training.",
             "",
-            "| task | family | data | licence of the data | rows seen | rank | base model | adapter |",
-            "|---|---|---|---|---|---|---|---|",
+            "| task | family | data | licence of the data | started from | rows seen | rank | base model | adapter |",
+            "|---|---|---|---|---|---|---|---|---|",
             *rows,
             "",
         ]
@@ -100,6 +104,6 @@ def _card_row(task: str, record: dict[str, Any], part: TaskPart) -> str:
     data, scores = record["data"], record["held_out"]
     dataset = " ".join(filter(None, [data["dataset_path"], data["dataset_name"]]))
     shown = [f"{scores[who]['acc']:.1%}" if scores["rows"] else "-" for who in ("base", "adapter")]
-    rank = record["hyper_parameters"]["rank"]
-    cells = [task, part.family, dataset, data["licence"], str(record["rows_seen"]), str(rank), *shown]
+    start, rank = (record.get("started_from") or {}).get("task", "-"), record["hyper_parameters"]["rank"]
+    cells = [task, part.family, dataset, data["licence"], start, str(record["rows_seen"]), str(rank), *shown]
     return f"| {' | '.join(cells)} |"
