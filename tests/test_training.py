@@ -196,7 +196,9 @@ def test_peft_loads_it_with_the_scores_that_were_recorded(trained, folders):
 def test_a_finished_training_is_not_done_again_and_another_is_refused(trained, folders):
     record, output = trained
     before = (output / "adapter_model.safetensors").stat().st_mtime_ns
+    (output / "checkpoints").mkdir()  # killed when all but this was done
     assert fit(folders, output, epochs=15) == record
+    assert not (output / "checkpoints").exists()
     assert (output / "adapter_model.safetensors").stat().st_mtime_ns == before
     with pytest.raises(UsageError, match=r"holds another training \(epochs was 15.0, is 2.0; seed was 0, is 3\)"):
         fit(folders, output, epochs=2, seed=3)
@@ -315,7 +317,7 @@ def test_rows_that_leak_are_not_learnt(folders, tmp_path):
     (tmp_path / "sst2" / "validation.jsonl").write_text(json.dumps({"sentence": "B.", "label": 1}) + "\n")
     config = training_config(**QUICK | {"max_rows": 16})
     record = train_adapter(VOWELS, base_of(folders), config, tmp_path / "out", str(tmp_path / "vowels"))
-    # "so so" + a; "" + b stands alone in another task. The nine so's go with every letter, as a text shared.
+    # "so so" + a of its own task; no word + b stands in another.
     assert record["leaks"] == {"rows_left_out": 2, "rows_sharing_a_text": 0, "compared_with": ["sst2", "vowels"]}
     leaks = "- Left out as leaks: 2 rows, whose text stands in a validation split of sst2, vowels\n"
     assert leaks in (tmp_path / "out" / "README.md").read_text()

@@ -29,7 +29,7 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Whose rows are asked.")] = "validation",
     rows: Annotated[int | None, typer.Option(min=1, help="Rows a task at most. Defaults to all.")] = None,
     exclude_own: Annotated[
-        bool, typer.Option("--exclude-own", help="Keep each row's own task out of its mix.")
+        bool, typer.Option("--exclude-own", help="Keep each row's own task, and adapters that have seen it, out.")
     ] = False,
     route_only: Annotated[bool, typer.Option("--route-only", help="Ask for weights alone.")] = False,
     seed: Annotated[int, typer.Option(help="Of the rows drawn.")] = 0,

@@ -137,9 +137,12 @@ def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     """The record of a training that ended here; None after writing the plan of one that is to begin or go on."""
     for file in (output / RECORD, output / CHECKPOINTS / RECORD):
         if file.exists():
-            found = json.loads(file.read_text())
+            found: dict[str, Any] = json.loads(file.read_text())
             _check_same(found, plan, output)
-            return found if file.parent == output else None
+            if file.parent != output:
+                return None
+            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+            return found
     (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
     _write_json(output / CHECKPOINTS / RECORD, plan)
     return None
