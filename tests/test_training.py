@@ -88,7 +88,7 @@ def base_of(folders):
 
 def rows_of(folders, **settings):
     config = training_config(**QUICK | settings)
-    return choose_rows(read_examples(VOWELS, "train", folders[1]), letter_tokenizer(), config), config
+    return choose_rows(read_examples(VOWELS, "train", folders[1]), base_of(folders), config), config
 
 
 def fit(folders, output, start_from=None, **settings):

@@ -5,10 +5,9 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from transformers import PreTrainedTokenizerBase
-
 from loracomp.catalogue import Example
 from loracomp.errors import JobError, UsageError
+from loracomp.registry.models import BaseModel
 from loracomp.scoring import Question, encode_choices
 from loracomp.training.config import TrainingConfig
 
@@ -44,7 +43,7 @@ class Rows:
         return hashlib.sha256(b"".join(row.content_hash for row in self.learnt)).hexdigest()
 
 
-def choose_rows(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase, config: TrainingConfig) -> Rows:
+def choose_rows(examples: Iterable[Example], base: BaseModel, config: TrainingConfig) -> Rows:
     """Shuffle by seed, keep some for scoring, draw the rest up to max_rows; rows over max_tokens are left out.
 
     Raises UsageError if no row is left or an example has no choices.
@@ -53,22 +52,24 @@ def choose_rows(examples: Iterable[Example], tokenizer: PreTrainedTokenizerBase,
     random.Random(config.seed).shuffle(shuffled)  # noqa: S311  reproducible, not secret
     aside = min(config.held_out, len(shuffled) // 5)
     drawn = shuffled[aside:][: config.max_rows]
-    held_out, learnt = (_tokenised(part, tokenizer, config.max_tokens) for part in (shuffled[:aside], drawn))
+    held_out, learnt = (_tokenised(part, base, config.max_tokens) for part in (shuffled[:aside], drawn))
     if not learnt:
         raise UsageError(f"no row to learn from: {len(shuffled)} were read, none fits max_tokens = {config.max_tokens}")
     return Rows(tuple(learnt), tuple(held_out), aside + len(drawn) - len(held_out) - len(learnt))
 
 
-def _tokenised(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[TrainingRow]:
-    rows = (_row(example, tokenizer, max_tokens) for example in examples)
+def _tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> list[TrainingRow]:
+    rows = (_row(example, base, max_tokens) for example in examples)
     return [row for row in rows if row is not None]
 
 
-def _row(example: Example, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> TrainingRow | None:
+def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | None:
     if example.choices is None:
         raise UsageError(f"row {example.source_ref} has no choices: adapters are trained on choices (doc_to_choice)")
     try:
-        question = encode_choices(tokenizer, example.prompt, example.choices, max_tokens)
+        question = encode_choices(
+            base.tokenizer, example.prompt, example.choices, max_tokens, shared_prompt=base.shares_prompts
+        )
     except JobError:
         return None
     return TrainingRow(question, example.answer_index, example.content_hash)

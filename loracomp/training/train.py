@@ -58,7 +58,7 @@ def train_adapter(
     start = read_start(start_from, base, config) if start_from else None
     leaks = find_leaks(entry, data)
     clean = (row for row in read_examples(entry, "train", data) if row.source_ref not in leaks.source_refs)
-    rows = choose_rows(clean, base.tokenizer, config)
+    rows = choose_rows(clean, base, config)
     plan = _plan(entry, base, config, rows, data) | _origin(entry, start, leaks)
     if (done := _finished(output, plan)) is not None:
         return done
