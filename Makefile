@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow bench lint format check clean
+.PHONY: help install demo test test-data test-slow bench evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -37,6 +37,10 @@ bench: install ## what the README's figures come from; after `make demo`, some t
 	$(BIN)/python benchmarks/mixed_batch.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/routing.py
+
+DATA ?= ../shared/data
+evaluation: install ## what docs/evaluation.md says; hours on two cores, goes on where it was stopped
+	$(BIN)/python -m benchmarks.evaluation --data $(DATA)
 
 lint: install ## ruff, mypy and the SQL linter
 	$(BIN)/ruff check .

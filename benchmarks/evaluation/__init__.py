@@ -1,0 +1,1 @@
+"""What docs/evaluation.md says, measured: `python -m benchmarks.evaluation --help`."""

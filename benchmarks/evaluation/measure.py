@@ -1,0 +1,141 @@
+"""Units -> lines: each is an evaluation of the database, answered by a worker of this process."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from time import perf_counter
+
+from loracomp.db import Connection
+from loracomp.evaluation import start_evaluation
+
+from .plan import STAGES, Unit, lacking
+from .results import Row, add_rows, count_rows, path_of, read_rows
+
+# What was measured elsewhere is not measured again here; what a run that was stopped left out is taken up.
+SKIP = """
+SELECT loracomp.cancel_job(j.id, 'measured before')
+FROM loracomp.job AS j JOIN loracomp.example AS e ON e.id = j.example_id
+WHERE j.evaluation = %(evaluation)s AND j.status = 'queued'
+    AND split_part(e.source_ref, '#', 2) = ANY (%(measured)s::text[])
+"""
+TAKE_UP = """
+SELECT loracomp.retry_job(j.id)
+FROM loracomp.job AS j JOIN loracomp.example AS e ON e.id = j.example_id
+WHERE j.evaluation = %(evaluation)s AND j.status = 'cancelled'
+    AND split_part(e.source_ref, '#', 2) <> ALL (%(measured)s::text[])
+"""
+CANCEL_OTHERS = """
+SELECT loracomp.cancel_job(j.id, 'of no use any more')
+FROM loracomp.job AS j
+WHERE j.status IN ('queued', 'running') AND j.evaluation <> ALL (%(evaluations)s::text[])
+"""
+LINES = """
+SELECT
+    j.task, t.family, j.policy,
+    s.router,
+    s.router = 'retrieval' AND s.weighting = 'similarity' AND s.max_adapters > 1 AS is_mix,
+    split_part(e.source_ref, '#', 2) AS row,
+    array_to_string(j.exclude_tasks, ' ') AS excluded,
+    array_position(j.choices, j.expected) AS expected_index,
+    p.choice_index,
+    CASE WHEN j.kind = 'predict' THEN (p.output = j.expected)::integer END AS correct,
+    p.example_tasks[1] AS nearest_task,
+    round(p.similarities[1]::numeric, 3) AS nearest_similarity,
+    p.tasks[1] AS top_task,
+    m.mix,
+    cardinality(p.adapter_ids) AS adapters,
+    round((SELECT -sum(u.p * ln(u.p)) / ln(2) FROM unnest(p.probabilities) AS u (p) WHERE u.p > 0)::numeric, 3)
+        AS entropy_bits,
+    round(p.norm_ratio::numeric, 3) AS norm_ratio,
+    round(p.cosine::numeric, 3) AS cosine,
+    p.device
+FROM loracomp.job AS j
+JOIN loracomp.example AS e ON e.id = j.example_id
+JOIN loracomp.task AS t ON t.name = j.task
+JOIN loracomp.policy AS s ON s.name = j.policy
+LEFT JOIN loracomp.prediction AS p ON p.job_id = j.id
+LEFT JOIN LATERAL (
+    SELECT string_agg(format('%%s %%s', c.task, round(c.weight::numeric, 3)), ' + ' ORDER BY c.weight DESC, c.task)
+        AS mix
+    FROM unnest(p.composed_tasks, p.adapter_weights) AS c (task, weight)
+) AS m ON TRUE
+WHERE j.evaluation = %(evaluation)s AND j.status IN ('succeeded', 'failed')
+"""
+LEFT = "SELECT count(*) AS jobs FROM loracomp.job WHERE status IN ('queued', 'running')"
+Answer = Callable[[], object]
+"""Has all queued jobs answered; returns early where it is told to stop."""
+
+
+def measure(
+    connection: Connection,
+    folder: Path,
+    units: Sequence[Unit],
+    answer: Answer,
+    *,
+    rows: int | None,
+    control_rows: int,
+) -> Iterator[str]:
+    """Ask what is missing, breadth first, and write lines as they come; yields a sentence a step.
+
+    The lines are whole after each step: what is stopped goes on there, on this machine or another.
+    """
+    connection.execute(CANCEL_OTHERS, {"evaluations": [unit.evaluation for unit in units]})
+    for stage in stages(rows):
+        for (part, task), group in groupby(units, key=lambda unit: (unit.part.name, unit.task)):
+            asked = list(group)
+            missing = lacking(asked, count_rows(folder, asked), stage, control_rows)
+            if missing:
+                start = perf_counter()
+                added = _ask(connection, folder, missing, answer)
+                yield f"{part}, {task}: {added} jobs of {len(missing)} policies, {perf_counter() - start:.0f} s"
+                if left := connection.execute(LEFT).fetchall()[0]["jobs"]:
+                    yield f"stopped, with {left} jobs left: the same command goes on"
+                    return
+
+
+def stages(rows: int | None) -> list[int | None]:
+    """STAGES up to so many rows a task."""
+    if rows is None:
+        return list(STAGES)
+    return [*(stage for stage in STAGES if stage is not None and stage < rows), rows]
+
+
+def _ask(connection: Connection, folder: Path, missing: Iterable[tuple[Unit, int]], answer: Answer) -> int:
+    """Ask a task's units; how many lines came."""
+    units = [unit for unit, _ in missing]
+    for unit, rows in missing:
+        _start(connection, folder, unit, rows)
+    before = count_rows(folder, units)
+    answer()
+    part, task = units[0].part.name, units[0].task
+    add_rows(folder, part, task, [line for unit in units for line in _lines(connection, unit)])
+    return sum(count_rows(folder, units).values()) - sum(before.values())
+
+
+def _start(connection: Connection, folder: Path, unit: Unit, rows: int) -> None:
+    part = unit.part
+    start_evaluation(
+        connection,
+        unit.evaluation,
+        tasks=[unit.task],
+        policies=[unit.policy],
+        rows_a_task=rows,
+        exclude_own=part.exclude_own,
+        kind=part.kind,
+    )
+    lines = read_rows(path_of(folder, part.name, unit.task))
+    measured = [line["row"] for line in lines if line["policy"] == unit.policy]
+    for statement in (SKIP, TAKE_UP):
+        connection.execute(statement, {"evaluation": unit.evaluation, "measured": measured})
+
+
+def _lines(connection: Connection, unit: Unit) -> list[Row]:
+    found = connection.execute(LINES, {"evaluation": unit.evaluation}).fetchall()
+    own = {"part": unit.part.name, "digest": unit.digest}
+    return [own | {name: _text(value) for name, value in line.items()} for line in found]
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, bool) else str(value)

@@ -1,0 +1,86 @@
+"""What is asked: parts, policies, and how far each has got."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loracomp.catalogue import entry_names, load_entry
+
+POLICIES = (
+    "base",
+    "own_task",
+    "default",
+    "linear_rescaled",
+    "cat",
+    "ties",
+    "ties_rescaled",
+    "magnitude_prune",
+    "magnitude_prune_rescaled",
+    "nearest",
+    "uniform",
+    "random",
+    "random_parameters",
+)
+"""Asked in this order, those that the database has. A policy of your own that is to be compared goes here."""
+CONTROLS = frozenset({"uniform", "random", "random_parameters"})
+"""Asked fewer rows: they are compared with, and need not be known as well."""
+STAGES = (50, 100, 250, None)
+"""Rows a task, breadth first: whenever it is stopped, a report stands. None: all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Rows of tasks asked in one way."""
+
+    name: str
+    unseen: bool
+    """The tasks that no adapter was trained for, or those of the library."""
+    policies: tuple[str, ...]
+    exclude_own: bool = False
+    kind: str = "predict"
+
+    @property
+    def tasks(self) -> list[str]:
+        """Names, in the catalogue's order."""
+        entries = map(load_entry, entry_names())
+        return [entry.task for entry in entries if (entry.training_split is None) == self.unseen]
+
+
+# Where own tasks are kept out, base and own_task answer as they do in the library: they are not asked again.
+_KEPT_OUT = tuple(policy for policy in POLICIES if policy not in ("base", "own_task"))
+PARTS = (
+    Part("routing", unseen=False, policies=("default",), kind="route"),
+    Part("library", unseen=False, policies=POLICIES),
+    Part("own_excluded", unseen=False, policies=_KEPT_OUT, exclude_own=True),
+    Part("unseen", unseen=True, policies=("base", *_KEPT_OUT)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """A policy on a task: what is measured whole, and again when anything that it depends on has changed."""
+
+    part: Part
+    task: str
+    policy: str
+    digest: str
+    """Of all that its answers depend on (`state.State.digest`)."""
+    available: int
+    """Rows that there are."""
+
+    @property
+    def evaluation(self) -> str:
+        """Name of the evaluation that asks it."""
+        return f"{self.part.name}/{self.task}/{self.policy}/{self.digest}"
+
+    def wanted(self, rows: int | None, control_rows: int) -> int:
+        """Rows to have after a stage of so many rows a task."""
+        limits = [self.available, *([] if rows is None else [rows])]
+        return min(*limits, control_rows) if self.policy in CONTROLS else min(limits)
+
+
+def lacking(
+    units: list[Unit], measured: Mapping[Unit, int], rows: int | None, control_rows: int
+) -> list[tuple[Unit, int]]:
+    """Units that have fewer rows than wanted, each with the rows that it should have."""
+    wanted = [(unit, unit.wanted(rows, control_rows)) for unit in units]
+    return [(unit, count) for unit, count in wanted if measured.get(unit, 0) < count]

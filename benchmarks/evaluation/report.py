@@ -1,0 +1,76 @@
+"""Raw results -> page: each table of docs/evaluation.md is what the query below it gives, run by psql."""
+
+import csv
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from loracomp.embedded import psql_path
+from loracomp.errors import LoracompError
+
+TABLE = re.compile(
+    r"(?P<head><!-- table: (?P<name>[\w-]+) -->\n).*?(?P<foot><!-- end -->.*?^```sql\n(?P<query>.*?)^```)", re.M | re.S
+)
+COPIED = re.compile(r"(?P<head><!-- table: (?P<name>[\w-]+) -->\n).*?(?P<foot><!-- end -->)", re.S)
+NUMBER = re.compile(r"[-+]?[\d.,]*\s*%?")
+
+
+def write_report(url: str, folder: Path) -> None:
+    """Load the raw results into schema report of a database, fill the page beside the folder, README, and the plots.
+
+    Raises LoracompError with psql's words where a query fails.
+    """
+    root = folder.parents[1]
+    run_sql(url, (folder / "report.sql").read_text(), root)
+    tables = fill_page(url, folder.with_suffix(".md"), root)
+    copy_tables(root / "README.md", tables)
+    from .plots import draw_plots  # noqa: PLC0415  matplotlib takes a second to import
+
+    draw_plots(lambda query: query_rows(url, query, root), folder)
+
+
+def fill_page(url: str, page: Path, root: Path) -> dict[str, str]:
+    """Put each query's result between the marks above it; returns the tables by their names."""
+    tables: dict[str, str] = {}
+
+    def fill(match: re.Match[str]) -> str:
+        tables[match["name"]] = as_markdown(run_sql(url, match["query"], root))
+        return match["head"] + tables[match["name"]] + match["foot"]
+
+    page.write_text(TABLE.sub(fill, page.read_text()))
+    return tables
+
+
+def copy_tables(page: Path, tables: dict[str, str]) -> None:
+    """Put tables that another page has a query of between the marks of their names."""
+
+    def copy(match: re.Match[str]) -> str:
+        return match["head"] + tables[match["name"]] + match["foot"] if match["name"] in tables else match[0]
+
+    page.write_text(COPIED.sub(copy, page.read_text()))
+
+
+def query_rows(url: str, query: str, root: Path) -> list[dict[str, str]]:
+    """Rows of a query, as text."""
+    header, *lines = run_sql(url, query, root)
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def run_sql(url: str, source: str, root: Path) -> list[list[str]]:
+    """What psql prints of a script, in the repository's root: header and rows of its last query."""
+    command = [str(psql_path()), url, "-X", "-q", "--csv", "-v", "ON_ERROR_STOP=1", "-f", "-"]
+    done = subprocess.run(command, input=source, cwd=root, text=True, capture_output=True, check=False)
+    if done.returncode:
+        raise LoracompError(f"psql: {done.stderr.strip()}\n{source}")
+    return list(csv.reader(done.stdout.splitlines()))
+
+
+def as_markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; columns of numbers stand to the right."""
+    if len(rows) < 2:
+        return "(nothing measured yet)\n"
+    header, *lines = rows
+    columns = list(zip(*lines, strict=True))
+    marks = ["---:" if all(NUMBER.fullmatch(cell) for cell in column) else "---" for column in columns]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (header, marks, *lines))

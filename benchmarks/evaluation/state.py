@@ -1,0 +1,101 @@
+"""What answers depend on, read from the database: base model, encoder, examples, adapters, policies, rows."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from loracomp.db import Connection
+
+from .plan import Part, Unit
+
+# What a policy's answers don't depend on: routing, where one adapter or none is given; merging, where only routes are.
+ROUTING = frozenset(
+    {"k", "temperature", "aggregation", "nucleus", "top_p", "max_adapters", "min_similarity", "weighting", "seed"}
+)
+MERGING = frozenset({"strategy", "density", "choice_normalization"})
+
+BASE_MODEL = "SELECT fingerprint FROM loracomp.find_base_model(NULL)"
+ENCODER = "SELECT fingerprint, input_version FROM loracomp.show_encoder()"
+INDEX = """
+SELECT encode(sha256(string_agg(sha256(convert_to(t.name, 'utf8') || e.content_hash), ''::bytea
+    ORDER BY t.name, e.content_hash)), 'hex') AS digest
+FROM loracomp.example_embedding AS v
+JOIN loracomp.example AS e ON e.id = v.example_id JOIN loracomp.task AS t ON t.id = e.task_id
+"""
+ADAPTERS = """
+SELECT t.name AS task, a.sha256, coalesce(a.training -> 'tasks_seen', '[]') AS tasks_seen
+FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.status = 'active'
+"""
+POLICIES = "SELECT name, to_jsonb(p) - 'name' - 'description' AS settings FROM loracomp.policy AS p"
+ROWS = """
+SELECT t.name, count(*) AS rows,
+    encode(sha256(string_agg(sha256(convert_to(row(x.prompt, x.choices, x.answer)::text, 'utf8')), ''::bytea
+        ORDER BY x.place)), 'hex') AS digest
+FROM loracomp.task AS t CROSS JOIN LATERAL loracomp.evaluated_examples(t.name, 'validation', 0) AS x
+GROUP BY t.name
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything that an answer depends on, but the code."""
+
+    base_model: str
+    retrieval: dict[str, Any]
+    """Encoder and examples."""
+    adapters: dict[str, str]
+    """Task -> sha256 of its active adapter."""
+    tasks_seen: dict[str, list[str]]
+    """Task -> tasks whose rows its adapter has learnt from, where that is known."""
+    policies: dict[str, dict[str, Any]]
+    rows: dict[str, tuple[int, str]]
+    """Task -> number and digest of the rows that can be asked."""
+
+    def units(self, part: Part) -> list[Unit]:
+        """What a part measures on this library; a task whose adapter isn't there yet is asked of the base model."""
+        return [
+            Unit(part, task, policy, self.digest(part, task, policy), self.rows[task][0])
+            for task in part.tasks
+            if task in self.rows
+            for policy in part.policies
+            if policy in self.policies
+            and (part.name != "library" or task in self.adapters or self.policies[policy]["router"] == "base")
+        ]
+
+    def digest(self, part: Part, task: str, policy: str) -> str:
+        """12 hexadecimal digits that change with whatever the unit's answers depend on."""
+        settings = self.policies[policy]
+        depends: dict[str, Any] = {"base_model": self.base_model, "rows": self.rows[task][1]}
+        if part.kind == "route":
+            depends |= {"settings": _without(settings, MERGING), "tasks": sorted(self.adapters), **self.retrieval}
+        elif settings["router"] == "base":
+            depends |= {"choice_normalization": settings["choice_normalization"]}
+        elif settings["router"] == "own_task":
+            depends |= {"settings": _without(settings, ROUTING), "adapter": self.adapters[task]}
+        else:
+            depends |= {"settings": settings, "adapters": self.adapters, **self.retrieval}
+        if part.exclude_own:
+            depends |= {"kept out": sorted(adapter for adapter, seen in self.tasks_seen.items() if task in seen)}
+        return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read_state(connection: Connection) -> State:
+    """What the database holds now."""
+
+    def read(statement: str) -> list[dict[str, Any]]:
+        return connection.execute(statement).fetchall()
+
+    adapters = read(ADAPTERS)
+    return State(
+        base_model=read(BASE_MODEL)[0]["fingerprint"],
+        retrieval={"encoder": read(ENCODER), "index": read(INDEX)[0]["digest"]},
+        adapters={row["task"]: row["sha256"] for row in adapters},
+        tasks_seen={row["task"]: row["tasks_seen"] for row in adapters},
+        policies={row["name"]: row["settings"] for row in read(POLICIES)},
+        rows={row["name"]: (row["rows"], row["digest"]) for row in read(ROWS)},
+    )
+
+
+def _without(settings: dict[str, Any], names: frozenset[str]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if name not in names}

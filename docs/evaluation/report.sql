@@ -1,0 +1,167 @@
+-- The raw results of an evaluation as tables, and what is reckoned from them, in a schema of their own. In the repository's root:
+--     loracomp db psql -f docs/evaluation/report.sql
+-- docs/evaluation.md queries them. The statistics are those of bi.evaluation_accuracy, bi.evaluation_pair and
+-- bi.routing_quality, which say the same of evaluations that are still in the database.
+DROP SCHEMA IF EXISTS report CASCADE;
+CREATE SCHEMA report;
+
+CREATE TABLE report.measured (
+    part text NOT NULL,
+    task text NOT NULL,
+    family text NOT NULL,
+    policy text NOT NULL,
+    router text NOT NULL,
+    is_mix integer NOT NULL,
+    row integer NOT NULL,
+    excluded text,
+    expected_index integer,
+    choice_index integer,
+    correct integer,
+    nearest_task text,
+    nearest_similarity double precision,
+    top_task text,
+    mix text,
+    adapters integer,
+    entropy_bits double precision,
+    norm_ratio double precision,
+    cosine double precision,
+    device text,
+    digest text NOT NULL,
+    PRIMARY KEY (part, task, policy, row)
+);
+COMMENT ON TABLE report.measured IS 'A line a job, as in docs/evaluation/rows.';
+COMMENT ON COLUMN report.measured.part IS 'routing, library, own_excluded or unseen.';
+COMMENT ON COLUMN report.measured.task IS 'Task that the row comes from.';
+COMMENT ON COLUMN report.measured.router IS 'retrieval, or a control: base, own_task, random, random_parameters.';
+COMMENT ON COLUMN report.measured.is_mix IS '1 for a retrieved mix weighted by similarity: what is compared with controls.';
+COMMENT ON COLUMN report.measured.row IS 'Number of the row in validation.jsonl, from 0.';
+COMMENT ON COLUMN report.measured.excluded IS 'Tasks whose adapters and examples were kept out.';
+COMMENT ON COLUMN report.measured.expected_index IS '1-based place of the right choice.';
+COMMENT ON COLUMN report.measured.choice_index IS '1-based place of the chosen one; null where the job failed, or asked for weights.';
+COMMENT ON COLUMN report.measured.correct IS '1 or 0; null where nothing was answered.';
+COMMENT ON COLUMN report.measured.nearest_task IS 'Task of the most similar train example.';
+COMMENT ON COLUMN report.measured.nearest_similarity IS 'Its cosine similarity.';
+COMMENT ON COLUMN report.measured.top_task IS 'Most probable task.';
+COMMENT ON COLUMN report.measured.mix IS 'Adapters that answered, by their tasks, with weights.';
+COMMENT ON COLUMN report.measured.entropy_bits IS 'Entropy of the tasks'' probabilities.';
+COMMENT ON COLUMN report.measured.norm_ratio IS 'Size of the merged change over that of the exact weighted sum.';
+COMMENT ON COLUMN report.measured.cosine IS 'Cosine between the two.';
+COMMENT ON COLUMN report.measured.digest IS 'Of what the answer depends on: models, adapters, examples, settings, rows.';
+\copy report.measured FROM PROGRAM 'find docs/evaluation/rows -name ''*.csv.gz'' -exec gzip -cd ''{}'' + | sed /^part,/d' WITH (FORMAT csv)
+
+ANALYZE report.measured;
+
+-- Columns of the page, in this order; other policies follow by name.
+CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
+SELECT coalesce(array_position(ARRAY[
+    'base', 'own_task', 'nearest', 'default', 'linear_rescaled', 'cat', 'ties', 'ties_rescaled', 'magnitude_prune',
+    'magnitude_prune_rescaled', 'uniform', 'random', 'random_parameters'
+], policy), 10);
+$$;
+
+-- Where own tasks are kept out, the base model and the own adapter answer as they do in the library.
+CREATE VIEW report.answer AS
+SELECT m.part, m.task, m.family, m.policy, m.is_mix, m.row, m.correct
+FROM report.measured AS m WHERE m.correct IS NOT NULL
+UNION ALL
+SELECT 'own_excluded', m.task, m.family, m.policy, m.is_mix, m.row, m.correct
+FROM report.measured AS m
+WHERE m.correct IS NOT NULL AND m.part = 'library' AND m.router IN ('base', 'own_task')
+    AND EXISTS (SELECT FROM report.measured AS x WHERE x.part = 'own_excluded' AND x.task = m.task);
+
+-- Of each task, with Wilson's interval; means of families and of all count every task alike, and their intervals are put
+-- together from the tasks' own (Zou and Donner 2008).
+CREATE TABLE report.accuracy AS
+WITH by_task AS (
+    SELECT
+        a.part, a.family, a.task, a.policy, bool_or(a.is_mix = 1) AS is_mix,
+        count(*) AS n, sum(a.correct) AS correct, avg(a.correct)::double precision AS accuracy
+    FROM report.answer AS a GROUP BY a.part, a.family, a.task, a.policy
+)
+SELECT
+    t.part,
+    CASE WHEN t.task IS NOT NULL THEN 'task' WHEN t.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
+    t.family, t.task, t.policy, bool_or(t.is_mix) AS is_mix,
+    count(*) AS tasks, sum(t.n)::bigint AS n, min(t.n) AS least_n, avg(t.accuracy) AS accuracy,
+    greatest(0, avg(t.accuracy) - sqrt(sum((t.accuracy - i.low) ^ 2)) / count(*)) AS low,
+    least(1, avg(t.accuracy) + sqrt(sum((i.high - t.accuracy) ^ 2)) / count(*)) AS high
+FROM by_task AS t CROSS JOIN LATERAL bi.wilson_interval(t.correct, t.n) AS i
+GROUP BY t.part, t.policy, GROUPING SETS ((t.family, t.task), (t.family), ());
+
+-- Two policies on the rows that both answered. Intervals: Agresti and Min (2005), of a mean from the sum of variances. p:
+-- McNemar's exact test over the rows of all tasks together.
+CREATE TABLE report.pair AS
+WITH by_task AS (
+    SELECT
+        a.part, a.family, a.task, a.policy AS policy_a, b.policy AS policy_b, count(*) AS n,
+        count(*) FILTER (WHERE a.correct > b.correct) AS only_a,
+        count(*) FILTER (WHERE a.correct < b.correct) AS only_b
+    FROM report.answer AS a
+    INNER JOIN report.answer AS b ON b.part = a.part AND b.task = a.task AND b.row = a.row AND b.policy <> a.policy
+    GROUP BY a.part, a.family, a.task, a.policy, b.policy
+), by_scope AS (
+    SELECT
+        k.part, k.family, k.task, k.policy_a, k.policy_b,
+        count(*) AS tasks,
+        count(*) FILTER (WHERE k.only_a > k.only_b) AS ahead,
+        count(*) FILTER (WHERE k.only_a = k.only_b) AS level,
+        count(*) FILTER (WHERE k.only_a < k.only_b) AS behind,
+        sum(k.n)::bigint AS n, sum(k.only_a)::bigint AS only_a, sum(k.only_b)::bigint AS only_b,
+        avg((k.only_a - k.only_b)::double precision / k.n) AS difference,
+        avg((k.only_a - k.only_b)::double precision / (k.n + 2)) AS centre,
+        sqrt(sum((k.only_a + k.only_b + 1 - (k.only_a - k.only_b)::double precision ^ 2 / (k.n + 2)) / (k.n + 2) ^ 2))
+            / count(*) AS standard_error
+    FROM by_task AS k
+    GROUP BY k.part, k.policy_a, k.policy_b, GROUPING SETS ((k.family, k.task), (k.family), ())
+)
+SELECT
+    s.part,
+    CASE WHEN s.task IS NOT NULL THEN 'task' WHEN s.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
+    s.family, s.task, s.policy_a, s.policy_b, s.tasks, s.ahead, s.level, s.behind, s.n, s.only_a, s.only_b, s.difference,
+    greatest(-1, s.centre - 1.959964 * s.standard_error) AS low,
+    least(1, s.centre + 1.959964 * s.standard_error) AS high,
+    bi.mcnemar_p(s.only_a, s.only_b) AS p
+FROM by_scope AS s;
+
+-- The mix that does best by its mean over the tasks of a part. Chosen after the fact, so flattered a little.
+CREATE VIEW report.best AS
+SELECT DISTINCT ON (a.part) a.part, a.policy
+FROM report.accuracy AS a WHERE a.scope = 'all' AND a.is_mix
+ORDER BY a.part, a.tasks DESC, a.accuracy DESC, a.policy;
+
+-- How well retrieval found the rows' own task, from jobs that asked for weights alone.
+CREATE VIEW report.routing AS
+WITH by_task AS (
+    SELECT
+        m.family, m.task, count(*) AS n,
+        avg((m.top_task = m.task)::integer) AS true_first,
+        avg((f.family = m.family)::integer) AS family_first,
+        avg((position(' ' || m.task || ' ' IN ' ' || coalesce(m.mix, '')) > 0)::integer) AS true_inside,
+        avg(m.adapters) AS adapters,
+        avg(m.entropy_bits) AS entropy_bits,
+        avg((m.nearest_similarity >= 0.95)::integer) AS near_duplicates
+    FROM report.measured AS m
+    LEFT JOIN (SELECT DISTINCT task, family FROM report.measured) AS f ON f.task = m.top_task
+    WHERE m.part = 'routing'
+    GROUP BY m.family, m.task
+)
+SELECT
+    CASE WHEN k.task IS NOT NULL THEN 'task' WHEN k.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
+    k.family, k.task, count(*) AS tasks, sum(k.n)::bigint AS n, avg(k.true_first) AS true_first,
+    avg(k.family_first) AS family_first, avg(k.true_inside) AS true_inside, avg(k.adapters) AS adapters,
+    avg(k.entropy_bits) AS entropy_bits, avg(k.near_duplicates) AS near_duplicates
+FROM by_task AS k GROUP BY GROUPING SETS ((k.family, k.task), (k.family), ());
+
+-- Shares and differences as the page prints them, in % and points.
+CREATE FUNCTION report.percent(accuracy double precision, low double precision, high double precision, n bigint)
+RETURNS text LANGUAGE sql IMMUTABLE AS $$
+SELECT format('%s<br><sub>%s to %s, n %s</sub>', to_char(100 * accuracy, 'FM990.0'), round((100 * low)::numeric),
+    round((100 * high)::numeric), n);
+$$;
+CREATE FUNCTION report.signed(difference double precision) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+SELECT to_char(round((100 * difference)::numeric, 1), 'FMSG990.0');
+$$;
+CREATE FUNCTION report.points(difference double precision, low double precision, high double precision, p double precision)
+RETURNS text LANGUAGE sql IMMUTABLE AS $$
+SELECT format('%s<br><sub>%s to %s, p %s</sub>', report.signed(difference), report.signed(low), report.signed(high), CASE WHEN p < 0.0001 THEN '< 0.0001' ELSE trim_scale(round(p::numeric, 4))::text END);
+$$;

@@ -1,0 +1,236 @@
+"""docs/evaluation.md's command: what is measured when, raw results as files, tables out of them by SQL."""
+
+import gzip
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.evaluation.measure import measure, stages
+from benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
+from benchmarks.evaluation.report import copy_tables, fill_page, run_sql
+from benchmarks.evaluation.results import COLUMNS, add_rows, count_rows, drop_stale, path_of, read_rows, write_rows
+from benchmarks.evaluation.state import State
+from evaluation_data import add_rows as add_examples
+from evaluation_data import answer_all, right_on
+from loracomp.errors import LoracompError
+from routing_data import add_base_model
+
+REPORT = Path(__file__).parent.parent / "docs" / "evaluation" / "report.sql"
+LIBRARY = next(part for part in PARTS if part.name == "library")
+KEPT_OUT = next(part for part in PARTS if part.exclude_own)
+
+
+def unit(policy: str = "base", digest: str = "d1", *, part: Part = LIBRARY, task: str = "rte", rows: int = 8) -> Unit:
+    return Unit(part, task, policy, digest, rows)
+
+
+def line(row: int, *, policy: str = "base", correct: int = 1, **given: str) -> dict[str, str]:
+    first = dict.fromkeys(COLUMNS, "") | {"part": "library", "task": "rte", "family": "nli", "digest": "d1"}
+    mix = str(int(policy in ("default", "cat")))
+    return first | {"policy": policy, "router": "r", "is_mix": mix, "row": str(row), "correct": str(correct)} | given
+
+
+def test_breadth_first_and_controls_less() -> None:
+    assert stages(None) == [50, 100, 250, None]
+    assert stages(100) == [50, 100]
+    assert stages(70) == [50, 70]
+    units = [unit("base", rows=300), unit("random", rows=300), unit("base", task="cb", rows=65)]
+    assert [count for _, count in lacking(units, {}, 50, 30)] == [50, 30, 50]
+    assert [count for _, count in lacking(units, {}, None, 100)] == [300, 100, 65]
+    assert lacking(units, dict(zip(units, (300, 100, 65), strict=True)), None, 100) == []
+
+
+STATE = State(
+    base_model="b",
+    retrieval={"encoder": "e", "index": "i"},
+    adapters={"rte": "1", "mnli": "2"},
+    tasks_seen={"rte": ["rte"], "mnli": ["mnli"]},
+    policies={
+        "base": {"router": "base", "k": 20, "choice_normalization": "none"},
+        "own_task": {"router": "own_task", "k": 20, "strategy": "linear"},
+        "default": {"router": "retrieval", "k": 20, "strategy": "linear"},
+    },
+    rows={"rte": (8, "r"), "mnli": (8, "m")},
+)
+
+
+def settings(**changes: object) -> dict:
+    """A change of all policies."""
+    return {"policies": {name: each | changes for name, each in STATE.policies.items()}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "stale"),
+    [
+        ({"base_model": "c"}, {"base", "own_task", "default"}),
+        ({"rows": {"rte": (9, "s"), "mnli": (8, "m")}}, {"base", "own_task", "default"}),
+        ({"retrieval": {"encoder": "f", "index": "i"}}, {"default"}),
+        ({"adapters": {"rte": "1", "mnli": "3"}}, {"default"}),
+        ({"adapters": {"rte": "4", "mnli": "2"}}, {"own_task", "default"}),
+        ({"policies": {name: each | {"k": 9} for name, each in STATE.policies.items()}}, {"default"}),
+        (
+            {"policies": {name: each | {"strategy": "cat"} for name, each in STATE.policies.items()}},
+            {"own_task", "default"},
+        ),
+    ],
+)
+def test_what_an_answer_depends_on_makes_it_stale(changes: dict, stale: set[str]) -> None:
+    changed = replace(STATE, **changes)
+    policies = ("base", "own_task", "default")
+    assert {
+        policy for policy in policies if STATE.digest(LIBRARY, "rte", policy) != changed.digest(LIBRARY, "rte", policy)
+    } == stale
+
+
+def test_adapters_that_have_seen_a_task_count_where_it_is_kept_out() -> None:
+    started = replace(STATE, tasks_seen={"rte": ["mnli", "rte"], "mnli": ["mnli"]})
+    for task, changes in (("mnli", True), ("rte", False)):
+        before, after = (state.digest(KEPT_OUT, task, "default") for state in (STATE, started))
+        assert (before != after) is changes
+    assert STATE.digest(LIBRARY, "mnli", "default") == started.digest(LIBRARY, "mnli", "default")
+
+
+def test_a_task_without_an_adapter_is_asked_of_the_base_model_alone() -> None:
+    state = replace(STATE, adapters={"rte": "1"}, tasks_seen={"rte": ["rte"]})
+    assert {(each.task, each.policy) for each in state.units(LIBRARY)} == {
+        ("mnli", "base"),
+        *(("rte", policy) for policy in STATE.policies),
+    }
+
+
+def test_files_are_the_same_bytes_for_the_same_rows_and_stale_ones_go(tmp_path: Path) -> None:
+    path = path_of(tmp_path, "library", "rte")
+    add_rows(tmp_path, "library", "rte", [line(10), line(9), line(9, policy="own_task")])
+    first = path.read_bytes()
+    write_rows(path, reversed(read_rows(path)))
+    assert path.read_bytes() == first
+    assert [row["row"] for row in read_rows(path)] == ["9", "10", "9"]
+    assert gzip.decompress(first).decode().splitlines()[0] == ",".join(COLUMNS)
+    units = [unit(), unit("own_task", "d2")]
+    assert drop_stale(tmp_path, units) == 1
+    assert list(count_rows(tmp_path, units).values()) == [2, 0]
+    assert drop_stale(tmp_path, []) == 2
+    assert not path.exists()
+
+
+def test_what_is_measured_is_not_asked_again(connection, tmp_path: Path) -> None:
+    add_base_model(connection)
+    add_examples(connection, "rte", 8, family="nli")
+    right = right_on({("base", "rte"): range(3)})
+
+    def ask(unit: Unit, rows: int) -> int:
+        """Jobs that were answered."""
+        asked = []
+        steps = measure(
+            connection,
+            tmp_path,
+            [unit],
+            lambda: answer_all(connection, lambda job: asked.append(job["id"]) or right(job)),
+            rows=rows,
+            control_rows=100,
+        )
+        assert all(steps)
+        return len(asked)
+
+    assert ask(unit(), 3) == 3
+    first = {row["row"] for row in read_rows(path_of(tmp_path, "library", "rte"))}
+    before = path_of(tmp_path, "library", "rte").read_bytes()
+    assert ask(unit(), 3) == 0
+    assert path_of(tmp_path, "library", "rte").read_bytes() == before
+    # Another machine has the files and none of the jobs.
+    connection.execute("DELETE FROM loracomp.job")
+    assert ask(unit(), 5) == 2
+    assert ask(unit(), 100) == 3
+    rows = read_rows(path_of(tmp_path, "library", "rte"))
+    assert first < {row["row"] for row in rows} == {str(number) for number in range(8)}
+    assert {row["row"] for row in rows if row["correct"] == "1"} == {"0", "1", "2"}
+    # Another library: the old lines go, and all is asked again.
+    assert drop_stale(tmp_path, [unit(digest="d2")]) == 8
+    assert ask(unit(digest="d2"), 100) == 8
+
+
+def test_a_stop_is_said_and_nothing_is_lost(connection, tmp_path: Path) -> None:
+    add_base_model(connection)
+    add_examples(connection, "rte", 8, family="nli")
+    steps = list(measure(connection, tmp_path, [unit()], lambda: None, rows=3, control_rows=100))
+    assert steps[-1] == "stopped, with 3 jobs left: the same command goes on"
+    assert read_rows(path_of(tmp_path, "library", "rte")) == []
+
+
+PAGE = """
+<!-- table: accuracy -->
+old
+<!-- end -->
+
+```sql
+SELECT a.scope, a.task, a.n, round(100 * a.accuracy) AS "%", round(100 * a.low) AS low, round(100 * a.high) AS high
+FROM report.accuracy AS a WHERE a.part = 'library' AND a.policy = 'default' ORDER BY a.scope DESC, a.task;
+```
+
+<!-- table: pair -->
+<!-- end -->
+
+```sql
+SELECT p.policy_a, p.n, p.only_a, p.only_b, round(p.p::numeric, 4) AS p, p.ahead, p.level, p.behind,
+    report.signed(p.difference) AS points
+FROM report.pair AS p WHERE p.part = 'own_excluded' AND p.policy_b = 'base' AND p.scope = 'all'
+```
+
+<!-- table: routing -->
+<!-- end -->
+
+```sql
+SELECT r.task, r.true_first::float, r.family_first::float, r.true_inside::float
+FROM report.routing AS r WHERE r.scope = 'task'
+```
+"""
+
+
+def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
+    results = tmp_path / "docs" / "evaluation"
+    # default is right on 7 of 10 rows of rte and 1 of 2 of cb, base on 3 of rte.
+    add_rows(results, "library", "rte", [line(n, policy="default", correct=int(n < 7)) for n in range(10)])
+    add_rows(results, "library", "rte", [line(n, router="base", correct=int(6 <= n < 9)) for n in range(10)])
+    add_rows(results, "library", "cb", [line(n, policy="default", task="cb", correct=n) for n in range(2)])
+    kept_out = {"part": "own_excluded"}
+    add_rows(results, "own_excluded", "rte", [line(n, policy="default", **kept_out) for n in range(10)])
+    routed = {"part": "routing", "policy": "default", "correct": "", "top_task": "cb"}
+    mixes = ("cb 0.6 + rte 0.4", "cb 1")
+    add_rows(results, "routing", "rte", [line(n) | routed | {"mix": mix} for n, mix in enumerate(mixes)])
+    page, other = tmp_path / "docs" / "evaluation.md", tmp_path / "README.md"
+    page.write_text(PAGE)
+    marks = "<!-- table: pair -->\n{}<!-- end -->\n<!-- table: unknown -->\n<!-- end -->\n"
+    other.write_text(marks.format("old\n"))
+    run_sql(database, REPORT.read_text(), tmp_path)
+    tables = fill_page(database, page, tmp_path)
+    assert [text.splitlines()[2:] for text in tables.values()] == [
+        # Wilson: 7 of 10 is 40 to 89, 1 of 2 is 9 to 91; the mean of 70 and 50 is 60, and its ends are half the root of
+        # the summed squares of 30.3 and 40.5 below, of 19.2 and 40.5 above.
+        [
+            "| task | cb | 2 | 50 | 9 | 91 |",
+            "| task | rte | 10 | 70 | 40 | 89 |",
+            "| family |  | 12 | 60 | 35 | 82 |",
+            "| all |  | 12 | 60 | 35 | 82 |",
+        ],
+        # The base model answers there as in the library: 10 to 3, of which 7 alone; 2 / 2^7.
+        ["| default | 10 | 7 | 0 | 0.0156 | 1 | 0 | 0 | +70.0 |"],
+        ["| rte | 0 | 1 | 0.5 |"],
+    ]
+    assert page.read_text().count("old") == 0
+    copy_tables(other, tables)
+    assert other.read_text() == marks.format(tables["pair"])
+    again = page.read_text()
+    fill_page(database, page, tmp_path)
+    assert page.read_text() == again
+
+
+def test_the_page_stands_without_results(database, tmp_path: Path) -> None:
+    (tmp_path / "docs" / "evaluation" / "rows").mkdir(parents=True)
+    page = tmp_path / "docs" / "evaluation.md"
+    page.write_text(REPORT.parent.with_suffix(".md").read_text())
+    run_sql(database, REPORT.read_text(), tmp_path)
+    tables = fill_page(database, page, tmp_path)
+    assert tables["library"] == "(nothing measured yet)\n"
+    with pytest.raises(LoracompError, match=r"report\.nothing"):
+        run_sql(database, "SELECT * FROM report.nothing", tmp_path)
