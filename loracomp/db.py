@@ -65,6 +65,7 @@ _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
     (pg.NoDataFound, NotFoundError, "{}"),
     ((pg.IntegrityError, pg.RaiseException), RefusedError, "{}"),
     ((pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName), SchemaMismatchError, "{}; run `loracomp init`"),
+    (pg.ObjectNotInPrerequisiteState, SchemaMismatchError, "{}"),
     (pg.InsufficientPrivilege, RefusedError, "{}; ask an administrator for the loracomp role that may"),
     (psycopg.DataError, UsageError, "{}"),
     ((pg.QueryCanceled, pg.LockNotAvailable, pg.DeadlockDetected), LoracompError, "{}; try again"),

@@ -24,7 +24,10 @@ class DatabaseUnavailableError(LoracompError):
 
 
 class SchemaMismatchError(LoracompError):
-    """The schema is older or newer than this release: run `loracomp init`, or upgrade loracomp."""
+    """The schema is older or newer than this release: run `loracomp init`, or upgrade loracomp.
+
+    Or the encoder is another than the one that this process was started with: start it again.
+    """
 
     exit_code = 4
 

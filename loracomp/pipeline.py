@@ -52,7 +52,7 @@ class Pipeline:
         with _timed(timings, "encode"):
             vectors = encode(self.encoder, jobs)
         with _timed(timings, "route"):
-            routes = {routed.job_id: routed for routed in route(connection, jobs, vectors)}
+            routes = {routed.job_id: routed for routed in route(connection, jobs, vectors, self.encoder.fingerprint)}
         # A job that was purged meanwhile has no route, and nobody waits for its answer.
         asked = [job for job in jobs if job.kind == "predict" and job.id in routes]
         with _timed(timings, "predict"):

@@ -35,7 +35,9 @@ SELECT * FROM loracomp.show_encoder()
 SELECT loracomp.embedding_dimensions() AS dimensions
 
 -- name: resize_embeddings
-ALTER TABLE loracomp.example_embedding ALTER COLUMN embedding TYPE vector(%(dimensions)s)
+-- A new type comes with its own storage, which would keep vectors apart from their rows.
+ALTER TABLE loracomp.example_embedding
+    ALTER COLUMN embedding TYPE vector(%(dimensions)s), ALTER COLUMN embedding SET STORAGE PLAIN
 
 -- name: drop_embedding_index
 SELECT loracomp.drop_embedding_index(incoming => %(incoming)s::bigint) AS dropped
@@ -98,7 +100,10 @@ SELECT * FROM loracomp.list_policies(name => %(name)s)
 
 -- name: route_jobs
 -- Vectors travel in binary: as text they would take eighty times as long.
-SELECT * FROM loracomp.route_jobs(job_ids => %(job_ids)s::bigint[], embeddings => %(embeddings)b::vector[])
+SELECT * FROM loracomp.route_jobs(
+    job_ids => %(job_ids)s::bigint[], embeddings => %(embeddings)b::vector[],
+    encoder => %(encoder)s::text, input_version => %(input_version)s::smallint
+)
 
 -- name: tune_routing
 SELECT loracomp.tune_routing() AS ef_search

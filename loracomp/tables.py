@@ -35,8 +35,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
 SCHEMA = "loracomp"
-DIMENSIONS = 384
-"""Of the default encoder. `loracomp init` sets another encoder's in the database; comparison ignores the number."""
+DIMENSIONS = 768
+"""Of the default encoder: two views of 384. `loracomp encoder set` sets another's; comparison ignores the number."""
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -117,7 +117,8 @@ encoder = Table(
     _required(
         "input_version",
         SmallInteger,
-        "What it is shown. 1: prompt, then a newline and the choices joined by ' | '.",
+        "What it is shown. 1: prompt, then a newline and the choices joined by ' | '. "
+        "2: prompt and choices apart, each half of the vector.",
         server_default=text("1"),
     ),
     _created_at(),
@@ -268,7 +269,7 @@ policy = Table(
         "retrieval; or a control: own_task, random, random_parameters, base.",
         server_default=text("'retrieval'"),
     ),
-    _required("k", Integer, "Examples to retrieve.", server_default=text("20")),
+    _required("k", Integer, "Examples to retrieve.", server_default=text("30")),
     _required("temperature", Double, "Of the softmax over similarities.", server_default=text("0.1")),
     _required(
         "aggregation",
@@ -279,7 +280,7 @@ policy = Table(
     _required(
         "nucleus", Text, "Whether the nucleus is taken over tasks or over examples.", server_default=text("'tasks'")
     ),
-    _required("top_p", Double, "Mass that the nucleus must reach.", server_default=text("0.9")),
+    _required("top_p", Double, "Mass that the nucleus must reach.", server_default=text("0.95")),
     _required("max_adapters", Integer, "Adapters in a composition at most.", server_default=text("8")),
     _required(
         "min_similarity",

@@ -12,12 +12,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from job_data import BASE, prediction
 from loracomp.config import load_settings
 from loracomp.db import Connection
 from loracomp.errors import JobError
 from loracomp.records import Failure, Job
 from loracomp.shutdown import serve
+from loracomp.steps.route import route
+from loracomp.tables import DIMENSIONS
 from loracomp.worker import Worker
 
 
@@ -58,6 +62,8 @@ class Obedient:
             case ["fail"]:
                 result.failures.append(Failure(job.id, "prompt_too_long", "the prompt is too long"))
                 return
+            case ["route-by", fingerprint]:
+                route(connection, [job], np.ones((1, DIMENSIONS), np.float32), fingerprint)
             case ["forget"]:
                 return
             case ["nul"]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from loracomp import db
 from loracomp.queries import QUERIES
 
-DIMENSIONS = 384
+DIMENSIONS = 768
 BASE_MODEL = "toy"
 Vectors = npt.NDArray[np.float32]
 
@@ -137,8 +137,8 @@ def add_jobs(
 def route_jobs(
     connection: db.Connection, jobs: Sequence[int], vectors: Vectors, *, prepare: bool | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of the SQL function."""
-    given = {"job_ids": list(jobs), "embeddings": list(vectors)}
+    """Rows of the SQL function, for vectors that no encoder made."""
+    given = {"job_ids": list(jobs), "embeddings": list(vectors), "encoder": None, "input_version": None}
     return connection.execute(QUERIES["route_jobs"], given, prepare=prepare).fetchall()
 
 

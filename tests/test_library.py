@@ -89,7 +89,7 @@ def test_a_library_carries_embeddings_and_references_and_no_text(built, minilm):
     rows = {e.source_ref: e for e in read_examples(load_entry("piqa"), "train", str(built / "data" / "piqa"))}
     chosen = [rows[ref] for ref in examples.source_refs]
     assert [e.content_hash for e in chosen] == [bytes(row) for row in examples.content_hashes]
-    expected = minilm.encode([f"{e.prompt}\nUse warm water. | Use sand." for e in chosen])
+    expected = minilm.encode([(e.prompt, ["Use warm water.", "Use sand."]) for e in chosen])
     np.testing.assert_allclose(examples.embeddings, expected, atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(examples.embeddings, axis=1), 1, atol=1e-6)
     for file in (built / "built").rglob("*"):
@@ -185,9 +185,9 @@ def test_a_library_of_another_encoder_or_base_model_is_refused(connection, datab
     library_files.write_manifest(library, manifest.model_copy(update={"encoder": other}))
     with pytest.raises(RefusedError, match="is not this database's"):
         load_library(connection, library, settings=settings)
-    newer = manifest.encoder.model_copy(update={"input_version": 2})
+    newer = manifest.encoder.model_copy(update={"input_version": 3})
     library_files.write_manifest(library, manifest.model_copy(update={"encoder": newer}))
-    with pytest.raises(RefusedError, match="was shown input version 2"):
+    with pytest.raises(RefusedError, match="was shown input version 3"):
         load_library(connection, library, settings=settings)
     base = manifest.base_model.model_copy(update={"fingerprint": "b" * 64})
     library_files.write_manifest(library, manifest.model_copy(update={"base_model": base}))

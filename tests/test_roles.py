@@ -60,7 +60,7 @@ JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop policy base_model priority run_at idempotency_key tags exclude_tasks
     max_attempts timeout_s
 """
-VECTOR = [1.0] + [0.0] * 383
+VECTOR = [1.0] + [0.0] * 767
 WRITES = {
     "loracomp_submitter": {("job", "INSERT", column) for column in JOB_COLUMNS.split()},
     "loracomp_worker": set(),

@@ -10,7 +10,8 @@ from psycopg import sql
 
 from conftest import create_database, drop_database
 from loracomp import db
-from loracomp.errors import UsageError
+from loracomp.encoding import INPUT_FORMAT_VERSION
+from loracomp.errors import SchemaMismatchError, UsageError
 from loracomp.records import Job
 from loracomp.steps.route import route
 from routing_data import (
@@ -81,7 +82,7 @@ def test_the_trace_is_whole(connection: db.Connection) -> None:
 
 def test_the_policy_is_kept_as_it_was(connection: db.Connection) -> None:
     policy = route_one(connection, policy="ties")["policy"]
-    assert (policy["name"], policy["strategy"], policy["k"], policy["top_p"]) == ("ties", "ties", 20, 0.9)
+    assert (policy["name"], policy["strategy"], policy["k"], policy["top_p"]) == ("ties", "ties", 30, 0.95)
     assert not policy.keys() & {"description", "created_at", "updated_at"}
 
 
@@ -250,9 +251,19 @@ def test_one_vanished_submitter_reads_nothing_and_costs_the_batch_nothing(connec
 # The worker's step
 
 
-def test_the_step_returns_records_in_order(connection: db.Connection) -> None:
+@pytest.fixture
+def encoder(connection: db.Connection) -> str:
+    """Fingerprint of the database's encoder."""
+    values = (DIMENSIONS, INPUT_FORMAT_VERSION)
+    connection.execute(
+        "INSERT INTO loracomp.encoder VALUES (1, 'toy', 'made up', NULL, repeat('e', 64), %s, %s)", values
+    )
+    return "e" * 64
+
+
+def test_the_step_returns_records_in_order(connection: db.Connection, encoder: str) -> None:
     jobs = [a_job(id_) for id_ in add_jobs(connection, 1, "random_parameters") + add_jobs(connection, 1, "base")]
-    routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0))
+    routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0), encoder)
     assert (routed.job_id, alone.job_id) == (jobs[0].id, jobs[1].id)
     assert routed.example_tasks == ("near", "near", "middle", "middle", "far", "far")
     assert (routed.tasks, routed.composed_tasks) == (tuple(TASKS), ("near", "middle"))
@@ -264,17 +275,32 @@ def test_the_step_returns_records_in_order(connection: db.Connection) -> None:
     assert (alone.composition.adapter_ids, alone.fallback) == ((), "router is base")
 
 
-def test_the_step_refuses_another_encoders_vectors(connection: db.Connection) -> None:
+def test_the_step_refuses_vectors_of_another_length(connection: db.Connection, encoder: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
-    with pytest.raises(UsageError, match="embedding has 3 dimensions; this database holds vectors of 384"):
-        route(connection, jobs, np.ones((1, 3), dtype=np.float32))
+    with pytest.raises(UsageError, match="embedding has 3 dimensions; this database holds vectors of 768"):
+        route(connection, jobs, np.ones((1, 3), dtype=np.float32), encoder)
+
+
+CHANGES = [
+    "UPDATE loracomp.encoder SET fingerprint = repeat('f', 64)",
+    "UPDATE loracomp.encoder SET input_version = 99",
+]
+
+
+@pytest.mark.parametrize("change", [*CHANGES, "DELETE FROM loracomp.encoder"])
+def test_the_step_notices_that_the_encoder_was_changed(connection: db.Connection, encoder: str, change: str) -> None:
+    jobs = [a_job(*add_jobs(connection, 1))]
+    assert len(route(connection, jobs, QUERY, encoder)) == 1
+    connection.execute(change.encode())
+    with pytest.raises(SchemaMismatchError, match=r"encoder is no longer the one .*: start the worker again"):
+        route(connection, jobs, QUERY, encoder)
 
 
 @pytest.mark.parametrize("number", ["nan", "inf"])
-def test_a_vector_that_is_none_is_refused(connection: db.Connection, number: str) -> None:
+def test_a_vector_that_is_none_is_refused(connection: db.Connection, encoder: str, number: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
     with pytest.raises(UsageError, match="not allowed in vector"):
-        route(connection, jobs, np.full((1, DIMENSIONS), float(number), dtype=np.float32))
+        route(connection, jobs, np.full((1, DIMENSIONS), float(number), dtype=np.float32), encoder)
 
 
 def test_a_missing_vector_is_refused(connection: db.Connection) -> None:

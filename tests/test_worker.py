@@ -19,6 +19,7 @@ from job_data import BASE, add_jobs, clear, expire_leases, job, shared_database,
 from loracomp import db
 from loracomp.config import Settings
 from loracomp.db import Connection
+from loracomp.errors import SchemaMismatchError
 from loracomp.worker import Worker
 from queue_worker import Obedient
 
@@ -118,6 +119,14 @@ def test_the_workers_role_is_enough(connection: Connection, database: str):
     done, failed = add_jobs(connection, "a", "fail")
     drain_here(make_conninfo(database, user="job_worker"))
     assert statuses(connection) == {done: "succeeded", failed: "failed"}
+
+
+def test_a_worker_whose_encoder_is_no_longer_the_databases_ends_and_costs_no_job(connection: Connection, database: str):
+    jobs = add_jobs(connection, "a", "route-by ffff")
+    with pytest.raises(SchemaMismatchError, match="start the worker again"):
+        drain_here(database)
+    assert set(statuses(connection).values()) == {"queued"}
+    assert [job(connection, job_id)["attempts"] for job_id in jobs] == [0, 0]
 
 
 @pytest.mark.parametrize(("listen", "poll_s", "within_s"), [(True, 60, 5), (False, 0.2, 5)])

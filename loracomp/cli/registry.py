@@ -204,7 +204,7 @@ def build(
     *,
     task: Annotated[list[str] | None, typer.Option(help="Tasks to embed. Defaults to those with an adapter.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Examples a task at most. Defaults to 500.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Examples a task at most. Defaults to 300.")] = None,
     seed: Annotated[int, typer.Option(help="Of the examples drawn.")] = 0,
     base_model: Annotated[str, typer.Option(help="Source of the base model.")] = DEFAULT_BASE,
     encoder: Annotated[str, typer.Option(help="Source of the encoder.")] = DEFAULT_ENCODER,

@@ -11,11 +11,14 @@ from sqlalchemy import Connection as SqlalchemyConnection
 
 from loracomp import schema
 from loracomp.db import Connection, translated_errors
-from loracomp.encoding import INPUT_FORMAT_VERSION
+from loracomp.encoding import INPUT_FORMAT_VERSION, VIEWS
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.queries import QUERIES
 from loracomp.registry.models import BaseModelDescription, Encoder, load_encoder
 from loracomp.sql_objects import set_aside
+
+INDEXABLE = 2000
+"""Dimensions that pgvector's HNSW takes of a vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +70,14 @@ def set_encoder(url: str, encoder: Encoder) -> dict[str, tuple[int, int]]:
 
     Where its vectors have another length the table is changed, for which sql/ is dropped and applied again: only the
     owner may. Returns for each task (embeddings removed, those of them that can't be made again, for want of a text).
-    `embed_examples` makes the others again. Workers must be started again.
+    `embed_examples` makes the others again. Workers that run end with a sentence and must be started again. Raises
+    RefusedError where its vectors are longer than an index holds.
     """
+    if encoder.dimensions > INDEXABLE:
+        raise RefusedError(
+            f"encoder {encoder.name} gives vectors of {encoder.dimensions} dimensions, {encoder.dimensions // VIEWS} "
+            f"each for prompt and choices; an index holds at most {INDEXABLE}: choose a smaller one"
+        )
     with translated_errors(), schema.installing(url) as connection:
         driver = connection.connection.driver_connection
         assert isinstance(driver, psycopg.Connection)

@@ -9,7 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from loracomp.db import Connection, translated_errors
-from loracomp.encoding import encoder_input
 from loracomp.queries import QUERIES
 from loracomp.registry.base_models import check_encoder
 from loracomp.registry.models import Encoder
@@ -32,7 +31,7 @@ def embed_examples(connection: Connection, encoder: Encoder, task: str | None = 
         line = progress.add_task("embedding", total=None)
         while rows := _unembedded(connection, task):
             progress.update(line, total=done + rows[0]["remaining"])
-            copy_embeddings(connection, rows, encoder.encode([encoder_input(r["prompt"], r["choices"]) for r in rows]))
+            copy_embeddings(connection, rows, encoder.encode([(r["prompt"], r["choices"]) for r in rows]))
             done += len(rows)
             progress.update(line, completed=done)
     tune_routing(connection)

@@ -15,7 +15,7 @@ from loracomp.registry.library_files import BaseModelPart, EncoderPart, Manifest
 from loracomp.registry.models import BaseModelDescription, Encoder
 from loracomp.registry.tasks import draw
 
-EXAMPLES_A_TASK = 500
+EXAMPLES_A_TASK = 300
 CARD = "README.md"
 
 

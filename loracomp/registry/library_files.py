@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from loracomp.catalogue import Example
 from loracomp.catalogue.templates import HASH_VERSION
-from loracomp.encoding import INPUT_FORMAT_VERSION, encoder_input
+from loracomp.encoding import INPUT_FORMAT_VERSION, encoder_views
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.registry.models import Encoder
 
@@ -153,7 +153,8 @@ def write_examples_file(folder: Path, task: str, examples: Sequence[Example], en
     A file that holds just these, embedded by this encoder, stays as it is.
     """
     path = folder / "examples" / f"{task}.safetensors"
-    texts = [encoder_input(example.prompt, example.choices) for example in examples]
+    shown = [(example.prompt, example.choices) for example in examples]
+    texts = [encoder_views(*each) for each in shown]
     about = {
         "source_refs": [example.source_ref for example in examples],
         "hash_version": HASH_VERSION,
@@ -164,7 +165,7 @@ def write_examples_file(folder: Path, task: str, examples: Sequence[Example], en
     if path.is_file() and _about(path) == about:
         return path
     tensors = {
-        "embeddings": encoder.encode(texts).astype(np.float16),
+        "embeddings": encoder.encode(shown).astype(np.float16),
         "content_hashes": np.frombuffer(b"".join(e.content_hash for e in examples), np.uint8).reshape(-1, 32),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
+from loracomp.encoding import VIEWS, Shown, encoder_views
 from loracomp.errors import LoracompError, RefusedError, UsageError
 from loracomp.registry.gguf import converted_folder
 from loracomp.registry.sources import ResolvedSource, fingerprint, resolve_source
@@ -57,22 +58,32 @@ class Encoder:
     revision: str | None
     fingerprint: str
     dimensions: int
+    """Length of its vectors: those of the views (`loracomp.encoding`), one after the other."""
     max_tokens: int
-    """A longer text is cut here by the encoder, without a word."""
+    """A longer view is cut here by the encoder, without a word."""
     model: Any
 
-    def encode(self, texts: Sequence[str], batch_size: int = 64) -> npt.NDArray[np.float32]:
-        """Unit vectors [n, dimensions], in the order of `texts`."""
-        if not texts:
+    def encode(self, shown: Sequence[Shown], batch_size: int = 64) -> npt.NDArray[np.float32]:
+        """Unit vectors [n, dimensions] of prompts with their choices, in their order; equal texts are embedded once."""
+        if not shown:
             return np.zeros((0, self.dimensions), dtype=np.float32)
-        vectors = self.model.encode(
-            list(texts),
+        views = [encoder_views(prompt, choices) for prompt, choices in shown]
+        texts = list(dict.fromkeys(text for pair in views for text in pair if text is not None))
+        embedded = dict(zip(texts, self._embed(texts, batch_size), strict=True))
+        nothing = np.zeros(self.dimensions // VIEWS, dtype=np.float32)
+        rows = [np.concatenate([nothing if text is None else embedded[text] for text in pair]) for pair in views]
+        vectors: npt.NDArray[np.float32] = np.array(rows, dtype=np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors
+
+    def _embed(self, texts: list[str], batch_size: int) -> Any:
+        return self.model.encode(
+            texts,
             batch_size=batch_size,
             normalize_embeddings=True,
             show_progress_bar=False,
             convert_to_numpy=True,
         )
-        return np.asarray(vectors, dtype=np.float32)
 
 
 def load_base_model(
@@ -134,7 +145,7 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
         source=source,
         revision=resolved.revision,
         fingerprint=fingerprint(resolved),
-        dimensions=int(model.get_embedding_dimension() or 0),
+        dimensions=VIEWS * int(model.get_embedding_dimension() or 0),
         max_tokens=int(model.max_seq_length or 0),
         model=model,
     )

@@ -5,11 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.encoding import encoder_input
 from loracomp.records import Job
 from loracomp.registry.models import Encoder
 
 
 def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:
-    """Unit vectors [len(jobs), dimensions] of what the encoder is shown of each job (`encoding.encoder_input`)."""
-    return encoder.encode([encoder_input(job.prompt, job.choices) for job in jobs])
+    """Unit vectors [len(jobs), dimensions] of what the encoder is shown of each job (`loracomp.encoding`)."""
+    return encoder.encode([(job.prompt, job.choices) for job in jobs])

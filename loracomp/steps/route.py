@@ -7,17 +7,26 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp.db import Connection, translated_errors
+from loracomp.encoding import INPUT_FORMAT_VERSION
 from loracomp.queries import QUERIES
 from loracomp.records import Composition, Job, Route
 
 
-def route(connection: Connection, jobs: Sequence[Job], embeddings: npt.NDArray[np.float32]) -> list[Route]:
+def route(
+    connection: Connection, jobs: Sequence[Job], embeddings: npt.NDArray[np.float32], encoder: str
+) -> list[Route]:
     """Routes of a batch, in its order, from one snapshot; a job that was purged meanwhile has none.
 
-    `embeddings` [len(jobs), dimensions] as `steps.encode` returns them; the connection knows pgvector's types. Raises
-    UsageError where they are not as long as the database's.
+    `embeddings` [len(jobs), dimensions] as `steps.encode` returns them; `encoder` is the fingerprint of the one that
+    made them; the connection knows pgvector's types. Raises SchemaMismatchError where the database has another encoder
+    by now, UsageError where vectors are not as long as the database's.
     """
-    given = {"job_ids": [job.id for job in jobs], "embeddings": list(embeddings)}
+    given = {
+        "job_ids": [job.id for job in jobs],
+        "embeddings": list(embeddings),
+        "encoder": encoder,
+        "input_version": INPUT_FORMAT_VERSION,
+    }
     with translated_errors():
         return [_route(row) for row in connection.execute(QUERIES["route_jobs"], given, binary=True)]
 

@@ -1,8 +1,10 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.route_jobs(bigint[], vector[])
+-- drop: DROP FUNCTION IF EXISTS loracomp.route_jobs(bigint[], vector[], text, smallint)
 -- Changes nothing. One call a batch: settings, scope, retrieval and adapters come from one snapshot.
 -- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
 -- hnsw.ef_search is what tune_routing sets by the size of the table.
-CREATE FUNCTION loracomp.route_jobs(job_ids bigint[], embeddings vector[])
+CREATE FUNCTION loracomp.route_jobs(
+    job_ids bigint[], embeddings vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
+)
 RETURNS TABLE (
     job_id bigint,
     policy jsonb,
@@ -40,7 +42,8 @@ AS $$
         FROM unnest(job_ids, embeddings) WITH ORDINALITY AS a (job_id, embedding, place)
         JOIN loracomp.job AS j ON j.id = a.job_id
         JOIN loracomp.policy AS p ON p.name = j.policy
-        WHERE loracomp.check_embedding(a.embedding)
+        WHERE loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version)
+            AND loracomp.check_embedding(a.embedding)
     ), scope AS MATERIALIZED (
         SELECT s.*, loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks) AS eligible
         FROM (SELECT DISTINCT a.base_model, a.submitted_by, a.exclude_tasks FROM asked AS a) AS s
@@ -110,4 +113,5 @@ $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
 'Routes a batch of jobs by their unit vectors: a row a job with the retrieved examples, tasks by falling probability (weight '
 '0: not composed), the adapters to compose, and where there are none the reason. Whatever the router, the examples and '
-'probabilities are those of retrieval. A job that no longer exists has no row.';
+'probabilities are those of retrieval. A job that no longer exists has no row. encoder is the fingerprint of the one that '
+'made the vectors, shown input_version: an error where the database has another; null where none made them.';
