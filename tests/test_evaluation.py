@@ -464,6 +464,14 @@ def test_own_tasks_that_were_kept_out_are_not_missed(connection: db.Connection) 
     assert (row["true_first"], row["true_inside"], row["family_first"], row["adapters"]) == (None, None, 1, 2)
 
 
+def test_tasks_without_an_adapter_are_not_missed(connection: db.Connection) -> None:
+    connection.execute("DELETE FROM loracomp.adapter WHERE task_id = (SELECT id FROM loracomp.task WHERE name = 'tea')")
+    start(connection, "tea tin", "default", rows_a_task=2)
+    answer_all(connection, lambda job: routed("tin", "ore", probabilities=(0.5, 0.5), kept=2))
+    found = {row["own_task"]: (row["true_first"], row["true_inside"]) for row in view(connection, "routing_quality")}
+    assert (found["tea"], found["tin"]) == ((None, None), (1, 1))
+
+
 # Guards.
 
 
@@ -509,7 +517,7 @@ def test_near_duplicates(connection: db.Connection) -> None:
         connection.execute(
             "INSERT INTO loracomp.example_embedding "
             "SELECT id, task_id, %s::vector FROM loracomp.example WHERE source_ref = %s",
-            [str([*vector, *[0] * 382]), source_ref],
+            [str([*vector, *[0] * 766]), source_ref],
         )
     start(connection, "tea", "default", kind="route", rows_a_task=1)
     (job,) = jobs(connection)

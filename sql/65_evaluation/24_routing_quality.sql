@@ -7,12 +7,10 @@ WITH routed AS NOT MATERIALIZED (
         t.family,
         j.task AS own_task,
         j.policy,
-        -- Null where the own task was kept out: it can't be found.
-        CASE WHEN j.task <> ALL (j.exclude_tasks) THEN coalesce(p.tasks[1] = j.task, FALSE) END AS true_first,
+        CASE WHEN s.may_be_found THEN coalesce(p.tasks[1] = j.task, FALSE) END AS true_first,
         coalesce(f.family = t.family, FALSE) AS family_first,
         CASE
-            WHEN j.task <> ALL (j.exclude_tasks)
-                THEN coalesce(p.weights[array_position(p.tasks, j.task)] > 0, FALSE)
+            WHEN s.may_be_found THEN coalesce(p.weights[array_position(p.tasks, j.task)] > 0, FALSE)
         END AS true_inside,
         cardinality(p.adapter_ids) AS adapters,
         (SELECT -sum(u.p * ln(u.p)) / ln(2) FROM unnest(p.probabilities) AS u (p) WHERE u.p > 0) AS entropy
@@ -20,6 +18,15 @@ WITH routed AS NOT MATERIALIZED (
     INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
     INNER JOIN loracomp.task AS t ON j.task = t.name
     LEFT JOIN loracomp.task AS f ON p.tasks[1] = f.name
+    -- A task that was kept out, or never had an active adapter, can't be found.
+    CROSS JOIN LATERAL (
+        SELECT
+            j.task <> ALL (j.exclude_tasks) AND EXISTS (
+                SELECT FROM loracomp.adapter AS a
+                INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
+                WHERE a.task_id = t.id AND b.name = j.base_model AND a.status <> 'staged'
+            ) AS may_be_found
+    ) AS s
     WHERE j.evaluation IS NOT NULL AND p.policy ->> 'router' = 'retrieval'
 ),
 
@@ -65,10 +72,10 @@ COMMENT ON COLUMN bi.routing_quality.policy IS 'Name of the settings of routing.
 COMMENT ON COLUMN bi.routing_quality.tasks IS 'Tasks that the means are over, each counting alike.';
 COMMENT ON COLUMN bi.routing_quality.n IS 'Jobs that were routed.';
 COMMENT ON COLUMN bi.routing_quality.true_first IS
-'Share of them, 0 to 1, whose most probable task was their own; null where own tasks were kept out.';
+'Share of them, 0 to 1, whose most probable task was their own; null where own tasks were kept out or have no adapter.';
 COMMENT ON COLUMN bi.routing_quality.family_first IS 'Share whose most probable task was of their own task''s family.';
 COMMENT ON COLUMN bi.routing_quality.true_inside IS
-'Share whose own task had a weight in the mix; null where own tasks were kept out.';
+'Share whose own task had a weight in the mix; null where own tasks were kept out or have no adapter.';
 COMMENT ON COLUMN bi.routing_quality.adapters IS 'Adapters a job.';
 COMMENT ON COLUMN bi.routing_quality.entropy_bits IS
 'Entropy of the tasks'' probabilities: 0 is certain of one, 1 as unsure as between two alike, 2 as among four.';
