@@ -97,6 +97,9 @@ def test_a_task_without_an_adapter_is_asked_of_the_base_model_alone() -> None:
         ("mnli", "base"),
         *(("rte", policy) for policy in STATE.policies),
     }
+    routing = next(part for part in PARTS if part.kind == "route")
+    assert [each.task for each in state.units(routing)] == ["rte"]
+    assert [each.task for each in state.units(KEPT_OUT)] == ["mnli", "rte"]
 
 
 def test_files_are_the_same_bytes_for_the_same_rows_and_stale_ones_go(tmp_path: Path) -> None:

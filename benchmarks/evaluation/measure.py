@@ -87,7 +87,7 @@ def measure(
             if missing:
                 start = perf_counter()
                 added = _ask(connection, folder, missing, answer)
-                yield f"{part}, {task}: {added} jobs of {len(missing)} policies, {perf_counter() - start:.0f} s"
+                yield f"{part}, {task}: {added} jobs, {perf_counter() - start:.0f} s"
                 if left := connection.execute(LEFT).fetchall()[0]["jobs"]:
                     yield f"stopped, with {left} jobs left: the same command goes on"
                     return

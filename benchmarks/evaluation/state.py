@@ -53,14 +53,15 @@ class State:
     """Task -> number and digest of the rows that can be asked."""
 
     def units(self, part: Part) -> list[Unit]:
-        """What a part measures on this library; a task whose adapter isn't there yet is asked of the base model."""
+        """What a part measures on this library; a task without an adapter yet is asked of the base model alone."""
+        without_own = part.unseen or part.exclude_own
         return [
             Unit(part, task, policy, self.digest(part, task, policy), self.rows[task][0])
             for task in part.tasks
             if task in self.rows
             for policy in part.policies
             if policy in self.policies
-            and (part.name != "library" or task in self.adapters or self.policies[policy]["router"] == "base")
+            and (without_own or task in self.adapters or self.policies[policy]["router"] == "base")
         ]
 
     def digest(self, part: Part, task: str, policy: str) -> str:
