@@ -212,22 +212,19 @@ class Bench:
     def row(
         self, label: str, similarities: Callable[[str], Array], use: Settings, chosen: npt.NDArray[np.bool_]
     ) -> str:
-        """A line of a table: for each form the shares of true task first, family first, true inside, and adapters."""
-        cells = []
-        for form in self.forms:
-            found = nearest(similarities(form)[:, chosen], self.index.owners[chosen])
-            cells += [f"{value:.3f}" if n < 3 else f"{value:.2f}" for n, value in enumerate(self._means(found, use))]
+        """A line of a table: for each form true task first, its family first, true task inside (%), adapters."""
+        found = [nearest(similarities(form)[:, chosen], self.index.owners[chosen]) for form in self.forms]
+        cells = ["{:.1f} / {:.1f} / {:.1f} / {:.2f}".format(*self._means(each, use)) for each in found]
         return f"| {label} | {' | '.join(cells)} |"
 
     def _means(self, found: tuple[Array, npt.NDArray[np.int64]], use: Settings) -> Array:
         masses, inside = weigh(found, len(self.index.tasks), use)
         first, each = masses.argmax(1), np.arange(len(masses))
         families = self.index.families
-        figures = np.array(
-            [first == self.own, families[first] == families[self.own], inside[each, self.own], inside.sum(1)],
-            dtype=float,
-        )
-        return np.mean([figures[:, self.own == task].mean(1) for task in np.unique(self.own)], axis=0)
+        shares = [first == self.own, families[first] == families[self.own], inside[each, self.own]]
+        figures = np.array([*(100.0 * share for share in shares), inside.sum(1)])
+        means: Array = np.mean([figures[:, self.own == task].mean(1) for task in np.unique(self.own)], axis=0)
+        return means
 
     def table(self, title: str, lines: Sequence[tuple[str, Callable[[str], Array], Settings]]) -> None:
         everything = np.ones(len(self.index.owners), dtype=bool)
@@ -236,10 +233,7 @@ class Bench:
             print(self.row(label, similarities, use, everything), flush=True)
 
     def _head(self, title: str) -> str:
-        columns = [
-            f"{form}: {name}" for form in self.forms for name in ("true first", "family first", "inside", "adapters")
-        ]
-        return f"\n| {title} | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
+        return f"\n| {title} | {' | '.join(self.forms)} |\n|{'---|' * (len(self.forms) + 1)}"
 
     def examples_a_task(self, counts: Sequence[int]) -> None:
         print(self._head("examples a task"))
@@ -254,7 +248,7 @@ class Bench:
                 continue
             first = masses[rows].argmax(1)
             family = (self.index.families[first] == self.index.families[number]).mean()
-            figures = f"{family:.3f} | {inside[rows, number].mean():.3f} | {inside[rows].sum(1).mean():.2f}"
+            figures = f"{family:.1%} | {inside[rows, number].mean():.1%} | {inside[rows].sum(1).mean():.2f}"
             print(f"| {task} | {rows.sum()} | {figures} | {most(self.index.tasks[place] for place in first)} |")
 
 
@@ -328,7 +322,7 @@ def unseen(index: Index, queries: list[Query], embed: Embedder) -> None:
             first = masses.argmax(1)
             family = (index.families[first] == rows[0].family).mean()
             names = most(index.tasks[place] for place in first)
-            print(f"| {task} | {form} | {family:.3f} | {inside.sum(1).mean():.2f} | {names} |")
+            print(f"| {task} | {form} | {family:.1%} | {inside.sum(1).mean():.2f} | {names} |")
 
 
 def main() -> None:
@@ -344,7 +338,8 @@ def main() -> None:
     print(f"{options.split}: {len(known)} rows of {len(index.tasks)} tasks, {len(index.owners)} examples")
     bench = Bench(index, known, embed)
     bench.table("chosen", [("two views, k 30, temperature 0.1, top_p 0.95", bench.mixed, Settings())])
-    bench.by_task("bare")
+    for form in ("catalogue's template", "bare"):
+        bench.by_task(form)
     robustness(bench)
     if options.split == "train":
         sweeps(bench)

@@ -118,7 +118,7 @@ CHANGES = {
         "INSERT INTO loracomp.policy (name) VALUES ('audited')",
         "UPDATE loracomp.policy SET k = 7 WHERE name = 'audited'",
         "DELETE FROM loracomp.policy WHERE name = 'audited'",
-        ("k", 20, 7),
+        ("k", 30, 7),
     ),
     "task": (
         "INSERT INTO loracomp.task (name) VALUES ('audited')",

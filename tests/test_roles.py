@@ -53,7 +53,8 @@ EXECUTE = {
 OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs check_role_exists
     unknown_tasks stored_vector check_evaluation evaluated_examples tasks_that_have_seen text_key
-    check_embedding eligible_tasks search_exactly nearest_examples route_query pick_tasks fitting_ef_search
+    check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query pick_tasks
+    fitting_ef_search
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
 """
 JOB_COLUMNS = """
