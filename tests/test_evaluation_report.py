@@ -10,7 +10,7 @@ from benchmarks.evaluation.measure import measure, stages
 from benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
 from benchmarks.evaluation.report import copy_tables, fill_page, run_sql
 from benchmarks.evaluation.results import COLUMNS, add_rows, count_rows, drop_stale, path_of, read_rows, write_rows
-from benchmarks.evaluation.state import State
+from benchmarks.evaluation.state import State, read_state
 from evaluation_data import add_rows as add_examples
 from evaluation_data import answer_all, right_on
 from loracomp.errors import LoracompError
@@ -100,6 +100,16 @@ def test_a_task_without_an_adapter_is_asked_of_the_base_model_alone() -> None:
     routing = next(part for part in PARTS if part.kind == "route")
     assert [each.task for each in state.units(routing)] == ["rte"]
     assert [each.task for each in state.units(KEPT_OUT)] == ["mnli", "rte"]
+
+
+def test_another_database_of_the_same_library_gives_the_same_digests(connection) -> None:
+    add_base_model(connection)
+    add_examples(connection, "rte", 8, family="nli")
+    first = read_state(connection)
+    connection.execute("UPDATE loracomp.policy SET updated_at = now(), created_at = now(), description = 'again'")
+    assert read_state(connection) == first
+    connection.execute("UPDATE loracomp.policy SET density = 0.3")
+    assert read_state(connection) != first
 
 
 def test_files_are_the_same_bytes_for_the_same_rows_and_stale_ones_go(tmp_path: Path) -> None:

@@ -27,7 +27,9 @@ ADAPTERS = """
 SELECT t.name AS task, a.sha256, coalesce(a.training -> 'tasks_seen', '[]') AS tasks_seen
 FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.status = 'active'
 """
-POLICIES = "SELECT name, to_jsonb(p) - 'name' - 'description' AS settings FROM loracomp.policy AS p"
+POLICIES = """
+SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[] AS settings FROM loracomp.policy AS p
+"""
 ROWS = """
 SELECT t.name, count(*) AS rows,
     encode(sha256(string_agg(sha256(convert_to(row(x.prompt, x.choices, x.answer)::text, 'utf8')), ''::bytea
