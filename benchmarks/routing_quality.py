@@ -9,9 +9,10 @@ are routed too.
 """
 
 import argparse
+import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ import numpy.typing as npt
 from loracomp.catalogue import entry_names, load_entry, read_examples
 from loracomp.catalogue.leaks import SHORTEST_SHARED
 from loracomp.catalogue.reading import rows_of
+from loracomp.encoding import VIEWS
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
 from loracomp.registry.models import Encoder, load_encoder
 
@@ -97,7 +99,7 @@ class Index:
         self.tasks = sorted(manifest.tasks)
         self.families = np.array([manifest.tasks[task].family for task in self.tasks])
         files = [read_examples_file(folder, task) for task in self.tasks]
-        self.source_refs = {reference for file in files for reference in file.source_refs}
+        self.source_refs = [reference for file in files for reference in file.source_refs]
         vectors = np.concatenate([file.embeddings for file in files]).astype(float) * np.sqrt(2)
         self.prompts, self.choices = np.split(vectors, 2, axis=1)
         self.owners = np.repeat(np.arange(len(files)), [len(file.source_refs) for file in files])
@@ -111,8 +113,9 @@ def queries_of(task: str, folder: Path, split: str, count: int, index: Index) ->
     raw = {f"{task}/{split}#{n}": row for n, row in enumerate(rows_of(str(folder), None, split, ""))}
     template, *columns = TEXTS[task]
     texts = {reference: [str(raw[reference][column]).strip() for column in columns] for reference in examples}
-    taken = {text for ref in texts.keys() & index.source_refs for text in texts[ref] if len(text) >= SHORTEST_SHARED}
-    free = [reference for reference in examples if reference not in index.source_refs]
+    embedded = set(index.source_refs)
+    taken = {text for ref in texts.keys() & embedded for text in texts[ref] if len(text) >= SHORTEST_SHARED}
+    free = [reference for reference in examples if reference not in embedded]
     free = [reference for reference in free if split != "train" or taken.isdisjoint(texts[reference])]
     random.Random(0).shuffle(free)
     return [
@@ -131,25 +134,29 @@ def _prompts(prompt: str, template: str, texts: list[str]) -> dict[str, str]:
 
 
 class Embedder:
-    """The encoder, which embeds a text once; with a file, once for ever."""
+    """The encoder, which embeds a text once; with a file, once for ever. The file holds hashes, no text."""
 
     def __init__(self, encoder: Encoder, cache: Path | None) -> None:
         self._encoder, self._cache = encoder, cache
         self._known: dict[str, Array] = {}
         if cache and cache.is_file():
             stored = np.load(cache)
-            self._known = dict(zip(stored["texts"].tolist(), stored["vectors"], strict=True))
+            self._known = dict(zip(stored["keys"].tolist(), stored["vectors"], strict=True))
 
     def __call__(self, texts: Sequence[str]) -> Array:
         """Unit vectors [n, d] of single texts."""
-        unknown = sorted(set(texts) - self._known.keys())
-        for start in range(0, len(unknown), 512):
-            some = unknown[start : start + 512]
-            vectors = self._encoder.encode([(text, None) for text in some])[:, : self._encoder.dimensions // 2]
-            self._known |= dict(zip(some, vectors.astype(float), strict=True))
+        keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+        unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
+        for some in batched(sorted(unknown, key=lambda key: len(unknown[key])), 512):
+            vectors = self._encoder.encode([(unknown[key], None) for key in some])
+            self._known |= dict(zip(some, vectors[:, : self._encoder.dimensions // VIEWS], strict=True))
             if self._cache:
-                np.savez(self._cache, texts=list(self._known), vectors=np.array(list(self._known.values()), np.float32))
-        return np.array([self._known[text] for text in texts])
+                np.savez(self._cache, keys=list(self._known), vectors=np.array(list(self._known.values())))
+        return np.array([self._known[key] for key in keys], dtype=float)
+
+
+def batched(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
+    return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
 def joined(choices: Sequence[str]) -> str:
@@ -228,15 +235,15 @@ class Bench:
 
     def table(self, title: str, lines: Sequence[tuple[str, Callable[[str], Array], Settings]]) -> None:
         everything = np.ones(len(self.index.owners), dtype=bool)
-        print(self._head(title))
+        print(self.head(title))
         for label, similarities, use in lines:
             print(self.row(label, similarities, use, everything), flush=True)
 
-    def _head(self, title: str) -> str:
+    def head(self, title: str) -> str:
         return f"\n| {title} | {' | '.join(self.forms)} |\n|{'---|' * (len(self.forms) + 1)}"
 
     def examples_a_task(self, counts: Sequence[int]) -> None:
-        print(self._head("examples a task"))
+        print(self.head("examples a task"))
         for count in counts:
             print(self.row(str(count), self.mixed, Settings(), self.index.places < count), flush=True)
 
@@ -252,7 +259,7 @@ class Bench:
             print(f"| {task} | {rows.sum()} | {figures} | {most(self.index.tasks[place] for place in first)} |")
 
 
-def most(tasks: Iterator[str]) -> str:
+def most(tasks: Iterable[str]) -> str:
     counts = Counter(tasks)
     return ", ".join(f"{task} {count / counts.total():.0%}" for task, count in counts.most_common(4))
 
@@ -302,6 +309,31 @@ def robustness(bench: Bench) -> None:
     bench.table("choices", lines)
 
 
+def one_text(bench: Bench, data: Path, count: int) -> None:
+    """Version 1 of the input, prompt and choices in one text, beside two views: on `count` examples a task."""
+    few = bench.index.places < count
+    entries = {task: read_examples(load_entry(task), "train", str(data / task)) for task in bench.index.tasks}
+    texts = {each.source_ref: _one_text(each.prompt, each.choices) for rows in entries.values() for each in rows}
+    references = [bench.index.source_refs[place] for place in np.flatnonzero(few)]
+    examples = bench.embed([texts[reference] for reference in references])
+
+    def similarities(form: str) -> Array:
+        every = np.full((len(bench.queries), len(few)), -1.0)
+        shown = [_one_text(query.prompts[form], query.choices) for query in bench.queries]
+        every[:, few] = bench.embed(shown) @ examples.T
+        return every
+
+    print(bench.head(f"{count} examples a task"))
+    for use in (Settings(k=20, top_p=0.9), Settings()):
+        settings = f"k {use.k}, top_p {use.top_p}"
+        print(bench.row(f"one text, {settings}", similarities, use, few), flush=True)
+        print(bench.row(f"two views, {settings}", bench.mixed, use, few), flush=True)
+
+
+def _one_text(prompt: str, choices: Sequence[str] | None) -> str:
+    return f"{prompt}\n{joined(choices)}" if choices else prompt
+
+
 def _share(bench: Bench, share: float) -> Callable[[str], Array]:
     return lambda form: bench.mixed(form, share)
 
@@ -343,6 +375,8 @@ def main() -> None:
     robustness(bench)
     if options.split == "train":
         sweeps(bench)
+        if options.one_text:
+            one_text(bench, options.data, options.one_text)
     unseen(index, [query for task in rows for query in rows[task]], embed)
 
 
@@ -351,8 +385,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", choices=["train", "validation"], default="train")
     parser.add_argument("--rows", type=int, default=20, help="Queries a task at most.")
+    parser.add_argument("--one-text", type=int, default=0, help="Examples a task to embed in version 1 of the input.")
     parser.add_argument("--library", type=Path, default=PACKAGED)
-    parser.add_argument("--cache", type=Path, help="Keep embeddings of queries, and their texts, in this .npz file.")
+    parser.add_argument("--cache", type=Path, help="Keep embeddings of queries in this .npz file.")
     return parser.parse_args()
 
 
