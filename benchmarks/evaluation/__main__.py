@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psycopg
 from psycopg import sql
+from psycopg.types.json import Jsonb
 from rich.console import Console
 
 from loracomp import db, schema
@@ -28,7 +29,7 @@ from loracomp.shutdown import serve
 from loracomp.worker import Worker
 
 from .measure import measure
-from .plan import PARTS, Unit
+from .plan import ADDED_POLICIES, PARTS, Unit
 from .report import write_report
 from .results import drop_stale
 from .state import read_state
@@ -83,9 +84,11 @@ def own_database(server: str) -> str:
 
 
 def fill_database(connection: db.Connection, settings: Settings, data: str) -> None:
-    """The shipped library, and the validation rows of all tasks."""
+    """The shipped library, the validation rows of all tasks, and controls that the library doesn't bring."""
     with console.status("loading the library and the rows to ask"):
         load_library(connection, settings=settings)
+        for name, values in ADDED_POLICIES.items():
+            connection.execute("SELECT loracomp.set_policy(%s, %s)", [name, Jsonb(values)])
         for part in PARTS:
             for task in part.tasks:
                 import_split(connection, task, "validation", data)

@@ -19,9 +19,17 @@ POLICIES = (
     "uniform",
     "random",
     "random_parameters",
+    "uniform_cat",
+    "random_cat",
 )
 """Asked in this order, those that the database has. A policy of your own that is to be compared goes here."""
-CONTROLS = frozenset({"uniform", "random", "random_parameters"})
+ADDED_POLICIES: dict[str, dict[str, str]] = {
+    "uniform_cat": {"weighting": "uniform", "strategy": "cat"},
+    "random_cat": {"router": "random", "strategy": "cat"},
+}
+"""Policies that the evaluation brings. Linear makes a mix of unlike adapters smaller, so that a control which it merges
+is nearer to the base model than a mix under cat: these are controls under cat."""
+CONTROLS = frozenset({"uniform", "random", "random_parameters", *ADDED_POLICIES})
 """Asked fewer rows: they are compared with, and need not be known as well."""
 STAGES = (50, 100, 250, None)
 """Rows a task, breadth first: whenever it is stopped, a report stands. None: all."""

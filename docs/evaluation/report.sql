@@ -55,7 +55,7 @@ ANALYZE report.measured;
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
     'base', 'own_task', 'nearest', 'default', 'linear_rescaled', 'cat', 'ties', 'ties_rescaled', 'magnitude_prune',
-    'magnitude_prune_rescaled', 'uniform', 'random', 'random_parameters'
+    'magnitude_prune_rescaled', 'uniform', 'random', 'random_parameters', 'uniform_cat', 'random_cat'
 ], policy), 10);
 $$;
 
