@@ -303,7 +303,7 @@ policy = Table(
         "choice_normalization",
         Text,
         "What a choice's summed log-likelihood is divided by: none, characters, tokens.",
-        server_default=text("'none'"),
+        server_default=text("'tokens'"),
     ),
     _created_at(),
     _required("updated_at", DateTime(timezone=True), "When it was last changed.", server_default=text("now()")),
