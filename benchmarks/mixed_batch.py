@@ -23,9 +23,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from loracomp.composition.blocks import Factors
 from loracomp.composition.layers import composed
-from loracomp.composition.resident import move_factors
-from loracomp.composition.strategies import AdapterWeights, Factors, ModuleFactors, compose
+from loracomp.composition.strategies import AdapterWeights, Mix, gated
 from loracomp.config import load_settings
 from loracomp.registry.models import BaseModel, load_base_model
 from loracomp.scoring import encode_texts, pad_right
@@ -64,15 +64,15 @@ def measure(dtype: str, rows: int, repeats: int) -> dict[str, float]:
     mixes = [draw.sample(range(ADAPTERS), IN_A_MIX) for _ in range(rows)]
 
     start = perf_counter()
-    merged = [compose("cat", [adapters[i] for i in mix], WEIGHTS) for mix in mixes]
-    factors = [move_factors(each, base.model.device, base.model.dtype) for each in merged]
+    packed = [adapter.packed() for adapter in adapters]
+    gates = [gated("cat", [packed[i] for i in mix], WEIGHTS) for mix in mixes]
     compose_s = perf_counter() - start
 
-    mixed, alone = forward(base, prompts, factors), forward(base, prompts, [{}] * rows)
-    one_by_one = torch.stack([forward(base, [prompt], [{}])[0] for prompt in prompts])
+    mixed, alone = forward(base, prompts, gates), forward(base, prompts, [Mix()] * rows)
+    one_by_one = torch.stack([forward(base, [prompt], [Mix()])[0] for prompt in prompts])
     figures = {}
     if dtype == "bfloat16":
-        figures = times(base, prompts, factors, repeats) | {"composing all mixes, s": compose_s}
+        figures = times(base, prompts, gates, repeats) | {"composing all mixes, s": compose_s}
     peft, peft_s = peft_one_by_one(base, adapters, mixes, prompts)
     return {
         "largest logit difference to PEFT": float((mixed - peft).abs().max()),
@@ -84,9 +84,9 @@ def measure(dtype: str, rows: int, repeats: int) -> dict[str, float]:
     }
 
 
-def times(base: BaseModel, prompts: list[list[int]], factors: list[ModuleFactors], repeats: int) -> dict[str, float]:
+def times(base: BaseModel, prompts: list[list[int]], mixes: list[Mix], repeats: int) -> dict[str, float]:
     base_s, mixed_s = take_turns(
-        lambda: forward(base, prompts, [{}] * len(prompts)), lambda: forward(base, prompts, factors), repeats
+        lambda: forward(base, prompts, [Mix()] * len(prompts)), lambda: forward(base, prompts, mixes), repeats
     )
     return {"base model alone, s": base_s, "mixed pass, s": mixed_s, "mixed / base": mixed_s / base_s}
 
@@ -110,10 +110,10 @@ def made_up_prompts(count: int) -> list[str]:
     return [" ".join(draw.choices(WORDS, k=draw.randint(20, 80))) for _ in range(count)]
 
 
-def forward(base: BaseModel, prompts: list[list[int]], rows: list[ModuleFactors]) -> Tensor:
-    """Logits [rows, vocabulary] after each prompt, in float32; composing excluded, stacking of factors included."""
+def forward(base: BaseModel, prompts: list[list[int]], rows: list[Mix]) -> Tensor:
+    """Logits [rows, vocabulary] after each prompt, in float32; gating excluded, gathering of factors included."""
     input_ids, attention_mask = pad_right(prompts, base.model.device)
-    with composed(base.model, rows):
+    with composed(base.model, rows, input_ids.shape[1]):
         hidden = base.model.get_decoder()(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)[0]
     last = attention_mask.sum(1) - 1
     logits: Tensor = base.model.get_output_embeddings()(hidden[torch.arange(len(prompts)), last])

@@ -11,7 +11,8 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from loracomp.composition.strategies import AdapterWeights, Factors
+from loracomp.composition.blocks import Factors
+from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import load_settings
 from loracomp.registry.models import BaseModel, load_base_model
 

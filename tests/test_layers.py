@@ -6,109 +6,167 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loracomp.composition.layers import composed
-from loracomp.composition.strategies import STRATEGIES, compose
-from loracomp.scoring import pad_right
-from model_fixtures import linear_shapes, merged, random_adapter, tiny_llama
+from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
+from loracomp.scoring import encode_choices, log_likelihoods, pad_right
+from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, merged, random_adapter, tiny_llama
 
 TARGETS = [("q_proj", "v_proj"), ("q_proj",), ("o_proj", "down_proj"), ("k_proj", "up_proj", "gate_proj")]
 
 
 @pytest.fixture(scope="module")
 def library(tiny_model):
-    """Eight adapters of mixed ranks, scalings and target modules, strong enough to matter."""
+    """Eight adapters of mixed ranks, with rsLoRA or not, and mixed target modules, strong enough to matter."""
     return [
         random_adapter(
-            linear_shapes(tiny_model, *TARGETS[i % 4]), rank=(2, 4, 8)[i % 3], seed=i, scaling=0.5 * (i + 1), size=0.1
-        )
+            linear_shapes(tiny_model, *TARGETS[i % 4]),
+            rank=(2, 4, 8)[i % 3],
+            seed=i,
+            scaling=16 / (2, 4, 8)[i % 3] ** (0.5 if i % 2 else 1),  # alpha 16, every other one with rsLoRA
+            size=0.1,
+        ).packed()
         for i in range(8)
     ]
 
 
-@st.composite
-def row_batches(draw):
-    """For each row: token ids, and a composition's strategy, adapters by number, weights and density, or None."""
-    compositions = st.tuples(
-        st.sampled_from(STRATEGIES),
-        st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True),
-        st.lists(st.floats(0.05, 1.0), min_size=4, max_size=4),
-        st.sampled_from([0.3, 1.0]),
-    )
-    tokens = st.lists(st.integers(2, 70), min_size=1, max_size=12)
-    return draw(st.lists(st.tuples(tokens, st.none() | compositions), min_size=1, max_size=6))
+COMPOSITIONS = st.none() | st.tuples(
+    st.sampled_from(STRATEGIES),
+    st.lists(st.integers(0, 7), min_size=1, max_size=4, unique=True),
+    st.lists(st.floats(0.05, 1.0), min_size=4, max_size=4),
+    st.sampled_from([0.3, 1.0]),
+)
+"""Strategy, adapters by number, weights and density; or the base model."""
+ROWS = st.lists(st.tuples(st.lists(st.integers(2, 70), min_size=1, max_size=12), COMPOSITIONS), min_size=1, max_size=6)
+"""Token ids, and a composition."""
+QUESTION = st.tuples(
+    st.text("abcdeq ", min_size=1, max_size=9), st.lists(st.text("xyz", min_size=1), min_size=2, max_size=4)
+)
+QUESTIONS = st.lists(st.tuples(QUESTION, COMPOSITIONS), min_size=1, max_size=4)
+WAYS = st.sampled_from([None, True, False])
+"""Shared, own, or the cheaper one."""
 
 
-def factors_of(library, composition):
+def mix_of(library, composition):
     if composition is None:
-        return {}
+        return Mix()
     strategy, numbers, weights, density = composition
-    return compose(strategy, [library[i] for i in numbers], weights[: len(numbers)], density=density)
+    prepared = prepare(strategy, [library[i] for i in numbers], density=density, seed=0)
+    return gated(strategy, prepared, weights[: len(numbers)])
+
+
+def mix(library, strategy, numbers, weights):
+    return mix_of(library, (strategy, list(numbers), weights, 1.0))
 
 
 @torch.no_grad()
-def logits_together(model, tokens, rows):
+def logits_together(model, tokens, rows, shared=None):
     input_ids, attention_mask = pad_right(tokens, model.device)
-    with composed(model, rows):
+    with composed(model, rows, input_ids.shape[1], shared=shared):
         logits = model(input_ids=input_ids, attention_mask=attention_mask).logits
     return [row[: len(ids)] for row, ids in zip(logits, tokens, strict=True)]
 
 
 @torch.no_grad()
-def logits_alone(model, tokens, factors):
-    with merged(model, factors):
+def logits_alone(model, tokens, mix):
+    with merged(model, merge(mix)):
         return model(torch.tensor([tokens])).logits[0]
 
 
 @settings(max_examples=80, deadline=None)
-@given(batch=row_batches())
-def test_each_row_equals_merging_and_running_it_alone(tiny_model, library, batch):
+@given(batch=ROWS, shared=WAYS)
+def test_each_row_equals_merging_and_running_it_alone(tiny_model, library, batch, shared):
     tokens = [ids for ids, _ in batch]
-    rows = [factors_of(library, composition) for _, composition in batch]
-    for got, ids, factors in zip(logits_together(tiny_model, tokens, rows), tokens, rows, strict=True):
-        expected = logits_alone(tiny_model, ids, factors)
+    rows = [mix_of(library, composition) for _, composition in batch]
+    together = logits_together(tiny_model, tokens, rows, shared)
+    for got, ids, mix in zip(together, tokens, rows, strict=True):
+        expected = logits_alone(tiny_model, ids, mix)
         assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
-def test_bfloat16_stays_within_a_bound_of_the_float32_reference(tiny_model, library):
+@settings(max_examples=40, deadline=None)
+@given(batch=QUESTIONS, shared=WAYS)
+def test_choices_that_share_their_prompt_score_as_each_alone_merged(tiny_model, library, batch, shared):
+    tokenizer = letter_tokenizer()
+    asked = [(prompt if prompt.strip() else "a", choices) for (prompt, choices), _ in batch]
+    rows = [mix_of(library, composition) for _, composition in batch]
+    questions = [encode_choices(tokenizer, *each, TINY_CONTEXT) for each in asked]
+    by_row = [mix for mix, question in zip(rows, questions, strict=True) for _ in question.rows]
+    with torch.no_grad(), composed(tiny_model, by_row, 20, shared=shared):
+        together = log_likelihoods(tiny_model, questions)
+    for got, each, mix in zip(together, asked, rows, strict=True):
+        alone = encode_choices(tokenizer, *each, TINY_CONTEXT, shared_prompt=False)
+        with torch.no_grad(), merged(tiny_model, merge(mix)):
+            expected = log_likelihoods(tiny_model, [alone])[0]
+        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_bfloat16_stays_within_a_bound_of_the_float32_reference(library, shared):
     """Twice the base model's own rounding error: applying factors adds no more than running in bfloat16 does."""
     tokens = [[5, 9, 30, 41, 8], [7, 7, 12]]
-    rows = [compose("cat", library[:4], [0.4, 0.3, 0.2, 0.1]), compose("linear", library[3:5], [0.6, 0.4])]
+    rows = [mix(library, "cat", range(4), [0.4, 0.3, 0.2, 0.1]), mix(library, "linear", range(3, 5), [0.6, 0.4])]
     narrow = tiny_llama().bfloat16()
     widened = tiny_llama()
     widened.load_state_dict(narrow.state_dict())  # the same rounded weights, computed with in float32
-    got = logits_together(narrow, tokens, rows)
-    for ids, factors, logits in zip(tokens, rows, got, strict=True):
-        expected = logits_alone(widened, ids, factors)
-        rounding = (logits_alone(narrow, ids, {}) - logits_alone(widened, ids, {})).norm()
+    got = logits_together(narrow, tokens, rows, shared)
+    for ids, row, logits in zip(tokens, rows, got, strict=True):
+        expected = logits_alone(widened, ids, row)
+        rounding = (logits_alone(narrow, ids, Mix()) - logits_alone(widened, ids, Mix())).norm()
         assert (logits - expected).norm() <= 2 * rounding
 
 
-def test_a_row_without_composition_is_the_base_model_exactly(tiny_model, library):
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("strategy", ["cat", "linear"])
+def test_a_row_without_composition_is_the_base_model_exactly(tiny_model, library, strategy, shared):
     tokens = [[5, 9, 30], [5, 9, 30], [8, 2]]
-    base = logits_together(tiny_model, tokens, [{}, {}, {}])
-    mixed = logits_together(tiny_model, tokens, [{}, compose("cat", library, [0.5] * 8), {}])
-    assert torch.equal(mixed[0], base[0])
-    assert torch.equal(mixed[2], base[2])
-    assert (mixed[1] - base[1]).abs().max() > 0.1
+    base = logits_together(tiny_model, tokens, [Mix()] * 3)
+    together = logits_together(tiny_model, tokens, [Mix(), mix(library, strategy, range(8), [0.5] * 8), Mix()], shared)
+    assert torch.equal(together[0], base[0])
+    assert torch.equal(together[2], base[2])
+    assert (together[1] - base[1]).abs().max() > 0.1
 
 
-def test_rows_of_one_composition_share_its_factors(tiny_model, library):
-    factors = compose("linear", library[:2], [0.5, 0.5])
-    shared = logits_together(tiny_model, [[5, 9], [6, 1], [5, 9]], [factors, {}, factors])
-    copied = logits_together(tiny_model, [[5, 9], [6, 1], [5, 9]], [factors, {}, dict(factors)])
-    assert all(torch.equal(a, b) for a, b in zip(shared, copied, strict=True))
+def widths(model):
+    """Ranks of the products that the first layer's q_proj gets from now on, one for each pass."""
+    seen = []
+    q_proj = model.model.layers[0].self_attn.q_proj
+    hook = next(iter(q_proj._forward_hooks.values()))
+    names = hook.__code__.co_freevars
+    seen.append(hook.__closure__[names.index("A")].cell_contents.shape)
+    return seen
+
+
+def test_the_cheaper_way_is_taken(tiny_model, library):
+    """Few adapters in many rows are shared; many adapters of which a row uses few are not."""
+    few = [mix(library, "cat", [0, 1, 2], [0.5, 0.3, weight / 10]) for weight in range(1, 9)]
+    many = [mix(library, "cat", [number], [1.0]) for number in range(8)]
+    shapes = []
+    for rows in (few, many):
+        with composed(tiny_model, rows, tokens=64):
+            shapes += widths(tiny_model)
+    assert [len(shape) for shape in shapes] == [2, 3]  # [all ranks, d_in]: shared; [rows, rank, d_in]: own
+
+
+def test_own_factors_are_given_up_where_they_take_too_much_memory(tiny_model, library, monkeypatch):
+    rows = [mix(library, "cat", [number], [1.0]) for number in [*range(8), *range(8)]]
+    monkeypatch.setattr("loracomp.composition.layers.OWN_BYTES", 1000)
+    with composed(tiny_model, rows, tokens=64):
+        assert [len(shape) for shape in widths(tiny_model)] == [2]
 
 
 def test_the_model_is_as_it_was_whatever_ends_the_context(tiny_model, library):
-    factors = compose("cat", library, [0.5] * 8)
-    before = logits_alone(tiny_model, [5, 9, 30], {})
-    with pytest.raises(KeyError), composed(tiny_model, [factors]):
+    strong = mix(library, "cat", range(8), [0.5] * 8)
+    before = logits_alone(tiny_model, [5, 9, 30], Mix())
+    with pytest.raises(KeyError), composed(tiny_model, [strong]):
         raise KeyError
-    with pytest.raises(AttributeError), composed(tiny_model, [{**factors, "model.zzz": factors[next(iter(factors))]}]):
+    stranger = random_adapter({"model.zzz": (32, 32)}).packed()
+    with pytest.raises(AttributeError), composed(tiny_model, [strong, gated("cat", [stranger], [1.0])]):
         pass
-    assert torch.equal(logits_alone(tiny_model, [5, 9, 30], {}), before)
+    assert torch.equal(logits_alone(tiny_model, [5, 9, 30], Mix()), before)
     assert not any(module._forward_hooks for module in tiny_model.modules())
 
 
-def test_a_batch_of_another_size_is_refused(tiny_model, library):
-    with composed(tiny_model, [library[0].factors] * 2), pytest.raises(ValueError, match=r"\[3, 4, 32\].* of 2 rows"):
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_batch_of_another_size_is_refused(tiny_model, library, shared):
+    rows = [mix(library, "linear", [0], [1.0])] * 2
+    with composed(tiny_model, rows, shared=shared), pytest.raises(ValueError, match=r"\[3, 4, 32\].* of 2 rows"):
         tiny_model(torch.zeros(3, 4, dtype=torch.long))

@@ -6,7 +6,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from loracomp.composition.strategies import STRATEGIES, Factors, compose
+from loracomp.composition.blocks import Factors
+from loracomp.composition.strategies import STRATEGIES, compose
 from loracomp.errors import JobError
 from loracomp.records import Answer, Composition, Request
 from loracomp.scoring import encode_choices, log_likelihoods

@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracomp.composition.resident import ByteLimitedCache, ResidentAdapters, factors_nbytes
+from loracomp.composition import blocks
+from loracomp.composition.resident import ByteLimitedCache, ResidentAdapters
 from loracomp.errors import JobError
 from model_fixtures import random_adapter
 
 SHAPES = {"a": (8, 8)}
-BYTES = factors_nbytes(random_adapter(SHAPES).factors)
+BYTES = blocks.nbytes(random_adapter(SHAPES).packed().blocks)
 
 
 class Registry:

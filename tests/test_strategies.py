@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loracomp.composition.diagnostics import fidelity, inner_product
+from loracomp.composition.blocks import Factors, unpack
+from loracomp.composition.diagnostics import Fidelity
 from loracomp.composition.masks import keep_largest
-from loracomp.composition.strategies import STRATEGIES, Factors, compose, prepare, randomize
+from loracomp.composition.strategies import STRATEGIES, compose, gated, prepare, randomize
 from loracomp.errors import UsageError
 from model_fixtures import linear_shapes, merged, peft_twin, random_adapter, tiny_llama
 
@@ -19,6 +20,16 @@ pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:Futu
 
 SHAPES = {"a": (7, 5), "b": (4, 6), "c": (5, 5)}
 DETERMINISTIC = ("linear", "cat", "ties", "magnitude_prune")
+
+
+def prepared(strategy, adapters, **settings):
+    """Module -> prepared factors, of each adapter."""
+    return [unpack(each.blocks) for each in prepare(strategy, [adapter.packed() for adapter in adapters], **settings)]
+
+
+def mixed(strategy, adapters, weights, *, density=1.0, seed=0):
+    packed = [adapter.packed() for adapter in adapters]
+    return gated(strategy, prepare(strategy, packed, density=density, seed=seed), weights)
 
 
 def dense(factors):
@@ -123,10 +134,11 @@ def test_norm_ratio_and_cosine_equal_those_of_dense_changes(case):
     composed, exact = compose(strategy, adapters, weights, **kwargs), compose("cat", adapters, weights)
     a = torch.cat([delta.flatten() for _, delta in sorted(dense(composed).items())])
     b = torch.cat([delta.flatten() for _, delta in sorted(dense(exact).items())])
+    measured = Fidelity(1 << 20).measure(mixed(strategy, adapters, weights, **kwargs), mixed("cat", adapters, weights))
     if a.norm() == 0:
-        assert fidelity(composed, exact) is None
+        assert measured is None
         return
-    ratio, cosine = fidelity(composed, exact)
+    ratio, cosine = measured
     assert ratio == pytest.approx(float(a.norm() / b.norm()), rel=1e-5)
     assert cosine == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-5)
     if strategy == "cat":
@@ -134,9 +146,20 @@ def test_norm_ratio_and_cosine_equal_those_of_dense_changes(case):
 
 
 def test_modules_that_only_one_side_has_count_in_its_norm_alone():
-    left, right = random_adapter({"a": (3, 4)}, seed=1).factors, random_adapter({"b": (3, 4)}, seed=2).factors
-    assert inner_product(left, right) == 0
-    assert fidelity({**left, **right}, left)[1] < 1
+    left, right = random_adapter({"a": (3, 4)}, seed=1), random_adapter({"b": (3, 4)}, seed=2)
+    one, both = mixed("cat", [left], [1.0]), mixed("cat", [left, right], [1.0, 1.0])
+    assert Fidelity(1 << 20).inner(one, mixed("cat", [right], [1.0])) == 0
+    assert Fidelity(1 << 20).measure(both, one)[1] < 1
+
+
+def test_measuring_a_mix_again_needs_no_adapter():
+    """What is kept are small matrices of pairs, under keys that don't hold the adapters in memory."""
+    x, y = (random_adapter(SHAPES, seed=seed) for seed in (1, 2))
+    fidelity = Fidelity(1 << 20)
+    first = fidelity.measure(mixed("linear", [x, y], [0.6, 0.4]), mixed("cat", [x, y], [0.6, 0.4]))
+    emptied = [replace(adapter, factors={}) for adapter in (x, y)]
+    again = fidelity.measure(mixed("linear", emptied, [0.6, 0.4]), mixed("cat", emptied, [0.6, 0.4]))
+    assert again == first
 
 
 def test_negative_weights_subtract():
@@ -150,27 +173,29 @@ def test_negative_weights_subtract():
 def test_dare_masks_follow_from_seed_adapter_and_module_alone():
     x, y = random_adapter(SHAPES, seed=1), random_adapter(SHAPES, seed=2)
     state = torch.get_rng_state()
-    alone = prepare("dare_linear", [x], density=0.5, seed=3)[0]
-    beside = prepare("dare_linear", [y, x], density=0.5, seed=3)[1]
+    alone = prepared("dare_linear", [x], density=0.5, seed=3)[0]
+    beside = prepared("dare_linear", [y, x], density=0.5, seed=3)[1]
     assert torch.equal(state, torch.get_rng_state())  # the global generator is left alone
     for module in SHAPES:
         assert torch.equal(alone[module].A, beside[module].A)
-    other_seed = prepare("dare_linear", [x], density=0.5, seed=4)[0]
+    other_seed = prepared("dare_linear", [x], density=0.5, seed=4)[0]
     assert not torch.equal(alone["a"].B, other_seed["a"].B)
-    other_adapter = prepare("dare_linear", [replace(x, sha256="f" * 64)], density=0.5, seed=3)[0]
+    other_adapter = prepared("dare_linear", [replace(x, sha256="f" * 64)], density=0.5, seed=3)[0]
     assert not torch.equal(alone["a"].B, other_adapter["a"].B)
 
 
 def test_dare_keeps_about_density_and_the_expected_value():
     adapter = random_adapter({"a": (200, 300)}, rank=64, seed=1)
-    kept = prepare("dare_linear", [adapter], density=0.25, seed=0)[0]["a"].A
+    kept = prepared("dare_linear", [adapter], density=0.25, seed=0)[0]["a"].A
     assert (kept != 0).float().mean() == pytest.approx(0.25, abs=0.02)
     torch.testing.assert_close(kept[kept != 0], adapter.factors["a"].A[kept != 0] / 0.25)
 
 
 def test_equal_magnitudes_are_kept_from_the_first():
-    assert keep_largest(torch.tensor([1.0, -1.0, 2.0, 1.0, 0.5]), 0.6).tolist() == [1, -1, 2, 0, 0]
-    assert keep_largest(torch.ones(3), 0.3).tolist() == [0, 0, 0]  # int(0.9) elements
+    two = torch.tensor([[1.0, -1.0, 2.0, 1.0, 0.5], [0.5, 3.0, -0.5, -4.0, 0.1]])
+    for dtype in (torch.float32, torch.bfloat16):
+        assert keep_largest(two.to(dtype), 0.6).tolist() == [[1, -1, 2, 0, 0], [0.5, 3, 0, -4, 0]]
+    assert keep_largest(torch.ones(1, 3), 0.3).tolist() == [[0, 0, 0]]  # int(0.9) elements
 
 
 def test_merging_bfloat16_adapters_happens_in_float32():
@@ -186,13 +211,13 @@ def test_merging_bfloat16_adapters_happens_in_float32():
 
 def test_random_parameters_keep_each_factors_norm_and_are_drawn_from_the_seed():
     adapter = random_adapter(SHAPES, seed=1)
-    random, again, other = randomize(adapter, 5), randomize(adapter, 5), randomize(adapter, 6)
+    random, again, other = (unpack(randomize(adapter.packed(), seed).blocks) for seed in (5, 5, 6))
     for module, factors in adapter.factors.items():
-        for drawn, real in zip(random.factors[module], factors, strict=True):
+        for drawn, real in zip(random[module], factors, strict=True):
             assert not torch.allclose(drawn, real)
             torch.testing.assert_close(drawn.norm(), real.norm())
-        assert torch.equal(random.factors[module].A, again.factors[module].A)
-        assert not torch.equal(random.factors[module].A, other.factors[module].A)
+        assert torch.equal(random[module].A, again[module].A)
+        assert not torch.equal(random[module].A, other[module].A)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +291,7 @@ def test_dare_equals_pefts_once_the_masks_are_the_same(strategy, monkeypatch):
     model = tiny_llama()
     shapes = linear_shapes(model, "q_proj", "v_proj")
     adapters = [random_adapter(shapes, seed=i) for i in (1, 2)]
-    masks = [prepare("dare_linear", [adapter], density=0.5, seed=7)[0] for adapter in adapters]
+    masks = [prepared("dare_linear", [adapter], density=0.5, seed=7)[0] for adapter in adapters]
     drawn = [masked[module][side] for module in shapes for side in (0, 1) for masked in masks]
     monkeypatch.setattr(torch, "bernoulli", lambda _: (drawn.pop(0) != 0).float())
     expected = peft_merge(model, adapters, [0.6, 0.4], strategy, 0.5)

@@ -1,21 +1,35 @@
-"""From compositions (ids and weights) to factors ready for the model, with how exact they are."""
+"""From compositions (ids and weights) to mixes ready for the model, with how exact they are."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from loracomp.composition.diagnostics import fidelity, scaled_to
-from loracomp.composition.resident import ByteLimitedCache, ResidentAdapters, factors_nbytes, move_factors
-from loracomp.composition.strategies import AdapterWeights, ModuleFactors, compose, randomize
+from loracomp.composition.blocks import nbytes
+from loracomp.composition.diagnostics import Fidelity
+from loracomp.composition.resident import ByteLimitedCache, ResidentAdapters
+from loracomp.composition.strategies import (
+    ELECTING,
+    Mix,
+    PackedAdapter,
+    check_settings,
+    elect,
+    gated,
+    mask,
+    mask_name,
+    randomize,
+)
 from loracomp.errors import JobError, UsageError
 from loracomp.records import Composition
 from loracomp.registry.models import BaseModel
 
+MEASURED_NBYTES = 300
+"""What two floats under a digest take, about."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Composed:
-    """A composition's factors in the model's dtype; none for the base model alone."""
+    """A composition as gates over prepared adapters; none for the base model alone."""
 
-    factors: ModuleFactors = field(default_factory=dict)
+    mix: Mix = field(default_factory=Mix)
     norm_ratio: float | None = None
     cosine: float | None = None
     """Against the exact weighted sum of the adapters; None where not measured, or where there is nothing to measure."""
@@ -25,52 +39,59 @@ BASE_ALONE = Composed()
 
 
 class Composer:
-    """Composes for one base model; compositions are kept by their digest, whichever job or batch asks for them."""
+    """Composes for one base model. What is costly is kept: an adapter or a set of them prepared, a mix measured."""
 
     def __init__(self, base: BaseModel, adapters: ResidentAdapters, *, cache_bytes: int, diagnostics: float) -> None:
         """`diagnostics` is the share of compositions (0 to 1) for which norm ratio and cosine are measured."""
         self._base = base
         self._adapters = adapters
         self._diagnostics = diagnostics
-        self.cache: ByteLimitedCache[str, Composed] = ByteLimitedCache(cache_bytes)
+        head = base.model.get_output_embeddings()
+        # The output head sees a batch's scored tokens only, and no longer knows their rows.
+        self._modules = {
+            module: shape for module, shape in base.modules.items() if base.model.get_submodule(module) is not head
+        }
+        self.prepared: ByteLimitedCache[tuple[object, ...], tuple[PackedAdapter, ...]] = ByteLimitedCache(
+            cache_bytes * 11 // 16
+        )
+        self._fidelity = Fidelity(cache_bytes // 4)
+        self._measured: ByteLimitedCache[str, tuple[float, float] | tuple[()]] = ByteLimitedCache(cache_bytes // 16)
 
     def compose(self, compositions: Sequence[Composition]) -> list[Composed | JobError]:
         """Each composition ready for the model, or why it cannot be; equal ones are the same object.
 
         JobError codes: what fetching raises; 'adapter_changed', 'adapter_unfit', 'composition_refused'.
         """
-        digests = [self._key(composition) for composition in compositions]
-        wanted = dict(zip(digests, compositions, strict=True))
-        ready: dict[str, Composed | JobError] = {d: kept for d in wanted if (kept := self.cache.get(d))}
-        missing = {digest: composition for digest, composition in wanted.items() if digest not in ready}
-        adapters = self._adapters.get({id_: None for c in missing.values() for id_ in c.adapter_ids})
-        for digest, composition in missing.items():
-            ready[digest] = self._compose(digest, composition, adapters)
-        return [ready[digest] for digest in digests]
+        keys = [self._key(composition) for composition in compositions]
+        wanted = dict(zip(keys, compositions, strict=True))
+        adapters = self._adapters.get({id_: None for c in wanted.values() for id_ in c.adapter_ids})
+        ready = {key: self._compose(key, composition, adapters) for key, composition in wanted.items()}
+        return [ready[key] for key in keys]
 
     def _key(self, composition: Composition) -> str:
         # One file may be registered twice, with another alpha: the digest sees the file alone, the ids tell them apart.
         return f"{composition.digest(self._base.fingerprint)} {composition.adapter_ids}"
 
     def _compose(
-        self, digest: str, composition: Composition, adapters: Mapping[int, AdapterWeights | JobError]
+        self, key: str, composition: Composition, adapters: Mapping[int, PackedAdapter | JobError]
     ) -> Composed | JobError:
         if not composition.adapter_ids:
             return BASE_ALONE
         try:
+            if len(set(composition.adapter_ids)) < len(composition.adapter_ids):
+                raise UsageError("adapters of a composition must be distinct")
+            check_settings(composition.strategy, len(composition.adapter_ids), composition.weights, composition.density)
             used = [
                 self._checked(adapters[id_], sha256)
                 for id_, sha256 in zip(composition.adapter_ids, composition.adapter_sha256, strict=True)
             ]
-            composed = self._merge(digest, composition, used)
         except JobError as error:
             return error
         except UsageError as error:
             return JobError(str(error), code="composition_refused")
-        self.cache.put(digest, composed, factors_nbytes(composed.factors))
-        return composed
+        return self._gated(key, composition, used)
 
-    def _checked(self, adapter: AdapterWeights | JobError, sha256: str) -> AdapterWeights:
+    def _checked(self, adapter: PackedAdapter | JobError, sha256: str) -> PackedAdapter:
         if isinstance(adapter, JobError):
             raise adapter
         if adapter.sha256 != sha256:
@@ -79,29 +100,63 @@ class Composer:
                 "it was replaced since; submit the job again",
                 code="adapter_changed",
             )
-        for module, (A, B) in adapter.factors.items():
-            fits = self._base.modules.get(module) == (len(B), A.shape[1])
-            # The output head sees a batch's scored tokens only, and no longer knows their rows.
-            if not fits or self._base.model.get_submodule(module) is self._base.model.get_output_embeddings():
-                raise JobError(
-                    f"adapter {adapter.id} does not fit base model {self._base.name} at module {module}: "
-                    "activate one that was trained for it",
-                    code="adapter_unfit",
-                )
+        for shape, block in adapter.blocks.items():
+            for module in block.modules:
+                if self._modules.get(module) != shape:
+                    raise JobError(
+                        f"adapter {adapter.id} does not fit base model {self._base.name} at module {module}: "
+                        "activate one that was trained for it",
+                        code="adapter_unfit",
+                    )
         return adapter
 
-    def _merge(self, digest: str, composition: Composition, adapters: list[AdapterWeights]) -> Composed:
+    def _gated(self, key: str, composition: Composition, adapters: list[PackedAdapter]) -> Composed:
         if composition.random_parameters:
-            adapters = [randomize(adapter, composition.seed) for adapter in adapters]
-        factors = compose(
-            composition.strategy, adapters, composition.weights, density=composition.density, seed=composition.seed
-        )
+            adapters = [self._randomized(adapter, composition.seed) for adapter in adapters]
+        mix = gated(composition.strategy, self._prepared(composition, adapters), composition.weights)
         # A share of compositions by their digest, so that the same one is measured everywhere, or nowhere.
-        measuring = int(digest[:8], 16) < self._diagnostics * 2**32
-        measured = None
-        if composition.rescale or measuring:
-            exact = compose("cat", adapters, composition.weights)
-            factors = scaled_to(factors, exact) if composition.rescale else factors
-            measured = fidelity(factors, exact) if measuring else None
-        model = self._base.model
-        return Composed(move_factors(factors, model.device, model.dtype), *(measured or (None, None)))
+        measuring = int(key[:8], 16) < self._diagnostics * 2**32
+        if not (composition.rescale or measuring):
+            return Composed(mix)
+        measured = self._measure(key, mix, gated("cat", adapters, composition.weights))
+        if composition.rescale and measured:
+            mix = replace(mix, right=tuple(gate / measured[0] for gate in mix.right))
+            measured = 1.0, measured[1]
+        return Composed(mix, *measured) if measured and measuring else Composed(mix)
+
+    def _measure(self, key: str, mix: Mix, exact: Mix) -> tuple[float, float] | tuple[()]:
+        """Norm ratio and cosine, before rescaling; empty where there is nothing to measure."""
+        kept = self._measured.get(key)
+        if kept is None:
+            kept = self._fidelity.measure(mix, exact) or ()
+            self._measured.put(key, kept, MEASURED_NBYTES)
+        return kept
+
+    def _prepared(self, composition: Composition, adapters: Sequence[PackedAdapter]) -> Sequence[PackedAdapter]:
+        strategy, density, seed = composition.strategy, composition.density, composition.seed
+        masked = [self._masked(strategy, adapter, density, seed) for adapter in adapters]
+        if strategy not in ELECTING:
+            return masked
+        # The set is elected in the order of ids, so that it is the same however a mix lists it.
+        order = sorted(range(len(masked)), key=lambda at: masked[at].key)
+        ordered = [masked[at] for at in order]
+        key = tuple(adapter.key for adapter in ordered)
+        elected = self._keeping(key, lambda: elect(ordered))
+        return [adapter for _, adapter in sorted(zip(order, elected, strict=True), key=lambda pair: pair[0])]
+
+    def _masked(self, strategy: str, adapter: PackedAdapter, density: float, seed: int) -> PackedAdapter:
+        if not (name := mask_name(strategy, density, seed)):
+            return adapter
+        key = adapter.key, name
+        return self._keeping(key, lambda: (mask(strategy, adapter, density=density, seed=seed),))[0]
+
+    def _randomized(self, adapter: PackedAdapter, seed: int) -> PackedAdapter:
+        return self._keeping((adapter.key, f"random {seed}"), lambda: (randomize(adapter, seed),))[0]
+
+    def _keeping(
+        self, key: tuple[object, ...], prepare: Callable[[], tuple[PackedAdapter, ...]]
+    ) -> tuple[PackedAdapter, ...]:
+        if (kept := self.prepared.get(key)) is None:
+            kept = prepare()
+            self.prepared.put(key, kept, sum(nbytes(adapter.blocks) for adapter in kept))
+        return kept

@@ -1,34 +1,93 @@
-"""How far a merge is from the exact weighted sum, from small Gram matrices: no change of a weight is ever built."""
+"""How far a mix is from the exact weighted sum, from small Gram matrices: no change of a weight is ever built."""
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
 
-from loracomp.composition.strategies import Factors, ModuleFactors
+import torch
+from torch import Tensor
 
-
-def inner_product(left: ModuleFactors, right: ModuleFactors) -> float:
-    """Frobenius inner product of two changes, over all modules: <B A, D C> = sum of (B^T D) * (A C^T), [r, r'] each."""
-    return math.fsum(_inner(left[module], right[module]) for module in left.keys() & right.keys())
-
-
-def _inner(left: Factors, right: Factors) -> float:
-    (A, B), (C, D) = ((f.A.double(), f.B.double()) for f in (left, right))
-    return float(((B.T @ D) * (A @ C.T)).sum())
+from loracomp.composition.resident import ByteLimitedCache
+from loracomp.composition.strategies import Mix, PackedAdapter
 
 
-def scaled_to(composed: ModuleFactors, exact: ModuleFactors) -> dict[str, Factors]:
-    """The composed change, scaled to the exact one's norm over all modules; as it is where either is zero."""
-    measured = fidelity(composed, exact)
-    scale = 1 / measured[0] if measured else 1.0
-    return {module: Factors(A, B * scale) for module, (A, B) in composed.items()}
+class Gram(NamedTuple):
+    """Of two adapters' modules of one shape: A_i A_j^T and B_i^T B_j, [modules, r_i, r_j] each, in float32."""
+
+    modules: tuple[str, ...]
+    A: Tensor
+    B: Tensor
 
 
-def fidelity(composed: ModuleFactors, exact: ModuleFactors) -> tuple[float, float] | None:
-    """Norm ratio |composed| / |exact| and cosine between the two changes, all modules taken as one vector.
+Grams: TypeAlias = dict[tuple[int, int], Gram]
+"""Shape of modules -> their Gram matrices; shapes that one of the two adapters lacks are missing."""
 
-    `exact` is the weighted sum, as cat composes it. None where either change is zero.
-    """
-    composed_norm = math.sqrt(max(inner_product(composed, composed), 0.0))
-    exact_norm = math.sqrt(max(inner_product(exact, exact), 0.0))
-    if composed_norm == 0 or exact_norm == 0:
-        return None
-    return composed_norm / exact_norm, inner_product(composed, exact) / (composed_norm * exact_norm)
+
+class Fidelity:
+    """Measures mixes; the Gram matrices of two adapters are kept, so that another mix of them costs next to nothing."""
+
+    def __init__(self, cache_bytes: int) -> None:
+        self._kept: ByteLimitedCache[tuple[object, object], Grams] = ByteLimitedCache(cache_bytes)
+
+    def measure(self, mix: Mix, exact: Mix) -> tuple[float, float] | None:
+        """Norm ratio |mix| / |exact| and cosine between the two changes, all modules taken as one vector.
+
+        `exact` is the weighted sum, as cat gates it. None where either change is zero.
+        """
+        mixed, norm = (math.sqrt(max(self.inner(each, each), 0.0)) for each in (mix, exact))
+        if mixed == 0 or norm == 0:
+            return None
+        return mixed / norm, self.inner(mix, exact) / (mixed * norm)
+
+    def inner(self, one: Mix, other: Mix) -> float:
+        """Frobenius inner product of two changes, over all modules.
+
+        <b_j B_j a_i A_i, d_l B_l c_k A_k> = sum over [r, r] of (b_j d_l B_j^T B_l) * (a_i c_k A_i A_k^T). A crossed mix
+        has every j with every i: both matrices are summed over its adapters first. Any other has j = i alone.
+        """
+        grams = [[self._grams(a, b) for b in other.adapters] for a in one.adapters]
+        shapes = {shape for row in grams for pair in row for shape in pair}
+        return math.fsum(self._inner(shape, grams, one, other) for shape in shapes)
+
+    def _inner(self, shape: tuple[int, int], grams: Sequence[Sequence[Grams]], one: Mix, other: Mix) -> float:
+        pairs = [pair.get(shape) for row in grams for pair in row]
+        sums = []
+        for side, ours, theirs in (("A", one.left, other.left), ("B", one.right, other.right)):
+            gates = torch.outer(torch.tensor(ours, dtype=torch.double), torch.tensor(theirs, dtype=torch.double))
+            gram = _aligned(pairs, side)
+            gram = gram.view(*gates.shape, *gram.shape[1:]) * gates.to(gram.device)[..., None, None, None]
+            gram = gram.sum(0, keepdim=True) if one.crossed else gram
+            sums.append(gram.sum(1, keepdim=True) if other.crossed else gram)
+        return float((sums[0] * sums[1]).sum())
+
+    def _grams(self, one: PackedAdapter, other: PackedAdapter) -> Grams:
+        key = one.key, other.key
+        if (kept := self._kept.get(key)) is None:
+            kept = {shape: _gram(one, other, shape) for shape in one.blocks.keys() & other.blocks.keys()}
+            self._kept.put(key, kept, sum(gram.A.nbytes + gram.B.nbytes for gram in kept.values()))
+        return kept
+
+
+def _gram(one: PackedAdapter, other: PackedAdapter, shape: tuple[int, int]) -> Gram:
+    left, right = one.blocks[shape], other.blocks[shape]
+    if left.modules != right.modules:
+        common = tuple(module for module in left.modules if module in right.modules)
+        left, right = (block.of(common) for block in (left, right))
+    A = left.A.float() @ right.A.float().mT
+    return Gram(left.modules, A, left.B.float().mT @ right.B.float())
+
+
+def _aligned(pairs: Sequence[Gram | None], side: str) -> Tensor:
+    """One side of many pairs as [pairs, modules, r, r] in float64, zeros where a pair lacks a module or a rank."""
+    present = [pair for pair in pairs if pair is not None]
+    if len(present) == len(pairs) and len({(pair.modules, pair.A.shape) for pair in present}) == 1:
+        return torch.stack([getattr(pair, side) for pair in present]).double()
+    modules = {module: at for at, module in enumerate(sorted({module for pair in present for module in pair.modules}))}
+    rank = max(max(pair.A.shape[1:]) for pair in present)
+    aligned = present[0].A.new_zeros(len(pairs), len(modules), rank, rank, dtype=torch.double)
+    for number, pair in enumerate(pairs):
+        if pair is not None:
+            gram: Tensor = getattr(pair, side)
+            at = [modules[module] for module in pair.modules]
+            aligned[number, at, : gram.shape[1], : gram.shape[2]] = gram.double()
+    return aligned

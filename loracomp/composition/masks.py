@@ -1,4 +1,4 @@
-"""What the strategies keep of a tensor, and what is random: pure functions on one tensor or one stack of them."""
+"""What the strategies keep of tensors, and what is random: pure functions on tensors that stand in one stack."""
 
 import hashlib
 
@@ -6,19 +6,20 @@ import torch
 from torch import Tensor
 
 
-def keep_largest(tensor: Tensor, density: float) -> Tensor:
-    """The tensor with all but its int(density * size) largest magnitudes set to zero (TIES, "trim").
+def keep_largest(tensors: Tensor, density: float) -> Tensor:
+    """Each of the tensors [n, ...] with all but its int(density * size) largest magnitudes set to zero (TIES, "trim").
 
     Of equal magnitudes (adapters in bfloat16 have many) the first stay, so that every device keeps the same.
     """
-    count = int(density * tensor.numel())
+    magnitude = tensors.abs().flatten(1)
+    size = magnitude.shape[1]
+    count = int(density * size)
     if count == 0:
-        return torch.zeros_like(tensor)
-    magnitude = tensor.abs().flatten()
-    smallest = magnitude.topk(count).values[-1]
+        return torch.zeros_like(tensors)
+    smallest = magnitude.kthvalue(size - count + 1, dim=1, keepdim=True).values
     larger, equal = magnitude > smallest, magnitude == smallest
-    keep = larger | (equal & (equal.cumsum(0) <= count - larger.sum()))
-    return tensor * keep.view_as(tensor)
+    keep = larger | (equal & (equal.cumsum(1) <= count - larger.sum(1, keepdim=True)))
+    return tensors * keep.view_as(tensors)
 
 
 def drop_and_rescale(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
@@ -27,15 +28,15 @@ def drop_and_rescale(tensor: Tensor, density: float, generator: torch.Generator)
     return tensor * keep.to(tensor.device) / density
 
 
-def elect_and_average(stack: Tensor) -> Tensor:
-    """Of tensors [adapters, ...], what agrees with the elected sign, divided by how many agree, place by place (TIES).
+def elect_and_average(tensors: Tensor, dim: int) -> Tensor:
+    """Of tensors that stand along `dim`, what agrees with the elected sign, divided by how many agree, place by place.
 
-    Elected is the sign of the total, which the weights don't enter; a place where the total is 0 elects +. A weighted
-    sum over the result is the disjoint merge.
+    Elected is the sign of the total, which the weights don't enter; a place where the total is 0 elects + (TIES). A
+    weighted sum over the result is the disjoint merge.
     """
-    elected = torch.where(stack.sum(0) >= 0, 1.0, -1.0)
-    agrees = stack.sign() == elected
-    return stack * agrees / agrees.sum(0).clamp(min=1)
+    elected = torch.where(tensors.sum(dim, keepdim=True) >= 0, 1.0, -1.0)
+    agrees = tensors * elected > 0
+    return (tensors * agrees).div_(agrees.sum(dim, keepdim=True).clamp_(min=1))
 
 
 def noise_of_same_norm(tensor: Tensor, generator: torch.Generator) -> Tensor:

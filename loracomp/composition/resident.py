@@ -7,7 +7,8 @@ from typing import Generic, TypeVar
 
 import torch
 
-from loracomp.composition.strategies import AdapterWeights, Factors, ModuleFactors
+from loracomp.composition.blocks import move, nbytes
+from loracomp.composition.strategies import AdapterWeights, PackedAdapter
 from loracomp.errors import JobError
 
 K = TypeVar("K")
@@ -55,16 +56,16 @@ class ResidentAdapters:
     def __init__(self, fetch: Fetch, budget_bytes: int, device: torch.device | str = "cpu") -> None:
         self._fetch = fetch
         self._device = device
-        self.cache: ByteLimitedCache[int, AdapterWeights] = ByteLimitedCache(budget_bytes)
+        self.cache: ByteLimitedCache[int, PackedAdapter] = ByteLimitedCache(budget_bytes)
 
-    def get(self, adapter_ids: Iterable[int]) -> dict[int, AdapterWeights | JobError]:
+    def get(self, adapter_ids: Iterable[int]) -> dict[int, PackedAdapter | JobError]:
         """Each adapter by its id, or why it cannot be had; all that are missing come by one call of `fetch`."""
         found = {id_: self.cache.get(id_) for id_ in adapter_ids}
         missing = [id_ for id_, adapter in found.items() if adapter is None]
         loaded = self._load(missing) if missing else {}
         return {id_: adapter or loaded[id_] for id_, adapter in found.items()}
 
-    def _load(self, adapter_ids: Sequence[int]) -> dict[int, AdapterWeights | JobError]:
+    def _load(self, adapter_ids: Sequence[int]) -> dict[int, PackedAdapter | JobError]:
         try:
             fetched = [self._to_device(adapter) for adapter in self._fetch(adapter_ids)]
         except JobError as error:
@@ -73,20 +74,9 @@ class ResidentAdapters:
             # One bad adapter must not cost the others' jobs: find it by asking for each alone.
             return {id_: result for each in adapter_ids for id_, result in self._load([each]).items()}
         for adapter in fetched:
-            self.cache.put(adapter.id, adapter, factors_nbytes(adapter.factors))
+            self.cache.put(adapter.id, adapter, nbytes(adapter.blocks))
         return {adapter.id: adapter for adapter in fetched}
 
-    def _to_device(self, adapter: AdapterWeights) -> AdapterWeights:
-        return replace(adapter, factors=move_factors(adapter.factors, self._device))
-
-
-def factors_nbytes(factors: ModuleFactors) -> int:
-    """Bytes of all factors."""
-    return sum(tensor.nbytes for pair in factors.values() for tensor in pair)
-
-
-def move_factors(
-    factors: ModuleFactors, device: torch.device | str, dtype: torch.dtype | None = None
-) -> dict[str, Factors]:
-    """The factors on a device, and in a dtype where one is named."""
-    return {module: Factors(f.A.to(device, dtype), f.B.to(device, dtype)) for module, f in factors.items()}
+    def _to_device(self, adapter: AdapterWeights) -> PackedAdapter:
+        packed = adapter.packed()
+        return replace(packed, blocks=move(packed.blocks, self._device))

@@ -1,19 +1,19 @@
-"""Merging LoRA adapters: pure functions, factors and weights in, factors out.
+"""Merging LoRA adapters: every strategy is gates over prepared factors. Pure functions of tensors and weights.
 
 A module's weight changes by B @ A, with A [r, d_in] and B [d_out, r]. Every strategy but cat is the weighted sum of
 `linear` over factors that masks prepared: magnitude_prune and DARE look at one adapter, TIES at the set, none at the
-weights. Merging happens in float32. Reference: PEFT 0.21, `LoraModel.add_weighted_adapter` and `utils.merge_utils`.
+weights. What differs from job to job are gates, two numbers an adapter. Reference: PEFT 0.21,
+`LoraModel.add_weighted_adapter` and `utils.merge_utils`.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
+from loracomp.composition.blocks import Block, Blocks, Factors, ModuleFactors, pack, stack, unpack
 from loracomp.composition.masks import (
     drop_and_rescale,
     elect_and_average,
@@ -24,17 +24,27 @@ from loracomp.composition.masks import (
 from loracomp.errors import UsageError
 
 STRATEGIES = ("linear", "cat", "ties", "magnitude_prune", "dare_linear", "dare_ties")
+ELECTING = ("ties", "dare_ties")
+"""Strategies that prepare an adapter by the set that it is merged with."""
 
 
-class Factors(NamedTuple):
-    """Low-rank factors of the change B @ A of one module: A [r, d_in], B [d_out, r]."""
+@dataclass(frozen=True, slots=True, eq=False)
+class PackedAdapter:
+    """A LoRA adapter ready to compute with, as it was stored or as a strategy prepared it."""
 
-    A: Tensor
-    B: Tensor
+    id: int
+    sha256: str
+    """Of the safetensors bytes. With the policy's seed it seeds what is random about the adapter."""
+    scaling: float
+    """alpha / r, or alpha / sqrt(r) with rsLoRA."""
+    blocks: Blocks
+    prepared: str = ""
+    """How its factors were changed; empty: as they were stored."""
 
-
-ModuleFactors = Mapping[str, Factors]
-"""Name of a module of the base model -> its factors."""
+    @property
+    def key(self) -> tuple[int, str]:
+        """Tells it from every other adapter, and from itself prepared otherwise."""
+        return self.id, self.prepared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,10 +53,25 @@ class AdapterWeights:
 
     id: int
     sha256: str
-    """Of the safetensors bytes. With the policy's seed it seeds what is random about the adapter."""
     scaling: float
-    """alpha / r, or alpha / sqrt(r) with rsLoRA."""
     factors: ModuleFactors
+
+    def packed(self) -> PackedAdapter:
+        """The same by shapes."""
+        return PackedAdapter(self.id, self.sha256, self.scaling, pack(self.factors))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Mix:
+    """A composition as the model applies it: prepared adapters, each once, and a pair of gates for each.
+
+    Crossed, it adds sum_j right_j B_j (sum_i left_i A_i x) to a module's output; else sum_i right_i B_i left_i A_i x.
+    """
+
+    adapters: tuple[PackedAdapter, ...] = ()
+    left: tuple[float, ...] = ()
+    right: tuple[float, ...] = ()
+    crossed: bool = False
 
 
 def compose(
@@ -61,39 +86,13 @@ def compose(
     Raises UsageError for an unknown strategy, weights that are not one finite number an adapter, and a density
     outside (0, 1].
     """
-    _check(strategy, len(adapters), weights, density)
-    gates = [weight * adapter.scaling for adapter, weight in zip(adapters, weights, strict=True)]
-    merge = _cat if strategy == "cat" else _linear
-    prepared = prepare(strategy, adapters, density=density, seed=seed)
-    return {
-        module: merge([prepared[i][module] for i in having], [gates[i] for i in having])
-        for module, having in _having(prepared).items()
-    }
+    check_settings(strategy, len(adapters), weights, density)
+    prepared = prepare(strategy, [adapter.packed() for adapter in adapters], density=density, seed=seed)
+    return merge(gated(strategy, prepared, weights))
 
 
-def prepare(
-    strategy: str, adapters: Sequence[AdapterWeights], *, density: float, seed: int
-) -> list[dict[str, Factors]]:
-    """Each adapter's factors, in float32, as the weighted sum shall take them.
-
-    linear, cat: as they are. magnitude_prune, ties: the largest elements kept (TIES: trim). dare_*: random elements
-    kept and rescaled. ties, dare_ties: then signs elected over the set, and their disjoint mean (TIES: elect, merge).
-    """
-    prepared = [_mask(strategy, adapter, density, seed) for adapter in adapters]
-    return _elect(prepared) if strategy in ("ties", "dare_ties") else prepared
-
-
-def randomize(adapter: AdapterWeights, seed: int) -> AdapterWeights:
-    """A control: the adapter with random factors, each of the Frobenius norm of the one it replaces."""
-
-    def noise(module: str) -> Callable[[Tensor], Tensor]:
-        generator = seeded_generator("random_parameters", seed, adapter.sha256, module)
-        return lambda tensor: noise_of_same_norm(tensor, generator)
-
-    return replace(adapter, factors=_map(adapter, noise))
-
-
-def _check(strategy: str, adapters: int, weights: Sequence[float], density: float) -> None:
+def check_settings(strategy: str, adapters: int, weights: Sequence[float], density: float) -> None:
+    """Raise UsageError for what `compose` refuses."""
     if strategy not in STRATEGIES:
         raise UsageError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
     if len(weights) != adapters or not all(map(math.isfinite, weights)):
@@ -102,62 +101,89 @@ def _check(strategy: str, adapters: int, weights: Sequence[float], density: floa
         raise UsageError(f"density must be above 0 and at most 1, not {density}")
 
 
-def _map(adapter: AdapterWeights, change_for: Callable[[str], Callable[[Tensor], Tensor]]) -> dict[str, Factors]:
-    """Every module's A, then B, in float32, through the change that its module is given."""
+def gated(strategy: str, prepared: Sequence[PackedAdapter], weights: Sequence[float]) -> Mix:
+    """Prepared adapters under the gates that the weights give: g = weight * scaling (cat), else sqrt(g) on both sides.
 
-    def changed(module: str, factors: Factors) -> Factors:
-        change = change_for(module)
-        return Factors(change(factors.A.float()), change(factors.B.float()))
+    The sign of a negative g stays on one side; on both it would vanish.
+    """
+    g = [weight * adapter.scaling for adapter, weight in zip(prepared, weights, strict=True)]
+    if strategy == "cat":
+        return Mix(tuple(prepared), tuple(g), (1.0,) * len(g))
+    roots = [math.sqrt(abs(each)) for each in g]
+    return Mix(tuple(prepared), tuple(map(math.copysign, roots, g)), tuple(roots), crossed=True)
 
-    return {module: changed(module, factors) for module, factors in adapter.factors.items()}
+
+def merge(mix: Mix) -> dict[str, Factors]:
+    """Each module's factors, in float32: A = sum left A_i, B = sum right B_i; of cat the stacks of left A_i and B_i."""
+    merged = {}
+    for shape, (modules, A, B) in stack([adapter.blocks for adapter in mix.adapters], torch.float32).items():
+        left, right = (torch.tensor(gates, device=A.device)[:, None, None] for gates in (mix.left, mix.right))
+        if mix.crossed:
+            merged[shape] = Block(modules, (A * left).sum(1), (B * right).sum(1))
+        else:
+            merged[shape] = Block(modules, (A * left).flatten(1, 2), (B * right).transpose(1, 2).flatten(2))
+    return unpack(merged)
 
 
-def _mask(strategy: str, adapter: AdapterWeights, density: float, seed: int) -> dict[str, Factors]:
-    def drop(module: str) -> Callable[[Tensor], Tensor]:
-        generator = seeded_generator("dare", seed, adapter.sha256, module)
-        return lambda tensor: drop_and_rescale(tensor, density, generator)
+def prepare(
+    strategy: str, adapters: Sequence[PackedAdapter], *, density: float, seed: int
+) -> tuple[PackedAdapter, ...]:
+    """Adapters as the gates shall take them: each masked, then, with ties and dare_ties, signs elected over the set."""
+    masked = [mask(strategy, adapter, density=density, seed=seed) for adapter in adapters]
+    return elect(masked) if strategy in ELECTING else tuple(masked)
 
+
+def mask_name(strategy: str, density: float, seed: int) -> str:
+    """What tells one mask of an adapter from another; empty where the strategy masks nothing."""
     if strategy in ("dare_linear", "dare_ties"):
-        return _map(adapter, drop)
-    if strategy in ("magnitude_prune", "ties"):
-        return _map(adapter, lambda _: lambda tensor: keep_largest(tensor, density))
-    return _map(adapter, lambda _: lambda tensor: tensor)
+        return f"dropped {density} {seed}"
+    return f"trimmed {density}" if strategy in ("magnitude_prune", "ties") else ""
 
 
-def _elect(adapters: Sequence[ModuleFactors]) -> list[dict[str, Factors]]:
-    elected: list[dict[str, Factors]] = [{} for _ in adapters]
-    for module, having in _having(adapters).items():
-        As, Bs = _pad_ranks([adapters[i][module] for i in having])
-        for i, A, B in zip(having, elect_and_average(As), elect_and_average(Bs), strict=True):
-            elected[i][module] = Factors(A, B)
-    return elected
+def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) -> PackedAdapter:
+    """What a strategy keeps of one adapter, whatever it is merged with.
+
+    linear, cat: all. magnitude_prune, ties: the largest elements of each A and B (TIES: trim). dare_*: random elements,
+    rescaled, in float32.
+    """
+    name = mask_name(strategy, density, seed)
+    if name.startswith("dropped"):
+        return _drawn(adapter, "dare", seed, lambda each, draw: drop_and_rescale(each.float(), density, draw), name)
+    if name.startswith("trimmed"):
+        kept = {
+            shape: Block(modules, keep_largest(A, density), keep_largest(B, density))
+            for shape, (modules, A, B) in adapter.blocks.items()
+        }
+        return _changed(adapter, kept, name)
+    return adapter
 
 
-def _linear(factors: Sequence[Factors], gates: Sequence[float]) -> Factors:
-    """A = sum sign(g) sqrt|g| A_i, B = sum sqrt|g| B_i; on both sides the sign of a negative g would vanish."""
-    As, Bs = _pad_ranks(factors)
-    g = torch.tensor(gates, device=As.device)
-    roots = g.abs().sqrt()
-    return Factors(torch.tensordot(roots * g.sign(), As, 1), torch.tensordot(roots, Bs, 1))
+def elect(adapters: Sequence[PackedAdapter]) -> tuple[PackedAdapter, ...]:
+    """What of each adapter agrees with the signs that the set elects, averaged; in float32 (TIES: elect, merge)."""
+    elected: list[dict[tuple[int, int], Block]] = [{} for _ in adapters]
+    for shape, (modules, A, B) in stack([adapter.blocks for adapter in adapters], torch.float32).items():
+        A, B = elect_and_average(A, 1), elect_and_average(B, 1)  # noqa: PLW2901
+        for number, blocks in enumerate(elected):
+            blocks[shape] = Block(modules, A[:, number], B[:, number])
+    name = f"elected by {sorted(adapter.key for adapter in adapters)}"
+    return tuple(_changed(adapter, blocks, name) for adapter, blocks in zip(adapters, elected, strict=True))
 
 
-def _cat(factors: Sequence[Factors], gates: Sequence[float]) -> Factors:
-    """A = stack of g A_i, B = stack of B_i, of rank sum r_i: exactly sum g B_i A_i."""
-    A = torch.cat([f.A * gate for f, gate in zip(factors, gates, strict=True)])
-    return Factors(A, torch.cat([f.B for f in factors], dim=1))
+def randomize(adapter: PackedAdapter, seed: int) -> PackedAdapter:
+    """A control: the adapter with random factors, each of the Frobenius norm of the one it replaces."""
+    return _drawn(adapter, "random_parameters", seed, noise_of_same_norm, f"random {seed}")
 
 
-def _having(adapters: Sequence[ModuleFactors]) -> dict[str, list[int]]:
-    """Name of a module -> the positions of the adapters that have it."""
-    having: dict[str, list[int]] = {}
-    for position, adapter in enumerate(adapters):
-        for module in adapter:
-            having.setdefault(module, []).append(position)
-    return having
+def _drawn(
+    adapter: PackedAdapter, use: str, seed: int, change: Callable[[Tensor, torch.Generator], Tensor], name: str
+) -> PackedAdapter:
+    """Every module's A, then B, changed by what its own generator draws."""
+    drawn = {}
+    for module, (A, B) in unpack(adapter.blocks).items():
+        generator = seeded_generator(use, seed, adapter.sha256, module)
+        drawn[module] = Factors(change(A, generator), change(B, generator))
+    return _changed(adapter, pack(drawn), name)
 
 
-def _pad_ranks(factors: Sequence[Factors]) -> tuple[Tensor, Tensor]:
-    """Stacks [n, r, d_in] and [n, d_out, r] of all A and all B, zeros up to the largest rank."""
-    rank = max(f.A.shape[0] for f in factors)
-    A = torch.stack([pad(f.A, (0, 0, 0, rank - f.A.shape[0])) for f in factors])
-    return A, torch.stack([pad(f.B, (0, rank - f.B.shape[1])) for f in factors])
+def _changed(adapter: PackedAdapter, blocks: Blocks, name: str) -> PackedAdapter:
+    return replace(adapter, blocks=blocks, prepared=f"{adapter.prepared}, {name}")

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from loracomp.composition.strategies import Factors
+from loracomp.composition.blocks import Factors
 from loracomp.errors import RefusedError
 from loracomp.registry.base_models import RegisteredBaseModel
 

@@ -67,6 +67,8 @@ class Predictor:
     def predict(self, requests: Sequence[Request]) -> list[Answer | JobError]:
         """Each request's answer, or why it alone has none, in order.
 
+        What is not finite in a batch is asked again alone, for an adapter that overflows may spoil its neighbours.
+
         JobError codes: those of `Composer.compose`, and 'prompt_too_long', 'prompt_blank', 'not_finite',
         'out_of_memory' (the only one worth a retry).
         """
@@ -83,6 +85,9 @@ class Predictor:
         answers: dict[_Item, Answer | JobError] = {}
         for batch in batches(items, self._token_budget):
             answers |= zip(batch, halving_on_out_of_memory(answer, batch), strict=True)
+            spoilt = [item for item in batch if _is_not_finite(answers[item])]
+            if len(batch) > 1:
+                answers |= {item: answer([item])[0] for item in spoilt}
         return answers
 
     def _prepared(self, request: Request, composition: Composed | JobError) -> _Item | JobError:
@@ -106,8 +111,8 @@ class Predictor:
     @torch.inference_mode()
     def _score(self, items: Sequence[_Item]) -> list[Answer | JobError]:
         questions = [item.encoded for item in items if isinstance(item.encoded, Question)]
-        rows = [item.composed.factors for item in items for _ in range(item.rows)]
-        with composed(self._base.model, rows):
+        rows = [item.composed.mix for item in items for _ in range(item.rows)]
+        with composed(self._base.model, rows, max(item.width for item in items)):
             scores = log_likelihoods(self._base.model, questions)
         normalized = (
             normalize(s, q, i.request.normalization) for s, q, i in zip(scores, questions, items, strict=True)
@@ -116,7 +121,7 @@ class Predictor:
 
     def _generate(self, items: Sequence[_Item]) -> list[Answer | JobError]:
         prompts = [item.encoded for item in items if isinstance(item.encoded, Prompt)]
-        with composed(self._base.model, [item.composed.factors for item in items]):
+        with composed(self._base.model, [item.composed.mix for item in items], max(item.width for item in items)):
             generated = generate(self._base.model, self._base.tokenizer, prompts)
         return [_written(item, text) for item, text in zip(items, generated, strict=True)]
 
@@ -149,6 +154,10 @@ def _written(item: _Item, generated: Generated) -> Answer | JobError:
         norm_ratio=item.composed.norm_ratio,
         cosine=item.composed.cosine,
     )
+
+
+def _is_not_finite(answer: Answer | JobError) -> bool:
+    return isinstance(answer, JobError) and answer.code == "not_finite"
 
 
 def _not_finite() -> JobError:
