@@ -21,7 +21,8 @@ from loracomp.sql_objects import ROLES, packed_folder
 from loracomp.tables import SCHEMA
 
 _PGVECTOR = "SELECT extversion, extnamespace::regnamespace::text AS place FROM pg_extension WHERE extname = 'vector'"
-_LOCK = 7_215_533_101_990_104_661  # any number, as long as it is ours
+_FIRST_LOCK = 7_215_533_101_990_104_661  # any number, as long as it is ours
+_NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job asks; docs/sql.md says what is public."
 
 _log = logging.getLogger(__name__)
 
@@ -72,9 +73,38 @@ def installing(url: str) -> Iterator[Connection]:
         ensure_roles(engine)
         with engine.begin() as connection:
             connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            _shut_out_installers(connection)
             ensure_extension(connection)
             yield connection
+
+
+def _shut_out_installers(connection: Connection) -> None:
+    # By what only the schema's owner may lock, for any login may hold an advisory lock for ever. Before there is a
+    # schema there is nothing else, and nobody whom the first installer would have let in.
+    while not _locked_schema(connection):
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _FIRST_LOCK})
+        if not _has_schema(connection):
+            return
+
+
+def _has_schema(connection: Connection) -> bool:
+    return connection.scalar(text("SELECT to_regnamespace(:name) IS NOT NULL"), {"name": SCHEMA}) is True
+
+
+def _locked_schema(connection: Connection) -> bool:
+    if not _has_schema(connection):
+        return False
+    try:
+        with connection.begin_nested():
+            connection.exec_driver_sql(f"COMMENT ON SCHEMA {SCHEMA} IS '{_NOTE}'")
+    except DBAPIError as error:
+        # Whom we waited for took it away.
+        if isinstance(error.orig, errors.InvalidSchemaName | errors.UndefinedObject):
+            return False
+        if isinstance(error.orig, errors.InsufficientPrivilege):
+            raise RefusedError(f"schema {SCHEMA} is not yours: run `loracomp init` as its owner") from None
+        raise
+    return True
 
 
 @contextmanager

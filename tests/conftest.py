@@ -12,7 +12,7 @@ from psycopg import sql
 
 from loracomp import db, embedded, schema
 
-pytest_plugins = ["demo_fixtures", "model_fixtures", "registry_data"]
+pytest_plugins = ["demo_fixtures", "model_fixtures", "people_fixtures", "registry_data"]
 
 TEMPLATE = "loracomp_template"
 _numbers = count()

@@ -1,27 +1,13 @@
 """Least privilege: what each role may do, and that it can't do more. Real logins try to break out."""
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
-
-import psycopg
 import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
-from conftest import create_database, drop_database
 from loracomp import db, schema
 from people_data import add_examples, answer, claim, load, one, submit
+from people_fixtures import Scene, connect, login, value, values
 
-LOGINS = {
-    "alice": "loracomp_submitter",
-    "bob": "loracomp_submitter",
-    "wendy": "loracomp_worker",
-    "ana": "loracomp_analyst",
-    "adam": "loracomp_admin",
-    "nobody": None,
-}
 # Which functions each role may execute; any other is the owner's alone. A new function must be entered here.
 EXECUTE = {
     "loracomp_submitter": """
@@ -35,7 +21,7 @@ EXECUTE = {
     """,
     "loracomp_analyst": """
         route rescore_route task_weights wilson_interval mcnemar_p compare_policies
-        retrieve_again check_routing_settings check_similarities composition_text seconds_between
+        check_routing_settings check_similarities composition_text seconds_between may_read masked_tasks
     """,
     "loracomp_admin": """
         submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health
@@ -44,7 +30,7 @@ EXECUTE = {
         add_examples unembedded_examples find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
         tune_routing route rescore_route task_weights wilson_interval mcnemar_p compare_policies
-        start_evaluation near_duplicates leaks_between_tasks retrieve_again
+        start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
         check_routing_settings check_similarities
@@ -52,10 +38,11 @@ EXECUTE = {
 }
 OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs check_role_exists
-    unknown_tasks stored_vector check_evaluation evaluated_examples tasks_that_have_seen text_key
+    unknown_tasks retrieve_again stored_vector check_evaluation evaluated_examples tasks_that_have_seen text_key
     check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query pick_tasks
     fitting_ef_search
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
+    keep_events_of_others
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop policy base_model priority run_at idempotency_key tags exclude_tasks
@@ -70,73 +57,6 @@ WRITES = {
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
     | {(table, "INSERT", "*") for table in ("evaluation", "adapter_weights", "example_embedding")},
 }
-
-
-@dataclass(frozen=True)
-class Scene:
-    """A database in which alice and bob have a job each, answered, and a third of alice's waits."""
-
-    url: str
-    owner: db.Connection
-    alices: int
-    bobs: int
-    waiting: int
-
-    def connect(self, name: str) -> db.Connection:
-        return connect(self.url, name)
-
-
-def login(name: str) -> str:
-    return f"{name}_{os.getpid()}"
-
-
-def connect(url: str, name: str) -> db.Connection:
-    """As one of LOGINS."""
-    return db.connect(make_conninfo(url, user=login(name)))
-
-
-@pytest.fixture(scope="module")
-def logins(server: str) -> Iterator[None]:
-    """Roles of the cluster: a login for each of LOGINS, readers of a secret task, and a pool that may become alice."""
-    statements = [f"CREATE ROLE {login(name)} LOGIN" for name in LOGINS]
-    statements += [f"GRANT {role} TO {login(name)}" for name, role in LOGINS.items() if role]
-    statements += [f"CREATE ROLE {login('readers')} NOLOGIN", f"CREATE ROLE {login('pool')} LOGIN NOINHERIT"]
-    statements += [f"GRANT {login(name)} TO {login('pool')}" for name in ("alice", "bob")]
-    with psycopg.connect(server, autocommit=True) as connection:
-        for statement in statements:
-            connection.execute(statement)
-        yield
-        for name in ("pool", "readers", *LOGINS):
-            connection.execute(f"DROP ROLE {login(name)}")
-
-
-@pytest.fixture(scope="module")
-def scene(server: str, template: str, logins: None) -> Iterator[Scene]:
-    """Tests must leave what others look at as it is."""
-    name = f"roles_{os.getpid()}"
-    url = create_database(server, name, template)
-    with db.connect(url) as owner:
-        examples = load(owner)
-        jobs = {}
-        for person in ("alice", "bob"):
-            with connect(url, person) as connection:
-                prompt = f"{person}'s SECRET"
-                jobs[person] = submit(connection, prompt, idempotency_key=f"{person}'s key", choices=["SECRET", "b"])
-            answer(owner, jobs[person], examples, output="SECRET")
-        with connect(url, "alice") as connection:
-            waiting = submit(connection, "alice waits")
-        yield Scene(url, owner, jobs["alice"], jobs["bob"], waiting)
-    drop_database(server, name)
-
-
-def value(connection: db.Connection, statement: str, parameters: Any = None) -> Any:
-    """The only column of the only row."""
-    return next(iter(one(connection, statement, parameters).values()))
-
-
-def values(connection: db.Connection, statement: str, parameters: Any = None) -> set[Any]:
-    """The only column."""
-    return {value for row in connection.execute(statement, parameters) for value in row.values()}
 
 
 # What is granted.
@@ -199,7 +119,7 @@ def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
         "SELECT relname FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('v', 'm') "
         "AND NOT coalesce(reloptions @> '{security_invoker=true}', false)"
     )
-    assert [row["relname"] for row in rows] == ["queue_health"]
+    assert {row["relname"] for row in rows} == {"queue_health", "restricted_task", "task_mask"}
 
 
 @pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam"])

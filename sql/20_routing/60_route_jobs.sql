@@ -21,7 +21,7 @@ RETURNS TABLE (
     fallback text
 )
 LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
 -- The default of 20,000 gives up among neighbours that are not eligible.

@@ -24,7 +24,7 @@ CREATE FUNCTION loracomp.route(
     nearest double precision
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
 -- The default of 20,000 gives up among neighbours that are not eligible.
@@ -35,11 +35,7 @@ AS $$
 DECLARE
     used loracomp.policy;
     model CONSTANT text := (loracomp.find_base_model(route.base_model)).name;
-    unknown CONSTANT text := (
-        SELECT string_agg(e.name, ', ')
-        FROM unnest(exclude_tasks) AS e (name)
-        WHERE NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = e.name)
-    );
+    unknown CONSTANT text := loracomp.unknown_tasks(route.exclude_tasks);
     eligible CONSTANT integer[] := loracomp.eligible_tasks(model, loracomp.caller(), exclude_tasks);
 BEGIN
     IF unknown IS NOT NULL THEN

@@ -7,7 +7,7 @@ CREATE FUNCTION loracomp.retrieve_again(
     job bigint, k integer, exclude_tasks text[], OUT example_tasks text[], OUT similarities double precision[]
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = loracomp, public, pg_temp
+SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
 -- The default of 20,000 gives up among neighbours that are not eligible.

@@ -1,5 +1,6 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.rescore_route(bigint, double precision, double precision, text, text, integer, text, integer, double precision, text[])
--- Changes nothing; reads the stored trace with the caller's rights, so that whoever may read a prediction may re-score it.
+-- Changes nothing; reads stored traces with its owner's rights: of any job for analysts and administrators, of their own for
+-- others that are let in, with labels for tasks that the caller may not know.
 -- Retrieves again where the trace can't answer: for a larger k, or other excluded tasks.
 CREATE FUNCTION loracomp.rescore_route(
     job bigint,
@@ -13,7 +14,8 @@ CREATE FUNCTION loracomp.rescore_route(
     min_similarity double precision DEFAULT NULL,
     exclude_tasks text[] DEFAULT NULL
 ) RETURNS TABLE (task text, probability double precision, in_nucleus boolean, weight double precision)
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -22,9 +24,18 @@ DECLARE
     stored jsonb;
     stored_k integer;
     used loracomp.policy;
+    labels CONSTANT jsonb := (
+        SELECT coalesce(jsonb_object_agg(r.name, r.label), '{}') FROM loracomp.restricted_task AS r
+        WHERE NOT loracomp.may_read(loracomp.caller(), r.reader_role)
+    );
 BEGIN
     SELECT p.example_tasks, p.similarities, p.policy INTO names, cosines, stored
-    FROM loracomp.prediction AS p WHERE p.job_id = rescore_route.job;
+    FROM loracomp.prediction AS p
+    WHERE p.job_id = rescore_route.job AND (
+        loracomp.caller_is_admin()
+        OR coalesce(pg_has_role(loracomp.caller(), to_regrole('loracomp_analyst'), 'member'), false)
+        OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = p.job_id AND j.submitted_by = loracomp.caller())
+    );
     IF stored IS NULL THEN
         RAISE EXCEPTION 'job % has no prediction', job
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
@@ -51,7 +62,7 @@ BEGIN
     -- task_weights takes numbers: a name's is the place where it first stands.
     RETURN QUERY
     SELECT
-        names[w.task_id],
+        coalesce(labels ->> names[w.task_id], names[w.task_id]),
         w.probability,
         w.in_nucleus,
         CASE WHEN cosines[1] < used.min_similarity THEN 0 ELSE w.weight END

@@ -1,14 +1,14 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.tune_routing()
 -- Alters the functions that search the index; does nothing where they already have the setting that fits.
 CREATE FUNCTION loracomp.tune_routing() RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     fitting CONSTANT integer := (SELECT loracomp.fitting_ef_search(count(*)) FROM loracomp.example_embedding);
     routine regprocedure;
 BEGIN
-    -- Two at once would meet as "tuple concurrently updated".
-    PERFORM pg_advisory_xact_lock(hashtextextended('loracomp.tune_routing', 0));
+    -- Two at once would meet as "tuple concurrently updated". Not an advisory lock, which any login may hold.
+    LOCK TABLE loracomp.sql_object IN SHARE ROW EXCLUSIVE MODE;
     -- Until pgvector is loaded its settings are unknown, and refused to all but superusers.
     EXECUTE format('SELECT %L::%s', '[1]', (
         SELECT a.atttypid::regtype FROM pg_catalog.pg_attribute AS a

@@ -4,7 +4,7 @@
 CREATE FUNCTION loracomp.set_encoder(
     name text, source text, revision text, fingerprint text, dimensions integer, input_version smallint
 ) RETURNS TABLE (task text, removed bigint, without_text bigint)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE

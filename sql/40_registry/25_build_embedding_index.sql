@@ -1,7 +1,7 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.build_embedding_index()
 -- Builds the HNSW index that drop_embedding_index dropped.
 CREATE FUNCTION loracomp.build_embedding_index() RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, public, pg_temp
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     EXECUTE format(

@@ -1,6 +1,6 @@
 -- drop: DROP VIEW IF EXISTS bi.prediction
 -- Reads only. Views of bi run with their owner's rights and hold no prompt, choice, answer, error text or tag: an
--- analyst sees every job's numbers and nobody's words. Plain types only: BI tools stumble over the others.
+-- analyst sees every job's numbers and nobody's words. Tasks whose reader_role the reader is no member of have a label. Plain types only: BI tools stumble over the others.
 CREATE VIEW bi.prediction AS
 SELECT
     j.id AS job_id,
@@ -8,7 +8,7 @@ SELECT
     j.kind,
     j.submitted_by::text AS submitted_by,
     j.evaluation,
-    j.task AS own_task,
+    coalesce(m.labels ->> j.task, j.task) AS own_task,
     j.example_id,
     j.policy,
     p.policy ->> 'router' AS router,
@@ -18,13 +18,13 @@ SELECT
     cardinality(j.choices) AS choice_count,
     p.choice_index,
     p.output = j.expected AS is_correct,
-    p.example_tasks[1] AS nearest_task,
+    coalesce(m.labels ->> p.example_tasks[1], p.example_tasks[1]) AS nearest_task,
     p.similarities[1] AS nearest_similarity,
     cardinality(p.example_ids) AS example_count,
-    p.tasks[1] AS top_task,
+    coalesce(m.labels ->> p.tasks[1], p.tasks[1]) AS top_task,
     p.probabilities[1] AS top_probability,
     cardinality(p.adapter_ids) AS adapter_count,
-    loracomp.composition_text(p.composed_tasks, p.adapter_weights) AS composition,
+    loracomp.composition_text(loracomp.masked_tasks(p.composed_tasks, m.labels), p.adapter_weights) AS composition,
     p.fallback,
     p.norm_ratio,
     p.cosine,
@@ -45,6 +45,7 @@ SELECT
     p.encoder,
     p.code_version
 FROM loracomp.job AS j
+CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
 WHERE j.finished_at IS NOT NULL;
 COMMENT ON VIEW bi.prediction IS

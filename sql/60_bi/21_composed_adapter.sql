@@ -4,9 +4,9 @@ CREATE VIEW bi.composed_adapter AS
 SELECT
     p.job_id,
     x.place::integer AS place,
-    x.task,
+    coalesce(m.labels ->> x.task, x.task) AS task,
     x.adapter_id,
-    a.name AS adapter,
+    CASE WHEN m.labels ? x.task THEN 'hidden adapter ' || x.adapter_id ELSE a.name END AS adapter,
     a.version,
     x.weight,
     p.base_model,
@@ -14,6 +14,7 @@ SELECT
     p.policy ->> 'strategy' AS strategy,
     p.created_at AS finished_at
 FROM loracomp.prediction AS p
+CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_ids, p.adapter_weights)
 WITH ORDINALITY AS x (task, adapter_id, weight, place)
 LEFT JOIN loracomp.adapter AS a ON x.adapter_id = a.id;

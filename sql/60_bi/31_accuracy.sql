@@ -3,7 +3,7 @@
 CREATE VIEW bi.accuracy AS
 SELECT
     c.evaluation,
-    c.own_task,
+    coalesce(m.labels ->> c.own_task, c.own_task) AS own_task,
     c.policy,
     c.base_model,
     c.asked,
@@ -26,6 +26,7 @@ FROM (
     WHERE j.expected IS NOT NULL AND j.finished_at IS NOT NULL AND j.kind = 'predict'
     GROUP BY j.evaluation, j.task, j.policy, j.base_model
 ) AS c
+CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
 COMMENT ON VIEW bi.accuracy IS 'How often answers were the expected ones, by evaluation, task and policy.';
 COMMENT ON COLUMN bi.accuracy.evaluation IS 'Named set of jobs; null for jobs with an expected answer outside of one.';

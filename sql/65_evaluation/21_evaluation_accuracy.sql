@@ -31,7 +31,8 @@ FROM (
         sqrt(sum((a.accuracy - a.accuracy_low) ^ 2)) AS below,
         sqrt(sum((a.accuracy_high - a.accuracy) ^ 2)) AS above
     FROM bi.accuracy AS a
-    INNER JOIN loracomp.task AS t ON a.own_task = t.name
+    CROSS JOIN loracomp.task_mask AS h
+    INNER JOIN loracomp.task AS t ON a.own_task = coalesce(h.labels ->> t.name, t.name)
     WHERE a.evaluation IS NOT NULL
     GROUP BY a.evaluation, a.policy, a.base_model, GROUPING SETS ((t.family, a.own_task), (t.family), ())
 ) AS m;

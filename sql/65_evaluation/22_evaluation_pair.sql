@@ -54,7 +54,7 @@ SELECT
     s.evaluation,
     CASE WHEN s.own_task IS NOT NULL THEN 'task' WHEN s.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     s.family,
-    s.own_task,
+    coalesce(m.labels ->> s.own_task, s.own_task) AS own_task,
     s.policy_a,
     s.policy_b,
     s.tasks,
@@ -70,7 +70,8 @@ SELECT
     greatest(-1, s.centre - 1.959964 * s.standard_error) AS difference_low,
     least(1, s.centre + 1.959964 * s.standard_error) AS difference_high,
     bi.mcnemar_p(s.only_a, s.only_b) AS p
-FROM by_scope AS s;
+FROM by_scope AS s
+CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.evaluation_pair IS
 'Two policies on the rows that both have answered: how much better policy_a was than policy_b, and whether that can be chance.';
 COMMENT ON COLUMN bi.evaluation_pair.evaluation IS 'Named set of jobs.';

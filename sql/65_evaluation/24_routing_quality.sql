@@ -50,7 +50,7 @@ SELECT
     k.evaluation,
     CASE WHEN k.own_task IS NOT NULL THEN 'task' WHEN k.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     k.family,
-    k.own_task,
+    coalesce(m.labels ->> k.own_task, k.own_task) AS own_task,
     k.policy,
     count(*) AS tasks,
     sum(k.n)::bigint AS n,
@@ -60,7 +60,8 @@ SELECT
     avg(k.adapters) AS adapters,
     avg(k.entropy) AS entropy_bits
 FROM by_task AS k
-GROUP BY k.evaluation, k.policy, GROUPING SETS ((k.family, k.own_task), (k.family), ());
+CROSS JOIN loracomp.task_mask AS m
+GROUP BY m.labels, k.evaluation, k.policy, GROUPING SETS ((k.family, k.own_task), (k.family), ());
 COMMENT ON VIEW bi.routing_quality IS
 'How well retrieval found the task that an evaluation''s rows come from, by policy: of each task, and means over tasks.';
 COMMENT ON COLUMN bi.routing_quality.evaluation IS 'Named set of jobs.';

@@ -2,21 +2,29 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.audit_job_delete()
 -- drop: DROP TRIGGER IF EXISTS audit_job_update ON loracomp.job
 -- drop: DROP TRIGGER IF EXISTS audit_job_delete ON loracomp.job
--- Writes an event for every change of a job's status, whoever makes it. SET loracomp.reason gives the reason.
+-- Writes an event for every change of a job's status, whoever makes it. SET loracomp.reason gives an administrator's reason;
+-- anybody can set it, so of others the event says what the change itself shows, and never words of theirs.
 CREATE FUNCTION loracomp.audit_job_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    reason CONSTANT text := CASE
+        WHEN loracomp.caller_is_admin() THEN nullif(current_setting('loracomp.reason', true), '')
+    END;
 BEGIN
     INSERT INTO loracomp.audit_event (
         actor, entity, entity_id, action, old_status, new_status, attempt, worker, reason
     )
     SELECT
         loracomp.caller(), 'job', n.id, 'update', o.status, n.status, n.attempts, n.worker,
-        coalesce(
-            nullif(current_setting('loracomp.reason', true), ''),
-            CASE WHEN n.status IN ('queued', 'failed', 'cancelled') THEN n.error_code END
-        )
+        CASE
+            WHEN reason IS NOT NULL THEN reason
+            -- Only a release and the expiry of a batch's lease give an attempt back.
+            WHEN n.status = 'queued' AND n.attempts < o.attempts AND n.expired_leases = o.expired_leases
+                AND o.status = 'running' THEN 'released'
+            WHEN n.status IN ('queued', 'failed', 'cancelled') THEN n.error_code
+        END
     FROM old_job AS o
     JOIN new_job AS n ON n.id = o.id
     WHERE n.status <> o.status;

@@ -19,7 +19,8 @@ BEGIN
             actor, entity, entity_id, entity_name, action, old_status, new_status, reason, before, after
         ) VALUES (
             loracomp.caller(), tg_table_name, (row_now ->> 'id')::bigint, row_now ->> 'name', lower(tg_op),
-            before ->> 'status', after ->> 'status', nullif(current_setting('loracomp.reason', true), ''),
+            before ->> 'status', after ->> 'status',
+            CASE WHEN loracomp.caller_is_admin() THEN nullif(current_setting('loracomp.reason', true), '') END,
             before, after
         );
     END IF;

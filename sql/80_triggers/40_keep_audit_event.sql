@@ -1,5 +1,7 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.keep_audit_event()
+-- drop: DROP FUNCTION IF EXISTS loracomp.keep_events_of_others()
 -- drop: DROP TRIGGER IF EXISTS keep_audit_event ON loracomp.audit_event
+-- drop: DROP TRIGGER IF EXISTS keep_events_of_others ON loracomp.audit_event
 -- Refuses UPDATE, DELETE and TRUNCATE of the audit; purge_jobs alone deletes, and only jobs' events.
 CREATE FUNCTION loracomp.keep_audit_event() RETURNS trigger
 LANGUAGE plpgsql
@@ -18,3 +20,25 @@ COMMENT ON FUNCTION loracomp.keep_audit_event IS 'Trigger: keeps audit_event app
 CREATE TRIGGER keep_audit_event BEFORE UPDATE OR DELETE OR TRUNCATE ON loracomp.audit_event
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.keep_audit_event();
 COMMENT ON TRIGGER keep_audit_event ON loracomp.audit_event IS 'Events are only appended.';
+
+CREATE FUNCTION loracomp.keep_events_of_others() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (
+        SELECT FROM old_event AS e WHERE e.entity <> 'job' OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = e.entity_id)
+    ) THEN
+        RAISE EXCEPTION 'DELETE of loracomp.audit_event: only events of jobs that are gone may go'
+            USING ERRCODE = 'insufficient_privilege', CONSTRAINT = 'audit_event_is_append_only',
+                HINT = 'loracomp.purge_jobs removes the events of old jobs with their jobs';
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.keep_events_of_others IS 'Trigger: lets go of events of deleted jobs alone.';
+
+CREATE TRIGGER keep_events_of_others AFTER DELETE ON loracomp.audit_event
+REFERENCING OLD TABLE AS old_event
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.keep_events_of_others();
+COMMENT ON TRIGGER keep_events_of_others ON loracomp.audit_event IS 'Only events of deleted jobs may go.';

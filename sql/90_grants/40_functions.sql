@@ -96,7 +96,8 @@ TO loracomp_submitter, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.check_routing_settings,
 loracomp.check_similarities,
-loracomp.retrieve_again
+loracomp.may_read,
+loracomp.masked_tasks
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.composition_text,

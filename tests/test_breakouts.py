@@ -1,0 +1,361 @@
+"""What each role would try in order to get at more than it is given, as real logins. Plain cases: test_roles.py."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import psycopg
+import pytest
+from psycopg import errors, sql
+
+from loracomp import db, schema
+from people_data import add_examples, answer, claim, load, one, submit
+from people_fixtures import Scene, connect, login, value, values
+
+# Of functions with their owner's rights: what a linter would look for, on the catalogue as it stands.
+DEFINERS = """
+SELECT p.oid::regprocedure::text AS name, p.prosrc AS body, coalesce(p.proconfig, '{}') AS settings,
+    EXISTS (SELECT FROM aclexplode(p.proacl) AS a WHERE a.grantee = 0) OR p.proacl IS NULL AS everybodys
+FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND p.prosecdef
+"""
+# Text becomes SQL nowhere else. Each takes it from the catalogue or a number, by %I, %L or a regprocedure.
+DYNAMIC = {"loracomp.tune_routing()", "loracomp.build_embedding_index()"}
+# Views that show more than their reader may read of tables, on purpose: numbers of all, or what masks names.
+OWNERS_VIEWS = {"queue_health", "restricted_task", "task_mask"}
+
+
+# The linter.
+
+
+def test_owners_functions_find_our_objects_and_the_servers_alone(scene: Scene) -> None:
+    """pg_catalog comes first unless it is named; pg_temp last; and nobody may create in loracomp."""
+    rows = scene.owner.execute(DEFINERS).fetchall()
+    assert len(rows) > 40
+    paths = {row["name"]: [s for s in row["settings"] if s.startswith("search_path=")] for row in rows}
+    assert {name: path for name, path in paths.items() if path != ["search_path=loracomp, pg_temp"]} == {}
+    creators = "SELECT r.rolname FROM pg_roles AS r WHERE NOT r.rolsuper AND has_schema_privilege(r.oid, %s, 'CREATE')"
+    builtin = " AND r.rolname !~ '^pg_'"
+    assert [values(scene.owner, creators + builtin, [name]) for name in ("loracomp", "bi")] == [set(), set()]
+
+
+def test_owners_functions_are_not_everybodys(scene: Scene) -> None:
+    assert [row["name"] for row in scene.owner.execute(DEFINERS) if row["everybodys"]] == []
+
+
+def test_owners_functions_make_no_sql_of_text(scene: Scene) -> None:
+    rows = scene.owner.execute(DEFINERS)
+    assert {row["name"] for row in rows if re.search(r"\bEXECUTE\b(?! FUNCTION)", row["body"])} == DYNAMIC
+
+
+def test_tables_that_people_read_hold_row_security(scene: Scene) -> None:
+    """But for those whose rows are for everybody: names of policies and models, and what release this is."""
+    open_tables = values(
+        scene.owner,
+        "SELECT DISTINCT c.relname FROM pg_class AS c LEFT JOIN pg_attribute AS t ON t.attrelid = c.oid"
+        " WHERE c.relnamespace = 'loracomp'::regnamespace AND c.relkind = 'r' AND NOT c.relrowsecurity"
+        " AND (has_table_privilege('loracomp_submitter', c.oid, 'SELECT')"
+        "     OR has_any_column_privilege('loracomp_submitter', c.oid, 'SELECT'))",
+    )
+    assert open_tables == {"policy", "base_model", "alembic_version", "sql_object"}
+
+
+def test_no_lock_that_any_login_may_take(scene: Scene) -> None:
+    bodies = values(scene.owner, "SELECT prosrc FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace")
+    assert not any("pg_advisory" in body for body in bodies)
+
+
+# Whoever can connect.
+
+
+@contextmanager
+def every_advisory_lock_held(url: str) -> Iterator[None]:
+    """As far as one knows their numbers."""
+    with connect(url, "nobody") as nobody:
+        nobody.execute("SELECT pg_advisory_lock(%s)", [schema._FIRST_LOCK])
+        nobody.execute("SELECT pg_advisory_lock(hashtextextended('loracomp.tune_routing', 0))")
+        yield
+
+
+def test_an_advisory_lock_holds_up_neither_init_nor_tuning(database: str, logins: None) -> None:
+    with db.connect(database) as owner, every_advisory_lock_held(database):
+        owner.execute("SET statement_timeout = '20s'")
+        owner.execute("SELECT loracomp.tune_routing()")
+        owner.execute("DELETE FROM loracomp.sql_object WHERE path = '90_grants/40_functions.sql'")
+        patient = psycopg.conninfo.make_conninfo(database, options="-c lock_timeout=20s")
+        assert "sql/ applied again" in schema.initialize(patient)[0]
+
+
+@pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam", "nobody"])
+def test_nobody_locks_out_an_installer(scene: Scene, name: str) -> None:
+    with scene.connect(name) as connection, pytest.raises(errors.InsufficientPrivilege):
+        connection.execute("COMMENT ON SCHEMA loracomp IS 'mine'")
+
+
+@pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam", "nobody"])
+@pytest.mark.parametrize("role", ["postgres", "loracomp_admin", "loracomp_worker", "pg_read_all_data"])
+def test_nobody_becomes_another(scene: Scene, name: str, role: str) -> None:
+    if (name, role) in {("adam", "loracomp_admin"), ("wendy", "loracomp_worker")}:
+        pytest.skip("is one")
+    statements = [
+        sql.SQL("SET ROLE {}").format(sql.Identifier(role)),
+        sql.SQL("SELECT set_config('role', {}, false)").format(role),
+        sql.SQL("SET SESSION AUTHORIZATION {}").format(sql.Identifier(role)),
+        sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(role)),
+    ]
+    with scene.connect(name) as connection:
+        for statement in statements:
+            with pytest.raises((errors.InsufficientPrivilege, errors.InvalidParameterValue)):
+                connection.execute(statement)
+
+
+# Submitters.
+
+
+def test_a_copy_gives_a_submitter_its_own_rows(scene: Scene) -> None:
+    queries = ("SELECT prompt FROM loracomp.job", "SELECT output, job_id FROM loracomp.prediction")
+    with scene.connect("alice") as alice, alice.cursor() as cursor:
+        for query in queries:
+            with cursor.copy(f"COPY ({query}) TO STDOUT".encode()) as copy:
+                text = b"".join(copy).decode()
+            assert "SECRET" in text
+            assert "bob" not in text
+            assert str(scene.bobs) not in text.split()
+
+
+FORGERIES = {
+    "a function that says who it is": "CREATE FUNCTION pg_temp.caller() RETURNS name LANGUAGE sql RETURN 'x'::name",
+    "a setting": "SET loracomp.caller = 'postgres'",
+    "another session_user": "SELECT set_config('session_authorization', 'postgres', false)",
+    "an event": "SELECT loracomp.audit_job_update()",
+    "a reason": "SELECT loracomp.give_reason('forged')",
+    "purging": "SET loracomp.purging = 'on'; DELETE FROM loracomp.audit_event",
+    "replica": "SET session_replication_role = 'replica'",
+    "a view of mine over theirs": "CREATE VIEW loracomp.mine AS SELECT * FROM loracomp.job",
+    "a rule": "CREATE RULE r AS ON INSERT TO loracomp.job DO ALSO SELECT 1",
+    "statistics": "CREATE STATISTICS loracomp.s ON prompt, status FROM loracomp.job",
+    "analyze": "ANALYZE loracomp.job; SELECT most_common_vals FROM pg_stats WHERE tablename = 'job' AND 1 / 0 = 1",
+    "masks": "SELECT * FROM loracomp.task_mask",
+    "restricted tasks": "SELECT * FROM loracomp.restricted_task",
+    "a merge": "MERGE INTO loracomp.job USING (VALUES (1)) AS v (id) ON true WHEN MATCHED THEN UPDATE SET priority = 0",
+    "an upsert": "INSERT INTO loracomp.job (prompt, idempotency_key) VALUES ('x', 'alice''s key')"
+    " ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO UPDATE SET prompt = 'y'",
+}
+
+
+@pytest.mark.parametrize("statement", FORGERIES.values(), ids=FORGERIES)
+def test_submitters_forge_nothing(scene: Scene, statement: str) -> None:
+    """Refused, or without effect: alice still acts as alice, on her own jobs."""
+    before = values(scene.owner, "SELECT count(*) FROM loracomp.audit_event")
+    with scene.connect("alice") as alice:
+        try:
+            alice.execute(statement)
+        except (errors.InsufficientPrivilege, errors.DivisionByZero, errors.FeatureNotSupported, errors.SyntaxError):
+            alice.rollback()
+        with pytest.raises(errors.NoDataFound):
+            alice.execute(f"SELECT loracomp.cancel_job({scene.bobs})")
+        assert values(alice, "SELECT submitted_by FROM loracomp.job") == {login("alice")}
+    assert values(scene.owner, "SELECT count(*) FROM loracomp.audit_event") == before
+
+
+def test_statistics_show_nothing_of_others(scene: Scene) -> None:
+    scene.owner.execute("ANALYZE loracomp.job, loracomp.prediction, loracomp.task, loracomp.example")
+    for name in ("alice", "wendy", "ana", "nobody"):
+        with scene.connect(name) as connection:
+            shown = "SELECT tablename FROM pg_stats WHERE schemaname = 'loracomp'"
+            assert values(connection, shown) <= {"policy", "base_model", "alembic_version", "sql_object"}
+
+
+def test_a_conflict_or_error_tells_nothing_of_anothers_key(scene: Scene) -> None:
+    """Same outcome, whether somebody else has used the key or not; and no detail of a row."""
+    with scene.connect("bob") as bob:
+        for key in ("alice's key", "nobody's key"):
+            job_id = submit(bob, "b", idempotency_key=key, run_at="3000-01-01")
+            with pytest.raises(errors.UniqueViolation) as caught:
+                submit(bob, "b", idempotency_key=key)
+            assert login("alice") not in str(caught.value)
+            bob.execute(f"SELECT loracomp.cancel_job({job_id})")
+            scene.owner.execute("DELETE FROM loracomp.job WHERE id = %s", [job_id])
+
+
+def test_an_error_shows_no_text_of_others(scene: Scene) -> None:
+    """Division by the length of a text, a cast of it: errors quote what they fail on."""
+    with scene.connect("alice") as alice:
+        for expression in ("prompt::int", "(tags ->> 'x')::int + length(prompt) / 0", "choices[1]::date::text"):
+            with pytest.raises(psycopg.DataError) as caught:
+                alice.execute(f"SELECT {expression} FROM loracomp.job WHERE prompt LIKE '%%SECRET%%'".encode())
+            assert "bob" not in str(caught.value)
+
+
+def test_a_hidden_task_and_none_are_the_same_to_exclude_tasks(database: str, logins: None) -> None:
+    with db.connect(database) as owner:
+        load(owner)
+        add_examples(owner, "secret", reader_role=login("readers"))
+    messages = set()
+    with connect(database, "alice") as alice, connect(database, "ana") as ana:
+        for name in ("secret", "no such"):
+            with pytest.raises(errors.ForeignKeyViolation) as caught:
+                submit(alice, exclude_tasks=[name])
+            messages.add(str(caught.value.diag.message_primary).replace(name, "NAME"))
+        for name in ("secret", "no such"):
+            with pytest.raises(errors.NoDataFound) as refused:
+                ana.execute(
+                    "SELECT loracomp.route(array_fill(1, '{768}')::public.vector, exclude_tasks => %s)", [[name]]
+                )
+            messages.add(str(refused.value.diag.message_primary).replace(name, "NAME"))
+    assert messages == {"exclude_tasks names tasks that do not exist: NAME"}
+
+
+# Workers.
+
+
+def test_a_workers_login_gives_no_reasons_of_its_own(database: str, logins: None) -> None:
+    with db.connect(database) as owner, connect(database, "wendy") as wendy:
+        load(owner)
+        job_id = submit(owner)
+        wendy.execute("SET loracomp.reason = 'the administrator said so'")
+        wendy.execute("SET loracomp.purging = 'on'")
+        for call in ("release_jobs('{%s}', '{%s}')", "fail_jobs('{%s}', '{%s}', '{code}', '{words}', '{f}')"):
+            token = claim(wendy, job_id)[job_id]
+            wendy.execute(f"SELECT loracomp.{call % (job_id, token)}".encode())
+        events = "SELECT reason FROM loracomp.audit_event WHERE entity = 'job' AND entity_id = %s ORDER BY id"
+        rows = owner.execute(events, [job_id]).fetchall()
+        assert [row["reason"] for row in rows] == [None, "released", None, "code"]
+
+
+def test_a_submitters_words_are_no_part_of_the_audit(database: str, logins: None) -> None:
+    with db.connect(database) as owner, connect(database, "alice") as alice:
+        load(owner)
+        job_id = submit(alice)
+        alice.execute("SET loracomp.reason = 'PRIVATE'")
+        alice.execute("SELECT loracomp.cancel_job(%s, 'PRIVATE words')", [job_id])
+        assert value(alice, "SELECT error FROM loracomp.job_result") == "PRIVATE words"
+        event = one(owner, "SELECT * FROM loracomp.audit_event WHERE entity = 'job' AND entity_id = %s", [job_id])
+        assert (event["actor"], event["reason"]) == (login("alice"), "cancelled")
+        assert "PRIVATE" not in str(event)
+
+
+WORKERS = {
+    "a job": "INSERT INTO loracomp.job (prompt) VALUES ('x')",
+    "a prediction": "UPDATE loracomp.prediction SET output = 'x'",
+    "weights": "SELECT bytes FROM loracomp.adapter_weights",
+    "other weights": "UPDATE loracomp.adapter_weights SET bytes = ''",
+    "examples": "SELECT prompt FROM loracomp.example",
+    "embeddings": "SELECT embedding FROM loracomp.example_embedding",
+    "the audit": "SELECT FROM loracomp.audit_event",
+    "bi": "SELECT FROM bi.prediction",
+    "purge": "SELECT loracomp.purge_jobs('0')",
+    "policies": "SELECT loracomp.set_policy('default', '{}')",
+    "cancel": "SELECT loracomp.cancel_job(1)",
+    "routing as somebody": "SELECT loracomp.route(array_fill(1, '{768}')::public.vector)",
+    "tokens": "SELECT nextval('loracomp.lease_token')",
+    "eligible tasks": "SELECT loracomp.eligible_tasks('toy', 'postgres', '{}')",
+}
+
+
+@pytest.mark.parametrize("statement", WORKERS.values(), ids=WORKERS)
+def test_workers_cannot(scene: Scene, statement: str) -> None:
+    with scene.connect("wendy") as wendy, pytest.raises(errors.InsufficientPrivilege):
+        wendy.execute(statement)
+
+
+def test_a_worker_without_the_fence_changes_nothing(scene: Scene) -> None:
+    with scene.connect("wendy") as wendy:
+        for call in (
+            f"release_jobs('{{{scene.waiting}}}', '{{1}}')",
+            f"renew_leases('{{{scene.waiting}}}', '{{1}}', '1 day')",
+            f"fail_jobs('{{{scene.waiting}}}', '{{1}}', '{{x}}', '{{x}}', '{{f}}')",
+            f"""record_predictions('[{{"job_id": {scene.alices}, "lease_token": 1, "output": "forged"}}]')""",
+        ):
+            assert values(wendy, f"SELECT loracomp.{call}") == set()
+
+
+# Analysts.
+
+
+def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> None:
+    """In every view of bi and every function, under its name now and the one it had; members and administrators do."""
+    with db.connect(database) as owner:
+        examples = load(owner)
+        hidden = add_examples(owner, "SECRET-old", reader_role=login("readers"))
+        owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+        for policy in ("default", "own_task"):
+            asked = {"evaluation": "weekly", "task": "SECRET-old", "expected": "yes", "example_id": 1, "policy": policy}
+            job_id = submit(owner, choices=["yes", "no"], **asked)
+            both = {"tasks": ["SECRET-old", "mnli"], "composed_tasks": ["SECRET-old", "mnli"]}
+            answer(owner, job_id, {**hidden, **examples}, **both)
+        owner.execute("UPDATE loracomp.task SET name = 'SECRET-new' WHERE name = 'SECRET-old'")
+        relations = values(owner, "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'bi'::regnamespace")
+        calls = {
+            f"loracomp.rescore_route({job_id})",
+            f"loracomp.rescore_route({job_id}, temperature => 1, top_p => 1)",
+            "bi.compare_policies('weekly', 'default', 'own_task')",
+        }
+        seen = {}
+        for name in ("ana", "adam", "member"):
+            if name == "member":
+                owner.execute(f"GRANT {login('readers')} TO {login('ana')}")
+            with connect(database, name.replace("member", "ana")) as reader:
+                texts = [str(reader.execute(f"SELECT * FROM {r}".encode()).fetchall()) for r in relations | calls]
+                seen[name] = sum("SECRET" in text for text in texts)
+                if name == "ana":
+                    assert values(reader, "SELECT composition FROM bi.prediction") == {"hidden task 3 0.62 + mnli 0.38"}
+                    assert values(reader, f"SELECT task FROM {min(calls, key=len)}") >= {"hidden task 3", "mnli"}
+                    assert "hidden adapter 3" in values(reader, "SELECT adapter FROM bi.composed_adapter")
+        owner.execute(f"REVOKE {login('readers')} FROM {login('ana')}")
+        assert seen["ana"] == 0
+        assert seen["adam"] == seen["member"] > 6
+
+
+ANALYSTS = {
+    "traces": "SELECT example_tasks FROM loracomp.prediction",
+    "jobs": "SELECT prompt FROM loracomp.job",
+    "tasks": "SELECT name FROM loracomp.task",
+    "masks": "SELECT * FROM loracomp.task_mask",
+    "restricted tasks": "SELECT * FROM loracomp.restricted_task",
+    "retrieval for another": "SELECT loracomp.retrieve_again(1, 10, '{}')",
+    "routing of jobs": "SELECT loracomp.route_jobs('{1}', '{}')",
+    "near duplicates": "SELECT loracomp.near_duplicates()",
+    "a table of its own in bi": "CREATE TABLE bi.mine ()",
+    "a function of its own in bi": "CREATE FUNCTION bi.mine() RETURNS int LANGUAGE sql RETURN 1",
+    "refresh": "REFRESH MATERIALIZED VIEW loracomp.nothing",
+    "jobs of its own": "INSERT INTO loracomp.job (prompt) VALUES ('x')",
+}
+
+
+@pytest.mark.parametrize("statement", ANALYSTS.values(), ids=ANALYSTS)
+def test_analysts_cannot(scene: Scene, statement: str) -> None:
+    with scene.connect("ana") as ana, pytest.raises((errors.InsufficientPrivilege, errors.UndefinedTable)):
+        ana.execute(statement)
+
+
+# Administrators.
+
+ADMINS = {
+    "an event": "INSERT INTO loracomp.audit_event (entity, action) VALUES ('policy', 'update')",
+    "no triggers": "ALTER TABLE loracomp.policy DISABLE TRIGGER audit_registry",
+    "replica": "SET session_replication_role = 'replica'",
+    "no audit": "TRUNCATE loracomp.audit_event",
+    "a job's events": "SET loracomp.purging = 'on'; DELETE FROM loracomp.audit_event WHERE entity = 'job'",
+    "an adapter's weights": "UPDATE loracomp.adapter_weights SET bytes = ''",
+    "a job as another": "INSERT INTO loracomp.job (prompt, submitted_by) VALUES ('x', 'postgres')",
+    "members of a role": "GRANT loracomp_admin TO loracomp_submitter",
+    "the owner's functions": "CREATE OR REPLACE FUNCTION loracomp.caller() RETURNS name LANGUAGE sql RETURN 'x'::name",
+    "a server's file": "COPY loracomp.policy TO '/tmp/policy'",
+}
+
+
+@pytest.mark.parametrize("statement", ADMINS.values(), ids=ADMINS)
+def test_administrators_cannot_either(scene: Scene, statement: str) -> None:
+    with scene.connect("adam") as adam, pytest.raises(errors.InsufficientPrivilege):
+        adam.execute(statement)
+
+
+def test_not_even_the_owner_removes_an_event_of_the_registry_in_passing(database: str, logins: None) -> None:
+    with db.connect(database) as owner:
+        load(owner)
+        job_id = submit(owner)
+        claim(owner, job_id)
+        owner.execute("SET loracomp.purging = 'on'")
+        for condition in ("entity = 'task'", "entity = 'job'"):
+            with pytest.raises(errors.InsufficientPrivilege, match="only events of jobs that are gone"):
+                owner.execute(f"DELETE FROM loracomp.audit_event WHERE {condition}".encode())
