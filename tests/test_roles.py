@@ -29,6 +29,7 @@ EXECUTE = {
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task list_tasks
         add_examples unembedded_examples find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
+        policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         tune_routing route rescore_route task_weights wilson_interval mcnemar_p compare_policies
         start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
@@ -42,7 +43,7 @@ OWNERS_ALONE = """
     check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query pick_tasks
     fitting_ef_search
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
-    keep_events_of_others
+    keep_events_of_others audit_examples audit_truncate
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop policy base_model priority run_at idempotency_key tags exclude_tasks

@@ -38,14 +38,20 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    -- purge_jobs removes the events with their jobs.
+    -- purge_jobs removes the events with their jobs: one says how many there were.
     IF current_setting('loracomp.purging', true) = 'on' THEN
+        INSERT INTO loracomp.audit_event (actor, entity, action, reason, before)
+        SELECT
+            loracomp.caller(), 'job', 'delete', 'purge_jobs',
+            jsonb_build_object('rows', count(*), 'from', min(o.finished_at), 'to', max(o.finished_at))
+        FROM old_job AS o
+        HAVING count(*) > 0;
         RETURN NULL;
     END IF;
     INSERT INTO loracomp.audit_event (actor, entity, entity_id, action, old_status, attempt, worker, reason)
     SELECT
         loracomp.caller(), 'job', o.id, 'delete', o.status, o.attempts, o.worker,
-        nullif(current_setting('loracomp.reason', true), '')
+        CASE WHEN loracomp.caller_is_admin() THEN nullif(current_setting('loracomp.reason', true), '') END
     FROM old_job AS o;
     RETURN NULL;
 END

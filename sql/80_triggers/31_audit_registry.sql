@@ -4,6 +4,7 @@
 -- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.task
 -- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.base_model
 -- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.encoder
+-- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.evaluation
 -- Writes an event with the row before and after for every change of these tables: few rows, so a row trigger does.
 CREATE FUNCTION loracomp.audit_registry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
@@ -39,4 +40,6 @@ FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
 CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.base_model
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
 CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.encoder
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
+CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.evaluation
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();

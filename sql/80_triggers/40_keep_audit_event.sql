@@ -27,7 +27,8 @@ SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF EXISTS (
-        SELECT FROM old_event AS e WHERE e.entity <> 'job' OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = e.entity_id)
+        SELECT FROM old_event AS e
+        WHERE e.entity <> 'job' OR e.entity_id IS NULL OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = e.entity_id)
     ) THEN
         RAISE EXCEPTION 'DELETE of loracomp.audit_event: only events of jobs that are gone may go'
             USING ERRCODE = 'insufficient_privilege', CONSTRAINT = 'audit_event_is_append_only',

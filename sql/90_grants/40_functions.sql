@@ -35,7 +35,7 @@ bi.compare_policies
 TO loracomp_analyst;
 
 -- Administrators: jobs, routing, evaluations, models and encoder, tasks and examples, adapters,
--- policies.
+-- policies, audit, lineage and erasure.
 GRANT EXECUTE ON FUNCTION
 loracomp.submit_job,
 loracomp.cancel_job,
@@ -76,7 +76,13 @@ loracomp.retire_adapter,
 loracomp.list_adapters,
 loracomp.read_adapters,
 loracomp.set_policy,
-loracomp.list_policies
+loracomp.list_policies,
+loracomp.policy_at,
+loracomp.note_readers,
+loracomp.lineage_of_example,
+loracomp.lineage_of_adapter,
+loracomp.erase_example,
+loracomp.erase_submitter
 TO loracomp_admin;
 
 -- What the above, the views and the constraints call with their caller's rights.

@@ -1,0 +1,48 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.erase_submitter(name)
+-- Deletes all jobs of a submitter with their answers, traces and embeddings, whatever their status: a worker that holds one
+-- finds its fence void. Events of the jobs stay, for they hold ids, states and roles alone; one more says who erased whom.
+CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    before CONSTANT text := loracomp.give_reason('erase_submitter');
+    jobs bigint[];
+    unfinished bigint;
+    predictions bigint;
+BEGIN
+    WITH gone AS (
+        DELETE FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter
+        RETURNING j.id, j.finished_at
+    )
+    SELECT coalesce(array_agg(g.id ORDER BY g.id), '{}'), count(*) FILTER (WHERE g.finished_at IS NULL)
+    INTO jobs, unfinished FROM gone AS g;
+    DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (jobs);
+    GET DIAGNOSTICS predictions = ROW_COUNT;
+    INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason, after)
+    VALUES (
+        loracomp.caller(), 'submitter', erase_submitter.submitter, 'delete', 'erase_submitter',
+        jsonb_build_object('jobs', cardinality(jobs), 'predictions', predictions)
+    );
+    PERFORM loracomp.give_reason(before);
+    RETURN QUERY
+    VALUES
+        ('jobs deleted', cardinality(jobs)::bigint, NULL::text),
+        ('of them unfinished', unfinished, NULL),
+        ('answers with their traces deleted', predictions, NULL)
+    UNION ALL
+    SELECT 'events of these jobs kept, without words', count(*), NULL
+    FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (jobs)
+    UNION ALL
+    SELECT 'evaluations kept that it started', count(*), string_agg(e.name, ', ' ORDER BY e.name)
+    FROM loracomp.evaluation AS e WHERE e.created_by = erase_submitter.submitter
+    UNION ALL
+    SELECT
+        'adapters kept that it registered', count(*),
+        string_agg(format('%s@%s', a.name, a.version), ', ' ORDER BY a.name, a.version)
+    FROM loracomp.adapter AS a WHERE a.created_by = erase_submitter.submitter;
+END
+$$;
+COMMENT ON FUNCTION loracomp.erase_submitter IS
+'Deletes every job of a submitter with its answer and trace; says what it deleted, and what it kept that has to do with it.';

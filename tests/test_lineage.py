@@ -1,0 +1,182 @@
+"""Who used what, what erasing removes and what it leaves, and how a policy looked on a day."""
+
+import psycopg
+import pytest
+
+from loracomp import db
+from people_data import add_examples, answer, load, one, submit
+from people_fixtures import connect, login, values
+
+REPORT = "SELECT what, rows, names FROM loracomp.{}"
+TEXTS = """
+SELECT string_agg(t::text, '|') AS text FROM (
+    SELECT to_jsonb(j)::text FROM loracomp.job AS j UNION ALL SELECT to_jsonb(p)::text FROM loracomp.prediction AS p
+    UNION ALL SELECT to_jsonb(e)::text FROM loracomp.example AS e
+    UNION ALL SELECT to_jsonb(a)::text FROM loracomp.audit_event AS a
+) AS x (t)
+"""
+
+
+@pytest.fixture
+def examples(connection: db.Connection) -> dict[str, int]:
+    return load(connection)
+
+
+def report(connection: db.Connection, call: str) -> dict[str, tuple[int, str | None]]:
+    return {row["what"]: (row["rows"], row["names"]) for row in connection.execute(REPORT.format(call).encode())}
+
+
+def test_which_answers_used_an_example_or_an_adapter(connection: db.Connection, examples: dict[str, int]) -> None:
+    first, second = submit(connection), submit(connection, run_at="now")
+    connection.execute("UPDATE loracomp.job SET run_at = '3000-01-01' WHERE id = %s", [second])
+    answer(connection, first, examples)
+    connection.execute("UPDATE loracomp.job SET run_at = now() WHERE id = %s", [second])
+    answer(connection, second, {"mnli/train#1": examples["mnli/train#1"]}, composed_tasks=["mnli"], adapter_weights=[1])
+    used = "SELECT job_id, part, place, similarity, task_weight FROM loracomp.lineage_of_example(%s)"
+    rows = [tuple(row.values()) for row in connection.execute(used, [examples["mnli/train#1"]])]
+    assert rows == [(first, "retrieved", 3, pytest.approx(0.7), 0.38), (second, "retrieved", 1, 0.9, 1)]
+    assert len(connection.execute(used, [examples["rte/train#2"]]).fetchall()) == 1
+    assert connection.execute(used, [10**9]).fetchall() == []
+    adapter = one(connection, "SELECT id FROM loracomp.adapter WHERE name = 'mnli'")["id"]
+    answers = "SELECT job_id, weight, same_file FROM loracomp.lineage_of_adapter(%s)"
+    assert [tuple(row.values()) for row in connection.execute(answers, [adapter])] == [
+        (first, 0.38, True),
+        (second, 1, True),
+    ]
+    connection.execute("UPDATE loracomp.adapter SET sha256 = repeat('e', 64) WHERE id = %s", [adapter])
+    assert [row["same_file"] for row in connection.execute(answers, [adapter])] == [False, False]
+
+
+def test_erasing_an_example_leaves_its_id_alone(connection: db.Connection, examples: dict[str, int]) -> None:
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+    erased = examples["rte/train#1"]
+    connection.execute("UPDATE loracomp.example SET prompt = 'SECRET words' WHERE id = %s", [erased])
+    connection.execute(
+        "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(1, '{768}')::vector"
+        " FROM loracomp.example WHERE id = %s",
+        [erased],
+    )
+    asking = submit(connection, "SECRET words", evaluation="weekly", task="rte", example_id=erased)
+    answer(connection, asking, {"mnli/train#1": examples["mnli/train#1"]}, output="SECRET answer")
+    using = submit(connection)
+    answer(connection, using, examples)
+    assert [row["part"] for row in connection.execute("SELECT * FROM loracomp.lineage_of_example(%s)", [erased])] == [
+        "asked",
+        "retrieved",
+    ]
+    assert report(connection, f"erase_example({erased})") == {
+        "example deleted": (1, "rte/train#1"),
+        "embedding deleted": (1, None),
+        "jobs of evaluations that asked it deleted": (1, str(asking)),
+        "their answers deleted": (1, None),
+        "traces that name its id kept": (1, None),
+        "adapters of its task kept, which may have learnt from it": (1, "rte@1 (active)"),
+    }
+    assert "SECRET" not in one(connection, TEXTS)["text"]
+    event = one(connection, "SELECT * FROM loracomp.audit_event WHERE entity = 'example' AND action = 'delete'")
+    assert (event["entity_id"], event["entity_name"], event["reason"]) == (erased, "rte", "erase_example")
+    assert event["before"]["ids"] == [erased]
+    trace = one(connection, "SELECT prompt FROM loracomp.retrieved_example WHERE example_id = %s", [erased])
+    assert trace == {"prompt": None}
+    with pytest.raises(psycopg.errors.NoDataFound, match="there is no example"):
+        connection.execute("SELECT loracomp.erase_example(%s)", [erased])
+
+
+def test_erasing_a_submitter_leaves_events_alone(database: str, logins: None) -> None:
+    with (
+        db.connect(database) as owner,
+        connect(database, "alice") as alice,
+        connect(database, "bob") as bob,
+        connect(database, "adam") as adam,
+    ):
+        examples = load(owner)
+        words = {"tags": '{"t": "SECRET"}', "idempotency_key": "SECRET"}
+        answer(owner, submit(alice, "SECRET prompt", **words), examples, output="SECRET answer")
+        submit(alice, "SECRET too", choices=["SECRET", "b"], run_at="3000-01-01")
+        cancelled = submit(alice, "SECRET three")
+        alice.execute("SELECT loracomp.cancel_job(%s, 'SECRET reason')", [cancelled])
+        kept = submit(bob, "bob's")
+        found = report(adam, f"erase_submitter('{login('alice')}')")
+        assert found["jobs deleted"] == (3, None)
+        assert found["of them unfinished"] == (1, None)
+        assert found["answers with their traces deleted"] == (1, None)
+        assert found["events of these jobs kept, without words"][0] == 6
+        assert values(owner, "SELECT id FROM loracomp.job") == {kept}
+        assert "SECRET" not in one(owner, TEXTS)["text"]
+        event = one(owner, "SELECT * FROM loracomp.audit_event WHERE entity = 'submitter'")
+        assert (event["actor"], event["entity_name"]) == (login("adam"), login("alice"))
+        assert event["after"] == {"jobs": 3, "predictions": 1}
+        assert report(adam, "erase_submitter('nobody at all')")["jobs deleted"] == (0, None)
+        submit(alice, "alice may go on")
+
+
+def test_how_a_policy_looked_on_a_day(connection: db.Connection) -> None:
+    connection.execute("UPDATE loracomp.policy SET created_at = '2020-01-01'")
+    start = one(connection, "SELECT clock_timestamp() AS at")["at"]
+    connection.execute("SELECT loracomp.set_policy('default', '{\"k\": 7}')")
+    middle = one(connection, "SELECT clock_timestamp() AS at")["at"]
+    connection.execute("SELECT loracomp.set_policy('default', '{\"k\": 9}')")
+    connection.execute("INSERT INTO loracomp.policy (name, k) VALUES ('late', 11)")
+    late = one(connection, "SELECT clock_timestamp() AS at")["at"]
+    connection.execute("DELETE FROM loracomp.policy WHERE name = 'late'")
+    at = "SELECT k FROM loracomp.policy_at(%s, %s)"
+    looked = {
+        ("default", start): {30},
+        ("default", middle): {7},
+        ("default", late): {9},
+        ("late", middle): set(),
+        ("late", late): {11},
+        ("late", "3000-01-01"): set(),
+        ("uniform", start): {30},
+        ("uniform", "2019-12-31"): set(),
+        ("none such", late): set(),
+    }
+    assert {key: values(connection, at, list(key)) for key in looked} == looked
+
+
+def test_readers_are_noted_when_they_come_and_go(database: str, logins: None) -> None:
+    with db.connect(database) as owner, connect(database, "adam") as adam:
+        load(owner)
+        add_examples(owner, "secret")
+        owner.execute(f"GRANT {login('readers')} TO {login('alice')}")
+        adam.execute("SELECT loracomp.restrict_task('secret', %s)", [login("readers")])
+        noted = "SELECT member, change FROM loracomp.note_readers()"
+        assert adam.execute(noted).fetchall() == []  # restrict_task did it
+        owner.execute(f"GRANT {login('readers')} TO {login('bob')}")
+        owner.execute(f"REVOKE {login('readers')} FROM {login('alice')}")
+        changes = {row["member"]: row["change"] for row in adam.execute(noted)}
+        assert {k: v for k, v in changes.items() if k in (login("alice"), login("bob"))} == {
+            login("alice"): "delete",
+            login("bob"): "insert",
+        }
+        assert adam.execute(noted).fetchall() == []
+        events = (
+            "SELECT action, coalesce(after, before) ->> 'member' AS member FROM loracomp.audit_event"
+            " WHERE entity = 'reader' AND entity_name = %s ORDER BY id"
+        )
+        rows = [tuple(row.values()) for row in owner.execute(events, [login("readers")])]
+        assert [row for row in rows if row[1] in (login("alice"), login("bob"))] == [
+            ("insert", login("alice")),
+            ("delete", login("alice")),
+            ("insert", login("bob")),
+        ]
+        owner.execute(f"REVOKE {login('readers')} FROM {login('bob')}")
+
+
+def test_purging_and_evaluations_and_emptied_embeddings_leave_events(connection: db.Connection) -> None:
+    load(connection)
+    job_id = submit(connection)
+    connection.execute("SELECT loracomp.cancel_job(%s)", [job_id])
+    connection.execute("SELECT loracomp.purge_jobs('0')")
+    connection.execute("SELECT loracomp.purge_jobs('0')")  # nothing left: no event
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+    connection.execute("SELECT loracomp.clear_embeddings()")
+    rows = connection.execute(
+        "SELECT entity, action, reason, coalesce(after, before) ->> 'rows' AS rows FROM loracomp.audit_event"
+        " WHERE entity IN ('job', 'evaluation', 'example_embedding') ORDER BY id"
+    )
+    assert [tuple(row.values()) for row in rows] == [
+        ("job", "delete", "purge_jobs", "1"),
+        ("evaluation", "insert", None, None),
+        ("example_embedding", "delete", "truncate", None),
+    ]
