@@ -292,7 +292,7 @@ def test_a_task_may_be_restricted_to_a_role_that_exists(connection):
 def test_policies_are_shown_and_set_by_the_command_line(run):
     assert run("policy", "list")[0]["name"] == "default"
     made = run("policy", "set", "wide", "k=50", "strategy=ties", "density=0.2", "description=Wide and sparse.")
-    assert (made["k"], made["strategy"], made["density"], made["top_p"]) == (50, "ties", 0.2, 0.9)
+    assert (made["k"], made["strategy"], made["density"], made["top_p"]) == (50, "ties", 0.2, 0.95)
     assert run("policy", "set", "wide", "k=40")["strategy"] == "ties"
     assert run("policy", "show", "wide")["k"] == 40
 
@@ -315,7 +315,7 @@ def test_policies_are_shown_and_set_by_the_command_line(run):
 def test_a_wrong_setting_of_a_policy_is_named(run, setting, error, says):
     with pytest.raises(error, match=says):
         run("policy", "set", "default", setting)
-    assert run("policy", "show", "default")["k"] == 20
+    assert run("policy", "show", "default")["k"] == 30
 
 
 def test_examples_are_imported_by_the_command_line(run, database, tmp_path, minilm):
