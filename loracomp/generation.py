@@ -1,21 +1,31 @@
-"""Greedy generation for a batch of prompts, each with its own length limit and stop strings."""
+"""Generation for a batch of prompts, greedy or sampled, each with its own length limit, stop strings and seed."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.generation import GenerateDecoderOnlyOutput
+
+CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
+"""What this release of transformers calls the keys and values of what has been read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A tokenised prompt, and when its answer ends."""
+    """A tokenised prompt, how its answer is drawn, and when it ends."""
 
     tokens: Sequence[int]
     max_new_tokens: int
     stop: Sequence[str] = ()
+    temperature: float = 0.0
+    """0: the most likely token at each step; else one drawn from softmax(logits / temperature)."""
+    top_p: float = 1.0
+    """It is drawn from the fewest tokens whose probability reaches this."""
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,28 +39,38 @@ class Generated:
     """False where the model gave NaN or infinity at any step: the text is then worthless."""
 
 
-def generate(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt]) -> list[Generated]:
-    """The most likely token at each step, until end-of-text, a stop string or max_new_tokens, for each prompt.
+Under = Callable[[Sequence[int]], AbstractContextManager[None]]
+"""Lets a batch of the prompts of these numbers go through the model, each under what is its own."""
 
-    transformers' `generate` with a KV cache, over prompts padded on the left; row i is prompts[i]. Penalties and
-    sampling that the model's own generation settings ask for are not applied.
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    under: Under = lambda _: nullcontext(),
+) -> list[Generated]:
+    """Tokens until end-of-text, a stop string or max_new_tokens, for each prompt, one KV cache for all.
+
+    transformers' `generate`, over prompts padded on the left. Rows that have ended leave the batch, half of it at a
+    time: each time the cache and the factors of the rest are copied. What is drawn for a row depends on its seed and
+    logits alone, not on its neighbours. Penalties and sampling that the model's own generation settings ask for are not
+    applied.
     """
-    end_tokens = _end_tokens(model, tokenizer)
+    rows = [_Row(prompt, tokenizer, _end_tokens(model, tokenizer)) for prompt in prompts]
     input_ids, attention_mask = pad_left([prompt.tokens for prompt in prompts], model.device)
-    ends = _Ends(tokenizer, prompts, end_tokens, input_ids.shape[1])
-    finite = _Finite(len(prompts), model.device)
-    output = model.generate(
-        input_ids=input_ids,
-        attention_mask=attention_mask,
-        generation_config=_greedy(max(prompt.max_new_tokens for prompt in prompts), end_tokens),
-        stopping_criteria=[ends],
-        logits_processor=[finite],
-    )
-    new_tokens = output[:, input_ids.shape[1] :].tolist()
-    return [
-        Generated(*_cut(tokenizer, tokens[: ends.at[row]], prompt.stop, end_tokens), bool(finite.rows[row]))
-        for row, (tokens, prompt) in enumerate(zip(new_tokens, prompts, strict=True))
-    ]
+    running, cache = list(range(len(rows))), None
+    while running:
+        with under(running):
+            output = _until_half_have_ended(model, [rows[i] for i in running], input_ids, attention_mask, cache)
+        going_on = [place for place, i in enumerate(running) if not rows[i].ended]
+        running = [running[place] for place in going_on]
+        if running:
+            input_ids = output.sequences[going_on]
+            new = input_ids.new_ones(len(running), input_ids.shape[1] - attention_mask.shape[1])
+            attention_mask = torch.cat([attention_mask[going_on], new], dim=1)
+            if (cache := getattr(output, CACHE, None)) is not None:
+                cache.batch_select_indices(torch.tensor(going_on, device=input_ids.device))
+    return [row.result() for row in rows]
 
 
 def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -61,7 +81,22 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
     return ids.to(device), mask.to(device)
 
 
-def _greedy(max_new_tokens: int, end_tokens: list[int]) -> GenerationConfig:
+def _until_half_have_ended(
+    model: PreTrainedModel, rows: "Sequence[_Row]", input_ids: Tensor, attention_mask: Tensor, cache: Any
+) -> Any:
+    """Generate on from `input_ids`, of which `cache` holds all but the last column where there is one."""
+    width = input_ids.shape[1]
+    return model.generate(
+        input_ids=input_ids,
+        attention_mask=attention_mask,
+        generation_config=_settings(max(row.tokens_left for row in rows), rows[0].end_tokens),
+        stopping_criteria=[_Ends(rows, width)],
+        logits_processor=[_Chooses(rows)],
+        **({} if cache is None else {CACHE: cache}),
+    )
+
+
+def _settings(max_new_tokens: int, end_tokens: list[int]) -> GenerationConfig:
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=False,
@@ -74,6 +109,7 @@ def _greedy(max_new_tokens: int, end_tokens: list[int]) -> GenerationConfig:
         top_p=1.0,
         eos_token_id=end_tokens,
         pad_token_id=0,
+        return_dict_in_generate=True,
     )
 
 
@@ -84,49 +120,85 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
     return sorted({id_ for id_ in [*ids, tokenizer.eos_token_id] if id_ is not None})
 
 
-class _Ends:
-    """A stopping criterion with one answer a row; keeps in `at` after how many new tokens each row ended."""
+class _Row:
+    """What was generated for a prompt so far."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], end_tokens: list[int], width: int
-    ) -> None:
-        self.at: list[int | None] = [None] * len(prompts)
-        self._tokenizer, self._prompts, self._end_tokens, self._width = tokenizer, prompts, end_tokens, width
+    def __init__(self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, end_tokens: list[int]) -> None:
+        self.prompt = prompt
+        self.tokens: list[int] = []
+        self.finite = True
+        self.end_tokens = end_tokens
+        # On the CPU, so that another device draws the same.
+        self.generator = torch.Generator().manual_seed(prompt.seed)
+        self._tokenizer = tokenizer
+
+    @property
+    def tokens_left(self) -> int:
+        return self.prompt.max_new_tokens - len(self.tokens)
+
+    @property
+    def ended(self) -> bool:
+        if self.tokens_left <= 0 or (self.tokens and self.tokens[-1] in self.end_tokens):
+            return True
+        return bool(self.prompt.stop) and any(stop in self._text(self.tokens) for stop in self.prompt.stop)
+
+    def result(self) -> Generated:
+        """Without the end-of-text token, and without what begins with a stop string."""
+        tokens = self.tokens[:-1] if self.tokens and self.tokens[-1] in self.end_tokens else self.tokens
+        text = self._text(tokens)
+        found = [at for stop in self.prompt.stop if (at := text.find(stop)) >= 0]
+        return Generated(text[: min(found, default=len(text))], len(tokens), self.finite)
+
+    def _text(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+class _Ends:
+    """A stopping criterion: notes each new token, and stops all rows when half of them, or the last one, has ended."""
+
+    def __init__(self, rows: Sequence[_Row], width: int) -> None:
+        self._rows = rows
+        self._ended = [False] * len(rows)
+        self._width = width
 
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
-        for row, tokens in enumerate(input_ids[:, self._width :].tolist()):
-            if self.at[row] is None and self._has_ended(self._prompts[row], tokens):
-                self.at[row] = len(tokens)
-        return torch.tensor([at is not None for at in self.at], device=input_ids.device)
-
-    def _has_ended(self, prompt: Prompt, tokens: list[int]) -> bool:
-        if len(tokens) >= prompt.max_new_tokens or tokens[-1] in self._end_tokens:
-            return True
-        return bool(prompt.stop) and any(stop in _decode(self._tokenizer, tokens) for stop in prompt.stop)
+        for place, (row, token) in enumerate(zip(self._rows, input_ids[:, -1].tolist(), strict=True)):
+            if not self._ended[place]:
+                row.tokens.append(token)
+                self._ended[place] = row.ended
+        stop = 2 * sum(self._ended) >= len(self._ended)
+        return torch.tensor([stop or ended for ended in self._ended], device=input_ids.device)
 
 
-class _Finite:
-    """A logits processor that changes nothing, and notes the rows whose logits were all finite so far."""
+class _Chooses:
+    """A logits processor that leaves to each sampled row its drawn token alone, and notes rows that are not finite."""
 
-    def __init__(self, rows: int, device: torch.device) -> None:
-        self.rows = torch.ones(rows, dtype=torch.bool, device=device)
+    def __init__(self, rows: Sequence[_Row]) -> None:
+        self._rows = rows
+        self._sampled = [place for place, row in enumerate(rows) if row.prompt.temperature > 0]
 
     def __call__(self, _input_ids: Tensor, scores: Tensor) -> Tensor:
-        self.rows &= scores.amax(-1).isfinite()  # the largest is NaN where any is
-        return scores
+        largest = scores.amax(-1)  # NaN where any is
+        for row, finite in zip(self._rows, largest.isfinite().tolist(), strict=True):
+            row.finite &= finite
+        if not self._sampled:
+            return scores
+        drawn = _draw([self._rows[place] for place in self._sampled], scores[self._sampled])
+        chosen = torch.full_like(scores[self._sampled], -torch.inf).scatter_(1, drawn[:, None], 0.0)
+        return scores.index_copy(0, torch.tensor(self._sampled, device=scores.device), chosen)
 
 
-def _cut(
-    tokenizer: PreTrainedTokenizerBase, tokens: list[int], stop: Sequence[str], end_tokens: list[int]
-) -> tuple[str, int]:
-    """Text and token count of what was generated, without the end-of-text token and what begins with a stop string."""
-    if tokens and tokens[-1] in end_tokens:
-        tokens = tokens[:-1]
-    text = _decode(tokenizer, tokens)
-    found = [at for s in stop if (at := text.find(s)) >= 0]
-    return text[: min(found, default=len(text))], len(tokens)
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> str:
-    text: str = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-    return text
+def _draw(rows: Sequence[_Row], logits: Tensor) -> Tensor:
+    """A token for each row of logits [rows, vocabulary], by its temperature, top_p and generator: [rows]."""
+    settings = [(row.prompt.temperature, row.prompt.top_p) for row in rows]
+    temperature, top_p = torch.tensor(settings, device=logits.device).T[:, :, None]
+    probabilities = (logits.float() / temperature).softmax(-1)
+    # Ranked by probability, the fewest whose sum reaches top_p: those before which it is not reached yet.
+    ranked, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+    reached = ranked.cumsum(-1)
+    mass = (ranked * (reached - ranked < top_p)).cumsum(-1)
+    points = torch.stack([torch.rand((), generator=row.generator) for row in rows]).to(logits.device)
+    place = torch.searchsorted(mass, points[:, None] * mass[:, -1:], right=True)
+    drawn: Tensor = tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))[:, 0]
+    return drawn

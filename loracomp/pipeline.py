@@ -93,6 +93,9 @@ def _request(job: Job, routed: Route) -> Request:
         stop=job.stop,
         normalization=str(routed.policy["choice_normalization"]),
         composition=routed.composition,
+        temperature=job.temperature,
+        top_p=job.top_p,
+        seed=job.id if job.seed is None else job.seed,
     )
 
 

@@ -137,7 +137,8 @@ LISTEN loracomp_job
 -- name: submit_job
 SELECT loracomp.submit_job(
     prompt => %(prompt)s, choices => %(choices)s::text[], max_new_tokens => %(max_new_tokens)s::int,
-    policy => %(policy)s, exclude_tasks => %(exclude_tasks)s::text[], stop => %(stop)s::text[]
+    policy => %(policy)s, exclude_tasks => %(exclude_tasks)s::text[], stop => %(stop)s::text[],
+    temperature => %(temperature)s::float8, top_p => %(top_p)s::float8, seed => %(seed)s::bigint
 ) AS id
 
 -- name: job_trace

@@ -22,6 +22,10 @@ class Job:
     stop: tuple[str, ...] = ()
     attempts: int = 1
     timeout_s: float = 600.0
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    """Of text that is drawn; None: the job's id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,10 @@ class Request:
     normalization: str = "none"
     """none, characters or tokens: what a choice's summed log-likelihood is divided by (lm-eval's acc, acc_norm)."""
     composition: Composition = field(default_factory=Composition)
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+    """How generated text is drawn; at temperature 0 it is the most likely token each time."""
 
 
 @dataclass(frozen=True, slots=True)

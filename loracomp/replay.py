@@ -60,6 +60,9 @@ def _request(trace: dict[str, Any]) -> Request:
             random_parameters=policy["router"] == "random_parameters",
             rescale=policy.get("rescale", False),  # not in older traces
         ),
+        temperature=trace["temperature"],
+        top_p=trace["top_p"],
+        seed=trace["seed"] or 0,
     )
 
 

@@ -414,6 +414,19 @@ job = Table(
     _optional("finished_at", DateTime(timezone=True), "When it succeeded, failed or was cancelled."),
     _optional("error_code", Text, "Short name of the last error."),
     _optional("error", Text, "The last error, in words."),
+    _required(
+        "temperature",
+        Double,
+        "Of generated text. 0: the most likely token each time; else drawn by softmax(logits / temperature).",
+        server_default=text("0"),
+    ),
+    _required(
+        "top_p",
+        Double,
+        "Of generated text: drawn from the fewest tokens whose probability reaches this.",
+        server_default=text("1"),
+    ),
+    _optional("seed", BigInteger, "Of generated text that is drawn; null: the job's number."),
     ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
     ForeignKeyConstraint(
         ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"
@@ -454,6 +467,13 @@ job = Table(
     CheckConstraint(
         "array_position(stop, NULL) IS NULL AND array_position(stop, '') IS NULL AND cardinality(stop) <= 16",
         name="stop_must_hold_at_most_16_texts_none_empty",
+    ),
+    CheckConstraint("temperature BETWEEN 0 AND 100", name="temperature_must_be_between_0_and_100"),
+    CheckConstraint("top_p BETWEEN 0.0001 AND 1", name="top_p_must_be_between_0_0001_and_1"),
+    CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
+    CheckConstraint(
+        "choices IS NULL OR (temperature = 0 AND top_p = 1 AND seed IS NULL)",
+        name="choices_are_scored_not_drawn_leave_out_temperature_top_p_seed",
     ),
     CheckConstraint("priority BETWEEN 0 AND 1000", name="priority_must_be_between_0_and_1000"),
     CheckConstraint(

@@ -53,6 +53,16 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ({"stop": ["a" * 10_001]}, "stop_must_be_at_most_10000_characters_together"),
         ({"tags": f'{{"a": "{"b" * 100_000}"}}'}, "tags_must_be_at_most_100000_characters"),
         ({"max_new_tokens": 0}, "max_new_tokens_must_be_between_1_and_100000"),
+        ({"temperature": -0.1}, "temperature_must_be_between_0_and_100"),
+        ({"temperature": float("nan")}, "temperature_must_be_between_0_and_100"),
+        ({"temperature": float("inf")}, "temperature_must_be_between_0_and_100"),
+        ({"top_p": 0}, "top_p_must_be_between_0_0001_and_1"),
+        ({"top_p": float("nan")}, "top_p_must_be_between_0_0001_and_1"),
+        ({"seed": -1}, "seed_must_not_be_negative"),
+        *(
+            ({"choices": ["a", "b"], **drawn}, "choices_are_scored_not_drawn_leave_out_temperature_top_p_seed")
+            for drawn in ({"temperature": 1}, {"top_p": 0.5}, {"seed": 0})
+        ),
         ({"stop": [""]}, "stop_must_hold_at_most_16_texts_none_empty"),
         ({"stop": [str(n) for n in range(17)]}, "stop_must_hold_at_most_16_texts_none_empty"),
         ({"policy": "none such"}, "policy_must_exist"),

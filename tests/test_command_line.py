@@ -35,6 +35,14 @@ def test_ask_in_json_has_the_whole_trace(demo: dict[str, str]) -> None:
     assert replayed["outcome"] == "equal"
 
 
+def test_drawn_text_is_replayed_by_its_seed(demo: dict[str, str]) -> None:
+    command = ["loracomp", "ask", "Once there was", "--max-new-tokens", "6", "--temperature", "0.9", "--json"]
+    row = json.loads(execute(command, demo))
+    assert (row["temperature"], row["top_p"], row["seed"]) == (0.9, 1, row["job_id"])
+    replayed = json.loads(execute(["loracomp", "replay", str(row["job_id"]), "--json"], demo))
+    assert replayed["outcome"] == "equal"
+
+
 def test_everything_excluded_falls_back_to_the_base_model_and_says_so(demo: dict[str, str]) -> None:
     tasks = [row["name"] for row in json.loads(execute(["loracomp", "task", "list", "--json"], demo))]
     excluded = [argument for task in tasks for argument in ("--exclude-task", task)]

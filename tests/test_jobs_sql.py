@@ -62,6 +62,14 @@ def test_a_plain_insert_is_filled_and_claimed(connection: Connection):
     assert row["lease_expires_at"] - row["claimed_at"] == timedelta(seconds=60)
 
 
+def test_a_claim_says_how_text_is_drawn(connection: Connection):
+    add_jobs(connection, "greedy")
+    submit(connection, "drawn", temperature=0.7, top_p=0.9, seed=2**62)
+    greedy, drawn = claim(connection)
+    assert (greedy.temperature, greedy.top_p, greedy.seed) == (0, 1, None)
+    assert (drawn.temperature, drawn.top_p, drawn.seed) == (0.7, 0.9, 2**62)
+
+
 def test_choices_and_routes_are_given_no_length(connection: Connection):
     add_jobs(connection, "a", choices=["x", "y"])
     add_jobs(connection, "b", kind="route")
@@ -490,6 +498,13 @@ def test_when_a_job_runs_is_not_part_of_its_payload(connection: Connection):
     assert submit(connection, **arguments, **again, base_model=BASE) == first
     with pytest.raises(psycopg.errors.UniqueViolation):
         submit(connection, **arguments, max_new_tokens=65)
+
+
+@pytest.mark.parametrize("drawn", [{"temperature": 0.5}, {"top_p": 0.5}, {"seed": 1}])
+def test_how_text_is_drawn_is_part_of_its_payload(connection: Connection, drawn: dict):
+    submit(connection, idempotency_key="k")
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        submit(connection, idempotency_key="k", **drawn)
 
 
 def test_without_a_key_every_call_is_a_job(connection: Connection):

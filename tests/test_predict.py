@@ -167,6 +167,80 @@ def test_stop_strings_cut_each_row_at_its_first(base, library, predictor):
     assert (whole.output, whole.output_tokens) == (text, 12)
 
 
+def test_rows_that_have_ended_leave_the_batch_and_change_nothing_for_the_rest(base, library, predictor):
+    """Of eight rows half are gone once half have ended; what goes on equals each row alone, compositions and all."""
+    requests = [
+        written("Go on" + "n" * i, max_new_tokens=limit, composition=c)
+        for i, (limit, c) in enumerate(zip((3, 20, 5, 14, 3, 9, 4, 2), sixteen(library), strict=False))
+    ]
+    alone = [predictor.predict([request])[0] for request in requests]
+    shapes = forwards(base.model)
+    assert predictor.predict(requests) == alone
+    steps = [rows for rows, width in shapes if width == 1]
+    assert [steps[0], steps[-1]] == [8, 1]
+    assert steps == sorted(steps, reverse=True)
+    assert sum(steps) < 8 * 12  # all eight to the end would be 8 x 19
+
+
+def test_a_model_without_a_cache_generates_the_same(base, library, predictor):
+    requests = [written(max_new_tokens=limit, composition=library.composition(1)) for limit in (2, 3, 9)]
+    cached = predictor.predict(requests)
+    base.model.generation_config.use_cache = False
+    base.model.config.use_cache = False
+    assert predictor.predict(requests) == cached
+
+
+def sampled(seed, temperature=0.8, top_p=0.9, **settings):
+    return written(temperature=temperature, top_p=top_p, seed=seed, **settings)
+
+
+@torch.no_grad()
+def sampled_alone(base, library, request):
+    """Token by token, without cache or padding: the place of one uniform number in the nucleus, by plain loops."""
+    tokens = base.tokenizer(request.prompt)["input_ids"]
+    start, generator = len(tokens), torch.Generator().manual_seed(request.seed)
+    with merged(base.model, library.merge(request.composition)):
+        while len(tokens) < start + request.max_new_tokens and tokens[-1] != base.tokenizer.eos_token_id:
+            logits = base.model(torch.tensor([tokens])).logits[0, -1].double() / request.temperature
+            ranked = sorted(enumerate(logits.softmax(-1).tolist()), key=lambda pair: -pair[1])
+            nucleus, mass = [], 0.0
+            for token, probability in ranked:
+                if mass >= request.top_p:
+                    break
+                nucleus.append((token, probability))
+                mass += probability
+            left = float(torch.rand((), generator=generator)) * mass
+            while left >= nucleus[0][1]:
+                left -= nucleus.pop(0)[1]
+            tokens = [*tokens, nucleus[0][0]]
+    return tokens[start:]
+
+
+def test_sampled_text_is_what_its_seed_draws_whatever_stands_beside_it(base, library, predictor):
+    requests = [
+        sampled(seed, 0.5 + seed / 4, (0.3, 0.9, 1.0)[seed % 3], max_new_tokens=4 + seed, composition=composition)
+        for seed, composition in enumerate(sixteen(library)[:6])
+    ]
+    answers = predictor.predict([*requests, written()])
+    for request, answer in zip(requests, answers, strict=False):
+        assert answer.output == base.tokenizer.decode(sampled_alone(base, library, request), skip_special_tokens=True)
+    assert answers[-1] == predictor.predict([written()])[0]  # a greedy one among them stays greedy
+    again = predictor.predict([replace(requests[0], seed=seed) for seed in range(5)])
+    assert len({answer.output for answer in again}) > 1
+
+
+def test_a_small_nucleus_is_greedy_and_draws_follow_the_probabilities(base, predictor):
+    greedy = predictor.predict([written(max_new_tokens=6)])[0]
+    assert predictor.predict([sampled(3, temperature=5.0, top_p=0.0001, max_new_tokens=6)])[0] == greedy
+    tokens = base.tokenizer("Once upon")["input_ids"]
+    with torch.no_grad():
+        expected = (base.model(torch.tensor([tokens])).logits[0, -1] / 2).softmax(-1)
+    drawn = predictor.predict([sampled(seed, 2.0, 1.0, max_new_tokens=1) for seed in range(400)])
+    top = int(expected.argmax())
+    share = sum(answer.output == base.tokenizer.decode([top]) for answer in drawn) / 400
+    assert share == pytest.approx(float(expected[top]), abs=4 * (float(expected[top]) / 400) ** 0.5)
+
+
 def test_penalties_of_the_models_own_settings_are_not_applied(base, library, predictor):
     base.model.generation_config.repetition_penalty = 5.0
     expected = base.tokenizer.decode(greedy_alone(base, library, written()))
@@ -241,10 +315,11 @@ def test_a_batch_is_cut_by_the_token_budget_in_order_of_length(base, library):
         assert a.choice_scores == pytest.approx(b.choice_scores, rel=1e-5)
 
 
-def test_running_out_of_memory_halves_the_batch_and_spares_what_fits(base, predictor):
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_running_out_of_memory_halves_the_batch_and_spares_what_fits(base, predictor, device):
     requests = [scored("ab"), scored("a" * 50), scored("abc"), scored("abcd"), written("ab")]
     expected = predictor.predict(requests)
-    small_machine(base.model, most_tokens=50)
+    small_machine(base.model, most_tokens=50, device=device)
     answers = predictor.predict(requests)
     assert (answers[1].code, answers[1].retry) == ("out_of_memory", True)
     for index in (0, 2, 3):
@@ -252,10 +327,12 @@ def test_running_out_of_memory_halves_the_batch_and_spares_what_fits(base, predi
     assert answers[4] == expected[4]
 
 
-def small_machine(model, most_tokens):
-    """Let the embedding of more tokens than that ask for a petabyte."""
+def small_machine(model, most_tokens, device):
+    """Let the embedding of more tokens than that ask for a petabyte, or end as it does where a GPU has no room."""
 
     def allocate(_module, args, _output):
+        if args[0].numel() > most_tokens and device == "gpu":
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1024.00 TiB.")
         if args[0].numel() > most_tokens:
             torch.empty(2**50, dtype=torch.uint8)
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -106,7 +107,7 @@ class Predictor:
         assert request.max_new_tokens is not None  # the database fills it in where there are no choices
         tokens = encode_texts(tokenizer, [request.prompt])[0]
         check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")
-        return Prompt(tokens, request.max_new_tokens, request.stop)
+        return Prompt(tokens, request.max_new_tokens, request.stop, request.temperature, request.top_p, request.seed)
 
     @torch.inference_mode()
     def _score(self, items: Sequence[_Item]) -> list[Answer | JobError]:
@@ -121,8 +122,12 @@ class Predictor:
 
     def _generate(self, items: Sequence[_Item]) -> list[Answer | JobError]:
         prompts = [item.encoded for item in items if isinstance(item.encoded, Prompt)]
-        with composed(self._base.model, [item.composed.mix for item in items], max(item.width for item in items)):
-            generated = generate(self._base.model, self._base.tokenizer, prompts)
+        width = max(item.width for item in items)
+
+        def under(numbers: Sequence[int]) -> AbstractContextManager[None]:
+            return composed(self._base.model, [items[number].composed.mix for number in numbers], width)
+
+        generated = generate(self._base.model, self._base.tokenizer, prompts, under)
         return [_written(item, text) for item, text in zip(items, generated, strict=True)]
 
 

@@ -12,7 +12,10 @@ RETURNS TABLE (
     max_new_tokens integer,
     stop text[],
     attempts integer,
-    timeout_s integer
+    timeout_s integer,
+    temperature double precision,
+    top_p double precision,
+    seed bigint
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -66,7 +69,8 @@ BEGIN
         RETURNING j.*
     )
     SELECT
-        c.id, c.lease_token, c.kind, c.prompt, c.choices, c.max_new_tokens, c.stop, c.attempts, c.timeout_s
+        c.id, c.lease_token, c.kind, c.prompt, c.choices, c.max_new_tokens, c.stop, c.attempts, c.timeout_s,
+        c.temperature, c.top_p, c.seed
     FROM claimed AS c
     ORDER BY c.due, c.id;
 END

@@ -53,7 +53,10 @@ SELECT
     j.created_at,
     j.run_at,
     j.claimed_at,
-    j.finished_at
+    j.finished_at,
+    j.temperature,
+    j.top_p,
+    CASE WHEN j.choices IS NULL THEN coalesce(j.seed, j.id) END AS seed
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and whole trace, as stored.';
@@ -64,6 +67,10 @@ COMMENT ON COLUMN loracomp.job_trace.prompt IS 'The text that was asked.';
 COMMENT ON COLUMN loracomp.job_trace.choices IS 'Possible answers; null where text was generated.';
 COMMENT ON COLUMN loracomp.job_trace.max_new_tokens IS 'Tokens to generate at most; null where choices were scored.';
 COMMENT ON COLUMN loracomp.job_trace.stop IS 'Texts that end a generation.';
+COMMENT ON COLUMN loracomp.job_trace.temperature IS 'Of generated text; 0: the most likely token each time.';
+COMMENT ON COLUMN loracomp.job_trace.top_p IS
+'Of generated text: drawn from the fewest tokens whose probability reaches this.';
+COMMENT ON COLUMN loracomp.job_trace.seed IS 'What generated text is drawn by; null where choices were scored.';
 COMMENT ON COLUMN loracomp.job_trace.output IS 'The answer: the best choice, or the generated text.';
 COMMENT ON COLUMN loracomp.job_trace.choice_index IS '1-based place of the answer among the choices.';
 COMMENT ON COLUMN loracomp.job_trace.choice_scores IS

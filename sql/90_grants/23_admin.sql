@@ -7,7 +7,7 @@ GRANT SELECT ON ALL TABLES IN SCHEMA loracomp, bi TO loracomp_admin;
 GRANT INSERT, UPDATE, DELETE ON TABLE loracomp.policy TO loracomp_admin;
 GRANT INSERT ON TABLE loracomp.evaluation TO loracomp_admin;
 GRANT INSERT (
-    kind, prompt, choices, max_new_tokens, stop, policy, base_model, priority, run_at, idempotency_key, tags,
-    exclude_tasks, max_attempts, timeout_s, task, expected, evaluation
+    kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
+    idempotency_key, tags, exclude_tasks, max_attempts, timeout_s, task, expected, evaluation
 ) ON TABLE loracomp.job TO loracomp_admin;
 GRANT INSERT ON TABLE loracomp.adapter_weights, loracomp.example_embedding TO loracomp_admin;
