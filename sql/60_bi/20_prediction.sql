@@ -1,6 +1,7 @@
 -- drop: DROP VIEW IF EXISTS bi.prediction
 -- Reads only. Views of bi run with their owner's rights and hold no prompt, choice, answer, error text or tag: an
--- analyst sees every job's numbers and nobody's words. Tasks whose reader_role the reader is no member of have a label. Plain types only: BI tools stumble over the others.
+-- analyst sees every job's numbers and nobody's words. Tasks whose reader_role the reader is no member of have a label. Plain
+-- types only: BI tools stumble over the others.
 CREATE VIEW bi.prediction AS
 SELECT
     j.id AS job_id,
@@ -43,13 +44,18 @@ SELECT
     j.created_at,
     j.finished_at,
     p.encoder,
-    p.code_version
+    p.code_version,
+    (j.finished_at AT TIME ZONE 'UTC')::date AS day,
+    (
+        (p.timings ->> 'encode')::double precision + (p.timings ->> 'route')::double precision
+        + (p.timings ->> 'predict')::double precision
+    ) / 1000 / p.batch_size AS compute_s
 FROM loracomp.job AS j
 CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
 WHERE j.finished_at IS NOT NULL;
 COMMENT ON VIEW bi.prediction IS
-'A row for every job that ended, with what is known of its answer in numbers and names. No prompts, no answers'' texts.';
+'Fact: a row for every job that ended, with what is known of its answer in numbers and names. No prompts, no answers.';
 COMMENT ON COLUMN bi.prediction.job_id IS 'Number of the job; joins with bi.composed_adapter.';
 COMMENT ON COLUMN bi.prediction.status IS 'succeeded, failed or cancelled.';
 COMMENT ON COLUMN bi.prediction.kind IS 'predict: an answer was asked. route: the weights alone.';
@@ -94,3 +100,6 @@ COMMENT ON COLUMN bi.prediction.created_at IS 'When it was submitted.';
 COMMENT ON COLUMN bi.prediction.finished_at IS 'When it ended.';
 COMMENT ON COLUMN bi.prediction.encoder IS 'Sentence encoder and its input version.';
 COMMENT ON COLUMN bi.prediction.code_version IS 'Version of loracomp that answered.';
+COMMENT ON COLUMN bi.prediction.day IS 'Day on which it ended, in UTC; joins with bi.dim_date.';
+COMMENT ON COLUMN bi.prediction.compute_s IS
+'Its part of the seconds that its batch took to encode, route and predict.';

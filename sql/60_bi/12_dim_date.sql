@@ -1,0 +1,37 @@
+-- drop: DROP VIEW IF EXISTS bi.dim_date
+-- Reads only, with its owner's rights. From the first job to today, all in UTC.
+CREATE VIEW bi.dim_date AS
+SELECT
+    d.day::date AS day,
+    extract(ISOYEAR FROM d.day)::integer AS iso_year,
+    extract(WEEK FROM d.day)::integer AS iso_week,
+    extract(YEAR FROM d.day)::integer AS year,
+    extract(QUARTER FROM d.day)::integer AS quarter,
+    extract(MONTH FROM d.day)::integer AS month,
+    to_char(d.day, 'FMMonth') AS month_name,
+    extract(DAY FROM d.day)::integer AS day_of_month,
+    extract(ISODOW FROM d.day)::integer AS weekday,
+    to_char(d.day, 'FMDay') AS weekday_name,
+    extract(ISODOW FROM d.day) >= 6 AS is_weekend
+FROM (
+    -- By the two indexes that know the oldest: no scan.
+    SELECT least(
+        (SELECT j.created_at FROM loracomp.job AS j ORDER BY j.id LIMIT 1),
+        (SELECT min(j.finished_at) FROM loracomp.job AS j),
+        now()
+    ) AT TIME ZONE 'UTC' AS first
+) AS f
+CROSS JOIN LATERAL generate_series(date_trunc('day', f.first), now() AT TIME ZONE 'UTC', '1 day') AS d (day);
+COMMENT ON VIEW bi.dim_date IS
+'Dimension: a row for every day from the first job to today, in UTC. Facts join it by day.';
+COMMENT ON COLUMN bi.dim_date.day IS 'The day. Key.';
+COMMENT ON COLUMN bi.dim_date.iso_year IS 'Year that its ISO week belongs to.';
+COMMENT ON COLUMN bi.dim_date.iso_week IS 'ISO week, 1 to 53; weeks begin on Monday.';
+COMMENT ON COLUMN bi.dim_date.year IS 'Year.';
+COMMENT ON COLUMN bi.dim_date.quarter IS '1 to 4.';
+COMMENT ON COLUMN bi.dim_date.month IS '1 to 12.';
+COMMENT ON COLUMN bi.dim_date.month_name IS 'English name of the month.';
+COMMENT ON COLUMN bi.dim_date.day_of_month IS '1 to 31.';
+COMMENT ON COLUMN bi.dim_date.weekday IS '1 is Monday, 7 is Sunday.';
+COMMENT ON COLUMN bi.dim_date.weekday_name IS 'English name of the weekday.';
+COMMENT ON COLUMN bi.dim_date.is_weekend IS 'Whether it is a Saturday or a Sunday.';
