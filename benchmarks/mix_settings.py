@@ -1,0 +1,112 @@
+"""Accuracy of mixes under other settings, on train rows that training kept aside and that the library doesn't ship.
+
+    python -m benchmarks.mix_settings ../shared/data --rows 60
+
+Each setting is a policy; all are asked the same rows, as jobs, in a database that is made for it. The table is that of
+docs/evaluation.md.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from loracomp import db, schema
+from loracomp.catalogue import Example, load_entry, read_examples
+from loracomp.catalogue.leaks import find_leaks
+from loracomp.config import load_settings
+from loracomp.embedded import database_url
+from loracomp.evaluation import start_evaluation
+from loracomp.registry.library import load_library
+from loracomp.registry.library_files import PACKAGED, adapter_folder, read_manifest
+from loracomp.registry.models import BaseModel, load_base_model
+from loracomp.registry.tasks import import_examples
+from loracomp.training.config import TrainingConfig
+from loracomp.training.rows import choose_rows
+
+from .evaluation.__main__ import Answering
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "base": {"router": "base"},
+    "own_task": {"router": "own_task"},
+    **{f"linear, temperature {t}": {"strategy": "linear", "temperature": t} for t in (0.1, 0.05, 0.03, 0.02)},
+    **{f"rescaled, temperature {t}": {"strategy": "linear", "rescale": True, "temperature": t} for t in (0.1, 0.05)},
+    **{f"cat, temperature {t}": {"strategy": "cat", "temperature": t} for t in (0.1, 0.05)},
+}
+DATABASE = "mix_settings"
+SPLIT = "train"
+ACCURACY = """
+SELECT a.policy, a.own_task AS task, a.accuracy FROM bi.evaluation_accuracy AS a
+WHERE a.evaluation = 'mix_settings' AND a.scope = 'task'
+"""
+ADAPTERS = """
+SELECT j.policy, avg(cardinality(p.adapter_ids)) AS adapters, avg(p.norm_ratio) AS norm
+FROM loracomp.job AS j JOIN loracomp.prediction AS p ON p.job_id = j.id
+WHERE j.evaluation = 'mix_settings' GROUP BY j.policy
+"""
+
+
+def kept_aside(task: str, data: Path, base: BaseModel) -> Iterator[Example]:
+    """Train rows that the task's adapter hasn't seen."""
+    record = json.loads((adapter_folder(PACKAGED, task) / "training.json").read_text())
+    entry, folder = load_entry(task), str(data / task)
+    leaks = find_leaks(entry, folder).source_refs
+    clean = [row for row in read_examples(entry, SPLIT, folder) if row.source_ref not in leaks]
+    held_out = choose_rows(clean, base, TrainingConfig(**record["hyper_parameters"])).held_out
+    hashes = {row.content_hash for row in held_out}
+    return (replace(row, split=SPLIT) for row in clean if row.content_hash in hashes)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--rows", type=int, default=60, help="rows a task; 60")
+    parser.add_argument("--tasks", help="defaults to all that the library has an adapter for")
+    options = parser.parse_args()
+    settings = load_settings()
+    server = database_url(settings)
+    with psycopg.connect(server, autocommit=True) as connection:
+        for statement in ("DROP DATABASE IF EXISTS {}", "CREATE DATABASE {}"):
+            connection.execute(sql.SQL(statement).format(sql.Identifier(DATABASE)))
+    url = psycopg.conninfo.make_conninfo(server, dbname=DATABASE)
+    schema.initialize(url)
+    settings = settings.model_copy(update={"database_url": url, "diagnostics": 0.25})
+    manifest = read_manifest(PACKAGED)
+    base = load_base_model(manifest.base_model.source, cache_dir=settings.home)
+    tasks = options.tasks.split(",") if options.tasks else sorted(manifest.tasks)
+    with db.connect(url) as connection:
+        load_library(connection, settings=settings)
+        for name, values in SETTINGS.items():
+            connection.execute("SELECT loracomp.set_policy(%s, %s)", [name, Jsonb(values)])
+        for task in tasks:
+            import_examples(connection, task, kept_aside(task, options.data, base))
+        del base
+        start_evaluation(
+            connection, DATABASE, tasks=tasks, policies=list(SETTINGS), split=SPLIT, rows_a_task=options.rows
+        )
+        Answering(connection, settings)()
+        print_table(connection, tasks)
+
+
+def print_table(connection: db.Connection, tasks: list[str]) -> None:
+    rows = connection.execute(ACCURACY).fetchall()
+    share = {(row["policy"], row["task"]): float(row["accuracy"]) for row in rows}
+    size = {row["policy"]: row for row in connection.execute(ADAPTERS).fetchall()}
+    print(f"| setting | {' | '.join(tasks)} | mean | adapters | norm |\n|{'---|' * (len(tasks) + 4)}")
+    for policy in SETTINGS:
+        cells = [100 * share[policy, task] for task in tasks]
+        norm = size[policy]["norm"]
+        print(
+            f"| {policy} | {' | '.join(f'{cell:.1f}' for cell in cells)} | {sum(cells) / len(cells):.1f} "
+            f"| {size[policy]['adapters'] or 0:.2f} | {'-' if norm is None else f'{norm:.2f}'} |"
+        )
+
+
+if __name__ == "__main__":
+    main()
