@@ -10,8 +10,12 @@ another machine, asks only what is missing or was measured on an older library.
 import argparse
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
@@ -35,6 +39,8 @@ from .results import drop_stale
 from .state import read_state
 
 ROOT = Path(__file__).parents[2]
+BATCH = 64
+"""Jobs a claim: of like lengths go through the model together, with little padding."""
 DIAGNOSTICS = 0.25
 """Share of mixes whose norm and cosine are measured, which costs as much as composing them: enough for their means."""
 console = Console(stderr=True, highlight=False)
@@ -45,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     settings = load_settings()
     url = own_database(database_url(settings))
-    settings = settings.model_copy(update={"database_url": url, "diagnostics": DIAGNOSTICS})
+    settings = settings.model_copy(update={"database_url": url, "diagnostics": DIAGNOSTICS, "batch_size": BATCH})
     if options.only != "report":
         with db.connect(url) as connection:
             fill_database(connection, settings, options.data)
@@ -115,6 +121,21 @@ def is_wanted(unit: Unit, options: argparse.Namespace) -> bool:
     )
 
 
+class Remembering:
+    """An embedding model that embeds a text once: each row is asked under many policies."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._known: dict[str, npt.NDArray[np.float32]] = {}
+
+    def encode(self, texts: Sequence[str], **options: Any) -> list[npt.NDArray[np.float32]]:
+        """A vector a text, in order."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._known |= zip(new, self._model.encode(new, **options), strict=True)
+        return [self._known[text] for text in texts]
+
+
 class Answering:
     """A worker of this process, whose models are loaded when there is something to ask."""
 
@@ -127,6 +148,8 @@ class Answering:
         if self._pipeline is None:
             with console.status("loading the models"):
                 self._pipeline = load_pipeline(self._settings, self._connection)
+            encoder = self._pipeline.encoder
+            self._pipeline.encoder = replace(encoder, model=Remembering(encoder.model))
         assert self._settings.database_url
         base_model = self._pipeline.base_name
         worker = Worker(
