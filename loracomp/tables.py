@@ -499,7 +499,8 @@ job = Table(
         "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
         name="an_ended_job_and_only_it_has_finished_at",
     ),
-    Index("job_queue", "base_model", "due", "id", postgresql_where=text("status = 'queued'")),
+    # Each submitter's jobs in their order: claims look at the first of each.
+    Index("job_queue", "base_model", "submitted_by", "due", "id", postgresql_where=text("status = 'queued'")),
     Index("job_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
     Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("job_evaluation", "evaluation", "task", postgresql_where=text("evaluation IS NOT NULL")),
@@ -520,12 +521,39 @@ job = Table(
         postgresql_where=text("example_id IS NOT NULL"),
     ),
     comment="Requests for predictions. INSERT a prompt; read loracomp.job_result.",
-    # Status changes rewrite rows: leave them room on their page, and clean up early.
+    # Status changes rewrite rows: leave them room on their page, and clean up early and at full speed, however long the
+    # history is: what is dead at the head of the queue, every claim walks through.
     postgresql_with={
         "fillfactor": "80",
-        "autovacuum_vacuum_scale_factor": "0.02",
         "autovacuum_analyze_scale_factor": "0.05",
+        "autovacuum_vacuum_scale_factor": "0.005",
+        "autovacuum_vacuum_threshold": "1000",
+        "autovacuum_vacuum_cost_delay": "0",
     },
+)
+
+turn = Table(
+    "turn",
+    metadata,
+    _required("base_model", Text, "Base model of the jobs."),
+    _required("submitted_by", RoleName(), "Who submitted them."),
+    _required(
+        "served_at",
+        DateTime(timezone=True),
+        "When a claim last took the first of its jobs.",
+        server_default=text("now()"),
+    ),
+    PrimaryKeyConstraint("base_model", "submitted_by", name="a_submitter_has_one_turn_a_base_model"),
+    ForeignKeyConstraint(
+        ["base_model"],
+        ["loracomp.base_model.name"],
+        name="turn_base_model_must_exist",
+        onupdate="CASCADE",
+        ondelete="CASCADE",
+    ),
+    comment="When each submitter was last served: claims take turns.",
+    # A few rows that every claim updates in place.
+    postgresql_with={"fillfactor": "20", "autovacuum_vacuum_cost_delay": "0"},
 )
 
 prediction = Table(

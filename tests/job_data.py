@@ -26,7 +26,7 @@ def clear(connection: Connection) -> None:
     """Leave one base model, and nothing else; from then on a statement that waits for ever fails."""
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")  # the audit's triggers would refuse
-        for table in ("job", "prediction", "audit_event", "adapter", "task", "base_model", "encoder"):
+        for table in ("job", "turn", "prediction", "audit_event", "adapter", "task", "base_model", "encoder"):
             connection.execute(f"DELETE FROM loracomp.{table}".encode())
     add_base_model(connection)
     connection.execute("SET statement_timeout = '20s'")

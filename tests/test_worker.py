@@ -94,11 +94,14 @@ def is_connected(connection: Connection, application: str) -> bool:
 
 
 def test_two_workers_share_500_jobs_and_do_none_twice(connection: Connection, database: str):
-    ids = add_jobs(connection, *(f"job {number}" for number in range(500)))
-    with running(database, "--drain", WORKER="one") as one, running(database, "--drain", WORKER="two") as two:
-        logs = [process.communicate(timeout=30)[1] for process in (one, two)]
-    assert [one.returncode, two.returncode] == [0, 0], logs
-    assert set(statuses(connection).values()) == {"succeeded"}
+    with running(database, WORKER="one") as one, running(database, WORKER="two") as two:
+        for name in ("one", "two"):
+            wait_until(lambda name=name: is_connected(connection, f"loracomp worker {name}"))
+        ids = add_jobs(connection, *(f"job {number}" for number in range(500)))
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"}, 30)
+        one.send_signal(signal.SIGTERM)
+        two.send_signal(signal.SIGTERM)
+        assert [one.wait(10), two.wait(10)] == [0, 0]
     assert claims(connection) == dict.fromkeys(ids, 1)
     found = predictions(connection)
     assert [found[job_id]["output"] for job_id in ids] == [f"JOB {number}" for number in range(500)]

@@ -18,6 +18,7 @@ BEGIN
     )
     SELECT coalesce(array_agg(g.id ORDER BY g.id), '{}'), count(*) FILTER (WHERE g.finished_at IS NULL)
     INTO jobs, unfinished FROM gone AS g;
+    DELETE FROM loracomp.turn AS t WHERE t.submitted_by = erase_submitter.submitter;
     DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (jobs);
     GET DIAGNOSTICS predictions = ROW_COUNT;
     INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason, after)
