@@ -294,7 +294,7 @@ policy = Table(
         "similarity: probabilities, renormalised over the kept. uniform: equal weights.",
         server_default=text("'similarity'"),
     ),
-    _required("strategy", Text, "How adapters are merged.", server_default=text("'linear'")),
+    _required("strategy", Text, "How adapters are merged.", server_default=text("'cat'")),
     _required(
         "density", Double, "Share of entries kept by ties, magnitude_prune and dare_*.", server_default=text("0.5")
     ),

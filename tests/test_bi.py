@@ -75,7 +75,7 @@ def test_prediction(connection: db.Connection, examples: dict[str, int]) -> None
     assert (found["own_task"], found["is_correct"], found["choice_count"]) == ("mnli", True, 2)
     assert (found["nearest_task"], found["nearest_similarity"], found["example_count"]) == ("rte", 0.9, 4)
     assert (found["top_task"], found["top_probability"], found["adapter_count"]) == ("rte", 0.62, 2)
-    assert (found["composition"], found["router"], found["strategy"]) == ("rte 0.62 + mnli 0.38", "retrieval", "linear")
+    assert (found["composition"], found["router"], found["strategy"]) == ("rte 0.62 + mnli 0.38", "retrieval", "cat")
     assert (found["encode_ms"], found["route_ms"], found["predict_ms"]) == (5.5, 2.25, 40)
     assert 0 <= found["wait_s"] <= found["latency_s"] < 60
 
@@ -184,9 +184,9 @@ def test_usage_of_tasks(connection: db.Connection, examples: dict[str, int]) -> 
     assert [row["share"] for row in rows] == pytest.approx([0.19, 0.81])
     adapters = connection.execute("SELECT * FROM bi.composed_adapter ORDER BY job_id, place").fetchall()
     assert [(row["adapter"], row["version"], row["strategy"]) for row in adapters] == [
-        ("rte", 1, "linear"),
-        ("mnli", 1, "linear"),
-        ("rte", 1, "linear"),
+        ("rte", 1, "cat"),
+        ("mnli", 1, "cat"),
+        ("rte", 1, "cat"),
     ]
 
 

@@ -21,7 +21,7 @@ def url(demo: dict[str, str], user: str | None = None) -> str:
 
 def test_ask_answers_and_explains(demo: dict[str, str]) -> None:
     said = execute(["loracomp", "ask", PROMPT, "--choice", "True", "--choice", "False"], demo)
-    assert "Answer:" in said and "Nearest examples" in said and "Composition: linear" in said
+    assert "Answer:" in said and "Nearest examples" in said and "Composition: cat" in said
 
 
 def test_ask_in_json_has_the_whole_trace(demo: dict[str, str]) -> None:

@@ -27,7 +27,7 @@ def unit(policy: str = "base", digest: str = "d1", *, part: Part = LIBRARY, task
 
 def line(row: int, *, policy: str = "base", correct: int = 1, **given: str) -> dict[str, str]:
     first = dict.fromkeys(COLUMNS, "") | {"part": "library", "task": "rte", "family": "nli", "digest": "d1"}
-    mix = str(int(policy in ("default", "cat")))
+    mix = str(int(policy in ("default", "linear")))
     return first | {"policy": policy, "router": "r", "is_mix": mix, "row": str(row), "correct": str(correct)} | given
 
 

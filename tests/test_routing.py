@@ -268,7 +268,7 @@ def test_the_step_returns_records_in_order(connection: db.Connection, encoder: s
     assert routed.example_tasks == ("near", "near", "middle", "middle", "far", "far")
     assert (routed.tasks, routed.composed_tasks) == (tuple(TASKS), ("near", "middle"))
     composition = routed.composition
-    assert (composition.strategy, composition.density, composition.seed) == ("linear", 0.5, 0)
+    assert (composition.strategy, composition.density, composition.seed) == ("cat", 0.5, 0)
     assert composition.random_parameters and not alone.composition.random_parameters
     assert composition.weights == routed.weights[:2]
     assert len(composition.adapter_ids) == len(composition.adapter_sha256) == 2

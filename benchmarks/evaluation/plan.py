@@ -9,8 +9,8 @@ POLICIES = (
     "base",
     "own_task",
     "default",
+    "linear",
     "linear_rescaled",
-    "cat",
     "ties",
     "ties_rescaled",
     "magnitude_prune",
@@ -19,16 +19,15 @@ POLICIES = (
     "uniform",
     "random",
     "random_parameters",
-    "uniform_cat",
-    "random_cat",
+    "uniform_linear",
+    "random_linear",
 )
 """Asked in this order, those that the database has. A policy of your own that is to be compared goes here."""
 ADDED_POLICIES: dict[str, dict[str, str]] = {
-    "uniform_cat": {"weighting": "uniform", "strategy": "cat"},
-    "random_cat": {"router": "random", "strategy": "cat"},
+    "uniform_linear": {"weighting": "uniform", "strategy": "linear"},
+    "random_linear": {"router": "random", "strategy": "linear"},
 }
-"""Policies that the evaluation brings. Linear makes a mix of unlike adapters smaller, so that a control which it merges
-is nearer to the base model than a mix under cat: these are controls under cat."""
+"""Policies that the evaluation brings. Linear changes how large a mix is: controls for what it merges are merged by it."""
 CONTROLS = frozenset({"uniform", "random", "random_parameters", *ADDED_POLICIES})
 """Asked fewer rows: they are compared with, and need not be known as well."""
 STAGES = (50, 100, 250, None)

@@ -54,8 +54,8 @@ ANALYZE report.measured;
 -- Columns of the page, in this order; other policies follow by name.
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
-    'base', 'own_task', 'nearest', 'default', 'linear_rescaled', 'cat', 'ties', 'ties_rescaled', 'magnitude_prune',
-    'magnitude_prune_rescaled', 'uniform', 'random', 'random_parameters', 'uniform_cat', 'random_cat'
+    'base', 'own_task', 'nearest', 'default', 'linear', 'linear_rescaled', 'ties', 'ties_rescaled', 'magnitude_prune',
+    'magnitude_prune_rescaled', 'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
 ], policy), 10);
 $$;
 
