@@ -1,14 +1,13 @@
-"""Heartbeats: a thread that renews a worker's leases on a connection of its own while a batch runs."""
+"""Heartbeats: a thread that renews a worker's leases on a connection of its own while batches wait and run."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from threading import Event, Thread
+from collections.abc import Iterable, Sequence
+from threading import Event, Lock, Thread
 from types import TracebackType
 
 from loracomp.db import Connection, connect
 from loracomp.link import DATABASE_AWAY
-from loracomp.logfmt import logfmt
+from loracomp.logfmt import job_ids, logfmt
 from loracomp.records import Job
 from loracomp.steps.claim import renew_leases
 
@@ -18,14 +17,16 @@ _log = logging.getLogger(__name__)
 class Heartbeat:
     """Renews what is held three times a lease; a connection of its own, for a busy pool would let leases run out.
 
-    Leases that could not be renewed (cancelled, timed out, taken over) are `lost`: their results are worth nothing.
+    Leases that could not be renewed (cancelled, timed out, taken over) are lost: their results are worth nothing. Any
+    thread may call.
     """
 
     def __init__(self, url: str, lease_s: float) -> None:
-        self.held: tuple[Job, ...] = ()
-        self.lost: set[int] = set()
+        self._held: frozenset[Job] = frozenset()
+        self._lost: frozenset[Job] = frozenset()
         self._url = url
         self._lease_s = lease_s
+        self._lock = Lock()
         self._stop = Event()
         self._thread = Thread(target=self._beat, name="heartbeat", daemon=True)
         self._connection: Connection | None = None
@@ -38,14 +39,26 @@ class Heartbeat:
         self._stop.set()
         self._thread.join()
 
-    @contextmanager
-    def holding(self, jobs: Sequence[Job]) -> Iterator[None]:
-        """Renew the leases of these jobs until the block ends."""
-        self.held, self.lost = tuple(jobs), set()
-        try:
-            yield
-        finally:
-            self.held = ()
+    @property
+    def held(self) -> frozenset[Job]:
+        """What is claimed and neither written nor given back."""
+        return self._held
+
+    def hold(self, jobs: Iterable[Job]) -> None:
+        """Renew the leases of these jobs until they are let go."""
+        with self._lock:
+            self._held |= frozenset(jobs)
+
+    def let_go(self, jobs: Iterable[Job]) -> None:
+        """Renew them no longer."""
+        with self._lock:
+            self._held -= frozenset(jobs)
+            self._lost &= self._held
+
+    def kept(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those whose lease is not known to be lost, in their order."""
+        lost = self._lost
+        return [job for job in jobs if job not in lost]
 
     def _beat(self) -> None:
         pause = self._lease_s / 3
@@ -55,7 +68,7 @@ class Heartbeat:
 
     def _renew(self) -> bool:
         """Whether the database answered."""
-        jobs = self.held
+        jobs = list(self._held)
         if not jobs:
             return True
         try:
@@ -67,14 +80,16 @@ class Heartbeat:
             _log.warning(logfmt("heartbeat_missed", error=error))
             self._close()
             return False
-        if jobs is self.held:
-            self._note_lost({job.id for job in jobs} - kept)
+        self._note_lost({job for job in jobs if job.id not in kept})
         return True
 
-    def _note_lost(self, ids: set[int]) -> None:
-        if ids - self.lost:
-            _log.warning(logfmt("leases_lost", jobs=",".join(map(str, sorted(ids - self.lost)))))
-        self.lost = ids
+    def _note_lost(self, jobs: set[Job]) -> None:
+        with self._lock:
+            # What was let go meanwhile was written or given back: of that no lease can be lost.
+            new = (jobs & self._held) - self._lost
+            self._lost |= new
+        if new:
+            _log.warning(logfmt("leases_lost", jobs=job_ids(sorted(new, key=lambda job: job.id))))
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -1,6 +1,6 @@
-"""Encode, route, compose, predict: the order of a batch's steps, for the worker, replay and benchmarks."""
+"""Encode, route, load; compose, predict: the order of a batch's steps, for the worker, replay and benchmarks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp import __version__
+from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.db import Connection
 from loracomp.encoding import INPUT_FORMAT_VERSION
@@ -22,16 +23,24 @@ from loracomp.steps.predict import Predictor
 from loracomp.steps.route import route
 
 
-@dataclass(frozen=True, slots=True)
-class BatchResult:
-    """What a batch came to: rows of loracomp.prediction (without worker, attempt and fence), and failures."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Prepared:
+    """A job that only the model is still needed for."""
 
-    predictions: list[dict[str, Any]]
-    failures: list[Failure]
+    job: Job
+    vector: npt.NDArray[np.float32]
+    routed: Route
+    adapters: Loaded
+    """Those of its batch, by id."""
+    timings: Mapping[str, float]
+    """Milliseconds of each step for its batch."""
 
 
 class Pipeline:
-    """A base model and an encoder, run over batches of claimed jobs."""
+    """A base model and an encoder, run over batches of claimed jobs.
+
+    `prepare` and `answer` may run at the same time, each in one thread.
+    """
 
     def __init__(self, base_name: str, base: BaseModel, encoder: Encoder, **predictor: Any) -> None:
         """`base_name` is the base model's in the database; the rest are `Predictor`'s settings."""
@@ -46,29 +55,59 @@ class Pipeline:
         self._connection = connection
         return self._predictor.predict(requests)
 
-    def run(self, connection: Connection, jobs: Sequence[Job]) -> BatchResult:
-        """Answer a batch; the connection routes and reads adapters. No transaction is open while a model runs."""
+    def run(self, connection: Connection, jobs: Sequence[Job]) -> list[dict[str, Any] | Failure]:
+        """Prepare and answer a batch: for each job that is still there a row of loracomp.prediction, or a failure."""
+        prepared = self.prepare(connection, jobs)
+        failures = [each for each in prepared if isinstance(each, Failure)]
+        return [*failures, *self.answer([each for each in prepared if isinstance(each, Prepared)])]
+
+    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Prepared | Failure]:
+        """All but the model, for each job: its vector, its route, and its adapters on the device.
+
+        The connection, in autocommit mode, is lent for the call; no transaction is left open.
+        """
         timings: dict[str, float] = {}
         with _timed(timings, "encode"):
             vectors = encode(self.encoder, jobs)
         with _timed(timings, "route"):
             routes = {routed.job_id: routed for routed in route(connection, jobs, vectors, self.encoder.fingerprint)}
-        # A job that was purged meanwhile has no route, and nobody waits for its answer.
-        asked = [job for job in jobs if job.kind == "predict" and job.id in routes]
+        with _timed(timings, "load"):
+            self._connection = connection
+            asked = [routes[job.id].composition for job in jobs if job.kind == "predict" and job.id in routes]
+            adapters = self._predictor.load(asked)
+        return [
+            Prepared(job, vector, routes[job.id], adapters, timings)
+            if job.id in routes
+            else Failure(job.id, "job_purged", "the job was purged while it ran")
+            for job, vector in zip(jobs, vectors, strict=True)
+        ]
+
+    def answer(self, prepared: Sequence[Prepared]) -> list[dict[str, Any] | Failure]:
+        """For each job a row of loracomp.prediction, but worker, attempt and fence, or why it has none."""
+        asked = [each for each in prepared if each.job.kind == "predict"]
+        adapters = {id_: adapter for each in asked for id_, adapter in each.adapters.items()}
+        timings: dict[str, float] = {}
+        with _timed(timings, "compose"):
+            composed = self._predictor.compose([each.routed.composition for each in asked], adapters)
         with _timed(timings, "predict"):
-            answers = self.predict(connection, [_request(job, routes[job.id]) for job in asked])
-        answered = {job.id: answer for job, answer in zip(asked, answers, strict=True)}
-        embeddings = {job.id: vector for job, vector in zip(jobs, vectors, strict=True)}
-        shared = {"timings": timings, "batch_size": len(jobs), **self._versions()}
-        result = BatchResult([], [])
-        for job_id, routed in routes.items():
-            answer = answered.get(job_id)
-            if isinstance(answer, JobError):
-                result.failures.append(Failure(job_id, answer.code, str(answer), answer.retry))
-            else:
-                columns = _answer_columns(answer) | _route_columns(routed, embeddings[job_id], self.base.fingerprint)
-                result.predictions.append({"job_id": job_id, **columns, **shared})
-        return result
+            answers = self._predictor.answer([_request(each.job, each.routed) for each in asked], composed)
+        answered = dict(zip(asked, answers, strict=True))
+        return [self._row(each, answered.get(each), timings, len(prepared)) for each in prepared]
+
+    def _row(
+        self, prepared: Prepared, answer: Answer | JobError | None, timings: Mapping[str, float], batch_size: int
+    ) -> dict[str, Any] | Failure:
+        job_id = prepared.job.id
+        if isinstance(answer, JobError):
+            return Failure(job_id, answer.code, str(answer), answer.retry)
+        return {
+            "job_id": job_id,
+            **_answer_columns(answer),
+            **_route_columns(prepared.routed, prepared.vector, self.base.fingerprint),
+            "timings": {**prepared.timings, **timings},
+            "batch_size": batch_size,
+            **self._versions(),
+        }
 
     def _fetch(self, adapter_ids: Sequence[int]) -> list[AdapterWeights]:
         assert self._connection is not None

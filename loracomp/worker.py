@@ -1,12 +1,17 @@
-"""The worker's loop: claim, pipeline, record. What it holds is never lost, whatever happens to it."""
+"""The worker's loop: claim, prepare, answer, record. What it holds is never lost, whatever happens to it.
+
+Three threads hand batches on: while the model answers one, the next is claimed and prepared, and the last is recorded.
+"""
 
 import logging
 import random
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from threading import Event
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import psycopg
 
@@ -23,20 +28,35 @@ from loracomp.steps.record import fail_jobs, record_predictions
 
 _log = logging.getLogger(__name__)
 
-
-class BatchResult(Protocol):
-    """What a batch came to: rows of loracomp.prediction (without worker, attempt and fence), and failures."""
-
-    @property
-    def predictions(self) -> Sequence[Mapping[str, Any]]: ...  # noqa: D102
-    @property
-    def failures(self) -> Sequence[Failure]: ...  # noqa: D102
+Row: TypeAlias = Mapping[str, Any]
+"""A row of loracomp.prediction, without worker, attempt and fence."""
 
 
 class Pipeline(Protocol):
-    """Answers a batch of jobs; the connection is in autocommit mode and lent for the call."""
+    """Answers jobs in two stages, each of which returns a result or a failure for each of its items, in their order.
 
-    def run(self, connection: Connection, jobs: Sequence[Job]) -> BatchResult: ...  # noqa: D102
+    The stages run in threads of their own, at the same time. Where one raises, it is called again for each item alone.
+    """
+
+    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
+        """Whatever `answer` needs for each job; the connection is in autocommit mode and lent for the call."""
+
+    def answer(self, prepared: Sequence[Any]) -> Sequence[Row | Failure]:
+        """Each job's prediction."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Jobs claimed together, each with what it has come to so far: prepared, then a row, or a failure."""
+
+    results: Mapping[Job, Any | Failure]
+    timings: Mapping[str, float]
+    """Milliseconds of what the worker did beside the pipeline, up to `since`."""
+    since: float
+
+    @property
+    def jobs(self) -> list[Job]:
+        return list(self.results)
 
 
 class Worker:
@@ -53,32 +73,42 @@ class Worker:
         self._drain = drain
         self._stopping = Event()
         self._wake = Event()
+        self._model_is_free = Event()
         self._heartbeat = Heartbeat(url, settings.lease_s)
-        self._link = Link(url, f"loracomp worker {settings.worker_name}"[:63], self._stopping)
+        self._claiming, self._recording = (
+            Link(url, f"loracomp {does} {settings.worker_name}"[:63], self._stopping) for does in ("worker", "recorder")
+        )
 
     def run(self) -> None:
         """Work until `stop` is called or, with drain, nothing is left to do."""
         _log.info(logfmt("started", worker=self._settings.worker_name, base_model=self._base_model))
         with ExitStack() as stack:
-            stack.callback(self._link.close)
+            stack.callback(self._claiming.close)
+            stack.callback(self._recording.close)
             stack.enter_context(self._heartbeat)
             if self._settings.listen and not self._drain:
                 stack.enter_context(Hint(self._url, self._wake))
-            while not self._stopping.is_set():
-                self._step()
+            # Where the worker itself is at fault, or on Ctrl-C, something is still held: no job is charged.
+            stack.callback(self.release)
+            claimer, recorder = (
+                stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=does)) for does in ("claim", "record")
+            )
+            stack.callback(self.stop)
+            self._hand_on(claimer, recorder)
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
 
     def stop(self) -> None:
-        """Claim nothing more; `run` returns when the running batch is recorded."""
+        """Claim nothing more and give back what the model has not begun; `run` returns when the rest is recorded."""
         self._stopping.set()
         self._wake.set()
+        self._model_is_free.set()
 
     def release(self) -> bool:
         """Give what is held back to the queue at once, uncharged; a result that comes later finds its fence void.
 
         False where the database is away: the leases run out by themselves.
         """
-        if not (held := self._heartbeat.held):
+        if not (held := list(self._heartbeat.held)):
             return True
         try:
             with connect(self._url, application_name="loracomp release", vectors=False) as connection:
@@ -86,24 +116,55 @@ class Worker:
         except (psycopg.Error, LoracompError) as error:
             _log.error(logfmt("not_released", jobs=job_ids(held), error=error))
             return False
-        _log.info(logfmt("released", jobs=",".join(map(str, sorted(released)))))
+        _log.info(logfmt("released", jobs=_ids(released)))
         return True
 
-    def _step(self) -> None:
-        self._wake.clear()
-        try:
-            jobs = self._link.call(self._claim, give_up=self._stopping.is_set)
-            drained = not jobs and self._drain and self._link.call(self._queue_is_empty, give_up=self._stopping.is_set)
-        except DATABASE_AWAY:
-            return  # only once stopping
-        if jobs:
-            self._work(jobs)
-        elif drained:
-            self.stop()
-        elif not self._stopping.is_set():
-            self._wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
+    def _hand_on(self, claimer: ThreadPoolExecutor, recorder: ThreadPoolExecutor) -> None:
+        recorded: Future[None] = recorder.submit(lambda: None)
+        coming = claimer.submit(self._next)
+        while True:
+            self._model_is_free.set()
+            if (batch := coming.result()) is None:
+                break
+            self._model_is_free.clear()
+            coming = claimer.submit(self._next)
+            answered = self._answered(batch)
+            recorded.result()
+            recorded = recorder.submit(self._record, answered)
+        recorded.result()
 
-    def _claim(self, connection: Connection) -> tuple[Job, ...]:
+    def _next(self) -> _Batch | None:
+        """What the model shall answer next, once it is free; None once stopped or drained."""
+        while not self._stopping.is_set():
+            self._wake.clear()
+            held = len(self._heartbeat.held)
+            try:
+                batch = self._prepared(held)
+                if batch is None and self._is_drained(held):
+                    self.stop()
+            except DATABASE_AWAY:
+                return None  # only once stopping
+            if batch is None:
+                self._wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
+            elif self._has_its_turn(batch.jobs):
+                return batch
+        return None
+
+    def _prepared(self, held: int) -> _Batch | None:
+        """A batch that the model can answer; None where none is due."""
+        # A job that runs alone may be one that kills its worker: nothing else is held meanwhile.
+        if held == 1:
+            return None
+        started = perf_counter()
+        jobs = self._claiming.call(lambda connection: self._claim(connection, held), give_up=self._stopping.is_set)
+        if not jobs:
+            return None
+        self._heartbeat.hold(jobs)
+        timings = {"claim": _milliseconds_since(started)}
+        _log.info(logfmt("claimed", jobs=job_ids(jobs)))
+        return _Batch(self._each(self._prepare, {job: job for job in jobs}), timings, perf_counter())
+
+    def _claim(self, connection: Connection, held: int) -> tuple[Job, ...]:
         settings = self._settings
         return claim_jobs(
             connection,
@@ -111,76 +172,107 @@ class Worker:
             base_model=self._base_model,
             batch_size=settings.batch_size,
             lease_s=settings.lease_s,
+            held=held,
         )
 
-    def _queue_is_empty(self, connection: Connection) -> bool:
-        return queue_is_empty(connection, self._base_model)
+    def _is_drained(self, held: int) -> bool:
+        if not self._drain or held:
+            return False
+        return self._claiming.call(
+            lambda connection: queue_is_empty(connection, self._base_model), give_up=self._stopping.is_set
+        )
 
-    def _work(self, jobs: Sequence[Job]) -> None:
-        _log.info(logfmt("claimed", jobs=job_ids(jobs)))
-        with self._heartbeat.holding(jobs):
-            try:
-                self._answer(jobs)
-            except BaseException:
-                # The worker itself is at fault, or Ctrl-C: no job is charged.
-                self.release()
-                raise
-
-    def _answer(self, jobs: Sequence[Job]) -> None:
-        started = perf_counter()
-        try:
-            result = self._run_pipeline(jobs)
-            recorded = self._record(jobs, result)
-        except _FAULT_OF_THE_WORKER:
-            raise
-        except Exception as error:
-            self._blame(jobs, error)
-            return
-        seconds = round(perf_counter() - started, 3)
-        _log.info(logfmt("recorded", jobs=",".join(map(str, sorted(recorded))), seconds=seconds))
-
-    def _run_pipeline(self, jobs: Sequence[Job]) -> BatchResult:
+    def _prepare(self, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
         # An error of the database is the batch's own, such as a statement timeout, where the connection still answers.
-        return self._link.call(lambda connection: self._pipeline.run(connection, jobs), give_up=self._link.answers)
+        return self._claiming.call(
+            lambda connection: self._pipeline.prepare(connection, jobs), give_up=self._claiming.answers
+        )
 
-    def _record(self, jobs: Sequence[Job], result: BatchResult) -> set[int]:
-        """Write what came out, failures after predictions; ids that were recorded as succeeded."""
-        wanted = {job.id for job in jobs} - self._heartbeat.lost
-        predictions = [row for row in result.predictions if row["job_id"] in wanted]
-        failures = [failure for failure in result.failures if failure.job_id in wanted]
-        answered = {row["job_id"] for row in predictions}
-        unanswered = wanted - answered - {failure.job_id for failure in failures}
-        failures += [
-            Failure(job_id, "internal_error", "the pipeline gave no answer", retry=True) for job_id in unanswered
-        ]
-        recorded: set[int] = set()
-        if predictions:
-            recorded = self._link.call(lambda connection: record_predictions(connection, jobs, predictions))
-        if dropped := answered - recorded:
-            _log.warning(logfmt("fence_void", jobs=",".join(map(str, sorted(dropped)))))
-        self._fail(jobs, failures)
-        return recorded
+    def _has_its_turn(self, jobs: Sequence[Job]) -> bool:
+        """Whether the model gets free for jobs within a lease and half their timeouts; else they are given back."""
+        self._model_is_free.wait(min(self._settings.lease_s, *(job.timeout_s / 2 for job in jobs)))
+        if self._model_is_free.is_set() and not self._stopping.is_set():
+            return True
+        with suppress(*DATABASE_AWAY):
+            released = self._claiming.call(
+                lambda connection: release_jobs(connection, jobs), give_up=self._stopping.is_set
+            )
+            self._heartbeat.let_go(jobs)
+            _log.info(logfmt("released", jobs=_ids(released)))
+        self._model_is_free.wait()
+        return False
+
+    def _answered(self, batch: _Batch) -> _Batch:
+        timings = {**batch.timings, "wait": _milliseconds_since(batch.since)}
+        return _Batch(self._each(self._pipeline.answer, batch.results), timings, perf_counter())
+
+    def _record(self, batch: _Batch) -> None:
+        """Write what came out, failures after predictions."""
+
+        def write(rows: Sequence[Row]) -> list[bool]:
+            timings = {**batch.timings, "record": _milliseconds_since(batch.since)}
+            timed = [{**row, "timings": {**row.get("timings", {}), **timings}} for row in rows]
+            recorded = self._recording.call(lambda connection: record_predictions(connection, batch.jobs, timed))
+            return [row["job_id"] in recorded for row in rows]
+
+        written = self._each(write, batch.results)
+        self._fail(batch.jobs, [each for each in written.values() if isinstance(each, Failure)])
+        self._heartbeat.let_go(batch.jobs)
+        self._wake.set()
+        if dropped := [job for job, held in written.items() if held is False]:
+            _log.warning(logfmt("fence_void", jobs=job_ids(dropped)))
+        recorded = [job for job, held in written.items() if held is True]
+        milliseconds = {name: round(value) for name, value in batch.timings.items()}
+        _log.info(logfmt("recorded", jobs=job_ids(recorded), **milliseconds, record=_milliseconds_since(batch.since)))
 
     def _fail(self, jobs: Sequence[Job], failures: Sequence[Failure]) -> None:
         if failures:
-            self._link.call(lambda connection: fail_jobs(connection, jobs, failures))
+            self._recording.call(lambda connection: fail_jobs(connection, jobs, failures))
         for failure in failures:
             _log.warning(
                 logfmt("failed", job=failure.job_id, code=failure.code, retry=failure.retry, error=failure.message)
             )
 
-    def _blame(self, jobs: Sequence[Job], error: Exception) -> None:
-        """Fail the job that raised; a batch is tried again job by job, so that the culprit alone fails."""
-        if len(jobs) > 1:
-            _log.warning(logfmt("batch_raised", jobs=job_ids(jobs), error=repr(error)))
-            for job in jobs:
-                if job.id not in self._heartbeat.lost:
-                    self._answer([job])
-        elif isinstance(error, JobError):
-            self._fail(jobs, [Failure(jobs[0].id, error.code, str(error), error.retry)])
-        else:
-            _log.error(logfmt("job_raised", jobs=job_ids(jobs)), exc_info=error)
-            self._fail(jobs, [Failure(jobs[0].id, "internal_error", f"{type(error).__name__}: {error}", retry=True)])
+    def _each(
+        self, stage: Callable[[Sequence[Any]], Sequence[Any]], items: Mapping[Job, Any | Failure]
+    ) -> dict[Job, Any | Failure]:
+        """What a stage makes of each item that has not failed and whose lease is kept; where it raises, of each alone.
+
+        So the culprit alone fails. Raises what is the worker's own fault.
+        """
+        kept = {job: items[job] for job in self._heartbeat.kept(list(items))}
+        failed = {job: item for job, item in kept.items() if isinstance(item, Failure)}
+        going_on = {job: item for job, item in kept.items() if job not in failed}
+        return failed | (self._results(stage, going_on) if going_on else {})
+
+    def _results(
+        self, stage: Callable[[Sequence[Any]], Sequence[Any]], items: Mapping[Job, Any]
+    ) -> dict[Job, Any | Failure]:
+        try:
+            return dict(zip(items, stage(list(items.values())), strict=True))
+        except _FAULT_OF_THE_WORKER:
+            raise
+        except Exception as error:
+            if len(items) == 1:
+                return {job: _failure(job, error) for job in items}
+            _log.warning(logfmt("batch_raised", jobs=job_ids(items), error=repr(error)))
+        # Outside the handler, where the error's traceback no longer holds what it was working on.
+        return {job: result for job, item in items.items() for job, result in self._each(stage, {job: item}).items()}
+
+
+def _failure(job: Job, error: Exception) -> Failure:
+    if isinstance(error, JobError):
+        return Failure(job.id, error.code, str(error), error.retry)
+    _log.error(logfmt("job_raised", jobs=job.id), exc_info=error)
+    return Failure(job.id, "internal_error", f"{type(error).__name__}: {error}", retry=True)
+
+
+def _milliseconds_since(start: float) -> float:
+    return round((perf_counter() - start) * 1000, 3)
+
+
+def _ids(ids: Iterable[int]) -> str:
+    return ",".join(map(str, sorted(ids)))
 
 
 _FAULT_OF_THE_WORKER = (SchemaMismatchError, psycopg.ProgrammingError)

@@ -51,9 +51,16 @@ def add_jobs(connection: Connection, *prompts: str, **columns: Any) -> list[int]
 
 
 def claim(
-    connection: Connection, batch_size: int = 16, *, worker: str = "w", base_model: str = BASE, lease_s: float = 60
+    connection: Connection,
+    batch_size: int = 16,
+    *,
+    worker: str = "w",
+    base_model: str = BASE,
+    lease_s: float = 60,
+    held: int = 0,
 ) -> tuple[Job, ...]:
-    return claim_jobs(connection, worker=worker, base_model=base_model, batch_size=batch_size, lease_s=lease_s)
+    settings = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease_s": lease_s, "held": held}
+    return claim_jobs(connection, **settings)
 
 
 def expire_leases(connection: Connection) -> None:

@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,22 +24,31 @@ from loracomp.tables import DIMENSIONS
 from loracomp.worker import Worker
 
 
-@dataclass
-class Result:
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-
-
 class Obedient:
     """Answers with the prompt in capitals, after what the prompt's first word says."""
 
-    def run(self, connection: Connection, jobs: Sequence[Job]) -> Result:
-        result = Result()
+    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Job]:
         for job in jobs:
-            self._answer(connection, job, len(jobs), result)
-        return result
+            match job.prompt.split():
+                case ["slow-query"]:
+                    connection.execute("SET statement_timeout = 50")
+                    try:
+                        connection.execute("SELECT pg_sleep(10)")
+                    finally:
+                        connection.execute("RESET statement_timeout")
+                case ["cut"]:
+                    cut_connections(connection)
+                    connection.execute("SELECT 1")
+                case ["route-by", fingerprint]:
+                    route(connection, [job], np.ones((1, DIMENSIONS), np.float32), fingerprint)
+                case ["unprepared"]:
+                    raise ValueError("not to be prepared")
+        return list(jobs)
 
-    def _answer(self, connection: Connection, job: Job, together: int, result: Result) -> None:
+    def answer(self, jobs: Sequence[Job]) -> list[dict[str, Any] | Failure]:
+        return [answer for job in jobs if (answer := self._answer(job, len(jobs))) is not None]
+
+    def _answer(self, job: Job, together: int) -> dict[str, Any] | Failure | None:
         match job.prompt.split():
             case ["sleep", seconds]:
                 time.sleep(float(seconds))
@@ -50,26 +58,13 @@ class Obedient:
                 raise ValueError("a fault")
             case ["refuse"]:
                 raise JobError("the prompt is too long", code="prompt_too_long")
-            case ["slow-query"]:
-                connection.execute("SET statement_timeout = 50")
-                try:
-                    connection.execute("SELECT pg_sleep(10)")
-                finally:
-                    connection.execute("RESET statement_timeout")
-            case ["cut"]:
-                cut_connections(connection)
-                connection.execute("SELECT 1")
             case ["fail"]:
-                result.failures.append(Failure(job.id, "prompt_too_long", "the prompt is too long"))
-                return
-            case ["route-by", fingerprint]:
-                route(connection, [job], np.ones((1, DIMENSIONS), np.float32), fingerprint)
+                return Failure(job.id, "prompt_too_long", "the prompt is too long")
             case ["forget"]:
-                return
+                return None
             case ["nul"]:
-                result.predictions.append(prediction(job.id, output="a\0b"))
-                return
-        result.predictions.append(prediction(job.id, output=job.prompt.upper(), batch_size=together))
+                return prediction(job.id, output="a\0b")
+        return prediction(job.id, output=job.prompt.upper(), batch_size=together)
 
 
 def cut_connections(connection: Connection) -> None:

@@ -70,7 +70,8 @@ def test_from_the_data_folder_to_the_tables(connection, run, data, pipeline, tmp
     assert (found["evaluation"]["jobs"], found["evaluation"]["succeeded"]) == (48, 48)
     jobs = connection.execute("SELECT * FROM loracomp.job_trace ORDER BY job_id").fetchall()
     alone = [job for job in jobs if job["policy"] == "base"]
-    answers = pipeline.predict(connection, [Request(job["prompt"], tuple(job["choices"]), None) for job in alone])
+    asked = [Request(job["prompt"], tuple(job["choices"]), None, normalization="tokens") for job in alone]
+    answers = pipeline.predict(connection, asked)
     assert [answer.output for answer in answers] == [job["output"] for job in alone]
     accuracy = {(row["own_task"], row["policy"]): row for row in found["accuracy"] if row["scope"] == "task"}
     for (task, policy), row in accuracy.items():
@@ -97,9 +98,12 @@ class Interrupted:
         self.pipeline = pipeline
         self.base_name = pipeline.base_name
 
-    def run(self, connection, jobs):
+    def prepare(self, connection, jobs):
+        return self.pipeline.prepare(connection, jobs)
+
+    def answer(self, prepared):
         os.kill(os.getpid(), signal.SIGTERM)
-        return self.pipeline.run(connection, jobs)
+        return self.pipeline.answer(prepared)
 
 
 def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, data, pipeline, monkeypatch):

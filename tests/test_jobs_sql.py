@@ -313,6 +313,17 @@ def test_a_suspect_that_is_not_first_is_passed_by(connection: Connection):
     assert [each.id for each in claim(connection)] == [suspect]
 
 
+def test_beside_jobs_that_are_held_a_whole_batch_is_claimed_or_none(connection: Connection):
+    ids = add_jobs(connection, *"abc")
+    assert claim(connection, 4, held=4) == ()
+    assert [each.id for each in claim(connection, 2, held=2)] == ids[:2]
+    assert set(statuses(connection).values()) == {"running", "queued"}
+    suspect, *_ = add_jobs(connection, *"de")
+    connection.execute("UPDATE loracomp.job SET expired_leases = 1, priority = 9 WHERE id = %s", (suspect,))
+    assert claim(connection, 1, held=2) == claim(connection, 2, held=2) == ()  # the suspect is first, and must be alone
+    assert [each.id for each in claim(connection, 2)] == [suspect]
+
+
 def test_an_expiry_alone_counts_and_the_last_one_fails_the_job(connection: Connection):
     (job_id,) = add_jobs(connection, "a", max_attempts=2)
     claim(connection)

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +21,7 @@ from loracomp import db
 from loracomp.config import Settings
 from loracomp.db import Connection
 from loracomp.errors import SchemaMismatchError
+from loracomp.records import Failure, Job
 from loracomp.worker import Worker
 from queue_worker import Obedient
 
@@ -62,6 +64,20 @@ def drain(database: str, **settings: Any) -> tuple[int, str]:
 def drain_here(database: str, **settings: Any) -> None:
     """The same without a process, which takes a second to start."""
     Worker(database, Obedient(), base_model=BASE, settings=Settings(poll_s=0.05, **settings), drain=True).run()
+
+
+@contextmanager
+def working(database: str, pipeline: Obedient | None = None, **settings: Any) -> Iterator[Worker]:
+    """A worker in a thread, two jobs a batch; told to stop at the end, and waited for."""
+    values = {"poll_s": 0.05, "batch_size": 2, "listen": False, **settings}
+    worker = Worker(database, pipeline or Obedient(), base_model=BASE, settings=Settings(**values))
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(worker.run)
+        try:
+            yield worker
+        finally:
+            worker.stop()
+            running.result(30)
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 15) -> None:
@@ -145,17 +161,117 @@ def test_an_idle_worker_hears_of_a_job_and_finds_it_without_hearing(
         assert process.wait(5) == 0
 
 
+# --- batches that overlap
+
+
+def test_while_a_batch_runs_the_next_is_claimed_and_its_leases_are_renewed(connection: Connection, database: str):
+    ids = add_jobs(connection, "sleep 1.5", "a", "b", "c", "d", "e")
+    with working(database, lease_s=2):
+        wait_until(lambda: list(statuses(connection).values()) == ["running"] * 4 + ["queued"] * 2)
+        claimed = job(connection, ids[2])
+        wait_until(lambda: job(connection, ids[2])["lease_expires_at"] > claimed["lease_expires_at"])
+        assert job(connection, ids[0])["status"] == "running"
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    assert claims(connection) == dict.fromkeys(ids, 1)
+    timings = predictions(connection)[ids[2]]["timings"]
+    assert timings["wait"] > 500 > max(timings["claim"], timings["record"])
+
+
+def test_less_than_a_batch_is_left_to_an_idle_worker(connection: Connection, database: str):
+    slow, _, other = add_jobs(connection, "sleep 1.5", "a", "b")
+    with working(database, worker="busy"):
+        wait_until(lambda: job(connection, slow)["status"] == "running")
+        time.sleep(0.3)  # it has looked
+        drain_here(database, worker="idle")
+        assert job(connection, slow)["status"] == "running"
+    assert predictions(connection)[other]["worker"] == "idle"
+
+
+def test_a_stopping_worker_gives_back_what_waits_at_once(connection: Connection, database: str):
+    ids = add_jobs(connection, "sleep 1.5", "a", "b", "c")
+    with working(database) as worker:
+        wait_until(lambda: set(statuses(connection).values()) == {"running"})
+        worker.stop()
+        wait_until(lambda: list(statuses(connection).values()) == ["running"] * 2 + ["queued"] * 2)
+    assert list(statuses(connection).values()) == ["succeeded"] * 2 + ["queued"] * 2
+    assert [job(connection, each)["attempts"] for each in ids] == [1, 1, 0, 0]
+
+
+@pytest.mark.parametrize("limits", [{"lease_s": 1}, {"timeout_s": 2}])
+def test_what_the_model_is_not_free_for_in_time_is_given_back(
+    connection: Connection, database: str, limits: dict[str, float]
+):
+    running_jobs = add_jobs(connection, "sleep 2.5", "a")
+    waiting = add_jobs(connection, "b", "c", timeout_s=limits.get("timeout_s", 600))
+    with working(database, lease_s=limits.get("lease_s", 60)):
+        wait_until(lambda: {job(connection, each)["status"] for each in waiting} == {"running"})
+        wait_until(lambda: {job(connection, each)["status"] for each in waiting} == {"queued"})
+        assert {job(connection, each)["status"] for each in running_jobs} == {"running"}
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    rows = [job(connection, each) for each in waiting]
+    assert {(row["attempts"], row["expired_leases"]) for row in rows} == {(1, 0)}
+    assert claims(connection) == {**dict.fromkeys(running_jobs, 1), **dict.fromkeys(waiting, 2)}
+
+
+def test_beside_a_job_that_runs_alone_nothing_is_claimed(connection: Connection, database: str):
+    (suspect,) = add_jobs(connection, "sleep 1", expired_leases=1)
+    others = add_jobs(connection, "a", "b")
+    with working(database):
+        wait_until(lambda: job(connection, suspect)["status"] == "running")
+        time.sleep(0.5)
+        assert {job(connection, each)["status"] for each in others} == {"queued"}
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+
+
+def test_a_kill_charges_neither_the_batch_that_runs_nor_the_one_that_waits(connection: Connection, database: str):
+    ids = add_jobs(connection, "sleep 60", "a", "b", "c", max_attempts=1)
+    with running(database, BATCH_SIZE=2) as process:
+        wait_until(lambda: set(statuses(connection).values()) == {"running"})
+        process.kill()
+    expire_leases(connection)
+    connection.execute("SELECT loracomp.rescue_jobs()")
+    rows = [job(connection, each) for each in ids]
+    assert [(row["status"], row["attempts"], row["expired_leases"]) for row in rows] == [("queued", 0, 1)] * 4
+
+
+class Noting(Obedient):
+    """Notes whose answers the model has begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+
+    def answer(self, jobs: Sequence[Job]) -> list[dict[str, Any] | Failure]:
+        self.begun += [each.id for each in jobs]
+        return super().answer(jobs)
+
+
+def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, database: str):
+    ids = add_jobs(connection, "sleep 0.5", *"abcde")
+    pipeline = Noting()
+    with db.connect(database) as other, working(database, pipeline):
+        wait_until(lambda: job(connection, ids[0])["status"] == "running")
+        with other.transaction():
+            other.execute("SELECT FROM loracomp.job WHERE id = %s FOR UPDATE", (ids[0],))
+            wait_until(lambda: pipeline.begun == ids[:4])
+            time.sleep(0.2)
+            assert pipeline.begun == ids[:4]  # one batch is recorded at a time: the model isn't ahead by more
+            assert "succeeded" not in statuses(connection).values()
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    times = [job(connection, each)["finished_at"] for each in ids]
+    assert times == sorted(times)
+
+
 # --- faults of jobs
 
 
 def test_a_fault_costs_the_culprit_alone(connection: Connection, database: str):
-    prompts = ["a", "raise", "b", "refuse", "c", "fail", "d", "nul", "e", "forget", "f", "slow-query"]
+    prompts = ["a", "raise", "b", "refuse", "c", "fail", "d", "nul", "e", "forget", "f", "slow-query", "unprepared"]
     ids = dict(zip(prompts, add_jobs(connection, *prompts, max_attempts=1), strict=True))
     drain_here(database)
     rows = {prompt: job(connection, job_id) for prompt, job_id in ids.items()}
     assert {prompt: row["error_code"] for prompt, row in rows.items()} == {
         **dict.fromkeys("abcdef"),
-        **dict.fromkeys(["raise", "nul", "forget", "slow-query"], "internal_error"),
+        **dict.fromkeys(["raise", "nul", "forget", "slow-query", "unprepared"], "internal_error"),
         **dict.fromkeys(["refuse", "fail"], "prompt_too_long"),
     }
     assert rows["raise"]["error"] == "ValueError: a fault"
@@ -300,4 +416,4 @@ def test_an_idle_worker_leaves_at_once(connection: Connection, database: str):
         process.send_signal(signal.SIGINT)
         started = time.monotonic()
         assert process.wait(10) == 0
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 8

@@ -1,11 +1,11 @@
 """From compositions (ids and weights) to mixes ready for the model, with how exact they are."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from loracomp.composition.blocks import nbytes
 from loracomp.composition.diagnostics import Fidelity
-from loracomp.composition.resident import ByteLimitedCache, ResidentAdapters
+from loracomp.composition.resident import ByteLimitedCache, Loaded
 from loracomp.composition.strategies import (
     ELECTING,
     Mix,
@@ -41,10 +41,9 @@ BASE_ALONE = Composed()
 class Composer:
     """Composes for one base model. What is costly is kept: an adapter or a set of them prepared, a mix measured."""
 
-    def __init__(self, base: BaseModel, adapters: ResidentAdapters, *, cache_bytes: int, diagnostics: float) -> None:
+    def __init__(self, base: BaseModel, *, cache_bytes: int, diagnostics: float) -> None:
         """`diagnostics` is the share of compositions (0 to 1) for which norm ratio and cosine are measured."""
         self._base = base
-        self._adapters = adapters
         self._diagnostics = diagnostics
         head = base.model.get_output_embeddings()
         # The output head sees a batch's scored tokens only, and no longer knows their rows.
@@ -57,14 +56,13 @@ class Composer:
         self._fidelity = Fidelity(cache_bytes // 4)
         self._measured: ByteLimitedCache[str, tuple[float, float] | tuple[()]] = ByteLimitedCache(cache_bytes // 16)
 
-    def compose(self, compositions: Sequence[Composition]) -> list[Composed | JobError]:
+    def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
         """Each composition ready for the model, or why it cannot be; equal ones are the same object.
 
-        JobError codes: what fetching raises; 'adapter_changed', 'adapter_unfit', 'composition_refused'.
+        JobError codes: those of the adapters; 'adapter_changed', 'adapter_unfit', 'composition_refused'.
         """
         keys = [self._key(composition) for composition in compositions]
         wanted = dict(zip(keys, compositions, strict=True))
-        adapters = self._adapters.get({id_: None for c in wanted.values() for id_ in c.adapter_ids})
         ready = {key: self._compose(key, composition, adapters) for key, composition in wanted.items()}
         return [ready[key] for key in keys]
 
@@ -72,9 +70,7 @@ class Composer:
         # One file may be registered twice, with another alpha: the digest sees the file alone, the ids tell them apart.
         return f"{composition.digest(self._base.fingerprint)} {composition.adapter_ids}"
 
-    def _compose(
-        self, key: str, composition: Composition, adapters: Mapping[int, PackedAdapter | JobError]
-    ) -> Composed | JobError:
+    def _compose(self, key: str, composition: Composition, adapters: Loaded) -> Composed | JobError:
         if not composition.adapter_ids:
             return BASE_ALONE
         try:

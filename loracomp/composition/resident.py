@@ -1,9 +1,9 @@
 """What stays in device memory between batches, under a budget of bytes; least recently used goes first."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 import torch
 
@@ -16,6 +16,9 @@ V = TypeVar("V")
 
 Fetch = Callable[[Sequence[int]], Iterable[AdapterWeights]]
 """Reads adapters by id, in one round trip. Raises JobError where any of them is missing or corrupt."""
+
+Loaded: TypeAlias = Mapping[int, PackedAdapter | JobError]
+"""Each adapter by its id, on the device, or why it cannot be had."""
 
 
 class ByteLimitedCache(Generic[K, V]):
@@ -58,14 +61,14 @@ class ResidentAdapters:
         self._device = device
         self.cache: ByteLimitedCache[int, PackedAdapter] = ByteLimitedCache(budget_bytes)
 
-    def get(self, adapter_ids: Iterable[int]) -> dict[int, PackedAdapter | JobError]:
-        """Each adapter by its id, or why it cannot be had; all that are missing come by one call of `fetch`."""
+    def get(self, adapter_ids: Iterable[int]) -> Loaded:
+        """The adapters of these ids; all that are missing come by one call of `fetch`."""
         found = {id_: self.cache.get(id_) for id_ in adapter_ids}
         missing = [id_ for id_, adapter in found.items() if adapter is None]
         loaded = self._load(missing) if missing else {}
         return {id_: adapter or loaded[id_] for id_, adapter in found.items()}
 
-    def _load(self, adapter_ids: Sequence[int]) -> dict[int, PackedAdapter | JobError]:
+    def _load(self, adapter_ids: Sequence[int]) -> Loaded:
         try:
             fetched = [self._to_device(adapter) for adapter in self._fetch(adapter_ids)]
         except JobError as error:

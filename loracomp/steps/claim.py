@@ -9,11 +9,14 @@ from loracomp.records import Job
 
 
 def claim_jobs(
-    connection: Connection, *, worker: str, base_model: str, batch_size: int, lease_s: float
+    connection: Connection, *, worker: str, base_model: str, batch_size: int, lease_s: float, held: int = 0
 ) -> tuple[Job, ...]:
-    """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, the oldest due first."""
+    """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, the oldest due first.
+
+    Where the worker holds jobs already, that many or none.
+    """
     lease = timedelta(seconds=lease_s)
-    arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease}
+    arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held": held}
     return tuple(
         Job(**{**row, "choices": row["choices"] and tuple(row["choices"]), "stop": tuple(row["stop"])})
         for row in connection.execute(QUERIES["claim_jobs"], arguments)

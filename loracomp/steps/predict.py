@@ -10,10 +10,10 @@ import torch
 from loracomp.batching import batches, halving_on_out_of_memory
 from loracomp.composition.composer import Composed, Composer
 from loracomp.composition.layers import composed
-from loracomp.composition.resident import Fetch, ResidentAdapters
+from loracomp.composition.resident import Fetch, Loaded, ResidentAdapters
 from loracomp.errors import JobError
 from loracomp.generation import Generated, Prompt, generate
-from loracomp.records import Answer, Request
+from loracomp.records import Answer, Composition, Request
 from loracomp.registry.models import BaseModel
 from loracomp.scoring import Question, check_length, encode_choices, encode_texts, log_likelihoods, normalize
 
@@ -43,7 +43,10 @@ class _Item:
 
 
 class Predictor:
-    """Answers requests with one base model, each under its own composition."""
+    """Answers requests with one base model, each under its own composition.
+
+    `load` may run in one thread while `compose` and `answer` run in another.
+    """
 
     def __init__(
         self,
@@ -62,18 +65,32 @@ class Predictor:
         """
         self._base = base
         self._token_budget = token_budget
-        adapters = ResidentAdapters(fetch, cache_bytes * 3 // 4, base.model.device)
-        self._composer = Composer(base, adapters, cache_bytes=cache_bytes // 4, diagnostics=diagnostics)
+        self._adapters = ResidentAdapters(fetch, cache_bytes * 3 // 4, base.model.device)
+        self._composer = Composer(base, cache_bytes=cache_bytes // 4, diagnostics=diagnostics)
 
     def predict(self, requests: Sequence[Request]) -> list[Answer | JobError]:
-        """Each request's answer, or why it alone has none, in order.
+        """Load, compose and answer in one go."""
+        compositions = [request.composition for request in requests]
+        return self.answer(requests, self.compose(compositions, self.load(compositions)))
+
+    def load(self, compositions: Sequence[Composition]) -> Loaded:
+        """The adapters of compositions, on the device; those that are not there yet come by one call of `fetch`."""
+        return self._adapters.get({id_: None for each in compositions for id_ in each.adapter_ids})
+
+    def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
+        """See `Composer.compose`."""
+        return self._composer.compose(compositions, adapters)
+
+    def answer(
+        self, requests: Sequence[Request], compositions: Sequence[Composed | JobError]
+    ) -> list[Answer | JobError]:
+        """Each request's answer under its composition, or why it alone has none, in order.
 
         What is not finite in a batch is asked again alone, for an adapter that overflows may spoil its neighbours.
 
-        JobError codes: those of `Composer.compose`, and 'prompt_too_long', 'prompt_blank', 'not_finite',
-        'out_of_memory' (the only one worth a retry).
+        JobError codes: those of the compositions, and 'prompt_too_long', 'prompt_blank', 'not_finite', 'out_of_memory'
+        (the only one worth a retry).
         """
-        compositions = self._composer.compose([request.composition for request in requests])
         prepared = list(map(self._prepared, requests, compositions))
         items = [item for item in prepared if isinstance(item, _Item)]
         answers = self._run(self._score, [item for item in items if item.scored])

@@ -1,7 +1,10 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.claim_jobs(text, text, integer, interval)
+-- drop: DROP FUNCTION IF EXISTS loracomp.claim_jobs(text, text, integer, interval, integer)
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. Which jobs:
--- pick_jobs.
-CREATE FUNCTION loracomp.claim_jobs(worker text, base_model text, batch_size integer, lease interval)
+-- pick_jobs. Beside `held` jobs that the worker has already, a whole batch or none: what is less may go to an idle worker,
+-- and a job that is to be alone must be.
+CREATE FUNCTION loracomp.claim_jobs(
+    worker text, base_model text, batch_size integer, lease interval, held integer DEFAULT 0
+)
 RETURNS TABLE (
     id bigint,
     lease_token bigint,
@@ -28,6 +31,9 @@ BEGIN
     SELECT coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.submitted_by) FILTER (WHERE p.leads), '{}')
     INTO picked, served
     FROM loracomp.pick_jobs(claim_jobs.base_model, claim_jobs.batch_size) AS p;
+    IF claim_jobs.held > 0 AND cardinality(picked) < greatest(claim_jobs.batch_size, 2) THEN
+        RETURN;
+    END IF;
     PERFORM loracomp.take_turns(claim_jobs.base_model, served);
     RETURN QUERY
     WITH claimed AS (
