@@ -203,7 +203,7 @@ class Worker:
         return False
 
     def _answered(self, batch: _Batch) -> _Batch:
-        timings = {**batch.timings, "wait": _milliseconds_since(batch.since)}
+        timings = {**batch.timings, "ready": _milliseconds_since(batch.since)}
         return _Batch(self._each(self._pipeline.answer, batch.results), timings, perf_counter())
 
     def _record(self, batch: _Batch) -> None:

@@ -96,7 +96,7 @@ def answer(connection: db.Connection, job_id: int, examples: dict[str, int], **c
         "cosine": 0.8,
         "prompt_tokens": 12,
         "output_tokens": 1,
-        "timings": {"encode": 5.5, "route": 2.25, "predict": 40},
+        "timings": {"claim": 1, "encode": 5.5, "route": 2.25, "load": 3, "compose": 4, "predict": 40, "record": 2},
         "device": "cpu/float32",
         "base_model": BASE_MODEL,
         "base_fingerprint": "0" * 64,

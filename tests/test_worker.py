@@ -174,7 +174,7 @@ def test_while_a_batch_runs_the_next_is_claimed_and_its_leases_are_renewed(conne
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     assert claims(connection) == dict.fromkeys(ids, 1)
     timings = predictions(connection)[ids[2]]["timings"]
-    assert timings["wait"] > 500 > max(timings["claim"], timings["record"])
+    assert timings["ready"] > 500 > max(timings["claim"], timings["record"])
 
 
 def test_less_than_a_batch_is_left_to_an_idle_worker(connection: Connection, database: str):

@@ -23,11 +23,20 @@ BEGIN ATOMIC
         FROM held AS h
         CROSS JOIN LATERAL jsonb_populate_record(
             NULL::loracomp.prediction,
-            '{"example_ids": [], "example_tasks": [], "similarities": [], "tasks": [], "probabilities": [],
-            "weights": [], "composed_tasks": [], "adapter_ids": [], "adapter_sha256": [], "adapter_weights": [],
-            "prompt_tokens": 0, "output_tokens": 0, "timings": {}, "batch_size": 1}'::jsonb
-            || h.value
-            || jsonb_build_object('worker', h.worker, 'attempt', h.attempts, 'created_at', now())
+            -- What the worker measured up to the call goes on until the row is written.
+            jsonb_set(
+                '{"example_ids": [], "example_tasks": [], "similarities": [], "tasks": [], "probabilities": [],
+                "weights": [], "composed_tasks": [], "adapter_ids": [], "adapter_sha256": [], "adapter_weights": [],
+                "prompt_tokens": 0, "output_tokens": 0, "timings": {}, "batch_size": 1}'::jsonb
+                || h.value
+                || jsonb_build_object('worker', h.worker, 'attempt', h.attempts, 'created_at', now()),
+                '{timings,record}',
+                to_jsonb(round(
+                    coalesce((h.value #>> '{timings,record}')::numeric, 0)
+                    + 1000 * extract(EPOCH FROM clock_timestamp() - statement_timestamp()), 3
+                )),
+                create_if_missing => FALSE
+            )
         ) AS p
         RETURNING job_id
     )

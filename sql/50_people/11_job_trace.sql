@@ -101,7 +101,9 @@ COMMENT ON COLUMN loracomp.job_trace.cosine IS
 'Cosine between the composed change and the exact weighted sum; null where not sampled.';
 COMMENT ON COLUMN loracomp.job_trace.prompt_tokens IS 'Tokens of the prompt.';
 COMMENT ON COLUMN loracomp.job_trace.output_tokens IS 'Tokens scored or generated.';
-COMMENT ON COLUMN loracomp.job_trace.timings IS 'Milliseconds of each step for the batch that the job was part of.';
+COMMENT ON COLUMN loracomp.job_trace.timings IS
+'Milliseconds of each step for the batch that the job was part of: claim, encode, route, load (adapters to the device), '
+'ready (waiting for the model), compose, predict, record.';
 COMMENT ON COLUMN loracomp.job_trace.batch_size IS 'Jobs in that batch.';
 COMMENT ON COLUMN loracomp.job_trace.worker IS 'Worker that answered, or held the job last.';
 COMMENT ON COLUMN loracomp.job_trace.device IS 'Device and number type, such as cpu/bfloat16.';

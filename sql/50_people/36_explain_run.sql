@@ -9,7 +9,7 @@ SELECT concat_ws(
         SELECT
             string_agg(
                 format('%s %s ms', t.key, round(t.value::numeric, 1)), ', '
-                ORDER BY array_position('{encode,route,predict}', t.key)
+                ORDER BY array_position('{claim,encode,route,load,ready,compose,predict,record}', t.key)
             )
         FROM jsonb_each_text(prediction.timings) AS t
     ) || format(' (batch of %s on %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),

@@ -36,9 +36,14 @@ SELECT
     coalesce(p.worker, j.worker) AS worker,
     p.device,
     p.batch_size,
+    (p.timings ->> 'claim')::double precision AS claim_ms,
     (p.timings ->> 'encode')::double precision AS encode_ms,
     (p.timings ->> 'route')::double precision AS route_ms,
+    (p.timings ->> 'load')::double precision AS load_ms,
+    (p.timings ->> 'ready')::double precision AS ready_ms,
+    (p.timings ->> 'compose')::double precision AS compose_ms,
     (p.timings ->> 'predict')::double precision AS predict_ms,
+    (p.timings ->> 'record')::double precision AS record_ms,
     loracomp.seconds_between(greatest(j.created_at, j.run_at), j.claimed_at) AS wait_s,
     loracomp.seconds_between(greatest(j.created_at, j.run_at), j.finished_at) AS latency_s,
     j.created_at,
@@ -48,6 +53,8 @@ SELECT
     (j.finished_at AT TIME ZONE 'UTC')::date AS day,
     (
         (p.timings ->> 'encode')::double precision + (p.timings ->> 'route')::double precision
+        + coalesce((p.timings ->> 'load')::double precision, 0)
+        + coalesce((p.timings ->> 'compose')::double precision, 0)
         + (p.timings ->> 'predict')::double precision
     ) / 1000 / p.batch_size AS compute_s
 FROM loracomp.job AS j
@@ -91,9 +98,14 @@ COMMENT ON COLUMN bi.prediction.error_code IS 'Short name of the error that ende
 COMMENT ON COLUMN bi.prediction.worker IS 'Worker process that answered, or held the job last.';
 COMMENT ON COLUMN bi.prediction.device IS 'Device and number type, such as cpu/bfloat16.';
 COMMENT ON COLUMN bi.prediction.batch_size IS 'Jobs that were answered together.';
+COMMENT ON COLUMN bi.prediction.claim_ms IS 'Milliseconds that claiming the batch took.';
 COMMENT ON COLUMN bi.prediction.encode_ms IS 'Milliseconds that embedding the batch''s texts took.';
 COMMENT ON COLUMN bi.prediction.route_ms IS 'Milliseconds that routing the batch took.';
-COMMENT ON COLUMN bi.prediction.predict_ms IS 'Milliseconds that composing and predicting the batch took.';
+COMMENT ON COLUMN bi.prediction.load_ms IS 'Milliseconds that bringing the batch''s adapters to the device took.';
+COMMENT ON COLUMN bi.prediction.ready_ms IS 'Milliseconds that the prepared batch waited for the model.';
+COMMENT ON COLUMN bi.prediction.compose_ms IS 'Milliseconds that composing the batch''s adapters took.';
+COMMENT ON COLUMN bi.prediction.predict_ms IS 'Milliseconds that predicting the batch took.';
+COMMENT ON COLUMN bi.prediction.record_ms IS 'Milliseconds from the batch''s answers until they were written.';
 COMMENT ON COLUMN bi.prediction.wait_s IS 'Seconds from when it could start to its last attempt''s start.';
 COMMENT ON COLUMN bi.prediction.latency_s IS 'Seconds from when it could start to its end.';
 COMMENT ON COLUMN bi.prediction.created_at IS 'When it was submitted.';

@@ -34,9 +34,14 @@ SELECT
     p.worker,
     p.device,
     p.batch_size,
+    p.claim_ms,
     p.encode_ms,
     p.route_ms,
+    p.load_ms,
+    p.ready_ms,
+    p.compose_ms,
     p.predict_ms,
+    p.record_ms,
     p.wait_s,
     p.latency_s,
     p.created_at,
@@ -111,9 +116,14 @@ COMMENT ON COLUMN bi.prediction_wide.error_code IS 'Short name of the error that
 COMMENT ON COLUMN bi.prediction_wide.worker IS 'Worker process that answered, or held the job last.';
 COMMENT ON COLUMN bi.prediction_wide.device IS 'Device and number type, such as cpu/bfloat16.';
 COMMENT ON COLUMN bi.prediction_wide.batch_size IS 'Jobs that were answered together.';
+COMMENT ON COLUMN bi.prediction_wide.claim_ms IS 'Milliseconds that claiming the batch took.';
 COMMENT ON COLUMN bi.prediction_wide.encode_ms IS 'Milliseconds that embedding the batch''s texts took.';
 COMMENT ON COLUMN bi.prediction_wide.route_ms IS 'Milliseconds that routing the batch took.';
-COMMENT ON COLUMN bi.prediction_wide.predict_ms IS 'Milliseconds that composing and predicting the batch took.';
+COMMENT ON COLUMN bi.prediction_wide.load_ms IS 'Milliseconds that bringing the batch''s adapters to the device took.';
+COMMENT ON COLUMN bi.prediction_wide.ready_ms IS 'Milliseconds that the prepared batch waited for the model.';
+COMMENT ON COLUMN bi.prediction_wide.compose_ms IS 'Milliseconds that composing the batch''s adapters took.';
+COMMENT ON COLUMN bi.prediction_wide.predict_ms IS 'Milliseconds that predicting the batch took.';
+COMMENT ON COLUMN bi.prediction_wide.record_ms IS 'Milliseconds from the batch''s answers until they were written.';
 COMMENT ON COLUMN bi.prediction_wide.wait_s IS 'Seconds from when it could start to its last attempt''s start.';
 COMMENT ON COLUMN bi.prediction_wide.latency_s IS 'Seconds from when it could start to its end.';
 COMMENT ON COLUMN bi.prediction_wide.created_at IS 'When it was submitted.';
