@@ -114,6 +114,28 @@ def test_bfloat16_stays_within_a_bound_of_the_float32_reference(library, shared)
         assert (logits - expected).norm() <= 2 * rounding
 
 
+@pytest.fixture(scope="module")
+def narrow_and_widened():
+    """The tiny model in bfloat16, and the same rounded weights to compute with in float32."""
+    narrow, widened = tiny_llama().bfloat16(), tiny_llama()
+    widened.load_state_dict(narrow.state_dict())
+    return narrow, widened
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=ROWS, shared=WAYS)
+def test_in_bfloat16_a_row_is_off_by_little_more_than_the_base_model_is(library, narrow_and_widened, batch, shared):
+    """Of its norm 4 %, where the base model alone is off by up to 2; 10 where DARE's rescaling makes changes larger."""
+    narrow, widened = narrow_and_widened
+    tokens = [ids for ids, _ in batch]
+    rows = [mix_of(library, composition) for _, composition in batch]
+    together = logits_together(narrow, tokens, rows, shared)
+    for got, (ids, composition), mix in zip(together, batch, rows, strict=True):
+        expected = logits_alone(widened, ids, mix)
+        bound = 0.1 if composition and composition[0].startswith("dare") else 0.04
+        assert (got - expected).norm() <= bound * expected.norm()
+
+
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("strategy", ["cat", "linear"])
 def test_a_row_without_composition_is_the_base_model_exactly(tiny_model, library, strategy, shared):

@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import STRATEGIES, compose
@@ -127,11 +129,17 @@ def test_a_batch_generates_what_each_would_alone(base, library, predictor):
 def greedy_alone(base, library, request):
     """Argmax after argmax, without cache, padding or `generate`."""
     tokens = base.tokenizer(request.prompt)["input_ids"]
-    start = len(tokens)
+    start, ends = len(tokens), {base.tokenizer.eos_token_id, *ids_of(base.model.generation_config.eos_token_id)}
     with merged(base.model, library.merge(request.composition)):
-        while len(tokens) < start + request.max_new_tokens and tokens[-1] != base.tokenizer.eos_token_id:
+        while len(tokens) < start + request.max_new_tokens:
             tokens = [*tokens, int(base.model(torch.tensor([tokens])).logits[0, -1].argmax())]
+            if tokens[-1] in ends:
+                return tokens[start:-1]
     return tokens[start:]
+
+
+def ids_of(setting):
+    return setting if isinstance(setting, list) else [setting]
 
 
 def test_scored_and_generated_requests_mix_and_keep_their_order(predictor):
@@ -180,6 +188,34 @@ def test_rows_that_have_ended_leave_the_batch_and_change_nothing_for_the_rest(ba
     assert [steps[0], steps[-1]] == [8, 1]
     assert steps == sorted(steps, reverse=True)
     assert sum(steps) < 8 * 12  # all eight to the end would be 8 x 19
+
+
+COMPOSED = st.tuples(
+    st.sampled_from(STRATEGIES), st.lists(st.integers(0, 9), max_size=4, unique=True), st.sampled_from([0.4, 1.0])
+)
+WRITTEN = st.tuples(
+    st.text("abcd e", min_size=1, max_size=12), st.integers(1, 9), COMPOSED, st.none() | st.text("aeit")
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.lists(WRITTEN, min_size=1, max_size=6), token_budget=st.sampled_from([64, 16384]))
+def test_generated_rows_that_end_at_different_times_equal_each_alone_merged(base, library, rows, token_budget):
+    """Of any strategies, the base model alone among them, cut into batches or not, with stop strings or not."""
+    base.model.generation_config.eos_token_id = [1, 20, 30]  # so that some end early
+    requests = [
+        written(
+            prompt if prompt.strip() else "a",
+            max_new_tokens=limit,
+            stop=(stop,) if stop else (),
+            composition=library.composition(*ids, strategy=strategy, density=density),
+        )
+        for prompt, limit, (strategy, ids, density), stop in rows
+    ]
+    answers = Predictor(base, library.fetch, token_budget=token_budget).predict(requests)
+    for request, answer in zip(requests, answers, strict=True):
+        text = base.tokenizer.decode(greedy_alone(base, library, request), skip_special_tokens=True)
+        assert answer.output == (text.partition(request.stop[0])[0] if request.stop else text)
 
 
 def test_a_model_without_a_cache_generates_the_same(base, library, predictor):

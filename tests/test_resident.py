@@ -1,5 +1,7 @@
 """Adapters in memory: what is loaded, when, and what goes first."""
 
+import random
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -63,6 +65,41 @@ def test_one_corrupt_adapter_costs_the_others_nothing(registry):
     registry.calls.clear()
     resident.get([1, 13, 2])
     assert registry.calls == [[13]]  # asked for again: it may have been mended
+
+
+def test_of_a_library_of_a_thousand_what_is_in_use_is_resident_and_no_more():
+    """Batches of 32 jobs, four adapters each, of mixed ranks, under a budget of 150: one round trip for each batch."""
+    shapes = {"a.q": (64, 32), "a.v": (16, 32), "b.q": (64, 32), "b.v": (16, 32)}
+    ranks, draw = [4, 8, 16], random.Random(0)
+    files = {
+        id_: sum(f.A.nbytes + f.B.nbytes for f in adapter(shapes, id_, ranks).factors.values()) for id_ in range(3)
+    }
+    calls = []
+
+    def fetch(adapter_ids):
+        calls.append(len(adapter_ids))
+        return [adapter(shapes, id_, ranks) for id_ in adapter_ids]
+
+    resident = ResidentAdapters(fetch, budget_bytes=50 * sum(files.values()))
+    for batch in range(40):
+        used = {id_ for _ in range(32) for id_ in draw.sample(range(1000), 4)}
+        found = resident.get(used)
+        assert found.keys() == used
+        assert len(calls) == batch + 1
+        in_use = sum(files[id_ % 3] for id_ in used)
+        storages = {
+            side.untyped_storage().data_ptr(): side.untyped_storage().nbytes()
+            for each in found.values()
+            for block in each.blocks.values()
+            for side in (block.A, block.B)
+        }
+        assert sum(storages.values()) <= 1.1 * in_use
+        assert resident.cache.nbytes <= resident.cache.budget
+    assert sum(calls[20:]) < 20 * 32 * 4 * 0.95  # some were there
+
+
+def adapter(shapes, id_, ranks):
+    return random_adapter(shapes, rank=ranks[id_ % 3], seed=id_)
 
 
 @given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 5), st.integers(0, 12))))
