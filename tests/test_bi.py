@@ -27,8 +27,8 @@ JOINS = {
     "submitted_by=dim_submitter.submitted_by worker=dim_worker.worker",
     "retrieved_example": "day=dim_date.day task=dim_task.task policy=dim_policy.policy "
     "base_model=dim_base_model.base_model",
-    "composed_adapter": "day=dim_date.day task=dim_task.task adapter_id=dim_adapter.adapter_id policy=dim_policy.policy "
-    "base_model=dim_base_model.base_model",
+    "composed_adapter": "day=dim_date.day task=dim_task.task adapter_id=dim_adapter.adapter_id "
+    "policy=dim_policy.policy base_model=dim_base_model.base_model",
 }
 
 

@@ -46,8 +46,8 @@ OWNERS_ALONE = """
     keep_events_of_others audit_examples audit_truncate
 """
 JOB_COLUMNS = """
-    kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key tags
-    exclude_tasks max_attempts timeout_s
+    kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
+    tags exclude_tasks max_attempts timeout_s
 """
 VECTOR = [1.0] + [0.0] * 767
 WRITES = {

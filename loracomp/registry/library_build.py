@@ -85,7 +85,8 @@ def library_card(folder: Path) -> str:
             f"LoRA adapters for {manifest.base_model.name}, with up to {EXAMPLES_A_TASK} training examples a task as",
             f"embeddings by {manifest.encoder.name}, hashes and references, without their text.",
             "Rows whose text stands in a validation split, of the same task or another, were left out of both.",
-            "Accuracy is on rows of the train split that were kept aside from training, by summed log-likelihood (acc).",
+            "Accuracy is on rows of the train split that were kept aside from training, "
+            "by summed log-likelihood (acc).",
             "",
             "| task | family | data | licence of the data | started from | rows seen | rank | base model | adapter |",
             "|---|---|---|---|---|---|---|---|---|",

@@ -1,7 +1,7 @@
 """Jobs that name no policy are answered by the exact weighted sum, and the paper's Linear is a policy of its own.
 
-Linear gives a mix of alike adapters up to n times its strength: docs/evaluation.md has what that costs, and how the default
-was chosen. Controls are merged as the default is.
+Linear gives a mix of alike adapters up to n times its strength: docs/evaluation.md has what that costs, and how the
+default was chosen. Controls are merged as the default is.
 """
 
 import sqlalchemy as sa
@@ -15,8 +15,8 @@ depends_on = None
 LINEAR = """
 INSERT INTO loracomp.policy (name, description, router, k, temperature, aggregation, nucleus, top_p, max_adapters,
     min_similarity, weighting, strategy, density, choice_normalization, seed, rescale)
-SELECT 'linear', 'As default, merged by Linear, as the paper does.', router, k, temperature, aggregation, nucleus, top_p,
-    max_adapters, min_similarity, weighting, 'linear', density, choice_normalization, seed, rescale
+SELECT 'linear', 'As default, merged by Linear, as the paper does.', router, k, temperature, aggregation, nucleus,
+    top_p, max_adapters, min_similarity, weighting, 'linear', density, choice_normalization, seed, rescale
 FROM loracomp.policy WHERE name = 'default'
 ON CONFLICT (name) DO NOTHING
 """
