@@ -27,7 +27,7 @@ ADDED_POLICIES: dict[str, dict[str, str]] = {
     "uniform_linear": {"weighting": "uniform", "strategy": "linear"},
     "random_linear": {"router": "random", "strategy": "linear"},
 }
-"""Policies that the evaluation brings. Linear changes how large a mix is: controls for what it merges are by it, too."""
+"""Policies that the evaluation brings. Linear changes how large a mix is: its own controls are merged by it."""
 CONTROLS = frozenset({"uniform", "random", "random_parameters", *ADDED_POLICIES})
 """Asked fewer rows: they are compared with, and need not be known as well."""
 STAGES = (50, 100, 250, None)
