@@ -15,10 +15,11 @@ WITH RECURSIVE submitter AS (
 
 SELECT
     s.submitted_by::text AS submitted_by,
-    r.oid IS NOT NULL AS role_exists,
-    coalesce(pg_has_role(r.oid, to_regrole('loracomp_admin'), 'member'), FALSE) AS is_administrator
+    r.role IS NOT NULL AS role_exists,
+    coalesce(pg_has_role(r.role, to_regrole('loracomp_admin'), 'member'), FALSE) AS is_administrator
 FROM submitter AS s
-LEFT JOIN pg_roles AS r ON s.submitted_by = r.rolname;
+-- No table of the catalogue: an installer who is no superuser could not lock it.
+CROSS JOIN LATERAL (SELECT to_regrole(quote_ident(s.submitted_by))) AS r (role);
 COMMENT ON VIEW bi.dim_submitter IS
 'Dimension: a row for every database role that has a job. Facts join it by submitted_by.';
 COMMENT ON COLUMN bi.dim_submitter.submitted_by IS 'Name of the role. Key.';
