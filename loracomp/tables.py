@@ -629,6 +629,15 @@ audit_event = Table(
     comment="Who changed what, when: written by triggers, appended only.",
 )
 
+report_refresh = Table(
+    "report_refresh",
+    metadata,
+    _required("report", Text, "Materialized view of loracomp.", primary_key=True),
+    _required("refreshed_at", DateTime(timezone=True), "Up to when it counts.", server_default=text("now()")),
+    _optional("seconds", Double, "Seconds that its last refresh took; null where there was none since it was made."),
+    comment="When the materialized views that reports rest on were last worked out.",
+)
+
 sql_object = Table(
     "sql_object",
     metadata,

@@ -59,6 +59,8 @@ def test_nobodys_words(connection: db.Connection, examples: dict[str, int]) -> N
     answer(connection, asking, examples, output="SECRET-expected")
     expecting = submit(connection, **{**words, "idempotency_key": "3"}, **asked, example_id=1)
     answer(connection, expecting, examples, output="SECRET-expected")
+    submit(connection, **{**words, "idempotency_key": "5"})
+    connection.execute("SELECT loracomp.refresh_reports()")
     views = connection.execute("SELECT relname FROM pg_class WHERE relnamespace = 'bi'::regnamespace AND relkind = 'v'")
     for view in [row["relname"] for row in views]:
         rows = connection.execute(f"SELECT * FROM bi.{view}").fetchall()

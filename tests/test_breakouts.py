@@ -19,7 +19,7 @@ SELECT p.oid::regprocedure::text AS name, p.prosrc AS body, coalesce(p.proconfig
 FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND p.prosecdef
 """
 # Text becomes SQL nowhere else. Each takes it from the catalogue or a number, by %I, %L or a regprocedure.
-DYNAMIC = {"loracomp.tune_routing()", "loracomp.build_embedding_index()"}
+DYNAMIC = {"loracomp.tune_routing()", "loracomp.build_embedding_index()", "loracomp.refresh_reports(interval)"}
 # Views that show more than their reader may read of tables, on purpose: numbers of all, or what masks names.
 OWNERS_VIEWS = {"queue_health", "restricted_task", "task_mask"}
 
@@ -284,6 +284,7 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
             both = {"tasks": ["SECRET-old", "mnli"], "composed_tasks": ["SECRET-old", "mnli"]}
             answer(owner, job_id, {**hidden, **examples}, **both)
         owner.execute("UPDATE loracomp.task SET name = 'SECRET-new' WHERE name = 'SECRET-old'")
+        owner.execute("SELECT loracomp.refresh_reports()")
         relations = values(owner, "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'bi'::regnamespace")
         calls = {
             f"loracomp.rescore_route({job_id})",

@@ -38,7 +38,7 @@ DEFINITIONS = {
     """,
     "index": """
         SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
-        FROM pg_index JOIN pg_class ON oid = indrelid WHERE relnamespace = 'loracomp'::regnamespace
+        FROM pg_index JOIN pg_class ON oid = indrelid WHERE relnamespace = 'loracomp'::regnamespace AND relkind = 'r'
     """,
     "column": """
         SELECT format('%s.%s', attrelid::regclass, attname) AS name, jsonb_build_object(

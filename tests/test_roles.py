@@ -24,7 +24,7 @@ EXECUTE = {
         check_routing_settings check_similarities composition_text seconds_between may_read masked_tasks
     """,
     "loracomp_admin": """
-        submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health
+        submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health refresh_reports
         register_base_model find_base_model list_base_models set_encoder show_encoder embedding_dimensions
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task list_tasks
         add_examples unembedded_examples find_unembedded
@@ -49,6 +49,7 @@ JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
     tags exclude_tasks max_attempts timeout_s
 """
+REPORTS = {"routing_by_day", "adapter_usage_by_day", "adapter_pair_by_day", "latency_by_day"}
 VECTOR = [1.0] + [0.0] * 767
 WRITES = {
     "loracomp_submitter": {("job", "INSERT", column) for column in JOB_COLUMNS.split()},
@@ -120,7 +121,7 @@ def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
         "SELECT relname FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('v', 'm') "
         "AND NOT coalesce(reloptions @> '{security_invoker=true}', false)"
     )
-    assert {row["relname"] for row in rows} == {"queue_health", "restricted_task", "task_mask"}
+    assert {row["relname"] for row in rows} == {"queue_health", "restricted_task", "task_mask", *REPORTS}
 
 
 @pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam"])

@@ -1,0 +1,51 @@
+-- drop: DROP MATERIALIZED VIEW IF EXISTS loracomp.latency_by_day
+-- Refreshed by refresh_reports().
+CREATE MATERIALIZED VIEW loracomp.latency_by_day AS
+SELECT
+    s.day,
+    s.base_model,
+    s.is_evaluation,
+    s.step,
+    s.n,
+    s.mean_ms,
+    s.quantiles[1] AS p50_ms,
+    s.quantiles[2] AS p90_ms,
+    s.quantiles[3] AS p95_ms,
+    s.quantiles[4] AS p99_ms,
+    s.max_ms
+FROM (
+    SELECT
+        (j.finished_at AT TIME ZONE 'UTC')::date AS day,
+        p.base_model,
+        j.evaluation IS NOT NULL AS is_evaluation,
+        x.step,
+        count(*) AS n,
+        avg(x.ms) AS mean_ms,
+        percentile_cont('{0.5, 0.9, 0.95, 0.99}'::double precision[]) WITHIN GROUP (ORDER BY x.ms) AS quantiles,
+        max(x.ms) AS max_ms
+    FROM loracomp.prediction AS p
+    INNER JOIN loracomp.job AS j ON p.job_id = j.id
+    CROSS JOIN LATERAL (
+        SELECT t.key, t.value::double precision FROM jsonb_each(p.timings) AS t WHERE jsonb_typeof(t.value) = 'number'
+        UNION ALL
+        SELECT w.key, 1000 * loracomp.seconds_between(greatest(j.created_at, j.run_at), w.until)
+        FROM (VALUES ('queue', j.claimed_at), ('total', j.finished_at)) AS w (key, until)
+    ) AS x (step, ms)
+    GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, p.base_model, j.evaluation IS NOT NULL, x.step
+) AS s;
+COMMENT ON MATERIALIZED VIEW loracomp.latency_by_day IS 'How long each step of the answers of a day took.';
+COMMENT ON COLUMN loracomp.latency_by_day.day IS 'Day of the answers, in UTC.';
+COMMENT ON COLUMN loracomp.latency_by_day.base_model IS 'Frozen language model.';
+COMMENT ON COLUMN loracomp.latency_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN loracomp.latency_by_day.step IS
+'queue, until a worker took it; a step that workers time; or total, from when a job could start to its answer.';
+COMMENT ON COLUMN loracomp.latency_by_day.n IS 'Answers.';
+COMMENT ON COLUMN loracomp.latency_by_day.mean_ms IS 'Mean, in milliseconds.';
+COMMENT ON COLUMN loracomp.latency_by_day.p50_ms IS 'Median, in milliseconds.';
+COMMENT ON COLUMN loracomp.latency_by_day.p90_ms IS '90 % took at most this.';
+COMMENT ON COLUMN loracomp.latency_by_day.p95_ms IS '95 % took at most this.';
+COMMENT ON COLUMN loracomp.latency_by_day.p99_ms IS '99 % took at most this.';
+COMMENT ON COLUMN loracomp.latency_by_day.max_ms IS 'The longest.';
+CREATE UNIQUE INDEX latency_by_day_key ON loracomp.latency_by_day (
+    day, base_model, is_evaluation, step
+);

@@ -1,0 +1,56 @@
+-- drop: DROP VIEW IF EXISTS bi.adapter_pair_by_day
+-- Reads only, with its owner's rights. Each pair stands in both orders, so that one column can be filtered.
+CREATE VIEW bi.adapter_pair_by_day AS
+WITH usage AS (
+    SELECT
+        u.*,
+        sum(u.jobs_first) OVER (PARTITION BY u.day, u.policy, u.base_model, u.is_evaluation) AS composed
+    FROM loracomp.adapter_usage_by_day AS u
+)
+
+SELECT
+    p.day,
+    p.policy,
+    p.base_model,
+    p.is_evaluation,
+    a.adapter_id AS adapter_id_a,
+    CASE WHEN m.labels ? a.task THEN 'hidden adapter ' || a.adapter_id ELSE x.name || '@' || x.version END AS adapter_a,
+    b.adapter_id AS adapter_id_b,
+    CASE WHEN m.labels ? b.task THEN 'hidden adapter ' || b.adapter_id ELSE y.name || '@' || y.version END AS adapter_b,
+    p.jobs,
+    a.jobs AS jobs_a,
+    b.jobs AS jobs_b,
+    a.composed::bigint AS composed,
+    p.jobs::double precision / a.jobs AS share_of_a,
+    p.jobs * a.composed::double precision / (a.jobs * b.jobs) AS lift,
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'adapter_pair_by_day') AS refreshed_at
+FROM loracomp.adapter_pair_by_day AS p
+CROSS JOIN loracomp.task_mask AS m
+CROSS JOIN LATERAL (VALUES (p.adapter_a, p.adapter_b), (p.adapter_b, p.adapter_a)) AS o (a, b)
+INNER JOIN usage AS a
+    ON o.a = a.adapter_id AND p.day = a.day AND p.policy = a.policy AND p.base_model = a.base_model
+    AND p.is_evaluation = a.is_evaluation
+INNER JOIN usage AS b
+    ON o.b = b.adapter_id AND p.day = b.day AND p.policy = b.policy AND p.base_model = b.base_model
+    AND p.is_evaluation = b.is_evaluation
+LEFT JOIN loracomp.adapter AS x ON o.a = x.id
+LEFT JOIN loracomp.adapter AS y ON o.b = y.id;
+COMMENT ON VIEW bi.adapter_pair_by_day IS
+'How often two adapters answered together, by day; each pair in both orders. Refreshed, not live.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.day IS 'Day of the answers, in UTC.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.policy IS 'Name of the settings of routing and merging.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.base_model IS 'Frozen language model.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_id_a IS 'Number of the one adapter.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_a IS 'Its name and version; null where it was removed since.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_id_b IS 'Number of the other adapter.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_b IS 'Its name and version; null where it was removed since.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.jobs IS 'Answers that both took part in.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.jobs_a IS 'Answers that the one took part in.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.jobs_b IS 'Answers that the other took part in.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.composed IS 'The day''s composed answers.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.share_of_a IS
+'Share of the one''s answers that the other took part in too, 0 to 1.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.lift IS
+'How many times as often they met as they would by chance: 1 is chance.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';

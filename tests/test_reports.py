@@ -1,0 +1,219 @@
+"""Ready answers of bi: their numbers against other libraries', and how the heavy ones are refreshed."""
+
+import numpy as np
+import pytest
+from psycopg import errors
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import binomtest, entropy
+
+from loracomp import db
+from people_data import answer, claim, load, one, submit
+from people_fixtures import connect, values
+
+
+@pytest.fixture
+def examples(connection: db.Connection) -> dict[str, int]:
+    return load(connection)
+
+
+def answer_on(connection: db.Connection, examples: dict[str, int], days_ago: int, **columns: object) -> int:
+    """A job that was answered that many days ago; its number."""
+    job_id = submit(connection)
+    answer(connection, job_id, examples, **columns)
+    for table, column, key in (("job", "finished_at", "id"), ("prediction", "created_at", "job_id")):
+        connection.execute(
+            f"UPDATE loracomp.{table} SET {column} = now() - make_interval(days => %s) WHERE {key} = %s".encode(),
+            [days_ago, job_id],
+        )
+    return job_id
+
+
+def mixed(**probabilities: float) -> dict[str, object]:
+    """Columns of a prediction with these tasks' probabilities, all of them inside the mix."""
+    tasks, shares = list(probabilities), list(probabilities.values())
+    return {
+        "tasks": tasks,
+        "probabilities": shares,
+        "weights": shares,
+        "composed_tasks": tasks,
+        "adapter_weights": shares,
+    }
+
+
+def refresh(connection: db.Connection) -> None:
+    assert len(connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()) == 4
+
+
+# What they say.
+
+
+def test_routing_by_day(connection: db.Connection, examples: dict[str, int]) -> None:
+    answer_on(connection, examples, 0, **mixed(rte=0.75, mnli=0.25))
+    answer_on(connection, examples, 0, **mixed(mnli=1.0))
+    refresh(connection)
+    rows = connection.execute("SELECT * FROM bi.routing_by_day ORDER BY task").fetchall()
+    assert [(row["task"], row["jobs"], row["mean_probability"]) for row in rows] == [
+        ("mnli", 2, 0.625),
+        ("rte", 2, 0.375),
+    ]
+    assert [(row["first_share"], row["inside_share"]) for row in rows] == [(0.5, 1), (0.5, 0.5)]
+
+
+def test_drift_and_entropy_against_scipy(connection: db.Connection, examples: dict[str, int]) -> None:
+    answer_on(connection, examples, 10, **mixed(mnli=1.0))
+    answer_on(connection, examples, 3, **mixed(rte=0.9, mnli=0.1))
+    answer_on(connection, examples, 2, **mixed(rte=1.0))
+    answer_on(connection, examples, 0, **mixed(rte=0.25, mnli=0.75))
+    answer_on(connection, examples, 0, **mixed(mnli=1.0))
+    refresh(connection)
+    rows = connection.execute("SELECT * FROM bi.routing_drift ORDER BY day").fetchall()
+    assert [(row["jobs"], row["week_before_jobs"]) for row in rows] == [(1, 0), (1, 1), (1, 1), (2, 2)]
+    assert rows[0]["drift"] is None
+    distances = [([0.9, 0.1], [0, 1]), ([1, 0], [0.9, 0.1]), ([0.125, 0.875], [0.95, 0.05])]
+    assert [row["drift"] for row in rows[1:]] == pytest.approx([jensenshannon(p, q, 2) ** 2 for p, q in distances])
+    assert rows[3]["entropy_bits"] == pytest.approx(entropy([0.25, 0.75], base=2) / 2)
+    assert rows[3]["mix_entropy_bits"] == pytest.approx(entropy([0.125, 0.875], base=2))
+
+
+def test_evaluations_are_no_drift(connection: db.Connection, examples: dict[str, int]) -> None:
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+    asked = {"evaluation": "weekly", "task": "rte", "expected": "yes", "example_id": 1}
+    answer(connection, submit(connection, choices=["yes", "no"], **asked), examples)
+    refresh(connection)
+    assert values(connection, "SELECT is_evaluation FROM bi.routing_by_day") == {True}
+    assert values(connection, "SELECT count(*) FROM bi.routing_drift") == {0}
+
+
+def test_adapters_share_and_meeting(connection: db.Connection, examples: dict[str, int]) -> None:
+    answer_on(connection, examples, 0, **mixed(rte=0.75, mnli=0.25))
+    answer_on(connection, examples, 0, **mixed(rte=1.0))
+    answer_on(connection, examples, 0, **mixed(mnli=1.0))
+    alone = {"tasks": ["rte"], "probabilities": [1], "weights": [0], "composed_tasks": [], "adapter_weights": []}
+    answer_on(connection, examples, 0, **alone, fallback="nearest example below min_similarity")
+    refresh(connection)
+    rows = connection.execute("SELECT * FROM bi.adapter_usage_by_day ORDER BY adapter").fetchall()
+    assert [(row["adapter"], row["task"], row["jobs"]) for row in rows] == [("mnli@1", "mnli", 2), ("rte@1", "rte", 2)]
+    assert [row["share_of_jobs"] for row in rows] == pytest.approx([2 / 3, 2 / 3])
+    assert [row["mean_weight"] for row in rows] == pytest.approx([0.625, 0.875])
+    assert [row["share"] for row in rows] == pytest.approx([1.25 / 3, 1.75 / 3])
+    pair = one(connection, "SELECT * FROM bi.adapter_pair_by_day WHERE adapter_a = 'rte@1'")
+    assert (pair["adapter_b"], pair["jobs"], pair["jobs_a"], pair["jobs_b"], pair["composed"]) == ("mnli@1", 1, 2, 2, 3)
+    assert (pair["share_of_a"], pair["lift"]) == pytest.approx((0.5, 3 / 4))
+    assert values(connection, "SELECT count(*) FROM bi.adapter_pair_by_day") == {2}
+    rate = one(connection, "SELECT * FROM bi.fallback_by_day")
+    interval = binomtest(1, 4).proportion_ci(method="wilson")
+    assert (rate["n"], rate["fell_back"], rate["rate"]) == (4, 1, 0.25)
+    assert (rate["rate_low"], rate["rate_high"]) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+def test_latency_against_numpy(connection: db.Connection, examples: dict[str, int]) -> None:
+    times = [5, 80, 20, 40, 11]
+    for milliseconds in times:
+        answer_on(connection, examples, 0, timings={"encode": 1, "route": 2, "predict": milliseconds, "note": "none"})
+    connection.execute("UPDATE loracomp.job SET run_at = finished_at - interval '3 s', claimed_at = finished_at")
+    connection.execute("UPDATE loracomp.job SET created_at = run_at")
+    refresh(connection)
+    rows = {row["step"]: row for row in connection.execute("SELECT * FROM bi.latency_by_day")}
+    assert set(rows) == {"queue", "encode", "route", "predict", "total"}
+    for percent in (50, 90, 95, 99):
+        assert rows["predict"][f"p{percent}_ms"] == pytest.approx(np.percentile(times, percent))
+    assert (rows["predict"]["n"], rows["predict"]["max_ms"], rows["predict"]["mean_ms"]) == (5, 80, np.mean(times))
+    assert rows["queue"]["p50_ms"] == rows["total"]["p50_ms"] == pytest.approx(3000)
+
+
+def test_accuracy_by_day(connection: db.Connection, examples: dict[str, int]) -> None:
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+    for days_ago, output in ((1, "yes"), (0, "yes"), (0, "no"), (0, "yes")):
+        job_id = submit(connection, expected="yes", task="rte", evaluation="weekly")
+        answer(connection, job_id, examples, output=output)
+        connection.execute(
+            "UPDATE loracomp.job SET finished_at = now() - make_interval(days => %s) WHERE id = %s", [days_ago, job_id]
+        )
+    yesterday, today = connection.execute("SELECT * FROM bi.accuracy_by_day ORDER BY day").fetchall()
+    assert (yesterday["n"], yesterday["accuracy"]) == (1, 1)
+    interval = binomtest(2, 3).proportion_ci(method="wilson")
+    assert (today["own_task"], today["asked"], today["n"], today["correct"]) == ("rte", 3, 3, 2)
+    assert (today["accuracy_low"], today["accuracy_high"]) == pytest.approx((interval.low, interval.high), abs=1e-6)
+
+
+def test_cost(connection: db.Connection, examples: dict[str, int]) -> None:
+    for batch_size in (1, 4):
+        answer_on(connection, examples, 0, timings={"encode": 100, "route": 100, "predict": 600}, batch_size=batch_size)
+    failing = submit(connection)
+    token = claim(connection, failing)[failing]
+    connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[failing], [token]])
+    found = one(connection, "SELECT * FROM bi.cost_by_submitter")
+    assert (found["submitted_by"], found["jobs"], found["succeeded"], found["failed"]) == ("postgres", 3, 2, 1)
+    assert (found["attempts"], found["prompt_tokens"], found["output_tokens"]) == (3, 24, 2)
+    assert found["compute_s"] == pytest.approx(0.8 + 0.2)
+
+
+def test_queue_age(connection: db.Connection, examples: dict[str, int]) -> None:
+    assert examples
+    for minutes in (1, 2, 3):
+        job_id = submit(connection, priority=7)
+        connection.execute(
+            "UPDATE loracomp.job SET run_at = now() - make_interval(mins => %s), created_at = '2024-01-01' "
+            "WHERE id = %s",
+            [minutes, job_id],
+        )
+    submit(connection, run_at="3000-01-01")
+    found = one(connection, "SELECT * FROM bi.queue_age")
+    assert (found["priority"], found["jobs"], found["is_evaluation"]) == (7, 3, False)
+    assert found["oldest_s"] == pytest.approx(180, abs=20)
+    assert found["median_s"] == pytest.approx(120, abs=20)
+
+
+# How they are refreshed.
+
+COUNT = "SELECT coalesce(sum(jobs), 0) FROM bi.adapter_usage_by_day"
+
+
+def test_they_stay_as_they_were_until_refreshed_and_say_since_when(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    answer(connection, submit(connection), examples)
+    before = one(connection, "SELECT min(refreshed_at) AS at, min(age_s) AS age FROM bi.report_refresh")
+    assert before["age"] >= 0
+    assert values(connection, COUNT) == {0}
+    rows = connection.execute("SELECT * FROM loracomp.refresh_reports('1 hour')").fetchall()
+    assert rows == []
+    refresh(connection)
+    assert values(connection, COUNT) == {2}
+    assert values(connection, "SELECT refreshed_at > %s FROM bi.report_refresh", [before["at"]]) == {True}
+    assert values(connection, "SELECT DISTINCT seconds BETWEEN 0 AND 60 FROM bi.report_refresh") == {True}
+    shown = "SELECT refreshed_at FROM bi.adapter_usage_by_day UNION SELECT refreshed_at FROM bi.report_refresh"
+    assert len(values(connection, shown + " WHERE report = 'adapter_usage_by_day'")) == 1
+
+
+def test_readers_and_refreshing_do_not_wait_for_each_other(database: str, connection: db.Connection) -> None:
+    examples = load(connection)
+    answer(connection, submit(connection), examples)
+    with db.connect(database) as reader, db.connect(database) as other, reader.transaction():
+        for session in (connection, reader, other):
+            session.execute("SET statement_timeout = '20s'")
+        assert values(reader, COUNT) == {0}
+        with connection.transaction():
+            refresh(connection)
+            assert values(reader, COUNT) == {0}
+            assert other.execute("SELECT * FROM loracomp.refresh_reports()").fetchall() == []
+        assert values(reader, COUNT) == {2}
+
+
+def test_administrators_refresh_and_nobody_else(database: str, logins: None) -> None:
+    """What reports rest on holds the names of hidden tasks."""
+    with db.connect(database) as owner:
+        examples = load(owner)
+        answer(owner, submit(owner), examples)
+        reports = values(owner, "SELECT report FROM loracomp.report_refresh")
+        assert reports == values(owner, "SELECT matviewname FROM pg_matviews WHERE schemaname = 'loracomp'")
+    with connect(database, "adam") as adam:
+        refresh(adam)
+        assert values(adam, COUNT) == {2}
+    for name in ("alice", "wendy", "ana", "nobody"):
+        with connect(database, name) as connection:
+            statements = [f"SELECT FROM loracomp.{report}" for report in reports]
+            statements += [f"REFRESH MATERIALIZED VIEW loracomp.{report}" for report in reports]
+            for statement in (*statements, "SELECT loracomp.refresh_reports()"):
+                with pytest.raises(errors.InsufficientPrivilege):
+                    connection.execute(statement.encode())
