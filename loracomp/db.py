@@ -1,8 +1,9 @@
 """Connections, and psycopg's errors in our own words."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from time import monotonic
+from typing import Any, TypeAlias, TypeVar
 
 import psycopg
 import psycopg.errors as pg
@@ -20,17 +21,46 @@ from loracomp.errors import (
 )
 
 Connection: TypeAlias = psycopg.Connection[dict[str, Any]]
+T = TypeVar("T")
 
 
-def connect(url: str, *, application_name: str = "loracomp", vectors: bool = True) -> Connection:
+class _Impatient(psycopg.Connection[T]):
+    """Raises OperationalError where a statement gets no answer in time: what lies between may swallow packets."""
+
+    answer_s: float = float("inf")
+
+    def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
+        """As psycopg's; every statement goes through here."""
+        return super().wait(_within(gen, self.answer_s), *args, **kwargs)
+
+
+def _within(gen: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
+    """The same generator, which psycopg resumes several times a second; it raises when the time is over."""
+    deadline = monotonic() + seconds
+    ready = None
+    while True:
+        try:
+            state = gen.send(ready)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return]
+        ready = yield state
+        if not ready and monotonic() > deadline:
+            raise psycopg.OperationalError(f"no answer within {seconds:g} s")
+
+
+def connect(
+    url: str, *, application_name: str = "loracomp", vectors: bool = True, answer_s: float = float("inf")
+) -> Connection:
     """Open an autocommit connection whose rows are dicts; with `vectors`, pgvector's types are known to it.
 
-    Raises DatabaseUnavailableError where the server can't be reached or has no pgvector.
+    A statement that takes longer than `answer_s` seconds raises psycopg.OperationalError, and the connection is of no
+    use then. Raises DatabaseUnavailableError where the server can't be reached or has no pgvector.
     """
     with translated_errors():
-        connection: Connection = psycopg.connect(
+        connection: _Impatient[dict[str, Any]] = _Impatient.connect(
             with_defaults(url), autocommit=True, row_factory=dict_row, application_name=application_name
         )
+        connection.answer_s = answer_s
     if not vectors:
         return connection
     try:

@@ -21,11 +21,12 @@ class Heartbeat:
     thread may call.
     """
 
-    def __init__(self, url: str, lease_s: float) -> None:
+    def __init__(self, url: str, lease_s: float, answer_s: float) -> None:
         self._held: frozenset[Job] = frozenset()
         self._lost: frozenset[Job] = frozenset()
         self._url = url
         self._lease_s = lease_s
+        self._answer_s = answer_s
         self._lock = Lock()
         self._stop = Event()
         self._thread = Thread(target=self._beat, name="heartbeat", daemon=True)
@@ -73,7 +74,7 @@ class Heartbeat:
             return True
         try:
             self._connection = self._connection or connect(
-                self._url, application_name="loracomp heartbeat", vectors=False
+                self._url, application_name="loracomp heartbeat", vectors=False, answer_s=self._answer_s
             )
             kept = renew_leases(self._connection, jobs, self._lease_s)
         except DATABASE_AWAY as error:

@@ -25,9 +25,10 @@ _log = logging.getLogger(__name__)
 class Link:
     """One connection, opened when needed and again when it breaks; for one thread."""
 
-    def __init__(self, url: str, application_name: str, stopping: Event) -> None:
-        """`stopping` cuts short the waiting between two tries, once."""
+    def __init__(self, url: str, application_name: str, stopping: Event, answer_s: float) -> None:
+        """`stopping` cuts short the waiting between two tries, once; `answer_s` is a statement's time to answer."""
         self._url = url
+        self._answer_s = answer_s
         self._application_name = application_name
         self._stopping = stopping
         self._connection: Connection | None = None
@@ -64,7 +65,7 @@ class Link:
 
     def _open(self) -> Connection:
         if self._connection is None or self._connection.closed:
-            self._connection = connect(self._url, application_name=self._application_name)
+            self._connection = connect(self._url, application_name=self._application_name, answer_s=self._answer_s)
         return self._connection
 
     def _pause(self, seconds: float) -> None:

@@ -74,9 +74,10 @@ class Worker:
         self._stopping = Event()
         self._wake = Event()
         self._model_is_free = Event()
-        self._heartbeat = Heartbeat(url, settings.lease_s)
+        self._heartbeat = Heartbeat(url, settings.lease_s, settings.answer_s)
         self._claiming, self._recording = (
-            Link(url, f"loracomp {does} {settings.worker_name}"[:63], self._stopping) for does in ("worker", "recorder")
+            Link(url, f"loracomp {does} {settings.worker_name}"[:63], self._stopping, settings.answer_s)
+            for does in ("worker", "recorder")
         )
 
     def run(self) -> None:
@@ -111,7 +112,10 @@ class Worker:
         if not (held := list(self._heartbeat.held)):
             return True
         try:
-            with connect(self._url, application_name="loracomp release", vectors=False) as connection:
+            answer_s = self._settings.answer_s
+            with connect(
+                self._url, application_name="loracomp release", vectors=False, answer_s=answer_s
+            ) as connection:
                 released = release_jobs(connection, held)
         except (psycopg.Error, LoracompError) as error:
             _log.error(logfmt("not_released", jobs=job_ids(held), error=error))

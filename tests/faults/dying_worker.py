@@ -1,0 +1,130 @@
+"""A worker process that dies where it is told to: `python dying_worker.py URL`.
+
+Its model is none: vectors come from a job's number, routes from the database, and the answer is the prompt in capitals.
+DIE_AT names a point of a batch's life, DIE_AFTER the batch.
+Other settings are LORACOMP_* variables; log lines go to standard error.
+"""
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Timer
+from typing import Any
+
+import numpy as np
+
+from job_data import prediction
+from loracomp.config import load_settings
+from loracomp.db import Connection
+from loracomp.errors import JobError
+from loracomp.records import Job, Route
+from loracomp.shutdown import serve
+from loracomp.steps.route import route
+from loracomp.tables import DIMENSIONS
+from loracomp.worker import Worker
+from routing_data import BASE_MODEL
+
+FINGERPRINT = "e" * 64
+POINTS = ("claimed", "encoding", "predicting", "before commit", "during commit", "after commit")
+LARGEST_BATCH = 8
+"""Of jobs that say "much": more than that and memory runs out."""
+
+
+@dataclass
+class Death:
+    """SIGKILL by one's own hand, at a point and a batch given by the environment."""
+
+    point: str = field(default_factory=lambda: os.environ.get("DIE_AT", ""))
+    batches_left: int = field(default_factory=lambda: int(os.environ.get("DIE_AFTER", "1")))
+
+    def at(self, point: str, how: Callable[[], object] | None = None) -> None:
+        if point != self.point:
+            return
+        self.batches_left -= 1
+        if self.batches_left <= 0:
+            (how or die)()
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class NoModel:
+    """Encode and route like any pipeline; sleep for `seconds` where a model would compute."""
+
+    def __init__(self, death: Death, seconds: float) -> None:
+        self._death = death
+        self._seconds = seconds
+
+    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[tuple[Job, Route]]:
+        self._death.at("encoding")
+        vectors = np.stack([np.random.default_rng(job.id).normal(size=DIMENSIONS) for job in jobs])
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        routes = {each.job_id: each for each in route(connection, jobs, vectors.astype(np.float32), FINGERPRINT)}
+        return [(job, routes[job.id]) for job in jobs]
+
+    def answer(self, prepared: Sequence[tuple[Job, Route]]) -> list[dict[str, Any]]:
+        time.sleep(self._seconds)
+        self._death.at("predicting")
+        return [self._answer(job, routed, len(prepared)) for job, routed in prepared]
+
+    def _answer(self, job: Job, routed: Route, together: int) -> dict[str, Any]:
+        match job.prompt.split():
+            case ["die"]:
+                die()
+            case ["hang"]:
+                time.sleep(3600)
+            case ["much"] if together > LARGEST_BATCH:
+                raise MemoryError("can't allocate memory")
+            case ["too-much"]:
+                raise JobError("it takes more memory than there is", code="out_of_memory", retry=True)
+        return prediction(job.id, output=job.prompt.upper(), batch_size=together, **trace(routed))
+
+
+def trace(routed: Route) -> dict[str, Any]:
+    return {
+        "base_model": BASE_MODEL,
+        "example_ids": routed.example_ids,
+        "example_tasks": routed.example_tasks,
+        "similarities": routed.similarities,
+        "tasks": routed.tasks,
+        "probabilities": routed.probabilities,
+        "weights": routed.weights,
+        "composed_tasks": routed.composed_tasks,
+        "adapter_ids": routed.composition.adapter_ids,
+        "adapter_sha256": routed.composition.adapter_sha256,
+        "adapter_weights": routed.composition.weights,
+        "policy": routed.policy,
+    }
+
+
+class Mortal(Worker):
+    """Dies around claim and record."""
+
+    death: Death
+
+    def _claim(self, connection: Connection, held: int) -> tuple[Job, ...]:
+        jobs = super()._claim(connection, held)
+        if jobs:
+            self.death.at("claimed")
+        return jobs
+
+    def _record(self, batch: Any) -> None:
+        self.death.at("before commit")
+        self.death.at("during commit", lambda: Timer(0.001, die).start())
+        super()._record(batch)
+        self.death.at("after commit")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
+    settings = load_settings()
+    death = Death()
+    model = NoModel(death, float(os.environ.get("MODEL_S", "0.02")))
+    worker = Mortal(sys.argv[1], model, base_model=BASE_MODEL, settings=settings)
+    worker.death = death
+    sys.exit(serve(worker, settings.grace_s))

@@ -1,0 +1,479 @@
+"""Faults that really happen to real processes. Each takes an arena, does its worst, and returns a remark.
+
+What must hold for all of them is in the arena's account; what must hold for one is asserted there.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from statistics import quantiles
+from threading import Barrier, Event, Thread
+from typing import TypeAlias
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+import routing_data
+from arena import Arena, Server
+from dying_worker import POINTS
+from loracomp import db, schema
+from loracomp.queries import QUERIES
+from proxy import Proxy
+
+Fault: TypeAlias = Callable[[Server, Arena], str]
+
+
+class SkippedError(Exception):
+    """What the fault needs is not installed."""
+
+
+CLAIMS = (
+    "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM loracomp.audit_event"
+    " WHERE new_status = 'running' GROUP BY entity_id) AS each"
+)
+
+
+def killed(_: Server, arena: Arena) -> str:
+    """SIGKILL at each point of a batch's life, twice."""
+    arena.insert(arena.size, max_attempts=100)
+    points = deque(POINTS * 2)
+    kills = 0
+    workers = [arena.start_worker(BATCH_SIZE=8, die_at=points.popleft(), die_after=1 + n) for n in range(3)]
+    while not all_ended(arena):
+        for place, process in enumerate(workers):
+            if process.poll() is not None:
+                assert process.returncode == -signal.SIGKILL, arena.log(process)
+                kills += 1
+                die_at = points.popleft() if points else ""
+                workers[place] = arena.start_worker(BATCH_SIZE=8, die_at=die_at)
+                arena.fault_ends()
+        time.sleep(0.05)
+    assert kills >= len(POINTS), f"only {kills} workers were killed before the jobs were done: take more jobs"
+    claims = arena.one(CLAIMS)
+    assert claims <= kills + 1
+    assert arena.counts()["succeeded"] == arena.size
+    return f"{kills} kills, at most {claims} claims a job"
+
+
+def poisoned(_: Server, arena: Arena) -> str:
+    """A job that kills its process, and one that hangs, in the middle of full batches."""
+    half = max(8, arena.size // 2)
+    arena.insert(half, max_attempts=1, timeout_s=5)
+    arena.insert(1, "die", max_attempts=2, timeout_s=5)
+    arena.insert(half, max_attempts=1, timeout_s=5)
+    arena.insert(1, "hang", max_attempts=1, timeout_s=5)
+    arena.insert(half, max_attempts=1, timeout_s=5)
+    workers = [arena.start_worker(LEASE_S=2) for _ in range(2)]
+    while not all_ended(arena):
+        for place, process in enumerate(workers):
+            if process.poll() is not None or arena.says(process, "leases_lost"):
+                # What a process manager does with one that died, and with one whose device hangs.
+                process.kill()
+                workers[place] = arena.start_worker(LEASE_S=2)
+        time.sleep(0.05)
+    bad = "SELECT string_agg(prompt || ' ' || error_code || ' ' || attempts, ', ' ORDER BY id) FROM loracomp.job"
+    assert arena.one(f"{bad} WHERE status <> 'succeeded'") == "die lease_expired 2, hang lease_expired 1"
+    assert arena.one("SELECT max(attempts) FROM loracomp.job WHERE prompt = 'ask'") == 1
+    return "both failed with the reason; no other job was charged"
+
+
+def frozen(_: Server, arena: Arena) -> str:
+    """SIGSTOP past the lease, another worker finishes, SIGCONT."""
+    arena.insert(arena.size)
+    (sleeper,) = arena.start_workers(1, MODEL_S=1)
+    arena.wait(lambda: arena.counts()["running"])
+    sleeper.send_signal(signal.SIGSTOP)
+    (other,) = arena.start_workers(1)
+    arena.wait_for(1)
+    other.send_signal(signal.SIGTERM)
+    other.wait(30)
+    sleeper.send_signal(signal.SIGCONT)
+    arena.fault_ends()
+    arena.insert(5)
+    arena.wait_for(1)
+    assert arena.says(sleeper, "fence_void") or arena.says(sleeper, "leases_lost")
+    return "its late result changed nothing, and it carried on"
+
+
+def server_restarts(server: Server, arena: Arena) -> str:
+    """The server crashes and restarts under load, twice."""
+
+    def harm() -> None:
+        for _ in range(2):
+            server.crash_and_restart()
+            wait_for_progress(arena)
+
+    return under_load(arena, harm)
+
+
+def connections_cut(_: Server, arena: Arena) -> str:
+    """pg_terminate_backend on every connection, five times."""
+
+    def harm() -> None:
+        for _ in range(5):
+            arena.one(
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            time.sleep(0.3)
+
+    return under_load(arena, harm)
+
+
+def server_down(server: Server, arena: Arena) -> str:
+    """The server is down for longer than a lease."""
+    seconds = float(os.environ.get("DOWN_S", "8"))
+
+    def harm() -> None:
+        server.crash()
+        time.sleep(seconds)
+        server.start()
+
+    return f"{seconds:g} s; {under_load(arena, harm)}"
+
+
+def half_open(server: Server, arena: Arena) -> str:
+    """A proxy swallows packets, then holds them back for longer than a lease."""
+    with Proxy(server.socket) as proxy:
+        url = make_conninfo(arena.url, host="127.0.0.1", port=proxy.port)
+        arena.insert(arena.size)
+        (cut_off,) = arena.start_workers(1, url=url, MODEL_S=0.5)
+        arena.wait(lambda: arena.counts()["running"])
+        proxy.swallows = True
+        started = time.monotonic()
+        arena.wait(lambda: arena.says(cut_off, "no answer within"), 15)
+        noticed = time.monotonic() - started
+        proxy.heal()
+        arena.fault_ends()
+        wait_for_progress(arena)
+        arena.insert(32)
+        arena.wait(lambda: arena.counts()["running"])
+        proxy.hold()
+        held = arena.counts()["running"]
+        (other,) = arena.start_workers(1)
+        arena.wait_for(1)
+        other.send_signal(signal.SIGTERM)
+        other.wait(30)
+        proxy.heal()  # the statements of a worker that gave up on them arrive now
+        arena.insert(5)
+        arena.wait_for(1)
+    return f"noticed after {noticed:.1f} s with ANSWER_S=3; {held} jobs held when packets were held back"
+
+
+def clock_off(_: Server, arena: Arena) -> str:
+    """Workers whose clocks are two hours off, both ways, beside one that is right."""
+    if shutil.which("faketime") is None:
+        raise SkippedError("faketime is not installed")
+    arena.insert(arena.size)
+    for offset in ("+2h", "-2h"):
+        arena.wrapper = ("env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", offset)
+        arena.start_workers(1, MODEL_S=0.2)
+    arena.wrapper = ()
+    arena.start_workers(1, MODEL_S=0.2)
+    arena.wait_for(1)
+    assert arena.one(CLAIMS) == 1
+    assert arena.one("SELECT count(DISTINCT worker) FROM loracomp.prediction") == 3
+    off = "SELECT count(*) FROM loracomp.job WHERE abs(extract(epoch FROM now() - finished_at)) > 1800"
+    assert arena.one(off) == 0
+    return "no lease ran out, and every time is the server's"
+
+
+def terminated(_: Server, arena: Arena) -> str:
+    """SIGTERM in mid-batch: within the grace time, beyond it, and twice."""
+    arena.insert(arena.size)
+    codes = []
+    for model_s, grace_s, twice in [(1, 10, False), (60, 2, False), (60, 30, True)]:
+        (process,) = arena.start_workers(1, MODEL_S=model_s, GRACE_S=grace_s)
+        arena.wait(lambda: arena.counts()["running"])
+        process.send_signal(signal.SIGTERM)
+        if twice:
+            arena.wait(lambda process=process: arena.says(process, "stopping"))
+            process.send_signal(signal.SIGTERM)
+        codes.append(process.wait(15))
+        assert arena.counts()["running"] == 0
+    assert codes == [0, 0, 128 + signal.SIGTERM]
+    assert arena.one("SELECT max(attempts) FROM loracomp.job WHERE status = 'queued'") == 0
+    arena.fault_ends()
+    arena.start_workers(1)
+    arena.wait_for(1)
+    return "exit codes 0, 0, 143; attempts given back"
+
+
+def inserts(_: Server, arena: Arena) -> str:
+    """Fifty inserts at once with one key, a COPY, a transaction that is rolled back."""
+    copied = arena.size * 20
+    barrier = Barrier(50)
+
+    def submit(_: int) -> int:
+        with arena.connect() as own:
+            barrier.wait(60)
+            row = own.execute("SELECT loracomp.submit_job('ask', idempotency_key => 'once') AS id").fetchone()
+            assert row is not None
+            return int(row["id"])
+
+    arena.start_workers(2, BATCH_SIZE=128, MODEL_S=0)
+    with ThreadPoolExecutor(50) as pool:
+        assert len(set(pool.map(submit, range(50)))) == 1
+    with arena.connect() as connection:
+        with connection.transaction(force_rollback=True):
+            connection.execute("INSERT INTO loracomp.job (prompt) SELECT 'undone' FROM generate_series(1, 100)")
+        with connection.cursor() as cursor, cursor.copy("COPY loracomp.job (prompt) FROM STDIN") as copy:
+            for _ in range(copied):
+                copy.write_row(("ask",))
+    arena.wait_for(1, 600)
+    assert arena.counts()["succeeded"] == copied + 1
+    return f"one job of fifty calls; {copied} rows copied"
+
+
+def hints_lost(_: Server, arena: Arena) -> str:
+    """Notifications are off, and those who listen are cut off."""
+    poll_s = 1.0
+    name = psycopg.conninfo.conninfo_to_dict(arena.url)["dbname"]
+    with arena.connect() as connection:
+        connection.execute(f"ALTER DATABASE {name} SET loracomp.notify = 'off'".encode())
+    arena.start_workers(1, POLL_S=poll_s)
+    arena.one(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE application_name = 'loracomp hint' AND datname = current_database()"
+    )
+    for _ in range(5):
+        arena.insert(1)
+        arena.wait_for(1, 30)
+    slowest = arena.one("SELECT extract(epoch FROM max(claimed_at - created_at))::float8 FROM loracomp.job")
+    assert slowest <= poll_s + 1, slowest
+    return f"claimed {slowest:.2f} s after the insert at most, with POLL_S=1"
+
+
+def old_snapshots(_: Server, arena: Arena) -> str:
+    """A long query and an idle transaction hold old snapshots; then all connections are taken."""
+    arena.insert(arena.size * 20)
+    before = claim_ms(arena)
+    with ExitStack() as stack:
+        idle = stack.enter_context(arena.connect())
+        stack.enter_context(idle.transaction())
+        idle.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        idle.execute("SELECT count(*) FROM loracomp.job")
+        arena.start_workers(2, BATCH_SIZE=64, MODEL_S=0)
+        arena.wait_for(0.9, 300)
+        during = claim_ms(arena)
+        taken = [stack.enter_context(each) for each in connections_until_refused(arena)]
+        time.sleep(2)
+    arena.fault_ends()
+    arena.wait_for(1, 300)
+    assert during <= 10 * before + 50, f"a claim took {before:.1f} ms before and {during:.1f} ms with old snapshots"
+    return f"claim p90 {before:.1f} ms before, {during:.1f} ms behind {arena.size * 18} dead rows; {len(taken)} taken"
+
+
+def full_and_out_of_memory(server: Server, arena: Arena) -> str:
+    """The disk is full on the server, and memory runs out in the model."""
+    arena.insert(arena.size, "much")
+    arena.insert(1, "too-much", max_attempts=2)
+    with small_disk(arena.folder / "disk") as disk:
+        with arena.connect() as connection:
+            connection.execute(f"CREATE TABLESPACE fault_{server.databases} LOCATION '{disk}'".encode())
+            connection.execute(f"ALTER TABLE loracomp.prediction SET TABLESPACE fault_{server.databases}".encode())
+        filler = disk / "filler"
+        fill(filler)
+        try:
+            (worker,) = arena.start_workers(1)
+            arena.wait(lambda: arena.says(worker, "database_away") and "No space left" in arena.log(worker))
+            assert arena.one("SELECT count(*) FROM loracomp.prediction") == 0
+            filler.unlink()
+            arena.fault_ends()
+            arena.wait_for(1)
+        finally:
+            arena.end_workers()
+            with arena.connect() as connection:
+                connection.execute(b"ALTER TABLE loracomp.prediction SET TABLESPACE pg_default")
+                connection.execute(f"DROP TABLESPACE fault_{server.databases}".encode())
+    assert arena.one("SELECT error_code || attempts FROM loracomp.job WHERE prompt = 'too-much'") == "out_of_memory2"
+    assert arena.counts()["succeeded"] == arena.size
+    return "jobs waited for room; the one that never fits failed with the reason"
+
+
+def other_versions(_: Server, arena: Arena) -> str:
+    """A worker and a schema of different releases; sql/ applied anew while workers run."""
+    command = [sys.executable, "-c", "from loracomp.cli import main; main()", "worker", "--drain"]
+    environment = {**os.environ, "LORACOMP_DATABASE_URL": arena.url, "LORACOMP_HOME": str(arena.folder)}
+    said = {}
+    current = schema.head()
+    for revision in ("0001", "9999"):
+        arena.one("UPDATE loracomp.alembic_version SET version_num = %s RETURNING 1", revision)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        said[revision] = done.stderr.strip().replace("\n", " ")
+        assert done.returncode == 4, done.stderr
+    assert "older than this release" in said["0001"]
+    assert "newer" in said["9999"]
+    arena.one("UPDATE loracomp.alembic_version SET version_num = %s RETURNING 1", current)
+
+    def harm() -> None:
+        for _ in range(3):
+            arena.one(
+                "UPDATE loracomp.sql_object SET sha256 = repeat('0', 64)"
+                " WHERE path = (SELECT min(path) FROM loracomp.sql_object) RETURNING 1"
+            )
+            assert schema.initialize(arena.url)
+
+    return f"refused in words with exit code 4; {under_load(arena, harm)}"
+
+
+def activations(_: Server, arena: Arena) -> str:
+    """Adapters are activated, and init runs three at a time, while jobs that use them run."""
+    done = Event()
+    activated = [0]
+
+    def activate() -> None:
+        with db.connect(arena.url) as connection:
+            version = 1
+            while not done.is_set():
+                version += 1
+                for task in ("t0", "t1", "t2", "t3", "t4"):
+                    staged = routing_data.add_adapter(connection, task, version=version, status="staged")
+                    connection.execute(QUERIES["activate_adapter"], {"adapter_id": staged})
+                    activated[0] += 1
+
+    def harm() -> None:
+        for _ in range(2):
+            with ThreadPoolExecutor(3) as pool:
+                list(pool.map(schema.initialize, [arena.url] * 3))
+
+    thread = Thread(target=activate)
+    thread.start()
+    try:
+        remark = under_load(arena, harm)
+    finally:
+        done.set()
+        thread.join()
+    inconsistent = (
+        "SELECT count(*) FROM loracomp.prediction AS p WHERE EXISTS ("
+        " SELECT FROM unnest(p.adapter_ids, p.adapter_sha256, p.composed_tasks) AS u (id, sha256, task)"
+        " LEFT JOIN loracomp.adapter AS a ON a.id = u.id AND a.sha256 = u.sha256"
+        " LEFT JOIN loracomp.task AS t ON t.id = a.task_id WHERE t.name IS DISTINCT FROM u.task)"
+    )
+    assert arena.one(inconsistent) == 0
+    versions = (
+        "SELECT count(DISTINCT a.version) FROM loracomp.prediction AS p, unnest(p.adapter_ids) AS u (id)"
+        " JOIN loracomp.adapter AS a ON a.id = u.id"
+    )
+    used = arena.one(versions)
+    assert used > 1
+    return f"{activated[0]} activations, {used} versions used, each by its trace; {remark}"
+
+
+FAULTS: dict[str, Fault] = {
+    "killed": killed,
+    "poisoned": poisoned,
+    "frozen": frozen,
+    "server_restarts": server_restarts,
+    "connections_cut": connections_cut,
+    "server_down": server_down,
+    "terminated": terminated,
+    "half_open": half_open,
+    "inserts": inserts,
+    "hints_lost": hints_lost,
+    "old_snapshots": old_snapshots,
+    "activations": activations,
+    "clock_off": clock_off,
+    "other_versions": other_versions,
+    "full_and_out_of_memory": full_and_out_of_memory,
+}
+
+
+# --- what several need
+
+
+def all_ended(arena: Arena) -> bool:
+    counts = arena.counts()
+    return counts["queued"] + counts["running"] == 0
+
+
+def wait_for_progress(arena: Arena) -> None:
+    """Until something more is recorded, of what there is or of new jobs."""
+    if arena.counts()["queued"] < arena.size // 2:
+        arena.insert(arena.size)
+    before = arena.counts()["succeeded"]
+    arena.wait(lambda: arena.counts()["succeeded"] > before)
+
+
+def under_load(arena: Arena, harm: Callable[[], None]) -> str:
+    """Do harm while two workers are busy, and see that nobody touches them: how fast they were before and after."""
+    arena.insert(arena.size)
+    workers = arena.start_workers(2, BATCH_SIZE=8, MODEL_S=0.1)
+    wait_for_progress(arena)
+    before = rate(arena)
+    harm()
+    arena.fault_ends()
+    arena.insert(arena.size)
+    wait_for_progress(arena)
+    after = rate(arena)
+    arena.wait_for(1)
+    assert all(process.poll() is None for process in workers), [arena.log(process)[-2000:] for process in workers]
+    return f"{before:.0f} jobs/s before, {after:.0f} after"
+
+
+def rate(arena: Arena, seconds: float = 2) -> float:
+    """Jobs recorded a second, over some seconds; those claimed alone after an expiry are waited for."""
+    suspects = "SELECT count(*) FROM loracomp.job WHERE status <> 'succeeded' AND expired_leases > 0"
+    arena.wait(lambda: not arena.one(suspects))
+    if arena.counts()["queued"] < arena.size // 2:
+        arena.insert(arena.size)
+    before = arena.counts()["succeeded"]
+    started = time.monotonic()
+    time.sleep(seconds)
+    return (arena.counts()["succeeded"] - before) / (time.monotonic() - started)
+
+
+def claim_ms(arena: Arena) -> float:
+    """90th percentile of a claim of 16, in milliseconds; what is claimed is given back."""
+    times = []
+    with arena.connect() as connection:
+        for _ in range(20):
+            with connection.transaction(force_rollback=True):
+                started = time.perf_counter()
+                connection.execute(
+                    "SELECT * FROM loracomp.claim_jobs('probe', %s, 16, interval '1 minute')",
+                    (routing_data.BASE_MODEL,),
+                ).fetchall()
+                times.append((time.perf_counter() - started) * 1000)
+    return quantiles(times, n=10)[-1]
+
+
+def connections_until_refused(arena: Arena) -> list[db.Connection]:
+    taken: list[db.Connection] = []
+    with suppress(Exception):
+        while len(taken) < 1000:
+            taken.append(arena.connect())
+    return taken
+
+
+@contextmanager
+def small_disk(place: Path) -> Iterator[Path]:
+    """A file system of 4 MB, for the server's user; needs the right to mount."""
+    if os.geteuid() != 0:
+        raise SkippedError("only root can mount a small file system")
+    place.mkdir()
+    place.parent.chmod(0o711)  # the server's user passes through
+    options = "size=4m,mode=700,uid=pgserver,gid=pgserver"
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SkippedError(f"a small file system can't be mounted: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=False)
+
+
+def fill(file: Path) -> None:
+    """Write until no room is left."""
+    with suppress(OSError), file.open("wb", buffering=0) as output:
+        while True:
+            output.write(b"\0" * 4096)
