@@ -172,12 +172,12 @@ def clock_off(_: Server, arena: Arena) -> str:
     """Workers whose clocks are two hours off, both ways, beside one that is right."""
     if shutil.which("faketime") is None:
         raise SkippedError("faketime is not installed")
-    arena.insert(arena.size)
     for offset in ("+2h", "-2h"):
         arena.wrapper = ("env", "FAKETIME_DONT_FAKE_MONOTONIC=1", "faketime", "-f", offset)
         arena.start_workers(1, MODEL_S=0.2)
     arena.wrapper = ()
     arena.start_workers(1, MODEL_S=0.2)
+    arena.insert(arena.size)
     arena.wait_for(1)
     assert arena.one(CLAIMS) == 1
     assert arena.one("SELECT count(DISTINCT worker) FROM loracomp.prediction") == 3
@@ -317,7 +317,7 @@ def other_versions(_: Server, arena: Arena) -> str:
     def harm() -> None:
         for _ in range(3):
             arena.one(
-                "UPDATE loracomp.sql_object SET sha256 = repeat('0', 64)"
+                "UPDATE loracomp.sql_object SET checksum = repeat('0', 64)"
                 " WHERE path = (SELECT min(path) FROM loracomp.sql_object) RETURNING 1"
             )
             assert schema.initialize(arena.url)
