@@ -337,6 +337,7 @@ def activations(_: Server, arena: Arena) -> str:
                 version += 1
                 for task in ("t0", "t1", "t2", "t3", "t4"):
                     staged = routing_data.add_adapter(connection, task, version=version, status="staged")
+                    connection.execute("INSERT INTO loracomp.adapter_weights VALUES (%s, 0, '-')", [staged])
                     connection.execute(QUERIES["activate_adapter"], {"adapter_id": staged})
                     activated[0] += 1
 
