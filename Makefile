@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow faults bench evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow clients faults bench evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -25,13 +25,16 @@ demo: install ## ask a dozen prompts of the shipped library, on an embedded Post
 	$(BIN)/loracomp demo
 
 test: install ## the tests, on an embedded Postgres of their own
-	$(BIN)/pytest -m 'not data and not slow and not faults'
+	$(BIN)/pytest -m 'not data and not slow and not faults and not clients'
 
 test-data: install ## the tests that need the data sets in ../shared/data
 	$(BIN)/pytest -m 'data and not slow'
 
 test-slow: install ## the tests that take minutes, such as an install into an empty environment
 	$(BIN)/pytest -m slow
+
+clients: install ## schema bi by ODBC and JDBC; needs Debian's odbc-postgresql, libpostgresql-jdbc-java, default-jre-headless
+	$(BIN)/pytest -m clients
 
 JOBS ?= 200
 RUNS ?= 1

@@ -105,3 +105,20 @@ def answer(connection: db.Connection, job_id: int, examples: dict[str, int], **c
         **columns,
     }
     assert one(connection, "SELECT loracomp.record_predictions(%s) AS id", [Jsonb([row])])["id"] == job_id
+
+
+def fill_every_view(connection: db.Connection) -> None:
+    """Answered, failed, evaluated and due jobs, for a row in every view of bi; anybody's words are SECRET."""
+    examples = load(connection)
+    words = {"prompt": "SECRET-prompt", "tags": '{"t": "SECRET-tag"}'}
+    answer(connection, submit(connection, **words, idempotency_key="SECRET-key"), examples, output="SECRET-output")
+    failing = submit(connection, **words, choices=["SECRET-a", "SECRET-b"])
+    token = claim(connection, failing)[failing]
+    connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{SECRET-error}', '{f}')", [[failing], [token]])
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+    asked = {"evaluation": "weekly", "task": "rte", "expected": "SECRET-expected", "example_id": 1}
+    for policy in ("own_task", "default"):
+        asking = submit(connection, **words, **asked, policy=policy)
+        answer(connection, asking, examples, output="SECRET-expected")
+    submit(connection, **words)
+    connection.execute("SELECT loracomp.refresh_reports()")

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import binomtest
 
 from loracomp import db
-from people_data import answer, claim, load, one, submit
+from people_data import answer, claim, fill_every_view, load, one, submit
 
 CONTRACT = Path(__file__).parent / "bi_contract.txt"
 COLUMNS = """
@@ -47,20 +47,8 @@ def test_names_and_types_are_those_of_the_contract(connection: db.Connection) ->
     assert found == CONTRACT.read_text().splitlines()
 
 
-def test_nobodys_words(connection: db.Connection, examples: dict[str, int]) -> None:
-    words = {"prompt": "SECRET-prompt", "tags": '{"t": "SECRET-tag"}', "idempotency_key": "SECRET-key"}
-    answer(connection, submit(connection, **words), examples, output="SECRET-output")
-    failing = submit(connection, **{**words, "idempotency_key": "2"}, choices=["SECRET-a", "SECRET-b"])
-    token = claim(connection, failing)[failing]
-    connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{SECRET-error}', '{f}')", [[failing], [token]])
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-    asked = {"evaluation": "weekly", "task": "rte", "expected": "SECRET-expected"}
-    asking = submit(connection, **{**words, "idempotency_key": "4"}, **asked, example_id=1, policy="own_task")
-    answer(connection, asking, examples, output="SECRET-expected")
-    expecting = submit(connection, **{**words, "idempotency_key": "3"}, **asked, example_id=1)
-    answer(connection, expecting, examples, output="SECRET-expected")
-    submit(connection, **{**words, "idempotency_key": "5"})
-    connection.execute("SELECT loracomp.refresh_reports()")
+def test_nobodys_words(connection: db.Connection) -> None:
+    fill_every_view(connection)
     views = connection.execute("SELECT relname FROM pg_class WHERE relnamespace = 'bi'::regnamespace AND relkind = 'v'")
     for view in [row["relname"] for row in views]:
         rows = connection.execute(f"SELECT * FROM bi.{view}").fetchall()
