@@ -56,3 +56,9 @@ class JobError(LoracompError):
         super().__init__(message)
         self.code = code
         self.retry = retry
+
+
+class DeviceHungError(LoracompError):
+    """The model did not come back from jobs whose leases all ended: start the worker again, and look at the device."""
+
+    exit_code = 8

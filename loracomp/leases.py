@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Sequence
 from threading import Event, Lock, Thread
+from time import monotonic
 from types import TracebackType
 
 from loracomp.db import Connection, connect
@@ -23,7 +24,9 @@ class Heartbeat:
 
     def __init__(self, url: str, lease_s: float, answer_s: float) -> None:
         self._held: frozenset[Job] = frozenset()
+        self._ending: frozenset[Job] = frozenset()
         self._lost: frozenset[Job] = frozenset()
+        self._in_vain_since: float | None = None
         self._url = url
         self._lease_s = lease_s
         self._answer_s = answer_s
@@ -49,12 +52,25 @@ class Heartbeat:
         """Renew the leases of these jobs until they are let go."""
         with self._lock:
             self._held |= frozenset(jobs)
+            self._look()
+
+    def end(self, jobs: Iterable[Job]) -> None:
+        """What ends these leases is on its way: they are renewed still, and its fence tells whether they held."""
+        with self._lock:
+            self._ending |= frozenset(jobs)
 
     def let_go(self, jobs: Iterable[Job]) -> None:
         """Renew them no longer."""
         with self._lock:
             self._held -= frozenset(jobs)
+            self._ending &= self._held
             self._lost &= self._held
+            self._look()
+
+    def in_vain_s(self) -> float:
+        """For how many seconds all that is held has been known to be lost; 0 where a lease holds or nothing is held."""
+        since = self._in_vain_since
+        return 0.0 if since is None else monotonic() - since
 
     def kept(self, jobs: Sequence[Job]) -> list[Job]:
         """Those whose lease is not known to be lost, in their order."""
@@ -86,11 +102,16 @@ class Heartbeat:
 
     def _note_lost(self, jobs: set[Job]) -> None:
         with self._lock:
-            # What was let go meanwhile was written or given back: of that no lease can be lost.
-            new = (jobs & self._held) - self._lost
+            # What is written or given back at this moment has no lease any more, and none that was lost.
+            new = (jobs & self._held) - self._lost - self._ending
             self._lost |= new
+            self._look()
         if new:
             _log.warning(logfmt("leases_lost", jobs=job_ids(sorted(new, key=lambda job: job.id))))
+
+    def _look(self) -> None:
+        in_vain = bool(self._held) and self._held == self._lost
+        self._in_vain_since = (self._in_vain_since or monotonic()) if in_vain else None
 
     def _close(self) -> None:
         if self._connection is not None:

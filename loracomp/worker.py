@@ -104,6 +104,10 @@ class Worker:
         self._wake.set()
         self._model_is_free.set()
 
+    def hangs(self) -> bool:
+        """Whether the model goes on, for `hang_s` seconds now, with nothing but jobs that it has lost: a device hangs."""
+        return self._heartbeat.in_vain_s() >= self._settings.hang_s
+
     def release(self) -> bool:
         """Give what is held back to the queue at once, uncharged; a result that comes later finds its fence void.
 
@@ -111,6 +115,7 @@ class Worker:
         """
         if not (held := list(self._heartbeat.held)):
             return True
+        self._heartbeat.end(held)
         try:
             answer_s = self._settings.answer_s
             with connect(
@@ -197,6 +202,7 @@ class Worker:
         self._model_is_free.wait(min(self._settings.lease_s, *(job.timeout_s / 2 for job in jobs)))
         if self._model_is_free.is_set() and not self._stopping.is_set():
             return True
+        self._heartbeat.end(jobs)
         with suppress(*DATABASE_AWAY):
             released = self._claiming.call(
                 lambda connection: release_jobs(connection, jobs), give_up=self._stopping.is_set
@@ -219,6 +225,7 @@ class Worker:
             recorded = self._recording.call(lambda connection: record_predictions(connection, batch.jobs, timed))
             return [row["job_id"] in recorded for row in rows]
 
+        self._heartbeat.end(batch.jobs)
         written = self._each(write, batch.results)
         self._fail(batch.jobs, [each for each in written.values() if isinstance(each, Failure)])
         self._heartbeat.let_go(batch.jobs)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -20,7 +20,8 @@ from job_data import BASE, add_jobs, clear, expire_leases, job, shared_database,
 from loracomp import db
 from loracomp.config import Settings
 from loracomp.db import Connection
-from loracomp.errors import SchemaMismatchError
+from loracomp.errors import DeviceHungError, SchemaMismatchError
+from loracomp.leases import Heartbeat
 from loracomp.records import Failure, Job
 from loracomp.worker import Worker
 from queue_worker import Obedient
@@ -335,7 +336,7 @@ def test_a_frozen_workers_late_result_changes_nothing_and_it_carries_on(connecti
 def test_heartbeats_keep_a_lease_beyond_its_length_and_up_to_the_timeout(connection: Connection, database: str):
     (long,) = add_jobs(connection, "sleep 2.5")
     (hung,) = add_jobs(connection, "sleep 600", timeout_s=2, max_attempts=1)
-    with running(database, LEASE_S=1, BATCH_SIZE=1) as process:
+    with running(database, LEASE_S=1, BATCH_SIZE=1, HANG_S=3600) as process:
         wait_until(lambda: job(connection, long)["status"] == "succeeded")
         wait_until(lambda: job(connection, hung)["status"] == "running")
         wait_until(lambda: connection.execute("SELECT loracomp.rescue_jobs() AS count").fetchone() == {"count": 1})
@@ -344,6 +345,35 @@ def test_heartbeats_keep_a_lease_beyond_its_length_and_up_to_the_timeout(connect
         assert timedelta(seconds=2) <= row["finished_at"] - row["claimed_at"] < timedelta(seconds=4)
         process.kill()
     assert claims(connection) == {long: 1, hung: 1}
+
+
+def test_a_worker_whose_device_hangs_ends_and_says_where(connection: Connection, database: str):
+    first, second = add_jobs(connection, "sleep 600", "b", timeout_s=1)
+    with running(database, LEASE_S=1, HANG_S=1) as process:
+        _, log = process.communicate(timeout=30)
+    assert process.returncode == DeviceHungError.exit_code
+    assert log.index(f"leases_lost jobs={first},{second}") < log.index("hangs error=")
+    assert "in _answer" in log
+    assert claims(connection) == {first: 1, second: 1}
+
+
+def test_a_lease_that_a_record_ends_is_not_taken_for_lost(
+    connection: Connection, database: str, caplog: pytest.LogCaptureFixture
+):
+    class Slow(Heartbeat):
+        """A heartbeat falls between the write and its answer."""
+
+        def let_go(self, jobs: Iterable[Job]) -> None:
+            time.sleep(1)
+            super().let_go(jobs)
+
+    ids = add_jobs(connection, "a", "b")
+    worker = Worker(database, Obedient(), base_model=BASE, settings=Settings(poll_s=0.05, lease_s=1), drain=True)
+    worker._heartbeat = Slow(database, 1, 30)
+    with caplog.at_level("WARNING"):
+        worker.run()
+    assert statuses(connection) == dict.fromkeys(ids, "succeeded")
+    assert "leases_lost" not in caplog.text
 
 
 def test_a_cancelled_jobs_result_is_dropped_and_the_rest_of_its_batch_is_recorded(

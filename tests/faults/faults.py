@@ -25,6 +25,7 @@ import routing_data
 from arena import Arena, Server
 from dying_worker import POINTS
 from loracomp import db, schema
+from loracomp.errors import DeviceHungError
 from loracomp.queries import QUERIES
 from proxy import Proxy
 
@@ -71,14 +72,16 @@ def poisoned(_: Server, arena: Arena) -> str:
     arena.insert(half, max_attempts=1, timeout_s=5)
     arena.insert(1, "hang", max_attempts=1, timeout_s=5)
     arena.insert(half, max_attempts=1, timeout_s=5)
-    workers = [arena.start_worker(LEASE_S=2) for _ in range(2)]
+    workers = [arena.start_worker(HANG_S=1) for _ in range(2)]
+    ends = set()
     while not all_ended(arena):
         for place, process in enumerate(workers):
-            if process.poll() is not None or arena.says(process, "leases_lost"):
-                # What a process manager does with one that died, and with one whose device hangs.
-                process.kill()
-                workers[place] = arena.start_worker(LEASE_S=2)
+            if process.poll() is not None:
+                # What a process manager does.
+                ends.add(process.returncode)
+                workers[place] = arena.start_worker(HANG_S=1)
         time.sleep(0.05)
+    assert ends == {-signal.SIGKILL, DeviceHungError.exit_code}
     bad = "SELECT string_agg(prompt || ' ' || error_code || ' ' || attempts, ', ' ORDER BY id) FROM loracomp.job"
     assert arena.one(f"{bad} WHERE status <> 'succeeded'") == "die lease_expired 2, hang lease_expired 1"
     assert arena.one("SELECT max(attempts) FROM loracomp.job WHERE prompt = 'ask'") == 1
