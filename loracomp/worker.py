@@ -105,7 +105,7 @@ class Worker:
         self._model_is_free.set()
 
     def hangs(self) -> bool:
-        """Whether the model goes on, for `hang_s` seconds now, with nothing but jobs that it has lost: a device hangs."""
+        """Whether the model goes on, for `hang_s` seconds now, with nothing but lost jobs: a device hangs."""
         return self._heartbeat.in_vain_s() >= self._settings.hang_s
 
     def release(self) -> bool:
