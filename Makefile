@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow clients faults bench evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow clients faults bench volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -45,6 +45,10 @@ bench: install ## what the README's figures come from; after `make demo`, some t
 	$(BIN)/python benchmarks/mixed_batch.py
 	$(BIN)/python benchmarks/latency.py
 	$(BIN)/python benchmarks/routing.py
+
+VOLUME ?= 100000
+volume: install ## a database with weeks of finished jobs, and how long each view of bi takes there
+	$(BIN)/python -m benchmarks.volume --jobs $(VOLUME)
 
 DATA ?= ../shared/data
 evaluation: install ## what docs/evaluation.md says; hours on two cores, goes on where it was stopped

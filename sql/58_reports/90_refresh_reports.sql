@@ -18,6 +18,8 @@ BEGIN
     LOOP
         refreshed_at := clock_timestamp();
         EXECUTE format('REFRESH MATERIALIZED VIEW CONCURRENTLY loracomp.%I', report);
+        -- Plans of joins with it rest on its size; nobody else would tell before autovacuum does.
+        EXECUTE format('ANALYZE loracomp.%I', report);
         seconds := loracomp.seconds_between(refreshed_at, clock_timestamp());
         UPDATE loracomp.report_refresh AS r
         SET refreshed_at = refresh_reports.refreshed_at, seconds = refresh_reports.seconds

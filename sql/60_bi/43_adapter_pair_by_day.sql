@@ -1,13 +1,6 @@
 -- drop: DROP VIEW IF EXISTS bi.adapter_pair_by_day
 -- Reads only, with its owner's rights. Each pair stands in both orders, so that one column can be filtered.
 CREATE VIEW bi.adapter_pair_by_day AS
-WITH usage AS (
-    SELECT
-        u.*,
-        sum(u.jobs_first) OVER (PARTITION BY u.day, u.policy, u.base_model, u.is_evaluation) AS composed
-    FROM loracomp.adapter_usage_by_day AS u
-)
-
 SELECT
     p.day,
     p.policy,
@@ -20,21 +13,32 @@ SELECT
     p.jobs,
     a.jobs AS jobs_a,
     b.jobs AS jobs_b,
-    a.composed::bigint AS composed,
+    c.composed,
     p.jobs::double precision / a.jobs AS share_of_a,
-    p.jobs * a.composed::double precision / (a.jobs * b.jobs) AS lift,
+    p.jobs * c.composed::double precision / (a.jobs * b.jobs) AS lift,
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'adapter_pair_by_day') AS refreshed_at
-FROM loracomp.adapter_pair_by_day AS p
+FROM (
+    SELECT o.day, o.policy, o.base_model, o.is_evaluation, o.adapter_a AS a, o.adapter_b AS b, o.jobs
+    FROM loracomp.adapter_pair_by_day AS o
+    UNION ALL
+    SELECT o.day, o.policy, o.base_model, o.is_evaluation, o.adapter_b, o.adapter_a, o.jobs
+    FROM loracomp.adapter_pair_by_day AS o
+) AS p
 CROSS JOIN loracomp.task_mask AS m
-CROSS JOIN LATERAL (VALUES (p.adapter_a, p.adapter_b), (p.adapter_b, p.adapter_a)) AS o (a, b)
-INNER JOIN usage AS a
-    ON o.a = a.adapter_id AND p.day = a.day AND p.policy = a.policy AND p.base_model = a.base_model
+INNER JOIN loracomp.adapter_usage_by_day AS a
+    ON p.a = a.adapter_id AND p.day = a.day AND p.policy = a.policy AND p.base_model = a.base_model
     AND p.is_evaluation = a.is_evaluation
-INNER JOIN usage AS b
-    ON o.b = b.adapter_id AND p.day = b.day AND p.policy = b.policy AND p.base_model = b.base_model
+INNER JOIN loracomp.adapter_usage_by_day AS b
+    ON p.b = b.adapter_id AND p.day = b.day AND p.policy = b.policy AND p.base_model = b.base_model
     AND p.is_evaluation = b.is_evaluation
-LEFT JOIN loracomp.adapter AS x ON o.a = x.id
-LEFT JOIN loracomp.adapter AS y ON o.b = y.id;
+INNER JOIN (
+    SELECT u.day, u.policy, u.base_model, u.is_evaluation, sum(u.jobs_first)::bigint AS composed
+    FROM loracomp.adapter_usage_by_day AS u
+    GROUP BY u.day, u.policy, u.base_model, u.is_evaluation
+) AS c
+    ON p.day = c.day AND p.policy = c.policy AND p.base_model = c.base_model AND p.is_evaluation = c.is_evaluation
+LEFT JOIN loracomp.adapter AS x ON p.a = x.id
+LEFT JOIN loracomp.adapter AS y ON p.b = y.id;
 COMMENT ON VIEW bi.adapter_pair_by_day IS
 'How often two adapters answered together, by day; each pair in both orders. Refreshed, not live.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.day IS 'Day of the answers, in UTC.';

@@ -1,0 +1,164 @@
+"""A database as a busy installation would hold it, and how long each view of bi takes there.
+
+    python -m benchmarks.volume [--jobs 100000] [--weeks 8] [--database loracomp_volume] [--anew] [--repeats 5] [--json]
+
+Fills a database of its own with finished jobs, attempts, predictions and traces, on the server that
+LORACOMP_DATABASE_URL names (as a superuser) or on the embedded one; the database stays, for dashboards and tries. Where
+it holds jobs already, it is only measured, unless --anew drops it first. Tasks and adapters are those registered there;
+in a new one they are the shipped library's, without weights, so that no worker could answer from it.
+
+Each view is read whole, as an analyst, by COPY: medians in milliseconds. What is refreshed says when.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from time import perf_counter
+from typing import Any
+
+import psycopg
+from psycopg import sql
+from rich.console import Console
+from rich.table import Table
+
+from loracomp import db, schema
+from loracomp.config import load_settings
+from loracomp.embedded import database_url
+from loracomp.registry.library_files import MANIFEST, PACKAGED
+
+NAME = "loracomp_volume"
+BLOCK = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
+CHARTS = {
+    "attempt": "day, outcome",
+    "composed_adapter": "day, task",
+    "composed_adapter_wide": "day, family",
+    "prediction": "day, policy",
+    "prediction_wide": "day, top_family",
+    "retrieved_example": "day, task",
+    "retrieved_example_wide": "day, family",
+}
+"""Facts, of which nobody reads every row: a chart over all of them is timed, a count by these columns."""
+VIEWS = """
+SELECT c.relname AS name,
+    EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'refreshed_at') AS is_refreshed
+FROM pg_class AS c WHERE c.relnamespace = 'bi'::regnamespace AND c.relkind = 'v' ORDER BY c.relname
+"""
+SIZES = """
+SELECT c.relname AS name, c.reltuples::bigint AS rows, pg_total_relation_size(c.oid) AS bytes
+FROM pg_class AS c WHERE c.oid = ANY ('{loracomp.job,loracomp.prediction,loracomp.audit_event}'::regclass[])
+ORDER BY c.relname
+"""
+log = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    options = parse_arguments()
+    url = open_database(options.database, anew=options.anew)
+    with db.connect(url) as connection:
+        filled = fill(connection, options.jobs, options.weeks)
+        result = {
+            "filled_s": filled,
+            "sizes": connection.execute(SIZES).fetchall(),
+            **measure(connection, options.repeats),
+        }
+    if options.json:
+        json.dump(result, sys.stdout, indent=2, default=str)
+    else:
+        show(url, result)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--jobs", type=int, default=100_000, help="finished jobs")
+    parser.add_argument("--weeks", type=int, default=8, help="over which they are spread, until now")
+    parser.add_argument("--database", default=NAME, help="its name on the server")
+    parser.add_argument("--anew", action="store_true", help="drop it first")
+    parser.add_argument("--repeats", type=int, default=5, help="readings of each view; 0: fill alone")
+    parser.add_argument("--json", action="store_true")
+    return parser.parse_args()
+
+
+def open_database(name: str, *, anew: bool) -> str:
+    """URL of the database, which is made and initialized where it is missing."""
+    server = database_url(load_settings())
+    with psycopg.connect(server, autocommit=True) as connection:
+        if anew:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+        if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    url = psycopg.conninfo.make_conninfo(server, dbname=name)
+    schema.initialize(url)
+    return url
+
+
+def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] | None:
+    """Seconds of each statement; None where jobs have ended there already."""
+    if connection.execute("SELECT FROM loracomp.job WHERE finished_at IS NOT NULL LIMIT 1").fetchone():
+        return None
+    given = {"jobs": jobs, "weeks": weeks, "library": (PACKAGED / MANIFEST).read_text()}
+    _, *parts = BLOCK.split(Path(__file__).with_name("fill.sql").read_text())
+    statements = {name: body.encode() for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    seconds = {}
+    with connection.transaction():
+        for name, statement in statements.items():
+            seconds[name] = timed(partial(connection.execute, statement, given))
+            log.print(f"{name}: {seconds[name] / 1000:.1f} s")
+    for name, statement in {"vacuum": b"VACUUM (ANALYZE)", "refresh": b"SELECT loracomp.refresh_reports()"}.items():
+        seconds[name] = timed(partial(connection.execute, statement))
+        log.print(f"{name}: {seconds[name] / 1000:.1f} s")
+    return {name: round(value / 1000, 2) for name, value in seconds.items()}
+
+
+def measure(connection: db.Connection, repeats: int) -> dict[str, Any]:
+    """Views with their medians in milliseconds, and when the refreshed ones were last worked out."""
+    refreshed = connection.execute("SELECT report, refreshed_at, seconds FROM bi.report_refresh ORDER BY 1").fetchall()
+    views = connection.execute(VIEWS).fetchall() if repeats else []
+    connection.execute("SET ROLE loracomp_analyst")
+    for view in views:
+        query = question(view["name"])
+        times = [timed(partial(read, connection, query)) for _ in range(repeats)]
+        view |= {"query": query, "ms": round(median(times), 1)}
+    connection.execute("RESET ROLE")
+    return {"views": views, "refreshed": refreshed}
+
+
+def question(view: str) -> str:
+    columns = CHARTS.get(view)
+    return f"SELECT {columns}, count(*) FROM bi.{view} GROUP BY {columns}" if columns else f"SELECT * FROM bi.{view}"
+
+
+def read(connection: db.Connection, query: str) -> int:
+    """Bytes of the whole answer."""
+    with connection.cursor().copy(f"COPY ({query}) TO STDOUT".encode()) as copy:
+        return sum(len(part) for part in copy)
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = perf_counter()
+    work()
+    return (perf_counter() - start) * 1000
+
+
+def show(url: str, result: dict[str, Any]) -> None:
+    console = Console()
+    sizes = ", ".join(f"{row['name']} {row['rows']:,} rows, {row['bytes'] / 2**20:,.0f} MB" for row in result["sizes"])
+    console.print(sizes)
+    table = Table("view", "read", title="Reading bi as an analyst", title_justify="left")
+    table.add_column("ms", justify="right")
+    table.add_column("refreshed")
+    for view in result["views"]:
+        asked = f"count by {CHARTS[view['name']]}" if view["name"] in CHARTS else "whole"
+        table.add_row(view["name"], asked, f"{view['ms']:,.1f}", "refreshed" if view["is_refreshed"] else "live")
+    console.print(table)
+    for row in result["refreshed"]:
+        console.print(f"{row['report']}: as of {row['refreshed_at']:%Y-%m-%d %H:%M:%S %Z}, in {row['seconds']} s")
+    console.print(f"The database: {url}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The benchmark's made-up weeks: as rows of real workers, so that what is measured on them holds."""
+
+import subprocess
+import sys
+
+import psycopg
+import pytest
+
+from demo_fixtures import ROOT
+from loracomp import db
+
+JOBS = 1000
+# Each would be 0 if a worker and the triggers had written the rows.
+WRONG = {
+    "answers without their job": "SELECT count(*) FROM loracomp.prediction AS p"
+    " WHERE NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = p.job_id AND j.status = 'succeeded')",
+    "jobs without their answer": "SELECT count(*) FROM loracomp.job AS j WHERE j.status = 'succeeded'"
+    " AND NOT EXISTS (SELECT FROM loracomp.prediction AS p WHERE p.job_id = j.id)",
+    "jobs out of order": "SELECT count(*) FROM loracomp.job"
+    " WHERE NOT (created_at <= claimed_at AND claimed_at < finished_at)",
+    "jobs of the future": "SELECT count(*) FROM loracomp.job WHERE finished_at > now()",
+    "attempts that were not counted": "SELECT count(*) FROM loracomp.job AS j WHERE j.finished_at IS NOT NULL"
+    " AND j.attempts <> (SELECT count(*) FROM loracomp.job_attempt AS a WHERE a.job_id = j.id)",
+    "ends that differ": "SELECT count(*) FROM loracomp.job AS j JOIN loracomp.job_attempt AS a ON a.job_id = j.id"
+    " AND a.attempt = j.attempts WHERE a.outcome <> j.status",
+    "weights that don't sum to 1": "SELECT count(*) FROM loracomp.prediction AS p WHERE adapter_weights <> '{}'"
+    " AND abs((SELECT sum(w) FROM unnest(p.adapter_weights) AS w) - 1) > 1e-9",
+    "arrays of unlike lengths": "SELECT count(*) FROM loracomp.prediction AS p"
+    " WHERE cardinality(example_ids) <> cardinality(similarities) OR cardinality(tasks) <> cardinality(weights)"
+    " OR cardinality(adapter_ids) <> cardinality(adapter_weights) OR (adapter_ids = '{}') <> (fallback IS NOT NULL)",
+    "answers that are no choice": "SELECT count(*) FROM loracomp.prediction AS p"
+    " JOIN loracomp.job AS j ON j.id = p.job_id WHERE j.choices IS NOT NULL"
+    " AND p.output IS DISTINCT FROM j.choices[p.choice_index]",
+    "adapters before their time": "SELECT count(*) FROM loracomp.composed_adapter AS c"
+    " JOIN loracomp.adapter AS a ON a.id = c.adapter_id JOIN loracomp.prediction AS p ON p.job_id = c.job_id"
+    " WHERE a.activated_at > p.created_at + interval '1 minute'",
+}
+
+
+@pytest.fixture(scope="module")
+def filled(server: str) -> str:
+    """URL of a database that the command filled."""
+    name = "loracomp_volume_of_tests"
+    command = [sys.executable, "-m", "benchmarks.volume", "--jobs", str(JOBS), "--anew", "--repeats", "1"]
+    environment = {"LORACOMP_DATABASE_URL": server, "PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "120"}
+    done = subprocess.run(
+        [*command, "--database", name], cwd=ROOT, env=environment, text=True, capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "prediction_wide" in done.stdout
+    return psycopg.conninfo.make_conninfo(server, dbname=name)
+
+
+def test_made_up_weeks_are_like_lived_ones(filled: str) -> None:
+    with db.connect(filled) as connection:
+        ended = connection.execute("SELECT count(*) AS n FROM loracomp.job WHERE finished_at IS NOT NULL").fetchone()
+        assert ended == {"n": JOBS}
+        for what, query in WRONG.items():
+            assert connection.execute(query.encode()).fetchone() == {"count": 0}, what
+        views = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'bi'::regnamespace AND relkind = 'v'"
+        )
+        for view in views.fetchall():
+            assert connection.execute(f"SELECT FROM bi.{view['relname']} LIMIT 1".encode()).fetchall(), view["relname"]
