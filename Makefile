@@ -24,8 +24,9 @@ $(INSTALLED): pyproject.toml
 demo: install ## ask a dozen prompts of the shipped library, on an embedded Postgres
 	$(BIN)/loracomp demo
 
-test: install ## the tests, on an embedded Postgres of their own
-	$(BIN)/pytest -m 'not data and not slow and not faults and not clients'
+WORKERS ?= 2
+test: install ## the tests, on embedded Postgres servers of their own; WORKERS=4 where there are cores for it
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not data and not slow and not faults and not clients'
 
 test-data: install ## the tests that need the data sets in ../shared/data
 	$(BIN)/pytest -m 'data and not slow'

@@ -197,6 +197,13 @@ FROM report.pair AS p WHERE p.part = 'own_excluded' AND p.policy_b = 'base' AND 
 SELECT r.task, r.true_first::float, r.family_first::float, r.true_inside::float
 FROM report.routing AS r WHERE r.scope = 'task'
 ```
+
+<!-- table: best -->
+<!-- end -->
+
+```sql
+SELECT b.policy FROM report.best AS b WHERE b.part = 'library'
+```
 """
 
 
@@ -206,6 +213,10 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
     add_rows(results, "library", "rte", [line(n, policy="default", correct=int(n < 7)) for n in range(10)])
     add_rows(results, "library", "rte", [line(n, router="base", correct=int(6 <= n < 9)) for n in range(10)])
     add_rows(results, "library", "cb", [line(n, policy="default", task="cb", correct=n) for n in range(2)])
+    add_rows(results, "library", "cb", [line(n, router="base", task="cb", correct=n) for n in range(2)])
+    # Asked the easy rows alone: right on all three, as base is.
+    add_rows(results, "library", "rte", [line(n, policy="linear") for n in range(6, 9)])
+    add_rows(results, "library", "cb", [line(1, policy="linear", task="cb")])
     kept_out = {"part": "own_excluded"}
     add_rows(results, "own_excluded", "rte", [line(n, policy="default", **kept_out) for n in range(10)])
     routed = {"part": "routing", "policy": "default", "correct": "", "top_task": "cb"}
@@ -229,6 +240,7 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
         # The base model answers there as in the library: 10 to 3, of which 7 alone; 2 / 2^7.
         ["| default | 10 | 7 | 0 | 0.0156 | 1 | 0 | 0 | +70.0 |"],
         ["| rte | 0 | 1 | 0.5 |"],
+        ["| default |"],
     ]
     assert page.read_text().count("old") == 0
     copy_tables(other, tables)

@@ -139,7 +139,8 @@ def test_norm_ratio_and_cosine_equal_those_of_dense_changes(case):
         assert measured is None
         return
     ratio, cosine = measured
-    assert ratio == pytest.approx(float(a.norm() / b.norm()), rel=1e-5)
+    # Of the squares: they are sums of inner products, which may cancel.
+    assert ratio**2 == pytest.approx(float(a.norm() / b.norm()) ** 2, rel=2e-5, abs=1e-6)
     assert cosine == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-5)
     if strategy == "cat":
         assert (ratio, cosine) == (pytest.approx(1), pytest.approx(1))
