@@ -6,6 +6,7 @@ from threading import Event, Lock, Thread
 from time import monotonic
 from types import TracebackType
 
+from loracomp import metrics
 from loracomp.db import Connection, connect
 from loracomp.link import DATABASE_AWAY
 from loracomp.logfmt import job_ids, logfmt
@@ -106,6 +107,7 @@ class Heartbeat:
             new = (jobs & self._held) - self._lost - self._ending
             self._lost |= new
             self._look()
+        metrics.LEASES_LOST.inc(len(new))
         if new:
             _log.warning(logfmt("leases_lost", jobs=job_ids(sorted(new, key=lambda job: job.id))))
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import psycopg
 
+from loracomp import metrics
 from loracomp.db import Connection, connect
 from loracomp.errors import DatabaseUnavailableError
 from loracomp.logfmt import logfmt
@@ -45,6 +46,7 @@ class Link:
             except DATABASE_AWAY as error:
                 if give_up():
                     raise
+                metrics.DATABASE_AWAY.inc()
                 _log.warning(logfmt("database_away", error=error, again_in_s=delay))
             self.close()
             self._pause(delay * random.uniform(0.5, 1.5))  # noqa: S311

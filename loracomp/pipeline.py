@@ -113,10 +113,15 @@ class Pipeline:
         assert self._connection is not None
         return fetch_adapters(self._connection, adapter_ids)
 
-    def _versions(self) -> dict[str, object]:
+    @property
+    def device(self) -> str:
+        """Device and number type, such as cpu/bfloat16."""
         model = self.base.model
+        return f"{model.device}/{str(model.dtype).removeprefix('torch.')}"
+
+    def _versions(self) -> dict[str, object]:
         return {
-            "device": f"{model.device}/{str(model.dtype).removeprefix('torch.')}",
+            "device": self.device,
             "base_model": self.base_name,
             "base_fingerprint": self.base.fingerprint,
             "encoder": f"{self.encoder.name}/{INPUT_FORMAT_VERSION}",

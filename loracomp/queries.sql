@@ -132,6 +132,18 @@ SELECT loracomp.release_jobs(ids => %(ids)s::bigint[], tokens => %(tokens)s::big
 -- name: queue_is_empty
 SELECT loracomp.queue_is_empty(base_model => %(base_model)s) AS empty
 
+-- name: report_worker
+SELECT loracomp.report_worker(
+    name => %(name)s, status => %(status)s, host => %(host)s, pid => %(pid)s::int, code_version => %(code_version)s,
+    base_model => %(base_model)s, device => %(device)s, running_s => %(running_s)s::float8,
+    looked_s => %(looked_s)s::float8, silent_after_s => %(silent_after_s)s::float8, claimed => %(claimed)s::bigint,
+    succeeded => %(succeeded)s::bigint, failed => %(failed)s::bigint, released => %(released)s::bigint,
+    dropped => %(dropped)s::bigint
+)
+
+-- name: worker_status
+SELECT * FROM loracomp.worker_status ORDER BY status IN ('gone', 'stopped'), base_model, worker
+
 -- name: listen
 LISTEN loracomp_job
 

@@ -51,4 +51,4 @@ def open_worker(settings: Settings, *, drain: bool = False) -> Worker:
     url = database_url(settings)
     with connect(url, application_name="loracomp worker start") as connection:
         pipeline = load_pipeline(settings, connection)
-    return Worker(url, pipeline, base_model=pipeline.base_name, settings=settings, drain=drain)
+    return Worker(url, pipeline, base_model=pipeline.base_name, settings=settings, device=pipeline.device, drain=drain)

@@ -65,6 +65,10 @@ def _created_at() -> Column[Any]:
     return _required("created_at", DateTime(timezone=True), "When the row was made.", server_default=text("now()"))
 
 
+def _count(name: str, comment: str) -> Column[Any]:
+    return _required(name, BigInteger, comment, server_default=text("0"))
+
+
 def _one_of(column: str, values: str, name: str) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values.split())
     return CheckConstraint(f"{column} IN ({listed})", name=name)
@@ -554,6 +558,37 @@ turn = Table(
     comment="When each submitter was last served: claims take turns.",
     # A few rows that every claim updates in place.
     postgresql_with={"fillfactor": "20", "autovacuum_vacuum_cost_delay": "0"},
+)
+
+worker = Table(
+    "worker",
+    metadata,
+    _required("name", Text, "Name that leases and predictions carry.", primary_key=True),
+    _required("status", Text, "idle, busy, stopping or stopped, as it said last; worker_status knows who is gone."),
+    _required("host", Text, "Machine that it runs on."),
+    _required("pid", Integer, "Its process there."),
+    _required("code_version", Text, "Version of loracomp that it runs."),
+    _required("base_model", Text, "Base model that it serves."),
+    _required("device", Text, "Device and number type, such as cpu/bfloat16."),
+    _required("login", RoleName(), "Role that it logged in as.", server_default=text("session_user")),
+    _required(
+        "started_at",
+        DateTime(timezone=True),
+        "When it began, by the database's clock.",
+        server_default=text("now()"),
+    ),
+    _required("seen_at", DateTime(timezone=True), "When it last reported.", server_default=text("now()")),
+    _optional("looked_at", DateTime(timezone=True), "When it last asked for jobs; null where never."),
+    _required("silent_after_s", Double, "Seconds without a report after which it counts as gone."),
+    _count("claimed", "Jobs that it has claimed since it began."),
+    _count("succeeded", "Jobs that it has answered."),
+    _count("failed", "Failures that it has written, those that are tried again included."),
+    _count("released", "Jobs that it has given back uncharged."),
+    _count("dropped", "Results that came after their lease was lost."),
+    _one_of("status", "idle busy stopping stopped", "worker_status_must_be_a_known_one"),
+    comment="Workers as they last reported: who is alive, doing what.",
+    # A few rows that are updated in place every few seconds.
+    postgresql_with={"fillfactor": "50"},
 )
 
 prediction = Table(

@@ -5,7 +5,7 @@ Three threads hand batches on: while the model answers one, the next is claimed 
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeAlias
 
 import psycopg
 
+from loracomp import metrics
 from loracomp.config import Settings
 from loracomp.db import Connection, connect
 from loracomp.errors import JobError, LoracompError, SchemaMismatchError
@@ -22,6 +23,7 @@ from loracomp.hint import Hint
 from loracomp.leases import Heartbeat
 from loracomp.link import DATABASE_AWAY, Link
 from loracomp.logfmt import job_ids, logfmt
+from loracomp.presence import Presence
 from loracomp.records import Failure, Job
 from loracomp.steps.claim import claim_jobs, queue_is_empty, release_jobs
 from loracomp.steps.record import fail_jobs, record_predictions
@@ -63,9 +65,16 @@ class Worker:
     """Claims jobs of one base model, answers them by a pipeline, records what came out; until stopped or drained."""
 
     def __init__(
-        self, url: str, pipeline: Pipeline, *, base_model: str, settings: Settings, drain: bool = False
+        self,
+        url: str,
+        pipeline: Pipeline,
+        *,
+        base_model: str,
+        settings: Settings,
+        device: str = "cpu",
+        drain: bool = False,
     ) -> None:
-        """With `drain`, `run` returns when no job is due and none waits to be tried again."""
+        """With `drain`, `run` returns when no job is due and none waits to be tried again. `device` is for people."""
         self._url = url
         self._pipeline = pipeline
         self._base_model = base_model
@@ -74,7 +83,16 @@ class Worker:
         self._stopping = Event()
         self._wake = Event()
         self._model_is_free = Event()
+        self._looked_at: float | None = None
         self._heartbeat = Heartbeat(url, settings.lease_s, settings.answer_s)
+        self._presence = Presence(
+            url,
+            {"name": settings.worker_name, "base_model": base_model, "device": device},
+            self._activity,
+            lease_s=settings.lease_s,
+            answer_s=settings.answer_s,
+        )
+        metrics.JOBS_IN_HAND.set_function(lambda: len(self._heartbeat.held))
         self._claiming, self._recording = (
             Link(url, f"loracomp {does} {settings.worker_name}"[:63], self._stopping, settings.answer_s)
             for does in ("worker", "recorder")
@@ -86,6 +104,7 @@ class Worker:
         with ExitStack() as stack:
             stack.callback(self._claiming.close)
             stack.callback(self._recording.close)
+            stack.enter_context(self._presence)
             stack.enter_context(self._heartbeat)
             if self._settings.listen and not self._drain:
                 stack.enter_context(Hint(self._url, self._wake))
@@ -125,8 +144,14 @@ class Worker:
         except (psycopg.Error, LoracompError) as error:
             _log.error(logfmt("not_released", jobs=job_ids(held), error=error))
             return False
-        _log.info(logfmt("released", jobs=_ids(released)))
+        _note_released(released)
         return True
+
+    def _activity(self) -> dict[str, object]:
+        """What the registry of workers shows of it now."""
+        doing = "stopping" if self._stopping.is_set() else "busy" if self._heartbeat.held else "idle"
+        looked_s = None if self._looked_at is None else perf_counter() - self._looked_at
+        return {"status": doing, "looked_s": looked_s}
 
     def _hand_on(self, claimer: ThreadPoolExecutor, recorder: ThreadPoolExecutor) -> None:
         recorded: Future[None] = recorder.submit(lambda: None)
@@ -169,13 +194,14 @@ class Worker:
         if not jobs:
             return None
         self._heartbeat.hold(jobs)
+        metrics.count_claim(jobs)
         timings = {"claim": _milliseconds_since(started)}
         _log.info(logfmt("claimed", jobs=job_ids(jobs)))
         return _Batch(self._each(self._prepare, {job: job for job in jobs}), timings, perf_counter())
 
     def _claim(self, connection: Connection, held: int) -> tuple[Job, ...]:
         settings = self._settings
-        return claim_jobs(
+        jobs = claim_jobs(
             connection,
             worker=settings.worker_name,
             base_model=self._base_model,
@@ -183,6 +209,9 @@ class Worker:
             lease_s=settings.lease_s,
             held=held,
         )
+        self._looked_at = perf_counter()
+        metrics.LAST_LOOK.set_to_current_time()
+        return jobs
 
     def _is_drained(self, held: int) -> bool:
         if not self._drain or held:
@@ -208,7 +237,7 @@ class Worker:
                 lambda connection: release_jobs(connection, jobs), give_up=self._stopping.is_set
             )
             self._heartbeat.let_go(jobs)
-            _log.info(logfmt("released", jobs=_ids(released)))
+            _note_released(released)
         self._model_is_free.wait()
         return False
 
@@ -232,14 +261,21 @@ class Worker:
         self._wake.set()
         if dropped := [job for job, held in written.items() if held is False]:
             _log.warning(logfmt("fence_void", jobs=job_ids(dropped)))
+        metrics.RESULTS_DROPPED.inc(len(dropped))
         recorded = [job for job, held in written.items() if held is True]
-        milliseconds = {name: round(value) for name, value in batch.timings.items()}
-        _log.info(logfmt("recorded", jobs=job_ids(recorded), **milliseconds, record=_milliseconds_since(batch.since)))
+        metrics.count_recorded([row for job in recorded if not isinstance(row := batch.results[job], Failure)])
+        timings = {**batch.timings, "record": _milliseconds_since(batch.since)}
+        metrics.observe_steps({**_steps(batch.results.values()), **timings})
+        milliseconds = {name: round(value) for name, value in timings.items()}
+        _log.info(logfmt("recorded", jobs=job_ids(recorded), **milliseconds))
 
     def _fail(self, jobs: Sequence[Job], failures: Sequence[Failure]) -> None:
-        if failures:
-            self._recording.call(lambda connection: fail_jobs(connection, jobs, failures))
+        if not failures:
+            return
+        failed = self._recording.call(lambda connection: fail_jobs(connection, jobs, failures))
         for failure in failures:
+            if failure.job_id in failed:
+                metrics.count_failure(failure)
             _log.warning(
                 logfmt("failed", job=failure.job_id, code=failure.code, retry=failure.retry, error=failure.message)
             )
@@ -276,6 +312,16 @@ def _failure(job: Job, error: Exception) -> Failure:
         return Failure(job.id, error.code, str(error), error.retry)
     _log.error(logfmt("job_raised", jobs=job.id), exc_info=error)
     return Failure(job.id, "internal_error", f"{type(error).__name__}: {error}", retry=True)
+
+
+def _note_released(ids: Collection[int]) -> None:
+    metrics.JOBS_RELEASED.inc(len(ids))
+    _log.info(logfmt("released", jobs=_ids(ids)))
+
+
+def _steps(results: Iterable[Row | Failure]) -> Mapping[str, float]:
+    """Milliseconds of the pipeline's steps, which all rows of a batch share."""
+    return next((row.get("timings", {}) for row in results if not isinstance(row, Failure)), {})
 
 
 def _milliseconds_since(start: float) -> float:

@@ -11,6 +11,12 @@ from loracomp.records import Job
 from loracomp.steps.claim import claim_jobs
 
 BASE = "tiny"
+REPORT: dict[str, Any] = {
+    "name": "w", "status": "idle", "host": "here", "pid": 7, "code_version": "1", "base_model": BASE,
+    "device": "cpu/float32", "running_s": 0, "looked_s": None, "silent_after_s": 60,
+    "claimed": 0, "succeeded": 0, "failed": 0, "released": 0, "dropped": 0,
+}  # fmt: skip
+"""What an idle worker that has just begun says of itself."""
 _numbers = count()
 
 
@@ -26,7 +32,7 @@ def clear(connection: Connection) -> None:
     """Leave one base model, and nothing else; from then on a statement that waits for ever fails."""
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")  # the audit's triggers would refuse
-        for table in ("job", "turn", "prediction", "audit_event", "adapter", "task", "base_model", "encoder"):
+        for table in ("job", "turn", "worker", "prediction", "audit_event", "adapter", "task", "base_model", "encoder"):
             connection.execute(f"DELETE FROM loracomp.{table}".encode())
     add_base_model(connection)
     connection.execute("SET statement_timeout = '20s'")

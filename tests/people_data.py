@@ -5,7 +5,9 @@ from typing import Any
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from job_data import REPORT
 from loracomp import db
+from loracomp.queries import QUERIES
 from routing_data import BASE_MODEL, add_base_model, add_task
 
 ADD_EXAMPLE = """
@@ -121,4 +123,5 @@ def fill_every_view(connection: db.Connection) -> None:
         asking = submit(connection, **words, **asked, policy=policy)
         answer(connection, asking, examples, output="SECRET-expected")
     submit(connection, **words)
+    connection.execute(QUERIES["report_worker"], REPORT)
     connection.execute("SELECT loracomp.refresh_reports()")

@@ -21,7 +21,7 @@ FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
 # Text becomes SQL nowhere else. Each takes it from the catalogue or a number, by %I, %L or a regprocedure.
 DYNAMIC = {"loracomp.tune_routing()", "loracomp.build_embedding_index()", "loracomp.refresh_reports(interval)"}
 # Views that show more than their reader may read of tables, on purpose: numbers of all, or what masks names.
-OWNERS_VIEWS = {"queue_health", "restricted_task", "task_mask"}
+OWNERS_VIEWS = {"queue_health", "worker_status", "restricted_task", "task_mask"}
 
 
 # The linter.

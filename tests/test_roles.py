@@ -17,7 +17,7 @@ EXECUTE = {
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions fail_jobs release_jobs queue_is_empty route_jobs read_adapters
-        find_base_model show_encoder check_health
+        find_base_model show_encoder check_health report_worker
     """,
     "loracomp_analyst": """
         route rescore_route task_weights wilson_interval mcnemar_p compare_policies
@@ -121,7 +121,13 @@ def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
         "SELECT relname FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('v', 'm') "
         "AND NOT coalesce(reloptions @> '{security_invoker=true}', false)"
     )
-    assert {row["relname"] for row in rows} == {"queue_health", "restricted_task", "task_mask", *REPORTS}
+    assert {row["relname"] for row in rows} == {
+        "queue_health",
+        "worker_status",
+        "restricted_task",
+        "task_mask",
+        *REPORTS,
+    }
 
 
 @pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam"])

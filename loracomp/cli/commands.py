@@ -2,7 +2,7 @@
 
 import typer
 
-from loracomp.cli import database, demo, evaluation, jobs, registry, training
+from loracomp.cli import database, demo, evaluation, jobs, operations, registry, training
 
 
 def register(app: typer.Typer) -> None:
@@ -13,6 +13,7 @@ def register(app: typer.Typer) -> None:
     app.command()(jobs.explain)
     app.command()(jobs.replay)
     app.command()(jobs.worker)
+    app.command()(operations.workers)
     app.command()(database.doctor)
     app.command()(training.train)
     app.command()(evaluation.evaluate)

@@ -1,0 +1,79 @@
+"""What a worker process counts, by Prometheus' names, for its endpoint and for the registry of workers.
+
+Names and labels are a contract with dashboards and alerts: docs/operations.md lists them, and a test compares.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prometheus_client import Counter, Gauge, Histogram
+
+from loracomp.records import Failure, Job
+
+WORKER_INFO = Gauge("loracomp_worker_info", "Who it is: always 1.", ("worker", "base_model", "device", "version"))
+CLAIMS = Counter("loracomp_claims", "Claims that took jobs.")
+JOBS_CLAIMED = Counter("loracomp_jobs_claimed", "Jobs taken.")
+JOBS_RETRIED = Counter("loracomp_jobs_retried", "Of the jobs taken, second and later attempts.")
+JOBS_SUCCEEDED = Counter("loracomp_jobs_succeeded", "Jobs answered and recorded.")
+JOBS_FAILED = Counter(
+    "loracomp_jobs_failed", "Failures written; retry: whether trying again may help.", ("reason", "retry")
+)
+JOBS_RELEASED = Counter("loracomp_jobs_released", "Jobs given back uncharged.")
+RESULTS_DROPPED = Counter("loracomp_results_dropped", "Results whose fence was void when they were written.")
+LEASES_LOST = Counter("loracomp_leases_lost", "Leases that could not be renewed.")
+JOBS_IN_HAND = Gauge("loracomp_jobs_in_hand", "Jobs claimed, and neither written nor given back.")
+LAST_LOOK = Gauge("loracomp_last_look_timestamp_seconds", "When the claim loop last asked the database for jobs.")
+DATABASE_AWAY = Counter("loracomp_database_away", "Statements that found the database away and were tried again.")
+BATCH_JOBS = Histogram("loracomp_batch_jobs", "Jobs in a batch.", buckets=[2**power for power in range(11)])
+STEP_SECONDS = Histogram(
+    "loracomp_step_seconds",
+    "Seconds of a batch in each step.",
+    ("step",),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
+)
+TOKENS = Counter("loracomp_tokens", "Tokens of answered jobs.", ("kind",))
+CACHE_REQUESTS = Counter("loracomp_cache_requests", "What was looked for in device memory.", ("cache", "result"))
+CACHE_BYTES = Gauge("loracomp_cache_bytes", "Bytes held in device memory.", ("cache",))
+CACHE_BUDGET = Gauge("loracomp_cache_budget_bytes", "Bytes that may be held.", ("cache",))
+
+
+def count_claim(jobs: Sequence[Job]) -> None:
+    """Note a claim that took jobs."""
+    CLAIMS.inc()
+    JOBS_CLAIMED.inc(len(jobs))
+    JOBS_RETRIED.inc(sum(job.attempts > 1 for job in jobs))
+    BATCH_JOBS.observe(len(jobs))
+
+
+def count_recorded(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Note predictions that were written."""
+    JOBS_SUCCEEDED.inc(len(rows))
+    for kind in ("prompt", "output"):
+        TOKENS.labels(kind).inc(sum(row.get(f"{kind}_tokens", 0) for row in rows))
+
+
+def count_failure(failure: Failure) -> None:
+    """Note a failure that was written."""
+    JOBS_FAILED.labels(failure.code, str(failure.retry).lower()).inc()
+
+
+def observe_steps(milliseconds: Mapping[str, float]) -> None:
+    """Note how long a batch was in each step."""
+    for step, spent in milliseconds.items():
+        STEP_SECONDS.labels(step).observe(spent / 1000)
+
+
+def totals() -> dict[str, int]:
+    """What the registry of workers shows of it."""
+    return {
+        "claimed": _total(JOBS_CLAIMED),
+        "succeeded": _total(JOBS_SUCCEEDED),
+        "failed": _total(JOBS_FAILED),
+        "released": _total(JOBS_RELEASED),
+        "dropped": _total(RESULTS_DROPPED),
+    }
+
+
+def _total(counter: Counter) -> int:
+    samples = (sample for metric in counter.collect() for sample in metric.samples)
+    return int(sum(sample.value for sample in samples if sample.name.endswith("_total")))

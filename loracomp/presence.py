@@ -1,0 +1,83 @@
+"""A worker's entry in the registry of workers: a thread that reports every few seconds, on a connection of its own."""
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from threading import Event, Thread
+from time import monotonic
+from types import TracebackType
+
+import psycopg
+
+from loracomp import __version__, metrics
+from loracomp.db import Connection, connect
+from loracomp.errors import LoracompError
+from loracomp.logfmt import logfmt
+from loracomp.queries import QUERIES
+
+_log = logging.getLogger(__name__)
+
+
+class Presence:
+    """Reports what a worker does three times a lease, every 10 s at least, and that it stops.
+
+    A report that fails is logged and costs the worker nothing.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        identity: Mapping[str, object],
+        activity: Callable[[], Mapping[str, object]],
+        *,
+        lease_s: float,
+        answer_s: float,
+    ) -> None:
+        """`identity` is the worker's name, base_model and device; `activity` gives its status and looked_s."""
+        self._url = url
+        self._identity = {
+            **identity,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "code_version": __version__,
+            "silent_after_s": lease_s,
+        }
+        self._activity = activity
+        self._pause = min(lease_s / 3, 10)
+        self._answer_s = answer_s
+        self._since = monotonic()
+        self._stop = Event()
+        self._thread = Thread(target=self._run, name="presence", daemon=True)
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> "Presence":
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            self._report(self._activity())
+            self._stop.wait(self._pause)
+        self._report({**self._activity(), "status": "stopped"})
+        self._close()
+
+    def _report(self, activity: Mapping[str, object]) -> None:
+        try:
+            self._connection = self._connection or connect(
+                self._url, application_name="loracomp presence", vectors=False, answer_s=self._answer_s
+            )
+            arguments = {**self._identity, **activity, **metrics.totals(), "running_s": monotonic() - self._since}
+            self._connection.execute(QUERIES["report_worker"], arguments)
+        except (psycopg.Error, LoracompError) as error:
+            _log.warning(logfmt("not_reported", error=error))
+            self._close()
+
+    def _close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None

@@ -1,0 +1,129 @@
+"""The registry of workers: who is alive, doing what; told by real workers."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from psycopg import errors
+
+from job_data import REPORT, add_jobs, clear, job, shared_database, statuses
+from loracomp import __version__, db
+from loracomp.db import Connection
+from loracomp.queries import QUERIES
+from test_worker import running, wait_until, working
+
+
+@pytest.fixture(scope="module")
+def database(server: str, template: str) -> Iterator[str]:
+    with shared_database(server, template) as url:
+        yield url
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    with db.connect(database) as opened:
+        clear(opened)
+        yield opened
+
+
+def workers(connection: Connection) -> dict[str, dict[str, Any]]:
+    return {row["worker"]: row for row in connection.execute(QUERIES["worker_status"])}
+
+
+def say(connection: Connection, **words: Any) -> None:
+    connection.execute(QUERIES["report_worker"], {**REPORT, **words})
+
+
+def seen(connection: Connection, name: str, **expected: Any) -> Callable[[], bool]:
+    return lambda: expected.items() <= workers(connection).get(name, {}).items()
+
+
+def test_a_worker_says_what_it_does_until_it_stops(connection: Connection, database: str):
+    first, slow = add_jobs(connection, "a", "sleep 1.5")
+    (wrong,) = add_jobs(connection, "refuse")
+    with working(database, worker="one", lease_s=1, batch_size=1):
+        wait_until(seen(connection, "one", status="busy", running=1))
+        found = workers(connection)["one"]
+        assert (found["pid"], found["code_version"], found["base_model"]) == (os.getpid(), __version__, "tiny")
+        assert 0 <= found["oldest_claim_s"] < 60 and 0 <= found["looked_s"] < 60 and 0 <= found["seen_s"] < 60
+        before = found["succeeded"], found["failed"]
+        wait_until(lambda: "running" not in statuses(connection).values())
+        wait_until(seen(connection, "one", status="idle", running=0))
+        after = workers(connection)["one"]
+        assert after["started_at"] == found["started_at"]
+        assert (after["succeeded"] - before[0], after["failed"] - before[1]) in [(1, 1), (2, 1)]
+    assert workers(connection)["one"]["status"] == "stopped"
+    assert [job(connection, each)["worker"] for each in (first, slow, wrong)] == ["one"] * 3
+
+
+def test_a_killed_worker_is_gone_when_its_lease_is_over(connection: Connection, database: str):
+    add_jobs(connection, "sleep 60")
+    with running(database, LEASE_S=1, WORKER="killed") as process:
+        wait_until(seen(connection, "killed", status="busy", running=1))
+        process.kill()
+        wait_until(seen(connection, "killed", status="gone"))
+
+
+def test_a_worker_reports_again_when_its_connection_was_cut(connection: Connection, database: str):
+    with working(database, worker="cut", lease_s=1):
+        wait_until(seen(connection, "cut", status="idle"))
+        connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'loracomp presence'"
+        )
+        cut = workers(connection)["cut"]["seen_at"]
+        wait_until(lambda: workers(connection)["cut"]["seen_at"] > cut)
+
+
+def test_a_process_that_takes_a_name_again_takes_its_entry(connection: Connection):
+    say(connection, running_s=3600, succeeded=9, status="stopped")
+    before = workers(connection)["w"]["started_at"]
+    say(connection, running_s=3601, succeeded=10)
+    assert workers(connection)["w"]["started_at"] == before
+    say(connection, running_s=1, pid=8)
+    found = workers(connection)["w"]
+    assert (found["pid"], found["succeeded"], found["status"]) == (8, 0, "idle")
+    assert found["started_at"] > before
+
+
+def test_the_silent_are_forgotten_after_a_day(connection: Connection):
+    say(connection, name="long gone")
+    say(connection, name="gone")
+    connection.execute("UPDATE loracomp.worker SET seen_at = now() - interval '25 hours' WHERE name = 'long gone'")
+    connection.execute("UPDATE loracomp.worker SET seen_at = now() - interval '23 hours' WHERE name = 'gone'")
+    say(connection)
+    assert {name: row["status"] for name, row in workers(connection).items()} == {"w": "idle", "gone": "gone"}
+
+
+def test_a_state_that_nobody_knows_is_refused(connection: Connection):
+    with pytest.raises(errors.CheckViolation, match="worker_status_must_be_a_known_one"):
+        say(connection, status="bored")
+
+
+def test_bi_has_workers_without_jobs_and_jobs_without_workers(connection: Connection, database: str):
+    say(connection, name="new", device="cuda:0/bfloat16")
+    add_jobs(connection, "a")
+    with working(database, worker="old"):
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    connection.execute("DELETE FROM loracomp.worker WHERE name = 'old'")
+    rows = connection.execute("SELECT worker, device, answered, status FROM bi.dim_worker ORDER BY worker").fetchall()
+    assert [tuple(row.values()) for row in rows] == [("new", "cuda:0/bfloat16", 0, "idle"), ("old", None, 1, "gone")]
+    assert connection.execute("SELECT worker, status FROM bi.worker_status").fetchall() == [
+        {"worker": "new", "status": "idle"}
+    ]
+
+
+def test_the_command_prints_them(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from loracomp.cli.operations import workers as command
+
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
+    say(connection, name="[b]one", succeeded=42)
+    command()
+    assert "[b]one" in capsys.readouterr().out
+    command(as_json=True)
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["worker"], row["status"], row["succeeded"]) == ("[b]one", "idle", 42)
