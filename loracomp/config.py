@@ -4,6 +4,7 @@ import os
 import socket
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 from uuid import uuid4
 
 from pydantic import Field, ValidationError
@@ -47,6 +48,10 @@ class Settings(BaseSettings):
     listen: bool = Field(True, description="Take notifications as a hint. Turn off behind pgbouncer. Defaults to on.")
     diagnostics: float = Field(
         1.0, ge=0, le=1, description="Share of jobs that get norm_ratio and cosine. Defaults to 1."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="text, or json for machines. Defaults to text.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="debug, info, warning or error. Defaults to info."
     )
     worker: str | None = Field(None, description="The worker's name. Defaults to host:pid:random.")
 

@@ -316,7 +316,7 @@ def _failure(job: Job, error: Exception) -> Failure:
 
 def _note_released(ids: Collection[int]) -> None:
     metrics.JOBS_RELEASED.inc(len(ids))
-    _log.info(logfmt("released", jobs=_ids(ids)))
+    _log.info(logfmt("released", jobs=sorted(ids)))
 
 
 def _steps(results: Iterable[Row | Failure]) -> Mapping[str, float]:
@@ -326,10 +326,6 @@ def _steps(results: Iterable[Row | Failure]) -> Mapping[str, float]:
 
 def _milliseconds_since(start: float) -> float:
     return round((perf_counter() - start) * 1000, 3)
-
-
-def _ids(ids: Iterable[int]) -> str:
-    return ",".join(map(str, sorted(ids)))
 
 
 _FAULT_OF_THE_WORKER = (SchemaMismatchError, psycopg.ProgrammingError)

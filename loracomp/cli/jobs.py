@@ -168,8 +168,11 @@ def worker(
     if batch_size is not None:
         settings = settings.model_copy(update={"batch_size": batch_size})
     check_revision(database_url(settings))
+    from loracomp import logfmt
     from loracomp.serving import open_worker
     from loracomp.shutdown import serve
+
+    logfmt.configure(settings.log_format, settings.log_level)
 
     with remarks.status("loading the base model and the encoder"):
         opened = open_worker(settings, drain=drain)
