@@ -34,7 +34,7 @@ RESULT = "SELECT status FROM loracomp.job_result WHERE job_id = %s"
 
 def submitter(url: str) -> psycopg.Connection[tuple[Any, ...]]:
     with db.connect(url) as connection:
-        if not connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [SUBMITTER]).fetchone():
+        if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [SUBMITTER]).fetchone():
             connection.execute(f"CREATE ROLE {SUBMITTER} LOGIN IN ROLE loracomp_submitter")
     return psycopg.connect(url, user=SUBMITTER, autocommit=True)
 

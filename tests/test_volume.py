@@ -10,6 +10,7 @@ from demo_fixtures import ROOT
 from loracomp import db
 
 JOBS = 1000
+NAME = "loracomp_volume_of_tests"
 # Each would be 0 if a worker and the triggers had written the rows.
 WRONG = {
     "answers without their job": "SELECT count(*) FROM loracomp.prediction AS p"
@@ -37,18 +38,27 @@ WRONG = {
 }
 
 
+def volume(server: str, *options: str) -> str:
+    """What the command prints."""
+    command = [sys.executable, "-m", "benchmarks.volume", "--jobs", str(JOBS), "--database", NAME, *options]
+    environment = {"LORACOMP_DATABASE_URL": server, "PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "120"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def filled(server: str) -> str:
     """URL of a database that the command filled."""
-    name = "loracomp_volume_of_tests"
-    command = [sys.executable, "-m", "benchmarks.volume", "--jobs", str(JOBS), "--anew", "--repeats", "1"]
-    environment = {"LORACOMP_DATABASE_URL": server, "PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "120"}
-    done = subprocess.run(
-        [*command, "--database", name], cwd=ROOT, env=environment, text=True, capture_output=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert "prediction_wide" in done.stdout
-    return psycopg.conninfo.make_conninfo(server, dbname=name)
+    assert "prediction_wide" in volume(server, "--anew", "--repeats", "1")
+    return psycopg.conninfo.make_conninfo(server, dbname=NAME)
+
+
+def test_what_is_filled_is_left_as_it_is(server: str, filled: str) -> None:
+    with db.connect(filled) as connection:
+        before = connection.execute("SELECT count(*), max(id) FROM loracomp.job").fetchone()
+        assert f"job {before['count']:,} rows" in volume(server, "--repeats", "0")
+        assert connection.execute("SELECT count(*), max(id) FROM loracomp.job").fetchone() == before
 
 
 def test_made_up_weeks_are_like_lived_ones(filled: str) -> None:

@@ -89,7 +89,7 @@ def open_database(name: str, *, anew: bool) -> str:
     with psycopg.connect(server, autocommit=True) as connection:
         if anew:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
-        if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchone():
+        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     url = psycopg.conninfo.make_conninfo(server, dbname=name)
     schema.initialize(url)
@@ -98,7 +98,7 @@ def open_database(name: str, *, anew: bool) -> str:
 
 def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] | None:
     """Seconds of each statement; None where jobs have ended there already."""
-    if connection.execute("SELECT FROM loracomp.job WHERE finished_at IS NOT NULL LIMIT 1").fetchone():
+    if connection.execute("SELECT 1 FROM loracomp.job WHERE finished_at IS NOT NULL LIMIT 1").fetchone():
         return None
     given = {"jobs": jobs, "weeks": weeks, "library": (PACKAGED / MANIFEST).read_text()}
     _, *parts = BLOCK.split(Path(__file__).with_name("fill.sql").read_text())
