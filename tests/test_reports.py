@@ -41,7 +41,7 @@ def mixed(**probabilities: float) -> dict[str, object]:
 
 
 def refresh(connection: db.Connection) -> None:
-    assert len(connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()) == 4
+    assert len(connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()) == 6
 
 
 # What they say.
@@ -142,6 +142,7 @@ def test_cost(connection: db.Connection, examples: dict[str, int]) -> None:
     failing = submit(connection)
     token = claim(connection, failing)[failing]
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[failing], [token]])
+    refresh(connection)
     found = one(connection, "SELECT * FROM bi.cost_by_submitter")
     assert (found["submitted_by"], found["jobs"], found["succeeded"], found["failed"]) == ("postgres", 3, 2, 1)
     assert (found["attempts"], found["prompt_tokens"], found["output_tokens"]) == (3, 24, 2)

@@ -22,6 +22,7 @@ EXECUTE = {
     "loracomp_analyst": """
         route rescore_route task_weights wilson_interval mcnemar_p compare_policies
         check_routing_settings check_similarities composition_text seconds_between may_read masked_tasks
+        compute_seconds
     """,
     "loracomp_admin": """
         submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health refresh_reports
@@ -31,7 +32,7 @@ EXECUTE = {
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         tune_routing route rescore_route task_weights wilson_interval mcnemar_p compare_policies
-        start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks
+        start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks compute_seconds
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
         check_routing_settings check_similarities
@@ -49,7 +50,14 @@ JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
     tags exclude_tasks max_attempts timeout_s
 """
-REPORTS = {"routing_by_day", "adapter_usage_by_day", "adapter_pair_by_day", "latency_by_day"}
+REPORTS = {
+    "routing_by_day",
+    "adapter_usage_by_day",
+    "adapter_pair_by_day",
+    "latency_by_day",
+    "fallback_by_day",
+    "cost_by_submitter",
+}
 VECTOR = [1.0] + [0.0] * 767
 WRITES = {
     "loracomp_submitter": {("job", "INSERT", column) for column in JOB_COLUMNS.split()},

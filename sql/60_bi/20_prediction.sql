@@ -51,12 +51,7 @@ SELECT
     p.encoder,
     p.code_version,
     (j.finished_at AT TIME ZONE 'UTC')::date AS day,
-    (
-        (p.timings ->> 'encode')::double precision + (p.timings ->> 'route')::double precision
-        + coalesce((p.timings ->> 'load')::double precision, 0)
-        + coalesce((p.timings ->> 'compose')::double precision, 0)
-        + (p.timings ->> 'predict')::double precision
-    ) / 1000 / p.batch_size AS compute_s
+    loracomp.compute_seconds(p.timings, p.batch_size) AS compute_s
 FROM loracomp.job AS j
 CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id

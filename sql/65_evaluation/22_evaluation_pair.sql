@@ -2,28 +2,35 @@
 -- Reads only, with its owner's rights. Rows that only one policy answered count for neither. A difference's interval is
 -- Agresti and Min's (2005): Wald's with half a row added to each of the four outcomes; of a mean, from the sum of variances.
 CREATE VIEW bi.evaluation_pair AS
-WITH answer AS NOT MATERIALIZED (
-    SELECT j.evaluation, t.family, j.task AS own_task, j.policy, j.example_id, p.output = j.expected AS is_correct
+WITH answered AS (
+    -- A row's answers together: joining each with each by the row is what planners get wrong.
+    SELECT
+        j.evaluation,
+        j.task AS own_task,
+        array_agg(j.policy) AS policies,
+        array_agg(p.output = j.expected) AS outcomes
     FROM loracomp.job AS j
     INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
-    INNER JOIN loracomp.task AS t ON j.task = t.name
     WHERE j.evaluation IS NOT NULL AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.kind = 'predict'
+    GROUP BY j.evaluation, j.task, j.example_id
 ),
 
 by_task AS (
     SELECT
-        a.evaluation,
-        a.family,
-        a.own_task,
+        r.evaluation,
+        t.family,
+        r.own_task,
         a.policy AS policy_a,
         b.policy AS policy_b,
         count(*) AS n,
         count(*) FILTER (WHERE a.is_correct AND b.is_correct) AS both_right,
         count(*) FILTER (WHERE a.is_correct AND NOT b.is_correct) AS only_a,
         count(*) FILTER (WHERE b.is_correct AND NOT a.is_correct) AS only_b
-    FROM answer AS a
-    INNER JOIN answer AS b ON a.evaluation = b.evaluation AND a.example_id = b.example_id AND a.policy <> b.policy
-    GROUP BY a.evaluation, a.family, a.own_task, a.policy, b.policy
+    FROM answered AS r
+    INNER JOIN loracomp.task AS t ON r.own_task = t.name
+    CROSS JOIN LATERAL unnest(r.policies, r.outcomes) AS a (policy, is_correct)
+    INNER JOIN LATERAL unnest(r.policies, r.outcomes) AS b (policy, is_correct) ON a.policy <> b.policy
+    GROUP BY r.evaluation, t.family, r.own_task, a.policy, b.policy
 ),
 
 by_scope AS (

@@ -21,10 +21,11 @@ WITH routed AS NOT MATERIALIZED (
     -- A task that was kept out, or never had an active adapter, can't be found.
     CROSS JOIN LATERAL (
         SELECT
-            j.task <> ALL (j.exclude_tasks) AND EXISTS (
-                SELECT FROM loracomp.adapter AS a
+            j.task <> ALL (j.exclude_tasks) AND (t.id, j.base_model) IN (
+                SELECT a.task_id, b.name
+                FROM loracomp.adapter AS a
                 INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
-                WHERE a.task_id = t.id AND b.name = j.base_model AND a.status <> 'staged'
+                WHERE a.status <> 'staged'
             ) AS may_be_found
     ) AS s
     WHERE j.evaluation IS NOT NULL AND p.policy ->> 'router' = 'retrieval'

@@ -105,7 +105,8 @@ GRANT EXECUTE ON FUNCTION
 loracomp.check_routing_settings,
 loracomp.check_similarities,
 loracomp.may_read,
-loracomp.masked_tasks
+loracomp.masked_tasks,
+loracomp.compute_seconds
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.composition_text,

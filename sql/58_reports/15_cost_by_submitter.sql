@@ -1,0 +1,35 @@
+-- drop: DROP MATERIALIZED VIEW IF EXISTS loracomp.cost_by_submitter
+-- Refreshed by refresh_reports().
+CREATE MATERIALIZED VIEW loracomp.cost_by_submitter AS
+SELECT
+    (j.finished_at AT TIME ZONE 'UTC')::date AS day,
+    j.submitted_by::text AS submitted_by,
+    j.policy,
+    coalesce(p.base_model, j.base_model) AS base_model,
+    count(*) AS jobs,
+    count(*) FILTER (WHERE j.status = 'succeeded') AS succeeded,
+    count(*) FILTER (WHERE j.status = 'failed') AS failed,
+    sum(j.attempts) AS attempts,
+    coalesce(sum(p.prompt_tokens), 0) AS prompt_tokens,
+    coalesce(sum(p.output_tokens), 0) AS output_tokens,
+    coalesce(sum(loracomp.compute_seconds(p.timings, p.batch_size)), 0) AS compute_s
+FROM loracomp.job AS j
+LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
+WHERE j.finished_at IS NOT NULL
+GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, j.submitted_by, j.policy, coalesce(p.base_model, j.base_model);
+CREATE UNIQUE INDEX cost_by_submitter_key ON loracomp.cost_by_submitter (
+    day, submitted_by, policy, base_model
+);
+COMMENT ON MATERIALIZED VIEW loracomp.cost_by_submitter IS 'What bi.cost_by_submitter rests on.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.day IS 'Day on which the jobs ended, in UTC.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.submitted_by IS 'Database role that submitted them.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.policy IS 'Name of the settings of routing and merging.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.base_model IS 'Frozen language model.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.jobs IS 'Jobs that ended.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.succeeded IS 'Those that were answered.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.failed IS 'Those that ended failed.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.attempts IS 'Attempts that they took.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.prompt_tokens IS 'Tokens of the prompts of those that were answered.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.output_tokens IS 'Tokens that were scored or generated for them.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.compute_s IS
+'Their part of the seconds that their batches took from encoding to prediction; not waiting.';
