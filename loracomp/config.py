@@ -49,6 +49,10 @@ class Settings(BaseSettings):
     diagnostics: float = Field(
         1.0, ge=0, le=1, description="Share of jobs that get norm_ratio and cosine. Defaults to 1."
     )
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="Port of /metrics and /ready; 0: any free one. Defaults to none."
+    )
+    metrics_host: str = Field("127.0.0.1", description="Address that they listen on. Defaults to 127.0.0.1.")
     log_format: Literal["text", "json"] = Field("text", description="text, or json for machines. Defaults to text.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error. Defaults to info."

@@ -6,11 +6,14 @@ Names and labels are a contract with dashboards and alerts: docs/operations.md l
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from loracomp.records import Failure, Job
 
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which Prometheus does not need
+
 WORKER_INFO = Gauge("loracomp_worker_info", "Who it is: always 1.", ("worker", "base_model", "device", "version"))
+WORKER_READY = Gauge("loracomp_worker_ready", "1 if /ready answers 200.")
 CLAIMS = Counter("loracomp_claims", "Claims that took jobs.")
 JOBS_CLAIMED = Counter("loracomp_jobs_claimed", "Jobs taken.")
 JOBS_RETRIED = Counter("loracomp_jobs_retried", "Of the jobs taken, second and later attempts.")

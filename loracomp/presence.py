@@ -13,8 +13,10 @@ import psycopg
 from loracomp import __version__, metrics
 from loracomp.db import Connection, connect
 from loracomp.errors import LoracompError
+from loracomp.exporter import DatabaseSample
 from loracomp.logfmt import logfmt
 from loracomp.queries import QUERIES
+from loracomp.schema import head
 
 _log = logging.getLogger(__name__)
 
@@ -33,8 +35,12 @@ class Presence:
         *,
         lease_s: float,
         answer_s: float,
+        sample: DatabaseSample | None = None,
     ) -> None:
-        """`identity` is the worker's name, base_model and device; `activity` gives its status and looked_s."""
+        """`identity` is the worker's name, base_model and device; `activity` gives its status and looked_s.
+
+        `sample` gets the database's numbers.
+        """
         self._url = url
         self._identity = {
             **identity,
@@ -46,7 +52,10 @@ class Presence:
         self._activity = activity
         self._pause = min(lease_s / 3, 10)
         self._answer_s = answer_s
-        self._since = monotonic()
+        self._release = head()
+        self._sample = sample
+        self._sample_after = self._since = monotonic()
+        self._problems: Mapping[str, str] = {"database": "the worker has not reported yet"}
         self._stop = Event()
         self._thread = Thread(target=self._run, name="presence", daemon=True)
         self._connection: Connection | None = None
@@ -58,6 +67,11 @@ class Presence:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
         self._thread.join()
+
+    @property
+    def problems(self) -> Mapping[str, str]:
+        """What the last report found wrong with the database or its schema, in words."""
+        return self._problems
 
     def _run(self) -> None:
         while not self._stop.is_set():
@@ -71,11 +85,31 @@ class Presence:
             self._connection = self._connection or connect(
                 self._url, application_name="loracomp presence", vectors=False, answer_s=self._answer_s
             )
+            self._problems = self._schema_problems(self._connection)
             arguments = {**self._identity, **activity, **metrics.totals(), "running_s": monotonic() - self._since}
             self._connection.execute(QUERIES["report_worker"], arguments)
+            self._take_sample(self._connection)
         except (psycopg.Error, LoracompError) as error:
             _log.warning(logfmt("not_reported", error=error))
+            self._problems = {**self._problems, "database": str(error)}
+            if self._sample:
+                self._sample.clear()
             self._close()
+
+    def _schema_problems(self, connection: Connection) -> dict[str, str]:
+        row = connection.execute(QUERIES["schema_revision"]).fetchone()
+        found = row and row["revision"]
+        if found == self._release:
+            return {}
+        return {"schema": f"the database's schema is {found}, this release's is {self._release}: run the same release"}
+
+    def _take_sample(self, connection: Connection) -> None:
+        if self._sample is None or monotonic() < self._sample_after:
+            return
+        start = monotonic()
+        self._sample.update(connection.execute(QUERIES["database_metrics"]))
+        # A queue of a million takes a second to count: that may cost the server one per cent of its time.
+        self._sample_after = monotonic() + 99 * (monotonic() - start)
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -141,6 +141,12 @@ SELECT loracomp.report_worker(
     dropped => %(dropped)s::bigint
 )
 
+-- name: schema_revision
+SELECT version_num AS revision FROM loracomp.alembic_version
+
+-- name: database_metrics
+SELECT * FROM loracomp.database_metrics()
+
 -- name: worker_status
 SELECT * FROM loracomp.worker_status ORDER BY status IN ('gone', 'stopped'), base_model, worker
 

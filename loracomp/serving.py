@@ -4,6 +4,7 @@ from loracomp.config import Settings
 from loracomp.db import Connection, connect
 from loracomp.embedded import database_url
 from loracomp.errors import RefusedError
+from loracomp.exporter import DatabaseSample
 from loracomp.pipeline import Pipeline
 from loracomp.registry.base_models import RegisteredBaseModel, find_base_model, load_registered_encoder
 from loracomp.registry.models import BaseModel, load_base_model, resolve_device
@@ -46,8 +47,11 @@ def _load_registered(registered: RegisteredBaseModel, settings: Settings, device
     return base
 
 
-def open_worker(settings: Settings, *, drain: bool = False) -> Worker:
-    """A worker on the settings' database, its models loaded; see `load_pipeline` for what it raises."""
+def open_worker(settings: Settings, *, drain: bool = False, sample: DatabaseSample | None = None) -> Worker:
+    """A worker on the settings' database, its models loaded; see `load_pipeline` for what it raises.
+
+    `sample` gets the database's numbers for metrics.
+    """
     url = database_url(settings)
     with connect(url, application_name="loracomp worker start") as connection:
         pipeline = load_pipeline(settings, connection)

@@ -15,10 +15,11 @@ from typing import Any, Protocol, TypeAlias
 
 import psycopg
 
-from loracomp import metrics
+from loracomp import __version__, metrics
 from loracomp.config import Settings
 from loracomp.db import Connection, connect
 from loracomp.errors import JobError, LoracompError, SchemaMismatchError
+from loracomp.exporter import DatabaseSample
 from loracomp.hint import Hint
 from loracomp.leases import Heartbeat
 from loracomp.link import DATABASE_AWAY, Link
@@ -73,8 +74,12 @@ class Worker:
         settings: Settings,
         device: str = "cpu",
         drain: bool = False,
+        sample: DatabaseSample | None = None,
     ) -> None:
-        """With `drain`, `run` returns when no job is due and none waits to be tried again. `device` is for people."""
+        """With `drain`, `run` returns when no job is due and none waits to be tried again. `device` is for people.
+
+        `sample` gets the database's numbers for metrics.
+        """
         self._url = url
         self._pipeline = pipeline
         self._base_model = base_model
@@ -83,6 +88,7 @@ class Worker:
         self._stopping = Event()
         self._wake = Event()
         self._model_is_free = Event()
+        self._began = perf_counter()
         self._looked_at: float | None = None
         self._heartbeat = Heartbeat(url, settings.lease_s, settings.answer_s)
         self._presence = Presence(
@@ -91,7 +97,9 @@ class Worker:
             self._activity,
             lease_s=settings.lease_s,
             answer_s=settings.answer_s,
+            sample=sample,
         )
+        metrics.WORKER_INFO.labels(settings.worker_name, base_model, device, __version__).set(1)
         metrics.JOBS_IN_HAND.set_function(lambda: len(self._heartbeat.held))
         self._claiming, self._recording = (
             Link(url, f"loracomp {does} {settings.worker_name}"[:63], self._stopping, settings.answer_s)
@@ -126,6 +134,18 @@ class Worker:
     def hangs(self) -> bool:
         """Whether the model goes on, for `hang_s` seconds now, with nothing but lost jobs: a device hangs."""
         return self._heartbeat.in_vain_s() >= self._settings.hang_s
+
+    def problems(self) -> dict[str, str]:
+        """What keeps it from answering jobs, in words: database, schema, claims; empty where it is ready."""
+        found = dict(self._presence.problems)
+        since = perf_counter() - (self._looked_at or self._began)
+        # Beside jobs that run, the next are looked for when the model gets free of them.
+        longest = max((job.timeout_s for job in self._heartbeat.held), default=0.0)
+        if self._stopping.is_set():
+            found["claims"] = "the worker is stopping"
+        elif since > 2 * self._settings.lease_s + self._settings.poll_s + longest:
+            found["claims"] = f"the worker has not asked for jobs for {since:.0f} s"
+        return found
 
     def release(self) -> bool:
         """Give what is held back to the queue at once, uncharged; a result that comes later finds its fence void.

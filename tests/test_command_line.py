@@ -2,8 +2,10 @@
 
 import json
 import signal
+import socket
 import subprocess
 import time
+import urllib.request
 
 import psycopg
 import pytest
@@ -122,7 +124,13 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
     """The acceptance of the whole: plain SQL by a plain submitter, and a worker that is then told to stop."""
     address = url(demo)
     execute(["loracomp", "db", "psql", "-c", "CREATE ROLE visitor LOGIN IN ROLE loracomp_submitter"], demo)
-    worker = subprocess.Popen(["loracomp", "worker"], env=demo, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["loracomp", "worker", "--metrics-port", str(port)]
+    worker = subprocess.Popen(
+        command, env=demo | {"LORACOMP_LOG_FORMAT": "json"}, cwd=ROOT, stderr=subprocess.PIPE, text=True
+    )
     try:
         with psycopg.connect(address, user="visitor", autocommit=True) as connection:
             row = connection.execute(
@@ -134,12 +142,21 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
                 "SELECT count(*) FROM loracomp.retrieved_example WHERE job_id = %s", [row[0]]
             ).fetchone()
         assert answer[0] == "succeeded" and answer[1] in ("True", "False") and answer[2] != "base model"
+        (listed,) = json.loads(execute(["loracomp", "workers", "--json"], demo))[:1]
         assert examples == (30,)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready") as ready:
+            assert json.load(ready) == {"ready": True, "problems": {}}
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as metrics:
+            text = metrics.read().decode()
+        assert 'loracomp_cache_requests_total{cache="adapters",result="miss"}' in text
+        assert f'device="{listed["device"]}"' in text and "cpu/" in listed["device"]
     finally:
         worker.send_signal(signal.SIGTERM)
         _, log = worker.communicate(timeout=60)
     assert worker.returncode == 0, log
     assert "Traceback" not in log
+    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
+    assert {"metrics_served", "started", "claimed", "recorded", "stopped"} <= {line["event"] for line in lines}
 
 
 def _answer(connection: psycopg.Connection[tuple[object, ...]], job: object) -> tuple[object, ...]:

@@ -18,6 +18,7 @@ EXECUTE = {
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions fail_jobs release_jobs queue_is_empty route_jobs read_adapters
         find_base_model show_encoder check_health report_worker
+        database_metrics
     """,
     "loracomp_analyst": """
         route rescore_route task_weights wilson_interval mcnemar_p compare_policies
@@ -26,6 +27,7 @@ EXECUTE = {
     """,
     "loracomp_admin": """
         submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health refresh_reports
+        database_metrics
         register_base_model find_base_model list_base_models set_encoder show_encoder embedding_dimensions
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task list_tasks
         add_examples unembedded_examples find_unembedded
@@ -42,7 +44,7 @@ OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_turns check_role_exists
     unknown_tasks retrieve_again stored_vector check_evaluation evaluated_examples tasks_that_have_seen text_key
     check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query pick_tasks
-    fitting_ef_search
+    fitting_ef_search oldest_snapshots
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
     keep_events_of_others audit_examples audit_truncate
 """

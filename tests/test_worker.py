@@ -72,10 +72,16 @@ def working(database: str, pipeline: Obedient | None = None, **settings: Any) ->
     """A worker in a thread, two jobs a batch; told to stop at the end, and waited for."""
     values = {"poll_s": 0.05, "batch_size": 2, "listen": False, **settings}
     worker = Worker(database, pipeline or Obedient(), base_model=BASE, settings=Settings(**values))
+    with in_thread(worker):
+        yield worker
+
+
+@contextmanager
+def in_thread(worker: Worker) -> Iterator[None]:
     with ThreadPoolExecutor(1) as executor:
         running = executor.submit(worker.run)
         try:
-            yield worker
+            yield
         finally:
             worker.stop()
             running.result(30)

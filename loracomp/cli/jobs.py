@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from threading import Thread
 from typing import Annotated, Any
@@ -162,18 +162,26 @@ def replay(
 def worker(
     drain: Annotated[bool, typer.Option("--drain", help="Stop when nothing is due.")] = False,
     batch_size: Annotated[int | None, typer.Option(help="Jobs claimed at once.", min=1, max=1024)] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(help="Port of /metrics and /ready; 0: any free one.", min=0, max=65535)
+    ] = None,
 ) -> None:
     """Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables."""
-    settings = load_settings()
-    if batch_size is not None:
-        settings = settings.model_copy(update={"batch_size": batch_size})
+    given = {"batch_size": batch_size, "metrics_port": metrics_port}
+    settings = load_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
     check_revision(database_url(settings))
     from loracomp import logfmt
+    from loracomp.exporter import Endpoint
     from loracomp.serving import open_worker
     from loracomp.shutdown import serve
 
     logfmt.configure(settings.log_format, settings.log_level)
-
-    with remarks.status("loading the base model and the encoder"):
-        opened = open_worker(settings, drain=drain)
-    raise typer.Exit(serve(opened, settings.grace_s))
+    with ExitStack() as stack:
+        endpoint = None
+        if settings.metrics_port is not None:
+            endpoint = stack.enter_context(Endpoint(settings.metrics_host, settings.metrics_port))
+        with remarks.status("loading the base model and the encoder"):
+            opened = open_worker(settings, drain=drain, sample=endpoint.sample if endpoint else None)
+        if endpoint:
+            endpoint.problems = opened.problems
+        raise typer.Exit(serve(opened, settings.grace_s))

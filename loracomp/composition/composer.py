@@ -51,7 +51,7 @@ class Composer:
             module: shape for module, shape in base.modules.items() if base.model.get_submodule(module) is not head
         }
         self.prepared: ByteLimitedCache[tuple[object, ...], tuple[PackedAdapter, ...]] = ByteLimitedCache(
-            cache_bytes * 11 // 16
+            cache_bytes * 11 // 16, "compositions"
         )
         self._fidelity = Fidelity(cache_bytes // 4)
         self._measured: ByteLimitedCache[str, tuple[float, float] | tuple[()]] = ByteLimitedCache(cache_bytes // 16)

@@ -7,6 +7,7 @@ from typing import Generic, TypeAlias, TypeVar
 
 import torch
 
+from loracomp import metrics
 from loracomp.composition.blocks import move, nbytes
 from loracomp.composition.strategies import AdapterWeights, PackedAdapter
 from loracomp.errors import JobError
@@ -27,9 +28,13 @@ class ByteLimitedCache(Generic[K, V]):
     The newest value stays even where it alone is above the budget.
     """
 
-    def __init__(self, budget: int) -> None:
+    def __init__(self, budget: int, name: str | None = None) -> None:
+        """With a `name`, it stands in the metrics."""
         self.budget = budget
         self.nbytes = 0
+        self._name = name
+        if name:
+            metrics.CACHE_BUDGET.labels(name).set(budget)
         self._values: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -37,6 +42,8 @@ class ByteLimitedCache(Generic[K, V]):
 
     def get(self, key: K) -> V | None:
         """The value, now the most recently used; None where there is none."""
+        if self._name:
+            metrics.CACHE_REQUESTS.labels(self._name, "hit" if key in self._values else "miss").inc()
         if key not in self._values:
             return None
         self._values.move_to_end(key)
@@ -48,6 +55,8 @@ class ByteLimitedCache(Generic[K, V]):
         self._values[key] = (value, nbytes)
         while self.nbytes > self.budget and len(self._values) > 1:
             self.nbytes -= self._values.popitem(last=False)[1][1]
+        if self._name:
+            metrics.CACHE_BYTES.labels(self._name).set(self.nbytes)
 
 
 class ResidentAdapters:
@@ -59,7 +68,7 @@ class ResidentAdapters:
     def __init__(self, fetch: Fetch, budget_bytes: int, device: torch.device | str = "cpu") -> None:
         self._fetch = fetch
         self._device = device
-        self.cache: ByteLimitedCache[int, PackedAdapter] = ByteLimitedCache(budget_bytes)
+        self.cache: ByteLimitedCache[int, PackedAdapter] = ByteLimitedCache(budget_bytes, "adapters")
 
     def get(self, adapter_ids: Iterable[int]) -> Loaded:
         """The adapters of these ids; all that are missing come by one call of `fetch`."""

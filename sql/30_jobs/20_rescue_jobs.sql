@@ -28,7 +28,7 @@ AS $$
             )
         FROM expired AS e
         WHERE j.id = e.id
-        RETURNING j.id
+        RETURNING nextval('loracomp.rescued_jobs')
     )
     SELECT count(*)::integer FROM rescued;
 $$;

@@ -1,0 +1,80 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.database_metrics()
+-- Reads only. The whole queue is counted: callers see to it that they don't ask too often.
+CREATE FUNCTION loracomp.database_metrics() RETURNS TABLE (metric text, labels jsonb, value double precision)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    WITH waiting AS MATERIALIZED (
+        SELECT j.base_model, j.priority, j.evaluation IS NOT NULL AS evaluation, j.run_at <= now() AS is_due,
+            count(*) AS jobs, coalesce(max(loracomp.seconds_between(greatest(j.run_at, j.created_at), now())), 0) AS oldest_s
+        FROM loracomp.job AS j WHERE j.status = 'queued'
+        GROUP BY j.base_model, j.priority, j.evaluation IS NOT NULL, j.run_at <= now()
+    ),
+    -- An empty queue is 0, not absent.
+    queue AS (
+        SELECT w.* FROM waiting AS w
+        UNION ALL
+        SELECT b.name, 0, FALSE, d.is_due, 0, 0
+        FROM loracomp.base_model AS b CROSS JOIN (VALUES (TRUE), (FALSE)) AS d (is_due)
+        WHERE NOT EXISTS (
+            SELECT FROM waiting AS w
+            WHERE w.base_model = b.name AND w.priority = 0 AND NOT w.evaluation AND w.is_due = d.is_due
+        )
+    ),
+    running AS (
+        SELECT b.name AS base_model, count(j.id) AS jobs, count(*) FILTER (WHERE j.lease_expires_at < now()) AS expired
+        FROM loracomp.base_model AS b
+        LEFT JOIN loracomp.job AS j ON j.base_model = b.name AND j.status = 'running'
+        GROUP BY b.name
+    ),
+    workers AS (
+        SELECT w.base_model, CASE w.status WHEN 'gone' THEN 'gone' ELSE 'alive' END AS status
+        FROM loracomp.worker_status AS w WHERE w.status <> 'stopped'
+    ),
+    snapshots AS (
+        SELECT k.kind, coalesce(s.seconds, 0) AS seconds, coalesce(s.transactions, 0) AS transactions
+        FROM (VALUES ('session'), ('prepared_transaction'), ('replication')) AS k (kind)
+        LEFT JOIN loracomp.oldest_snapshots() AS s USING (kind)
+    ),
+    tables AS (
+        SELECT t.relname, t.n_dead_tup, t.n_live_tup FROM pg_stat_user_tables AS t
+        WHERE t.schemaname = 'loracomp' AND t.relname IN ('job', 'prediction', 'audit_event', 'turn', 'worker')
+    )
+    SELECT 'loracomp_queue_jobs', jsonb_build_object('base_model', q.base_model, 'priority', q.priority::text,
+        'evaluation', q.evaluation::text, 'state', CASE WHEN q.is_due THEN 'due' ELSE 'scheduled' END), q.jobs
+    FROM queue AS q
+    UNION ALL
+    SELECT 'loracomp_queue_oldest_due_seconds', jsonb_build_object('base_model', q.base_model,
+        'priority', q.priority::text, 'evaluation', q.evaluation::text), q.oldest_s
+    FROM queue AS q WHERE q.is_due
+    UNION ALL
+    SELECT 'loracomp_running_jobs', jsonb_build_object('base_model', r.base_model), r.jobs FROM running AS r
+    UNION ALL
+    SELECT 'loracomp_expired_leases', jsonb_build_object('base_model', r.base_model), r.expired FROM running AS r
+    UNION ALL
+    SELECT 'loracomp_workers', jsonb_build_object('base_model', b.name, 'status', s.status), count(w.status)
+    FROM loracomp.base_model AS b
+    CROSS JOIN (VALUES ('alive'), ('gone')) AS s (status)
+    LEFT JOIN workers AS w ON w.base_model = b.name AND w.status = s.status
+    GROUP BY b.name, s.status
+    UNION ALL
+    SELECT 'loracomp_jobs_rescued', '{}', last_value FROM loracomp.rescued_jobs
+    UNION ALL
+    SELECT 'loracomp_inserts_refused', '{}', last_value FROM loracomp.refused_inserts
+    UNION ALL
+    SELECT 'loracomp_oldest_snapshot_seconds', jsonb_build_object('kind', s.kind), s.seconds
+    FROM snapshots AS s WHERE s.kind <> 'replication'
+    UNION ALL
+    SELECT 'loracomp_oldest_snapshot_transactions', jsonb_build_object('kind', s.kind), s.transactions
+    FROM snapshots AS s
+    UNION ALL
+    SELECT 'loracomp_table_dead_rows', jsonb_build_object('table', t.relname), t.n_dead_tup FROM tables AS t
+    UNION ALL
+    SELECT 'loracomp_table_live_rows', jsonb_build_object('table', t.relname), t.n_live_tup FROM tables AS t
+    UNION ALL
+    SELECT 'loracomp_report_age_seconds', jsonb_build_object('report', r.report),
+        loracomp.seconds_between(r.refreshed_at, now())
+    FROM loracomp.report_refresh AS r
+$$;
+COMMENT ON FUNCTION loracomp.database_metrics IS
+'What workers'' /metrics say of the database: queue, leases, workers, snapshots, tables, by Prometheus'' names.';
