@@ -35,15 +35,23 @@ from .evaluation.__main__ import Answering
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {"router": "base"},
     "own_task": {"router": "own_task"},
+    "nearest": {"max_adapters": 1},
     **{f"linear, temperature {t}": {"strategy": "linear", "temperature": t} for t in (0.1, 0.05, 0.03, 0.02)},
     **{f"rescaled, temperature {t}": {"strategy": "linear", "rescale": True, "temperature": t} for t in (0.1, 0.05)},
-    **{f"cat, temperature {t}": {"strategy": "cat", "temperature": t} for t in (0.1, 0.05)},
+    **{f"cat, temperature {t}": {"strategy": "cat", "temperature": t} for t in (0.1, 0.05, 0.02)},
+    "linear, top_p 0.5": {"strategy": "linear", "top_p": 0.5},
+    "cat, top_p 0.5": {"strategy": "cat", "top_p": 0.5},
 }
 DATABASE = "mix_settings"
 SPLIT = "train"
 ACCURACY = """
 SELECT a.policy, a.own_task AS task, a.accuracy FROM bi.evaluation_accuracy AS a
 WHERE a.evaluation = 'mix_settings' AND a.scope = 'task'
+"""
+# A small task may ship all the rows that its training kept aside.
+ASKABLE = """
+SELECT t.task FROM unnest(%s::text[]) AS t (task)
+WHERE EXISTS (SELECT FROM loracomp.evaluated_examples(t.task, %s)) ORDER BY t.task
 """
 ADAPTERS = """
 SELECT j.policy, avg(cardinality(p.adapter_ids)) AS adapters, avg(p.norm_ratio) AS norm
@@ -87,6 +95,7 @@ def main() -> None:
         for task in tasks:
             import_examples(connection, task, kept_aside(task, options.data, base))
         del base
+        tasks = [row["task"] for row in connection.execute(ASKABLE, [tasks, SPLIT])]
         start_evaluation(
             connection, DATABASE, tasks=tasks, policies=list(SETTINGS), split=SPLIT, rows_a_task=options.rows
         )
