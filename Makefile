@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow clients faults bench volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow clients dashboard test-dashboard faults bench volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -26,7 +26,7 @@ demo: install ## ask a dozen prompts of the shipped library, on an embedded Post
 
 WORKERS ?= 2
 test: install ## the tests, on embedded Postgres servers of their own; WORKERS=4 where there are cores for it
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not data and not slow and not faults and not clients'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not data and not slow and not faults and not clients and not dashboard'
 
 test-data: install ## the tests that need the data sets in ../shared/data
 	$(BIN)/pytest -m 'data and not slow'
@@ -36,6 +36,22 @@ test-slow: install ## the tests that take minutes, such as an install into an em
 
 clients: install ## schema bi by ODBC and JDBC; needs Debian's odbc-postgresql, libpostgresql-jdbc-java, default-jre-headless
 	$(BIN)/pytest -m clients
+
+# Superset pins what the package must not be bound by, so it has an environment of its own.
+SUPERSET := .superset
+SUPERSET_PYTHON ?= python3.11
+$(SUPERSET)/.installed: dashboards/superset/requirements.txt
+	$(SUPERSET_PYTHON) -m venv $(SUPERSET)
+	$(SUPERSET)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+dashboard: install $(SUPERSET)/.installed ## Superset with the dashboard on what the demo left, or on DATABASE=postgresql://analyst@host/name
+	$(SUPERSET)/bin/python dashboards/superset/serve.py --home $(SUPERSET)/home \
+	    $(if $(DATABASE),--database '$(DATABASE)',--embedded "$$($(BIN)/loracomp db start)")
+
+test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; needs Debian's chromium; PICTURE=file keeps the picture
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	SUPERSET=$(SUPERSET) PICTURE=$(PICTURE) $(BIN)/pytest -m dashboard
 
 JOBS ?= 200
 RUNS ?= 1
@@ -69,4 +85,4 @@ format: install ## let ruff and the SQL linter mend what they can
 check: lint test ## what a change must pass
 
 clean: ## remove what this Makefile made
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SUPERSET) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

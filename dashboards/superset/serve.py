@@ -1,0 +1,113 @@
+"""Import the bundle beside this file into Apache Superset and serve it; runs in Superset's own environment.
+
+    python serve.py --database postgresql://analyst@host/name [--home DIR] [--port 8088]
+
+The database is a libpq URL, of a login that is a member of loracomp_analyst; or, by --embedded, that of its owner, on a
+server that trusts whoever may enter its folder: a login `dashboard` is made there and the reports are refreshed.
+
+Superset's own data, the secret of its sessions and the password of its user `admin` are kept in DIR. What was changed
+there in the bundle's charts is undone.
+"""
+
+import argparse
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import yaml
+
+HERE = Path(__file__).parent
+BUNDLE = HERE / "bundle"
+
+
+def main() -> None:
+    """Make what is missing, import, check, and become the server."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    database = parser.add_mutually_exclusive_group(required=True)
+    database.add_argument("--database", help="URL of the database, as an analyst")
+    database.add_argument("--embedded", help="URL of a database on an embedded server, as its owner")
+    parser.add_argument("--home", type=Path, default=Path("~/.cache/loracomp/superset"), help="Superset's own data")
+    parser.add_argument("--port", type=int, default=8088, help="on 127.0.0.1")
+    options = parser.parse_args()
+    home = options.home.expanduser().resolve()
+    home.mkdir(parents=True, exist_ok=True)
+    keep(home / "secret_key")
+    password = keep(home / "password")
+    os.environ |= {"SUPERSET_HOME": str(home), "SUPERSET_CONFIG_PATH": str(HERE / "superset_config.py")}
+    prepare(options.database or as_analyst(options.embedded), password)
+    print(f"http://127.0.0.1:{options.port}/superset/dashboard/loracomp/  user admin, password {password}", flush=True)
+    gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{options.port}", "--workers", "1"]
+    gunicorn += ["--worker-class", "gthread", "--threads", "8", "--timeout", "120", "superset.app:create_app()"]
+    os.execv(sys.executable, gunicorn)
+
+
+def keep(path: Path) -> str:
+    """A secret that is made once."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(32))
+    return path.read_text()
+
+
+def as_analyst(url: str) -> str:
+    """URL of the same database for the login `dashboard`, which is made where it is missing."""
+    import psycopg2
+
+    with psycopg2.connect(url) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regrole('dashboard') IS NULL")
+        if cursor.fetchone() == (True,):
+            cursor.execute("CREATE ROLE dashboard LOGIN IN ROLE loracomp_analyst")
+        cursor.execute("SELECT loracomp.refresh_reports()")
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://dashboard@{rest.partition('@')[2]}"
+
+
+def prepare(database: str, password: str) -> None:
+    """Bring Superset's own database to its release, with roles, a user and the bundle."""
+    from flask_migrate import upgrade
+    from superset.app import create_app
+
+    app = create_app()
+    with app.app_context():
+        from superset import appbuilder, security_manager
+        from superset.commands.importers.v1.assets import ImportAssetsCommand
+        from superset.utils.core import override_user
+
+        upgrade()
+        appbuilder.add_permissions(update_perms=True)
+        security_manager.sync_role_definitions()
+        if not security_manager.find_user("admin"):
+            role = security_manager.find_role("Admin")
+            security_manager.add_user("admin", "loracomp", "admin", "admin@localhost", role, password)
+        with override_user(security_manager.find_user("admin")):
+            ImportAssetsCommand(contents(database)).run()
+            check()
+
+
+def contents(database: str) -> dict[str, str]:
+    """The bundle's files by name, with the database in the place of its example."""
+    files = {str(path.relative_to(BUNDLE)): path.read_text() for path in BUNDLE.rglob("*.yaml")}
+    connection = yaml.safe_load(files["databases/loracomp.yaml"])
+    connection["sqlalchemy_uri"] = f"postgresql+psycopg2://{database.partition('://')[2]}"
+    metadata = yaml.safe_load(files["metadata.yaml"]) | {"type": "assets"}
+    return files | {"databases/loracomp.yaml": yaml.dump(connection), "metadata.yaml": yaml.dump(metadata)}
+
+
+def check() -> None:
+    """Comments of columns from the database, which must answer; every chart of the bundle must be on the dashboard."""
+    from superset.connectors.sqla.models import SqlaTable
+    from superset.extensions import db
+    from superset.models.dashboard import Dashboard
+
+    for dataset in db.session.query(SqlaTable).filter_by(schema="bi"):
+        dataset.fetch_metadata()
+    db.session.commit()
+    found = len(db.session.query(Dashboard).filter_by(slug="loracomp").one().slices)
+    expected = len(list(BUNDLE.glob("charts/*.yaml")))
+    if found != expected:
+        sys.exit(f"the dashboard has {found} charts and the bundle {expected}")
+
+
+if __name__ == "__main__":
+    main()
