@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow clients dashboard test-dashboard faults bench volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow clients dashboard test-dashboard faults bench engine volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -58,10 +58,12 @@ RUNS ?= 1
 faults: install ## what dies, what was lost, what doubled, how long recovery took; JOBS=500 RUNS=3 for more
 	PYTHONPATH=.:tests $(BIN)/python tests/faults --jobs $(JOBS) --runs $(RUNS)
 
-bench: install ## what the README's figures come from; after `make demo`, some ten minutes on two quiet cores
-	$(BIN)/python benchmarks/mixed_batch.py
-	$(BIN)/python benchmarks/latency.py
+bench: engine ## the engine's figures, and routing's by the size of the index; a quarter of an hour on two quiet cores
 	$(BIN)/python benchmarks/routing.py
+
+engine: install ## what docs/performance.md says; some ten minutes on two quiet cores
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m benchmarks.engine
 
 VOLUME ?= 100000
 volume: install ## a database with weeks of finished jobs, and how long each view of bi takes there

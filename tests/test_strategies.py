@@ -92,7 +92,7 @@ def test_weights_scale_the_change(case, scale):
     strategy, adapters, weights, kwargs = case
     scaled = compose(strategy, adapters, [scale * weight for weight in weights], **kwargs)
     expected = {m: scale * d for m, d in dense(compose(strategy, adapters, weights, **kwargs)).items()}
-    assert_same(dense(scaled), expected, rtol=1e-4)
+    assert_same(dense(scaled), expected, rtol=1e-4, atol=1e-5)  # terms near 100 may cancel
 
 
 @properties

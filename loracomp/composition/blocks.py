@@ -24,6 +24,7 @@ class Block(NamedTuple):
     """Factors of modules of one shape: A [modules, r, d_in], B [modules, d_out, r].
 
     Those of several adapters have their number behind the modules: A [modules, n, r, d_in], B [modules, n, d_out, r].
+    In memory, B too lies rank by rank, as a pass takes it: so bringing adapters together copies long pieces.
     """
 
     modules: tuple[str, ...]
@@ -51,7 +52,8 @@ def pack(factors: ModuleFactors) -> dict[tuple[int, int], Block]:
 def _pack(modules: Sequence[str], factors: Sequence[Factors]) -> Block:
     rank = max(f.A.shape[0] for f in factors)
     A = torch.stack([pad(f.A, (0, 0, 0, rank - f.A.shape[0])) for f in factors])
-    return Block(tuple(modules), A, torch.stack([pad(f.B, (0, rank - f.B.shape[1])) for f in factors]))
+    B = torch.stack([pad(f.B.mT, (0, 0, 0, rank - f.B.shape[1])) for f in factors]).mT
+    return Block(tuple(modules), A, B)
 
 
 def unpack(blocks: Blocks) -> dict[str, Factors]:
@@ -96,7 +98,7 @@ def _stack(blocks: Sequence[Block | None], dtype: torch.dtype | None) -> Block:
         for block in blocks
     ]
     A = torch.stack([block.A.to(dtype) for block in fitted], dim=1)
-    return Block(modules, A, torch.stack([block.B.to(dtype) for block in fitted], dim=1))
+    return Block(modules, A, torch.stack([block.B.mT.to(dtype) for block in fitted], dim=1).mT)
 
 
 def _fitted(block: Block, modules: tuple[str, ...], shape_A: tuple[int, ...], shape_B: tuple[int, ...]) -> Block:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,15 +19,24 @@ class Gram(NamedTuple):
     B: Tensor
 
 
-Grams: TypeAlias = dict[tuple[int, int], Gram]
-"""Shape of modules -> their Gram matrices; shapes that one of the two adapters lacks are missing."""
+class Pair(NamedTuple):
+    """Of two adapters: the inner product of their changes B @ A, and what it takes to mix them crosswise."""
+
+    inner: float
+    grams: dict[tuple[int, int], Gram]
+    """By shape of modules; shapes that one of the two lacks are missing."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the matrices."""
+        return sum(gram.A.nbytes + gram.B.nbytes for gram in self.grams.values())
 
 
 class Fidelity:
     """Measures mixes; the Gram matrices of two adapters are kept, so that another mix of them costs next to nothing."""
 
     def __init__(self, cache_bytes: int) -> None:
-        self._kept: ByteLimitedCache[tuple[object, object], Grams] = ByteLimitedCache(cache_bytes)
+        self._kept: ByteLimitedCache[tuple[object, object], Pair] = ByteLimitedCache(cache_bytes)
 
     def measure(self, mix: Mix, exact: Mix) -> tuple[float, float] | None:
         """Norm ratio |mix| / |exact| and cosine between the two changes, all modules taken as one vector.
@@ -45,27 +54,39 @@ class Fidelity:
         <b_j B_j a_i A_i, d_l B_l c_k A_k> = sum over [r, r] of (b_j d_l B_j^T B_l) * (a_i c_k A_i A_k^T). A crossed mix
         has every j with every i: both matrices are summed over its adapters first. Any other has j = i alone.
         """
-        grams = [[self._grams(a, b) for b in other.adapters] for a in one.adapters]
-        shapes = {shape for row in grams for pair in row for shape in pair}
-        return math.fsum(self._inner(shape, grams, one, other) for shape in shapes)
+        pairs = [[self._pair(a, b) for b in other.adapters] for a in one.adapters]
+        if not (one.crossed or other.crossed):
+            ours, theirs = ([a * b for a, b in zip(mix.left, mix.right, strict=True)] for mix in (one, other))
+            return math.fsum(
+                u * v * pair.inner
+                for u, row in zip(ours, pairs, strict=True)
+                for v, pair in zip(theirs, row, strict=True)
+            )
+        shapes = {shape for row in pairs for pair in row for shape in pair.grams}
+        return math.fsum(self._crossed(shape, pairs, one, other) for shape in shapes)
 
-    def _inner(self, shape: tuple[int, int], grams: Sequence[Sequence[Grams]], one: Mix, other: Mix) -> float:
-        pairs = [pair.get(shape) for row in grams for pair in row]
+    def _crossed(self, shape: tuple[int, int], pairs: Sequence[Sequence[Pair]], one: Mix, other: Mix) -> float:
+        grams = [pair.grams.get(shape) for row in pairs for pair in row]
         sums = []
         for side, ours, theirs in (("A", one.left, other.left), ("B", one.right, other.right)):
             gates = torch.outer(torch.tensor(ours, dtype=torch.double), torch.tensor(theirs, dtype=torch.double))
-            gram = _aligned(pairs, side)
+            gram = _aligned(grams, side)
             gram = gram.view(*gates.shape, *gram.shape[1:]) * gates.to(gram.device)[..., None, None, None]
             gram = gram.sum(0, keepdim=True) if one.crossed else gram
             sums.append(gram.sum(1, keepdim=True) if other.crossed else gram)
         return float((sums[0] * sums[1]).sum())
 
-    def _grams(self, one: PackedAdapter, other: PackedAdapter) -> Grams:
+    def _pair(self, one: PackedAdapter, other: PackedAdapter) -> Pair:
         key = one.key, other.key
         if (kept := self._kept.get(key)) is None:
-            kept = {shape: _gram(one, other, shape) for shape in one.blocks.keys() & other.blocks.keys()}
-            self._kept.put(key, kept, sum(gram.A.nbytes + gram.B.nbytes for gram in kept.values()))
+            kept = _pair(one, other)
+            self._kept.put(key, kept, kept.nbytes)
         return kept
+
+
+def _pair(one: PackedAdapter, other: PackedAdapter) -> Pair:
+    grams = {shape: _gram(one, other, shape) for shape in one.blocks.keys() & other.blocks.keys()}
+    return Pair(math.fsum(float((gram.A.double() * gram.B).sum()) for gram in grams.values()), grams)
 
 
 def _gram(one: PackedAdapter, other: PackedAdapter, shape: tuple[int, int]) -> Gram:

@@ -3,29 +3,27 @@
 With h_i = A_i x of the prepared adapters i that the batch uses, a row adds sum_i right_i B_i left_i h_i to its module's
 output (cat), or sum_j right_j B_j (sum_i left_i h_i) (every crossed strategy). There are two ways to that. *Shared*:
 all rows go through all the adapters' factors, and each row's gates stand between A and B; the cost is the adapters'.
-*Own*: each row has factors of its own, gathered (cat) or summed (crossed) once for all layers, for batched products;
-the cost is the rows'. `composed` takes the cheaper one. The base model's weights are never touched.
+*Own*: each row has factors of its own, gathered (cat) or summed (crossed), for batched products; the cost is the rows'.
+They are made when their module's turn comes, few enough to stay in the processor's cache. `composed` takes the cheaper
+way. The base model's weights are never touched.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from loracomp.composition.blocks import Block, stack
+from loracomp.composition.blocks import stack
 from loracomp.composition.strategies import Mix, PackedAdapter
 
-# Measured on two cores with bfloat16 instructions, in multiplications of one plain matrix product:
-BATCHED = 2
-"""how much longer one takes in a batched product of small matrices,"""
-GATHERED, SUMMED = 40, 300
-"""what it costs to bring one element of a factor to its place, or to sum it up from several adapters'."""
-OWN_BYTES = 1 << 30
-"""Rows may have own factors of so many bytes together."""
+GATHERED, SUMMED = 5, 60
+"""What it costs to bring an element of a factor to its place, or to sum it up from several adapters': in
+multiplications of a matrix product, measured on two cores with bfloat16 instructions."""
 
 
 @contextmanager
@@ -76,21 +74,16 @@ class _Batch:
 
     def hooks(self, model: nn.Module, tokens: int, shared: bool | None) -> Iterator[tuple[str, _Hook]]:
         """A forward hook for each module that any of the adapters changes."""
-        blocks = stack([adapter.blocks for adapter in self.adapters])
         if shared is None:
-            shared = self._shared_is_cheaper(blocks.values(), tokens)
-        for modules, A, B in blocks.values():
+            shared = self._shared_is_cheaper(tokens)
+        for modules, A, B in stack([adapter.blocks for adapter in self.adapters]).values():
             weight: Tensor = model.get_submodule(modules[0]).weight  # type: ignore[assignment]
             adding = self._shared if shared else self._own
             yield from zip(modules, adding(A, B.mT, weight.dtype), strict=True)
 
-    def _shared_is_cheaper(self, blocks: Iterable[Block], tokens: int) -> bool:
-        rows, adapters = self.left.shape
-        picked = self._picked().shape[1]
-        own = rows * picked * (BATCHED * tokens + (SUMMED if self.crossed.any() else GATHERED))
-        shared_nbytes = sum(block.A.nbytes + block.B.nbytes for block in blocks)
-        own_nbytes = shared_nbytes * rows * picked // adapters
-        return adapters * (rows * tokens + GATHERED) < own or own_nbytes > max(shared_nbytes, OWN_BYTES)
+    def _shared_is_cheaper(self, tokens: int) -> bool:
+        own = self._picked().shape[1] * (tokens + (SUMMED if self.crossed.any() else GATHERED))
+        return len(self.adapters) * tokens < own
 
     def _picked(self) -> Tensor:
         """Numbers of each row's adapters, [rows, most of a row or 1]; any where it has less, or is crossed."""
@@ -104,17 +97,26 @@ class _Batch:
         gates[self.crossed] = 0
         gates[self.crossed, 0] = 1
         gates = gates.repeat_interleave(A.shape[2], dim=1)[:, None].to(A.device)
-        A, B = self._factors(A, self.left, picked, dtype), self._factors(B, self.right, picked, dtype)
-        for own_A, own_B in zip(A, B, strict=True):
-            yield _adding_own(own_A, own_B, None if self.crossed.all() else gates)
+        own_A, own_B = (self._factors(gates_, picked.to(A.device), dtype) for gates_ in (self.left, self.right))
+        for module_A, module_B in zip(A, B, strict=True):
+            yield _adding_own(partial(own_A, module_A), partial(own_B, module_B), None if self.crossed.all() else gates)
 
-    def _factors(self, side: Tensor, gates: Tensor, picked: Tensor, dtype: torch.dtype) -> Tensor:
-        """Each row's own factors of a side [modules, n, r, d]: [modules, rows, rank, d], rank the same for all rows."""
-        own = side.to(dtype)[:, picked.to(side.device)]
-        if self.crossed.any():
-            sums = gates[self.crossed].to(side.device) @ side.flatten(2).float()
-            own[:, self.crossed, 0] = sums.view(*sums.shape[:2], *side.shape[2:]).to(dtype)
-        return own.flatten(2, 3)
+    def _factors(self, gates: Tensor, picked: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """What makes rows' own factors out of a module's side [n, r, d]: [rows, rank, d], one rank for all rows."""
+        crossed, some, everything = self.crossed.to(picked.device), bool(self.crossed.any()), bool(self.crossed.all())
+        summing = gates[self.crossed].to(picked.device)
+
+        def own(side: Tensor) -> Tensor:
+            if some:
+                sums = (summing @ side.flatten(1).float()).view(-1, *side.shape[1:]).to(dtype)
+                if everything:
+                    return sums
+            rows = side.to(dtype).index_select(0, picked.flatten()).view(*picked.shape, *side.shape[1:])
+            if some:
+                rows[crossed, 0] = sums
+            return rows.flatten(1, 2)
+
+        return own
 
     def _shared(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
         left, right = (side[:, None, :, None].to(A.device) for side in (self.left, self.right))
@@ -132,16 +134,17 @@ class _Batch:
             yield _adding_shared(all_A, all_B, gated, rows=len(self.left))
 
 
-def _adding_own(A: Tensor, B: Tensor, gates: Tensor | None) -> _Hook:
+def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gates: Tensor | None) -> _Hook:
     """x [rows, tokens, d_in], A [rows, rank, d_in], B [rows, rank, d_out], gates [rows, 1, rank] between them."""
 
     def add(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         (x,) = args
+        A = own_A()
         _check(x, len(A))
         h = x @ A.to(x.device).mT
         if gates is not None:
             h = (h * gates.to(x.device)).to(x.dtype)
-        return output.baddbmm_(h, B.to(x.device))
+        return output.baddbmm_(h, own_B().to(x.device))
 
     return add
 

@@ -35,8 +35,9 @@ def elect_and_average(tensors: Tensor, dim: int) -> Tensor:
     weighted sum over the result is the disjoint merge.
     """
     elected = torch.where(tensors.sum(dim, keepdim=True) >= 0, 1.0, -1.0)
-    agrees = tensors * elected > 0
-    return (tensors * agrees).div_(agrees.sum(dim, keepdim=True).clamp_(min=1))
+    agreeing = (tensors * elected).clamp_(min=0)  # magnitudes
+    count = agreeing.sign().sum(dim, keepdim=True).clamp_(min=1)
+    return agreeing.div_(count.mul_(elected))
 
 
 def noise_of_same_norm(tensor: Tensor, generator: torch.Generator) -> Tensor:

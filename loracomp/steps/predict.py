@@ -139,10 +139,10 @@ class Predictor:
 
     def _generate(self, items: Sequence[_Item]) -> list[Answer | JobError]:
         prompts = [item.encoded for item in items if isinstance(item.encoded, Prompt)]
-        width = max(item.width for item in items)
 
         def under(numbers: Sequence[int]) -> AbstractContextManager[None]:
-            return composed(self._base.model, [items[number].composed.mix for number in numbers], width)
+            # All passes but the first are one token wide.
+            return composed(self._base.model, [items[number].composed.mix for number in numbers], tokens=1)
 
         generated = generate(self._base.model, self._base.tokenizer, prompts, under)
         return [_written(item, text) for item, text in zip(items, generated, strict=True)]

@@ -1,0 +1,120 @@
+"""Everything that docs/performance.md says: ratios, each measured side by side in one run, and how they grow.
+
+    python -m benchmarks.engine
+
+In a database of its own, on the server that LORACOMP_DATABASE_URL names (one where it may make databases) or on the
+embedded one, with the shipped library and its base model. Results are kept as JSON; a part that is measured anew takes
+the place of its older figures.
+"""
+
+import argparse
+import json
+import platform
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+import transformers
+from rich.console import Console
+from transformers.utils import logging as transformers_logging
+
+from . import paper, passes, system
+from .report import keep, table, write_report
+from .timing import Figure, Measured
+from .workbench import Sizes, Workbench, open_workbench
+
+ROOT = Path(__file__).parents[2]
+console = Console(stderr=True, highlight=False)
+
+PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
+    "scoring": passes.scoring,
+    "paper": paper.against_paper,
+    "generation": passes.generation,
+    "merging": paper.merging,
+    "throughput": system.throughput,
+    "latency": system.latency,
+    "library": passes.library_size,
+    "memory": passes.memory,
+    "growth": passes.growth,
+}
+TURNS_OF = {"latency": 6, "merging": 2, "throughput": 0.6, "growth": 0.6}
+"""How many times as many turns a part takes as the others."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line."""
+    options = parse_arguments(arguments)
+    transformers_logging.set_verbosity_error()
+    warnings.filterwarnings("ignore", module="peft|transformers")
+    with console.status("loading library and models"), open_workbench(sizes_of(options)) as bench:
+        machine = describe_machine(bench)
+        for part in options.only or PARTS:
+            console.print(f"measuring {part}")
+            turns = max(1, round(options.turns * TURNS_OF.get(part, 1)))
+            keep(options.out, part, machine | as_json(PARTS[part](bench, turns)))
+    results = write_report(options.out)
+    if options.json:
+        json.dump(results, sys.stdout, indent=2)
+    else:
+        Console().print(table(results))
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.engine",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--turns", type=int, default=5, help="how often each side runs, more for short ones; 5")
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="some parts only")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance", help="folder of results and plots")
+    for size in fields(Sizes):
+        parser.add_argument(f"--{size.name.replace('_', '-')}", type=int, default=size.default, help=f"{size.default}")
+    parser.add_argument("--json", action="store_true", help="print all results instead of a table")
+    return parser.parse_args(arguments)
+
+
+def sizes_of(options: argparse.Namespace) -> Sizes:
+    """What the command line says of sizes."""
+    return Sizes(**{size.name: getattr(options, size.name) for size in fields(Sizes)})
+
+
+def describe_machine(bench: Workbench) -> dict[str, str]:
+    """What it was measured on."""
+    model = bench.base.model
+    device = (
+        torch.cuda.get_device_name()
+        if model.device.type == "cuda"
+        else f"{processor()}, {torch.get_num_threads()} threads"
+    )
+    versions = ", ".join(f"{each.__name__} {each.__version__}" for each in (torch, transformers, peft))
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{device}, {str(model.dtype).removeprefix('torch.')}",
+        "versions": f"Python {platform.python_version()}, {versions}",
+        "base_model": bench.pipeline.base_name,
+    }
+
+
+def processor() -> str:
+    """The processor's name, where the system tells."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def as_json(measured: Measured) -> dict[str, Any]:
+    """Figures as their fields."""
+    figures: list[Figure] = measured.get("figures", [])
+    return {**measured, "figures": [figure.as_dict() for figure in figures]}
+
+
+if __name__ == "__main__":
+    main()

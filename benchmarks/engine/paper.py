@@ -1,0 +1,182 @@
+"""What one would do without loracomp: ChromaDB, then PEFT's merge and a forward pass for each job.
+
+Tuned as far as it goes: texts are embedded and looked up a batch at a time, adapters stand in the model's precision,
+choices share their prompt's pass (`loracomp.scoring`), and a merged adapter is deleted at once.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Any
+
+import chromadb
+import numpy as np
+import torch
+from peft import PeftModel
+from psycopg.types.json import Jsonb
+
+from loracomp.composition.composer import Composer
+from loracomp.composition.layers import composed
+from loracomp.records import Job
+from loracomp.registry.library_files import PACKAGED, adapter_folder, read_examples_file
+from loracomp.registry.models import load_base_model
+from loracomp.scoring import encode_choices, log_likelihoods, normalize
+
+from .timing import Figure, Measured, compare, milliseconds, over, per_second, take_turns, timed
+from .workbench import IN_A_MIX, Workbench, drawing, made_up_jobs
+
+POLICY = "linear"
+GOALS = {"linear": 1 / 40, "cat": 1 / 40, "ties": 1 / 10, "magnitude_prune": 1 / 10}
+
+
+class PapersWay:
+    """A vector store, and a base model of its own in PEFT's hands with the library's adapters."""
+
+    def __init__(self, bench: Workbench) -> None:
+        self._bench = bench
+        self._settings = bench.connection.execute("SELECT * FROM loracomp.policy WHERE name = %s", [POLICY]).fetchone()
+        self._examples = filled_store(bench.tasks)
+        base = load_base_model(
+            bench.base.source, dtype=bench.base.model.dtype, cache_dir=bench.settings.home / "models"
+        )
+        first, *rest = bench.tasks
+        options: dict[str, Any] = {"autocast_adapter_dtype": False}
+        self.model = PeftModel.from_pretrained(base.model, adapter_folder(PACKAGED, first), first, **options)
+        for task in rest:
+            self.model.load_adapter(adapter_folder(PACKAGED, task), task, **options)
+        self.model.eval()
+        self._base = base
+
+    @torch.inference_mode()
+    def answer(self, jobs: Sequence[dict[str, Any]]) -> list[int]:
+        """The index of each job's choice, from 0."""
+        vectors = self._bench.pipeline.encoder.encode([(job["prompt"], job["choices"]) for job in jobs])
+        return [self._choose(job, mix) for job, mix in zip(jobs, self._retrieve(vectors), strict=True)]
+
+    def _retrieve(self, vectors: Any) -> Iterator[dict[str, float]]:
+        found = self._examples.query(
+            query_embeddings=list(vectors), n_results=self._settings["k"], include=["metadatas", "distances"]
+        )
+        for rows, distances in zip(found["metadatas"], found["distances"], strict=True):
+            yield weights([row["task"] for row in rows], 1 - np.array(distances), self._settings)
+
+    def _choose(self, job: dict[str, Any], mix: dict[str, float]) -> int:
+        question = encode_choices(self._base.tokenizer, job["prompt"], job["choices"], self._base.context_length)
+        self.merge(mix, POLICY)
+        scores = log_likelihoods(self.model, [question])[0]
+        self.forget()
+        return int(normalize(scores, question, self._settings["choice_normalization"]).argmax())
+
+    def merge(self, mix: dict[str, float], strategy: str) -> None:
+        """Make and set the merged adapter."""
+        density = None if strategy in ("linear", "cat") else 0.5
+        self.model.add_weighted_adapter(
+            list(mix), list(mix.values()), "mix", combination_type=strategy, density=density
+        )
+        self.model.set_adapter("mix")
+
+    def forget(self) -> None:
+        """Remove the merged adapter."""
+        self.model.delete_adapter("mix")
+
+
+def filled_store(tasks: Sequence[str]) -> Any:
+    """A collection in memory of the library's examples, by cosine."""
+    client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
+    with suppress(Exception):
+        client.delete_collection("examples")
+    examples = client.create_collection("examples", configuration={"hnsw": {"space": "cosine", "ef_search": 100}})
+    for task in tasks:
+        vectors = read_examples_file(PACKAGED, task).embeddings
+        names = [f"{task} {number}" for number in range(len(vectors))]
+        examples.add(ids=names, embeddings=list(vectors), metadatas=[{"task": task}] * len(vectors))
+    return examples
+
+
+def weights(tasks: Sequence[str], similarities: Any, settings: dict[str, Any]) -> dict[str, float]:
+    """The paper's section 3: softmax over the examples, summed by task, the nucleus kept, brought to sum 1."""
+    shares = np.exp((similarities - similarities.max()) / settings["temperature"])
+    masses: dict[str, float] = {}
+    for task, share in zip(tasks, shares / shares.sum(), strict=True):
+        masses[task] = masses.get(task, 0.0) + float(share)
+    kept: dict[str, float] = {}
+    for task, mass in sorted(masses.items(), key=lambda pair: -pair[1])[: settings["max_adapters"]]:
+        if sum(kept.values()) >= settings["top_p"] - 1e-9:
+            break
+        kept[task] = mass
+    return {task: mass / sum(kept.values()) for task, mass in kept.items()}
+
+
+def against_paper(bench: Workbench, turns: int) -> Measured:
+    """The whole way from texts to answers for a batch, retrieval included; the same jobs for both, new in each turn."""
+    paper = PapersWay(bench)
+    batches = [made_up_jobs(bench.sizes.batch, seed=100 + turn) for turn in range(turns + 1)]
+    jobs = [waiting(bench, batch, POLICY) for batch in batches]
+    answers: dict[str, list[int]] = {"loracomp": [], "paper": []}
+
+    def ours(turn: int) -> None:
+        rows = bench.pipeline.run(bench.connection, jobs[turn])
+        answers["loracomp"] += [row["choice_index"] - 1 for row in rows]
+
+    def papers(turn: int) -> None:
+        answers["paper"] += paper.answer(batches[turn])
+
+    seconds = take_turns({"paper": papers, "loracomp": ours}, turns)
+    agreed = np.mean([a == b for a, b in zip(*answers.values(), strict=True)])
+    what = f"from text to answer, {bench.sizes.batch} jobs that all differ, policy {POLICY}: jobs/s"
+    details = per_second(seconds, bench.sizes.batch) | {"same answer, share": float(agreed)}
+    against = "ChromaDB, then PEFT's merge and a forward pass for each job"
+    return {
+        "figures": [compare("paper", what, against, ">= 8", ratios=over(seconds, "paper", "loracomp"), details=details)]
+    }
+
+
+def waiting(bench: Workbench, batch: Sequence[dict[str, Any]], policy: str) -> list[Job]:
+    """Jobs in the database that no worker claims before tomorrow."""
+    rows = bench.connection.execute(
+        "INSERT INTO loracomp.job (prompt, choices, policy, run_at)"
+        " SELECT j.prompt, j.choices, %s, now() + interval '1 day'"
+        " FROM jsonb_to_recordset(%s) AS j (prompt text, choices text[]) RETURNING id, prompt, choices",
+        [policy, Jsonb(batch)],
+    ).fetchall()
+    return [Job(row["id"], 0, "predict", row["prompt"], tuple(row["choices"]), None) for row in rows]
+
+
+def merging(bench: Workbench, turns: int) -> Measured:
+    """A new composition of adapters that are loaded: as our pass takes it, against PEFT's merged adapter."""
+    paper = PapersWay(bench)
+    return {"figures": [_merging(bench, paper, strategy, turns) for strategy in GOALS]}
+
+
+def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> Figure:
+    """Of our batch each job has its own; its part of what the pass does to set them up is counted."""
+    draw, loaded = drawing(bench.library, strategy=strategy), bench.predictor(diagnostics=0.0)
+    names = dict(zip((each.id for each in bench.library), bench.tasks, strict=True))
+    adapters = loaded.load(draw(bench.sizes.batch * 4))
+    composer = Composer(bench.base, cache_bytes=512 << 20, diagnostics=0.0)
+
+    def ours(_: int) -> None:
+        mixes = [each.mix for each in composer.compose(draw(bench.sizes.batch), adapters)]
+        with composed(bench.base.model, mixes):
+            pass
+
+    mixes = [draw(1)[0] for _ in range(turns + 1)]
+
+    def peft(turn: int) -> None:
+        mix = {names[id_]: weight for id_, weight in zip(mixes[turn].adapter_ids, mixes[turn].weights, strict=True)}
+        paper.merge(mix, strategy)
+
+    seconds = {"PEFT": [], "loracomp": []}
+    for turn in range(turns + 1):
+        for name, run, count in (("PEFT", peft, 1), ("loracomp", ours, bench.sizes.batch)):
+            with timed() as taken:
+                run(turn)
+            if turn:
+                seconds[name].append(taken[0] / count)
+        paper.forget()
+    what = (
+        f"{strategy}: cost of a new mix, {IN_A_MIX} of {len(bench.library)} adapters, in a batch of {bench.sizes.batch}"
+    )
+    against = "PEFT's `add_weighted_adapter`"
+    goal = f"<= {GOALS[strategy]:.3g}"
+    found = over(seconds, "loracomp", "PEFT")
+    return compare(f"merging {strategy}", what, against, goal, ratios=found, details=milliseconds(seconds))

@@ -1,0 +1,235 @@
+"""One pass over many compositions: beside the base model alone, from libraries of any size, and how it grows."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from loracomp.composition.blocks import Factors
+from loracomp.composition.strategies import AdapterWeights
+from loracomp.generation import pad_left
+from loracomp.records import Composition, Request
+from loracomp.registry.models import BaseModel
+from loracomp.scoring import encode_texts
+from loracomp.steps.predict import Predictor
+
+from .timing import Measured, Seconds, compare, milliseconds, over, per_second, take_turns
+from .workbench import IN_A_MIX, Draw, Workbench, copies, drawing, made_up_jobs, to_score
+
+NOTHING = Composition()
+
+
+def scoring(bench: Workbench, turns: int) -> Measured:
+    """A batch whose jobs all have a composition of their own, against the base model alone on the same batch."""
+    jobs = made_up_jobs(bench.sizes.batch, seed=1)
+    mixed, base = asking(bench.predictor(), jobs, drawing(bench.library)), asking(bench.predictor(), jobs)
+    seconds = take_turns({"base": base, "mixed": mixed}, turns)
+    what = f"scoring, {len(jobs)} jobs, {len(jobs)} new mixes of {IN_A_MIX} of {len(bench.library)} adapters: jobs/s"
+    details = per_second(seconds, bench.sizes.batch) | milliseconds(seconds)
+    found = over(seconds, "base", "mixed")
+    return {"figures": [compare("scoring", what, "base model alone", ">= 0.95", ratios=found, details=details)]}
+
+
+def asking(predictor: Predictor, jobs: Sequence[dict[str, Any]], draw: Draw | None = None) -> Any:
+    """A run: adapters loaded where they are missing, compositions made, jobs scored."""
+
+    def run(_: int) -> None:
+        compositions = draw(len(jobs)) if draw else [NOTHING] * len(jobs)
+        check(predictor.predict(to_score(jobs, compositions)))
+
+    return run
+
+
+def check(answers: Sequence[object]) -> None:
+    """Raise what an answer is, where it is an error: a failure would be quick."""
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+
+
+def generation(bench: Workbench, turns: int) -> Measured:
+    """Greedy generation under compositions that all differ, against `model.generate` without adapters."""
+    base = endless(bench.base)
+    prompts = [job["prompt"] for job in made_up_jobs(bench.sizes.generating, seed=2)]
+    predictor, draw = Predictor(base, lambda ids: [known[id_] for id_ in ids]), drawing(bench.library)
+    known = {adapter.id: adapter for adapter in bench.library}
+    ids, mask = pad_left(encode_texts(base.tokenizer, prompts), base.model.device)
+
+    def alone(_: int) -> None:
+        with torch.inference_mode():
+            output = base.model.generate(
+                ids, attention_mask=mask, max_new_tokens=bench.sizes.new_tokens, do_sample=False, pad_token_id=0
+            )
+        assert output.shape[1] == ids.shape[1] + bench.sizes.new_tokens
+
+    def mixed(_: int) -> None:
+        requests = [
+            Request(prompt, None, bench.sizes.new_tokens, composition=composition)
+            for prompt, composition in zip(prompts, draw(bench.sizes.generating), strict=True)
+        ]
+        answers = predictor.predict(requests)
+        check(answers)
+        assert all(answer.output_tokens == bench.sizes.new_tokens for answer in answers)
+
+    with without_end(bench.base):
+        seconds = take_turns({"base": alone, "mixed": mixed}, turns)
+    what = f"generation of {bench.sizes.new_tokens} tokens, {bench.sizes.generating} jobs, as many new mixes: tokens/s"
+    details = per_second(seconds, bench.sizes.generating * bench.sizes.new_tokens)
+    against = "`model.generate` without adapters"
+    return {
+        "figures": [
+            compare("generation", what, against, ">= 0.9", ratios=over(seconds, "base", "mixed"), details=details)
+        ]
+    }
+
+
+def endless(base: BaseModel) -> BaseModel:
+    """The same with a tokenizer that knows no end-of-text: every answer is as long as it may be."""
+    tokenizer = type(base.tokenizer).from_pretrained(base.tokenizer.name_or_path)
+    tokenizer.eos_token = None
+    return replace(base, tokenizer=tokenizer)
+
+
+@contextmanager
+def without_end(base: BaseModel) -> Iterator[None]:
+    """The model's own settings name no end-of-text meanwhile."""
+    settings = base.model.generation_config
+    end, settings.eos_token_id = settings.eos_token_id, None
+    try:
+        yield
+    finally:
+        settings.eos_token_id = end
+
+
+def library_size(bench: Workbench, turns: int) -> Measured:
+    """Batches that use as many adapters as the shipped library has, drawn from it or from a library of a thousand."""
+    jobs = made_up_jobs(bench.sizes.batch, seed=3)
+    few = bench.library[: 2 * len(jobs)]
+    many = copies(few, bench.sizes.library)
+    small, large = bench.predictor(), bench.predictor(many)
+    large.load([Composition((each.id,), (each.sha256,), (1.0,)) for each in many])
+    used = parts(many, len(few))
+
+    def from_large(count: int) -> list[Composition]:
+        return few_of(next(used))(count)
+
+    seconds = take_turns({"small": asking(small, jobs, few_of(few)), "large": asking(large, jobs, from_large)}, turns)
+    what = (
+        f"{len(bench.library)} -> {len(many):,} adapters in the library, {len(jobs)} jobs that use {len(few)}: jobs/s"
+    )
+    details = per_second(seconds, len(jobs))
+    found = over(seconds, "small", "large")
+    return {"figures": [compare("library", what, "itself with 22", ">= 0.9", ratios=found, details=details)]}
+
+
+def few_of(adapters: Sequence[AdapterWeights]) -> Draw:
+    """Compositions that use each of a few adapters at least once."""
+    draw = drawing(adapters)
+
+    def some(jobs: int) -> list[Composition]:
+        while True:
+            found = draw(jobs)
+            if len({id_ for each in found for id_ in each.adapter_ids}) == len(adapters):
+                return found
+
+    return some
+
+
+def parts(adapters: Sequence[AdapterWeights], size: int) -> Iterator[Sequence[AdapterWeights]]:
+    """A library's adapters a few at a time, over and over."""
+    while True:
+        for start in range(0, len(adapters) - size + 1, size):
+            yield adapters[start : start + size]
+
+
+def memory(bench: Workbench, turns: int) -> Measured:
+    """Bytes that resident adapters hold, of those that their files have: storages counted, views of one once."""
+    del turns  # nothing here takes time
+    compositions = [Composition((each.id,), (each.sha256,), (1.0,)) for each in bench.library]
+    loaded = bench.predictor().load(compositions)
+    blocks = list(chain.from_iterable(each.blocks.values() for each in loaded.values()))
+    held = storage_nbytes(side for block in blocks for side in (block.A, block.B))
+    files = sum(side.nbytes for each in bench.library for factors in each.factors.values() for side in factors)
+    details = {"resident, MB": held / 1e6, "in files, MB": files / 1e6}
+    what = f"memory: resident factors of {len(bench.library)} adapters"
+    return {
+        "figures": [
+            compare("memory", what, "bytes of the adapters in use", "<= 1.1", ratios=[held / files], details=details)
+        ]
+    }
+
+
+def storage_nbytes(tensors: Iterator[Tensor]) -> int:
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    return sum(storages.values())
+
+
+def growth(bench: Workbench, turns: int) -> Measured:
+    """Seconds of a pass and its ratio to the base model's, as one thing grows while the others stay."""
+    draw, largest = drawing(bench.library), bench.sizes.largest
+    curves = {
+        "batch": [_point(bench, size, draw, x=size, turns=turns) for size in doubling(1, largest)],
+        "distinct": _points(bench, largest, {n: repeating(draw, n) for n in doubling(1, largest)}, turns),
+        "in_a_mix": _points(
+            bench, bench.sizes.batch, {n: drawing(bench.library, in_a_mix=n) for n in doubling(1, 16)}, turns
+        ),
+        "rank": [
+            _point(bench, bench.sizes.batch, drawing(adapters), x=rank, turns=turns, adapters=adapters)
+            for rank in doubling(4, largest)
+            for adapters in [of_rank(bench, rank)]
+        ],
+    }
+    return {"curves": curves}
+
+
+def doubling(first: int, last: int) -> list[int]:
+    """first, 2 * first, ... up to last."""
+    return [first << n for n in range(last.bit_length()) if first << n <= last]
+
+
+def repeating(draw: Draw, distinct: int) -> Draw:
+    """So many different compositions, taking turns over a batch."""
+    return lambda count: (draw(distinct) * count)[:count]
+
+
+def _point(
+    bench: Workbench, size: int, draw: Draw, *, x: int, turns: int, adapters: Sequence[AdapterWeights] | None = None
+) -> dict[str, float]:
+    jobs = made_up_jobs(size, seed=4)
+    runs = {"base": asking(bench.predictor(), jobs), "mixed": asking(bench.predictor(adapters), jobs, draw)}
+    return _row(x, size, take_turns(runs, turns), "mixed")
+
+
+def _points(bench: Workbench, size: int, draws: dict[int, Draw], turns: int) -> list[dict[str, float]]:
+    jobs = made_up_jobs(size, seed=5)
+    runs = {str(x): asking(bench.predictor(), jobs, draw) for x, draw in draws.items()}
+    seconds = take_turns({"base": asking(bench.predictor(), jobs), **runs}, turns)
+    return [_row(x, size, seconds, str(x)) for x in draws]
+
+
+def _row(x: int, size: int, seconds: Seconds, mixed: str) -> dict[str, float]:
+    found = compare("", "", "", ">= 0", ratios=over(seconds, "base", mixed), details=per_second(seconds, size))
+    rates = {"base_per_s": found.details["base, 1/s"], "mixed_per_s": found.details[f"{mixed}, 1/s"]}
+    return {"x": x, "ratio": found.ratio, "low": found.low, "high": found.high, "n": found.n, **rates}
+
+
+def of_rank(bench: Workbench, rank: int) -> list[AdapterWeights]:
+    """As many adapters as the library has, random, for the modules of its first, with the norms that training gives."""
+    return [_random(bench.library[0], rank, seed) for seed in range(len(bench.library))]
+
+
+def _random(like: AdapterWeights, rank: int, seed: int) -> AdapterWeights:
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int, std: float) -> Tensor:
+        return (torch.randn(*shape, generator=generator) * std).to(torch.bfloat16)
+
+    factors = {
+        module: Factors(normal(rank, A.shape[1], std=(3 * A.shape[1]) ** -0.5), normal(len(B), rank, std=0.02))
+        for module, (A, B) in like.factors.items()
+    }
+    return AdapterWeights(seed, f"{seed:064x}", 2.0, factors)

@@ -1,0 +1,98 @@
+"""Results as JSON -> the tables and plot of docs/performance.md, and the README's table."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from benchmarks.evaluation.report import as_markdown, copy_tables
+
+RESULTS = "engine.json"
+Results = dict[str, Any]
+"""Part -> when and where it was measured, its figures, and its steps or curves."""
+
+
+def read_results(folder: Path) -> Results:
+    """What was measured so far."""
+    path = folder / RESULTS
+    found: Results = json.loads(path.read_text()) if path.is_file() else {}
+    return found
+
+
+def keep(folder: Path, part: str, measured: dict[str, Any]) -> None:
+    """Put what a part found in the place of what it had."""
+    results = read_results(folder) | {part: measured}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RESULTS).write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+
+
+def write_report(folder: Path) -> Results:
+    """Fill the tables of the page beside the folder and of the README, and draw the plot."""
+    results = read_results(folder)
+    tables = {
+        "performance": as_markdown([HEADER, *map(cells, figures(results))]),
+        "machines": as_markdown(machines(results)),
+        "steps": as_markdown(steps(results)),
+    }
+    for page in (folder.with_suffix(".md"), folder.parents[1] / "README.md"):
+        if page.is_file():
+            copy_tables(page, tables)
+    if "growth" in results:
+        from .plots import draw_growth  # noqa: PLC0415  matplotlib takes a second to import
+
+        draw_growth(results["growth"]["curves"], folder / "growth.svg")
+    return results
+
+
+HEADER = ("what", "measured", "goal", "against", "n", "reached")
+
+
+def figures(results: Results) -> list[dict[str, Any]]:
+    """All figures, by part."""
+    return [figure for part in results.values() for figure in part.get("figures", [])]
+
+
+def cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
+    """A figure as a row under HEADER."""
+    ratio = f"{spoken(figure['ratio'])} ({spoken(figure['low'])} to {spoken(figure['high'])})"
+    return (
+        figure["what"],
+        ratio,
+        figure["goal"],
+        figure["against"],
+        str(figure["n"]),
+        "yes" if figure["holds"] else "no",
+    )
+
+
+def spoken(ratio: float) -> str:
+    """A ratio in three digits; a small one as a fraction."""
+    return f"1/{1 / ratio:.0f}" if ratio < 0.2 else f"{ratio:.3g}"
+
+
+def machines(results: Results) -> list[Sequence[str]]:
+    """What was measured on what."""
+    parts: dict[tuple[str, ...], list[str]] = {}
+    for name, part in results.items():
+        parts.setdefault((part["machine"], part["base_model"], part["versions"], part["at"][:10]), []).append(name)
+    return [
+        ("parts", "machine", "base model", "versions", "day"),
+        *((", ".join(each), *on) for on, each in parts.items()),
+    ]
+
+
+def steps(results: Results) -> list[Sequence[str]]:
+    """Milliseconds of a batch's steps: a row a step, a column a part that ran a worker."""
+    parts = {name: part["steps"] for name, part in results.items() if "steps" in part}
+    names = {step: None for each in parts.values() for step in each}
+    return [("step", *parts), *((step, *(f"{each[step]:.1f}" for each in parts.values())) for step in names)]
+
+
+def table(results: Results) -> Table:
+    """All figures, for a terminal."""
+    result = Table(*HEADER, title="Ratios, median and quartiles of n turns")
+    for figure in figures(results):
+        result.add_row(*cells(figure), style="" if figure["holds"] else "yellow")
+    return result

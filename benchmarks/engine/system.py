@@ -1,0 +1,158 @@
+"""The whole system: a worker process on a queue, beside the same engine in a loop of this process."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from loracomp import db
+from loracomp.errors import LoracompError
+from loracomp.pipeline import Prepared
+from loracomp.records import Failure, Job
+from loracomp.steps.encode import encode
+
+from .paper import waiting
+from .timing import Measured, compare, milliseconds, over, per_second, take_turns
+from .workbench import Workbench, made_up_jobs
+
+WORKER = [sys.executable, "-c", "from loracomp.cli import main; main()", "worker"]
+PATIENCE_S = 120
+INSERT = """
+INSERT INTO loracomp.job (prompt, choices)
+SELECT j.prompt, j.choices FROM jsonb_to_recordset(%s) AS j (prompt text, choices text[]) RETURNING id
+"""
+RESULTS = """
+SELECT count(*) FILTER (WHERE r.status = 'succeeded') AS succeeded, count(r.finished_at) AS finished
+FROM loracomp.job_result AS r WHERE r.job_id = ANY (%s)
+"""
+STEPS = """
+SELECT t.key AS step, percentile_cont(0.5) WITHIN GROUP (ORDER BY t.value::float8) AS ms
+FROM loracomp.prediction AS p CROSS JOIN LATERAL jsonb_each_text(p.timings) AS t
+WHERE p.job_id = ANY (%s) GROUP BY t.key
+"""
+ORDER = ("claim", "encode", "route", "load", "ready", "compose", "predict", "record")
+
+
+class Submitter:
+    """Inserts jobs for a worker process and sees their results, with a submitter's rights."""
+
+    def __init__(self, connection: db.Connection, worker: subprocess.Popen[bytes]) -> None:
+        self._connection = connection
+        self._worker = worker
+
+    def ask(self, jobs: Sequence[dict[str, Any]], every_s: float) -> list[int]:
+        """Insert jobs and look again every so many seconds until all results are visible; their ids.
+
+        Raises LoracompError where jobs fail, the worker ends, or nothing comes for two minutes.
+        """
+        ids = [row["id"] for row in self._connection.execute(INSERT, [Jsonb(jobs)])]
+        deadline = time.monotonic() + PATIENCE_S
+        while (seen := self._seen(ids))["finished"] < len(jobs):
+            if self._worker.poll() is not None or time.monotonic() > deadline:
+                raise LoracompError(
+                    f"{len(jobs) - seen['finished']} jobs are not answered; the worker's exit code: "
+                    f"{self._worker.poll()} (None: it runs); `loracomp worker` on this database says why"
+                )
+            time.sleep(every_s)
+        if seen["succeeded"] < len(jobs):
+            raise LoracompError(f"{len(jobs) - seen['succeeded']} of {len(jobs)} jobs failed: see loracomp.job_result")
+        return ids
+
+    def _seen(self, ids: Sequence[int]) -> dict[str, Any]:
+        row = self._connection.execute(RESULTS, [ids]).fetchone()
+        assert row is not None
+        return row
+
+
+@contextmanager
+def working(bench: Workbench, batch_size: int) -> Iterator[Submitter]:
+    """A worker process that has answered a batch; stopped at the end."""
+    url = bench.settings.database_url
+    assert url
+    environment = {**os.environ, "LORACOMP_DATABASE_URL": url, "LORACOMP_BATCH_SIZE": str(batch_size)}
+    process = subprocess.Popen(WORKER, env=environment, stderr=subprocess.DEVNULL)
+    try:
+        with db.connect(url) as connection:
+            connection.execute("SET ROLE loracomp_submitter")
+            submitter = Submitter(connection, process)
+            submitter.ask(made_up_jobs(batch_size, seed=5), 0.05)
+            yield submitter
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+class Engine:
+    """The worker's pipeline without a queue: jobs encoded, composed and answered in this process, by known routes."""
+
+    def __init__(self, bench: Workbench, jobs: Sequence[dict[str, Any]], batch_size: int) -> None:
+        self._pipeline = bench.pipeline
+        self._batches = [self._prepared(bench, batch) for batch in batched(waiting(bench, jobs, "default"), batch_size)]
+
+    def _prepared(self, bench: Workbench, batch: list[Job]) -> list[Prepared]:
+        return [each for each in bench.pipeline.prepare(bench.connection, batch) if isinstance(each, Prepared)]
+
+    def run(self) -> None:
+        for batch in self._batches:
+            encode(self._pipeline.encoder, [each.job for each in batch])
+            assert not any(isinstance(row, Failure) for row in self._pipeline.answer(batch))
+
+
+def batched(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
+    waiting_jobs = iter(jobs)
+    while batch := list(islice(waiting_jobs, size)):
+        yield batch
+
+
+def throughput(bench: Workbench, turns: int) -> Measured:
+    """A full queue, from INSERT until the last result is visible, against the engine in a loop; and a batch's steps."""
+    jobs = [made_up_jobs(bench.sizes.queue, seed=200 + turn) for turn in range(turns + 1)]
+    engines = [Engine(bench, each, bench.sizes.batch) for each in jobs]
+    ids: list[int] = []
+    with working(bench, bench.sizes.batch) as submitter:
+        seconds = take_turns(
+            {
+                "whole system": lambda turn: ids.extend(submitter.ask(jobs[turn], 0.02)),
+                "engine": lambda turn: engines[turn].run(),
+            },
+            turns,
+        )
+    what = f"whole system, INSERT to recorded, {bench.sizes.queue} jobs at once, batches of {bench.sizes.batch}: jobs/s"
+    found = over(seconds, "engine", "whole system")
+    against = "our engine in a loop, routes known"
+    figure = compare(
+        "throughput", what, against, ">= 0.9", ratios=found, details=per_second(seconds, bench.sizes.queue)
+    )
+    return {"figures": [figure], "steps": steps_of(bench, ids)}
+
+
+def latency(bench: Workbench, turns: int) -> Measured:
+    """One job on an idle system, INSERT to visible result, against encoding and answering it; and its steps."""
+    jobs = [made_up_jobs(1, seed=300 + turn) for turn in range(turns + 1)]
+    engines = [Engine(bench, each, 1) for each in jobs]
+    ids: list[int] = []
+    with working(bench, bench.sizes.batch) as submitter:
+        seconds = take_turns(
+            {
+                "whole system": lambda turn: ids.extend(submitter.ask(jobs[turn], 0.002)),
+                "engine": lambda turn: engines[turn].run(),
+            },
+            turns,
+        )
+    what = "one job on an idle system, INSERT to visible result: time"
+    found = over(seconds, "whole system", "engine")
+    figure = compare("latency", what, "encode + forward alone", "<= 1.3", ratios=found, details=milliseconds(seconds))
+    return {"figures": [figure], "steps": steps_of(bench, ids)}
+
+
+def steps_of(bench: Workbench, ids: Sequence[int]) -> dict[str, float]:
+    """Median milliseconds of each step, in their order."""
+    rows = bench.connection.execute(STEPS, [ids]).fetchall()
+    return {row["step"]: round(row["ms"], 2) for row in sorted(rows, key=lambda row: ORDER.index(row["step"]))}

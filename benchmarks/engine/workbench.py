@@ -1,0 +1,148 @@
+"""What is measured with: a database that holds the shipped library, its models, and jobs made from the demo's."""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from loracomp import db, schema
+from loracomp.cli.demo import _jobs
+from loracomp.composition.strategies import AdapterWeights
+from loracomp.config import Settings, load_settings
+from loracomp.embedded import database_url
+from loracomp.pipeline import Pipeline
+from loracomp.records import Composition, Request
+from loracomp.registry.adapters import fetch_adapters
+from loracomp.registry.library import load_library
+from loracomp.registry.library_files import MANIFEST, PACKAGED
+from loracomp.registry.models import BaseModel
+from loracomp.serving import load_pipeline
+from loracomp.steps.predict import Predictor
+
+WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
+IN_A_MIX = 4
+ACTIVE = """
+SELECT a.id, t.name AS task FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id
+WHERE a.status = 'active' ORDER BY a.id
+"""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is asked at once; the defaults are those that the goals were set for."""
+
+    batch: int = 32
+    """Jobs scored together."""
+    generating: int = 16
+    new_tokens: int = 32
+    queue: int = 128
+    """Jobs inserted at once."""
+    library: int = 1000
+    """Adapters of a large one."""
+    largest: int = 64
+    """Batch, different compositions and rank to which the curves go."""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """A database of the benchmark's own with the shipped library in it, and the pipeline that a worker would run."""
+
+    settings: Settings
+    connection: db.Connection
+    pipeline: Pipeline
+    library: tuple[AdapterWeights, ...]
+    """Its 22 adapters, by id."""
+    tasks: tuple[str, ...]
+    """Their tasks."""
+    sizes: Sizes
+
+    @property
+    def base(self) -> BaseModel:
+        return self.pipeline.base
+
+    def predictor(self, adapters: Sequence[AdapterWeights] | None = None, **settings: Any) -> Predictor:
+        """One that fetches from memory, with the worker's default settings."""
+        known = {adapter.id: adapter for adapter in (self.library if adapters is None else adapters)}
+        return Predictor(self.base, lambda ids: [known[id_] for id_ in ids], **settings)
+
+
+@contextmanager
+def open_workbench(sizes: Sizes) -> Iterator[Workbench]:
+    """Load everything; the database stays for the next time."""
+    settings = load_settings()
+    url = own_database(database_url(settings))
+    settings = settings.model_copy(update={"database_url": url})
+    with db.connect(url) as connection:
+        load_library(connection, settings=settings)
+        active = connection.execute(ACTIVE).fetchall()
+        library = fetch_adapters(connection, [row["id"] for row in active])
+        pipeline = load_pipeline(settings, connection)
+        yield Workbench(settings, connection, pipeline, tuple(library), tuple(row["task"] for row in active), sizes)
+
+
+def own_database(server: str) -> str:
+    """A database for the library as it is and this release's schema, on the settings' server."""
+    digest = hashlib.sha256((PACKAGED / MANIFEST).read_bytes())
+    for path in sorted(PACKAGED.rglob("*.safetensors")):
+        digest.update(path.read_bytes())
+    name = f"engine_{digest.hexdigest()[:8]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    url = psycopg.conninfo.make_conninfo(server, dbname=name)
+    schema.initialize(url)
+    return url
+
+
+def made_up_jobs(count: int, seed: int, words: tuple[int, int] = (2, 20)) -> list[dict[str, Any]]:
+    """Prompts of the demo that have choices, each after a few words of its own: no two are routed alike."""
+    draw = random.Random(seed)
+    asked = [job for job in _jobs() if job["choices"] and job["policy"] == "default"]
+    return [
+        {
+            "prompt": f"{' '.join(draw.choices(WORDS, k=draw.randint(*words)))}. {job['prompt']}",
+            "choices": job["choices"],
+        }
+        for job in draw.choices(asked, k=count)
+    ]
+
+
+def to_score(jobs: Iterable[dict[str, Any]], compositions: Iterable[Composition]) -> list[Request]:
+    """Requests of jobs, each under its composition."""
+    return [
+        Request(job["prompt"], tuple(job["choices"]), None, normalization="tokens", composition=composition)
+        for job, composition in zip(jobs, compositions, strict=True)
+    ]
+
+
+Draw = Callable[[int], list[Composition]]
+"""So many compositions, all new."""
+
+
+def drawing(
+    adapters: Sequence[AdapterWeights], *, in_a_mix: int = IN_A_MIX, strategy: str = "cat", seed: int = 0
+) -> Draw:
+    """Compositions of adapters and weights that are drawn anew each time."""
+    draw = random.Random(seed)
+
+    def one() -> Composition:
+        used = draw.sample(adapters, in_a_mix)
+        shares = [draw.uniform(0.1, 1) for _ in used]
+        ids, digests = tuple(each.id for each in used), tuple(each.sha256 for each in used)
+        weights = tuple(share / sum(shares) for share in shares)
+        return Composition(ids, digests, weights, strategy, density=0.5 if strategy != "linear" else 1.0)
+
+    return lambda count: [one() for _ in range(count)]
+
+
+def copies(adapters: Sequence[AdapterWeights], count: int) -> list[AdapterWeights]:
+    """So many adapters that share the factors of a few, each under an id and a digest of its own."""
+    return [
+        replace(adapters[number % len(adapters)], id=number + 1, sha256=hashlib.sha256(b"%d" % number).hexdigest())
+        for number in range(count)
+    ]

@@ -1,0 +1,94 @@
+"""docs/performance.md's command: turns, ratios, figures as tables; and once, tiny, the whole of it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.engine.report import cells, keep, read_results, write_report
+from benchmarks.engine.timing import compare, over, take_turns
+from demo_fixtures import ROOT
+
+PAGE = "<!-- table: performance -->\nold\n<!-- end -->\n<!-- table: steps -->\n<!-- end -->\n"
+
+
+def test_runs_take_turns_and_the_first_does_not_count() -> None:
+    order = []
+    runs = {name: lambda turn, name=name: order.append((turn, name)) for name in "ab"}
+    seconds = take_turns(runs, 2)
+    assert order == [(0, "a"), (0, "b"), (1, "b"), (1, "a"), (2, "a"), (2, "b")]
+    assert [len(each) for each in seconds.values()] == [2, 2]
+
+
+def test_a_figure_is_the_median_of_the_turns_ratios() -> None:
+    seconds = {"base": [1.0, 2.0, 9.0], "mixed": [2.0, 2.0, 10.0]}
+    figure = compare("x", "what", "base", ">= 0.9", ratios=over(seconds, "base", "mixed"), details={})
+    assert (figure.ratio, figure.n, figure.holds) == (0.9, 3, True)
+    assert (figure.low, figure.high) == pytest.approx((0.7, 0.95))
+    assert not compare("x", "what", "base", "<= 0.025", ratios=[0.03], details={}).holds
+
+
+def test_results_are_kept_by_part_and_fill_pages_and_readme(tmp_path: Path) -> None:
+    folder = tmp_path / "docs" / "performance"
+    figure = compare("merging", "cat", "PEFT", "<= 0.025", ratios=[0.02], details={"PEFT, ms": 40.0}).as_dict()
+    keep(folder, "merging", about() | {"figures": [figure | {"ratio": 9.0}]})
+    keep(folder, "merging", about() | {"figures": [figure]})
+    keep(folder, "latency", about() | {"figures": [], "steps": {"encode": 10.0, "predict": 41.26}})
+    for page in (tmp_path / "README.md", tmp_path / "docs" / "performance.md"):
+        page.write_text(PAGE)
+    assert list(write_report(folder)) == list(read_results(folder)) == ["latency", "merging"]
+    assert cells(figure) == ("cat", "1/50 (1/50 to 1/50)", "<= 0.025", "PEFT", "1", "yes")
+    for page in (tmp_path / "README.md", tmp_path / "docs" / "performance.md"):
+        filled = page.read_text()
+        assert "| cat | 1/50 (1/50 to 1/50) | <= 0.025 | PEFT | 1 | yes |\n<!-- end -->" in filled
+        assert "| predict | 41.3 |\n<!-- end -->" in filled
+
+
+def about() -> dict[str, str]:
+    return {"at": "2026-01-01T00:00:00+00:00", "machine": "m", "versions": "v", "base_model": "b"}
+
+
+@pytest.mark.slow
+@pytest.mark.model
+def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
+    pytest.importorskip("chromadb")
+    sizes = [
+        "--turns",
+        "1",
+        "--batch",
+        "3",
+        "--generating",
+        "2",
+        "--new-tokens",
+        "3",
+        "--queue",
+        "6",
+        "--library",
+        "44",
+        "--largest",
+        "4",
+    ]
+    command = [sys.executable, "-m", "benchmarks.engine", "--json", "--out", str(tmp_path / "docs" / "performance")]
+    environment = {**os.environ, "LORACOMP_HOME": str(tmp_path / "home")}
+    try:
+        done = subprocess.run(
+            [*command, *sizes], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+    finally:
+        subprocess.run(["loracomp", "db", "stop"], env=environment, check=False)
+    results = json.loads(done.stdout)
+    figures = {figure["name"]: figure for part in results.values() for figure in part["figures"]}
+    assert {*figures} >= {"scoring", "paper", "generation", "throughput", "latency", "library", "memory"}
+    assert figures["paper"]["details"]["same answer, share"] == 1
+    assert figures["memory"]["holds"]
+    assert {name: len(points) for name, points in results["growth"]["curves"].items()} == {
+        "batch": 3,
+        "distinct": 3,
+        "in_a_mix": 5,
+        "rank": 1,
+    }
+    assert (tmp_path / "docs" / "performance" / "growth.svg").is_file()
