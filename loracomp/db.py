@@ -93,7 +93,7 @@ _Kind: TypeAlias = type[psycopg.Error] | tuple[type[psycopg.Error], ...]
 # The first that fits; {} is the server's own sentence.
 _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
     (pg.NoDataFound, NotFoundError, "{}"),
-    ((pg.IntegrityError, pg.RaiseException), RefusedError, "{}"),
+    ((pg.IntegrityError, pg.RaiseException, pg.ConfigurationLimitExceeded), RefusedError, "{}"),
     ((pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName), SchemaMismatchError, "{}; run `loracomp init`"),
     (pg.ObjectNotInPrerequisiteState, SchemaMismatchError, "{}"),
     (pg.InsufficientPrivilege, RefusedError, "{}; ask an administrator for the loracomp role that may"),

@@ -44,6 +44,8 @@ lease_token_sequence = Sequence("lease_token", metadata=metadata, schema=SCHEMA)
 # Counters, which nobody waits for and no rollback undoes: their last value.
 rescued_jobs = Sequence("rescued_jobs", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
 refused_inserts = Sequence("refused_inserts", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
+# Until when a full queue is not counted again, in milliseconds since 1970: what refuses is rolled back, but not this.
+queue_full_until = Sequence("queue_full_until", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
 
 
 class RoleName(UserDefinedType[str]):
@@ -561,6 +563,29 @@ turn = Table(
     comment="When each submitter was last served: claims take turns.",
     # A few rows that every claim updates in place.
     postgresql_with={"fillfactor": "20", "autovacuum_vacuum_cost_delay": "0"},
+)
+
+queue_limit = Table(
+    "queue_limit",
+    metadata,
+    _required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, server_default=text("1")),
+    _optional("in_all", BigInteger, "Jobs that may wait, those of evaluations apart; null: any number."),
+    _optional("per_submitter", BigInteger, "Jobs of one submitter that may wait; null: any number."),
+    CheckConstraint("id = 1", name="there_is_one_row_of_queue_limits"),
+    CheckConstraint("in_all BETWEEN 1 AND 1000000000", name="in_all_must_be_between_1_and_1000000000"),
+    CheckConstraint("per_submitter BETWEEN 1 AND 1000000000", name="per_submitter_must_be_between_1_and_1000000000"),
+    comment="How many jobs may wait. set_queue_limits sets it; administrators' own jobs are not bound.",
+)
+
+queue_count = Table(
+    "queue_count",
+    metadata,
+    _required("submitted_by", RoleName(), "Submitter; the empty name: all of them.", primary_key=True),
+    _required("queued", BigInteger, "Jobs that waited when they were counted."),
+    _required("last_id", BigInteger, "Newest job then: what came later has a higher id."),
+    _required("counted_at", DateTime(timezone=True), "When that was.", server_default=text("clock_timestamp()")),
+    comment="What limits compare with, so that the queue is not counted with each INSERT.",
+    postgresql_with={"fillfactor": "50"},
 )
 
 worker = Table(

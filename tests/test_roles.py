@@ -27,7 +27,7 @@ EXECUTE = {
     """,
     "loracomp_admin": """
         submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health refresh_reports
-        database_metrics
+        database_metrics set_queue_limits
         register_base_model find_base_model list_base_models set_encoder show_encoder embedding_dimensions
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task list_tasks
         add_examples unembedded_examples find_unembedded
@@ -44,7 +44,7 @@ OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_turns check_role_exists
     unknown_tasks retrieve_again stored_vector check_evaluation evaluated_examples tasks_that_have_seen text_key
     check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query pick_tasks
-    fitting_ef_search oldest_snapshots
+    fitting_ef_search oldest_snapshots count_queued has_room admit_jobs
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
     keep_events_of_others audit_examples audit_truncate
 """

@@ -5,6 +5,7 @@
 -- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.base_model
 -- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.encoder
 -- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.evaluation
+-- drop: DROP TRIGGER IF EXISTS audit_registry ON loracomp.queue_limit
 -- Writes an event with the row before and after for every change of these tables: few rows, so a row trigger does.
 CREATE FUNCTION loracomp.audit_registry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
@@ -42,4 +43,6 @@ FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
 CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.encoder
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
 CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.evaluation
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
+CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.queue_limit
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();

@@ -1,0 +1,218 @@
+"""A queue that is full refuses, in words, and costs an INSERT next to nothing until then."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from psycopg import errors
+from psycopg.conninfo import make_conninfo
+
+from job_data import BASE, add_jobs, claim, clear, shared_database
+from loracomp import db
+from loracomp.db import Connection, translated_errors
+from loracomp.errors import RefusedError
+from people_fixtures import login
+
+SUBMIT = "SELECT loracomp.submit_job('again', idempotency_key => 'k') AS id"
+
+
+@pytest.fixture(scope="module")
+def database(server: str, template: str, logins: None) -> Iterator[str]:
+    with shared_database(server, template) as url:
+        yield url
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    """The owner's, who is not bound by limits."""
+    with db.connect(database) as opened:
+        clear(opened)
+        limit(opened, None, None)
+        opened.execute("UPDATE loracomp.queue_count SET counted_at = '-infinity'")
+        yield opened
+
+
+@pytest.fixture
+def alice(connection: Connection, database: str) -> Iterator[Connection]:
+    with db.connect(make_conninfo(database, user=login("alice"))) as opened:
+        yield opened
+
+
+@pytest.fixture
+def bob(connection: Connection, database: str) -> Iterator[Connection]:
+    with db.connect(make_conninfo(database, user=login("bob"))) as opened:
+        yield opened
+
+
+def limit(connection: Connection, in_all: int | None, per_submitter: int | None) -> None:
+    connection.execute("SELECT loracomp.set_queue_limits(%s, %s)", [in_all, per_submitter])
+
+
+def queued(connection: Connection) -> int:
+    (row,) = connection.execute("SELECT count(*) AS n FROM loracomp.job WHERE status = 'queued'")
+    return int(row["n"])
+
+
+def counts(connection: Connection) -> int:
+    """How often the queue has been counted for a limit, as the server's statistics of functions tell."""
+    connection.execute("SELECT pg_stat_force_next_flush()")
+    (row,) = connection.execute(
+        "SELECT coalesce(sum(calls), 0) AS n FROM pg_stat_user_functions WHERE funcname = 'count_queued'"
+    )
+    return int(row["n"])
+
+
+def test_nothing_is_limited_until_somebody_says_so(connection: Connection, alice: Connection):
+    add_jobs(alice, *"abc")
+    assert connection.execute("SELECT in_all, per_submitter FROM loracomp.queue_limit").fetchall() == [
+        {"in_all": None, "per_submitter": None}
+    ]
+
+
+def test_the_last_that_fits_is_taken_and_the_next_refused(connection: Connection, alice: Connection, bob: Connection):
+    limit(connection, None, 3)
+    add_jobs(alice, *"abc")
+    with pytest.raises(errors.ConfigurationLimitExceeded, match="at most 3 of your jobs may wait") as refused:
+        add_jobs(alice, "d")
+    assert refused.value.diag.constraint_name == "your_share_of_the_queue_is_full"
+    assert "cancel those that are not needed" in str(refused.value.diag.message_hint)
+    add_jobs(bob, *"abc")  # a share of his own
+    claim(connection, 1)
+    assert queued(connection) == 5
+
+
+def test_room_that_workers_make_is_used(connection: Connection, alice: Connection):
+    limit(connection, None, 2)
+    add_jobs(alice, *"ab")
+    assert len(claim(connection, 1)) == 1
+    add_jobs(alice, "c")
+    with pytest.raises(errors.ConfigurationLimitExceeded):
+        add_jobs(alice, "d")
+
+
+def test_all_submitters_together(connection: Connection, alice: Connection, bob: Connection):
+    limit(connection, 4, None)
+    add_jobs(alice, *"abc")
+    add_jobs(bob, "a")
+    for person in (alice, bob):
+        with pytest.raises(errors.ConfigurationLimitExceeded, match="at most 4 jobs may wait"):
+            add_jobs(person, "e")
+    assert queued(connection) == 4
+    claim(connection, 4)
+    add_jobs(bob, *"bcde")
+    assert queued(connection) == 4
+
+
+def test_the_error_in_our_words(connection: Connection, alice: Connection):
+    limit(connection, 1, None)
+    add_jobs(alice, "a")
+    words = "the queue is full: at most 1 jobs may wait.*try again later"
+    with pytest.raises(RefusedError, match=words), translated_errors():
+        add_jobs(alice, "b")
+
+
+def test_a_statement_is_refused_whole(connection: Connection, alice: Connection):
+    limit(connection, 5, None)
+    with pytest.raises(errors.ConfigurationLimitExceeded):
+        alice.execute("INSERT INTO loracomp.job (prompt) SELECT 'p' FROM generate_series(1, 6)")
+    assert queued(connection) == 0
+    alice.execute("INSERT INTO loracomp.job (prompt) SELECT 'p' FROM generate_series(1, 5)")
+    assert queued(connection) == 5
+
+
+def test_what_was_accepted_is_found_again_though_the_queue_is_full(connection: Connection, alice: Connection):
+    limit(connection, None, 1)
+    (first,) = alice.execute(SUBMIT)
+    (second,) = alice.execute(SUBMIT)
+    assert first == second
+    limit(connection, 1, 1)
+    connection.execute("INSERT INTO loracomp.job (prompt) VALUES ('beyond every limit')")
+    (third,) = alice.execute(SUBMIT)
+    assert third == first
+
+
+def test_administrators_and_evaluations_are_not_bound_and_evaluations_keep_nobody_out(
+    connection: Connection, database: str, alice: Connection
+):
+    limit(connection, 2, 1)
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('e') ON CONFLICT DO NOTHING")
+    with db.connect(make_conninfo(database, user=login("adam"))) as adam:
+        add_jobs(adam, *"abcd", evaluation="e")
+    add_jobs(alice, "a")
+    with pytest.raises(errors.ConfigurationLimitExceeded, match="1 of your"):
+        add_jobs(alice, "b")
+
+
+def test_jobs_for_later_wait_too_and_those_that_ended_do_not(connection: Connection, alice: Connection):
+    limit(connection, None, 1)
+    (later,) = add_jobs(alice, "a", run_at=datetime.now(UTC) + timedelta(days=1))
+    with pytest.raises(errors.ConfigurationLimitExceeded):
+        add_jobs(alice, "b")
+    alice.execute("SELECT loracomp.cancel_job(%s)", [later])
+    add_jobs(alice, "b")
+
+
+def test_the_queue_is_counted_once_in_a_while(connection: Connection, database: str):
+    limit(connection, 1000, 1000)
+    connection.execute(f"ALTER DATABASE {connection.info.dbname} SET track_functions = 'pl'".encode())
+    with db.connect(make_conninfo(database, user=login("alice"))) as alice:
+        before = counts(connection)
+        for _ in range(200):
+            alice.execute("INSERT INTO loracomp.job (prompt) VALUES ('p')")
+        alice.execute("SELECT 1")
+        few = counts(alice) - before
+    assert 1 <= few <= 6
+
+
+def test_a_full_queue_is_not_counted_for_each_refusal(connection: Connection, alice: Connection):
+    connection.execute("INSERT INTO loracomp.job (prompt) SELECT 'p' FROM generate_series(1, 3000)")
+    limit(connection, 2999, None)
+    refused = "SELECT last_value AS n FROM loracomp.refused_inserts"
+    (before,) = connection.execute(refused)
+    until = set()
+    for _ in range(5):
+        with pytest.raises(errors.ConfigurationLimitExceeded):
+            add_jobs(alice, "p")
+        (row,) = connection.execute("SELECT last_value AS n FROM loracomp.queue_full_until")
+        until.add(row["n"])
+    assert len(until) < 5  # one count holds for 30 ms
+    (after,) = connection.execute(refused)
+    assert after["n"] - before["n"] == 5
+
+
+def test_an_open_transaction_keeps_no_other_from_inserting(connection: Connection, alice: Connection, bob: Connection):
+    limit(connection, 100, 100)
+    bob.execute("SET statement_timeout = '5s'")
+    with alice.transaction():
+        add_jobs(alice, "a")
+        add_jobs(bob, *"abc")
+        limit(connection, 4, 100)
+        add_jobs(bob, "d")
+    with bob.transaction():
+        bob.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        with pytest.raises(errors.ConfigurationLimitExceeded):
+            add_jobs(bob, "e")
+
+
+def test_a_limit_that_makes_no_sense_is_refused_and_changes_are_audited(connection: Connection, alice: Connection):
+    with pytest.raises(errors.CheckViolation, match="in_all_must_be_between"):
+        limit(connection, 0, None)
+    limit(connection, 7, None)
+    (row,) = connection.execute(
+        "SELECT after ->> 'in_all' AS in_all FROM loracomp.audit_event"
+        " WHERE entity = 'queue_limit' ORDER BY id DESC LIMIT 1"
+    )
+    assert row["in_all"] == "7"
+    with pytest.raises(errors.InsufficientPrivilege):
+        alice.execute("SELECT loracomp.set_queue_limits(NULL, NULL)")
+
+
+def test_base_models_share_the_queue(connection: Connection, alice: Connection):
+    from job_data import add_base_model
+
+    add_base_model(connection, "other", default=False)
+    limit(connection, 2, 2)
+    add_jobs(alice, "a", base_model="other")
+    add_jobs(alice, "b", base_model=BASE)
+    with pytest.raises(errors.ConfigurationLimitExceeded):
+        add_jobs(alice, "c", base_model="other")
