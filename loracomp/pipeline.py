@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pgvector import HalfVector
 
 from loracomp import __version__
 from loracomp.composition.resident import Loaded
@@ -160,7 +161,7 @@ def _answer_columns(answer: Answer | None) -> dict[str, object]:
 def _route_columns(routed: Route, vector: npt.NDArray[np.float32], fingerprint: str) -> dict[str, object]:
     composition = routed.composition
     return {
-        "query_embedding": f"[{','.join(f'{number:.7g}' for number in vector)}]",
+        "query_embedding": HalfVector(vector),
         "example_ids": routed.example_ids,
         "example_tasks": routed.example_tasks,
         "similarities": routed.similarities,

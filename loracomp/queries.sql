@@ -118,7 +118,10 @@ SELECT * FROM loracomp.claim_jobs(
 SELECT loracomp.renew_leases(ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[], lease => %(lease)s) AS id
 
 -- name: record_predictions
-SELECT loracomp.record_predictions(predictions => %(predictions)s) AS id
+-- Embeddings travel in binary, as for route_jobs.
+SELECT loracomp.record_predictions(
+    predictions => %(predictions)s, tokens => %(tokens)s::bigint[], embeddings => %(embeddings)b::halfvec[]
+) AS id
 
 -- name: fail_jobs
 SELECT loracomp.fail_jobs(

@@ -465,12 +465,15 @@ job = Table(
         "choices IS NULL OR loracomp.texts_length(choices) <= 1000000",
         name="choices_must_be_at_most_1000000_characters_together",
     ),
-    CheckConstraint("loracomp.texts_length(stop) <= 10000", name="stop_must_be_at_most_10000_characters_together"),
+    # Checked with every change of status: what is empty costs nothing.
     CheckConstraint(
-        "loracomp.texts_length(exclude_tasks) <= 100000",
+        "stop = '{}' OR loracomp.texts_length(stop) <= 10000", name="stop_must_be_at_most_10000_characters_together"
+    ),
+    CheckConstraint(
+        "exclude_tasks = '{}' OR loracomp.texts_length(exclude_tasks) <= 100000",
         name="exclude_tasks_must_be_at_most_100000_characters_together",
     ),
-    CheckConstraint("char_length(tags::text) <= 100000", name="tags_must_be_at_most_100000_characters"),
+    CheckConstraint("tags = '{}' OR char_length(tags::text) <= 100000", name="tags_must_be_at_most_100000_characters"),
     CheckConstraint("choices IS NULL OR max_new_tokens IS NULL", name="give_choices_or_max_new_tokens_not_both"),
     CheckConstraint("max_new_tokens BETWEEN 1 AND 100000", name="max_new_tokens_must_be_between_1_and_100000"),
     CheckConstraint(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json, Jsonb
 
 from loracomp import db
 from loracomp.queries import QUERIES
@@ -71,11 +71,12 @@ def answer_all(connection: db.Connection, columns: Callable[[Asked], dict[str, A
     asked = connection.execute(ASKED, [list(tokens)]).fetchall()
     answers = {job["id"]: columns(job) for job in asked}
     predictions = [
-        {"job_id": job["id"], "lease_token": tokens[job["id"]], "policy": policies[job["policy"]], **VERSIONS, **given}
+        {"job_id": job["id"], "policy": policies[job["policy"]], **VERSIONS, **given}
         for job in asked
         if (given := answers[job["id"]]) is not None
     ]
-    connection.execute("SELECT loracomp.record_predictions(%s)", [Jsonb(predictions)])
+    shown = [tokens[row["job_id"]] for row in predictions]
+    connection.execute("SELECT loracomp.record_predictions(%s, %s::bigint[])", [Json(predictions), shown])
     failed = [job_id for job_id, given in answers.items() if given is None]
     connection.execute(
         "SELECT loracomp.fail_jobs(%s, %s, %s, %s, %s)",

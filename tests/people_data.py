@@ -3,7 +3,7 @@
 from typing import Any
 
 from psycopg import sql
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 
 from job_data import REPORT
 from loracomp import db
@@ -81,7 +81,6 @@ def answer(connection: db.Connection, job_id: int, examples: dict[str, int], **c
     tasks = columns.get("composed_tasks", ["rte", "mnli"])
     row = {
         "job_id": job_id,
-        "lease_token": token,
         "output": "yes",
         "example_ids": list(examples.values()),
         "example_tasks": [reference.split("/")[0] for reference in examples],
@@ -106,7 +105,8 @@ def answer(connection: db.Connection, job_id: int, examples: dict[str, int], **c
         "code_version": "0.1.0",
         **columns,
     }
-    assert one(connection, "SELECT loracomp.record_predictions(%s) AS id", [Jsonb([row])])["id"] == job_id
+    given = [Json([row]), [token]]
+    assert one(connection, "SELECT loracomp.record_predictions(%s, %s::bigint[]) AS id", given)["id"] == job_id
 
 
 def fill_every_view(connection: db.Connection) -> None:

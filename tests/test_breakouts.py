@@ -264,7 +264,7 @@ def test_a_worker_without_the_fence_changes_nothing(scene: Scene) -> None:
             f"release_jobs('{{{scene.waiting}}}', '{{1}}')",
             f"renew_leases('{{{scene.waiting}}}', '{{1}}', '1 day')",
             f"fail_jobs('{{{scene.waiting}}}', '{{1}}', '{{x}}', '{{x}}', '{{f}}')",
-            f"""record_predictions('[{{"job_id": {scene.alices}, "lease_token": 1, "output": "forged"}}]')""",
+            f"""record_predictions('[{{"job_id": {scene.alices}, "output": "forged"}}]', '{{1}}')""",
         ):
             assert values(wendy, f"SELECT loracomp.{call}") == set()
 

@@ -9,6 +9,7 @@ from threading import Barrier
 
 import psycopg
 import pytest
+from pgvector import HalfVector
 
 from job_data import (
     BASE,
@@ -354,7 +355,7 @@ def test_prediction_trace_and_succeeded_are_written_together(connection: Connect
     (job_id,) = add_jobs(connection, "a", choices=["no", "yes"])
     claimed = claim(connection, worker="host:1")
     row = prediction(
-        job_id, choice_index=2, choice_scores=[-3.5, -0.25], query_embedding=[0.6, 0.8], example_ids=[7, 5],
+        job_id, choice_index=2, choice_scores=[-3.5, -0.25], query_embedding=HalfVector([0.6, 0.8]), example_ids=[7, 5],
         similarities=[0.5, 0.25], tasks=["rte"], timings={"predict": 1.5}, fallback=None,
     )  # fmt: skip
     assert record_predictions(connection, claimed, [row]) == {job_id}

@@ -29,7 +29,11 @@ ORDER BY 1
 """
 
 # SQLAlchemy has no word for them.
-STORAGE = {"loracomp.example_embedding.embedding": "p", "loracomp.adapter_weights.bytes": "e"}
+STORAGE = {
+    "loracomp.example_embedding.embedding": "p",
+    "loracomp.adapter_weights.bytes": "e",
+    "loracomp.prediction.query_embedding": "e",
+}
 
 DEFINITIONS = {
     "constraint": """

@@ -223,7 +223,7 @@ BREAKOUTS = {
     "another role": "SET ROLE loracomp_admin",
     "the owner": "SET SESSION AUTHORIZATION postgres",
     "claim": "SELECT loracomp.claim_jobs('w', 'toy', 10, '1 minute')",
-    "record": "SELECT loracomp.record_predictions('[]')",
+    "record": "SELECT loracomp.record_predictions('[]', '{}')",
     "retry": "SELECT loracomp.retry_job(1)",
     "purge": "SELECT loracomp.purge_jobs('0')",
     "hidden tasks": "SELECT loracomp.list_tasks()",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 
 from loracomp.db import Connection
 from loracomp.queries import QUERIES
@@ -14,12 +14,18 @@ def record_predictions(
 ) -> set[int]:
     """Write predictions and end their jobs, in one transaction; ids of those whose lease held, the rest is dropped.
 
-    A prediction holds job_id and columns of loracomp.prediction. Raises psycopg.DataError or IntegrityError, and
-    writes nothing, where one of them can't be stored.
+    A prediction holds job_id and columns of loracomp.prediction, its query_embedding as a pgvector.HalfVector. Raises
+    psycopg.DataError or IntegrityError, and writes nothing, where one of them can't be stored.
     """
     tokens = {job.id: job.lease_token for job in jobs}
-    rows = [{**row, "lease_token": tokens[_job_id(row)]} for row in predictions]
-    return {row["id"] for row in connection.execute(QUERIES["record_predictions"], {"predictions": Jsonb(rows)})}
+    rows = [dict(row) for row in predictions]
+    embeddings = [row.pop("query_embedding", None) for row in rows]
+    given = {
+        "predictions": Json(rows),
+        "tokens": [tokens[_job_id(row)] for row in rows],
+        "embeddings": embeddings if any(embeddings) else None,
+    }
+    return {row["id"] for row in connection.execute(QUERIES["record_predictions"], given)}
 
 
 def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Failure]) -> set[int]:

@@ -1,43 +1,57 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.record_predictions(jsonb)
+-- drop: DROP FUNCTION IF EXISTS loracomp.record_predictions(json, bigint[], halfvec[])
 -- running -> succeeded, and the prediction with its trace, in one statement, for jobs whose token still holds.
--- Takes an array of objects: job_id, lease_token and the columns of loracomp.prediction.
-CREATE FUNCTION loracomp.record_predictions(predictions jsonb) RETURNS SETOF bigint
-LANGUAGE sql VOLATILE SECURITY DEFINER
+-- Takes an array of objects with the columns of loracomp.prediction; beside it, one for each in the same order, the lease
+-- token that its claim returned and its embedding, which as text would be most of what there is to read. json and not
+-- jsonb: it is read once.
+CREATE FUNCTION loracomp.record_predictions(predictions json, tokens bigint[], embeddings halfvec[] DEFAULT NULL)
+RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
-BEGIN ATOMIC
-    WITH input AS MATERIALIZED (
-        SELECT (e.value ->> 'job_id')::bigint AS id, (e.value ->> 'lease_token')::bigint AS token, e.value
-        FROM jsonb_array_elements(record_predictions.predictions) AS e
-    ),
-    held AS MATERIALIZED (
-        SELECT j.id, j.worker, j.attempts, i.value
-        FROM input AS i
-        JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
-        WHERE j.status = 'running'
+-- Each job by its number, whatever the statistics say: many that ran lie dead in the index of leases.
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT p.*, j.worker AS held_by, j.attempts
+        FROM json_populate_recordset(NULL::loracomp.prediction, record_predictions.predictions) WITH ORDINALITY AS p
+        -- A job has a token while it runs, and only then.
+        JOIN loracomp.job AS j ON j.id = p.job_id AND j.lease_token = record_predictions.tokens[p.ordinality]
         ORDER BY j.id
         FOR UPDATE OF j
     ),
     recorded AS (
-        INSERT INTO loracomp.prediction
-        SELECT p.*
-        FROM held AS h
-        CROSS JOIN LATERAL jsonb_populate_record(
-            NULL::loracomp.prediction,
+        INSERT INTO loracomp.prediction (
+            job_id, output, choice_index, choice_scores, query_embedding,
+            example_ids, example_tasks, similarities, tasks, probabilities, weights,
+            composed_tasks, adapter_ids, adapter_sha256, adapter_weights,
+            policy, fallback, composition_digest, norm_ratio, cosine,
+            prompt_tokens, output_tokens, timings, batch_size, worker, device, attempt,
+            base_model, base_fingerprint, encoder, code_version
+        )
+        SELECT
+            h.job_id, h.output, h.choice_index, h.choice_scores,
+            coalesce(record_predictions.embeddings[h.ordinality], h.query_embedding),
+            coalesce(h.example_ids, '{}'), coalesce(h.example_tasks, '{}'), coalesce(h.similarities, '{}'),
+            coalesce(h.tasks, '{}'), coalesce(h.probabilities, '{}'), coalesce(h.weights, '{}'),
+            coalesce(h.composed_tasks, '{}'), coalesce(h.adapter_ids, '{}'), coalesce(h.adapter_sha256, '{}'),
+            coalesce(h.adapter_weights, '{}'),
+            h.policy, h.fallback, h.composition_digest, h.norm_ratio, h.cosine,
+            coalesce(h.prompt_tokens, 0), coalesce(h.output_tokens, 0),
             -- What the worker measured up to the call goes on until the row is written.
-            jsonb_set(
-                '{"example_ids": [], "example_tasks": [], "similarities": [], "tasks": [], "probabilities": [],
-                "weights": [], "composed_tasks": [], "adapter_ids": [], "adapter_sha256": [], "adapter_weights": [],
-                "prompt_tokens": 0, "output_tokens": 0, "timings": {}, "batch_size": 1}'::jsonb
-                || h.value
-                || jsonb_build_object('worker', h.worker, 'attempt', h.attempts, 'created_at', now()),
-                '{timings,record}',
-                to_jsonb(round(
-                    coalesce((h.value #>> '{timings,record}')::numeric, 0)
+            coalesce(h.timings, '{}') || CASE WHEN h.timings ? 'record' THEN jsonb_build_object(
+                'record',
+                round(
+                    (h.timings ->> 'record')::numeric
                     + 1000 * extract(EPOCH FROM clock_timestamp() - statement_timestamp()), 3
-                )),
-                create_if_missing => FALSE
-            )
-        ) AS p
+                )
+            ) ELSE '{}' END,
+            coalesce(h.batch_size, 1), h.held_by, h.device, h.attempts,
+            h.base_model, h.base_fingerprint, h.encoder, h.code_version
+        FROM held AS h
         RETURNING job_id
     )
     UPDATE loracomp.job AS j SET
@@ -50,6 +64,7 @@ BEGIN ATOMIC
     FROM recorded AS r
     WHERE j.id = r.job_id
     RETURNING j.id;
-END;
+END
+$$;
 COMMENT ON FUNCTION loracomp.record_predictions IS
 'Writes predictions with their traces and ends their jobs, where the lease token still holds; returns those ids.';

@@ -1,0 +1,1 @@
+"""The queue by itself: a model that does nothing, and the whole trace written."""

@@ -1,0 +1,103 @@
+"""What a claim costs where the queue is deep or the history long; what an insert costs with the hint and without."""
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median, quantiles
+from typing import Any
+
+from psycopg.types.json import Json
+
+from loracomp import db
+from loracomp.records import Job
+from loracomp.steps.claim import claim_jobs
+from loracomp.steps.record import record_predictions
+
+from .place import Queue, one, queue
+from .systems.command import PROMPT
+from .systems.loracomp import BASE_MODEL, NoModel
+
+CLAIMS, BATCH = 200, 16
+HISTORY = """
+INSERT INTO loracomp.job (prompt, status, created_at, finished_at, attempts, claimed_together, worker)
+SELECT %s, 'succeeded', now() - interval '1 day', now() - interval '1 day', 1, 64, 'before' FROM generate_series(1, %s)
+"""
+TRACES = """
+INSERT INTO loracomp.prediction
+SELECT p.* FROM loracomp.job AS j CROSS JOIN LATERAL json_populate_record(
+    (SELECT t FROM json_populate_record(NULL::loracomp.prediction, %s) AS t), json_build_object('job_id', j.id)
+) AS p
+"""
+
+
+def growth(
+    maintenance: str, python: str, depths: Sequence[int], histories: Sequence[int], say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A row for each depth, with no history, and for each history, at the least depth."""
+    least = CLAIMS * BATCH * 2
+    points = [(max(depth, least), 0) for depth in depths] + [(least, history) for history in histories]
+    rows = []
+    for depth, history in dict.fromkeys(points):
+        with queue("loracomp", python, maintenance) as made:
+            rows.append({"depth": depth, "history": history, **claims(made, depth, history)})
+        say(f"{rows[-1]}")
+    return rows
+
+
+def claims(made: Queue, depth: int, history: int) -> dict[str, float]:
+    """Milliseconds of a claim, 50th and 99th percentile, and of a record, while both go on."""
+    model = NoModel()
+    with db.connect(made.url) as connection:
+        if history:
+            fill(connection, history)
+        made.do("insert", depth)
+        one(made.url, "VACUUM ANALYZE", rows=False)
+        claimed, recorded = [], []
+        for _ in range(CLAIMS):
+            started = time.perf_counter()
+            jobs = claim_jobs(connection, worker="probe", base_model=BASE_MODEL, batch_size=BATCH, lease_s=60)
+            claimed.append((time.perf_counter() - started) * 1000)
+            rows = model.answer(jobs)
+            started = time.perf_counter()
+            assert len(record_predictions(connection, jobs, rows)) == BATCH
+            recorded.append((time.perf_counter() - started) * 1000)
+    return {
+        "claim_p50_ms": round(median(claimed), 2), "claim_p99_ms": round(quantiles(claimed, n=100)[-1], 2),
+        "record_p50_ms": round(median(recorded), 2),
+    }  # fmt: skip
+
+
+def fill(connection: db.Connection, history: int) -> None:
+    """Jobs that succeeded a day ago, with their traces."""
+    connection.execute(HISTORY, (PROMPT, history))
+    (row,) = NoModel().answer([Job(1, 1, "predict", PROMPT, None, 64)])
+    defaults = {"worker": "before", "attempt": 1, "created_at": "2020-01-01"}
+    embedding = row.pop("query_embedding").to_text()
+    connection.execute(TRACES, (Json({**row, "query_embedding": embedding, **defaults}),))
+
+
+def inserts(maintenance: str, python: str, seconds: float, clients: int = 4) -> list[dict[str, Any]]:
+    """Jobs a second that several clients insert at once, one a transaction or a thousand, with the hint and without."""
+    rows = []
+    for hint in ("on", "off"):
+        for size in (1, 1000):
+            with queue("loracomp", python, maintenance) as made:
+                one(made.url, f"ALTER DATABASE {made.url.split('/')[-1].split('?')[0]} SET loracomp.notify = '{hint}'",
+                    rows=False)  # fmt: skip
+                with ThreadPoolExecutor(clients) as pool:
+                    counts = list(pool.map(lambda _: insert_for(made.url, size, seconds), range(clients)))  # noqa: B023
+            rows.append({"hint": hint, "rows_an_insert": size, "clients": clients,
+                         "jobs_per_s": round(sum(counts) / seconds)})  # fmt: skip
+    return rows
+
+
+def insert_for(url: str, size: int, seconds: float) -> int:
+    inserted = 0
+    with db.connect(url, vectors=False) as connection:
+        ends = time.monotonic() + seconds
+        while time.monotonic() < ends:
+            connection.execute(
+                "INSERT INTO loracomp.job (prompt) SELECT %s FROM generate_series(1, %s)", (PROMPT, size)
+            )
+            inserted += size
+    return inserted

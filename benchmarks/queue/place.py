@@ -1,0 +1,115 @@
+"""A server of the benchmark's own, a database for each measurement, and the processes that work on it."""
+
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from loracomp import embedded
+
+ROOT = Path(__file__).parents[2]
+RESULTS = {"loracomp": "loracomp.prediction"}
+_numbers = count()
+
+
+@contextmanager
+def own_server() -> Iterator[str]:
+    """URL of an embedded server; its writes are safe, and it plans, caches and checkpoints as it comes."""
+    with tempfile.TemporaryDirectory(prefix="loracomp-queue-", ignore_cleanup_errors=True) as folder:
+        data = Path(folder) / "postgres"
+        yield embedded.start(data)
+        embedded.stop(data)
+
+
+@dataclass(frozen=True)
+class Queue:
+    """One of the systems, in a database of its own."""
+
+    system: str
+    python: str
+    url: str
+
+    @property
+    def results(self) -> str:
+        return RESULTS.get(self.system, "result")
+
+    def call(self, verb: str, *arguments: object) -> "subprocess.Popen[bytes]":
+        command = [self.python, "-m", f"benchmarks.queue.systems.{self.system}", verb, self.url, *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(command, cwd=ROOT, env=environment)
+
+    def do(self, verb: str, *arguments: object) -> None:
+        if self.call(verb, *arguments).wait():
+            raise SystemExit(f"{self.system}: {verb} failed")
+
+    def recorded(self) -> int:
+        return int(one(self.url, f"SELECT count(*) FROM {self.results}"))
+
+    def bytes_a_result(self) -> float:
+        """With its share of indexes and of what is stored beside the table."""
+        return float(one(self.url, f"SELECT pg_total_relation_size('{self.results}') / count(*) FROM {self.results}"))
+
+    def rate(self, jobs: int, batch: int, workers: int, seconds: float) -> float:
+        """Jobs recorded a second by so many workers, once they are under way; `jobs` are there when they start."""
+        self.do("insert", jobs)
+        one(self.url, "VACUUM ANALYZE", rows=False)
+        processes = [self.call("work", batch) for _ in range(workers)]
+        try:
+            wait_until(lambda: self.recorded() > 0)
+            time.sleep(1)
+            first, started = self.recorded(), time.perf_counter()
+            time.sleep(seconds)
+            last, ended = self.recorded(), time.perf_counter()
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+        if last >= jobs:
+            raise SystemExit(f"{self.system}: {jobs} jobs were done too soon to be measured")
+        return (last - first) / (ended - started)
+
+
+def install(system: str, python: str, maintenance: str) -> None:
+    """A template of the system's database."""
+    name = f"{system}_template"
+    one(maintenance, f"CREATE DATABASE {name} TEMPLATE template0", rows=False)
+    Queue(system, python, url_of(maintenance, name)).do("install")
+
+
+@contextmanager
+def queue(system: str, python: str, maintenance: str) -> Iterator[Queue]:
+    """A queue with nothing in it."""
+    name = f"{system}_{next(_numbers)}"
+    one(maintenance, f"CREATE DATABASE {name} TEMPLATE {system}_template", rows=False)
+    yield Queue(system, python, url_of(maintenance, name))
+    one(maintenance, f"DROP DATABASE {name} WITH (FORCE)", rows=False)
+
+
+def url_of(maintenance: str, database: str) -> str:
+    """As a URL, for asyncpg reads no other form."""
+    parameters = conninfo_to_dict(maintenance)
+    return f"postgresql://{parameters['user']}@/{database}?host={parameters['host']}&port={parameters['port']}"
+
+
+def one(url: str, statement: str, *, rows: bool = True) -> Any:
+    """The only column of the only row, where there is one."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        cursor = connection.execute(statement.encode())
+        row = cursor.fetchone() if rows else None
+    return None if row is None else row[0]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"nothing happened within {seconds:g} s"
+        time.sleep(0.02)

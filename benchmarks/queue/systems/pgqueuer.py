@@ -1,0 +1,58 @@
+"""pgqueuer on asyncpg and uvloop: an entrypoint that writes its result by a statement of its own."""
+
+import asyncio
+import os
+from datetime import timedelta
+
+import asyncpg
+import psycopg
+import uvloop
+from pgqueuer import PgQueuer
+from pgqueuer.db import AsyncpgPoolDriver
+from pgqueuer.models import Job
+from pgqueuer.queries import Queries
+
+from .command import BODY_BYTES, PROMPT, RESULTS, command
+
+ADD_RESULT = "INSERT INTO result (job_id, body) VALUES ($1, $2)"
+
+
+def install(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(RESULTS)
+
+    async def apply() -> None:
+        async with asyncpg.create_pool(url, min_size=1) as pool:
+            await Queries(AsyncpgPoolDriver(pool)).install()
+
+    asyncio.run(apply())
+
+
+def insert(url: str, count: int) -> None:
+    async def enqueue() -> None:
+        async with asyncpg.create_pool(url, min_size=1) as pool:
+            await Queries(AsyncpgPoolDriver(pool)).enqueue(["answer"] * count, [PROMPT.encode()] * count, [0] * count)
+
+    asyncio.run(enqueue())
+
+
+def work(url: str, batch: int) -> None:
+    body = os.urandom(BODY_BYTES)
+
+    async def run() -> None:
+        async with asyncpg.create_pool(url, min_size=2, max_size=10) as pool:
+            queue = PgQueuer.from_asyncpg_pool(pool)
+
+            @queue.entrypoint("answer")
+            async def answer(job: Job) -> None:
+                await pool.execute(ADD_RESULT, job.id, body)
+
+            await queue.run(
+                batch_size=batch, max_concurrent_tasks=2 * batch, dequeue_timeout=timedelta(milliseconds=100)
+            )
+
+    uvloop.run(run())
+
+
+if __name__ == "__main__":
+    command(install, insert, work)

@@ -1,0 +1,52 @@
+"""Claim to recorded, jobs a second: ours, two libraries and a bare table, by batch size and number of workers."""
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+from .place import install, queue
+
+BATCHES = (1, 4, 16, 64, 256)
+WORKERS = (1, 2, 3, 4)
+KEY = (64, 1)
+"""The point that systems are compared at, in several rounds."""
+POINTS = {
+    "loracomp": [(batch, workers) for batch in BATCHES for workers in WORKERS],
+    "bare": [*((batch, 1) for batch in BATCHES), *((64, workers) for workers in WORKERS[1:])],
+    "pgqueuer": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
+    "procrastinate": [*((batch, 1) for batch in (1, 16, 64)), (16, 2), (16, 4)],
+}
+JOBS = {"loracomp": 40_000, "bare": 80_000, "pgqueuer": 20_000, "procrastinate": 8_000}
+"""More than are done while a point is measured."""
+
+
+def throughput(
+    maintenance: str, pythons: dict[str, str], seconds: float, rounds: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A row for each system, batch and number of workers; those at the key point are medians."""
+    for system in POINTS:
+        install(system, pythons[system], maintenance)
+    measured: dict[tuple[str, int, int], list[float]] = {}
+    sizes: dict[str, float] = {}
+
+    def measure(system: str, batch: int, workers: int) -> None:
+        with queue(system, pythons[system], maintenance) as made:
+            rate = made.rate(JOBS[system], batch, workers, seconds)
+            sizes[system] = made.bytes_a_result()
+        measured.setdefault((system, batch, workers), []).append(rate)
+        say(f"{system}: batches of {batch}, {workers} workers: {rate:.0f} jobs/s")
+
+    for _ in range(rounds):
+        for system in POINTS:
+            measure(system, *KEY)
+    for system, points in POINTS.items():
+        for point in points:
+            if point != KEY:
+                measure(system, *point)
+    return [
+        {
+            "system": system, "batch": batch, "workers": workers, "jobs_per_s": round(median(rates)),
+            "rounds": [round(rate) for rate in rates], "bytes_a_result": round(sizes[system]),
+        }
+        for (system, batch, workers), rates in sorted(measured.items())
+    ]  # fmt: skip
