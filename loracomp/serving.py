@@ -55,4 +55,12 @@ def open_worker(settings: Settings, *, drain: bool = False, sample: DatabaseSamp
     url = database_url(settings)
     with connect(url, application_name="loracomp worker start") as connection:
         pipeline = load_pipeline(settings, connection)
-    return Worker(url, pipeline, base_model=pipeline.base_name, settings=settings, device=pipeline.device, drain=drain)
+    return Worker(
+        url,
+        pipeline,
+        base_model=pipeline.base_name,
+        settings=settings,
+        device=pipeline.device,
+        drain=drain,
+        sample=sample,
+    )

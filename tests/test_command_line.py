@@ -149,6 +149,7 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as metrics:
             text = metrics.read().decode()
         assert 'loracomp_cache_requests_total{cache="adapters",result="miss"}' in text
+        assert "loracomp_database_up 1.0" in text
         assert f'device="{listed["device"]}"' in text and "cpu/" in listed["device"]
     finally:
         worker.send_signal(signal.SIGTERM)
