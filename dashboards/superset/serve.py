@@ -13,6 +13,7 @@ import argparse
 import os
 import secrets
 import sys
+import warnings
 from pathlib import Path
 
 import yaml
@@ -35,10 +36,21 @@ def main() -> None:
     keep(home / "secret_key")
     password = keep(home / "password")
     os.environ |= {"SUPERSET_HOME": str(home), "SUPERSET_CONFIG_PATH": str(HERE / "superset_config.py")}
+    warnings.simplefilter("ignore")  # Superset's own, of its libraries
     prepare(options.database or as_analyst(options.embedded), password)
-    print(f"http://127.0.0.1:{options.port}/superset/dashboard/loracomp/  user admin, password {password}", flush=True)
+    address = f"http://127.0.0.1:{options.port}/superset/dashboard/loracomp/"
+    print(f"\n{address}\nuser admin, password {password}; up in some seconds, until Ctrl-C\n", flush=True)
     gunicorn = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{options.port}", "--workers", "1"]
-    gunicorn += ["--worker-class", "gthread", "--threads", "8", "--timeout", "120", "superset.app:create_app()"]
+    gunicorn += [
+        "--worker-class",
+        "gthread",
+        "--threads",
+        "8",
+        "--timeout",
+        "120",
+        "--no-control-socket",
+        "superset.app:create_app()",
+    ]
     os.execv(sys.executable, gunicorn)
 
 

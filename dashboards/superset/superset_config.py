@@ -8,6 +8,7 @@ HOME = Path(os.environ["SUPERSET_HOME"])
 SECRET_KEY = (HOME / "secret_key").read_text()
 SQLALCHEMY_DATABASE_URI = f"sqlite:///{HOME / 'superset.db'}"
 WTF_CSRF_ENABLED = False
+LOG_LEVEL = "WARNING"
 SUPERSET_WEBSERVER_TIMEOUT = 60
 TALISMAN_ENABLED = True
 # Its own default lets a picture be fetched from outside, which counts visits.
