@@ -3,6 +3,9 @@
 -- name: ping
 SELECT 1
 
+-- name: server_clock
+SELECT clock_timestamp() AS now, pg_backend_pid() AS pid
+
 -- name: check_health
 SELECT * FROM loracomp.check_health()
 
@@ -104,6 +107,9 @@ SELECT * FROM loracomp.route_jobs(
     job_ids => %(job_ids)s::bigint[], embeddings => %(embeddings)b::vector[],
     encoder => %(encoder)s::text, input_version => %(input_version)s::smallint
 )
+
+-- name: refresh_reports
+SELECT * FROM loracomp.refresh_reports(older_than => %(older_than)s::interval)
 
 -- name: tune_routing
 SELECT loracomp.tune_routing() AS ef_search

@@ -27,8 +27,10 @@ _NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job
 _log = logging.getLogger(__name__)
 
 
-def initialize(url: str) -> list[str]:
+def initialize(url: str, *, again: bool = False) -> list[str]:
     """Bring the database to this release: extension, roles, migrations, sql/. Idempotent; returns what was done.
+
+    With `again`, sql/ is applied though no file of it has changed.
 
     Raises SchemaMismatchError where the schema is newer than this release, RefusedError where a user's object
     depends on one that must be replaced, DatabaseUnavailableError where pgvector is missing or the server away.
@@ -38,7 +40,7 @@ def initialize(url: str) -> list[str]:
         if before != head():
             command.upgrade(alembic_config(connection), "head")
             return [f"schema {before or 'empty'} -> {head()}", "sql/ applied"]
-        changed = sql_objects.changed_files(connection)
+        changed = [file.path for file in sql_objects.sql_files()] if again else sql_objects.changed_files(connection)
         if changed:
             with sql_objects.set_aside(connection):
                 pass

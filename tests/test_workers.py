@@ -9,10 +9,10 @@ import pytest
 from psycopg import errors
 
 from job_data import REPORT, add_jobs, clear, job, shared_database, statuses
-from loracomp import __version__, db
+from loracomp import __version__, db, schema
 from loracomp.db import Connection
 from loracomp.queries import QUERIES
-from test_worker import running, wait_until, working
+from test_worker import claims, running, wait_until, working
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +127,16 @@ def test_the_command_prints_them(
     command(as_json=True)
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["worker"], row["status"], row["succeeded"]) == ("[b]one", "idle", 42)
+
+
+def test_a_worker_goes_on_while_functions_are_made_anew(connection: Connection, database: str):
+    """What an upgrade does to a worker that still runs."""
+    ids = add_jobs(connection, *(f"job {number}" for number in range(60)))
+    with working(database, worker="through", lease_s=5, batch_size=1):
+        wait_until(lambda: "succeeded" in statuses(connection).values())
+        for _ in range(3):
+            assert schema.initialize(database, again=True)
+        assert list(statuses(connection)) == ids
+        later = add_jobs(connection, "after it")
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"}, 60)
+    assert claims(connection) == dict.fromkeys([*ids, *later], 1)

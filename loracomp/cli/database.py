@@ -1,49 +1,27 @@
-"""Commands about the database: init, db start|stop|status|psql, doctor."""
+"""Commands about the database: init, db start|stop|status|psql."""
 
 import os
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from loracomp import db, embedded, schema
-from loracomp.cli.common import AsJson, console, emit, emit_json
+from loracomp import embedded, schema
+from loracomp.cli.common import AsJson, console, emit_json
 from loracomp.config import load_settings
-from loracomp.errors import SchemaMismatchError
-from loracomp.queries import QUERIES
 
 db_app = typer.Typer(help="The embedded Postgres.", no_args_is_help=True)
 
 
-def init(as_json: AsJson = False) -> None:
+def init(
+    again: Annotated[bool, typer.Option("--again", help="Make functions, views and grants anew in any case.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Bring the database to this release: extension, roles, tables, functions, views, grants. Safe to run again."""
-    done = schema.initialize(embedded.database_url(load_settings()))
+    done = schema.initialize(embedded.database_url(load_settings()), again=again)
     if as_json:
         emit_json({"done": done})
     else:
         console.print("\n".join(done) or "nothing to do: the database is at this release")
-
-
-def doctor(as_json: AsJson = False) -> None:
-    """Check server, schema, registry and queue. Exits with 1 where something fails."""
-    checks = _schema_checks(embedded.database_url(load_settings()))
-    emit(checks, title="doctor", as_json=as_json)
-    if any(check["status"] == "fail" for check in checks):
-        raise typer.Exit(1)
-
-
-def _schema_checks(url: str) -> list[dict[str, Any]]:
-    try:
-        schema.check_revision(url)
-    except SchemaMismatchError as error:
-        return [{"check": "schema", "status": "fail", "detail": str(error)}]
-    changed = schema.changed_files(url)
-    drift = {
-        "check": "sql/ objects",
-        "status": "warn" if changed else "ok",
-        "detail": f"differ from this release: {', '.join(changed)}; run `loracomp init`" if changed else "as released",
-    }
-    with db.translated_errors(), db.connect(url) as opened:
-        return [drift, *opened.execute(QUERIES["check_health"]).fetchall()]
 
 
 @db_app.command()

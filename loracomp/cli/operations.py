@@ -1,7 +1,18 @@
-"""Commands for whoever keeps it running: workers."""
+"""Commands for whoever keeps it running: workers, doctor, refresh."""
 
-from loracomp.cli.common import AsJson, emit, open_database
+from datetime import timedelta
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from loracomp import embedded
+from loracomp.cli.common import AsJson, console, emit, emit_json, open_database, shown
+from loracomp.config import load_settings
+from loracomp.doctor import Finding, examine
 from loracomp.queries import QUERIES
+
+_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def workers(as_json: AsJson = False) -> None:
@@ -10,3 +21,42 @@ def workers(as_json: AsJson = False) -> None:
         rows = connection.execute(QUERIES["worker_status"]).fetchall()
     columns = ("worker", "status", "base_model", "device", "running", "succeeded", "failed", "seen_s", "code_version")
     emit(rows, title="Workers", as_json=as_json, columns=columns)
+
+
+def doctor(
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check server, schema, roles, registry and queue. Exits with 1 where something fails."""
+    settings = load_settings()
+    findings = examine(embedded.database_url(settings), settings)
+    if as_json:
+        emit_json(findings)
+    else:
+        _show(findings)
+    bad = {"fail", "warn"} if strict else {"fail"}
+    if any(each["status"] in bad for each in findings):
+        raise typer.Exit(1)
+
+
+def _show(findings: list[Finding]) -> None:
+    table = Table(title="Doctor", title_justify="left", header_style="bold")
+    for column in ("status", "check", "detail"):
+        table.add_column(column, overflow="fold")
+    for each in findings:
+        colour = _COLOURS[each["status"]]
+        table.add_row(f"[{colour}]{each['status']}[/{colour}]", shown(each["check"]), shown(each["detail"]))
+    console.print(table)
+    counts = {status: sum(each["status"] == status for each in findings) for status in _COLOURS}
+    console.print(", ".join(f"{number} {status}" for status, number in counts.items()))
+
+
+def refresh(
+    older_than: Annotated[float, typer.Option(help="Only those whose numbers are older than so many minutes.")] = 0.0,
+    as_json: AsJson = False,
+) -> None:
+    """Work out anew the reports of bi that are refreshed; readers are not locked out meanwhile."""
+    with open_database() as connection:
+        arguments = {"older_than": timedelta(minutes=older_than)}
+        rows = connection.execute(QUERIES["refresh_reports"], arguments).fetchall()
+    emit(rows, title="Refreshed", as_json=as_json)

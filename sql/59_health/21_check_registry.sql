@@ -1,21 +1,10 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.check_health()
--- Reads only: what an administrator should know before trusting this database; `loracomp doctor` prints it.
-CREATE FUNCTION loracomp.check_health()
+-- drop: DROP FUNCTION IF EXISTS loracomp.check_registry()
+-- Reads only: whether models, encoder, adapters and examples are there and whole.
+CREATE FUNCTION loracomp.check_registry()
 RETURNS TABLE ("check" text, status text, detail text)
-LANGUAGE sql STABLE SECURITY DEFINER
+LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT 'server', CASE WHEN current_setting('server_version_num')::int >= 160000 THEN 'ok' ELSE 'warn' END,
-        format('PostgreSQL %s; 16 or newer is tested', current_setting('server_version'))
-    UNION ALL
-    -- CVE-2026-3172 is fixed in 0.8.2, a fault of HNSW vacuum in 0.8.3.
-    SELECT 'pgvector',
-        CASE WHEN string_to_array(extversion, '.')::int[] >= ARRAY[0, 8, 3] THEN 'ok' ELSE 'warn' END,
-        format('pgvector %s', extversion)
-            || CASE WHEN string_to_array(extversion, '.')::int[] < ARRAY[0, 8, 3]
-                THEN ' has known faults: upgrade to 0.8.3 or newer' ELSE '' END
-    FROM pg_extension WHERE extname = 'vector'
-    UNION ALL
     SELECT 'base model', CASE WHEN count(*) FILTER (WHERE is_default) = 1 THEN 'ok' ELSE 'fail' END,
         CASE WHEN count(*) FILTER (WHERE is_default) = 1
             THEN format('%s of %s is the default', max(name) FILTER (WHERE is_default), count(*))
@@ -51,19 +40,6 @@ AS $$
     FROM task AS t
     WHERE EXISTS (SELECT FROM adapter AS a WHERE a.task_id = t.id AND a.status = 'active')
         AND NOT EXISTS (SELECT FROM example_embedding AS e WHERE e.task_id = t.id)
-    UNION ALL
-    SELECT 'leases', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
-        format('%s ran out and wait for a worker to take them back', count(*))
-    FROM job WHERE job.status = 'running' AND lease_expires_at < now() - interval '1 minute'
-    UNION ALL
-    SELECT 'queue', CASE WHEN coalesce(max(now() - greatest(run_at, created_at)), '0') < interval '10 minutes' THEN 'ok' ELSE 'warn' END,
-        format('%s due, the oldest for %s s; is a worker running?', count(*),
-            coalesce(round(extract(epoch FROM max(now() - greatest(run_at, created_at)))), 0))
-    FROM job WHERE job.status = 'queued' AND run_at <= now()
-    UNION ALL
-    SELECT 'roles', CASE WHEN count(*) = 4 THEN 'ok' ELSE 'fail' END, format('%s of 4 loracomp roles exist', count(*))
-    FROM pg_roles
-    WHERE rolname IN ('loracomp_submitter', 'loracomp_worker', 'loracomp_analyst', 'loracomp_admin')
 $$;
-COMMENT ON FUNCTION loracomp.check_health IS
-'What an administrator should know: each check with ok, warn or fail, and what to do.';
+COMMENT ON FUNCTION loracomp.check_registry IS
+'Whether models, encoder, adapters and examples are there and whole; the hash of every adapter is computed.';

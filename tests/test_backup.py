@@ -1,0 +1,83 @@
+"""Back-ups as docs/operations.md has them: the whole database under way, and the registry alone."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from conftest import create_database, drop_database, url_of
+from job_data import add_base_model, add_jobs, claim, expire_leases, prediction, statuses
+from loracomp import db, embedded, schema
+from loracomp.db import Connection
+from loracomp.steps.record import record_predictions
+from people_data import add_examples
+from test_metrics import DOCS
+from test_worker import drain_here
+
+REGISTRY = re.findall(r"--table '(loracomp\.\w+)'", DOCS.read_text())
+
+
+@pytest.fixture(autouse=True)
+def programs(server: str) -> Path:
+    with psycopg.connect(server) as connection:
+        if connection.info.server_version // 10000 != 18:
+            pytest.skip("the package carries pg_dump of PostgreSQL 18")
+    return embedded.psql_path().parent
+
+
+def rows(connection: Connection, table: str) -> list[str]:
+    found = connection.execute(f"SELECT t::text AS row FROM {table} AS t ORDER BY 1".encode())
+    return [row["row"] for row in found]
+
+
+def test_a_restored_database_goes_on_where_the_dump_was(
+    connection: Connection, database: str, empty_database: str, tmp_path: Path, programs: Path
+) -> None:
+    add_base_model(connection)
+    done, running, waiting = add_jobs(connection, *"abc")
+    (first,) = claim(connection, 1)
+    record_predictions(connection, [first], [prediction(done, output="before")])
+    claim(connection, 1)
+    subprocess.run([programs / "pg_dump", "-Fc", "-f", tmp_path / "dump", database], check=True)
+    subprocess.run([programs / "pg_restore", "--exit-on-error", "-d", empty_database, tmp_path / "dump"], check=True)
+    with db.connect(empty_database) as restored:
+        assert statuses(restored) == {done: "succeeded", running: "running", waiting: "queued"}
+        expire_leases(restored)  # as time would
+        drain_here(empty_database)
+        outputs = {row["job_id"]: row["output"] for row in restored.execute("SELECT * FROM loracomp.prediction")}
+        # A job whose lease ran out while it was alone waits a moment before it is tried again.
+        restored.execute("UPDATE loracomp.job SET run_at = now() WHERE status = 'queued'")
+        drain_here(empty_database)
+        assert set(statuses(restored).values()) == {"succeeded"}
+        assert outputs[done] == "before"
+        (new,) = add_jobs(restored, "d")
+        assert new > waiting
+
+
+def test_the_registry_alone(
+    connection: Connection, database: str, server: str, template: str, tmp_path: Path, programs: Path
+) -> None:
+    assert len(REGISTRY) > 6
+    add_base_model(connection)
+    add_base_model(connection, "toy", default=False)
+    add_examples(connection, "rte")
+    add_jobs(connection, "not part of it")
+    connection.execute("UPDATE loracomp.policy SET k = 7 WHERE name = 'default'")
+    tables = [argument for table in REGISTRY for argument in ("--table", table)]
+    subprocess.run([programs / "pg_dump", "-Fc", "--data-only", *tables, "-f", tmp_path / "dump", database], check=True)
+    name = f"registry_{tmp_path.name.lower()}"
+    second = create_database(server, name, template)
+    try:
+        with db.connect(second) as restored:
+            restored.execute("DELETE FROM loracomp.policy")
+            command = [programs / "pg_restore", "--data-only", "--exit-on-error", "-d", second, tmp_path / "dump"]
+            subprocess.run(command, check=True)
+            for table in REGISTRY:
+                assert rows(restored, table) == rows(connection, table), table
+            assert statuses(restored) == {}
+            add_examples(restored, "mnli")  # numbers go on
+        assert schema.initialize(url_of(server, name)) == []
+    finally:
+        drop_database(server, name)
