@@ -94,6 +94,7 @@ class Presence:
             self._problems = {**self._problems, "database": str(error)}
             if self._sample:
                 self._sample.clear()
+                self._sample_after = monotonic()
             self._close()
 
     def _schema_problems(self, connection: Connection) -> dict[str, str]:
