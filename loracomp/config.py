@@ -41,7 +41,7 @@ class Settings(BaseSettings):
         30.0, ge=1, le=3600, description="Seconds without an answer that end a worker's connection. Defaults to 30."
     )
     hang_s: float = Field(
-        60.0, ge=1, le=3600, description="Seconds that a model may go on with lost jobs alone. Defaults to 60."
+        60.0, ge=1, le=3600, description="Seconds that a forward pass may take once all jobs are lost. Defaults to 60."
     )
     poll_s: float = Field(1.0, ge=0.01, le=60, description="Seconds between looks at an empty queue. Defaults to 1.")
     grace_s: float = Field(30.0, ge=0, le=3600, description="Seconds that a stopping worker has left. Defaults to 30.")

@@ -48,15 +48,18 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[Prompt],
     under: Under = lambda _: nullcontext(),
-) -> list[Generated]:
+    wanted: Sequence[Callable[[], bool]] | None = None,
+) -> list[Generated | None]:
     """Tokens until end-of-text, a stop string or max_new_tokens, for each prompt, one KV cache for all.
 
     transformers' `generate`, over prompts padded on the left. Rows that have ended leave the batch, half of it at a
     time: each time the cache and the factors of the rest are copied. What is drawn for a row depends on its seed and
     logits alone, not on its neighbours. Penalties and sampling that the model's own generation settings ask for are not
-    applied.
+    applied. Whether a row is wanted is asked with each of its tokens: one that is not, for good, ends and gives None.
     """
-    rows = [_Row(prompt, tokenizer, _end_tokens(model, tokenizer)) for prompt in prompts]
+    wants = wanted or [lambda: True for _ in prompts]
+    ends = _end_tokens(model, tokenizer)
+    rows = [_Row(prompt, tokenizer, ends, want) for prompt, want in zip(prompts, wants, strict=True)]
     input_ids, attention_mask = pad_left([prompt.tokens for prompt in prompts], model.device)
     running, cache = list(range(len(rows))), None
     while running:
@@ -70,7 +73,7 @@ def generate(
             attention_mask = torch.cat([attention_mask[going_on], new], dim=1)
             if (cache := getattr(output, CACHE, None)) is not None:
                 cache.batch_select_indices(torch.tensor(going_on, device=input_ids.device))
-    return [row.result() for row in rows]
+    return [row.result() if row.wanted() else None for row in rows]
 
 
 def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -123,8 +126,11 @@ def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> l
 class _Row:
     """What was generated for a prompt so far."""
 
-    def __init__(self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, end_tokens: list[int]) -> None:
+    def __init__(
+        self, prompt: Prompt, tokenizer: PreTrainedTokenizerBase, end_tokens: list[int], wanted: Callable[[], bool]
+    ) -> None:
         self.prompt = prompt
+        self.wanted = wanted
         self.tokens: list[int] = []
         self.finite = True
         self.end_tokens = end_tokens
@@ -138,7 +144,7 @@ class _Row:
 
     @property
     def ended(self) -> bool:
-        if self.tokens_left <= 0 or (self.tokens and self.tokens[-1] in self.end_tokens):
+        if not self.wanted() or self.tokens_left <= 0 or (self.tokens and self.tokens[-1] in self.end_tokens):
             return True
         return bool(self.prompt.stop) and any(stop in self._text(self.tokens) for stop in self.prompt.stop)
 

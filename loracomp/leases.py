@@ -28,6 +28,7 @@ class Heartbeat:
         self._ending: frozenset[Job] = frozenset()
         self._lost: frozenset[Job] = frozenset()
         self._in_vain_since: float | None = None
+        self._went_on_at = 0.0
         self._url = url
         self._lease_s = lease_s
         self._answer_s = answer_s
@@ -68,10 +69,18 @@ class Heartbeat:
             self._lost &= self._held
             self._look()
 
+    def wants(self, job: Job) -> bool:
+        """Whether a job's lease is not known to be lost. Whoever asks between a model's steps shows that it goes on."""
+        self._went_on_at = monotonic()
+        return job not in self._lost
+
     def in_vain_s(self) -> float:
-        """For how many seconds all that is held has been known to be lost; 0 where a lease holds or nothing is held."""
+        """For how many seconds all that is held has been known to be lost and no step has ended.
+
+        0 where a lease holds or nothing is held.
+        """
         since = self._in_vain_since
-        return 0.0 if since is None else monotonic() - since
+        return 0.0 if since is None else monotonic() - max(since, self._went_on_at)
 
     def kept(self, jobs: Sequence[Job]) -> list[Job]:
         """Those whose lease is not known to be lost, in their order."""

@@ -1,6 +1,6 @@
 """Encode, route, load; compose, predict: the order of a batch's steps, for the worker, replay and benchmarks."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
@@ -83,15 +83,21 @@ class Pipeline:
             for job, vector in zip(jobs, vectors, strict=True)
         ]
 
-    def answer(self, prepared: Sequence[Prepared]) -> list[dict[str, Any] | Failure]:
-        """For each job a row of loracomp.prediction, but worker, attempt and fence, or why it has none."""
+    def answer(
+        self, prepared: Sequence[Prepared], wanted: Callable[[Job], bool] = lambda _: True
+    ) -> list[dict[str, Any] | Failure]:
+        """For each job a row of loracomp.prediction, but worker, attempt and fence, or why it has none.
+
+        `wanted` is asked between forward passes; what is not wanted any more fails with 'lease_lost'.
+        """
         asked = [each for each in prepared if each.job.kind == "predict"]
         adapters = {id_: adapter for each in asked for id_, adapter in each.adapters.items()}
         timings: dict[str, float] = {}
         with _timed(timings, "compose"):
             composed = self._predictor.compose([each.routed.composition for each in asked], adapters)
         with _timed(timings, "predict"):
-            answers = self._predictor.answer([_request(each.job, each.routed) for each in asked], composed)
+            requests = [_request(each.job, each.routed) for each in asked]
+            answers = self._predictor.answer(requests, composed, lambda number: wanted(asked[number].job))
         answered = dict(zip(asked, answers, strict=True))
         return [self._row(each, answered.get(each), timings, len(prepared)) for each in prepared]
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from threading import Event
 from time import perf_counter
 from typing import Any, Protocol, TypeAlias
@@ -44,8 +45,11 @@ class Pipeline(Protocol):
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
         """Whatever `answer` needs for each job; the connection is in autocommit mode and lent for the call."""
 
-    def answer(self, prepared: Sequence[Any]) -> Sequence[Row | Failure]:
-        """Each job's prediction."""
+    def answer(self, prepared: Sequence[Any], wanted: Callable[[Job], bool]) -> Sequence[Row | Failure]:
+        """Each job's prediction. `wanted` is cheap and asked between the model's steps, which shows that it goes on.
+
+        What is not wanted any more need not be answered in earnest: whatever comes is dropped.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +136,7 @@ class Worker:
         self._model_is_free.set()
 
     def hangs(self) -> bool:
-        """Whether the model goes on, for `hang_s` seconds now, with nothing but lost jobs: a device hangs."""
+        """Whether, for `hang_s` seconds now, all jobs are lost and the model has ended no step: a device hangs."""
         return self._heartbeat.in_vain_s() >= self._settings.hang_s
 
     def problems(self) -> dict[str, str]:
@@ -263,7 +267,8 @@ class Worker:
 
     def _answered(self, batch: _Batch) -> _Batch:
         timings = {**batch.timings, "ready": _milliseconds_since(batch.since)}
-        return _Batch(self._each(self._pipeline.answer, batch.results), timings, perf_counter())
+        answer = partial(self._pipeline.answer, wanted=self._heartbeat.wants)
+        return _Batch(self._each(answer, batch.results), timings, perf_counter())
 
     def _record(self, batch: _Batch) -> None:
         """Write what came out, failures after predictions."""

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,11 +45,18 @@ class Obedient:
                     raise ValueError("not to be prepared")
         return list(jobs)
 
-    def answer(self, jobs: Sequence[Job]) -> list[dict[str, Any] | Failure]:
-        return [answer for job in jobs if (answer := self._answer(job, len(jobs))) is not None]
+    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[dict[str, Any] | Failure]:
+        return [answer for job in jobs if (answer := self._answer(job, len(jobs), wanted)) is not None]
 
-    def _answer(self, job: Job, together: int) -> dict[str, Any] | Failure | None:
+    def _answer(self, job: Job, together: int, wanted: Callable[[Job], bool]) -> dict[str, Any] | Failure | None:
         match job.prompt.split():
+            case ["plod", seconds]:  # step by step, whether or not it is wanted
+                for _ in range(int(10 * float(seconds))):
+                    wanted(job)
+                    time.sleep(0.1)
+            case ["write"]:  # for as long as it is wanted
+                while wanted(job):
+                    time.sleep(0.05)
             case ["sleep", seconds]:
                 time.sleep(float(seconds))
             case ["die"]:

@@ -101,9 +101,9 @@ class Interrupted:
     def prepare(self, connection, jobs):
         return self.pipeline.prepare(connection, jobs)
 
-    def answer(self, prepared):
+    def answer(self, prepared, wanted):
         os.kill(os.getpid(), signal.SIGTERM)
-        return self.pipeline.answer(prepared)
+        return self.pipeline.answer(prepared, wanted)
 
 
 def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, data, pipeline, monkeypatch):

@@ -218,6 +218,34 @@ def test_generated_rows_that_end_at_different_times_equal_each_alone_merged(base
         assert answer.output == (text.partition(request.stop[0])[0] if request.stop else text)
 
 
+@pytest.mark.parametrize("lost", [{1}, {0, 1}, {0, 1, 2}, {3}])
+def test_what_is_not_wanted_any_more_leaves_its_batch_and_the_rest_stays_as_it_was(base, library, predictor, lost):
+    requests = [written(max_new_tokens=n, composition=library.composition(n % 10)) for n in (30, 31, 9)]
+    requests.append(scored())
+    compositions = [request.composition for request in requests]
+    shapes, expected = forwards(base.model), predictor.predict(requests)
+    before = len(shapes)
+    answers = predictor.answer(
+        requests,
+        predictor.compose(compositions, predictor.load(compositions)),
+        lambda number: number not in lost or len(shapes) - before < 3,
+    )
+    gone = {number for number, answer in enumerate(answers) if isinstance(answer, JobError)}
+    assert gone == lost - {3}  # whose one pass was the first
+    assert {answers[number].code for number in gone} <= {"lease_lost"}
+    assert [answers[n] for n in range(4) if n not in gone] == [expected[n] for n in range(4) if n not in gone]
+    longest = max([requests[n].max_new_tokens for n in {0, 1, 2} - gone], default=2)
+    assert len(shapes) - before == 1 + longest
+
+
+def test_what_is_not_wanted_from_the_start_takes_no_pass(base, library, predictor):
+    shapes, requests = forwards(base.model), [written(), scored()]
+    compositions = predictor.compose([Composition()] * 2, predictor.load([]))
+    answers = predictor.answer(requests, compositions, lambda _: False)
+    assert [answer.code for answer in answers] == ["lease_lost"] * 2
+    assert not shapes
+
+
 def test_a_model_without_a_cache_generates_the_same(base, library, predictor):
     requests = [written(max_new_tokens=limit, composition=library.composition(1)) for limit in (2, 3, 9)]
     cached = predictor.predict(requests)

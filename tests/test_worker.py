@@ -247,9 +247,9 @@ class Noting(Obedient):
     def __init__(self) -> None:
         self.begun: list[int] = []
 
-    def answer(self, jobs: Sequence[Job]) -> list[dict[str, Any] | Failure]:
+    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[dict[str, Any] | Failure]:
         self.begun += [each.id for each in jobs]
-        return super().answer(jobs)
+        return super().answer(jobs, wanted)
 
 
 def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, database: str):
@@ -361,6 +361,29 @@ def test_a_worker_whose_device_hangs_ends_and_says_where(connection: Connection,
     assert log.index(f"leases_lost jobs={first},{second}") < log.index("hangs error=")
     assert "in _answer" in log
     assert claims(connection) == {first: 1, second: 1}
+
+
+def test_a_worker_that_goes_on_with_lost_jobs_does_not_hang(connection: Connection, database: str):
+    """A submitter's short timeout ends no worker."""
+    (slow,) = add_jobs(connection, "plod 5", timeout_s=1, max_attempts=1)
+    with running(database, LEASE_S=1, HANG_S=1) as process:
+        wait_until(lambda: job(connection, slow)["status"] == "running")
+        (after_it,) = add_jobs(connection, "carry on")
+        wait_until(lambda: job(connection, after_it)["status"] == "succeeded")
+        process.send_signal(signal.SIGTERM)
+        _, log = process.communicate(timeout=10)
+    assert process.returncode == 0
+    assert f"leases_lost jobs={slow}" in log
+
+
+def test_a_cancelled_job_leaves_the_model_to_others(connection: Connection, database: str):
+    (endless,) = add_jobs(connection, "write")
+    with running(database, LEASE_S=1, HANG_S=3600):
+        wait_until(lambda: job(connection, endless)["status"] == "running")
+        connection.execute("SELECT loracomp.cancel_job(%s)", (endless,))
+        (after_it,) = add_jobs(connection, "carry on")
+        wait_until(lambda: job(connection, after_it)["status"] == "succeeded")
+    assert statuses(connection)[endless] == "cancelled"
 
 
 def test_a_lease_that_a_record_ends_is_not_taken_for_lost(

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -25,6 +26,7 @@ class _Item:
     request: Request
     composed: Composed
     encoded: Question | Prompt
+    wanted: Callable[[], bool]
 
     @property
     def scored(self) -> bool:
@@ -82,37 +84,50 @@ class Predictor:
         return self._composer.compose(compositions, adapters)
 
     def answer(
-        self, requests: Sequence[Request], compositions: Sequence[Composed | JobError]
+        self,
+        requests: Sequence[Request],
+        compositions: Sequence[Composed | JobError],
+        wanted: Callable[[int], bool] = lambda _: True,
     ) -> list[Answer | JobError]:
         """Each request's answer under its composition, or why it alone has none, in order.
 
         What is not finite in a batch is asked again alone, for an adapter that overflows may spoil its neighbours.
+        `wanted` is asked between forward passes by the number of a request: one that is not wanted any more, for good,
+        leaves its batch.
 
-        JobError codes: those of the compositions, and 'prompt_too_long', 'prompt_blank', 'not_finite', 'out_of_memory'
-        (the only one worth a retry).
+        JobError codes: those of the compositions, and 'prompt_too_long', 'prompt_blank', 'not_finite', 'lease_lost',
+        'out_of_memory' (the only one worth a retry).
         """
-        prepared = list(map(self._prepared, requests, compositions))
+        prepared = [
+            self._prepared(request, composition, partial(wanted, number))
+            for number, (request, composition) in enumerate(zip(requests, compositions, strict=True))
+        ]
         items = [item for item in prepared if isinstance(item, _Item)]
         answers = self._run(self._score, [item for item in items if item.scored])
         answers |= self._run(self._generate, [item for item in items if not item.scored])
-        return [item if isinstance(item, JobError) else answers[item] for item in prepared]
+        return [item if isinstance(item, JobError) else answers.get(item) or _lease_lost() for item in prepared]
 
     def _run(
         self, answer: Callable[[Sequence[_Item]], list[Answer | JobError]], items: Sequence[_Item]
     ) -> dict[_Item, Answer | JobError]:
         answers: dict[_Item, Answer | JobError] = {}
-        for batch in batches(items, self._token_budget):
+        for together in batches(items, self._token_budget):
+            batch = [item for item in together if item.wanted()]
+            if not batch:
+                continue
             answers |= zip(batch, halving_on_out_of_memory(answer, batch), strict=True)
             spoilt = [item for item in batch if _is_not_finite(answers[item])]
             if len(batch) > 1:
                 answers |= {item: answer([item])[0] for item in spoilt}
         return answers
 
-    def _prepared(self, request: Request, composition: Composed | JobError) -> _Item | JobError:
+    def _prepared(
+        self, request: Request, composition: Composed | JobError, wanted: Callable[[], bool]
+    ) -> _Item | JobError:
         if isinstance(composition, JobError):
             return composition
         try:
-            return _Item(request, composition, self._encode(request))
+            return _Item(request, composition, self._encode(request), wanted)
         except JobError as error:
             return error
 
@@ -144,7 +159,8 @@ class Predictor:
             # All passes but the first are one token wide.
             return composed(self._base.model, [items[number].composed.mix for number in numbers], tokens=1)
 
-        generated = generate(self._base.model, self._base.tokenizer, prompts, under)
+        wanted = [item.wanted for item in items]
+        generated = generate(self._base.model, self._base.tokenizer, prompts, under, wanted)
         return [_written(item, text) for item, text in zip(items, generated, strict=True)]
 
 
@@ -165,8 +181,10 @@ def _chosen(item: _Item, scores: list[float]) -> Answer | JobError:
     )
 
 
-def _written(item: _Item, generated: Generated) -> Answer | JobError:
+def _written(item: _Item, generated: Generated | None) -> Answer | JobError:
     assert isinstance(item.encoded, Prompt)
+    if generated is None:
+        return _lease_lost()
     if not generated.finite:
         return _not_finite()
     return Answer(
@@ -180,6 +198,10 @@ def _written(item: _Item, generated: Generated) -> Answer | JobError:
 
 def _is_not_finite(answer: Answer | JobError) -> bool:
     return isinstance(answer, JobError) and answer.code == "not_finite"
+
+
+def _lease_lost() -> JobError:
+    return JobError("its lease was lost, so nobody waits for its answer", code="lease_lost")
 
 
 def _not_finite() -> JobError:

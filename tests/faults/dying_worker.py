@@ -67,7 +67,7 @@ class NoModel:
         routes = {each.job_id: each for each in route(connection, jobs, vectors.astype(np.float32), FINGERPRINT)}
         return [(job, routes[job.id]) for job in jobs]
 
-    def answer(self, prepared: Sequence[tuple[Job, Route]]) -> list[dict[str, Any]]:
+    def answer(self, prepared: Sequence[tuple[Job, Route]], wanted: Callable[[Job], bool]) -> list[dict[str, Any]]:
         time.sleep(self._seconds)
         self._death.at("predicting")
         return [self._answer(job, routed, len(prepared)) for job, routed in prepared]
