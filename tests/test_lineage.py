@@ -96,17 +96,27 @@ def test_erasing_a_submitter_leaves_events_alone(database: str, logins: None) ->
         cancelled = submit(alice, "SECRET three")
         alice.execute("SELECT loracomp.cancel_job(%s, 'SECRET reason')", [cancelled])
         kept = submit(bob, "bob's")
+        owner.execute("SELECT loracomp.refresh_reports()")
+        owner.execute(
+            "INSERT INTO loracomp.queue_count (submitted_by, queued, last_id) VALUES (%s, 1, 1)", [login("alice")]
+        )
         found = report(adam, f"erase_submitter('{login('alice')}')")
         assert found["jobs deleted"] == (3, None)
         assert found["of them unfinished"] == (1, None)
         assert found["answers with their traces deleted"] == (1, None)
         assert found["events of these jobs kept, without words"][0] == 6
+        assert found["rows of reports until they are refreshed"] == (1, "bi.cost_by_submitter")
         assert values(owner, "SELECT id FROM loracomp.job") == {kept}
+        assert values(owner, "SELECT submitted_by FROM loracomp.queue_count") == {""}
+        owner.execute("SELECT loracomp.refresh_reports()")
+        assert values(owner, "SELECT submitted_by FROM bi.cost_by_submitter") == set()
         assert "SECRET" not in one(owner, TEXTS)["text"]
         event = one(owner, "SELECT * FROM loracomp.audit_event WHERE entity = 'submitter'")
         assert (event["actor"], event["entity_name"]) == (login("adam"), login("alice"))
         assert event["after"] == {"jobs": 3, "predictions": 1}
-        assert report(adam, "erase_submitter('nobody at all')")["jobs deleted"] == (0, None)
+        nothing = report(adam, "erase_submitter('')")
+        assert set(nothing.values()) == {(0, None)}
+        assert values(owner, "SELECT submitted_by FROM loracomp.queue_count") == {""}
         submit(alice, "alice may go on")
 
 

@@ -1,6 +1,7 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.erase_submitter(name)
 -- Deletes all jobs of a submitter with their answers, traces and embeddings, whatever their status: a worker that holds one
 -- finds its fence void. Events of the jobs stay, for they hold ids, states and roles alone; one more says who erased whom.
+-- Reports are not refreshed: that may last, and would hold up this deletion.
 CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -19,6 +20,9 @@ BEGIN
     SELECT coalesce(array_agg(g.id ORDER BY g.id), '{}'), count(*) FILTER (WHERE g.finished_at IS NULL)
     INTO jobs, unfinished FROM gone AS g;
     DELETE FROM loracomp.turn AS t WHERE t.submitted_by = erase_submitter.submitter;
+    -- The empty name stands for all submitters.
+    DELETE FROM loracomp.queue_count AS c
+    WHERE c.submitted_by = erase_submitter.submitter AND erase_submitter.submitter <> '';
     DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (jobs);
     GET DIAGNOSTICS predictions = ROW_COUNT;
     INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason, after)
@@ -35,6 +39,11 @@ BEGIN
     UNION ALL
     SELECT 'events of these jobs kept, without words', count(*), NULL
     FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (jobs)
+    UNION ALL
+    SELECT
+        'rows of reports until they are refreshed', count(*),
+        CASE WHEN count(*) > 0 THEN 'bi.cost_by_submitter' END
+    FROM loracomp.cost_by_submitter AS c WHERE c.submitted_by = erase_submitter.submitter
     UNION ALL
     SELECT 'evaluations kept that it started', count(*), string_agg(e.name, ', ' ORDER BY e.name)
     FROM loracomp.evaluation AS e WHERE e.created_by = erase_submitter.submitter
