@@ -41,7 +41,7 @@ class NoModel:
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Job]:
         return jobs
 
-    def answer(self, prepared: Sequence[Job], wanted: Callable[[Job], bool]) -> list[dict[str, Any]]:
+    def answer(self, prepared: Sequence[Job], wanted: Callable[[Job], bool] = lambda _: True) -> list[dict[str, Any]]:
         return [self._row(job, len(prepared)) for job in prepared]
 
     def _row(self, job: Job, together: int) -> dict[str, Any]:
