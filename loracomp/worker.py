@@ -122,11 +122,9 @@ class Worker:
                 stack.enter_context(Hint(self._url, self._wake))
             # Where the worker itself is at fault, or on Ctrl-C, something is still held: no job is charged.
             stack.callback(self.release)
-            claimer, recorder = (
-                stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=does)) for does in ("claim", "record")
-            )
+            recorder = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="record"))
             stack.callback(self.stop)
-            self._hand_on(claimer, recorder)
+            self._hand_on(recorder)
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
 
     def stop(self) -> None:
@@ -177,24 +175,33 @@ class Worker:
         looked_s = None if self._looked_at is None else perf_counter() - self._looked_at
         return {"status": doing, "looked_s": looked_s}
 
-    def _hand_on(self, claimer: ThreadPoolExecutor, recorder: ThreadPoolExecutor) -> None:
+    def _hand_on(self, recorder: ThreadPoolExecutor) -> None:
         recorded: Future[None] = recorder.submit(lambda: None)
-        coming = claimer.submit(self._next)
-        while True:
-            self._model_is_free.set()
-            if (batch := coming.result()) is None:
-                break
+        self._model_is_free.set()
+        # While the model is idle its own thread claims and prepares: torch's threads are those of one thread, then, and
+        # need not take turns with another's on the same cores.
+        batch = self._next()
+        while batch is not None:
             self._model_is_free.clear()
-            coming = claimer.submit(self._next)
-            answered = self._answered(batch)
-            recorded.result()
-            recorded = recorder.submit(self._record, answered)
+            with ThreadPoolExecutor(1, thread_name_prefix="claim") as claimer:
+                coming = claimer.submit(self._next, meanwhile=True)
+                try:
+                    answered = self._answered(batch)
+                finally:
+                    self._model_is_free.set()
+                    self._wake.set()
+                recorded.result()
+                recorded = recorder.submit(self._record, answered)
+                batch = coming.result()
+            batch = batch or self._next()
         recorded.result()
 
-    def _next(self) -> _Batch | None:
-        """What the model shall answer next, once it is free; None once stopped or drained."""
-        while not self._stopping.is_set():
+    def _next(self, meanwhile: bool = False) -> _Batch | None:
+        """What the model shall answer next; None once stopped or drained, or `meanwhile`, where it is free before."""
+        while True:
             self._wake.clear()
+            if self._stopping.is_set() or (meanwhile and self._model_is_free.is_set()):
+                return None
             held = len(self._heartbeat.held)
             try:
                 batch = self._prepared(held)
@@ -206,7 +213,6 @@ class Worker:
                 self._wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
             elif self._has_its_turn(batch.jobs):
                 return batch
-        return None
 
     def _prepared(self, held: int) -> _Batch | None:
         """A batch that the model can answer; None where none is due."""

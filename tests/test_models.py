@@ -13,7 +13,14 @@ from huggingface_hub import constants
 
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
 from loracomp.registry import gguf
-from loracomp.registry.models import describe_base_model, load_base_model, load_encoder, resolve_device, resolve_dtype
+from loracomp.registry.models import (
+    check_spread,
+    describe_base_model,
+    load_base_model,
+    load_encoder,
+    resolve_device,
+    resolve_dtype,
+)
 from loracomp.registry.sources import fingerprint, resolve_source
 from model_fixtures import letter_tokenizer, tiny_llama
 
@@ -135,6 +142,19 @@ def test_dtypes_by_name():
             resolve_dtype(wrong, "cpu")
     assert resolve_device("cpu") == "cpu"
     assert resolve_device("auto") == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_a_device_map_needs_gpus_and_all_of_the_model_on_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UsageError, match="there is none here: leave it out"):
+        resolve_device("auto", "balanced")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert resolve_device("auto", "balanced") == "cuda"
+    with pytest.raises(UsageError, match="leave device out, not 'cuda:1'"):
+        resolve_device("cuda:1", "auto")
+    check_spread({"model.embed_tokens": 0, "model.layers.0": "cuda:1"}, "auto")
+    with pytest.raises(RefusedError, match=r"leaves 1 parts .* such as model.layers.9 on disk"):
+        check_spread({"model.layers.0": 0, "model.layers.9": "disk"}, "auto")
 
 
 def test_two_conversions_at_once_leave_one_whole_folder(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ import platform
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
     "memory": passes.memory,
     "growth": passes.growth,
 }
-TURNS_OF = {"latency": 6, "merging": 2, "throughput": 0.6, "growth": 0.6}
+TURNS_OF = {"latency": 6, "merging": 2, "throughput": 0.6, "growth": 0.4}
 """How many times as many turns a part takes as the others."""
 
 
@@ -85,8 +85,8 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
     return Sizes(**{size.name: getattr(options, size.name) for size in fields(Sizes)})
 
 
-def describe_machine(bench: Workbench) -> dict[str, str]:
-    """What it was measured on."""
+def describe_machine(bench: Workbench) -> dict[str, Any]:
+    """What it was measured on, and how much of it."""
     model = bench.base.model
     device = (
         torch.cuda.get_device_name()
@@ -99,6 +99,7 @@ def describe_machine(bench: Workbench) -> dict[str, str]:
         "machine": f"{device}, {str(model.dtype).removeprefix('torch.')}",
         "versions": f"Python {platform.python_version()}, {versions}",
         "base_model": bench.pipeline.base_name,
+        "sizes": asdict(bench.sizes),
     }
 
 

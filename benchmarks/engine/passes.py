@@ -170,15 +170,13 @@ def storage_nbytes(tensors: Iterator[Tensor]) -> int:
 
 def growth(bench: Workbench, turns: int) -> Measured:
     """Seconds of a pass and its ratio to the base model's, as one thing grows while the others stay."""
-    draw, largest = drawing(bench.library), bench.sizes.largest
+    draw, largest, growing = drawing(bench.library), bench.sizes.largest, bench.sizes.growing
     curves = {
         "batch": [_point(bench, size, draw, x=size, turns=turns) for size in doubling(1, largest)],
         "distinct": _points(bench, largest, {n: repeating(draw, n) for n in doubling(1, largest)}, turns),
-        "in_a_mix": _points(
-            bench, bench.sizes.batch, {n: drawing(bench.library, in_a_mix=n) for n in doubling(1, 16)}, turns
-        ),
+        "in_a_mix": _points(bench, growing, {n: drawing(bench.library, in_a_mix=n) for n in doubling(1, 16)}, turns),
         "rank": [
-            _point(bench, bench.sizes.batch, drawing(adapters), x=rank, turns=turns, adapters=adapters)
+            _point(bench, growing, drawing(adapters), x=rank, turns=turns, adapters=adapters)
             for rank in doubling(4, largest)
             for adapters in [of_rank(bench, rank)]
         ],
@@ -199,13 +197,13 @@ def repeating(draw: Draw, distinct: int) -> Draw:
 def _point(
     bench: Workbench, size: int, draw: Draw, *, x: int, turns: int, adapters: Sequence[AdapterWeights] | None = None
 ) -> dict[str, float]:
-    jobs = made_up_jobs(size, seed=4)
+    jobs = made_up_jobs(size, seed=4, words=(2, 6))
     runs = {"base": asking(bench.predictor(), jobs), "mixed": asking(bench.predictor(adapters), jobs, draw)}
     return _row(x, size, take_turns(runs, turns), "mixed")
 
 
 def _points(bench: Workbench, size: int, draws: dict[int, Draw], turns: int) -> list[dict[str, float]]:
-    jobs = made_up_jobs(size, seed=5)
+    jobs = made_up_jobs(size, seed=5, words=(2, 6))
     runs = {str(x): asking(bench.predictor(), jobs, draw) for x, draw in draws.items()}
     seconds = take_turns({"base": asking(bench.predictor(), jobs), **runs}, turns)
     return [_row(x, size, seconds, str(x)) for x in draws]

@@ -9,19 +9,19 @@ from matplotlib.figure import Figure
 
 PANELS = {
     "batch": "jobs in a batch, all different",
-    "distinct": "different compositions in a batch of 64",
-    "in_a_mix": "adapters in a mix, batch of 32",
-    "rank": "rank of the adapters, batch of 32",
+    "distinct": "different compositions, batch of {largest}",
+    "in_a_mix": "adapters in a mix, batch of {growing}",
+    "rank": "rank of the adapters, batch of {growing}",
 }
 
 
-def draw_growth(curves: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> None:
+def draw_growth(measured: Mapping[str, Any], path: Path) -> None:
     """Jobs/s of the mixed pass over those of the base model alone; the same figures make the same bytes."""
     mpl.rcParams.update({"svg.hashsalt": "loracomp", "font.size": 9})
     figure = Figure(figsize=(11, 2.8), layout="constrained")
     for panel, (name, title) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS.items(), strict=True):
-        _draw(panel, curves[name])
-        panel.set_title(title, loc="left", fontsize=9)
+        _draw(panel, measured["curves"][name])
+        panel.set_title(title.format(**measured["sizes"]), loc="left", fontsize=9)
     figure.supylabel("jobs/s, base model alone = 1", fontsize=9)
     figure.savefig(path, metadata={"Date": None}, bbox_inches="tight")
 

@@ -42,7 +42,7 @@ def write_report(folder: Path) -> Results:
     if "growth" in results:
         from .plots import draw_growth  # noqa: PLC0415  matplotlib takes a second to import
 
-        draw_growth(results["growth"]["curves"], folder / "growth.svg")
+        draw_growth(results["growth"], folder / "growth.svg")
     return results
 
 

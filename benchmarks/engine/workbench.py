@@ -44,6 +44,8 @@ class Sizes:
     """Jobs inserted at once."""
     library: int = 1000
     """Adapters of a large one."""
+    growing: int = 16
+    """Jobs of a batch whose mixes or ranks grow."""
     largest: int = 64
     """Batch, different compositions and rank to which the curves go."""
 

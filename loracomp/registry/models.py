@@ -1,7 +1,7 @@
 """Base models and encoders: loaded from any source, described, and fingerprinted."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -91,20 +91,23 @@ def load_base_model(
     *,
     revision: str | None = None,
     device: str = "cpu",
+    device_map: str | None = None,
     dtype: torch.dtype | str = "auto",
     cache_dir: Path,
 ) -> BaseModel:
     """Load a causal language model and its tokenizer from a hub id, a folder, a GGUF file or a package.
 
-    dtype 'auto' is bfloat16 on CUDA and on processors with bfloat16 instructions, else float32. A GGUF file is
-    dequantised once into `cache_dir` (`registry.gguf`). Raises NotFoundError, UsageError or RefusedError, which name
-    the source.
+    It is put on `device`, or spread over all GPUs as transformers' `device_map` says. dtype 'auto' is bfloat16 on CUDA
+    and on processors with bfloat16 instructions, else float32. A GGUF file is dequantised once into `cache_dir`
+    (`registry.gguf`). Raises NotFoundError, UsageError or RefusedError, which name the source, and RefusedError where
+    the GPUs can't hold the model (`check_spread`).
     """
     folder, description = _describe(source, revision, cache_dir)
     with quiet_transformers(), _readable(source):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=resolve_dtype(dtype, device),
+            device_map=device_map,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -112,7 +115,11 @@ def load_base_model(
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
-    model.to(device).eval().requires_grad_(False)
+    if device_map is None:
+        model.to(device)
+    else:
+        check_spread(model.hf_device_map, device_map)
+    model.eval().requires_grad_(False)
     shared = {field.name: getattr(description, field.name) for field in fields(description)}
     return BaseModel(**shared, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model))
 
@@ -151,8 +158,21 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
     )
 
 
-def resolve_device(device: str) -> str:
-    """The torch device that 'auto' means: a GPU where there is one. Raises UsageError for one that is not here."""
+def resolve_device(device: str, device_map: str | None = None) -> str:
+    """The torch device that 'auto' means: a GPU where there is one; with a device_map the first one.
+
+    Raises UsageError for one that is not here, and for a device_map without GPUs or beside another device than those.
+    """
+    if device_map is not None:
+        if device not in ("auto", "cuda"):
+            raise UsageError(
+                f"device_map {device_map!r} spreads a model over all GPUs: leave device out, not {device!r}"
+            )
+        if not torch.cuda.is_available():
+            raise UsageError(
+                f"device_map {device_map!r} spreads a model over GPUs, and there is none here: leave it out"
+            )
+        return "cuda"
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -160,6 +180,17 @@ def resolve_device(device: str) -> str:
     except (AssertionError, RuntimeError) as error:
         raise UsageError(f"device {device!r} is not to be had here: {str(error).splitlines()[0]}") from None
     return device
+
+
+def check_spread(placed: Mapping[str, object], device_map: str) -> None:
+    """Raise RefusedError where a model's parts are `placed` (part -> device) elsewhere than on GPUs."""
+    left = {part: str(device) for part, device in placed.items() if str(device) in ("cpu", "disk", "meta")}
+    if left:
+        raise RefusedError(
+            f"device_map {device_map!r} leaves {len(left)} parts of the base model off the GPUs, such as "
+            f"{next(iter(left))} on {next(iter(left.values()))}: every pass would carry them over; "
+            "use more or larger GPUs, or a smaller model"
+        )
 
 
 def resolve_dtype(dtype: torch.dtype | str, device: str) -> torch.dtype:
