@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="cpu, cuda, cuda:1, ... Defaults to a GPU where there is one.")
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
         None,
-        description="auto, balanced, balanced_low_0 or sequential: how a model is spread over all GPUs. Defaults to one device.",
+        description="Spread over GPUs: auto, balanced, balanced_low_0, sequential. Defaults to one device.",
     )
     dtype: str = Field("auto", description="bfloat16, float16 or float32. Defaults to what the device is fast at.")
     batch_size: int = Field(16, ge=1, le=1024, description="Jobs claimed at once. Defaults to 16.")
