@@ -151,6 +151,7 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
         assert 'loracomp_cache_requests_total{cache="adapters",result="miss"}' in text
         assert "loracomp_database_up 1.0" in text
         assert f'device="{listed["device"]}"' in text and "cpu/" in listed["device"]
+        assert "loracomp_queue_jobs{" in text and "loracomp_workers{" in text
     finally:
         worker.send_signal(signal.SIGTERM)
         _, log = worker.communicate(timeout=60)

@@ -1,6 +1,8 @@
 """docker-compose.yml and Dockerfile, as far as they can be checked without Docker."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import yaml
 
 from loracomp.cli import app, commands
 from loracomp.config import Settings
+from loracomp.exporter import Endpoint
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
@@ -22,8 +25,7 @@ def command_lines(service: dict[str, Any]) -> list[list[str]]:
     if "build" not in service:
         return []
     whole = [service["entrypoint"][-1]] if "entrypoint" in service else [" ".join(["loracomp", *service["command"]])]
-    check = service.get("healthcheck", {}).get("test", ["CMD"])[1:]
-    return [line.split() for line in [*whole[0].split(" && "), " ".join(check)] if line]
+    return [line.split() for line in whole[0].split(" && ")]
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -40,8 +42,8 @@ def test_what_a_container_runs_is_a_command(service: str) -> None:
 def test_secrets_come_from_outside_and_are_asked_for(service: str) -> None:
     for name, value in SERVICES[service].get("environment", {}).items():
         if re.search("PASSWORD|SECRET|TOKEN|KEY", name):
-            assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", value), f"{name} stands in the file"
-        assert not re.search(r"://[^@/]*:[^@/]*@", value), f"{name} holds a password"
+            assert re.fullmatch(r"\$\{\w+:\?[^}]+\}", str(value)), f"{name} stands in the file"
+        assert not re.search(r"://[^@/]*:[^@/]*@", str(value)), f"{name} holds a password"
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -58,6 +60,25 @@ def test_who_goes_on_running_has_a_health_check_and_who_waits_for_whom() -> None
     waits = {name: service.get("depends_on", {}) for name, service in SERVICES.items()}
     assert waits["schema"] == {"postgres": {"condition": "service_healthy"}}
     assert waits["worker"] == waits["worker-gpu"] == {"schema": {"condition": "service_completed_successfully"}}
+
+
+@pytest.mark.parametrize("service", ["worker", "worker-gpu"])
+def test_a_workers_health_check_asks_its_endpoint_whether_it_is_ready(service: str) -> None:
+    port = SERVICES[service]["environment"]["LORACOMP_METRICS_PORT"]
+    command, *arguments, code = SERVICES[service]["healthcheck"]["test"]
+    assert (command, arguments) == ("CMD", ["python", "-c"])
+    address = f"http://127.0.0.1:{port}/"
+    assert address in code
+
+    def check() -> int:
+        here = code.replace(address, f"http://127.0.0.1:{endpoint.port}/")
+        return subprocess.run([sys.executable, "-c", here], capture_output=True, check=False).returncode
+
+    with Endpoint("127.0.0.1", 0) as endpoint:
+        assert check() == 1
+        endpoint.problems = dict
+        assert check() == 0
+    assert check() == 1
 
 
 def test_the_worker_has_a_login_of_its_own_and_time_to_stop() -> None:
