@@ -194,6 +194,31 @@ def test_an_open_transaction_keeps_no_other_from_inserting(connection: Connectio
             add_jobs(bob, "e")
 
 
+def test_what_a_function_inserts_with_its_owners_rights_counts_as_its_owners(
+    connection: Connection, alice: Connection, bob: Connection
+):
+    """Whoever calls it: rows belong to the role that inserts them."""
+    limit(connection, None, 2)
+    owner = login("alice")
+    connection.execute(
+        "CREATE FUNCTION public.enqueue(prompt text) RETURNS bigint LANGUAGE sql SECURITY DEFINER"
+        " SET search_path = loracomp, pg_temp BEGIN ATOMIC"
+        " INSERT INTO loracomp.job (prompt) VALUES (enqueue.prompt) RETURNING id; END"
+    )
+    connection.execute(f"ALTER FUNCTION public.enqueue OWNER TO {owner}".encode())
+    try:
+        add_jobs(bob, *"ab")  # his own places are taken, and matter to nobody else
+        for _ in range(2):
+            bob.execute("SELECT public.enqueue('p')")
+        with pytest.raises(errors.ConfigurationLimitExceeded, match=f"at most 2 of {owner}'s jobs may wait"):
+            bob.execute("SELECT public.enqueue('p')")
+        with pytest.raises(errors.ConfigurationLimitExceeded, match="at most 2 of your jobs may wait"):
+            add_jobs(alice, "p")
+        assert queued(connection) == 4
+    finally:
+        connection.execute("DROP FUNCTION public.enqueue")
+
+
 def test_a_limit_that_makes_no_sense_is_refused_and_changes_are_audited(connection: Connection, alice: Connection):
     with pytest.raises(errors.CheckViolation, match="in_all_must_be_between"):
         limit(connection, 0, None)

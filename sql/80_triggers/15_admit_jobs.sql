@@ -8,6 +8,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     limits loracomp.queue_limit;
+    submitter name;
     newest bigint;
 BEGIN
     SELECT * INTO limits FROM loracomp.queue_limit;
@@ -18,13 +19,16 @@ BEGIN
     IF newest IS NULL THEN
         RETURN NULL;
     END IF;
-    IF NOT loracomp.has_room(loracomp.caller(), limits.per_submitter, newest) THEN
+    -- The rows say whose they are: a function with its owner's rights inserts as that owner, whoever calls it.
+    FOR submitter IN SELECT DISTINCT n.submitted_by FROM new_job AS n LOOP
+        CONTINUE WHEN loracomp.has_room(submitter, limits.per_submitter, newest);
         PERFORM nextval('loracomp.refused_inserts');
-        RAISE EXCEPTION 'at most % of your jobs may wait, and this would be more', limits.per_submitter
+        RAISE EXCEPTION 'at most % of % jobs may wait, and this would be more', limits.per_submitter,
+            CASE submitter WHEN loracomp.caller() THEN 'your' ELSE format('%s''s', submitter) END
             USING ERRCODE = 'configuration_limit_exceeded', CONSTRAINT = 'your_share_of_the_queue_is_full',
                 HINT = 'wait until some are answered, cancel those that are not needed (loracomp.cancel_job), or ask an '
                     'administrator for more (loracomp.set_queue_limits)';
-    END IF;
+    END LOOP;
     IF NOT loracomp.has_room('', limits.in_all, newest) THEN
         PERFORM nextval('loracomp.refused_inserts');
         RAISE EXCEPTION 'at most % jobs may wait, of all submitters together, and this would be more', limits.in_all
