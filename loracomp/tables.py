@@ -617,6 +617,8 @@ worker = Table(
     _count("released", "Jobs that it has given back uncharged."),
     _count("dropped", "Results that came after their lease was lost."),
     _one_of("status", "idle busy stopping stopped", "worker_status_must_be_a_known_one"),
+    # Views add it to a time: one that no interval holds would break them for everybody.
+    CheckConstraint("silent_after_s BETWEEN 0 AND 86400", name="silent_after_s_must_be_between_0_and_86400"),
     comment="Workers as they last reported: who is alive, doing what.",
     # A few rows that are updated in place every few seconds.
     postgresql_with={"fillfactor": "50"},

@@ -25,6 +25,12 @@ UNION ALL
 SELECT p.oid::regprocedure::text
 FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
     AND obj_description(p.oid, 'pg_proc') IS NULL
+UNION ALL
+-- But for those of identity columns.
+SELECT format('%s.%s', n.nspname, c.relname)
+FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname IN ('loracomp', 'bi') AND c.relkind = 'S' AND obj_description(c.oid, 'pg_class') IS NULL
+    AND NOT EXISTS (SELECT FROM pg_depend AS d WHERE d.objid = c.oid AND d.deptype IN ('a', 'i'))
 ORDER BY 1
 """
 
