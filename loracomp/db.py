@@ -88,6 +88,11 @@ def translated_errors() -> Iterator[None]:
         raise translate(error) from error
 
 
+def storable(text: str) -> str:
+    """As Postgres stores it, which has neither NUL nor half of a surrogate pair: those are spelled out, as in \\0."""
+    return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+
+
 _Kind: TypeAlias = type[psycopg.Error] | tuple[type[psycopg.Error], ...]
 
 # The first that fits; {} is the server's own sentence.

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import psycopg
+
 from loracomp.records import Job
 
 
@@ -23,8 +25,25 @@ class Event:
 
 
 def logfmt(event: str, **fields: object) -> Event:
-    """A message for a logger, in either format. Jobs stand in `job`, or in `jobs` as a list."""
-    return Event(event, fields)
+    """A message for a logger, in either format. Jobs stand in `job`, or in `jobs` as a list. Errors: as `told`."""
+    return Event(event, {key: told(value) if isinstance(value, Exception) else value for key, value in fields.items()})
+
+
+def told(error: BaseException) -> str:
+    """What may be logged and stored of an error: of the database's its sentence alone, for the rest may quote a row."""
+    sentence = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return sentence or str(error)
+
+
+def without_quotes(error: BaseException) -> BaseException:
+    """The same to be logged with its traceback: each error that led to it says what may be `told`, no more."""
+    if isinstance(error, psycopg.Error):
+        return type(error)(told(error)).with_traceback(error.__traceback__)
+    if error.__cause__ is not None:
+        error.__cause__ = without_quotes(error.__cause__)
+    elif error.__context__ is not None:
+        error.__context__ = without_quotes(error.__context__)
+    return error
 
 
 def job_ids(jobs: Iterable[Job]) -> list[int]:

@@ -14,7 +14,7 @@ from loracomp import __version__, metrics
 from loracomp.db import Connection, connect
 from loracomp.errors import LoracompError
 from loracomp.exporter import DatabaseSample
-from loracomp.logfmt import logfmt
+from loracomp.logfmt import logfmt, told
 from loracomp.queries import QUERIES
 from loracomp.schema import head
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 class Presence:
     """Reports what a worker does three times a lease, every 10 s at least, and that it stops.
 
-    A report that fails is logged and costs the worker nothing.
+    A report or sample that fails is logged and costs the worker nothing.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Presence:
         self._sample_after = self._since = monotonic()
         self._problems: Mapping[str, str] = {"database": "the worker has not reported yet"}
         self._stop = Event()
+        self._soon = Event()
         self._thread = Thread(target=self._run, name="presence", daemon=True)
         self._connection: Connection | None = None
 
@@ -66,7 +67,12 @@ class Presence:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stop.set()
+        self._soon.set()
         self._thread.join()
+
+    def report_soon(self) -> None:
+        """What it does has changed in a way that others should know of."""
+        self._soon.set()
 
     @property
     def problems(self) -> Mapping[str, str]:
@@ -76,7 +82,8 @@ class Presence:
     def _run(self) -> None:
         while not self._stop.is_set():
             self._report(self._activity())
-            self._stop.wait(self._pause)
+            self._soon.wait(self._pause)
+            self._soon.clear()
         self._report({**self._activity(), "status": "stopped"})
         self._close()
 
@@ -88,14 +95,15 @@ class Presence:
             self._problems = self._schema_problems(self._connection)
             arguments = {**self._identity, **activity, **metrics.totals(), "running_s": monotonic() - self._since}
             self._connection.execute(QUERIES["report_worker"], arguments)
-            self._take_sample(self._connection)
         except (psycopg.Error, LoracompError) as error:
             _log.warning(logfmt("not_reported", error=error))
-            self._problems = {**self._problems, "database": str(error)}
+            self._problems = {**self._problems, "database": told(error)}
             if self._sample:
                 self._sample.clear()
                 self._sample_after = monotonic()
             self._close()
+        else:
+            self._take_sample(self._connection)
 
     def _schema_problems(self, connection: Connection) -> dict[str, str]:
         row = connection.execute(QUERIES["schema_revision"]).fetchone()
@@ -108,9 +116,16 @@ class Presence:
         if self._sample is None or monotonic() < self._sample_after:
             return
         start = monotonic()
-        self._sample.update(connection.execute(QUERIES["database_metrics"]))
-        # A queue of a million takes a second to count: that may cost the server one per cent of its time.
-        self._sample_after = monotonic() + 99 * (monotonic() - start)
+        try:
+            self._sample.update(connection.execute(QUERIES["database_metrics"]))
+        except psycopg.Error as error:
+            # Jobs are answered without it.
+            _log.warning(logfmt("not_sampled", error=error))
+            self._sample.clear()
+            self._close()
+        finally:
+            # A queue of a million takes a second to count: that may cost the server one per cent of its time.
+            self._sample_after = monotonic() + 99 * (monotonic() - start)
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from loracomp.db import Connection
+from loracomp.db import Connection, storable
 from loracomp.errors import JobError
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Request
@@ -68,7 +68,7 @@ def _request(trace: dict[str, Any]) -> Request:
 
 def _compared(trace: dict[str, Any], answer: Answer, tolerance: float) -> Replay:
     if answer.choice_scores is None or trace["choice_scores"] is None:
-        equal = answer.output == trace["output"]
+        equal = storable(answer.output) == trace["output"]
         detail = "the same text" if equal else f"now {answer.output!r}, then {trace['output']!r}"
         return Replay(trace["job_id"], "equal" if equal else "different", detail)
     pairs = zip(answer.choice_scores, trace["choice_scores"], strict=True)

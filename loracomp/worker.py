@@ -24,7 +24,7 @@ from loracomp.exporter import DatabaseSample
 from loracomp.hint import Hint
 from loracomp.leases import Heartbeat
 from loracomp.link import DATABASE_AWAY, Link
-from loracomp.logfmt import job_ids, logfmt
+from loracomp.logfmt import job_ids, logfmt, told, without_quotes
 from loracomp.presence import Presence
 from loracomp.records import Failure, Job
 from loracomp.steps.claim import claim_jobs, queue_is_empty, release_jobs
@@ -132,6 +132,7 @@ class Worker:
         self._stopping.set()
         self._wake.set()
         self._model_is_free.set()
+        self._presence.report_soon()
 
     def hangs(self) -> bool:
         """Whether, for `hang_s` seconds now, all jobs are lost and the model has ended no step: a device hangs."""
@@ -307,9 +308,9 @@ class Worker:
         for failure in failures:
             if failure.job_id in failed:
                 metrics.count_failure(failure)
-            _log.warning(
-                logfmt("failed", job=failure.job_id, code=failure.code, retry=failure.retry, error=failure.message)
-            )
+                _log.warning(
+                    logfmt("failed", job=failure.job_id, code=failure.code, retry=failure.retry, error=failure.message)
+                )
 
     def _each(
         self, stage: Callable[[Sequence[Any]], Sequence[Any]], items: Mapping[Job, Any | Failure]
@@ -333,7 +334,7 @@ class Worker:
         except Exception as error:
             if len(items) == 1:
                 return {job: _failure(job, error) for job in items}
-            _log.warning(logfmt("batch_raised", jobs=job_ids(items), error=repr(error)))
+            _log.warning(logfmt("batch_raised", jobs=job_ids(items), error=_named(error)))
         # Outside the handler, where the error's traceback no longer holds what it was working on.
         return {job: result for job, item in items.items() for job, result in self._each(stage, {job: item}).items()}
 
@@ -341,8 +342,12 @@ class Worker:
 def _failure(job: Job, error: Exception) -> Failure:
     if isinstance(error, JobError):
         return Failure(job.id, error.code, str(error), error.retry)
-    _log.error(logfmt("job_raised", jobs=job.id), exc_info=error)
-    return Failure(job.id, "internal_error", f"{type(error).__name__}: {error}", retry=True)
+    _log.error(logfmt("job_raised", job=job.id), exc_info=without_quotes(error))
+    return Failure(job.id, "internal_error", _named(error), retry=True)
+
+
+def _named(error: Exception) -> str:
+    return f"{type(error).__name__}: {told(error)}"
 
 
 def _note_released(ids: Collection[int]) -> None:

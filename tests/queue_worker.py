@@ -15,7 +15,7 @@ import numpy as np
 
 from job_data import BASE, prediction
 from loracomp.config import load_settings
-from loracomp.db import Connection
+from loracomp.db import Connection, translated_errors
 from loracomp.errors import JobError
 from loracomp.records import Failure, Job
 from loracomp.shutdown import serve
@@ -41,6 +41,10 @@ class Obedient:
                     connection.execute("SELECT 1")
                 case ["route-by", fingerprint]:
                     route(connection, [job], np.ones((1, DIMENSIONS), np.float32), fingerprint)
+                case ["sentence", quoted]:
+                    statement = f"DO $$ BEGIN RAISE EXCEPTION 'a sentence' USING DETAIL = '{quoted}'; END $$"
+                    with translated_errors():
+                        connection.execute(statement.encode())
                 case ["unprepared"]:
                     raise ValueError("not to be prepared")
         return list(jobs)
@@ -70,7 +74,9 @@ class Obedient:
             case ["forget"]:
                 return None
             case ["nul"]:
-                return prediction(job.id, output="a\0b")
+                return prediction(job.id, output="a\0b \ud800")
+            case ["nameless", output]:
+                return prediction(job.id, output=output, base_model=None)
         return prediction(job.id, output=job.prompt.upper(), batch_size=together)
 
 

@@ -211,6 +211,42 @@ def test_a_database_that_is_away_is_seen(connection: Connection, database: str) 
         wait_until(lambda: problems(endpoint) == {})
 
 
+BROKEN = """
+CREATE OR REPLACE FUNCTION loracomp.database_metrics() RETURNS TABLE (metric text, labels jsonb, value double precision)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    PERFORM nextval('loracomp.samples'), pg_sleep(0.1);
+    RAISE division_by_zero;
+END
+$$
+"""
+
+
+def test_numbers_that_cannot_be_taken_keep_no_worker_from_being_ready_and_are_not_tried_at_once(
+    connection: Connection, database: str
+) -> None:
+    (whole,) = connection.execute("SELECT pg_get_functiondef('loracomp.database_metrics'::regproc) AS text")
+    connection.execute("CREATE SEQUENCE loracomp.samples")
+    connection.execute(BROKEN)
+    seen = "SELECT seen_at FROM loracomp.worker WHERE status = 'idle'"
+    try:
+        with serving(database) as (endpoint, _):
+            times = set()
+            while len(times) < 4:
+                times |= {row["seen_at"] for row in connection.execute(seen)}
+                time.sleep(0.05)
+            assert problems(endpoint) == {}
+            assert scraped(endpoint)["loracomp_database_up"].samples[0].value == 0
+            assert "loracomp_queue_jobs" not in scraped(endpoint)
+        (tried,) = connection.execute("SELECT last_value FROM loracomp.samples")
+        assert tried == {"last_value": 1}
+    finally:
+        connection.execute(whole["text"])
+        connection.execute("DROP SEQUENCE loracomp.samples")
+
+
 def test_a_claim_loop_that_stands_still_is_seen(connection: Connection, database: str) -> None:
     add_jobs(connection, "sleep 6", timeout_s=1)
     with serving(database, batch_size=1) as (endpoint, _):

@@ -272,18 +272,75 @@ def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, dat
 
 
 def test_a_fault_costs_the_culprit_alone(connection: Connection, database: str):
-    prompts = ["a", "raise", "b", "refuse", "c", "fail", "d", "nul", "e", "forget", "f", "slow-query", "unprepared"]
+    prompts = [
+        "a",
+        "raise",
+        "b",
+        "refuse",
+        "c",
+        "fail",
+        "d",
+        "nameless x",
+        "e",
+        "forget",
+        "f",
+        "slow-query",
+        "unprepared",
+    ]
     ids = dict(zip(prompts, add_jobs(connection, *prompts, max_attempts=1), strict=True))
     drain_here(database)
     rows = {prompt: job(connection, job_id) for prompt, job_id in ids.items()}
     assert {prompt: row["error_code"] for prompt, row in rows.items()} == {
         **dict.fromkeys("abcdef"),
-        **dict.fromkeys(["raise", "nul", "forget", "slow-query", "unprepared"], "internal_error"),
+        **dict.fromkeys(["raise", "nameless x", "forget", "slow-query", "unprepared"], "internal_error"),
         **dict.fromkeys(["refuse", "fail"], "prompt_too_long"),
     }
     assert rows["raise"]["error"] == "ValueError: a fault"
     assert {row["attempts"] for row in rows.values()} == {1}
     assert {row["status"] for prompt, row in rows.items() if prompt in "abcdef"} == {"succeeded"}
+
+
+def test_what_postgres_cannot_store_of_an_answer_is_spelled_out(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "nul")
+    drain_here(database)
+    assert job(connection, job_id)["status"] == "succeeded"
+    assert predictions(connection)[job_id]["output"] == "a\\0b \\ud800"
+
+
+def test_no_log_and_no_error_quotes_an_answer(connection: Connection, database: str, caplog: pytest.LogCaptureFixture):
+    """As the database's errors do: the row in their detail, parameters in their context."""
+    ids = add_jobs(connection, "nameless SECRET", "sentence SECRET", "a", max_attempts=1)
+    drain_here(database)
+    errors = [job(connection, each)["error"] for each in ids]
+    assert errors[0].startswith('NotNullViolation: null value in column "base_model"')
+    assert errors[1:] == ["RefusedError: a sentence", None]
+    said = caplog.text
+    assert said.count("batch_raised") == 2 and said.count("Traceback") == 3  # the sentence's with its cause
+    assert "SECRET" not in said + str(errors)
+
+
+class Cancelling(Obedient):
+    """Cancels each job before it fails."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def answer(self, jobs: Sequence[Job]) -> list[dict[str, Any] | Failure]:
+        for each in jobs:
+            self._connection.execute("SELECT loracomp.cancel_job(%s)", (each.id,))
+        return [Failure(each.id, "prompt_too_long", "the prompt is too long") for each in jobs]
+
+
+def test_a_failure_that_is_not_written_is_not_logged_as_one(
+    connection: Connection, database: str, caplog: pytest.LogCaptureFixture
+):
+    (job_id,) = add_jobs(connection, "a")
+    with working(database, Cancelling(connection)):
+        wait_until(lambda: statuses(connection) == {job_id: "cancelled"})
+    assert "failed" not in caplog.text
+    add_jobs(connection, "fail")
+    drain_here(database)
+    assert caplog.text.count("failed") == 1
 
 
 def test_a_job_that_kills_its_worker_costs_no_other_job_an_attempt(connection: Connection, database: str):

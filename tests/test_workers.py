@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
 import pytest
 from psycopg import errors
 
@@ -66,6 +67,19 @@ def test_a_killed_worker_is_gone_when_its_lease_is_over(connection: Connection, 
         wait_until(seen(connection, "killed", status="gone"))
 
 
+def test_one_that_ends_with_its_grace_time_is_stopped_not_gone(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "sleep 60")
+    with running(database, GRACE_S=1, WORKER="late") as process:
+        wait_until(lambda: job(connection, job_id)["status"] == "running")
+        process.terminate()
+        assert process.wait(10) == 0
+    assert workers(connection)["late"]["status"] == "stopping"
+    connection.execute("UPDATE loracomp.worker SET seen_at = now() - interval '1 hour'")
+    assert workers(connection)["late"]["status"] == "stopped"
+    (row,) = connection.execute("SELECT status FROM bi.dim_worker WHERE worker = 'late'")
+    assert row["status"] == "stopped"
+
+
 def test_a_worker_reports_again_when_its_connection_was_cut(connection: Connection, database: str):
     with working(database, worker="cut", lease_s=1):
         wait_until(seen(connection, "cut", status="idle"))
@@ -100,6 +114,16 @@ def test_the_silent_are_forgotten_after_a_day(connection: Connection):
 def test_a_state_that_nobody_knows_is_refused(connection: Connection):
     with pytest.raises(errors.CheckViolation, match="worker_status_must_be_a_known_one"):
         say(connection, status="bored")
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan"), -1, 86401])
+def test_a_silence_that_no_view_could_reckon_with_is_refused(connection: Connection, seconds: float):
+    with pytest.raises(psycopg.DatabaseError, match=r"silent_after_s.must.be.between"):
+        say(connection, silent_after_s=seconds)
+    say(connection)
+    with pytest.raises(psycopg.DatabaseError, match=r"silent_after_s.must.be.between"):
+        say(connection, silent_after_s=seconds)
+    assert workers(connection).keys() == {"w"}
 
 
 def test_bi_has_workers_without_jobs_and_jobs_without_workers(connection: Connection, database: str):

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from psycopg.types.json import Json
 
-from loracomp.db import Connection
+from loracomp.db import Connection, storable
 from loracomp.queries import QUERIES
 from loracomp.records import Failure, Job
 
@@ -18,7 +18,7 @@ def record_predictions(
     psycopg.DataError or IntegrityError, and writes nothing, where one of them can't be stored.
     """
     tokens = {job.id: job.lease_token for job in jobs}
-    rows = [dict(row) for row in predictions]
+    rows = [{**row, "output": _output(row)} for row in predictions]
     embeddings = [row.pop("query_embedding", None) for row in rows]
     given = {
         "predictions": Json(rows),
@@ -35,15 +35,15 @@ def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Fa
         "ids": [failure.job_id for failure in failures],
         "tokens": [tokens[failure.job_id] for failure in failures],
         "codes": [failure.code for failure in failures],
-        "messages": [_storable(failure.message) for failure in failures],
+        "messages": [storable(failure.message) for failure in failures],
         "retries": [failure.retry for failure in failures],
     }
     return {row["id"] for row in connection.execute(QUERIES["fail_jobs"], arguments)}
 
 
-def _storable(message: str) -> str:
-    """Postgres stores neither NUL nor half of a surrogate pair."""
-    return message.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+def _output(prediction: Mapping[str, object]) -> str | None:
+    output = prediction.get("output")
+    return storable(output) if isinstance(output, str) else None
 
 
 def _job_id(prediction: Mapping[str, object]) -> int:

@@ -5,9 +5,10 @@ CREATE VIEW loracomp.worker_status AS
 SELECT
     w.name AS worker,
     CASE
-        WHEN w.status = 'stopped' THEN 'stopped'
-        WHEN w.seen_at < now() - make_interval(secs => w.silent_after_s) THEN 'gone'
-        ELSE w.status
+        WHEN w.seen_at >= now() - make_interval(secs => w.silent_after_s) OR w.status = 'stopped' THEN w.status
+        -- One that ends with its grace time has no moment to say so.
+        WHEN w.status = 'stopping' THEN 'stopped'
+        ELSE 'gone'
     END AS status,
     w.base_model,
     w.device,
@@ -34,7 +35,7 @@ LEFT JOIN (
 COMMENT ON VIEW loracomp.worker_status IS 'Workers that were heard of within a day: who is alive, doing what.';
 COMMENT ON COLUMN loracomp.worker_status.worker IS 'Name that leases and predictions carry.';
 COMMENT ON COLUMN loracomp.worker_status.status IS
-'idle, busy (it holds jobs), stopping, stopped; gone: it has not been heard of for the length of a lease.';
+'idle, busy (it holds jobs), stopping, stopped; gone: not heard of for a lease, without having said that it stops.';
 COMMENT ON COLUMN loracomp.worker_status.base_model IS 'Base model that it serves.';
 COMMENT ON COLUMN loracomp.worker_status.device IS 'Device and number type, such as cpu/bfloat16.';
 COMMENT ON COLUMN loracomp.worker_status.running IS 'Jobs that it holds, as the queue knows.';

@@ -24,7 +24,7 @@ FROM loracomp.worker_status AS w;
 COMMENT ON VIEW bi.worker_status IS 'Workers that were heard of within a day: who is alive, doing what.';
 COMMENT ON COLUMN bi.worker_status.worker IS 'Name of the process. Facts join it by worker.';
 COMMENT ON COLUMN bi.worker_status.status IS
-'idle, busy (it holds jobs), stopping, stopped; gone: it has not been heard of for the length of a lease.';
+'idle, busy (it holds jobs), stopping, stopped; gone: not heard of for a lease, without having said that it stops.';
 COMMENT ON COLUMN bi.worker_status.base_model IS 'Frozen language model that it serves.';
 COMMENT ON COLUMN bi.worker_status.device IS 'Device and number type, such as cpu/bfloat16.';
 COMMENT ON COLUMN bi.worker_status.running IS 'Jobs that it holds.';
