@@ -6,11 +6,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from benchmarks.engine.report import cells, keep, read_results, write_report
 from benchmarks.engine.timing import compare, over, take_turns
+from benchmarks.engine.workbench import own_database
+from conftest import drop_database
 from demo_fixtures import ROOT
+from job_data import add_base_model, add_jobs, claim, statuses
+from loracomp import db
 
 PAGE = "<!-- table: performance -->\nold\n<!-- end -->\n<!-- table: steps -->\n<!-- end -->\n"
 
@@ -49,6 +54,20 @@ def test_results_are_kept_by_part_and_fill_pages_and_readme(tmp_path: Path) -> N
 
 def about() -> dict[str, str]:
     return {"at": "2026-01-01T00:00:00+00:00", "machine": "m", "versions": "v", "base_model": "b"}
+
+
+def test_no_job_of_an_earlier_run_waits_in_the_benchmarks_database(server: str) -> None:
+    url = own_database(server)
+    try:
+        with db.connect(url) as connection:
+            add_base_model(connection)
+            add_jobs(connection, "in a worker's hands")
+            assert claim(connection)
+            add_jobs(connection, "for tomorrow", run_at="3000-01-01")
+            assert own_database(server) == url
+            assert statuses(connection) == {}
+    finally:
+        drop_database(server, psycopg.conninfo.conninfo_to_dict(url)["dbname"])
 
 
 @pytest.mark.slow

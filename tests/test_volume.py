@@ -1,16 +1,19 @@
 """The benchmark's made-up weeks: as rows of real workers, so that what is measured on them holds."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
+from conftest import drop_database
 from demo_fixtures import ROOT
 from loracomp import db
 
 JOBS = 1000
-NAME = "loracomp_volume_of_tests"
+NAME = f"loracomp_volume_{os.getpid()}"
 # Each would be 0 if a worker and the triggers had written the rows.
 WRONG = {
     "answers without their job": "SELECT count(*) FROM loracomp.prediction AS p"
@@ -48,10 +51,13 @@ def volume(server: str, *options: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def filled(server: str) -> str:
-    """URL of a database that the command filled."""
-    assert "prediction_wide" in volume(server, "--anew", "--repeats", "1")
-    return psycopg.conninfo.make_conninfo(server, dbname=NAME)
+def filled(server: str) -> Iterator[str]:
+    """URL of a database that the command filled; dropped at the end."""
+    try:
+        assert "prediction_wide" in volume(server, "--repeats", "1")
+        yield psycopg.conninfo.make_conninfo(server, dbname=NAME)
+    finally:
+        drop_database(server, NAME)
 
 
 def test_what_is_filled_is_left_as_it_is(server: str, filled: str) -> None:

@@ -88,7 +88,10 @@ def open_workbench(sizes: Sizes) -> Iterator[Workbench]:
 
 
 def own_database(server: str) -> str:
-    """A database for the library as it is and this release's schema, on the settings' server."""
+    """A database for the library as it is and this release's schema, on the settings' server.
+
+    Jobs that an earlier run left in it are gone: a worker would answer them while something is measured.
+    """
     digest = hashlib.sha256((PACKAGED / MANIFEST).read_bytes())
     for path in sorted(PACKAGED.rglob("*.safetensors")):
         digest.update(path.read_bytes())
@@ -98,6 +101,8 @@ def own_database(server: str) -> str:
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     url = psycopg.conninfo.make_conninfo(server, dbname=name)
     schema.initialize(url)
+    with db.connect(url) as connection:
+        connection.execute("DELETE FROM loracomp.job WHERE finished_at IS NULL")
     return url
 
 
