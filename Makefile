@@ -41,13 +41,20 @@ clients: install ## schema bi by ODBC and JDBC; needs Debian's odbc-postgresql, 
 SUPERSET := .superset
 SUPERSET_PYTHON ?= python3.11
 $(SUPERSET)/.installed: dashboards/superset/requirements.txt
+	@command -v $(SUPERSET_PYTHON) > /dev/null || \
+	    { echo "Superset needs Python 3.11, and there is no $(SUPERSET_PYTHON): make $(MAKECMDGOALS) SUPERSET_PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(SUPERSET_PYTHON) -m venv $(SUPERSET)
 	$(SUPERSET)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 dashboard: install $(SUPERSET)/.installed ## Superset with the dashboard on what the demo left, or on DATABASE=postgresql://analyst@host/name
-	$(SUPERSET)/bin/python dashboards/superset/serve.py --home $(SUPERSET)/home \
-	    $(if $(DATABASE),--database '$(DATABASE)',--embedded "$$($(BIN)/loracomp db start)")
+ifdef DATABASE
+	@$(SUPERSET)/bin/python dashboards/superset/serve.py --home $(SUPERSET)/home --database '$(DATABASE)'
+else
+	@echo 'the embedded database is brought to this release; make demo puts something into it'
+	@url="$$($(BIN)/loracomp db start)" && LORACOMP_DATABASE_URL="$$url" $(BIN)/loracomp init && \
+	    $(SUPERSET)/bin/python dashboards/superset/serve.py --home $(SUPERSET)/home --embedded "$$url"
+endif
 
 test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; needs Debian's chromium; PICTURE=file keeps the picture
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'

@@ -11,6 +11,8 @@ import re
 import shutil
 import socket
 import subprocess
+import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,6 +26,7 @@ import yaml
 from benchmarks.volume.__main__ import fill
 from demo_fixtures import ROOT
 from loracomp import db, embedded, schema
+from loracomp.config import Settings
 from people_data import fill_every_view
 from test_clients import VIEWS
 
@@ -43,6 +46,54 @@ BY_UUID = {dataset["uuid"]: dataset for dataset in DATASETS.values()}
 def named(value: Any) -> list[str]:
     """Names of metrics or columns among a chart's parameters, those that are written out left aside."""
     return [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, str)]
+
+
+# The command, with what it serves left out.
+
+
+def make(*arguments: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    """`make`, with this environment in the place of .venv."""
+    command = ["make", "-o", "install", f"BIN={Path(sys.executable).parent}", *arguments]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")} | environment
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
+
+
+@pytest.fixture
+def stand_in(tmp_path: Path) -> Path:
+    """A folder in the place of Superset's environment, whose python says what it was called with."""
+    python = tmp_path / "superset" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "called with $*"\n')
+    python.chmod(0o700)
+    (tmp_path / "superset" / ".installed").touch()
+    return tmp_path / "superset"
+
+
+def test_the_command_does_not_show_its_address(stand_in: Path) -> None:
+    done = make("dashboard", f"SUPERSET={stand_in}", "DATABASE=postgresql://bi_reader@nowhere/loracomp")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    assert line.startswith("called with ") and line.endswith("--database postgresql://bi_reader@nowhere/loracomp")
+
+
+def test_where_no_demo_ran_the_command_makes_the_schema(stand_in: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as home:
+        try:
+            done = make("dashboard", f"SUPERSET={stand_in}", LORACOMP_HOME=home)
+            assert done.returncode == 0, done.stderr
+            first, *_, last = done.stdout.splitlines()
+            assert first.endswith("make demo puts something into it")
+            with psycopg.connect(last.partition("--embedded ")[2]) as connection:
+                assert connection.execute("SELECT count(*) FROM bi.cost_by_submitter").fetchone() == (0,)
+                assert connection.execute("SELECT to_regrole('loracomp_analyst') IS NOT NULL").fetchone() == (True,)
+        finally:
+            embedded.stop(embedded.data_folder(Settings(home=Path(home))))
+
+
+def test_a_python_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
+    done = make("dashboard", f"SUPERSET={tmp_path}", "SUPERSET_PYTHON=python-of-nowhere")
+    assert done.returncode != 0
+    assert done.stderr.startswith("Superset needs Python 3.11, and there is no python-of-nowhere: make dashboard ")
 
 
 # The bundle against schema bi.
