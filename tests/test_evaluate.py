@@ -97,6 +97,7 @@ class Interrupted:
     def __init__(self, pipeline: Pipeline) -> None:
         self.pipeline = pipeline
         self.base_name = pipeline.base_name
+        self.device = pipeline.device
 
     def prepare(self, connection, jobs):
         return self.pipeline.prepare(connection, jobs)
