@@ -73,8 +73,10 @@ def test_made_up_weeks_are_like_lived_ones(filled: str) -> None:
         assert ended == {"n": JOBS}
         for what, query in WRONG.items():
             assert connection.execute(query.encode()).fetchone() == {"count": 0}, what
+        # No worker of these weeks is alive.
         views = connection.execute(
-            "SELECT relname FROM pg_class WHERE relnamespace = 'bi'::regnamespace AND relkind = 'v'"
+            "SELECT relname FROM pg_class"
+            " WHERE relnamespace = 'bi'::regnamespace AND relkind = 'v' AND relname <> 'worker_status'"
         )
         for view in views.fetchall():
             assert connection.execute(f"SELECT FROM bi.{view['relname']} LIMIT 1".encode()).fetchall(), view["relname"]
