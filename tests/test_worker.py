@@ -325,7 +325,7 @@ class Cancelling(Obedient):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def answer(self, jobs: Sequence[Job]) -> list[dict[str, Any] | Failure]:
+    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[dict[str, Any] | Failure]:
         for each in jobs:
             self._connection.execute("SELECT loracomp.cancel_job(%s)", (each.id,))
         return [Failure(each.id, "prompt_too_long", "the prompt is too long") for each in jobs]
