@@ -15,7 +15,9 @@ AS $$
     ) AS m
     WHERE CASE
         WHEN m.is_function THEN NOT EXISTS (
-            SELECT FROM pg_proc AS p WHERE format('%s.%s', p.pronamespace::regnamespace, p.proname) = m.object
+            SELECT FROM pg_proc AS p
+            WHERE p.pronamespace = to_regnamespace(split_part(m.object, '.', 1))
+                AND p.proname = split_part(m.object, '.', 2)
         )
         ELSE to_regclass(m.object) IS NULL
     END
