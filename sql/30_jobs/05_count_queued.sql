@@ -1,5 +1,5 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.count_queued(name, bigint)
--- Reads only, and of the queue's index no more than at_most entries: 100,000 take some ten milliseconds.
+-- Reads only, and of the queue's index no more than at_most entries: 100,000 take 20 to 50 milliseconds.
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp

@@ -26,7 +26,7 @@ BEGIN
     counted := loracomp.count_queued(has_room.submitter, has_room.max_queued + 1);
     IF counted > has_room.max_queued THEN
         -- A refusal is rolled back with all that it wrote, but a sequence is not. Not counted again for ten microseconds a
-        -- job, a hundred times what counting takes.
+        -- job, ten times and more what counting takes.
         IF has_room.submitter = '' THEN
             PERFORM setval('loracomp.queue_full_until', milliseconds + least(counted / 100, 10000));
         END IF;
