@@ -275,13 +275,13 @@ def test_bloat(url: str, owner: Connection) -> None:
 
 def test_durability(url: str, owner: Connection) -> None:
     name = owner.info.dbname
-    assert "synchronous_commit" not in health(owner)["durability"][1]
+    assert "synchronous_commit" not in findings(url)["durability"][1]
     with changed(
         owner,
         f"ALTER DATABASE {name} SET synchronous_commit = off",
         f"ALTER DATABASE {name} RESET synchronous_commit",
     ):
-        status, detail = health(owner)["durability"]
+        status, detail = findings(url)["durability"]
         assert status == "fail" and "synchronous_commit is off" in detail
 
 
