@@ -172,6 +172,15 @@ SELECT loracomp.submit_job(
 -- name: job_trace
 SELECT * FROM loracomp.job_trace WHERE job_id = %(id)s
 
+-- name: sample_traces
+SELECT * FROM loracomp.job_trace AS t
+WHERE t.job_id IN (
+    SELECT j.id FROM loracomp.job AS j
+    WHERE j.status = 'succeeded' AND j.kind = 'predict' AND j.finished_at >= %(since)s
+    ORDER BY random() LIMIT %(sample)s
+)
+ORDER BY t.job_id
+
 -- name: explain_job
 SELECT loracomp.explain_job(id => %(id)s) AS explanation
 

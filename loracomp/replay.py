@@ -21,11 +21,18 @@ class Replay:
     """Of the choices' scores, in nats; None where text was generated."""
 
 
-def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], tolerance: float) -> Replay:
+TOLERANCE, TOLERANCE_OF_16_BITS = 0.05, 0.25
+"""Nats by which scores may differ and still be equal: another device or batch rounds otherwise, in 16 bits more so."""
+
+
+def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], tolerance: float | None = None) -> Replay:
     """Answer a job again by its stored composition (not by routing again) and compare with a row of `job_trace`.
 
-    Scores may differ by `tolerance` nats and still be equal: another device or batch rounds otherwise.
+    `tolerance` in nats; None: TOLERANCE, or TOLERANCE_OF_16_BITS where either run was in 16 bits.
     """
+    if tolerance is None:
+        exact = {str(trace["device"]).rpartition("/")[2], pipeline.device.rpartition("/")[2]} == {"float32"}
+        tolerance = TOLERANCE if exact else TOLERANCE_OF_16_BITS
     if reason := _missing(pipeline, trace):
         return Replay(trace["job_id"], "impossible", reason)
     answer = pipeline.predict(connection, [_request(trace)])[0]

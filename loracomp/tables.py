@@ -671,6 +671,34 @@ prediction = Table(
     _required("encoder", Text, "Name of the encoder and its input version, such as all-MiniLM-L6-v2/1."),
     _required("code_version", Text, "Version of loracomp that answered."),
     _created_at(),
+    # What reports cast and add up: a faulty worker must break none.
+    CheckConstraint(
+        "jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, "
+        """'$.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000)')""",
+        name="timings_must_be_numbers_by_step",
+    ),
+    CheckConstraint(
+        "jsonb_typeof(policy) = 'object' AND NOT jsonb_path_exists(policy, "
+        """'$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 """
+        """|| @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 """
+        """|| @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 """
+        """|| @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 """
+        """|| @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')""",
+        name="policy_must_hold_numbers_where_policies_do",
+    ),
+    CheckConstraint(
+        "-2 <= ALL (similarities) AND 2 >= ALL (similarities)", name="similarities_must_be_between_minus_2_and_2"
+    ),
+    CheckConstraint(
+        "-0.001 <= ALL (probabilities) AND 1.001 >= ALL (probabilities)", name="probabilities_must_be_between_0_and_1"
+    ),
+    CheckConstraint("-0.001 <= ALL (weights) AND 1.001 >= ALL (weights)", name="weights_must_be_between_0_and_1"),
+    CheckConstraint(
+        "-0.001 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)",
+        name="adapter_weights_must_be_between_0_and_1",
+    ),
+    CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
+    CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),
     comment="Answers, each with its whole trace in arrays; views unnest them.",
 )
 

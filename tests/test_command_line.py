@@ -45,6 +45,16 @@ def test_drawn_text_is_replayed_by_its_seed(demo: dict[str, str]) -> None:
     assert replayed["outcome"] == "equal"
 
 
+def test_a_sample_of_what_was_answered_is_replayed(demo: dict[str, str]) -> None:
+    results = json.loads(execute(["loracomp", "replay", "--all-since", "2024-01-01", "--sample", "3", "--json"], demo))
+    assert [result["outcome"] for result in results] == ["equal"] * 3
+    assert len({result["job"] for result in results}) == 3
+    strict = ["loracomp", "replay", "--all-since", "2024-01-01", "--sample", "100", "--tolerance", "-1"]
+    said = run(strict, demo)
+    assert said.returncode == 1
+    assert " different, 0 impossible" in said.stdout
+
+
 def test_everything_excluded_falls_back_to_the_base_model_and_says_so(demo: dict[str, str]) -> None:
     tasks = [row["name"] for row in json.loads(execute(["loracomp", "task", "list", "--json"], demo))]
     excluded = [argument for task in tasks for argument in ("--exclude-task", task)]
@@ -76,6 +86,8 @@ def test_a_prompt_too_long_fails_alone_and_the_worker_goes_on(demo: dict[str, st
         (["ask", "Hot?", "--max-new-tokens", "0"], 6, "max new tokens must be between"),
         (["explain", "999999"], 5, "does not exist"),
         (["replay", "999999"], 5, "does not exist"),
+        (["replay", "--all-since", "3000-01-01"], 5, "name an earlier day"),
+        (["replay"], 2, "name a job, or --all-since DATE"),
         (["policy", "set", "wild", "temperature=NaN"], 6, "temperature must be between"),
         (["policy", "set", "wild", "k=0"], 6, "k must be between"),
         (["policy", "set", "wild", "colour=red"], 6, "no setting colour"),

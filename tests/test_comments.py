@@ -1,5 +1,6 @@
 """Every table, view, column and function says what it is, in the database and in docs/sql.md."""
 
+import re
 import subprocess
 from itertools import pairwise
 from pathlib import Path
@@ -9,6 +10,7 @@ from routing_data import add_base_model
 from test_docs import blocks
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "sql.md"
+ADMIN = REFERENCE.with_name("admin.md")
 
 # alembic_version is alembic's own.
 UNCOMMENTED = """
@@ -60,6 +62,26 @@ def test_docs_have_every_view_and_every_function_that_a_role_may_execute(connect
     helpers = words.rpartition("not for use elsewhere")[2]
     rows = connection.execute(GRANTED).fetchall()
     assert [row["call"] for row in rows if row["call"] not in words and f"`{row['name']}`" not in helpers] == []
+
+
+def test_columns_in_the_administrators_docs_are_those_that_psql_prints(
+    database: str, connection: db.Connection
+) -> None:
+    """Its rows are of another database. Each statement is undone."""
+    add_base_model(connection)
+    shown = [pair for pair in pairwise(blocks(ADMIN)) if [block.language for block in pair] == ["sql", "text"]]
+    assert len(shown) == len(re.findall("^## ", ADMIN.read_text(), re.MULTILINE)) == 20
+    source = "".join(f"\\echo =====\nBEGIN;\n{statement.body}ROLLBACK;\n" for statement, _ in shown)
+    command = [embedded.psql_path(), "--no-psqlrc", "--quiet", "--dbname", database, "--file", "-"]
+    done = subprocess.run(command, input=source, text=True, capture_output=True, check=True)
+    assert done.stderr == ""
+    printed = done.stdout.split("=====\n")[1:]
+    assert [columns(text) for text in printed] == [columns(output.body) for _, output in shown]
+
+
+def columns(printed: str) -> list[str]:
+    """Of a table as psql prints it."""
+    return [name.strip() for name in printed.splitlines()[0].split("|")]
 
 
 def test_outputs_in_the_docs_are_what_psql_prints(database: str, connection: db.Connection) -> None:

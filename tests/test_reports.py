@@ -109,7 +109,7 @@ def test_adapters_share_and_meeting(connection: db.Connection, examples: dict[st
 def test_latency_against_numpy(connection: db.Connection, examples: dict[str, int]) -> None:
     times = [5, 80, 20, 40, 11]
     for milliseconds in times:
-        answer_on(connection, examples, 0, timings={"encode": 1, "route": 2, "predict": milliseconds, "note": "none"})
+        answer_on(connection, examples, 0, timings={"encode": 1, "route": 2, "predict": milliseconds})
     connection.execute("UPDATE loracomp.job SET run_at = finished_at - interval '3 s', claimed_at = finished_at")
     connection.execute("UPDATE loracomp.job SET created_at = run_at")
     refresh(connection)

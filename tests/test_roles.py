@@ -22,7 +22,7 @@ EXECUTE = {
     """,
     "loracomp_analyst": """
         route rescore_route task_weights wilson_interval mcnemar_p compare_policies
-        check_routing_settings check_similarities composition_text seconds_between may_read masked_tasks
+        check_routing_settings check_similarities check_range composition_text seconds_between may_read masked_tasks
         compute_seconds
     """,
     "loracomp_admin": """
@@ -37,7 +37,7 @@ EXECUTE = {
         start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks compute_seconds
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
-        check_routing_settings check_similarities
+        check_routing_settings check_similarities check_range
     """,
 }
 OWNERS_ALONE = """

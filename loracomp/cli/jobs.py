@@ -1,11 +1,13 @@
 """Commands about jobs: ask, explain, worker."""
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from threading import Thread
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +18,9 @@ from loracomp.embedded import database_url
 from loracomp.errors import JobError, LoracompError, NotFoundError, UsageError
 from loracomp.queries import QUERIES
 from loracomp.schema import check_revision
+
+if TYPE_CHECKING:  # at run time it would load torch
+    from loracomp.replay import Replay
 
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -138,25 +143,53 @@ def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_j
 
 
 def replay(
-    job: Annotated[int, typer.Argument(help="Number of the job.")],
-    tolerance: Annotated[float, typer.Option(help="Nats by which scores may differ and still be equal.")] = 0.05,
+    job: Annotated[int | None, typer.Argument(help="Number of the job.")] = None,
+    *,
+    all_since: Annotated[datetime | None, typer.Option(help="A sample of the jobs answered since then.")] = None,
+    sample: Annotated[int, typer.Option(help="Jobs in it, drawn at random.", min=1)] = 20,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Nats by which scores may differ and still be equal; 0.05, or 0.25 in 16 bits, unless given."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a job's stored composition again and say: equal, different, or impossible. Exits with 1 unless equal."""
+    """Run stored compositions again and say: equal, different, or impossible. Exits with 1 unless all are equal."""
+    if (job is None) == (all_since is None):
+        raise UsageError("name a job, or --all-since DATE")
     with open_database() as connection:
-        trace = _job(connection, job)
+        traces = [_job(connection, job)] if job is not None else _sample(connection, all_since, sample)
         from loracomp.replay import replay as run_again
         from loracomp.serving import load_pipeline
 
         with remarks.status("loading the models"):
             pipeline = load_pipeline(load_settings(), connection)
-        result = run_again(pipeline, connection, trace, tolerance)
+        results = [run_again(pipeline, connection, trace, tolerance) for trace in traces]
     if as_json:
-        emit_json(asdict(result))
+        rows = [asdict(result) for result in results]
+        emit_json(rows if job is None else rows[0])
     else:
-        console.print(f"job {job}: {result.outcome}: {result.detail}", markup=False, highlight=False)
-    if result.outcome != "equal":
+        _show_replays(results)
+    if any(result.outcome != "equal" for result in results):
         raise typer.Exit(1)
+
+
+def _sample(connection: db.Connection, since: datetime | None, size: int) -> list[dict[str, Any]]:
+    traces = connection.execute(QUERIES["sample_traces"], {"since": since, "sample": size}).fetchall()
+    if not traces:
+        raise NotFoundError(f"no job has been answered since {since}: name an earlier day")
+    return traces
+
+
+def _show_replays(results: "list[Replay]") -> None:
+    for result in results:
+        if result.outcome != "equal" or len(results) == 1:
+            console.print(f"job {result.job}: {result.outcome}: {result.detail}", markup=False, highlight=False)
+    if len(results) > 1:
+        counts = Counter(result.outcome for result in results)
+        told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("equal", "different", "impossible"))
+        console.print(f"{len(results)} jobs: {told}", highlight=False)
 
 
 def worker(

@@ -27,6 +27,8 @@ DECLARE
     picked bigint[];
     served name[];
 BEGIN
+    PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
+    PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
     PERFORM loracomp.rescue_jobs();
     SELECT coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.submitted_by) FILTER (WHERE p.leads), '{}')
     INTO picked, served

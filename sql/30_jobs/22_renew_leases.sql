@@ -13,7 +13,7 @@ BEGIN ATOMIC
         ORDER BY j.id
         FOR UPDATE OF j
     )
-    UPDATE loracomp.job AS j SET lease_expires_at = least(now() + renew_leases.lease, h.latest)
+    UPDATE loracomp.job AS j SET lease_expires_at = least(now() + least(renew_leases.lease, '1 day'), h.latest)
     FROM held AS h
     WHERE j.id = h.id AND now() < h.latest
     RETURNING j.id;

@@ -14,6 +14,9 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 BEGIN
+    IF json_typeof(record_predictions.predictions) <> 'array' THEN
+        RAISE EXCEPTION 'predictions must be a JSON array of objects' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT p.*, j.worker AS held_by, j.attempts
@@ -42,7 +45,7 @@ BEGIN
             h.policy, h.fallback, h.composition_digest, h.norm_ratio, h.cosine,
             coalesce(h.prompt_tokens, 0), coalesce(h.output_tokens, 0),
             -- What the worker measured up to the call goes on until the row is written.
-            coalesce(h.timings, '{}') || CASE WHEN h.timings ? 'record' THEN jsonb_build_object(
+            coalesce(h.timings, '{}') || CASE WHEN jsonb_typeof(h.timings -> 'record') = 'number' THEN jsonb_build_object(
                 'record',
                 round(
                     (h.timings ->> 'record')::numeric

@@ -7,6 +7,9 @@ AS $$
 DECLARE
     purged bigint[];
 BEGIN
+    PERFORM loracomp.check_range('batch', purge_jobs.batch, 0, 10000000);
+    -- In seconds: 100 years.
+    PERFORM loracomp.check_range('older_than', extract(EPOCH FROM purge_jobs.older_than), -3.2e9, 3.2e9);
     PERFORM set_config('loracomp.purging', 'on', true); -- lets the audit's triggers know
     WITH ended AS MATERIALIZED (
         SELECT j.id FROM loracomp.job AS j

@@ -9,6 +9,9 @@ DECLARE
     after loracomp.policy;
     unknown text;
 BEGIN
+    IF jsonb_typeof(settings) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'settings must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
     SELECT string_agg(s.key, ', ') INTO unknown
     FROM jsonb_object_keys(settings) AS s (key)
     WHERE s.key IN ('name', 'created_at', 'updated_at')

@@ -8,6 +8,8 @@ SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
+    -- In seconds: 100 years.
+    PERFORM loracomp.check_range('older_than', extract(EPOCH FROM refresh_reports.older_than), 0, 3.2e9);
     -- As an installer does, who waits for this and would else meet it in a deadlock.
     LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
     FOR report IN

@@ -107,6 +107,7 @@ TO loracomp_submitter, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.check_routing_settings,
 loracomp.check_similarities,
+loracomp.check_range,
 loracomp.may_read,
 loracomp.masked_tasks,
 loracomp.compute_seconds

@@ -1,0 +1,138 @@
+"""Whether an analyst's worst query slows the queue: claims and records with nobody reading, and with analysts at it.
+
+    python -m benchmarks.volume.analysts [--database loracomp_volume] [--seconds 20] [--analysts 2] [--json]
+
+On the database that `python -m benchmarks.volume` filled. One worker without a model claims and records batches of 16;
+analysts run the heaviest query of bi without end: once as any login would, then with the limits of docs/scaling.md, set
+on a role made for this and dropped after. Milliseconds of a claim and of a record, and jobs a second.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import Any
+
+import psycopg
+from psycopg.types.json import Jsonb
+from rich.console import Console
+from rich.table import Table
+
+from loracomp import db
+from loracomp.config import load_settings
+from loracomp.embedded import database_url
+
+from .__main__ import NAME, timed
+
+ROLE = "loracomp_bench_analyst"
+WORST = "SELECT day, family, is_of_own_task, count(*), avg(similarity) FROM bi.retrieved_example_wide GROUP BY 1, 2, 3"
+LIMITS = {"statement_timeout": "'30s'", "max_parallel_workers_per_gather": "0", "work_mem": "'16MB'"}
+CLAIM = "SELECT id, lease_token FROM loracomp.claim_jobs('benchmark', %s, 16, '5 minutes')"
+RECORD = "SELECT count(*) AS n FROM loracomp.record_predictions(%s)"
+INSERT = """
+INSERT INTO loracomp.job (prompt, choices, policy, tags, priority)
+SELECT 'Of the benchmark.', '{yes,no}', 'default', '{"source": "analysts"}', 1000 FROM generate_series(1, %s)
+"""
+TRACE = (
+    "SELECT to_jsonb(p) - '{job_id,created_at}'::text[] AS row FROM loracomp.prediction AS p ORDER BY job_id LIMIT 1"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--database", default=NAME)
+    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--analysts", type=int, default=2)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    url = psycopg.conninfo.make_conninfo(database_url(load_settings()), dbname=options.database)
+    with db.connect(url) as connection:
+        rows = []
+        for name, limits in {"nobody reads": None, "analysts, no limits": {}, "analysts, limits": LIMITS}.items():
+            with reading(url, connection, options.analysts, limits):
+                rows.append({"while": name, **queue(connection, options.seconds)})
+        connection.execute("DELETE FROM loracomp.job WHERE tags @> '{\"source\": \"analysts\"}' AND status = 'queued'")
+    if options.json:
+        json.dump(rows, sys.stdout, indent=2)
+    else:
+        Console().print(table(rows))
+
+
+@contextmanager
+def reading(url: str, owner: db.Connection, analysts: int, limits: dict[str, str] | None) -> Iterator[None]:
+    """Analysts in processes of their own; None: nobody."""
+    if limits is None:
+        yield
+        return
+    owner.execute(f"CREATE ROLE {ROLE} LOGIN IN ROLE loracomp_analyst".encode())
+    for name, value in limits.items():
+        owner.execute(f"ALTER ROLE {ROLE} SET {name} = {value}".encode())
+    analyst = psycopg.conninfo.make_conninfo(url, user=ROLE)
+    readers = [subprocess.Popen([sys.executable, "-m", __spec__.name, "--read", analyst]) for _ in range(analysts)]
+    try:
+        sleep(3)
+        yield
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.wait()
+        owner.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [ROLE])
+        sleep(1)
+        owner.execute(f"DROP ROLE {ROLE}".encode())
+
+
+def read_for_ever(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        while True:
+            try:
+                connection.execute(WORST).fetchall()
+            except psycopg.errors.QueryCanceled:
+                continue
+
+
+def queue(connection: db.Connection, seconds: float) -> dict[str, Any]:
+    """Claims and records for so long; the queue never runs empty."""
+    base = connection.execute("SELECT name FROM loracomp.base_model WHERE is_default").fetchone()["name"]
+    trace = connection.execute(TRACE).fetchone()["row"]
+    claims, records, jobs = [], [], 0
+    end = monotonic() + seconds
+    while monotonic() < end:
+        if jobs % 1600 == 0:
+            connection.execute(INSERT, [1600])
+        claimed: list[dict[str, Any]] = []
+        claims.append(timed(lambda: claimed.extend(connection.execute(CLAIM, [base]).fetchall())))  # noqa: B023
+        rows = Jsonb([{**trace, "job_id": row["id"], "lease_token": row["lease_token"]} for row in claimed])
+        records.append(timed(lambda: connection.execute(RECORD, [rows]).fetchall()))  # noqa: B023
+        jobs += len(claimed)
+    return {
+        "jobs_s": round(jobs / seconds),
+        **{
+            f"{name}_{label}_ms": round(value, 1)
+            for name, times in (("claim", claims), ("record", records))
+            for label, value in zip(("p50", "p99"), quantiles(times), strict=True)
+        },
+    }
+
+
+def quantiles(times: list[float]) -> tuple[float, float]:
+    return statistics.median(times), statistics.quantiles(times, n=100)[98]
+
+
+def table(rows: list[dict[str, Any]]) -> Table:
+    shown = Table("while", title="The queue beside analysts", title_justify="left")
+    for column in list(rows[0])[1:]:
+        shown.add_column(column.replace("_", " ").removesuffix(" ms"), justify="right")
+    for row in rows:
+        shown.add_row(*map(str, row.values()))
+    return shown
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--read"]:
+        read_for_ever(sys.argv[2])
+    else:
+        main()

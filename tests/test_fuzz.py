@@ -1,0 +1,308 @@
+"""Odd input to everything public, as the role meant to call it: a named refusal or a result, never a broken worker.
+
+LORACOMP_FUZZ multiplies the number of tries, which is small.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+
+from demo_fixtures import ROOT
+from job_data import BASE, prediction
+from loracomp import tables
+from people_data import submit
+from people_fixtures import LOGINS, Scene, login, value, values
+
+TRIES = int(os.environ.get("LORACOMP_FUZZ", "1"))
+PATIENCE = "SET statement_timeout = '20s'"
+FUNCTIONS = """
+SELECT p.oid::regproc::text AS name, r.role, coalesce(p.proargnames[:p.pronargs], '{}') AS arguments,
+    ARRAY(SELECT format_type(t, NULL) FROM unnest(p.proargtypes) WITH ORDINALITY AS u (t, n) ORDER BY n) AS types
+FROM pg_proc AS p CROSS JOIN LATERAL (
+    SELECT min(g.grantee::regrole::text) AS role FROM aclexplode(p.proacl) AS g WHERE g.grantee <> p.proowner
+) AS r
+WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND r.role IS NOT NULL AND p.pronargs > 0
+"""
+HELPERS = re.compile(
+    r"loracomp\.(explain_(?!job)\w+|texts_\w+|check_(?!health)\w+|shorten|masked_tasks|may_read|composition_text"
+    r"|seconds_between|compute_seconds)"
+)
+"""What views and functions call with the caller's rights; docs/sql.md says that they are not for use elsewhere."""
+
+INJECTIONS = (
+    "'; DROP TABLE loracomp.job; --",
+    '"; SELECT pg_sleep(100); --',
+    "$$; RESET ROLE; $$",
+    "%s %I %L %n",
+    "\\'; \\x00",
+    "${jndi:x}",
+    "../../etc/passwd",
+    "pg_catalog.pg_authid",
+    "loracomp_admin",
+)
+ODD = (
+    "",
+    " ",
+    "\u00a0",
+    "\u202eabc",
+    "\ufeff",
+    "e\u0301" * 500,
+    "\U0001f600" * 300,
+    "\x01\x7f",
+    "\u0130",
+    "NaN",
+    "null",
+    "-1",
+    "{}",
+    "{a,b",
+    "[]",
+    "x" * 1_000_001,
+    "ab " * 3000,
+    "rte",
+    "mnli",
+    "default",
+    "own_task",
+    "tiny",
+    "validation",
+    "rte@1",
+)
+texts = st.one_of(
+    st.sampled_from(ODD + INJECTIONS),
+    st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0"), max_size=40),
+)
+integers = st.sampled_from((0, 1, 2, -1, 3, 7, 100, 32767, -(2**31), 2**31 - 1))
+bigs = st.one_of(integers, st.sampled_from((2**63 - 1, -(2**63), 10**12)))
+floats = st.sampled_from((0.0, -0.0, 1.0, 0.5, -1.0, 1e-310, 1e308, -1e308, float("nan"), float("inf"), float("-inf")))
+intervals = st.sampled_from(("0", "1 minute", "-1 day", "178000000 years", "-178000000 years", "1 microsecond"))
+times = st.sampled_from(("now", "infinity", "-infinity", "294276-12-31", "4713-01-01 BC", "2024-02-29"))
+documents = st.recursive(
+    st.one_of(st.none(), st.booleans(), bigs, st.floats(allow_nan=False, allow_infinity=False), texts),
+    lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(texts, inner, max_size=3)),
+    max_leaves=6,
+)
+jsons = st.one_of(documents.map(json.dumps), st.just("[" * 400 + "]" * 400), st.just('{"a":' * 400 + "1" + "}" * 400))
+vectors = st.sampled_from(
+    ["[" + ",".join([number] * size) + "]" for number in ("0", "1", "1e38", "-1e-40") for size in (1, 768, 3)]
+)
+
+
+def lists(of: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Short, with nulls, of two dimensions, and long."""
+    short = st.lists(st.one_of(of, st.none()), max_size=4)
+    nested = st.lists(of, min_size=1, max_size=1).map(lambda one: [list(one), list(one)])
+    return st.one_of(short, nested, of.map(lambda one: [one] * 5000))
+
+
+def short_lists(of: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    return st.lists(of, max_size=3)
+
+
+KINDS = {
+    "text": texts,
+    "name": texts.map(lambda text: text[:60]),
+    "integer": integers,
+    "bigint": bigs,
+    "smallint": st.sampled_from((0, 1, 2, -1, 32767)),
+    "double precision": floats,
+    "boolean": st.booleans(),
+    "interval": intervals,
+    "timestamp with time zone": times,
+    "jsonb": jsons,
+    "vector": vectors,
+    "text[]": lists(texts.map(lambda text: text[:2000])),
+    "integer[]": lists(integers),
+    "bigint[]": lists(bigs),
+    "double precision[]": lists(floats),
+    "boolean[]": lists(st.booleans()),
+    "vector[]": short_lists(vectors),
+    "json": jsons,
+    "halfvec[]": short_lists(st.sampled_from(("[0]", "[1,2,3]"))),
+    "bytea[]": short_lists(st.binary(max_size=40)),
+}
+
+quick = settings(
+    max_examples=12 * TRIES,
+    deadline=None,
+    derandomize=TRIES == 1,
+    database=None,
+    phases=(Phase.explicit, Phase.generate),
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@pytest.fixture(scope="module")
+def place(scene: Scene) -> Iterator[Scene]:
+    """People, jobs and tasks, on the base model that the worker of queue_worker.py serves."""
+    scene.owner.execute("UPDATE loracomp.base_model SET name = %s", [BASE])
+    scene.owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+    yield scene
+
+
+def fault(error: psycopg.Error, fields: set[str]) -> str | None:
+    """What is wrong with a refusal: it must name a constraint, a column or an argument, or be in words of ours."""
+    diagnosis = error.diag
+    message = diagnosis.message_primary or str(error)
+    internal = error.sqlstate is None or error.sqlstate[:2] in ("XX", "57", "08", "53")
+    named = diagnosis.constraint_name or diagnosis.column_name or any(field in message for field in fields)
+    # record_predictions reads its argument once, by the server's own reader.
+    ours = error.sqlstate in ("P0001", "P0002") or diagnosis.message_hint or "an array of objects" in message
+    return None if not internal and (named or ours) else f"{error.sqlstate} {message[:150]}"
+
+
+def try_calls(caller: psycopg.Connection[Any], function: dict[str, Any]) -> dict[str, str]:
+    """Odd calls of a function, each undone; what was wrong with refusals, with the arguments."""
+    faults: dict[str, str] = {}
+    call = sql.SQL("SELECT * FROM {}({})").format(
+        sql.SQL(function["name"]), sql.SQL(", ").join(sql.SQL("%s::" + kind) for kind in function["types"])
+    )
+
+    @quick
+    @given(st.tuples(*(KINDS[kind] for kind in function["types"])))
+    def tried(arguments: tuple[Any, ...]) -> None:
+        try:
+            with caller.transaction(force_rollback=True):
+                caller.execute(call, arguments).fetchall()
+        except psycopg.Error as error:
+            if wrong := fault(error, set(function["arguments"])):
+                faults[f"{function['name']}: {wrong}"] = repr(arguments)[:200]
+
+    tried()
+    return faults
+
+
+def test_functions_refuse_by_name_or_answer(place: Scene) -> None:
+    """What a type can't hold, such as a text for a number, never gets to a function: only what it holds is tried."""
+    people = {role: name for name, role in LOGINS.items()}
+    faults = {}
+    for function in place.owner.execute(FUNCTIONS).fetchall():
+        if not HELPERS.fullmatch(function["name"]):
+            with place.connect(people[function["role"]]) as caller:
+                caller.execute(PATIENCE)
+                faults |= try_calls(caller, function)
+    assert not faults, "\n".join(f"{what}\n    of {call}" for what, call in faults.items())
+
+
+COLUMNS = {
+    "prompt": texts,
+    "choices": lists(texts),
+    "max_new_tokens": integers,
+    "stop": short_lists(texts),
+    "temperature": floats,
+    "top_p": floats,
+    "seed": bigs,
+    "policy": texts,
+    "base_model": texts,
+    "priority": integers,
+    "run_at": times,
+    "idempotency_key": texts,
+    "tags": jsons,
+    "exclude_tasks": short_lists(texts),
+    "max_attempts": integers,
+    "timeout_s": integers,
+    "kind": st.sampled_from(("predict", "route", "", "PREDICT")),
+}
+JOBS = st.fixed_dictionaries({}, optional=COLUMNS).map(lambda columns: {"prompt": "why?", **columns})
+
+
+def test_jobs_are_refused_by_name_or_answered_by_a_real_worker(place: Scene) -> None:
+    accepted: list[int] = []
+    faults: dict[str, str] = {}
+    with place.connect("alice") as alice:
+        alice.execute(PATIENCE)
+
+        @settings(quick, max_examples=200 * TRIES)
+        @given(JOBS, st.sets(st.sampled_from(sorted(COLUMNS)), max_size=3))
+        def tried(columns: dict[str, Any], kept: set[str]) -> None:
+            # Of a row full of odd values, the first refuses it: most tries hold one to three.
+            row = {name: value for name, value in columns.items() if name == "prompt" or name in kept}
+            try:
+                accepted.append(submit(alice, **row))
+            except psycopg.Error as error:
+                if wrong := fault(error, set(row)):
+                    faults[wrong] = repr(row)[:300]
+
+        tried()
+        honest = submit(alice, "an honest question")
+    assert not faults, faults
+    assert len(accepted) > 20
+    place.owner.execute("UPDATE loracomp.job SET run_at = now() WHERE status = 'queued'")
+    work(place)
+    waiting = "SELECT id FROM loracomp.job WHERE status NOT IN ('succeeded', 'failed')"
+    assert values(place.owner, waiting) == set()
+    assert value(place.owner, f"SELECT output FROM loracomp.prediction WHERE job_id = {honest}") == "AN HONEST QUESTION"
+
+
+FIELDS = st.sampled_from([column.name for column in tables.prediction.columns])
+ODD_TIMINGS = st.dictionaries(
+    st.sampled_from(("encode", "route", "load", "predict", "record", "claim")), documents, max_size=3
+)
+ODD_POLICIES = st.dictionaries(
+    st.sampled_from(("k", "temperature", "top_p", "max_adapters", "density", "router")), documents, max_size=3
+)
+ODD_VALUES = st.one_of(documents, ODD_TIMINGS, ODD_POLICIES)
+
+
+def test_what_a_faulty_worker_records_breaks_no_report(place: Scene) -> None:
+    """Refused whole, or recorded so that every view of bi can be read."""
+    faults: dict[str, str] = {}
+    recorded = []
+    with place.connect("wendy") as wendy:
+        wendy.execute(PATIENCE)
+        claim = "SELECT id, lease_token FROM loracomp.claim_jobs('w', %s, 1, '10 minutes')"
+
+        @settings(quick, max_examples=120 * TRIES)
+        @given(
+            st.one_of(
+                st.dictionaries(FIELDS, ODD_VALUES, min_size=1, max_size=2),
+                st.fixed_dictionaries({"timings": ODD_TIMINGS}),
+                st.fixed_dictionaries({"policy": ODD_POLICIES}),
+            )
+        )
+        def tried(fields: dict[str, Any]) -> None:
+            job_id = submit(place.owner, priority=1000)
+            (row,) = wendy.execute(claim, [BASE]).fetchall()
+            assert row["id"] == job_id
+            given = {**prediction(job_id), **fields}
+            try:
+                recorded.extend(
+                    wendy.execute(
+                        "SELECT loracomp.record_predictions(%s::json, %s)", [json.dumps([given]), [row["lease_token"]]]
+                    )
+                )
+            except psycopg.Error as error:
+                if error.sqlstate is None or error.sqlstate[:2] in ("XX", "57", "08", "53"):
+                    faults[str(error)] = repr(fields)[:300]
+            place.owner.execute("UPDATE loracomp.job SET priority = 0 WHERE priority = 1000")
+            wendy.execute("SELECT loracomp.release_jobs(%s, %s)", [[job_id], [row["lease_token"]]])
+            if not ended(job_id):
+                place.owner.execute("SELECT loracomp.cancel_job(%s)", [job_id])
+
+        def ended(job_id: int) -> bool:
+            return value(place.owner, "SELECT finished_at IS NOT NULL FROM loracomp.job WHERE id = %s", [job_id])
+
+        tried()
+    assert not faults, faults
+    assert len(recorded) > 10
+    place.owner.execute("SELECT loracomp.refresh_reports()")
+    with place.connect("ana") as ana:
+        for view in values(place.owner, "SELECT relname FROM pg_class WHERE relnamespace = 'bi'::regnamespace"):
+            ana.execute(f"SELECT * FROM bi.{view}".encode()).fetchall()
+
+
+def work(place: Scene) -> None:
+    """A worker process, as its own login, until nothing is due."""
+    command = [sys.executable, "tests/queue_worker.py", make_conninfo(place.url, user=login("wendy")), "--drain"]
+    environment = {**os.environ, "LORACOMP_BATCH_SIZE": "64", "LORACOMP_LEASE_S": "60"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
