@@ -436,6 +436,12 @@ job = Table(
         server_default=text("1"),
     ),
     _optional("seed", BigInteger, "Of generated text that is drawn; null: the job's number."),
+    _required(
+        "scheduled",
+        Boolean,
+        "Whether it waits for run_at; a claim ends that once the time has come. Filled by a trigger.",
+        server_default=text("false"),
+    ),
     ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
     ForeignKeyConstraint(
         ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"
@@ -512,7 +518,15 @@ job = Table(
         name="an_ended_job_and_only_it_has_finished_at",
     ),
     # Each submitter's jobs in their order: claims look at the first of each.
-    Index("job_queue", "base_model", "submitted_by", "due", "id", postgresql_where=text("status = 'queued'")),
+    Index(
+        "job_queue",
+        "base_model",
+        "submitted_by",
+        "due",
+        "id",
+        postgresql_where=text("status = 'queued' AND NOT scheduled"),
+    ),
+    Index("job_scheduled", "run_at", postgresql_where=text("status = 'queued' AND scheduled")),
     Index("job_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
     Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     Index("job_evaluation", "evaluation", "task", postgresql_where=text("evaluation IS NOT NULL")),
@@ -522,7 +536,7 @@ job = Table(
         "base_model",
         "due",
         "id",
-        postgresql_where=text("status = 'queued' AND evaluation IS NOT NULL"),
+        postgresql_where=text("status = 'queued' AND evaluation IS NOT NULL AND NOT scheduled"),
     ),
     Index(
         "an_evaluation_asks_an_example_once_a_policy",

@@ -1,5 +1,6 @@
 """The job protocol in SQL: who may move a job from which state to which, and what it costs."""
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -220,6 +221,14 @@ def test_concurrent_claims_of_many_submitters_are_full_and_claim_each_job_once(c
     assert sizes.count(8) >= 30  # of 36: now and then three take the same first ones at the same moment
 
 
+def test_a_job_for_later_is_claimed_when_its_time_comes(connection: Connection):
+    soon = datetime.now(UTC) + timedelta(seconds=0.5)
+    (job_id,) = add_jobs(connection, "a", run_at=soon, priority=1000)
+    assert claim(connection) == ()
+    time.sleep(0.6)
+    assert [each.id for each in claim(connection)] == [job_id]
+
+
 TOUCHED = """
 SELECT pg_stat_get_xact_blocks_fetched(c.oid) AS blocks, pg_stat_get_xact_tuples_returned(c.oid) AS rows
 FROM pg_class AS c WHERE c.oid IN ('loracomp.job'::regclass, 'loracomp.job_queue'::regclass) ORDER BY c.relname
@@ -244,6 +253,7 @@ def test_a_claim_touches_no_more_where_the_queue_is_deep(connection: Connection,
     few = touched_by_a_claim(connection)
     bulk(connection, 20_000)
     bulk(connection, 5_000, run_at=later)
+    bulk(connection, 5_000, run_at=later, priority=1000)
     if statistics == "up to date":
         connection.execute("ANALYZE loracomp.job")
     with db.connect(connection.info.dsn) as fresh:

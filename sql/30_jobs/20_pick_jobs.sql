@@ -20,13 +20,14 @@ BEGIN
         -- Jumps through the index from one submitter to the next.
         (
             SELECT j.submitted_by FROM loracomp.job AS j
-            WHERE j.status = 'queued' AND j.base_model = pick_jobs.base_model
+            WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = pick_jobs.base_model
             ORDER BY j.submitted_by LIMIT 1
         )
         UNION ALL
         SELECT (
             SELECT j.submitted_by FROM loracomp.job AS j
-            WHERE j.status = 'queued' AND j.base_model = pick_jobs.base_model AND j.submitted_by > w.submitted_by
+            WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = pick_jobs.base_model
+                AND j.submitted_by > w.submitted_by
             ORDER BY j.submitted_by LIMIT 1
         )
         FROM waiting AS w WHERE w.submitted_by IS NOT NULL
@@ -37,10 +38,10 @@ BEGIN
             row_number() OVER (PARTITION BY w.submitted_by ORDER BY h.due, h.id) AS turn
         FROM waiting AS w
         CROSS JOIN LATERAL (
-            -- run_at <= now() implies due <= now(), which the index knows: jobs for later are not walked through.
+            -- Jobs of evaluations are due later than others.
             SELECT j.id, j.due, j.run_at FROM loracomp.job AS j
-            WHERE j.status = 'queued' AND j.base_model = pick_jobs.base_model AND j.submitted_by = w.submitted_by
-                AND j.due <= now() AND j.run_at <= now()
+            WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = pick_jobs.base_model
+                AND j.submitted_by = w.submitted_by AND j.due <= now()
             ORDER BY j.due, j.id LIMIT 4 * pick_jobs.batch_size
         ) AS h
     ),
@@ -70,7 +71,7 @@ BEGIN
         SELECT j.id, j.submitted_by, 2 AS turn, j.due AS place, j.due, j.expired_leases > 0 AS suspect
         FROM loracomp.job AS j
         WHERE j.status = 'queued' AND j.evaluation IS NOT NULL AND j.base_model = pick_jobs.base_model
-            AND j.due > now() AND j.run_at <= now()
+            AND NOT j.scheduled AND j.due > now()
         ORDER BY j.due, j.id
         LIMIT CASE WHEN EXISTS (SELECT FROM everyday) THEN 0 ELSE pick_jobs.batch_size END
         FOR UPDATE SKIP LOCKED

@@ -30,6 +30,7 @@ BEGIN
     PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
     PERFORM loracomp.rescue_jobs();
+    PERFORM loracomp.wake_jobs();
     SELECT coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.submitted_by) FILTER (WHERE p.leads), '{}')
     INTO picked, served
     FROM loracomp.pick_jobs(claim_jobs.base_model, claim_jobs.batch_size) AS p;

@@ -7,7 +7,11 @@ BEGIN ATOMIC
     SELECT NOT EXISTS (
         SELECT FROM loracomp.job AS j
         WHERE j.status = 'queued' AND j.base_model = queue_is_empty.base_model
-            AND (j.run_at <= now() OR j.attempts > 0)
+            AND NOT j.scheduled
+    ) AND NOT EXISTS (
+        SELECT FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND j.base_model = queue_is_empty.base_model
+            AND j.scheduled AND (j.run_at <= now() OR j.attempts > 0)
     );
 END;
 COMMENT ON FUNCTION loracomp.queue_is_empty IS

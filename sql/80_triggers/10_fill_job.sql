@@ -14,6 +14,7 @@ BEGIN
         new.run_at := greatest(new.run_at, new.created_at);
     END IF;
     -- Evaluations stand behind everybody for 1000 minutes: the range of priorities.
+    new.scheduled := new.run_at > now();
     new.due := new.run_at
         - make_interval(mins => new.priority - CASE WHEN new.evaluation IS NULL THEN 0 ELSE 1000 END);
     IF new.choices IS NULL AND new.max_new_tokens IS NULL AND new.kind = 'predict' THEN
