@@ -44,7 +44,7 @@ def test_results_are_kept_by_part_and_fill_pages_and_readme(tmp_path: Path) -> N
     keep(folder, "latency", about() | {"figures": [], "steps": {"encode": 10.0, "predict": 41.26}})
     for page in (tmp_path / "README.md", tmp_path / "docs" / "performance.md"):
         page.write_text(PAGE)
-    assert list(write_report(folder)) == list(read_results(folder)) == ["latency", "merging"]
+    assert list(write_report(folder)) == list(read_results(folder)) == ["merging", "latency"]
     assert cells(figure) == ("cat", "1/50 (1/50 to 1/50)", "<= 0.025", "PEFT", "1", "yes")
     for page in (tmp_path / "README.md", tmp_path / "docs" / "performance.md"):
         filled = page.read_text()

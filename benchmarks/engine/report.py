@@ -12,20 +12,22 @@ from benchmarks.evaluation.report import as_markdown, copy_tables
 RESULTS = "engine.json"
 Results = dict[str, Any]
 """Part -> when and where it was measured, its figures, and its steps or curves."""
+ORDER = ("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "memory", "growth")
+"""Of parts on the page."""
 
 
 def read_results(folder: Path) -> Results:
     """What was measured so far."""
     path = folder / RESULTS
     found: Results = json.loads(path.read_text()) if path.is_file() else {}
-    return found
+    return {part: found[part] for part in sorted(found, key=ORDER.index)}
 
 
 def keep(folder: Path, part: str, measured: dict[str, Any]) -> None:
     """Put what a part found in the place of what it had."""
     results = read_results(folder) | {part: measured}
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / RESULTS).write_text(json.dumps(results, indent=1, sort_keys=True) + "\n")
+    (folder / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
 
 
 def write_report(folder: Path) -> Results:
