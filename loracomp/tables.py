@@ -688,7 +688,7 @@ prediction = Table(
     # What reports cast and add up: a faulty worker must break none.
     CheckConstraint(
         "jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, "
-        """'$.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000)')""",
+        """'strict $.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000)')""",
         name="timings_must_be_numbers_by_step",
     ),
     CheckConstraint(

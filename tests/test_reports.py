@@ -106,6 +106,16 @@ def test_adapters_share_and_meeting(connection: db.Connection, examples: dict[st
     assert (rate["rate_low"], rate["rate_high"]) == pytest.approx((interval.low, interval.high), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    "columns", [{"batch_size": 0}, *({"timings": {"encode": value}} for value in ([1], "1", {}, None, 1e300))]
+)
+def test_what_reports_could_not_reckon_with_is_not_recorded(
+    connection: db.Connection, examples: dict[str, int], columns: dict[str, object]
+) -> None:
+    with pytest.raises(errors.CheckViolation, match=r"batch_size_must_be_positive|timings_must_be_numbers_by_step"):
+        answer(connection, submit(connection), examples, **columns)
+
+
 def test_latency_against_numpy(connection: db.Connection, examples: dict[str, int]) -> None:
     times = [5, 80, 20, 40, 11]
     for milliseconds in times:
