@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow clients dashboard test-dashboard faults bench engine volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short bench-queue clients dashboard test-dashboard faults bench engine volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -62,8 +62,9 @@ test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; ne
 
 JOBS ?= 200
 RUNS ?= 1
-faults: install ## what dies, what was lost, what doubled, how long recovery took; JOBS=500 RUNS=3 for more
-	PYTHONPATH=.:tests $(BIN)/python tests/faults --jobs $(JOBS) --runs $(RUNS)
+MODEL ?= none
+faults: install ## what dies, what was lost, what doubled, how long recovery took; JOBS=500 RUNS=3 for more, MODEL=real once
+	PYTHONPATH=.:tests $(BIN)/python tests/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL)
 
 bench: engine ## the engine's figures, and routing's by the size of the index; a quarter of an hour on two quiet cores
 	$(BIN)/python benchmarks/routing.py
@@ -71,6 +72,20 @@ bench: engine ## the engine's figures, and routing's by the size of the index; a
 engine: install ## what docs/performance.md says; some ten minutes on two quiet cores
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.engine
+
+DEPTH ?= 100000
+HISTORY ?= 100000
+bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare table; some ten minutes, for docs/queue.md
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m benchmarks.queue --depth $(DEPTH) --history $(HISTORY)
+
+QUEUE_TESTS := tests/test_jobs_sql.py tests/test_protocol.py tests/test_worker.py
+test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and the queue's through pgbouncer; installs them
+	$(BIN)/python tests/second_server.py $(BIN)/pytest -m 'not data and not slow and not faults and not clients'
+	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest $(QUEUE_TESTS)
+
+test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had
+	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
 
 VOLUME ?= 100000
 volume: install ## a database with weeks of finished jobs, and how long each view of bi takes there

@@ -53,12 +53,18 @@ def connect(
 ) -> Connection:
     """Open an autocommit connection whose rows are dicts; with `vectors`, pgvector's types are known to it.
 
+    It keeps nothing in the session, so that a pooler may change the server's end with each transaction: no statement is
+    prepared, for what we send are calls, and functions keep their plans.
     A statement that takes longer than `answer_s` seconds raises psycopg.OperationalError, and the connection is of no
     use then. Raises DatabaseUnavailableError where the server can't be reached or has no pgvector.
     """
     with translated_errors():
         connection: _Impatient[dict[str, Any]] = _Impatient.connect(
-            with_defaults(url), autocommit=True, row_factory=dict_row, application_name=application_name
+            with_defaults(url),
+            autocommit=True,
+            row_factory=dict_row,
+            application_name=application_name,
+            prepare_threshold=None,
         )
         connection.answer_s = answer_s
     if not vectors:

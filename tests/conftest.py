@@ -18,6 +18,13 @@ TEMPLATE = "loracomp_template"
 _numbers = count()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if "LORACOMP_TEST_POOLER" in os.environ:
+        for item in items:
+            if item.get_closest_marker("session"):
+                item.add_marker(pytest.mark.skip(reason="a pooler in transaction mode keeps no session"))
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """URL of the maintenance database, as superuser: LORACOMP_TEST_SERVER, or an embedded server."""

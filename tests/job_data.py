@@ -1,9 +1,12 @@
 """What the job protocol's tests start from."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
+
+from psycopg.conninfo import make_conninfo
 
 from conftest import create_database, drop_database
 from loracomp.db import Connection
@@ -24,8 +27,14 @@ _numbers = count()
 def shared_database(server: str, template: str) -> Iterator[str]:
     """A database for a module's tests, which clear it: a clone for each would cost a second."""
     name = f"{template}_jobs_{next(_numbers)}"
-    yield create_database(server, name, template)
+    yield pooled(create_database(server, name, template))
     drop_database(server, name)
+
+
+def pooled(url: str) -> str:
+    """The same database through the pooler that LORACOMP_TEST_POOLER names by its port, if it does."""
+    port = os.environ.get("LORACOMP_TEST_POOLER")
+    return make_conninfo(url, port=port) if port else url
 
 
 def clear(connection: Connection) -> None:

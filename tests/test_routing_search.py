@@ -86,6 +86,7 @@ def test_route_jobs_uses_the_index_where_it_should(
         connection.execute("ANALYZE")
     connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
     jobs = add_jobs(connection, 64, exclude_tasks=excluded)
+    connection.prepare_threshold = 0
     for _ in range(2):  # planned, then from the cache
         before = scans(connection)
         found = route_jobs(connection, jobs, queries, prepare=True)

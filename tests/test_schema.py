@@ -374,6 +374,7 @@ def test_clients_call_meanwhile_without_an_error(database: str) -> None:
     def client(statement: str) -> Counter[str]:
         came: Counter[str] = Counter()
         with db.connect(database) as connection:
+            connection.prepare_threshold = 5
             while not stop.wait(0.02):
                 try:
                     connection.execute(statement, prepare=bool(came["done"] % 2))

@@ -116,6 +116,7 @@ def is_connected(connection: Connection, application: str) -> bool:
 # --- the loop
 
 
+@pytest.mark.session
 def test_two_workers_share_500_jobs_and_do_none_twice(connection: Connection, database: str):
     with running(database, WORKER="one") as one, running(database, WORKER="two") as two:
         for name in ("one", "two"):
@@ -155,6 +156,7 @@ def test_a_worker_whose_encoder_is_no_longer_the_databases_ends_and_costs_no_job
     assert [job(connection, job_id)["attempts"] for job_id in jobs] == [0, 0]
 
 
+@pytest.mark.session
 @pytest.mark.parametrize(("listen", "poll_s", "within_s"), [(True, 60, 5), (False, 0.2, 5)])
 def test_an_idle_worker_hears_of_a_job_and_finds_it_without_hearing(
     connection: Connection, database: str, listen: bool, poll_s: float, within_s: float
@@ -271,6 +273,7 @@ def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, dat
 # --- faults of jobs
 
 
+@pytest.mark.session
 def test_a_fault_costs_the_culprit_alone(connection: Connection, database: str):
     prompts = [
         "a",
@@ -476,6 +479,7 @@ def test_a_cancelled_jobs_result_is_dropped_and_the_rest_of_its_batch_is_recorde
     assert f"leases_lost jobs={cancelled}" in log
 
 
+@pytest.mark.session
 def test_a_worker_whose_connections_are_cut_goes_on_by_itself(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -526,6 +530,7 @@ def test_a_second_signal_releases_at_once(connection: Connection, database: str,
     assert (job(connection, job_id)["status"], job(connection, job_id)["attempts"]) == ("queued", 0)
 
 
+@pytest.mark.session
 def test_an_idle_worker_leaves_at_once(connection: Connection, database: str):
     with running(database, POLL_S=60) as process:
         wait_until(lambda: is_connected(connection, "loracomp hint"))

@@ -45,7 +45,7 @@ class Queue:
     def call(self, verb: str, *arguments: object) -> "subprocess.Popen[bytes]":
         command = [self.python, "-m", f"benchmarks.queue.systems.{self.system}", verb, self.url, *map(str, arguments)]
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, cwd=ROOT, env=environment)
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.DEVNULL)
 
     def do(self, verb: str, *arguments: object) -> None:
         if self.call(verb, *arguments).wait():

@@ -21,11 +21,12 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help=f"A fault: {', '.join(FAULTS)}.")] = None,
     jobs: Annotated[int, typer.Option(help="Jobs that a fault is tried with, or a multiple of it.", min=40)] = 200,
     runs: Annotated[int, typer.Option(help="How often each is tried.", min=1)] = 1,
+    model: Annotated[str, typer.Option(help="none, or real: SmolLM2 with the shipped library.")] = "none",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Exits with 1 where a job was lost or doubled, or a fault's own promise was broken."""
     rows = []
-    with own_server() as server:
+    with own_server(model) as server:
         for name in only or FAULTS:
             for _ in range(runs):
                 rows.append(attempt(server, name, jobs))

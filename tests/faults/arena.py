@@ -19,6 +19,7 @@ import psycopg
 import routing_data
 from conftest import create_database
 from loracomp import db, embedded, schema
+from loracomp.config import load_settings
 from loracomp.tables import DIMENSIONS
 
 HERE = Path(__file__).parent
@@ -45,6 +46,8 @@ class Arena:
     url: str
     size: int
     """Jobs that a fault is tried with; faults may take a multiple or a fraction."""
+    model: str = "none"
+    """none or real."""
     wrapper: tuple[str, ...] = ()
     """Put before the worker's command, such as faketime."""
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
@@ -66,7 +69,7 @@ class Arena:
             "OMP_NUM_THREADS": "1",
         }
         log = self.folder / f"w{len(self.workers)}.log"
-        command = [*self.wrapper, sys.executable, str(HERE / "dying_worker.py"), url or self.url]
+        command = [*self.wrapper, sys.executable, str(HERE / "dying_worker.py"), url or self.url, self.model]
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=environment, stderr=output)
         self.workers.append(process)
@@ -99,6 +102,8 @@ class Arena:
         return db.connect(self.url, vectors=False)
 
     def insert(self, count: int, prompt: str = "ask", **columns: Any) -> None:
+        """Jobs, one token each."""
+        columns = {"max_new_tokens": 1, **columns}
         names, values = list(columns), list(columns.values())
         statement = (
             f"INSERT INTO loracomp.job (prompt{''.join(f', {name}' for name in names)})"
@@ -120,7 +125,7 @@ class Arena:
         return Counter({row["status"]: row["n"] for row in rows})
 
     def wait(self, condition: Callable[[], object], seconds: float = 120) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * (5 if self.model == "real" else 1)
         while not condition():
             assert time.monotonic() < deadline, f"it did not happen in {seconds:g} s: {self.counts()}"
             time.sleep(0.05)
@@ -145,8 +150,10 @@ class Arena:
         )
         lost = self.one(
             f"SELECT count(*) FROM loracomp.job AS j LEFT JOIN loracomp.prediction AS p ON p.job_id = j.id"
-            f" WHERE NOT {ENDED} OR (status = 'succeeded') <> (p.job_id IS NOT NULL AND p.output = upper(j.prompt)"
-            f" AND cardinality(p.example_ids) > 0 AND cardinality(p.adapter_ids) > 0)"
+            f" WHERE NOT {ENDED} OR (status = 'succeeded') <> (p.job_id IS NOT NULL AND p.output IS NOT NULL"
+            f" AND (p.output = upper(j.prompt) OR %s)"
+            f" AND cardinality(p.example_ids) > 0 AND cardinality(p.adapter_ids) > 0)",
+            self.model == "real",
         )
         doubled = self.one(
             "SELECT count(*) FROM (SELECT entity_id FROM loracomp.audit_event"
@@ -171,6 +178,7 @@ class Server:
 
     folder: Path
     url: str
+    model: str = "none"
     databases: int = 0
 
     @property
@@ -196,28 +204,40 @@ class Server:
         self.databases += 1
         url = create_database(self.url, f"fault_{self.databases}", "fault_template")
         with tempfile.TemporaryDirectory(prefix="loracomp-fault-") as logs:
-            arena = Arena(Path(logs), url, size)
+            arena = Arena(Path(logs), url, size, self.model)
             try:
                 yield arena
             finally:
                 arena.end_workers()
 
 
+def load_made_up(connection: db.Connection) -> None:
+    """Five tasks of 40 examples, and an encoder that nobody has."""
+    routing_data.load(connection, 0, [40] * 5)
+    connection.execute(
+        "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, input_version)"
+        " VALUES ('none', 'nowhere', repeat('e', 64), %s, 2)",
+        (DIMENSIONS,),
+    )
+
+
+def load_library(connection: db.Connection) -> None:
+    """The one that is shipped, with its base model and encoder."""
+    from loracomp.registry.library import load_library
+
+    load_library(connection, settings=load_settings())
+
+
 @contextmanager
-def own_server() -> Iterator[Server]:
-    """A server with a template database: migrated, with a library of five tasks. Writes are safe, as in production."""
+def own_server(model: str = "none") -> Iterator[Server]:
+    """A server with a template database: migrated, with a library. Writes are safe, as in production."""
     with tempfile.TemporaryDirectory(prefix="loracomp-faults-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "postgres"
-        server = Server(data, embedded.start(data))
+        server = Server(data, embedded.start(data), model)
         url = create_database(server.url, "fault_template")
         schema.initialize(url)
         with db.connect(url) as connection:
-            routing_data.load(connection, 0, [40] * 5)
-            connection.execute(
-                "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, input_version)"
-                " VALUES ('none', 'nowhere', repeat('e', 64), %s, 2)",
-                (DIMENSIONS,),
-            )
+            (load_library if model == "real" else load_made_up)(connection)
         try:
             yield server
         finally:

@@ -1,6 +1,7 @@
-"""A worker process that dies where it is told to: `python dying_worker.py URL`.
+"""A worker process that dies where it is told to: `python dying_worker.py URL none|real`.
 
-Its model is none: vectors come from a job's number, routes from the database, and the answer is the prompt in capitals.
+With none for a model, vectors come from a job's number, routes from the database, and the answer is the prompt in
+capitals; with the real one, all is as `loracomp worker` does it.
 DIE_AT names a point of a batch's life, DIE_AFTER the batch.
 Other settings are LORACOMP_* variables; log lines go to standard error.
 """
@@ -18,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from job_data import prediction
-from loracomp.config import load_settings
-from loracomp.db import Connection
+from loracomp.config import Settings, load_settings
+from loracomp.db import Connection, connect
 from loracomp.errors import JobError
 from loracomp.records import Job, Route
 from loracomp.shutdown import serve
@@ -56,6 +57,8 @@ def die() -> None:
 class NoModel:
     """Encode and route like any pipeline; sleep for `seconds` where a model would compute."""
 
+    base_name = BASE_MODEL
+
     def __init__(self, death: Death, seconds: float) -> None:
         self._death = death
         self._seconds = seconds
@@ -73,16 +76,41 @@ class NoModel:
         return [self._answer(job, routed, len(prepared)) for job, routed in prepared]
 
     def _answer(self, job: Job, routed: Route, together: int) -> dict[str, Any]:
-        match job.prompt.split():
-            case ["die"]:
-                die()
-            case ["hang"]:
-                time.sleep(3600)
-            case ["much"] if together > LARGEST_BATCH:
-                raise MemoryError("can't allocate memory")
-            case ["too-much"]:
-                raise JobError("it takes more memory than there is", code="out_of_memory", retry=True)
+        misbehave(job, together)
         return prediction(job.id, output=job.prompt.upper(), batch_size=together, **trace(routed))
+
+
+class RealModel:
+    """The database's base model and encoder; it does what prompts say before it answers."""
+
+    def __init__(self, death: Death, settings: Settings, url: str) -> None:
+        with connect(url) as connection:
+            self._pipeline = load_pipeline(settings, connection)
+        self._death = death
+        self.base_name = self._pipeline.base_name
+
+    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Any]:
+        self._death.at("encoding")
+        return self._pipeline.prepare(connection, jobs)
+
+    def answer(self, prepared: Sequence[Any]) -> list[Any]:
+        self._death.at("predicting")
+        for each in prepared:
+            misbehave(each.job, len(prepared))
+        return self._pipeline.answer(prepared)
+
+
+def misbehave(job: Job, together: int) -> None:
+    """What a job's prompt tells of."""
+    match job.prompt.split():
+        case ["die"]:
+            die()
+        case ["hang"]:
+            time.sleep(3600)
+        case ["much"] if together > LARGEST_BATCH:
+            raise MemoryError("can't allocate memory")
+        case ["too-much"]:
+            raise JobError("it takes more memory than there is", code="out_of_memory", retry=True)
 
 
 def trace(routed: Route) -> dict[str, Any]:
@@ -124,7 +152,14 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s")
     settings = load_settings()
     death = Death()
-    model = NoModel(death, float(os.environ.get("MODEL_S", "0.02")))
-    worker = Mortal(sys.argv[1], model, base_model=BASE_MODEL, settings=settings)
+    url, which = sys.argv[1:]
+    model: Any
+    if which == "real":
+        from loracomp.serving import load_pipeline
+
+        model = RealModel(death, settings, url)
+    else:
+        model = NoModel(death, float(os.environ.get("MODEL_S", "0.02")))
+    worker = Mortal(url, model, base_model=model.base_name, settings=settings)
     worker.death = death
     sys.exit(serve(worker, settings.grace_s))

@@ -1,6 +1,7 @@
 """A TCP proxy before a server's socket that can swallow packets, or hold them back, while connections stay open."""
 
 import asyncio
+from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
 
@@ -59,7 +60,9 @@ class Proxy:
         except OSError:
             writer.close()
             return
-        await asyncio.gather(self._pump(reader, inner_writer), self._pump(inner_reader, writer))
+        # At the end of the proxy; asyncio would print that this was cancelled.
+        with suppress(asyncio.CancelledError):
+            await asyncio.gather(self._pump(reader, inner_writer), self._pump(inner_reader, writer))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         assert self._passes is not None
