@@ -410,9 +410,9 @@ def test_of_a_batch_what_holds_is_written(connection: Connection):
 def test_a_prediction_that_cannot_be_stored_leaves_nothing_behind(connection: Connection):
     good, bad = add_jobs(connection, *"ab")
     batch = claim(connection)
-    for output in ("a\0b", "\ud800"):
-        with pytest.raises(psycopg.DataError):
-            record_predictions(connection, batch, [prediction(good), prediction(bad, output=output)])
+    for wrong in ({"batch_size": 0}, {"device": "a\0b"}):
+        with pytest.raises((psycopg.DataError, psycopg.IntegrityError)):
+            record_predictions(connection, batch, [prediction(good), prediction(bad, **wrong)])
     assert statuses(connection) == {good: "running", bad: "running"}
     assert connection.execute("SELECT * FROM loracomp.prediction").fetchall() == []
 
