@@ -44,7 +44,7 @@ OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_turns check_role_exists
     unknown_tasks retrieve_again stored_vector check_evaluation evaluated_examples tasks_that_have_seen text_key
     check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query pick_tasks
-    fitting_ef_search oldest_snapshots count_queued has_room admit_jobs
+    fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs
     check_objects check_server check_roles check_registry check_queue
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
     keep_events_of_others audit_examples audit_truncate

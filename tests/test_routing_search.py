@@ -79,14 +79,20 @@ def recall(found: list[dict[str, Any]], expected: list[dict[int, float]]) -> flo
 @pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_route_jobs_uses_the_index_where_it_should(
-    connection: db.Connection, library: Library, queries: Vectors, scope: str, mode: str, statistics: str
+    connection: db.Connection,
+    library: Library,
+    queries: Vectors,
+    scope: str,
+    mode: str,
+    statistics: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     excluded, indexed = SCOPES[scope]
     if statistics == "analyzed":
         connection.execute("ANALYZE")
     connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
     jobs = add_jobs(connection, 64, exclude_tasks=excluded)
-    connection.prepare_threshold = 0
+    monkeypatch.setattr(connection, "prepare_threshold", 0)
     for _ in range(2):  # planned, then from the cache
         before = scans(connection)
         found = route_jobs(connection, jobs, queries, prepare=True)
