@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from statistics import median, quantiles
 from typing import Any
 
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Json
 
 from loracomp import db
@@ -82,8 +83,8 @@ def inserts(maintenance: str, python: str, seconds: float, clients: int = 4) -> 
     for hint in ("on", "off"):
         for size in (1, 1000):
             with queue("loracomp", python, maintenance) as made:
-                one(made.url, f"ALTER DATABASE {made.url.split('/')[-1].split('?')[0]} SET loracomp.notify = '{hint}'",
-                    rows=False)  # fmt: skip
+                name = conninfo_to_dict(made.url)["dbname"]
+                one(made.url, f"ALTER DATABASE {name} SET loracomp.notify = '{hint}'", rows=False)
                 with ThreadPoolExecutor(clients) as pool:
                     counts = list(pool.map(lambda _: insert_for(made.url, size, seconds), range(clients)))  # noqa: B023
             rows.append({"hint": hint, "rows_an_insert": size, "clients": clients,
