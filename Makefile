@@ -81,7 +81,7 @@ bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare tabl
 
 QUEUE_TESTS := tests/test_jobs_sql.py tests/test_protocol.py tests/test_worker.py
 test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and the queue's through pgbouncer; installs them
-	$(BIN)/python tests/second_server.py $(BIN)/pytest -m 'not data and not slow and not faults and not clients'
+	$(BIN)/python tests/second_server.py $(BIN)/pytest -m 'not data and not slow and not faults and not clients and not dashboard'
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest $(QUEUE_TESTS)
 
 test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had
