@@ -211,21 +211,24 @@ class Server:
                 arena.end_workers()
 
 
-def load_made_up(connection: db.Connection) -> None:
+def load_made_up(url: str) -> None:
     """Five tasks of 40 examples, and an encoder that nobody has."""
-    routing_data.load(connection, 0, [40] * 5)
-    connection.execute(
-        "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, input_version)"
-        " VALUES ('none', 'nowhere', repeat('e', 64), %s, 2)",
-        (DIMENSIONS,),
-    )
+    with db.connect(url) as connection:
+        routing_data.load(connection, 0, [40] * 5)
+        connection.execute(
+            "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, input_version)"
+            " VALUES ('none', 'nowhere', repeat('e', 64), %s, 2)",
+            (DIMENSIONS,),
+        )
 
 
-def load_library(connection: db.Connection) -> None:
-    """The one that is shipped, with its base model and encoder."""
+def load_shipped(url: str) -> None:
+    """The library that is shipped, with its base model and encoder."""
     from loracomp.registry.library import load_library
 
-    load_library(connection, settings=load_settings())
+    # The encoder goes where the settings point, which without this is the user's own database.
+    with db.connect(url) as connection:
+        load_library(connection, settings=load_settings().model_copy(update={"database_url": url}))
 
 
 @contextmanager
@@ -236,8 +239,7 @@ def own_server(model: str = "none") -> Iterator[Server]:
         server = Server(data, embedded.start(data), model)
         url = create_database(server.url, "fault_template")
         schema.initialize(url)
-        with db.connect(url) as connection:
-            (load_library if model == "real" else load_made_up)(connection)
+        (load_shipped if model == "real" else load_made_up)(url)
         try:
             yield server
         finally:

@@ -81,7 +81,7 @@ class NoModel:
 
 
 class RealModel:
-    """The database's base model and encoder; it does what prompts say before it answers."""
+    """The database's base model and encoder; it does what prompts say before it answers. MODEL_S doesn't slow it."""
 
     def __init__(self, death: Death, settings: Settings, url: str) -> None:
         with connect(url) as connection:
@@ -93,11 +93,11 @@ class RealModel:
         self._death.at("encoding")
         return self._pipeline.prepare(connection, jobs)
 
-    def answer(self, prepared: Sequence[Any]) -> list[Any]:
+    def answer(self, prepared: Sequence[Any], wanted: Callable[[Job], bool]) -> list[Any]:
         self._death.at("predicting")
         for each in prepared:
             misbehave(each.job, len(prepared))
-        return self._pipeline.answer(prepared)
+        return self._pipeline.answer(prepared, wanted)
 
 
 def misbehave(job: Job, together: int) -> None:
