@@ -1,5 +1,6 @@
 """The benchmark's made-up weeks: as rows of real workers, so that what is measured on them holds."""
 
+import json
 import os
 import subprocess
 import sys
@@ -43,7 +44,11 @@ WRONG = {
 
 def volume(server: str, *options: str) -> str:
     """What the command prints."""
-    command = [sys.executable, "-m", "benchmarks.volume", "--jobs", str(JOBS), "--database", NAME, *options]
+    return execute(server, "benchmarks.volume", "--jobs", str(JOBS), *options)
+
+
+def execute(server: str, module: str, *options: str) -> str:
+    command = [sys.executable, "-m", module, "--database", NAME, *options]
     environment = {"LORACOMP_DATABASE_URL": server, "PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "120"}
     done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -80,3 +85,11 @@ def test_made_up_weeks_are_like_lived_ones(filled: str) -> None:
         )
         for view in views.fetchall():
             assert connection.execute(f"SELECT FROM bi.{view['relname']} LIMIT 1".encode()).fetchall(), view["relname"]
+
+
+@pytest.mark.slow
+def test_the_queue_runs_beside_analysts(server: str, filled: str) -> None:
+    """Last: it adds jobs."""
+    rows = json.loads(execute(server, "benchmarks.volume.analysts", "--seconds", "1", "--analysts", "1", "--json"))
+    assert len(rows) == 3
+    assert all(row["jobs_s"] > 0 for row in rows)

@@ -18,7 +18,7 @@ from time import monotonic, sleep
 from typing import Any
 
 import psycopg
-from psycopg.types.json import Jsonb
+from psycopg.types.json import Json
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +32,7 @@ ROLE = "loracomp_bench_analyst"
 WORST = "SELECT day, family, is_of_own_task, count(*), avg(similarity) FROM bi.retrieved_example_wide GROUP BY 1, 2, 3"
 LIMITS = {"statement_timeout": "'30s'", "max_parallel_workers_per_gather": "0", "work_mem": "'16MB'"}
 CLAIM = "SELECT id, lease_token FROM loracomp.claim_jobs('benchmark', %s, 16, '5 minutes')"
-RECORD = "SELECT count(*) AS n FROM loracomp.record_predictions(%s)"
+RECORD = "SELECT count(*) AS n FROM loracomp.record_predictions(%s, %s::bigint[])"
 INSERT = """
 INSERT INTO loracomp.job (prompt, choices, policy, tags, priority)
 SELECT 'Of the benchmark.', '{yes,no}', 'default', '{"source": "analysts"}', 1000 FROM generate_series(1, %s)
@@ -105,8 +105,8 @@ def queue(connection: db.Connection, seconds: float) -> dict[str, Any]:
             connection.execute(INSERT, [1600])
         claimed: list[dict[str, Any]] = []
         claims.append(timed(lambda: claimed.extend(connection.execute(CLAIM, [base]).fetchall())))  # noqa: B023
-        rows = Jsonb([{**trace, "job_id": row["id"], "lease_token": row["lease_token"]} for row in claimed])
-        records.append(timed(lambda: connection.execute(RECORD, [rows]).fetchall()))  # noqa: B023
+        given = [Json([{**trace, "job_id": row["id"]} for row in claimed]), [row["lease_token"] for row in claimed]]
+        records.append(timed(lambda: connection.execute(RECORD, given).fetchall()))  # noqa: B023
         jobs += len(claimed)
     return {
         "jobs_s": round(jobs / seconds),
