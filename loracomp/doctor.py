@@ -14,11 +14,9 @@ Finding = dict[str, str]
 """check, status (ok, warn or fail), detail."""
 
 OLDEST_TESTED = 16
-SOUND_MINORS = {14: 20, 15: 15, 16: 11, 17: 7, 18: 1}
-"""Major release of PostgreSQL -> the first minor one without faults that matter here.
-
-Row security could be evaded (CVE-2024-10976, CVE-2025-8713), a client's quoting (CVE-2025-1094) and its buffers
-(CVE-2025-12818) overrun: https://www.postgresql.org/support/security/.
+SOUND_MINORS = {14: 23, 15: 18, 16: 14, 17: 10, 18: 4}
+"""Major release of PostgreSQL -> the minor one of 14 May 2026: before it what any client sends could overrun a server's
+buffer (CVE-2026-6473), and a server a libpq's (CVE-2026-6477), https://www.postgresql.org/support/security/.
 """
 SKEW_S = 2.0
 
@@ -46,7 +44,7 @@ def finding(check: str, status: str, detail: str) -> Finding:
 
 
 def version_finding(what: str, version: int) -> Finding:
-    """Whether a release of PostgreSQL, as its libpq numbers it (170011), is tested and free of known faults."""
+    """Whether a release of PostgreSQL, as its libpq numbers it (170011), is tested and has no fault of SOUND_MINORS."""
     major, minor = divmod(version, 10_000)
     name = f"PostgreSQL {major}.{minor}"
     sound = SOUND_MINORS.get(major)

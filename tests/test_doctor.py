@@ -191,12 +191,12 @@ def test_files_that_differ_from_what_was_applied(url: str, owner: Connection) ->
     ("what", "version", "status", "words"),
     [
         ("server", 170011, "ok", "17.11"),
-        ("server", 170004, "warn", "17.4 has known faults: upgrade to 17.7"),
-        ("server", 180000, "warn", "upgrade to 18.1"),
+        ("server", 170004, "warn", "17.4 has known faults: upgrade to 17.10"),
+        ("server", 180003, "warn", "upgrade to 18.4"),
         ("server", 190000, "ok", "19.0"),
         ("server", 150018, "warn", "16 or newer is tested"),
         ("libpq", 150018, "ok", "15.18"),
-        ("libpq", 130023, "warn", "upgrade to 16.11"),
+        ("libpq", 130023, "warn", "upgrade to 16.14"),
     ],
 )
 def test_releases_of_postgres(what: str, version: int, status: str, words: str) -> None:
