@@ -40,7 +40,6 @@ DIMENSIONS = 768
 
 metadata = MetaData(schema=SCHEMA)
 
-lease_token_sequence = Sequence("lease_token", metadata=metadata, schema=SCHEMA)
 # Counters, which nobody waits for and no rollback undoes: their last value.
 rescued_jobs = Sequence("rescued_jobs", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
 refused_inserts = Sequence("refused_inserts", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)

@@ -247,7 +247,7 @@ WORKERS = {
     "policies": "SELECT loracomp.set_policy('default', '{}')",
     "cancel": "SELECT loracomp.cancel_job(1)",
     "routing as somebody": "SELECT loracomp.route(array_fill(1, '{768}')::public.vector)",
-    "tokens": "SELECT nextval('loracomp.lease_token')",
+    "numbers": "SELECT nextval('loracomp.job_id_seq')",
     "eligible tasks": "SELECT loracomp.eligible_tasks('toy', 'postgres', '{}')",
 }
 
@@ -267,6 +267,21 @@ def test_a_worker_without_the_fence_changes_nothing(scene: Scene) -> None:
             f"""record_predictions('[{{"job_id": {scene.alices}, "output": "forged"}}]', '{{1}}')""",
         ):
             assert values(wendy, f"SELECT loracomp.{call}") == set()
+
+
+def test_a_worker_guesses_no_token_of_another(database: str, logins: None) -> None:
+    """By counting from its own, for every job at once."""
+    with db.connect(database) as owner, connect(database, "wendy") as wendy:
+        load(owner)
+        theirs = submit(owner)
+        claim(owner, theirs)
+        own = submit(owner)
+        token = claim(wendy, own)[own]
+        guesses = [guess for guess in range(token - 1000, token + 1000) if guess != token and abs(guess) < 2**63]
+        words, retries = ["forged"] * len(guesses), [False] * len(guesses)
+        given = [[theirs] * len(guesses), guesses, words, words, retries]
+        assert values(wendy, "SELECT loracomp.fail_jobs(%s, %s, %s, %s, %s)", given) == set()
+        assert value(owner, "SELECT status FROM loracomp.job WHERE id = %s", [theirs]) == "running"
 
 
 # Analysts.

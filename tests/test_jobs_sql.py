@@ -123,11 +123,15 @@ def test_many_claims_at_once_claim_each_job_once(connection: Connection, databas
     assert sorted(claimed) == ids
 
 
-def test_tokens_grow(connection: Connection):
-    add_jobs(connection, *"abc")
+def test_a_claim_has_a_token_of_its_own_that_nobody_guesses(connection: Connection):
+    """A worker that counts on from its own tokens would answer what others hold."""
+    add_jobs(connection, *map(str, range(33)))
     first, second = claim(connection, 2)
-    (third,) = claim(connection)
-    assert first.lease_token == second.lease_token < third.lease_token
+    assert first.lease_token == second.lease_token
+    tokens = [job.lease_token for batch in iter(lambda: claim(connection, 1), ()) for job in batch]
+    bits = [token >> place & 1 for token in tokens for place in range(64)]
+    assert len(set(tokens)) == 31
+    assert 800 < sum(bits) < 1200  # of 1984; four standard deviations are 89
 
 
 # --- turns

@@ -65,7 +65,7 @@ class Protocol(RuleBasedStateMachine):
         super().__init__()
         clear(self.connection)
         self.expected: dict[int, Expected] = {}
-        self.last_token = 0
+        self.tokens: set[int] = set()
 
     def held(self, batch: Batch) -> set[int]:
         """Of the batch, what the model says its worker still holds."""
@@ -92,11 +92,11 @@ class Protocol(RuleBasedStateMachine):
         for job in jobs:
             expected = self.expected[job.id]
             assert expected.status == "queued"
-            assert job.lease_token > self.last_token
+            assert job.lease_token not in self.tokens
             assert expected.expired_leases == 0 or len(jobs) == 1
             expected.status, expected.token, expected.lapsed = "running", job.lease_token, False
             expected.attempts, expected.together = expected.attempts + 1, len(jobs)
-        self.last_token = max([self.last_token, *(job.lease_token for job in jobs)])
+        self.tokens |= {job.lease_token for job in jobs}
         return Batch(worker, jobs)
 
     @rule(batch=batches)

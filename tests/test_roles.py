@@ -211,7 +211,7 @@ BREAKOUTS = {
     "before and after": "SELECT before FROM loracomp.audit_event",
     "actors": "SELECT actor FROM loracomp.audit_event",
     "bi": "SELECT FROM bi.prediction",
-    "tokens": "SELECT nextval('loracomp.lease_token')",
+    "numbers": "SELECT nextval('loracomp.job_id_seq')",
     "files": "COPY loracomp.job TO '/tmp/jobs'",
     "programs": "COPY loracomp.job FROM PROGRAM 'true'",
     "rows by COPY": "COPY loracomp.job (prompt) FROM STDIN",
