@@ -732,6 +732,15 @@ audit_event = Table(
     _optional("reason", Text, "Error code or the operator's reason."),
     _optional("before", JSONB, "The row before; never a prompt."),
     _optional("after", JSONB, "The row after; never a prompt."),
+    _optional(
+        "login",
+        RoleName(),
+        "Login behind it, where actor is a role that the session had set; null where they are the same.",
+        # As Postgres writes it, for where it is null Alembic can compare nothing but its text.
+        server_default=text(
+            "NULLIF(SESSION_USER, COALESCE((NULLIF(current_setting('role'::text), 'none'::text))::name, SESSION_USER))"
+        ),
+    ),
     _one_of("action", "insert update delete", "action_must_be_insert_update_or_delete"),
     Index("audit_event_of_job", "entity_id", postgresql_where=text("entity = 'job'")),
     Index("audit_event_by_entity", "entity", "at", postgresql_where=text("entity <> 'job'")),

@@ -354,6 +354,7 @@ ADMINS = {
     "a job's events": "SET loracomp.purging = 'on'; DELETE FROM loracomp.audit_event WHERE entity = 'job'",
     "an adapter's weights": "UPDATE loracomp.adapter_weights SET bytes = ''",
     "a job as another": "INSERT INTO loracomp.job (prompt, submitted_by) VALUES ('x', 'postgres')",
+    "an evaluation as another": "INSERT INTO loracomp.evaluation (name, created_by) VALUES ('x', 'postgres')",
     "members of a role": "GRANT loracomp_admin TO loracomp_submitter",
     "the owner's functions": "CREATE OR REPLACE FUNCTION loracomp.caller() RETURNS name LANGUAGE sql RETURN 'x'::name",
     "a server's file": "COPY loracomp.policy TO '/tmp/policy'",
@@ -364,6 +365,48 @@ ADMINS = {
 def test_administrators_cannot_either(scene: Scene, statement: str) -> None:
     with scene.connect("adam") as adam, pytest.raises(errors.InsufficientPrivilege):
         adam.execute(statement)
+
+
+def test_an_administrator_hides_behind_no_role(database: str, logins: None) -> None:
+    """A role that all administrators share, and one that somebody is behind for whom the login acts on purpose."""
+    with db.connect(database) as owner, connect(database, "adam") as adam, connect(database, "pool") as pool:
+        load(owner)
+        adam.execute("UPDATE loracomp.policy SET k = 8 WHERE name = 'default'")
+        adam.execute("SET ROLE loracomp_admin")
+        adam.execute("UPDATE loracomp.policy SET k = 7 WHERE name = 'default'")
+        pool.execute(f"SET ROLE {login('alice')}")
+        pool.execute("SELECT loracomp.cancel_job(%s)", [submit(pool)])
+        events = (
+            "SELECT actor, login FROM loracomp.audit_event WHERE entity IN ('policy', 'job') ORDER BY id DESC LIMIT 3"
+        )
+        assert [tuple(row.values()) for row in owner.execute(events)] == [
+            (login("alice"), login("pool")),
+            ("loracomp_admin", login("adam")),
+            (login("adam"), None),
+        ]
+
+
+def test_an_administrator_passes_no_erasure_off_as_a_purge(database: str, logins: None) -> None:
+    with db.connect(database) as owner, connect(database, "adam") as adam, connect(database, "alice") as alice:
+        load(owner)
+        owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+        asked = {"task": "rte", "expected": "yes", "evaluation": "weekly", "example_id": 1}
+        jobs = [submit(alice), submit(owner, choices=["yes", "no"], **asked)]
+        adam.execute("SET loracomp.purging = 'on'")
+        adam.execute("SELECT loracomp.erase_submitter(%s)", [login("alice")])
+        adam.execute("SELECT loracomp.erase_example(1)")
+        events = "SELECT entity_id, actor, reason FROM loracomp.audit_event WHERE entity = 'job' AND action = 'delete'"
+        assert [tuple(row.values()) for row in owner.execute(events)] == [
+            (jobs[0], login("adam"), "erase_submitter"),
+            (jobs[1], login("adam"), "erase_example"),
+        ]
+
+
+def test_an_administrator_takes_back_no_policy_from_the_past(database: str, logins: None) -> None:
+    with db.connect(database) as owner, connect(database, "adam") as adam:
+        adam.execute("SELECT loracomp.set_policy('default', '{\"k\": 7}')")
+        adam.execute("UPDATE loracomp.policy SET created_at = '3000-01-01', k = 9 WHERE name = 'default'")
+        assert values(owner, "SELECT k FROM loracomp.policy_at('default', clock_timestamp())") == {9}
 
 
 def test_not_even_the_owner_removes_an_event_of_the_registry_in_passing(database: str, logins: None) -> None:

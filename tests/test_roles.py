@@ -53,6 +53,7 @@ JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
     tags exclude_tasks max_attempts timeout_s
 """
+EVALUATION_COLUMNS = "name description split kind base_model exclude_own seed"
 REPORTS = {
     "routing_by_day",
     "adapter_usage_by_day",
@@ -68,7 +69,8 @@ WRITES = {
     "loracomp_analyst": set(),
     "loracomp_admin": {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation")}
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
-    | {(table, "INSERT", "*") for table in ("evaluation", "adapter_weights", "example_embedding")},
+    | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
+    | {(table, "INSERT", "*") for table in ("adapter_weights", "example_embedding")},
 }
 
 

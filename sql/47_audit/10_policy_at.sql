@@ -18,11 +18,12 @@ AS $$
         SELECT 3, to_jsonb(p) FROM loracomp.policy AS p WHERE p.name = policy_at.name
     ),
     -- Null is an answer: it had been deleted, or was not there yet.
-    found AS (SELECT s.policy FROM stored AS s ORDER BY s.turn LIMIT 1)
+    found AS (SELECT s.turn, s.policy FROM stored AS s ORDER BY s.turn LIMIT 1)
     SELECT p.*
     FROM found AS f
     CROSS JOIN LATERAL jsonb_populate_record(NULL::loracomp.policy, f.policy) AS p
-    WHERE f.policy IS NOT NULL AND p.created_at <= policy_at.at;
+    -- What an event left was there, whatever an administrator has made of created_at.
+    WHERE f.policy IS NOT NULL AND (f.turn = 1 OR p.created_at <= policy_at.at);
 $$;
 COMMENT ON FUNCTION loracomp.policy_at IS
 'A policy as it was at a time; no row where it was not there. A setting that came with a later release is null.';

@@ -8,6 +8,8 @@ AS $$
 #variable_conflict use_column
 DECLARE
     before CONSTANT text := loracomp.give_reason('erase_example');
+    -- Whoever calls may have set it, and would be taken for purge_jobs, which leaves one event for all jobs.
+    purging CONSTANT text := set_config('loracomp.purging', 'off', true);
     old loracomp.example;
     embeddings bigint;
     jobs bigint[];

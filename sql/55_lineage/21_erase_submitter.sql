@@ -9,6 +9,8 @@ AS $$
 #variable_conflict use_column
 DECLARE
     before CONSTANT text := loracomp.give_reason('erase_submitter');
+    -- Whoever calls may have set it, and would be taken for purge_jobs, which leaves one event for all jobs.
+    purging CONSTANT text := set_config('loracomp.purging', 'off', true);
     jobs bigint[];
     unfinished bigint;
     predictions bigint;
