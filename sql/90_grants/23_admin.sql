@@ -5,7 +5,8 @@
 GRANT USAGE ON SCHEMA bi TO loracomp_admin;
 GRANT SELECT ON ALL TABLES IN SCHEMA loracomp, bi TO loracomp_admin;
 GRANT INSERT, UPDATE, DELETE ON TABLE loracomp.policy TO loracomp_admin;
-GRANT INSERT (name, description, split, kind, base_model, exclude_own, seed) ON TABLE loracomp.evaluation TO loracomp_admin;
+GRANT INSERT (name, description, split, kind, base_model, exclude_own, seed)
+ON TABLE loracomp.evaluation TO loracomp_admin;
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
     idempotency_key, tags, exclude_tasks, max_attempts, timeout_s, task, expected, evaluation
