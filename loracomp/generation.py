@@ -1,7 +1,7 @@
 """Generation for a batch of prompts, greedy or sampled, each with its own length limit, stop strings and seed."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +63,7 @@ def generate(
     input_ids, attention_mask = pad_left([prompt.tokens for prompt in prompts], model.device)
     running, cache = list(range(len(rows))), None
     while running:
-        with under(running):
+        with under(running), _contiguous_head(model):
             output = _until_half_have_ended(model, [rows[i] for i in running], input_ids, attention_mask, cache)
         going_on = [place for place, i in enumerate(running) if not rows[i].ended]
         running = [running[place] for place in going_on]
@@ -82,6 +82,19 @@ def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tenso
     ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
     return ids.to(device), mask.to(device)
+
+
+@contextmanager
+def _contiguous_head(model: PreTrainedModel) -> Iterator[None]:
+    """Let the output head see rows side by side in memory.
+
+    Of the prompts it gets a slice, the last column; torch would copy the head's weights for each row to multiply that.
+    """
+    handle = model.get_output_embeddings().register_forward_pre_hook(lambda _, args: (args[0].contiguous(), *args[1:]))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _until_half_have_ended(

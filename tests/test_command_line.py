@@ -1,6 +1,7 @@
 """The command line as a person and a script meet it: real processes on the demo's database."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 
 from demo_fixtures import ROOT, execute, run
+from loracomp.threads import SPINS, wait_briefly
 
 pytestmark = pytest.mark.model
 PROMPT = "Iron is heavier than cork.\nQuestion: Cork is heavier than iron. True or False?\nAnswer:"
@@ -190,3 +192,10 @@ def test_the_second_demo_adds_jobs_and_nothing_else(demo: dict[str, str]) -> Non
     rows = json.loads(execute(["loracomp", "demo", "--json"], demo))
     assert len(rows) >= 10 and all(row["status"] == "succeeded" for row in rows)
     assert json.loads(execute(["loracomp", "adapter", "list", "--json"], demo)) == before
+
+
+@pytest.mark.parametrize(("policy", "spins"), [(None, SPINS), ("passive", None)])
+def test_torchs_threads_spin_a_little_unless_the_environment_says_how_they_wait(monkeypatch, policy, spins) -> None:
+    monkeypatch.setattr(os, "environ", {"OMP_WAIT_POLICY": policy} if policy else {})
+    wait_briefly()
+    assert os.environ.get("GOMP_SPINCOUNT") == spins

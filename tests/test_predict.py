@@ -254,6 +254,14 @@ def test_a_model_without_a_cache_generates_the_same(base, library, predictor):
     assert predictor.predict(requests) == cached
 
 
+def test_rows_come_to_the_output_head_side_by_side_and_its_weights_are_not_copied_for_each(base, predictor):
+    seen = []
+    head = base.model.get_output_embeddings()
+    head.register_forward_hook(lambda _, args, __: seen.append((args[0].shape[0], args[0].is_contiguous())))
+    predictor.predict([written("a b c", max_new_tokens=2), written("d", max_new_tokens=2)])
+    assert seen == [(2, True), (2, True)]
+
+
 def sampled(seed, temperature=0.8, top_p=0.9, **settings):
     return written(temperature=temperature, top_p=top_p, seed=seed, **settings)
 

@@ -1,6 +1,5 @@
 """The command line. Errors are a sentence on stderr and an exit code (`loracomp.errors`), never a stack trace."""
 
-import os
 import sys
 
 import typer
@@ -8,6 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from loracomp.errors import LoracompError
+from loracomp.threads import wait_briefly
 
 app = typer.Typer(
     name="loracomp",
@@ -20,8 +20,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the command line; the process's exit code is the error's."""
-    # Torch's threads spin while they wait for one another; beside any other work that costs ten times what it gains.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_briefly()
     from loracomp.cli import commands
 
     commands.register(app)

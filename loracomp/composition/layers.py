@@ -48,6 +48,8 @@ def composed(model: nn.Module, rows: Sequence[Mix], tokens: int = 64, *, shared:
 
 
 _Hook: TypeAlias = Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]
+_Gating: TypeAlias = Callable[[Tensor], Tensor]
+"""[rows, tokens, n * r], A_i x of every adapter -> what goes to its B."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -119,19 +121,26 @@ class _Batch:
         return own
 
     def _shared(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
-        left, right = (side[:, None, :, None].to(A.device) for side in (self.left, self.right))
-        crossed = self.crossed[:, None, None, None].to(A.device)
-        some_crossed = bool(self.crossed.any())
-
-        def gated(h: Tensor) -> Tensor:
-            """[rows, tokens, n * r], A_i x of every adapter -> what goes to its B."""
-            each: Tensor = h.view(*h.shape[:2], *A.shape[1:3]) * left.to(h.device)
-            if some_crossed:
-                each = torch.where(crossed.to(h.device), each.sum(2, keepdim=True), each)
-            return (each * right.to(h.device)).flatten(2).to(h.dtype)
-
+        gating = self._crosswise if self.crossed.any() else self._each
+        gated = gating(A.shape[1], A.shape[2], A.device)
         for all_A, all_B in zip(A.to(dtype).flatten(1, 2), B.to(dtype).flatten(1, 2), strict=True):
             yield _adding_shared(all_A, all_B, gated, rows=len(self.left))
+
+    def _each(self, _: int, rank: int, device: torch.device) -> _Gating:
+        """No row is crossed: one gate on what each adapter's A gives."""
+        gates = (self.left * self.right).repeat_interleave(rank, dim=1)[:, None].to(device)
+        return lambda h: h.mul_(gates.to(h.device))
+
+    def _crosswise(self, adapters: int, rank: int, device: torch.device) -> _Gating:
+        left, right = (side[:, None, :, None].to(device) for side in (self.left, self.right))
+        crossed = self.crossed[:, None, None, None].to(device)
+
+        def gated(h: Tensor) -> Tensor:
+            each: Tensor = h.view(*h.shape[:2], adapters, rank) * left.to(h.device)
+            each = torch.where(crossed.to(h.device), each.sum(2, keepdim=True), each)
+            return (each * right.to(h.device)).flatten(2).to(h.dtype)
+
+        return gated
 
 
 def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gates: Tensor | None) -> _Hook:
@@ -149,7 +158,7 @@ def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gates:
     return add
 
 
-def _adding_shared(A: Tensor, B: Tensor, gated: Callable[[Tensor], Tensor], rows: int) -> _Hook:
+def _adding_shared(A: Tensor, B: Tensor, gated: _Gating, rows: int) -> _Hook:
     """x [rows, tokens, d_in], A [n * r, d_in], B [n * r, d_out]."""
 
     def add(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
