@@ -15,8 +15,10 @@ _log = logging.getLogger(__name__)
 class Hint:
     """Sets `wake` with each notification; listens again later where it can't."""
 
-    def __init__(self, url: str, wake: Event) -> None:
+    def __init__(self, url: str, wake: Event, answer_s: float) -> None:
+        """`answer_s` is a statement's time to answer."""
         self._url = url
+        self._answer_s = answer_s
         self._wake = wake
         self._stop = Event()
         self._thread = Thread(target=self._run, name="hint", daemon=True)
@@ -38,7 +40,7 @@ class Hint:
                 self._stop.wait(5)
 
     def _listen(self) -> None:
-        with connect(self._url, application_name="loracomp hint", vectors=False) as connection:
+        with connect(self._url, application_name="loracomp hint", vectors=False, answer_s=self._answer_s) as connection:
             connection.execute(QUERIES["listen"])
             while not self._stop.is_set():
                 # The time to wait is how long stopping may take.

@@ -6,9 +6,11 @@ from threading import Event, Lock, Thread
 from time import monotonic
 from types import TracebackType
 
+import psycopg
+
 from loracomp import metrics
 from loracomp.db import Connection, connect
-from loracomp.link import DATABASE_AWAY
+from loracomp.errors import LoracompError
 from loracomp.logfmt import job_ids, logfmt
 from loracomp.records import Job
 from loracomp.steps.claim import renew_leases
@@ -103,7 +105,8 @@ class Heartbeat:
                 self._url, application_name="loracomp heartbeat", vectors=False, answer_s=self._answer_s
             )
             kept = renew_leases(self._connection, jobs, self._lease_s)
-        except DATABASE_AWAY as error:
+        except (psycopg.Error, LoracompError) as error:
+            # Whatever it is, this thread goes on: without it, every lease would run out.
             _log.warning(logfmt("heartbeat_missed", error=error))
             self._close()
             return False

@@ -54,16 +54,14 @@ class Pipeline(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Jobs claimed together, each with what it has come to so far: prepared, then a row, or a failure."""
+    """Jobs claimed together, and what each has come to so far: prepared, then a row, or a failure."""
 
+    jobs: Sequence[Job]
     results: Mapping[Job, Any | Failure]
+    """Without the jobs whose leases are lost: those are held still, until the batch is let go."""
     timings: Mapping[str, float]
     """Milliseconds of what the worker did beside the pipeline, up to `since`."""
     since: float
-
-    @property
-    def jobs(self) -> list[Job]:
-        return list(self.results)
 
 
 class Worker:
@@ -119,7 +117,7 @@ class Worker:
             stack.enter_context(self._presence)
             stack.enter_context(self._heartbeat)
             if self._settings.listen and not self._drain:
-                stack.enter_context(Hint(self._url, self._wake))
+                stack.enter_context(Hint(self._url, self._wake, self._settings.answer_s))
             # Where the worker itself is at fault, or on Ctrl-C, something is still held: no job is charged.
             stack.callback(self.release)
             recorder = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="record"))
@@ -228,7 +226,7 @@ class Worker:
         metrics.count_claim(jobs)
         timings = {"claim": _milliseconds_since(started)}
         _log.info(logfmt("claimed", jobs=job_ids(jobs)))
-        return _Batch(self._each(self._prepare, {job: job for job in jobs}), timings, perf_counter())
+        return _Batch(jobs, self._each(self._prepare, {job: job for job in jobs}), timings, perf_counter())
 
     def _claim(self, connection: Connection, held: int) -> tuple[Job, ...]:
         settings = self._settings
@@ -275,7 +273,7 @@ class Worker:
     def _answered(self, batch: _Batch) -> _Batch:
         timings = {**batch.timings, "ready": _milliseconds_since(batch.since)}
         answer = partial(self._pipeline.answer, wanted=self._heartbeat.wants)
-        return _Batch(self._each(answer, batch.results), timings, perf_counter())
+        return _Batch(batch.jobs, self._each(answer, batch.results), timings, perf_counter())
 
     def _record(self, batch: _Batch) -> None:
         """Write what came out, failures after predictions."""

@@ -11,17 +11,20 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from job_data import BASE, add_jobs, clear, expire_leases, job, shared_database, statuses
+from job_data import BASE, add_jobs, claim, clear, expire_leases, job, shared_database, statuses
 from loracomp import db
 from loracomp.config import Settings
 from loracomp.db import Connection
 from loracomp.errors import DeviceHungError, SchemaMismatchError
+from loracomp.hint import Hint
 from loracomp.leases import Heartbeat
+from loracomp.queries import QUERIES
 from loracomp.records import Failure, Job
 from loracomp.worker import Worker
 from queue_worker import Obedient
@@ -477,6 +480,43 @@ def test_a_cancelled_jobs_result_is_dropped_and_the_rest_of_its_batch_is_recorde
     assert statuses(connection) == {first: "succeeded", cancelled: "cancelled"}
     assert list(predictions(connection)) == [first]
     assert f"leases_lost jobs={cancelled}" in log
+
+
+def test_a_worker_forgets_what_it_lost_before_the_model_began_it(connection: Connection, database: str):
+    """Beside what it holds it claims no suspect and no less than a batch: what is lost must not be held for ever."""
+    ids = add_jobs(connection, "sleep 2", "a", "b", "c")
+    with working(database, lease_s=3) as worker:
+        wait_until(lambda: set(statuses(connection).values()) == {"running"})
+        for waiting in ids[2:]:
+            connection.execute("SELECT loracomp.cancel_job(%s)", (waiting,))
+        wait_until(lambda: job(connection, ids[0])["status"] == "succeeded")
+        (after_it,) = add_jobs(connection, "carry on", expired_leases=1)
+        wait_until(lambda: job(connection, after_it)["status"] == "succeeded")
+        wait_until(lambda: not worker._heartbeat.held)
+    assert [statuses(connection)[each] for each in ids[2:]] == ["cancelled"] * 2
+
+
+def test_heartbeats_go_on_after_any_error(connection: Connection, database: str, caplog: pytest.LogCaptureFixture):
+    (job_id,) = add_jobs(connection, "a")
+    rename = "ALTER FUNCTION loracomp.{} RENAME TO {}"
+    heartbeat = Heartbeat(database, 1, 30)
+    with heartbeat:
+        connection.execute(rename.format("renew_leases", "renamed").encode())
+        try:
+            heartbeat.hold(claim(connection, lease_s=60))
+            wait_until(lambda: "heartbeat_missed" in caplog.text)
+        finally:
+            connection.execute(rename.format("renamed", "renew_leases").encode())
+        claimed = job(connection, job_id)
+        wait_until(lambda: job(connection, job_id)["lease_expires_at"] != claimed["lease_expires_at"])
+
+
+def test_a_hint_that_gets_no_answer_keeps_nobody_from_stopping(database: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(QUERIES, "listen", "SELECT pg_sleep(20)")
+    started = time.monotonic()
+    with Hint(database, Event(), answer_s=0.5):
+        time.sleep(0.3)  # it asks
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.session

@@ -143,6 +143,10 @@ def server_down(server: Server, arena: Arena) -> str:
     return f"{seconds:g} s; {under_load(arena, harm)}"
 
 
+HELD_BACK_S = 16
+"""Longer than a lease, an answer and an attempt to connect may take."""
+
+
 def half_open(server: Server, arena: Arena) -> str:
     """A proxy swallows packets, then holds them back for longer than a lease."""
     with Proxy(server.socket) as proxy:
@@ -156,11 +160,12 @@ def half_open(server: Server, arena: Arena) -> str:
         noticed = time.monotonic() - started
         proxy.heal()
         arena.fault_ends()
-        wait_for_progress(arena)
-        arena.insert(32)
-        arena.wait(lambda: arena.counts()["running"])
+        arena.wait_for(1)
+        arena.insert(64)
+        arena.wait(lambda: arena.counts()["running"] >= 32)
         proxy.hold()
         held = arena.counts()["running"]
+        time.sleep(HELD_BACK_S)
         (other,) = arena.start_workers(1)
         arena.wait_for(1)
         other.send_signal(signal.SIGTERM)

@@ -14,10 +14,10 @@ class Proxy:
         self.swallows = False
         """Bytes in either direction vanish, and both ends believe that they arrived."""
         self._target = target
-        self._passes: asyncio.Event | None = None
         self._ready = Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = Thread(target=self._run, daemon=True)
+        self._thread = Thread(target=lambda: asyncio.run(self._run()), daemon=True)
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._connections: set[asyncio.Task[None] | None] = set()
 
     def __enter__(self) -> "Proxy":
         self._thread.start()
@@ -25,54 +25,55 @@ class Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._ends.set)
         self._thread.join(10)
+        assert not self._thread.is_alive()
 
     def hold(self) -> None:
         """From now on bytes wait in the proxy."""
-        self._tell("clear")
+        self._loop.call_soon_threadsafe(self._passes.clear)
 
     def heal(self) -> None:
         """Deliver what waits, and pass on what comes."""
         self.swallows = False
-        self._tell("set")
+        self._loop.call_soon_threadsafe(self._passes.set)
 
-    def _tell(self, method: str) -> None:
-        assert self._passes is not None
-        self._loop.call_soon_threadsafe(getattr(self._passes, method))
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._passes = asyncio.Event()
+    async def _run(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._passes, self._ends = asyncio.Event(), asyncio.Event()
         self._passes.set()
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
-        self._loop.run_forever()
-        for task in (tasks := asyncio.all_tasks(self._loop)):
-            task.cancel()
-        self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-        self._loop.close()
+        await self._ends.wait()
+        server.close()
+        self.swallows = True
+        self._passes.set()
+        for writer in self._writers:
+            writer.transport.abort()
+        await asyncio.gather(*filter(None, self._connections))
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
+        self._connections.add(asyncio.current_task())
+        self._writers.add(writer)
+        with suppress(OSError):
             inner_reader, inner_writer = await asyncio.open_unix_connection(self._target)
-        except OSError:
-            writer.close()
-            return
-        # At the end of the proxy; asyncio would print that this was cancelled.
-        with suppress(asyncio.CancelledError):
+            self._writers.add(inner_writer)
             await asyncio.gather(self._pump(reader, inner_writer), self._pump(inner_reader, writer))
+        await self._close(writer)
+        self._connections.discard(asyncio.current_task())
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        assert self._passes is not None
-        try:
+        with suppress(OSError):
             while data := await reader.read(1 << 16):
                 await self._passes.wait()
                 if not self.swallows:
                     writer.write(data)
                     await writer.drain()
-        except OSError:
-            pass
-        finally:
-            writer.close()
+        await self._close(writer)
+
+    async def _close(self, writer: asyncio.StreamWriter) -> None:
+        self._writers.discard(writer)
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
