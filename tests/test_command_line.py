@@ -5,8 +5,10 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
+from importlib.metadata import version
 
 import psycopg
 import pytest
@@ -21,6 +23,11 @@ PROMPT = "Iron is heavier than cork.\nQuestion: Cork is heavier than iron. True 
 def url(demo: dict[str, str], user: str | None = None) -> str:
     name = execute(["loracomp", "db", "start"], demo).strip()
     return psycopg.conninfo.make_conninfo(name, **({"user": user} if user else {}))
+
+
+@pytest.mark.parametrize("command", [["loracomp"], [sys.executable, "-m", "loracomp"]])
+def test_the_version_can_be_asked(command: list[str], demo: dict[str, str]) -> None:
+    assert execute([*command, "--version"], demo) == f"loracomp {version('loracomp')}\n"
 
 
 def test_ask_answers_and_explains(demo: dict[str, str]) -> None:

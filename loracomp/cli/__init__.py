@@ -1,6 +1,8 @@
 """The command line. Errors are a sentence on stderr and an exit code (`loracomp.errors`), never a stack trace."""
 
 import sys
+from importlib.metadata import version
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -16,6 +18,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"loracomp {version('loracomp')}")
+        raise typer.Exit
+
+
+_Version = Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")]
+
+
+@app.callback()
+def _options(_: _Version = False) -> None:
+    pass
 
 
 def main() -> None:
