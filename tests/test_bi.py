@@ -116,6 +116,15 @@ def test_retrieved_examples(connection: db.Connection, examples: dict[str, int])
     assert [(row["place"], row["task"], row["similarity"]) for row in rows[:2]] == [(1, "rte", 0.9), (2, "rte", 0.8)]
 
 
+def test_the_planner_knows_how_many_were_routed(connection: db.Connection, examples: dict[str, int]) -> None:
+    """Else it takes 1 in 200 for such, and looks up the job of each prediction one by one."""
+    for _ in range(20):
+        answer(connection, submit(connection), examples)
+    connection.execute("ANALYZE loracomp.prediction")
+    query = "EXPLAIN (FORMAT JSON) SELECT FROM loracomp.prediction WHERE policy ->> 'router' = 'retrieval'"
+    assert one(connection, query)["QUERY PLAN"][0]["Plan"]["Plan Rows"] == 20
+
+
 def test_attempts(connection: db.Connection, examples: dict[str, int]) -> None:
     """Those that failed too; an operator's reason is somebody's words."""
     job_id = submit(connection)
@@ -144,6 +153,9 @@ def test_wide_views_have_a_row_for_each_of_their_facts(connection: db.Connection
         pair = f"SELECT (SELECT count(*) FROM bi.{fact}) AS narrow, (SELECT count(*) FROM bi.{fact}_wide) AS wide"
         counts = one(connection, pair)
         assert counts["narrow"] == counts["wide"] > 0
+    shared = "job_id, place, example_id, task, similarity, policy, base_model, day, finished_at"
+    difference = f"SELECT {shared} FROM bi.retrieved_example EXCEPT SELECT {shared} FROM bi.retrieved_example_wide"
+    assert connection.execute(difference.encode()).fetchall() == []
     first = one(connection, "SELECT * FROM bi.prediction_wide WHERE evaluation = 'weekly'")
     assert (first["own_family"], first["top_family"], first["k"], first["architecture"]) == ("nli", "nli", 30, "Toy")
     assert first["submitter_is_administrator"] is True

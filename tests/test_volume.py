@@ -48,11 +48,15 @@ def volume(server: str, *options: str) -> str:
 
 
 def execute(server: str, module: str, *options: str) -> str:
-    command = [sys.executable, "-m", module, "--database", NAME, *options]
-    environment = {"LORACOMP_DATABASE_URL": server, "PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "120"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
+    done = run(server, module, "--database", NAME, *options)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def run(server: str, module: str, *options: str) -> subprocess.CompletedProcess[str]:
+    environment = {"LORACOMP_DATABASE_URL": server, "PYTHONPATH": str(ROOT), "PATH": "", "COLUMNS": "120"}
+    command = [sys.executable, "-m", module, *options]
+    return subprocess.run(command, cwd=ROOT, env=environment, text=True, capture_output=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +89,15 @@ def test_made_up_weeks_are_like_lived_ones(filled: str) -> None:
         )
         for view in views.fetchall():
             assert connection.execute(f"SELECT FROM bi.{view['relname']} LIMIT 1".encode()).fetchall(), view["relname"]
+
+
+@pytest.mark.parametrize("name", ["no_such_database", "postgres"])
+def test_analysts_need_something_to_read(server: str, name: str) -> None:
+    done = run(server, "benchmarks.volume.analysts", "--database", name)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"database {name} can't be measured: ")
+    assert "`make volume`" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from rich.table import Table
 from loracomp import db
 from loracomp.config import load_settings
 from loracomp.embedded import database_url
+from loracomp.errors import DatabaseUnavailableError
 
 from .__main__ import NAME, timed
 
@@ -50,7 +51,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     url = psycopg.conninfo.make_conninfo(database_url(load_settings()), dbname=options.database)
-    with db.connect(url) as connection:
+    with open_filled(url, options.database) as connection:
         rows = []
         for name, limits in {"nobody reads": None, "analysts, no limits": {}, "analysts, limits": LIMITS}.items():
             with reading(url, connection, options.analysts, limits):
@@ -60,6 +61,18 @@ def main() -> None:
         json.dump(rows, sys.stdout, indent=2)
     else:
         Console().print(table(rows))
+
+
+def open_filled(url: str, name: str) -> db.Connection:
+    """Exits with a sentence where there is nothing that analysts could read."""
+    try:
+        connection = db.connect(url)
+        if connection.execute(TRACE).fetchone():
+            return connection
+        missing = "it holds no predictions"
+    except (DatabaseUnavailableError, psycopg.errors.UndefinedTable) as error:
+        missing = str(error).partition("\n")[0]
+    sys.exit(f"database {name} can't be measured: {missing}\n`make volume` makes and fills it")
 
 
 @contextmanager

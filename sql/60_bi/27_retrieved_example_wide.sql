@@ -2,26 +2,34 @@
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.retrieved_example_wide AS
 SELECT
-    r.job_id,
-    r.place,
-    r.example_id,
-    r.task,
+    p.job_id,
+    x.place,
+    x.example_id,
+    x.task,
     t.family,
-    r.similarity,
-    j.task = x.example_tasks[r.place] AS is_of_own_task,
+    x.similarity,
+    j.task = x.stored_task AS is_of_own_task,
     coalesce(m.labels ->> j.task, j.task) AS own_task,
-    r.policy,
-    r.base_model,
+    p.policy ->> 'name' AS policy,
+    p.base_model,
     j.evaluation,
     j.submitted_by::text AS submitted_by,
-    x.output = j.expected AS is_correct,
-    r.day,
-    r.finished_at
-FROM bi.retrieved_example AS r
+    p.output = j.expected AS is_correct,
+    (p.created_at AT TIME ZONE 'UTC')::date AS day,
+    p.created_at AS finished_at
+FROM loracomp.prediction AS p
 CROSS JOIN loracomp.task_mask AS m
-LEFT JOIN loracomp.job AS j ON r.job_id = j.id
-LEFT JOIN loracomp.prediction AS x ON r.job_id = x.job_id
-LEFT JOIN bi.dim_task AS t ON r.task = t.task;
+LEFT JOIN loracomp.job AS j ON p.job_id = j.id
+-- Not bi.retrieved_example: it would be a second reading of predictions, and each name would be masked twice.
+CROSS JOIN LATERAL (
+    SELECT
+        generate_subscripts(p.example_ids, 1) AS place,
+        unnest(p.example_ids) AS example_id,
+        unnest(p.example_tasks) AS stored_task,
+        unnest(loracomp.masked_tasks(p.example_tasks, m.labels)) AS task,
+        unnest(p.similarities) AS similarity
+) AS x
+LEFT JOIN bi.dim_task AS t ON x.task = t.task;
 COMMENT ON VIEW bi.retrieved_example_wide IS
 'bi.retrieved_example with what its dimensions and its job say. Some 30 rows a job: filter by job_id, or sum up.';
 COMMENT ON COLUMN bi.retrieved_example_wide.job_id IS 'Number of the job.';
