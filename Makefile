@@ -63,8 +63,9 @@ test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; ne
 JOBS ?= 200
 RUNS ?= 1
 MODEL ?= none
+KEEP ?=
 faults: install ## what dies, what was lost, what doubled, how long recovery took; JOBS=500 RUNS=3 for more, MODEL=real once
-	PYTHONPATH=.:tests $(BIN)/python tests/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL)
+	PYTHONPATH=.:tests $(BIN)/python tests/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
 
 bench: engine ## the engine's figures, and routing's by the size of the index; a quarter of an hour on two quiet cores
 	$(BIN)/python benchmarks/routing.py

@@ -101,7 +101,8 @@ def _answer(folder: Path) -> int:
         url = _url(folder)
     except (FileNotFoundError, ValueError):  # not there, or not yet whole
         return _SILENT
-    command = [str(_binaries() / "pg_isready"), "-q", "-d", url]
+    # One that is dead refuses at once; one that is busy may take long to answer, and must not be taken for dead.
+    command = [str(_binaries() / "pg_isready"), "-q", "-t", "60", "-d", url]
     return min(subprocess.run(command, check=False, env=_environment()).returncode, _SILENT)  # noqa: S603
 
 

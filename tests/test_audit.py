@@ -1,30 +1,16 @@
 """Every change of a job's status and of the registry leaves an event, whoever makes it, and events stay."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from job_data import add_jobs, claim, clear, expire_leases, prediction, shared_database
-from loracomp import db
+from job_data import add_jobs, claim, expire_leases, prediction
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.db import Connection
 from loracomp.records import Failure
 from loracomp.steps.claim import release_jobs
 from loracomp.steps.record import fail_jobs, record_predictions
-
-
-@pytest.fixture(scope="module")
-def database(server: str, template: str) -> Iterator[str]:
-    with shared_database(server, template) as url:
-        yield url
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection]:
-    with db.connect(database) as opened:
-        clear(opened)
-        yield opened
 
 
 def job_events(connection: Connection) -> list[tuple[Any, ...]]:

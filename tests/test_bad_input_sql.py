@@ -1,30 +1,17 @@
 """What must never be true of a row is refused where it enters, by a constraint whose name says what is wrong."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
 
-from job_data import add_jobs, clear, job, shared_database
+from job_data import add_jobs, job
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp import db
 from loracomp.db import Connection
 from loracomp.errors import RefusedError
 
 NAN, INFINITE = float("nan"), float("inf")
-
-
-@pytest.fixture(scope="module")
-def database(server: str, template: str) -> Iterator[str]:
-    with shared_database(server, template) as url:
-        yield url
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection]:
-    with db.connect(database) as opened:
-        clear(opened)
-        yield opened
 
 
 def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str | None:

@@ -124,11 +124,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
         owner.execute("CREATE ROLE ana LOGIN PASSWORD 'secret' IN ROLE loracomp_analyst")
         rules = Path(owner.execute("SHOW hba_file").fetchone()["hba_file"])  # type: ignore[index]
     rules.write_text(f"host all all 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = f"-h 127.0.0.1 -p {port} -k '{conninfo_to_dict(url)['host']}'"
-    embedded._run(folder, "pg_ctl", "restart", "-w", "-l", str(folder / "log"), "-o", options)
+    with socket.socket() as kept:
+        # Kept until the server has it, or anybody's connection might take it meanwhile.
+        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        kept.bind(("127.0.0.1", 0))
+        port = kept.getsockname()[1]
+        options = f"-h 127.0.0.1 -p {port} -k '{conninfo_to_dict(url)['host']}'"
+        embedded._run(folder, "pg_ctl", "restart", "-w", "-t", "120", "-l", str(folder / "log"), "-o", options)
     yield {"host": "127.0.0.1", "port": port, "user": "ana", "password": "secret", "owner": embedded.start(folder)}
     embedded.stop(folder)
 

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 
 import psycopg
 import pytest
@@ -53,6 +54,17 @@ def test_it_goes_on_when_its_starter_ends_and_starting_again_changes_nothing(fol
     assert embedded.is_running(folder)
     running = postmaster(folder)
     assert embedded.start(folder) == url
+    assert postmaster(folder) == running
+
+
+def test_one_that_is_slow_to_answer_is_not_taken_for_dead(folder: Path) -> None:
+    url = embedded.start(folder)
+    running = postmaster(folder)
+    os.kill(running, signal.SIGSTOP)
+    waking = Timer(4, os.kill, (running, signal.SIGCONT))
+    waking.start()
+    assert embedded.start(folder) == url
+    waking.join()
     assert postmaster(folder) == running
 
 

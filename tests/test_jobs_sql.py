@@ -3,7 +3,6 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,32 +17,18 @@ from job_data import (
     add_base_model,
     add_jobs,
     claim,
-    clear,
     expire_leases,
     job,
     prediction,
-    shared_database,
     statuses,
 )
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp import db
 from loracomp.db import Connection
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
 from loracomp.steps.claim import queue_is_empty, release_jobs, renew_leases
 from loracomp.steps.record import fail_jobs, record_predictions
-
-
-@pytest.fixture(scope="module")
-def database(server: str, template: str) -> Iterator[str]:
-    with shared_database(server, template) as url:
-        yield url
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection]:
-    with db.connect(database) as opened:
-        clear(opened)
-        yield opened
 
 
 def submit(connection: Connection, prompt: str = "a", **arguments: object) -> int:

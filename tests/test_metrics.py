@@ -17,7 +17,8 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg.conninfo import make_conninfo
 
-from job_data import BASE, REPORT, add_jobs, clear, expire_leases, shared_database, statuses
+from job_data import BASE, REPORT, add_jobs, expire_leases, statuses
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp import db, metrics
 from loracomp.composition.resident import ByteLimitedCache
 from loracomp.config import Settings
@@ -31,19 +32,6 @@ from test_worker import in_thread, wait_until
 
 DOCS = Path(__file__).parent.parent / "docs" / "operations.md"
 ROW = re.compile(r"^\| `(loracomp_\w+)` \| (gauge|counter|histogram) \| (.*?) \| ", re.M)
-
-
-@pytest.fixture(scope="module")
-def database(server: str, template: str) -> Iterator[str]:
-    with shared_database(server, template) as url:
-        yield url
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection]:
-    with db.connect(database) as opened:
-        clear(opened)
-        yield opened
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from job_data import BASE, add_jobs, claim, clear, expire_leases, job, shared_database, statuses
+from job_data import BASE, add_jobs, claim, expire_leases, job, statuses
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp import db
 from loracomp.config import Settings
 from loracomp.db import Connection
@@ -30,19 +31,6 @@ from loracomp.worker import Worker
 from queue_worker import Obedient
 
 SCRIPT = Path(__file__).parent / "queue_worker.py"
-
-
-@pytest.fixture(scope="module")
-def database(server: str, template: str) -> Iterator[str]:
-    with shared_database(server, template) as url:
-        yield url
-
-
-@pytest.fixture
-def connection(database: str) -> Iterator[Connection]:
-    with db.connect(database) as opened:
-        clear(opened)
-        yield opened
 
 
 @contextmanager

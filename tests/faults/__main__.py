@@ -1,10 +1,13 @@
 """`make faults`: try every fault, and print what was lost, what doubled, and how long recovery took."""
 
 import json
+import os
 import sys
 import time
 import traceback
 from dataclasses import asdict
+from datetime import date
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,17 +25,24 @@ def main(
     jobs: Annotated[int, typer.Option(help="Jobs that a fault is tried with, or a multiple of it.", min=40)] = 200,
     runs: Annotated[int, typer.Option(help="How often each is tried.", min=1)] = 1,
     model: Annotated[str, typer.Option(help="none, or real: SmolLM2 with the shipped library.")] = "none",
+    keep: Annotated[Path | None, typer.Option(help="JSON lines: runs are added, and all that it holds shown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Exits with 1 where a job was lost or doubled, or a fault's own promise was broken."""
-    rows = []
+    unknown = set(only or ()) - set(FAULTS)
+    if unknown:
+        raise typer.BadParameter(f"no such fault: {', '.join(unknown)}", param_hint="--only")
+    rows = [json.loads(line) for line in keep.read_text().splitlines()] if keep and keep.exists() else []
     with own_server(model) as server:
         for name in only or FAULTS:
             for _ in range(runs):
                 rows.append(attempt(server, name, jobs))
                 console.print(f"[dim]{rows[-1]}[/dim]", highlight=False)
-    names = dict.fromkeys(row["fault"] for row in rows)
-    summary = [summarized([row for row in rows if row["fault"] == name]) for name in names]
+                if keep:
+                    with keep.open("a") as file:
+                        print(json.dumps(rows[-1]), file=file)
+    kinds = dict.fromkeys((row["fault"], row["model"]) for row in rows)
+    summary = [summarized([row for row in rows if (row["fault"], row["model"]) == kind]) for kind in kinds]
     if as_json:
         json.dump(summary, sys.stdout, indent=2)
     else:
@@ -44,7 +54,13 @@ def main(
 def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
     """One run of one fault."""
     started = time.monotonic()
-    row: dict[str, Any] = {"fault": name, "jobs": 0, "lost": 0, "doubled": 0, "recovery_s": None, "broken": 0}
+    row: dict[str, Any] = {
+        "fault": name,
+        "model": server.model,
+        "day": date.today().isoformat(),
+        "cores": os.cpu_count(),
+        **{"jobs": 0, "lost": 0, "doubled": 0, "broken": 0, "recovery_s": None},
+    }
     with server.arena(jobs) as arena:
         try:
             remark = FAULTS[name](server, arena)
@@ -62,6 +78,7 @@ def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
     recoveries = [run["recovery_s"] for run in runs if run["recovery_s"] is not None]
     return {
         "fault": runs[0]["fault"],
+        "model": runs[0]["model"],
         "what": (FAULTS[runs[0]["fault"]].__doc__ or "").strip().rstrip("."),
         "runs": len(runs),
         **{key: sum(run[key] for run in runs) for key in ("jobs", "lost", "doubled", "broken")},
@@ -72,10 +89,10 @@ def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def as_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="faults", title_justify="left")
-    columns = {"what": "fault", "runs": "runs", "jobs": "jobs", "lost": "lost", "doubled": "doubled"}
+    columns = {"what": "fault", "model": "model", "runs": "runs", "jobs": "jobs", "lost": "lost", "doubled": "doubled"}
     columns |= {"recovery_s": "recovery s", "note": "remark"}
     for column, title in columns.items():
-        table.add_column(title, justify="left" if column in ("what", "note") else "right", overflow="fold")
+        table.add_column(title, justify="left" if column in ("what", "model", "note") else "right", overflow="fold")
     for row in rows:
         table.add_row(*("-" if row[column] is None else str(row[column]) for column in columns))
     return table

@@ -1,0 +1,22 @@
+"""One database for all tests of a module, cleared for each: a module imports both in place of those of conftest."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from job_data import clear, shared_database
+from loracomp import db
+from loracomp.db import Connection
+
+
+@pytest.fixture(scope="module", name="database")
+def database_of_a_module(server: str, template: str) -> Iterator[str]:
+    with shared_database(server, template) as url:
+        yield url
+
+
+@pytest.fixture(name="connection")
+def cleared_connection(database: str) -> Iterator[Connection]:
+    with db.connect(database) as opened:
+        clear(opened)
+        yield opened
