@@ -5,8 +5,9 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
 from loracomp import db, schema
+from loracomp.errors import DatabaseUnavailableError
 from people_data import add_examples, answer, claim, load, one, submit
-from people_fixtures import Scene, connect, login, value, values
+from people_fixtures import LOGINS, Scene, connect, login, value, values
 
 # Which functions each role may execute; any other is the owner's alone. A new function must be entered here.
 EXECUTE = {
@@ -26,7 +27,7 @@ EXECUTE = {
         compute_seconds
     """,
     "loracomp_admin": """
-        submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health refresh_reports
+        submit_job cancel_job explain_job retry_job requeue_jobs purge_jobs check_health refresh_reports limit_analyst
         database_metrics set_queue_limits
         register_base_model find_base_model list_base_models set_encoder show_encoder embedding_dimensions
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task list_tasks
@@ -386,13 +387,25 @@ def test_analysts_and_administrators_read_bi(scene: Scene, name: str) -> None:
 
 def test_a_logins_own_settings_hold_an_analyst(scene: Scene) -> None:
     """Those of a group role would not: a session takes the settings of its login alone."""
-    scene.owner.execute(f"ALTER ROLE {login('ana')} SET statement_timeout = '100ms'")
-    scene.owner.execute(f"ALTER ROLE {login('ana')} SET default_transaction_read_only = on")
+    scene.owner.execute("SELECT loracomp.limit_analyst(%s, 1, '100ms')", [login("ana")])
     with scene.connect("ana") as ana:
         with pytest.raises(errors.QueryCanceled):
             ana.execute("SELECT count(*) FROM bi.prediction, pg_sleep(10)")
         with pytest.raises(errors.ReadOnlySqlTransaction):
             ana.execute("CREATE TABLE public.t ()")
+        names = ("idle_in_transaction_session_timeout", "max_parallel_workers_per_gather", "work_mem")
+        assert [value(ana, f"SHOW {name}") for name in names] == ["1min", "0", "16MB"]
+        with pytest.raises(DatabaseUnavailableError, match="too many connections for role"):
+            scene.connect("ana")
+
+
+@pytest.mark.parametrize("name", ["alice", "nobody", "no such login", "postgres"])
+def test_only_an_analysts_login_is_limited(scene: Scene, name: str) -> None:
+    named = login(name) if name in LOGINS else name
+    with pytest.raises(errors.InvalidParameterValue, match=f"member of loracomp_analyst .* is {named}"):
+        scene.owner.execute("SELECT loracomp.limit_analyst(%s)", [named])
+    with scene.connect("adam") as adam, pytest.raises(errors.InsufficientPrivilege):
+        adam.execute("SELECT loracomp.limit_analyst(%s)", [login("ana")])
 
 
 def test_administrators_administer(database: str, logins: None) -> None:

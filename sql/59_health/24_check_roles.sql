@@ -57,7 +57,7 @@ AS $$
     UNION ALL
     SELECT 'analysts without statement_timeout', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
         coalesce(string_agg(r.rolname, ', ' ORDER BY r.rolname)
-            || ': a query of theirs may run for hours and keep dead rows; ALTER ROLE ... SET statement_timeout = ''60s''',
+            || ': a query of theirs may run for hours and keep dead rows; SELECT loracomp.limit_analyst(''...'')',
             'none')
     FROM pg_roles AS r
     WHERE r.rolcanlogin AND NOT r.rolsuper AND pg_has_role(r.oid, to_regrole('loracomp_analyst'), 'member')
