@@ -25,16 +25,23 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def batches(items: Sequence[S], token_budget: int) -> Iterator[list[S]]:
-    """Items sorted by width, cut where a batch's rows times its widest row would pass the budget; none is left out."""
+def batches(items: Sequence[S], token_budget: int, padding: int | None = None) -> Iterator[list[S]]:
+    """Items sorted by width, in batches; none is left out.
+
+    A batch is cut where its rows times its widest row would pass the budget, or, with `padding`, where it would hold
+    more tokens of padding than that.
+    """
     batch: list[S] = []
-    rows = 0
+    rows = tokens = 0
     for item in sorted(items, key=lambda item: item.width):
-        if batch and (rows + item.rows) * item.width > token_budget:
+        padded = (rows + item.rows) * item.width
+        too_wide = padding is not None and padded - item.rows * item.width - tokens > padding
+        if batch and (padded > token_budget or too_wide):
             yield batch
-            batch, rows = [], 0
+            batch, rows, tokens = [], 0, 0
         batch.append(item)
         rows += item.rows
+        tokens += item.rows * item.width
     if batch:
         yield batch
 

@@ -206,7 +206,7 @@ def test_an_encoder_gives_unit_vectors_in_order():
     assert (vectors.shape, vectors.dtype) == ((3, 768), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     assert vectors[0] @ vectors[2] > 0.6 > 0.3 > vectors[0] @ vectors[1]
-    np.testing.assert_allclose(encoder.encode(shown[::-1], batch_size=1), vectors[::-1], atol=1e-5)
+    np.testing.assert_allclose(encoder.encode(shown[::-1]), vectors[::-1], atol=1e-5)
     assert encoder.encode([]).shape == (0, 768)
 
 

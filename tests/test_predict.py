@@ -1,13 +1,14 @@
 """The predict step on a tiny model, against merging and running each request alone; once on the real one."""
 
-from dataclasses import replace
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from loracomp.batching import batches
 from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import STRATEGIES, compose
 from loracomp.errors import JobError
@@ -252,6 +253,35 @@ def test_a_model_without_a_cache_generates_the_same(base, library, predictor):
     base.model.generation_config.use_cache = False
     base.model.config.use_cache = False
     assert predictor.predict(requests) == cached
+
+
+@dataclass(frozen=True)
+class Sized:
+    rows: int
+    width: int
+
+
+@given(
+    items=st.lists(st.builds(Sized, st.integers(1, 4), st.integers(1, 90)), max_size=30),
+    padding=st.none() | st.integers(0, 100),
+)
+def test_batches_hold_every_item_and_little_padding(items, padding):
+    made = list(batches(items, 512, padding))
+    assert sorted(chain(*made), key=id) == sorted(items, key=id)
+    for batch in made:
+        rows, tokens = sum(each.rows for each in batch), sum(each.rows * each.width for each in batch)
+        padded = rows * max(each.width for each in batch)
+        assert len(batch) == 1 or (padded <= 512 and (padding is None or padded - tokens <= padding))
+    assert padding is not None or len(list(batches(items, 1 << 20))) == bool(items)
+
+
+def test_prompts_of_very_different_lengths_take_a_pass_each_and_answer_the_same(base, predictor):
+    shapes, requests = forwards(base.model), [scored("a b c d e f g h " * 5), *[scored("a")] * 4]
+    alone = [predictor.predict([request])[0] for request in requests]
+    before = len(shapes)
+    together = predictor.predict(requests)
+    assert [rows for rows, _ in shapes[before:]] == [4, 1]
+    assert [each.output for each in together] == [each.output for each in alone]
 
 
 def test_rows_come_to_the_output_head_side_by_side_and_its_weights_are_not_copied_for_each(base, predictor):

@@ -114,7 +114,8 @@ class Composer:
         measuring = int(key[:8], 16) < self._diagnostics * 2**32
         if not (composition.rescale or measuring):
             return Composed(mix)
-        measured = self._measure(key, mix, gated("cat", adapters, composition.weights))
+        exact = mix if composition.strategy == "cat" else gated("cat", adapters, composition.weights)
+        measured = self._measure(key, mix, exact)
         if composition.rescale and measured:
             mix = replace(mix, right=tuple(gate / measured[0] for gate in mix.right))
             measured = 1.0, measured[1]

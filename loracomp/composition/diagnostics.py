@@ -41,8 +41,10 @@ class Fidelity:
     def measure(self, mix: Mix, exact: Mix) -> tuple[float, float] | None:
         """Norm ratio |mix| / |exact| and cosine between the two changes, all modules taken as one vector.
 
-        `exact` is the weighted sum, as cat gates it. None where either change is zero.
+        `exact` is the weighted sum, as cat gates it, and may be the mix itself. None where either change is zero.
         """
+        if mix is exact:
+            return (1.0, 1.0) if self.inner(mix, mix) > 0 else None
         mixed, norm = (math.sqrt(max(self.inner(each, each), 0.0)) for each in (mix, exact))
         if mixed == 0 or norm == 0:
             return None

@@ -8,22 +8,61 @@ They are made when their module's turn comes, few enough to stay in the processo
 way. The base model's weights are never touched.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from loracomp.composition.blocks import stack
+from loracomp.composition.blocks import Blocks, stack
 from loracomp.composition.strategies import Mix, PackedAdapter
 
 GATHERED, SUMMED = 5, 60
 """What it costs to bring an element of a factor to its place, or to sum it up from several adapters': in
 multiplications of a matrix product, measured on two cores with bfloat16 instructions."""
+
+
+class SideBySide:
+    """The adapters of some mixes in one stack, for passes under any of those mixes."""
+
+    def __init__(self, model: nn.Module, mixes: Iterable[Mix]) -> None:
+        self._model = model
+        # In one order however mixes come, so that sums round alike.
+        adapters = {adapter for mix in mixes for adapter in mix.adapters}
+        self.adapters = sorted(adapters, key=lambda adapter: adapter.key)
+
+    @cached_property
+    def blocks(self) -> Blocks:
+        """A copy of the adapters' factors, made by the first pass; padded to common modules and rank."""
+        return stack([adapter.blocks for adapter in self.adapters])
+
+    @contextmanager
+    def composed(self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None) -> Iterator[None]:
+        """See the function of that name."""
+        handles = []
+        try:
+            for module, hook in self._hooks(rows, tokens, shared):
+                handles.append(self._model.get_submodule(module).register_forward_hook(hook))
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hooks(self, rows: Sequence[Mix], tokens: int, shared: bool | None) -> Iterator[tuple[str, "_Hook"]]:
+        """A forward hook for each module that any of the adapters changes."""
+        if not any(mix.adapters for mix in rows):
+            return
+        batch = _Batch.of(rows, self.adapters)
+        if shared is None:
+            shared = batch.shared_is_cheaper(tokens)
+        adding = batch.shared if shared else batch.own
+        for modules, A, B in self.blocks.values():
+            weight: Tensor = self._model.get_submodule(modules[0]).weight  # type: ignore[assignment]
+            yield from zip(modules, adding(A, B.mT, weight.dtype), strict=True)
 
 
 @contextmanager
@@ -33,18 +72,10 @@ def composed(model: nn.Module, rows: Sequence[Mix], tokens: int = 64, *, shared:
     A row without adapters is the base model's, exactly. Batches must be of len(rows) rows. Products happen in the
     dtype and on the device of the module that they change, sums of factors and gates in float32. The model is as it was
     when the context ends, whatever ends it. `tokens` is how wide a row is: it decides, unless `shared` does, which way
-    is cheaper.
+    is cheaper. For several passes make `SideBySide` once.
     """
-    handles = []
-    try:
-        batch = _Batch.of(rows)
-        hooks = batch.hooks(model, tokens, shared) if batch.adapters else ()
-        for module, hook in hooks:
-            handles.append(model.get_submodule(module).register_forward_hook(hook))
+    with SideBySide(model, rows).composed(rows, tokens, shared=shared):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 _Hook: TypeAlias = Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]
@@ -54,9 +85,8 @@ _Gating: TypeAlias = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
-    """The adapters that rows use, each once, and each row's gates on them."""
+    """Rows' gates on the adapters that stand side by side."""
 
-    adapters: tuple[PackedAdapter, ...]
     left: Tensor
     right: Tensor
     """[rows, adapters], in float32; 0 where a row doesn't use an adapter."""
@@ -64,28 +94,17 @@ class _Batch:
     """[rows]"""
 
     @classmethod
-    def of(cls, rows: Sequence[Mix]) -> "_Batch":
-        # In one order however rows come, so that sums round alike.
-        adapters = sorted({adapter for mix in rows for adapter in mix.adapters}, key=lambda adapter: adapter.key)
+    def of(cls, rows: Sequence[Mix], adapters: Sequence[PackedAdapter]) -> "_Batch":
         numbers = {adapter: number for number, adapter in enumerate(adapters)}
         left, right = torch.zeros(2, len(rows), len(numbers))
         for row, mix in enumerate(rows):
             at = [numbers[adapter] for adapter in mix.adapters]
             left[row, at], right[row, at] = torch.tensor(mix.left), torch.tensor(mix.right)
-        return cls(tuple(numbers), left, right, torch.tensor([mix.crossed for mix in rows]))
+        return cls(left, right, torch.tensor([mix.crossed for mix in rows]))
 
-    def hooks(self, model: nn.Module, tokens: int, shared: bool | None) -> Iterator[tuple[str, _Hook]]:
-        """A forward hook for each module that any of the adapters changes."""
-        if shared is None:
-            shared = self._shared_is_cheaper(tokens)
-        for modules, A, B in stack([adapter.blocks for adapter in self.adapters]).values():
-            weight: Tensor = model.get_submodule(modules[0]).weight  # type: ignore[assignment]
-            adding = self._shared if shared else self._own
-            yield from zip(modules, adding(A, B.mT, weight.dtype), strict=True)
-
-    def _shared_is_cheaper(self, tokens: int) -> bool:
+    def shared_is_cheaper(self, tokens: int) -> bool:
         own = self._picked().shape[1] * (tokens + (SUMMED if self.crossed.any() else GATHERED))
-        return len(self.adapters) * tokens < own
+        return self.left.shape[1] * tokens < own
 
     def _picked(self) -> Tensor:
         """Numbers of each row's adapters, [rows, most of a row or 1]; any where it has less, or is crossed."""
@@ -93,7 +112,7 @@ class _Batch:
         most = max(int(used.sum(1).max()), 1)
         return used.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
 
-    def _own(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
+    def own(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
         picked = self._picked()
         gates = (self.left * self.right).gather(1, picked)
         gates[self.crossed] = 0
@@ -120,7 +139,7 @@ class _Batch:
 
         return own
 
-    def _shared(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
+    def shared(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
         gating = self._crosswise if self.crossed.any() else self._each
         gated = gating(A.shape[1], A.shape[2], A.device)
         for all_A, all_B in zip(A.to(dtype).flatten(1, 2), B.to(dtype).flatten(1, 2), strict=True):
@@ -152,7 +171,7 @@ def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gates:
         _check(x, len(A))
         h = x @ A.to(x.device).mT
         if gates is not None:
-            h = (h * gates.to(x.device)).to(x.dtype)
+            h.mul_(gates.to(x.device))
         return output.baddbmm_(h, own_B().to(x.device))
 
     return add

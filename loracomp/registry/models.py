@@ -63,23 +63,24 @@ class Encoder:
     """A longer view is cut here by the encoder, without a word."""
     model: Any
 
-    def encode(self, shown: Sequence[Shown], batch_size: int = 64) -> npt.NDArray[np.float32]:
+    def encode(self, shown: Sequence[Shown]) -> npt.NDArray[np.float32]:
         """Unit vectors [n, dimensions] of prompts with their choices, in their order; equal texts are embedded once."""
         if not shown:
             return np.zeros((0, self.dimensions), dtype=np.float32)
         views = [encoder_views(prompt, choices) for prompt, choices in shown]
         texts = list(dict.fromkeys(text for pair in views for text in pair if text is not None))
-        embedded = dict(zip(texts, self._embed(texts, batch_size), strict=True))
+        embedded = dict(zip(texts, self._embed(texts), strict=True))
         nothing = np.zeros(self.dimensions // VIEWS, dtype=np.float32)
         rows = [np.concatenate([nothing if text is None else embedded[text] for text in pair]) for pair in views]
         vectors: npt.NDArray[np.float32] = np.array(rows, dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return vectors
 
-    def _embed(self, texts: list[str], batch_size: int) -> Any:
+    def _embed(self, texts: list[str]) -> Any:
         return self.model.encode(
             texts,
-            batch_size=batch_size,
+            # Sorted by length: on the CPU small batches cost less than the padding that they save.
+            batch_size=8 if self.model.device.type == "cpu" else 64,
             normalize_embeddings=True,
             show_progress_bar=False,
             convert_to_numpy=True,
