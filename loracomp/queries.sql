@@ -126,7 +126,8 @@ SELECT loracomp.renew_leases(ids => %(ids)s::bigint[], tokens => %(tokens)s::big
 -- name: record_predictions
 -- Embeddings travel in binary, as for route_jobs.
 SELECT loracomp.record_predictions(
-    predictions => %(predictions)s, tokens => %(tokens)s::bigint[], embeddings => %(embeddings)b::halfvec[]
+    predictions => %(predictions)s, tokens => %(tokens)s::bigint[], embeddings => %(embeddings)b::halfvec[],
+    shared => %(shared)s
 ) AS id
 
 -- name: fail_jobs

@@ -28,7 +28,7 @@ from loracomp.db import Connection
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
 from loracomp.steps.claim import queue_is_empty, release_jobs, renew_leases
-from loracomp.steps.record import fail_jobs, record_predictions
+from loracomp.steps.record import _shared, fail_jobs, record_predictions
 
 
 def submit(connection: Connection, prompt: str = "a", **arguments: object) -> int:
@@ -370,6 +370,20 @@ def test_prediction_trace_and_succeeded_are_written_together(connection: Connect
     assert found["query_embedding"].to_list() == pytest.approx([0.6, 0.8], abs=1e-3)
     ended = job(connection, job_id)
     assert (ended["status"], ended["lease_token"], ended["finished_at"]) == ("succeeded", None, found["created_at"])
+
+
+def test_what_the_rows_of_a_batch_share_is_sent_once_and_written_to_each(connection: Connection):
+    ids = add_jobs(connection, *"abc")
+    batch = claim(connection)
+    rows = [prediction(job_id, output=f"answer {job_id}", device="cpu", timings={"predict": 1.5}) for job_id in ids]
+    rows[2]["device"] = "cuda"
+    assert _shared(rows).keys() >= {"policy", "timings"} and not _shared(rows).keys() & {"job_id", "output", "device"}
+    assert record_predictions(connection, batch, rows) == set(ids)
+    assert record_predictions(connection, batch, []) == set()
+    found = connection.execute("SELECT * FROM loracomp.prediction ORDER BY job_id").fetchall()
+    assert [row["output"] for row in found] == [f"answer {job_id}" for job_id in ids]
+    assert [row["device"] for row in found] == ["cpu", "cpu", "cuda"]
+    assert [(row["policy"], row["timings"]) for row in found] == [(rows[0]["policy"], {"predict": 1.5})] * 3
 
 
 def test_only_the_holder_of_the_current_lease_writes(connection: Connection):

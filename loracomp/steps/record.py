@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+import orjson
 from psycopg.types.json import Json
 
 from loracomp.db import Connection, storable
@@ -20,8 +21,10 @@ def record_predictions(
     tokens = {job.id: job.lease_token for job in jobs}
     rows = [{**row, "output": _output(row)} for row in predictions]
     embeddings = [row.pop("query_embedding", None) for row in rows]
+    shared = _shared(rows)
     given = {
-        "predictions": Json(rows),
+        "predictions": _json([{name: value for name, value in row.items() if name not in shared} for row in rows]),
+        "shared": _json(shared),
         "tokens": [tokens[_job_id(row)] for row in rows],
         "embeddings": embeddings if any(embeddings) else None,
     }
@@ -39,6 +42,20 @@ def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Fa
         "retries": [failure.retry for failure in failures],
     }
     return {row["id"] for row in connection.execute(QUERIES["fail_jobs"], arguments)}
+
+
+def _json(value: object) -> Json:
+    # A dozen times as fast as json, with a millisecond a batch to win; JSON has no NaN or infinity: they become null.
+    return Json(value, dumps=orjson.dumps)
+
+
+def _shared(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
+    """What all rows have in common, such as policy and timings: written and read once."""
+    return {
+        name: value
+        for name, value in next(iter(rows), {}).items()
+        if name != "job_id" and all(name in row and row[name] == value for row in rows)
+    }
 
 
 def _output(prediction: Mapping[str, object]) -> str | None:

@@ -8,7 +8,8 @@ CREATE FUNCTION loracomp.pick_jobs(base_model text, batch_size integer)
 RETURNS TABLE (id bigint, submitted_by name, leads boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
--- The same plan whatever the statistics say, which lag behind a queue: index scans that stop early.
+-- The same plan, made once, whatever the statistics say, which lag behind a queue: index scans that stop early.
+SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 SET jit = off

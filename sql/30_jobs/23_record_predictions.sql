@@ -1,10 +1,11 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.record_predictions(json, bigint[], halfvec[])
+-- drop: DROP FUNCTION IF EXISTS loracomp.record_predictions(json, bigint[], halfvec[], json)
 -- running -> succeeded, and the prediction with its trace, in one statement, for jobs whose token still holds.
 -- Takes an array of objects with the columns of loracomp.prediction; beside it, one for each in the same order, the lease
--- token that its claim returned and its embedding, which as text would be most of what there is to read. json and not
--- jsonb: it is read once.
-CREATE FUNCTION loracomp.record_predictions(predictions json, tokens bigint[], embeddings halfvec[] DEFAULT NULL)
-RETURNS SETOF bigint
+-- token that its claim returned and its embedding, which as text would be most of what there is to read; and columns that
+-- all of them have in common, so that these are read once. json and not jsonb: it is read once.
+CREATE FUNCTION loracomp.record_predictions(
+    predictions json, tokens bigint[], embeddings halfvec[] DEFAULT NULL, shared json DEFAULT '{}'
+) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 -- Each job by its number, whatever the statistics say: many that ran lie dead in the index of leases.
@@ -13,6 +14,10 @@ SET enable_mergejoin = off
 SET jit = off
 AS $$
 #variable_conflict use_column
+DECLARE
+    common CONSTANT loracomp.prediction := json_populate_record(
+        NULL::loracomp.prediction, coalesce(record_predictions.shared, '{}')
+    );
 BEGIN
     IF json_typeof(record_predictions.predictions) <> 'array' THEN
         RAISE EXCEPTION 'predictions must be a JSON array of objects' USING ERRCODE = 'invalid_parameter_value';
@@ -20,7 +25,7 @@ BEGIN
     RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT p.*, j.worker AS held_by, j.attempts
-        FROM json_populate_recordset(NULL::loracomp.prediction, record_predictions.predictions) WITH ORDINALITY AS p
+        FROM json_populate_recordset(common, record_predictions.predictions) WITH ORDINALITY AS p
         -- A job has a token while it runs, and only then.
         JOIN loracomp.job AS j ON j.id = p.job_id AND j.lease_token = record_predictions.tokens[p.ordinality]
         ORDER BY j.id

@@ -12,15 +12,17 @@ SET enable_nestloop = off
 SET enable_mergejoin = off
 AS $$
 DECLARE
+    actor CONSTANT name := loracomp.caller();
+    login CONSTANT name := nullif(session_user, actor);
     reason CONSTANT text := CASE
         WHEN loracomp.caller_is_admin() THEN nullif(current_setting('loracomp.reason', true), '')
     END;
 BEGIN
     INSERT INTO loracomp.audit_event (
-        actor, entity, entity_id, action, old_status, new_status, attempt, worker, reason
+        actor, login, entity, entity_id, action, old_status, new_status, attempt, worker, reason
     )
     SELECT
-        loracomp.caller(), 'job', n.id, 'update', o.status, n.status, n.attempts, n.worker,
+        actor, login, 'job', n.id, 'update', o.status, n.status, n.attempts, n.worker,
         CASE
             WHEN reason IS NOT NULL THEN reason
             -- Only a release and the expiry of a batch's lease give an attempt back.

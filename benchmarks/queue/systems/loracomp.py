@@ -26,17 +26,21 @@ POLICY = {
     "nucleus": "tasks", "top_p": 0.95, "max_adapters": 8, "min_similarity": 0.0, "weighting": "similarity",
     "strategy": "cat", "density": 0.5, "seed": 0, "choice_normalization": "tokens", "rescale": False,
 }  # fmt: skip
+TASKS = ("piqa", "rte", "commonsense_qa", "winogrande", "hellaswag", "snli", "boolq", "sst2")
+VARIANTS = 257
 
 
 class NoModel:
-    """The trace of a job with 20 examples of 8 tasks, 4 of them composed."""
+    """Traces of jobs with 20 examples of 8 tasks, 4 of them composed; of one batch, no two are alike."""
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
-        vector = random.normal(size=DIMENSIONS)
-        self._vector = (vector / np.linalg.norm(vector)).astype(np.float32)
-        self._similarities = tuple(np.sort(random.uniform(0.3, 0.9, 20))[::-1].tolist())
-        self._probabilities = tuple(np.sort(random.dirichlet(np.ones(8)))[::-1].tolist())
+        vectors = random.normal(size=(VARIANTS, DIMENSIONS))
+        self._vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        self._similarities = (-np.sort(-random.uniform(0.3, 0.9, (VARIANTS, 20)))).tolist()
+        self._probabilities = (-np.sort(-random.dirichlet(np.ones(8), VARIANTS))).tolist()
+        self._scores = (-random.uniform(1, 9, (VARIANTS, 4))).tolist()
+        self._orders = [tuple(random.permutation(TASKS).tolist()) for _ in range(VARIANTS)]
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Job]:
         return jobs
@@ -45,18 +49,22 @@ class NoModel:
         return [self._row(job, len(prepared)) for job in prepared]
 
     def _row(self, job: Job, together: int) -> dict[str, Any]:
-        tasks = ("piqa", "rte", "commonsense_qa", "winogrande", "hellaswag", "snli", "boolq", "sst2")
-        weights = self._probabilities[:4]
+        variant = job.id % VARIANTS
+        tasks, probabilities, scores = self._orders[variant], self._probabilities[variant], self._scores[variant]
+        weights = probabilities[:4]
         routed = Route(
             job_id=job.id, policy=POLICY, example_ids=tuple(range(job.id, job.id + 20)), example_tasks=(tasks * 3)[:20],
-            similarities=self._similarities, tasks=tasks, probabilities=self._probabilities,
+            similarities=self._similarities[variant], tasks=tasks, probabilities=probabilities,
             weights=(*weights, 0.0, 0.0, 0.0, 0.0), composed_tasks=tasks[:4],
-            composition=Composition((1, 2, 3, 4), tuple(f"{n:064x}" for n in range(4)), weights),
+            composition=Composition(
+                tuple(range(variant, variant + 4)), tuple(f"{n:064x}" for n in range(variant, variant + 4)), weights
+            ),
         )  # fmt: skip
         return {
-            "job_id": job.id, "output": "Lisbon", "choice_index": 1, "choice_scores": (-1.25, -3.5, -2.75, -4.0),
-            "prompt_tokens": 30, "output_tokens": 4, "norm_ratio": 1.0, "cosine": 1.0,
-            **_route_columns(routed, self._vector, "0" * 64),
+            "job_id": job.id, "output": f"Lisbon {variant}", "choice_index": 1 + variant % 4, "choice_scores": scores,
+            "prompt_tokens": 30 + variant % 8, "output_tokens": 4,
+            "norm_ratio": 1 + scores[0] / 100, "cosine": weights[0],
+            **_route_columns(routed, self._vectors[variant], "0" * 64),
             "timings": {"encode": 12.3, "route": 4.5, "load": 0.1, "compose": 1.2, "predict": 120.0},
             "batch_size": together, "device": "cpu/float32", "base_model": BASE_MODEL, "base_fingerprint": "0" * 64,
             "encoder": "all-MiniLM-L6-v2/2", "code_version": "0.1.0",
