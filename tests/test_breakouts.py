@@ -1,12 +1,15 @@
 """What each role would try in order to get at more than it is given, as real logins. Plain cases: test_roles.py."""
 
+import random
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from time import perf_counter
 
 import psycopg
 import pytest
 from psycopg import errors, sql
+from scipy.stats import mannwhitneyu
 
 from loracomp import db, schema
 from people_data import add_examples, answer, claim, load, one, submit
@@ -175,6 +178,24 @@ def test_a_conflict_or_error_tells_nothing_of_anothers_key(scene: Scene) -> None
             assert login("alice") not in str(caught.value)
             bob.execute(f"SELECT loracomp.cancel_job({job_id})")
             scene.owner.execute("DELETE FROM loracomp.job WHERE id = %s", [job_id])
+
+
+def test_nor_does_the_time_that_it_takes(database: str, logins: None) -> None:
+    """Of keys in random order, half of them alice's: a fifth of a millisecond would show, on a busy machine too."""
+    keys = [f"{number:08x}" for number in random.sample(range(2**32), 1600)]
+    taken = set(keys[::2])
+    with db.connect(database) as owner, connect(database, "alice") as alice, connect(database, "bob") as bob:
+        load(owner)
+        insert = "INSERT INTO loracomp.job (prompt, idempotency_key, run_at) VALUES ('x', %s, '3000-01-01')"
+        for key in taken:
+            alice.execute(insert, [key])
+        took: dict[bool, list[float]] = {True: [], False: []}
+        for key in sorted(keys, key=lambda _: random.random()):
+            start = perf_counter()
+            bob.execute(insert, [key])
+            took[key in taken].append(perf_counter() - start)
+    assert mannwhitneyu(took[True], took[False]).pvalue > 1e-5
+    assert mannwhitneyu([seconds + 2e-4 for seconds in took[True]], took[False]).pvalue < 1e-5
 
 
 def test_an_error_shows_no_text_of_others(scene: Scene) -> None:

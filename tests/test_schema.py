@@ -17,6 +17,7 @@ import pytest
 from alembic import command
 
 from conftest import create_database, drop_database, url_of
+from job_data import add_base_model
 from loracomp import db, embedded, schema, sql_objects
 from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError
 
@@ -316,6 +317,61 @@ def test_an_installer_who_may_not_make_roles_or_extensions_is_told_who_can(new_s
     run(superuser, "UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
     with pytest.raises(DatabaseUnavailableError, match=r"pgvector 0\.7\.4 is too old"):
         schema.initialize(owned)
+
+
+@pytest.fixture
+def owned_by_nobody(new_server: str) -> Iterator[str]:
+    """URL of a database with pgvector whose owner can't log in; as `migrator`, who acts as that owner."""
+    create_database(new_server, "owned")
+    run(
+        new_server,
+        "CREATE ROLE lora_owner NOLOGIN",
+        "CREATE ROLE migrator LOGIN NOINHERIT IN ROLE lora_owner",
+        "ALTER ROLE migrator SET role = 'lora_owner'",
+        "ALTER DATABASE owned OWNER TO lora_owner",
+    )
+    make_roles(new_server)
+    run(url_of(new_server, "owned"), "CREATE EXTENSION vector")
+    yield url_of(new_server, "owned", user="migrator")
+    drop_database(new_server, "owned")
+    run(new_server, "DROP ROLE migrator", "DROP ROLE lora_owner", DROP_ROLES)
+
+
+def test_an_owner_that_nobody_logs_in_as(owned_by_nobody: str) -> None:
+    assert len(schema.initialize(owned_by_nobody)) == 2
+    assert len(apply_again(owned_by_nobody)) == 1
+    with db.connect(owned_by_nobody) as migrator:
+        owners = (
+            "SELECT relowner::regrole::text AS owner FROM pg_class WHERE relnamespace IN ('loracomp'::regnamespace,"
+            " 'bi'::regnamespace) UNION SELECT proowner::regrole::text FROM pg_proc WHERE"
+            " pronamespace = 'loracomp'::regnamespace"
+        )
+        assert migrator.execute(owners).fetchall() == [{"owner": "lora_owner"}]
+        migrator.execute("UPDATE loracomp.policy SET k = 7 WHERE name = 'default'")
+        event = migrator.execute("SELECT actor, login FROM loracomp.audit_event ORDER BY id DESC LIMIT 1").fetchone()
+        assert event == {"actor": "lora_owner", "login": "migrator"}
+
+
+def test_a_full_queue_of_notifications_keeps_no_job_out(new_server: str) -> None:
+    """Any login of the server, without a right in the database, can fill it: one listens and never reads."""
+    with psycopg.connect(new_server) as connection:
+        (folder,) = connection.execute("SHOW data_directory").fetchone() or ()
+    run(new_server, "ALTER SYSTEM SET max_notify_queue_pages = 64", "CREATE ROLE nobody LOGIN")
+    embedded.stop(Path(folder))
+    embedded.start(Path(folder))
+    url = create_database(new_server, "hinting")
+    schema.initialize(url)
+    fill = (f"SELECT pg_notify('x', repeat('y', 7000) || {number})" for number in range(100))
+    with psycopg.connect(url_of(new_server, "hinting", user="nobody")) as nobody, db.connect(url) as owner:
+        nobody.execute("LISTEN anything")
+        nobody.commit()
+        nobody.execute("SELECT 1")
+        with pytest.raises(psycopg.errors.ProgramLimitExceeded, match="too many notifications"):
+            run(url_of(new_server, "postgres", user="nobody"), *fill)
+        add_base_model(owner)
+        assert owner.execute("INSERT INTO loracomp.job (prompt) VALUES ('x') RETURNING status").fetchall()
+    drop_database(new_server, "hinting")
+    run(new_server, "ALTER SYSTEM RESET max_notify_queue_pages", "DROP ROLE nobody", DROP_ROLES)
 
 
 def test_a_server_that_is_away_is_said_to_be(server: str) -> None:
