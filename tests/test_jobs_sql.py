@@ -3,6 +3,7 @@
 import os
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -10,7 +11,7 @@ from threading import Barrier
 
 import psycopg
 import pytest
-from pgvector import HalfVector
+from pgvector import HalfVector, Vector
 
 from job_data import (
     BASE,
@@ -29,6 +30,7 @@ from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
 from loracomp.steps.claim import queue_is_empty, release_jobs, renew_leases
 from loracomp.steps.record import _shared, fail_jobs, record_predictions
+from loracomp.tables import DIMENSIONS
 
 
 def submit(connection: Connection, prompt: str = "a", **arguments: object) -> int:
@@ -234,7 +236,6 @@ def touched_by_a_claim(connection: Connection) -> list[int]:
     return [now[key] - then[key] for then, now in zip(before, after, strict=True) for key in ("blocks", "rows")]
 
 
-@pytest.mark.session
 @pytest.mark.parametrize("statistics", ["of an empty table", "up to date"])
 def test_a_claim_touches_no_more_where_the_queue_is_deep(connection: Connection, statistics: str):
     later = datetime.now(UTC) + timedelta(hours=1)
@@ -251,6 +252,49 @@ def test_a_claim_touches_no_more_where_the_queue_is_deep(connection: Connection,
         many = [touched_by_a_claim(fresh) for _ in range(7)][-1]  # by then with a plan for any parameters
     # An index may grow by a level, and what is undone leaves dead rows at the head.
     assert all(after <= 3 * before + 200 for before, after in zip(few, many, strict=True)), (few, many)
+
+
+TOUCHED_AT_ALL = """
+SELECT sum(pg_stat_get_xact_blocks_fetched(c.oid))::integer AS blocks FROM pg_class AS c
+WHERE c.oid = 'loracomp.job'::regclass
+    OR c.oid IN (SELECT i.indexrelid FROM pg_index AS i WHERE i.indrelid = 'loracomp.job'::regclass)
+"""
+
+
+def touched_by_a_batch(connection: Connection) -> dict[str, int]:
+    """Blocks of jobs that each step of a batch's life fetches; all is undone."""
+    touched: dict[str, int] = {}
+
+    def note(step: str, call: Callable[[], object]) -> None:
+        before = connection.execute(TOUCHED_AT_ALL).fetchone()["blocks"]
+        call()
+        touched[step] = connection.execute(TOUCHED_AT_ALL).fetchone()["blocks"] - before
+
+    with connection.transaction(force_rollback=True):
+        jobs: list[Job] = []
+        note("claim", lambda: jobs.extend(claim(connection, 8)))
+        assert len(jobs) == 8
+        vectors = [Vector([1.0, *[0.0] * (DIMENSIONS - 1)])] * 8
+        route = "SELECT FROM loracomp.route_jobs(%s, %s)"
+        note("route", lambda: connection.execute(route, ([each.id for each in jobs], vectors)))
+        note("renew", lambda: renew_leases(connection, jobs, 60))
+        note("record", lambda: record_predictions(connection, jobs, [prediction(each.id) for each in jobs[:4]]))
+        note("fail", lambda: fail_jobs(connection, jobs, [Failure(each.id, "c", "m") for each in jobs[4:6]]))
+        note("release", lambda: release_jobs(connection, jobs[6:7]))
+        expire_leases(connection)
+        note("rescue", lambda: connection.execute("SELECT loracomp.rescue_jobs()"))
+        note("look", lambda: queue_is_empty(connection, BASE))
+    return touched
+
+
+def test_plans_made_when_the_queue_was_empty_do_for_a_full_one(connection: Connection):
+    """A worker that waits for jobs keeps its plans in its session, until autovacuum analyses the table."""
+    connection.execute("VACUUM ANALYZE loracomp.job")
+    bulk(connection, 8)
+    few = [touched_by_a_batch(connection) for _ in range(8)][-1]  # by then with a plan for any parameters
+    bulk(connection, 20_000)
+    many = touched_by_a_batch(connection)
+    assert {step: blocks for step, blocks in many.items() if blocks > 1.5 * few[step] + 30} == {}, (few, many)
 
 
 # --- leases

@@ -107,7 +107,6 @@ def is_connected(connection: Connection, application: str) -> bool:
 # --- the loop
 
 
-@pytest.mark.session
 def test_two_workers_share_500_jobs_and_do_none_twice(connection: Connection, database: str):
     with running(database, WORKER="one") as one, running(database, WORKER="two") as two:
         for name in ("one", "two"):

@@ -4,6 +4,7 @@
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
 AS $$
     WITH expired AS MATERIALIZED (
         SELECT j.id, j.claimed_together = 1 AS alone, j.claimed_together = 1 AND j.attempts >= j.max_attempts AS spent
@@ -27,7 +28,7 @@ AS $$
                 j.worker, CASE WHEN e.alone THEN 'this job alone' ELSE 'a batch with this job in it' END
             )
         FROM expired AS e
-        WHERE j.id = e.id
+        WHERE j.id = e.id AND j.id = ANY (ARRAY(SELECT e.id FROM expired AS e))
         RETURNING nextval('loracomp.rescued_jobs')
     )
     SELECT count(*)::integer FROM rescued;

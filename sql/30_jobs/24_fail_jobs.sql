@@ -5,13 +5,14 @@ CREATE FUNCTION loracomp.fail_jobs(
 ) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
 AS $$
     WITH held AS MATERIALIZED (
         SELECT j.id, i.code, i.message, i.retry AND j.attempts < j.max_attempts AS again
         FROM unnest(fail_jobs.ids, fail_jobs.tokens, fail_jobs.codes, fail_jobs.messages, fail_jobs.retries)
             AS i (id, token, code, message, retry)
         JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
-        WHERE j.status = 'running'
+        WHERE j.id = ANY (fail_jobs.ids)
         ORDER BY j.id
         FOR UPDATE OF j
     )
@@ -24,7 +25,7 @@ AS $$
         error_code = h.code,
         error = h.message
     FROM held AS h
-    WHERE j.id = h.id
+    WHERE j.id = h.id AND j.id = ANY (fail_jobs.ids)
     RETURNING j.id;
 $$;
 COMMENT ON FUNCTION loracomp.fail_jobs IS

@@ -3,6 +3,7 @@
 CREATE FUNCTION loracomp.release_jobs(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
 AS $$
 DECLARE
     before CONSTANT text := loracomp.give_reason('released');
@@ -12,7 +13,7 @@ BEGIN
         SELECT j.id
         FROM unnest(release_jobs.ids, release_jobs.tokens) AS i (id, token)
         JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
-        WHERE j.status = 'running'
+        WHERE j.id = ANY (release_jobs.ids)
         ORDER BY j.id
         FOR UPDATE OF j
     )
@@ -22,7 +23,7 @@ BEGIN
         lease_token = NULL,
         lease_expires_at = NULL
     FROM held AS h
-    WHERE j.id = h.id
+    WHERE j.id = h.id AND j.id = ANY (release_jobs.ids)
     RETURNING j.id;
     PERFORM loracomp.give_reason(before);
 END

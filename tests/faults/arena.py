@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,8 @@ class Arena:
         log = self.folder / f"w{len(self.workers)}.log"
         command = [*self.wrapper, sys.executable, str(HERE / "dying_worker.py"), url or self.url, self.model]
         with log.open("wb") as output:
-            process = subprocess.Popen(command, env=environment, stderr=output)
+            # A group of its own: a wrapper has the worker for a child.
+            process = subprocess.Popen(command, env=environment, stderr=output, start_new_session=True)
         self.workers.append(process)
         self.logs.append(log)
         return process
@@ -93,9 +94,8 @@ class Arena:
 
     def end_workers(self) -> None:
         for process in self.workers:
-            if process.poll() is None:
-                process.send_signal(signal.SIGCONT)
-                process.kill()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def connect(self) -> db.Connection:
