@@ -58,10 +58,33 @@ def test_a_sample_of_what_was_answered_is_replayed(demo: dict[str, str]) -> None
     results = json.loads(execute(["loracomp", "replay", "--all-since", "2024-01-01", "--sample", "3", "--json"], demo))
     assert [result["outcome"] for result in results] == ["equal"] * 3
     assert len({result["job"] for result in results}) == 3
-    strict = ["loracomp", "replay", "--all-since", "2024-01-01", "--sample", "100", "--tolerance", "-1"]
-    said = run(strict, demo)
+
+
+def test_a_replay_tells_a_forged_answer_and_a_lost_adapter(demo: dict[str, str]) -> None:
+    def psql(statement: str) -> list[int]:
+        return [int(number) for number in execute(["loracomp", "db", "psql", "-qAtc", statement], demo).split()]
+
+    (forged,) = psql("SELECT min(job_id) FROM loracomp.prediction")
+    of_forged = f"(SELECT adapter_ids FROM loracomp.prediction WHERE job_id = {forged})"
+    (adapter,) = psql(
+        "SELECT min(u.id) FROM loracomp.prediction AS p, unnest(p.adapter_ids) AS u (id)"
+        f" WHERE u.id <> ALL ({of_forged}::integer[])"
+    )
+    lost = psql(f"SELECT job_id FROM loracomp.prediction WHERE {adapter} = ANY (adapter_ids)")
+    of_adapter = f"loracomp.adapter_weights WHERE adapter_id = {adapter}"
+    psql(f"CREATE TABLE public.kept AS SELECT * FROM {of_adapter}; DELETE FROM {of_adapter}")
+    psql(f"UPDATE loracomp.prediction SET output = output || ' forged' WHERE job_id = {forged}")
+    said = run(["loracomp", "replay", "--all-since", "2024-01-01", "--sample", "100", "--json"], demo)
+    psql("INSERT INTO loracomp.adapter_weights SELECT * FROM public.kept; DROP TABLE public.kept")
+    psql(f"UPDATE loracomp.prediction SET output = replace(output, ' forged', '') WHERE job_id = {forged}")
     assert said.returncode == 1
-    assert " different, 0 impossible" in said.stdout
+    results = {result["job"]: result for result in json.loads(said.stdout)}
+    assert {job: result["outcome"] for job, result in results.items() if result["outcome"] != "equal"} == {
+        forged: "different",
+        **dict.fromkeys(lost, "impossible"),
+    }
+    assert results[forged]["detail"].startswith("now ")
+    assert all("in the database are not those that were registered" in results[job]["detail"] for job in lost)
 
 
 def test_everything_excluded_falls_back_to_the_base_model_and_says_so(demo: dict[str, str]) -> None:
