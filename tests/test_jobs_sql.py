@@ -464,6 +464,21 @@ def test_a_prediction_that_cannot_be_stored_leaves_nothing_behind(connection: Co
     assert connection.execute("SELECT * FROM loracomp.prediction").fetchall() == []
 
 
+@pytest.mark.parametrize(
+    ("predictions", "shared", "words"),
+    [
+        ("{}", "{}", "predictions must be a JSON array of objects"),
+        ("[]", "3", "shared must be a JSON object"),
+        ("[]", "null", "shared must be a JSON object"),
+    ],
+)
+def test_what_is_no_prediction_is_refused_by_name(
+    connection: Connection, predictions: str, shared: str, words: str
+) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=words):
+        connection.execute("SELECT loracomp.record_predictions(%s, '{}', NULL, %s)", [predictions, shared])
+
+
 def test_a_cancellation_that_comes_first_wins(connection: Connection, database: str):
     (job_id,) = add_jobs(connection, "a")
     batch = claim(connection)

@@ -75,6 +75,8 @@ def test_an_import_that_was_killed_goes_on_where_it_stopped(connection, database
     class Interrupted:
         """The encoder's model, stopped by Ctrl-C in its second batch."""
 
+        device = minilm.model.device
+
         def encode(self, texts, **settings):
             if len(shown) == 4:
                 raise KeyboardInterrupt

@@ -15,13 +15,15 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    common CONSTANT loracomp.prediction := json_populate_record(
-        NULL::loracomp.prediction, coalesce(record_predictions.shared, '{}')
-    );
+    common loracomp.prediction;
 BEGIN
     IF json_typeof(record_predictions.predictions) <> 'array' THEN
         RAISE EXCEPTION 'predictions must be a JSON array of objects' USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    IF json_typeof(record_predictions.shared) <> 'object' THEN
+        RAISE EXCEPTION 'shared must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    common := json_populate_record(NULL::loracomp.prediction, coalesce(record_predictions.shared, '{}'));
     RETURN QUERY
     WITH held AS MATERIALIZED (
         SELECT p.*, j.worker AS held_by, j.attempts
