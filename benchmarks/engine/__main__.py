@@ -24,7 +24,7 @@ import transformers
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from . import paper, passes, system
+from . import paper, passes, profiling, system
 from .report import keep, table, write_report
 from .timing import Figure, Measured
 from .workbench import Sizes, Workbench, open_workbench
@@ -42,8 +42,9 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
     "library": passes.library_size,
     "memory": passes.memory,
     "growth": passes.growth,
+    "profile": profiling.profiled,
 }
-TURNS_OF = {"latency": 6, "merging": 2, "throughput": 0.6, "growth": 0.4}
+TURNS_OF = {"scoring": 1.4, "generation": 1.4, "merging": 2, "latency": 6, "growth": 0.6, "profile": 0.6}
 """How many times as many turns a part takes as the others."""
 
 

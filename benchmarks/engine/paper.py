@@ -5,10 +5,10 @@ choices share their prompt's pass (`loracomp.scoring`), and a merged adapter is 
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from statistics import median
 from typing import Any
 
-import chromadb
 import numpy as np
 import torch
 from peft import PeftModel
@@ -21,6 +21,7 @@ from loracomp.registry.library_files import PACKAGED, adapter_folder, read_examp
 from loracomp.registry.models import load_base_model
 from loracomp.scoring import encode_choices, log_likelihoods, normalize
 
+from .passes import asking
 from .timing import Figure, Measured, compare, milliseconds, over, per_second, take_turns, timed
 from .workbench import IN_A_MIX, Workbench, drawing, made_up_jobs
 
@@ -31,10 +32,11 @@ GOALS = {"linear": 1 / 40, "cat": 1 / 40, "ties": 1 / 10, "magnitude_prune": 1 /
 class PapersWay:
     """A vector store, and a base model of its own in PEFT's hands with the library's adapters."""
 
-    def __init__(self, bench: Workbench) -> None:
+    def __init__(self, bench: Workbench, examples: Any = None) -> None:
+        """`examples` is a `filled_store`, which answers need and merges alone don't."""
         self._bench = bench
+        self._examples = examples
         self._settings = bench.connection.execute("SELECT * FROM loracomp.policy WHERE name = %s", [POLICY]).fetchone()
-        self._examples = filled_store(bench.tasks)
         base = load_base_model(
             bench.base.source, dtype=bench.base.model.dtype, cache_dir=bench.settings.home / "models"
         )
@@ -45,12 +47,22 @@ class PapersWay:
             self.model.load_adapter(adapter_folder(PACKAGED, task), task, **options)
         self.model.eval()
         self._base = base
+        self.seconds = dict.fromkeys(("look up", "merge", "score"), 0.0)
+        """What its answers took so far."""
 
     @torch.inference_mode()
     def answer(self, jobs: Sequence[dict[str, Any]]) -> list[int]:
         """The index of each job's choice, from 0."""
-        vectors = self._bench.pipeline.encoder.encode([(job["prompt"], job["choices"]) for job in jobs])
-        return [self._choose(job, mix) for job, mix in zip(jobs, self._retrieve(vectors), strict=True)]
+        with self._spent("look up"):
+            vectors = self._bench.pipeline.encoder.encode([(job["prompt"], job["choices"]) for job in jobs])
+            mixes = list(self._retrieve(vectors))
+        return [self._choose(job, mix) for job, mix in zip(jobs, mixes, strict=True)]
+
+    @contextmanager
+    def _spent(self, on: str) -> Iterator[None]:
+        with timed() as taken:
+            yield
+        self.seconds[on] += taken[0]
 
     def _retrieve(self, vectors: Any) -> Iterator[dict[str, float]]:
         found = self._examples.query(
@@ -61,9 +73,12 @@ class PapersWay:
 
     def _choose(self, job: dict[str, Any], mix: dict[str, float]) -> int:
         question = encode_choices(self._base.tokenizer, job["prompt"], job["choices"], self._base.context_length)
-        self.merge(mix, POLICY)
-        scores = log_likelihoods(self.model, [question])[0]
-        self.forget()
+        with self._spent("merge"):
+            self.merge(mix, POLICY)
+        with self._spent("score"):
+            scores = log_likelihoods(self.model, [question])[0]
+        with self._spent("merge"):
+            self.forget()
         return int(normalize(scores, question, self._settings["choice_normalization"]).argmax())
 
     def merge(self, mix: dict[str, float], strategy: str) -> None:
@@ -81,6 +96,8 @@ class PapersWay:
 
 def filled_store(tasks: Sequence[str]) -> Any:
     """A collection in memory of the library's examples, by cosine."""
+    import chromadb  # noqa: PLC0415  of an extra, which no other part needs
+
     client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
     with suppress(Exception):
         client.delete_collection("examples")
@@ -107,8 +124,11 @@ def weights(tasks: Sequence[str], similarities: Any, settings: dict[str, Any]) -
 
 
 def against_paper(bench: Workbench, turns: int) -> Measured:
-    """The whole way from texts to answers for a batch, retrieval included; the same jobs for both, new in each turn."""
-    paper = PapersWay(bench)
+    """The whole way from texts to answers for a batch, retrieval included; the same jobs for both, new in each turn.
+
+    Beside them the base model alone scores the same jobs: no way of mixing adapters could be quicker than that.
+    """
+    paper = PapersWay(bench, filled_store(bench.tasks))
     batches = [made_up_jobs(bench.sizes.batch, seed=100 + turn) for turn in range(turns + 1)]
     jobs = [waiting(bench, batch, POLICY) for batch in batches]
     answers: dict[str, list[int]] = {"loracomp": [], "paper": []}
@@ -120,10 +140,19 @@ def against_paper(bench: Workbench, turns: int) -> Measured:
     def papers(turn: int) -> None:
         answers["paper"] += paper.answer(batches[turn])
 
-    seconds = take_turns({"paper": papers, "loracomp": ours}, turns)
+    def base(turn: int) -> None:
+        asking(bench.predictor(), batches[turn])(turn)
+
+    seconds = take_turns({"paper": papers, "loracomp": ours, "base alone": base}, turns)
     agreed = np.mean([a == b for a, b in zip(*answers.values(), strict=True)])
     what = f"from text to answer, {bench.sizes.batch} jobs that all differ, policy {POLICY}: jobs/s"
-    details = per_second(seconds, bench.sizes.batch) | {"same answer, share": float(agreed)}
+    per_job = bench.sizes.batch * (turns + 1) / 1000
+    details = {
+        **per_second(seconds, bench.sizes.batch),
+        **{f"paper, {step}, ms a job": spent / per_job for step, spent in paper.seconds.items()},
+        "base alone over paper": median(over(seconds, "paper", "base alone")),
+        "same answer, share": float(agreed),
+    }
     against = "ChromaDB, then PEFT's merge and a forward pass for each job"
     return {
         "figures": [compare("paper", what, against, ">= 8", ratios=over(seconds, "paper", "loracomp"), details=details)]

@@ -1,6 +1,6 @@
 """One pass over many compositions: beside the base model alone, from libraries of any size, and how it grows."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain
@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from loracomp.composition.blocks import Factors
+from loracomp.composition.blocks import Block, Factors
+from loracomp.composition.layers import SideBySide
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.generation import pad_left
 from loracomp.records import Composition, Request
@@ -53,6 +54,21 @@ def check(answers: Sequence[object]) -> None:
 
 def generation(bench: Workbench, turns: int) -> Measured:
     """Greedy generation under compositions that all differ, against `model.generate` without adapters."""
+    alone, mixed = generating(bench)
+    with without_end(bench.base):
+        seconds = take_turns({"base": alone, "mixed": mixed}, turns)
+    what = f"generation of {bench.sizes.new_tokens} tokens, {bench.sizes.generating} jobs, as many new mixes: tokens/s"
+    details = per_second(seconds, bench.sizes.generating * bench.sizes.new_tokens)
+    against = "`model.generate` without adapters"
+    return {
+        "figures": [
+            compare("generation", what, against, ">= 0.9", ratios=over(seconds, "base", "mixed"), details=details)
+        ]
+    }
+
+
+def generating(bench: Workbench) -> tuple[Callable[[int], None], Callable[[int], None]]:
+    """Two runs `without_end`: `model.generate` alone, and ours under mixes that all differ."""
     base = endless(bench.base)
     prompts = [job["prompt"] for job in made_up_jobs(bench.sizes.generating, seed=2)]
     predictor, draw = Predictor(base, lambda ids: [known[id_] for id_ in ids]), drawing(bench.library)
@@ -75,16 +91,7 @@ def generation(bench: Workbench, turns: int) -> Measured:
         check(answers)
         assert all(answer.output_tokens == bench.sizes.new_tokens for answer in answers)
 
-    with without_end(bench.base):
-        seconds = take_turns({"base": alone, "mixed": mixed}, turns)
-    what = f"generation of {bench.sizes.new_tokens} tokens, {bench.sizes.generating} jobs, as many new mixes: tokens/s"
-    details = per_second(seconds, bench.sizes.generating * bench.sizes.new_tokens)
-    against = "`model.generate` without adapters"
-    return {
-        "figures": [
-            compare("generation", what, against, ">= 0.9", ratios=over(seconds, "base", "mixed"), details=details)
-        ]
-    }
+    return alone, mixed
 
 
 def endless(base: BaseModel) -> BaseModel:
@@ -150,12 +157,17 @@ def memory(bench: Workbench, turns: int) -> Measured:
     """Bytes that resident adapters hold, of those that their files have: storages counted, views of one once."""
     del turns  # nothing here takes time
     compositions = [Composition((each.id,), (each.sha256,), (1.0,)) for each in bench.library]
-    loaded = bench.predictor().load(compositions)
-    blocks = list(chain.from_iterable(each.blocks.values() for each in loaded.values()))
-    held = storage_nbytes(side for block in blocks for side in (block.A, block.B))
+    predictor = bench.predictor()
+    loaded = predictor.load(compositions)
+    held = storage_nbytes(chain.from_iterable(each.blocks.values() for each in loaded.values()))
+    mixes = [each.mix for each in predictor.compose(compositions, loaded)]
+    copied = storage_nbytes(SideBySide(bench.base.model, mixes).blocks.values())
     files = sum(side.nbytes for each in bench.library for factors in each.factors.values() for side in factors)
-    details = {"resident, MB": held / 1e6, "in files, MB": files / 1e6}
-    what = f"memory: resident factors of {len(bench.library)} adapters"
+    details = {"resident, MB": held / 1e6, "a pass's copy, MB": copied / 1e6, "in files, MB": files / 1e6}
+    what = (
+        f"memory: resident factors of {len(bench.library)} adapters; beside them a pass has a copy of those that it "
+        f"uses, here {copied / files:.2f}"
+    )
     return {
         "figures": [
             compare("memory", what, "bytes of the adapters in use", "<= 1.1", ratios=[held / files], details=details)
@@ -163,9 +175,9 @@ def memory(bench: Workbench, turns: int) -> Measured:
     }
 
 
-def storage_nbytes(tensors: Iterator[Tensor]) -> int:
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
-    return sum(storages.values())
+def storage_nbytes(blocks: Iterable[Block]) -> int:
+    storages = [side.untyped_storage() for block in blocks for side in (block.A, block.B)]
+    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
 
 
 def growth(bench: Workbench, turns: int) -> Measured:

@@ -12,7 +12,7 @@ from benchmarks.evaluation.report import as_markdown, copy_tables
 RESULTS = "engine.json"
 Results = dict[str, Any]
 """Part -> when and where it was measured, its figures, and its steps or curves."""
-ORDER = ("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "memory", "growth")
+ORDER = ("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "memory", "growth", "profile")
 """Of parts on the page."""
 
 
@@ -37,6 +37,7 @@ def write_report(folder: Path) -> Results:
         "performance": as_markdown([HEADER, *map(cells, figures(results))]),
         "machines": as_markdown(machines(results)),
         "steps": as_markdown(steps(results)),
+        "profile": as_markdown(profile(results)),
     }
     for page in (folder.with_suffix(".md"), folder.parents[1] / "README.md"):
         if page.is_file():
@@ -90,6 +91,13 @@ def steps(results: Results) -> list[Sequence[str]]:
     parts = {name: part["steps"] for name, part in results.items() if "steps" in part}
     names = {step: None for each in parts.values() for step in each}
     return [("step", *parts), *((step, *(f"{each[step]:.1f}" for each in parts.values())) for step in names)]
+
+
+def profile(results: Results) -> list[Sequence[str]]:
+    """Milliseconds of a batch by kinds of operations: a row a kind, a column a run."""
+    runs = results.get("profile", {}).get("profile", {})
+    kinds = next(iter(runs.values()), {})
+    return [("", *runs), *((kind, *(f"{each[kind]:.0f}" for each in runs.values())) for kind in kinds)]
 
 
 def table(results: Results) -> Table:

@@ -31,6 +31,10 @@ class Pair(NamedTuple):
         """Bytes of the matrices."""
         return sum(gram.A.nbytes + gram.B.nbytes for gram in self.grams.values())
 
+    def turned(self) -> "Pair":
+        """The same of the two in the other order."""
+        return Pair(self.inner, {shape: Gram(at, A.mT, B.mT) for shape, (at, A, B) in self.grams.items()})
+
 
 class Fidelity:
     """Measures mixes; the Gram matrices of two adapters are kept, so that another mix of them costs next to nothing."""
@@ -79,6 +83,8 @@ class Fidelity:
         return float((sums[0] * sums[1]).sum())
 
     def _pair(self, one: PackedAdapter, other: PackedAdapter) -> Pair:
+        if other.key < one.key:
+            return self._pair(other, one).turned()
         key = one.key, other.key
         if (kept := self._kept.get(key)) is None:
             kept = _pair(one, other)
