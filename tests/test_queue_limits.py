@@ -241,3 +241,44 @@ def test_base_models_share_the_queue(connection: Connection, alice: Connection):
     add_jobs(alice, "b", base_model=BASE)
     with pytest.raises(errors.ConfigurationLimitExceeded):
         add_jobs(alice, "c", base_model="other")
+
+
+@pytest.mark.parametrize(
+    "question",
+    [
+        "SELECT loracomp.count_queued('', 10)",
+        "SELECT loracomp.count_queued(current_user, 10)",
+        "SELECT * FROM loracomp.queue_health",
+        "SELECT * FROM loracomp.database_metrics()",
+        "SELECT * FROM loracomp.check_queue()",
+        "SELECT * FROM bi.queue_age",
+    ],
+)
+def test_whoever_asks_for_the_queue_reads_no_history(connection: Connection, question: str):
+    add_jobs(connection, "now")
+    add_jobs(connection, "later", run_at=datetime.now(UTC) + timedelta(days=1))
+    connection.execute(
+        "INSERT INTO loracomp.job (prompt, status, finished_at)"
+        " SELECT 'old', 'succeeded', now() - interval '1 day' FROM generate_series(1, 3000)"
+    )
+    connection.execute("ANALYZE loracomp.job")
+    with connection.transaction():
+        before = whole_reads(connection)
+        connection.execute(question.encode()).fetchall()
+        assert whole_reads(connection) == before
+
+
+def whole_reads(connection: Connection) -> int:
+    """How often this transaction has read the table of jobs from end to end."""
+    (row,) = connection.execute("SELECT pg_stat_get_xact_numscans('loracomp.job'::regclass) AS n")
+    return int(row["n"])
+
+
+def test_jobs_for_later_count_too(connection: Connection):
+    later = datetime.now(UTC) + timedelta(days=1)
+    add_jobs(connection, "now")
+    add_jobs(connection, *"abc", run_at=later)
+    expected = [("", 4, 9), ("", 3, 3), (connection.info.user, 4, 9), (connection.info.user, 2, 2)]
+    for submitter, count, at_most in expected:
+        found = connection.execute("SELECT loracomp.count_queued(%s, %s) AS n", (submitter, at_most)).fetchone()
+        assert found == {"n": count}

@@ -3,7 +3,9 @@
 -- queue says nothing about waiting. Each arm has an index of its own.
 CREATE VIEW loracomp.queue_health AS
 WITH recent AS (
-    SELECT j.* FROM loracomp.job AS j WHERE j.status = 'queued'
+    SELECT j.* FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
+    UNION ALL
+    SELECT j.* FROM loracomp.job AS j WHERE j.status = 'queued' AND j.scheduled
     UNION ALL
     SELECT j.* FROM loracomp.job AS j WHERE j.status = 'running'
     UNION ALL

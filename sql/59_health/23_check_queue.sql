@@ -15,7 +15,8 @@ AS $$
     FROM (
         SELECT count(*) AS jobs,
             coalesce(round(extract(EPOCH FROM max(now() - greatest(j.run_at, j.created_at)))), 0) AS oldest_s
-        FROM job AS j WHERE j.status = 'queued' AND j.run_at <= now()
+        -- Either way, so that each has its index.
+        FROM job AS j WHERE j.status = 'queued' AND (j.scheduled OR NOT j.scheduled) AND j.run_at <= now()
     ) AS q
     UNION ALL
     SELECT 'base models without a worker', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,

@@ -1,5 +1,5 @@
 -- drop: DROP VIEW IF EXISTS bi.queue_age
--- Reads only, with its owner's rights. Reads the queue's own index: what ended costs it nothing.
+-- Reads only, with its owner's rights. Reads the queue's own indexes: what ended costs it nothing.
 CREATE VIEW bi.queue_age AS
 SELECT
     q.base_model,
@@ -19,7 +19,8 @@ FROM (
         percentile_cont('{0.5, 0.95}'::double precision[]) WITHIN GROUP (ORDER BY w.seconds) AS quantiles
     FROM loracomp.job AS j
     CROSS JOIN LATERAL (SELECT loracomp.seconds_between(greatest(j.run_at, j.created_at), now())) AS w (seconds)
-    WHERE j.status = 'queued' AND j.run_at <= now()
+    -- Either way, so that each has its index.
+    WHERE j.status = 'queued' AND (j.scheduled OR NOT j.scheduled) AND j.run_at <= now()
     GROUP BY j.base_model, j.priority, j.evaluation IS NOT NULL
 ) AS q;
 COMMENT ON VIEW bi.queue_age IS 'How long the jobs that a worker could take now have waited.';
