@@ -76,7 +76,7 @@ engine: install ## what docs/performance.md says; some ten minutes on two quiet 
 
 DEPTH ?= 100000
 HISTORY ?= 100000
-bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare table; some ten minutes, for docs/queue.md
+bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare table; half an hour, for docs/queue.md
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.queue --depth $(DEPTH) --history $(HISTORY)
 

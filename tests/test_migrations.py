@@ -32,8 +32,14 @@ ORDER BY 1
 STORAGE = {
     "loracomp.example_embedding.embedding": "p",
     "loracomp.adapter_weights.bytes": "e",
-    "loracomp.prediction.query_embedding": "e",
-}
+    **{
+        f"loracomp.prediction.{column}": "e"
+        for column in (
+            "query_embedding", "choice_scores", "similarities", "probabilities", "weights", "adapter_sha256",
+            "adapter_weights", "composition_digest", "base_fingerprint",
+        )
+    },
+}  # fmt: skip
 
 DEFINITIONS = {
     "constraint": """

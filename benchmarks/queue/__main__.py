@@ -1,13 +1,18 @@
 """The queue by itself, beside two libraries and a bare table: python -m benchmarks.queue [--help].
 
 A model that does nothing, the whole trace written, on an embedded server of its own. procrastinate and pgqueuer do a
-job with an equally large result. Some ten minutes on two quiet cores; writes docs/performance/queue.json.
+job with an equally large result, where their package is installed. Half an hour on two quiet cores; writes
+docs/performance/queue.json, and leaves there what other parts have written.
 """
 
 import json
 import os
 import platform
+import subprocess
 import sys
+from collections.abc import Callable
+from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,17 +23,28 @@ from rich.table import Table
 
 from .growth import growth, inserts
 from .place import one, own_server
-from .throughput import POINTS, throughput
+from .throughput import KEY, POINTS, throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
 console = Console(stderr=True, highlight=False)
 
 
+class Part(StrEnum):
+    """What can be measured by itself."""
+
+    THROUGHPUT = "throughput"
+    GROWTH = "growth"
+    INSERTS = "inserts"
+
+
 def main(  # noqa: PLR0917
+    part: Annotated[list[Part] | None, typer.Option(help="What to measure; all unless given.")] = None,
     depth: Annotated[int, typer.Option(help="Jobs in the deepest queue.")] = 100_000,
     history: Annotated[int, typer.Option(help="Jobs in the longest history.")] = 100_000,
     seconds: Annotated[float, typer.Option(help="That each point is measured for.")] = 3,
-    rounds: Annotated[int, typer.Option(help="At the point where systems are compared.")] = 3,
+    rounds: Annotated[int, typer.Option(help="At the point where systems are compared.")] = 5,
+    claims: Annotated[int, typer.Option(help="At each size of queue and history.")] = 500,
+    compare: Annotated[bool, typer.Option("--compare", help="Throughput at that point alone.")] = False,
     python: Annotated[str, typer.Option(help="A Python that has procrastinate and pgqueuer.")] = sys.executable,
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = OUT,
 ) -> None:
@@ -37,20 +53,32 @@ def main(  # noqa: PLR0917
     def say(line: str) -> None:
         console.print(f"[dim]{line}[/dim]")
 
-    pythons = {system: python if system in ("procrastinate", "pgqueuer") else sys.executable for system in POINTS}
+    pythons = {"loracomp": sys.executable, "bare": sys.executable}
+    pythons |= {system: python for system in ("pgqueuer", "procrastinate") if has(python, system)}
+    points = {system: [KEY] if compare else POINTS[system] for system in pythons}
+    figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     with own_server() as url:
-        figures: dict[str, Any] = {
+        measures: dict[Part, Callable[[], list[dict[str, Any]]]] = {
+            Part.THROUGHPUT: lambda: throughput(url, pythons, points, seconds, rounds, say),
+            Part.GROWTH: lambda: growth(url, steps(depth), [0, *steps(history)], claims, say),
+            Part.INSERTS: lambda: inserts(url, seconds),
+        }
+        machine = {
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
             "server": one(url, "SHOW server_version"),
             "psycopg": psycopg.__version__,
-            "throughput": throughput(url, pythons, seconds, rounds, say),
-            "growth": growth(url, sys.executable, steps(depth), [0, *steps(history)], say),
-            "inserts": inserts(url, sys.executable, seconds),
         }
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(figures, indent=1) + "\n")
-    for name in ("throughput", "growth", "inserts"):
-        Console().print(as_table(name, figures[name]))
+        for name in part or list(Part):
+            rows = measures[name]()
+            figures[name] = {"day": f"{datetime.now():%Y-%m-%d}", **machine, "rows": rows}
+            out.parent.mkdir(parents=True, exist_ok=True)
+            out.write_text(json.dumps(figures, indent=1) + "\n")
+            Console().print(as_table(name, rows))
+
+
+def has(python: str, package: str) -> bool:
+    """Whether this Python can import it."""
+    return not subprocess.run([python, "-c", f"import {package}"], check=False, stderr=subprocess.DEVNULL).returncode
 
 
 def steps(largest: int) -> list[int]:

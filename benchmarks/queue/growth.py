@@ -1,5 +1,6 @@
 """What a claim costs where the queue is deep or the history long; what an insert costs with the hint and without."""
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,43 +19,48 @@ from .place import Queue, one, queue
 from .systems.command import PROMPT
 from .systems.loracomp import BASE_MODEL, NoModel
 
-CLAIMS, BATCH = 200, 16
+BATCH = 16
 HISTORY = """
-INSERT INTO loracomp.job (prompt, status, created_at, finished_at, attempts, claimed_together, worker)
-SELECT %s, 'succeeded', now() - interval '1 day', now() - interval '1 day', 1, 64, 'before' FROM generate_series(1, %s)
+INSERT INTO loracomp.job (prompt, status, created_at, finished_at, attempts, claimed_together, worker, base_model,
+    max_new_tokens)
+SELECT %s, 'succeeded', now() - interval '1 day', now() - interval '1 day', 1, 64, 'before', %s, 64
+FROM generate_series(1, %s)
+"""
+EVENTS = """
+INSERT INTO loracomp.audit_event (at, entity, entity_id, action, old_status, new_status, attempt, worker)
+SELECT j.finished_at, 'job', j.id, 'update', s.old_status, s.new_status, 1, 'before'
+FROM loracomp.job AS j, (VALUES ('queued', 'running'), ('running', 'succeeded')) AS s (old_status, new_status)
 """
 TRACES = """
 INSERT INTO loracomp.prediction
-SELECT p.* FROM loracomp.job AS j CROSS JOIN LATERAL json_populate_record(
-    (SELECT t FROM json_populate_record(NULL::loracomp.prediction, %s) AS t), json_build_object('job_id', j.id)
-) AS p
+SELECT p.* FROM json_populate_record(NULL::loracomp.prediction, %s) AS t
+CROSS JOIN loracomp.job AS j CROSS JOIN LATERAL json_populate_record(t, json_build_object('job_id', j.id)) AS p
 """
 
 
 def growth(
-    maintenance: str, python: str, depths: Sequence[int], histories: Sequence[int], say: Callable[[str], None]
+    maintenance: str, depths: Sequence[int], histories: Sequence[int], claims: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """A row for each depth, with no history, and for each history, at the least depth."""
-    least = CLAIMS * BATCH * 2
+    least = claims * BATCH * 2
     points = [(max(depth, least), 0) for depth in depths] + [(least, history) for history in histories]
     rows = []
     for depth, history in dict.fromkeys(points):
-        with queue("loracomp", python, maintenance) as made:
-            rows.append({"depth": depth, "history": history, **claims(made, depth, history)})
+        with queue("loracomp", sys.executable, maintenance) as made:
+            rows.append({"depth": depth, "history": history, **cost_of_claims(made, depth, history, claims)})
         say(f"{rows[-1]}")
     return rows
 
 
-def claims(made: Queue, depth: int, history: int) -> dict[str, float]:
+def cost_of_claims(made: Queue, depth: int, history: int, claims: int) -> dict[str, float]:
     """Milliseconds of a claim, 50th and 99th percentile, and of a record, while both go on."""
     model = NoModel()
     with db.connect(made.url) as connection:
         if history:
             fill(connection, history)
-        made.do("insert", depth)
-        one(made.url, "VACUUM ANALYZE", rows=False)
+        made.fill(depth)
         claimed, recorded = [], []
-        for _ in range(CLAIMS):
+        for _ in range(claims):
             started = time.perf_counter()
             jobs = claim_jobs(connection, worker="probe", base_model=BASE_MODEL, batch_size=BATCH, lease_s=60)
             claimed.append((time.perf_counter() - started) * 1000)
@@ -69,20 +75,24 @@ def claims(made: Queue, depth: int, history: int) -> dict[str, float]:
 
 
 def fill(connection: db.Connection, history: int) -> None:
-    """Jobs that succeeded a day ago, with their traces."""
-    connection.execute(HISTORY, (PROMPT, history))
+    """Jobs that succeeded a day ago, with their traces and what the audit has of them."""
+    # Triggers would fill in what is given here, and look for foreign keys that are there.
+    connection.execute("SET session_replication_role = replica")
+    connection.execute(HISTORY, (PROMPT, BASE_MODEL, history))
+    connection.execute(EVENTS)
     (row,) = NoModel().answer([Job(1, 1, "predict", PROMPT, None, 64)])
     defaults = {"worker": "before", "attempt": 1, "created_at": "2020-01-01"}
     embedding = row.pop("query_embedding").to_text()
     connection.execute(TRACES, (Json({**row, "query_embedding": embedding, **defaults}),))
+    connection.execute("RESET session_replication_role")
 
 
-def inserts(maintenance: str, python: str, seconds: float, clients: int = 4) -> list[dict[str, Any]]:
+def inserts(maintenance: str, seconds: float, clients: int = 4) -> list[dict[str, Any]]:
     """Jobs a second that several clients insert at once, one a transaction or a thousand, with the hint and without."""
     rows = []
     for hint in ("on", "off"):
         for size in (1, 1000):
-            with queue("loracomp", python, maintenance) as made:
+            with queue("loracomp", sys.executable, maintenance) as made:
                 name = conninfo_to_dict(made.url)["dbname"]
                 one(made.url, f"ALTER DATABASE {name} SET loracomp.notify = '{hint}'", rows=False)
                 with ThreadPoolExecutor(clients) as pool:

@@ -5,10 +5,11 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from statistics import median, quantiles
 from typing import Any
 
 import psycopg
@@ -17,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 from loracomp import embedded
 
 ROOT = Path(__file__).parents[2]
+SETTLE_S = float(os.environ.get("SETTLE_S", "120"))
 RESULTS = {"loracomp": "loracomp.prediction"}
 _numbers = count()
 
@@ -51,6 +53,12 @@ class Queue:
         if self.call(verb, *arguments).wait():
             raise SystemExit(f"{self.system}: {verb} failed")
 
+    def fill(self, jobs: int) -> None:
+        """Insert so many, and wait until the server and its disk have nothing else to do."""
+        self.do("insert", jobs)
+        one(self.url, "VACUUM ANALYZE", rows=False)
+        settle(self.url)
+
     def recorded(self) -> int:
         return int(one(self.url, f"SELECT count(*) FROM {self.results}"))
 
@@ -60,8 +68,7 @@ class Queue:
 
     def rate(self, jobs: int, batch: int, workers: int, seconds: float) -> float:
         """Jobs recorded a second by so many workers, once they are under way; `jobs` are there when they start."""
-        self.do("insert", jobs)
-        one(self.url, "VACUUM ANALYZE", rows=False)
+        self.fill(jobs)
         processes = [self.call("work", batch) for _ in range(workers)]
         try:
             wait_until(lambda: self.recorded() > 0)
@@ -106,6 +113,27 @@ def one(url: str, statement: str, *, rows: bool = True) -> Any:
         cursor = connection.execute(statement.encode())
         row = cursor.fetchone() if rows else None
     return None if row is None else row[0]
+
+
+def settle(url: str) -> None:
+    """Wait until the disk has taken what was written before, two minutes at most: until then, commits wait for it.
+
+    It has, where in a second hardly a commit takes twice as long as most. Virtual disks write on after a checkpoint.
+    """
+    one(url, "CHECKPOINT", rows=False)
+    with suppress(AssertionError), psycopg.connect(url, autocommit=True) as connection:
+        wait_until(lambda: _commits_are_even(connection), SETTLE_S)
+
+
+def _commits_are_even(connection: psycopg.Connection) -> bool:
+    spent = []
+    for _ in range(100):
+        started = time.perf_counter()
+        connection.execute("SELECT pg_logical_emit_message(true, 'probe', '')")
+        spent.append(time.perf_counter() - started)
+        time.sleep(0.01)
+    *_, ninetieth = quantiles(spent, n=10)
+    return ninetieth < 2 * median(spent)
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:

@@ -16,31 +16,36 @@ POINTS = {
     "pgqueuer": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
     "procrastinate": [*((batch, 1) for batch in (1, 16, 64)), (16, 2), (16, 4)],
 }
-JOBS = {"loracomp": 40_000, "bare": 80_000, "pgqueuer": 20_000, "procrastinate": 8_000}
-"""More than are done while a point is measured."""
+FASTEST = {"loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000}
+"""Jobs a second, more than any does."""
 
 
-def throughput(
-    maintenance: str, pythons: dict[str, str], seconds: float, rounds: int, say: Callable[[str], None]
+def throughput(  # noqa: PLR0917
+    maintenance: str,
+    pythons: dict[str, str],
+    points: dict[str, list[tuple[int, int]]],
+    seconds: float,
+    rounds: int,
+    say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """A row for each system, batch and number of workers; those at the key point are medians."""
-    for system in POINTS:
-        install(system, pythons[system], maintenance)
+    """A row for each system with its batches and numbers of workers; those at the key point are medians."""
+    for system, python in pythons.items():
+        install(system, python, maintenance)
     measured: dict[tuple[str, int, int], list[float]] = {}
     sizes: dict[str, float] = {}
 
     def measure(system: str, batch: int, workers: int) -> None:
         with queue(system, pythons[system], maintenance) as made:
-            rate = made.rate(JOBS[system], batch, workers, seconds)
+            rate = made.rate(round(FASTEST[system] * (seconds + 2)), batch, workers, seconds)
             sizes[system] = made.bytes_a_result()
         measured.setdefault((system, batch, workers), []).append(rate)
         say(f"{system}: batches of {batch}, {workers} workers: {rate:.0f} jobs/s")
 
     for _ in range(rounds):
-        for system in POINTS:
+        for system in pythons:
             measure(system, *KEY)
-    for system, points in POINTS.items():
-        for point in points:
+    for system in pythons:
+        for point in points[system]:
             if point != KEY:
                 measure(system, *point)
     return [

@@ -8,7 +8,7 @@ CREATE TABLE result (job_id bigint PRIMARY KEY, body bytea NOT NULL);
 ALTER TABLE result ALTER COLUMN body SET STORAGE EXTERNAL;
 """
 ADD_RESULT = "INSERT INTO result (job_id, body) VALUES (%s, %s)"
-BODY_BYTES = 2900
+BODY_BYTES = 3850
 """Makes a result as large, in its table and indexes, as a prediction of ours: the report has both."""
 PROMPT = "Question: what is the capital of a country that has two seas, three rivers and one very long name?\nAnswer:"
 

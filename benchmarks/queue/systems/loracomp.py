@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ POLICY = {
 }  # fmt: skip
 TASKS = ("piqa", "rte", "commonsense_qa", "winogrande", "hellaswag", "snli", "boolq", "sst2")
 VARIANTS = 257
+DIGESTS = [sha256(bytes([number % 256, number // 256])).hexdigest() for number in range(VARIANTS + 4)]
 
 
 class NoModel:
@@ -40,6 +42,7 @@ class NoModel:
         self._similarities = (-np.sort(-random.uniform(0.3, 0.9, (VARIANTS, 20)))).tolist()
         self._probabilities = (-np.sort(-random.dirichlet(np.ones(8), VARIANTS))).tolist()
         self._scores = (-random.uniform(1, 9, (VARIANTS, 4))).tolist()
+        self._examples = random.integers(1, 100_000, (VARIANTS, 20)).tolist()
         self._orders = [tuple(random.permutation(TASKS).tolist()) for _ in range(VARIANTS)]
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Job]:
@@ -53,20 +56,20 @@ class NoModel:
         tasks, probabilities, scores = self._orders[variant], self._probabilities[variant], self._scores[variant]
         weights = probabilities[:4]
         routed = Route(
-            job_id=job.id, policy=POLICY, example_ids=tuple(range(job.id, job.id + 20)), example_tasks=(tasks * 3)[:20],
+            job_id=job.id, policy=POLICY, example_ids=self._examples[variant], example_tasks=(tasks * 3)[:20],
             similarities=self._similarities[variant], tasks=tasks, probabilities=probabilities,
             weights=(*weights, 0.0, 0.0, 0.0, 0.0), composed_tasks=tasks[:4],
             composition=Composition(
-                tuple(range(variant, variant + 4)), tuple(f"{n:064x}" for n in range(variant, variant + 4)), weights
+                tuple(range(variant, variant + 4)), tuple(DIGESTS[variant : variant + 4]), weights
             ),
         )  # fmt: skip
         return {
             "job_id": job.id, "output": f"Lisbon {variant}", "choice_index": 1 + variant % 4, "choice_scores": scores,
             "prompt_tokens": 30 + variant % 8, "output_tokens": 4,
             "norm_ratio": 1 + scores[0] / 100, "cosine": weights[0],
-            **_route_columns(routed, self._vectors[variant], "0" * 64),
+            **_route_columns(routed, self._vectors[variant], DIGESTS[0]),
             "timings": {"encode": 12.3, "route": 4.5, "load": 0.1, "compose": 1.2, "predict": 120.0},
-            "batch_size": together, "device": "cpu/float32", "base_model": BASE_MODEL, "base_fingerprint": "0" * 64,
+            "batch_size": together, "device": "cpu/float32", "base_model": BASE_MODEL, "base_fingerprint": DIGESTS[0],
             "encoder": "all-MiniLM-L6-v2/2", "code_version": "0.1.0",
         }  # fmt: skip
 

@@ -1,0 +1,49 @@
+"""docs/queue.md's command, tiny, the whole of it: what it calls is still there, and every figure comes out."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.queue.growth import fill
+from benchmarks.queue.systems.loracomp import BASE_MODEL, NoModel
+from demo_fixtures import ROOT
+from job_data import add_base_model, add_jobs, claim
+from loracomp.db import Connection
+from loracomp.steps.record import record_predictions
+
+SYSTEMS = {"bare", "loracomp", "pgqueuer", "procrastinate"}
+TINY = "--seconds 0.2 --rounds 1 --compare --depth 0 --history 9 --claims 4"
+
+
+def test_what_stands_in_for_the_model_is_recorded_and_so_is_a_made_up_history(connection: Connection) -> None:
+    add_base_model(connection, BASE_MODEL)
+    fill(connection, 3)
+    ids = add_jobs(connection, *"ab", base_model=BASE_MODEL)
+    jobs = claim(connection, base_model=BASE_MODEL)
+    rows = NoModel().answer(jobs)
+    assert rows[0]["similarities"] != rows[1]["similarities"]
+    assert record_predictions(connection, jobs, rows) == set(ids)
+    expected = {"job WHERE status = 'succeeded'": 5, "prediction": 5, "audit_event WHERE entity = 'job'": 10}
+    for rows_of, number in expected.items():
+        assert connection.execute(f"SELECT count(*) FROM loracomp.{rows_of}").fetchone() == {"count": number}
+
+
+@pytest.mark.slow
+def test_every_part_is_measured_and_written(tmp_path: Path) -> None:
+    out = tmp_path / "queue.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.queue", *TINY.split(), "--out", str(out)],
+        cwd=ROOT, env={**os.environ, "SETTLE_S": "0"}, text=True, capture_output=True, timeout=600, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = {part: found["rows"] for part, found in json.loads(out.read_text()).items()}
+    rates = {row["system"]: row["jobs_per_s"] for row in figures["throughput"]}
+    assert {"bare", "loracomp"} <= rates.keys() <= SYSTEMS  # the libraries where they are installed
+    assert all(rate > 0 for rate in rates.values())
+    assert [(row["depth"], row["history"]) for row in figures["growth"]] == [(128, 0), (128, 9)]
+    assert all(row["claim_p50_ms"] > 0 < row["record_p50_ms"] for row in figures["growth"])
+    assert [row["hint"] for row in figures["inserts"] if row["jobs_per_s"] > 0] == ["on", "on", "off", "off"]
