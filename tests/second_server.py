@@ -25,8 +25,6 @@ NEEDED = {
 }
 PORT, POOLED_PORT = 5417, 6417
 """Of sockets in a folder of their own: nothing else can have them."""
-LOGINS = ("postgres", "job_worker")
-"""Of the tests that go through the pooler."""
 POOLER = f"""
 [databases]
 * = host={{folder}} port={PORT}
@@ -36,6 +34,7 @@ listen_addr =
 listen_port = {POOLED_PORT}
 auth_type = trust
 auth_file = {{folder}}/logins
+auth_user = postgres
 pool_mode = transaction
 default_pool_size = 20
 max_client_conn = 500
@@ -46,7 +45,7 @@ admin_users = postgres
 logfile = {{folder}}/pgbouncer.log
 pidfile = {{folder}}/pgbouncer.pid
 """
-"""No prepared statements: older ones, and those of some hosts, know none."""
+"""The server is asked for other logins. No prepared statements: older ones, and those of some hosts, know none."""
 
 
 def main(arguments: list[str]) -> int:
@@ -91,7 +90,7 @@ def server() -> Iterator[Path]:
         run("pg_ctl", "start", "-D", data, "-w", "-l", folder / "log", "-o", options)
         configuration = folder / "pgbouncer.ini"
         configuration.write_text(POOLER.format(folder=folder))
-        (folder / "logins").write_text("".join(f'"{login}" ""\n' for login in LOGINS))
+        (folder / "logins").write_text('"postgres" ""\n')
         pooler = subprocess.Popen([str(NEEDED["pgbouncer"]), "-q", str(configuration)], **as_user())
         try:
             wait_for(folder / f".s.PGSQL.{POOLED_PORT}")

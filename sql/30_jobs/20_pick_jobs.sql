@@ -12,6 +12,9 @@ SET search_path = loracomp, pg_temp
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
+-- In the order of the queue's own index, where another would do beside a sort: that of idempotency keys holds all jobs.
+SET enable_sort = off
+SET enable_incremental_sort = off
 SET jit = off
 AS $$
 #variable_conflict use_column
@@ -22,14 +25,14 @@ BEGIN
         (
             SELECT j.submitted_by FROM loracomp.job AS j
             WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = pick_jobs.base_model
-            ORDER BY j.submitted_by LIMIT 1
+            ORDER BY j.submitted_by, j.due LIMIT 1
         )
         UNION ALL
         SELECT (
             SELECT j.submitted_by FROM loracomp.job AS j
             WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = pick_jobs.base_model
                 AND j.submitted_by > w.submitted_by
-            ORDER BY j.submitted_by LIMIT 1
+            ORDER BY j.submitted_by, j.due LIMIT 1
         )
         FROM waiting AS w WHERE w.submitted_by IS NOT NULL
     ),
