@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from .growth import growth, inserts
-from .place import one, own_server
+from .place import install, one, own_server
 from .throughput import KEY, POINTS, throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
@@ -68,6 +68,8 @@ def main(  # noqa: PLR0917
             "server": one(url, "SHOW server_version"),
             "psycopg": psycopg.__version__,
         }
+        for system, interpreter in pythons.items():
+            install(system, interpreter, url)
         for name in part or list(Part):
             rows = measures[name]()
             figures[name] = {"day": f"{datetime.now():%Y-%m-%d}", **machine, "rows": rows}

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from statistics import median
 from typing import Any
 
-from .place import install, queue
+from .place import queue
 
 BATCHES = (1, 4, 16, 64, 256)
 WORKERS = (1, 2, 3, 4)
@@ -29,8 +29,6 @@ def throughput(  # noqa: PLR0917
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """A row for each system with its batches and numbers of workers; those at the key point are medians."""
-    for system, python in pythons.items():
-        install(system, python, maintenance)
     measured: dict[tuple[str, int, int], list[float]] = {}
     sizes: dict[str, float] = {}
 
