@@ -48,8 +48,8 @@ BEGIN
             claimed_together = cardinality(picked),
             claimed_at = now(),
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => j.timeout_s)),
-            -- One token for the claim: a subquery of its own is evaluated once. Drawn from 122 random bits, for whoever may
-            -- work could else guess those of other workers and answer their jobs.
+            -- One token for the claim: a subquery of its own is evaluated once. Drawn at random, or whoever may
+            -- work could guess those of other workers and answer their jobs.
             lease_token = (SELECT hashtextextended(gen_random_uuid()::text, 0))
         WHERE j.id = ANY (picked)
         RETURNING j.*
