@@ -3,6 +3,7 @@
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -25,6 +26,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="a pooler in transaction mode keeps no session"))
 
 
+@contextmanager
+def place_for_a_server() -> Iterator[Path]:
+    """A data folder for an embedded server, to be stopped before this ends.
+
+    Not below pytest's own folder: each run of pytest as root closes that to the servers' user, those of other runs too.
+    """
+    with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as folder:
+        yield Path(folder) / "postgres"
+
+
 @pytest.fixture(scope="session")
 def server() -> Iterator[str]:
     """URL of the maintenance database, as superuser: LORACOMP_TEST_SERVER, or an embedded server."""
@@ -32,8 +43,7 @@ def server() -> Iterator[str]:
     if given:
         yield given
         return
-    with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as folder:
-        data = Path(folder) / "postgres"
+    with place_for_a_server() as data:
         url = embedded.start(data)
         with psycopg.connect(url, autocommit=True) as connection:
             # What a test leaves need not outlive the machine; databases come and go many times as fast.

@@ -8,23 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from conftest import place_for_a_server
+
 ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="session")
-def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+def demo() -> Iterator[dict[str, str]]:
     """Environment of a shell in which the demo has run once, on an embedded server of its own."""
-    home = tmp_path_factory.mktemp("demo")
-    environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("LORACOMP_")},
-        "LORACOMP_HOME": str(home),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "COLUMNS": "120",
-        "NO_COLOR": "1",
-    }
-    execute(["loracomp", "demo"], environment)
-    yield environment
-    execute(["loracomp", "db", "stop"], environment)
+    with place_for_a_server() as data:
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("LORACOMP_")},
+            "LORACOMP_HOME": str(data.parent),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "COLUMNS": "120",
+            "NO_COLOR": "1",
+        }
+        execute(["loracomp", "demo"], environment)
+        yield environment
+        execute(["loracomp", "db", "stop"], environment)
 
 
 def run(

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
 
-from conftest import create_database, drop_database, url_of
+from conftest import create_database, drop_database, place_for_a_server, url_of
 from loracomp import db, embedded, schema
 from people_data import fill_every_view
 from people_fixtures import login
@@ -114,25 +114,25 @@ def test_pandas_reads_every_view_in_its_own_types(engine: sqlalchemy.Engine) -> 
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def served() -> Iterator[dict[str, Any]]:
     """Host, port, user and password of an analyst, who is asked for it, and the owner's url."""
-    folder = tmp_path_factory.mktemp("clients") / "postgres"
-    url = embedded.start(folder)
-    schema.initialize(url)
-    with db.connect(url) as owner:
-        fill_every_view(owner)
-        owner.execute("CREATE ROLE ana LOGIN PASSWORD 'secret' IN ROLE loracomp_analyst")
-        rules = Path(owner.execute("SHOW hba_file").fetchone()["hba_file"])  # type: ignore[index]
-    rules.write_text(f"host all all 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
-    with socket.socket() as kept:
-        # Kept until the server has it, or anybody's connection might take it meanwhile.
-        kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        kept.bind(("127.0.0.1", 0))
-        port = kept.getsockname()[1]
-        options = f"-h 127.0.0.1 -p {port} -k '{conninfo_to_dict(url)['host']}'"
-        embedded._run(folder, "pg_ctl", "restart", "-w", "-t", "120", "-l", str(folder / "log"), "-o", options)
-    yield {"host": "127.0.0.1", "port": port, "user": "ana", "password": "secret", "owner": embedded.start(folder)}
-    embedded.stop(folder)
+    with place_for_a_server() as folder:
+        url = embedded.start(folder)
+        schema.initialize(url)
+        with db.connect(url) as owner:
+            fill_every_view(owner)
+            owner.execute("CREATE ROLE ana LOGIN PASSWORD 'secret' IN ROLE loracomp_analyst")
+            rules = Path(owner.execute("SHOW hba_file").fetchone()["hba_file"])  # type: ignore[index]
+        rules.write_text(f"host all all 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        with socket.socket() as kept:
+            # Kept until the server has it, or anybody's connection might take it meanwhile.
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            kept.bind(("127.0.0.1", 0))
+            port = kept.getsockname()[1]
+            options = f"-h 127.0.0.1 -p {port} -k '{conninfo_to_dict(url)['host']}'"
+            embedded._run(folder, "pg_ctl", "restart", "-w", "-t", "120", "-l", str(folder / "log"), "-o", options)
+        yield {"host": "127.0.0.1", "port": port, "user": "ana", "password": "secret", "owner": embedded.start(folder)}
+        embedded.stop(folder)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -24,9 +23,9 @@ import pytest
 import yaml
 
 from benchmarks.volume.__main__ import fill
+from conftest import place_for_a_server
 from demo_fixtures import ROOT
 from loracomp import db, embedded, schema
-from loracomp.config import Settings
 from people_data import fill_every_view
 from test_clients import VIEWS
 
@@ -77,9 +76,9 @@ def test_the_command_does_not_show_its_address(stand_in: Path) -> None:
 
 
 def test_where_no_demo_ran_the_command_makes_the_schema(stand_in: Path) -> None:
-    with tempfile.TemporaryDirectory(prefix="loracomp-test-", ignore_cleanup_errors=True) as home:
+    with place_for_a_server() as folder:
         try:
-            done = make("dashboard", f"SUPERSET={stand_in}", LORACOMP_HOME=home)
+            done = make("dashboard", f"SUPERSET={stand_in}", LORACOMP_HOME=str(folder.parent))
             assert done.returncode == 0, done.stderr
             first, *_, last = done.stdout.splitlines()
             assert first.endswith("make demo puts something into it")
@@ -87,7 +86,7 @@ def test_where_no_demo_ran_the_command_makes_the_schema(stand_in: Path) -> None:
                 assert connection.execute("SELECT count(*) FROM bi.cost_by_submitter").fetchone() == (0,)
                 assert connection.execute("SELECT to_regrole('loracomp_analyst') IS NOT NULL").fetchone() == (True,)
         finally:
-            embedded.stop(embedded.data_folder(Settings(home=Path(home))))
+            embedded.stop(folder)
 
 
 def test_a_python_that_is_missing_is_a_sentence(tmp_path: Path) -> None:
@@ -146,15 +145,15 @@ def test_the_dashboard_places_every_chart_and_filters_by_datasets_of_the_bundle(
 
 
 @pytest.fixture(scope="module")
-def owner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def owner() -> Iterator[str]:
     """URL of a database with weeks of jobs, as its owner, on a server of its own."""
-    folder = tmp_path_factory.mktemp("dashboard") / "postgres"
-    url = embedded.start(folder)
-    schema.initialize(url)
-    with db.connect(url) as connection:
-        fill(connection, jobs=20_000, weeks=8)
-    yield url
-    embedded.stop(folder)
+    with place_for_a_server() as folder:
+        url = embedded.start(folder)
+        schema.initialize(url)
+        with db.connect(url) as connection:
+            fill(connection, jobs=20_000, weeks=8)
+        yield url
+        embedded.stop(folder)
 
 
 @pytest.fixture(scope="module")

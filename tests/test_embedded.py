@@ -13,6 +13,7 @@ from threading import Timer
 import psycopg
 import pytest
 
+from conftest import place_for_a_server
 from loracomp import embedded
 from loracomp.errors import DatabaseUnavailableError
 
@@ -20,13 +21,14 @@ START = "import sys; from pathlib import Path; from loracomp import embedded; pr
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def folder() -> Iterator[Path]:
     """Data folder of a stopped server, in a place whose name has a space, a quote and a percent sign."""
-    folder = tmp_path_factory.mktemp("embedded") / "it's 100 %" / "postgres"
-    embedded.start(folder)
-    embedded.stop(folder)
-    yield folder
-    embedded.stop(folder)
+    with place_for_a_server() as place:
+        folder = place.with_name("it's 100 %") / "postgres"
+        embedded.start(folder)
+        embedded.stop(folder)
+        yield folder
+        embedded.stop(folder)
 
 
 def answers(url: str) -> bool:

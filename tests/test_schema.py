@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from alembic import command
 
-from conftest import create_database, drop_database, url_of
+from conftest import create_database, drop_database, place_for_a_server, url_of
 from job_data import add_base_model
 from loracomp import db, embedded, schema, sql_objects
 from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError
@@ -255,13 +255,13 @@ def test_several_installers_at_once_do_the_work_once(server: str, database: str,
 
 
 @pytest.fixture(scope="module")
-def new_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def new_server() -> Iterator[str]:
     """A server of its own, without loracomp's roles: they are the cluster's."""
-    folder = tmp_path_factory.mktemp("new") / "postgres"
-    url = embedded.start(folder)
-    run(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
-    yield url
-    embedded.stop(folder)
+    with place_for_a_server() as folder:
+        url = embedded.start(folder)
+        run(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        yield url
+        embedded.stop(folder)
 
 
 DROP_ROLES = f"DROP ROLE IF EXISTS {', '.join(sql_objects.ROLES)}"
