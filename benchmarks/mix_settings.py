@@ -1,14 +1,16 @@
 """Accuracy of mixes under other settings, on train rows that training kept aside and that the library doesn't ship.
 
     python -m benchmarks.mix_settings ../shared/data --rows 60
+    python -m benchmarks.mix_settings ../shared/data --rows 60 --contrasts
 
-Each setting is a policy; all are asked the same rows, as jobs, in a database that is made for it. The table is that of
-docs/evaluation.md.
+Each setting is a policy; all are asked the same rows, as jobs, in a database made for it. The tables are those of
+docs/evaluation.md. With --contrasts a few settings are asked, and their answers under each contrast are worked out from
+the scores that jobs have: the mix's less so many times the base model's.
 """
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -42,11 +44,33 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "linear, top_p 0.5": {"strategy": "linear", "top_p": 0.5},
     "cat, top_p 0.5": {"strategy": "cat", "top_p": 0.5},
 }
+CONTRASTED = ("base", "own_task", "nearest", "cat, temperature 0.1", "linear, temperature 0.1")
+CONTRASTS = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 DATABASE = "mix_settings"
 SPLIT = "train"
 ACCURACY = """
 SELECT a.policy, a.own_task AS task, a.accuracy FROM bi.evaluation_accuracy AS a
 WHERE a.evaluation = 'mix_settings' AND a.scope = 'task'
+"""
+WITH_CONTRAST = """
+WITH answer AS (
+    SELECT j.policy, j.task, j.example_id, j.choices, j.expected, p.choice_scores
+    FROM loracomp.job AS j JOIN loracomp.prediction AS p ON p.job_id = j.id WHERE j.evaluation = 'mix_settings'
+), by_task AS (
+    SELECT a.policy, c.contrast, avg((chosen.choice = a.expected)::integer) AS accuracy
+    FROM answer AS a
+    JOIN answer AS base ON base.policy = 'base' AND base.example_id = a.example_id
+    CROSS JOIN unnest(%s::double precision[]) AS c (contrast)
+    CROSS JOIN LATERAL (
+        SELECT s.choice FROM unnest(a.choices, a.choice_scores, base.choice_scores) AS s (choice, score, base_score)
+        ORDER BY s.score - c.contrast * s.base_score DESC LIMIT 1
+    ) AS chosen
+    WHERE a.policy <> 'base'
+    GROUP BY a.policy, c.contrast, a.task
+)
+SELECT policy, array_agg(accuracy ORDER BY contrast) AS accuracies
+FROM (SELECT policy, contrast, avg(accuracy) AS accuracy FROM by_task GROUP BY policy, contrast) AS mean
+GROUP BY policy
 """
 # A small task may ship all the rows that its training kept aside.
 ASKABLE = """
@@ -76,7 +100,9 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--rows", type=int, default=60, help="rows a task; 60")
     parser.add_argument("--tasks", help="defaults to all that the library has an adapter for")
+    parser.add_argument("--contrasts", action="store_true", help="how much of the base model's scores to take off")
     options = parser.parse_args()
+    policies = CONTRASTED if options.contrasts else tuple(SETTINGS)
     settings = load_settings()
     server = database_url(settings)
     with psycopg.connect(server, autocommit=True) as connection:
@@ -96,25 +122,34 @@ def main() -> None:
             import_examples(connection, task, kept_aside(task, options.data, base))
         del base
         tasks = [row["task"] for row in connection.execute(ASKABLE, [tasks, SPLIT])]
-        start_evaluation(
-            connection, DATABASE, tasks=tasks, policies=list(SETTINGS), split=SPLIT, rows_a_task=options.rows
-        )
+        start_evaluation(connection, DATABASE, tasks=tasks, policies=policies, split=SPLIT, rows_a_task=options.rows)
         Answering(connection, settings)()
-        print_table(connection, tasks)
+        print_table(connection, tasks, policies)
+        if options.contrasts:
+            print_contrasts(connection, policies)
 
 
-def print_table(connection: db.Connection, tasks: list[str]) -> None:
+def print_table(connection: db.Connection, tasks: list[str], policies: Sequence[str]) -> None:
     rows = connection.execute(ACCURACY).fetchall()
     share = {(row["policy"], row["task"]): float(row["accuracy"]) for row in rows}
     size = {row["policy"]: row for row in connection.execute(ADAPTERS).fetchall()}
     print(f"| setting | {' | '.join(tasks)} | mean | adapters | norm |\n|{'---|' * (len(tasks) + 4)}")
-    for policy in SETTINGS:
+    for policy in policies:
         cells = [100 * share[policy, task] for task in tasks]
         norm = size[policy]["norm"]
         print(
             f"| {policy} | {' | '.join(f'{cell:.1f}' for cell in cells)} | {sum(cells) / len(cells):.1f} "
             f"| {size[policy]['adapters'] or 0:.2f} | {'-' if norm is None else f'{norm:.2f}'} |"
         )
+
+
+def print_contrasts(connection: db.Connection, policies: Sequence[str]) -> None:
+    found = connection.execute(WITH_CONTRAST, [list(CONTRASTS)]).fetchall()
+    means = {row["policy"]: row["accuracies"] for row in found}
+    print(f"\n| contrast | {' | '.join(map(str, CONTRASTS))} |\n|{'---|' * (len(CONTRASTS) + 1)}")
+    for policy in policies:
+        if policy in means:
+            print(f"| {policy} | {' | '.join(f'{100 * float(mean):.1f}' for mean in means[policy])} |")
 
 
 if __name__ == "__main__":

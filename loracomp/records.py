@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 Strategy = str
 """One of: linear, cat, ties, magnitude_prune, dare_linear, dare_ties (DESIGN: strategies)."""
@@ -60,7 +61,7 @@ class Route:
     """What `route_jobs` decided for one job. Arrays of one group have the same length and order."""
 
     job_id: int
-    policy: dict[str, object]
+    policy: dict[str, Any]
     """The policy's settings as they were."""
     example_ids: tuple[int, ...] = ()
     example_tasks: tuple[str, ...] = ()
@@ -87,6 +88,8 @@ class Request:
     stop: tuple[str, ...] = ()
     normalization: str = "none"
     """none, characters or tokens: what a choice's summed log-likelihood is divided by (lm-eval's acc, acc_norm)."""
+    contrast: float = 0.0
+    """How many times the base model's log-likelihood of a choice is taken off the composition's."""
     composition: Composition = field(default_factory=Composition)
     temperature: float = 0.0
     top_p: float = 1.0

@@ -57,6 +57,7 @@ def _request(trace: dict[str, Any]) -> Request:
         max_new_tokens=trace["max_new_tokens"],
         stop=tuple(trace["stop"]),
         normalization=policy["choice_normalization"],
+        contrast=policy.get("contrast", 0.0),  # not in older traces
         composition=Composition(
             adapter_ids=tuple(trace["adapter_ids"]),
             adapter_sha256=tuple(trace["adapter_sha256"]),

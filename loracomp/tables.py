@@ -321,6 +321,12 @@ policy = Table(
         "Whether the merged change is scaled to the norm of the exact weighted sum.",
         server_default=text("false"),
     ),
+    _required(
+        "contrast",
+        Double,
+        "How many times the base model's log-likelihood of a choice is taken off the mix's; 0 asks the mix alone.",
+        server_default=text("0"),
+    ),
     CheckConstraint("btrim(name) <> ''", name="policy_name_must_not_be_blank"),
     _one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
     CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
@@ -336,6 +342,7 @@ policy = Table(
     CheckConstraint("density BETWEEN 0.0001 AND 1", name="density_must_be_between_0_0001_and_1"),
     CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
     _one_of("choice_normalization", "none characters tokens", "choice_normalization_must_be_none_characters_or_tokens"),
+    CheckConstraint("contrast BETWEEN 0 AND 1", name="contrast_must_be_between_0_and_1"),
     comment="Named settings of routing and merging. Jobs name one; traces keep the settings as they were.",
 )
 

@@ -141,6 +141,8 @@ def test_the_message_names_the_field_and_the_way_out(connection: Connection):
         ({"nucleus": "adapters"}, "nucleus_must_be_over_tasks_or_examples"),
         ({"weighting": "random"}, "weighting_must_be_similarity_or_uniform"),
         ({"strategy": "svd"}, "strategy_must_be_a_known_one"),
+        ({"contrast": 1.5}, "contrast_must_be_between_0_and_1"),
+        ({"contrast": "NaN"}, "contrast_must_be_between_0_and_1"),
         ({"choice_normalization": "words"}, "choice_normalization_must_be_none_characters_or_tokens"),
     ],
     ids=lambda value: value if isinstance(value, str) else repr(next(iter(value.values()))),

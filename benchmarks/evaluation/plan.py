@@ -16,6 +16,10 @@ POLICIES = (
     "magnitude_prune",
     "magnitude_prune_rescaled",
     "nearest",
+    "contrast",
+    "linear_contrast",
+    "nearest_contrast",
+    "own_task_contrast",
     "uniform",
     "random",
     "random_parameters",
@@ -30,6 +34,8 @@ ADDED_POLICIES: dict[str, dict[str, str]] = {
 """Policies that the evaluation brings. Linear changes how large a mix is: its own controls are merged by it."""
 CONTROLS = frozenset({"uniform", "random", "random_parameters", *ADDED_POLICIES})
 """Asked fewer rows: they are compared with, and need not be known as well."""
+OWN = frozenset({"base", "own_task", "own_task_contrast"})
+"""What the own task's being kept out doesn't change, or makes senseless."""
 STAGES = (50, 100, 250, None)
 """Rows a task, breadth first: whenever it is stopped, a report stands. None: all."""
 
@@ -52,8 +58,8 @@ class Part:
         return [entry.task for entry in entries if (entry.training_split is None) == self.unseen]
 
 
-# Where own tasks are kept out, base and own_task answer as they do in the library: they are not asked again.
-_KEPT_OUT = tuple(policy for policy in POLICIES if policy not in ("base", "own_task"))
+# Where own tasks are kept out, these answer as they do in the library: they are not asked again.
+_KEPT_OUT = tuple(policy for policy in POLICIES if policy not in OWN)
 PARTS = (
     Part("routing", unseen=False, policies=("default",), kind="route"),
     Part("library", unseen=False, policies=POLICIES),

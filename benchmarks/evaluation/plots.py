@@ -15,7 +15,9 @@ COLOURS = {"reference": "#555555", "mix": "#1f77b4", "control": "#d08a2e"}
 ACCURACY = """
 SELECT a.part, a.scope, a.policy, a.tasks, a.accuracy, a.low, a.high,
     CASE
-        WHEN a.is_mix THEN 'mix' WHEN a.policy IN ('base', 'own_task', 'nearest') THEN 'reference' ELSE 'control'
+        WHEN a.is_mix THEN 'mix' WHEN a.policy IN (
+            'base', 'own_task', 'own_task_contrast', 'nearest', 'nearest_contrast'
+        ) THEN 'reference' ELSE 'control'
     END AS kind
 FROM report.accuracy AS a
 WHERE a.scope IN ('task', 'all') AND NOT (a.part = 'own_excluded' AND a.policy = 'own_task')

@@ -13,7 +13,7 @@ from .plan import Part, Unit
 ROUTING = frozenset(
     {"k", "temperature", "aggregation", "nucleus", "top_p", "max_adapters", "min_similarity", "weighting", "seed"}
 )
-MERGING = frozenset({"strategy", "density", "choice_normalization"})
+MERGING = frozenset({"strategy", "density", "choice_normalization", "contrast"})
 
 BASE_MODEL = "SELECT fingerprint FROM loracomp.find_base_model(NULL)"
 ENCODER = "SELECT fingerprint, input_version FROM loracomp.show_encoder()"
@@ -28,7 +28,9 @@ SELECT t.name AS task, a.sha256, coalesce(a.training -> 'tasks_seen', '[]') AS t
 FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.status = 'active'
 """
 POLICIES = """
-SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[] AS settings FROM loracomp.policy AS p
+SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[]
+    - CASE contrast WHEN 0 THEN 'contrast' ELSE '' END AS settings  -- as lines that are older than it say
+FROM loracomp.policy AS p
 """
 ROWS = """
 SELECT t.name, count(*) AS rows,

@@ -54,9 +54,10 @@ ANALYZE report.measured;
 -- Columns of the page, in this order; other policies follow by name.
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
-    'base', 'own_task', 'nearest', 'default', 'linear', 'linear_rescaled', 'ties', 'ties_rescaled', 'magnitude_prune',
-    'magnitude_prune_rescaled', 'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
-], policy), 10);
+    'base', 'own_task', 'own_task_contrast', 'nearest', 'nearest_contrast', 'default', 'contrast', 'linear',
+    'linear_contrast', 'linear_rescaled', 'ties', 'ties_rescaled', 'magnitude_prune', 'magnitude_prune_rescaled',
+    'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
+], policy), 14);
 $$;
 
 -- Where own tasks are kept out, the base model and the own adapter answer as they do in the library.
@@ -66,7 +67,7 @@ FROM report.measured AS m WHERE m.correct IS NOT NULL
 UNION ALL
 SELECT 'own_excluded', m.task, m.family, m.policy, m.is_mix, m.row, m.correct
 FROM report.measured AS m
-WHERE m.correct IS NOT NULL AND m.part = 'library' AND m.router IN ('base', 'own_task')
+WHERE m.correct IS NOT NULL AND m.part = 'library' AND m.policy IN ('base', 'own_task')
     AND EXISTS (SELECT FROM report.measured AS x WHERE x.part = 'own_excluded' AND x.task = m.task);
 
 -- Of each task, with Wilson's interval; means of families and of all count every task alike, and their intervals are put

@@ -8,11 +8,13 @@ from functools import partial
 from typing import TypeAlias
 
 import torch
+from torch import Tensor
 
 from loracomp.batching import batches, halving_on_out_of_memory
 from loracomp.composition.composer import Composed, Composer
 from loracomp.composition.layers import SideBySide
 from loracomp.composition.resident import Fetch, Loaded, ResidentAdapters
+from loracomp.composition.strategies import Mix
 from loracomp.errors import JobError
 from loracomp.generation import Generated, Prompt, generate
 from loracomp.records import Answer, Composition, Request
@@ -38,8 +40,14 @@ class _Item:
         return isinstance(self.encoded, Question)
 
     @property
+    def mixes(self) -> tuple[Mix, ...]:
+        """What the model is run under; with contrast the base model alone comes after the composition."""
+        mix = self.composed.mix
+        return (mix, Mix()) if self.scored and self.request.contrast and mix.adapters else (mix,)
+
+    @property
     def rows(self) -> int:
-        return len(self.encoded.rows) if isinstance(self.encoded, Question) else 1
+        return len(self.mixes) * (len(self.encoded.rows) if isinstance(self.encoded, Question) else 1)
 
     @property
     def width(self) -> int:
@@ -164,14 +172,11 @@ class Predictor:
 
     @torch.inference_mode()
     def _score(self, adapters: SideBySide, items: Sequence[_Item]) -> list[Answer | JobError]:
-        questions = [item.encoded for item in items if isinstance(item.encoded, Question)]
-        rows = [item.composed.mix for item in items for _ in range(item.rows)]
+        asked = [(item.encoded, mix) for item in items for mix in item.mixes if isinstance(item.encoded, Question)]
+        rows = [mix for question, mix in asked for _ in question.rows]
         with adapters.composed(rows, max(item.width for item in items)):
-            scores = log_likelihoods(self._base.model, questions)
-        normalized = (
-            normalize(s, q, i.request.normalization) for s, q, i in zip(scores, questions, items, strict=True)
-        )
-        return [_chosen(item, s.tolist()) for item, s in zip(items, normalized, strict=True)]
+            scores = iter(log_likelihoods(self._base.model, [question for question, _ in asked]))
+        return [_chosen(item, *(next(scores) for _ in item.mixes)) for item in items]
 
     def _generate(self, adapters: SideBySide, items: Sequence[_Item]) -> list[Answer | JobError]:
         prompts = [item.encoded for item in items if isinstance(item.encoded, Prompt)]
@@ -185,9 +190,14 @@ class Predictor:
         return [_written(item, text) for item, text in zip(items, generated, strict=True)]
 
 
-def _chosen(item: _Item, scores: list[float]) -> Answer | JobError:
-    """The choice of the highest score; of equal ones the first."""
+def _chosen(item: _Item, composed: Tensor, base: Tensor | None = None) -> Answer | JobError:
+    """The choice of the highest score; of equal ones the first.
+
+    Log-likelihoods [choices] under the composition are those of its own; under the base model too, with contrast.
+    """
     assert item.request.choices is not None and isinstance(item.encoded, Question)
+    contrasted = composed if base is None else composed - item.request.contrast * base
+    scores = normalize(contrasted, item.encoded, item.request.normalization).tolist()
     if not all(map(math.isfinite, scores)):
         return _not_finite()
     best = scores.index(max(scores))

@@ -28,7 +28,8 @@ BEGIN
         aggregation = after.aggregation, nucleus = after.nucleus, top_p = after.top_p,
         max_adapters = after.max_adapters, min_similarity = after.min_similarity, weighting = after.weighting,
         strategy = after.strategy, density = after.density, seed = after.seed,
-        choice_normalization = after.choice_normalization, rescale = after.rescale, updated_at = now()
+        choice_normalization = after.choice_normalization, rescale = after.rescale,
+        contrast = after.contrast, updated_at = now()
     WHERE p.name = set_policy.name
     RETURNING * INTO after;
     RETURN after;

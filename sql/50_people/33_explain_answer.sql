@@ -6,7 +6,11 @@ BEGIN ATOMIC
 SELECT concat_ws(
     E'\n',
     'Answer: ' || loracomp.shorten(prediction.output, 240),
-    format('Scores (log-likelihood in nats, normalised by: %s)', prediction.policy ->> 'choice_normalization')
+    format(
+        'Scores (log-likelihood in nats%s, normalised by: %s)',
+        ', less ' || nullif(prediction.policy ->> 'contrast', '0') || ' of the base model''s',
+        prediction.policy ->> 'choice_normalization'
+    )
     || E'\n' || (
         SELECT
             string_agg(

@@ -18,6 +18,7 @@ SELECT
     p.seed,
     p.choice_normalization,
     p.rescale,
+    p.contrast,
     p.created_at,
     p.updated_at
 FROM loracomp.policy AS p;
@@ -42,5 +43,7 @@ COMMENT ON COLUMN bi.dim_policy.seed IS 'Of masks and of random choices.';
 COMMENT ON COLUMN bi.dim_policy.choice_normalization IS
 'What a choice''s log-likelihood is divided by: none, characters, tokens.';
 COMMENT ON COLUMN bi.dim_policy.rescale IS 'Whether the mix is scaled to the norm of the exact weighted sum.';
+COMMENT ON COLUMN bi.dim_policy.contrast IS
+'How many times the base model''s log-likelihood of a choice is taken off the mix''s; 0 asks the mix alone.';
 COMMENT ON COLUMN bi.dim_policy.created_at IS 'When it was made.';
 COMMENT ON COLUMN bi.dim_policy.updated_at IS 'When it was last changed.';
