@@ -99,7 +99,7 @@ base_model = Table(
     ),
     _created_at(),
     UniqueConstraint("name", name="base_model_name_is_taken"),
-    CheckConstraint("btrim(name) <> ''", name="base_model_name_must_not_be_blank"),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="base_model_name_must_not_be_blank"),
     CheckConstraint("fingerprint ~ '^[0-9a-f]{64}$'", name="fingerprint_must_be_a_sha256"),
     CheckConstraint("context_length BETWEEN 1 AND 100000000", name="context_length_must_be_positive"),
     Index("one_default_base_model", "is_default", unique=True, postgresql_where=text("is_default")),
@@ -145,7 +145,7 @@ task = Table(
     _optional("reader_role", RoleName(), "Role whose members' jobs may retrieve it; null is everybody."),
     _created_at(),
     UniqueConstraint("name", name="task_name_is_taken"),
-    CheckConstraint("btrim(name) <> ''", name="task_name_must_not_be_blank"),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="task_name_must_not_be_blank"),
     comment="Named skills with training examples.",
 )
 
@@ -234,7 +234,7 @@ adapter = Table(
     ForeignKeyConstraint(["base_model_id"], ["loracomp.base_model.id"], name="adapter_base_model_must_exist"),
     UniqueConstraint("base_model_id", "name", "version", name="adapter_version_is_taken"),
     _one_of("status", "staged active retired", "adapter_status_must_be_staged_active_or_retired"),
-    CheckConstraint("btrim(name) <> ''", name="adapter_name_must_not_be_blank"),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="adapter_name_must_not_be_blank"),
     CheckConstraint("version >= 1", name="adapter_version_must_be_positive"),
     CheckConstraint("rank BETWEEN 1 AND 65536", name="rank_must_be_positive"),
     CheckConstraint("alpha BETWEEN 1e-6 AND 1e6", name="alpha_must_be_positive_and_finite"),
@@ -327,7 +327,7 @@ policy = Table(
         "How many times the base model's log-likelihood of a choice is taken off the mix's; 0 asks the mix alone.",
         server_default=text("0"),
     ),
-    CheckConstraint("btrim(name) <> ''", name="policy_name_must_not_be_blank"),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
     _one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
     CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
     # BETWEEN, for NaN and infinity pass a bare comparison with zero.
@@ -363,7 +363,7 @@ evaluation = Table(
     ForeignKeyConstraint(
         ["base_model"], ["loracomp.base_model.name"], name="evaluation_base_model_must_exist", onupdate="CASCADE"
     ),
-    CheckConstraint("btrim(name) <> ''", name="evaluation_name_must_not_be_blank"),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="evaluation_name_must_not_be_blank"),
     _one_of("split", "train validation test", "evaluated_split_must_be_train_validation_or_test"),
     _one_of("kind", "predict route", "evaluation_kind_must_be_predict_or_route"),
     comment="Named sets of jobs whose expected answers are known.",
@@ -462,7 +462,7 @@ job = Table(
     UniqueConstraint("submitted_by", "idempotency_key", name="idempotency_key_was_used_before"),
     _one_of("status", "queued running succeeded failed cancelled", "status_must_be_a_known_one"),
     _one_of("kind", "predict route", "kind_must_be_predict_or_route"),
-    CheckConstraint(r"prompt ~ '\S'", name="prompt_must_not_be_blank"),
+    CheckConstraint("NOT loracomp.is_blank(prompt)", name="prompt_must_not_be_blank"),
     CheckConstraint("char_length(prompt) <= 1000000", name="prompt_must_be_at_most_1000000_characters"),
     CheckConstraint(
         "choices IS NULL OR (array_ndims(choices) = 1 AND array_lower(choices, 1) = 1 "

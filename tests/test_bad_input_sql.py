@@ -78,6 +78,56 @@ def test_a_job_is_refused(connection: Connection, columns: dict[str, Any], const
     assert refused(connection, "job", {"prompt": "fine"} | columns) == constraint
 
 
+WHITE_SPACE = {character for character in map(chr, range(1, 0x3100)) if character.isspace()}
+
+
+def test_white_space_is_the_same_in_every_locale(connection: Connection):
+    """As Python has it, under each of the server's collations."""
+    collations = connection.execute(
+        "SELECT quote_ident(collname) AS name FROM pg_collation"
+        " WHERE collencoding IN (-1, (SELECT encoding FROM pg_database WHERE datname = current_database()))"
+        " AND collname ~ '^(C|POSIX|C.utf8|C.UTF-8|en_US.utf8|ucs_basic|pg_c_utf8|unicode|en-x-icu|tr-x-icu)$'"
+    ).fetchall()
+    assert len(collations) >= 3
+    for collation in collations:
+        blank = (
+            f"SELECT chr(n) AS found FROM generate_series(1, {0x3100 - 1}) AS g (n)"
+            f" WHERE loracomp.is_blank(chr(n) COLLATE {collation['name']})"
+        )
+        assert {row["found"] for row in connection.execute(blank.encode())} == WHITE_SPACE, collation
+
+
+@pytest.mark.parametrize("columns", [{"prompt": "{}"}, {"prompt": "Which?", "choices": ["a", "{}"]}])
+def test_white_space_alone_is_no_text(connection: Connection, columns: dict[str, Any]):
+    for blank in ["".join(sorted(WHITE_SPACE)), *WHITE_SPACE]:
+        filled = {
+            name: [text.format(blank) for text in value] if isinstance(value, list) else value.format(blank)
+            for name, value in columns.items()
+        }
+        assert refused(connection, "job", filled) in {"prompt_must_not_be_blank", "choices_must_not_be_null_or_blank"}
+
+
+def test_white_space_alone_is_no_name(connection: Connection):
+    assert refused(connection, "policy", {"name": "\u00a0\t"}) == "policy_name_must_not_be_blank"
+    assert refused(connection, "task", {"name": "\u2003"}) == "task_name_must_not_be_blank"
+    assert refused(connection, "evaluation", {"name": "\u3000"}) == "evaluation_name_must_not_be_blank"
+
+
+def test_a_line_is_short_and_has_no_white_space_but_spaces(connection: Connection):
+    row = connection.execute(
+        "SELECT loracomp.shorten(%s, 20) AS line", ["\u00a0one\u2003\n two\t\u3000three\u0085"]
+    ).fetchone()
+    assert row == {"line": "one two three"}
+
+
+def test_texts_that_differ_by_case_spaces_and_punctuation_have_one_key(connection: Connection):
+    keys = connection.execute(
+        "SELECT count(DISTINCT loracomp.text_key(t)) AS n FROM unnest(%s::text[]) AS u (t)",
+        [["Question: It’s\u00a0“red”, isn't it", "its RED\u2003isnt — it?", "Réponse: its red, isnt it…"]],
+    ).fetchone()
+    assert keys == {"n": 1}
+
+
 def test_an_idempotency_key_is_refused_by_a_plain_insert_the_second_time(connection: Connection):
     add_jobs(connection, "a", idempotency_key="k")
     again = {"prompt": "a", "idempotency_key": "k"}

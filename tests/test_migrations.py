@@ -145,6 +145,7 @@ def described(empty_database: str) -> str:
     helpers = """
         CREATE EXTENSION vector;
         CREATE SCHEMA loracomp;
+        CREATE FUNCTION loracomp.is_blank(text) RETURNS boolean IMMUTABLE RETURN false;
         CREATE FUNCTION loracomp.texts_are_not_blank(text[]) RETURNS boolean IMMUTABLE RETURN true;
         CREATE FUNCTION loracomp.texts_are_distinct(text[]) RETURNS boolean IMMUTABLE RETURN true;
         CREATE FUNCTION loracomp.texts_length(text[]) RETURNS bigint IMMUTABLE RETURN 0;
@@ -202,3 +203,28 @@ def test_rows_of_the_first_schema_come_along_and_go_back(empty_database: str) ->
     with psycopg.connect(empty_database) as connection:
         assert connection.execute(DUE).fetchall() == [(0,), (0,)]
         assert connection.execute("SELECT name FROM loracomp.evaluation").fetchall() == [("old",)]
+
+
+LET_IN = """
+ALTER TABLE loracomp.job DROP CONSTRAINT prompt_must_not_be_blank;
+INSERT INTO loracomp.job (prompt, base_model) VALUES ('Fine?', 'toy'), (chr(160), 'toy'), (chr(160), 'toy');
+UPDATE loracomp.job SET status = 'cancelled', finished_at = now() WHERE id = (SELECT max(id) FROM loracomp.job);
+ALTER TABLE loracomp.job ADD CONSTRAINT prompt_must_not_be_blank CHECK (prompt <> '');
+"""
+
+
+def test_a_blank_job_that_a_locale_let_in_ends_and_keeps_no_other_from_being_claimed(empty_database: str) -> None:
+    with schema.installing(empty_database) as installer:
+        command.upgrade(schema.alembic_config(installer), "0022")
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(OLD_ROWS.partition("INSERT INTO loracomp.evaluation")[0])
+        connection.execute(LET_IN)
+        schema.initialize(empty_database)
+        jobs = connection.execute("SELECT status, error_code FROM loracomp.job ORDER BY id").fetchall()
+        assert jobs == [("queued", None), ("failed", "prompt_blank"), ("cancelled", None)]
+        events = connection.execute(
+            "SELECT entity_id, new_status, reason FROM loracomp.audit_event WHERE entity = 'job'"
+        )
+        assert events.fetchall() == [(2, "failed", "prompt_blank")]
+        claimed = connection.execute("SELECT prompt FROM loracomp.claim_jobs('w', 'toy', 9, '1 minute')").fetchall()
+        assert claimed == [("Fine?",)]

@@ -13,6 +13,7 @@ from people_fixtures import LOGINS, Scene, connect, login, value, values
 EXECUTE = {
     "loracomp_submitter": """
         submit_job cancel_job explain_job
+        white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
     """,
@@ -36,6 +37,7 @@ EXECUTE = {
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         tune_routing route rescore_route task_weights wilson_interval mcnemar_p compare_policies
         start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks compute_seconds
+        white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
         check_routing_settings check_similarities check_range

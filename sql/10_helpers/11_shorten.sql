@@ -4,6 +4,10 @@ CREATE FUNCTION loracomp.shorten(value text, length integer)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 SELECT CASE WHEN char_length(s.line) <= length THEN s.line ELSE rtrim(left(s.line, length - 1)) || '…' END
-FROM (SELECT regexp_replace(btrim(left(value, length * 4), E' \t\r\n'), '\s+', ' ', 'g') AS line) AS s;
+FROM (
+    SELECT btrim(
+        regexp_replace(left(value, length * 4) COLLATE "C", '[' || loracomp.white_space() || ']+', ' ', 'g')
+    ) AS line
+) AS s;
 END;
 COMMENT ON FUNCTION loracomp.shorten IS 'A text on one line of at most so many characters.';

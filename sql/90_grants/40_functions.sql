@@ -93,6 +93,8 @@ TO loracomp_admin;
 
 -- What the above, the views and the constraints call with their caller's rights.
 GRANT EXECUTE ON FUNCTION
+loracomp.white_space,
+loracomp.is_blank,
 loracomp.texts_are_not_blank,
 loracomp.texts_are_distinct,
 loracomp.texts_length,
