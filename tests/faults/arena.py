@@ -22,7 +22,7 @@ from loracomp import db, embedded, schema
 from loracomp.config import load_settings
 from loracomp.tables import DIMENSIONS
 
-HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[2]
 ENDED = "status IN ('succeeded', 'failed', 'cancelled')"
 
 
@@ -54,22 +54,25 @@ class Arena:
     logs: list[Path] = field(default_factory=list)
     fault_over: float | None = None
 
-    def start_worker(self, *, url: str | None = None, die_at: str = "", die_after: int = 1, **settings: Any) -> Any:
-        """A worker process; settings are LORACOMP_* variables, MODEL_S the seconds that a batch takes."""
+    def start_worker(
+        self, *, url: str | None = None, die_at: str = "", die_after: int = 1, code: Path = ROOT, **settings: Any
+    ) -> Any:
+        """A worker process of a checkout; settings are LORACOMP_* variables, MODEL_S the seconds that a batch takes."""
         values = {"POLL_S": 0.2, "LEASE_S": 3, "BATCH_SIZE": 16, "GRACE_S": 10, "ANSWER_S": 3, **settings}
         model_s = str(values.pop("MODEL_S", 0.02))
         environment = {
             **os.environ,
             **{f"LORACOMP_{name}": str(value) for name, value in values.items()},
             "LORACOMP_WORKER": f"w{len(self.workers)}",
-            "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), str(HERE.parent)]),
+            "PYTHONPATH": python_path(code),
             "MODEL_S": model_s,
             "DIE_AT": die_at,
             "DIE_AFTER": str(die_after),
             "OMP_NUM_THREADS": "1",
         }
         log = self.folder / f"w{len(self.workers)}.log"
-        command = [*self.wrapper, sys.executable, str(HERE / "dying_worker.py"), url or self.url, self.model]
+        program = str(code / "tests" / "faults" / "dying_worker.py")
+        command = [*self.wrapper, sys.executable, program, url or self.url, self.model]
         with log.open("wb") as output:
             # A group of its own: a wrapper has the worker for a child.
             process = subprocess.Popen(command, env=environment, stderr=output, start_new_session=True)
@@ -209,6 +212,11 @@ class Server:
                 yield arena
             finally:
                 arena.end_workers()
+
+
+def python_path(code: Path) -> str:
+    """What a Python needs to find a checkout's package and its tests' modules."""
+    return os.pathsep.join(map(str, [code, code / "tests", code / "tests" / "faults"]))
 
 
 def load_made_up(url: str) -> None:

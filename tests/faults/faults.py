@@ -8,11 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from io import BytesIO
 from pathlib import Path
 from statistics import quantiles
 from threading import Barrier, Event, Thread
@@ -22,7 +24,8 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 import routing_data
-from arena import Arena, Server
+from arena import ROOT, Arena, Server, python_path
+from conftest import create_database, drop_database
 from dying_worker import POINTS
 from loracomp import db, schema
 from loracomp.errors import DeviceHungError
@@ -333,10 +336,41 @@ def other_versions(_: Server, arena: Arena) -> str:
     return f"refused in words with exit code 4; {under_load(arena, harm)}"
 
 
+def upgrades(server: Server, arena: Arena) -> str:
+    """Workers of the code before each of the last migrations, beside every later schema."""
+    checkouts = [*earlier_checkouts(arena.folder, 4), ROOT]
+    name = str(psycopg.conninfo.conninfo_to_dict(arena.url)["dbname"])
+    drop_database(server.url, name)
+    create_database(server.url, name)
+    load = "load_shipped" if arena.model == "real" else "load_made_up"
+    run_python(checkouts[0], f"{INITIALIZE}; import arena; arena.{load}(sys.argv[1])", arena.url)
+    workers = []
+    for checkout in checkouts:
+        run_python(checkout, INITIALIZE, arena.url)
+        workers.append(arena.start_worker(code=checkout, BATCH_SIZE=8, MODEL_S=0.1))
+        arena.wait(lambda: arena.says(workers[-1], "started"), 60)
+        wait_for_progress(arena)
+    arena.fault_ends()
+    busy = "SELECT count(DISTINCT worker) FROM loracomp.prediction WHERE created_at > to_timestamp(%s)"
+    arena.wait(lambda: keep_busy(arena) and arena.one(busy, arena.fault_over) == len(running(workers)))
+    arena.wait_for(1)
+    assert arena.one("SELECT max(attempts) FROM loracomp.job") == 1
+    assert workers[-1] in running(workers)
+    ended = [process for process in workers if process not in running(workers)]
+    assert all(process.returncode > 0 and "Error" in arena.log(process) for process in ended)
+    remark = f"{len(running(workers)) - 1} of {len(workers) - 1} older workers went on beside every later schema"
+    return f"{remark}; the others ended in words" if ended else remark
+
+
+INITIALIZE = "import sys; from loracomp import schema; schema.initialize(sys.argv[1])"
+
+
 def activations(_: Server, arena: Arena) -> str:
     """Adapters are activated, and init runs three at a time, while jobs that use them run."""
-    if arena.model == "real":
-        raise SkippedError("its adapters are made up")
+    stage = stage_next if arena.model == "real" else stage_made_up
+    with arena.connect() as connection:
+        rows = connection.execute("SELECT name FROM loracomp.adapter WHERE status = 'active' ORDER BY id")
+        names = [row["name"] for row in rows]
     done = Event()
     activated = [0]
 
@@ -345,9 +379,8 @@ def activations(_: Server, arena: Arena) -> str:
             version = 1
             while not done.is_set():
                 version += 1
-                for task in ("t0", "t1", "t2", "t3", "t4"):
-                    staged = routing_data.add_adapter(connection, task, version=version, status="staged")
-                    connection.execute("INSERT INTO loracomp.adapter_weights VALUES (%s, 0, '-')", [staged])
+                for name in names:
+                    staged = stage(connection, name, version)
                     connection.execute(QUERIES["activate_adapter"], {"adapter_id": staged})
                     activated[0] += 1
 
@@ -394,11 +427,79 @@ FAULTS: dict[str, Fault] = {
     "activations": activations,
     "clock_off": clock_off,
     "other_versions": other_versions,
+    "upgrades": upgrades,
     "full_and_out_of_memory": full_and_out_of_memory,
 }
 
 
 # --- what several need
+
+
+def earlier_checkouts(folder: Path, count: int) -> list[Path]:
+    """The code before each of the last migrations, the oldest first, from git's history."""
+    found = []
+    for migration in sorted(ROOT.glob("migrations/versions/0*.py"))[-count:]:
+        added = git("log", "--diff-filter=A", "--format=%H", "-1", "--", str(migration)).decode().strip()
+        place = folder / f"before_{migration.stem}"
+        packed = git("archive", f"{added}^" if added else "HEAD", "loracomp", "migrations", "sql", "tests")
+        with tarfile.open(fileobj=BytesIO(packed)) as archive:
+            archive.extractall(place, filter="data")
+        found.append(place)
+    return found
+
+
+def git(*arguments: str) -> bytes:
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise SkippedError("git's history of this checkout is needed") from error
+
+
+def run_python(checkout: Path, source: str, *arguments: str) -> None:
+    """Run a line of Python with a checkout's code."""
+    environment = {**os.environ, "PYTHONPATH": python_path(checkout)}
+    command = [sys.executable, "-c", source, *arguments]
+    done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def running(workers: list[subprocess.Popen[bytes]]) -> list[subprocess.Popen[bytes]]:
+    return [process for process in workers if process.poll() is None]
+
+
+def keep_busy(arena: Arena) -> bool:
+    """Insert more where the queue would run empty."""
+    if arena.counts()["queued"] < 64:
+        arena.insert(64)
+    return True
+
+
+def stage_made_up(connection: db.Connection, name: str, version: int) -> int:
+    """Its weights are a dash, which nobody reads."""
+    staged = routing_data.add_adapter(connection, name, version=version, status="staged")
+    connection.execute("INSERT INTO loracomp.adapter_weights VALUES (%s, 0, '-')", [staged])
+    return staged
+
+
+def stage_next(connection: db.Connection, name: str, version: int) -> int:
+    """The first version's weights under the next number: they compute what they did."""
+    row = connection.execute(
+        "INSERT INTO loracomp.adapter (task_id, base_model_id, name, version, rank, alpha, use_rslora, scaling,"
+        " target_modules, parameter_count, byte_count, sha256, config)"
+        " SELECT task_id, base_model_id, name, %s, rank, alpha, use_rslora, scaling, target_modules,"
+        " parameter_count, byte_count, sha256, config FROM loracomp.adapter WHERE name = %s AND version = 1"
+        " RETURNING id",
+        [version, name],
+    ).fetchone()
+    assert row is not None
+    staged = int(row["id"])
+    connection.execute(
+        "INSERT INTO loracomp.adapter_weights"
+        " SELECT %s, w.part, w.bytes FROM loracomp.adapter AS a"
+        " JOIN loracomp.adapter_weights AS w ON w.adapter_id = a.id WHERE a.name = %s AND a.version = 1",
+        [staged, name],
+    )
+    return staged
 
 
 def all_ended(arena: Arena) -> bool:
@@ -444,8 +545,7 @@ def rate(arena: Arena) -> float:
     before = arena.counts()["succeeded"]
     started = time.monotonic()
     while (passed := time.monotonic() - started) < seconds:
-        if arena.counts()["queued"] < 64:
-            arena.insert(64)
+        keep_busy(arena)
         time.sleep(0.05)
     return (arena.counts()["succeeded"] - before) / passed
 
