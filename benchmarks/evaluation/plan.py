@@ -17,7 +17,6 @@ POLICIES = (
     "magnitude_prune_rescaled",
     "nearest",
     "contrast",
-    "linear_contrast",
     "nearest_contrast",
     "own_task_contrast",
     "uniform",

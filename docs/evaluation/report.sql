@@ -55,9 +55,9 @@ ANALYZE report.measured;
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
     'base', 'own_task', 'own_task_contrast', 'nearest', 'nearest_contrast', 'default', 'contrast', 'linear',
-    'linear_contrast', 'linear_rescaled', 'ties', 'ties_rescaled', 'magnitude_prune', 'magnitude_prune_rescaled',
+    'linear_rescaled', 'ties', 'ties_rescaled', 'magnitude_prune', 'magnitude_prune_rescaled',
     'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
-], policy), 14);
+], policy), 13);
 $$;
 
 -- Where own tasks are kept out, the base model and the own adapter answer as they do in the library.

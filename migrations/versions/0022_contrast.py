@@ -11,7 +11,6 @@ depends_on = None
 SEEDED = """
 INSERT INTO loracomp.policy (name, description, router, strategy, max_adapters, contrast) VALUES
 ('contrast', 'As default, less 0.3 of what the base model gives each choice.', 'retrieval', 'cat', 8, 0.3),
-('linear_contrast', 'As linear, less 0.3 of what the base model gives each choice.', 'retrieval', 'linear', 8, 0.3),
 ('nearest_contrast', 'As nearest, less 0.3 of what the base model gives each choice.', 'retrieval', 'cat', 1, 0.3),
 ('own_task_contrast', 'Control: as own_task, less 0.3 of what the base model gives each choice.',
  'own_task', 'cat', 8, 0.3)
