@@ -25,25 +25,35 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def batches(items: Sequence[S], token_budget: int, padding: int | None = None) -> Iterator[list[S]]:
-    """Items sorted by width, in batches; none is left out.
+def batches(items: Sequence[S], token_budget: int, pass_tokens: int) -> list[list[S]]:
+    """Items sorted by width, cut where all batches together cost least; none is left out.
 
-    A batch is cut where its rows times its widest row would pass the budget, or, with `padding`, where it would hold
-    more tokens of padding than that.
+    A batch costs its rows times its widest row, and `pass_tokens` more, the tokens that a forward pass takes as long
+    for as for its beginning and end. It takes at most `token_budget` tokens, or a single item.
     """
-    batch: list[S] = []
-    rows = tokens = 0
-    for item in sorted(items, key=lambda item: item.width):
-        padded = (rows + item.rows) * item.width
-        too_wide = padding is not None and padded - item.rows * item.width - tokens > padding
-        if batch and (padded > token_budget or too_wide):
-            yield batch
-            batch, rows, tokens = [], 0, 0
-        batch.append(item)
-        rows += item.rows
-        tokens += item.rows * item.width
-    if batch:
-        yield batch
+    ordered = sorted(items, key=lambda item: item.width)
+    costs, starts = [0], [0]
+    for end in range(1, len(ordered) + 1):
+        cost, start = min(_last_batches(ordered[:end], costs, token_budget))
+        costs.append(cost + pass_tokens)
+        starts.append(start)
+    found: list[list[S]] = []
+    end = len(ordered)
+    while end:
+        found.insert(0, ordered[starts[end] : end])
+        end = starts[end]
+    return found
+
+
+def _last_batches(ordered: Sequence[Sized], costs: Sequence[int], token_budget: int) -> Iterator[tuple[int, int]]:
+    """Each batch that may end a sequence: what it costs with the cheapest batches before it, and where it starts."""
+    rows, last = 0, len(ordered) - 1
+    for start in range(last, -1, -1):
+        rows += ordered[start].rows
+        tokens = rows * ordered[last].width
+        if start < last and tokens > token_budget:
+            return
+        yield costs[start] + tokens, start
 
 
 def halving_on_out_of_memory(

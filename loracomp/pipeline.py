@@ -1,7 +1,7 @@
 """Encode, route, load; compose, predict: the order of a batch's steps, for the worker, replay and benchmarks."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -22,6 +22,7 @@ from loracomp.registry.models import BaseModel, Encoder
 from loracomp.steps.encode import encode
 from loracomp.steps.predict import Predictor
 from loracomp.steps.route import route
+from loracomp.threads import Turns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +41,8 @@ class Prepared:
 class Pipeline:
     """A base model and an encoder, run over batches of claimed jobs.
 
-    `prepare` and `answer` may run at the same time, each in one thread.
+    `prepare` and `answer` may run at the same time, each in one thread. On the CPU jobs are then encoded by the thread
+    that answers, between its forward passes.
     """
 
     def __init__(self, base_name: str, base: BaseModel, encoder: Encoder, **predictor: Any) -> None:
@@ -49,6 +51,7 @@ class Pipeline:
         self.base = base
         self.encoder = encoder
         self._connection: Connection | None = None
+        self._turns = Turns()
         self._predictor = Predictor(base, self._fetch, **predictor)
 
     def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Answer | JobError]:
@@ -68,8 +71,14 @@ class Pipeline:
         The connection, in autocommit mode, is lent for the call; no transaction is left open.
         """
         timings: dict[str, float] = {}
-        with _timed(timings, "encode"):
-            vectors = encode(self.encoder, jobs)
+
+        def encoded() -> npt.NDArray[np.float32]:
+            with _timed(timings, "encode"):
+                return encode(self.encoder, jobs)
+
+        with _timed(timings, "ready"):
+            vectors = self._turns.run(encoded)
+        timings["ready"] = round(timings["ready"] - timings["encode"], 3)
         with _timed(timings, "route"):
             routes = {routed.job_id: routed for routed in route(connection, jobs, vectors, self.encoder.fingerprint)}
         with _timed(timings, "load"):
@@ -95,11 +104,21 @@ class Pipeline:
         timings: dict[str, float] = {}
         with _timed(timings, "compose"):
             composed = self._predictor.compose([each.routed.composition for each in asked], adapters)
-        with _timed(timings, "predict"):
+        with _timed(timings, "predict"), self._lending() as lent_s:
             requests = [_request(each.job, each.routed) for each in asked]
-            answers = self._predictor.answer(requests, composed, lambda number: wanted(asked[number].job))
+
+            def still_wanted(number: int) -> bool:
+                self._turns.give_turn()
+                return wanted(asked[number].job)
+
+            answers = self._predictor.answer(requests, composed, still_wanted)
+        timings["predict"] = round(timings["predict"] - 1000 * lent_s(), 3)
         answered = dict(zip(asked, answers, strict=True))
         return [self._row(each, answered.get(each), timings, len(prepared)) for each in prepared]
+
+    def _lending(self) -> AbstractContextManager[Callable[[], float]]:
+        # A GPU's work goes on while another thread prepares more.
+        return self._turns.lend() if self.base.model.device.type == "cpu" else nullcontext(lambda: 0.0)
 
     def _row(
         self, prepared: Prepared, answer: Answer | JobError | None, timings: Mapping[str, float], batch_size: int

@@ -271,9 +271,11 @@ class Worker:
         return False
 
     def _answered(self, batch: _Batch) -> _Batch:
-        timings = {**batch.timings, "ready": _milliseconds_since(batch.since)}
+        ready = _milliseconds_since(batch.since)
         answer = partial(self._pipeline.answer, wanted=self._heartbeat.wants)
-        return _Batch(batch.jobs, self._each(answer, batch.results), timings, perf_counter())
+        results = self._each(answer, batch.results)
+        timings = {**batch.timings, "ready": ready + _steps(results.values()).get("ready", 0.0)}
+        return _Batch(batch.jobs, results, timings, perf_counter())
 
     def _record(self, batch: _Batch) -> None:
         """Write what came out, failures after predictions."""

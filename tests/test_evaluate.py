@@ -4,12 +4,15 @@ import csv
 import json
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
+from threading import Thread, get_ident
+from time import perf_counter, sleep
 
 import pytest
 from typer.testing import CliRunner
 
+from job_data import add_jobs, claim
 from loracomp import cli, serving
 from loracomp.catalogue import load_entry, read_examples
 from loracomp.config import Settings
@@ -20,6 +23,7 @@ from loracomp.registry.adapters import activate_adapter, stage_adapter
 from loracomp.registry.base_models import register_base_model, set_encoder
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.tasks import add_task, import_examples
+from loracomp.steps.encode import encode
 from loracomp.worker import Worker
 from model_fixtures import as_base
 from registry_data import tiny_description, write_adapter
@@ -138,6 +142,37 @@ def test_workers_that_are_there_answer(connection, database, run, data, pipeline
         thread.join()
     assert (found["evaluation"]["kind"], found["evaluation"]["succeeded"]) == ("route", 12)
     assert found["accuracy"] == found["pairs"] == []
+
+
+def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_counts_once(
+    connection, data, pipeline, monkeypatch
+):
+    by_whom, coming = [], []
+
+    def noting(encoder, jobs):
+        by_whom.append(get_ident())
+        return encode(encoder, jobs)
+
+    monkeypatch.setattr("loracomp.pipeline.encode", noting)
+    add_jobs(connection, "one", "two", choices=["a", "b"])
+    first = pipeline.prepare(connection, claim(connection, 1))
+    with ThreadPoolExecutor(1) as other:
+
+        def wanted(_):
+            if not coming:
+                coming.append(other.submit(pipeline.prepare, connection, claim(connection, 1)))
+                while not (pipeline._turns._waiting or coming[0].done()):
+                    sleep(0.001)
+            return True
+
+        (warm,) = pipeline.answer(first, lambda _: True)
+        started = perf_counter()
+        (answered,) = pipeline.answer(first, wanted)
+        elapsed = 1000 * (perf_counter() - started)
+        (second,) = coming[0].result()
+    assert warm["output"] == answered["output"]
+    assert by_whom == [get_ident()] * 2
+    assert answered["timings"]["predict"] + second.timings["encode"] <= elapsed
 
 
 def test_tables_for_people(run, data, pipeline):

@@ -4,8 +4,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
-from loracomp.composition.layers import composed
+from loracomp.composition.layers import SideBySide, composed
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
 from loracomp.scoring import encode_choices, log_likelihoods, pad_right
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, merged, random_adapter, tiny_llama
@@ -58,9 +59,10 @@ def mix(library, strategy, numbers, weights):
 
 
 @torch.no_grad()
-def logits_together(model, tokens, rows, shared=None):
+def logits_together(model, tokens, rows, shared=None, others=()):
+    """`others`: mixes of passes that the same stack of adapters is for."""
     input_ids, attention_mask = pad_right(tokens, model.device)
-    with composed(model, rows, input_ids.shape[1], shared=shared):
+    with SideBySide(model, [*others, *rows]).composed(rows, input_ids.shape[1], shared=shared):
         logits = model(input_ids=input_ids, attention_mask=attention_mask).logits
     return [row[: len(ids)] for row, ids in zip(logits, tokens, strict=True)]
 
@@ -72,11 +74,11 @@ def logits_alone(model, tokens, mix):
 
 
 @settings(max_examples=80, deadline=None)
-@given(batch=ROWS, shared=WAYS)
-def test_each_row_equals_merging_and_running_it_alone(tiny_model, library, batch, shared):
+@given(batch=ROWS, others=st.lists(COMPOSITIONS, max_size=3), shared=WAYS)
+def test_each_row_equals_merging_and_running_it_alone(tiny_model, library, batch, others, shared):
     tokens = [ids for ids, _ in batch]
     rows = [mix_of(library, composition) for _, composition in batch]
-    together = logits_together(tiny_model, tokens, rows, shared)
+    together = logits_together(tiny_model, tokens, rows, shared, [mix_of(library, each) for each in others])
     for got, ids, mix in zip(together, tokens, rows, strict=True):
         expected = logits_alone(tiny_model, ids, mix)
         assert (got - expected).norm() <= 1e-5 * expected.norm()
@@ -123,13 +125,15 @@ def narrow_and_widened():
 
 
 @settings(max_examples=40, deadline=None)
-@given(batch=ROWS, shared=WAYS)
-def test_in_bfloat16_a_row_is_off_by_little_more_than_the_base_model_is(library, narrow_and_widened, batch, shared):
+@given(batch=ROWS, others=st.lists(COMPOSITIONS, max_size=3), shared=WAYS)
+def test_in_bfloat16_a_row_is_off_by_little_more_than_the_base_model_is(
+    library, narrow_and_widened, batch, others, shared
+):
     """Of its norm 4 %, where the base model alone is off by up to 2; 10 where DARE's rescaling makes changes larger."""
     narrow, widened = narrow_and_widened
     tokens = [ids for ids, _ in batch]
     rows = [mix_of(library, composition) for _, composition in batch]
-    together = logits_together(narrow, tokens, rows, shared)
+    together = logits_together(narrow, tokens, rows, shared, [mix_of(library, each) for each in others])
     for got, (ids, composition), mix in zip(together, batch, rows, strict=True):
         expected = logits_alone(widened, ids, mix)
         bound = 0.1 if composition and composition[0].startswith("dare") else 0.04
@@ -162,6 +166,30 @@ def test_the_cheaper_way_is_taken(tiny_model, library):
         with composed(tiny_model, rows, tokens=tokens):
             ways.append(way(tiny_model))
     assert ways == ["_adding_shared", "_adding_own", "_adding_own"]
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("strategy", ["cat", "linear"])
+def test_a_pass_under_few_of_a_stacks_adapters_costs_and_gives_what_it_does_without_the_others(
+    tiny_model, library, strategy, shared
+):
+    rows = [mix(library, strategy, [6, 3], [0.5, 0.5]), Mix(), mix(library, strategy, [3], [1.0])]
+    found = []
+    for mixes in (rows, [*rows, *(mix(library, "cat", [number], [1.0]) for number in range(8))]):
+        side_by_side = SideBySide(tiny_model, mixes)
+        with side_by_side.composed(rows, 64, shared=shared), FlopCounterMode(display=False) as counter:
+            logits = tiny_model(torch.tensor([[5, 9, 30]] * 3)).logits
+        found.append((len(side_by_side.adapters), counter.get_total_flops(), logits))
+    (few, flops, expected), (many, flops_among_many, got) = found
+    assert (few, many) == (2, 8)
+    assert flops_among_many == flops
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_way_is_chosen_by_the_adapters_that_a_pass_uses(tiny_model, library):
+    rows = [mix(library, "cat", [0, 1], [0.5, weight / 10]) for weight in range(1, 9)]
+    with SideBySide(tiny_model, [*rows, mix(library, "cat", range(8), [0.1] * 8)]).composed(rows, 64):
+        assert way(tiny_model) == "_adding_shared"
 
 
 def test_the_model_is_as_it_was_whatever_ends_the_context(tiny_model, library):

@@ -1,7 +1,8 @@
 """The predict step on a tiny model, against merging and running each request alone; once on the real one."""
 
+import math
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import chain, combinations, pairwise
 
 import pytest
 import torch
@@ -262,17 +263,30 @@ class Sized:
 
 
 @given(
-    items=st.lists(st.builds(Sized, st.integers(1, 4), st.integers(1, 90)), max_size=30),
-    padding=st.none() | st.integers(0, 100),
+    items=st.lists(st.builds(Sized, st.integers(1, 4), st.integers(1, 90)), max_size=8),
+    token_budget=st.integers(1, 600),
+    pass_tokens=st.integers(0, 100),
 )
-def test_batches_hold_every_item_and_little_padding(items, padding):
-    made = list(batches(items, 512, padding))
-    assert sorted(chain(*made), key=id) == sorted(items, key=id)
-    for batch in made:
-        rows, tokens = sum(each.rows for each in batch), sum(each.rows * each.width for each in batch)
-        padded = rows * max(each.width for each in batch)
-        assert len(batch) == 1 or (padded <= 512 and (padding is None or padded - tokens <= padding))
-    assert padding is not None or len(list(batches(items, 1 << 20))) == bool(items)
+def test_of_all_ways_to_cut_items_by_width_batches_are_a_cheapest(items, token_budget, pass_tokens):
+    def cost(made):
+        fit = all(len(batch) == 1 or tokens(batch) <= token_budget for batch in made)
+        return sum(tokens(batch) + pass_tokens for batch in made) if fit else math.inf
+
+    def tokens(batch):
+        return sum(each.rows for each in batch) * max(each.width for each in batch)
+
+    ordered = sorted(items, key=lambda item: item.width)
+    made = batches(items, token_budget, pass_tokens)
+    assert [each for batch in made for each in batch] == ordered
+    cuts = chain.from_iterable(combinations(range(1, len(items)), n) for n in range(len(items)))
+    ways = ([ordered[a:b] for a, b in pairwise([0, *cut, len(items)])] for cut in cuts)
+    assert cost(made) == min(map(cost, ways), default=0)
+
+
+def test_where_a_pass_costs_as_much_as_a_full_one_batches_are_few():
+    items = [Sized(1, width) for width in range(1, 101)]
+    assert [len(batch) for batch in batches(items, 100 * 100, 100 * 100)] == [100]
+    assert [len(batch) for batch in batches(items, 80 * 80, 80 * 80)] == [50, 50]
 
 
 def test_prompts_of_very_different_lengths_take_a_pass_each_and_answer_the_same(base, predictor):

@@ -119,7 +119,7 @@ def throughput(bench: Workbench, turns: int) -> Measured:
     with working(bench, bench.sizes.batch) as submitter:
         seconds = take_turns(
             {
-                "whole system": lambda turn: ids.extend(submitter.ask(jobs[turn], 0.02)),
+                "whole system": lambda turn: ids.extend(submitter.ask(jobs[turn], 0.1)),
                 "engine": lambda turn: engines[turn].run(),
             },
             turns,

@@ -10,7 +10,6 @@ way. The base model's weights are never touched.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import TypeAlias
 
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from loracomp.composition.blocks import Blocks, stack
+from loracomp.composition.blocks import Block, Blocks, stack
 from loracomp.composition.strategies import Mix, PackedAdapter
 
 GATHERED, SUMMED = 5, 60
@@ -27,18 +26,33 @@ multiplications of a matrix product, measured on two cores with bfloat16 instruc
 
 
 class SideBySide:
-    """The adapters of some mixes in one stack, for passes under any of those mixes."""
+    """The adapters of some mixes in one stack, for passes under any of those mixes.
+
+    A pass that uses less than half of them has a stack of its own: else it would pay for the others' modules and ranks,
+    and where it takes the shared way for their products too.
+    """
 
     def __init__(self, model: nn.Module, mixes: Iterable[Mix]) -> None:
         self._model = model
+        self._mixes = list(mixes)
         # In one order however mixes come, so that sums round alike.
-        adapters = {adapter for mix in mixes for adapter in mix.adapters}
-        self.adapters = sorted(adapters, key=lambda adapter: adapter.key)
+        self.adapters = sorted({each for mix in self._mixes for each in mix.adapters}, key=lambda adapter: adapter.key)
 
     @cached_property
     def blocks(self) -> Blocks:
-        """A copy of the adapters' factors, made by the first pass; padded to common modules and rank."""
-        return stack([adapter.blocks for adapter in self.adapters])
+        """A copy of the adapters' factors, made by the first pass; padded to common modules and rank.
+
+        In their modules' dtype, but where factors are to be summed: that happens in the adapters' own precision.
+        """
+        blocks = stack([adapter.blocks for adapter in self.adapters])
+        if any(mix.crossed for mix in self._mixes):
+            return blocks
+        dtypes = {shape: self._dtype(block.modules) for shape, block in blocks.items()}
+        return {shape: Block(of, A.to(dtypes[shape]), B.to(dtypes[shape])) for shape, (of, A, B) in blocks.items()}
+
+    def _dtype(self, modules: Sequence[str]) -> torch.dtype:
+        weight: Tensor = self._model.get_submodule(modules[0]).weight  # type: ignore[assignment]
+        return weight.dtype
 
     @contextmanager
     def composed(self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None) -> Iterator[None]:
@@ -54,15 +68,18 @@ class SideBySide:
 
     def _hooks(self, rows: Sequence[Mix], tokens: int, shared: bool | None) -> Iterator[tuple[str, "_Hook"]]:
         """A forward hook for each module that any of the adapters changes."""
-        if not any(mix.adapters for mix in rows):
+        used = {adapter for mix in rows for adapter in mix.adapters}
+        if 2 * len(used) < len(self.adapters):
+            yield from SideBySide(self._model, rows)._hooks(rows, tokens, shared)
             return
-        batch = _Batch.of(rows, self.adapters)
+        if not used:
+            return
+        batch = _Batch(rows, self.adapters)
         if shared is None:
             shared = batch.shared_is_cheaper(tokens)
         adding = batch.shared if shared else batch.own
         for modules, A, B in self.blocks.values():
-            weight: Tensor = self._model.get_submodule(modules[0]).weight  # type: ignore[assignment]
-            yield from zip(modules, adding(A, B.mT, weight.dtype), strict=True)
+            yield from zip(modules, adding(A, B.mT, self._dtype(modules)), strict=True)
 
 
 @contextmanager
@@ -83,76 +100,74 @@ _Gating: TypeAlias = Callable[[Tensor], Tensor]
 """[rows, tokens, n * r], A_i x of every adapter -> what goes to its B."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class _Batch:
-    """Rows' gates on the adapters that stand side by side."""
+    """Rows' gates on the adapters of a stack."""
 
-    left: Tensor
-    right: Tensor
-    """[rows, adapters], in float32; 0 where a row doesn't use an adapter."""
-    crossed: Tensor
-    """[rows]"""
-
-    @classmethod
-    def of(cls, rows: Sequence[Mix], adapters: Sequence[PackedAdapter]) -> "_Batch":
+    def __init__(self, rows: Sequence[Mix], adapters: Sequence[PackedAdapter]) -> None:
         numbers = {adapter: number for number, adapter in enumerate(adapters)}
-        left, right = torch.zeros(2, len(rows), len(numbers))
-        for row, mix in enumerate(rows):
-            at = [numbers[adapter] for adapter in mix.adapters]
-            left[row, at], right[row, at] = torch.tensor(mix.left), torch.tensor(mix.right)
-        return cls(left, right, torch.tensor([mix.crossed for mix in rows]))
+        left, right = ([[0.0] * len(numbers) for _ in rows] for _ in ("left", "right"))
+        for mix, row_left, row_right in zip(rows, left, right, strict=True):
+            for adapter, *gates in zip(mix.adapters, mix.left, mix.right, strict=True):
+                row_left[numbers[adapter]], row_right[numbers[adapter]] = gates
+        self._left, self._right = torch.tensor(left), torch.tensor(right)
+        """[rows, adapters], in float32; 0 where a row doesn't use an adapter."""
+        self._crossed = torch.tensor([mix.crossed for mix in rows])
+        self._picked = self._numbers_of_rows()
 
-    def shared_is_cheaper(self, tokens: int) -> bool:
-        own = self._picked().shape[1] * (tokens + (SUMMED if self.crossed.any() else GATHERED))
-        return self.left.shape[1] * tokens < own
-
-    def _picked(self) -> Tensor:
-        """Numbers of each row's adapters, [rows, most of a row or 1]; any where it has less, or is crossed."""
-        used = (self.right != 0) & ~self.crossed[:, None]
+    def _numbers_of_rows(self) -> Tensor:
+        """Of each row's adapters, [rows, most of a row or 1]; any where it has less, or is crossed."""
+        used = (self._right != 0) & ~self._crossed[:, None]
         most = max(int(used.sum(1).max()), 1)
         return used.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
 
+    def shared_is_cheaper(self, tokens: int) -> bool:
+        own = self._picked.shape[1] * (tokens + (SUMMED if self._crossed.any() else GATHERED))
+        return self._left.shape[1] * tokens < own
+
     def own(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
-        picked = self._picked()
-        gates = (self.left * self.right).gather(1, picked)
-        gates[self.crossed] = 0
-        gates[self.crossed, 0] = 1
+        gates = (self._left * self._right).gather(1, self._picked)
+        gates[self._crossed] = 0
+        gates[self._crossed, 0] = 1
         gates = gates.repeat_interleave(A.shape[2], dim=1)[:, None].to(A.device)
-        own_A, own_B = (self._factors(gates_, picked.to(A.device), dtype) for gates_ in (self.left, self.right))
+        own_A, own_B = (self._factors(gates_, A.device, dtype) for gates_ in (self._left, self._right))
+        gating = None if self._crossed.all() else gates
         for module_A, module_B in zip(A, B, strict=True):
-            yield _adding_own(partial(own_A, module_A), partial(own_B, module_B), None if self.crossed.all() else gates)
+            yield _adding_own(partial(own_A, module_A), partial(own_B, module_B), gating)
 
-    def _factors(self, gates: Tensor, picked: Tensor, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """What makes rows' own factors out of a module's side [n, r, d]: [rows, rank, d], one rank for all rows."""
-        crossed, some, everything = self.crossed.to(picked.device), bool(self.crossed.any()), bool(self.crossed.all())
-        summing = gates[self.crossed].to(picked.device)
+    def _factors(self, gates: Tensor, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+        """What makes rows' own factors out of a module's side: [rows, rank, d], one rank for all rows."""
+        rows, picked = len(self._picked), self._picked.flatten().to(device)
+        crossed, summing = self._crossed.to(device), gates[self._crossed].to(device)
 
-        def own(side: Tensor) -> Tensor:
-            if some:
-                sums = (summing @ side.flatten(1).float()).view(-1, *side.shape[1:]).to(dtype)
-                if everything:
-                    return sums
-            rows = side.to(dtype).index_select(0, picked.flatten()).view(*picked.shape, *side.shape[1:])
-            if some:
-                rows[crossed, 0] = sums
-            return rows.flatten(1, 2)
+        def gathered(side: Tensor) -> Tensor:
+            return side.index_select(0, picked).to(dtype).view(rows, -1, side.shape[2])
 
-        return own
+        def summed(side: Tensor) -> Tensor:
+            return (summing @ side.flatten(1).float()).view(-1, *side.shape[1:]).to(dtype)
+
+        def either(side: Tensor) -> Tensor:
+            own = gathered(side)
+            own[crossed, : side.shape[1]] = summed(side)
+            return own
+
+        if self._crossed.all():
+            return summed
+        return either if self._crossed.any() else gathered
 
     def shared(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
-        gating = self._crosswise if self.crossed.any() else self._each
+        gating = self._crosswise if self._crossed.any() else self._each
         gated = gating(A.shape[1], A.shape[2], A.device)
         for all_A, all_B in zip(A.to(dtype).flatten(1, 2), B.to(dtype).flatten(1, 2), strict=True):
-            yield _adding_shared(all_A, all_B, gated, rows=len(self.left))
+            yield _adding_shared(all_A, all_B, gated, rows=len(self._left))
 
     def _each(self, _: int, rank: int, device: torch.device) -> _Gating:
         """No row is crossed: one gate on what each adapter's A gives."""
-        gates = (self.left * self.right).repeat_interleave(rank, dim=1)[:, None].to(device)
+        gates = (self._left * self._right).repeat_interleave(rank, dim=1)[:, None].to(device)
         return lambda h: h.mul_(gates.to(h.device))
 
     def _crosswise(self, adapters: int, rank: int, device: torch.device) -> _Gating:
-        left, right = (side[:, None, :, None].to(device) for side in (self.left, self.right))
-        crossed = self.crossed[:, None, None, None].to(device)
+        left, right = (side[:, None, :, None].to(device) for side in (self._left, self._right))
+        crossed = self._crossed[:, None, None, None].to(device)
 
         def gated(h: Tensor) -> Tensor:
             each: Tensor = h.view(*h.shape[:2], adapters, rank) * left.to(h.device)
@@ -169,7 +184,7 @@ def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gates:
         (x,) = args
         A = own_A()
         _check(x, len(A))
-        h = x @ A.to(x.device).mT
+        h = torch.bmm(x, A.to(x.device).mT)
         if gates is not None:
             h.mul_(gates.to(x.device))
         return output.baddbmm_(h, own_B().to(x.device))
