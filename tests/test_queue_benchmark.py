@@ -16,7 +16,7 @@ from loracomp.db import Connection
 from loracomp.steps.record import record_predictions
 
 SYSTEMS = {"bare", "loracomp", "pgqueuer", "procrastinate"}
-TINY = "--seconds 0.2 --rounds 1 --compare --depth 0 --history 9 --claims 4"
+TINY = "--seconds 0.2 --rounds 1 --batch 1 --depth 0 --history 9 --claims 4"
 
 
 def test_what_stands_in_for_the_model_is_recorded_and_so_is_a_made_up_history(connection: Connection) -> None:
@@ -44,6 +44,9 @@ def test_every_part_is_measured_and_written(tmp_path: Path) -> None:
     rates = {row["system"]: row["jobs_per_s"] for row in figures["throughput"]}
     assert {"bare", "loracomp"} <= rates.keys() <= SYSTEMS  # the libraries where they are installed
     assert all(rate > 0 for rate in rates.values())
+    ours = [(row["batch"], row["workers"]) for row in figures["grid"] if row["system"] == "loracomp"]
+    assert ours == [(1, 1), (1, 2), (1, 3), (1, 4)]
+    assert all(row["jobs_per_s"] > 0 for row in figures["grid"])
     assert [(row["depth"], row["history"]) for row in figures["growth"]] == [(128, 0), (128, 9)]
     assert all(row["claim_p50_ms"] > 0 < row["record_p50_ms"] for row in figures["growth"])
     assert [row["hint"] for row in figures["inserts"] if row["jobs_per_s"] > 0] == ["on", "on", "off", "off"]

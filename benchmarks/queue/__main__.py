@@ -23,7 +23,7 @@ from rich.table import Table
 
 from .growth import growth, inserts
 from .place import install, one, own_server
-from .throughput import KEY, POINTS, throughput
+from .throughput import grid, throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
 console = Console(stderr=True, highlight=False)
@@ -33,6 +33,7 @@ class Part(StrEnum):
     """What can be measured by itself."""
 
     THROUGHPUT = "throughput"
+    GRID = "grid"
     GROWTH = "growth"
     INSERTS = "inserts"
 
@@ -42,9 +43,9 @@ def main(  # noqa: PLR0917
     depth: Annotated[int, typer.Option(help="Jobs in the deepest queue.")] = 100_000,
     history: Annotated[int, typer.Option(help="Jobs in the longest history.")] = 100_000,
     seconds: Annotated[float, typer.Option(help="That each point is measured for.")] = 3,
-    rounds: Annotated[int, typer.Option(help="At the point where systems are compared.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Of throughput: batches of 64, one worker.")] = 5,
     claims: Annotated[int, typer.Option(help="At each size of queue and history.")] = 500,
-    compare: Annotated[bool, typer.Option("--compare", help="Throughput at that point alone.")] = False,
+    batch: Annotated[int, typer.Option(help="Jobs in the largest batch of the grid.")] = 256,
     python: Annotated[str, typer.Option(help="A Python that has procrastinate and pgqueuer.")] = sys.executable,
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = OUT,
 ) -> None:
@@ -55,11 +56,11 @@ def main(  # noqa: PLR0917
 
     pythons = {"loracomp": sys.executable, "bare": sys.executable}
     pythons |= {system: python for system in ("pgqueuer", "procrastinate") if has(python, system)}
-    points = {system: [KEY] if compare else POINTS[system] for system in pythons}
     figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     with own_server() as url:
         measures: dict[Part, Callable[[], list[dict[str, Any]]]] = {
-            Part.THROUGHPUT: lambda: throughput(url, pythons, points, seconds, rounds, say),
+            Part.THROUGHPUT: lambda: throughput(url, pythons, seconds, rounds, say),
+            Part.GRID: lambda: grid(url, pythons, seconds, batch, say),
             Part.GROWTH: lambda: growth(url, steps(depth), [0, *steps(history)], claims, say),
             Part.INSERTS: lambda: inserts(url, seconds),
         }

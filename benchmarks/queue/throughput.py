@@ -12,40 +12,45 @@ KEY = (64, 1)
 """The point that systems are compared at, in several rounds."""
 POINTS = {
     "loracomp": [(batch, workers) for batch in BATCHES for workers in WORKERS],
-    "bare": [*((batch, 1) for batch in BATCHES), *((64, workers) for workers in WORKERS[1:])],
+    "bare": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
     "pgqueuer": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
-    "procrastinate": [*((batch, 1) for batch in (1, 16, 64)), (16, 2), (16, 4)],
+    "procrastinate": [*((batch, 1) for batch in (1, 16, 64)), (64, 2), (64, 4)],
 }
 FASTEST = {"loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000}
 """Jobs a second, more than any does."""
 
 
-def throughput(  # noqa: PLR0917
+def throughput(
+    maintenance: str, pythons: dict[str, str], seconds: float, rounds: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A row for each system at the key point: medians of rounds that take turns."""
+    return measure(maintenance, pythons, [(system, *KEY) for system in pythons] * rounds, seconds, say)
+
+
+def grid(
+    maintenance: str, pythons: dict[str, str], seconds: float, most: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A row for each system with its batches and numbers of workers, measured once; batches of `most` jobs at most."""
+    points = [(system, *point) for system in pythons for point in POINTS[system] if point[0] <= most]
+    return measure(maintenance, pythons, points, seconds, say)
+
+
+def measure(
     maintenance: str,
     pythons: dict[str, str],
-    points: dict[str, list[tuple[int, int]]],
+    points: list[tuple[str, int, int]],
     seconds: float,
-    rounds: int,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """A row for each system with its batches and numbers of workers; those at the key point are medians."""
+    """A row for each system, batch and number of workers, sorted; medians where one is measured more than once."""
     measured: dict[tuple[str, int, int], list[float]] = {}
     sizes: dict[str, float] = {}
-
-    def measure(system: str, batch: int, workers: int) -> None:
+    for system, batch, workers in points:
         with queue(system, pythons[system], maintenance) as made:
             rate = made.rate(round(FASTEST[system] * (seconds + 2)), batch, workers, seconds)
             sizes[system] = made.bytes_a_result()
         measured.setdefault((system, batch, workers), []).append(rate)
         say(f"{system}: batches of {batch}, {workers} workers: {rate:.0f} jobs/s")
-
-    for _ in range(rounds):
-        for system in pythons:
-            measure(system, *KEY)
-    for system in pythons:
-        for point in points[system]:
-            if point != KEY:
-                measure(system, *point)
     return [
         {
             "system": system, "batch": batch, "workers": workers, "jobs_per_s": round(median(rates)),
