@@ -1,5 +1,6 @@
 """Docs that run: each sh, sql and python block of README.md and docs/ is executed, in order, on the demo's database."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -53,3 +54,9 @@ def test_blocks_run(page: Path, demo: dict[str, str], tmp_path: Path) -> None:
                 execute(commands[block.language], demo, block.body, tmp_path)
             except AssertionError as failure:
                 raise AssertionError(f"{page.name}:{block.line}: {failure}") from None
+
+
+def test_the_table_of_faults_is_what_was_kept() -> None:
+    command = [sys.executable, "tests/faults", "--runs", "0", "--keep", "docs/faults.jsonl", "--markdown"]
+    table = execute(command, {**os.environ, "PYTHONPATH": ".:tests"})
+    assert table in (ROOT / "docs" / "operations.md").read_text()

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -23,17 +24,18 @@ console = Console(stderr=True)
 def main(
     only: Annotated[list[str] | None, typer.Option(help=f"A fault: {', '.join(FAULTS)}.")] = None,
     jobs: Annotated[int, typer.Option(help="Jobs that a fault is tried with, or a multiple of it.", min=40)] = 200,
-    runs: Annotated[int, typer.Option(help="How often each is tried.", min=1)] = 1,
+    runs: Annotated[int, typer.Option(help="How often each is tried; 0 shows what is kept.", min=0)] = 1,
     model: Annotated[str, typer.Option(help="none, or real: SmolLM2 with the shipped library.")] = "none",
     keep: Annotated[Path | None, typer.Option(help="JSON lines: runs are added, and all that it holds shown.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/operations.md.")] = False,
 ) -> None:
     """Exits with 1 where a job was lost or doubled, or a fault's own promise was broken."""
     unknown = set(only or ()) - set(FAULTS)
     if unknown:
         raise typer.BadParameter(f"no such fault: {', '.join(unknown)}", param_hint="--only")
     rows = [json.loads(line) for line in keep.read_text().splitlines()] if keep and keep.exists() else []
-    with own_server(model) as server:
+    with own_server(model) if runs else nullcontext() as server:
         for name in only or FAULTS:
             for _ in range(runs):
                 rows.append(attempt(server, name, jobs))
@@ -41,10 +43,13 @@ def main(
                 if keep:
                     with keep.open("a") as file:
                         print(json.dumps(rows[-1]), file=file)
-    kinds = dict.fromkeys((row["fault"], row["model"]) for row in rows)
-    summary = [summarized([row for row in rows if (row["fault"], row["model"]) == kind]) for kind in kinds]
+    kinds = [(name, model) for model in ("none", "real") for name in FAULTS]
+    found = ([row for row in rows if (row["fault"], row["model"]) == kind] for kind in kinds)
+    summary = [summarized(runs_of_kind) for runs_of_kind in found if runs_of_kind]
     if as_json:
         json.dump(summary, sys.stdout, indent=2)
+    elif markdown:
+        print(as_markdown(summary))
     else:
         Console().print(as_table(summary))
     if any(row["lost"] or row["doubled"] or row["broken"] for row in summary):
@@ -74,15 +79,18 @@ def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
 
 
 def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """All runs of a fault as one row; the slowest recovery counts."""
+    """All runs of a fault as one row, recovery as the quickest and the slowest."""
     recoveries = [run["recovery_s"] for run in runs if run["recovery_s"] is not None]
+    spread = (
+        dict.fromkeys(f"{seconds:.1f}" for seconds in (min(recoveries), max(recoveries))) if recoveries else {"-": None}
+    )
     return {
         "fault": runs[0]["fault"],
         "model": runs[0]["model"],
         "what": (FAULTS[runs[0]["fault"]].__doc__ or "").strip().rstrip("."),
         "runs": len(runs),
         **{key: sum(run[key] for run in runs) for key in ("jobs", "lost", "doubled", "broken")},
-        "recovery_s": round(max(recoveries), 2) if recoveries else None,
+        "recovery_s": " to ".join(spread),
         "note": runs[-1]["note"],
     }
 
@@ -94,8 +102,17 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
     for column, title in columns.items():
         table.add_column(title, justify="left" if column in ("what", "model", "note") else "right", overflow="fold")
     for row in rows:
-        table.add_row(*("-" if row[column] is None else str(row[column]) for column in columns))
+        table.add_row(*(str(row[column]) for column in columns))
     return table
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    lines = ["| fault | model | runs | jobs | lost | doubled | recovery, s |", "|---|---|---:|---:|---:|---:|---:|"]
+    for row in rows:
+        what = row["what"] if row["what"][1].isupper() else row["what"][0].lower() + row["what"][1:]
+        counts = " | ".join(f"{row[key]:,}" for key in ("runs", "jobs", "lost", "doubled"))
+        lines.append(f"| `{row['fault']}`: {what} | {row['model']} | {counts} | {row['recovery_s']} |")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
