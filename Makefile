@@ -81,9 +81,11 @@ bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare tabl
 	$(BIN)/python -m benchmarks.queue --depth $(DEPTH) --history $(HISTORY)
 
 QUEUE_TESTS := tests/test_jobs_sql.py tests/test_protocol.py tests/test_worker.py
-test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and the queue's through pgbouncer; installs them
-	$(BIN)/python tests/second_server.py $(BIN)/pytest -m 'not data and not slow and not faults and not clients and not dashboard'
-	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest $(QUEUE_TESTS)
+POOLED_TESTS := $(QUEUE_TESTS) tests/test_workers.py tests/test_metrics.py tests/test_audit.py tests/test_bad_input_sql.py
+test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and through pgbouncer those that work on jobs; installs them
+	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py $(BIN)/pytest -n $(WORKERS) --dist loadfile \
+	    -m 'not data and not slow and not faults and not clients and not dashboard'
+	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) --dist loadfile $(POOLED_TESTS)
 
 test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]

@@ -151,6 +151,7 @@ def test_rescues_are_counted(connection: Connection) -> None:
     assert after["loracomp_expired_leases", BASE] == 0
 
 
+@pytest.mark.session
 def test_the_oldest_snapshot_is_seen(connection: Connection, database: str) -> None:
     with db.connect(database) as other:
         other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
@@ -180,6 +181,7 @@ def test_ready_says_why_not(connection: Connection, database: str) -> None:
         assert problems(endpoint)["claims"] == "the worker is stopping"
 
 
+@pytest.mark.session
 def test_a_database_that_is_away_is_seen(connection: Connection, database: str) -> None:
     name = connection.info.dbname
     with serving(database) as (endpoint, _):
