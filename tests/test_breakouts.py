@@ -168,6 +168,78 @@ def test_statistics_show_nothing_of_others(scene: Scene) -> None:
             assert values(connection, shown) <= {"policy", "base_model", "alembic_version", "sql_object"}
 
 
+# Columns that hold others' words, or what only their task's readers may know, where submitters can ask for them.
+WORDS = {
+    "job": ("prompt", "idempotency_key", "task", "expected", "error", "lease_token::text"),
+    "prediction": ("output",),
+    "job_result": ("prompt", "output", "error", "idempotency_key"),
+    "job_trace": ("prompt", "output", "own_task", "expected", "error", "idempotency_key"),
+    "retrieved_example": ("prompt", "answer", "source_ref"),
+    "composed_adapter": ("adapter",),
+}
+PLANNERS = ("", "SET enable_seqscan = off", "SET enable_indexscan = off; SET enable_bitmapscan = off")
+HIDDEN = "HIDDEN"
+
+
+def plans(connection: db.Connection, relation: str, column: str, guess: str) -> list[str]:
+    """What EXPLAIN says of rows of the relation whose column is the guess, before and after they are read."""
+    found = []
+    for planner in PLANNERS:
+        connection.execute(f"RESET ALL; {planner}".encode())
+        for condition in (f"{column} = '{guess}'", f"{column} >= '{guess}' AND {column} <= '{guess}'"):
+            query = f"SELECT FROM loracomp.{relation} WHERE {condition}"
+            for options in ("", "(ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF)"):
+                rows = connection.execute(f"EXPLAIN {options} {query}".encode())
+                found += [row["QUERY PLAN"].replace(guess, "GUESS") for row in rows]
+    return found
+
+
+@pytest.fixture
+def hidden(database: str, logins: None) -> str:
+    """URL of a database where each of those words is HIDDEN in many rows, none of which alice may read."""
+    with db.connect(database) as owner, connect(database, "bob") as bob, connect(database, "alice") as alice:
+        load(owner)
+        examples = add_examples(owner, HIDDEN, reader_role=login("readers"))
+        words = {"prompt": HIDDEN, "answer": HIDDEN}
+        for column in words:
+            owner.execute(f"UPDATE loracomp.example SET {column} = '{HIDDEN}' WHERE source_ref ~ '{HIDDEN}'".encode())
+        owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+        for number in range(30):
+            answer(owner, submit(bob, HIDDEN, idempotency_key=f"{HIDDEN} {number}"), examples, output=HIDDEN)
+            asked = {"task": HIDDEN, "evaluation": "weekly", "expected": HIDDEN}
+            submit(owner, choices=[HIDDEN, "other"], run_at="3000-01-01", **asked)
+            mine = submit(alice, "mine", idempotency_key=f"my {number}")
+            answer(owner, mine, examples, composed_tasks=[HIDDEN], adapter_weights=[1])
+        owner.execute("VACUUM (ANALYZE)")
+    return database
+
+
+@pytest.mark.parametrize("relation", WORDS)
+def test_plans_show_nothing_of_what_is_hidden(hidden: str, relation: str) -> None:
+    """Neither by rows that EXPLAIN expects nor by those that it counts, whatever way the planner is led."""
+    with connect(hidden, "alice") as alice:
+        for column in WORDS[relation]:
+            assert plans(alice, relation, column, HIDDEN) == plans(alice, relation, column, "NOT TRUE"), column
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        "ALTER TABLE loracomp.prediction ALTER output SET STATISTICS 100; ANALYZE loracomp.prediction",
+        "DROP POLICY submitters_see_their_own ON loracomp.prediction; CREATE POLICY submitters_see_their_own ON"
+        " loracomp.prediction FOR SELECT TO loracomp_submitter USING (EXISTS (SELECT FROM loracomp.job AS j"
+        " WHERE j.id = job_id AND j.submitted_by = current_user))",
+        "CREATE INDEX ON loracomp.prediction (output)",
+    ],
+    ids=["statistics", "a policy that reads a table", "an index"],
+)
+def test_what_plans_would_show(hidden: str, leak: str) -> None:
+    """What the test above looks for can be found."""
+    with db.connect(hidden) as owner, connect(hidden, "alice") as alice:
+        owner.execute(leak.encode())
+        assert plans(alice, "prediction", "output", HIDDEN) != plans(alice, "prediction", "output", "NOT TRUE")
+
+
 def test_a_conflict_or_error_tells_nothing_of_anothers_key(scene: Scene) -> None:
     """Same outcome, whether somebody else has used the key or not; and no detail of a row."""
     with scene.connect("bob") as bob:

@@ -36,9 +36,10 @@ SELECT * FROM loracomp.rescore_route(%(job)s, k => %(k)s, temperature => %(tempe
 """
 STORE = """
 INSERT INTO loracomp.prediction (job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights,
-    policy, query_embedding, base_model, base_fingerprint, encoder, code_version)
+    policy, query_embedding, base_model, base_fingerprint, encoder, code_version,
+    submitted_by)
 SELECT job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights, policy, %(query)b, 'toy', '',
-    'toy-encoder/1', ''
+    'toy-encoder/1', '', current_user
 FROM loracomp.route_jobs(ARRAY[%(job)s::bigint], ARRAY[%(query)b::vector])
 """
 ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 768, 1)"

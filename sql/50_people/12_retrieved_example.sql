@@ -13,7 +13,7 @@ SELECT
 FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
 WITH ORDINALITY AS x (example_id, task, similarity, place)
-LEFT JOIN loracomp.example AS e ON x.example_id = e.id;
+LEFT JOIN LATERAL loracomp.readable_example(x.example_id) AS e ON TRUE;
 COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved for each job: why its tasks were chosen.';
 COMMENT ON COLUMN loracomp.retrieved_example.job_id IS 'The job.';
 COMMENT ON COLUMN loracomp.retrieved_example.place IS '1 is the nearest.';

@@ -13,7 +13,7 @@ SELECT
 FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_weights, p.adapter_ids, p.adapter_sha256)
 WITH ORDINALITY AS x (task, weight, adapter_id, sha256, place)
-LEFT JOIN loracomp.adapter AS a ON x.adapter_id = a.id;
+LEFT JOIN LATERAL loracomp.readable_adapter(x.adapter_id) AS a ON TRUE;
 COMMENT ON VIEW loracomp.composed_adapter IS 'Adapters that were composed for each job, with their weights.';
 COMMENT ON COLUMN loracomp.composed_adapter.job_id IS 'The job.';
 COMMENT ON COLUMN loracomp.composed_adapter.place IS '1 is the adapter of the most probable task.';

@@ -1,34 +1,20 @@
 -- drop: DROP VIEW IF EXISTS loracomp.job_attempt
--- Reads only, from the audit trail: an attempt is a change to running, and it ends with the job's next change.
+-- Reads only, of jobs that are there, what the audit trail says.
 CREATE VIEW loracomp.job_attempt WITH (security_invoker) AS
 SELECT
-    s.job_id,
-    s.attempt,
-    s.worker,
-    s.started_at,
-    s.ended_at,
-    loracomp.seconds_between(s.started_at, s.ended_at) AS duration_s,
+    j.id AS job_id,
+    a.attempt,
+    a.worker,
+    a.started_at,
+    a.ended_at,
+    loracomp.seconds_between(a.started_at, a.ended_at) AS duration_s,
     CASE
-        WHEN s.ended_at IS NULL THEN 'running'
-        WHEN s.next_status = 'queued' THEN 'given back'
-        ELSE coalesce(s.next_status, 'deleted')
+        WHEN a.ended_at IS NULL THEN 'running'
+        ELSE replace(a.next_status, 'queued', 'given back')
     END AS outcome,
-    s.reason
-FROM (
-    SELECT
-        e.entity_id AS job_id,
-        e.attempt,
-        e.worker,
-        e.at AS started_at,
-        e.new_status,
-        lead(e.at) OVER w AS ended_at,
-        lead(e.new_status) OVER w AS next_status,
-        lead(e.reason) OVER w AS reason
-    FROM loracomp.audit_event AS e
-    WHERE e.entity = 'job'
-    WINDOW w AS (PARTITION BY e.entity_id ORDER BY e.id)
-) AS s
-WHERE s.new_status = 'running';
+    a.reason
+FROM loracomp.job AS j
+CROSS JOIN LATERAL loracomp.attempts_of(j.id) AS a;
 COMMENT ON VIEW loracomp.job_attempt IS 'Each time a worker took a job, and how that ended.';
 COMMENT ON COLUMN loracomp.job_attempt.job_id IS 'The job.';
 COMMENT ON COLUMN loracomp.job_attempt.attempt IS 'Its count of attempts then; an attempt given back is counted again.';

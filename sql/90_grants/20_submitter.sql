@@ -14,9 +14,4 @@ loracomp.composed_adapter,
 loracomp.job_attempt,
 loracomp.queue_health
 TO loracomp_submitter;
-GRANT SELECT ON TABLE loracomp.policy, loracomp.base_model, loracomp.task TO loracomp_submitter;
-GRANT SELECT (id, task_id, name, version, status) ON TABLE loracomp.adapter TO loracomp_submitter;
-GRANT SELECT (id, task_id, split, prompt, choices, answer, source_ref) ON TABLE loracomp.example TO loracomp_submitter;
--- What job_attempt needs, and no before and after.
-GRANT SELECT (id, at, entity, entity_id, new_status, attempt, worker, reason)
-ON TABLE loracomp.audit_event TO loracomp_submitter;
+GRANT SELECT ON TABLE loracomp.policy, loracomp.base_model TO loracomp_submitter;

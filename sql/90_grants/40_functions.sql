@@ -6,7 +6,8 @@
 GRANT EXECUTE ON FUNCTION
 loracomp.submit_job,
 loracomp.cancel_job,
-loracomp.explain_job
+loracomp.explain_job,
+loracomp.readable_tasks
 TO loracomp_submitter;
 
 -- Workers.
@@ -42,6 +43,7 @@ GRANT EXECUTE ON FUNCTION
 loracomp.submit_job,
 loracomp.cancel_job,
 loracomp.explain_job,
+loracomp.readable_tasks,
 loracomp.retry_job,
 loracomp.requeue_jobs,
 loracomp.purge_jobs,
@@ -99,6 +101,9 @@ loracomp.texts_are_not_blank,
 loracomp.texts_are_distinct,
 loracomp.texts_length,
 loracomp.shorten,
+loracomp.readable_example,
+loracomp.readable_adapter,
+loracomp.attempts_of,
 loracomp.explain_state,
 loracomp.explain_next,
 loracomp.explain_request,
