@@ -66,7 +66,8 @@ DEFINITIONS = {
     "column": """
         SELECT format('%s.%s', attrelid::regclass, attname) AS name, jsonb_build_object(
             'type', format_type(atttypid, atttypmod), 'not null', attnotnull, 'identity', attidentity,
-            'storage', attstorage, 'statistics', nullif(attstattarget, -1), 'default', pg_get_expr(adbin, adrelid), 'comment', col_description(attrelid, attnum)
+            'storage', attstorage, 'statistics', nullif(attstattarget, -1), 'default', pg_get_expr(adbin, adrelid),
+            'comment', col_description(attrelid, attnum)
         ) AS definition
         FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum

@@ -175,6 +175,29 @@ def test_queue_age(connection: db.Connection, examples: dict[str, int]) -> None:
     assert found["median_s"] == pytest.approx(120, abs=20)
 
 
+def test_usage_of_tasks_is_live_though_past_days_come_from_a_report(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    anew = """
+        SELECT day, task, count(*) AS jobs, avg(weight) AS mean_weight,
+            sum(weight) / sum(sum(weight)) OVER (PARTITION BY day) AS share
+        FROM bi.composed_adapter GROUP BY day, task ORDER BY day, task
+    """
+    answer_on(connection, examples, 2, **mixed(rte=0.75, mnli=0.25))
+    answer_on(connection, examples, 1, **mixed(rte=1.0))
+    answer_on(connection, examples, 0, **mixed(rte=0.5, mnli=0.5))
+    refresh(connection)
+    answer_on(connection, examples, 0, **mixed(mnli=1.0))
+    rows = [connection.execute(query).fetchall() for query in ("TABLE bi.task_usage_by_day ORDER BY day, task", anew)]
+    assert len(rows[0]) == 5
+    for found, expected in zip(*rows, strict=True):
+        assert {**found, "mean_weight": 0, "share": 0} == {**expected, "mean_weight": 0, "share": 0}
+        assert (found["mean_weight"], found["share"]) == pytest.approx((expected["mean_weight"], expected["share"]))
+    # Of days past, nothing is read but the report.
+    connection.execute("DELETE FROM loracomp.prediction WHERE created_at < now() - interval '1 day'")
+    assert connection.execute("TABLE bi.task_usage_by_day ORDER BY day, task").fetchall() == rows[0]
+
+
 # How they are refreshed.
 
 COUNT = "SELECT coalesce(sum(jobs), 0) FROM bi.adapter_usage_by_day"

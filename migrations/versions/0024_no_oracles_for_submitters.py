@@ -1,4 +1,4 @@
-"""What EXPLAIN tells of rows that row security hides: counts at an index or a subplan, and statistics of others' words."""
+"""Row security hides rows, not what EXPLAIN tells of them: counts at an index or a subplan, statistics of words."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,13 +9,21 @@ branch_labels = None
 depends_on = None
 
 WORDS = {
-    "job": (
-        "prompt", "choices", "stop", "idempotency_key", "tags", "exclude_tasks", "task", "expected", "error",
-        "lease_token",
-    ),
-    "prediction": ("output",),
-    "example": ("prompt", "choices", "answer"),
-}  # fmt: skip
+    "job": {
+        "prompt": "text",
+        "choices": "text[]",
+        "stop": "text[]",
+        "idempotency_key": "text",
+        "tags": "jsonb",
+        "exclude_tasks": "text[]",
+        "task": "text",
+        "expected": "text",
+        "error": "text",
+        "lease_token": "bigint",
+    },
+    "prediction": {"output": "text"},
+    "example": {"prompt": "text", "choices": "text[]", "answer": "text"},
+}
 
 
 def upgrade() -> None:
@@ -48,23 +56,11 @@ def _index_evaluations(*columns: str) -> None:
 
 def _keep_statistics(target: str) -> None:
     for table, columns in WORDS.items():
-        for column in columns:
-            op.execute(f"ALTER TABLE loracomp.{table} ALTER COLUMN {column} SET STATISTICS {target}")
-            # What was gathered stays otherwise. Before PostgreSQL 18 a new type drops it; the same one rewrites nothing.
-            op.execute(
-                f"""
-                DO $$
-                BEGIN
-                    IF to_regproc('pg_catalog.pg_clear_attribute_stats') IS NOT NULL THEN
-                        PERFORM pg_clear_attribute_stats('loracomp', '{table}', '{column}', false);
-                    ELSE
-                        EXECUTE (
-                            SELECT format('ALTER TABLE loracomp.{table} ALTER {column} TYPE %s', format_type(atttypid, atttypmod))
-                            FROM pg_attribute
-                            WHERE attrelid = 'loracomp.{table}'::regclass AND attname = '{column}'
-                        );
-                    END IF;
-                END
-                $$
-                """
-            )
+        for column, kind in columns.items():
+            op.execute(f"ALTER TABLE loracomp.{table} ALTER {column} SET STATISTICS {target}")
+            # What was gathered would stay.
+            if op.get_bind().dialect.server_version_info >= (18,):
+                op.execute(f"SELECT pg_clear_attribute_stats('loracomp', '{table}', '{column}', false)")
+            else:
+                # A type drops it; the one that it has rewrites nothing.
+                op.execute(f"ALTER TABLE loracomp.{table} ALTER {column} TYPE {kind}")

@@ -3,8 +3,8 @@
 CREATE VIEW bi.dim_worker AS
 SELECT
     coalesce(a.worker, w.worker) AS worker,
-    coalesce(a.device, w.device) AS device,
-    coalesce(a.code_version, w.code_version) AS code_version,
+    coalesce(p.device, w.device) AS device,
+    coalesce(p.code_version, w.code_version) AS code_version,
     a.first_at,
     a.last_at,
     coalesce(a.answered, 0) AS answered,
@@ -15,24 +15,23 @@ SELECT
     w.seen_at
 FROM (
     SELECT
-        coalesce(p.worker, j.worker) AS worker,
-        max(p.device) AS device,
-        max(p.code_version) AS code_version,
+        j.worker,
         min(j.claimed_at) AS first_at,
         max(j.claimed_at) AS last_at,
-        count(p.job_id) AS answered
+        count(*) FILTER (WHERE j.status = 'succeeded') AS answered,
+        max(j.id) FILTER (WHERE j.status = 'succeeded') AS latest
     FROM loracomp.job AS j
-    LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
-    WHERE coalesce(p.worker, j.worker) IS NOT NULL
-    GROUP BY coalesce(p.worker, j.worker)
+    WHERE j.worker IS NOT NULL
+    GROUP BY j.worker
 ) AS a
+LEFT JOIN loracomp.prediction AS p ON a.latest = p.job_id
 FULL JOIN loracomp.worker_status AS w ON a.worker = w.worker;
 COMMENT ON VIEW bi.dim_worker IS
 'Dimension: a row for every worker process that jobs name or that is alive. Facts join it by worker.';
 COMMENT ON COLUMN bi.dim_worker.worker IS
 'Name of the process: host, process number and a random part, unless it was given one. Key.';
-COMMENT ON COLUMN bi.dim_worker.device IS 'Device and number type that it answers on, such as cpu/bfloat16.';
-COMMENT ON COLUMN bi.dim_worker.code_version IS 'Version of loracomp that it answered with, the newest by name.';
+COMMENT ON COLUMN bi.dim_worker.device IS 'Device and number type of its latest job, such as cpu/bfloat16.';
+COMMENT ON COLUMN bi.dim_worker.code_version IS 'Version of loracomp that answered its latest job.';
 COMMENT ON COLUMN bi.dim_worker.first_at IS 'When it took the first of the jobs.';
 COMMENT ON COLUMN bi.dim_worker.last_at IS 'When it took the last of them.';
 COMMENT ON COLUMN bi.dim_worker.answered IS 'Jobs that it answered.';

@@ -1,14 +1,43 @@
 -- drop: DROP VIEW IF EXISTS bi.task_usage_by_day
--- Reads only, with its owner's rights.
+-- Reads only, with its owner's rights. Live, and cheap where reports are refreshed: days that were over when
+-- adapter_usage_by_day was worked out come from it, the days since from the predictions.
 CREATE VIEW bi.task_usage_by_day AS
+WITH report AS (
+    SELECT (r.refreshed_at AT TIME ZONE 'UTC')::date AS day
+    FROM loracomp.report_refresh AS r
+    WHERE r.report = 'adapter_usage_by_day'
+),
+
+usage AS (
+    SELECT
+        u.day,
+        u.task,
+        u.jobs,
+        u.weight
+    FROM loracomp.adapter_usage_by_day AS u
+    WHERE u.day < (SELECT r.day FROM report AS r)
+    UNION ALL
+    SELECT
+        (j.finished_at AT TIME ZONE 'UTC')::date,
+        x.task,
+        count(*),
+        sum(x.weight)
+    FROM loracomp.job AS j
+    INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
+    CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_weights) AS x (task, weight)
+    WHERE j.finished_at >= (SELECT r.day::timestamp AT TIME ZONE 'UTC' FROM report AS r)
+    GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, x.task
+)
+
 SELECT
-    (c.finished_at AT TIME ZONE 'UTC')::date AS day,
-    c.task,
-    count(*) AS jobs,
-    avg(c.weight) AS mean_weight,
-    sum(c.weight) / sum(sum(c.weight)) OVER (PARTITION BY (c.finished_at AT TIME ZONE 'UTC')::date) AS share
-FROM bi.composed_adapter AS c
-GROUP BY (c.finished_at AT TIME ZONE 'UTC')::date, c.task;
+    s.day,
+    coalesce(m.labels ->> s.task, s.task) AS task,
+    sum(s.jobs)::bigint AS jobs,
+    sum(s.weight) / sum(s.jobs)::double precision AS mean_weight,
+    sum(s.weight) / sum(sum(s.weight)) OVER (PARTITION BY s.day) AS share
+FROM usage AS s
+CROSS JOIN loracomp.task_mask AS m
+GROUP BY s.day, coalesce(m.labels ->> s.task, s.task);
 COMMENT ON VIEW bi.task_usage_by_day IS 'How much each task''s adapters took part in the answers of each day.';
 COMMENT ON COLUMN bi.task_usage_by_day.day IS 'Day of the answers, in UTC.';
 COMMENT ON COLUMN bi.task_usage_by_day.task IS 'Task whose adapter was composed.';
