@@ -111,6 +111,75 @@ def test_nobody_becomes_another(scene: Scene, name: str, role: str) -> None:
                 connection.execute(statement)
 
 
+# What the server keeps from every login, where an installation grants nothing else.
+SERVERS = {
+    "a program": "COPY (SELECT 1) TO PROGRAM 'true'",
+    "a file": "COPY (SELECT 1) TO '/tmp/loracomp-out'",
+    "reading a file": "SELECT pg_read_file('postgresql.conf')",
+    "a folder": "SELECT pg_ls_dir('.')",
+    "a file as a large object": "SELECT lo_import('/etc/hostname')",
+    "a library": "LOAD '/tmp/mine.so'",
+    "C": "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE c AS '/tmp/mine.so'",
+    "an extension": "ALTER EXTENSION vector UPDATE",
+    "a schema": "CREATE SCHEMA mine",
+    "a table in public": "CREATE TABLE public.mine ()",
+    "a publication": "CREATE PUBLICATION mine",
+    "a way to other servers": "CREATE FOREIGN DATA WRAPPER mine",
+    "a replication slot": "SELECT pg_create_logical_replication_slot('mine', 'pgoutput')",
+    "the log": "SET log_statement = 'all'",
+    "triggers off": "SET session_replication_role = 'replica'",
+    "the server's settings": "ALTER SYSTEM SET work_mem = '1MB'",
+    "a database's settings": "ALTER DATABASE postgres SET work_mem = '1MB'",
+    "another's settings": "ALTER ROLE postgres SET search_path = 'pg_temp'",
+    "a group's settings": "ALTER ROLE loracomp_worker SET search_path = 'pg_temp'",
+    "rights of what others will make": "ALTER DEFAULT PRIVILEGES FOR ROLE postgres GRANT SELECT ON TABLES TO PUBLIC",
+    "leakproof": "CREATE FUNCTION pg_temp.f(text) RETURNS boolean LANGUAGE sql LEAKPROOF RETURN true",
+    "an event trigger": "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION loracomp.fill_job()",
+    "ending another": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
+    "statistics as they are": "SELECT stavalues1 FROM pg_statistic",
+    "extended statistics": "SELECT stxdmcv FROM pg_statistic_ext_data",
+    "others' large objects": "SELECT loid FROM pg_largeobject",
+    "passwords": "SELECT rolpassword FROM pg_authid",
+}
+
+
+@pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam", "nobody"])
+def test_nobody_reaches_the_server_behind_the_database(scene: Scene, name: str) -> None:
+    with scene.connect(name) as connection:
+        for what, statement in SERVERS.items():
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+                pytest.fail(what)
+
+
+@pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam", "nobody"])
+def test_nobody_reads_what_another_asks(scene: Scene, name: str) -> None:
+    scene.owner.execute("SELECT 'a SECRET of the owner'")
+    with scene.connect(name) as connection:
+        shown = "SELECT DISTINCT query FROM pg_stat_activity WHERE usename = 'postgres' AND query <> ''"
+        assert values(connection, shown) == {"<insufficient privilege>"}
+
+
+@pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam", "nobody"])
+def test_a_temporary_table_of_that_name_is_not_taken_for_ours(scene: Scene, name: str) -> None:
+    """Ours are named with their schema, or by a path that has pg_temp last."""
+    calls = {
+        "alice": "SELECT status FROM loracomp.job_result WHERE job_id = {job}",
+        "wendy": "SELECT name FROM loracomp.show_encoder()",
+        "ana": "SELECT policy FROM bi.prediction WHERE job_id = {job}",
+        "adam": "SELECT name FROM loracomp.list_policies() WHERE name = 'default'",
+        "nobody": "SELECT 1",
+    }
+    with scene.connect(name) as connection:
+        tables = values(scene.owner, "SELECT relname FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace")
+        call = calls[name].format(job=scene.alices)
+        before = connection.execute(call.encode()).fetchall()
+        for table in tables:
+            make = sql.SQL("CREATE TEMP VIEW {} AS SELECT 'forged' AS name").format(sql.Identifier(table))
+            connection.execute(make)
+        assert connection.execute(call.encode()).fetchall() == before
+
+
 # Submitters.
 
 

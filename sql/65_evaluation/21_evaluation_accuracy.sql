@@ -1,9 +1,10 @@
 -- drop: DROP VIEW IF EXISTS bi.evaluation_accuracy
 -- Reads only, with its owner's rights. A mean over tasks counts every task alike; its interval is put together from the
--- tasks' Wilson intervals by their distances from the estimate, squared and added (Zou and Donner 2008).
+-- tasks' Wilson intervals by their distances from the estimate, squared and added (Zou and Donner 2008). One evaluation
+-- after the other: a condition on it would not get past the grouping sets.
 CREATE VIEW bi.evaluation_accuracy AS
 SELECT
-    m.evaluation,
+    e.name AS evaluation,
     CASE WHEN m.own_task IS NOT NULL THEN 'task' WHEN m.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     m.family,
     m.own_task,
@@ -16,9 +17,9 @@ SELECT
     m.accuracy,
     greatest(0, m.accuracy - m.below / m.tasks) AS accuracy_low,
     least(1, m.accuracy + m.above / m.tasks) AS accuracy_high
-FROM (
+FROM loracomp.evaluation AS e
+CROSS JOIN LATERAL (
     SELECT
-        a.evaluation,
         t.family,
         a.own_task,
         a.policy,
@@ -33,8 +34,8 @@ FROM (
     FROM bi.accuracy AS a
     CROSS JOIN loracomp.task_mask AS h
     INNER JOIN loracomp.task AS t ON a.own_task = coalesce(h.labels ->> t.name, t.name)
-    WHERE a.evaluation IS NOT NULL
-    GROUP BY a.evaluation, a.policy, a.base_model, GROUPING SETS ((t.family, a.own_task), (t.family), ())
+    WHERE a.evaluation = e.name
+    GROUP BY a.policy, a.base_model, GROUPING SETS ((t.family, a.own_task), (t.family), ())
 ) AS m;
 COMMENT ON VIEW bi.evaluation_accuracy IS
 'How often answers were right in an evaluation, by policy: of each task, and means over the tasks of a family and over all.';

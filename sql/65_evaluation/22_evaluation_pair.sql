@@ -1,64 +1,10 @@
 -- drop: DROP VIEW IF EXISTS bi.evaluation_pair
--- Reads only, with its owner's rights. Rows that only one policy answered count for neither. A difference's interval is
--- Agresti and Min's (2005): Wald's with half a row added to each of the four outcomes; of a mean, from the sum of variances.
+-- Reads only, with its owner's rights, one evaluation after the other: a condition on it would not get past the grouping
+-- sets. Rows that only one policy answered count for neither. A difference's interval is Agresti and Min's (2005): Wald's
+-- with half a row added to each of the four outcomes; of a mean, from the sum of variances.
 CREATE VIEW bi.evaluation_pair AS
-WITH answered AS (
-    -- A row's answers together: joining each with each by the row is what planners get wrong.
-    SELECT
-        j.evaluation,
-        j.task AS own_task,
-        array_agg(j.policy) AS policies,
-        array_agg(p.output = j.expected) AS outcomes
-    FROM loracomp.job AS j
-    INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
-    WHERE j.evaluation IS NOT NULL AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.kind = 'predict'
-    GROUP BY j.evaluation, j.task, j.example_id
-),
-
-by_task AS (
-    SELECT
-        r.evaluation,
-        t.family,
-        r.own_task,
-        a.policy AS policy_a,
-        b.policy AS policy_b,
-        count(*) AS n,
-        count(*) FILTER (WHERE a.is_correct AND b.is_correct) AS both_right,
-        count(*) FILTER (WHERE a.is_correct AND NOT b.is_correct) AS only_a,
-        count(*) FILTER (WHERE b.is_correct AND NOT a.is_correct) AS only_b
-    FROM answered AS r
-    INNER JOIN loracomp.task AS t ON r.own_task = t.name
-    CROSS JOIN LATERAL unnest(r.policies, r.outcomes) AS a (policy, is_correct)
-    INNER JOIN LATERAL unnest(r.policies, r.outcomes) AS b (policy, is_correct) ON a.policy <> b.policy
-    GROUP BY r.evaluation, t.family, r.own_task, a.policy, b.policy
-),
-
-by_scope AS (
-    SELECT
-        k.evaluation,
-        k.family,
-        k.own_task,
-        k.policy_a,
-        k.policy_b,
-        count(*) AS tasks,
-        count(*) FILTER (WHERE k.only_a > k.only_b) AS tasks_ahead,
-        count(*) FILTER (WHERE k.only_a < k.only_b) AS tasks_behind,
-        sum(k.n)::bigint AS n,
-        sum(k.both_right)::bigint AS both_right,
-        sum(k.only_a)::bigint AS only_a,
-        sum(k.only_b)::bigint AS only_b,
-        avg((k.both_right + k.only_a)::double precision / k.n) AS accuracy_a,
-        avg((k.both_right + k.only_b)::double precision / k.n) AS accuracy_b,
-        avg((k.only_a - k.only_b)::double precision / k.n) AS difference,
-        avg((k.only_a - k.only_b)::double precision / (k.n + 2)) AS centre,
-        sqrt(sum((k.only_a + k.only_b + 1 - (k.only_a - k.only_b)::double precision ^ 2 / (k.n + 2)) / (k.n + 2) ^ 2))
-        / count(*) AS standard_error
-    FROM by_task AS k
-    GROUP BY k.evaluation, k.policy_a, k.policy_b, GROUPING SETS ((k.family, k.own_task), (k.family), ())
-)
-
 SELECT
-    s.evaluation,
+    e.name AS evaluation,
     CASE WHEN s.own_task IS NOT NULL THEN 'task' WHEN s.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     s.family,
     coalesce(m.labels ->> s.own_task, s.own_task) AS own_task,
@@ -77,7 +23,63 @@ SELECT
     greatest(-1, s.centre - 1.959964 * s.standard_error) AS difference_low,
     least(1, s.centre + 1.959964 * s.standard_error) AS difference_high,
     bi.mcnemar_p(s.only_a, s.only_b) AS p
-FROM by_scope AS s
+FROM loracomp.evaluation AS e
+CROSS JOIN LATERAL (
+    WITH answered AS (
+        -- A row's answers together: joining each with each by the row is what planners get wrong.
+        SELECT
+            j.task AS own_task,
+            array_agg(j.policy) AS policies,
+            array_agg(p.output = j.expected) AS outcomes
+        FROM loracomp.job AS j
+        INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
+        WHERE j.evaluation = e.name AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.kind = 'predict'
+        GROUP BY j.task, j.example_id
+    ),
+
+    by_task AS (
+        SELECT
+            t.family,
+            r.own_task,
+            a.policy AS policy_a,
+            b.policy AS policy_b,
+            count(*) AS n,
+            count(*) FILTER (WHERE a.is_correct AND b.is_correct) AS both_right,
+            count(*) FILTER (WHERE a.is_correct AND NOT b.is_correct) AS only_a,
+            count(*) FILTER (WHERE b.is_correct AND NOT a.is_correct) AS only_b
+        FROM answered AS r
+        INNER JOIN loracomp.task AS t ON r.own_task = t.name
+        CROSS JOIN LATERAL unnest(r.policies, r.outcomes) AS a (policy, is_correct)
+        INNER JOIN LATERAL unnest(r.policies, r.outcomes) AS b (policy, is_correct) ON a.policy <> b.policy
+        GROUP BY t.family, r.own_task, a.policy, b.policy
+    ),
+
+    by_scope AS (
+        SELECT
+            k.family,
+            k.own_task,
+            k.policy_a,
+            k.policy_b,
+            count(*) AS tasks,
+            count(*) FILTER (WHERE k.only_a > k.only_b) AS tasks_ahead,
+            count(*) FILTER (WHERE k.only_a < k.only_b) AS tasks_behind,
+            sum(k.n)::bigint AS n,
+            sum(k.both_right)::bigint AS both_right,
+            sum(k.only_a)::bigint AS only_a,
+            sum(k.only_b)::bigint AS only_b,
+            avg((k.both_right + k.only_a)::double precision / k.n) AS accuracy_a,
+            avg((k.both_right + k.only_b)::double precision / k.n) AS accuracy_b,
+            avg((k.only_a - k.only_b)::double precision / k.n) AS difference,
+            avg((k.only_a - k.only_b)::double precision / (k.n + 2)) AS centre,
+            sqrt(
+                sum((k.only_a + k.only_b + 1 - (k.only_a - k.only_b)::double precision ^ 2 / (k.n + 2)) / (k.n + 2) ^ 2)
+            ) / count(*) AS standard_error
+        FROM by_task AS k
+        GROUP BY k.policy_a, k.policy_b, GROUPING SETS ((k.family, k.own_task), (k.family), ())
+    )
+
+    SELECT * FROM by_scope
+) AS s
 CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.evaluation_pair IS
 'Two policies on the rows that both have answered: how much better policy_a was than policy_b, and whether that can be chance.';

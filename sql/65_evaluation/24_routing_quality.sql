@@ -1,68 +1,81 @@
 -- drop: DROP VIEW IF EXISTS bi.routing_quality
--- Reads only, with its owner's rights. Of policies that retrieve: what controls composed says nothing about routing.
+-- Reads only, with its owner's rights, one evaluation after the other. Of policies that retrieve: what controls composed
+-- says nothing about routing.
 CREATE VIEW bi.routing_quality AS
-WITH routed AS NOT MATERIALIZED (
-    SELECT
-        j.evaluation,
-        t.family,
-        j.task AS own_task,
-        j.policy,
-        CASE WHEN s.may_be_found THEN coalesce(p.tasks[1] = j.task, FALSE) END AS true_first,
-        coalesce(f.family = t.family, FALSE) AS family_first,
-        CASE
-            WHEN s.may_be_found THEN coalesce(p.weights[array_position(p.tasks, j.task)] > 0, FALSE)
-        END AS true_inside,
-        cardinality(p.adapter_ids) AS adapters,
-        (SELECT -sum(u.p * ln(u.p)) / ln(2) FROM unnest(p.probabilities) AS u (p) WHERE u.p > 0) AS entropy
-    FROM loracomp.job AS j
-    INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
-    INNER JOIN loracomp.task AS t ON j.task = t.name
-    LEFT JOIN loracomp.task AS f ON p.tasks[1] = f.name
-    -- A task that was kept out, or never had an active adapter, can't be found.
-    CROSS JOIN LATERAL (
-        SELECT
-            j.task <> ALL (j.exclude_tasks) AND (t.id, j.base_model) IN (
-                SELECT a.task_id, b.name
-                FROM loracomp.adapter AS a
-                INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
-                WHERE a.status <> 'staged'
-            ) AS may_be_found
-    ) AS s
-    WHERE j.evaluation IS NOT NULL AND p.policy ->> 'router' = 'retrieval'
-),
-
-by_task AS (
-    SELECT
-        r.evaluation,
-        r.family,
-        r.own_task,
-        r.policy,
-        count(*) AS n,
-        avg(r.true_first::integer)::double precision AS true_first,
-        avg(r.family_first::integer)::double precision AS family_first,
-        avg(r.true_inside::integer)::double precision AS true_inside,
-        avg(r.adapters)::double precision AS adapters,
-        avg(r.entropy) AS entropy
-    FROM routed AS r
-    GROUP BY r.evaluation, r.family, r.own_task, r.policy
-)
-
 SELECT
-    k.evaluation,
-    CASE WHEN k.own_task IS NOT NULL THEN 'task' WHEN k.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
-    k.family,
-    coalesce(m.labels ->> k.own_task, k.own_task) AS own_task,
-    k.policy,
-    count(*) AS tasks,
-    sum(k.n)::bigint AS n,
-    avg(k.true_first) AS true_first,
-    avg(k.family_first) AS family_first,
-    avg(k.true_inside) AS true_inside,
-    avg(k.adapters) AS adapters,
-    avg(k.entropy) AS entropy_bits
-FROM by_task AS k
-CROSS JOIN loracomp.task_mask AS m
-GROUP BY m.labels, k.evaluation, k.policy, GROUPING SETS ((k.family, k.own_task), (k.family), ());
+    e.name AS evaluation,
+    CASE WHEN q.own_task IS NOT NULL THEN 'task' WHEN q.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
+    q.family,
+    coalesce(m.labels ->> q.own_task, q.own_task) AS own_task,
+    q.policy,
+    q.tasks,
+    q.n,
+    q.true_first,
+    q.family_first,
+    q.true_inside,
+    q.adapters,
+    q.entropy AS entropy_bits
+FROM loracomp.evaluation AS e
+CROSS JOIN LATERAL (
+    WITH routed AS NOT MATERIALIZED (
+        SELECT
+            t.family,
+            j.task AS own_task,
+            j.policy,
+            CASE WHEN s.may_be_found THEN coalesce(p.tasks[1] = j.task, FALSE) END AS true_first,
+            coalesce(f.family = t.family, FALSE) AS family_first,
+            CASE
+                WHEN s.may_be_found THEN coalesce(p.weights[array_position(p.tasks, j.task)] > 0, FALSE)
+            END AS true_inside,
+            cardinality(p.adapter_ids) AS adapters,
+            (SELECT -sum(u.p * ln(u.p)) / ln(2) FROM unnest(p.probabilities) AS u (p) WHERE u.p > 0) AS entropy
+        FROM loracomp.job AS j
+        INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
+        INNER JOIN loracomp.task AS t ON j.task = t.name
+        LEFT JOIN loracomp.task AS f ON p.tasks[1] = f.name
+        -- A task that was kept out, or never had an active adapter, can't be found.
+        CROSS JOIN LATERAL (
+            SELECT
+                j.task <> ALL (j.exclude_tasks) AND (t.id, j.base_model) IN (
+                    SELECT a.task_id, b.name
+                    FROM loracomp.adapter AS a
+                    INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
+                    WHERE a.status <> 'staged'
+                ) AS may_be_found
+        ) AS s
+        WHERE j.evaluation = e.name AND p.policy ->> 'router' = 'retrieval'
+    ),
+
+    by_task AS (
+        SELECT
+            r.family,
+            r.own_task,
+            r.policy,
+            count(*) AS n,
+            avg(r.true_first::integer)::double precision AS true_first,
+            avg(r.family_first::integer)::double precision AS family_first,
+            avg(r.true_inside::integer)::double precision AS true_inside,
+            avg(r.adapters)::double precision AS adapters,
+            avg(r.entropy) AS entropy
+        FROM routed AS r
+        GROUP BY r.family, r.own_task, r.policy
+    )
+
+    SELECT
+        k.family,
+        k.own_task,
+        k.policy,
+        count(*) AS tasks,
+        sum(k.n)::bigint AS n,
+        avg(k.true_first) AS true_first,
+        avg(k.family_first) AS family_first,
+        avg(k.true_inside) AS true_inside,
+        avg(k.adapters) AS adapters,
+        avg(k.entropy) AS entropy
+    FROM by_task AS k
+    GROUP BY k.policy, GROUPING SETS ((k.family, k.own_task), (k.family), ())
+) AS q
+CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.routing_quality IS
 'How well retrieval found the task that an evaluation''s rows come from, by policy: of each task, and means over tasks.';
 COMMENT ON COLUMN bi.routing_quality.evaluation IS 'Named set of jobs.';
