@@ -111,6 +111,75 @@ def test_nobody_becomes_another(scene: Scene, name: str, role: str) -> None:
                 connection.execute(statement)
 
 
+# What the server keeps from every login, where an installation grants nothing else.
+SERVERS = {
+    "a program": "COPY (SELECT 1) TO PROGRAM 'true'",
+    "a file": "COPY (SELECT 1) TO '/tmp/loracomp-out'",
+    "reading a file": "SELECT pg_read_file('postgresql.conf')",
+    "a folder": "SELECT pg_ls_dir('.')",
+    "a file as a large object": "SELECT lo_import('/etc/hostname')",
+    "a library": "LOAD '/tmp/mine.so'",
+    "C": "CREATE FUNCTION pg_temp.f() RETURNS int LANGUAGE c AS '/tmp/mine.so'",
+    "an extension": "ALTER EXTENSION vector UPDATE",
+    "a schema": "CREATE SCHEMA mine",
+    "a table in public": "CREATE TABLE public.mine ()",
+    "a publication": "CREATE PUBLICATION mine",
+    "a way to other servers": "CREATE FOREIGN DATA WRAPPER mine",
+    "a replication slot": "SELECT pg_create_logical_replication_slot('mine', 'pgoutput')",
+    "the log": "SET log_statement = 'all'",
+    "triggers off": "SET session_replication_role = 'replica'",
+    "the server's settings": "ALTER SYSTEM SET work_mem = '1MB'",
+    "a database's settings": "ALTER DATABASE postgres SET work_mem = '1MB'",
+    "another's settings": "ALTER ROLE postgres SET search_path = 'pg_temp'",
+    "a group's settings": "ALTER ROLE loracomp_worker SET search_path = 'pg_temp'",
+    "rights of what others will make": "ALTER DEFAULT PRIVILEGES FOR ROLE postgres GRANT SELECT ON TABLES TO PUBLIC",
+    "leakproof": "CREATE FUNCTION pg_temp.f(text) RETURNS boolean LANGUAGE sql LEAKPROOF RETURN true",
+    "an event trigger": "CREATE EVENT TRIGGER e ON ddl_command_start EXECUTE FUNCTION loracomp.fill_job()",
+    "ending another": "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
+    "statistics as they are": "SELECT stavalues1 FROM pg_statistic",
+    "extended statistics": "SELECT stxdmcv FROM pg_statistic_ext_data",
+    "others' large objects": "SELECT loid FROM pg_largeobject",
+    "passwords": "SELECT rolpassword FROM pg_authid",
+}
+
+
+@pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam", "nobody"])
+def test_nobody_reaches_the_server_behind_the_database(scene: Scene, name: str) -> None:
+    with scene.connect(name) as connection:
+        for what, statement in SERVERS.items():
+            with pytest.raises(errors.InsufficientPrivilege):
+                connection.execute(statement.encode())
+                pytest.fail(what)
+
+
+@pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam", "nobody"])
+def test_nobody_reads_what_another_asks(scene: Scene, name: str) -> None:
+    scene.owner.execute("SELECT 'a SECRET of the owner'")
+    with scene.connect(name) as connection:
+        shown = "SELECT DISTINCT query FROM pg_stat_activity WHERE usename = 'postgres' AND query <> ''"
+        assert values(connection, shown) == {"<insufficient privilege>"}
+
+
+@pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam", "nobody"])
+def test_a_temporary_table_of_that_name_is_not_taken_for_ours(scene: Scene, name: str) -> None:
+    """Ours are named with their schema, or by a path that has pg_temp last."""
+    calls = {
+        "alice": "SELECT status FROM loracomp.job_result WHERE job_id = {job}",
+        "wendy": "SELECT name FROM loracomp.show_encoder()",
+        "ana": "SELECT policy FROM bi.prediction WHERE job_id = {job}",
+        "adam": "SELECT name FROM loracomp.list_policies() WHERE name = 'default'",
+        "nobody": "SELECT 1",
+    }
+    with scene.connect(name) as connection:
+        tables = values(scene.owner, "SELECT relname FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace")
+        call = calls[name].format(job=scene.alices)
+        before = connection.execute(call.encode()).fetchall()
+        for table in tables:
+            make = sql.SQL("CREATE TEMP VIEW {} AS SELECT 'forged' AS name").format(sql.Identifier(table))
+            connection.execute(make)
+        assert connection.execute(call.encode()).fetchall() == before
+
+
 # Submitters.
 
 
@@ -166,6 +235,78 @@ def test_statistics_show_nothing_of_others(scene: Scene) -> None:
         with scene.connect(name) as connection:
             shown = "SELECT tablename FROM pg_stats WHERE schemaname = 'loracomp'"
             assert values(connection, shown) <= {"policy", "base_model", "alembic_version", "sql_object"}
+
+
+# Columns that hold others' words, or what only their task's readers may know, where submitters can ask for them.
+WORDS = {
+    "job": ("prompt", "idempotency_key", "task", "expected", "error", "lease_token::text"),
+    "prediction": ("output",),
+    "job_result": ("prompt", "output", "error", "idempotency_key"),
+    "job_trace": ("prompt", "output", "own_task", "expected", "error", "idempotency_key"),
+    "retrieved_example": ("prompt", "answer", "source_ref"),
+    "composed_adapter": ("adapter",),
+}
+PLANNERS = ("", "SET enable_seqscan = off", "SET enable_indexscan = off; SET enable_bitmapscan = off")
+HIDDEN = "HIDDEN"
+
+
+def plans(connection: db.Connection, relation: str, column: str, guess: str) -> list[str]:
+    """What EXPLAIN says of rows of the relation whose column is the guess, before and after they are read."""
+    found = []
+    for planner in PLANNERS:
+        connection.execute(f"RESET ALL; {planner}".encode())
+        for condition in (f"{column} = '{guess}'", f"{column} >= '{guess}' AND {column} <= '{guess}'"):
+            query = f"SELECT FROM loracomp.{relation} WHERE {condition}"
+            for options in ("", "(ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF)"):
+                rows = connection.execute(f"EXPLAIN {options} {query}".encode())
+                found += [row["QUERY PLAN"].replace(guess, "GUESS") for row in rows]
+    return found
+
+
+@pytest.fixture
+def hidden(database: str, logins: None) -> str:
+    """URL of a database where each of those words is HIDDEN in many rows, none of which alice may read."""
+    with db.connect(database) as owner, connect(database, "bob") as bob, connect(database, "alice") as alice:
+        load(owner)
+        examples = add_examples(owner, HIDDEN, reader_role=login("readers"))
+        words = {"prompt": HIDDEN, "answer": HIDDEN}
+        for column in words:
+            owner.execute(f"UPDATE loracomp.example SET {column} = '{HIDDEN}' WHERE source_ref ~ '{HIDDEN}'".encode())
+        owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
+        for number in range(30):
+            answer(owner, submit(bob, HIDDEN, idempotency_key=f"{HIDDEN} {number}"), examples, output=HIDDEN)
+            asked = {"task": HIDDEN, "evaluation": "weekly", "expected": HIDDEN}
+            submit(owner, choices=[HIDDEN, "other"], run_at="3000-01-01", **asked)
+            mine = submit(alice, "mine", idempotency_key=f"my {number}")
+            answer(owner, mine, examples, composed_tasks=[HIDDEN], adapter_weights=[1])
+        owner.execute("VACUUM (ANALYZE)")
+    return database
+
+
+@pytest.mark.parametrize("relation", WORDS)
+def test_plans_show_nothing_of_what_is_hidden(hidden: str, relation: str) -> None:
+    """Neither by rows that EXPLAIN expects nor by those that it counts, whatever way the planner is led."""
+    with connect(hidden, "alice") as alice:
+        for column in WORDS[relation]:
+            assert plans(alice, relation, column, HIDDEN) == plans(alice, relation, column, "NOT TRUE"), column
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        "ALTER TABLE loracomp.prediction ALTER output SET STATISTICS 100; ANALYZE loracomp.prediction",
+        "DROP POLICY submitters_see_their_own ON loracomp.prediction; CREATE POLICY submitters_see_their_own ON"
+        " loracomp.prediction FOR SELECT TO loracomp_submitter USING (EXISTS (SELECT FROM loracomp.job AS j"
+        " WHERE j.id = job_id AND j.submitted_by = current_user))",
+        "CREATE INDEX ON loracomp.prediction (output)",
+    ],
+    ids=["statistics", "a policy that reads a table", "an index"],
+)
+def test_what_plans_would_show(hidden: str, leak: str) -> None:
+    """What the test above looks for can be found."""
+    with db.connect(hidden) as owner, connect(hidden, "alice") as alice:
+        owner.execute(leak.encode())
+        assert plans(alice, "prediction", "output", HIDDEN) != plans(alice, "prediction", "output", "NOT TRUE")
 
 
 def test_a_conflict_or_error_tells_nothing_of_anothers_key(scene: Scene) -> None:
