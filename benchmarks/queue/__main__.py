@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .growth import growth, inserts
+from .growth import by_depth, by_history, inserts
 from .place import install, one, own_server
 from .throughput import grid, throughput
 
@@ -34,7 +34,8 @@ class Part(StrEnum):
 
     THROUGHPUT = "throughput"
     GRID = "grid"
-    GROWTH = "growth"
+    DEPTH = "depth"
+    HISTORY = "history"
     INSERTS = "inserts"
 
 
@@ -61,7 +62,8 @@ def main(  # noqa: PLR0917
         measures: dict[Part, Callable[[], list[dict[str, Any]]]] = {
             Part.THROUGHPUT: lambda: throughput(url, pythons, seconds, rounds, say),
             Part.GRID: lambda: grid(url, pythons, seconds, batch, say),
-            Part.GROWTH: lambda: growth(url, steps(depth), [0, *steps(history)], claims, say),
+            Part.DEPTH: lambda: by_depth(url, steps(depth), claims, say),
+            Part.HISTORY: lambda: by_history(url, [0, *steps(history)], claims, say),
             Part.INSERTS: lambda: inserts(url, seconds),
         }
         machine = {

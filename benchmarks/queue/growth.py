@@ -40,12 +40,24 @@ CROSS JOIN loracomp.job AS j CROSS JOIN LATERAL json_populate_record(t, json_bui
 """
 
 
-def growth(
-    maintenance: str, depths: Sequence[int], histories: Sequence[int], claims: int, say: Callable[[str], None]
+def by_depth(maintenance: str, depths: Sequence[int], claims: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """A row for each depth of the queue, with no history; none is less than what is claimed, and as much again."""
+    points = [(max(depth, claims * BATCH * 2), 0) for depth in depths]
+    return growth(maintenance, points, claims, say)
+
+
+def by_history(
+    maintenance: str, histories: Sequence[int], claims: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """A row for each depth, with no history, and for each history, at the least depth."""
-    least = claims * BATCH * 2
-    points = [(max(depth, least), 0) for depth in depths] + [(least, history) for history in histories]
+    """A row for each length of the history, at the least depth."""
+    points = [(claims * BATCH * 2, history) for history in histories]
+    return growth(maintenance, points, claims, say)
+
+
+def growth(
+    maintenance: str, points: Sequence[tuple[int, int]], claims: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A row for each depth and history: what a claim and a record cost there."""
     rows = []
     for depth, history in dict.fromkeys(points):
         with queue("loracomp", sys.executable, maintenance) as made:

@@ -6,7 +6,7 @@ from typing import Any
 
 from .place import queue
 
-BATCHES = (1, 4, 16, 64, 256)
+BATCHES = (1, 8, 64, 256)
 WORKERS = (1, 2, 3, 4)
 KEY = (64, 1)
 """The point that systems are compared at, in several rounds."""
@@ -14,7 +14,7 @@ POINTS = {
     "loracomp": [(batch, workers) for batch in BATCHES for workers in WORKERS],
     "bare": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
     "pgqueuer": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
-    "procrastinate": [*((batch, 1) for batch in (1, 16, 64)), (64, 2), (64, 4)],
+    "procrastinate": [*((batch, 1) for batch in (1, 8, 64)), (64, 2), (64, 4)],
 }
 FASTEST = {"loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000}
 """Jobs a second, more than any does."""
