@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -164,6 +165,9 @@ def test_doctor_finds_nothing_wrong_after_the_demo(demo: dict[str, str]) -> None
     assert [check for check in checks if check["status"] == "fail"] == []
 
 
+STEPS = {"claim", "encode", "route", "load", "ready", "compose", "predict", "record"}
+
+
 def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str]) -> None:
     """The acceptance of the whole: plain SQL by a plain submitter, and a worker that is then told to stop."""
     address = url(demo)
@@ -185,6 +189,9 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
             examples = connection.execute(
                 "SELECT count(*) FROM loracomp.retrieved_example WHERE job_id = %s", [row[0]]
             ).fetchone()
+            timings = connection.execute(
+                "SELECT timings FROM loracomp.job_trace WHERE job_id = %s", [row[0]]
+            ).fetchone()
         assert answer[0] == "succeeded" and answer[1] in ("True", "False") and answer[2] != "base model"
         (listed,) = json.loads(execute(["loracomp", "workers", "--json"], demo))[:1]
         assert examples == (30,)
@@ -192,6 +199,8 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
             assert json.load(ready) == {"ready": True, "problems": {}}
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as metrics:
             text = metrics.read().decode()
+        assert timings and set(timings[0]) == STEPS
+        assert set(re.findall(r'loracomp_step_seconds_count\{step="(\w+)"', text)) == STEPS
         assert 'loracomp_cache_requests_total{cache="adapters",result="miss"}' in text
         assert "loracomp_database_up 1.0" in text
         assert f'device="{listed["device"]}"' in text and "cpu/" in listed["device"]
