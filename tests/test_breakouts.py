@@ -431,6 +431,15 @@ def test_a_worker_without_the_fence_changes_nothing(scene: Scene) -> None:
             assert values(wendy, f"SELECT loracomp.{call}") == set()
 
 
+def test_a_worker_shows_an_answer_to_nobody_but_its_submitter(database: str, logins: None) -> None:
+    with db.connect(database) as owner, connect(database, "alice") as alice, connect(database, "bob") as bob:
+        examples = load(owner)
+        job_id = submit(bob)
+        answer(owner, job_id, examples, submitted_by=login("alice"))
+        assert values(alice, "SELECT job_id FROM loracomp.prediction") == set()
+        assert values(bob, "SELECT job_id FROM loracomp.prediction") == {job_id}
+
+
 def test_a_worker_guesses_no_token_of_another(database: str, logins: None) -> None:
     """By counting from its own, for every job at once."""
     with db.connect(database) as owner, connect(database, "wendy") as wendy:
