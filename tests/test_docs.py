@@ -1,8 +1,12 @@
-"""Docs that run: each sh, sql and python block of README.md and docs/ is executed, in order, on the demo's database."""
+"""Docs that run: each sh, sql and python block of README.md and docs/ is executed, in order, on the demo's database.
+
+What psql is shown to print after a block of SQL must have the columns that it prints; numbers are those of the day.
+"""
 
 import os
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXECUTED = ("sh", "sql", "python")
 # Outputs, pictures and files to copy; everything else in a fence is a command.
 SHOWN = ("text", "json", "yaml", "jsonl")
+OUTPUT = re.compile(r"\n\n```text\n(?P<body>.*?)^```", re.M | re.S)
 FENCE = re.compile(r"(?:<!-- not run: (?P<reason>.+?) -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```", re.M | re.S)
 
 
@@ -22,14 +27,34 @@ class Block(NamedTuple):
     body: str
     line: int
     reason: str | None
+    shown: str  # of the output that stands right after it
 
 
 def blocks(page: Path) -> list[Block]:
     source = page.read_text()
     return [
-        Block(match["language"], match["body"], source[: match.start()].count("\n") + 1, match["reason"])
+        Block(
+            match["language"],
+            match["body"],
+            source[: match.start()].count("\n") + 1,
+            match["reason"],
+            shown["body"] if (shown := OUTPUT.match(source, match.end())) else "",
+        )
         for match in FENCE.finditer(source)
     ]
+
+
+def headers(printed: str) -> list[list[str]]:
+    """Names of the columns of each table that psql printed."""
+    lines = printed.splitlines()
+    return [
+        [name.strip() for name in above.split("|")] for above, line in pairwise(lines) if re.fullmatch(r"-[-+]*", line)
+    ]
+
+
+def test_the_names_of_columns_are_found() -> None:
+    printed = " a | b\n---+---\n 1 | 2\n(1 row)\n\nINSERT 0 1\n  one\n-------\n - x\n(1 row)\n"
+    assert headers(printed) == [["a", "b"], ["one"]]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -51,9 +76,11 @@ def test_blocks_run(page: Path, demo: dict[str, str], tmp_path: Path) -> None:
     for block in blocks(page):
         if block.language in EXECUTED and block.reason is None:
             try:
-                execute(commands[block.language], demo, block.body, tmp_path)
+                printed = execute(commands[block.language], demo, block.body, tmp_path)
             except AssertionError as failure:
                 raise AssertionError(f"{page.name}:{block.line}: {failure}") from None
+            if block.language == "sql" and (shown := headers(block.shown)):
+                assert headers(printed)[-len(shown) :] == shown, f"{page.name}:{block.line}: its output is another now"
 
 
 def test_the_table_of_faults_is_what_was_kept() -> None:
