@@ -133,6 +133,15 @@ INNER JOIN report.accuracy AS a ON a.part = p.part AND a.scope = p.scope AND a.p
 WHERE p.scope = 'all' AND p.policy_b = 'base'
 ORDER BY p.part, p.tasks DESC, p.difference DESC, p.policy_a;
 
+-- The same with the nearest adapter alone let in: of all that retrieval chooses, the best.
+CREATE VIEW report.best_retrieved AS
+SELECT DISTINCT ON (p.part) p.part, p.policy_a AS policy
+FROM report.pair AS p
+WHERE p.scope = 'all' AND p.policy_b = 'base' AND p.policy_a IN (
+    SELECT m.policy FROM report.measured AS m WHERE m.is_mix = 1 OR m.policy IN ('nearest', 'nearest_contrast')
+)
+ORDER BY p.part, p.tasks DESC, p.difference DESC, p.policy_a;
+
 -- How well retrieval found the rows' own task, from jobs that asked for weights alone.
 CREATE VIEW report.routing AS
 WITH by_task AS (
