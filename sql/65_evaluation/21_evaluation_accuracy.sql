@@ -7,7 +7,7 @@ SELECT
     e.name AS evaluation,
     CASE WHEN m.own_task IS NOT NULL THEN 'task' WHEN m.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     m.family,
-    m.own_task,
+    coalesce(h.labels ->> m.own_task, m.own_task) AS own_task,
     m.policy,
     m.base_model,
     m.tasks,
@@ -29,14 +29,27 @@ CROSS JOIN LATERAL (
         sum(a.n)::bigint AS n,
         sum(a.correct)::bigint AS correct,
         avg(a.accuracy) AS accuracy,
-        sqrt(sum((a.accuracy - a.accuracy_low) ^ 2)) AS below,
-        sqrt(sum((a.accuracy_high - a.accuracy) ^ 2)) AS above
-    FROM bi.accuracy AS a
-    CROSS JOIN loracomp.task_mask AS h
-    INNER JOIN loracomp.task AS t ON a.own_task = coalesce(h.labels ->> t.name, t.name)
-    WHERE a.evaluation = e.name
+        sqrt(sum((a.accuracy - i.low) ^ 2)) AS below,
+        sqrt(sum((i.high - a.accuracy) ^ 2)) AS above
+    FROM (
+        SELECT
+            j.task AS own_task,
+            j.policy,
+            j.base_model,
+            count(*) AS asked,
+            count(p.job_id) AS n,
+            count(*) FILTER (WHERE p.output = j.expected) AS correct,
+            count(*) FILTER (WHERE p.output = j.expected)::double precision / nullif(count(p.job_id), 0) AS accuracy
+        FROM loracomp.job AS j
+        LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
+        WHERE j.evaluation = e.name AND j.expected IS NOT NULL AND j.finished_at IS NOT NULL AND j.kind = 'predict'
+        GROUP BY j.task, j.policy, j.base_model
+    ) AS a
+    CROSS JOIN LATERAL bi.wilson_interval(a.correct, a.n) AS i
+    INNER JOIN loracomp.task AS t ON a.own_task = t.name
     GROUP BY a.policy, a.base_model, GROUPING SETS ((t.family, a.own_task), (t.family), ())
-) AS m;
+) AS m
+CROSS JOIN loracomp.task_mask AS h;
 COMMENT ON VIEW bi.evaluation_accuracy IS
 'How often answers were right in an evaluation, by policy: of each task, and means over the tasks of a family and over all.';
 COMMENT ON COLUMN bi.evaluation_accuracy.evaluation IS 'Named set of jobs.';
