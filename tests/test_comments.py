@@ -82,15 +82,3 @@ def test_columns_in_the_administrators_docs_are_those_that_psql_prints(
 def columns(printed: str) -> list[str]:
     """Of a table as psql prints it."""
     return [name.strip() for name in printed.splitlines()[0].split("|")]
-
-
-def test_outputs_in_the_docs_are_what_psql_prints(database: str, connection: db.Connection) -> None:
-    """Of the statements whose output is shown."""
-    add_base_model(connection)
-    shown = [pair for pair in pairwise(blocks(REFERENCE)) if [block.language for block in pair] == ["sql", "text"]]
-    assert shown
-    for statement, output in shown:
-        command = [embedded.psql_path(), "--no-psqlrc", "--dbname", database, "--file", "-"]
-        done = subprocess.run(command, input=statement.body, text=True, capture_output=True, check=True)
-        printed = [line.rstrip() for line in done.stdout.splitlines()]
-        assert printed[: len(output.body.splitlines())] == output.body.splitlines(), f"docs/sql.md:{output.line}"
