@@ -1,7 +1,8 @@
 """From compositions (ids and weights) to mixes ready for the model, with how exact they are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from loracomp.composition.blocks import nbytes
 from loracomp.composition.diagnostics import Fidelity
@@ -21,6 +22,8 @@ from loracomp.errors import JobError, UsageError
 from loracomp.records import Composition
 from loracomp.registry.models import BaseModel
 
+_Measured: TypeAlias = tuple[float, float] | tuple[()]
+"""Norm ratio and cosine, before rescaling; empty where there is nothing to measure."""
 MEASURED_NBYTES = 300
 """What two floats under a digest take, about."""
 
@@ -54,7 +57,7 @@ class Composer:
             cache_bytes * 11 // 16, "compositions"
         )
         self._fidelity = Fidelity(cache_bytes // 4)
-        self._measured: ByteLimitedCache[str, tuple[float, float] | tuple[()]] = ByteLimitedCache(cache_bytes // 16)
+        self._measured: ByteLimitedCache[str, _Measured] = ByteLimitedCache(cache_bytes // 16)
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
         """Each composition ready for the model, or why it cannot be; equal ones are the same object.
@@ -63,16 +66,22 @@ class Composer:
         """
         keys = [self._key(composition) for composition in compositions]
         wanted = dict(zip(keys, compositions, strict=True))
-        ready = {key: self._compose(key, composition, adapters) for key, composition in wanted.items()}
+        mixes = {key: self._mixes(composition, adapters) for key, composition in wanted.items()}
+        good = {key: each for key, each in mixes.items() if not isinstance(each, JobError)}
+        measured = self._measure({key: each for key, each in good.items() if self._is_measured(key, wanted[key])})
+        ready: dict[str, Composed | JobError] = {key: each for key, each in mixes.items() if isinstance(each, JobError)}
+        for key, (mix, _) in good.items():
+            ready[key] = self._composed(key, wanted[key], mix, measured.get(key, ()))
         return [ready[key] for key in keys]
 
     def _key(self, composition: Composition) -> str:
         # One file may be registered twice, with another alpha: the digest sees the file alone, the ids tell them apart.
         return f"{composition.digest(self._base.fingerprint)} {composition.adapter_ids}"
 
-    def _compose(self, key: str, composition: Composition, adapters: Loaded) -> Composed | JobError:
+    def _mixes(self, composition: Composition, adapters: Loaded) -> tuple[Mix, Mix] | JobError:
+        """The mix before it is rescaled, and the exact weighted sum, which of cat is the mix itself."""
         if not composition.adapter_ids:
-            return BASE_ALONE
+            return BASE_ALONE.mix, BASE_ALONE.mix
         try:
             if len(set(composition.adapter_ids)) < len(composition.adapter_ids):
                 raise UsageError("adapters of a composition must be distinct")
@@ -85,7 +94,10 @@ class Composer:
             return error
         except UsageError as error:
             return JobError(str(error), code="composition_refused")
-        return self._gated(key, composition, used)
+        if composition.random_parameters:
+            used = [self._randomized(adapter, composition.seed) for adapter in used]
+        mix = gated(composition.strategy, self._prepared(composition, used), composition.weights)
+        return mix, mix if composition.strategy == "cat" else gated("cat", used, composition.weights)
 
     def _checked(self, adapter: PackedAdapter | JobError, sha256: str) -> PackedAdapter:
         if isinstance(adapter, JobError):
@@ -106,28 +118,29 @@ class Composer:
                     )
         return adapter
 
-    def _gated(self, key: str, composition: Composition, adapters: list[PackedAdapter]) -> Composed:
-        if composition.random_parameters:
-            adapters = [self._randomized(adapter, composition.seed) for adapter in adapters]
-        mix = gated(composition.strategy, self._prepared(composition, adapters), composition.weights)
+    def _is_measured(self, key: str, composition: Composition) -> bool:
+        return bool(composition.adapter_ids) and (composition.rescale or self._is_sampled(key))
+
+    def _is_sampled(self, key: str) -> bool:
         # A share of compositions by their digest, so that the same one is measured everywhere, or nowhere.
-        measuring = int(key[:8], 16) < self._diagnostics * 2**32
-        if not (composition.rescale or measuring):
-            return Composed(mix)
-        exact = mix if composition.strategy == "cat" else gated("cat", adapters, composition.weights)
-        measured = self._measure(key, mix, exact)
+        return int(key[:8], 16) < self._diagnostics * 2**32
+
+    def _measure(self, mixes: Mapping[str, tuple[Mix, Mix]]) -> dict[str, _Measured]:
+        known = {key: kept for key in mixes if (kept := self._measured.get(key)) is not None}
+        new = {key: each for key, each in mixes.items() if key not in known}
+        self._fidelity.meet(new.values())
+        for key, (mix, exact) in new.items():
+            known[key] = self._fidelity.measure(mix, exact) or ()
+            self._measured.put(key, known[key], MEASURED_NBYTES)
+        return known
+
+    def _composed(self, key: str, composition: Composition, mix: Mix, measured: _Measured) -> Composed:
+        if not mix.adapters:
+            return BASE_ALONE
         if composition.rescale and measured:
             mix = replace(mix, right=tuple(gate / measured[0] for gate in mix.right))
             measured = 1.0, measured[1]
-        return Composed(mix, *measured) if measured and measuring else Composed(mix)
-
-    def _measure(self, key: str, mix: Mix, exact: Mix) -> tuple[float, float] | tuple[()]:
-        """Norm ratio and cosine, before rescaling; empty where there is nothing to measure."""
-        kept = self._measured.get(key)
-        if kept is None:
-            kept = self._fidelity.measure(mix, exact) or ()
-            self._measured.put(key, kept, MEASURED_NBYTES)
-        return kept
+        return Composed(mix, *measured) if measured and self._is_sampled(key) else Composed(mix)
 
     def _prepared(self, composition: Composition, adapters: Sequence[PackedAdapter]) -> Sequence[PackedAdapter]:
         strategy, density, seed = composition.strategy, composition.density, composition.seed
