@@ -3,12 +3,14 @@
 import random
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from time import perf_counter
 
 import psycopg
 import pytest
 from psycopg import errors, sql
+from psycopg.types.json import Json
 from scipy.stats import mannwhitneyu
 
 from loracomp import db, schema
@@ -291,6 +293,59 @@ def test_plans_show_nothing_of_what_is_hidden(hidden: str, relation: str) -> Non
             assert plans(alice, relation, column, HIDDEN) == plans(alice, relation, column, "NOT TRUE"), column
 
 
+COMPARISONS = ("{} = 'GUESS'", "{} < 'GUESS'", "{} = ANY ('{{GUESS}}')", "starts_with({}, 'GUESS')")
+
+
+@pytest.mark.parametrize("relation", WORDS)
+def test_a_readers_own_comparison_comes_after_the_policy(hidden: str, relation: str) -> None:
+    """Or it would fetch others' texts, and a second one those for which the first holds: EXPLAIN counts their pages."""
+    with connect(hidden, "alice") as alice:
+        for condition in (form.format(column) for column in WORDS[relation] for form in COMPARISONS):
+            rows = alice.execute(f"EXPLAIN SELECT FROM loracomp.{relation} WHERE {condition}".encode())
+            filters = [plan for row in rows if "Filter" in (plan := row["QUERY PLAN"]) and "submitted_by" in plan]
+            assert all(re.search(r"Filter: \(*submitted_by", plan) for plan in filters), filters
+
+
+def test_a_plan_that_is_kept_shows_each_role_its_own(scene: Scene) -> None:
+    """Policies name the reader once a plan: prepared, in a function, in an open cursor."""
+    query = (
+        "SELECT array_agg(DISTINCT submitted_by::text) FROM loracomp.job JOIN loracomp.prediction USING (submitted_by)"
+    )
+    with scene.connect("pool") as pool:
+        pool.execute(f"SET ROLE {login('alice')}")
+        pool.execute(f"PREPARE whose AS {query}")
+        pool.execute("SET plan_cache_mode = force_generic_plan")
+        for language, body in {"sql": query, "plpgsql": f"BEGIN RETURN ({query}); END"}.items():
+            pool.execute(
+                f"CREATE FUNCTION pg_temp.whose_{language}() RETURNS text[] LANGUAGE {language} AS $$ {body} $$"
+            )
+        for name in ("alice", "bob") * 7:
+            pool.execute(f"SET ROLE {login(name)}")
+            for call in ("EXECUTE whose", "SELECT pg_temp.whose_sql()", "SELECT pg_temp.whose_plpgsql()"):
+                assert value(pool, call) == [login(name)], call
+        pool.execute(f"SET ROLE {login('alice')}")
+        with pool.transaction(), pool.cursor("kept") as cursor:
+            cursor.execute(query)
+            pool.execute(f"SET ROLE {login('bob')}")
+            row = cursor.fetchone()
+            assert row
+            assert row["array_agg"] == [login("alice")]
+
+
+def test_nobody_finds_how_long_anothers_text_is(database: str, logins: None) -> None:
+    """Equal texts are equally long: only then a stored one is fetched to be compared, which takes pages."""
+    text = "".join(random.choices("0123456789abcdef", k=50000))
+    with db.connect(database) as owner, connect(database, "alice") as alice, connect(database, "bob") as bob:
+        load(owner)
+        submit(bob, text)
+        pages = []
+        for length in (50000, 50000, 49999):
+            query = f"SELECT FROM loracomp.job WHERE prompt = repeat('x', {length})"
+            plan = value(alice, f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}")
+            pages.append(plan[0]["Plan"]["Shared Hit Blocks"])
+        assert len(set(pages[1:])) == 1, pages
+
+
 @pytest.mark.parametrize(
     "leak",
     [
@@ -365,6 +420,49 @@ def test_a_hidden_task_and_none_are_the_same_to_exclude_tasks(database: str, log
                 )
             messages.add(str(refused.value.diag.message_primary).replace(name, "NAME"))
     assert messages == {"exclude_tasks names tasks that do not exist: NAME"}
+
+
+ROWS_READ = """
+SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) AS n FROM pg_stat_xact_all_tables
+WHERE schemaname = 'loracomp'
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("alice", "INSERT INTO loracomp.job (prompt, exclude_tasks) VALUES ('x', ARRAY[%s])"),
+        ("ana", "SELECT loracomp.route(array_fill(1, '{768}')::public.vector, exclude_tasks => ARRAY[%s])"),
+    ],
+    ids=["submitter", "analyst"],
+)
+def test_nor_do_the_rows_that_are_read(database: str, logins: None, name: str, call: str) -> None:
+    """Every session may see how many its transaction has read, in functions with their owner's rights too."""
+    with db.connect(database) as owner:
+        load(owner)
+        add_examples(owner, "secret", reader_role=login("readers"))
+    read = []
+    for guess in ("secret", "no such"):
+        with connect(database, name) as connection, connection.transaction(force_rollback=True):
+            with pytest.raises((errors.ForeignKeyViolation, errors.NoDataFound)), connection.transaction():
+                connection.execute(call, [guess])
+            read.append(value(connection, ROWS_READ))
+    assert read[0] == read[1] > 0
+
+
+def test_nor_does_the_time_of_many_guesses(database: str, logins: None) -> None:
+    """The same name ten thousand times: what one costs more, shows."""
+    with db.connect(database) as owner:
+        load(owner)
+        add_examples(owner, "secret", reader_role=login("readers"))
+    took: dict[str, list[float]] = {"secret": [], "nobody": []}
+    with connect(database, "alice") as alice:
+        for guess in random.sample([*took] * 20, 40):
+            start = perf_counter()
+            with pytest.raises(errors.ForeignKeyViolation):
+                submit(alice, exclude_tasks=[guess] * 10000)
+            took[guess].append(perf_counter() - start)
+    assert mannwhitneyu(took["secret"], took["nobody"]).pvalue > 1e-5
 
 
 # Workers.
@@ -453,6 +551,59 @@ def test_a_worker_guesses_no_token_of_another(database: str, logins: None) -> No
         given = [[theirs] * len(guesses), guesses, words, words, retries]
         assert values(wendy, "SELECT loracomp.fail_jobs(%s, %s, %s, %s, %s)", given) == set()
         assert value(owner, "SELECT status FROM loracomp.job WHERE id = %s", [theirs]) == "running"
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        "renew_leases(%(ids)s, %(tokens)s, '5 minutes')",
+        "record_predictions(%(rows)s, %(tokens)s::bigint[])",
+        "fail_jobs(%(ids)s, %(tokens)s, %(words)s, %(words)s, %(retries)s)",
+        "release_jobs(%(ids)s, %(tokens)s)",
+    ],
+)
+def test_a_submitter_holds_up_no_worker(database: str, logins: None, write: str) -> None:
+    """By a transaction that it leaves open after it has cancelled a job of a batch: others' jobs go on."""
+    with db.connect(database) as owner, connect(database, "alice") as alice, connect(database, "bob") as bob:
+        load(owner)
+        mine, theirs = submit(alice), submit(bob)
+        tokens = claim(owner, mine, theirs)
+        trace = {"base_model": "toy", "base_fingerprint": "0", "encoder": "toy/1", "code_version": "0", "policy": {}}
+        given = {
+            "ids": list(tokens),
+            "tokens": list(tokens.values()),
+            "rows": Json([{"job_id": job_id, "output": "yes", **trace} for job_id in tokens]),
+            "words": ["broken", "broken"],
+            "retries": [False, False],
+        }
+        with alice.transaction(force_rollback=True):
+            alice.execute("SELECT loracomp.cancel_job(%s)", [mine])
+            with connect(database, "wendy") as wendy:
+                wendy.execute("SET statement_timeout = '10s'")
+                written = values(wendy, f"SELECT loracomp.{write}", given)
+            # What is only renewed may be written still, if the cancelling comes to nothing.
+            assert written == ({mine, theirs} if write.startswith("renew") else {theirs})
+        held = (
+            "SELECT id FROM loracomp.job WHERE status = 'running' AND lease_expires_at > now() + interval '3 minutes'"
+        )
+        assert values(owner, held) == ({theirs} if write.startswith("renew") else set())
+        running = values(owner, "SELECT id FROM loracomp.job WHERE status = 'running'")
+        assert running == ({mine, theirs} if write.startswith("renew") else {mine})
+
+
+def test_a_write_waits_for_a_heartbeat(database: str, logins: None) -> None:
+    """Which holds the same rows for a moment: no result is dropped for it."""
+    with db.connect(database) as owner, db.connect(database) as heart, connect(database, "wendy") as wendy:
+        load(owner)
+        job_ids = [submit(owner), submit(owner)]
+        tokens = claim(wendy, *job_ids)
+        given = [list(tokens), list(tokens.values())]
+        with ThreadPoolExecutor(1) as pool, heart.transaction():
+            heart.execute("SELECT loracomp.renew_leases(%s, %s, '1 minute')", given)
+            released = pool.submit(values, wendy, "SELECT loracomp.release_jobs(%s, %s)", given)
+            with pytest.raises(TimeoutError):
+                released.result(timeout=0.5)
+        assert released.result() == set(job_ids)
 
 
 # Analysts.

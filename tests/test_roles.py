@@ -13,7 +13,7 @@ from people_fixtures import LOGINS, Scene, connect, login, value, values
 EXECUTE = {
     "loracomp_submitter": """
         submit_job cancel_job explain_job readable_tasks readable_example readable_adapter attempts_of
-        white_space is_blank
+        white_space is_blank reader
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
     """,
@@ -48,7 +48,7 @@ OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_turns check_role_exists
     unknown_tasks retrieve_again stored_vector check_evaluation evaluated_examples tasks_that_have_seen text_key
     check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query pick_tasks
-    fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs
+    fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
     check_objects check_server check_roles check_registry check_queue
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
     keep_events_of_others audit_examples audit_truncate

@@ -30,17 +30,7 @@ BEGIN
     END IF;
     -- Only when it is given: a job must go on when a task that it excludes goes away.
     IF new.exclude_tasks <> '{}' AND (tg_op = 'INSERT' OR new.exclude_tasks IS DISTINCT FROM old.exclude_tasks) THEN
-        SELECT string_agg(e.name, ', ') INTO unknown
-        FROM unnest(new.exclude_tasks) AS e (name)
-        WHERE NOT EXISTS (
-            -- What the caller may not read does not exist for it.
-            SELECT FROM loracomp.task AS t
-            WHERE t.name = e.name AND (
-                t.reader_role IS NULL
-                OR loracomp.caller_is_admin()
-                OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(t.reader_role)), 'member')
-            )
-        );
+        unknown := loracomp.unknown_tasks(array_remove(new.exclude_tasks, NULL));
         IF unknown IS NOT NULL THEN
             RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'exclude_tasks_must_name_tasks',

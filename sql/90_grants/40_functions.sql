@@ -113,6 +113,9 @@ loracomp.explain_composition,
 loracomp.explain_run
 TO loracomp_submitter, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
+loracomp.reader
+TO loracomp_submitter;
+GRANT EXECUTE ON FUNCTION
 loracomp.check_routing_settings,
 loracomp.check_similarities,
 loracomp.check_range,
