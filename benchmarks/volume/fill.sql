@@ -360,6 +360,10 @@ CROSS JOIN LATERAL (
 ) AS o (choice)
 WHERE l.status = 'succeeded'
 
+-- name: marks
+UPDATE loracomp.job AS j SET is_correct = p.output = j.expected
+FROM loracomp.prediction AS p WHERE p.job_id = j.id AND j.expected IS NOT NULL
+
 -- name: events
 -- As the audit's triggers would have written them: claims, what went wrong, and the end.
 INSERT INTO loracomp.audit_event (at, actor, entity, entity_id, action, old_status, new_status, attempt, worker, reason)

@@ -65,11 +65,12 @@ BEGIN
                 coalesce(h.batch_size, 1), h.held_by, h.device, h.attempts,
                 h.base_model, h.base_fingerprint, h.encoder, h.code_version, h.asked_by
             FROM held AS h
-            RETURNING job_id
+            RETURNING job_id, output
         )
         UPDATE loracomp.job AS j SET
             status = 'succeeded',
             finished_at = now(),
+            is_correct = r.output = j.expected,
             lease_token = NULL,
             lease_expires_at = NULL,
             error_code = NULL,

@@ -14,7 +14,7 @@ SELECT
     p.choice_scores,
     j.task AS own_task,
     j.expected,
-    p.output = j.expected AS correct,
+    j.is_correct AS correct,
     j.evaluation,
     j.example_id,
     j.policy,

@@ -18,7 +18,7 @@ SELECT
     j.priority,
     cardinality(j.choices) AS choice_count,
     p.choice_index,
-    p.output = j.expected AS is_correct,
+    j.is_correct,
     coalesce(m.labels ->> p.example_tasks[1], p.example_tasks[1]) AS nearest_task,
     p.similarities[1] AS nearest_similarity,
     cardinality(p.example_ids) AS example_count,

@@ -21,7 +21,7 @@ SELECT
     j.submitted_by::text AS submitted_by,
     coalesce(m.labels ->> j.task, j.task) AS own_task,
     cardinality(p.adapter_ids) AS adapter_count,
-    p.output = j.expected AS is_correct,
+    j.is_correct,
     c.day,
     c.finished_at
 FROM bi.composed_adapter AS c

@@ -14,7 +14,7 @@ SELECT
     p.base_model,
     j.evaluation,
     j.submitted_by::text AS submitted_by,
-    p.output = j.expected AS is_correct,
+    j.is_correct,
     (p.created_at AT TIME ZONE 'UTC')::date AS day,
     p.created_at AS finished_at
 FROM loracomp.prediction AS p

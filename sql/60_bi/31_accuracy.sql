@@ -19,10 +19,9 @@ FROM (
         j.policy,
         j.base_model,
         count(*) AS asked,
-        count(p.job_id) AS n,
-        count(*) FILTER (WHERE p.output = j.expected) AS correct
+        count(*) FILTER (WHERE j.status = 'succeeded') AS n,
+        count(*) FILTER (WHERE j.is_correct) AS correct
     FROM loracomp.job AS j
-    LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
     WHERE j.expected IS NOT NULL AND j.finished_at IS NOT NULL AND j.kind = 'predict'
     GROUP BY j.evaluation, j.task, j.policy, j.base_model
 ) AS c

@@ -4,7 +4,7 @@ CREATE VIEW bi.accuracy_by_day AS
 SELECT
     c.day,
     c.evaluation,
-    c.own_task,
+    coalesce(m.labels ->> c.own_task, c.own_task) AS own_task,
     c.policy,
     c.base_model,
     c.asked,
@@ -17,20 +17,17 @@ FROM (
     SELECT
         (j.finished_at AT TIME ZONE 'UTC')::date AS day,
         j.evaluation,
-        coalesce(m.labels ->> j.task, j.task) AS own_task,
+        j.task AS own_task,
         j.policy,
         j.base_model,
         count(*) AS asked,
-        count(p.job_id) AS n,
-        count(*) FILTER (WHERE p.output = j.expected) AS correct
+        count(*) FILTER (WHERE j.status = 'succeeded') AS n,
+        count(*) FILTER (WHERE j.is_correct) AS correct
     FROM loracomp.job AS j
-    CROSS JOIN loracomp.task_mask AS m
-    LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
     WHERE j.expected IS NOT NULL AND j.finished_at IS NOT NULL AND j.kind = 'predict'
-    GROUP BY
-        (j.finished_at AT TIME ZONE 'UTC')::date, j.evaluation, coalesce(m.labels ->> j.task, j.task), j.policy,
-        j.base_model
+    GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, j.evaluation, j.task, j.policy, j.base_model
 ) AS c
+CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
 COMMENT ON VIEW bi.accuracy_by_day IS 'How often answers were the expected ones, by task, policy and day.';
 COMMENT ON COLUMN bi.accuracy_by_day.day IS 'Day on which the jobs ended, in UTC.';

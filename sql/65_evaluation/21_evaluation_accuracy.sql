@@ -37,11 +37,11 @@ CROSS JOIN LATERAL (
             j.policy,
             j.base_model,
             count(*) AS asked,
-            count(p.job_id) AS n,
-            count(*) FILTER (WHERE p.output = j.expected) AS correct,
-            count(*) FILTER (WHERE p.output = j.expected)::double precision / nullif(count(p.job_id), 0) AS accuracy
+            count(*) FILTER (WHERE j.status = 'succeeded') AS n,
+            count(*) FILTER (WHERE j.is_correct) AS correct,
+            count(*) FILTER (WHERE j.is_correct)::double precision
+            / nullif(count(*) FILTER (WHERE j.status = 'succeeded'), 0) AS accuracy
         FROM loracomp.job AS j
-        LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
         WHERE j.evaluation = e.name AND j.expected IS NOT NULL AND j.finished_at IS NOT NULL AND j.kind = 'predict'
         GROUP BY j.task, j.policy, j.base_model
     ) AS a

@@ -30,10 +30,10 @@ CROSS JOIN LATERAL (
         SELECT
             j.task AS own_task,
             array_agg(j.policy) AS policies,
-            array_agg(p.output = j.expected) AS outcomes
+            array_agg(j.is_correct) AS outcomes
         FROM loracomp.job AS j
-        INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
         WHERE j.evaluation = e.name AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.kind = 'predict'
+            AND j.status = 'succeeded'
         GROUP BY j.task, j.example_id
     ),
 
