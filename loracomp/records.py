@@ -28,6 +28,10 @@ class Job:
     seed: int | None = None
     """Of text that is drawn; None: the job's id."""
 
+    def __hash__(self) -> int:
+        # A batch's jobs are looked up some twenty times each, and their texts would be hashed with them.
+        return self.id
+
 
 @dataclass(frozen=True, slots=True)
 class Composition:

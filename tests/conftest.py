@@ -1,6 +1,7 @@
 """One embedded Postgres a session; a database of its own for each test, cloned from a migrated template."""
 
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,6 +52,18 @@ def server() -> Iterator[str]:
             connection.execute("SELECT pg_reload_conf()")
         yield url
         embedded.stop(data)
+
+
+@pytest.fixture(scope="session")
+def programs(server: str) -> Path:
+    """Folder of pg_dump and the like, of the server's own release: the package's, or Debian's."""
+    with psycopg.connect(server) as connection:
+        release = connection.info.server_version // 10000
+    for folder in (embedded.psql_path().parent, Path(f"/usr/lib/postgresql/{release}/bin")):
+        program = folder / "pg_dump"
+        if program.exists() and f" {release}." in subprocess.check_output([program, "--version"], text=True):
+            return folder
+    pytest.skip(f"no pg_dump of PostgreSQL {release}")
 
 
 def url_of(server: str, name: str, user: str | None = None) -> str:

@@ -1,30 +1,28 @@
 """Back-ups as docs/operations.md has them: the whole database under way, and the registry alone."""
 
+import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from conftest import create_database, drop_database, url_of
 from job_data import add_base_model, add_jobs, claim, expire_leases, prediction, statuses
-from loracomp import db, embedded, schema
+from loracomp import db, schema
 from loracomp.db import Connection
 from loracomp.steps.record import record_predictions
 from people_data import add_examples
 from test_metrics import DOCS
+from test_schema import snapshot
 from test_worker import drain_here
 
 REGISTRY = re.findall(r"--table '(loracomp\.\w+)'", DOCS.read_text())
-
-
-@pytest.fixture(autouse=True)
-def programs(server: str) -> Path:
-    with psycopg.connect(server) as connection:
-        if connection.info.server_version // 10000 != 18:
-            pytest.skip("the package carries pg_dump of PostgreSQL 18")
-    return embedded.psql_path().parent
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", DOCS.read_text(), re.M | re.S)
+OWNERS_DUMP, OWNERS_RESTORE = (next(b for b in BLOCKS if word in b) for word in ("loracomp.dump", "--use-list"))
 
 
 def rows(connection: Connection, table: str) -> list[str]:
@@ -54,6 +52,42 @@ def test_a_restored_database_goes_on_where_the_dump_was(
         assert outputs[done] == "before"
         (new,) = add_jobs(restored, "d")
         assert new > waiting
+
+
+@pytest.fixture
+def owned(server: str, template: str) -> Iterator[str]:
+    """URL of a database whose owner is no superuser, as that owner; `template` is there for the roles."""
+    owner, name = f"owner_{os.getpid()}", f"owned_{os.getpid()}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f"CREATE ROLE {owner} LOGIN")
+        create_database(server, name)
+        connection.execute(f"ALTER DATABASE {name} OWNER TO {owner}")
+        with psycopg.connect(url_of(server, name)) as inside:
+            inside.execute("CREATE EXTENSION vector")
+        url = url_of(server, name, user=owner)
+        schema.initialize(url)
+        yield url
+        drop_database(server, name)
+        drop_database(server, f"{name}_restored")
+        connection.execute(f"DROP ROLE {owner}")
+
+
+def test_an_owner_who_is_no_superuser_restores_by_the_commands_of_the_docs(
+    owned: str, server: str, programs: Path, tmp_path: Path
+) -> None:
+    where, of = conninfo_to_dict(server), conninfo_to_dict(owned)
+    dump, _ = OWNERS_DUMP.split("pg_dumpall")
+    restore = OWNERS_RESTORE.replace("loracomp_restored", f"{of['dbname']}_restored")
+    restore = re.sub(r"(--owner|--username) owner", rf"\1 {of['user']}", restore)
+    environment = {
+        "PATH": os.pathsep.join([str(programs), os.environ["PATH"]]),
+        "LORACOMP_DATABASE_URL": owned,
+        **{f"PG{name.upper()}": str(where[name]) for name in ("host", "port", "user") if name in where},
+    }
+    subprocess.run(["bash", "-euo", "pipefail", "-c", dump + restore], env=environment, cwd=tmp_path, check=True)
+    restored = url_of(owned, f"{of['dbname']}_restored")
+    assert snapshot(restored) == snapshot(owned)
+    assert schema.initialize(restored) == []
 
 
 def test_the_registry_alone(

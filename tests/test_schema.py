@@ -75,11 +75,9 @@ def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_dump_that_is_restored_is_the_same_database(database: str, empty_database: str, tmp_path: Path) -> None:
-    with psycopg.connect(database) as connection:
-        if connection.info.server_version // 10000 != 18:
-            pytest.skip("the package carries pg_dump of PostgreSQL 18")
-    programs = embedded.psql_path().parent
+def test_a_dump_that_is_restored_is_the_same_database(
+    database: str, empty_database: str, tmp_path: Path, programs: Path
+) -> None:
     subprocess.run([programs / "pg_dump", "-Fc", "-f", tmp_path / "dump", database], check=True)
     subprocess.run([programs / "pg_restore", "--exit-on-error", "-d", empty_database, tmp_path / "dump"], check=True)
     assert snapshot(empty_database) == snapshot(database)

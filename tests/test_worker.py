@@ -49,7 +49,7 @@ def running(database: str, *arguments: str, **settings: Any) -> Iterator[subproc
 def drain(database: str, **settings: Any) -> tuple[int, str]:
     """Exit code and log of a worker that leaves when there is nothing to do."""
     with running(database, "--drain", **settings) as process:
-        _, log = process.communicate(timeout=30)
+        _, log = process.communicate(timeout=60)
     return process.returncode, log
 
 
@@ -78,7 +78,8 @@ def in_thread(worker: Worker) -> Iterator[None]:
             running.result(30)
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 15) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 45) -> None:
+    """Less than a lease, but for a process to start on a busy machine."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"

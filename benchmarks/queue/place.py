@@ -20,6 +20,8 @@ from loracomp import embedded
 ROOT = Path(__file__).parents[2]
 SETTLE_S = float(os.environ.get("SETTLE_S", "120"))
 RESULTS = {"loracomp": "loracomp.prediction"}
+COMMIT = "SELECT pg_logical_emit_message(true, 'probe', '')"
+"""A transaction that has hardly anything to commit."""
 _numbers = count()
 
 
@@ -129,7 +131,7 @@ def _commits_are_even(connection: psycopg.Connection) -> bool:
     spent = []
     for _ in range(100):
         started = time.perf_counter()
-        connection.execute("SELECT pg_logical_emit_message(true, 'probe', '')")
+        connection.execute(COMMIT)
         spent.append(time.perf_counter() - started)
         time.sleep(0.01)
     *_, ninetieth = quantiles(spent, n=10)

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from arena import own_server
 from faults import FAULTS, SkippedError
+from loracomp import schema
 
 console = Console(stderr=True)
 
@@ -63,6 +64,7 @@ def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
         "fault": name,
         "model": server.model,
         "day": date.today().isoformat(),
+        "schema": schema.head(),
         "cores": os.cpu_count(),
         **{"jobs": 0, "lost": 0, "doubled": 0, "broken": 0, "recovery_s": None},
     }
