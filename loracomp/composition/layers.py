@@ -20,9 +20,11 @@ from torch.nn.functional import linear
 from loracomp.composition.blocks import Block, Blocks, stack
 from loracomp.composition.strategies import Mix, PackedAdapter
 
-GATHERED, SUMMED = 5, 60
-"""What it costs to bring an element of a factor to its place, or to sum it up from several adapters': in
-multiplications of a matrix product, measured on two cores with bfloat16 instructions."""
+GATHERED, SUMMED = 28, 8
+"""What a row pays for factors of its own, whatever its length, in tokens that its products could take as well.
+
+For each of its adapters, gathered; or for each rank of one, summed up from several in float32. Measured on two cores
+with bfloat16 instructions (docs/performance.md): a product with a row's own factors first lays these out anew."""
 
 
 class SideBySide:
@@ -76,7 +78,7 @@ class SideBySide:
             return
         batch = _Batch(rows, self.adapters)
         if shared is None:
-            shared = batch.shared_is_cheaper(tokens)
+            shared = batch.shared_is_cheaper(tokens, max(block.A.shape[2] for block in self.blocks.values()))
         adding = batch.shared if shared else batch.own
         for modules, A, B in self.blocks.values():
             yield from zip(modules, adding(A, B.mT, self._dtype(modules)), strict=True)
@@ -120,8 +122,9 @@ class _Batch:
         most = max(int(used.sum(1).max()), 1)
         return used.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
 
-    def shared_is_cheaper(self, tokens: int) -> bool:
-        own = self._picked.shape[1] * (tokens + (SUMMED if self._crossed.any() else GATHERED))
+    def shared_is_cheaper(self, tokens: int, rank: int) -> bool:
+        """For rows so wide, by what each pays for an element of a factor."""
+        own = self._picked.shape[1] * (tokens + (SUMMED * rank if self._crossed.any() else GATHERED))
         return self._left.shape[1] * tokens < own
 
     def own(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
