@@ -2,7 +2,7 @@
 
     python benchmarks/routing.py [--json] [--examples 20000] [--tasks 22] [--repeats 15]
 
-Examples are made-up clusters of 768-d unit vectors in a database of their own, which is dropped at the end, on the
+Examples are made-up clusters of 832-d unit vectors in a database of their own, which is dropped at the end, on the
 server that LORACOMP_DATABASE_URL names (a superuser's, or one who may make databases and extensions), else on an
 embedded one. Both sides use the same ef_search and binary vectors; times are medians in milliseconds, taking turns.
 """

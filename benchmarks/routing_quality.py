@@ -13,7 +13,7 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,16 @@ import numpy.typing as npt
 from loracomp.catalogue import entry_names, load_entry, read_examples
 from loracomp.catalogue.leaks import SHORTEST_SHARED
 from loracomp.catalogue.reading import rows_of
-from loracomp.encoding import VIEWS
+from loracomp.encoding import (
+    CHOICE_LENGTH_SHARE,
+    CHOICE_LENGTHS,
+    COUNT_SHARE,
+    PROMPT_LENGTH_SHARE,
+    PROMPT_LENGTHS,
+    SHAPE,
+    VIEWS,
+    shape,
+)
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
 from loracomp.registry.models import Encoder, load_encoder
 
@@ -90,8 +99,27 @@ class Settings:
     max_adapters: int = 8
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Of a similarity, as `loracomp.encoding` has them; `prompt` is the prompt's part of what is left for the texts."""
+
+    prompt_length: float = PROMPT_LENGTH_SHARE
+    choice_length: float = CHOICE_LENGTH_SHARE
+    count: float = COUNT_SHARE
+    prompt: float = 0.5
+
+    @property
+    def texts(self) -> float:
+        return 1 - self.prompt_length - self.choice_length - self.count
+
+
+NO_SHAPE = Shares(0, 0, 0)
+PARTS = np.cumsum([len(PROMPT_LENGTHS), len(CHOICE_LENGTHS)])
+"""Where a shape's parts end: the prompt's length, the choices', their number."""
+
+
 class Index:
-    """A library's examples: prompts' and choices' unit vectors [n, d], and each one's task."""
+    """A library's examples: unit vectors of prompts and choices [n, d], shapes' parts, and each one's task."""
 
     def __init__(self, folder: Path) -> None:
         manifest = read_manifest(folder)
@@ -100,10 +128,18 @@ class Index:
         self.families = np.array([manifest.tasks[task].family for task in self.tasks])
         files = [read_examples_file(folder, task) for task in self.tasks]
         self.source_refs = [reference for file in files for reference in file.source_refs]
-        vectors = np.concatenate([file.embeddings for file in files]).astype(float) * np.sqrt(2)
-        self.prompts, self.choices = np.split(vectors, 2, axis=1)
+        vectors = np.concatenate([file.embeddings for file in files]).astype(float)
+        texts, shapes = np.split(vectors, [vectors.shape[1] - SHAPE], axis=1)
+        self.prompts, self.choices = map(unit, np.split(texts, VIEWS, axis=1))
+        self.shapes = [unit(part) for part in np.split(shapes, PARTS, axis=1)]
         self.owners = np.repeat(np.arange(len(files)), [len(file.source_refs) for file in files])
         self.places = np.concatenate([np.arange(len(file.source_refs)) for file in files])
+
+
+def unit(vectors: Array) -> Array:
+    """Brought to length 1; a zero vector stays."""
+    lengths: Array = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors / np.where(lengths > 0, lengths, 1)
 
 
 def queries_of(task: str, folder: Path, split: str, count: int, index: Index) -> list[Query]:
@@ -149,7 +185,8 @@ class Embedder:
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
         for some in batched(sorted(unknown, key=lambda key: len(unknown[key])), 512):
             vectors = self._encoder.encode([(unknown[key], None) for key in some])
-            self._known |= dict(zip(some, vectors[:, : self._encoder.dimensions // VIEWS], strict=True))
+            prompts = unit(vectors[:, : (self._encoder.dimensions - SHAPE) // VIEWS])
+            self._known |= dict(zip(some, prompts, strict=True))
             if self._cache:
                 np.savez(self._cache, keys=list(self._known), vectors=np.array(list(self._known.values())))
         return np.array([self._known[key] for key in keys], dtype=float)
@@ -199,22 +236,53 @@ def weigh(found: tuple[Array, npt.NDArray[np.int64]], tasks: int, use: Settings)
     return masses, inside
 
 
+class Similarities:
+    """Of queries to an index's examples [m, n], part by part; queries in other words are others."""
+
+    def __init__(self, index: Index, queries: Sequence[Query], embed: Embedder) -> None:
+        self._index, self._queries = index, queries
+        texts = embed([joined(query.choices) for query in queries])
+        # Without choices there is nothing in their place.
+        self._choices = texts @ index.choices.T * np.array([[bool(query.choices)] for query in queries])
+        forms = queries[0].prompts
+        self._prompts = {form: embed([q.prompts[form] for q in queries]) @ index.prompts.T for form in forms}
+        self._shapes = {form: self._shape(form) for form in forms}
+
+    def _shape(self, form: str) -> list[Array]:
+        shapes = np.array([shape(query.prompts[form], query.choices) for query in self._queries])
+        parts = map(unit, np.split(shapes.astype(float), PARTS, axis=1))
+        return [ours @ theirs.T for ours, theirs in zip(parts, self._index.shapes, strict=True)]
+
+    def __call__(self, form: str, shares: Shares = Shares()) -> Array:
+        """The cosines that `loracomp.encoding.join_views` would give with these shares."""
+        parts = (self._prompts[form], self._choices, *self._shapes[form])
+        weights = (
+            shares.texts * shares.prompt,
+            shares.texts * (1 - shares.prompt),
+            shares.prompt_length,
+            shares.choice_length,
+            shares.count,
+        )
+        chosen = np.array([[bool(query.choices)] for query in self._queries])
+        missing = np.where(chosen, 0, weights[1] + weights[3])
+        total: Array = sum(weight * part for weight, part in zip(weights, parts, strict=True)) / np.sqrt(1 - missing)
+        return total
+
+
 class Bench:
     """Queries against an index; figures are means over tasks, each counting alike."""
 
     def __init__(self, index: Index, queries: list[Query], embed: Embedder) -> None:
         self.index, self.queries, self.embed = index, queries, embed
         self.own = np.array([index.tasks.index(query.task) for query in queries])
-        self.choices = self.embed([joined(query.choices) for query in queries]) @ index.choices.T
         self.forms = list(queries[0].prompts)
-        self.prompts = {form: self._prompts(form) @ index.prompts.T for form in self.forms}
+        self.similarities = Similarities(index, queries, embed)
 
-    def _prompts(self, form: str) -> Array:
-        return self.embed([query.prompts[form] for query in self.queries])
+    def with_shares(self, shares: Shares) -> Callable[[str], Array]:
+        return lambda form: self.similarities(form, shares)
 
-    def mixed(self, form: str, share: float = 0.5, choices: Array | None = None) -> Array:
-        """Similarities [m, n]: `share` of the prompts', the rest of the choices'."""
-        return share * self.prompts[form] + (1 - share) * (self.choices if choices is None else choices)
+    def with_choices(self, words: Callable[[Query], Sequence[str]]) -> Callable[[str], Array]:
+        return Similarities(self.index, [replace(q, choices=tuple(words(q))) for q in self.queries], self.embed)
 
     def row(
         self, label: str, similarities: Callable[[str], Array], use: Settings, chosen: npt.NDArray[np.bool_]
@@ -245,10 +313,10 @@ class Bench:
     def examples_a_task(self, counts: Sequence[int]) -> None:
         print(self.head("examples a task"))
         for count in counts:
-            print(self.row(str(count), self.mixed, Settings(), self.index.places < count), flush=True)
+            print(self.row(str(count), self.similarities, Settings(), self.index.places < count), flush=True)
 
     def by_task(self, form: str) -> None:
-        masses, inside = weigh(nearest(self.mixed(form), self.index.owners), len(self.index.tasks), Settings())
+        masses, inside = weigh(nearest(self.similarities(form), self.index.owners), len(self.index.tasks), Settings())
         print(f"\n| {form} | n | family first | inside | adapters | first |\n|---|---|---|---|---|---|")
         for number, task in enumerate(self.index.tasks):
             if not (rows := self.own == number).any():
@@ -274,11 +342,16 @@ def sweeps(bench: Bench) -> None:
         "halves": 0.5,
         "0.4 prompt": 0.4,
     }
-    bench.table("views", [(label, _share(bench, share), Settings()) for label, share in shares.items()])
+    bench.table(
+        "views", [(label, bench.with_shares(Shares(prompt=share)), Settings()) for label, share in shares.items()]
+    )
+    shapes = [(0, 0, 0), (0.15, 0, 0), (0, 0.1, 0), (0, 0, 0.1), (0.1, 0.05, 0.05), (0.15, 0.05, 0.1), (0.15, 0.1, 0.1)]
+    shapes += [(0.2, 0.1, 0.1), (0.25, 0.1, 0.1), (0.2, 0.1, 0.2), (0.3, 0.15, 0.1)]
+    bench.table("shape", [(str(each), bench.with_shares(Shares(*each)), Settings()) for each in shapes])
     grid = [(k, t, p) for k in (10, 20, 30, 50, 100) for t in (0.05, 0.1, 0.2) for p in (0.9, 0.95)]
     bench.table(
         "k, temperature, top_p",
-        [(f"{k}, {t}, {p}", bench.mixed, Settings(k=k, temperature=t, top_p=p)) for k, t, p in grid],
+        [(f"{k}, {t}, {p}", bench.similarities, Settings(k=k, temperature=t, top_p=p)) for k, t, p in grid],
     )
     others = {
         "mean": Settings(aggregation="mean"),
@@ -288,25 +361,20 @@ def sweeps(bench: Bench) -> None:
         "nucleus over examples, top_p 0.8": Settings(nucleus="examples", top_p=0.8),
         **{f"at most {n} adapters": Settings(max_adapters=n) for n in (3, 4, 6)},
     }
-    bench.table("aggregation, nucleus", [(label, bench.mixed, use) for label, use in others.items()])
+    bench.table("aggregation, nucleus", [(label, bench.similarities, use) for label, use in others.items()])
     bench.examples_a_task([25, 50, 100, 200, 300])
 
 
 def robustness(bench: Bench) -> None:
     """Choices that are not the catalogue's, or none."""
-    worded = {
+    worded: dict[str, Callable[[Query], Sequence[str]]] = {
         "the catalogue's": lambda query: query.choices,
         "in reverse order": lambda query: query.choices[::-1],
         "in other words (entailment, ...)": lambda query: [OTHER_WORDS.get(choice, choice) for choice in query.choices],
         "as yes, no, maybe": lambda query: [YES_AND_NO.get(choice, choice) for choice in query.choices],
+        "none: generated": lambda query: (),
     }
-    lines = []
-    for label, words in worded.items():
-        choices = bench.embed([joined(words(query)) for query in bench.queries]) @ bench.index.choices.T
-        lines.append((label, _with_choices(bench, choices), Settings()))
-    # Such a vector is the prompt's alone, and meets the prompts' halves of examples, 1 / sqrt(2) long.
-    lines.append(("none: generated", lambda form: np.sqrt(0.5) * bench.prompts[form], Settings()))
-    bench.table("choices", lines)
+    bench.table("choices", [(label, bench.with_choices(words), Settings()) for label, words in worded.items()])
 
 
 def one_text(bench: Bench, data: Path, count: int) -> None:
@@ -327,19 +395,12 @@ def one_text(bench: Bench, data: Path, count: int) -> None:
     for use in (Settings(k=20, top_p=0.9), Settings()):
         settings = f"k {use.k}, top_p {use.top_p}"
         print(bench.row(f"one text, {settings}", similarities, use, few), flush=True)
-        print(bench.row(f"two views, {settings}", bench.mixed, use, few), flush=True)
+        print(bench.row(f"two views, {settings}", bench.with_shares(NO_SHAPE), use, few), flush=True)
+        print(bench.row(f"two views and shape, {settings}", bench.similarities, use, few), flush=True)
 
 
 def _one_text(prompt: str, choices: Sequence[str] | None) -> str:
     return f"{prompt}\n{joined(choices)}" if choices else prompt
-
-
-def _share(bench: Bench, share: float) -> Callable[[str], Array]:
-    return lambda form: bench.mixed(form, share)
-
-
-def _with_choices(bench: Bench, choices: Array) -> Callable[[str], Array]:
-    return lambda form: bench.mixed(form, choices=choices)
 
 
 def unseen(index: Index, queries: list[Query], embed: Embedder) -> None:
@@ -347,10 +408,9 @@ def unseen(index: Index, queries: list[Query], embed: Embedder) -> None:
     print("\n| unseen task | prompts | family first | adapters | first |\n|---|---|---|---|---|")
     for task in sorted({query.task for query in queries}):
         rows = [query for query in queries if query.task == task]
-        choices = embed([joined(query.choices) for query in rows]) @ index.choices.T
+        similarities = Similarities(index, rows, embed)
         for form in ("catalogue's template", "bare"):
-            prompts = embed([query.prompts[form] for query in rows]) @ index.prompts.T
-            masses, inside = weigh(nearest((prompts + choices) / 2, index.owners), len(index.tasks), Settings())
+            masses, inside = weigh(nearest(similarities(form), index.owners), len(index.tasks), Settings())
             first = masses.argmax(1)
             family = (index.families[first] == rows[0].family).mean()
             names = most(index.tasks[place] for place in first)
@@ -369,7 +429,8 @@ def main() -> None:
     known = [query for task in index.tasks for query in rows.pop(task, [])]
     print(f"{options.split}: {len(known)} rows of {len(index.tasks)} tasks, {len(index.owners)} examples")
     bench = Bench(index, known, embed)
-    bench.table("chosen", [("two views, k 30, temperature 0.1, top_p 0.95", bench.mixed, Settings())])
+    lines = [("without shape", bench.with_shares(NO_SHAPE), Settings()), ("chosen", bench.similarities, Settings())]
+    bench.table("k 30, temperature 0.1, top_p 0.95", lines)
     for form in ("catalogue's template", "bare"):
         bench.by_task(form)
     robustness(bench)

@@ -14,7 +14,6 @@ from loracomp import __version__
 from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.db import Connection
-from loracomp.encoding import INPUT_FORMAT_VERSION
 from loracomp.errors import JobError
 from loracomp.records import Answer, Failure, Job, Request, Route
 from loracomp.registry.adapters import fetch_adapters
@@ -80,7 +79,8 @@ class Pipeline:
             vectors = self._turns.run(encoded)
         timings["ready"] = round(timings["ready"] - timings["encode"], 3)
         with _timed(timings, "route"):
-            routes = {routed.job_id: routed for routed in route(connection, jobs, vectors, self.encoder.fingerprint)}
+            found = route(connection, jobs, vectors, self.encoder.fingerprint, self.encoder.input_version)
+            routes = {routed.job_id: routed for routed in found}
         with _timed(timings, "load"):
             self._connection = connection
             asked = [routes[job.id].composition for job in jobs if job.kind == "predict" and job.id in routes]
@@ -150,7 +150,7 @@ class Pipeline:
             "device": self.device,
             "base_model": self.base_name,
             "base_fingerprint": self.base.fingerprint,
-            "encoder": f"{self.encoder.name}/{INPUT_FORMAT_VERSION}",
+            "encoder": f"{self.encoder.name}/{self.encoder.input_version}",
             "code_version": __version__,
         }
 

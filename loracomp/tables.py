@@ -35,8 +35,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
 SCHEMA = "loracomp"
-DIMENSIONS = 768
-"""Of the default encoder: two views of 384. `loracomp encoder set` sets another's; comparison ignores the number."""
+DIMENSIONS = 832
+"""Of the default encoder: two views of 384, and 64 for the shape. `loracomp encoder set` sets another's; comparison
+ignores the number."""
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -126,7 +127,8 @@ encoder = Table(
         "input_version",
         SmallInteger,
         "What it is shown. 1: prompt, then a newline and the choices joined by ' | '. "
-        "2: prompt and choices apart, each half of the vector.",
+        "2: prompt and choices apart, each half of the vector. "
+        "3: the same, and how long and how many they are.",
         server_default=text("1"),
     ),
     _created_at(),

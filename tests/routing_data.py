@@ -11,7 +11,7 @@ import numpy.typing as npt
 from loracomp import db
 from loracomp.queries import QUERIES
 
-DIMENSIONS = 768
+DIMENSIONS = 832
 BASE_MODEL = "toy"
 Vectors = npt.NDArray[np.float32]
 

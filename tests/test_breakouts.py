@@ -416,7 +416,7 @@ def test_a_hidden_task_and_none_are_the_same_to_exclude_tasks(database: str, log
         for name in ("secret", "no such"):
             with pytest.raises(errors.NoDataFound) as refused:
                 ana.execute(
-                    "SELECT loracomp.route(array_fill(1, '{768}')::public.vector, exclude_tasks => %s)", [[name]]
+                    "SELECT loracomp.route(array_fill(1, '{832}')::public.vector, exclude_tasks => %s)", [[name]]
                 )
             messages.add(str(refused.value.diag.message_primary).replace(name, "NAME"))
     assert messages == {"exclude_tasks names tasks that do not exist: NAME"}
@@ -432,7 +432,7 @@ WHERE schemaname = 'loracomp'
     ("name", "call"),
     [
         ("alice", "INSERT INTO loracomp.job (prompt, exclude_tasks) VALUES ('x', ARRAY[%s])"),
-        ("ana", "SELECT loracomp.route(array_fill(1, '{768}')::public.vector, exclude_tasks => ARRAY[%s])"),
+        ("ana", "SELECT loracomp.route(array_fill(1, '{832}')::public.vector, exclude_tasks => ARRAY[%s])"),
     ],
     ids=["submitter", "analyst"],
 )
@@ -506,7 +506,7 @@ WORKERS = {
     "purge": "SELECT loracomp.purge_jobs('0')",
     "policies": "SELECT loracomp.set_policy('default', '{}')",
     "cancel": "SELECT loracomp.cancel_job(1)",
-    "routing as somebody": "SELECT loracomp.route(array_fill(1, '{768}')::public.vector)",
+    "routing as somebody": "SELECT loracomp.route(array_fill(1, '{832}')::public.vector)",
     "numbers": "SELECT nextval('loracomp.job_id_seq')",
     "eligible tasks": "SELECT loracomp.eligible_tasks('toy', 'postgres', '{}')",
 }

@@ -9,7 +9,6 @@ import pytest
 
 from loracomp.catalogue import entry_names, load_entry, read_examples
 from loracomp.catalogue.reading import _hub_rows
-from loracomp.encoding import encoder_views
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 
 UNSEEN = {"amazon_polarity", "mrpc", "qasc", "scitail"}
@@ -322,11 +321,6 @@ def test_the_hub_is_read_like_a_folder(tmp_path, monkeypatch):
     assert list(_hub_rows(str(tmp_path / "mirror"), None, "validation")) == rows
     with pytest.raises(NotFoundError, match="did not give split 'train'"):
         _hub_rows(str(tmp_path / "mirror"), None, "train")
-
-
-def test_the_encoder_is_shown_prompt_and_choices_apart():
-    assert encoder_views("Is ice cold?", ("yes", "no")) == ("Is ice cold?", "yes | no")
-    assert encoder_views("Is ice cold?", None) == ("Is ice cold?", None)
 
 
 @pytest.mark.data

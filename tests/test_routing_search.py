@@ -97,7 +97,8 @@ def test_route_jobs_uses_the_index_where_it_should(
         before = scans(connection)
         found = route_jobs(connection, jobs, queries, prepare=True)
         assert scans(connection) - before == (64 if indexed else 0)
-    assert recall(found, exact(library, queries, excluded)) >= (0.95 if indexed else 1)
+    # Single precision takes one near tie for another.
+    assert recall(found, exact(library, queries, excluded)) >= (0.95 if indexed else 0.999)
     assert not {task for row in found for task in row["example_tasks"]} & set(excluded)
 
 
@@ -204,15 +205,15 @@ def assert_weighted(row: dict[str, Any], settings: Settings) -> None:
 
 def test_k_above_the_number_of_examples_takes_them_all(connection: db.Connection, library: Library) -> None:
     add_policy(connection, "wide", 200, Settings())
-    few = unit(np.eye(3, 768))
+    few = unit(np.eye(3, 832))
     add_examples(connection, add_task(connection, "small"), few)
     (row,) = route_jobs(connection, add_jobs(connection, 1, "wide", exclude_tasks=EVERY_TASK), few[:1])
     assert (len(row["example_ids"]), row["similarities"], row["tasks"]) == (3, [1, 0, 0], ["small"])
 
 
 def test_equal_examples_come_in_order_of_their_ids(connection: db.Connection) -> None:
-    ids = add_examples(connection, add_task(connection, "same"), unit(np.ones((30, 768))))
-    (row,) = route_jobs(connection, add_jobs(connection, 1, exclude_tasks=EVERY_TASK), unit(np.ones((1, 768))))
+    ids = add_examples(connection, add_task(connection, "same"), unit(np.ones((30, 832))))
+    (row,) = route_jobs(connection, add_jobs(connection, 1, exclude_tasks=EVERY_TASK), unit(np.ones((1, 832))))
     assert row["example_ids"] == ids[:30]
 
 

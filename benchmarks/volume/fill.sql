@@ -93,7 +93,7 @@ JOIN LATERAL (SELECT array_agg(x.id) AS ids FROM loracomp.example AS x WHERE x.t
 -- name: vectors
 CREATE TEMP TABLE vectors ON COMMIT DROP AS
 SELECT v.place, l2_normalize(array_agg(random() - 0.5)::vector)::halfvec AS embedding
-FROM generate_series(1, 500) AS v (place) CROSS JOIN generate_series(1, 768)
+FROM generate_series(1, 500) AS v (place) CROSS JOIN generate_series(1, 832)
 GROUP BY v.place
 
 -- name: retrieved

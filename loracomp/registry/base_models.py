@@ -11,9 +11,10 @@ from sqlalchemy import Connection as SqlalchemyConnection
 
 from loracomp import schema
 from loracomp.db import Connection, translated_errors
-from loracomp.encoding import INPUT_FORMAT_VERSION, VIEWS
+from loracomp.encoding import SUPPORTED_VERSIONS
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.queries import QUERIES
+from loracomp.registry.library_files import EncoderPart
 from loracomp.registry.models import BaseModelDescription, Encoder, load_encoder
 from loracomp.sql_objects import set_aside
 
@@ -75,8 +76,8 @@ def set_encoder(url: str, encoder: Encoder) -> dict[str, tuple[int, int]]:
     """
     if encoder.dimensions > INDEXABLE:
         raise RefusedError(
-            f"encoder {encoder.name} gives vectors of {encoder.dimensions} dimensions, {encoder.dimensions // VIEWS} "
-            f"each for prompt and choices; an index holds at most {INDEXABLE}: choose a smaller one"
+            f"encoder {encoder.name} gives vectors of {encoder.dimensions} dimensions, for prompt, choices and shape "
+            f"together; an index holds at most {INDEXABLE}: choose a smaller one"
         )
     with translated_errors(), schema.installing(url) as connection:
         driver = connection.connection.driver_connection
@@ -108,30 +109,35 @@ def _values(encoder: Encoder) -> dict[str, Any]:
         "revision": encoder.revision,
         "fingerprint": encoder.fingerprint,
         "dimensions": encoder.dimensions,
-        "input_version": INPUT_FORMAT_VERSION,
+        "input_version": encoder.input_version,
     }
 
 
 def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:
     """Load the database's encoder from its source. Raises NotFoundError if none is set, RefusedError if it changed."""
     row = _encoder_row(connection)
-    encoder = load_encoder(row["source"], revision=row["revision"], device=device)
-    check_encoder(connection, name=encoder.name, fingerprint=encoder.fingerprint, dimensions=encoder.dimensions)
+    if row["input_version"] not in SUPPORTED_VERSIONS:
+        raise RefusedError(
+            f"the database's encoder {row['name']} has input version {row['input_version']}; this release knows "
+            f"{' and '.join(map(str, SUPPORTED_VERSIONS))}: make it anew with `loracomp encoder set`"
+        )
+    encoder = load_encoder(row["source"], revision=row["revision"], device=device, input_version=row["input_version"])
+    check_encoder(connection, encoder)
     return encoder
 
 
-def check_encoder(connection: Connection, *, name: str, fingerprint: str, dimensions: int) -> None:
-    """Raise RefusedError unless this is the database's encoder, shown the same input; NotFoundError if none is set.
+def check_encoder(connection: Connection, encoder: Encoder | EncoderPart) -> None:
+    """Raise RefusedError unless this is the database's encoder, with its input version; NotFoundError if none is set.
 
     Vectors of another encoder would be refused for their length at best, and compared with noise at worst.
     """
     row = _encoder_row(connection)
-    if (row["fingerprint"], row["input_version"]) != (fingerprint, INPUT_FORMAT_VERSION):
+    if (row["fingerprint"], row["input_version"]) != (encoder.fingerprint, encoder.input_version):
         raise RefusedError(
-            f"encoder {name} ({dimensions} dimensions, fingerprint {fingerprint[:12]}, input version "
-            f"{INPUT_FORMAT_VERSION}) is not this database's: that is {row['name']} ({row['dimensions']} dimensions, "
-            f"fingerprint {row['fingerprint'][:12]}, input version {row['input_version']}); use that one, or make this "
-            "one the database's with `loracomp encoder set`"
+            f"encoder {encoder.name} ({encoder.dimensions} dimensions, fingerprint {encoder.fingerprint[:12]}, input "
+            f"version {encoder.input_version}) is not this database's: that is {row['name']} ({row['dimensions']} "
+            f"dimensions, fingerprint {row['fingerprint'][:12]}, input version {row['input_version']}); use that one, "
+            "or make this one the database's with `loracomp encoder set`"
         )
 
 

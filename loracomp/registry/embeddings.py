@@ -25,7 +25,7 @@ def embed_examples(connection: Connection, encoder: Encoder, task: str | None = 
     Each batch is stored by binary COPY as soon as it is embedded: killed and run again, it goes on from there.
     Raises RefusedError unless `encoder` is the database's.
     """
-    check_encoder(connection, name=encoder.name, fingerprint=encoder.fingerprint, dimensions=encoder.dimensions)
+    check_encoder(connection, encoder)
     done = 0
     with progress_bar() as progress:
         line = progress.add_task("embedding", total=None)

@@ -10,7 +10,7 @@ import numpy as np
 from loracomp.config import Settings
 from loracomp.db import Connection, translated_errors
 from loracomp.embedded import database_url
-from loracomp.encoding import INPUT_FORMAT_VERSION
+from loracomp.encoding import SUPPORTED_VERSIONS
 from loracomp.errors import RefusedError
 from loracomp.queries import QUERIES
 from loracomp.registry import library_files as files
@@ -79,14 +79,16 @@ def _registered_base_model(connection: Connection, part: BaseModelPart, settings
 
 
 def _ensure_encoder(connection: Connection, part: EncoderPart, settings: Settings) -> None:
-    if part.input_version != INPUT_FORMAT_VERSION:
+    if part.input_version not in SUPPORTED_VERSIONS:
         raise RefusedError(
-            f"the library's encoder was shown input version {part.input_version}; this release shows "
-            f"{INPUT_FORMAT_VERSION}: build it again with `loracomp library build`"
+            f"the library's encoder has input version {part.input_version}; this release knows "
+            f"{' and '.join(map(str, SUPPORTED_VERSIONS))}: build it again with `loracomp library build`"
         )
     if connection.execute(QUERIES["show_encoder"]).fetchone() is None:
-        set_encoder(database_url(settings), load_encoder(part.source, revision=part.revision))
-    check_encoder(connection, name=part.name, fingerprint=part.fingerprint, dimensions=part.dimensions)
+        set_encoder(
+            database_url(settings), load_encoder(part.source, revision=part.revision, input_version=part.input_version)
+        )
+    check_encoder(connection, part)
 
 
 def _check_made_with(task: str, examples: EmbeddedExamples, encoder: EncoderPart) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from loracomp.catalogue import Example, load_entry, read_examples
 from loracomp.catalogue.leaks import find_leaks
-from loracomp.encoding import INPUT_FORMAT_VERSION
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import TRAINING
 from loracomp.registry.embeddings import progress_bar
@@ -67,7 +66,7 @@ def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) 
             revision=encoder.revision,
             fingerprint=encoder.fingerprint,
             dimensions=encoder.dimensions,
-            input_version=INPUT_FORMAT_VERSION,
+            input_version=encoder.input_version,
         ),
         tasks={task: TaskPart(family=e.family, description=e.description) for task, e in entries.items()},
     )

@@ -20,7 +20,7 @@ from safetensors.numpy import save
 
 from loracomp.catalogue import Example
 from loracomp.catalogue.templates import HASH_VERSION
-from loracomp.encoding import INPUT_FORMAT_VERSION, encoder_views
+from loracomp.encoding import encoder_views
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.registry.models import Encoder
 
@@ -159,7 +159,7 @@ def write_examples_file(folder: Path, task: str, examples: Sequence[Example], en
         "source_refs": [example.source_ref for example in examples],
         "hash_version": HASH_VERSION,
         "encoder": encoder.fingerprint,
-        "input_version": INPUT_FORMAT_VERSION,
+        "input_version": encoder.input_version,
         "input_digest": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
     }
     if path.is_file() and _about(path) == about:

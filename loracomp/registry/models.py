@@ -12,7 +12,15 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
-from loracomp.encoding import VIEWS, Shown, encoder_views
+from loracomp.encoding import (
+    INPUT_FORMAT_VERSION,
+    VERSION_WITHOUT_SHAPE,
+    Shown,
+    encoder_views,
+    join_views,
+    shape,
+    vector_dimensions,
+)
 from loracomp.errors import LoracompError, RefusedError, UsageError
 from loracomp.registry.gguf import converted_folder
 from loracomp.registry.sources import ResolvedSource, fingerprint, resolve_source
@@ -58,10 +66,12 @@ class Encoder:
     revision: str | None
     fingerprint: str
     dimensions: int
-    """Length of its vectors: those of the views (`loracomp.encoding`), one after the other."""
+    """Length of its vectors (`loracomp.encoding`)."""
     max_tokens: int
     """A longer view is cut here by the encoder, without a word."""
     model: Any
+    input_version: int = INPUT_FORMAT_VERSION
+    """What its vectors hold of a job (`loracomp.encoding`)."""
 
     def encode(self, shown: Sequence[Shown]) -> npt.NDArray[np.float32]:
         """Unit vectors [n, dimensions] of prompts with their choices, in their order; equal texts are embedded once."""
@@ -70,11 +80,13 @@ class Encoder:
         views = [encoder_views(prompt, choices) for prompt, choices in shown]
         texts = list(dict.fromkeys(text for pair in views for text in pair if text is not None))
         embedded = dict(zip(texts, self._embed(texts), strict=True))
-        nothing = np.zeros(self.dimensions // VIEWS, dtype=np.float32)
-        rows = [np.concatenate([nothing if text is None else embedded[text] for text in pair]) for pair in views]
-        vectors: npt.NDArray[np.float32] = np.array(rows, dtype=np.float32)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors
+        shapes = [None if self.input_version == VERSION_WITHOUT_SHAPE else shape(*each) for each in shown]
+        return np.array(
+            [
+                join_views(embedded[prompt], None if choices is None else embedded[choices], shaped)
+                for (prompt, choices), shaped in zip(views, shapes, strict=True)
+            ]
+        )
 
     def _embed(self, texts: list[str]) -> Any:
         return self.model.encode(
@@ -130,7 +142,9 @@ def describe_base_model(source: str, *, revision: str | None = None, cache_dir: 
     return _describe(source, revision, cache_dir)[1]
 
 
-def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu") -> Encoder:
+def load_encoder(
+    source: str, *, revision: str | None = None, device: str = "cpu", input_version: int = INPUT_FORMAT_VERSION
+) -> Encoder:
     """Load a sentence-transformers model from a hub id, a folder or a package, in float32.
 
     Raises NotFoundError, UsageError or RefusedError, which name the source.
@@ -153,9 +167,10 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
         source=source,
         revision=resolved.revision,
         fingerprint=fingerprint(resolved),
-        dimensions=VIEWS * int(model.get_embedding_dimension() or 0),
+        dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0), input_version),
         max_tokens=int(model.max_seq_length or 0),
         model=model,
+        input_version=input_version,
     )
 
 

@@ -13,19 +13,23 @@ from loracomp.records import Composition, Job, Route
 
 
 def route(
-    connection: Connection, jobs: Sequence[Job], embeddings: npt.NDArray[np.float32], encoder: str
+    connection: Connection,
+    jobs: Sequence[Job],
+    embeddings: npt.NDArray[np.float32],
+    encoder: str,
+    input_version: int = INPUT_FORMAT_VERSION,
 ) -> list[Route]:
     """Routes of a batch, in its order, from one snapshot; a job that was purged meanwhile has none.
 
     `embeddings` [len(jobs), dimensions] as `steps.encode` returns them; `encoder` is the fingerprint of the one that
-    made them; the connection knows pgvector's types. Raises SchemaMismatchError where the database has another encoder
-    by now, UsageError where vectors are not as long as the database's.
+    made them, `input_version` its own; the connection knows pgvector's types. Raises SchemaMismatchError where the
+    database has another encoder by now, UsageError where vectors are not as long as the database's.
     """
     given = {
         "job_ids": [job.id for job in jobs],
         "embeddings": list(embeddings),
         "encoder": encoder,
-        "input_version": INPUT_FORMAT_VERSION,
+        "input_version": input_version,
     }
     with translated_errors():
         return [_route(row) for row in connection.execute(QUERIES["route_jobs"], given, binary=True)]

@@ -20,6 +20,7 @@ import routing_data
 from conftest import create_database
 from loracomp import db, embedded, schema
 from loracomp.config import load_settings
+from loracomp.encoding import INPUT_FORMAT_VERSION
 from loracomp.tables import DIMENSIONS
 
 ROOT = Path(__file__).parents[2]
@@ -225,8 +226,8 @@ def load_made_up(url: str) -> None:
         routing_data.load(connection, 0, [40] * 5)
         connection.execute(
             "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, input_version)"
-            " VALUES ('none', 'nowhere', repeat('e', 64), %s, 2)",
-            (DIMENSIONS,),
+            " VALUES ('none', 'nowhere', repeat('e', 64), %s, %s)",
+            (DIMENSIONS, INPUT_FORMAT_VERSION),
         )
 
 

@@ -22,10 +22,10 @@ from job_data import prediction
 from loracomp.config import Settings, load_settings
 from loracomp.db import Connection, connect
 from loracomp.errors import JobError
+from loracomp.queries import QUERIES
 from loracomp.records import Job, Route
 from loracomp.shutdown import serve
 from loracomp.steps.route import route
-from loracomp.tables import DIMENSIONS
 from loracomp.worker import Worker
 from routing_data import BASE_MODEL
 
@@ -65,9 +65,13 @@ class NoModel:
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[tuple[Job, Route]]:
         self._death.at("encoding")
-        vectors = np.stack([np.random.default_rng(job.id).normal(size=DIMENSIONS) for job in jobs])
+        # A database of an older release has its encoder's version, and vectors as long as that has them.
+        row = connection.execute(QUERIES["show_encoder"]).fetchone()
+        assert row
+        vectors = np.stack([np.random.default_rng(job.id).normal(size=row["dimensions"]) for job in jobs])
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        routes = {each.job_id: each for each in route(connection, jobs, vectors.astype(np.float32), FINGERPRINT)}
+        found = route(connection, jobs, vectors.astype(np.float32), FINGERPRINT, row["input_version"])
+        routes = {each.job_id: each for each in found}
         return [(job, routes[job.id]) for job in jobs]
 
     def answer(self, prepared: Sequence[tuple[Job, Route]], wanted: Callable[[Job], bool]) -> list[dict[str, Any]]:
