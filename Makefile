@@ -68,7 +68,7 @@ faults: install ## what dies, what was lost, what doubled, how long recovery too
 	PYTHONPATH=.:tests $(BIN)/python tests/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
 
 bench: engine ## the engine's figures, and routing's by the size of the index; a quarter of an hour on two quiet cores
-	$(BIN)/python benchmarks/routing.py
+	$(BIN)/python -m benchmarks.routing
 
 engine: install ## what docs/performance.md says; some ten minutes on two quiet cores
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'

@@ -1,6 +1,6 @@
 """Accuracy on held-out train rows by what a choice's log-likelihood is divided by, base model to own adapter.
 
-    python benchmarks/choice_scores.py ../shared/data --tasks openbookqa,copa
+    python -m benchmarks.choice_scores ../shared/data --tasks openbookqa,copa
 
 The rows are those that training kept aside. The table is that of docs/evaluation.md.
 """

@@ -1,6 +1,6 @@
 """What routing costs: one `route_jobs` call a batch, beside bare `ORDER BY embedding <=> q LIMIT k` in one statement.
 
-    python benchmarks/routing.py [--json] [--examples 20000] [--tasks 22] [--repeats 15]
+    python -m benchmarks.routing [--json] [--examples 20000] [--tasks 22] [--repeats 15]
 
 Examples are made-up clusters of 832-d unit vectors in a database of their own, which is dropped at the end, on the
 server that LORACOMP_DATABASE_URL names (a superuser's, or one who may make databases and extensions), else on an

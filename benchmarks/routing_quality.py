@@ -1,6 +1,6 @@
 """How well routing finds a row's task, in NumPy: what docs/routing.md tabulates, in Markdown.
 
-    python benchmarks/routing_quality.py DATA [--split train] [--rows 20] [--library FOLDER] [--cache FILE.npz]
+    python -m benchmarks.routing_quality DATA [--split train] [--rows 20] [--library FOLDER] [--cache FILE.npz]
 
 DATA holds TASK/train.jsonl and TASK/validation.jsonl. The index is the library's examples; queries are rows of the
 split, as many of each task. Of train, only rows none of whose longer texts (a passage, a premise) stands in an example
