@@ -91,8 +91,8 @@ test-server-short: install ## the part of test-server that takes two minutes, wh
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
 
 VOLUME ?= 100000
-volume: install ## a database with weeks of finished jobs, and how long each view of bi takes there
-	$(BIN)/python -m benchmarks.volume --jobs $(VOLUME)
+volume: install ## a database with weeks of finished jobs, and how long each view of bi takes there: docs/scaling.md
+	$(BIN)/python -m benchmarks.volume --jobs $(VOLUME) --keep docs/performance
 
 DATA ?= ../shared/data
 evaluation: install ## what docs/evaluation.md says; hours on two cores, goes on where it was stopped

@@ -116,6 +116,18 @@ def test_retrieved_examples(connection: db.Connection, examples: dict[str, int])
     assert [(row["place"], row["task"], row["similarity"]) for row in rows[:2]] == [(1, "rte", 0.9), (2, "rte", 0.8)]
 
 
+@pytest.mark.parametrize("fact", ["composed_adapter", "retrieved_example"])
+@pytest.mark.parametrize("wide", ["", "_wide"])
+def test_days_of_traces_are_found_by_their_index(
+    connection: db.Connection, examples: dict[str, int], fact: str, wide: str
+) -> None:
+    """It is of the same expression as the views' days."""
+    connection.execute("SET enable_seqscan = off")
+    for condition in ("day = '2026-01-01'", "day > current_date - 7"):
+        rows = connection.execute(f"EXPLAIN SELECT FROM bi.{fact}{wide} WHERE {condition}".encode())
+        assert any("prediction_day" in row["QUERY PLAN"] for row in rows), condition
+
+
 def test_the_planner_knows_how_many_were_routed(connection: db.Connection, examples: dict[str, int]) -> None:
     """Else it takes 1 in 200 for such, and looks up the job of each prediction one by one."""
     for _ in range(20):

@@ -2,6 +2,7 @@
 
 import random
 import re
+import unicodedata
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from psycopg.types.json import Json
 from scipy.stats import mannwhitneyu
 
 from loracomp import db, schema
+from loracomp.cli.common import shown
 from people_data import add_examples, answer, claim, load, one, submit
 from people_fixtures import Scene, connect, login, value, values
 
@@ -401,6 +403,19 @@ def test_an_error_shows_no_text_of_others(scene: Scene) -> None:
             with pytest.raises(psycopg.DataError) as caught:
                 alice.execute(f"SELECT {expression} FROM loracomp.job WHERE prompt LIKE '%%SECRET%%'".encode())
             assert "bob" not in str(caught.value)
+
+
+def test_no_text_of_a_submitter_commands_an_administrators_terminal(database: str, logins: None) -> None:
+    """By escape sequences, or turned round: in words, and in the tables of the command line."""
+    evil = "\x1b]0;mine\x07 \x9b2J \u202etxet"
+    with db.connect(database) as owner, connect(database, "alice") as alice, connect(database, "adam") as adam:
+        load(owner)
+        job_id = submit(alice, f"x {evil}", choices=["yes", evil])
+        alice.execute("SELECT loracomp.cancel_job(%s, %s)", [job_id, evil])
+        told = value(adam, "SELECT loracomp.explain_job(%s)", [job_id])
+        assert "x \ufffd]0;mine\ufffd" in told
+        for text in (told, shown(evil), shown([evil])):
+            assert not any(unicodedata.category(character) in {"Cc", "Cf"} for character in text.replace("\n", ""))
 
 
 def test_a_hidden_task_and_none_are_the_same_to_exclude_tasks(database: str, logins: None) -> None:

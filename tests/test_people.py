@@ -76,7 +76,15 @@ def test_trace_has_all_of_job_and_prediction(connection: db.Connection, examples
     assert found["timings"] == {"claim": 1, "encode": 5.5, "route": 2.25, "load": 3, "compose": 4, "predict": 40}
     # Renamed, or of no use to a reader; any other new column belongs in the view.
     left_out = {"id", "due", "scheduled", "query_embedding", "task", "attempt", "lease_token"}
-    left_out |= {"lease_expires_at", "expired_leases", "claimed_together", "priority", "max_attempts", "timeout_s"}
+    left_out |= {
+        "is_correct",
+        "lease_expires_at",
+        "expired_leases",
+        "claimed_together",
+        "priority",
+        "max_attempts",
+        "timeout_s",
+    }
     rows = connection.execute(
         "SELECT column_name AS name FROM information_schema.columns "
         "WHERE table_schema = 'loracomp' AND table_name IN ('job', 'prediction')"

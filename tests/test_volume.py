@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 
+from benchmarks.volume import report
 from conftest import drop_database
 from demo_fixtures import ROOT
 from loracomp import db
@@ -89,6 +91,37 @@ def test_made_up_weeks_are_like_lived_ones(filled: str) -> None:
         )
         for view in views.fetchall():
             assert connection.execute(f"SELECT FROM bi.{view['relname']} LIMIT 1".encode()).fetchall(), view["relname"]
+
+
+def test_the_tables_of_scaling_are_what_was_kept() -> None:
+    kept = json.loads((ROOT / "docs" / "performance" / report.RESULTS).read_text())
+    results = {int(jobs): result for jobs, result in kept.items()}
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    for rows in (report.sizes(results), report.views(results)):
+        assert report.as_markdown(rows) in page
+
+
+def test_what_is_measured_fills_the_docs_tables(server: str, filled: str, tmp_path: Path) -> None:
+    """Beside what was measured with another number of jobs."""
+    folder, page = tmp_path / "performance", tmp_path / "scaling.md"
+    folder.mkdir()
+    page.write_text("<!-- table: sizes -->\n<!-- end -->\n\n<!-- table: views -->\n<!-- end -->\n")
+    before = {
+        "sizes": [{"name": name, "bytes": 2**30} for name in ("audit_event", "job", "prediction")],
+        "refreshed": [{"seconds": 2.5}, {"seconds": 3}],
+        "views": [{"name": "accuracy", "query": "", "is_refreshed": False, "ms": 1234.5, "narrow_ms": 6.7}],
+    }
+    (folder / "volume.json").write_text(json.dumps({"50": before}))
+    volume(server, "--repeats", "1", "--keep", str(folder))
+    kept = json.loads((folder / "volume.json").read_text())
+    assert [*kept] == ["50", str(JOBS)]
+    lines = page.read_text().splitlines()
+    assert "| 50 | 1,024 | 1,024 | 1,024 | 64424.5 | 6 |" in lines
+    assert "| view | 50 jobs | of that, a part | 1,000 jobs | of that, a part |  |" in lines
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
+    assert next(row[1:3] for row in rows if row[0] == "`accuracy`") == ["1,234", "7"]
+    slow = {f"`{view['name']}`" for view in kept[str(JOBS)]["views"] if view["ms"] >= report.QUICK_MS}
+    assert {row[0] for row in rows} == slow | {"`accuracy`"}
 
 
 @pytest.mark.parametrize("name", ["no_such_database", "postgres"])

@@ -1,6 +1,7 @@
 """A database as a busy installation would hold it, and how long each view of bi takes there.
 
-    python -m benchmarks.volume [--jobs 100000] [--weeks 8] [--database loracomp_volume] [--anew] [--repeats 5] [--json]
+    python -m benchmarks.volume [--jobs 100000] [--weeks 8] [--database loracomp_volume_100000] [--anew] [--repeats 5]
+        [--json] [--keep docs/performance]
 
 Fills a database of its own with finished jobs, attempts, predictions and traces, on the server that
 LORACOMP_DATABASE_URL names (as a superuser) or on the embedded one; the database stays, for dashboards and tries. Where
@@ -8,7 +9,8 @@ it holds jobs already, it is only measured, unless --anew drops it first. Tasks 
 in a new one they are the shipped library's, without weights, so that no worker could answer from it.
 
 Each view is read whole, as an analyst, by COPY, and as one looks at it: one evaluation, or seven days. Medians in
-milliseconds. What is refreshed says when.
+milliseconds. What is refreshed says when. --keep puts the figures into volume.json of a folder and fills the tables of
+scaling.md beside it.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -31,6 +34,8 @@ from loracomp import db, schema
 from loracomp.config import load_settings
 from loracomp.embedded import database_url
 from loracomp.registry.library_files import MANIFEST, PACKAGED
+
+from .report import keep
 
 NAME = "loracomp_volume"
 BLOCK = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
@@ -49,6 +54,7 @@ SELECT c.relname AS name, array_agg(a.attname::text) AS columns
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
 WHERE c.relnamespace = 'bi'::regnamespace AND c.relkind = 'v' GROUP BY c.relname ORDER BY c.relname
 """
+ENDED = "SELECT count(*) AS n FROM loracomp.job WHERE finished_at IS NOT NULL"
 LATEST = "SELECT evaluation FROM bi.evaluation ORDER BY created_at DESC LIMIT 1"
 SIZES = """
 SELECT c.relname AS name, c.reltuples::bigint AS rows, pg_total_relation_size(c.oid) AS bytes
@@ -60,14 +66,18 @@ log = Console(stderr=True, highlight=False)
 
 def main() -> None:
     options = parse_arguments()
-    url = open_database(options.database, anew=options.anew)
+    url = open_database(options.database or f"{NAME}_{options.jobs}", anew=options.anew)
     with db.connect(url) as connection:
         filled = fill(connection, options.jobs, options.weeks)
         result = {
+            "jobs": connection.execute(ENDED).fetchone()["n"],
+            "at": f"{datetime.now(UTC):%Y-%m-%d}",
             "filled_s": filled,
             "sizes": connection.execute(SIZES).fetchall(),
             **measure(connection, options.repeats),
         }
+    if options.keep:
+        keep(options.keep, result)
     if options.json:
         json.dump(result, sys.stdout, indent=2, default=str)
     else:
@@ -78,10 +88,11 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000, help="finished jobs")
     parser.add_argument("--weeks", type=int, default=8, help="over which they are spread, until now")
-    parser.add_argument("--database", default=NAME, help="its name on the server")
+    parser.add_argument("--database", help=f"its name on the server; {NAME}_JOBS unless given")
     parser.add_argument("--anew", action="store_true", help="drop it first")
     parser.add_argument("--repeats", type=int, default=5, help="readings of each view; 0: fill alone")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="folder of volume.json, beside scaling.md")
     return parser.parse_args()
 
 
@@ -118,6 +129,9 @@ def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] |
 
 def measure(connection: db.Connection, repeats: int) -> dict[str, Any]:
     """Views with their medians in milliseconds, and when the refreshed ones were last worked out."""
+    # Where an upgrade has made them anew, nobody knows yet how long that takes.
+    if connection.execute("SELECT 1 FROM bi.report_refresh WHERE seconds IS NULL").fetchone():
+        connection.execute("SELECT loracomp.refresh_reports()")
     refreshed = connection.execute("SELECT report, refreshed_at, seconds FROM bi.report_refresh ORDER BY 1").fetchall()
     latest = connection.execute(LATEST).fetchone() or {"evaluation": ""}
     views = connection.execute(VIEWS).fetchall() if repeats else []
@@ -169,7 +183,9 @@ def show(url: str, result: dict[str, Any]) -> None:
     console = Console()
     sizes = ", ".join(f"{row['name']} {row['rows']:,} rows, {row['bytes'] / 2**20:,.0f} MB" for row in result["sizes"])
     console.print(sizes)
-    table = Table("view", "read", title="Reading bi as an analyst", title_justify="left")
+    table = Table(title="Reading bi as an analyst", title_justify="left")
+    for name in ("view", "read"):
+        table.add_column(name, no_wrap=name == "view")
     table.add_column("ms", justify="right")
     table.add_column("one evaluation, or 7 days", justify="right")
     table.add_column("refreshed")

@@ -1,6 +1,6 @@
 """Whether an analyst's worst query slows the queue: claims and records with nobody reading, and with analysts at it.
 
-    python -m benchmarks.volume.analysts [--database loracomp_volume] [--seconds 20] [--analysts 2] [--json]
+    python -m benchmarks.volume.analysts [--database loracomp_volume_100000] [--seconds 20] [--analysts 2] [--json]
 
 On the database that `python -m benchmarks.volume` filled. One worker without a model claims and records batches of 16;
 analysts run the heaviest query of bi without end: once as any login would, then with the limits of docs/scaling.md, set
@@ -45,7 +45,7 @@ TRACE = (
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--database", default=NAME)
+    parser.add_argument("--database", default=f"{NAME}_100000")
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--analysts", type=int, default=2)
     parser.add_argument("--json", action="store_true")

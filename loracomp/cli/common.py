@@ -1,6 +1,7 @@
 """What every command shares: the database, tables for people, JSON for machines."""
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ from loracomp.schema import check_revision
 console = Console()
 """For results; progress and remarks go to `remarks`."""
 remarks = Console(stderr=True)
+_OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""By terminals, in a text that may be anybody's: control characters, and what turns its direction."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -63,6 +66,10 @@ def shown(value: object) -> str:
         case float():
             return f"{value:.3f}"
         case list() | tuple():
-            return escape(", ".join(map(str, value)))
+            return escape(_harmless(", ".join(map(str, value))))
         case _:
-            return escape(str(value))
+            return escape(_harmless(str(value)))
+
+
+def _harmless(text: str) -> str:
+    return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)

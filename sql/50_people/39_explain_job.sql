@@ -13,11 +13,15 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
     END IF;
     SELECT * INTO p FROM loracomp.prediction AS prediction WHERE prediction.job_id = j.id;
-    RETURN concat_ws(
-        E'\n\n',
-        loracomp.explain_state(j), loracomp.explain_next(j), loracomp.explain_request(j),
-        nullif(loracomp.explain_answer(j, p), ''), nullif(loracomp.explain_route(p), ''),
-        loracomp.explain_composition(p), loracomp.explain_run(p)
+    -- A terminal obeys control characters, and a text of somebody else's may hold them, or what turns its direction.
+    RETURN regexp_replace(
+        concat_ws(
+            E'\n\n',
+            loracomp.explain_state(j), loracomp.explain_next(j), loracomp.explain_request(j),
+            nullif(loracomp.explain_answer(j, p), ''), nullif(loracomp.explain_route(p), ''),
+            loracomp.explain_composition(p), loracomp.explain_run(p)
+        ) COLLATE "C",
+        '[\u0001-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]', '�', 'g'
     );
 END
 $$;

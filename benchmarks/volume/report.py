@@ -1,0 +1,78 @@
+"""Results as JSON -> the tables of docs/scaling.md: what a view takes, by the number of jobs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evaluation.report import as_markdown, copy_tables
+
+RESULTS = "volume.json"
+QUICK_MS = 20
+"""Views that take less everywhere are left out: dimensions, queue, workers."""
+
+
+def keep(folder: Path, measured: dict[str, Any]) -> None:
+    """Put it in place of what was measured with as many jobs, and fill the tables of scaling.md beside the folder."""
+    path = folder / RESULTS
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    found = {int(jobs): result for jobs, result in found.items()} | {measured["jobs"]: measured}
+    results = {jobs: found[jobs] for jobs in sorted(found)}
+    path.write_text(json.dumps(results, indent=1, default=str) + "\n")
+    tables = {"views": as_markdown(views(results)), "sizes": as_markdown(sizes(results))}
+    copy_tables(folder.parent / "scaling.md", tables)
+
+
+def views(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Milliseconds of each view, whole and as one looks at it, under a header."""
+    names = sorted({view["name"] for result in results.values() for view in result["views"]})
+    rows = [(name, [find(result["views"], name) for result in results.values()]) for name in names]
+    slow = [(name, found) for name, found in rows if max(view.get("ms", 0) for view in found) >= QUICK_MS]
+    heads = [head for jobs in results for head in (f"{jobs:,} jobs", "of that, a part")]
+    return [
+        ("view", *heads, ""),
+        *(
+            (
+                f"`{name}`",
+                *(cell for view in found for cell in (spoken(view, "ms"), spoken(view, "narrow_ms"))),
+                note(found),
+            )
+            for name, found in slow
+        ),
+    ]
+
+
+def sizes(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Megabytes of the three large tables with their indexes, by the number of jobs."""
+    tables = [row["name"] for row in next(iter(results.values()))["sizes"]]
+    return [
+        ("jobs", *(f"`{name}`, MB" for name in tables), "kB a job", "reports refreshed in, s"),
+        *(
+            (
+                f"{jobs:,}",
+                *(f"{row['bytes'] / 2**20:,.0f}" for row in result["sizes"]),
+                f"{sum(row['bytes'] for row in result['sizes']) / 1000 / jobs:.1f}",
+                f"{sum(row['seconds'] for row in result['refreshed']):.0f}",
+            )
+            for jobs, result in results.items()
+        ),
+    ]
+
+
+def find(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    return next((row for row in rows if row["name"] == name), {})
+
+
+def spoken(view: dict[str, Any], key: str) -> str:
+    return f"{view[key]:,.0f}" if key in view else ""
+
+
+def note(found: list[dict[str, Any]]) -> str:
+    """How the view is read, where that is not whole and live."""
+    view = next(view for view in found if view)
+    if view["is_refreshed"]:
+        return "refreshed"
+    return (
+        "a chart: " + view["query"].removeprefix("SELECT ").partition(", count(*)")[0]
+        if "count(*)" in view["query"]
+        else ""
+    )
