@@ -2,8 +2,10 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
@@ -15,11 +17,12 @@ from loracomp.records import Job
 from loracomp.steps.claim import claim_jobs
 from loracomp.steps.record import record_predictions
 
-from .place import COMMIT, Queue, one, queue
+from .place import COMMIT, one, queue, settle
 from .systems.command import PROMPT
 from .systems.loracomp import BASE_MODEL, NoModel
 
 BATCH = 16
+ROUNDS = 5
 HISTORY = """
 INSERT INTO loracomp.job (prompt, status, created_at, finished_at, attempts, claimed_together, worker, base_model,
     max_new_tokens)
@@ -57,39 +60,66 @@ def by_history(
 def growth(
     maintenance: str, points: Sequence[tuple[int, int]], claims: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """A row for each depth and history: what a claim and a record cost there."""
-    rows = []
-    for depth, history in dict.fromkeys(points):
-        with queue("loracomp", sys.executable, maintenance) as made:
-            rows.append({"depth": depth, "history": history, **cost_of_claims(made, depth, history, claims)})
-        say(f"{rows[-1]}")
-    return rows
+    """A row for each depth and history: what a claim and a record cost there, in rounds that take turns.
+
+    All are filled first, so that what the disk still writes meets none more than another.
+    """
+    with ExitStack() as stack:
+        probes = [stack.enter_context(probe(maintenance, depth, history)) for depth, history in dict.fromkeys(points)]
+        settle(maintenance)
+        for number in range(ROUNDS):
+            for each in probes:
+                each.measure((claims + number) // ROUNDS)
+            say(f"round {number + 1} of {ROUNDS}")
+    return [each.row() for each in probes]
 
 
-def cost_of_claims(made: Queue, depth: int, history: int, claims: int) -> dict[str, float]:
-    """Milliseconds of a claim, 50th and 99th percentile, of a record, and of a commit by itself, while all go on."""
-    model = NoModel()
-    with db.connect(made.url) as connection:
+@dataclass
+class Probe:
+    """A queue of some depth and history, and the milliseconds that claims, records and bare commits took there."""
+
+    depth: int
+    history: int
+    connection: db.Connection
+    model: NoModel = field(default_factory=NoModel)
+    claimed: list[float] = field(default_factory=list)
+    recorded: list[float] = field(default_factory=list)
+    committed: list[float] = field(default_factory=list)
+
+    def measure(self, claims: int) -> None:
+        for _ in range(claims):
+            with timed(self.claimed):
+                jobs = claim_jobs(self.connection, worker="probe", base_model=BASE_MODEL, batch_size=BATCH, lease_s=60)
+            rows = self.model.answer(jobs)
+            with timed(self.recorded):
+                assert len(record_predictions(self.connection, jobs, rows)) == BATCH
+            with timed(self.committed):
+                self.connection.execute(COMMIT)
+
+    def row(self) -> dict[str, Any]:
+        return {
+            "depth": self.depth, "history": self.history,
+            "claim_p50_ms": round(median(self.claimed), 2),
+            "claim_p99_ms": round(quantiles(self.claimed, n=100)[-1], 2),
+            "record_p50_ms": round(median(self.recorded), 2), "commit_p50_ms": round(median(self.committed), 2),
+        }  # fmt: skip
+
+
+@contextmanager
+def timed(into: list[float]) -> Iterator[None]:
+    started = time.perf_counter()
+    yield
+    into.append((time.perf_counter() - started) * 1000)
+
+
+@contextmanager
+def probe(maintenance: str, depth: int, history: int) -> Iterator[Probe]:
+    """A database, filled."""
+    with queue("loracomp", sys.executable, maintenance) as made, db.connect(made.url) as connection:
         if history:
             fill(connection, history)
         made.fill(depth)
-        claimed, recorded, committed = [], [], []
-        for _ in range(claims):
-            started = time.perf_counter()
-            jobs = claim_jobs(connection, worker="probe", base_model=BASE_MODEL, batch_size=BATCH, lease_s=60)
-            claimed.append((time.perf_counter() - started) * 1000)
-            rows = model.answer(jobs)
-            started = time.perf_counter()
-            assert len(record_predictions(connection, jobs, rows)) == BATCH
-            recorded.append((time.perf_counter() - started) * 1000)
-            # What the disk takes of both: it differs from run to run.
-            started = time.perf_counter()
-            connection.execute(COMMIT)
-            committed.append((time.perf_counter() - started) * 1000)
-    return {
-        "claim_p50_ms": round(median(claimed), 2), "claim_p99_ms": round(quantiles(claimed, n=100)[-1], 2),
-        "record_p50_ms": round(median(recorded), 2), "commit_p50_ms": round(median(committed), 2),
-    }  # fmt: skip
+        yield Probe(depth, history, connection)
 
 
 def fill(connection: db.Connection, history: int) -> None:

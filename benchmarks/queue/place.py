@@ -56,10 +56,9 @@ class Queue:
             raise SystemExit(f"{self.system}: {verb} failed")
 
     def fill(self, jobs: int) -> None:
-        """Insert so many, and wait until the server and its disk have nothing else to do."""
+        """Insert so many."""
         self.do("insert", jobs)
         one(self.url, "VACUUM ANALYZE", rows=False)
-        settle(self.url)
 
     def recorded(self) -> int:
         return int(one(self.url, f"SELECT count(*) FROM {self.results}"))
@@ -71,6 +70,7 @@ class Queue:
     def rate(self, jobs: int, batch: int, workers: int, seconds: float) -> float:
         """Jobs recorded a second by so many workers, once they are under way; `jobs` are there when they start."""
         self.fill(jobs)
+        settle(self.url)
         processes = [self.call("work", batch) for _ in range(workers)]
         try:
             wait_until(lambda: self.recorded() > 0)
