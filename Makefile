@@ -34,8 +34,9 @@ test-data: install ## the tests that need the data sets in ../shared/data
 test-slow: install ## the tests that take minutes, such as an install into an empty environment
 	$(BIN)/pytest -m slow
 
+# Java's machine uses the signal that pytest's faulthandler takes for a crash.
 clients: install ## schema bi by ODBC and JDBC; needs Debian's odbc-postgresql, libpostgresql-jdbc-java, default-jre-headless
-	$(BIN)/pytest -m clients
+	$(BIN)/pytest -m clients -p no:faulthandler
 
 # Superset pins what the package must not be bound by, so it has an environment of its own.
 SUPERSET := .superset
