@@ -109,5 +109,6 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
         "rank": 1,
     }
     assert (tmp_path / "docs" / "performance" / "growth.svg").is_file()
+    assert [each["own, ms"] > 0 for each in results["ways"]["ways"]] == [True] * 24
     for run, kinds in results["profile"]["profile"].items():
         assert kinds["matrix products"] > 0 and kinds[RATE] > 1, run

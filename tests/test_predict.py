@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from loracomp.batching import batches
+from loracomp.composition import layers
 from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import STRATEGIES, compose
 from loracomp.errors import JobError
@@ -159,6 +160,24 @@ def test_end_of_text_ends_a_row_alone_and_is_not_in_the_answer(base, library, pr
     at = full.index(end)
     assert (ended.output, ended.output_tokens) == (base.tokenizer.decode(full[:at]), at)
     assert (went_on.output, went_on.output_tokens) == (base.tokenizer.decode(other), 12)
+
+
+def test_generation_takes_the_way_that_is_cheaper_over_all_its_passes(base, library, predictor, monkeypatch):
+    """Many short passes after the prompt's share all adapters; few of them don't make up for a wide first one."""
+    ways = []
+    adding = layers._adding_own, layers._adding_shared
+    monkeypatch.setattr(layers, "_adding_own", lambda *args: ways.append("own") or adding[0](*args))
+    monkeypatch.setattr(
+        layers, "_adding_shared", lambda *args, **kwargs: ways.append("shared") or adding[1](*args, **kwargs)
+    )
+    for max_new_tokens, way in ((2, "own"), (31, "shared")):
+        ways.clear()
+        requests = [
+            written("a" * 60, max_new_tokens=max_new_tokens, composition=library.composition(number, strategy="cat"))
+            for number in range(10)
+        ]
+        predictor.predict(requests)
+        assert set(ways) == {way}
 
 
 def test_stop_strings_cut_each_row_at_its_first(base, library, predictor):

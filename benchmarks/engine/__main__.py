@@ -27,6 +27,7 @@ from transformers.utils import logging as transformers_logging
 from . import paper, passes, profiling, system
 from .report import keep, table, write_report
 from .timing import Figure, Measured
+from .ways import ways
 from .workbench import Sizes, Workbench, open_workbench
 
 ROOT = Path(__file__).parents[2]
@@ -43,8 +44,9 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
     "memory": passes.memory,
     "growth": passes.growth,
     "profile": profiling.profiled,
+    "ways": ways,
 }
-TURNS_OF = {"scoring": 1.4, "generation": 1.4, "merging": 2, "latency": 6, "growth": 0.6, "profile": 0.6}
+TURNS_OF = {"scoring": 1.4, "generation": 1.4, "merging": 2, "latency": 6, "growth": 0.6, "profile": 0.6, "ways": 0.6}
 """How many times as many turns a part takes as the others."""
 
 

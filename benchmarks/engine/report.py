@@ -12,7 +12,10 @@ from benchmarks.evaluation.report import as_markdown, copy_tables
 RESULTS = "engine.json"
 Results = dict[str, Any]
 """Part -> when and where it was measured, its figures, and its steps or curves."""
-ORDER = ("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "memory", "growth", "profile")
+ORDER = (
+    *("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "memory"),
+    *("growth", "ways", "profile"),
+)
 """Of parts on the page."""
 
 
@@ -38,6 +41,7 @@ def write_report(folder: Path) -> Results:
         "machines": as_markdown(machines(results)),
         "steps": as_markdown(steps(results)),
         "profile": as_markdown(profile(results)),
+        "ways": as_markdown(ways(results)),
     }
     for page in (folder.with_suffix(".md"), folder.parents[1] / "README.md"):
         if page.is_file():
@@ -98,6 +102,16 @@ def profile(results: Results) -> list[Sequence[str]]:
     runs = results.get("profile", {}).get("profile", {})
     kinds = next(iter(runs.values()), {})
     return [("", *runs), *((kind, *(f"{each[kind]:.0f}" for each in runs.values())) for kind in kinds)]
+
+
+def ways(results: Results) -> list[Sequence[str]]:
+    """Of how many shared adapters rows' own factors cost as much: a row a width, measured and by the rule."""
+    found: list[dict[str, Any]] = results.get("ways", {}).get("ways", [])
+    kinds = {f"{each['strategy']}, rank {each['rank']}": None for each in found}
+    widths: dict[int, list[str]] = {}
+    for each in found:
+        widths.setdefault(each["tokens"], []).append(f"{each['even']:.0f} ({each['rule']:.0f})")
+    return [("tokens of a row", *kinds), *((str(width), *cells) for width, cells in widths.items())]
 
 
 def table(results: Results) -> Table:

@@ -20,11 +20,11 @@ from torch.nn.functional import linear
 from loracomp.composition.blocks import Block, Blocks, stack
 from loracomp.composition.strategies import Mix, PackedAdapter
 
-GATHERED, SUMMED = 28, 8
+GATHERED, SUMMED = 28, 80
 """What a row pays for factors of its own, whatever its length, in tokens that its products could take as well.
 
-For each of its adapters, gathered; or for each rank of one, summed up from several in float32. Measured on two cores
-with bfloat16 instructions (docs/performance.md): a product with a row's own factors first lays these out anew."""
+For each of its adapters, gathered; or once, summed up from several in float32. Measured with bfloat16 instructions by
+`python -m benchmarks.engine --only ways`: a product with a row's own factors first lays these out anew."""
 
 
 class SideBySide:
@@ -78,7 +78,7 @@ class SideBySide:
             return
         batch = _Batch(rows, self.adapters)
         if shared is None:
-            shared = batch.shared_is_cheaper(tokens, max(block.A.shape[2] for block in self.blocks.values()))
+            shared = batch.shared_is_cheaper(tokens)
         adding = batch.shared if shared else batch.own
         for modules, A, B in self.blocks.values():
             yield from zip(modules, adding(A, B.mT, self._dtype(modules)), strict=True)
@@ -90,8 +90,8 @@ def composed(model: nn.Module, rows: Sequence[Mix], tokens: int = 64, *, shared:
 
     A row without adapters is the base model's, exactly. Batches must be of len(rows) rows. Products happen in the
     dtype and on the device of the module that they change, sums of factors and gates in float32. The model is as it was
-    when the context ends, whatever ends it. `tokens` is how wide a row is: it decides, unless `shared` does, which way
-    is cheaper. For several passes make `SideBySide` once.
+    when the context ends, whatever ends it. `tokens` is how wide a row is, over several passes on average: it decides,
+    unless `shared` does, which way is cheaper. For several passes make `SideBySide` once.
     """
     with SideBySide(model, rows).composed(rows, tokens, shared=shared):
         yield
@@ -122,9 +122,9 @@ class _Batch:
         most = max(int(used.sum(1).max()), 1)
         return used.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
 
-    def shared_is_cheaper(self, tokens: int, rank: int) -> bool:
+    def shared_is_cheaper(self, tokens: int) -> bool:
         """For rows so wide, by what each pays for an element of a factor."""
-        own = self._picked.shape[1] * (tokens + (SUMMED * rank if self._crossed.any() else GATHERED))
+        own = self._picked.shape[1] * (tokens + (SUMMED if self._crossed.any() else GATHERED))
         return self._left.shape[1] * tokens < own
 
     def own(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:

@@ -178,10 +178,12 @@ class Predictor:
 
     def _generate(self, adapters: SideBySide, items: Sequence[_Item]) -> list[Answer | JobError]:
         prompts = [item.encoded for item in items if isinstance(item.encoded, Prompt)]
+        sizes = [(len(prompt.tokens), prompt.max_new_tokens) for prompt in prompts]
 
         def under(numbers: Sequence[int]) -> AbstractContextManager[None]:
-            # All passes but the first are one token wide.
-            return adapters.composed([items[number].composed.mix for number in numbers], tokens=1)
+            # Over all its passes: the first is as wide as the prompts, the others are one token.
+            longest, passes = (max(each) for each in zip(*(sizes[number] for number in numbers), strict=True))
+            return adapters.composed([items[number].composed.mix for number in numbers], 1 + longest // passes)
 
         wanted = [item.wanted for item in items]
         generated = generate(self._base.model, self._base.tokenizer, prompts, under, wanted)
