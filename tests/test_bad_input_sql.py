@@ -64,6 +64,7 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ({"tags": "[1]"}, "tags_must_be_a_json_object"),
         ({"exclude_tasks": ["none such"]}, "exclude_tasks_must_name_tasks"),
         ({"exclude_tasks": [None]}, "exclude_tasks_must_not_hold_null"),
+        ({"exclude_tasks": [["none", "such"], ["there", "are"]]}, "exclude_tasks_must_name_tasks"),
         ({"task": "none such"}, "task_must_exist"),
         ({"evaluation": "none such"}, "evaluation_must_exist"),
         ({"choices": ["a", "b"], "expected": "c"}, "expected_must_be_one_of_the_choices"),

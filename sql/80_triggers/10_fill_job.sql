@@ -30,7 +30,10 @@ BEGIN
     END IF;
     -- Only when it is given: a job must go on when a task that it excludes goes away.
     IF new.exclude_tasks <> '{}' AND (tg_op = 'INSERT' OR new.exclude_tasks IS DISTINCT FROM old.exclude_tasks) THEN
-        unknown := loracomp.unknown_tasks(array_remove(new.exclude_tasks, NULL));
+        -- array_remove refuses arrays of more dimensions in words of its own; a constraint has better ones.
+        unknown := loracomp.unknown_tasks(
+            ARRAY(SELECT u.name FROM unnest(new.exclude_tasks) AS u (name) WHERE u.name IS NOT NULL)
+        );
         IF unknown IS NOT NULL THEN
             RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'exclude_tasks_must_name_tasks',
