@@ -9,6 +9,7 @@ import pytest
 
 from loracomp import db, schema
 from loracomp.catalogue import load_entry, read_examples
+from loracomp.cli.tasks import _examples
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.queries import QUERIES
 from loracomp.registry import embeddings
@@ -178,6 +179,15 @@ def test_a_catalogue_entry_is_read_from_a_folder(connection, tmp_path):
     assert import_examples(connection, "piqa", drawn).counts == {"added": 5}
     assert draw(drawn, 5) == drawn
     assert draw(range(20), 5, seed=1) == draw(range(20), 5, seed=1) != draw(range(20), 5, seed=2)
+
+
+def test_rows_of_the_hub_that_the_shipped_library_knows_are_warned_of(connection, tmp_path, capsys):
+    def said(*asked) -> str:
+        _examples(connection, *asked, ["validation"])
+        return " ".join(capsys.readouterr().err.split())
+
+    assert said("sciq", None) == f"sciq: {load_entry('sciq').data_note}"
+    assert said("sciq", str(tmp_path)) == said("piqa", None) == ""
 
 
 def index_definition(connection) -> list[dict]:

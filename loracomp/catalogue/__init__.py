@@ -16,7 +16,7 @@ from loracomp.catalogue.reading import rows_of
 from loracomp.catalogue.templates import Example, Templates
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 
-__all__ = ["SPLITS", "Entry", "Example", "entry_names", "load_entry", "read_examples", "read_inputs"]
+__all__ = ["SPLITS", "Entry", "Example", "data_note", "entry_names", "load_entry", "read_examples", "read_inputs"]
 
 FOLDER = Path(__file__).parent
 SPLITS = ("train", "validation")
@@ -37,6 +37,8 @@ class Entry(BaseModel):
     training_split: str | None = None
     """None: the task is kept unseen; no adapter may be trained on it."""
     validation_split: str
+    data_note: str | None = None
+    """Which rows the shipped library learnt from and is measured on, where they are not the splits named here."""
     doc_to_text: str
     doc_to_choice: str | list[str] | None = None
     """None: the answer is free text, given by doc_to_target."""
@@ -74,6 +76,11 @@ def load_entry(name: str) -> Entry:
         raise RefusedError(f"{path}: {wrong}") from error
     _templates(entry)
     return entry
+
+
+def data_note(task: str, read_from: str | None) -> str | None:
+    """The note of a task's entry (`Entry.data_note`) on rows that were read from a folder; None on the hub's own."""
+    return load_entry(task).data_note if read_from == "folder" and task in entry_names() else None
 
 
 def read_examples(entry: Entry, split: str, data: str | None = None) -> Iterator[Example]:

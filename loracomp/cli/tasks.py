@@ -101,6 +101,8 @@ def _examples(
         lines = list(read_lines(Path(data), task))
         return task, [[line for line in lines if line.split == split] for split in splits or [*SPLITS, "test"]]
     entry = load_entry(task)
+    if entry.data_note and not Path(data or entry.dataset_path).expanduser().is_dir():
+        remarks.print(f"{entry.task}: {entry.data_note}", markup=False, highlight=False)
     tasks.add_task(connection, entry.task, family=entry.family, description=entry.description)
     chosen = splits or [split for split in SPLITS if split != "train" or entry.training_split]
     return entry.task, [read_examples(entry, split, data) for split in chosen]

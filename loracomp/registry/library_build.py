@@ -1,11 +1,11 @@
 """Libraries: adapters that `loracomp train` wrote, and examples embedded from their data -> a folder to ship."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loracomp.catalogue import Example, load_entry, read_examples
+from loracomp.catalogue import Example, data_note, load_entry, read_examples
 from loracomp.catalogue.leaks import find_leaks
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import TRAINING
@@ -86,13 +86,22 @@ def library_card(folder: Path) -> str:
             "Rows whose text stands in a validation split, of the same task or another, were left out of both.",
             "Accuracy is on rows of the train split that were kept aside from training, "
             "by summed log-likelihood (acc).",
+            "Licences of the data are those usually given for it, not verified.",
             "",
             "| task | family | data | licence of the data | started from | rows seen | rank | base model | adapter |",
             "|---|---|---|---|---|---|---|---|---|",
             *rows,
             "",
+            *_notes(records),
         ]
     )
+
+
+def _notes(records: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Which tasks' rows are not the hub's splits of the catalogue's names."""
+    origins = {task: record["data"].get("read_from") for task, record in records.items() if record}
+    notes = [f"- {task}: {note}" for task, origin in origins.items() if (note := data_note(task, origin))]
+    return ["Not the splits that the catalogue names:", "", *notes, ""] if notes else []
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from loracomp.catalogue import data_note
 from loracomp.errors import RefusedError
 
 
@@ -59,15 +60,21 @@ def _origin(record: dict[str, Any]) -> list[str]:
 def _data(record: dict[str, Any]) -> list[str]:
     data = record["data"]
     dataset = " ".join(filter(None, [data["dataset_path"], data["dataset_name"]]))
+    read_from = data.get("read_from")
+    origin = "rows of a folder's train.jsonl" if read_from == "folder" else f"split {data['training_split']}"
     lines = [
-        f"- {dataset}, split {data['training_split']}; licence of the data: {data['licence']}",
+        f"- {dataset}, {origin}; licence of the data, as it is usually given (not verified): {data['licence']}",
+        *([f"- Which rows: {note}"] if (note := data_note(record["task"], read_from)) else []),
         f"- Rows: {record['rows_seen']} seen, of {data['rows']}; their digest: {data['digest']}",
         f"- Left out as longer than {record['hyper_parameters']['max_tokens']} tokens: {data['rows_too_long']} rows",
     ]
     if leaks := record.get("leaks"):
+        left_out, sharing = leaks["rows_left_out"], leaks["rows_sharing_a_text"]
         compared = ", ".join(leaks["compared_with"]) or "none"
         lines += [
-            f"- Left out as leaks: {leaks['rows_left_out']} rows, whose text stands in a validation split of {compared}"
+            f"- Left out as leaks: {left_out} rows, whose text stands in a validation split of {compared}",
+            f"- Sharing a text (a premise, a passage, a heading) with a validation row, not the whole: {sharing} rows "
+            "of the split, not left out",
         ]
     return lines
 
