@@ -12,9 +12,10 @@ import argparse
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -147,17 +148,23 @@ def queries_of(task: str, folder: Path, split: str, count: int, index: Index) ->
     entry = load_entry(task)
     examples = {example.source_ref: example for example in read_examples(entry, split, str(folder))}
     raw = {f"{task}/{split}#{n}": row for n, row in enumerate(rows_of(str(folder), None, split, ""))}
-    template, *columns = TEXTS[task]
-    texts = {reference: [str(raw[reference][column]).strip() for column in columns] for reference in examples}
+    texts = {reference: texts_of(task, raw[reference]) for reference in examples}
     embedded = set(index.source_refs)
     taken = {text for ref in texts.keys() & embedded for text in texts[ref] if len(text) >= SHORTEST_SHARED}
     free = [reference for reference in examples if reference not in embedded]
     free = [reference for reference in free if split != "train" or taken.isdisjoint(texts[reference])]
     random.Random(0).shuffle(free)
     return [
-        Query(task, entry.family, _prompts(examples[ref].prompt, template, texts[ref]), examples[ref].choices or ())
+        Query(
+            task, entry.family, _prompts(examples[ref].prompt, TEXTS[task][0], texts[ref]), examples[ref].choices or ()
+        )
         for ref in free[:count]
     ]
+
+
+def texts_of(task: str, row: Mapping[str, Any]) -> list[str]:
+    """A row's texts, in the order of TEXTS."""
+    return [str(row[column]).strip() for column in TEXTS[task][1:]]
 
 
 def _prompts(prompt: str, template: str, texts: list[str]) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """docs/evaluation.md's command: what is measured when, raw results as files, tables out of them by SQL."""
 
 import gzip
+import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks.evaluation.__main__ import Remembering
+from benchmarks.evaluation.bare import import_bare
 from benchmarks.evaluation.measure import measure, stages
 from benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
 from benchmarks.evaluation.report import copy_tables, fill_page, run_sql
@@ -16,10 +19,12 @@ from benchmarks.evaluation.state import State, read_state
 from evaluation_data import add_rows as add_examples
 from evaluation_data import answer_all, right_on
 from loracomp.errors import LoracompError
+from loracomp.evaluation import import_split
 from loracomp.registry.models import load_encoder
 from routing_data import add_base_model
 
-REPORT = Path(__file__).parent.parent / "docs" / "evaluation" / "report.sql"
+ROOT = Path(__file__).parent.parent
+REPORT = ROOT / "docs" / "evaluation" / "report.sql"
 LIBRARY = next(part for part in PARTS if part.name == "library")
 KEPT_OUT = next(part for part in PARTS if part.exclude_own)
 
@@ -166,6 +171,26 @@ def test_what_is_measured_is_not_asked_again(connection, tmp_path: Path) -> None
     assert ask(unit(digest="d2"), 100) == 8
 
 
+def test_bare_rows_are_the_same_rows_without_the_templates_words(connection, tmp_path: Path) -> None:
+    add_base_model(connection)
+    (tmp_path / "rte").mkdir()
+    rows = [{"sentence1": f" All {n} hens sleep.", "sentence2": "No hen is awake.", "label": n % 2} for n in range(4)]
+    (tmp_path / "rte" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_split(connection, "rte", "validation", str(tmp_path))
+    before = read_state(connection)
+    for _ in range(2):
+        import_bare(connection, "rte", str(tmp_path))
+    state = read_state(connection)
+    assert (state.rows, [count for count, _ in state.bare.values()]) == (before.rows, [4])
+    bare = next(part for part in PARTS if part.name == "routing_bare")
+    asking = unit("default", part=bare, rows=4)
+    assert any(measure(connection, tmp_path, [asking], lambda: None, rows=4, control_rows=100))
+    jobs = connection.execute("SELECT kind, prompt, choices FROM loracomp.job").fetchall()
+    assert {(job["kind"], job["prompt"], *job["choices"]) for job in jobs} == {
+        ("route", f"All {n} hens sleep.\nNo hen is awake.", "True", "False") for n in range(4)
+    }
+
+
 def test_a_stop_is_said_and_nothing_is_lost(connection, tmp_path: Path) -> None:
     add_base_model(connection)
     add_examples(connection, "rte", 8, family="nli")
@@ -225,8 +250,16 @@ FROM report.pair AS p WHERE p.part = 'own_excluded' AND p.policy_b = 'base' AND 
 <!-- end -->
 
 ```sql
-SELECT r.task, r.true_first::float, r.family_first::float, r.true_inside::float
-FROM report.routing AS r WHERE r.scope = 'task'
+SELECT r.part, r.task, r.true_first::float, r.family_first::float, r.true_inside::float
+FROM report.routing AS r WHERE r.scope = 'task' ORDER BY r.part
+```
+
+<!-- table: goal -->
+<!-- end -->
+
+```sql
+SELECT g.aim, g.measured, g.reached FROM report.goal AS g
+WHERE g.subject IN ('bare text', 'RTE with Linear') ORDER BY g.place
 ```
 
 <!-- table: best -->
@@ -250,9 +283,11 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
     add_rows(results, "library", "cb", [line(1, policy="linear", task="cb")])
     kept_out = {"part": "own_excluded"}
     add_rows(results, "own_excluded", "rte", [line(n, policy="default", **kept_out) for n in range(10)])
-    routed = {"part": "routing", "policy": "default", "correct": "", "top_task": "cb"}
-    mixes = ("cb 0.6 + rte 0.4", "cb 1")
-    add_rows(results, "routing", "rte", [line(n) | routed | {"mix": mix} for n, mix in enumerate(mixes)])
+    routed = {"policy": "default", "correct": "", "top_task": "cb"}
+    for part, mixes in (("routing", ("cb 0.6 + rte 0.4", "cb 1")), ("routing_bare", ("rte 0.6 + cb 0.4", "rte 1"))):
+        counts = {mix: {"mix": mix, "adapters": str(mix.count("+") + 1)} for mix in mixes}
+        lines = [line(n) | routed | {"part": part} | counts[mix] for n, mix in enumerate(mixes)]
+        add_rows(results, part, "rte", lines)
     page, other = tmp_path / "docs" / "evaluation.md", tmp_path / "README.md"
     page.write_text(PAGE)
     marks = "<!-- table: pair -->\n{}<!-- end -->\n<!-- table: unknown -->\n<!-- end -->\n"
@@ -270,7 +305,13 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
         ],
         # The base model answers there as in the library: 10 to 3, of which 7 alone; 2 / 2^7.
         ["| default | 10 | 7 | 0 | 0.0156 | 1 | 0 | 0 | +70.0 |"],
-        ["| rte | 0 | 1 | 0.5 |"],
+        ["| routing | rte | 0 | 1 | 0.5 |", "| routing_bare | rte | 0 | 1 | 1 |"],
+        [
+            "| 77.62 % | 100.0<br><sub>44 to 100, n 3</sub> | yes |",
+            "| family first for 95 % | 100.0<br><sub>n 2</sub> | yes |",
+            "| own task inside for 97 % | 100.0<br><sub>n 2</sub> | yes |",
+            "| at most 4 adapters a job | 1.50 | yes |",
+        ],
         ["| default |"],
     ]
     assert page.read_text().count("old") == 0
@@ -290,3 +331,12 @@ def test_the_page_stands_without_results(database, tmp_path: Path) -> None:
     assert tables["library"] == "(nothing measured yet)\n"
     with pytest.raises(LoracompError, match=r"report\.nothing"):
         run_sql(database, "SELECT * FROM report.nothing", tmp_path)
+
+
+def test_the_page_and_readme_are_what_the_kept_rows_give(database, tmp_path: Path) -> None:
+    pages = [ROOT / "docs" / "evaluation.md", ROOT / "README.md"]
+    page, readme = (Path(shutil.copy(each, tmp_path)) for each in pages)
+    run_sql(database, REPORT.read_text(), ROOT)
+    copy_tables(readme, fill_page(database, page, ROOT))
+    for kept, filled in zip(pages, (page, readme), strict=True):
+        assert kept.read_text() == filled.read_text(), "run `python -m benchmarks.evaluation --only report`"

@@ -32,8 +32,9 @@ from loracomp.serving import load_pipeline
 from loracomp.shutdown import serve
 from loracomp.worker import Worker
 
+from .bare import import_bare
 from .measure import measure
-from .plan import ADDED_POLICIES, PARTS, Unit
+from .plan import ADDED_POLICIES, BARE, PARTS, Unit
 from .report import write_report
 from .results import drop_stale
 from .state import read_state
@@ -97,7 +98,10 @@ def fill_database(connection: db.Connection, settings: Settings, data: str) -> N
             connection.execute("SELECT loracomp.set_policy(%s, %s)", [name, Jsonb(values)])
         for part in PARTS:
             for task in part.tasks:
-                import_split(connection, task, "validation", data)
+                if part.split == BARE:
+                    import_bare(connection, task, data)
+                else:
+                    import_split(connection, task, "validation", data)
 
 
 def measure_all(connection: db.Connection, settings: Settings, options: argparse.Namespace) -> None:

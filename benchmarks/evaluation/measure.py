@@ -127,6 +127,7 @@ def _start(connection: Connection, folder: Path, unit: Unit, rows: int) -> None:
         unit.evaluation,
         tasks=[unit.task],
         policies=[unit.policy],
+        split=part.split,
         rows_a_task=rows,
         exclude_own=part.exclude_own,
         kind=part.kind,

@@ -39,6 +39,10 @@ STAGES = (50, 100, 250, None)
 """Rows a task, breadth first: whenever it is stopped, a report stands. None: all."""
 
 
+BARE = "test"
+"""The split that rows without a template stand in, in the evaluation's own database (`bare`)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Rows of tasks asked in one way."""
@@ -49,6 +53,7 @@ class Part:
     policies: tuple[str, ...]
     exclude_own: bool = False
     kind: str = "predict"
+    split: str = "validation"
 
     @property
     def tasks(self) -> list[str]:
@@ -61,6 +66,7 @@ class Part:
 _KEPT_OUT = tuple(policy for policy in POLICIES if policy not in OWN)
 PARTS = (
     Part("routing", unseen=False, policies=("default",), kind="route"),
+    Part("routing_bare", unseen=False, policies=("default",), kind="route", split=BARE),
     Part("library", unseen=False, policies=POLICIES),
     Part("own_excluded", unseen=False, policies=_KEPT_OUT, exclude_own=True),
     Part("unseen", unseen=True, policies=("base", *_KEPT_OUT)),

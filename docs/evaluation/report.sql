@@ -30,7 +30,7 @@ CREATE TABLE report.measured (
     PRIMARY KEY (part, task, policy, row)
 );
 COMMENT ON TABLE report.measured IS 'A line a job, as in docs/evaluation/rows.';
-COMMENT ON COLUMN report.measured.part IS 'routing, library, own_excluded or unseen.';
+COMMENT ON COLUMN report.measured.part IS 'routing, routing_bare (prompts without a template), library, own_excluded or unseen.';
 COMMENT ON COLUMN report.measured.task IS 'Task that the row comes from.';
 COMMENT ON COLUMN report.measured.router IS 'retrieval, or a control: base, own_task, random, random_parameters.';
 COMMENT ON COLUMN report.measured.is_mix IS '1 for a retrieved mix weighted by similarity: what is compared with controls.';
@@ -50,6 +50,11 @@ COMMENT ON COLUMN report.measured.digest IS 'Of what the answer depends on: mode
 \copy report.measured FROM PROGRAM 'find docs/evaluation/rows -name ''*.csv.gz'' -exec gzip -cd ''{}'' + | sed /^part,/d' WITH (FORMAT csv)
 
 ANALYZE report.measured;
+
+-- The shipped adapters' training records, an object a line.
+CREATE TABLE report.training (record jsonb NOT NULL);
+COMMENT ON TABLE report.training IS 'What loracomp/library/adapters/*/training.json say.';
+\copy report.training FROM PROGRAM 'cat loracomp/library/adapters/*/training.json 2> /dev/null | tr -d ''\n'' | sed ''s/}{/}\n{/g''' WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
 
 -- Columns of the page, in this order; other policies follow by name.
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
@@ -142,11 +147,12 @@ WHERE p.scope = 'all' AND p.policy_b = 'base' AND p.policy_a IN (
 )
 ORDER BY p.part, p.tasks DESC, p.difference DESC, p.policy_a;
 
--- How well retrieval found the rows' own task, from jobs that asked for weights alone.
+-- How well retrieval found the rows' own task, from jobs that asked for weights alone: with the catalogue's template, and
+-- bare.
 CREATE VIEW report.routing AS
 WITH by_task AS (
     SELECT
-        m.family, m.task, count(*) AS n,
+        m.part, m.family, m.task, count(*) AS n,
         avg((m.top_task = m.task)::integer) AS true_first,
         avg((f.family = m.family)::integer) AS family_first,
         avg((position(' ' || m.task || ' ' IN ' ' || coalesce(m.mix, '')) > 0)::integer) AS true_inside,
@@ -155,21 +161,25 @@ WITH by_task AS (
         avg((m.nearest_similarity >= 0.95)::integer) AS near_duplicates
     FROM report.measured AS m
     LEFT JOIN (SELECT DISTINCT task, family FROM report.measured) AS f ON f.task = m.top_task
-    WHERE m.part = 'routing'
-    GROUP BY m.family, m.task
+    WHERE m.part IN ('routing', 'routing_bare')
+    GROUP BY m.part, m.family, m.task
 )
 SELECT
+    k.part,
     CASE WHEN k.task IS NOT NULL THEN 'task' WHEN k.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     k.family, k.task, count(*) AS tasks, sum(k.n)::bigint AS n, avg(k.true_first) AS true_first,
     avg(k.family_first) AS family_first, avg(k.true_inside) AS true_inside, avg(k.adapters) AS adapters,
     avg(k.entropy_bits) AS entropy_bits, avg(k.near_duplicates) AS near_duplicates
-FROM by_task AS k GROUP BY GROUPING SETS ((k.family, k.task), (k.family), ());
+FROM by_task AS k GROUP BY k.part, GROUPING SETS ((k.family, k.task), (k.family), ());
 
 -- Shares and differences as the page prints them, in % and points.
 CREATE FUNCTION report.percent(accuracy double precision, low double precision, high double precision, n bigint)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
 SELECT format('%s<br><sub>%s to %s, n %s</sub>', to_char(100 * accuracy, 'FM990.0'), round((100 * low)::numeric),
     round((100 * high)::numeric), n);
+$$;
+CREATE FUNCTION report.share(share numeric, n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+SELECT format('%s<br><sub>n %s</sub>', to_char(100 * share, 'FM990.0'), n);
 $$;
 CREATE FUNCTION report.signed(difference double precision) RETURNS text LANGUAGE sql IMMUTABLE AS $$
 SELECT to_char(round((100 * difference)::numeric, 1), 'FMSG990.0');
@@ -178,3 +188,55 @@ CREATE FUNCTION report.points(difference double precision, low double precision,
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
 SELECT format('%s<br><sub>%s to %s, p %s</sub>', report.signed(difference), report.signed(low), report.signed(high), CASE WHEN p < 0.0001 THEN '< 0.0001' ELSE trim_scale(round(p::numeric, 4))::text END);
 $$;
+
+-- What was to be reached. Perhaps: the difference is there, with p of 0.05 or more.
+CREATE VIEW report.goal AS
+WITH held AS (
+    SELECT 'mix' AS kind, p.* FROM report.pair AS p JOIN report.best AS b ON b.part = p.part AND b.policy = p.policy_a
+    WHERE p.scope = 'all'
+    UNION ALL
+    SELECT 'of all retrieved', p.*
+    FROM report.pair AS p JOIN report.best_retrieved AS b ON b.part = p.part AND b.policy = p.policy_a
+    WHERE p.scope = 'all' AND p.part = 'library'
+        AND NOT EXISTS (SELECT FROM report.best AS m WHERE m.part = b.part AND m.policy = b.policy)
+), bare AS (
+    SELECT r.* FROM report.routing AS r WHERE r.part = 'routing_bare' AND r.scope = 'all'
+), goal (place, subject, aim, measured, reached) AS (
+    SELECT g.place, g.subject, g.aim, report.percent(a.accuracy, a.low, a.high, a.n), a.accuracy >= g.share
+    FROM (VALUES
+        (10, 'PIQA with Linear', '70.95 %', 'piqa', 'linear', 0.7095),
+        (11, 'RTE with Linear', '77.62 %', 'rte', 'linear', 0.7762)
+    ) AS g (place, subject, aim, task, policy, share)
+    JOIN report.accuracy AS a ON a.part = 'library' AND a.task = g.task AND a.policy = g.policy
+    UNION ALL
+    SELECT 20, format('best %s (%s)', o.kind, o.policy_a), format('at least %s, mean of %s tasks', o.policy_b, o.tasks),
+        report.points(o.difference, o.low, o.high, o.p), o.difference >= 0
+    FROM held AS o
+    WHERE o.part = 'library'
+        AND (o.policy_b = 'own_task' OR (o.policy_b = 'own_task_contrast' AND o.policy_a LIKE '%contrast'))
+    UNION ALL
+    SELECT 21, format('best %s (%s)', o.kind, o.policy_a), 'ahead or level on 15 of 22',
+        format('%s of %s', o.ahead + o.level, o.tasks), o.ahead + o.level >= 15
+    FROM held AS o WHERE o.part = 'library' AND o.policy_b = 'own_task'
+    UNION ALL
+    SELECT CASE o.part WHEN 'unseen' THEN 60 ELSE 30 END + report.place(o.policy_b),
+        format('%s, best mix (%s)', CASE o.part WHEN 'unseen' THEN 'unseen tasks' ELSE 'own task kept out' END, o.policy_a),
+        format('%s, mean of %s tasks',
+            CASE o.policy_b WHEN 'base' THEN '5 points above base' ELSE 'above ' || o.policy_b END, o.tasks),
+        report.points(o.difference, o.low, o.high, o.p),
+        CASE
+            WHEN o.difference < CASE o.policy_b WHEN 'base' THEN 0.05 ELSE 0 END OR o.difference = 0 THEN FALSE
+            WHEN o.p < 0.05 THEN TRUE
+        END
+    FROM held AS o
+    WHERE o.part IN ('own_excluded', 'unseen')
+        AND o.policy_b IN ('base', 'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear')
+    UNION ALL
+    SELECT 80, 'bare text', 'family first for 95 %', report.share(b.family_first, b.n), b.family_first >= 0.95 FROM bare AS b
+    UNION ALL
+    SELECT 81, 'bare text', 'own task inside for 97 %', report.share(b.true_inside, b.n), b.true_inside >= 0.97 FROM bare AS b
+    UNION ALL
+    SELECT 82, 'bare text', 'at most 4 adapters a job', round(b.adapters, 2)::text, b.adapters <= 4 FROM bare AS b
+)
+SELECT g.place, g.subject, g.aim, g.measured, CASE WHEN g.reached THEN 'yes' WHEN NOT g.reached THEN 'no' ELSE 'perhaps' END AS reached
+FROM goal AS g;
