@@ -212,7 +212,10 @@ def _draw(rows: Sequence[_Row], logits: Tensor) -> Tensor:
     """A token for each row of logits [rows, vocabulary], by its temperature, top_p and generator: [rows]."""
     settings = [(row.prompt.temperature, row.prompt.top_p) for row in rows]
     temperature, top_p = torch.tensor(settings, device=logits.device).T[:, :, None]
-    probabilities = (logits.float() / temperature).softmax(-1)
+    # From the largest down, so that no temperature above 0 makes infinities of logits, however small; one that is none
+    # in float32 is taken for the smallest, which is greedy all the same.
+    below = logits.float() - logits.float().amax(-1, keepdim=True)
+    probabilities = (below / temperature.clamp(min=torch.finfo(torch.float32).tiny)).softmax(-1)
     # Ranked by probability, the fewest whose sum reaches top_p: those before which it is not reached yet.
     ranked, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
     reached = ranked.cumsum(-1)

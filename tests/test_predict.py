@@ -376,6 +376,12 @@ def test_a_small_nucleus_is_greedy_and_draws_follow_the_probabilities(base, pred
     assert share == pytest.approx(float(expected[top]), abs=4 * (float(expected[top]) / 400) ** 0.5)
 
 
+@pytest.mark.parametrize("temperature", [5e-324, 1e-46, 1e-38, 1e-20, 1e-6])
+def test_the_smaller_a_temperature_is_the_greedier(predictor, temperature):
+    greedy = predictor.predict([written(max_new_tokens=6)])[0]
+    assert predictor.predict([sampled(3, temperature, 1.0, max_new_tokens=6)])[0] == greedy
+
+
 def test_penalties_of_the_models_own_settings_are_not_applied(base, library, predictor):
     base.model.generation_config.repetition_penalty = 5.0
     expected = base.tokenizer.decode(greedy_alone(base, library, written()))
