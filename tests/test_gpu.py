@@ -42,6 +42,23 @@ def test_a_pass_equals_the_processors(adapters, strategy, shared):
     torch.testing.assert_close(passed("cuda"), passed("cpu"), rtol=1e-3, atol=1e-3)
 
 
+@a_gpu
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("strategy", ["cat", "linear", "ties", "magnitude_prune"])
+def test_in_bfloat16_a_pass_is_within_the_bound_that_holds_on_the_processor(adapters, strategy, shared):
+    """See tests/test_layers.py: 4 % of the norm of the same rounded weights' logits in float32."""
+
+    def passed(model) -> torch.Tensor:
+        on_device = [moved(adapter.packed(), model.device) for adapter in adapters]
+        prepared = prepare(strategy, on_device, density=0.5, seed=0)
+        mixes = [gated(strategy, prepared, weights) for weights in ([0.5, 0.3, 0.2], [0.1, 0.1, 0.8], [1.0, 0.0, 0.0])]
+        return logits(model, mixes, shared).float()
+
+    narrow = tiny_llama().bfloat16()
+    expected = passed(tiny_llama().bfloat16().float())
+    assert (passed(narrow.to("cuda")) - expected).norm() <= 0.04 * expected.norm()
+
+
 def moved(adapter: PackedAdapter, device: str) -> PackedAdapter:
     from dataclasses import replace
 

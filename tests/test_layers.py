@@ -1,5 +1,7 @@
 """One pass over rows that each have a composition of their own, against merging each and running it alone."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from loracomp.composition.layers import SideBySide, composed
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
+from loracomp.generation import Prompt, generate
 from loracomp.scoring import encode_choices, log_likelihoods, pad_right
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, merged, random_adapter, tiny_llama
 
@@ -84,21 +87,33 @@ def test_each_row_equals_merging_and_running_it_alone(tiny_model, library, batch
         assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
+@torch.no_grad()
+def choices_together(model, asked, rows, shared=None):
+    """Log-likelihoods of each prompt's choices, which share it, each under its mix."""
+    questions = [encode_choices(letter_tokenizer(), *each, TINY_CONTEXT) for each in asked]
+    by_row = [mix for mix, question in zip(rows, questions, strict=True) for _ in question.rows]
+    with composed(model, by_row, 20, shared=shared):
+        return log_likelihoods(model, questions)
+
+
+@torch.no_grad()
+def choices_alone(model, prompt, choices, mix):
+    question = encode_choices(letter_tokenizer(), prompt, choices, TINY_CONTEXT, shared_prompt=False)
+    with merged(model, merge(mix)):
+        return log_likelihoods(model, [question])[0]
+
+
+def asked_of(batch):
+    return [(prompt if prompt.strip() else "a", choices) for (prompt, choices), _ in batch]
+
+
 @settings(max_examples=40, deadline=None)
 @given(batch=QUESTIONS, shared=WAYS)
 def test_choices_that_share_their_prompt_score_as_each_alone_merged(tiny_model, library, batch, shared):
-    tokenizer = letter_tokenizer()
-    asked = [(prompt if prompt.strip() else "a", choices) for (prompt, choices), _ in batch]
-    rows = [mix_of(library, composition) for _, composition in batch]
-    questions = [encode_choices(tokenizer, *each, TINY_CONTEXT) for each in asked]
-    by_row = [mix for mix, question in zip(rows, questions, strict=True) for _ in question.rows]
-    with torch.no_grad(), composed(tiny_model, by_row, 20, shared=shared):
-        together = log_likelihoods(tiny_model, questions)
-    for got, each, mix in zip(together, asked, rows, strict=True):
-        alone = encode_choices(tokenizer, *each, TINY_CONTEXT, shared_prompt=False)
-        with torch.no_grad(), merged(tiny_model, merge(mix)):
-            expected = log_likelihoods(tiny_model, [alone])[0]
-        torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-4)
+    asked, rows = asked_of(batch), [mix_of(library, composition) for _, composition in batch]
+    for got, each, mix in zip(choices_together(tiny_model, asked, rows, shared), asked, rows, strict=True):
+        expected = choices_alone(tiny_model, *each, mix)
+        assert (got - expected).norm() <= 1e-5 * expected.norm()
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -136,8 +151,52 @@ def test_in_bfloat16_a_row_is_off_by_little_more_than_the_base_model_is(
     together = logits_together(narrow, tokens, rows, shared, [mix_of(library, each) for each in others])
     for got, (ids, composition), mix in zip(together, batch, rows, strict=True):
         expected = logits_alone(widened, ids, mix)
-        bound = 0.1 if composition and composition[0].startswith("dare") else 0.04
-        assert (got - expected).norm() <= bound * expected.norm()
+        assert (got - expected).norm() <= bound_in_bfloat16(composition) * expected.norm()
+
+
+def bound_in_bfloat16(composition):
+    return 0.1 if composition and composition[0].startswith("dare") else 0.04
+
+
+@settings(max_examples=40, deadline=None)
+@given(batch=QUESTIONS, shared=WAYS)
+def test_in_bfloat16_choices_are_off_by_as_little(library, narrow_and_widened, batch, shared):
+    narrow, widened = narrow_and_widened
+    asked, rows = asked_of(batch), [mix_of(library, composition) for _, composition in batch]
+    together = choices_together(narrow, asked, rows, shared)
+    for got, each, mix, (_, composition) in zip(together, asked, rows, batch, strict=True):
+        expected = choices_alone(widened, *each, mix)
+        assert (got - expected).norm() <= bound_in_bfloat16(composition) * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shared", [True, False])
+def test_generations_logits_are_those_of_each_row_alone_merged(library, narrow_and_widened, dtype, shared):
+    """Of every step, with a cache and padding on the left."""
+    narrow, widened = narrow_and_widened
+    model, bound = (widened, 1e-5) if dtype == torch.float32 else (narrow, 0.04)
+    prompts = [Prompt(ids, 6) for ids in ([5, 9, 30, 41, 8], [7, 7, 12], [3])]
+    rows = [mix(library, "cat", range(4), [0.4, 0.3, 0.2, 0.1]), mix(library, "linear", [3, 4], [0.6, 0.4]), Mix()]
+    steps, written = logits_of_steps(model, prompts, rows, shared)
+    for number, (prompt, mixed) in enumerate(zip(prompts, rows, strict=True)):
+        expected = logits_alone(widened, [*prompt.tokens, *written[number][:-1]], mixed)[len(prompt.tokens) - 1 :]
+        assert (steps[:, number] - expected).norm() <= bound * expected.norm()
+
+
+def logits_of_steps(model, prompts, rows, shared):
+    """Greedy generation: what the head gave, [steps, rows, vocabulary], and the tokens chosen, [rows, steps]."""
+    steps, without_end = [], SimpleNamespace(eos_token_id=None, decode=lambda *_, **__: "")
+    handle = model.lm_head.register_forward_hook(lambda _m, _a, logits: steps.append(logits[:, -1].float()))
+    end, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
+    try:
+        generate(
+            model, without_end, prompts, lambda numbers: composed(model, [rows[n] for n in numbers], shared=shared)
+        )
+    finally:
+        handle.remove()
+        model.generation_config.eos_token_id = end
+    found = torch.stack(steps)
+    return found, found.argmax(-1).T.tolist()
 
 
 @pytest.mark.parametrize("shared", [True, False])
