@@ -200,6 +200,16 @@ def test_adapters_meet_all_with_all_only_where_that_is_less():
         assert len(fidelity._kept) == met
 
 
+def test_of_what_a_set_elects_no_pairs_are_kept():
+    """It is measured by its sum, for no other set has it."""
+    adapters, weights = [random_adapter(SHAPES, seed=seed) for seed in range(3)], [0.5, 0.3, 0.2]
+    elected, exact = mixed("ties", adapters, weights, density=0.5), mixed("cat", adapters, weights)
+    fidelity = Fidelity(1 << 20)
+    fidelity.meet([(elected, exact)])
+    assert fidelity.measure(elected, exact)
+    assert len(fidelity._kept) == 6
+
+
 @properties
 @given(cases(("cat",)), st.booleans())
 def test_an_exact_sum_is_itself_unless_it_is_zero(case, vanishes):

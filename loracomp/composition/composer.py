@@ -56,7 +56,7 @@ class Composer:
         self.prepared: ByteLimitedCache[tuple[object, ...], tuple[PackedAdapter, ...]] = ByteLimitedCache(
             cache_bytes * 11 // 16, "compositions"
         )
-        self._fidelity = Fidelity(cache_bytes // 4)
+        self.fidelity = Fidelity(cache_bytes // 4)
         self._measured: ByteLimitedCache[str, _Measured] = ByteLimitedCache(cache_bytes // 16)
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
@@ -128,9 +128,9 @@ class Composer:
     def _measure(self, mixes: Mapping[str, tuple[Mix, Mix]]) -> dict[str, _Measured]:
         known = {key: kept for key in mixes if (kept := self._measured.get(key)) is not None}
         new = {key: each for key, each in mixes.items() if key not in known}
-        self._fidelity.meet(new.values())
+        self.fidelity.meet(new.values())
         for key, (mix, exact) in new.items():
-            known[key] = self._fidelity.measure(mix, exact) or ()
+            known[key] = self.fidelity.measure(mix, exact) or ()
             self._measured.put(key, known[key], MEASURED_NBYTES)
         return known
 

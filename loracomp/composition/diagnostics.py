@@ -52,12 +52,17 @@ class Fidelity:
         self._kept: ByteLimitedCache[tuple[_Key, _Key], Pair] = ByteLimitedCache(cache_bytes * 15 // 16)
         self._marks: ByteLimitedCache[_Key, float] = ByteLimitedCache(cache_bytes // 16)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of what is kept."""
+        return self._kept.nbytes + self._marks.nbytes
+
     def meet(self, mixes: Iterable[tuple[Mix, Mix]]) -> None:
         """Make what `measure` needs of adapters that have not met before; `mixes` are arguments of it.
 
         Those of all mixes are multiplied at once where that is less than mix by mix.
         """
-        groups = [_by_key((*mix.adapters, *exact.adapters)) for mix, exact in mixes if mix is not exact]
+        groups = [_to_meet(mix, exact) for mix, exact in mixes if mix is not exact]
         groups = [group for group in groups if not self._have_met(group)]
         everyone = _by_key(adapter for group in groups for adapter in group)
         if len(everyone) ** 2 < sum(len(group) ** 2 for group in groups):
@@ -72,9 +77,13 @@ class Fidelity:
         """
         if mix is exact:
             return None if self._is_zero(mix) else (1.0, 1.0)
-        adapters = _by_key((*mix.adapters, *exact.adapters))
+        adapters = _to_meet(mix, exact)
         pairs = [[self._pair(one, other) for other in adapters] for one in adapters]
-        squared, inner, exact_squared = _inner_products(mix, exact, adapters, pairs)
+        if _is_elected(mix):
+            *_, exact_squared = _inner_products(exact, exact, adapters, pairs)
+            squared, inner = _inner_products_of_sums(mix, exact)
+        else:
+            squared, inner, exact_squared = _inner_products(mix, exact, adapters, pairs)
         if squared <= 0 or exact_squared <= 0:
             return None
         return math.sqrt(squared / exact_squared), inner / math.sqrt(squared * exact_squared)
@@ -105,6 +114,15 @@ class Fidelity:
             kept = _mark(adapter)
             self._marks.put(adapter.key, kept, MARK_NBYTES)
         return kept
+
+
+def _is_elected(mix: Mix) -> bool:
+    return any(adapter.elected for adapter in mix.adapters)
+
+
+def _to_meet(mix: Mix, exact: Mix) -> list[PackedAdapter]:
+    """Those of which pairs are needed. No other set has what one elected: keeping its pairs would save nothing."""
+    return _by_key(exact.adapters if _is_elected(mix) else (*mix.adapters, *exact.adapters))
 
 
 def _by_key(adapters: Iterable[PackedAdapter]) -> list[PackedAdapter]:
@@ -161,6 +179,25 @@ def _inner_products(
     with_each = (A * B).sum((1, 2, 3)).cpu()
     squared = (torch.tensordot(left, A, 1) * torch.tensordot(right, B, 1)).sum()
     return float(squared), float(with_each @ weights), exact_squared
+
+
+def _inner_products_of_sums(mix: Mix, exact: Mix) -> tuple[float, float]:
+    """<mix, mix> and <mix, exact> of a crossed mix: with the two sums that it is made of, as those of one adapter."""
+    count, squared, inner = len(mix.adapters), 0.0, 0.0
+    weights = torch.tensor([exact.left, exact.right], dtype=torch.double).prod(0)
+    for _, A, B in stack([each.blocks for each in (*mix.adapters, *exact.adapters)], torch.float32).values():
+        left, right = (torch.tensor(gates, device=A.device)[:, None, None] for gates in (mix.left, mix.right))
+        own_A, own_B = (A[:, :count] * left).sum(1), (B.mT[:, :count] * right).sum(1)
+        squared += float(((own_A @ own_A.mT).double() * (own_B @ own_B.mT)).sum())
+        with_each = _with_each(own_A, A[:, count:]).double() * _with_each(own_B, B.mT[:, count:])
+        inner += float(with_each.sum((0, 1, 3)).cpu() @ weights)
+    return squared, inner
+
+
+def _with_each(own: Tensor, others: Tensor) -> Tensor:
+    """[modules, r, d] with [modules, n, r, d]: [modules, r, n, r]."""
+    found = own @ others.flatten(1, 2).mT
+    return found.view(*own.shape[:2], *others.shape[1:3])
 
 
 def _gates(mix: Mix, adapters: Sequence[PackedAdapter]) -> Tensor:

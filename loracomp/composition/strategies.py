@@ -26,6 +26,7 @@ from loracomp.errors import UsageError
 STRATEGIES = ("linear", "cat", "ties", "magnitude_prune", "dare_linear", "dare_ties")
 ELECTING = ("ties", "dare_ties")
 """Strategies that prepare an adapter by the set that it is merged with."""
+ELECTED = "elected by"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,6 +46,11 @@ class PackedAdapter:
     def key(self) -> tuple[int, str]:
         """Tells it from every other adapter, and from itself prepared otherwise."""
         return self.id, self.prepared
+
+    @property
+    def elected(self) -> bool:
+        """Whether it is what one set of adapters elected, and no use to another."""
+        return ELECTED in self.prepared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,7 +171,7 @@ def elect(adapters: Sequence[PackedAdapter]) -> tuple[PackedAdapter, ...]:
         A, B = elect_and_average(A, 1), elect_and_average(B, 1)  # noqa: PLW2901
         for number, blocks in enumerate(elected):
             blocks[shape] = Block(modules, A[:, number], B[:, number])
-    name = f"elected by {sorted(adapter.key for adapter in adapters)}"
+    name = f"{ELECTED} {sorted(adapter.key for adapter in adapters)}"
     return tuple(_changed(adapter, blocks, name) for adapter, blocks in zip(adapters, elected, strict=True))
 
 
