@@ -4,12 +4,16 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
 import pytest
 
+from benchmarks.engine import __main__ as command
+from benchmarks.engine.__main__ import parse_arguments
+from benchmarks.engine.composing import STRATEGIES
 from benchmarks.engine.paper import GOALS
 from benchmarks.engine.profiling import RATE
 from benchmarks.engine.report import ORDER, cells, keep, read_results, write_report
@@ -55,6 +59,51 @@ def test_results_are_kept_by_part_and_fill_pages_and_readme(tmp_path: Path) -> N
         assert "| predict | 41.3 |\n<!-- end -->" in filled
 
 
+def test_a_folder_without_a_page_beside_it_has_its_results_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    (tmp_path / "README.md").write_text(PAGE)
+    keep(Path("results"), "latency", about() | {"figures": [], "steps": {"encode": 10.0}})
+    assert list(write_report(Path("results"))) == ["latency"]
+    assert (tmp_path / "here" / "results" / "engine.json").is_file()
+    assert (tmp_path / "README.md").read_text() == PAGE
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ("--batch=1", "--batch must be at least 2"),
+        ("--library=109", "--library must be at least 110, not 109"),
+        ("--new-tokens=0", "--new-tokens must be at least 1"),
+    ],
+)
+def test_sizes_that_cannot_be_measured_are_refused(
+    option: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments([option])
+    assert sentence in capsys.readouterr().err
+    assert parse_arguments(["--batch=3", "--library=30"])
+
+
+def test_what_was_measured_is_printed_and_the_page_has_what_was_kept_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure = compare("x", "of today", "base", ">= 0.9", ratios=[0.95], details={})
+    keep(tmp_path, "latency", about() | {"figures": [figure.as_dict() | {"what": "kept"}]})
+    monkeypatch.setattr(command, "open_workbench", lambda _: nullcontext())
+    monkeypatch.setattr(command, "describe_machine", lambda _: about())
+    monkeypatch.setitem(command.PARTS, "memory", lambda *_: {"figures": [figure]})
+    command.main(["--only", "memory", "--out", str(tmp_path), "--json"])
+    assert list(json.loads(capsys.readouterr().out)) == ["memory"]
+    command.main(["--only", "memory", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "of today" in printed and "kept" not in printed
+    assert list(read_results(tmp_path)) == ["latency", "memory"]
+
+
 def about() -> dict[str, str]:
     return {"at": "2026-01-01T00:00:00+00:00", "machine": "m", "versions": "v", "base_model": "b"}
 
@@ -87,21 +136,24 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
         "growing": 4,
     }
     without = set() if find_spec("chromadb") else {"paper"}
-    command = [sys.executable, "-m", "benchmarks.engine", "--json", "--out", str(tmp_path / "docs" / "performance")]
-    command += [f"--{name}={size}" for name, size in sizes.items()]
-    command += ["--only", *(part for part in ORDER if part not in without)]
+    arguments = [sys.executable, "-m", "benchmarks.engine", "--json", "--out", str(tmp_path / "docs" / "performance")]
+    arguments += [f"--{name}={size}" for name, size in sizes.items()]
+    arguments += ["--only", *(part for part in ORDER if part not in without)]
     environment = {**os.environ, "LORACOMP_HOME": str(tmp_path / "home")}
     try:
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        done = subprocess.run(arguments, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
     finally:
         subprocess.run([sys.executable, "-m", "loracomp", "db", "stop"], env=environment, check=False)
     results = json.loads(done.stdout)
     figures = {figure["name"]: figure for part in results.values() for figure in part["figures"]}
-    single = {"scoring", "paper", "generation", "throughput", "latency", "library", "memory"} - without
-    assert {*figures} == single | {f"merging {strategy}" for strategy in GOALS}
+    single = {"paper", "generation", "throughput", "latency", "library loaded", "library read"} - without
+    by_strategy = {f"{part} {strategy}" for part in ("merging", "memory") for strategy in GOALS}
+    assert {*figures} == single | by_strategy | {"scoring cat", "scoring linear"}
     assert without or figures["paper"]["details"]["same answer, share"] == 1
-    assert figures["memory"]["holds"]
+    assert [figures[f"memory {strategy}"]["holds"] for strategy in ("cat", "linear")] == [True, True]
+    assert results["memory"]["held"]["ties"]["prepared"] > 2  # one a set of adapters, in float32
+    assert {*results["composing"]["composing"]} == {*STRATEGIES}
     assert {name: len(points) for name, points in results["growth"]["curves"].items()} == {
         "batch": 3,
         "distinct": 3,

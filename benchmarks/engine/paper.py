@@ -4,7 +4,7 @@ Tuned as far as it goes: texts are embedded and looked up a batch at a time, ada
 choices share their prompt's pass (`loracomp.scoring`), and a merged adapter is deleted at once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from statistics import median
 from typing import Any
@@ -14,16 +14,16 @@ import torch
 from peft import PeftModel
 from psycopg.types.json import Jsonb
 
-from loracomp.composition.composer import Composer
 from loracomp.composition.layers import composed
 from loracomp.records import Job
 from loracomp.registry.library_files import PACKAGED, adapter_folder, read_examples_file
 from loracomp.registry.models import load_base_model
 from loracomp.scoring import encode_choices, log_likelihoods, normalize
 
+from .composing import new_composer
 from .passes import asking
 from .timing import Figure, Measured, compare, milliseconds, over, per_second, take_turns, timed
-from .workbench import IN_A_MIX, Workbench, drawing, made_up_jobs
+from .workbench import IN_A_MIX, Workbench, drawing, made_up_jobs, once_each
 
 POLICY = "linear"
 GOALS = {"linear": 1 / 40, "cat": 1 / 40, "ties": 1 / 10, "magnitude_prune": 1 / 10}
@@ -177,28 +177,19 @@ def merging(bench: Workbench, turns: int) -> Measured:
 
 
 def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> Figure:
-    """Of our batch each job has its own; its part of what the pass does to set them up is counted."""
-    draw, loaded = drawing(bench.library, strategy=strategy), bench.predictor(diagnostics=0.0)
+    """Of our batch each job has its own; its part of what the batch's compositions and factors take is counted."""
+    ours, draw = factors_of_a_batch(bench, strategy), drawing(bench.library, strategy=strategy, seed=1)
     names = dict(zip((each.id for each in bench.library), bench.tasks, strict=True))
-    adapters = loaded.load(draw(bench.sizes.batch * 4))
-    composer = Composer(bench.base, cache_bytes=512 << 20, diagnostics=0.0)
 
-    def ours(_: int) -> None:
-        mixes = [each.mix for each in composer.compose(draw(bench.sizes.batch), adapters)]
-        with composed(bench.base.model, mixes):
-            pass
+    def peft() -> None:
+        (mix,) = draw(1)
+        paper.merge({names[id_]: weight for id_, weight in zip(mix.adapter_ids, mix.weights, strict=True)}, strategy)
 
-    mixes = [draw(1)[0] for _ in range(turns + 1)]
-
-    def peft(turn: int) -> None:
-        mix = {names[id_]: weight for id_, weight in zip(mixes[turn].adapter_ids, mixes[turn].weights, strict=True)}
-        paper.merge(mix, strategy)
-
-    seconds = {"PEFT": [], "loracomp": []}
+    seconds: dict[str, list[float]] = {"PEFT": [], "loracomp": []}
     for turn in range(turns + 1):
         for name, run, count in (("PEFT", peft, 1), ("loracomp", ours, bench.sizes.batch)):
             with timed() as taken:
-                run(turn)
+                run()
             if turn:
                 seconds[name].append(taken[0] / count)
         paper.forget()
@@ -209,3 +200,26 @@ def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> F
     goal = f"<= {GOALS[strategy]:.3g}"
     found = over(seconds, "loracomp", "PEFT")
     return compare(f"merging {strategy}", what, against, goal, ratios=found, details=milliseconds(seconds))
+
+
+def factors_of_a_batch(bench: Workbench, strategy: str) -> Callable[[], None]:
+    """A run that composes a batch of new mixes, measures them as a worker does, and makes all that a pass adds of them.
+
+    A pass makes rows' factors when their module's turn comes: here a token of each row comes to each of the modules.
+    """
+    draw, composer = drawing(bench.library, strategy=strategy), new_composer(bench)
+    adapters = bench.predictor().load(once_each(bench.library))
+    changed = {module for each in bench.library for module in each.factors}
+    model, rows = bench.base.model, bench.sizes.batch
+    tokens = {
+        module: torch.zeros(rows, 1, bench.base.modules[module][1], dtype=model.dtype, device=model.device)
+        for module in sorted(changed)
+    }
+
+    @torch.inference_mode()
+    def run() -> None:
+        with composed(model, [each.mix for each in composer.compose(draw(rows), adapters)]):
+            for module, x in tokens.items():
+                model.get_submodule(module)(x)
+
+    return run

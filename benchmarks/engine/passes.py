@@ -1,16 +1,14 @@
-"""One pass over many compositions: beside the base model alone, from libraries of any size, and how it grows."""
+"""One pass over many compositions: beside the base model alone, and how it grows."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from loracomp.composition.blocks import Block, Factors
-from loracomp.composition.layers import SideBySide
+from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.generation import pad_left
 from loracomp.records import Composition, Request
@@ -18,21 +16,28 @@ from loracomp.registry.models import BaseModel
 from loracomp.scoring import encode_texts
 from loracomp.steps.predict import Predictor
 
-from .timing import Measured, Seconds, compare, milliseconds, over, per_second, take_turns
-from .workbench import IN_A_MIX, Draw, Workbench, copies, drawing, made_up_jobs, to_score
+from .timing import Figure, Measured, Seconds, compare, milliseconds, over, per_second, take_turns
+from .workbench import IN_A_MIX, Draw, Workbench, drawing, made_up_jobs, to_score
 
 NOTHING = Composition()
+SCORED = ("cat", "linear")
+"""Strategies: the default one, and the paper's."""
 
 
 def scoring(bench: Workbench, turns: int) -> Measured:
     """A batch whose jobs all have a composition of their own, against the base model alone on the same batch."""
     jobs = made_up_jobs(bench.sizes.batch, seed=1)
-    mixed, base = asking(bench.predictor(), jobs, drawing(bench.library)), asking(bench.predictor(), jobs)
-    seconds = take_turns({"base": base, "mixed": mixed}, turns)
-    what = f"scoring, {len(jobs)} jobs, {len(jobs)} new mixes of {IN_A_MIX} of {len(bench.library)} adapters: jobs/s"
-    details = per_second(seconds, bench.sizes.batch) | milliseconds(seconds)
-    found = over(seconds, "base", "mixed")
-    return {"figures": [compare("scoring", what, "base model alone", ">= 0.95", ratios=found, details=details)]}
+    mixed = {each: asking(bench.predictor(), jobs, drawing(bench.library, strategy=each)) for each in SCORED}
+    seconds = take_turns({"base": asking(bench.predictor(), jobs), **mixed}, turns)
+    return {"figures": [_scoring(bench, seconds, strategy) for strategy in SCORED]}
+
+
+def _scoring(bench: Workbench, seconds: Seconds, strategy: str) -> Figure:
+    jobs, both = bench.sizes.batch, {each: seconds[each] for each in ("base", strategy)}
+    what = f"scoring, {strategy}: {jobs} jobs, {jobs} new mixes of {IN_A_MIX} of {len(bench.library)} adapters: jobs/s"
+    details = per_second(both, jobs) | milliseconds(both)
+    found = over(both, "base", strategy)
+    return compare(f"scoring {strategy}", what, "base model alone", ">= 0.95", ratios=found, details=details)
 
 
 def asking(predictor: Predictor, jobs: Sequence[dict[str, Any]], draw: Draw | None = None) -> Any:
@@ -57,8 +62,9 @@ def generation(bench: Workbench, turns: int) -> Measured:
     alone, mixed = generating(bench)
     with without_end(bench.base):
         seconds = take_turns({"base": alone, "mixed": mixed}, turns)
-    what = f"generation of {bench.sizes.new_tokens} tokens, {bench.sizes.generating} jobs, as many new mixes: tokens/s"
-    details = per_second(seconds, bench.sizes.generating * bench.sizes.new_tokens)
+    jobs = bench.sizes.generating
+    what = f"generation of {bench.sizes.new_tokens} tokens, cat: {jobs} jobs, as many new mixes: tokens/s"
+    details = per_second(seconds, jobs * bench.sizes.new_tokens)
     against = "`model.generate` without adapters"
     return {
         "figures": [
@@ -112,76 +118,8 @@ def without_end(base: BaseModel) -> Iterator[None]:
         settings.eos_token_id = end
 
 
-def library_size(bench: Workbench, turns: int) -> Measured:
-    """Batches that use as many adapters as the shipped library has, drawn from it or from a library of a thousand."""
-    jobs = made_up_jobs(bench.sizes.batch, seed=3)
-    few = bench.library[: 2 * len(jobs)]
-    many = copies(few, bench.sizes.library)
-    small, large = bench.predictor(), bench.predictor(many)
-    large.load([Composition((each.id,), (each.sha256,), (1.0,)) for each in many])
-    used = parts(many, len(few))
-
-    def from_large(count: int) -> list[Composition]:
-        return few_of(next(used))(count)
-
-    seconds = take_turns({"small": asking(small, jobs, few_of(few)), "large": asking(large, jobs, from_large)}, turns)
-    what = (
-        f"{len(bench.library)} -> {len(many):,} adapters in the library, {len(jobs)} jobs that use {len(few)}: jobs/s"
-    )
-    details = per_second(seconds, len(jobs))
-    found = over(seconds, "small", "large")
-    return {"figures": [compare("library", what, "itself with 22", ">= 0.9", ratios=found, details=details)]}
-
-
-def few_of(adapters: Sequence[AdapterWeights]) -> Draw:
-    """Compositions that use each of a few adapters at least once."""
-    draw = drawing(adapters)
-
-    def some(jobs: int) -> list[Composition]:
-        while True:
-            found = draw(jobs)
-            if len({id_ for each in found for id_ in each.adapter_ids}) == len(adapters):
-                return found
-
-    return some
-
-
-def parts(adapters: Sequence[AdapterWeights], size: int) -> Iterator[Sequence[AdapterWeights]]:
-    """A library's adapters a few at a time, over and over."""
-    while True:
-        for start in range(0, len(adapters) - size + 1, size):
-            yield adapters[start : start + size]
-
-
-def memory(bench: Workbench, turns: int) -> Measured:
-    """Bytes that resident adapters hold, of those that their files have: storages counted, views of one once."""
-    del turns  # nothing here takes time
-    compositions = [Composition((each.id,), (each.sha256,), (1.0,)) for each in bench.library]
-    predictor = bench.predictor()
-    loaded = predictor.load(compositions)
-    held = storage_nbytes(chain.from_iterable(each.blocks.values() for each in loaded.values()))
-    mixes = [each.mix for each in predictor.compose(compositions, loaded)]
-    copied = storage_nbytes(SideBySide(bench.base.model, mixes).blocks.values())
-    files = sum(side.nbytes for each in bench.library for factors in each.factors.values() for side in factors)
-    details = {"resident, MB": held / 1e6, "a pass's copy, MB": copied / 1e6, "in files, MB": files / 1e6}
-    what = (
-        f"memory: resident factors of {len(bench.library)} adapters; beside them a pass has a copy of those that it "
-        f"uses, here {copied / files:.2f}"
-    )
-    return {
-        "figures": [
-            compare("memory", what, "bytes of the adapters in use", "<= 1.1", ratios=[held / files], details=details)
-        ]
-    }
-
-
-def storage_nbytes(blocks: Iterable[Block]) -> int:
-    storages = [side.untyped_storage() for block in blocks for side in (block.A, block.B)]
-    return sum({each.data_ptr(): each.nbytes() for each in storages}.values())
-
-
 def growth(bench: Workbench, turns: int) -> Measured:
-    """Seconds of a pass and its ratio to the base model's, as one thing grows while the others stay."""
+    """Jobs/s of a pass with mixes by cat over the base model's, as one thing grows while the others stay."""
     draw, largest, growing = drawing(bench.library), bench.sizes.largest, bench.sizes.growing
     curves = {
         "batch": [_point(bench, size, draw, x=size, turns=turns) for size in doubling(1, largest)],

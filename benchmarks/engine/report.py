@@ -14,7 +14,7 @@ Results = dict[str, Any]
 """Part -> when and where it was measured, its figures, and its steps or curves."""
 ORDER = (
     *("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "memory"),
-    *("growth", "ways", "profile"),
+    *("growth", "composing", "ways", "profile"),
 )
 """Of parts on the page."""
 
@@ -34,18 +34,22 @@ def keep(folder: Path, part: str, measured: dict[str, Any]) -> None:
 
 
 def write_report(folder: Path) -> Results:
-    """Fill the tables of the page beside the folder and of the README, and draw the plot."""
+    """Draw the plot, and fill the tables of the page beside the folder and, where there is one, of the README above."""
+    folder = folder.resolve()
     results = read_results(folder)
     tables = {
         "performance": as_markdown([HEADER, *map(cells, figures(results))]),
         "machines": as_markdown(machines(results)),
+        "memory": as_markdown(memory(results)),
+        "composing": as_markdown(composing(results)),
         "steps": as_markdown(steps(results)),
         "profile": as_markdown(profile(results)),
         "ways": as_markdown(ways(results)),
     }
-    for page in (folder.with_suffix(".md"), folder.parents[1] / "README.md"):
-        if page.is_file():
-            copy_tables(page, tables)
+    page = folder.parent / f"{folder.name}.md"
+    if page.is_file():
+        for each in filter(Path.is_file, (page, page.parent.parent / "README.md")):
+            copy_tables(each, tables)
     if "growth" in results:
         from .plots import draw_growth  # noqa: PLC0415  matplotlib takes a second to import
 
@@ -87,6 +91,26 @@ def machines(results: Results) -> list[Sequence[str]]:
     return [
         ("parts", "machine", "base model", "versions", "day"),
         *((", ".join(each), *on) for on, each in parts.items()),
+    ]
+
+
+def memory(results: Results) -> list[Sequence[str]]:
+    """Bytes held for a batch's mixes, over those of its adapters: a row a strategy."""
+    found: dict[str, dict[str, float]] = results.get("memory", {}).get("held", {})
+    kinds = next(iter(found.values()), {})
+    return [
+        ("strategy", *kinds),
+        *((strategy, *(f"{each:.2f}" for each in held.values())) for strategy, held in found.items()),
+    ]
+
+
+def composing(results: Results) -> list[Sequence[str]]:
+    """Milliseconds of a batch's compositions: a row a strategy."""
+    found: dict[str, dict[str, float]] = results.get("composing", {}).get("composing", {})
+    kinds = next(iter(found.values()), {})
+    return [
+        ("strategy", *kinds),
+        *((strategy, *(f"{each:.1f}" for each in ms.values())) for strategy, ms in found.items()),
     ]
 
 

@@ -4,8 +4,8 @@ import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -19,13 +19,15 @@ from loracomp.pipeline import Pipeline
 from loracomp.records import Composition, Request
 from loracomp.registry.adapters import fetch_adapters
 from loracomp.registry.library import load_library
-from loracomp.registry.library_files import MANIFEST, PACKAGED
+from loracomp.registry.library_files import MANIFEST, PACKAGED, read_manifest
 from loracomp.registry.models import BaseModel
 from loracomp.serving import load_pipeline
 from loracomp.steps.predict import Predictor
 
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
 IN_A_MIX = 4
+ROOM = 4
+"""Of so many batches the adapters stay loaded where the library is large."""
 ACTIVE = """
 SELECT a.id, t.name AS task FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id
 WHERE a.status = 'active' ORDER BY a.id
@@ -48,6 +50,27 @@ class Sizes:
     """Jobs of a batch whose mixes or ranks grow."""
     largest: int = 64
     """Batch, different compositions and rank to which the curves go."""
+
+    @property
+    def used(self) -> int:
+        """Adapters of the shipped library that a batch can use, two new ones a job."""
+        return min(2 * self.batch, len(read_manifest(PACKAGED).tasks))
+
+    def too_small(self) -> str | None:
+        """What can't be measured with these, in a sentence that names the option."""
+        for name, size in asdict(self).items():
+            if size < 1:
+                return f"--{name.replace('_', '-')} must be at least 1, not {size}"
+        if self.used < IN_A_MIX:
+            return (
+                f"--batch must be at least {IN_A_MIX // 2}: its jobs mix {IN_A_MIX} adapters and may use 2 for each job"
+            )
+        if self.library < (ROOM + 1) * self.used:
+            return (
+                f"--library must be at least {(ROOM + 1) * self.used}, not {self.library}: a batch uses {self.used} "
+                f"adapters, and with room for {ROOM} batches' it must still be read from the database"
+            )
+        return None
 
 
 @dataclass(frozen=True)
@@ -106,6 +129,18 @@ def own_database(server: str) -> str:
     return url
 
 
+class Registered(NamedTuple):
+    """An adapter of which no more is known than a composition names."""
+
+    id: int
+    sha256: str
+
+
+def once_each(adapters: Iterable[AdapterWeights | Registered]) -> list[Composition]:
+    """A composition of each adapter alone."""
+    return [Composition((each.id,), (each.sha256,), (1.0,)) for each in adapters]
+
+
 def made_up_jobs(count: int, seed: int, words: tuple[int, int] = (2, 20)) -> list[dict[str, Any]]:
     """Prompts of the demo that have choices, each after a few words of its own: no two are routed alike."""
     draw = random.Random(seed)
@@ -132,7 +167,7 @@ Draw = Callable[[int], list[Composition]]
 
 
 def drawing(
-    adapters: Sequence[AdapterWeights], *, in_a_mix: int = IN_A_MIX, strategy: str = "cat", seed: int = 0
+    adapters: Sequence[AdapterWeights | Registered], *, in_a_mix: int = IN_A_MIX, strategy: str = "cat", seed: int = 0
 ) -> Draw:
     """Compositions of adapters and weights that are drawn anew each time."""
     draw = random.Random(seed)
@@ -145,11 +180,3 @@ def drawing(
         return Composition(ids, digests, weights, strategy, density=0.5 if strategy != "linear" else 1.0)
 
     return lambda count: [one() for _ in range(count)]
-
-
-def copies(adapters: Sequence[AdapterWeights], count: int) -> list[AdapterWeights]:
-    """So many adapters that share the factors of a few, each under an id and a digest of its own."""
-    return [
-        replace(adapters[number % len(adapters)], id=number + 1, sha256=hashlib.sha256(b"%d" % number).hexdigest())
-        for number in range(count)
-    ]
