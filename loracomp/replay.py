@@ -1,7 +1,10 @@
 """Run a stored composition again and compare: what promise 10 of the design asks for."""
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from loracomp.db import Connection, storable
 from loracomp.errors import JobError
@@ -21,8 +24,45 @@ class Replay:
     """Of the choices' scores, in nats; None where text was generated."""
 
 
+class _Stored(BaseModel):
+    """What a trace must hold for its composition to run: nothing but the worker has checked it before."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+    adapter_ids: list[int]
+    adapter_sha256: list[str]
+    adapter_weights: list[FiniteFloat]
+    choice_normalization: Literal["none", "characters", "tokens"]
+    contrast: FiniteFloat = 0.0  # not in older traces
+    strategy: str
+    density: FiniteFloat
+    seed: int = Field(ge=0, lt=2**31)
+    router: str
+    rescale: bool = False  # not in older traces
+
+    @model_validator(mode="after")
+    def _is_one_of_each(self) -> "_Stored":
+        if not len(self.adapter_ids) == len(self.adapter_sha256) == len(self.adapter_weights):
+            raise ValueError("adapter_ids, adapter_sha256 and adapter_weights differ in length")
+        return self
+
+    @property
+    def composition(self) -> Composition:
+        return Composition(
+            adapter_ids=tuple(self.adapter_ids),
+            adapter_sha256=tuple(self.adapter_sha256),
+            weights=tuple(self.adapter_weights),
+            strategy=self.strategy,
+            density=self.density,
+            seed=self.seed,
+            random_parameters=self.router == "random_parameters",
+            rescale=self.rescale,
+        )
+
+
 TOLERANCE, TOLERANCE_OF_16_BITS = 0.05, 0.25
 """Nats by which scores may differ and still be equal: another device or batch rounds otherwise, in 16 bits more so."""
+ADAPTERS = ("adapter_ids", "adapter_sha256", "adapter_weights")
 
 
 def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], tolerance: float | None = None) -> Replay:
@@ -35,7 +75,11 @@ def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], to
         tolerance = TOLERANCE if exact else TOLERANCE_OF_16_BITS
     if reason := _missing(pipeline, trace):
         return Replay(trace["job_id"], "impossible", reason)
-    answer = pipeline.predict(connection, [_request(trace)])[0]
+    try:
+        stored = _Stored.model_validate(trace["policy_settings"] | {name: trace[name] for name in ADAPTERS})
+    except ValidationError as error:
+        return Replay(trace["job_id"], "impossible", f"its trace is not one of a composition: {_told(error)}")
+    answer = pipeline.predict(connection, [_request(trace, stored)])[0]
     if isinstance(answer, JobError):
         return Replay(trace["job_id"], "impossible", str(answer))
     return _compared(trace, answer, tolerance)
@@ -49,25 +93,21 @@ def _missing(pipeline: Pipeline, trace: dict[str, Any]) -> str | None:
     return None
 
 
-def _request(trace: dict[str, Any]) -> Request:
-    policy = trace["policy_settings"]
+def _told(error: ValidationError) -> str:
+    """The first few faults, without the worker's own words."""
+    found = error.errors(include_input=False, include_url=False)[:3]
+    return "; ".join(": ".join(filter(None, [".".join(map(str, each["loc"])), each["msg"]])) for each in found)
+
+
+def _request(trace: dict[str, Any], stored: _Stored) -> Request:
     return Request(
         prompt=trace["prompt"],
         choices=tuple(trace["choices"]) if trace["choices"] else None,
         max_new_tokens=trace["max_new_tokens"],
         stop=tuple(trace["stop"]),
-        normalization=policy["choice_normalization"],
-        contrast=policy.get("contrast", 0.0),  # not in older traces
-        composition=Composition(
-            adapter_ids=tuple(trace["adapter_ids"]),
-            adapter_sha256=tuple(trace["adapter_sha256"]),
-            weights=tuple(trace["adapter_weights"]),
-            strategy=policy["strategy"],
-            density=policy["density"],
-            seed=policy["seed"],
-            random_parameters=policy["router"] == "random_parameters",
-            rescale=policy.get("rescale", False),  # not in older traces
-        ),
+        normalization=stored.choice_normalization,
+        contrast=stored.contrast,
+        composition=stored.composition,
         temperature=trace["temperature"],
         top_p=trace["top_p"],
         seed=trace["seed"] or 0,
@@ -75,13 +115,22 @@ def _request(trace: dict[str, Any]) -> Request:
 
 
 def _compared(trace: dict[str, Any], answer: Answer, tolerance: float) -> Replay:
-    if answer.choice_scores is None or trace["choice_scores"] is None:
+    if answer.choice_scores is None:
         equal = storable(answer.output) == trace["output"]
         detail = "the same text" if equal else f"now {answer.output!r}, then {trace['output']!r}"
         return Replay(trace["job_id"], "equal" if equal else "different", detail)
-    pairs = zip(answer.choice_scores, trace["choice_scores"], strict=True)
-    largest = max(abs(now - then) for now, then in pairs)
     same_choice = "the same choice" if answer.output == trace["output"] else f"now {answer.output!r}"
+    largest = _largest_difference(answer.choice_scores, trace["choice_scores"])
+    if largest is None:
+        detail = f"{same_choice}; its trace has no score for each of {len(answer.choice_scores)} choices"
+        return Replay(trace["job_id"], "different", detail)
     detail = f"{same_choice}; scores differ by at most {largest:.6f} nats"
     equal = answer.output == trace["output"] and largest <= tolerance
     return Replay(trace["job_id"], "equal" if equal else "different", detail, largest)
+
+
+def _largest_difference(now: tuple[float, ...], then: list[Any] | None) -> float | None:
+    """None where a worker recorded something else than a number for each."""
+    if then is None or len(then) != len(now) or not all(isinstance(x, float) and math.isfinite(x) for x in then):
+        return None
+    return max(abs(one - float(other)) for one, other in zip(now, then, strict=True))

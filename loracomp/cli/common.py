@@ -66,10 +66,11 @@ def shown(value: object) -> str:
         case float():
             return f"{value:.3f}"
         case list() | tuple():
-            return escape(_harmless(", ".join(map(str, value))))
+            return escape(harmless(", ".join(map(str, value))))
         case _:
-            return escape(_harmless(str(value)))
+            return escape(harmless(str(value)))
 
 
-def _harmless(text: str) -> str:
+def harmless(text: str) -> str:
+    """The text with a mark for each character that a terminal would obey; line ends stay."""
     return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loracomp import db
-from loracomp.cli.common import AsJson, console, emit_json, open_database, remarks
+from loracomp.cli.common import AsJson, console, emit_json, harmless, open_database, remarks
 from loracomp.config import load_settings
 from loracomp.embedded import database_url
 from loracomp.errors import JobError, LoracompError, NotFoundError, UsageError
@@ -185,7 +185,8 @@ def _sample(connection: db.Connection, since: datetime | None, size: int) -> lis
 def _show_replays(results: "list[Replay]") -> None:
     for result in results:
         if result.outcome != "equal" or len(results) == 1:
-            console.print(f"job {result.job}: {result.outcome}: {result.detail}", markup=False, highlight=False)
+            said = harmless(f"job {result.job}: {result.outcome}: {result.detail}")
+            console.print(said, markup=False, highlight=False)
     if len(results) > 1:
         counts = Counter(result.outcome for result in results)
         told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("equal", "different", "impossible"))

@@ -1,0 +1,116 @@
+"""A trace that no honest worker writes: replay says what is wrong with it, and goes on to the next job."""
+
+import json
+from typing import Any
+
+import pytest
+from psycopg.types.json import Json
+from typer.testing import CliRunner
+
+from job_data import BASE, add_jobs, claim, prediction
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp import cli, serving
+from loracomp.cli import commands
+from loracomp.db import Connection
+from loracomp.pipeline import Pipeline
+from loracomp.records import Answer, Request
+from loracomp.replay import replay
+from model_fixtures import as_base
+
+CHOICES = ("yes", "no")
+SETTINGS = {"choice_normalization": "tokens", "strategy": "cat", "density": 0.5, "seed": 0, "router": "base"}
+SHA256 = "a" * 64
+
+
+@pytest.fixture
+def pipeline(tiny_model, tokenizer, minilm) -> Pipeline:
+    return Pipeline(BASE, as_base(tiny_model, tokenizer), minilm)
+
+
+def traced(connection: Connection, **columns: Any) -> dict[str, Any]:
+    """The trace of a job with two choices, as the database took it from a login of a worker."""
+    (job_id,) = add_jobs(connection, "Is it wet?", choices=[*CHOICES])
+    (job,) = claim(connection)
+    row = prediction(job_id, **{"policy": SETTINGS, "base_fingerprint": "0" * 64, "choice_index": 1, **columns})
+    with connection.transaction():
+        connection.execute("SET LOCAL ROLE loracomp_worker")
+        call = "SELECT loracomp.record_predictions(%s, %s::bigint[])"
+        assert connection.execute(call, [Json([row]), [job.lease_token]]).fetchall()
+    trace = connection.execute("SELECT * FROM loracomp.job_trace WHERE job_id = %s", [job_id]).fetchone()
+    assert trace
+    return trace
+
+
+def honest(connection: Connection, pipeline: Pipeline) -> dict[str, Any]:
+    """The trace of what the base model alone says."""
+    (answer,) = pipeline.predict(connection, [Request("Is it wet?", CHOICES, None, normalization="tokens")])
+    assert isinstance(answer, Answer)
+    return traced(
+        connection, output=answer.output, choice_index=answer.choice_index, choice_scores=answer.choice_scores
+    )
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"policy": {}}, "choice_normalization: Field required"),
+        ({"policy": {**SETTINGS, "choice_normalization": "words"}}, "choice_normalization: Input should be 'none'"),
+        ({"policy": {**SETTINGS, "strategy": ["cat"]}}, "strategy: Input should be a valid string"),
+        ({"policy": {name: SETTINGS[name] for name in SETTINGS if name != "density"}}, "density: Field required"),
+        ({"policy": {**SETTINGS, "seed": 1.5}}, "seed: Input should be a valid integer"),
+        ({"policy": {**SETTINGS, "seed": 10**400}}, "seed: Input should be less than"),
+        ({"policy": {**SETTINGS, "router": None}}, "router: Input should be a valid string"),
+        ({"policy": {**SETTINGS, "contrast": []}}, "contrast: Input should be a valid number"),
+        ({"policy": {**SETTINGS, "rescale": "\x1b[2J"}}, "rescale: Input should be a valid boolean"),
+        ({"adapter_ids": [1], "adapter_weights": [1]}, "adapter_ids, adapter_sha256 and adapter_weights differ"),
+        ({"adapter_ids": [None], "adapter_sha256": [SHA256], "adapter_weights": [1]}, "adapter_ids.0: Input should"),
+        ({"adapter_ids": [[1]], "adapter_sha256": [SHA256], "adapter_weights": [1]}, "adapter_ids.0: Input should"),
+        ({"adapter_ids": [1], "adapter_sha256": [SHA256], "adapter_weights": [None]}, "adapter_weights.0: Input"),
+        ({"adapter_ids": [7], "adapter_sha256": [SHA256], "adapter_weights": [1]}, "adapters [7] are not in the"),
+    ],
+)
+def test_what_cannot_be_composed_again_is_impossible_by_name(
+    connection: Connection, pipeline: Pipeline, columns: dict[str, Any], said: str
+) -> None:
+    again = replay(pipeline, connection, traced(connection, **columns))
+    assert again.outcome == "impossible"
+    assert said in again.detail
+    assert "\x1b" not in again.detail and len(again.detail) < 500
+
+
+@pytest.mark.parametrize("scores", [None, [], [-1], [-1, -2, -3], [-1, None], [[-1, -2]], [[-1], [-2]]])
+def test_a_score_for_each_choice_is_part_of_being_equal(
+    connection: Connection, pipeline: Pipeline, scores: list[Any] | None
+) -> None:
+    right = honest(connection, pipeline)
+    forged = {"output": right["output"], "choice_index": right["choice_index"], "choice_scores": scores}
+    again = replay(pipeline, connection, traced(connection, **forged))
+    assert (again.outcome, again.largest_difference) == ("different", None)
+    assert again.detail == "the same choice; its trace has no score for each of 2 choices"
+
+
+def test_a_score_that_is_no_number_is_not_equal(connection: Connection, pipeline: Pipeline) -> None:
+    """JSON has no NaN, a text for a number has: Postgres reads both alike."""
+    right = honest(connection, pipeline)
+    forged = {"output": right["output"], "choice_index": right["choice_index"]}
+    again = replay(pipeline, connection, traced(connection, **forged, choice_scores=[right["choice_scores"][0], "NaN"]))
+    assert again.outcome == "different"
+
+
+def test_a_sample_goes_on_behind_bad_traces(connection: Connection, database: str, pipeline: Pipeline, monkeypatch):
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
+    monkeypatch.setattr(serving, "load_pipeline", lambda settings, connection: pipeline)
+    if not cli.app.registered_groups:
+        commands.register(cli.app)
+    right = honest(connection, pipeline)
+    connection.execute("DELETE FROM loracomp.job WHERE id <> %s", [right["job_id"]])
+    bad = [
+        traced(connection, policy={})["job_id"],
+        traced(connection, choice_scores=[-1], output=right["output"])["job_id"],
+    ]
+    done = CliRunner().invoke(cli.app, ["replay", "--all-since", "2024-01-01", "--json"])
+    assert done.exit_code == 1, done.output
+    outcomes = {result["job"]: result["outcome"] for result in json.loads(done.stdout)}
+    assert outcomes == {right["job_id"]: "equal", bad[0]: "impossible", bad[1]: "different"}
+    said = CliRunner().invoke(cli.app, ["replay", "--all-since", "2024-01-01"])
+    assert "3 jobs: 1 equal, 1 different, 1 impossible" in said.stdout
