@@ -144,6 +144,25 @@ def test_how_a_policy_looked_on_a_day(connection: db.Connection) -> None:
     assert {key: values(connection, at, list(key)) for key in looked} == looked
 
 
+def test_a_renamed_policy_is_gone_under_its_old_name(connection: db.Connection) -> None:
+    connection.execute("UPDATE loracomp.policy SET created_at = '2020-01-01'")
+    start = one(connection, "SELECT clock_timestamp() AS at")["at"]
+    connection.execute("UPDATE loracomp.policy SET name = 'even', k = 7 WHERE name = 'uniform'")
+    renamed = one(connection, "SELECT clock_timestamp() AS at")["at"]
+    connection.execute("INSERT INTO loracomp.policy (name, k) VALUES ('uniform', 9)")
+    again = one(connection, "SELECT clock_timestamp() AS at")["at"]
+    at = "SELECT name || ' ' || k FROM loracomp.policy_at(%s, %s)"
+    looked = {
+        ("uniform", start): {"uniform 30"},
+        ("uniform", renamed): set(),
+        ("uniform", again): {"uniform 9"},
+        ("even", start): set(),
+        ("even", renamed): {"even 7"},
+        ("even", again): {"even 7"},
+    }
+    assert {key: values(connection, at, list(key)) for key in looked} == looked
+
+
 def test_readers_are_noted_when_they_come_and_go(database: str, logins: None) -> None:
     with db.connect(database) as owner, connect(database, "adam") as adam:
         load(owner)

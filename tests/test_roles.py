@@ -1,5 +1,8 @@
 """Least privilege: what each role may do, and that it can't do more. Real logins try to break out."""
 
+import re
+from typing import Any
+
 import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
@@ -410,6 +413,24 @@ def test_only_an_analysts_login_is_limited(scene: Scene, name: str) -> None:
         scene.owner.execute("SELECT loracomp.limit_analyst(%s)", [named])
     with scene.connect("adam") as adam, pytest.raises(errors.InsufficientPrivilege):
         adam.execute("SELECT loracomp.limit_analyst(%s)", [login("ana")])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"login": None}, "login must not be null"),
+        ({"connections": None}, "connections must not be null"),
+        ({"statement_timeout": None}, "statement_timeout must not be null"),
+        ({"connections": -2}, "connections must be between -1 and 2147483647, and is -2"),
+        ({"statement_timeout": "a while"}, 'invalid value for parameter "statement_timeout": "a while"'),
+    ],
+)
+def test_an_analysts_limits_are_refused_by_name(scene: Scene, arguments: dict[str, Any], said: str) -> None:
+    """To the owner, who else could set them."""
+    given = {"login": login("ana"), "connections": 3, "statement_timeout": "30s", **arguments}
+    call = "SELECT loracomp.limit_analyst(%(login)s, %(connections)s::integer, %(statement_timeout)s)"
+    with pytest.raises(errors.DataError, match=re.escape(said)):
+        scene.owner.execute(call, given)
 
 
 def test_administrators_administer(database: str, logins: None) -> None:

@@ -1,14 +1,17 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.policy_at(text, timestamptz)
 -- Reads the audit: what the last change until then left; where there was none, what the first change since found; where
--- there is none either, the policy as it is.
+-- there is none either, the policy as it is. A renaming ends the one name and begins the other.
 CREATE FUNCTION loracomp.policy_at(name text, at timestamptz) RETURNS SETOF loracomp.policy
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
     WITH event AS (
-        SELECT e.id, e.at <= policy_at.at AS is_past, e.before, e.after
+        SELECT
+            e.id, e.at <= policy_at.at AS is_past,
+            CASE WHEN e.before ->> 'name' = policy_at.name THEN e.before END AS before,
+            CASE WHEN e.after ->> 'name' = policy_at.name THEN e.after END AS after
         FROM loracomp.audit_event AS e
-        WHERE e.entity = 'policy' AND e.entity_name = policy_at.name
+        WHERE e.entity = 'policy' AND policy_at.name IN (e.before ->> 'name', e.after ->> 'name')
     ),
     stored AS (
         (SELECT 1 AS turn, e.after AS policy FROM event AS e WHERE e.is_past ORDER BY e.id DESC LIMIT 1)

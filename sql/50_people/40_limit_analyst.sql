@@ -9,6 +9,13 @@ AS $$
 DECLARE
     setting record;
 BEGIN
+    IF num_nulls(login, connections, limit_analyst.statement_timeout) > 0 THEN
+        RAISE EXCEPTION '% must not be null', CASE
+            WHEN login IS NULL THEN 'login' WHEN connections IS NULL THEN 'connections' ELSE 'statement_timeout'
+        END USING ERRCODE = 'null_value_not_allowed';
+    END IF;
+    -- As Postgres counts them: -1 is no limit.
+    PERFORM loracomp.check_range('connections', connections, -1, 2147483647);
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_roles AS r
         WHERE r.rolname = limit_analyst.login AND r.rolcanlogin AND NOT r.rolsuper
