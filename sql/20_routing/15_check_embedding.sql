@@ -8,7 +8,8 @@ DECLARE
     dimensions CONSTANT integer := cardinality(embedding::real[]);
 BEGIN
     IF embedding IS NULL THEN
-        RAISE EXCEPTION 'embedding must not be null' USING ERRCODE = 'null_value_not_allowed';
+        RAISE EXCEPTION 'embedding must not be null'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'embed the text with the database''s encoder';
     END IF;
     IF dimensions <> loracomp.embedding_dimensions() THEN
         RAISE EXCEPTION 'embedding has % dimensions; this database holds vectors of %',
