@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short bench-queue clients dashboard test-dashboard faults bench engine volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles bench-queue clients dashboard test-dashboard faults bench engine volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -90,6 +90,10 @@ test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and t
 
 test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
+
+test-roles: install ## what each role may do, and tries to do beyond that; odd input to all that is public; the linter of SQL
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile \
+	    tests/test_roles.py tests/test_breakouts.py tests/test_fuzz.py tests/test_pgspot.py
 
 VOLUME ?= 100000
 volume: install ## a database with weeks of finished jobs, and how long each view of bi takes there: docs/scaling.md

@@ -156,6 +156,64 @@ def test_an_adapters_status_stands_in_its_events(connection: Connection):
     assert statuses == [(None, "staged"), ("staged", "active")]
 
 
+EXAMPLES = """
+INSERT INTO loracomp.example (task_id, split, prompt, answer, source_ref, content_hash)
+SELECT t.id, 'train', 'Why?', 'So.', %(task)s || '/' || n, sha256(n::text::bytea)
+FROM loracomp.task AS t, generate_series(1, 2) AS n WHERE t.name = %(task)s
+"""
+EMBED = (
+    "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(1, '{832}')::vector FROM loracomp.example"
+)
+
+
+def test_embeddings_changed_by_hand_are_counted_by_task(connection: Connection):
+    for task in ("mnli", "rte"):
+        connection.execute("INSERT INTO loracomp.task (name) VALUES (%s)", [task])
+        connection.execute(EXAMPLES, {"task": task})
+    example = connection.execute("SELECT min(id) AS id FROM loracomp.example WHERE source_ref LIKE 'rte/%'").fetchone()
+    connection.execute("SET ROLE loracomp_admin")
+    connection.execute(EMBED)
+    connection.execute("RESET ROLE")
+    connection.execute("UPDATE loracomp.example_embedding SET embedding = array_fill(2, '{832}')::vector")
+    connection.execute("UPDATE loracomp.example_embedding SET embedding = embedding WHERE false")  # no event
+    connection.execute("DELETE FROM loracomp.example_embedding WHERE example_id = %(id)s", example)
+    events = registry_events(connection, "example_embedding")
+    assert [
+        (event["entity_name"], event["action"], (event["before"] or event["after"])["rows"])
+        for event in sorted(
+            events, key=lambda event: (event["action"] == "delete", event["action"], event["entity_name"])
+        )
+    ] == [
+        ("mnli", "insert", 2),
+        ("rte", "insert", 2),
+        ("mnli", "update", 2),
+        ("rte", "update", 2),
+        ("rte", "delete", 1),
+    ]
+    assert [event["entity_id"] for event in events] == [None] * 4 + [example and example["id"]]
+    assert {event["actor"] for event in events if event["action"] == "insert"} == {"loracomp_admin"}
+
+
+def test_the_index_and_its_setting_leave_events(connection: Connection):
+    connection.execute("SET ROLE loracomp_admin")
+    connection.execute("SELECT loracomp.tune_routing()")  # already so: no event
+    connection.execute("SELECT loracomp.drop_embedding_index(0)")  # not worth it: no event
+    connection.execute("SELECT loracomp.drop_embedding_index(1)")
+    connection.execute("SELECT loracomp.build_embedding_index()")
+    connection.execute("RESET ROLE")
+    connection.execute("ALTER FUNCTION loracomp.route_jobs SET hnsw.ef_search = 40")
+    connection.execute("SET ROLE loracomp_admin")
+    connection.execute("SELECT loracomp.tune_routing()")
+    connection.execute("RESET ROLE")
+    index, setting = registry_events(connection, "index"), registry_events(connection, "setting")
+    assert [(event["action"], event["reason"]) for event in index] == [
+        ("delete", "drop_embedding_index"),
+        ("insert", "build_embedding_index"),
+    ]
+    assert [(event["entity_name"], event["after"]) for event in setting] == [("hnsw.ef_search", {"value": 100})]
+    assert {event["actor"] for event in index + setting} == {"loracomp_admin"}
+
+
 @pytest.mark.parametrize(
     "statement",
     [

@@ -1,11 +1,12 @@
 -- drop: DROP FUNCTION IF EXISTS loracomp.tune_routing()
--- Alters the functions that search the index; does nothing where they already have the setting that fits.
+-- Alters the functions that search the index, and writes an event; does nothing where they already have the setting that fits.
 CREATE FUNCTION loracomp.tune_routing() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     fitting CONSTANT integer := (SELECT loracomp.fitting_ef_search(count(*)) FROM loracomp.example_embedding);
     routine regprocedure;
+    altered boolean := false;
 BEGIN
     -- Two at once would meet as "tuple concurrently updated". Not an advisory lock, which any login may hold.
     LOCK TABLE loracomp.sql_object IN SHARE ROW EXCLUSIVE MODE;
@@ -20,7 +21,14 @@ BEGIN
             AND NOT p.proconfig @> ARRAY['hnsw.ef_search=' || fitting]
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET hnsw.ef_search = %s', routine, fitting);
+        altered := true;
     END LOOP;
+    IF altered THEN
+        INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason, after)
+        VALUES (
+            loracomp.caller(), 'setting', 'hnsw.ef_search', 'update', 'tune_routing', jsonb_build_object('value', fitting)
+        );
+    END IF;
     RETURN fitting;
 END
 $$;

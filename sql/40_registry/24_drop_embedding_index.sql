@@ -10,6 +10,8 @@ BEGIN
         RETURN false;
     END IF;
     DROP INDEX loracomp.example_embedding_hnsw;
+    INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason)
+    VALUES (loracomp.caller(), 'index', 'example_embedding_hnsw', 'delete', 'drop_embedding_index');
     RETURN true;
 END
 $$;

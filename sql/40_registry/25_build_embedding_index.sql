@@ -8,6 +8,8 @@ BEGIN
         'CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding %s.vector_cosine_ops)',
         (SELECT e.extnamespace::regnamespace FROM pg_catalog.pg_extension AS e WHERE e.extname = 'vector')
     );
+    INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason)
+    VALUES (loracomp.caller(), 'index', 'example_embedding_hnsw', 'insert', 'build_embedding_index');
 END
 $$;
 COMMENT ON FUNCTION loracomp.build_embedding_index IS 'After many embeddings were loaded: builds their index.';

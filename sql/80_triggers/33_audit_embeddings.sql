@@ -1,0 +1,34 @@
+-- drop: DROP FUNCTION IF EXISTS loracomp.audit_embeddings()
+-- drop: DROP TRIGGER IF EXISTS audit_insert ON loracomp.example_embedding
+-- drop: DROP TRIGGER IF EXISTS audit_update ON loracomp.example_embedding
+-- drop: DROP TRIGGER IF EXISTS audit_delete ON loracomp.example_embedding
+-- Writes an event for each task whose embeddings a statement changed, however: how many, and of one alone its example; never a
+-- vector, from which its text could be guessed. TRUNCATE has a trigger of its own.
+CREATE FUNCTION loracomp.audit_embeddings() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    INSERT INTO loracomp.audit_event (actor, entity, entity_id, entity_name, action, reason, before, after)
+    SELECT
+        loracomp.caller(), 'example_embedding', CASE WHEN c.rows = 1 THEN c.example_id END,
+        (SELECT t.name FROM loracomp.task AS t WHERE t.id = c.task_id), lower(tg_op),
+        CASE WHEN loracomp.caller_is_admin() THEN nullif(current_setting('loracomp.reason', true), '') END,
+        CASE tg_op WHEN 'DELETE' THEN c.summary END, CASE WHEN tg_op <> 'DELETE' THEN c.summary END
+    FROM (
+        SELECT
+            v.task_id, count(*) AS rows, min(v.example_id) AS example_id,
+            jsonb_build_object('task_id', v.task_id, 'rows', count(*)) AS summary
+        FROM changed AS v GROUP BY v.task_id
+    ) AS c;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.audit_embeddings IS 'Trigger: writes to audit_event how many embeddings of a task changed.';
+
+CREATE TRIGGER audit_insert AFTER INSERT ON loracomp.example_embedding REFERENCING NEW TABLE AS changed
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_embeddings();
+CREATE TRIGGER audit_update AFTER UPDATE ON loracomp.example_embedding REFERENCING NEW TABLE AS changed
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_embeddings();
+CREATE TRIGGER audit_delete AFTER DELETE ON loracomp.example_embedding REFERENCING OLD TABLE AS changed
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_embeddings();
