@@ -101,6 +101,14 @@ def test_the_tables_of_scaling_are_what_was_kept() -> None:
         assert report.as_markdown(rows) in page
 
 
+def test_the_table_of_analysts_is_what_was_kept() -> None:
+    kept = ROOT / "docs" / "performance" / report.ANALYSTS
+    if not kept.is_file():
+        pytest.skip("python -m benchmarks.volume.analysts --keep docs/performance makes it")
+    page = (ROOT / "docs" / "scaling.md").read_text()
+    assert report.as_markdown(report.analysts(json.loads(kept.read_text()))) in page
+
+
 def test_what_is_measured_fills_the_docs_tables(server: str, filled: str, tmp_path: Path) -> None:
     """Beside what was measured with another number of jobs."""
     folder, page = tmp_path / "performance", tmp_path / "scaling.md"
@@ -134,8 +142,16 @@ def test_analysts_need_something_to_read(server: str, name: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_queue_runs_beside_analysts(server: str, filled: str) -> None:
+def test_the_queue_runs_beside_analysts(server: str, filled: str, tmp_path: Path) -> None:
     """Last: it adds jobs."""
-    rows = json.loads(execute(server, "benchmarks.volume.analysts", "--seconds", "1", "--analysts", "1", "--json"))
+    folder, page = tmp_path / "performance", tmp_path / "scaling.md"
+    folder.mkdir()
+    page.write_text("<!-- table: analysts -->\n<!-- end -->\n")
+    options = ("--seconds", "1", "--rounds", "2", "--analysts", "1", "--json", "--keep", str(folder))
+    rows = json.loads(execute(server, "benchmarks.volume.analysts", *options))
     assert len(rows) == 3
     assert all(row["jobs_s"] > 0 for row in rows)
+    kept = json.loads((folder / report.ANALYSTS).read_text())
+    assert (kept["jobs"], kept["rounds"], kept["rows"]) == (JOBS, 2, rows)
+    assert report.as_markdown(report.analysts(kept)) in page.read_text()
+    assert f"| nobody reads | {rows[0]['jobs_s']:,.0f} |" in page.read_text()

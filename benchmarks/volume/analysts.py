@@ -1,10 +1,13 @@
 """Whether an analyst's worst query slows the queue: claims and records with nobody reading, and with analysts at it.
 
-    python -m benchmarks.volume.analysts [--database loracomp_volume_100000] [--seconds 20] [--analysts 2] [--json]
+    python -m benchmarks.volume.analysts [--database loracomp_volume_100000] [--seconds 20] [--rounds 3] [--analysts 2]
+        [--json] [--keep docs/performance]
 
 On the database that `python -m benchmarks.volume` filled. One worker without a model claims and records batches of 16;
-analysts run the heaviest query of bi without end: once as any login would, then with the limits of docs/scaling.md, set
-on a role made for this and dropped after. Milliseconds of a claim and of a record, and jobs a second.
+analysts run the heaviest query of bi without end: once as any login would, then with what `limit_analyst` sets, on a
+role made for this and dropped after. Milliseconds of a claim and of a record, and jobs a second: medians of rounds, in
+each of which all three come in turn. Three and a half minutes. --keep puts the figures into analysts.json of a folder
+and fills the table of scaling.md beside it.
 """
 
 import argparse
@@ -14,6 +17,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
@@ -27,11 +32,14 @@ from loracomp.config import load_settings
 from loracomp.embedded import database_url
 from loracomp.errors import DatabaseUnavailableError
 
-from .__main__ import NAME, timed
+from .__main__ import ENDED, NAME, timed
+from .report import keep_analysts
 
 ROLE = "loracomp_bench_analyst"
 WORST = "SELECT day, family, is_of_own_task, count(*), avg(similarity) FROM bi.retrieved_example_wide GROUP BY 1, 2, 3"
-LIMITS = {"statement_timeout": "'30s'", "max_parallel_workers_per_gather": "0", "work_mem": "'16MB'"}
+NOBODY = "nobody reads"
+LIMITED = "analysts, limited"
+WHILE = (NOBODY, "analysts, no limits", LIMITED)
 CLAIM = "SELECT id, lease_token FROM loracomp.claim_jobs('benchmark', %s, 16, '5 minutes')"
 RECORD = "SELECT count(*) AS n FROM loracomp.record_predictions(%s, %s::bigint[])"
 INSERT = """
@@ -46,21 +54,33 @@ TRACE = (
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--database", default=f"{NAME}_100000")
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=20, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns")
     parser.add_argument("--analysts", type=int, default=2)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--keep", type=Path, help="folder of analysts.json, beside scaling.md")
     options = parser.parse_args()
     url = psycopg.conninfo.make_conninfo(database_url(load_settings()), dbname=options.database)
     with open_filled(url, options.database) as connection:
-        rows = []
-        for name, limits in {"nobody reads": None, "analysts, no limits": {}, "analysts, limits": LIMITS}.items():
-            with reading(url, connection, options.analysts, limits):
-                rows.append({"while": name, **queue(connection, options.seconds)})
+        ended = connection.execute(ENDED).fetchone()["n"]
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in WHILE}
+        for _ in range(options.rounds):
+            for name in WHILE:
+                with reading(url, connection, options.analysts, name):
+                    found[name].append(queue(connection, options.seconds))
         connection.execute("DELETE FROM loracomp.job WHERE tags @> '{\"source\": \"analysts\"}' AND status = 'queued'")
+    rows = [{"while": name, **medians(rounds)} for name, rounds in found.items()]
+    if options.keep:
+        given = {name: getattr(options, name) for name in ("seconds", "rounds", "analysts")}
+        keep_analysts(options.keep, {"at": f"{datetime.now(UTC):%Y-%m-%d}", "jobs": ended, **given, "rows": rows})
     if options.json:
         json.dump(rows, sys.stdout, indent=2)
     else:
         Console().print(table(rows))
+
+
+def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(statistics.median(each[name] for each in rounds), 1) for name in rounds[0]}
 
 
 def open_filled(url: str, name: str) -> db.Connection:
@@ -76,14 +96,16 @@ def open_filled(url: str, name: str) -> db.Connection:
 
 
 @contextmanager
-def reading(url: str, owner: db.Connection, analysts: int, limits: dict[str, str] | None) -> Iterator[None]:
-    """Analysts in processes of their own; None: nobody."""
-    if limits is None:
+def reading(url: str, owner: db.Connection, analysts: int, name: str) -> Iterator[None]:
+    """One of WHILE; analysts are processes of their own."""
+    if name == NOBODY:
         yield
         return
     owner.execute(f"CREATE ROLE {ROLE} LOGIN IN ROLE loracomp_analyst".encode())
-    for name, value in limits.items():
-        owner.execute(f"ALTER ROLE {ROLE} SET {name} = {value}".encode())
+    if name == LIMITED:
+        owner.execute(
+            "SELECT loracomp.limit_analyst(%s, connections => %s, statement_timeout => '30s')", [ROLE, analysts]
+        )
     analyst = psycopg.conninfo.make_conninfo(url, user=ROLE)
     readers = [subprocess.Popen([sys.executable, "-m", __spec__.name, "--read", analyst]) for _ in range(analysts)]
     try:
@@ -107,7 +129,7 @@ def read_for_ever(url: str) -> None:
                 continue
 
 
-def queue(connection: db.Connection, seconds: float) -> dict[str, Any]:
+def queue(connection: db.Connection, seconds: float) -> dict[str, float]:
     """Claims and records for so long; the queue never runs empty."""
     base = connection.execute("SELECT name FROM loracomp.base_model WHERE is_default").fetchone()["name"]
     trace = connection.execute(TRACE).fetchone()["row"]

@@ -1,4 +1,4 @@
-"""Results as JSON -> the tables of docs/scaling.md: what a view takes, by the number of jobs."""
+"""Results as JSON -> the tables of docs/scaling.md: views by the number of jobs, and the queue beside analysts."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 from benchmarks.evaluation.report import as_markdown, copy_tables
 
 RESULTS = "volume.json"
+ANALYSTS = "analysts.json"
 QUICK_MS = 20
 """Views that take less everywhere are left out: dimensions, queue, workers."""
 
@@ -20,6 +21,21 @@ def keep(folder: Path, measured: dict[str, Any]) -> None:
     path.write_text(json.dumps(results, indent=1, default=str) + "\n")
     tables = {"views": as_markdown(views(results)), "sizes": as_markdown(sizes(results))}
     copy_tables(folder.parent / "scaling.md", tables)
+
+
+def keep_analysts(folder: Path, measured: dict[str, Any]) -> None:
+    """Put it in place of what was measured before, and fill its table of scaling.md beside the folder."""
+    (folder / ANALYSTS).write_text(json.dumps(measured, indent=1) + "\n")
+    copy_tables(folder.parent / "scaling.md", {"analysts": as_markdown(analysts(measured))})
+
+
+def analysts(measured: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Jobs a second, and milliseconds of claims and records, while nobody reads and while analysts do."""
+    names = [name for name in measured["rows"][0] if name not in ("while", "jobs_s")]
+    return [
+        ("while", "jobs/s", *(name.removesuffix("_ms").replace("_", " ") for name in names)),
+        *((row["while"], f"{row['jobs_s']:,.0f}", *(f"{row[name]:.1f}" for name in names)) for row in measured["rows"]),
+    ]
 
 
 def views(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
