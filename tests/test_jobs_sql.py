@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from random import Random
 from threading import Barrier
 
 import psycopg
@@ -252,6 +253,54 @@ def test_a_claim_touches_no_more_where_the_queue_is_deep(connection: Connection,
         many = [touched_by_a_claim(fresh) for _ in range(7)][-1]  # by then with a plan for any parameters
     # An index may grow by a level, and what is undone leaves dead rows at the head.
     assert all(after <= 3 * before + 200 for before, after in zip(few, many, strict=True)), (few, many)
+
+
+def test_a_claim_reads_few_jobs_of_each_of_many_submitters(connection: Connection):
+    connection.execute("VACUUM ANALYZE loracomp.job")
+    for number in range(60):
+        bulk(connection, 2, f"s{number}")
+    few = touched_by_a_claim(connection)
+    for number in range(60):
+        bulk(connection, 100, f"s{number}")
+    many = touched_by_a_claim(connection)
+    assert all(after <= 2 * before + 100 for before, after in zip(few, many, strict=True)), (few, many)
+
+
+IN_TURN = """
+WITH waiting AS (
+    SELECT j.*, row_number() OVER (PARTITION BY submitted_by ORDER BY due, id) AS turn
+    FROM loracomp.job AS j WHERE status = 'queued' AND due <= now()
+), placed AS (
+    SELECT w.*, max(
+        due + greatest(interval '0', CASE turn WHEN 1 THEN served_at ELSE now() END - run_at)
+    ) OVER (PARTITION BY w.submitted_by ORDER BY turn) AS place
+    FROM waiting AS w LEFT JOIN loracomp.turn AS t ON t.submitted_by = w.submitted_by
+)
+SELECT id, turn FROM placed ORDER BY place, turn, due, id LIMIT %s
+"""
+"""What first_in_turn says, all jobs read."""
+
+
+@pytest.mark.parametrize("most", [1, 4, 40, 200])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_first_in_turn_are_those_of_a_look_at_all_jobs(connection: Connection, most: int, seed: int):
+    drawn = Random(seed)
+    for number in range(drawn.choice((1, 3, 12, 50))):
+        minutes = drawn.choice((0, 1, 600))
+        bulk(connection, drawn.choice((1, 5, 60)), f"s{number}", priority=drawn.randint(0, 5))
+        bulk(connection, drawn.choice((1, 9)), f"s{number}", priority=drawn.choice((0, 0, 900)))
+        connection.execute(
+            "INSERT INTO loracomp.turn (base_model, submitted_by, served_at)"
+            " SELECT %s, %s, now() - make_interval(mins => %s) WHERE %s",
+            (BASE, f"s{number}", drawn.randint(0, 9), drawn.random() < 0.8),
+        )
+        connection.execute(
+            "UPDATE loracomp.job SET run_at = run_at - make_interval(secs => (id * 7919 %% 60) * %s)"
+            " WHERE submitted_by = %s",
+            (minutes, f"s{number}"),
+        )
+    found = connection.execute("SELECT id, turn FROM loracomp.first_in_turn(%s, %s) ORDER BY place", (BASE, most))
+    assert found.fetchall() == connection.execute(IN_TURN, (most,)).fetchall()
 
 
 TOUCHED_AT_ALL = """

@@ -48,7 +48,7 @@ EXECUTE = {
     """,
 }
 OWNERS_ALONE = """
-    caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_turns check_role_exists
+    caller give_reason caller_is_admin retry_delay rescue_jobs first_in_turn pick_jobs take_turns check_role_exists
     unknown_tasks retrieve_again stored_vector check_evaluation evaluated_examples tasks_that_have_seen text_key
     check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query pick_tasks
     fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
