@@ -1,6 +1,7 @@
 """The job protocol in SQL: who may move a job from which state to which, and what it costs."""
 
 import os
+import re
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import psycopg
 import pytest
 from pgvector import HalfVector, Vector
 
+from demo_fixtures import ROOT
 from job_data import (
     BASE,
     add_base_model,
@@ -692,6 +694,16 @@ def test_purge_deletes_old_ended_jobs_in_batches_with_predictions_and_events(con
     assert connection.execute("SELECT job_id FROM loracomp.prediction").fetchall() == []
     events = connection.execute("SELECT DISTINCT entity_id FROM loracomp.audit_event WHERE entity = 'job'").fetchall()
     assert {event["entity_id"] for event in events} == {queued, None}  # and one that says how many were purged
+
+
+def test_the_documented_schedule_purges_until_nothing_is_left(connection: Connection):
+    docs = (ROOT / "docs" / "operations.md").read_text()
+    statements = set(re.findall(r"DO \$\$.*?END \$\$", docs))
+    assert len(statements) == 1, "the block and the schedule say different things"
+    bulk(connection, 25)
+    connection.execute("UPDATE loracomp.job SET status = 'cancelled', finished_at = now() - interval '91 days'")
+    connection.execute(statements.pop().replace("'90 days'", "'90 days', 10").encode())
+    assert connection.execute("SELECT count(*) FROM loracomp.job").fetchone() == {"count": 0}
 
 
 # --- submitters
