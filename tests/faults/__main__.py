@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from arena import own_server
-from faults import FAULTS, SkippedError
+from faults import FAULTS, SkippedError, git
 from loracomp import schema
 
 console = Console(stderr=True)
@@ -27,34 +27,62 @@ def main(
     jobs: Annotated[int, typer.Option(help="Jobs that a fault is tried with, or a multiple of it.", min=40)] = 200,
     runs: Annotated[int, typer.Option(help="How often each is tried; 0 shows what is kept.", min=0)] = 1,
     model: Annotated[str, typer.Option(help="none, or real: SmolLM2 with the shipped library.")] = "none",
-    keep: Annotated[Path | None, typer.Option(help="JSON lines: runs are added, and all that it holds shown.")] = None,
+    keep: Annotated[
+        Path | None, typer.Option(help="JSON lines: runs are added, and those on its newest schema shown.")
+    ] = None,
+    allow_skipped: Annotated[bool, typer.Option(help="Exit with 0 though faults could not be tried.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/operations.md.")] = False,
 ) -> None:
-    """Exits with 1 where a job was lost or doubled, or a fault's own promise was broken."""
+    """Exits with 1 where a job was lost or doubled, a fault's own promise was broken, or a fault could not be tried."""
     unknown = set(only or ()) - set(FAULTS)
     if unknown:
         raise typer.BadParameter(f"no such fault: {', '.join(unknown)}", param_hint="--only")
-    rows = [json.loads(line) for line in keep.read_text().splitlines()] if keep and keep.exists() else []
+    rows = kept(keep) if keep else []
     with own_server(model) if runs else nullcontext() as server:
         for name in only or FAULTS:
             for _ in range(runs):
                 rows.append(attempt(server, name, jobs))
                 console.print(f"[dim]{rows[-1]}[/dim]", highlight=False)
-                if keep:
+                if keep and not rows[-1]["skipped"]:
                     with keep.open("a") as file:
                         print(json.dumps(rows[-1]), file=file)
+    rows = on_newest_schema(rows)
     kinds = [(name, model) for model in ("none", "real") for name in FAULTS]
     found = ([row for row in rows if (row["fault"], row["model"]) == kind] for kind in kinds)
     summary = [summarized(runs_of_kind) for runs_of_kind in found if runs_of_kind]
     if as_json:
         json.dump(summary, sys.stdout, indent=2)
     elif markdown:
-        print(as_markdown(summary))
+        print(as_markdown(summary), "", told(rows), sep="\n")
     else:
-        Console().print(as_table(summary))
-    if any(row["lost"] or row["doubled"] or row["broken"] for row in summary):
+        Console().print(as_table(summary), told(rows))
+    bad = any(row["lost"] or row["doubled"] or row["broken"] for row in summary)
+    if bad or (not allow_skipped and any(row["skipped"] for row in rows)):
         raise typer.Exit(1)
+
+
+def kept(file: Path) -> list[dict[str, Any]]:
+    """The runs of a file, which need not be there yet."""
+    if not file.exists():
+        return []
+    return [{"schema": "", "commit": "", "skipped": 0, **json.loads(line)} for line in file.read_text().splitlines()]
+
+
+def on_newest_schema(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without what older schemas came to."""
+    newest = max((row["schema"] for row in rows), default="")
+    return [row for row in rows if row["schema"] == newest]
+
+
+def told(rows: list[dict[str, Any]]) -> str:
+    """What was tried, and when, in a line."""
+    tried = [row for row in rows if not row["skipped"]]
+    if not tried:
+        return "Nothing was tried."
+    days, commits, cores = (sorted({str(row[key]) for row in tried} - {""}) for key in ("day", "commit", "cores"))
+    spread = " to ".join(dict.fromkeys((days[0], days[-1])))
+    return f"Schema {tried[0]['schema']}, commit {', '.join(commits) or 'not noted'}, {' or '.join(cores)} cores, {spread}."
 
 
 def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
@@ -65,19 +93,28 @@ def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
         "model": server.model,
         "day": date.today().isoformat(),
         "schema": schema.head(),
+        "commit": commit(),
         "cores": os.cpu_count(),
-        **{"jobs": 0, "lost": 0, "doubled": 0, "broken": 0, "recovery_s": None},
+        **{"jobs": 0, "lost": 0, "doubled": 0, "broken": 0, "skipped": 0, "recovery_s": None},
     }
     with server.arena(jobs) as arena:
         try:
             remark = FAULTS[name](server, arena)
             row |= asdict(arena.account(remark))
         except SkippedError as skipped:
-            row["note"] = f"skipped: {skipped}"
+            row |= {"note": f"skipped: {skipped}", "skipped": 1}
         except Exception as error:
             traceback.print_exc()
             row |= {**asdict(arena.account(f"{type(error).__name__}: {error}")), "broken": 1}
     return row | {"seconds": round(time.monotonic() - started, 1)}
+
+
+def commit() -> str:
+    """Of this checkout, and whether it was changed since; empty where git does not know."""
+    try:
+        return git("describe", "--always", "--dirty", "--exclude=*").decode().strip()
+    except SkippedError:
+        return ""
 
 
 def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -90,7 +127,7 @@ def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "fault": runs[0]["fault"],
         "model": runs[0]["model"],
         "what": (FAULTS[runs[0]["fault"]].__doc__ or "").strip().rstrip("."),
-        "runs": len(runs),
+        "runs": sum(not run["skipped"] for run in runs),
         **{key: sum(run[key] for run in runs) for key in ("jobs", "lost", "doubled", "broken")},
         "recovery_s": " to ".join(spread),
         "note": runs[-1]["note"],
@@ -113,7 +150,8 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         what = row["what"] if row["what"][1].isupper() else row["what"][0].lower() + row["what"][1:]
         counts = " | ".join(f"{row[key]:,}" for key in ("runs", "jobs", "lost", "doubled"))
-        lines.append(f"| `{row['fault']}`: {what} | {row['model']} | {counts} | {row['recovery_s']} |")
+        skipped = f" ({row['note']})" if row["note"].startswith("skipped") else ""
+        lines.append(f"| `{row['fault']}`: {what}{skipped} | {row['model']} | {counts} | {row['recovery_s']} |")
     return "\n".join(lines)
 
 

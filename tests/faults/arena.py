@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,15 @@ from loracomp.tables import DIMENSIONS
 
 ROOT = Path(__file__).parents[2]
 ENDED = "status IN ('succeeded', 'failed', 'cancelled')"
+MADE_UP_WEIGHTS = """
+WITH weighed AS (
+    UPDATE loracomp.adapter AS a SET byte_count = octet_length(name || '@' || version)
+    WHERE NOT EXISTS (SELECT FROM loracomp.adapter_weights AS w WHERE w.adapter_id = a.id)
+    RETURNING id, convert_to(name || '@' || version, 'UTF8') AS bytes
+)
+INSERT INTO loracomp.adapter_weights SELECT id, 0, bytes FROM weighed
+"""
+"""Of adapters that have none: name and version, so that no two are the same."""
 
 
 @dataclass
@@ -54,6 +63,12 @@ class Arena:
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     logs: list[Path] = field(default_factory=list)
     fault_over: float | None = None
+    accepted: int = 0
+    """Jobs whose insert was committed; whoever inserts by other means than `insert` adds them."""
+    may_fail: int = 0
+    """Jobs that the fault means to fail."""
+    columns: dict[str, Any] = field(default_factory=lambda: {"max_new_tokens": 1})
+    """What jobs ask for, unless `insert` is told otherwise."""
 
     def start_worker(
         self, *, url: str | None = None, die_at: str = "", die_after: int = 1, code: Path = ROOT, **settings: Any
@@ -105,16 +120,17 @@ class Arena:
     def connect(self) -> db.Connection:
         return db.connect(self.url, vectors=False)
 
-    def insert(self, count: int, prompt: str = "ask", **columns: Any) -> None:
-        """Jobs, one token each."""
-        columns = {"max_new_tokens": 1, **columns}
+    def insert(self, count: int, prompt: str = "ask", *, by: db.Connection | None = None, **columns: Any) -> None:
+        """Jobs, one token each, by a connection that is open, or one of its own."""
+        columns = {**self.columns, **columns}
         names, values = list(columns), list(columns.values())
         statement = (
             f"INSERT INTO loracomp.job (prompt{''.join(f', {name}' for name in names)})"
             f" SELECT %s{', %s' * len(names)} FROM generate_series(1, %s)"
         )
-        with self.connect() as connection:
+        with nullcontext(by) if by else self.connect() as connection:
             connection.execute(statement.encode(), [prompt, *values, count])
+        self.accepted += count
 
     def one(self, statement: str, *parameters: Any) -> Any:
         """The only column of the only row."""
@@ -145,7 +161,10 @@ class Arena:
         self.fault_over = self.one("SELECT extract(epoch FROM clock_timestamp())::float8")
 
     def account(self, note: str = "") -> Account:
-        """Lost: not ended, or succeeded without its answer and trace. Doubled: ended, or recorded, more than once."""
+        """Lost: accepted and gone, not ended, failed though it should not, or succeeded without its answer and trace.
+
+        Doubled: there though not accepted, ended, or recorded, more than once.
+        """
         recorded = Counter(
             int(job)
             for log in self.logs
@@ -159,7 +178,10 @@ class Arena:
             f" AND cardinality(p.example_ids) > 0 AND cardinality(p.adapter_ids) > 0)",
             self.model == "real",
         )
-        doubled = self.one(
+        there = self.one("SELECT count(*) FROM loracomp.job")
+        gave_up = self.one("SELECT count(*) FROM loracomp.job WHERE status IN ('failed', 'cancelled')")
+        lost += max(0, self.accepted - there) + max(0, gave_up - self.may_fail)
+        doubled = max(0, there - self.accepted) + self.one(
             "SELECT count(*) FROM (SELECT entity_id FROM loracomp.audit_event"
             " WHERE entity = 'job' AND new_status IN ('succeeded', 'failed', 'cancelled')"
             " GROUP BY entity_id HAVING count(*) > 1) AS twice"
@@ -173,7 +195,7 @@ class Arena:
                 self.fault_over,
             )
             recovery = None if first is None else first - self.fault_over
-        return Account(self.one("SELECT count(*) FROM loracomp.job"), lost, doubled, recovery, note)
+        return Account(self.accepted, lost, doubled, recovery, note)
 
 
 @dataclass
@@ -229,6 +251,7 @@ def load_made_up(url: str) -> None:
             " VALUES ('none', 'nowhere', repeat('e', 64), %s, %s)",
             (DIMENSIONS, INPUT_FORMAT_VERSION),
         )
+        connection.execute(MADE_UP_WEIGHTS)
 
 
 def load_shipped(url: str) -> None:

@@ -6,6 +6,7 @@ DIE_AT names a point of a batch's life, DIE_AFTER the batch.
 Other settings are LORACOMP_* variables; log lines go to standard error.
 """
 
+import hashlib
 import logging
 import os
 import signal
@@ -14,16 +15,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from threading import Timer
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
 from job_data import prediction
+from loracomp.batching import halving_on_out_of_memory
 from loracomp.config import Settings, load_settings
 from loracomp.db import Connection, connect
 from loracomp.errors import JobError
 from loracomp.queries import QUERIES
-from loracomp.records import Job, Route
+from loracomp.records import Failure, Job, Route
 from loracomp.shutdown import serve
 from loracomp.steps.route import route
 from loracomp.worker import Worker
@@ -33,6 +36,9 @@ FINGERPRINT = "e" * 64
 POINTS = ("claimed", "encoding", "predicting", "before commit", "during commit", "after commit")
 LARGEST_BATCH = 8
 """Of jobs that say "much": more than that and memory runs out."""
+MORE_THAN_THERE_IS = 1 << 60
+"""Numbers of a tensor that no machine holds."""
+Prepared: TypeAlias = tuple[Job, Route, str]
 
 
 @dataclass
@@ -63,7 +69,7 @@ class NoModel:
         self._death = death
         self._seconds = seconds
 
-    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[tuple[Job, Route]]:
+    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Prepared]:
         self._death.at("encoding")
         # A database of an older release has its encoder's version, and vectors as long as that has them.
         row = connection.execute(QUERIES["show_encoder"]).fetchone()
@@ -72,16 +78,26 @@ class NoModel:
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         found = route(connection, jobs, vectors.astype(np.float32), FINGERPRINT, row["input_version"])
         routes = {each.job_id: each for each in found}
-        return [(job, routes[job.id]) for job in jobs]
+        weights = read_weights(connection, {id_ for each in found for id_ in each.composition.adapter_ids})
+        return [(job, routes[job.id], digest(routes[job.id], weights)) for job in jobs]
 
-    def answer(self, prepared: Sequence[tuple[Job, Route]], wanted: Callable[[Job], bool]) -> list[dict[str, Any]]:
+    def answer(self, prepared: Sequence[Prepared], wanted: Callable[[Job], bool]) -> list[dict[str, Any] | Failure]:
         time.sleep(self._seconds)
         self._death.at("predicting")
-        return [self._answer(job, routed, len(prepared)) for job, routed in prepared]
+        return failures_of([job for job, *_ in prepared], halving_on_out_of_memory(self._rows, prepared))
 
-    def _answer(self, job: Job, routed: Route, together: int) -> dict[str, Any]:
-        misbehave(job, together)
-        return prediction(job.id, output=job.prompt.upper(), batch_size=together, **trace(routed))
+    def _rows(self, prepared: Sequence[Prepared]) -> list[dict[str, Any] | JobError]:
+        misbehave([job for job, *_ in prepared])
+        return [
+            prediction(
+                job.id,
+                output=job.prompt.upper(),
+                batch_size=len(prepared),
+                composition_digest=weighed,
+                **trace(routed),
+            )
+            for job, routed, weighed in prepared
+        ]
 
 
 class RealModel:
@@ -99,22 +115,44 @@ class RealModel:
 
     def answer(self, prepared: Sequence[Any], wanted: Callable[[Job], bool]) -> list[Any]:
         self._death.at("predicting")
-        for each in prepared:
-            misbehave(each.job, len(prepared))
-        return self._pipeline.answer(prepared, wanted)
+
+        def rows(part: Sequence[Any]) -> list[Any]:
+            misbehave([each.job for each in part])
+            return self._pipeline.answer(part, wanted)
+
+        return failures_of([each.job for each in prepared], halving_on_out_of_memory(rows, prepared))
 
 
-def misbehave(job: Job, together: int) -> None:
-    """What a job's prompt tells of."""
-    match job.prompt.split():
-        case ["die"]:
-            die()
-        case ["hang"]:
-            time.sleep(3600)
-        case ["much"] if together > LARGEST_BATCH:
-            raise MemoryError("can't allocate memory")
-        case ["too-much"]:
-            raise JobError("it takes more memory than there is", code="out_of_memory", retry=True)
+def misbehave(jobs: Sequence[Job]) -> None:
+    """What the prompts of jobs that are together tell of."""
+    for job in jobs:
+        match job.prompt.split():
+            case ["die"]:
+                die()
+            case ["hang"]:
+                time.sleep(3600)
+            case ["much"] if len(jobs) > LARGEST_BATCH:
+                torch.empty(MORE_THAN_THERE_IS)
+            case ["too-much"]:
+                torch.empty(MORE_THAN_THERE_IS)
+
+
+def failures_of(jobs: Sequence[Job], results: Sequence[Any]) -> list[Any]:
+    """Errors as the worker wants them."""
+    return [
+        Failure(job.id, each.code, str(each), each.retry) if isinstance(each, JobError) else each
+        for job, each in zip(jobs, results, strict=True)
+    ]
+
+
+def read_weights(connection: Connection, adapter_ids: set[int]) -> dict[int, bytes]:
+    rows = connection.execute(QUERIES["read_adapters"], {"adapter_ids": sorted(adapter_ids)}).fetchall()
+    return {row["adapter_id"]: row["bytes"] for row in rows}
+
+
+def digest(routed: Route, weights: dict[int, bytes]) -> str:
+    """Of the weights that an answer would rest on: it tells one version of an adapter from another."""
+    return hashlib.sha256(b"".join(weights[id_] for id_ in routed.composition.adapter_ids)).hexdigest()
 
 
 def trace(routed: Route) -> dict[str, Any]:

@@ -15,19 +15,21 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from io import BytesIO
+from itertools import count, takewhile
 from pathlib import Path
 from statistics import quantiles
-from threading import Barrier, Event, Thread
+from threading import Barrier, Event
 from typing import TypeAlias
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
 import routing_data
-from arena import ROOT, Arena, Server, python_path
+from arena import MADE_UP_WEIGHTS, ROOT, Arena, Server, python_path
 from conftest import create_database, drop_database
-from dying_worker import POINTS
+from dying_worker import LARGEST_BATCH, POINTS
 from loracomp import db, schema
+from loracomp.config import load_settings
 from loracomp.errors import DeviceHungError
 from loracomp.queries import QUERIES
 from proxy import Proxy
@@ -69,6 +71,7 @@ def killed(_: Server, arena: Arena) -> str:
 
 def poisoned(_: Server, arena: Arena) -> str:
     """A job that kills its process, and one that hangs, in the middle of full batches."""
+    arena.may_fail = 2
     half = max(8, arena.size // 2)
     arena.insert(half, max_attempts=1, timeout_s=5)
     arena.insert(1, "die", max_attempts=2, timeout_s=5)
@@ -167,16 +170,20 @@ def half_open(server: Server, arena: Arena) -> str:
         arena.insert(64)
         arena.wait(lambda: arena.counts()["running"] >= 32)
         proxy.hold()
-        held = arena.counts()["running"]
+        time.sleep(1)  # what had come through by then is written
+        held = arena.one("SELECT array_agg(id) FROM loracomp.job WHERE status = 'running'")
         time.sleep(HELD_BACK_S)
         (other,) = arena.start_workers(1)
         arena.wait_for(1)
         other.send_signal(signal.SIGTERM)
         other.wait(30)
         proxy.heal()  # the statements of a worker that gave up on them arrive now
+        arena.wait(lambda: any(f'"job_id":{job}' in proxy.late.decode(errors="replace") for job in held), 30)
         arena.insert(5)
         arena.wait_for(1)
-    return f"noticed after {noticed:.1f} s with ANSWER_S=3; {held} jobs held when packets were held back"
+    by = arena.one("SELECT array_agg(DISTINCT worker) FROM loracomp.prediction WHERE job_id = ANY (%s)", held)
+    assert by == ["w1"], f"{by} answered what the other worker had taken over"
+    return f"noticed after {noticed:.1f} s with ANSWER_S=3; results of {len(held)} jobs came late and changed nothing"
 
 
 def clock_off(_: Server, arena: Arena) -> str:
@@ -233,12 +240,14 @@ def inserts(_: Server, arena: Arena) -> str:
     arena.start_workers(2, BATCH_SIZE=128, MODEL_S=0)
     with ThreadPoolExecutor(50) as pool:
         assert len(set(pool.map(submit, range(50)))) == 1
+    arena.accepted += 1
     with arena.connect() as connection:
         with connection.transaction(force_rollback=True):
             connection.execute("INSERT INTO loracomp.job (prompt) SELECT 'undone' FROM generate_series(1, 100)")
         with connection.cursor() as cursor, cursor.copy("COPY loracomp.job (prompt) FROM STDIN") as copy:
             for _ in range(copied):
                 copy.write_row(("ask",))
+    arena.accepted += copied
     arena.wait_for(1, 600)
     assert arena.counts()["succeeded"] == copied + 1
     return f"one job of fifty calls; {copied} rows copied"
@@ -264,27 +273,41 @@ def hints_lost(_: Server, arena: Arena) -> str:
 
 
 def old_snapshots(_: Server, arena: Arena) -> str:
-    """A long query and an idle transaction hold old snapshots; then all connections are taken."""
+    """A long query and an idle transaction hold old snapshots; then no connection is left while jobs wait."""
+    held_s = float(os.environ.get("HELD_S", "10"))
     arena.insert(arena.size * 20)
     before = claim_ms(arena)
+    during = []
     with ExitStack() as stack:
-        idle = stack.enter_context(arena.connect())
-        stack.enter_context(idle.transaction())
-        idle.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        idle.execute("SELECT count(*) FROM loracomp.job")
-        arena.start_workers(2, BATCH_SIZE=64, MODEL_S=0)
-        arena.wait_for(0.9, 300)
-        during = claim_ms(arena)
-        taken = [stack.enter_context(each) for each in connections_until_refused(arena)]
-        time.sleep(2)
+        own = stack.enter_context(arena.connect())
+        hold_snapshots(arena, stack)
+        workers = arena.start_workers(2, BATCH_SIZE=64, MODEL_S=0.05)
+        ends = time.monotonic() + held_s
+        while time.monotonic() < ends:
+            if arena.counts()["queued"] < 10 * arena.size:
+                arena.insert(10 * arena.size)
+            during.append(claim_ms(arena))
+            time.sleep(0.5)
+        oldest, behind = arena.one(OLDEST_SNAPSHOT), arena.counts()["succeeded"]
+        assert oldest >= held_s, f"a snapshot is {held_s} s old, and metrics say {oldest}"
+        assert arena.one(HOLDERS, held_s) == 2
+        taken = take_all_connections(arena, own, stack)
+        arena.insert(arena.size, by=own)
+        arena.wait(lambda: all("too many clients" in arena.log(each) for each in workers))
     arena.fault_ends()
     arena.wait_for(1, 300)
-    assert during <= 10 * before + 50, f"a claim took {before:.1f} ms before and {during:.1f} ms with old snapshots"
-    return f"claim p90 {before:.1f} ms before, {during:.1f} ms behind {arena.size * 18} dead rows; {len(taken)} taken"
+    assert running(workers) == workers
+    worst = max(during)
+    assert worst <= 10 * before + 50, f"a claim took {before:.1f} ms before and {worst:.1f} ms with old snapshots"
+    return (
+        f"claim p90 {before:.1f} ms before, {during[0]:.1f} at first, {during[-1]:.1f} at last and {worst:.1f} at worst in"
+        f" {held_s:g} s of old snapshots; {behind} jobs done; metrics said {oldest:.0f} s; {taken} connections taken"
+    )
 
 
 def full_and_out_of_memory(server: Server, arena: Arena) -> str:
-    """The disk is full on the server, and memory runs out in the model."""
+    """The disk of predictions is full, and memory runs out in the model."""
+    arena.may_fail = 1
     arena.insert(arena.size, "much")
     arena.insert(1, "too-much", max_attempts=2)
     with small_disk(arena.folder / "disk") as disk:
@@ -307,6 +330,7 @@ def full_and_out_of_memory(server: Server, arena: Arena) -> str:
                 connection.execute(f"DROP TABLESPACE fault_{server.databases}".encode())
     assert arena.one("SELECT error_code || attempts FROM loracomp.job WHERE prompt = 'too-much'") == "out_of_memory2"
     assert arena.counts()["succeeded"] == arena.size
+    assert arena.one("SELECT max(batch_size) FROM loracomp.prediction") <= LARGEST_BATCH
     return "jobs waited for room; the one that never fits failed with the reason"
 
 
@@ -366,36 +390,38 @@ INITIALIZE = "import sys; from loracomp import schema; schema.initialize(sys.arg
 
 
 def activations(_: Server, arena: Arena) -> str:
-    """Adapters are activated, and init runs three at a time, while jobs that use them run."""
+    """Adapters are activated, two at a time, and all of sql/ applied, three at a time, while jobs that use them run."""
+    if arena.model == "real":
+        arena.columns = {"choices": ["yes", "no"]}  # whose scores tell versions apart
     stage = stage_next if arena.model == "real" else stage_made_up
     with arena.connect() as connection:
         rows = connection.execute("SELECT name FROM loracomp.adapter WHERE status = 'active' ORDER BY id")
         names = [row["name"] for row in rows]
     done = Event()
-    activated = [0]
 
-    def activate() -> None:
+    def activate(first: int) -> int:
+        activated = 0
         with db.connect(arena.url) as connection:
-            version = 1
-            while not done.is_set():
-                version += 1
+            for version in takewhile(lambda _: not done.is_set(), count(first, 2)):
                 for name in names:
                     staged = stage(connection, name, version)
                     connection.execute(QUERIES["activate_adapter"], {"adapter_id": staged})
-                    activated[0] += 1
+                    activated += 1
+        return activated
 
     def harm() -> None:
         for _ in range(2):
             with ThreadPoolExecutor(3) as pool:
-                list(pool.map(schema.initialize, [arena.url] * 3))
+                done_by = list(pool.map(lambda _: schema.initialize(arena.url, again=True), range(3)))
+            assert all(done_by), "sql/ was not applied"
 
-    thread = Thread(target=activate)
-    thread.start()
-    try:
-        remark = under_load(arena, harm)
-    finally:
-        done.set()
-        thread.join()
+    with ThreadPoolExecutor(2) as pool:
+        activating = [pool.submit(activate, first) for first in (2, 3)]
+        try:
+            remark = under_load(arena, harm)
+        finally:
+            done.set()
+    activated = sum(each.result() for each in activating)
     inconsistent = (
         "SELECT count(*) FROM loracomp.prediction AS p WHERE EXISTS ("
         " SELECT FROM unnest(p.adapter_ids, p.adapter_sha256, p.composed_tasks) AS u (id, sha256, task)"
@@ -409,7 +435,11 @@ def activations(_: Server, arena: Arena) -> str:
     )
     used = arena.one(versions)
     assert used > 1
-    return f"{activated[0]} activations, {used} versions used, each by its trace; {remark}"
+    if arena.model == "real":
+        assert replayed(arena) == {"equal"}
+    else:
+        assert arena.one(OTHER_WEIGHTS) == 0
+    return f"{activated} activations, {used} versions used, each answer by the weights that its trace names; {remark}"
 
 
 FAULTS: dict[str, Fault] = {
@@ -475,21 +505,43 @@ def keep_busy(arena: Arena) -> bool:
 
 
 def stage_made_up(connection: db.Connection, name: str, version: int) -> int:
-    """Its weights are a dash, which nobody reads."""
-    staged = routing_data.add_adapter(connection, name, version=version, status="staged")
-    connection.execute("INSERT INTO loracomp.adapter_weights VALUES (%s, 0, '-')", [staged])
+    """Its weights are its name and version: an answer has their digest."""
+    with connection.transaction():
+        staged = routing_data.add_adapter(connection, name, version=version, status="staged")
+        connection.execute(MADE_UP_WEIGHTS)
     return staged
 
 
+OTHER_WEIGHTS = """
+SELECT count(*) FROM loracomp.prediction AS p WHERE composition_digest IS DISTINCT FROM (
+    SELECT encode(sha256(string_agg(w.bytes, '' ORDER BY u.place)), 'hex')
+    FROM unnest(p.adapter_ids) WITH ORDINALITY AS u (id, place)
+    JOIN loracomp.adapter_weights AS w ON w.adapter_id = u.id
+)
+"""
+"""Predictions that rest on other weights than those of the adapters in their trace."""
+
+
+def replayed(arena: Arena) -> set[str]:
+    """What comes of answering some jobs again by their traces."""
+    from loracomp.replay import replay
+    from loracomp.serving import load_pipeline
+
+    with db.connect(arena.url) as connection:
+        pipeline = load_pipeline(load_settings().model_copy(update={"database_url": arena.url}), connection)
+        traces = connection.execute(QUERIES["sample_traces"], {"since": "-infinity", "sample": 20}).fetchall()
+        return {replay(pipeline, connection, trace).outcome for trace in traces}
+
+
 def stage_next(connection: db.Connection, name: str, version: int) -> int:
-    """The first version's weights under the next number: they compute what they did."""
+    """The first version's weights under the next number, by another factor: its scores differ from those of others."""
     row = connection.execute(
         "INSERT INTO loracomp.adapter (task_id, base_model_id, name, version, rank, alpha, use_rslora, scaling,"
         " target_modules, parameter_count, byte_count, sha256, config)"
-        " SELECT task_id, base_model_id, name, %s, rank, alpha, use_rslora, scaling, target_modules,"
-        " parameter_count, byte_count, sha256, config FROM loracomp.adapter WHERE name = %s AND version = 1"
-        " RETURNING id",
-        [version, name],
+        " SELECT task_id, base_model_id, name, %(version)s, rank, alpha * %(factor)s, use_rslora, scaling * %(factor)s,"
+        " target_modules, parameter_count, byte_count, sha256, config"
+        " FROM loracomp.adapter WHERE name = %(name)s AND version = 1 RETURNING id",
+        {"version": version, "name": name, "factor": 1 + version % 4},
     ).fetchone()
     assert row is not None
     staged = int(row["id"])
@@ -564,6 +616,42 @@ def claim_ms(arena: Arena) -> float:
                 ).fetchall()
                 times.append((time.perf_counter() - started) * 1000)
     return quantiles(times, n=10)[-1]
+
+
+OLDEST_SNAPSHOT = """
+SELECT value FROM loracomp.database_metrics()
+WHERE metric = 'loracomp_oldest_snapshot_seconds' AND labels ->> 'kind' = 'session'
+"""
+HOLDERS = """
+SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND backend_xmin IS NOT NULL AND xact_start < now() - make_interval(secs => %s)
+"""
+
+
+def hold_snapshots(arena: Arena, stack: ExitStack) -> None:
+    """A transaction that does nothing more, and a query that goes on, until the stack is closed."""
+    idle, asking = (stack.enter_context(arena.connect()) for _ in range(2))
+    stack.enter_context(idle.transaction())
+    idle.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+    idle.execute("SELECT count(*) FROM loracomp.job")
+    asking.pgconn.send_query(b"SELECT count(*) FROM loracomp.job, pg_sleep(3600)")
+    stack.callback(asking.pgconn.finish)
+    stack.callback(asking.cancel)
+
+
+def take_all_connections(arena: Arena, own: db.Connection, stack: ExitStack) -> int:
+    """Cut the workers off and leave them no connection to come back by; how many were taken."""
+    cut = (
+        "SELECT count(pg_terminate_backend(pid)) AS n FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name LIKE 'loracomp %'"
+    )
+    taken = 0
+    while True:
+        more = [stack.enter_context(each) for each in connections_until_refused(arena)]
+        taken += len(more)
+        row = own.execute(cut).fetchone()
+        if not more and row is not None and row["n"] == 0:
+            return taken
 
 
 def connections_until_refused(arena: Arena) -> list[db.Connection]:

@@ -1,6 +1,7 @@
 """A TCP proxy before a server's socket that can swallow packets, or hold them back, while connections stay open."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from threading import Event, Thread
@@ -13,6 +14,8 @@ class Proxy:
         self.port = 0
         self.swallows = False
         """Bytes in either direction vanish, and both ends believe that they arrived."""
+        self.late = b""
+        """What waited on its way to the server and was delivered by `heal`."""
         self._target = target
         self._ready = Event()
         self._thread = Thread(target=lambda: asyncio.run(self._run()), daemon=True)
@@ -59,18 +62,29 @@ class Proxy:
         with suppress(OSError):
             inner_reader, inner_writer = await asyncio.open_unix_connection(self._target)
             self._writers.add(inner_writer)
-            await asyncio.gather(self._pump(reader, inner_writer), self._pump(inner_reader, writer))
+            await asyncio.gather(self._pump(reader, inner_writer, self._note), self._pump(inner_reader, writer))
         await self._close(writer)
         self._connections.discard(asyncio.current_task())
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        note: Callable[[bytes], None] = lambda _: None,
+    ) -> None:
         with suppress(OSError):
             while data := await reader.read(1 << 16):
+                waited = not self._passes.is_set()
                 await self._passes.wait()
                 if not self.swallows:
                     writer.write(data)
                     await writer.drain()
+                    if waited:
+                        note(data)
         await self._close(writer)
+
+    def _note(self, data: bytes) -> None:
+        self.late += data
 
     async def _close(self, writer: asyncio.StreamWriter) -> None:
         self._writers.discard(writer)
