@@ -27,9 +27,7 @@ def main(
     jobs: Annotated[int, typer.Option(help="Jobs that a fault is tried with, or a multiple of it.", min=40)] = 200,
     runs: Annotated[int, typer.Option(help="How often each is tried; 0 shows what is kept.", min=0)] = 1,
     model: Annotated[str, typer.Option(help="none, or real: SmolLM2 with the shipped library.")] = "none",
-    keep: Annotated[
-        Path | None, typer.Option(help="JSON lines: runs are added, and those on its newest schema shown.")
-    ] = None,
+    keep: Annotated[Path | None, typer.Option(help="JSON lines: runs are added, and all that it holds shown.")] = None,
     allow_skipped: Annotated[bool, typer.Option(help="Exit with 0 though faults could not be tried.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/operations.md.")] = False,
@@ -47,7 +45,6 @@ def main(
                 if keep and not rows[-1]["skipped"]:
                     with keep.open("a") as file:
                         print(json.dumps(rows[-1]), file=file)
-    rows = on_newest_schema(rows)
     kinds = [(name, model) for model in ("none", "real") for name in FAULTS]
     found = ([row for row in rows if (row["fault"], row["model"]) == kind] for kind in kinds)
     summary = [summarized(runs_of_kind) for runs_of_kind in found if runs_of_kind]
@@ -69,20 +66,17 @@ def kept(file: Path) -> list[dict[str, Any]]:
     return [{"schema": "", "commit": "", "skipped": 0, **json.loads(line)} for line in file.read_text().splitlines()]
 
 
-def on_newest_schema(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Without what older schemas came to."""
-    newest = max((row["schema"] for row in rows), default="")
-    return [row for row in rows if row["schema"] == newest]
-
-
 def told(rows: list[dict[str, Any]]) -> str:
-    """What was tried, and when, in a line."""
+    """Of which code and when the runs are, in a line."""
     tried = [row for row in rows if not row["skipped"]]
-    if not tried:
-        return "Nothing was tried."
-    days, commits, cores = (sorted({str(row[key]) for row in tried} - {""}) for key in ("day", "commit", "cores"))
-    spread = " to ".join(dict.fromkeys((days[0], days[-1])))
-    return f"Schema {tried[0]['schema']}, commit {', '.join(commits) or 'not noted'}, {' or '.join(cores)} cores, {spread}."
+    commits = ", ".join(sorted({run["commit"] for run in tried} - {""})) or "not noted"
+    return f"{len(tried)} runs on {span(tried, 'cores')} cores, {span(tried, 'day')}; commits: {commits}."
+
+
+def span(runs: list[dict[str, Any]], key: str) -> str:
+    """The first and the last value; a dash where it was not noted."""
+    found = sorted(str(run[key] or "-") for run in runs)
+    return " to ".join(dict.fromkeys((found[0], found[-1]))) if found else "-"
 
 
 def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
@@ -127,6 +121,7 @@ def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "fault": runs[0]["fault"],
         "model": runs[0]["model"],
         "what": (FAULTS[runs[0]["fault"]].__doc__ or "").strip().rstrip("."),
+        "schema": span([run for run in runs if not run["skipped"]], "schema"),
         "runs": sum(not run["skipped"] for run in runs),
         **{key: sum(run[key] for run in runs) for key in ("jobs", "lost", "doubled", "broken")},
         "recovery_s": " to ".join(spread),
@@ -136,22 +131,34 @@ def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def as_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="faults", title_justify="left")
-    columns = {"what": "fault", "model": "model", "runs": "runs", "jobs": "jobs", "lost": "lost", "doubled": "doubled"}
+    columns = {
+        "what": "fault",
+        "model": "model",
+        "schema": "schema",
+        "runs": "runs",
+        "jobs": "jobs",
+        "lost": "lost",
+        "doubled": "doubled",
+    }
     columns |= {"recovery_s": "recovery s", "note": "remark"}
     for column, title in columns.items():
-        table.add_column(title, justify="left" if column in ("what", "model", "note") else "right", overflow="fold")
+        table.add_column(
+            title, justify="left" if column in ("what", "model", "schema", "note") else "right", overflow="fold"
+        )
     for row in rows:
         table.add_row(*(str(row[column]) for column in columns))
     return table
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    lines = ["| fault | model | runs | jobs | lost | doubled | recovery, s |", "|---|---|---:|---:|---:|---:|---:|"]
+    lines = ["| fault | model | schema | runs | jobs | lost | doubled | recovery, s |", "|---|---|---|" + "---:|" * 5]
     for row in rows:
         what = row["what"] if row["what"][1].isupper() else row["what"][0].lower() + row["what"][1:]
         counts = " | ".join(f"{row[key]:,}" for key in ("runs", "jobs", "lost", "doubled"))
         skipped = f" ({row['note']})" if row["note"].startswith("skipped") else ""
-        lines.append(f"| `{row['fault']}`: {what}{skipped} | {row['model']} | {counts} | {row['recovery_s']} |")
+        lines.append(
+            f"| `{row['fault']}`: {what}{skipped} | {row['model']} | {row['schema']} | {counts} | {row['recovery_s']} |"
+        )
     return "\n".join(lines)
 
 

@@ -300,7 +300,7 @@ def old_snapshots(_: Server, arena: Arena) -> str:
     worst = max(during)
     assert worst <= 10 * before + 50, f"a claim took {before:.1f} ms before and {worst:.1f} ms with old snapshots"
     return (
-        f"claim p90 {before:.1f} ms before, {during[0]:.1f} at first, {during[-1]:.1f} at last and {worst:.1f} at worst in"
+        f"claim p90 {before:.1f} ms before, {during[0]:.1f} at first, {during[-1]:.1f} at last, {worst:.1f} at worst,"
         f" {held_s:g} s of old snapshots; {behind} jobs done; metrics said {oldest:.0f} s; {taken} connections taken"
     )
 
