@@ -16,7 +16,7 @@ from loracomp.db import Connection
 from loracomp.steps.record import record_predictions
 
 SYSTEMS = {"bare", "loracomp", "pgqueuer", "procrastinate"}
-TINY = "--seconds 0.2 --rounds 1 --batch 1 --depth 0 --history 9 --claims 4"
+TINY = "--seconds 0.2 --rounds 1 --batch 1 --depth 0 --history 9 --submitters 3 --claims 4"
 
 
 def test_what_stands_in_for_the_model_is_recorded_and_so_is_a_made_up_history(connection: Connection) -> None:
@@ -50,5 +50,7 @@ def test_every_part_is_measured_and_written(tmp_path: Path) -> None:
     assert [(row["depth"], row["history"]) for row in figures["depth"] + figures["history"]] == [
         (128, 0), (128, 0), (128, 9)
     ]  # fmt: skip
+    assert [row["submitters"] for row in figures["submitters"]] == [1, 3]
     assert all(row["claim_p50_ms"] > 0 < row["record_p50_ms"] for row in figures["depth"] + figures["history"])
+    assert all(row["claim_p50_ms"] > 0 for row in figures["submitters"])
     assert [row["hint"] for row in figures["inserts"] if row["jobs_per_s"] > 0] == ["on", "on", "off", "off"]

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .growth import by_depth, by_history, inserts
+from .growth import by_depth, by_history, by_submitters, inserts
 from .place import install, one, own_server
 from .throughput import grid, throughput
 
@@ -36,6 +36,7 @@ class Part(StrEnum):
     GRID = "grid"
     DEPTH = "depth"
     HISTORY = "history"
+    SUBMITTERS = "submitters"
     INSERTS = "inserts"
 
 
@@ -43,6 +44,7 @@ def main(  # noqa: PLR0917
     part: Annotated[list[Part] | None, typer.Option(help="What to measure; all unless given.")] = None,
     depth: Annotated[int, typer.Option(help="Jobs in the deepest queue.")] = 100_000,
     history: Annotated[int, typer.Option(help="Jobs in the longest history.")] = 100_000,
+    submitters: Annotated[int, typer.Option(help="That share a queue of that depth, at most.")] = 1000,
     seconds: Annotated[float, typer.Option(help="That each point is measured for.")] = 3,
     rounds: Annotated[int, typer.Option(help="Of throughput: batches of 64, one worker.")] = 5,
     claims: Annotated[int, typer.Option(help="At each size of queue and history.")] = 500,
@@ -64,12 +66,14 @@ def main(  # noqa: PLR0917
             Part.GRID: lambda: grid(url, pythons, seconds, batch, say),
             Part.DEPTH: lambda: by_depth(url, steps(depth), claims, say),
             Part.HISTORY: lambda: by_history(url, [0, *steps(history)], claims, say),
+            Part.SUBMITTERS: lambda: by_submitters(url, [1, *steps(submitters)], depth, claims, say),
             Part.INSERTS: lambda: inserts(url, seconds),
         }
         machine = {
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
             "server": one(url, "SHOW server_version"),
             "psycopg": psycopg.__version__,
+            **{system: version(python, system) for system in ("pgqueuer", "procrastinate") if system in pythons},
         }
         for system, interpreter in pythons.items():
             install(system, interpreter, url)
@@ -84,6 +88,12 @@ def main(  # noqa: PLR0917
 def has(python: str, package: str) -> bool:
     """Whether this Python can import it."""
     return not subprocess.run([python, "-c", f"import {package}"], check=False, stderr=subprocess.DEVNULL).returncode
+
+
+def version(python: str, package: str) -> str:
+    """Of a package that this Python has."""
+    ask = f"from importlib.metadata import version; print(version('{package}'))"
+    return subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def steps(largest: int) -> list[int]:

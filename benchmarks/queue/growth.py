@@ -1,4 +1,4 @@
-"""What a claim costs where the queue is deep or the history long; what an insert costs with the hint and without."""
+"""What a claim costs: long queues, long histories, many submitters; what an insert costs, with the hint and without."""
 
 import sys
 import time
@@ -34,6 +34,7 @@ INSERT INTO loracomp.audit_event (at, entity, entity_id, action, old_status, new
 SELECT j.finished_at, 'job', j.id, 'update', s.old_status, s.new_status, 1, 'before'
 FROM loracomp.job AS j, (VALUES ('queued', 'running'), ('running', 'succeeded')) AS s (old_status, new_status)
 """
+SPREAD = "UPDATE loracomp.job SET submitted_by = 'submitter ' || id %% %s"
 TRACES = """
 INSERT INTO loracomp.prediction
 SELECT p.* FROM json_populate_record(NULL::loracomp.prediction, %s) AS t
@@ -45,7 +46,7 @@ CROSS JOIN loracomp.job AS j CROSS JOIN LATERAL json_populate_record(t, json_bui
 
 def by_depth(maintenance: str, depths: Sequence[int], claims: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """A row for each depth of the queue, with no history; none is less than what is claimed, and as much again."""
-    points = [(max(depth, claims * BATCH * 2), 0) for depth in depths]
+    points = [(max(depth, least(claims)), 0, 1) for depth in depths]
     return growth(maintenance, points, claims, say)
 
 
@@ -53,19 +54,32 @@ def by_history(
     maintenance: str, histories: Sequence[int], claims: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """A row for each length of the history, at the least depth."""
-    points = [(claims * BATCH * 2, history) for history in histories]
+    points = [(least(claims), history, 1) for history in histories]
     return growth(maintenance, points, claims, say)
 
 
-def growth(
-    maintenance: str, points: Sequence[tuple[int, int]], claims: int, say: Callable[[str], None]
+def by_submitters(
+    maintenance: str, numbers: Sequence[int], depth: int, claims: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """A row for each depth and history: what a claim and a record cost there, in rounds that take turns.
+    """A row for each number of submitters who share a queue of that depth evenly, with no history."""
+    points = [(max(depth, least(claims)), 0, max(1, number)) for number in numbers]
+    return growth(maintenance, points, claims, say)
+
+
+def least(claims: int) -> int:
+    """Jobs that a queue must hold, so that as many are left as are claimed."""
+    return claims * BATCH * 2
+
+
+def growth(
+    maintenance: str, points: Sequence[tuple[int, int, int]], claims: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """A row for each depth, history and number of submitters: what claim and record cost there, in rounds by turns.
 
     All are filled first, so that what the disk still writes meets none more than another.
     """
     with ExitStack() as stack:
-        probes = [stack.enter_context(probe(maintenance, depth, history)) for depth, history in dict.fromkeys(points)]
+        probes = [stack.enter_context(probe(maintenance, *point)) for point in dict.fromkeys(points)]
         settle(maintenance)
         for number in range(ROUNDS):
             for each in probes:
@@ -80,6 +94,7 @@ class Probe:
 
     depth: int
     history: int
+    submitters: int
     connection: db.Connection
     model: NoModel = field(default_factory=NoModel)
     claimed: list[float] = field(default_factory=list)
@@ -98,7 +113,7 @@ class Probe:
 
     def row(self) -> dict[str, Any]:
         return {
-            "depth": self.depth, "history": self.history,
+            "depth": self.depth, "history": self.history, "submitters": self.submitters,
             "claim_p50_ms": round(median(self.claimed), 2),
             "claim_p99_ms": round(quantiles(self.claimed, n=100)[-1], 2),
             "record_p50_ms": round(median(self.recorded), 2), "commit_p50_ms": round(median(self.committed), 2),
@@ -113,13 +128,16 @@ def timed(into: list[float]) -> Iterator[None]:
 
 
 @contextmanager
-def probe(maintenance: str, depth: int, history: int) -> Iterator[Probe]:
+def probe(maintenance: str, depth: int, history: int, submitters: int) -> Iterator[Probe]:
     """A database, filled."""
     with queue("loracomp", sys.executable, maintenance) as made, db.connect(made.url) as connection:
         if history:
             fill(connection, history)
         made.fill(depth)
-        yield Probe(depth, history, connection)
+        if submitters > 1:
+            connection.execute(SPREAD, (submitters,))
+            connection.execute("VACUUM FULL ANALYZE loracomp.job")
+        yield Probe(depth, history, submitters, connection)
 
 
 def fill(connection: db.Connection, history: int) -> None:
