@@ -175,7 +175,7 @@ def test_the_folder_is_a_peft_folder_of_bfloat16_factors(trained, folders):
     card = (output / "README.md").read_text()
     assert "# vowels (letters)" in card
     assert f"- Rows: 3296 seen, of 220; their digest: {record['data']['digest']}" in card
-    assert "licence of the data: none" in card
+    assert "licence of the data, as it is usually given (not verified): none" in card
     assert "- learning rate: 0.01\n" in card
     assert "- target modules: q_proj, v_proj, down_proj\n" in card
     assert "- seed: 0\n" in card
