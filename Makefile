@@ -35,7 +35,7 @@ test-slow: install ## the tests that take minutes, such as an install into an em
 	$(BIN)/pytest -m slow
 
 # Java's machine uses the signal that pytest's faulthandler takes for a crash.
-clients: install ## schema bi by ODBC and JDBC; needs Debian's odbc-postgresql, libpostgresql-jdbc-java, default-jre-headless
+clients: install ## schema bi by ODBC and JDBC; needs Debian's odbc-postgresql, libodbc2, libpostgresql-jdbc-java, default-jre-headless
 	$(BIN)/pytest -m clients -p no:faulthandler
 
 # Superset pins what the package must not be bound by, so it has an environment of its own.
