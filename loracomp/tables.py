@@ -195,6 +195,8 @@ example_embedding = Table(
         "embedding",
         postgresql_using="hnsw",
         postgresql_ops={"embedding": "vector_cosine_ops"},
+        # Tasks' vectors lie in clusters: with pgvector's 64 one in fifty can't be found.
+        postgresql_with={"ef_construction": 400},
     ),
     comment="Embeddings of train examples, narrow and apart: what retrieval scans.",
 )

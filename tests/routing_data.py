@@ -38,7 +38,6 @@ SELECT 'x', (%(policies)s::text[])[1 + n %% cardinality(%(policies)s::text[])], 
     coalesce(%(submitted_by)s, current_user)
 FROM generate_series(0, %(count)s - 1) AS n RETURNING id
 """
-HNSW = "CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding vector_cosine_ops)"
 
 
 @dataclass(frozen=True)
@@ -153,6 +152,6 @@ def load(connection: db.Connection, seed: int, counts: list[int]) -> Library:
         tasks[task_id] = f"t{number}"
         ids += add_examples(connection, task_id, vectors)
         task_ids += [task_id] * len(vectors)
-    connection.execute(HNSW)
+    connection.execute("SELECT loracomp.build_embedding_index()")
     connection.execute("SELECT loracomp.tune_routing()")
     return Library(np.array(ids), np.array(task_ids), np.concatenate(embeddings), tasks)
