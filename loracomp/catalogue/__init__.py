@@ -5,18 +5,31 @@ or one `{{ expression }}` that gives a list; doc_to_target is a column or one `{
 choice's index (from 0) or its text. An expression keeps its type: nothing is rendered to text and parsed again.
 """
 
+import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from loracomp.catalogue.phrasing import Phrased, Phraser, Phrasings, load_phrasings
 from loracomp.catalogue.reading import rows_of
 from loracomp.catalogue.templates import Example, Templates
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 
-__all__ = ["SPLITS", "Entry", "Example", "data_note", "entry_names", "load_entry", "read_examples", "read_inputs"]
+__all__ = [
+    "SPLITS",
+    "Entry",
+    "Example",
+    "Phrased",
+    "data_note",
+    "entry_names",
+    "load_entry",
+    "read_examples",
+    "read_inputs",
+]
 
 FOLDER = Path(__file__).parent
 SPLITS = ("train", "validation")
@@ -43,6 +56,14 @@ class Entry(BaseModel):
     doc_to_choice: str | list[str] | None = None
     """None: the answer is free text, given by doc_to_target."""
     doc_to_target: str
+    phrasings: str | Phrasings | None = None
+    """Other ways to put a row (`catalogue.phrasing`): the name of some that come with the package, or one's own."""
+    columns: dict[str, str] = {}
+    """What the phrasings' templates call the parts of a row: name -> a Jinja template over the row's columns."""
+    labels: list[str] | None = None
+    """What the phrasings call the choices, in the order of doc_to_choice. None: the choices are the row's own."""
+    phrased_choices: str | None = None
+    """The row's own choices where a phrasing needs others than doc_to_choice: one `{{ expression }}`, in its order."""
 
     def split_name(self, split: str) -> str:
         """The dataset's own name of 'train' or 'validation'. Raises UsageError where the entry has none."""
@@ -75,6 +96,7 @@ def load_entry(name: str) -> Entry:
         wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
         raise RefusedError(f"{path}: {wrong}") from error
     _templates(entry)
+    _phraser(entry)
     return entry
 
 
@@ -83,18 +105,34 @@ def data_note(task: str, read_from: str | None) -> str | None:
     return load_entry(task).data_note if read_from == "folder" and task in entry_names() else None
 
 
-def read_examples(entry: Entry, split: str, data: str | None = None) -> Iterator[Example]:
+def read_examples(
+    entry: Entry,
+    split: str,
+    data: str | None = None,
+    *,
+    phrased: float | Phrased = 0.0,
+    seed: int = 0,
+    max_words: int | None = None,
+) -> Iterator[Example]:
     """Examples of one split ('train' or 'validation'), in the dataset's order.
 
     `data` is a hub id or a folder of JSON lines (train.jsonl, validation.jsonl) to read instead of the entry's
     dataset_path. Rows without a gold label (-1, as on the hub) or whose choices are not distinct are left out.
+    `phrased`: a share of the rows, drawn by `seed`, is put in one of the entry's phrasings for training, the others
+    in its own template; or which kind of phrasing all are put in. An entry without phrasings has its template alone.
+    `max_words`: a longer text of a row loses its middle; content_hash stays that of the whole row.
     Raises UsageError, NotFoundError, or RefusedError naming entry, field and row.
     """
-    templates = _templates(entry)
+    templates, phraser = _templates(entry), _phraser(entry)
     for source_ref, row in _rows(entry, split, data):
-        example = templates.example(row, split, source_ref)
-        if example is not None:
-            yield example
+        whole = templates.example(row, split, source_ref)
+        if whole is None:
+            continue
+        shown = row if max_words is None else {name: _shortened(value, max_words) for name, value in row.items()}
+        example = replace(templates.example(shown, split, source_ref) or whole, content_hash=whole.content_hash)
+        rng = random.Random(f"{seed} {source_ref}")  # noqa: S311  reproducible, not secret
+        how = phrased if isinstance(phrased, Phrased) else Phrased.TRAINED if rng.random() < phrased else Phrased.OWN
+        yield example if phraser is None or how is Phrased.OWN else phraser.phrase(shown, example, how, rng)
 
 
 def read_inputs(entry: Entry, split: str, data: str | None = None) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -111,5 +149,24 @@ def _rows(entry: Entry, split: str, data: str | None) -> Iterator[tuple[str, dic
     return ((f"{entry.task}/{split}#{number}", row) for number, row in enumerate(rows))
 
 
+def _shortened(value: Any, max_words: int) -> Any:
+    """A text of more than `max_words` words without its middle: reviews end with their verdict."""
+    words = value.split(" ") if isinstance(value, str) else []
+    if len(words) <= max_words:
+        return value
+    head = max_words // 2
+    return " ".join([*words[:head], "...", *words[len(words) - (max_words - head) :]])
+
+
 def _templates(entry: Entry) -> Templates:
     return Templates(entry.task, entry.doc_to_text, entry.doc_to_choice, entry.doc_to_target)
+
+
+def _phraser(entry: Entry) -> Phraser | None:
+    """Raises RefusedError naming entry and field."""
+    if entry.phrasings is None:
+        return None
+    if entry.doc_to_choice is None:
+        raise RefusedError(f"catalogue entry {entry.task!r}: phrasings: they are for choices, and it has none")
+    phrasings = load_phrasings(entry.phrasings) if isinstance(entry.phrasings, str) else entry.phrasings
+    return Phraser(entry.task, phrasings, columns=entry.columns, labels=entry.labels, choices=entry.phrased_choices)

@@ -43,10 +43,13 @@ def train(
     batch_size: Annotated[int, _option("batch_size")] = FIELDS["batch_size"].default,
     epochs: Annotated[float, _option("epochs")] = FIELDS["epochs"].default,
     max_rows: Annotated[int | None, _option("max_rows")] = None,
+    max_words: Annotated[int | None, _option("max_words")] = None,
+    phrased: Annotated[float, _option("phrased")] = FIELDS["phrased"].default,
     max_tokens: Annotated[int, _option("max_tokens")] = FIELDS["max_tokens"].default,
     held_out: Annotated[int, _option("held_out")] = FIELDS["held_out"].default,
     length_exponent: Annotated[float, _option("length_exponent")] = FIELDS["length_exponent"].default,
     lm_weight: Annotated[float, _option("lm_weight")] = FIELDS["lm_weight"].default,
+    unlikelihood: Annotated[float, _option("unlikelihood")] = FIELDS["unlikelihood"].default,
     seed: Annotated[int, _option("seed")] = FIELDS["seed"].default,
     as_json: AsJson = False,
 ) -> None:
@@ -61,10 +64,13 @@ def train(
         batch_size=batch_size,
         epochs=epochs,
         max_rows=max_rows,
+        max_words=max_words,
+        phrased=phrased,
         max_tokens=max_tokens,
         held_out=held_out,
         length_exponent=length_exponent,
         lm_weight=lm_weight,
+        unlikelihood=unlikelihood,
         seed=seed,
     )
     entry = load_entry(task)

@@ -25,6 +25,16 @@ class TrainingConfig(BaseModel):
     batch_size: int = Field(16, ge=1, description="Rows a step. Defaults to 16.")
     epochs: float = Field(1.0, gt=0, description="Passes over the rows; may be a fraction. Defaults to 1.")
     max_rows: int | None = Field(None, ge=1, description="Rows to learn from, drawn by seed. Defaults to all.")
+    max_words: int | None = Field(
+        None, ge=8, description="A longer text of a row loses its middle, so that it costs less. Defaults to no limit."
+    )
+    phrased: float = Field(
+        0.75,
+        ge=0,
+        le=1,
+        description="Share of the rows that each epoch puts in one of the entry's phrasings, if it has any; the others "
+        "keep its own template. Defaults to 0.75.",
+    )
     max_tokens: int = Field(512, ge=8, description="Longer rows (prompt and choice) are left out. Defaults to 512.")
     held_out: int = Field(
         200, ge=0, description="Train rows kept for scoring, a fifth of them at most. Defaults to 200."
@@ -37,6 +47,11 @@ class TrainingConfig(BaseModel):
     )
     lm_weight: float = Field(
         0.1, ge=0, description="Weight of the language-model loss on the right choice, a token. Defaults to 0.1."
+    )
+    unlikelihood: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the wrong choices' unlikelihood a token (T-Few, arXiv 2205.05638). Defaults to 0.",
     )
     seed: int = Field(
         0, ge=0, lt=2**32, description="Of the rows drawn, their order and the first factors. Defaults to 0."

@@ -1,11 +1,14 @@
-"""Which rows are learnt from, and in what order: decided by the seed alone, before the first step."""
+"""Which rows are learnt from, in which words, and in what order: decided by the seed alone, before the first step."""
 
 import hashlib
+import json
+import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from loracomp.catalogue import Example
+from loracomp.catalogue import Example, Phrased
 from loracomp.errors import JobError, UsageError
 from loracomp.registry.models import BaseModel
 from loracomp.scoring import Question, encode_choices
@@ -14,6 +17,9 @@ from loracomp.training.config import TrainingConfig
 # Batches are cut from this many batches' rows sorted by length: little padding, still random enough.
 SORTED_TOGETHER = 8
 
+Read: TypeAlias = Callable[[float | Phrased, int], Iterable[Example]]
+"""How the rows are put (`catalogue.read_examples`: phrased, seed) -> all rows, the same ones in the same order."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
@@ -21,7 +27,8 @@ class TrainingRow:
 
     question: Question
     answer: int
-    content_hash: bytes
+    digest: bytes
+    """Sha256 of its content hash, prompt and choices."""
 
     @property
     def tokens(self) -> int:
@@ -33,29 +40,44 @@ class TrainingRow:
 class Rows:
     """Rows to learn from, and train rows kept aside to score on."""
 
-    learnt: tuple[TrainingRow, ...]
-    held_out: tuple[TrainingRow, ...]
+    epochs: tuple[tuple[TrainingRow, ...], ...]
+    """For each epoch its rows, each in the phrasing that it has in this epoch."""
+    held_out: Mapping[Phrased, tuple[TrainingRow, ...]]
+    """The rows kept aside, in the entry's own template and, where it has phrasings, in those of both kinds."""
     too_long: int
-    """Rows left out because of max_tokens."""
+    """Rows left out because of max_tokens, in the first epoch and of those kept aside."""
 
     def digest(self) -> str:
-        """Sha256 hex of the learnt rows' content hashes, in their order."""
-        return hashlib.sha256(b"".join(row.content_hash for row in self.learnt)).hexdigest()
+        """Sha256 hex of the learnt rows' digests, in their order."""
+        return hashlib.sha256(b"".join(row.digest for rows in self.epochs for row in rows)).hexdigest()
 
 
-def choose_rows(examples: Iterable[Example], base: BaseModel, config: TrainingConfig) -> Rows:
+def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasings: bool = False) -> Rows:
     """Shuffle by seed, keep some for scoring, draw the rest up to max_rows; rows over max_tokens are left out.
 
+    `phrasings`: whether the rows can be put in other words than the entry's own.
     Raises UsageError if no row is left or an example has no choices.
     """
+    kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
+    apart = {kind: _parts(read(kind, config.seed), config)[0] for kind in kinds}
+    held_out = {kind: tuple(_tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
+    epochs, drawn = [], 0
+    for epoch in range(math.ceil(config.epochs)):
+        examples = _parts(read(config.phrased, config.seed + epoch), config)[1]
+        epochs.append(tuple(_tokenised(examples, base, config.max_tokens)))
+        drawn = drawn or len(examples)
+    if not all(epochs):
+        raise UsageError(f"no row to learn from: {drawn} were drawn, none fits max_tokens = {config.max_tokens}")
+    fitting = len(epochs[0]) + len(held_out[Phrased.OWN])
+    return Rows(tuple(epochs), held_out, drawn + len(apart[Phrased.OWN]) - fitting)
+
+
+def _parts(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:
+    """Those kept aside and those drawn to learn from: the same rows however they are put."""
     shuffled = list(examples)
     random.Random(config.seed).shuffle(shuffled)  # noqa: S311  reproducible, not secret
     aside = min(config.held_out, len(shuffled) // 5)
-    drawn = shuffled[aside:][: config.max_rows]
-    held_out, learnt = (_tokenised(part, base, config.max_tokens) for part in (shuffled[:aside], drawn))
-    if not learnt:
-        raise UsageError(f"no row to learn from: {len(shuffled)} were read, none fits max_tokens = {config.max_tokens}")
-    return Rows(tuple(learnt), tuple(held_out), aside + len(drawn) - len(held_out) - len(learnt))
+    return shuffled[:aside], shuffled[aside:][: config.max_rows]
 
 
 def _tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> list[TrainingRow]:
@@ -72,17 +94,17 @@ def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | No
         )
     except JobError:
         return None
-    return TrainingRow(question, example.answer_index, example.content_hash)
+    content = json.dumps([example.content_hash.hex(), example.prompt, example.choices])
+    return TrainingRow(question, example.answer_index, hashlib.sha256(content.encode()).digest())
 
 
-def training_order(rows: Sequence[TrainingRow], config: TrainingConfig) -> list[TrainingRow]:
+def training_order(epochs: Sequence[Sequence[TrainingRow]], config: TrainingConfig) -> list[TrainingRow]:
     """The rows of all steps, one after another: epochs shuffled, like lengths together, whole batches only."""
     rng = random.Random(config.seed)  # noqa: S311
-    size = min(config.batch_size, len(rows))
-    total = max(round(config.epochs * len(rows)) // size, 1) * size
-    stream: list[TrainingRow] = []
-    while len(stream) < total:
-        stream += rng.sample(rows, len(rows))
+    size = min(config.batch_size, len(epochs[0]))
+    total = max(round(config.epochs * len(epochs[0])) // size, 1) * size
+    stream = [row for rows in epochs for row in rng.sample(rows, len(rows))]
+    total = min(total, len(stream) // size * size)
     batches: list[list[TrainingRow]] = []
     for start in range(0, total, size * SORTED_TOGETHER):
         together = sorted(stream[start : min(start + size * SORTED_TOGETHER, total)], key=lambda row: row.tokens)

@@ -5,7 +5,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from safetensors.torch import save_file
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 
-from loracomp.catalogue import Entry, read_examples
+from loracomp.catalogue import Entry, Example, Phrased, read_examples
 from loracomp.catalogue.leaks import Leaks, find_leaks
 from loracomp.errors import UsageError
 from loracomp.registry.models import BaseModel, quiet_transformers
@@ -30,7 +30,7 @@ RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
 LIBRARIES = ("loracomp", "torch", "transformers", "peft", "accelerate")
 SCORED_TOGETHER = 16
-NORMALIZATIONS = {"acc": "none", "acc_norm": "characters"}
+NORMALIZATIONS = {"acc": "none", "acc_norm": "characters", "acc_token": "tokens"}
 
 
 def train_adapter(
@@ -57,8 +57,12 @@ def train_adapter(
     started = time.monotonic()
     start = read_start(start_from, base, config) if start_from else None
     leaks = find_leaks(entry, data)
-    clean = (row for row in read_examples(entry, "train", data) if row.source_ref not in leaks.source_refs)
-    rows = choose_rows(clean, base, config)
+
+    def read(phrased: float | Phrased, seed: int) -> Iterator[Example]:
+        rows = read_examples(entry, "train", data, phrased=phrased, seed=seed, max_words=config.max_words)
+        return (row for row in rows if row.source_ref not in leaks.source_refs)
+
+    rows = choose_rows(read, base, config, phrasings=entry.phrasings is not None)
     plan = _plan(entry, base, config, rows, data) | _origin(entry, start, leaks)
     if (done := _finished(output, plan)) is not None:
         return done
@@ -66,7 +70,7 @@ def train_adapter(
     model = _with_factors(base, config)
     if start:
         load_start(model, start)
-    order = training_order(rows.learnt, config)
+    order = training_order(rows.epochs, config)
     trainer = _trainer(model, order, config, output, entry.task)
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=_last_checkpoint(output))
@@ -112,7 +116,7 @@ def _plan(entry: Entry, base: BaseModel, config: TrainingConfig, rows: Rows, dat
             "training_split": entry.training_split,
             "licence": entry.licence,
             "read_from": "folder" if data and Path(data).is_dir() else "hub",
-            "rows": len(rows.learnt),
+            "rows": len(rows.epochs[0]),
             "rows_too_long": rows.too_long,
             "digest": rows.digest(),
         },
@@ -222,13 +226,18 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def _held_out_scores(model: PeftModel, rows: Sequence[TrainingRow]) -> dict[str, Any]:
-    """Accuracy on the train rows kept aside, of the base model and of the adapter."""
+def _held_out_scores(model: PeftModel, held_out: Mapping[Phrased, Sequence[TrainingRow]]) -> dict[str, Any]:
+    """Accuracy on the train rows kept aside, of the base model and of the adapter, as they are put."""
+    scores = {str(kind): _scores(model, rows) for kind, rows in held_out.items()}
+    return {"rows": len(held_out[Phrased.OWN]), **scores.pop(str(Phrased.OWN)), "phrased": scores}
+
+
+def _scores(model: PeftModel, rows: Sequence[TrainingRow]) -> dict[str, Any]:
     if not rows:
-        return {"rows": 0}
+        return {}
     with model.disable_adapter():
         base = accuracies(model, rows)
-    return {"rows": len(rows), "base": base, "adapter": accuracies(model, rows)}
+    return {"base": base, "adapter": accuracies(model, rows)}
 
 
 def _write(model: PeftModel, record: dict[str, Any], output: Path) -> None:

@@ -30,6 +30,8 @@ Forward and backward of one layer in bfloat16, ms, eager against SDPA: 16 rows o
 def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
     """Mean over rows of the choices' cross-entropy, plus lm_weight x the right choice's loss a token.
 
+    And, with `unlikelihood`, minus the mean log(1 - p) of the wrong choices, p their mean likelihood a token.
+
     `scores`: for every row its choices' summed log-likelihoods [choices], in nats, by the scorer that serves. They
     compete divided by tokens^length_exponent: sums of long choices differ by tens of nats, so that a few hopeless rows
     would decide every step; means a token (T-Few, arXiv 2205.05638, section 3.2) by hundredths, so that rows already
@@ -41,8 +43,12 @@ def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: T
 def _row_loss(score: Tensor, row: TrainingRow, config: TrainingConfig) -> Tensor:
     counts = score.new_tensor(row.question.token_counts)
     right = torch.tensor(row.answer, device=score.device)
-    choosing = cross_entropy(score / counts**config.length_exponent, right)
-    return choosing - config.lm_weight * score[row.answer] / counts[row.answer]
+    loss = cross_entropy(score / counts**config.length_exponent, right)
+    loss = loss - config.lm_weight * score[row.answer] / counts[row.answer]
+    if config.unlikelihood:
+        wrong = torch.arange(len(counts), device=score.device) != right
+        loss = loss - config.unlikelihood * torch.log1p(-(score / counts)[wrong].exp().clamp(max=1 - 1e-6)).mean()
+    return loss
 
 
 class ChoiceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
