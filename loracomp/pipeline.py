@@ -13,15 +13,15 @@ from pgvector import HalfVector
 from loracomp import __version__
 from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import AdapterWeights
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
 from loracomp.errors import JobError
+from loracomp.model.cpu import Turns
+from loracomp.model.loading import BaseModel, Encoder
 from loracomp.records import Answer, Failure, Job, Request, Route
 from loracomp.registry.adapters import fetch_adapters
-from loracomp.registry.models import BaseModel, Encoder
 from loracomp.steps.encode import encode
 from loracomp.steps.predict import Predictor
 from loracomp.steps.route import route
-from loracomp.threads import Turns
 
 
 @dataclass(frozen=True, slots=True, eq=False)

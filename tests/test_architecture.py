@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from loracomp.config import Settings
-from loracomp.queries import QUERIES
-from loracomp.sql_objects import SqlFile, sql_files
+from loracomp.database.queries import QUERIES
+from loracomp.database.sql_objects import SqlFile, sql_files
 
 PACKAGE = Path(__file__).parent.parent / "loracomp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -20,22 +20,22 @@ USERS_OF_STEPS = {
     "loracomp.steps.encode": {"loracomp.pipeline"},
     "loracomp.steps.route": {"loracomp.pipeline"},
     "loracomp.steps.predict": {"loracomp.pipeline"},
-    "loracomp.steps.claim": {"loracomp.worker", "loracomp.leases"},
-    "loracomp.steps.record": {"loracomp.worker"},
+    "loracomp.steps.claim": {"loracomp.worker.loop", "loracomp.worker.leases"},
+    "loracomp.steps.record": {"loracomp.worker.loop"},
 }
 # What must stay free of what: composition is pure, steps know neither each other's order nor the command line.
 FORBIDDEN = [
     ("loracomp.steps", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
-    ("loracomp.composition", ("loracomp.db", "loracomp.queries", "loracomp.steps", "psycopg", "sqlalchemy")),
+    ("loracomp.composition", ("loracomp.database", "loracomp.steps", "psycopg", "sqlalchemy")),
     ("loracomp.pipeline", ("loracomp.worker", "loracomp.cli")),
-    ("loracomp.worker", ("loracomp.pipeline", "loracomp.cli", "torch", "transformers")),
+    ("loracomp.worker.loop", ("loracomp.pipeline", "loracomp.cli", "torch", "transformers")),
     ("loracomp.registry", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
-    ("loracomp.training", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
+    ("loracomp.lab", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
     ("loracomp.records", ("loracomp", "torch", "psycopg")),
     ("loracomp.errors", ("loracomp",)),
 ]
 # Statements about the schema itself: they make what queries.sql needs.
-MAY_HOLD_SQL = {"loracomp.schema", "loracomp.sql_objects", "loracomp.tables"}
+MAY_HOLD_SQL = {"loracomp.database.schema", "loracomp.database.sql_objects", "loracomp.database.tables"}
 STATEMENT = re.compile(
     r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|CALL|CREATE|DROP|ALTER|GRANT|SET|LISTEN|NOTIFY|BEGIN)\s+\S"
 )

@@ -11,8 +11,9 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine
 
-from loracomp import db, schema
-from loracomp.tables import metadata
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.tables import metadata
 
 ROOT = Path(__file__).parent.parent
 

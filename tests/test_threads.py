@@ -7,8 +7,8 @@ from time import monotonic, sleep
 
 import pytest
 
-from loracomp import threads
-from loracomp.threads import Turns
+from loracomp.model import cpu
+from loracomp.model.cpu import Turns
 
 PATIENCE_S = 20
 
@@ -56,7 +56,7 @@ def test_where_none_lends_itself_each_does_its_own_work(other: ThreadPoolExecuto
 def test_after_a_while_work_goes_on_beside_a_step_that_does_not_end(
     other: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(cpu, "PATIENCE_S", 0.05)
     turns = Turns()
     with turns.lend():
         assert asking(turns, other).result(PATIENCE_S) != get_ident()
@@ -68,7 +68,7 @@ def test_after_a_while_work_goes_on_beside_a_step_that_does_not_end(
             going_on.wait(PATIENCE_S)
             return get_ident()
 
-        monkeypatch.setattr(threads, "PATIENCE_S", 0.2)
+        monkeypatch.setattr(cpu, "PATIENCE_S", 0.2)
         asked = other.submit(turns.run, long)
         with ThreadPoolExecutor(1) as third:
             third.submit(lambda: begun.wait(PATIENCE_S) and sleep(0.5)).add_done_callback(lambda _: going_on.set())

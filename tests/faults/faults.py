@@ -28,10 +28,11 @@ import routing_data
 from arena import MADE_UP_WEIGHTS, ROOT, Arena, Server, python_path
 from conftest import create_database, drop_database
 from dying_worker import LARGEST_BATCH, POINTS
-from loracomp import db, schema
 from loracomp.config import load_settings
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.queries import QUERIES
 from loracomp.errors import DeviceHungError
-from loracomp.queries import QUERIES
 from proxy import Proxy
 
 Fault: TypeAlias = Callable[[Server, Arena], str]
@@ -525,7 +526,7 @@ SELECT count(*) FROM loracomp.prediction AS p WHERE composition_digest IS DISTIN
 def replayed(arena: Arena) -> set[str]:
     """What comes of answering some jobs again by their traces."""
     from loracomp.replay import replay
-    from loracomp.serving import load_pipeline
+    from loracomp.worker.start import load_pipeline
 
     with db.connect(arena.url) as connection:
         pipeline = load_pipeline(load_settings().model_copy(update={"database_url": arena.url}), connection)
