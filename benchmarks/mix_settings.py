@@ -23,12 +23,13 @@ from loracomp.config import load_settings
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.embedded import database_url
-from loracomp.lab.catalogue import Example, load_entry, read_examples
+from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.lab.catalogue.leaks import find_leaks
 from loracomp.lab.evaluation import start_evaluation
 from loracomp.lab.training.config import TrainingConfig
 from loracomp.lab.training.rows import choose_rows
 from loracomp.model.loading import BaseModel, load_base_model
+from loracomp.registry.examples import Example
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import PACKAGED, adapter_folder, read_manifest
 from loracomp.registry.tasks import import_examples

@@ -23,6 +23,7 @@ import numpy.typing as npt
 from loracomp.lab.catalogue import entry_names, load_entry, read_examples
 from loracomp.lab.catalogue.leaks import SHORTEST_SHARED
 from loracomp.lab.catalogue.reading import rows_of
+from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.model.encoding import (
     CHOICE_LENGTH_SHARE,
     CHOICE_LENGTHS,
@@ -33,7 +34,6 @@ from loracomp.model.encoding import (
     VIEWS,
     shape,
 )
-from loracomp.model.loading import Encoder, load_encoder
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
 
 Array = npt.NDArray[np.float64]

@@ -15,8 +15,9 @@ from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.database.connections import Connection
 from loracomp.errors import JobError
-from loracomp.model.cpu import Turns
-from loracomp.model.loading import BaseModel, Encoder
+from loracomp.model.cpu import ComputeThread
+from loracomp.model.encoder import Encoder
+from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Failure, Job, Request, Route
 from loracomp.registry.adapters import fetch_adapters
 from loracomp.steps.encode import encode
@@ -50,7 +51,7 @@ class Pipeline:
         self.base = base
         self.encoder = encoder
         self._connection: Connection | None = None
-        self._turns = Turns()
+        self._turns = ComputeThread()
         self._predictor = Predictor(base, self._fetch, **predictor)
 
     def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Answer | JobError]:

@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from loracomp import cli
 from loracomp.cli import commands
 from loracomp.database import connections as db
-from loracomp.model.loading import BaseModelDescription, load_encoder
+from loracomp.model.encoder import load_encoder
+from loracomp.model.loading import BaseModelDescription
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.tasks import add_task
 from model_fixtures import tiny_llama

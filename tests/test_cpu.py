@@ -8,7 +8,7 @@ from time import monotonic, sleep
 import pytest
 
 from loracomp.model import cpu
-from loracomp.model.cpu import Turns
+from loracomp.model.cpu import ComputeThread
 
 PATIENCE_S = 20
 
@@ -20,7 +20,7 @@ def other() -> Iterator[ThreadPoolExecutor]:
         yield executor
 
 
-def asking(turns: Turns, other: ThreadPoolExecutor) -> "Future[int]":
+def asking(turns: ComputeThread, other: ThreadPoolExecutor) -> "Future[int]":
     """Who does work for the other thread; it has asked once this returns."""
     asked = other.submit(turns.run, get_ident)
     deadline = monotonic() + PATIENCE_S
@@ -31,7 +31,7 @@ def asking(turns: Turns, other: ThreadPoolExecutor) -> "Future[int]":
 
 
 def test_the_thread_that_lends_itself_works_for_others_at_the_ends_of_its_steps(other: ThreadPoolExecutor) -> None:
-    turns = Turns()
+    turns = ComputeThread()
     with turns.lend() as lent_s:
         first = asking(turns, other)
         assert not first.done()
@@ -46,7 +46,7 @@ def test_the_thread_that_lends_itself_works_for_others_at_the_ends_of_its_steps(
 
 
 def test_where_none_lends_itself_each_does_its_own_work(other: ThreadPoolExecutor) -> None:
-    turns = Turns()
+    turns = ComputeThread()
     assert asking(turns, other).result(PATIENCE_S) == other.submit(get_ident).result() != get_ident()
     with turns.lend():
         pass
@@ -57,7 +57,7 @@ def test_after_a_while_work_goes_on_beside_a_step_that_does_not_end(
     other: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cpu, "PATIENCE_S", 0.05)
-    turns = Turns()
+    turns = ComputeThread()
     with turns.lend():
         assert asking(turns, other).result(PATIENCE_S) != get_ident()
         turns.give_turn()
@@ -78,7 +78,7 @@ def test_after_a_while_work_goes_on_beside_a_step_that_does_not_end(
 
 
 def test_an_error_is_raised_to_whom_it_belongs(other: ThreadPoolExecutor) -> None:
-    turns = Turns()
+    turns = ComputeThread()
     with turns.lend():
         asked = other.submit(turns.run, lambda: 1 // 0)
         while not asked.done():

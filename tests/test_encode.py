@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from loracomp.model.loading import load_encoder
+from loracomp.model.encoder import load_encoder
 from loracomp.records import Job
 from loracomp.steps.encode import encode
 

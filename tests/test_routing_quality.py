@@ -5,7 +5,7 @@ import pytest
 
 import routing_reference
 from benchmarks.routing_quality import Embedder, Index, Query, Settings, Similarities, weigh
-from loracomp.model.loading import load_encoder
+from loracomp.model.encoder import load_encoder
 from loracomp.registry.library_files import PACKAGED, read_examples_file
 from routing_reference import AGGREGATIONS
 

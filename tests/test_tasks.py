@@ -13,7 +13,7 @@ from loracomp.database import schema
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue import load_entry, read_examples
-from loracomp.model.loading import load_encoder
+from loracomp.model.encoder import load_encoder
 from loracomp.registry import embeddings
 from loracomp.registry.base_models import check_encoder, load_registered_encoder, set_encoder
 from loracomp.registry.embeddings import embed_examples, load_embeddings

@@ -79,7 +79,8 @@ def show_encoder(as_json: AsJson = False) -> None:
 @encoder_app.command("set")
 def set_encoder(source: Source, *, revision: Revision = None, as_json: AsJson = False) -> None:
     """Set the encoder. Another one than before: every example is embedded again, or left out if it has no text."""
-    from loracomp.model.loading import load_encoder, resolve_device
+    from loracomp.model.encoder import load_encoder
+    from loracomp.model.loading import resolve_device
     from loracomp.registry import base_models
     from loracomp.registry.embeddings import embed_examples
 
@@ -212,7 +213,8 @@ def build(
 ) -> None:
     """Embed train examples of tasks into a library, without their text, and write its manifest and card."""
     from loracomp.lab.library_build import EXAMPLES_A_TASK, build_library
-    from loracomp.model.loading import describe_base_model, load_encoder, resolve_device
+    from loracomp.model.encoder import load_encoder
+    from loracomp.model.loading import describe_base_model, resolve_device
 
     chosen = task or sorted(path.name for path in (folder / "adapters").glob("*") if path.name in entry_names())
     if not chosen:

@@ -13,7 +13,8 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
-from loracomp.lab.catalogue import SPLITS, Example, load_entry, read_examples
+from loracomp.lab.catalogue import SPLITS, load_entry, read_examples
+from loracomp.registry.examples import Example
 
 task_app = typer.Typer(help="Tasks and their examples.", no_args_is_help=True)
 policy_app = typer.Typer(help="Named settings of routing and merging.", no_args_is_help=True)

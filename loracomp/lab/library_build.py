@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loracomp.lab.catalogue import Example, data_note, load_entry, read_examples
+from loracomp.lab.catalogue import data_note, load_entry, read_examples
 from loracomp.lab.catalogue.leaks import find_leaks
-from loracomp.model.loading import BaseModelDescription, Encoder
+from loracomp.model.encoder import Encoder
+from loracomp.model.loading import BaseModelDescription
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import TRAINING
 from loracomp.registry.embeddings import progress_bar
+from loracomp.registry.examples import Example
 from loracomp.registry.library_files import BaseModelPart, EncoderPart, Manifest, TaskPart
 from loracomp.registry.tasks import draw
 

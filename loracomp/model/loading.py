@@ -1,30 +1,18 @@
-"""Base models and encoders: loaded from any source, described, and fingerprinted."""
+"""Base models: described, fingerprinted and loaded from any source, and the device and number type they run in."""
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from loracomp.errors import LoracompError, RefusedError, UsageError
-from loracomp.model.encoding import (
-    INPUT_FORMAT_VERSION,
-    VERSION_WITHOUT_SHAPE,
-    Shown,
-    encoder_views,
-    join_views,
-    shape,
-    vector_dimensions,
-)
 from loracomp.model.gguf import converted_folder
 from loracomp.model.scoring import shares_prompts
-from loracomp.model.sources import ResolvedSource, fingerprint, resolve_source
+from loracomp.model.sources import fingerprint, resolve_source
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -57,48 +45,6 @@ class BaseModel(BaseModelDescription):
     """Whether choices are scored as branches of one prompt (`scoring.shares_prompts`)."""
 
 
-@dataclass(frozen=True)
-class Encoder:
-    """A frozen sentence-embedding model."""
-
-    name: str
-    source: str
-    revision: str | None
-    fingerprint: str
-    dimensions: int
-    """Length of its vectors (`loracomp.model.encoding`)."""
-    max_tokens: int
-    """A longer view is cut here by the encoder, without a word."""
-    model: Any
-    input_version: int = INPUT_FORMAT_VERSION
-    """What its vectors hold of a job (`loracomp.model.encoding`)."""
-
-    def encode(self, shown: Sequence[Shown]) -> npt.NDArray[np.float32]:
-        """Unit vectors [n, dimensions] of prompts with their choices, in their order; equal texts are embedded once."""
-        if not shown:
-            return np.zeros((0, self.dimensions), dtype=np.float32)
-        views = [encoder_views(prompt, choices) for prompt, choices in shown]
-        texts = list(dict.fromkeys(text for pair in views for text in pair if text is not None))
-        embedded = dict(zip(texts, self._embed(texts), strict=True))
-        shapes = [None if self.input_version == VERSION_WITHOUT_SHAPE else shape(*each) for each in shown]
-        return np.array(
-            [
-                join_views(embedded[prompt], None if choices is None else embedded[choices], shaped)
-                for (prompt, choices), shaped in zip(views, shapes, strict=True)
-            ]
-        )
-
-    def _embed(self, texts: list[str]) -> Any:
-        return self.model.encode(
-            texts,
-            # Sorted by length: on the CPU small batches cost less than the padding that they save.
-            batch_size=8 if self.model.device.type == "cpu" else 64,
-            normalize_embeddings=True,
-            show_progress_bar=False,
-            convert_to_numpy=True,
-        )
-
-
 def load_base_model(
     source: str,
     *,
@@ -116,7 +62,7 @@ def load_base_model(
     the GPUs can't hold the model (`check_spread`).
     """
     folder, description = _describe(source, revision, cache_dir)
-    with quiet_transformers(), _readable(source):
+    with quiet_transformers(), readable(source):
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=resolve_dtype(dtype, device),
@@ -140,38 +86,6 @@ def load_base_model(
 def describe_base_model(source: str, *, revision: str | None = None, cache_dir: Path) -> BaseModelDescription:
     """Describe a base model without loading its weights (they are read once, for the fingerprint)."""
     return _describe(source, revision, cache_dir)[1]
-
-
-def load_encoder(
-    source: str, *, revision: str | None = None, device: str = "cpu", input_version: int = INPUT_FORMAT_VERSION
-) -> Encoder:
-    """Load a sentence-transformers model from a hub id, a folder or a package, in float32.
-
-    Raises NotFoundError, UsageError or RefusedError, which name the source.
-    """
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  two seconds that a base model needn't wait
-
-    resolved = resolve_source(source, revision)
-    if resolved.is_gguf:
-        raise UsageError(f"encoder source {source!r}: an encoder is a sentence-transformers folder, not a GGUF file")
-    with quiet_transformers(), _readable(source):
-        model = SentenceTransformer(
-            str(resolved.path),
-            device=device,
-            local_files_only=True,
-            trust_remote_code=False,
-            model_kwargs={"use_safetensors": True},
-        )
-    return Encoder(
-        name=_encoder_name(source, resolved),
-        source=source,
-        revision=resolved.revision,
-        fingerprint=fingerprint(resolved),
-        dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0), input_version),
-        max_tokens=int(model.max_seq_length or 0),
-        model=model,
-        input_version=input_version,
-    )
 
 
 def resolve_device(device: str, device_map: str | None = None) -> str:
@@ -237,7 +151,7 @@ def quiet_transformers() -> Iterator[None]:
 def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path, BaseModelDescription]:
     resolved = resolve_source(source, revision)
     digest = fingerprint(resolved)
-    with quiet_transformers(), _readable(source):
+    with quiet_transformers(), readable(source):
         folder = converted_folder(resolved.path, digest, cache_dir) if resolved.is_gguf else resolved.path
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
@@ -257,7 +171,7 @@ def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path,
 
 
 @contextlib.contextmanager
-def _readable(source: str) -> Iterator[None]:
+def readable(source: str) -> Iterator[None]:
     """Turn what transformers and safetensors raise on files they can't read into one refusal that names the source."""
     try:
         yield
@@ -274,8 +188,3 @@ def _has_bf16(device: str) -> bool:
     # Measured with AVX512-BF16: 8 times faster than float32; without the instructions it is slower.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(present for name, present in capabilities.items() if "bf16" in name)
-
-
-def _encoder_name(source: str, resolved: ResolvedSource) -> str:
-    """Packages keep the model in a folder named `model`: the package's name says more."""
-    return source.removeprefix("package:").partition("/")[0] if source.startswith("package:") else resolved.name

@@ -17,9 +17,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loracomp.errors import JobError
-
-ROW_TOKENS = 512
-"""Rows of branches grow to so many tokens however short their prompt is: attention is cheap until then."""
+from loracomp.model.cpu import ROW_TOKENS
 
 
 class Spot(NamedTuple):

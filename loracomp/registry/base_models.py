@@ -14,8 +14,9 @@ from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.database.sql_objects import set_aside
 from loracomp.errors import NotFoundError, RefusedError
+from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.model.encoding import SUPPORTED_VERSIONS
-from loracomp.model.loading import BaseModelDescription, Encoder, load_encoder
+from loracomp.model.loading import BaseModelDescription
 from loracomp.registry.library_files import EncoderPart
 
 INDEXABLE = 2000

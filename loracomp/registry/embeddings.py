@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.queries import QUERIES
-from loracomp.model.loading import Encoder
+from loracomp.model.encoder import Encoder
 from loracomp.registry.base_models import check_encoder
 
 EMBEDDED_TOGETHER = 256

@@ -8,8 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from loracomp.errors import NotFoundError, RefusedError
-from loracomp.lab.catalogue import Example
-from loracomp.lab.catalogue.templates import canonical_json
+from loracomp.registry.examples import Example, canonical_json
 
 
 class Line(BaseModel):

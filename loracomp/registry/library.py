@@ -12,8 +12,9 @@ from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
+from loracomp.model.encoder import load_encoder
 from loracomp.model.encoding import SUPPORTED_VERSIONS
-from loracomp.model.loading import describe_base_model, load_encoder
+from loracomp.model.loading import describe_base_model
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.adapters import activate_adapter, stage_adapter

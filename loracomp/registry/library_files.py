@@ -19,10 +19,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from loracomp.errors import NotFoundError, RefusedError
-from loracomp.lab.catalogue import Example
-from loracomp.lab.catalogue.templates import HASH_VERSION
+from loracomp.model.encoder import Encoder
 from loracomp.model.encoding import encoder_views
-from loracomp.model.loading import Encoder
+from loracomp.registry.examples import HASH_VERSION, Example
 
 PACKAGED = Path(__file__).parent.parent / "library"
 MANIFEST = "library.json"

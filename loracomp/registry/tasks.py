@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
-from loracomp.lab.catalogue import Example
+from loracomp.registry.examples import Example
 
 ROWS_TOGETHER = 1000
 

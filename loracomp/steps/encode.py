@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.model.loading import Encoder
+from loracomp.model.encoder import Encoder
 from loracomp.records import Job
 
 

@@ -1,22 +1,15 @@
-"""A pipeline ready to serve: the database's base model and encoder, loaded and checked."""
-
-import ctypes
-import gc
-import platform
-from concurrent.futures import ThreadPoolExecutor
+"""A worker ready to start: the database's base model and encoder, loaded and checked."""
 
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, connect
 from loracomp.database.embedded import database_url
 from loracomp.errors import RefusedError
+from loracomp.model import cpu
 from loracomp.model.loading import BaseModel, load_base_model, resolve_device
 from loracomp.pipeline import Pipeline
 from loracomp.registry.base_models import RegisteredBaseModel, find_base_model, load_registered_encoder
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.loop import Worker
-
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-"""Names of glibc's malloc.h."""
 
 
 def load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
@@ -25,14 +18,9 @@ def load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
     Raises NotFoundError where the database has none, RefusedError where a source gives other weights than those
     registered.
     """
-    _keep_freed_memory()
-    # In a thread that ends: torch keeps helpers for every thread that has computed, and where they outnumber the
-    # processors they sleep between operations; a lone job's pass took 139 ms instead of 95.
-    with ThreadPoolExecutor(1) as loading:
-        pipeline = loading.submit(_load_pipeline, settings, connection).result()
-    # Modules and models stay: of their half a million objects a full collection, in the midst of a batch, takes 0.3 s.
-    gc.collect()
-    gc.freeze()
+    cpu.keep_freed_memory()
+    pipeline = cpu.in_a_passing_thread(lambda: _load_pipeline(settings, connection))
+    cpu.freeze_objects()
     return pipeline
 
 
@@ -48,14 +36,6 @@ def _load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
         cache_bytes=settings.adapter_cache_mb << 20,
         diagnostics=settings.diagnostics,
     )
-
-
-def _keep_freed_memory() -> None:
-    """Let glibc keep what one pass frees for the next: given back, each 4 kB of it costs a page fault every time."""
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, nbytes in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, 1 << 30), (M_TOP_PAD, 64 << 20)):
-            mallopt(parameter, nbytes)
 
 
 def _load_registered(registered: RegisteredBaseModel, settings: Settings, device: str) -> BaseModel:

@@ -17,12 +17,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue.phrasing import Phrased, Phraser, Phrasings, load_phrasings
 from loracomp.lab.catalogue.reading import rows_of
-from loracomp.lab.catalogue.templates import Example, Templates
+from loracomp.lab.catalogue.templates import Templates
+from loracomp.registry.examples import Example
 
 __all__ = [
     "SPLITS",
     "Entry",
-    "Example",
     "Phrased",
     "data_note",
     "entry_names",

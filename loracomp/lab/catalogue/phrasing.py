@@ -21,7 +21,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loracomp.errors import NotFoundError, RefusedError
-from loracomp.lab.catalogue.templates import Example
+from loracomp.registry.examples import Example
 
 FOLDER = Path(__file__).parent / "phrasings"
 

@@ -1,39 +1,14 @@
 """A dataset's row -> a prompt, its choices and the answer, by sandboxed Jinja templates."""
 
 import hashlib
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from jinja2 import StrictUndefined, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from loracomp.errors import RefusedError
-
-HASH_VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One row of a dataset as the model sees it."""
-
-    split: str
-    prompt: str
-    choices: tuple[str, ...] | None
-    """None where the answer is free text."""
-    answer: str
-    """The right choice's text, or the free text."""
-    content_hash: bytes
-    """Sha256 of the columns that the templates read, as canonical JSON: the same row from the hub or from a folder."""
-    source_ref: str
-    """task/split#row, rows counted from 0 in the dataset that was read."""
-    hash_version: int = HASH_VERSION
-
-    @property
-    def answer_index(self) -> int:
-        """Place of the answer among the choices, from 0."""
-        return (self.choices or ()).index(self.answer)
+from loracomp.registry.examples import Example, canonical_json
 
 
 class Templates:
@@ -112,11 +87,6 @@ class Templates:
 
     def _wrong(self, field: str, source_ref: str, message: str) -> RefusedError:
         return RefusedError(f"catalogue entry {self._name!r}: {field}: row {source_ref}: {message}")
-
-
-def canonical_json(value: Any) -> str:
-    """JSON with sorted keys, no white space and no escapes: hash version 1."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
 
 def _are_choices(choices: tuple[str, ...]) -> bool:

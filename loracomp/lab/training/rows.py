@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from loracomp.errors import JobError, UsageError
-from loracomp.lab.catalogue import Example, Phrased
+from loracomp.lab.catalogue import Phrased
 from loracomp.lab.training.config import TrainingConfig
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import Question, encode_choices
+from loracomp.registry.examples import Example
 
 # Batches are cut from this many batches' rows sorted by length: little padding, still random enough.
 SORTED_TOGETHER = 8

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 
 from loracomp.errors import UsageError
-from loracomp.lab.catalogue import Entry, Example, Phrased, read_examples
+from loracomp.lab.catalogue import Entry, Phrased, read_examples
 from loracomp.lab.catalogue.leaks import Leaks, find_leaks
 from loracomp.lab.training.card import adapter_card
 from loracomp.lab.training.config import TrainingConfig
@@ -25,6 +25,7 @@ from loracomp.lab.training.start import Start, load_start, read_start
 from loracomp.lab.training.trainer import ChoiceTrainer, ProgressBar, arguments
 from loracomp.model.loading import BaseModel, quiet_transformers
 from loracomp.model.scoring import log_likelihoods, normalize
+from loracomp.registry.examples import Example
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"

@@ -14,17 +14,12 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from loracomp.lab.training.config import TrainingConfig
 from loracomp.lab.training.rows import TrainingRow
+from loracomp.model.cpu import EAGER_TOKENS
 from loracomp.model.scoring import log_likelihoods
 
 LOG_STEPS = 10
 SAVE_STEPS = 25
 """A killed training loses at most these steps: a minute or so on two cores."""
-EAGER_TOKENS = 192
-"""Rows up to this length attend eagerly on a CPU: twice as fast there as SDPA, whose memory doesn't grow as the square.
-
-Forward and backward of one layer in bfloat16, ms, eager against SDPA: 16 rows of 60 tokens 6.6, 12.1; 16 of 120 20, 30;
-8 of 240 34, 31; 4 of 480 65, 53.
-"""
 
 
 def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
