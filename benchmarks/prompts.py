@@ -16,15 +16,15 @@ from typing import Any
 from peft import PeftModel
 from rich.console import Console
 
-from loracomp.catalogue import Entry, Phrased, load_entry, phrasings_of, read_examples
-from loracomp.catalogue.leaks import find_leaks
-from loracomp.catalogue.phrasing import Phrasings, Template, Wording
 from loracomp.config import load_settings
+from loracomp.lab.catalogue import Entry, Phrased, load_entry, phrasings_of, read_examples
+from loracomp.lab.catalogue.leaks import find_leaks
+from loracomp.lab.catalogue.phrasing import Phrasings, Template, Wording
+from loracomp.lab.training.config import training_config
+from loracomp.lab.training.rows import split_rows, tokenised
+from loracomp.lab.training.train import RECORD, accuracies
+from loracomp.model.loading import load_base_model
 from loracomp.registry.library_files import PACKAGED, adapter_folder
-from loracomp.registry.models import load_base_model
-from loracomp.training.config import training_config
-from loracomp.training.rows import split_rows, tokenised
-from loracomp.training.train import RECORD, accuracies
 
 from .evaluation.report import as_markdown
 

@@ -13,15 +13,16 @@ from pgvector import HalfVector
 from loracomp import __version__
 from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import AdapterWeights
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
 from loracomp.errors import JobError
+from loracomp.model.cpu import ComputeThread
+from loracomp.model.encoder import Encoder
+from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Failure, Job, Request, Route
 from loracomp.registry.adapters import fetch_adapters
-from loracomp.registry.models import BaseModel, Encoder
 from loracomp.steps.encode import encode
 from loracomp.steps.predict import Predictor
 from loracomp.steps.route import route
-from loracomp.threads import Turns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,7 +51,7 @@ class Pipeline:
         self.base = base
         self.encoder = encoder
         self._connection: Connection | None = None
-        self._turns = Turns()
+        self._turns = ComputeThread()
         self._predictor = Predictor(base, self._fetch, **predictor)
 
     def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Answer | JobError]:

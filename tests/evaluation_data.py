@@ -5,8 +5,8 @@ from typing import Any
 
 from psycopg.types.json import Json, Jsonb
 
-from loracomp import db
-from loracomp.queries import QUERIES
+from loracomp.database import connections as db
+from loracomp.database.queries import QUERIES
 from people_data import one
 from routing_data import BASE_MODEL, add_task
 

@@ -9,7 +9,7 @@ from typing import Any
 from psycopg.conninfo import make_conninfo
 
 from conftest import create_database, drop_database
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
 from loracomp.records import Job
 from loracomp.steps.claim import claim_jobs
 

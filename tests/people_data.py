@@ -6,8 +6,8 @@ from psycopg import sql
 from psycopg.types.json import Json
 
 from job_data import REPORT
-from loracomp import db
-from loracomp.queries import QUERIES
+from loracomp.database import connections as db
+from loracomp.database.queries import QUERIES
 from routing_data import BASE_MODEL, add_base_model, add_task
 
 ADD_EXAMPLE = """

@@ -15,13 +15,13 @@ import numpy as np
 
 from job_data import BASE, prediction
 from loracomp.config import load_settings
-from loracomp.db import Connection, translated_errors
+from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.tables import DIMENSIONS
 from loracomp.errors import JobError
 from loracomp.records import Failure, Job
-from loracomp.shutdown import serve
 from loracomp.steps.route import route
-from loracomp.tables import DIMENSIONS
-from loracomp.worker import Worker
+from loracomp.worker.loop import Worker
+from loracomp.worker.process import serve
 
 
 class Obedient:

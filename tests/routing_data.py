@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loracomp import db
-from loracomp.queries import QUERIES
+from loracomp.database import connections as db
+from loracomp.database.queries import QUERIES
 
 DIMENSIONS = 832
 BASE_MODEL = "toy"

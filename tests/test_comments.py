@@ -5,7 +5,8 @@ import subprocess
 from itertools import pairwise
 from pathlib import Path
 
-from loracomp import db, embedded
+from loracomp.database import connections as db
+from loracomp.database import embedded
 from routing_data import add_base_model
 from test_docs import blocks
 

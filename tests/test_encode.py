@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from loracomp.model.encoder import load_encoder
 from loracomp.records import Job
-from loracomp.registry.models import load_encoder
 from loracomp.steps.encode import encode
 
 

@@ -20,7 +20,7 @@ from psycopg.conninfo import make_conninfo
 
 from demo_fixtures import ROOT
 from job_data import BASE, prediction
-from loracomp import tables
+from loracomp.database import tables
 from people_data import submit
 from people_fixtures import LOGINS, Scene, login, value, values
 

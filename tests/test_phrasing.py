@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from loracomp.catalogue import Entry, Phrased, entry_names, load_entry, read_examples
-from loracomp.catalogue.phrasing import FOLDER, Phraser, Phrasings, Template, load_phrasings
-from loracomp.catalogue.templates import Example
 from loracomp.errors import NotFoundError, RefusedError
+from loracomp.lab.catalogue import Entry, Phrased, entry_names, load_entry, read_examples
+from loracomp.lab.catalogue.phrasing import FOLDER, Phraser, Phrasings, Template, load_phrasings
+from loracomp.registry.examples import Example
 from test_catalogue import ROWS
 
 EXAMPLE = Example("train", "Own?", ("no", "yes"), "yes", b"h" * 32, "rain/train#0")

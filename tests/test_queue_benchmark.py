@@ -12,7 +12,7 @@ from benchmarks.queue.growth import fill
 from benchmarks.queue.systems.loracomp import BASE_MODEL, NoModel
 from demo_fixtures import ROOT
 from job_data import add_base_model, add_jobs, claim
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
 from loracomp.steps.record import record_predictions
 
 SYSTEMS = {"bare", "loracomp", "pgqueuer", "procrastinate"}

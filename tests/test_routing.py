@@ -9,9 +9,9 @@ import pytest
 from psycopg import sql
 
 from conftest import create_database, drop_database
-from loracomp import db
-from loracomp.encoding import INPUT_FORMAT_VERSION
+from loracomp.database import connections as db
 from loracomp.errors import SchemaMismatchError, UsageError
+from loracomp.model.encoding import INPUT_FORMAT_VERSION
 from loracomp.records import Job
 from loracomp.steps.route import route
 from routing_data import (

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 
 from conftest import create_database, drop_database, url_of
-from loracomp import db
+from loracomp.database import connections as db
 from routing_data import (
     Library,
     add_base_model,

@@ -19,17 +19,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from loracomp.catalogue import Entry, Phrased, read_examples
 from loracomp.cli.training import train
 from loracomp.errors import RefusedError, UsageError
+from loracomp.lab.catalogue import Entry, Phrased, read_examples
+from loracomp.lab.training.config import training_config
+from loracomp.lab.training.rows import choose_rows, training_order
+from loracomp.lab.training.train import _last_checkpoint, accuracies, train_adapter
+from loracomp.lab.training.trainer import choice_loss
+from loracomp.model.loading import load_base_model
+from loracomp.model.scoring import log_likelihoods
 from loracomp.registry.adapter_files import read_adapter
 from loracomp.registry.base_models import RegisteredBaseModel
-from loracomp.registry.models import load_base_model
-from loracomp.scoring import log_likelihoods
-from loracomp.training.config import training_config
-from loracomp.training.rows import choose_rows, training_order
-from loracomp.training.train import _last_checkpoint, accuracies, train_adapter
-from loracomp.training.trainer import choice_loss
 from model_fixtures import letter_tokenizer, tiny_llama
 
 VOWELS = Entry(
@@ -49,10 +49,10 @@ QUICK = {"rank": 4, "target_modules": ("q_proj", "v_proj", "down_proj"), "learni
 WORKER = """
 import json, sys
 from pathlib import Path
-from loracomp.catalogue import Entry
-from loracomp.registry.models import load_base_model
-from loracomp.training.config import training_config
-from loracomp.training.train import train_adapter
+from loracomp.lab.catalogue import Entry
+from loracomp.lab.training.config import training_config
+from loracomp.lab.training.train import train_adapter
+from loracomp.model.loading import load_base_model
 model, data, output, entry, config = sys.argv[1:]
 base = load_base_model(model, dtype="float32", cache_dir=Path(output))
 train_adapter(Entry(**json.loads(entry)), base, training_config(**json.loads(config)), Path(output), data)

@@ -12,7 +12,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from loracomp import db
+from loracomp.database import connections as db
 from loracomp.errors import LoracompError
 from loracomp.pipeline import Prepared
 from loracomp.records import Failure, Job

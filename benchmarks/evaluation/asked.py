@@ -7,9 +7,10 @@ from hashlib import sha256
 from pathlib import Path
 
 from benchmarks.routing_quality import texts_of
-from loracomp.catalogue import Example, Phrased, load_entry, read_examples
-from loracomp.catalogue.reading import rows_of
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
+from loracomp.lab.catalogue import Phrased, load_entry, read_examples
+from loracomp.lab.catalogue.reading import rows_of
+from loracomp.registry.examples import Example
 from loracomp.registry.tasks import add_task, import_examples
 
 HANDWRITTEN = {

@@ -12,7 +12,7 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Json
 
-from loracomp import db
+from loracomp.database import connections as db
 from loracomp.records import Job
 from loracomp.steps.claim import claim_jobs
 from loracomp.steps.record import record_predictions

@@ -27,9 +27,9 @@ from psycopg.types.json import Json
 from rich.console import Console
 from rich.table import Table
 
-from loracomp import db
 from loracomp.config import load_settings
-from loracomp.embedded import database_url
+from loracomp.database import connections as db
+from loracomp.database.embedded import database_url
 from loracomp.errors import DatabaseUnavailableError
 
 from .__main__ import ENDED, NAME, timed

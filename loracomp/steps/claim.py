@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from datetime import timedelta
 
-from loracomp.db import Connection
-from loracomp.queries import QUERIES
+from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from loracomp.records import Job
 
 

@@ -10,20 +10,17 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from loracomp.batching import batches, halving_on_out_of_memory
 from loracomp.composition.composer import Composed, Composer
 from loracomp.composition.layers import SideBySide
 from loracomp.composition.resident import Fetch, Loaded, ResidentAdapters
 from loracomp.composition.strategies import Mix
 from loracomp.errors import JobError
-from loracomp.generation import Generated, Prompt, generate
+from loracomp.model.batching import batches, halving_on_out_of_memory
+from loracomp.model.cpu import PASS_TOKENS
+from loracomp.model.generation import Generated, Prompt, generate
+from loracomp.model.loading import BaseModel
+from loracomp.model.scoring import Question, check_length, encode_choices, encode_texts, log_likelihoods, normalize
 from loracomp.records import Answer, Composition, Request
-from loracomp.registry.models import BaseModel
-from loracomp.scoring import Question, check_length, encode_choices, encode_texts, log_likelihoods, normalize
-
-PASS_TOKENS = 64
-"""Of how many tokens, padding included, another forward pass is worth the saving on the CPU, where it takes some 50 ms
-longer for its beginning and end. On a GPU, and for generation with its many passes, it is not taken to be."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import orjson
 from psycopg.types.json import Json
 
-from loracomp.db import Connection, storable
-from loracomp.queries import QUERIES
+from loracomp.database.connections import Connection, storable
+from loracomp.database.queries import QUERIES
 from loracomp.records import Failure, Job
 
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.db import Connection, translated_errors
-from loracomp.encoding import INPUT_FORMAT_VERSION
-from loracomp.queries import QUERIES
+from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.queries import QUERIES
+from loracomp.model.encoding import INPUT_FORMAT_VERSION
 from loracomp.records import Composition, Job, Route
 
 

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from loracomp import db, schema
 from loracomp.config import Settings
-from loracomp.db import Connection
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.connections import Connection
+from loracomp.database.tables import DIMENSIONS
 from loracomp.pipeline import _route_columns
 from loracomp.records import Composition, Job, Route
-from loracomp.tables import DIMENSIONS
-from loracomp.worker import Worker
+from loracomp.worker.loop import Worker
 
 sys.path.append(str(Path(__file__).parents[3] / "tests"))
 from routing_data import ADD_BASE_MODEL
