@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from loracomp.address import libpq_form
 from loracomp.errors import UsageError
 
 
@@ -20,9 +22,14 @@ def _default_home() -> Path:
 class Settings(BaseSettings):
     """Settings of the command line and the worker."""
 
-    model_config = SettingsConfigDict(env_prefix="LORACOMP_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LORACOMP_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
-    database_url: str | None = Field(None, description="Postgres to use. Defaults to the embedded server under home.")
+    # It may hold a password, which is never shown.
+    database_url: str | None = Field(
+        None, repr=False, description="Postgres to use. Defaults to the embedded server under home."
+    )
     home: Path = Field(
         default_factory=_default_home, description="Embedded server and caches. Defaults to ~/.cache/loracomp."
     )
@@ -62,6 +69,14 @@ class Settings(BaseSettings):
         "info", description="debug, info, warning or error. Defaults to info."
     )
     worker: str | None = Field(None, description="The worker's name. Defaults to host:pid:random.")
+
+    @field_validator("database_url")
+    @classmethod
+    def _as_libpq_takes_it(cls, url: str | None) -> str | None:
+        try:
+            return url and libpq_form(url)
+        except UsageError as error:
+            raise PydanticCustomError("database_url", "{why}", {"why": str(error)}) from None
 
     @cached_property
     def worker_name(self) -> str:

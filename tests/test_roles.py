@@ -39,6 +39,7 @@ EXECUTE = {
         add_examples unembedded_examples find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
+        erase_jobs add_embeddings
         tune_routing route rescore_route task_weights wilson_interval mcnemar_p compare_policies
         start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks compute_seconds
         white_space is_blank
@@ -77,7 +78,7 @@ WRITES = {
     "loracomp_admin": {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation")}
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
     | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
-    | {(table, "INSERT", "*") for table in ("adapter_weights", "example_embedding")},
+    | {(table, "INSERT", "*") for table in ("adapter_weights",)},
 }
 
 
@@ -237,7 +238,10 @@ BREAKOUTS = {
     "claim": "SELECT loracomp.claim_jobs('w', 'toy', 10, '1 minute')",
     "record": "SELECT loracomp.record_predictions('[]', '{}')",
     "retry": "SELECT loracomp.retry_job(1)",
-    "purge": "SELECT loracomp.purge_jobs('0')",
+    "purge": "SELECT loracomp.purge_jobs('0', force => true)",
+    "erase by number": "SELECT loracomp.erase_jobs('{1}'::bigint[])",
+    "erase by tag": "SELECT loracomp.erase_jobs('{\"customer\": 7}'::jsonb)",
+    "delete jobs": "SELECT loracomp.delete_jobs('{1}')",
     "hidden tasks": "SELECT loracomp.list_tasks()",
     "adapters": "SELECT loracomp.read_adapters('{1}')",
     "triggers' functions": "SELECT loracomp.fill_job()",
@@ -451,7 +455,7 @@ def test_administrators_administer(database: str, logins: None) -> None:
         adam.execute(f"SELECT loracomp.cancel_job({job_id})")
         adam.execute(f"SELECT loracomp.cancel_job({evaluating})")
         assert "cancelled" in value(adam, f"SELECT loracomp.explain_job({job_id})")
-        assert values(adam, "SELECT loracomp.purge_jobs('0')") == {2}
+        assert values(adam, "SELECT loracomp.purge_jobs('0', force => true)") == {2}
         relations = values(
             adam,
             "SELECT oid::regclass::text FROM pg_class "
