@@ -55,7 +55,7 @@ OWNERS_ALONE = """
     fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
     check_objects check_server check_roles check_registry check_queue
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
-    keep_events_of_others audit_examples audit_embeddings audit_truncate
+    keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
