@@ -31,7 +31,12 @@ BEGIN
     FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (gone.deleted)
     UNION ALL
     SELECT 'numbers that no job has', count(*), string_agg(g.id::text, ', ' ORDER BY g.id)
-    FROM (SELECT DISTINCT u.id FROM unnest(erase_jobs.ids) AS u (id)) AS g WHERE g.id <> ALL (gone.deleted);
+    FROM (
+        SELECT u.id FROM unnest(erase_jobs.ids) AS u (id)
+        EXCEPT
+        SELECT d.id FROM unnest(gone.deleted) AS d (id)
+    ) AS g
+    WHERE g.id IS NOT NULL;
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_jobs(bigint[]) IS
