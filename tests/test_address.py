@@ -12,8 +12,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from loracomp import db, schema
 from loracomp.config import libpq_form, load_settings
+from loracomp.database import connections as db
+from loracomp.database import schema
 from loracomp.errors import DatabaseUnavailableError, UsageError
 from loracomp.worker.link import Link
 
