@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from loracomp import db
+from loracomp.database import connections as db
 
 ROOT = Path(__file__).parent.parent
 WHO = "SELECT current_user || ' in ' || current_database()"
