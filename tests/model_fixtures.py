@@ -15,6 +15,7 @@ from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import load_settings
 from loracomp.registry.models import BaseModel, load_base_model
+from loracomp.steps.predict import Predictor
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;?!'-\n"]
 # "es" is an ordinary merge; "q " and "q z" swallow the seam between a prompt that ends in q and its choice.
@@ -148,3 +149,17 @@ def merged(model: torch.nn.Module, factors: dict[str, Factors]):
     finally:
         for module, weight in old.items():
             model.get_submodule(module).weight.data = weight
+
+
+class Fetching(Predictor):
+    """A predictor that fetches adapters from one place whenever it is asked."""
+
+    def __init__(self, base, fetch, **settings):
+        super().__init__(base, **settings)
+        self._fetch = fetch
+
+    def predict(self, requests, fetch=None):
+        return super().predict(requests, fetch or self._fetch)
+
+    def load(self, compositions, fetch=None):
+        return super().load(compositions, fetch or self._fetch)

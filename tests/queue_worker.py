@@ -9,7 +9,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -17,7 +16,7 @@ from job_data import BASE, prediction
 from loracomp.config import load_settings
 from loracomp.db import Connection, translated_errors
 from loracomp.errors import JobError
-from loracomp.records import Failure, Job
+from loracomp.records import Failure, Job, Prediction
 from loracomp.shutdown import serve
 from loracomp.steps.route import route
 from loracomp.tables import DIMENSIONS
@@ -49,10 +48,10 @@ class Obedient:
                     raise ValueError("not to be prepared")
         return list(jobs)
 
-    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[dict[str, Any] | Failure]:
+    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[Prediction | Failure]:
         return [answer for job in jobs if (answer := self._answer(job, len(jobs), wanted)) is not None]
 
-    def _answer(self, job: Job, together: int, wanted: Callable[[Job], bool]) -> dict[str, Any] | Failure | None:
+    def _answer(self, job: Job, together: int, wanted: Callable[[Job], bool]) -> Prediction | Failure | None:
         match job.prompt.split():
             case ["plod", seconds]:  # step by step, whether or not it is wanted
                 for _ in range(int(10 * float(seconds))):
@@ -76,7 +75,7 @@ class Obedient:
             case ["nul"]:
                 return prediction(job.id, output="a\0b \ud800")
             case ["nameless", output]:
-                return prediction(job.id, output=output, base_model=None)
+                return prediction(job.id, output=output, batch_size=None)
         return prediction(job.id, output=job.prompt.upper(), batch_size=together)
 
 

@@ -85,7 +85,7 @@ def ask(base, adapters):
         Request("other text", None, 6, composition=mix),
         Request("other text", None, 6, composition=Composition()),
     ]
-    return Predictor(base, lambda ids: [known[id_] for id_ in ids]).predict(requests)
+    return Predictor(base).predict(requests, lambda ids: [known[id_] for id_ in ids])
 
 
 @two_gpus

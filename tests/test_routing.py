@@ -12,7 +12,7 @@ from conftest import create_database, drop_database
 from loracomp import db
 from loracomp.encoding import INPUT_FORMAT_VERSION
 from loracomp.errors import SchemaMismatchError, UsageError
-from loracomp.records import Job
+from loracomp.records import Job, Trace
 from loracomp.steps.route import route
 from routing_data import (
     DIMENSIONS,
@@ -265,14 +265,24 @@ def test_the_step_returns_records_in_order(connection: db.Connection, encoder: s
     jobs = [a_job(id_) for id_ in add_jobs(connection, 1, "random_parameters") + add_jobs(connection, 1, "base")]
     routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0), encoder)
     assert (routed.job_id, alone.job_id) == (jobs[0].id, jobs[1].id)
-    assert routed.example_tasks == ("near", "near", "middle", "middle", "far", "far")
-    assert (routed.tasks, routed.composed_tasks) == (tuple(TASKS), ("near", "middle"))
+    assert (routed.normalization, routed.contrast) == ("tokens", 0)
     composition = routed.composition
     assert (composition.strategy, composition.density, composition.seed) == ("cat", 0.5, 0)
     assert composition.random_parameters and not alone.composition.random_parameters
-    assert composition.weights == routed.weights[:2]
+    traced, alone_traced = unfolded(connection, routed.trace), unfolded(connection, alone.trace)
+    assert traced["example_tasks"] == ["near", "near", "middle", "middle", "far", "far"]
+    assert (traced["tasks"], traced["composed_tasks"]) == (TASKS, ["near", "middle"])
+    assert list(composition.weights) == traced["weights"][:2] == traced["adapter_weights"]
+    assert list(composition.adapter_ids) == traced["adapter_ids"]
     assert len(composition.adapter_ids) == len(composition.adapter_sha256) == 2
-    assert (alone.composition.adapter_ids, alone.fallback) == ((), "router is base")
+    assert (alone.composition.adapter_ids, alone_traced["fallback"]) == ((), "router is base")
+
+
+def unfolded(connection: db.Connection, trace: Trace) -> dict[str, Any]:
+    """What stands in a trace that came back from Python."""
+    row = connection.execute("SELECT t.* FROM unnest(%b::loracomp.route_trace[]) AS t", [[trace]]).fetchone()
+    assert row
+    return row
 
 
 def test_the_step_refuses_vectors_of_another_length(connection: db.Connection, encoder: str) -> None:

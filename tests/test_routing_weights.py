@@ -19,10 +19,9 @@ from routing_reference import Settings, Weighted, weigh
 
 TASK_WEIGHTS = """
 SELECT c.n, w.*
-FROM jsonb_to_recordset(%s) AS c (n int, tasks int[], similarities float8[], temperature float8, aggregation text,
-    nucleus text, top_p float8, max_adapters int, weighting text)
-CROSS JOIN LATERAL loracomp.task_weights(c.tasks, c.similarities, c.temperature, c.aggregation, c.nucleus, c.top_p,
-    c.max_adapters, c.weighting) AS w
+FROM jsonb_to_recordset(%s) AS c (n int, tasks int[], similarities float8[], settings jsonb)
+CROSS JOIN LATERAL loracomp.policy_with('default', c.settings) AS s
+CROSS JOIN LATERAL loracomp.task_weights(c.tasks, c.similarities, s) AS w
 """
 Case = tuple[list[int], list[float], Settings]
 
@@ -61,7 +60,7 @@ def cases(draw: st.DrawFn) -> Case:
 
 def in_sql(connection: db.Connection, batch: list[Case]) -> list[Weighted]:
     rows = [
-        {"n": n, "tasks": tasks, "similarities": similarities, **settings.as_dict()}
+        {"n": n, "tasks": tasks, "similarities": similarities, "settings": settings.as_dict()}
         for n, (tasks, similarities, settings) in enumerate(batch)
     ]
     answered = connection.execute(TASK_WEIGHTS, [Jsonb(rows)]).fetchall()
@@ -117,9 +116,7 @@ def test_order_of_examples_does_not_matter(read_only: db.Connection) -> None:
 
 
 def test_no_examples_give_no_tasks(read_only: db.Connection) -> None:
-    assert (
-        read_only.execute("SELECT * FROM loracomp.task_weights('{}', '{}', 1, 'vote', 'tasks', 1, 1)").fetchall() == []
-    )
+    assert read_only.execute("SELECT * FROM loracomp.task_weights('{}', '{}', loracomp.policy_with())").fetchall() == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +133,7 @@ def test_examples_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(psycopg.DataError, match=message):
         read_only.execute(
-            "SELECT * FROM loracomp.task_weights(%s::int[], %s::float8[], 1, 'vote', 'tasks', 1, 1)",
+            "SELECT * FROM loracomp.task_weights(%s::int[], %s::float8[], loracomp.policy_with())",
             [tasks, similarities],
         )
 
@@ -152,10 +149,9 @@ BOUNDS = {
     "min_similarity": [-1.001, -1, 1, 1.001, math.nan, None],
 }
 CHECK = """
-SELECT loracomp.check_routing_settings(used.temperature, used.aggregation, used.nucleus, used.top_p, used.max_adapters,
-    used.weighting, used.k, used.min_similarity)
-FROM (SELECT (jsonb_populate_record(p, jsonb_build_object(%(field)s::text, %(value)s::text))).*
-      FROM loracomp.policy AS p WHERE p.name = 'default') AS used
+SELECT loracomp.check_routing_settings(
+    jsonb_populate_record(loracomp.policy_with(), jsonb_build_object(%(field)s::text, %(value)s::text))
+)
 """
 
 

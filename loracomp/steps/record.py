@@ -1,32 +1,53 @@
 """Record: write predictions with their traces, or failures, as far as the leases still hold."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from itertools import accumulate, chain
+from math import isfinite
+from types import MappingProxyType
 
 import orjson
-from psycopg.types.json import Json
+from psycopg.types.json import Jsonb
 
-from loracomp.db import Connection, storable
+from loracomp.db import Connection, know_traces, storable
 from loracomp.queries import QUERIES
-from loracomp.records import Failure, Job
+from loracomp.records import Answer, Failure, Job, Prediction
 
 
 def record_predictions(
-    connection: Connection, jobs: Sequence[Job], predictions: Sequence[Mapping[str, object]]
+    connection: Connection,
+    jobs: Sequence[Job],
+    predictions: Sequence[Prediction],
+    timings: Mapping[str, float] = MappingProxyType({}),
 ) -> set[int]:
     """Write predictions and end their jobs, in one transaction; ids of those whose lease held, the rest is dropped.
 
-    A prediction holds job_id and columns of loracomp.prediction, its query_embedding as a pgvector.HalfVector. Raises
+    `timings` are the worker's own milliseconds, beside those of the predictions, all of which one process made. Raises
     psycopg.DataError or IntegrityError, and writes nothing, where one of them can't be stored.
     """
+    if not predictions:
+        return set()
+    know_traces(connection)
     tokens = {job.id: job.lease_token for job in jobs}
-    rows = [{**row, "output": _output(row)} for row in predictions]
-    embeddings = [row.pop("query_embedding", None) for row in rows]
-    shared = _shared(rows)
+    (versions,) = {each.versions for each in predictions}
+    answers = [each.answer or _NO_ANSWER for each in predictions]
+    scores = [answer.choice_scores or () for answer in answers]
     given = {
-        "predictions": _json([{name: value for name, value in row.items() if name not in shared} for row in rows]),
-        "shared": _json(shared),
-        "tokens": [tokens[_job_id(row)] for row in rows],
-        "embeddings": embeddings if any(embeddings) else None,
+        "ids": [each.job_id for each in predictions],
+        "tokens": [tokens[each.job_id] for each in predictions],
+        "traces": [each.trace for each in predictions],
+        "outputs": [each.answer and storable(each.answer.output) for each in predictions],
+        "choice_indexes": [answer.choice_index for answer in answers],
+        "choice_scores": list(chain.from_iterable(scores)),
+        "choice_ends": list(accumulate(map(len, scores))),
+        "prompt_tokens": [answer.prompt_tokens for answer in answers],
+        "output_tokens": [answer.output_tokens for answer in answers],
+        "norm_ratios": [_finite(answer.norm_ratio) for answer in answers],
+        "cosines": [_finite(answer.cosine) for answer in answers],
+        "composition_digests": [each.composition_digest for each in predictions],
+        "batch_sizes": [each.batch_size for each in predictions],
+        "timings": _timings(predictions, timings),
+        **asdict(versions),
     }
     return {row["id"] for row in connection.execute(QUERIES["record_predictions"], given)}
 
@@ -44,26 +65,15 @@ def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Fa
     return {row["id"] for row in connection.execute(QUERIES["fail_jobs"], arguments)}
 
 
-def _json(value: object) -> Json:
-    # A dozen times as fast as json, with a millisecond a batch to win; JSON has no NaN or infinity: they become null.
-    return Json(value, dumps=orjson.dumps)
+def _timings(predictions: Sequence[Prediction], timings: Mapping[str, float]) -> list[Jsonb]:
+    """One for each, or one for all where they are the same, which they are unless jobs had to be tried alone."""
+    first = predictions[0].timings
+    distinct = [first] if all(each.timings == first for each in predictions) else [each.timings for each in predictions]
+    return [Jsonb({**each, **timings}, dumps=orjson.dumps) for each in distinct]
 
 
-def _shared(rows: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """What all rows have in common, such as policy and timings: written and read once."""
-    return {
-        name: value
-        for name, value in next(iter(rows), {}).items()
-        if name != "job_id" and all(name in row and row[name] == value for row in rows)
-    }
+def _finite(number: float | None) -> float | None:
+    return None if number is None or not isfinite(number) else number
 
 
-def _output(prediction: Mapping[str, object]) -> str | None:
-    output = prediction.get("output")
-    return storable(output) if isinstance(output, str) else None
-
-
-def _job_id(prediction: Mapping[str, object]) -> int:
-    job_id = prediction["job_id"]
-    assert isinstance(job_id, int)
-    return job_id
+_NO_ANSWER = Answer(output="")
