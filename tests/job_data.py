@@ -102,7 +102,7 @@ def prediction_row(job_id: int, **columns: Any) -> dict[str, Any]:
     """Columns of loracomp.prediction for a job; those of its trace are empty unless given."""
     versions = {"base_model": BASE, "base_fingerprint": "a" * 64, "encoder": "none/1", "code_version": "0"}
     empty: dict[str, Any] = {name: [] for name in TRACE if name not in ("query_embedding", "policy", "fallback")}
-    run = {"prompt_tokens": 0, "output_tokens": 0, "timings": {}, "batch_size": 1, "device": "cpu/float32"}
+    run = {"prompt_tokens": 0, "output_tokens": 0, "timings": {}, "batch_size": 1, "device": None}
     return {"job_id": job_id, "output": "yes", **empty, "policy": {"name": "default"}, **run, **versions, **columns}
 
 

@@ -170,9 +170,9 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
         (answered,) = pipeline.answer(first, wanted)
         elapsed = 1000 * (perf_counter() - started)
         (second,) = coming[0].result()
-    assert warm["output"] == answered["output"]
+    assert warm.answer == answered.answer
     assert by_whom == [get_ident()] * 2
-    assert answered["timings"]["predict"] + second.timings["encode"] <= elapsed
+    assert answered.timings["predict"] + second.timings["encode"] <= elapsed
 
 
 def test_tables_for_people(run, data, pipeline):

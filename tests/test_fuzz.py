@@ -115,7 +115,7 @@ policies = st.fixed_dictionaries(
         "nucleus": st.sampled_from(("tasks", "examples", "")), "top_p": floats, "max_adapters": integers,
         "min_similarity": floats, "weighting": st.sampled_from(("similarity", "uniform", "")),
     }
-).map(lambda row: "({})".format(",".join(str(row.get(column.name, "")) for column in tables.policy.columns)))  # fmt: skip
+).map(lambda row: "({})".format(",".join(str(row.get(name, "")) for name in tables.policy.columns.keys())))  # fmt: skip
 """Rows as text, null where nothing is given."""
 
 KINDS = {

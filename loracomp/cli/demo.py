@@ -31,7 +31,7 @@ def demo(as_json: AsJson = False) -> None:
         schema.initialize(database_url(settings))
     with open_database() as connection:
         _load_library(connection, settings)
-        ids = [_insert(connection, job) for job in _jobs()]
+        ids = [_insert(connection, job) for job in demo_jobs()]
         _answer(settings, len(ids))
         # Whoever looks into bi next would find half of it empty.
         connection.execute(QUERIES["refresh_reports"], {"older_than": "0"})
@@ -42,7 +42,8 @@ def demo(as_json: AsJson = False) -> None:
         _show(rows)
 
 
-def _jobs() -> list[dict[str, Any]]:
+def demo_jobs() -> list[dict[str, Any]]:
+    """The demo's jobs: columns of loracomp.job."""
     found: list[dict[str, Any]] = yaml.safe_load(files("loracomp.demo").joinpath("jobs.yaml").read_text())
     return [COLUMNS | job for job in found]
 
