@@ -101,7 +101,7 @@ def statuses(connection: Connection) -> dict[int, str]:
 def prediction_row(job_id: int, **columns: Any) -> dict[str, Any]:
     """Columns of loracomp.prediction for a job; those of its trace are empty unless given."""
     versions = {"base_model": BASE, "base_fingerprint": "a" * 64, "encoder": "none/1", "code_version": "0"}
-    empty: dict[str, Any] = {name: [] for name in TRACE if name not in ("query_embedding", "policy", "fallback")}
+    empty: dict[str, Any] = {name: [] for name in TRACE if name not in _NO_ARRAYS}
     run = {"prompt_tokens": 0, "output_tokens": 0, "timings": {}, "batch_size": 1, "device": None}
     return {"job_id": job_id, "output": "yes", **empty, "policy": {"name": "default"}, **run, **versions, **columns}
 
@@ -124,8 +124,10 @@ def prediction(job_id: int, **columns: Any) -> Prediction:
 TRACE = (
     "query_embedding", "example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights",
     "composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights", "policy", "fallback",
+    "eligible_tasks",
 )  # fmt: skip
 """Columns of loracomp.route_trace, in their order."""
+_NO_ARRAYS = ("query_embedding", "policy", "fallback", "eligible_tasks")
 
 
 def trace(columns: Mapping[str, Any]) -> Trace:

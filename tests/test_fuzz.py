@@ -115,7 +115,7 @@ policies = st.fixed_dictionaries(
         "nucleus": st.sampled_from(("tasks", "examples", "")), "top_p": floats, "max_adapters": integers,
         "min_similarity": floats, "weighting": st.sampled_from(("similarity", "uniform", "")),
     }
-).map(lambda row: "({})".format(",".join(str(row.get(name, "")) for name in tables.policy.columns.keys())))  # fmt: skip
+).map(lambda row: "({})".format(",".join(str(row.get(name, "")) for name in list(tables.policy.c.keys()))))  # fmt: skip
 """Rows as text, null where nothing is given."""
 
 KINDS = {
@@ -140,7 +140,9 @@ KINDS = {
     "halfvec[]": short_lists(st.sampled_from(("[0]", "[1,2,3]"))),
     "jsonb[]": short_lists(jsons),
     "loracomp.policy": policies,
-    "loracomp.route_trace[]": short_lists(st.sampled_from(("(,,,,,,,,,,,,)", '("[0]",{1},{a},{NaN},,,,{},,,,"{}",x)'))),
+    "loracomp.route_trace[]": short_lists(
+        st.sampled_from(("(,,,,,,,,,,,,,)", '("[0]",{1},{a},{NaN},,,,{},,,,"{}",x,7)'))
+    ),
     "bytea[]": short_lists(st.binary(max_size=40)),
 }
 

@@ -80,6 +80,17 @@ def test_the_trace_is_whole(connection: db.Connection) -> None:
     assert row["fallback"] is None
 
 
+def test_a_policy_leaves_small_shares_out_and_the_trace_counts_what_was_eligible(connection: db.Connection) -> None:
+    set_policy(connection, min_share=0.1, temperature=1, top_p=1)
+    row = route_one(connection)
+    assert (row["composed_tasks"], row["eligible_tasks"]) == (TASKS, 3)
+    set_policy(connection, min_share=0.3)
+    row = route_one(connection)
+    assert (row["composed_tasks"], row["policy"]["min_share"]) == (["near", "middle"], 0.3)
+    assert sum(row["adapter_weights"]) == pytest.approx(1)
+    assert route_one(connection, exclude_tasks=["far"])["eligible_tasks"] == 2
+
+
 def test_the_policy_is_kept_as_it_was(connection: db.Connection) -> None:
     policy = route_one(connection, policy="ties")["policy"]
     assert (policy["name"], policy["strategy"], policy["k"], policy["top_p"]) == ("ties", "ties", 30, 0.95)

@@ -47,6 +47,7 @@ CHANGES: list[dict[str, Any]] = [
     {"temperature": 100.0, "top_p": 0.5},
     {"aggregation": "vote", "nucleus": "examples"},
     {"aggregation": "mean", "max_adapters": 2, "weighting": "uniform"},
+    {"temperature": 1.0, "min_share": 0.2},
 ]
 
 
@@ -157,6 +158,12 @@ def test_rescore_under_stored_settings_is_the_stored_route(connection: db.Connec
     )
 
 
+def test_a_trace_that_is_older_than_a_setting_is_rescored_without_it(connection: db.Connection, query: Any) -> None:
+    job, trace = stored(connection, query)
+    connection.execute("UPDATE loracomp.prediction SET policy = policy - 'min_share'")
+    assert_same(as_tuples(rescore(connection, job)), expected(trace, {}))
+
+
 def test_rescore_of_a_control_is_what_retrieval_would_do(connection: db.Connection, query: Any) -> None:
     _, trace = stored(connection, query)
     assert_same(as_tuples(rescore(connection, stored(connection, query, "random")[0])), expected(trace, {}))
@@ -175,7 +182,7 @@ def test_where_nothing_is_eligible_no_task_is_named(connection: db.Connection, q
 
 
 WRONG = {"k": 201, "temperature": math.nan, "top_p": 0.0, "aggregation": "sum", "nucleus": "both", "max_adapters": 0}
-WRONG |= {"weighting": "equal", "min_similarity": math.inf}
+WRONG |= {"weighting": "equal", "min_similarity": math.inf, "min_share": 2}
 
 
 @pytest.mark.parametrize("field", WRONG)

@@ -54,6 +54,7 @@ def cases(draw: st.DrawFn) -> Case:
             top_p=draw(st.sampled_from([0.0001, 0.5, 0.8, 0.9, 1.0]) | st.floats(0.0001, 1)),
             max_adapters=draw(st.integers(1, 9)),
             weighting=draw(st.sampled_from(["similarity", "uniform"])),
+            min_share=draw(st.sampled_from([0.0, 0.0, 0.1, 0.25, 1.0]) | st.floats(0, 1)),
         ),
     )
 
@@ -106,6 +107,15 @@ def test_a_mass_that_meets_top_p_exactly_is_enough(read_only: db.Connection) -> 
     assert found.kept.tolist() == [True, True, False]
 
 
+def test_a_share_that_falls_short_goes_to_the_others(read_only: db.Connection) -> None:
+    half = Settings(aggregation="vote", top_p=1.0, min_share=0.2)
+    (found,) = in_sql(read_only, [([1] * 5 + [2] * 4 + [3], [0.5] * 10, half)])
+    assert found.kept.tolist() == [True, True, False]
+    np.testing.assert_allclose(found.weights, [5 / 9, 4 / 9, 0])
+    (alone,) = in_sql(read_only, [([1, 2, 3], [0.5] * 3, Settings(aggregation="vote", top_p=1.0, min_share=1.0))])
+    assert alone.kept.tolist() == [True, False, False], "the most probable stays, whatever its share"
+
+
 def test_order_of_examples_does_not_matter(read_only: db.Connection) -> None:
     tasks, similarities, settings = [1, 2, 3, 2, 1], [0.9, 0.7, 0.6, 0.5, 0.1], Settings(nucleus="examples", top_p=0.8)
     forward, backward = in_sql(
@@ -145,6 +155,7 @@ BOUNDS = {
     "nucleus": ["tasks", "examples", "both", None],
     "top_p": [0, 0.0001, 1, 1.0001, math.nan, math.inf, None],
     "max_adapters": [0, 1, 64, 65, None],
+    "min_share": [-0.1, 0, 1, 1.1, math.nan, None],
     "weighting": ["similarity", "uniform", "equal", None],
     "min_similarity": [-1.001, -1, 1, 1.001, math.nan, None],
 }

@@ -25,6 +25,8 @@ DECLARE
             THEN format('max_adapters must be between 1 and 64, not %s', settings.max_adapters)
         WHEN (settings.weighting IN ('similarity', 'uniform')) IS NOT TRUE
             THEN format('weighting must be similarity or uniform, not %s', settings.weighting)
+        WHEN (settings.min_share BETWEEN 0 AND 1) IS NOT TRUE
+            THEN format('min_share must be between 0 and 1, not %s', settings.min_share)
         WHEN (settings.min_similarity BETWEEN -1 AND 1) IS NOT TRUE
             THEN format('min_similarity must be between -1 and 1, not %s', settings.min_similarity)
     END;
@@ -43,7 +45,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    known CONSTANT text[] := '{k,temperature,aggregation,nucleus,top_p,max_adapters,weighting,min_similarity}';
+    known CONSTANT text[] := '{k,temperature,aggregation,nucleus,top_p,max_adapters,min_share,weighting,min_similarity}';
     used loracomp.policy := with_settings.policy;
     setting text;
     wanted jsonb;
@@ -52,6 +54,8 @@ BEGIN
         RAISE EXCEPTION 'settings must be a JSON object, such as {"top_p": 0.9}'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- Traces that are older than a setting do not hold it.
+    used.min_share := coalesce(used.min_share, 0);
     FOR setting, wanted IN SELECT s.key, s.value FROM jsonb_each(with_settings.settings) AS s LOOP
         IF setting <> ALL (known) THEN
             RAISE EXCEPTION 'settings must not hold %: routing has the settings %', left(setting, 100),
@@ -162,20 +166,29 @@ BEGIN ATOMIC
             c.rank <= (settings).max_adapters
                 AND ((settings).nucleus = 'examples' OR c.mass - c.p < (settings).top_p - 1e-9) AS keep
         FROM cumulated AS c
+    ), composed AS (
+        SELECT
+            k.task_id,
+            k.p,
+            k.rank,
+            k.keep AND (
+                k.rank = 1 OR k.p / sum(k.p) FILTER (WHERE k.keep) OVER () >= (settings).min_share - 1e-9
+            ) AS keep
+        FROM kept AS k
     )
     SELECT
-        k.task_id,
-        k.p,
-        k.keep,
+        c.task_id,
+        c.p,
+        c.keep,
         CASE
-            WHEN NOT k.keep THEN 0
-            WHEN (settings).weighting = 'uniform' THEN 1.0 / count(*) FILTER (WHERE k.keep) OVER ()
-            ELSE k.p / sum(k.p) FILTER (WHERE k.keep) OVER ()
+            WHEN NOT c.keep THEN 0
+            WHEN (settings).weighting = 'uniform' THEN 1.0 / count(*) FILTER (WHERE c.keep) OVER ()
+            ELSE c.p / sum(c.p) FILTER (WHERE c.keep) OVER ()
         END
-    FROM kept AS k
-    ORDER BY k.rank;
+    FROM composed AS c
+    ORDER BY c.rank;
 END;
 COMMENT ON FUNCTION loracomp.task_weights IS
 'Tasks by falling probability, from retrieved examples'' tasks and cosine similarities: softmax over the examples, '
-'aggregation to tasks, nucleus (over tasks, or over examples first), at most max_adapters, weights renormalised over the '
-'kept. Never keeps none; ties go to the most similar example.';
+'aggregation to tasks, nucleus (over tasks, or over examples first), at most max_adapters, none below min_share, weights '
+'renormalised over the kept. Never keeps none; ties go to the most similar example.';

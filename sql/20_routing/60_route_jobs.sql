@@ -95,7 +95,8 @@ AS $$
                 WHEN 0 = ALL (r.embedding::real[]) THEN 'embedding is zero'
                 WHEN r.example_ids = '{}' THEN 'no example of an eligible task'
                 ELSE 'below min_similarity'
-            END
+            END,
+            cardinality(r.eligible)
         )::loracomp.route_trace
     FROM routed AS r
     CROSS JOIN LATERAL (

@@ -20,7 +20,8 @@ SELECT
     p.rescale,
     p.contrast,
     p.created_at,
-    p.updated_at
+    p.updated_at,
+    p.min_share
 FROM loracomp.policy AS p;
 COMMENT ON VIEW bi.dim_policy IS
 'Dimension: a row for every policy, with its settings as they are now; bi.prediction_wide has them as they were. '
@@ -47,3 +48,5 @@ COMMENT ON COLUMN bi.dim_policy.contrast IS
 'How many times the base model''s log-likelihood of a choice is taken off the mix''s; 0 asks the mix alone.';
 COMMENT ON COLUMN bi.dim_policy.created_at IS 'When it was made.';
 COMMENT ON COLUMN bi.dim_policy.updated_at IS 'When it was last changed.';
+COMMENT ON COLUMN bi.dim_policy.min_share IS
+'A task whose weight would be less is left out, and the others share it; the most probable always stays.';
