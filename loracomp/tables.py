@@ -709,7 +709,7 @@ prediction = Table(
     # Text and not a name, which takes 64 bytes in every row.
     _required("submitted_by", Text, "Who submitted the job, and so may see this row."),
     _optional(
-        "eligible_tasks", Integer, "Tasks that the job might have retrieved; null in traces older than the column."
+        "eligible_task_count", Integer, "Tasks that the job might have retrieved; null in traces older than the column."
     ),
     # What reports cast and add up: a faulty worker must break none.
     CheckConstraint(

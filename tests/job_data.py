@@ -124,10 +124,10 @@ def prediction(job_id: int, **columns: Any) -> Prediction:
 TRACE = (
     "query_embedding", "example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights",
     "composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights", "policy", "fallback",
-    "eligible_tasks",
+    "eligible_task_count",
 )  # fmt: skip
 """Columns of loracomp.route_trace, in their order."""
-_NO_ARRAYS = ("query_embedding", "policy", "fallback", "eligible_tasks")
+_NO_ARRAYS = ("query_embedding", "policy", "fallback", "eligible_task_count")
 
 
 def trace(columns: Mapping[str, Any]) -> Trace:

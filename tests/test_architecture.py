@@ -119,6 +119,25 @@ def test_a_setting_stands_in_the_docs(setting: str) -> None:
     assert f"| `LORACOMP_{setting.upper()}` | {Settings.model_fields[setting].description} |" in page
 
 
+@pytest.mark.parametrize(
+    ("kind", "newest", "most"), [("routing setting", "min_share", 5), ("trace column", "eligible_task_count", 6)]
+)
+def test_what_a_new_setting_or_column_touches_stands_in_the_docs(kind: str, newest: str, most: int) -> None:
+    """Of what is installed, each file that names the newest one, and no other; migrations as their folder."""
+    root = PACKAGE.parent
+    page = (root / "docs" / "architecture.md").read_text()
+    section = page.partition(f"## To add a {kind}\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^- `([^`]+)`:", section, flags=re.MULTILINE)
+    installed = [path for folder in ("loracomp", "sql", "migrations") for path in (root / folder).rglob("*.*")]
+    touched = {
+        "migrations/versions/" if path.match("migrations/versions/*") else path.relative_to(root).as_posix()
+        for path in installed
+        if path.suffix in {".py", ".sql"} and re.search(rf"\b{newest}\b", path.read_text())
+    }
+    assert set(listed) == touched
+    assert len(listed) == len(touched) <= most
+
+
 def test_nothing_is_unpickled() -> None:
     unsafe = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
     imported = {(name(path), module) for path in MODULES for module in imports(path) if module.split(".")[0] in unsafe}

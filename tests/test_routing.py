@@ -83,12 +83,12 @@ def test_the_trace_is_whole(connection: db.Connection) -> None:
 def test_a_policy_leaves_small_shares_out_and_the_trace_counts_what_was_eligible(connection: db.Connection) -> None:
     set_policy(connection, min_share=0.1, temperature=1, top_p=1)
     row = route_one(connection)
-    assert (row["composed_tasks"], row["eligible_tasks"]) == (TASKS, 3)
+    assert (row["composed_tasks"], row["eligible_task_count"]) == (TASKS, 3)
     set_policy(connection, min_share=0.3)
     row = route_one(connection)
     assert (row["composed_tasks"], row["policy"]["min_share"]) == (["near", "middle"], 0.3)
     assert sum(row["adapter_weights"]) == pytest.approx(1)
-    assert route_one(connection, exclude_tasks=["far"])["eligible_tasks"] == 2
+    assert route_one(connection, exclude_tasks=["far"])["eligible_task_count"] == 2
 
 
 def test_the_policy_is_kept_as_it_was(connection: db.Connection) -> None:

@@ -1,4 +1,4 @@
-"""A trace is one value from route_jobs to record_predictions; min_share of policies; eligible_tasks of traces.
+"""A trace is one value from route_jobs to record_predictions; min_share of policies; eligible_task_count of traces.
 
 Attributes of the type are columns of loracomp.prediction, by name and type.
 """
@@ -26,7 +26,7 @@ CREATE TYPE loracomp.route_trace AS (
     adapter_weights double precision[],
     policy jsonb,
     fallback text,
-    eligible_tasks integer
+    eligible_task_count integer
 );
 COMMENT ON TYPE loracomp.route_trace IS
 'What routing decided for a job: columns of loracomp.prediction, which holds it. Of workers'' own use.'
@@ -52,7 +52,7 @@ def upgrade() -> None:
     op.add_column(
         "prediction",
         sa.Column(
-            "eligible_tasks",
+            "eligible_task_count",
             sa.Integer(),
             nullable=True,
             comment="Tasks that the job might have retrieved; null in traces older than the column.",
@@ -64,5 +64,5 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TYPE loracomp.route_trace")
-    op.drop_column("prediction", "eligible_tasks", schema="loracomp")
+    op.drop_column("prediction", "eligible_task_count", schema="loracomp")
     op.drop_column("policy", "min_share", schema="loracomp")

@@ -96,7 +96,7 @@ AS $$
                 WHEN r.example_ids = '{}' THEN 'no example of an eligible task'
                 ELSE 'below min_similarity'
             END,
-            cardinality(r.eligible)
+            cardinality(r.eligible) -- eligible_task_count
         )::loracomp.route_trace
     FROM routed AS r
     CROSS JOIN LATERAL (

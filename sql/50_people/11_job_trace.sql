@@ -57,7 +57,7 @@ SELECT
     j.temperature,
     j.top_p,
     CASE WHEN j.choices IS NULL THEN coalesce(j.seed, j.id) END AS seed,
-    p.eligible_tasks
+    p.eligible_task_count
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and whole trace, as stored.';
@@ -123,5 +123,5 @@ COMMENT ON COLUMN loracomp.job_trace.created_at IS 'When it was inserted.';
 COMMENT ON COLUMN loracomp.job_trace.run_at IS 'Not before this time.';
 COMMENT ON COLUMN loracomp.job_trace.claimed_at IS 'When the current or last attempt began.';
 COMMENT ON COLUMN loracomp.job_trace.finished_at IS 'When it succeeded, failed or was cancelled; null before that.';
-COMMENT ON COLUMN loracomp.job_trace.eligible_tasks IS
+COMMENT ON COLUMN loracomp.job_trace.eligible_task_count IS
 'Tasks that the job might have retrieved; null in traces older than the column.';
