@@ -14,14 +14,14 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from loracomp.catalogue import load_entry, read_examples
-from loracomp.catalogue.leaks import find_leaks
 from loracomp.config import load_settings
+from loracomp.lab.catalogue import load_entry, read_examples
+from loracomp.lab.catalogue.leaks import find_leaks
+from loracomp.lab.training.config import TrainingConfig
+from loracomp.lab.training.rows import TrainingRow, choose_rows
+from loracomp.model.loading import load_base_model
+from loracomp.model.scoring import Question, log_likelihoods
 from loracomp.registry.library_files import PACKAGED, adapter_folder, read_manifest
-from loracomp.registry.models import load_base_model
-from loracomp.scoring import Question, log_likelihoods
-from loracomp.training.config import TrainingConfig
-from loracomp.training.rows import TrainingRow, choose_rows
 
 RULES: dict[str, Callable[[Question], Tensor]] = {
     "sum": lambda question: torch.ones(len(question.token_counts)),

@@ -19,18 +19,20 @@ import psycopg
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
-from loracomp import db, schema
-from loracomp.catalogue import Example, load_entry, read_examples
-from loracomp.catalogue.leaks import find_leaks
 from loracomp.config import load_settings
-from loracomp.embedded import database_url
-from loracomp.evaluation import start_evaluation
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.embedded import database_url
+from loracomp.lab.catalogue import load_entry, read_examples
+from loracomp.lab.catalogue.leaks import find_leaks
+from loracomp.lab.evaluation import start_evaluation
+from loracomp.lab.training.config import TrainingConfig
+from loracomp.lab.training.rows import choose_rows
+from loracomp.model.loading import BaseModel, load_base_model
+from loracomp.registry.examples import Example
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import PACKAGED, adapter_folder, read_manifest
-from loracomp.registry.models import BaseModel, load_base_model
 from loracomp.registry.tasks import import_examples
-from loracomp.training.config import TrainingConfig
-from loracomp.training.rows import choose_rows
 
 from .evaluation.__main__ import Answering
 

@@ -22,8 +22,9 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from loracomp import db, embedded, schema
 from loracomp.config import load_settings
+from loracomp.database import connections as db
+from loracomp.database import embedded, schema
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from routing_data import Library, Vectors, add_jobs, load, queries_near, route_jobs

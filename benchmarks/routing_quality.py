@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.catalogue import entry_names, load_entry, read_examples
-from loracomp.catalogue.leaks import SHORTEST_SHARED
-from loracomp.catalogue.reading import rows_of
-from loracomp.encoding import (
+from loracomp.lab.catalogue import entry_names, load_entry, read_examples
+from loracomp.lab.catalogue.leaks import SHORTEST_SHARED
+from loracomp.lab.catalogue.reading import rows_of
+from loracomp.model.encoder import Encoder, load_encoder
+from loracomp.model.encoding import (
     CHOICE_LENGTH_SHARE,
     CHOICE_LENGTHS,
     COUNT_SHARE,
@@ -34,7 +35,6 @@ from loracomp.encoding import (
     shape,
 )
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
-from loracomp.registry.models import Encoder, load_encoder
 
 Array = npt.NDArray[np.float64]
 
@@ -102,7 +102,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of a similarity, as `loracomp.encoding` has them; `prompt` is the prompt's part of what is left for the texts."""
+    """Of a similarity, as `model.encoding` has them; `prompt` is the prompt's part of what is left for the texts."""
 
     prompt_length: float = PROMPT_LENGTH_SHARE
     choice_length: float = CHOICE_LENGTH_SHARE
@@ -261,7 +261,7 @@ class Similarities:
         return [ours @ theirs.T for ours, theirs in zip(parts, self._index.shapes, strict=True)]
 
     def __call__(self, form: str, shares: Shares = Shares()) -> Array:
-        """The cosines that `loracomp.encoding.join_views` would give with these shares."""
+        """The cosines that `loracomp.model.encoding.join_views` would give with these shares."""
         parts = (self._prompts[form], self._choices, *self._shapes[form])
         weights = (
             shares.texts * shares.prompt,

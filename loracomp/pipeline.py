@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp import __version__
+from loracomp.composition.predictor import Predictor
 from loracomp.composition.resident import Loaded
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
+from loracomp.database.routing import route
 from loracomp.errors import JobError
+from loracomp.model.cpu import ComputeThread
+from loracomp.model.encoder import Encoder
+from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Failure, Job, Prediction, Request, Routed, Versions
 from loracomp.registry.adapters import fetch_adapters
-from loracomp.registry.models import BaseModel, Encoder
-from loracomp.steps.encode import encode
-from loracomp.steps.predict import Predictor
-from loracomp.steps.route import route
-from loracomp.threads import Turns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +47,7 @@ class Pipeline:
         self.base_name = base_name
         self.base = base
         self.encoder = encoder
-        self._turns = Turns()
+        self._turns = ComputeThread()
         self._predictor = Predictor(base, **predictor)
 
     def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Answer | JobError]:
@@ -147,6 +147,11 @@ class Pipeline:
             encoder=f"{self.encoder.name}/{self.encoder.input_version}",
             code_version=__version__,
         )
+
+
+def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:
+    """Unit vectors [len(jobs), dimensions] of what the encoder is shown of each job (`loracomp.model.encoding`)."""
+    return encoder.encode([(job.prompt, job.choices) for job in jobs])
 
 
 def _request(job: Job, routed: Routed) -> Request:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from loracomp.db import Connection, storable
+from loracomp.database.connections import Connection, storable
 from loracomp.errors import JobError
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Request

@@ -8,11 +8,11 @@ from alembic.util import CommandError
 from pgvector.sqlalchemy import Vector
 from sqlalchemy import Connection
 
-from loracomp import schema, sql_objects
 from loracomp.config import load_settings
-from loracomp.embedded import database_url
+from loracomp.database import schema, sql_objects
+from loracomp.database.embedded import database_url
+from loracomp.database.tables import SCHEMA, RoleName, metadata
 from loracomp.errors import LoracompError
-from loracomp.tables import SCHEMA, RoleName, metadata
 
 
 def _same_type(_context: Any, _inspected: Any, _column: Any, inspected_type: Any, metadata_type: Any) -> bool | None:

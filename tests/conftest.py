@@ -12,7 +12,8 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from loracomp import db, embedded, schema
+from loracomp.database import connections as db
+from loracomp.database import embedded, schema
 
 pytest_plugins = ["demo_fixtures", "model_fixtures", "people_fixtures", "registry_data"]
 

@@ -6,8 +6,8 @@ from typing import Any
 from psycopg.types.json import Jsonb
 
 from job_data import record
-from loracomp import db
-from loracomp.queries import QUERIES
+from loracomp.database import connections as db
+from loracomp.database.queries import QUERIES
 from people_data import one
 from routing_data import BASE_MODEL, add_task
 

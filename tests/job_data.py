@@ -12,10 +12,10 @@ from pgvector import HalfVector
 from psycopg.conninfo import make_conninfo
 
 from conftest import create_database, drop_database
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
 from loracomp.records import Answer, Job, Prediction, Trace, Versions
-from loracomp.steps.claim import claim_jobs
-from loracomp.steps.record import record_predictions
+from loracomp.worker.claim import claim_jobs
+from loracomp.worker.record import record_predictions
 
 BASE = "tiny"
 REPORT: dict[str, Any] = {

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import pytest
 
 from job_data import clear, shared_database
-from loracomp import db
-from loracomp.db import Connection
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
 
 
 @pytest.fixture(scope="module", name="database")

@@ -12,10 +12,10 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loracomp.composition.blocks import Factors
+from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import load_settings
-from loracomp.registry.models import BaseModel, load_base_model
-from loracomp.steps.predict import Predictor
+from loracomp.model.loading import BaseModel, load_base_model
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;?!'-\n"]
 # "es" is an ordinary merge; "q " and "q z" swallow the seam between a prompt that ends in q and its choice.

@@ -5,8 +5,8 @@ from typing import Any
 from psycopg import sql
 
 from job_data import REPORT, record
-from loracomp import db
-from loracomp.queries import QUERIES
+from loracomp.database import connections as db
+from loracomp.database.queries import QUERIES
 from routing_data import BASE_MODEL, add_base_model, add_task
 
 ADD_EXAMPLE = """

@@ -10,7 +10,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from conftest import create_database, drop_database
-from loracomp import db
+from loracomp.database import connections as db
 from people_data import answer, load, one, submit
 
 LOGINS = {

@@ -14,13 +14,13 @@ import numpy as np
 
 from job_data import BASE, prediction
 from loracomp.config import load_settings
-from loracomp.db import Connection, translated_errors
+from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.routing import route
+from loracomp.database.tables import DIMENSIONS
 from loracomp.errors import JobError
 from loracomp.records import Failure, Job, Prediction
-from loracomp.shutdown import serve
-from loracomp.steps.route import route
-from loracomp.tables import DIMENSIONS
-from loracomp.worker import Worker
+from loracomp.worker.loop import Worker
+from loracomp.worker.process import serve
 
 
 class Obedient:
@@ -39,7 +39,7 @@ class Obedient:
                     cut_connections(connection)
                     connection.execute("SELECT 1")
                 case ["route-by", fingerprint]:
-                    route(connection, [job], np.ones((1, DIMENSIONS), np.float32), fingerprint)
+                    route(connection, [job], np.ones((1, DIMENSIONS), np.float32), fingerprint, 1)
                 case ["sentence", quoted]:
                     statement = f"DO $$ BEGIN RAISE EXCEPTION 'a sentence' USING DETAIL = '{quoted}'; END $$"
                     with translated_errors():

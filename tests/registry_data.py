@@ -10,10 +10,12 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from typer.testing import CliRunner
 
-from loracomp import cli, db
+from loracomp import cli
 from loracomp.cli import commands
+from loracomp.database import connections as db
+from loracomp.model.encoder import load_encoder
+from loracomp.model.loading import BaseModelDescription
 from loracomp.registry.base_models import register_base_model
-from loracomp.registry.models import BaseModelDescription, load_encoder
 from loracomp.registry.tasks import add_task
 from model_fixtures import tiny_llama
 

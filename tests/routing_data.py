@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loracomp import db
+from loracomp.database import connections as db
 
 DIMENSIONS = 832
 BASE_MODEL = "toy"

@@ -13,8 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from loracomp import db
 from loracomp.composition.resident import ResidentAdapters
+from loracomp.database import connections as db
 from loracomp.errors import JobError, NotFoundError, RefusedError, UsageError
 from loracomp.registry import adapters
 from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, read_adapter

@@ -9,33 +9,48 @@ from pathlib import Path
 import pytest
 
 from loracomp.config import Settings
-from loracomp.queries import QUERIES
-from loracomp.sql_objects import SqlFile, sql_files
+from loracomp.database.queries import QUERIES
+from loracomp.database.sql_objects import SqlFile, sql_files
 
 PACKAGE = Path(__file__).parent.parent / "loracomp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Who may import a step. The pipeline knows their order; the worker adds claim and record around it.
-USERS_OF_STEPS = {
-    "loracomp.steps.encode": {"loracomp.pipeline"},
-    "loracomp.steps.route": {"loracomp.pipeline"},
-    "loracomp.steps.predict": {"loracomp.pipeline"},
-    "loracomp.steps.claim": {"loracomp.worker", "loracomp.leases"},
-    "loracomp.steps.record": {"loracomp.worker"},
+# Room, or module at the root -> what it may import. lab may import the rest; of the rest only the command line may
+# import lab, to run its commands.
+LOWEST = {"config", "errors", "metrics", "records"}
+SERVING = LOWEST | {"composition", "database", "model", "registry"}
+MAY_IMPORT = {
+    "__init__": set(),
+    "__main__": {"cli"},
+    "errors": set(),
+    "records": set(),
+    "config": {"errors"},
+    "metrics": {"records"},
+    "model": {"errors"},
+    "database": {"config", "errors", "records"},
+    "composition": LOWEST | {"model"},
+    "registry": LOWEST | {"composition", "database", "model"},
+    "pipeline": SERVING,
+    "replay": SERVING | {"pipeline"},
+    "worker": SERVING | {"pipeline"},
+    "lab": SERVING | {"pipeline", "replay", "worker"},
+    "cli": SERVING | {"pipeline", "replay", "worker", "lab"},
 }
-# What must stay free of what: composition is pure, steps know neither each other's order nor the command line.
+# What single modules must not import: of the worker only its start knows models.
 FORBIDDEN = [
-    ("loracomp.steps", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
-    ("loracomp.composition", ("loracomp.db", "loracomp.queries", "loracomp.steps", "psycopg", "sqlalchemy")),
-    ("loracomp.pipeline", ("loracomp.worker", "loracomp.cli")),
-    ("loracomp.worker", ("loracomp.pipeline", "loracomp.cli", "torch", "transformers")),
-    ("loracomp.registry", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
-    ("loracomp.training", ("loracomp.steps", "loracomp.pipeline", "loracomp.worker", "loracomp.cli")),
-    ("loracomp.records", ("loracomp", "torch", "psycopg")),
-    ("loracomp.errors", ("loracomp",)),
+    ("loracomp.composition", ("psycopg", "sqlalchemy")),
+    ("loracomp.records", ("torch", "psycopg")),
+    *(
+        (
+            f"loracomp.worker.{name}",
+            ("loracomp.pipeline", "loracomp.model", "loracomp.registry", "torch", "transformers"),
+        )
+        for name in sorted(path.stem for path in (PACKAGE / "worker").glob("[a-z]*.py"))
+        if name != "start"
+    ),
 ]
 # Statements about the schema itself: they make what queries.sql needs.
-MAY_HOLD_SQL = {"loracomp.schema", "loracomp.sql_objects", "loracomp.tables"}
+MAY_HOLD_SQL = {"loracomp.database.schema", "loracomp.database.sql_objects", "loracomp.database.tables"}
 STATEMENT = re.compile(
     r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|CALL|CREATE|DROP|ALTER|GRANT|SET|LISTEN|NOTIFY|BEGIN)\s+\S"
 )
@@ -69,10 +84,30 @@ def inside(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
-@pytest.mark.parametrize("step", sorted((PACKAGE / "steps").glob("[a-z]*.py")), ids=name)
-def test_a_step_is_imported_by_those_who_know_the_order(step: Path) -> None:
-    users = {name(path) for path in MODULES if name(step) in set(imports(path))}
-    assert users == USERS_OF_STEPS[name(step)]
+def room(module: str) -> str:
+    """The first name in the package: of a folder, or of a module at the root."""
+    return module.split(".")[1] if "." in module else "__init__"
+
+
+def test_at_most_eight_modules_stand_at_the_root() -> None:
+    assert len([path for path in MODULES if path.parent == PACKAGE]) <= 8
+
+
+@pytest.mark.parametrize("importing", sorted({room(name(path)) for path in MODULES}))
+def test_a_room_imports_what_it_may(importing: str) -> None:
+    found = {
+        (name(path), imported)
+        for path in MODULES
+        if room(name(path)) == importing
+        for imported in imports(path)
+        if inside(imported, "loracomp") and room(imported) in MAY_IMPORT
+        if room(imported) not in MAY_IMPORT[importing] | {importing, "__init__"}
+    }
+    assert found == set()
+
+
+def test_the_table_of_rooms_has_no_other() -> None:
+    assert {room(name(path)) for path in MODULES} == MAY_IMPORT.keys()
 
 
 @pytest.mark.parametrize(("package", "forbidden"), FORBIDDEN, ids=[package for package, _ in FORBIDDEN])

@@ -12,9 +12,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from conftest import create_database, drop_database, url_of
 from job_data import add_base_model, add_jobs, claim, expire_leases, prediction, statuses
-from loracomp import db, schema
-from loracomp.db import Connection
-from loracomp.steps.record import record_predictions
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.connections import Connection
+from loracomp.worker.record import record_predictions
 from people_data import add_examples
 from test_metrics import DOCS
 from test_schema import snapshot

@@ -7,8 +7,8 @@ import pytest
 
 from job_data import add_jobs, job
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
-from loracomp import db
-from loracomp.db import Connection
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
 from loracomp.errors import RefusedError
 
 NAN, INFINITE = float("nan"), float("inf")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from loracomp import db
+from loracomp.database import connections as db
 from people_data import answer, claim, fill_every_view, load, one, submit
 
 CONTRACT = Path(__file__).parent / "bi_contract.txt"

@@ -14,8 +14,9 @@ from psycopg import errors, sql
 from scipy.stats import mannwhitneyu
 
 from job_data import prediction_row, record
-from loracomp import db, schema
 from loracomp.cli.common import shown
+from loracomp.database import connections as db
+from loracomp.database import schema
 from people_data import add_examples, answer, claim, load, one, submit
 from people_fixtures import Scene, connect, login, value, values
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from loracomp.catalogue import entry_names, load_entry, read_examples
-from loracomp.catalogue.reading import _hub_rows
 from loracomp.errors import NotFoundError, RefusedError, UsageError
+from loracomp.lab.catalogue import entry_names, load_entry, read_examples
+from loracomp.lab.catalogue.reading import _hub_rows
 
 UNSEEN = {"amazon_polarity", "mrpc", "qasc", "scitail"}
 DATA = Path(__file__).parents[2] / "shared" / "data"

@@ -16,7 +16,8 @@ import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
 
 from conftest import create_database, drop_database, place_for_a_server, url_of
-from loracomp import db, embedded, schema
+from loracomp.database import connections as db
+from loracomp.database import embedded, schema
 from people_data import fill_every_view
 from people_fixtures import login
 

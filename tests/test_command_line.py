@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from demo_fixtures import ROOT, execute, run
-from loracomp.threads import SPINS, wait_briefly
+from loracomp.model.cpu import SPINS, wait_briefly
 
 pytestmark = pytest.mark.model
 PROMPT = "Iron is heavier than cork.\nQuestion: Cork is heavier than iron. True or False?\nAnswer:"

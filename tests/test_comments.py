@@ -7,8 +7,9 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from loracomp import db, embedded, schema
-from loracomp.sql_objects import inherit_comments, sql_files
+from loracomp.database import connections as db
+from loracomp.database import embedded, schema
+from loracomp.database.sql_objects import inherit_comments, sql_files
 from routing_data import add_base_model
 from test_docs import blocks
 

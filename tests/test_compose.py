@@ -12,7 +12,7 @@ import yaml
 
 from loracomp.cli import app, commands
 from loracomp.config import Settings
-from loracomp.exporter import Endpoint
+from loracomp.worker.endpoint import Endpoint
 
 ROOT = Path(__file__).parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())

@@ -25,7 +25,8 @@ import yaml
 from benchmarks.volume.__main__ import fill
 from conftest import place_for_a_server
 from demo_fixtures import ROOT
-from loracomp import db, embedded, schema
+from loracomp.database import connections as db
+from loracomp.database import embedded, schema
 from people_data import fill_every_view
 from test_clients import VIEWS
 

@@ -19,12 +19,13 @@ import typer
 
 from conftest import create_database, drop_database
 from job_data import REPORT
-from loracomp import db, schema
 from loracomp.cli import operations
 from loracomp.config import Settings
-from loracomp.db import Connection
-from loracomp.doctor import examine, version_finding
-from loracomp.queries import QUERIES
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.connections import Connection
+from loracomp.database.doctor import examine, version_finding
+from loracomp.database.queries import QUERIES
 from people_data import claim, load, submit
 from people_fixtures import login
 from test_worker import wait_until

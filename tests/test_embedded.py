@@ -14,10 +14,13 @@ import psycopg
 import pytest
 
 from conftest import place_for_a_server
-from loracomp import embedded
+from loracomp.database import embedded
 from loracomp.errors import DatabaseUnavailableError
 
-START = "import sys; from pathlib import Path; from loracomp import embedded; print(embedded.start(Path(sys.argv[1])))"
+START = (
+    "import sys; from pathlib import Path; from loracomp.database import embedded; "
+    "print(embedded.start(Path(sys.argv[1])))"
+)
 
 
 @pytest.fixture(scope="module")

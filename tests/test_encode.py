@@ -2,9 +2,9 @@
 
 import numpy as np
 
+from loracomp.model.encoder import load_encoder
+from loracomp.pipeline import encode
 from loracomp.records import Job
-from loracomp.registry.models import load_encoder
-from loracomp.steps.encode import encode
 
 
 def a_job(prompt: str, choices: tuple[str, ...] | None = None) -> Job:

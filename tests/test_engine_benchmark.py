@@ -22,7 +22,7 @@ from benchmarks.engine.workbench import own_database
 from conftest import drop_database
 from demo_fixtures import ROOT
 from job_data import add_base_model, add_jobs, claim, statuses
-from loracomp import db
+from loracomp.database import connections as db
 
 PAGE = "<!-- table: performance -->\nold\n<!-- end -->\n<!-- table: steps -->\n<!-- end -->\n"
 

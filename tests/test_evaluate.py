@@ -13,18 +13,18 @@ import pytest
 from typer.testing import CliRunner
 
 from job_data import add_jobs, claim
-from loracomp import cli, serving
-from loracomp.catalogue import load_entry, read_examples
+from loracomp import cli
 from loracomp.config import Settings
 from loracomp.errors import LoracompError, NotFoundError, UsageError
-from loracomp.pipeline import Pipeline
+from loracomp.lab.catalogue import load_entry, read_examples
+from loracomp.pipeline import Pipeline, encode
 from loracomp.records import Request
 from loracomp.registry.adapters import activate_adapter, stage_adapter
 from loracomp.registry.base_models import register_base_model, set_encoder
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.tasks import add_task, import_examples
-from loracomp.steps.encode import encode
-from loracomp.worker import Worker
+from loracomp.worker import start
+from loracomp.worker.loop import Worker
 from model_fixtures import as_base
 from registry_data import tiny_description, write_adapter
 
@@ -63,7 +63,7 @@ def data(connection, database, minilm, tmp_path):
 def pipeline(tiny_model, tokenizer, minilm, monkeypatch):
     """What a worker of this process answers with, instead of a model out of a hub."""
     built = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
-    monkeypatch.setattr(serving, "load_pipeline", lambda settings, connection: built)
+    monkeypatch.setattr(start, "load_pipeline", lambda settings, connection: built)
     return built
 
 
@@ -115,7 +115,7 @@ def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, da
     asked = ["--tasks", "piqa", "--policies", "base,nearest", "--exclude-own", "--data", str(data)]
     monkeypatch.setenv("LORACOMP_BATCH_SIZE", "8")
     with monkeypatch.context() as patch:
-        patch.setattr(serving, "load_pipeline", lambda settings, connection: Interrupted(pipeline))
+        patch.setattr(start, "load_pipeline", lambda settings, connection: Interrupted(pipeline))
         with pytest.raises(LoracompError, match=r"^16 jobs are left: run `loracomp evaluate small` to go on"):
             run("evaluate", "small", *asked)
     found = run("evaluate", "small")
@@ -131,7 +131,7 @@ def test_workers_that_are_there_answer(connection, database, run, data, pipeline
     def refuse(*_, **__):
         raise AssertionError("a worker was started here")
 
-    monkeypatch.setattr(serving, "open_worker", refuse)
+    monkeypatch.setattr(start, "open_worker", refuse)
     worker = Worker(database, pipeline, base_model="tiny", settings=Settings(poll_s=0.05, batch_size=2, listen=False))
     thread = Thread(target=worker.run)
     thread.start()

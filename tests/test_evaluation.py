@@ -13,7 +13,7 @@ from scipy.stats import binomtest
 
 from conftest import create_database, drop_database
 from evaluation_data import add_rows, add_texts, answer_all, claim, right_on, start
-from loracomp import db
+from loracomp.database import connections as db
 from people_data import one, submit
 from routing_data import add_adapter, add_base_model
 

@@ -19,8 +19,8 @@ from benchmarks.evaluation.state import State, read_state
 from evaluation_data import add_rows as add_examples
 from evaluation_data import answer_all, right_on
 from loracomp.errors import LoracompError
-from loracomp.evaluation import import_split
-from loracomp.registry.models import load_encoder
+from loracomp.lab.evaluation import import_split
+from loracomp.model.encoder import load_encoder
 from routing_data import add_base_model
 
 ROOT = Path(__file__).parent.parent

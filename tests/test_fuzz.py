@@ -21,7 +21,7 @@ from psycopg.types.json import Jsonb
 
 from demo_fixtures import ROOT
 from job_data import BASE, RECORD_ROW, prediction_row
-from loracomp import tables
+from loracomp.database import tables
 from people_data import submit
 from people_fixtures import LOGINS, Scene, login, value, values
 

@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily
 
 from demo_fixtures import ROOT
 from loracomp import metrics
-from loracomp.exporter import DATABASE_METRICS, DatabaseSample
+from loracomp.worker.endpoint import DATABASE_METRICS, DatabaseSample
 
 DASHBOARD = json.loads((ROOT / "dashboards" / "grafana" / "loracomp.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]

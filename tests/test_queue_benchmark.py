@@ -12,8 +12,8 @@ from benchmarks.queue.growth import fill
 from benchmarks.queue.systems.loracomp import BASE_MODEL, NoModel
 from demo_fixtures import ROOT
 from job_data import add_base_model, add_jobs, claim
-from loracomp.db import Connection
-from loracomp.steps.record import record_predictions
+from loracomp.database.connections import Connection
+from loracomp.worker.record import record_predictions
 
 SYSTEMS = {"bare", "loracomp", "pgqueuer", "procrastinate"}
 TINY = "--seconds 0.2 --rounds 1 --batch 1 --depth 0 --history 9 --submitters 3 --claims 4"

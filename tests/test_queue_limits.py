@@ -8,8 +8,8 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
 from job_data import BASE, add_jobs, claim, clear, shared_database
-from loracomp import db
-from loracomp.db import Connection, translated_errors
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection, translated_errors
 from loracomp.errors import RefusedError
 from people_fixtures import login
 

@@ -14,11 +14,11 @@ import typer
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from loracomp.catalogue import entry_names, load_entry
 from loracomp.cli.training import train_library
 from loracomp.errors import LoracompError, NotFoundError, UsageError
+from loracomp.lab.catalogue import entry_names, load_entry
+from loracomp.lab.training.recipe import read_recipe, with_starts
 from loracomp.registry.library_files import PACKAGED
-from loracomp.training.recipe import read_recipe, with_starts
 from model_fixtures import letter_tokenizer, tiny_llama
 
 ROWS = [
@@ -161,7 +161,7 @@ def test_a_failure_stays_alone_and_says_so(train, tmp_path):
 
 
 def test_an_unexpected_failure_stays_alone_too(train, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("loracomp.training.train.training_order", lambda *_: 1 / 0)
+    monkeypatch.setattr("loracomp.lab.training.train.training_order", lambda *_: 1 / 0)
     rows, _ = train(tmp_path / "library", "--task", "cb")
     assert rows["cb"]["error"] == "ZeroDivisionError: division by zero"
 

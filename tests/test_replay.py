@@ -9,12 +9,13 @@ from typer.testing import CliRunner
 
 from job_data import BASE, RECORD_ROW, add_jobs, claim, prediction_row
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
-from loracomp import cli, serving
+from loracomp import cli
 from loracomp.cli import commands
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Request
 from loracomp.replay import replay
+from loracomp.worker import start
 from model_fixtures import as_base
 
 CHOICES = ("yes", "no")
@@ -98,7 +99,7 @@ def test_a_score_that_is_no_number_is_not_equal(connection: Connection, pipeline
 
 def test_a_sample_goes_on_behind_bad_traces(connection: Connection, database: str, pipeline: Pipeline, monkeypatch):
     monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
-    monkeypatch.setattr(serving, "load_pipeline", lambda settings, connection: pipeline)
+    monkeypatch.setattr(start, "load_pipeline", lambda settings, connection: pipeline)
     if not cli.app.registered_groups:
         commands.register(cli.app)
     right = honest(connection, pipeline)

@@ -6,7 +6,7 @@ from psycopg import errors
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import binomtest, entropy
 
-from loracomp import db
+from loracomp.database import connections as db
 from people_data import answer, claim, load, one, submit
 from people_fixtures import connect, values
 

@@ -7,7 +7,8 @@ import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
-from loracomp import db, schema
+from loracomp.database import connections as db
+from loracomp.database import schema
 from loracomp.errors import DatabaseUnavailableError
 from people_data import add_examples, answer, claim, load, one, submit
 from people_fixtures import LOGINS, Scene, connect, login, value, values

@@ -9,11 +9,11 @@ import pytest
 from psycopg import sql
 
 from conftest import create_database, drop_database
-from loracomp import db
-from loracomp.encoding import INPUT_FORMAT_VERSION
+from loracomp.database import connections as db
+from loracomp.database.routing import route
 from loracomp.errors import SchemaMismatchError, UsageError
+from loracomp.model.encoding import INPUT_FORMAT_VERSION
 from loracomp.records import Job, Trace
-from loracomp.steps.route import route
 from routing_data import (
     DIMENSIONS,
     Vectors,
@@ -274,7 +274,7 @@ def encoder(connection: db.Connection) -> str:
 
 def test_the_step_returns_records_in_order(connection: db.Connection, encoder: str) -> None:
     jobs = [a_job(id_) for id_ in add_jobs(connection, 1, "random_parameters") + add_jobs(connection, 1, "base")]
-    routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0), encoder)
+    routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0), encoder, INPUT_FORMAT_VERSION)
     assert (routed.job_id, alone.job_id) == (jobs[0].id, jobs[1].id)
     assert (routed.normalization, routed.contrast) == ("tokens", 0)
     composition = routed.composition
@@ -299,7 +299,7 @@ def unfolded(connection: db.Connection, trace: Trace) -> dict[str, Any]:
 def test_the_step_refuses_vectors_of_another_length(connection: db.Connection, encoder: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
     with pytest.raises(UsageError, match="embedding has 3 dimensions; this database holds vectors of 832"):
-        route(connection, jobs, np.ones((1, 3), dtype=np.float32), encoder)
+        route(connection, jobs, np.ones((1, 3), dtype=np.float32), encoder, INPUT_FORMAT_VERSION)
 
 
 CHANGES = [
@@ -311,17 +311,19 @@ CHANGES = [
 @pytest.mark.parametrize("change", [*CHANGES, "DELETE FROM loracomp.encoder"])
 def test_the_step_notices_that_the_encoder_was_changed(connection: db.Connection, encoder: str, change: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
-    assert len(route(connection, jobs, QUERY, encoder)) == 1
+    assert len(route(connection, jobs, QUERY, encoder, INPUT_FORMAT_VERSION)) == 1
     connection.execute(change.encode())
     with pytest.raises(SchemaMismatchError, match=r"encoder is no longer the one .*: start the worker again"):
-        route(connection, jobs, QUERY, encoder)
+        route(connection, jobs, QUERY, encoder, INPUT_FORMAT_VERSION)
 
 
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_a_vector_that_is_none_is_refused(connection: db.Connection, encoder: str, number: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
     with pytest.raises(UsageError, match="not allowed in vector"):
-        route(connection, jobs, np.full((1, DIMENSIONS), float(number), dtype=np.float32), encoder)
+        route(
+            connection, jobs, np.full((1, DIMENSIONS), float(number), dtype=np.float32), encoder, INPUT_FORMAT_VERSION
+        )
 
 
 def test_a_missing_vector_is_refused(connection: db.Connection) -> None:

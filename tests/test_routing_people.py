@@ -11,7 +11,7 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from conftest import create_database, drop_database, url_of
-from loracomp import db
+from loracomp.database import connections as db
 from routing_data import (
     Library,
     add_base_model,

@@ -5,8 +5,8 @@ import pytest
 
 import routing_reference
 from benchmarks.routing_quality import Embedder, Index, Query, Settings, Similarities, weigh
+from loracomp.model.encoder import load_encoder
 from loracomp.registry.library_files import PACKAGED, read_examples_file
-from loracomp.registry.models import load_encoder
 from routing_reference import AGGREGATIONS
 
 

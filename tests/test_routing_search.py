@@ -8,8 +8,8 @@ import numpy.typing as npt
 import pytest
 
 from conftest import create_database, drop_database
-from loracomp import db
-from loracomp.queries import QUERIES
+from loracomp.database import connections as db
+from loracomp.database.queries import QUERIES
 from routing_data import Library, Vectors, add_examples, add_jobs, add_task, load, queries_near, route_jobs, unit
 from routing_reference import Settings, weigh
 

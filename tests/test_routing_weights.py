@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from psycopg.types.json import Jsonb
 
 from conftest import create_database, drop_database
-from loracomp import db
+from loracomp.database import connections as db
 from routing_reference import Settings, Weighted, weigh
 
 TASK_WEIGHTS = """

@@ -18,7 +18,8 @@ from alembic import command
 
 from conftest import create_database, drop_database, place_for_a_server, url_of
 from job_data import add_base_model
-from loracomp import db, embedded, schema, sql_objects
+from loracomp.database import connections as db
+from loracomp.database import embedded, schema, sql_objects
 from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError
 
 SNAPSHOT = """

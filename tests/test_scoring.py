@@ -17,7 +17,7 @@ from transformers import (
 )
 
 from loracomp.errors import JobError
-from loracomp.scoring import ROW_TOKENS, encode_choices, log_likelihoods, normalize, shares_prompts
+from loracomp.model.scoring import ROW_TOKENS, encode_choices, log_likelihoods, normalize, shares_prompts
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, tiny_llama
 
 

@@ -7,16 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loracomp import db, schema
-from loracomp.catalogue import load_entry, read_examples
 from loracomp.cli.tasks import _examples
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
-from loracomp.queries import QUERIES
+from loracomp.lab.catalogue import load_entry, read_examples
+from loracomp.model.encoder import load_encoder
 from loracomp.registry import embeddings
 from loracomp.registry.base_models import check_encoder, load_registered_encoder, set_encoder
 from loracomp.registry.embeddings import embed_examples, load_embeddings
 from loracomp.registry.example_files import read_lines
-from loracomp.registry.models import load_encoder
 from loracomp.registry.tasks import add_rows, add_task, draw, import_examples
 
 LINES = [

@@ -19,17 +19,17 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from loracomp.catalogue import Entry, read_examples
 from loracomp.cli.training import train
 from loracomp.errors import RefusedError, UsageError
+from loracomp.lab.catalogue import Entry, Phrased, read_examples
+from loracomp.lab.training.config import training_config
+from loracomp.lab.training.rows import choose_rows, training_order
+from loracomp.lab.training.train import _last_checkpoint, accuracies, train_adapter
+from loracomp.lab.training.trainer import choice_loss
+from loracomp.model.loading import load_base_model
+from loracomp.model.scoring import log_likelihoods
 from loracomp.registry.adapter_files import read_adapter
 from loracomp.registry.base_models import RegisteredBaseModel
-from loracomp.registry.models import load_base_model
-from loracomp.scoring import log_likelihoods
-from loracomp.training.config import training_config
-from loracomp.training.rows import choose_rows, training_order
-from loracomp.training.train import _last_checkpoint, accuracies, train_adapter
-from loracomp.training.trainer import choice_loss
 from model_fixtures import letter_tokenizer, tiny_llama
 
 VOWELS = Entry(
@@ -49,10 +49,10 @@ QUICK = {"rank": 4, "target_modules": ("q_proj", "v_proj", "down_proj"), "learni
 WORKER = """
 import json, sys
 from pathlib import Path
-from loracomp.catalogue import Entry
-from loracomp.registry.models import load_base_model
-from loracomp.training.config import training_config
-from loracomp.training.train import train_adapter
+from loracomp.lab.catalogue import Entry
+from loracomp.lab.training.config import training_config
+from loracomp.lab.training.train import train_adapter
+from loracomp.model.loading import load_base_model
 model, data, output, entry, config = sys.argv[1:]
 base = load_base_model(model, dtype="float32", cache_dir=Path(output))
 train_adapter(Entry(**json.loads(entry)), base, training_config(**json.loads(config)), Path(output), data)
@@ -88,7 +88,7 @@ def base_of(folders):
 
 def rows_of(folders, **settings):
     config = training_config(**QUICK | settings)
-    return choose_rows(read_examples(VOWELS, "train", folders[1]), base_of(folders), config), config
+    return choose_rows(lambda *_: read_examples(VOWELS, "train", folders[1]), base_of(folders), config), config
 
 
 def fit(folders, output, start_from=None, **settings):
@@ -105,7 +105,7 @@ def trained(folders, tmp_path_factory):
 @pytest.mark.parametrize(("exponent", "divisors"), [(0, (1, 1)), (0.5, (3**0.5, 6**0.5)), (1, (3, 6))])
 def test_the_loss_is_the_choices_cross_entropy_plus_the_right_ones_loss_a_token(exponent, divisors, folders):
     rows, config = rows_of(folders, lm_weight=0.25, length_exponent=exponent)
-    row = rows.learnt[0]
+    row = rows.epochs[0][0]
     assert row.question.token_counts == (3, 6)  # " yes", " never"; "es" is one token of the tests' tokenizer
     scores = torch.tensor([-5.0, -4.0])
     competing = [float(score) / divisor for score, divisor in zip(scores, divisors, strict=True)]
@@ -117,34 +117,34 @@ def test_the_loss_is_the_choices_cross_entropy_plus_the_right_ones_loss_a_token(
 
 def test_an_epoch_takes_every_row_once_and_like_lengths_together(folders):
     rows, config = rows_of(folders, epochs=2, batch_size=10)
-    order = training_order(rows.learnt, config)
-    assert len(rows.learnt) == 220
-    assert Counter(row.content_hash for row in order) == {row.content_hash: 2 for row in rows.learnt}
+    order = training_order(rows.epochs, config)
+    assert len(rows.epochs[0]) == 220
+    assert Counter(row.digest for row in order) == {row.digest: 2 for row in rows.epochs[0]}
     batches = [[row.tokens for row in order[i : i + 10]] for i in range(0, 440, 10)]
     spread = [max(batch) - min(batch) for batch in batches]
     assert sum(spread) / len(spread) < 5  # words differ by up to 27 tokens
-    assert order == training_order(rows.learnt, config)
-    assert order != training_order(rows.learnt, config.model_copy(update={"seed": 1}))
+    assert order == training_order(rows.epochs, config)
+    assert order != training_order(rows.epochs, config.model_copy(update={"seed": 1}))
 
 
 def test_rows_held_out_are_never_learnt(folders):
     rows, _ = rows_of(folders)
-    assert len(rows.held_out) == 40
-    assert not {row.content_hash for row in rows.held_out} & {row.content_hash for row in rows.learnt}
+    assert len(rows.held_out[Phrased.OWN]) == 40
+    assert not {row.digest for row in rows.held_out[Phrased.OWN]} & {row.digest for row in rows.epochs[0]}
     few, _ = rows_of(folders, max_rows=7)
-    assert [row.content_hash for row in few.learnt] == [row.content_hash for row in rows.learnt[:7]]
-    assert few.held_out == rows.held_out
+    assert [row.digest for row in few.epochs[0]] == [row.digest for row in rows.epochs[0][:7]]
+    assert few.held_out[Phrased.OWN] == rows.held_out[Phrased.OWN]
     assert few.digest() != rows.digest()
     capped, _ = rows_of(folders, held_out=1000)
-    assert len(capped.held_out) == 52  # a fifth
+    assert len(capped.held_out[Phrased.OWN]) == 52  # a fifth
     assert rows_of(folders, seed=1)[0].digest() != rows.digest()
 
 
 def test_rows_over_max_tokens_are_left_out_and_counted(folders):
     rows, _ = rows_of(folders, max_tokens=30)
-    questions = [row.question for row in (*rows.learnt, *rows.held_out)]
+    questions = [row.question for row in (*rows.epochs[0], *rows.held_out[Phrased.OWN])]
     assert max(question.prompt_tokens + max(question.token_counts) - 1 for question in questions) == 30
-    assert rows.too_long == 260 - len(rows.learnt) - len(rows.held_out) > 100
+    assert rows.too_long == 260 - len(rows.epochs[0]) - len(rows.held_out[Phrased.OWN]) > 100
     with pytest.raises(UsageError, match="max_tokens = 8"):
         rows_of(folders, max_tokens=8)
 
@@ -157,7 +157,7 @@ def test_a_rule_is_learnt(trained, folders):
     assert (record["rows_seen"], record["steps"]) == (3296, 206)
     assert record["loss"] < 0.3
     assert record["data"]["rows"] == 220
-    assert record["data"]["digest"] == rows_of(folders)[0].digest()
+    assert record["data"]["digest"] == rows_of(folders, epochs=15)[0].digest()
     assert {"torch", "peft", "transformers", "loracomp"} <= record["versions"].keys()
 
 
@@ -187,10 +187,12 @@ def test_peft_loads_it_with_the_scores_that_were_recorded(trained, folders):
     record, output = trained
     rows, _ = rows_of(folders)
     model = PeftModel.from_pretrained(base_of(folders).model, output).eval()
-    assert accuracies(model, rows.held_out)["acc"] == pytest.approx(record["held_out"]["adapter"]["acc"], abs=0.026)
+    assert accuracies(model, rows.held_out[Phrased.OWN])["acc"] == pytest.approx(
+        record["held_out"]["adapter"]["acc"], abs=0.026
+    )
     with torch.no_grad(), model.disable_adapter():
-        base = log_likelihoods(model, [rows.held_out[0].question])[0]
-    assert torch.equal(base, log_likelihoods(tiny_llama(), [rows.held_out[0].question])[0])
+        base = log_likelihoods(model, [rows.held_out[Phrased.OWN][0].question])[0]
+    assert torch.equal(base, log_likelihoods(tiny_llama(), [rows.held_out[Phrased.OWN][0].question])[0])
 
 
 def test_a_finished_training_is_not_done_again_and_another_is_refused(trained, folders):

@@ -13,7 +13,7 @@ import pytest
 from benchmarks.volume import report
 from conftest import drop_database
 from demo_fixtures import ROOT
-from loracomp import db
+from loracomp.database import connections as db
 
 JOBS = 1000
 NAME = f"loracomp_volume_{os.getpid()}"

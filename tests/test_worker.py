@@ -19,15 +19,15 @@ from psycopg.conninfo import make_conninfo
 
 from job_data import BASE, add_jobs, claim, expire_leases, job, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
-from loracomp import db
 from loracomp.config import Settings
-from loracomp.db import Connection
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from loracomp.errors import DeviceHungError, SchemaMismatchError
-from loracomp.hint import Hint
-from loracomp.leases import Heartbeat
-from loracomp.queries import QUERIES
 from loracomp.records import Failure, Job, Prediction
-from loracomp.worker import Worker
+from loracomp.worker.hint import Hint
+from loracomp.worker.leases import Heartbeat
+from loracomp.worker.loop import Worker
 from queue_worker import Obedient
 
 SCRIPT = Path(__file__).parent / "queue_worker.py"

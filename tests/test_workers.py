@@ -11,9 +11,10 @@ from psycopg import errors
 
 from job_data import REPORT, add_jobs, job, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
-from loracomp import __version__, schema
-from loracomp.db import Connection
-from loracomp.queries import QUERIES
+from loracomp import __version__
+from loracomp.database import schema
+from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from test_worker import claims, running, wait_until, working
 
 

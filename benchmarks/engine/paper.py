@@ -1,7 +1,7 @@
 """What one would do without loracomp: ChromaDB, then PEFT's merge and a forward pass for each job.
 
 Tuned as far as it goes: texts are embedded and looked up a batch at a time, adapters stand in the model's precision,
-choices share their prompt's pass (`loracomp.scoring`), and a merged adapter is deleted at once.
+choices share their prompt's pass (`loracomp.model.scoring`), and a merged adapter is deleted at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,10 +15,10 @@ from peft import PeftModel
 from psycopg.types.json import Jsonb
 
 from loracomp.composition.layers import composed
+from loracomp.model.loading import load_base_model
+from loracomp.model.scoring import encode_choices, log_likelihoods, normalize
 from loracomp.records import Job
 from loracomp.registry.library_files import PACKAGED, adapter_folder, read_examples_file
-from loracomp.registry.models import load_base_model
-from loracomp.scoring import encode_choices, log_likelihoods, normalize
 
 from .composing import new_composer
 from .passes import asking

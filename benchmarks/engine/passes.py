@@ -10,10 +10,10 @@ from torch import Tensor
 
 from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import AdapterWeights
-from loracomp.generation import pad_left
+from loracomp.model.generation import pad_left
+from loracomp.model.loading import BaseModel
+from loracomp.model.scoring import encode_texts
 from loracomp.records import Composition, Request
-from loracomp.registry.models import BaseModel
-from loracomp.scoring import encode_texts
 
 from .timing import Figure, Measured, Seconds, compare, milliseconds, over, per_second, take_turns
 from .workbench import IN_A_MIX, Draw, Fetching, Workbench, drawing, from_memory, made_up_jobs, to_score

@@ -10,21 +10,22 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from loracomp import db, schema
 from loracomp.cli.demo import demo_jobs
+from loracomp.composition.predictor import Predictor
 from loracomp.composition.resident import Fetch, Loaded
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import Settings, load_settings
-from loracomp.embedded import database_url
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.embedded import database_url
 from loracomp.errors import JobError
+from loracomp.model.loading import BaseModel
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Request
 from loracomp.registry.adapters import fetch_adapters
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, PACKAGED, read_manifest
-from loracomp.registry.models import BaseModel
-from loracomp.serving import load_pipeline
-from loracomp.steps.predict import Predictor
+from loracomp.worker.start import load_pipeline
 
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
 IN_A_MIX = 4

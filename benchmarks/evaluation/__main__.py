@@ -21,16 +21,17 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from rich.console import Console
 
-from loracomp import db, schema
 from loracomp.config import Settings, load_settings
-from loracomp.embedded import database_url
-from loracomp.evaluation import import_split
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.embedded import database_url
+from loracomp.lab.evaluation import import_split
 from loracomp.pipeline import Pipeline
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, PACKAGED
-from loracomp.serving import load_pipeline
-from loracomp.shutdown import serve
-from loracomp.worker import Worker
+from loracomp.worker.loop import Worker
+from loracomp.worker.process import serve
+from loracomp.worker.start import load_pipeline
 
 from .bare import import_bare
 from .measure import measure

@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from benchmarks.routing_quality import texts_of
-from loracomp.catalogue import Example, load_entry, read_examples
-from loracomp.catalogue.reading import rows_of
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
+from loracomp.lab.catalogue import load_entry, read_examples
+from loracomp.lab.catalogue.reading import rows_of
+from loracomp.registry.examples import Example
 from loracomp.registry.tasks import import_examples
 
 from .plan import BARE

@@ -5,8 +5,8 @@ from itertools import groupby
 from pathlib import Path
 from time import perf_counter
 
-from loracomp.db import Connection
-from loracomp.evaluation import start_evaluation
+from loracomp.database.connections import Connection
+from loracomp.lab.evaluation import start_evaluation
 
 from .plan import STAGES, Unit, lacking
 from .results import Row, add_rows, count_rows, path_of, read_rows

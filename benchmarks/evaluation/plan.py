@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loracomp.catalogue import entry_names, load_entry
+from loracomp.lab.catalogue import entry_names, load_entry
 
 POLICIES = (
     "base",

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from loracomp.embedded import psql_path
+from loracomp.database.embedded import psql_path
 from loracomp.errors import LoracompError
 
 TABLE = re.compile(

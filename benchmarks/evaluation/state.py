@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
 
 from .plan import BARE, Part, Unit
 

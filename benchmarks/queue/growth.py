@@ -12,10 +12,10 @@ from typing import Any
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Json
 
-from loracomp import db
+from loracomp.database import connections as db
 from loracomp.records import Job
-from loracomp.steps.claim import claim_jobs
-from loracomp.steps.record import record_predictions
+from loracomp.worker.claim import claim_jobs
+from loracomp.worker.record import record_predictions
 
 from .place import COMMIT, one, queue, settle
 from .systems.command import PROMPT

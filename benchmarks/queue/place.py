@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
-from loracomp import embedded
+from loracomp.database import embedded
 
 ROOT = Path(__file__).parents[2]
 SETTLE_S = float(os.environ.get("SETTLE_S", "120"))

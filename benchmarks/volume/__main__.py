@@ -30,9 +30,10 @@ from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
-from loracomp import db, schema
 from loracomp.config import load_settings
-from loracomp.embedded import database_url
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.embedded import database_url
 from loracomp.registry.library_files import MANIFEST, PACKAGED
 
 from .report import keep

@@ -27,14 +27,14 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from loracomp import db
 from loracomp.config import load_settings
-from loracomp.db import know_traces
-from loracomp.embedded import database_url
+from loracomp.database import connections as db
+from loracomp.database.connections import know_traces
+from loracomp.database.embedded import database_url
 from loracomp.errors import DatabaseUnavailableError
 from loracomp.records import Answer, Job, Prediction, Versions
-from loracomp.steps.claim import claim_jobs
-from loracomp.steps.record import record_predictions
+from loracomp.worker.claim import claim_jobs
+from loracomp.worker.record import record_predictions
 
 from .__main__ import ENDED, NAME, timed
 from .report import keep_analysts

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from loracomp.errors import LoracompError
-from loracomp.threads import wait_briefly
+from loracomp.model.cpu import wait_briefly
 
 app = typer.Typer(
     name="loracomp",

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from loracomp import db
 from loracomp.config import load_settings
-from loracomp.embedded import database_url
-from loracomp.schema import check_revision
+from loracomp.database.connections import Connection, connect, translated_errors
+from loracomp.database.embedded import database_url
+from loracomp.database.schema import check_revision
 
 console = Console()
 """For results; progress and remarks go to `remarks`."""
@@ -27,11 +27,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")
 
 
 @contextmanager
-def open_database() -> Iterator[db.Connection]:
+def open_database() -> Iterator[Connection]:
     """An autocommit connection to the settings' database, at this release's schema; errors come in our words."""
     url = database_url(load_settings())
     check_revision(url)
-    with db.translated_errors(), db.connect(url, application_name="loracomp") as connection:
+    with translated_errors(), connect(url, application_name="loracomp") as connection:
         yield connection
 
 

@@ -5,9 +5,9 @@ from typing import Annotated
 
 import typer
 
-from loracomp import embedded, schema
 from loracomp.cli.common import AsJson, console, emit_json
 from loracomp.config import load_settings
+from loracomp.database import embedded, schema
 
 db_app = typer.Typer(help="The embedded Postgres.", no_args_is_help=True)
 

@@ -8,11 +8,12 @@ from psycopg.types.json import Jsonb
 from rich.table import Table
 from rich.text import Text
 
-from loracomp import db, schema
 from loracomp.cli.common import AsJson, console, emit_json, open_database, remarks
 from loracomp.config import Settings, load_settings
-from loracomp.embedded import database_url
-from loracomp.queries import QUERIES
+from loracomp.database import schema
+from loracomp.database.connections import Connection
+from loracomp.database.embedded import database_url
+from loracomp.database.queries import QUERIES
 
 COLUMNS: dict[str, Any] = {
     "choices": None,
@@ -44,17 +45,17 @@ def demo(as_json: AsJson = False) -> None:
 
 def demo_jobs() -> list[dict[str, Any]]:
     """The demo's jobs: columns of loracomp.job."""
-    found: list[dict[str, Any]] = yaml.safe_load(files("loracomp.demo").joinpath("jobs.yaml").read_text())
+    found: list[dict[str, Any]] = yaml.safe_load(files("loracomp.cli").joinpath("demo.yaml").read_text())
     return [COLUMNS | job for job in found]
 
 
-def _insert(connection: db.Connection, job: dict[str, Any]) -> int:
+def _insert(connection: Connection, job: dict[str, Any]) -> int:
     row = connection.execute(QUERIES["insert_job"], job | {"tags": Jsonb(job["tags"])}).fetchone()
     assert row is not None
     return int(row["id"])
 
 
-def _load_library(connection: db.Connection, settings: Settings) -> None:
+def _load_library(connection: Connection, settings: Settings) -> None:
     with remarks.status("loading the library: base model, encoder, adapters, examples (the first time takes a minute)"):
         from loracomp.registry.library import load_library
 
@@ -62,7 +63,7 @@ def _load_library(connection: db.Connection, settings: Settings) -> None:
 
 
 def _answer(settings: Settings, count: int) -> None:
-    from loracomp.serving import open_worker
+    from loracomp.worker.start import open_worker
 
     with remarks.status("loading the models") as status:
         worker = open_worker(settings, drain=True)

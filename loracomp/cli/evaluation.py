@@ -10,12 +10,13 @@ from typing import Annotated, Any
 import psycopg
 import typer
 
-from loracomp import db, evaluation
 from loracomp.cli.common import AsJson, console, emit_json, open_database, remarks
 from loracomp.cli.evaluation_tables import print_results
 from loracomp.config import Settings, load_settings
-from loracomp.embedded import database_url
+from loracomp.database.connections import Connection, connect
+from loracomp.database.embedded import database_url
 from loracomp.errors import LoracompError, UsageError
+from loracomp.lab import evaluation
 
 LOOKS = 6
 """For others at work, 0.3 s apart, before a worker is started here."""
@@ -69,14 +70,14 @@ def _listed(names: str) -> list[str]:
     return [name.strip() for name in names.split(",") if name.strip()]
 
 
-def _import(connection: db.Connection, tasks: list[str], split: str, data: str | None) -> None:
+def _import(connection: Connection, tasks: list[str], split: str, data: str | None) -> None:
     for task in tasks if data else []:
         assert data
         report = evaluation.import_split(connection, task, split, data)
         _remark(f"{task}: {', '.join(f'{count} {outcome}' for outcome, count in report.counts.items())}")
 
 
-def _answer(connection: db.Connection, name: str, settings: Settings) -> int:
+def _answer(connection: Connection, name: str, settings: Settings) -> int:
     """See to it that workers answer, those that are there or one of this process; how many jobs are left."""
     state = evaluation.show_evaluation(connection, name)
     with _progress(name, settings):
@@ -90,7 +91,7 @@ def _answer(connection: db.Connection, name: str, settings: Settings) -> int:
     return _left(state)
 
 
-def _others_answer(connection: db.Connection, state: dict[str, Any]) -> bool:
+def _others_answer(connection: Connection, state: dict[str, Any]) -> bool:
     """Whether workers are at it: an idle one gets a moment to notice."""
     for _ in range(LOOKS):
         if evaluation.somebody_works(connection, state["base_model"]):
@@ -107,8 +108,8 @@ def _left(state: dict[str, Any]) -> int:
 
 
 def _work_here(settings: Settings) -> None:
-    from loracomp.serving import open_worker
-    from loracomp.shutdown import serve
+    from loracomp.worker.process import serve
+    from loracomp.worker.start import open_worker
 
     serve(open_worker(settings, drain=True), settings.grace_s)
 
@@ -124,7 +125,7 @@ def _progress(name: str, settings: Settings) -> Iterator[None]:
 
         def look() -> None:
             # A database that is away is the worker's business.
-            with suppress(psycopg.Error, LoracompError), db.connect(database_url(settings), vectors=False) as own:
+            with suppress(psycopg.Error, LoracompError), connect(database_url(settings), vectors=False) as own:
                 state = evaluation.show_evaluation(own, name)
                 progress.update(line, total=state["jobs"], completed=state["jobs"] - _left(state))
 
@@ -145,7 +146,7 @@ def _progress(name: str, settings: Settings) -> Iterator[None]:
             look()
 
 
-def _show(connection: db.Connection, name: str, csv: Path | None, as_json: bool) -> None:
+def _show(connection: Connection, name: str, csv: Path | None, as_json: bool) -> None:
     state: dict[str, Any] = evaluation.show_evaluation(connection, name)
     results = evaluation.read_results(connection, name)
     if csv:

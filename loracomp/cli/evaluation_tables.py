@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from loracomp.evaluation import REFERENCES, Rows
+from loracomp.lab.evaluation import REFERENCES, Rows
 
 
 def print_results(console: Console, state: dict[str, Any], results: dict[str, Rows]) -> None:

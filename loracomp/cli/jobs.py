@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loracomp import db
 from loracomp.cli.common import AsJson, console, emit_json, harmless, open_database, remarks
 from loracomp.config import load_settings
-from loracomp.embedded import database_url
+from loracomp.database.connections import Connection
+from loracomp.database.embedded import database_url
+from loracomp.database.queries import QUERIES
+from loracomp.database.schema import check_revision
 from loracomp.errors import JobError, LoracompError, NotFoundError, UsageError
-from loracomp.queries import QUERIES
-from loracomp.schema import check_revision
 
 if TYPE_CHECKING:  # at run time it would load torch
     from loracomp.replay import Replay
@@ -70,7 +70,7 @@ def _said_where_it_waits(job: int) -> Iterator[None]:
         raise
 
 
-def _submit(connection: db.Connection, columns: dict[str, Any]) -> int:
+def _submit(connection: Connection, columns: dict[str, Any]) -> int:
     row = connection.execute(QUERIES["submit_job"], columns).fetchone()
     assert row is not None
     return int(row["id"])
@@ -84,14 +84,14 @@ def refuse_nul(*texts: str) -> None:
         raise UsageError("prompt or choices are not valid UTF-8: send them in that encoding")
 
 
-def _job(connection: db.Connection, job: int) -> dict[str, Any]:
+def _job(connection: Connection, job: int) -> dict[str, Any]:
     row = connection.execute(QUERIES["job_trace"], {"id": job}).fetchone()
     if row is None:
         raise NotFoundError(f"job {job} does not exist, or is not yours")
     return row
 
 
-def _wait(connection: db.Connection, job: int, patience: float | None) -> bool:
+def _wait(connection: Connection, job: int, patience: float | None) -> bool:
     """Whether the job ended; a job that some worker has taken is waited for to its end."""
     start = time.monotonic()
     while (status := _job(connection, job)["status"]) not in ENDED:
@@ -101,9 +101,9 @@ def _wait(connection: db.Connection, job: int, patience: float | None) -> bool:
     return True
 
 
-def _answer_here(connection: db.Connection, job: int) -> None:
+def _answer_here(connection: Connection, job: int) -> None:
     """Run a worker until this job has ended; what else is due and claimed with it is answered too."""
-    from loracomp.serving import open_worker
+    from loracomp.worker.start import open_worker
 
     with remarks.status(f"no worker took job {job}: loading the models to answer it here"):
         worker = open_worker(load_settings())
@@ -116,7 +116,7 @@ def _answer_here(connection: db.Connection, job: int) -> None:
             running.join()
 
 
-def _show(connection: db.Connection, job: int, as_json: bool) -> None:
+def _show(connection: Connection, job: int, as_json: bool) -> None:
     row = _job(connection, job)
     if as_json:
         emit_json(row)
@@ -126,7 +126,7 @@ def _show(connection: db.Connection, job: int, as_json: bool) -> None:
         raise JobError(f"job {job} {row['status']}: {row['error']}", code=str(row["error_code"]))
 
 
-def _explanation(connection: db.Connection, job: int) -> str:
+def _explanation(connection: Connection, job: int) -> str:
     row = connection.execute(QUERIES["explain_job"], {"id": job}).fetchone()
     assert row is not None
     return str(row["explanation"])
@@ -161,7 +161,7 @@ def replay(
     with open_database() as connection:
         traces = [_job(connection, job)] if job is not None else _sample(connection, all_since, sample)
         from loracomp.replay import replay as run_again
-        from loracomp.serving import load_pipeline
+        from loracomp.worker.start import load_pipeline
 
         with remarks.status("loading the models"):
             pipeline = load_pipeline(load_settings(), connection)
@@ -175,7 +175,7 @@ def replay(
         raise typer.Exit(1)
 
 
-def _sample(connection: db.Connection, since: datetime | None, size: int) -> list[dict[str, Any]]:
+def _sample(connection: Connection, since: datetime | None, size: int) -> list[dict[str, Any]]:
     traces = connection.execute(QUERIES["sample_traces"], {"since": since, "sample": size}).fetchall()
     if not traces:
         raise NotFoundError(f"no job has been answered since {since}: name an earlier day")
@@ -204,10 +204,10 @@ def worker(
     given = {"batch_size": batch_size, "metrics_port": metrics_port}
     settings = load_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
     check_revision(database_url(settings))
-    from loracomp import logfmt
-    from loracomp.exporter import Endpoint
-    from loracomp.serving import open_worker
-    from loracomp.shutdown import serve
+    from loracomp.worker import logfmt
+    from loracomp.worker.endpoint import Endpoint
+    from loracomp.worker.process import serve
+    from loracomp.worker.start import open_worker
 
     logfmt.configure(settings.log_format, settings.log_level)
     with ExitStack() as stack:

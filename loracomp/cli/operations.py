@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from loracomp import embedded
 from loracomp.cli.common import AsJson, console, emit, emit_json, open_database, shown
 from loracomp.config import load_settings
-from loracomp.doctor import Finding, examine
-from loracomp.queries import QUERIES
+from loracomp.database import embedded
+from loracomp.database.doctor import Finding, examine
+from loracomp.database.queries import QUERIES
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 

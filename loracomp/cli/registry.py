@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from loracomp.catalogue import entry_names
 from loracomp.cli import tasks
 from loracomp.cli.common import AsJson, emit, emit_json, open_database
 from loracomp.config import load_settings
-from loracomp.db import Connection
-from loracomp.embedded import database_url
+from loracomp.database.connections import Connection
+from loracomp.database.embedded import database_url
+from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError
-from loracomp.queries import QUERIES
+from loracomp.lab.catalogue import entry_names
 
 model_app = typer.Typer(help="Base models, which adapters belong to.", no_args_is_help=True)
 encoder_app = typer.Typer(help="The encoder that examples and jobs are embedded with.", no_args_is_help=True)
@@ -58,8 +58,8 @@ def add_model(
     as_json: AsJson = False,
 ) -> None:
     """Register a base model, by its name and the sha256 of its weights. The first one is the default."""
+    from loracomp.model.loading import describe_base_model
     from loracomp.registry import base_models
-    from loracomp.registry.models import describe_base_model
 
     with open_database() as connection:
         model = describe_base_model(source, revision=revision, cache_dir=load_settings().home / "models")
@@ -79,9 +79,10 @@ def show_encoder(as_json: AsJson = False) -> None:
 @encoder_app.command("set")
 def set_encoder(source: Source, *, revision: Revision = None, as_json: AsJson = False) -> None:
     """Set the encoder. Another one than before: every example is embedded again, or left out if it has no text."""
+    from loracomp.model.encoder import load_encoder
+    from loracomp.model.loading import resolve_device
     from loracomp.registry import base_models
     from loracomp.registry.embeddings import embed_examples
-    from loracomp.registry.models import load_encoder, resolve_device
 
     settings = load_settings()
     encoder = load_encoder(source, revision=revision, device=resolve_device(settings.device))
@@ -172,8 +173,8 @@ def export_adapter(
 @adapter_app.command("card")
 def show_card(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
     """Print an adapter's card: data and licence, settings, rows, seed, scores, from its training record."""
+    from loracomp.lab.training.card import adapter_card
     from loracomp.registry import adapters
-    from loracomp.training.card import adapter_card
 
     with open_database() as connection:
         row = adapters.find_adapter(connection, reference, base_model)
@@ -211,8 +212,9 @@ def build(
     as_json: AsJson = False,
 ) -> None:
     """Embed train examples of tasks into a library, without their text, and write its manifest and card."""
-    from loracomp.registry.library_build import EXAMPLES_A_TASK, build_library
-    from loracomp.registry.models import describe_base_model, load_encoder, resolve_device
+    from loracomp.lab.library_build import EXAMPLES_A_TASK, build_library
+    from loracomp.model.encoder import load_encoder
+    from loracomp.model.loading import describe_base_model, resolve_device
 
     chosen = task or sorted(path.name for path in (folder / "adapters").glob("*") if path.name in entry_names())
     if not chosen:

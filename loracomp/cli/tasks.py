@@ -8,12 +8,13 @@ from typing import Annotated, Any
 import typer
 from psycopg.types.json import Jsonb
 
-from loracomp.catalogue import SPLITS, Example, load_entry, read_examples
 from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks
 from loracomp.config import load_settings
-from loracomp.db import Connection
+from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
-from loracomp.queries import QUERIES
+from loracomp.lab.catalogue import SPLITS, load_entry, read_examples
+from loracomp.registry.examples import Example
 
 task_app = typer.Typer(help="Tasks and their examples.", no_args_is_help=True)
 policy_app = typer.Typer(help="Named settings of routing and merging.", no_args_is_help=True)
@@ -74,10 +75,10 @@ def import_examples(
     as_json: AsJson = False,
 ) -> None:
     """Import examples and embed those of the train split. Safe to kill and run again: what is there is not redone."""
+    from loracomp.model.loading import resolve_device
     from loracomp.registry import tasks
     from loracomp.registry.base_models import load_registered_encoder
     from loracomp.registry.embeddings import embed_examples
-    from loracomp.registry.models import resolve_device
 
     with open_database() as connection:
         encoder = load_registered_encoder(connection, resolve_device(load_settings().device))

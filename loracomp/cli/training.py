@@ -8,11 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
-from loracomp.catalogue import load_entry
 from loracomp.cli.common import AsJson, console, emit, emit_json, remarks
 from loracomp.config import load_settings
 from loracomp.errors import LoracompError
-from loracomp.training.config import TrainingConfig, training_config
+from loracomp.lab.catalogue import load_entry
+from loracomp.lab.training.config import TrainingConfig, training_config
 
 FIELDS = TrainingConfig.model_fields
 BaseModelSource = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, or package:NAME.")]
@@ -43,10 +43,13 @@ def train(
     batch_size: Annotated[int, _option("batch_size")] = FIELDS["batch_size"].default,
     epochs: Annotated[float, _option("epochs")] = FIELDS["epochs"].default,
     max_rows: Annotated[int | None, _option("max_rows")] = None,
+    max_words: Annotated[int | None, _option("max_words")] = None,
+    phrased: Annotated[float, _option("phrased")] = FIELDS["phrased"].default,
     max_tokens: Annotated[int, _option("max_tokens")] = FIELDS["max_tokens"].default,
     held_out: Annotated[int, _option("held_out")] = FIELDS["held_out"].default,
     length_exponent: Annotated[float, _option("length_exponent")] = FIELDS["length_exponent"].default,
     lm_weight: Annotated[float, _option("lm_weight")] = FIELDS["lm_weight"].default,
+    unlikelihood: Annotated[float, _option("unlikelihood")] = FIELDS["unlikelihood"].default,
     seed: Annotated[int, _option("seed")] = FIELDS["seed"].default,
     as_json: AsJson = False,
 ) -> None:
@@ -61,14 +64,17 @@ def train(
         batch_size=batch_size,
         epochs=epochs,
         max_rows=max_rows,
+        max_words=max_words,
+        phrased=phrased,
         max_tokens=max_tokens,
         held_out=held_out,
         length_exponent=length_exponent,
         lm_weight=lm_weight,
+        unlikelihood=unlikelihood,
         seed=seed,
     )
     entry = load_entry(task)
-    from loracomp.training.train import train_adapter
+    from loracomp.lab.training.train import train_adapter
 
     with _stopped_in_words():
         record = train_adapter(entry, _load_base(base_model), config, output, data, start_from=start_from)
@@ -103,8 +109,8 @@ def train_library(
     as_json: AsJson = False,
 ) -> None:
     """Train the adapters that a library lacks, by a recipe. Safe to kill and run again: it goes on where it was."""
-    from loracomp.training import library
-    from loracomp.training.recipe import SHIPPED, read_recipe, with_starts
+    from loracomp.lab.training import library
+    from loracomp.lab.training.recipe import SHIPPED, read_recipe, with_starts
 
     tasks = read_recipe(recipe or SHIPPED)
     tasks = with_starts(tasks, task) if task else tasks
@@ -122,7 +128,7 @@ def train_library(
 
 
 def _load_base(source: str) -> Any:
-    from loracomp.registry.models import load_base_model, resolve_device
+    from loracomp.model.loading import load_base_model, resolve_device
 
     settings = load_settings()
     device = resolve_device(settings.device)

@@ -19,8 +19,8 @@ from loracomp.composition.strategies import (
     randomize,
 )
 from loracomp.errors import JobError, UsageError
+from loracomp.model.loading import BaseModel
 from loracomp.records import Composition
-from loracomp.registry.models import BaseModel
 
 _Measured: TypeAlias = tuple[float, float] | tuple[()]
 """Norm ratio and cosine, before rescaling; empty where there is nothing to measure."""

@@ -19,12 +19,7 @@ from torch.nn.functional import linear
 
 from loracomp.composition.blocks import Block, Blocks, stack
 from loracomp.composition.strategies import Mix, PackedAdapter
-
-GATHERED, SUMMED = 28, 80
-"""What a row pays for factors of its own, whatever its length, in tokens that its products could take as well.
-
-For each of its adapters, gathered; or once, summed up from several in float32. Measured with bfloat16 instructions by
-`python -m benchmarks.engine --only ways`: a product with a row's own factors first lays these out anew."""
+from loracomp.model.cpu import GATHERED, SUMMED
 
 
 class SideBySide:

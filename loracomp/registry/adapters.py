@@ -12,9 +12,9 @@ from typing import Any, cast
 from psycopg.types.json import Jsonb
 
 from loracomp.composition.strategies import AdapterWeights
-from loracomp.db import Connection, translated_errors
+from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.queries import QUERIES
 from loracomp.errors import JobError, RefusedError, UsageError
-from loracomp.queries import QUERIES
 from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, AdapterFile, parse_factors, read_adapter
 from loracomp.registry.base_models import RegisteredBaseModel, find_base_model
 

@@ -9,14 +9,15 @@ from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 from sqlalchemy import Connection as SqlalchemyConnection
 
-from loracomp import schema
-from loracomp.db import Connection, translated_errors
-from loracomp.encoding import SUPPORTED_VERSIONS
+from loracomp.database import schema
+from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.queries import QUERIES
+from loracomp.database.sql_objects import set_aside
 from loracomp.errors import NotFoundError, RefusedError
-from loracomp.queries import QUERIES
+from loracomp.model.encoder import Encoder, load_encoder
+from loracomp.model.encoding import SUPPORTED_VERSIONS
+from loracomp.model.loading import BaseModelDescription
 from loracomp.registry.library_files import EncoderPart
-from loracomp.registry.models import BaseModelDescription, Encoder, load_encoder
-from loracomp.sql_objects import set_aside
 
 INDEXABLE = 2000
 """Dimensions that pgvector's HNSW takes of a vector."""

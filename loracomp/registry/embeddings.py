@@ -8,10 +8,10 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loracomp.db import Connection, translated_errors
-from loracomp.queries import QUERIES
+from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.queries import QUERIES
+from loracomp.model.encoder import Encoder
 from loracomp.registry.base_models import check_encoder
-from loracomp.registry.models import Encoder
 
 EMBEDDED_TOGETHER = 256
 """Stored together, so lost together if killed: a few seconds' work."""

@@ -7,9 +7,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from loracomp.catalogue import Example
-from loracomp.catalogue.templates import canonical_json
 from loracomp.errors import NotFoundError, RefusedError
+from loracomp.registry.examples import Example, canonical_json
 
 
 class Line(BaseModel):

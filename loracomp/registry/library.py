@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 
 from loracomp.config import Settings
-from loracomp.db import Connection, translated_errors
-from loracomp.embedded import database_url
-from loracomp.encoding import SUPPORTED_VERSIONS
+from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.embedded import database_url
+from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
-from loracomp.queries import QUERIES
+from loracomp.model.encoder import load_encoder
+from loracomp.model.encoding import SUPPORTED_VERSIONS
+from loracomp.model.loading import describe_base_model
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.adapters import activate_adapter, stage_adapter
 from loracomp.registry.base_models import check_encoder, register_base_model, set_encoder
 from loracomp.registry.embeddings import Vectors, load_embeddings
 from loracomp.registry.library_files import PACKAGED, BaseModelPart, EmbeddedExamples, EncoderPart
-from loracomp.registry.models import describe_base_model, load_encoder
 from loracomp.registry.tasks import add_rows, add_task
 
 

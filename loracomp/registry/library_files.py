@@ -18,11 +18,10 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from loracomp.catalogue import Example
-from loracomp.catalogue.templates import HASH_VERSION
-from loracomp.encoding import encoder_views
 from loracomp.errors import NotFoundError, RefusedError
-from loracomp.registry.models import Encoder
+from loracomp.model.encoder import Encoder
+from loracomp.model.encoding import encoder_views
+from loracomp.registry.examples import HASH_VERSION, Example
 
 PACKAGED = Path(__file__).parent.parent / "library"
 MANIFEST = "library.json"
@@ -79,7 +78,7 @@ class EmbeddedExamples:
     encoder: str
     """Fingerprint of the encoder that embedded them."""
     input_version: int
-    """What it was shown (`loracomp.encoding`)."""
+    """What it was shown (`loracomp.model.encoding`)."""
     input_digest: str
     """Sha256 of the texts that were embedded."""
     embeddings: npt.NDArray[np.float32]

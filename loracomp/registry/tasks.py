@@ -8,10 +8,10 @@ from typing import Any, TypeVar
 
 from psycopg.types.json import Jsonb
 
-from loracomp.catalogue import Example
-from loracomp.db import Connection, translated_errors
+from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
-from loracomp.queries import QUERIES
+from loracomp.registry.examples import Example
 
 ROWS_TOGETHER = 1000
 

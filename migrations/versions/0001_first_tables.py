@@ -5,7 +5,7 @@ from alembic import op
 from pgvector.sqlalchemy import HALFVEC, Vector
 from sqlalchemy.dialects import postgresql
 
-from loracomp.tables import RoleName
+from loracomp.database.tables import RoleName
 
 revision = "0001"
 down_revision = None

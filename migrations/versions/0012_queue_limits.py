@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from loracomp.tables import RoleName
+from loracomp.database.tables import RoleName
 
 revision = "0012"
 down_revision = "0011"

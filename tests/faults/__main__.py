@@ -17,7 +17,7 @@ from rich.table import Table
 
 from arena import own_server
 from faults import FAULTS, SkippedError, git
-from loracomp import schema
+from loracomp.database import schema
 
 console = Console(stderr=True)
 

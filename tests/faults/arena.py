@@ -18,10 +18,11 @@ import psycopg
 
 import routing_data
 from conftest import create_database
-from loracomp import db, embedded, schema
 from loracomp.config import load_settings
-from loracomp.encoding import INPUT_FORMAT_VERSION
-from loracomp.tables import DIMENSIONS
+from loracomp.database import connections as db
+from loracomp.database import embedded, schema
+from loracomp.database.tables import DIMENSIONS
+from loracomp.model.encoding import INPUT_FORMAT_VERSION
 
 ROOT = Path(__file__).parents[2]
 ENDED = "status IN ('succeeded', 'failed', 'cancelled')"

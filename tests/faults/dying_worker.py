@@ -21,15 +21,15 @@ import numpy as np
 import torch
 
 from job_data import prediction
-from loracomp.batching import halving_on_out_of_memory
 from loracomp.config import Settings, load_settings
-from loracomp.db import Connection, connect
+from loracomp.database.connections import Connection, connect
+from loracomp.database.queries import QUERIES
+from loracomp.database.routing import route
 from loracomp.errors import JobError
-from loracomp.queries import QUERIES
+from loracomp.model.batching import halving_on_out_of_memory
 from loracomp.records import Failure, Job, Prediction, Routed
-from loracomp.shutdown import serve
-from loracomp.steps.route import route
-from loracomp.worker import Worker
+from loracomp.worker.loop import Worker
+from loracomp.worker.process import serve
 from routing_data import BASE_MODEL
 
 FINGERPRINT = "e" * 64
@@ -179,7 +179,7 @@ if __name__ == "__main__":
     url, which = sys.argv[1:]
     model: Any
     if which == "real":
-        from loracomp.serving import load_pipeline
+        from loracomp.worker.start import load_pipeline
 
         model = RealModel(death, settings, url)
     else:

@@ -28,10 +28,11 @@ import routing_data
 from arena import MADE_UP_WEIGHTS, ROOT, Arena, Server, python_path
 from conftest import create_database, drop_database
 from dying_worker import LARGEST_BATCH, POINTS
-from loracomp import db, schema
 from loracomp.config import load_settings
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.queries import QUERIES
 from loracomp.errors import DeviceHungError
-from loracomp.queries import QUERIES
 from proxy import Proxy
 
 Fault: TypeAlias = Callable[[Server, Arena], str]
@@ -367,10 +368,11 @@ def upgrades(server: Server, arena: Arena) -> str:
     drop_database(server.url, name)
     create_database(server.url, name)
     load = "load_shipped" if arena.model == "real" else "load_made_up"
-    run_python(checkouts[0], f"{INITIALIZE}; import arena; arena.{load}(sys.argv[1])", arena.url)
+    initialize(checkouts[0], arena.url)
+    run_python(checkouts[0], f"import sys, arena; arena.{load}(sys.argv[1])", arena.url)
     workers = []
     for checkout in checkouts:
-        run_python(checkout, INITIALIZE, arena.url)
+        initialize(checkout, arena.url)
         workers.append(arena.start_worker(code=checkout, BATCH_SIZE=8, MODEL_S=0.1))
         arena.wait(lambda: arena.says(workers[-1], "started"), 60)
         wait_for_progress(arena)
@@ -384,9 +386,6 @@ def upgrades(server: Server, arena: Arena) -> str:
     assert all(process.returncode > 0 and "Error" in arena.log(process) for process in ended)
     remark = f"{len(running(workers)) - 1} of {len(workers) - 1} older workers went on beside every later schema"
     return f"{remark}; the others ended in words" if ended else remark
-
-
-INITIALIZE = "import sys; from loracomp import schema; schema.initialize(sys.argv[1])"
 
 
 def activations(_: Server, arena: Arena) -> str:
@@ -485,9 +484,14 @@ def git(*arguments: str) -> bytes:
         raise SkippedError("git's history of this checkout is needed") from error
 
 
-def run_python(checkout: Path, source: str, *arguments: str) -> None:
+def initialize(checkout: Path, url: str) -> None:
+    """Run `loracomp init` with a checkout's code: its modules may have been elsewhere then."""
+    run_python(checkout, "from loracomp.cli import main; main()", "init", LORACOMP_DATABASE_URL=url)
+
+
+def run_python(checkout: Path, source: str, *arguments: str, **variables: str) -> None:
     """Run a line of Python with a checkout's code."""
-    environment = {**os.environ, "PYTHONPATH": python_path(checkout)}
+    environment = {**os.environ, "PYTHONPATH": python_path(checkout), **variables}
     command = [sys.executable, "-c", source, *arguments]
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -525,7 +529,7 @@ SELECT count(*) FROM loracomp.prediction AS p WHERE composition_digest IS DISTIN
 def replayed(arena: Arena) -> set[str]:
     """What comes of answering some jobs again by their traces."""
     from loracomp.replay import replay
-    from loracomp.serving import load_pipeline
+    from loracomp.worker.start import load_pipeline
 
     with db.connect(arena.url) as connection:
         pipeline = load_pipeline(load_settings().model_copy(update={"database_url": arena.url}), connection)

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from psycopg.types.json import Jsonb
 
-from loracomp import db, schema
 from loracomp.config import Settings
-from loracomp.db import Connection, know_traces
+from loracomp.database import connections as db
+from loracomp.database import schema
+from loracomp.database.connections import Connection, know_traces
+from loracomp.database.tables import DIMENSIONS
 from loracomp.records import Answer, Composition, Job, Prediction, Trace, Versions
-from loracomp.tables import DIMENSIONS
-from loracomp.worker import Worker
+from loracomp.worker.loop import Worker
 
 sys.path.append(str(Path(__file__).parents[3] / "tests"))
 from routing_data import ADD_BASE_MODEL

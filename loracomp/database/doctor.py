@@ -1,0 +1,104 @@
+"""What an administrator should know before trusting a database: findings with a status, and what to do."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import psycopg
+
+from loracomp.config import Settings
+from loracomp.database import schema
+from loracomp.database.connections import Connection, connect, translated_errors
+from loracomp.database.queries import QUERIES
+from loracomp.errors import SchemaMismatchError
+
+Finding = dict[str, str]
+"""check, status (ok, warn or fail), detail."""
+
+OLDEST_TESTED = 16
+SOUND_MINORS = {14: 23, 15: 18, 16: 14, 17: 10, 18: 4}
+"""Major release of PostgreSQL -> the minor one of 14 May 2026: before it what any client sends could overrun a server's
+buffer (CVE-2026-6473), and a server a libpq's (CVE-2026-6477), https://www.postgresql.org/support/security/.
+"""
+SKEW_S = 2.0
+
+
+def examine(url: str, settings: Settings) -> list[Finding]:
+    """All findings; where the schema is not this release's, that one alone. Raises DatabaseUnavailableError."""
+    try:
+        schema.check_revision(url)
+    except SchemaMismatchError as error:
+        return [finding("schema", "fail", str(error))]
+    with translated_errors(), connect(url, application_name="loracomp doctor") as connection:
+        return [
+            version_finding("server", connection.info.server_version),
+            version_finding("libpq", psycopg.pq.version()),
+            _pooler(url, connection, settings),
+            _clock(connection),
+            _drift(url),
+            *connection.execute(QUERIES["check_health"]).fetchall(),
+        ]
+
+
+def finding(check: str, status: str, detail: str) -> Finding:
+    """One line of the report."""
+    return {"check": check, "status": status, "detail": detail}
+
+
+def version_finding(what: str, version: int) -> Finding:
+    """Whether a release of PostgreSQL, as its libpq numbers it (170011), is tested and has no fault of SOUND_MINORS."""
+    major, minor = divmod(version, 10_000)
+    name = f"PostgreSQL {major}.{minor}"
+    sound = SOUND_MINORS.get(major)
+    if major < min(SOUND_MINORS) or (sound is not None and minor < sound):
+        known = max(major, OLDEST_TESTED)
+        return finding(what, "warn", f"{name} has known faults: upgrade to {known}.{SOUND_MINORS[known]} or newer")
+    if major < OLDEST_TESTED and what == "server":
+        return finding(what, "warn", f"{name}: {OLDEST_TESTED} or newer is tested; upgrade it")
+    return finding(what, "ok", name)
+
+
+def _drift(url: str) -> Finding:
+    if changed := schema.changed_files(url):
+        return finding("sql/ files", "warn", f"differ from what was applied: {', '.join(changed)}; run `loracomp init`")
+    return finding("sql/ files", "ok", "as applied")
+
+
+def _clock(connection: Connection) -> Finding:
+    before = datetime.now(UTC)
+    row = connection.execute(QUERIES["server_clock"]).fetchone()
+    after = datetime.now(UTC)
+    assert row is not None
+    # The server read its clock somewhere between.
+    skew = max((before - row["now"]).total_seconds(), (row["now"] - after).total_seconds(), 0.0)
+    if skew > SKEW_S:
+        return finding(
+            "clock",
+            "warn",
+            f"this machine's is {skew:.0f} s off the server's, which alone counts: mind run_at; use NTP",
+        )
+    return finding("clock", "ok", f"within {SKEW_S:g} s of the server's")
+
+
+def _pooler(url: str, connection: Connection, settings: Settings) -> Finding:
+    row = connection.execute(QUERIES["server_clock"]).fetchone()
+    assert row is not None
+    if row["pid"] == connection.info.backend_pid:
+        return finding("pooler", "ok", "none between here and the server")
+    # A pooler invents the number that a client may cancel by.
+    try:
+        shared = next(_servers_of_another(url)) == row["pid"]
+    except psycopg.errors.ProtocolViolation:
+        return finding("pooler", "fail", "in statement mode, which breaks transactions: set pool_mode = transaction")
+    if not shared:
+        return finding("pooler", "ok", "in session mode")
+    if settings.listen:
+        return finding("pooler", "warn", "in transaction mode, where hints don't arrive: LORACOMP_LISTEN=false")
+    return finding("pooler", "ok", "in transaction mode; workers poll")
+
+
+def _servers_of_another(url: str) -> Iterator[int]:
+    """The server process behind another connection, in a transaction, while the first is idle."""
+    with connect(url, application_name="loracomp doctor", vectors=False) as other, other.transaction():
+        row = other.execute(QUERIES["server_clock"]).fetchone()
+        assert row is not None
+        yield row["pid"]

@@ -1,0 +1,14 @@
+"""The named statements of queries.sql: every statement that Python sends, COPY apart."""
+
+import re
+from pathlib import Path
+
+
+def _load() -> dict[str, str]:
+    text = Path(__file__).with_name("queries.sql").read_text()
+    blocks = re.split(r"^-- name: (\w+)\n", text, flags=re.MULTILINE)
+    return {name: body.strip() for name, body in zip(blocks[1::2], blocks[2::2], strict=True)}
+
+
+QUERIES = _load()
+"""Name -> statement, with psycopg's %(name)s placeholders."""

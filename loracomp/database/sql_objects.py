@@ -1,0 +1,204 @@
+"""The replaceable objects of sql/ (functions, views, triggers, grants): dropped and applied as a whole."""
+
+import hashlib
+import logging
+import re
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from psycopg import errors
+from sqlalchemy import Connection, CursorResult, delete, insert, inspect, select, text
+from sqlalchemy.exc import DBAPIError
+
+from loracomp.database.tables import SCHEMA, sql_object
+from loracomp.errors import RefusedError
+
+ROLES = ("loracomp_submitter", "loracomp_worker", "loracomp_analyst", "loracomp_admin")
+"""Of the cluster; what they may do stands in sql/, what other roles may do is kept."""
+
+_LOCK_ATTEMPTS = 100  # about a minute
+_TRY_AGAIN = (errors.QueryCanceled, errors.LockNotAvailable, errors.DeadlockDetected)
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class SqlFile:
+    """A file of sql/: what it makes, and the statements that undo it."""
+
+    path: str
+    source: str
+
+    @property
+    def checksum(self) -> str:
+        """Sha256 of the file."""
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @property
+    def drops(self) -> list[str]:
+        """Statements of its `-- drop:` lines, last first."""
+        return re.findall(r"^-- drop: (.+?);?\s*$", self.source, flags=re.MULTILINE)[::-1]
+
+
+def packed_folder(name: str) -> Path:
+    """`migrations` or `sql`: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
+def sql_files() -> list[SqlFile]:
+    """Files of sql/ in the order in which they are applied."""
+    root = packed_folder("sql")
+    return [SqlFile(path.relative_to(root).as_posix(), path.read_text("utf-8")) for path in sorted(root.rglob("*.sql"))]
+
+
+def changed_files(connection: Connection) -> list[str]:
+    """Paths of the files that differ from what was applied to the database, were added or went."""
+    applied = {row.path: row.checksum for row in connection.execute(select(sql_object))}
+    present = {file.path: file.checksum for file in sql_files()}
+    return sorted(path for path in applied.keys() | present.keys() if applied.get(path) != present.get(path))
+
+
+@contextmanager
+def set_aside(connection: Connection) -> Iterator[None]:
+    """Drop what sql/ made and apply it again at the end: for changes to tables that it would forbid."""
+    grants = drop(connection)
+    yield
+    apply(connection, grants)
+
+
+def drop(connection: Connection) -> list[str]:
+    """Drop what sql/ made, in reverse order and without CASCADE.
+
+    Returns the statements that grant again what other roles were granted on it. An object of a user's that stands in
+    the way is named by the server's error (DependentObjectsStillExist).
+    """
+    if not inspect(connection).has_table(sql_object.name, schema=SCHEMA):
+        return []
+    _shut_out_clients(connection)
+    grants = list(connection.scalars(text(_GRANTS), {"roles": list(ROLES)}))
+    for drops in connection.scalars(select(sql_object.c.drops).order_by(sql_object.c.position.desc())):
+        for statement in drops:
+            run(connection, statement)
+    connection.execute(delete(sql_object))
+    return grants
+
+
+def _shut_out_clients(connection: Connection) -> None:
+    # Dropping locks one object after another, in another order than clients do: they would meet us in deadlocks. So
+    # all locks are taken first; before anybody's deadlock_timeout is over they are given up and tried again.
+    tables = ", ".join(connection.scalars(text(_TABLES)))
+    for _ in range(_LOCK_ATTEMPTS):
+        try:
+            with connection.begin_nested():
+                connection.execute(text(_PATIENCE))
+                run(connection, f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE; SET LOCAL statement_timeout = 0")
+            return
+        except DBAPIError as error:
+            if not isinstance(error.orig, _TRY_AGAIN):
+                raise
+            time.sleep(0.1)
+    raise RefusedError("loracomp's tables are in use: " + "; ".join(connection.scalars(text(_USERS))))
+
+
+def apply(connection: Connection, grants: Sequence[str] = ()) -> None:
+    """Apply sql/ in path order, store each file's checksum, then grant again what `drop` returned."""
+    for position, file in enumerate(sql_files()):
+        try:
+            run(connection, file.source)
+        except DBAPIError as error:
+            error.add_note(f"in sql/{file.path}")
+            raise
+        row = {"path": file.path, "position": position, "drops": file.drops, "checksum": file.checksum}
+        connection.execute(insert(sql_object).values(row))
+    inherit_comments(connection)
+    for statement in grants:
+        _grant_again(connection, statement)
+
+
+def inherit_comments(connection: Connection) -> None:
+    """Give view columns without a comment that of the column which they pass on unchanged."""
+    # A view of a view inherits only once that has its own.
+    while statements := run(connection, _INHERITED_COMMENTS).scalars().all():
+        run(connection, "; ".join(statements))
+
+
+def _grant_again(connection: Connection, statement: str) -> None:
+    try:
+        with connection.begin_nested():
+            run(connection, statement)
+    except DBAPIError as error:
+        if not isinstance(error.orig, errors.UndefinedTable | errors.UndefinedFunction | errors.UndefinedColumn):
+            raise
+        _log.warning("its object is gone, so this was not done again: %s", statement)
+
+
+def run(connection: Connection, source: str) -> CursorResult[Any]:
+    """Send a text as it is: it may hold several statements, and % is only a character."""
+    return connection.exec_driver_sql(source, execution_options={"no_parameters": True})
+
+
+_GRANTS = """
+SELECT format(
+    'GRANT %s%s ON %s TO %s%s', a.privilege_type, o.columns, o.object, a.grantee::regrole,
+    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END
+)
+FROM (
+    SELECT relnamespace AS schema, format('TABLE %s', oid::regclass) AS object, '' AS columns, relowner AS owner,
+        relacl AS acl
+    FROM pg_class WHERE relkind IN ('v', 'm')
+    UNION ALL
+    SELECT relnamespace, format('TABLE %s', c.oid::regclass), format(' (%I)', attname), relowner, attacl
+    FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid WHERE relkind IN ('v', 'm')
+    UNION ALL
+    SELECT pronamespace, format('ROUTINE %s', oid::regprocedure), '', proowner, proacl FROM pg_proc
+) AS o
+CROSS JOIN LATERAL aclexplode(o.acl) AS a
+WHERE o.schema::regnamespace::text IN ('loracomp', 'bi')
+    -- Of PUBLIC (0) nothing is kept: what sql/ takes from everybody must stay taken.
+    AND a.grantee NOT IN (0, o.owner) AND a.grantee::regrole::text <> ALL (:roles)
+"""
+
+_INHERITED_COMMENTS = """
+WITH source AS (
+    -- The server notes in a view's rule where each column comes from; 0: it is computed. Columns of subqueries stand
+    -- there too: a note counts where all of the same place and name agree.
+    SELECT a.attrelid, a.attnum, a.attname, min(m.note[3]::oid) AS relation, min(m.note[4]::int) AS number
+    FROM pg_rewrite AS r
+    JOIN pg_class AS c ON c.oid = r.ev_class
+    JOIN pg_attribute AS a ON a.attrelid = c.oid
+    CROSS JOIN regexp_matches(
+        r.ev_action::text,
+        ':resno (\\d+) :resname (\\S+) :ressortgroupref \\d+ :resorigtbl (\\d+) :resorigcol (\\d+)', 'g'
+    ) AS m (note)
+    WHERE c.relnamespace::regnamespace::text IN ('loracomp', 'bi')
+        AND a.attnum = m.note[1]::int AND a.attname = m.note[2] AND col_description(a.attrelid, a.attnum) IS NULL
+    GROUP BY a.attrelid, a.attnum, a.attname
+    HAVING count(DISTINCT (m.note[3], m.note[4])) = 1
+)
+SELECT format(
+    'COMMENT ON COLUMN %s.%I IS %L', s.attrelid::regclass, s.attname, col_description(s.relation, s.number)
+)
+FROM source AS s WHERE col_description(s.relation, s.number) IS NOT NULL
+"""
+
+_TABLES = """
+SELECT oid::regclass::text FROM pg_class
+WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN ('loracomp', 'bi')
+ORDER BY relkind = 'v' DESC, relname = 'job' DESC
+"""
+
+_PATIENCE = """
+SELECT set_config('statement_timeout', (setting::int / 2)::text, true)
+FROM pg_settings WHERE name = 'deadlock_timeout'
+"""
+
+_USERS = """
+SELECT DISTINCT format('%s by %s (process %s, since %s)', l.relation::regclass, a.usename, a.pid, a.xact_start)
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) JOIN pg_class AS c ON c.oid = l.relation
+WHERE l.granted AND l.database = a.datid AND a.pid <> pg_backend_pid()
+    AND relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'p', 'v')
+"""

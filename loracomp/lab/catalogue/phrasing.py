@@ -1,0 +1,216 @@
+"""Phrasings: other prompts and other words for the answers of a task, as people might write them.
+
+An adapter that has seen one template and one pair of label words knows those, not the task. So a catalogue entry may
+name phrasings: prompt templates, and wordings of its labels. Many templates a task are what P3 (arXiv 2110.08207) and
+FLAN (arXiv 2109.01652) teach models to follow wordings that they have not seen. Some of both are held out: they are
+never trained on, and measure how well a model does on words that are new to it.
+"""
+
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from string import ascii_lowercase, ascii_uppercase
+from typing import Any
+
+import yaml
+from jinja2 import StrictUndefined, TemplateError
+from jinja2.sandbox import SandboxedEnvironment
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from loracomp.errors import NotFoundError, RefusedError
+from loracomp.registry.examples import Example
+
+FOLDER = Path(__file__).parent / "phrasings"
+
+
+class Phrased(StrEnum):
+    """Which phrasing an example is read in."""
+
+    OWN = "own"
+    """The entry's doc_to_text and doc_to_choice."""
+    TRAINED = "trained"
+    """A template and a wording that training may draw."""
+    HELD_OUT = "held_out"
+    """A template and a wording that no training draws."""
+
+
+class Template(BaseModel):
+    """A prompt: a Jinja template over an entry's `columns`, and `ask`, `choices`, `listed` and `options`.
+
+    `listed` is 'a, b or c'; `options` has a choice on each line, after its mark.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str
+    marks: str | None = Field(None, pattern=r"^\W?[Aa1]\W?$")
+    """How `options` are marked, such as 'A)' or '1.'. The choices are then the letters or numbers alone."""
+    lower: bool = False
+    """Whether the prompt is written in lower case."""
+    held_out: bool = False
+
+
+class Wording(BaseModel):
+    """A question (`ask`, a Jinja template over an entry's `columns`), and what its labels are called."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ask: str = ""
+    choices: dict[str, str] | None = None
+    """Label -> its text; the wording fits tasks that have just these labels. None: the row's own choices."""
+    held_out: bool = False
+
+
+class Phrasings(BaseModel):
+    """Templates and wordings that go together: any template with any wording."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    templates: tuple[Template, ...] = Field(min_length=1)
+    wordings: tuple[Wording, ...] = (Wording(),)
+
+
+@cache
+def load_phrasings(name: str) -> Phrasings:
+    """Phrasings that come with the package. Raises NotFoundError, or RefusedError that names file and field."""
+    path = FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.yaml")))
+        raise NotFoundError(f"no phrasings {name!r}; there are {known}, or write them into the entry")
+    try:
+        return Phrasings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
+        raise RefusedError(f"{path}: {wrong}") from None
+
+
+class Phraser:
+    """Puts rows of one entry into its phrasings."""
+
+    def __init__(
+        self,
+        name: str,
+        phrasings: Phrasings,
+        *,
+        columns: Mapping[str, str],
+        labels: Sequence[str] | None,
+        choices: str | None,
+    ) -> None:
+        """`columns`, `labels` and `choices` as in `catalogue.Entry`.
+
+        Raises RefusedError that names entry and field where a template is wrong, or no wording has the labels.
+        """
+        self._name = name
+        self._environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+        self._labels = labels
+        fitting = [each for each in phrasings.wordings if self._fits(each)]
+        self._pools = {
+            Phrased.TRAINED: _pool(phrasings.templates, fitting, held_out=False),
+            Phrased.HELD_OUT: _pool(phrasings.templates, fitting, held_out=True),
+        }
+        if not all(self._pools[Phrased.TRAINED]):
+            raise RefusedError(
+                f"catalogue entry {name!r}: phrasings: no wording that training may draw has the labels {labels}"
+            )
+        self._columns = {column: self._compile(f"columns.{column}", text) for column, text in columns.items()}
+        self._choices = self._compile_expression(choices) if choices else None
+        texts = {each.text for each in phrasings.templates} | {each.ask for each in fitting}
+        self._texts = {text: self._compile("phrasings", text) for text in texts}
+
+    def phrase(self, row: Mapping[str, Any], example: Example, phrased: Phrased, rng: random.Random) -> Example:
+        """The example in a phrasing that `rng` draws, its choices in an order that `rng` draws.
+
+        Where no phrasing is held out, those of training are drawn from.
+        """
+        templates, wordings = self._pools[phrased] if all(self._pools[phrased]) else self._pools[Phrased.TRAINED]
+        template, wording = rng.choice(templates), rng.choice(wordings)
+        assert example.choices is not None
+        columns = {column: self._render(text, row, example) for column, text in self._columns.items()}
+        texts = self._worded(row, example, wording)
+        answer = texts[example.answer_index]
+        shown = rng.sample(texts, len(texts))
+        marks = _marks(template.marks, len(shown)) if template.marks else []
+        ask = self._render(self._texts[wording.ask], {**columns, "listed": _listed(shown)}, example)
+        prompt = self._render(
+            self._texts[template.text],
+            {
+                **columns,
+                "ask": ask,
+                "choices": shown,
+                "listed": _listed(shown),
+                "options": "\n".join(f"{mark} {text}" for mark, text in zip(marks, shown, strict=False)),
+            },
+            example,
+        )
+        choices = [mark.strip(_punctuation(template.marks)) for mark in marks] or shown
+        return replace(
+            example,
+            prompt=prompt.lower() if template.lower else prompt,
+            choices=tuple(choices),
+            answer=choices[shown.index(answer)],
+        )
+
+    def _fits(self, wording: Wording) -> bool:
+        return (wording.choices and wording.choices.keys()) == (self._labels and set(self._labels))
+
+    def _worded(self, row: Mapping[str, Any], example: Example, wording: Wording) -> list[str]:
+        if wording.choices and self._labels:
+            return [wording.choices[self._labels[place]] for place in self._places(example)]
+        if self._choices is not None:
+            return [str(choice).strip() for choice in self._choices(**row)]
+        return list(example.choices or ())
+
+    def _places(self, example: Example) -> range:
+        if len(example.choices or ()) != len(self._labels or ()):
+            raise RefusedError(f"catalogue entry {self._name!r}: labels: there are other choices than labels")
+        return range(len(example.choices or ()))
+
+    def _compile(self, field: str, text: str) -> Any:
+        try:
+            return self._environment.from_string(text)
+        except TemplateError as error:
+            raise RefusedError(f"catalogue entry {self._name!r}: {field}: {error}") from error
+
+    def _compile_expression(self, text: str) -> Any:
+        inner = text.strip().removeprefix("{{").removesuffix("}}")
+        try:
+            return self._environment.compile_expression(inner, undefined_to_none=False)
+        except TemplateError as error:
+            raise RefusedError(f"catalogue entry {self._name!r}: phrased_choices: {error}") from error
+
+    def _render(self, text: Any, values: Mapping[str, Any], example: Example) -> str:
+        try:
+            return str(text.render(**values)).strip()
+        except Exception as error:  # a template can raise anything
+            raise RefusedError(
+                f"catalogue entry {self._name!r}: phrasings: row {example.source_ref}: {error}"
+            ) from error
+
+
+def _pool(
+    templates: Sequence[Template], wordings: Sequence[Wording], *, held_out: bool
+) -> tuple[list[Template], list[Wording]]:
+    """Templates and wordings to draw from. Tasks whose choices are the row's have no other wording to hold out."""
+    worded = any(each.choices for each in wordings)
+    return (
+        [each for each in templates if each.held_out == held_out],
+        [each for each in wordings if each.held_out == (held_out and worded)],
+    )
+
+
+def _marks(marks: str, count: int) -> list[str]:
+    """`count` marks in the manner of the first: 'A)' gives 'A)', 'B)', 'C)'."""
+    first = marks.strip(_punctuation(marks))
+    names: Iterator[str] = iter({"A": ascii_uppercase, "a": ascii_lowercase}.get(first, map(str, range(1, count + 1))))
+    return [marks.replace(first, name) for name, _ in zip(names, range(count), strict=False)]
+
+
+def _punctuation(marks: str | None) -> str:
+    return "".join(character for character in marks or "" if not character.isalnum())
+
+
+def _listed(texts: Sequence[str]) -> str:
+    return " or ".join(filter(None, [", ".join(texts[:-1]), texts[-1]]))

@@ -1,0 +1,93 @@
+"""A dataset's row -> a prompt, its choices and the answer, by sandboxed Jinja templates."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2.sandbox import SandboxedEnvironment
+
+from loracomp.errors import RefusedError
+from loracomp.registry.examples import Example, canonical_json
+
+
+class Templates:
+    """An entry's three templates, compiled. Raises RefusedError naming entry and field where one is wrong."""
+
+    def __init__(self, name: str, text: str, choice: str | list[str] | None, target: str) -> None:
+        self._name = name
+        self._environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+        target = target if target.strip().startswith("{{") else "{{" + target + "}}"
+        self._columns: set[str] = set()
+        self._compile("doc_to_text", text)
+        self._inputs = sorted(self._columns)
+        self._text = self._environment.from_string(text)
+        self._choices = (
+            choice if choice is None or isinstance(choice, list) else self._expression("doc_to_choice", choice)
+        )
+        self._target = self._expression("doc_to_target", target)
+
+    def example(self, row: Mapping[str, Any], split: str, source_ref: str) -> Example | None:
+        """The row's example; None without a gold label (-1) or where choices are blank or not distinct."""
+        prompt = str(self._call("doc_to_text", self._text.render, row, source_ref)).strip()
+        choices = self._choices_of(row, source_ref)
+        target = self._call("doc_to_target", self._target, row, source_ref)
+        if target == -1 or (choices is not None and not _are_choices(choices)):
+            return None
+        answer = str(target).strip() if choices is None else self._answer(choices, target, source_ref)
+        return Example(split, prompt, choices, answer, self._hash(row), source_ref)
+
+    def inputs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """Texts of the row's columns that doc_to_text reads, as the dataset has them; other values as JSON."""
+        values = [row[column] for column in self._inputs if column in row]
+        return tuple(value if isinstance(value, str) else canonical_json(value) for value in values)
+
+    def _compile(self, field: str, template: str) -> None:
+        try:
+            self._columns |= meta.find_undeclared_variables(self._environment.parse(template))
+        except TemplateError as error:
+            raise RefusedError(f"catalogue entry {self._name!r}: {field}: {error}") from error
+
+    def _expression(self, field: str, template: str) -> Any:
+        self._compile(field, template)
+        inner = template.strip().removeprefix("{{").removesuffix("}}")
+        try:
+            return self._environment.compile_expression(inner, undefined_to_none=False)
+        except TemplateError as error:
+            raise RefusedError(
+                f"catalogue entry {self._name!r}: {field}: not one {{{{ expression }}}}: {error}"
+            ) from error
+
+    def _call(self, field: str, function: Any, row: Mapping[str, Any], source_ref: str) -> Any:
+        try:
+            value = function(**row)
+            str(value)  # an undefined column raises here
+        except Exception as error:  # an expression can raise anything
+            raise self._wrong(field, source_ref, f"{error}; the row has {', '.join(map(str, row))}") from error
+        return value
+
+    def _choices_of(self, row: Mapping[str, Any], source_ref: str) -> tuple[str, ...] | None:
+        if self._choices is None or isinstance(self._choices, list):
+            return tuple(self._choices) if self._choices else None
+        value = self._call("doc_to_choice", self._choices, row, source_ref)
+        if not isinstance(value, list | tuple):
+            raise self._wrong("doc_to_choice", source_ref, f"gives {type(value).__name__}, not a list")
+        return tuple(str(choice).strip() for choice in value)
+
+    def _answer(self, choices: tuple[str, ...], target: Any, source_ref: str) -> str:
+        if isinstance(target, int) and 0 <= target < len(choices):
+            return choices[target]
+        if isinstance(target, str) and target.strip() in choices:
+            return target.strip()
+        raise self._wrong("doc_to_target", source_ref, f"gives {target!r}, no index or text of {len(choices)} choices")
+
+    def _hash(self, row: Mapping[str, Any]) -> bytes:
+        used = {column: row[column] for column in self._columns}
+        return hashlib.sha256(canonical_json(used).encode()).digest()
+
+    def _wrong(self, field: str, source_ref: str, message: str) -> RefusedError:
+        return RefusedError(f"catalogue entry {self._name!r}: {field}: row {source_ref}: {message}")
+
+
+def _are_choices(choices: tuple[str, ...]) -> bool:
+    return len(choices) > 1 and all(choices) and len(set(choices)) == len(choices)

@@ -1,0 +1,100 @@
+"""Evaluations: rows of a split asked under several policies, answered like other jobs, and compared in SQL."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.queries import QUERIES
+from loracomp.errors import NotFoundError, RefusedError
+from loracomp.lab.catalogue import load_entry, read_examples
+from loracomp.registry.tasks import ImportReport, add_task, import_examples
+
+REFERENCES = ("base", "own_task")
+"""Policies that the others are compared with, row by row."""
+
+Rows = list[dict[str, Any]]
+
+
+def import_split(connection: Connection, task: str, split: str, data: str) -> ImportReport:
+    """Import a catalogue entry's split from `data`/<task>/<split>.jsonl; running it again changes nothing.
+
+    Raises NotFoundError for a task that the catalogue doesn't have, or a file that isn't there.
+    """
+    entry = load_entry(task)
+    add_task(connection, entry.task, family=entry.family, description=entry.description)
+    return import_examples(connection, entry.task, read_examples(entry, split, str(Path(data) / task)))
+
+
+def start_evaluation(
+    connection: Connection,
+    name: str,
+    *,
+    tasks: Sequence[str],
+    policies: Sequence[str],
+    split: str = "validation",
+    rows_a_task: int | None = None,
+    exclude_own: bool = False,
+    kind: str = "predict",
+    base_model: str | None = None,
+    seed: int = 0,
+) -> Rows:
+    """Insert the evaluation's jobs that are missing: rows of task, policy, jobs, added.
+
+    Raises NotFoundError for unknown tasks and policies and tasks without such rows, UsageError where the evaluation
+    was started with other settings.
+    """
+    values = {
+        "name": name,
+        "tasks": list(tasks),
+        "policies": list(policies),
+        "split": split,
+        "rows_a_task": rows_a_task,
+        "exclude_own": exclude_own,
+        "kind": kind,
+        "base_model": base_model,
+        "seed": seed,
+    }
+    return _rows(connection, QUERIES["start_evaluation"], values)
+
+
+def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
+    """Settings of an evaluation and how far it has got. Raises NotFoundError."""
+    rows = _rows(connection, QUERIES["evaluation"], {"name": name})
+    if not rows:
+        raise NotFoundError(f"there is no evaluation {name}: start it with --tasks and --policies")
+    return rows[0]
+
+
+def read_results(connection: Connection, name: str) -> dict[str, Rows]:
+    """What came out so far: accuracy by task, family and in all; pairs with REFERENCES; routing."""
+    return {
+        "accuracy": _rows(connection, QUERIES["evaluation_accuracy"], {"name": name}),
+        "pairs": _rows(connection, QUERIES["evaluation_pair"], {"name": name, "references": list(REFERENCES)}),
+        "routing": _rows(connection, QUERIES["routing_quality"], {"name": name}),
+    }
+
+
+def write_csv(connection: Connection, name: str, path: Path) -> int:
+    """Write a line for every job that ended, numbers and names without texts; how many. Raises RefusedError."""
+    rows = _rows(connection, QUERIES["evaluation_rows"], {"name": name})
+    try:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]) if rows else [])
+            writer.writeheader()
+            writer.writerows(rows)
+    except OSError as error:
+        raise RefusedError(f"{path} cannot be written: {error}") from None
+    return len(rows)
+
+
+def somebody_works(connection: Connection, base_model: str) -> bool:
+    """Whether a worker holds jobs of a base model."""
+    rows = _rows(connection, QUERIES["queue_health"], {"base_model": base_model})
+    return any(row["running"] > row["expired_leases"] for row in rows)
+
+
+def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> Rows:
+    with translated_errors():
+        return connection.execute(statement, values).fetchall()

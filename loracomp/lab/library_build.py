@@ -1,0 +1,120 @@
+"""Libraries: adapters that `loracomp train` wrote, and examples embedded from their data -> a folder to ship."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from loracomp.lab.catalogue import data_note, load_entry, read_examples
+from loracomp.lab.catalogue.leaks import find_leaks
+from loracomp.model.encoder import Encoder
+from loracomp.model.loading import BaseModelDescription
+from loracomp.registry import library_files as files
+from loracomp.registry.adapter_files import TRAINING
+from loracomp.registry.embeddings import progress_bar
+from loracomp.registry.examples import Example
+from loracomp.registry.library_files import BaseModelPart, EncoderPart, Manifest, TaskPart
+from loracomp.registry.tasks import draw
+
+EXAMPLES_A_TASK = 300
+CARD = "README.md"
+
+
+def build_library(
+    folder: Path,
+    tasks: Sequence[str],
+    base_model: BaseModelDescription,
+    encoder: Encoder,
+    *,
+    data: str | None = None,
+    limit: int = EXAMPLES_A_TASK,
+    seed: int = 0,
+) -> list[Path]:
+    """Embed train examples of catalogue entries into a library's folder, and write its manifest and card.
+
+    At most `limit` examples a task, drawn by `seed`, are embedded and written without their text, but none that leaks a
+    validation row (`lab.catalogue.leaks`). `data` is a folder
+    with a folder of JSON lines for each task; None reads the hub. Other tasks of the library stay as they are,
+    and so do files that hold just these examples already. Returns the examples' files.
+    """
+    with progress_bar() as progress:
+        written = [
+            files.write_examples_file(folder, task, _examples(task, data, limit, seed), encoder)
+            for task in progress.track(tasks, description="embedding tasks")
+        ]
+    files.write_manifest(folder, _manifest(folder, base_model, encoder))
+    (folder / CARD).write_text(library_card(folder), encoding="utf-8")
+    return written
+
+
+def _examples(task: str, data: str | None, limit: int, seed: int) -> list[Example]:
+    entry, source = load_entry(task), None if data is None else f"{data}/{task}"
+    leaks = find_leaks(entry, source).source_refs
+    return draw((row for row in read_examples(entry, "train", source) if row.source_ref not in leaks), limit, seed)
+
+
+def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) -> Manifest:
+    entries = {task: load_entry(task) for task in files.tasks_with_examples(folder)}
+    return Manifest(
+        base_model=BaseModelPart(
+            name=base_model.name,
+            source=base_model.source,
+            revision=base_model.revision,
+            fingerprint=base_model.fingerprint,
+        ),
+        encoder=EncoderPart(
+            name=encoder.name,
+            source=encoder.source,
+            revision=encoder.revision,
+            fingerprint=encoder.fingerprint,
+            dimensions=encoder.dimensions,
+            input_version=encoder.input_version,
+        ),
+        tasks={task: TaskPart(family=e.family, description=e.description) for task, e in entries.items()},
+    )
+
+
+def library_card(folder: Path) -> str:
+    """The library's card in Markdown: for each adapter its data, licence, training and scores, from training.json."""
+    manifest = files.read_manifest(folder)
+    records = {task: _record(files.adapter_folder(folder, task) / TRAINING) for task in manifest.tasks}
+    rows = [_card_row(task, record, manifest.tasks[task]) for task, record in records.items() if record]
+    return "\n".join(
+        [
+            "# Library",
+            "",
+            f"LoRA adapters for {manifest.base_model.name}, with up to {EXAMPLES_A_TASK} training examples a task as",
+            f"embeddings by {manifest.encoder.name}, hashes and references, without their text.",
+            "Rows whose text stands in a validation split, of the same task or another, were left out of both.",
+            "Accuracy is on rows of the train split that were kept aside from training, "
+            "by summed log-likelihood (acc).",
+            "Licences of the data are those usually given for it, not verified.",
+            "",
+            "| task | family | data | licence of the data | started from | rows seen | rank | base model | adapter |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *rows,
+            "",
+            *_notes(records),
+        ]
+    )
+
+
+def _notes(records: Mapping[str, dict[str, Any]]) -> list[str]:
+    """Which tasks' rows are not the hub's splits of the catalogue's names."""
+    origins = {task: record["data"].get("read_from") for task, record in records.items() if record}
+    notes = [f"- {task}: {note}" for task, origin in origins.items() if (note := data_note(task, origin))]
+    return ["Not the splits that the catalogue names:", "", *notes, ""] if notes else []
+
+
+def _record(path: Path) -> dict[str, Any]:
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return record
+
+
+def _card_row(task: str, record: dict[str, Any], part: TaskPart) -> str:
+    data, scores = record["data"], record["held_out"]
+    dataset = " ".join(filter(None, [data["dataset_path"], data["dataset_name"]]))
+    shown = [f"{scores[who]['acc']:.1%}" if scores["rows"] else "-" for who in ("base", "adapter")]
+    start, rank = (record.get("started_from") or {}).get("task", "-"), record["hyper_parameters"]["rank"]
+    cells = [task, part.family, dataset, data["licence"], start, str(record["rows_seen"]), str(rank), *shown]
+    return f"| {' | '.join(cells)} |"

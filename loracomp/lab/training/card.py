@@ -1,0 +1,102 @@
+"""An adapter's card: README.md of its folder, said from its training record."""
+
+from typing import Any
+
+from loracomp.errors import RefusedError
+from loracomp.lab.catalogue import data_note
+
+
+def adapter_card(record: dict[str, Any]) -> str:
+    """Markdown with the front matter that model hubs read. Raises RefusedError where the record lacks what it needs."""
+    try:
+        return _card(record)
+    except (KeyError, TypeError) as error:
+        raise RefusedError(
+            f"the training record is not one of `loracomp train` ({error}): a card can't be made of it"
+        ) from None
+
+
+def _card(record: dict[str, Any]) -> str:
+    data, base = record["data"], record["base_model"]
+    return "\n".join(
+        [
+            "---",
+            "library_name: peft",
+            f"base_model: {base['source']}",
+            f"datasets: [{data['dataset_path']}]",
+            "tags: [lora, loracomp]",
+            "---",
+            f"# {record['task']} ({record['family']})",
+            "",
+            f"A LoRA adapter for {base['name']}, trained by `loracomp train`; training.json has all of this and more.",
+            "",
+            f"- Base model weights: sha256 {base['fingerprint']}",
+            *_origin(record),
+            "",
+            "## Data",
+            "",
+            *_data(record),
+            "",
+            "## Training",
+            "",
+            *_training(record),
+            "",
+            "## Scores",
+            "",
+            *_scores(record["held_out"]),
+            "",
+        ]
+    )
+
+
+def _origin(record: dict[str, Any]) -> list[str]:
+    start = record.get("started_from")
+    if not start:
+        return ["- Started from new factors"]
+    seen = ", ".join(record["tasks_seen"])
+    return [f"- Started from the adapter of {start['task']}, sha256 {start['sha256']}", f"- Tasks seen, in all: {seen}"]
+
+
+def _data(record: dict[str, Any]) -> list[str]:
+    data = record["data"]
+    dataset = " ".join(filter(None, [data["dataset_path"], data["dataset_name"]]))
+    read_from = data.get("read_from")
+    origin = "rows of a folder's train.jsonl" if read_from == "folder" else f"split {data['training_split']}"
+    lines = [
+        f"- {dataset}, {origin}; licence of the data, as it is usually given (not verified): {data['licence']}",
+        *([f"- Which rows: {note}"] if (note := data_note(record["task"], read_from)) else []),
+        f"- Rows: {record['rows_seen']} seen, of {data['rows']}; their digest: {data['digest']}",
+        f"- Left out as longer than {record['hyper_parameters']['max_tokens']} tokens: {data['rows_too_long']} rows",
+    ]
+    if leaks := record.get("leaks"):
+        left_out, sharing = leaks["rows_left_out"], leaks["rows_sharing_a_text"]
+        compared = ", ".join(leaks["compared_with"]) or "none"
+        lines += [
+            f"- Left out as leaks: {left_out} rows, whose text stands in a validation split of {compared}",
+            f"- Sharing a text (a premise, a passage, a heading) with a validation row, not the whole: {sharing} rows "
+            "of the split, not left out",
+        ]
+    return lines
+
+
+def _training(record: dict[str, Any]) -> list[str]:
+    lines = [
+        f"- {name.replace('_', ' ')}: {_shown(value)}" for name, value in sorted(record["hyper_parameters"].items())
+    ]
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(record["versions"].items()))
+    computed = f"{record['dtype']} on {record['device'].partition(':')[0]}"
+    return [*lines, f"- {record['steps']} steps in {computed}, {record['seconds']:.0f} s, with {versions}"]
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    return "all" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _scores(scores: dict[str, Any]) -> list[str]:
+    if not scores["rows"]:
+        return ["No train rows were kept aside."]
+    base, adapter = scores["base"], scores["adapter"]
+    lines = [f"| {name} | {base[name]:.1%} | {adapter[name]:.1%} |" for name in sorted(base)]
+    return [f"On {scores['rows']} train rows kept aside:", "", "| | base model | adapter |", "|---|---|---|", *lines]

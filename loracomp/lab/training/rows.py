@@ -1,0 +1,114 @@
+"""Which rows are learnt from, in which words, and in what order: decided by the seed alone, before the first step."""
+
+import hashlib
+import json
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from loracomp.errors import JobError, UsageError
+from loracomp.lab.catalogue import Phrased
+from loracomp.lab.training.config import TrainingConfig
+from loracomp.model.loading import BaseModel
+from loracomp.model.scoring import Question, encode_choices
+from loracomp.registry.examples import Example
+
+# Batches are cut from this many batches' rows sorted by length: little padding, still random enough.
+SORTED_TOGETHER = 8
+
+Read: TypeAlias = Callable[[float | Phrased, int], Iterable[Example]]
+"""How the rows are put (`catalogue.read_examples`: phrased, seed) -> all rows, the same ones in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """A tokenised example and the place of its right choice, from 0."""
+
+    question: Question
+    answer: int
+    digest: bytes
+    """Sha256 of its content hash, prompt and choices."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of its longest sequence."""
+        return max(len(row.tokens) for row in self.question.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows to learn from, and train rows kept aside to score on."""
+
+    epochs: tuple[tuple[TrainingRow, ...], ...]
+    """For each epoch its rows, each in the phrasing that it has in this epoch."""
+    held_out: Mapping[Phrased, tuple[TrainingRow, ...]]
+    """The rows kept aside, in the entry's own template and, where it has phrasings, in those of both kinds."""
+    too_long: int
+    """Rows left out because of max_tokens, in the first epoch and of those kept aside."""
+
+    def digest(self) -> str:
+        """Sha256 hex of the learnt rows' digests, in their order."""
+        return hashlib.sha256(b"".join(row.digest for rows in self.epochs for row in rows)).hexdigest()
+
+
+def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasings: bool = False) -> Rows:
+    """Shuffle by seed, keep some for scoring, draw the rest up to max_rows; rows over max_tokens are left out.
+
+    `phrasings`: whether the rows can be put in other words than the entry's own.
+    Raises UsageError if no row is left or an example has no choices.
+    """
+    kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
+    apart = {kind: _parts(read(kind, config.seed), config)[0] for kind in kinds}
+    held_out = {kind: tuple(_tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
+    epochs, drawn = [], 0
+    for epoch in range(math.ceil(config.epochs)):
+        examples = _parts(read(config.phrased, config.seed + epoch), config)[1]
+        epochs.append(tuple(_tokenised(examples, base, config.max_tokens)))
+        drawn = drawn or len(examples)
+    if not all(epochs):
+        raise UsageError(f"no row to learn from: {drawn} were drawn, none fits max_tokens = {config.max_tokens}")
+    fitting = len(epochs[0]) + len(held_out[Phrased.OWN])
+    return Rows(tuple(epochs), held_out, drawn + len(apart[Phrased.OWN]) - fitting)
+
+
+def _parts(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:
+    """Those kept aside and those drawn to learn from: the same rows however they are put."""
+    shuffled = list(examples)
+    random.Random(config.seed).shuffle(shuffled)  # noqa: S311  reproducible, not secret
+    aside = min(config.held_out, len(shuffled) // 5)
+    return shuffled[:aside], shuffled[aside:][: config.max_rows]
+
+
+def _tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> list[TrainingRow]:
+    rows = (_row(example, base, max_tokens) for example in examples)
+    return [row for row in rows if row is not None]
+
+
+def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | None:
+    if example.choices is None:
+        raise UsageError(f"row {example.source_ref} has no choices: adapters are trained on choices (doc_to_choice)")
+    try:
+        question = encode_choices(
+            base.tokenizer, example.prompt, example.choices, max_tokens, shared_prompt=base.shares_prompts
+        )
+    except JobError:
+        return None
+    content = json.dumps([example.content_hash.hex(), example.prompt, example.choices])
+    return TrainingRow(question, example.answer_index, hashlib.sha256(content.encode()).digest())
+
+
+def training_order(epochs: Sequence[Sequence[TrainingRow]], config: TrainingConfig) -> list[TrainingRow]:
+    """The rows of all steps, one after another: epochs shuffled, like lengths together, whole batches only."""
+    rng = random.Random(config.seed)  # noqa: S311
+    size = min(config.batch_size, len(epochs[0]))
+    total = max(round(config.epochs * len(epochs[0])) // size, 1) * size
+    stream = [row for rows in epochs for row in rng.sample(rows, len(rows))]
+    total = min(total, len(stream) // size * size)
+    batches: list[list[TrainingRow]] = []
+    for start in range(0, total, size * SORTED_TOGETHER):
+        together = sorted(stream[start : min(start + size * SORTED_TOGETHER, total)], key=lambda row: row.tokens)
+        cut = [together[i : i + size] for i in range(0, len(together), size)]
+        batches += rng.sample(cut, len(cut))
+    return [row for batch in batches for row in batch]

@@ -1,0 +1,64 @@
+"""Another adapter's factors to start from: intermediate-task training (Phang et al. 2018, arXiv 1811.01088)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load
+
+from loracomp.errors import UsageError
+from loracomp.lab.training.config import TrainingConfig
+from loracomp.model.loading import BaseModel
+from loracomp.registry.adapter_files import AdapterFile, read_adapter
+from loracomp.registry.base_models import RegisteredBaseModel
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """An adapter to start from, checked."""
+
+    weights: bytes
+    """Its safetensors file."""
+    lineage: dict[str, Any]
+    """Its task, the sha256 of its weights, and tasks_seen: all tasks whose rows it has learnt from, its own last."""
+
+
+def read_start(folder: Path, base: BaseModel, config: TrainingConfig) -> Start:
+    """Read the adapter in `folder`, which `loracomp train` wrote.
+
+    Raises RefusedError where it isn't whole or is another base model's, UsageError naming the setting in which it
+    differs from `config`, or where its training record doesn't say which rows it has seen.
+    """
+    known = RegisteredBaseModel(0, base.name, base.source, base.revision, base.fingerprint, base.modules)
+    adapter = read_adapter(folder, known)
+    _check_same_shape(folder, adapter, config)
+    task, seen = adapter.training.get("task"), adapter.training.get("tasks_seen")
+    if not task or not seen:
+        raise UsageError(
+            f"start_from {folder}: its training.json doesn't name the tasks that it has seen (task, tasks_seen), so "
+            "evaluations couldn't keep it out: train it again with this release"
+        )
+    return Start(adapter.weights, {"task": task, "sha256": adapter.sha256, "tasks_seen": seen})
+
+
+def load_start(model: PeftModel, start: Start) -> None:
+    """Put the start's factors in the place of the new ones. Raises UsageError where modules are others."""
+    factors = load(start.weights)
+    own = get_peft_model_state_dict(model, save_embedding_layers=False)
+    if different := sorted(factors.keys() ^ own.keys()):
+        raise UsageError(
+            f"start_from: the adapter of {start.lineage['task']} adapts other modules (such as {different[0]}): "
+            "give the target_modules and layers that it was trained with"
+        )
+    with torch.no_grad():
+        set_peft_model_state_dict(model, factors)
+
+
+def _check_same_shape(folder: Path, adapter: AdapterFile, config: TrainingConfig) -> None:
+    for name, has, wanted in (("rank", adapter.rank, config.rank), ("alpha", adapter.alpha, config.alpha)):
+        if has != wanted:
+            raise UsageError(f"start_from {folder}: its {name} is {has:g}, not {wanted:g}: give {name} {has:g}")
+    if adapter.use_rslora:
+        raise UsageError(f"start_from {folder}: it was trained with use_rslora, which trainings here don't use")

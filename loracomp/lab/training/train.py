@@ -1,0 +1,264 @@
+"""Train one adapter on a catalogue entry: LoRA by PEFT, steps by transformers' Trainer, scores as in serving."""
+
+import json
+import os
+import shutil
+import time
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from transformers import PreTrainedModel, PrinterCallback, set_seed
+
+from loracomp.errors import UsageError
+from loracomp.lab.catalogue import Entry, Phrased, read_examples
+from loracomp.lab.catalogue.leaks import Leaks, find_leaks
+from loracomp.lab.training.card import adapter_card
+from loracomp.lab.training.config import TrainingConfig
+from loracomp.lab.training.rows import Rows, TrainingRow, choose_rows, training_order
+from loracomp.lab.training.start import Start, load_start, read_start
+from loracomp.lab.training.trainer import ChoiceTrainer, ProgressBar, arguments
+from loracomp.model.loading import BaseModel, quiet_transformers
+from loracomp.model.scoring import log_likelihoods, normalize
+from loracomp.registry.examples import Example
+
+RECORD = "training.json"
+CHECKPOINTS = "checkpoints"
+LIBRARIES = ("loracomp", "torch", "transformers", "peft", "accelerate")
+SCORED_TOGETHER = 16
+NORMALIZATIONS = {"acc": "none", "acc_norm": "characters", "acc_token": "tokens"}
+
+
+def train_adapter(
+    entry: Entry,
+    base: BaseModel,
+    config: TrainingConfig,
+    output: Path,
+    data: str | None = None,
+    *,
+    start_from: Path | None = None,
+) -> dict[str, Any]:
+    """Train an adapter for `entry` on `base` and write it to `output` as a PEFT folder; return its record.
+
+    It starts from the factors of the adapter in `start_from` (`training.start`); from nothing, all adapters of one
+    seed and shape start from the same factors. Rows that leak validation rows (`catalogue.leaks`) are left out.
+
+    The folder gets adapter_config.json, adapter_model.safetensors (bfloat16), a card, and training.json: settings, data
+    digest, rows and tasks seen, scores on held-out train rows, versions, seconds (of the run that ended it). Factors
+    are float32 while they learn, whatever the base model's dtype. Killed and called again, it goes on from the last
+    checkpoint; finished, it returns the record.
+    `base` is wrapped and trained in place: load a fresh one for anything else.
+    Raises UsageError if `output` holds another training, the entry no train split, or `start_from` doesn't fit.
+    """
+    started = time.monotonic()
+    start = read_start(start_from, base, config) if start_from else None
+    leaks = find_leaks(entry, data)
+
+    def read(phrased: float | Phrased, seed: int) -> Iterator[Example]:
+        rows = read_examples(entry, "train", data, phrased=phrased, seed=seed, max_words=config.max_words)
+        return (row for row in rows if row.source_ref not in leaks.source_refs)
+
+    rows = choose_rows(read, base, config, phrasings=entry.phrasings is not None)
+    plan = _plan(entry, base, config, rows, data) | _origin(entry, start, leaks)
+    if (done := _finished(output, plan)) is not None:
+        return done
+    set_seed(config.seed)
+    model = _with_factors(base, config)
+    if start:
+        load_start(model, start)
+    order = training_order(rows.epochs, config)
+    trainer = _trainer(model, order, config, output, entry.task)
+    with quiet_transformers():
+        trainer.train(resume_from_checkpoint=_last_checkpoint(output))
+    measured = {
+        "rows_seen": len(order),
+        "steps": trainer.state.global_step,
+        "loss": next((log["loss"] for log in reversed(trainer.state.log_history) if "loss" in log), None),
+        "held_out": _held_out_scores(model, rows.held_out),
+        "seconds": round(time.monotonic() - started, 1),
+        "device": str(base.model.device),
+        "dtype": str(base.model.dtype).removeprefix("torch."),
+        "versions": {name: version(name) for name in LIBRARIES},
+    }
+    record = plan | measured
+    _write(model, record, output)
+    return record
+
+
+def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str, float]:
+    """Shares of rows whose right choice scores highest: lm-eval's acc (summed) and acc_norm (a character)."""
+    ordered = sorted(rows, key=lambda row: row.tokens)
+    right = dict.fromkeys(NORMALIZATIONS, 0)
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(ordered), SCORED_TOGETHER):
+            batch = ordered[start : start + SCORED_TOGETHER]
+            for row, score in zip(batch, log_likelihoods(model, [row.question for row in batch]), strict=True):
+                for name, normalization in NORMALIZATIONS.items():
+                    right[name] += int(normalize(score, row.question, normalization).argmax()) == row.answer
+    return {name: round(count / len(rows), 4) for name, count in right.items()}
+
+
+def _plan(entry: Entry, base: BaseModel, config: TrainingConfig, rows: Rows, data: str | None) -> dict[str, Any]:
+    """The part of the record that is known before the first step, and that a resumed training must share."""
+    return {
+        "task": entry.task,
+        "family": entry.family,
+        "base_model": {"name": base.name, "source": base.source, "fingerprint": base.fingerprint},
+        "hyper_parameters": config.model_dump(mode="json"),
+        "data": {
+            "dataset_path": entry.dataset_path,
+            "dataset_name": entry.dataset_name,
+            "training_split": entry.training_split,
+            "licence": entry.licence,
+            "read_from": "folder" if data and Path(data).is_dir() else "hub",
+            "rows": len(rows.epochs[0]),
+            "rows_too_long": rows.too_long,
+            "digest": rows.digest(),
+        },
+    }
+
+
+def _origin(entry: Entry, start: Start | None, leaks: Leaks) -> dict[str, Any]:
+    """Whose rows the adapter has ever seen, and what was kept from it."""
+    seen = start.lineage["tasks_seen"] if start else []
+    return {
+        "started_from": start.lineage if start else None,
+        "tasks_seen": [task for task in seen if task != entry.task] + [entry.task],
+        "leaks": {
+            "rows_left_out": len(leaks.source_refs),
+            "rows_sharing_a_text": leaks.sharing,
+            "compared_with": list(leaks.compared_with),
+        },
+    }
+
+
+def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
+    """The record of a training that ended here; None after writing the plan of one that is to begin or go on."""
+    for file in (output / RECORD, output / CHECKPOINTS / RECORD):
+        if file.exists():
+            found: dict[str, Any] = json.loads(file.read_text())
+            _check_same(found, plan, output)
+            if file.parent != output:
+                return None
+            shutil.rmtree(output / CHECKPOINTS, ignore_errors=True)
+            return found
+    (output / CHECKPOINTS).mkdir(parents=True, exist_ok=True)
+    _write_json(output / CHECKPOINTS / RECORD, plan)
+    return None
+
+
+def _check_same(found: dict[str, Any], plan: dict[str, Any], output: Path) -> None:
+    different = [key for key in plan if found.get(key) != plan[key]]
+    if different:
+        # Other settings draw other rows: the rows are named only where nothing else explains them.
+        telling = [key for key in different if key != "data"] or different
+        named = [change for key in telling for change in _changes(key, found.get(key), plan[key])]
+        raise UsageError(
+            f"output {output}: holds another training ({'; '.join(named)}): "
+            "name another folder, delete this one, or give the settings it was started with"
+        )
+
+
+def _changes(name: str, before: Any, now: Any) -> list[str]:
+    """What differs, setting by setting where there are several."""
+    if not isinstance(now, dict) or not isinstance(before, dict):
+        return [f"{name} was {before}, is {now}"]
+    return [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]] or [name]
+
+
+def _lora_config(base: BaseModel, config: TrainingConfig) -> LoraConfig:
+    present = {name.rpartition(".")[2] for name in base.modules}
+    if missing := [name for name in config.target_modules if name not in present]:
+        raise UsageError(
+            f"target_modules: {base.name} has no {', '.join(missing)}; it has {', '.join(sorted(present))}"
+        )
+    count = base.model.config.get_text_config().num_hidden_layers
+    if missing_layers := [layer for layer in config.layers or () if not 0 <= layer < count]:
+        raise UsageError(f"layers: {base.name} has no {missing_layers}; it has 0 to {count - 1}")
+    return LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=0.0,
+        target_modules=list(config.target_modules),
+        layers_to_transform=list(config.layers) if config.layers else None,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _with_factors(base: BaseModel, config: TrainingConfig) -> PeftModel:
+    with warnings.catch_warnings():
+        # PEFT asks transformers by a name that is being retired.
+        warnings.filterwarnings("ignore", message=".is_gradient_checkpointing", category=FutureWarning)
+        return get_peft_model(base.model, _lora_config(base, config))
+
+
+def _trainer(
+    model: PeftModel, order: Sequence[TrainingRow], config: TrainingConfig, output: Path, title: str
+) -> ChoiceTrainer:
+    trainer = ChoiceTrainer(
+        config,
+        model=model,
+        args=arguments(config, len(order), output / CHECKPOINTS, model),
+        train_dataset=order,
+        callbacks=[ProgressBar(title)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _last_checkpoint(output: Path) -> str | None:
+    """The newest whole checkpoint: its trainer_state.json, which is written last, is there to the end."""
+    states = [state for state in (output / CHECKPOINTS).glob("checkpoint-*/trainer_state.json") if _is_json(state)]
+    newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
+    return str(newest.parent) if newest else None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_text())
+    except ValueError:
+        return False
+    return True
+
+
+def _held_out_scores(model: PeftModel, held_out: Mapping[Phrased, Sequence[TrainingRow]]) -> dict[str, Any]:
+    """Accuracy on the train rows kept aside, of the base model and of the adapter, as they are put."""
+    scores = {str(kind): _scores(model, rows) for kind, rows in held_out.items()}
+    return {"rows": len(held_out[Phrased.OWN]), **scores.pop(str(Phrased.OWN)), "phrased": scores}
+
+
+def _scores(model: PeftModel, rows: Sequence[TrainingRow]) -> dict[str, Any]:
+    if not rows:
+        return {}
+    with model.disable_adapter():
+        base = accuracies(model, rows)
+    return {"base": base, "adapter": accuracies(model, rows)}
+
+
+def _write(model: PeftModel, record: dict[str, Any], output: Path) -> None:
+    """The PEFT folder; the record comes last, so a folder with a record is whole."""
+    config = model.peft_config["default"]
+    config.target_modules = sorted(config.target_modules)  # PEFT keeps a set: another order in every process
+    config.inference_mode = True
+    config.base_model_name_or_path = record["base_model"]["source"]  # PEFT put this machine's folder there
+    config.save_pretrained(output)
+    factors = {
+        name: factor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, factor in sorted(get_peft_model_state_dict(model, save_embedding_layers=False).items())
+    }
+    save_file(factors, output / "adapter_model.safetensors", metadata={"format": "pt"})
+    (output / "README.md").write_text(adapter_card(record), encoding="utf-8")
+    _write_json(output / RECORD, record)
+    shutil.rmtree(output / CHECKPOINTS)
+
+
+def _write_json(path: Path, value: dict[str, Any]) -> None:
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    os.replace(unfinished, path)  # noqa: PTH105  atomic

@@ -1,0 +1,1 @@
+"""Base models and encoders: loading, tokenising, scoring, generating, batching, and what tunes a CPU (`model.cpu`)."""

@@ -1,0 +1,100 @@
+"""The encoder: a frozen sentence-embedding model, loaded from any source."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loracomp.errors import UsageError
+from loracomp.model.cpu import TEXTS_TOGETHER
+from loracomp.model.encoding import (
+    INPUT_FORMAT_VERSION,
+    VERSION_WITHOUT_SHAPE,
+    Shown,
+    encoder_views,
+    join_views,
+    shape,
+    vector_dimensions,
+)
+from loracomp.model.loading import quiet_transformers, readable
+from loracomp.model.sources import ResolvedSource, fingerprint, resolve_source
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """A frozen sentence-embedding model."""
+
+    name: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    dimensions: int
+    """Length of its vectors (`loracomp.model.encoding`)."""
+    max_tokens: int
+    """A longer view is cut here by the encoder, without a word."""
+    model: Any
+    input_version: int = INPUT_FORMAT_VERSION
+    """What its vectors hold of a job (`loracomp.model.encoding`)."""
+
+    def encode(self, shown: Sequence[Shown]) -> npt.NDArray[np.float32]:
+        """Unit vectors [n, dimensions] of prompts with their choices, in their order; equal texts are embedded once."""
+        if not shown:
+            return np.zeros((0, self.dimensions), dtype=np.float32)
+        views = [encoder_views(prompt, choices) for prompt, choices in shown]
+        texts = list(dict.fromkeys(text for pair in views for text in pair if text is not None))
+        embedded = dict(zip(texts, self._embed(texts), strict=True))
+        shapes = [None if self.input_version == VERSION_WITHOUT_SHAPE else shape(*each) for each in shown]
+        return np.array(
+            [
+                join_views(embedded[prompt], None if choices is None else embedded[choices], shaped)
+                for (prompt, choices), shaped in zip(views, shapes, strict=True)
+            ]
+        )
+
+    def _embed(self, texts: list[str]) -> Any:
+        return self.model.encode(
+            texts,
+            batch_size=TEXTS_TOGETHER if self.model.device.type == "cpu" else 64,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+            convert_to_numpy=True,
+        )
+
+
+def load_encoder(
+    source: str, *, revision: str | None = None, device: str = "cpu", input_version: int = INPUT_FORMAT_VERSION
+) -> Encoder:
+    """Load a sentence-transformers model from a hub id, a folder or a package, in float32.
+
+    Raises NotFoundError, UsageError or RefusedError, which name the source.
+    """
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  two seconds that a base model needn't wait
+
+    resolved = resolve_source(source, revision)
+    if resolved.is_gguf:
+        raise UsageError(f"encoder source {source!r}: an encoder is a sentence-transformers folder, not a GGUF file")
+    with quiet_transformers(), readable(source):
+        model = SentenceTransformer(
+            str(resolved.path),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
+    return Encoder(
+        name=_encoder_name(source, resolved),
+        source=source,
+        revision=resolved.revision,
+        fingerprint=fingerprint(resolved),
+        dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0), input_version),
+        max_tokens=int(model.max_seq_length or 0),
+        model=model,
+        input_version=input_version,
+    )
+
+
+def _encoder_name(source: str, resolved: ResolvedSource) -> str:
+    """Packages keep the model in a folder named `model`: the package's name says more."""
+    return source.removeprefix("package:").partition("/")[0] if source.startswith("package:") else resolved.name

@@ -1,0 +1,190 @@
+"""Base models: described, fingerprinted and loaded from any source, and the device and number type they run in."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from loracomp.errors import LoracompError, RefusedError, UsageError
+from loracomp.model.gguf import converted_folder
+from loracomp.model.scoring import shares_prompts
+from loracomp.model.sources import fingerprint, resolve_source
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+@dataclass(frozen=True)
+class BaseModelDescription:
+    """What the database knows of a base model."""
+
+    name: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    """Sha256 hex of the weight files as they came (`model.sources.fingerprint`)."""
+    architecture: str
+    context_length: int
+    """In tokens, prompt and answer together."""
+    parameter_count: int
+    """Shared (tied) parameters count once."""
+    modules: dict[str, tuple[int, int]]
+    """Every nn.Linear, which an adapter may target: name -> (d_out, d_in)."""
+
+
+@dataclass(frozen=True)
+class BaseModel(BaseModelDescription):
+    """A base model ready to serve: in eval mode, without gradients."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    shares_prompts: bool
+    """Whether choices are scored as branches of one prompt (`scoring.shares_prompts`)."""
+
+
+def load_base_model(
+    source: str,
+    *,
+    revision: str | None = None,
+    device: str = "cpu",
+    device_map: str | None = None,
+    dtype: torch.dtype | str = "auto",
+    cache_dir: Path,
+) -> BaseModel:
+    """Load a causal language model and its tokenizer from a hub id, a folder, a GGUF file or a package.
+
+    It is put on `device`, or spread over all GPUs as transformers' `device_map` says. dtype 'auto' is bfloat16 on CUDA
+    and on processors with bfloat16 instructions, else float32. A GGUF file is dequantised once into `cache_dir`
+    (`model.gguf`). Raises NotFoundError, UsageError or RefusedError, which name the source, and RefusedError where
+    the GPUs can't hold the model (`check_spread`).
+    """
+    folder, description = _describe(source, revision, cache_dir)
+    with quiet_transformers(), readable(source):
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=resolve_dtype(dtype, device),
+            device_map=device_map,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=False,
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    if device_map is None:
+        model.to(device)
+    else:
+        check_spread(model.hf_device_map, device_map)
+    model.eval().requires_grad_(False)
+    shared = {field.name: getattr(description, field.name) for field in fields(description)}
+    return BaseModel(**shared, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model))
+
+
+def describe_base_model(source: str, *, revision: str | None = None, cache_dir: Path) -> BaseModelDescription:
+    """Describe a base model without loading its weights (they are read once, for the fingerprint)."""
+    return _describe(source, revision, cache_dir)[1]
+
+
+def resolve_device(device: str, device_map: str | None = None) -> str:
+    """The torch device that 'auto' means: a GPU where there is one; with a device_map the first one.
+
+    Raises UsageError for one that is not here, and for a device_map without GPUs or beside another device than those.
+    """
+    if device_map is not None:
+        if device not in ("auto", "cuda"):
+            raise UsageError(
+                f"device_map {device_map!r} spreads a model over all GPUs: leave device out, not {device!r}"
+            )
+        if not torch.cuda.is_available():
+            raise UsageError(
+                f"device_map {device_map!r} spreads a model over GPUs, and there is none here: leave it out"
+            )
+        return "cuda"
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:
+        raise UsageError(f"device {device!r} is not to be had here: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def check_spread(placed: Mapping[str, object], device_map: str) -> None:
+    """Raise RefusedError where a model's parts are `placed` (part -> device) elsewhere than on GPUs."""
+    left = {part: str(device) for part, device in placed.items() if str(device) in ("cpu", "disk", "meta")}
+    if left:
+        raise RefusedError(
+            f"device_map {device_map!r} leaves {len(left)} parts of the base model off the GPUs, such as "
+            f"{next(iter(left))} on {next(iter(left.values()))}: every pass would carry them over; "
+            "use more or larger GPUs, or a smaller model"
+        )
+
+
+def resolve_dtype(dtype: torch.dtype | str, device: str) -> torch.dtype:
+    """The torch dtype that 'auto', 'bfloat16', 'float32', ... means on a device."""
+    if isinstance(dtype, torch.dtype):
+        return dtype
+    if dtype == "auto":
+        return torch.bfloat16 if _has_bf16(device) else torch.float32
+    if dtype not in DTYPES:
+        raise UsageError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers' loading bars and advice from people who asked for something else."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path, BaseModelDescription]:
+    resolved = resolve_source(source, revision)
+    digest = fingerprint(resolved)
+    with quiet_transformers(), readable(source):
+        folder = converted_folder(resolved.path, digest, cache_dir) if resolved.is_gguf else resolved.path
+        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with torch.device("meta"):
+            skeleton = AutoModelForCausalLM.from_config(config)
+    linears = {name: m for name, m in skeleton.named_modules() if isinstance(m, torch.nn.Linear)}
+    description = BaseModelDescription(
+        name=resolved.name,
+        source=source,
+        revision=resolved.revision,
+        fingerprint=digest,
+        architecture=type(skeleton).__name__,
+        context_length=int(config.get_text_config().max_position_embeddings),
+        parameter_count=sum(parameter.numel() for parameter in skeleton.parameters()),
+        modules={name: (linear.out_features, linear.in_features) for name, linear in linears.items()},
+    )
+    return folder, description
+
+
+@contextlib.contextmanager
+def readable(source: str) -> Iterator[None]:
+    """Turn what transformers and safetensors raise on files they can't read into one refusal that names the source."""
+    try:
+        yield
+    except LoracompError:
+        raise
+    except Exception as error:  # a broken file makes these libraries raise almost anything
+        first_line = str(error).strip().partition("\n")[0]
+        raise RefusedError(f"model source {source!r} cannot be loaded: {type(error).__name__}: {first_line}") from error
+
+
+def _has_bf16(device: str) -> bool:
+    if device.startswith("cuda"):
+        return bool(torch.cuda.is_bf16_supported())
+    # Measured with AVX512-BF16: 8 times faster than float32; without the instructions it is slower.
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(present for name, present in capabilities.items() if "bf16" in name)

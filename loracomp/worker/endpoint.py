@@ -1,0 +1,138 @@
+"""A worker's endpoint: /metrics for Prometheus, /ready for whoever starts, watches and replaces workers."""
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from threading import Thread
+from time import monotonic
+from types import TracebackType
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+from prometheus_client import REGISTRY, make_wsgi_app
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.exposition import ThreadingWSGIServer
+from prometheus_client.registry import Collector
+
+from loracomp import metrics
+from loracomp.errors import UsageError
+from loracomp.worker.logfmt import logfmt
+
+_log = logging.getLogger(__name__)
+
+Problems = Callable[[], Mapping[str, str]]
+"""What keeps a worker from answering jobs: check -> why, in words. Empty: it is ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """A metric of the database."""
+
+    kind: type[GaugeMetricFamily] | type[CounterMetricFamily]
+    help: str
+    labels: tuple[str, ...] = ()
+
+
+_OF_THE_QUEUE = ("base_model", "priority", "evaluation")
+DATABASE_METRICS = {
+    "loracomp_queue_jobs": _Family(GaugeMetricFamily, "Waiting jobs.", (*_OF_THE_QUEUE, "state")),
+    "loracomp_queue_oldest_due_seconds": _Family(
+        GaugeMetricFamily, "How long the longest-waiting due job has waited.", _OF_THE_QUEUE
+    ),
+    "loracomp_running_jobs": _Family(GaugeMetricFamily, "Jobs that workers hold.", ("base_model",)),
+    "loracomp_expired_leases": _Family(GaugeMetricFamily, "Held jobs whose lease ran out.", ("base_model",)),
+    "loracomp_workers": _Family(GaugeMetricFamily, "Workers, alive or gone.", ("base_model", "status")),
+    "loracomp_jobs_rescued": _Family(CounterMetricFamily, "Jobs taken back after their lease ran out."),
+    "loracomp_inserts_refused": _Family(CounterMetricFamily, "INSERT statements refused for a full queue."),
+    "loracomp_oldest_snapshot_seconds": _Family(
+        GaugeMetricFamily, "Age of the oldest transaction that keeps dead rows.", ("kind",)
+    ),
+    "loracomp_oldest_snapshot_transactions": _Family(
+        GaugeMetricFamily, "Transactions since the oldest that keeps dead rows.", ("kind",)
+    ),
+    "loracomp_table_dead_rows": _Family(GaugeMetricFamily, "Dead rows.", ("table",)),
+    "loracomp_table_live_rows": _Family(GaugeMetricFamily, "Live rows, as the server estimates.", ("table",)),
+    "loracomp_report_age_seconds": _Family(GaugeMetricFamily, "Since when a refreshed report counts.", ("report",)),
+}
+"""What the SQL function database_metrics returns; every worker says the same."""
+
+
+class DatabaseSample(Collector):
+    """The database's numbers as a worker last saw them; a scrape asks the database nothing."""
+
+    def __init__(self) -> None:
+        self._rows: list[Mapping[str, Any]] | None = None
+        self._at = 0.0
+
+    def update(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Rows of database_metrics: metric, labels, value."""
+        self._rows, self._at = list(rows), monotonic()
+
+    def clear(self) -> None:
+        """The database does not answer: numbers of before would mislead."""
+        self._rows = None
+
+    def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
+        """Metrics for Prometheus."""
+        rows = self._rows
+        yield GaugeMetricFamily("loracomp_database_up", "Whether the database answered.", float(rows is not None))
+        if rows is None:
+            return
+        age = monotonic() - self._at
+        yield GaugeMetricFamily("loracomp_database_sample_age_seconds", "Age of the database's numbers.", age)
+        for name, family in DATABASE_METRICS.items():
+            found = family.kind(name, family.help, labels=family.labels)
+            for row in rows:
+                if row["metric"] == name:
+                    found.add_metric([row["labels"][label] for label in family.labels], row["value"])
+            yield found
+
+
+class Endpoint:
+    """Serves /metrics and /ready while its block lasts, in a thread of its own."""
+
+    def __init__(self, host: str, port: int) -> None:
+        """Port 0: any free one; `port` says which. Raises UsageError where it can't be had."""
+        self.problems: Problems = lambda: {"model": "the base model and the encoder are loading"}
+        self.sample = DatabaseSample()
+        self._metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(REGISTRY)
+        try:
+            self._server = make_server(host, port, self._answer, ThreadingWSGIServer, _Silent)
+        except OSError as error:
+            raise UsageError(f"metrics_host {host}, metrics_port {port} cannot be listened on: {error}") from None
+        self.port = self._server.server_port
+        self._thread = Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+
+    def __enter__(self) -> "Endpoint":
+        REGISTRY.register(self.sample)
+        metrics.WORKER_READY.set_function(lambda: not self.problems())
+        self._thread.start()
+        _log.info(logfmt("metrics_served", host=self._server.server_address[0], port=self.port))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+        REGISTRY.unregister(self.sample)
+
+    def _answer(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        match environ["PATH_INFO"]:
+            case "/metrics":
+                return self._metrics(environ, start_response)
+            case "/ready":
+                problems = self.problems()
+                status = "503 Service Unavailable" if problems else "200 OK"
+                return _json(start_response, status, {"ready": not problems, "problems": dict(problems)})
+        return _json(start_response, "404 Not Found", {"error": "there are /metrics and /ready"})
+
+
+def _json(start_response: Callable[..., Any], status: str, value: object) -> list[bytes]:
+    start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
+    return [json.dumps(value, ensure_ascii=False).encode()]
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the parent's name
+        """A scrape every few seconds is no news."""

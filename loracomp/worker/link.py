@@ -1,0 +1,77 @@
+"""A connection that comes back: whatever breaks it, a call waits and opens another."""
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from threading import Event
+from typing import TypeVar
+
+import psycopg
+
+from loracomp import metrics
+from loracomp.database.connections import Connection, connect
+from loracomp.database.queries import QUERIES
+from loracomp.errors import DatabaseUnavailableError
+from loracomp.worker.logfmt import logfmt
+
+T = TypeVar("T")
+
+DATABASE_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnavailableError)
+"""What a database that restarts, is full or can't be reached raises: trying again later may help."""
+
+_log = logging.getLogger(__name__)
+
+
+class Link:
+    """One connection, opened when needed and again when it breaks; for one thread."""
+
+    def __init__(self, url: str, application_name: str, stopping: Event, answer_s: float) -> None:
+        """`stopping` cuts short the waiting between two tries, once; `answer_s` is a statement's time to answer."""
+        self._url = url
+        self._answer_s = answer_s
+        self._application_name = application_name
+        self._stopping = stopping
+        self._connection: Connection | None = None
+
+    def call(self, operation: Callable[[Connection], T], give_up: Callable[[], bool] = lambda: False) -> T:
+        """What `operation` returns, tried again with back-off while the database is away.
+
+        `operation` may run twice. Where `give_up` says so, the error is raised instead.
+        """
+        delay = 0.1
+        while True:
+            try:
+                return operation(self._open())
+            except DATABASE_AWAY as error:
+                if give_up():
+                    raise
+                metrics.DATABASE_AWAY.inc()
+                _log.warning(logfmt("database_away", error=error, again_in_s=delay))
+            self.close()
+            self._pause(delay * random.uniform(0.5, 1.5))  # noqa: S311
+            delay = min(2 * delay, 10)
+
+    def answers(self) -> bool:
+        """Whether the connection that is open still works."""
+        try:
+            return self._connection is not None and bool(self._connection.execute(QUERIES["ping"]))
+        except DATABASE_AWAY:
+            return False
+
+    def close(self) -> None:
+        """Close the connection if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def _open(self) -> Connection:
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(self._url, application_name=self._application_name, answer_s=self._answer_s)
+        return self._connection
+
+    def _pause(self, seconds: float) -> None:
+        if self._stopping.is_set():
+            time.sleep(seconds)
+        else:
+            self._stopping.wait(seconds)

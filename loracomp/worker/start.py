@@ -1,0 +1,75 @@
+"""A worker ready to start: the database's base model and encoder, loaded and checked."""
+
+from loracomp.config import Settings
+from loracomp.database.connections import Connection, connect
+from loracomp.database.embedded import database_url
+from loracomp.errors import RefusedError
+from loracomp.model import cpu
+from loracomp.model.loading import BaseModel, load_base_model, resolve_device
+from loracomp.pipeline import Pipeline
+from loracomp.registry.base_models import RegisteredBaseModel, find_base_model, load_registered_encoder
+from loracomp.worker.endpoint import DatabaseSample
+from loracomp.worker.loop import Worker
+
+
+def load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
+    """Load the base model that the settings name (or the default one) and the encoder, as the database knows them.
+
+    Raises NotFoundError where the database has none, RefusedError where a source gives other weights than those
+    registered.
+    """
+    cpu.keep_freed_memory()
+    pipeline = cpu.in_a_passing_thread(lambda: _load_pipeline(settings, connection))
+    cpu.freeze_objects()
+    return pipeline
+
+
+def _load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
+    device = resolve_device(settings.device, settings.device_map)
+    registered = find_base_model(connection, settings.base_model)
+    base = _load_registered(registered, settings, device)
+    return Pipeline(
+        registered.name,
+        base,
+        load_registered_encoder(connection, device),
+        token_budget=settings.token_budget,
+        cache_bytes=settings.adapter_cache_mb << 20,
+        diagnostics=settings.diagnostics,
+    )
+
+
+def _load_registered(registered: RegisteredBaseModel, settings: Settings, device: str) -> BaseModel:
+    base = load_base_model(
+        registered.source,
+        revision=registered.revision,
+        device=device,
+        device_map=settings.device_map,
+        dtype=settings.dtype,
+        cache_dir=settings.home / "models",
+    )
+    if base.fingerprint != registered.fingerprint:
+        raise RefusedError(
+            f"base model {registered.name}: {registered.source} holds other weights here (fingerprint "
+            f"{base.fingerprint[:12]}) than those registered ({registered.fingerprint[:12]}); "
+            "bring the registered ones, or register these under another name"
+        )
+    return base
+
+
+def open_worker(settings: Settings, *, drain: bool = False, sample: DatabaseSample | None = None) -> Worker:
+    """A worker on the settings' database, its models loaded; see `load_pipeline` for what it raises.
+
+    `sample` gets the database's numbers for metrics.
+    """
+    url = database_url(settings)
+    with connect(url, application_name="loracomp worker start") as connection:
+        pipeline = load_pipeline(settings, connection)
+    return Worker(
+        url,
+        pipeline,
+        base_model=pipeline.base_name,
+        settings=settings,
+        device=pipeline.device,
+        drain=drain,
+        sample=sample,
+    )
