@@ -11,7 +11,7 @@ from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue import entry_names, load_entry, read_examples
 from loracomp.lab.catalogue.reading import _hub_rows
 
-UNSEEN = {"amazon_polarity", "mrpc", "qasc", "scitail"}
+UNSEEN = {"amazon_polarity", "mrpc", "qasc", "qqp", "scitail", "sick", "subj", "trec", "tweet_eval_sentiment"}
 DATA = Path(__file__).parents[2] / "shared" / "data"
 CHOICES = {"text": ["sand", "glass", "rope"], "label": ["A", "B", "C"]}
 REVIEW = "\nQuestion: Is this review positive or negative?\nAnswer:"
@@ -173,6 +173,37 @@ ROWS = {
         ("no", "yes"),
         "no",
     ),
+    "qqp": (
+        {"question1": "Is tin soft?", "question2": "How hard is tin?", "label": 1},
+        "Question 1: Is tin soft?\nQuestion 2: How hard is tin?\n"
+        "Question: Do both questions ask the same thing?\nAnswer:",
+        ("no", "yes"),
+        "yes",
+    ),
+    "sick": (
+        {"sentence_A": "A dog runs", "sentence_B": "No dog is running", "label": 2},
+        "A dog runs\nQuestion: No dog is running. True, False or Neither?\nAnswer:",
+        NLI,
+        "False",
+    ),
+    "subj": (
+        {"text": "two men find a boat .", "label": 1},
+        "two men find a boat .\nQuestion: Is this sentence subjective or objective?\nAnswer:",
+        ("subjective", "objective"),
+        "objective",
+    ),
+    "trec": (
+        {"text": "Who built it ?", "coarse_label": 3},
+        "Who built it ?\nQuestion: What does this question ask for?\nAnswer:",
+        ("abbreviation", "entity", "description", "person", "location", "number"),
+        "person",
+    ),
+    "tweet_eval_sentiment": (
+        {"text": "@user see you at 5", "label": 1},
+        "@user see you at 5\nQuestion: Is this tweet negative, neutral or positive?\nAnswer:",
+        ("negative", "neutral", "positive"),
+        "neutral",
+    ),
 }
 
 
@@ -209,7 +240,7 @@ def test_the_catalogue_is_whole():
     entries = [load_entry(name) for name in entry_names()]
     assert [entry.task for entry in entries] == entry_names()
     assert {entry.task for entry in entries if entry.training_split is None} == UNSEEN
-    families = {"commonsense", "question_answering", "nli", "sentiment", "paraphrase"}
+    families = {"commonsense", "question_answering", "nli", "sentiment", "paraphrase", "style", "topic"}
     assert {entry.family for entry in entries} == families
     assert all(entry.description.endswith(".") and entry.licence for entry in entries)
 

@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 
 from benchmarks.evaluation.__main__ import Remembering
-from benchmarks.evaluation.bare import import_bare
+from benchmarks.evaluation.asked import BARE, HANDWRITTEN, asked_examples, import_asked
 from benchmarks.evaluation.measure import measure, stages
 from benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
+from benchmarks.evaluation.report import PAGES as REPORT_PAGES
 from benchmarks.evaluation.report import copy_tables, fill_page, run_sql
 from benchmarks.evaluation.results import COLUMNS, add_rows, count_rows, drop_stale, path_of, read_rows, write_rows
 from benchmarks.evaluation.state import State, read_state
 from evaluation_data import add_rows as add_examples
 from evaluation_data import answer_all, right_on
 from loracomp.errors import LoracompError
-from loracomp.lab.evaluation import import_split
 from loracomp.model.encoder import load_encoder
 from routing_data import add_base_model
 
 ROOT = Path(__file__).parent.parent
 REPORT = ROOT / "docs" / "evaluation" / "report.sql"
+PAGES = [ROOT / "docs" / name for name in REPORT_PAGES]
 LIBRARY = next(part for part in PARTS if part.name == "library")
 KEPT_OUT = next(part for part in PARTS if part.exclude_own)
 
@@ -171,24 +172,47 @@ def test_what_is_measured_is_not_asked_again(connection, tmp_path: Path) -> None
     assert ask(unit(digest="d2"), 100) == 8
 
 
-def test_bare_rows_are_the_same_rows_without_the_templates_words(connection, tmp_path: Path) -> None:
-    add_base_model(connection)
-    (tmp_path / "rte").mkdir()
+def test_rows_are_put_in_each_kind_of_words(tmp_path: Path) -> None:
     rows = [{"sentence1": f" All {n} hens sleep.", "sentence2": "No hen is awake.", "label": n % 2} for n in range(4)]
-    (tmp_path / "rte" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    import_split(connection, "rte", "validation", str(tmp_path))
-    before = read_state(connection)
+    (tmp_path / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    put = {kind: list(asked_examples("rte", kind, str(tmp_path))) for kind in ("own", BARE, "trained", "held_out")}
+    assert [each.prompt for each in put[BARE]] == [f"All {n} hens sleep.\nNo hen is awake." for n in range(4)]
+    assert put["own"][1].prompt == "All 1 hens sleep.\nQuestion: No hen is awake. True or False?\nAnswer:"
+    assert {each.choices for each in put[BARE]} == {("True", "False")}
+    words = {kind: {choice for each in put[kind] for choice in each.choices or ()} for kind in ("trained", "held_out")}
+    assert not words["trained"] & words["held_out"]
+    references = [[each.source_ref for each in examples] for examples in put.values()]
+    assert references == [references[0]] * 4
+
+
+def test_questions_written_by_hand_are_tasks_of_a_family_without_an_adapter(connection, tmp_path: Path) -> None:
+    add_base_model(connection)
+    rows = [
+        {
+            "id": "1",
+            "family": "science",
+            "form": "plain",
+            "prompt": "Ice is",
+            "choices": ["cold", "hot"],
+            "answer": "cold",
+        },
+        {"id": "2", "family": "nli", "form": "plain", "prompt": "Ice. Hot?", "choices": ["yes", "no"], "answer": "no"},
+    ]
+    (tmp_path / "handwritten").mkdir()
+    (tmp_path / "handwritten" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     for _ in range(2):
-        import_bare(connection, "rte", str(tmp_path))
+        for task in HANDWRITTEN:
+            import_asked(connection, task, "own", str(tmp_path))
     state = read_state(connection)
-    assert (state.rows, [count for count, _ in state.bare.values()]) == (before.rows, [4])
-    bare = next(part for part in PARTS if part.name == "routing_bare")
-    asking = unit("default", part=bare, rows=4)
-    assert any(measure(connection, tmp_path, [asking], lambda: None, rows=4, control_rows=100))
-    jobs = connection.execute("SELECT kind, prompt, choices FROM loracomp.job").fetchall()
-    assert {(job["kind"], job["prompt"], *job["choices"]) for job in jobs} == {
-        ("route", f"All {n} hens sleep.\nNo hen is awake.", "True", "False") for n in range(4)
+    assert {task: count for task, (count, _) in state.rows.items()} == {
+        "handwritten_science": 1,
+        "handwritten_nli": 1,
     }
+    part = next(part for part in PARTS if part.name == "handwritten")
+    assert {each.task for each in state.units(part)} == set(state.rows)
+    assert "own_task" not in {each.policy for each in state.units(part)}
+    families = connection.execute("SELECT name, family FROM loracomp.task WHERE name LIKE 'handwritten%'").fetchall()
+    assert {row["name"]: row["family"] for row in families} == HANDWRITTEN
 
 
 def test_a_stop_is_said_and_nothing_is_lost(connection, tmp_path: Path) -> None:
@@ -307,7 +331,7 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
         ["| default | 10 | 7 | 0 | 0.0156 | 1 | 0 | 0 | +70.0 |"],
         ["| routing | rte | 0 | 1 | 0.5 |", "| routing_bare | rte | 0 | 1 | 1 |"],
         [
-            "| 77.62 % | 100.0<br><sub>44 to 100, n 3</sub> | yes |",
+            "| 78 % | 100.0<br><sub>44 to 100, n 3</sub> | yes |",
             "| family first for 95 % | 100.0<br><sub>n 2</sub> | yes |",
             "| own task inside for 97 % | 100.0<br><sub>n 2</sub> | yes |",
             "| at most 4 adapters a job | 1.50 | yes |",
@@ -324,19 +348,22 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
 
 def test_the_page_stands_without_results(database, tmp_path: Path) -> None:
     (tmp_path / "docs" / "evaluation" / "rows").mkdir(parents=True)
-    page = tmp_path / "docs" / "evaluation.md"
-    page.write_text(REPORT.parent.with_suffix(".md").read_text())
     run_sql(database, REPORT.read_text(), tmp_path)
-    tables = fill_page(database, page, tmp_path)
+    tables = {}
+    for each in PAGES:
+        page = tmp_path / "docs" / each.name
+        page.write_text(each.read_text())
+        tables |= fill_page(database, page, tmp_path)
     assert tables["library"] == "(nothing measured yet)\n"
     with pytest.raises(LoracompError, match=r"report\.nothing"):
         run_sql(database, "SELECT * FROM report.nothing", tmp_path)
 
 
 def test_the_page_and_readme_are_what_the_kept_rows_give(database, tmp_path: Path) -> None:
-    pages = [ROOT / "docs" / "evaluation.md", ROOT / "README.md"]
-    page, readme = (Path(shutil.copy(each, tmp_path)) for each in pages)
+    kept_pages = [*PAGES, ROOT / "README.md"]
+    *pages, readme = (Path(shutil.copy(each, tmp_path)) for each in kept_pages)
     run_sql(database, REPORT.read_text(), ROOT)
-    copy_tables(readme, fill_page(database, page, ROOT))
-    for kept, filled in zip(pages, (page, readme), strict=True):
+    for page in pages:
+        copy_tables(readme, fill_page(database, page, ROOT))
+    for kept, filled in zip(kept_pages, (*pages, readme), strict=True):
         assert kept.read_text() == filled.read_text(), "run `python -m benchmarks.evaluation --only report`"

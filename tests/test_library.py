@@ -11,7 +11,7 @@ from loracomp.config import Settings
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.lab.catalogue import entry_names, load_entry, read_examples
-from loracomp.lab.library_build import build_library, library_card
+from loracomp.lab.library_build import PHRASED, build_library, library_card
 from loracomp.lab.training.card import adapter_card
 from loracomp.model.loading import describe_base_model
 from loracomp.registry import library_files
@@ -86,17 +86,18 @@ def test_a_library_carries_embeddings_and_references_and_no_text(built, minilm):
     examples = read_examples_file(built / "built", "piqa")
     assert len(examples.source_refs) == 8  # the limit
     assert all(ref.startswith("piqa/train#") for ref in examples.source_refs)
-    rows = {e.source_ref: e for e in read_examples(load_entry("piqa"), "train", str(built / "data" / "piqa"))}
+    read = read_examples(load_entry("piqa"), "train", str(built / "data" / "piqa"), phrased=PHRASED)
+    rows = {e.source_ref: e for e in read}
     chosen = [rows[ref] for ref in examples.source_refs]
     assert [e.content_hash for e in chosen] == [bytes(row) for row in examples.content_hashes]
-    expected = minilm.encode([(e.prompt, ["Use warm water.", "Use sand."]) for e in chosen])
+    expected = minilm.encode([(e.prompt, e.choices) for e in chosen])
     np.testing.assert_allclose(examples.embeddings, expected, atol=1e-3)
     np.testing.assert_allclose(np.linalg.norm(examples.embeddings, axis=1), 1, atol=1e-6)
     for file in (built / "built").rglob("*"):
         assert file.is_dir() or not any(word in file.read_bytes() for word in (b"plates", b"warm water", b"hens"))
     card = (built / "built" / "README.md").read_text()
-    assert "| piqa | commonsense | someone/piqa | MIT | - | 100 | 4 | 50.0% | 75.0% |" in card
-    assert "| rte | nli | someone/rte | MIT | mnli | 100 | 4 | 50.0% | 75.0% |" in card
+    assert "| piqa | commonsense | someone/piqa | MIT | - | 100 | 4 | 50.0% | 75.0% | - | - |" in card
+    assert "| rte | nli | someone/rte | MIT | mnli | 100 | 4 | 50.0% | 75.0% | - | - |" in card
 
 
 def test_a_library_carries_no_example_that_leaks(built, tmp_path, minilm):

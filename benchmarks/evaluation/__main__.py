@@ -11,6 +11,7 @@ import argparse
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from loracomp.config import Settings, load_settings
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.embedded import database_url
-from loracomp.lab.evaluation import import_split
+from loracomp.lab.catalogue import Phrased
 from loracomp.pipeline import Pipeline
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, PACKAGED
@@ -33,9 +34,9 @@ from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 from loracomp.worker.start import load_pipeline
 
-from .bare import import_bare
-from .measure import measure
-from .plan import ADDED_POLICIES, BARE, PARTS, Unit
+from .asked import KINDS, import_asked
+from .measure import measure, stages
+from .plan import ADDED_POLICIES, PARTS, Unit
 from .report import write_report
 from .results import drop_stale
 from .state import read_state
@@ -51,14 +52,13 @@ console = Console(stderr=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parse_arguments(arguments)
-    settings = load_settings()
-    url = own_database(database_url(settings))
-    settings = settings.model_copy(update={"database_url": url, "diagnostics": DIAGNOSTICS, "batch_size": BATCH})
+    settings = load_settings().model_copy(update={"diagnostics": DIAGNOSTICS, "batch_size": BATCH})
+    server = database_url(settings)
+    kinds = (Phrased.OWN,) if options.only == "report" else KINDS
+    urls = {prompts: own_database(server, prompts) for prompts in kinds}
     if options.only != "report":
-        with db.connect(url) as connection:
-            fill_database(connection, settings, options.data)
-            measure_all(connection, settings, options)
-    write_report(url, options.out)
+        measure_all(urls, settings, options)
+    write_report(urls[Phrased.OWN], options.out)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -77,10 +77,14 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def own_database(server: str) -> str:
-    """A database for the library's examples as they are: others get another, and nothing old is searched."""
+def own_database(server: str, prompts: str) -> str:
+    """A database for the library's examples as they are and rows in one of KINDS of prompts.
+
+    Other examples get another, and nothing old is searched.
+    """
     files = [PACKAGED / MANIFEST, *sorted((PACKAGED / "examples").glob("*.safetensors"))]
-    name = f"evaluation_{hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()[:8]}"
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
+    name = f"evaluation_{prompts}_{digest[:8]}"
     with psycopg.connect(server, autocommit=True) as connection:
         if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -91,31 +95,44 @@ def own_database(server: str) -> str:
     return url
 
 
-def fill_database(connection: db.Connection, settings: Settings, data: str) -> None:
-    """The shipped library, the validation rows of all tasks, and controls that the library doesn't bring."""
-    with console.status("loading the library and the rows to ask"):
+def fill_database(connection: db.Connection, settings: Settings, prompts: str, data: str) -> None:
+    """The shipped library, the rows to ask, and controls that the library doesn't bring."""
+    with console.status(f"loading the library and the rows to ask, prompts: {prompts}"):
         load_library(connection, settings=settings)
         for name, values in ADDED_POLICIES.items():
             connection.execute("SELECT loracomp.set_policy(%s, %s)", [name, Jsonb(values)])
-        for part in PARTS:
-            for task in part.tasks:
-                if part.split == BARE:
-                    import_bare(connection, task, data)
-                else:
-                    import_split(connection, task, "validation", data)
+        for task in {task: None for part in PARTS if part.prompts == prompts for task in part.tasks}:
+            import_asked(connection, task, prompts, data)
 
 
-def measure_all(connection: db.Connection, settings: Settings, options: argparse.Namespace) -> None:
+def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Namespace) -> None:
     """Ask what the options name and the results lack."""
-    state = read_state(connection)
-    units = [unit for part in PARTS for unit in state.units(part)]
+    units: list[Unit] = []
+    for prompts, url in urls.items():
+        with db.connect(url) as connection:
+            fill_database(connection, settings.model_copy(update={"database_url": url}), prompts, options.data)
+            state = read_state(connection)
+            units += [unit for part in PARTS if part.prompts == prompts for unit in state.units(part)]
     if dropped := drop_stale(options.out, units):
         console.print(f"{dropped} lines removed that were measured on another library or under other settings")
-    wanted = [unit for unit in units if is_wanted(unit, options)]
-    answer = Answering(connection, settings)
-    limits = {"rows": options.rows, "control_rows": options.control_rows}
-    for step in measure(connection, options.out, wanted, answer, **limits):
-        console.print(step)
+    models = Models(settings)
+    for stage in stages(options.rows):
+        for part in PARTS:
+            url = urls[part.prompts]
+            wanted = [unit for unit in units if unit.part == part and is_wanted(unit, options)]
+            with db.connect(url) as connection:
+                steps = measure(
+                    connection,
+                    options.out,
+                    wanted,
+                    partial(models.answer, connection, url),
+                    rows=stage,
+                    control_rows=options.control_rows,
+                )
+                for step in steps:
+                    console.print(step)
+                    if step.startswith("stopped"):
+                        return
 
 
 def is_wanted(unit: Unit, options: argparse.Namespace) -> bool:
@@ -144,26 +161,26 @@ class Remembering:
         return getattr(self._model, name)
 
 
-class Answering:
-    """A worker of this process, whose models are loaded when there is something to ask."""
+class Models:
+    """A pipeline for each database, loaded when there is something to ask; texts are embedded once for all."""
 
-    def __init__(self, connection: db.Connection, settings: Settings) -> None:
-        self._connection = connection
+    def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._pipeline: Pipeline | None = None
+        self._pipelines: dict[str, Pipeline] = {}
 
-    def __call__(self) -> None:
-        if self._pipeline is None:
+    def answer(self, connection: db.Connection, url: str) -> None:
+        """Have a worker of this process answer all that is queued in a database."""
+        settings = self._settings.model_copy(update={"database_url": url})
+        if url not in self._pipelines:
             with console.status("loading the models"):
-                self._pipeline = load_pipeline(self._settings, self._connection)
-            encoder = self._pipeline.encoder
-            self._pipeline.encoder = replace(encoder, model=Remembering(encoder.model))
-        assert self._settings.database_url
-        base_model = self._pipeline.base_name
-        worker = Worker(
-            self._settings.database_url, self._pipeline, base_model=base_model, settings=self._settings, drain=True
-        )
-        serve(worker, self._settings.grace_s)
+                pipeline = load_pipeline(settings, connection)
+            known = next(iter(self._pipelines.values()), None)
+            remembering = Remembering(pipeline.encoder.model) if known is None else known.encoder.model
+            pipeline.encoder = replace(pipeline.encoder, model=remembering)
+            self._pipelines[url] = pipeline
+        base_model = self._pipelines[url].base_name
+        worker = Worker(url, self._pipelines[url], base_model=base_model, settings=settings, drain=True)
+        serve(worker, settings.grace_s)
 
 
 if __name__ == "__main__":

@@ -79,26 +79,25 @@ def measure(
     rows: int | None,
     control_rows: int,
 ) -> Iterator[str]:
-    """Ask what is missing, breadth first, and write lines as they come; yields a sentence a step.
+    """Ask what units lack of `rows` rows a task, and write lines as they come; yields a sentence a step.
 
     The lines are whole after each step: what is stopped goes on there, on this machine or another.
     """
     connection.execute(CANCEL_OTHERS, {"evaluations": [unit.evaluation for unit in units]})
-    for stage in stages(rows):
-        for (part, task), group in groupby(units, key=lambda unit: (unit.part.name, unit.task)):
-            asked = list(group)
-            missing = lacking(asked, count_rows(folder, asked), stage, control_rows)
-            if missing:
-                start = perf_counter()
-                added = _ask(connection, folder, missing, answer)
-                yield f"{part}, {task}: {added} jobs, {perf_counter() - start:.0f} s"
-                evaluations = [unit.evaluation for unit, _ in missing]
-                failed = connection.execute(FAILED, {"evaluations": evaluations}).fetchall()[0]
-                if failed["jobs"]:
-                    yield f"{failed['jobs']} jobs failed, and the same command asks them again: {failed['error']}"
-                if left := connection.execute(LEFT).fetchall()[0]["jobs"]:
-                    yield f"stopped, with {left} jobs left: the same command goes on"
-                    return
+    for (part, task), group in groupby(units, key=lambda unit: (unit.part.name, unit.task)):
+        asked = list(group)
+        missing = lacking(asked, count_rows(folder, asked), rows, control_rows)
+        if missing:
+            start = perf_counter()
+            added = _ask(connection, folder, missing, answer)
+            yield f"{part}, {task}: {added} jobs, {perf_counter() - start:.0f} s"
+            evaluations = [unit.evaluation for unit, _ in missing]
+            failed = connection.execute(FAILED, {"evaluations": evaluations}).fetchall()[0]
+            if failed["jobs"]:
+                yield f"{failed['jobs']} jobs failed, and the same command asks them again: {failed['error']}"
+            if left := connection.execute(LEFT).fetchall()[0]["jobs"]:
+                yield f"stopped, with {left} jobs left: the same command goes on"
+                return
 
 
 def stages(rows: int | None) -> list[int | None]:
@@ -127,7 +126,7 @@ def _start(connection: Connection, folder: Path, unit: Unit, rows: int) -> None:
         unit.evaluation,
         tasks=[unit.task],
         policies=[unit.policy],
-        split=part.split,
+        split="validation",
         rows_a_task=rows,
         exclude_own=part.exclude_own,
         kind=part.kind,

@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loracomp.lab.catalogue import entry_names, load_entry
+from loracomp.lab.catalogue import Phrased, entry_names, load_entry
+
+from .asked import BARE, HANDWRITTEN
 
 POLICIES = (
     "base",
@@ -39,8 +41,10 @@ STAGES = (50, 100, 250, None)
 """Rows a task, breadth first: whenever it is stopped, a report stands. None: all."""
 
 
-BARE = "test"
-"""The split that rows without a template stand in, in the evaluation's own database (`bare`)."""
+UNFAMILIAR = ("qqp", "sick", "subj", "trec", "tweet_eval_sentiment")
+"""Tasks that nothing in the library is like; other tasks without an adapter have a twin there."""
+SHORT = ("base", "own_task", "default", "linear", "nearest", "uniform")
+"""Policies that are compared on each kind of prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +52,41 @@ class Part:
     """Rows of tasks asked in one way."""
 
     name: str
-    unseen: bool
-    """The tasks that no adapter was trained for, or those of the library."""
+    tasks: tuple[str, ...]
     policies: tuple[str, ...]
-    exclude_own: bool = False
+    prompts: str = Phrased.OWN
+    """How the rows are put (`asked.KINDS`)."""
+    own_adapters: bool = True
+    """Whether the tasks' own adapters are in the library and may answer."""
     kind: str = "predict"
-    split: str = "validation"
 
     @property
-    def tasks(self) -> list[str]:
-        """Names, in the catalogue's order."""
-        entries = map(load_entry, entry_names())
-        return [entry.task for entry in entries if (entry.training_split is None) == self.unseen]
+    def exclude_own(self) -> bool:
+        """Whether own adapters have to be kept out."""
+        return not self.own_adapters and self.tasks == LIBRARY
 
 
+def _tasks(*, trained: bool) -> tuple[str, ...]:
+    entries = map(load_entry, entry_names())
+    return tuple(entry.task for entry in entries if (entry.training_split is not None) == trained)
+
+
+LIBRARY = _tasks(trained=True)
+UNSEEN = tuple(task for task in _tasks(trained=False) if task not in UNFAMILIAR)
 # Where own tasks are kept out, these answer as they do in the library: they are not asked again.
 _KEPT_OUT = tuple(policy for policy in POLICIES if policy not in OWN)
+_WITHOUT_OWN = ("base", *_KEPT_OUT)
 PARTS = (
-    Part("routing", unseen=False, policies=("default",), kind="route"),
-    Part("routing_bare", unseen=False, policies=("default",), kind="route", split=BARE),
-    Part("library", unseen=False, policies=POLICIES),
-    Part("own_excluded", unseen=False, policies=_KEPT_OUT, exclude_own=True),
-    Part("unseen", unseen=True, policies=("base", *_KEPT_OUT)),
+    Part("routing", LIBRARY, ("default",), kind="route"),
+    Part("routing_bare", LIBRARY, ("default",), BARE, kind="route"),
+    Part("routing_held_out", LIBRARY, ("default",), Phrased.HELD_OUT, kind="route"),
+    Part("handwritten", tuple(HANDWRITTEN), _WITHOUT_OWN, own_adapters=False),
+    Part("held_out", LIBRARY, SHORT, Phrased.HELD_OUT),
+    Part("trained", LIBRARY, SHORT, Phrased.TRAINED),
+    Part("library", LIBRARY, POLICIES),
+    Part("unfamiliar", UNFAMILIAR, _WITHOUT_OWN, own_adapters=False),
+    Part("unseen", UNSEEN, _WITHOUT_OWN, own_adapters=False),
+    Part("own_excluded", LIBRARY, _KEPT_OUT, own_adapters=False),
 )
 
 

@@ -10,7 +10,14 @@ from matplotlib.figure import Figure
 
 Rows = list[dict[str, str]]
 
-PARTS = {"library": "tasks of the library", "own_excluded": "own task kept out", "unseen": "unseen tasks"}
+PARTS = {
+    "library": "tasks of the library",
+    "held_out": "the same, other words",
+    "handwritten": "written by hand",
+    "own_excluded": "own task kept out",
+    "unseen": "unseen tasks",
+    "unfamiliar": "unfamiliar tasks",
+}
 COLOURS = {"reference": "#555555", "mix": "#1f77b4", "control": "#d08a2e"}
 ACCURACY = """
 SELECT a.part, a.scope, a.policy, a.tasks, a.accuracy, a.low, a.high,

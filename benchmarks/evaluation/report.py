@@ -1,4 +1,4 @@
-"""Raw results -> page: each table of docs/evaluation.md is what the query below it gives, run by psql."""
+"""Raw results -> pages: each table of PAGES is what the query below it gives, run by psql."""
 
 import csv
 import re
@@ -9,6 +9,8 @@ from pathlib import Path
 from loracomp.database.embedded import psql_path
 from loracomp.errors import LoracompError
 
+PAGES = ("evaluation.md", "evaluation_details.md")
+"""In docs/: what holds, in short, and the details behind it."""
 TABLE = re.compile(
     r"(?P<head><!-- table: (?P<name>[\w-]+) -->\n).*?(?P<foot><!-- end -->.*?^```sql\n(?P<query>.*?)^```)", re.M | re.S
 )
@@ -17,14 +19,14 @@ NUMBER = re.compile(r"[-+]?[\d.,]*\s*%?")
 
 
 def write_report(url: str, folder: Path) -> None:
-    """Load the raw results into schema report of a database, fill the page beside the folder, README, and the plots.
+    """Load the raw results into schema report of a database; fill PAGES, their tables in README, and the plots.
 
     Raises LoracompError with psql's words where a query fails.
     """
     root = folder.parents[1]
     run_sql(url, (folder / "report.sql").read_text(), root)
-    tables = fill_page(url, folder.with_suffix(".md"), root)
-    copy_tables(root / "README.md", tables)
+    for page in PAGES:
+        copy_tables(root / "README.md", fill_page(url, folder.parent / page, root))
     from .plots import draw_plots  # noqa: PLC0415  matplotlib takes a second to import
 
     draw_plots(lambda query: query_rows(url, query, root), folder)

@@ -2,12 +2,12 @@
 
 import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from loracomp.database.connections import Connection
 
-from .plan import BARE, Part, Unit
+from .plan import Part, Unit
 
 # What a policy's answers don't depend on: routing, where one adapter or none is given; merging, where only routes are.
 ROUTING = frozenset(
@@ -33,12 +33,11 @@ SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[]
 FROM loracomp.policy AS p
 """
 ROWS = """
-SELECT s.split, t.name, count(*) AS rows,
+SELECT t.name, count(*) AS rows,
     encode(sha256(string_agg(sha256(convert_to(row(x.prompt, x.choices, x.answer)::text, 'utf8')), ''::bytea
         ORDER BY x.place)), 'hex') AS digest
-FROM loracomp.task AS t CROSS JOIN (VALUES ('validation'), ('test')) AS s (split)
-CROSS JOIN LATERAL loracomp.evaluated_examples(t.name, s.split, 0) AS x
-GROUP BY s.split, t.name
+FROM loracomp.task AS t CROSS JOIN LATERAL loracomp.evaluated_examples(t.name, 'validation', 0) AS x
+GROUP BY t.name
 """
 Rows = dict[str, tuple[int, str]]
 """Task -> number and digest of the rows that can be asked."""
@@ -57,29 +56,22 @@ class State:
     """Task -> tasks whose rows its adapter has learnt from, where that is known."""
     policies: dict[str, dict[str, Any]]
     rows: Rows
-    bare: Rows = field(default_factory=dict)
-    """The same rows without a template."""
 
     def units(self, part: Part) -> list[Unit]:
         """What a part measures on this library; a task without an adapter yet is asked of the base model alone."""
-        without_own = part.unseen or part.exclude_own
         return [
-            Unit(part, task, policy, self.digest(part, task, policy), self.rows_of(part)[task][0])
+            Unit(part, task, policy, self.digest(part, task, policy), self.rows[task][0])
             for task in part.tasks
-            if task in self.rows_of(part)
+            if task in self.rows
             for policy in part.policies
             if policy in self.policies
-            and (without_own or task in self.adapters or self.policies[policy]["router"] == "base")
+            and (not part.own_adapters or task in self.adapters or self.policies[policy]["router"] == "base")
         ]
-
-    def rows_of(self, part: Part) -> Rows:
-        """Those that a part asks."""
-        return self.bare if part.split == BARE else self.rows
 
     def digest(self, part: Part, task: str, policy: str) -> str:
         """12 hexadecimal digits that change with whatever the unit's answers depend on."""
         settings = self.policies[policy]
-        depends: dict[str, Any] = {"base_model": self.base_model, "rows": self.rows_of(part)[task][1]}
+        depends: dict[str, Any] = {"base_model": self.base_model, "rows": self.rows[task][1]}
         if part.kind == "route":
             depends |= {"settings": _without(settings, MERGING), "tasks": sorted(self.adapters), **self.retrieval}
         elif settings["router"] == "base":
@@ -99,18 +91,14 @@ def read_state(connection: Connection) -> State:
     def read(statement: str) -> list[dict[str, Any]]:
         return connection.execute(statement).fetchall()
 
-    def rows_in(split: str) -> Rows:
-        return {row["name"]: (row["rows"], row["digest"]) for row in rows if row["split"] == split}
-
-    adapters, rows = read(ADAPTERS), read(ROWS)
+    adapters = read(ADAPTERS)
     return State(
         base_model=read(BASE_MODEL)[0]["fingerprint"],
         retrieval={"encoder": read(ENCODER), "index": read(INDEX)[0]["digest"]},
         adapters={row["task"]: row["sha256"] for row in adapters},
         tasks_seen={row["task"]: row["tasks_seen"] for row in adapters},
         policies={row["name"]: row["settings"] for row in read(POLICIES)},
-        rows=rows_in("validation"),
-        bare=rows_in(BARE),
+        rows={row["name"]: (row["rows"], row["digest"]) for row in read(ROWS)},
     )
 
 

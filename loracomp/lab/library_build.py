@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loracomp.lab.catalogue import data_note, load_entry, read_examples
+from loracomp.lab.catalogue import Phrased, data_note, load_entry, read_examples
 from loracomp.lab.catalogue.leaks import find_leaks
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModelDescription
@@ -17,6 +17,8 @@ from loracomp.registry.library_files import BaseModelPart, EncoderPart, Manifest
 from loracomp.registry.tasks import draw
 
 EXAMPLES_A_TASK = 300
+PHRASED = 0.5
+"""Share of the examples that stand in one of their task's phrasings, so that jobs in other words find them too."""
 CARD = "README.md"
 
 
@@ -50,7 +52,8 @@ def build_library(
 def _examples(task: str, data: str | None, limit: int, seed: int) -> list[Example]:
     entry, source = load_entry(task), None if data is None else f"{data}/{task}"
     leaks = find_leaks(entry, source).source_refs
-    return draw((row for row in read_examples(entry, "train", source) if row.source_ref not in leaks), limit, seed)
+    rows = read_examples(entry, "train", source, phrased=PHRASED, seed=seed)
+    return draw((row for row in rows if row.source_ref not in leaks), limit, seed)
 
 
 def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) -> Manifest:
@@ -90,8 +93,9 @@ def library_card(folder: Path) -> str:
             "by summed log-likelihood (acc).",
             "Licences of the data are those usually given for it, not verified.",
             "",
-            "| task | family | data | licence of the data | started from | rows seen | rank | base model | adapter |",
-            "|---|---|---|---|---|---|---|---|---|",
+            "| task | family | data | licence of the data | started from | rows seen | rank | base model | adapter "
+            "| held-out phrasings: base model | adapter |",
+            "|---|---|---|---|---|---|---|---|---|---|---|",
             *rows,
             "",
             *_notes(records),
@@ -114,7 +118,8 @@ def _record(path: Path) -> dict[str, Any]:
 def _card_row(task: str, record: dict[str, Any], part: TaskPart) -> str:
     data, scores = record["data"], record["held_out"]
     dataset = " ".join(filter(None, [data["dataset_path"], data["dataset_name"]]))
-    shown = [f"{scores[who]['acc']:.1%}" if scores["rows"] else "-" for who in ("base", "adapter")]
+    both = (scores, scores.get("phrased", {}).get(Phrased.HELD_OUT, {}))
+    shown = [f"{each[who]['acc']:.1%}" if who in each else "-" for each in both for who in ("base", "adapter")]
     start, rank = (record.get("started_from") or {}).get("task", "-"), record["hyper_parameters"]["rank"]
     cells = [task, part.family, dataset, data["licence"], start, str(record["rows_seen"]), str(rank), *shown]
     return f"| {' | '.join(cells)} |"

@@ -27,6 +27,7 @@ __all__ = [
     "data_note",
     "entry_names",
     "load_entry",
+    "phrasings_of",
     "read_examples",
     "read_inputs",
 ]
@@ -105,6 +106,11 @@ def data_note(task: str, read_from: str | None) -> str | None:
     return load_entry(task).data_note if read_from == "folder" and task in entry_names() else None
 
 
+def phrasings_of(task: str) -> Phrasings | None:
+    """The phrasings of a task's entry; None where the catalogue lacks the task, or the entry has none."""
+    return _phrasings(load_entry(task)) if task in entry_names() else None
+
+
 def read_examples(
     entry: Entry,
     split: str,
@@ -162,11 +168,14 @@ def _templates(entry: Entry) -> Templates:
     return Templates(entry.task, entry.doc_to_text, entry.doc_to_choice, entry.doc_to_target)
 
 
+def _phrasings(entry: Entry) -> Phrasings | None:
+    return load_phrasings(entry.phrasings) if isinstance(entry.phrasings, str) else entry.phrasings
+
+
 def _phraser(entry: Entry) -> Phraser | None:
     """Raises RefusedError naming entry and field."""
-    if entry.phrasings is None:
+    if (phrasings := _phrasings(entry)) is None:
         return None
     if entry.doc_to_choice is None:
         raise RefusedError(f"catalogue entry {entry.task!r}: phrasings: they are for choices, and it has none")
-    phrasings = load_phrasings(entry.phrasings) if isinstance(entry.phrasings, str) else entry.phrasings
     return Phraser(entry.task, phrasings, columns=entry.columns, labels=entry.labels, choices=entry.phrased_choices)

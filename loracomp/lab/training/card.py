@@ -3,7 +3,7 @@
 from typing import Any
 
 from loracomp.errors import RefusedError
-from loracomp.lab.catalogue import data_note
+from loracomp.lab.catalogue import data_note, phrasings_of
 
 
 def adapter_card(record: dict[str, Any]) -> str:
@@ -76,7 +76,19 @@ def _data(record: dict[str, Any]) -> list[str]:
             f"- Sharing a text (a premise, a passage, a heading) with a validation row, not the whole: {sharing} rows "
             "of the split, not left out",
         ]
-    return lines
+    return [*lines, *_phrasings(record)]
+
+
+def _phrasings(record: dict[str, Any]) -> list[str]:
+    """In which words the rows stood, where the catalogue has phrasings for them."""
+    share = record["hyper_parameters"].get("phrased", 0.0)
+    if not share or not (phrasings := phrasings_of(record["task"])):
+        return []
+    held_out = sum(each.held_out for each in phrasings.templates)
+    return [
+        f"- Words: {share:.0%} of the rows in one of {len(phrasings.templates) - held_out} templates and with one of "
+        f"several names for each choice, drawn again in each epoch; {held_out} templates are held out"
+    ]
 
 
 def _training(record: dict[str, Any]) -> list[str]:
@@ -99,4 +111,8 @@ def _scores(scores: dict[str, Any]) -> list[str]:
         return ["No train rows were kept aside."]
     base, adapter = scores["base"], scores["adapter"]
     lines = [f"| {name} | {base[name]:.1%} | {adapter[name]:.1%} |" for name in sorted(base)]
+    lines += [
+        f"| acc, {kind.replace('_', ' ')} phrasings | {score['base']['acc']:.1%} | {score['adapter']['acc']:.1%} |"
+        for kind, score in sorted(scores.get("phrased", {}).items())
+    ]
     return [f"On {scores['rows']} train rows kept aside:", "", "| | base model | adapter |", "|---|---|---|", *lines]

