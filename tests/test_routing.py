@@ -320,10 +320,9 @@ def test_the_step_notices_that_the_encoder_was_changed(connection: db.Connection
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_a_vector_that_is_none_is_refused(connection: db.Connection, encoder: str, number: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
+    vector = np.full((1, DIMENSIONS), float(number), dtype=np.float32)
     with pytest.raises(UsageError, match="not allowed in vector"):
-        route(
-            connection, jobs, np.full((1, DIMENSIONS), float(number), dtype=np.float32), encoder, INPUT_FORMAT_VERSION
-        )
+        route(connection, jobs, vector, encoder, INPUT_FORMAT_VERSION)
 
 
 def test_a_missing_vector_is_refused(connection: db.Connection) -> None:
