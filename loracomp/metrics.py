@@ -4,11 +4,10 @@ Names and labels are a contract with dashboards and alerts: docs/operations.md l
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-from loracomp.records import Failure, Job
+from loracomp.records import Failure, Job, Prediction
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which Prometheus does not need
 
@@ -48,11 +47,12 @@ def count_claim(jobs: Sequence[Job]) -> None:
     BATCH_JOBS.observe(len(jobs))
 
 
-def count_recorded(rows: Sequence[Mapping[str, Any]]) -> None:
+def count_recorded(predictions: Sequence[Prediction]) -> None:
     """Note predictions that were written."""
-    JOBS_SUCCEEDED.inc(len(rows))
-    for kind in ("prompt", "output"):
-        TOKENS.labels(kind).inc(sum(row.get(f"{kind}_tokens", 0) for row in rows))
+    JOBS_SUCCEEDED.inc(len(predictions))
+    answers = [each.answer for each in predictions if each.answer is not None]
+    TOKENS.labels("prompt").inc(sum(answer.prompt_tokens for answer in answers))
+    TOKENS.labels("output").inc(sum(answer.output_tokens for answer in answers))
 
 
 def count_failure(failure: Failure) -> None:

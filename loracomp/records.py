@@ -2,8 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 Strategy = str
 """One of: linear, cat, ties, magnitude_prune, dare_linear, dare_ties (DESIGN: strategies)."""
@@ -60,26 +60,20 @@ class Composition:
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
+class Trace(bytes):
+    """A job's trace: a loracomp.route_trace as the server sent it. Nobody looks inside; it goes back as it came."""
+
+
 @dataclass(frozen=True, slots=True)
-class Route:
-    """What `route_jobs` decided for one job. Arrays of one group have the same length and order."""
+class Routed:
+    """What `route_jobs` decided for one job."""
 
     job_id: int
-    policy: dict[str, Any]
-    """The policy's settings as they were."""
-    example_ids: tuple[int, ...] = ()
-    example_tasks: tuple[str, ...] = ()
-    similarities: tuple[float, ...] = ()
-    """Retrieved examples, best first: ids, their tasks' names, cosine similarities."""
-    tasks: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    weights: tuple[float, ...] = ()
-    """Tasks by falling probability; a weight of 0 means outside the nucleus."""
-    composed_tasks: tuple[str, ...] = ()
-    """The tasks of the composition's adapters, in their order."""
-    composition: Composition = field(default_factory=Composition)
-    fallback: str | None = None
-    """Why the base model answers alone, such as 'below min_similarity'; None where adapters are composed."""
+    composition: Composition
+    normalization: str
+    contrast: float
+    """Both as for `Request`."""
+    trace: Trace
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +109,35 @@ class Answer:
     """Frobenius norm of the composed delta over that of the exact weighted sum; None where not measured."""
     cosine: float | None = None
     """Cosine between the composed delta and the exact weighted sum; None where not measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """Who answers: the same for all that one worker process records."""
+
+    device: str
+    """Device and number type, such as cpu/bfloat16."""
+    base_model: str
+    base_fingerprint: str
+    encoder: str
+    """Name and input version, such as all-MiniLM-L6-v2/3."""
+    code_version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What is recorded for one job."""
+
+    job_id: int
+    trace: Trace
+    answer: Answer | None
+    """None for a job of kind 'route'."""
+    composition_digest: str
+    batch_size: int
+    """Jobs that were answered together."""
+    timings: Mapping[str, float]
+    """Milliseconds of each step for that batch."""
+    versions: Versions
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from psycopg.types.json import Json, Jsonb
+from psycopg.types.json import Jsonb
 
+from job_data import record
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
 from people_data import one
@@ -75,8 +76,7 @@ def answer_all(connection: db.Connection, columns: Callable[[Asked], dict[str, A
         for job in asked
         if (given := answers[job["id"]]) is not None
     ]
-    shown = [tokens[row["job_id"]] for row in predictions]
-    connection.execute("SELECT loracomp.record_predictions(%s, %s::bigint[])", [Json(predictions), shown])
+    record(connection, tokens, predictions)
     failed = [job_id for job_id, given in answers.items() if given is None]
     connection.execute(
         "SELECT loracomp.fail_jobs(%s, %s, %s, %s, %s)",

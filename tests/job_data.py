@@ -1,17 +1,21 @@
 """What the job protocol's tests start from."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import count
-from typing import Any
+from typing import Any, cast
 
+from pgvector import HalfVector
 from psycopg.conninfo import make_conninfo
 
 from conftest import create_database, drop_database
 from loracomp.database.connections import Connection
-from loracomp.records import Job
-from loracomp.steps.claim import claim_jobs
+from loracomp.records import Answer, Job, Prediction, Trace, Versions
+from loracomp.worker.claim import claim_jobs
+from loracomp.worker.record import record_predictions
 
 BASE = "tiny"
 REPORT: dict[str, Any] = {
@@ -94,6 +98,84 @@ def statuses(connection: Connection) -> dict[int, str]:
     return {row["id"]: row["status"] for row in connection.execute("SELECT id, status FROM loracomp.job ORDER BY id")}
 
 
-def prediction(job_id: int, **columns: Any) -> dict[str, Any]:
+def prediction_row(job_id: int, **columns: Any) -> dict[str, Any]:
+    """Columns of loracomp.prediction for a job; those of its trace are empty unless given."""
     versions = {"base_model": BASE, "base_fingerprint": "a" * 64, "encoder": "none/1", "code_version": "0"}
-    return {"job_id": job_id, "output": "yes", "policy": {"name": "default"}, **versions, **columns}
+    empty: dict[str, Any] = {name: [] for name in TRACE if name not in _NO_ARRAYS}
+    run = {"prompt_tokens": 0, "output_tokens": 0, "timings": {}, "batch_size": 1, "device": None}
+    return {"job_id": job_id, "output": "yes", **empty, "policy": {"name": "default"}, **run, **versions, **columns}
+
+
+def prediction(job_id: int, **columns: Any) -> Prediction:
+    """As a pipeline makes it, with these columns of loracomp.prediction."""
+    given = prediction_row(job_id, **columns)
+    answer = {each.name: given[each.name] for each in fields(Answer) if each.name in given}
+    return Prediction(
+        job_id=job_id,
+        trace=trace(given),
+        answer=None if given["output"] is None else Answer(**answer),
+        composition_digest=given.get("composition_digest"),  # type: ignore[arg-type]
+        batch_size=given["batch_size"],
+        timings=given["timings"],
+        versions=Versions(**{each.name: given[each.name] for each in fields(Versions)}),
+    )
+
+
+TRACE = (
+    "query_embedding", "example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights",
+    "composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights", "policy", "fallback",
+    "eligible_task_count",
+)  # fmt: skip
+"""Columns of loracomp.route_trace, in their order."""
+_NO_ARRAYS = ("query_embedding", "policy", "fallback", "eligible_task_count")
+
+
+def trace(columns: Mapping[str, Any]) -> Trace:
+    """What `route_jobs` would have returned, had it decided this; made here, it is text that the server reads."""
+    written = [_written(columns.get(name)) for name in TRACE]
+    return cast("Trace", "({})".format(",".join("" if each is None else _quoted(each) for each in written)))
+
+
+def _written(value: Any) -> str | None:
+    match value:
+        case None | str():
+            return value
+        case list() | tuple():
+            return "{{{}}}".format(",".join("NULL" if each is None else _element(each) for each in value))
+        case dict():
+            return json.dumps(value)
+        case HalfVector():
+            return value.to_text()
+    return str(value)
+
+
+def _element(value: Any) -> str:
+    written = _written(value)
+    assert written is not None
+    return written if isinstance(value, list | tuple) else _quoted(written)
+
+
+def _quoted(text: str) -> str:
+    return '"{}"'.format(text.replace("\\", "\\\\").replace('"', '\\"'))
+
+
+def record(connection: Connection, tokens: Mapping[int, int], rows: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Record these columns of loracomp.prediction by these leases' tokens; ids of what was recorded."""
+    jobs = [Job(id_, token, "predict", "", None, None) for id_, token in tokens.items()]
+    return record_predictions(connection, jobs, [prediction(**each) for each in rows])
+
+
+RECORD_ROW = """
+SELECT loracomp.record_predictions(
+    ids => ARRAY[p.job_id], tokens => ARRAY[%(token)s::bigint], traces => ARRAY[t], outputs => ARRAY[p.output],
+    choice_indexes => ARRAY[p.choice_index], choice_scores => p.choice_scores,
+    choice_ends => ARRAY[cardinality(p.choice_scores)], prompt_tokens => ARRAY[p.prompt_tokens],
+    output_tokens => ARRAY[p.output_tokens], norm_ratios => ARRAY[p.norm_ratio], cosines => ARRAY[p.cosine],
+    composition_digests => ARRAY[p.composition_digest], batch_sizes => ARRAY[p.batch_size],
+    timings => ARRAY[p.timings], device => p.device, base_model => p.base_model,
+    base_fingerprint => p.base_fingerprint, encoder => p.encoder, code_version => p.code_version
+) AS id
+FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p,
+    jsonb_populate_record(NULL::loracomp.route_trace, %(row)s) AS t
+"""
+"""Whatever JSON the columns hold, as the server reads it: what a faulty or forging worker may send."""

@@ -12,6 +12,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loracomp.composition.blocks import Factors
+from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import load_settings
 from loracomp.model.loading import BaseModel, load_base_model
@@ -148,3 +149,17 @@ def merged(model: torch.nn.Module, factors: dict[str, Factors]):
     finally:
         for module, weight in old.items():
             model.get_submodule(module).weight.data = weight
+
+
+class Fetching(Predictor):
+    """A predictor that fetches adapters from one place whenever it is asked."""
+
+    def __init__(self, base, fetch, **settings):
+        super().__init__(base, **settings)
+        self._fetch = fetch
+
+    def predict(self, requests, fetch=None):
+        return super().predict(requests, fetch or self._fetch)
+
+    def load(self, compositions, fetch=None):
+        return super().load(compositions, fetch or self._fetch)

@@ -3,9 +3,8 @@
 from typing import Any
 
 from psycopg import sql
-from psycopg.types.json import Json
 
-from job_data import REPORT
+from job_data import REPORT, record
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
 from routing_data import BASE_MODEL, add_base_model, add_task
@@ -105,8 +104,7 @@ def answer(connection: db.Connection, job_id: int, examples: dict[str, int], **c
         "code_version": "0.1.0",
         **columns,
     }
-    given = [Json([row]), [token]]
-    assert one(connection, "SELECT loracomp.record_predictions(%s, %s::bigint[]) AS id", given)["id"] == job_id
+    assert record(connection, {job_id: token}, [row]) == {job_id}
 
 
 def fill_every_view(connection: db.Connection) -> None:

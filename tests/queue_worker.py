@@ -9,17 +9,16 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from job_data import BASE, prediction
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.routing import route
 from loracomp.database.tables import DIMENSIONS
 from loracomp.errors import JobError
-from loracomp.records import Failure, Job
-from loracomp.steps.route import route
+from loracomp.records import Failure, Job, Prediction
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 
@@ -40,7 +39,7 @@ class Obedient:
                     cut_connections(connection)
                     connection.execute("SELECT 1")
                 case ["route-by", fingerprint]:
-                    route(connection, [job], np.ones((1, DIMENSIONS), np.float32), fingerprint)
+                    route(connection, [job], np.ones((1, DIMENSIONS), np.float32), fingerprint, 1)
                 case ["sentence", quoted]:
                     statement = f"DO $$ BEGIN RAISE EXCEPTION 'a sentence' USING DETAIL = '{quoted}'; END $$"
                     with translated_errors():
@@ -49,10 +48,10 @@ class Obedient:
                     raise ValueError("not to be prepared")
         return list(jobs)
 
-    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[dict[str, Any] | Failure]:
+    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[Prediction | Failure]:
         return [answer for job in jobs if (answer := self._answer(job, len(jobs), wanted)) is not None]
 
-    def _answer(self, job: Job, together: int, wanted: Callable[[Job], bool]) -> dict[str, Any] | Failure | None:
+    def _answer(self, job: Job, together: int, wanted: Callable[[Job], bool]) -> Prediction | Failure | None:
         match job.prompt.split():
             case ["plod", seconds]:  # step by step, whether or not it is wanted
                 for _ in range(int(10 * float(seconds))):
@@ -76,7 +75,7 @@ class Obedient:
             case ["nul"]:
                 return prediction(job.id, output="a\0b \ud800")
             case ["nameless", output]:
-                return prediction(job.id, output=output, base_model=None)
+                return prediction(job.id, output=output, batch_size=None)
         return prediction(job.id, output=job.prompt.upper(), batch_size=together)
 
 

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp.database import connections as db
-from loracomp.database.queries import QUERIES
 
 DIMENSIONS = 832
 BASE_MODEL = "toy"
@@ -37,6 +36,12 @@ INSERT INTO loracomp.job (prompt, policy, exclude_tasks, task, submitted_by)
 SELECT 'x', (%(policies)s::text[])[1 + n %% cardinality(%(policies)s::text[])], %(exclude_tasks)s, %(task)s,
     coalesce(%(submitted_by)s, current_user)
 FROM generate_series(0, %(count)s - 1) AS n RETURNING id
+"""
+
+
+ROUTED = """
+SELECT r.job_id, r.strategy, (r.trace).*
+FROM loracomp.route_jobs(%s::bigint[], %b::vector[]) WITH ORDINALITY AS r ORDER BY r.ordinality
 """
 
 
@@ -136,9 +141,8 @@ def add_jobs(
 def route_jobs(
     connection: db.Connection, jobs: Sequence[int], vectors: Vectors, *, prepare: bool | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of the SQL function, for vectors that no encoder made."""
-    given = {"job_ids": list(jobs), "embeddings": list(vectors), "encoder": None, "input_version": None}
-    return connection.execute(QUERIES["route_jobs"], given, prepare=prepare).fetchall()
+    """What was decided for each job, with its trace unfolded, by vectors that no encoder made."""
+    return connection.execute(ROUTED, [list(jobs), list(vectors)], prepare=prepare).fetchall()
 
 
 def load(connection: db.Connection, seed: int, counts: list[int]) -> Library:

@@ -19,6 +19,7 @@ class Settings:
     top_p: float = 0.95
     max_adapters: int = 8
     weighting: str = "similarity"
+    min_share: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,5 +56,7 @@ def weigh(tasks: list[int], similarities: list[float], settings: Settings) -> We
     probabilities = masses[order] / masses.sum()
     count = nucleus_of(probabilities, settings.top_p) if settings.nucleus == "tasks" else len(found)
     kept = np.arange(len(found)) < min(count, settings.max_adapters)
+    shares_of_kept = probabilities / probabilities[kept].sum()
+    kept &= (shares_of_kept >= settings.min_share - SPARE) | (np.arange(len(found)) == 0)
     weights = np.where(kept, probabilities if settings.weighting == "similarity" else 1.0, 0)
     return Weighted([found[i] for i in order], probabilities, kept, weights / weights.sum())

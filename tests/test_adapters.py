@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -365,7 +366,7 @@ def test_one_corrupt_adapter_costs_neither_the_others_nor_the_connection(connect
         "WHERE adapter_id = %s",
         ids[:1],
     )
-    found = ResidentAdapters(lambda wanted: fetch_adapters(connection, wanted), 1 << 20).get(ids)
+    found = ResidentAdapters(1 << 20).get(ids, partial(fetch_adapters, connection))
     assert [getattr(found[id_], "code", "whole") for id_ in ids] == ["adapter_hash_mismatch", "whole"]
 
 

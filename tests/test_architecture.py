@@ -15,18 +15,10 @@ from loracomp.database.sql_objects import SqlFile, sql_files
 PACKAGE = Path(__file__).parent.parent / "loracomp"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Who may import a step. The pipeline knows their order; the worker adds claim and record around it.
-USERS_OF_STEPS = {
-    "loracomp.steps.encode": {"loracomp.pipeline"},
-    "loracomp.steps.route": {"loracomp.pipeline"},
-    "loracomp.steps.predict": {"loracomp.pipeline"},
-    "loracomp.steps.claim": {"loracomp.worker.loop", "loracomp.worker.leases"},
-    "loracomp.steps.record": {"loracomp.worker.loop"},
-}
 # Room, or module at the root -> what it may import. lab may import the rest; of the rest only the command line may
 # import lab, to run its commands.
 LOWEST = {"config", "errors", "metrics", "records"}
-SERVING = LOWEST | {"composition", "database", "model", "registry", "steps"}
+SERVING = LOWEST | {"composition", "database", "model", "registry"}
 MAY_IMPORT = {
     "__init__": set(),
     "__main__": {"cli"},
@@ -35,19 +27,17 @@ MAY_IMPORT = {
     "config": {"errors"},
     "metrics": {"records"},
     "model": {"errors"},
-    "database": {"config", "errors"},
+    "database": {"config", "errors", "records"},
     "composition": LOWEST | {"model"},
     "registry": LOWEST | {"composition", "database", "model"},
-    "steps": LOWEST | {"composition", "database", "model"},
     "pipeline": SERVING,
     "replay": SERVING | {"pipeline"},
     "worker": SERVING | {"pipeline"},
     "lab": SERVING | {"pipeline", "replay", "worker"},
     "cli": SERVING | {"pipeline", "replay", "worker", "lab"},
 }
-# What single modules must not import: a step no other step; of the worker only its start knows models.
+# What single modules must not import: of the worker only its start knows models.
 FORBIDDEN = [
-    ("loracomp.steps", ("loracomp.steps",)),
     ("loracomp.composition", ("psycopg", "sqlalchemy")),
     ("loracomp.records", ("torch", "psycopg")),
     *(
@@ -92,12 +82,6 @@ def imports(path: Path) -> Iterator[str]:
 
 def inside(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
-
-
-@pytest.mark.parametrize("step", sorted((PACKAGE / "steps").glob("[a-z]*.py")), ids=name)
-def test_a_step_is_imported_by_those_who_know_the_order(step: Path) -> None:
-    users = {name(path) for path in MODULES if name(step) in set(imports(path))}
-    assert users == USERS_OF_STEPS[name(step)]
 
 
 def room(module: str) -> str:
@@ -168,6 +152,25 @@ def test_a_setting_says_what_it_is_and_what_it_defaults_to(setting: str) -> None
 def test_a_setting_stands_in_the_docs(setting: str) -> None:
     page = (PACKAGE.parent / "docs" / "operations.md").read_text()
     assert f"| `LORACOMP_{setting.upper()}` | {Settings.model_fields[setting].description} |" in page
+
+
+@pytest.mark.parametrize(
+    ("kind", "newest", "most"), [("routing setting", "min_share", 5), ("trace column", "eligible_task_count", 6)]
+)
+def test_what_a_new_setting_or_column_touches_stands_in_the_docs(kind: str, newest: str, most: int) -> None:
+    """Of what is installed, each file that names the newest one, and no other; migrations as their folder."""
+    root = PACKAGE.parent
+    page = (root / "docs" / "architecture.md").read_text()
+    section = page.partition(f"## To add a {kind}\n")[2].partition("\n## ")[0]
+    listed = re.findall(r"^- `([^`]+)`:", section, flags=re.MULTILINE)
+    installed = [path for folder in ("loracomp", "sql", "migrations") for path in (root / folder).rglob("*.*")]
+    touched = {
+        "migrations/versions/" if path.match("migrations/versions/*") else path.relative_to(root).as_posix()
+        for path in installed
+        if path.suffix in {".py", ".sql"} and re.search(rf"\b{newest}\b", path.read_text())
+    }
+    assert set(listed) == touched
+    assert len(listed) == len(touched) <= most
 
 
 def test_nothing_is_unpickled() -> None:

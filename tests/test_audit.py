@@ -9,8 +9,8 @@ from job_data import add_jobs, claim, expire_leases, prediction
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
 from loracomp.records import Failure
-from loracomp.steps.claim import release_jobs
-from loracomp.steps.record import fail_jobs, record_predictions
+from loracomp.worker.claim import release_jobs
+from loracomp.worker.record import fail_jobs, record_predictions
 
 
 def job_events(connection: Connection) -> list[tuple[Any, ...]]:

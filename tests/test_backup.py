@@ -15,7 +15,7 @@ from job_data import add_base_model, add_jobs, claim, expire_leases, prediction,
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.connections import Connection
-from loracomp.steps.record import record_predictions
+from loracomp.worker.record import record_predictions
 from people_data import add_examples
 from test_metrics import DOCS
 from test_schema import snapshot

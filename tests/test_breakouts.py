@@ -11,9 +11,9 @@ from time import perf_counter
 import psycopg
 import pytest
 from psycopg import errors, sql
-from psycopg.types.json import Json
 from scipy.stats import mannwhitneyu
 
+from job_data import prediction_row, record
 from loracomp.cli.common import shown
 from loracomp.database import connections as db
 from loracomp.database import schema
@@ -541,16 +541,16 @@ def test_a_worker_without_the_fence_changes_nothing(scene: Scene) -> None:
             f"release_jobs('{{{scene.waiting}}}', '{{1}}')",
             f"renew_leases('{{{scene.waiting}}}', '{{1}}', '1 day')",
             f"fail_jobs('{{{scene.waiting}}}', '{{1}}', '{{x}}', '{{x}}', '{{f}}')",
-            f"""record_predictions('[{{"job_id": {scene.alices}, "output": "forged"}}]', '{{1}}')""",
         ):
             assert values(wendy, f"SELECT loracomp.{call}") == set()
+        assert record(wendy, {scene.alices: 1}, [prediction_row(scene.alices, output="forged")]) == set()
 
 
 def test_a_worker_shows_an_answer_to_nobody_but_its_submitter(database: str, logins: None) -> None:
     with db.connect(database) as owner, connect(database, "alice") as alice, connect(database, "bob") as bob:
         examples = load(owner)
         job_id = submit(bob)
-        answer(owner, job_id, examples, submitted_by=login("alice"))
+        answer(owner, job_id, examples)
         assert values(alice, "SELECT job_id FROM loracomp.prediction") == set()
         assert values(bob, "SELECT job_id FROM loracomp.prediction") == {job_id}
 
@@ -574,7 +574,7 @@ def test_a_worker_guesses_no_token_of_another(database: str, logins: None) -> No
     "write",
     [
         "renew_leases(%(ids)s, %(tokens)s, '5 minutes')",
-        "record_predictions(%(rows)s, %(tokens)s::bigint[])",
+        "record_predictions",
         "fail_jobs(%(ids)s, %(tokens)s, %(words)s, %(words)s, %(retries)s)",
         "release_jobs(%(ids)s, %(tokens)s)",
     ],
@@ -585,11 +585,9 @@ def test_a_submitter_holds_up_no_worker(database: str, logins: None, write: str)
         load(owner)
         mine, theirs = submit(alice), submit(bob)
         tokens = claim(owner, mine, theirs)
-        trace = {"base_model": "toy", "base_fingerprint": "0", "encoder": "toy/1", "code_version": "0", "policy": {}}
         given = {
             "ids": list(tokens),
             "tokens": list(tokens.values()),
-            "rows": Json([{"job_id": job_id, "output": "yes", **trace} for job_id in tokens]),
             "words": ["broken", "broken"],
             "retries": [False, False],
         }
@@ -597,7 +595,10 @@ def test_a_submitter_holds_up_no_worker(database: str, logins: None, write: str)
             alice.execute("SELECT loracomp.cancel_job(%s)", [mine])
             with connect(database, "wendy") as wendy:
                 wendy.execute("SET statement_timeout = '10s'")
-                written = values(wendy, f"SELECT loracomp.{write}", given)
+                if write == "record_predictions":
+                    written = record(wendy, tokens, [prediction_row(job_id) for job_id in tokens])
+                else:
+                    written = values(wendy, f"SELECT loracomp.{write}", given)
             # What is only renewed may be written still, if the cancelling comes to nothing.
             assert written == ({mine, theirs} if write.startswith("renew") else {theirs})
         held = (
@@ -642,7 +643,7 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
         relations = values(owner, "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'bi'::regnamespace")
         calls = {
             f"loracomp.rescore_route({job_id})",
-            f"loracomp.rescore_route({job_id}, temperature => 1, top_p => 1)",
+            f'loracomp.rescore_route({job_id}, \'{{"temperature": 1, "top_p": 1}}\')',
             "bi.compare_policies('weekly', 'default', 'own_task')",
         }
         seen = {}

@@ -3,8 +3,8 @@
 import numpy as np
 
 from loracomp.model.encoder import load_encoder
+from loracomp.pipeline import encode
 from loracomp.records import Job
-from loracomp.steps.encode import encode
 
 
 def a_job(prompt: str, choices: tuple[str, ...] | None = None) -> Job:

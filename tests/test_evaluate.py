@@ -17,13 +17,12 @@ from loracomp import cli
 from loracomp.config import Settings
 from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp.lab.catalogue import load_entry, read_examples
-from loracomp.pipeline import Pipeline
+from loracomp.pipeline import Pipeline, encode
 from loracomp.records import Request
 from loracomp.registry.adapters import activate_adapter, stage_adapter
 from loracomp.registry.base_models import register_base_model, set_encoder
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.tasks import add_task, import_examples
-from loracomp.steps.encode import encode
 from loracomp.worker import start
 from loracomp.worker.loop import Worker
 from model_fixtures import as_base
@@ -171,9 +170,9 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
         (answered,) = pipeline.answer(first, wanted)
         elapsed = 1000 * (perf_counter() - started)
         (second,) = coming[0].result()
-    assert warm["output"] == answered["output"]
+    assert warm.answer == answered.answer
     assert by_whom == [get_ident()] * 2
-    assert answered["timings"]["predict"] + second.timings["encode"] <= elapsed
+    assert answered.timings["predict"] + second.timings["encode"] <= elapsed
 
 
 def test_tables_for_people(run, data, pipeline):

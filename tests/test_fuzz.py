@@ -17,9 +17,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
+from psycopg.types.json import Jsonb
 
 from demo_fixtures import ROOT
-from job_data import BASE, prediction
+from job_data import BASE, RECORD_ROW, prediction_row
 from loracomp.database import tables
 from people_data import submit
 from people_fixtures import LOGINS, Scene, login, value, values
@@ -108,6 +109,15 @@ def short_lists(of: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.lists(of, max_size=3)
 
 
+policies = st.fixed_dictionaries(
+    {
+        "k": integers, "temperature": floats, "aggregation": st.sampled_from(("vote", "max", "", "x")),
+        "nucleus": st.sampled_from(("tasks", "examples", "")), "top_p": floats, "max_adapters": integers,
+        "min_similarity": floats, "weighting": st.sampled_from(("similarity", "uniform", "")),
+    }
+).map(lambda row: "({})".format(",".join(str(row.get(name, "")) for name in list(tables.policy.c.keys()))))  # fmt: skip
+"""Rows as text, null where nothing is given."""
+
 KINDS = {
     "text": texts,
     "name": texts.map(lambda text: text[:60]),
@@ -128,6 +138,11 @@ KINDS = {
     "vector[]": short_lists(vectors),
     "json": jsons,
     "halfvec[]": short_lists(st.sampled_from(("[0]", "[1,2,3]"))),
+    "jsonb[]": short_lists(jsons),
+    "loracomp.policy": policies,
+    "loracomp.route_trace[]": short_lists(
+        st.sampled_from(("(,,,,,,,,,,,,,)", '("[0]",{1},{a},{NaN},,,,{},,,,"{}",x,7)'))
+    ),
     "bytea[]": short_lists(st.binary(max_size=40)),
 }
 
@@ -155,14 +170,16 @@ def fault(error: psycopg.Error, fields: set[str]) -> str | None:
     message = diagnosis.message_primary or str(error)
     internal = error.sqlstate is None or error.sqlstate[:2] in ("XX", "57", "08", "53")
     named = diagnosis.constraint_name or diagnosis.column_name or any(field in message for field in fields)
-    # record_predictions reads its argument once, by the server's own reader.
-    ours = error.sqlstate in ("P0001", "P0002") or diagnosis.message_hint or "an array of objects" in message
+    ours = error.sqlstate in ("P0001", "P0002") or diagnosis.message_hint
     return None if not internal and (named or ours) else f"{error.sqlstate} {message[:150]}"
 
 
 def try_calls(caller: psycopg.Connection[Any], function: dict[str, Any]) -> dict[str, str]:
     """Odd calls of a function, each undone; what was wrong with refusals, with the arguments."""
     faults: dict[str, str] = {}
+    fields = set(function["arguments"])
+    if "loracomp.policy" in function["types"]:
+        fields |= set(tables.policy.columns.keys())
     call = sql.SQL("SELECT * FROM {}({})").format(
         sql.SQL(function["name"]), sql.SQL(", ").join(sql.SQL("%s::" + kind) for kind in function["types"])
     )
@@ -174,7 +191,7 @@ def try_calls(caller: psycopg.Connection[Any], function: dict[str, Any]) -> dict
             with caller.transaction(force_rollback=True):
                 caller.execute(call, arguments).fetchall()
         except psycopg.Error as error:
-            if wrong := fault(error, set(function["arguments"])):
+            if wrong := fault(error, fields):
                 faults[f"{function['name']}: {wrong}"] = repr(arguments)[:200]
 
     tried()
@@ -273,20 +290,18 @@ def test_what_a_faulty_worker_records_breaks_no_report(place: Scene) -> None:
         )
         def tried(fields: dict[str, Any]) -> None:
             job_id = submit(place.owner, priority=1000)
-            (row,) = wendy.execute(claim, [BASE]).fetchall()
-            assert row["id"] == job_id
-            given = {**prediction(job_id), **fields}
+            (claimed,) = wendy.execute(claim, [BASE]).fetchall()
+            assert claimed["id"] == job_id
+            given = {**prediction_row(job_id), **fields}
             try:
                 recorded.extend(
-                    wendy.execute(
-                        "SELECT loracomp.record_predictions(%s::json, %s)", [json.dumps([given]), [row["lease_token"]]]
-                    )
+                    wendy.execute(RECORD_ROW, {"row": Jsonb(given, dumps=json.dumps), "token": claimed["lease_token"]})
                 )
             except psycopg.Error as error:
                 if error.sqlstate is None or error.sqlstate[:2] in ("XX", "57", "08", "53"):
                     faults[str(error)] = repr(fields)[:300]
             place.owner.execute("UPDATE loracomp.job SET priority = 0 WHERE priority = 1000")
-            wendy.execute("SELECT loracomp.release_jobs(%s, %s)", [[job_id], [row["lease_token"]]])
+            wendy.execute("SELECT loracomp.release_jobs(%s, %s)", [[job_id], [claimed["lease_token"]]])
             if not ended(job_id):
                 place.owner.execute("SELECT loracomp.cancel_job(%s)", [job_id])
 

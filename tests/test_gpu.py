@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from loracomp.composition.layers import composed
+from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import STRATEGIES, PackedAdapter, gated, prepare
 from loracomp.model.loading import load_base_model, resolve_device
 from loracomp.model.scoring import pad_right
 from loracomp.records import Composition, Request
-from loracomp.steps.predict import Predictor
 from model_fixtures import as_base, letter_tokenizer, linear_shapes, random_adapter, tiny_llama
 
 pytestmark = pytest.mark.cuda
@@ -85,7 +85,7 @@ def ask(base, adapters):
         Request("other text", None, 6, composition=mix),
         Request("other text", None, 6, composition=Composition()),
     ]
-    return Predictor(base, lambda ids: [known[id_] for id_ in ids]).predict(requests)
+    return Predictor(base).predict(requests, lambda ids: [known[id_] for id_ in ids])
 
 
 @two_gpus

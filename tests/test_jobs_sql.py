@@ -14,16 +14,19 @@ from threading import Barrier
 import psycopg
 import pytest
 from pgvector import HalfVector, Vector
+from psycopg.types.json import Jsonb
 
 from demo_fixtures import ROOT
 from job_data import (
     BASE,
+    RECORD_ROW,
     add_base_model,
     add_jobs,
     claim,
     expire_leases,
     job,
     prediction,
+    prediction_row,
     statuses,
 )
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
@@ -32,8 +35,8 @@ from loracomp.database.connections import Connection
 from loracomp.database.tables import DIMENSIONS
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
-from loracomp.steps.claim import queue_is_empty, release_jobs, renew_leases
-from loracomp.steps.record import _shared, fail_jobs, record_predictions
+from loracomp.worker.claim import queue_is_empty, release_jobs, renew_leases
+from loracomp.worker.record import fail_jobs, record_predictions
 
 
 def submit(connection: Connection, prompt: str = "a", **arguments: object) -> int:
@@ -467,18 +470,33 @@ def test_prediction_trace_and_succeeded_are_written_together(connection: Connect
     assert (ended["status"], ended["lease_token"], ended["finished_at"]) == ("succeeded", None, found["created_at"])
 
 
-def test_what_the_rows_of_a_batch_share_is_sent_once_and_written_to_each(connection: Connection):
-    ids = add_jobs(connection, *"abc")
+def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection: Connection):
+    ids = add_jobs(connection, *"abc", choices=["yes", "no"])
     batch = claim(connection)
-    rows = [prediction(job_id, output=f"answer {job_id}", device="cpu", timings={"predict": 1.5}) for job_id in ids]
-    rows[2]["device"] = "cuda"
-    assert _shared(rows).keys() >= {"policy", "timings"} and not _shared(rows).keys() & {"job_id", "output", "device"}
-    assert record_predictions(connection, batch, rows) == set(ids)
+    answers = [
+        {"output": "yes", "choice_index": 1, "choice_scores": [-1.5, -2.5], "example_ids": [3]},
+        {"output": None, "policy": {"name": "other"}, "fallback": "no eligible task", "eligible_task_count": 0},
+        {"output": "no", "choice_index": 2, "choice_scores": [-4.5, -3.5], "tasks": ['a "quoted", one', "b\\{}"]},
+    ]
+    rows = [prediction(id_, timings={"predict": 1.5}, **own) for id_, own in zip(ids, answers, strict=True)]
+    assert record_predictions(connection, batch, rows, {"claim": 0.5}) == set(ids)
     assert record_predictions(connection, batch, []) == set()
     found = connection.execute("SELECT * FROM loracomp.prediction ORDER BY job_id").fetchall()
-    assert [row["output"] for row in found] == [f"answer {job_id}" for job_id in ids]
-    assert [row["device"] for row in found] == ["cpu", "cpu", "cuda"]
-    assert [(row["policy"], row["timings"]) for row in found] == [(rows[0]["policy"], {"predict": 1.5})] * 3
+    empty = {"choice_index": None, "choice_scores": None, "example_ids": [], "tasks": [], "fallback": None}
+    empty |= {"eligible_task_count": None}
+    columns = ("output", *empty, "policy")
+    default = {"policy": {"name": "default"}}
+    assert [{name: row[name] for name in columns} for row in found] == [{**empty, **default, **own} for own in answers]
+    assert [row["timings"] for row in found] == [{"predict": 1.5, "claim": 0.5}] * 3
+
+
+def test_jobs_that_were_tried_alone_keep_their_own_timings(connection: Connection):
+    ids = add_jobs(connection, *"ab")
+    batch = claim(connection)
+    rows = [prediction(job_id, timings={"predict": float(job_id)}) for job_id in ids]
+    assert record_predictions(connection, batch, rows, {"claim": 0.5}) == set(ids)
+    found = connection.execute("SELECT timings FROM loracomp.prediction ORDER BY job_id").fetchall()
+    assert [row["timings"] for row in found] == [{"predict": job_id, "claim": 0.5} for job_id in ids]
 
 
 def test_only_the_holder_of_the_current_lease_writes(connection: Connection):
@@ -508,26 +526,23 @@ def test_of_a_batch_what_holds_is_written(connection: Connection):
 def test_a_prediction_that_cannot_be_stored_leaves_nothing_behind(connection: Connection):
     good, bad = add_jobs(connection, *"ab")
     batch = claim(connection)
-    for wrong in ({"batch_size": 0}, {"device": "a\0b"}):
+    for wrong in ({"batch_size": 0}, {"composition_digest": "a\0b"}, {"example_tasks": ["a\0b"]}):
         with pytest.raises((psycopg.DataError, psycopg.IntegrityError)):
             record_predictions(connection, batch, [prediction(good), prediction(bad, **wrong)])
     assert statuses(connection) == {good: "running", bad: "running"}
     assert connection.execute("SELECT * FROM loracomp.prediction").fetchall() == []
 
 
-@pytest.mark.parametrize(
-    ("predictions", "shared", "words"),
-    [
-        ("{}", "{}", "predictions must be a JSON array of objects"),
-        ("[]", "3", "shared must be a JSON object"),
-        ("[]", "null", "shared must be a JSON object"),
-    ],
-)
-def test_what_is_no_prediction_is_refused_by_name(
-    connection: Connection, predictions: str, shared: str, words: str
-) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match=words):
-        connection.execute("SELECT loracomp.record_predictions(%s, '{}', NULL, %s)", [predictions, shared])
+@pytest.mark.parametrize("longer", ["ids", "tokens", "outputs", "choice_ends", "cosines", "batch_sizes", "timings"])
+def test_arrays_of_unlike_lengths_are_refused_by_name(connection: Connection, longer: str) -> None:
+    (job_id,) = add_jobs(connection, "a")
+    (claimed,) = claim(connection)
+    call = RECORD_ROW.replace(f"{longer} => ", f"{longer} => (")
+    call = re.sub(rf"({longer} => \()(.*?\])", r"\1\2 || \2 || \2)", call)
+    given = {"row": Jsonb(prediction_row(job_id)), "token": claimed.lease_token}
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=r"ids, tokens, .* one element for each job"):
+        connection.execute(call, given)
+    assert [each["id"] for each in connection.execute(RECORD_ROW, given)] == [job_id]
 
 
 def test_a_cancellation_that_comes_first_wins(connection: Connection, database: str):

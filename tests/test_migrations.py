@@ -203,6 +203,20 @@ INSERT INTO loracomp.job (prompt, base_model) VALUES ('Everyday?', 'toy');
 DUE = "SELECT extract(epoch FROM due - run_at)::int / 60 FROM loracomp.job ORDER BY id"
 
 
+NOT_OF_PREDICTION = """
+SELECT t.attname FROM pg_attribute AS t
+WHERE t.attrelid = 'loracomp.route_trace'::regclass AND t.attnum > 0 AND NOT t.attisdropped AND NOT EXISTS (
+    SELECT FROM pg_attribute AS p
+    WHERE p.attrelid = 'loracomp.prediction'::regclass AND (p.attname, p.atttypid) = (t.attname, t.atttypid)
+)
+"""
+
+
+def test_a_trace_holds_columns_of_prediction(database: str) -> None:
+    with db.connect(database) as connection:
+        assert connection.execute(NOT_OF_PREDICTION).fetchall() == []
+
+
 def test_rows_of_the_first_schema_come_along_and_go_back(empty_database: str) -> None:
     with schema.installing(empty_database) as installer:
         command.upgrade(schema.alembic_config(installer), "0001")

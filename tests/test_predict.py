@@ -16,8 +16,16 @@ from loracomp.errors import JobError
 from loracomp.model.batching import batches
 from loracomp.model.scoring import encode_choices, log_likelihoods
 from loracomp.records import Answer, Composition, Request
-from loracomp.steps.predict import Predictor
-from model_fixtures import TINY_CONTEXT, as_base, letter_tokenizer, linear_shapes, merged, random_adapter, tiny_llama
+from model_fixtures import (
+    TINY_CONTEXT,
+    Fetching,
+    as_base,
+    letter_tokenizer,
+    linear_shapes,
+    merged,
+    random_adapter,
+    tiny_llama,
+)
 
 BROKEN, UNFIT, HUGE, ON_HEAD = 90, 91, 92, 93
 
@@ -69,7 +77,7 @@ def library(base):
 
 @pytest.fixture
 def predictor(base, library):
-    return Predictor(base, library.fetch)
+    return Fetching(base, library.fetch)
 
 
 def scored(prompt="Is it so?\nAnswer:", choices=("yes", "no", "perhaps"), **settings):
@@ -233,7 +241,7 @@ def test_generated_rows_that_end_at_different_times_equal_each_alone_merged(base
         )
         for prompt, limit, (strategy, ids, density), stop in rows
     ]
-    answers = Predictor(base, library.fetch, token_budget=token_budget).predict(requests)
+    answers = Fetching(base, library.fetch, token_budget=token_budget).predict(requests)
     for request, answer in zip(requests, answers, strict=True):
         text = base.tokenizer.decode(greedy_alone(base, library, request), skip_special_tokens=True)
         assert answer.output == (text.partition(request.stop[0])[0] if request.stop else text)
@@ -446,9 +454,9 @@ def test_a_generation_that_is_too_long_or_not_finite_fails_alone(library, predic
 
 def test_a_batch_is_cut_by_the_token_budget_in_order_of_length(base, library):
     requests = [scored("a" * length, choices=("xy", "z")) for length in (40, 5, 20, 60, 8, 33)]
-    whole = Predictor(base, library.fetch).predict(requests)
+    whole = Fetching(base, library.fetch).predict(requests)
     shapes = forwards(base.model)
-    cut = Predictor(base, library.fetch, token_budget=100).predict(requests)
+    cut = Fetching(base, library.fetch, token_budget=100).predict(requests)
     assert all(rows * width <= 100 for rows, width in shapes[:-1])
     assert len(shapes) > 2
     assert all(a[1] <= b[1] for a, b in pairwise(shapes))
@@ -492,7 +500,7 @@ def test_another_error_is_not_taken_for_lack_of_memory(base, predictor):
 def test_a_rescaled_composition_has_the_norm_of_the_exact_sum_and_its_own_direction(base, library):
     plain = library.composition(1, 2, 3, strategy="linear")
     rescaled = replace(plain, rescale=True)
-    as_is, scaled = Predictor(base, library.fetch).predict([scored(composition=plain), scored(composition=rescaled)])
+    as_is, scaled = Fetching(base, library.fetch).predict([scored(composition=plain), scored(composition=rescaled)])
     assert as_is.norm_ratio != pytest.approx(1, abs=0.1)
     assert (scaled.norm_ratio, scaled.cosine) == (pytest.approx(1), pytest.approx(as_is.cosine))
     assert scaled.choice_scores != pytest.approx(as_is.choice_scores, rel=1e-4)
@@ -525,14 +533,14 @@ def test_contrast_takes_a_share_of_what_the_base_model_gives_off_each_choice(bas
 def test_norm_ratio_and_cosine_are_measured_for_the_share_asked_for(base, library):
     requests = [scored(composition=library.composition(1, 2, strategy="cat", seed=seed)) for seed in range(40)]
     requests += [scored(composition=library.composition(1, 2, strategy="linear")), scored()]
-    every = Predictor(base, library.fetch, diagnostics=1.0).predict(requests)
+    every = Fetching(base, library.fetch, diagnostics=1.0).predict(requests)
     assert every[0].norm_ratio == pytest.approx(1)
     assert every[0].cosine == pytest.approx(1)
     assert every[-2].norm_ratio != pytest.approx(1, abs=0.01)
     assert (every[-1].norm_ratio, every[-1].cosine) == (None, None)  # the base model alone
-    none = Predictor(base, library.fetch, diagnostics=0.0).predict(requests)
+    none = Fetching(base, library.fetch, diagnostics=0.0).predict(requests)
     assert all(answer.norm_ratio is None for answer in none)
-    some = Predictor(base, library.fetch, diagnostics=0.5).predict(requests)
+    some = Fetching(base, library.fetch, diagnostics=0.5).predict(requests)
     assert 5 < sum(answer.norm_ratio is not None for answer in some) < 35
 
 
@@ -549,7 +557,7 @@ def test_random_parameters_answer_otherwise_and_always_the_same(base, library, p
         [scored(composition=library.composition(1, 2, seed=3)), scored(composition=control)]
     )
     assert random.choice_scores != pytest.approx(real.choice_scores, rel=0.01)
-    again = Predictor(base, library.fetch).predict([scored(composition=control)])[0]
+    again = Fetching(base, library.fetch).predict([scored(composition=control)])[0]
     assert again.choice_scores == pytest.approx(random.choice_scores, rel=1e-5)
 
 
@@ -569,7 +577,7 @@ def test_the_real_model_answers_and_adapters_change_its_answers(smollm2):
     shapes = linear_shapes(smollm2.model, "q_proj", "v_proj")
     adapters = {i: random_adapter(shapes, rank=8, seed=i, size=0.03) for i in range(4)}
     mix = Composition((0, 1, 2, 3), tuple(adapters[i].sha256 for i in range(4)), (0.4, 0.3, 0.2, 0.1), "cat")
-    predictor = Predictor(smollm2, lambda ids: [adapters[id_] for id_ in ids])
+    predictor = Fetching(smollm2, lambda ids: [adapters[id_] for id_ in ids])
     question = scored("The capital of France is", choices=("Tuesday", "Paris", "a small teapot"))
     once = written("The capital of France is", max_new_tokens=4, stop=(".", "\n"))
     plain, mixed, text = predictor.predict([question, replace(question, composition=mix), once])

@@ -18,8 +18,8 @@ from job_data import add_jobs, claim, clear, prediction, shared_database
 from loracomp.database import connections as db
 from loracomp.database.sql_objects import packed_folder
 from loracomp.records import Failure, Job
-from loracomp.steps.claim import release_jobs, renew_leases
-from loracomp.steps.record import fail_jobs, record_predictions
+from loracomp.worker.claim import release_jobs, renew_leases
+from loracomp.worker.record import fail_jobs, record_predictions
 
 ENDED = ("succeeded", "failed", "cancelled")
 
@@ -211,7 +211,7 @@ def test_without_the_fence_an_interleaving_is_found_that_does(protocol: type[Pro
     connection = protocol.connection
     source = (packed_folder("sql") / "30_jobs" / "23_record_predictions.sql").read_text()
     source = source.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
-    fence = " AND j.lease_token = record_predictions.tokens[p.ordinality]"
+    fence = " AND j.lease_token = a.token"
     assert source.count(fence) == 1
     connection.execute(source.replace(fence, "").encode())
     try:

@@ -13,7 +13,7 @@ from benchmarks.queue.systems.loracomp import BASE_MODEL, NoModel
 from demo_fixtures import ROOT
 from job_data import add_base_model, add_jobs, claim
 from loracomp.database.connections import Connection
-from loracomp.steps.record import record_predictions
+from loracomp.worker.record import record_predictions
 
 SYSTEMS = {"bare", "loracomp", "pgqueuer", "procrastinate"}
 TINY = "--seconds 0.2 --rounds 1 --batch 1 --depth 0 --history 9 --submitters 3 --claims 4"
@@ -24,8 +24,9 @@ def test_what_stands_in_for_the_model_is_recorded_and_so_is_a_made_up_history(co
     fill(connection, 3)
     ids = add_jobs(connection, *"ab", base_model=BASE_MODEL)
     jobs = claim(connection, base_model=BASE_MODEL)
-    rows = NoModel().answer(jobs)
-    assert rows[0]["similarities"] != rows[1]["similarities"]
+    model = NoModel()
+    rows = model.answer(model.prepare(connection, jobs))
+    assert rows[0].trace != rows[1].trace
     assert record_predictions(connection, jobs, rows) == set(ids)
     expected = {"job WHERE status = 'succeeded'": 5, "prediction": 5, "audit_event WHERE entity = 'job'": 10}
     for rows_of, number in expected.items():

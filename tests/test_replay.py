@@ -4,10 +4,10 @@ import json
 from typing import Any
 
 import pytest
-from psycopg.types.json import Json
+from psycopg.types.json import Jsonb
 from typer.testing import CliRunner
 
-from job_data import BASE, add_jobs, claim, prediction
+from job_data import BASE, RECORD_ROW, add_jobs, claim, prediction_row
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp import cli
 from loracomp.cli import commands
@@ -32,11 +32,10 @@ def traced(connection: Connection, **columns: Any) -> dict[str, Any]:
     """The trace of a job with two choices, as the database took it from a login of a worker."""
     (job_id,) = add_jobs(connection, "Is it wet?", choices=[*CHOICES])
     (job,) = claim(connection)
-    row = prediction(job_id, **{"policy": SETTINGS, "base_fingerprint": "0" * 64, "choice_index": 1, **columns})
+    given = prediction_row(job_id, **{"policy": SETTINGS, "base_fingerprint": "0" * 64, "choice_index": 1, **columns})
     with connection.transaction():
         connection.execute("SET LOCAL ROLE loracomp_worker")
-        call = "SELECT loracomp.record_predictions(%s, %s::bigint[])"
-        assert connection.execute(call, [Json([row]), [job.lease_token]]).fetchall()
+        assert connection.execute(RECORD_ROW, {"row": Jsonb(given), "token": job.lease_token}).fetchall()
     trace = connection.execute("SELECT * FROM loracomp.job_trace WHERE job_id = %s", [job_id]).fetchone()
     assert trace
     return trace

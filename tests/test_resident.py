@@ -34,36 +34,36 @@ def registry():
 
 
 def test_missing_adapters_come_in_one_round_trip_and_stay(registry):
-    resident = ResidentAdapters(registry.fetch, budget_bytes=10 * BYTES)
-    assert list(resident.get([1, 2, 3])) == [1, 2, 3]
-    assert [adapter.id for adapter in resident.get([2, 4, 1]).values()] == [2, 4, 1]
+    resident = ResidentAdapters(budget_bytes=10 * BYTES)
+    assert list(resident.get([1, 2, 3], registry.fetch)) == [1, 2, 3]
+    assert [adapter.id for adapter in resident.get([2, 4, 1], registry.fetch).values()] == [2, 4, 1]
     assert registry.calls == [[1, 2, 3], [4]]
-    assert resident.get([]) == {}
+    assert resident.get([], registry.fetch) == {}
 
 
 def test_the_least_recently_used_goes_first(registry):
-    resident = ResidentAdapters(registry.fetch, budget_bytes=2 * BYTES)
-    resident.get([1, 2])
-    resident.get([1])
-    resident.get([3])  # 2 goes
-    resident.get([1])
-    resident.get([2])
+    resident = ResidentAdapters(budget_bytes=2 * BYTES)
+    resident.get([1, 2], registry.fetch)
+    resident.get([1], registry.fetch)
+    resident.get([3], registry.fetch)  # 2 goes
+    resident.get([1], registry.fetch)
+    resident.get([2], registry.fetch)
     assert registry.calls == [[1, 2], [3], [2]]
 
 
 def test_a_batch_may_use_more_than_the_budget(registry):
-    resident = ResidentAdapters(registry.fetch, budget_bytes=BYTES)
-    assert list(resident.get([1, 2, 3])) == [1, 2, 3]
+    resident = ResidentAdapters(budget_bytes=BYTES)
+    assert list(resident.get([1, 2, 3], registry.fetch)) == [1, 2, 3]
     assert resident.cache.nbytes == BYTES
 
 
 def test_one_corrupt_adapter_costs_the_others_nothing(registry):
-    resident = ResidentAdapters(registry.fetch, budget_bytes=10 * BYTES)
-    found = resident.get([1, 13, 2])
+    resident = ResidentAdapters(budget_bytes=10 * BYTES)
+    found = resident.get([1, 13, 2], registry.fetch)
     assert isinstance(found[13], JobError)
     assert (found[1].id, found[2].id) == (1, 2)
     registry.calls.clear()
-    resident.get([1, 13, 2])
+    resident.get([1, 13, 2], registry.fetch)
     assert registry.calls == [[13]]  # asked for again: it may have been mended
 
 
@@ -80,10 +80,10 @@ def test_of_a_library_of_a_thousand_what_is_in_use_is_resident_and_no_more():
         calls.append(len(adapter_ids))
         return [adapter(shapes, id_, ranks) for id_ in adapter_ids]
 
-    resident = ResidentAdapters(fetch, budget_bytes=50 * sum(files.values()))
+    resident = ResidentAdapters(budget_bytes=50 * sum(files.values()))
     for batch in range(40):
         used = {id_ for _ in range(32) for id_ in draw.sample(range(1000), 4)}
-        found = resident.get(used)
+        found = resident.get(used, fetch)
         assert found.keys() == used
         assert len(calls) == batch + 1
         in_use = sum(files[id_ % 3] for id_ in used)

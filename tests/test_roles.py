@@ -27,7 +27,7 @@ EXECUTE = {
         database_metrics
     """,
     "loracomp_analyst": """
-        route rescore_route task_weights wilson_interval mcnemar_p compare_policies
+        route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
         check_routing_settings check_similarities check_range composition_text seconds_between may_read masked_tasks
         compute_seconds
     """,
@@ -41,7 +41,7 @@ EXECUTE = {
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         erase_jobs add_embeddings
-        tune_routing route rescore_route task_weights wilson_interval mcnemar_p compare_policies
+        tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
         start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
@@ -51,9 +51,9 @@ EXECUTE = {
 }
 OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs first_in_turn pick_jobs take_turns check_role_exists
-    unknown_tasks retrieve_again stored_vector check_evaluation evaluated_examples tasks_that_have_seen text_key
-    check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query pick_tasks
-    fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
+    unknown_tasks retrieve_again with_settings stored_vector check_evaluation evaluated_examples tasks_that_have_seen
+    text_key check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query
+    pick_tasks fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
     check_objects check_server check_roles check_registry check_queue
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
     keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
@@ -237,7 +237,7 @@ BREAKOUTS = {
     "another role": "SET ROLE loracomp_admin",
     "the owner": "SET SESSION AUTHORIZATION postgres",
     "claim": "SELECT loracomp.claim_jobs('w', 'toy', 10, '1 minute')",
-    "record": "SELECT loracomp.record_predictions('[]', '{}')",
+    "record": "SELECT loracomp.record_predictions(" + "'{}', " * 14 + "'', '', '', '', '')",
     "retry": "SELECT loracomp.retry_job(1)",
     "purge": "SELECT loracomp.purge_jobs('0', force => true)",
     "erase by number": "SELECT loracomp.erase_jobs('{1}'::bigint[])",
@@ -374,7 +374,7 @@ def test_workers_work(database: str, logins: None) -> None:
         load(owner)
         job_id = submit(owner)
         token = claim(wendy, job_id)[job_id]
-        routed = "SELECT fallback FROM loracomp.route_jobs(%s, %s::vector[])"
+        routed = "SELECT (trace).fallback FROM loracomp.route_jobs(%s, %s::vector[])"
         assert value(wendy, routed, [[job_id], [str(VECTOR)]]) == "no example of an eligible task"
         assert values(wendy, f"SELECT loracomp.renew_leases('{{{job_id}}}', '{{{token}}}', '1 minute')") == {job_id}
         assert values(wendy, f"SELECT loracomp.release_jobs('{{{job_id}}}', '{{{token}}}')") == {job_id}
@@ -390,9 +390,11 @@ def test_analysts_and_administrators_read_bi(scene: Scene, name: str) -> None:
         for view in values(connection, VIEWS):
             connection.execute(f"SELECT * FROM bi.{view}")
         assert values(connection, "SELECT job_id FROM bi.prediction") == {scene.alices, scene.bobs}
-        rescored = f"SELECT task, weight FROM loracomp.rescore_route({scene.bobs}, max_adapters => 1) WHERE in_nucleus"
+        rescored = (
+            f"SELECT task, weight FROM loracomp.rescore_route({scene.bobs}, '{{\"max_adapters\": 1}}') WHERE in_nucleus"
+        )
         assert one(connection, rescored) == {"task": "rte", "weight": 1}
-        weights = "SELECT weight FROM loracomp.task_weights('{1}', '{0.5}', 0.1, 'softmax_sum', 'tasks', 0.9, 8)"
+        weights = "SELECT weight FROM loracomp.task_weights('{1}', '{0.5}', loracomp.policy_with('linear'))"
         assert values(connection, weights) == {1}
         connection.execute("SELECT loracomp.route(%s::vector)", [str(VECTOR)])
 

@@ -10,10 +10,10 @@ from psycopg import sql
 
 from conftest import create_database, drop_database
 from loracomp.database import connections as db
+from loracomp.database.routing import route
 from loracomp.errors import SchemaMismatchError, UsageError
 from loracomp.model.encoding import INPUT_FORMAT_VERSION
-from loracomp.records import Job
-from loracomp.steps.route import route
+from loracomp.records import Job, Trace
 from routing_data import (
     DIMENSIONS,
     Vectors,
@@ -78,6 +78,17 @@ def test_the_trace_is_whole(connection: db.Connection) -> None:
     assert row["composed_tasks"] == ["near", "middle"]
     assert row["adapter_weights"] == row["weights"][:2]
     assert row["fallback"] is None
+
+
+def test_a_policy_leaves_small_shares_out_and_the_trace_counts_what_was_eligible(connection: db.Connection) -> None:
+    set_policy(connection, min_share=0.1, temperature=1, top_p=1)
+    row = route_one(connection)
+    assert (row["composed_tasks"], row["eligible_task_count"]) == (TASKS, 3)
+    set_policy(connection, min_share=0.3)
+    row = route_one(connection)
+    assert (row["composed_tasks"], row["policy"]["min_share"]) == (["near", "middle"], 0.3)
+    assert sum(row["adapter_weights"]) == pytest.approx(1)
+    assert route_one(connection, exclude_tasks=["far"])["eligible_task_count"] == 2
 
 
 def test_the_policy_is_kept_as_it_was(connection: db.Connection) -> None:
@@ -263,22 +274,32 @@ def encoder(connection: db.Connection) -> str:
 
 def test_the_step_returns_records_in_order(connection: db.Connection, encoder: str) -> None:
     jobs = [a_job(id_) for id_ in add_jobs(connection, 1, "random_parameters") + add_jobs(connection, 1, "base")]
-    routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0), encoder)
+    routed, alone = route(connection, jobs, np.repeat(QUERY, 2, axis=0), encoder, INPUT_FORMAT_VERSION)
     assert (routed.job_id, alone.job_id) == (jobs[0].id, jobs[1].id)
-    assert routed.example_tasks == ("near", "near", "middle", "middle", "far", "far")
-    assert (routed.tasks, routed.composed_tasks) == (tuple(TASKS), ("near", "middle"))
+    assert (routed.normalization, routed.contrast) == ("tokens", 0)
     composition = routed.composition
     assert (composition.strategy, composition.density, composition.seed) == ("cat", 0.5, 0)
     assert composition.random_parameters and not alone.composition.random_parameters
-    assert composition.weights == routed.weights[:2]
+    traced, alone_traced = unfolded(connection, routed.trace), unfolded(connection, alone.trace)
+    assert traced["example_tasks"] == ["near", "near", "middle", "middle", "far", "far"]
+    assert (traced["tasks"], traced["composed_tasks"]) == (TASKS, ["near", "middle"])
+    assert list(composition.weights) == traced["weights"][:2] == traced["adapter_weights"]
+    assert list(composition.adapter_ids) == traced["adapter_ids"]
     assert len(composition.adapter_ids) == len(composition.adapter_sha256) == 2
-    assert (alone.composition.adapter_ids, alone.fallback) == ((), "router is base")
+    assert (alone.composition.adapter_ids, alone_traced["fallback"]) == ((), "router is base")
+
+
+def unfolded(connection: db.Connection, trace: Trace) -> dict[str, Any]:
+    """What stands in a trace that came back from Python."""
+    row = connection.execute("SELECT t.* FROM unnest(%b::loracomp.route_trace[]) AS t", [[trace]]).fetchone()
+    assert row
+    return row
 
 
 def test_the_step_refuses_vectors_of_another_length(connection: db.Connection, encoder: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
     with pytest.raises(UsageError, match="embedding has 3 dimensions; this database holds vectors of 832"):
-        route(connection, jobs, np.ones((1, 3), dtype=np.float32), encoder)
+        route(connection, jobs, np.ones((1, 3), dtype=np.float32), encoder, INPUT_FORMAT_VERSION)
 
 
 CHANGES = [
@@ -290,17 +311,18 @@ CHANGES = [
 @pytest.mark.parametrize("change", [*CHANGES, "DELETE FROM loracomp.encoder"])
 def test_the_step_notices_that_the_encoder_was_changed(connection: db.Connection, encoder: str, change: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
-    assert len(route(connection, jobs, QUERY, encoder)) == 1
+    assert len(route(connection, jobs, QUERY, encoder, INPUT_FORMAT_VERSION)) == 1
     connection.execute(change.encode())
     with pytest.raises(SchemaMismatchError, match=r"encoder is no longer the one .*: start the worker again"):
-        route(connection, jobs, QUERY, encoder)
+        route(connection, jobs, QUERY, encoder, INPUT_FORMAT_VERSION)
 
 
 @pytest.mark.parametrize("number", ["nan", "inf"])
 def test_a_vector_that_is_none_is_refused(connection: db.Connection, encoder: str, number: str) -> None:
     jobs = [a_job(*add_jobs(connection, 1))]
+    vector = np.full((1, DIMENSIONS), float(number), dtype=np.float32)
     with pytest.raises(UsageError, match="not allowed in vector"):
-        route(connection, jobs, np.full((1, DIMENSIONS), float(number), dtype=np.float32), encoder)
+        route(connection, jobs, vector, encoder, INPUT_FORMAT_VERSION)
 
 
 def test_a_missing_vector_is_refused(connection: db.Connection) -> None:

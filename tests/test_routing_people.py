@@ -8,6 +8,7 @@ import numpy as np
 import psycopg
 import pytest
 from psycopg import sql
+from psycopg.types.json import Jsonb
 
 from conftest import create_database, drop_database, url_of
 from loracomp.database import connections as db
@@ -24,28 +25,20 @@ from routing_data import (
 from routing_reference import Settings, weigh
 
 ROUTE = """
-SELECT * FROM loracomp.route(%(embedding)b, policy => %(policy)s, k => %(k)s, temperature => %(temperature)s,
-    top_p => %(top_p)s, aggregation => %(aggregation)s, nucleus => %(nucleus)s, max_adapters => %(max_adapters)s,
-    exclude_tasks => %(exclude_tasks)s, base_model => %(base_model)s, weighting => %(weighting)s,
-    min_similarity => %(min_similarity)s)
+SELECT * FROM loracomp.route(%(embedding)b, policy => %(policy)s, settings => %(settings)s,
+    exclude_tasks => %(exclude_tasks)s, base_model => %(base_model)s)
 """
-RESCORE = """
-SELECT * FROM loracomp.rescore_route(%(job)s, k => %(k)s, temperature => %(temperature)s, top_p => %(top_p)s,
-    aggregation => %(aggregation)s, nucleus => %(nucleus)s, max_adapters => %(max_adapters)s,
-    weighting => %(weighting)s, min_similarity => %(min_similarity)s, exclude_tasks => %(exclude_tasks)s)
-"""
+RESCORE = "SELECT * FROM loracomp.rescore_route(%(job)s, settings => %(settings)s, exclude_tasks => %(exclude_tasks)s)"
 STORE = """
 INSERT INTO loracomp.prediction (job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights,
     policy, query_embedding, base_model, base_fingerprint, encoder, code_version,
     submitted_by)
-SELECT job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights, policy, %(query)b, 'toy', '',
-    'toy-encoder/1', '', current_user
+SELECT job_id, (trace).example_ids, (trace).example_tasks, (trace).similarities, (trace).tasks, (trace).probabilities,
+    (trace).weights, (trace).policy, (trace).query_embedding, 'toy', '', 'toy-encoder/1', '', current_user
 FROM loracomp.route_jobs(ARRAY[%(job)s::bigint], ARRAY[%(query)b::vector])
 """
 ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 832, 1)"
-AS_THE_POLICY = dict.fromkeys(
-    ["k", "temperature", "top_p", "aggregation", "nucleus", "max_adapters", "base_model", "weighting", "min_similarity"]
-) | {"policy": "default", "exclude_tasks": []}
+AS_THE_POLICY = {"policy": "default", "exclude_tasks": [], "base_model": None}
 # Other settings than the default policy's.
 CHANGES: list[dict[str, Any]] = [
     {},
@@ -54,6 +47,7 @@ CHANGES: list[dict[str, Any]] = [
     {"temperature": 100.0, "top_p": 0.5},
     {"aggregation": "vote", "nucleus": "examples"},
     {"aggregation": "mean", "max_adapters": 2, "weighting": "uniform"},
+    {"temperature": 1.0, "min_share": 0.2},
 ]
 
 
@@ -87,12 +81,24 @@ def query(library: tuple[str, db.Connection, Library]) -> Any:
 
 
 def route(connection: db.Connection, query: Any, **changes: Any) -> list[dict[str, Any]]:
-    return connection.execute(ROUTE, {**AS_THE_POLICY, "embedding": query, **changes}).fetchall()
+    """With these arguments of the function; all others are settings."""
+    given = {name: changes.pop(name, value) for name, value in AS_THE_POLICY.items()}
+    return connection.execute(ROUTE, {**given, "embedding": query, "settings": Jsonb(as_json(changes))}).fetchall()
 
 
-def rescore(connection: db.Connection, job: int, **changes: Any) -> list[dict[str, Any]]:
-    given = {**AS_THE_POLICY, "exclude_tasks": None, "job": job, **changes}
+def rescore(
+    connection: db.Connection, job: int, *, exclude_tasks: list[str] | None = None, **settings: Any
+) -> list[dict[str, Any]]:
+    given = {"job": job, "settings": Jsonb(as_json(settings)), "exclude_tasks": exclude_tasks}
     return connection.execute(RESCORE, given).fetchall()
+
+
+def as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity; Postgres reads them as texts."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in settings.items()
+    }
 
 
 def stored(connection: db.Connection, query: Any, *policy: str, **columns: Any) -> tuple[int, dict[str, Any]]:
@@ -152,6 +158,12 @@ def test_rescore_under_stored_settings_is_the_stored_route(connection: db.Connec
     )
 
 
+def test_a_trace_that_is_older_than_a_setting_is_rescored_without_it(connection: db.Connection, query: Any) -> None:
+    job, trace = stored(connection, query)
+    connection.execute("UPDATE loracomp.prediction SET policy = policy - 'min_share'")
+    assert_same(as_tuples(rescore(connection, job)), expected(trace, {}))
+
+
 def test_rescore_of_a_control_is_what_retrieval_would_do(connection: db.Connection, query: Any) -> None:
     _, trace = stored(connection, query)
     assert_same(as_tuples(rescore(connection, stored(connection, query, "random")[0])), expected(trace, {}))
@@ -170,7 +182,7 @@ def test_where_nothing_is_eligible_no_task_is_named(connection: db.Connection, q
 
 
 WRONG = {"k": 201, "temperature": math.nan, "top_p": 0.0, "aggregation": "sum", "nucleus": "both", "max_adapters": 0}
-WRONG |= {"weighting": "equal", "min_similarity": math.inf}
+WRONG |= {"weighting": "equal", "min_similarity": math.inf, "min_share": 2}
 
 
 @pytest.mark.parametrize("field", WRONG)
@@ -184,6 +196,37 @@ def test_rescore_refuses_settings_out_of_range_by_name(connection: db.Connection
     job, _ = stored(connection, query)
     with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"^{field} must be "):
         rescore(connection, job, **{field: WRONG[field]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"topp": 0.9}, "settings must not hold topp: routing has the settings k, temperature, .*, top_p, "),
+        ({"strategy": "linear"}, "settings must not hold strategy: routing has the settings "),
+        ({"name": "other"}, "settings must not hold name: routing has the settings "),
+        ({"k": "many"}, 'k must be of type integer, not "many"'),
+        ({"k": 2.5}, "k must be of type integer, not 2.5"),
+        ({"k": 1e10}, "k must be of type integer, not 1"),
+        ({"top_p": [0.9]}, r"top_p must be of type double precision, not \[0.9\]"),
+        ({"top_p": None}, "top_p must be between 0.0001 and 1, not "),
+        ({"nucleus": 3}, "nucleus must be tasks or examples, not 3"),
+        ([["top_p", 0.9]], "settings must be a JSON object"),
+        (None, "settings must be a JSON object"),
+    ],
+)
+@pytest.mark.parametrize("function", ["route", "rescore_route", "policy_with"])
+def test_an_overlay_that_is_none_is_refused_by_name_with_what_is_allowed(
+    connection: db.Connection, query: Any, function: str, settings: Any, message: str
+) -> None:
+    job, _ = stored(connection, query)
+    call = {
+        "route": "SELECT loracomp.route(%(query)b, settings => %(settings)s)",
+        "rescore_route": "SELECT loracomp.rescore_route(%(job)s, %(settings)s)",
+        "policy_with": "SELECT loracomp.policy_with('default', %(settings)s)",
+    }[function]
+    given = {"job": job, "query": query, "settings": None if settings is None else Jsonb(settings)}
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"^{message}"):
+        connection.execute(call, {name: value for name, value in given.items() if f"%({name})" in call})
 
 
 @pytest.mark.parametrize(
@@ -234,7 +277,7 @@ def test_rescore_retrieves_again_without_excluded_tasks(connection: db.Connectio
     first = trace["tasks"][0]
     connection.execute("UPDATE loracomp.policy SET k = coalesce(%s, k) WHERE name = 'default'", [k])
     excluding, without = stored(connection, query, exclude_tasks=[first])
-    found = as_tuples(rescore(connection, job, exclude_tasks=[first], k=k))
+    found = as_tuples(rescore(connection, job, exclude_tasks=[first], **({"k": k} if k else {})))
     assert first not in [task for task, *_ in found]
     assert_near(found, expected(without, {"k": k or 30}))
     assert_near(as_tuples(rescore(connection, excluding, exclude_tasks=[], k=20)), expected(trace, {}))

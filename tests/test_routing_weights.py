@@ -19,10 +19,9 @@ from routing_reference import Settings, Weighted, weigh
 
 TASK_WEIGHTS = """
 SELECT c.n, w.*
-FROM jsonb_to_recordset(%s) AS c (n int, tasks int[], similarities float8[], temperature float8, aggregation text,
-    nucleus text, top_p float8, max_adapters int, weighting text)
-CROSS JOIN LATERAL loracomp.task_weights(c.tasks, c.similarities, c.temperature, c.aggregation, c.nucleus, c.top_p,
-    c.max_adapters, c.weighting) AS w
+FROM jsonb_to_recordset(%s) AS c (n int, tasks int[], similarities float8[], settings jsonb)
+CROSS JOIN LATERAL loracomp.policy_with('default', c.settings) AS s
+CROSS JOIN LATERAL loracomp.task_weights(c.tasks, c.similarities, s) AS w
 """
 Case = tuple[list[int], list[float], Settings]
 
@@ -55,13 +54,14 @@ def cases(draw: st.DrawFn) -> Case:
             top_p=draw(st.sampled_from([0.0001, 0.5, 0.8, 0.9, 1.0]) | st.floats(0.0001, 1)),
             max_adapters=draw(st.integers(1, 9)),
             weighting=draw(st.sampled_from(["similarity", "uniform"])),
+            min_share=draw(st.sampled_from([0.0, 0.0, 0.1, 0.25, 1.0]) | st.floats(0, 1)),
         ),
     )
 
 
 def in_sql(connection: db.Connection, batch: list[Case]) -> list[Weighted]:
     rows = [
-        {"n": n, "tasks": tasks, "similarities": similarities, **settings.as_dict()}
+        {"n": n, "tasks": tasks, "similarities": similarities, "settings": settings.as_dict()}
         for n, (tasks, similarities, settings) in enumerate(batch)
     ]
     answered = connection.execute(TASK_WEIGHTS, [Jsonb(rows)]).fetchall()
@@ -107,6 +107,15 @@ def test_a_mass_that_meets_top_p_exactly_is_enough(read_only: db.Connection) -> 
     assert found.kept.tolist() == [True, True, False]
 
 
+def test_a_share_that_falls_short_goes_to_the_others(read_only: db.Connection) -> None:
+    half = Settings(aggregation="vote", top_p=1.0, min_share=0.2)
+    (found,) = in_sql(read_only, [([1] * 5 + [2] * 4 + [3], [0.5] * 10, half)])
+    assert found.kept.tolist() == [True, True, False]
+    np.testing.assert_allclose(found.weights, [5 / 9, 4 / 9, 0])
+    (alone,) = in_sql(read_only, [([1, 2, 3], [0.5] * 3, Settings(aggregation="vote", top_p=1.0, min_share=1.0))])
+    assert alone.kept.tolist() == [True, False, False], "the most probable stays, whatever its share"
+
+
 def test_order_of_examples_does_not_matter(read_only: db.Connection) -> None:
     tasks, similarities, settings = [1, 2, 3, 2, 1], [0.9, 0.7, 0.6, 0.5, 0.1], Settings(nucleus="examples", top_p=0.8)
     forward, backward = in_sql(
@@ -117,9 +126,7 @@ def test_order_of_examples_does_not_matter(read_only: db.Connection) -> None:
 
 
 def test_no_examples_give_no_tasks(read_only: db.Connection) -> None:
-    assert (
-        read_only.execute("SELECT * FROM loracomp.task_weights('{}', '{}', 1, 'vote', 'tasks', 1, 1)").fetchall() == []
-    )
+    assert read_only.execute("SELECT * FROM loracomp.task_weights('{}', '{}', loracomp.policy_with())").fetchall() == []
 
 
 @pytest.mark.parametrize(
@@ -136,7 +143,7 @@ def test_examples_that_are_none_are_refused(
 ) -> None:
     with pytest.raises(psycopg.DataError, match=message):
         read_only.execute(
-            "SELECT * FROM loracomp.task_weights(%s::int[], %s::float8[], 1, 'vote', 'tasks', 1, 1)",
+            "SELECT * FROM loracomp.task_weights(%s::int[], %s::float8[], loracomp.policy_with())",
             [tasks, similarities],
         )
 
@@ -148,14 +155,14 @@ BOUNDS = {
     "nucleus": ["tasks", "examples", "both", None],
     "top_p": [0, 0.0001, 1, 1.0001, math.nan, math.inf, None],
     "max_adapters": [0, 1, 64, 65, None],
+    "min_share": [-0.1, 0, 1, 1.1, math.nan, None],
     "weighting": ["similarity", "uniform", "equal", None],
     "min_similarity": [-1.001, -1, 1, 1.001, math.nan, None],
 }
 CHECK = """
-SELECT loracomp.check_routing_settings(used.temperature, used.aggregation, used.nucleus, used.top_p, used.max_adapters,
-    used.weighting, used.k, used.min_similarity)
-FROM (SELECT (jsonb_populate_record(p, jsonb_build_object(%(field)s::text, %(value)s::text))).*
-      FROM loracomp.policy AS p WHERE p.name = 'default') AS used
+SELECT loracomp.check_routing_settings(
+    jsonb_populate_record(loracomp.policy_with(), jsonb_build_object(%(field)s::text, %(value)s::text))
+)
 """
 
 

@@ -24,7 +24,7 @@ from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import DeviceHungError, SchemaMismatchError
-from loracomp.records import Failure, Job
+from loracomp.records import Failure, Job, Prediction
 from loracomp.worker.hint import Hint
 from loracomp.worker.leases import Heartbeat
 from loracomp.worker.loop import Worker
@@ -240,7 +240,7 @@ class Noting(Obedient):
     def __init__(self) -> None:
         self.begun: list[int] = []
 
-    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[dict[str, Any] | Failure]:
+    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[Prediction | Failure]:
         self.begun += [each.id for each in jobs]
         return super().answer(jobs, wanted)
 
@@ -306,7 +306,7 @@ def test_no_log_and_no_error_quotes_an_answer(connection: Connection, database: 
     ids = add_jobs(connection, "nameless SECRET", "sentence SECRET", "a", max_attempts=1)
     drain_here(database)
     errors = [job(connection, each)["error"] for each in ids]
-    assert errors[0].startswith('NotNullViolation: null value in column "base_model"')
+    assert errors[0].startswith('NotNullViolation: null value in column "batch_size"')
     assert errors[1:] == ["RefusedError: a sentence", None]
     said = caplog.text
     assert said.count("batch_raised") == 2 and said.count("Traceback") == 3  # the sentence's with its cause
@@ -319,7 +319,7 @@ class Cancelling(Obedient):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[dict[str, Any] | Failure]:
+    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[Prediction | Failure]:
         for each in jobs:
             self._connection.execute("SELECT loracomp.cancel_job(%s)", (each.id,))
         return [Failure(each.id, "prompt_too_long", "the prompt is too long") for each in jobs]

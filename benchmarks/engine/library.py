@@ -14,11 +14,10 @@ from loracomp.records import Composition
 from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.adapters import fetch_adapters, stage_adapter
 from loracomp.registry.library_files import PACKAGED, adapter_folder
-from loracomp.steps.predict import Predictor
 
 from .passes import asking
 from .timing import Figure, Measured, Seconds, compare, over, per_second, take_turns, timed
-from .workbench import ROOM, Draw, Registered, Workbench, drawing, made_up_jobs, once_each
+from .workbench import ROOM, Draw, Fetching, Registered, Workbench, drawing, made_up_jobs, once_each
 
 COPIES = "SELECT id, sha256, name FROM loracomp.adapter WHERE starts_with(name, 'copy ')"
 
@@ -65,7 +64,7 @@ class Reader:
             side.nbytes for each in bench.library[: bench.sizes.used] for f in each.factors.values() for side in f
         )
         # Three quarters of a predictor's memory are for adapters.
-        self.predictor = Predictor(bench.base, self._fetch, cache_bytes=4 * (ROOM * nbytes // 3 + 1))
+        self.predictor = Fetching(bench.base, self._fetch, cache_bytes=4 * (ROOM * nbytes // 3 + 1))
 
     def _fetch(self, adapter_ids: Sequence[int]) -> list[AdapterWeights]:
         with timed() as taken:

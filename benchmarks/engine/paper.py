@@ -134,8 +134,8 @@ def against_paper(bench: Workbench, turns: int) -> Measured:
     answers: dict[str, list[int]] = {"loracomp": [], "paper": []}
 
     def ours(turn: int) -> None:
-        rows = bench.pipeline.run(bench.connection, jobs[turn])
-        answers["loracomp"] += [row["choice_index"] - 1 for row in rows]
+        predictions = bench.pipeline.run(bench.connection, jobs[turn])
+        answers["loracomp"] += [each.answer.choice_index - 1 for each in predictions]
 
     def papers(turn: int) -> None:
         answers["paper"] += paper.answer(batches[turn])

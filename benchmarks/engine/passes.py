@@ -14,10 +14,9 @@ from loracomp.model.generation import pad_left
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_texts
 from loracomp.records import Composition, Request
-from loracomp.steps.predict import Predictor
 
 from .timing import Figure, Measured, Seconds, compare, milliseconds, over, per_second, take_turns
-from .workbench import IN_A_MIX, Draw, Workbench, drawing, made_up_jobs, to_score
+from .workbench import IN_A_MIX, Draw, Fetching, Workbench, drawing, from_memory, made_up_jobs, to_score
 
 NOTHING = Composition()
 SCORED = ("cat", "linear")
@@ -40,7 +39,7 @@ def _scoring(bench: Workbench, seconds: Seconds, strategy: str) -> Figure:
     return compare(f"scoring {strategy}", what, "base model alone", ">= 0.95", ratios=found, details=details)
 
 
-def asking(predictor: Predictor, jobs: Sequence[dict[str, Any]], draw: Draw | None = None) -> Any:
+def asking(predictor: Fetching, jobs: Sequence[dict[str, Any]], draw: Draw | None = None) -> Any:
     """A run: adapters loaded where they are missing, compositions made, jobs scored."""
 
     def run(_: int) -> None:
@@ -77,8 +76,7 @@ def generating(bench: Workbench) -> tuple[Callable[[int], None], Callable[[int],
     """Two runs `without_end`: `model.generate` alone, and ours under mixes that all differ."""
     base = endless(bench.base)
     prompts = [job["prompt"] for job in made_up_jobs(bench.sizes.generating, seed=2)]
-    predictor, draw = Predictor(base, lambda ids: [known[id_] for id_ in ids]), drawing(bench.library)
-    known = {adapter.id: adapter for adapter in bench.library}
+    predictor, draw = Fetching(base, from_memory(bench.library)), drawing(bench.library)
     ids, mask = pad_left(encode_texts(base.tokenizer, prompts), base.model.device)
 
     def alone(_: int) -> None:

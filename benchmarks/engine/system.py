@@ -14,9 +14,8 @@ from psycopg.types.json import Jsonb
 
 from loracomp.database import connections as db
 from loracomp.errors import LoracompError
-from loracomp.pipeline import Prepared
+from loracomp.pipeline import Prepared, encode
 from loracomp.records import Failure, Job
-from loracomp.steps.encode import encode
 
 from .paper import waiting
 from .timing import Measured, compare, milliseconds, over, per_second, take_turns

@@ -10,19 +10,21 @@ from typing import Any, NamedTuple
 import psycopg
 from psycopg import sql
 
-from loracomp.cli.demo import _jobs
+from loracomp.cli.demo import demo_jobs
+from loracomp.composition.predictor import Predictor
+from loracomp.composition.resident import Fetch, Loaded
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import Settings, load_settings
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.embedded import database_url
+from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.pipeline import Pipeline
-from loracomp.records import Composition, Request
+from loracomp.records import Answer, Composition, Request
 from loracomp.registry.adapters import fetch_adapters
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, PACKAGED, read_manifest
-from loracomp.steps.predict import Predictor
 from loracomp.worker.start import load_pipeline
 
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
@@ -91,10 +93,28 @@ class Workbench:
     def base(self) -> BaseModel:
         return self.pipeline.base
 
-    def predictor(self, adapters: Sequence[AdapterWeights] | None = None, **settings: Any) -> Predictor:
+    def predictor(self, adapters: Sequence[AdapterWeights] | None = None, **settings: Any) -> "Fetching":
         """One that fetches from memory, with the worker's default settings."""
-        known = {adapter.id: adapter for adapter in (self.library if adapters is None else adapters)}
-        return Predictor(self.base, lambda ids: [known[id_] for id_ in ids], **settings)
+        return Fetching(self.base, from_memory(self.library if adapters is None else adapters), **settings)
+
+
+class Fetching(Predictor):
+    """A predictor that fetches adapters from one place whenever it is asked."""
+
+    def __init__(self, base: BaseModel, fetch: Fetch, **settings: Any) -> None:
+        super().__init__(base, **settings)
+        self._from = fetch
+
+    def predict(self, requests: Sequence[Request], fetch: Fetch | None = None) -> list[Answer | JobError]:
+        return super().predict(requests, fetch or self._from)
+
+    def load(self, compositions: Sequence[Composition], fetch: Fetch | None = None) -> Loaded:
+        return super().load(compositions, fetch or self._from)
+
+
+def from_memory(adapters: Sequence[AdapterWeights]) -> Fetch:
+    known = {adapter.id: adapter for adapter in adapters}
+    return lambda ids: [known[id_] for id_ in ids]
 
 
 @contextmanager
@@ -145,7 +165,7 @@ def once_each(adapters: Iterable[AdapterWeights | Registered]) -> list[Compositi
 def made_up_jobs(count: int, seed: int, words: tuple[int, int] = (2, 20)) -> list[dict[str, Any]]:
     """Prompts of the demo that have choices, each after a few words of its own: no two are routed alike."""
     draw = random.Random(seed)
-    asked = [job for job in _jobs() if job["choices"] and job["policy"] == "default"]
+    asked = [job for job in demo_jobs() if job["choices"] and job["policy"] == "default"]
     return [
         {
             "prompt": f"{' '.join(draw.choices(WORDS, k=draw.randint(*words)))}. {job['prompt']}",

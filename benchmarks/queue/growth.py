@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from statistics import median, quantiles
 from typing import Any
 
@@ -14,8 +14,8 @@ from psycopg.types.json import Json
 
 from loracomp.database import connections as db
 from loracomp.records import Job
-from loracomp.steps.claim import claim_jobs
-from loracomp.steps.record import record_predictions
+from loracomp.worker.claim import claim_jobs
+from loracomp.worker.record import record_predictions
 
 from .place import COMMIT, one, queue, settle
 from .systems.command import PROMPT
@@ -105,7 +105,7 @@ class Probe:
         for _ in range(claims):
             with timed(self.claimed):
                 jobs = claim_jobs(self.connection, worker="probe", base_model=BASE_MODEL, batch_size=BATCH, lease_s=60)
-            rows = self.model.answer(jobs)
+            rows = self.model.answer(self.model.prepare(self.connection, jobs))
             with timed(self.recorded):
                 assert len(record_predictions(self.connection, jobs, rows)) == BATCH
             with timed(self.committed):
@@ -146,10 +146,12 @@ def fill(connection: db.Connection, history: int) -> None:
     connection.execute("SET session_replication_role = replica")
     connection.execute(HISTORY, (PROMPT, BASE_MODEL, history))
     connection.execute(EVENTS)
-    (row,) = NoModel().answer([Job(1, 1, "predict", PROMPT, None, 64)])
+    model, job = NoModel(), Job(1, 1, "predict", PROMPT, None, 64)
+    (made,) = model.answer(model.prepare(connection, [job]))
     defaults = {"worker": "before", "attempt": 1, "created_at": "2020-01-01"}
-    embedding = row.pop("query_embedding").to_text()
-    connection.execute(TRACES, (Json({**row, "query_embedding": embedding, **defaults}),))
+    given = {**asdict(made), **asdict(made.answer), **asdict(made.versions), **model.trace_columns(1), **defaults}
+    unused = ("trace", "answer", "versions")
+    connection.execute(TRACES, (Json({name: value for name, value in given.items() if name not in unused}),))
     connection.execute("RESET session_replication_role")
 
 

@@ -17,20 +17,24 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 import psycopg
-from psycopg.types.json import Json
 from rich.console import Console
 from rich.table import Table
 
 from loracomp.config import load_settings
 from loracomp.database import connections as db
+from loracomp.database.connections import know_traces
 from loracomp.database.embedded import database_url
 from loracomp.errors import DatabaseUnavailableError
+from loracomp.records import Answer, Job, Prediction, Versions
+from loracomp.worker.claim import claim_jobs
+from loracomp.worker.record import record_predictions
 
 from .__main__ import ENDED, NAME, timed
 from .report import keep_analysts
@@ -40,15 +44,16 @@ WORST = "SELECT day, family, is_of_own_task, count(*), avg(similarity) FROM bi.r
 NOBODY = "nobody reads"
 LIMITED = "analysts, limited"
 WHILE = (NOBODY, "analysts, no limits", LIMITED)
-CLAIM = "SELECT id, lease_token FROM loracomp.claim_jobs('benchmark', %s, 16, '5 minutes')"
-RECORD = "SELECT count(*) AS n FROM loracomp.record_predictions(%s, %s::bigint[])"
+CLAIM = {"worker": "benchmark", "batch_size": 16, "lease_s": 300}
 INSERT = """
 INSERT INTO loracomp.job (prompt, choices, policy, tags, priority)
 SELECT 'Of the benchmark.', '{yes,no}', 'default', '{"source": "analysts"}', 1000 FROM generate_series(1, %s)
 """
-TRACE = (
-    "SELECT to_jsonb(p) - '{job_id,created_at}'::text[] AS row FROM loracomp.prediction AS p ORDER BY job_id LIMIT 1"
-)
+ANSWERED = "SELECT * FROM loracomp.prediction AS p ORDER BY job_id LIMIT 1"
+TRACE = """
+SELECT t AS trace FROM loracomp.prediction AS p
+CROSS JOIN LATERAL jsonb_populate_record(NULL::loracomp.route_trace, to_jsonb(p)) AS t WHERE p.job_id = %s
+"""
 
 
 def main() -> None:
@@ -87,7 +92,7 @@ def open_filled(url: str, name: str) -> db.Connection:
     """Exits with a sentence where there is nothing that analysts could read."""
     try:
         connection = db.connect(url)
-        if connection.execute(TRACE).fetchone():
+        if connection.execute(ANSWERED).fetchone():
             return connection
         missing = "it holds no predictions"
     except (DatabaseUnavailableError, psycopg.errors.UndefinedTable) as error:
@@ -132,16 +137,16 @@ def read_for_ever(url: str) -> None:
 def queue(connection: db.Connection, seconds: float) -> dict[str, float]:
     """Claims and records for so long; the queue never runs empty."""
     base = connection.execute("SELECT name FROM loracomp.base_model WHERE is_default").fetchone()["name"]
-    trace = connection.execute(TRACE).fetchone()["row"]
+    like = stored_prediction(connection)
     claims, records, jobs = [], [], 0
     end = monotonic() + seconds
     while monotonic() < end:
         if jobs % 1600 == 0:
             connection.execute(INSERT, [1600])
-        claimed: list[dict[str, Any]] = []
-        claims.append(timed(lambda: claimed.extend(connection.execute(CLAIM, [base]).fetchall())))  # noqa: B023
-        given = [Json([{**trace, "job_id": row["id"]} for row in claimed]), [row["lease_token"] for row in claimed]]
-        records.append(timed(lambda: connection.execute(RECORD, given).fetchall()))  # noqa: B023
+        claimed: list[Job] = []
+        claims.append(timed(lambda: claimed.extend(claim_jobs(connection, base_model=base, **CLAIM))))  # noqa: B023
+        made = [replace(like, job_id=job.id) for job in claimed]
+        records.append(timed(lambda: record_predictions(connection, claimed, made)))  # noqa: B023
         jobs += len(claimed)
     return {
         "jobs_s": round(jobs / seconds),
@@ -151,6 +156,17 @@ def queue(connection: db.Connection, seconds: float) -> dict[str, float]:
             for label, value in zip(("p50", "p99"), quantiles(times), strict=True)
         },
     }
+
+
+def stored_prediction(connection: db.Connection) -> Prediction:
+    """The first that the database holds, to be recorded for other jobs."""
+    know_traces(connection)
+    row = connection.execute(ANSWERED).fetchone()
+    trace = connection.execute(TRACE, [row["job_id"]], binary=True).fetchone()["trace"]
+    answer, versions = (kind(**{each.name: row[each.name] for each in fields(kind)}) for kind in (Answer, Versions))
+    return Prediction(
+        row["job_id"], trace, answer, row["composition_digest"], row["batch_size"], row["timings"], versions
+    )
 
 
 def quantiles(times: list[float]) -> tuple[float, float]:

@@ -143,10 +143,7 @@ JOIN loracomp.policy AS p
 CROSS JOIN LATERAL (
     SELECT array_agg(w.task_id) AS ids, array_agg(w.probability) AS probabilities,
         array_agg(CASE WHEN r.similarities[1] < p.min_similarity THEN 0 ELSE w.weight END) AS weights
-    FROM loracomp.task_weights(
-        r.task_ids[:p.k], r.similarities[:p.k], p.temperature, p.aggregation, p.nucleus, p.top_p, p.max_adapters,
-        p.weighting
-    ) AS w
+    FROM loracomp.task_weights(r.task_ids[:p.k], r.similarities[:p.k], p) AS w
 ) AS w
 CROSS JOIN LATERAL (
     SELECT array_agg(k.name ORDER BY x.weight DESC, k.id) AS tasks,

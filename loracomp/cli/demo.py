@@ -32,7 +32,7 @@ def demo(as_json: AsJson = False) -> None:
         schema.initialize(database_url(settings))
     with open_database() as connection:
         _load_library(connection, settings)
-        ids = [_insert(connection, job) for job in _jobs()]
+        ids = [_insert(connection, job) for job in demo_jobs()]
         _answer(settings, len(ids))
         # Whoever looks into bi next would find half of it empty.
         connection.execute(QUERIES["refresh_reports"], {"older_than": "0"})
@@ -43,7 +43,8 @@ def demo(as_json: AsJson = False) -> None:
         _show(rows)
 
 
-def _jobs() -> list[dict[str, Any]]:
+def demo_jobs() -> list[dict[str, Any]]:
+    """The demo's jobs: columns of loracomp.job."""
     found: list[dict[str, Any]] = yaml.safe_load(files("loracomp.cli").joinpath("demo.yaml").read_text())
     return [COLUMNS | job for job in found]
 

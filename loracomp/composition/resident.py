@@ -60,31 +60,30 @@ class ByteLimitedCache(Generic[K, V]):
 
 
 class ResidentAdapters:
-    """Adapters on the device, loaded through `fetch` where they are not there yet.
+    """Adapters on the device, fetched where they are not there yet.
 
     A batch may use more than the budget: what it uses lives as long as it runs.
     """
 
-    def __init__(self, fetch: Fetch, budget_bytes: int, device: torch.device | str = "cpu") -> None:
-        self._fetch = fetch
+    def __init__(self, budget_bytes: int, device: torch.device | str = "cpu") -> None:
         self._device = device
         self.cache: ByteLimitedCache[int, PackedAdapter] = ByteLimitedCache(budget_bytes, "adapters")
 
-    def get(self, adapter_ids: Iterable[int]) -> Loaded:
+    def get(self, adapter_ids: Iterable[int], fetch: Fetch) -> Loaded:
         """The adapters of these ids; all that are missing come by one call of `fetch`."""
         found = {id_: self.cache.get(id_) for id_ in adapter_ids}
         missing = [id_ for id_, adapter in found.items() if adapter is None]
-        loaded = self._load(missing) if missing else {}
+        loaded = self._load(missing, fetch) if missing else {}
         return {id_: adapter or loaded[id_] for id_, adapter in found.items()}
 
-    def _load(self, adapter_ids: Sequence[int]) -> Loaded:
+    def _load(self, adapter_ids: Sequence[int], fetch: Fetch) -> Loaded:
         try:
-            fetched = [self._to_device(adapter) for adapter in self._fetch(adapter_ids)]
+            fetched = [self._to_device(adapter) for adapter in fetch(adapter_ids)]
         except JobError as error:
             if len(adapter_ids) == 1:
                 return {adapter_ids[0]: error}
             # One bad adapter must not cost the others' jobs: find it by asking for each alone.
-            return {id_: result for each in adapter_ids for id_, result in self._load([each]).items()}
+            return {id_: result for each in adapter_ids for id_, result in self._load([each], fetch).items()}
         for adapter in fetched:
             self.cache.put(adapter.id, adapter, nbytes(adapter.blocks))
         return {adapter.id: adapter for adapter in fetched}

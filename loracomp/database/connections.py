@@ -8,8 +8,12 @@ from typing import Any, TypeAlias, TypeVar
 import psycopg
 import psycopg.errors as pg
 from pgvector.psycopg import register_vector
+from psycopg.abc import Buffer
+from psycopg.adapt import Dumper, Loader
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.pq import Format
 from psycopg.rows import dict_row
+from psycopg.types import TypeInfo
 
 from loracomp.config import libpq_form
 from loracomp.errors import (
@@ -20,6 +24,7 @@ from loracomp.errors import (
     SchemaMismatchError,
     UsageError,
 )
+from loracomp.records import Trace
 
 Connection: TypeAlias = psycopg.Connection[dict[str, Any]]
 T = TypeVar("T")
@@ -79,6 +84,35 @@ def connect(
             "pgvector is not installed in this database: CREATE EXTENSION vector as a superuser, then `loracomp init`"
         ) from None
     return connection
+
+
+def know_traces(connection: Connection) -> None:
+    """Let a connection pass `Trace` on as the bytes that it came as; once for each connection.
+
+    Raises SchemaMismatchError where the database has no traces of this release.
+    """
+    if connection.adapters.types.get("route_trace") is not None:
+        return
+    info = TypeInfo.fetch(connection, "loracomp.route_trace")
+    if info is None:
+        raise SchemaMismatchError("the database has no type loracomp.route_trace; run `loracomp init`")
+    info.register(connection)
+    connection.adapters.register_loader(info.oid, _TraceLoader)
+    connection.adapters.register_dumper(Trace, type("TraceDumper", (_TraceDumper,), {"oid": info.oid}))
+
+
+class _TraceLoader(Loader):
+    format = Format.BINARY
+
+    def load(self, data: Buffer) -> Trace:
+        return Trace(data)
+
+
+class _TraceDumper(Dumper):
+    format = Format.BINARY
+
+    def dump(self, obj: Trace) -> Buffer:
+        return obj
 
 
 def with_defaults(url: str) -> str:

@@ -130,10 +130,16 @@ SELECT * FROM loracomp.claim_jobs(
 SELECT loracomp.renew_leases(ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[], lease => %(lease)s) AS id
 
 -- name: record_predictions
--- Embeddings travel in binary, as for route_jobs.
+-- Arrays travel in binary. Traces go back as they came from route_jobs.
 SELECT loracomp.record_predictions(
-    predictions => %(predictions)s, tokens => %(tokens)s::bigint[], embeddings => %(embeddings)b::halfvec[],
-    shared => %(shared)s
+    ids => %(ids)b::bigint[], tokens => %(tokens)b::bigint[], traces => %(traces)b::loracomp.route_trace[],
+    outputs => %(outputs)b::text[], choice_indexes => %(choice_indexes)b::int[],
+    choice_scores => %(choice_scores)b::float8[], choice_ends => %(choice_ends)b::int[],
+    prompt_tokens => %(prompt_tokens)b::int[], output_tokens => %(output_tokens)b::int[],
+    norm_ratios => %(norm_ratios)b::float8[], cosines => %(cosines)b::float8[],
+    composition_digests => %(composition_digests)b::text[], batch_sizes => %(batch_sizes)b::int[],
+    timings => %(timings)b::jsonb[], device => %(device)s, base_model => %(base_model)s,
+    base_fingerprint => %(base_fingerprint)s, encoder => %(encoder)s, code_version => %(code_version)s
 ) AS id
 
 -- name: fail_jobs

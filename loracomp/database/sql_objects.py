@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from psycopg import errors
 from sqlalchemy import Connection, CursorResult, delete, insert, inspect, select, text
@@ -113,8 +114,16 @@ def apply(connection: Connection, grants: Sequence[str] = ()) -> None:
             raise
         row = {"path": file.path, "position": position, "drops": file.drops, "checksum": file.checksum}
         connection.execute(insert(sql_object).values(row))
+    inherit_comments(connection)
     for statement in grants:
         _grant_again(connection, statement)
+
+
+def inherit_comments(connection: Connection) -> None:
+    """Give view columns without a comment that of the column which they pass on unchanged."""
+    # A view of a view inherits only once that has its own.
+    while statements := run(connection, _INHERITED_COMMENTS).scalars().all():
+        run(connection, "; ".join(statements))
 
 
 def _grant_again(connection: Connection, statement: str) -> None:
@@ -127,7 +136,7 @@ def _grant_again(connection: Connection, statement: str) -> None:
         _log.warning("its object is gone, so this was not done again: %s", statement)
 
 
-def run(connection: Connection, source: str) -> CursorResult[None]:
+def run(connection: Connection, source: str) -> CursorResult[Any]:
     """Send a text as it is: it may hold several statements, and % is only a character."""
     return connection.exec_driver_sql(source, execution_options={"no_parameters": True})
 
@@ -151,6 +160,29 @@ CROSS JOIN LATERAL aclexplode(o.acl) AS a
 WHERE o.schema::regnamespace::text IN ('loracomp', 'bi')
     -- Of PUBLIC (0) nothing is kept: what sql/ takes from everybody must stay taken.
     AND a.grantee NOT IN (0, o.owner) AND a.grantee::regrole::text <> ALL (:roles)
+"""
+
+_INHERITED_COMMENTS = """
+WITH source AS (
+    -- The server notes in a view's rule where each column comes from; 0: it is computed. Columns of subqueries stand
+    -- there too: a note counts where all of the same place and name agree.
+    SELECT a.attrelid, a.attnum, a.attname, min(m.note[3]::oid) AS relation, min(m.note[4]::int) AS number
+    FROM pg_rewrite AS r
+    JOIN pg_class AS c ON c.oid = r.ev_class
+    JOIN pg_attribute AS a ON a.attrelid = c.oid
+    CROSS JOIN regexp_matches(
+        r.ev_action::text,
+        ':resno (\\d+) :resname (\\S+) :ressortgroupref \\d+ :resorigtbl (\\d+) :resorigcol (\\d+)', 'g'
+    ) AS m (note)
+    WHERE c.relnamespace::regnamespace::text IN ('loracomp', 'bi')
+        AND a.attnum = m.note[1]::int AND a.attname = m.note[2] AND col_description(a.attrelid, a.attnum) IS NULL
+    GROUP BY a.attrelid, a.attnum, a.attname
+    HAVING count(DISTINCT (m.note[3], m.note[4])) = 1
+)
+SELECT format(
+    'COMMENT ON COLUMN %s.%I IS %L', s.attrelid::regclass, s.attname, col_description(s.relation, s.number)
+)
+FROM source AS s WHERE col_description(s.relation, s.number) IS NOT NULL
 """
 
 _TABLES = """

@@ -331,6 +331,12 @@ policy = Table(
         "How many times the base model's log-likelihood of a choice is taken off the mix's; 0 asks the mix alone.",
         server_default=text("0"),
     ),
+    _required(
+        "min_share",
+        Double,
+        "A task whose weight would be less is left out, and the others share it; the most probable always stays.",
+        server_default=text("0"),
+    ),
     CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
     _one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
     CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
@@ -347,6 +353,7 @@ policy = Table(
     CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
     _one_of("choice_normalization", "none characters tokens", "choice_normalization_must_be_none_characters_or_tokens"),
     CheckConstraint("contrast BETWEEN 0 AND 1", name="contrast_must_be_between_0_and_1"),
+    CheckConstraint("min_share BETWEEN 0 AND 1", name="min_share_must_be_between_0_and_1"),
     comment="Named settings of routing and merging. Jobs name one; traces keep the settings as they were.",
 )
 
@@ -701,6 +708,9 @@ prediction = Table(
     _created_at(),
     # Text and not a name, which takes 64 bytes in every row.
     _required("submitted_by", Text, "Who submitted the job, and so may see this row."),
+    _optional(
+        "eligible_task_count", Integer, "Tasks that the job might have retrieved; null in traces older than the column."
+    ),
     # Whoever deletes a job by hand leaves no answer behind.
     ForeignKeyConstraint(["job_id"], ["loracomp.job.id"], name="a_prediction_answers_a_job", ondelete="CASCADE"),
     # What reports cast and add up: a faulty worker must break none.

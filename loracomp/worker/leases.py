@@ -12,7 +12,7 @@ from loracomp import metrics
 from loracomp.database.connections import Connection, connect
 from loracomp.errors import LoracompError
 from loracomp.records import Job
-from loracomp.steps.claim import renew_leases
+from loracomp.worker.claim import renew_leases
 from loracomp.worker.logfmt import job_ids, logfmt
 
 _log = logging.getLogger(__name__)

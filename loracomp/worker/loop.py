@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from time import perf_counter
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import psycopg
 
@@ -20,20 +20,17 @@ from loracomp import __version__, metrics
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, connect
 from loracomp.errors import JobError, LoracompError, SchemaMismatchError
-from loracomp.records import Failure, Job
-from loracomp.steps.claim import claim_jobs, queue_is_empty, release_jobs
-from loracomp.steps.record import fail_jobs, record_predictions
+from loracomp.records import Failure, Job, Prediction
+from loracomp.worker.claim import claim_jobs, queue_is_empty, release_jobs
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.hint import Hint
 from loracomp.worker.leases import Heartbeat
 from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import job_ids, logfmt, told, without_quotes
 from loracomp.worker.presence import Presence
+from loracomp.worker.record import fail_jobs, record_predictions
 
 _log = logging.getLogger(__name__)
-
-Row: TypeAlias = Mapping[str, Any]
-"""A row of loracomp.prediction, without worker, attempt and fence."""
 
 
 class Pipeline(Protocol):
@@ -45,7 +42,7 @@ class Pipeline(Protocol):
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
         """Whatever `answer` needs for each job; the connection is in autocommit mode and lent for the call."""
 
-    def answer(self, prepared: Sequence[Any], wanted: Callable[[Job], bool]) -> Sequence[Row | Failure]:
+    def answer(self, prepared: Sequence[Any], wanted: Callable[[Job], bool]) -> Sequence[Prediction | Failure]:
         """Each job's prediction. `wanted` is cheap and asked between the model's steps, which shows that it goes on.
 
         What is not wanted any more need not be answered in earnest: whatever comes is dropped.
@@ -54,7 +51,7 @@ class Pipeline(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Batch:
-    """Jobs claimed together, and what each has come to so far: prepared, then a row, or a failure."""
+    """Jobs claimed together, and what each has come to so far: prepared, then a prediction, or a failure."""
 
     jobs: Sequence[Job]
     results: Mapping[Job, Any | Failure]
@@ -280,11 +277,12 @@ class Worker:
     def _record(self, batch: _Batch) -> None:
         """Write what came out, failures after predictions."""
 
-        def write(rows: Sequence[Row]) -> list[bool]:
+        def write(predictions: Sequence[Prediction]) -> list[bool]:
             timings = {**batch.timings, "record": _milliseconds_since(batch.since)}
-            timed = [{**row, "timings": {**row.get("timings", {}), **timings}} for row in rows]
-            recorded = self._recording.call(lambda connection: record_predictions(connection, batch.jobs, timed))
-            return [row["job_id"] in recorded for row in rows]
+            recorded = self._recording.call(
+                lambda connection: record_predictions(connection, batch.jobs, predictions, timings)
+            )
+            return [each.job_id in recorded for each in predictions]
 
         self._heartbeat.end(batch.jobs)
         written = self._each(write, batch.results)
@@ -295,7 +293,7 @@ class Worker:
             _log.warning(logfmt("fence_void", jobs=job_ids(dropped)))
         metrics.RESULTS_DROPPED.inc(len(dropped))
         recorded = [job for job, held in written.items() if held is True]
-        metrics.count_recorded([row for job in recorded if not isinstance(row := batch.results[job], Failure)])
+        metrics.count_recorded([each for job in recorded if isinstance(each := batch.results[job], Prediction)])
         timings = {**batch.timings, "record": _milliseconds_since(batch.since)}
         metrics.observe_steps({**_steps(batch.results.values()), **timings})
         milliseconds = {name: round(value) for name, value in timings.items()}
@@ -355,9 +353,9 @@ def _note_released(ids: Collection[int]) -> None:
     _log.info(logfmt("released", jobs=sorted(ids)))
 
 
-def _steps(results: Iterable[Row | Failure]) -> Mapping[str, float]:
-    """Milliseconds of the pipeline's steps, which all rows of a batch share."""
-    return next((row.get("timings", {}) for row in results if not isinstance(row, Failure)), {})
+def _steps(results: Iterable[Prediction | Failure]) -> Mapping[str, float]:
+    """Milliseconds of the pipeline's steps, which all predictions of a batch share."""
+    return next((each.timings for each in results if isinstance(each, Prediction)), {})
 
 
 def _milliseconds_since(start: float) -> float:

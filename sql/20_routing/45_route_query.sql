@@ -1,18 +1,7 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.route_query(vector, integer[], boolean, integer, double precision, text, text, double precision, integer, text, double precision)
+-- drop: DROP FUNCTION IF EXISTS loracomp.route_query(vector, integer[], boolean, loracomp.policy)
 -- Changes nothing: nearest_examples and task_weights for one vector.
-CREATE FUNCTION loracomp.route_query(
-    q vector,
-    tasks integer[],
-    exact boolean,
-    k integer,
-    temperature double precision,
-    aggregation text,
-    nucleus text,
-    top_p double precision,
-    max_adapters integer,
-    weighting text,
-    min_similarity double precision
-) RETURNS TABLE (
+CREATE FUNCTION loracomp.route_query(q vector, tasks integer[], exact boolean, settings loracomp.policy)
+RETURNS TABLE (
     example_ids bigint[],
     example_tasks integer[],
     similarities double precision[],
@@ -36,7 +25,7 @@ BEGIN ATOMIC
             coalesce(array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id), '{}') AS ids,
             coalesce(array_agg(x.task_id ORDER BY x.similarity DESC, x.example_id), '{}') AS tasks,
             coalesce(array_agg(x.similarity ORDER BY x.similarity DESC, x.example_id), '{}') AS similarities
-        FROM loracomp.nearest_examples(q, tasks, k, exact) AS x
+        FROM loracomp.nearest_examples(q, tasks, (settings).k, exact) AS x
         -- A zero vector has no direction: its similarities are NaN, which Postgres counts as the largest number.
         WHERE x.similarity <> 'NaN'
     ) AS n
@@ -46,10 +35,8 @@ BEGIN ATOMIC
             array_agg(t.task_id) AS tasks,
             array_agg(t.probability) AS probabilities,
             array_agg(t.in_nucleus) AS kept,
-            array_agg(CASE WHEN n.similarities[1] < min_similarity THEN 0 ELSE t.weight END) AS weights
-        FROM loracomp.task_weights(
-            n.tasks, n.similarities, temperature, aggregation, nucleus, top_p, max_adapters, weighting
-        ) AS t
+            array_agg(CASE WHEN n.similarities[1] < (settings).min_similarity THEN 0 ELSE t.weight END) AS weights
+        FROM loracomp.task_weights(n.tasks, n.similarities, settings) AS t
     ) AS w;
 END;
 COMMENT ON FUNCTION loracomp.route_query IS

@@ -1,20 +1,13 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.route(vector, text, integer, double precision, double precision, text, text, integer, text[], text, text, double precision)
+-- drop: DROP FUNCTION IF EXISTS loracomp.route(vector, text, jsonb, text[], text)
 -- Changes nothing. It reads examples with its owner's rights, but only those of tasks that the caller may read.
 -- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
 -- hnsw.ef_search is what tune_routing sets by the size of the table.
 CREATE FUNCTION loracomp.route(
     embedding vector,
     policy text DEFAULT 'default',
-    k integer DEFAULT NULL,
-    temperature double precision DEFAULT NULL,
-    top_p double precision DEFAULT NULL,
-    aggregation text DEFAULT NULL,
-    nucleus text DEFAULT NULL,
-    max_adapters integer DEFAULT NULL,
+    settings jsonb DEFAULT '{}',
     exclude_tasks text[] DEFAULT '{}',
-    base_model text DEFAULT NULL,
-    weighting text DEFAULT NULL,
-    min_similarity double precision DEFAULT NULL
+    base_model text DEFAULT NULL
 ) RETURNS TABLE (
     task text,
     probability double precision,
@@ -33,7 +26,7 @@ SET hnsw.ef_search = 100
 AS $$
 #variable_conflict use_column
 DECLARE
-    used loracomp.policy;
+    used CONSTANT loracomp.policy := loracomp.policy_with(route.policy, route.settings);
     model CONSTANT text := (loracomp.find_base_model(route.base_model)).name;
     unknown CONSTANT text := loracomp.unknown_tasks(route.exclude_tasks);
     eligible CONSTANT integer[] := loracomp.eligible_tasks(model, loracomp.caller(), exclude_tasks);
@@ -42,30 +35,10 @@ BEGIN
         RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
             USING ERRCODE = 'no_data_found', HINT = 'leave them out: what does not exist is not used';
     END IF;
-    SELECT p.* INTO used FROM loracomp.policy AS p WHERE p.name = route.policy;
-    IF used.name IS NULL THEN
-        RAISE EXCEPTION 'there is no policy %', route.policy
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp policy list names those that there are';
-    END IF;
-    used.k := coalesce(route.k, used.k);
-    used.temperature := coalesce(route.temperature, used.temperature);
-    used.aggregation := coalesce(route.aggregation, used.aggregation);
-    used.nucleus := coalesce(route.nucleus, used.nucleus);
-    used.top_p := coalesce(route.top_p, used.top_p);
-    used.max_adapters := coalesce(route.max_adapters, used.max_adapters);
-    used.weighting := coalesce(route.weighting, used.weighting);
-    used.min_similarity := coalesce(route.min_similarity, used.min_similarity);
     PERFORM loracomp.check_embedding(embedding);
-    PERFORM loracomp.check_routing_settings(
-        used.temperature, used.aggregation, used.nucleus, used.top_p, used.max_adapters, used.weighting, used.k,
-        used.min_similarity
-    );
     RETURN QUERY
     SELECT t.name, u.probability, u.weight, u.in_nucleus, count(*), max(x.similarity)
-    FROM loracomp.route_query(
-        embedding, eligible, loracomp.search_exactly(eligible), used.k, used.temperature, used.aggregation,
-        used.nucleus, used.top_p, used.max_adapters, used.weighting, used.min_similarity
-    ) AS r
+    FROM loracomp.route_query(embedding, eligible, loracomp.search_exactly(eligible), used) AS r
     CROSS JOIN LATERAL unnest(r.task_ids, r.probabilities, r.weights, r.in_nucleus)
         WITH ORDINALITY AS u (task_id, probability, weight, in_nucleus, place)
     INNER JOIN loracomp.task AS t ON t.id = u.task_id
@@ -77,4 +50,5 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.route IS
 'Routes one unit vector as the caller: a row a task with its probability, weight (all 0: the base model alone), retrieved '
-'examples and the nearest one''s similarity. Settings that are null are the policy''s; base_model null is the default.';
+'examples and the nearest one''s similarity. settings replace some of the policy''s, such as {"top_p": 0.9}; base_model null '
+'is the default.';

@@ -1,18 +1,9 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.rescore_route(bigint, double precision, double precision, text, text, integer, text, integer, double precision, text[])
+-- drop: DROP FUNCTION IF EXISTS loracomp.rescore_route(bigint, jsonb, text[])
 -- Changes nothing; reads stored traces with its owner's rights: of any job for analysts and administrators, of their own for
 -- others that are let in, with labels for tasks that the caller may not know.
 -- Retrieves again where the trace can't answer: for a larger k, or other excluded tasks.
 CREATE FUNCTION loracomp.rescore_route(
-    job bigint,
-    temperature double precision DEFAULT NULL,
-    top_p double precision DEFAULT NULL,
-    aggregation text DEFAULT NULL,
-    nucleus text DEFAULT NULL,
-    max_adapters integer DEFAULT NULL,
-    weighting text DEFAULT NULL,
-    k integer DEFAULT NULL,
-    min_similarity double precision DEFAULT NULL,
-    exclude_tasks text[] DEFAULT NULL
+    job bigint, settings jsonb DEFAULT '{}', exclude_tasks text[] DEFAULT NULL
 ) RETURNS TABLE (task text, probability double precision, in_nucleus boolean, weight double precision)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -42,18 +33,7 @@ BEGIN
     END IF;
     used := jsonb_populate_record(NULL::loracomp.policy, stored);
     stored_k := used.k;
-    used.k := coalesce(rescore_route.k, used.k);
-    used.temperature := coalesce(rescore_route.temperature, used.temperature);
-    used.aggregation := coalesce(rescore_route.aggregation, used.aggregation);
-    used.nucleus := coalesce(rescore_route.nucleus, used.nucleus);
-    used.top_p := coalesce(rescore_route.top_p, used.top_p);
-    used.max_adapters := coalesce(rescore_route.max_adapters, used.max_adapters);
-    used.weighting := coalesce(rescore_route.weighting, used.weighting);
-    used.min_similarity := coalesce(rescore_route.min_similarity, used.min_similarity);
-    PERFORM loracomp.check_routing_settings(
-        used.temperature, used.aggregation, used.nucleus, used.top_p, used.max_adapters, used.weighting, used.k,
-        used.min_similarity
-    );
+    used := loracomp.with_settings(used, rescore_route.settings);
     IF used.k > stored_k OR rescore_route.exclude_tasks IS NOT NULL THEN
         SELECT r.example_tasks, r.similarities INTO names, cosines
         FROM loracomp.retrieve_again(job, used.k, rescore_route.exclude_tasks) AS r;
@@ -70,12 +50,11 @@ BEGIN
         ARRAY(
             SELECT array_position(names, u.name) FROM unnest(names) WITH ORDINALITY AS u (name, place) ORDER BY u.place
         ),
-        cosines[:used.k], used.temperature, used.aggregation, used.nucleus, used.top_p, used.max_adapters,
-        used.weighting
+        cosines[:used.k], used
     ) AS w;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rescore_route IS
-'What retrieval would have weighted for a job under other settings; null means as stored. A larger k than the job''s, or '
-'other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the job''s router: the '
-'examples are always those of retrieval.';
+'What retrieval would have weighted for a job under other settings, such as {"top_p": 0.9}; the rest is as stored. A larger '
+'k than the job''s, or other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the '
+'job''s router: the examples are always those of retrieval.';

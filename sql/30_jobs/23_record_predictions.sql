@@ -1,70 +1,105 @@
--- drop: DROP FUNCTION IF EXISTS loracomp.record_predictions(json, bigint[], halfvec[], json)
+-- drop: DROP FUNCTION IF EXISTS loracomp.record_predictions(bigint[], bigint[], loracomp.route_trace[], text[], integer[], double precision[], integer[], integer[], integer[], double precision[], double precision[], text[], integer[], jsonb[], text, text, text, text, text)
 -- running -> succeeded, and the prediction with its trace, in one statement, for jobs whose token still holds.
--- Takes an array of objects with the columns of loracomp.prediction; beside it, one for each in the same order, the lease
--- token that its claim returned and its embedding, which as text would be most of what there is to read; and columns that
--- all of them have in common, so that these are read once. json and not jsonb: it is read once.
+-- Each array has an element for each job, in the same order: the lease token that its claim returned, the trace that
+-- route_jobs returned, and what the model answered. But for two: choice_scores are those of all jobs, one job's behind the
+-- other's, and choice_ends says where each job's end; timings may have one element that counts for all.
 CREATE FUNCTION loracomp.record_predictions(
-    predictions json, tokens bigint[], embeddings halfvec[] DEFAULT NULL, shared json DEFAULT '{}'
+    ids bigint[],
+    tokens bigint[],
+    traces loracomp.route_trace[],
+    outputs text[],
+    choice_indexes integer[],
+    choice_scores double precision[],
+    choice_ends integer[],
+    prompt_tokens integer[],
+    output_tokens integer[],
+    norm_ratios double precision[],
+    cosines double precision[],
+    composition_digests text[],
+    batch_sizes integer[],
+    timings jsonb[],
+    device text,
+    base_model text,
+    base_fingerprint text,
+    encoder text,
+    code_version text
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- Each job by its number, whatever the statistics say: many that ran lie dead in the index of leases.
+-- One plan for all calls, which finds each job by its number whatever the statistics say: many that ran lie dead in the
+-- index of leases.
+SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    common loracomp.prediction;
     written bigint;
-    missing bigint := cardinality(record_predictions.tokens);
+    missing bigint := cardinality(record_predictions.ids);
 BEGIN
-    IF json_typeof(record_predictions.predictions) <> 'array' THEN
-        RAISE EXCEPTION 'predictions must be a JSON array of objects' USING ERRCODE = 'invalid_parameter_value';
+    IF (missing = ALL (ARRAY[
+        cardinality(tokens), cardinality(traces), cardinality(outputs), cardinality(choice_indexes),
+        cardinality(choice_ends), cardinality(prompt_tokens), cardinality(output_tokens), cardinality(norm_ratios),
+        cardinality(cosines), cardinality(composition_digests), cardinality(batch_sizes)
+    ])) IS NOT TRUE OR (cardinality(timings) IN (1, missing)) IS NOT TRUE THEN
+        RAISE EXCEPTION 'ids, tokens, traces, outputs and the other arrays must have one element for each job, and timings one '
+            'for each or one for all' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF json_typeof(record_predictions.shared) <> 'object' THEN
-        RAISE EXCEPTION 'shared must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    common := json_populate_record(NULL::loracomp.prediction, coalesce(record_predictions.shared, '{}'));
     FOR attempt IN 1..2 LOOP
         RETURN QUERY
         WITH held AS MATERIALIZED (
-            SELECT p.*, j.worker AS held_by, j.attempts, j.submitted_by AS asked_by
-            FROM json_populate_recordset(common, record_predictions.predictions) WITH ORDINALITY AS p
+            SELECT a.*, j.worker, j.attempts, j.submitted_by
+            FROM unnest(
+                record_predictions.ids, record_predictions.tokens, record_predictions.outputs,
+                record_predictions.choice_indexes, record_predictions.prompt_tokens, record_predictions.output_tokens,
+                record_predictions.norm_ratios, record_predictions.cosines, record_predictions.composition_digests,
+                record_predictions.batch_sizes, record_predictions.traces
+            -- Behind these are the columns of a trace, by their own names.
+            ) WITH ORDINALITY AS a (
+                job_id, token, output, choice_index, prompt_tokens, output_tokens, norm_ratio, cosine,
+                composition_digest, batch_size
+            )
             -- A job has a token while it runs, and only then.
-            JOIN loracomp.job AS j ON j.id = p.job_id AND j.lease_token = record_predictions.tokens[p.ordinality]
+            JOIN loracomp.job AS j ON j.id = a.job_id AND j.lease_token = a.token
             ORDER BY j.id
             FOR UPDATE OF j SKIP LOCKED
         ),
         recorded AS (
             INSERT INTO loracomp.prediction (
-                job_id, output, choice_index, choice_scores, query_embedding,
-                example_ids, example_tasks, similarities, tasks, probabilities, weights,
-                composed_tasks, adapter_ids, adapter_sha256, adapter_weights,
-                policy, fallback, composition_digest, norm_ratio, cosine,
-                prompt_tokens, output_tokens, timings, batch_size, worker, device, attempt,
+                query_embedding, example_ids, example_tasks, similarities, tasks, probabilities, weights,
+                composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy, fallback,
+                eligible_task_count, job_id, output, choice_index, choice_scores,
+                composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens,
+                timings, batch_size, worker, device, attempt,
                 base_model, base_fingerprint, encoder, code_version, submitted_by
             )
             SELECT
-                h.job_id, h.output, h.choice_index, h.choice_scores,
-                coalesce(record_predictions.embeddings[h.ordinality], h.query_embedding),
-                coalesce(h.example_ids, '{}'), coalesce(h.example_tasks, '{}'), coalesce(h.similarities, '{}'),
-                coalesce(h.tasks, '{}'), coalesce(h.probabilities, '{}'), coalesce(h.weights, '{}'),
-                coalesce(h.composed_tasks, '{}'), coalesce(h.adapter_ids, '{}'), coalesce(h.adapter_sha256, '{}'),
-                coalesce(h.adapter_weights, '{}'),
-                h.policy, h.fallback, h.composition_digest, h.norm_ratio, h.cosine,
-                coalesce(h.prompt_tokens, 0), coalesce(h.output_tokens, 0),
+                h.query_embedding, h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
+                h.composed_tasks, h.adapter_ids, h.adapter_sha256, h.adapter_weights, h.policy, h.fallback,
+                h.eligible_task_count, h.job_id, h.output, h.choice_index,
+                nullif(record_predictions.choice_scores[
+                    coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
+                    : record_predictions.choice_ends[h.ordinality]
+                ], '{}'),
+                h.composition_digest, h.norm_ratio, h.cosine, h.prompt_tokens, h.output_tokens,
                 -- What the worker measured up to the call goes on until the row is written.
-                coalesce(h.timings, '{}') || CASE WHEN jsonb_typeof(h.timings -> 'record') = 'number' THEN jsonb_build_object(
+                t.timings || CASE WHEN jsonb_typeof(t.timings -> 'record') = 'number' THEN jsonb_build_object(
                     'record',
                     round(
-                        (h.timings ->> 'record')::numeric
+                        (t.timings ->> 'record')::numeric
                         + 1000 * extract(EPOCH FROM clock_timestamp() - statement_timestamp()), 3
                     )
                 ) ELSE '{}' END,
-                coalesce(h.batch_size, 1), h.held_by, h.device, h.attempts,
-                h.base_model, h.base_fingerprint, h.encoder, h.code_version, h.asked_by
+                h.batch_size, h.worker, record_predictions.device, h.attempts,
+                record_predictions.base_model, record_predictions.base_fingerprint, record_predictions.encoder,
+                record_predictions.code_version, h.submitted_by
             FROM held AS h
+            CROSS JOIN LATERAL (
+                SELECT record_predictions.timings[
+                    least(h.ordinality, cardinality(record_predictions.timings))
+                ] AS timings
+            ) AS t
             RETURNING job_id, output
         )
         UPDATE loracomp.job AS j SET
@@ -80,12 +115,7 @@ BEGIN
         RETURNING j.id;
         GET DIAGNOSTICS written = ROW_COUNT;
         missing := missing - written;
-        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(
-            ARRAY(
-                SELECT (p.value ->> 'job_id')::bigint
-                FROM json_array_elements(record_predictions.predictions) WITH ORDINALITY AS p ORDER BY p.ordinality
-            ), record_predictions.tokens
-        );
+        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(record_predictions.ids, record_predictions.tokens);
     END LOOP;
 END
 $$;

@@ -29,7 +29,7 @@ BEGIN
         max_adapters = after.max_adapters, min_similarity = after.min_similarity, weighting = after.weighting,
         strategy = after.strategy, density = after.density, seed = after.seed,
         choice_normalization = after.choice_normalization, rescale = after.rescale,
-        contrast = after.contrast, updated_at = now()
+        contrast = after.contrast, min_share = after.min_share, updated_at = now()
     WHERE p.name = set_policy.name
     RETURNING * INTO after;
     RETURN after;

@@ -27,23 +27,10 @@ FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_result IS 'What became of each job: its answer, or why there is none.';
 COMMENT ON COLUMN loracomp.job_result.job_id IS 'The job.';
-COMMENT ON COLUMN loracomp.job_result.status IS 'queued, running, succeeded, failed or cancelled.';
 COMMENT ON COLUMN loracomp.job_result.prompt IS 'The text that was asked.';
 COMMENT ON COLUMN loracomp.job_result.output IS 'The answer: the best choice, or the generated text.';
-COMMENT ON COLUMN loracomp.job_result.choice_index IS '1-based place of the answer among the choices.';
-COMMENT ON COLUMN loracomp.job_result.choice_scores IS
-'Log-likelihood of each choice in nats, normalised as the policy says; the highest is the answer.';
 COMMENT ON COLUMN loracomp.job_result.composition IS
 'Tasks whose adapters were composed, with their weights, such as rte 0.62 + mnli 0.38; or base model.';
-COMMENT ON COLUMN loracomp.job_result.fallback IS 'Why the base model answered alone; null where adapters were composed.';
-COMMENT ON COLUMN loracomp.job_result.policy IS 'Settings of routing and merging that the job named.';
-COMMENT ON COLUMN loracomp.job_result.error_code IS 'Short name of the last error.';
-COMMENT ON COLUMN loracomp.job_result.error IS 'The last error, in words.';
-COMMENT ON COLUMN loracomp.job_result.attempts IS 'Attempts so far.';
-COMMENT ON COLUMN loracomp.job_result.idempotency_key IS 'The submitter''s own key for the job.';
-COMMENT ON COLUMN loracomp.job_result.tags IS 'The submitter''s own tags.';
-COMMENT ON COLUMN loracomp.job_result.submitted_by IS 'Who inserted it.';
 COMMENT ON COLUMN loracomp.job_result.created_at IS 'When it was inserted.';
-COMMENT ON COLUMN loracomp.job_result.finished_at IS 'When it succeeded, failed or was cancelled; null before that.';
 COMMENT ON COLUMN loracomp.job_result.latency_s IS
 'Seconds from when it could start (created_at or run_at, the later) to finished_at.';

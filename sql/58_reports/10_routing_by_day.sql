@@ -22,8 +22,6 @@ GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.eval
 COMMENT ON MATERIALIZED VIEW loracomp.routing_by_day IS
 'What retrieval made of each day''s jobs, by task: sums that views of bi divide.';
 COMMENT ON COLUMN loracomp.routing_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN loracomp.routing_by_day.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN loracomp.routing_by_day.base_model IS 'Frozen language model.';
 COMMENT ON COLUMN loracomp.routing_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
 COMMENT ON COLUMN loracomp.routing_by_day.task IS 'Task that had a probability.';
 COMMENT ON COLUMN loracomp.routing_by_day.jobs_first IS

@@ -17,8 +17,6 @@ CREATE UNIQUE INDEX fallback_by_day_key ON loracomp.fallback_by_day (
 );
 COMMENT ON MATERIALIZED VIEW loracomp.fallback_by_day IS 'What bi.fallback_by_day rests on.';
 COMMENT ON COLUMN loracomp.fallback_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN loracomp.fallback_by_day.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN loracomp.fallback_by_day.base_model IS 'Frozen language model.';
 COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
 COMMENT ON COLUMN loracomp.fallback_by_day.n IS 'Answers that were routed by retrieval.';
 COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Those for which nothing was composed.';

@@ -15,7 +15,6 @@ COMMENT ON VIEW bi.dim_task IS
 'removed since is in the facts alone, so keep their rows (left join).';
 COMMENT ON COLUMN bi.dim_task.task IS 'Name of the task, or its label where it is hidden from the reader. Key.';
 COMMENT ON COLUMN bi.dim_task.task_id IS 'Number of the task.';
-COMMENT ON COLUMN bi.dim_task.family IS 'Kind of task, such as commonsense or nli.';
 COMMENT ON COLUMN bi.dim_task.description IS 'What the task asks for; null where the task is hidden from the reader.';
 COMMENT ON COLUMN bi.dim_task.is_restricted IS 'Whether it is retrieved for members of one role alone.';
 COMMENT ON COLUMN bi.dim_task.created_at IS 'When it was made.';

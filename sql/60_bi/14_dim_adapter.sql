@@ -31,23 +31,12 @@ COMMENT ON VIEW bi.dim_adapter IS
 COMMENT ON COLUMN bi.dim_adapter.adapter_id IS 'Number of this version of the adapter. Key.';
 COMMENT ON COLUMN bi.dim_adapter.adapter IS
 'Name of the adapter, or its label where its task is hidden from the reader.';
-COMMENT ON COLUMN bi.dim_adapter.version IS '1, 2, ... of the name.';
 COMMENT ON COLUMN bi.dim_adapter.label IS 'Name and version in one, such as rte@2.';
 COMMENT ON COLUMN bi.dim_adapter.task IS 'Task that it was trained for.';
 COMMENT ON COLUMN bi.dim_adapter.family IS 'Kind of that task.';
 COMMENT ON COLUMN bi.dim_adapter.base_model IS 'Frozen language model that it belongs to.';
-COMMENT ON COLUMN bi.dim_adapter.status IS
-'staged: not used yet. active: composed into answers. retired: kept for replay.';
-COMMENT ON COLUMN bi.dim_adapter.rank IS 'Rank r of its factors.';
-COMMENT ON COLUMN bi.dim_adapter.alpha IS 'Its lora_alpha.';
-COMMENT ON COLUMN bi.dim_adapter.use_rslora IS 'Whether its scaling is alpha/sqrt(r) instead of alpha/r.';
-COMMENT ON COLUMN bi.dim_adapter.scaling IS 'Factor on its change of the weights.';
 COMMENT ON COLUMN bi.dim_adapter.target_module_count IS 'Modules of the base model that it changes.';
-COMMENT ON COLUMN bi.dim_adapter.parameter_count IS 'Numbers in its factors.';
-COMMENT ON COLUMN bi.dim_adapter.byte_count IS 'Length of its file.';
 COMMENT ON COLUMN bi.dim_adapter.sha256 IS
 'Of its file; traces name it. Null where its task is hidden from the reader.';
 COMMENT ON COLUMN bi.dim_adapter.created_by IS 'Database role that registered it.';
 COMMENT ON COLUMN bi.dim_adapter.created_at IS 'When it was registered.';
-COMMENT ON COLUMN bi.dim_adapter.activated_at IS 'When it last became active; null if never.';
-COMMENT ON COLUMN bi.dim_adapter.retired_at IS 'When it was retired; null if it is not.';

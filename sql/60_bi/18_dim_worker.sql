@@ -38,5 +38,3 @@ COMMENT ON COLUMN bi.dim_worker.answered IS 'Jobs that it answered.';
 COMMENT ON COLUMN bi.dim_worker.host IS 'Machine that it runs on; null where it was not heard of within a day.';
 COMMENT ON COLUMN bi.dim_worker.base_model IS 'Frozen language model that it serves; null where it was not heard of within a day.';
 COMMENT ON COLUMN bi.dim_worker.status IS 'idle, busy, stopping, stopped, or gone: it has not been heard of for a lease.';
-COMMENT ON COLUMN bi.dim_worker.started_at IS 'When it began.';
-COMMENT ON COLUMN bi.dim_worker.seen_at IS 'When it was last heard of.';

@@ -70,7 +70,6 @@ COMMENT ON COLUMN bi.prediction.policy IS 'Name of the settings of routing and m
 COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: retrieval, or a control such as random or base.';
 COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, cat, ties, magnitude_prune, dare_*.';
 COMMENT ON COLUMN bi.prediction.base_model IS 'Frozen language model that answered, or was asked for.';
-COMMENT ON COLUMN bi.prediction.priority IS '0 to 1000; one step is worth a minute of waiting.';
 COMMENT ON COLUMN bi.prediction.choice_count IS 'Choices that were offered; null where text was generated.';
 COMMENT ON COLUMN bi.prediction.choice_index IS '1-based place of the chosen one.';
 COMMENT ON COLUMN bi.prediction.is_correct IS 'Whether the answer was the expected one; null where none is known.';
@@ -81,17 +80,13 @@ COMMENT ON COLUMN bi.prediction.top_task IS 'Most probable task.';
 COMMENT ON COLUMN bi.prediction.top_probability IS 'Its probability, 0 to 1.';
 COMMENT ON COLUMN bi.prediction.adapter_count IS 'Adapters that were composed; 0 where the base model answered alone.';
 COMMENT ON COLUMN bi.prediction.composition IS 'Their tasks and weights in short, such as rte 0.62 + mnli 0.38.';
-COMMENT ON COLUMN bi.prediction.fallback IS 'Why the base model answered alone; null where adapters were composed.';
 COMMENT ON COLUMN bi.prediction.norm_ratio IS
 'Size of the composed change over that of the exact weighted sum: 1 is as strong; null where not sampled.';
 COMMENT ON COLUMN bi.prediction.cosine IS
 'Cosine between the composed change and the exact weighted sum: 1 is the same direction; null where not sampled.';
-COMMENT ON COLUMN bi.prediction.prompt_tokens IS 'Tokens of the prompt.';
-COMMENT ON COLUMN bi.prediction.output_tokens IS 'Tokens scored or generated.';
 COMMENT ON COLUMN bi.prediction.attempts IS 'Attempts that it took.';
 COMMENT ON COLUMN bi.prediction.error_code IS 'Short name of the error that ended it, or cancelled.';
 COMMENT ON COLUMN bi.prediction.worker IS 'Worker process that answered, or held the job last.';
-COMMENT ON COLUMN bi.prediction.device IS 'Device and number type, such as cpu/bfloat16.';
 COMMENT ON COLUMN bi.prediction.batch_size IS 'Jobs that were answered together.';
 COMMENT ON COLUMN bi.prediction.claim_ms IS 'Milliseconds that claiming the batch took.';
 COMMENT ON COLUMN bi.prediction.encode_ms IS 'Milliseconds that embedding the batch''s texts took.';
@@ -105,8 +100,6 @@ COMMENT ON COLUMN bi.prediction.wait_s IS 'Seconds from when it could start to i
 COMMENT ON COLUMN bi.prediction.latency_s IS 'Seconds from when it could start to its end.';
 COMMENT ON COLUMN bi.prediction.created_at IS 'When it was submitted.';
 COMMENT ON COLUMN bi.prediction.finished_at IS 'When it ended.';
-COMMENT ON COLUMN bi.prediction.encoder IS 'Sentence encoder and its input version.';
-COMMENT ON COLUMN bi.prediction.code_version IS 'Version of loracomp that answered.';
 COMMENT ON COLUMN bi.prediction.day IS 'Day on which it ended, in UTC; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.prediction.compute_s IS
 'Its part of the seconds that its batch took to encode, route and predict.';

@@ -78,67 +78,9 @@ LEFT JOIN bi.dim_base_model AS b ON p.base_model = b.base_model
 LEFT JOIN bi.dim_submitter AS s ON p.submitted_by = s.submitted_by;
 COMMENT ON VIEW bi.prediction_wide IS
 'bi.prediction with what its dimensions say: one wide row a job, for tools that don''t join.';
-COMMENT ON COLUMN bi.prediction_wide.job_id IS 'Number of the job.';
-COMMENT ON COLUMN bi.prediction_wide.status IS 'succeeded, failed or cancelled.';
-COMMENT ON COLUMN bi.prediction_wide.kind IS 'predict: an answer was asked. route: the weights alone.';
-COMMENT ON COLUMN bi.prediction_wide.submitted_by IS 'Database role that submitted the job.';
-COMMENT ON COLUMN bi.prediction_wide.evaluation IS 'Evaluation that the job belongs to; null for everyday jobs.';
-COMMENT ON COLUMN bi.prediction_wide.own_task IS 'Task that the job comes from; known for evaluations only.';
-COMMENT ON COLUMN bi.prediction_wide.example_id IS
-'Number of the row that it asks: the same under each policy; known for evaluations only.';
-COMMENT ON COLUMN bi.prediction_wide.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN bi.prediction_wide.router IS 'How tasks were chosen: retrieval, or a control such as random or base.';
-COMMENT ON COLUMN bi.prediction_wide.strategy IS
-'How adapters were merged: linear, cat, ties, magnitude_prune, dare_*.';
-COMMENT ON COLUMN bi.prediction_wide.base_model IS 'Frozen language model that answered, or was asked for.';
-COMMENT ON COLUMN bi.prediction_wide.priority IS '0 to 1000; one step is worth a minute of waiting.';
-COMMENT ON COLUMN bi.prediction_wide.choice_count IS 'Choices that were offered; null where text was generated.';
-COMMENT ON COLUMN bi.prediction_wide.choice_index IS '1-based place of the chosen one.';
-COMMENT ON COLUMN bi.prediction_wide.is_correct IS 'Whether the answer was the expected one; null where none is known.';
-COMMENT ON COLUMN bi.prediction_wide.nearest_task IS 'Task of the most similar training example.';
-COMMENT ON COLUMN bi.prediction_wide.nearest_similarity IS 'Its cosine similarity to the job''s text, -1 to 1.';
-COMMENT ON COLUMN bi.prediction_wide.example_count IS 'Training examples that were retrieved.';
-COMMENT ON COLUMN bi.prediction_wide.top_task IS 'Most probable task.';
-COMMENT ON COLUMN bi.prediction_wide.top_probability IS 'Its probability, 0 to 1.';
-COMMENT ON COLUMN bi.prediction_wide.adapter_count IS
-'Adapters that were composed; 0 where the base model answered alone.';
-COMMENT ON COLUMN bi.prediction_wide.composition IS 'Their tasks and weights in short, such as rte 0.62 + mnli 0.38.';
-COMMENT ON COLUMN bi.prediction_wide.fallback IS
-'Why the base model answered alone; null where adapters were composed.';
-COMMENT ON COLUMN bi.prediction_wide.norm_ratio IS
-'Size of the composed change over that of the exact weighted sum: 1 is as strong; null where not sampled.';
-COMMENT ON COLUMN bi.prediction_wide.cosine IS
-'Cosine between the composed change and the exact weighted sum: 1 is the same direction; null where not sampled.';
-COMMENT ON COLUMN bi.prediction_wide.prompt_tokens IS 'Tokens of the prompt.';
-COMMENT ON COLUMN bi.prediction_wide.output_tokens IS 'Tokens scored or generated.';
-COMMENT ON COLUMN bi.prediction_wide.attempts IS 'Attempts that it took.';
-COMMENT ON COLUMN bi.prediction_wide.error_code IS 'Short name of the error that ended it, or cancelled.';
-COMMENT ON COLUMN bi.prediction_wide.worker IS 'Worker process that answered, or held the job last.';
-COMMENT ON COLUMN bi.prediction_wide.device IS 'Device and number type, such as cpu/bfloat16.';
-COMMENT ON COLUMN bi.prediction_wide.batch_size IS 'Jobs that were answered together.';
-COMMENT ON COLUMN bi.prediction_wide.claim_ms IS 'Milliseconds that claiming the batch took.';
-COMMENT ON COLUMN bi.prediction_wide.encode_ms IS 'Milliseconds that embedding the batch''s texts took.';
-COMMENT ON COLUMN bi.prediction_wide.route_ms IS 'Milliseconds that routing the batch took.';
-COMMENT ON COLUMN bi.prediction_wide.load_ms IS 'Milliseconds that bringing the batch''s adapters to the device took.';
-COMMENT ON COLUMN bi.prediction_wide.ready_ms IS 'Milliseconds that the prepared batch waited for the model.';
-COMMENT ON COLUMN bi.prediction_wide.compose_ms IS 'Milliseconds that composing the batch''s adapters took.';
-COMMENT ON COLUMN bi.prediction_wide.predict_ms IS 'Milliseconds that predicting the batch took.';
-COMMENT ON COLUMN bi.prediction_wide.record_ms IS 'Milliseconds from the batch''s answers until they were written.';
-COMMENT ON COLUMN bi.prediction_wide.wait_s IS 'Seconds from when it could start to its last attempt''s start.';
-COMMENT ON COLUMN bi.prediction_wide.latency_s IS 'Seconds from when it could start to its end.';
-COMMENT ON COLUMN bi.prediction_wide.created_at IS 'When it was submitted.';
-COMMENT ON COLUMN bi.prediction_wide.finished_at IS 'When it ended.';
-COMMENT ON COLUMN bi.prediction_wide.encoder IS 'Sentence encoder and its input version.';
-COMMENT ON COLUMN bi.prediction_wide.code_version IS 'Version of loracomp that answered.';
-COMMENT ON COLUMN bi.prediction_wide.day IS 'Day on which it ended, in UTC; joins with bi.dim_date.';
-COMMENT ON COLUMN bi.prediction_wide.compute_s IS
-'Its part of the seconds that its batch took to encode, route and predict.';
 COMMENT ON COLUMN bi.prediction_wide.year IS 'Year of that day.';
 COMMENT ON COLUMN bi.prediction_wide.quarter IS 'Quarter, 1 to 4.';
 COMMENT ON COLUMN bi.prediction_wide.month IS 'Month, 1 to 12.';
-COMMENT ON COLUMN bi.prediction_wide.iso_week IS 'ISO week, 1 to 53; weeks begin on Monday.';
-COMMENT ON COLUMN bi.prediction_wide.weekday IS '1 is Monday, 7 is Sunday.';
-COMMENT ON COLUMN bi.prediction_wide.is_weekend IS 'Whether it was a Saturday or a Sunday.';
 COMMENT ON COLUMN bi.prediction_wide.own_family IS
 'Kind of the task that the job comes from; known for evaluations only.';
 COMMENT ON COLUMN bi.prediction_wide.top_family IS 'Kind of the most probable task.';
@@ -150,6 +92,4 @@ COMMENT ON COLUMN bi.prediction_wide.top_p IS 'Probability that the nucleus had 
 COMMENT ON COLUMN bi.prediction_wide.max_adapters IS 'Adapters in the mix at most.';
 COMMENT ON COLUMN bi.prediction_wide.weighting IS 'similarity: by probability. uniform: all alike.';
 COMMENT ON COLUMN bi.prediction_wide.density IS 'Share of entries that ties, magnitude_prune and dare_* kept.';
-COMMENT ON COLUMN bi.prediction_wide.architecture IS 'Class of the base model.';
-COMMENT ON COLUMN bi.prediction_wide.base_model_parameters IS 'Parameters of the base model.';
 COMMENT ON COLUMN bi.prediction_wide.submitter_is_administrator IS 'Whether its submitter may administer loracomp.';

@@ -32,26 +32,9 @@ LEFT JOIN bi.dim_adapter AS a ON c.adapter_id = a.adapter_id
 LEFT JOIN bi.dim_task AS t ON c.task = t.task;
 COMMENT ON VIEW bi.composed_adapter_wide IS
 'bi.composed_adapter with what its dimensions and its job say: one wide row an adapter of an answer.';
-COMMENT ON COLUMN bi.composed_adapter_wide.job_id IS 'Number of the job.';
-COMMENT ON COLUMN bi.composed_adapter_wide.place IS '1 is the heaviest adapter of the job.';
-COMMENT ON COLUMN bi.composed_adapter_wide.adapter_id IS 'Number of this version of the adapter.';
-COMMENT ON COLUMN bi.composed_adapter_wide.adapter IS 'Its name; null where it was removed since.';
-COMMENT ON COLUMN bi.composed_adapter_wide.version IS 'Its version; null where it was removed since.';
-COMMENT ON COLUMN bi.composed_adapter_wide.label IS 'Name and version in one, such as rte@2.';
-COMMENT ON COLUMN bi.composed_adapter_wide.task IS 'Task that the adapter was trained for.';
 COMMENT ON COLUMN bi.composed_adapter_wide.family IS 'Kind of that task.';
-COMMENT ON COLUMN bi.composed_adapter_wide.weight IS 'Its weight, 0 to 1; the weights of a job sum to 1.';
 COMMENT ON COLUMN bi.composed_adapter_wide.adapter_status IS 'staged, active or retired, as it is now.';
-COMMENT ON COLUMN bi.composed_adapter_wide.rank IS 'Rank r of its factors.';
-COMMENT ON COLUMN bi.composed_adapter_wide.parameter_count IS 'Numbers in its factors.';
-COMMENT ON COLUMN bi.composed_adapter_wide.base_model IS 'Frozen language model that it was composed into.';
-COMMENT ON COLUMN bi.composed_adapter_wide.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN bi.composed_adapter_wide.strategy IS 'How the job''s adapters were merged.';
 COMMENT ON COLUMN bi.composed_adapter_wide.evaluation IS 'Evaluation that the job belongs to; null for everyday jobs.';
 COMMENT ON COLUMN bi.composed_adapter_wide.submitted_by IS 'Database role that submitted the job.';
 COMMENT ON COLUMN bi.composed_adapter_wide.own_task IS 'Task that the job comes from; known for evaluations only.';
 COMMENT ON COLUMN bi.composed_adapter_wide.adapter_count IS 'Adapters that the job''s answer was composed of.';
-COMMENT ON COLUMN bi.composed_adapter_wide.is_correct IS
-'Whether the answer was the expected one; null where none is known.';
-COMMENT ON COLUMN bi.composed_adapter_wide.day IS 'Day of the answer, in UTC.';
-COMMENT ON COLUMN bi.composed_adapter_wide.finished_at IS 'When the job was answered.';

@@ -45,7 +45,5 @@ COMMENT ON COLUMN bi.retrieved_example_wide.policy IS 'Name of the settings of r
 COMMENT ON COLUMN bi.retrieved_example_wide.base_model IS 'Frozen language model that answered.';
 COMMENT ON COLUMN bi.retrieved_example_wide.evaluation IS 'Evaluation that the job belongs to; null for everyday jobs.';
 COMMENT ON COLUMN bi.retrieved_example_wide.submitted_by IS 'Database role that submitted the job.';
-COMMENT ON COLUMN bi.retrieved_example_wide.is_correct IS
-'Whether the answer was the expected one; null where none is known.';
 COMMENT ON COLUMN bi.retrieved_example_wide.day IS 'Day of the answer, in UTC.';
 COMMENT ON COLUMN bi.retrieved_example_wide.finished_at IS 'When the job was answered.';

@@ -14,7 +14,6 @@ GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, j.error_code, j.policy, j.bas
 COMMENT ON VIEW bi.failure_by_reason IS 'Failed jobs of each day, by what ended them.';
 COMMENT ON COLUMN bi.failure_by_reason.day IS 'Day on which they ended, in UTC.';
 COMMENT ON COLUMN bi.failure_by_reason.reason IS 'Short name of the last error, such as prompt_too_long.';
-COMMENT ON COLUMN bi.failure_by_reason.policy IS 'Name of the settings of routing and merging.';
 COMMENT ON COLUMN bi.failure_by_reason.base_model IS 'Frozen language model that was asked for.';
 COMMENT ON COLUMN bi.failure_by_reason.jobs IS 'Jobs that ended so.';
 COMMENT ON COLUMN bi.failure_by_reason.last_at IS 'When the last of them ended.';

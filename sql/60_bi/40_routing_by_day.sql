@@ -21,10 +21,6 @@ FROM (
 CROSS JOIN loracomp.task_mask AS m
 GROUP BY r.day, r.policy, r.base_model, r.is_evaluation, coalesce(m.labels ->> r.task, r.task);
 COMMENT ON VIEW bi.routing_by_day IS 'Which tasks retrieval saw in each day''s jobs. Refreshed, not live.';
-COMMENT ON COLUMN bi.routing_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN bi.routing_by_day.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN bi.routing_by_day.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN bi.routing_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
 COMMENT ON COLUMN bi.routing_by_day.task IS 'Task that had a probability.';
 COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Answers that were routed by retrieval that day; the same for each task.';
 COMMENT ON COLUMN bi.routing_by_day.mean_probability IS

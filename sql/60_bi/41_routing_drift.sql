@@ -82,9 +82,6 @@ INNER JOIN drift AS d ON t.day = d.day AND t.policy = d.policy AND t.base_model 
 COMMENT ON VIEW bi.routing_drift IS
 'How sure routing was of each day''s jobs, and how far their tasks moved from the week before. Everyday jobs '
 'alone. Refreshed, not live.';
-COMMENT ON COLUMN bi.routing_drift.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN bi.routing_drift.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN bi.routing_drift.base_model IS 'Frozen language model.';
 COMMENT ON COLUMN bi.routing_drift.jobs IS 'Answers that were routed by retrieval.';
 COMMENT ON COLUMN bi.routing_drift.entropy_bits IS
 'Mean entropy of a job''s probabilities of tasks: 0 is certain of one, 1 as unsure as between two alike.';

@@ -22,17 +22,12 @@ LEFT JOIN loracomp.task AS t ON u.task = t.name
 WINDOW w AS (PARTITION BY u.day, u.policy, u.base_model, u.is_evaluation);
 COMMENT ON VIEW bi.adapter_usage_by_day IS
 'How much each adapter took part in the answers of each day. Refreshed, not live.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.adapter_id IS
 'Number of this version of the adapter; joins with bi.dim_adapter.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.adapter IS
 'Its name and version, such as rte@2; null where it was removed since.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.task IS 'Task that it was trained for.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.family IS 'Kind of that task; null where the task was removed since.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.jobs IS 'Answers that it took part in.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Their share of the day''s composed answers, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Its mean weight in those, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS

@@ -16,17 +16,7 @@ SELECT
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'latency_by_day') AS refreshed_at
 FROM loracomp.latency_by_day AS l;
 COMMENT ON VIEW bi.latency_by_day IS 'How long each step of the answers of a day took. Refreshed, not live.';
-COMMENT ON COLUMN bi.latency_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN bi.latency_by_day.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN bi.latency_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
 COMMENT ON COLUMN bi.latency_by_day.step IS
 'queue, until a worker took it; a step that workers time, such as predict, which is the batch''s time and so each '
 'of its answers''; or total, from when a job could start to its answer.';
-COMMENT ON COLUMN bi.latency_by_day.n IS 'Answers.';
-COMMENT ON COLUMN bi.latency_by_day.mean_ms IS 'Mean, in milliseconds.';
-COMMENT ON COLUMN bi.latency_by_day.p50_ms IS 'Median, in milliseconds.';
-COMMENT ON COLUMN bi.latency_by_day.p90_ms IS '90 % took at most this.';
-COMMENT ON COLUMN bi.latency_by_day.p95_ms IS '95 % took at most this.';
-COMMENT ON COLUMN bi.latency_by_day.p99_ms IS '99 % took at most this.';
-COMMENT ON COLUMN bi.latency_by_day.max_ms IS 'The longest.';
 COMMENT ON COLUMN bi.latency_by_day.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';

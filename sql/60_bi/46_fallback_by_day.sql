@@ -17,12 +17,6 @@ CROSS JOIN LATERAL bi.wilson_interval(c.fell_back, c.n) AS i;
 COMMENT ON VIEW bi.fallback_by_day IS
 'How often nothing was composed and the base model answered alone, by day. bi.prediction.fallback says why. '
 'Refreshed, not live.';
-COMMENT ON COLUMN bi.fallback_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN bi.fallback_by_day.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN bi.fallback_by_day.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN bi.fallback_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
-COMMENT ON COLUMN bi.fallback_by_day.n IS 'Answers that were routed by retrieval.';
-COMMENT ON COLUMN bi.fallback_by_day.fell_back IS 'Those for which nothing was composed.';
 COMMENT ON COLUMN bi.fallback_by_day.rate IS 'fell_back / n, 0 to 1.';
 COMMENT ON COLUMN bi.fallback_by_day.rate_low IS 'Lower end of its 95 % confidence interval (Wilson).';
 COMMENT ON COLUMN bi.fallback_by_day.rate_high IS 'Upper end of that interval.';

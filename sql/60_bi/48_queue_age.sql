@@ -25,7 +25,6 @@ FROM (
 ) AS q;
 COMMENT ON VIEW bi.queue_age IS 'How long the jobs that a worker could take now have waited.';
 COMMENT ON COLUMN bi.queue_age.base_model IS 'Frozen language model that they ask for.';
-COMMENT ON COLUMN bi.queue_age.priority IS '0 to 1000; one step is worth a minute of waiting.';
 COMMENT ON COLUMN bi.queue_age.is_evaluation IS 'Whether evaluations ask, which wait until nothing else is due.';
 COMMENT ON COLUMN bi.queue_age.jobs IS 'Jobs that wait.';
 COMMENT ON COLUMN bi.queue_age.oldest_s IS 'Seconds that the first of them has waited.';

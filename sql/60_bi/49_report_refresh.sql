@@ -10,7 +10,4 @@ FROM loracomp.report_refresh AS r;
 COMMENT ON VIEW bi.report_refresh IS
 'How old the refreshed views are: routing_drift rests on routing_by_day, the others on what has their name.';
 COMMENT ON COLUMN bi.report_refresh.report IS 'Name of the refreshed view.';
-COMMENT ON COLUMN bi.report_refresh.refreshed_at IS 'Up to when it counts.';
 COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since then.';
-COMMENT ON COLUMN bi.report_refresh.seconds IS
-'Seconds that its last refresh took; null where there was none since it was made.';

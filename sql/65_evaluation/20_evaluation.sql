@@ -23,12 +23,6 @@ LEFT JOIN loracomp.job AS j ON e.name = j.evaluation
 GROUP BY e.name;
 COMMENT ON VIEW bi.evaluation IS 'Named sets of jobs whose right answers are known, and how far each has got.';
 COMMENT ON COLUMN bi.evaluation.evaluation IS 'Its name.';
-COMMENT ON COLUMN bi.evaluation.description IS 'What it measures.';
-COMMENT ON COLUMN bi.evaluation.split IS 'Split whose rows it asks; null where its jobs were inserted by hand.';
-COMMENT ON COLUMN bi.evaluation.kind IS 'predict: answers are compared. route: the weights alone.';
-COMMENT ON COLUMN bi.evaluation.base_model IS 'Frozen language model that it asks; null where jobs were inserted by hand.';
-COMMENT ON COLUMN bi.evaluation.exclude_own IS 'Whether each row''s own task was kept out of its mix.';
-COMMENT ON COLUMN bi.evaluation.seed IS 'Of the order in which rows were drawn.';
 COMMENT ON COLUMN bi.evaluation.created_by IS 'Database role that started it.';
 COMMENT ON COLUMN bi.evaluation.created_at IS 'When it was started.';
 COMMENT ON COLUMN bi.evaluation.jobs IS 'Jobs that it has.';

@@ -19,16 +19,9 @@ FROM bi.evaluation_pair AS p
 WHERE p.policy_a = 'own_task';
 COMMENT ON VIEW bi.evaluation_regret IS
 'What a policy loses against the adapter trained for the task (policy own_task) on the same rows; below 0, it gains.';
-COMMENT ON COLUMN bi.evaluation_regret.evaluation IS 'Named set of jobs.';
 COMMENT ON COLUMN bi.evaluation_regret.scope IS 'task, family or all: filter by it.';
-COMMENT ON COLUMN bi.evaluation_regret.family IS 'Kind of task; null where scope is all.';
-COMMENT ON COLUMN bi.evaluation_regret.own_task IS 'Task that the rows come from; null but where scope is task.';
 COMMENT ON COLUMN bi.evaluation_regret.policy IS 'The policy that is judged.';
-COMMENT ON COLUMN bi.evaluation_regret.tasks IS 'Tasks that the means are over.';
-COMMENT ON COLUMN bi.evaluation_regret.n IS 'Rows that both have answered.';
 COMMENT ON COLUMN bi.evaluation_regret.accuracy IS 'Accuracy of the policy on these rows, 0 to 1.';
 COMMENT ON COLUMN bi.evaluation_regret.own_task_accuracy IS 'Accuracy of the own task''s adapter on these rows.';
 COMMENT ON COLUMN bi.evaluation_regret.regret IS 'own_task_accuracy - accuracy.';
-COMMENT ON COLUMN bi.evaluation_regret.regret_low IS 'Lower end of its 95 % confidence interval.';
-COMMENT ON COLUMN bi.evaluation_regret.regret_high IS 'Upper end of that interval.';
 COMMENT ON COLUMN bi.evaluation_regret.p IS 'P value of McNemar''s exact two-sided test.';

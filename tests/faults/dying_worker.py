@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Timer
 from typing import Any, TypeAlias
 
@@ -24,10 +24,10 @@ from job_data import prediction
 from loracomp.config import Settings, load_settings
 from loracomp.database.connections import Connection, connect
 from loracomp.database.queries import QUERIES
+from loracomp.database.routing import route
 from loracomp.errors import JobError
 from loracomp.model.batching import halving_on_out_of_memory
-from loracomp.records import Failure, Job, Route
-from loracomp.steps.route import route
+from loracomp.records import Failure, Job, Prediction, Routed
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 from routing_data import BASE_MODEL
@@ -38,7 +38,7 @@ LARGEST_BATCH = 8
 """Of jobs that say "much": more than that and memory runs out."""
 MORE_THAN_THERE_IS = 1 << 60
 """Numbers of a tensor that no machine holds."""
-Prepared: TypeAlias = tuple[Job, Route, str]
+Prepared: TypeAlias = tuple[Job, Routed, str]
 
 
 @dataclass
@@ -81,20 +81,18 @@ class NoModel:
         weights = read_weights(connection, {id_ for each in found for id_ in each.composition.adapter_ids})
         return [(job, routes[job.id], digest(routes[job.id], weights)) for job in jobs]
 
-    def answer(self, prepared: Sequence[Prepared], wanted: Callable[[Job], bool]) -> list[dict[str, Any] | Failure]:
+    def answer(self, prepared: Sequence[Prepared], wanted: Callable[[Job], bool]) -> list[Prediction | Failure]:
         time.sleep(self._seconds)
         self._death.at("predicting")
         return failures_of([job for job, *_ in prepared], halving_on_out_of_memory(self._rows, prepared))
 
-    def _rows(self, prepared: Sequence[Prepared]) -> list[dict[str, Any] | JobError]:
+    def _rows(self, prepared: Sequence[Prepared]) -> list[Prediction | JobError]:
         misbehave([job for job, *_ in prepared])
         return [
-            prediction(
-                job.id,
-                output=job.prompt.upper(),
-                batch_size=len(prepared),
+            replace(
+                prediction(job.id, output=job.prompt.upper(), batch_size=len(prepared), base_model=BASE_MODEL),
                 composition_digest=weighed,
-                **trace(routed),
+                trace=routed.trace,
             )
             for job, routed, weighed in prepared
         ]
@@ -151,26 +149,9 @@ def read_weights(connection: Connection, adapter_ids: set[int]) -> dict[int, byt
     return {row["adapter_id"]: row["bytes"] or b"" for row in rows}
 
 
-def digest(routed: Route, weights: dict[int, bytes]) -> str:
+def digest(routed: Routed, weights: dict[int, bytes]) -> str:
     """Of the weights that an answer would rest on: it tells one version of an adapter from another."""
     return hashlib.sha256(b"".join(weights[id_] for id_ in routed.composition.adapter_ids)).hexdigest()
-
-
-def trace(routed: Route) -> dict[str, Any]:
-    return {
-        "base_model": BASE_MODEL,
-        "example_ids": routed.example_ids,
-        "example_tasks": routed.example_tasks,
-        "similarities": routed.similarities,
-        "tasks": routed.tasks,
-        "probabilities": routed.probabilities,
-        "weights": routed.weights,
-        "composed_tasks": routed.composed_tasks,
-        "adapter_ids": routed.composition.adapter_ids,
-        "adapter_sha256": routed.composition.adapter_sha256,
-        "adapter_weights": routed.composition.weights,
-        "policy": routed.policy,
-    }
 
 
 class Mortal(Worker):

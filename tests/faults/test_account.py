@@ -13,7 +13,7 @@ import typer
 from arena import Arena, own_server
 from faults import SkippedError
 from job_data import claim, prediction
-from loracomp.steps.record import record_predictions
+from loracomp.worker.record import record_predictions
 from routing_data import BASE_MODEL
 
 TRACE = {

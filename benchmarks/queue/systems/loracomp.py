@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from psycopg.types.json import Jsonb
 
 from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database import schema
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, know_traces
 from loracomp.database.tables import DIMENSIONS
-from loracomp.pipeline import _route_columns
-from loracomp.records import Composition, Job, Route
+from loracomp.records import Answer, Composition, Job, Prediction, Trace, Versions
 from loracomp.worker.loop import Worker
 
 sys.path.append(str(Path(__file__).parents[3] / "tests"))
@@ -33,46 +33,64 @@ VARIANTS = 257
 DIGESTS = [sha256(bytes([number % 256, number // 256])).hexdigest() for number in range(VARIANTS + 4)]
 
 
+TRACES = """
+SELECT t AS trace FROM jsonb_array_elements(%s) WITH ORDINALITY AS v (columns, place)
+CROSS JOIN LATERAL jsonb_populate_record(NULL::loracomp.route_trace, v.columns) AS t ORDER BY v.place
+"""
+VERSIONS = Versions("cpu/float32", BASE_MODEL, DIGESTS[0], "all-MiniLM-L6-v2/2", "0.1.0")
+TIMINGS = {"encode": 12.3, "route": 4.5, "load": 0.1, "compose": 1.2, "predict": 120.0}
+
+
 class NoModel:
     """Traces of jobs with 20 examples of 8 tasks, 4 of them composed; of one batch, no two are alike."""
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
         vectors = random.normal(size=(VARIANTS, DIMENSIONS))
-        self._vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+        self._vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         self._similarities = (-np.sort(-random.uniform(0.3, 0.9, (VARIANTS, 20)))).tolist()
         self._probabilities = (-np.sort(-random.dirichlet(np.ones(8), VARIANTS))).tolist()
         self._scores = (-random.uniform(1, 9, (VARIANTS, 4))).tolist()
         self._examples = random.integers(1, 100_000, (VARIANTS, 20)).tolist()
-        self._orders = [tuple(random.permutation(TASKS).tolist()) for _ in range(VARIANTS)]
+        self._orders = [random.permutation(TASKS).tolist() for _ in range(VARIANTS)]
+        self._traces: list[Trace] = []
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Job]:
+        """The first time, let the server make the traces."""
+        if not self._traces:
+            know_traces(connection)
+            made = Jsonb([self.trace_columns(variant) for variant in range(VARIANTS)])
+            self._traces = [row["trace"] for row in connection.execute(TRACES, [made], binary=True)]
         return jobs
 
-    def answer(self, prepared: Sequence[Job], wanted: Callable[[Job], bool] = lambda _: True) -> list[dict[str, Any]]:
-        return [self._row(job, len(prepared)) for job in prepared]
+    def answer(self, prepared: Sequence[Job], wanted: Callable[[Job], bool] = lambda _: True) -> list[Prediction]:
+        return [self._prediction(job, len(prepared)) for job in prepared]
 
-    def _row(self, job: Job, together: int) -> dict[str, Any]:
-        variant = job.id % VARIANTS
-        tasks, probabilities, scores = self._orders[variant], self._probabilities[variant], self._scores[variant]
-        weights = probabilities[:4]
-        routed = Route(
-            job_id=job.id, policy=POLICY, example_ids=self._examples[variant], example_tasks=(tasks * 3)[:20],
-            similarities=self._similarities[variant], tasks=tasks, probabilities=probabilities,
-            weights=(*weights, 0.0, 0.0, 0.0, 0.0), composed_tasks=tasks[:4],
-            composition=Composition(
-                tuple(range(variant, variant + 4)), tuple(DIGESTS[variant : variant + 4]), weights
-            ),
-        )  # fmt: skip
+    def trace_columns(self, variant: int) -> dict[str, Any]:
+        tasks, probabilities = self._orders[variant], self._probabilities[variant]
         return {
-            "job_id": job.id, "output": f"Lisbon {variant}", "choice_index": 1 + variant % 4, "choice_scores": scores,
-            "prompt_tokens": 30 + variant % 8, "output_tokens": 4,
-            "norm_ratio": 1 + scores[0] / 100, "cosine": weights[0],
-            **_route_columns(routed, self._vectors[variant], DIGESTS[0]),
-            "timings": {"encode": 12.3, "route": 4.5, "load": 0.1, "compose": 1.2, "predict": 120.0},
-            "batch_size": together, "device": "cpu/float32", "base_model": BASE_MODEL, "base_fingerprint": DIGESTS[0],
-            "encoder": "all-MiniLM-L6-v2/2", "code_version": "0.1.0",
+            "query_embedding": str(self._vectors[variant].tolist()), "policy": POLICY,
+            "example_ids": self._examples[variant], "example_tasks": (tasks * 3)[:20],
+            "similarities": self._similarities[variant], "tasks": tasks, "probabilities": probabilities,
+            "weights": [*probabilities[:4], 0, 0, 0, 0], "composed_tasks": tasks[:4],
+            "adapter_ids": list(range(variant, variant + 4)), "adapter_sha256": DIGESTS[variant : variant + 4],
+            "adapter_weights": probabilities[:4],
         }  # fmt: skip
+
+    def _prediction(self, job: Job, together: int) -> Prediction:
+        variant = job.id % VARIANTS
+        scores = tuple(self._scores[variant])
+        answer = Answer(
+            output=f"Lisbon {variant}", choice_index=1 + variant % 4, choice_scores=scores,
+            prompt_tokens=30 + variant % 8, output_tokens=4,
+            norm_ratio=1 + scores[0] / 100, cosine=self._probabilities[variant][0],
+        )  # fmt: skip
+        composition = Composition(
+            tuple(range(variant, variant + 4)), tuple(DIGESTS[variant : variant + 4]),
+            tuple(self._probabilities[variant][:4]),
+        )  # fmt: skip
+        digest = composition.digest(DIGESTS[0])
+        return Prediction(job.id, self._traces[variant], answer, digest, together, TIMINGS, VERSIONS)
 
 
 def install(url: str) -> None:

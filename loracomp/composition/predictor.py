@@ -67,31 +67,28 @@ class Predictor:
     def __init__(
         self,
         base: BaseModel,
-        fetch: Fetch,
         *,
         token_budget: int = 16384,
         cache_bytes: int = 2 << 30,
         diagnostics: float = 1.0,
     ) -> None:
-        """`fetch` reads adapters by id.
-
-        `token_budget` bounds the tokens of one forward pass, padding included; `cache_bytes` what is kept on the
+        """`token_budget` bounds the tokens of one forward pass, padding included; `cache_bytes` what is kept on the
         device between batches (three quarters adapters, one quarter compositions); `diagnostics` is the share of
         compositions for which norm ratio and cosine are measured.
         """
         self._base = base
         self._token_budget = token_budget
-        self._adapters = ResidentAdapters(fetch, cache_bytes * 3 // 4, base.model.device)
+        self._adapters = ResidentAdapters(cache_bytes * 3 // 4, base.model.device)
         self._composer = Composer(base, cache_bytes=cache_bytes // 4, diagnostics=diagnostics)
 
-    def predict(self, requests: Sequence[Request]) -> list[Answer | JobError]:
+    def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Answer | JobError]:
         """Load, compose and answer in one go."""
         compositions = [request.composition for request in requests]
-        return self.answer(requests, self.compose(compositions, self.load(compositions)))
+        return self.answer(requests, self.compose(compositions, self.load(compositions, fetch)))
 
-    def load(self, compositions: Sequence[Composition]) -> Loaded:
+    def load(self, compositions: Sequence[Composition], fetch: Fetch) -> Loaded:
         """The adapters of compositions, on the device; those that are not there yet come by one call of `fetch`."""
-        return self._adapters.get({id_: None for each in compositions for id_ in each.adapter_ids})
+        return self._adapters.get({id_: None for each in compositions for id_ in each.adapter_ids}, fetch)
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
         """See `Composer.compose`."""
