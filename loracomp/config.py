@@ -1,16 +1,24 @@
 """One validated object for every setting; environment variables LORACOMP_<NAME>, or a .env file."""
 
 import os
+import re
 import socket
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from pydantic import Field, ValidationError
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from loracomp.errors import UsageError
+
+_DRIVER = re.compile(r"\Apostgres(ql)?\+\w+(?=://)")
+# Else libpq takes the rest of a password for a host, port or database, and its errors show those.
+_CREDENTIALS_IN_PLACE = re.compile(r"\A\w+://([^@/]*@)?[^@]*\Z")
 
 
 def _default_home() -> Path:
@@ -20,9 +28,14 @@ def _default_home() -> Path:
 class Settings(BaseSettings):
     """Settings of the command line and the worker."""
 
-    model_config = SettingsConfigDict(env_prefix="LORACOMP_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="LORACOMP_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
-    database_url: str | None = Field(None, description="Postgres to use. Defaults to the embedded server under home.")
+    # It may hold a password, which is never shown.
+    database_url: str | None = Field(
+        None, repr=False, description="Postgres to use. Defaults to the embedded server under home."
+    )
     home: Path = Field(
         default_factory=_default_home, description="Embedded server and caches. Defaults to ~/.cache/loracomp."
     )
@@ -63,6 +76,14 @@ class Settings(BaseSettings):
     )
     worker: str | None = Field(None, description="The worker's name. Defaults to host:pid:random.")
 
+    @field_validator("database_url")
+    @classmethod
+    def _as_libpq_takes_it(cls, url: str | None) -> str | None:
+        try:
+            return url and libpq_form(url)
+        except UsageError as error:
+            raise PydanticCustomError("database_url", "{why}", {"why": str(error)}) from None
+
     @cached_property
     def worker_name(self) -> str:
         """Name that leases and predictions carry."""
@@ -76,3 +97,27 @@ def load_settings() -> Settings:
     except ValidationError as error:
         wrong = "; ".join(f"LORACOMP_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise UsageError(f"settings are wrong: {wrong}") from None
+
+
+def libpq_form(address: str) -> str:
+    """The address without the driver that SQLAlchemy's form names (`postgresql+psycopg://`); others stay as they are.
+
+    It is a URL or libpq's `keyword=value` pairs. Raises UsageError, which does not repeat it, where libpq can't read it
+    or would take part of a password for something else.
+    """
+    plain = _DRIVER.sub("postgresql", address)
+    if not _is_readable(plain):
+        raise UsageError(
+            "the database's address was not understood: write postgresql://USER@HOST:PORT/DATABASE, or pairs such as "
+            "host=HOST dbname=DATABASE; in a URL's password write @ as %40, / as %2F, : as %3A and % as %25"
+        )
+    return plain
+
+
+def _is_readable(address: str) -> bool:
+    try:
+        port = str(conninfo_to_dict(address).get("port", ""))
+    except psycopg.ProgrammingError:
+        return False
+    in_place = "://" not in address or _CREDENTIALS_IN_PLACE.match(address.partition("?")[0])
+    return bool(in_place and re.fullmatch(r"[\d,]*", port))

@@ -711,6 +711,48 @@ def test_purge_deletes_old_ended_jobs_in_batches_with_predictions_and_events(con
     assert {event["entity_id"] for event in events} == {queued, None}  # and one that says how many were purged
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("'-1 day'", "older_than must not be negative, and is -1 days"),
+        ("'-1 day', force => true", "older_than must not be negative"),
+        ("'1 month -40 days', force => true", "older_than must not be negative"),
+        ("'59 minutes'", "older_than must be at least an hour, and is 00:59:00"),
+        ("'0'", "older_than must be at least an hour"),
+        ("'0', force => NULL", "older_than must be at least an hour"),
+        ("'-1000 years'", "older_than must be between"),
+        ("'infinity'", "older_than must be between"),
+    ],
+)
+def test_a_slip_in_the_age_purges_nothing(connection: Connection, arguments: str, said: str):
+    add_jobs(connection, "a")
+    connection.execute("UPDATE loracomp.job SET status = 'cancelled', finished_at = now() - interval '2 hours'")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=said):
+        connection.execute(f"SELECT loracomp.purge_jobs({arguments})".encode())
+    assert len(statuses(connection)) == 1
+
+
+def test_what_has_just_ended_is_purged_by_force(connection: Connection):
+    old, new = add_jobs(connection, *"ab")
+    connection.execute("UPDATE loracomp.job SET status = 'cancelled', finished_at = now() - interval '2 minutes'")
+    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '2 hours' WHERE id = %s", (old,))
+    assert connection.execute("SELECT loracomp.purge_jobs('1 hour') AS count").fetchone() == {"count": 1}
+    assert statuses(connection) == {new: "cancelled"}
+    purge = "SELECT loracomp.purge_jobs('1 minute', force => true) AS count"
+    assert connection.execute(purge).fetchone() == {"count": 1}
+
+
+def test_a_job_deleted_by_hand_takes_its_answer_along(connection: Connection):
+    gone, kept = add_jobs(connection, *"ab")
+    record_predictions(connection, claim(connection), [prediction(gone), prediction(kept)])
+    connection.execute("DELETE FROM loracomp.job WHERE id = %s", (gone,))
+    assert connection.execute("SELECT job_id FROM loracomp.prediction").fetchall() == [{"job_id": kept}]
+    with pytest.raises(psycopg.errors.FeatureNotSupported, match="referenced in a foreign key"):
+        connection.execute("TRUNCATE loracomp.job")
+    with pytest.raises(psycopg.errors.ForeignKeyViolation, match="a_prediction_answers_a_job"):
+        connection.execute("UPDATE loracomp.prediction SET job_id = %s", (gone,))
+
+
 def test_the_documented_schedule_purges_until_nothing_is_left(connection: Connection):
     docs = (ROOT / "docs" / "operations.md").read_text()
     statements = set(re.findall(r"DO \$\$.*?END \$\$", docs))

@@ -1,10 +1,14 @@
 """Who used what, what erasing removes and what it leaves, and how a policy looked on a day."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
 
+from job_data import prediction_row, record
 from loracomp.database import connections as db
-from people_data import add_examples, answer, load, one, submit
+from people_data import add_examples, answer, claim, load, one, submit
 from people_fixtures import connect, login, values
 
 REPORT = "SELECT what, rows, names FROM loracomp.{}"
@@ -120,6 +124,96 @@ def test_erasing_a_submitter_leaves_events_alone(database: str, logins: None) ->
         submit(alice, "alice may go on")
 
 
+def test_erasing_a_persons_jobs_by_number_or_tag_leaves_others_and_no_words(database: str, logins: None) -> None:
+    with (
+        db.connect(database) as owner,
+        connect(database, "alice") as alice,
+        connect(database, "bob") as bob,
+        connect(database, "adam") as adam,
+    ):
+        examples = load(owner)
+        tagged = {"tags": '{"customer": 7, "product": "SECRET"}', "idempotency_key": "SECRET"}
+        answer(owner, submit(alice, "SECRET prompt", **tagged), examples, output="SECRET answer")
+        submit(bob, "SECRET too", **tagged, run_at="3000-01-01")
+        kept = [
+            submit(alice, "another customer", tags='{"customer": 8}', run_at="3000-01-01"),
+            submit(alice, "a text", tags='{"customer": "7"}', run_at="3000-01-01"),
+            submit(alice, "more than one", tags='{"customer": [7]}', run_at="3000-01-01"),
+            submit(bob, "no tags", run_at="3000-01-01"),
+        ]
+        assert report(adam, """erase_jobs('{"customer": 7, "product": "other"}'::jsonb)""")["jobs deleted"] == (0, None)
+        assert report(adam, """erase_jobs(tags => '{"customer": 7}')""") == {
+            "jobs deleted": (2, None),
+            "of them unfinished": (1, None),
+            "answers with their traces deleted": (1, None),
+            "events of these jobs kept, without words": (4, None),  # claimed, answered, and two deleted
+            "numbers that no job has": (0, None),
+        }
+        assert values(owner, "SELECT id FROM loracomp.job") == set(kept)
+        assert values(owner, "SELECT job_id FROM loracomp.prediction") == set()
+        assert "SECRET" not in one(owner, TEXTS)["text"]
+        erased = report(adam, f"erase_jobs(ARRAY[{kept[0]}, {kept[0]}, 4711, NULL])")
+        assert erased["jobs deleted"] == (1, None)
+        assert erased["numbers that no job has"] == (1, "4711")
+        assert values(owner, "SELECT id FROM loracomp.job") == set(kept[1:])
+        events = owner.execute(
+            "SELECT actor, action, before FROM loracomp.audit_event"
+            " WHERE entity = 'job' AND entity_id IS NULL ORDER BY id"
+        )
+        assert [tuple(event.values()) for event in events] == [
+            (login("adam"), "delete", {"rows": rows, "predictions": predictions})
+            for rows, predictions in ((0, 0), (2, 1), (1, 0))
+        ]
+        reasons = "SELECT reason FROM loracomp.audit_event WHERE entity_id IS NOT NULL AND action = 'delete'"
+        assert values(owner, reasons) == {"erase_jobs"}
+
+
+def test_the_answer_of_a_running_job_that_is_erased_is_dropped(
+    database: str, connection: db.Connection, examples: dict[str, int]
+) -> None:
+    job_id = submit(connection, "SECRET")
+    token = claim(connection, job_id)[job_id]
+    assert report(connection, f"erase_jobs('{{{job_id}}}'::bigint[])")["of them unfinished"] == (1, None)
+    with db.connect(database) as worker:
+        renewed = worker.execute("SELECT loracomp.renew_leases(%s, %s, '1 minute')", [[job_id], [token]])
+        assert renewed.fetchall() == []
+        assert record(worker, {job_id: token}, [prediction_row(job_id)]) == set()
+    assert connection.execute("SELECT FROM loracomp.prediction").fetchall() == []
+
+
+def test_erasing_waits_for_an_answer_that_is_being_written_and_takes_it_along(
+    database: str, connection: db.Connection, examples: dict[str, int]
+) -> None:
+    job_id = submit(connection, "SECRET")
+    with db.connect(database) as worker, ThreadPoolExecutor(1) as pool:
+        with worker.transaction():
+            answer(worker, job_id, examples, output="SECRET")
+            erasing = pool.submit(report, connection, f"erase_jobs('{{{job_id}}}'::bigint[])")
+            wait_for_a_lock(worker)
+        assert erasing.result(20)["answers with their traces deleted"] == (1, None)
+    assert "SECRET" not in one(connection, TEXTS)["text"]
+
+
+def wait_for_a_lock(connection: db.Connection) -> None:
+    """Until another session of this database waits for one."""
+    for _ in range(400):
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        connection.execute("SELECT pg_stat_clear_snapshot()")
+        if connection.execute(waiting).fetchone() is not None:
+            return
+        time.sleep(0.05)
+    pytest.fail("nobody waits")
+
+
+@pytest.mark.parametrize("given", ["'{}'::jsonb", "'[7]'::jsonb", "'7'::jsonb", "NULL::jsonb", "NULL::bigint[]"])
+def test_erasing_nobodys_jobs_is_refused_by_name(connection: db.Connection, given: str) -> None:
+    load(connection)
+    job_id = submit(connection)
+    with pytest.raises(psycopg.errors.DataError, match=r"tags must be a JSON object|ids must not be null"):
+        connection.execute(f"SELECT loracomp.erase_jobs({given})".encode())
+    assert values(connection, "SELECT id FROM loracomp.job") == {job_id}
+
+
 def test_how_a_policy_looked_on_a_day(connection: db.Connection) -> None:
     connection.execute("UPDATE loracomp.policy SET created_at = '2020-01-01'")
     start = one(connection, "SELECT clock_timestamp() AS at")["at"]
@@ -196,8 +290,8 @@ def test_purging_and_evaluations_and_emptied_embeddings_leave_events(connection:
     load(connection)
     job_id = submit(connection)
     connection.execute("SELECT loracomp.cancel_job(%s)", [job_id])
-    connection.execute("SELECT loracomp.purge_jobs('0')")
-    connection.execute("SELECT loracomp.purge_jobs('0')")  # nothing left: no event
+    connection.execute("SELECT loracomp.purge_jobs('0', force => true)")
+    connection.execute("SELECT loracomp.purge_jobs('0', force => true)")  # nothing left: no event
     connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
     connection.execute("SELECT loracomp.clear_embeddings()")
     rows = connection.execute(

@@ -259,3 +259,22 @@ def test_a_blank_job_that_a_locale_let_in_ends_and_keeps_no_other_from_being_cla
         assert events.fetchall() == [(2, "failed", "prompt_blank")]
         claimed = connection.execute("SELECT prompt FROM loracomp.claim_jobs('w', 'toy', 9, '1 minute')").fetchall()
         assert claimed == [("Fine?",)]
+
+
+ORPHAN = """
+INSERT INTO loracomp.job (prompt, base_model) VALUES ('Kept?', 'toy');
+INSERT INTO loracomp.prediction (
+    job_id, output, policy, base_model, base_fingerprint, encoder, code_version, submitted_by
+)
+SELECT id, 'SECRET', '{}', 'toy', '', 'none/1', '0', 'nobody' FROM unnest(ARRAY[1, 99]) AS u (id)
+"""
+
+
+def test_answers_whose_job_was_deleted_by_hand_go(empty_database: str) -> None:
+    with schema.installing(empty_database) as installer:
+        command.upgrade(schema.alembic_config(installer), "0027")
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(OLD_ROWS.partition("INSERT INTO loracomp.evaluation")[0])
+        connection.execute(ORPHAN)
+        schema.initialize(empty_database)
+        assert connection.execute("SELECT job_id FROM loracomp.prediction").fetchall() == [(1,)]

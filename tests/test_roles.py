@@ -40,6 +40,7 @@ EXECUTE = {
         add_examples unembedded_examples find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
+        erase_jobs add_embeddings
         tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
         start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks compute_seconds
         white_space is_blank
@@ -55,7 +56,7 @@ OWNERS_ALONE = """
     pick_tasks fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
     check_objects check_server check_roles check_registry check_queue
     fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
-    keep_events_of_others audit_examples audit_embeddings audit_truncate
+    keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
@@ -78,7 +79,7 @@ WRITES = {
     "loracomp_admin": {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation")}
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
     | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
-    | {(table, "INSERT", "*") for table in ("adapter_weights", "example_embedding")},
+    | {(table, "INSERT", "*") for table in ("adapter_weights",)},
 }
 
 
@@ -238,7 +239,10 @@ BREAKOUTS = {
     "claim": "SELECT loracomp.claim_jobs('w', 'toy', 10, '1 minute')",
     "record": "SELECT loracomp.record_predictions(" + "'{}', " * 14 + "'', '', '', '', '')",
     "retry": "SELECT loracomp.retry_job(1)",
-    "purge": "SELECT loracomp.purge_jobs('0')",
+    "purge": "SELECT loracomp.purge_jobs('0', force => true)",
+    "erase by number": "SELECT loracomp.erase_jobs('{1}'::bigint[])",
+    "erase by tag": "SELECT loracomp.erase_jobs('{\"customer\": 7}'::jsonb)",
+    "delete jobs": "SELECT loracomp.delete_jobs('{1}')",
     "hidden tasks": "SELECT loracomp.list_tasks()",
     "adapters": "SELECT loracomp.read_adapters('{1}')",
     "triggers' functions": "SELECT loracomp.fill_job()",
@@ -454,7 +458,7 @@ def test_administrators_administer(database: str, logins: None) -> None:
         adam.execute(f"SELECT loracomp.cancel_job({job_id})")
         adam.execute(f"SELECT loracomp.cancel_job({evaluating})")
         assert "cancelled" in value(adam, f"SELECT loracomp.explain_job({job_id})")
-        assert values(adam, "SELECT loracomp.purge_jobs('0')") == {2}
+        assert values(adam, "SELECT loracomp.purge_jobs('0', force => true)") == {2}
         relations = values(
             adam,
             "SELECT oid::regclass::text FROM pg_class "

@@ -308,7 +308,7 @@ def test_rescore_refuses_an_unknown_job(connection: db.Connection) -> None:
             "embedded by toy-encoder/1, and .* by toy-encoder/2",
         ),
         ("UPDATE loracomp.prediction SET query_embedding = NULL", {"k": 31}, "has no stored embedding"),
-        ("DELETE FROM loracomp.job", {"exclude_tasks": []}, "has no stored embedding"),
+        ("DELETE FROM loracomp.job", {"exclude_tasks": []}, "has no prediction"),
     ],
 )
 def test_where_it_cannot_retrieve_again_rescore_says_why(

@@ -2,7 +2,10 @@
 
 import copy
 import json
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
+from threading import Barrier, BrokenBarrierError
 
 import numpy as np
 import pytest
@@ -14,9 +17,9 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.model.encoder import load_encoder
-from loracomp.registry import embeddings
+from loracomp.registry import embeddings, tasks
 from loracomp.registry.base_models import check_encoder, load_registered_encoder, set_encoder
-from loracomp.registry.embeddings import embed_examples, load_embeddings
+from loracomp.registry.embeddings import add_embeddings, embed_examples, load_embeddings
 from loracomp.registry.example_files import read_lines
 from loracomp.registry.tasks import add_rows, add_task, draw, import_examples
 
@@ -93,6 +96,57 @@ def test_an_import_that_was_killed_goes_on_where_it_stopped(connection, database
     assert [row["embedding"] is not None for row in stored(connection)] == [True] * 4 + [False] * 6
     assert embed_examples(connection, minilm, "facts") == 6
     assert all(row["embedding"] is not None for row in stored(connection))
+
+
+def test_two_imports_at_once_store_each_row_once_and_say_so(database, tmp_path, minilm, monkeypatch, capsys):
+    set_encoder(database, minilm)
+    lines = [{"prompt": f"What comes after {number}?", "answer": str(number + 1)} for number in range(40)]
+    examples = list(read_lines(write_lines(tmp_path / "facts.jsonl", lines), "facts"))
+    monkeypatch.setattr(embeddings, "EMBEDDED_TOGETHER", 16)
+    monkeypatch.setattr(tasks, "ROWS_TOGETHER", 16)
+    together = Barrier(2)
+
+    class Together:
+        """The encoder's model, in step with the other import's: both have read the same rows."""
+
+        device = minilm.model.device
+
+        def encode(self, texts, **settings):
+            with suppress(BrokenBarrierError):
+                together.wait(2)
+            return minilm.model.encode(texts, **settings)
+
+    def work(_: int) -> tuple[dict[str, int], int]:
+        with db.connect(database) as connection:
+            add_task(connection, "facts")
+            counts = import_examples(connection, "facts", examples).counts
+            return dict(counts), embed_examples(connection, replace(minilm, model=Together()), "facts")
+
+    with ThreadPoolExecutor(2) as pool:
+        (first, embedded), (second, embedded_too) = pool.map(work, range(2))
+    assert first.get("added", 0) + second.get("added", 0) == 40
+    assert first.get("unchanged", 0) + second.get("unchanged", 0) == 40
+    assert embedded + embedded_too == 40
+    assert "another import ran at the same time: it had embedded" in " ".join(capsys.readouterr().err.split())
+    with db.connect(database) as connection:
+        assert sum(row["embedding"] is not None for row in stored(connection)) == 40
+
+
+def test_an_example_that_is_erased_while_it_is_embedded_is_left_out(connection, database, tmp_path, minilm):
+    set_encoder(database, minilm)
+    add_task(connection, "facts")
+    import_examples(connection, "facts", read_lines(write_lines(tmp_path / "facts.jsonl", LINES), "facts"))
+    erased, kept = connection.execute(
+        "SELECT id AS example_id FROM loracomp.example WHERE split = 'train' ORDER BY id"
+    ).fetchall()
+    connection.execute("SELECT loracomp.erase_example(%s)", [erased["example_id"]])
+    vectors = np.eye(2, 832, dtype=np.float32)
+    assert add_embeddings(connection, [erased, kept], vectors) == 1
+    assert add_embeddings(connection, [kept], vectors[1:]) == 0
+    with pytest.raises(UsageError, match="embeddings must be as many as example_ids"):
+        add_embeddings(connection, [kept], vectors)
+    with pytest.raises(UsageError, match="expected 832 dimensions, not 3"):
+        add_embeddings(connection, [erased, kept], np.eye(2, 3, dtype=np.float32))
 
 
 def test_a_row_that_stands_in_another_split_is_reported_and_left_alone(connection, tmp_path):
@@ -211,8 +265,9 @@ def test_many_embeddings_are_loaded_before_their_index_is_built(connection, data
     load_embeddings(connection, ids[there:], vectors[there:])
     assert index_definition(connection) == before
     assert (index_number(connection) != number) == rebuilt
-    with pytest.raises(RefusedError, match="an example has one embedding"):
-        load_embeddings(connection, ids, vectors)
+    load_embeddings(connection, ids, -vectors)  # as another import may, at the same time: what is there stays
+    stored_now = connection.execute("SELECT embedding FROM loracomp.example_embedding ORDER BY example_id").fetchall()
+    np.testing.assert_array_equal(np.stack([row["embedding"].to_numpy() for row in stored_now]), vectors)
     assert index_definition(connection) == before
 
 

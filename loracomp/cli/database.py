@@ -4,6 +4,8 @@ import os
 from typing import Annotated
 
 import typer
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 
 from loracomp.cli.common import AsJson, console, emit_json
 from loracomp.config import load_settings
@@ -59,7 +61,15 @@ def status(as_json: AsJson = False) -> None:
 
 @db_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to psql.")] = None) -> None:
-    """Open psql on the database, or run `loracomp db psql -c "..."`."""
-    url = embedded.database_url(load_settings())
+    """Open psql on the database, or run `loracomp db psql -c "..."`. Its own options hold, such as -U ROLE."""
+    environment = _for_psql(embedded.database_url(load_settings()))
     program = str(embedded.psql_path())
-    os.execv(program, [program, url, *(arguments or [])])  # noqa: S606  psql takes this process's place
+    os.execve(program, [program, *(arguments or [])], environment)  # noqa: S606  psql takes this process's place
+
+
+def _for_psql(url: str) -> dict[str, str]:
+    """The URL as libpq's variables: psql's options go before them, and others see no password among its arguments."""
+    variables = {option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}
+    named = {variables[key]: str(value) for key, value in conninfo_to_dict(url).items() if key in variables}
+    # Like an option, a service goes before the variables; one that the URL does not name must not.
+    return {key: value for key, value in os.environ.items() if key != "PGSERVICE"} | named

@@ -15,6 +15,7 @@ from psycopg.pq import Format
 from psycopg.rows import dict_row
 from psycopg.types import TypeInfo
 
+from loracomp.config import libpq_form
 from loracomp.errors import (
     DatabaseUnavailableError,
     LoracompError,
@@ -61,7 +62,8 @@ def connect(
     It keeps nothing in the session, so that a pooler may change the server's end with each transaction: no statement is
     prepared, for what we send are calls, and functions keep their plans.
     A statement that takes longer than `answer_s` seconds raises psycopg.OperationalError, and the connection is of no
-    use then. Raises DatabaseUnavailableError where the server can't be reached or has no pgvector.
+    use then. Raises DatabaseUnavailableError where the server can't be reached or has no pgvector, UsageError where
+    `url` can't be read.
     """
     with translated_errors():
         connection: _Impatient[dict[str, Any]] = _Impatient.connect(
@@ -116,7 +118,7 @@ class _TraceDumper(Dumper):
 def with_defaults(url: str) -> str:
     """Unless the URL says otherwise: give up connecting after 10 s, notice within a minute that the server is gone."""
     defaults = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
-    return make_conninfo("", **{**defaults, **conninfo_to_dict(url)})
+    return make_conninfo("", **{**defaults, **conninfo_to_dict(libpq_form(url))})
 
 
 @contextmanager

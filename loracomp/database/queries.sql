@@ -68,6 +68,12 @@ SELECT * FROM loracomp.unembedded_examples(task => %(task)s, max_examples => %(m
 -- name: find_unembedded
 SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(content_hashes)s)
 
+-- name: add_embeddings
+-- Vectors travel in binary, as for route_jobs.
+SELECT loracomp.add_embeddings(
+    example_ids => %(example_ids)s::bigint[], embeddings => %(embeddings)b::vector[]
+) AS added
+
 -- name: stage_adapter
 SELECT * FROM loracomp.stage_adapter(
     task => %(task)s, base_model => %(base_model)s, name => %(name)s, rank => %(rank)s::int, alpha => %(alpha)s::float8,

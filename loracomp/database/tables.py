@@ -662,7 +662,7 @@ worker = Table(
 prediction = Table(
     "prediction",
     metadata,
-    # No foreign keys: a trace outlives what it names.
+    # No foreign key but the job's: a trace outlives what else it names.
     _required("job_id", BigInteger, "The job it answers.", primary_key=True, autoincrement=False),
     _optional("output", Text, "The answer; null for a job of kind route."),
     _optional("choice_index", Integer, "1-based: choices[choice_index] is the output."),
@@ -711,6 +711,8 @@ prediction = Table(
     _optional(
         "eligible_task_count", Integer, "Tasks that the job might have retrieved; null in traces older than the column."
     ),
+    # Whoever deletes a job by hand leaves no answer behind.
+    ForeignKeyConstraint(["job_id"], ["loracomp.job.id"], name="a_prediction_answers_a_job", ondelete="CASCADE"),
     # What reports cast and add up: a faulty worker must break none.
     CheckConstraint(
         "jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, "

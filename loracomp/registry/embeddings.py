@@ -15,6 +15,8 @@ from loracomp.registry.base_models import check_encoder
 
 EMBEDDED_TOGETHER = 256
 """Stored together, so lost together if killed: a few seconds' work."""
+ADDED_TOGETHER = 4096
+"""Sent in one statement: some 14 MB."""
 
 Vectors = npt.NDArray[np.float32]
 
@@ -22,18 +24,22 @@ Vectors = npt.NDArray[np.float32]
 def embed_examples(connection: Connection, encoder: Encoder, task: str | None = None) -> int:
     """Embed the train examples that lack it, of one task or of all, with a progress bar; how many they were.
 
-    Each batch is stored by binary COPY as soon as it is embedded: killed and run again, it goes on from there.
+    Each batch is stored as soon as it is embedded: killed and run again, it goes on from there. Where another import
+    embeds the same examples at the same time, each is stored once, and a line on stderr says so.
     Raises RefusedError unless `encoder` is the database's.
     """
     check_encoder(connection, encoder)
-    done = 0
+    done = others = 0
     with progress_bar() as progress:
         line = progress.add_task("embedding", total=None)
         while rows := _unembedded(connection, task):
             progress.update(line, total=done + rows[0]["remaining"])
-            copy_embeddings(connection, rows, encoder.encode([(r["prompt"], r["choices"]) for r in rows]))
-            done += len(rows)
+            added = add_embeddings(connection, rows, encoder.encode([(r["prompt"], r["choices"]) for r in rows]))
+            done += added
+            others += len(rows) - added
             progress.update(line, completed=done)
+    if others:
+        progress.console.print(f"another import ran at the same time: it had embedded {others} of these examples")
     tune_routing(connection)
     return done
 
@@ -45,23 +51,25 @@ def progress_bar() -> Progress:
 
 
 def load_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], vectors: Vectors) -> None:
-    """Store many embeddings at once, all or none; the index is built anew where that is faster."""
+    """Store many embeddings at once, all or none, as `add_embeddings`; the index is built anew where that is faster."""
     if rows:
         with translated_errors(), connection.transaction():
             row = connection.execute(QUERIES["drop_embedding_index"], {"incoming": len(rows)}).fetchone()
-            copy_embeddings(connection, rows, vectors)
+            for start in range(0, len(rows), ADDED_TOGETHER):
+                part = slice(start, start + ADDED_TOGETHER)
+                add_embeddings(connection, rows[part], vectors[part])
             if row and row["dropped"]:
                 connection.execute(QUERIES["build_embedding_index"])
     tune_routing(connection)
 
 
-def copy_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], vectors: Vectors) -> None:
-    """Store unit vectors [n, dimensions] of n examples (rows with example_id and task_id), all or none."""
-    statement = "COPY loracomp.example_embedding (example_id, task_id, embedding) FROM STDIN (FORMAT binary)"
-    with translated_errors(), connection.cursor().copy(statement) as copy:
-        copy.set_types(["int8", "int4", "vector"])
-        for row, vector in zip(rows, vectors, strict=True):
-            copy.write_row((row["example_id"], row["task_id"], vector))
+def add_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], vectors: Vectors) -> int:
+    """Store unit vectors [n, dimensions] of n examples (rows with example_id); of how many that had none yet."""
+    values = {"example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors)}
+    with translated_errors():
+        row = connection.execute(QUERIES["add_embeddings"], values).fetchone()
+    assert row
+    return int(row["added"])
 
 
 def tune_routing(connection: Connection) -> None:

@@ -28,7 +28,7 @@ BEGIN
     SELECT j.* INTO asked FROM loracomp.job AS j WHERE j.id = retrieve_again.job;
     SELECT p.encoder INTO used_encoder FROM loracomp.prediction AS p
     WHERE p.job_id = retrieve_again.job AND p.query_embedding IS NOT NULL;
-    IF asked.id IS NULL OR used_encoder IS NULL THEN
+    IF used_encoder IS NULL THEN
         RAISE EXCEPTION 'job % has no stored embedding to retrieve with', retrieve_again.job
             USING ERRCODE = 'no_data_found', HINT = 'leave exclude_tasks out, and k as stored or lower';
     END IF;

@@ -8,12 +8,9 @@ AS $$
 #variable_conflict use_column
 DECLARE
     before CONSTANT text := loracomp.give_reason('erase_example');
-    -- Whoever calls may have set it, and would be taken for purge_jobs, which leaves one event for all jobs.
-    purging CONSTANT text := set_config('loracomp.purging', 'off', true);
     old loracomp.example;
     embeddings bigint;
-    jobs bigint[];
-    predictions bigint;
+    asking record;
 BEGIN
     SELECT e.* INTO old FROM loracomp.example AS e WHERE e.id = erase_example.example_id FOR UPDATE;
     IF old.id IS NULL THEN
@@ -22,12 +19,9 @@ BEGIN
     DELETE FROM loracomp.example_embedding AS v WHERE v.example_id = old.id;
     GET DIAGNOSTICS embeddings = ROW_COUNT;
     DELETE FROM loracomp.example AS e WHERE e.id = old.id;
-    WITH gone AS (
-        DELETE FROM loracomp.job AS j WHERE j.evaluation IS NOT NULL AND j.example_id = old.id RETURNING j.id
-    )
-    SELECT coalesce(array_agg(g.id), '{}') INTO jobs FROM gone AS g;
-    DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (jobs);
-    GET DIAGNOSTICS predictions = ROW_COUNT;
+    SELECT * INTO asking FROM loracomp.delete_jobs(
+        ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.evaluation IS NOT NULL AND j.example_id = old.id)
+    );
     PERFORM loracomp.give_reason(before);
     RETURN QUERY
     SELECT f.what, f.rows, f.names
@@ -35,8 +29,11 @@ BEGIN
         VALUES
             (1, 'example deleted', 1::bigint, old.source_ref),
             (2, 'embedding deleted', embeddings, NULL),
-            (3, 'jobs of evaluations that asked it deleted', cardinality(jobs)::bigint, array_to_string(jobs, ', ')),
-            (4, 'their answers deleted', predictions, NULL)
+            (
+                3, 'jobs of evaluations that asked it deleted', cardinality(asking.deleted)::bigint,
+                array_to_string(asking.deleted, ', ')
+            ),
+            (4, 'their answers deleted', asking.predictions, NULL)
     ) AS f (place, what, rows, names)
     UNION ALL
     SELECT

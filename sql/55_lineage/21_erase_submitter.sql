@@ -9,38 +9,29 @@ AS $$
 #variable_conflict use_column
 DECLARE
     before CONSTANT text := loracomp.give_reason('erase_submitter');
-    -- Whoever calls may have set it, and would be taken for purge_jobs, which leaves one event for all jobs.
-    purging CONSTANT text := set_config('loracomp.purging', 'off', true);
-    jobs bigint[];
-    unfinished bigint;
-    predictions bigint;
+    gone record;
 BEGIN
-    WITH gone AS (
-        DELETE FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter
-        RETURNING j.id, j.finished_at
-    )
-    SELECT coalesce(array_agg(g.id ORDER BY g.id), '{}'), count(*) FILTER (WHERE g.finished_at IS NULL)
-    INTO jobs, unfinished FROM gone AS g;
+    SELECT * INTO gone FROM loracomp.delete_jobs(
+        ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
+    );
     DELETE FROM loracomp.turn AS t WHERE t.submitted_by = erase_submitter.submitter;
     -- The empty name stands for all submitters.
     DELETE FROM loracomp.queue_count AS c
     WHERE c.submitted_by = erase_submitter.submitter AND erase_submitter.submitter <> '';
-    DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (jobs);
-    GET DIAGNOSTICS predictions = ROW_COUNT;
     INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason, after)
     VALUES (
         loracomp.caller(), 'submitter', erase_submitter.submitter, 'delete', 'erase_submitter',
-        jsonb_build_object('jobs', cardinality(jobs), 'predictions', predictions)
+        jsonb_build_object('jobs', cardinality(gone.deleted), 'predictions', gone.predictions)
     );
     PERFORM loracomp.give_reason(before);
     RETURN QUERY
     VALUES
-        ('jobs deleted', cardinality(jobs)::bigint, NULL::text),
-        ('of them unfinished', unfinished, NULL),
-        ('answers with their traces deleted', predictions, NULL)
+        ('jobs deleted', cardinality(gone.deleted)::bigint, NULL::text),
+        ('of them unfinished', gone.unfinished, NULL),
+        ('answers with their traces deleted', gone.predictions, NULL)
     UNION ALL
     SELECT 'events of these jobs kept, without words', count(*), NULL
-    FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (jobs)
+    FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (gone.deleted)
     UNION ALL
     SELECT
         'rows of reports until they are refreshed', count(*),

@@ -79,6 +79,7 @@ loracomp.list_tasks,
 loracomp.add_examples,
 loracomp.unembedded_examples,
 loracomp.find_unembedded,
+loracomp.add_embeddings,
 loracomp.stage_adapter,
 loracomp.find_adapter,
 loracomp.activate_adapter,
@@ -92,7 +93,9 @@ loracomp.note_readers,
 loracomp.lineage_of_example,
 loracomp.lineage_of_adapter,
 loracomp.erase_example,
-loracomp.erase_submitter
+loracomp.erase_submitter,
+loracomp.erase_jobs(bigint[]),
+loracomp.erase_jobs(jsonb)
 TO loracomp_admin;
 
 -- What the above, the views and the constraints call with their caller's rights.
