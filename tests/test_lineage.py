@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
 import pytest
-from psycopg.types.json import Json
 
+from job_data import prediction_row, record
 from loracomp.database import connections as db
 from people_data import add_examples, answer, claim, load, one, submit
 from people_fixtures import connect, login, values
@@ -177,10 +177,7 @@ def test_the_answer_of_a_running_job_that_is_erased_is_dropped(
     with db.connect(database) as worker:
         renewed = worker.execute("SELECT loracomp.renew_leases(%s, %s, '1 minute')", [[job_id], [token]])
         assert renewed.fetchall() == []
-        written = worker.execute(
-            "SELECT loracomp.record_predictions(%s, %s::bigint[])", [Json([{"job_id": job_id}]), [token]]
-        )
-        assert written.fetchall() == []
+        assert record(worker, {job_id: token}, [prediction_row(job_id)]) == set()
     assert connection.execute("SELECT FROM loracomp.prediction").fetchall() == []
 
 
