@@ -88,7 +88,7 @@ def test_an_advisory_lock_holds_up_neither_init_nor_tuning(database: str, logins
     with db.connect(database) as owner, every_advisory_lock_held(database):
         owner.execute("SET statement_timeout = '20s'")
         owner.execute("SELECT loracomp.tune_routing()")
-        owner.execute("DELETE FROM loracomp.sql_object WHERE path = '90_grants/40_functions.sql'")
+        owner.execute("DELETE FROM loracomp.sql_object WHERE path = '90_grants/30_functions.sql'")
         patient = psycopg.conninfo.make_conninfo(database, options="-c lock_timeout=20s")
         assert "sql/ applied again" in schema.initialize(patient)[0]
 
