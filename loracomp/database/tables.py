@@ -252,16 +252,16 @@ adapter = Table(
         unique=True,
         postgresql_where=text("status = 'active'"),
     ),
-    comment="LoRA adapters: one task, one base model, versions. The weights are in adapter_weights.",
+    comment="LoRA adapters: one task, one base model, versions. The weights are in adapter_part.",
 )
 
-adapter_weights = Table(
-    "adapter_weights",
+adapter_part = Table(
+    "adapter_part",
     metadata,
     _required("adapter_id", Integer, "The adapter.", autoincrement=False),
     _required("part", Integer, "0, 1, ...: parts of 8 MB, in order.", autoincrement=False),
     _required("bytes", LargeBinary, "This part of the safetensors file."),
-    PrimaryKeyConstraint("adapter_id", "part", name="adapter_weights_part_stands_once"),
+    PrimaryKeyConstraint("adapter_id", "part", name="adapter_part_stands_once"),
     ForeignKeyConstraint(
         ["adapter_id"], ["loracomp.adapter.id"], name="weights_belong_to_an_adapter", ondelete="CASCADE"
     ),

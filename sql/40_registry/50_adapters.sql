@@ -86,7 +86,7 @@ BEGIN
         RETURN NULL;
     END IF;
     SELECT coalesce(sum(octet_length(w.bytes)), 0) INTO stored
-    FROM loracomp.adapter_weights AS w WHERE w.adapter_id = chosen.id;
+    FROM loracomp.adapter_part AS w WHERE w.adapter_id = chosen.id;
     IF stored <> chosen.byte_count THEN
         RAISE EXCEPTION 'adapter %@% has % bytes of weights in the database and should have %',
             chosen.name, chosen.version, stored, chosen.byte_count USING HINT = 'stage it again from its folder';
@@ -191,7 +191,7 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT a.id, a.name, a.version, a.sha256, a.scaling, w.bytes
 FROM loracomp.adapter AS a
-LEFT JOIN loracomp.adapter_weights AS w ON a.id = w.adapter_id
+LEFT JOIN loracomp.adapter_part AS w ON a.id = w.adapter_id
 WHERE a.id = ANY (read_adapters.adapter_ids)
 ORDER BY a.id, w.part;
 END;

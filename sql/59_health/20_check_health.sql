@@ -240,7 +240,7 @@ AS $$
     FROM (
         SELECT a.name, a.version,
             a.sha256 IS NOT DISTINCT FROM encode(sha256(string_agg(w.bytes, '' ORDER BY w.part)), 'hex') AS whole
-        FROM adapter AS a LEFT JOIN adapter_weights AS w ON w.adapter_id = a.id
+        FROM adapter AS a LEFT JOIN adapter_part AS w ON w.adapter_id = a.id
         WHERE a.status <> 'retired' GROUP BY a.id
     ) AS files
     UNION ALL

@@ -38,4 +38,4 @@ GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
     idempotency_key, tags, exclude_tasks, max_attempts, timeout_s, task, expected, evaluation
 ) ON TABLE loracomp.job TO loracomp_admin;
-GRANT INSERT ON TABLE loracomp.adapter_weights TO loracomp_admin;
+GRANT INSERT ON TABLE loracomp.adapter_part TO loracomp_admin;
