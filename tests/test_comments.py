@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import textwrap
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -118,7 +119,7 @@ SELECT
         WHERE a.mode IN ('o', 't') ORDER BY a.place
     ) AS columns,
     EXISTS (SELECT FROM aclexplode(p.proacl) AS g WHERE g.grantee <> p.proowner) AS granted
-FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
+FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') ORDER BY function, arguments
 """
 VIEWS = "SELECT relname FROM pg_class WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind = 'v'"
 
@@ -141,13 +142,18 @@ def signature(function: str, arguments: list[str], result: str, columns: list[st
 def test_docs_show_every_function_as_the_database_has_it(connection: db.Connection) -> None:
     """Those that a role may execute with their signatures, or by name in the last paragraph: not for use elsewhere."""
     rows = connection.execute(FUNCTIONS).fetchall()
-    signatures = {row["function"]: signature(**row) for row in rows}
+    signatures = defaultdict(list)
+    for row in rows:
+        signatures[row["function"]].append(signature(**row))
     page = REFERENCE.read_text()
     if os.environ.get("REWRITE"):
-        page = SIGNATURE.sub(lambda match: signatures[match["function"]], page)
+        next_of = {function: iter(found) for function, found in signatures.items()}
+        page = SIGNATURE.sub(lambda match: next(next_of[match["function"]]), page)
         REFERENCE.write_text(page)
-    shown = {match["function"]: match[0] for match in SIGNATURE.finditer(page)}
-    assert shown == {function: signatures.get(function) for function in shown}, "REWRITE=1 writes them into the page"
+    shown = defaultdict(list)
+    for match in SIGNATURE.finditer(page):
+        shown[match["function"]].append(match[0])
+    assert shown == {function: signatures[function] for function in shown}, "REWRITE=1 writes them into the page"
     helpers = page.rpartition("not for use elsewhere")[2]
     granted = {row["function"] for row in rows if row["granted"]}
     assert {each for each in granted - shown.keys() if f"`{each.partition('.')[2]}`" not in helpers} == set()
