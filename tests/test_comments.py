@@ -164,6 +164,24 @@ def test_docs_name_every_view(connection: db.Connection) -> None:
     assert [row["relname"] for row in connection.execute(VIEWS) if row["relname"] not in page] == []
 
 
+def test_the_call_tree_of_a_claim_is_what_its_functions_call(connection: db.Connection) -> None:
+    """docs/architecture.md's: each function with all functions of ours that its body calls, and no other."""
+    rows = connection.execute("SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace")
+    bodies = {row["proname"]: row["prosrc"] for row in rows}
+    tree = (REFERENCE.with_name("architecture.md")).read_text().partition("## The call tree of a claim\n\n```text\n")[2]
+    above: list[str] = []
+    children: dict[str, set[str]] = {}
+    for line in tree.partition("```")[0].splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 4, line.split()[0]
+        above[depth:] = [name]
+        children[name] = set()
+        if depth:
+            children[above[depth - 1]].add(name)
+    assert "claim_jobs" in children
+    called = {name: set(re.findall(r"loracomp\.(\w+)\(", bodies[name])) & bodies.keys() for name in children}
+    assert children == called
+
+
 def test_columns_in_the_administrators_docs_are_those_that_psql_prints(
     database: str, connection: db.Connection
 ) -> None:
