@@ -168,7 +168,8 @@ def test_the_call_tree_of_a_claim_is_what_its_functions_call(connection: db.Conn
     """docs/architecture.md's: each function with all functions of ours that its body calls, and no other."""
     rows = connection.execute("SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace")
     bodies = {row["proname"]: row["prosrc"] for row in rows}
-    tree = (REFERENCE.with_name("architecture.md")).read_text().partition("## The call tree of a claim\n\n```text\n")[2]
+    page = REFERENCE.with_name("architecture.md").read_text()
+    tree = page.partition("## The call tree of a claim\n\n```text\n")[2]
     above: list[str] = []
     children: dict[str, set[str]] = {}
     for line in tree.partition("```")[0].splitlines():
@@ -180,6 +181,17 @@ def test_the_call_tree_of_a_claim_is_what_its_functions_call(connection: db.Conn
     assert "claim_jobs" in children
     called = {name: set(re.findall(r"loracomp\.(\w+)\(", bodies[name])) & bodies.keys() for name in children}
     assert children == called
+
+
+def test_the_states_of_a_job_are_changed_by_functions_that_exist(connection: db.Connection) -> None:
+    """docs/architecture.md's diagram has every state, and names only functions of ours."""
+    page = REFERENCE.with_name("architecture.md").read_text()
+    diagram = page.partition("```mermaid\n")[2].partition("```")[0]
+    rows = connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace")
+    assert set(re.findall(r"\w+_(?:job|jobs|predictions)\b", diagram)) <= {row["proname"] for row in rows}
+    check = "SELECT pg_get_constraintdef(oid) AS check FROM pg_constraint WHERE conname = 'status_must_be_a_known_one'"
+    (states,) = connection.execute(check).fetchall()
+    assert set(re.findall(r"(\w+) -->", diagram)) == set(re.findall(r"'(\w+)'", states["check"]))
 
 
 def test_columns_in_the_administrators_docs_are_those_that_psql_prints(
