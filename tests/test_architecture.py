@@ -122,6 +122,17 @@ def test_imports_go_one_way(package: str, forbidden: tuple[str, ...]) -> None:
     assert found == set()
 
 
+def test_the_rooms_stand_in_the_docs() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    section = page.partition("## The rooms\n")[2].partition("\n## ")[0]
+    shown = re.findall(r"^\| `(\w+)` \| .+ \| ?(.*?) ?\|$", section, flags=re.MULTILINE)
+    assert dict(shown) == {
+        room: ", ".join(sorted(imported - LOWEST))
+        for room, imported in MAY_IMPORT.items()
+        if room not in LOWEST and not room.startswith("__")
+    }
+
+
 def test_statements_stand_in_queries_sql() -> None:
     found = {
         (name(path), node.lineno, node.value)
