@@ -68,7 +68,7 @@ CREATE TYPE loracomp.route_trace AS (
     adapter_ids integer[],
     adapter_sha256 text[],
     adapter_weights double precision[],
-    policy jsonb,
+    policy_settings jsonb,
     fallback text,
     eligible_task_count integer
 );
@@ -77,7 +77,7 @@ COMMENT ON TYPE loracomp.route_trace IS
 """
 
 # How many predictions each router has: without it reports are planned for a half per cent of them.
-STATISTICS = "CREATE STATISTICS loracomp.prediction_router ON (policy ->> 'router') FROM loracomp.prediction"
+STATISTICS = "CREATE STATISTICS loracomp.prediction_router ON (policy_settings ->> 'router') FROM loracomp.prediction"
 
 # Numbers don't compress: pglz would be tried on each value, for nothing.
 NOT_COMPRESSED = {
@@ -1239,7 +1239,7 @@ def upgrade() -> None:
             comment="Weight of each composed adapter.",
         ),
         sa.Column(
-            "policy",
+            "policy_settings",
             postgresql.JSONB(),
             nullable=False,
             comment="The policy's settings as they were, with its name.",
@@ -1332,8 +1332,13 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
         sa.CheckConstraint(
-            'jsonb_typeof(policy) = \'object\' AND NOT jsonb_path_exists(policy, \'$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 || @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 || @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 || @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 || @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)\')',
-            name="policy_must_hold_numbers_where_policies_do",
+            "jsonb_typeof(policy_settings) = 'object' AND NOT jsonb_path_exists(policy_settings, "
+            """'$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 """
+            """|| @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 """
+            """|| @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 """
+            """|| @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 """
+            """|| @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')""",
+            name="policy_settings_must_hold_numbers_where_policies_do",
         ),
         sa.CheckConstraint(
             "jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, 'strict $.* ? (@.type() <> \"number\" || @ < -1000000000000 || @ > 1000000000000)')",

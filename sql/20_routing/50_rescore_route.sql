@@ -26,7 +26,7 @@ DECLARE
         WHERE NOT loracomp.may_read(loracomp.caller(), r.reader_role)
     );
 BEGIN
-    SELECT p.example_tasks, p.similarities, p.policy INTO names, cosines, stored
+    SELECT p.example_tasks, p.similarities, p.policy_settings INTO names, cosines, stored
     FROM loracomp.prediction AS p
     WHERE p.job_id = rescore_route.job AND (
         loracomp.caller_is_admin()

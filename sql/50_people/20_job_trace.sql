@@ -17,7 +17,7 @@ SELECT
     j.evaluation,
     j.example_id,
     j.policy,
-    p.policy AS policy_settings,
+    p.policy_settings,
     p.example_ids,
     p.example_tasks,
     p.similarities,

@@ -129,8 +129,8 @@ SELECT concat_ws(
     'Answer: ' || loracomp.shorten(prediction.output, 240),
     format(
         'Scores (log-likelihood in nats%s, normalised by: %s)',
-        ', less ' || nullif(prediction.policy ->> 'contrast', '0') || ' of the base model''s',
-        prediction.policy ->> 'choice_normalization'
+        ', less ' || nullif(prediction.policy_settings ->> 'contrast', '0') || ' of the base model''s',
+        prediction.policy_settings ->> 'choice_normalization'
     )
     || E'\n' || (
         SELECT
@@ -173,8 +173,8 @@ SELECT concat_ws(
     ),
     format(
         'Tasks (policy %s: %s over similarities, temperature %s; nucleus over %s, top_p %s, at most %s adapters)',
-        prediction.policy ->> 'name', prediction.policy ->> 'aggregation', prediction.policy ->> 'temperature',
-        prediction.policy ->> 'nucleus', prediction.policy ->> 'top_p', prediction.policy ->> 'max_adapters'
+        prediction.policy_settings ->> 'name', prediction.policy_settings ->> 'aggregation', prediction.policy_settings ->> 'temperature',
+        prediction.policy_settings ->> 'nucleus', prediction.policy_settings ->> 'top_p', prediction.policy_settings ->> 'max_adapters'
     ) || E'\n' || (
         SELECT
             string_agg(
@@ -204,7 +204,7 @@ SELECT CASE
     WHEN prediction.adapter_ids = '{}' THEN 'Composition: none, the base model alone: ' || prediction.fallback
     ELSE concat_ws(
         E'\n',
-        format('Composition: %s', prediction.policy ->> 'strategy'),
+        format('Composition: %s', prediction.policy_settings ->> 'strategy'),
         (
             SELECT
                 string_agg(

@@ -15,8 +15,8 @@ SELECT
     coalesce(m.labels ->> j.task, j.task) AS own_task,
     j.example_id,
     j.policy,
-    p.policy ->> 'router' AS router,
-    p.policy ->> 'strategy' AS strategy,
+    p.policy_settings ->> 'router' AS router,
+    p.policy_settings ->> 'strategy' AS strategy,
     coalesce(p.base_model, j.base_model) AS base_model,
     j.priority,
     cardinality(j.choices) AS choice_count,
@@ -166,14 +166,14 @@ SELECT
     d.is_weekend,
     o.family AS own_family,
     t.family AS top_family,
-    (x.policy -> 'k')::integer AS k,
-    (x.policy -> 'temperature')::double precision AS temperature,
-    x.policy ->> 'aggregation' AS aggregation,
-    x.policy ->> 'nucleus' AS nucleus,
-    (x.policy -> 'top_p')::double precision AS top_p,
-    (x.policy -> 'max_adapters')::integer AS max_adapters,
-    x.policy ->> 'weighting' AS weighting,
-    (x.policy -> 'density')::double precision AS density,
+    (x.policy_settings -> 'k')::integer AS k,
+    (x.policy_settings -> 'temperature')::double precision AS routing_temperature,
+    x.policy_settings ->> 'aggregation' AS aggregation,
+    x.policy_settings ->> 'nucleus' AS nucleus,
+    (x.policy_settings -> 'top_p')::double precision AS routing_top_p,
+    (x.policy_settings -> 'max_adapters')::integer AS max_adapters,
+    x.policy_settings ->> 'weighting' AS weighting,
+    (x.policy_settings -> 'density')::double precision AS density,
     b.architecture,
     b.parameter_count AS base_model_parameters,
     s.is_administrator AS submitter_is_administrator
@@ -193,10 +193,10 @@ COMMENT ON COLUMN bi.prediction_wide.own_family IS
 'Kind of the task that the job comes from; known for evaluations only.';
 COMMENT ON COLUMN bi.prediction_wide.top_family IS 'Kind of the most probable task.';
 COMMENT ON COLUMN bi.prediction_wide.k IS 'Training examples to retrieve, as the policy said then.';
-COMMENT ON COLUMN bi.prediction_wide.temperature IS 'Of the softmax over similarities, as the policy said then.';
+COMMENT ON COLUMN bi.prediction_wide.routing_temperature IS 'Of the softmax over similarities, as the policy said then.';
 COMMENT ON COLUMN bi.prediction_wide.aggregation IS 'How examples'' shares became a task''s, as the policy said then.';
 COMMENT ON COLUMN bi.prediction_wide.nucleus IS 'Whether the nucleus was taken over tasks or over examples.';
-COMMENT ON COLUMN bi.prediction_wide.top_p IS 'Probability that the nucleus had to reach.';
+COMMENT ON COLUMN bi.prediction_wide.routing_top_p IS 'Probability that the nucleus had to reach.';
 COMMENT ON COLUMN bi.prediction_wide.max_adapters IS 'Adapters in the mix at most.';
 COMMENT ON COLUMN bi.prediction_wide.weighting IS 'similarity: by probability. uniform: all alike.';
 COMMENT ON COLUMN bi.prediction_wide.density IS 'Share of entries that ties, magnitude_prune and dare_* kept.';

@@ -13,8 +13,8 @@ SELECT
     a.version,
     x.weight,
     p.base_model,
-    p.policy ->> 'name' AS policy,
-    p.policy ->> 'strategy' AS strategy,
+    p.policy_settings ->> 'name' AS policy,
+    p.policy_settings ->> 'strategy' AS strategy,
     p.created_at AS finished_at,
     (p.created_at AT TIME ZONE 'UTC')::date AS day
 FROM loracomp.prediction AS p

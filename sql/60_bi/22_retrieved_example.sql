@@ -10,7 +10,7 @@ SELECT
     x.example_id,
     coalesce(m.labels ->> x.task, x.task) AS task,
     x.similarity,
-    p.policy ->> 'name' AS policy,
+    p.policy_settings ->> 'name' AS policy,
     p.base_model,
     (p.created_at AT TIME ZONE 'UTC')::date AS day,
     p.created_at AS finished_at
@@ -41,7 +41,7 @@ SELECT
     x.similarity,
     j.task = x.stored_task AS is_of_own_task,
     coalesce(m.labels ->> j.task, j.task) AS own_task,
-    p.policy ->> 'name' AS policy,
+    p.policy_settings ->> 'name' AS policy,
     p.base_model,
     j.evaluation,
     j.submitted_by::text AS submitted_by,

@@ -21,7 +21,7 @@ FROM loracomp.prediction AS p
 INNER JOIN loracomp.job AS j ON p.job_id = j.id
 CROSS JOIN LATERAL unnest(p.tasks, p.probabilities, p.weights)
 WITH ORDINALITY AS x (task, probability, weight, place)
-WHERE p.policy ->> 'router' = 'retrieval'
+WHERE p.policy_settings ->> 'router' = 'retrieval'
 GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL, x.task;
 COMMENT ON MATERIALIZED VIEW loracomp.routing_by_day IS
 'What retrieval made of each day''s jobs, by task: sums that views of bi divide.';

@@ -13,7 +13,7 @@ SELECT
     count(p.fallback) AS fell_back
 FROM loracomp.prediction AS p
 INNER JOIN loracomp.job AS j ON p.job_id = j.id
-WHERE p.policy ->> 'router' = 'retrieval'
+WHERE p.policy_settings ->> 'router' = 'retrieval'
 GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL;
 CREATE UNIQUE INDEX fallback_by_day_key ON loracomp.fallback_by_day (
     day, policy, base_model, is_evaluation

@@ -42,7 +42,7 @@ CROSS JOIN LATERAL (
                     WHERE a.status <> 'staged'
                 ) AS may_be_found
         ) AS s
-        WHERE j.evaluation = e.name AND p.policy ->> 'router' = 'retrieval'
+        WHERE j.evaluation = e.name AND p.policy_settings ->> 'router' = 'retrieval'
     ),
 
     by_task AS (
