@@ -173,8 +173,12 @@ SELECT concat_ws(
     ),
     format(
         'Tasks (policy %s: %s over similarities, temperature %s; nucleus over %s, top_p %s, at most %s adapters)',
-        prediction.policy_settings ->> 'name', prediction.policy_settings ->> 'aggregation', prediction.policy_settings ->> 'temperature',
-        prediction.policy_settings ->> 'nucleus', prediction.policy_settings ->> 'top_p', prediction.policy_settings ->> 'max_adapters'
+        prediction.policy_settings ->> 'name',
+        prediction.policy_settings ->> 'aggregation',
+        prediction.policy_settings ->> 'temperature',
+        prediction.policy_settings ->> 'nucleus',
+        prediction.policy_settings ->> 'top_p',
+        prediction.policy_settings ->> 'max_adapters'
     ) || E'\n' || (
         SELECT
             string_agg(
