@@ -12,15 +12,15 @@ import argparse
 import hashlib
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.lab.catalogue import entry_names, load_entry, read_examples
+from benchmarks.evaluation.asked import HANDWRITTEN, TEXTS, handwritten_examples, texts_of
+from loracomp.lab.catalogue import Phrased, entry_names, load_entry, read_examples
 from loracomp.lab.catalogue.leaks import SHORTEST_SHARED
 from loracomp.lab.catalogue.reading import rows_of
 from loracomp.model.encoder import Encoder, load_encoder
@@ -38,43 +38,6 @@ from loracomp.registry.library_files import PACKAGED, read_examples_file, read_m
 
 Array = npt.NDArray[np.float64]
 
-NLI = ("Premise: {}\nHypothesis: {}\nDoes the premise imply the hypothesis?", "premise", "hypothesis")
-REVIEW = ("{}\n\nHow does the writer feel?\n", "text")
-QUESTION = ("{}\n\nPick the best option.\n", "question")
-# A template that the library has never seen, and the columns that it takes: joined by newlines they are the bare text.
-TEXTS: dict[str, tuple[str, ...]] = {
-    "piqa": ("{}\n\nPick the best option.\n", "goal"),
-    "hellaswag": ("{}. {}\nWhat happens next?", "activity_label", "ctx"),
-    "winogrande": ("{}\n\nPick the best option.\n", "sentence"),
-    "social_i_qa": ("Situation: {}\n{}", "context", "question"),
-    "commonsense_qa": QUESTION,
-    "copa": ("{}\nWhat was the {}?", "premise", "question"),
-    "arc_easy": QUESTION,
-    "arc_challenge": QUESTION,
-    "qasc": QUESTION,
-    "openbookqa": ("{}\n\nPick the best option.\n", "question_stem"),
-    "boolq": ("Read this.\n{}\n\nQ: {}", "passage", "question"),
-    "multirc": ("Read this.\n{}\n\nQ: {}\nProposed answer: {}\nIs that right?", "paragraph", "question", "answer"),
-    "sciq": ("Read this.\n{}\n\nQ: {}", "support", "question"),
-    "rte": (NLI[0], "sentence1", "sentence2"),
-    "cb": NLI,
-    "mnli": NLI,
-    "snli": NLI,
-    "anli": NLI,
-    "scitail": NLI,
-    "qnli": ("Q: {}\nContext: {}\nIs the answer in the context?", "question", "sentence"),
-    "mrpc": ("A: {}\nB: {}\nParaphrase?", "sentence1", "sentence2"),
-    "qqp": ("A: {}\nB: {}\nParaphrase?", "question1", "question2"),
-    "sick": (NLI[0], "sentence_A", "sentence_B"),
-    "subj": REVIEW,
-    "trec": ("{}\n\nPick the best option.\n", "text"),
-    "tweet_eval_sentiment": REVIEW,
-    "sst2": (REVIEW[0], "sentence"),
-    "imdb": REVIEW,
-    "rotten_tomatoes": REVIEW,
-    "yelp_polarity": REVIEW,
-    "amazon_polarity": ("Title: {}\nReview: {}\nHow does the writer feel?", "title", "content"),
-}
 OTHER_WORDS = {
     "True": "entailment", "False": "contradiction", "Neither": "neutral", "yes": "Yes", "no": "No",
     "negative": "Negative", "positive": "Positive",
@@ -165,11 +128,6 @@ def queries_of(task: str, folder: Path, split: str, count: int, index: Index) ->
         )
         for ref in free[:count]
     ]
-
-
-def texts_of(task: str, row: Mapping[str, Any]) -> list[str]:
-    """A row's texts, in the order of TEXTS."""
-    return [str(row[column]).strip() for column in TEXTS[task][1:]]
 
 
 def _prompts(prompt: str, template: str, texts: list[str]) -> dict[str, str]:
@@ -429,10 +387,53 @@ def unseen(index: Index, queries: list[Query], embed: Embedder) -> None:
             print(f"| {task} | {form} | {family:.1%} | {inside.sum(1).mean():.2f} | {names} |")
 
 
+def strangers(index: Index, data: Path, split: str, count: int, embed: Embedder) -> None:
+    """How often the family is first, by the shape's shares, for words that no example has.
+
+    Rows in phrasings that are held out; questions written by hand, which choose nothing; both mean over rows.
+    """
+    worded = [query for task in index.tasks for query in held_out_queries(task, data / task, split, count, index)]
+    groups = {"phrasings held out": worded, "written by hand": handwritten_queries(data)}
+    found = {label: Similarities(index, queries, embed) for label, queries in groups.items()}
+    shapes = [(0, 0, 0), (0.05, 0.05, 0.05), (0.075, 0.05, 0.05), (0, 0, 0.1), (0.15, 0.1, 0), (0.15, 0.1, 0.1)]
+    print(f"\n| shape | {' | '.join(f'{label}, n {len(rows)}' for label, rows in groups.items())} |\n|---|---|---|")
+    for each in shapes:
+        cells = []
+        for label, queries in groups.items():
+            masses, _ = weigh(nearest(found[label]("", Shares(*each)), index.owners), len(index.tasks), Settings())
+            families = np.array([query.family for query in queries])
+            cells.append(f"{100 * (index.families[masses.argmax(1)] == families).mean():.1f}")
+        print(f"| {each} | {' | '.join(cells)} |", flush=True)
+
+
+def held_out_queries(task: str, folder: Path, split: str, count: int, index: Index) -> list[Query]:
+    """Rows of a task that are not in the index, in phrasings that are held out."""
+    entry = load_entry(task)
+    rows = [
+        example
+        for example in read_examples(entry, split, str(folder), phrased=Phrased.HELD_OUT)
+        if example.source_ref not in set(index.source_refs)
+    ]
+    random.Random(0).shuffle(rows)
+    return [Query(task, entry.family, {"": each.prompt}, each.choices or ()) for each in rows[:count]]
+
+
+def handwritten_queries(data: Path) -> list[Query]:
+    """The questions written by hand."""
+    return [
+        Query(task, family, {"": each.prompt}, each.choices or ())
+        for task, family in HANDWRITTEN.items()
+        for each in handwritten_examples(task, str(data))
+    ]
+
+
 def main() -> None:
     options = parse_arguments()
     index = Index(options.library)
     embed = Embedder(load_encoder(index.encoder), options.cache)
+    if options.strangers:
+        strangers(index, options.data, options.split, options.rows, embed)
+        return
     rows = {
         task: queries_of(task, options.data / task, options.split, options.rows, index)
         for task in entry_names()
@@ -459,6 +460,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--split", choices=["train", "validation"], default="train")
     parser.add_argument("--rows", type=int, default=20, help="Queries a task at most.")
     parser.add_argument("--one-text", type=int, default=0, help="Examples a task to embed in version 1 of the input.")
+    parser.add_argument("--strangers", action="store_true", help="Only words that no example has, by hand as well.")
     parser.add_argument("--library", type=Path, default=PACKAGED)
     parser.add_argument("--cache", type=Path, help="Keep embeddings of queries in this .npz file.")
     return parser.parse_args()

@@ -72,7 +72,7 @@ def answer_all(connection: db.Connection, columns: Callable[[Asked], dict[str, A
     asked = connection.execute(ASKED, [list(tokens)]).fetchall()
     answers = {job["id"]: columns(job) for job in asked}
     predictions = [
-        {"job_id": job["id"], "policy": policies[job["policy"]], **VERSIONS, **given}
+        {"job_id": job["id"], "policy_settings": policies[job["policy"]], **VERSIONS, **given}
         for job in asked
         if (given := answers[job["id"]]) is not None
     ]

@@ -103,7 +103,15 @@ def prediction_row(job_id: int, **columns: Any) -> dict[str, Any]:
     versions = {"base_model": BASE, "base_fingerprint": "a" * 64, "encoder": "none/1", "code_version": "0"}
     empty: dict[str, Any] = {name: [] for name in TRACE if name not in _NO_ARRAYS}
     run = {"prompt_tokens": 0, "output_tokens": 0, "timings": {}, "batch_size": 1, "device": None}
-    return {"job_id": job_id, "output": "yes", **empty, "policy": {"name": "default"}, **run, **versions, **columns}
+    return {
+        "job_id": job_id,
+        "output": "yes",
+        **empty,
+        "policy_settings": {"name": "default"},
+        **run,
+        **versions,
+        **columns,
+    }
 
 
 def prediction(job_id: int, **columns: Any) -> Prediction:
@@ -123,11 +131,11 @@ def prediction(job_id: int, **columns: Any) -> Prediction:
 
 TRACE = (
     "query_embedding", "example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights",
-    "composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights", "policy", "fallback",
+    "composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights", "policy_settings", "fallback",
     "eligible_task_count",
 )  # fmt: skip
 """Columns of loracomp.route_trace, in their order."""
-_NO_ARRAYS = ("query_embedding", "policy", "fallback", "eligible_task_count")
+_NO_ARRAYS = ("query_embedding", "policy_settings", "fallback", "eligible_task_count")
 
 
 def trace(columns: Mapping[str, Any]) -> Trace:

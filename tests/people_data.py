@@ -15,7 +15,8 @@ SELECT t.id, 'train', %(prompt)s, %(answer)s, %(source_ref)s, sha256(convert_to(
 FROM loracomp.task AS t WHERE t.name = %(task)s RETURNING id
 """
 POLICY = """
-SELECT to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS policy FROM loracomp.policy AS p WHERE name = %s
+SELECT to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS policy_settings
+FROM loracomp.policy AS p WHERE name = %s
 """
 ADAPTERS = """
 SELECT coalesce(array_agg(a.id ORDER BY place), '{}') AS adapter_ids,

@@ -90,7 +90,7 @@ def test_what_a_worker_fetches_is_what_peft_saved(connection, tmp_path, monkeypa
     for seed, task in enumerate(["piqa", "rte"]):
         write_adapter(tmp_path / task, seed=seed, use_rslora=task == "rte")
         ids.append(stage_adapter(connection, tmp_path / task, task=task).id)
-    parts = connection.execute("SELECT count(*) AS n FROM loracomp.adapter_weights").fetchone()
+    parts = connection.execute("SELECT count(*) AS n FROM loracomp.adapter_part").fetchone()
     assert parts["n"] >= 10
     fetched = fetch_adapters(connection, ids[::-1])
     assert [adapter.id for adapter in fetched] == ids[::-1]
@@ -198,7 +198,7 @@ def test_nothing_of_a_refused_adapter_is_stored(connection, folder):
     with pytest.raises(RefusedError, match=rf"adapter {folder}: module .* holds NaN"):
         stage_adapter(connection, folder, task="piqa")
     stored = connection.execute(
-        "SELECT id FROM loracomp.adapter UNION ALL SELECT adapter_id FROM loracomp.adapter_weights"
+        "SELECT id FROM loracomp.adapter UNION ALL SELECT adapter_id FROM loracomp.adapter_part"
     )
     assert stored.fetchall() == []
 
@@ -362,8 +362,7 @@ def test_one_corrupt_adapter_costs_neither_the_others_nor_the_connection(connect
         write_adapter(tmp_path / str(seed), seed=seed)
         ids.append(stage_adapter(connection, tmp_path / str(seed), task="piqa").id)
     connection.execute(
-        "UPDATE loracomp.adapter_weights SET bytes = set_byte(bytes, octet_length(bytes) - 1, 77) "
-        "WHERE adapter_id = %s",
+        "UPDATE loracomp.adapter_part SET bytes = set_byte(bytes, octet_length(bytes) - 1, 77) WHERE adapter_id = %s",
         ids[:1],
     )
     found = ResidentAdapters(1 << 20).get(ids, partial(fetch_adapters, connection))
@@ -373,7 +372,7 @@ def test_one_corrupt_adapter_costs_neither_the_others_nor_the_connection(connect
 def test_bytes_that_changed_in_the_database_are_not_loaded(connection, folder, tmp_path):
     registered(connection, "piqa")
     staged = stage_adapter(connection, folder, task="piqa")
-    connection.execute("UPDATE loracomp.adapter_weights SET bytes = set_byte(bytes, octet_length(bytes) - 1, 77)")
+    connection.execute("UPDATE loracomp.adapter_part SET bytes = set_byte(bytes, octet_length(bytes) - 1, 77)")
     with pytest.raises(JobError, match="piqa@1: its bytes in the database are not those") as caught:
         fetch_adapters(connection, [staged.id])
     assert (caught.value.code, caught.value.retry) == ("adapter_hash_mismatch", False)
@@ -385,7 +384,7 @@ def test_bytes_that_changed_in_the_database_are_not_loaded(connection, folder, t
 def test_an_adapter_without_its_weights_is_neither_activated_nor_loaded(connection, folder):
     registered(connection, "piqa")
     staged = stage_adapter(connection, folder, task="piqa")
-    connection.execute("DELETE FROM loracomp.adapter_weights")
+    connection.execute("DELETE FROM loracomp.adapter_part")
     with pytest.raises(RefusedError, match=r"piqa@1 has 0 bytes of weights .* stage it again"):
         activate_adapter(connection, staged.id)
     with pytest.raises(JobError, match="sha256 differs"):

@@ -122,6 +122,17 @@ def test_imports_go_one_way(package: str, forbidden: tuple[str, ...]) -> None:
     assert found == set()
 
 
+def test_the_rooms_stand_in_the_docs() -> None:
+    page = (PACKAGE.parent / "docs" / "architecture.md").read_text()
+    section = page.partition("## The rooms\n")[2].partition("\n## ")[0]
+    shown = re.findall(r"^\| `(\w+)` \| .+ \| ?(.*?) ?\|$", section, flags=re.MULTILINE)
+    assert dict(shown) == {
+        room: ", ".join(sorted(imported - LOWEST))
+        for room, imported in MAY_IMPORT.items()
+        if room not in LOWEST and not room.startswith("__")
+    }
+
+
 def test_statements_stand_in_queries_sql() -> None:
     found = {
         (name(path), node.lineno, node.value)
@@ -185,14 +196,34 @@ def test_nothing_is_unpickled() -> None:
     assert imported | loaded == set()
 
 
+MADE = re.compile(r"^CREATE (?:FUNCTION|VIEW|MATERIALIZED VIEW) (?:loracomp|bi)\.(\w+)", flags=re.MULTILINE)
+
+
 @pytest.mark.parametrize("file", sql_files(), ids=lambda file: file.path)
-def test_a_sql_file_says_how_it_is_undone_and_what_it_does(file: SqlFile) -> None:
-    heading = re.match(r"(-- drop: .+\n)*-- (?!drop: )\S.+\n", file.source)
-    assert heading, "begins with `-- drop:` lines and a comment on what it does to state"
-    kinds = "FUNCTION|PROCEDURE|VIEW|MATERIALIZED|TRIGGER|POLICY|INDEX"
-    made = re.findall(rf"^CREATE (?:UNIQUE )?({kinds}) ", file.source, flags=re.M)
-    if "MATERIALIZED" in made:  # its indexes go with it
-        made = [kind for kind in made if kind != "INDEX"]
-    dropped = re.findall(r"^DROP (\w+)", "\n".join(file.drops), flags=re.M)
-    assert sorted(made) == sorted(dropped)
-    assert not re.search(r"\bCASCADE\b", "\n".join(file.drops))
+def test_a_sql_file_begins_with_what_it_holds(file: SqlFile) -> None:
+    """With a comment, which names every function and view where there are several: the call tree."""
+    heading = re.match(r"(--.*\n)+", file.source)
+    assert heading, "begins with a comment"
+    made = set(MADE.findall(file.source))
+    missing = {name for name in made if not re.search(rf"\b{name}\b", heading[0])}
+    assert len(made) == 1 or missing == set()
+
+
+@pytest.mark.parametrize("file", sql_files(), ids=lambda file: file.path)
+def test_a_call_tree_says_what_is_called(file: SqlFile) -> None:
+    """A name that stands below another, of those that the file makes, is one that the other's text names."""
+    heading = re.match(r"(--.*\n)+", file.source)
+    assert heading
+    texts: dict[str, str] = {}
+    for name, body in zip(MADE.findall(file.source), MADE.split(file.source)[2::2], strict=True):
+        texts[name] = texts.get(name, "") + body  # one name may stand for several functions
+    above: list[tuple[int, str]] = []
+    for line in heading[0].splitlines():
+        entry = re.match(r"--( {3,})(?:trigger )?(?:\w+\.)?(\w+)(?:  |$)", line)
+        if entry is None:
+            continue
+        depth, name = len(entry[1]), entry[2]
+        above = [pair for pair in above if pair[0] < depth]
+        if above and name in texts and above[-1][1] in texts:
+            assert re.search(rf"\b{name}\b", texts[above[-1][1]]), f"{above[-1][1]} does not call {name}"
+        above.append((depth, name))

@@ -133,7 +133,7 @@ def test_the_planner_knows_how_many_were_routed(connection: db.Connection, examp
     for _ in range(20):
         answer(connection, submit(connection), examples)
     connection.execute("ANALYZE loracomp.prediction")
-    query = "EXPLAIN (FORMAT JSON) SELECT FROM loracomp.prediction WHERE policy ->> 'router' = 'retrieval'"
+    query = "EXPLAIN (FORMAT JSON) SELECT FROM loracomp.prediction WHERE policy_settings ->> 'router' = 'retrieval'"
     assert one(connection, query)["QUERY PLAN"][0]["Plan"]["Plan Rows"] == 20
 
 

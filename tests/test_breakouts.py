@@ -88,7 +88,7 @@ def test_an_advisory_lock_holds_up_neither_init_nor_tuning(database: str, logins
     with db.connect(database) as owner, every_advisory_lock_held(database):
         owner.execute("SET statement_timeout = '20s'")
         owner.execute("SELECT loracomp.tune_routing()")
-        owner.execute("DELETE FROM loracomp.sql_object WHERE path = '90_grants/40_functions.sql'")
+        owner.execute("DELETE FROM loracomp.sql_object WHERE path = '90_grants/30_functions.sql'")
         patient = psycopg.conninfo.make_conninfo(database, options="-c lock_timeout=20s")
         assert "sql/ applied again" in schema.initialize(patient)[0]
 
@@ -513,8 +513,8 @@ def test_a_submitters_words_are_no_part_of_the_audit(database: str, logins: None
 WORKERS = {
     "a job": "INSERT INTO loracomp.job (prompt) VALUES ('x')",
     "a prediction": "UPDATE loracomp.prediction SET output = 'x'",
-    "weights": "SELECT bytes FROM loracomp.adapter_weights",
-    "other weights": "UPDATE loracomp.adapter_weights SET bytes = ''",
+    "weights": "SELECT bytes FROM loracomp.adapter_part",
+    "other weights": "UPDATE loracomp.adapter_part SET bytes = ''",
     "examples": "SELECT prompt FROM loracomp.example",
     "embeddings": "SELECT embedding FROM loracomp.example_embedding",
     "the audit": "SELECT FROM loracomp.audit_event",
@@ -692,7 +692,7 @@ ADMINS = {
     "replica": "SET session_replication_role = 'replica'",
     "no audit": "TRUNCATE loracomp.audit_event",
     "a job's events": "SET loracomp.purging = 'on'; DELETE FROM loracomp.audit_event WHERE entity = 'job'",
-    "an adapter's weights": "UPDATE loracomp.adapter_weights SET bytes = ''",
+    "an adapter's weights": "UPDATE loracomp.adapter_part SET bytes = ''",
     "a job as another": "INSERT INTO loracomp.job (prompt, submitted_by) VALUES ('x', 'postgres')",
     "an evaluation as another": "INSERT INTO loracomp.evaluation (name, created_by) VALUES ('x', 'postgres')",
     "members of a role": "GRANT loracomp_admin TO loracomp_submitter",

@@ -91,11 +91,11 @@ def test_a_replay_tells_a_forged_answer_and_a_lost_adapter(demo: dict[str, str])
         f" WHERE u.id <> ALL ({of_forged}::integer[])"
     )
     lost = psql(f"SELECT job_id FROM loracomp.prediction WHERE {adapter} = ANY (adapter_ids)")
-    of_adapter = f"loracomp.adapter_weights WHERE adapter_id = {adapter}"
+    of_adapter = f"loracomp.adapter_part WHERE adapter_id = {adapter}"
     psql(f"CREATE TABLE public.kept AS SELECT * FROM {of_adapter}; DELETE FROM {of_adapter}")
     psql(f"UPDATE loracomp.prediction SET output = output || ' forged' WHERE job_id = {forged}")
     said = run(["loracomp", "replay", "--all-since", "2024-01-01", "--sample", "100", "--json"], demo)
-    psql("INSERT INTO loracomp.adapter_weights SELECT * FROM public.kept; DROP TABLE public.kept")
+    psql("INSERT INTO loracomp.adapter_part SELECT * FROM public.kept; DROP TABLE public.kept")
     psql(f"UPDATE loracomp.prediction SET output = replace(output, ' forged', '') WHERE job_id = {forged}")
     assert said.returncode == 1
     results = {result["job"]: result for result in json.loads(said.stdout)}

@@ -1,7 +1,13 @@
-"""Every table, view, column and function says what it is, in the database and in docs/sql.md."""
+"""Every table, view, column and function says what it is, in the database and in docs/sql.md.
 
+docs/sql.md shows each function's signature as the database has it; REWRITE=1 writes them into the page.
+"""
+
+import os
 import re
 import subprocess
+import textwrap
+from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -92,27 +98,100 @@ def test_what_a_view_computes_inherits_nothing(database: str) -> None:
     assert found == ["bi.made.priority", "bi.made.status", "bi.of_it.renamed"]
 
 
-GRANTED = """
-SELECT DISTINCT p.proname AS name, format(
-    '%s.%s(%s)', p.pronamespace::regnamespace, p.proname,
-    (
-        SELECT string_agg(a.name, ', ' ORDER BY a.place)
-        FROM unnest(p.proargnames) WITH ORDINALITY AS a (name, place) WHERE a.place <= p.pronargs
-    )
-) AS call
-FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(p.proacl) AS g
-WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND g.grantee <> p.proowner
-UNION ALL
-SELECT relname, relname FROM pg_class WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind = 'v'
+SIGNATURE = re.compile(r"^    (?P<function>(?:loracomp|bi)\.\w+)\(.*(?:\n(?:     |    \)).*)*", re.M)
+CASTS = re.compile(r"::[\w. ]+(\[\])*")
+WIDTH = 112
+NO_BREAK = "\N{NO-BREAK SPACE}"
+FUNCTIONS = """
+SELECT
+    format('%s.%s', p.pronamespace::regnamespace, p.proname) AS function,
+    ARRAY(
+        SELECT concat_ws(
+            ' ', p.proargnames[a.place], format_type(a.type, NULL),
+            'DEFAULT ' || pg_get_function_arg_default(p.oid, a.place::integer)
+        )
+        FROM unnest(p.proargtypes) WITH ORDINALITY AS a (type, place) ORDER BY a.place
+    ) AS arguments,
+    pg_get_function_result(p.oid) AS result,
+    ARRAY(
+        SELECT format('%s %s', a.name, format_type(a.type, NULL))
+        FROM unnest(p.proallargtypes, p.proargmodes, p.proargnames) WITH ORDINALITY AS a (type, mode, name, place)
+        WHERE a.mode IN ('o', 't') ORDER BY a.place
+    ) AS columns,
+    EXISTS (SELECT FROM aclexplode(p.proacl) AS g WHERE g.grantee <> p.proowner) AS granted
+FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') ORDER BY function, arguments
 """
+VIEWS = "SELECT relname FROM pg_class WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind = 'v'"
 
 
-def test_docs_have_every_view_and_every_function_that_a_role_may_execute(connection: db.Connection) -> None:
-    """With its arguments, or by name alone in the last paragraph: what is not for use elsewhere."""
-    words = " ".join(REFERENCE.read_text().split())
-    helpers = words.rpartition("not for use elsewhere")[2]
-    rows = connection.execute(GRANTED).fetchall()
-    assert [row["call"] for row in rows if row["call"] not in words and f"`{row['name']}`" not in helpers] == []
+def signature(function: str, arguments: list[str], result: str, columns: list[str], **_: object) -> str:
+    """A function as docs/sql.md shows it: types, defaults and what is returned, broken where a line is too long."""
+    arguments = [CASTS.sub("", argument) for argument in arguments]
+    head = f"{function}({', '.join(arguments)})"
+    if len(head) > WIDTH:
+        head = f"{function}(\n" + ",\n".join(f"    {argument}" for argument in arguments) + "\n)"
+    if columns:
+        result = f"{'record' if result == 'record' else 'TABLE'}({', '.join(columns)})"
+    if len(head.splitlines()[-1]) + len(result) < WIDTH:
+        return textwrap.indent(f"{head} RETURNS {result}", "    ")
+    whole_columns = re.sub(r"(?<!,) ", NO_BREAK, f"RETURNS {result}")  # a line is broken between columns only
+    filled = textwrap.fill(whole_columns, WIDTH, initial_indent="    ", subsequent_indent="        ")
+    return textwrap.indent(f"{head}\n{filled.replace(NO_BREAK, ' ')}", "    ")
+
+
+def test_docs_show_every_function_as_the_database_has_it(connection: db.Connection) -> None:
+    """Those that a role may execute with their signatures, or by name in the last paragraph: not for use elsewhere."""
+    rows = connection.execute(FUNCTIONS).fetchall()
+    signatures = defaultdict(list)
+    for row in rows:
+        signatures[row["function"]].append(signature(**row))
+    page = REFERENCE.read_text()
+    if os.environ.get("REWRITE"):
+        next_of = {function: iter(found) for function, found in signatures.items()}
+        page = SIGNATURE.sub(lambda match: next(next_of[match["function"]]), page)
+        REFERENCE.write_text(page)
+    shown = defaultdict(list)
+    for match in SIGNATURE.finditer(page):
+        shown[match["function"]].append(match[0])
+    assert shown == {function: signatures[function] for function in shown}, "REWRITE=1 writes them into the page"
+    helpers = page.rpartition("not for use elsewhere")[2]
+    granted = {row["function"] for row in rows if row["granted"]}
+    assert {each for each in granted - shown.keys() if f"`{each.partition('.')[2]}`" not in helpers} == set()
+
+
+def test_docs_name_every_view(connection: db.Connection) -> None:
+    page = REFERENCE.read_text()
+    assert [row["relname"] for row in connection.execute(VIEWS) if row["relname"] not in page] == []
+
+
+def test_the_call_tree_of_a_claim_is_what_its_functions_call(connection: db.Connection) -> None:
+    """docs/architecture.md's: each function with all functions of ours that its body calls, and no other."""
+    rows = connection.execute("SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace")
+    bodies = {row["proname"]: row["prosrc"] for row in rows}
+    page = REFERENCE.with_name("architecture.md").read_text()
+    tree = page.partition("## The call tree of a claim\n\n```text\n")[2]
+    above: list[str] = []
+    children: dict[str, set[str]] = {}
+    for line in tree.partition("```")[0].splitlines():
+        depth, name = (len(line) - len(line.lstrip())) // 4, line.split()[0]
+        above[depth:] = [name]
+        children[name] = set()
+        if depth:
+            children[above[depth - 1]].add(name)
+    assert "claim_jobs" in children
+    called = {name: set(re.findall(r"loracomp\.(\w+)\(", bodies[name])) & bodies.keys() for name in children}
+    assert children == called
+
+
+def test_the_states_of_a_job_are_changed_by_functions_that_exist(connection: db.Connection) -> None:
+    """docs/architecture.md's diagram has every state, and names only functions of ours."""
+    page = REFERENCE.with_name("architecture.md").read_text()
+    diagram = page.partition("```mermaid\n")[2].partition("```")[0]
+    rows = connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace")
+    assert set(re.findall(r"\w+_(?:job|jobs|predictions)\b", diagram)) <= {row["proname"] for row in rows}
+    check = "SELECT pg_get_constraintdef(oid) AS check FROM pg_constraint WHERE conname = 'status_must_be_a_known_one'"
+    (states,) = connection.execute(check).fetchall()
+    assert set(re.findall(r"(\w+) -->", diagram)) == set(re.findall(r"'(\w+)'", states["check"]))
 
 
 def test_columns_in_the_administrators_docs_are_those_that_psql_prints(

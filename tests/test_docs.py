@@ -19,7 +19,7 @@ from demo_fixtures import ROOT, execute
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 EXECUTED = ("sh", "sql", "python")
 # Outputs, pictures and files to copy; everything else in a fence is a command.
-SHOWN = ("text", "json", "yaml", "jsonl")
+SHOWN = ("text", "json", "yaml", "jsonl", "mermaid")
 OUTPUT = re.compile(r"\n\n```text\n(?P<body>.*?)^```", re.M | re.S)
 RULE = re.compile(r"-[-+]*")
 EXPLAINED = "Job "

@@ -158,3 +158,16 @@ def test_a_plain_user_starts_and_stops_one_too(tmp_path_factory: pytest.TempPath
     printed = subprocess.check_output([sys.executable, "-c", program, home / "postgres"], text=True)
     assert printed.splitlines()[-1] == "True"
     assert (home / "postgres" / "PG_VERSION").stat().st_uid == nobody.pw_uid
+
+
+def test_reset_deletes_a_database_once_it_was_said_twice() -> None:
+    with place_for_a_server() as folder:
+        embedded.start(folder)
+        environment = {**os.environ, "LORACOMP_HOME": str(folder.parent)}
+        command = [sys.executable, "-c", "from loracomp.cli import main; main()", "db", "reset"]
+        refused = subprocess.run(command, env=environment, input="n\n", text=True, capture_output=True, check=False)
+        assert refused.returncode != 0 and f"Delete the database in {folder}" in refused.stderr
+        assert embedded.is_running(folder)
+        subprocess.run(command, env=environment, input="y\n", text=True, capture_output=True, check=True)
+        assert not folder.exists()
+        assert not embedded.reset(folder)

@@ -43,20 +43,19 @@ def test_a_figure_is_the_median_of_the_turns_ratios() -> None:
     assert not compare("x", "what", "base", "<= 0.025", ratios=[0.03], details={}).holds
 
 
-def test_results_are_kept_by_part_and_fill_pages_and_readme(tmp_path: Path) -> None:
+def test_results_are_kept_by_part_and_fill_the_page(tmp_path: Path) -> None:
     folder = tmp_path / "docs" / "performance"
     figure = compare("merging", "cat", "PEFT", "<= 0.025", ratios=[0.02], details={"PEFT, ms": 40.0}).as_dict()
     keep(folder, "merging", about() | {"figures": [figure | {"ratio": 9.0}]})
     keep(folder, "merging", about() | {"figures": [figure]})
     keep(folder, "latency", about() | {"figures": [], "steps": {"encode": 10.0, "predict": 41.26}})
-    for page in (tmp_path / "README.md", tmp_path / "docs" / "performance.md"):
-        page.write_text(PAGE)
+    page = tmp_path / "docs" / "performance.md"
+    page.write_text(PAGE)
     assert list(write_report(folder)) == list(read_results(folder)) == ["merging", "latency"]
     assert cells(figure) == ("cat", "1/50 (1/50 to 1/50)", "<= 0.025", "PEFT", "1", "yes")
-    for page in (tmp_path / "README.md", tmp_path / "docs" / "performance.md"):
-        filled = page.read_text()
-        assert "| cat | 1/50 (1/50 to 1/50) | <= 0.025 | PEFT | 1 | yes |\n<!-- end -->" in filled
-        assert "| predict | 41.3 |\n<!-- end -->" in filled
+    filled = page.read_text()
+    assert "| cat | 1/50 (1/50 to 1/50) | <= 0.025 | PEFT | 1 | yes |\n<!-- end -->" in filled
+    assert "| predict | 41.3 |\n<!-- end -->" in filled
 
 
 def test_a_folder_without_a_page_beside_it_has_its_results_alone(
@@ -64,11 +63,9 @@ def test_a_folder_without_a_page_beside_it_has_its_results_alone(
 ) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    (tmp_path / "README.md").write_text(PAGE)
     keep(Path("results"), "latency", about() | {"figures": [], "steps": {"encode": 10.0}})
     assert list(write_report(Path("results"))) == ["latency"]
     assert (tmp_path / "here" / "results" / "engine.json").is_file()
-    assert (tmp_path / "README.md").read_text() == PAGE
 
 
 @pytest.mark.parametrize(

@@ -475,7 +475,12 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
     batch = claim(connection)
     answers = [
         {"output": "yes", "choice_index": 1, "choice_scores": [-1.5, -2.5], "example_ids": [3]},
-        {"output": None, "policy": {"name": "other"}, "fallback": "no eligible task", "eligible_task_count": 0},
+        {
+            "output": None,
+            "policy_settings": {"name": "other"},
+            "fallback": "no eligible task",
+            "eligible_task_count": 0,
+        },
         {"output": "no", "choice_index": 2, "choice_scores": [-4.5, -3.5], "tasks": ['a "quoted", one', "b\\{}"]},
     ]
     rows = [prediction(id_, timings={"predict": 1.5}, **own) for id_, own in zip(ids, answers, strict=True)]
@@ -484,8 +489,8 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
     found = connection.execute("SELECT * FROM loracomp.prediction ORDER BY job_id").fetchall()
     empty = {"choice_index": None, "choice_scores": None, "example_ids": [], "tasks": [], "fallback": None}
     empty |= {"eligible_task_count": None}
-    columns = ("output", *empty, "policy")
-    default = {"policy": {"name": "default"}}
+    columns = ("output", *empty, "policy_settings")
+    default = {"policy_settings": {"name": "default"}}
     assert [{name: row[name] for name in columns} for row in found] == [{**empty, **default, **own} for own in answers]
     assert [row["timings"] for row in found] == [{"predict": 1.5, "claim": 0.5}] * 3
 

@@ -1,6 +1,7 @@
 """Migrations by alembic's own command: from nothing and back to nothing, and that they lead to loracomp.tables."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,12 +9,12 @@ from typing import Any
 
 import psycopg
 import pytest
-from alembic import command
 from sqlalchemy import create_engine
 
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.tables import metadata
+from loracomp.errors import SchemaMismatchError
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,7 +33,7 @@ ORDER BY 1
 # SQLAlchemy has no word for them.
 STORAGE = {
     "loracomp.example_embedding.embedding": "p",
-    "loracomp.adapter_weights.bytes": "e",
+    "loracomp.adapter_part.bytes": "e",
     **{
         f"loracomp.prediction.{column}": "e"
         for column in (
@@ -193,16 +194,6 @@ def definitions(url: str) -> dict[tuple[str, str], Any]:
         }
 
 
-OLD_ROWS = """
-INSERT INTO loracomp.base_model (name, source, fingerprint, architecture, context_length, parameter_count, modules)
-VALUES ('toy', 'made up', repeat('0', 64), 'Toy', 128, 1, '{}');
-INSERT INTO loracomp.evaluation (name) VALUES ('old');
-INSERT INTO loracomp.job (prompt, base_model, evaluation, expected) VALUES ('Asked?', 'toy', 'old', 'yes');
-INSERT INTO loracomp.job (prompt, base_model) VALUES ('Everyday?', 'toy');
-"""
-DUE = "SELECT extract(epoch FROM due - run_at)::int / 60 FROM loracomp.job ORDER BY id"
-
-
 NOT_OF_PREDICTION = """
 SELECT t.attname FROM pg_attribute AS t
 WHERE t.attrelid = 'loracomp.route_trace'::regclass AND t.attnum > 0 AND NOT t.attisdropped AND NOT EXISTS (
@@ -217,64 +208,20 @@ def test_a_trace_holds_columns_of_prediction(database: str) -> None:
         assert connection.execute(NOT_OF_PREDICTION).fetchall() == []
 
 
-def test_rows_of_the_first_schema_come_along_and_go_back(empty_database: str) -> None:
-    with schema.installing(empty_database) as installer:
-        command.upgrade(schema.alembic_config(installer), "0001")
-    with psycopg.connect(empty_database, autocommit=True) as connection:
-        connection.execute(OLD_ROWS)
-        schema.initialize(empty_database)
-        (old,) = connection.execute("SELECT split, kind, exclude_own, jobs, queued FROM bi.evaluation").fetchall()
-        assert old == (None, "predict", False, 1, 1)
-        assert connection.execute(DUE).fetchall() == [(1000,), (0,)]
-        claimed = connection.execute("SELECT prompt FROM loracomp.claim_jobs('w', 'toy', 9, '1 minute')").fetchall()
-        assert claimed == [("Everyday?",)]
-        connection.execute("UPDATE loracomp.job SET status = 'queued', lease_token = NULL, lease_expires_at = NULL")
-    with schema.installing(empty_database) as installer:
-        command.downgrade(schema.alembic_config(installer), "0001")
-    with psycopg.connect(empty_database) as connection:
-        assert connection.execute(DUE).fetchall() == [(0,), (0,)]
-        assert connection.execute("SELECT name FROM loracomp.evaluation").fetchall() == [("old",)]
+def test_a_database_of_before_the_first_release_is_refused_and_left_alone(database: str) -> None:
+    with psycopg.connect(database) as connection:
+        connection.execute("CREATE TABLE loracomp.adapter_weights ()")
+        connection.execute("UPDATE loracomp.alembic_version SET version_num = '0029'")
+    before = objects(database)
+    for function in (schema.initialize, schema.check_revision):
+        with pytest.raises(SchemaMismatchError, match=r"before the first release .* `loracomp db reset`"):
+            function(database)
+    assert objects(database) == before
 
 
-LET_IN = """
-ALTER TABLE loracomp.job DROP CONSTRAINT prompt_must_not_be_blank;
-INSERT INTO loracomp.job (prompt, base_model) VALUES ('Fine?', 'toy'), (chr(160), 'toy'), (chr(160), 'toy');
-UPDATE loracomp.job SET status = 'cancelled', finished_at = now() WHERE id = (SELECT max(id) FROM loracomp.job);
-ALTER TABLE loracomp.job ADD CONSTRAINT prompt_must_not_be_blank CHECK (prompt <> '');
-"""
+IMPORTED = re.compile(r"^\s*(?:from|import) (\S+)", flags=re.MULTILINE)
 
 
-def test_a_blank_job_that_a_locale_let_in_ends_and_keeps_no_other_from_being_claimed(empty_database: str) -> None:
-    with schema.installing(empty_database) as installer:
-        command.upgrade(schema.alembic_config(installer), "0022")
-    with psycopg.connect(empty_database, autocommit=True) as connection:
-        connection.execute(OLD_ROWS.partition("INSERT INTO loracomp.evaluation")[0])
-        connection.execute(LET_IN)
-        schema.initialize(empty_database)
-        jobs = connection.execute("SELECT status, error_code FROM loracomp.job ORDER BY id").fetchall()
-        assert jobs == [("queued", None), ("failed", "prompt_blank"), ("cancelled", None)]
-        events = connection.execute(
-            "SELECT entity_id, new_status, reason FROM loracomp.audit_event WHERE entity = 'job'"
-        )
-        assert events.fetchall() == [(2, "failed", "prompt_blank")]
-        claimed = connection.execute("SELECT prompt FROM loracomp.claim_jobs('w', 'toy', 9, '1 minute')").fetchall()
-        assert claimed == [("Fine?",)]
-
-
-ORPHAN = """
-INSERT INTO loracomp.job (prompt, base_model) VALUES ('Kept?', 'toy');
-INSERT INTO loracomp.prediction (
-    job_id, output, policy, base_model, base_fingerprint, encoder, code_version, submitted_by
-)
-SELECT id, 'SECRET', '{}', 'toy', '', 'none/1', '0', 'nobody' FROM unnest(ARRAY[1, 99]) AS u (id)
-"""
-
-
-def test_answers_whose_job_was_deleted_by_hand_go(empty_database: str) -> None:
-    with schema.installing(empty_database) as installer:
-        command.upgrade(schema.alembic_config(installer), "0027")
-    with psycopg.connect(empty_database, autocommit=True) as connection:
-        connection.execute(OLD_ROWS.partition("INSERT INTO loracomp.evaluation")[0])
-        connection.execute(ORPHAN)
-        schema.initialize(empty_database)
-        assert connection.execute("SELECT job_id FROM loracomp.prediction").fetchall() == [(1,)]
+def test_migrations_import_nothing_that_may_change() -> None:
+    found = {name for file in ROOT.glob("migrations/versions/*.py") for name in IMPORTED.findall(file.read_text())}
+    assert {name for name in found if name.startswith("loracomp")} == set()

@@ -209,7 +209,7 @@ def test_no_interleaving_breaks_the_protocol(protocol: type[Protocol]):
 
 def test_without_the_fence_an_interleaving_is_found_that_does(protocol: type[Protocol]):
     connection = protocol.connection
-    source = (packed_folder("sql") / "30_jobs" / "23_record_predictions.sql").read_text()
+    source = (packed_folder("sql") / "30_jobs" / "40_record.sql").read_text()
     source = source.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
     fence = " AND j.lease_token = a.token"
     assert source.count(fence) == 1

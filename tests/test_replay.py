@@ -32,7 +32,9 @@ def traced(connection: Connection, **columns: Any) -> dict[str, Any]:
     """The trace of a job with two choices, as the database took it from a login of a worker."""
     (job_id,) = add_jobs(connection, "Is it wet?", choices=[*CHOICES])
     (job,) = claim(connection)
-    given = prediction_row(job_id, **{"policy": SETTINGS, "base_fingerprint": "0" * 64, "choice_index": 1, **columns})
+    given = prediction_row(
+        job_id, **{"policy_settings": SETTINGS, "base_fingerprint": "0" * 64, "choice_index": 1, **columns}
+    )
     with connection.transaction():
         connection.execute("SET LOCAL ROLE loracomp_worker")
         assert connection.execute(RECORD_ROW, {"row": Jsonb(given), "token": job.lease_token}).fetchall()
@@ -53,15 +55,21 @@ def honest(connection: Connection, pipeline: Pipeline) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"policy": {}}, "choice_normalization: Field required"),
-        ({"policy": {**SETTINGS, "choice_normalization": "words"}}, "choice_normalization: Input should be 'none'"),
-        ({"policy": {**SETTINGS, "strategy": ["cat"]}}, "strategy: Input should be a valid string"),
-        ({"policy": {name: SETTINGS[name] for name in SETTINGS if name != "density"}}, "density: Field required"),
-        ({"policy": {**SETTINGS, "seed": 1.5}}, "seed: Input should be a valid integer"),
-        ({"policy": {**SETTINGS, "seed": 10**400}}, "seed: Input should be less than"),
-        ({"policy": {**SETTINGS, "router": None}}, "router: Input should be a valid string"),
-        ({"policy": {**SETTINGS, "contrast": []}}, "contrast: Input should be a valid number"),
-        ({"policy": {**SETTINGS, "rescale": "\x1b[2J"}}, "rescale: Input should be a valid boolean"),
+        ({"policy_settings": {}}, "choice_normalization: Field required"),
+        (
+            {"policy_settings": {**SETTINGS, "choice_normalization": "words"}},
+            "choice_normalization: Input should be 'none'",
+        ),
+        ({"policy_settings": {**SETTINGS, "strategy": ["cat"]}}, "strategy: Input should be a valid string"),
+        (
+            {"policy_settings": {name: SETTINGS[name] for name in SETTINGS if name != "density"}},
+            "density: Field required",
+        ),
+        ({"policy_settings": {**SETTINGS, "seed": 1.5}}, "seed: Input should be a valid integer"),
+        ({"policy_settings": {**SETTINGS, "seed": 10**400}}, "seed: Input should be less than"),
+        ({"policy_settings": {**SETTINGS, "router": None}}, "router: Input should be a valid string"),
+        ({"policy_settings": {**SETTINGS, "contrast": []}}, "contrast: Input should be a valid number"),
+        ({"policy_settings": {**SETTINGS, "rescale": "\x1b[2J"}}, "rescale: Input should be a valid boolean"),
         ({"adapter_ids": [1], "adapter_weights": [1]}, "adapter_ids, adapter_sha256 and adapter_weights differ"),
         ({"adapter_ids": [None], "adapter_sha256": [SHA256], "adapter_weights": [1]}, "adapter_ids.0: Input should"),
         ({"adapter_ids": [[1]], "adapter_sha256": [SHA256], "adapter_weights": [1]}, "adapter_ids.0: Input should"),
@@ -105,7 +113,7 @@ def test_a_sample_goes_on_behind_bad_traces(connection: Connection, database: st
     right = honest(connection, pipeline)
     connection.execute("DELETE FROM loracomp.job WHERE id <> %s", [right["job_id"]])
     bad = [
-        traced(connection, policy={})["job_id"],
+        traced(connection, policy_settings={})["job_id"],
         traced(connection, choice_scores=[-1], output=right["output"])["job_id"],
     ]
     done = CliRunner().invoke(cli.app, ["replay", "--all-since", "2024-01-01", "--json"])

@@ -79,7 +79,7 @@ WRITES = {
     "loracomp_admin": {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation")}
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
     | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
-    | {(table, "INSERT", "*") for table in ("adapter_weights",)},
+    | {(table, "INSERT", "*") for table in ("adapter_part",)},
 }
 
 
@@ -216,7 +216,7 @@ BREAKOUTS = {
     "lock of the table": "BEGIN; LOCK TABLE loracomp.job IN ACCESS EXCLUSIVE MODE",
     "prediction": "INSERT INTO loracomp.prediction (job_id) VALUES (1)",
     "policy": "UPDATE loracomp.policy SET k = 1",
-    "weights": "SELECT FROM loracomp.adapter_weights",
+    "weights": "SELECT FROM loracomp.adapter_part",
     "embeddings": "SELECT FROM loracomp.example_embedding",
     "examples": "SELECT prompt FROM loracomp.example",
     "tasks": "SELECT name FROM loracomp.task",

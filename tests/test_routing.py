@@ -86,13 +86,13 @@ def test_a_policy_leaves_small_shares_out_and_the_trace_counts_what_was_eligible
     assert (row["composed_tasks"], row["eligible_task_count"]) == (TASKS, 3)
     set_policy(connection, min_share=0.3)
     row = route_one(connection)
-    assert (row["composed_tasks"], row["policy"]["min_share"]) == (["near", "middle"], 0.3)
+    assert (row["composed_tasks"], row["policy_settings"]["min_share"]) == (["near", "middle"], 0.3)
     assert sum(row["adapter_weights"]) == pytest.approx(1)
     assert route_one(connection, exclude_tasks=["far"])["eligible_task_count"] == 2
 
 
 def test_the_policy_is_kept_as_it_was(connection: db.Connection) -> None:
-    policy = route_one(connection, policy="ties")["policy"]
+    policy = route_one(connection, policy="ties")["policy_settings"]
     assert (policy["name"], policy["strategy"], policy["k"], policy["top_p"]) == ("ties", "ties", 30, 0.95)
     assert not policy.keys() & {"description", "created_at", "updated_at"}
 
@@ -193,7 +193,7 @@ def test_random_draws_only_what_is_eligible(connection: db.Connection) -> None:
 
 def test_random_parameters_route_as_retrieval(connection: db.Connection) -> None:
     row, retrieved = route_one(connection, policy="random_parameters"), route_one(connection)
-    assert row | {"job_id": 0, "policy": {}} == retrieved | {"job_id": 0, "policy": {}}
+    assert row | {"job_id": 0, "policy_settings": {}} == retrieved | {"job_id": 0, "policy_settings": {}}
 
 
 # The base model alone

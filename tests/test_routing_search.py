@@ -156,7 +156,7 @@ def test_whole_batches_agree_with_numpy(connection: db.Connection, library: Libr
     found = route_jobs(connection, jobs, vectors)
     expected = exact(library, vectors, ["t0", "t1"], k=60)
     for row, right in zip(found, expected, strict=True):
-        k, settings = policies[row["policy"]["name"]]
+        k, settings = policies[row["policy_settings"]["name"]]
         assert_retrieved(row, right, k)
         assert_weighted(row, settings)
 

@@ -43,7 +43,7 @@ SELECT format('schema %s', nspname), nspacl::text FROM pg_namespace WHERE nspnam
 """
 
 CHECKSUM_OF_ANOTHER_RELEASE = (
-    "UPDATE loracomp.sql_object SET checksum = 'other' WHERE path = '20_routing/60_route_jobs.sql'"
+    "UPDATE loracomp.sql_object SET checksum = 'other' WHERE path = '20_routing/30_route_jobs.sql'"
 )
 
 
@@ -93,7 +93,7 @@ def test_a_second_initialize_does_nothing(database: str) -> None:
 
 def test_applying_again_makes_the_same_objects_with_the_same_rights(database: str) -> None:
     before = snapshot(database)
-    assert apply_again(database) == ["sql/ applied again: 20_routing/60_route_jobs.sql"]
+    assert apply_again(database) == ["sql/ applied again: 20_routing/30_route_jobs.sql"]
     assert snapshot(database) == before
 
 
@@ -114,10 +114,10 @@ def test_dropping_leaves_what_the_migrations_made_and_nothing_of_sql(database: s
 
 
 def test_changed_files_are_applied_and_what_a_file_made_goes_with_it(database: str, packed: Path) -> None:
-    changed, removed = packed / "sql/60_bi/31_accuracy.sql", packed / "sql/60_bi/33_queue_health.sql"
+    changed, removed = packed / "sql/60_bi/30_accuracy.sql", packed / "sql/60_bi/41_queue_health.sql"
     changed.write_text(changed.read_text() + "COMMENT ON VIEW bi.accuracy IS 'Another.';\n")
     removed.unlink()
-    assert schema.changed_files(database) == ["60_bi/31_accuracy.sql", "60_bi/33_queue_health.sql"]
+    assert schema.changed_files(database) == ["60_bi/30_accuracy.sql", "60_bi/41_queue_health.sql"]
     schema.initialize(database)
     assert schema.changed_files(database) == []
     with db.connect(database) as connection:
@@ -127,9 +127,37 @@ def test_changed_files_are_applied_and_what_a_file_made_goes_with_it(database: s
     assert row == {"comment": "Another.", "gone": None}
 
 
+def test_whatever_a_file_makes_is_dropped_again(database: str, packed: Path) -> None:
+    before = snapshot(database)
+    added = packed / "sql/95_added.sql"
+    added.write_text("""
+        CREATE FUNCTION loracomp.named(given text[]) RETURNS bigint LANGUAGE sql RETURN cardinality(given);
+        CREATE FUNCTION loracomp.named(given text) RETURNS bigint LANGUAGE sql RETURN loracomp.named(ARRAY[given]);
+        CREATE VIEW bi."a view" AS SELECT loracomp.named(name) FROM loracomp.policy;
+        CREATE MATERIALIZED VIEW loracomp.kept AS TABLE bi."a view";
+        CREATE INDEX ON loracomp.kept (named);
+        CREATE FUNCTION loracomp.quiet() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+        CREATE TRIGGER quiet AFTER INSERT ON loracomp.policy EXECUTE FUNCTION loracomp.quiet();
+        ALTER TABLE loracomp.policy ENABLE ROW LEVEL SECURITY;
+        CREATE POLICY everybody ON loracomp.policy USING (loracomp.named(name) > 0);
+        GRANT SELECT (k), UPDATE (k) ON loracomp.policy TO loracomp_analyst;
+    """)
+    schema.initialize(database)
+    assert len(snapshot(database) - before) > 7
+    added.unlink()
+    schema.initialize(database)
+    assert snapshot(database) == before
+
+
+def test_a_view_of_a_users_among_ours_is_not_taken_for_ours(database: str) -> None:
+    run(database, "CREATE VIEW bi.theirs AS SELECT 1 AS one")
+    apply_again(database)
+    run(database, "DROP VIEW bi.theirs")
+
+
 def test_a_file_that_fails_changes_nothing_and_is_named(database: str, packed: Path) -> None:
     before = snapshot(database)
-    (packed / "sql/90_grants/99_broken.sql").write_text("-- drop: SELECT 1\nSELECT no_such_function();\n")
+    (packed / "sql/90_grants/99_broken.sql").write_text("SELECT no_such_function();\n")
     with pytest.raises(LoracompError, match="no_such_function") as caught:
         schema.initialize(database)
     assert caught.value.__cause__.__notes__ == ["in sql/90_grants/99_broken.sql"]  # type: ignore[union-attr]
@@ -180,7 +208,7 @@ def test_a_grant_whose_object_is_gone_is_reported(
     database: str, readers: str, packed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run(database, f"GRANT SELECT ON bi.queue_health TO {readers}")
-    (packed / "sql/60_bi/33_queue_health.sql").unlink()
+    (packed / "sql/60_bi/41_queue_health.sql").unlink()
     schema.initialize(database)
     assert f"not done again: GRANT SELECT ON TABLE bi.queue_health TO {readers}" in caplog.text
 

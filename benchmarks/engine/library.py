@@ -108,7 +108,7 @@ def staged_copies(bench: Workbench, wanted: int) -> list[Registered]:
             if name not in standing:
                 stage_copy(bench, Path(folder), bench.tasks[number % len(bench.tasks)], name)
     if not standing.issuperset(names):
-        bench.connection.execute("VACUUM loracomp.adapter_weights")  # or the server would while it is measured
+        bench.connection.execute("VACUUM loracomp.adapter_part")  # or the server would while it is measured
     found = {row["name"]: Registered(row["id"], row["sha256"]) for row in bench.connection.execute(COPIES)}
     return [found[name] for name in names]
 

@@ -1,4 +1,4 @@
-"""Results as JSON -> the tables and plot of docs/performance.md, and the README's table."""
+"""Results as JSON -> the tables and plot of docs/performance.md."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ def keep(folder: Path, part: str, measured: dict[str, Any]) -> None:
 
 
 def write_report(folder: Path) -> Results:
-    """Draw the plot, and fill the tables of the page beside the folder and, where there is one, of the README above."""
+    """Draw the plot, and fill the tables of the page beside the folder where there is one."""
     folder = folder.resolve()
     results = read_results(folder)
     tables = {
@@ -48,8 +48,7 @@ def write_report(folder: Path) -> Results:
     }
     page = folder.parent / f"{folder.name}.md"
     if page.is_file():
-        for each in filter(Path.is_file, (page, page.parent.parent / "README.md")):
-            copy_tables(each, tables)
+        copy_tables(page, tables)
     if "growth" in results:
         from .plots import draw_growth  # noqa: PLC0415  matplotlib takes a second to import
 

@@ -34,7 +34,7 @@ from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 from loracomp.worker.start import load_pipeline
 
-from .asked import KINDS, import_asked
+from .asked import import_asked
 from .measure import measure, stages
 from .plan import ADDED_POLICIES, PARTS, Unit
 from .report import write_report
@@ -54,11 +54,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     settings = load_settings().model_copy(update={"diagnostics": DIAGNOSTICS, "batch_size": BATCH})
     server = database_url(settings)
-    kinds = (Phrased.OWN,) if options.only == "report" else KINDS
-    urls = {prompts: own_database(server, prompts) for prompts in kinds}
-    if options.only != "report":
-        measure_all(urls, settings, options)
-    write_report(urls[Phrased.OWN], options.out)
+    parts = [part for part in PARTS if options.only in (None, part.name)]
+    if parts:
+        measure_all({part.prompts: own_database(server, part.prompts) for part in parts}, settings, options)
+    write_report(own_database(server, Phrased.OWN), options.out)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -108,16 +107,17 @@ def fill_database(connection: db.Connection, settings: Settings, prompts: str, d
 def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Namespace) -> None:
     """Ask what the options name and the results lack."""
     units: list[Unit] = []
+    parts = [part for part in PARTS if part.prompts in urls]
     for prompts, url in urls.items():
         with db.connect(url) as connection:
             fill_database(connection, settings.model_copy(update={"database_url": url}), prompts, options.data)
             state = read_state(connection)
-            units += [unit for part in PARTS if part.prompts == prompts for unit in state.units(part)]
-    if dropped := drop_stale(options.out, units):
+            units += [unit for part in parts if part.prompts == prompts for unit in state.units(part)]
+    if dropped := drop_stale(options.out, units, parts):
         console.print(f"{dropped} lines removed that were measured on another library or under other settings")
     models = Models(settings)
     for stage in stages(options.rows):
-        for part in PARTS:
+        for part in parts:
             url = urls[part.prompts]
             wanted = [unit for unit in units if unit.part == part and is_wanted(unit, options)]
             with db.connect(url) as connection:

@@ -1,18 +1,55 @@
 """The rows that are asked, as each kind of prompt puts them."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-from benchmarks.routing_quality import texts_of
 from loracomp.database.connections import Connection
 from loracomp.lab.catalogue import Phrased, load_entry, read_examples
 from loracomp.lab.catalogue.reading import rows_of
 from loracomp.registry.examples import Example
 from loracomp.registry.tasks import add_task, import_examples
 
+NLI = ("Premise: {}\nHypothesis: {}\nDoes the premise imply the hypothesis?", "premise", "hypothesis")
+REVIEW = ("{}\n\nHow does the writer feel?\n", "text")
+QUESTION = ("{}\n\nPick the best option.\n", "question")
+# A template that the library has never seen, and the columns that it takes: joined by newlines they are the bare text.
+TEXTS: dict[str, tuple[str, ...]] = {
+    "piqa": ("{}\n\nPick the best option.\n", "goal"),
+    "hellaswag": ("{}. {}\nWhat happens next?", "activity_label", "ctx"),
+    "winogrande": ("{}\n\nPick the best option.\n", "sentence"),
+    "social_i_qa": ("Situation: {}\n{}", "context", "question"),
+    "commonsense_qa": QUESTION,
+    "copa": ("{}\nWhat was the {}?", "premise", "question"),
+    "arc_easy": QUESTION,
+    "arc_challenge": QUESTION,
+    "qasc": QUESTION,
+    "openbookqa": ("{}\n\nPick the best option.\n", "question_stem"),
+    "boolq": ("Read this.\n{}\n\nQ: {}", "passage", "question"),
+    "multirc": ("Read this.\n{}\n\nQ: {}\nProposed answer: {}\nIs that right?", "paragraph", "question", "answer"),
+    "sciq": ("Read this.\n{}\n\nQ: {}", "support", "question"),
+    "rte": (NLI[0], "sentence1", "sentence2"),
+    "cb": NLI,
+    "mnli": NLI,
+    "snli": NLI,
+    "anli": NLI,
+    "scitail": NLI,
+    "qnli": ("Q: {}\nContext: {}\nIs the answer in the context?", "question", "sentence"),
+    "mrpc": ("A: {}\nB: {}\nParaphrase?", "sentence1", "sentence2"),
+    "qqp": ("A: {}\nB: {}\nParaphrase?", "question1", "question2"),
+    "sick": (NLI[0], "sentence_A", "sentence_B"),
+    "subj": REVIEW,
+    "trec": ("{}\n\nPick the best option.\n", "text"),
+    "tweet_eval_sentiment": REVIEW,
+    "sst2": (REVIEW[0], "sentence"),
+    "imdb": REVIEW,
+    "rotten_tomatoes": REVIEW,
+    "yelp_polarity": REVIEW,
+    "amazon_polarity": ("Title: {}\nReview: {}\nHow does the writer feel?", "title", "content"),
+}
 HANDWRITTEN = {
     "handwritten_sentiment": "sentiment",
     "handwritten_nli": "nli",
@@ -58,3 +95,8 @@ def handwritten_examples(task: str, data: str) -> Iterator[Example]:
         if f"handwritten_{row['family']}" == task:
             reference, digest = f"{task}/validation#{number}", sha256(line.encode()).digest()
             yield Example("validation", row["prompt"], tuple(row["choices"]), row["answer"], digest, reference)
+
+
+def texts_of(task: str, row: Mapping[str, Any]) -> list[str]:
+    """A row's texts, in the order of TEXTS."""
+    return [str(row[column]).strip() for column in TEXTS[task][1:]]

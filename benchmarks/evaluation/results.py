@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from .plan import PARTS, POLICIES, Unit
+from .plan import PARTS, POLICIES, Part, Unit
 
 COLUMNS = (
     "part",
@@ -75,11 +75,11 @@ def add_rows(folder: Path, part: str, task: str, rows: Sequence[Row]) -> None:
     write_rows(path, kept.values())
 
 
-def drop_stale(folder: Path, units: Iterable[Unit]) -> int:
-    """Remove lines that were measured on something else than the units are now; how many."""
+def drop_stale(folder: Path, units: Iterable[Unit], parts: Iterable[Part] = PARTS) -> int:
+    """Remove lines of `parts` that were measured on something else than their units are now; how many."""
     current = {(unit.part.name, unit.task, unit.policy, unit.digest) for unit in units}
     dropped = 0
-    for part in PARTS:
+    for part in parts:
         for path in sorted((folder / "rows" / part.name).glob("*.csv.gz")):
             rows = read_rows(path)
             kept = [row for row in rows if (row["part"], row["task"], row["policy"], row["digest"]) in current]

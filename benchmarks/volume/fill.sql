@@ -310,7 +310,7 @@ JOIN loracomp.base_model AS b ON b.is_default
 -- name: predictions
 INSERT INTO loracomp.prediction (
     job_id, output, choice_index, choice_scores, query_embedding, example_ids, example_tasks, similarities, tasks,
-    probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy, fallback,
+    probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
     composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens, timings, batch_size, worker, device, attempt,
     base_model, base_fingerprint, encoder, code_version, created_at, submitted_by
 )

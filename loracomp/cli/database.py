@@ -1,4 +1,4 @@
-"""Commands about the database: init, db start|stop|status|psql."""
+"""Commands about the database: init, db start|stop|reset|status|psql."""
 
 import os
 from typing import Annotated
@@ -44,6 +44,22 @@ def stop(as_json: AsJson = False) -> None:
         emit_json({"stopped": stopped})
     else:
         console.print("stopped" if stopped else "it was not running")
+
+
+@db_app.command()
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete the embedded database with everything in it: jobs, answers, adapters. Asks first."""
+    folder = embedded.data_folder(load_settings()).expanduser().resolve()
+    if folder.exists() and not yes:
+        typer.confirm(f"Delete the database in {folder} with everything in it?", abort=True, err=True)
+    deleted = embedded.reset(folder)
+    if as_json:
+        emit_json({"deleted": deleted})
+    else:
+        console.print(f"deleted {folder}" if deleted else "there was none", soft_wrap=True)
 
 
 @db_app.command()

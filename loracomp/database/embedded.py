@@ -71,6 +71,17 @@ def stop(folder: Path) -> bool:
         return running
 
 
+def reset(folder: Path) -> bool:
+    """Stop the server of this data folder and delete its data; whether there was any."""
+    folder = folder.expanduser().resolve()
+    if not folder.exists():
+        return False
+    stop(folder)
+    with _alone(folder):
+        shutil.rmtree(folder)
+    return True
+
+
 def is_running(folder: Path) -> bool:
     """Whether the server of this data folder takes connections."""
     return _answer(folder.expanduser().resolve()) == _READY

@@ -21,6 +21,8 @@ from loracomp.database.tables import SCHEMA
 from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError
 
 _PGVECTOR = "SELECT extversion, extnamespace::regnamespace::text AS place FROM pg_extension WHERE extname = 'vector'"
+# A table that only schemas of before the first release have.
+_FROM_BEFORE = "SELECT to_regclass('loracomp.adapter_weights') IS NOT NULL"
 _FIRST_LOCK = 7_215_533_101_990_104_661  # any number, as long as it is ours
 _NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job asks; docs/sql.md says what is public."
 
@@ -156,7 +158,12 @@ def head() -> str:
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Revision of the database; SchemaMismatchError where this release does not know it."""
+    """Revision of the database; SchemaMismatchError where this release does not know it, or no release made it."""
+    if connection.scalar(text(_FROM_BEFORE)):
+        raise SchemaMismatchError(
+            "the database was made before the first release and can't be brought to this one: make another; "
+            "`loracomp db reset` deletes the embedded one, and `loracomp init` then makes it again"
+        )
     context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
     revision = context.get_current_revision()
     known = {step.revision for step in ScriptDirectory.from_config(alembic_config()).walk_revisions()}

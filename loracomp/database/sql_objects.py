@@ -2,7 +2,6 @@
 
 import hashlib
 import logging
-import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SqlFile:
-    """A file of sql/: what it makes, and the statements that undo it."""
+    """A file of sql/: a topic's objects in the order in which they are made."""
 
     path: str
     source: str
@@ -36,11 +35,6 @@ class SqlFile:
     def checksum(self) -> str:
         """Sha256 of the file."""
         return hashlib.sha256(self.source.encode()).hexdigest()
-
-    @property
-    def drops(self) -> list[str]:
-        """Statements of its `-- drop:` lines, last first."""
-        return re.findall(r"^-- drop: (.+?);?\s*$", self.source, flags=re.MULTILINE)[::-1]
 
 
 def packed_folder(name: str) -> Path:
@@ -83,6 +77,7 @@ def drop(connection: Connection) -> list[str]:
     for drops in connection.scalars(select(sql_object.c.drops).order_by(sql_object.c.position.desc())):
         for statement in drops:
             run(connection, statement)
+    run(connection, _REVOKE)
     connection.execute(delete(sql_object))
     return grants
 
@@ -105,14 +100,20 @@ def _shut_out_clients(connection: Connection) -> None:
 
 
 def apply(connection: Connection, grants: Sequence[str] = ()) -> None:
-    """Apply sql/ in path order, store each file's checksum, then grant again what `drop` returned."""
+    """Apply sql/ in path order, then grant again what `drop` returned.
+
+    Stores each file's checksum, and the statements that drop what the catalog holds since that file.
+    """
+    known = set(connection.scalars(text(_DROPS)))
     for position, file in enumerate(sql_files()):
         try:
             run(connection, file.source)
         except DBAPIError as error:
             error.add_note(f"in sql/{file.path}")
             raise
-        row = {"path": file.path, "position": position, "drops": file.drops, "checksum": file.checksum}
+        drops = [statement for statement in connection.scalars(text(_DROPS)) if statement not in known]
+        known.update(drops)
+        row = {"path": file.path, "position": position, "drops": drops, "checksum": file.checksum}
         connection.execute(insert(sql_object).values(row))
     inherit_comments(connection)
     for statement in grants:
@@ -140,6 +141,43 @@ def run(connection: Connection, source: str) -> CursorResult[Any]:
     """Send a text as it is: it may hold several statements, and % is only a character."""
     return connection.exec_driver_sql(source, execution_options={"no_parameters": True})
 
+
+# What was made last may rest on what was made before it: newest first.
+_DROPS = """
+SELECT d.statement
+FROM (
+    SELECT
+        p.oid, format(
+            'DROP FUNCTION IF EXISTS %I.%I(%s)', nspname, proname, pg_get_function_identity_arguments(p.oid)
+        ) AS statement
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = pronamespace
+    WHERE nspname IN ('loracomp', 'bi') AND prokind = 'f'
+    UNION ALL
+    SELECT c.oid, format(
+        CASE relkind
+            WHEN 'v' THEN 'DROP VIEW IF EXISTS %I.%I'
+            WHEN 'm' THEN 'DROP MATERIALIZED VIEW IF EXISTS %I.%I'
+            ELSE 'ALTER TABLE %I.%I DISABLE ROW LEVEL SECURITY'
+        END, nspname, relname
+    )
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname IN ('loracomp', 'bi') AND (relkind IN ('v', 'm') OR relrowsecurity)
+    UNION ALL
+    SELECT t.oid, format('DROP TRIGGER IF EXISTS %I ON %I.%I', tgname, nspname, relname)
+    FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = tgrelid JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname IN ('loracomp', 'bi') AND NOT tgisinternal
+    UNION ALL
+    SELECT p.oid, format('DROP POLICY IF EXISTS %I ON %I.%I', polname, nspname, relname)
+    FROM pg_policy AS p JOIN pg_class AS c ON c.oid = polrelid JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname IN ('loracomp', 'bi')
+) AS d
+ORDER BY d.oid DESC
+"""
+
+_REVOKE = "; ".join(
+    f"REVOKE ALL ON {what} {SCHEMA}, bi FROM {', '.join(ROLES)}"
+    for what in ("ALL TABLES IN SCHEMA", "ALL ROUTINES IN SCHEMA", "SCHEMA")
+)
 
 _GRANTS = """
 SELECT format(

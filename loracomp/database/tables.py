@@ -252,16 +252,16 @@ adapter = Table(
         unique=True,
         postgresql_where=text("status = 'active'"),
     ),
-    comment="LoRA adapters: one task, one base model, versions. The weights are in adapter_weights.",
+    comment="LoRA adapters: one task, one base model, versions. The weights are in adapter_part.",
 )
 
-adapter_weights = Table(
-    "adapter_weights",
+adapter_part = Table(
+    "adapter_part",
     metadata,
     _required("adapter_id", Integer, "The adapter.", autoincrement=False),
     _required("part", Integer, "0, 1, ...: parts of 8 MB, in order.", autoincrement=False),
     _required("bytes", LargeBinary, "This part of the safetensors file."),
-    PrimaryKeyConstraint("adapter_id", "part", name="adapter_weights_part_stands_once"),
+    PrimaryKeyConstraint("adapter_id", "part", name="adapter_part_stands_once"),
     ForeignKeyConstraint(
         ["adapter_id"], ["loracomp.adapter.id"], name="weights_belong_to_an_adapter", ondelete="CASCADE"
     ),
@@ -683,7 +683,7 @@ prediction = Table(
     _required("adapter_ids", ARRAY(Integer), "Their adapters.", server_default=text("'{}'")),
     _required("adapter_sha256", _texts(), "Hashes of the adapters' files.", server_default=text("'{}'")),
     _required("adapter_weights", ARRAY(Double), "Weight of each composed adapter.", server_default=text("'{}'")),
-    _required("policy", JSONB, "The policy's settings as they were, with its name."),
+    _required("policy_settings", JSONB, "The policy's settings as they were, with its name."),
     _optional("fallback", Text, "Why the base model answered alone; null where adapters were composed."),
     _optional("composition_digest", Text, "Sha256 that identifies base model, adapters, weights and strategy."),
     _optional(
@@ -720,13 +720,13 @@ prediction = Table(
         name="timings_must_be_numbers_by_step",
     ),
     CheckConstraint(
-        "jsonb_typeof(policy) = 'object' AND NOT jsonb_path_exists(policy, "
+        "jsonb_typeof(policy_settings) = 'object' AND NOT jsonb_path_exists(policy_settings, "
         """'$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 """
         """|| @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 """
         """|| @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 """
         """|| @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 """
         """|| @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')""",
-        name="policy_must_hold_numbers_where_policies_do",
+        name="policy_settings_must_hold_numbers_where_policies_do",
     ),
     CheckConstraint(
         "-2 <= ALL (similarities) AND 2 >= ALL (similarities)", name="similarities_must_be_between_minus_2_and_2"

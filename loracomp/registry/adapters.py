@@ -76,7 +76,7 @@ def _values(adapter: AdapterFile, task: str, base: RegisteredBaseModel, name: st
 
 
 def _copy_weights(connection: Connection, adapter_id: int, weights: bytes) -> None:
-    statement = "COPY loracomp.adapter_weights (adapter_id, part, bytes) FROM STDIN (FORMAT binary)"
+    statement = "COPY loracomp.adapter_part (adapter_id, part, bytes) FROM STDIN (FORMAT binary)"
     with connection.cursor().copy(statement) as copy:
         copy.set_types(["int4", "int4", "bytea"])
         for part, start in enumerate(range(0, len(weights), PART_BYTES)):

@@ -1,4 +1,3 @@
--- drop: DROP VIEW IF EXISTS loracomp.job_result
 -- Reads only. A row for every job that the reader may see, answered or not.
 CREATE VIEW loracomp.job_result WITH (security_invoker) AS
 SELECT

@@ -1,4 +1,3 @@
--- drop: DROP FUNCTION IF EXISTS bi.wilson_interval(bigint, bigint)
 -- Computes only. Wilson's score interval, which holds for small n and for shares near 0 and 1, at z = 1.959964.
 CREATE FUNCTION bi.wilson_interval(hits bigint, n bigint, OUT low double precision, OUT high double precision)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -1,4 +1,3 @@
--- drop: DROP VIEW IF EXISTS bi.dim_date
 -- Reads only, with its owner's rights. From the first job to today, all in UTC.
 CREATE VIEW bi.dim_date AS
 SELECT

@@ -1,4 +1,3 @@
--- drop: DROP VIEW IF EXISTS bi.dim_adapter
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.dim_adapter AS
 SELECT

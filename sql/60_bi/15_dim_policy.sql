@@ -1,4 +1,3 @@
--- drop: DROP VIEW IF EXISTS bi.dim_policy
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.dim_policy AS
 SELECT
@@ -6,10 +5,10 @@ SELECT
     p.description,
     p.router,
     p.k,
-    p.temperature,
+    p.temperature AS routing_temperature,
     p.aggregation,
     p.nucleus,
-    p.top_p,
+    p.top_p AS routing_top_p,
     p.max_adapters,
     p.min_similarity,
     p.weighting,

@@ -1,4 +1,3 @@
--- drop: DROP VIEW IF EXISTS bi.dim_base_model
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.dim_base_model AS
 SELECT

@@ -1,4 +1,3 @@
--- drop: DROP VIEW IF EXISTS bi.dim_submitter
 -- Reads only, with its owner's rights.
 -- From one name to the next by the index on submitted_by: as quick with ten million jobs as with ten.
 CREATE VIEW bi.dim_submitter AS

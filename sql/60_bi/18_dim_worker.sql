@@ -1,4 +1,3 @@
--- drop: DROP VIEW IF EXISTS bi.dim_worker
 -- Reads only, with its owner's rights. Of the jobs that are there, and of the workers that were heard of within a day.
 CREATE VIEW bi.dim_worker AS
 SELECT

@@ -1,4 +1,7 @@
--- drop: DROP VIEW IF EXISTS bi.composed_adapter
+-- Adapters that took part in answers.
+--   composed_adapter_wide       with what the dimensions say, for tools that don't join
+--     composed_adapter          the fact
+
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.composed_adapter AS
 SELECT
@@ -10,8 +13,8 @@ SELECT
     a.version,
     x.weight,
     p.base_model,
-    p.policy ->> 'name' AS policy,
-    p.policy ->> 'strategy' AS strategy,
+    p.policy_settings ->> 'name' AS policy,
+    p.policy_settings ->> 'strategy' AS strategy,
     p.created_at AS finished_at,
     (p.created_at AT TIME ZONE 'UTC')::date AS day
 FROM loracomp.prediction AS p
@@ -32,3 +35,43 @@ COMMENT ON COLUMN bi.composed_adapter.policy IS 'Name of the settings of routing
 COMMENT ON COLUMN bi.composed_adapter.strategy IS 'How the job''s adapters were merged.';
 COMMENT ON COLUMN bi.composed_adapter.finished_at IS 'When the job was answered.';
 COMMENT ON COLUMN bi.composed_adapter.day IS 'Day of the answer, in UTC; joins with bi.dim_date.';
+
+-- Reads only, with its owner's rights. For tools that don't join.
+CREATE VIEW bi.composed_adapter_wide AS
+SELECT
+    c.job_id,
+    c.place,
+    c.adapter_id,
+    c.adapter,
+    c.version,
+    a.label,
+    c.task,
+    t.family,
+    c.weight,
+    a.status AS adapter_status,
+    a.rank,
+    a.parameter_count,
+    c.base_model,
+    c.policy,
+    c.strategy,
+    j.evaluation,
+    j.submitted_by::text AS submitted_by,
+    coalesce(m.labels ->> j.task, j.task) AS own_task,
+    cardinality(p.adapter_ids) AS adapter_count,
+    j.is_correct,
+    c.day,
+    c.finished_at
+FROM bi.composed_adapter AS c
+CROSS JOIN loracomp.task_mask AS m
+LEFT JOIN loracomp.job AS j ON c.job_id = j.id
+LEFT JOIN loracomp.prediction AS p ON c.job_id = p.job_id
+LEFT JOIN bi.dim_adapter AS a ON c.adapter_id = a.adapter_id
+LEFT JOIN bi.dim_task AS t ON c.task = t.task;
+COMMENT ON VIEW bi.composed_adapter_wide IS
+'bi.composed_adapter with what its dimensions and its job say: one wide row an adapter of an answer.';
+COMMENT ON COLUMN bi.composed_adapter_wide.family IS 'Kind of that task.';
+COMMENT ON COLUMN bi.composed_adapter_wide.adapter_status IS 'staged, active or retired, as it is now.';
+COMMENT ON COLUMN bi.composed_adapter_wide.evaluation IS 'Evaluation that the job belongs to; null for everyday jobs.';
+COMMENT ON COLUMN bi.composed_adapter_wide.submitted_by IS 'Database role that submitted the job.';
+COMMENT ON COLUMN bi.composed_adapter_wide.own_task IS 'Task that the job comes from; known for evaluations only.';
+COMMENT ON COLUMN bi.composed_adapter_wide.adapter_count IS 'Adapters that the job''s answer was composed of.';

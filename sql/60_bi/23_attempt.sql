@@ -1,4 +1,3 @@
--- drop: DROP VIEW IF EXISTS bi.attempt
 -- Reads only, with its owner's rights. As loracomp.job_attempt, which runs with its reader's. An administrator's
 -- reason is somebody's words, an error code is not.
 CREATE VIEW bi.attempt AS

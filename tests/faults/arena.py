@@ -29,10 +29,10 @@ ENDED = "status IN ('succeeded', 'failed', 'cancelled')"
 MADE_UP_WEIGHTS = """
 WITH weighed AS (
     UPDATE loracomp.adapter AS a SET byte_count = octet_length(name || '@' || version)
-    WHERE NOT EXISTS (SELECT FROM loracomp.adapter_weights AS w WHERE w.adapter_id = a.id)
+    WHERE NOT EXISTS (SELECT FROM loracomp.adapter_part AS w WHERE w.adapter_id = a.id)
     RETURNING id, convert_to(name || '@' || version, 'UTF8') AS bytes
 )
-INSERT INTO loracomp.adapter_weights SELECT id, 0, bytes FROM weighed
+INSERT INTO loracomp.adapter_part SELECT id, 0, bytes FROM weighed
 """
 """Of adapters that have none: name and version, so that no two are the same."""
 

@@ -69,7 +69,7 @@ class NoModel:
     def trace_columns(self, variant: int) -> dict[str, Any]:
         tasks, probabilities = self._orders[variant], self._probabilities[variant]
         return {
-            "query_embedding": str(self._vectors[variant].tolist()), "policy": POLICY,
+            "query_embedding": str(self._vectors[variant].tolist()), "policy_settings": POLICY,
             "example_ids": self._examples[variant], "example_tasks": (tasks * 3)[:20],
             "similarities": self._similarities[variant], "tasks": tasks, "probabilities": probabilities,
             "weights": [*probabilities[:4], 0, 0, 0, 0], "composed_tasks": tasks[:4],

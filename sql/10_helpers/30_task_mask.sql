@@ -1,0 +1,73 @@
+-- What a role may know of tasks that have a reader_role, and what it reads in place of the names of the others.
+--   readable_tasks      tasks whose names the caller may know
+--     caller, may_read
+--   task_mask           the names that it may not know, each with its label; views of bi join it
+--     restricted_task   tasks with a reader_role, by all their names
+--     may_read
+--   masked_tasks        a list of names with the labels of task_mask
+
+-- Reads only. A function, and not a table with row security: of rows that this hides EXPLAIN ANALYZE tells how many an index
+-- found, and so by a few questions what is in it. Nothing of a caller's goes into a function with its owner's rights.
+CREATE FUNCTION loracomp.readable_tasks() RETURNS TABLE (name text, family text, description text)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT t.name, t.family, t.description
+    FROM loracomp.task AS t
+    WHERE t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role)
+    ORDER BY t.family, t.name;
+$$;
+COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that your jobs may use; exclude_tasks takes their names.';
+
+-- Reads only, with its owner's rights, and is granted to nobody: what hides names has to know them.
+CREATE VIEW loracomp.restricted_task AS
+SELECT
+    t.id AS task_id,
+    t.name,
+    t.reader_role,
+    'hidden task ' || t.id AS label
+FROM loracomp.task AS t
+WHERE t.reader_role IS NOT NULL
+UNION ALL
+-- Names that a restricted task once had stand in old traces.
+SELECT DISTINCT ON (e.before ->> 'name')
+    (e.before ->> 'id')::integer,
+    e.before ->> 'name',
+    (e.before ->> 'reader_role')::name,
+    'hidden task ' || (e.before ->> 'id')
+FROM loracomp.audit_event AS e
+WHERE e.entity = 'task' AND e.before ->> 'reader_role' IS NOT NULL
+    AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = e.before ->> 'name');
+COMMENT ON VIEW loracomp.restricted_task IS 'Tasks that have a reader_role, by their names now and before; for no role.';
+COMMENT ON COLUMN loracomp.restricted_task.task_id IS 'The task.';
+COMMENT ON COLUMN loracomp.restricted_task.name IS 'Its name, or one that it had.';
+COMMENT ON COLUMN loracomp.restricted_task.reader_role IS 'Role whose members may know of it.';
+COMMENT ON COLUMN loracomp.restricted_task.label IS 'What others see in place of the name.';
+
+-- Reads only. One row, of whoever asks: current_user stays the reader in views that run with their owner's rights. Granted to
+-- nobody, for it holds the names that it hides; views of bi join it.
+CREATE VIEW loracomp.task_mask AS
+-- Once a query: a plan that takes the other side for one row would work it out for each.
+WITH mask AS MATERIALIZED (
+    SELECT coalesce(jsonb_object_agg(r.name, r.label), '{}') AS labels
+    FROM loracomp.restricted_task AS r
+    WHERE NOT loracomp.may_read(current_user, r.reader_role)
+)
+
+SELECT m.labels FROM mask AS m;
+COMMENT ON VIEW loracomp.task_mask IS 'Names of tasks that the reader may not know, each with what stands in its place.';
+COMMENT ON COLUMN loracomp.task_mask.labels IS 'Name to label, as a JSON object; {} where nothing is hidden.';
+
+-- Computes only.
+CREATE FUNCTION loracomp.masked_tasks(tasks text[], labels jsonb) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN labels = '{}' THEN tasks
+        ELSE ARRAY(
+            SELECT coalesce(labels ->> u.task, u.task)
+            FROM unnest(tasks) WITH ORDINALITY AS u (task, place) ORDER BY u.place
+        )
+    END;
+END;
+COMMENT ON FUNCTION loracomp.masked_tasks IS 'Names of tasks in their order, those that are hidden by their labels.';

@@ -1,0 +1,139 @@
+-- Retrieval: from a query's vector to the nearest examples of the tasks that its submitter may use.
+--   check_embedding             the vector can have come from the database's encoder
+--     embedding_dimensions
+--   check_encoder_unchanged     it came from the encoder that made the examples' vectors
+--   unknown_tasks               names of excluded tasks that no task has
+--   eligible_tasks              the tasks to search
+--   search_exactly              whether to scan their examples or to use the index
+--   nearest_examples            the k nearest of them
+--   stored_vector               the vector of a stored trace, to search with once more
+
+-- Changes nothing; raises where a vector cannot have come from the database's encoder.
+CREATE FUNCTION loracomp.check_embedding(embedding vector) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+DECLARE
+    -- A cast needs no search_path, wherever pgvector is installed.
+    dimensions CONSTANT integer := cardinality(embedding::real[]);
+BEGIN
+    IF embedding IS NULL THEN
+        RAISE EXCEPTION 'embedding must not be null'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'embed the text with the database''s encoder';
+    END IF;
+    IF dimensions <> loracomp.embedding_dimensions() THEN
+        RAISE EXCEPTION 'embedding has % dimensions; this database holds vectors of %',
+            dimensions, loracomp.embedding_dimensions()
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'embed the text with the database''s encoder';
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_embedding IS
+'True, or an error where the vector cannot have come from the database''s encoder.';
+
+-- Changes nothing; raises where vectors come from another encoder, or another format of its input, than the embeddings here.
+CREATE FUNCTION loracomp.check_encoder_unchanged(fingerprint text, input_version smallint) RETURNS boolean
+LANGUAGE plpgsql STABLE PARALLEL SAFE
+AS $$
+BEGIN
+    IF fingerprint IS NOT NULL AND NOT EXISTS (
+        SELECT FROM loracomp.encoder AS e
+        WHERE (e.fingerprint, e.input_version)
+            = (check_encoder_unchanged.fingerprint, check_encoder_unchanged.input_version)
+    ) THEN
+        RAISE EXCEPTION 'the database''s encoder is no longer the one that these vectors come from'
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'start the worker again';
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_encoder_unchanged IS
+'True, or an error where the database has another encoder, or shows it another input, than the one that made the vectors.';
+
+-- Reads which of these names no task has; null where each has one. What the caller may not read does not exist for it: neither
+-- in the answer, nor in the time, nor in the counters of rows read, which every session may see. So it reads all tasks, and
+-- looks no name up.
+CREATE FUNCTION loracomp.unknown_tasks(names text[]) RETURNS text
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT string_agg(x.name, ', ' ORDER BY x.place)
+    FROM (
+        SELECT coalesce(u.name, 'null') AS name, min(u.place) AS place
+        FROM unnest(names) WITH ORDINALITY AS u (name, place)
+        GROUP BY coalesce(u.name, 'null')
+    ) AS x
+    WHERE x.name NOT IN (
+        SELECT t.name FROM loracomp.task AS t
+        WHERE t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role)
+    );
+END;
+COMMENT ON FUNCTION loracomp.unknown_tasks IS 'Those of the names that no task has, joined by commas; null where there are none.';
+
+-- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for a name that has vanished.
+CREATE FUNCTION loracomp.eligible_tasks(base_model text, submitter name, excluded text[]) RETURNS integer[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT coalesce(array_agg(t.id ORDER BY t.id), '{}')
+    FROM loracomp.task AS t
+    WHERE EXISTS (
+        SELECT FROM loracomp.adapter AS a JOIN loracomp.base_model AS b ON b.id = a.base_model_id
+        WHERE a.task_id = t.id AND a.status = 'active' AND b.name = eligible_tasks.base_model
+    )
+    AND to_regrole(quote_ident(submitter)) IS NOT NULL
+    AND (
+        t.reader_role IS NULL
+        OR pg_has_role(to_regrole(quote_ident(submitter)), to_regrole(quote_ident(t.reader_role)), 'member')
+    )
+    AND t.name <> ALL (coalesce(excluded, '{}'));
+END;
+COMMENT ON FUNCTION loracomp.eligible_tasks IS
+'Tasks that a submitter''s job may retrieve: an active adapter for the base model, readable by the submitter, not '
+'excluded. A role that has vanished reads nothing.';
+
+-- Changes nothing; reads at most 4,001 entries of an index.
+CREATE FUNCTION loracomp.search_exactly(tasks integer[]) RETURNS boolean
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    -- So few are scanned in some 2 ms; HNSW would have to discard the rows of other tasks, and miss some.
+    SELECT NOT EXISTS (SELECT FROM loracomp.example_embedding AS e WHERE e.task_id = ANY (tasks) LIMIT 1 OFFSET 4000);
+END;
+COMMENT ON FUNCTION loracomp.search_exactly IS
+'Whether these tasks have so few examples (4,000 at most) that an exact scan is the better search.';
+
+-- Changes nothing. Its shape keeps the plan independent of statistics and parameters, as a test holds:
+-- task_id + 0 hides the btree from the HNSW branch; distance + 0 hides HNSW from the exact branch; the constant LIMIT (the
+-- largest k of a policy) keeps the planner from costing a variable one at a tenth of the table. The HNSW scan is lazy, so
+-- only k rows are read. Sort after the limit: a relaxed scan may return rows slightly out of order.
+CREATE FUNCTION loracomp.nearest_examples(q vector, tasks integer[], k integer, exact boolean)
+RETURNS TABLE (example_id bigint, task_id integer, similarity double precision)
+LANGUAGE sql STABLE PARALLEL SAFE ROWS 20
+BEGIN ATOMIC
+    (
+        SELECT h.example_id, h.task_id, h.similarity
+        FROM (
+            SELECT e.example_id, e.task_id, 1 - (e.embedding <=> q) AS similarity
+            FROM loracomp.example_embedding AS e
+            WHERE NOT exact AND (e.task_id + 0) = ANY (tasks)
+            ORDER BY e.embedding <=> q
+            LIMIT 200
+        ) AS h
+        LIMIT k
+    )
+    UNION ALL
+    (
+        SELECT e.example_id, e.task_id, 1 - (e.embedding <=> q)
+        FROM loracomp.example_embedding AS e
+        WHERE exact AND e.task_id = ANY (tasks)
+        ORDER BY (e.embedding <=> q) + 0, e.example_id
+        LIMIT k
+    );
+END;
+COMMENT ON FUNCTION loracomp.nearest_examples IS
+'The k (at most 200) train examples of these tasks that are nearest to q by cosine similarity, in no particular order: '
+'exactly, or by the HNSW index.';
+
+-- Computes only. Bound when it is created: callers need not know where pgvector is installed.
+CREATE FUNCTION loracomp.stored_vector(embedding halfvec) RETURNS vector
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN embedding::vector;
+COMMENT ON FUNCTION loracomp.stored_vector IS 'A stored vector of half precision as one to search with.';

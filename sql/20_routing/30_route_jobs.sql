@@ -1,0 +1,221 @@
+-- Live routing: what a worker asks for each batch that it claimed.
+--   route_jobs                  a batch of jobs and vectors to compositions and traces
+--     check_encoder_unchanged, check_embedding
+--     eligible_tasks, search_exactly
+--     route_query               one vector to examples, probabilities and weights
+--       nearest_examples
+--       task_weights
+--     pick_tasks                which tasks the policy's router composes
+-- SQL functions are checked when they are made, so the callee stands before the caller here.
+
+-- Changes nothing: nearest_examples and task_weights for one vector.
+CREATE FUNCTION loracomp.route_query(q vector, tasks integer[], exact boolean, settings loracomp.policy)
+RETURNS TABLE (
+    example_ids bigint[],
+    example_tasks integer[],
+    similarities double precision[],
+    task_ids integer[],
+    probabilities double precision[],
+    in_nucleus boolean[],
+    weights double precision[]
+)
+LANGUAGE sql STABLE ROWS 1
+BEGIN ATOMIC
+    SELECT
+        n.ids,
+        n.tasks,
+        n.similarities,
+        coalesce(w.tasks, '{}'),
+        coalesce(w.probabilities, '{}'),
+        coalesce(w.kept, '{}'),
+        coalesce(w.weights, '{}')
+    FROM (
+        SELECT
+            coalesce(array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id), '{}') AS ids,
+            coalesce(array_agg(x.task_id ORDER BY x.similarity DESC, x.example_id), '{}') AS tasks,
+            coalesce(array_agg(x.similarity ORDER BY x.similarity DESC, x.example_id), '{}') AS similarities
+        FROM loracomp.nearest_examples(q, tasks, (settings).k, exact) AS x
+        -- A zero vector has no direction: its similarities are NaN, which Postgres counts as the largest number.
+        WHERE x.similarity <> 'NaN'
+    ) AS n
+    CROSS JOIN LATERAL (
+        -- In the order of task_weights, which array_agg keeps; WITH ORDINALITY would keep the call from being inlined.
+        SELECT
+            array_agg(t.task_id) AS tasks,
+            array_agg(t.probability) AS probabilities,
+            array_agg(t.in_nucleus) AS kept,
+            array_agg(CASE WHEN n.similarities[1] < (settings).min_similarity THEN 0 ELSE t.weight END) AS weights
+        FROM loracomp.task_weights(n.tasks, n.similarities, settings) AS t
+    ) AS w;
+END;
+COMMENT ON FUNCTION loracomp.route_query IS
+'One vector''s route: retrieved examples, best first; tasks by falling probability; weights, all 0 where the nearest '
+'example is below min_similarity. Empty arrays where nothing was found.';
+
+-- Changes nothing and reads no table. random draws by md5, which is the same on every server and release.
+CREATE FUNCTION loracomp.pick_tasks(
+    router text,
+    tasks integer[],
+    weights double precision[],
+    eligible integer[],
+    own_task integer,
+    seed integer,
+    job_id bigint
+) RETURNS TABLE (task_id integer, weight double precision)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 4
+BEGIN ATOMIC
+    SELECT u.task_id, u.weight
+    FROM unnest(tasks, weights) AS u (task_id, weight)
+    WHERE router IN ('retrieval', 'random_parameters') AND u.weight > 0
+    UNION ALL
+    SELECT own_task, 1.0
+    WHERE router = 'own_task' AND own_task = ANY (eligible)
+    UNION ALL
+    SELECT drawn.task_id, kept.weight
+    FROM (
+        SELECT u.weight, row_number() OVER (ORDER BY u.weight DESC, u.place) AS turn
+        FROM unnest(weights) WITH ORDINALITY AS u (weight, place)
+        WHERE u.weight > 0
+    ) AS kept
+    JOIN (
+        SELECT u.task_id, row_number() OVER (ORDER BY md5(concat_ws('/', seed, job_id, u.task_id))) AS turn
+        FROM unnest(eligible) AS u (task_id)
+    ) AS drawn USING (turn)
+    WHERE router = 'random';
+END;
+COMMENT ON FUNCTION loracomp.pick_tasks IS
+'Tasks to compose, with weights. retrieval and random_parameters: those that routing kept. own_task: the job''s own. '
+'random: eligible tasks drawn by seed and job, as many and with the same weights as routing kept. base: none.';
+
+-- Changes nothing. One call a batch: settings, scope, retrieval and adapters come from one snapshot.
+-- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
+-- hnsw.ef_search is what tune_routing sets by the size of the table.
+CREATE FUNCTION loracomp.route_jobs(
+    job_ids bigint[], embeddings vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
+)
+RETURNS TABLE (
+    job_id bigint,
+    adapter_ids integer[],
+    adapter_sha256 text[],
+    adapter_weights double precision[],
+    strategy text,
+    density double precision,
+    seed integer,
+    random_parameters boolean,
+    rescale boolean,
+    choice_normalization text,
+    contrast double precision,
+    trace loracomp.route_trace
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET hnsw.iterative_scan = 'relaxed_order'
+-- The default of 20,000 gives up among neighbours that are not eligible.
+SET hnsw.max_scan_tuples = 200000
+SET hnsw.ef_search = 100
+AS $$
+    WITH asked AS MATERIALIZED (
+        SELECT
+            j.id AS job_id,
+            a.place,
+            a.embedding,
+            j.base_model,
+            j.submitted_by,
+            j.exclude_tasks,
+            j.policy,
+            (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task
+        FROM unnest(job_ids, embeddings) WITH ORDINALITY AS a (job_id, embedding, place)
+        JOIN loracomp.job AS j ON j.id = a.job_id
+        WHERE loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version)
+            AND loracomp.check_embedding(a.embedding)
+    ), used AS MATERIALIZED (
+        SELECT p.name AS policy, p AS settings, to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS stored
+        FROM loracomp.policy AS p
+        WHERE p.name IN (SELECT a.policy FROM asked AS a)
+    ), scope AS MATERIALIZED (
+        SELECT s.*, loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks) AS eligible
+        FROM (SELECT DISTINCT a.base_model, a.submitted_by, a.exclude_tasks FROM asked AS a) AS s
+    ), search AS MATERIALIZED (
+        SELECT s.*, loracomp.search_exactly(s.eligible) AS exact FROM scope AS s
+    ), routed AS MATERIALIZED (
+        SELECT a.*, u.settings, u.stored, s.eligible, r.*
+        FROM asked AS a
+        JOIN used AS u USING (policy)
+        JOIN search AS s USING (base_model, submitted_by, exclude_tasks)
+        CROSS JOIN LATERAL loracomp.route_query(a.embedding, s.eligible, s.exact, u.settings) AS r
+    )
+    SELECT
+        r.job_id,
+        composed.adapter_ids,
+        composed.sha256,
+        composed.weights,
+        (r.settings).strategy,
+        (r.settings).density,
+        (r.settings).seed,
+        (r.settings).router = 'random_parameters',
+        (r.settings).rescale,
+        (r.settings).choice_normalization,
+        (r.settings).contrast,
+        -- In the order of loracomp.route_trace: nothing between here and record_predictions looks inside.
+        ROW(
+            r.embedding,
+            r.example_ids,
+            ARRAY(
+                SELECT t.name FROM unnest(r.example_tasks) WITH ORDINALITY AS u (task_id, place)
+                JOIN loracomp.task AS t ON t.id = u.task_id ORDER BY u.place
+            ),
+            r.similarities,
+            traced.tasks,
+            traced.probabilities,
+            traced.weights,
+            composed.tasks,
+            composed.adapter_ids,
+            composed.sha256,
+            composed.weights,
+            r.stored,
+            CASE
+                WHEN composed.tasks <> '{}' THEN NULL
+                WHEN (r.settings).router = 'base' THEN 'router is base'
+                WHEN r.eligible = '{}' THEN 'no eligible task'
+                WHEN (r.settings).router = 'own_task' AND r.own_task IS NULL THEN 'job names no task'
+                WHEN (r.settings).router = 'own_task' THEN 'own task is not eligible'
+                WHEN 0 = ALL (r.embedding::real[]) THEN 'embedding is zero'
+                WHEN r.example_ids = '{}' THEN 'no example of an eligible task'
+                ELSE 'below min_similarity'
+            END,
+            cardinality(r.eligible) -- eligible_task_count
+        )::loracomp.route_trace
+    FROM routed AS r
+    CROSS JOIN LATERAL (
+        SELECT
+            array_agg(p.task_id ORDER BY p.weight DESC, p.task_id) AS task_ids,
+            coalesce(array_agg(t.name ORDER BY p.weight DESC, p.task_id), '{}') AS tasks,
+            coalesce(array_agg(a.id ORDER BY p.weight DESC, p.task_id), '{}') AS adapter_ids,
+            coalesce(array_agg(a.sha256 ORDER BY p.weight DESC, p.task_id), '{}') AS sha256,
+            coalesce(array_agg(p.weight ORDER BY p.weight DESC, p.task_id), '{}') AS weights
+        FROM loracomp.pick_tasks(
+            (r.settings).router, r.task_ids, r.weights, r.eligible, r.own_task, (r.settings).seed, r.job_id
+        ) AS p
+        JOIN loracomp.task AS t ON t.id = p.task_id
+        JOIN loracomp.base_model AS b ON b.name = r.base_model
+        JOIN loracomp.adapter AS a ON a.task_id = p.task_id AND a.base_model_id = b.id AND a.status = 'active'
+    ) AS composed
+    CROSS JOIN LATERAL (
+        -- A control may compose a task that retrieval did not find: probability 0.
+        SELECT
+            coalesce(array_agg(t.name ORDER BY u.place, c.place), '{}') AS tasks,
+            coalesce(array_agg(coalesce(u.probability, 0) ORDER BY u.place, c.place), '{}') AS probabilities,
+            coalesce(array_agg(coalesce(c.weight, 0) ORDER BY u.place, c.place), '{}') AS weights
+        FROM unnest(r.task_ids, r.probabilities) WITH ORDINALITY AS u (task_id, probability, place)
+        FULL JOIN unnest(composed.task_ids, composed.weights) WITH ORDINALITY AS c (task_id, weight, place)
+            USING (task_id)
+        JOIN loracomp.task AS t ON t.id = task_id
+    ) AS traced
+    ORDER BY r.place;
+$$;
+COMMENT ON FUNCTION loracomp.route_jobs IS
+'Routes a batch of jobs by their unit vectors: a row a job with the adapters to compose (none: the base model alone), how to '
+'merge them, how to read choices, and its trace, which record_predictions takes as it is. Whatever the router, the examples '
+'and probabilities of the trace are those of retrieval. A job that no longer exists has no row. encoder is the fingerprint '
+'of the one that made the vectors, shown input_version: an error where the database has another; null where none made them.';

@@ -1,0 +1,53 @@
+-- Changes nothing. It reads examples with its owner's rights, but only those of tasks that the caller may read.
+-- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
+-- hnsw.ef_search is what tune_routing sets by the size of the table.
+CREATE FUNCTION loracomp.route(
+    embedding vector,
+    policy text DEFAULT 'default',
+    settings jsonb DEFAULT '{}',
+    exclude_tasks text[] DEFAULT '{}',
+    base_model text DEFAULT NULL
+) RETURNS TABLE (
+    task text,
+    probability double precision,
+    weight double precision,
+    in_nucleus boolean,
+    examples bigint,
+    nearest double precision
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET hnsw.iterative_scan = 'relaxed_order'
+-- The default of 20,000 gives up among neighbours that are not eligible.
+SET hnsw.max_scan_tuples = 200000
+SET hnsw.ef_search = 100
+AS $$
+#variable_conflict use_column
+DECLARE
+    used CONSTANT loracomp.policy := loracomp.policy_with(route.policy, route.settings);
+    model CONSTANT text := (loracomp.find_base_model(route.base_model)).name;
+    unknown CONSTANT text := loracomp.unknown_tasks(route.exclude_tasks);
+    eligible CONSTANT integer[] := loracomp.eligible_tasks(model, loracomp.caller(), exclude_tasks);
+BEGIN
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
+            USING ERRCODE = 'no_data_found', HINT = 'leave them out: what does not exist is not used';
+    END IF;
+    PERFORM loracomp.check_embedding(embedding);
+    RETURN QUERY
+    SELECT t.name, u.probability, u.weight, u.in_nucleus, count(*), max(x.similarity)
+    FROM loracomp.route_query(embedding, eligible, loracomp.search_exactly(eligible), used) AS r
+    CROSS JOIN LATERAL unnest(r.task_ids, r.probabilities, r.weights, r.in_nucleus)
+        WITH ORDINALITY AS u (task_id, probability, weight, in_nucleus, place)
+    INNER JOIN loracomp.task AS t ON t.id = u.task_id
+    CROSS JOIN LATERAL unnest(r.example_tasks, r.similarities) AS x (task_id, similarity)
+    WHERE x.task_id = u.task_id
+    GROUP BY u.place, t.name, u.probability, u.weight, u.in_nucleus
+    ORDER BY u.place;
+END
+$$;
+COMMENT ON FUNCTION loracomp.route IS
+'Routes one unit vector as the caller: a row a task with its probability, weight (all 0: the base model alone), retrieved '
+'examples and the nearest one''s similarity. settings replace some of the policy''s, such as {"top_p": 0.9}; base_model null '
+'is the default.';

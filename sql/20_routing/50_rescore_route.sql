@@ -1,0 +1,123 @@
+-- What a stored trace would have given under other settings.
+--   rescore_route               a job's tasks and weights under changed settings
+--     with_settings             the policy of its trace with those settings
+--     retrieve_again            where the trace does not hold enough examples
+--       stored_vector, eligible_tasks, search_exactly, nearest_examples
+--     task_weights
+
+-- Changes nothing; reads stored traces with its owner's rights: of any job for analysts and administrators, of their own for
+-- others that are let in, with labels for tasks that the caller may not know.
+-- Retrieves again where the trace can't answer: for a larger k, or other excluded tasks.
+CREATE FUNCTION loracomp.rescore_route(
+    job bigint, settings jsonb DEFAULT '{}', exclude_tasks text[] DEFAULT NULL
+) RETURNS TABLE (task text, probability double precision, in_nucleus boolean, weight double precision)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    names text[];
+    cosines double precision[];
+    stored jsonb;
+    stored_k integer;
+    used loracomp.policy;
+    labels CONSTANT jsonb := (
+        SELECT coalesce(jsonb_object_agg(r.name, r.label), '{}') FROM loracomp.restricted_task AS r
+        WHERE NOT loracomp.may_read(loracomp.caller(), r.reader_role)
+    );
+BEGIN
+    SELECT p.example_tasks, p.similarities, p.policy_settings INTO names, cosines, stored
+    FROM loracomp.prediction AS p
+    WHERE p.job_id = rescore_route.job AND (
+        loracomp.caller_is_admin()
+        OR coalesce(pg_has_role(loracomp.caller(), to_regrole('loracomp_analyst'), 'member'), false)
+        OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = p.job_id AND j.submitted_by = loracomp.caller())
+    );
+    IF stored IS NULL THEN
+        RAISE EXCEPTION 'job % has no prediction', job
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
+    END IF;
+    used := jsonb_populate_record(NULL::loracomp.policy, stored);
+    stored_k := used.k;
+    used := loracomp.with_settings(used, rescore_route.settings);
+    IF used.k > stored_k OR rescore_route.exclude_tasks IS NOT NULL THEN
+        SELECT r.example_tasks, r.similarities INTO names, cosines
+        FROM loracomp.retrieve_again(job, used.k, rescore_route.exclude_tasks) AS r;
+    END IF;
+    names := names[:used.k];
+    -- task_weights takes numbers: a name's is the place where it first stands.
+    RETURN QUERY
+    SELECT
+        coalesce(labels ->> names[w.task_id], names[w.task_id]),
+        w.probability,
+        w.in_nucleus,
+        CASE WHEN cosines[1] < used.min_similarity THEN 0 ELSE w.weight END
+    FROM loracomp.task_weights(
+        ARRAY(
+            SELECT array_position(names, u.name) FROM unnest(names) WITH ORDINALITY AS u (name, place) ORDER BY u.place
+        ),
+        cosines[:used.k], used
+    ) AS w;
+END
+$$;
+COMMENT ON FUNCTION loracomp.rescore_route IS
+'What retrieval would have weighted for a job under other settings, such as {"top_p": 0.9}; the rest is as stored. A larger '
+'k than the job''s, or other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the '
+'job''s router: the examples are always those of retrieval.';
+
+-- Changes nothing. Retrieves for the job's submitter with today's examples; the stored vector is a halfvec, so similarities
+-- differ from the stored ones by some 1e-4. It reads examples with its owner's rights, as whoever ran the job did.
+-- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
+-- hnsw.ef_search is what tune_routing sets by the size of the table.
+CREATE FUNCTION loracomp.retrieve_again(
+    job bigint, k integer, exclude_tasks text[], OUT example_tasks text[], OUT similarities double precision[]
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET hnsw.iterative_scan = 'relaxed_order'
+-- The default of 20,000 gives up among neighbours that are not eligible.
+SET hnsw.max_scan_tuples = 200000
+SET hnsw.ef_search = 100
+AS $$
+DECLARE
+    asked loracomp.job;
+    used_encoder text;
+    encoder CONSTANT text := (SELECT format('%s/%s', e.name, e.input_version) FROM loracomp.encoder AS e);
+    unknown CONSTANT text := loracomp.unknown_tasks(retrieve_again.exclude_tasks);
+    eligible integer[];
+BEGIN
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
+            USING ERRCODE = 'no_data_found', HINT = 'leave them out: what does not exist is not used';
+    END IF;
+    SELECT j.* INTO asked FROM loracomp.job AS j WHERE j.id = retrieve_again.job;
+    SELECT p.encoder INTO used_encoder FROM loracomp.prediction AS p
+    WHERE p.job_id = retrieve_again.job AND p.query_embedding IS NOT NULL;
+    IF used_encoder IS NULL THEN
+        RAISE EXCEPTION 'job % has no stored embedding to retrieve with', retrieve_again.job
+            USING ERRCODE = 'no_data_found', HINT = 'leave exclude_tasks out, and k as stored or lower';
+    END IF;
+    IF used_encoder IS DISTINCT FROM encoder THEN
+        RAISE EXCEPTION 'job % was embedded by %, and the examples are embedded by %', retrieve_again.job, used_encoder,
+            coalesce(encoder, 'none')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'submit it again to retrieve for it';
+    END IF;
+    eligible := loracomp.eligible_tasks(
+        asked.base_model, asked.submitted_by, coalesce(retrieve_again.exclude_tasks, asked.exclude_tasks)
+    );
+    SELECT
+        coalesce(array_agg(t.name ORDER BY x.similarity DESC, x.example_id), '{}'),
+        coalesce(array_agg(x.similarity ORDER BY x.similarity DESC, x.example_id), '{}')
+    INTO example_tasks, similarities
+    FROM loracomp.prediction AS p
+    CROSS JOIN LATERAL loracomp.nearest_examples(
+        loracomp.stored_vector(p.query_embedding), eligible, retrieve_again.k, loracomp.search_exactly(eligible)
+    ) AS x
+    JOIN loracomp.task AS t ON t.id = x.task_id
+    WHERE p.job_id = retrieve_again.job AND x.similarity <> 'NaN';
+END
+$$;
+COMMENT ON FUNCTION loracomp.retrieve_again IS
+'Tasks and cosine similarities of the k train examples nearest to a job''s stored vector, best first, among the tasks that '
+'its submitter may retrieve, but for those excluded (null: those that the job excluded).';

@@ -1,0 +1,142 @@
+-- Submission: by INSERT on loracomp.job, or by submit_job, which inserts.
+--   submit_job                  returns the job that is there where the idempotency key was used before
+--   trigger fill_job            before the insert: fills what was left open
+--     unknown_tasks             refuses names of tasks that don't exist
+--   trigger admit_jobs          after it: 15_limits.sql
+--   trigger hint_job            after it: wakes idle workers
+
+-- Inserts a job as the caller. The same idempotency_key again changes nothing and returns the job that is there;
+-- with another payload it raises. priority, run_at, max_attempts and timeout_s say when, not what: not compared.
+CREATE FUNCTION loracomp.submit_job(
+    prompt text,
+    choices text[] DEFAULT NULL,
+    max_new_tokens integer DEFAULT NULL,
+    policy text DEFAULT 'default',
+    priority integer DEFAULT 0,
+    run_at timestamptz DEFAULT now(),
+    idempotency_key text DEFAULT NULL,
+    tags jsonb DEFAULT '{}',
+    exclude_tasks text[] DEFAULT '{}',
+    stop text[] DEFAULT '{}',
+    base_model text DEFAULT NULL,
+    kind text DEFAULT 'predict',
+    max_attempts integer DEFAULT 3,
+    timeout_s integer DEFAULT 600,
+    temperature double precision DEFAULT 0,
+    top_p double precision DEFAULT 1,
+    seed bigint DEFAULT NULL
+) RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    job_id bigint;
+    same boolean;
+BEGIN
+    LOOP
+        INSERT INTO loracomp.job AS j (
+            prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks, stop,
+            base_model, kind, max_attempts, timeout_s, temperature, top_p, seed
+        ) VALUES (
+            submit_job.prompt, submit_job.choices, submit_job.max_new_tokens, submit_job.policy, submit_job.priority,
+            submit_job.run_at, submit_job.idempotency_key, submit_job.tags, submit_job.exclude_tasks, submit_job.stop,
+            submit_job.base_model, submit_job.kind, submit_job.max_attempts, submit_job.timeout_s,
+            submit_job.temperature, submit_job.top_p, submit_job.seed
+        )
+        ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
+        RETURNING j.id INTO job_id;
+        EXIT WHEN job_id IS NOT NULL;
+        -- What the caller left open was filled in; 64 is what the trigger fills in for max_new_tokens.
+        SELECT
+            j.id,
+            (j.prompt, j.choices, j.policy, j.tags, j.exclude_tasks, j.stop, j.kind, j.temperature, j.top_p, j.seed)
+                IS NOT DISTINCT FROM (submit_job.prompt, submit_job.choices, submit_job.policy, submit_job.tags,
+                    submit_job.exclude_tasks, submit_job.stop, submit_job.kind, submit_job.temperature,
+                    submit_job.top_p, submit_job.seed)
+                AND coalesce(j.max_new_tokens, 64) = coalesce(submit_job.max_new_tokens, 64)
+                AND j.base_model = coalesce(submit_job.base_model, j.base_model)
+        INTO job_id, same
+        FROM loracomp.job AS j
+        WHERE j.submitted_by = current_user AND j.idempotency_key = submit_job.idempotency_key;
+        -- None is found where it was purged just now: then there is room for this one.
+        EXIT WHEN same;
+        IF NOT same THEN
+            RAISE EXCEPTION 'idempotency_key was used before with another payload, by job %', job_id
+                USING ERRCODE = 'unique_violation', CONSTRAINT = 'idempotency_key_was_used_before',
+                    HINT = 'send the same payload again, or take another key';
+        END IF;
+    END LOOP;
+    RETURN job_id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.submit_job IS
+'Inserts a job and returns its id; called again with the same idempotency_key and payload, returns the same id.';
+
+-- Fills what an INSERT may leave open, keeps due in step, and refuses tasks that don't exist. It reads tables that not
+-- every caller may.
+CREATE FUNCTION loracomp.fill_job() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    unknown text;
+BEGIN
+    IF tg_op = 'INSERT' AND NOT loracomp.caller_is_admin() THEN
+        -- A time in the past is no way to the front of the queue.
+        new.run_at := greatest(new.run_at, new.created_at);
+    END IF;
+    -- Evaluations stand behind everybody for 1000 minutes: the range of priorities.
+    new.scheduled := new.run_at > now();
+    new.due := new.run_at
+        - make_interval(mins => new.priority - CASE WHEN new.evaluation IS NULL THEN 0 ELSE 1000 END);
+    IF new.choices IS NULL AND new.max_new_tokens IS NULL AND new.kind = 'predict' THEN
+        new.max_new_tokens := 64;
+    END IF;
+    IF new.base_model IS NULL THEN
+        SELECT b.name INTO new.base_model FROM loracomp.base_model AS b WHERE b.is_default;
+        IF new.base_model IS NULL THEN
+            RAISE EXCEPTION 'base_model is not given and no base model is the default'
+                USING ERRCODE = 'not_null_violation', CONSTRAINT = 'base_model_must_be_given_where_none_is_the_default',
+                    HINT = 'name one, or let an administrator make one the default';
+        END IF;
+    END IF;
+    -- Only when it is given: a job must go on when a task that it excludes goes away.
+    IF new.exclude_tasks <> '{}' AND (tg_op = 'INSERT' OR new.exclude_tasks IS DISTINCT FROM old.exclude_tasks) THEN
+        -- array_remove refuses arrays of more dimensions in words of its own; a constraint has better ones.
+        unknown := loracomp.unknown_tasks(
+            ARRAY(SELECT u.name FROM unnest(new.exclude_tasks) AS u (name) WHERE u.name IS NOT NULL)
+        );
+        IF unknown IS NOT NULL THEN
+            RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'exclude_tasks_must_name_tasks',
+                    HINT = 'leave them out: what does not exist is not used';
+        END IF;
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION loracomp.fill_job IS
+'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in exclude_tasks.';
+
+CREATE TRIGGER fill_job
+BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks ON loracomp.job
+FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
+COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills due, base_model and max_new_tokens.';
+
+-- Tells idle workers that there are jobs; they look by themselves too. NOTIFY takes a lock of the whole cluster until
+-- commit: ALTER DATABASE name SET loracomp.notify = 'off' turns it off where inserts are many. Any login of the server may fill
+-- the queue of notifications, and NOTIFY would then refuse the jobs: above a half, workers must look by themselves.
+CREATE FUNCTION loracomp.hint_job() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    IF current_setting('loracomp.notify', true) IS DISTINCT FROM 'off' AND pg_notification_queue_usage() < 0.5 THEN
+        PERFORM pg_notify('loracomp_job', '');
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.hint_job IS
+'Trigger: notifies idle workers of new jobs, unless the setting loracomp.notify is off.';
+
+CREATE TRIGGER hint_job AFTER INSERT ON loracomp.job FOR EACH STATEMENT EXECUTE FUNCTION loracomp.hint_job();
+COMMENT ON TRIGGER hint_job ON loracomp.job IS 'Wakes idle workers.';

@@ -1,0 +1,334 @@
+-- The claim: due jobs become running, leased to one worker.
+--   claim_jobs                  what a worker calls
+--     wake_jobs                 scheduled jobs whose time has come can be claimed
+--     rescue_jobs               jobs whose lease ran out are queued again, or fail
+--       retry_delay             how long they wait (fail_jobs asks it too)
+--     pick_jobs                 locks those to take
+--       first_in_turn           which come first, fairly among submitters
+--     take_turns                notes that these submitters were served
+
+-- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. Which jobs:
+-- pick_jobs. Beside `held` jobs that the worker has already, a whole batch or none: what is less may go to an idle worker,
+-- and a job that is to be alone must be.
+CREATE FUNCTION loracomp.claim_jobs(
+    worker text, base_model text, batch_size integer, lease interval, held integer DEFAULT 0
+)
+RETURNS TABLE (
+    id bigint,
+    lease_token bigint,
+    kind text,
+    prompt text,
+    choices text[],
+    max_new_tokens integer,
+    stop text[],
+    attempts integer,
+    timeout_s integer,
+    temperature double precision,
+    top_p double precision,
+    seed bigint
+)
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    picked bigint[];
+    served name[];
+BEGIN
+    PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
+    PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
+    PERFORM loracomp.rescue_jobs();
+    PERFORM loracomp.wake_jobs();
+    SELECT coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.submitted_by) FILTER (WHERE p.leads), '{}')
+    INTO picked, served
+    FROM loracomp.pick_jobs(claim_jobs.base_model, claim_jobs.batch_size) AS p;
+    IF claim_jobs.held > 0 AND cardinality(picked) < greatest(claim_jobs.batch_size, 2) THEN
+        RETURN;
+    END IF;
+    PERFORM loracomp.take_turns(claim_jobs.base_model, served);
+    RETURN QUERY
+    WITH claimed AS (
+        UPDATE loracomp.job AS j SET
+            status = 'running',
+            attempts = j.attempts + 1,
+            worker = claim_jobs.worker,
+            claimed_together = cardinality(picked),
+            claimed_at = now(),
+            lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => j.timeout_s)),
+            -- One token for the claim: a subquery of its own is evaluated once. Drawn at random, or whoever may
+            -- work could guess those of other workers and answer their jobs.
+            lease_token = (SELECT hashtextextended(gen_random_uuid()::text, 0))
+        WHERE j.id = ANY (picked)
+        RETURNING j.*
+    )
+    SELECT
+        c.id, c.lease_token, c.kind, c.prompt, c.choices, c.max_new_tokens, c.stop, c.attempts, c.timeout_s,
+        c.temperature, c.top_p, c.seed
+    FROM claimed AS c
+    ORDER BY c.due, c.id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.claim_jobs IS
+'Leases due jobs of a base model to a worker. Every later write must show the lease_token that it returns.';
+
+-- scheduled -> due, where the time has come: jobs for later stand apart, so that no claim walks through them. claim_jobs
+-- does this first.
+CREATE FUNCTION loracomp.wake_jobs() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+    woken CONSTANT bigint[] := ARRAY(
+        SELECT d.id FROM loracomp.job AS d
+        WHERE d.status = 'queued' AND d.scheduled AND d.run_at <= now()
+        ORDER BY d.run_at LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    );
+BEGIN
+    -- An UPDATE of no rows would cost each claim the audit's trigger.
+    IF woken <> '{}' THEN
+        UPDATE loracomp.job AS j SET scheduled = FALSE WHERE j.id = ANY (woken);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.wake_jobs IS 'Lets jobs be claimed whose run_at has come. For claim_jobs.';
+
+-- running -> queued where the lease ran out, and each is claimed alone from then on. The attempt is given back, unless
+-- the job was alone: then it counts, and the last one -> failed. claim_jobs does this first.
+CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+    expired CONSTANT bigint[] := ARRAY(
+        SELECT j.id FROM loracomp.job AS j
+        WHERE j.status = 'running' AND j.lease_expires_at < now()
+        ORDER BY j.lease_expires_at LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    );
+BEGIN
+    -- An UPDATE of no rows would cost each claim the audit's trigger.
+    IF expired = '{}' THEN
+        RETURN 0;
+    END IF;
+    UPDATE loracomp.job AS j SET
+        status = CASE WHEN e.spent THEN 'failed' ELSE 'queued' END,
+        finished_at = CASE WHEN e.spent THEN now() END,
+        attempts = j.attempts - CASE WHEN e.alone THEN 0 ELSE 1 END,
+        expired_leases = j.expired_leases + 1,
+        run_at = CASE WHEN e.alone AND NOT e.spent THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        error_code = 'lease_expired',
+        error = format(
+            'its lease ran out: worker %s stopped or hung while it worked on %s',
+            j.worker, CASE WHEN e.alone THEN 'this job alone' ELSE 'a batch with this job in it' END
+        )
+    FROM (
+        SELECT
+            r.id, r.claimed_together = 1 AS alone, r.claimed_together = 1 AND r.attempts >= r.max_attempts AS spent
+        FROM loracomp.job AS r WHERE r.id = ANY (expired)
+    ) AS e
+    WHERE j.id = e.id AND j.id = ANY (expired);
+    PERFORM nextval('loracomp.rescued_jobs') FROM unnest(expired);
+    RETURN cardinality(expired);
+END
+$$;
+COMMENT ON FUNCTION loracomp.rescue_jobs IS
+'Takes back jobs whose lease ran out and returns their number. Workers do it with each claim.';
+
+-- Reads only: doubles with each attempt up to ten minutes, give or take a half so that retries don't come together.
+CREATE FUNCTION loracomp.retry_delay(attempts integer) RETURNS interval
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT make_interval(secs => least(2.0 ^ attempts, 600) * (0.5 + random()));
+END;
+COMMENT ON FUNCTION loracomp.retry_delay IS 'How long a job waits before it is tried again after this many attempts.';
+
+-- Locks the due jobs that a claim takes and changes nothing: the first of first_in_turn that nobody else has locked.
+-- `leads` marks a submitter's first job: with it, its turn is taken.
+-- Where none is due, jobs of evaluations, which are due 1000 minutes later than others: people don't wait behind them.
+-- A job whose lease once ran out is taken alone: what kills its worker takes no other job with it.
+CREATE FUNCTION loracomp.pick_jobs(base_model text, batch_size integer)
+RETURNS TABLE (id bigint, submitted_by name, leads boolean)
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+-- The same plan, made once, whatever the statistics say, which lag behind a queue: index scans that stop early.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+-- In the order of the queue's own index, where another would do beside a sort: that of idempotency keys holds all jobs.
+SET enable_sort = off
+SET enable_incremental_sort = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
+    WITH candidates AS MATERIALIZED (
+        -- More than are needed: other workers, at the same moment, lock the same first ones.
+        SELECT f.* FROM loracomp.first_in_turn(pick_jobs.base_model, 4 * pick_jobs.batch_size) AS f
+    ),
+    everyday AS MATERIALIZED (
+        SELECT c.id, c.submitted_by, c.turn, c.place, l.suspect
+        FROM candidates AS c
+        CROSS JOIN LATERAL (
+            SELECT j.expired_leases > 0 AS suspect FROM loracomp.job AS j
+            WHERE j.id = c.id AND j.status = 'queued'
+            FOR UPDATE SKIP LOCKED
+        ) AS l
+        LIMIT pick_jobs.batch_size
+    ),
+    evaluated AS MATERIALIZED (
+        SELECT j.id, j.submitted_by, 2 AS turn, 1 AS place, j.due, j.expired_leases > 0 AS suspect
+        FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND j.evaluation IS NOT NULL AND j.base_model = pick_jobs.base_model
+            AND NOT j.scheduled AND j.due > now()
+        ORDER BY j.due, j.id
+        LIMIT CASE WHEN EXISTS (SELECT FROM everyday) THEN 0 ELSE pick_jobs.batch_size END
+        FOR UPDATE SKIP LOCKED
+    ),
+    locked AS (
+        SELECT e.id, e.submitted_by, e.turn, e.place, NULL AS due, e.suspect FROM everyday AS e
+        UNION ALL
+        SELECT e.* FROM evaluated AS e
+    ),
+    ranked AS (
+        SELECT l.*, row_number() OVER w AS number, first_value(l.suspect) OVER w AS suspect_first
+        FROM locked AS l
+        WINDOW w AS (ORDER BY l.place, l.due, l.id)
+    )
+    SELECT r.id, r.submitted_by, r.turn = 1 FROM ranked AS r
+    WHERE CASE WHEN r.suspect_first THEN r.number = 1 ELSE NOT r.suspect END
+    ORDER BY r.number;
+END
+$$;
+COMMENT ON FUNCTION loracomp.pick_jobs IS
+'Locks up to batch_size due jobs of a base model, fairly among submitters. For claim_jobs.';
+
+-- Reads only: the due jobs that come first. A submitter's own jobs go by due, and submitters take turns: a job's wait counts
+-- from when its submitter was last served, so that a million rows of one keep nobody else waiting; a step of priority is
+-- worth a minute of that wait.
+-- Of many submitters it reads few jobs each: an even share at first, then more of those alone whose whole share was first.
+CREATE FUNCTION loracomp.first_in_turn(base_model text, most integer)
+RETURNS TABLE (id bigint, submitted_by name, turn integer, place bigint)
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+-- The same plan, made once, whatever the statistics say, which lag behind a queue: index scans that stop early.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+-- In the order of the queue's own index, where another would do beside a sort: that of idempotency keys holds all jobs.
+SET enable_sort = off
+SET enable_incremental_sort = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    -- Jumps through the index from one submitter to the next.
+    submitters name[] := ARRAY(
+        WITH RECURSIVE waiting (submitted_by) AS (
+            (
+                SELECT j.submitted_by FROM loracomp.job AS j
+                WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
+                ORDER BY j.submitted_by, j.due LIMIT 1
+            )
+            UNION ALL
+            SELECT (
+                SELECT j.submitted_by FROM loracomp.job AS j
+                WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
+                    AND j.submitted_by > w.submitted_by
+                ORDER BY j.submitted_by, j.due LIMIT 1
+            )
+            FROM waiting AS w WHERE w.submitted_by IS NOT NULL
+        )
+        SELECT w.submitted_by FROM waiting AS w WHERE w.submitted_by IS NOT NULL
+    );
+    -- Two more than an even share, rounded down: where all ask the same, nobody's whole share is first.
+    share integer := least(first_in_turn.most, first_in_turn.most / greatest(cardinality(submitters), 1) + 2);
+    shares integer[] := array_fill(share, ARRAY[cardinality(submitters)]);
+    ids bigint[];
+    names name[];
+    turns integer[];
+    deeper integer;
+    next_share integer;
+BEGIN
+    LOOP
+        SELECT array_agg(f.id), array_agg(f.submitted_by), array_agg(f.turn) INTO ids, names, turns
+        FROM (
+            SELECT h.id, s.submitted_by, h.turn
+            FROM unnest(submitters, shares) AS s (submitted_by, share)
+            LEFT JOIN loracomp.turn AS t
+                ON t.base_model = first_in_turn.base_model AND t.submitted_by = s.submitted_by
+            CROSS JOIN LATERAL (
+                -- Later jobs of a submitter are served at this claim's turn at the earliest. The maximum keeps their order.
+                SELECT d.id, d.due, d.turn, max(
+                    d.due + greatest(interval '0', CASE d.turn WHEN 1 THEN t.served_at ELSE now() END - d.run_at)
+                ) OVER (ORDER BY d.turn) AS place
+                FROM (
+                    -- Jobs of evaluations are due later than others.
+                    SELECT j.id, j.due, j.run_at, row_number() OVER (ORDER BY j.due, j.id)::integer AS turn
+                    FROM loracomp.job AS j
+                    WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
+                        AND j.submitted_by = s.submitted_by AND j.due <= now()
+                    ORDER BY j.due, j.id LIMIT s.share
+                ) AS d
+            ) AS h
+            ORDER BY h.place, h.turn, h.due, h.id LIMIT first_in_turn.most
+        ) AS f;
+        EXIT WHEN share = first_in_turn.most OR names IS NULL;
+        -- Of the others what is there is enough: what is read beside it can only come before it.
+        SELECT array_agg(n.name), array_agg(n.taken), count(*) FILTER (WHERE n.taken = share)
+        INTO submitters, shares, deeper
+        FROM (SELECT u.name, count(*)::integer AS taken FROM unnest(names) AS u (name) GROUP BY u.name) AS n;
+        EXIT WHEN deeper = 0;
+        next_share := least(first_in_turn.most, greatest(4 * share, first_in_turn.most / deeper));
+        shares := array_replace(shares, share, next_share);
+        share := next_share;
+    END LOOP;
+    RETURN QUERY
+    SELECT u.id, u.submitted_by, u.turn, u.place
+    FROM unnest(ids, names, turns) WITH ORDINALITY AS u (id, submitted_by, turn, place);
+END
+$$;
+COMMENT ON FUNCTION loracomp.first_in_turn IS
+'The due jobs of a base model that come first, fairly among submitters, no more than `most`. For pick_jobs.';
+
+-- Notes that these submitters were served now, in this order: a microsecond apart, so that no two are equally long ago.
+-- Never waits: what another claim holds, that claim notes.
+CREATE FUNCTION loracomp.take_turns(base_model text, submitters name[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    WITH free AS MATERIALIZED (
+        SELECT t.submitted_by FROM loracomp.turn AS t
+        WHERE t.base_model = take_turns.base_model AND t.submitted_by = ANY (take_turns.submitters)
+        FOR UPDATE SKIP LOCKED
+    )
+    UPDATE loracomp.turn AS t
+    SET served_at = now() + interval '1 microsecond' * array_position(take_turns.submitters, t.submitted_by)
+    FROM free AS f
+    WHERE t.base_model = take_turns.base_model AND t.submitted_by = f.submitted_by;
+    -- Two who insert the same newcomer would wait for each other: one at a time, by a lock that only owners can hold.
+    PERFORM FROM loracomp.base_model AS b
+    WHERE b.name = take_turns.base_model AND EXISTS (
+        SELECT FROM unnest(take_turns.submitters) AS s (submitted_by)
+        WHERE NOT EXISTS (
+            SELECT FROM loracomp.turn AS t
+            WHERE t.base_model = take_turns.base_model AND t.submitted_by = s.submitted_by
+        )
+    )
+    FOR NO KEY UPDATE SKIP LOCKED;
+    IF found THEN
+        INSERT INTO loracomp.turn (base_model, submitted_by, served_at)
+        SELECT take_turns.base_model, s.submitted_by, now() + interval '1 microsecond' * s.place
+        FROM unnest(take_turns.submitters) WITH ORDINALITY AS s (submitted_by, place)
+        ON CONFLICT DO NOTHING;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.take_turns IS 'Notes when submitters were last served. For claim_jobs.';

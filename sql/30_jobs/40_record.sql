@@ -1,0 +1,150 @@
+-- The record: predictions and traces are written and their jobs end, in one statement.
+--   record_predictions          what a worker calls with a batch's answers
+--     wait_for_jobs             waits a moment for jobs that others have locked
+
+-- running -> succeeded, and the prediction with its trace, in one statement, for jobs whose token still holds.
+-- Each array has an element for each job, in the same order: the lease token that its claim returned, the trace that
+-- route_jobs returned, and what the model answered. But for two: choice_scores are those of all jobs, one job's behind the
+-- other's, and choice_ends says where each job's end; timings may have one element that counts for all.
+CREATE FUNCTION loracomp.record_predictions(
+    ids bigint[],
+    tokens bigint[],
+    traces loracomp.route_trace[],
+    outputs text[],
+    choice_indexes integer[],
+    choice_scores double precision[],
+    choice_ends integer[],
+    prompt_tokens integer[],
+    output_tokens integer[],
+    norm_ratios double precision[],
+    cosines double precision[],
+    composition_digests text[],
+    batch_sizes integer[],
+    timings jsonb[],
+    device text,
+    base_model text,
+    base_fingerprint text,
+    encoder text,
+    code_version text
+) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+-- One plan for all calls, which finds each job by its number whatever the statistics say: many that ran lie dead in the
+-- index of leases.
+SET plan_cache_mode = force_generic_plan
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+SET jit = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    written bigint;
+    missing bigint := cardinality(record_predictions.ids);
+BEGIN
+    IF (missing = ALL (ARRAY[
+        cardinality(tokens), cardinality(traces), cardinality(outputs), cardinality(choice_indexes),
+        cardinality(choice_ends), cardinality(prompt_tokens), cardinality(output_tokens), cardinality(norm_ratios),
+        cardinality(cosines), cardinality(composition_digests), cardinality(batch_sizes)
+    ])) IS NOT TRUE OR (cardinality(timings) IN (1, missing)) IS NOT TRUE THEN
+        RAISE EXCEPTION 'ids, tokens, traces, outputs and the other arrays must have one element for each job, and timings one '
+            'for each or one for all' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR attempt IN 1..2 LOOP
+        RETURN QUERY
+        WITH held AS MATERIALIZED (
+            SELECT a.*, j.worker, j.attempts, j.submitted_by
+            FROM unnest(
+                record_predictions.ids, record_predictions.tokens, record_predictions.outputs,
+                record_predictions.choice_indexes, record_predictions.prompt_tokens, record_predictions.output_tokens,
+                record_predictions.norm_ratios, record_predictions.cosines, record_predictions.composition_digests,
+                record_predictions.batch_sizes, record_predictions.traces
+            -- Behind these are the columns of a trace, by their own names.
+            ) WITH ORDINALITY AS a (
+                job_id, token, output, choice_index, prompt_tokens, output_tokens, norm_ratio, cosine,
+                composition_digest, batch_size
+            )
+            -- A job has a token while it runs, and only then.
+            JOIN loracomp.job AS j ON j.id = a.job_id AND j.lease_token = a.token
+            ORDER BY j.id
+            FOR UPDATE OF j SKIP LOCKED
+        ),
+        recorded AS (
+            INSERT INTO loracomp.prediction (
+                query_embedding, example_ids, example_tasks, similarities, tasks, probabilities, weights,
+                composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
+                eligible_task_count, job_id, output, choice_index, choice_scores,
+                composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens,
+                timings, batch_size, worker, device, attempt,
+                base_model, base_fingerprint, encoder, code_version, submitted_by
+            )
+            SELECT
+                h.query_embedding, h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
+                h.composed_tasks, h.adapter_ids, h.adapter_sha256, h.adapter_weights, h.policy_settings, h.fallback,
+                h.eligible_task_count, h.job_id, h.output, h.choice_index,
+                nullif(record_predictions.choice_scores[
+                    coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
+                    : record_predictions.choice_ends[h.ordinality]
+                ], '{}'),
+                h.composition_digest, h.norm_ratio, h.cosine, h.prompt_tokens, h.output_tokens,
+                -- What the worker measured up to the call goes on until the row is written.
+                t.timings || CASE WHEN jsonb_typeof(t.timings -> 'record') = 'number' THEN jsonb_build_object(
+                    'record',
+                    round(
+                        (t.timings ->> 'record')::numeric
+                        + 1000 * extract(EPOCH FROM clock_timestamp() - statement_timestamp()), 3
+                    )
+                ) ELSE '{}' END,
+                h.batch_size, h.worker, record_predictions.device, h.attempts,
+                record_predictions.base_model, record_predictions.base_fingerprint, record_predictions.encoder,
+                record_predictions.code_version, h.submitted_by
+            FROM held AS h
+            CROSS JOIN LATERAL (
+                SELECT record_predictions.timings[
+                    least(h.ordinality, cardinality(record_predictions.timings))
+                ] AS timings
+            ) AS t
+            RETURNING job_id, output
+        )
+        UPDATE loracomp.job AS j SET
+            status = 'succeeded',
+            finished_at = now(),
+            is_correct = r.output = j.expected,
+            lease_token = NULL,
+            lease_expires_at = NULL,
+            error_code = NULL,
+            error = NULL
+        FROM recorded AS r
+        WHERE j.id = r.job_id
+        RETURNING j.id;
+        GET DIAGNOSTICS written = ROW_COUNT;
+        missing := missing - written;
+        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(record_predictions.ids, record_predictions.tokens);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.record_predictions IS
+'Writes predictions with their traces and ends their jobs, where the lease token still holds; returns those ids.';
+
+-- Locks those of the jobs whose token still holds. Workers' writes take what is free and come here for the rest, which a
+-- heartbeat may hold for a moment, or whoever cancelled a job and leaves the transaction open: what nobody lets go of within two
+-- seconds is left to its lease, or one submitter could stop every worker, and with it everybody's jobs.
+CREATE FUNCTION loracomp.wait_for_jobs(ids bigint[], tokens bigint[]) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET lock_timeout = '2s'
+AS $$
+BEGIN
+    PERFORM FROM unnest(wait_for_jobs.ids, wait_for_jobs.tokens) AS i (id, token)
+    JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
+    WHERE j.id = ANY (wait_for_jobs.ids)
+    ORDER BY j.id
+    FOR UPDATE OF j;
+    RETURN found;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected THEN
+        RETURN TRUE;
+END
+$$;
+COMMENT ON FUNCTION loracomp.wait_for_jobs IS
+'Waits up to two seconds for jobs that others have locked; whether it is worth looking again. For workers'' writes.';

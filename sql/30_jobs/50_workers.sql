@@ -1,0 +1,85 @@
+-- What workers say of themselves, and ask before they leave.
+--   report_worker               every few seconds: alive, doing what
+--   queue_is_empty              whether a draining worker may stop
+
+-- Writes what a worker says of itself, in place of what it said before, and forgets workers that were silent for a day.
+-- Ages in seconds, for a worker's clock may be wrong: looked_s since it asked for jobs, running_s since it began.
+CREATE FUNCTION loracomp.report_worker(
+    name text,
+    status text,
+    host text,
+    pid integer,
+    code_version text,
+    base_model text,
+    device text,
+    running_s double precision,
+    looked_s double precision,
+    silent_after_s double precision,
+    claimed bigint,
+    succeeded bigint,
+    failed bigint,
+    released bigint,
+    dropped bigint
+) RETURNS void
+LANGUAGE sql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT loracomp.check_range('running_s', report_worker.running_s, 0, 1e9),
+        loracomp.check_range('looked_s', report_worker.looked_s, 0, 1e9),
+        loracomp.check_range('silent_after_s', report_worker.silent_after_s, 0, 86400);
+    DELETE FROM loracomp.worker AS w
+    WHERE w.name IN (
+        SELECT s.name FROM loracomp.worker AS s WHERE s.seen_at < now() - interval '1 day' FOR UPDATE SKIP LOCKED
+    );
+    INSERT INTO loracomp.worker AS w (
+        name, status, host, pid, code_version, base_model, device, started_at, looked_at, silent_after_s,
+        claimed, succeeded, failed, released, dropped
+    ) VALUES (
+        report_worker.name, report_worker.status, report_worker.host, report_worker.pid, report_worker.code_version,
+        report_worker.base_model, report_worker.device,
+        date_trunc('second', now() - make_interval(secs => report_worker.running_s)),
+        now() - make_interval(secs => report_worker.looked_s), report_worker.silent_after_s,
+        report_worker.claimed, report_worker.succeeded, report_worker.failed, report_worker.released,
+        report_worker.dropped
+    )
+    ON CONFLICT ON CONSTRAINT worker_pkey DO UPDATE SET
+        status = excluded.status,
+        host = excluded.host,
+        pid = excluded.pid,
+        code_version = excluded.code_version,
+        base_model = excluded.base_model,
+        device = excluded.device,
+        login = excluded.login,
+        -- Of one process it is the same time, give or take how long the call took.
+        started_at = CASE
+            WHEN excluded.started_at > w.started_at + interval '5 seconds' THEN excluded.started_at ELSE w.started_at
+        END,
+        seen_at = excluded.seen_at,
+        looked_at = excluded.looked_at,
+        silent_after_s = excluded.silent_after_s,
+        claimed = excluded.claimed,
+        succeeded = excluded.succeeded,
+        failed = excluded.failed,
+        released = excluded.released,
+        dropped = excluded.dropped;
+$$;
+COMMENT ON FUNCTION loracomp.report_worker IS
+'Notes that a worker is alive, what it does and what it has done; workers call it every few seconds.';
+
+-- Reads only. Jobs for later don't count, but those that wait to be tried again do; what other workers hold does not.
+CREATE FUNCTION loracomp.queue_is_empty(base_model text) RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+BEGIN ATOMIC
+    SELECT NOT EXISTS (
+        SELECT FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND j.base_model = queue_is_empty.base_model
+            AND NOT j.scheduled
+    ) AND NOT EXISTS (
+        SELECT FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND j.base_model = queue_is_empty.base_model
+            AND j.scheduled AND (j.run_at <= now() OR j.attempts > 0)
+    );
+END;
+COMMENT ON FUNCTION loracomp.queue_is_empty IS
+'Whether no job of a base model is due nor waits to be tried again: when a draining worker may leave.';

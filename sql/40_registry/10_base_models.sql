@@ -1,0 +1,98 @@
+-- Base models.
+--   register_base_model
+--   find_base_model             by name, or the default
+--   list_base_models
+
+-- Adds a base model, or changes where a known one comes from; raises if the name stands for other weights.
+-- The first one becomes the default; so does one that asks to be, and the former default stops being it.
+CREATE FUNCTION loracomp.register_base_model(
+    name text,
+    source text,
+    revision text,
+    fingerprint text,
+    architecture text,
+    context_length integer,
+    parameter_count bigint,
+    modules jsonb,
+    make_default boolean DEFAULT false
+) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    known loracomp.base_model;
+    becomes_default boolean;
+    base_model_id integer;
+BEGIN
+    SELECT * INTO known FROM loracomp.base_model b WHERE b.name = register_base_model.name FOR UPDATE;
+    IF known.fingerprint <> register_base_model.fingerprint THEN
+        RAISE EXCEPTION 'base model % is registered with other weights (fingerprint %..., these are %...)',
+            known.name, left(known.fingerprint, 12), left(register_base_model.fingerprint, 12)
+            USING HINT = 'register these weights under another name';
+    END IF;
+    becomes_default := make_default OR NOT EXISTS (SELECT FROM loracomp.base_model b WHERE b.is_default);
+    IF becomes_default THEN
+        UPDATE loracomp.base_model b SET is_default = false WHERE b.is_default AND b.name <> register_base_model.name;
+    END IF;
+    INSERT INTO loracomp.base_model AS b
+        (name, source, revision, fingerprint, architecture, context_length, parameter_count, modules, is_default)
+    VALUES (
+        register_base_model.name, register_base_model.source, register_base_model.revision,
+        register_base_model.fingerprint, register_base_model.architecture, register_base_model.context_length,
+        register_base_model.parameter_count, register_base_model.modules, becomes_default
+    )
+    ON CONFLICT ON CONSTRAINT base_model_name_is_taken DO UPDATE SET
+        source = excluded.source, revision = excluded.revision, is_default = b.is_default OR becomes_default
+    RETURNING b.id INTO base_model_id;
+    RETURN base_model_id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.register_base_model IS
+'Registers a base model; returns its id. The same name with other weights is refused. The first is the default.';
+
+-- Reads one base model; null means the default. Raises if there is none.
+CREATE FUNCTION loracomp.find_base_model(name text) RETURNS loracomp.base_model
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    found_model loracomp.base_model;
+BEGIN
+    SELECT * INTO found_model FROM loracomp.base_model b
+    WHERE b.name = find_base_model.name OR (find_base_model.name IS NULL AND b.is_default);
+    IF found_model.id IS NULL THEN
+        RAISE EXCEPTION 'base model % is not registered', coalesce(find_base_model.name, '(the default)')
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp model list names those that are; loracomp model add adds one';
+    END IF;
+    RETURN found_model;
+END
+$$;
+COMMENT ON FUNCTION loracomp.find_base_model IS 'The base model of that name; null means the default.';
+
+-- Reads base models, the default first.
+CREATE FUNCTION loracomp.list_base_models()
+RETURNS TABLE (
+    name text,
+    is_default boolean,
+    source text,
+    revision text,
+    architecture text,
+    parameter_count bigint,
+    context_length integer,
+    active_adapters bigint,
+    fingerprint text
+)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
+BEGIN ATOMIC
+SELECT
+    b.name,
+    b.is_default,
+    b.source,
+    b.revision,
+    b.architecture,
+    b.parameter_count,
+    b.context_length,
+    (SELECT count(*) FROM loracomp.adapter AS a WHERE a.base_model_id = b.id AND a.status = 'active'),
+    b.fingerprint
+FROM loracomp.base_model AS b
+ORDER BY b.is_default DESC, b.name;
+END;
+COMMENT ON FUNCTION loracomp.list_base_models IS 'Base models with the number of their active adapters.';

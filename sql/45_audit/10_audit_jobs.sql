@@ -1,0 +1,74 @@
+-- The audit of jobs: an event for every change of status, and for every deletion.
+--   trigger audit_job_update
+--   trigger audit_job_delete
+
+-- Writes an event for every change of a job's status, whoever makes it. SET loracomp.reason gives an administrator's reason;
+-- anybody can set it, so of others the event says what the change itself shows, and never words of theirs.
+CREATE FUNCTION loracomp.audit_job_update() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+-- Of how many rows it will be, the planner knows nothing: before and after meet by a hash, whatever it guesses.
+SET enable_nestloop = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+    actor CONSTANT name := loracomp.caller();
+    login CONSTANT name := nullif(session_user, actor);
+    reason CONSTANT text := CASE
+        WHEN loracomp.caller_is_admin() THEN nullif(current_setting('loracomp.reason', true), '')
+    END;
+BEGIN
+    INSERT INTO loracomp.audit_event (
+        actor, login, entity, entity_id, action, old_status, new_status, attempt, worker, reason
+    )
+    SELECT
+        actor, login, 'job', n.id, 'update', o.status, n.status, n.attempts, n.worker,
+        CASE
+            WHEN reason IS NOT NULL THEN reason
+            -- Only a release and the expiry of a batch's lease give an attempt back.
+            WHEN n.status = 'queued' AND n.attempts < o.attempts AND n.expired_leases = o.expired_leases
+                AND o.status = 'running' THEN 'released'
+            WHEN n.status IN ('queued', 'failed', 'cancelled') THEN n.error_code
+        END
+    FROM old_job AS o
+    JOIN new_job AS n ON n.id = o.id
+    WHERE n.status <> o.status;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.audit_job_update IS 'Trigger: writes changes of jobs'' status to audit_event.';
+
+CREATE FUNCTION loracomp.audit_job_delete() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    -- purge_jobs removes the events with their jobs: one says how many there were.
+    IF current_setting('loracomp.purging', true) = 'on' THEN
+        INSERT INTO loracomp.audit_event (actor, entity, action, reason, before)
+        SELECT
+            loracomp.caller(), 'job', 'delete', 'purge_jobs',
+            jsonb_build_object('rows', count(*), 'from', min(o.finished_at), 'to', max(o.finished_at))
+        FROM old_job AS o
+        HAVING count(*) > 0;
+        RETURN NULL;
+    END IF;
+    INSERT INTO loracomp.audit_event (actor, entity, entity_id, action, old_status, attempt, worker, reason)
+    SELECT
+        loracomp.caller(), 'job', o.id, 'delete', o.status, o.attempts, o.worker,
+        CASE WHEN loracomp.caller_is_admin() THEN nullif(current_setting('loracomp.reason', true), '') END
+    FROM old_job AS o;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.audit_job_delete IS 'Trigger: writes deletions of jobs to audit_event.';
+
+CREATE TRIGGER audit_job_update AFTER UPDATE ON loracomp.job
+REFERENCING OLD TABLE AS old_job NEW TABLE AS new_job
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_job_update();
+COMMENT ON TRIGGER audit_job_update ON loracomp.job IS 'Writes changes of status to audit_event.';
+
+CREATE TRIGGER audit_job_delete AFTER DELETE ON loracomp.job
+REFERENCING OLD TABLE AS old_job
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_job_delete();
+COMMENT ON TRIGGER audit_job_delete ON loracomp.job IS 'Writes deletions to audit_event.';

@@ -1,0 +1,74 @@
+-- Reads only. Everything that is known of a job, one row each; arrays as they are stored.
+CREATE VIEW loracomp.job_trace WITH (security_invoker) AS
+SELECT
+    j.id AS job_id,
+    j.status,
+    j.kind,
+    j.prompt,
+    j.choices,
+    j.max_new_tokens,
+    j.stop,
+    p.output,
+    p.choice_index,
+    p.choice_scores,
+    j.task AS own_task,
+    j.expected,
+    j.is_correct AS correct,
+    j.evaluation,
+    j.example_id,
+    j.policy,
+    p.policy_settings,
+    p.example_ids,
+    p.example_tasks,
+    p.similarities,
+    p.tasks,
+    p.probabilities,
+    p.weights,
+    p.composed_tasks,
+    p.adapter_ids,
+    p.adapter_sha256,
+    p.adapter_weights,
+    p.fallback,
+    p.composition_digest,
+    p.norm_ratio,
+    p.cosine,
+    p.prompt_tokens,
+    p.output_tokens,
+    p.timings,
+    p.batch_size,
+    coalesce(p.worker, j.worker) AS worker,
+    p.device,
+    j.attempts,
+    j.error_code,
+    j.error,
+    coalesce(p.base_model, j.base_model) AS base_model,
+    p.base_fingerprint,
+    p.encoder,
+    p.code_version,
+    j.exclude_tasks,
+    j.tags,
+    j.idempotency_key,
+    j.submitted_by,
+    j.created_at,
+    j.run_at,
+    j.claimed_at,
+    j.finished_at,
+    j.temperature,
+    j.top_p,
+    CASE WHEN j.choices IS NULL THEN coalesce(j.seed, j.id) END AS seed,
+    p.eligible_task_count
+FROM loracomp.job AS j
+LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
+COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and whole trace, as stored.';
+COMMENT ON COLUMN loracomp.job_trace.job_id IS 'The job.';
+COMMENT ON COLUMN loracomp.job_trace.prompt IS 'The text that was asked.';
+COMMENT ON COLUMN loracomp.job_trace.seed IS 'What generated text is drawn by; null where choices were scored.';
+COMMENT ON COLUMN loracomp.job_trace.output IS 'The answer: the best choice, or the generated text.';
+COMMENT ON COLUMN loracomp.job_trace.policy_settings IS 'Those settings as they were when the job ran.';
+COMMENT ON COLUMN loracomp.job_trace.timings IS
+'Milliseconds of each step for the batch that the job was part of: claim, encode, route, load (adapters to the device), '
+'ready (waiting for the model), compose, predict, record.';
+COMMENT ON COLUMN loracomp.job_trace.worker IS 'Worker that answered, or held the job last.';
+COMMENT ON COLUMN loracomp.job_trace.base_model IS 'Base model that answered, or that is asked for.';
+COMMENT ON COLUMN loracomp.job_trace.base_fingerprint IS 'Sha256 of that model''s weight files.';
+COMMENT ON COLUMN loracomp.job_trace.created_at IS 'When it was inserted.';

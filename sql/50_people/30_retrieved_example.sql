@@ -1,0 +1,41 @@
+-- Examples that routing retrieved for a job.
+--   retrieved_example           a row for each
+--     readable_example          its text, where the reader may read its task
+
+-- Reads only. No row for an example that is gone, or whose task the caller may not read.
+CREATE FUNCTION loracomp.readable_example(id bigint) RETURNS TABLE (source_ref text, prompt text, answer text)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT e.source_ref, e.prompt, e.answer
+    FROM loracomp.example AS e
+    INNER JOIN loracomp.task AS t ON e.task_id = t.id
+    WHERE e.id = readable_example.id
+        AND (t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role));
+$$;
+COMMENT ON FUNCTION loracomp.readable_example IS 'Text of a training example, for readers of its task.';
+
+-- Reads only. An example's text is null where the reader may not read its task, or where a library ships none.
+CREATE VIEW loracomp.retrieved_example WITH (security_invoker) AS
+SELECT
+    p.job_id,
+    x.place::integer AS place,
+    x.example_id,
+    x.task,
+    x.similarity,
+    e.source_ref,
+    e.prompt,
+    e.answer
+FROM loracomp.prediction AS p
+CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
+WITH ORDINALITY AS x (example_id, task, similarity, place)
+LEFT JOIN LATERAL loracomp.readable_example(x.example_id) AS e ON TRUE;
+COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved for each job: why its tasks were chosen.';
+COMMENT ON COLUMN loracomp.retrieved_example.job_id IS 'The job.';
+COMMENT ON COLUMN loracomp.retrieved_example.place IS '1 is the nearest.';
+COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'The example.';
+COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Its task.';
+COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity to the job''s text.';
+COMMENT ON COLUMN loracomp.retrieved_example.source_ref IS 'Where the example came from, such as piqa/train#1532.';
+COMMENT ON COLUMN loracomp.retrieved_example.prompt IS 'Its text; null where you may not read it, or it came without.';
+COMMENT ON COLUMN loracomp.retrieved_example.answer IS 'Its right answer; null as the text is.';

@@ -1,0 +1,61 @@
+-- Each time that a worker took a job.
+--   job_attempt                 a row for each
+--     attempts_of               from the audit, of jobs that the reader may see
+--       caller, caller_is_admin
+
+-- Reads only, from the audit trail: an attempt is a change to running, and it ends with the job's next change. No row for
+-- a job of somebody else.
+CREATE FUNCTION loracomp.attempts_of(job_id bigint)
+RETURNS TABLE (
+    attempt integer, worker text, started_at timestamptz, ended_at timestamptz, next_status text, reason text
+)
+LANGUAGE sql STABLE SECURITY DEFINER ROWS 1
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT s.attempt, s.worker, s.at, s.ended_at, s.next_status, s.reason
+    FROM (
+        SELECT
+            e.attempt,
+            e.worker,
+            e.at,
+            e.new_status,
+            lead(e.at) OVER w AS ended_at,
+            lead(e.new_status) OVER w AS next_status,
+            lead(e.reason) OVER w AS reason
+        FROM loracomp.audit_event AS e
+        WHERE e.entity = 'job' AND e.entity_id = attempts_of.job_id
+        WINDOW w AS (ORDER BY e.id)
+    ) AS s
+    WHERE s.new_status = 'running' AND EXISTS (
+        SELECT FROM loracomp.job AS j
+        WHERE j.id = attempts_of.job_id AND (j.submitted_by = loracomp.caller() OR loracomp.caller_is_admin())
+    );
+$$;
+COMMENT ON FUNCTION loracomp.attempts_of IS 'What loracomp.job_attempt rests on.';
+
+-- Reads only, of jobs that are there, what the audit trail says.
+CREATE VIEW loracomp.job_attempt WITH (security_invoker) AS
+SELECT
+    j.id AS job_id,
+    a.attempt,
+    a.worker,
+    a.started_at,
+    a.ended_at,
+    loracomp.seconds_between(a.started_at, a.ended_at) AS duration_s,
+    CASE
+        WHEN a.ended_at IS NULL THEN 'running'
+        ELSE replace(a.next_status, 'queued', 'given back')
+    END AS outcome,
+    a.reason
+FROM loracomp.job AS j
+CROSS JOIN LATERAL loracomp.attempts_of(j.id) AS a;
+COMMENT ON VIEW loracomp.job_attempt IS 'Each time a worker took a job, and how that ended.';
+COMMENT ON COLUMN loracomp.job_attempt.job_id IS 'The job.';
+COMMENT ON COLUMN loracomp.job_attempt.attempt IS 'Its count of attempts then; an attempt given back is counted again.';
+COMMENT ON COLUMN loracomp.job_attempt.worker IS 'Worker that took it.';
+COMMENT ON COLUMN loracomp.job_attempt.started_at IS 'When it took it.';
+COMMENT ON COLUMN loracomp.job_attempt.ended_at IS 'When that ended; null while it runs.';
+COMMENT ON COLUMN loracomp.job_attempt.duration_s IS 'Seconds between the two.';
+COMMENT ON COLUMN loracomp.job_attempt.outcome IS
+'succeeded, failed, cancelled, running, deleted; or given back: released, to be retried, or its lease ran out.';
+COMMENT ON COLUMN loracomp.job_attempt.reason IS 'Error code or the operator''s reason; null after success.';

@@ -1,0 +1,262 @@
+-- A job explained in words.
+--   explain_job
+--     explain_state             where it stands
+--     explain_next              what to do about it
+--     explain_request           what it asks
+--     explain_answer            its answer and the choices' scores
+--     explain_route             the nearest examples and what they made of its tasks
+--     explain_composition       the adapters
+--     explain_run               times, tokens and versions
+
+-- Reads only, with the caller's rights. Raises for a job that is not there or not the caller's.
+CREATE FUNCTION loracomp.explain_job(id bigint)
+RETURNS text LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    j loracomp.job;
+    p loracomp.prediction;
+BEGIN
+    SELECT * INTO j FROM loracomp.job AS job WHERE job.id = explain_job.id;
+    IF j.id IS NULL THEN
+        RAISE EXCEPTION 'job % does not exist, or is not yours', explain_job.id
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
+    END IF;
+    SELECT * INTO p FROM loracomp.prediction AS prediction WHERE prediction.job_id = j.id;
+    -- A terminal obeys control characters, and a text of somebody else's may hold them, or what turns its direction.
+    RETURN regexp_replace(
+        concat_ws(
+            E'\n\n',
+            loracomp.explain_state(j), loracomp.explain_next(j), loracomp.explain_request(j),
+            nullif(loracomp.explain_answer(j, p), ''), nullif(loracomp.explain_route(p), ''),
+            loracomp.explain_composition(p), loracomp.explain_run(p)
+        ) COLLATE "C",
+        '[\u0001-\u0009\u000b-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]', '�', 'g'
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.explain_job IS
+'Why a job was answered as it was, in words: retrieved examples, tasks, adapters, scores, times and versions; or where
+a job without an answer stands, and what to do.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.explain_state(job loracomp.job)
+RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT concat_ws(
+    E'\n',
+    format(
+        'Job %s: %s%s. Submitted by %s at %s.',
+        job.id, job.status, CASE WHEN job.kind = 'route' THEN ' (weights only)' END, job.submitted_by,
+        to_char(job.created_at, 'YYYY-MM-DD HH24:MI:SS TZ')
+    ),
+    CASE job.status
+        WHEN 'succeeded' THEN format(
+            'Answered by attempt %s of %s, %s s after it could start.', job.attempts, job.max_attempts,
+            loracomp.seconds_between(greatest(job.created_at, job.run_at), job.finished_at)
+        )
+        WHEN 'failed' THEN format('Failed after attempt %s of %s.', job.attempts, job.max_attempts)
+        WHEN 'cancelled' THEN format('Cancelled at %s.', to_char(job.finished_at, 'YYYY-MM-DD HH24:MI:SS TZ'))
+        WHEN 'running' THEN format(
+            'Attempt %s of %s runs on worker %s for %s s.', job.attempts, job.max_attempts, job.worker,
+            loracomp.seconds_between(job.claimed_at, now())
+        )
+        WHEN 'queued' THEN CASE
+            WHEN job.run_at > now()
+                THEN format(
+                    'Not before %s (in %s s).', to_char(job.run_at, 'YYYY-MM-DD HH24:MI:SS TZ'),
+                    loracomp.seconds_between(now(), job.run_at)
+                )
+            ELSE format('Due for %s s.', loracomp.seconds_between(greatest(job.created_at, job.run_at), now()))
+        END
+    END,
+    'Error: ' || job.error_code || ': ' || job.error
+);
+END;
+COMMENT ON FUNCTION loracomp.explain_state IS 'Where a job stands, for explain_job.';
+
+-- Reads only. A job that has its answer needs nothing: null.
+CREATE FUNCTION loracomp.explain_next(job loracomp.job)
+RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT 'Next: ' || CASE
+    WHEN job.status = 'queued' AND h.busy_workers = 0
+        THEN format(
+            'no worker holds a job of base model %s (due: %s). Is one running? Start it: loracomp worker',
+            job.base_model, h.due
+        )
+    WHEN job.status = 'queued'
+        THEN format('wait; due: %s, the oldest for %s s; running: %s.', h.due, h.oldest_due_s, h.running)
+    WHEN job.status = 'running' AND job.lease_expires_at < now()
+        THEN 'its lease ran out, so its worker died or hangs. The next claim of any worker takes the job back.'
+    WHEN job.status = 'running'
+        THEN format(
+            'wait; unless renewed, its lease ends in %s s.', loracomp.seconds_between(now(), job.lease_expires_at)
+        )
+    WHEN job.status IN ('failed', 'cancelled')
+        THEN format(
+            'mend what the error names and submit it again, or as administrator: SELECT loracomp.retry_job(%s)', job.id
+        )
+END
+FROM (VALUES (true)) AS one (here)
+LEFT JOIN loracomp.queue_health AS h ON h.base_model = job.base_model AND job.status = 'queued';
+END;
+COMMENT ON FUNCTION loracomp.explain_next IS 'What to do about a job that has no answer, for explain_job.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.explain_request(job loracomp.job)
+RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT concat_ws(
+    E'\n',
+    'Prompt: ' || loracomp.shorten(job.prompt, 240),
+    'Choices: ' || (
+        SELECT string_agg(loracomp.shorten(c.choice, 60), ' | ' ORDER BY c.place) FILTER (WHERE c.place <= 8)
+            || CASE WHEN count(*) > 8 THEN format(' | ... %s more', count(*) - 8) ELSE '' END
+        FROM unnest(job.choices) WITH ORDINALITY AS c (choice, place)
+    ),
+    'Expected: ' || loracomp.shorten(job.expected, 240),
+    'Excluded tasks: ' || nullif(array_to_string(job.exclude_tasks, ', '), '')
+);
+END;
+COMMENT ON FUNCTION loracomp.explain_request IS 'What a job asks, for explain_job.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.explain_answer(job loracomp.job, prediction loracomp.prediction)
+RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT concat_ws(
+    E'\n',
+    'Answer: ' || loracomp.shorten(prediction.output, 240),
+    format(
+        'Scores (log-likelihood in nats%s, normalised by: %s)',
+        ', less ' || nullif(prediction.policy_settings ->> 'contrast', '0') || ' of the base model''s',
+        prediction.policy_settings ->> 'choice_normalization'
+    )
+    || E'\n' || (
+        SELECT
+            string_agg(
+                format(
+                    '%s %s  %s', CASE WHEN s.place = prediction.choice_index THEN '>' ELSE ' ' END,
+                    to_char(s.score, '99990.000'), loracomp.shorten(s.choice, 80)
+                ),
+                E'\n' ORDER BY s.score DESC, s.place
+            )
+        FROM unnest(job.choices, prediction.choice_scores) WITH ORDINALITY AS s (choice, score, place)
+        WHERE s.score IS NOT null
+    )
+);
+END;
+COMMENT ON FUNCTION loracomp.explain_answer IS 'A job''s answer and the score of each choice, for explain_job.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.explain_route(prediction loracomp.prediction)
+RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT concat_ws(
+    E'\n\n',
+    format('Nearest examples (%s retrieved)', cardinality(prediction.example_ids)) || E'\n' || (
+        SELECT
+            string_agg(
+                format(
+                    '  %s  %s  %s', to_char(x.similarity, 'FM0.000'), rpad(x.task, x.width),
+                    concat_ws(
+                        ': ', coalesce(x.source_ref, format('example %s', x.example_id)), loracomp.shorten(x.prompt, 90)
+                    )
+                ),
+                E'\n' ORDER BY x.place
+            )
+        FROM (
+            SELECT r.*, max(char_length(r.task)) OVER () AS width
+            FROM loracomp.retrieved_example AS r
+            WHERE r.job_id = prediction.job_id AND r.place <= 8
+        ) AS x
+    ),
+    format(
+        'Tasks (policy %s: %s over similarities, temperature %s; nucleus over %s, top_p %s, at most %s adapters)',
+        prediction.policy_settings ->> 'name',
+        prediction.policy_settings ->> 'aggregation',
+        prediction.policy_settings ->> 'temperature',
+        prediction.policy_settings ->> 'nucleus',
+        prediction.policy_settings ->> 'top_p',
+        prediction.policy_settings ->> 'max_adapters'
+    ) || E'\n' || (
+        SELECT
+            string_agg(
+                format(
+                    '  %s  probability %s  %s', rpad(t.task, t.width), to_char(t.probability, 'FM0.000'),
+                    CASE WHEN t.weight > 0 THEN 'weight ' || to_char(t.weight, 'FM0.000') ELSE 'not composed' END
+                ),
+                E'\n' ORDER BY t.place
+            )
+        FROM (
+            SELECT u.*, max(char_length(u.task)) OVER () AS width
+            FROM unnest(prediction.tasks, prediction.probabilities, prediction.weights)
+            WITH ORDINALITY AS u (task, probability, weight, place)
+        ) AS t
+    )
+);
+END;
+COMMENT ON FUNCTION loracomp.explain_route IS
+'The nearest examples of a job and what they made of its tasks, for explain_job.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.explain_composition(prediction loracomp.prediction)
+RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT CASE
+    WHEN prediction.job_id IS null THEN null
+    WHEN prediction.adapter_ids = '{}' THEN 'Composition: none, the base model alone: ' || prediction.fallback
+    ELSE concat_ws(
+        E'\n',
+        format('Composition: %s', prediction.policy_settings ->> 'strategy'),
+        (
+            SELECT
+                string_agg(
+                    format(
+                        '  %s  %s', to_char(c.weight, 'FM0.000'),
+                        coalesce(
+                            c.adapter || ' version ' || c.version,
+                            format('adapter %s of %s, sha256 %s...', c.adapter_id, c.task, left(c.sha256, 12))
+                        )
+                    ),
+                    E'\n' ORDER BY c.place
+                )
+            FROM (
+                SELECT a.*
+                FROM loracomp.composed_adapter AS a
+                WHERE a.job_id = prediction.job_id
+            ) AS c
+        ),
+        format(
+            '  against the exact weighted sum: norm ratio %s, cosine %s',
+            round(prediction.norm_ratio::numeric, 3), round(prediction.cosine::numeric, 3)
+        )
+    )
+END;
+END;
+COMMENT ON FUNCTION loracomp.explain_composition IS 'The adapters that answered a job, for explain_job.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.explain_run(prediction loracomp.prediction)
+RETURNS text LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT concat_ws(
+    E'\n',
+    'Time of its batch: ' || (
+        SELECT
+            string_agg(
+                format('%s %s ms', t.key, round(t.value::numeric, 1)), ', '
+                ORDER BY array_position('{claim,encode,route,load,ready,compose,predict,record}', t.key)
+            )
+        FROM jsonb_each_text(prediction.timings) AS t
+    ) || format(' (batch of %s on %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),
+    format('Tokens: %s of the prompt, %s scored or generated', prediction.prompt_tokens, prediction.output_tokens),
+    format(
+        'Versions: base model %s (%s...), encoder %s, loracomp %s; composition %s...',
+        prediction.base_model, left(prediction.base_fingerprint, 12), prediction.encoder, prediction.code_version,
+        left(prediction.composition_digest, 12)
+    )
+)
+WHERE prediction.job_id IS NOT null;
+END;
+COMMENT ON FUNCTION loracomp.explain_run IS 'Times, tokens and versions behind a job''s answer, for explain_job.';

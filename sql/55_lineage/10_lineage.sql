@@ -1,0 +1,53 @@
+-- What an example or an adapter took part in.
+--   lineage_of_example
+--   lineage_of_adapter
+
+-- Reads all predictions, unless there is a GIN index on loracomp.prediction (example_ids).
+CREATE FUNCTION loracomp.lineage_of_example(example_id bigint)
+RETURNS TABLE (
+    job_id bigint,
+    submitted_by name,
+    finished_at timestamptz,
+    part text,
+    place integer,
+    similarity double precision,
+    task_weight double precision
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT
+        p.job_id, j.submitted_by, p.created_at, 'retrieved', s.place, p.similarities[s.place],
+        coalesce(p.adapter_weights[array_position(p.composed_tasks, p.example_tasks[s.place])], 0)
+    FROM loracomp.prediction AS p
+    CROSS JOIN LATERAL array_position(p.example_ids, lineage_of_example.example_id) AS s (place)
+    LEFT JOIN loracomp.job AS j ON j.id = p.job_id
+    WHERE p.example_ids @> ARRAY[lineage_of_example.example_id]
+    UNION ALL
+    SELECT j.id, j.submitted_by, j.finished_at, 'asked', NULL, NULL, NULL
+    FROM loracomp.job AS j WHERE j.evaluation IS NOT NULL AND j.example_id = lineage_of_example.example_id
+    ORDER BY 1, 4;
+$$;
+COMMENT ON FUNCTION loracomp.lineage_of_example IS
+'Jobs that an example took part in. retrieved: it was among the nearest, at this place, and its task''s adapter got this '
+'weight. asked: an evaluation asked it.';
+
+-- Reads all predictions, unless there is a GIN index on loracomp.prediction (adapter_ids).
+CREATE FUNCTION loracomp.lineage_of_adapter(adapter_id integer)
+RETURNS TABLE (
+    job_id bigint, submitted_by name, finished_at timestamptz, weight double precision, same_file boolean
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT p.job_id, j.submitted_by, p.created_at, p.adapter_weights[s.place], p.adapter_sha256[s.place] = a.sha256
+    FROM loracomp.prediction AS p
+    CROSS JOIN LATERAL array_position(p.adapter_ids, lineage_of_adapter.adapter_id) AS s (place)
+    LEFT JOIN loracomp.job AS j ON j.id = p.job_id
+    LEFT JOIN loracomp.adapter AS a ON a.id = lineage_of_adapter.adapter_id
+    WHERE p.adapter_ids @> ARRAY[lineage_of_adapter.adapter_id]
+    ORDER BY p.job_id;
+$$;
+COMMENT ON FUNCTION loracomp.lineage_of_adapter IS
+'Answers that an adapter took part in, with its weight. same_file: its file is still the one that was used; null where it '
+'is gone.';

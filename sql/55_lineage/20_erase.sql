@@ -1,0 +1,202 @@
+-- Erasure: what somebody asked to have forgotten goes with all that holds it.
+--   erase_example               an example, and the jobs that asked it
+--   erase_submitter             all jobs of a submitter
+--   erase_jobs                  the jobs given, or those with a tag
+--     each: give_reason for the audit, then
+--     delete_jobs               jobs with their answers and traces, whatever their status
+
+-- Deletes an example with its embedding, and the jobs of evaluations that asked it with their answers, for they hold its
+-- text. Traces keep its id and similarity, the audit its id. Adapters that have learnt from it are reported, not changed.
+CREATE FUNCTION loracomp.erase_example(example_id bigint) RETURNS TABLE (what text, rows bigint, names text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    before CONSTANT text := loracomp.give_reason('erase_example');
+    old loracomp.example;
+    embeddings bigint;
+    asking record;
+BEGIN
+    SELECT e.* INTO old FROM loracomp.example AS e WHERE e.id = erase_example.example_id FOR UPDATE;
+    IF old.id IS NULL THEN
+        RAISE EXCEPTION 'there is no example %', erase_example.example_id USING ERRCODE = 'no_data_found';
+    END IF;
+    DELETE FROM loracomp.example_embedding AS v WHERE v.example_id = old.id;
+    GET DIAGNOSTICS embeddings = ROW_COUNT;
+    DELETE FROM loracomp.example AS e WHERE e.id = old.id;
+    SELECT * INTO asking FROM loracomp.delete_jobs(
+        ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.evaluation IS NOT NULL AND j.example_id = old.id)
+    );
+    PERFORM loracomp.give_reason(before);
+    RETURN QUERY
+    SELECT f.what, f.rows, f.names
+    FROM (
+        VALUES
+            (1, 'example deleted', 1::bigint, old.source_ref),
+            (2, 'embedding deleted', embeddings, NULL),
+            (
+                3, 'jobs of evaluations that asked it deleted', cardinality(asking.deleted)::bigint,
+                array_to_string(asking.deleted, ', ')
+            ),
+            (4, 'their answers deleted', asking.predictions, NULL)
+    ) AS f (place, what, rows, names)
+    UNION ALL
+    SELECT
+        'traces that name its id kept',
+        (SELECT count(*) FROM loracomp.prediction AS p WHERE p.example_ids @> ARRAY[old.id]),
+        NULL
+    UNION ALL
+    SELECT
+        'adapters of its task kept, which may have learnt from it',
+        count(*),
+        string_agg(format('%s@%s (%s)', a.name, a.version, a.status), ', ' ORDER BY a.name, a.version)
+    FROM loracomp.adapter AS a
+    WHERE a.task_id = old.task_id AND old.split = 'train';
+END
+$$;
+COMMENT ON FUNCTION loracomp.erase_example IS
+'Deletes an example with its embedding and the evaluations'' jobs that asked it; says what it deleted, and what it kept '
+'that has to do with it. Importing the data set again would bring it back.';
+
+-- Deletes all jobs of a submitter with their answers, traces and embeddings, whatever their status: a worker that holds one
+-- finds its fence void. Events of the jobs stay, for they hold ids, states and roles alone; one more says who erased whom.
+-- Reports are not refreshed: that may last, and would hold up this deletion.
+CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    before CONSTANT text := loracomp.give_reason('erase_submitter');
+    gone record;
+BEGIN
+    SELECT * INTO gone FROM loracomp.delete_jobs(
+        ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
+    );
+    DELETE FROM loracomp.turn AS t WHERE t.submitted_by = erase_submitter.submitter;
+    -- The empty name stands for all submitters.
+    DELETE FROM loracomp.queue_count AS c
+    WHERE c.submitted_by = erase_submitter.submitter AND erase_submitter.submitter <> '';
+    INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason, after)
+    VALUES (
+        loracomp.caller(), 'submitter', erase_submitter.submitter, 'delete', 'erase_submitter',
+        jsonb_build_object('jobs', cardinality(gone.deleted), 'predictions', gone.predictions)
+    );
+    PERFORM loracomp.give_reason(before);
+    RETURN QUERY
+    VALUES
+        ('jobs deleted', cardinality(gone.deleted)::bigint, NULL::text),
+        ('of them unfinished', gone.unfinished, NULL),
+        ('answers with their traces deleted', gone.predictions, NULL)
+    UNION ALL
+    SELECT 'events of these jobs kept, without words', count(*), NULL
+    FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (gone.deleted)
+    UNION ALL
+    SELECT
+        'rows of reports until they are refreshed', count(*),
+        CASE WHEN count(*) > 0 THEN 'bi.cost_by_submitter' END
+    FROM loracomp.cost_by_submitter AS c WHERE c.submitted_by = erase_submitter.submitter
+    UNION ALL
+    SELECT 'evaluations kept that it started', count(*), string_agg(e.name, ', ' ORDER BY e.name)
+    FROM loracomp.evaluation AS e WHERE e.created_by = erase_submitter.submitter
+    UNION ALL
+    SELECT
+        'adapters kept that it registered', count(*),
+        string_agg(format('%s@%s', a.name, a.version), ', ' ORDER BY a.name, a.version)
+    FROM loracomp.adapter AS a WHERE a.created_by = erase_submitter.submitter;
+END
+$$;
+COMMENT ON FUNCTION loracomp.erase_submitter IS
+'Deletes every job of a submitter with its answer and trace; says what it deleted, and what it kept that has to do with it.';
+
+-- Deletes jobs with their answers, traces and embeddings, whatever their status: a worker that holds one finds its fence
+-- void. Events of the jobs stay, for they hold ids, states and roles alone; one more says how many were erased, by whom.
+CREATE FUNCTION loracomp.erase_jobs(ids bigint[]) RETURNS TABLE (what text, rows bigint, names text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    before CONSTANT text := loracomp.give_reason('erase_jobs');
+    gone record;
+BEGIN
+    IF erase_jobs.ids IS NULL THEN
+        RAISE EXCEPTION 'ids must not be null' USING ERRCODE = 'null_value_not_allowed', HINT = 'name the jobs to erase';
+    END IF;
+    SELECT * INTO gone FROM loracomp.delete_jobs(erase_jobs.ids);
+    INSERT INTO loracomp.audit_event (actor, entity, action, reason, before)
+    VALUES (
+        loracomp.caller(), 'job', 'delete', 'erase_jobs',
+        jsonb_build_object('rows', cardinality(gone.deleted), 'predictions', gone.predictions)
+    );
+    PERFORM loracomp.give_reason(before);
+    RETURN QUERY
+    VALUES
+        ('jobs deleted', cardinality(gone.deleted)::bigint, NULL::text),
+        ('of them unfinished', gone.unfinished, NULL),
+        ('answers with their traces deleted', gone.predictions, NULL)
+    UNION ALL
+    SELECT 'events of these jobs kept, without words', count(*), NULL
+    FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (gone.deleted)
+    UNION ALL
+    SELECT 'numbers that no job has', count(*), string_agg(g.id::text, ', ' ORDER BY g.id)
+    FROM (
+        SELECT u.id FROM unnest(erase_jobs.ids) AS u (id)
+        EXCEPT
+        SELECT d.id FROM unnest(gone.deleted) AS d (id)
+    ) AS g
+    WHERE g.id IS NOT NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.erase_jobs(bigint[]) IS
+'Deletes these jobs with their answers and traces, whoever submitted them; says what it deleted and what it kept.';
+
+-- Equality of each tag and not containment: {"customer": {}} is contained in every tag customer that is an object.
+CREATE FUNCTION loracomp.erase_jobs(tags jsonb) RETURNS TABLE (what text, rows bigint, names text)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF coalesce(jsonb_typeof(erase_jobs.tags), 'null') <> 'object' OR erase_jobs.tags = '{}' THEN
+        RAISE EXCEPTION 'tags must be a JSON object that names a tag, and is %', coalesce(erase_jobs.tags::text, 'null')
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"customer": 7}; erase_submitter erases all of a role';
+    END IF;
+    RETURN QUERY
+    SELECT e.* FROM loracomp.erase_jobs(
+        ids => ARRAY(
+            SELECT j.id FROM loracomp.job AS j
+            WHERE NOT EXISTS (
+                SELECT FROM jsonb_each(erase_jobs.tags) AS g
+                WHERE j.tags -> g.key IS DISTINCT FROM g.value
+            )
+        )
+    ) AS e;
+END
+$$;
+COMMENT ON FUNCTION loracomp.erase_jobs(jsonb) IS
+'Deletes the jobs that have all of these tags, with their answers and traces; says what it deleted and what it kept.';
+
+-- Deletes jobs with their answers, whatever their status: a worker that holds one finds its fence void. It waits for a
+-- worker that is writing an answer, and takes that along. Who calls it sets the reason that the audit's events get.
+CREATE FUNCTION loracomp.delete_jobs(ids bigint[], OUT deleted bigint[], OUT unfinished bigint, OUT predictions bigint)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    -- Whoever calls may have set it, and would be taken for purge_jobs, which leaves one event for all jobs.
+    purging CONSTANT text := set_config('loracomp.purging', 'off', true);
+BEGIN
+    -- Locked in the order in which workers lock them.
+    SELECT coalesce(array_agg(l.id), '{}'), count(*) FILTER (WHERE l.finished_at IS NULL)
+    INTO delete_jobs.deleted, delete_jobs.unfinished
+    FROM (
+        SELECT j.id, j.finished_at FROM loracomp.job AS j WHERE j.id = ANY (delete_jobs.ids) ORDER BY j.id FOR UPDATE
+    ) AS l;
+    SELECT count(*) INTO delete_jobs.predictions
+    FROM loracomp.prediction AS p WHERE p.job_id = ANY (delete_jobs.deleted);
+    DELETE FROM loracomp.job AS j WHERE j.id = ANY (delete_jobs.deleted);
+END
+$$;
+COMMENT ON FUNCTION loracomp.delete_jobs IS
+'Deletes jobs with their answers and traces; which were there, how many had not ended, and how many answers there were.';

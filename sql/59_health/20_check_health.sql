@@ -1,0 +1,308 @@
+-- What `loracomp doctor` asks the database.
+--   check_health
+--     check_objects             what sql/ made is there
+--     check_server              its release and settings
+--       oldest_snapshots
+--     check_roles               logins have the limits of limit_analyst, and no more rights than they should
+--     check_registry            models, adapters and embeddings fit together
+--     check_queue               jobs move
+
+-- Reads only: what an administrator should know before trusting this database; `loracomp doctor` prints it.
+CREATE FUNCTION loracomp.check_health()
+RETURNS TABLE ("check" text, status text, detail text)
+-- VOLATILE, so that what an installer did while we waited for it is seen.
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    -- One statement finds all checks before it runs the first. Had that one to wait for an installer, the others would
+    -- be gone: "cache lookup failed". So we wait before, and installers wait for us after.
+    LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
+    RETURN QUERY
+    SELECT * FROM loracomp.check_objects()
+    UNION ALL
+    SELECT * FROM loracomp.check_server()
+    UNION ALL
+    SELECT * FROM loracomp.check_roles()
+    UNION ALL
+    SELECT * FROM loracomp.check_registry()
+    UNION ALL
+    SELECT * FROM loracomp.check_queue();
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_health IS
+'What an administrator should know: each check with ok, warn or fail, and what to do.';
+
+-- Reads only: whether what sql/ made is still there.
+CREATE FUNCTION loracomp.check_objects()
+RETURNS TABLE ("check" text, status text, detail text)
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT 'functions and views', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
+        coalesce('missing: ' || string_agg(m.object, ', ' ORDER BY m.object) || '; run `loracomp init --again`',
+            'all are there')
+    FROM (
+        SELECT DISTINCT substring(d.statement FROM 'EXISTS ([a-z_.]+)') AS object, d.statement ~ '^DROP FUNCTION' AS is_function
+        FROM sql_object AS o CROSS JOIN LATERAL unnest(o.drops) AS d (statement)
+        WHERE d.statement ~ '^DROP (FUNCTION|VIEW|MATERIALIZED VIEW) '
+    ) AS m
+    WHERE CASE
+        WHEN m.is_function THEN NOT EXISTS (
+            SELECT FROM pg_proc AS p
+            WHERE p.pronamespace = to_regnamespace(split_part(m.object, '.', 1))
+                AND p.proname = split_part(m.object, '.', 2)
+        )
+        ELSE to_regclass(m.object) IS NULL
+    END
+$$;
+COMMENT ON FUNCTION loracomp.check_objects IS 'Whether all functions and views of the release are there.';
+
+-- Reads only: pgvector's version, settings that lose what was accepted, and what keeps tables from being cleaned up.
+CREATE FUNCTION loracomp.check_server()
+RETURNS TABLE ("check" text, status text, detail text)
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    -- CVE-2026-3172 is fixed in 0.8.2, a fault of HNSW vacuum in 0.8.3.
+    SELECT 'pgvector',
+        CASE WHEN string_to_array(e.extversion, '.')::int[] >= ARRAY[0, 8, 3] THEN 'ok' ELSE 'warn' END,
+        format('pgvector %s', e.extversion)
+            || CASE WHEN string_to_array(e.extversion, '.')::int[] < ARRAY[0, 8, 3]
+                THEN ' has known faults: upgrade to 0.8.3 or newer' ELSE '' END
+    FROM pg_extension AS e WHERE e.extname = 'vector'
+    UNION ALL
+    SELECT 'durability', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
+        coalesce(string_agg(s.name || ' is off', ', ' ORDER BY s.name)
+            || ': when the server or its machine dies, accepted jobs may be lost; turn it on', 'what is committed stays')
+    FROM pg_settings AS s WHERE s.name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND s.setting = 'off'
+    UNION ALL
+    SELECT 'oldest snapshot',
+        CASE WHEN bool_or(o.seconds > 300 OR o.transactions > 1000000) THEN 'warn' ELSE 'ok' END,
+        coalesce(
+            string_agg(
+                format('%s keeps dead rows (%s)', o.holder,
+                    coalesce(format('%s s', round(o.seconds)), format('%s transactions', o.transactions))), '; '
+                ORDER BY o.kind
+            ) FILTER (WHERE o.seconds > 300 OR o.transactions > 1000000)
+            || ': claims walk through them; end it, and set idle_in_transaction_session_timeout and statement_timeout',
+            'none is older than 5 minutes'
+        )
+    FROM loracomp.oldest_snapshots() AS o
+    UNION ALL
+    SELECT 'sight of other sessions', CASE WHEN m.may THEN 'ok' ELSE 'warn' END,
+        CASE WHEN m.may THEN 'old snapshots of all are seen'
+            ELSE format('old snapshots of others are not seen: GRANT pg_read_all_stats TO %I', current_user) END
+    FROM (SELECT pg_has_role(current_user, 'pg_read_all_stats', 'usage') AS may) AS m
+    UNION ALL
+    SELECT 'bloat', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
+        coalesce(
+            string_agg(format('%s has %s dead rows beside %s', t.relname, t.n_dead_tup, t.n_live_tup), '; '
+                ORDER BY t.relname)
+            || ': see to the oldest snapshot, then VACUUM', 'no table has more dead rows than it should'
+        )
+    FROM pg_stat_user_tables AS t
+    WHERE t.schemaname = 'loracomp' AND t.n_dead_tup > 20000 AND t.n_dead_tup > 0.2 * t.n_live_tup
+    UNION ALL
+    SELECT 'autovacuum', CASE WHEN count(*) = 0 AND current_setting('autovacuum')::boolean THEN 'ok' ELSE 'warn' END,
+        CASE WHEN NOT current_setting('autovacuum')::boolean THEN 'autovacuum is off: turn it on'
+            ELSE coalesce('off for ' || string_agg(c.relname, ', ') || ': ALTER TABLE ... RESET (autovacuum_enabled)', 'on')
+        END
+    FROM pg_class AS c
+    WHERE c.relnamespace = 'loracomp'::regnamespace AND c.reloptions && '{autovacuum_enabled=false,autovacuum_enabled=off}'
+$$;
+COMMENT ON FUNCTION loracomp.check_server IS
+'Whether the server is fit: pgvector, durability, snapshots that keep dead rows, bloat, autovacuum.';
+
+-- Reads only: whether the four roles may do what they should and no more, and whose login lacks a limit.
+CREATE FUNCTION loracomp.check_roles()
+RETURNS TABLE ("check" text, status text, detail text)
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT 'roles', CASE WHEN count(*) = 4 THEN 'ok' ELSE 'fail' END, format('%s of 4 loracomp roles exist', count(*))
+    FROM pg_roles AS r
+    WHERE r.rolname IN ('loracomp_submitter', 'loracomp_worker', 'loracomp_analyst', 'loracomp_admin')
+    UNION ALL
+    SELECT 'powers of roles', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
+        coalesce(string_agg(format('%s %s', p.rolname, p.power), ', ' ORDER BY p.rolname, p.power)
+            || ': ALTER ROLE to take it back', 'none that they should not have')
+    FROM (
+        SELECT r.rolname, p.power FROM pg_roles AS r
+        CROSS JOIN LATERAL (VALUES
+            (r.rolsuper, 'is a superuser'), (r.rolbypassrls, 'bypasses row security'), (r.rolcanlogin, 'can log in'),
+            (r.rolcreaterole, 'creates roles'), (r.rolcreatedb, 'creates databases')
+        ) AS p (has, power)
+        WHERE p.has
+            AND r.rolname IN ('loracomp_submitter', 'loracomp_worker', 'loracomp_analyst', 'loracomp_admin')
+    ) AS p
+    UNION ALL
+    SELECT 'grants', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'fail' END,
+        coalesce(string_agg(g.what, ', ' ORDER BY g.what) || ': run `loracomp init --again`', 'as sql/ gives them')
+    FROM (
+        SELECT format('%s may not %s', m.role, m.verb) AS what
+        FROM (VALUES
+            ('loracomp_submitter', 'insert jobs', has_column_privilege(to_regrole('loracomp_submitter')::oid, 'loracomp.job', 'prompt', 'INSERT')),
+            ('loracomp_worker', 'claim jobs', (
+                SELECT bool_and(has_function_privilege(to_regrole('loracomp_worker')::oid, p.oid, 'EXECUTE')) FROM pg_proc AS p
+                WHERE p.pronamespace = 'loracomp'::regnamespace
+                    AND p.proname IN ('claim_jobs', 'renew_leases', 'record_predictions', 'fail_jobs', 'release_jobs')
+            )),
+            ('loracomp_analyst', 'read bi', (
+                SELECT bool_and(has_table_privilege(to_regrole('loracomp_analyst')::oid, c.oid, 'SELECT')) FROM pg_class AS c
+                WHERE c.relnamespace = 'bi'::regnamespace AND c.relkind = 'v'
+            )),
+            ('loracomp_admin', 'read jobs', has_table_privilege(to_regrole('loracomp_admin')::oid, 'loracomp.job', 'SELECT'))
+        ) AS m (role, verb, may) WHERE m.may IS NOT TRUE
+        UNION ALL
+        SELECT format('everybody may execute %s', p.proname)
+        FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
+        WHERE p.pronamespace IN ('loracomp'::regnamespace, 'bi'::regnamespace) AND a.grantee = 0
+        UNION ALL
+        SELECT format('%s may write %s', a.grantee::regrole, c.relname)
+        FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+        WHERE c.relnamespace = 'loracomp'::regnamespace AND a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
+            AND a.grantee <> c.relowner AND a.grantee <> to_regrole('loracomp_admin')
+        UNION ALL
+        SELECT format('row security of %s is off', c.relname)
+        FROM pg_class AS c
+        WHERE c.relnamespace = 'loracomp'::regnamespace AND NOT c.relrowsecurity
+            AND c.relname IN ('job', 'prediction', 'audit_event', 'task', 'example', 'adapter')
+    ) AS g
+    UNION ALL
+    SELECT 'words in plans', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
+        coalesce(string_agg(w.what, ', ' ORDER BY w.what)
+            || ': by EXPLAIN a submitter finds out others'' words there; DROP INDEX, ALTER COLUMN ... SET STATISTICS 0',
+            'no index and no statistics tell submitters of others'' words')
+    FROM (
+        SELECT a.attrelid, a.attnum, a.attstattarget, format('%s.%s', c.relname, a.attname) AS name
+        FROM pg_class AS c INNER JOIN pg_attribute AS a ON a.attrelid = c.oid
+        WHERE c.relnamespace = 'loracomp'::regnamespace AND (c.relname, a.attname) IN (
+            ('job', 'prompt'), ('job', 'idempotency_key'), ('job', 'task'), ('job', 'expected'), ('job', 'error'),
+            ('job', 'lease_token'), ('prediction', 'output')
+        )
+    ) AS a
+    CROSS JOIN LATERAL (
+        SELECT 'statistics of ' || a.name WHERE a.attstattarget IS DISTINCT FROM 0
+        UNION ALL
+        SELECT 'an index on ' || a.name FROM pg_index AS i
+        WHERE i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey)
+            -- It begins with the submitter, who is always given.
+            AND i.indexrelid <> 'loracomp.idempotency_key_was_used_before'::regclass
+    ) AS w (what)
+    UNION ALL
+    SELECT 'analysts without statement_timeout', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
+        coalesce(string_agg(r.rolname, ', ' ORDER BY r.rolname)
+            || ': a query of theirs may run for hours and keep dead rows; SELECT loracomp.limit_analyst(''...'')',
+            'none')
+    FROM pg_roles AS r
+    WHERE r.rolcanlogin AND NOT r.rolsuper AND pg_has_role(r.oid, to_regrole('loracomp_analyst'), 'member')
+        AND NOT EXISTS (
+            SELECT FROM pg_db_role_setting AS s CROSS JOIN LATERAL unnest(s.setconfig) AS c (setting)
+            WHERE s.setrole IN (0, r.oid) AND s.setdatabase IN (
+                0, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+            ) AND c.setting ~ '^statement_timeout=' AND c.setting !~ '^statement_timeout=0(ms|s|min)?$'
+        )
+        -- What the server's configuration sets holds for all.
+        AND NOT EXISTS (
+            SELECT FROM pg_settings AS s
+            WHERE s.name = 'statement_timeout' AND s.source = 'configuration file' AND s.reset_val <> '0'
+        )
+$$;
+COMMENT ON FUNCTION loracomp.check_roles IS
+'Whether roles and grants are as they should be, and which analysts'' queries have no end.';
+
+-- Reads only: whether models, encoder, adapters and examples are there and whole.
+CREATE FUNCTION loracomp.check_registry()
+RETURNS TABLE ("check" text, status text, detail text)
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT 'base model', CASE WHEN count(*) FILTER (WHERE is_default) = 1 THEN 'ok' ELSE 'fail' END,
+        CASE WHEN count(*) FILTER (WHERE is_default) = 1
+            THEN format('%s of %s is the default', max(name) FILTER (WHERE is_default), count(*))
+            ELSE 'none is the default: loracomp model add SOURCE --default' END
+    FROM base_model
+    UNION ALL
+    SELECT 'encoder', CASE WHEN count(*) = 1 THEN 'ok' ELSE 'fail' END,
+        coalesce(max(format('%s, %s dimensions', name, dimensions)), 'none is set: loracomp encoder set SOURCE')
+    FROM encoder
+    UNION ALL
+    SELECT 'adapters', CASE WHEN count(*) > 0 THEN 'ok' ELSE 'warn' END,
+        CASE WHEN count(*) > 0 THEN format('%s active, for %s tasks', count(*), count(DISTINCT task_id))
+            ELSE 'none is active: loracomp library load' END
+    FROM adapter WHERE status = 'active'
+    UNION ALL
+    SELECT 'adapter hashes', CASE WHEN count(*) FILTER (WHERE NOT whole) = 0 THEN 'ok' ELSE 'fail' END,
+        CASE WHEN count(*) FILTER (WHERE NOT whole) = 0 THEN format('%s files are as they were registered', count(*))
+            ELSE 'changed in the database: ' || string_agg(format('%s version %s', name, version), ', ')
+                FILTER (WHERE NOT whole) || '; stage them again' END
+    FROM (
+        SELECT a.name, a.version,
+            a.sha256 IS NOT DISTINCT FROM encode(sha256(string_agg(w.bytes, '' ORDER BY w.part)), 'hex') AS whole
+        FROM adapter AS a LEFT JOIN adapter_part AS w ON w.adapter_id = a.id
+        WHERE a.status <> 'retired' GROUP BY a.id
+    ) AS files
+    UNION ALL
+    SELECT 'examples', CASE WHEN count(*) > 0 THEN 'ok' ELSE 'warn' END,
+        format('%s embedded, for %s tasks', count(*), count(DISTINCT task_id))
+    FROM example_embedding
+    UNION ALL
+    SELECT 'active adapters without examples', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
+        coalesce(string_agg(t.name, ', ' ORDER BY t.name) || ': never retrieved', 'none')
+    FROM task AS t
+    WHERE EXISTS (SELECT FROM adapter AS a WHERE a.task_id = t.id AND a.status = 'active')
+        AND NOT EXISTS (SELECT FROM example_embedding AS e WHERE e.task_id = t.id)
+$$;
+COMMENT ON FUNCTION loracomp.check_registry IS
+'Whether models, encoder, adapters and examples are there and whole; the hash of every adapter is computed.';
+
+-- Reads only: leases that ran out, jobs that nobody takes, workers that are gone, reports that are old.
+CREATE FUNCTION loracomp.check_queue()
+RETURNS TABLE ("check" text, status text, detail text)
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT 'leases', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
+        format('%s ran out and wait for a worker to take them back', count(*))
+    FROM job AS j WHERE j.status = 'running' AND j.lease_expires_at < now() - interval '1 minute'
+    UNION ALL
+    SELECT 'queue', CASE WHEN q.oldest_s < 600 THEN 'ok' ELSE 'warn' END,
+        format('%s due, the oldest for %s s', q.jobs, q.oldest_s)
+            || CASE WHEN q.oldest_s < 600 THEN '' ELSE ': start more workers' END
+    FROM (
+        SELECT count(*) AS jobs,
+            coalesce(round(extract(EPOCH FROM max(now() - greatest(j.run_at, j.created_at)))), 0) AS oldest_s
+        -- Either way, so that each has its index.
+        FROM job AS j WHERE j.status = 'queued' AND (j.scheduled OR NOT j.scheduled) AND j.run_at <= now()
+    ) AS q
+    UNION ALL
+    SELECT 'base models without a worker', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
+        coalesce(string_agg(format('%s (due for %s s)', q.base_model, q.oldest_due_s), ', ' ORDER BY q.base_model)
+            || ': jobs wait and no worker serves it; start one', 'none that jobs wait for')
+    FROM queue_health AS q
+    WHERE q.oldest_due_s > 60 AND NOT EXISTS (
+        SELECT FROM worker_status AS w
+        WHERE w.base_model = q.base_model AND w.status NOT IN ('gone', 'stopped')
+    )
+    UNION ALL
+    SELECT 'workers', CASE WHEN count(*) FILTER (WHERE w.status = 'gone') = 0 THEN 'ok' ELSE 'warn' END,
+        format('%s alive', count(*) FILTER (WHERE w.status NOT IN ('gone', 'stopped')))
+            || coalesce(', gone without a word: ' || string_agg(w.worker, ', ' ORDER BY w.worker)
+                FILTER (WHERE w.status = 'gone') || '; look at their logs', '')
+    FROM worker_status AS w
+    UNION ALL
+    SELECT 'versions of workers', CASE WHEN count(DISTINCT w.code_version) < 2 THEN 'ok' ELSE 'warn' END,
+        coalesce(string_agg(DISTINCT w.code_version, ', '), 'none')
+            || CASE WHEN count(DISTINCT w.code_version) < 2 THEN '' ELSE ': start the older ones again' END
+    FROM worker_status AS w WHERE w.status NOT IN ('gone', 'stopped')
+    UNION ALL
+    SELECT 'reports', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
+        coalesce(string_agg(format('%s is of %s', r.report, to_char(r.refreshed_at, 'YYYY-MM-DD HH24:MI')), ', '
+            ORDER BY r.report) || ': schedule `loracomp refresh`', 'no older than a day, or nothing is newer')
+    FROM report_refresh AS r
+    WHERE r.refreshed_at < now() - interval '1 day'
+        AND r.refreshed_at < (SELECT max(j.finished_at) FROM job AS j WHERE j.finished_at IS NOT NULL)
+$$;
+COMMENT ON FUNCTION loracomp.check_queue IS
+'Whether jobs are answered: leases, due jobs, workers alive and of one version, reports up to date.';

@@ -1,0 +1,162 @@
+-- Which tasks routing saw, by day.
+--   bi.routing_by_day           each task
+--   bi.routing_drift            how far the mix of tasks moved
+--     loracomp.routing_by_day   what both rest on; refresh_reports() works it out
+
+-- Refreshed by refresh_reports(). It holds the names of hidden tasks, so analysts read
+-- bi.routing_by_day, which masks them.
+CREATE MATERIALIZED VIEW loracomp.routing_by_day AS
+SELECT
+    (p.created_at AT TIME ZONE 'UTC')::date AS day,
+    j.policy,
+    p.base_model,
+    j.evaluation IS NOT NULL AS is_evaluation,
+    x.task,
+    count(*) FILTER (WHERE x.place = 1) AS jobs_first,
+    count(*) FILTER (WHERE x.weight > 0) AS jobs_inside,
+    sum(x.probability) AS mass,
+    sum(CASE WHEN x.probability > 0 THEN -x.probability * ln(x.probability) ELSE 0 END) / ln(2::double precision)
+        AS entropy
+FROM loracomp.prediction AS p
+INNER JOIN loracomp.job AS j ON p.job_id = j.id
+CROSS JOIN LATERAL unnest(p.tasks, p.probabilities, p.weights)
+WITH ORDINALITY AS x (task, probability, weight, place)
+WHERE p.policy_settings ->> 'router' = 'retrieval'
+GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL, x.task;
+COMMENT ON MATERIALIZED VIEW loracomp.routing_by_day IS
+'What retrieval made of each day''s jobs, by task: sums that views of bi divide.';
+COMMENT ON COLUMN loracomp.routing_by_day.day IS 'Day of the answers, in UTC.';
+COMMENT ON COLUMN loracomp.routing_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN loracomp.routing_by_day.task IS 'Task that had a probability.';
+COMMENT ON COLUMN loracomp.routing_by_day.jobs_first IS
+'Answers of which it was the most probable task; over all tasks: the answers.';
+COMMENT ON COLUMN loracomp.routing_by_day.jobs_inside IS 'Answers whose mix it had a weight in.';
+COMMENT ON COLUMN loracomp.routing_by_day.mass IS 'Sum of its probabilities.';
+COMMENT ON COLUMN loracomp.routing_by_day.entropy IS 'Its part of the sum of the answers'' entropies, in bits.';
+CREATE UNIQUE INDEX routing_by_day_key ON loracomp.routing_by_day (
+    day, policy, base_model, is_evaluation, task
+);
+
+-- Reads only, with its owner's rights.
+CREATE VIEW bi.routing_by_day AS
+SELECT
+    r.day,
+    r.policy,
+    r.base_model,
+    r.is_evaluation,
+    coalesce(m.labels ->> r.task, r.task) AS task,
+    max(r.jobs)::bigint AS jobs,
+    sum(r.mass) / max(r.jobs) AS mean_probability,
+    sum(r.jobs_first)::double precision / max(r.jobs) AS first_share,
+    sum(r.jobs_inside)::double precision / max(r.jobs) AS inside_share,
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'routing_by_day') AS refreshed_at
+FROM (
+    SELECT
+        d.*,
+        sum(d.jobs_first) OVER (PARTITION BY d.day, d.policy, d.base_model, d.is_evaluation) AS jobs
+    FROM loracomp.routing_by_day AS d
+) AS r
+CROSS JOIN loracomp.task_mask AS m
+GROUP BY r.day, r.policy, r.base_model, r.is_evaluation, coalesce(m.labels ->> r.task, r.task);
+COMMENT ON VIEW bi.routing_by_day IS 'Which tasks retrieval saw in each day''s jobs. Refreshed, not live.';
+COMMENT ON COLUMN bi.routing_by_day.task IS 'Task that had a probability.';
+COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Answers that were routed by retrieval that day; the same for each task.';
+COMMENT ON COLUMN bi.routing_by_day.mean_probability IS
+'Mean probability of the task over these answers, 0 to 1; the tasks of a day sum to 1.';
+COMMENT ON COLUMN bi.routing_by_day.first_share IS 'Share of the answers of which it was the most probable task.';
+COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers whose mix it had a weight in.';
+COMMENT ON COLUMN bi.routing_by_day.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';
+
+-- Reads only, with its owner's rights. The Jensen-Shannon divergence between two mixes of tasks is 0 where
+-- they are alike and 1 where they share no task. Evaluations ask what nobody else would, so they are left out.
+CREATE VIEW bi.routing_drift AS
+WITH mix AS (
+    SELECT
+        d.day,
+        d.policy,
+        d.base_model,
+        d.task,
+        d.mass,
+        d.entropy,
+        d.jobs_first
+    FROM loracomp.routing_by_day AS d
+    WHERE NOT d.is_evaluation
+),
+
+total AS (
+    SELECT
+        x.day,
+        x.policy,
+        x.base_model,
+        sum(x.jobs_first) AS jobs,
+        sum(x.mass) AS mass,
+        sum(x.entropy) AS entropy
+    FROM mix AS x
+    GROUP BY x.day, x.policy, x.base_model
+),
+
+-- Each day's mass of a task, and that of the seven days before it.
+compared AS (
+    SELECT
+        t.day,
+        t.policy,
+        t.base_model,
+        x.task,
+        sum(x.mass) FILTER (WHERE x.day = t.day) AS mass,
+        sum(x.mass) FILTER (WHERE x.day < t.day) AS mass_before,
+        sum(x.jobs_first) FILTER (WHERE x.day < t.day) AS jobs_before
+    FROM total AS t
+    INNER JOIN mix AS x
+        ON x.day >= t.day - 7 AND x.day <= t.day AND t.policy = x.policy AND t.base_model = x.base_model
+    GROUP BY t.day, t.policy, t.base_model, x.task
+),
+
+shares AS (
+    SELECT
+        c.*,
+        coalesce(c.mass, 0) / sum(c.mass) OVER w AS p,
+        coalesce(c.mass_before, 0) / sum(c.mass_before) OVER w AS q
+    FROM compared AS c
+    WINDOW w AS (PARTITION BY c.day, c.policy, c.base_model)
+),
+
+drift AS (
+    SELECT
+        s.day,
+        s.policy,
+        s.base_model,
+        sum(s.jobs_before) AS jobs_before,
+        sum(CASE WHEN s.p > 0 THEN -s.p * ln(s.p) ELSE 0 END) / ln(2::double precision) AS mix_entropy,
+        sum(
+            CASE WHEN s.p > 0 THEN s.p * ln(2 * s.p / (s.p + s.q)) ELSE 0 END
+            + CASE WHEN s.q > 0 THEN s.q * ln(2 * s.q / (s.p + s.q)) ELSE 0 END
+        ) / (2 * ln(2::double precision)) AS divergence
+    FROM shares AS s
+    GROUP BY s.day, s.policy, s.base_model
+)
+
+SELECT
+    t.day,
+    t.policy,
+    t.base_model,
+    t.jobs::bigint AS jobs,
+    t.entropy / t.jobs AS entropy_bits,
+    d.mix_entropy AS mix_entropy_bits,
+    coalesce(d.jobs_before, 0)::bigint AS week_before_jobs,
+    CASE WHEN d.jobs_before > 0 THEN greatest(0, d.divergence) END AS drift,
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'routing_by_day') AS refreshed_at
+FROM total AS t
+INNER JOIN drift AS d ON t.day = d.day AND t.policy = d.policy AND t.base_model = d.base_model;
+COMMENT ON VIEW bi.routing_drift IS
+'How sure routing was of each day''s jobs, and how far their tasks moved from the week before. Everyday jobs '
+'alone. Refreshed, not live.';
+COMMENT ON COLUMN bi.routing_drift.jobs IS 'Answers that were routed by retrieval.';
+COMMENT ON COLUMN bi.routing_drift.entropy_bits IS
+'Mean entropy of a job''s probabilities of tasks: 0 is certain of one, 1 as unsure as between two alike.';
+COMMENT ON COLUMN bi.routing_drift.mix_entropy_bits IS
+'Entropy of the day''s mean probabilities: how many different tasks the day''s jobs were about.';
+COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Such answers in the seven days before.';
+COMMENT ON COLUMN bi.routing_drift.drift IS
+'Jensen-Shannon divergence of the day''s tasks from those of the seven days before: 0 alike, 1 no task in common; '
+'null where there were none. Few jobs drift by chance.';
+COMMENT ON COLUMN bi.routing_drift.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';

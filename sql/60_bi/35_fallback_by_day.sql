@@ -1,0 +1,48 @@
+-- How often nothing was composed, by day.
+--   bi.fallback_by_day
+--     loracomp.fallback_by_day   what it rests on; refresh_reports() works it out
+
+-- Refreshed by refresh_reports(). Of policies that retrieve: the base policy falls back always.
+CREATE MATERIALIZED VIEW loracomp.fallback_by_day AS
+SELECT
+    (p.created_at AT TIME ZONE 'UTC')::date AS day,
+    j.policy,
+    p.base_model,
+    j.evaluation IS NOT NULL AS is_evaluation,
+    count(*) AS n,
+    count(p.fallback) AS fell_back
+FROM loracomp.prediction AS p
+INNER JOIN loracomp.job AS j ON p.job_id = j.id
+WHERE p.policy_settings ->> 'router' = 'retrieval'
+GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL;
+CREATE UNIQUE INDEX fallback_by_day_key ON loracomp.fallback_by_day (
+    day, policy, base_model, is_evaluation
+);
+COMMENT ON MATERIALIZED VIEW loracomp.fallback_by_day IS 'What bi.fallback_by_day rests on.';
+COMMENT ON COLUMN loracomp.fallback_by_day.day IS 'Day of the answers, in UTC.';
+COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN loracomp.fallback_by_day.n IS 'Answers that were routed by retrieval.';
+COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Those for which nothing was composed.';
+
+-- Reads only, with its owner's rights.
+CREATE VIEW bi.fallback_by_day AS
+SELECT
+    c.day,
+    c.policy,
+    c.base_model,
+    c.is_evaluation,
+    c.n,
+    c.fell_back,
+    c.fell_back::double precision / c.n AS rate,
+    i.low AS rate_low,
+    i.high AS rate_high,
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'fallback_by_day') AS refreshed_at
+FROM loracomp.fallback_by_day AS c
+CROSS JOIN LATERAL bi.wilson_interval(c.fell_back, c.n) AS i;
+COMMENT ON VIEW bi.fallback_by_day IS
+'How often nothing was composed and the base model answered alone, by day. bi.prediction.fallback says why. '
+'Refreshed, not live.';
+COMMENT ON COLUMN bi.fallback_by_day.rate IS 'fell_back / n, 0 to 1.';
+COMMENT ON COLUMN bi.fallback_by_day.rate_low IS 'Lower end of its 95 % confidence interval (Wilson).';
+COMMENT ON COLUMN bi.fallback_by_day.rate_high IS 'Upper end of that interval.';
+COMMENT ON COLUMN bi.fallback_by_day.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';

@@ -1,0 +1,68 @@
+-- Reads only, with its owner's rights. A mean over tasks counts every task alike; its interval is put together from the
+-- tasks' Wilson intervals by their distances from the estimate, squared and added (Zou and Donner 2008). One evaluation
+-- after the other: a condition on it would not get past the grouping sets.
+CREATE VIEW bi.evaluation_accuracy AS
+SELECT
+    e.name AS evaluation,
+    CASE WHEN m.own_task IS NOT NULL THEN 'task' WHEN m.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
+    m.family,
+    coalesce(h.labels ->> m.own_task, m.own_task) AS own_task,
+    m.policy,
+    m.base_model,
+    m.tasks,
+    m.asked,
+    m.n,
+    m.correct,
+    m.accuracy,
+    greatest(0, m.accuracy - m.below / m.tasks) AS accuracy_low,
+    least(1, m.accuracy + m.above / m.tasks) AS accuracy_high
+FROM loracomp.evaluation AS e
+CROSS JOIN LATERAL (
+    SELECT
+        t.family,
+        a.own_task,
+        a.policy,
+        a.base_model,
+        nullif(count(a.accuracy), 0) AS tasks,
+        sum(a.asked)::bigint AS asked,
+        sum(a.n)::bigint AS n,
+        sum(a.correct)::bigint AS correct,
+        avg(a.accuracy) AS accuracy,
+        sqrt(sum((a.accuracy - i.low) ^ 2)) AS below,
+        sqrt(sum((i.high - a.accuracy) ^ 2)) AS above
+    FROM (
+        SELECT
+            j.task AS own_task,
+            j.policy,
+            j.base_model,
+            count(*) AS asked,
+            count(*) FILTER (WHERE j.status = 'succeeded') AS n,
+            count(*) FILTER (WHERE j.is_correct) AS correct,
+            count(*) FILTER (WHERE j.is_correct)::double precision
+            / nullif(count(*) FILTER (WHERE j.status = 'succeeded'), 0) AS accuracy
+        FROM loracomp.job AS j
+        WHERE j.evaluation = e.name AND j.expected IS NOT NULL AND j.finished_at IS NOT NULL AND j.kind = 'predict'
+        GROUP BY j.task, j.policy, j.base_model
+    ) AS a
+    CROSS JOIN LATERAL bi.wilson_interval(a.correct, a.n) AS i
+    INNER JOIN loracomp.task AS t ON a.own_task = t.name
+    GROUP BY a.policy, a.base_model, GROUPING SETS ((t.family, a.own_task), (t.family), ())
+) AS m
+CROSS JOIN loracomp.task_mask AS h;
+COMMENT ON VIEW bi.evaluation_accuracy IS
+'How often answers were right in an evaluation, by policy: of each task, and means over the tasks of a family and over all.';
+COMMENT ON COLUMN bi.evaluation_accuracy.evaluation IS 'Named set of jobs.';
+COMMENT ON COLUMN bi.evaluation_accuracy.scope IS
+'task, family or all: filter by it, for the rows of one scope are the means of another''s.';
+COMMENT ON COLUMN bi.evaluation_accuracy.family IS 'Kind of task; null where scope is all.';
+COMMENT ON COLUMN bi.evaluation_accuracy.own_task IS 'Task that the rows come from; null but where scope is task.';
+COMMENT ON COLUMN bi.evaluation_accuracy.policy IS 'Name of the settings of routing and merging; controls are policies too.';
+COMMENT ON COLUMN bi.evaluation_accuracy.base_model IS 'Frozen language model.';
+COMMENT ON COLUMN bi.evaluation_accuracy.tasks IS 'Tasks that the mean is over; compare means over the same tasks only.';
+COMMENT ON COLUMN bi.evaluation_accuracy.asked IS 'Jobs that ended, failed and cancelled ones too.';
+COMMENT ON COLUMN bi.evaluation_accuracy.n IS 'Those that were answered.';
+COMMENT ON COLUMN bi.evaluation_accuracy.correct IS 'Answers that were the expected ones, to the letter.';
+COMMENT ON COLUMN bi.evaluation_accuracy.accuracy IS 'correct / n of a task, 0 to 1; else the mean of the tasks'' accuracies.';
+COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_low IS
+'Lower end of its 95 % confidence interval: Wilson''s, or put together from the tasks'' own.';
+COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_high IS 'Upper end of that interval.';

@@ -1,0 +1,183 @@
+-- Policies compared on the same rows.
+--   compare_policies            two policies of an evaluation
+--     evaluation_pair           any two, of each task, family and all
+--       mcnemar_p               whether the difference can be chance
+--   evaluation_regret           each policy against the adapter trained for the task
+--     evaluation_pair
+
+-- Computes only: the exact test, whatever the numbers; its work grows with the smaller of the two. Binomial probabilities
+-- are summed from their logarithms, which are clamped because exp raises an underflow below -745.
+CREATE FUNCTION bi.mcnemar_p(only_a bigint, only_b bigint) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+SELECT least(1, 2 * sum(exp(greatest(t.log_p, -700))))
+FROM (
+    SELECT
+        sum(CASE WHEN i.i > 0 THEN ln((only_a + only_b - i.i + 1)::double precision / i.i) ELSE 0 END)
+        OVER (ORDER BY i.i)
+        - (only_a + only_b) * ln(2::double precision) AS log_p
+    FROM generate_series(0, least(only_a, only_b)) AS i (i)
+) AS t
+-- Its work grows with the smaller of the two, and evaluations have nowhere near as many rows.
+WHERE loracomp.check_range('only_a', only_a, 0, 1e6) AND loracomp.check_range('only_b', only_b, 0, 1e6);
+END;
+COMMENT ON FUNCTION bi.mcnemar_p IS
+'P value of McNemar''s exact two-sided test, from the rows that only one of two was right on: how often two equally good '
+'ones would differ as much. 1 where they never differ.';
+
+-- Reads only, with its owner's rights, one evaluation after the other: a condition on it would not get past the grouping
+-- sets. Rows that only one policy answered count for neither. A difference's interval is Agresti and Min's (2005): Wald's
+-- with half a row added to each of the four outcomes; of a mean, from the sum of variances.
+CREATE VIEW bi.evaluation_pair AS
+SELECT
+    e.name AS evaluation,
+    CASE WHEN s.own_task IS NOT NULL THEN 'task' WHEN s.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
+    s.family,
+    coalesce(m.labels ->> s.own_task, s.own_task) AS own_task,
+    s.policy_a,
+    s.policy_b,
+    s.tasks,
+    s.tasks_ahead,
+    s.tasks_behind,
+    s.n,
+    s.both_right,
+    s.only_a,
+    s.only_b,
+    s.accuracy_a,
+    s.accuracy_b,
+    s.difference,
+    greatest(-1, s.centre - 1.959964 * s.standard_error) AS difference_low,
+    least(1, s.centre + 1.959964 * s.standard_error) AS difference_high,
+    bi.mcnemar_p(s.only_a, s.only_b) AS p
+FROM loracomp.evaluation AS e
+CROSS JOIN LATERAL (
+    WITH answered AS (
+        -- A row's answers together: joining each with each by the row is what planners get wrong.
+        SELECT
+            j.task AS own_task,
+            array_agg(j.policy) AS policies,
+            array_agg(j.is_correct) AS outcomes
+        FROM loracomp.job AS j
+        WHERE j.evaluation = e.name AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.kind = 'predict'
+            AND j.status = 'succeeded'
+        GROUP BY j.task, j.example_id
+    ),
+
+    by_task AS (
+        SELECT
+            t.family,
+            r.own_task,
+            a.policy AS policy_a,
+            b.policy AS policy_b,
+            count(*) AS n,
+            count(*) FILTER (WHERE a.is_correct AND b.is_correct) AS both_right,
+            count(*) FILTER (WHERE a.is_correct AND NOT b.is_correct) AS only_a,
+            count(*) FILTER (WHERE b.is_correct AND NOT a.is_correct) AS only_b
+        FROM answered AS r
+        INNER JOIN loracomp.task AS t ON r.own_task = t.name
+        CROSS JOIN LATERAL unnest(r.policies, r.outcomes) AS a (policy, is_correct)
+        INNER JOIN LATERAL unnest(r.policies, r.outcomes) AS b (policy, is_correct) ON a.policy <> b.policy
+        GROUP BY t.family, r.own_task, a.policy, b.policy
+    ),
+
+    by_scope AS (
+        SELECT
+            k.family,
+            k.own_task,
+            k.policy_a,
+            k.policy_b,
+            count(*) AS tasks,
+            count(*) FILTER (WHERE k.only_a > k.only_b) AS tasks_ahead,
+            count(*) FILTER (WHERE k.only_a < k.only_b) AS tasks_behind,
+            sum(k.n)::bigint AS n,
+            sum(k.both_right)::bigint AS both_right,
+            sum(k.only_a)::bigint AS only_a,
+            sum(k.only_b)::bigint AS only_b,
+            avg((k.both_right + k.only_a)::double precision / k.n) AS accuracy_a,
+            avg((k.both_right + k.only_b)::double precision / k.n) AS accuracy_b,
+            avg((k.only_a - k.only_b)::double precision / k.n) AS difference,
+            avg((k.only_a - k.only_b)::double precision / (k.n + 2)) AS centre,
+            sqrt(
+                sum((k.only_a + k.only_b + 1 - (k.only_a - k.only_b)::double precision ^ 2 / (k.n + 2)) / (k.n + 2) ^ 2)
+            ) / count(*) AS standard_error
+        FROM by_task AS k
+        GROUP BY k.policy_a, k.policy_b, GROUPING SETS ((k.family, k.own_task), (k.family), ())
+    )
+
+    SELECT * FROM by_scope
+) AS s
+CROSS JOIN loracomp.task_mask AS m;
+COMMENT ON VIEW bi.evaluation_pair IS
+'Two policies on the rows that both have answered: how much better policy_a was than policy_b, and whether that can be chance.';
+COMMENT ON COLUMN bi.evaluation_pair.evaluation IS 'Named set of jobs.';
+COMMENT ON COLUMN bi.evaluation_pair.scope IS
+'task, family or all: filter by it, for the rows of one scope are sums and means of another''s.';
+COMMENT ON COLUMN bi.evaluation_pair.family IS 'Kind of task; null where scope is all.';
+COMMENT ON COLUMN bi.evaluation_pair.own_task IS 'Task that the rows come from; null but where scope is task.';
+COMMENT ON COLUMN bi.evaluation_pair.policy_a IS 'The policy that is judged.';
+COMMENT ON COLUMN bi.evaluation_pair.policy_b IS 'The one that it is compared with.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks IS 'Tasks that the means are over.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks_ahead IS 'Those on which policy_a was right more often.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks_behind IS 'Those on which policy_b was.';
+COMMENT ON COLUMN bi.evaluation_pair.n IS 'Rows that both have answered.';
+COMMENT ON COLUMN bi.evaluation_pair.both_right IS 'Rows that both were right on.';
+COMMENT ON COLUMN bi.evaluation_pair.only_a IS 'Rows that policy_a alone was right on.';
+COMMENT ON COLUMN bi.evaluation_pair.only_b IS 'Rows that policy_b alone was right on.';
+COMMENT ON COLUMN bi.evaluation_pair.accuracy_a IS 'Accuracy of policy_a on these rows, 0 to 1; a mean over tasks counts each alike.';
+COMMENT ON COLUMN bi.evaluation_pair.accuracy_b IS 'Accuracy of policy_b on these rows.';
+COMMENT ON COLUMN bi.evaluation_pair.difference IS 'accuracy_a - accuracy_b.';
+COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of its 95 % confidence interval.';
+COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of that interval.';
+COMMENT ON COLUMN bi.evaluation_pair.p IS 'P value of McNemar''s exact two-sided test on only_a and only_b.';
+
+-- Reads only, with its owner's rights: bi.evaluation_pair, of the own task's adapter and every other policy.
+CREATE VIEW bi.evaluation_regret AS
+SELECT
+    p.evaluation,
+    p.scope,
+    p.family,
+    p.own_task,
+    p.policy_b AS policy,
+    p.tasks,
+    p.n,
+    p.accuracy_b AS accuracy,
+    p.accuracy_a AS own_task_accuracy,
+    p.difference AS regret,
+    p.difference_low AS regret_low,
+    p.difference_high AS regret_high,
+    p.p
+FROM bi.evaluation_pair AS p
+WHERE p.policy_a = 'own_task';
+COMMENT ON VIEW bi.evaluation_regret IS
+'What a policy loses against the adapter trained for the task (policy own_task) on the same rows; below 0, it gains.';
+COMMENT ON COLUMN bi.evaluation_regret.scope IS 'task, family or all: filter by it.';
+COMMENT ON COLUMN bi.evaluation_regret.policy IS 'The policy that is judged.';
+COMMENT ON COLUMN bi.evaluation_regret.accuracy IS 'Accuracy of the policy on these rows, 0 to 1.';
+COMMENT ON COLUMN bi.evaluation_regret.own_task_accuracy IS 'Accuracy of the own task''s adapter on these rows.';
+COMMENT ON COLUMN bi.evaluation_regret.regret IS 'own_task_accuracy - accuracy.';
+COMMENT ON COLUMN bi.evaluation_regret.p IS 'P value of McNemar''s exact two-sided test.';
+
+-- Reads bi.evaluation_pair; raises where there is nothing to compare, with the names that there are.
+CREATE FUNCTION bi.compare_policies(evaluation text, policy_a text, policy_b text) RETURNS SETOF bi.evaluation_pair
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    RETURN QUERY
+    SELECT p.* FROM bi.evaluation_pair AS p
+    WHERE p.evaluation = compare_policies.evaluation AND p.policy_a = compare_policies.policy_a
+        AND p.policy_b = compare_policies.policy_b
+    ORDER BY p.scope = 'all', p.scope = 'family', p.family, p.own_task;
+    IF NOT found THEN
+        RAISE EXCEPTION 'evaluation % has no row that both % and % have answered', evaluation, policy_a, policy_b
+            USING ERRCODE = 'no_data_found', HINT = coalesce(
+                'policies that have answered: ' || (
+                    SELECT string_agg(DISTINCT a.policy, ', ') FROM bi.accuracy AS a
+                    WHERE a.evaluation = compare_policies.evaluation AND a.n > 0
+                ),
+                'bi.evaluation lists evaluations and how far each has got'
+            );
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION bi.compare_policies IS
+'bi.evaluation_pair of two policies of an evaluation: each task, then each family, then all.';

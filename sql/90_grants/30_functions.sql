@@ -1,0 +1,133 @@
+-- Who may execute which function. Those not named here are for the owner, for triggers, and for functions that run with
+-- their owner's rights. A test lists them all.
+
+-- Submitters.
+GRANT EXECUTE ON FUNCTION
+loracomp.submit_job,
+loracomp.cancel_job,
+loracomp.explain_job,
+loracomp.readable_tasks
+TO loracomp_submitter;
+
+-- Workers.
+GRANT EXECUTE ON FUNCTION
+loracomp.claim_jobs,
+loracomp.renew_leases,
+loracomp.record_predictions,
+loracomp.fail_jobs,
+loracomp.release_jobs,
+loracomp.queue_is_empty,
+loracomp.report_worker,
+loracomp.database_metrics,
+loracomp.route_jobs,
+loracomp.read_adapters,
+loracomp.find_base_model,
+loracomp.show_encoder,
+loracomp.check_health
+TO loracomp_worker;
+
+-- Analysts.
+GRANT EXECUTE ON FUNCTION
+loracomp.route,
+loracomp.rescore_route,
+loracomp.task_weights,
+loracomp.policy_with,
+bi.wilson_interval,
+bi.mcnemar_p,
+bi.compare_policies
+TO loracomp_analyst;
+
+-- Administrators: jobs, routing, evaluations, models and encoder, tasks and examples, adapters,
+-- policies, audit, lineage and erasure.
+GRANT EXECUTE ON FUNCTION
+loracomp.submit_job,
+loracomp.cancel_job,
+loracomp.explain_job,
+loracomp.readable_tasks,
+loracomp.retry_job,
+loracomp.requeue_jobs,
+loracomp.purge_jobs,
+loracomp.set_queue_limits,
+loracomp.check_health,
+loracomp.database_metrics,
+loracomp.refresh_reports,
+loracomp.limit_analyst,
+loracomp.route,
+loracomp.rescore_route,
+loracomp.task_weights,
+loracomp.policy_with,
+loracomp.tune_routing,
+bi.wilson_interval,
+bi.mcnemar_p,
+bi.compare_policies,
+loracomp.start_evaluation,
+loracomp.near_duplicates,
+loracomp.leaks_between_tasks,
+loracomp.register_base_model,
+loracomp.find_base_model,
+loracomp.list_base_models,
+loracomp.set_encoder,
+loracomp.show_encoder,
+loracomp.embedding_dimensions,
+loracomp.clear_embeddings,
+loracomp.drop_embedding_index,
+loracomp.build_embedding_index,
+loracomp.add_task,
+loracomp.restrict_task,
+loracomp.list_tasks,
+loracomp.add_examples,
+loracomp.unembedded_examples,
+loracomp.find_unembedded,
+loracomp.add_embeddings,
+loracomp.stage_adapter,
+loracomp.find_adapter,
+loracomp.activate_adapter,
+loracomp.retire_adapter,
+loracomp.list_adapters,
+loracomp.read_adapters,
+loracomp.set_policy,
+loracomp.list_policies,
+loracomp.policy_at,
+loracomp.note_readers,
+loracomp.lineage_of_example,
+loracomp.lineage_of_adapter,
+loracomp.erase_example,
+loracomp.erase_submitter,
+loracomp.erase_jobs(bigint[]),
+loracomp.erase_jobs(jsonb)
+TO loracomp_admin;
+
+-- What the above, the views and the constraints call with their caller's rights.
+GRANT EXECUTE ON FUNCTION
+loracomp.white_space,
+loracomp.is_blank,
+loracomp.texts_are_not_blank,
+loracomp.texts_are_distinct,
+loracomp.texts_length,
+loracomp.shorten,
+loracomp.readable_example,
+loracomp.readable_adapter,
+loracomp.attempts_of,
+loracomp.explain_state,
+loracomp.explain_next,
+loracomp.explain_request,
+loracomp.explain_answer,
+loracomp.explain_route,
+loracomp.explain_composition,
+loracomp.explain_run
+TO loracomp_submitter, loracomp_admin;
+GRANT EXECUTE ON FUNCTION
+loracomp.reader
+TO loracomp_submitter;
+GRANT EXECUTE ON FUNCTION
+loracomp.check_routing_settings,
+loracomp.check_similarities,
+loracomp.check_range,
+loracomp.may_read,
+loracomp.masked_tasks,
+loracomp.compute_seconds
+TO loracomp_analyst, loracomp_admin;
+GRANT EXECUTE ON FUNCTION
+loracomp.composition_text,
+loracomp.seconds_between
+TO loracomp_submitter, loracomp_analyst, loracomp_admin;
