@@ -52,6 +52,8 @@ COMMENT ON SEQUENCE loracomp.refused_inserts IS
 CREATE SEQUENCE loracomp.queue_full_until MINVALUE 0 START 0;
 COMMENT ON SEQUENCE loracomp.queue_full_until IS
 'Until when a full queue is not counted again, in milliseconds since 1970.';
+-- A sequence's first nextval gives its start. From now on each counts one.
+SELECT nextval('loracomp.rescued_jobs'), nextval('loracomp.refused_inserts');
 """
 
 # Attributes are columns of loracomp.prediction, by name and type.
