@@ -2,8 +2,8 @@
 
     python -m benchmarks.training ../shared/data [--task mnli] [--turns 3]
 
-Each way runs as processes of its own, in turns, so that whatever else the machine does meets all alike. A turn trains
-on the same rows; loading and the first step do not count.
+Each way runs in its own processes, and the ways take turns. Every turn trains on the same rows; loading the model and
+the first step do not count.
 """
 
 import argparse
@@ -55,7 +55,9 @@ def main() -> None:
     if options.way:
         print(train(options.data / options.task, options.task, WAYS[int(options.way)], options.steps))
         return
-    rates = {way.name: [rate(way, options) for _ in range(options.turns)] for way in WAYS}
+    rates: dict[str, list[float]] = {way.name: [] for way in WAYS}
+    for way in list(WAYS) * options.turns:
+        rates[way.name].append(rate(way, options))
     KEPT.write_text(json.dumps({"task": options.task, "cores": CORES, "rows_a_second": rates}, indent=1) + "\n")
     fill_page(rates)
 

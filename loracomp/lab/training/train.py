@@ -23,7 +23,6 @@ from loracomp.lab.training.config import TrainingConfig
 from loracomp.lab.training.rows import Rows, TrainingRow, choose_rows, training_order
 from loracomp.lab.training.start import Start, load_start, read_start
 from loracomp.lab.training.trainer import ChoiceTrainer, ProgressBar, arguments
-from loracomp.model.cpu import keep_freed_memory
 from loracomp.model.loading import BaseModel, quiet_transformers
 from loracomp.model.scoring import log_likelihoods, normalize
 from loracomp.registry.examples import Example
@@ -57,7 +56,6 @@ def train_adapter(
     Raises UsageError if `output` holds another training, the entry no train split, or `start_from` doesn't fit.
     """
     started = time.monotonic()
-    keep_freed_memory()
     start = read_start(start_from, base, config) if start_from else None
     leaks = find_leaks(entry, data)
 
