@@ -82,11 +82,13 @@ def _data(record: dict[str, Any]) -> list[str]:
 def _phrasings(record: dict[str, Any]) -> list[str]:
     """In which words the rows stood, where the catalogue has phrasings for them."""
     share = record["hyper_parameters"].get("phrased", 0.0)
-    if not share or not (phrasings := phrasings_of(record["task"])):
+    shares = share if isinstance(share, list) else [share]
+    if not any(shares) or not (phrasings := phrasings_of(record["task"])):
         return []
+    said = ", then ".join(f"{each:.0%}" for each in shares)
     held_out = sum(each.held_out for each in phrasings.templates)
     return [
-        f"- Words: {share:.0%} of the rows in one of {len(phrasings.templates) - held_out} templates and with one of "
+        f"- Words: {said} of the rows in one of {len(phrasings.templates) - held_out} templates and with one of "
         f"several names for each choice, drawn again in each epoch; {held_out} templates are held out"
     ]
 

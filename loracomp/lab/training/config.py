@@ -1,10 +1,12 @@
 """What decides a training's result, validated: hyper-parameters, and which rows are learnt from."""
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loracomp.errors import UsageError
+
+Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
 
 class TrainingConfig(BaseModel):
@@ -28,12 +30,10 @@ class TrainingConfig(BaseModel):
     max_words: int | None = Field(
         None, ge=8, description="A longer text of a row loses its middle, so that it costs less. Defaults to no limit."
     )
-    phrased: float = Field(
+    phrased: Share | Annotated[tuple[Share, ...], Field(min_length=1)] = Field(
         0.75,
-        ge=0,
-        le=1,
-        description="Share of the rows that each epoch puts in one of the entry's phrasings, if it has any; the others "
-        "keep its own template. Defaults to 0.75.",
+        description="Share of the rows that an epoch puts in one of the entry's phrasings, if it has any; the others "
+        "keep its own template. Several: one for each epoch, the last for all that follow. Defaults to 0.75.",
     )
     max_tokens: int = Field(512, ge=8, description="Longer rows (prompt and choice) are left out. Defaults to 512.")
     held_out: int = Field(
@@ -56,6 +56,11 @@ class TrainingConfig(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**32, description="Of the rows drawn, their order and the first factors. Defaults to 0."
     )
+
+    def phrased_in(self, epoch: int) -> float:
+        """The share of phrased rows in an epoch, counted from 0."""
+        shares = self.phrased if isinstance(self.phrased, tuple) else (self.phrased,)
+        return shares[min(epoch, len(shares) - 1)]
 
 
 def training_config(**settings: Any) -> TrainingConfig:

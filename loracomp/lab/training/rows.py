@@ -64,7 +64,7 @@ def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasing
     held_out = {kind: tuple(tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
     epochs, drawn = [], 0
     for epoch in range(math.ceil(config.epochs)):
-        examples = split_rows(read(config.phrased, config.seed + epoch), config)[1]
+        examples = split_rows(read(config.phrased_in(epoch), config.seed + epoch), config)[1]
         epochs.append(tuple(tokenised(examples, base, config.max_tokens)))
         drawn = drawn or len(examples)
     if not all(epochs):
