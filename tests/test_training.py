@@ -140,6 +140,17 @@ def test_rows_held_out_are_never_learnt(folders):
     assert rows_of(folders, seed=1)[0].digest() != rows.digest()
 
 
+def test_each_epoch_has_its_share_of_phrased_rows(folders):
+    shares = []
+
+    def read(phrased, _):
+        shares.append(phrased)
+        return read_examples(VOWELS, "train", folders[1])
+
+    choose_rows(read, base_of(folders), training_config(**QUICK | {"epochs": 3, "phrased": [0, 0.75]}))
+    assert shares == [Phrased.OWN, 0, 0.75, 0.75]
+
+
 def test_rows_over_max_tokens_are_left_out_and_counted(folders):
     rows, _ = rows_of(folders, max_tokens=30)
     questions = [row.question for row in (*rows.epochs[0], *rows.held_out[Phrased.OWN])]
@@ -333,6 +344,8 @@ def test_rows_that_leak_are_not_learnt(folders, tmp_path):
         ({"layers": (0, 2)}, "layers: model has no [2]; it has 0 to 1"),
         ({"learning_rate": float("nan")}, "learning_rate: "),
         ({"epochs": -1}, "epochs: "),
+        ({"phrased": [0, 2]}, "phrased."),
+        ({"phrased": []}, "phrased."),
         ({"learning": 1}, "learning: "),
     ],
 )
