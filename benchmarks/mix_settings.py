@@ -41,7 +41,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "own_task": {"router": "own_task"},
     "nearest": {"max_adapters": 1},
     **{f"linear, temperature {t}": {"strategy": "linear", "temperature": t} for t in (0.1, 0.05, 0.03, 0.02)},
-    **{f"rescaled, temperature {t}": {"strategy": "linear", "rescale": True, "temperature": t} for t in (0.1, 0.05)},
     **{f"cat, temperature {t}": {"strategy": "cat", "temperature": t} for t in (0.1, 0.05, 0.02)},
     "linear, top_p 0.5": {"strategy": "linear", "top_p": 0.5},
     "cat, top_p 0.5": {"strategy": "cat", "top_p": 0.5},
@@ -112,7 +111,7 @@ def main() -> None:
             connection.execute(sql.SQL(statement).format(sql.Identifier(DATABASE)))
     url = psycopg.conninfo.make_conninfo(server, dbname=DATABASE)
     schema.initialize(url)
-    settings = settings.model_copy(update={"database_url": url, "diagnostics": 0.25})
+    settings = settings.model_copy(update={"database_url": url})
     manifest = read_manifest(PACKAGED)
     base = load_base_model(manifest.base_model.source, cache_dir=settings.home)
     tasks = options.tasks.split(",") if options.tasks else sorted(manifest.tasks)

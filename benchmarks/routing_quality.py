@@ -62,8 +62,6 @@ class Query:
 class Settings:
     k: int = 30
     temperature: float = 0.1
-    aggregation: str = "softmax_sum"
-    nucleus: str = "tasks"
     top_p: float = 0.95
     max_adapters: int = 8
 
@@ -183,24 +181,12 @@ def weigh(found: tuple[Array, npt.NDArray[np.int64]], tasks: int, use: Settings)
     similarities, owners = found[0][:, : use.k], found[1][:, : use.k]
     shares = np.exp((similarities - similarities[:, :1]) / use.temperature)
     shares /= shares.sum(1, keepdims=True)
-    if use.nucleus == "examples":
-        shares = np.where(np.cumsum(shares, 1) - shares < use.top_p - 1e-9, shares, 0)
     place = (np.arange(len(shares))[:, None] * tasks + owners).ravel()
-    counts: Array = np.bincount(place, (shares > 0).ravel(), len(shares) * tasks)
-    masses: Array = np.bincount(place, shares.ravel(), len(shares) * tasks)
-    if use.aggregation == "vote":
-        masses = counts
-    elif use.aggregation == "mean":
-        masses = masses / np.maximum(counts, 1)
-    elif use.aggregation == "max":
-        masses = np.zeros(len(masses))
-        np.maximum.at(masses, place, shares.ravel())
-    masses = masses.reshape(len(shares), tasks) / masses.reshape(len(shares), tasks).sum(1, keepdims=True)
+    masses: Array = np.bincount(place, shares.ravel(), len(shares) * tasks).reshape(len(shares), tasks)
     order = np.argsort(-masses, axis=1, kind="stable")
     falling = np.take_along_axis(masses, order, 1)
     kept = (falling > 0) & (np.arange(tasks) < use.max_adapters)
-    if use.nucleus == "tasks":
-        kept &= np.cumsum(falling, 1) - falling < use.top_p - 1e-9
+    kept &= np.cumsum(falling, 1) - falling < use.top_p - 1e-9
     inside = np.zeros_like(kept)
     np.put_along_axis(inside, order, kept, 1)
     return masses, inside
@@ -323,15 +309,7 @@ def sweeps(bench: Bench) -> None:
         "k, temperature, top_p",
         [(f"{k}, {t}, {p}", bench.similarities, Settings(k=k, temperature=t, top_p=p)) for k, t, p in grid],
     )
-    others = {
-        "mean": Settings(aggregation="mean"),
-        "max": Settings(aggregation="max"),
-        "vote": Settings(aggregation="vote"),
-        "nucleus over examples": Settings(nucleus="examples"),
-        "nucleus over examples, top_p 0.8": Settings(nucleus="examples", top_p=0.8),
-        **{f"at most {n} adapters": Settings(max_adapters=n) for n in (3, 4, 6)},
-    }
-    bench.table("aggregation, nucleus", [(label, bench.similarities, use) for label, use in others.items()])
+    bench.table("adapters at most", [(str(n), bench.similarities, Settings(max_adapters=n)) for n in (3, 4, 6)])
     bench.examples_a_task([25, 50, 100, 200, 300])
 
 
@@ -348,7 +326,7 @@ def robustness(bench: Bench) -> None:
 
 
 def one_text(bench: Bench, data: Path, count: int) -> None:
-    """Version 1 of the input, prompt and choices in one text, beside two views: on `count` examples a task."""
+    """Prompt and choices embedded as one text, against two views: on `count` examples a task."""
     few = bench.index.places < count
     entries = {task: read_examples(load_entry(task), "train", str(data / task)) for task in bench.index.tasks}
     texts = {each.source_ref: _one_text(each.prompt, each.choices) for rows in entries.values() for each in rows}
@@ -459,7 +437,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("data", type=Path)
     parser.add_argument("--split", choices=["train", "validation"], default="train")
     parser.add_argument("--rows", type=int, default=20, help="Queries a task at most.")
-    parser.add_argument("--one-text", type=int, default=0, help="Examples a task to embed in version 1 of the input.")
+    parser.add_argument("--one-text", type=int, default=0, help="Examples a task to embed as one text.")
     parser.add_argument("--strangers", action="store_true", help="Only words that no example has, by hand as well.")
     parser.add_argument("--library", type=Path, default=PACKAGED)
     parser.add_argument("--cache", type=Path, help="Keep embeddings of queries in this .npz file.")

@@ -63,9 +63,6 @@ class Settings(BaseSettings):
     poll_s: float = Field(1.0, ge=0.01, le=60, description="Seconds between looks at an empty queue. Defaults to 1.")
     grace_s: float = Field(30.0, ge=0, le=3600, description="Seconds that a stopping worker has left. Defaults to 30.")
     listen: bool = Field(True, description="Take notifications as a hint. Turn off behind pgbouncer. Defaults to on.")
-    diagnostics: float = Field(
-        1.0, ge=0, le=1, description="Share of jobs that get norm_ratio and cosine. Defaults to 1."
-    )
     metrics_port: int | None = Field(
         None, ge=0, le=65535, description="Port of /metrics and /ready; 0: any free one. Defaults to none."
     )

@@ -45,8 +45,6 @@ class Composition:
     seed: int = 0
     random_parameters: bool = False
     """A control: each adapter's factors are replaced by random ones of the same norm, drawn from `seed`."""
-    rescale: bool = False
-    """Whether the merged change is scaled to the norm of the exact weighted sum."""
 
     def digest(self, base_fingerprint: str) -> str:
         """Sha256 hex of what decides the result: base model, settings of the merge, sorted adapters with weights.
@@ -56,7 +54,6 @@ class Composition:
         weights = (round(weight * 1_000_000) for weight in self.weights)
         pairs = sorted(zip(self.adapter_sha256, weights, strict=True))
         content = [base_fingerprint, self.strategy, round(self.density, 6), self.seed, self.random_parameters, pairs]
-        content += ["rescaled"] if self.rescale else []
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -106,9 +103,9 @@ class Answer:
     prompt_tokens: int = 0
     output_tokens: int = 0
     norm_ratio: float | None = None
-    """Frobenius norm of the composed delta over that of the exact weighted sum; None where not measured."""
+    """Frobenius norm of the composed delta over that of the exact weighted sum; None for the base model alone."""
     cosine: float | None = None
-    """Cosine between the composed delta and the exact weighted sum; None where not measured."""
+    """Cosine between the composed delta and the exact weighted sum; None for the base model alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,12 +33,11 @@ class _Stored(BaseModel):
     adapter_sha256: list[str]
     adapter_weights: list[FiniteFloat]
     choice_normalization: Literal["none", "characters", "tokens"]
-    contrast: FiniteFloat = 0.0  # not in older traces
+    contrast: FiniteFloat
     strategy: str
     density: FiniteFloat
     seed: int = Field(ge=0, lt=2**31)
     router: str
-    rescale: bool = False  # not in older traces
 
     @model_validator(mode="after")
     def _is_one_of_each(self) -> "_Stored":
@@ -56,7 +55,6 @@ class _Stored(BaseModel):
             density=self.density,
             seed=self.seed,
             random_parameters=self.router == "random_parameters",
-            rescale=self.rescale,
         )
 
 

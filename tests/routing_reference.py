@@ -8,14 +8,11 @@ import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
 SPARE = 1e-9
-AGGREGATIONS = {"softmax_sum": np.sum, "mean": np.mean, "max": np.max, "vote": len}
 
 
 @dataclass(frozen=True)
 class Settings:
     temperature: float = 0.1
-    aggregation: str = "softmax_sum"
-    nucleus: str = "tasks"
     top_p: float = 0.95
     max_adapters: int = 8
     weighting: str = "similarity"
@@ -47,15 +44,11 @@ def weigh(tasks: list[int], similarities: list[float], settings: Settings) -> We
     names, scores = np.array(tasks)[best_first], np.array(similarities)[best_first]
     shares = np.exp((scores - scores[0]) / settings.temperature)
     shares /= shares.sum()
-    if settings.nucleus == "examples":
-        count = nucleus_of(shares, settings.top_p)
-        names, shares = names[:count], shares[:count]
     found = list(dict.fromkeys(names.tolist()))  # best first: so ties keep that order
-    masses = np.array([AGGREGATIONS[settings.aggregation](shares[names == name]) for name in found], dtype=float)
+    masses = np.array([shares[names == name].sum() for name in found])
     order = np.argsort(-np.round(masses, 12), kind="stable")
     probabilities = masses[order] / masses.sum()
-    count = nucleus_of(probabilities, settings.top_p) if settings.nucleus == "tasks" else len(found)
-    kept = np.arange(len(found)) < min(count, settings.max_adapters)
+    kept = np.arange(len(found)) < min(nucleus_of(probabilities, settings.top_p), settings.max_adapters)
     shares_of_kept = probabilities / probabilities[kept].sum()
     kept &= (shares_of_kept >= settings.min_share - SPARE) | (np.arange(len(found)) == 0)
     weights = np.where(kept, probabilities if settings.weighting == "similarity" else 1.0, 0)

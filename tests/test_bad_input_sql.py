@@ -188,8 +188,6 @@ def test_the_message_names_the_field_and_the_way_out(connection: Connection):
         *(({"max_adapters": value}, "max_adapters_must_be_between_1_and_64") for value in (0, 65)),
         ({"seed": -1}, "seed_must_not_be_negative"),
         ({"router": "psychic"}, "router_must_be_a_known_one"),
-        ({"aggregation": "median"}, "aggregation_must_be_softmax_sum_mean_max_or_vote"),
-        ({"nucleus": "adapters"}, "nucleus_must_be_over_tasks_or_examples"),
         ({"weighting": "random"}, "weighting_must_be_similarity_or_uniform"),
         ({"strategy": "svd"}, "strategy_must_be_a_known_one"),
         ({"contrast": 1.5}, "contrast_must_be_between_0_and_1"),

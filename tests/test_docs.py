@@ -120,7 +120,7 @@ def test_blocks_run(page: Path, demo: dict[str, str], tmp_path: Path) -> None:
         "sql": ["loracomp", "db", "psql", "-v", "ON_ERROR_STOP=1", "-f", "-"],
         "python": [sys.executable, "-"],
     }
-    (tmp_path / "docs").symlink_to(ROOT / "docs")  # evaluation.md reads the raw results beside it
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")  # evaluation.md reads the raw results there
     written = []
     for block in blocks(page):
         if block.language in EXECUTED and block.reason is None:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracomp.model.encoding import SHAPE, encoder_views, join_views, shape, vector_dimensions
+from loracomp.model.encoding import SHAPE, encoder_views, shape
 
 SHOWN = st.tuples(st.text(max_size=40000), st.none() | st.lists(st.text(min_size=1, max_size=600), max_size=12))
 
@@ -40,14 +40,6 @@ def test_choices_are_told_apart_by_their_number_and_their_length():
 def test_many_choices_count_alike():
     assert alike(("x", ["a"] * 7), ("x", ["a"] * 50)) == pytest.approx(0.35, abs=1e-6)
     assert alike(("x", ["a"] * 6), ("x", ["a"] * 7)) == pytest.approx(0.25, abs=1e-6)
-
-
-def test_version_2_has_no_shape():
-    prompt = choices = np.array([0.6, 0.8], np.float32)
-    np.testing.assert_allclose(
-        join_views(prompt, choices, None), np.sqrt(0.5) * np.array([0.6, 0.8, 0.6, 0.8]), atol=1e-6
-    )
-    assert (vector_dimensions(384, 2), vector_dimensions(384, 3)) == (768, 768 + SHAPE)
 
 
 def test_the_views_are_the_prompt_and_the_choices():

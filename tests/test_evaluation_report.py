@@ -14,7 +14,7 @@ from benchmarks.evaluation.asked import BARE, HANDWRITTEN, asked_examples, impor
 from benchmarks.evaluation.measure import measure, stages
 from benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
 from benchmarks.evaluation.report import PAGES as REPORT_PAGES
-from benchmarks.evaluation.report import copy_tables, fill_page, run_sql
+from benchmarks.evaluation.report import SCRIPT, copy_tables, fill_page, run_sql
 from benchmarks.evaluation.results import COLUMNS, add_rows, count_rows, drop_stale, path_of, read_rows, write_rows
 from benchmarks.evaluation.state import State, read_state
 from evaluation_data import add_rows as add_examples
@@ -24,7 +24,6 @@ from loracomp.model.encoder import load_encoder
 from routing_data import add_base_model
 
 ROOT = Path(__file__).parent.parent
-REPORT = ROOT / "docs" / "evaluation" / "report.sql"
 PAGES = [ROOT / "docs" / name for name in REPORT_PAGES]
 LIBRARY = next(part for part in PARTS if part.name == "library")
 KEPT_OUT = next(part for part in PARTS if part.exclude_own)
@@ -296,7 +295,7 @@ SELECT b.policy FROM report.best AS b WHERE b.part = 'library'
 
 
 def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
-    results = tmp_path / "docs" / "evaluation"
+    results = tmp_path / "benchmarks" / "evaluation"
     # default is right on 7 of 10 rows of rte and 1 of 2 of cb, base on 3 of rte.
     add_rows(results, "library", "rte", [line(n, policy="default", correct=int(n < 7)) for n in range(10)])
     add_rows(results, "library", "rte", [line(n, router="base", correct=int(6 <= n < 9)) for n in range(10)])
@@ -312,11 +311,11 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
         counts = {mix: {"mix": mix, "adapters": str(mix.count("+") + 1)} for mix in mixes}
         lines = [line(n) | routed | {"part": part} | counts[mix] for n, mix in enumerate(mixes)]
         add_rows(results, part, "rte", lines)
-    page, other = tmp_path / "docs" / "evaluation.md", tmp_path / "README.md"
+    page, other = tmp_path / "evaluation.md", tmp_path / "README.md"
     page.write_text(PAGE)
     marks = "<!-- table: pair -->\n{}<!-- end -->\n<!-- table: unknown -->\n<!-- end -->\n"
     other.write_text(marks.format("old\n"))
-    run_sql(database, REPORT.read_text(), tmp_path)
+    run_sql(database, SCRIPT.read_text(), tmp_path)
     tables = fill_page(database, page, tmp_path)
     assert [text.splitlines()[2:] for text in tables.values()] == [
         # Wilson: 7 of 10 is 40 to 89, 1 of 2 is 9 to 91; the mean of 70 and 50 is 60, and its ends are half the root of
@@ -347,8 +346,8 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
 
 
 def test_the_page_stands_without_results(database, tmp_path: Path) -> None:
-    (tmp_path / "docs" / "evaluation" / "rows").mkdir(parents=True)
-    run_sql(database, REPORT.read_text(), tmp_path)
+    (tmp_path / "benchmarks" / "evaluation" / "rows").mkdir(parents=True)
+    run_sql(database, SCRIPT.read_text(), tmp_path)
     tables = {}
     for each in PAGES:
         page = tmp_path / "docs" / each.name
@@ -362,7 +361,7 @@ def test_the_page_stands_without_results(database, tmp_path: Path) -> None:
 def test_the_page_and_readme_are_what_the_kept_rows_give(database, tmp_path: Path) -> None:
     kept_pages = [*PAGES, ROOT / "README.md"]
     *pages, readme = (Path(shutil.copy(each, tmp_path)) for each in kept_pages)
-    run_sql(database, REPORT.read_text(), ROOT)
+    run_sql(database, SCRIPT.read_text(), ROOT)
     for page in pages:
         copy_tables(readme, fill_page(database, page, ROOT))
     for kept, filled in zip(kept_pages, (*pages, readme), strict=True):

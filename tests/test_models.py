@@ -213,11 +213,6 @@ def test_a_vector_is_the_views_of_prompt_and_choices_side_by_side():
     alone = encoder.model.encode(["Is ice cold?", "yes | no", "Where do owls sleep?", "in trees | under water"])
     cosines = alone[0] @ alone[2], alone[1] @ alone[3]
 
-    vectors = load_encoder(MINILM, input_version=2).encode(shown)
-    np.testing.assert_allclose(vectors[0], np.concatenate(alone[:2]) / np.sqrt(2), atol=1e-5)
-    np.testing.assert_allclose(vectors[2], np.concatenate([alone[0], np.zeros(384)]), atol=1e-5)
-    assert vectors[0] @ vectors[1] == pytest.approx(np.mean(cosines), abs=1e-5)
-
     vectors = encoder.encode(shown)
     np.testing.assert_allclose(vectors[0, :768], np.concatenate(alone[:2]) * np.sqrt(0.65 / 2), atol=1e-5)
     np.testing.assert_allclose(vectors[0, 768:], shape(*asked), atol=1e-5)

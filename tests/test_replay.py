@@ -19,7 +19,14 @@ from loracomp.worker import start
 from model_fixtures import as_base
 
 CHOICES = ("yes", "no")
-SETTINGS = {"choice_normalization": "tokens", "strategy": "cat", "density": 0.5, "seed": 0, "router": "base"}
+SETTINGS = {
+    "choice_normalization": "tokens",
+    "strategy": "cat",
+    "density": 0.5,
+    "seed": 0,
+    "router": "base",
+    "contrast": 0,
+}
 SHA256 = "a" * 64
 
 
@@ -69,7 +76,7 @@ def honest(connection: Connection, pipeline: Pipeline) -> dict[str, Any]:
         ({"policy_settings": {**SETTINGS, "seed": 10**400}}, "seed: Input should be less than"),
         ({"policy_settings": {**SETTINGS, "router": None}}, "router: Input should be a valid string"),
         ({"policy_settings": {**SETTINGS, "contrast": []}}, "contrast: Input should be a valid number"),
-        ({"policy_settings": {**SETTINGS, "rescale": "\x1b[2J"}}, "rescale: Input should be a valid boolean"),
+        ({"policy_settings": {**SETTINGS, "seed": "\x1b[2J"}}, "seed: Input should be a valid integer"),
         ({"adapter_ids": [1], "adapter_weights": [1]}, "adapter_ids, adapter_sha256 and adapter_weights differ"),
         ({"adapter_ids": [None], "adapter_sha256": [SHA256], "adapter_weights": [1]}, "adapter_ids.0: Input should"),
         ({"adapter_ids": [[1]], "adapter_sha256": [SHA256], "adapter_weights": [1]}, "adapter_ids.0: Input should"),

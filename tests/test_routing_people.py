@@ -45,8 +45,7 @@ CHANGES: list[dict[str, Any]] = [
     {"k": 5},
     {"temperature": 0.01},
     {"temperature": 100.0, "top_p": 0.5},
-    {"aggregation": "vote", "nucleus": "examples"},
-    {"aggregation": "mean", "max_adapters": 2, "weighting": "uniform"},
+    {"max_adapters": 2, "weighting": "uniform"},
     {"temperature": 1.0, "min_share": 0.2},
 ]
 
@@ -137,8 +136,7 @@ def test_route_gives_what_a_job_would_get(connection: db.Connection, query: Any,
     retrieved = trace["example_tasks"][: changes.get("k", 30)]
     for row in found:
         assert row["nearest"] == trace["similarities"][retrieved.index(row["task"])]
-        if changes.get("nucleus") != "examples":
-            assert row["examples"] == retrieved.count(row["task"])
+        assert row["examples"] == retrieved.count(row["task"])
 
 
 @pytest.mark.parametrize("changes", CHANGES)
@@ -158,12 +156,6 @@ def test_rescore_under_stored_settings_is_the_stored_route(connection: db.Connec
     )
 
 
-def test_a_trace_that_is_older_than_a_setting_is_rescored_without_it(connection: db.Connection, query: Any) -> None:
-    job, trace = stored(connection, query)
-    connection.execute("UPDATE loracomp.prediction SET policy_settings = policy_settings - 'min_share'")
-    assert_same(as_tuples(rescore(connection, job)), expected(trace, {}))
-
-
 def test_rescore_of_a_control_is_what_retrieval_would_do(connection: db.Connection, query: Any) -> None:
     _, trace = stored(connection, query)
     assert_same(as_tuples(rescore(connection, stored(connection, query, "random")[0])), expected(trace, {}))
@@ -181,7 +173,7 @@ def test_where_nothing_is_eligible_no_task_is_named(connection: db.Connection, q
     assert route(connection, query, exclude_tasks=["t0", "t1", "t2", "t3", "t4"]) == []
 
 
-WRONG = {"k": 201, "temperature": math.nan, "top_p": 0.0, "aggregation": "sum", "nucleus": "both", "max_adapters": 0}
+WRONG = {"k": 201, "temperature": math.nan, "top_p": 0.0, "max_adapters": 0}
 WRONG |= {"weighting": "equal", "min_similarity": math.inf, "min_share": 2}
 
 
@@ -209,7 +201,7 @@ def test_rescore_refuses_settings_out_of_range_by_name(connection: db.Connection
         ({"k": 1e10}, "k must be of type integer, not 1"),
         ({"top_p": [0.9]}, r"top_p must be of type double precision, not \[0.9\]"),
         ({"top_p": None}, "top_p must be between 0.0001 and 1, not "),
-        ({"nucleus": 3}, "nucleus must be tasks or examples, not 3"),
+        ({"weighting": 3}, "weighting must be similarity or uniform, not 3"),
         ([["top_p", 0.9]], "settings must be a JSON object"),
         (None, "settings must be a JSON object"),
     ],

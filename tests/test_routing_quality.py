@@ -7,7 +7,6 @@ import routing_reference
 from benchmarks.routing_quality import Embedder, Index, Query, Settings, Similarities, weigh
 from loracomp.model.encoder import load_encoder
 from loracomp.registry.library_files import PACKAGED, read_examples_file
-from routing_reference import AGGREGATIONS
 
 
 @pytest.mark.model
@@ -25,10 +24,8 @@ def test_similarities_are_the_vectors_cosines():
     np.testing.assert_allclose(Similarities(index, queries, Embedder(encoder, None))("as it is"), expected, atol=1e-3)
 
 
-@pytest.mark.parametrize("nucleus", ["tasks", "examples"])
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
-def test_weights_are_those_of_the_definition(aggregation, nucleus):
-    given = {"temperature": 0.1, "aggregation": aggregation, "nucleus": nucleus, "top_p": 0.9, "max_adapters": 4}
+def test_weights_are_those_of_the_definition():
+    given = {"temperature": 0.1, "top_p": 0.9, "max_adapters": 4}
     random = np.random.default_rng(0)
     similarities = -np.sort(-random.uniform(0.3, 0.9, (50, 30)), axis=1)
     owners = random.integers(0, 7, (50, 30))
@@ -37,5 +34,4 @@ def test_weights_are_those_of_the_definition(aggregation, nucleus):
         expected = routing_reference.weigh(names, scores, routing_reference.Settings(**given))
         np.testing.assert_allclose(masses[place, expected.tasks], expected.probabilities, atol=1e-12)
         assert inside[place].sum() == expected.kept.sum()
-        if aggregation != "vote":  # of tasks with as many votes either may be kept
-            assert set(np.flatnonzero(inside[place])) == set(np.array(expected.tasks)[expected.kept])
+        assert set(np.flatnonzero(inside[place])) == set(np.array(expected.tasks)[expected.kept])

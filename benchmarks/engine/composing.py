@@ -19,8 +19,8 @@ STRATEGIES = ("linear", "cat", "ties", "magnitude_prune")
 
 
 def new_composer(bench: Workbench) -> Composer:
-    """One that knows nothing yet, with the worker's default settings: a quarter of 2 GB, all mixes are measured."""
-    return Composer(bench.base, cache_bytes=512 << 20, diagnostics=1.0)
+    """One that knows nothing yet, with the worker's default settings: a quarter of 2 GB."""
+    return Composer(bench.base, cache_bytes=512 << 20)
 
 
 def composing(bench: Workbench, turns: int) -> Measured:
@@ -61,7 +61,7 @@ def memory(bench: Workbench, turns: int) -> Measured:
 
 
 def _held(bench: Workbench, strategy: str) -> dict[str, float]:
-    """In storages, views of one counted once: as loaded, as prepared, in Gram matrices, and in a pass's own copy."""
+    """In storages, views of one counted once: as loaded, as prepared, and in a pass's own copy."""
     compositions = drawing(bench.library, strategy=strategy)(bench.sizes.batch)
     used = {id_ for each in compositions for id_ in each.adapter_ids}
     loaded, composer = bench.predictor().load(compositions), new_composer(bench)
@@ -70,7 +70,6 @@ def _held(bench: Workbench, strategy: str) -> dict[str, float]:
     held = {
         "loaded": storage_nbytes(chain.from_iterable(each.blocks.values() for each in loaded.values())),
         "prepared": composer.prepared.nbytes,
-        "Gram matrices": composer.fidelity.nbytes,
         "a pass's copy": storage_nbytes(SideBySide(bench.base.model, mixes).blocks.values()),
     }
     in_files = sum(side.nbytes for factors in adapters for side in factors)

@@ -44,20 +44,18 @@ from .state import read_state
 ROOT = Path(__file__).parents[2]
 BATCH = 64
 """Jobs a claim: of like lengths go through the model together, with little padding."""
-DIAGNOSTICS = 0.25
-"""Share of mixes whose norm and cosine are measured, which costs as much as composing them: enough for their means."""
 console = Console(stderr=True, highlight=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parse_arguments(arguments)
-    settings = load_settings().model_copy(update={"diagnostics": DIAGNOSTICS, "batch_size": BATCH})
+    settings = load_settings().model_copy(update={"batch_size": BATCH})
     server = database_url(settings)
     parts = [part for part in PARTS if options.only in (None, part.name)]
     if parts:
         measure_all({part.prompts: own_database(server, part.prompts) for part in parts}, settings, options)
-    write_report(own_database(server, Phrased.OWN), options.out)
+    write_report(own_database(server, Phrased.OWN), options.root)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -67,7 +65,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", default="../shared/data", help="folder with TASK/validation.jsonl")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "evaluation", help="folder of results and plots")
+    parser.add_argument("--root", type=Path, default=ROOT, help="repository whose results, pages and plots are written")
     parser.add_argument("--rows", type=int, help="rows a task at most; defaults to all, by way of 50, 100, 250")
     parser.add_argument("--control-rows", type=int, default=100, help="for uniform and the random controls; 100")
     parser.add_argument("--only", choices=[*(part.name for part in PARTS), "report"], help="one part, or only the page")
@@ -113,7 +111,8 @@ def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Name
             fill_database(connection, settings.model_copy(update={"database_url": url}), prompts, options.data)
             state = read_state(connection)
             units += [unit for part in parts if part.prompts == prompts for unit in state.units(part)]
-    if dropped := drop_stale(options.out, units, parts):
+    results = options.root / "benchmarks" / "evaluation"
+    if dropped := drop_stale(results, units, parts):
         console.print(f"{dropped} lines removed that were measured on another library or under other settings")
     models = Models(settings)
     for stage in stages(options.rows):
@@ -123,7 +122,7 @@ def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Name
             with db.connect(url) as connection:
                 steps = measure(
                     connection,
-                    options.out,
+                    results,
                     wanted,
                     partial(models.answer, connection, url),
                     rows=stage,

@@ -18,18 +18,21 @@ COPIED = re.compile(r"(?P<head><!-- table: (?P<name>[\w-]+) -->\n).*?(?P<foot><!
 NUMBER = re.compile(r"[-+]?[\d.,]*\s*%?")
 
 
-def write_report(url: str, folder: Path) -> None:
+SCRIPT = Path(__file__).with_name("report.sql")
+"""Loads the raw results and makes the views that the pages' queries read."""
+
+
+def write_report(url: str, root: Path) -> None:
     """Load the raw results into schema report of a database; fill PAGES, their tables in README, and the plots.
 
     Raises LoracompError with psql's words where a query fails.
     """
-    root = folder.parents[1]
-    run_sql(url, (folder / "report.sql").read_text(), root)
+    run_sql(url, SCRIPT.read_text(), root)
     for page in PAGES:
-        copy_tables(root / "README.md", fill_page(url, folder.parent / page, root))
+        copy_tables(root / "README.md", fill_page(url, root / "docs" / page, root))
     from .plots import draw_plots  # noqa: PLC0415  matplotlib takes a second to import
 
-    draw_plots(lambda query: query_rows(url, query, root), folder)
+    draw_plots(lambda query: query_rows(url, query, root), root / "docs" / "evaluation")
 
 
 def fill_page(url: str, page: Path, root: Path) -> dict[str, str]:

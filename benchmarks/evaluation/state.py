@@ -10,9 +10,7 @@ from loracomp.database.connections import Connection
 from .plan import Part, Unit
 
 # What a policy's answers don't depend on: routing, where one adapter or none is given; merging, where only routes are.
-ROUTING = frozenset(
-    {"k", "temperature", "aggregation", "nucleus", "top_p", "max_adapters", "min_similarity", "weighting", "seed"}
-)
+ROUTING = frozenset({"k", "temperature", "top_p", "max_adapters", "min_share", "min_similarity", "weighting", "seed"})
 MERGING = frozenset({"strategy", "density", "choice_normalization", "contrast"})
 
 BASE_MODEL = "SELECT fingerprint FROM loracomp.find_base_model(NULL)"
@@ -28,9 +26,7 @@ SELECT t.name AS task, a.sha256, coalesce(a.training -> 'tasks_seen', '[]') AS t
 FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.status = 'active'
 """
 POLICIES = """
-SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[]
-    - CASE contrast WHEN 0 THEN 'contrast' ELSE '' END AS settings  -- as lines that are older than it say
-FROM loracomp.policy AS p
+SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[] AS settings FROM loracomp.policy AS p
 """
 ROWS = """
 SELECT t.name, count(*) AS rows,

@@ -1,11 +1,10 @@
 """From compositions (ids and weights) to mixes ready for the model, with how exact they are."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from loracomp.composition.blocks import nbytes
-from loracomp.composition.diagnostics import Fidelity
+from loracomp.composition.fidelity import fidelity
 from loracomp.composition.resident import ByteLimitedCache, Loaded
 from loracomp.composition.strategies import (
     ELECTING,
@@ -22,11 +21,6 @@ from loracomp.errors import JobError, UsageError
 from loracomp.model.loading import BaseModel
 from loracomp.records import Composition
 
-_Measured: TypeAlias = tuple[float, float] | tuple[()]
-"""Norm ratio and cosine, before rescaling; empty where there is nothing to measure."""
-MEASURED_NBYTES = 300
-"""What two floats under a digest take, about."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Composed:
@@ -35,29 +29,25 @@ class Composed:
     mix: Mix = field(default_factory=Mix)
     norm_ratio: float | None = None
     cosine: float | None = None
-    """Against the exact weighted sum of the adapters; None where not measured, or where there is nothing to measure."""
+    """Both against the exact weighted sum of the adapters; None for the base model alone, and where either is zero."""
 
 
 BASE_ALONE = Composed()
 
 
 class Composer:
-    """Composes for one base model. What is costly is kept: an adapter or a set of them prepared, a mix measured."""
+    """Composes for one base model. What is costly is kept: an adapter or a set of them prepared."""
 
-    def __init__(self, base: BaseModel, *, cache_bytes: int, diagnostics: float) -> None:
-        """`diagnostics` is the share of compositions (0 to 1) for which norm ratio and cosine are measured."""
+    def __init__(self, base: BaseModel, *, cache_bytes: int) -> None:
         self._base = base
-        self._diagnostics = diagnostics
         head = base.model.get_output_embeddings()
         # The output head sees a batch's scored tokens only, and no longer knows their rows.
         self._modules = {
             module: shape for module, shape in base.modules.items() if base.model.get_submodule(module) is not head
         }
         self.prepared: ByteLimitedCache[tuple[object, ...], tuple[PackedAdapter, ...]] = ByteLimitedCache(
-            cache_bytes * 11 // 16, "compositions"
+            cache_bytes, "compositions"
         )
-        self.fidelity = Fidelity(cache_bytes // 4)
-        self._measured: ByteLimitedCache[str, _Measured] = ByteLimitedCache(cache_bytes // 16)
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
         """Each composition ready for the model, or why it cannot be; equal ones are the same object.
@@ -65,23 +55,19 @@ class Composer:
         JobError codes: those of the adapters; 'adapter_changed', 'adapter_unfit', 'composition_refused'.
         """
         keys = [self._key(composition) for composition in compositions]
-        wanted = dict(zip(keys, compositions, strict=True))
-        mixes = {key: self._mixes(composition, adapters) for key, composition in wanted.items()}
-        good = {key: each for key, each in mixes.items() if not isinstance(each, JobError)}
-        measured = self._measure({key: each for key, each in good.items() if self._is_measured(key, wanted[key])})
-        ready: dict[str, Composed | JobError] = {key: each for key, each in mixes.items() if isinstance(each, JobError)}
-        for key, (mix, _) in good.items():
-            ready[key] = self._composed(key, wanted[key], mix, measured.get(key, ()))
+        ready = {
+            key: self._composed(composition, adapters)
+            for key, composition in dict(zip(keys, compositions, strict=True)).items()
+        }
         return [ready[key] for key in keys]
 
     def _key(self, composition: Composition) -> str:
         # One file may be registered twice, with another alpha: the digest sees the file alone, the ids tell them apart.
         return f"{composition.digest(self._base.fingerprint)} {composition.adapter_ids}"
 
-    def _mixes(self, composition: Composition, adapters: Loaded) -> tuple[Mix, Mix] | JobError:
-        """The mix before it is rescaled, and the exact weighted sum, which of cat is the mix itself."""
+    def _composed(self, composition: Composition, adapters: Loaded) -> Composed | JobError:
         if not composition.adapter_ids:
-            return BASE_ALONE.mix, BASE_ALONE.mix
+            return BASE_ALONE
         try:
             if len(set(composition.adapter_ids)) < len(composition.adapter_ids):
                 raise UsageError("adapters of a composition must be distinct")
@@ -97,7 +83,10 @@ class Composer:
         if composition.random_parameters:
             used = [self._randomized(adapter, composition.seed) for adapter in used]
         mix = gated(composition.strategy, self._prepared(composition, used), composition.weights)
-        return mix, mix if composition.strategy == "cat" else gated("cat", used, composition.weights)
+        # cat is the exact weighted sum: nothing to measure.
+        exact = composition.strategy == "cat"
+        measured = (1.0, 1.0) if exact else fidelity(mix, gated("cat", used, composition.weights))
+        return Composed(mix, *(measured or ()))
 
     def _checked(self, adapter: PackedAdapter | JobError, sha256: str) -> PackedAdapter:
         if isinstance(adapter, JobError):
@@ -117,30 +106,6 @@ class Composer:
                         code="adapter_unfit",
                     )
         return adapter
-
-    def _is_measured(self, key: str, composition: Composition) -> bool:
-        return bool(composition.adapter_ids) and (composition.rescale or self._is_sampled(key))
-
-    def _is_sampled(self, key: str) -> bool:
-        # A share of compositions by their digest, so that the same one is measured everywhere, or nowhere.
-        return int(key[:8], 16) < self._diagnostics * 2**32
-
-    def _measure(self, mixes: Mapping[str, tuple[Mix, Mix]]) -> dict[str, _Measured]:
-        known = {key: kept for key in mixes if (kept := self._measured.get(key)) is not None}
-        new = {key: each for key, each in mixes.items() if key not in known}
-        self.fidelity.meet(new.values())
-        for key, (mix, exact) in new.items():
-            known[key] = self.fidelity.measure(mix, exact) or ()
-            self._measured.put(key, known[key], MEASURED_NBYTES)
-        return known
-
-    def _composed(self, key: str, composition: Composition, mix: Mix, measured: _Measured) -> Composed:
-        if not mix.adapters:
-            return BASE_ALONE
-        if composition.rescale and measured:
-            mix = replace(mix, right=tuple(gate / measured[0] for gate in mix.right))
-            measured = 1.0, measured[1]
-        return Composed(mix, *measured) if measured and self._is_sampled(key) else Composed(mix)
 
     def _prepared(self, composition: Composition, adapters: Sequence[PackedAdapter]) -> Sequence[PackedAdapter]:
         strategy, density, seed = composition.strategy, composition.density, composition.seed

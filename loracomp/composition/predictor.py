@@ -70,16 +70,14 @@ class Predictor:
         *,
         token_budget: int = 16384,
         cache_bytes: int = 2 << 30,
-        diagnostics: float = 1.0,
     ) -> None:
         """`token_budget` bounds the tokens of one forward pass, padding included; `cache_bytes` what is kept on the
-        device between batches (three quarters adapters, one quarter compositions); `diagnostics` is the share of
-        compositions for which norm ratio and cosine are measured.
+        device between batches (three quarters adapters, one quarter compositions).
         """
         self._base = base
         self._token_budget = token_budget
         self._adapters = ResidentAdapters(cache_bytes * 3 // 4, base.model.device)
-        self._composer = Composer(base, cache_bytes=cache_bytes // 4, diagnostics=diagnostics)
+        self._composer = Composer(base, cache_bytes=cache_bytes // 4)
 
     def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Answer | JobError]:
         """Load, compose and answer in one go."""

@@ -26,7 +26,6 @@ from loracomp.errors import UsageError
 STRATEGIES = ("linear", "cat", "ties", "magnitude_prune", "dare_linear", "dare_ties")
 ELECTING = ("ties", "dare_ties")
 """Strategies that prepare an adapter by the set that it is merged with."""
-ELECTED = "elected by"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,11 +45,6 @@ class PackedAdapter:
     def key(self) -> tuple[int, str]:
         """Tells it from every other adapter, and from itself prepared otherwise."""
         return self.id, self.prepared
-
-    @property
-    def elected(self) -> bool:
-        """Whether it is what one set of adapters elected, and no use to another."""
-        return ELECTED in self.prepared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,12 +117,19 @@ def merge(mix: Mix) -> dict[str, Factors]:
     """Each module's factors, in float32: A = sum left A_i, B = sum right B_i; of cat the stacks of left A_i and B_i."""
     merged = {}
     for shape, (modules, A, B) in stack([adapter.blocks for adapter in mix.adapters], torch.float32).items():
-        left, right = (torch.tensor(gates, device=A.device)[:, None, None] for gates in (mix.left, mix.right))
-        if mix.crossed:
-            merged[shape] = Block(modules, (A * left).sum(1), (B * right).sum(1))
-        else:
-            merged[shape] = Block(modules, (A * left).flatten(1, 2), (B * right).transpose(1, 2).flatten(2))
+        merged[shape] = Block(modules, *gate(mix, A, B))
     return unpack(merged)
+
+
+def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
+    """A [modules, r, d_in] and B [modules, d_out, r] of a mix, from its n adapters' A [modules, n, r, d_in] and B.
+
+    Crossed, the rank stays; else it is n r.
+    """
+    left, right = (torch.tensor(gates, device=A.device)[:, None, None] for gates in (mix.left, mix.right))
+    if mix.crossed:
+        return Factors((A * left).sum(1), (B * right).sum(1))
+    return Factors((A * left).flatten(1, 2), (B * right).transpose(1, 2).flatten(2))
 
 
 def prepare(
@@ -171,7 +172,7 @@ def elect(adapters: Sequence[PackedAdapter]) -> tuple[PackedAdapter, ...]:
         A, B = elect_and_average(A, 1), elect_and_average(B, 1)  # noqa: PLW2901
         for number, blocks in enumerate(elected):
             blocks[shape] = Block(modules, A[:, number], B[:, number])
-    name = f"{ELECTED} {sorted(adapter.key for adapter in adapters)}"
+    name = f"elected by {sorted(adapter.key for adapter in adapters)}"
     return tuple(_changed(adapter, blocks, name) for adapter, blocks in zip(adapters, elected, strict=True))
 
 

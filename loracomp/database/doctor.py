@@ -15,10 +15,6 @@ Finding = dict[str, str]
 """check, status (ok, warn or fail), detail."""
 
 OLDEST_TESTED = 16
-SOUND_MINORS = {14: 23, 15: 18, 16: 14, 17: 10, 18: 4}
-"""Major release of PostgreSQL -> the minor one of 14 May 2026: before it what any client sends could overrun a server's
-buffer (CVE-2026-6473), and a server a libpq's (CVE-2026-6477), https://www.postgresql.org/support/security/.
-"""
 SKEW_S = 2.0
 
 
@@ -30,8 +26,7 @@ def examine(url: str, settings: Settings) -> list[Finding]:
         return [finding("schema", "fail", str(error))]
     with translated_errors(), connect(url, application_name="loracomp doctor") as connection:
         return [
-            version_finding("server", connection.info.server_version),
-            version_finding("libpq", psycopg.pq.version()),
+            server_finding(connection.info.server_version),
             _pooler(url, connection, settings),
             _clock(connection),
             _drift(url),
@@ -44,17 +39,13 @@ def finding(check: str, status: str, detail: str) -> Finding:
     return {"check": check, "status": status, "detail": detail}
 
 
-def version_finding(what: str, version: int) -> Finding:
-    """Whether a release of PostgreSQL, as its libpq numbers it (170011), is tested and has no fault of SOUND_MINORS."""
+def server_finding(version: int) -> Finding:
+    """Whether the server's release of PostgreSQL, as libpq numbers it (170011), is tested."""
     major, minor = divmod(version, 10_000)
     name = f"PostgreSQL {major}.{minor}"
-    sound = SOUND_MINORS.get(major)
-    if major < min(SOUND_MINORS) or (sound is not None and minor < sound):
-        known = max(major, OLDEST_TESTED)
-        return finding(what, "warn", f"{name} has known faults: upgrade to {known}.{SOUND_MINORS[known]} or newer")
-    if major < OLDEST_TESTED and what == "server":
-        return finding(what, "warn", f"{name}: {OLDEST_TESTED} or newer is tested; upgrade it")
-    return finding(what, "ok", name)
+    if major < OLDEST_TESTED:
+        return finding("server", "warn", f"{name}: {OLDEST_TESTED} or newer is tested; upgrade it")
+    return finding("server", "ok", name)
 
 
 def _drift(url: str) -> Finding:

@@ -42,7 +42,6 @@ def route(
                     density=row["density"],
                     seed=row["seed"],
                     random_parameters=row["random_parameters"],
-                    rescale=row["rescale"],
                 ),
                 normalization=row["choice_normalization"],
                 contrast=row["contrast"],

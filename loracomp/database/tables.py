@@ -283,15 +283,6 @@ policy = Table(
     ),
     _required("k", Integer, "Examples to retrieve.", server_default=text("30")),
     _required("temperature", Double, "Of the softmax over similarities.", server_default=text("0.1")),
-    _required(
-        "aggregation",
-        Text,
-        "Examples' shares to a task's: softmax_sum (the paper), mean, max, vote.",
-        server_default=text("'softmax_sum'"),
-    ),
-    _required(
-        "nucleus", Text, "Whether the nucleus is taken over tasks or over examples.", server_default=text("'tasks'")
-    ),
     _required("top_p", Double, "Mass that the nucleus must reach.", server_default=text("0.95")),
     _required("max_adapters", Integer, "Adapters in a composition at most.", server_default=text("8")),
     _required(
@@ -320,12 +311,6 @@ policy = Table(
     _created_at(),
     _required("updated_at", DateTime(timezone=True), "When it was last changed.", server_default=text("now()")),
     _required(
-        "rescale",
-        Boolean,
-        "Whether the merged change is scaled to the norm of the exact weighted sum.",
-        server_default=text("false"),
-    ),
-    _required(
         "contrast",
         Double,
         "How many times the base model's log-likelihood of a choice is taken off the mix's; 0 asks the mix alone.",
@@ -342,8 +327,6 @@ policy = Table(
     CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
     # BETWEEN, for NaN and infinity pass a bare comparison with zero.
     CheckConstraint("temperature BETWEEN 0.0001 AND 100", name="temperature_must_be_between_0_0001_and_100"),
-    _one_of("aggregation", "softmax_sum mean max vote", "aggregation_must_be_softmax_sum_mean_max_or_vote"),
-    _one_of("nucleus", "tasks examples", "nucleus_must_be_over_tasks_or_examples"),
     CheckConstraint("top_p BETWEEN 0.0001 AND 1", name="top_p_must_be_between_0_0001_and_1"),
     CheckConstraint("max_adapters BETWEEN 1 AND 64", name="max_adapters_must_be_between_1_and_64"),
     CheckConstraint("min_similarity BETWEEN -1 AND 1", name="min_similarity_must_be_between_minus_1_and_1"),
@@ -687,10 +670,14 @@ prediction = Table(
     _optional("fallback", Text, "Why the base model answered alone; null where adapters were composed."),
     _optional("composition_digest", Text, "Sha256 that identifies base model, adapters, weights and strategy."),
     _optional(
-        "norm_ratio", Double, "Norm of the composed change over that of the exact weighted sum; null where not sampled."
+        "norm_ratio",
+        Double,
+        "Norm of the composed change over that of the exact weighted sum; null for the base model alone.",
     ),
     _optional(
-        "cosine", Double, "Cosine between the composed change and the exact weighted sum; null where not sampled."
+        "cosine",
+        Double,
+        "Cosine between the composed change and the exact weighted sum; null for the base model alone.",
     ),
     _required("prompt_tokens", Integer, "Tokens of the prompt.", server_default=text("0")),
     _required("output_tokens", Integer, "Tokens scored or generated.", server_default=text("0")),

@@ -11,7 +11,6 @@ from loracomp.errors import UsageError
 from loracomp.model.cpu import TEXTS_TOGETHER
 from loracomp.model.encoding import (
     INPUT_FORMAT_VERSION,
-    VERSION_WITHOUT_SHAPE,
     Shown,
     encoder_views,
     join_views,
@@ -45,11 +44,10 @@ class Encoder:
         views = [encoder_views(prompt, choices) for prompt, choices in shown]
         texts = list(dict.fromkeys(text for pair in views for text in pair if text is not None))
         embedded = dict(zip(texts, self._embed(texts), strict=True))
-        shapes = [None if self.input_version == VERSION_WITHOUT_SHAPE else shape(*each) for each in shown]
         return np.array(
             [
-                join_views(embedded[prompt], None if choices is None else embedded[choices], shaped)
-                for (prompt, choices), shaped in zip(views, shapes, strict=True)
+                join_views(embedded[prompt], None if choices is None else embedded[choices], shape(*each))
+                for (prompt, choices), each in zip(views, shown, strict=True)
             ]
         )
 
@@ -63,9 +61,7 @@ class Encoder:
         )
 
 
-def load_encoder(
-    source: str, *, revision: str | None = None, device: str = "cpu", input_version: int = INPUT_FORMAT_VERSION
-) -> Encoder:
+def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu") -> Encoder:
     """Load a sentence-transformers model from a hub id, a folder or a package, in float32.
 
     Raises NotFoundError, UsageError or RefusedError, which name the source.
@@ -88,10 +84,9 @@ def load_encoder(
         source=source,
         revision=resolved.revision,
         fingerprint=fingerprint(resolved),
-        dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0), input_version),
+        dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0)),
         max_tokens=int(model.max_seq_length or 0),
         model=model,
-        input_version=input_version,
     )
 
 

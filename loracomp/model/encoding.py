@@ -11,10 +11,7 @@ Shown: TypeAlias = tuple[str, Sequence[str] | None]
 Vector: TypeAlias = npt.NDArray[np.float32]
 
 INPUT_FORMAT_VERSION = 3
-"""What a new encoder gets. A change of what stands here is a new version, and a new embedding of every example."""
-VERSION_WITHOUT_SHAPE = 2
-SUPPORTED_VERSIONS = (VERSION_WITHOUT_SHAPE, INPUT_FORMAT_VERSION)
-"""A database keeps the version that its encoder was set with."""
+"""Stored with each encoder and its vectors. Whoever changes this file raises it: all examples are embedded again."""
 
 VIEWS = 2
 """Texts of a job that the encoder embeds: its prompt, and its choices."""
@@ -64,12 +61,12 @@ def _thermometer(texts: Sequence[str], steps: npt.NDArray[np.float64]) -> npt.ND
     return reached
 
 
-def vector_dimensions(embedding_dimensions: int, version: int = INPUT_FORMAT_VERSION) -> int:
+def vector_dimensions(embedding_dimensions: int) -> int:
     """Length of the vectors that `join_views` makes of embeddings [embedding_dimensions]."""
-    return VIEWS * embedding_dimensions + (SHAPE if version > VERSION_WITHOUT_SHAPE else 0)
+    return VIEWS * embedding_dimensions + SHAPE
 
 
-def join_views(prompt: Vector, choices: Vector | None, shaped: Vector | None) -> Vector:
+def join_views(prompt: Vector, choices: Vector | None, shaped: Vector) -> Vector:
     """A job's vector of length 1 [2 d + SHAPE], from the unit embeddings of its views [d] and its shape.
 
     The cosine of two vectors is the weighted mean of their prompts', their choices' and their shapes' similarities.
@@ -77,6 +74,5 @@ def join_views(prompt: Vector, choices: Vector | None, shaped: Vector | None) ->
     """
     share = np.sqrt((1 - PROMPT_LENGTH_SHARE - CHOICE_LENGTH_SHARE - COUNT_SHARE) / VIEWS)
     texts = (share * prompt, share * (np.zeros_like(prompt) if choices is None else choices))
-    vector: Vector = np.concatenate(texts if shaped is None else (*texts, shaped))
-    vector = vector.astype(np.float32)
+    vector: Vector = np.concatenate((*texts, shaped)).astype(np.float32)
     return vector / np.float32(np.linalg.norm(vector))

@@ -15,7 +15,6 @@ from loracomp.database.queries import QUERIES
 from loracomp.database.sql_objects import set_aside
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.model.encoder import Encoder, load_encoder
-from loracomp.model.encoding import SUPPORTED_VERSIONS
 from loracomp.model.loading import BaseModelDescription
 from loracomp.registry.library_files import EncoderPart
 
@@ -117,12 +116,7 @@ def _values(encoder: Encoder) -> dict[str, Any]:
 def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:
     """Load the database's encoder from its source. Raises NotFoundError if none is set, RefusedError if it changed."""
     row = _encoder_row(connection)
-    if row["input_version"] not in SUPPORTED_VERSIONS:
-        raise RefusedError(
-            f"the database's encoder {row['name']} has input version {row['input_version']}; this release knows "
-            f"{' and '.join(map(str, SUPPORTED_VERSIONS))}: make it anew with `loracomp encoder set`"
-        )
-    encoder = load_encoder(row["source"], revision=row["revision"], device=device, input_version=row["input_version"])
+    encoder = load_encoder(row["source"], revision=row["revision"], device=device)
     check_encoder(connection, encoder)
     return encoder
 

@@ -13,7 +13,7 @@ from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
 from loracomp.model.encoder import load_encoder
-from loracomp.model.encoding import SUPPORTED_VERSIONS
+from loracomp.model.encoding import INPUT_FORMAT_VERSION
 from loracomp.model.loading import describe_base_model
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import WEIGHTS
@@ -80,15 +80,13 @@ def _registered_base_model(connection: Connection, part: BaseModelPart, settings
 
 
 def _ensure_encoder(connection: Connection, part: EncoderPart, settings: Settings) -> None:
-    if part.input_version not in SUPPORTED_VERSIONS:
+    if part.input_version != INPUT_FORMAT_VERSION:
         raise RefusedError(
-            f"the library's encoder has input version {part.input_version}; this release knows "
-            f"{' and '.join(map(str, SUPPORTED_VERSIONS))}: build it again with `loracomp library build`"
+            f"the library's encoder has input version {part.input_version}, and this release has "
+            f"{INPUT_FORMAT_VERSION}: build it again with `loracomp library build`"
         )
     if connection.execute(QUERIES["show_encoder"]).fetchone() is None:
-        set_encoder(
-            database_url(settings), load_encoder(part.source, revision=part.revision, input_version=part.input_version)
-        )
+        set_encoder(database_url(settings), load_encoder(part.source, revision=part.revision))
     check_encoder(connection, part)
 
 

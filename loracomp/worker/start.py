@@ -34,7 +34,6 @@ def _load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
         load_registered_encoder(connection, device),
         token_budget=settings.token_budget,
         cache_bytes=settings.adapter_cache_mb << 20,
-        diagnostics=settings.diagnostics,
     )
 
 

@@ -102,26 +102,23 @@ NO_STATISTICS = {
 
 # What jobs use unless they say otherwise; one policy a strategy; and the controls of an honest evaluation.
 POLICIES = """
-INSERT INTO loracomp.policy (name, description, router, weighting, strategy, max_adapters, rescale, contrast) VALUES
-('default', 'Similar examples choose the adapters; their exact weighted sum (cat).', 'retrieval', 'similarity', 'cat', 8, false, 0),
-('cat', 'As default, merged by Concatenation: exactly the weighted sum.', 'retrieval', 'similarity', 'cat', 8, false, 0),
-('linear', 'As default, merged by Linear, as the paper does.', 'retrieval', 'similarity', 'linear', 8, false, 0),
-('ties', 'As default, merged by TIES.', 'retrieval', 'similarity', 'ties', 8, false, 0),
-('magnitude_prune', 'As default, merged by Magnitude Prune.', 'retrieval', 'similarity', 'magnitude_prune', 8, false, 0),
-('dare_linear', 'As default, merged by DARE and Linear.', 'retrieval', 'similarity', 'dare_linear', 8, false, 0),
-('dare_ties', 'As default, merged by DARE and TIES.', 'retrieval', 'similarity', 'dare_ties', 8, false, 0),
-('linear_rescaled', 'As linear, scaled to the norm of the exact weighted sum.', 'retrieval', 'similarity', 'linear', 8, true, 0),
-('ties_rescaled', 'As ties, scaled to the norm of the exact weighted sum.', 'retrieval', 'similarity', 'ties', 8, true, 0),
-('magnitude_prune_rescaled', 'As magnitude_prune, scaled to the norm of the exact weighted sum.', 'retrieval', 'similarity', 'magnitude_prune', 8, true, 0),
-('nearest', 'The adapter of the most probable task alone.', 'retrieval', 'similarity', 'linear', 1, false, 0),
-('contrast', 'As default, less 0.3 of what the base model gives each choice.', 'retrieval', 'similarity', 'cat', 8, false, 0.3),
-('nearest_contrast', 'As nearest, less 0.3 of what the base model gives each choice.', 'retrieval', 'similarity', 'cat', 1, false, 0.3),
-('uniform', 'Control: the nucleus with equal weights.', 'retrieval', 'uniform', 'cat', 8, false, 0),
-('base', 'Control: the base model alone.', 'base', 'similarity', 'linear', 8, false, 0),
-('own_task', 'Control: the adapter of the job''s own task alone.', 'own_task', 'similarity', 'linear', 1, false, 0),
-('own_task_contrast', 'Control: as own_task, less 0.3 of what the base model gives each choice.', 'own_task', 'similarity', 'cat', 8, false, 0.3),
-('random', 'Control: random adapters with the weights that retrieval gave.', 'random', 'similarity', 'cat', 8, false, 0),
-('random_parameters', 'Control: random numbers of the same norm.', 'random_parameters', 'similarity', 'cat', 8, false, 0)
+INSERT INTO loracomp.policy (name, description, router, weighting, strategy, max_adapters, contrast) VALUES
+('default', 'Similar examples choose the adapters; their exact weighted sum (cat).', 'retrieval', 'similarity', 'cat', 8, 0),
+('cat', 'As default, merged by Concatenation: exactly the weighted sum.', 'retrieval', 'similarity', 'cat', 8, 0),
+('linear', 'As default, merged by Linear, as the paper does.', 'retrieval', 'similarity', 'linear', 8, 0),
+('ties', 'As default, merged by TIES.', 'retrieval', 'similarity', 'ties', 8, 0),
+('magnitude_prune', 'As default, merged by Magnitude Prune.', 'retrieval', 'similarity', 'magnitude_prune', 8, 0),
+('dare_linear', 'As default, merged by DARE and Linear.', 'retrieval', 'similarity', 'dare_linear', 8, 0),
+('dare_ties', 'As default, merged by DARE and TIES.', 'retrieval', 'similarity', 'dare_ties', 8, 0),
+('nearest', 'The adapter of the most probable task alone.', 'retrieval', 'similarity', 'linear', 1, 0),
+('contrast', 'As default, less 0.3 of what the base model gives each choice.', 'retrieval', 'similarity', 'cat', 8, 0.3),
+('nearest_contrast', 'As nearest, less 0.3 of what the base model gives each choice.', 'retrieval', 'similarity', 'cat', 1, 0.3),
+('uniform', 'Control: the nucleus with equal weights.', 'retrieval', 'uniform', 'cat', 8, 0),
+('base', 'Control: the base model alone.', 'base', 'similarity', 'linear', 8, 0),
+('own_task', 'Control: the adapter of the job''s own task alone.', 'own_task', 'similarity', 'linear', 1, 0),
+('own_task_contrast', 'Control: as own_task, less 0.3 of what the base model gives each choice.', 'own_task', 'similarity', 'cat', 8, 0.3),
+('random', 'Control: random adapters with the weights that retrieval gave.', 'random', 'similarity', 'cat', 8, 0),
+('random_parameters', 'Control: random numbers of the same norm.', 'random_parameters', 'similarity', 'cat', 8, 0)
 """
 
 LIMITS = """
@@ -467,20 +464,6 @@ def upgrade() -> None:
             comment="Of the softmax over similarities.",
         ),
         sa.Column(
-            "aggregation",
-            sa.Text(),
-            server_default=sa.text("'softmax_sum'"),
-            nullable=False,
-            comment="Examples' shares to a task's: softmax_sum (the paper), mean, max, vote.",
-        ),
-        sa.Column(
-            "nucleus",
-            sa.Text(),
-            server_default=sa.text("'tasks'"),
-            nullable=False,
-            comment="Whether the nucleus is taken over tasks or over examples.",
-        ),
-        sa.Column(
             "top_p",
             sa.Double(),
             server_default=sa.text("0.95"),
@@ -547,13 +530,6 @@ def upgrade() -> None:
             comment="When it was last changed.",
         ),
         sa.Column(
-            "rescale",
-            sa.Boolean(),
-            server_default=sa.text("false"),
-            nullable=False,
-            comment="Whether the merged change is scaled to the norm of the exact weighted sum.",
-        ),
-        sa.Column(
             "contrast",
             sa.Double(),
             server_default=sa.text("0"),
@@ -568,14 +544,9 @@ def upgrade() -> None:
             comment="A task whose weight would be less is left out, and the others share it; the most probable always stays.",
         ),
         sa.CheckConstraint(
-            "aggregation IN ('softmax_sum', 'mean', 'max', 'vote')",
-            name="aggregation_must_be_softmax_sum_mean_max_or_vote",
-        ),
-        sa.CheckConstraint(
             "choice_normalization IN ('none', 'characters', 'tokens')",
             name="choice_normalization_must_be_none_characters_or_tokens",
         ),
-        sa.CheckConstraint("nucleus IN ('tasks', 'examples')", name="nucleus_must_be_over_tasks_or_examples"),
         sa.CheckConstraint(
             "router IN ('retrieval', 'own_task', 'random', 'random_parameters', 'base')",
             name="router_must_be_a_known_one",
@@ -1262,13 +1233,13 @@ def upgrade() -> None:
             "norm_ratio",
             sa.Double(),
             nullable=True,
-            comment="Norm of the composed change over that of the exact weighted sum; null where not sampled.",
+            comment="Norm of the composed change over that of the exact weighted sum; null for the base model alone.",
         ),
         sa.Column(
             "cosine",
             sa.Double(),
             nullable=True,
-            comment="Cosine between the composed change and the exact weighted sum; null where not sampled.",
+            comment="Cosine between the composed change and the exact weighted sum; null for the base model alone.",
         ),
         sa.Column(
             "prompt_tokens", sa.Integer(), server_default=sa.text("0"), nullable=False, comment="Tokens of the prompt."

@@ -15,10 +15,6 @@ DECLARE
         WHEN (settings.k BETWEEN 1 AND 200) IS NOT TRUE THEN format('k must be between 1 and 200, not %s', settings.k)
         WHEN (settings.temperature BETWEEN 0.0001 AND 100) IS NOT TRUE
             THEN format('temperature must be between 0.0001 and 100, not %s', settings.temperature)
-        WHEN (settings.aggregation IN ('softmax_sum', 'mean', 'max', 'vote')) IS NOT TRUE
-            THEN format('aggregation must be softmax_sum, mean, max or vote, not %s', settings.aggregation)
-        WHEN (settings.nucleus IN ('tasks', 'examples')) IS NOT TRUE
-            THEN format('nucleus must be tasks or examples, not %s', settings.nucleus)
         WHEN (settings.top_p BETWEEN 0.0001 AND 1) IS NOT TRUE
             THEN format('top_p must be between 0.0001 and 1, not %s', settings.top_p)
         WHEN (settings.max_adapters BETWEEN 1 AND 64) IS NOT TRUE
@@ -45,7 +41,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    known CONSTANT text[] := '{k,temperature,aggregation,nucleus,top_p,max_adapters,min_share,weighting,min_similarity}';
+    known CONSTANT text[] := '{k,temperature,top_p,max_adapters,min_share,weighting,min_similarity}';
     used loracomp.policy := with_settings.policy;
     setting text;
     wanted jsonb;
@@ -54,8 +50,6 @@ BEGIN
         RAISE EXCEPTION 'settings must be a JSON object, such as {"top_p": 0.9}'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    -- Traces that are older than a setting do not hold it.
-    used.min_share := coalesce(used.min_share, 0);
     FOR setting, wanted IN SELECT s.key, s.value FROM jsonb_each(with_settings.settings) AS s LOOP
         IF setting <> ALL (known) THEN
             RAISE EXCEPTION 'settings must not hold %: routing has the settings %', left(setting, 100),
@@ -126,27 +120,10 @@ BEGIN ATOMIC
             exp(greatest((u.similarity - max(u.similarity) OVER ()) / (settings).temperature, -700)) AS e
         FROM unnest(tasks, similarities) WITH ORDINALITY AS u (task_id, similarity, place)
         WHERE loracomp.check_routing_settings(settings) AND loracomp.check_similarities(tasks, similarities)
-    ), share AS (
-        SELECT
-            x.task_id,
-            x.rank,
-            x.e / sum(x.e) OVER () AS e,
-            sum(x.e) OVER (ORDER BY x.rank) / sum(x.e) OVER () AS mass
-        FROM example AS x
     ), mass AS (
-        -- Cumulated masses meet top_p exactly where examples tie (.5 + .4 = .9), so they are compared with 1e-9 to spare.
-        SELECT
-            s.task_id,
-            min(s.rank) AS best,
-            CASE (settings).aggregation
-                WHEN 'softmax_sum' THEN sum(s.e)
-                WHEN 'mean' THEN avg(s.e)
-                WHEN 'max' THEN max(s.e)
-                WHEN 'vote' THEN count(*)
-            END AS mass
-        FROM share AS s
-        WHERE (settings).nucleus = 'tasks' OR s.mass - s.e < (settings).top_p - 1e-9
-        GROUP BY s.task_id
+        SELECT x.task_id, min(x.rank) AS best, sum(x.e) / sum(sum(x.e)) OVER () AS mass
+        FROM example AS x
+        GROUP BY x.task_id
     ), ranked AS (
         -- Rounded, so that the last bit of a sum breaks no tie.
         SELECT m.task_id, m.mass, row_number() OVER (ORDER BY round(m.mass::numeric, 12) DESC, m.best) AS rank
@@ -155,16 +132,16 @@ BEGIN ATOMIC
         SELECT
             r.task_id,
             r.rank,
-            r.mass / sum(r.mass) OVER () AS p,
-            sum(r.mass) OVER (ORDER BY r.rank) / sum(r.mass) OVER () AS mass
+            r.mass AS p,
+            sum(r.mass) OVER (ORDER BY r.rank) AS mass
         FROM ranked AS r
     ), kept AS (
+        -- Cumulated masses meet top_p exactly where examples tie (.5 + .4 = .9), so they are compared with 1e-9 to spare.
         SELECT
             c.task_id,
             c.p,
             c.rank,
-            c.rank <= (settings).max_adapters
-                AND ((settings).nucleus = 'examples' OR c.mass - c.p < (settings).top_p - 1e-9) AS keep
+            c.rank <= (settings).max_adapters AND c.mass - c.p < (settings).top_p - 1e-9 AS keep
         FROM cumulated AS c
     ), composed AS (
         SELECT
@@ -190,5 +167,5 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.task_weights IS
 'Tasks by falling probability, from retrieved examples'' tasks and cosine similarities: softmax over the examples, '
-'aggregation to tasks, nucleus (over tasks, or over examples first), at most max_adapters, none below min_share, weights '
-'renormalised over the kept. Never keeps none; ties go to the most similar example.';
+'sum by task, nucleus over the tasks, at most max_adapters, none below min_share, weights renormalised over the kept. '
+'At least one task is kept; ties go to the most similar example.';

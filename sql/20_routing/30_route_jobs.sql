@@ -102,7 +102,6 @@ RETURNS TABLE (
     density double precision,
     seed integer,
     random_parameters boolean,
-    rescale boolean,
     choice_normalization text,
     contrast double precision,
     trace loracomp.route_trace
@@ -154,7 +153,6 @@ AS $$
         (r.settings).density,
         (r.settings).seed,
         (r.settings).router = 'random_parameters',
-        (r.settings).rescale,
         (r.settings).choice_normalization,
         (r.settings).contrast,
         -- In the order of loracomp.route_trace: nothing between here and record_predictions looks inside.

@@ -29,11 +29,9 @@ BEGIN
     after := jsonb_populate_record(before, settings);
     UPDATE loracomp.policy AS p SET
         description = after.description, router = after.router, k = after.k, temperature = after.temperature,
-        aggregation = after.aggregation, nucleus = after.nucleus, top_p = after.top_p,
-        max_adapters = after.max_adapters, min_similarity = after.min_similarity, weighting = after.weighting,
-        strategy = after.strategy, density = after.density, seed = after.seed,
-        choice_normalization = after.choice_normalization, rescale = after.rescale,
-        contrast = after.contrast, min_share = after.min_share, updated_at = now()
+        top_p = after.top_p, max_adapters = after.max_adapters, min_similarity = after.min_similarity,
+        weighting = after.weighting, strategy = after.strategy, density = after.density, seed = after.seed,
+        choice_normalization = after.choice_normalization, contrast = after.contrast, min_share = after.min_share, updated_at = now()
     WHERE p.name = set_policy.name
     RETURNING * INTO after;
     RETURN after;

@@ -172,11 +172,9 @@ SELECT concat_ws(
         ) AS x
     ),
     format(
-        'Tasks (policy %s: %s over similarities, temperature %s; nucleus over %s, top_p %s, at most %s adapters)',
+        'Tasks (policy %s: softmax over similarities, temperature %s; nucleus with top_p %s, at most %s adapters)',
         prediction.policy_settings ->> 'name',
-        prediction.policy_settings ->> 'aggregation',
         prediction.policy_settings ->> 'temperature',
-        prediction.policy_settings ->> 'nucleus',
         prediction.policy_settings ->> 'top_p',
         prediction.policy_settings ->> 'max_adapters'
     ) || E'\n' || (

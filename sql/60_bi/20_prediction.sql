@@ -84,9 +84,9 @@ COMMENT ON COLUMN bi.prediction.top_probability IS 'Its probability, 0 to 1.';
 COMMENT ON COLUMN bi.prediction.adapter_count IS 'Adapters that were composed; 0 where the base model answered alone.';
 COMMENT ON COLUMN bi.prediction.composition IS 'Their tasks and weights in short, such as rte 0.62 + mnli 0.38.';
 COMMENT ON COLUMN bi.prediction.norm_ratio IS
-'Size of the composed change over that of the exact weighted sum: 1 is as strong; null where not sampled.';
+'Size of the composed change over that of the exact weighted sum: 1 is as strong; null for the base model alone.';
 COMMENT ON COLUMN bi.prediction.cosine IS
-'Cosine between the composed change and the exact weighted sum: 1 is the same direction; null where not sampled.';
+'Cosine between the composed change and the exact weighted sum: 1 is the same direction; null for the base model alone.';
 COMMENT ON COLUMN bi.prediction.attempts IS 'Attempts that it took.';
 COMMENT ON COLUMN bi.prediction.error_code IS 'Short name of the error that ended it, or cancelled.';
 COMMENT ON COLUMN bi.prediction.worker IS 'Worker process that answered, or held the job last.';
@@ -168,8 +168,6 @@ SELECT
     t.family AS top_family,
     (x.policy_settings -> 'k')::integer AS k,
     (x.policy_settings -> 'temperature')::double precision AS routing_temperature,
-    x.policy_settings ->> 'aggregation' AS aggregation,
-    x.policy_settings ->> 'nucleus' AS nucleus,
     (x.policy_settings -> 'top_p')::double precision AS routing_top_p,
     (x.policy_settings -> 'max_adapters')::integer AS max_adapters,
     x.policy_settings ->> 'weighting' AS weighting,
@@ -194,8 +192,6 @@ COMMENT ON COLUMN bi.prediction_wide.own_family IS
 COMMENT ON COLUMN bi.prediction_wide.top_family IS 'Kind of the most probable task.';
 COMMENT ON COLUMN bi.prediction_wide.k IS 'Training examples to retrieve, as the policy said then.';
 COMMENT ON COLUMN bi.prediction_wide.routing_temperature IS 'Of the softmax over similarities, as the policy said then.';
-COMMENT ON COLUMN bi.prediction_wide.aggregation IS 'How examples'' shares became a task''s, as the policy said then.';
-COMMENT ON COLUMN bi.prediction_wide.nucleus IS 'Whether the nucleus was taken over tasks or over examples.';
 COMMENT ON COLUMN bi.prediction_wide.routing_top_p IS 'Probability that the nucleus had to reach.';
 COMMENT ON COLUMN bi.prediction_wide.max_adapters IS 'Adapters in the mix at most.';
 COMMENT ON COLUMN bi.prediction_wide.weighting IS 'similarity: by probability. uniform: all alike.';

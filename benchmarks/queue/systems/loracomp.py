@@ -24,9 +24,9 @@ from .command import PROMPT, command
 
 BASE_MODEL = "none"
 POLICY = {
-    "name": "default", "router": "retrieval", "k": 20, "temperature": 0.1, "aggregation": "softmax_sum",
-    "nucleus": "tasks", "top_p": 0.95, "max_adapters": 8, "min_similarity": 0.0, "weighting": "similarity",
-    "strategy": "cat", "density": 0.5, "seed": 0, "choice_normalization": "tokens", "rescale": False, "contrast": 0,
+    "name": "default", "router": "retrieval", "k": 20, "temperature": 0.1, "top_p": 0.95, "max_adapters": 8,
+    "min_similarity": 0.0, "weighting": "similarity",
+    "strategy": "cat", "density": 0.5, "seed": 0, "choice_normalization": "tokens", "contrast": 0,
 }  # fmt: skip
 TASKS = ("piqa", "rte", "commonsense_qa", "winogrande", "hellaswag", "snli", "boolq", "sst2")
 VARIANTS = 257

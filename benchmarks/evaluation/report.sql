@@ -1,5 +1,5 @@
 -- The raw results of an evaluation as tables, and what is reckoned from them, in a schema of their own. In the repository's root:
---     loracomp db psql -f docs/evaluation/report.sql
+--     loracomp db psql -f benchmarks/evaluation/report.sql
 -- docs/evaluation.md and docs/evaluation_details.md query them. The statistics are those of bi.evaluation_accuracy, bi.evaluation_pair and
 -- bi.routing_quality, which say the same of evaluations that are still in the database.
 DROP SCHEMA IF EXISTS report CASCADE;
@@ -29,7 +29,7 @@ CREATE TABLE report.measured (
     digest text NOT NULL,
     PRIMARY KEY (part, task, policy, row)
 );
-COMMENT ON TABLE report.measured IS 'A line a job, as in docs/evaluation/rows.';
+COMMENT ON TABLE report.measured IS 'A line a job, as in benchmarks/evaluation/rows.';
 COMMENT ON COLUMN report.measured.part IS 'How the rows were asked: the names in benchmarks/evaluation/plan.py.';
 COMMENT ON COLUMN report.measured.task IS 'Task that the row comes from.';
 COMMENT ON COLUMN report.measured.router IS 'retrieval, or a control: base, own_task, random, random_parameters.';
@@ -47,7 +47,7 @@ COMMENT ON COLUMN report.measured.entropy_bits IS 'Entropy of the tasks'' probab
 COMMENT ON COLUMN report.measured.norm_ratio IS 'Size of the merged change over that of the exact weighted sum.';
 COMMENT ON COLUMN report.measured.cosine IS 'Cosine between the two.';
 COMMENT ON COLUMN report.measured.digest IS 'Of what the answer depends on: models, adapters, examples, settings, rows.';
-\copy report.measured FROM PROGRAM 'find docs/evaluation/rows -name ''*.csv.gz'' -exec gzip -cd ''{}'' + | sed /^part,/d' WITH (FORMAT csv)
+\copy report.measured FROM PROGRAM 'find benchmarks/evaluation/rows -name ''*.csv.gz'' -exec gzip -cd ''{}'' + | sed /^part,/d' WITH (FORMAT csv)
 
 ANALYZE report.measured;
 
@@ -60,9 +60,8 @@ COMMENT ON TABLE report.training IS 'What loracomp/library/adapters/*/training.j
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
     'base', 'own_task', 'own_task_contrast', 'nearest', 'nearest_contrast', 'default', 'contrast', 'linear',
-    'linear_rescaled', 'ties', 'ties_rescaled', 'magnitude_prune', 'magnitude_prune_rescaled',
-    'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
-], policy), 13);
+    'ties', 'magnitude_prune', 'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
+], policy), 10);
 $$;
 
 -- Where own tasks are kept out, the base model and the own adapter answer as they do in the library.
