@@ -193,7 +193,7 @@ def test_rescore_refuses_settings_out_of_range_by_name(connection: db.Connection
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"topp": 0.9}, "settings must not hold topp: routing has the settings k, temperature, .*, top_p, "),
+        ({"topp": 0.9}, "settings must not hold topp: routing has the settings k, temperature, top_p, "),
         ({"strategy": "linear"}, "settings must not hold strategy: routing has the settings "),
         ({"name": "other"}, "settings must not hold name: routing has the settings "),
         ({"k": "many"}, 'k must be of type integer, not "many"'),

@@ -101,12 +101,11 @@ def _until_half_have_ended(
     model: PreTrainedModel, rows: "Sequence[_Row]", input_ids: Tensor, attention_mask: Tensor, cache: Any
 ) -> Any:
     """Generate on from `input_ids`, of which `cache` holds all but the last column where there is one."""
-    width = input_ids.shape[1]
     return model.generate(
         input_ids=input_ids,
         attention_mask=attention_mask,
         generation_config=_settings(max(row.tokens_left for row in rows), rows[0].end_tokens),
-        stopping_criteria=[_Ends(rows, width)],
+        stopping_criteria=[_Ends(rows)],
         logits_processor=[_Chooses(rows)],
         **({} if cache is None else {CACHE: cache}),
     )
@@ -176,10 +175,9 @@ class _Row:
 class _Ends:
     """A stopping criterion: notes each new token, and stops all rows when half of them, or the last one, has ended."""
 
-    def __init__(self, rows: Sequence[_Row], width: int) -> None:
+    def __init__(self, rows: Sequence[_Row]) -> None:
         self._rows = rows
         self._ended = [False] * len(rows)
-        self._width = width
 
     def __call__(self, input_ids: Tensor, _scores: Any, **_: Any) -> Tensor:
         for place, (row, token) in enumerate(zip(self._rows, input_ids[:, -1].tolist(), strict=True)):
