@@ -350,7 +350,7 @@ def test_the_page_stands_without_results(database, tmp_path: Path) -> None:
     run_sql(database, SCRIPT.read_text(), tmp_path)
     tables = {}
     for each in PAGES:
-        page = tmp_path / "docs" / each.name
+        page = tmp_path / each.name
         page.write_text(each.read_text())
         tables |= fill_page(database, page, tmp_path)
     assert tables["library"] == "(nothing measured yet)\n"
