@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -56,12 +57,14 @@ def test_a_killed_worker_is_gone_when_its_lease_is_over(connection: Connection, 
         wait_until(seen(connection, "killed", status="gone"))
 
 
-def test_one_that_ends_with_its_grace_time_is_stopped_not_gone(connection: Connection, database: str):
-    (job_id,) = add_jobs(connection, "sleep 60")
-    with running(database, GRACE_S=1, WORKER="late") as process:
+def test_one_that_ends_before_the_model_comes_back_is_stopped_not_gone(connection: Connection, database: str):
+    (job_id,) = add_jobs(connection, "sleep 600")
+    with running(database, GRACE_S=600, WORKER="late") as process:
         wait_until(lambda: job(connection, job_id)["status"] == "running")
         process.terminate()
-        assert process.wait(10) == 0
+        wait_until(seen(connection, "late", status="stopping"))
+        process.terminate()
+        assert process.wait(45) == 128 + signal.SIGTERM
     assert workers(connection)["late"]["status"] == "stopping"
     connection.execute("UPDATE loracomp.worker SET seen_at = now() - interval '1 hour'")
     assert workers(connection)["late"]["status"] == "stopped"
@@ -74,7 +77,7 @@ def test_a_worker_reports_again_when_its_connection_was_cut(connection: Connecti
         wait_until(seen(connection, "cut", status="idle"))
         connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND application_name = 'loracomp presence'"
+            " WHERE datname = current_database() AND application_name LIKE 'loracomp heartbeat%'"
         )
         cut = workers(connection)["cut"]["seen_at"]
         wait_until(lambda: workers(connection)["cut"]["seen_at"] > cut)

@@ -3,6 +3,10 @@
 -- name: ping
 SELECT 1
 
+-- name: set_statement_timeout
+-- Until the transaction ends.
+SELECT set_config('statement_timeout', %(timeout)s, true)
+
 -- name: server_clock
 SELECT clock_timestamp() AS now, pg_backend_pid() AS pid
 

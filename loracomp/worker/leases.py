@@ -1,16 +1,12 @@
-"""Heartbeats: a thread that renews a worker's leases on a connection of its own while batches wait and run."""
+"""What a worker holds: which leases are renewed, which are ending, and which are lost."""
 
 import logging
 from collections.abc import Iterable, Sequence
-from threading import Event, Lock, Thread
+from threading import Lock
 from time import monotonic
-from types import TracebackType
-
-import psycopg
 
 from loracomp import metrics
-from loracomp.database.connections import Connection, connect
-from loracomp.errors import LoracompError
+from loracomp.database.connections import Connection
 from loracomp.records import Job
 from loracomp.worker.claim import renew_leases
 from loracomp.worker.logfmt import job_ids, logfmt
@@ -18,34 +14,20 @@ from loracomp.worker.logfmt import job_ids, logfmt
 _log = logging.getLogger(__name__)
 
 
-class Heartbeat:
-    """Renews what is held three times a lease; a connection of its own, for a busy pool would let leases run out.
+class Leases:
+    """The leases of one worker. Any thread may call; nothing but `renew` asks the database.
 
-    Leases that could not be renewed (cancelled, timed out, taken over) are lost: their results are worth nothing. Any
-    thread may call.
+    Leases that could not be renewed (cancelled, timed out, taken over) are lost: their results are worth nothing.
     """
 
-    def __init__(self, url: str, lease_s: float, answer_s: float) -> None:
+    def __init__(self, lease_s: float) -> None:
+        self._lease_s = lease_s
         self._held: frozenset[Job] = frozenset()
         self._ending: frozenset[Job] = frozenset()
         self._lost: frozenset[Job] = frozenset()
         self._in_vain_since: float | None = None
         self._went_on_at = 0.0
-        self._url = url
-        self._lease_s = lease_s
-        self._answer_s = answer_s
         self._lock = Lock()
-        self._stop = Event()
-        self._thread = Thread(target=self._beat, name="heartbeat", daemon=True)
-        self._connection: Connection | None = None
-
-    def __enter__(self) -> "Heartbeat":
-        self._thread.start()
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._stop.set()
-        self._thread.join()
 
     @property
     def held(self) -> frozenset[Job]:
@@ -89,29 +71,13 @@ class Heartbeat:
         lost = self._lost
         return [job for job in jobs if job not in lost]
 
-    def _beat(self) -> None:
-        pause = self._lease_s / 3
-        while not self._stop.wait(pause):
-            pause = self._lease_s / (3 if self._renew() else 15)
-        self._close()
-
-    def _renew(self) -> bool:
-        """Whether the database answered."""
+    def renew(self, connection: Connection) -> None:
+        """Renew all that is held, and note what is lost."""
         jobs = list(self._held)
         if not jobs:
-            return True
-        try:
-            self._connection = self._connection or connect(
-                self._url, application_name="loracomp heartbeat", vectors=False, answer_s=self._answer_s
-            )
-            kept = renew_leases(self._connection, jobs, self._lease_s)
-        except (psycopg.Error, LoracompError) as error:
-            # Whatever it is, this thread goes on: without it, every lease would run out.
-            _log.warning(logfmt("heartbeat_missed", error=error))
-            self._close()
-            return False
+            return
+        kept = renew_leases(connection, jobs, self._lease_s)
         self._note_lost({job for job in jobs if job.id not in kept})
-        return True
 
     def _note_lost(self, jobs: set[Job]) -> None:
         with self._lock:
@@ -126,8 +92,3 @@ class Heartbeat:
     def _look(self) -> None:
         in_vain = bool(self._held) and self._held == self._lost
         self._in_vain_since = (self._in_vain_since or monotonic()) if in_vain else None
-
-    def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None

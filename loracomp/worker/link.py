@@ -1,9 +1,10 @@
-"""A connection that comes back: whatever breaks it, a call waits and opens another."""
+"""A worker's connections to the database. Whatever breaks one, it comes back by itself."""
 
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from threading import Event
 from typing import TypeVar
 
@@ -24,15 +25,36 @@ _log = logging.getLogger(__name__)
 
 
 class Link:
-    """One connection, opened when needed and again when it breaks; for one thread."""
+    """One connection, opened when needed and again after it broke; one thread uses it at a time."""
 
-    def __init__(self, url: str, application_name: str, stopping: Event, answer_s: float) -> None:
-        """`stopping` cuts short the waiting between two tries, once; `answer_s` is a statement's time to answer."""
+    def __init__(
+        self, url: str, application_name: str, stopping: Event, answer_s: float, *, vectors: bool = True
+    ) -> None:
+        """`stopping` cuts short the waiting between two tries, once; `answer_s` is a statement's time to answer.
+
+        `vectors`: whether pgvector's types travel through it.
+        """
         self._url = url
         self._answer_s = answer_s
-        self._application_name = application_name
+        # Postgres cuts longer names, and says so each time.
+        self._application_name = application_name[:63]
         self._stopping = stopping
+        self._vectors = vectors
         self._connection: Connection | None = None
+
+    def open(self) -> Connection:
+        """The connection, which is opened where there is none or it broke. Raises what `connect` raises."""
+        if self._connection is None or self._connection.closed:
+            self._connection = connect(
+                self._url, application_name=self._application_name, vectors=self._vectors, answer_s=self._answer_s
+            )
+        return self._connection
+
+    def close(self) -> None:
+        """Close the connection if there is one."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
 
     def call(self, operation: Callable[[Connection], T], give_up: Callable[[], bool] = lambda: False) -> T:
         """What `operation` returns, tried again with back-off while the database is away.
@@ -42,7 +64,7 @@ class Link:
         delay = 0.1
         while True:
             try:
-                return operation(self._open())
+                return operation(self.open())
             except DATABASE_AWAY as error:
                 if give_up():
                     raise
@@ -59,19 +81,16 @@ class Link:
         except DATABASE_AWAY:
             return False
 
-    def close(self) -> None:
-        """Close the connection if there is one."""
-        if self._connection is not None:
-            self._connection.close()
-        self._connection = None
-
-    def _open(self) -> Connection:
-        if self._connection is None or self._connection.closed:
-            self._connection = connect(self._url, application_name=self._application_name, answer_s=self._answer_s)
-        return self._connection
-
     def _pause(self, seconds: float) -> None:
         if self._stopping.is_set():
             time.sleep(seconds)
         else:
             self._stopping.wait(seconds)
+
+
+@contextmanager
+def at_most(connection: Connection, seconds: float) -> Iterator[None]:
+    """A transaction in which the server ends each statement after so many seconds: psycopg.errors.QueryCanceled."""
+    with connection.transaction():
+        connection.execute(QUERIES["set_statement_timeout"], {"timeout": f"{1000 * seconds:.0f}ms"})
+        yield

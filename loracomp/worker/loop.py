@@ -1,64 +1,37 @@
 """The worker's loop: claim, prepare, answer, record. What it holds is never lost, whatever happens to it.
 
 Three threads hand batches on: while the model answers one, the next is claimed and prepared, and the last is recorded.
+A fourth, the heartbeat, waits for none of them. There are three connections: to claim, to record, and the heartbeat's.
 """
 
 import logging
 import random
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
 from functools import partial
 from threading import Event
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import psycopg
 
 from loracomp import __version__, metrics
 from loracomp.config import Settings
-from loracomp.database.connections import Connection, connect
-from loracomp.errors import JobError, LoracompError, SchemaMismatchError
+from loracomp.database.connections import Connection
+from loracomp.errors import LoracompError
 from loracomp.records import Failure, Job, Prediction
 from loracomp.worker.claim import claim_jobs, queue_is_empty, release_jobs
 from loracomp.worker.endpoint import DatabaseSample
-from loracomp.worker.hint import Hint
-from loracomp.worker.leases import Heartbeat
+from loracomp.worker.heartbeat import Heartbeat
+from loracomp.worker.leases import Leases
 from loracomp.worker.link import DATABASE_AWAY, Link
-from loracomp.worker.logfmt import job_ids, logfmt, told, without_quotes
+from loracomp.worker.logfmt import job_ids, logfmt
 from loracomp.worker.presence import Presence
 from loracomp.worker.record import fail_jobs, record_predictions
+from loracomp.worker.stages import Batch, Stages, milliseconds_since, through
 
 _log = logging.getLogger(__name__)
-
-
-class Pipeline(Protocol):
-    """Answers jobs in two stages, each of which returns a result or a failure for each of its items, in their order.
-
-    The stages run in threads of their own, at the same time. Where one raises, it is called again for each item alone.
-    """
-
-    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
-        """Whatever `answer` needs for each job; the connection is in autocommit mode and lent for the call."""
-
-    def answer(self, prepared: Sequence[Any], wanted: Callable[[Job], bool]) -> Sequence[Prediction | Failure]:
-        """Each job's prediction. `wanted` is cheap and asked between the model's steps, which shows that it goes on.
-
-        What is not wanted any more need not be answered in earnest: whatever comes is dropped.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class _Batch:
-    """Jobs claimed together, and what each has come to so far: prepared, then a prediction, or a failure."""
-
-    jobs: Sequence[Job]
-    results: Mapping[Job, Any | Failure]
-    """Without the jobs whose leases are lost: those are held still, until the batch is let go."""
-    timings: Mapping[str, float]
-    """Milliseconds of what the worker did beside the pipeline, up to `since`."""
-    since: float
 
 
 class Worker:
@@ -67,7 +40,7 @@ class Worker:
     def __init__(
         self,
         url: str,
-        pipeline: Pipeline,
+        pipeline: Stages,
         *,
         base_model: str,
         settings: Settings,
@@ -79,7 +52,6 @@ class Worker:
 
         `sample` gets the database's numbers for metrics.
         """
-        self._url = url
         self._pipeline = pipeline
         self._base_model = base_model
         self._settings = settings
@@ -89,21 +61,22 @@ class Worker:
         self._model_is_free = Event()
         self._began = perf_counter()
         self._looked_at: float | None = None
-        self._heartbeat = Heartbeat(url, settings.lease_s, settings.answer_s)
-        self._presence = Presence(
-            url,
-            {"name": settings.worker_name, "base_model": base_model, "device": device},
-            self._activity,
-            lease_s=settings.lease_s,
-            answer_s=settings.answer_s,
-            sample=sample,
-        )
-        metrics.WORKER_INFO.labels(settings.worker_name, base_model, device, __version__).set(1)
-        metrics.JOBS_IN_HAND.set_function(lambda: len(self._heartbeat.held))
+        name, lease_s = settings.worker_name, settings.lease_s
         self._claiming, self._recording = (
-            Link(url, f"loracomp {does} {settings.worker_name}"[:63], self._stopping, settings.answer_s)
-            for does in ("worker", "recorder")
+            Link(url, f"loracomp {does} {name}", self._stopping, settings.answer_s) for does in ("worker", "recorder")
         )
+        self._leases = Leases(lease_s)
+        identity = {"name": name, "base_model": base_model, "device": device}
+        self._presence = Presence(identity, self._activity, lease_s, sample)
+        self._heartbeat = Heartbeat(
+            Link(url, f"loracomp heartbeat {name}", self._stopping, settings.answer_s, vectors=False),
+            self._leases,
+            self._presence,
+            lease_s=lease_s,
+            notified=self._wake if settings.listen and not drain else None,
+        )
+        metrics.WORKER_INFO.labels(name, base_model, device, __version__).set(1)
+        metrics.JOBS_IN_HAND.set_function(lambda: len(self._leases.held))
 
     def run(self) -> None:
         """Work until `stop` is called or, with drain, nothing is left to do."""
@@ -111,65 +84,13 @@ class Worker:
         with ExitStack() as stack:
             stack.callback(self._claiming.close)
             stack.callback(self._recording.close)
-            stack.enter_context(self._presence)
             stack.enter_context(self._heartbeat)
-            if self._settings.listen and not self._drain:
-                stack.enter_context(Hint(self._url, self._wake, self._settings.answer_s))
             # Where the worker itself is at fault, or on Ctrl-C, something is still held: no job is charged.
             stack.callback(self.release)
             recorder = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="record"))
             stack.callback(self.stop)
             self._hand_on(recorder)
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
-
-    def stop(self) -> None:
-        """Claim nothing more and give back what the model has not begun; `run` returns when the rest is recorded."""
-        self._stopping.set()
-        self._wake.set()
-        self._model_is_free.set()
-        self._presence.report_soon()
-
-    def hangs(self) -> bool:
-        """Whether, for `hang_s` seconds now, all jobs are lost and the model has ended no step: a device hangs."""
-        return self._heartbeat.in_vain_s() >= self._settings.hang_s
-
-    def problems(self) -> dict[str, str]:
-        """What keeps it from answering jobs, in words: database, schema, claims; empty where it is ready."""
-        found = dict(self._presence.problems)
-        since = perf_counter() - (self._looked_at or self._began)
-        # Beside jobs that run, the next are looked for when the model gets free of them.
-        longest = max((job.timeout_s for job in self._heartbeat.held), default=0.0)
-        if self._stopping.is_set():
-            found["claims"] = "the worker is stopping"
-        elif since > 2 * self._settings.lease_s + self._settings.poll_s + longest:
-            found["claims"] = f"the worker has not asked for jobs for {since:.0f} s"
-        return found
-
-    def release(self) -> bool:
-        """Give what is held back to the queue at once, uncharged; a result that comes later finds its fence void.
-
-        False where the database is away: the leases run out by themselves.
-        """
-        if not (held := list(self._heartbeat.held)):
-            return True
-        self._heartbeat.end(held)
-        try:
-            answer_s = self._settings.answer_s
-            with connect(
-                self._url, application_name="loracomp release", vectors=False, answer_s=answer_s
-            ) as connection:
-                released = release_jobs(connection, held)
-        except (psycopg.Error, LoracompError) as error:
-            _log.error(logfmt("not_released", jobs=job_ids(held), error=error))
-            return False
-        _note_released(released)
-        return True
-
-    def _activity(self) -> dict[str, object]:
-        """What the registry of workers shows of it now."""
-        doing = "stopping" if self._stopping.is_set() else "busy" if self._heartbeat.held else "idle"
-        looked_s = None if self._looked_at is None else perf_counter() - self._looked_at
-        return {"status": doing, "looked_s": looked_s}
 
     def _hand_on(self, recorder: ThreadPoolExecutor) -> None:
         recorded: Future[None] = recorder.submit(lambda: None)
@@ -192,13 +113,13 @@ class Worker:
             batch = batch or self._next()
         recorded.result()
 
-    def _next(self, meanwhile: bool = False) -> _Batch | None:
+    def _next(self, meanwhile: bool = False) -> Batch | None:
         """What the model shall answer next; None once stopped or drained, or `meanwhile`, where it is free before."""
         while True:
             self._wake.clear()
             if self._stopping.is_set() or (meanwhile and self._model_is_free.is_set()):
                 return None
-            held = len(self._heartbeat.held)
+            held = len(self._leases.held)
             try:
                 batch = self._prepared(held)
                 if batch is None and self._is_drained(held):
@@ -210,7 +131,7 @@ class Worker:
             elif self._has_its_turn(batch.jobs):
                 return batch
 
-    def _prepared(self, held: int) -> _Batch | None:
+    def _prepared(self, held: int) -> Batch | None:
         """A batch that the model can answer; None where none is due."""
         # A job that runs alone may be one that kills its worker: nothing else is held meanwhile.
         if held == 1:
@@ -219,11 +140,11 @@ class Worker:
         jobs = self._claiming.call(lambda connection: self._claim(connection, held), give_up=self._stopping.is_set)
         if not jobs:
             return None
-        self._heartbeat.hold(jobs)
+        self._leases.hold(jobs)
         metrics.count_claim(jobs)
-        timings = {"claim": _milliseconds_since(started)}
+        timings = {"claim": milliseconds_since(started)}
         _log.info(logfmt("claimed", jobs=job_ids(jobs)))
-        return _Batch(jobs, self._each(self._prepare, {job: job for job in jobs}), timings, perf_counter())
+        return Batch(jobs, through(self._prepare, {job: job for job in jobs}, self._leases.kept), timings)
 
     def _claim(self, connection: Connection, held: int) -> tuple[Job, ...]:
         settings = self._settings
@@ -257,47 +178,39 @@ class Worker:
         self._model_is_free.wait(min(self._settings.lease_s, *(job.timeout_s / 2 for job in jobs)))
         if self._model_is_free.is_set() and not self._stopping.is_set():
             return True
-        self._heartbeat.end(jobs)
+        self._leases.end(jobs)
         with suppress(*DATABASE_AWAY):
             released = self._claiming.call(
                 lambda connection: release_jobs(connection, jobs), give_up=self._stopping.is_set
             )
-            self._heartbeat.let_go(jobs)
+            self._leases.let_go(jobs)
             _note_released(released)
         self._model_is_free.wait()
         return False
 
-    def _answered(self, batch: _Batch) -> _Batch:
-        ready = _milliseconds_since(batch.since)
-        answer = partial(self._pipeline.answer, wanted=self._heartbeat.wants)
-        results = self._each(answer, batch.results)
-        timings = {**batch.timings, "ready": ready + _steps(results.values()).get("ready", 0.0)}
-        return _Batch(batch.jobs, results, timings, perf_counter())
+    def _answered(self, batch: Batch) -> Batch:
+        waited = milliseconds_since(batch.since)
+        answer = partial(self._pipeline.answer, wanted=self._leases.wants)
+        answered = Batch(batch.jobs, through(answer, batch.results, self._leases.kept), batch.timings)
+        ready = {"ready": waited + answered.steps.get("ready", 0.0)}
+        return Batch(batch.jobs, answered.results, {**batch.timings, **ready}, answered.since)
 
-    def _record(self, batch: _Batch) -> None:
+    def _record(self, batch: Batch) -> None:
         """Write what came out, failures after predictions."""
 
         def write(predictions: Sequence[Prediction]) -> list[bool]:
-            timings = {**batch.timings, "record": _milliseconds_since(batch.since)}
+            timings = {**batch.timings, "record": milliseconds_since(batch.since)}
             recorded = self._recording.call(
                 lambda connection: record_predictions(connection, batch.jobs, predictions, timings)
             )
             return [each.job_id in recorded for each in predictions]
 
-        self._heartbeat.end(batch.jobs)
-        written = self._each(write, batch.results)
+        self._leases.end(batch.jobs)
+        written = through(write, batch.results, self._leases.kept)
         self._fail(batch.jobs, [each for each in written.values() if isinstance(each, Failure)])
-        self._heartbeat.let_go(batch.jobs)
+        self._leases.let_go(batch.jobs)
         self._wake.set()
-        if dropped := [job for job, held in written.items() if held is False]:
-            _log.warning(logfmt("fence_void", jobs=job_ids(dropped)))
-        metrics.RESULTS_DROPPED.inc(len(dropped))
-        recorded = [job for job, held in written.items() if held is True]
-        metrics.count_recorded([each for job in recorded if isinstance(each := batch.results[job], Prediction)])
-        timings = {**batch.timings, "record": _milliseconds_since(batch.since)}
-        metrics.observe_steps({**_steps(batch.results.values()), **timings})
-        milliseconds = {name: round(value) for name, value in timings.items()}
-        _log.info(logfmt("recorded", jobs=job_ids(recorded), **milliseconds))
+        _note_recorded(batch, written)
 
     def _fail(self, jobs: Sequence[Job], failures: Sequence[Failure]) -> None:
         if not failures:
@@ -310,42 +223,52 @@ class Worker:
                     logfmt("failed", job=failure.job_id, code=failure.code, retry=failure.retry, error=failure.message)
                 )
 
-    def _each(
-        self, stage: Callable[[Sequence[Any]], Sequence[Any]], items: Mapping[Job, Any | Failure]
-    ) -> dict[Job, Any | Failure]:
-        """What a stage makes of each item that has not failed and whose lease is kept; where it raises, of each alone.
+    def stop(self) -> None:
+        """Claim nothing more and give back what the model has not begun; `run` returns when the rest is recorded."""
+        self._stopping.set()
+        self._wake.set()
+        self._model_is_free.set()
+        self._heartbeat.report_soon()
 
-        So the culprit alone fails. Raises what is the worker's own fault.
+    def release(self) -> bool:
+        """Give what is held back to the queue at once, uncharged; a result that comes later finds its fence void.
+
+        False where the database is away: the leases run out by themselves.
         """
-        kept = {job: items[job] for job in self._heartbeat.kept(list(items))}
-        failed = {job: item for job, item in kept.items() if isinstance(item, Failure)}
-        going_on = {job: item for job, item in kept.items() if job not in failed}
-        return failed | (self._results(stage, going_on) if going_on else {})
-
-    def _results(
-        self, stage: Callable[[Sequence[Any]], Sequence[Any]], items: Mapping[Job, Any]
-    ) -> dict[Job, Any | Failure]:
+        if not (held := list(self._leases.held)):
+            return True
+        self._leases.end(held)
         try:
-            return dict(zip(items, stage(list(items.values())), strict=True))
-        except _FAULT_OF_THE_WORKER:
-            raise
-        except Exception as error:
-            if len(items) == 1:
-                return {job: _failure(job, error) for job in items}
-            _log.warning(logfmt("batch_raised", jobs=job_ids(items), error=_named(error)))
-        # Outside the handler, where the error's traceback no longer holds what it was working on.
-        return {job: result for job, item in items.items() for job, result in self._each(stage, {job: item}).items()}
+            released = self._heartbeat.run(
+                lambda connection: release_jobs(connection, held), within_s=self._settings.answer_s
+            )
+        except (psycopg.Error, LoracompError, TimeoutError) as error:
+            _log.error(logfmt("not_released", jobs=job_ids(held), error=error))
+            return False
+        _note_released(released)
+        return True
 
+    def hangs(self) -> bool:
+        """Whether, for `hang_s` seconds now, all jobs are lost and the model has ended no step: a device hangs."""
+        return self._leases.in_vain_s() >= self._settings.hang_s
 
-def _failure(job: Job, error: Exception) -> Failure:
-    if isinstance(error, JobError):
-        return Failure(job.id, error.code, str(error), error.retry)
-    _log.error(logfmt("job_raised", job=job.id), exc_info=without_quotes(error))
-    return Failure(job.id, "internal_error", _named(error), retry=True)
+    def problems(self) -> dict[str, str]:
+        """What keeps it from answering jobs, in words: database, schema, claims; empty where it is ready."""
+        found = dict(self._presence.problems)
+        since = perf_counter() - (self._looked_at or self._began)
+        # While jobs run, the next are looked for when the model gets free of them.
+        longest = max((job.timeout_s for job in self._leases.held), default=0.0)
+        if self._stopping.is_set():
+            found["claims"] = "the worker is stopping"
+        elif since > 2 * self._settings.lease_s + self._settings.poll_s + longest:
+            found["claims"] = f"the worker has not asked for jobs for {since:.0f} s"
+        return found
 
-
-def _named(error: Exception) -> str:
-    return f"{type(error).__name__}: {told(error)}"
+    def _activity(self) -> dict[str, object]:
+        """What the registry of workers shows of it now."""
+        doing = "stopping" if self._stopping.is_set() else "busy" if self._leases.held else "idle"
+        looked_s = None if self._looked_at is None else perf_counter() - self._looked_at
+        return {"status": doing, "looked_s": looked_s}
 
 
 def _note_released(ids: Collection[int]) -> None:
@@ -353,14 +276,13 @@ def _note_released(ids: Collection[int]) -> None:
     _log.info(logfmt("released", jobs=sorted(ids)))
 
 
-def _steps(results: Iterable[Prediction | Failure]) -> Mapping[str, float]:
-    """Milliseconds of the pipeline's steps, which all predictions of a batch share."""
-    return next((each.timings for each in results if isinstance(each, Prediction)), {})
-
-
-def _milliseconds_since(start: float) -> float:
-    return round((perf_counter() - start) * 1000, 3)
-
-
-_FAULT_OF_THE_WORKER = (SchemaMismatchError, psycopg.ProgrammingError)
-"""Missing functions or rights: every job would fail of it, so the worker ends instead."""
+def _note_recorded(batch: Batch, written: dict[Job, bool | Failure]) -> None:
+    if dropped := [job for job, held in written.items() if held is False]:
+        _log.warning(logfmt("fence_void", jobs=job_ids(dropped)))
+    metrics.RESULTS_DROPPED.inc(len(dropped))
+    recorded = [job for job, held in written.items() if held is True]
+    metrics.count_recorded([each for job in recorded if isinstance(each := batch.results[job], Prediction)])
+    timings = {**batch.timings, "record": milliseconds_since(batch.since)}
+    metrics.observe_steps({**batch.steps, **timings})
+    milliseconds = {name: round(value) for name, value in timings.items()}
+    _log.info(logfmt("recorded", jobs=job_ids(recorded), **milliseconds))

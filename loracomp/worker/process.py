@@ -37,7 +37,7 @@ def serve(worker: Worker, grace_s: float) -> int:
         if (first := _next_signal(thread, signals, float("inf"), worker.hangs)) is not None:
             _log.info(logfmt("stopping", signal=signal.Signals(first).name, grace_s=grace_s))
             worker.stop()
-            second = _next_signal(thread, signals, grace_s - min(2.0, 0.1 * grace_s))
+            second = _next_signal(thread, signals, leaves_after_s(grace_s))
             if thread.is_alive():
                 _leave(worker, 0 if second is None else 128 + second)
         elif thread.is_alive():
@@ -48,6 +48,11 @@ def serve(worker: Worker, grace_s: float) -> int:
     if errors:
         raise errors[0]
     return 0
+
+
+def leaves_after_s(grace_s: float) -> float:
+    """Seconds until a stopping worker gives up what runs: a tenth of the grace time, 2 s at most, is for giving it back."""
+    return grace_s - min(2.0, 0.1 * grace_s)
 
 
 def _run_and_keep_error(worker: Worker, errors: list[BaseException]) -> None:

@@ -1322,6 +1322,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("job_id"),
         schema="loracomp",
         comment="Answers, each with its whole trace in arrays; views unnest them.",
+        postgresql_with={"toast_tuple_target": "4080"},
     )
     op.create_index(
         "prediction_day",

@@ -7,7 +7,9 @@
 CREATE FUNCTION loracomp.audit_job_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- Of how many rows it will be, the planner knows nothing: before and after meet by a hash, whatever it guesses.
+-- Of how many rows it will be, the planner knows nothing: before and after meet by a hash, whatever it guesses, and whatever
+-- the function that made the change has turned off for itself.
+SET enable_hashjoin = on
 SET enable_nestloop = off
 SET enable_mergejoin = off
 AS $$
