@@ -13,13 +13,14 @@ import numpy.typing as npt
 from loracomp import __version__
 from loracomp.composition.predictor import Predictor
 from loracomp.composition.resident import Loaded
+from loracomp.composition.strategies import PackedAdapter
 from loracomp.database.connections import Connection
 from loracomp.database.routing import route
 from loracomp.errors import JobError
 from loracomp.model.cpu import ComputeThread
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
-from loracomp.records import Answer, Failure, Job, Prediction, Request, Routed, Versions
+from loracomp.records import Answer, Composition, Failure, Job, Prediction, Request, Routed, Versions
 from loracomp.registry.adapters import fetch_adapters
 
 
@@ -125,11 +126,16 @@ class Pipeline:
             job_id=job_id,
             trace=routed.trace,
             answer=answer,
-            composition_digest=routed.composition.digest(self.base.fingerprint),
+            composition_digest=self._digest(routed.composition, prepared.adapters) if answer else None,
             batch_size=batch_size,
             timings={**prepared.timings, **timings},
             versions=self.versions,
         )
+
+    def _digest(self, composition: Composition, adapters: Loaded) -> str:
+        used = [adapters[id_] for id_ in composition.adapter_ids]
+        scalings = [each.scaling for each in used if isinstance(each, PackedAdapter)]
+        return composition.digest(self.base.fingerprint, scalings)
 
     @property
     def device(self) -> str:

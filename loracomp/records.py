@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 Strategy = str
@@ -46,14 +46,15 @@ class Composition:
     random_parameters: bool = False
     """A control: each adapter's factors are replaced by random ones of the same norm, drawn from `seed`."""
 
-    def digest(self, base_fingerprint: str) -> str:
+    def digest(self, base_fingerprint: str, scalings: Sequence[float]) -> str:
         """Sha256 hex of what decides the result: base model, settings of the merge, sorted adapters with weights.
 
-        Weights count to 1e-6, so two routes that differ by rounding share a digest.
+        `scalings` are the adapters' own (alpha / rank), which their files don't hold. Weights count to 1e-6, so two
+        routes that differ by rounding share a digest.
         """
         weights = (round(weight * 1_000_000) for weight in self.weights)
-        pairs = sorted(zip(self.adapter_sha256, weights, strict=True))
-        content = [base_fingerprint, self.strategy, round(self.density, 6), self.seed, self.random_parameters, pairs]
+        adapters = sorted(zip(self.adapter_sha256, scalings, weights, strict=True))
+        content = [base_fingerprint, self.strategy, round(self.density, 6), self.seed, self.random_parameters, adapters]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
@@ -129,7 +130,8 @@ class Prediction:
     trace: Trace
     answer: Answer | None
     """None for a job of kind 'route'."""
-    composition_digest: str
+    composition_digest: str | None
+    """None where nothing was composed: a job of kind 'route'."""
     batch_size: int
     """Jobs that were answered together."""
     timings: Mapping[str, float]

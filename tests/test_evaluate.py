@@ -19,12 +19,14 @@ from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.pipeline import Pipeline, encode
 from loracomp.records import Request
+from loracomp.registry.adapter_files import CONFIG
 from loracomp.registry.adapters import activate_adapter, stage_adapter
 from loracomp.registry.base_models import register_base_model, set_encoder
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.tasks import add_task, import_examples
 from loracomp.worker import start
 from loracomp.worker.loop import Worker
+from loracomp.worker.record import record_predictions
 from model_fixtures import as_base
 from registry_data import tiny_description, write_adapter
 
@@ -173,6 +175,29 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
     assert warm.answer == answered.answer
     assert by_whom == [get_ident()] * 2
     assert answered.timings["predict"] + second.timings["encode"] <= elapsed
+
+
+def test_the_same_bytes_with_another_scaling_are_another_composition(connection, database, data, pipeline, tmp_path):
+    """And a job of kind route, which composes nothing, names none."""
+    folder, traces = tmp_path / "piqa-adapter", []
+    for alpha in (8, 16, 8):
+        config = json.loads((folder / CONFIG).read_text())
+        (folder / CONFIG).write_text(json.dumps(config | {"lora_alpha": alpha}))
+        activate_adapter(connection, stage_adapter(connection, folder, task="piqa").id)
+        add_jobs(connection, "Hold a hot pot", choices=["with a cloth", "with ice"], policy="own_task", task="piqa")
+        jobs = claim(connection, base_model="tiny")
+        record_predictions(connection, jobs, pipeline.run(connection, jobs))
+        query = "SELECT composition_digest, adapter_sha256, choice_scores FROM loracomp.job_trace WHERE job_id = %s"
+        traces += [tuple(row.values()) for row in connection.execute(query, [jobs[0].id])]
+    first, stronger, again = traces
+    assert first == again
+    assert first[0] != stronger[0] and first[1] == stronger[1] and first[2] != stronger[2]
+    add_jobs(connection, "Hold a hot pot", kind="route", policy="own_task", task="piqa")
+    jobs = claim(connection, base_model="tiny")
+    record_predictions(connection, jobs, pipeline.run(connection, jobs))
+    query = "SELECT adapter_sha256, composition_digest FROM loracomp.job_trace WHERE job_id = %s"
+    (row,) = connection.execute(query, [jobs[0].id])
+    assert row == {"adapter_sha256": first[1], "composition_digest": None}
 
 
 def test_tables_for_people(run, data, pipeline):

@@ -54,16 +54,8 @@ class Composer:
 
         JobError codes: those of the adapters; 'adapter_changed', 'adapter_unfit', 'composition_refused'.
         """
-        keys = [self._key(composition) for composition in compositions]
-        ready = {
-            key: self._composed(composition, adapters)
-            for key, composition in dict(zip(keys, compositions, strict=True)).items()
-        }
-        return [ready[key] for key in keys]
-
-    def _key(self, composition: Composition) -> str:
-        # One file may be registered twice, with another alpha: the digest sees the file alone, the ids tell them apart.
-        return f"{composition.digest(self._base.fingerprint)} {composition.adapter_ids}"
+        ready = {composition: self._composed(composition, adapters) for composition in set(compositions)}
+        return [ready[composition] for composition in compositions]
 
     def _composed(self, composition: Composition, adapters: Loaded) -> Composed | JobError:
         if not composition.adapter_ids:

@@ -668,7 +668,11 @@ prediction = Table(
     _required("adapter_weights", ARRAY(Double), "Weight of each composed adapter.", server_default=text("'{}'")),
     _required("policy_settings", JSONB, "The policy's settings as they were, with its name."),
     _optional("fallback", Text, "Why the base model answered alone; null where adapters were composed."),
-    _optional("composition_digest", Text, "Sha256 that identifies base model, adapters, weights and strategy."),
+    _optional(
+        "composition_digest",
+        Text,
+        "Sha256 of what decides the result: base model, adapters, their scalings and weights, strategy, density, seed.",
+    ),
     _optional(
         "norm_ratio",
         Double,

@@ -51,7 +51,7 @@ def serve(worker: Worker, grace_s: float) -> int:
 
 
 def leaves_after_s(grace_s: float) -> float:
-    """Seconds until a stopping worker gives up what runs: a tenth of the grace time, 2 s at most, is for giving it back."""
+    """Seconds until a stopping worker gives up what runs; a tenth of the time, at most 2 s, is left to give it back."""
     return grace_s - min(2.0, 0.1 * grace_s)
 
 

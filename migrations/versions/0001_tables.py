@@ -1227,7 +1227,7 @@ def upgrade() -> None:
             "composition_digest",
             sa.Text(),
             nullable=True,
-            comment="Sha256 that identifies base model, adapters, weights and strategy.",
+            comment="Sha256 of what decides the result: base model, adapters, their scalings and weights, strategy, density, seed.",
         ),
         sa.Column(
             "norm_ratio",

@@ -1,4 +1,4 @@
--- Reads only. Everything that is known of a job, one row each; arrays as they are stored.
+-- Reads only. What is known of a job, its embedding apart, one row each; arrays as they are stored.
 CREATE VIEW loracomp.job_trace WITH (security_invoker) AS
 SELECT
     j.id AS job_id,
@@ -55,14 +55,14 @@ SELECT
     j.finished_at,
     j.temperature,
     j.top_p,
-    CASE WHEN j.choices IS NULL THEN coalesce(j.seed, j.id) END AS seed,
+    CASE WHEN j.kind = 'predict' AND j.choices IS NULL AND j.temperature > 0 THEN coalesce(j.seed, j.id) END AS seed,
     p.eligible_task_count
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
-COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and whole trace, as stored.';
+COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and trace as stored; the embedding stays in loracomp.prediction.';
 COMMENT ON COLUMN loracomp.job_trace.job_id IS 'The job.';
 COMMENT ON COLUMN loracomp.job_trace.prompt IS 'The text that was asked.';
-COMMENT ON COLUMN loracomp.job_trace.seed IS 'What generated text is drawn by; null where choices were scored.';
+COMMENT ON COLUMN loracomp.job_trace.seed IS 'What generated text is drawn by; null where nothing is drawn: choices are scored, or temperature is 0.';
 COMMENT ON COLUMN loracomp.job_trace.output IS 'The answer: the best choice, or the generated text.';
 COMMENT ON COLUMN loracomp.job_trace.policy_settings IS 'Those settings as they were when the job ran.';
 COMMENT ON COLUMN loracomp.job_trace.timings IS
