@@ -16,7 +16,7 @@ from loracomp.database.connections import Connection
 from loracomp.worker.record import record_predictions
 
 SYSTEMS = {"bare", "loracomp", "pgqueuer", "procrastinate"}
-TINY = "--seconds 0.2 --rounds 1 --batch 1 --depth 0 --history 9 --submitters 3 --claims 4"
+TINY = "--seconds 0.2 --rounds 1 --batch 1 --depth 0 --history 9 --submitters 3 --claims 4 --minutes 0.05"
 
 
 def test_what_stands_in_for_the_model_is_recorded_and_so_is_a_made_up_history(connection: Connection) -> None:
@@ -45,6 +45,9 @@ def test_every_part_is_measured_and_written(tmp_path: Path) -> None:
     rates = {row["system"]: row["jobs_per_s"] for row in figures["throughput"]}
     assert {"bare", "loracomp"} <= rates.keys() <= SYSTEMS  # the libraries where they are installed
     assert all(rate > 0 for rate in rates.values())
+    for row in figures["throughput"]:
+        assert row["server_ms_a_job"] > 0 < row["wal_bytes_a_job"], row
+        assert row["client_ms_a_job"] >= 0 < row["commits_a_job"], row
     ours = [(row["batch"], row["workers"]) for row in figures["grid"] if row["system"] == "loracomp"]
     assert ours == [(1, 1), (1, 2), (1, 3), (1, 4)]
     assert all(row["jobs_per_s"] > 0 for row in figures["grid"])
@@ -54,4 +57,7 @@ def test_every_part_is_measured_and_written(tmp_path: Path) -> None:
     assert [row["submitters"] for row in figures["submitters"]] == [1, 3]
     assert all(row["claim_p50_ms"] > 0 < row["record_p50_ms"] for row in figures["depth"] + figures["history"])
     assert all(row["claim_p50_ms"] > 0 for row in figures["submitters"])
+    under = {(row["system"], row["snapshot"]): row["jobs_per_s"] for row in figures["snapshot"]}
+    assert {("bare", "none"), ("bare", "held"), ("loracomp", "none"), ("loracomp", "held")} <= under.keys()
+    assert all(rate > 0 for rate in under.values())
     assert [row["hint"] for row in figures["inserts"] if row["jobs_per_s"] > 0] == ["on", "on", "off", "off"]

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from .growth import by_depth, by_history, by_submitters, inserts
 from .place import install, one, own_server
+from .snapshot import under_a_snapshot
 from .throughput import grid, throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
@@ -38,6 +39,7 @@ class Part(StrEnum):
     HISTORY = "history"
     SUBMITTERS = "submitters"
     INSERTS = "inserts"
+    SNAPSHOT = "snapshot"
 
 
 def main(  # noqa: PLR0917
@@ -49,6 +51,7 @@ def main(  # noqa: PLR0917
     rounds: Annotated[int, typer.Option(help="Of throughput: batches of 64, one worker.")] = 5,
     claims: Annotated[int, typer.Option(help="At each size of queue and history.")] = 500,
     batch: Annotated[int, typer.Option(help="Jobs in the largest batch of the grid.")] = 256,
+    minutes: Annotated[float, typer.Option(help="That a reader holds its snapshot, and the same without.")] = 0.5,
     python: Annotated[str, typer.Option(help="A Python that has procrastinate and pgqueuer.")] = sys.executable,
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = OUT,
 ) -> None:
@@ -68,6 +71,7 @@ def main(  # noqa: PLR0917
             Part.HISTORY: lambda: by_history(url, [0, *steps(history)], claims, say),
             Part.SUBMITTERS: lambda: by_submitters(url, [1, *steps(submitters)], depth, claims, say),
             Part.INSERTS: lambda: inserts(url, seconds),
+            Part.SNAPSHOT: lambda: under_a_snapshot(url, pythons, minutes, min(batch, 64), say),
         }
         machine = {
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",

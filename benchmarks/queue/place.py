@@ -17,11 +17,16 @@ from psycopg.conninfo import conninfo_to_dict
 
 from loracomp.database import embedded
 
+from .costs import Counters
+
 ROOT = Path(__file__).parents[2]
 SETTLE_S = float(os.environ.get("SETTLE_S", "120"))
 RESULTS = {"loracomp": "loracomp.prediction"}
 COMMIT = "SELECT pg_logical_emit_message(true, 'probe', '')"
 """A transaction that has hardly anything to commit."""
+BACKENDS = (
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
+)
 _numbers = count()
 
 
@@ -60,31 +65,52 @@ class Queue:
         self.do("insert", jobs)
         one(self.url, "VACUUM ANALYZE", rows=False)
 
-    def recorded(self) -> int:
-        return int(one(self.url, f"SELECT count(*) FROM {self.results}"))
-
     def bytes_a_result(self) -> float:
         """With its share of indexes and of what is stored beside the table."""
         return float(one(self.url, f"SELECT pg_total_relation_size('{self.results}') / count(*) FROM {self.results}"))
 
-    def rate(self, jobs: int, batch: int, workers: int, seconds: float) -> float:
-        """Jobs recorded a second by so many workers, once they are under way; `jobs` are there when they start."""
+    def measured(self, jobs: int, batch: int, workers: int, seconds: float) -> dict[str, float]:
+        """Jobs recorded a second by so many workers, once they are under way, and what a job costs.
+
+        `jobs` are there when they start.
+        """
         self.fill(jobs)
         settle(self.url)
-        processes = [self.call("work", batch) for _ in range(workers)]
-        try:
-            wait_until(lambda: self.recorded() > 0)
-            time.sleep(1)
-            first, started = self.recorded(), time.perf_counter()
-            time.sleep(seconds)
-            last, ended = self.recorded(), time.perf_counter()
-        finally:
-            for process in processes:
-                process.kill()
-                process.wait()
-        if last >= jobs:
-            raise SystemExit(f"{self.system}: {jobs} jobs were done too soon to be measured")
-        return (last - first) / (ended - started)
+        with psycopg.connect(self.url) as watch:
+
+            def look(statement: str) -> tuple[Any, ...]:
+                # Rolled back: watching adds no commits.
+                row = watch.execute(statement.encode()).fetchone()
+                watch.rollback()
+                assert row is not None
+                return row
+
+            def recorded() -> int:
+                return int(look(f"SELECT count(*) FROM {self.results}")[0])
+
+            before = Counters.now(look, 0, [])
+            processes = [self.call("work", batch) for _ in range(workers)]
+            pids = [process.pid for process in processes]
+            try:
+                wait_until(lambda: recorded() > 0)
+                time.sleep(1)
+                started = time.perf_counter()
+                first = Counters.now(look, recorded(), pids)
+                time.sleep(seconds)
+                last, ended = Counters.now(look, recorded(), pids), time.perf_counter()
+            finally:
+                for process in processes:
+                    process.kill()
+                    process.wait()
+            if last.jobs >= jobs:
+                raise SystemExit(f"{self.system}: {jobs} jobs were done too soon to be measured")
+            wait_until(lambda: look(BACKENDS) == (1,))
+            all_ = Counters.now(look, recorded(), [])
+        return {
+            "jobs_per_s": (last.jobs - first.jobs) / (ended - started),
+            **last.costs_since(first),
+            "commits_a_job": round((all_.commits - before.commits) / all_.jobs, 3),
+        }
 
 
 def install(system: str, python: str, maintenance: str) -> None:

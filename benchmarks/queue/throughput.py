@@ -16,6 +16,8 @@ POINTS = {
     "pgqueuer": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
     "procrastinate": [*((batch, 1) for batch in (1, 8, 64)), (64, 2), (64, 4)],
 }
+COSTS = ("server_ms_a_job", "client_ms_a_job", "wal_bytes_a_job", "commits_a_job")
+"""CPU time of the server's processes and of the workers, in milliseconds; the rest of the whole server."""
 FASTEST = {"loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000}
 """Jobs a second, more than any does."""
 
@@ -43,18 +45,20 @@ def measure(
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
     """A row for each system, batch and number of workers, sorted; medians where one is measured more than once."""
-    measured: dict[tuple[str, int, int], list[float]] = {}
+    measured: dict[tuple[str, int, int], list[dict[str, float]]] = {}
     sizes: dict[str, float] = {}
     for system, batch, workers in points:
         with queue(system, pythons[system], maintenance) as made:
-            rate = made.rate(round(FASTEST[system] * (seconds + 2)), batch, workers, seconds)
+            found = made.measured(round(FASTEST[system] * (seconds + 2)), batch, workers, seconds)
             sizes[system] = made.bytes_a_result()
-        measured.setdefault((system, batch, workers), []).append(rate)
-        say(f"{system}: batches of {batch}, {workers} workers: {rate:.0f} jobs/s")
+        measured.setdefault((system, batch, workers), []).append(found)
+        say(f"{system}: batches of {batch}, {workers} workers: {found['jobs_per_s']:.0f} jobs/s")
     return [
         {
-            "system": system, "batch": batch, "workers": workers, "jobs_per_s": round(median(rates)),
-            "rounds": [round(rate) for rate in rates], "bytes_a_result": round(sizes[system]),
+            "system": system, "batch": batch, "workers": workers,
+            "jobs_per_s": round(median(each["jobs_per_s"] for each in rounds)),
+            "rounds": [round(each["jobs_per_s"]) for each in rounds], "bytes_a_result": round(sizes[system]),
+            **{cost: round(median(each[cost] for each in rounds), 3) for cost in COSTS},
         }
-        for (system, batch, workers), rates in sorted(measured.items())
+        for (system, batch, workers), rounds in sorted(measured.items())
     ]  # fmt: skip

@@ -1,0 +1,82 @@
+"""The queue's rate while a reader holds a snapshot, so that no dead row can be cleaned up; and without."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from statistics import mean
+from typing import Any
+
+import psycopg
+
+from .place import Queue, queue, settle, wait_until
+from .throughput import FASTEST
+
+AHEAD_S = 10
+"""Seconds' worth of jobs that are queued at least, at the highest rate that a system reaches."""
+STEP_S = 2.0
+WRITTEN = "SELECT n_tup_ins FROM pg_stat_all_tables WHERE relid = %s::regclass"
+"""Counting rows would take longer from minute to minute."""
+
+
+def under_a_snapshot(
+    maintenance: str, pythons: dict[str, str], minutes: float, batch: int, say: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    """Two rows for each system, one worker each: clean, and with a snapshot that is held from start to end."""
+    rows = []
+    for system, python in pythons.items():
+        clean = 0.0
+        for held in (False, True):
+            with queue(system, python, maintenance) as made:
+                rates = paced(made, minutes, batch, held)
+            rate = mean(rates)
+            clean = clean or rate
+            say(f"{system}: {rate:.0f} jobs/s {'under a snapshot' if held else 'clean'}")
+            fifth = max(1, len(rates) // 5)
+            rows.append({
+                "system": system, "snapshot": "held" if held else "none", "minutes": minutes, "batch": batch,
+                "jobs_per_s": round(rate), "first_fifth": round(mean(rates[:fifth])),
+                "last_fifth": round(mean(rates[-fifth:])), "of_clean": round(rate / clean, 2),
+            })  # fmt: skip
+    return rows
+
+
+def paced(made: Queue, minutes: float, batch: int, held: bool) -> list[float]:
+    """Jobs recorded a second, step by step, by one worker whose queue never runs dry."""
+    ahead = FASTEST[made.system] * AHEAD_S
+    made.fill(2 * ahead)
+    settle(made.url)
+    inserted, rates = 2 * ahead, []
+    with psycopg.connect(made.url, autocommit=True) as watch, snapshot(made.url) if held else nullcontext():
+        worker = made.call("work", batch)
+        try:
+            wait_until(lambda: written(watch, made) > 0)
+            begun = before = time.perf_counter()
+            done = written(watch, made)
+            while before - begun < 60 * minutes:
+                if inserted - done < ahead:
+                    made.do("insert", ahead)
+                    inserted += ahead
+                time.sleep(STEP_S)
+                now, done_now = time.perf_counter(), written(watch, made)
+                rates.append((done_now - done) / (now - before))
+                before, done = now, done_now
+            assert worker.poll() is None, f"{made.system}: the worker ended"
+        finally:
+            worker.kill()
+            worker.wait()
+    return rates
+
+
+def written(watch: psycopg.Connection, made: Queue) -> int:
+    row = watch.execute(WRITTEN, (made.results,)).fetchone()
+    return 0 if row is None else int(row[0])
+
+
+@contextmanager
+def snapshot(url: str) -> Iterator[None]:
+    """A reader that looks at the database as it is now, until the block ends."""
+    with psycopg.connect(url, autocommit=True) as reader:
+        reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT count(*) FROM pg_class")
+        yield
+        reader.execute("ROLLBACK")
