@@ -8,16 +8,17 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
+from transformers import AutoModelForCausalLM
 
 from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import AdapterWeights, compose
 from loracomp.errors import RefusedError
-from loracomp.model.loading import load_base_model
+from loracomp.model.loading import adaptable_modules, load_base_model
 from loracomp.records import Composition, Request
 from loracomp.registry.adapter_files import CONFIG, own_scaling, parse_factors, read_adapter
 from loracomp.registry.adapters import export_adapter, fetch_adapters, find_adapter, stage_adapter
 from loracomp.registry.base_models import RegisteredBaseModel
-from model_fixtures import LETTERS, MERGES, letter_tokenizer, tiny_llama
+from model_fixtures import LETTERS, MERGES, as_base, letter_tokenizer, tiny_llama
 from registry_data import logits_with, quiet_peft, write_adapter
 from registry_data import registered as in_database
 
@@ -51,7 +52,11 @@ PROMPT, CHOICES = "Is it so?\nAnswer:", ("yes", "no", "perhaps")
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning"),  # PEFT 0.21 reads it
-    pytest.mark.filterwarnings("ignore:The following rank_pattern keys:RuntimeWarning"),  # of Mixtral, by PEFT itself
+    pytest.mark.filterwarnings(
+        "ignore:The following (rank|alpha)_pattern keys:RuntimeWarning"
+    ),  # of Mixtral, by PEFT itself
+    pytest.mark.filterwarnings("ignore:fan_in_fan_out is set to:UserWarning"),  # GPT-2 has modules of both kinds
+    pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`:UserWarning"),
     pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`:UserWarning"),
 ]
 
@@ -155,6 +160,8 @@ def assert_equal_to_peft(base, model, folders, adapters, tolerance=1e-4):
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_choices_and_texts_are_those_of_peft(architecture, targets, tmp_path):
     modules = targets if targets == "all-linear" else list(ARCHITECTURES[architecture][1])
+    if (architecture, targets) == ("Mixtral", "all-linear"):
+        modules = ["q_proj", "k_proj", "v_proj", "o_proj"]  # its experts are no linear layers
     base = load_base_model(saved(tiny(architecture), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
     model = tiny(architecture)
     conv = {"fan_in_fan_out": True} if architecture == "GPT-2" else {}
@@ -162,9 +169,21 @@ def test_choices_and_texts_are_those_of_peft(architecture, targets, tmp_path):
     assert_equal_to_peft(base, model, folders, adapters)
 
 
+def test_experts_are_refused_by_name_for_peft_does_not_mix_them_either(tmp_path):
+    """All that is linear in Mixtral is, to PEFT, its experts too, as parameters."""
+    base = load_base_model(saved(tiny("Mixtral"), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
+    folders = [tmp_path / str(number) for number in (0, 1)]
+    for number, folder in enumerate(folders):
+        write_adapter(folder, seed=number, model=tiny("Mixtral"), target_modules="all-linear")
+    with pytest.raises(RefusedError, match=r"target_parameters is \['gate_up_proj', 'down_proj', 'gate.weight'\]"):
+        read_adapter(folders[0], registered(base), any_base=True)
+    with pytest.raises(ValueError, match=r"add_weighted_adapter does not support targeting nn\.Parameter"):
+        mixed_by_peft(tiny("Mixtral"), folders, "cat")
+
+
 def test_the_table_of_architectures_stands_in_the_docs():
     rows = [
-        f"| {name} | `{'`, `'.join(modules)}` | yes | yes | yes | yes |"
+        f"| {name} | `{'`, `'.join(modules)}` | yes | yes | yes | {'attention' if name == 'Mixtral' else 'yes'} |"
         for name, (_, modules, _) in ARCHITECTURES.items()
     ]
     head = "| architecture | query and value | scores | generates | q/v | all-linear |\n|---|---|---|---|---|---|\n"
@@ -189,11 +208,11 @@ def test_the_output_head_and_the_embedding_are_adapted_as_by_peft(architecture, 
 def test_an_embedding_that_is_not_the_base_models_is_refused(tmp_path):
     base = load_base_model(saved(tiny("Llama"), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
     write_adapter(tmp_path / "adapter", model=tiny("Llama", seed=1), target_modules=["embed_tokens"])
-    with pytest.raises(RefusedError, match="embed_tokens.base_layer.weight, which is not base model base's"):
+    with pytest.raises(RefusedError, match=r"embed_tokens\.base_layer\.weight, which is not base model base's"):
         read_adapter(tmp_path / "adapter", registered(base), any_base=True)
 
 
-PATTERNS = {"rank_pattern": {"layers.1.self_attn.q_proj": 2, "v_proj": 6}, "alpha_pattern": {"q_proj": 3, "^foo": 1}}
+PATTERNS = {"rank_pattern": {"layers.1.self_attn.q_proj": 2, "v_proj": 6}, "alpha_pattern": {"q_proj": 3}}
 
 
 @pytest.mark.parametrize("strategy", ["cat", "linear", "ties", "magnitude_prune"])
@@ -205,7 +224,8 @@ def test_a_rank_and_an_alpha_for_each_module_merge_as_by_peft(strategy, use_rslo
     assert {len(A) for A, _ in adapters[0].factors.values()} == {2, 6}
     density = {"density": 0.4} if strategy in ("ties", "magnitude_prune") else {}
     peft_model = mixed_by_peft(model, folders, strategy, **density)
-    scale = 6**0.5 if use_rslora else 1  # PEFT's merge counts rsLoRA's scaling twice
+    rank = 12 if strategy == "cat" else 6
+    scale = rank**0.5 if use_rslora else 1  # PEFT's merge counts rsLoRA's scaling twice
     for module, (A, B) in compose(strategy, adapters, WEIGHTS, **density).items():
         expected = peft_model.get_base_model().get_submodule(module).get_delta_weight("mix") / scale
         torch.testing.assert_close(B @ A, expected, rtol=1e-4, atol=1e-5)
@@ -232,3 +252,39 @@ def test_the_first_pattern_that_matches_counts_also_out_of_the_database(connecti
 def change_alpha(folder, alpha):
     path = folder / CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | {"alpha_pattern": {"q_proj": alpha}}))
+
+
+def quantised(package, folder):
+    """A tiny Llama quantised by the package, twice: as a base model is loaded, and for PEFT."""
+    pytest.importorskip(package, reason=f"{package} is not installed, which quantises base models")
+    if package == "bitsandbytes":
+        settings = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
+    else:
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        settings = transformers.TorchAoConfig(Int8WeightOnlyConfig())
+    saved(wide_llama(), folder)
+    load = partial(AutoModelForCausalLM.from_pretrained, folder, quantization_config=settings, dtype=torch.float32)
+    return load().eval().requires_grad_(False), load().eval().requires_grad_(False)
+
+
+def wide_llama():
+    """Wide enough for blocks of 64, by which bitsandbytes quantises."""
+    settings = COMMON | GROUPED | {"hidden_size": 64, "intermediate_size": 128}
+    torch.manual_seed(0)
+    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**settings)).eval().requires_grad_(False)
+
+
+@pytest.mark.filterwarnings("default")  # these packages warn of much that is none of ours
+@pytest.mark.parametrize("package", ["bitsandbytes", "torchao"])
+def test_a_quantised_base_gets_what_peft_gives_it(package, tmp_path):
+    served, model = quantised(package, tmp_path / "base")
+    base = as_base(served, letter_tokenizer(), adaptable_modules(wide_llama()))
+    kinds = {type(module).__name__ for module in served.modules()} | {type(p).__name__ for p in served.parameters()}
+    assert kinds & {"Linear4bit", "Int8Tensor", "AffineQuantizedTensor", "LinearActivationQuantizedTensor"}, kinds
+    folders = []
+    for number in (0, 1):  # saved on the whole model: PEFT's folders don't depend on what the base is stored in
+        folders.append(tmp_path / str(number))
+        write_adapter(folders[-1], seed=number, model=wide_llama(), target_modules="all-linear")
+    adapters = [staged(folder, base, number) for number, folder in enumerate(folders)]
+    assert_equal_to_peft(base, model, folders, adapters)

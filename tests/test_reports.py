@@ -41,7 +41,7 @@ def mixed(**probabilities: float) -> dict[str, object]:
 
 
 def refresh(connection: db.Connection) -> None:
-    assert len(connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()) == 6
+    assert len(connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()) == 7
 
 
 # What they say.
@@ -216,7 +216,7 @@ def test_they_stay_as_they_were_until_refreshed_and_say_since_when(
     assert values(connection, COUNT) == {2}
     assert values(connection, "SELECT refreshed_at > %s FROM bi.report_refresh", [before["at"]]) == {True}
     assert values(connection, "SELECT DISTINCT seconds BETWEEN 0 AND 60 FROM bi.report_refresh") == {True}
-    shown = "SELECT refreshed_at FROM bi.adapter_usage_by_day UNION SELECT refreshed_at FROM bi.report_refresh"
+    shown = "SELECT as_of FROM bi.adapter_usage_by_day UNION SELECT refreshed_at FROM bi.report_refresh"
     assert len(values(connection, shown + " WHERE report = 'adapter_usage_by_day'")) == 1
 
 

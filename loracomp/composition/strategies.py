@@ -7,7 +7,7 @@ weights. What differs from job to job are gates, two numbers an adapter. Referen
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -42,6 +42,8 @@ class PackedAdapter:
     """How its factors were changed; empty: as they were stored."""
     roots: Mapping[str, float] = field(default_factory=dict)
     """What A and B of a module with a scaling of its own are multiplied by: sqrt(its scaling / `scaling`)."""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """Each module's rank where they differ: zeros stand behind the lower ones in its blocks."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -67,7 +69,10 @@ class AdapterWeights:
         for module, root in roots.items():
             A, B = factors[module]
             factors[module] = Factors(A.float() * root, B.float() * root)
-        return PackedAdapter(self.id, self.sha256, self.scaling, pack(factors), roots=roots)
+        ranks = {module: len(A) for module, (A, _) in factors.items()}
+        if len(set(ranks.values())) == 1:
+            ranks = {}
+        return PackedAdapter(self.id, self.sha256, self.scaling, pack(factors), roots=roots, ranks=ranks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -165,6 +170,10 @@ def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) ->
     name = mask_name(strategy, density, seed)
     if name.startswith("dropped"):
         return _drawn(adapter, "dare", seed, lambda each, draw: drop_and_rescale(each.float(), density, draw), name)
+    if name.startswith("trimmed") and adapter.ranks:
+        each = ((module, (A[None], B[None])) for module, (A, B) in _factors(adapter))
+        factors = {module: Factors(*(keep_largest(side, density)[0] for side in sides)) for module, sides in each}
+        return _changed(adapter, pack(factors), name)
     if name.startswith("trimmed"):
         kept = {
             shape: Block(modules, keep_largest(A, density), keep_largest(B, density))
@@ -207,10 +216,17 @@ def _drawn(
 ) -> PackedAdapter:
     """Every module's A, then B, changed by what its own generator draws."""
     drawn = {}
-    for module, (A, B) in unpack(adapter.blocks).items():
+    for module, (A, B) in _factors(adapter):
         generator = seeded_generator(use, seed, adapter.sha256, module)
         drawn[module] = Factors(change(A, generator), change(B, generator))
     return _changed(adapter, pack(drawn), name)
+
+
+def _factors(adapter: PackedAdapter) -> Iterator[tuple[str, Factors]]:
+    """Each module's, of its own rank."""
+    for module, (A, B) in unpack(adapter.blocks).items():
+        rank = adapter.ranks.get(module, len(A))
+        yield module, Factors(A[:rank], B[:, :rank])
 
 
 def _changed(adapter: PackedAdapter, blocks: Blocks, name: str) -> PackedAdapter:
