@@ -141,19 +141,17 @@ def greedy(model, tokenizer, tokens=6):
     return tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
-def assert_equal_to_peft(base, model, folders, adapters, tolerance=1e-4):
+def assert_equal_to_peft(base, made, folders, adapters, tolerance=1e-4):
+    """`made` makes the base model again, for PEFT to change."""
     by_cat, by_linear, written, alone = answers(base, adapters)
     close = partial(pytest.approx, rel=tolerance, abs=tolerance)
-    plain = scores(model, base.tokenizer)
+    plain = scores(made(), base.tokenizer)
     assert alone.choice_scores == close(plain)
-    peft_model = mixed_by_peft(model, folders, "cat")
+    peft_model = mixed_by_peft(made(), folders, "cat")
     assert by_cat.choice_scores == close(scores(peft_model, base.tokenizer))
     assert max(abs(a - b) for a, b in zip(by_cat.choice_scores, plain, strict=True)) > 0.1
     assert written.output == greedy(peft_model, base.tokenizer)
-    peft_model.unload()
-    peft_model = mixed_by_peft(model, folders, "linear")
-    assert by_linear.choice_scores == close(scores(peft_model, base.tokenizer))
-    peft_model.unload()
+    assert by_linear.choice_scores == close(scores(mixed_by_peft(made(), folders, "linear"), base.tokenizer))
 
 
 @pytest.mark.parametrize("targets", ["query and value", "all-linear"])
@@ -163,10 +161,9 @@ def test_choices_and_texts_are_those_of_peft(architecture, targets, tmp_path):
     if (architecture, targets) == ("Mixtral", "all-linear"):
         modules = ["q_proj", "k_proj", "v_proj", "o_proj"]  # its experts are no linear layers
     base = load_base_model(saved(tiny(architecture), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
-    model = tiny(architecture)
     conv = {"fan_in_fan_out": True} if architecture == "GPT-2" else {}
-    folders, adapters = two_adapters(tmp_path, base, model, target_modules=modules, **conv)
-    assert_equal_to_peft(base, model, folders, adapters)
+    folders, adapters = two_adapters(tmp_path, base, tiny(architecture), target_modules=modules, **conv)
+    assert_equal_to_peft(base, partial(tiny, architecture), folders, adapters)
 
 
 def test_experts_are_refused_by_name_for_peft_does_not_mix_them_either(tmp_path):
@@ -197,12 +194,11 @@ def test_the_output_head_and_the_embedding_are_adapted_as_by_peft(architecture, 
     monkeypatch.setattr("loracomp.composition.layers._Batch.shared_is_cheaper", lambda *_: shared)
     head, embedding = ("lm_head", "wte" if architecture == "GPT-2" else "embed_tokens")
     base = load_base_model(saved(tiny(architecture), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
-    model = tiny(architecture)
     targets = [head, embedding, ARCHITECTURES[architecture][1][0]]
     conv = {"fan_in_fan_out": True} if architecture == "GPT-2" else {}
-    folders, adapters = two_adapters(tmp_path, base, model, target_modules=targets, **conv)
+    folders, adapters = two_adapters(tmp_path, base, tiny(architecture), target_modules=targets, **conv)
     assert len({*adapters[0].factors} & {"lm_head", "model.embed_tokens", "transformer.wte"}) == 2
-    assert_equal_to_peft(base, model, folders, adapters)
+    assert_equal_to_peft(base, partial(tiny, architecture), folders, adapters)
 
 
 def test_an_embedding_that_is_not_the_base_models_is_refused(tmp_path):
@@ -219,19 +215,17 @@ PATTERNS = {"rank_pattern": {"layers.1.self_attn.q_proj": 2, "v_proj": 6}, "alph
 @pytest.mark.parametrize("use_rslora", [False, True])
 def test_a_rank_and_an_alpha_for_each_module_merge_as_by_peft(strategy, use_rslora, tmp_path):
     base = load_base_model(saved(tiny("Llama"), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
-    model = tiny("Llama")
-    folders, adapters = two_adapters(tmp_path, base, model, r=6, use_rslora=use_rslora, **PATTERNS)
+    folders, adapters = two_adapters(tmp_path, base, tiny("Llama"), r=6, use_rslora=use_rslora, **PATTERNS)
     assert {len(A) for A, _ in adapters[0].factors.values()} == {2, 6}
     density = {"density": 0.4} if strategy in ("ties", "magnitude_prune") else {}
-    peft_model = mixed_by_peft(model, folders, strategy, **density)
+    peft_model = mixed_by_peft(tiny("Llama"), folders, strategy, **density)
     rank = 12 if strategy == "cat" else 6
     scale = rank**0.5 if use_rslora else 1  # PEFT's merge counts rsLoRA's scaling twice
     for module, (A, B) in compose(strategy, adapters, WEIGHTS, **density).items():
         expected = peft_model.get_base_model().get_submodule(module).get_delta_weight("mix") / scale
         torch.testing.assert_close(B @ A, expected, rtol=1e-4, atol=1e-5)
     if not use_rslora:
-        peft_model.unload()
-        assert_equal_to_peft(base, tiny("Llama"), folders, adapters)
+        assert_equal_to_peft(base, partial(tiny, "Llama"), folders, adapters)
 
 
 def test_the_first_pattern_that_matches_counts_also_out_of_the_database(connection, tmp_path):
@@ -255,7 +249,7 @@ def change_alpha(folder, alpha):
 
 
 def quantised(package, folder):
-    """A tiny Llama quantised by the package, twice: as a base model is loaded, and for PEFT."""
+    """What loads a tiny Llama quantised by the package."""
     pytest.importorskip(package, reason=f"{package} is not installed, which quantises base models")
     if package == "bitsandbytes":
         settings = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32)
@@ -265,7 +259,7 @@ def quantised(package, folder):
         settings = transformers.TorchAoConfig(Int8WeightOnlyConfig())
     saved(wide_llama(), folder)
     load = partial(AutoModelForCausalLM.from_pretrained, folder, quantization_config=settings, dtype=torch.float32)
-    return load().eval().requires_grad_(False), load().eval().requires_grad_(False)
+    return lambda: load().eval().requires_grad_(False)
 
 
 def wide_llama():
@@ -278,7 +272,8 @@ def wide_llama():
 @pytest.mark.filterwarnings("default")  # these packages warn of much that is none of ours
 @pytest.mark.parametrize("package", ["bitsandbytes", "torchao"])
 def test_a_quantised_base_gets_what_peft_gives_it(package, tmp_path):
-    served, model = quantised(package, tmp_path / "base")
+    made = quantised(package, tmp_path / "base")
+    served = made()
     base = as_base(served, letter_tokenizer(), adaptable_modules(wide_llama()))
     kinds = {type(module).__name__ for module in served.modules()} | {type(p).__name__ for p in served.parameters()}
     assert kinds & {"Linear4bit", "Int8Tensor", "AffineQuantizedTensor", "LinearActivationQuantizedTensor"}, kinds
@@ -287,4 +282,18 @@ def test_a_quantised_base_gets_what_peft_gives_it(package, tmp_path):
         folders.append(tmp_path / str(number))
         write_adapter(folders[-1], seed=number, model=wide_llama(), target_modules="all-linear")
     adapters = [staged(folder, base, number) for number, folder in enumerate(folders)]
-    assert_equal_to_peft(base, model, folders, adapters)
+    assert_equal_to_peft(base, made, folders, adapters)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_folder_of_quantised_weights_is_a_base_model_with_the_modules_of_the_whole_one(tmp_path):
+    served = quantised("bitsandbytes", tmp_path / "whole")()
+    base = load_base_model(saved(served, tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
+    assert "Linear4bit" in {type(module).__name__ for module in base.model.modules()}
+    assert base.modules == adaptable_modules(wide_llama())
+    write_adapter(tmp_path / "0", model=wide_llama(), target_modules="all-linear")
+    adapter = staged(tmp_path / "0", base, 0)
+    composition = Composition((0,), (adapter.sha256,), (1.0,), strategy="cat")
+    requests = [Request(PROMPT, CHOICES, None, composition=each) for each in (composition, Composition())]
+    mixed, alone = Predictor(base).predict(requests, lambda _: [adapter])
+    assert mixed.choice_scores != alone.choice_scores

@@ -123,7 +123,7 @@ def test_what_is_erased_is_not_remembered(connection: db.Connection, examples: d
         tagged(connection, examples, "yes", days_ago=3, customer=customer)
     connection.execute(LATE)
     tagged(connection, examples, "yes", customer=7)
-    rows = connection.execute("SELECT * FROM loracomp.erase_jobs('{\"customer\": 7}')").fetchall()
+    rows = connection.execute("SELECT * FROM loracomp.erase_jobs(tags => '{\"customer\": 7}')").fetchall()
     assert ("sums of purged jobs by this tag deleted", 1) in [(row["what"], row["rows"]) for row in rows]
     assert report(connection, "value, n", "answers_by_tag") == [("8", 1)]
     connection.execute("SELECT loracomp.erase_submitter(current_user)")
