@@ -237,9 +237,10 @@ def _at_places(hook: _Hook, rows: int) -> _Hook:
         if row is None:
             return hook(module, args, output)
         x, row = args[0][0], row.to(output.device)
-        # Places by row, padded: slot [places] is a place's number in its row.
-        slot = (row[:, None] == row).tril(-1).sum(1)
-        by_row = x.new_zeros(rows, int(slot.max()) + 1, x.shape[1])
+        # Places by row, padded: slot [places] is a place's number in its row. They come row by row.
+        counts = row.bincount(minlength=rows)
+        slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        by_row = x.new_zeros(rows, int(counts.max()), x.shape[1])
         by_row[row, slot] = x
         change = hook(module, (by_row,), by_row.new_zeros(*by_row.shape[:2], output.shape[2]))
         return output.add_(change[row, slot])

@@ -24,7 +24,10 @@ _ROWS_AT_HEAD: ContextVar[Tensor | None] = ContextVar("rows_at_head", default=No
 
 
 def rows_at_head() -> Tensor | None:
-    """The row of each place that the output head computes [places], in a pass that scores; else None: whole rows."""
+    """The row of each place that the output head computes [places], in order, in a pass that scores.
+
+    None in other passes, in which the head gets whole rows.
+    """
     return _ROWS_AT_HEAD.get()
 
 

@@ -32,9 +32,7 @@ def upgrade() -> None:
     op.create_table(
         "purged_day",
         sa.Column("day", sa.Date(), nullable=False, comment="Day on which the jobs ended, in UTC."),
-        sa.Column(
-            "submitted_by", RoleName(), nullable=False, comment="Database role that submitted them."
-        ),
+        sa.Column("submitted_by", RoleName(), nullable=False, comment="Database role that submitted them."),
         sa.Column("policy", sa.Text(), nullable=False, comment="Name of the settings of routing and merging."),
         sa.Column(
             "base_model", sa.Text(), nullable=False, comment="Frozen language model that answered, or was asked for."
