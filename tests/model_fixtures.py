@@ -15,7 +15,7 @@ from loracomp.composition.blocks import Factors
 from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import load_settings
-from loracomp.model.loading import BaseModel, load_base_model
+from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model
 
 LETTERS = [*"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;?!'-\n"]
 # "es" is an ordinary merge; "q " and "q z" swallow the seam between a prompt that ends in q and its choice.
@@ -71,9 +71,8 @@ def tiny_model() -> LlamaForCausalLM:
     return tiny_llama()
 
 
-def as_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> BaseModel:
-    """A model in memory as the registry would load it."""
-    modules = linear_shapes(model, "")
+def as_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, modules=None) -> BaseModel:
+    """A model in memory as the registry would load it; of a quantised one the `modules` as they were."""
     return BaseModel(
         name="tiny",
         source="memory",
@@ -82,7 +81,7 @@ def as_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> Base
         architecture=type(model).__name__,
         context_length=TINY_CONTEXT,
         parameter_count=model.num_parameters(),
-        modules=modules,
+        modules=modules or adaptable_modules(model),
         model=model,
         tokenizer=tokenizer,
         shares_prompts=True,

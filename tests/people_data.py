@@ -111,7 +111,8 @@ def answer(connection: db.Connection, job_id: int, examples: dict[str, int], **c
 def fill_every_view(connection: db.Connection) -> None:
     """Answered, failed, evaluated and due jobs, for a row in every view of bi; anybody's words are SECRET."""
     examples = load(connection)
-    words = {"prompt": "SECRET-prompt", "tags": '{"t": "SECRET-tag"}'}
+    words = {"prompt": "SECRET-prompt", "tags": '{"t": "SECRET-tag", "country": "DE"}'}
+    connection.execute("SELECT loracomp.set_reported_tags('{country}')")
     answer(connection, submit(connection, **words, idempotency_key="SECRET-key"), examples, output="SECRET-output")
     failing = submit(connection, **words, choices=["SECRET-a", "SECRET-b"])
     token = claim(connection, failing)[failing]

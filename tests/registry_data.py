@@ -14,7 +14,7 @@ from loracomp import cli
 from loracomp.cli import commands
 from loracomp.database import connections as db
 from loracomp.model.encoder import load_encoder
-from loracomp.model.loading import BaseModelDescription
+from loracomp.model.loading import BaseModelDescription, adaptable_modules
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.tasks import add_task
 from model_fixtures import tiny_llama
@@ -47,7 +47,6 @@ def run(database, monkeypatch):
 
 def tiny_description(name: str = "tiny", fingerprint: str = "a" * 64, source: str = "made-up/tiny"):
     model = tiny_llama()
-    linears = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
     return BaseModelDescription(
         name=name,
         source=source,
@@ -56,7 +55,7 @@ def tiny_description(name: str = "tiny", fingerprint: str = "a" * 64, source: st
         architecture="LlamaForCausalLM",
         context_length=256,
         parameter_count=sum(p.numel() for p in model.parameters()),
-        modules={name: (m.out_features, m.in_features) for name, m in linears.items()},
+        modules=adaptable_modules(model),
     )
 
 

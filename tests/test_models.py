@@ -39,7 +39,8 @@ def test_a_folder_is_loaded_and_described(folder, tmp_path):
     assert (base.name, base.architecture, base.context_length) == ("tiny", "LlamaForCausalLM", 256)
     assert base.modules["model.layers.1.self_attn.v_proj"] == (16, 32)  # d_out, d_in
     assert base.modules["model.layers.0.mlp.down_proj"] == (32, 48)
-    assert set(base.modules) == {n for n, m in base.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    linears = {n for n, m in base.model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert set(base.modules) == linears | {"model.embed_tokens"}
     assert base.parameter_count == sum(p.numel() for p in base.model.parameters())
     assert not base.model.training
     assert not any(p.requires_grad for p in base.model.parameters())

@@ -31,7 +31,7 @@ BROKEN, UNFIT, HUGE, ON_HEAD = 90, 91, 92, 93
 
 
 class Library:
-    """Adapters 0 to 9 for the tiny model, and four that something is wrong with."""
+    """Adapters 0 to 9 for the tiny model, three that something is wrong with, and one of the head."""
 
     def __init__(self, model):
         shapes = linear_shapes(model, "q_proj", "v_proj")
@@ -432,11 +432,13 @@ def test_whatever_is_wrong_fails_its_request_alone(library, predictor):
     assert answers[0].choice_scores == pytest.approx(alone[0].choice_scores, rel=1e-5)
 
 
-def test_an_adapter_of_the_output_head_is_refused(library, predictor):
-    error, fine = predictor.predict([scored(composition=library.composition(1, ON_HEAD)), scored()])
-    assert error.code == "adapter_unfit"
-    assert isinstance(fine, Answer)
-    assert "at module lm_head" in str(error)
+@pytest.mark.parametrize("strategy", ["cat", "linear"])
+def test_an_adapter_of_the_output_head_changes_its_own_rows_alone(base, library, predictor, strategy):
+    """The head sees the scored places of all rows together, of which some have several."""
+    on_head = scored(composition=library.composition(1, ON_HEAD, strategy=strategy), choices=("yes", "n", "perhaps"))
+    requests = [on_head, scored(), on_head, scored(composition=library.composition(2))]
+    for answer, request in zip(predictor.predict(requests), requests, strict=True):
+        assert answer.choice_scores == pytest.approx(scores_alone(base, library, request).tolist(), rel=1e-5)
 
 
 def test_a_generation_that_is_too_long_or_not_finite_fails_alone(library, predictor):

@@ -41,7 +41,7 @@ def mixed(**probabilities: float) -> dict[str, object]:
 
 
 def refresh(connection: db.Connection) -> None:
-    assert len(connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()) == 6
+    assert len(connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()) == 7
 
 
 # What they say.
@@ -188,14 +188,15 @@ def test_usage_of_tasks_is_live_though_past_days_come_from_a_report(
     answer_on(connection, examples, 0, **mixed(rte=0.5, mnli=0.5))
     refresh(connection)
     answer_on(connection, examples, 0, **mixed(mnli=1.0))
-    rows = [connection.execute(query).fetchall() for query in ("TABLE bi.task_usage_by_day ORDER BY day, task", anew)]
+    usage = "SELECT day, task, jobs, mean_weight, share FROM bi.task_usage_by_day ORDER BY day, task"
+    rows = [connection.execute(query).fetchall() for query in (usage, anew)]
     assert len(rows[0]) == 5
     for found, expected in zip(*rows, strict=True):
         assert {**found, "mean_weight": 0, "share": 0} == {**expected, "mean_weight": 0, "share": 0}
         assert (found["mean_weight"], found["share"]) == pytest.approx((expected["mean_weight"], expected["share"]))
     # Of days past, nothing is read but the report.
     connection.execute("DELETE FROM loracomp.prediction WHERE created_at < now() - interval '1 day'")
-    assert connection.execute("TABLE bi.task_usage_by_day ORDER BY day, task").fetchall() == rows[0]
+    assert connection.execute(usage).fetchall() == rows[0]
 
 
 # How they are refreshed.
@@ -216,7 +217,7 @@ def test_they_stay_as_they_were_until_refreshed_and_say_since_when(
     assert values(connection, COUNT) == {2}
     assert values(connection, "SELECT refreshed_at > %s FROM bi.report_refresh", [before["at"]]) == {True}
     assert values(connection, "SELECT DISTINCT seconds BETWEEN 0 AND 60 FROM bi.report_refresh") == {True}
-    shown = "SELECT refreshed_at FROM bi.adapter_usage_by_day UNION SELECT refreshed_at FROM bi.report_refresh"
+    shown = "SELECT as_of FROM bi.adapter_usage_by_day UNION SELECT refreshed_at FROM bi.report_refresh"
     assert len(values(connection, shown + " WHERE report = 'adapter_usage_by_day'")) == 1
 
 

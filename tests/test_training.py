@@ -293,6 +293,14 @@ def test_a_start_of_another_shape_is_refused(settings, says, trained, folders, t
         fit(folders, tmp_path / "refused", start_from=trained[1], **settings)
 
 
+def test_a_start_whose_modules_differ_in_alpha_is_refused(folders, trained, tmp_path):
+    start = Path(shutil.copytree(trained[1], tmp_path / "start"))
+    config = json.loads((start / "adapter_config.json").read_text())
+    (start / "adapter_config.json").write_text(json.dumps(config | {"alpha_pattern": {"down_proj": 3}}))
+    with pytest.raises(UsageError, match="its modules differ in rank or alpha"):
+        fit(folders, tmp_path / "refused", start_from=start)
+
+
 def test_a_start_that_does_not_say_what_it_has_seen_is_refused(trained, folders, tmp_path):
     start = shutil.copytree(trained[1], tmp_path / "start")
     record = json.loads((start / "training.json").read_text())

@@ -292,6 +292,9 @@ CROSS JOIN LATERAL (
             * CASE WHEN w.device LIKE 'cuda%%' THEN 0.15 ELSE 1 END AS predict
 ) AS x
 
+-- name: reported
+SELECT loracomp.set_reported_tags('{country}')
+
 -- name: jobs
 INSERT INTO loracomp.job (
     id, status, prompt, choices, policy, base_model, run_at, task, expected, evaluation, example_id, submitted_by,
@@ -303,7 +306,8 @@ SELECT
     CASE WHEN l.evaluation IS NOT NULL THEN l.task END,
     CASE WHEN l.evaluation IS NOT NULL THEN l.choices[1 + (l.example_id %% cardinality(l.choices))] END,
     l.evaluation, l.example_id, l.submitter, l.at, l.attempts, l.worker, l.batch, l.claimed_at, l.finished_at,
-    l.error_code, CASE WHEN l.error_code IS NOT NULL THEN 'made up' END, jsonb_build_object('source', 'volume')
+    l.error_code, CASE WHEN l.error_code IS NOT NULL THEN 'made up' END,
+    jsonb_build_object('source', 'volume', 'country', (ARRAY['DE', 'FR', 'IT'])[1 + (l.id %% 3)::integer])
 FROM lived AS l
 JOIN loracomp.base_model AS b ON b.is_default
 

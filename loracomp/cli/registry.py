@@ -170,6 +170,31 @@ def export_adapter(
         _show(connection, reference, base_model, as_json)
 
 
+@adapter_app.command("convert")
+def convert_adapter(
+    folder: Annotated[Path, typer.Argument(help="PEFT folder of another kind: DoRA, modules_to_save, LoHa, ...")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    *,
+    rank: Annotated[int, typer.Option(help="Of the LoRA to write: more loses less.")] = 16,
+    base_model: BaseModelName = None,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Take it though its config names another base model.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write the nearest plain LoRA of an adapter that can't be staged, and say what it loses, module by module."""
+    from loracomp.model.loading import load_base_model
+    from loracomp.registry import base_models, convert
+
+    with open_database() as connection:
+        known = base_models.find_base_model(connection, base_model)
+    base = load_base_model(
+        known.source, revision=known.revision, dtype="float32", cache_dir=load_settings().home / "models"
+    )
+    report = convert.convert_adapter(folder, output, replace(base, name=known.name), rank, any_base=any_base)
+    emit([asdict(row) for row in report], title="Converted", as_json=as_json)
+
+
 @adapter_app.command("card")
 def show_card(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
     """Print an adapter's card: data and licence, settings, rows, seed, scores, from its training record."""

@@ -40,11 +40,6 @@ class Composer:
 
     def __init__(self, base: BaseModel, *, cache_bytes: int) -> None:
         self._base = base
-        head = base.model.get_output_embeddings()
-        # The output head sees a batch's scored tokens only, and no longer knows their rows.
-        self._modules = {
-            module: shape for module, shape in base.modules.items() if base.model.get_submodule(module) is not head
-        }
         self.prepared: ByteLimitedCache[tuple[object, ...], tuple[PackedAdapter, ...]] = ByteLimitedCache(
             cache_bytes, "compositions"
         )
@@ -91,7 +86,7 @@ class Composer:
             )
         for shape, block in adapter.blocks.items():
             for module in block.modules:
-                if self._modules.get(module) != shape:
+                if self._base.modules.get(module) != shape:
                     raise JobError(
                         f"adapter {adapter.id} does not fit base model {self._base.name} at module {module}: "
                         "activate one that was trained for it",

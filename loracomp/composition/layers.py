@@ -5,7 +5,9 @@ output (cat), or sum_j right_j B_j (sum_i left_i h_i) (every crossed strategy). 
 all rows go through all the adapters' factors, and each row's gates stand between A and B; the cost is the adapters'.
 *Own*: each row has factors of its own, gathered (cat) or summed (crossed), for batched products; the cost is the rows'.
 They are made when their module's turn comes, few enough to stay in the processor's cache. `composed` takes the cheaper
-way. The base model's weights are never touched.
+way. The base model's weights are never touched, nor read, so they may be quantised.
+
+To an embedding, x is one-hot: A x is a column of A, which is looked up. That is always shared.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,10 +18,12 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers import PreTrainedModel
 
 from loracomp.composition.blocks import Block, Blocks, stack
 from loracomp.composition.strategies import Mix, PackedAdapter
 from loracomp.model.cpu import GATHERED, SUMMED
+from loracomp.model.scoring import rows_at_head
 
 
 class SideBySide:
@@ -29,7 +33,7 @@ class SideBySide:
     and where it takes the shared way for their products too.
     """
 
-    def __init__(self, model: nn.Module, mixes: Iterable[Mix]) -> None:
+    def __init__(self, model: PreTrainedModel, mixes: Iterable[Mix]) -> None:
         self._model = model
         self._mixes = list(mixes)
         # In one order however mixes come, so that sums round alike.
@@ -48,8 +52,9 @@ class SideBySide:
         return {shape: Block(of, A.to(dtypes[shape]), B.to(dtypes[shape])) for shape, (of, A, B) in blocks.items()}
 
     def _dtype(self, modules: Sequence[str]) -> torch.dtype:
-        weight: Tensor = self._model.get_submodule(modules[0]).weight  # type: ignore[assignment]
-        return weight.dtype
+        """What the modules compute in; quantised, their weights don't say."""
+        weight: Tensor = self._model.get_submodule(modules[0]).weight
+        return weight.dtype if weight.dtype.is_floating_point else self._model.dtype
 
     @contextmanager
     def composed(self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None) -> Iterator[None]:
@@ -74,13 +79,27 @@ class SideBySide:
         batch = _Batch(rows, self.adapters)
         if shared is None:
             shared = batch.shared_is_cheaper(tokens)
-        adding = batch.shared if shared else batch.own
-        for modules, A, B in self.blocks.values():
-            yield from zip(modules, adding(A, B.mT, self._dtype(modules)), strict=True)
+        head = self._model.get_output_embeddings()
+        for block, lookup in self._parts():
+            adding = batch.shared if shared or lookup else batch.own
+            hooks = adding(block.A, block.B.mT, self._dtype(block.modules))
+            for module, hook in zip(block.modules, hooks, strict=True):
+                at_head = self._model.get_submodule(module) is head
+                yield module, _at_places(hook, len(rows)) if at_head else hook
+
+    def _parts(self) -> Iterator[tuple[Block, bool]]:
+        """Blocks of linear modules, and of embeddings (True)."""
+        for block in self.blocks.values():
+            is_lookup = {name: isinstance(self._model.get_submodule(name), nn.Embedding) for name in block.modules}
+            for lookup in sorted(set(is_lookup.values())):
+                modules = tuple(name for name in block.modules if is_lookup[name] == lookup)
+                yield block if modules == block.modules else block.of(modules), lookup
 
 
 @contextmanager
-def composed(model: nn.Module, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None) -> Iterator[None]:
+def composed(
+    model: PreTrainedModel, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None
+) -> Iterator[None]:
     """Within the context, row i of each batch that goes through `model` runs under rows[i].
 
     A row without adapters is the base model's, exactly. Batches must be of len(rows) rows. Products happen in the
@@ -179,30 +198,60 @@ def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gates:
     """x [rows, tokens, d_in], A [rows, rank, d_in], B [rows, rank, d_out], gates [rows, 1, rank] between them."""
 
     def add(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        (x,) = args
         A = own_A()
-        _check(x, len(A))
+        x = _by_row(args[0], len(A))
         h = torch.bmm(x, A.to(x.device).mT)
         if gates is not None:
             h.mul_(gates.to(x.device))
-        return output.baddbmm_(h, own_B().to(x.device))
+        output.view(*h.shape[:2], -1).baddbmm_(h, own_B().to(x.device))
+        return output
 
     return add
 
 
 def _adding_shared(A: Tensor, B: Tensor, gated: _Gating, rows: int) -> _Hook:
-    """x [rows, tokens, d_in], A [n * r, d_in], B [n * r, d_out]."""
+    """x [rows, tokens, d_in], of an embedding ids [rows, tokens]; A [n * r, d_in], B [n * r, d_out]."""
 
-    def add(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        (x,) = args
-        _check(x, rows)
-        h = gated(linear(x, A.to(x.device)))
+    def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        x = args[0]
+        A_of_x = _columns(A.to(x.device), x, module) if isinstance(module, nn.Embedding) else linear(x, A.to(x.device))
+        h = gated(_by_row(A_of_x, rows))
         output.view(-1, output.shape[-1]).addmm_(h.view(-1, h.shape[-1]), B.to(x.device))
         return output
 
     return add
 
 
-def _check(x: Tensor, rows: int) -> None:
+def _columns(A: Tensor, ids: Tensor, module: nn.Module) -> Tensor:
+    """A's column of each id, [rows, tokens, n * r]; scaled where the embedding scales what it looks up (Gemma)."""
+    columns = A[:, ids].movedim(0, -1).contiguous()
+    scale: Tensor | None = getattr(module, "embed_scale", None)
+    return columns if scale is None else columns * scale.to(columns)
+
+
+def _at_places(hook: _Hook, rows: int) -> _Hook:
+    """The hook for an output head, which may see but the scored places of all rows, [1, places, d_in]."""
+
+    def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
+        row = rows_at_head()
+        if row is None:
+            return hook(module, args, output)
+        x, row = args[0][0], row.to(output.device)
+        # Places by row, padded: slot [places] is a place's number in its row. They come row by row.
+        counts = row.bincount(minlength=rows)
+        slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        by_row = x.new_zeros(rows, int(counts.max()), x.shape[1])
+        by_row[row, slot] = x
+        change = hook(module, (by_row,), by_row.new_zeros(*by_row.shape[:2], output.shape[2]))
+        return output.add_(change[row, slot])
+
+    return add
+
+
+def _by_row(x: Tensor, rows: int) -> Tensor:
+    """[rows, tokens, d], which some models (OPT) make flat for a module: [rows * tokens, d]."""
+    if x.dim() == 2 and len(x) % rows == 0:
+        return x.view(rows, -1, x.shape[1])
     if x.shape[:-2] != (rows,):
         raise ValueError(f"a batch of shape {list(x.shape)} under compositions of {rows} rows")
+    return x

@@ -28,13 +28,14 @@ def drop_and_rescale(tensor: Tensor, density: float, generator: torch.Generator)
     return tensor * keep.to(tensor.device) / density
 
 
-def elect_and_average(tensors: Tensor, dim: int) -> Tensor:
+def elect_and_average(tensors: Tensor, dim: int, scales: Tensor | None = None) -> Tensor:
     """Of tensors that stand along `dim`, what agrees with the elected sign, divided by how many agree, place by place.
 
-    Elected is the sign of the total, which the weights don't enter; a place where the total is 0 elects + (TIES). A
-    weighted sum over the result is the disjoint merge.
+    Elected is the sign of the total, which neither the weights enter nor the `scales` (above 0) that tensors were
+    multiplied by; a place where the total is 0 elects + (TIES). A weighted sum over the result is the disjoint merge.
     """
-    elected = torch.where(tensors.sum(dim, keepdim=True) >= 0, 1.0, -1.0)
+    votes = tensors if scales is None else tensors / scales
+    elected = torch.where(votes.sum(dim, keepdim=True) >= 0, 1.0, -1.0)
     agreeing = (tensors * elected).clamp_(min=0)  # magnitudes
     count = agreeing.sign().sum(dim, keepdim=True).clamp_(min=1)
     return agreeing.div_(count.mul_(elected))

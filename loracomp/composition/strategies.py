@@ -7,8 +7,8 @@ weights. What differs from job to job are gates, two numbers an adapter. Referen
 """
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class PackedAdapter:
     blocks: Blocks
     prepared: str = ""
     """How its factors were changed; empty: as they were stored."""
+    roots: Mapping[str, float] = field(default_factory=dict)
+    """What A and B of a module with a scaling of its own are multiplied by: sqrt(its scaling / `scaling`)."""
+    ranks: Mapping[str, int] = field(default_factory=dict)
+    """Each module's rank where they differ: zeros stand behind the lower ones in its blocks."""
 
     @property
     def key(self) -> tuple[int, str]:
@@ -49,16 +53,26 @@ class PackedAdapter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterWeights:
-    """A LoRA adapter in memory, in the precision it was stored in. It changes a module by scaling * B @ A."""
+    """A LoRA adapter in memory, in the precision it was stored in. It changes a module by its scaling * B @ A."""
 
     id: int
     sha256: str
     scaling: float
     factors: ModuleFactors
+    own_scaling: Mapping[str, float] = field(default_factory=dict)
+    """Modules whose scaling is another (PEFT's rank_pattern and alpha_pattern)."""
 
     def packed(self) -> PackedAdapter:
-        """The same by shapes."""
-        return PackedAdapter(self.id, self.sha256, self.scaling, pack(self.factors))
+        """The same by shapes, under one scaling: what a module's own differs by goes into its factors, in float32."""
+        roots = {module: math.sqrt(own / self.scaling) for module, own in self.own_scaling.items()}
+        factors = dict(self.factors)
+        for module, root in roots.items():
+            A, B = factors[module]
+            factors[module] = Factors(A.float() * root, B.float() * root)
+        ranks = {module: len(A) for module, (A, _) in factors.items()}
+        if len(set(ranks.values())) == 1:
+            ranks = {}
+        return PackedAdapter(self.id, self.sha256, self.scaling, pack(factors), roots=roots, ranks=ranks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -156,6 +170,10 @@ def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) ->
     name = mask_name(strategy, density, seed)
     if name.startswith("dropped"):
         return _drawn(adapter, "dare", seed, lambda each, draw: drop_and_rescale(each.float(), density, draw), name)
+    if name.startswith("trimmed") and adapter.ranks:
+        each = ((module, (A[None], B[None])) for module, (A, B) in _factors(adapter))
+        factors = {module: Factors(*(keep_largest(side, density)[0] for side in sides)) for module, sides in each}
+        return _changed(adapter, pack(factors), name)
     if name.startswith("trimmed"):
         kept = {
             shape: Block(modules, keep_largest(A, density), keep_largest(B, density))
@@ -166,14 +184,26 @@ def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) ->
 
 
 def elect(adapters: Sequence[PackedAdapter]) -> tuple[PackedAdapter, ...]:
-    """What of each adapter agrees with the signs that the set elects, averaged; in float32 (TIES: elect, merge)."""
+    """What of each adapter agrees with the signs that the set elects, averaged; in float32 (TIES: elect, merge).
+
+    Factors vote as they were stored, without a module's own scaling.
+    """
     elected: list[dict[tuple[int, int], Block]] = [{} for _ in adapters]
     for shape, (modules, A, B) in stack([adapter.blocks for adapter in adapters], torch.float32).items():
-        A, B = elect_and_average(A, 1), elect_and_average(B, 1)  # noqa: PLW2901
+        roots = _roots(adapters, modules, A.device)
+        A, B = elect_and_average(A, 1, roots), elect_and_average(B, 1, roots)  # noqa: PLW2901
         for number, blocks in enumerate(elected):
             blocks[shape] = Block(modules, A[:, number], B[:, number])
     name = f"elected by {sorted(adapter.key for adapter in adapters)}"
     return tuple(_changed(adapter, blocks, name) for adapter, blocks in zip(adapters, elected, strict=True))
+
+
+def _roots(adapters: Sequence[PackedAdapter], modules: Sequence[str], device: torch.device) -> Tensor | None:
+    """[modules, adapters, 1, 1]; None where no module has a scaling of its own."""
+    if not any(adapter.roots for adapter in adapters):
+        return None
+    roots = [[adapter.roots.get(module, 1.0) for adapter in adapters] for module in modules]
+    return torch.tensor(roots, device=device)[:, :, None, None]
 
 
 def randomize(adapter: PackedAdapter, seed: int) -> PackedAdapter:
@@ -186,10 +216,17 @@ def _drawn(
 ) -> PackedAdapter:
     """Every module's A, then B, changed by what its own generator draws."""
     drawn = {}
-    for module, (A, B) in unpack(adapter.blocks).items():
+    for module, (A, B) in _factors(adapter):
         generator = seeded_generator(use, seed, adapter.sha256, module)
         drawn[module] = Factors(change(A, generator), change(B, generator))
     return _changed(adapter, pack(drawn), name)
+
+
+def _factors(adapter: PackedAdapter) -> Iterator[tuple[str, Factors]]:
+    """Each module's, of its own rank."""
+    for module, (A, B) in unpack(adapter.blocks).items():
+        rank = adapter.ranks.get(module, len(A))
+        yield module, Factors(A[:rank], B[:, :rank])
 
 
 def _changed(adapter: PackedAdapter, blocks: Blocks, name: str) -> PackedAdapter:

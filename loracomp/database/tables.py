@@ -15,6 +15,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Date,
     DateTime,
     Double,
     ForeignKeyConstraint,
@@ -596,6 +597,69 @@ queue_limit = Table(
     CheckConstraint("in_all BETWEEN 1 AND 1000000000", name="in_all_must_be_between_1_and_1000000000"),
     CheckConstraint("per_submitter BETWEEN 1 AND 1000000000", name="per_submitter_must_be_between_1_and_1000000000"),
     comment="How many jobs may wait. set_queue_limits sets it; administrators' own jobs are not bound.",
+)
+
+reported_tag = Table(
+    "reported_tag",
+    metadata,
+    _required("key", Text, "Key of tags that analysts may see.", primary_key=True),
+    CheckConstraint("NOT loracomp.is_blank(key)", name="reported_tag_must_not_be_blank"),
+    CheckConstraint("char_length(key) <= 100", name="reported_tag_must_be_at_most_100_characters"),
+    comment="Tags that views of bi show. set_reported_tags sets them.",
+)
+
+purged_day = Table(
+    "purged_day",
+    metadata,
+    _required("day", Date, "Day on which the jobs ended, in UTC."),
+    _required("submitted_by", RoleName(), "Database role that submitted them."),
+    _required("policy", Text, "Name of the settings of routing and merging."),
+    _required("base_model", Text, "Frozen language model that answered, or was asked for."),
+    _optional("evaluation", Text, "Named set of jobs; null for everyday jobs."),
+    _optional("own_task", Text, "Task that they come from, where it is known."),
+    _required("jobs", BigInteger, "Jobs that ended and were purged since."),
+    _required("succeeded", BigInteger, "Those that were answered."),
+    _required("failed", BigInteger, "Those that ended failed."),
+    _required("attempts", BigInteger, "Attempts that they took."),
+    _required("prompt_tokens", BigInteger, "Tokens of the prompts of those that were answered."),
+    _required("output_tokens", BigInteger, "Tokens that were scored or generated for them."),
+    _required("compute_s", Double, "Their part of the seconds that their batches took."),
+    _required("asked", BigInteger, "Jobs whose right answer is known."),
+    _required("n", BigInteger, "Those of them that were answered."),
+    _required("correct", BigInteger, "Answers that were the expected ones."),
+    UniqueConstraint(
+        "day",
+        "submitted_by",
+        "policy",
+        "base_model",
+        "evaluation",
+        "own_task",
+        name="sums_of_purged_jobs_stand_once_a_day",
+        postgresql_nulls_not_distinct=True,
+    ),
+    CheckConstraint(
+        "jobs > 0 AND succeeded >= 0 AND failed >= 0 AND succeeded + failed <= jobs",
+        name="purged_jobs_must_add_up",
+    ),
+    CheckConstraint("correct >= 0 AND correct <= n AND n <= asked", name="purged_answers_must_add_up"),
+    comment="What a day's jobs answered, cost and scored, summed up when they were purged; reports add it.",
+)
+
+purged_tag = Table(
+    "purged_tag",
+    metadata,
+    _required("day", Date, "Day of the answers, in UTC."),
+    _required("tag", Text, "Key of a tag that analysts could see when the jobs were purged."),
+    _required("value", Text, "Its value, as text, of 200 characters at most."),
+    _required("label", Text, "The choice that was the answer; empty where text was generated."),
+    _required("policy", Text, "Name of the settings of routing and merging."),
+    _required("base_model", Text, "Frozen language model."),
+    _required("n", BigInteger, "Answers whose jobs were purged since."),
+    _required("asked", BigInteger, "Those of which the right answer is known."),
+    _required("correct", BigInteger, "Those of them that were the expected ones."),
+    PrimaryKeyConstraint("day", "tag", "value", "label", "policy", "base_model", name="purged_tag_pkey"),
+    CheckConstraint("n > 0 AND correct >= 0 AND correct <= asked AND asked <= n", name="purged_labels_must_add_up"),
+    comment="Answers of purged jobs by tag, label and day; reports add it.",
 )
 
 queue_count = Table(

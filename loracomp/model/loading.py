@@ -6,13 +6,24 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from loracomp.errors import LoracompError, RefusedError, UsageError
 from loracomp.model.gguf import converted_folder
 from loracomp.model.scoring import shares_prompts
 from loracomp.model.sources import fingerprint, resolve_source
+
+UNSAID_CONTEXT = 2048
+"""Tokens, for models whose config names no limit: BLOOM has no table of positions, and was trained on so many."""
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
@@ -32,7 +43,7 @@ class BaseModelDescription:
     parameter_count: int
     """Shared (tied) parameters count once."""
     modules: dict[str, tuple[int, int]]
-    """Every nn.Linear, which an adapter may target: name -> (d_out, d_in)."""
+    """Every module that an adapter may target: name -> (d_out, d_in). See `adaptable_modules`."""
 
 
 @dataclass(frozen=True)
@@ -156,18 +167,43 @@ def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path,
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
-    linears = {name: m for name, m in skeleton.named_modules() if isinstance(m, torch.nn.Linear)}
     description = BaseModelDescription(
         name=resolved.name,
         source=source,
         revision=resolved.revision,
         fingerprint=digest,
         architecture=type(skeleton).__name__,
-        context_length=int(config.get_text_config().max_position_embeddings),
+        context_length=_context_length(config.get_text_config()),
         parameter_count=sum(parameter.numel() for parameter in skeleton.parameters()),
-        modules={name: (linear.out_features, linear.in_features) for name, linear in linears.items()},
+        modules=adaptable_modules(skeleton),
     )
     return folder, description
+
+
+def _context_length(config: PreTrainedConfig) -> int:
+    for name in ("max_position_embeddings", "seq_length"):
+        if isinstance(length := getattr(config, name, None), int):
+            return length
+    return UNSAID_CONTEXT
+
+
+def adaptable_modules(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
+    """Modules that LoRA may change: name -> (d_out, d_in).
+
+    They are every linear layer (GPT-2's Conv1D too, which keeps its weight the other way round), the output head among
+    them, and the embedding of tokens, to which d_in is the vocabulary. Experts are not: they get tokens of all rows.
+    """
+    shapes = {}
+    for name, module in model.named_modules():
+        if ".experts." in name:
+            continue
+        if isinstance(module, torch.nn.Linear):
+            shapes[name] = module.out_features, module.in_features
+        elif isinstance(module, Conv1D):
+            shapes[name] = module.nf, module.nx
+        elif module is model.get_input_embeddings() and isinstance(module, torch.nn.Embedding):
+            shapes[name] = module.embedding_dim, module.num_embeddings
+    return shapes
 
 
 @contextlib.contextmanager

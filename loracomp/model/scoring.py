@@ -7,6 +7,7 @@ it is computed once.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import signature
 from itertools import chain, repeat
@@ -18,6 +19,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from loracomp.errors import JobError
 from loracomp.model.cpu import ROW_TOKENS
+
+_ROWS_AT_HEAD: ContextVar[Tensor | None] = ContextVar("rows_at_head", default=None)
+
+
+def rows_at_head() -> Tensor | None:
+    """The row of each place that the output head computes [places], in order, in a pass that scores.
+
+    None in other passes, in which the head gets whole rows.
+    """
+    return _ROWS_AT_HEAD.get()
 
 
 class Spot(NamedTuple):
@@ -255,10 +266,13 @@ def _head_at(model: PreTrainedModel, places: Tensor, place: Tensor, token: Tenso
         return logits.float().index_put_((torch.zeros_like(at), at, of), exact)
 
     head = model.get_output_embeddings()
-    handles = [head.register_forward_pre_hook(gather), head.register_forward_hook(sharpen)]
+    # First of the hooks after the head: adapters add to what it gives.
+    handles = [head.register_forward_pre_hook(gather), head.register_forward_hook(sharpen, prepend=True)]
+    rows = _ROWS_AT_HEAD.set(places[:, 0])
     try:
         yield
     finally:
+        _ROWS_AT_HEAD.reset(rows)
         for handle in handles:
             handle.remove()
 

@@ -1,18 +1,18 @@
 """Adapters as PEFT folders (adapter_config.json, adapter_model.safetensors): read whole, checked before anything else.
 
-Plain LoRA on linear layers is taken. Whatever PEFT can do beside it is refused by its name: composing would drop it
-without a word.
+Plain LoRA on linear layers, the output head and the embedding of tokens is taken, with a rank and a scaling for each
+module. Whatever else PEFT can do is refused by its name: composing would drop it without a word.
 """
 
 import hashlib
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -20,12 +20,16 @@ from safetensors.torch import load
 from torch import Tensor
 
 from loracomp.composition.blocks import Factors
+from loracomp.config import load_settings
 from loracomp.errors import RefusedError
+from loracomp.model.loading import load_base_model
 from loracomp.registry.base_models import RegisteredBaseModel
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 TRAINING = "training.json"
+Number = TypeVar("Number", int, float)
+
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 # Settings that do not change what the stored factors mean. Any other one must be absent, null, false or empty.
@@ -33,16 +37,18 @@ HARMLESS = """
     peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha
     use_rslora lora_dropout target_modules exclude_modules layers_to_transform layers_pattern init_lora_weights
     megatron_core megatron_config loftq_config eva_config corda_config lora_ga_config runtime_config
-    qalora_group_size ensure_weight_tying
+    qalora_group_size ensure_weight_tying fan_in_fan_out rank_pattern alpha_pattern
 """
 # Starts that take a part out of the base model's weights: the factors fit the changed weights only.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<factor>[AB])\.weight")
+KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_((?P<factor>[AB])\.weight|embedding_(?P<column>[AB]))")
+COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
+"""The base model's own weight, which PEFT saves with an adapter of the embedding or the output head."""
+CONVERT = "`loracomp adapter convert` writes the nearest plain LoRA"
 KNOWN_KEYS = {
     "lora_magnitude_vector": "DoRA (use_dora)",
     ".bias": "biases (bias, lora_bias)",
     "modules_to_save": "modules_to_save",
-    "lora_embedding_": "an adapted embedding",
 }
 
 
@@ -53,6 +59,7 @@ class AdapterFile:
     weights: bytes
     """The safetensors file as it came."""
     config: Mapping[str, Any]
+    """As it came, but patterns name modules in full: JSONB forgets the order by which the first that matches counts."""
     training: Mapping[str, Any]
     rank: int
     alpha: float
@@ -68,31 +75,44 @@ class AdapterFile:
 
     @property
     def scaling(self) -> float:
-        """alpha / r, or alpha / sqrt(r) with rsLoRA (PEFT's LoraLayer.scaling)."""
-        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
+        """alpha / r, or alpha / sqrt(r) with rsLoRA, of modules that no pattern names."""
+        return scaling_of(self.alpha, self.rank, self.use_rslora)
+
+
+def scaling_of(alpha: float, rank: int, use_rslora: bool) -> float:
+    """PEFT's LoraLayer.scaling."""
+    return alpha / (math.sqrt(rank) if use_rslora else rank)
+
+
+def own_scaling(config: Mapping[str, Any], factors: Mapping[str, Factors]) -> dict[str, float]:
+    """Scaling of the modules that the patterns of a registered adapter's config name."""
+    ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
+    alpha, use_rslora = config["lora_alpha"], bool(config.get("use_rslora"))
+    named = {*ranks, *alphas}
+    return {name: scaling_of(alphas.get(name, alpha), len(factors[name].A), use_rslora) for name in named}
 
 
 def read_adapter(folder: Path, base: RegisteredBaseModel, *, any_base: bool = False) -> AdapterFile:
     """Read a PEFT folder and check all of it against the base model.
 
-    Shapes and module names decide whether it fits. The name of a base model in its config is a hint: one that is
-    clearly another's is refused unless `any_base`. A fingerprint in its training.json is proof, and must be the base
-    model's. Raises RefusedError that names the folder and what is wrong, with the way out.
+    Shapes and module names decide whether it fits; see also `read_folder`. Where PEFT saved the base model's own
+    embedding with the factors, it must be the base model's, which is loaded for that. Raises RefusedError that names
+    the folder and what is wrong, with the way out.
     """
+    config, training, weights = read_folder(folder, base, any_base=any_base)
     try:
-        config = _read_json(folder / CONFIG)
-        training = _read_json(folder / TRAINING) if (folder / TRAINING).exists() else {}
         rank, alpha = _check_config(config)
-        _check_base(config, training, base, any_base)
-        weights = _read_weights(folder)
         factors = parse_factors(weights)
-        _check_factors(factors, rank, base)
+        ranks = _in_full(config, "rank_pattern", _checked_rank, factors)
+        alphas = _in_full(config, "alpha_pattern", _checked_alpha, factors)
+        _check_factors(factors, dict.fromkeys(factors, rank) | ranks, base)
         _check_targets(config, factors, base)
+        _check_copies(base_copies(weights), base)
     except RefusedError as error:
         raise RefusedError(f"adapter {folder}: {error}") from error
     return AdapterFile(
         weights=weights,
-        config=config,
+        config=config | {"rank_pattern": ranks, "alpha_pattern": alphas},
         training=training,
         rank=rank,
         alpha=alpha,
@@ -100,6 +120,34 @@ def read_adapter(folder: Path, base: RegisteredBaseModel, *, any_base: bool = Fa
         target_modules=tuple(sorted(factors)),
         parameter_count=sum(A.numel() + B.numel() for A, B in factors.values()),
     )
+
+
+def read_folder(
+    folder: Path, base: RegisteredBaseModel, *, any_base: bool = False
+) -> tuple[dict[str, Any], dict[str, Any], bytes]:
+    """Config, training record and safetensors file of a PEFT folder of any kind for the base model.
+
+    The name of a base model in its config is a hint: one that is clearly another's is refused unless `any_base`. A
+    fingerprint in its training.json is proof, and must be the base model's. Raises RefusedError that names the folder,
+    for those, for a base model that the training changed, and for pickles.
+    """
+    try:
+        config = _read_json(folder / CONFIG)
+        training = _read_json(folder / TRAINING) if (folder / TRAINING).exists() else {}
+        if config.get("task_type") not in (None, "CAUSAL_LM"):
+            raise RefusedError(
+                f"task_type is {config['task_type']!r}; base models are causal language models (CAUSAL_LM)"
+            )
+        _check_start(config)
+        _check_base(config, training, base, any_base)
+        return config, training, _read_weights(folder)
+    except RefusedError as error:
+        raise RefusedError(f"adapter {folder}: {error}") from error
+
+
+def base_copies(weights: bytes) -> dict[str, Tensor]:
+    """Copies of the base model's weights in a sound safetensors file, by module."""
+    return {match["module"]: tensor for key, tensor in load(weights).items() if (match := COPY.fullmatch(key))}
 
 
 def parse_factors(weights: bytes) -> dict[str, Factors]:
@@ -111,9 +159,10 @@ def parse_factors(weights: bytes) -> dict[str, Factors]:
     pairs: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         match = KEY.fullmatch(key)
-        if match is None:
+        if match:
+            pairs.setdefault(match["module"], {})[match["factor"] or match["column"]] = tensor
+        elif not COPY.fullmatch(key):
             raise RefusedError(_strange_key(key))
-        pairs.setdefault(match["module"], {})[match["factor"]] = tensor
     if not pairs:
         raise RefusedError(f"{WEIGHTS} holds no factors")
     if halves := [module for module, pair in pairs.items() if len(pair) < 2]:
@@ -124,7 +173,7 @@ def parse_factors(weights: bytes) -> dict[str, Factors]:
 def _strange_key(key: str) -> str:
     for part, name in KNOWN_KEYS.items():
         if part in key:
-            return f"{WEIGHTS} holds {key}: {name} cannot be composed; train the adapter without"
+            return f"{WEIGHTS} holds {key}: {name} cannot be composed; {CONVERT}"
     return f"{WEIGHTS} holds {key}, which is no factor of plain LoRA (base_model.model.MODULE.lora_A.weight)"
 
 
@@ -159,24 +208,51 @@ def _read_weights(folder: Path) -> bytes:
 def _check_config(config: Mapping[str, Any]) -> tuple[int, float]:
     """Rank and alpha of a plain LoRA; raises RefusedError by name for everything else."""
     if config.get("peft_type") != "LORA":
-        raise RefusedError(f"peft_type is {config.get('peft_type')!r}; only LORA can be composed")
-    if config.get("task_type") not in (None, "CAUSAL_LM"):
-        raise RefusedError(f"task_type is {config['task_type']!r}; base models are causal language models (CAUSAL_LM)")
+        raise RefusedError(f"peft_type is {config.get('peft_type')!r}; only LORA can be composed; {CONVERT}")
     for name, value in config.items():
         if name not in HARMLESS.split() and value not in (None, False, [], {}, "", "none"):
-            raise RefusedError(f"{name} is {value!r}: not plain LoRA, and cannot be composed; train it without {name}")
+            raise RefusedError(f"{name} is {value!r}: not plain LoRA, and cannot be composed; {CONVERT}")
+    return _checked_rank("r", config.get("r")), _checked_alpha("lora_alpha", config.get("lora_alpha"))
+
+
+def _check_start(config: Mapping[str, Any]) -> None:
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.startswith(CHANGES_BASE):
         raise RefusedError(
             f"init_lora_weights is {start!r}, which changes the base model; convert the adapter to plain LoRA "
             "(save_pretrained with path_initial_model_for_weight_conversion)"
         )
-    rank, alpha = config.get("r"), config.get("lora_alpha")
+
+
+def _checked_rank(name: str, rank: object) -> int:
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= 65536:
-        raise RefusedError(f"r is {rank!r}; it must be a whole number from 1 to 65536")
+        raise RefusedError(f"{name} is {rank!r}; it must be a whole number from 1 to 65536")
+    return rank
+
+
+def _checked_alpha(name: str, alpha: object) -> float:
     if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not 1e-6 <= alpha <= 1e6:
-        raise RefusedError(f"lora_alpha is {alpha!r}; it must be a number from 1e-6 to 1e6")
-    return rank, float(alpha)
+        raise RefusedError(f"{name} is {alpha!r}; it must be a number from 1e-6 to 1e6")
+    return float(alpha)
+
+
+def _in_full(
+    config: Mapping[str, Any], name: str, check: Callable[[str, object], Number], factors: Mapping[str, Factors]
+) -> dict[str, Number]:
+    """A pattern's values by the full names of the modules that it means: each has that of the first key to match."""
+    pattern = config.get(name) or {}
+    if not isinstance(pattern, dict):
+        raise RefusedError(f"{name} is {pattern!r}; it must give modules a number each, as PEFT writes it")
+    values = {key: check(f"{name}[{key!r}]", value) for key, value in pattern.items()}
+    found: dict[str, Number] = {}
+    for module in factors:
+        try:
+            first = next((key for key in values if re.match(rf"(.*\.)?({key})$", module)), None)
+        except re.error as error:
+            raise RefusedError(f"{name} {list(pattern)} cannot be read: {error}") from error
+        if first is not None:
+            found[module] = values[first]
+    return found
 
 
 def _check_base(
@@ -205,11 +281,11 @@ def _short(name: str) -> str:
     return re.sub(r"[.-](i?q\d\w*|b?f(p)?(16|32))$", "", last)
 
 
-def _check_factors(factors: Mapping[str, Factors], rank: int, base: RegisteredBaseModel) -> None:
+def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], base: RegisteredBaseModel) -> None:
     for module, (A, B) in factors.items():
         if module not in base.modules:
-            raise RefusedError(f"module {module} is no linear layer of base model {base.name}")
-        d_out, d_in = base.modules[module]
+            raise RefusedError(f"module {module} is no linear layer or embedding of base model {base.name}")
+        (d_out, d_in), rank = base.modules[module], ranks[module]
         if tuple(A.shape) != (rank, d_in) or tuple(B.shape) != (d_out, rank):
             raise RefusedError(
                 f"module {module} has factors A {list(A.shape)} and B {list(B.shape)}; with r = {rank}, "
@@ -238,3 +314,18 @@ def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], ba
         raise RefusedError(f"{WEIGHTS} lacks factors for {', '.join(missing[:3])}, which target_modules names")
     if surplus := sorted(factors.keys() - meant):
         raise RefusedError(f"{WEIGHTS} has factors for {', '.join(surplus[:3])}, which target_modules does not name")
+
+
+def _check_copies(copies: Mapping[str, Tensor], base: RegisteredBaseModel) -> None:
+    if not copies:
+        return
+    model = load_base_model(
+        base.source, revision=base.revision, dtype=torch.float32, cache_dir=load_settings().home / "models"
+    ).model
+    for module, copy in copies.items():
+        weight = model.get_submodule(module).weight if module in base.modules else None
+        if weight is None or weight.shape != copy.shape or not torch.equal(weight.to(copy.dtype), copy):
+            raise RefusedError(
+                f"{WEIGHTS} holds {module}.base_layer.weight, which is not base model {base.name}'s: the training "
+                "changed the vocabulary, or the base model is another one"
+            )

@@ -15,7 +15,15 @@ from loracomp.composition.strategies import AdapterWeights
 from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import JobError, RefusedError, UsageError
-from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, AdapterFile, parse_factors, read_adapter
+from loracomp.registry.adapter_files import (
+    CONFIG,
+    TRAINING,
+    WEIGHTS,
+    AdapterFile,
+    own_scaling,
+    parse_factors,
+    read_adapter,
+)
 from loracomp.registry.base_models import RegisteredBaseModel, find_base_model
 
 PART_BYTES = 8 * 1024 * 1024
@@ -147,7 +155,9 @@ def parse_adapter(row: dict[str, Any], weights: bytes) -> AdapterWeights:
             "(sha256 differs); stage it again from its folder and activate that version",
             code="adapter_hash_mismatch",
         )
-    return AdapterWeights(row["adapter_id"], row["sha256"], row["scaling"], parse_factors(weights))
+    factors = parse_factors(weights)
+    own = own_scaling(row["config"], factors)
+    return AdapterWeights(row["adapter_id"], row["sha256"], row["scaling"], factors, own)
 
 
 def export_adapter(connection: Connection, adapter: dict[str, Any], folder: Path) -> None:

@@ -1,5 +1,6 @@
 -- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0. A slip such as a
--- minus sign would delete what nobody has read yet: what ended within the last hour goes only by force.
+-- minus sign would delete what nobody has read yet: what ended within the last hour goes only by force. Sums of their days
+-- stay (note_purged_days).
 CREATE FUNCTION loracomp.purge_jobs(
     older_than interval, batch integer DEFAULT 10000, force boolean DEFAULT false
 ) RETURNS integer
@@ -24,16 +25,14 @@ BEGIN
                 HINT = 'force => true deletes jobs that ended within the last hour all the same';
     END IF;
     PERFORM set_config('loracomp.purging', 'on', true); -- lets the audit's triggers know
-    WITH ended AS MATERIALIZED (
+    purged := ARRAY(
         SELECT j.id FROM loracomp.job AS j
         WHERE j.finished_at IS NOT NULL AND j.finished_at < ended_before
         ORDER BY j.finished_at LIMIT purge_jobs.batch
         FOR UPDATE SKIP LOCKED
-    ),
-    deleted AS (
-        DELETE FROM loracomp.job AS j USING ended AS e WHERE j.id = e.id RETURNING j.id
-    )
-    SELECT coalesce(array_agg(d.id), '{}') INTO purged FROM deleted AS d;
+    );
+    PERFORM loracomp.note_purged_days(purged);
+    DELETE FROM loracomp.job AS j WHERE j.id = ANY (purged);
     DELETE FROM loracomp.audit_event AS a WHERE a.entity = 'job' AND a.entity_id = ANY (purged);
     PERFORM set_config('loracomp.purging', 'off', true);
     RETURN cardinality(purged);
@@ -41,4 +40,4 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.purge_jobs IS
 'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left.
-Those that ended within the last hour only with force.';
+Those that ended within the last hour only with force. What their days answered, cost and scored stays in bi.';

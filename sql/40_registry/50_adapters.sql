@@ -42,6 +42,7 @@ BEGIN
     FROM loracomp.adapter AS a
     WHERE a.task_id = owner_task AND a.base_model_id = owner_base AND a.name = stage_adapter.name
         AND a.sha256 = stage_adapter.sha256 AND a.scaling = stage_adapter.scaling
+        AND a.config -> 'alpha_pattern' IS NOT DISTINCT FROM stage_adapter.config -> 'alpha_pattern'
     ORDER BY a.version DESC LIMIT 1;
     IF found THEN
         RETURN;
@@ -186,10 +187,12 @@ COMMENT ON FUNCTION loracomp.list_adapters IS 'Adapters of all statuses, by base
 
 -- Reads the weights of adapters, part by part in order, with what is needed to check and to use them.
 CREATE FUNCTION loracomp.read_adapters(adapter_ids integer[])
-RETURNS TABLE (adapter_id integer, name text, version integer, sha256 text, scaling double precision, bytes bytea)
+RETURNS TABLE (
+    adapter_id integer, name text, version integer, sha256 text, scaling double precision, config jsonb, bytes bytea
+)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
-SELECT a.id, a.name, a.version, a.sha256, a.scaling, w.bytes
+SELECT a.id, a.name, a.version, a.sha256, a.scaling, a.config, w.bytes
 FROM loracomp.adapter AS a
 LEFT JOIN loracomp.adapter_part AS w ON a.id = w.adapter_id
 WHERE a.id = ANY (read_adapters.adapter_ids)

@@ -38,3 +38,5 @@ CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.evalu
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
 CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.queue_limit
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
+CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.reported_tag
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();

@@ -75,6 +75,7 @@ BEGIN
         ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
     );
     DELETE FROM loracomp.turn AS t WHERE t.submitted_by = erase_submitter.submitter;
+    DELETE FROM loracomp.purged_day AS d WHERE d.submitted_by = erase_submitter.submitter;
     -- The empty name stands for all submitters.
     DELETE FROM loracomp.queue_count AS c
     WHERE c.submitted_by = erase_submitter.submitter AND erase_submitter.submitter <> '';
@@ -157,6 +158,8 @@ CREATE FUNCTION loracomp.erase_jobs(tags jsonb) RETURNS TABLE (what text, rows b
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    sums bigint;
 BEGIN
     IF coalesce(jsonb_typeof(erase_jobs.tags), 'null') <> 'object' OR erase_jobs.tags = '{}' THEN
         RAISE EXCEPTION 'tags must be a JSON object that names a tag, and is %', coalesce(erase_jobs.tags::text, 'null')
@@ -172,6 +175,15 @@ BEGIN
             )
         )
     ) AS e;
+    -- Sums of purged jobs know one tag each: those of several are not told from those of others.
+    DELETE FROM loracomp.purged_tag AS p
+    USING jsonb_each_text(erase_jobs.tags) AS g
+    WHERE p.tag = g.key AND p.value = left(g.value, 200)
+        AND (SELECT count(*) FROM jsonb_object_keys(erase_jobs.tags)) = 1;
+    GET DIAGNOSTICS sums = ROW_COUNT;
+    IF sums > 0 THEN
+        RETURN QUERY VALUES ('sums of purged jobs by this tag deleted', sums, NULL::text);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_jobs(jsonb) IS

@@ -54,7 +54,8 @@ SELECT
     p.encoder,
     p.code_version,
     (j.finished_at AT TIME ZONE 'UTC')::date AS day,
-    loracomp.compute_seconds(p.timings, p.batch_size) AS compute_s
+    loracomp.compute_seconds(p.timings, p.batch_size) AS compute_s,
+    now() AS as_of
 FROM loracomp.job AS j
 CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
@@ -106,6 +107,7 @@ COMMENT ON COLUMN bi.prediction.finished_at IS 'When it ended.';
 COMMENT ON COLUMN bi.prediction.day IS 'Day on which it ended, in UTC; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.prediction.compute_s IS
 'Its part of the seconds that its batch took to encode, route and predict.';
+COMMENT ON COLUMN bi.prediction.as_of IS 'Up to when it counts: now, for it is live.';
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.prediction_wide AS
@@ -174,7 +176,8 @@ SELECT
     (x.policy_settings -> 'density')::double precision AS density,
     b.architecture,
     b.parameter_count AS base_model_parameters,
-    s.is_administrator AS submitter_is_administrator
+    s.is_administrator AS submitter_is_administrator,
+    p.as_of
 FROM bi.prediction AS p
 LEFT JOIN loracomp.prediction AS x ON p.job_id = x.job_id
 LEFT JOIN bi.dim_date AS d ON p.day = d.day

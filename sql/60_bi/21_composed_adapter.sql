@@ -16,7 +16,8 @@ SELECT
     p.policy_settings ->> 'name' AS policy,
     p.policy_settings ->> 'strategy' AS strategy,
     p.created_at AS finished_at,
-    (p.created_at AT TIME ZONE 'UTC')::date AS day
+    (p.created_at AT TIME ZONE 'UTC')::date AS day,
+    now() AS as_of
 FROM loracomp.prediction AS p
 CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_ids, p.adapter_weights)
@@ -35,6 +36,7 @@ COMMENT ON COLUMN bi.composed_adapter.policy IS 'Name of the settings of routing
 COMMENT ON COLUMN bi.composed_adapter.strategy IS 'How the job''s adapters were merged.';
 COMMENT ON COLUMN bi.composed_adapter.finished_at IS 'When the job was answered.';
 COMMENT ON COLUMN bi.composed_adapter.day IS 'Day of the answer, in UTC; joins with bi.dim_date.';
+COMMENT ON COLUMN bi.composed_adapter.as_of IS 'Up to when it counts: now, for it is live.';
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.composed_adapter_wide AS
@@ -60,7 +62,8 @@ SELECT
     cardinality(p.adapter_ids) AS adapter_count,
     j.is_correct,
     c.day,
-    c.finished_at
+    c.finished_at,
+    now() AS as_of
 FROM bi.composed_adapter AS c
 CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.job AS j ON c.job_id = j.id
@@ -75,3 +78,4 @@ COMMENT ON COLUMN bi.composed_adapter_wide.evaluation IS 'Evaluation that the jo
 COMMENT ON COLUMN bi.composed_adapter_wide.submitted_by IS 'Database role that submitted the job.';
 COMMENT ON COLUMN bi.composed_adapter_wide.own_task IS 'Task that the job comes from; known for evaluations only.';
 COMMENT ON COLUMN bi.composed_adapter_wide.adapter_count IS 'Adapters that the job''s answer was composed of.';
+COMMENT ON COLUMN bi.composed_adapter_wide.as_of IS 'Up to when it counts: now, for it is live.';

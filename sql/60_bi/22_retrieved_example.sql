@@ -13,7 +13,8 @@ SELECT
     p.policy_settings ->> 'name' AS policy,
     p.base_model,
     (p.created_at AT TIME ZONE 'UTC')::date AS day,
-    p.created_at AS finished_at
+    p.created_at AS finished_at,
+    now() AS as_of
 FROM loracomp.prediction AS p
 CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
@@ -29,6 +30,7 @@ COMMENT ON COLUMN bi.retrieved_example.policy IS 'Name of the settings of routin
 COMMENT ON COLUMN bi.retrieved_example.base_model IS 'Frozen language model that answered.';
 COMMENT ON COLUMN bi.retrieved_example.day IS 'Day of the answer, in UTC; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.retrieved_example.finished_at IS 'When the job was answered.';
+COMMENT ON COLUMN bi.retrieved_example.as_of IS 'Up to when it counts: now, for it is live.';
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.retrieved_example_wide AS
@@ -47,7 +49,8 @@ SELECT
     j.submitted_by::text AS submitted_by,
     j.is_correct,
     (p.created_at AT TIME ZONE 'UTC')::date AS day,
-    p.created_at AS finished_at
+    p.created_at AS finished_at,
+    now() AS as_of
 FROM loracomp.prediction AS p
 CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.job AS j ON p.job_id = j.id
@@ -78,3 +81,4 @@ COMMENT ON COLUMN bi.retrieved_example_wide.evaluation IS 'Evaluation that the j
 COMMENT ON COLUMN bi.retrieved_example_wide.submitted_by IS 'Database role that submitted the job.';
 COMMENT ON COLUMN bi.retrieved_example_wide.day IS 'Day of the answer, in UTC.';
 COMMENT ON COLUMN bi.retrieved_example_wide.finished_at IS 'When the job was answered.';
+COMMENT ON COLUMN bi.retrieved_example_wide.as_of IS 'Up to when it counts: now, for it is live.';

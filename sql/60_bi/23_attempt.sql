@@ -14,7 +14,8 @@ SELECT
     loracomp.seconds_between(a.started_at, a.ended_at) AS duration_s,
     (a.started_at AT TIME ZONE 'UTC')::date AS day,
     a.started_at,
-    a.ended_at
+    a.ended_at,
+    now() AS as_of
 FROM (
     SELECT
         e.entity_id AS job_id,
@@ -52,3 +53,4 @@ COMMENT ON COLUMN bi.attempt.duration_s IS 'Seconds that the attempt took; null 
 COMMENT ON COLUMN bi.attempt.day IS 'Day on which it began, in UTC; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.attempt.started_at IS 'When it began.';
 COMMENT ON COLUMN bi.attempt.ended_at IS 'When it ended; null while it runs.';
+COMMENT ON COLUMN bi.attempt.as_of IS 'Up to when it counts: now, for it is live.';

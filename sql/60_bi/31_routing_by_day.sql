@@ -49,7 +49,7 @@ SELECT
     sum(r.mass) / max(r.jobs) AS mean_probability,
     sum(r.jobs_first)::double precision / max(r.jobs) AS first_share,
     sum(r.jobs_inside)::double precision / max(r.jobs) AS inside_share,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'routing_by_day') AS refreshed_at
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'routing_by_day') AS as_of
 FROM (
     SELECT
         d.*,
@@ -65,7 +65,7 @@ COMMENT ON COLUMN bi.routing_by_day.mean_probability IS
 'Mean probability of the task over these answers, 0 to 1; the tasks of a day sum to 1.';
 COMMENT ON COLUMN bi.routing_by_day.first_share IS 'Share of the answers of which it was the most probable task.';
 COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers whose mix it had a weight in.';
-COMMENT ON COLUMN bi.routing_by_day.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.routing_by_day.as_of IS 'Up to when it counts: when its numbers were last worked out.';
 
 -- Reads only, with its owner's rights. The Jensen-Shannon divergence between two mixes of tasks is 0 where
 -- they are alike and 1 where they share no task. Evaluations ask what nobody else would, so they are left out.
@@ -144,7 +144,7 @@ SELECT
     d.mix_entropy AS mix_entropy_bits,
     coalesce(d.jobs_before, 0)::bigint AS week_before_jobs,
     CASE WHEN d.jobs_before > 0 THEN greatest(0, d.divergence) END AS drift,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'routing_by_day') AS refreshed_at
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'routing_by_day') AS as_of
 FROM total AS t
 INNER JOIN drift AS d ON t.day = d.day AND t.policy = d.policy AND t.base_model = d.base_model;
 COMMENT ON VIEW bi.routing_drift IS
@@ -159,4 +159,4 @@ COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Such answers in the seve
 COMMENT ON COLUMN bi.routing_drift.drift IS
 'Jensen-Shannon divergence of the day''s tasks from those of the seven days before: 0 alike, 1 no task in common; '
 'null where there were none. Few jobs drift by chance.';
-COMMENT ON COLUMN bi.routing_drift.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.routing_drift.as_of IS 'Up to when it counts: when its numbers were last worked out.';

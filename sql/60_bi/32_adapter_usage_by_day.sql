@@ -50,7 +50,7 @@ SELECT
     u.jobs / sum(u.jobs_first) OVER w::double precision AS share_of_jobs,
     u.weight / u.jobs AS mean_weight,
     u.weight / sum(u.weight) OVER w AS share,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'adapter_usage_by_day') AS refreshed_at
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'adapter_usage_by_day') AS as_of
 FROM loracomp.adapter_usage_by_day AS u
 CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.adapter AS a ON u.adapter_id = a.id
@@ -68,8 +68,7 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Their share of the d
 COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Its mean weight in those, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
 'Its part of all weight composed that day; the adapters of a day sum to 1.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.refreshed_at IS
-'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'Up to when it counts: when its numbers were last worked out.';
 
 -- Reads only, with its owner's rights. Live, and cheap where reports are refreshed: days that were over when
 -- adapter_usage_by_day was worked out come from it, the days since from the predictions.
@@ -109,7 +108,8 @@ SELECT
     coalesce(m.labels ->> s.task, s.task) AS task,
     sum(s.jobs)::bigint AS jobs,
     sum(s.weight) / sum(s.jobs)::double precision AS mean_weight,
-    sum(s.weight) / sum(sum(s.weight)) OVER (PARTITION BY s.day) AS share
+    sum(s.weight) / sum(sum(s.weight)) OVER (PARTITION BY s.day) AS share,
+    now() AS as_of
 FROM usage AS s
 CROSS JOIN loracomp.task_mask AS m
 GROUP BY s.day, coalesce(m.labels ->> s.task, s.task);
@@ -120,3 +120,4 @@ COMMENT ON COLUMN bi.task_usage_by_day.jobs IS 'Answers that it took part in.';
 COMMENT ON COLUMN bi.task_usage_by_day.mean_weight IS 'Its mean weight in those, 0 to 1.';
 COMMENT ON COLUMN bi.task_usage_by_day.share IS
 'Its part of all weight composed that day; the shares of a day sum to 1.';
+COMMENT ON COLUMN bi.task_usage_by_day.as_of IS 'Up to when it counts: now, for it is live.';

@@ -45,7 +45,7 @@ SELECT
     c.composed,
     p.jobs::double precision / a.jobs AS share_of_a,
     p.jobs * c.composed::double precision / (a.jobs * b.jobs) AS lift,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'adapter_pair_by_day') AS refreshed_at
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'adapter_pair_by_day') AS as_of
 FROM (
     SELECT o.day, o.policy, o.base_model, o.is_evaluation, o.adapter_a AS a, o.adapter_b AS b, o.jobs
     FROM loracomp.adapter_pair_by_day AS o
@@ -86,4 +86,4 @@ COMMENT ON COLUMN bi.adapter_pair_by_day.share_of_a IS
 'Share of the one''s answers that the other took part in too, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.lift IS
 'How many times as often they met as they would by chance: 1 is chance.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.as_of IS 'Up to when it counts: when its numbers were last worked out.';

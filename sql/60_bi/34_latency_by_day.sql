@@ -66,10 +66,10 @@ SELECT
     l.p95_ms,
     l.p99_ms,
     l.max_ms,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'latency_by_day') AS refreshed_at
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'latency_by_day') AS as_of
 FROM loracomp.latency_by_day AS l;
 COMMENT ON VIEW bi.latency_by_day IS 'How long each step of the answers of a day took. Refreshed, not live.';
 COMMENT ON COLUMN bi.latency_by_day.step IS
 'queue, until a worker took it; a step that workers time, such as predict, which is the batch''s time and so each '
 'of its answers''; or total, from when a job could start to its answer.';
-COMMENT ON COLUMN bi.latency_by_day.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.latency_by_day.as_of IS 'Up to when it counts: when its numbers were last worked out.';

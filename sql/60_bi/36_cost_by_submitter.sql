@@ -2,24 +2,51 @@
 --   bi.cost_by_submitter
 --     loracomp.cost_by_submitter   what it rests on; refresh_reports() works it out
 
--- Refreshed by refresh_reports().
+-- Refreshed by refresh_reports(). Days of jobs that were purged are in it, as purge_jobs noted them.
 CREATE MATERIALIZED VIEW loracomp.cost_by_submitter AS
 SELECT
-    (j.finished_at AT TIME ZONE 'UTC')::date AS day,
-    j.submitted_by::text AS submitted_by,
-    j.policy,
-    coalesce(p.base_model, j.base_model) AS base_model,
-    count(*) AS jobs,
-    count(*) FILTER (WHERE j.status = 'succeeded') AS succeeded,
-    count(*) FILTER (WHERE j.status = 'failed') AS failed,
-    sum(j.attempts) AS attempts,
-    coalesce(sum(p.prompt_tokens), 0) AS prompt_tokens,
-    coalesce(sum(p.output_tokens), 0) AS output_tokens,
-    coalesce(sum(loracomp.compute_seconds(p.timings, p.batch_size)), 0) AS compute_s
-FROM loracomp.job AS j
-LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
-WHERE j.finished_at IS NOT NULL
-GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, j.submitted_by, j.policy, coalesce(p.base_model, j.base_model);
+    c.day,
+    c.submitted_by::text AS submitted_by,
+    c.policy,
+    c.base_model,
+    sum(c.jobs)::bigint AS jobs,
+    sum(c.succeeded)::bigint AS succeeded,
+    sum(c.failed)::bigint AS failed,
+    sum(c.attempts)::bigint AS attempts,
+    sum(c.prompt_tokens)::bigint AS prompt_tokens,
+    sum(c.output_tokens)::bigint AS output_tokens,
+    sum(c.compute_s) AS compute_s
+FROM (
+    SELECT
+        e.day,
+        e.submitted_by,
+        e.policy,
+        e.base_model,
+        count(*) AS jobs,
+        count(*) FILTER (WHERE e.status = 'succeeded') AS succeeded,
+        count(*) FILTER (WHERE e.status = 'failed') AS failed,
+        sum(e.attempts) AS attempts,
+        sum(e.prompt_tokens) AS prompt_tokens,
+        sum(e.output_tokens) AS output_tokens,
+        sum(e.compute_s) AS compute_s
+    FROM loracomp.ended_job AS e
+    GROUP BY e.day, e.submitted_by, e.policy, e.base_model
+    UNION ALL
+    SELECT
+        d.day,
+        d.submitted_by,
+        d.policy,
+        d.base_model,
+        d.jobs,
+        d.succeeded,
+        d.failed,
+        d.attempts,
+        d.prompt_tokens,
+        d.output_tokens,
+        d.compute_s
+    FROM loracomp.purged_day AS d
+) AS c
+GROUP BY c.day, c.submitted_by, c.policy, c.base_model;
 CREATE UNIQUE INDEX cost_by_submitter_key ON loracomp.cost_by_submitter (
     day, submitted_by, policy, base_model
 );
@@ -50,7 +77,7 @@ SELECT
     c.prompt_tokens,
     c.output_tokens,
     c.compute_s,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'cost_by_submitter') AS refreshed_at
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'cost_by_submitter') AS as_of
 FROM loracomp.cost_by_submitter AS c;
 COMMENT ON VIEW bi.cost_by_submitter IS 'What each submitter''s jobs cost, by day, policy and base model. Refreshed, not live.';
-COMMENT ON COLUMN bi.cost_by_submitter.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.cost_by_submitter.as_of IS 'Up to when it counts: when its numbers were last worked out.';

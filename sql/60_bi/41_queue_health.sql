@@ -13,7 +13,9 @@ SELECT
     h.failed_last_hour,
     h.cancelled_last_hour,
     h.median_latency_s,
-    h.last_succeeded_at
+    h.last_succeeded_at,
+    now() AS as_of
 FROM loracomp.queue_health AS h;
 COMMENT ON VIEW bi.queue_health IS 'The queue of each base model now, and what came out of it in the last hour.';
 COMMENT ON COLUMN bi.queue_health.base_model IS 'Frozen language model that the jobs ask for.';
+COMMENT ON COLUMN bi.queue_health.as_of IS 'Up to when it counts: now, for it is live.';

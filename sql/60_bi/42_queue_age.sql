@@ -7,7 +7,8 @@ SELECT
     q.jobs,
     q.oldest_s,
     q.quantiles[1] AS median_s,
-    q.quantiles[2] AS p95_s
+    q.quantiles[2] AS p95_s,
+    now() AS as_of
 FROM (
     SELECT
         j.base_model,
@@ -29,3 +30,4 @@ COMMENT ON COLUMN bi.queue_age.jobs IS 'Jobs that wait.';
 COMMENT ON COLUMN bi.queue_age.oldest_s IS 'Seconds that the first of them has waited.';
 COMMENT ON COLUMN bi.queue_age.median_s IS 'Half of them have waited at least this long.';
 COMMENT ON COLUMN bi.queue_age.p95_s IS 'One in twenty has waited at least this long.';
+COMMENT ON COLUMN bi.queue_age.as_of IS 'Up to when it counts: now, for it is live.';

@@ -18,7 +18,9 @@ SELECT
     w.seen_at,
     w.host,
     w.pid,
-    w.code_version
+    w.code_version,
+    now() AS as_of
 FROM loracomp.worker_status AS w;
 COMMENT ON VIEW bi.worker_status IS 'Workers that were heard of within a day: who is alive, doing what.';
 COMMENT ON COLUMN bi.worker_status.worker IS 'Name of the process. Facts join it by worker.';
+COMMENT ON COLUMN bi.worker_status.as_of IS 'Up to when it counts: now, for it is live.';

@@ -16,7 +16,8 @@ SELECT
     count(j.id) FILTER (WHERE j.status = 'succeeded') AS succeeded,
     count(j.id) FILTER (WHERE j.status = 'failed') AS failed,
     count(j.id) FILTER (WHERE j.status = 'cancelled') AS cancelled,
-    max(j.finished_at) AS last_finished_at
+    max(j.finished_at) AS last_finished_at,
+    now() AS as_of
 FROM loracomp.evaluation AS e
 LEFT JOIN loracomp.job AS j ON e.name = j.evaluation
 GROUP BY e.name;
@@ -31,3 +32,4 @@ COMMENT ON COLUMN bi.evaluation.succeeded IS 'Those that were answered.';
 COMMENT ON COLUMN bi.evaluation.failed IS 'Those that ended failed.';
 COMMENT ON COLUMN bi.evaluation.cancelled IS 'Those that were cancelled.';
 COMMENT ON COLUMN bi.evaluation.last_finished_at IS 'When the last of them ended.';
+COMMENT ON COLUMN bi.evaluation.as_of IS 'Up to when it counts: now, for it is live.';

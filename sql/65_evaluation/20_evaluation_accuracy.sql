@@ -15,7 +15,8 @@ SELECT
     m.correct,
     m.accuracy,
     greatest(0, m.accuracy - m.below / m.tasks) AS accuracy_low,
-    least(1, m.accuracy + m.above / m.tasks) AS accuracy_high
+    least(1, m.accuracy + m.above / m.tasks) AS accuracy_high,
+    now() AS as_of
 FROM loracomp.evaluation AS e
 CROSS JOIN LATERAL (
     SELECT
@@ -66,3 +67,4 @@ COMMENT ON COLUMN bi.evaluation_accuracy.accuracy IS 'correct / n of a task, 0 t
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_low IS
 'Lower end of its 95 % confidence interval: Wilson''s, or put together from the tasks'' own.';
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_high IS 'Upper end of that interval.';
+COMMENT ON COLUMN bi.evaluation_accuracy.as_of IS 'Up to when it counts: now, for it is live.';

@@ -48,7 +48,8 @@ SELECT
     s.difference,
     greatest(-1, s.centre - 1.959964 * s.standard_error) AS difference_low,
     least(1, s.centre + 1.959964 * s.standard_error) AS difference_high,
-    bi.mcnemar_p(s.only_a, s.only_b) AS p
+    bi.mcnemar_p(s.only_a, s.only_b) AS p,
+    now() AS as_of
 FROM loracomp.evaluation AS e
 CROSS JOIN LATERAL (
     WITH answered AS (
@@ -129,6 +130,7 @@ COMMENT ON COLUMN bi.evaluation_pair.difference IS 'accuracy_a - accuracy_b.';
 COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of its 95 % confidence interval.';
 COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of that interval.';
 COMMENT ON COLUMN bi.evaluation_pair.p IS 'P value of McNemar''s exact two-sided test on only_a and only_b.';
+COMMENT ON COLUMN bi.evaluation_pair.as_of IS 'Up to when it counts: now, for it is live.';
 
 -- Reads only, with its owner's rights: bi.evaluation_pair, of the own task's adapter and every other policy.
 CREATE VIEW bi.evaluation_regret AS
@@ -145,7 +147,8 @@ SELECT
     p.difference AS regret,
     p.difference_low AS regret_low,
     p.difference_high AS regret_high,
-    p.p
+    p.p,
+    p.as_of
 FROM bi.evaluation_pair AS p
 WHERE p.policy_a = 'own_task';
 COMMENT ON VIEW bi.evaluation_regret IS

@@ -13,7 +13,8 @@ SELECT
     q.family_first,
     q.true_inside,
     q.adapters,
-    q.entropy AS entropy_bits
+    q.entropy AS entropy_bits,
+    now() AS as_of
 FROM loracomp.evaluation AS e
 CROSS JOIN LATERAL (
     WITH routed AS NOT MATERIALIZED (
@@ -93,3 +94,4 @@ COMMENT ON COLUMN bi.routing_quality.true_inside IS
 COMMENT ON COLUMN bi.routing_quality.adapters IS 'Adapters a job.';
 COMMENT ON COLUMN bi.routing_quality.entropy_bits IS
 'Entropy of the tasks'' probabilities: 0 is certain of one, 1 as unsure as between two alike, 2 as among four.';
+COMMENT ON COLUMN bi.routing_quality.as_of IS 'Up to when it counts: now, for it is live.';

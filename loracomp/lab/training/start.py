@@ -60,5 +60,10 @@ def _check_same_shape(folder: Path, adapter: AdapterFile, config: TrainingConfig
     for name, has, wanted in (("rank", adapter.rank, config.rank), ("alpha", adapter.alpha, config.alpha)):
         if has != wanted:
             raise UsageError(f"start_from {folder}: its {name} is {has:g}, not {wanted:g}: give {name} {has:g}")
+    if adapter.config["rank_pattern"] or adapter.config["alpha_pattern"]:
+        raise UsageError(
+            f"start_from {folder}: its modules differ in rank or alpha (rank_pattern, alpha_pattern); trainings here "
+            "have one rank and one alpha for all"
+        )
     if adapter.use_rslora:
         raise UsageError(f"start_from {folder}: it was trained with use_rslora, which trainings here don't use")

@@ -1,0 +1,148 @@
+"""The nearest plain LoRA of an adapter that is none, and what it loses.
+
+DoRA, full `modules_to_save`, LoHa, LoKr, VeRA, trained tokens: whatever PEFT merges into a base model's weights is a
+change of them, and the nearest change of a given rank is its truncated SVD (Eckart and Young 1936).
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from loracomp.composition.blocks import Factors
+from loracomp.errors import RefusedError, UsageError
+from loracomp.model.loading import BaseModel, quiet_transformers
+from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, read_folder
+from loracomp.registry.base_models import RegisteredBaseModel
+
+EVERYTHING = "(everything)"
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """What became of the change of one module or parameter, or of all."""
+
+    module: str
+    rank: int
+    """0 where LoRA can't express it (biases, norms, experts)."""
+    norm: float
+    """Frobenius norm of the change."""
+    relative_error: float
+    """Frobenius norm of what is lost, as a share of `norm`."""
+
+
+def convert_adapter(
+    folder: Path, output: Path, base: BaseModel, rank: int, *, any_base: bool = False
+) -> list[Converted]:
+    """Write the nearest LoRA of a rank as a PEFT folder; returns what each module's loses, and last what all lose.
+
+    `base` is loaded in float32 and merged with the adapter here, so it is of no more use. Its rounding sets a floor to
+    the errors, of some 1e-7 of the weights' norm. Raises RefusedError for what `read_folder` refuses, for what PEFT
+    can't load or merge, and where nothing is left; UsageError if the output folder holds anything or the rank is
+    below 1.
+    """
+    if rank < 1:
+        raise UsageError(f"rank is {rank}; it must be 1 or more")
+    if output.exists() and any(output.iterdir()):
+        raise UsageError(f"folder {output} is not empty: name a new one")
+    known = RegisteredBaseModel(0, base.name, base.source, base.revision, base.fingerprint, base.modules)
+    config, training, weights = read_folder(folder, known, any_base=any_base)
+    if not config.get("ensure_weight_tying"):
+        _untie_head(base)
+    before = {name: parameter.detach().clone() for name, parameter in _parameters(base).items()}
+    _merge(folder, base)
+    changes = {
+        name: change
+        for name, parameter in _parameters(base).items()
+        if bool((change := parameter.detach() - before[name]).any())
+    }
+    factors, report = {}, []
+    for name, change in sorted(changes.items()):
+        module = name.removesuffix(".weight")
+        if module not in base.modules or name == module:
+            report.append(Converted(name, 0, float(change.norm()), 1.0))
+            continue
+        turned = isinstance(base.model.get_submodule(module), nn.Linear)
+        factors[module], converted = _nearest(module, change if turned else change.mT, rank)
+        report.append(converted)
+    if not factors:
+        raise RefusedError(f"adapter {folder}: it changes no linear layer and no embedding, so nothing of it is LoRA")
+    report.append(_together(report))
+    origin = {"sha256": sha256(weights).hexdigest(), "peft_type": config.get("peft_type"), "rank": rank}
+    lineage = {"converted_from": origin | {"relative_error": report[-1].relative_error}}
+    about = {"base_model": {"name": base.name, "fingerprint": base.fingerprint}}
+    _write(output, base, factors, about | training | lineage)
+    return report
+
+
+def _parameters(base: BaseModel) -> dict[str, nn.Parameter]:
+    """Tied ones under each of their names."""
+    return dict(base.model.named_parameters(remove_duplicate=False))
+
+
+def _untie_head(base: BaseModel) -> None:
+    """Give the output head a weight of its own: PEFT adapts one of two tied modules, but merges into both."""
+    head = base.model.get_output_embeddings()
+    if head.weight is base.model.get_input_embeddings().weight:
+        head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
+        base.model.config.tie_word_embeddings = False
+
+
+def _merge(folder: Path, base: BaseModel) -> None:
+    from peft import PeftModel  # noqa: PLC0415  seconds, and for conversions only
+
+    try:
+        with quiet_transformers():
+            PeftModel.from_pretrained(base.model, folder).merge_and_unload()
+    except Exception as error:  # whatever PEFT's many kinds raise
+        first_line = str(error).strip().partition("\n")[0]
+        raise RefusedError(
+            f"adapter {folder}: PEFT cannot merge it into {base.name}: {type(error).__name__}: {first_line}"
+        ) from error
+
+
+def _nearest(module: str, change: Tensor, rank: int) -> tuple[Factors, Converted]:
+    """Of a change [d_out, d_in], or of less where the rank is above its own."""
+    U, S, Vh = torch.linalg.svd(change.float(), full_matrices=False)
+    root = S[:rank].sqrt()
+    norm, lost = float(S.norm()), float(S[rank:].norm())
+    return Factors(root[:, None] * Vh[:rank], U[:, :rank] * root), Converted(module, len(root), norm, lost / norm)
+
+
+def _together(parts: Sequence[Converted]) -> Converted:
+    norm = math.hypot(*(part.norm for part in parts))
+    lost = math.hypot(*(part.norm * part.relative_error for part in parts))
+    return Converted(EVERYTHING, max(part.rank for part in parts), norm, lost / norm)
+
+
+def _write(output: Path, base: BaseModel, factors: Mapping[str, Factors], training: Mapping[str, Any]) -> None:
+    rank = max(len(A) for A, _ in factors.values())
+    lower = {module: len(A) for module, (A, _) in factors.items() if len(A) < rank}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base.source,
+        "r": rank,
+        "lora_alpha": rank,
+        "rank_pattern": lower,
+        "alpha_pattern": lower,
+        "target_modules": sorted(factors),
+        "inference_mode": True,
+    }
+    tensors = {}
+    for module, pair in factors.items():
+        lookup = isinstance(base.model.get_submodule(module), nn.Embedding)
+        for side, tensor in zip("AB", pair, strict=True):
+            name = f"lora_embedding_{side}" if lookup else f"lora_{side}.weight"
+            tensors[f"base_model.model.{module}.{name}"] = tensor.contiguous()
+    output.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, output / WEIGHTS)
+    for name, value in ((CONFIG, config), (TRAINING, training)):
+        (output / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,154 @@
+"""What analysts see of tags and labels, and what reports remember of jobs that were purged."""
+
+import json
+
+import pytest
+from psycopg import errors
+
+from loracomp.database import connections as db
+from people_data import answer, claim, load, one, submit
+from people_fixtures import connect, values
+
+LATE = "SELECT loracomp.purge_jobs('1 day')"
+
+
+@pytest.fixture
+def examples(connection: db.Connection) -> dict[str, int]:
+    return load(connection)
+
+
+def tagged(connection, examples, label, *, days_ago=0, expected=None, **tags):
+    """A job with these tags that was given the label, so many days ago; its number."""
+    asked = {} if expected is None else {"expected": expected, "task": "rte"}
+    job_id = submit(connection, choices=["yes", "no"], tags=json.dumps(tags), **asked)
+    answer(connection, job_id, examples, output=label, choice_index=1 + (label == "no"))
+    connection.execute(
+        "UPDATE loracomp.job SET finished_at = now() - make_interval(days => %s) WHERE id = %s", [days_ago, job_id]
+    )
+    return job_id
+
+
+def report(connection: db.Connection, columns: str, view: str) -> list[tuple]:
+    connection.execute("SELECT FROM loracomp.refresh_reports()")
+    rows = connection.execute(f"SELECT {columns} FROM bi.{view} ORDER BY {columns}".encode())
+    return [tuple(row.values()) for row in rows]
+
+
+def test_labels_are_counted_by_the_tags_that_an_administrator_lists(database: str, logins: None) -> None:
+    with db.connect(database) as owner:
+        examples = load(owner)
+        tagged(owner, examples, "yes", country="DE", customer="SECRET")
+        tagged(owner, examples, "no", country="DE", expected="yes")
+        tagged(owner, examples, "yes", country="FR", product={"id": 7})
+        answer(owner, submit(owner, tags='{"country": "FR"}'), examples, output="SECRET text")
+    with connect(database, "ana") as ana:
+        assert values(ana, "SELECT count(*) FROM bi.job_tag") == {0}
+        with pytest.raises(errors.InsufficientPrivilege):
+            ana.execute("SELECT loracomp.set_reported_tags('{customer}')")
+    with connect(database, "adam") as adam:
+        adam.execute("SELECT loracomp.set_reported_tags('{country,product}')")
+        adam.execute("SELECT FROM loracomp.refresh_reports()")
+    columns = "tag, value, label, n, asked, correct"
+    with connect(database, "ana") as ana:
+        rows = ana.execute(f"SELECT {columns} FROM bi.answers_by_tag ORDER BY {columns}".encode()).fetchall()
+        assert [tuple(row.values()) for row in rows] == [
+            ("country", "DE", "no", 1, 1, 0),
+            ("country", "DE", "yes", 1, 0, 0),
+            ("country", "FR", "yes", 1, 0, 0),
+            ("country", "FR", None, 1, 0, 0),
+            ("product", '{"id": 7}', "yes", 1, 0, 0),
+        ]
+        joined = "SELECT count(*) FROM bi.job_tag AS t JOIN bi.prediction AS p USING (job_id) WHERE t.value = 'DE'"
+        assert values(ana, joined) == {2}
+    with db.connect(database) as owner:
+        owner.execute("SELECT loracomp.set_reported_tags('{product}')")
+        event = one(owner, "SELECT * FROM loracomp.audit_event WHERE entity = 'reported_tag' AND action = 'delete'")
+        assert event["before"] == {"key": "country"}
+    with connect(database, "ana") as ana:
+        assert values(ana, "SELECT DISTINCT tag FROM bi.answers_by_tag") == {"product"}
+        assert values(ana, "SELECT DISTINCT tag FROM bi.job_tag") == {"product"}
+
+
+@pytest.mark.parametrize("keys", ["NULL", "'{NULL}'", "'{\" \"}'"])
+def test_keys_that_are_none_are_refused(connection: db.Connection, keys: str) -> None:
+    with pytest.raises(
+        (errors.NullValueNotAllowed, errors.CheckViolation), match=r"null|reported_tag_must_not_be_blank"
+    ):
+        connection.execute(f"SELECT loracomp.set_reported_tags({keys})".encode())
+
+
+def test_long_tags_and_labels_fit_into_the_report(connection: db.Connection, examples: dict[str, int]) -> None:
+    connection.execute("SELECT loracomp.set_reported_tags('{t}')")
+    wide = "\N{GRINNING FACE}" * 3000
+    job_id = submit(connection, choices=[wide, "b"], tags=json.dumps({"t": wide}))
+    answer(connection, job_id, examples, output=wide, choice_index=1)
+    for purge in (False, True):
+        if purge:
+            connection.execute("SELECT loracomp.purge_jobs('0', force => true)")
+        assert report(connection, "value, label, n", "answers_by_tag") == [(wide[:200], wide[:200], 1)]
+
+
+REMEMBERED = {
+    "cost_by_submitter": "day, submitted_by, policy, base_model, jobs, succeeded, failed, attempts, prompt_tokens, "
+    "output_tokens, round(compute_s::numeric, 9)",
+    "accuracy_by_day": "day, evaluation, own_task, policy, asked, n, correct, accuracy, accuracy_low",
+    "accuracy": "evaluation, own_task, policy, asked, n, correct, accuracy_high",
+    "answers_by_tag": "day, tag, value, label, policy, n, asked, correct",
+}
+
+
+def test_reports_say_the_same_after_the_jobs_are_purged(connection: db.Connection, examples: dict[str, int]) -> None:
+    """In two batches, and beside what is still there."""
+    connection.execute("SELECT loracomp.set_reported_tags('{country}')")
+    for days_ago in (9, 9, 8, 0):
+        tagged(connection, examples, "yes", days_ago=days_ago, expected="yes", country="DE")
+        tagged(connection, examples, "no", days_ago=days_ago, expected="yes", country="FR")
+        tagged(connection, examples, "no", days_ago=days_ago)
+    failing = submit(connection, expected="yes", task="mnli")
+    token = claim(connection, failing)[failing]
+    connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[failing], [token]])
+    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '9 days' WHERE id = %s", [failing])
+    before = {view: report(connection, columns, view) for view, columns in REMEMBERED.items()}
+    assert all(before.values())
+    assert len(before["cost_by_submitter"]) == 3
+    assert values(connection, "SELECT loracomp.purge_jobs('1 day', 4)") == {4}
+    assert values(connection, LATE) == {6}
+    assert values(connection, "SELECT count(*) FROM bi.prediction") == {3}
+    assert {view: report(connection, columns, view) for view, columns in REMEMBERED.items()} == before
+
+
+def test_what_is_erased_is_not_remembered(connection: db.Connection, examples: dict[str, int]) -> None:
+    connection.execute("SELECT loracomp.set_reported_tags('{customer}')")
+    for customer in (7, 7, 8):
+        tagged(connection, examples, "yes", days_ago=3, customer=customer)
+    connection.execute(LATE)
+    tagged(connection, examples, "yes", customer=7)
+    rows = connection.execute("SELECT * FROM loracomp.erase_jobs(tags => '{\"customer\": 7}')").fetchall()
+    assert ("sums of purged jobs by this tag deleted", 1) in [(row["what"], row["rows"]) for row in rows]
+    assert report(connection, "value, n", "answers_by_tag") == [("8", 1)]
+    connection.execute("SELECT loracomp.erase_submitter(current_user)")
+    assert report(connection, "jobs", "cost_by_submitter") == []
+
+
+def test_every_view_but_dimensions_says_up_to_when_it_counts(connection: db.Connection) -> None:
+    views = """
+        SELECT c.relname FROM pg_class AS c
+        WHERE c.relnamespace = 'bi'::regnamespace AND c.relkind = 'v' AND c.relname NOT LIKE 'dim!_%' ESCAPE '!'
+            AND c.relname <> 'report_refresh'
+            AND NOT EXISTS (SELECT FROM pg_attribute AS a WHERE a.attrelid = c.oid AND a.attname = 'as_of')
+    """
+    assert values(connection, views) == set()
+
+
+def test_a_refreshed_view_lags_behind_a_live_one_and_says_so(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    tagged(connection, examples, "yes", expected="yes")
+    connection.execute("SELECT FROM loracomp.refresh_reports()")
+    tagged(connection, examples, "yes", expected="yes")
+    refreshed = one(connection, "SELECT jobs, as_of FROM bi.cost_by_submitter")
+    live = one(connection, "SELECT n, as_of FROM bi.accuracy_by_day")
+    assert (refreshed["jobs"], live["n"]) == (1, 2)
+    assert (
+        refreshed["as_of"] < one(connection, "SELECT max(finished_at) AS at FROM bi.prediction")["at"] < live["as_of"]
+    )
