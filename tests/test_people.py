@@ -203,7 +203,7 @@ def test_explanation_where_the_base_model_answered(connection: db.Connection, ex
 def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> None:
     job_id = submit(connection)
     assert "\nDue for 0." in explain(connection, job_id)
-    assert "Start it: loracomp worker" in explain(connection, job_id)
+    assert "Start it: LORACOMP_BASE_MODEL='toy' loracomp worker" in explain(connection, job_id)
     later = submit(connection, run_at="3000-01-01")
     assert "Not before 3000-01-01 00:00:00" in explain(connection, later)
     token = claim(connection, job_id)[job_id]

@@ -4,7 +4,10 @@
 -- Submitters.
 GRANT EXECUTE ON FUNCTION
 loracomp.submit_job,
+loracomp.submit_jobs,
 loracomp.cancel_job,
+loracomp.retry_job,
+loracomp.wait_for_job,
 loracomp.explain_job,
 loracomp.readable_tasks
 TO loracomp_submitter;
@@ -41,10 +44,13 @@ TO loracomp_analyst;
 -- policies, audit, lineage and erasure.
 GRANT EXECUTE ON FUNCTION
 loracomp.submit_job,
+loracomp.submit_jobs,
 loracomp.cancel_job,
+loracomp.wait_for_job,
 loracomp.explain_job,
 loracomp.readable_tasks,
 loracomp.retry_job,
+loracomp.set_priority,
 loracomp.requeue_jobs,
 loracomp.purge_jobs,
 loracomp.set_queue_limits,
@@ -104,6 +110,9 @@ loracomp.is_blank,
 loracomp.texts_are_not_blank,
 loracomp.texts_are_distinct,
 loracomp.texts_length,
+loracomp.job_from_json,
+loracomp.submit_one,
+loracomp.confidence,
 loracomp.shorten,
 loracomp.readable_example,
 loracomp.readable_adapter,
