@@ -293,3 +293,23 @@ def test_what_waits_says_how_to_start_a_worker_of_its_own_base_model(connection:
     (job_id,) = add_jobs(connection, "a")
     explained = value(connection, "SELECT loracomp.explain_job(%s)", [job_id])
     assert f"LORACOMP_BASE_MODEL='{BASE}' loracomp worker" in explained
+
+
+# --- the command line
+
+
+def test_ask_waits_on_where_the_login_may_not_answer_itself(
+    connection: Connection, database: str, login: str, run: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", psycopg.conninfo.make_conninfo(database, user=login))
+
+    def work() -> None:
+        with db.connect(database) as own:
+            (claimed,) = claim(own)
+            record(own, {claimed.id: claimed.lease_token}, [prediction_row(claimed.id, output="at last")])
+
+    worker = Timer(2.0, work)
+    worker.start()
+    answered = run("ask", "a", "--patience", "0.1")
+    worker.join()
+    assert (answered["status"], answered["output"]) == ("succeeded", "at last")

@@ -182,6 +182,13 @@ SELECT loracomp.submit_job(
     temperature => %(temperature)s::float8, top_p => %(top_p)s::float8, seed => %(seed)s::bigint
 ) AS id
 
+-- name: wait_for_job
+SELECT loracomp.wait_for_job(id => %(id)s, timeout => %(timeout)s) AS status
+
+-- name: may_work
+SELECT has_function_privilege(p.oid, 'EXECUTE') AS may
+FROM pg_proc AS p WHERE p.pronamespace = 'loracomp'::regnamespace AND p.proname = 'claim_jobs'
+
 -- name: job_trace
 SELECT * FROM loracomp.job_trace WHERE job_id = %(id)s
 
