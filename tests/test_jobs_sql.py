@@ -803,7 +803,9 @@ def test_fifty_submissions_with_one_key_are_one_job(connection: Connection, data
     assert len(ids) == 1
     assert len(statuses(connection)) == 1
     assert refusals
-    assert all(re.fullmatch(r"idempotency_key was used before, by job \d+, with another prompt", text) for text in refusals)
+    assert all(
+        re.fullmatch(r"idempotency_key was used before, by job \d+, with another prompt", text) for text in refusals
+    )
     # Whichever came first, the one with another payload is refused, or all but it are.
     assert len(refusals) in (1, 49)
 

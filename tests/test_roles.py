@@ -36,8 +36,10 @@ EXECUTE = {
         attempts_of job_from_json submit_one confidence set_priority
         retry_job requeue_jobs purge_jobs check_health refresh_reports limit_analyst
         database_metrics set_queue_limits
-        register_base_model find_base_model list_base_models set_encoder show_encoder embedding_dimensions
-        clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task list_tasks
+        register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
+        show_encoder embedding_dimensions
+        clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task
+        rename_task delete_task delete_examples list_tasks
         add_examples unembedded_examples find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
@@ -56,7 +58,8 @@ OWNERS_ALONE = """
     text_key check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query
     pick_tasks fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
     check_objects check_server check_roles check_registry check_queue
-    fill_job hint_job insert_incoming_job check_room audit_job_update audit_job_delete audit_registry keep_audit_event
+    find_task adapter_named policy_rule fill_job hint_job insert_incoming_job check_room
+    audit_job_update audit_job_delete audit_registry keep_audit_event
     keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
 """
 JOB_COLUMNS = """

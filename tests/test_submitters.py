@@ -85,16 +85,21 @@ def test_trying_again_is_no_way_past_the_limits_of_the_queue(connection: Connect
 
 def test_a_conflict_of_keys_names_all_that_differs(connection: Connection, submitter: Connection):
     job_id = value(submitter, "SELECT loracomp.submit_job('a', idempotency_key => 'k')")
-    with pytest.raises(psycopg.errors.UniqueViolation, match=rf"by job {job_id}, with another priority, tags, timeout_s\n"):
+    with pytest.raises(
+        psycopg.errors.UniqueViolation, match=rf"by job {job_id}, with another priority, tags, timeout_s\n"
+    ):
         submitter.execute(
-            "SELECT loracomp.submit_job('a', idempotency_key => 'k', priority => 5, tags => '{\"n\": 1}', timeout_s => 5)"
+            "SELECT loracomp.submit_job("
+            "'a', idempotency_key => 'k', priority => 5, tags => '{\"n\": 1}', timeout_s => 5)"
         )
 
 
 # --- many at once
 
 
-def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(connection: Connection, submitter: Connection):
+def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
+    connection: Connection, submitter: Connection
+):
     rows: list[Any] = [{"prompt": f"prompt {n}", "tags": {"row": n}} for n in range(1, 101)]
     wrong = {
         7: ({"prompt": " "}, "prompt must not be blank"),
@@ -174,7 +179,10 @@ def test_copy_works_and_its_error_names_the_line(connection: Connection, submitt
         copy.write("a,,{}\n ,,{}\n")
     assert error.value.diag.constraint_name == "prompt_must_not_be_blank"
     assert "COPY incoming_job, line 2" in (error.value.diag.context or "")
-    with pytest.raises(psycopg.errors.FeatureNotSupported), submitter.cursor().copy("COPY loracomp.job (prompt) FROM STDIN"):
+    with (
+        pytest.raises(psycopg.errors.FeatureNotSupported),
+        submitter.cursor().copy("COPY loracomp.job (prompt) FROM STDIN"),
+    ):
         pass
 
 
@@ -182,7 +190,9 @@ def test_copy_works_and_its_error_names_the_line(connection: Connection, submitt
     ("column", "given"), [("task", "rte"), ("expected", "a"), ("evaluation", "weekly"), ("status", "succeeded")]
 )
 def test_a_column_that_is_not_ones_own_is_named(connection: Connection, submitter: Connection, column: str, given: str):
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match=f"column {column} of loracomp.job is not yours to fill"):
+    with pytest.raises(
+        psycopg.errors.InsufficientPrivilege, match=f"column {column} of loracomp.job is not yours to fill"
+    ):
         add_jobs(submitter, "a", **{column: given})
 
 
@@ -246,7 +256,9 @@ def test_waiting_ends_in_time(connection: Connection, submitter: Connection):
         ("BEGIN; SELECT loracomp.retry_job({id}); ", "1s", "was changed in this transaction"),
     ],
 )
-def test_waiting_for_nothing_is_refused(connection: Connection, submitter: Connection, before: str, timeout: str, says: str):
+def test_waiting_for_nothing_is_refused(
+    connection: Connection, submitter: Connection, before: str, timeout: str, says: str
+):
     (job_id,) = add_jobs(submitter, "a")
     submitter.execute("SELECT loracomp.cancel_job(%s)", [job_id]) if "retry" in before else None
     with pytest.raises(psycopg.Error, match=says):

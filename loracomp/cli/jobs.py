@@ -36,7 +36,9 @@ def ask(
     seed: Annotated[int | None, typer.Option(help="What text is drawn by; the job's number unless given.")] = None,
     policy: Annotated[str, typer.Option(help="Settings of routing and merging.")] = "default",
     exclude_task: Annotated[list[str] | None, typer.Option(help="A task not to use.")] = None,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for a running worker before answering here, where the login may.")] = 1.0,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a running worker before answering here, where the login may.")
+    ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Insert a job, wait for its answer, and print it with its trace."""

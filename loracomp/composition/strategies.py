@@ -56,6 +56,11 @@ class AdapterWeights:
     scaling: float
     factors: ModuleFactors
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether B @ A is zero in every module, as before the first step of training."""
+        return not any(bool(A.any()) and bool(B.any()) for A, B in self.factors.values())
+
     def packed(self) -> PackedAdapter:
         """The same by shapes."""
         return PackedAdapter(self.id, self.sha256, self.scaling, pack(self.factors))

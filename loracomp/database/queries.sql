@@ -16,6 +16,12 @@ SELECT loracomp.register_base_model(
     parameter_count => %(parameter_count)s::bigint, modules => %(modules)s, make_default => %(make_default)s
 ) AS id
 
+-- name: set_default_base_model
+SELECT loracomp.set_default_base_model(name => %(name)s)
+
+-- name: remove_base_model
+SELECT loracomp.remove_base_model(name => %(name)s, force => %(force)s)
+
 -- name: find_base_model
 SELECT b.id, b.name, b.source, b.revision, b.fingerprint, b.modules FROM loracomp.find_base_model(%(name)s) AS b
 
@@ -55,6 +61,15 @@ SELECT loracomp.add_task(
 
 -- name: restrict_task
 SELECT loracomp.restrict_task(task => %(task)s, reader_role => %(reader_role)s::name)
+
+-- name: rename_task
+SELECT loracomp.rename_task(task => %(task)s, new_name => %(new_name)s)
+
+-- name: delete_task
+SELECT * FROM loracomp.delete_task(task => %(task)s, force => %(force)s)
+
+-- name: delete_examples
+SELECT loracomp.delete_examples(task => %(task)s, split => %(split)s) AS deleted
 
 -- name: list_tasks
 SELECT * FROM loracomp.list_tasks()
