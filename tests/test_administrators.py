@@ -19,7 +19,7 @@ from loracomp.errors import NotFoundError, RefusedError
 from loracomp.registry.adapters import stage_adapter
 from loracomp.registry.base_models import set_encoder
 from loracomp.registry.example_files import files_of, read_lines
-from people_data import answer, load, one, submit
+from people_data import answer, load, submit
 from people_fixtures import value
 from registry_data import registered, write_adapter
 
