@@ -64,7 +64,7 @@ OWNERS_ALONE = """
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
-    tags exclude_tasks max_attempts timeout_s
+    tags exclude_tasks tasks weights max_attempts timeout_s
 """
 EVALUATION_COLUMNS = "name description split kind base_model exclude_own seed"
 REPORTS = {

@@ -24,7 +24,9 @@ CREATE FUNCTION loracomp.submit_job(
     timeout_s integer DEFAULT 600,
     temperature double precision DEFAULT 0,
     top_p double precision DEFAULT 1,
-    seed bigint DEFAULT NULL
+    seed bigint DEFAULT NULL,
+    tasks text[] DEFAULT NULL,
+    weights double precision[] DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql
 AS $$
@@ -35,12 +37,12 @@ BEGIN
     LOOP
         INSERT INTO loracomp.job AS j (
             prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks, stop,
-            base_model, kind, max_attempts, timeout_s, temperature, top_p, seed
+            base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights
         ) VALUES (
             submit_job.prompt, submit_job.choices, submit_job.max_new_tokens, submit_job.policy, submit_job.priority,
             submit_job.run_at, submit_job.idempotency_key, submit_job.tags, submit_job.exclude_tasks, submit_job.stop,
             submit_job.base_model, submit_job.kind, submit_job.max_attempts, submit_job.timeout_s,
-            submit_job.temperature, submit_job.top_p, submit_job.seed
+            submit_job.temperature, submit_job.top_p, submit_job.seed, submit_job.tasks, submit_job.weights
         )
         ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
         RETURNING j.id INTO job_id;
@@ -65,7 +67,9 @@ BEGIN
                     (12, 'timeout_s', j.timeout_s <> submit_job.timeout_s),
                     (13, 'temperature', j.temperature <> submit_job.temperature),
                     (14, 'top_p', j.top_p <> submit_job.top_p),
-                    (15, 'seed', j.seed IS DISTINCT FROM submit_job.seed)
+                    (15, 'seed', j.seed IS DISTINCT FROM submit_job.seed),
+                    (16, 'tasks', j.tasks IS DISTINCT FROM submit_job.tasks),
+                    (17, 'weights', j.weights IS DISTINCT FROM submit_job.weights)
                 ) AS a (place, name, differs)
                 WHERE a.differs
             )
@@ -126,6 +130,14 @@ BEGIN
                     HINT = 'name one, or let an administrator make one the default';
         END IF;
     END IF;
+    IF new.tasks IS NOT NULL AND (tg_op = 'INSERT' OR new.tasks IS DISTINCT FROM old.tasks) THEN
+        unknown := loracomp.unknown_tasks(ARRAY(SELECT u.name FROM unnest(new.tasks) AS u (name) WHERE u.name IS NOT NULL));
+        IF unknown IS NOT NULL THEN
+            RAISE EXCEPTION 'tasks names tasks that do not exist: %', unknown
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'tasks_must_exist',
+                    HINT = 'loracomp.readable_tasks() lists those that your jobs may use';
+        END IF;
+    END IF;
     -- Only when it is given: a job must go on when a task that it excludes goes away.
     IF new.exclude_tasks <> '{}' AND (tg_op = 'INSERT' OR new.exclude_tasks IS DISTINCT FROM old.exclude_tasks) THEN
         -- array_remove refuses arrays of more dimensions in words of its own; a constraint has better ones.
@@ -142,10 +154,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.fill_job IS
-'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in exclude_tasks.';
+'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in exclude_tasks and tasks.';
 
 CREATE TRIGGER fill_job
-BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks ON loracomp.job
+BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks ON loracomp.job
 FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
 COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills due, base_model and max_new_tokens.';
 

@@ -43,7 +43,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only members of the role retrieve the task; null lets everybody.';
 
--- Renames a task, also where jobs that have not ended exclude it. Traces keep the name that it had.
+-- Renames a task, also where jobs that have not ended exclude it, or are for it alone. Traces keep the name that it had.
 CREATE FUNCTION loracomp.rename_task(task text, new_name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -56,8 +56,10 @@ BEGIN
     END IF;
     UPDATE loracomp.task AS t SET name = rename_task.new_name WHERE t.id = target;
     UPDATE loracomp.job AS j
-    SET exclude_tasks = array_replace(j.exclude_tasks, rename_task.task, rename_task.new_name)
-    WHERE j.status IN ('queued', 'running') AND rename_task.task = ANY (j.exclude_tasks);
+    SET
+        exclude_tasks = array_replace(j.exclude_tasks, rename_task.task, rename_task.new_name),
+        tasks = array_replace(j.tasks, rename_task.task, rename_task.new_name)
+    WHERE j.status IN ('queued', 'running') AND rename_task.task = ANY (j.exclude_tasks || j.tasks);
 END
 $$;
 COMMENT ON FUNCTION loracomp.rename_task IS 'Gives a task another name. Traces and the audit keep the name that it had.';

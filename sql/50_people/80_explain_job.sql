@@ -113,7 +113,9 @@ SELECT concat_ws(
         FROM unnest(job.choices) WITH ORDINALITY AS c (choice, place)
     ),
     'Expected: ' || loracomp.shorten(job.expected, 240),
-    'Excluded tasks: ' || nullif(array_to_string(job.exclude_tasks, ', '), '')
+    'Excluded tasks: ' || nullif(array_to_string(job.exclude_tasks, ', '), ''),
+    'Only tasks: ' || nullif(array_to_string(job.tasks, ', '), '')
+    || coalesce(' with weights ' || nullif(array_to_string(job.weights, ', '), ''), '')
 );
 END;
 COMMENT ON FUNCTION loracomp.explain_request IS 'What a job asks, for explain_job.';
