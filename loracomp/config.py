@@ -23,7 +23,7 @@ _DRIVER = re.compile(r"\Apostgres(ql)?\+\w+(?=://)")
 _CREDENTIALS_IN_PLACE = re.compile(r"\A\w+://([^@/]*@)?[^@]*\Z")
 
 
-OTHERS = ("LORACOMP_TEST_",)
+OTHERS = ("LORACOMP_TEST_", "LORACOMP_FUZZ")
 """How variables begin that others than `Settings` read."""
 
 

@@ -89,7 +89,8 @@ def test_trace_has_all_of_job_and_prediction(connection: db.Connection, examples
         "SELECT column_name AS name FROM information_schema.columns "
         "WHERE table_schema = 'loracomp' AND table_name IN ('job', 'prediction')"
     )
-    assert {row["name"] for row in rows} - left_out == set(found) - {"own_task", "correct"}
+    renamed = {"own_task", "correct", "pinned_tasks", "pinned_weights"}
+    assert {row["name"] for row in rows} - left_out == set(found) - renamed
 
 
 def test_retrieved_examples_and_composed_adapters(connection: db.Connection, examples: dict[str, int]) -> None:
