@@ -155,7 +155,6 @@ CROSS JOIN LATERAL jsonb_object_keys(coalesce(e.after, e.before)) AS s (setting)
 WHERE e.entity = 'policy' AND s.setting NOT IN ('created_at', 'updated_at')
     AND e.before -> s.setting IS DISTINCT FROM e.after -> s.setting;
 COMMENT ON VIEW loracomp.policy_changes IS 'What changed of policies, setting by setting; a new one has a row for each setting.';
-COMMENT ON COLUMN loracomp.policy_changes.at IS 'When.';
 COMMENT ON COLUMN loracomp.policy_changes.policy IS 'The policy, by its name after the change.';
 COMMENT ON COLUMN loracomp.policy_changes.setting IS 'The setting.';
 COMMENT ON COLUMN loracomp.policy_changes.before IS 'Its value before; null where the policy is new.';
