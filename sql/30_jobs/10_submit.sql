@@ -157,7 +157,8 @@ COMMENT ON FUNCTION loracomp.fill_job IS
 'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in exclude_tasks and tasks.';
 
 CREATE TRIGGER fill_job
-BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks ON loracomp.job
+BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks
+ON loracomp.job
 FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
 COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills due, base_model and max_new_tokens.';
 

@@ -66,7 +66,7 @@ COMMENT ON FUNCTION loracomp.rename_task IS 'Gives a task another name. Traces a
 
 -- Deletes a task with its examples, embeddings and adapters of all versions. Raises while it has an active adapter, or a stored
 -- trace names it, which could then not be replayed; by force not.
-CREATE FUNCTION loracomp.delete_task(task text, force boolean DEFAULT false) RETURNS TABLE (what text, rows bigint)
+CREATE FUNCTION loracomp.delete_task(task text, force boolean DEFAULT FALSE) RETURNS TABLE (what text, rows bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column

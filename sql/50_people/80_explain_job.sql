@@ -81,7 +81,8 @@ BEGIN ATOMIC
 SELECT 'Next: ' || CASE
     WHEN job.status = 'queued' AND h.busy_workers = 0
         THEN format(
-            'no worker holds a job of base model %s (due: %s). Is one running? Start it: LORACOMP_BASE_MODEL=%s loracomp worker',
+            'no worker holds a job of base model %s (due: %s). Is one running? '
+            'Start it: LORACOMP_BASE_MODEL=%s loracomp worker',
             job.base_model, h.due, quote_literal(job.base_model)
         )
     WHEN job.status = 'queued'
