@@ -3,12 +3,14 @@
 import os
 import re
 import socket
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
 import psycopg
+from dotenv import dotenv_values
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
@@ -19,6 +21,10 @@ from loracomp.errors import UsageError
 _DRIVER = re.compile(r"\Apostgres(ql)?\+\w+(?=://)")
 # Else libpq takes the rest of a password for a host, port or database, and its errors show those.
 _CREDENTIALS_IN_PLACE = re.compile(r"\A\w+://([^@/]*@)?[^@]*\Z")
+
+
+OTHERS = ("LORACOMP_TEST_", "LORACOMP_FUZZ")
+"""How variables begin that others than `Settings` read."""
 
 
 def _default_home() -> Path:
@@ -94,6 +100,15 @@ def load_settings() -> Settings:
     except ValidationError as error:
         wrong = "; ".join(f"LORACOMP_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
         raise UsageError(f"settings are wrong: {wrong}") from None
+
+
+def unknown_variables() -> list[str]:
+    """A sentence for each variable LORACOMP_* of the environment, or of .env, that is no setting: it has no effect."""
+    known = {f"LORACOMP_{name.upper()}" for name in Settings.model_fields}
+    names = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
+    strange = sorted(name for name in names - known if name.startswith("LORACOMP_") and not name.startswith(OTHERS))
+    near = {name: get_close_matches(name, known, n=1, cutoff=0.85) for name in strange}
+    return [f"{name} is no setting{f': {near[name][0]} is one' if near[name] else ''}" for name in strange]
 
 
 def libpq_form(address: str) -> str:

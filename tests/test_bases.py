@@ -44,7 +44,7 @@ ARCHITECTURES = {
     "Falcon": ("FalconForCausalLM", FUSED, {}),
     "OPT": ("OPTForCausalLM", Q_AND_V, {"ffn_dim": 48, "word_embed_proj_dim": 32, "max_position_embeddings": 256}),
     "GPT-2": ("GPT2LMHeadModel", ("c_attn",), {"n_positions": 256}),
-    "BLOOM": ("BloomForCausalLM", FUSED, {}),
+    "BLOOM": ("BloomForCausalLM", FUSED, {"seq_length": 256}),
 }
 """Name -> class of transformers, the modules that hold query and value, and settings of a tiny one."""
 WEIGHTS = (0.6, 0.4)

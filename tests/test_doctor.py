@@ -50,13 +50,13 @@ def owner(url: str) -> Iterator[Connection]:
 
 def findings(url: str, **settings: Any) -> dict[str, tuple[str, str]]:
     rows = examine(url, Settings(**settings))
-    assert len({row["check"] for row in rows}) == len(rows)
-    return {row["check"]: (row["status"], row["detail"]) for row in rows}
+    assert len({row["check_name"] for row in rows}) == len(rows)
+    return {row["check_name"]: (row["status"], row["detail"]) for row in rows}
 
 
 def health(owner: Connection) -> dict[str, tuple[str, str]]:
     """What the database says itself: quicker than all findings."""
-    return {row["check"]: (row["status"], row["detail"]) for row in owner.execute(QUERIES["check_health"])}
+    return {row["check_name"]: (row["status"], row["detail"]) for row in owner.execute(QUERIES["check_health"])}
 
 
 @contextmanager
@@ -338,7 +338,7 @@ def test_a_clock_that_is_off(url: str) -> None:
     script = "from loracomp.cli import main; import sys; sys.argv = ['loracomp', 'doctor', '--json']; main()"
     command = ["faketime", "+2 hours", sys.executable, "-c", script]
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60, check=False)
-    (clock,) = [row for row in json.loads(done.stdout) if row["check"] == "clock"]
+    (clock,) = [row for row in json.loads(done.stdout) if row["check_name"] == "clock"]
     assert clock["status"] == "warn" and "7200 s off" in clock["detail"], done.stderr
     assert findings(url)["clock"][0] == "ok"
 
@@ -413,7 +413,7 @@ def test_the_command_prints_a_table_or_json_and_exits_with_1(
     assert "none is the default" in printed and " fail" in printed.splitlines()[-1]
     with pytest.raises(typer.Exit):
         operations.doctor(strict=True, as_json=True)
-    assert {"check", "status", "detail"} == set(json.loads(capsys.readouterr().out)[0])
+    assert {"check_name", "status", "detail"} == set(json.loads(capsys.readouterr().out)[0])
 
 
 def test_refresh_prints_what_it_refreshed(

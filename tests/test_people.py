@@ -89,7 +89,8 @@ def test_trace_has_all_of_job_and_prediction(connection: db.Connection, examples
         "SELECT column_name AS name FROM information_schema.columns "
         "WHERE table_schema = 'loracomp' AND table_name IN ('job', 'prediction')"
     )
-    assert {row["name"] for row in rows} - left_out == set(found) - {"own_task", "correct"}
+    renamed = {"own_task", "correct", "pinned_tasks", "pinned_weights"}
+    assert {row["name"] for row in rows} - left_out == set(found) - renamed
 
 
 def test_retrieved_examples_and_composed_adapters(connection: db.Connection, examples: dict[str, int]) -> None:
@@ -203,7 +204,7 @@ def test_explanation_where_the_base_model_answered(connection: db.Connection, ex
 def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> None:
     job_id = submit(connection)
     assert "\nDue for 0." in explain(connection, job_id)
-    assert "Start it: loracomp worker" in explain(connection, job_id)
+    assert "Start it: LORACOMP_BASE_MODEL='toy' loracomp worker" in explain(connection, job_id)
     later = submit(connection, run_at="3000-01-01")
     assert "Not before 3000-01-01 00:00:00" in explain(connection, later)
     token = claim(connection, job_id)[job_id]

@@ -16,8 +16,8 @@ from people_fixtures import LOGINS, Scene, connect, login, value, values
 # Which functions each role may execute; any other is the owner's alone. A new function must be entered here.
 EXECUTE = {
     "loracomp_submitter": """
-        submit_job cancel_job explain_job readable_tasks readable_example readable_adapter attempts_of
-        white_space is_blank reader
+        submit_job submit_jobs cancel_job retry_job wait_for_job explain_job readable_tasks readable_example
+        readable_adapter attempts_of white_space is_blank reader job_from_json submit_one confidence
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
     """,
@@ -32,11 +32,14 @@ EXECUTE = {
         compute_seconds
     """,
     "loracomp_admin": """
-        submit_job cancel_job explain_job readable_tasks readable_example readable_adapter attempts_of
+        submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
+        attempts_of job_from_json submit_one confidence set_priority
         retry_job requeue_jobs purge_jobs check_health refresh_reports limit_analyst
         database_metrics set_queue_limits
-        register_base_model find_base_model list_base_models set_encoder show_encoder embedding_dimensions
-        clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task list_tasks
+        register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
+        show_encoder embedding_dimensions
+        clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task
+        rename_task delete_task delete_examples list_tasks
         add_examples unembedded_examples find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
@@ -55,12 +58,13 @@ OWNERS_ALONE = """
     text_key check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query
     pick_tasks fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
     check_objects check_server check_roles check_registry check_queue
-    fill_job hint_job audit_job_update audit_job_delete audit_registry keep_audit_event
+    find_task adapter_named policy_rule fill_job hint_job insert_incoming_job check_room
+    audit_job_update audit_job_delete audit_registry keep_audit_event
     keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
-    tags exclude_tasks max_attempts timeout_s
+    tags exclude_tasks tasks weights max_attempts timeout_s
 """
 EVALUATION_COLUMNS = "name description split kind base_model exclude_own seed"
 REPORTS = {
@@ -73,13 +77,17 @@ REPORTS = {
 }
 VECTOR = [1.0] + [0.0] * 831
 WRITES = {
-    "loracomp_submitter": {("job", "INSERT", column) for column in JOB_COLUMNS.split()},
+    # Of the last four a trigger says that they are not the submitter's to fill.
+    "loracomp_submitter": {
+        ("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation", "status")
+    }
+    | {("incoming_job", "INSERT", "*")},
     "loracomp_worker": set(),
     "loracomp_analyst": set(),
     "loracomp_admin": {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation")}
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
     | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
-    | {(table, "INSERT", "*") for table in ("adapter_part",)},
+    | {(table, "INSERT", "*") for table in ("adapter_part", "incoming_job")},
 }
 
 
@@ -179,7 +187,7 @@ def test_submitters_see_their_own_jobs_alone(scene: Scene, relation: str) -> Non
         assert values(adam, relation) >= {scene.alices, scene.bobs}
 
 
-@pytest.mark.parametrize("call", ["explain_job", "cancel_job"])
+@pytest.mark.parametrize("call", ["explain_job", "cancel_job", "retry_job", "wait_for_job"])
 def test_submitters_can_name_their_own_jobs_alone(scene: Scene, call: str) -> None:
     with scene.connect("alice") as alice:
         with pytest.raises(errors.NoDataFound, match="does not exist, or is not yours"):
@@ -238,7 +246,7 @@ BREAKOUTS = {
     "the owner": "SET SESSION AUTHORIZATION postgres",
     "claim": "SELECT loracomp.claim_jobs('w', 'toy', 10, '1 minute')",
     "record": "SELECT loracomp.record_predictions(" + "'{}', " * 14 + "'', '', '', '', '')",
-    "retry": "SELECT loracomp.retry_job(1)",
+    "priority": "SELECT loracomp.set_priority(1, 9)",
     "purge": "SELECT loracomp.purge_jobs('0', force => true)",
     "erase by number": "SELECT loracomp.erase_jobs('{1}'::bigint[])",
     "erase by tag": "SELECT loracomp.erase_jobs('{\"customer\": 7}'::jsonb)",

@@ -332,3 +332,74 @@ def test_a_missing_vector_is_refused(connection: db.Connection) -> None:
 
 def a_job(number: int) -> Job:
     return Job(id=number, lease_token=1, kind="predict", prompt="x", choices=None, max_new_tokens=None)
+
+
+# A job's own tasks and weights
+
+
+def submit_pinned(connection: db.Connection, **arguments: Any) -> int:
+    named = sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder(name)) for name in arguments
+    )
+    call = sql.SQL("SELECT loracomp.submit_job('x', {}) AS id").format(named)
+    row = connection.execute(call, arguments).fetchone()
+    assert row is not None
+    return int(row["id"])
+
+
+def test_only_the_tasks_that_a_job_names_are_retrieved_and_composed(connection: db.Connection) -> None:
+    (row,) = route_jobs(connection, [submit_pinned(connection, tasks=["far", "middle"])], QUERY)
+    assert (set(row["example_tasks"]), row["tasks"][0]) == ({"middle", "far"}, "middle")
+    assert row["eligible_task_count"] == 2
+    (row,) = route_jobs(connection, [submit_pinned(connection, tasks=["far"], exclude_tasks=["far"])], QUERY)
+    assert (row["composed_tasks"], row["fallback"]) == ([], "no eligible task")
+
+
+def test_weights_of_a_job_are_composed_without_retrieval(connection: db.Connection) -> None:
+    job_id = submit_pinned(connection, tasks=["middle", "far"], weights=[0.25, 0.5])
+    (row, free) = route_jobs(connection, [job_id, *add_jobs(connection, 1, "default")], np.repeat(QUERY, 2, axis=0))
+    assert (row["composed_tasks"], row["adapter_weights"]) == (["far", "middle"], [0.5, 0.25])
+    assert (row["tasks"], row["weights"]) == (["far", "middle"], [0.5, 0.25])
+    assert (row["example_ids"], row["similarities"], row["fallback"]) == ([], [], None)
+    assert free["composed_tasks"] == ["near", "middle"]
+    trace = connection.execute(
+        "SELECT pinned_tasks, pinned_weights FROM loracomp.job_trace WHERE job_id = %s", [job_id]
+    ).fetchone()
+    assert trace == {"pinned_tasks": ["middle", "far"], "pinned_weights": [0.25, 0.5]}
+    explained = connection.execute("SELECT loracomp.explain_job(%s) AS text", [job_id]).fetchone()
+    assert explained is not None and "Only tasks: middle, far with weights 0.25, 0.5" in explained["text"]
+
+
+def test_weights_are_composed_whole_or_not_at_all(connection: db.Connection) -> None:
+    job_id = submit_pinned(connection, tasks=["middle", "far"], weights=[0.25, 0.5])
+    connection.execute("UPDATE loracomp.adapter SET status = 'retired' WHERE name = 'far'")
+    (row,) = route_jobs(connection, [job_id], QUERY)
+    assert (row["composed_tasks"], row["fallback"]) == ([], "a task of the given weights is not eligible")
+    connection.execute("SELECT loracomp.rename_task('middle', 'centre')")
+    connection.execute("UPDATE loracomp.adapter SET status = 'active' WHERE name = 'far'")
+    (row,) = route_jobs(connection, [job_id], QUERY)
+    assert row["composed_tasks"] == ["far", "centre"]
+    connection.execute("UPDATE loracomp.job SET status = 'cancelled', finished_at = now() WHERE id = %s", [job_id])
+    connection.execute("SELECT loracomp.delete_task('centre', force => true)")
+    (row,) = route_jobs(connection, [job_id], QUERY)
+    assert (row["composed_tasks"], row["fallback"]) == ([], "a task of the given weights is not eligible")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"tasks": ["nobodys"]}, "tasks names tasks that do not exist: nobodys"),
+        ({"tasks": []}, "tasks_must_be_a_list_of_1_to_64"),
+        ({"tasks": ["far", "far"]}, "tasks_must_be_distinct_and_none_null"),
+        ({"weights": [1.0]}, "weights_must_be_one_for_each_of_the_tasks"),
+        ({"tasks": ["far", "near"], "weights": [1.0]}, "weights_must_be_one_for_each_of_the_tasks"),
+        ({"tasks": ["far"], "weights": [float("nan")]}, "weights_must_be_above_0_and_at_most_1"),
+        ({"tasks": ["far"], "weights": [0.0]}, "weights_must_be_above_0_and_at_most_1"),
+        ({"tasks": ["far"], "weights": [None]}, "weights_must_be_above_0_and_at_most_1"),
+    ],
+)
+def test_tasks_and_weights_that_are_none_are_refused_by_name(
+    connection: db.Connection, arguments: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(psycopg.IntegrityError, match=says):
+        submit_pinned(connection, **arguments)

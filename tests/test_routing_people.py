@@ -156,6 +156,17 @@ def test_rescore_under_stored_settings_is_the_stored_route(connection: db.Connec
     )
 
 
+def test_rescore_by_a_policy_is_what_it_makes_of_the_stored_examples(connection: db.Connection, query: Any) -> None:
+    job, trace = stored(connection, query)
+    connection.execute("UPDATE loracomp.policy SET temperature = 0.02, max_adapters = 1 WHERE name = 'nearest'")
+    for settings, changes in (("{}", {}), ('{"max_adapters": 2}', {"max_adapters": 2})):
+        statement = "SELECT * FROM loracomp.rescore_route(%s, %s, policy => 'nearest')"
+        found = connection.execute(statement, [job, settings]).fetchall()
+        assert_same(as_tuples(found), expected(trace, {"temperature": 0.02, "max_adapters": 1} | changes))
+    with pytest.raises(psycopg.errors.NoDataFound, match="there is no policy none such"):
+        connection.execute("SELECT loracomp.rescore_route(%s, policy => 'none such')", [job])
+
+
 def test_rescore_of_a_control_is_what_retrieval_would_do(connection: db.Connection, query: Any) -> None:
     _, trace = stored(connection, query)
     assert_same(as_tuples(rescore(connection, stored(connection, query, "random")[0])), expected(trace, {}))

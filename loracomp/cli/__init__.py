@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from loracomp.config import unknown_variables
 from loracomp.errors import LoracompError
 from loracomp.model.cpu import wait_briefly
 
@@ -31,7 +32,8 @@ _Version = Annotated[bool, typer.Option("--version", callback=_print_version, is
 
 @app.callback()
 def _options(_: _Version = False) -> None:
-    pass
+    for sentence in unknown_variables():
+        Console(stderr=True).print(Text(f"warning: {sentence}"), soft_wrap=True)
 
 
 def main() -> None:

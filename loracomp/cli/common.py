@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from psycopg.errors import Diagnostic
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -32,24 +33,67 @@ def open_database() -> Iterator[Connection]:
     url = database_url(load_settings())
     check_revision(url)
     with translated_errors(), connect(url, application_name="loracomp") as connection:
+        connection.add_notice_handler(_pass_on)
         yield connection
 
 
+def _pass_on(notice: Diagnostic) -> None:
+    """Show people what the database warns of."""
+    if notice.severity_nonlocalized == "WARNING":
+        warn(": ".join(filter(None, [notice.message_primary, notice.message_hint])))
+
+
+def warn(sentence: str) -> None:
+    """Tell people what they may not have meant, beside the results."""
+    remarks.print(harmless(f"warning: {sentence}"), markup=False, highlight=False, soft_wrap=True)
+
+
 def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, columns: Sequence[str] = ()) -> None:
-    """Print rows as a table, of the `columns` that people want where they are named, or whole as one JSON array."""
+    """Print rows as a table, of the `columns` that people want where they are named, or whole as one JSON array.
+
+    Into a pipe goes a line a row, with tabs between the columns. Where a table is wider than the terminal, each row is
+    printed by itself, a line a column.
+    """
     if as_json:
         emit_json(list(rows))
         return
     if not rows:
         console.print(f"[dim]{title}: none[/dim]")
         return
+    names = list(columns or rows[0])
+    if not console.is_terminal:
+        _emit_lines(rows, names)
+        return
     table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns or rows[0]:
+    for column in names:
         numeric = all(isinstance(row[column], int | float | None) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(shown(row[column]) for column in columns or row))
-    console.print(table)
+        table.add_row(*(shown(row[column]) for column in names))
+    if console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width:
+        console.print(table)
+    else:
+        _emit_records(rows, names, title)
+
+
+def _emit_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    typer.echo("\t".join(names))
+    for row in rows:
+        cells = ("" if row[name] is None else ", ".join(_texts(row[name])) for name in names)
+        typer.echo("\t".join(" ".join(harmless(cell).split("\n")) for cell in cells))
+
+
+def _emit_records(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> None:
+    width = max(map(len, names))
+    console.print(f"[italic]{escape(title)}[/italic]")
+    for row in rows:
+        for name in names:
+            console.print(f"[bold]{name.replace('_', ' '):{width}}[/bold]  {shown(row[name])}", highlight=False)
+        console.print()
+
+
+def _texts(value: object) -> list[str]:
+    return [str(each) for each in value] if isinstance(value, list | tuple) else [str(value)]
 
 
 def emit_json(value: object) -> None:
@@ -66,7 +110,7 @@ def shown(value: object) -> str:
         case float():
             return f"{value:.3f}"
         case list() | tuple():
-            return escape(harmless(", ".join(map(str, value))))
+            return escape(harmless(", ".join(_texts(value))))
         case _:
             return escape(harmless(str(value)))
 

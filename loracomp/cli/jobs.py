@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +36,9 @@ def ask(
     seed: Annotated[int | None, typer.Option(help="What text is drawn by; the job's number unless given.")] = None,
     policy: Annotated[str, typer.Option(help="Settings of routing and merging.")] = "default",
     exclude_task: Annotated[list[str] | None, typer.Option(help="A task not to use.")] = None,
-    patience: Annotated[float, typer.Option(help="Seconds to wait for a running worker before answering here.")] = 1.0,
+    patience: Annotated[
+        float, typer.Option(help="Seconds to wait for a running worker before answering here, where the login may.")
+    ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
     """Insert a job, wait for its answer, and print it with its trace."""
@@ -54,9 +56,9 @@ def ask(
             "exclude_tasks": exclude_task or [],
         }
         job = _submit(connection, columns)
-        if not _wait(connection, job, patience):
-            with _said_where_it_waits(job):
-                _answer_here(connection, job)
+        with _said_where_it_waits(job):
+            if not _wait(connection, job, patience):
+                _answer_or_wait(connection, job)
         _show(connection, job, as_json)
 
 
@@ -65,7 +67,7 @@ def _said_where_it_waits(job: int) -> Iterator[None]:
     """Whatever keeps this process from answering, the job is in the queue: say so, so that nobody submits it again."""
     try:
         yield
-    except LoracompError:
+    except (LoracompError, KeyboardInterrupt):
         remarks.print(f"job {job} waits for a worker; loracomp explain {job} tells what became of it")
         raise
 
@@ -94,11 +96,28 @@ def _job(connection: Connection, job: int) -> dict[str, Any]:
 def _wait(connection: Connection, job: int, patience: float | None) -> bool:
     """Whether the job ended; a job that some worker has taken is waited for to its end."""
     start = time.monotonic()
-    while (status := _job(connection, job)["status"]) not in ENDED:
+    while (status := _look(connection, job)) not in ENDED:
         if status == "queued" and patience is not None and time.monotonic() - start > patience:
             return False
-        time.sleep(0.05)
     return True
+
+
+def _look(connection: Connection, job: int) -> str:
+    """The job's status, as soon as it has ended or half a second has passed."""
+    row = connection.execute(QUERIES["wait_for_job"], {"id": job, "timeout": timedelta(seconds=0.5)}).fetchone()
+    assert row is not None
+    return str(row["status"])
+
+
+def _answer_or_wait(connection: Connection, job: int) -> None:
+    """Answer it in this process where the login may do so, as a submitter's may not; else wait on for a worker."""
+    row = connection.execute(QUERIES["may_work"]).fetchone()
+    assert row is not None
+    if row["may"]:
+        _answer_here(connection, job)
+        return
+    remarks.print(f"job {job} waits for a worker; Ctrl-C leaves it in the queue")
+    _wait(connection, job, patience=None)
 
 
 def _answer_here(connection: Connection, job: int) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from loracomp.cli.common import AsJson, console, emit, emit_json, open_database, shown
+from loracomp.cli.common import AsJson, console, emit, open_database, shown
 from loracomp.config import load_settings
 from loracomp.database import embedded
 from loracomp.database.doctor import Finding, examine
@@ -30,8 +30,8 @@ def doctor(
     """Check server, schema, roles, registry and queue. Exits with 1 where something fails."""
     settings = load_settings()
     findings = examine(embedded.database_url(settings), settings)
-    if as_json:
-        emit_json(findings)
+    if as_json or not console.is_terminal:
+        emit(findings, title="Doctor", as_json=as_json, columns=("status", "check_name", "detail"))
     else:
         _show(findings)
     bad = {"fail", "warn"} if strict else {"fail"}
@@ -45,7 +45,7 @@ def _show(findings: list[Finding]) -> None:
         table.add_column(column, overflow="fold")
     for each in findings:
         colour = _COLOURS[each["status"]]
-        table.add_row(f"[{colour}]{each['status']}[/{colour}]", shown(each["check"]), shown(each["detail"]))
+        table.add_row(f"[{colour}]{each['status']}[/{colour}]", shown(each["check_name"]), shown(each["detail"]))
     console.print(table)
     counts = {status: sum(each["status"] == status for each in findings) for status in _COLOURS}
     console.print(", ".join(f"{number} {status}" for status, number in counts.items()))

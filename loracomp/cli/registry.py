@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loracomp.cli import tasks
-from loracomp.cli.common import AsJson, emit, emit_json, open_database
+from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks, warn
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.embedded import database_url
@@ -23,6 +23,7 @@ library_app = typer.Typer(help="Folders of adapters with embedded examples.", no
 Source = Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, or package:NAME.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit at the hub. Defaults to main.")]
 BaseModelName = Annotated[str | None, typer.Option(help="Base model, by name. Defaults to the default one.")]
+RegisteredName = Annotated[str, typer.Argument(help="The base model, by the name that `loracomp model list` shows.")]
 Reference = Annotated[
     str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter. Defaults to its newest version.")
 ]
@@ -55,15 +56,53 @@ def add_model(
     name: Annotated[str | None, typer.Option(help="What jobs call it. Defaults to the source's last part.")] = None,
     revision: Revision = None,
     default: Annotated[bool, typer.Option("--default", help="Jobs that name no base model mean this one.")] = False,
+    unloaded: Annotated[
+        bool, typer.Option("--unloaded", help="Don't load it, where this machine cannot hold it.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Register a base model, by its name and the sha256 of its weights. The first one is the default."""
-    from loracomp.model.loading import describe_base_model
+    """Load a base model, try it out, and register it by its name and the sha256 of its weights."""
+    from loracomp.model.loading import describe_base_model, load_base_model, resolve_device
+    from loracomp.model.trial import try_out
     from loracomp.registry import base_models
 
+    settings = load_settings()
+    cache = settings.home / "models"
     with open_database() as connection:
-        model = describe_base_model(source, revision=revision, cache_dir=load_settings().home / "models")
+        if unloaded:
+            model = describe_base_model(source, revision=revision, cache_dir=cache)
+        else:
+            with remarks.status("loading it, to see that it works"):
+                model = load_base_model(
+                    source,
+                    revision=revision,
+                    device=resolve_device(settings.device, settings.device_map),
+                    device_map=settings.device_map,
+                    dtype=settings.dtype,
+                    cache_dir=cache,
+                )
+                try_out(model)
         base_models.register_base_model(connection, replace(model, name=name or model.name), make_default=default)
+    list_models(as_json)
+
+
+@model_app.command("default")
+def set_default_model(name: RegisteredName, as_json: AsJson = False) -> None:
+    """Make a registered base model the one that jobs mean which name none."""
+    with open_database() as connection:
+        connection.execute(QUERIES["set_default_base_model"], {"name": name})
+    list_models(as_json)
+
+
+@model_app.command("remove")
+def remove_model(
+    name: RegisteredName,
+    force: Annotated[bool, typer.Option("--force", help="Delete its adapters with it.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove a base model that no job names."""
+    with open_database() as connection:
+        connection.execute(QUERIES["remove_base_model"], {"name": name, "force": force})
     list_models(as_json)
 
 
@@ -106,7 +145,7 @@ def list_adapters(as_json: AsJson = False) -> None:
     """Adapters of all statuses, newest version first."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_adapters"]).fetchall()
-    columns = ("name", "version", "status", "task", "base_model", "rank")
+    columns = ("adapter_id", "adapter", "status", "task", "base_model", "rank")
     emit(rows, title="Adapters", as_json=as_json, columns=columns)
 
 
@@ -131,7 +170,7 @@ def stage_adapter(
             connection, folder, task=task, name=name, base_model=base_model, any_base=any_base
         )
         if activate:
-            adapters.activate_adapter(connection, staged.id)
+            _activate(connection, staged.id)
         _show(connection, f"{staged.name}@{staged.version}", base_model, as_json)
 
 
@@ -141,8 +180,17 @@ def activate_adapter(reference: Reference, base_model: BaseModelName = None, as_
     from loracomp.registry import adapters
 
     with open_database() as connection:
-        adapters.activate_adapter(connection, adapters.find_adapter(connection, reference, base_model)["id"])
+        _activate(connection, adapters.find_adapter(connection, reference, base_model)["id"])
         _show(connection, reference, base_model, as_json)
+
+
+def _activate(connection: Connection, adapter_id: int) -> None:
+    from loracomp.registry import adapters
+
+    adapters.activate_adapter(connection, adapter_id)
+    (weights,) = adapters.fetch_adapters(connection, [adapter_id])
+    if weights.changes_nothing:
+        warn("the adapter changes nothing: each of its modules has a factor of zeros; was it trained?")
 
 
 @adapter_app.command("retire")

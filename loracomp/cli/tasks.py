@@ -13,7 +13,7 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
-from loracomp.lab.catalogue import SPLITS, load_entry, read_examples
+from loracomp.lab.catalogue import SPLITS, entry_names, load_entry, read_examples
 from loracomp.registry.examples import Example
 
 task_app = typer.Typer(help="Tasks and their examples.", no_args_is_help=True)
@@ -61,12 +61,49 @@ def restrict_task(
     emit([{"task": name, "reader_role": role}], title="Task", as_json=as_json)
 
 
+@task_app.command("rename")
+def rename_task(name: str, new_name: str, as_json: AsJson = False) -> None:
+    """Give a task another name; traces keep the one that it had."""
+    with open_database() as connection:
+        connection.execute(QUERIES["rename_task"], {"task": name, "new_name": new_name})
+    emit([{"task": new_name, "before": name}], title="Renamed", as_json=as_json)
+
+
+@task_app.command("delete")
+def delete_task(
+    name: str,
+    force: Annotated[
+        bool, typer.Option("--force", help="Though an adapter of it is active, or stored traces name it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a task with its examples and adapters."""
+    with open_database() as connection:
+        rows = connection.execute(QUERIES["delete_task"], {"task": name, "force": force}).fetchall()
+    emit(rows, title=f"Deleted: {name}", as_json=as_json)
+
+
+@task_app.command("delete-examples")
+def delete_examples(
+    name: str,
+    split: Annotated[str | None, typer.Option(help="train, validation or test. Defaults to all of them.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Delete a task's examples with their embeddings."""
+    with open_database() as connection:
+        rows = connection.execute(QUERIES["delete_examples"], {"task": name, "split": split}).fetchall()
+    emit([{"task": name, **row} for row in rows], title="Examples", as_json=as_json)
+
+
 @task_app.command("import")
 def import_examples(
     task: Annotated[str, typer.Argument(help="Task: a catalogue entry (piqa, ...), or one of `loracomp task add`.")],
     data: Annotated[
         str | None,
-        typer.Argument(help="FILE.jsonl of {prompt, choices, answer, split}; or the entry's data set: folder, hub id."),
+        typer.Argument(
+            help="A .jsonl or .csv file (or .gz) of prompt, choices, answer, split, or a folder of such; "
+            "or the entry's data set: folder, hub id."
+        ),
     ] = None,
     *,
     split: Annotated[list[str] | None, typer.Option(help="Splits of the data set. Defaults to all of them.")] = None,
@@ -94,19 +131,38 @@ def import_examples(
 def _examples(
     connection: Connection, task: str, data: str | None, splits: list[str] | None
 ) -> tuple[str, list[Iterable[Example]]]:
-    """The task's name, and its examples split by split: of a JSON-lines file, or of a catalogue entry."""
+    """The task's name, and its examples split by split: of files of one's own, or of a catalogue entry."""
     from loracomp.registry import tasks
-    from loracomp.registry.example_files import read_lines
+    from loracomp.registry.example_files import SPLITS as ALL_SPLITS
+    from loracomp.registry.example_files import files_of, read_lines
 
-    if data is not None and data.endswith(".jsonl"):
-        lines = list(read_lines(Path(data), task))
-        return task, [[line for line in lines if line.split == split] for split in splits or [*SPLITS, "test"]]
+    if data is not None and _is_ones_own(task, data):
+        lines = [line for file in files_of(Path(data).expanduser()) for line in read_lines(file, task)]
+        return task, [[line for line in lines if line.split == split] for split in splits or ALL_SPLITS]
     entry = load_entry(task)
     if entry.data_note and not Path(data or entry.dataset_path).expanduser().is_dir():
         remarks.print(f"{entry.task}: {entry.data_note}", markup=False, highlight=False)
     tasks.add_task(connection, entry.task, family=entry.family, description=entry.description)
     chosen = splits or [split for split in SPLITS if split != "train" or entry.training_split]
     return entry.task, [read_examples(entry, split, data) for split in chosen]
+
+
+def _is_ones_own(task: str, data: str) -> bool:
+    """Whether the data are files in our format; else they are a catalogue entry's data set. Raises NotFoundError."""
+    from loracomp.registry.example_files import SUFFIXES
+
+    if data.endswith(SUFFIXES):
+        return True
+    if task in entry_names() or task.endswith((".yaml", ".yml")):
+        return False
+    path = Path(data).expanduser()
+    if path.is_dir():
+        return True
+    there = "is there, but its name does not end so" if path.exists() else "is not there"
+    raise NotFoundError(
+        f"task {task} is no catalogue entry, so its examples come from a file ({', '.join(SUFFIXES)}) or a folder of "
+        f"such files: {path.absolute()} {there}"
+    )
 
 
 @policy_app.command("list")

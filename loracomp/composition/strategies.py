@@ -62,6 +62,11 @@ class AdapterWeights:
     own_scaling: Mapping[str, float] = field(default_factory=dict)
     """Modules whose scaling is another (PEFT's rank_pattern and alpha_pattern)."""
 
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether B @ A is zero in every module, as before the first step of training."""
+        return not any(bool(A.any()) and bool(B.any()) for A, B in self.factors.values())
+
     def packed(self) -> PackedAdapter:
         """The same by shapes, under one scaling: what a module's own differs by goes into its factors, in float32."""
         roots = {module: math.sqrt(own / self.scaling) for module, own in self.own_scaling.items()}

@@ -12,7 +12,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import SchemaMismatchError
 
 Finding = dict[str, str]
-"""check, status (ok, warn or fail), detail."""
+"""check_name, status (ok, warn or fail), detail."""
 
 OLDEST_TESTED = 16
 SKEW_S = 2.0
@@ -36,7 +36,7 @@ def examine(url: str, settings: Settings) -> list[Finding]:
 
 def finding(check: str, status: str, detail: str) -> Finding:
     """One line of the report."""
-    return {"check": check, "status": status, "detail": detail}
+    return {"check_name": check, "status": status, "detail": detail}
 
 
 def server_finding(version: int) -> Finding:

@@ -20,6 +20,12 @@ SELECT loracomp.register_base_model(
     parameter_count => %(parameter_count)s::bigint, modules => %(modules)s, make_default => %(make_default)s
 ) AS id
 
+-- name: set_default_base_model
+SELECT loracomp.set_default_base_model(name => %(name)s)
+
+-- name: remove_base_model
+SELECT loracomp.remove_base_model(name => %(name)s, force => %(force)s)
+
 -- name: find_base_model
 SELECT b.id, b.name, b.source, b.revision, b.fingerprint, b.modules FROM loracomp.find_base_model(%(name)s) AS b
 
@@ -59,6 +65,15 @@ SELECT loracomp.add_task(
 
 -- name: restrict_task
 SELECT loracomp.restrict_task(task => %(task)s, reader_role => %(reader_role)s::name)
+
+-- name: rename_task
+SELECT loracomp.rename_task(task => %(task)s, new_name => %(new_name)s)
+
+-- name: delete_task
+SELECT * FROM loracomp.delete_task(task => %(task)s, force => %(force)s)
+
+-- name: delete_examples
+SELECT loracomp.delete_examples(task => %(task)s, split => %(split)s) AS deleted
 
 -- name: list_tasks
 SELECT * FROM loracomp.list_tasks()
@@ -185,6 +200,13 @@ SELECT loracomp.submit_job(
     policy => %(policy)s, exclude_tasks => %(exclude_tasks)s::text[], stop => %(stop)s::text[],
     temperature => %(temperature)s::float8, top_p => %(top_p)s::float8, seed => %(seed)s::bigint
 ) AS id
+
+-- name: wait_for_job
+SELECT loracomp.wait_for_job(id => %(id)s, timeout => %(timeout)s) AS status
+
+-- name: may_work
+SELECT has_function_privilege(p.oid, 'EXECUTE') AS may
+FROM pg_proc AS p WHERE p.pronamespace = 'loracomp'::regnamespace AND p.proname = 'claim_jobs'
 
 -- name: job_trace
 SELECT * FROM loracomp.job_trace WHERE job_id = %(id)s

@@ -388,6 +388,10 @@ job = Table(
     _required(
         "exclude_tasks", _texts(), "Tasks whose examples and adapters must not be used.", server_default=text("'{}'")
     ),
+    _optional("tasks", _texts(), "Tasks whose adapters alone may be composed; null: all that the submitter may use."),
+    _optional(
+        "weights", ARRAY(Double), "Weights of those tasks' adapters, in their order, instead of retrieval; else null."
+    ),
     _required("max_attempts", Integer, "Attempts before the job ends failed.", server_default=text("3")),
     _required("timeout_s", Integer, "Seconds a worker may hold it in one attempt.", server_default=text("600")),
     _optional("task", Text, "Task that it comes from; evaluations only."),
@@ -503,6 +507,24 @@ job = Table(
     ),
     CheckConstraint("jsonb_typeof(tags) = 'object'", name="tags_must_be_a_json_object"),
     CheckConstraint("array_position(exclude_tasks, NULL) IS NULL", name="exclude_tasks_must_not_hold_null"),
+    CheckConstraint("tasks IS NULL OR cardinality(tasks) BETWEEN 1 AND 64", name="tasks_must_be_a_list_of_1_to_64"),
+    CheckConstraint(
+        "tasks IS NULL OR (array_position(tasks, NULL) IS NULL AND loracomp.texts_are_distinct(tasks))",
+        name="tasks_must_be_distinct_and_none_null",
+    ),
+    CheckConstraint(
+        "tasks IS NULL OR loracomp.texts_length(tasks) <= 100000",
+        name="tasks_must_be_at_most_100000_characters_together",
+    ),
+    CheckConstraint(
+        "weights IS NULL OR (tasks IS NOT NULL AND cardinality(weights) = cardinality(tasks))",
+        name="weights_must_be_one_for_each_of_the_tasks",
+    ),
+    # NaN counts as the largest number.
+    CheckConstraint(
+        "weights IS NULL OR (array_position(weights, NULL) IS NULL AND 0 < ALL (weights) AND 1 >= ALL (weights))",
+        name="weights_must_be_above_0_and_at_most_1",
+    ),
     CheckConstraint("attempts >= 0", name="attempts_must_not_be_negative"),
     CheckConstraint("expired_leases >= 0", name="expired_leases_must_not_be_negative"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", name="max_attempts_must_be_between_1_and_100"),

@@ -18,7 +18,7 @@ from loracomp.model.encoding import (
     vector_dimensions,
 )
 from loracomp.model.loading import quiet_transformers, readable
-from loracomp.model.sources import ResolvedSource, fingerprint, resolve_source
+from loracomp.model.sources import ResolvedSource, absolute_source, fingerprint, resolve_source
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
         )
     return Encoder(
         name=_encoder_name(source, resolved),
-        source=source,
+        source=absolute_source(source),
         revision=resolved.revision,
         fingerprint=fingerprint(resolved),
         dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0)),

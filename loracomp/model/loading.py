@@ -14,17 +14,19 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from loracomp.errors import LoracompError, RefusedError, UsageError
 from loracomp.model.gguf import converted_folder
 from loracomp.model.scoring import shares_prompts
-from loracomp.model.sources import fingerprint, resolve_source
+from loracomp.model.sources import absolute_source, fingerprint, resolve_source
 
-UNSAID_CONTEXT = 2048
-"""Tokens, for models whose config names no limit: BLOOM has no table of positions, and was trained on so many."""
-
+CAUSAL = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+"""Kind of model -> its class, or classes, that continue a text."""
+LENGTHS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
+"""What configs call the longest input, in tokens."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -74,14 +76,21 @@ def load_base_model(
     """
     folder, description = _describe(source, revision, cache_dir)
     with quiet_transformers(), readable(source):
-        model = AutoModelForCausalLM.from_pretrained(
+        model, found = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=resolve_dtype(dtype, device),
             device_map=device_map,
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
+            output_loading_info=True,
         )
+        # transformers would draw them at random, and go on.
+        if lacking := sorted(found["missing_keys"]):
+            raise RefusedError(
+                f"model source {source!r}: its files lack {len(lacking)} weights of {type(model).__name__}, such as "
+                f"{lacking[0]}: bring the whole model"
+            )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
@@ -165,26 +174,42 @@ def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path,
     with quiet_transformers(), readable(source):
         folder = converted_folder(resolved.path, digest, cache_dir) if resolved.is_gguf else resolved.path
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        _check_causal(config, source)
         with torch.device("meta"):
             skeleton = AutoModelForCausalLM.from_config(config)
     description = BaseModelDescription(
         name=resolved.name,
-        source=source,
+        source=absolute_source(source),
         revision=resolved.revision,
         fingerprint=digest,
         architecture=type(skeleton).__name__,
-        context_length=_context_length(config.get_text_config()),
+        context_length=_context_length(config.get_text_config(), source),
         parameter_count=sum(parameter.numel() for parameter in skeleton.parameters()),
         modules=adaptable_modules(skeleton),
     )
     return folder, description
 
 
-def _context_length(config: PreTrainedConfig) -> int:
-    for name in ("max_position_embeddings", "seq_length"):
-        if isinstance(length := getattr(config, name, None), int):
+def _check_causal(config: PreTrainedConfig, source: str) -> None:
+    """Raise RefusedError where the config names an architecture that continues no text, such as BERT's or T5's."""
+    classes = {name for names in CAUSAL.values() for name in ([names] if isinstance(names, str) else names)}
+    named = config.architectures or []
+    if config.model_type not in CAUSAL or (named and not classes & set(named)):
+        raise RefusedError(
+            f"model source {source!r}: {', '.join(named) or config.model_type} is no causal language model, which "
+            "continues a text: name one, such as a Llama or a Qwen"
+        )
+
+
+def _context_length(config: PreTrainedConfig, source: str) -> int:
+    """The longest input, by the first of LENGTHS that the config has. Raises RefusedError where it has none."""
+    for name in LENGTHS:
+        if isinstance(length := getattr(config, name, None), int) and length > 0:
             return length
-    return UNSAID_CONTEXT
+    raise RefusedError(
+        f"model source {source!r}: its config.json names no longest input, as models without positions need none; "
+        f'write how many tokens it was trained on into that file, such as "{LENGTHS[0]}": 2048'
+    )
 
 
 def adaptable_modules(model: PreTrainedModel) -> dict[str, tuple[int, int]]:

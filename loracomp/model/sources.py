@@ -52,6 +52,12 @@ def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
     return _from_hub(source, revision)
 
 
+def absolute_source(source: str) -> str:
+    """A folder or file as it is named from anywhere; a hub id or a package as it stands."""
+    path = Path(source).expanduser()
+    return str(path.absolute()) if not source.startswith(PACKAGE) and path.exists() else source
+
+
 def fingerprint(resolved: ResolvedSource) -> str:
     """Sha256 hex of the weight files as they came: the files' bytes, one after another, sorted by file name.
 

@@ -1,14 +1,21 @@
-"""Examples in a file of one's own: JSON lines of {prompt, choices, answer, split}."""
+"""Examples in files of one's own, JSON lines or CSV, of prompt, choices, answer and split."""
 
+import csv
+import gzip
 import hashlib
+import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.registry.examples import Example, canonical_json
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
+SPLITS = ("train", "validation", "test")
 
 
 class Line(BaseModel):
@@ -34,34 +41,92 @@ class Line(BaseModel):
         return self
 
 
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or those of a folder whose names end in one of SUFFIXES, by name. Raises NotFoundError."""
+    if not path.is_dir():
+        return [path]
+    if files := sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)):
+        return files
+    raise NotFoundError(f"folder {path.absolute()} holds no file whose name ends in {', '.join(SUFFIXES)}")
+
+
 def read_lines(path: Path, task: str) -> Iterator[Example]:
-    """Examples of a JSON-lines file, in order; content_hash is of prompt, choices and answer, so not of the split.
+    """Examples of a file, in order; content_hash is of prompt, choices and answer, so not of the split.
 
-    Raises NotFoundError, or RefusedError naming the line and the field.
+    A row that names no split is of the file's, where that is called train.jsonl or the like, else of train. In CSV,
+    choices are a JSON array, or texts with | between them; an empty cell is none. Raises NotFoundError, or RefusedError
+    naming the line and the field.
     """
+    rows = _csv_rows if path.name.endswith((".csv", ".csv.gz")) else _json_rows
+    stem = path.name.partition(".")[0]
+    defaults = {"split": stem} if stem in SPLITS else {}
+    for number, row in rows(_text(path), str(path)):
+        yield _example(defaults | row, f"{path}, line {number}", f"{task}/{path.name}#{number}")
+
+
+def _text(path: Path) -> str:
+    """Of a file that may be packed, and may begin with a byte order mark."""
     try:
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
+        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except FileNotFoundError:
-        raise NotFoundError(f"no file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
+        raise NotFoundError(f"no file {path.absolute()}") from None
+    except (OSError, EOFError, UnicodeDecodeError) as error:
         raise RefusedError(f"{path} cannot be read: {error}") from None
+
+
+def _json_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield _example(line, f"{path}, line {number}", f"{task}/{path.name}#{number}")
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise RefusedError(f"{path}, line {number}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise RefusedError(f"{path}, line {number}: a row is a JSON object, not {type(row).__name__}")
+        yield number, row
 
 
-def _example(line: str, place: str, source_ref: str) -> Example:
+def _csv_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
-        row = Line.model_validate_json(line)
+        if lacking := [name for name in ("prompt", "answer") if name not in (reader.fieldnames or [])]:
+            raise RefusedError(
+                f"{path}: its first line must name the columns, and names no {' and no '.join(lacking)}: write "
+                "prompt,choices,answer,split"
+            )
+        for row in reader:
+            if None in row or None in row.values():
+                raise RefusedError(f"{path}, line {reader.line_num}: has not as many cells as the first line")
+            yield reader.line_num, {name: _cell(name, value) for name, value in row.items() if value}
+    except csv.Error as error:
+        raise RefusedError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
+
+
+def _cell(name: str, value: str) -> Any:
+    if name != "choices":
+        return value
+    if not value.startswith("["):
+        return [choice.strip() for choice in value.split("|")]
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value  # the field's check says that it is no list
+
+
+def _example(row: dict[str, Any], place: str, source_ref: str) -> Example:
+    try:
+        line = Line.model_validate(row)
     except ValidationError as error:
         wrong = "; ".join(": ".join(filter(None, [".".join(map(str, e["loc"])), e["msg"]])) for e in error.errors())
         raise RefusedError(f"{place}: {wrong}") from None
-    content = canonical_json({"prompt": row.prompt, "choices": row.choices, "answer": row.answer})
+    content = canonical_json({"prompt": line.prompt, "choices": line.choices, "answer": line.answer})
     return Example(
-        split=row.split,
-        prompt=row.prompt,
-        choices=tuple(row.choices) if row.choices else None,
-        answer=row.answer,
+        split=line.split,
+        prompt=line.prompt,
+        choices=tuple(line.choices) if line.choices else None,
+        answer=line.answer,
         content_hash=hashlib.sha256(content.encode()).digest(),
         source_ref=source_ref,
     )

@@ -49,17 +49,25 @@ def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: S
     for task, examples_of_task in examples.items():
         _check_made_with(task, examples_of_task, manifest.encoder)
     known = _known_adapters(connection, base_model)
-    report, rows, vectors = [], [], []
+    counts, rows, vectors = [], [], []
     for task, part in manifest.tasks.items():
         add_task(connection, task, family=part.family, description=part.description)
-        adapter = _load_adapter(connection, files.adapter_folder(folder, task), task, base_model, known)
         added = _add_examples(connection, task, examples[task])
         new_rows, new_vectors = _without_embedding(connection, task, examples[task])
         rows += new_rows
         vectors.append(new_vectors)
-        report.append(LoadedTask(task, adapter, added, len(new_rows)))
+        counts.append((task, added, len(new_rows)))
     load_embeddings(connection, rows, np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32))
-    return report
+    # Active once they can be retrieved.
+    return [
+        LoadedTask(
+            task,
+            _load_adapter(connection, files.adapter_folder(folder, task), task, base_model, known),
+            added,
+            embedded,
+        )
+        for task, added, embedded in counts
+    ]
 
 
 def _registered_base_model(connection: Connection, part: BaseModelPart, settings: Settings) -> str:

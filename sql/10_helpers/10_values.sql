@@ -4,6 +4,7 @@
 --   shorten             a text on one line, cut
 --   seconds_between     from one time to another
 --   compute_seconds     a job's part of its batch's work
+--   confidence          the best choice's share
 
 -- Changes nothing. NaN is beyond every range; null is left to whoever asks.
 CREATE FUNCTION loracomp.check_range(
@@ -64,3 +65,13 @@ SELECT (
 END;
 COMMENT ON FUNCTION loracomp.compute_seconds IS
 'A job''s part of the seconds that its batch took from encoding to prediction, from the timings of its trace.';
+
+-- Computes only. exp raises an underflow below -745, so the exponent is clamped.
+CREATE FUNCTION loracomp.confidence(choice_scores double precision[]) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+SELECT 1 / sum(exp(greatest(s.score - s.best, -700)))
+FROM (SELECT u.score, max(u.score) OVER () AS best FROM unnest(choice_scores) AS u (score)) AS s;
+END;
+COMMENT ON FUNCTION loracomp.confidence IS
+'Share of the best choice in the softmax over log-likelihoods; null where there are none.';

@@ -121,8 +121,18 @@ AS $$
             a.embedding,
             j.base_model,
             j.submitted_by,
-            j.exclude_tasks,
+            -- Where a job names the tasks that it may use, all others are excluded.
+            CASE
+                WHEN j.tasks IS NULL THEN j.exclude_tasks
+                ELSE j.exclude_tasks || ARRAY(SELECT t.name FROM loracomp.task AS t WHERE t.name <> ALL (j.tasks))
+            END AS exclude_tasks,
             j.policy,
+            -- With weights for them nothing is retrieved. A task that is gone leaves a null, which nothing contains.
+            ARRAY(
+                SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS u (name, place)
+                LEFT JOIN loracomp.task AS t ON t.name = u.name ORDER BY u.place
+            ) AS pinned_tasks,
+            j.weights AS pinned_weights,
             (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task
         FROM unnest(job_ids, embeddings) WITH ORDINALITY AS a (job_id, embedding, place)
         JOIN loracomp.job AS j ON j.id = a.job_id
@@ -142,7 +152,12 @@ AS $$
         FROM asked AS a
         JOIN used AS u USING (policy)
         JOIN search AS s USING (base_model, submitted_by, exclude_tasks)
-        CROSS JOIN LATERAL loracomp.route_query(a.embedding, s.eligible, s.exact, u.settings) AS r
+        CROSS JOIN LATERAL loracomp.route_query(
+            a.embedding,
+            CASE WHEN a.pinned_weights IS NULL THEN s.eligible ELSE '{}' END,
+            s.exact OR a.pinned_weights IS NOT NULL,
+            u.settings
+        ) AS r
     )
     SELECT
         r.job_id,
@@ -174,6 +189,7 @@ AS $$
             r.stored,
             CASE
                 WHEN composed.tasks <> '{}' THEN NULL
+                WHEN r.pinned_weights IS NOT NULL THEN 'a task of the given weights is not eligible'
                 WHEN (r.settings).router = 'base' THEN 'router is base'
                 WHEN r.eligible = '{}' THEN 'no eligible task'
                 WHEN (r.settings).router = 'own_task' AND r.own_task IS NULL THEN 'job names no task'
@@ -193,7 +209,13 @@ AS $$
             coalesce(array_agg(a.sha256 ORDER BY p.weight DESC, p.task_id), '{}') AS sha256,
             coalesce(array_agg(p.weight ORDER BY p.weight DESC, p.task_id), '{}') AS weights
         FROM loracomp.pick_tasks(
-            (r.settings).router, r.task_ids, r.weights, r.eligible, r.own_task, (r.settings).seed, r.job_id
+            CASE WHEN r.pinned_weights IS NULL THEN (r.settings).router ELSE 'retrieval' END,
+            CASE
+                WHEN r.pinned_weights IS NULL THEN r.task_ids
+                WHEN r.pinned_tasks <@ r.eligible THEN r.pinned_tasks
+            END,
+            coalesce(r.pinned_weights, r.weights),
+            r.eligible, r.own_task, (r.settings).seed, r.job_id
         ) AS p
         JOIN loracomp.task AS t ON t.id = p.task_id
         JOIN loracomp.base_model AS b ON b.name = r.base_model

@@ -1,6 +1,7 @@
 -- What a stored trace would have given under other settings.
 --   rescore_route               a job's tasks and weights under changed settings
 --     with_settings             the policy of its trace with those settings
+--     policy_with               or another policy with them
 --     retrieve_again            where the trace does not hold enough examples
 --       stored_vector, eligible_tasks, search_exactly, nearest_examples
 --     task_weights
@@ -9,7 +10,7 @@
 -- others that are let in, with labels for tasks that the caller may not know.
 -- Retrieves again where the trace can't answer: for a larger k, or other excluded tasks.
 CREATE FUNCTION loracomp.rescore_route(
-    job bigint, settings jsonb DEFAULT '{}', exclude_tasks text[] DEFAULT NULL
+    job bigint, settings jsonb DEFAULT '{}', exclude_tasks text[] DEFAULT NULL, policy text DEFAULT NULL
 ) RETURNS TABLE (task text, probability double precision, in_nucleus boolean, weight double precision)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -39,7 +40,10 @@ BEGIN
     END IF;
     used := jsonb_populate_record(NULL::loracomp.policy, stored);
     stored_k := used.k;
-    used := loracomp.with_settings(used, rescore_route.settings);
+    used := CASE
+        WHEN rescore_route.policy IS NULL THEN loracomp.with_settings(used, rescore_route.settings)
+        ELSE loracomp.policy_with(rescore_route.policy, rescore_route.settings)
+    END;
     IF used.k > stored_k OR rescore_route.exclude_tasks IS NOT NULL THEN
         SELECT r.example_tasks, r.similarities INTO names, cosines
         FROM loracomp.retrieve_again(job, used.k, rescore_route.exclude_tasks) AS r;
@@ -61,7 +65,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.rescore_route IS
-'What retrieval would have weighted for a job under other settings, such as {"top_p": 0.9}; the rest is as stored. A larger '
+'What retrieval would have weighted for a job under other settings, such as {"top_p": 0.9}, or those of a policy; the rest is as stored. A larger '
 'k than the job''s, or other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the '
 'job''s router: the examples are always those of retrieval.';
 
@@ -104,7 +108,11 @@ BEGIN
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'submit it again to retrieve for it';
     END IF;
     eligible := loracomp.eligible_tasks(
-        asked.base_model, asked.submitted_by, coalesce(retrieve_again.exclude_tasks, asked.exclude_tasks)
+        asked.base_model, asked.submitted_by,
+        coalesce(retrieve_again.exclude_tasks, asked.exclude_tasks) || CASE
+            WHEN asked.tasks IS NULL THEN '{}'
+            ELSE ARRAY(SELECT t.name FROM loracomp.task AS t WHERE t.name <> ALL (asked.tasks))
+        END
     );
     SELECT
         coalesce(array_agg(t.name ORDER BY x.similarity DESC, x.example_id), '{}'),

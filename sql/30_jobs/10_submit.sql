@@ -5,8 +5,8 @@
 --   trigger admit_jobs          after it: 15_limits.sql
 --   trigger hint_job            after it: wakes idle workers
 
--- Inserts a job as the caller. The same idempotency_key again changes nothing and returns the job that is there;
--- with another payload it raises. priority, run_at, max_attempts and timeout_s say when, not what: not compared.
+-- Inserts a job as the caller. The same idempotency_key again changes nothing and returns the job that is there; where
+-- an argument differs it raises. run_at is not compared: its default is another time in each call, and retries move it.
 CREATE FUNCTION loracomp.submit_job(
     prompt text,
     choices text[] DEFAULT NULL,
@@ -24,23 +24,25 @@ CREATE FUNCTION loracomp.submit_job(
     timeout_s integer DEFAULT 600,
     temperature double precision DEFAULT 0,
     top_p double precision DEFAULT 1,
-    seed bigint DEFAULT NULL
+    seed bigint DEFAULT NULL,
+    tasks text[] DEFAULT NULL,
+    weights double precision[] DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
     job_id bigint;
-    same boolean;
+    differing text;
 BEGIN
     LOOP
         INSERT INTO loracomp.job AS j (
             prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks, stop,
-            base_model, kind, max_attempts, timeout_s, temperature, top_p, seed
+            base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights
         ) VALUES (
             submit_job.prompt, submit_job.choices, submit_job.max_new_tokens, submit_job.policy, submit_job.priority,
             submit_job.run_at, submit_job.idempotency_key, submit_job.tags, submit_job.exclude_tasks, submit_job.stop,
             submit_job.base_model, submit_job.kind, submit_job.max_attempts, submit_job.timeout_s,
-            submit_job.temperature, submit_job.top_p, submit_job.seed
+            submit_job.temperature, submit_job.top_p, submit_job.seed, submit_job.tasks, submit_job.weights
         )
         ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
         RETURNING j.id INTO job_id;
@@ -48,28 +50,45 @@ BEGIN
         -- What the caller left open was filled in; 64 is what the trigger fills in for max_new_tokens.
         SELECT
             j.id,
-            (j.prompt, j.choices, j.policy, j.tags, j.exclude_tasks, j.stop, j.kind, j.temperature, j.top_p, j.seed)
-                IS NOT DISTINCT FROM (submit_job.prompt, submit_job.choices, submit_job.policy, submit_job.tags,
-                    submit_job.exclude_tasks, submit_job.stop, submit_job.kind, submit_job.temperature,
-                    submit_job.top_p, submit_job.seed)
-                AND coalesce(j.max_new_tokens, 64) = coalesce(submit_job.max_new_tokens, 64)
-                AND j.base_model = coalesce(submit_job.base_model, j.base_model)
-        INTO job_id, same
+            (
+                SELECT string_agg(a.name, ', ' ORDER BY a.place)
+                FROM (VALUES
+                    (1, 'prompt', j.prompt <> submit_job.prompt),
+                    (2, 'choices', j.choices IS DISTINCT FROM submit_job.choices),
+                    (3, 'max_new_tokens', coalesce(j.max_new_tokens, 64) <> coalesce(submit_job.max_new_tokens, 64)),
+                    (4, 'policy', j.policy <> submit_job.policy),
+                    (5, 'priority', j.priority <> submit_job.priority),
+                    (6, 'tags', j.tags <> submit_job.tags),
+                    (7, 'exclude_tasks', j.exclude_tasks <> submit_job.exclude_tasks),
+                    (8, 'stop', j.stop <> submit_job.stop),
+                    (9, 'base_model', j.base_model <> submit_job.base_model),
+                    (10, 'kind', j.kind <> submit_job.kind),
+                    (11, 'max_attempts', j.max_attempts <> submit_job.max_attempts),
+                    (12, 'timeout_s', j.timeout_s <> submit_job.timeout_s),
+                    (13, 'temperature', j.temperature <> submit_job.temperature),
+                    (14, 'top_p', j.top_p <> submit_job.top_p),
+                    (15, 'seed', j.seed IS DISTINCT FROM submit_job.seed),
+                    (16, 'tasks', j.tasks IS DISTINCT FROM submit_job.tasks),
+                    (17, 'weights', j.weights IS DISTINCT FROM submit_job.weights)
+                ) AS a (place, name, differs)
+                WHERE a.differs
+            )
+        INTO job_id, differing
         FROM loracomp.job AS j
         WHERE j.submitted_by = current_user AND j.idempotency_key = submit_job.idempotency_key;
-        -- None is found where it was purged just now: then there is room for this one.
-        EXIT WHEN same;
-        IF NOT same THEN
-            RAISE EXCEPTION 'idempotency_key was used before with another payload, by job %', job_id
+        IF differing IS NOT NULL THEN
+            RAISE EXCEPTION 'idempotency_key was used before, by job %, with another %', job_id, differing
                 USING ERRCODE = 'unique_violation', CONSTRAINT = 'idempotency_key_was_used_before',
-                    HINT = 'send the same payload again, or take another key';
+                    HINT = 'send the same arguments again, or take another key';
         END IF;
+        -- None is found where it was purged just now: then there is room for this one.
+        EXIT WHEN job_id IS NOT NULL;
     END LOOP;
     RETURN job_id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.submit_job IS
-'Inserts a job and returns its id; called again with the same idempotency_key and payload, returns the same id.';
+'Inserts a job and returns its id; called again with the same idempotency_key and arguments, returns the same id.';
 
 -- Fills what an INSERT may leave open, keeps due in step, and refuses tasks that don't exist. It reads tables that not
 -- every caller may.
@@ -79,10 +98,22 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     unknown text;
+    wrong text;
 BEGIN
     IF tg_op = 'INSERT' AND NOT loracomp.caller_is_admin() THEN
         -- A time in the past is no way to the front of the queue.
         new.run_at := greatest(new.run_at, new.created_at);
+        -- Postgres's own refusal would name the table alone.
+        wrong := concat_ws(
+            ', ', CASE WHEN new.task IS NOT NULL THEN 'task' END, CASE WHEN new.expected IS NOT NULL THEN 'expected' END,
+            CASE WHEN new.evaluation IS NOT NULL THEN 'evaluation' END,
+            CASE WHEN new.status <> 'queued' THEN 'status' END
+        );
+        IF wrong <> '' THEN
+            RAISE EXCEPTION 'column % of loracomp.job is not yours to fill', wrong
+                USING ERRCODE = 'insufficient_privilege',
+                    HINT = 'leave it out; docs/sql.md lists the columns that are, and tags are for what is your own';
+        END IF;
     END IF;
     -- Evaluations stand behind everybody for 1000 minutes: the range of priorities.
     new.scheduled := new.run_at > now();
@@ -97,6 +128,14 @@ BEGIN
             RAISE EXCEPTION 'base_model is not given and no base model is the default'
                 USING ERRCODE = 'not_null_violation', CONSTRAINT = 'base_model_must_be_given_where_none_is_the_default',
                     HINT = 'name one, or let an administrator make one the default';
+        END IF;
+    END IF;
+    IF new.tasks IS NOT NULL AND (tg_op = 'INSERT' OR new.tasks IS DISTINCT FROM old.tasks) THEN
+        unknown := loracomp.unknown_tasks(ARRAY(SELECT u.name FROM unnest(new.tasks) AS u (name) WHERE u.name IS NOT NULL));
+        IF unknown IS NOT NULL THEN
+            RAISE EXCEPTION 'tasks names tasks that do not exist: %', unknown
+                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'tasks_must_exist',
+                    HINT = 'loracomp.readable_tasks() lists those that your jobs may use';
         END IF;
     END IF;
     -- Only when it is given: a job must go on when a task that it excludes goes away.
@@ -115,10 +154,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.fill_job IS
-'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in exclude_tasks.';
+'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in exclude_tasks and tasks.';
 
 CREATE TRIGGER fill_job
-BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks ON loracomp.job
+BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks
+ON loracomp.job
 FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
 COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills due, base_model and max_new_tokens.';
 

@@ -1,22 +1,27 @@
 -- How many jobs may wait.
 --   set_queue_limits            sets the two limits: of all, and of each submitter
 --   trigger admit_jobs          refuses an insert that does not fit
---     has_room                  counts only where the last count may be out of date
---       count_queued
+--     check_room                raises where there is no room; retry_job calls it too
+--       has_room                counts only where the last count may be out of date
+--         count_queued
 
--- Sets both limits; what waits already stays. null: no limit.
-CREATE FUNCTION loracomp.set_queue_limits(in_all bigint, per_submitter bigint) RETURNS void
+-- Sets the limits that are given; what waits already stays. null: no limit. -1: the limit stays as it is.
+CREATE FUNCTION loracomp.set_queue_limits(in_all bigint DEFAULT -1, per_submitter bigint DEFAULT -1) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     UPDATE loracomp.queue_limit AS l
-    SET in_all = set_queue_limits.in_all, per_submitter = set_queue_limits.per_submitter;
+    SET
+        in_all = CASE WHEN set_queue_limits.in_all = -1 THEN l.in_all ELSE set_queue_limits.in_all END,
+        per_submitter = CASE
+            WHEN set_queue_limits.per_submitter = -1 THEN l.per_submitter ELSE set_queue_limits.per_submitter
+        END;
     PERFORM setval('loracomp.queue_full_until', 0);
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_queue_limits IS
-'Sets how many jobs may wait in all, evaluations apart, and of each submitter; null: any number.';
+'Sets how many jobs may wait in all, evaluations apart, and of each submitter; null: any number; -1: as it is.';
 
 -- Refuses a statement whose jobs do not fit into the queue, whole: set_queue_limits says how many may wait. Administrators'
 -- jobs are not bound. What others insert at the same moment may go beyond a limit by as much.
@@ -39,21 +44,8 @@ BEGIN
     END IF;
     -- The rows say whose they are: a function with its owner's rights inserts as that owner, whoever calls it.
     FOR submitter IN SELECT DISTINCT n.submitted_by FROM new_job AS n LOOP
-        CONTINUE WHEN loracomp.has_room(submitter, limits.per_submitter, newest);
-        PERFORM nextval('loracomp.refused_inserts');
-        RAISE EXCEPTION 'at most % of % jobs may wait, and this would be more', limits.per_submitter,
-            CASE submitter WHEN loracomp.caller() THEN 'your' ELSE format('%s''s', submitter) END
-            USING ERRCODE = 'configuration_limit_exceeded', CONSTRAINT = 'your_share_of_the_queue_is_full',
-                HINT = 'wait until some are answered, cancel those that are not needed (loracomp.cancel_job), or ask an '
-                    'administrator for more (loracomp.set_queue_limits)';
+        PERFORM loracomp.check_room(submitter, limits, newest);
     END LOOP;
-    IF NOT loracomp.has_room('', limits.in_all, newest) THEN
-        PERFORM nextval('loracomp.refused_inserts');
-        RAISE EXCEPTION 'at most % jobs may wait, of all submitters together, and this would be more', limits.in_all
-            USING ERRCODE = 'configuration_limit_exceeded', CONSTRAINT = 'the_queue_is_full',
-                HINT = 'try again later (loracomp.queue_health shows how long the queue is), or ask an administrator for '
-                    'more workers or for loracomp.set_queue_limits';
-    END IF;
     RETURN NULL;
 END
 $$;
@@ -63,6 +55,33 @@ CREATE TRIGGER admit_jobs AFTER INSERT ON loracomp.job
 REFERENCING NEW TABLE AS new_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 COMMENT ON TRIGGER admit_jobs ON loracomp.job IS 'Refuses what does not fit into the queue.';
+
+-- Raises where more jobs wait than the limits allow, of the submitter or of all, up to the newest, which is not committed
+-- yet. Without a newest, jobs came back under their old numbers, and the queue is counted in any case.
+CREATE FUNCTION loracomp.check_room(submitter name, limits loracomp.queue_limit, newest bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF NOT loracomp.has_room(submitter, limits.per_submitter, newest) THEN
+        PERFORM nextval('loracomp.refused_inserts');
+        RAISE EXCEPTION 'at most % of % jobs may wait, and this would be more', limits.per_submitter,
+            CASE submitter WHEN loracomp.caller() THEN 'your' ELSE format('%s''s', submitter) END
+            USING ERRCODE = 'configuration_limit_exceeded', CONSTRAINT = 'your_share_of_the_queue_is_full',
+                HINT = 'wait until some are answered, cancel those that are not needed (loracomp.cancel_job), or ask an '
+                    'administrator for more (loracomp.set_queue_limits)';
+    END IF;
+    IF NOT loracomp.has_room('', limits.in_all, newest) THEN
+        PERFORM nextval('loracomp.refused_inserts');
+        RAISE EXCEPTION 'at most % jobs may wait, of all submitters together, and this would be more', limits.in_all
+            USING ERRCODE = 'configuration_limit_exceeded', CONSTRAINT = 'the_queue_is_full',
+                HINT = 'try again later (loracomp.queue_health shows how long the queue is), or ask an administrator for '
+                    'more workers or for loracomp.set_queue_limits';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_room IS
+'Raises where more jobs wait than the limits allow. For admit_jobs and retry_job.';
 
 -- Whether no more than max_queued jobs wait, of a submitter or (the empty name) of all, up to the newest, which is not
 -- committed yet. Counts the queue only where the last count, and every job since, might not fit; notes what it counted.
@@ -80,7 +99,7 @@ BEGIN
     END IF;
     SELECT * INTO last FROM loracomp.queue_count AS c WHERE c.submitted_by = has_room.submitter;
     -- Retries come back without a new id: after a minute the last count is worth nothing.
-    IF last.queued + greatest(has_room.newest - last.last_id, 0) <= has_room.max_queued
+    IF has_room.newest IS NOT NULL AND last.queued + greatest(has_room.newest - last.last_id, 0) <= has_room.max_queued
         AND last.counted_at > clock_timestamp() - interval '1 minute'
     THEN
         RETURN TRUE;
@@ -98,7 +117,7 @@ BEGIN
         RETURN FALSE;
     END IF;
     -- Whoever counts at the same moment does not wait to note it. In other isolation levels noting might fail.
-    IF current_setting('transaction_isolation') = 'read committed' THEN
+    IF has_room.newest IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
         PERFORM FROM loracomp.queue_count AS c WHERE c.submitted_by = '' FOR NO KEY UPDATE SKIP LOCKED;
         IF FOUND THEN
             INSERT INTO loracomp.queue_count AS c (submitted_by, queued, last_id)
@@ -110,7 +129,7 @@ BEGIN
     RETURN TRUE;
 END
 $$;
-COMMENT ON FUNCTION loracomp.has_room IS 'Whether a limit of the queue holds with the jobs just inserted. For admit_jobs.';
+COMMENT ON FUNCTION loracomp.has_room IS 'Whether a limit of the queue holds with the jobs just inserted. For check_room.';
 
 -- Reads only, and of the queue's indexes no more than at_most entries: 100,000 take 20 to 50 milliseconds. Jobs for later
 -- stand in an index of their own: a query that says nothing of `scheduled` could use neither.

@@ -1,8 +1,9 @@
 -- What people do to jobs that are there.
 --   cancel_job                  one job, by its submitter or an administrator
 --     caller, caller_is_admin, give_reason
---   retry_job                   one that failed or was cancelled
---     give_reason
+--   retry_job                   one that failed or was cancelled, by the same
+--     caller, caller_is_admin, check_room, give_reason
+--   set_priority                moves a queued job in the queue
 --   requeue_jobs                all that failed with one error code
 --     give_reason               what the audit says of it
 
@@ -42,18 +43,23 @@ $$;
 COMMENT ON FUNCTION loracomp.cancel_job IS
 'Cancels a queued or running job at once; your own, or as an administrator anyone''s.';
 
--- failed or cancelled -> queued, due now, with all its attempts again; raises in any other state.
+-- failed or cancelled -> queued, due now, with all its attempts again; raises in any other state. Submitters retry their
+-- own jobs, within the limits of the queue; administrators anyone's.
 CREATE FUNCTION loracomp.retry_job(id bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     old loracomp.job;
+    limits loracomp.queue_limit;
     before CONSTANT text := loracomp.give_reason('retry_job');
 BEGIN
-    SELECT * INTO old FROM loracomp.job AS j WHERE j.id = retry_job.id FOR UPDATE;
+    SELECT * INTO old FROM loracomp.job AS j
+    WHERE j.id = retry_job.id AND (j.submitted_by = loracomp.caller() OR loracomp.caller_is_admin())
+    FOR UPDATE;
     IF old.id IS NULL THEN
-        RAISE EXCEPTION 'job % does not exist', retry_job.id USING ERRCODE = 'no_data_found';
+        RAISE EXCEPTION 'job % does not exist, or is not yours', retry_job.id
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
     END IF;
     IF old.status NOT IN ('failed', 'cancelled') THEN
         RAISE EXCEPTION 'job % is %: only a failed or cancelled job can be tried again', retry_job.id, old.status
@@ -67,10 +73,47 @@ BEGIN
         status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), finished_at = NULL,
         error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
+    IF NOT loracomp.caller_is_admin() THEN
+        SELECT * INTO limits FROM loracomp.queue_limit;
+        PERFORM loracomp.check_room(old.submitted_by, limits, NULL);
+    END IF;
     PERFORM loracomp.give_reason(before);
 END
 $$;
-COMMENT ON FUNCTION loracomp.retry_job IS 'Queues a failed or cancelled job again, with all its attempts.';
+COMMENT ON FUNCTION loracomp.retry_job IS
+'Queues a failed or cancelled job again, with all its attempts; your own, or as an administrator anyone''s.';
+
+-- Moves a queued job in the queue; raises in any other state.
+CREATE FUNCTION loracomp.set_priority(job bigint, priority integer) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    old loracomp.job;
+BEGIN
+    SELECT * INTO old FROM loracomp.job AS j WHERE j.id = set_priority.job FOR UPDATE;
+    IF old.id IS NULL THEN
+        RAISE EXCEPTION 'job % does not exist', set_priority.job
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists jobs';
+    END IF;
+    IF old.status <> 'queued' THEN
+        RAISE EXCEPTION 'job % is %: only a queued job has a place in the queue', set_priority.job, old.status
+            USING HINT = CASE old.status
+                WHEN 'running' THEN 'wait for it, or cancel it'
+                ELSE 'nothing needs to be done: it has ended'
+            END;
+    END IF;
+    UPDATE loracomp.job AS j SET priority = set_priority.priority WHERE j.id = set_priority.job;
+    INSERT INTO loracomp.audit_event (
+        actor, entity, entity_id, action, old_status, new_status, attempt, reason, before, after
+    ) VALUES (
+        loracomp.caller(), 'job', old.id, 'update', old.status, old.status, old.attempts, 'set_priority',
+        jsonb_build_object('priority', old.priority), jsonb_build_object('priority', set_priority.priority)
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.set_priority IS
+'Gives a queued job another priority, 0 to 1000; the audit keeps both.';
 
 -- failed -> queued, due now, with all their attempts again, for all that failed with this code since then.
 CREATE FUNCTION loracomp.requeue_jobs(error_code text, since timestamptz DEFAULT '-infinity') RETURNS bigint

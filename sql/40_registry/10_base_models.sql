@@ -1,5 +1,9 @@
 -- Base models.
 --   register_base_model
+--   set_default_base_model
+--     find_base_model
+--   remove_base_model
+--     find_base_model
 --   find_base_model             by name, or the default
 --   list_base_models
 
@@ -48,6 +52,53 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.register_base_model IS
 'Registers a base model; returns its id. The same name with other weights is refused. The first is the default.';
+
+-- Makes a registered base model the one that jobs mean which name none; the former default stops being it.
+CREATE FUNCTION loracomp.set_default_base_model(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    chosen CONSTANT integer := (loracomp.find_base_model(coalesce(set_default_base_model.name, ''))).id;
+BEGIN
+    LOCK TABLE loracomp.base_model IN SHARE ROW EXCLUSIVE MODE; -- two calls would leave two, which an index refuses
+    UPDATE loracomp.base_model AS b SET is_default = false WHERE b.is_default AND b.id <> chosen;
+    UPDATE loracomp.base_model AS b SET is_default = true WHERE b.id = chosen AND NOT b.is_default;
+END
+$$;
+COMMENT ON FUNCTION loracomp.set_default_base_model IS
+'Makes a base model the default one. Jobs that wait keep the one that they were inserted for.';
+
+-- Removes a base model, and by force its adapters with it; raises while jobs or evaluations name it.
+CREATE FUNCTION loracomp.remove_base_model(name text, force boolean DEFAULT false) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    base CONSTANT loracomp.base_model := loracomp.find_base_model(coalesce(remove_base_model.name, ''));
+    users CONSTANT text := concat_ws(
+        ' and ',
+        (SELECT count(*) || ' jobs' FROM loracomp.job AS j WHERE j.base_model = base.name HAVING count(*) > 0),
+        (SELECT count(*) || ' evaluations' FROM loracomp.evaluation AS e WHERE e.base_model = base.name HAVING count(*) > 0)
+    );
+    adapters CONSTANT bigint := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.base_model_id = base.id);
+BEGIN
+    IF users <> '' THEN
+        RAISE EXCEPTION 'base model % is named by %', base.name, users
+            USING HINT = 'jobs go with loracomp.purge_jobs or loracomp.erase_jobs; with no worker for it, it costs nothing';
+    END IF;
+    IF adapters > 0 AND remove_base_model.force IS NOT TRUE THEN
+        RAISE EXCEPTION 'base model % has % adapters', base.name, adapters
+            USING HINT = 'by force (force => true, --force) they are deleted with it';
+    END IF;
+    IF base.is_default AND EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.id <> base.id) THEN
+        RAISE EXCEPTION 'base model % is the default', base.name
+            USING HINT = 'make another one the default first: loracomp model default NAME';
+    END IF;
+    DELETE FROM loracomp.adapter AS a WHERE a.base_model_id = base.id;
+    DELETE FROM loracomp.base_model AS b WHERE b.id = base.id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.remove_base_model IS
+'Removes a base model that no job names; one that has adapters only by force, with them.';
 
 -- Reads one base model; null means the default. Raises if there is none.
 CREATE FUNCTION loracomp.find_base_model(name text) RETURNS loracomp.base_model

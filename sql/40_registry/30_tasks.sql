@@ -4,6 +4,10 @@
 --   restrict_task
 --     check_role_exists
 --     note_readers
+--   rename_task
+--   delete_task                 with its examples and adapters
+--   delete_examples
+--     each: find_task
 --   list_tasks
 
 -- Adds a task unless its name is taken, and returns whether it did; a task that stands there stays as it is.
@@ -38,6 +42,106 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only members of the role retrieve the task; null lets everybody.';
+
+-- Renames a task, also where jobs that have not ended exclude it, or are for it alone. Traces keep the name that it had.
+CREATE FUNCTION loracomp.rename_task(task text, new_name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    target CONSTANT integer := loracomp.find_task(rename_task.task);
+BEGIN
+    IF EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = rename_task.new_name AND t.id <> target) THEN
+        RAISE EXCEPTION 'there is a task % already', rename_task.new_name
+            USING ERRCODE = 'unique_violation', HINT = 'take another name, or delete that task first';
+    END IF;
+    UPDATE loracomp.task AS t SET name = rename_task.new_name WHERE t.id = target;
+    UPDATE loracomp.job AS j
+    SET
+        exclude_tasks = array_replace(j.exclude_tasks, rename_task.task, rename_task.new_name),
+        tasks = array_replace(j.tasks, rename_task.task, rename_task.new_name)
+    WHERE j.status IN ('queued', 'running') AND rename_task.task = ANY (j.exclude_tasks || j.tasks);
+END
+$$;
+COMMENT ON FUNCTION loracomp.rename_task IS 'Gives a task another name. Traces and the audit keep the name that it had.';
+
+-- Deletes a task with its examples, embeddings and adapters of all versions. Raises while it has an active adapter, or a stored
+-- trace names it, which could then not be replayed; by force not.
+CREATE FUNCTION loracomp.delete_task(task text, force boolean DEFAULT FALSE) RETURNS TABLE (what text, rows bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    target CONSTANT integer := loracomp.find_task(delete_task.task);
+    active CONSTANT bigint := (
+        SELECT count(*) FROM loracomp.adapter AS a WHERE a.task_id = target AND a.status = 'active'
+    );
+    traces CONSTANT bigint := (
+        SELECT count(*) FROM loracomp.prediction AS p
+        WHERE delete_task.task = ANY (p.composed_tasks) OR delete_task.task = ANY (p.example_tasks)
+    );
+    examples bigint;
+    adapters bigint;
+BEGIN
+    IF active > 0 AND delete_task.force IS NOT TRUE THEN
+        RAISE EXCEPTION 'task % has an active adapter', delete_task.task
+            USING HINT = 'retire it first (loracomp adapter retire), or delete the task by force (force => true, --force)';
+    END IF;
+    IF traces > 0 AND delete_task.force IS NOT TRUE THEN
+        RAISE EXCEPTION 'task % stands in the traces of % jobs, which could not be replayed without it', delete_task.task, traces
+            USING HINT = 'wait until purge_jobs has deleted them, or delete the task by force (force => true, --force)';
+    END IF;
+    DELETE FROM loracomp.adapter AS a WHERE a.task_id = target;
+    GET DIAGNOSTICS adapters = ROW_COUNT;
+    DELETE FROM loracomp.example AS e WHERE e.task_id = target;
+    GET DIAGNOSTICS examples = ROW_COUNT;
+    DELETE FROM loracomp.task AS t WHERE t.id = target;
+    RETURN QUERY
+    VALUES
+        ('examples deleted', examples),
+        ('adapters deleted', adapters),
+        ('traces kept that name it', traces);
+END
+$$;
+COMMENT ON FUNCTION loracomp.delete_task IS
+'Deletes a task with its examples and adapters; while an adapter of it is active or a trace names it, only by force.';
+
+-- Deletes examples of a task, of one split or of all, with their embeddings. Traces keep their ids.
+CREATE FUNCTION loracomp.delete_examples(task text, split text DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    target CONSTANT integer := loracomp.find_task(delete_examples.task);
+    deleted bigint;
+BEGIN
+    IF delete_examples.split NOT IN ('train', 'validation', 'test') THEN
+        RAISE EXCEPTION 'split must be train, validation or test, not %', delete_examples.split
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'leave it out for all of them';
+    END IF;
+    DELETE FROM loracomp.example AS e
+    WHERE e.task_id = target AND e.split = coalesce(delete_examples.split, e.split);
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN deleted;
+END
+$$;
+COMMENT ON FUNCTION loracomp.delete_examples IS
+'Deletes a task''s examples, of one split or of all, with their embeddings; returns how many.';
+
+-- Reads a task's number, and locks it against imports. Raises if there is no such task.
+CREATE FUNCTION loracomp.find_task(task text) RETURNS integer
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    found_id CONSTANT integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = find_task.task FOR UPDATE);
+BEGIN
+    IF found_id IS NULL THEN
+        RAISE EXCEPTION 'there is no task %', find_task.task
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list names those that there are';
+    END IF;
+    RETURN found_id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.find_task IS 'The number of a task, locked; raises where there is none of that name.';
 
 -- Raises if there is no such role: a task whose reader_role is a slip of the pen would be read by nobody.
 CREATE FUNCTION loracomp.check_role_exists(role name) RETURNS void

@@ -1,8 +1,12 @@
 -- Adapters: staged, then active, then retired; their weights stay for replay.
 --   stage_adapter
 --     find_base_model
---   activate_adapter
---   retire_adapter
+--   activate_adapter            by number, or by name
+--     adapter_named
+--   retire_adapter              by number, or by name
+--     adapter_named
+--   adapter_named               one, by name@version
+--     find_adapter
 --   find_adapter                one, by name and version
 --     find_base_model
 --   list_adapters
@@ -96,11 +100,26 @@ BEGIN
     WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active'
     RETURNING a.id INTO replaced;
     UPDATE loracomp.adapter AS a SET status = 'active', activated_at = now(), retired_at = NULL WHERE a.id = chosen.id;
+    IF NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.task_id = chosen.task_id) THEN
+        RAISE WARNING 'adapter %@% is never retrieved: its task has no embedded example', chosen.name, chosen.version
+            USING HINT = 'loracomp task import loads some';
+    END IF;
     RETURN replaced;
 END
 $$;
-COMMENT ON FUNCTION loracomp.activate_adapter IS
-'Makes an adapter the active one of its task and base model; returns the id of the one that it replaced.';
+COMMENT ON FUNCTION loracomp.activate_adapter(integer) IS
+'Makes an adapter the active one of its task and base model; returns the id of the one that it replaced. Warns where no job '
+'can retrieve it.';
+
+CREATE FUNCTION loracomp.activate_adapter(adapter text, base_model text DEFAULT NULL) RETURNS integer
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    RETURN loracomp.activate_adapter((loracomp.adapter_named(activate_adapter.adapter, activate_adapter.base_model)).id);
+END
+$$;
+COMMENT ON FUNCTION loracomp.activate_adapter(text, text) IS
+'The same by name or name@version: the newest version, and of the default base model, unless given.';
 
 -- staged or active -> retired: no job is routed to it any more; it stays for replay. A retired one stays so.
 CREATE FUNCTION loracomp.retire_adapter(adapter_id integer) RETURNS void
@@ -115,7 +134,31 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.retire_adapter IS 'Takes an adapter out of routing; it stays for replay and can be activated again.';
+COMMENT ON FUNCTION loracomp.retire_adapter(integer) IS
+'Takes an adapter out of routing; it stays for replay and can be activated again.';
+
+CREATE FUNCTION loracomp.retire_adapter(adapter text, base_model text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    PERFORM loracomp.retire_adapter((loracomp.adapter_named(retire_adapter.adapter, retire_adapter.base_model)).id);
+END
+$$;
+COMMENT ON FUNCTION loracomp.retire_adapter(text, text) IS
+'The same by name or name@version: the newest version, and of the default base model, unless given.';
+
+-- Reads one adapter by NAME or NAME@VERSION.
+CREATE FUNCTION loracomp.adapter_named(adapter text, base_model text) RETURNS loracomp.adapter
+LANGUAGE plpgsql STABLE SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    RETURN loracomp.find_adapter(
+        regexp_replace(adapter_named.adapter, '@[0-9]{1,9}$', ''),
+        substring(adapter_named.adapter FROM '@([0-9]{1,9})$')::integer, adapter_named.base_model
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.adapter_named IS 'An adapter by name or name@version.';
 
 -- Reads one adapter by name, version and base model; null means the newest version, the default base model.
 CREATE FUNCTION loracomp.find_adapter(name text, version integer DEFAULT NULL, base_model text DEFAULT NULL)
@@ -142,6 +185,8 @@ COMMENT ON FUNCTION loracomp.find_adapter IS 'The adapter of that name; null mea
 -- Reads adapters of all statuses, newest version first.
 CREATE FUNCTION loracomp.list_adapters()
 RETURNS TABLE (
+    adapter_id integer,
+    adapter text,
     name text,
     version integer,
     status text,
@@ -162,6 +207,8 @@ RETURNS TABLE (
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT
+    a.id,
+    a.name || '@' || a.version,
     a.name,
     a.version,
     a.status,
@@ -183,7 +230,7 @@ INNER JOIN loracomp.task AS t ON a.task_id = t.id
 INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
 ORDER BY b.name, a.name, a.version DESC;
 END;
-COMMENT ON FUNCTION loracomp.list_adapters IS 'Adapters of all statuses, by base model and name, newest version first.';
+COMMENT ON FUNCTION loracomp.list_adapters IS 'Adapters of all statuses, by base model and name, newest version first; activate_adapter takes adapter_id or adapter.';
 
 -- Reads the weights of adapters, part by part in order, with what is needed to check and to use them.
 CREATE FUNCTION loracomp.read_adapters(adapter_ids integer[])

@@ -1,7 +1,9 @@
 -- Policies: named settings of routing and merging.
 --   set_policy
+--     policy_rule               what a constraint of the table allows
 --   list_policies
 --   policy_at                   as it was at a time, from the audit
+--   view policy_changes         what changed, setting by setting, from the audit
 
 -- Changes the settings that are given of a policy; makes the policy, with defaults for the rest, if there is none.
 CREATE FUNCTION loracomp.set_policy(name text, settings jsonb) RETURNS loracomp.policy
@@ -11,22 +13,36 @@ AS $$
 DECLARE
     before loracomp.policy;
     after loracomp.policy;
-    unknown text;
+    known CONSTANT text[] := ARRAY(
+        SELECT a.attname FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = 'loracomp.policy'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+            AND a.attname NOT IN ('name', 'created_at', 'updated_at')
+        ORDER BY a.attnum
+    );
+    setting text;
+    value jsonb;
+    rule text;
 BEGIN
     IF jsonb_typeof(settings) IS DISTINCT FROM 'object' THEN
         RAISE EXCEPTION 'settings must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    SELECT string_agg(s.key, ', ') INTO unknown
-    FROM jsonb_object_keys(settings) AS s (key)
-    WHERE s.key IN ('name', 'created_at', 'updated_at')
-        OR NOT to_jsonb(jsonb_populate_record(NULL::loracomp.policy, '{}')) ? s.key;
-    IF unknown IS NOT NULL THEN
-        RAISE EXCEPTION 'a policy has no setting %', unknown
-            USING HINT = 'loracomp policy show default lists the settings';
-    END IF;
     INSERT INTO loracomp.policy (name) VALUES (set_policy.name) ON CONFLICT (name) DO NOTHING;
     SELECT * INTO before FROM loracomp.policy AS p WHERE p.name = set_policy.name FOR UPDATE;
-    after := jsonb_populate_record(before, settings);
+    after := before;
+    -- One by one, so that an error can name the setting.
+    FOR setting, value IN SELECT e.key, e.value FROM jsonb_each(settings) AS e LOOP
+        IF setting <> ALL (known) THEN
+            RAISE EXCEPTION 'a policy has no setting %: it has %', left(setting, 100), array_to_string(known, ', ');
+        END IF;
+        BEGIN
+            after := jsonb_populate_record(after, jsonb_build_object(setting, value));
+        EXCEPTION WHEN data_exception THEN
+            RAISE EXCEPTION '% must be of type %, not %', setting, (
+                SELECT format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute AS a
+                WHERE a.attrelid = 'loracomp.policy'::regclass AND a.attname = setting
+            ), left(value::text, 100) USING ERRCODE = 'invalid_parameter_value';
+        END;
+    END LOOP;
     UPDATE loracomp.policy AS p SET
         description = after.description, router = after.router, k = after.k, temperature = after.temperature,
         top_p = after.top_p, max_adapters = after.max_adapters, min_similarity = after.min_similarity,
@@ -35,10 +51,49 @@ BEGIN
     WHERE p.name = set_policy.name
     RETURNING * INTO after;
     RETURN after;
+EXCEPTION
+    WHEN check_violation THEN
+        GET STACKED DIAGNOSTICS rule = CONSTRAINT_NAME;
+        RAISE EXCEPTION '%', loracomp.policy_rule(rule, settings)
+            USING ERRCODE = 'check_violation';
+    WHEN not_null_violation THEN
+        GET STACKED DIAGNOSTICS rule = COLUMN_NAME;
+        RAISE EXCEPTION '% must not be null', rule
+            USING ERRCODE = 'not_null_violation', HINT = 'leave it out to keep its value';
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_policy IS
-'Sets the given settings of a policy, and makes it if there is none. Traces keep the settings that jobs ran with.';
+'Sets the given settings of a policy, and makes it if there is none; an error names the setting and what it may be. Traces '
+'keep the settings that jobs ran with.';
+
+-- Reads from the catalog what a constraint of policies allows: the texts that it lists, or else the numbers between which.
+CREATE FUNCTION loracomp.policy_rule(rule text, settings jsonb) RETURNS text
+LANGUAGE sql STABLE SET search_path = loracomp, pg_temp
+AS $$
+    SELECT CASE WHEN num_nonnulls(t.texts, n.numbers) = 0 THEN replace(rule, '_', ' ') ELSE
+        format(
+            '%s must be %s, not %s', a.attname,
+            coalesce('one of ' || t.texts, CASE cardinality(n.numbers)
+                WHEN 2 THEN format('between %s and %s', n.numbers[1], n.numbers[2])
+                WHEN 1 THEN 'at least ' || n.numbers[1]
+            END),
+            coalesce(settings ->> a.attname, 'null')
+        )
+    END
+    FROM pg_catalog.pg_constraint AS c
+    INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
+    CROSS JOIN LATERAL pg_catalog.pg_get_constraintdef(c.oid) AS d (text)
+    CROSS JOIN LATERAL (
+        SELECT string_agg(m.found[1], ', ' ORDER BY m.place) AS texts
+        FROM regexp_matches(d.text, '''(\w+)''', 'g') WITH ORDINALITY AS m (found, place)
+    ) AS t
+    CROSS JOIN LATERAL (
+        SELECT array_agg(m.found[1] ORDER BY m.place) AS numbers
+        FROM regexp_matches(d.text, '[<>]= \(?''?(-?[0-9.]+(?:e-?[0-9]+)?)', 'g') WITH ORDINALITY AS m (found, place)
+    ) AS n
+    WHERE c.conrelid = 'loracomp.policy'::regclass AND c.conname = policy_rule.rule;
+$$;
+COMMENT ON FUNCTION loracomp.policy_rule IS 'What a setting of a policy may be, in words, by the constraint that refused it.';
 
 -- Reads policies: one, or all where the name is null.
 CREATE FUNCTION loracomp.list_policies(name text DEFAULT NULL) RETURNS SETOF loracomp.policy
@@ -81,3 +136,27 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.policy_at IS
 'A policy as it was at a time; no row where it was not there. A setting that came with a later release is null.';
+
+-- Reads only, from the audit: a row for each setting that a change of a policy touched.
+CREATE VIEW loracomp.policy_changes WITH (security_invoker) AS
+SELECT
+    e.at,
+    e.actor,
+    e.login,
+    e.entity_name AS policy,
+    e.action,
+    s.setting,
+    e.before ->> s.setting AS before,
+    e.after ->> s.setting AS after,
+    e.reason,
+    e.id AS event_id
+FROM loracomp.audit_event AS e
+CROSS JOIN LATERAL jsonb_object_keys(coalesce(e.after, e.before)) AS s (setting)
+WHERE e.entity = 'policy' AND s.setting NOT IN ('created_at', 'updated_at')
+    AND e.before -> s.setting IS DISTINCT FROM e.after -> s.setting;
+COMMENT ON VIEW loracomp.policy_changes IS 'What changed of policies, setting by setting; a new one has a row for each setting.';
+COMMENT ON COLUMN loracomp.policy_changes.policy IS 'The policy, by its name after the change.';
+COMMENT ON COLUMN loracomp.policy_changes.setting IS 'The setting.';
+COMMENT ON COLUMN loracomp.policy_changes.before IS 'Its value before; null where the policy is new.';
+COMMENT ON COLUMN loracomp.policy_changes.after IS 'Its value after; null where the policy was deleted.';
+COMMENT ON COLUMN loracomp.policy_changes.event_id IS 'The event in audit_event.';

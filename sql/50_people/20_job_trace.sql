@@ -46,6 +46,8 @@ SELECT
     p.encoder,
     p.code_version,
     j.exclude_tasks,
+    j.tasks AS pinned_tasks,
+    j.weights AS pinned_weights,
     j.tags,
     j.idempotency_key,
     j.submitted_by,

@@ -81,8 +81,9 @@ BEGIN ATOMIC
 SELECT 'Next: ' || CASE
     WHEN job.status = 'queued' AND h.busy_workers = 0
         THEN format(
-            'no worker holds a job of base model %s (due: %s). Is one running? Start it: loracomp worker',
-            job.base_model, h.due
+            'no worker holds a job of base model %s (due: %s). Is one running? '
+            'Start it: LORACOMP_BASE_MODEL=%s loracomp worker',
+            job.base_model, h.due, quote_literal(job.base_model)
         )
     WHEN job.status = 'queued'
         THEN format('wait; due: %s, the oldest for %s s; running: %s.', h.due, h.oldest_due_s, h.running)
@@ -93,9 +94,7 @@ SELECT 'Next: ' || CASE
             'wait; unless renewed, its lease ends in %s s.', loracomp.seconds_between(now(), job.lease_expires_at)
         )
     WHEN job.status IN ('failed', 'cancelled')
-        THEN format(
-            'mend what the error names and submit it again, or as administrator: SELECT loracomp.retry_job(%s)', job.id
-        )
+        THEN format('mend what the error names, then: SELECT loracomp.retry_job(%s); or submit another job', job.id)
 END
 FROM (VALUES (true)) AS one (here)
 LEFT JOIN loracomp.queue_health AS h ON h.base_model = job.base_model AND job.status = 'queued';
@@ -115,7 +114,9 @@ SELECT concat_ws(
         FROM unnest(job.choices) WITH ORDINALITY AS c (choice, place)
     ),
     'Expected: ' || loracomp.shorten(job.expected, 240),
-    'Excluded tasks: ' || nullif(array_to_string(job.exclude_tasks, ', '), '')
+    'Excluded tasks: ' || nullif(array_to_string(job.exclude_tasks, ', '), ''),
+    'Only tasks: ' || nullif(array_to_string(job.tasks, ', '), '')
+    || coalesce(' with weights ' || nullif(array_to_string(job.weights, ', '), ''), '')
 );
 END;
 COMMENT ON FUNCTION loracomp.explain_request IS 'What a job asks, for explain_job.';

@@ -9,7 +9,7 @@
 
 -- Reads only: what an administrator should know before trusting this database; `loracomp doctor` prints it.
 CREATE FUNCTION loracomp.check_health()
-RETURNS TABLE ("check" text, status text, detail text)
+RETURNS TABLE (check_name text, status text, detail text)
 -- VOLATILE, so that what an installer did while we waited for it is seen.
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -35,7 +35,7 @@ COMMENT ON FUNCTION loracomp.check_health IS
 
 -- Reads only: whether what sql/ made is still there.
 CREATE FUNCTION loracomp.check_objects()
-RETURNS TABLE ("check" text, status text, detail text)
+RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -60,7 +60,7 @@ COMMENT ON FUNCTION loracomp.check_objects IS 'Whether all functions and views o
 
 -- Reads only: pgvector's version, settings that lose what was accepted, and what keeps tables from being cleaned up.
 CREATE FUNCTION loracomp.check_server()
-RETURNS TABLE ("check" text, status text, detail text)
+RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -116,7 +116,7 @@ COMMENT ON FUNCTION loracomp.check_server IS
 
 -- Reads only: whether the four roles may do what they should and no more, and whose login lacks a limit.
 CREATE FUNCTION loracomp.check_roles()
-RETURNS TABLE ("check" text, status text, detail text)
+RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -214,7 +214,7 @@ COMMENT ON FUNCTION loracomp.check_roles IS
 
 -- Reads only: whether models, encoder, adapters and examples are there and whole.
 CREATE FUNCTION loracomp.check_registry()
-RETURNS TABLE ("check" text, status text, detail text)
+RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -259,7 +259,7 @@ COMMENT ON FUNCTION loracomp.check_registry IS
 
 -- Reads only: leases that ran out, jobs that nobody takes, workers that are gone, reports that are old.
 CREATE FUNCTION loracomp.check_queue()
-RETURNS TABLE ("check" text, status text, detail text)
+RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$

@@ -48,7 +48,7 @@ SELECT
     (p.timings ->> 'predict')::double precision AS predict_ms,
     (p.timings ->> 'record')::double precision AS record_ms,
     loracomp.seconds_between(greatest(j.created_at, j.run_at), j.claimed_at) AS wait_s,
-    loracomp.seconds_between(greatest(j.created_at, j.run_at), j.finished_at) AS latency_s,
+    loracomp.seconds_between(least(greatest(j.created_at, j.run_at), j.finished_at), j.finished_at) AS latency_s,
     j.created_at,
     j.finished_at,
     p.encoder,

@@ -10,8 +10,11 @@ TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
 -- A submitter inserts the columns meant for it, reads its own jobs with their traces, and the names that a job may use.
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
-    idempotency_key, tags, exclude_tasks, max_attempts, timeout_s
+    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s
 ) ON TABLE loracomp.job TO loracomp_submitter;
+GRANT INSERT ON TABLE loracomp.incoming_job TO loracomp_submitter, loracomp_admin;
+-- What administrators alone may fill, and a status: so that a trigger can say which column it refuses (fill_job).
+GRANT INSERT (task, expected, evaluation, status) ON TABLE loracomp.job TO loracomp_submitter;
 GRANT SELECT ON TABLE loracomp.job, loracomp.prediction TO loracomp_submitter;
 GRANT SELECT ON TABLE
 loracomp.job_result,
@@ -36,6 +39,6 @@ GRANT INSERT (name, description, split, kind, base_model, exclude_own, seed)
 ON TABLE loracomp.evaluation TO loracomp_admin;
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
-    idempotency_key, tags, exclude_tasks, max_attempts, timeout_s, task, expected, evaluation
+    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, task, expected, evaluation
 ) ON TABLE loracomp.job TO loracomp_admin;
 GRANT INSERT ON TABLE loracomp.adapter_part TO loracomp_admin;

@@ -1,5 +1,6 @@
 """Raw rows of a dataset: from the hub (package datasets), or from a folder of JSON lines in the same columns."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,16 +16,22 @@ def rows_of(data: str, name: str | None, split: str, hub_split: str) -> Iterator
     """
     folder = Path(data).expanduser()
     if folder.is_dir():
-        return _json_lines(folder / f"{split}.jsonl")
+        return _json_lines(folder, split)
     if data.startswith((".", "/", "~")):
         raise NotFoundError(f"data {data!r}: no such folder")
     return _hub_rows(data, name, hub_split)
 
 
-def _json_lines(path: Path) -> Iterator[dict[str, Any]]:
+def _json_lines(folder: Path, split: str) -> Iterator[dict[str, Any]]:
+    plain, packed = folder / f"{split}.jsonl", folder / f"{split}.jsonl.gz"
+    path = plain if plain.is_file() else packed
     if not path.is_file():
-        raise NotFoundError(f"data: no file {path}; a local dataset is a folder with train.jsonl and validation.jsonl")
-    with path.open(encoding="utf-8") as lines:
+        raise NotFoundError(
+            f"data: no file {plain.absolute()} (or {packed.name}); a local dataset is a folder with train.jsonl and "
+            "validation.jsonl"
+        )
+    # The codec leaves a byte order mark out.
+    with (gzip.open if path is packed else open)(path, "rt", encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             yield _object(path, number, line)
 

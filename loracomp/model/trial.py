@@ -1,0 +1,103 @@
+"""A base model tried out before it is registered: what a worker will ask of it, with a few tokens."""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from loracomp.errors import LoracompError, RefusedError
+from loracomp.model.generation import Generated, Prompt, generate
+from loracomp.model.loading import BaseModel
+from loracomp.model.scoring import Question, encode_choices, encode_texts, log_likelihoods
+
+PROMPTS = ("A cup of tea", "A cup of tea with milk and a little sugar")
+CHOICES = ("is hot", "sleeps", "and another one")
+NATS = {torch.float32: 1e-3}
+"""By which a choice's log-likelihood may differ between a batch and alone; in 16 bits MORE_NATS."""
+MORE_NATS = 0.5
+
+
+@torch.inference_mode()
+def try_out(base: BaseModel) -> None:
+    """Raise RefusedError, which names the source, unless the model can serve.
+
+    It must be causal (later tokens change no earlier logits), finite, have as many embeddings as its tokenizer has
+    tokens, and score and generate in a padded batch what it does alone.
+    """
+    with _refused(base, "has no tokenizer that fits it"):
+        _check_tokenizer(base)
+    with _refused(base, "cannot run"):
+        _check_logits(base)
+    with _refused(base, "cannot score choices in a batch"):
+        _check_scores(base)
+    with _refused(base, "cannot generate in a batch"):
+        _check_generation(base)
+
+
+@contextlib.contextmanager
+def _refused(base: BaseModel, what: str) -> Iterator[None]:
+    """Whatever a model's code raises, as a refusal that says what it was needed for."""
+    try:
+        yield
+    except RefusedError:
+        raise
+    except Exception as error:
+        detail = str(error) if isinstance(error, LoracompError) else f"{type(error).__name__}: {error}"
+        raise _refusal(base, f"{what}: {detail.strip().partition(chr(10))[0]}") from error
+
+
+def _refusal(base: BaseModel, what: str) -> RefusedError:
+    return RefusedError(f"model source {base.source!r} ({base.architecture}) {what}")
+
+
+def _check_tokenizer(base: BaseModel) -> None:
+    rows = base.model.get_input_embeddings().num_embeddings
+    largest = max(base.tokenizer.get_vocab().values(), default=-1)
+    if not 0 <= largest < rows:
+        raise _refusal(base, f"has embeddings of {rows} tokens, and its tokenizer numbers them up to {largest}")
+
+
+def _check_logits(base: BaseModel) -> None:
+    tokens = encode_texts(base.tokenizer, [PROMPTS[1]])[0]
+    half, rows = len(tokens) // 2, base.model.get_input_embeddings().num_embeddings
+    other = [*tokens[:half], *((token + 1) % rows for token in tokens[half:])]
+    texts = torch.tensor([tokens, other], device=base.model.get_input_embeddings().weight.device)
+    first, second = (base.model(text[None], use_cache=False).logits[0].float() for text in texts)
+    if not (first.isfinite().all() and second.isfinite().all()):
+        raise _refusal(base, "gives NaN or infinity")
+    difference = (first[:half] - second[:half]).abs().max() / first.abs().max()
+    # A model that looks ahead differs by more, even one that was never trained.
+    if difference > (1e-4 if base.model.dtype == torch.float32 else 0.02):
+        raise _refusal(base, "is no causal language model: what comes later changes what it says before")
+
+
+def _check_scores(base: BaseModel) -> None:
+    questions = [
+        encode_choices(base.tokenizer, prompt, CHOICES, base.context_length, shared_prompt=base.shares_prompts)
+        for prompt in PROMPTS
+    ]
+    together = log_likelihoods(base.model, questions)
+    alone = [_alone(base, question) for question in questions]
+    difference = max(float((a - b).abs().max()) for a, b in zip(together, alone, strict=True))
+    if not difference <= NATS.get(base.model.dtype, MORE_NATS):
+        raise _refusal(base, f"scores choices in a batch otherwise than alone (by {difference:.3g} nats)")
+
+
+def _alone(base: BaseModel, question: Question) -> torch.Tensor:
+    return log_likelihoods(base.model, [question])[0]
+
+
+def _check_generation(base: BaseModel) -> None:
+    # Of unlike lengths, so that one is padded and leaves the batch before the other.
+    prompts = [
+        Prompt(tokens, count) for tokens, count in zip(encode_texts(base.tokenizer, PROMPTS), (2, 5), strict=True)
+    ]
+    together = _generated(base, prompts)
+    alone = [_generated(base, [prompt])[0] for prompt in prompts]
+    # In 16 bits two tokens may be as likely as each other, and either may win.
+    if base.model.dtype == torch.float32 and [each.text for each in together] != [each.text for each in alone]:
+        raise _refusal(base, "generates in a batch otherwise than alone")
+
+
+def _generated(base: BaseModel, prompts: Sequence[Prompt]) -> list[Generated]:
+    return [each for each in generate(base.model, base.tokenizer, prompts) if each is not None]

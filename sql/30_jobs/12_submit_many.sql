@@ -1,0 +1,175 @@
+-- Many jobs at once, from a table or a file of the submitter's own. Everything here runs with the caller's rights.
+--   submit_jobs                 takes what is good, and says what it refuses and why
+--     job_from_json             a row of loracomp.job from a JSON object
+--     submit_one                a row that was refused with others: by itself
+--       job_from_json, submit_job
+--   view incoming_job           what COPY and INSERT ... SELECT write into
+--   trigger insert_incoming_job
+--     job_from_json
+
+-- Changes nothing; raises for a name that is no column which a submitter may fill. What is left out has the table's default.
+CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.job
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    columns CONSTANT text[] := '{prompt,choices,max_new_tokens,stop,temperature,top_p,seed,policy,base_model,kind,'
+        'priority,run_at,tasks,weights,exclude_tasks,idempotency_key,tags,max_attempts,timeout_s}';
+    filled loracomp.job;
+    unknown text;
+BEGIN
+    IF jsonb_typeof(given) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'a job must be a JSON object, such as {"prompt": "Is it wet?"}'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT string_agg(k.name, ', ' ORDER BY k.name) INTO unknown
+    FROM jsonb_object_keys(given) AS k (name) WHERE k.name <> ALL (columns);
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'a job has no column % that you may fill; those are: %', left(unknown, 200),
+            array_to_string(columns, ', ') USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    filled.policy := 'default';
+    filled.kind := 'predict';
+    filled.priority := 0;
+    filled.run_at := now();
+    filled.tags := '{}';
+    filled.exclude_tasks := '{}';
+    filled.stop := '{}';
+    filled.max_attempts := 3;
+    filled.timeout_s := 600;
+    filled.temperature := 0;
+    filled.top_p := 1;
+    RETURN jsonb_populate_record(filled, given);
+END
+$$;
+COMMENT ON FUNCTION loracomp.job_from_json IS
+'A job from a JSON object of its columns, for submit_jobs and incoming_job; a name that is none of them is refused.';
+
+-- Inserts one job, or finds the one that is there where its idempotency key was used before; says why it is refused, and
+-- does not raise.
+CREATE FUNCTION loracomp.submit_one(given jsonb, OUT job_id bigint, OUT refused text)
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    j loracomp.job;
+    hint text;
+    rule text;
+BEGIN
+    j := loracomp.job_from_json(given);
+    job_id := loracomp.submit_job(
+        j.prompt, j.choices, j.max_new_tokens, j.policy, j.priority, j.run_at, j.idempotency_key, j.tags,
+        j.exclude_tasks, j.stop, j.base_model, j.kind, j.max_attempts, j.timeout_s, j.temperature, j.top_p, j.seed,
+        j.tasks, j.weights
+    );
+EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
+    GET STACKED DIAGNOSTICS refused = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, rule = CONSTRAINT_NAME;
+    -- Names of our constraints are sentences; what Postgres says of them is not.
+    IF refused ~ '^(new row|insert or update) ' THEN
+        refused := replace(rule, '_', ' ');
+    END IF;
+    refused := concat_ws('; ', refused, nullif(hint, ''));
+END
+$$;
+COMMENT ON FUNCTION loracomp.submit_one IS 'Inserts one job and returns its id, or why it is refused. For submit_jobs.';
+
+-- Inserts jobs, each given as a JSON object of columns of loracomp.job. All are tried in one INSERT; where a row is refused,
+-- each half of them is tried by itself, and so on, until the row stands alone. The limits of the queue refuse all.
+CREATE FUNCTION loracomp.submit_jobs(jobs jsonb[]) RETURNS TABLE (place bigint, job_id bigint, refused text)
+LANGUAGE plpgsql
+AS $$
+#variable_conflict use_column
+DECLARE
+    pending int8range[] := ARRAY[int8range(1, cardinality(jobs) + 1)];
+    part int8range;
+    middle bigint;
+    ids bigint[];
+    reason text;
+BEGIN
+    WHILE cardinality(pending) > 0 LOOP
+        part := pending[cardinality(pending)];
+        pending := trim_array(pending, 1);
+        CONTINUE WHEN isempty(part);
+        reason := NULL;
+        BEGIN
+            -- Numbers are given in the order of the rows.
+            WITH inserted AS (
+                INSERT INTO loracomp.job AS i (
+                    prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks,
+                    stop, base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights
+                )
+                SELECT
+                    r.prompt, r.choices, r.max_new_tokens, r.policy, r.priority, r.run_at, r.idempotency_key, r.tags,
+                    r.exclude_tasks, r.stop, r.base_model, r.kind, r.max_attempts, r.timeout_s, r.temperature,
+                    r.top_p, r.seed, r.tasks, r.weights
+                FROM generate_series(lower(part), upper(part) - 1) AS s (place)
+                CROSS JOIN LATERAL loracomp.job_from_json(jobs[s.place]) AS r
+                ORDER BY s.place
+                RETURNING i.id
+            )
+            SELECT array_agg(n.id ORDER BY n.id) INTO ids FROM inserted AS n;
+        EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
+            IF upper(part) - lower(part) > 1 THEN
+                middle := (lower(part) + upper(part)) / 2;
+                pending := pending || int8range(middle, upper(part)) || int8range(lower(part), middle);
+                CONTINUE;
+            END IF;
+            SELECT ARRAY[o.job_id], o.refused INTO ids, reason FROM loracomp.submit_one(jobs[lower(part)]) AS o;
+        END;
+        RETURN QUERY SELECT lower(part) - 1 + u.place, u.id, reason FROM unnest(ids) WITH ORDINALITY AS u (id, place);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.submit_jobs IS
+'Inserts jobs given as JSON objects, takes those that are good, and returns for each its place among them with its id, or '
+'why it was refused.';
+
+-- COPY refuses a table with row security, but not a view with such a trigger.
+CREATE VIEW loracomp.incoming_job WITH (security_invoker) AS
+SELECT
+    j.prompt,
+    j.choices,
+    j.max_new_tokens,
+    j.stop,
+    j.temperature,
+    j.top_p,
+    j.seed,
+    j.policy,
+    j.base_model,
+    j.kind,
+    j.priority,
+    j.run_at,
+    j.tasks,
+    j.weights,
+    j.exclude_tasks,
+    j.idempotency_key,
+    j.tags,
+    j.max_attempts,
+    j.timeout_s
+FROM loracomp.job AS j;
+COMMENT ON VIEW loracomp.incoming_job IS
+'Columns of loracomp.job that a submitter may fill, for COPY, which does not write into a table with row security.';
+COMMENT ON COLUMN loracomp.incoming_job.prompt IS 'The text that is asked.';
+
+-- Inserts the row into loracomp.job, with the caller's rights. null: the column's default.
+CREATE FUNCTION loracomp.insert_incoming_job() RETURNS trigger
+LANGUAGE plpgsql
+AS $$
+BEGIN
+    INSERT INTO loracomp.job (
+        prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks, stop,
+        base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights
+    )
+    SELECT
+        r.prompt, r.choices, r.max_new_tokens, r.policy, r.priority, r.run_at, r.idempotency_key, r.tags,
+        r.exclude_tasks, r.stop, r.base_model, r.kind, r.max_attempts, r.timeout_s, r.temperature, r.top_p, r.seed,
+        r.tasks, r.weights
+    FROM loracomp.job_from_json((
+        SELECT jsonb_object_agg(c.key, c.value) FROM jsonb_each(to_jsonb(new)) AS c WHERE c.value <> 'null'
+    )) AS r;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION loracomp.insert_incoming_job IS 'Trigger: inserts what is written into incoming_job as a job.';
+
+CREATE TRIGGER insert_incoming_job INSTEAD OF INSERT ON loracomp.incoming_job
+FOR EACH ROW EXECUTE FUNCTION loracomp.insert_incoming_job();
+COMMENT ON TRIGGER insert_incoming_job ON loracomp.incoming_job IS 'Inserts the row as a job.';

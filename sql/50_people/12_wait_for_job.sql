@@ -1,0 +1,40 @@
+-- Waits until a job has ended, and returns its status; where it has not ended in time, the status that it has then. Reads only, with
+-- the caller's rights, again and again: each look has a snapshot of its own, but the statement's stays open while it waits.
+CREATE FUNCTION loracomp.wait_for_job(id bigint, timeout interval DEFAULT '30 seconds') RETURNS text
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    until CONSTANT timestamptz := clock_timestamp() + wait_for_job.timeout;
+    pause double precision := 0.02;
+    found_job record;
+BEGIN
+    IF extract(EPOCH FROM wait_for_job.timeout) NOT BETWEEN 0 AND 300 THEN
+        RAISE EXCEPTION 'timeout must be between 0 and 5 minutes, and is %', wait_for_job.timeout
+            USING ERRCODE = 'invalid_parameter_value',
+                HINT = 'a statement that waits keeps dead rows from being cleaned up: call it again';
+    END IF;
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'wait_for_job sees no news in a transaction that is %', current_setting('transaction_isolation')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'call it in one that is read committed';
+    END IF;
+    LOOP
+        SELECT j.status, j.finished_at IS NOT NULL AS has_ended, j.xmin = pg_current_xact_id_if_assigned()::xid AS is_new
+        INTO found_job
+        FROM loracomp.job AS j WHERE j.id = wait_for_job.id;
+        IF found_job.status IS NULL THEN
+            RAISE EXCEPTION 'job % does not exist, or is not yours', wait_for_job.id
+                USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
+        END IF;
+        IF found_job.is_new AND NOT found_job.has_ended THEN
+            RAISE EXCEPTION 'job % was changed in this transaction: no worker sees that before it is committed', wait_for_job.id
+                USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'COMMIT, then wait';
+        END IF;
+        EXIT WHEN found_job.has_ended OR clock_timestamp() >= until;
+        PERFORM pg_sleep(least(pause, extract(EPOCH FROM until - clock_timestamp())));
+        pause := least(pause * 1.5, 0.5);
+    END LOOP;
+    RETURN found_job.status;
+END
+$$;
+COMMENT ON FUNCTION loracomp.wait_for_job IS
+'Waits until a job of yours has ended, at most so long (5 minutes at most), and returns its status.';

@@ -1,0 +1,301 @@
+"""What an administrator meets in the first hour: tasks and adapters changed by name, warnings, files, tables."""
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from loracomp.cli import common
+from loracomp.config import load_settings, unknown_variables
+from loracomp.database.connections import Connection
+from loracomp.errors import NotFoundError, RefusedError
+from loracomp.registry.adapters import stage_adapter
+from loracomp.registry.base_models import set_encoder
+from loracomp.registry.example_files import files_of, read_lines
+from people_data import answer, load, submit
+from people_fixtures import value
+from registry_data import registered, write_adapter
+
+# --- tasks
+
+
+def test_a_task_is_renamed_where_jobs_that_wait_exclude_it_too(connection: Connection):
+    examples = load(connection)
+    answer(connection, submit(connection), examples)
+    waiting = submit(connection, exclude_tasks=["rte", "mnli"])
+    connection.execute("SELECT loracomp.rename_task('rte', 'entailment')")
+    assert value(connection, "SELECT exclude_tasks FROM loracomp.job WHERE id = %s", [waiting]) == [
+        "entailment",
+        "mnli",
+    ]
+    tasks = {row["name"]: row["train"] for row in connection.execute("SELECT * FROM loracomp.list_tasks()")}
+    assert tasks == {"entailment": 2, "mnli": 2}
+    assert value(connection, "SELECT tasks FROM loracomp.prediction") == ["rte", "mnli"]
+    with pytest.raises(psycopg.errors.UniqueViolation, match="there is a task mnli already"):
+        connection.execute("SELECT loracomp.rename_task('entailment', 'mnli')")
+    with pytest.raises(psycopg.errors.NoDataFound, match="there is no task rte"):
+        connection.execute("SELECT loracomp.rename_task('rte', 'other')")
+
+
+def test_a_task_that_something_needs_is_deleted_by_force_alone(connection: Connection):
+    examples = load(connection)
+    answer(connection, submit(connection), examples)
+    delete = "SELECT * FROM loracomp.delete_task('rte')"
+    with pytest.raises(psycopg.errors.RaiseException, match="task rte has an active adapter"):
+        connection.execute(delete)
+    connection.execute("SELECT loracomp.retire_adapter('rte')")
+    with pytest.raises(psycopg.errors.RaiseException, match="task rte stands in the traces of 1 jobs"):
+        connection.execute(delete)
+    said = connection.execute("SELECT * FROM loracomp.delete_task('rte', force => true)").fetchall()
+    assert {row["what"]: row["rows"] for row in said} == {
+        "examples deleted": 2,
+        "adapters deleted": 1,
+        "traces kept that name it": 1,
+    }
+    left = {
+        table: value(connection, f"SELECT count(*) FROM loracomp.{table}") for table in ("task", "example", "adapter")
+    }
+    assert left == {"task": 1, "example": 2, "adapter": 1}
+
+
+def test_a_task_that_nothing_needs_is_deleted(run: Any, connection: Connection):
+    load(connection)
+    connection.execute("SELECT loracomp.retire_adapter('rte')")
+    assert {row["what"]: row["rows"] for row in run("task", "delete", "rte")}["examples deleted"] == 2
+    assert [row["name"] for row in run("task", "list")] == ["mnli"]
+    with pytest.raises(NotFoundError, match="there is no task rte"):
+        run("task", "delete", "rte", "--force")
+
+
+def test_examples_are_deleted_by_split(run: Any, connection: Connection):
+    load(connection)
+    connection.execute("UPDATE loracomp.example SET split = 'test' WHERE source_ref = 'rte/train#1'")
+    assert run("task", "delete-examples", "rte", "--split", "train") == [{"task": "rte", "deleted": 1}]
+    assert run("task", "delete-examples", "rte") == [{"task": "rte", "deleted": 1}]
+    assert value(connection, "SELECT count(*) FROM loracomp.example") == 2
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="split must be train, validation or test, not dev"):
+        connection.execute("SELECT loracomp.delete_examples('rte', 'dev')")
+
+
+# --- adapters
+
+
+@pytest.fixture
+def two_versions(connection: Connection, tmp_path: Path) -> Connection:
+    registered(connection, "rte")
+    for seed in (1, 2):
+        write_adapter(tmp_path / str(seed), seed=seed)
+        stage_adapter(connection, tmp_path / str(seed), task="rte")
+    return connection
+
+
+def active(connection: Connection) -> set[str]:
+    return {
+        row["adapter"]
+        for row in connection.execute("SELECT * FROM loracomp.list_adapters()")
+        if row["status"] == "active"
+    }
+
+
+def test_an_adapter_is_activated_and_retired_by_name_by_version_and_by_number(two_versions: Connection):
+    connection = two_versions
+    rows = connection.execute("SELECT adapter_id, adapter, name, version FROM loracomp.list_adapters()").fetchall()
+    ids = {row["adapter"]: row["adapter_id"] for row in rows}
+    assert list(ids) == ["rte@2", "rte@1"]
+    for call, now_active in (
+        ("activate_adapter('rte@1')", {"rte@1"}),
+        ("activate_adapter('rte')", {"rte@2"}),
+        (f"activate_adapter({ids['rte@1']})", {"rte@1"}),
+        ("retire_adapter('rte@1', base_model => 'tiny')", set()),
+    ):
+        connection.execute(f"SELECT loracomp.{call}".encode())
+        assert active(connection) == now_active
+    with pytest.raises(psycopg.errors.NoDataFound, match="base model tiny has no adapter rte@3"):
+        connection.execute("SELECT loracomp.activate_adapter('rte@3')")
+
+
+def test_an_adapter_that_is_never_retrieved_is_warned_of(run: Any, two_versions: Connection, capsys: Any):
+    heard: list[str] = []
+    two_versions.add_notice_handler(lambda notice: heard.append(f"{notice.severity}: {notice.message_primary}"))
+    two_versions.execute("SELECT loracomp.activate_adapter('rte@1')")
+    assert heard == ["WARNING: adapter rte@1 is never retrieved: its task has no embedded example"]
+
+
+def test_an_adapter_that_changes_nothing_is_warned_of(
+    run: Any, two_versions: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    warned: list[str] = []
+    monkeypatch.setattr("loracomp.cli.registry.warn", warned.append)
+    run("adapter", "activate", "rte@1")
+    assert warned == []
+    file = tmp_path / "2" / "adapter_model.safetensors"
+    zeros = {name: torch.zeros_like(each) if "lora_B" in name else each for name, each in load_file(file).items()}
+    save_file(zeros, file)
+    run("adapter", "stage", str(tmp_path / "2"), "--task", "rte", "--activate")
+    assert len(warned) == 1 and "the adapter changes nothing" in warned[0]
+
+
+def test_the_command_line_shows_what_the_database_warns_of(
+    run: Any, two_versions: Connection, monkeypatch: pytest.MonkeyPatch
+):
+    warned: list[str] = []
+    monkeypatch.setattr(common, "warn", warned.append)
+    run("adapter", "activate", "rte@1")
+    (sentence,) = warned
+    assert sentence.startswith("adapter rte@1 is never retrieved") and "loracomp task import" in sentence
+
+
+# --- policies
+
+
+def test_changes_of_policies_are_shown_setting_by_setting(connection: Connection):
+    for settings in ('{"k": 5}', '{"k": 6, "strategy": "ties"}', '{"k": 6}'):
+        connection.execute("SELECT loracomp.set_policy('mine', %s)", [settings])
+    connection.execute("DELETE FROM loracomp.policy WHERE name = 'mine'")
+    rows = connection.execute(
+        "SELECT action, setting, before, after FROM loracomp.policy_changes"
+        " WHERE policy = 'mine' AND setting IN ('k', 'strategy', 'top_p') ORDER BY event_id, setting"
+    ).fetchall()
+    assert [tuple(row.values()) for row in rows] == [
+        ("insert", "k", None, "30"),
+        ("insert", "strategy", None, "cat"),
+        ("insert", "top_p", None, "0.95"),
+        ("update", "k", "30", "5"),
+        ("update", "k", "5", "6"),
+        ("update", "strategy", "cat", "ties"),
+        ("delete", "k", "6", None),
+        ("delete", "strategy", "ties", None),
+        ("delete", "top_p", "0.95", None),
+    ]
+
+
+def test_no_column_of_the_health_report_is_a_reserved_word(connection: Connection):
+    assert (
+        value(connection, "SELECT check_name FROM loracomp.check_health() WHERE check_name = 'pgvector'") == "pgvector"
+    )
+
+
+# --- settings
+
+
+def test_a_variable_that_is_no_setting_is_named_with_the_one_that_was_meant(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LORACOMP_BATCHSIZE", "4")
+    monkeypatch.setenv("LORACOMP_LEASE_S", "30")
+    monkeypatch.setenv("LORACOMP_TEST_SOMETHING", "1")
+    (tmp_path / ".env").write_text("LORACOMP_COLOUR=red\nOTHER=1\n")
+    assert unknown_variables() == [
+        "LORACOMP_BATCHSIZE is no setting: LORACOMP_BATCH_SIZE is one",
+        "LORACOMP_COLOUR is no setting",
+    ]
+    assert load_settings().lease_s == 30
+
+
+# --- files of examples
+
+ROWS = [
+    {"prompt": "Is tea hot?", "choices": ["yes", "no"], "answer": "yes"},
+    {"prompt": "Is ice\ncold?", "answer": "It is.", "split": "test"},
+]
+AS_CSV = 'prompt,choices,answer,split\nIs tea hot?,yes | no,yes,\n"Is ice\ncold?",,It is.,test\n'
+
+
+def hashes(path: Path) -> list[tuple[bytes, str]]:
+    return [(example.content_hash, example.split) for file in files_of(path) for example in read_lines(file, "tea")]
+
+
+def test_every_kind_of_file_gives_the_same_examples(tmp_path: Path):
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS)
+    files = {
+        "tea.jsonl": lines.encode(),
+        "bom.jsonl": b"\xef\xbb\xbf" + lines.encode(),
+        "tea.jsonl.gz": gzip.compress(lines.encode()),
+        "tea.csv": AS_CSV.encode(),
+        "bom.csv": b"\xef\xbb\xbf" + AS_CSV.replace("yes | no", '"[""yes"", ""no""]"').encode(),
+        "tea.csv.gz": gzip.compress(AS_CSV.replace("\n", "\r\n").replace("Is ice\r\n", "Is ice\n").encode()),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    first, *others = (hashes(tmp_path / name) for name in files)
+    assert [split for _, split in first] == ["train", "test"]
+    assert others == [first] * (len(files) - 1)
+
+
+def test_a_folders_files_say_which_split_they_are(tmp_path: Path):
+    for name, row in (("train.jsonl", ROWS[0]), ("validation.jsonl", ROWS[0] | {"prompt": "b"}), ("test.csv", None)):
+        (tmp_path / name).write_text(json.dumps(row) if row else "prompt,answer\nc,d\n")
+    (tmp_path / "notes.txt").write_text("not read")
+    assert [split for _, split in hashes(tmp_path)] == ["test", "train", "validation"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("a.csv", "question,answer\na,b\n", "its first line must name the columns, and names no prompt"),
+        ("a.csv", "", "names no prompt and no answer"),
+        ("a.csv", "prompt,answer\na,b,c\n", "line 2: has not as many cells as the first line"),
+        ("a.csv", "prompt,answer\na\n", "line 2: has not as many cells as the first line"),
+        ("a.csv", 'prompt,answer\n"a,b\n', "line 1: not CSV: unexpected end"),
+        ("a.csv", "prompt,choices,answer\na,[x,a\n", "line 2: choices: .*list"),
+        ("a.csv", "prompt,label,answer\na,1,b\n", "line 2: label: Extra inputs"),
+        ("a.jsonl.gz", "not packed", "cannot be read"),
+        ("a.jsonl", "[1]\n", "line 1: a row is a JSON object, not list"),
+    ],
+)
+def test_a_file_that_is_not_right_is_named_with_its_line(tmp_path: Path, name: str, text: str, says: str):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RefusedError, match=says) as error:
+        hashes(tmp_path / name)
+    assert str(tmp_path / name) in str(error.value)
+
+
+def test_what_was_looked_for_is_said(run: Any, connection: Connection, database: str, tmp_path: Path, minilm: Any):
+    set_encoder(database, minilm)
+    connection.execute("SELECT loracomp.add_task('tea')")
+    (tmp_path / "tea.txt").write_text("")
+    (tmp_path / "empty").mkdir()
+    for data, says in (
+        ("tea.txt", rf"{tmp_path}/tea.txt is there, but its name does not end so"),
+        ("none", rf"a file \(\.jsonl, .*\) or a folder of such files: {tmp_path}/none is not there"),
+        ("none.csv", rf"no file {tmp_path}/none.csv"),
+        ("empty", rf"folder {tmp_path}/empty holds no file whose name ends in \.jsonl, "),
+    ):
+        with pytest.raises(NotFoundError, match=says):
+            run("task", "import", "tea", str(tmp_path / data))
+    (tmp_path / "empty" / "train.csv").write_text(AS_CSV)
+    assert run("task", "import", "tea", str(tmp_path / "empty")) == [{"task": "tea", "added": 2, "embedded": 1}]
+
+
+# --- tables
+
+ADAPTER = {"name": "a rather long name", "sha256": "a" * 64, "rank": 8, "words": ["x", "y"], "nothing": None}
+
+
+def printed(monkeypatch: pytest.MonkeyPatch, width: int, rows: list[dict[str, Any]]) -> str:
+    screen = io.StringIO()
+    monkeypatch.setattr(common, "console", Console(file=screen, force_terminal=True, width=width, color_system=None))
+    common.emit(rows, title="Adapters", as_json=False)
+    return screen.getvalue()
+
+
+def test_a_table_that_fits_is_one_and_another_is_printed_row_by_row(monkeypatch: pytest.MonkeyPatch):
+    assert "━" in printed(monkeypatch, 160, [ADAPTER])
+    narrow = printed(monkeypatch, 80, [ADAPTER, ADAPTER])
+    assert "━" not in narrow and max(map(len, narrow.splitlines())) <= 80
+    assert narrow.count(f"sha256   {'a' * 64}\n") == 2
+
+
+def test_into_a_pipe_goes_a_line_a_row(capsys: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(common, "console", Console(file=io.StringIO(), width=20))
+    common.emit([ADAPTER | {"name": "two\nlines\tand \x1b[31mred"}], title="Adapters", as_json=False)
+    name = "two lines\N{REPLACEMENT CHARACTER}and \N{REPLACEMENT CHARACTER}[31mred"
+    assert capsys.readouterr().out == (f"name\tsha256\trank\twords\tnothing\n{name}\t{'a' * 64}\t8\tx, y\t\n")

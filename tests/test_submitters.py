@@ -1,0 +1,327 @@
+"""What somebody who submits jobs meets: many at once, COPY, trying again, waiting, and what a job's result says."""
+
+import math
+import os
+import time
+from collections.abc import Iterator
+from threading import Timer
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+from job_data import BASE, add_jobs, claim, job, prediction_row, record, statuses
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from people_fixtures import value
+
+ROLE = f"submitter_{os.getpid()}"
+
+
+@pytest.fixture(scope="module")
+def login(server: str) -> Iterator[str]:
+    with psycopg.connect(server, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {ROLE} LOGIN IN ROLE loracomp_submitter".encode())
+        yield ROLE
+        owner.execute(f"DROP ROLE {ROLE}".encode())
+
+
+@pytest.fixture
+def submitter(connection: Connection, database: str, login: str) -> Iterator[Connection]:
+    """A submitter's own session, on a database that was cleared."""
+    with db.connect(psycopg.conninfo.make_conninfo(database, user=login)) as own:
+        yield own
+
+
+def submit_jobs(connection: Connection, *jobs: Any) -> list[tuple[int, int | None, str | None]]:
+    rows = connection.execute(
+        "SELECT * FROM loracomp.submit_jobs(%s::jsonb[]) ORDER BY place", [[Jsonb(each) for each in jobs]]
+    )
+    return [(row["place"], row["job_id"], row["refused"]) for row in rows]
+
+
+def result(connection: Connection, job_id: int) -> dict[str, Any]:
+    row = connection.execute("SELECT * FROM loracomp.job_result WHERE job_id = %s", [job_id]).fetchone()
+    assert row is not None
+    return row
+
+
+def answer(connection: Connection, job_id: int, **columns: Any) -> None:
+    tokens = {each.id: each.lease_token for each in claim(connection)}
+    assert record(connection, {job_id: tokens[job_id]}, [prediction_row(job_id, **columns)]) == {job_id}
+
+
+# --- trying again
+
+
+def test_ones_own_job_is_tried_again_and_anothers_is_not(connection: Connection, submitter: Connection):
+    submit = "SELECT loracomp.submit_job('a', idempotency_key => 'k')"
+    mine = value(submitter, submit)
+    (anothers,) = add_jobs(connection, "b")
+    submitter.execute("SELECT loracomp.cancel_job(%s)", [mine])
+    connection.execute("SELECT loracomp.cancel_job(%s)", [anothers])
+    assert value(submitter, submit) == mine
+    submitter.execute("SELECT loracomp.retry_job(%s)", [mine])
+    with pytest.raises(psycopg.errors.NoDataFound, match="does not exist, or is not yours"):
+        submitter.execute("SELECT loracomp.retry_job(%s)", [anothers])
+    assert statuses(connection) == {mine: "queued", anothers: "cancelled"}
+    connection.execute("SELECT loracomp.retry_job(%s)", [anothers])
+
+
+def test_trying_again_is_no_way_past_the_limits_of_the_queue(connection: Connection, submitter: Connection):
+    first, second = (value(submitter, "SELECT loracomp.submit_job('a')") for _ in range(2))
+    submitter.execute("SELECT loracomp.cancel_job(%s)", [first])
+    for limits, says in (("per_submitter => 1", "at most 1 of your jobs"), ("1, NULL", "of all submitters together")):
+        connection.execute(f"SELECT loracomp.set_queue_limits({limits})".encode())
+        with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match=says):
+            submitter.execute("SELECT loracomp.retry_job(%s)", [first])
+    submitter.execute("SELECT loracomp.cancel_job(%s)", [second])
+    submitter.execute("SELECT loracomp.retry_job(%s)", [first])
+    connection.execute("SELECT loracomp.set_queue_limits(NULL, NULL)")
+    assert statuses(connection) == {first: "queued", second: "cancelled"}
+
+
+def test_a_conflict_of_keys_names_all_that_differs(connection: Connection, submitter: Connection):
+    job_id = value(submitter, "SELECT loracomp.submit_job('a', idempotency_key => 'k')")
+    with pytest.raises(
+        psycopg.errors.UniqueViolation, match=rf"by job {job_id}, with another priority, tags, timeout_s\n"
+    ):
+        submitter.execute(
+            "SELECT loracomp.submit_job("
+            "'a', idempotency_key => 'k', priority => 5, tags => '{\"n\": 1}', timeout_s => 5)"
+        )
+
+
+# --- many at once
+
+
+def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
+    connection: Connection, submitter: Connection
+):
+    rows: list[Any] = [{"prompt": f"prompt {n}", "tags": {"row": n}} for n in range(1, 101)]
+    wrong = {
+        7: ({"prompt": " "}, "prompt must not be blank"),
+        8: ({"promt": "x"}, "a job has no column promt that you may fill; those are: prompt, choices,"),
+        50: ({"prompt": "x", "choices": ["a"]}, "choices must be a list of 2 to 1000"),
+        51: ({"prompt": "x", "policy": "nobodys"}, "policy must exist"),
+        52: ({"prompt": "x", "priority": "high"}, 'invalid input syntax for type integer: "high"'),
+        53: ("x", "a job must be a JSON object"),
+        54: ({"prompt": "x", "exclude_tasks": ["nobodys"]}, "exclude_tasks names tasks that do not exist: nobodys"),
+        55: ({}, 'null value in column "prompt"'),
+        100: ({"prompt": "x", "expected": "y"}, "a job has no column expected that you may fill"),
+    }
+    for place, (row, _) in wrong.items():
+        rows[place - 1] = row
+    found = submit_jobs(submitter, *rows)
+    assert [place for place, _, _ in found] == list(range(1, 101))
+    assert {place for place, job_id, refused in found if job_id is None and refused} == wrong.keys()
+    for place, (_, reason) in wrong.items():
+        assert (found[place - 1][2] or "").startswith(reason)
+    taken = {row["id"]: row["tags"] for row in submitter.execute("SELECT id, tags FROM loracomp.job")}
+    assert taken == {job_id: {"row": place} for place, job_id, _ in found if job_id is not None}
+
+
+def test_a_row_is_filled_as_an_insert_of_its_prompt_is(connection: Connection, submitter: Connection):
+    ((_, many, _),) = submit_jobs(submitter, {"prompt": "a"})
+    with submitter.cursor().copy("COPY loracomp.incoming_job (prompt) FROM STDIN") as copy:
+        copy.write_row(("a",))
+    (one,) = add_jobs(submitter, "a")
+    copied = (set(statuses(connection)) - {many, one}).pop()
+    own = ("id", "created_at", "run_at", "due")
+    plain, *others = (
+        {name: value for name, value in job(connection, id_).items() if name not in own} for id_ in (one, many, copied)
+    )
+    assert others == [plain, plain]
+
+
+def test_the_same_keys_again_are_the_same_jobs(connection: Connection, submitter: Connection):
+    rows = [{"prompt": f"prompt {n}", "idempotency_key": f"key {n}"} for n in range(20)]
+    first = submit_jobs(submitter, *rows)
+    assert submit_jobs(submitter, *rows) == first
+    ((_, job_id, refused),) = submit_jobs(submitter, rows[3] | {"priority": 7})
+    assert job_id is None and refused is not None
+    assert refused.startswith(f"idempotency_key was used before, by job {first[3][1]}, with another priority")
+
+
+def test_a_full_queue_refuses_all_rows(connection: Connection, submitter: Connection):
+    connection.execute("SELECT loracomp.set_queue_limits(per_submitter => 3)")
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="at most 3 of your jobs"):
+        submit_jobs(submitter, *[{"prompt": "a"}] * 4)
+    connection.execute("SELECT loracomp.set_queue_limits(NULL, NULL)")
+    assert statuses(connection) == {}
+    assert submit_jobs(submitter) == []
+
+
+def test_ten_thousand_rows_with_a_bad_one_take_seconds(connection: Connection, submitter: Connection):
+    # An INSERT of so many takes about a second on a busy core, and halving tries each a few times at most.
+    submitter.execute("SET statement_timeout = '60s'")
+    counts = submitter.execute(
+        "SELECT count(job_id) AS taken, array_agg(place) FILTER (WHERE refused IS NOT NULL) AS refused "
+        "FROM loracomp.submit_jobs(ARRAY("
+        "    SELECT jsonb_build_object('prompt', CASE WHEN n = 7777 THEN ' ' ELSE 'a' END)"
+        "    FROM generate_series(1, 10000) AS n ORDER BY n))"
+    ).fetchone()
+    assert counts == {"taken": 9999, "refused": [7777]}
+
+
+def test_copy_works_and_its_error_names_the_line(connection: Connection, submitter: Connection):
+    statement = "COPY loracomp.incoming_job (prompt, choices, tags) FROM STDIN (FORMAT csv)"
+    with submitter.cursor().copy(statement) as copy:
+        copy.write('a,"{yes,no}","{""row"": 1}"\nb,,"{""row"": null}"\n')
+    rows = submitter.execute("SELECT prompt, choices, max_new_tokens, tags FROM loracomp.job ORDER BY id").fetchall()
+    assert [tuple(row.values()) for row in rows] == [
+        ("a", ["yes", "no"], None, {"row": 1}),
+        ("b", None, 64, {"row": None}),
+    ]
+    with pytest.raises(psycopg.errors.CheckViolation) as error, submitter.cursor().copy(statement) as copy:
+        copy.write("a,,{}\n ,,{}\n")
+    assert error.value.diag.constraint_name == "prompt_must_not_be_blank"
+    assert "COPY incoming_job, line 2" in (error.value.diag.context or "")
+    with (
+        pytest.raises(psycopg.errors.FeatureNotSupported),
+        submitter.cursor().copy("COPY loracomp.job (prompt) FROM STDIN"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("column", "given"), [("task", "rte"), ("expected", "a"), ("evaluation", "weekly"), ("status", "succeeded")]
+)
+def test_a_column_that_is_not_ones_own_is_named(connection: Connection, submitter: Connection, column: str, given: str):
+    with pytest.raises(
+        psycopg.errors.InsufficientPrivilege, match=f"column {column} of loracomp.job is not yours to fill"
+    ):
+        add_jobs(submitter, "a", **{column: given})
+
+
+# --- what a result says
+
+
+def test_a_result_has_choices_and_confidence(connection: Connection):
+    (job_id,) = add_jobs(connection, "a", choices=["x", "y", "z"])
+    scores = [-1.0, -2.0, -3.0]
+    answer(connection, job_id, output="x", choice_index=1, choice_scores=scores)
+    row = result(connection, job_id)
+    assert row["choices"] == ["x", "y", "z"]
+    assert row["confidence"] == pytest.approx(math.exp(-1) / sum(map(math.exp, scores)))
+    assert value(connection, "SELECT loracomp.confidence('{-5000,0}')") == 1
+    assert value(connection, "SELECT loracomp.confidence('{}')") is None
+
+
+def test_generated_text_begins_without_white_space_and_a_choice_is_as_it_was_given(connection: Connection):
+    generated, chosen = *add_jobs(connection, "a"), *add_jobs(connection, "b", choices=[" x", "y"])
+    tokens = {each.id: each.lease_token for each in claim(connection)}
+    outputs = {generated: " \n Paris ", chosen: " x"}
+    record(connection, tokens, [prediction_row(id_, output=text) for id_, text in outputs.items()])
+    assert [result(connection, id_)["output"] for id_ in (generated, chosen)] == ["Paris ", " x"]
+    assert result(connection, generated)["confidence"] is None
+    assert value(connection, "SELECT output FROM loracomp.job_trace WHERE job_id = %s", [generated]) == " \n Paris "
+
+
+def test_no_latency_is_negative(connection: Connection):
+    (job_id,) = add_jobs(connection, "a", run_at="3000-01-01")
+    connection.execute("SELECT loracomp.cancel_job(%s)", [job_id])
+    assert result(connection, job_id)["latency_s"] == 0
+    assert value(connection, "SELECT latency_s FROM bi.prediction WHERE job_id = %s", [job_id]) == 0
+
+
+# --- waiting
+
+
+def test_waiting_ends_with_the_job(connection: Connection, submitter: Connection):
+    (job_id,) = add_jobs(submitter, "a")
+    wait = "SELECT loracomp.wait_for_job(%s, '20s')"
+    ending = Timer(0.3, answer, (connection, job_id))
+    ending.start()
+    assert value(submitter, wait, [job_id]) == "succeeded"
+    ending.join()
+    assert value(submitter, wait, [job_id]) == "succeeded"
+
+
+def test_waiting_ends_in_time(connection: Connection, submitter: Connection):
+    (job_id,) = add_jobs(submitter, "a")
+    start = time.monotonic()
+    assert value(submitter, "SELECT loracomp.wait_for_job(%s, '0.2s')", [job_id]) == "queued"
+    assert time.monotonic() - start >= 0.2
+
+
+@pytest.mark.parametrize(
+    ("before", "timeout", "says"),
+    [
+        ("", "6min", "timeout must be between 0 and 5 minutes"),
+        ("", "-1s", "timeout must be between 0 and 5 minutes"),
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ; ", "1s", "sees no news in a transaction that is repeatable read"),
+        ("BEGIN; SELECT loracomp.retry_job({id}); ", "1s", "was changed in this transaction"),
+    ],
+)
+def test_waiting_for_nothing_is_refused(
+    connection: Connection, submitter: Connection, before: str, timeout: str, says: str
+):
+    (job_id,) = add_jobs(submitter, "a")
+    submitter.execute("SELECT loracomp.cancel_job(%s)", [job_id]) if "retry" in before else None
+    with pytest.raises(psycopg.Error, match=says):
+        submitter.execute(f"{before.format(id=job_id)}SELECT loracomp.wait_for_job({job_id}, '{timeout}')".encode())
+
+
+def test_nobody_waits_for_anothers_job(connection: Connection, submitter: Connection):
+    (job_id,) = add_jobs(connection, "a")
+    with pytest.raises(psycopg.errors.NoDataFound, match="does not exist, or is not yours"):
+        submitter.execute("SELECT loracomp.wait_for_job(%s)", [job_id])
+
+
+# --- the queue's order, for administrators
+
+
+def test_a_queued_job_gets_another_priority_and_the_audit_keeps_both(connection: Connection):
+    first, second = add_jobs(connection, "a", "b")
+    connection.execute("SELECT loracomp.set_priority(%s, 10)", [second])
+    assert [each.id for each in claim(connection, 1)] == [second]
+    event = connection.execute(
+        "SELECT before, after FROM loracomp.audit_event WHERE reason = 'set_priority' AND entity_id = %s", [second]
+    ).fetchone()
+    assert event == {"before": {"priority": 0}, "after": {"priority": 10}}
+    with pytest.raises(psycopg.errors.RaiseException, match=f"job {second} is running: only a queued job"):
+        connection.execute("SELECT loracomp.set_priority(%s, 0)", [second])
+    with pytest.raises(psycopg.errors.CheckViolation, match="priority_must_be_between_0_and_1000"):
+        connection.execute("SELECT loracomp.set_priority(%s, 1001)", [first])
+
+
+def test_one_limit_is_set_and_the_other_stays(connection: Connection):
+    for call, limits in (
+        ("in_all => 9", (9, None)),
+        ("per_submitter => 5", (9, 5)),
+        ("in_all => NULL", (None, 5)),
+        ("per_submitter => NULL", (None, None)),
+    ):
+        connection.execute(f"SELECT loracomp.set_queue_limits({call})".encode())
+        row = connection.execute("SELECT in_all, per_submitter FROM loracomp.queue_limit").fetchone()
+        assert row is not None
+        assert tuple(row.values()) == limits
+
+
+def test_what_waits_says_how_to_start_a_worker_of_its_own_base_model(connection: Connection):
+    (job_id,) = add_jobs(connection, "a")
+    explained = value(connection, "SELECT loracomp.explain_job(%s)", [job_id])
+    assert f"LORACOMP_BASE_MODEL='{BASE}' loracomp worker" in explained
+
+
+# --- the command line
+
+
+def test_ask_waits_on_where_the_login_may_not_answer_itself(
+    connection: Connection, database: str, login: str, run: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", psycopg.conninfo.make_conninfo(database, user=login))
+
+    def work() -> None:
+        with db.connect(database) as own:
+            (claimed,) = claim(own)
+            record(own, {claimed.id: claimed.lease_token}, [prediction_row(claimed.id, output="at last")])
+
+    worker = Timer(2.0, work)
+    worker.start()
+    answered = run("ask", "a", "--patience", "0.1")
+    worker.join()
+    assert (answered["status"], answered["output"]) == ("succeeded", "at last")
