@@ -403,4 +403,3 @@ def test_tasks_and_weights_that_are_none_are_refused_by_name(
 ) -> None:
     with pytest.raises(psycopg.IntegrityError, match=says):
         submit_pinned(connection, **arguments)
-
