@@ -35,7 +35,7 @@ EXECUTE = {
         submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
         attempts_of job_from_json submit_one confidence set_priority
         retry_job requeue_jobs purge_jobs check_health refresh_reports limit_analyst
-        database_metrics set_queue_limits
+        database_metrics set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
         show_encoder embedding_dimensions
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task
@@ -59,7 +59,7 @@ OWNERS_ALONE = """
     pick_tasks fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
     check_objects check_server check_roles check_registry check_queue
     find_task adapter_named policy_rule fill_job hint_job insert_incoming_job check_room
-    audit_job_update audit_job_delete audit_registry keep_audit_event
+    audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
     keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
 """
 JOB_COLUMNS = """
@@ -74,6 +74,7 @@ REPORTS = {
     "latency_by_day",
     "fallback_by_day",
     "cost_by_submitter",
+    "answers_by_tag",
 }
 VECTOR = [1.0] + [0.0] * 831
 WRITES = {
@@ -156,6 +157,9 @@ def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
         "worker_status",
         "restricted_task",
         "task_mask",
+        "ended_job",
+        "reported_answer",
+        "accuracy_by_day",
         *REPORTS,
     }
 
