@@ -1,4 +1,4 @@
-"""From compositions (ids and weights) to mixes ready for the model, with how exact they are."""
+"""From compositions (ids and weights) to mixes ready for the model, with their distance from the exact weighted sum."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from loracomp.records import Composition
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Composed:
-    """A composition as gates over prepared adapters; none for the base model alone."""
+    """A composition ready for the model: prepared adapters with gates; no adapters mean the base model alone."""
 
     mix: Mix = field(default_factory=Mix)
     norm_ratio: float | None = None
@@ -41,7 +41,7 @@ class Composer:
     def __init__(self, base: BaseModel, *, cache_bytes: int) -> None:
         self._base = base
         head = base.model.get_output_embeddings()
-        # The output head sees a batch's scored tokens only, and no longer knows their rows.
+        # The output head gets only a batch's scored tokens, without their rows: no mix of a row can change it.
         self._modules = {
             module: shape for module, shape in base.modules.items() if base.model.get_submodule(module) is not head
         }

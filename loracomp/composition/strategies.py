@@ -135,13 +135,13 @@ def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
 def prepare(
     strategy: str, adapters: Sequence[PackedAdapter], *, density: float, seed: int
 ) -> tuple[PackedAdapter, ...]:
-    """Adapters as the gates shall take them: each masked, then, with ties and dare_ties, signs elected over the set."""
+    """Adapters before gating: each is masked; with ties and dare_ties, signs are then elected over the set."""
     masked = [mask(strategy, adapter, density=density, seed=seed) for adapter in adapters]
     return elect(masked) if strategy in ELECTING else tuple(masked)
 
 
 def mask_name(strategy: str, density: float, seed: int) -> str:
-    """What tells one mask of an adapter from another; empty where the strategy masks nothing."""
+    """A name that differs for masks that differ; empty if the strategy masks nothing."""
     if strategy in ("dare_linear", "dare_ties"):
         return f"dropped {density} {seed}"
     return f"trimmed {density}" if strategy in ("magnitude_prune", "ties") else ""
@@ -166,7 +166,7 @@ def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) ->
 
 
 def elect(adapters: Sequence[PackedAdapter]) -> tuple[PackedAdapter, ...]:
-    """What of each adapter agrees with the signs that the set elects, averaged; in float32 (TIES: elect, merge)."""
+    """Each adapter's elements that agree with the set's elected sign, averaged; in float32 (TIES, arXiv 2306.01708)."""
     elected: list[dict[tuple[int, int], Block]] = [{} for _ in adapters]
     for shape, (modules, A, B) in stack([adapter.blocks for adapter in adapters], torch.float32).items():
         A, B = elect_and_average(A, 1), elect_and_average(B, 1)  # noqa: PLW2901
@@ -184,7 +184,7 @@ def randomize(adapter: PackedAdapter, seed: int) -> PackedAdapter:
 def _drawn(
     adapter: PackedAdapter, use: str, seed: int, change: Callable[[Tensor, torch.Generator], Tensor], name: str
 ) -> PackedAdapter:
-    """Every module's A, then B, changed by what its own generator draws."""
+    """The adapter with each module's A, then B, changed by `change` with a random generator seeded for that module."""
     drawn = {}
     for module, (A, B) in unpack(adapter.blocks).items():
         generator = seeded_generator(use, seed, adapter.sha256, module)

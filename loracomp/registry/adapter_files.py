@@ -1,7 +1,7 @@
 """Adapters as PEFT folders (adapter_config.json, adapter_model.safetensors): read whole, checked before anything else.
 
-Plain LoRA on linear layers is taken. Whatever PEFT can do beside it is refused by its name: composing would drop it
-without a word.
+Plain LoRA on linear layers is accepted. Every other feature of PEFT is refused by name, because composing would
+silently drop it.
 """
 
 import hashlib

@@ -79,7 +79,7 @@ BEGIN
         RETURN TRUE;
     END IF;
     SELECT * INTO last FROM loracomp.queue_count AS c WHERE c.submitted_by = has_room.submitter;
-    -- Retries come back without a new id: after a minute the last count is worth nothing.
+    -- Retried jobs are queued again without a new id, so a count is trusted for a minute at most.
     IF last.queued + greatest(has_room.newest - last.last_id, 0) <= has_room.max_queued
         AND last.counted_at > clock_timestamp() - interval '1 minute'
     THEN
@@ -90,14 +90,14 @@ BEGIN
     END IF;
     counted := loracomp.count_queued(has_room.submitter, has_room.max_queued + 1);
     IF counted > has_room.max_queued THEN
-        -- A refusal is rolled back with all that it wrote, but a sequence is not. Not counted again for ten microseconds a
-        -- job, ten times and more what counting takes.
+        -- The INSERT that is refused is rolled back, but setval is not: so the next INSERTs know without counting that the
+        -- queue is full. That holds for ten microseconds per counted job, at least ten times as long as counting takes.
         IF has_room.submitter = '' THEN
             PERFORM setval('loracomp.queue_full_until', milliseconds + least(counted / 100, 10000));
         END IF;
         RETURN FALSE;
     END IF;
-    -- Whoever counts at the same moment does not wait to note it. In other isolation levels noting might fail.
+    -- If another session is storing its count at the same moment, this one is not stored. In other isolation levels it might fail.
     IF current_setting('transaction_isolation') = 'read committed' THEN
         PERFORM FROM loracomp.queue_count AS c WHERE c.submitted_by = '' FOR NO KEY UPDATE SKIP LOCKED;
         IF FOUND THEN
@@ -117,7 +117,7 @@ COMMENT ON FUNCTION loracomp.has_room IS 'Whether a limit of the queue holds wit
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
--- The same plan whatever the statistics say.
+-- Always the same plan: statistics lag behind a queue.
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 AS $$
@@ -141,7 +141,7 @@ BEGIN
             ) AS q
         );
     END IF;
-    -- They stand behind everybody and keep nobody out.
+    -- Jobs of evaluations wait behind all others, so they do not count against the limit.
     SELECT count(*) INTO asked_by_evaluations
     FROM (
         SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled AND j.evaluation IS NOT NULL

@@ -39,7 +39,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only members of the role retrieve the task; null lets everybody.';
 
--- Raises if there is no such role: a task whose reader_role is a slip of the pen would be read by nobody.
+-- Raises if there is no such role: a task with a misspelt reader_role could be read by nobody.
 CREATE FUNCTION loracomp.check_role_exists(role name) RETURNS void
 LANGUAGE plpgsql STABLE
 AS $$

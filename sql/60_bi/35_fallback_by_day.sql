@@ -20,7 +20,7 @@ CREATE UNIQUE INDEX fallback_by_day_key ON loracomp.fallback_by_day (
 );
 COMMENT ON MATERIALIZED VIEW loracomp.fallback_by_day IS 'What bi.fallback_by_day rests on.';
 COMMENT ON COLUMN loracomp.fallback_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.fallback_by_day.n IS 'Answers that were routed by retrieval.';
 COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Those for which nothing was composed.';
 
@@ -45,4 +45,4 @@ COMMENT ON VIEW bi.fallback_by_day IS
 COMMENT ON COLUMN bi.fallback_by_day.rate IS 'fell_back / n, 0 to 1.';
 COMMENT ON COLUMN bi.fallback_by_day.rate_low IS 'Lower end of its 95 % confidence interval (Wilson).';
 COMMENT ON COLUMN bi.fallback_by_day.rate_high IS 'Upper end of that interval.';
-COMMENT ON COLUMN bi.fallback_by_day.refreshed_at IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.fallback_by_day.refreshed_at IS 'When these numbers were computed last; later answers are not counted yet.';
