@@ -81,8 +81,8 @@ bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare tabl
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.queue --depth $(DEPTH) --history $(HISTORY)
 
-QUEUE_TESTS := tests/test_jobs_sql.py tests/test_protocol.py tests/test_worker.py
-POOLED_TESTS := $(QUEUE_TESTS) tests/test_workers.py tests/test_metrics.py tests/test_audit.py tests/test_bad_input_sql.py
+QUEUE_TESTS := tests/sql/test_jobs_sql.py tests/sql/test_protocol.py tests/worker/test_worker.py
+POOLED_TESTS := $(QUEUE_TESTS) tests/worker/test_workers.py tests/worker/test_metrics.py tests/sql/test_audit.py tests/sql/test_bad_input_sql.py
 test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and through pgbouncer those that work on jobs; installs them
 	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py $(BIN)/pytest -n $(WORKERS) --dist loadfile \
 	    -m 'not data and not slow and not faults and not clients and not dashboard'
@@ -93,7 +93,7 @@ test-server-short: install ## the part of test-server that takes two minutes, wh
 
 test-roles: install ## what each role may do, and tries to do beyond that; odd input to all that is public; the linter of SQL
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile \
-	    tests/test_roles.py tests/test_breakouts.py tests/test_fuzz.py tests/test_pgspot.py
+	    tests/sql/test_roles.py tests/sql/test_breakouts.py tests/sql/test_fuzz.py tests/database/test_pgspot.py
 
 VOLUME ?= 100000
 volume: install ## a database with weeks of finished jobs, and how long each view of bi takes there: docs/scaling.md

@@ -39,7 +39,7 @@ class NotFoundError(LoracompError):
 
 
 class RefusedError(LoracompError):
-    """Input was read and refused by a named check (an adapter, an example, a row): mend it and try again."""
+    """Input (an adapter, an example, a row) was refused by a named check: correct it and try again."""
 
     exit_code = 6
 

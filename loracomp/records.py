@@ -85,7 +85,7 @@ class Request:
     normalization: str = "none"
     """none, characters or tokens: what a choice's summed log-likelihood is divided by (lm-eval's acc, acc_norm)."""
     contrast: float = 0.0
-    """How many times the base model's log-likelihood of a choice is taken off the composition's."""
+    """This times the base model's log-likelihood of a choice is subtracted from the composition's."""
     composition: Composition = field(default_factory=Composition)
     temperature: float = 0.0
     top_p: float = 1.0
@@ -135,7 +135,7 @@ class Prediction:
     batch_size: int
     """Jobs that were answered together."""
     timings: Mapping[str, float]
-    """Milliseconds of each step for that batch."""
+    """Step -> milliseconds that the step took for the whole batch."""
     versions: Versions
 
 

@@ -1,4 +1,4 @@
-"""Run a stored composition again and compare: what promise 10 of the design asks for."""
+"""Run a stored composition again and compare the answers."""
 
 import math
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Replay:
 
 
 class _Stored(BaseModel):
-    """What a trace must hold for its composition to run: nothing but the worker has checked it before."""
+    """The fields that a trace needs for its composition to run; checked here, because the database does not."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -59,7 +59,7 @@ class _Stored(BaseModel):
 
 
 TOLERANCE, TOLERANCE_OF_16_BITS = 0.05, 0.25
-"""Nats by which scores may differ and still be equal: another device or batch rounds otherwise, in 16 bits more so."""
+"""Largest difference in nats at which scores count as equal: rounding depends on device and batch, most in 16 bits."""
 ADAPTERS = ("adapter_ids", "adapter_sha256", "adapter_weights")
 
 

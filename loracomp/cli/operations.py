@@ -55,7 +55,7 @@ def refresh(
     older_than: Annotated[float, typer.Option(help="Only those whose numbers are older than so many minutes.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Work out anew the reports of bi that are refreshed; readers are not locked out meanwhile."""
+    """Refresh the materialized reports of bi; they can be read meanwhile."""
     with open_database() as connection:
         arguments = {"older_than": timedelta(minutes=older_than)}
         rows = connection.execute(QUERIES["refresh_reports"], arguments).fetchall()

@@ -74,8 +74,8 @@ def nbytes(blocks: Blocks) -> int:
 def stack(adapters: Sequence[Blocks], dtype: torch.dtype | None = None) -> dict[tuple[int, int], Block]:
     """Adapters side by side: A [modules, n, r, d_in], B [modules, n, d_out, r], over the modules that any of them has.
 
-    Zeros stand where an adapter lacks a module or is of a lower rank: to sums, signs and means of all strategies they
-    are as if they were not there. In `dtype`, or the one that holds all of theirs.
+    Where an adapter lacks a module or has a lower rank there are zeros, which change no sum, sign or mean.
+    In `dtype`; by default the smallest type that can represent all adapters' types.
     """
     shapes = dict.fromkeys(shape for adapter in adapters for shape in adapter)
     return {shape: _stack([adapter.get(shape) for adapter in adapters], dtype) for shape in shapes}

@@ -1,4 +1,4 @@
-"""From compositions (ids and weights) to mixes ready for the model, with how exact they are."""
+"""From compositions (ids and weights) to mixes ready for the model, with their distance from the exact weighted sum."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ from loracomp.records import Composition
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Composed:
-    """A composition as gates over prepared adapters; none for the base model alone."""
+    """A composition ready for the model: prepared adapters with gates; no adapters mean the base model alone."""
 
     mix: Mix = field(default_factory=Mix)
     norm_ratio: float | None = None

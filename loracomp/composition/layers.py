@@ -1,11 +1,11 @@
-"""Mixes inside a forward pass: every row of a batch runs the one base model under a mix of its own.
+"""Mixes inside a forward pass: each row of a batch runs through the same base model, changed by its own mix.
 
-With h_i = A_i x of the prepared adapters i that the batch uses, a row adds sum_i right_i B_i left_i h_i to its module's
-output (cat), or sum_j right_j B_j (sum_i left_i h_i) (every crossed strategy). There are two ways to that. *Shared*:
-all rows go through all the adapters' factors, and each row's gates stand between A and B; the cost is the adapters'.
-*Own*: each row has factors of its own, gathered (cat) or summed (crossed), for batched products; the cost is the rows'.
-They are made when their module's turn comes, few enough to stay in the processor's cache. `composed` takes the cheaper
-way. The base model's weights are never touched, nor read, so they may be quantised.
+The prepared adapters i of the batch give h_i = A_i x. A row adds sum_i right_i B_i left_i h_i to its module's output
+(cat), or sum_j right_j B_j (sum_i left_i h_i) (every crossed strategy). This is computed in one of two ways. *Shared*:
+all rows go through the factors of all adapters, and each row's gates are applied between A and B; the cost grows with
+the number of adapters. *Own*: each row gets its own factors, gathered (cat) or summed (crossed), and the products are
+batched; the cost grows with the number of adapters per row. Own factors are made one module at a time, so that they
+stay in the processor's cache. `composed` chooses the cheaper way. The base model's weights are never changed.
 
 To an embedding, x is one-hot: A x is a column of A, which is looked up. That is always shared.
 """
@@ -29,21 +29,21 @@ from loracomp.model.scoring import rows_at_head
 class SideBySide:
     """The adapters of some mixes in one stack, for passes under any of those mixes.
 
-    A pass that uses less than half of them has a stack of its own: else it would pay for the others' modules and ranks,
-    and where it takes the shared way for their products too.
+    A pass that uses less than half of the adapters makes a smaller stack for itself, because the cost of a pass grows
+    with the modules, ranks and adapters of its stack.
     """
 
     def __init__(self, model: PreTrainedModel, mixes: Iterable[Mix]) -> None:
         self._model = model
         self._mixes = list(mixes)
-        # In one order however mixes come, so that sums round alike.
+        # Always in the same order, so that rounding does not depend on the order of the mixes.
         self.adapters = sorted({each for mix in self._mixes for each in mix.adapters}, key=lambda adapter: adapter.key)
 
     @cached_property
     def blocks(self) -> Blocks:
         """A copy of the adapters' factors, made by the first pass; padded to common modules and rank.
 
-        In their modules' dtype, but where factors are to be summed: that happens in the adapters' own precision.
+        In the dtype of the base model's modules; if factors will be summed, in the dtype of the adapters.
         """
         blocks = stack([adapter.blocks for adapter in self.adapters])
         if any(mix.crossed for mix in self._mixes):
@@ -113,7 +113,7 @@ def composed(
 
 _Hook: TypeAlias = Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]
 _Gating: TypeAlias = Callable[[Tensor], Tensor]
-"""[rows, tokens, n * r], A_i x of every adapter -> what goes to its B."""
+"""Applies the gates: [rows, tokens, n * r], A_i x of each adapter i -> the input of each B_i."""
 
 
 class _Batch:
@@ -131,13 +131,16 @@ class _Batch:
         self._picked = self._numbers_of_rows()
 
     def _numbers_of_rows(self) -> Tensor:
-        """Of each row's adapters, [rows, most of a row or 1]; any where it has less, or is crossed."""
+        """Positions of each row's adapters in the stack, [rows, n]; n is the most that a row has, at least 1.
+
+        Rows with fewer adapters, and crossed rows, are filled up with positions of adapters whose gate is 0.
+        """
         used = (self._right != 0) & ~self._crossed[:, None]
         most = max(int(used.sum(1).max()), 1)
         return used.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
 
     def shared_is_cheaper(self, tokens: int) -> bool:
-        """For rows so wide, by what each pays for an element of a factor."""
+        """Whether the shared way costs less for rows of this many tokens, in operations per element of a factor."""
         own = self._picked.shape[1] * (tokens + (SUMMED if self._crossed.any() else GATHERED))
         return self._left.shape[1] * tokens < own
 
@@ -152,7 +155,7 @@ class _Batch:
             yield _adding_own(partial(own_A, module_A), partial(own_B, module_B), gating)
 
     def _factors(self, gates: Tensor, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """What makes rows' own factors out of a module's side: [rows, rank, d], one rank for all rows."""
+        """A function from a module's stacked A or B to the rows' own: [rows, rank, d], one rank for all rows."""
         rows, picked = len(self._picked), self._picked.flatten().to(device)
         crossed, summing = self._crossed.to(device), gates[self._crossed].to(device)
 
@@ -178,7 +181,7 @@ class _Batch:
             yield _adding_shared(all_A, all_B, gated, rows=len(self._left))
 
     def _each(self, _: int, rank: int, device: torch.device) -> _Gating:
-        """No row is crossed: one gate on what each adapter's A gives."""
+        """Gating for a batch without crossed rows: the output of each adapter's A is multiplied by one gate."""
         gates = (self._left * self._right).repeat_interleave(rank, dim=1)[:, None].to(device)
         return lambda h: h.mul_(gates.to(h.device))
 

@@ -1,4 +1,4 @@
-"""What the strategies keep of tensors, and what is random: pure functions on tensors that stand in one stack."""
+"""Masks and random changes that strategies apply to stacked tensors: pure functions."""
 
 import hashlib
 
@@ -23,7 +23,7 @@ def keep_largest(tensors: Tensor, density: float) -> Tensor:
 
 
 def drop_and_rescale(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
-    """Each element kept with probability `density` and divided by it, else zero (DARE)."""
+    """Each element kept with probability `density` and divided by it, else zero (DARE, arXiv 2311.03099)."""
     keep = torch.rand(tensor.shape, generator=generator) < density
     return tensor * keep.to(tensor.device) / density
 

@@ -155,7 +155,7 @@ class Predictor:
         if request.choices is not None:
             shared = self._base.shares_prompts
             return encode_choices(tokenizer, request.prompt, request.choices, limit, shared_prompt=shared)
-        assert request.max_new_tokens is not None  # the database fills it in where there are no choices
+        assert request.max_new_tokens is not None  # never None here: a trigger sets it for jobs without choices
         tokens = encode_texts(tokenizer, [request.prompt])[0]
         check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")
         return Prompt(tokens, request.max_new_tokens, request.stop, request.temperature, request.top_p, request.seed)

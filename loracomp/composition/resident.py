@@ -19,7 +19,7 @@ Fetch = Callable[[Sequence[int]], Iterable[AdapterWeights]]
 """Reads adapters by id, in one round trip. Raises JobError where any of them is missing or corrupt."""
 
 Loaded: TypeAlias = Mapping[int, PackedAdapter | JobError]
-"""Each adapter by its id, on the device, or why it cannot be had."""
+"""Adapter id -> the adapter on the device, or the error that explains why it could not be loaded."""
 
 
 class ByteLimitedCache(Generic[K, V]):

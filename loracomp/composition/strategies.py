@@ -154,13 +154,13 @@ def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
 def prepare(
     strategy: str, adapters: Sequence[PackedAdapter], *, density: float, seed: int
 ) -> tuple[PackedAdapter, ...]:
-    """Adapters as the gates shall take them: each masked, then, with ties and dare_ties, signs elected over the set."""
+    """Adapters before gating: each is masked; with ties and dare_ties, signs are then elected over the set."""
     masked = [mask(strategy, adapter, density=density, seed=seed) for adapter in adapters]
     return elect(masked) if strategy in ELECTING else tuple(masked)
 
 
 def mask_name(strategy: str, density: float, seed: int) -> str:
-    """What tells one mask of an adapter from another; empty where the strategy masks nothing."""
+    """A name that differs for masks that differ; empty if the strategy masks nothing."""
     if strategy in ("dare_linear", "dare_ties"):
         return f"dropped {density} {seed}"
     return f"trimmed {density}" if strategy in ("magnitude_prune", "ties") else ""
@@ -219,7 +219,7 @@ def randomize(adapter: PackedAdapter, seed: int) -> PackedAdapter:
 def _drawn(
     adapter: PackedAdapter, use: str, seed: int, change: Callable[[Tensor, torch.Generator], Tensor], name: str
 ) -> PackedAdapter:
-    """Every module's A, then B, changed by what its own generator draws."""
+    """The adapter with each module's A, then B, changed by `change` with a random generator seeded for that module."""
     drawn = {}
     for module, (A, B) in _factors(adapter):
         generator = seeded_generator(use, seed, adapter.sha256, module)

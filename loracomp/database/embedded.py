@@ -72,7 +72,7 @@ def stop(folder: Path) -> bool:
 
 
 def reset(folder: Path) -> bool:
-    """Stop the server of this data folder and delete its data; whether there was any."""
+    """Stop the server of this data folder and delete its data. Returns whether there was any data."""
     folder = folder.expanduser().resolve()
     if not folder.exists():
         return False
@@ -118,7 +118,7 @@ def _answer(folder: Path) -> int:
 
 
 def _initialize(folder: Path) -> None:
-    # Made beside and renamed, so that one who is killed here leaves nothing half-made.
+    # Made under another name and then renamed, so that a process killed here leaves no incomplete data folder.
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)

@@ -186,10 +186,10 @@ def finish_migration(connection: Connection, grants: list[str]) -> None:
 
 
 def ensure_extension(connection: Connection) -> None:
-    """Make pgvector, and load its library: before, SET hnsw.* on a function is refused to all but superusers.
+    """Create the extension pgvector and load its library: until then only superusers may SET hnsw.* on a function.
 
-    Raises DatabaseUnavailableError where it can't be made, is too old, or not where functions with a fixed search_path
-    look for it.
+    Raises DatabaseUnavailableError if it can't be created, is too old, or is installed in a schema that is not in the
+    search_path of our functions.
     """
     try:
         with connection.begin_nested():

@@ -38,7 +38,7 @@ class SqlFile:
 
 
 def packed_folder(name: str) -> Path:
-    """`migrations` or `sql`: inside the installed package, or beside it in a checkout."""
+    """`migrations` or `sql`: inside the installed package, or next to it in a checkout."""
     package = Path(__file__).parent.parent
     return package / name if (package / name).is_dir() else package.parent / name
 

@@ -37,8 +37,8 @@ from sqlalchemy.types import TypeEngine, UserDefinedType
 
 SCHEMA = "loracomp"
 DIMENSIONS = 832
-"""Of the default encoder: two views of 384, and 64 for the shape. `loracomp encoder set` sets another's; comparison
-ignores the number."""
+"""Length of the default encoder's vectors: two texts of 384 and the shape of 64. `loracomp encoder set` may change it
+in the database; the comparison of tables with the database ignores it."""
 
 metadata = MetaData(schema=SCHEMA)
 
@@ -314,13 +314,13 @@ policy = Table(
     _required(
         "contrast",
         Double,
-        "How many times the base model's log-likelihood of a choice is taken off the mix's; 0 asks the mix alone.",
+        "This times the base model's log-likelihood of a choice is subtracted from the mix's; 0: the mix alone.",
         server_default=text("0"),
     ),
     _required(
         "min_share",
         Double,
-        "A task whose weight would be less is left out, and the others share it; the most probable always stays.",
+        "Tasks whose weight would be below this are left out, and the others share it; the first always stays.",
         server_default=text("0"),
     ),
     CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
@@ -412,7 +412,7 @@ job = Table(
         "run_at less priority x 60 s, and 1000 minutes later in evaluations: the order of claims. Filled by a trigger.",
         server_default=text("now()"),
     ),
-    _required("attempts", Integer, "Claims so far, less those given back.", server_default=text("0")),
+    _required("attempts", Integer, "Claims so far, minus those given back.", server_default=text("0")),
     _required(
         "expired_leases", Integer, "Leases that ran out. Above 0, the job is claimed alone.", server_default=text("0")
     ),

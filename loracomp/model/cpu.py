@@ -86,7 +86,7 @@ def freeze_objects() -> None:
 
 
 class ComputeThread:
-    """Hands other threads' computations to the thread that computes, which does them at the ends of its own steps."""
+    """Lets one thread compute for all: others hand their work to it, and it does that between its own steps."""
 
     def __init__(self) -> None:
         self._lock = Lock()

@@ -36,11 +36,11 @@ def encoder_views(prompt: str, choices: Sequence[str] | None) -> tuple[str, str 
 
 
 def shape(prompt: str, choices: Sequence[str] | None) -> Vector:
-    """How long the prompt is, how long the choices are and how many: [SHAPE], of which sentence embeddings say little.
+    """Vector [SHAPE] of the prompt's length, the choices' length and number: sentence embeddings hardly contain these.
 
-    A length is a thermometer on a logarithmic scale, so that the product of two falls evenly with the logarithm of
-    their ratio; a number of choices is one place of COUNTS. Without choices theirs has no length: zeros. A part's norm
-    is the root of its share.
+    A length is encoded as a thermometer on a logarithmic scale: the inner product of two lengths falls linearly with
+    the logarithm of their ratio. The number of choices is one-hot over COUNTS. Without choices, their length is all
+    zeros. The norm of each part is the square root of its share of the cosine.
     """
     count = np.zeros(COUNTS)
     count[min(len(choices or ()), COUNTS - 1)] = 1

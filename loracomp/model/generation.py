@@ -100,7 +100,7 @@ def _contiguous_head(model: PreTrainedModel) -> Iterator[None]:
 def _until_half_have_ended(
     model: PreTrainedModel, rows: "Sequence[_Row]", input_ids: Tensor, attention_mask: Tensor, cache: Any
 ) -> Any:
-    """Generate on from `input_ids`, of which `cache` holds all but the last column where there is one."""
+    """Continue generating from `input_ids`. `cache`, if given, has the keys and values of all columns but the last."""
     return model.generate(
         input_ids=input_ids,
         attention_mask=attention_mask,

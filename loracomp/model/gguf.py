@@ -31,7 +31,7 @@ def converted_folder(gguf: Path, fingerprint: str, cache_dir: Path) -> Path:
 
 
 def _convert(gguf: Path, folder: Path) -> None:
-    """Write beside the target and rename: a reader sees all or nothing, and of two writers the first one wins."""
+    """Write a temporary folder and rename it, so that readers see all or nothing; of two writers the first wins."""
     unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
     try:
         _write(gguf, unfinished)

@@ -111,7 +111,8 @@ def describe_base_model(source: str, *, revision: str | None = None, cache_dir: 
 def resolve_device(device: str, device_map: str | None = None) -> str:
     """The torch device that 'auto' means: a GPU where there is one; with a device_map the first one.
 
-    Raises UsageError for one that is not here, and for a device_map without GPUs or beside another device than those.
+    Raises UsageError for a device that this machine lacks, for a device_map without GPUs, and for a device_map together
+    with a device other than auto or cuda.
     """
     if device_map is not None:
         if device not in ("auto", "cuda"):

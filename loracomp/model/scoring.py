@@ -183,7 +183,8 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
     with _head_at(model, torch.tensor(list(places), device=device), place, token):
         logits = model(**inputs, use_cache=False).logits[0]
     place, token, choice = place.to(logits.device), token.to(logits.device), choice.to(logits.device)
-    normalizers = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 256)])  # no second copy of all
+    # In parts, so that there is no float32 copy of all logits.
+    normalizers = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 256)])
     token_scores = logits[place, token].float() - normalizers[place]
     scores = token_scores.new_zeros(sum(counts)).index_add(0, choice, token_scores)
     return list(scores.split(counts))

@@ -67,12 +67,12 @@ def find_base_model(connection: Connection, name: str | None = None) -> Register
 
 
 def set_encoder(url: str, encoder: Encoder) -> dict[str, tuple[int, int]]:
-    """Make `encoder` the database's, in one transaction; another one than before removes every embedding.
+    """Make `encoder` the database's, in one transaction. If it differs from the one before, all embeddings are removed.
 
-    Where its vectors have another length the table is changed, for which sql/ is dropped and applied again: only the
-    owner may. Returns for each task (embeddings removed, those of them that can't be made again, for want of a text).
-    `embed_examples` makes the others again. Workers that run end with a sentence and must be started again. Raises
-    RefusedError where its vectors are longer than an index holds.
+    If the length of its vectors differs, the column's type changes and sql/ is dropped and applied again, which only
+    the owner may do. Returns for each task how many embeddings were removed, and how many of those cannot be made again
+    because the example has no text; `embed_examples` makes the others. Running workers stop with an error that says
+    why, and must be started again. Raises RefusedError if its vectors are longer than an index can hold.
     """
     if encoder.dimensions > INDEXABLE:
         raise RefusedError(

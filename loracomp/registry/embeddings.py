@@ -51,7 +51,7 @@ def progress_bar() -> Progress:
 
 
 def load_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], vectors: Vectors) -> None:
-    """Store many embeddings at once, all or none, as `add_embeddings`; the index is built anew where that is faster."""
+    """Store many embeddings at once, all or none, like `add_embeddings`; rebuilds the index where that is faster."""
     if rows:
         with translated_errors(), connection.transaction():
             row = connection.execute(QUERIES["drop_embedding_index"], {"incoming": len(rows)}).fetchone()

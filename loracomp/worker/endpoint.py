@@ -93,7 +93,7 @@ class Endpoint:
     """Serves /metrics and /ready while its block lasts, in a thread of its own."""
 
     def __init__(self, host: str, port: int) -> None:
-        """Port 0: any free one; `port` says which. Raises UsageError where it can't be had."""
+        """Port 0 means any free port; `port` says which. Raises UsageError if the port can't be opened."""
         self.problems: Problems = lambda: {"model": "the base model and the encoder are loading"}
         self.sample = DatabaseSample()
         self._metrics: Callable[..., Iterable[bytes]] = make_wsgi_app(REGISTRY)

@@ -20,7 +20,7 @@ def record_predictions(
     predictions: Sequence[Prediction],
     timings: Mapping[str, float] = MappingProxyType({}),
 ) -> set[int]:
-    """Write predictions and end their jobs, in one transaction; ids of those whose lease held, the rest is dropped.
+    """Write predictions and end their jobs, in one transaction; returns the ids of jobs whose lease was still valid.
 
     `timings` are the worker's own milliseconds, beside those of the predictions, all of which one process made. Raises
     psycopg.DataError or IntegrityError, and writes nothing, where one of them can't be stored.

@@ -111,12 +111,12 @@ INSERT INTO loracomp.policy (name, description, router, weighting, strategy, max
 ('dare_linear', 'As default, merged by DARE and Linear.', 'retrieval', 'similarity', 'dare_linear', 8, 0),
 ('dare_ties', 'As default, merged by DARE and TIES.', 'retrieval', 'similarity', 'dare_ties', 8, 0),
 ('nearest', 'The adapter of the most probable task alone.', 'retrieval', 'similarity', 'linear', 1, 0),
-('contrast', 'As default, less 0.3 of what the base model gives each choice.', 'retrieval', 'similarity', 'cat', 8, 0.3),
-('nearest_contrast', 'As nearest, less 0.3 of what the base model gives each choice.', 'retrieval', 'similarity', 'cat', 1, 0.3),
+('contrast', 'As default, minus 0.3 times the base model''s score of each choice.', 'retrieval', 'similarity', 'cat', 8, 0.3),
+('nearest_contrast', 'As nearest, minus 0.3 times the base model''s score of each choice.', 'retrieval', 'similarity', 'cat', 1, 0.3),
 ('uniform', 'Control: the nucleus with equal weights.', 'retrieval', 'uniform', 'cat', 8, 0),
 ('base', 'Control: the base model alone.', 'base', 'similarity', 'linear', 8, 0),
 ('own_task', 'Control: the adapter of the job''s own task alone.', 'own_task', 'similarity', 'linear', 1, 0),
-('own_task_contrast', 'Control: as own_task, less 0.3 of what the base model gives each choice.', 'own_task', 'similarity', 'cat', 8, 0.3),
+('own_task_contrast', 'Control: as own_task, minus 0.3 times the base model''s score of each choice.', 'own_task', 'similarity', 'cat', 8, 0.3),
 ('random', 'Control: random adapters with the weights that retrieval gave.', 'random', 'similarity', 'cat', 8, 0),
 ('random_parameters', 'Control: random numbers of the same norm.', 'random_parameters', 'similarity', 'cat', 8, 0)
 """
@@ -534,14 +534,14 @@ def upgrade() -> None:
             sa.Double(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="How many times the base model's log-likelihood of a choice is taken off the mix's; 0 asks the mix alone.",
+            comment="This times the base model's log-likelihood of a choice is subtracted from the mix's; 0: the mix alone.",
         ),
         sa.Column(
             "min_share",
             sa.Double(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="A task whose weight would be less is left out, and the others share it; the most probable always stays.",
+            comment="Tasks whose weight would be below this are left out, and the others share it; the first always stays.",
         ),
         sa.CheckConstraint(
             "choice_normalization IN ('none', 'characters', 'tokens')",
@@ -754,7 +754,7 @@ def upgrade() -> None:
             sa.Integer(),
             server_default=sa.text("0"),
             nullable=False,
-            comment="Claims so far, less those given back.",
+            comment="Claims so far, minus those given back.",
         ),
         sa.Column(
             "expired_leases",

@@ -23,9 +23,10 @@ END;
 COMMENT ON FUNCTION loracomp.caller_is_admin IS
 'Whether the caller of a SECURITY DEFINER function is its owner or a member of loracomp_admin.';
 
--- Computes only. For row security alone, and immutable on purpose: Postgres plans for each role anew what row security touches,
--- so that the name is worked out once a plan. That leaves policies the cheapest comparison there can be. Any built-in one of
--- a reader's own that were cheaper would come first, and fetch others' texts or not: EXPLAIN (ANALYZE, BUFFERS) counts that.
+-- Computes only; for policies of row security alone. It is immutable on purpose: Postgres makes a new plan for each role
+-- where row security applies, so the name is computed once per plan, and a policy is then the cheapest possible comparison.
+-- Postgres evaluates cheaper conditions first. If a reader's own condition were cheaper than the policy, it would be evaluated
+-- on other people's rows, and EXPLAIN (ANALYZE, BUFFERS) would show what it read there.
 CREATE FUNCTION loracomp.reader() RETURNS name
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN current_user;

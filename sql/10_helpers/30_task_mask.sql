@@ -6,8 +6,9 @@
 --     may_read
 --   masked_tasks        a list of names with the labels of task_mask
 
--- Reads only. A function, and not a table with row security: of rows that this hides EXPLAIN ANALYZE tells how many an index
--- found, and so by a few questions what is in it. Nothing of a caller's goes into a function with its owner's rights.
+-- Reads only. This is a function and not a table with row security, because EXPLAIN ANALYZE tells how many hidden rows an
+-- index found, and a few such questions reveal what the rows contain. A caller's conditions are not evaluated inside a
+-- SECURITY DEFINER function.
 CREATE FUNCTION loracomp.readable_tasks() RETURNS TABLE (name text, family text, description text)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -19,7 +20,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that your jobs may use; exclude_tasks takes their names.';
 
--- Reads only, with its owner's rights, and is granted to nobody: what hides names has to know them.
+-- Reads only, with its owner's rights. It contains the names that are to be hidden, so it is granted to nobody.
 CREATE VIEW loracomp.restricted_task AS
 SELECT
     t.id AS task_id,
@@ -44,10 +45,10 @@ COMMENT ON COLUMN loracomp.restricted_task.name IS 'Its name, or one that it had
 COMMENT ON COLUMN loracomp.restricted_task.reader_role IS 'Role whose members may know of it.';
 COMMENT ON COLUMN loracomp.restricted_task.label IS 'What others see in place of the name.';
 
--- Reads only. One row, of whoever asks: current_user stays the reader in views that run with their owner's rights. Granted to
--- nobody, for it holds the names that it hides; views of bi join it.
+-- Reads only. One row, computed for the current reader: current_user is still the reader in views that run with their owner's
+-- rights. It contains the hidden names, so it is granted to nobody; views of bi join it.
 CREATE VIEW loracomp.task_mask AS
--- Once a query: a plan that takes the other side for one row would work it out for each.
+-- Materialized, so that it is computed once per query and not once per row of the table that is joined with it.
 WITH mask AS MATERIALIZED (
     SELECT coalesce(jsonb_object_agg(r.name, r.label), '{}') AS labels
     FROM loracomp.restricted_task AS r

@@ -43,5 +43,5 @@ AS $$
     ORDER BY v.task, n.similarity DESC, v.example_id, n.example_id;
 $$;
 COMMENT ON FUNCTION loracomp.near_duplicates IS
-'Examples that evaluations have asked, with train examples of any task whose cosine similarity is the threshold or more; '
-'of one task or of all (null). An evaluation of kind route is enough to have them looked at.';
+'Pairs of an example that an evaluation has asked and a train example of any task whose cosine similarity is at least the '
+'threshold; of one task, or of all tasks (null). It is enough that an evaluation of kind route has asked the example.';

@@ -46,5 +46,5 @@ $$;
 COMMENT ON FUNCTION loracomp.tune_routing IS
 'Sets hnsw.ef_search of the functions that search the index by the number of examples, and returns it. Call it after '
 'loading examples.';
--- Objects made anew begin with 100.
+-- Functions that were just created start with 100.
 SELECT loracomp.tune_routing();

@@ -90,8 +90,8 @@ $$;
 COMMENT ON FUNCTION loracomp.submit_job IS
 'Inserts a job and returns its id; called again with the same idempotency_key and arguments, returns the same id.';
 
--- Fills what an INSERT may leave open, keeps due in step, and refuses tasks that don't exist. It reads tables that not
--- every caller may.
+-- Fills columns that an INSERT may leave out, computes due again when run_at or priority change, and refuses tasks that do
+-- not exist. It has its owner's rights because it reads tables that a submitter may not read.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -101,7 +101,7 @@ DECLARE
     wrong text;
 BEGIN
     IF tg_op = 'INSERT' AND NOT loracomp.caller_is_admin() THEN
-        -- A time in the past is no way to the front of the queue.
+        -- A run_at in the past must not bring a job to the front of the queue.
         new.run_at := greatest(new.run_at, new.created_at);
         -- Postgres's own refusal would name the table alone.
         wrong := concat_ws(
@@ -115,7 +115,7 @@ BEGIN
                     HINT = 'leave it out; docs/sql.md lists the columns that are, and tags are for what is your own';
         END IF;
     END IF;
-    -- Evaluations stand behind everybody for 1000 minutes: the range of priorities.
+    -- Jobs of evaluations are due 1000 minutes later, the whole range of priorities, so that people's jobs go first.
     new.scheduled := new.run_at > now();
     new.due := new.run_at
         - make_interval(mins => new.priority - CASE WHEN new.evaluation IS NULL THEN 0 ELSE 1000 END);
@@ -162,9 +162,10 @@ ON loracomp.job
 FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
 COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills due, base_model and max_new_tokens.';
 
--- Tells idle workers that there are jobs; they look by themselves too. NOTIFY takes a lock of the whole cluster until
--- commit: ALTER DATABASE name SET loracomp.notify = 'off' turns it off where inserts are many. Any login of the server may fill
--- the queue of notifications, and NOTIFY would then refuse the jobs: above a half, workers must look by themselves.
+-- Tells idle workers that there are new jobs. Workers also poll, so a notification may be left out. NOTIFY holds a lock of the
+-- whole cluster until commit: where many jobs are inserted, turn it off by ALTER DATABASE name SET loracomp.notify = 'off'. Any
+-- login can fill the server's notification queue, and an INSERT that notifies would then fail: so none is sent while that queue
+-- is more than half full.
 CREATE FUNCTION loracomp.hint_job() RETURNS trigger
 LANGUAGE plpgsql
 AS $$

@@ -109,8 +109,8 @@ BEGIN
     END IF;
     counted := loracomp.count_queued(has_room.submitter, has_room.max_queued + 1);
     IF counted > has_room.max_queued THEN
-        -- A refusal is rolled back with all that it wrote, but a sequence is not. Not counted again for ten microseconds a
-        -- job, ten times and more what counting takes.
+        -- The INSERT that is refused is rolled back, but setval is not: so the next INSERTs know without counting that the
+        -- queue is full. That holds for ten microseconds per counted job, at least ten times as long as counting takes.
         IF has_room.submitter = '' THEN
             PERFORM setval('loracomp.queue_full_until', milliseconds + least(counted / 100, 10000));
         END IF;
@@ -136,7 +136,7 @@ COMMENT ON FUNCTION loracomp.has_room IS 'Whether a limit of the queue holds wit
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
--- The same plan whatever the statistics say.
+-- Always the same plan: statistics lag behind a queue.
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 AS $$
@@ -160,7 +160,7 @@ BEGIN
             ) AS q
         );
     END IF;
-    -- They stand behind everybody and keep nobody out.
+    -- Jobs of evaluations wait behind all others, so they do not count against the limit.
     SELECT count(*) INTO asked_by_evaluations
     FROM (
         SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled AND j.evaluation IS NOT NULL

@@ -7,9 +7,9 @@
 --       first_in_turn           which come first, fairly among submitters
 --     take_turns                notes that these submitters were served
 
--- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. Which jobs:
--- pick_jobs. Beside `held` jobs that the worker has already, a whole batch or none: what is less may go to an idle worker,
--- and a job that is to be alone must be.
+-- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. pick_jobs chooses the
+-- jobs. A worker that already holds jobs (`held` of them) gets a full batch or nothing: an incomplete batch is left for an idle
+-- worker, and a job that must be claimed alone is never claimed by a worker that holds others.
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval, held integer DEFAULT 0
 )
@@ -87,7 +87,7 @@ DECLARE
         FOR UPDATE SKIP LOCKED
     );
 BEGIN
-    -- An UPDATE of no rows would cost each claim the audit's trigger.
+    -- Without this check every claim would run the audit's trigger for an UPDATE of no rows.
     IF woken <> '{}' THEN
         UPDATE loracomp.job AS j SET scheduled = FALSE WHERE j.id = ANY (woken);
     END IF;
@@ -110,7 +110,7 @@ DECLARE
         FOR UPDATE SKIP LOCKED
     );
 BEGIN
-    -- An UPDATE of no rows would cost each claim the audit's trigger.
+    -- Without this check every claim would run the audit's trigger for an UPDATE of no rows.
     IF expired = '{}' THEN
         RETURN 0;
     END IF;
@@ -156,11 +156,12 @@ CREATE FUNCTION loracomp.pick_jobs(base_model text, batch_size integer)
 RETURNS TABLE (id bigint, submitted_by name, leads boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
--- The same plan, made once, whatever the statistics say, which lag behind a queue: index scans that stop early.
+-- Always the same plan, index scans that stop early: statistics lag behind a queue and would mislead the planner.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
--- In the order of the queue's own index, where another would do beside a sort: that of idempotency keys holds all jobs.
+-- Without sorts, the planner reads the queue's index, which is in the right order. With sorts it might choose the index of
+-- idempotency keys, which contains every job.
 SET enable_sort = off
 SET enable_incremental_sort = off
 SET jit = off
@@ -217,11 +218,12 @@ CREATE FUNCTION loracomp.first_in_turn(base_model text, most integer)
 RETURNS TABLE (id bigint, submitted_by name, turn integer, place bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
--- The same plan, made once, whatever the statistics say, which lag behind a queue: index scans that stop early.
+-- Always the same plan, index scans that stop early: statistics lag behind a queue and would mislead the planner.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
--- In the order of the queue's own index, where another would do beside a sort: that of idempotency keys holds all jobs.
+-- Without sorts, the planner reads the queue's index, which is in the right order. With sorts it might choose the index of
+-- idempotency keys, which contains every job.
 SET enable_sort = off
 SET enable_incremental_sort = off
 SET jit = off
@@ -264,7 +266,7 @@ BEGIN
             LEFT JOIN loracomp.turn AS t
                 ON t.base_model = first_in_turn.base_model AND t.submitted_by = s.submitted_by
             CROSS JOIN LATERAL (
-                -- Later jobs of a submitter are served at this claim's turn at the earliest. The maximum keeps their order.
+                -- A submitter's first job waits since its last turn, the others since now. The running maximum keeps their order.
                 SELECT d.id, d.due, d.turn, max(
                     d.due + greatest(interval '0', CASE d.turn WHEN 1 THEN t.served_at ELSE now() END - d.run_at)
                 ) OVER (ORDER BY d.turn) AS place
@@ -280,7 +282,7 @@ BEGIN
             ORDER BY h.place, h.turn, h.due, h.id LIMIT first_in_turn.most
         ) AS f;
         EXIT WHEN share = first_in_turn.most OR names IS NULL;
-        -- Of the others what is there is enough: what is read beside it can only come before it.
+        -- Only submitters all of whose jobs read so far were taken can have more: the others need no deeper look.
         SELECT array_agg(n.name), array_agg(n.taken), count(*) FILTER (WHERE n.taken = share)
         INTO submitters, shares, deeper
         FROM (SELECT u.name, count(*)::integer AS taken FROM unnest(names) AS u (name) GROUP BY u.name) AS n;

@@ -11,8 +11,8 @@
 CREATE FUNCTION loracomp.renew_leases(ids bigint[], tokens bigint[], lease interval) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- Here and below a worker's session keeps the plan that it made when the queue was empty, and reading that whole looked
--- cheap: without seqscan, and with = ANY beside each join, any plan reads the jobs that it is called for and no others.
+-- Here and below: a worker's session keeps the plan that it made when the queue was empty and a sequential scan looked cheap.
+-- With enable_seqscan off and an additional = ANY for each join, every plan reads only the jobs that were asked for.
 SET enable_seqscan = off
 BEGIN ATOMIC
     WITH held AS MATERIALIZED (
@@ -76,7 +76,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.release_jobs IS
-'Puts jobs that a stopping worker can''t finish back into the queue, uncharged; returns the ids whose token held.';
+'Puts jobs that a stopping worker can''t finish back into the queue and gives their attempt back; returns the ids whose '
+'lease token was still valid.';
 
 -- running -> queued, later, where trying again may help and attempts are left; else -> failed. Only where tokens hold.
 CREATE FUNCTION loracomp.fail_jobs(

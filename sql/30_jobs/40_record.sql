@@ -125,9 +125,10 @@ $$;
 COMMENT ON FUNCTION loracomp.record_predictions IS
 'Writes predictions with their traces and ends their jobs, where the lease token still holds; returns those ids.';
 
--- Locks those of the jobs whose token still holds. Workers' writes take what is free and come here for the rest, which a
--- heartbeat may hold for a moment, or whoever cancelled a job and leaves the transaction open: what nobody lets go of within two
--- seconds is left to its lease, or one submitter could stop every worker, and with it everybody's jobs.
+-- Locks the jobs whose token is still valid, and waits for locks that others hold. Workers first write the jobs that nobody has
+-- locked and call this for the rest. A heartbeat holds such a lock for a moment; a submitter who cancels a job and leaves the
+-- transaction open holds it for long. After two seconds the wait ends and the job is left to its lease, because otherwise one
+-- submitter could stop every worker.
 CREATE FUNCTION loracomp.wait_for_jobs(ids bigint[], tokens bigint[]) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

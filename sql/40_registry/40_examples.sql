@@ -138,7 +138,7 @@ $$;
 COMMENT ON FUNCTION loracomp.add_embeddings IS
 'Stores unit vectors of examples, one each; those that have one keep it. Returns how many were stored.';
 
--- Drops the HNSW index if so many embeddings are to come that building it anew is faster; says whether it did.
+-- Drops the HNSW index if so many embeddings will be added that building it again is faster; returns whether it did.
 -- build_embedding_index must follow in the same transaction; until it ends, routing waits.
 CREATE FUNCTION loracomp.drop_embedding_index(incoming bigint) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp

@@ -126,12 +126,12 @@ AS $$
         UNION ALL
         SELECT 3, to_jsonb(p) FROM loracomp.policy AS p WHERE p.name = policy_at.name
     ),
-    -- Null is an answer: it had been deleted, or was not there yet.
+    -- Null means that at that time the policy was deleted or not made yet.
     found AS (SELECT s.turn, s.policy FROM stored AS s ORDER BY s.turn LIMIT 1)
     SELECT p.*
     FROM found AS f
     CROSS JOIN LATERAL jsonb_populate_record(NULL::loracomp.policy, f.policy) AS p
-    -- What an event left was there, whatever an administrator has made of created_at.
+    -- A row from an event existed at that time, even if an administrator changed created_at later.
     WHERE f.policy IS NOT NULL AND (f.turn = 1 OR p.created_at <= policy_at.at);
 $$;
 COMMENT ON FUNCTION loracomp.policy_at IS

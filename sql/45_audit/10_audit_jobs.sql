@@ -2,8 +2,8 @@
 --   trigger audit_job_update
 --   trigger audit_job_delete
 
--- Writes an event for every change of a job's status, whoever makes it. SET loracomp.reason gives an administrator's reason;
--- anybody can set it, so of others the event says what the change itself shows, and never words of theirs.
+-- Writes an event for every change of a job's status, whoever makes it. The reason is what an administrator set as
+-- loracomp.reason. Everybody can set that, so for anybody else the reason is derived from the change itself.
 CREATE FUNCTION loracomp.audit_job_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp

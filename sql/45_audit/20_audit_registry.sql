@@ -1,4 +1,5 @@
--- Writes an event with the row before and after for every change of these tables: few rows, so a row trigger does.
+-- Writes an event with the row before and after for every change of these tables. They change rarely, so a trigger for each
+-- row is fast enough.
 CREATE FUNCTION loracomp.audit_registry() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp

@@ -37,5 +37,5 @@ COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'The example.';
 COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Its task.';
 COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity to the job''s text.';
 COMMENT ON COLUMN loracomp.retrieved_example.source_ref IS 'Where the example came from, such as piqa/train#1532.';
-COMMENT ON COLUMN loracomp.retrieved_example.prompt IS 'Its text; null where you may not read it, or it came without.';
-COMMENT ON COLUMN loracomp.retrieved_example.answer IS 'Its right answer; null as the text is.';
+COMMENT ON COLUMN loracomp.retrieved_example.prompt IS 'The example''s text; null where you may not read it or the library did not ship it.';
+COMMENT ON COLUMN loracomp.retrieved_example.answer IS 'The example''s right answer; null wherever its text is null.';

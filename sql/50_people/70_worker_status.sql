@@ -5,7 +5,7 @@ SELECT
     w.name AS worker,
     CASE
         WHEN w.seen_at >= now() - make_interval(secs => w.silent_after_s) OR w.status = 'stopped' THEN w.status
-        -- One that ends with its grace time has no moment to say so.
+        -- A worker that is killed at the end of its grace time cannot report that it stopped.
         WHEN w.status = 'stopping' THEN 'stopped'
         ELSE 'gone'
     END AS status,

@@ -22,7 +22,7 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
     END IF;
     SELECT * INTO p FROM loracomp.prediction AS prediction WHERE prediction.job_id = j.id;
-    -- A terminal obeys control characters, and a text of somebody else's may hold them, or what turns its direction.
+    -- Another person's text may contain control characters, which a terminal obeys, or characters that change its direction.
     RETURN regexp_replace(
         concat_ws(
             E'\n\n',
@@ -130,7 +130,7 @@ SELECT concat_ws(
     'Answer: ' || loracomp.shorten(prediction.output, 240),
     format(
         'Scores (log-likelihood in nats%s, normalised by: %s)',
-        ', less ' || nullif(prediction.policy_settings ->> 'contrast', '0') || ' of the base model''s',
+        ', minus ' || nullif(prediction.policy_settings ->> 'contrast', '0') || ' times the base model''s',
         prediction.policy_settings ->> 'choice_normalization'
     )
     || E'\n' || (

@@ -1,4 +1,4 @@
--- Erasure: what somebody asked to have forgotten goes with all that holds it.
+-- Erasure: deletes what somebody wants forgotten, and everything that contains it.
 --   erase_example               an example, and the jobs that asked it
 --   erase_submitter             all jobs of a submitter
 --   erase_jobs                  the jobs given, or those with a tag

@@ -26,13 +26,13 @@ GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.eval
 COMMENT ON MATERIALIZED VIEW loracomp.routing_by_day IS
 'What retrieval made of each day''s jobs, by task: sums that views of bi divide.';
 COMMENT ON COLUMN loracomp.routing_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN loracomp.routing_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN loracomp.routing_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.routing_by_day.task IS 'Task that had a probability.';
 COMMENT ON COLUMN loracomp.routing_by_day.jobs_first IS
-'Answers of which it was the most probable task; over all tasks: the answers.';
-COMMENT ON COLUMN loracomp.routing_by_day.jobs_inside IS 'Answers whose mix it had a weight in.';
-COMMENT ON COLUMN loracomp.routing_by_day.mass IS 'Sum of its probabilities.';
-COMMENT ON COLUMN loracomp.routing_by_day.entropy IS 'Its part of the sum of the answers'' entropies, in bits.';
+'Number of answers for which this task was the most probable one; the sum over all tasks is the number of answers.';
+COMMENT ON COLUMN loracomp.routing_by_day.jobs_inside IS 'Number of answers in whose mix this task had a weight.';
+COMMENT ON COLUMN loracomp.routing_by_day.mass IS 'Sum of this task''s probabilities over the answers.';
+COMMENT ON COLUMN loracomp.routing_by_day.entropy IS 'Sum over the answers of -p log2 p, p being this task''s probability; over all tasks it is the sum of entropies in bits.';
 CREATE UNIQUE INDEX routing_by_day_key ON loracomp.routing_by_day (
     day, policy, base_model, is_evaluation, task
 );
@@ -95,7 +95,7 @@ total AS (
     GROUP BY x.day, x.policy, x.base_model
 ),
 
--- Each day's mass of a task, and that of the seven days before it.
+-- For each day and task, the sum of its probabilities that day and the sum over the seven days before.
 compared AS (
     SELECT
         t.day,

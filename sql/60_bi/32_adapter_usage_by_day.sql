@@ -24,7 +24,7 @@ GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.eval
 COMMENT ON MATERIALIZED VIEW loracomp.adapter_usage_by_day IS
 'How much each adapter took part in each day''s answers: sums that views of bi divide.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN loracomp.adapter_usage_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.adapter_id IS 'The adapter.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.task IS 'Task that it was trained for, as the traces name it.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.jobs IS 'Answers that it took part in.';

@@ -20,7 +20,7 @@ GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.eval
 COMMENT ON MATERIALIZED VIEW loracomp.adapter_pair_by_day IS
 'How often two adapters were composed into one answer, by day.';
 COMMENT ON COLUMN loracomp.adapter_pair_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN loracomp.adapter_pair_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.adapter_pair_by_day.adapter_a IS 'The one adapter; its number is the smaller.';
 COMMENT ON COLUMN loracomp.adapter_pair_by_day.adapter_b IS 'The other.';
 COMMENT ON COLUMN loracomp.adapter_pair_by_day.jobs IS 'Answers that both took part in.';
@@ -73,7 +73,7 @@ COMMENT ON VIEW bi.adapter_pair_by_day IS
 COMMENT ON COLUMN bi.adapter_pair_by_day.day IS 'Day of the answers, in UTC.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.policy IS 'Name of the settings of routing and merging.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_id_a IS 'Number of the one adapter.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_a IS 'Its name and version; null where it was removed since.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_id_b IS 'Number of the other adapter.';

@@ -38,7 +38,7 @@ FROM (
 ) AS s;
 COMMENT ON MATERIALIZED VIEW loracomp.latency_by_day IS 'How long each step of the answers of a day took.';
 COMMENT ON COLUMN loracomp.latency_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN loracomp.latency_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN loracomp.latency_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.latency_by_day.step IS
 'queue, until a worker took it; a step that workers time; or total, from when a job could start to its answer.';
 COMMENT ON COLUMN loracomp.latency_by_day.n IS 'Answers.';

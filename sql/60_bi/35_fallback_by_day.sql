@@ -20,7 +20,7 @@ CREATE UNIQUE INDEX fallback_by_day_key ON loracomp.fallback_by_day (
 );
 COMMENT ON MATERIALIZED VIEW loracomp.fallback_by_day IS 'What bi.fallback_by_day rests on.';
 COMMENT ON COLUMN loracomp.fallback_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether evaluations asked, and not people.';
+COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.fallback_by_day.n IS 'Answers that were routed by retrieval.';
 COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Those for which nothing was composed.';
 

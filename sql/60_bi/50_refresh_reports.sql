@@ -40,7 +40,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.refresh_reports IS
-'Works out the reports anew whose numbers are older than this; a row for each. Readers are not locked out meanwhile.';
+'Refreshes the reports whose numbers are older than this and returns a row for each. Reports can be read meanwhile.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.report_refresh AS

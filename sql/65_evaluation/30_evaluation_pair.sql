@@ -53,7 +53,7 @@ SELECT
 FROM loracomp.evaluation AS e
 CROSS JOIN LATERAL (
     WITH answered AS (
-        -- A row's answers together: joining each with each by the row is what planners get wrong.
+        -- The answers to a row are aggregated first: for a self-join by row the planner chooses bad plans.
         SELECT
             j.task AS own_task,
             array_agg(j.policy) AS policies,
@@ -118,8 +118,8 @@ COMMENT ON COLUMN bi.evaluation_pair.own_task IS 'Task that the rows come from; 
 COMMENT ON COLUMN bi.evaluation_pair.policy_a IS 'The policy that is judged.';
 COMMENT ON COLUMN bi.evaluation_pair.policy_b IS 'The one that it is compared with.';
 COMMENT ON COLUMN bi.evaluation_pair.tasks IS 'Tasks that the means are over.';
-COMMENT ON COLUMN bi.evaluation_pair.tasks_ahead IS 'Those on which policy_a was right more often.';
-COMMENT ON COLUMN bi.evaluation_pair.tasks_behind IS 'Those on which policy_b was.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks_ahead IS 'Tasks on which policy_a was right more often than policy_b.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks_behind IS 'Tasks on which policy_b was right more often than policy_a.';
 COMMENT ON COLUMN bi.evaluation_pair.n IS 'Rows that both have answered.';
 COMMENT ON COLUMN bi.evaluation_pair.both_right IS 'Rows that both were right on.';
 COMMENT ON COLUMN bi.evaluation_pair.only_a IS 'Rows that policy_a alone was right on.';

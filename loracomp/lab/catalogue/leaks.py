@@ -37,11 +37,11 @@ class _Texts:
 
 
 def find_leaks(entry: Entry, data: str | None = None) -> Leaks:
-    """Compare an entry's train rows with its validation split, and with those of catalogue entries beside it.
+    """Compare an entry's train rows with its own validation split and with those of other catalogue entries.
 
-    `data` as of `read_examples`: where it is a folder, the folders beside it that are named as catalogue entries are
-    the others' data. Case, spaces and punctuation don't count. Of rows with several texts (a premise and a hypothesis)
-    all must stand in one validation row: different hypotheses of one premise have different answers.
+    `data` is as for `read_examples`. If it is a folder, its sibling folders that are named like catalogue entries hold
+    the other entries' data. Case, spaces and punctuation are ignored. A train row with several texts (a premise and a
+    hypothesis) leaks only if one validation row has all of them: hypotheses of one premise have different answers.
     """
     texts = {other.task: _validation_texts(other.model_dump_json(), folder) for other, folder in _splits(entry, data)}
     leaking, sharing = set(), 0
@@ -55,7 +55,7 @@ def find_leaks(entry: Entry, data: str | None = None) -> Leaks:
 
 
 def _splits(entry: Entry, data: str | None) -> Iterator[tuple[Entry, str | None]]:
-    """The entry and those beside it whose validation split is at hand, with their data."""
+    """The entry itself and the others whose validation split can be read, each with its data."""
     folder = Path(data).expanduser() if data else None
     if folder is None or not folder.is_dir():
         yield entry, data

@@ -46,7 +46,7 @@ def test_a_pass_equals_the_processors(adapters, strategy, shared):
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("strategy", ["cat", "linear", "ties", "magnitude_prune"])
 def test_in_bfloat16_a_pass_is_within_the_bound_that_holds_on_the_processor(adapters, strategy, shared):
-    """See tests/test_layers.py: 4 % of the norm of the same rounded weights' logits in float32."""
+    """See tests/composition/test_layers.py: 4 % of the norm of the same rounded weights' logits in float32."""
 
     def passed(model) -> torch.Tensor:
         on_device = [moved(adapter.packed(), model.device) for adapter in adapters]

@@ -17,10 +17,10 @@ from loracomp.database import schema
 from loracomp.database.connections import Connection
 from loracomp.worker.record import record_predictions
 from people_data import add_examples
-from test_metrics import DOCS
 from test_schema import snapshot
-from test_worker import drain_here
+from worker_helpers import drain_here
 
+DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 REGISTRY = re.findall(r"--table '(loracomp\.\w+)'", DOCS.read_text())
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", DOCS.read_text(), re.M | re.S)
 OWNERS_DUMP, OWNERS_RESTORE = (next(b for b in BLOCKS if word in b) for word in ("loracomp.dump", "--use-list"))

@@ -16,7 +16,7 @@ from loracomp import __version__
 from loracomp.database import schema
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from test_worker import claims, running, wait_until, working
+from worker_helpers import claims, running, wait_until, working
 
 
 def workers(connection: Connection) -> dict[str, dict[str, Any]]:

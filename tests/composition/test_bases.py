@@ -22,7 +22,7 @@ from model_fixtures import LETTERS, MERGES, as_base, letter_tokenizer, tiny_llam
 from registry_data import logits_with, quiet_peft, write_adapter
 from registry_data import registered as in_database
 
-DOCS = Path(__file__).parent.parent / "docs" / "bring_your_own.md"
+DOCS = Path(__file__).parents[2] / "docs" / "bring_your_own.md"
 VOCABULARY = 2 + len(LETTERS) + len(MERGES)
 TOKENS = {"vocab_size": VOCABULARY, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
 WIDE = {"initializer_range": 0.2}  # so that scores differ well

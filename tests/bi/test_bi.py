@@ -10,7 +10,7 @@ from scipy.stats import binomtest
 from loracomp.database import connections as db
 from people_data import answer, claim, fill_every_view, load, one, submit
 
-CONTRACT = Path(__file__).parent / "bi_contract.txt"
+CONTRACT = Path(__file__).parents[1] / "bi_contract.txt"
 COLUMNS = """
 SELECT c.relname AS view, a.attname AS name, format_type(a.atttypid, a.atttypmod) AS type
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid

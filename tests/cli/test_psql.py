@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from loracomp.database import connections as db
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WHO = "SELECT current_user || ' in ' || current_database()"
 
 

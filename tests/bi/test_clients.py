@@ -33,7 +33,7 @@ WHERE c.relnamespace = 'bi'::regnamespace AND c.relkind = 'v' AND a.attnum > 0 G
 def contract() -> dict[str, dict[str, str]]:
     """Views of bi with their columns' types, as tests/bi_contract.txt lists them."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
-    for line in Path(__file__).with_name("bi_contract.txt").read_text().splitlines():
+    for line in (Path(__file__).parents[1] / "bi_contract.txt").read_text().splitlines():
         name, _, kind = line.partition(" ")
         view, _, column = name.partition(".")
         found[view][column] = kind

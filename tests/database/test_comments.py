@@ -19,7 +19,7 @@ from loracomp.database.sql_objects import inherit_comments, sql_files
 from routing_data import add_base_model
 from test_docs import blocks
 
-REFERENCE = Path(__file__).parent.parent / "docs" / "sql.md"
+REFERENCE = Path(__file__).parents[2] / "docs" / "sql.md"
 ADMIN = REFERENCE.with_name("admin.md")
 
 # alembic_version is alembic's own.

@@ -29,9 +29,9 @@ from loracomp.errors import UsageError
 from loracomp.worker.endpoint import DATABASE_METRICS, DatabaseSample, Endpoint
 from loracomp.worker.loop import Worker
 from queue_worker import Obedient
-from test_worker import in_thread, wait_until
+from worker_helpers import in_thread, wait_until
 
-DOCS = Path(__file__).parent.parent / "docs" / "operations.md"
+DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 ROW = re.compile(r"^\| `(loracomp_\w+)` \| (gauge|counter|histogram) \| (.*?) \| ", re.M)
 
 

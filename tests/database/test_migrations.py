@@ -16,7 +16,7 @@ from loracomp.database import schema
 from loracomp.database.tables import metadata
 from loracomp.errors import SchemaMismatchError
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 # Whatever depends on anything, but for what is named by numbers; and functions with their text.
 OBJECTS = """

@@ -8,7 +8,7 @@ import pytest
 from loracomp.lab.catalogue import entry_names, load_entry
 from loracomp.lab.catalogue.leaks import Leaks, find_leaks
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 
 
 def write(folder: Path, task: str, split: str, *rows: dict[str, object]) -> None:

@@ -12,7 +12,7 @@ from loracomp.lab.catalogue import entry_names, load_entry, read_examples
 from loracomp.lab.catalogue.reading import _hub_rows
 
 UNSEEN = {"amazon_polarity", "mrpc", "qasc", "qqp", "scitail", "sick", "subj", "trec", "tweet_eval_sentiment"}
-DATA = Path(__file__).parents[2] / "shared" / "data"
+DATA = Path(__file__).parents[3] / "shared" / "data"
 CHOICES = {"text": ["sand", "glass", "rope"], "label": ["A", "B", "C"]}
 REVIEW = "\nQuestion: Is this review positive or negative?\nAnswer:"
 POLARITY = ("negative", "positive")

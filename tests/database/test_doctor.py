@@ -28,7 +28,7 @@ from loracomp.database.doctor import examine, server_finding
 from loracomp.database.queries import QUERIES
 from people_data import claim, load, submit
 from people_fixtures import login
-from test_worker import wait_until
+from worker_helpers import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_every_check_says_ok_on_a_sound_database(url: str) -> None:
         "encoder",
     }
     assert len(found) > 20
-    page = (Path(__file__).parent.parent / "docs" / "operations.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     assert [check for check in found if f"`{check}`" not in page] == []
 
 
@@ -334,7 +334,7 @@ def test_an_owner_who_does_not_see_others_sessions(url: str, owner: Connection) 
 
 @pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime")
 def test_a_clock_that_is_off(url: str) -> None:
-    environment = {**os.environ, "LORACOMP_DATABASE_URL": url, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    environment = {**os.environ, "LORACOMP_DATABASE_URL": url, "PYTHONPATH": str(Path(__file__).parents[2])}
     script = "from loracomp.cli import main; import sys; sys.argv = ['loracomp', 'doctor', '--json']; main()"
     command = ["faketime", "+2 hours", sys.executable, "-c", script]
     done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60, check=False)

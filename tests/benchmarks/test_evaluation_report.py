@@ -23,7 +23,7 @@ from loracomp.errors import LoracompError
 from loracomp.model.encoder import load_encoder
 from routing_data import add_base_model
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "docs" / name for name in REPORT_PAGES]
 LIBRARY = next(part for part in PARTS if part.name == "library")
 KEPT_OUT = next(part for part in PARTS if part.exclude_own)

@@ -11,7 +11,7 @@ import pytest
 from loracomp.worker.logfmt import configure, logfmt
 from test_architecture import MODULES, tree
 
-DOCS = Path(__file__).parent.parent / "docs" / "operations.md"
+DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
 @pytest.fixture

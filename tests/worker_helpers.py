@@ -1,0 +1,79 @@
+"""Workers for tests: as processes, in a thread, or here until there is nothing to do; and waiting for what they do."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from job_data import BASE
+from loracomp.config import Settings
+from loracomp.database.connections import Connection
+from loracomp.worker.loop import Worker
+from queue_worker import Obedient
+
+SCRIPT = Path(__file__).with_name("queue_worker.py")
+
+
+@contextmanager
+def running(database: str, *arguments: str, **settings: Any) -> Iterator[subprocess.Popen[str]]:
+    """A worker process; killed at the end if it still runs."""
+    values = {"POLL_S": 0.05, "LEASE_S": 60, "BATCH_SIZE": 16, "GRACE_S": 30, **settings}
+    environment = {**os.environ, **{f"LORACOMP_{name}": str(value) for name, value in values.items()}}
+    command = [sys.executable, str(SCRIPT), database, *arguments]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def drain(database: str, **settings: Any) -> tuple[int, str]:
+    """Exit code and log of a worker that leaves when there is nothing to do."""
+    with running(database, "--drain", **settings) as process:
+        _, log = process.communicate(timeout=60)
+    return process.returncode, log
+
+
+def drain_here(database: str, **settings: Any) -> None:
+    """The same without a process, which takes a second to start."""
+    Worker(database, Obedient(), base_model=BASE, settings=Settings(poll_s=0.05, **settings), drain=True).run()
+
+
+@contextmanager
+def working(database: str, pipeline: Obedient | None = None, **settings: Any) -> Iterator[Worker]:
+    """A worker in a thread, two jobs a batch; told to stop at the end, and waited for."""
+    values = {"poll_s": 0.05, "batch_size": 2, "listen": False, **settings}
+    worker = Worker(database, pipeline or Obedient(), base_model=BASE, settings=Settings(**values))
+    with in_thread(worker):
+        yield worker
+
+
+@contextmanager
+def in_thread(worker: Worker) -> Iterator[None]:
+    with ThreadPoolExecutor(1) as executor:
+        running = executor.submit(worker.run)
+        try:
+            yield
+        finally:
+            worker.stop()
+            running.result(30)
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 45) -> None:
+    """Less than a lease, but for a process to start on a busy machine."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def claims(connection: Connection) -> Counter[int]:
+    """How often each job was claimed, as the audit tells."""
+    rows = connection.execute("SELECT entity_id FROM loracomp.audit_event WHERE new_status = 'running'")
+    return Counter(row["entity_id"] for row in rows)
