@@ -44,7 +44,7 @@ def _pass_on(notice: Diagnostic) -> None:
 
 
 def warn(sentence: str) -> None:
-    """Tell people what they may not have meant, beside the results."""
+    """Tell people on stderr what they may not have meant."""
     remarks.print(harmless(f"warning: {sentence}"), markup=False, highlight=False, soft_wrap=True)
 
 

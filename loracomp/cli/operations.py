@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from loracomp.cli.common import AsJson, console, emit, open_database, shown
+from loracomp.cli.common import AsJson, console, emit, emit_json, open_database, remarks, shown
 from loracomp.config import load_settings
 from loracomp.database import embedded
 from loracomp.database.doctor import Finding, examine
@@ -30,8 +30,8 @@ def doctor(
     """Check server, schema, roles, registry and queue. Exits with 1 where something fails."""
     settings = load_settings()
     findings = examine(embedded.database_url(settings), settings)
-    if as_json or not console.is_terminal:
-        emit(findings, title="Doctor", as_json=as_json, columns=("status", "check_name", "detail"))
+    if as_json:
+        emit_json(findings)
     else:
         _show(findings)
     bad = {"fail", "warn"} if strict else {"fail"}
@@ -40,6 +40,15 @@ def doctor(
 
 
 def _show(findings: list[Finding]) -> None:
+    if console.is_terminal:
+        _print_table(findings)
+    else:
+        emit(findings, title="Doctor", as_json=False, columns=("status", "check_name", "detail"))
+    counts = {status: sum(each["status"] == status for each in findings) for status in _COLOURS}
+    remarks.print(", ".join(f"{number} {status}" for status, number in counts.items()))
+
+
+def _print_table(findings: list[Finding]) -> None:
     table = Table(title="Doctor", title_justify="left", header_style="bold")
     for column in ("status", "check", "detail"):
         table.add_column(column, overflow="fold")
@@ -47,8 +56,6 @@ def _show(findings: list[Finding]) -> None:
         colour = _COLOURS[each["status"]]
         table.add_row(f"[{colour}]{each['status']}[/{colour}]", shown(each["check_name"]), shown(each["detail"]))
     console.print(table)
-    counts = {status: sum(each["status"] == status for each in findings) for status in _COLOURS}
-    console.print(", ".join(f"{number} {status}" for status, number in counts.items()))
 
 
 def refresh(

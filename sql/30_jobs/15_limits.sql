@@ -56,8 +56,8 @@ REFERENCING NEW TABLE AS new_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 COMMENT ON TRIGGER admit_jobs ON loracomp.job IS 'Refuses what does not fit into the queue.';
 
--- Raises where more jobs wait than the limits allow, of the submitter or of all, up to the newest, which is not committed
--- yet. Without a newest, jobs came back under their old numbers, and the queue is counted in any case.
+-- Raises if more jobs wait than the limits allow, of the submitter or of all. newest is the highest id of the jobs that were
+-- just inserted. null means that a job came back under its old id, so that ids say nothing, and the queue must be counted.
 CREATE FUNCTION loracomp.check_room(submitter name, limits loracomp.queue_limit, newest bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

@@ -64,8 +64,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.rename_task IS 'Gives a task another name. Traces and the audit keep the name that it had.';
 
--- Deletes a task with its examples, embeddings and adapters of all versions. Raises while it has an active adapter, or a stored
--- trace names it, which could then not be replayed; by force not.
+-- Deletes a task with its examples, embeddings and adapters of all versions. Unless forced, it raises while the task has an
+-- active adapter, or while a stored trace names it, because that job could not be replayed.
 CREATE FUNCTION loracomp.delete_task(task text, force boolean DEFAULT FALSE) RETURNS TABLE (what text, rows bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$

@@ -5,7 +5,7 @@ SELECT
     j.status,
     j.prompt,
     j.choices,
-    -- A generated text goes on from its prompt, mostly with a space.
+    -- A generated text continues its prompt, so it usually starts with a space.
     CASE WHEN j.choices IS NULL THEN ltrim(p.output, E' \t\r\n') ELSE p.output END AS output,
     p.choice_index,
     p.choice_scores,

@@ -12,7 +12,10 @@ GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
     idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s
 ) ON TABLE loracomp.job TO loracomp_submitter;
-GRANT INSERT ON TABLE loracomp.incoming_job TO loracomp_submitter, loracomp_admin;
+GRANT INSERT (
+    kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
+    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s
+) ON TABLE loracomp.incoming_job TO loracomp_submitter, loracomp_admin;
 -- What administrators alone may fill, and a status: so that a trigger can say which column it refuses (fill_job).
 GRANT INSERT (task, expected, evaluation, status) ON TABLE loracomp.job TO loracomp_submitter;
 GRANT SELECT ON TABLE loracomp.job, loracomp.prediction TO loracomp_submitter;

@@ -324,7 +324,7 @@ def test_an_owner_who_does_not_see_others_sessions(url: str, owner: Connection) 
         owner.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA loracomp TO {role}".encode())
         owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA loracomp TO {role}".encode())
         owner.execute(f"SET ROLE {role}".encode())
-        (found,) = owner.execute("SELECT * FROM loracomp.check_server() WHERE \"check\" = 'sight of other sessions'")
+        (found,) = owner.execute("SELECT * FROM loracomp.check_server() WHERE check_name = 'sight of other sessions'")
         assert found["status"] == "warn" and f"GRANT pg_read_all_stats TO {role}" in found["detail"]
     finally:
         owner.execute("RESET ROLE")
@@ -409,8 +409,8 @@ def test_the_command_prints_a_table_or_json_and_exits_with_1(
     ):
         operations.doctor()
     assert left.value.exit_code == 1
-    printed = capsys.readouterr().out
-    assert "none is the default" in printed and " fail" in printed.splitlines()[-1]
+    printed = capsys.readouterr()
+    assert "none is the default" in printed.out and " fail" in printed.err.splitlines()[-1]
     with pytest.raises(typer.Exit):
         operations.doctor(strict=True, as_json=True)
     assert {"check_name", "status", "detail"} == set(json.loads(capsys.readouterr().out)[0])

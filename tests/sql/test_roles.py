@@ -82,13 +82,14 @@ WRITES = {
     "loracomp_submitter": {
         ("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation", "status")
     }
-    | {("incoming_job", "INSERT", "*")},
+    | {("incoming_job", "INSERT", column) for column in JOB_COLUMNS.split()},
     "loracomp_worker": set(),
     "loracomp_analyst": set(),
     "loracomp_admin": {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation")}
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
     | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
-    | {(table, "INSERT", "*") for table in ("adapter_part", "incoming_job")},
+    | {("incoming_job", "INSERT", column) for column in JOB_COLUMNS.split()}
+    | {(table, "INSERT", "*") for table in ("adapter_part",)},
 }
 
 
