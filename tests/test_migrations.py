@@ -49,7 +49,7 @@ NO_STATISTICS = {
         f"loracomp.job.{column}"
         for column in (
             "prompt", "choices", "stop", "idempotency_key", "tags", "exclude_tasks", "task", "expected", "error",
-            "lease_token",
+            "lease_token", "adapter_ids",
         )
     ),
     "loracomp.prediction.output",

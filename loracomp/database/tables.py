@@ -11,6 +11,7 @@ from typing import Any
 from pgvector.sqlalchemy import HALFVEC, Vector
 from sqlalchemy import (
     ARRAY,
+    REAL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -270,6 +271,58 @@ adapter_part = Table(
     comment="Safetensors files of adapters, in parts.",
 )
 
+measurement = Table(
+    "measurement",
+    metadata,
+    _required("example_id", BigInteger, "The example.", autoincrement=False),
+    _required("base_model_id", Integer, "The base model that the adapters belong to.", autoincrement=False),
+    _required("task_id", Integer, "The example's task, here again: routing looks for tasks with measured examples."),
+    _required(
+        "choice_normalization",
+        Text,
+        "What the choices' log-likelihoods were divided by before their softmax: none, characters, tokens.",
+    ),
+    _required(
+        "base_score",
+        Double,
+        "Log-probability of the right answer under the base model alone, in nats: given the choices, or per token of a "
+        "text.",
+    ),
+    _optional("base_is_right", Boolean, "Whether the base model alone chooses right; null where there are no choices."),
+    _required("adapter_ids", ARRAY(Integer), "Adapters that were measured."),
+    _required(
+        "gains",
+        ARRAY(REAL),
+        "Log-probability of the right answer under each of them, minus the base model's in the same batch.",
+    ),
+    _required("are_right", ARRAY(Boolean), "Whether each of them chooses right; null where there are no choices."),
+    _optional("worker", Text, "Worker that measured last."),
+    _required("measured_at", DateTime(timezone=True), "When it was measured last.", server_default=text("now()")),
+    PrimaryKeyConstraint("example_id", "base_model_id", name="an_example_has_one_measurement_a_base_model"),
+    ForeignKeyConstraint(
+        ["example_id", "task_id"],
+        ["loracomp.example.id", "loracomp.example.task_id"],
+        name="measurement_belongs_to_an_example_of_its_task",
+        ondelete="CASCADE",
+    ),
+    ForeignKeyConstraint(
+        ["base_model_id"], ["loracomp.base_model.id"], name="measured_base_model_must_exist", ondelete="CASCADE"
+    ),
+    _one_of(
+        "choice_normalization",
+        "none characters tokens",
+        "measured_normalization_must_be_none_characters_or_tokens",
+    ),
+    CheckConstraint("base_score BETWEEN -1e9 AND 0.001", name="base_score_must_be_a_log_probability"),
+    CheckConstraint("-1e9 <= ALL (gains) AND 1e9 >= ALL (gains)", name="gains_must_be_finite"),
+    CheckConstraint(
+        "cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids)",
+        name="each_measured_adapter_has_a_gain",
+    ),
+    Index("measurement_task", "task_id", "base_model_id"),
+    comment="What adapters are worth on examples: a narrow row an example and base model, which routing reads.",
+)
+
 policy = Table(
     "policy",
     metadata,
@@ -373,7 +426,12 @@ job = Table(
         "queued, running, succeeded, failed or cancelled. Only functions change it.",
         server_default=text("'queued'"),
     ),
-    _required("kind", Text, "predict: an answer. route: the weights alone.", server_default=text("'predict'")),
+    _required(
+        "kind",
+        Text,
+        "predict: an answer. route: the weights alone. measure: what adapters are worth on an example.",
+        server_default=text("'predict'"),
+    ),
     _required("prompt", Text, "The text. All that an INSERT must name."),
     _optional("choices", _texts(), "Possible answers to score; null to generate."),
     _optional("max_new_tokens", Integer, "Tokens to generate at most; filled with 64 where there are no choices."),
@@ -389,11 +447,15 @@ job = Table(
     ),
     _required("max_attempts", Integer, "Attempts before the job ends failed.", server_default=text("3")),
     _required("timeout_s", Integer, "Seconds a worker may hold it in one attempt.", server_default=text("600")),
-    _optional("task", Text, "Task that it comes from; evaluations only."),
-    _optional("expected", Text, "The right answer; evaluations only."),
+    _optional("task", Text, "Task that it comes from; evaluations and measuring only."),
+    _optional("expected", Text, "The right answer; evaluations and measuring only."),
     _optional("evaluation", Text, "Evaluation that it belongs to."),
     # No foreign key: answers to one row stay comparable when the row goes.
-    _optional("example_id", BigInteger, "Example that it asks; evaluations only, the same row under each policy."),
+    _optional(
+        "example_id",
+        BigInteger,
+        "Example that it asks; evaluations (the same row under each policy) and measuring.",
+    ),
     _required(
         "submitted_by",
         RoleName(),
@@ -404,7 +466,8 @@ job = Table(
     _required(
         "due",
         DateTime(timezone=True),
-        "run_at less priority x 60 s, and 1000 minutes later in evaluations: the order of claims. Filled by a trigger.",
+        "run_at less priority x 60 s, and 1000 minutes later to evaluate or measure: the order of claims. Filled by a "
+        "trigger.",
         server_default=text("now()"),
     ),
     _required("attempts", Integer, "Claims so far, less those given back.", server_default=text("0")),
@@ -444,6 +507,7 @@ job = Table(
     ),
     # Here and not in the trace: reports that add it up read no traces, which are ten times as large.
     _optional("is_correct", Boolean, "Whether the answer is the expected one; null where none is known."),
+    _optional("adapter_ids", ARRAY(Integer), "Adapters to measure on its example; jobs of kind measure only."),
     ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
     ForeignKeyConstraint(
         ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"
@@ -457,7 +521,7 @@ job = Table(
     # One space for each submitter: nobody learns of another's keys.
     UniqueConstraint("submitted_by", "idempotency_key", name="idempotency_key_was_used_before"),
     _one_of("status", "queued running succeeded failed cancelled", "status_must_be_a_known_one"),
-    _one_of("kind", "predict route", "kind_must_be_predict_or_route"),
+    _one_of("kind", "predict route measure", "kind_must_be_predict_route_or_measure"),
     CheckConstraint("NOT loracomp.is_blank(prompt)", name="prompt_must_not_be_blank"),
     CheckConstraint("char_length(prompt) <= 1000000", name="prompt_must_be_at_most_1000000_characters"),
     CheckConstraint(
@@ -510,7 +574,15 @@ job = Table(
     CheckConstraint(
         "expected IS NULL OR choices IS NULL OR expected = ANY (choices)", name="expected_must_be_one_of_the_choices"
     ),
-    CheckConstraint("example_id IS NULL OR evaluation IS NOT NULL", name="example_id_must_stand_with_an_evaluation"),
+    CheckConstraint(
+        "example_id IS NULL OR evaluation IS NOT NULL OR kind = 'measure'",
+        name="example_id_is_for_evaluations_and_measuring",
+    ),
+    CheckConstraint(
+        "CASE kind WHEN 'measure' THEN num_nulls(example_id, expected, adapter_ids) = 0 AND evaluation IS NULL "
+        "ELSE adapter_ids IS NULL END",
+        name="jobs_of_kind_measure_come_from_measure_task",
+    ),
     CheckConstraint(
         "(status = 'running') = (num_nulls(lease_token, lease_expires_at, claimed_at) = 0)",
         name="a_running_job_and_only_it_has_a_lease",
@@ -534,14 +606,15 @@ job = Table(
     # Without the task: a submitter would find the names of hidden ones by the rows that an index finds and row security
     # takes away, which EXPLAIN ANALYZE counts.
     Index("job_evaluation", "evaluation", postgresql_where=text("evaluation IS NOT NULL")),
-    # What evaluations ask waits until nothing else is due.
+    # What evaluates and what measures waits until nothing else is due.
     Index(
-        "job_queue_of_evaluations",
+        "job_queue_in_the_background",
         "base_model",
         "due",
         "id",
-        postgresql_where=text("status = 'queued' AND evaluation IS NOT NULL AND NOT scheduled"),
+        postgresql_where=text("status = 'queued' AND (evaluation IS NOT NULL OR kind = 'measure') AND NOT scheduled"),
     ),
+    Index("job_to_measure", "example_id", postgresql_where=text("kind = 'measure' AND finished_at IS NULL")),
     Index(
         "an_evaluation_asks_an_example_once_a_policy",
         "evaluation",

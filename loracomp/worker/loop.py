@@ -20,7 +20,7 @@ from loracomp import __version__, metrics
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, connect
 from loracomp.errors import JobError, LoracompError, SchemaMismatchError
-from loracomp.records import Failure, Job, Prediction
+from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.claim import claim_jobs, queue_is_empty, release_jobs
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.hint import Hint
@@ -28,7 +28,7 @@ from loracomp.worker.leases import Heartbeat
 from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import job_ids, logfmt, told, without_quotes
 from loracomp.worker.presence import Presence
-from loracomp.worker.record import fail_jobs, record_predictions
+from loracomp.worker.record import fail_jobs, record
 
 _log = logging.getLogger(__name__)
 
@@ -42,8 +42,12 @@ class Pipeline(Protocol):
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
         """Whatever `answer` needs for each job; the connection is in autocommit mode and lent for the call."""
 
-    def answer(self, prepared: Sequence[Any], wanted: Callable[[Job], bool]) -> Sequence[Prediction | Failure]:
-        """Each job's prediction. `wanted` is cheap and asked between the model's steps, which shows that it goes on.
+    def answer(
+        self, prepared: Sequence[Any], wanted: Callable[[Job], bool]
+    ) -> Sequence[Prediction | Measurement | Failure]:
+        """Each job's prediction or measurement.
+
+        `wanted` is cheap and asked between the model's steps, which shows that it goes on.
 
         What is not wanted any more need not be answered in earnest: whatever comes is dropped.
         """
@@ -275,14 +279,12 @@ class Worker:
         return _Batch(batch.jobs, results, timings, perf_counter())
 
     def _record(self, batch: _Batch) -> None:
-        """Write what came out, failures after predictions."""
+        """Write what came out, failures last."""
 
-        def write(predictions: Sequence[Prediction]) -> list[bool]:
+        def write(results: Sequence[Prediction | Measurement]) -> list[bool]:
             timings = {**batch.timings, "record": _milliseconds_since(batch.since)}
-            recorded = self._recording.call(
-                lambda connection: record_predictions(connection, batch.jobs, predictions, timings)
-            )
-            return [each.job_id in recorded for each in predictions]
+            recorded = self._recording.call(lambda connection: record(connection, batch.jobs, results, timings))
+            return [each.job_id in recorded for each in results]
 
         self._heartbeat.end(batch.jobs)
         written = self._each(write, batch.results)
@@ -293,7 +295,7 @@ class Worker:
             _log.warning(logfmt("fence_void", jobs=job_ids(dropped)))
         metrics.RESULTS_DROPPED.inc(len(dropped))
         recorded = [job for job, held in written.items() if held is True]
-        metrics.count_recorded([each for job in recorded if isinstance(each := batch.results[job], Prediction)])
+        metrics.count_recorded([each for job in recorded if not isinstance(each := batch.results[job], Failure)])
         timings = {**batch.timings, "record": _milliseconds_since(batch.since)}
         metrics.observe_steps({**_steps(batch.results.values()), **timings})
         milliseconds = {name: round(value) for name, value in timings.items()}
@@ -353,9 +355,9 @@ def _note_released(ids: Collection[int]) -> None:
     _log.info(logfmt("released", jobs=sorted(ids)))
 
 
-def _steps(results: Iterable[Prediction | Failure]) -> Mapping[str, float]:
-    """Milliseconds of the pipeline's steps, which all predictions of a batch share."""
-    return next((each.timings for each in results if isinstance(each, Prediction)), {})
+def _steps(results: Iterable[Prediction | Measurement | Failure]) -> Mapping[str, float]:
+    """Milliseconds of the pipeline's steps, which all results of a batch share."""
+    return next((each.timings for each in results if not isinstance(each, Failure)), {})
 
 
 def _milliseconds_since(start: float) -> float:

@@ -84,10 +84,11 @@ BEGIN
         -- A time in the past is no way to the front of the queue.
         new.run_at := greatest(new.run_at, new.created_at);
     END IF;
-    -- Evaluations stand behind everybody for 1000 minutes: the range of priorities.
+    -- Evaluations and measuring stand behind everybody for 1000 minutes: the range of priorities.
     new.scheduled := new.run_at > now();
-    new.due := new.run_at
-        - make_interval(mins => new.priority - CASE WHEN new.evaluation IS NULL THEN 0 ELSE 1000 END);
+    new.due := new.run_at - make_interval(
+        mins => new.priority - CASE WHEN new.evaluation IS NULL AND new.kind <> 'measure' THEN 0 ELSE 1000 END
+    );
     IF new.choices IS NULL AND new.max_new_tokens IS NULL AND new.kind = 'predict' THEN
         new.max_new_tokens := 64;
     END IF;

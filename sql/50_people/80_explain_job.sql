@@ -46,8 +46,9 @@ SELECT concat_ws(
     E'\n',
     format(
         'Job %s: %s%s. Submitted by %s at %s.',
-        job.id, job.status, CASE WHEN job.kind = 'route' THEN ' (weights only)' END, job.submitted_by,
-        to_char(job.created_at, 'YYYY-MM-DD HH24:MI:SS TZ')
+        job.id, job.status,
+        CASE job.kind WHEN 'route' THEN ' (weights only)' WHEN 'measure' THEN ' (measures adapters)' END,
+        job.submitted_by, to_char(job.created_at, 'YYYY-MM-DD HH24:MI:SS TZ')
     ),
     CASE job.status
         WHEN 'succeeded' THEN format(
