@@ -283,7 +283,14 @@ AS $$
             count(*) FILTER (WHERE j.status = 'failed') AS failed,
             (array_agg(j.error ORDER BY j.finished_at DESC) FILTER (WHERE j.status = 'failed'))[1] AS last_error
         FROM loracomp.job AS j
-        WHERE j.kind = 'measure' AND j.status IN ('queued', 'running', 'failed')
+        JOIN loracomp.base_model AS b ON b.name = j.base_model
+        WHERE j.kind = 'measure' AND j.status IN ('queued', 'running', 'failed') AND NOT (
+            -- What was measured since has not failed.
+            j.status = 'failed' AND EXISTS (
+                SELECT FROM loracomp.measurement AS m
+                WHERE m.example_id = j.example_id AND m.base_model_id = b.id AND m.adapter_ids @> j.adapter_ids
+            )
+        )
         GROUP BY j.task, j.base_model
     )
     SELECT
@@ -299,4 +306,4 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.list_measurements IS
 'A row a task and base model with measured examples or jobs that measure: how many examples are measured, under how many '
-'adapters, and how many jobs wait, run and have failed.';
+'adapters, how many jobs wait and run, and how many failed and were not measured since.';
