@@ -347,7 +347,8 @@ policy = Table(
     _required(
         "weighting",
         Text,
-        "similarity: probabilities, renormalised over the kept. uniform: equal weights.",
+        "similarity: probabilities, renormalised over the kept. uniform: equal weights. measured: expected gains, of "
+        "the adapters that are expected to help.",
         server_default=text("'similarity'"),
     ),
     _required("strategy", Text, "How adapters are merged.", server_default=text("'cat'")),
@@ -375,6 +376,18 @@ policy = Table(
         "A task whose weight would be less is left out, and the others share it; the most probable always stays.",
         server_default=text("0"),
     ),
+    _required(
+        "gain_prior",
+        Double,
+        "Draws expected gains towards 0: 0.1 counts as a tenth of the retrieved examples that gain nothing.",
+        server_default=text("0.1"),
+    ),
+    _required(
+        "gain_margin",
+        Double,
+        "Expected gain above which an adapter is composed, in nats, where weighting is measured.",
+        server_default=text("0"),
+    ),
     CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
     _one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
     CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
@@ -383,13 +396,15 @@ policy = Table(
     CheckConstraint("top_p BETWEEN 0.0001 AND 1", name="top_p_must_be_between_0_0001_and_1"),
     CheckConstraint("max_adapters BETWEEN 1 AND 64", name="max_adapters_must_be_between_1_and_64"),
     CheckConstraint("min_similarity BETWEEN -1 AND 1", name="min_similarity_must_be_between_minus_1_and_1"),
-    _one_of("weighting", "similarity uniform", "weighting_must_be_similarity_or_uniform"),
+    _one_of("weighting", "similarity uniform measured", "weighting_must_be_similarity_uniform_or_measured"),
     _one_of("strategy", "linear cat ties magnitude_prune dare_linear dare_ties", "strategy_must_be_a_known_one"),
     CheckConstraint("density BETWEEN 0.0001 AND 1", name="density_must_be_between_0_0001_and_1"),
     CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
     _one_of("choice_normalization", "none characters tokens", "choice_normalization_must_be_none_characters_or_tokens"),
     CheckConstraint("contrast BETWEEN 0 AND 1", name="contrast_must_be_between_0_and_1"),
     CheckConstraint("min_share BETWEEN 0 AND 1", name="min_share_must_be_between_0_and_1"),
+    CheckConstraint("gain_prior BETWEEN 0 AND 1000", name="gain_prior_must_be_between_0_and_1000"),
+    CheckConstraint("gain_margin BETWEEN -1000 AND 1000", name="gain_margin_must_be_between_minus_1000_and_1000"),
     comment="Named settings of routing and merging. Jobs name one; traces keep the settings as they were.",
 )
 
@@ -771,6 +786,11 @@ prediction = Table(
     _optional(
         "eligible_task_count", Integer, "Tasks that the job might have retrieved; null in traces older than the column."
     ),
+    _optional(
+        "expected_gains",
+        ARRAY(Double),
+        "What the adapter of each of `tasks` was expected to gain, in nats; null where nothing was measured.",
+    ),
     # Whoever deletes a job by hand leaves no answer behind.
     ForeignKeyConstraint(["job_id"], ["loracomp.job.id"], name="a_prediction_answers_a_job", ondelete="CASCADE"),
     # What reports cast and add up: a faulty worker must break none.
@@ -798,6 +818,10 @@ prediction = Table(
     CheckConstraint(
         "-0.001 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)",
         name="adapter_weights_must_be_between_0_and_1",
+    ),
+    CheckConstraint(
+        "-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))",
+        name="expected_gains_must_be_finite",
     ),
     CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
     CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),

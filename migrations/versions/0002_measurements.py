@@ -1,4 +1,4 @@
-"""Measurements: what each adapter is worth on each example, and the jobs that find it out."""
+"""Measurements: what each adapter is worth on each example, the jobs that find it out, and the weighting by it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -36,8 +36,26 @@ COMMENTS = {
     ),
 }
 
+WEIGHTING = (
+    "similarity: probabilities, renormalised over the kept. uniform: equal weights.",
+    "similarity: probabilities, renormalised over the kept. uniform: equal weights. measured: expected gains, of "
+    "the adapters that are expected to help.",
+)
+
+POLICY = """
+INSERT INTO loracomp.policy (name, description, weighting, strategy, max_adapters)
+VALUES ('measured', 'Adapters that measured examples expect to help; where none does, the base model.', 'measured', 'cat', 3)
+ON CONFLICT DO NOTHING
+"""
+
 
 def upgrade() -> None:
+    measurements()
+    jobs_that_measure()
+    weighting()
+
+
+def measurements() -> None:
     op.create_table(
         "measurement",
         sa.Column("example_id", sa.BigInteger(), autoincrement=False, nullable=False, comment="The example."),
@@ -121,6 +139,9 @@ def upgrade() -> None:
         comment="What adapters are worth on examples: a narrow row an example and base model, which routing reads.",
     )
     op.create_index("measurement_task", "measurement", ["task_id", "base_model_id"], schema="loracomp")
+
+
+def jobs_that_measure() -> None:
     op.add_column(
         "job",
         sa.Column(
@@ -165,12 +186,85 @@ def upgrade() -> None:
     )
 
 
-def replace(old: str, new: str, condition: str) -> None:
-    op.drop_constraint(old, "job", schema="loracomp")
-    op.create_check_constraint(new, "job", condition, schema="loracomp")
+def weighting() -> None:
+    op.add_column(
+        "policy",
+        sa.Column(
+            "gain_prior",
+            sa.Double(),
+            server_default=sa.text("0.1"),
+            nullable=False,
+            comment="Draws expected gains towards 0: 0.1 counts as a tenth of the retrieved examples that gain nothing.",
+        ),
+        schema="loracomp",
+    )
+    op.add_column(
+        "policy",
+        sa.Column(
+            "gain_margin",
+            sa.Double(),
+            server_default=sa.text("0"),
+            nullable=False,
+            comment="Expected gain above which an adapter is composed, in nats, where weighting is measured.",
+        ),
+        schema="loracomp",
+    )
+    op.alter_column("policy", "weighting", comment=WEIGHTING[1], schema="loracomp")
+    replace(
+        "weighting_must_be_similarity_or_uniform",
+        "weighting_must_be_similarity_uniform_or_measured",
+        "weighting IN ('similarity', 'uniform', 'measured')",
+        table="policy",
+    )
+    op.create_check_constraint(
+        "gain_prior_must_be_between_0_and_1000", "policy", "gain_prior BETWEEN 0 AND 1000", schema="loracomp"
+    )
+    op.create_check_constraint(
+        "gain_margin_must_be_between_minus_1000_and_1000",
+        "policy",
+        "gain_margin BETWEEN -1000 AND 1000",
+        schema="loracomp",
+    )
+    op.add_column(
+        "prediction",
+        sa.Column(
+            "expected_gains",
+            sa.ARRAY(sa.Double()),
+            nullable=True,
+            comment="What the adapter of each of `tasks` was expected to gain, in nats; null where nothing was measured.",
+        ),
+        schema="loracomp",
+    )
+    op.create_check_constraint(
+        "expected_gains_must_be_finite",
+        "prediction",
+        "-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))",
+        schema="loracomp",
+    )
+    # Numbers don't compress.
+    op.execute("ALTER TABLE loracomp.prediction ALTER COLUMN expected_gains SET STORAGE EXTERNAL")
+    op.execute("ALTER TYPE loracomp.route_trace ADD ATTRIBUTE expected_gains double precision[]")
+    op.execute(POLICY)
+
+
+def replace(old: str, new: str, condition: str, table: str = "job") -> None:
+    op.drop_constraint(old, table, schema="loracomp")
+    op.create_check_constraint(new, table, condition, schema="loracomp")
 
 
 def downgrade() -> None:
+    op.execute("ALTER TYPE loracomp.route_trace DROP ATTRIBUTE expected_gains")
+    op.drop_column("prediction", "expected_gains", schema="loracomp")
+    op.execute("UPDATE loracomp.policy SET weighting = 'similarity' WHERE weighting = 'measured'")
+    replace(
+        "weighting_must_be_similarity_uniform_or_measured",
+        "weighting_must_be_similarity_or_uniform",
+        "weighting IN ('similarity', 'uniform')",
+        table="policy",
+    )
+    op.alter_column("policy", "weighting", comment=WEIGHTING[0], schema="loracomp")
+    for column in ("gain_margin", "gain_prior"):
+        op.drop_column("policy", column, schema="loracomp")
     op.execute("DELETE FROM loracomp.job WHERE kind = 'measure'")
     op.drop_index("job_to_measure", "job", schema="loracomp")
     op.drop_index(BACKGROUND, "job", schema="loracomp")

@@ -182,15 +182,16 @@ SELECT concat_ws(
         SELECT
             string_agg(
                 format(
-                    '  %s  probability %s  %s', rpad(t.task, t.width), to_char(t.probability, 'FM0.000'),
-                    CASE WHEN t.weight > 0 THEN 'weight ' || to_char(t.weight, 'FM0.000') ELSE 'not composed' END
+                    '  %s  probability %s  %s%s', rpad(t.task, t.width), to_char(t.probability, 'FM0.000'),
+                    CASE WHEN t.weight > 0 THEN 'weight ' || to_char(t.weight, 'FM0.000') ELSE 'not composed' END,
+                    '  expected gain ' || to_char(t.gain, 'FMS990.000') || ' nats'
                 ),
                 E'\n' ORDER BY t.place
             )
         FROM (
             SELECT u.*, max(char_length(u.task)) OVER () AS width
-            FROM unnest(prediction.tasks, prediction.probabilities, prediction.weights)
-            WITH ORDINALITY AS u (task, probability, weight, place)
+            FROM unnest(prediction.tasks, prediction.probabilities, prediction.weights, prediction.expected_gains)
+            WITH ORDINALITY AS u (task, probability, weight, gain, place)
         ) AS t
     )
 );
