@@ -110,7 +110,7 @@ def in_sql(connection: db.Connection, batch: list[Case]) -> list[dict[int, dict[
 def check_weights(connection: db.Connection, batch: list[Case]) -> None:
     for (tasks, gains, settings), found in zip(batch, in_sql(connection, batch), strict=True):
         expected = weigh_by_gain(np.array(gains), settings)
-        weights = [found[task]["weight"] for task in tasks]
+        weights = np.array([found[task]["weight"] for task in tasks], float)
         np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-9)
         assert [found[task]["in_nucleus"] for task in tasks] == (expected > 0).tolist()
         assert [found[task]["expected_gain"] for task in tasks] == gains
@@ -309,7 +309,8 @@ def stored(connection: db.Connection, shared: Shared, at: int, policy: str = "me
     connection.execute(
         "INSERT INTO loracomp.prediction (job_id, query_embedding, example_ids, example_tasks, similarities, tasks,"
         " probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings,"
-        " fallback, eligible_task_count, expected_gains, base_model, base_fingerprint, encoder, code_version, submitted_by)"
+        " fallback, eligible_task_count, expected_gains, base_model, base_fingerprint, encoder, code_version,"
+        " submitted_by)"
         " SELECT %s, (r.trace).*, 'toy', '', 'e/3', '', current_user"
         " FROM loracomp.route_jobs(ARRAY[%s]::bigint[], %b::vector[]) AS r",
         [job_id, job_id, [shared[1].vectors[at]]],
