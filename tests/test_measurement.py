@@ -13,10 +13,10 @@ import torch
 from peft import PeftModel
 
 from conftest import create_database, drop_database
-from job_data import add_jobs, claim, expire_leases, job, statuses
+from job_data import add_jobs, claim, expire_leases, job, prediction_row, record, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
-from loracomp.errors import LoracompError
+from loracomp.errors import LoracompError, RefusedError
 from loracomp.pipeline import Pipeline
 from loracomp.records import Job, Measurement
 from loracomp.registry.adapters import activate_adapter, stage_adapter
@@ -422,3 +422,107 @@ def test_an_adapter_that_does_not_fit_fails_the_job_by_name(
     pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
     (failure,) = pipeline.run(connection, claim(connection))
     assert (failure.code, failure.retry) == ("adapter_hash_mismatch", False)
+
+
+# --- what follows: versions compared, and reports
+
+
+def two_versions(connection: Connection, gains: list[tuple[float, float]]) -> tuple[int, int]:
+    """An active adapter of tea and a staged version 2, measured on an example each pair: their ids."""
+    old = add_task(connection, "tea", training={"tasks_seen": []})
+    new = add_adapter(connection, "tea", {"tasks_seen": []}, version=2, status="staged")
+    connection.execute("INSERT INTO loracomp.adapter_part VALUES (%s, 0, 'x'), (%s, 0, 'x')", [old, new])
+    add_examples(connection, "tea", *(f"row {number}" for number in range(len(gains))))
+    measure_task(connection, "tea")
+    connection.execute("UPDATE loracomp.job SET adapter_ids = %s WHERE kind = 'measure'", [[old, new]])
+    jobs = claim(connection, 64)
+    found = [measured(each, [old, new], [*pair]) for each, pair in zip(jobs, gains, strict=True)]
+    assert len(record_measurements(connection, jobs, found)) == len(gains)
+    return old, new
+
+
+WORSE = [(0.5, 0.4 - 0.01 * number) for number in range(7)] + [(0.5, 0.6)]
+
+
+def test_a_version_that_is_measured_worse_is_refused_unless_forced(connection: Connection) -> None:
+    old, new = two_versions(connection, WORSE)
+    compared = connection.execute("SELECT * FROM loracomp.compare_adapters(%s, %s)", [new, old]).fetchone()
+    assert compared
+    differences = np.array([after - before for before, after in WORSE], np.float32)
+    assert (compared["examples"], compared["better"], compared["worse"]) == (8, 1, 7)
+    assert compared["mean_difference"] == pytest.approx(differences.mean(), abs=1e-6)
+    assert compared["standard_error"] == pytest.approx(differences.std(ddof=1) / 8**0.5, abs=1e-6)
+    assert compared["p"] == pytest.approx(2 * (1 + 8) / 2**8), "the exact sign test"
+
+    assert activate_adapter(connection, new) == old, "p = 0.07: it may be chance"
+    assert activate_adapter(connection, old) == new
+    connection.execute("DELETE FROM loracomp.measurement WHERE gains[2] > gains[1]")
+    said = r"a new version must not be worse: tea@2 gains -0.130 nats over tea@1 on 7 measured examples: better on 0, "
+    with pytest.raises(RefusedError, match=said + r"worse on 7, p = 0.0156: .* by force"):
+        activate_adapter(connection, new)
+    assert connection.execute("SELECT status FROM loracomp.adapter WHERE id = %s", [new]).fetchone() == {
+        "status": "retired"
+    }
+    assert activate_adapter(connection, new, force=True) == old
+    events = connection.execute(
+        "SELECT entity_id, new_status, reason FROM loracomp.audit_event WHERE entity = 'adapter' ORDER BY id DESC LIMIT 2"
+    ).fetchall()
+    assert {(event["entity_id"], event["new_status"]) for event in events} == {(new, "active"), (old, "retired")}
+    assert {event["reason"] for event in events} == {
+        "tea@2 gains -0.130 nats over tea@1 on 7 measured examples: better on 0, worse on 7, p = 0.0156 (forced)"
+    }
+    assert activate_adapter(connection, old) == new, "the better one needs no force"
+
+
+def test_versions_that_are_not_measured_together_are_not_compared(connection: Connection) -> None:
+    old, new = two_versions(connection, WORSE[:7])
+    connection.execute("UPDATE loracomp.measurement SET adapter_ids[2] = 1000000")
+    assert activate_adapter(connection, new) == old
+
+
+def test_transfer_says_what_each_adapter_is_worth_on_each_task(connection: Connection) -> None:
+    old, new = two_versions(connection, WORSE)
+    rows = {row["adapter_id"]: row for row in connection.execute("SELECT * FROM bi.transfer")}
+    gains = np.array(WORSE, np.float32).astype(float)
+    for at, (adapter, label) in enumerate([(old, "tea@1"), (new, "tea@2")]):
+        row = rows[adapter]
+        assert (row["adapter"], row["task"], row["n"], row["base_accuracy"], row["accuracy"]) == (label, "tea", 8, 0, 1)
+        assert row["mean_gain"] == pytest.approx(gains[:, at].mean())
+        assert row["standard_error"] == pytest.approx(gains[:, at].std(ddof=1) / 8**0.5)
+
+
+def test_expected_gains_stand_beside_what_came_true(connection: Connection) -> None:
+    add_task(connection, "tea")
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('week 7')")
+    examples = add_examples(connection, "tea", "a", "b", "c", split="validation")
+    scores = {
+        "base": [[-1, -1, -2], [-2, -1, -1], [-1, -1, -1]],
+        "measured": [[-1, -2, -3], [-1, -1, -1], [-1, -1, -1]],
+    }
+    gains = [[0.5, None], [0.3, 0.1], [-0.1, None]]
+    weights = [[1.0, 0.0], [0.75, 0.25], [0.0, 0.0]]
+    rows = []
+    for policy, found in scores.items():
+        (*ids,) = (
+            add_jobs(connection, "x", choices=CHOICES, expected="yes", task="tea", evaluation="week 7", policy=policy,
+                     example_id=example)[0]
+            for example in examples
+        )  # fmt: skip
+        for at, job_id in enumerate(ids):
+            trace = {"tasks": ["tea", "milk"], "weights": weights[at], "expected_gains": gains[at]}
+            settings = {"name": policy, "router": "base" if policy == "base" else "retrieval"}
+            composed = {"adapter_ids": [1] if policy == "measured" and any(weights[at]) else []}
+            row = {"output": "yes", "choice_scores": found[at], "policy_settings": settings, **composed}
+            rows.append(prediction_row(job_id, **row, **(trace if policy == "measured" else {})))
+    jobs = {each.id: each.lease_token for each in claim(connection)}
+    assert len(record(connection, jobs, rows)) == 6
+    (found,) = connection.execute("SELECT * FROM bi.expected_gain").fetchall()
+    base, mix = (torch.tensor(scores[policy], dtype=torch.float64).log_softmax(1)[:, 0] for policy in scores)
+    expected, realised = np.array([0.5, 0.25, 0]), (mix - base).numpy()
+    assert (found["evaluation"], found["own_task"], found["policy"]) == ("week 7", "tea", "measured")
+    assert (found["n"], found["composed"], found["accuracy"]) == (3, 2, 1)
+    assert found["expected"] == pytest.approx(expected.mean())
+    assert found["realised"] == pytest.approx(realised.mean())
+    assert found["bias"] == pytest.approx((expected - realised).mean())
+    assert found["bias_standard_error"] == pytest.approx((expected - realised).std(ddof=1) / 3**0.5)
+    assert found["correlation"] == pytest.approx(np.corrcoef(expected, realised)[0, 1])

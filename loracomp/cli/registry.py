@@ -136,12 +136,18 @@ def stage_adapter(
 
 
 @adapter_app.command("activate")
-def activate_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
+def activate_adapter(
+    reference: Reference,
+    base_model: BaseModelName = None,
+    force: Annotated[bool, typer.Option("--force", help="Even where measured examples say that it is worse.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Use an adapter for its task from now on; the one that was active retires in the same step."""
     from loracomp.registry import adapters
 
     with open_database() as connection:
-        adapters.activate_adapter(connection, adapters.find_adapter(connection, reference, base_model)["id"])
+        found = adapters.find_adapter(connection, reference, base_model)
+        adapters.activate_adapter(connection, found["id"], force=force)
         _show(connection, reference, base_model, as_json)
 
 

@@ -83,7 +83,7 @@ SELECT * FROM loracomp.stage_adapter(
 )
 
 -- name: activate_adapter
-SELECT loracomp.activate_adapter(adapter_id => %(adapter_id)s::int) AS replaced
+SELECT loracomp.activate_adapter(adapter_id => %(adapter_id)s::int, force => %(force)s) AS replaced
 
 -- name: retire_adapter
 SELECT loracomp.retire_adapter(adapter_id => %(adapter_id)s::int)

@@ -4,6 +4,7 @@
 --   shorten             a text on one line, cut
 --   seconds_between     from one time to another
 --   compute_seconds     a job's part of its batch's work
+--   log_share           log softmax of scores, at one place
 
 -- Changes nothing. NaN is beyond every range; null is left to whoever asks.
 CREATE FUNCTION loracomp.check_range(
@@ -64,3 +65,14 @@ SELECT (
 END;
 COMMENT ON FUNCTION loracomp.compute_seconds IS
 'A job''s part of the seconds that its batch took from encoding to prediction, from the timings of its trace.';
+
+-- Computes only. exp raises an underflow below -745, so the exponent is clamped.
+CREATE FUNCTION loracomp.log_share(scores double precision[], place integer) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+SELECT scores[place] - h.highest - ln(sum(exp(greatest(u.score - h.highest, -700))))
+FROM unnest(scores) AS u (score)
+CROSS JOIN (SELECT max(x.score) AS highest FROM unnest(scores) AS x (score)) AS h
+GROUP BY h.highest;
+END;
+COMMENT ON FUNCTION loracomp.log_share IS 'Logarithm of one score''s share in the softmax over all of them.';

@@ -2,6 +2,7 @@
 --   stage_adapter
 --     find_base_model
 --   activate_adapter
+--     compare_adapters          what both are worth on their task's measured examples
 --   retire_adapter
 --   find_adapter                one, by name and version
 --     find_base_model
@@ -64,15 +65,51 @@ $$;
 COMMENT ON FUNCTION loracomp.stage_adapter IS
 'Registers a checked adapter as staged; its weights must follow in the same transaction. The same file is not added twice.';
 
+-- Reads only. An exact sign test: nothing is assumed of how gains are distributed, and rounding favours neither.
+CREATE FUNCTION loracomp.compare_adapters(adapter_id integer, other_id integer)
+RETURNS TABLE (
+    examples bigint,
+    mean_difference double precision,
+    standard_error double precision,
+    better bigint,
+    worse bigint,
+    p double precision
+)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+    SELECT
+        count(*),
+        avg(d.difference),
+        stddev_samp(d.difference) / sqrt(count(*)),
+        count(*) FILTER (WHERE d.difference > 0),
+        count(*) FILTER (WHERE d.difference < 0),
+        bi.mcnemar_p(count(*) FILTER (WHERE d.difference > 0), count(*) FILTER (WHERE d.difference < 0))
+    FROM (
+        SELECT
+            m.gains[array_position(m.adapter_ids, a.id)]::double precision
+            - m.gains[array_position(m.adapter_ids, compare_adapters.other_id)] AS difference
+        FROM loracomp.adapter AS a
+        JOIN loracomp.measurement AS m ON m.task_id = a.task_id AND m.base_model_id = a.base_model_id
+        WHERE a.id = compare_adapters.adapter_id AND m.adapter_ids @> ARRAY[a.id, compare_adapters.other_id]
+    ) AS d;
+$$;
+COMMENT ON FUNCTION loracomp.compare_adapters IS
+'What an adapter is worth beside another on its own task''s examples on which both are measured: the mean difference of '
+'their gains in nats, on how many it is better and worse, and the p value of the exact two-sided sign test.';
+
 -- staged or retired -> active; the one that was active for the same task and base model retires in the same step.
--- Raises if weights are missing. An active one stays so. Returns the id of the one that retired, or null.
-CREATE FUNCTION loracomp.activate_adapter(adapter_id integer) RETURNS integer
+-- Raises if weights are missing, or if measured examples say that it is worse than the one that it would replace (p < 0.05)
+-- and it is not forced. An active one stays so. Returns the id of the one that retired, or null.
+CREATE FUNCTION loracomp.activate_adapter(adapter_id integer, force boolean DEFAULT FALSE) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     chosen loracomp.adapter;
     stored bigint;
-    replaced integer;
+    old loracomp.adapter;
+    compared record;
+    figures text;
+    before text;
 BEGIN
     -- Two activations of one task wait for each other at the task; only then is the status read.
     PERFORM FROM loracomp.task AS t
@@ -91,15 +128,33 @@ BEGIN
         RAISE EXCEPTION 'adapter %@% has % bytes of weights in the database and should have %',
             chosen.name, chosen.version, stored, chosen.byte_count USING HINT = 'stage it again from its folder';
     END IF;
-    UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now()
-    WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active'
-    RETURNING a.id INTO replaced;
+    SELECT * INTO old FROM loracomp.adapter AS a
+    WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active' FOR UPDATE;
+    SELECT * INTO compared FROM loracomp.compare_adapters(chosen.id, old.id);
+    IF compared.examples > 0 THEN
+        figures := format(
+            '%s@%s gains %s nats over %s@%s on %s measured examples: better on %s, worse on %s, p = %s',
+            chosen.name, chosen.version, to_char(compared.mean_difference, 'FMS9990.000'), old.name, old.version,
+            compared.examples, compared.better, compared.worse, to_char(compared.p, 'FM0.0000')
+        );
+        IF compared.worse > compared.better AND compared.p < 0.05 AND activate_adapter.force IS NOT TRUE THEN
+            RAISE EXCEPTION '%', figures
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'a_new_version_must_not_be_worse',
+                    HINT = 'keep the version that is active, or activate this one by force';
+        END IF;
+        before := loracomp.give_reason(figures || CASE WHEN activate_adapter.force THEN ' (forced)' ELSE '' END);
+    END IF;
+    UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.id = old.id;
     UPDATE loracomp.adapter AS a SET status = 'active', activated_at = now(), retired_at = NULL WHERE a.id = chosen.id;
-    RETURN replaced;
+    IF figures IS NOT NULL THEN
+        PERFORM loracomp.give_reason(before);
+    END IF;
+    RETURN old.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.activate_adapter IS
-'Makes an adapter the active one of its task and base model; returns the id of the one that it replaced.';
+'Makes an adapter the active one of its task and base model; returns the id of the one that it replaced. Where measured '
+'examples say that it is worse than that one (compare_adapters: p < 0.05), only by force.';
 
 -- staged or active -> retired: no job is routed to it any more; it stays for replay. A retired one stays so.
 CREATE FUNCTION loracomp.retire_adapter(adapter_id integer) RETURNS void
