@@ -465,7 +465,8 @@ def test_a_version_that_is_measured_worse_is_refused_unless_forced(connection: C
     }
     assert activate_adapter(connection, new, force=True) == old
     events = connection.execute(
-        "SELECT entity_id, new_status, reason FROM loracomp.audit_event WHERE entity = 'adapter' ORDER BY id DESC LIMIT 2"
+        "SELECT entity_id, new_status, reason FROM loracomp.audit_event"
+        " WHERE entity = 'adapter' ORDER BY id DESC LIMIT 2"
     ).fetchall()
     assert {(event["entity_id"], event["new_status"]) for event in events} == {(new, "active"), (old, "retired")}
     assert {event["reason"] for event in events} == {
