@@ -128,10 +128,13 @@ TO loracomp_submitter;
 GRANT EXECUTE ON FUNCTION
 loracomp.check_routing_settings,
 loracomp.check_similarities,
+loracomp.check_gains,
+loracomp.relative_share,
 loracomp.check_range,
 loracomp.may_read,
 loracomp.masked_tasks,
-loracomp.compute_seconds
+loracomp.compute_seconds,
+loracomp.log_share
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.composition_text,
