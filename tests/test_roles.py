@@ -22,7 +22,8 @@ EXECUTE = {
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
     """,
     "loracomp_worker": """
-        claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs queue_is_empty route_jobs read_adapters
+        claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
+        queue_is_empty route_jobs read_adapters
         find_base_model show_encoder check_health report_worker
         database_metrics
     """,
