@@ -65,6 +65,10 @@ def in_thread(worker: Worker) -> Iterator[None]:
             running.result(30)
 
 
+def make_due(connection: Connection) -> None:
+    connection.execute("UPDATE loracomp.job SET run_at = now() WHERE status = 'queued' AND run_at > now()")
+
+
 def wait_until(condition: Callable[[], object], seconds: float = 45) -> None:
     """Less than a lease, but for a process to start on a busy machine."""
     deadline = time.monotonic() + seconds

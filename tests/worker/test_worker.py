@@ -27,15 +27,11 @@ from loracomp.worker.loop import Worker
 from loracomp.worker.presence import Presence
 from loracomp.worker.process import leaves_after_s
 from queue_worker import Obedient
-from worker_helpers import claims, drain, drain_here, running, wait_until, working
+from worker_helpers import claims, drain, drain_here, make_due, running, wait_until, working
 
 
 def predictions(connection: Connection) -> dict[int, dict[str, Any]]:
     return {row["job_id"]: row for row in connection.execute("SELECT * FROM loracomp.prediction")}
-
-
-def make_due(connection: Connection) -> None:
-    connection.execute("UPDATE loracomp.job SET run_at = now() WHERE status = 'queued' AND run_at > now()")
 
 
 def is_connected(connection: Connection, application: str) -> bool:
