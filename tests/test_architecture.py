@@ -57,7 +57,7 @@ STATEMENT = re.compile(
 # Blocks that call no function of their name: a view read, a row inserted, the connection itself.
 NOT_CALLS = {"ping", "listen", "insert_job", "job_results", "job_trace", "resize_embeddings", "queue_health"}
 NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows", "routing_quality"}
-NOT_CALLS |= {"may_work", "worker_status", "schema_revision", "server_clock", "sample_traces"}
+NOT_CALLS |= {"may_work", "worker_status", "schema_revision", "server_clock", "sample_traces", "set_statement_timeout"}
 
 
 def name(path: Path) -> str:

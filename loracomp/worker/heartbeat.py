@@ -95,7 +95,9 @@ class Heartbeat:
             error = self._try(self._leases.renew) if self._leases.held else None
             self._renew_at = monotonic() + self._lease_s / (15 if error else 3)
             if isinstance(error, DATABASE_AWAY):
-                return  # to connect in vain once more would hold up the next renewal
+                # To connect in vain once more would hold up the next renewal.
+                self._report_at = self._renew_at
+                return
         if report:
             self._try(self._presence.report)
             self._report_at = monotonic() + min(self._lease_s / 3, 10)
@@ -113,6 +115,7 @@ class Heartbeat:
             _log.warning(logfmt("heartbeat_missed", error=error))
             self._presence.missed(error)
             self._link.close()
+            self._listen_at = monotonic() + LISTEN_AGAIN_S
             return error
         return None
 
