@@ -158,7 +158,7 @@ class Pipeline:
 
     def _digest(self, composition: Composition, adapters: Loaded) -> str:
         used = [adapters[id_] for id_ in composition.adapter_ids]
-        scalings = [each.scaling for each in used if isinstance(each, PackedAdapter)]
+        scalings = [(each.scaling, sorted(each.roots.items())) for each in used if isinstance(each, PackedAdapter)]
         return composition.digest(self.base.fingerprint, scalings)
 
     @property

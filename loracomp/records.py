@@ -33,6 +33,10 @@ class Job:
         return self.id
 
 
+Scaling = tuple[float, Sequence[tuple[str, float]]]
+"""Of an adapter: alpha / rank, and sorted by name the modules that have one of their own, with what tells it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Composition:
     """Adapters and weights, with how they are merged. No adapters: the base model alone."""
@@ -46,11 +50,11 @@ class Composition:
     random_parameters: bool = False
     """A control: each adapter's factors are replaced by random ones of the same norm, drawn from `seed`."""
 
-    def digest(self, base_fingerprint: str, scalings: Sequence[float]) -> str:
+    def digest(self, base_fingerprint: str, scalings: Sequence[Scaling]) -> str:
         """Sha256 hex of what decides the result: base model, settings of the merge, sorted adapters with weights.
 
-        `scalings` are the adapters' own (alpha / rank), which their files don't hold. Weights count to 1e-6, so two
-        routes that differ by rounding share a digest.
+        `scalings` are those of the adapters, which their files don't hold. Weights count to 1e-6, so two routes that
+        differ by rounding share a digest.
         """
         weights = (round(weight * 1_000_000) for weight in self.weights)
         adapters = sorted(zip(self.adapter_sha256, scalings, weights, strict=True))

@@ -180,18 +180,19 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
 def test_the_same_bytes_with_another_scaling_are_another_composition(connection, database, data, pipeline, tmp_path):
     """And a job of kind route, which composes nothing, names none."""
     folder, traces = tmp_path / "piqa-adapter", []
-    for alpha in (8, 16, 8):
-        config = json.loads((folder / CONFIG).read_text())
-        (folder / CONFIG).write_text(json.dumps(config | {"lora_alpha": alpha}))
+    config = json.loads((folder / CONFIG).read_text())
+    for alpha, of_modules in ((8, {}), (16, {}), (8, {"q_proj": 32}), (8, {})):
+        (folder / CONFIG).write_text(json.dumps(config | {"lora_alpha": alpha, "alpha_pattern": of_modules}))
         activate_adapter(connection, stage_adapter(connection, folder, task="piqa").id)
         add_jobs(connection, "Hold a hot pot", choices=["with a cloth", "with ice"], policy="own_task", task="piqa")
         jobs = claim(connection, base_model="tiny")
         record_predictions(connection, jobs, pipeline.run(connection, jobs))
         query = "SELECT composition_digest, adapter_sha256, choice_scores FROM loracomp.job_trace WHERE job_id = %s"
         traces += [tuple(row.values()) for row in connection.execute(query, [jobs[0].id])]
-    first, stronger, again = traces
+    first, stronger, partly, again = traces
     assert first == again
-    assert first[0] != stronger[0] and first[1] == stronger[1] and first[2] != stronger[2]
+    assert first[1] == stronger[1] == partly[1]
+    assert len({first[0], stronger[0], partly[0]}) == len({tuple(each[2]) for each in traces}) == 3
     add_jobs(connection, "Hold a hot pot", kind="route", policy="own_task", task="piqa")
     jobs = claim(connection, base_model="tiny")
     record_predictions(connection, jobs, pipeline.run(connection, jobs))

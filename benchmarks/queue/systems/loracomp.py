@@ -89,7 +89,7 @@ class NoModel:
             tuple(range(variant, variant + 4)), tuple(DIGESTS[variant : variant + 4]),
             tuple(self._probabilities[variant][:4]),
         )  # fmt: skip
-        digest = composition.digest(DIGESTS[0], [2.0] * 4)
+        digest = composition.digest(DIGESTS[0], [(2.0, [])] * 4)
         return Prediction(job.id, self._traces[variant], answer, digest, together, TIMINGS, VERSIONS)
 
 
