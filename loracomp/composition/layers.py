@@ -217,8 +217,10 @@ def _adding_shared(A: Tensor, B: Tensor, gated: _Gating, rows: int) -> _Hook:
 
     def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         x = args[0]
-        A_of_x = _columns(A.to(x.device), x, module) if isinstance(module, nn.Embedding) else linear(x, A.to(x.device))
-        h = gated(_by_row(A_of_x, rows))
+        if isinstance(module, nn.Embedding):
+            h = gated(_by_row(_columns(A.to(x.device), x, module), rows))
+        else:
+            h = gated(linear(_by_row(x, rows), A.to(x.device)))
         output.view(-1, output.shape[-1]).addmm_(h.view(-1, h.shape[-1]), B.to(x.device))
         return output
 

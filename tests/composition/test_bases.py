@@ -172,7 +172,7 @@ def test_experts_are_refused_by_name_for_peft_does_not_mix_them_either(tmp_path)
     folders = [tmp_path / str(number) for number in (0, 1)]
     for number, folder in enumerate(folders):
         write_adapter(folder, seed=number, model=tiny("Mixtral"), target_modules="all-linear")
-    with pytest.raises(RefusedError, match=r"target_parameters is \['gate_up_proj', 'down_proj', 'gate.weight'\]"):
+    with pytest.raises(RefusedError, match=r"target_parameters is \[.*gate_up_proj.*cannot be composed"):
         read_adapter(folders[0], registered(base), any_base=True)
     with pytest.raises(ValueError, match=r"add_weighted_adapter does not support targeting nn\.Parameter"):
         mixed_by_peft(tiny("Mixtral"), folders, "cat")
