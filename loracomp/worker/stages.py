@@ -33,7 +33,8 @@ class Stages(Protocol):
     ) -> Sequence[Prediction | Measurement | Failure]:
         """Each job's prediction or measurement.
 
-        `wanted` is cheap and asked between the model's steps, which shows that it goes on. What is not wanted any more need not be answered in earnest: whatever comes is dropped.
+        `wanted` is cheap and asked between the model's steps, which shows that it goes on. What is not wanted any more
+        need not be answered in earnest: whatever comes is dropped.
         """
 
 
