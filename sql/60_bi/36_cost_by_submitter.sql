@@ -53,6 +53,7 @@ CREATE UNIQUE INDEX cost_by_submitter_key ON loracomp.cost_by_submitter (
 COMMENT ON MATERIALIZED VIEW loracomp.cost_by_submitter IS 'What bi.cost_by_submitter rests on.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.day IS 'Day on which the jobs ended, in UTC.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.submitted_by IS 'Database role that submitted them.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.policy IS 'Name of the settings of routing and merging.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.base_model IS 'Frozen language model.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.jobs IS 'Jobs that ended.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.succeeded IS 'Those that were answered.';
