@@ -11,21 +11,27 @@ from loracomp.composition.strategies import Mix, gate
 def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
     """Norm ratio |mix| / |exact| and cosine between two changes, all modules taken as one vector (Frobenius).
 
-    `exact` is the weighted sum, as cat gates it. None where either change is zero.
+    `mix` is a crossed mix of some adapters, `exact` their weighted sum, as cat gates it. None if either change is zero.
 
-    No change is built. With the ranks of both mixes listed one after the other, a change is a sum of products b a^T,
-    and two of these have the inner product (a . a') (b . b'): so the Gram matrices of A and of B are enough.
+    No change B A is built: <B A, D C> is the sum of the elements of (B^T D) * (A C^T), two small Gram matrices.
     """
-    ours = len(mix.adapters)
+    weights = torch.tensor([exact.left, exact.right], dtype=torch.double).prod(0)
+    prepared = stack([adapter.blocks for adapter in mix.adapters], torch.float32)
+    stored = prepared
+    if mix.adapters != exact.adapters:
+        stored = stack([adapter.blocks for adapter in exact.adapters], torch.float32)
     squared = inner = exact_squared = 0.0
-    for _, A, B in stack([each.blocks for each in (*mix.adapters, *exact.adapters)], torch.float32).values():
-        mixed = gate(mix, A[:, :ours], B[:, :ours])
-        summed = gate(exact, A[:, ours:], B[:, ours:])
-        A, B = torch.cat([mixed.A, summed.A], 1), torch.cat([mixed.B, summed.B], 2)  # noqa: PLW2901
-        gram = ((A @ A.mT).double() * (B.mT @ B)).sum(0)
-        rank = mixed.A.shape[1]
-        sums = torch.stack([gram[:rank, :rank].sum(), gram[:rank, rank:].sum(), gram[rank:, rank:].sum()]).tolist()
-        squared, inner, exact_squared = squared + sums[0], inner + sums[1], exact_squared + sums[2]
+    for shape, (_, A, B) in prepared.items():
+        A, B = gate(mix, A, B)  # noqa: PLW2901
+        _, each_A, each_B = stored[shape]
+        each = (each_A.shape[1], each_A.shape[2])  # adapters, rank
+        each_A, each_B = each_A.flatten(1, 2), each_B.mT.flatten(1, 2)
+        with_itself = (A @ A.mT) * (B.mT @ B)
+        with_each = ((A @ each_A.mT) * (B.mT @ each_B.mT)).view(*with_itself.shape[:2], *each)
+        each_with_each = ((each_A @ each_A.mT) * (each_B @ each_B.mT)).view(-1, *each, *each)
+        squared += float(with_itself.sum(dtype=torch.double))
+        inner += float(with_each.sum((0, 1, 3), dtype=torch.double).cpu() @ weights)
+        exact_squared += float(weights @ each_with_each.sum((0, 2, 4), dtype=torch.double).cpu() @ weights)
     if squared <= 0 or exact_squared <= 0:
         return None
     return math.sqrt(squared / exact_squared), inner / math.sqrt(squared * exact_squared)

@@ -81,7 +81,7 @@ BEGIN
                 USING ERRCODE = 'unique_violation', CONSTRAINT = 'idempotency_key_was_used_before',
                     HINT = 'send the same arguments again, or take another key';
         END IF;
-        -- None is found where it was purged just now: then there is room for this one.
+        -- If the existing job was purged just now, none is found, and this one can be inserted.
         EXIT WHEN job_id IS NOT NULL;
     END LOOP;
     RETURN job_id;

@@ -98,7 +98,7 @@ BEGIN
         RETURN TRUE;
     END IF;
     SELECT * INTO last FROM loracomp.queue_count AS c WHERE c.submitted_by = has_room.submitter;
-    -- Retries come back without a new id: after a minute the last count is worth nothing.
+    -- Retried jobs are queued again without a new id, so a count is trusted for a minute at most.
     IF has_room.newest IS NOT NULL AND last.queued + greatest(has_room.newest - last.last_id, 0) <= has_room.max_queued
         AND last.counted_at > clock_timestamp() - interval '1 minute'
     THEN
@@ -116,7 +116,7 @@ BEGIN
         END IF;
         RETURN FALSE;
     END IF;
-    -- Whoever counts at the same moment does not wait to note it. In other isolation levels noting might fail.
+    -- If another session is storing its count at the same moment, this one is not stored. In other isolation levels it might fail.
     IF has_room.newest IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
         PERFORM FROM loracomp.queue_count AS c WHERE c.submitted_by = '' FOR NO KEY UPDATE SKIP LOCKED;
         IF FOUND THEN

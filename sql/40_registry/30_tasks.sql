@@ -143,7 +143,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.find_task IS 'The number of a task, locked; raises where there is none of that name.';
 
--- Raises if there is no such role: a task whose reader_role is a slip of the pen would be read by nobody.
+-- Raises if there is no such role: a task with a misspelt reader_role could be read by nobody.
 CREATE FUNCTION loracomp.check_role_exists(role name) RETURNS void
 LANGUAGE plpgsql STABLE
 AS $$

@@ -63,9 +63,9 @@ COMMENT ON COLUMN bi.routing_by_day.task IS 'Task that had a probability.';
 COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Answers that were routed by retrieval that day; the same for each task.';
 COMMENT ON COLUMN bi.routing_by_day.mean_probability IS
 'Mean probability of the task over these answers, 0 to 1; the tasks of a day sum to 1.';
-COMMENT ON COLUMN bi.routing_by_day.first_share IS 'Share of the answers of which it was the most probable task.';
-COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers whose mix it had a weight in.';
-COMMENT ON COLUMN bi.routing_by_day.as_of IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.routing_by_day.first_share IS 'Share of the answers for which this task was the most probable one.';
+COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers in whose mix this task had a weight.';
+COMMENT ON COLUMN bi.routing_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
 
 -- Reads only, with its owner's rights. The Jensen-Shannon divergence between two mixes of tasks is 0 where
 -- they are alike and 1 where they share no task. Evaluations ask what nobody else would, so they are left out.
@@ -159,4 +159,4 @@ COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Such answers in the seve
 COMMENT ON COLUMN bi.routing_drift.drift IS
 'Jensen-Shannon divergence of the day''s tasks from those of the seven days before: 0 alike, 1 no task in common; '
 'null where there were none. Few jobs drift by chance.';
-COMMENT ON COLUMN bi.routing_drift.as_of IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.routing_drift.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

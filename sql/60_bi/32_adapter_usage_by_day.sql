@@ -68,7 +68,7 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Their share of the d
 COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Its mean weight in those, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
 'Its part of all weight composed that day; the adapters of a day sum to 1.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
 
 -- Reads only, with its owner's rights. Live, and cheap where reports are refreshed: days that were over when
 -- adapter_usage_by_day was worked out come from it, the days since from the predictions.

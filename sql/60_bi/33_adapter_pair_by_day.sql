@@ -86,4 +86,4 @@ COMMENT ON COLUMN bi.adapter_pair_by_day.share_of_a IS
 'Share of the one''s answers that the other took part in too, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.lift IS
 'How many times as often they met as they would by chance: 1 is chance.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.as_of IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

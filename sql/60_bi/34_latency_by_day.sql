@@ -72,4 +72,4 @@ COMMENT ON VIEW bi.latency_by_day IS 'How long each step of the answers of a day
 COMMENT ON COLUMN bi.latency_by_day.step IS
 'queue, until a worker took it; a step that workers time, such as predict, which is the batch''s time and so each '
 'of its answers''; or total, from when a job could start to its answer.';
-COMMENT ON COLUMN bi.latency_by_day.as_of IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.latency_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

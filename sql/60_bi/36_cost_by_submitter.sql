@@ -81,4 +81,4 @@ SELECT
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'cost_by_submitter') AS as_of
 FROM loracomp.cost_by_submitter AS c;
 COMMENT ON VIEW bi.cost_by_submitter IS 'What each submitter''s jobs cost, by day, policy and base model. Refreshed, not live.';
-COMMENT ON COLUMN bi.cost_by_submitter.as_of IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.cost_by_submitter.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

@@ -113,4 +113,4 @@ COMMENT ON VIEW bi.answers_by_tag IS
 'Answers of each day and their labels, by each tag that set_reported_tags names. Everyday jobs alone. Refreshed, not live.';
 COMMENT ON COLUMN bi.answers_by_tag.label IS
 'The choice that was the answer, of 200 characters at most; null where text was generated.';
-COMMENT ON COLUMN bi.answers_by_tag.as_of IS 'Up to when it counts: when its numbers were last worked out.';
+COMMENT ON COLUMN bi.answers_by_tag.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

@@ -128,7 +128,7 @@ def test_a_weight_of_zero_and_a_missing_adapter_are_the_same_where_masks_see_one
 
 
 @properties
-@given(cases())
+@given(cases(tuple(strategy for strategy in STRATEGIES if strategy != "cat")))
 def test_norm_ratio_and_cosine_equal_those_of_dense_changes(case):
     strategy, adapters, weights, kwargs = case
     composed, exact = compose(strategy, adapters, weights, **kwargs), compose("cat", adapters, weights)
@@ -142,16 +142,6 @@ def test_norm_ratio_and_cosine_equal_those_of_dense_changes(case):
     # Of the squares: they are sums of inner products, which may cancel.
     assert ratio**2 == pytest.approx(float(a.norm() / b.norm()) ** 2, rel=2e-5, abs=1e-6)
     assert cosine == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-5)
-    if strategy == "cat":
-        assert (ratio, cosine) == (pytest.approx(1), pytest.approx(1))
-
-
-def test_modules_that_only_one_side_has_count_in_its_norm_alone():
-    left, right = random_adapter({"a": (3, 4)}, seed=1), random_adapter({"b": (3, 4)}, seed=2)
-    one, both = mixed("cat", [left], [1.0]), mixed("cat", [left, right], [1.0, 1.0])
-    assert fidelity(one, mixed("cat", [right], [1.0]))[1] == 0
-    ratio, cosine = fidelity(both, one)
-    assert cosine == pytest.approx(1 / ratio) and ratio > 1.01
 
 
 def test_a_change_of_zero_has_no_ratio_and_no_cosine():
