@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-from loracomp.records import Failure, Job, Prediction
+from loracomp.records import Failure, Job, Measurement, Prediction
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which Prometheus does not need
 
@@ -47,10 +47,10 @@ def count_claim(jobs: Sequence[Job]) -> None:
     BATCH_JOBS.observe(len(jobs))
 
 
-def count_recorded(predictions: Sequence[Prediction]) -> None:
-    """Note predictions that were written."""
-    JOBS_SUCCEEDED.inc(len(predictions))
-    answers = [each.answer for each in predictions if each.answer is not None]
+def count_recorded(results: Sequence[Prediction | Measurement]) -> None:
+    """Note predictions and measurements that were written."""
+    JOBS_SUCCEEDED.inc(len(results))
+    answers = [each.answer for each in results if isinstance(each, Prediction) and each.answer is not None]
     TOKENS.labels("prompt").inc(sum(answer.prompt_tokens for answer in answers))
     TOKENS.labels("output").inc(sum(answer.output_tokens for answer in answers))
 

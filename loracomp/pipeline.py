@@ -1,9 +1,11 @@
 """Encode, route, load; compose, predict: the order of a batch's steps, for the worker, replay and benchmarks."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -15,12 +17,24 @@ from loracomp.composition.predictor import Predictor
 from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import PackedAdapter
 from loracomp.database.connections import Connection
+from loracomp.database.measuring import plan_measurements
 from loracomp.database.routing import route
 from loracomp.errors import JobError
 from loracomp.model.cpu import ComputeThread
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
-from loracomp.records import Answer, Composition, Failure, Job, Prediction, Request, Routed, Versions
+from loracomp.records import (
+    Answer,
+    Composition,
+    Failure,
+    Job,
+    Measurement,
+    MeasurementPlan,
+    Prediction,
+    Request,
+    Routed,
+    Versions,
+)
 from loracomp.registry.adapters import fetch_adapters
 
 
@@ -29,7 +43,9 @@ class Prepared:
     """A job that only the model is still needed for."""
 
     job: Job
-    routed: Routed
+    decided: Routed | MeasurementPlan
+    requests: tuple[Request, ...]
+    """One to predict, none for the weights alone; to measure, one for each of the plan's compositions."""
     adapters: Loaded
     """Those of its batch, by id."""
     timings: Mapping[str, float]
@@ -55,80 +71,88 @@ class Pipeline:
         """Answer requests whose compositions are known; the connection reads adapters."""
         return self._predictor.predict(requests, partial(fetch_adapters, connection))
 
-    def run(self, connection: Connection, jobs: Sequence[Job]) -> list[Prediction | Failure]:
-        """Prepare and answer a batch: for each job that is still there a prediction, or a failure."""
+    def run(self, connection: Connection, jobs: Sequence[Job]) -> list[Prediction | Measurement | Failure]:
+        """Prepare and answer a batch: for each job that is still there what came out, or a failure."""
         prepared = self.prepare(connection, jobs)
         failures = [each for each in prepared if isinstance(each, Failure)]
         return [*failures, *self.answer([each for each in prepared if isinstance(each, Prepared)])]
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Prepared | Failure]:
-        """All but the model, for each job: its vector, its route, and its adapters on the device.
+        """All but the model, for each job: its vector and route, or what to measure; and its adapters on the device.
 
         The connection, in autocommit mode, is lent for the call; no transaction is left open.
         """
         timings: dict[str, float] = {}
+        measured = [job for job in jobs if job.kind == "measure"]
+        routed = [job for job in jobs if job.kind != "measure"]
 
         def encoded() -> npt.NDArray[np.float32]:
             with _timed(timings, "encode"):
-                return encode(self.encoder, jobs)
+                return encode(self.encoder, routed)
 
         with _timed(timings, "ready"):
             vectors = self._turns.run(encoded)
         timings["ready"] = round(timings["ready"] - timings["encode"], 3)
         with _timed(timings, "route"):
-            found = route(connection, jobs, vectors, self.encoder.fingerprint, self.encoder.input_version)
-            routes = {routed.job_id: routed for routed in found}
+            routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
+            plans = plan_measurements(connection, measured)
+            decided = _by_job(routes) | _by_job(plans)
+            requests = {job: _requests(job, decided[job.id]) for job in jobs if job.id in decided}
         with _timed(timings, "load"):
-            asked = [routes[job.id].composition for job in jobs if job.kind == "predict" and job.id in routes]
+            asked = [request.composition for each in requests.values() for request in each]
             adapters = self._predictor.load(asked, partial(fetch_adapters, connection))
         return [
-            Prepared(job, routes[job.id], adapters, timings)
-            if job.id in routes
+            Prepared(job, decided[job.id], requests[job], adapters, timings)
+            if job in requests
             else Failure(job.id, "job_purged", "the job was purged while it ran")
             for job in jobs
         ]
 
     def answer(
         self, prepared: Sequence[Prepared], wanted: Callable[[Job], bool] = lambda _: True
-    ) -> list[Prediction | Failure]:
-        """Each job's prediction, or why it has none.
+    ) -> list[Prediction | Measurement | Failure]:
+        """Each job's prediction or measurement, or why it has none.
 
         `wanted` is asked between forward passes; what is not wanted any more fails with 'lease_lost'.
         """
-        asked = [each for each in prepared if each.job.kind == "predict"]
-        adapters = {id_: adapter for each in asked for id_, adapter in each.adapters.items()}
+        asked = [(each.job, request) for each in prepared for request in each.requests]
+        requests = [request for _, request in asked]
+        adapters = {id_: adapter for each in prepared for id_, adapter in each.adapters.items()}
         timings: dict[str, float] = {}
         with _timed(timings, "compose"):
-            composed = self._predictor.compose([each.routed.composition for each in asked], adapters)
+            composed = self._predictor.compose([request.composition for request in requests], adapters)
         with _timed(timings, "predict"), self._lending() as lent_s:
-            requests = [_request(each.job, each.routed) for each in asked]
 
             def still_wanted(number: int) -> bool:
                 self._turns.give_turn()
-                return wanted(asked[number].job)
+                return wanted(asked[number][0])
 
-            answers = self._predictor.answer(requests, composed, still_wanted)
+            answers = iter(self._predictor.answer(requests, composed, still_wanted))
         timings["predict"] = round(timings["predict"] - 1000 * lent_s(), 3)
-        answered = dict(zip(asked, answers, strict=True))
-        return [self._prediction(each, answered.get(each), timings, len(prepared)) for each in prepared]
+        answered = [(each, list(islice(answers, len(each.requests)))) for each in prepared]
+        return [self._result(each, own, timings, len(prepared)) for each, own in answered]
 
     def _lending(self) -> AbstractContextManager[Callable[[], float]]:
         # A GPU's work goes on while another thread prepares more.
         return self._turns.lend() if self.base.model.device.type == "cpu" else nullcontext(lambda: 0.0)
 
-    def _prediction(
-        self, prepared: Prepared, answer: Answer | JobError | None, timings: Mapping[str, float], batch_size: int
-    ) -> Prediction | Failure:
-        job_id, routed = prepared.job.id, prepared.routed
-        if isinstance(answer, JobError):
-            return Failure(job_id, answer.code, str(answer), answer.retry)
+    def _result(
+        self, prepared: Prepared, answers: Sequence[Answer | JobError], timings: Mapping[str, float], batch_size: int
+    ) -> Prediction | Measurement | Failure:
+        job, decided = prepared.job, prepared.decided
+        if error := next((each for each in answers if isinstance(each, JobError)), None):
+            return Failure(job.id, error.code, str(error), error.retry)
+        given = [each for each in answers if isinstance(each, Answer)]
+        all_timings = {**prepared.timings, **timings}
+        if isinstance(decided, MeasurementPlan):
+            return _measurement(job, decided, given, all_timings)
         return Prediction(
-            job_id=job_id,
-            trace=routed.trace,
-            answer=answer,
-            composition_digest=self._digest(routed.composition, prepared.adapters) if answer else None,
+            job_id=job.id,
+            trace=decided.trace,
+            answer=given[0] if given else None,
+            composition_digest=self._digest(decided.composition, prepared.adapters) if given else None,
             batch_size=batch_size,
-            timings={**prepared.timings, **timings},
+            timings=all_timings,
             versions=self.versions,
         )
 
@@ -157,7 +181,52 @@ class Pipeline:
 
 def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:
     """Unit vectors [len(jobs), dimensions] of what the encoder is shown of each job (`loracomp.model.encoding`)."""
+    if not jobs:
+        return np.zeros((0, 0), np.float32)
     return encoder.encode([(job.prompt, job.choices) for job in jobs])
+
+
+def _by_job(decided: Sequence[Routed | MeasurementPlan]) -> dict[int, Routed | MeasurementPlan]:
+    return {each.job_id: each for each in decided}
+
+
+def _requests(job: Job, decided: Routed | MeasurementPlan) -> tuple[Request, ...]:
+    if isinstance(decided, MeasurementPlan):
+        return tuple(_to_measure(job, decided, composition) for composition in decided.compositions)
+    return (_request(job, decided),) if job.kind == "predict" else ()
+
+
+def _to_measure(job: Job, plan: MeasurementPlan, composition: Composition) -> Request:
+    """The job's choices; of a text its reference answer alone, whose log-likelihood counts by the token."""
+    choices, normalization = (job.choices, plan.normalization) if job.choices else ((plan.answer,), "tokens")
+    return Request(job.prompt, choices, None, normalization=normalization, composition=composition)
+
+
+def _measurement(
+    job: Job, plan: MeasurementPlan, answers: Sequence[Answer], timings: Mapping[str, float]
+) -> Measurement:
+    """`answers` are those of `plan.compositions`, in their order."""
+    (base_score, base_is_right), *adapters = [_measured(job.choices, plan.answer, each) for each in answers]
+    return Measurement(
+        job_id=job.id,
+        normalization=plan.normalization,
+        base_score=base_score,
+        base_is_right=base_is_right,
+        adapter_ids=plan.adapter_ids,
+        gains=tuple(score - base_score for score, _ in adapters),
+        are_right=tuple(is_right for _, is_right in adapters),
+        timings=timings,
+    )
+
+
+def _measured(choices: Sequence[str] | None, right: str, answer: Answer) -> tuple[float, bool | None]:
+    """Log-probability of the right answer, given the choices where there are any; and whether it was chosen."""
+    assert answer.choice_scores is not None
+    if choices is None:
+        return answer.choice_scores[0], None
+    highest = max(answer.choice_scores)
+    total = highest + math.log(sum(math.exp(score - highest) for score in answer.choice_scores))
+    return answer.choice_scores[choices.index(right)] - total, answer.output == right
 
 
 def _request(job: Job, routed: Routed) -> Request:

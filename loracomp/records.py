@@ -16,7 +16,7 @@ class Job:
     id: int
     lease_token: int
     kind: str
-    """'predict', or 'route' for the weights alone."""
+    """'predict', 'route' for the weights alone, or 'measure' for what adapters are worth on an example."""
     prompt: str
     choices: tuple[str, ...] | None
     max_new_tokens: int | None
@@ -72,6 +72,25 @@ class Routed:
     contrast: float
     """Both as for `Request`."""
     trace: Trace
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementPlan:
+    """What `plan_measurements` says to score for one job of kind 'measure'."""
+
+    job_id: int
+    answer: str
+    """The right one."""
+    normalization: str
+    """As for `Request`."""
+    adapter_ids: tuple[int, ...]
+    adapter_sha256: tuple[str, ...]
+
+    @property
+    def compositions(self) -> tuple[Composition, ...]:
+        """The base model alone, then each adapter alone."""
+        pairs = zip(self.adapter_ids, self.adapter_sha256, strict=True)
+        return Composition(), *(Composition((id_,), (sha256,), (1.0,), "cat") for id_, sha256 in pairs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +156,26 @@ class Prediction:
     timings: Mapping[str, float]
     """Step -> milliseconds that the step took for the whole batch."""
     versions: Versions
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What one job of kind 'measure' found. Scores are log-probabilities of the right answer, in nats.
+
+    With choices: given the choices, log softmax over their normalised scores. Of a text: its log-likelihood a token.
+    """
+
+    job_id: int
+    normalization: str
+    base_score: float
+    base_is_right: bool | None
+    """Whether the right choice scores highest; None where there are no choices."""
+    adapter_ids: tuple[int, ...]
+    gains: tuple[float, ...]
+    """Score under each adapter alone, minus `base_score`."""
+    are_right: tuple[bool | None, ...]
+    timings: Mapping[str, float]
+    """Milliseconds of each step for its batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,7 @@ REPORT: dict[str, Any] = {
     "claimed": 0, "succeeded": 0, "failed": 0, "released": 0, "dropped": 0,
 }  # fmt: skip
 """What an idle worker that has just begun says of itself."""
+CLEARED = "job turn worker prediction audit_event measurement example_embedding example adapter task base_model encoder"
 _numbers = count()
 
 
@@ -45,7 +46,7 @@ def clear(connection: Connection) -> None:
     """Leave one base model, and nothing else; from then on a statement that waits for ever fails."""
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")  # the audit's triggers would refuse
-        for table in ("job", "turn", "worker", "prediction", "audit_event", "adapter", "task", "base_model", "encoder"):
+        for table in CLEARED.split():
             connection.execute(f"DELETE FROM loracomp.{table}".encode())
     add_base_model(connection)
     connection.execute("SET statement_timeout = '20s'")
@@ -132,10 +133,10 @@ def prediction(job_id: int, **columns: Any) -> Prediction:
 TRACE = (
     "query_embedding", "example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights",
     "composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights", "policy_settings", "fallback",
-    "eligible_task_count",
+    "eligible_task_count", "expected_gains",
 )  # fmt: skip
 """Columns of loracomp.route_trace, in their order."""
-_NO_ARRAYS = ("query_embedding", "policy_settings", "fallback", "eligible_task_count")
+_NO_ARRAYS = ("query_embedding", "policy_settings", "fallback", "eligible_task_count", "expected_gains")
 
 
 def trace(columns: Mapping[str, Any]) -> Trace:

@@ -18,6 +18,13 @@ POLICY = """
 SELECT to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS policy_settings
 FROM loracomp.policy AS p WHERE name = %s
 """
+MEASUREMENT = """
+INSERT INTO loracomp.measurement (
+    example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains, are_right
+)
+SELECT e.id, a.base_model_id, e.task_id, 'tokens', -1, true, ARRAY[a.id], '{0.5}', '{t}'
+FROM loracomp.example AS e JOIN loracomp.adapter AS a ON a.status = 'active' ORDER BY e.id, a.id LIMIT 1
+"""
 ADAPTERS = """
 SELECT coalesce(array_agg(a.id ORDER BY place), '{}') AS adapter_ids,
     coalesce(array_agg(a.sha256 ORDER BY place), '{}') AS adapter_sha256
@@ -122,6 +129,15 @@ def fill_every_view(connection: db.Connection) -> None:
     for policy in ("own_task", "default"):
         asking = submit(connection, **words, **asked, policy=policy)
         answer(connection, asking, examples, output="SECRET-expected")
+    scored = {"output": "SECRET-expected", "choice_index": 1, "choice_scores": [-1.0, -2.0]}
+    for policy, trace in (
+        ("base", {"composed_tasks": [], "adapter_weights": []}),
+        ("measured", {"expected_gains": [0.5, None]}),
+    ):
+        asking = submit(connection, **words, **asked, policy=policy, choices=["SECRET-expected", "SECRET-b"])
+        settings = one(connection, POLICY, [policy])
+        answer(connection, asking, examples, **scored, **settings, **trace)
+    connection.execute(MEASUREMENT)
     submit(connection, **words)
     connection.execute(QUERIES["report_worker"], REPORT)
     connection.execute("SELECT loracomp.refresh_reports()")

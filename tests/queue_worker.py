@@ -15,10 +15,11 @@ import numpy as np
 from job_data import BASE, prediction
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.measuring import plan_measurements
 from loracomp.database.routing import route
 from loracomp.database.tables import DIMENSIONS
 from loracomp.errors import JobError
-from loracomp.records import Failure, Job, Prediction
+from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 
@@ -46,12 +47,16 @@ class Obedient:
                         connection.execute(statement.encode())
                 case ["unprepared"]:
                     raise ValueError("not to be prepared")
+        plans = plan_measurements(connection, [job for job in jobs if job.kind == "measure"])
+        self.plans = {plan.job_id: plan for plan in plans}
         return list(jobs)
 
-    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[Prediction | Failure]:
+    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[Prediction | Measurement | Failure]:
         return [answer for job in jobs if (answer := self._answer(job, len(jobs), wanted)) is not None]
 
-    def _answer(self, job: Job, together: int, wanted: Callable[[Job], bool]) -> Prediction | Failure | None:
+    def _answer(
+        self, job: Job, together: int, wanted: Callable[[Job], bool]
+    ) -> Prediction | Measurement | Failure | None:
         match job.prompt.split():
             case ["plod", seconds]:  # step by step, whether or not it is wanted
                 for _ in range(int(10 * float(seconds))):
@@ -76,6 +81,10 @@ class Obedient:
                 return prediction(job.id, output="a\0b \ud800")
             case ["nameless", output]:
                 return prediction(job.id, output=output, batch_size=None)
+        if job.kind == "measure":
+            plan = self.plans[job.id]
+            gains = tuple(id_ / 1000 for id_ in plan.adapter_ids)
+            return Measurement(job.id, plan.normalization, -1, True, plan.adapter_ids, gains, (True,) * len(gains), {})
         return prediction(job.id, output=job.prompt.upper(), batch_size=together)
 
 

@@ -17,6 +17,8 @@ class Settings:
     max_adapters: int = 8
     weighting: str = "similarity"
     min_share: float = 0.0
+    gain_prior: float = 0.1
+    gain_margin: float = 0.0
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -53,3 +55,25 @@ def weigh(tasks: list[int], similarities: list[float], settings: Settings) -> We
     kept &= (shares_of_kept >= settings.min_share - SPARE) | (np.arange(len(found)) == 0)
     weights = np.where(kept, probabilities if settings.weighting == "similarity" else 1.0, 0)
     return Weighted([found[i] for i in order], probabilities, kept, weights / weights.sum())
+
+
+def expect(similarities: list[float], gains: Floats, settings: Settings) -> Floats:
+    """Expected gain of each adapter from examples' gains [examples, adapters], NaN where not measured; NaN for none."""
+    shares = np.exp((np.array(similarities) - max(similarities)) / settings.temperature)
+    shares /= shares.sum()
+    known = ~np.isnan(gains)
+    expected = shares @ np.where(known, gains, 0) / (shares @ known + settings.gain_prior)
+    return np.where(known.any(axis=0), expected, np.nan)
+
+
+def weigh_by_gain(gains: Floats, settings: Settings) -> Floats:
+    """Weights of adapters by their expected gains, NaN where none is known; all 0 where none is above the margin."""
+    best_first = np.argsort(-np.nan_to_num(gains, nan=-np.inf), kind="stable")
+    kept = np.zeros(len(gains), bool)
+    kept[best_first[: settings.max_adapters]] = True
+    kept &= np.nan_to_num(gains, nan=-np.inf) > settings.gain_margin
+    worth = np.where(kept, gains - min(settings.gain_margin, 0), 0)
+    if kept.any():
+        kept &= (worth >= (settings.min_share - SPARE) * worth.sum()) | (np.arange(len(gains)) == best_first[0])
+    worth = np.where(kept, worth, 0)
+    return worth / (worth.sum() or 1)

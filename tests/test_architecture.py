@@ -166,7 +166,7 @@ def test_a_setting_stands_in_the_docs(setting: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "newest", "most"), [("routing setting", "min_share", 5), ("trace column", "eligible_task_count", 6)]
+    ("kind", "newest", "most"), [("routing setting", "gain_margin", 5), ("trace column", "eligible_task_count", 6)]
 )
 def test_what_a_new_setting_or_column_touches_stands_in_the_docs(kind: str, newest: str, most: int) -> None:
     """Of what is installed, each file that names the newest one, and no other; migrations as their folder."""

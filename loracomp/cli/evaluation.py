@@ -1,25 +1,17 @@
 """`loracomp evaluate`: start an evaluation, see to it that it is answered, print what came out."""
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from threading import Event, Thread
 from typing import Annotated, Any
 
-import psycopg
 import typer
 
+from loracomp.cli.answering import Waiting, see_to_answers
 from loracomp.cli.common import AsJson, console, emit_json, open_database, remarks
 from loracomp.cli.evaluation_tables import print_results
 from loracomp.config import Settings, load_settings
-from loracomp.database.connections import Connection, connect
-from loracomp.database.embedded import database_url
+from loracomp.database.connections import Connection
 from loracomp.errors import LoracompError, UsageError
 from loracomp.lab import evaluation
-
-LOOKS = 6
-"""For others at work, 0.3 s apart, before a worker is started here."""
 
 
 def evaluate(
@@ -78,72 +70,16 @@ def _import(connection: Connection, tasks: list[str], split: str, data: str | No
 
 
 def _answer(connection: Connection, name: str, settings: Settings) -> int:
-    """See to it that workers answer, those that are there or one of this process; how many jobs are left."""
-    state = evaluation.show_evaluation(connection, name)
-    with _progress(name, settings):
-        while _left(state) and (base_model := state["base_model"]):
-            if not _others_answer(connection, state):
-                _work_here(settings.model_copy(update={"base_model": base_model}))
-                state = evaluation.show_evaluation(connection, name)
-                if state["queued"]:  # a worker leaves them only where it was told to stop
-                    break
-            state = evaluation.show_evaluation(connection, name)
-    return _left(state)
+    """See to it that workers answer; how many jobs are left."""
 
+    def look(connection: Connection) -> Waiting | None:
+        state = evaluation.show_evaluation(connection, name)
+        if state["base_model"] is None:
+            return None
+        return Waiting(state["base_model"], state["queued"], state["running"])
 
-def _others_answer(connection: Connection, state: dict[str, Any]) -> bool:
-    """Whether workers are at it: an idle one gets a moment to notice."""
-    for _ in range(LOOKS):
-        if evaluation.somebody_works(connection, state["base_model"]):
-            time.sleep(1)
-            return True
-        time.sleep(0.3)
-        if _left(evaluation.show_evaluation(connection, state["evaluation"])) < _left(state):
-            return True
-    return False
-
-
-def _left(state: dict[str, Any]) -> int:
-    return int(state["queued"] + state["running"])
-
-
-def _work_here(settings: Settings) -> None:
-    from loracomp.worker.process import serve
-    from loracomp.worker.start import open_worker
-
-    serve(open_worker(settings, drain=True), settings.grace_s)
-
-
-@contextmanager
-def _progress(name: str, settings: Settings) -> Iterator[None]:
-    """A bar that follows the evaluation on a connection of its own, whoever answers."""
-    from loracomp.registry.embeddings import progress_bar
-
-    over = Event()
-    with progress_bar() as progress:
-        line = progress.add_task("answering", total=None)
-
-        def look() -> None:
-            # A database that is away is the worker's business.
-            with suppress(psycopg.Error, LoracompError), connect(database_url(settings), vectors=False) as own:
-                state = evaluation.show_evaluation(own, name)
-                progress.update(line, total=state["jobs"], completed=state["jobs"] - _left(state))
-
-        def follow() -> None:
-            took = 0.0
-            while not over.wait(max(1, 20 * took)):  # counting the jobs of a large evaluation takes time itself
-                start = time.monotonic()
-                look()
-                took = time.monotonic() - start
-
-        thread = Thread(target=follow, name="progress", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
-            look()
+    total = evaluation.show_evaluation(connection, name)["jobs"]
+    return see_to_answers(connection, settings, look, total, "answering")
 
 
 def _show(connection: Connection, name: str, csv: Path | None, as_json: bool) -> None:

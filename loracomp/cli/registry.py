@@ -175,19 +175,25 @@ def stage_adapter(
 
 
 @adapter_app.command("activate")
-def activate_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
+def activate_adapter(
+    reference: Reference,
+    base_model: BaseModelName = None,
+    force: Annotated[bool, typer.Option("--force", help="Even where measured examples say that it is worse.")] = False,
+    as_json: AsJson = False,
+) -> None:
     """Use an adapter for its task from now on; the one that was active retires in the same step."""
     from loracomp.registry import adapters
 
     with open_database() as connection:
-        _activate(connection, adapters.find_adapter(connection, reference, base_model)["id"])
+        found = adapters.find_adapter(connection, reference, base_model)
+        _activate(connection, found["id"], force=force)
         _show(connection, reference, base_model, as_json)
 
 
-def _activate(connection: Connection, adapter_id: int) -> None:
+def _activate(connection: Connection, adapter_id: int, *, force: bool = False) -> None:
     from loracomp.registry import adapters
 
-    adapters.activate_adapter(connection, adapter_id)
+    adapters.activate_adapter(connection, adapter_id, force=force)
     (weights,) = adapters.fetch_adapters(connection, [adapter_id])
     if weights.changes_nothing:
         warn("the adapter changes nothing: each of its modules has a factor of zeros; was it trained?")

@@ -8,11 +8,12 @@ from typing import Annotated, Any
 import typer
 from psycopg.types.json import Jsonb
 
+from loracomp.cli.answering import Waiting, see_to_answers
 from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.errors import NotFoundError, RefusedError, UsageError
+from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue import SPLITS, entry_names, load_entry, read_examples
 from loracomp.registry.examples import Example
 
@@ -20,6 +21,7 @@ task_app = typer.Typer(help="Tasks and their examples.", no_args_is_help=True)
 policy_app = typer.Typer(help="Named settings of routing and merging.", no_args_is_help=True)
 
 OTHER_SPLITS_SHOWN = 10
+MEASURED = ("task", "base_model", "examples", "adapters", "added", "failed")
 
 
 @task_app.command("list")
@@ -126,6 +128,44 @@ def import_examples(
     for row in report.other_split[:OTHER_SPLITS_SHOWN]:
         remarks.print(f"left out: {row.source_ref} ({row.split}) stands in split {row.stored_split} already")
     emit([{"task": name, **report.counts, "embedded": embedded}], title="Import", as_json=as_json)
+
+
+@task_app.command("measure")
+def measure_task(
+    task: str,
+    *,
+    rows: Annotated[int | None, typer.Option(min=1, help="Examples at most. Defaults to all.")] = None,
+    adapters: Annotated[int, typer.Option(min=1, help="Adapters at most: its own and the nearest tasks'.")] = 30,
+    split: Annotated[str, typer.Option(help="Whose rows; jobs retrieve those of train alone.")] = "train",
+    base_model: Annotated[str | None, typer.Option(help="Defaults to the database's default.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure what adapters are worth on a task's examples. Safe to kill and run again: it goes on."""
+    from loracomp.registry import measurements
+    from loracomp.registry.base_models import find_base_model
+
+    settings = load_settings()
+    with open_database() as connection:
+        named = find_base_model(connection, base_model or settings.base_model).name
+        asked = measurements.measure_task(connection, task, rows=rows, adapters=adapters, split=split, base_model=named)
+        if asked["learnt"]:
+            remarks.print(f"left out: {asked['learnt']} rows that the task's own adapter has learnt from")
+
+        def state(connection: Connection) -> dict[str, Any]:
+            found = measurements.list_measurements(connection, task)
+            return next((row for row in found if row["base_model"] == named), {})
+
+        def look(connection: Connection) -> Waiting | None:
+            found = state(connection)
+            return Waiting(named, found["queued"], found["running"]) if found else None
+
+        left = see_to_answers(connection, settings, look, asked["examples"], "measuring")
+        found = state(connection)
+    emit([{**found, "added": asked["added"]}], title="Measured", as_json=as_json, columns=MEASURED)
+    if left:
+        raise LoracompError(f"{left} jobs are left: run `loracomp task measure {task}` to go on")
+    if found["failed"]:
+        remarks.print(f"{found['failed']} jobs have failed, the last with: {found['last_error']}", markup=False)
 
 
 def _examples(

@@ -102,7 +102,7 @@ SELECT * FROM loracomp.stage_adapter(
 )
 
 -- name: activate_adapter
-SELECT loracomp.activate_adapter(adapter_id => %(adapter_id)s::int) AS replaced
+SELECT loracomp.activate_adapter(adapter_id => %(adapter_id)s::int, force => %(force)s) AS replaced
 
 -- name: retire_adapter
 SELECT loracomp.retire_adapter(adapter_id => %(adapter_id)s::int)
@@ -123,6 +123,15 @@ SELECT * FROM loracomp.set_policy(name => %(name)s, settings => %(settings)s)
 
 -- name: list_policies
 SELECT * FROM loracomp.list_policies(name => %(name)s)
+
+-- name: measure_task
+SELECT * FROM loracomp.measure_task(
+    task => %(task)s, rows => %(rows)s::int, adapters => %(adapters)s::int, split => %(split)s,
+    base_model => %(base_model)s
+)
+
+-- name: list_measurements
+SELECT * FROM loracomp.list_measurements(task => %(task)s)
 
 -- routing
 
@@ -159,6 +168,17 @@ SELECT loracomp.record_predictions(
     composition_digests => %(composition_digests)b::text[], batch_sizes => %(batch_sizes)b::int[],
     timings => %(timings)b::jsonb[], device => %(device)s, base_model => %(base_model)s,
     base_fingerprint => %(base_fingerprint)s, encoder => %(encoder)s, code_version => %(code_version)s
+) AS id
+
+-- name: plan_measurements
+SELECT * FROM loracomp.plan_measurements(job_ids => %(job_ids)s::bigint[])
+
+-- name: record_measurements
+SELECT loracomp.record_measurements(
+    ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[], choice_normalizations => %(choice_normalizations)s::text[],
+    base_scores => %(base_scores)s::float8[], bases_are_right => %(bases_are_right)s::boolean[],
+    ends => %(ends)s::int[], adapter_ids => %(adapter_ids)s::int[], gains => %(gains)s::real[],
+    are_right => %(are_right)s::boolean[]
 ) AS id
 
 -- name: fail_jobs

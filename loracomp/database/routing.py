@@ -23,6 +23,8 @@ def route(
     that made them, `input_version` its own; the connection knows pgvector's types. Raises SchemaMismatchError where the
     database has another encoder by now, UsageError where vectors are not as long as the database's.
     """
+    if not jobs:
+        return []
     given = {
         "job_ids": [job.id for job in jobs],
         "embeddings": list(embeddings),

@@ -11,6 +11,7 @@ from typing import Any
 from pgvector.sqlalchemy import HALFVEC, Vector
 from sqlalchemy import (
     ARRAY,
+    REAL,
     BigInteger,
     Boolean,
     CheckConstraint,
@@ -271,6 +272,58 @@ adapter_part = Table(
     comment="Safetensors files of adapters, in parts.",
 )
 
+measurement = Table(
+    "measurement",
+    metadata,
+    _required("example_id", BigInteger, "The example.", autoincrement=False),
+    _required("base_model_id", Integer, "The base model that the adapters belong to.", autoincrement=False),
+    _required("task_id", Integer, "The example's task, here again: routing looks for tasks with measured examples."),
+    _required(
+        "choice_normalization",
+        Text,
+        "What the choices' log-likelihoods were divided by before their softmax: none, characters, tokens.",
+    ),
+    _required(
+        "base_score",
+        Double,
+        "Log-probability of the right answer under the base model alone, in nats: given the choices, or per token of a "
+        "text.",
+    ),
+    _optional("base_is_right", Boolean, "Whether the base model alone chooses right; null where there are no choices."),
+    _required("adapter_ids", ARRAY(Integer), "Adapters that were measured."),
+    _required(
+        "gains",
+        ARRAY(REAL),
+        "Log-probability of the right answer under each of them, minus the base model's in the same batch.",
+    ),
+    _required("are_right", ARRAY(Boolean), "Whether each of them chooses right; null where there are no choices."),
+    _optional("worker", Text, "Worker that measured last."),
+    _required("measured_at", DateTime(timezone=True), "When it was measured last.", server_default=text("now()")),
+    PrimaryKeyConstraint("example_id", "base_model_id", name="an_example_has_one_measurement_a_base_model"),
+    ForeignKeyConstraint(
+        ["example_id", "task_id"],
+        ["loracomp.example.id", "loracomp.example.task_id"],
+        name="measurement_belongs_to_an_example_of_its_task",
+        ondelete="CASCADE",
+    ),
+    ForeignKeyConstraint(
+        ["base_model_id"], ["loracomp.base_model.id"], name="measured_base_model_must_exist", ondelete="CASCADE"
+    ),
+    _one_of(
+        "choice_normalization",
+        "none characters tokens",
+        "measured_normalization_must_be_none_characters_or_tokens",
+    ),
+    CheckConstraint("base_score BETWEEN -1e9 AND 0.001", name="base_score_must_be_a_log_probability"),
+    CheckConstraint("-1e9 <= ALL (gains) AND 1e9 >= ALL (gains)", name="gains_must_be_finite"),
+    CheckConstraint(
+        "cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids)",
+        name="each_measured_adapter_has_a_gain",
+    ),
+    Index("measurement_task", "task_id", "base_model_id"),
+    comment="What adapters are worth on examples: a narrow row an example and base model, which routing reads.",
+)
+
 policy = Table(
     "policy",
     metadata,
@@ -295,7 +348,8 @@ policy = Table(
     _required(
         "weighting",
         Text,
-        "similarity: probabilities, renormalised over the kept. uniform: equal weights.",
+        "similarity: probabilities, renormalised over the kept. uniform: equal weights. measured: expected gains, of "
+        "the adapters that are expected to help.",
         server_default=text("'similarity'"),
     ),
     _required("strategy", Text, "How adapters are merged.", server_default=text("'cat'")),
@@ -323,6 +377,18 @@ policy = Table(
         "Tasks whose weight would be below this are left out, and the others share it; the first always stays.",
         server_default=text("0"),
     ),
+    _required(
+        "gain_prior",
+        Double,
+        "Draws expected gains towards 0: 0.1 counts as a tenth of the retrieved examples that gain nothing.",
+        server_default=text("0.1"),
+    ),
+    _required(
+        "gain_margin",
+        Double,
+        "Expected gain above which an adapter is composed, in nats, where weighting is measured.",
+        server_default=text("0"),
+    ),
     CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
     _one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
     CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
@@ -331,13 +397,15 @@ policy = Table(
     CheckConstraint("top_p BETWEEN 0.0001 AND 1", name="top_p_must_be_between_0_0001_and_1"),
     CheckConstraint("max_adapters BETWEEN 1 AND 64", name="max_adapters_must_be_between_1_and_64"),
     CheckConstraint("min_similarity BETWEEN -1 AND 1", name="min_similarity_must_be_between_minus_1_and_1"),
-    _one_of("weighting", "similarity uniform", "weighting_must_be_similarity_or_uniform"),
+    _one_of("weighting", "similarity uniform measured", "weighting_must_be_similarity_uniform_or_measured"),
     _one_of("strategy", "linear cat ties magnitude_prune dare_linear dare_ties", "strategy_must_be_a_known_one"),
     CheckConstraint("density BETWEEN 0.0001 AND 1", name="density_must_be_between_0_0001_and_1"),
     CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
     _one_of("choice_normalization", "none characters tokens", "choice_normalization_must_be_none_characters_or_tokens"),
     CheckConstraint("contrast BETWEEN 0 AND 1", name="contrast_must_be_between_0_and_1"),
     CheckConstraint("min_share BETWEEN 0 AND 1", name="min_share_must_be_between_0_and_1"),
+    CheckConstraint("gain_prior BETWEEN 0 AND 1000", name="gain_prior_must_be_between_0_and_1000"),
+    CheckConstraint("gain_margin BETWEEN -1000 AND 1000", name="gain_margin_must_be_between_minus_1000_and_1000"),
     comment="Named settings of routing and merging. Jobs name one; traces keep the settings as they were.",
 )
 
@@ -374,7 +442,12 @@ job = Table(
         "queued, running, succeeded, failed or cancelled. Only functions change it.",
         server_default=text("'queued'"),
     ),
-    _required("kind", Text, "predict: an answer. route: the weights alone.", server_default=text("'predict'")),
+    _required(
+        "kind",
+        Text,
+        "predict: an answer. route: the weights alone. measure: what adapters are worth on an example.",
+        server_default=text("'predict'"),
+    ),
     _required("prompt", Text, "The text. All that an INSERT must name."),
     _optional("choices", _texts(), "Possible answers to score; null to generate."),
     _optional("max_new_tokens", Integer, "Tokens to generate at most; filled with 64 where there are no choices."),
@@ -394,11 +467,15 @@ job = Table(
     ),
     _required("max_attempts", Integer, "Attempts before the job ends failed.", server_default=text("3")),
     _required("timeout_s", Integer, "Seconds a worker may hold it in one attempt.", server_default=text("600")),
-    _optional("task", Text, "Task that it comes from; evaluations only."),
-    _optional("expected", Text, "The right answer; evaluations only."),
+    _optional("task", Text, "Task that it comes from; evaluations and measuring only."),
+    _optional("expected", Text, "The right answer; evaluations and measuring only."),
     _optional("evaluation", Text, "Evaluation that it belongs to."),
     # No foreign key: answers to one row stay comparable when the row goes.
-    _optional("example_id", BigInteger, "Example that it asks; evaluations only, the same row under each policy."),
+    _optional(
+        "example_id",
+        BigInteger,
+        "Example that it asks; evaluations (the same row under each policy) and measuring.",
+    ),
     _required(
         "submitted_by",
         RoleName(),
@@ -409,7 +486,8 @@ job = Table(
     _required(
         "due",
         DateTime(timezone=True),
-        "run_at less priority x 60 s, and 1000 minutes later in evaluations: the order of claims. Filled by a trigger.",
+        "run_at less priority x 60 s, and 1000 minutes later to evaluate or measure: the order of claims. Filled by a "
+        "trigger.",
         server_default=text("now()"),
     ),
     _required("attempts", Integer, "Claims so far, minus those given back.", server_default=text("0")),
@@ -449,6 +527,7 @@ job = Table(
     ),
     # Here and not in the trace: reports that add it up read no traces, which are ten times as large.
     _optional("is_correct", Boolean, "Whether the answer is the expected one; null where none is known."),
+    _optional("adapter_ids", ARRAY(Integer), "Adapters to measure on its example; jobs of kind measure only."),
     ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
     ForeignKeyConstraint(
         ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"
@@ -462,7 +541,7 @@ job = Table(
     # One space for each submitter: nobody learns of another's keys.
     UniqueConstraint("submitted_by", "idempotency_key", name="idempotency_key_was_used_before"),
     _one_of("status", "queued running succeeded failed cancelled", "status_must_be_a_known_one"),
-    _one_of("kind", "predict route", "kind_must_be_predict_or_route"),
+    _one_of("kind", "predict route measure", "kind_must_be_predict_route_or_measure"),
     CheckConstraint("NOT loracomp.is_blank(prompt)", name="prompt_must_not_be_blank"),
     CheckConstraint("char_length(prompt) <= 1000000", name="prompt_must_be_at_most_1000000_characters"),
     CheckConstraint(
@@ -533,7 +612,15 @@ job = Table(
     CheckConstraint(
         "expected IS NULL OR choices IS NULL OR expected = ANY (choices)", name="expected_must_be_one_of_the_choices"
     ),
-    CheckConstraint("example_id IS NULL OR evaluation IS NOT NULL", name="example_id_must_stand_with_an_evaluation"),
+    CheckConstraint(
+        "example_id IS NULL OR evaluation IS NOT NULL OR kind = 'measure'",
+        name="example_id_is_for_evaluations_and_measuring",
+    ),
+    CheckConstraint(
+        "CASE kind WHEN 'measure' THEN num_nulls(example_id, expected, adapter_ids) = 0 AND evaluation IS NULL "
+        "ELSE adapter_ids IS NULL END",
+        name="jobs_of_kind_measure_come_from_measure_task",
+    ),
     CheckConstraint(
         "(status = 'running') = (num_nulls(lease_token, lease_expires_at, claimed_at) = 0)",
         name="a_running_job_and_only_it_has_a_lease",
@@ -557,14 +644,15 @@ job = Table(
     # Without the task: a submitter would find the names of hidden ones by the rows that an index finds and row security
     # takes away, which EXPLAIN ANALYZE counts.
     Index("job_evaluation", "evaluation", postgresql_where=text("evaluation IS NOT NULL")),
-    # What evaluations ask waits until nothing else is due.
+    # What evaluates and what measures waits until nothing else is due.
     Index(
-        "job_queue_of_evaluations",
+        "job_queue_in_the_background",
         "base_model",
         "due",
         "id",
-        postgresql_where=text("status = 'queued' AND evaluation IS NOT NULL AND NOT scheduled"),
+        postgresql_where=text("status = 'queued' AND (evaluation IS NOT NULL OR kind = 'measure') AND NOT scheduled"),
     ),
+    Index("job_to_measure", "example_id", postgresql_where=text("kind = 'measure' AND finished_at IS NULL")),
     Index(
         "an_evaluation_asks_an_example_once_a_policy",
         "evaluation",
@@ -788,6 +876,11 @@ prediction = Table(
     _optional(
         "eligible_task_count", Integer, "Tasks that the job might have retrieved; null in traces older than the column."
     ),
+    _optional(
+        "expected_gains",
+        ARRAY(Double),
+        "What the adapter of each of `tasks` was expected to gain, in nats; null where nothing was measured.",
+    ),
     # Whoever deletes a job by hand leaves no answer behind.
     ForeignKeyConstraint(["job_id"], ["loracomp.job.id"], name="a_prediction_answers_a_job", ondelete="CASCADE"),
     # What reports cast and add up: a faulty worker must break none.
@@ -815,6 +908,10 @@ prediction = Table(
     CheckConstraint(
         "-0.001 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)",
         name="adapter_weights_must_be_between_0_and_1",
+    ),
+    CheckConstraint(
+        "-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))",
+        name="expected_gains_must_be_finite",
     ),
     CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
     CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),

@@ -89,12 +89,6 @@ def write_csv(connection: Connection, name: str, path: Path) -> int:
     return len(rows)
 
 
-def somebody_works(connection: Connection, base_model: str) -> bool:
-    """Whether a worker holds jobs of a base model."""
-    rows = _rows(connection, QUERIES["queue_health"], {"base_model": base_model})
-    return any(row["running"] > row["expired_leases"] for row in rows)
-
-
 def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> Rows:
     with translated_errors():
         return connection.execute(statement, values).fetchall()

@@ -91,10 +91,13 @@ def _copy_weights(connection: Connection, adapter_id: int, weights: bytes) -> No
             copy.write_row((adapter_id, part, weights[start : start + PART_BYTES]))
 
 
-def activate_adapter(connection: Connection, adapter_id: int) -> int | None:
-    """Make it the active one of its task and base model; returns the id of the one that retired for it, if any."""
+def activate_adapter(connection: Connection, adapter_id: int, *, force: bool = False) -> int | None:
+    """Make it the active one of its task and base model; returns the id of the one that retired for it, if any.
+
+    Raises RefusedError where measured examples say that it is worse than that one, unless with `force`.
+    """
     with translated_errors():
-        row = connection.execute(QUERIES["activate_adapter"], {"adapter_id": adapter_id}).fetchone()
+        row = connection.execute(QUERIES["activate_adapter"], {"adapter_id": adapter_id, "force": force}).fetchone()
     assert row
     replaced: int | None = row["replaced"]
     return replaced

@@ -20,7 +20,7 @@ from loracomp import __version__, metrics
 from loracomp.config import Settings
 from loracomp.database.connections import Connection
 from loracomp.errors import LoracompError
-from loracomp.records import Failure, Job, Prediction
+from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.claim import claim_jobs, queue_is_empty, release_jobs
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.heartbeat import Heartbeat
@@ -28,7 +28,7 @@ from loracomp.worker.leases import Leases
 from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import job_ids, logfmt
 from loracomp.worker.presence import Presence
-from loracomp.worker.record import fail_jobs, record_predictions
+from loracomp.worker.record import fail_jobs, record
 from loracomp.worker.stages import Batch, Stages, milliseconds_since, through
 
 _log = logging.getLogger(__name__)
@@ -196,14 +196,12 @@ class Worker:
         return Batch(batch.jobs, answered.results, {**batch.timings, **ready}, answered.since)
 
     def _record(self, batch: Batch) -> None:
-        """Write what came out, failures after predictions."""
+        """Write what came out, failures last."""
 
-        def write(predictions: Sequence[Prediction]) -> list[bool]:
+        def write(results: Sequence[Prediction | Measurement]) -> list[bool]:
             timings = {**batch.timings, "record": milliseconds_since(batch.since)}
-            recorded = self._recording.call(
-                lambda connection: record_predictions(connection, batch.jobs, predictions, timings)
-            )
-            return [each.job_id in recorded for each in predictions]
+            recorded = self._recording.call(lambda connection: record(connection, batch.jobs, results, timings))
+            return [each.job_id in recorded for each in results]
 
         self._leases.end(batch.jobs)
         written = through(write, batch.results, self._leases.kept)
@@ -281,7 +279,7 @@ def _note_recorded(batch: Batch, written: dict[Job, bool | Failure]) -> None:
         _log.warning(logfmt("fence_void", jobs=job_ids(dropped)))
     metrics.RESULTS_DROPPED.inc(len(dropped))
     recorded = [job for job, held in written.items() if held is True]
-    metrics.count_recorded([each for job in recorded if isinstance(each := batch.results[job], Prediction)])
+    metrics.count_recorded([each for job in recorded if not isinstance(each := batch.results[job], Failure)])
     timings = {**batch.timings, "record": milliseconds_since(batch.since)}
     metrics.observe_steps({**batch.steps, **timings})
     milliseconds = {name: round(value) for name, value in timings.items()}

@@ -11,7 +11,23 @@ from psycopg.types.json import Jsonb
 
 from loracomp.database.connections import Connection, know_traces, storable
 from loracomp.database.queries import QUERIES
-from loracomp.records import Answer, Failure, Job, Prediction
+from loracomp.records import Answer, Failure, Job, Measurement, Prediction
+
+
+def record(
+    connection: Connection,
+    jobs: Sequence[Job],
+    results: Sequence[Prediction | Measurement],
+    timings: Mapping[str, float] = MappingProxyType({}),
+) -> set[int]:
+    """Write what a batch has come to and end its jobs, in one transaction; ids of those whose lease held."""
+    predictions = [each for each in results if isinstance(each, Prediction)]
+    measurements = [each for each in results if isinstance(each, Measurement)]
+    if not measurements:
+        return record_predictions(connection, jobs, predictions, timings)
+    with connection.transaction():
+        recorded = record_predictions(connection, jobs, predictions, timings)
+        return recorded | record_measurements(connection, jobs, measurements)
 
 
 def record_predictions(
@@ -50,6 +66,23 @@ def record_predictions(
         **asdict(versions),
     }
     return {row["id"] for row in connection.execute(QUERIES["record_predictions"], given)}
+
+
+def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
+    """Write measurements and end their jobs, in one transaction; ids of those whose lease held, the rest is dropped."""
+    tokens = {job.id: job.lease_token for job in jobs}
+    given = {
+        "ids": [each.job_id for each in measurements],
+        "tokens": [tokens[each.job_id] for each in measurements],
+        "choice_normalizations": [each.normalization for each in measurements],
+        "base_scores": [each.base_score for each in measurements],
+        "bases_are_right": [each.base_is_right for each in measurements],
+        "ends": list(accumulate(len(each.adapter_ids) for each in measurements)),
+        "adapter_ids": list(chain.from_iterable(each.adapter_ids for each in measurements)),
+        "gains": list(chain.from_iterable(each.gains for each in measurements)),
+        "are_right": list(chain.from_iterable(each.are_right for each in measurements)),
+    }
+    return {row["id"] for row in connection.execute(QUERIES["record_measurements"], given)}
 
 
 def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Failure]) -> set[int]:

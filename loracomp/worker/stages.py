@@ -10,7 +10,7 @@ import psycopg
 
 from loracomp.database.connections import Connection
 from loracomp.errors import JobError, SchemaMismatchError
-from loracomp.records import Failure, Job, Prediction
+from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.logfmt import job_ids, logfmt, told, without_quotes
 
 Stage = Callable[[Sequence[Any]], Sequence[Any]]
@@ -28,16 +28,19 @@ class Stages(Protocol):
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
         """Whatever `answer` needs for each job; the connection is in autocommit mode and lent for the call."""
 
-    def answer(self, prepared: Sequence[Any], wanted: Callable[[Job], bool]) -> Sequence[Prediction | Failure]:
-        """Each job's prediction. `wanted` is cheap and asked between the model's steps, which shows that it goes on.
+    def answer(
+        self, prepared: Sequence[Any], wanted: Callable[[Job], bool]
+    ) -> Sequence[Prediction | Measurement | Failure]:
+        """Each job's prediction or measurement.
 
-        What is not wanted any more need not be answered in earnest: whatever comes is dropped.
+        `wanted` is cheap and asked between the model's steps, which shows that it goes on. What is not wanted any more
+        need not be answered in earnest: whatever comes is dropped.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs claimed together, and what each has come to so far: prepared, then a prediction, or a failure."""
+    """Jobs claimed together, and what each has come to so far: prepared, then a result, or a failure."""
 
     jobs: Sequence[Job]
     results: Mapping[Job, Any | Failure]
@@ -48,8 +51,9 @@ class Batch:
 
     @property
     def steps(self) -> Mapping[str, float]:
-        """Milliseconds of the pipeline's steps, which all predictions of a batch share."""
-        return next((each.timings for each in self.results.values() if isinstance(each, Prediction)), {})
+        """Milliseconds of the pipeline's steps, which all results of a batch share."""
+        results = (each for each in self.results.values() if isinstance(each, Prediction | Measurement))
+        return next((each.timings for each in results), {})
 
 
 def through(

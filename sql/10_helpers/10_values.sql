@@ -5,6 +5,8 @@
 --   seconds_between     from one time to another
 --   compute_seconds     a job's part of its batch's work
 --   confidence          the best choice's share
+--   log_share           log softmax of scores, at one place
+--     confidence
 
 -- Changes nothing. NaN is beyond every range; null is left to whoever asks.
 CREATE FUNCTION loracomp.check_range(
@@ -75,3 +77,11 @@ FROM (SELECT u.score, max(u.score) OVER () AS best FROM unnest(choice_scores) AS
 END;
 COMMENT ON FUNCTION loracomp.confidence IS
 'Share of the best choice in the softmax over log-likelihoods; null where there are none.';
+
+-- Computes only.
+CREATE FUNCTION loracomp.log_share(scores double precision[], place integer) RETURNS double precision
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+SELECT scores[place] - max(u.score) + ln(loracomp.confidence(scores)) FROM unnest(scores) AS u (score);
+END;
+COMMENT ON FUNCTION loracomp.log_share IS 'Logarithm of one score''s share in the softmax over all of them.';

@@ -3,7 +3,9 @@
 --     embedding_dimensions
 --   check_encoder_unchanged     it came from the encoder that made the examples' vectors
 --   unknown_tasks               names of excluded tasks that no task has
+--   excluded_tasks              the tasks that a job must not use
 --   eligible_tasks              the tasks to search
+--   active_adapters             the adapters of those that have one
 --   search_exactly              whether to scan their examples or to use the index
 --   nearest_examples            the k nearest of them
 --   stored_vector               the vector of a stored trace, to search with once more
@@ -69,15 +71,35 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.unknown_tasks IS 'Those of the names that no task has, joined by commas; null where there are none.';
 
+-- Changes nothing.
+CREATE FUNCTION loracomp.excluded_tasks(excluded text[], pinned text[]) RETURNS text[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN pinned IS NULL THEN excluded
+        ELSE excluded || ARRAY(SELECT t.name FROM loracomp.task AS t WHERE t.name <> ALL (pinned))
+    END;
+END;
+COMMENT ON FUNCTION loracomp.excluded_tasks IS
+'The tasks that a job excludes and, where it names those that it may use, all others.';
+
 -- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for a name that has vanished.
-CREATE FUNCTION loracomp.eligible_tasks(base_model text, submitter name, excluded text[]) RETURNS integer[]
+CREATE FUNCTION loracomp.eligible_tasks(
+    base_model text, submitter name, excluded text[], or_measured boolean DEFAULT FALSE
+) RETURNS integer[]
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT coalesce(array_agg(t.id ORDER BY t.id), '{}')
     FROM loracomp.task AS t
-    WHERE EXISTS (
-        SELECT FROM loracomp.adapter AS a JOIN loracomp.base_model AS b ON b.id = a.base_model_id
-        WHERE a.task_id = t.id AND a.status = 'active' AND b.name = eligible_tasks.base_model
+    WHERE (
+        EXISTS (
+            SELECT FROM loracomp.adapter AS a JOIN loracomp.base_model AS b ON b.id = a.base_model_id
+            WHERE a.task_id = t.id AND a.status = 'active' AND b.name = eligible_tasks.base_model
+        )
+        OR (or_measured AND EXISTS (
+            SELECT FROM loracomp.measurement AS m JOIN loracomp.base_model AS b ON b.id = m.base_model_id
+            WHERE m.task_id = t.id AND b.name = eligible_tasks.base_model
+        ))
     )
     AND to_regrole(quote_ident(submitter)) IS NOT NULL
     AND (
@@ -87,8 +109,21 @@ BEGIN ATOMIC
     AND t.name <> ALL (coalesce(excluded, '{}'));
 END;
 COMMENT ON FUNCTION loracomp.eligible_tasks IS
-'Tasks that a submitter''s job may retrieve: an active adapter for the base model, readable by the submitter, not '
-'excluded. A role that has vanished reads nothing.';
+'Tasks that a submitter''s job may retrieve: an active adapter for the base model (or, where that is asked, measured '
+'examples), readable by the submitter, not excluded. A role that has vanished reads nothing.';
+
+-- Changes nothing.
+CREATE FUNCTION loracomp.active_adapters(
+    base_model text, tasks integer[], OUT adapter_ids integer[], OUT adapter_tasks integer[]
+)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT coalesce(array_agg(a.id ORDER BY a.id), '{}'), coalesce(array_agg(a.task_id ORDER BY a.id), '{}')
+    FROM loracomp.adapter AS a
+    JOIN loracomp.base_model AS b ON b.id = a.base_model_id
+    WHERE b.name = active_adapters.base_model AND a.status = 'active' AND a.task_id = ANY (active_adapters.tasks);
+END;
+COMMENT ON FUNCTION loracomp.active_adapters IS 'The active adapters of these tasks for a base model, each with its task.';
 
 -- Changes nothing; reads at most 4,001 entries of an index.
 CREATE FUNCTION loracomp.search_exactly(tasks integer[]) RETURNS boolean

@@ -1,15 +1,23 @@
 -- Live routing: what a worker asks for each batch that it claimed.
 --   route_jobs                  a batch of jobs and vectors to compositions and traces
 --     check_encoder_unchanged, check_embedding
---     eligible_tasks, search_exactly
---     route_query               one vector to examples, probabilities and weights
+--     excluded_tasks, eligible_tasks, active_adapters, search_exactly
+--     route_query               one vector to examples, probabilities, expected gains and weights
 --       nearest_examples
+--       expected_gains          where the policy's weighting is 'measured'
 --       task_weights
 --     pick_tasks                which tasks the policy's router composes
 -- SQL functions are checked when they are made, so the callee stands before the caller here.
 
--- Changes nothing: nearest_examples and task_weights for one vector.
-CREATE FUNCTION loracomp.route_query(q vector, tasks integer[], exact boolean, settings loracomp.policy)
+-- Changes nothing: nearest_examples, expected_gains and task_weights for one vector.
+CREATE FUNCTION loracomp.route_query(
+    q vector,
+    tasks integer[],
+    exact boolean,
+    settings loracomp.policy,
+    usable_adapters integer[],
+    adapter_tasks integer[]
+)
 RETURNS TABLE (
     example_ids bigint[],
     example_tasks integer[],
@@ -17,7 +25,8 @@ RETURNS TABLE (
     task_ids integer[],
     probabilities double precision[],
     in_nucleus boolean[],
-    weights double precision[]
+    weights double precision[],
+    gains double precision[]
 )
 LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
@@ -28,7 +37,8 @@ BEGIN ATOMIC
         coalesce(w.tasks, '{}'),
         coalesce(w.probabilities, '{}'),
         coalesce(w.kept, '{}'),
-        coalesce(w.weights, '{}')
+        coalesce(w.weights, '{}'),
+        coalesce(w.gains, '{}')
     FROM (
         SELECT
             coalesce(array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id), '{}') AS ids,
@@ -39,18 +49,24 @@ BEGIN ATOMIC
         WHERE x.similarity <> 'NaN'
     ) AS n
     CROSS JOIN LATERAL (
+        SELECT coalesce(array_agg(x.task_id), '{}') AS tasks, coalesce(array_agg(x.gain), '{}') AS gains
+        FROM loracomp.expected_gains(n.ids, n.similarities, usable_adapters, adapter_tasks, settings) AS x
+        WHERE (settings).weighting = 'measured'
+    ) AS g
+    CROSS JOIN LATERAL (
         -- In the order of task_weights, which array_agg keeps; WITH ORDINALITY would keep the call from being inlined.
         SELECT
             array_agg(t.task_id) AS tasks,
             array_agg(t.probability) AS probabilities,
             array_agg(t.in_nucleus) AS kept,
-            array_agg(CASE WHEN n.similarities[1] < (settings).min_similarity THEN 0 ELSE t.weight END) AS weights
-        FROM loracomp.task_weights(n.tasks, n.similarities, settings) AS t
+            array_agg(CASE WHEN n.similarities[1] < (settings).min_similarity THEN 0 ELSE t.weight END) AS weights,
+            array_agg(t.expected_gain) AS gains
+        FROM loracomp.task_weights(n.tasks, n.similarities, settings, g.tasks, g.gains) AS t
     ) AS w;
 END;
 COMMENT ON FUNCTION loracomp.route_query IS
 'One vector''s route: retrieved examples, best first; tasks by falling probability; weights, all 0 where the nearest '
-'example is below min_similarity. Empty arrays where nothing was found.';
+'example is below min_similarity; expected gains, null where none is known. Empty arrays where nothing was found.';
 
 -- Changes nothing and reads no table. random draws by md5, which is the same on every server and release.
 CREATE FUNCTION loracomp.pick_tasks(
@@ -121,11 +137,7 @@ AS $$
             a.embedding,
             j.base_model,
             j.submitted_by,
-            -- Where a job names the tasks that it may use, all others are excluded.
-            CASE
-                WHEN j.tasks IS NULL THEN j.exclude_tasks
-                ELSE j.exclude_tasks || ARRAY(SELECT t.name FROM loracomp.task AS t WHERE t.name <> ALL (j.tasks))
-            END AS exclude_tasks,
+            loracomp.excluded_tasks(j.exclude_tasks, j.tasks) AS exclude_tasks,
             j.policy,
             -- With weights for them nothing is retrieved. A task that is gone leaves a null, which nothing contains.
             ARRAY(
@@ -142,21 +154,34 @@ AS $$
         SELECT p.name AS policy, p AS settings, to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS stored
         FROM loracomp.policy AS p
         WHERE p.name IN (SELECT a.policy FROM asked AS a)
+    ), wanted AS MATERIALIZED (
+        SELECT a.*, u.settings, u.stored, (u.settings).weighting = 'measured' AS measured
+        FROM asked AS a JOIN used AS u USING (policy)
     ), scope AS MATERIALIZED (
-        SELECT s.*, loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks) AS eligible
-        FROM (SELECT DISTINCT a.base_model, a.submitted_by, a.exclude_tasks FROM asked AS a) AS s
+        -- With measurements, examples of tasks without an adapter tell which adapters help.
+        SELECT
+            s.*,
+            loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks) AS eligible,
+            CASE
+                WHEN s.measured THEN loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks, TRUE)
+                ELSE loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks)
+            END AS searched
+        FROM (SELECT DISTINCT w.base_model, w.submitted_by, w.exclude_tasks, w.measured FROM wanted AS w) AS s
     ), search AS MATERIALIZED (
-        SELECT s.*, loracomp.search_exactly(s.eligible) AS exact FROM scope AS s
+        SELECT s.*, a.adapter_ids, a.adapter_tasks, loracomp.search_exactly(s.searched) AS exact
+        FROM scope AS s
+        LEFT JOIN LATERAL loracomp.active_adapters(s.base_model, s.eligible) AS a ON s.measured
     ), routed AS MATERIALIZED (
-        SELECT a.*, u.settings, u.stored, s.eligible, r.*
-        FROM asked AS a
-        JOIN used AS u USING (policy)
-        JOIN search AS s USING (base_model, submitted_by, exclude_tasks)
+        SELECT w.*, s.eligible, s.searched, r.*
+        FROM wanted AS w
+        JOIN search AS s USING (base_model, submitted_by, exclude_tasks, measured)
         CROSS JOIN LATERAL loracomp.route_query(
-            a.embedding,
-            CASE WHEN a.pinned_weights IS NULL THEN s.eligible ELSE '{}' END,
-            s.exact OR a.pinned_weights IS NOT NULL,
-            u.settings
+            w.embedding,
+            CASE WHEN w.pinned_weights IS NULL THEN s.searched ELSE '{}' END,
+            s.exact OR w.pinned_weights IS NOT NULL,
+            w.settings,
+            s.adapter_ids,
+            s.adapter_tasks
         ) AS r
     )
     SELECT
@@ -191,14 +216,17 @@ AS $$
                 WHEN composed.tasks <> '{}' THEN NULL
                 WHEN r.pinned_weights IS NOT NULL THEN 'a task of the given weights is not eligible'
                 WHEN (r.settings).router = 'base' THEN 'router is base'
-                WHEN r.eligible = '{}' THEN 'no eligible task'
+                WHEN r.searched = '{}' THEN 'no eligible task'
                 WHEN (r.settings).router = 'own_task' AND r.own_task IS NULL THEN 'job names no task'
                 WHEN (r.settings).router = 'own_task' THEN 'own task is not eligible'
                 WHEN 0 = ALL (r.embedding::real[]) THEN 'embedding is zero'
                 WHEN r.example_ids = '{}' THEN 'no example of an eligible task'
-                ELSE 'below min_similarity'
+                WHEN r.similarities[1] < (r.settings).min_similarity THEN 'below min_similarity'
+                WHEN array_remove(r.gains, NULL) = '{}' THEN 'no retrieved example is measured'
+                ELSE 'no adapter is expected to help'
             END,
-            cardinality(r.eligible) -- eligible_task_count
+            cardinality(r.searched), -- eligible_task_count
+            traced.expected_gains
         )::loracomp.route_trace
     FROM routed AS r
     CROSS JOIN LATERAL (
@@ -226,8 +254,9 @@ AS $$
         SELECT
             coalesce(array_agg(t.name ORDER BY u.place, c.place), '{}') AS tasks,
             coalesce(array_agg(coalesce(u.probability, 0) ORDER BY u.place, c.place), '{}') AS probabilities,
-            coalesce(array_agg(coalesce(c.weight, 0) ORDER BY u.place, c.place), '{}') AS weights
-        FROM unnest(r.task_ids, r.probabilities) WITH ORDINALITY AS u (task_id, probability, place)
+            coalesce(array_agg(coalesce(c.weight, 0) ORDER BY u.place, c.place), '{}') AS weights,
+            CASE WHEN r.measured THEN array_agg(u.gain ORDER BY u.place, c.place) END AS expected_gains
+        FROM unnest(r.task_ids, r.probabilities, r.gains) WITH ORDINALITY AS u (task_id, probability, gain, place)
         FULL JOIN unnest(composed.task_ids, composed.weights) WITH ORDINALITY AS c (task_id, weight, place)
             USING (task_id)
         JOIN loracomp.task AS t ON t.id = task_id

@@ -13,7 +13,8 @@ CREATE FUNCTION loracomp.route(
     weight double precision,
     in_nucleus boolean,
     examples bigint,
-    nearest double precision
+    nearest double precision,
+    expected_gain double precision
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -29,6 +30,9 @@ DECLARE
     model CONSTANT text := (loracomp.find_base_model(route.base_model)).name;
     unknown CONSTANT text := loracomp.unknown_tasks(route.exclude_tasks);
     eligible CONSTANT integer[] := loracomp.eligible_tasks(model, loracomp.caller(), exclude_tasks);
+    searched CONSTANT integer[] := loracomp.eligible_tasks(
+        model, loracomp.caller(), exclude_tasks, used.weighting = 'measured'
+    );
 BEGIN
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
@@ -36,18 +40,20 @@ BEGIN
     END IF;
     PERFORM loracomp.check_embedding(embedding);
     RETURN QUERY
-    SELECT t.name, u.probability, u.weight, u.in_nucleus, count(*), max(x.similarity)
-    FROM loracomp.route_query(embedding, eligible, loracomp.search_exactly(eligible), used) AS r
-    CROSS JOIN LATERAL unnest(r.task_ids, r.probabilities, r.weights, r.in_nucleus)
-        WITH ORDINALITY AS u (task_id, probability, weight, in_nucleus, place)
+    SELECT t.name, u.probability, u.weight, u.in_nucleus, count(x.task_id), max(x.similarity), u.gain
+    FROM loracomp.active_adapters(model, eligible) AS a
+    CROSS JOIN LATERAL loracomp.route_query(
+        embedding, searched, loracomp.search_exactly(searched), used, a.adapter_ids, a.adapter_tasks
+    ) AS r
+    CROSS JOIN LATERAL unnest(r.task_ids, r.probabilities, r.weights, r.in_nucleus, r.gains)
+        WITH ORDINALITY AS u (task_id, probability, weight, in_nucleus, gain, place)
     INNER JOIN loracomp.task AS t ON t.id = u.task_id
-    CROSS JOIN LATERAL unnest(r.example_tasks, r.similarities) AS x (task_id, similarity)
-    WHERE x.task_id = u.task_id
-    GROUP BY u.place, t.name, u.probability, u.weight, u.in_nucleus
+    LEFT JOIN LATERAL unnest(r.example_tasks, r.similarities) AS x (task_id, similarity) ON x.task_id = u.task_id
+    GROUP BY u.place, t.name, u.probability, u.weight, u.in_nucleus, u.gain
     ORDER BY u.place;
 END
 $$;
 COMMENT ON FUNCTION loracomp.route IS
 'Routes one unit vector as the caller: a row a task with its probability, weight (all 0: the base model alone), retrieved '
-'examples and the nearest one''s similarity. settings replace some of the policy''s, such as {"top_p": 0.9}; base_model null '
-'is the default.';
+'examples, the nearest one''s similarity and, with weighting measured, what its adapter is expected to gain. settings replace '
+'some of the policy''s, such as {"top_p": 0.9}; base_model null is the default.';

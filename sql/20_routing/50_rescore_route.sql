@@ -3,7 +3,9 @@
 --     with_settings             the policy of its trace with those settings
 --     policy_with               or another policy with them
 --     retrieve_again            where the trace does not hold enough examples
---       stored_vector, eligible_tasks, search_exactly, nearest_examples
+--       stored_vector, excluded_tasks, eligible_tasks, search_exactly, nearest_examples
+--     gains_again               where the trace does not hold what the adapters are expected to gain
+--       excluded_tasks, eligible_tasks, active_adapters, expected_gains
 --     task_weights
 
 -- Changes nothing; reads stored traces with its owner's rights: of any job for analysts and administrators, of their own for
@@ -11,23 +13,34 @@
 -- Retrieves again where the trace can't answer: for a larger k, or other excluded tasks.
 CREATE FUNCTION loracomp.rescore_route(
     job bigint, settings jsonb DEFAULT '{}', exclude_tasks text[] DEFAULT NULL, policy text DEFAULT NULL
-) RETURNS TABLE (task text, probability double precision, in_nucleus boolean, weight double precision)
+) RETURNS TABLE (
+    task text,
+    probability double precision,
+    in_nucleus boolean,
+    weight double precision,
+    expected_gain double precision
+)
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
+    ids bigint[];
     names text[];
     cosines double precision[];
+    gained text[];
+    gains double precision[];
+    known text[];
     stored jsonb;
-    stored_k integer;
+    before loracomp.policy;
     used loracomp.policy;
     labels CONSTANT jsonb := (
         SELECT coalesce(jsonb_object_agg(r.name, r.label), '{}') FROM loracomp.restricted_task AS r
         WHERE NOT loracomp.may_read(loracomp.caller(), r.reader_role)
     );
 BEGIN
-    SELECT p.example_tasks, p.similarities, p.policy_settings INTO names, cosines, stored
+    SELECT p.example_ids, p.example_tasks, p.similarities, p.tasks, p.expected_gains, p.policy_settings
+    INTO ids, names, cosines, gained, gains, stored
     FROM loracomp.prediction AS p
     WHERE p.job_id = rescore_route.job AND (
         loracomp.caller_is_admin()
@@ -38,43 +51,70 @@ BEGIN
         RAISE EXCEPTION 'job % has no prediction', job
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
     END IF;
-    used := jsonb_populate_record(NULL::loracomp.policy, stored);
-    stored_k := used.k;
+    before := jsonb_populate_record(NULL::loracomp.policy, stored);
     used := CASE
-        WHEN rescore_route.policy IS NULL THEN loracomp.with_settings(used, rescore_route.settings)
+        WHEN rescore_route.policy IS NULL THEN loracomp.with_settings(before, rescore_route.settings)
         ELSE loracomp.policy_with(rescore_route.policy, rescore_route.settings)
     END;
-    IF used.k > stored_k OR rescore_route.exclude_tasks IS NOT NULL THEN
-        SELECT r.example_tasks, r.similarities INTO names, cosines
-        FROM loracomp.retrieve_again(job, used.k, rescore_route.exclude_tasks) AS r;
+    IF used.weighting <> 'measured' THEN
+        gains := NULL;
+    ELSIF before.weighting <> 'measured' AND rescore_route.exclude_tasks IS NULL THEN
+        -- Its examples were looked for among fewer tasks.
+        rescore_route.exclude_tasks := (SELECT j.exclude_tasks FROM loracomp.job AS j WHERE j.id = rescore_route.job);
     END IF;
+    IF used.k > before.k OR rescore_route.exclude_tasks IS NOT NULL THEN
+        SELECT r.example_ids, r.example_tasks, r.similarities INTO ids, names, cosines
+        FROM loracomp.retrieve_again(job, used.k, rescore_route.exclude_tasks, used.weighting = 'measured') AS r;
+        gains := NULL;
+    END IF;
+    IF used.weighting = 'measured' AND (
+        gains IS NULL OR (used.k, used.temperature, used.gain_prior) <> (before.k, before.temperature, before.gain_prior)
+    ) THEN
+        SELECT g.tasks, g.gains INTO gained, gains
+        FROM loracomp.gains_again(job, ids[:used.k], cosines[:used.k], used, rescore_route.exclude_tasks) AS g;
+    END IF;
+    SELECT coalesce(array_agg(u.name), '{}'), coalesce(array_agg(u.gain), '{}') INTO gained, gains
+    FROM unnest(gained, gains) AS u (name, gain) WHERE u.gain IS NOT NULL;
     names := names[:used.k];
     -- task_weights takes numbers: a name's is the place where it first stands.
+    known := names || gained;
     RETURN QUERY
     SELECT
-        coalesce(labels ->> names[w.task_id], names[w.task_id]),
+        coalesce(labels ->> known[w.task_id], known[w.task_id]),
         w.probability,
         w.in_nucleus,
-        CASE WHEN cosines[1] < used.min_similarity THEN 0 ELSE w.weight END
+        CASE WHEN cosines[1] < used.min_similarity THEN 0 ELSE w.weight END,
+        w.expected_gain
     FROM loracomp.task_weights(
         ARRAY(
-            SELECT array_position(names, u.name) FROM unnest(names) WITH ORDINALITY AS u (name, place) ORDER BY u.place
+            SELECT array_position(known, u.name) FROM unnest(names) WITH ORDINALITY AS u (name, place) ORDER BY u.place
         ),
-        cosines[:used.k], used
+        cosines[:used.k], used,
+        ARRAY(
+            SELECT array_position(known, u.name) FROM unnest(gained) WITH ORDINALITY AS u (name, place) ORDER BY u.place
+        ),
+        gains
     ) AS w;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rescore_route IS
-'What retrieval would have weighted for a job under other settings, such as {"top_p": 0.9}, or those of a policy; the rest is as stored. A larger '
-'k than the job''s, or other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the '
-'job''s router: the examples are always those of retrieval.';
+'What retrieval would have weighted for a job under other settings, such as {"top_p": 0.9}, or those of a policy; the rest '
+'is as stored. A larger k than the job''s, or other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the '
+'job''s router: the examples are always those of retrieval. With weighting measured the expected gains are those of the '
+'trace, or of today''s measurements where it holds none, or k, temperature or gain_prior are others.';
 
 -- Changes nothing. Retrieves for the job's submitter with today's examples; the stored vector is a halfvec, so similarities
 -- differ from the stored ones by some 1e-4. It reads examples with its owner's rights, as whoever ran the job did.
 -- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
 -- hnsw.ef_search is what tune_routing sets by the size of the table.
 CREATE FUNCTION loracomp.retrieve_again(
-    job bigint, k integer, exclude_tasks text[], OUT example_tasks text[], OUT similarities double precision[]
+    job bigint,
+    k integer,
+    exclude_tasks text[],
+    or_measured boolean,
+    OUT example_ids bigint[],
+    OUT example_tasks text[],
+    OUT similarities double precision[]
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -109,15 +149,13 @@ BEGIN
     END IF;
     eligible := loracomp.eligible_tasks(
         asked.base_model, asked.submitted_by,
-        coalesce(retrieve_again.exclude_tasks, asked.exclude_tasks) || CASE
-            WHEN asked.tasks IS NULL THEN '{}'
-            ELSE ARRAY(SELECT t.name FROM loracomp.task AS t WHERE t.name <> ALL (asked.tasks))
-        END
+        loracomp.excluded_tasks(coalesce(retrieve_again.exclude_tasks, asked.exclude_tasks), asked.tasks), or_measured
     );
     SELECT
+        coalesce(array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id), '{}'),
         coalesce(array_agg(t.name ORDER BY x.similarity DESC, x.example_id), '{}'),
         coalesce(array_agg(x.similarity ORDER BY x.similarity DESC, x.example_id), '{}')
-    INTO example_tasks, similarities
+    INTO example_ids, example_tasks, similarities
     FROM loracomp.prediction AS p
     CROSS JOIN LATERAL loracomp.nearest_examples(
         loracomp.stored_vector(p.query_embedding), eligible, retrieve_again.k, loracomp.search_exactly(eligible)
@@ -127,5 +165,39 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.retrieve_again IS
-'Tasks and cosine similarities of the k train examples nearest to a job''s stored vector, best first, among the tasks that '
-'its submitter may retrieve, but for those excluded (null: those that the job excluded).';
+'The k train examples nearest to a job''s stored vector, best first, with their tasks and cosine similarities, among the tasks '
+'that its submitter may retrieve, but for those excluded (null: those that the job excluded).';
+
+-- Changes nothing. Reads today's measurements, of the adapters that the job's submitter may use.
+CREATE FUNCTION loracomp.gains_again(
+    job bigint,
+    example_ids bigint[],
+    similarities double precision[],
+    settings loracomp.policy,
+    exclude_tasks text[],
+    OUT tasks text[],
+    OUT gains double precision[]
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT
+        coalesce(array_agg(t.name ORDER BY g.gain DESC, t.name), '{}'),
+        coalesce(array_agg(g.gain ORDER BY g.gain DESC, t.name), '{}')
+    FROM loracomp.job AS j
+    CROSS JOIN LATERAL loracomp.active_adapters(
+        j.base_model,
+        loracomp.eligible_tasks(
+            j.base_model, j.submitted_by,
+            loracomp.excluded_tasks(coalesce(gains_again.exclude_tasks, j.exclude_tasks), j.tasks)
+        )
+    ) AS a
+    CROSS JOIN LATERAL loracomp.expected_gains(
+        gains_again.example_ids, gains_again.similarities, a.adapter_ids, a.adapter_tasks, gains_again.settings
+    ) AS g
+    JOIN loracomp.task AS t ON t.id = g.task_id
+    WHERE j.id = gains_again.job;
+$$;
+COMMENT ON FUNCTION loracomp.gains_again IS
+'What these examples expect today of the adapters that a job''s submitter may use, but for the excluded tasks'' (null: those '
+'that the job excluded), best first.';

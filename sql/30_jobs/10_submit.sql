@@ -115,10 +115,11 @@ BEGIN
                     HINT = 'leave it out; docs/sql.md lists the columns that are, and tags are for what is your own';
         END IF;
     END IF;
-    -- Jobs of evaluations are due 1000 minutes later, the whole range of priorities, so that people's jobs go first.
+    -- Evaluations and measuring are due 1000 minutes later, the whole range of priorities, so that people's jobs go first.
     new.scheduled := new.run_at > now();
-    new.due := new.run_at
-        - make_interval(mins => new.priority - CASE WHEN new.evaluation IS NULL THEN 0 ELSE 1000 END);
+    new.due := new.run_at - make_interval(
+        mins => new.priority - CASE WHEN new.evaluation IS NULL AND new.kind <> 'measure' THEN 0 ELSE 1000 END
+    );
     IF new.choices IS NULL AND new.max_new_tokens IS NULL AND new.kind = 'predict' THEN
         new.max_new_tokens := 64;
     END IF;

@@ -141,7 +141,7 @@ SET enable_seqscan = off
 SET enable_bitmapscan = off
 AS $$
 DECLARE
-    asked_by_evaluations bigint;
+    in_the_background bigint;
 BEGIN
     IF count_queued.submitter <> '' THEN
         RETURN (
@@ -160,22 +160,24 @@ BEGIN
             ) AS q
         );
     END IF;
-    -- Jobs of evaluations wait behind all others, so they do not count against the limit.
-    SELECT count(*) INTO asked_by_evaluations
+    -- They wait behind all others, so they do not count against the limit.
+    SELECT count(*) INTO in_the_background
     FROM (
-        SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled AND j.evaluation IS NOT NULL
+        SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
+            AND (j.evaluation IS NOT NULL OR j.kind = 'measure')
         UNION ALL
-        SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND j.scheduled AND j.evaluation IS NOT NULL
+        SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND j.scheduled
+            AND (j.evaluation IS NOT NULL OR j.kind = 'measure')
     ) AS e;
     RETURN (
-        SELECT count(*) - asked_by_evaluations FROM (
+        SELECT count(*) - in_the_background FROM (
             SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
             UNION ALL
             SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND j.scheduled
-            LIMIT count_queued.at_most + asked_by_evaluations
+            LIMIT count_queued.at_most + in_the_background
         ) AS q
     );
 END
 $$;
 COMMENT ON FUNCTION loracomp.count_queued IS
-'Waiting jobs of a submitter, or with an empty name of all but evaluations; no more than at_most are counted.';
+'Waiting jobs of a submitter, or with an empty name of all but those that evaluate or measure; no more than at_most are counted.';

@@ -150,7 +150,8 @@ COMMENT ON FUNCTION loracomp.retry_delay IS 'How long a job waits before it is t
 
 -- Locks the due jobs that a claim takes and changes nothing: the first of first_in_turn that nobody else has locked.
 -- `leads` marks a submitter's first job: with it, its turn is taken.
--- Where none is due, jobs of evaluations, which are due 1000 minutes later than others: people don't wait behind them.
+-- Where none is due, jobs that evaluate or measure, which are due 1000 minutes later than others: people don't wait behind
+-- them.
 -- A job whose lease once ran out is taken alone: what kills its worker takes no other job with it.
 CREATE FUNCTION loracomp.pick_jobs(base_model text, batch_size integer)
 RETURNS TABLE (id bigint, submitted_by name, leads boolean)
@@ -183,10 +184,11 @@ BEGIN
         ) AS l
         LIMIT pick_jobs.batch_size
     ),
-    evaluated AS MATERIALIZED (
+    background AS MATERIALIZED (
         SELECT j.id, j.submitted_by, 2 AS turn, 1 AS place, j.due, j.expired_leases > 0 AS suspect
         FROM loracomp.job AS j
-        WHERE j.status = 'queued' AND j.evaluation IS NOT NULL AND j.base_model = pick_jobs.base_model
+        WHERE j.status = 'queued' AND (j.evaluation IS NOT NULL OR j.kind = 'measure')
+            AND j.base_model = pick_jobs.base_model
             AND NOT j.scheduled AND j.due > now()
         ORDER BY j.due, j.id
         LIMIT CASE WHEN EXISTS (SELECT FROM everyday) THEN 0 ELSE pick_jobs.batch_size END
@@ -195,7 +197,7 @@ BEGIN
     locked AS (
         SELECT e.id, e.submitted_by, e.turn, e.place, NULL AS due, e.suspect FROM everyday AS e
         UNION ALL
-        SELECT e.* FROM evaluated AS e
+        SELECT b.* FROM background AS b
     ),
     ranked AS (
         SELECT l.*, row_number() OVER w AS number, first_value(l.suspect) OVER w AS suspect_first
@@ -271,7 +273,7 @@ BEGIN
                     d.due + greatest(interval '0', CASE d.turn WHEN 1 THEN t.served_at ELSE now() END - d.run_at)
                 ) OVER (ORDER BY d.turn) AS place
                 FROM (
-                    -- Jobs of evaluations are due later than others.
+                    -- Jobs that evaluate or measure are due later than others.
                     SELECT j.id, j.due, j.run_at, row_number() OVER (ORDER BY j.due, j.id)::integer AS turn
                     FROM loracomp.job AS j
                     WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model

@@ -72,7 +72,7 @@ BEGIN
             INSERT INTO loracomp.prediction (
                 query_embedding, example_ids, example_tasks, similarities, tasks, probabilities, weights,
                 composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
-                eligible_task_count, job_id, output, choice_index, choice_scores,
+                eligible_task_count, expected_gains, job_id, output, choice_index, choice_scores,
                 composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens,
                 timings, batch_size, worker, device, attempt,
                 base_model, base_fingerprint, encoder, code_version, submitted_by
@@ -80,7 +80,7 @@ BEGIN
             SELECT
                 h.query_embedding, h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
                 h.composed_tasks, h.adapter_ids, h.adapter_sha256, h.adapter_weights, h.policy_settings, h.fallback,
-                h.eligible_task_count, h.job_id, h.output, h.choice_index,
+                h.eligible_task_count, h.expected_gains, h.job_id, h.output, h.choice_index,
                 nullif(record_predictions.choice_scores[
                     coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
                     : record_predictions.choice_ends[h.ordinality]

@@ -7,7 +7,8 @@
 --   build_embedding_index       after them
 
 -- Adds examples to a task; a row is known by its content_hash. A known row gets the text that is given, if any: that
--- fills in an example that a library shipped without. Where its text was another one, its embedding is removed.
+-- fills in an example that a library shipped without. Where its text was another one, its embedding and measurements are
+-- removed.
 -- A row that stands in another split is left alone. Says what became of each row, in order.
 CREATE FUNCTION loracomp.add_examples(task text, examples jsonb)
 RETURNS TABLE (outcome text, stored_split text)
@@ -72,6 +73,11 @@ BEGIN
         DELETE FROM loracomp.example_embedding AS v
         USING judged AS j
         WHERE v.example_id = j.id AND j.outcome = 'changed'
+    ),
+    measured_before AS (
+        DELETE FROM loracomp.measurement AS m
+        USING judged AS j
+        WHERE m.example_id = j.id AND j.outcome = 'changed'
     )
     SELECT j.outcome, j.stored_split FROM judged AS j ORDER BY j.place;
 END

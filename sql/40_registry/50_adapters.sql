@@ -3,6 +3,7 @@
 --     find_base_model
 --   activate_adapter            by number, or by name
 --     adapter_named
+--     compare_adapters          what both are worth on their task's measured examples
 --   retire_adapter              by number, or by name
 --     adapter_named
 --   adapter_named               one, by name@version
@@ -70,14 +71,18 @@ COMMENT ON FUNCTION loracomp.stage_adapter IS
 'Registers a checked adapter as staged; its weights must follow in the same transaction. The same file is not added twice.';
 
 -- staged or retired -> active; the one that was active for the same task and base model retires in the same step.
--- Raises if weights are missing. An active one stays so. Returns the id of the one that retired, or null.
-CREATE FUNCTION loracomp.activate_adapter(adapter_id integer) RETURNS integer
+-- Raises if weights are missing, or if measured examples say that it is worse than the one that it would replace (p < 0.05)
+-- and it is not forced. An active one stays so. Returns the id of the one that retired, or null.
+CREATE FUNCTION loracomp.activate_adapter(adapter_id integer, force boolean DEFAULT FALSE) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     chosen loracomp.adapter;
     stored bigint;
-    replaced integer;
+    old loracomp.adapter;
+    compared record;
+    figures text;
+    before text;
 BEGIN
     -- Two activations of one task wait for each other at the task; only then is the status read.
     PERFORM FROM loracomp.task AS t
@@ -96,29 +101,49 @@ BEGIN
         RAISE EXCEPTION 'adapter %@% has % bytes of weights in the database and should have %',
             chosen.name, chosen.version, stored, chosen.byte_count USING HINT = 'stage it again from its folder';
     END IF;
-    UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now()
-    WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active'
-    RETURNING a.id INTO replaced;
+    SELECT * INTO old FROM loracomp.adapter AS a
+    WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active' FOR UPDATE;
+    SELECT * INTO compared FROM loracomp.compare_adapters(chosen.id, old.id);
+    IF compared.examples > 0 THEN
+        figures := format(
+            '%s@%s gains %s nats over %s@%s on %s measured examples: better on %s, worse on %s, p = %s',
+            chosen.name, chosen.version, to_char(compared.mean_difference, 'FMS9990.000'), old.name, old.version,
+            compared.examples, compared.better, compared.worse, to_char(compared.p, 'FM0.0000')
+        );
+        IF compared.worse > compared.better AND compared.p < 0.05 AND activate_adapter.force IS NOT TRUE THEN
+            RAISE EXCEPTION '%', figures
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'a_new_version_must_not_be_worse',
+                    HINT = 'keep the version that is active, or activate this one by force';
+        END IF;
+        before := loracomp.give_reason(figures || CASE WHEN activate_adapter.force THEN ' (forced)' ELSE '' END);
+    END IF;
+    UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.id = old.id;
     UPDATE loracomp.adapter AS a SET status = 'active', activated_at = now(), retired_at = NULL WHERE a.id = chosen.id;
+    IF figures IS NOT NULL THEN
+        PERFORM loracomp.give_reason(before);
+    END IF;
     IF NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.task_id = chosen.task_id) THEN
         RAISE WARNING 'adapter %@% is never retrieved: its task has no embedded example', chosen.name, chosen.version
             USING HINT = 'loracomp task import loads some';
     END IF;
-    RETURN replaced;
+    RETURN old.id;
 END
 $$;
-COMMENT ON FUNCTION loracomp.activate_adapter(integer) IS
-'Makes an adapter the active one of its task and base model; returns the id of the one that it replaced. Warns where no job '
-'can retrieve it.';
+COMMENT ON FUNCTION loracomp.activate_adapter(integer, boolean) IS
+'Makes an adapter the active one of its task and base model; returns the id of the one that it replaced. Where measured '
+'examples say that it is worse than that one (compare_adapters: p < 0.05), only by force. Warns where no job can retrieve it.';
 
-CREATE FUNCTION loracomp.activate_adapter(adapter text, base_model text DEFAULT NULL) RETURNS integer
+CREATE FUNCTION loracomp.activate_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
+RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    RETURN loracomp.activate_adapter((loracomp.adapter_named(activate_adapter.adapter, activate_adapter.base_model)).id);
+    RETURN loracomp.activate_adapter(
+        (loracomp.adapter_named(activate_adapter.adapter, activate_adapter.base_model)).id, activate_adapter.force
+    );
 END
 $$;
-COMMENT ON FUNCTION loracomp.activate_adapter(text, text) IS
+COMMENT ON FUNCTION loracomp.activate_adapter(text, text, boolean) IS
 'The same by name or name@version: the newest version, and of the default base model, unless given.';
 
 -- staged or active -> retired: no job is routed to it any more; it stays for replay. A retired one stays so.

@@ -46,8 +46,9 @@ SELECT concat_ws(
     E'\n',
     format(
         'Job %s: %s%s. Submitted by %s at %s.',
-        job.id, job.status, CASE WHEN job.kind = 'route' THEN ' (weights only)' END, job.submitted_by,
-        to_char(job.created_at, 'YYYY-MM-DD HH24:MI:SS TZ')
+        job.id, job.status,
+        CASE job.kind WHEN 'route' THEN ' (weights only)' WHEN 'measure' THEN ' (measures adapters)' END,
+        job.submitted_by, to_char(job.created_at, 'YYYY-MM-DD HH24:MI:SS TZ')
     ),
     CASE job.status
         WHEN 'succeeded' THEN format(
@@ -182,15 +183,16 @@ SELECT concat_ws(
         SELECT
             string_agg(
                 format(
-                    '  %s  probability %s  %s', rpad(t.task, t.width), to_char(t.probability, 'FM0.000'),
-                    CASE WHEN t.weight > 0 THEN 'weight ' || to_char(t.weight, 'FM0.000') ELSE 'not composed' END
+                    '  %s  probability %s  %s%s', rpad(t.task, t.width), to_char(t.probability, 'FM0.000'),
+                    CASE WHEN t.weight > 0 THEN 'weight ' || to_char(t.weight, 'FM0.000') ELSE 'not composed' END,
+                    '  expected gain ' || to_char(t.gain, 'FMS990.000') || ' nats'
                 ),
                 E'\n' ORDER BY t.place
             )
         FROM (
             SELECT u.*, max(char_length(u.task)) OVER () AS width
-            FROM unnest(prediction.tasks, prediction.probabilities, prediction.weights)
-            WITH ORDINALITY AS u (task, probability, weight, place)
+            FROM unnest(prediction.tasks, prediction.probabilities, prediction.weights, prediction.expected_gains)
+            WITH ORDINALITY AS u (task, probability, weight, gain, place)
         ) AS t
     )
 );

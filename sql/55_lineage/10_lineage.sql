@@ -25,12 +25,13 @@ AS $$
     WHERE p.example_ids @> ARRAY[lineage_of_example.example_id]
     UNION ALL
     SELECT j.id, j.submitted_by, j.finished_at, 'asked', NULL, NULL, NULL
-    FROM loracomp.job AS j WHERE j.evaluation IS NOT NULL AND j.example_id = lineage_of_example.example_id
+    FROM loracomp.job AS j
+    WHERE (j.evaluation IS NOT NULL OR j.kind = 'measure') AND j.example_id = lineage_of_example.example_id
     ORDER BY 1, 4;
 $$;
 COMMENT ON FUNCTION loracomp.lineage_of_example IS
 'Jobs that an example took part in. retrieved: it was among the nearest, at this place, and its task''s adapter got this '
-'weight. asked: an evaluation asked it.';
+'weight. asked: an evaluation asked it, or a job that measures.';
 
 -- Reads all predictions, unless there is a GIN index on loracomp.prediction (adapter_ids).
 CREATE FUNCTION loracomp.lineage_of_adapter(adapter_id integer)

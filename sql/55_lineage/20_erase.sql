@@ -5,8 +5,9 @@
 --     each: give_reason for the audit, then
 --     delete_jobs               jobs with their answers and traces, whatever their status
 
--- Deletes an example with its embedding, and the jobs of evaluations that asked it with their answers, for they hold its
--- text. Traces keep its id and similarity, the audit its id. Adapters that have learnt from it are reported, not changed.
+-- Deletes an example with its embedding and measurements, and the jobs of evaluations and measuring that asked it, with
+-- their answers, for they hold its text. Traces keep its id and similarity, the audit its id. Adapters that have learnt
+-- from it are reported, not changed.
 CREATE FUNCTION loracomp.erase_example(example_id bigint) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -26,7 +27,10 @@ BEGIN
     GET DIAGNOSTICS embeddings = ROW_COUNT;
     DELETE FROM loracomp.example AS e WHERE e.id = old.id;
     SELECT * INTO asking FROM loracomp.delete_jobs(
-        ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.evaluation IS NOT NULL AND j.example_id = old.id)
+        ARRAY(
+            SELECT j.id FROM loracomp.job AS j
+            WHERE (j.evaluation IS NOT NULL OR j.kind = 'measure') AND j.example_id = old.id
+        )
     );
     PERFORM loracomp.give_reason(before);
     RETURN QUERY
@@ -36,7 +40,7 @@ BEGIN
             (1, 'example deleted', 1::bigint, old.source_ref),
             (2, 'embedding deleted', embeddings, NULL),
             (
-                3, 'jobs of evaluations that asked it deleted', cardinality(asking.deleted)::bigint,
+                3, 'jobs that asked it deleted', cardinality(asking.deleted)::bigint,
                 array_to_string(asking.deleted, ', ')
             ),
             (4, 'their answers deleted', asking.predictions, NULL)
@@ -56,7 +60,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_example IS
-'Deletes an example with its embedding and the evaluations'' jobs that asked it; says what it deleted, and what it kept '
+'Deletes an example with its embedding, its measurements and the evaluations'' jobs that asked it; says what it deleted, and what it kept '
 'that has to do with it. Importing the data set again would bring it back.';
 
 -- Deletes all jobs of a submitter with their answers, traces and embeddings, whatever their status: a worker that holds one

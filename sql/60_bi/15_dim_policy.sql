@@ -17,7 +17,9 @@ SELECT
     p.contrast,
     p.created_at,
     p.updated_at,
-    p.min_share
+    p.min_share,
+    p.gain_prior,
+    p.gain_margin
 FROM loracomp.policy AS p;
 COMMENT ON VIEW bi.dim_policy IS
 'Dimension: a row for every policy, with its settings as they are now; bi.prediction_wide has them as they were. '

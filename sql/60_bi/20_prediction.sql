@@ -59,9 +59,9 @@ SELECT
 FROM loracomp.job AS j
 CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
-WHERE j.finished_at IS NOT NULL;
+WHERE j.finished_at IS NOT NULL AND j.kind <> 'measure';
 COMMENT ON VIEW bi.prediction IS
-'Fact: a row for every job that ended, with what is known of its answer in numbers and names. No prompts, no answers.';
+'Fact: a row for every job that ended, but those that measure adapters, with what is known of its answer in numbers and names. No prompts, no answers.';
 COMMENT ON COLUMN bi.prediction.job_id IS 'Number of the job; joins with bi.composed_adapter.';
 COMMENT ON COLUMN bi.prediction.status IS 'succeeded, failed or cancelled.';
 COMMENT ON COLUMN bi.prediction.kind IS 'predict: an answer was asked. route: the weights alone.';

@@ -13,7 +13,7 @@ FROM (
     SELECT
         j.base_model,
         j.priority,
-        j.evaluation IS NOT NULL AS is_evaluation,
+        (j.evaluation IS NOT NULL OR j.kind = 'measure') AS is_evaluation,
         count(*) AS jobs,
         max(w.seconds) AS oldest_s,
         percentile_cont('{0.5, 0.95}'::double precision[]) WITHIN GROUP (ORDER BY w.seconds) AS quantiles
@@ -21,11 +21,11 @@ FROM (
     CROSS JOIN LATERAL (SELECT loracomp.seconds_between(greatest(j.run_at, j.created_at), now())) AS w (seconds)
     -- Either way, so that each has its index.
     WHERE j.status = 'queued' AND (j.scheduled OR NOT j.scheduled) AND j.run_at <= now()
-    GROUP BY j.base_model, j.priority, j.evaluation IS NOT NULL
+    GROUP BY j.base_model, j.priority, (j.evaluation IS NOT NULL OR j.kind = 'measure')
 ) AS q;
 COMMENT ON VIEW bi.queue_age IS 'How long the jobs that a worker could take now have waited.';
 COMMENT ON COLUMN bi.queue_age.base_model IS 'Frozen language model that they ask for.';
-COMMENT ON COLUMN bi.queue_age.is_evaluation IS 'Whether evaluations ask, which wait until nothing else is due.';
+COMMENT ON COLUMN bi.queue_age.is_evaluation IS 'Whether they evaluate or measure, and so wait until nothing else is due.';
 COMMENT ON COLUMN bi.queue_age.jobs IS 'Jobs that wait.';
 COMMENT ON COLUMN bi.queue_age.oldest_s IS 'Seconds that the first of them has waited.';
 COMMENT ON COLUMN bi.queue_age.median_s IS 'Half of them have waited at least this long.';

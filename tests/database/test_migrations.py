@@ -38,7 +38,7 @@ STORAGE = {
         f"loracomp.prediction.{column}": "e"
         for column in (
             "query_embedding", "choice_scores", "similarities", "probabilities", "weights", "adapter_sha256",
-            "adapter_weights", "composition_digest", "base_fingerprint",
+            "adapter_weights", "composition_digest", "base_fingerprint", "expected_gains",
         )
     },
 }  # fmt: skip
@@ -49,7 +49,7 @@ NO_STATISTICS = {
         f"loracomp.job.{column}"
         for column in (
             "prompt", "choices", "stop", "idempotency_key", "tags", "exclude_tasks", "task", "expected", "error",
-            "lease_token", "tasks", "weights",
+            "lease_token", "tasks", "weights", "adapter_ids",
         )
     ),
     "loracomp.prediction.output",

@@ -135,6 +135,7 @@ def test_rows_held_out_are_never_learnt(folders):
     assert [row.digest for row in few.epochs[0]] == [row.digest for row in rows.epochs[0][:7]]
     assert few.held_out[Phrased.OWN] == rows.held_out[Phrased.OWN]
     assert few.digest() != rows.digest()
+    assert (len(rows.kept_aside), rows.kept_aside & rows.drawn) == (40, frozenset())
     capped, _ = rows_of(folders, held_out=1000)
     assert len(capped.held_out[Phrased.OWN]) == 52  # a fifth
     assert rows_of(folders, seed=1)[0].digest() != rows.digest()
@@ -168,6 +169,7 @@ def test_a_rule_is_learnt(trained, folders):
     assert (record["rows_seen"], record["steps"]) == (3296, 206)
     assert record["loss"] < 0.3
     assert record["data"]["rows"] == 220
+    assert record["kept_aside"] == sorted(each.hex() for each in rows_of(folders, epochs=15)[0].kept_aside)
     assert record["data"]["digest"] == rows_of(folders, epochs=15)[0].digest()
     assert {"torch", "peft", "transformers", "loracomp"} <= record["versions"].keys()
 
@@ -265,6 +267,14 @@ def test_it_starts_from_another_adapters_factors(trained, folders, tmp_path):
         VOWELS, base_of(folders), config, tmp_path / "third", folders[1], start_from=tmp_path / "digits"
     )
     assert third["tasks_seen"] == ["digits", "vowels"]
+    assert third["kept_aside"] == record["kept_aside"] == trained[0]["kept_aside"], "the same rows by the same seed"
+    other = config.model_copy(update={"seed": 1, "max_rows": None})
+    fourth = train_adapter(
+        VOWELS, base_of(folders), other, tmp_path / "fourth", folders[1], start_from=tmp_path / "digits"
+    )
+    own = {each.hex() for each in rows_of(folders, seed=1)[0].kept_aside}
+    assert set(fourth["kept_aside"]) == own & set(record["kept_aside"]), "what either has drawn is learnt"
+    assert 0 < len(fourth["kept_aside"]) < 40
     card = (tmp_path / "digits" / "README.md").read_text()
     assert f"- Started from the adapter of vowels, sha256 {sha256}\n- Tasks seen, in all: vowels, digits\n" in card
     with pytest.raises(UsageError, match=r"holds another training \(started_from was {.*}, is None; tasks_seen was"):

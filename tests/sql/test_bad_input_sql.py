@@ -54,7 +54,7 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ({"stop": [str(n) for n in range(17)]}, "stop_must_hold_at_most_16_texts_none_empty"),
         ({"policy": "none such"}, "policy_must_exist"),
         ({"base_model": "none such"}, "base_model_must_exist"),
-        ({"kind": "guess"}, "kind_must_be_predict_or_route"),
+        ({"kind": "guess"}, "kind_must_be_predict_route_or_measure"),
         ({"priority": -1}, "priority_must_be_between_0_and_1000"),
         ({"attempts": -1}, "attempts_must_not_be_negative"),
         ({"max_attempts": 0}, "max_attempts_must_be_between_1_and_100"),

@@ -544,5 +544,5 @@ def test_pairs_need_the_row_and_it_stands_once_a_policy(connection: db.Connectio
         connection.transaction(),
     ):
         submit(connection, **again)
-    with pytest.raises(errors.CheckViolation, match="example_id_must_stand_with_an_evaluation"):
+    with pytest.raises(errors.CheckViolation, match="example_id_is_for_evaluations_and_measuring"):
         submit(connection, example_id=job["example_id"])

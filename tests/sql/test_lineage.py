@@ -71,7 +71,7 @@ def test_erasing_an_example_leaves_its_id_alone(connection: db.Connection, examp
     assert report(connection, f"erase_example({erased})") == {
         "example deleted": (1, "rte/train#1"),
         "embedding deleted": (1, None),
-        "jobs of evaluations that asked it deleted": (1, str(asking)),
+        "jobs that asked it deleted": (1, str(asking)),
         "their answers deleted": (1, None),
         "traces that name its id kept": (1, None),
         "adapters of its task kept, which may have learnt from it": (1, "rte@1 (active)"),

@@ -22,14 +22,15 @@ EXECUTE = {
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
     """,
     "loracomp_worker": """
-        claim_jobs renew_leases record_predictions fail_jobs release_jobs queue_is_empty route_jobs read_adapters
+        claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
+        queue_is_empty route_jobs read_adapters
         find_base_model show_encoder check_health report_worker
         database_metrics
     """,
     "loracomp_analyst": """
         route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
         check_routing_settings check_similarities check_range composition_text seconds_between may_read masked_tasks
-        compute_seconds
+        compute_seconds check_gains relative_share log_share
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
@@ -49,7 +50,8 @@ EXECUTE = {
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
-        check_routing_settings check_similarities check_range
+        check_routing_settings check_similarities check_range check_gains relative_share log_share
+        measure_task measure_adapter list_measurements compare_adapters
     """,
 }
 OWNERS_ALONE = """
@@ -60,7 +62,8 @@ OWNERS_ALONE = """
     check_objects check_server check_roles check_registry check_queue
     find_task adapter_named policy_rule fill_job hint_job insert_incoming_job check_room
     audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
-    keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
+    has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
+    gains_again excluded_tasks keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key

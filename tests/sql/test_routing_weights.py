@@ -151,7 +151,9 @@ BOUNDS = {
     "top_p": [0, 0.0001, 1, 1.0001, math.nan, math.inf, None],
     "max_adapters": [0, 1, 64, 65, None],
     "min_share": [-0.1, 0, 1, 1.1, math.nan, None],
-    "weighting": ["similarity", "uniform", "equal", None],
+    "weighting": ["similarity", "uniform", "measured", "equal", None],
+    "gain_prior": [-0.1, 0, 1000, 1000.1, math.nan, math.inf, None],
+    "gain_margin": [-1000.1, -1000, 1000, math.nan, -math.inf, None],
     "min_similarity": [-1.001, -1, 1, 1.001, math.nan, None],
 }
 CHECK = """

@@ -45,6 +45,10 @@ class Rows:
     """For each epoch its rows, each in the phrasing that it has in this epoch."""
     held_out: Mapping[Phrased, tuple[TrainingRow, ...]]
     """The rows kept aside, in the entry's own template and, where it has phrasings, in those of both kinds."""
+    kept_aside: frozenset[bytes]
+    """Content hashes of the rows kept aside, those over max_tokens too."""
+    drawn: frozenset[bytes]
+    """Content hashes of the rows drawn to learn from."""
     too_long: int
     """Rows left out because of max_tokens, in the first epoch and of those kept aside."""
 
@@ -62,15 +66,21 @@ def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasing
     kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
     apart = {kind: split_rows(read(kind, config.seed), config)[0] for kind in kinds}
     held_out = {kind: tuple(tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
-    epochs, drawn = [], 0
+    epochs: list[tuple[TrainingRow, ...]] = []
+    learnt: list[Example] = []
     for epoch in range(math.ceil(config.epochs)):
-        examples = split_rows(read(config.phrased_in(epoch), config.seed + epoch), config)[1]
-        epochs.append(tuple(tokenised(examples, base, config.max_tokens)))
-        drawn = drawn or len(examples)
+        learnt = split_rows(read(config.phrased_in(epoch), config.seed + epoch), config)[1]
+        epochs.append(tuple(tokenised(learnt, base, config.max_tokens)))
     if not all(epochs):
-        raise UsageError(f"no row to learn from: {drawn} were drawn, none fits max_tokens = {config.max_tokens}")
+        raise UsageError(f"no row to learn from: {len(learnt)} were drawn, none fits max_tokens = {config.max_tokens}")
     fitting = len(epochs[0]) + len(held_out[Phrased.OWN])
-    return Rows(tuple(epochs), held_out, drawn + len(apart[Phrased.OWN]) - fitting)
+    return Rows(
+        tuple(epochs),
+        held_out,
+        kept_aside=frozenset(example.content_hash for example in apart[Phrased.OWN]),
+        drawn=frozenset(example.content_hash for example in learnt),
+        too_long=len(learnt) + len(apart[Phrased.OWN]) - fitting,
+    )
 
 
 def split_rows(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:

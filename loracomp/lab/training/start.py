@@ -23,6 +23,8 @@ class Start:
     """Its safetensors file."""
     lineage: dict[str, Any]
     """Its task, the sha256 of its weights, and tasks_seen: all tasks whose rows it has learnt from, its own last."""
+    kept_aside: tuple[str, ...]
+    """Hashes of rows of those tasks that it has not learnt from, in hex."""
 
 
 def read_start(folder: Path, base: BaseModel, config: TrainingConfig) -> Start:
@@ -40,7 +42,8 @@ def read_start(folder: Path, base: BaseModel, config: TrainingConfig) -> Start:
             f"start_from {folder}: its training.json doesn't name the tasks that it has seen (task, tasks_seen), so "
             "evaluations couldn't keep it out: train it again with this release"
         )
-    return Start(adapter.weights, {"task": task, "sha256": adapter.sha256, "tasks_seen": seen})
+    lineage = {"task": task, "sha256": adapter.sha256, "tasks_seen": seen}
+    return Start(adapter.weights, lineage, tuple(adapter.training.get("kept_aside") or ()))
 
 
 def load_start(model: PeftModel, start: Start) -> None:

@@ -49,9 +49,9 @@ def train_adapter(
     seed and shape start from the same factors. Rows that leak validation rows (`catalogue.leaks`) are left out.
 
     The folder gets adapter_config.json, adapter_model.safetensors (bfloat16), a card, and training.json: settings, data
-    digest, rows and tasks seen, scores on held-out train rows, versions, seconds (of the run that ended it). Factors
-    are float32 while they learn, whatever the base model's dtype. Killed and called again, it goes on from the last
-    checkpoint; finished, it returns the record.
+    digest, rows and tasks seen, hashes of the rows kept aside, scores on them, versions, seconds (of the run that ended
+    it). Factors are float32 while they learn, whatever the base model's dtype. Killed and called again, it goes on from
+    the last checkpoint; finished, it returns the record.
     `base` is wrapped and trained in place: load a fresh one for anything else.
     Raises UsageError if `output` holds another training, the entry no train split, or `start_from` doesn't fit.
     """
@@ -80,6 +80,7 @@ def train_adapter(
         "steps": trainer.state.global_step,
         "loss": next((log["loss"] for log in reversed(trainer.state.log_history) if "loss" in log), None),
         "held_out": _held_out_scores(model, rows.held_out),
+        "kept_aside": _kept_aside(entry.task, rows, start),
         "seconds": round(time.monotonic() - started, 1),
         "device": str(base.model.device),
         "dtype": str(base.model.dtype).removeprefix("torch."),
@@ -136,6 +137,17 @@ def _origin(entry: Entry, start: Start | None, leaks: Leaks) -> dict[str, Any]:
             "compared_with": list(leaks.compared_with),
         },
     }
+
+
+def _kept_aside(task: str, rows: Rows, start: Start | None) -> list[str]:
+    """Hashes of train rows of its tasks that the adapter has not learnt from, so that it may be measured on them."""
+    own = {content_hash.hex() for content_hash in rows.kept_aside}
+    if start is None:
+        return sorted(own)
+    before = set(start.kept_aside)
+    # A start that has seen the task may have drawn other rows of it.
+    unlearnt = own & before if task in start.lineage["tasks_seen"] else own
+    return sorted(unlearnt | before - {content_hash.hex() for content_hash in rows.drawn})
 
 
 def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,111 @@
+"""See to it that jobs are answered: by workers that are there, or by one of this process; with a bar."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from threading import Event, Thread
+
+import psycopg
+
+from loracomp.config import Settings
+from loracomp.database.connections import Connection, connect, translated_errors
+from loracomp.database.embedded import database_url
+from loracomp.database.queries import QUERIES
+from loracomp.errors import LoracompError
+
+LOOKS = 6
+"""For others at work, 0.3 s apart, before a worker is started here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Jobs of one kind that are not answered yet."""
+
+    base_model: str
+    queued: int = 0
+    running: int = 0
+
+    @property
+    def left(self) -> int:
+        """Queued or running."""
+        return self.queued + self.running
+
+
+Look = Callable[[Connection], Waiting | None]
+"""What waits now; None where nobody can answer it."""
+
+
+def see_to_answers(connection: Connection, settings: Settings, look: Look, total: int, doing: str) -> int:
+    """Wait until workers have answered what `look` finds, or answer it here; how many jobs of `total` are left.
+
+    `doing` stands before the bar.
+    """
+    waiting = look(connection)
+    with _progress(settings, look, total, doing):
+        while waiting and waiting.left:
+            if not _others_answer(connection, look, waiting):
+                _work_here(settings.model_copy(update={"base_model": waiting.base_model}))
+                waiting = look(connection)
+                if waiting and waiting.queued:  # a worker leaves them only where it was told to stop
+                    break
+            waiting = look(connection)
+    return waiting.left if waiting else 0
+
+
+def _others_answer(connection: Connection, look: Look, before: Waiting) -> bool:
+    """Whether workers are at it: an idle one gets a moment to notice."""
+    for _ in range(LOOKS):
+        if _somebody_works(connection, before.base_model):
+            time.sleep(1)
+            return True
+        time.sleep(0.3)
+        if (now := look(connection)) is None or now.left < before.left:
+            return True
+    return False
+
+
+def _somebody_works(connection: Connection, base_model: str) -> bool:
+    """Whether a worker holds jobs of a base model."""
+    with translated_errors():
+        rows = connection.execute(QUERIES["queue_health"], {"base_model": base_model}).fetchall()
+    return any(row["running"] > row["expired_leases"] for row in rows)
+
+
+def _work_here(settings: Settings) -> None:
+    from loracomp.worker.process import serve
+    from loracomp.worker.start import open_worker
+
+    serve(open_worker(settings, drain=True), settings.grace_s)
+
+
+@contextmanager
+def _progress(settings: Settings, look: Look, total: int, doing: str) -> Iterator[None]:
+    """A bar that follows the jobs on a connection of its own, whoever answers."""
+    from loracomp.registry.embeddings import progress_bar
+
+    over = Event()
+    with progress_bar() as progress:
+        line = progress.add_task(doing, total=total)
+
+        def show() -> None:
+            # A database that is away is the worker's business.
+            with suppress(psycopg.Error, LoracompError), connect(database_url(settings), vectors=False) as own:
+                waiting = look(own)
+                progress.update(line, completed=total - (waiting.left if waiting else 0))
+
+        def follow() -> None:
+            took = 0.0
+            while not over.wait(max(1, 20 * took)):  # counting the jobs of a large evaluation takes time itself
+                start = time.monotonic()
+                show()
+                took = time.monotonic() - start
+
+        thread = Thread(target=follow, name="progress", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            show()

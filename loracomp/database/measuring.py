@@ -1,0 +1,23 @@
+"""What jobs of kind 'measure' shall score. SQL decides; this only asks."""
+
+from collections.abc import Sequence
+
+from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
+from loracomp.records import Job, MeasurementPlan
+
+
+def plan_measurements(connection: Connection, jobs: Sequence[Job]) -> list[MeasurementPlan]:
+    """For each job its right answer and its adapters; a job that was purged meanwhile has none."""
+    if not jobs:
+        return []
+    return [
+        MeasurementPlan(
+            job_id=row["job_id"],
+            answer=row["answer"],
+            normalization=row["choice_normalization"],
+            adapter_ids=tuple(row["adapter_ids"]),
+            adapter_sha256=tuple(row["adapter_sha256"]),
+        )
+        for row in connection.execute(QUERIES["plan_measurements"], {"job_ids": [job.id for job in jobs]})
+    ]

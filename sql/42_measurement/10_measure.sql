@@ -1,0 +1,309 @@
+-- What asks for measurements: jobs of kind measure, one an example.
+--   measure_task                the examples of a task, under the adapters that are likely to help
+--     likely_tasks              the tasks whose adapters those are
+--       nearest_tasks
+--     measurable_examples       rows of a split, in the order in which a seed draws them
+--     queue_measurements        inserts the jobs that are missing
+--       has_learnt_from
+--   measure_adapter             one adapter, on the examples that are measured already
+--     likely_tasks, queue_measurements
+--   list_measurements           what is measured, and what waits
+
+-- Computes only. Without a record an adapter has learnt from its own task's train rows, as far as is known.
+CREATE FUNCTION loracomp.has_learnt_from(training jsonb, own_task text, task text, split text, content_hash bytea)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT split = 'train'
+        AND coalesce(training -> 'tasks_seen' ? task, own_task = task)
+        AND NOT coalesce(training -> 'kept_aside' ? encode(content_hash, 'hex'), FALSE);
+END;
+COMMENT ON FUNCTION loracomp.has_learnt_from IS
+'Whether an adapter has learnt from an example, by its training record: a train row of one of its tasks_seen (its own task '
+'where the record names none) that is not among the rows that its training kept aside.';
+
+-- Reads the rows of a split that can be measured. Of train rows those alone that jobs can retrieve.
+CREATE FUNCTION loracomp.measurable_examples(task_id integer, split text, seed integer DEFAULT 0)
+RETURNS TABLE (example_id bigint, place bigint)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.id, row_number() OVER (ORDER BY sha256(e.content_hash || int4send(measurable_examples.seed)), e.id)
+    FROM loracomp.example AS e
+    WHERE e.task_id = measurable_examples.task_id AND e.split = measurable_examples.split
+        AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+        AND (e.split <> 'train' OR EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id));
+END;
+COMMENT ON FUNCTION loracomp.measurable_examples IS
+'Rows of a task''s split with text and answer, with their places in the order that a seed draws them in; of train rows those '
+'that are embedded.';
+
+-- Changes nothing. It asks with 20 examples of the task for the 200 nearest of other tasks, and counts what it finds.
+-- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
+-- hnsw.ef_search is what tune_routing sets by the size of the table.
+CREATE FUNCTION loracomp.nearest_tasks(task_id integer, others integer[], most integer) RETURNS integer[]
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET hnsw.iterative_scan = 'relaxed_order'
+-- The default of 20,000 gives up among neighbours that are not eligible.
+SET hnsw.max_scan_tuples = 200000
+SET hnsw.ef_search = 100
+AS $$
+    WITH scope AS MATERIALIZED (
+        SELECT loracomp.search_exactly(nearest_tasks.others) AS exact
+    ), asking AS MATERIALIZED (
+        SELECT v.embedding FROM loracomp.example_embedding AS v
+        JOIN loracomp.example AS e ON e.id = v.example_id
+        WHERE v.task_id = nearest_tasks.task_id ORDER BY e.content_hash LIMIT 20
+    ), found AS (
+        SELECT n.task_id, row_number() OVER (ORDER BY count(*) DESC, max(n.similarity) DESC, n.task_id) AS place
+        FROM asking AS a
+        CROSS JOIN scope AS s
+        CROSS JOIN LATERAL loracomp.nearest_examples(a.embedding, nearest_tasks.others, 200, s.exact) AS n
+        GROUP BY n.task_id
+    )
+    SELECT coalesce(array_agg(f.task_id ORDER BY f.place), '{}') FROM found AS f WHERE f.place <= nearest_tasks.most;
+$$;
+COMMENT ON FUNCTION loracomp.nearest_tasks IS
+'Those of the other tasks, at most so many, that hold most of the nearest neighbours of 20 examples of a task.';
+
+-- Changes nothing.
+CREATE FUNCTION loracomp.likely_tasks(task_id integer, base_model_id integer, most integer) RETURNS integer[]
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    others CONSTANT integer[] := ARRAY(
+        SELECT a.task_id FROM loracomp.adapter AS a
+        WHERE a.base_model_id = likely_tasks.base_model_id AND a.status = 'active' AND a.task_id <> likely_tasks.task_id
+        ORDER BY a.task_id
+    );
+BEGIN
+    IF cardinality(others) < likely_tasks.most THEN
+        RETURN likely_tasks.task_id || others;
+    END IF;
+    RETURN likely_tasks.task_id || loracomp.nearest_tasks(likely_tasks.task_id, others, likely_tasks.most - 1);
+END
+$$;
+COMMENT ON FUNCTION loracomp.likely_tasks IS
+'The task and those whose adapters are likely to help with it, no more than `most` in all: every task with an active adapter '
+'where these are few, else the nearest ones.';
+
+-- Inserts a job for each example that lacks a measurement of one of the adapters, as the caller; what is measured, or waits
+-- to be, is left out, and so is what an adapter has learnt from.
+CREATE FUNCTION loracomp.queue_measurements(
+    example_ids bigint[], adapter_ids integer[], base_model loracomp.base_model, policy text, priority integer
+) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    added bigint;
+BEGIN
+    -- One at a time for a base model: two would queue the same.
+    PERFORM FROM loracomp.base_model AS b WHERE b.id = queue_measurements.base_model.id FOR NO KEY UPDATE;
+    INSERT INTO loracomp.job (
+        kind, prompt, choices, policy, base_model, task, expected, example_id, adapter_ids, priority, submitted_by
+    )
+    SELECT
+        'measure', e.prompt, e.choices, queue_measurements.policy, queue_measurements.base_model.name, t.name, e.answer,
+        e.id, array_agg(a.id ORDER BY a.id), queue_measurements.priority, loracomp.caller()
+    FROM unnest(queue_measurements.example_ids) WITH ORDINALITY AS u (example_id, place)
+    JOIN loracomp.example AS e ON e.id = u.example_id
+    JOIN loracomp.task AS t ON t.id = e.task_id
+    JOIN loracomp.policy AS p ON p.name = queue_measurements.policy
+    CROSS JOIN loracomp.adapter AS a
+    JOIN loracomp.task AS o ON o.id = a.task_id
+    WHERE a.id = ANY (queue_measurements.adapter_ids)
+        AND NOT loracomp.has_learnt_from(a.training, o.name, t.name, e.split, e.content_hash)
+        AND NOT EXISTS (
+            SELECT FROM loracomp.measurement AS m
+            WHERE m.example_id = e.id AND m.base_model_id = a.base_model_id
+                AND m.choice_normalization = p.choice_normalization AND a.id = ANY (m.adapter_ids)
+        )
+        AND NOT EXISTS (
+            SELECT FROM loracomp.job AS j
+            WHERE j.kind = 'measure' AND j.finished_at IS NULL AND j.example_id = e.id AND a.id = ANY (j.adapter_ids)
+        )
+    GROUP BY u.place, e.id, t.name
+    ORDER BY u.place;
+    GET DIAGNOSTICS added = ROW_COUNT;
+    RETURN added;
+END
+$$;
+COMMENT ON FUNCTION loracomp.queue_measurements IS
+'Inserts jobs that measure these adapters on these examples, where that is neither done nor queued, and the adapter has not '
+'learnt from the example; returns how many.';
+
+-- Inserts jobs, as the caller. Where the task has an adapter, its examples are those that this adapter has not learnt from:
+-- all adapters are then compared on the same rows.
+CREATE FUNCTION loracomp.measure_task(
+    task text,
+    rows integer DEFAULT NULL,
+    adapters integer DEFAULT 30,
+    split text DEFAULT 'train',
+    base_model text DEFAULT NULL,
+    policy text DEFAULT 'default',
+    priority integer DEFAULT 0,
+    seed integer DEFAULT 0
+) RETURNS TABLE (examples bigint, learnt bigint, adapters_measured bigint, added bigint)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    target CONSTANT integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = measure_task.task);
+    model CONSTANT loracomp.base_model := loracomp.find_base_model(measure_task.base_model);
+    used CONSTANT loracomp.policy := loracomp.policy_with(measure_task.policy);
+    likely integer[];
+    chosen integer[];
+    drawn bigint[];
+BEGIN
+    PERFORM loracomp.check_range('rows', measure_task.rows, 1, 1000000);
+    PERFORM loracomp.check_range('adapters', measure_task.adapters, 1, 1000);
+    IF target IS NULL THEN
+        RAISE EXCEPTION 'there is no task %', measure_task.task
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list names those that there are';
+    END IF;
+    likely := loracomp.likely_tasks(target, model.id, measure_task.adapters);
+    chosen := ARRAY(
+        SELECT a.id FROM loracomp.adapter AS a
+        WHERE a.base_model_id = model.id AND a.status = 'active' AND a.task_id = ANY (likely)
+    );
+    IF chosen = '{}' THEN
+        RAISE EXCEPTION 'base model % has no active adapter to measure', model.name
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter add and activate bring one';
+    END IF;
+    SELECT
+        coalesce(array_agg(x.example_id ORDER BY x.place) FILTER (WHERE NOT x.is_learnt), '{}'),
+        count(*) FILTER (WHERE x.is_learnt)
+    INTO drawn, learnt
+    FROM (
+        SELECT m.example_id, m.place, EXISTS (
+            SELECT FROM loracomp.adapter AS a
+            WHERE a.base_model_id = model.id AND a.task_id = target AND a.status = 'active'
+                AND loracomp.has_learnt_from(a.training, measure_task.task, measure_task.task, e.split, e.content_hash)
+        ) AS is_learnt
+        FROM loracomp.measurable_examples(target, measure_task.split, measure_task.seed) AS m
+        JOIN loracomp.example AS e ON e.id = m.example_id
+    ) AS x;
+    IF drawn = '{}' THEN
+        RAISE EXCEPTION 'task % has no % example to measure: % are there, and its adapter has learnt from all of them', task,
+            split, learnt
+            USING ERRCODE = 'no_data_found',
+                HINT = 'import rows with text and answer that the adapter has not learnt from; its training record names the '
+                    'tasks that it has seen (tasks_seen) and the rows that were kept aside (kept_aside)';
+    END IF;
+    drawn := drawn[:coalesce(measure_task.rows, cardinality(drawn))];
+    examples := cardinality(drawn);
+    adapters_measured := cardinality(chosen);
+    added := loracomp.queue_measurements(drawn, chosen, model, used.name, measure_task.priority);
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION loracomp.measure_task IS
+'Asks what adapters are worth on a task''s examples: a job of kind measure for each example that lacks it, under the base '
+'model, the task''s own adapter and those of the nearest tasks, `adapters` in all. rows null is all of them; those that the '
+'task''s own adapter has learnt from are left out and counted. The jobs wait until nothing else is due.';
+
+-- Inserts jobs, as the caller.
+CREATE FUNCTION loracomp.measure_adapter(
+    adapter_id integer, tasks integer DEFAULT 30, policy text DEFAULT 'default', priority integer DEFAULT 0
+) RETURNS TABLE (examples bigint, added bigint)
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    measured loracomp.adapter;
+    model loracomp.base_model;
+    used CONSTANT loracomp.policy := loracomp.policy_with(measure_adapter.policy);
+    likely integer[];
+    known bigint[];
+BEGIN
+    PERFORM loracomp.check_range('tasks', measure_adapter.tasks, 1, 1000);
+    SELECT * INTO measured FROM loracomp.adapter AS a WHERE a.id = measure_adapter.adapter_id;
+    IF measured.id IS NULL THEN
+        RAISE EXCEPTION 'there is no adapter with id %', measure_adapter.adapter_id
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list names those that there are';
+    END IF;
+    SELECT * INTO model FROM loracomp.base_model AS b WHERE b.id = measured.base_model_id;
+    likely := loracomp.likely_tasks(measured.task_id, model.id, measure_adapter.tasks);
+    known := ARRAY(
+        SELECT m.example_id FROM loracomp.measurement AS m
+        JOIN loracomp.example AS e ON e.id = m.example_id
+        WHERE m.base_model_id = model.id AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+            -- Tasks without an adapter are nobody's neighbours, but any adapter may help with them.
+            AND (m.task_id = ANY (likely) OR NOT EXISTS (
+                SELECT FROM loracomp.adapter AS a
+                WHERE a.task_id = m.task_id AND a.base_model_id = model.id AND a.status = 'active'
+            ))
+        ORDER BY m.example_id
+    );
+    IF known = '{}' THEN
+        RAISE EXCEPTION 'no example is measured yet on which adapter %@% could be', measured.name, measured.version
+            USING ERRCODE = 'no_data_found', HINT = 'measure its task first: SELECT * FROM loracomp.measure_task(...)';
+    END IF;
+    examples := cardinality(known);
+    added := loracomp.queue_measurements(known, ARRAY[measured.id], model, used.name, measure_adapter.priority);
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION loracomp.measure_adapter IS
+'Asks what an adapter, active or not, is worth on the examples that are measured already, of its own task and the nearest '
+'ones and of tasks without an adapter: a job of kind measure for each that lacks it and that the adapter has not learnt from.';
+
+-- Reads only.
+CREATE FUNCTION loracomp.list_measurements(task text DEFAULT NULL)
+RETURNS TABLE (
+    task text,
+    base_model text,
+    examples bigint,
+    adapters bigint,
+    queued bigint,
+    running bigint,
+    failed bigint,
+    last_error text
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    WITH measured AS (
+        SELECT m.task_id, m.base_model_id, count(*) AS examples, (
+            SELECT count(DISTINCT u.id) FROM loracomp.measurement AS o CROSS JOIN LATERAL unnest(o.adapter_ids) AS u (id)
+            WHERE o.task_id = m.task_id AND o.base_model_id = m.base_model_id
+        ) AS adapters
+        FROM loracomp.measurement AS m GROUP BY m.task_id, m.base_model_id
+    ), waiting AS (
+        SELECT
+            j.task,
+            j.base_model,
+            count(*) FILTER (WHERE j.status = 'queued') AS queued,
+            count(*) FILTER (WHERE j.status = 'running') AS running,
+            count(*) FILTER (WHERE j.status = 'failed') AS failed,
+            (array_agg(j.error ORDER BY j.finished_at DESC) FILTER (WHERE j.status = 'failed'))[1] AS last_error
+        FROM loracomp.job AS j
+        JOIN loracomp.base_model AS b ON b.name = j.base_model
+        WHERE j.kind = 'measure' AND j.status IN ('queued', 'running', 'failed') AND NOT (
+            -- What was measured since has not failed.
+            j.status = 'failed' AND EXISTS (
+                SELECT FROM loracomp.measurement AS m
+                WHERE m.example_id = j.example_id AND m.base_model_id = b.id AND m.adapter_ids @> j.adapter_ids
+            )
+        )
+        GROUP BY j.task, j.base_model
+    )
+    SELECT
+        t.name, b.name, coalesce(m.examples, 0), coalesce(m.adapters, 0),
+        coalesce(w.queued, 0), coalesce(w.running, 0), coalesce(w.failed, 0), w.last_error
+    FROM loracomp.task AS t
+    CROSS JOIN loracomp.base_model AS b
+    LEFT JOIN measured AS m ON m.task_id = t.id AND m.base_model_id = b.id
+    LEFT JOIN waiting AS w ON w.task = t.name AND w.base_model = b.name
+    WHERE (m.examples > 0 OR w.task IS NOT NULL)
+        AND t.name = coalesce(list_measurements.task, t.name)
+    ORDER BY b.name, t.name;
+$$;
+COMMENT ON FUNCTION loracomp.list_measurements IS
+'A row a task and base model with measured examples or jobs that measure: how many examples are measured, under how many '
+'adapters, how many jobs wait and run, and how many failed and were not measured since.';

@@ -1,0 +1,141 @@
+-- What workers call with jobs of kind measure.
+--   plan_measurements           what to score for each
+--   record_measurements         what came out
+
+-- Changes nothing.
+CREATE FUNCTION loracomp.plan_measurements(job_ids bigint[])
+RETURNS TABLE (job_id bigint, answer text, choice_normalization text, adapter_ids integer[], adapter_sha256 text[])
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+BEGIN ATOMIC
+SELECT
+    j.id,
+    j.expected,
+    p.choice_normalization,
+    array_agg(a.id ORDER BY a.id),
+    array_agg(a.sha256 ORDER BY a.id)
+FROM loracomp.job AS j
+JOIN loracomp.policy AS p ON p.name = j.policy
+JOIN loracomp.adapter AS a ON a.id = ANY (j.adapter_ids)
+WHERE j.id = ANY (plan_measurements.job_ids) AND j.kind = 'measure'
+GROUP BY j.id, j.expected, p.choice_normalization;
+END;
+COMMENT ON FUNCTION loracomp.plan_measurements IS
+'What to score for jobs of kind measure: the right answer, what choices'' scores are divided by, and the adapters. A job '
+'that is gone, or whose adapters are, has no row.';
+
+-- running -> succeeded, with what was measured, for jobs whose token still holds. Each array has an element for each job,
+-- but for the last four: those hold all jobs' adapters, one job's behind the other's, and ends says where each job's end.
+-- What is not the job's own is left out: an adapter that it does not name, an example that has changed since.
+CREATE FUNCTION loracomp.record_measurements(
+    ids bigint[],
+    tokens bigint[],
+    choice_normalizations text[],
+    base_scores double precision[],
+    bases_are_right boolean[],
+    ends integer[],
+    adapter_ids integer[],
+    gains real[],
+    are_right boolean[]
+) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+AS $$
+#variable_conflict use_column
+DECLARE
+    written bigint;
+    missing bigint := cardinality(record_measurements.ids);
+BEGIN
+    IF (missing = ALL (ARRAY[
+        cardinality(tokens), cardinality(choice_normalizations), cardinality(base_scores), cardinality(bases_are_right),
+        cardinality(ends)
+    ])) IS NOT TRUE OR (cardinality(record_measurements.adapter_ids) = ALL (ARRAY[
+        cardinality(gains), cardinality(are_right), ends[missing]
+    ])) IS NOT TRUE THEN
+        RAISE EXCEPTION 'ids, tokens and the other arrays must have one element for each job, and adapter_ids, gains and '
+            'are_right as many as the last of ends says' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR attempt IN 1..2 LOOP
+        RETURN QUERY
+        WITH held AS MATERIALIZED (
+            SELECT g.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
+            FROM unnest(
+                record_measurements.ids, record_measurements.tokens, record_measurements.choice_normalizations,
+                record_measurements.base_scores, record_measurements.bases_are_right
+            ) WITH ORDINALITY AS g (job_id, token, choice_normalization, base_score, base_is_right)
+            JOIN loracomp.job AS j ON j.id = g.job_id AND j.lease_token = g.token AND j.kind = 'measure'
+            ORDER BY j.id
+            FOR UPDATE OF j SKIP LOCKED
+        ),
+        -- Two jobs of a batch may ask one example.
+        measured AS (
+            SELECT DISTINCT ON (h.example_id, u.adapter_id) h.example_id, u.adapter_id, u.gain, u.is_right
+            FROM held AS h
+            CROSS JOIN LATERAL unnest(
+                record_measurements.adapter_ids, record_measurements.gains, record_measurements.are_right
+            ) WITH ORDINALITY AS u (adapter_id, gain, is_right, place)
+            WHERE u.place > coalesce(record_measurements.ends[h.ordinality - 1], 0)
+                AND u.place <= record_measurements.ends[h.ordinality] AND u.adapter_id = ANY (h.asked)
+            ORDER BY h.example_id, u.adapter_id, h.job_id DESC
+        ),
+        recorded AS (
+            INSERT INTO loracomp.measurement AS m (
+                example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains,
+                are_right, worker
+            )
+            SELECT DISTINCT ON (e.id)
+                e.id, b.id, e.task_id, h.choice_normalization, h.base_score, h.base_is_right, x.adapter_ids, x.gains,
+                x.are_right, h.worker
+            FROM held AS h
+            JOIN loracomp.base_model AS b ON b.name = h.base_model
+            JOIN loracomp.example AS e ON e.id = h.example_id
+                AND (e.prompt, e.choices, e.answer) IS NOT DISTINCT FROM (h.prompt, h.choices, h.expected)
+            JOIN (
+                SELECT
+                    u.example_id,
+                    array_agg(u.adapter_id ORDER BY u.adapter_id) AS adapter_ids,
+                    array_agg(u.gain ORDER BY u.adapter_id) AS gains,
+                    array_agg(u.is_right ORDER BY u.adapter_id) AS are_right
+                FROM measured AS u GROUP BY u.example_id
+            ) AS x ON x.example_id = e.id
+            ORDER BY e.id, h.job_id DESC
+            ON CONFLICT ON CONSTRAINT an_example_has_one_measurement_a_base_model DO UPDATE SET
+                choice_normalization = excluded.choice_normalization,
+                base_score = excluded.base_score,
+                base_is_right = excluded.base_is_right,
+                (adapter_ids, gains, are_right) = (
+                    -- What was measured before stays, but for what was measured again, or by other scores.
+                    SELECT
+                        array_agg(u.adapter_id ORDER BY u.adapter_id), array_agg(u.gain ORDER BY u.adapter_id),
+                        array_agg(u.is_right ORDER BY u.adapter_id)
+                    FROM (
+                        SELECT n.* FROM unnest(excluded.adapter_ids, excluded.gains, excluded.are_right)
+                            AS n (adapter_id, gain, is_right)
+                        UNION ALL
+                        SELECT o.* FROM unnest(m.adapter_ids, m.gains, m.are_right) AS o (adapter_id, gain, is_right)
+                        WHERE o.adapter_id <> ALL (excluded.adapter_ids)
+                            AND m.choice_normalization = excluded.choice_normalization
+                    ) AS u
+                ),
+                worker = excluded.worker,
+                measured_at = now()
+        )
+        UPDATE loracomp.job AS j SET
+            status = 'succeeded',
+            finished_at = now(),
+            lease_token = NULL,
+            lease_expires_at = NULL,
+            error_code = NULL,
+            error = NULL
+        FROM held AS h
+        WHERE j.id = h.job_id
+        RETURNING j.id;
+        GET DIAGNOSTICS written = ROW_COUNT;
+        missing := missing - written;
+        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(record_measurements.ids, record_measurements.tokens);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.record_measurements IS
+'Writes what jobs of kind measure found, and ends them, where the lease token still holds; returns those ids.';
