@@ -30,7 +30,7 @@ EXECUTE = {
     "loracomp_analyst": """
         route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
         check_routing_settings check_similarities check_range composition_text seconds_between may_read masked_tasks
-        compute_seconds check_gains relative_share log_share
+        compute_seconds confidence check_gains relative_share log_share
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
