@@ -185,7 +185,8 @@ def activate_adapter(
     from loracomp.registry import adapters
 
     with open_database() as connection:
-        _activate(connection, adapters.find_adapter(connection, reference, base_model)["id"], force=force)
+        found = adapters.find_adapter(connection, reference, base_model)
+        _activate(connection, found["id"], force=force)
         _show(connection, reference, base_model, as_json)
 
 

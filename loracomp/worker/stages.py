@@ -40,7 +40,7 @@ class Stages(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs claimed together, and what each has come to so far: prepared, then a prediction, or a failure."""
+    """Jobs claimed together, and what each has come to so far: prepared, then a result, or a failure."""
 
     jobs: Sequence[Job]
     results: Mapping[Job, Any | Failure]
@@ -52,8 +52,8 @@ class Batch:
     @property
     def steps(self) -> Mapping[str, float]:
         """Milliseconds of the pipeline's steps, which all results of a batch share."""
-        answered = (each for each in self.results.values() if isinstance(each, Prediction | Measurement))
-        return next((each.timings for each in answered), {})
+        results = (each for each in self.results.values() if isinstance(each, Prediction | Measurement))
+        return next((each.timings for each in results), {})
 
 
 def through(

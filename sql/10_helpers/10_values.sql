@@ -6,6 +6,7 @@
 --   compute_seconds     a job's part of its batch's work
 --   confidence          the best choice's share
 --   log_share           log softmax of scores, at one place
+--     confidence
 
 -- Changes nothing. NaN is beyond every range; null is left to whoever asks.
 CREATE FUNCTION loracomp.check_range(
@@ -77,13 +78,10 @@ END;
 COMMENT ON FUNCTION loracomp.confidence IS
 'Share of the best choice in the softmax over log-likelihoods; null where there are none.';
 
--- Computes only. As in confidence.
+-- Computes only.
 CREATE FUNCTION loracomp.log_share(scores double precision[], place integer) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-SELECT scores[place] - h.highest - ln(sum(exp(greatest(u.score - h.highest, -700))))
-FROM unnest(scores) AS u (score)
-CROSS JOIN (SELECT max(x.score) AS highest FROM unnest(scores) AS x (score)) AS h
-GROUP BY h.highest;
+SELECT scores[place] - max(u.score) + ln(loracomp.confidence(scores)) FROM unnest(scores) AS u (score);
 END;
 COMMENT ON FUNCTION loracomp.log_share IS 'Logarithm of one score''s share in the softmax over all of them.';

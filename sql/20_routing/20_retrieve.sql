@@ -3,6 +3,7 @@
 --     embedding_dimensions
 --   check_encoder_unchanged     it came from the encoder that made the examples' vectors
 --   unknown_tasks               names of excluded tasks that no task has
+--   excluded_tasks              the tasks that a job must not use
 --   eligible_tasks              the tasks to search
 --   active_adapters             the adapters of those that have one
 --   search_exactly              whether to scan their examples or to use the index
@@ -69,6 +70,18 @@ BEGIN ATOMIC
     );
 END;
 COMMENT ON FUNCTION loracomp.unknown_tasks IS 'Those of the names that no task has, joined by commas; null where there are none.';
+
+-- Changes nothing.
+CREATE FUNCTION loracomp.excluded_tasks(excluded text[], pinned text[]) RETURNS text[]
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT CASE
+        WHEN pinned IS NULL THEN excluded
+        ELSE excluded || ARRAY(SELECT t.name FROM loracomp.task AS t WHERE t.name <> ALL (pinned))
+    END;
+END;
+COMMENT ON FUNCTION loracomp.excluded_tasks IS
+'The tasks that a job excludes and, where it names those that it may use, all others.';
 
 -- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for a name that has vanished.
 CREATE FUNCTION loracomp.eligible_tasks(

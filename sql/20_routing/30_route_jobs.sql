@@ -1,7 +1,7 @@
 -- Live routing: what a worker asks for each batch that it claimed.
 --   route_jobs                  a batch of jobs and vectors to compositions and traces
 --     check_encoder_unchanged, check_embedding
---     eligible_tasks, active_adapters, search_exactly
+--     excluded_tasks, eligible_tasks, active_adapters, search_exactly
 --     route_query               one vector to examples, probabilities, expected gains and weights
 --       nearest_examples
 --       expected_gains          where the policy's weighting is 'measured'
@@ -137,11 +137,7 @@ AS $$
             a.embedding,
             j.base_model,
             j.submitted_by,
-            -- Where a job names the tasks that it may use, all others are excluded.
-            CASE
-                WHEN j.tasks IS NULL THEN j.exclude_tasks
-                ELSE j.exclude_tasks || ARRAY(SELECT t.name FROM loracomp.task AS t WHERE t.name <> ALL (j.tasks))
-            END AS exclude_tasks,
+            loracomp.excluded_tasks(j.exclude_tasks, j.tasks) AS exclude_tasks,
             j.policy,
             -- With weights for them nothing is retrieved. A task that is gone leaves a null, which nothing contains.
             ARRAY(

@@ -3,9 +3,9 @@
 --     with_settings             the policy of its trace with those settings
 --     policy_with               or another policy with them
 --     retrieve_again            where the trace does not hold enough examples
---       stored_vector, eligible_tasks, search_exactly, nearest_examples
+--       stored_vector, excluded_tasks, eligible_tasks, search_exactly, nearest_examples
 --     gains_again               where the trace does not hold what the adapters are expected to gain
---       eligible_tasks, active_adapters, expected_gains
+--       excluded_tasks, eligible_tasks, active_adapters, expected_gains
 --     task_weights
 
 -- Changes nothing; reads stored traces with its owner's rights: of any job for analysts and administrators, of their own for
@@ -98,8 +98,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.rescore_route IS
-'What retrieval would have weighted for a job under other settings, such as {"top_p": 0.9}, or those of a policy; the rest is as stored. A larger '
-'k than the job''s, or other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the '
+'What retrieval would have weighted for a job under other settings, such as {"top_p": 0.9}, or those of a policy; the rest '
+'is as stored. A larger k than the job''s, or other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the '
 'job''s router: the examples are always those of retrieval. With weighting measured the expected gains are those of the '
 'trace, or of today''s measurements where it holds none, or k, temperature or gain_prior are others.';
 
@@ -149,11 +149,7 @@ BEGIN
     END IF;
     eligible := loracomp.eligible_tasks(
         asked.base_model, asked.submitted_by,
-        coalesce(retrieve_again.exclude_tasks, asked.exclude_tasks) || CASE
-            WHEN asked.tasks IS NULL THEN '{}'
-            ELSE ARRAY(SELECT t.name FROM loracomp.task AS t WHERE t.name <> ALL (asked.tasks))
-        END,
-        or_measured
+        loracomp.excluded_tasks(coalesce(retrieve_again.exclude_tasks, asked.exclude_tasks), asked.tasks), or_measured
     );
     SELECT
         coalesce(array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id), '{}'),
@@ -192,7 +188,8 @@ AS $$
     CROSS JOIN LATERAL loracomp.active_adapters(
         j.base_model,
         loracomp.eligible_tasks(
-            j.base_model, j.submitted_by, coalesce(gains_again.exclude_tasks, j.exclude_tasks)
+            j.base_model, j.submitted_by,
+            loracomp.excluded_tasks(coalesce(gains_again.exclude_tasks, j.exclude_tasks), j.tasks)
         )
     ) AS a
     CROSS JOIN LATERAL loracomp.expected_gains(

@@ -4,6 +4,7 @@
 --   activate_adapter            by number, or by name
 --     compare_adapters          what both are worth on their task's measured examples
 --     adapter_named
+--     compare_adapters          what both are worth on their task's measured examples
 --   retire_adapter              by number, or by name
 --     adapter_named
 --   adapter_named               one, by name@version

@@ -13,7 +13,8 @@ SELECT
     g.standard_error,
     g.accuracy,
     g.base_accuracy,
-    g.measured_at
+    g.measured_at,
+    now() AS as_of
 FROM (
     SELECT
         x.task_id,
@@ -50,3 +51,4 @@ COMMENT ON COLUMN bi.transfer.standard_error IS 'Of mean_gain; null for one exam
 COMMENT ON COLUMN bi.transfer.accuracy IS 'Share of the examples with choices that it has right; null where none has choices.';
 COMMENT ON COLUMN bi.transfer.base_accuracy IS 'The same of the base model alone, on the same examples.';
 COMMENT ON COLUMN bi.transfer.measured_at IS 'When one of them was measured last.';
+COMMENT ON COLUMN bi.transfer.as_of IS 'Up to when it counts: now, for it is live.';

@@ -14,7 +14,8 @@ SELECT
     stddev_samp(x.expected - (x.score - x.base_score)) / sqrt(count(*)) AS bias_standard_error,
     corr(x.expected, x.score - x.base_score) AS correlation,
     avg(x.is_correct::integer)::double precision AS accuracy,
-    avg(x.base_is_correct::integer)::double precision AS base_accuracy
+    avg(x.base_is_correct::integer)::double precision AS base_accuracy,
+    now() AS as_of
 FROM (
     SELECT
         j.evaluation,
@@ -62,3 +63,4 @@ COMMENT ON COLUMN bi.expected_gain.bias_standard_error IS 'Of bias; null for one
 COMMENT ON COLUMN bi.expected_gain.correlation IS 'Between expected and realised, over the rows.';
 COMMENT ON COLUMN bi.expected_gain.accuracy IS 'Share of the rows that the policy has right.';
 COMMENT ON COLUMN bi.expected_gain.base_accuracy IS 'Share of the same rows that the base model alone has right.';
+COMMENT ON COLUMN bi.expected_gain.as_of IS 'Up to when it counts: now, for it is live.';

@@ -151,6 +151,7 @@ loracomp.check_range,
 loracomp.may_read,
 loracomp.masked_tasks,
 loracomp.compute_seconds,
+loracomp.confidence,
 loracomp.log_share
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION

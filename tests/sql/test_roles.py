@@ -30,7 +30,7 @@ EXECUTE = {
     "loracomp_analyst": """
         route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
         check_routing_settings check_similarities check_range composition_text seconds_between may_read masked_tasks
-        compute_seconds check_gains relative_share log_share
+        compute_seconds confidence check_gains relative_share log_share
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
@@ -63,7 +63,7 @@ OWNERS_ALONE = """
     find_task adapter_named policy_rule fill_job hint_job insert_incoming_job check_room
     audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
-    gains_again keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
+    gains_again excluded_tasks keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key

@@ -212,7 +212,7 @@ def test_rescore_refuses_settings_out_of_range_by_name(connection: db.Connection
         ({"k": 1e10}, "k must be of type integer, not 1"),
         ({"top_p": [0.9]}, r"top_p must be of type double precision, not \[0.9\]"),
         ({"top_p": None}, "top_p must be between 0.0001 and 1, not "),
-        ({"weighting": 3}, "weighting must be similarity or uniform, not 3"),
+        ({"weighting": 3}, "weighting must be similarity, uniform or measured, not 3"),
         ([["top_p", 0.9]], "settings must be a JSON object"),
         (None, "settings must be a JSON object"),
     ],

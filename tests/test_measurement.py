@@ -1,0 +1,529 @@
+"""Measurements: what is asked, scored (against a direct computation) and recorded; fenced, and safe to kill."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+import torch
+from peft import PeftModel
+
+from conftest import create_database, drop_database
+from job_data import add_jobs, claim, expire_leases, job, prediction_row, record, statuses
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database.connections import Connection
+from loracomp.errors import LoracompError, RefusedError
+from loracomp.pipeline import Pipeline
+from loracomp.records import Job, Measurement
+from loracomp.registry.adapters import activate_adapter, stage_adapter
+from loracomp.registry.base_models import set_encoder
+from loracomp.registry.measurements import list_measurements, measure_task
+from loracomp.worker import start
+from loracomp.worker.record import record_measurements
+from model_fixtures import as_base, tiny_llama
+from registry_data import quiet_peft, registered, write_adapter
+from routing_data import BASE_MODEL, load
+from test_worker import drain, make_due, running, wait_until
+
+CHOICES = ["yes", "no", "can not be told"]
+TRAINED = {"tasks_seen": ["tea"]}
+
+
+def add_task(connection: Connection, name: str, *, training: dict[str, Any] | None = None, adapter: bool = True) -> int:
+    """A task, with an active adapter unless said otherwise; the adapter's id."""
+    connection.execute("SELECT loracomp.add_task(%s)", [name])
+    return add_adapter(connection, name, training or {}) if adapter else 0
+
+
+def add_adapter(
+    connection: Connection, task: str, training: dict[str, Any], *, version: int = 1, status: str = "active"
+):
+    row = connection.execute(
+        "INSERT INTO loracomp.adapter (task_id, base_model_id, name, version, status, rank, alpha, use_rslora, scaling,"
+        " target_modules, parameter_count, byte_count, sha256, config, training)"
+        " SELECT t.id, b.id, t.name, %s, %s, 8, 16, false, 2, '{q}', 1, 1, encode(sha256(%s), 'hex'), '{}', %s"
+        " FROM loracomp.task AS t, loracomp.base_model AS b WHERE t.name = %s AND b.is_default RETURNING id",
+        [version, status, f"{task} {version}".encode(), json.dumps(training), task],
+    ).fetchone()
+    assert row
+    return int(row["id"])
+
+
+def add_examples(
+    connection: Connection, task: str, *prompts: str, split: str = "train", choices: list[str] | None = CHOICES
+) -> list[int]:
+    """Examples whose first choice is right; those of train stand in the index."""
+    ids = []
+    for prompt in prompts:
+        row = connection.execute(
+            "INSERT INTO loracomp.example (task_id, split, prompt, choices, answer, content_hash)"
+            " SELECT id, %(split)s, %(prompt)s, %(choices)s, %(answer)s, sha256(convert_to(%(prompt)s, 'UTF8'))"
+            " FROM loracomp.task WHERE name = %(task)s RETURNING id, task_id",
+            {
+                "split": split,
+                "prompt": prompt,
+                "choices": choices,
+                "answer": (choices or ["as it was"])[0],
+                "task": task,
+            },
+        ).fetchone()
+        assert row
+        if split == "train":
+            connection.execute(
+                "INSERT INTO loracomp.example_embedding (example_id, task_id, embedding)"
+                " SELECT %s, %s, (ARRAY[1] || array_fill(0, ARRAY[831]))::real[]::vector",
+                [row["id"], row["task_id"]],
+            )
+        ids.append(int(row["id"]))
+    return ids
+
+
+def measurements(connection: Connection) -> dict[int, dict[str, Any]]:
+    return {row["example_id"]: row for row in connection.execute("SELECT * FROM loracomp.measurement")}
+
+
+def waiting(connection: Connection) -> dict[int, list[int]]:
+    """The adapters that are to be measured on each example."""
+    rows = connection.execute("SELECT * FROM loracomp.job WHERE kind = 'measure' AND status = 'queued' ORDER BY id")
+    return {row["example_id"]: row["adapter_ids"] for row in rows}
+
+
+def measured(job: Job, adapter_ids: list[int], gains: list[float]) -> Measurement:
+    are_right = (True,) * len(gains)
+    return Measurement(job.id, "tokens", -1.0, False, tuple(adapter_ids), tuple(gains), are_right, {})
+
+
+def answer_all(connection: Connection, gain: float = 0.5) -> None:
+    """Record a gain for all that waits."""
+    while jobs := claim(connection):
+        plans = {
+            row["id"]: row["adapter_ids"] for row in connection.execute("SELECT id, adapter_ids FROM loracomp.job")
+        }
+        found = [measured(each, plans[each.id], [gain] * len(plans[each.id])) for each in jobs]
+        assert record_measurements(connection, jobs, found) == {each.id for each in jobs}
+
+
+# --- what is asked
+
+
+def test_each_example_is_asked_once_under_each_adapter_that_has_not_learnt_from_it(connection: Connection) -> None:
+    tea = add_task(connection, "tea", training=TRAINED)
+    milk = add_task(connection, "milk", training={"tasks_seen": ["tea", "milk"]})
+    foreign = add_task(connection, "foreign")
+    learnt, kept_aside = add_examples(connection, "tea", "learnt", "kept aside")
+    unlearnt = {**TRAINED, "kept_aside": [hash_of(connection, kept_aside)]}
+    connection.execute("UPDATE loracomp.adapter SET training = %s WHERE id = %s", [json.dumps(unlearnt), tea])
+    (validation,) = add_examples(connection, "tea", "never learnt", split="validation")
+
+    found = measure_task(connection, "tea")
+    assert found == {"examples": 1, "learnt": 1, "adapters_measured": 3, "added": 1}
+    assert waiting(connection) == {kept_aside: [tea, foreign]}, "milk has seen tea's rows and kept none aside"
+    assert measure_task(connection, "tea")["added"] == 0, "they wait already"
+    answer_all(connection)
+    assert measure_task(connection, "tea")["added"] == 0, "they are measured already"
+    assert learnt not in measurements(connection)
+
+    newer = add_task(connection, "newer")
+    assert measure_task(connection, "tea")["added"] == 1
+    assert waiting(connection) == {kept_aside: [newer]}
+    assert measure_task(connection, "tea", split="validation")["added"] == 1
+    assert waiting(connection) == {kept_aside: [newer], validation: [tea, milk, foreign, newer]}
+
+
+def hash_of(connection: Connection, example_id: int) -> str:
+    row = connection.execute(
+        "SELECT encode(content_hash, 'hex') AS hex FROM loracomp.example WHERE id = %s", [example_id]
+    ).fetchone()
+    assert row
+    return str(row["hex"])
+
+
+def test_a_task_without_an_adapter_is_measured_and_a_new_version_on_what_is(connection: Connection) -> None:
+    tea = add_task(connection, "tea")
+    add_task(connection, "new", adapter=False)
+    first, second = add_examples(connection, "new", "a", "b")
+    with pytest.raises(psycopg.Error, match="no example is measured yet on which adapter tea@1 could be"):
+        connection.execute("SELECT loracomp.measure_adapter(%s)", [tea])
+    assert measure_task(connection, "new", rows=1)["added"] == 1
+    (asked,) = waiting(connection)
+    answer_all(connection)
+    staged = add_adapter(connection, "tea", {}, version=2, status="staged")
+    found = connection.execute("SELECT * FROM loracomp.measure_adapter(%s)", [staged]).fetchone()
+    assert found == {"examples": 1, "added": 1}
+    assert waiting(connection) == {asked: [staged]}
+    assert measure_task(connection, "new")["examples"] == 2
+    assert waiting(connection) == {asked: [staged], ({first, second} - {asked}).pop(): [tea]}
+    answer_all(connection, 0.25)
+    row = measurements(connection)[asked]
+    assert (row["adapter_ids"], row["gains"]) == ([tea, staged], [0.5, 0.25])
+    (listed,) = list_measurements(connection, "new")
+    assert (listed["examples"], listed["adapters"], listed["queued"], listed["failed"]) == (2, 2, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("task", "settings", "message"),
+    [
+        ("none such", {}, "there is no task none such"),
+        ("tea", {}, "has no train example to measure: 1 are there, and its adapter has learnt from all of them"),
+        ("tea", {"split": "test"}, "has no test example"),
+        ("tea", {"adapters": 0}, "adapters must be between 1 and 1000"),
+        ("tea", {"rows": 0}, "rows must be between 1 and"),
+    ],
+)
+def test_what_can_not_be_measured_is_said(
+    connection: Connection, task: str, settings: dict[str, Any], message: str
+) -> None:
+    add_task(connection, "tea")
+    add_examples(connection, "tea", "learnt")
+    with pytest.raises(LoracompError, match=message):
+        measure_task(connection, task, **settings)
+
+
+def test_nobody_but_measure_task_makes_such_jobs(connection: Connection) -> None:
+    for given in ({}, {"expected": "yes", "choices": ["yes", "no"]}):
+        with pytest.raises(psycopg.errors.CheckViolation, match="jobs_of_kind_measure_come_from_measure_task"):
+            add_jobs(connection, "x", kind="measure", **given)
+
+
+def test_everyday_jobs_come_first_and_nobodys_limit_counts_what_is_measured(connection: Connection) -> None:
+    add_task(connection, "tea", adapter=False)
+    add_task(connection, "milk")
+    add_examples(connection, "tea", "a", "b")
+    measure_task(connection, "tea")
+    (everyday,) = add_jobs(connection, "now", choices=["a", "b"])
+    assert [each.id for each in claim(connection)] == [everyday]
+    assert connection.execute("SELECT loracomp.count_queued('', 10) AS n").fetchone() == {"n": 0}
+    assert {each.kind for each in claim(connection)} == {"measure"}
+
+
+@pytest.fixture(scope="module")
+def many(server: str, template: str) -> Iterator[Connection]:
+    """Forty tasks with an adapter each, clustered examples, and texts."""
+    from loracomp.database.connections import connect
+
+    name = f"{template}_many"
+    with connect(create_database(server, name, template)) as opened:
+        load(opened, 3, [12] * 40)
+        opened.execute("UPDATE loracomp.example SET prompt = 'p', choices = '{a,b}', answer = 'a'")
+        opened.execute("""UPDATE loracomp.adapter SET training = '{"tasks_seen": []}'""")
+        yield opened
+    drop_database(server, name)
+
+
+def test_with_many_adapters_those_of_the_nearest_tasks_are_measured(many: Connection) -> None:
+    assert measure_task(many, "t7", rows=3, adapters=5, base_model=BASE_MODEL)["adapters_measured"] == 5
+    rows = many.execute("SELECT task_id, embedding::real[] AS v FROM loracomp.example_embedding").fetchall()
+    tasks, vectors = np.array([r["task_id"] for r in rows]), np.array([r["v"] for r in rows], np.float32)
+    own = many.execute("SELECT id FROM loracomp.task WHERE name = 't7'").fetchone()["id"]
+    nearest = [
+        task
+        for query in vectors[tasks == own]
+        for task in tasks[tasks != own][np.argsort(-(vectors[tasks != own] @ query), kind="stable")[:200]]
+    ]
+    names, counts = np.unique(nearest, return_counts=True)
+    wanted = {own, *names[np.argsort(-counts, kind="stable")[:4]].tolist()}
+    asked = many.execute(
+        "SELECT DISTINCT a.task_id FROM loracomp.job AS j JOIN loracomp.adapter AS a ON a.id = ANY (j.adapter_ids)"
+    ).fetchall()
+    assert {row["task_id"] for row in asked} == wanted
+    assert measure_task(many, "t7", rows=3, adapters=40, base_model=BASE_MODEL)["adapters_measured"] == 40
+
+
+# --- what is recorded
+
+
+def one_job(connection: Connection) -> tuple[Job, int, int]:
+    """A claimed job that measures, its example and its adapter."""
+    add_task(connection, "tea", adapter=False)
+    adapter = add_task(connection, "milk")
+    (example,) = add_examples(connection, "tea", "a")
+    measure_task(connection, "tea")
+    (claimed,) = claim(connection)
+    return claimed, example, adapter
+
+
+def test_a_stale_lease_writes_nothing(connection: Connection) -> None:
+    stale, example, adapter = one_job(connection)
+    expire_leases(connection)
+    assert claim(connection) == ()
+    make_due(connection)
+    (current,) = claim(connection)
+    assert record_measurements(connection, [stale], [measured(stale, [adapter], [9.0])]) == set()
+    assert measurements(connection) == {}
+    assert record_measurements(connection, [current], [measured(current, [adapter], [1.0])]) == {current.id}
+    assert record_measurements(connection, [current], [measured(current, [adapter], [2.0])]) == set()
+    assert measurements(connection)[example]["gains"] == [1.0]
+    assert job(connection, current.id)["status"] == "succeeded"
+
+
+def test_a_worker_measures_nothing_but_what_its_job_names(connection: Connection) -> None:
+    claimed, example, adapter = one_job(connection)
+    other = add_task(connection, "other")
+    with connection.transaction():
+        connection.execute("SET LOCAL ROLE loracomp_worker")
+        forged = measured(claimed, [adapter, other], [1.0, 9.0])
+        assert record_measurements(connection, [claimed], [forged]) == {claimed.id}
+    assert measurements(connection)[example]["adapter_ids"] == [adapter]
+    (everyday,) = add_jobs(connection, "x", choices=["a", "b"])
+    (predicting,) = claim(connection)
+    assert record_measurements(connection, [predicting], [measured(predicting, [adapter], [1.0])]) == set()
+    assert job(connection, everyday)["status"] == "running"
+
+
+@pytest.mark.parametrize("gain", [float("nan"), float("inf")])
+def test_a_gain_that_is_no_number_is_refused(connection: Connection, gain: float) -> None:
+    claimed, _, adapter = one_job(connection)
+    with pytest.raises(psycopg.IntegrityError, match="gains_must_be_finite"):
+        record_measurements(connection, [claimed], [measured(claimed, [adapter], [gain])])
+
+
+def test_an_example_that_changed_meanwhile_is_not_measured_by_its_old_text(connection: Connection) -> None:
+    claimed, example, adapter = one_job(connection)
+    connection.execute("UPDATE loracomp.example SET prompt = 'another' WHERE id = %s", [example])
+    assert record_measurements(connection, [claimed], [measured(claimed, [adapter], [1.0])]) == {claimed.id}
+    assert measurements(connection) == {}
+    assert measure_task(connection, "tea")["added"] == 1
+    answer_all(connection)
+    again = {"split": "train", "prompt": "a third", "choices": CHOICES, "answer": "no"}
+    rows = json.dumps([{**again, "content_hash": hash_of(connection, example)}])
+    connection.execute("SELECT loracomp.add_examples('tea', %s::jsonb)", [rows])
+    assert measurements(connection) == {}, "another text is another example"
+
+
+def test_two_jobs_of_one_example_in_a_batch_are_one_row(connection: Connection) -> None:
+    add_task(connection, "tea", adapter=False)
+    first = add_task(connection, "milk")
+    (example,) = add_examples(connection, "tea", "a")
+    measure_task(connection, "tea")
+    second = add_task(connection, "sugar")
+    measure_task(connection, "tea")
+    jobs = claim(connection)
+    found = [measured(jobs[0], [first], [1.0]), measured(jobs[1], [second], [2.0])]
+    assert record_measurements(connection, jobs, found) == {each.id for each in jobs}
+    row = measurements(connection)[example]
+    assert (row["adapter_ids"], row["gains"]) == ([first, second], [1.0, 2.0])
+
+
+def test_what_was_scored_otherwise_is_measured_again_whole(connection: Connection) -> None:
+    claimed, example, adapter = one_job(connection)
+    record_measurements(connection, [claimed], [measured(claimed, [adapter], [1.0])])
+    later = add_task(connection, "sugar")
+    connection.execute("UPDATE loracomp.policy SET choice_normalization = 'none' WHERE name = 'default'")
+    try:
+        assert measure_task(connection, "tea")["added"] == 1
+        assert waiting(connection) == {example: [adapter, later]}
+    finally:
+        connection.execute("UPDATE loracomp.policy SET choice_normalization = 'tokens' WHERE name = 'default'")
+
+
+def test_an_erased_example_takes_its_measurements_and_jobs_along(connection: Connection) -> None:
+    claimed, example, adapter = one_job(connection)
+    record_measurements(connection, [claimed], [measured(claimed, [adapter], [1.0])])
+    connection.execute("SELECT * FROM loracomp.erase_example(%s)", [example])
+    assert (measurements(connection), statuses(connection)) == ({}, {})
+
+
+def test_killed_half_way_it_goes_on(connection: Connection, database: str) -> None:
+    add_task(connection, "tea", adapter=False)
+    adapters = [add_task(connection, name) for name in ("milk", "sugar")]
+    examples = add_examples(connection, "tea", *(f"sleep 0.2{number}" for number in range(8)))
+    assert measure_task(connection, "tea")["added"] == 8
+    with running(database, BATCH_SIZE=1) as process:
+        wait_until(lambda: len(measurements(connection)) >= 2)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    done = measurements(connection)
+    assert 2 <= len(done) < 8
+    assert measure_task(connection, "tea")["added"] == 0, "what waits, and what the dead worker held, is asked already"
+    expire_leases(connection)
+    drain(database)
+    found = measurements(connection)
+    assert set(found) == set(examples)
+    assert all(row["adapter_ids"] == adapters for row in found.values())
+    assert all(found[example]["measured_at"] == row["measured_at"] for example, row in done.items()), "not done again"
+    assert set(statuses(connection).values()) == {"succeeded"}
+
+
+# --- what is scored
+
+
+@pytest.fixture
+def library(connection: Connection, database: str, minilm, tmp_path: Path) -> dict[str, Path]:
+    """Folders of two tasks' adapters of the tiny model, registered and active; a third task has examples alone."""
+    connection.execute("DELETE FROM loracomp.base_model")
+    registered(connection, "tea", "milk", "new")
+    connection.execute("UPDATE loracomp.base_model SET fingerprint = repeat('0', 64)")
+    set_encoder(database, minilm)
+    folders = {task: tmp_path / task for task in ("tea", "milk")}
+    for seed, (task, folder) in enumerate(folders.items()):
+        write_adapter(folder, seed=seed)
+        activate_adapter(connection, stage_adapter(connection, folder, task=task).id)
+    return folders
+
+
+def test_gains_are_those_of_a_direct_computation(
+    connection: Connection, database: str, run, library: dict[str, Path], tiny_model, tokenizer, minilm, monkeypatch
+) -> None:
+    scored = add_examples(connection, "new", "Is tea hot?", "Is milk black?")
+    written = add_examples(connection, "new", "Tea is best", choices=None)
+    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
+    monkeypatch.setattr(start, "load_pipeline", lambda settings, connection: pipeline)
+    (printed,) = run("task", "measure", "new")
+    assert (printed["examples"], printed["adapters"], printed["added"], printed["failed"]) == (3, 2, 3, 0)
+    (again,) = run("task", "measure", "new")
+    assert again["added"] == 0
+
+    ids = {row["name"]: row["id"] for row in connection.execute("SELECT name, id FROM loracomp.adapter")}
+    rows = measurements(connection)
+    for example in (*scored, *written):
+        asked = connection.execute("SELECT * FROM loracomp.example WHERE id = %s", [example]).fetchone()
+        base, base_is_right = direct(tiny_llama(), tokenizer, asked)
+        row = rows[example]
+        assert row["base_score"] == pytest.approx(base, abs=1e-4)
+        assert row["base_is_right"] == base_is_right
+        for task, folder in library.items():
+            with quiet_peft():
+                model = PeftModel.from_pretrained(tiny_llama(), folder)
+            score, is_right = direct(model, tokenizer, asked)
+            at = row["adapter_ids"].index(ids[task])
+            assert row["gains"][at] == pytest.approx(score - base, abs=1e-4)
+            assert row["are_right"][at] == is_right
+            assert abs(score - base) > 0.01, "a difference to be seen"
+
+
+def direct(model, tokenizer, example: dict[str, Any]) -> tuple[float, bool | None]:
+    """Log-probability of the right answer, a forward pass a choice; and whether it is chosen."""
+    texts = example["choices"] or [example["answer"]]
+    scores = torch.tensor([mean_log_likelihood(model, tokenizer, example["prompt"], text) for text in texts])
+    right = texts.index(example["answer"])
+    if example["choices"] is None:
+        return float(scores[0]), None
+    return float(scores.log_softmax(0)[right]), bool(scores.argmax() == right)
+
+
+def mean_log_likelihood(model, tokenizer, prompt: str, text: str) -> float:
+    start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(f"{prompt} {text}", add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        scores = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+    return float(sum(scores[at - 1, whole[at]] for at in range(len(start), len(whole))) / (len(whole) - len(start)))
+
+
+def test_an_adapter_that_does_not_fit_fails_the_job_by_name(
+    connection: Connection, database: str, library: dict[str, Path], tiny_model, tokenizer, minilm
+) -> None:
+    add_examples(connection, "new", "Is tea hot?")
+    measure_task(connection, "new")
+    connection.execute("UPDATE loracomp.adapter SET sha256 = repeat('b', 64) WHERE name = 'milk'")
+    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
+    (failure,) = pipeline.run(connection, claim(connection))
+    assert (failure.code, failure.retry) == ("adapter_hash_mismatch", False)
+
+
+# --- what follows: versions compared, and reports
+
+
+def two_versions(connection: Connection, gains: list[tuple[float, float]]) -> tuple[int, int]:
+    """An active adapter of tea and a staged version 2, measured on an example each pair: their ids."""
+    old = add_task(connection, "tea", training={"tasks_seen": []})
+    new = add_adapter(connection, "tea", {"tasks_seen": []}, version=2, status="staged")
+    connection.execute("INSERT INTO loracomp.adapter_part VALUES (%s, 0, 'x'), (%s, 0, 'x')", [old, new])
+    add_examples(connection, "tea", *(f"row {number}" for number in range(len(gains))))
+    measure_task(connection, "tea")
+    connection.execute("UPDATE loracomp.job SET adapter_ids = %s WHERE kind = 'measure'", [[old, new]])
+    jobs = claim(connection, 64)
+    found = [measured(each, [old, new], [*pair]) for each, pair in zip(jobs, gains, strict=True)]
+    assert len(record_measurements(connection, jobs, found)) == len(gains)
+    return old, new
+
+
+WORSE = [(0.5, 0.4 - 0.01 * number) for number in range(7)] + [(0.5, 0.6)]
+
+
+def test_a_version_that_is_measured_worse_is_refused_unless_forced(connection: Connection) -> None:
+    old, new = two_versions(connection, WORSE)
+    compared = connection.execute("SELECT * FROM loracomp.compare_adapters(%s, %s)", [new, old]).fetchone()
+    assert compared
+    differences = np.array([after - before for before, after in WORSE], np.float32)
+    assert (compared["examples"], compared["better"], compared["worse"]) == (8, 1, 7)
+    assert compared["mean_difference"] == pytest.approx(differences.mean(), abs=1e-6)
+    assert compared["standard_error"] == pytest.approx(differences.std(ddof=1) / 8**0.5, abs=1e-6)
+    assert compared["p"] == pytest.approx(2 * (1 + 8) / 2**8), "the exact sign test"
+
+    assert activate_adapter(connection, new) == old, "p = 0.07: it may be chance"
+    assert activate_adapter(connection, old) == new
+    connection.execute("DELETE FROM loracomp.measurement WHERE gains[2] > gains[1]")
+    said = r"a new version must not be worse: tea@2 gains -0.130 nats over tea@1 on 7 measured examples: better on 0, "
+    with pytest.raises(RefusedError, match=said + r"worse on 7, p = 0.0156: .* by force"):
+        activate_adapter(connection, new)
+    assert connection.execute("SELECT status FROM loracomp.adapter WHERE id = %s", [new]).fetchone() == {
+        "status": "retired"
+    }
+    assert activate_adapter(connection, new, force=True) == old
+    events = connection.execute(
+        "SELECT entity_id, new_status, reason FROM loracomp.audit_event"
+        " WHERE entity = 'adapter' ORDER BY id DESC LIMIT 2"
+    ).fetchall()
+    assert {(event["entity_id"], event["new_status"]) for event in events} == {(new, "active"), (old, "retired")}
+    assert {event["reason"] for event in events} == {
+        "tea@2 gains -0.130 nats over tea@1 on 7 measured examples: better on 0, worse on 7, p = 0.0156 (forced)"
+    }
+    assert activate_adapter(connection, old) == new, "the better one needs no force"
+
+
+def test_versions_that_are_not_measured_together_are_not_compared(connection: Connection) -> None:
+    old, new = two_versions(connection, WORSE[:7])
+    connection.execute("UPDATE loracomp.measurement SET adapter_ids[2] = 1000000")
+    assert activate_adapter(connection, new) == old
+
+
+def test_transfer_says_what_each_adapter_is_worth_on_each_task(connection: Connection) -> None:
+    old, new = two_versions(connection, WORSE)
+    rows = {row["adapter_id"]: row for row in connection.execute("SELECT * FROM bi.transfer")}
+    gains = np.array(WORSE, np.float32).astype(float)
+    for at, (adapter, label) in enumerate([(old, "tea@1"), (new, "tea@2")]):
+        row = rows[adapter]
+        assert (row["adapter"], row["task"], row["n"], row["base_accuracy"], row["accuracy"]) == (label, "tea", 8, 0, 1)
+        assert row["mean_gain"] == pytest.approx(gains[:, at].mean())
+        assert row["standard_error"] == pytest.approx(gains[:, at].std(ddof=1) / 8**0.5)
+
+
+def test_expected_gains_stand_beside_what_came_true(connection: Connection) -> None:
+    add_task(connection, "tea")
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('week 7')")
+    examples = add_examples(connection, "tea", "a", "b", "c", split="validation")
+    scores = {
+        "base": [[-1, -1, -2], [-2, -1, -1], [-1, -1, -1]],
+        "measured": [[-1, -2, -3], [-1, -1, -1], [-1, -1, -1]],
+    }
+    gains = [[0.5, None], [0.3, 0.1], [-0.1, None]]
+    weights = [[1.0, 0.0], [0.75, 0.25], [0.0, 0.0]]
+    rows = []
+    for policy, found in scores.items():
+        (*ids,) = (
+            add_jobs(connection, "x", choices=CHOICES, expected="yes", task="tea", evaluation="week 7", policy=policy,
+                     example_id=example)[0]
+            for example in examples
+        )  # fmt: skip
+        for at, job_id in enumerate(ids):
+            trace = {"tasks": ["tea", "milk"], "weights": weights[at], "expected_gains": gains[at]}
+            settings = {"name": policy, "router": "base" if policy == "base" else "retrieval"}
+            composed = {"adapter_ids": [1] if policy == "measured" and any(weights[at]) else []}
+            row = {"output": "yes", "choice_scores": found[at], "policy_settings": settings, **composed}
+            rows.append(prediction_row(job_id, **row, **(trace if policy == "measured" else {})))
+    jobs = {each.id: each.lease_token for each in claim(connection)}
+    assert len(record(connection, jobs, rows)) == 6
+    (found,) = connection.execute("SELECT * FROM bi.expected_gain").fetchall()
+    base, mix = (torch.tensor(scores[policy], dtype=torch.float64).log_softmax(1)[:, 0] for policy in scores)
+    expected, realised = np.array([0.5, 0.25, 0]), (mix - base).numpy()
+    assert (found["evaluation"], found["own_task"], found["policy"]) == ("week 7", "tea", "measured")
+    assert (found["n"], found["composed"], found["accuracy"]) == (3, 2, 1)
+    assert found["expected"] == pytest.approx(expected.mean())
+    assert found["realised"] == pytest.approx(realised.mean())
+    assert found["bias"] == pytest.approx((expected - realised).mean())
+    assert found["bias_standard_error"] == pytest.approx((expected - realised).std(ddof=1) / 3**0.5)
+    assert found["correlation"] == pytest.approx(np.corrcoef(expected, realised)[0, 1])

@@ -1,0 +1,408 @@
+"""Weighting by measured gains: equal to NumPy, in route_jobs, route and rescore_route; scope, words, and secrets."""
+
+import math
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psycopg
+import pytest
+from hypothesis import Phase, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from conftest import create_database, drop_database
+from loracomp.database import connections as db
+from loracomp.database.sql_objects import sql_files
+from routing_data import Library, add_adapter, add_jobs, load, queries_near, route_jobs, unit
+from routing_reference import Floats, Settings, expect, weigh_by_gain
+
+TASKS = 6
+TASK_WEIGHTS = """
+SELECT c.n, w.*
+FROM jsonb_to_recordset(%s) AS c (n int, tasks int[], gains float8[], settings jsonb)
+CROSS JOIN LATERAL loracomp.policy_with('default', c.settings) AS s
+CROSS JOIN LATERAL loracomp.task_weights('{1,2,2}', '{0.9,0.8,0.1}', s, c.tasks, c.gains) AS w
+"""
+Case = tuple[list[int], list[float], Settings]
+Shared = tuple[db.Connection, Library, Floats]
+
+
+@pytest.fixture(scope="module")
+def shared(server: str, template: str) -> Iterator[Shared]:
+    """Six tasks with 40 examples each, of which two in three are measured under some of the adapters; and t6, measured,
+    without an adapter. Gains [examples, tasks], NaN where not measured.
+    """
+    name = f"{template}_measured"
+    with db.connect(create_database(server, name, template)) as connection:
+        library = load(connection, 5, [40] * (TASKS + 1))
+        connection.execute("UPDATE loracomp.adapter SET status = 'retired' WHERE name = 't6'")
+        generator = np.random.default_rng(6)
+        gains = generator.normal(0.02, 0.3, (len(library.example_ids), TASKS)).astype(np.float32).astype(float)
+        gains[generator.random(gains.shape) < 0.4] = np.nan
+        gains[generator.random(len(gains)) < 0.3] = np.nan
+        measure(connection, library.example_ids, gains)
+        yield connection, library, gains
+    drop_database(server, name)
+
+
+@pytest.fixture
+def connection(shared: Shared) -> Iterator[db.Connection]:
+    """What a test changes is rolled back."""
+    with shared[0].transaction(force_rollback=True):
+        yield shared[0]
+
+
+def measure(connection: db.Connection, example_ids: npt.NDArray[np.int64] | list[int], gains: Floats) -> None:
+    """Store gains [examples, tasks] of the active or retired adapters of t0, t1, ..."""
+    rows = connection.execute("SELECT name, id FROM loracomp.adapter WHERE version = 1").fetchall()
+    ids = {row["name"]: row["id"] for row in rows}
+    for example_id, row in zip(example_ids, gains, strict=True):
+        known = {ids[f"t{at}"]: gain for at, gain in enumerate(row.tolist()) if not math.isnan(gain)}
+        if known:
+            connection.execute(
+                "INSERT INTO loracomp.measurement (example_id, base_model_id, task_id, choice_normalization,"
+                " base_score, base_is_right, adapter_ids, gains, are_right)"
+                " SELECT e.id, b.id, e.task_id, 'tokens', -1, true, %s, %s, array_fill(true, ARRAY[%s])"
+                " FROM loracomp.example AS e, loracomp.base_model AS b WHERE e.id = %s AND b.is_default",
+                [list(known), list(known.values()), len(known), int(example_id)],
+            )
+
+
+def set_policy(connection: db.Connection, **settings: Any) -> None:
+    for field, value in settings.items():
+        change = sql.SQL("UPDATE loracomp.policy SET {} = %s WHERE name = 'measured'").format(sql.Identifier(field))
+        connection.execute(change, [value])
+
+
+# --- equality with NumPy
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    """Expected gains of up to nine tasks, with ties and zeros, under any settings."""
+    generator = np.random.default_rng(draw(st.integers(0, 2**32)))
+    tasks = generator.permutation(np.arange(1, 12))[: draw(st.integers(0, 9))]
+    gains = np.round(generator.normal(0, 0.3, len(tasks)), draw(st.sampled_from([1, 2, 17])))
+    settings = Settings(
+        weighting="measured",
+        max_adapters=draw(st.integers(1, 9)),
+        gain_margin=draw(st.sampled_from([0.0, 0.0, 0.1, -0.2, 1.0]) | st.floats(-1, 1)),
+        min_share=draw(st.sampled_from([0.0, 0.0, 0.1, 0.4, 1.0])),
+    )
+    return tasks.tolist(), gains.tolist(), settings
+
+
+def in_sql(connection: db.Connection, batch: list[Case]) -> list[dict[int, dict[str, Any]]]:
+    rows = [
+        {"n": n, "tasks": tasks, "gains": gains, "settings": settings.as_dict()}
+        for n, (tasks, gains, settings) in enumerate(batch)
+    ]
+    answered = connection.execute(TASK_WEIGHTS, [Jsonb(rows)]).fetchall()
+    grouped = {n: list(found) for n, found in groupby(answered, key=lambda row: row["n"])}
+    return [{row["task_id"]: row for row in grouped[n]} for n in range(len(batch))]
+
+
+def check_weights(connection: db.Connection, batch: list[Case]) -> None:
+    for (tasks, gains, settings), found in zip(batch, in_sql(connection, batch), strict=True):
+        expected = weigh_by_gain(np.array(gains), settings)
+        weights = np.array([found[task]["weight"] for task in tasks], float)
+        np.testing.assert_allclose(weights, expected, rtol=0, atol=1e-9)
+        assert [found[task]["in_nucleus"] for task in tasks] == (expected > 0).tolist()
+        assert [found[task]["expected_gain"] for task in tasks] == gains
+        assert set(found) == {1, 2, *tasks}
+        assert sum(row["probability"] for row in found.values()) == pytest.approx(1)
+        assert all(found[task]["weight"] == 0 for task in {1, 2} - set(tasks))
+
+
+@given(batch=st.lists(cases(), min_size=40, max_size=40))
+@hypothesis_settings(max_examples=20, deadline=None, derandomize=True, phases=[Phase.generate])
+def test_weights_are_those_of_numpy(shared: Shared, batch: list[Case]) -> None:
+    check_weights(shared[0], batch)
+
+
+SETTINGS: list[dict[str, float]] = [
+    {},
+    {"gain_prior": 1.0, "gain_margin": 0.03},
+    {"gain_prior": 0.0, "temperature": 0.02, "max_adapters": 1},
+    {"gain_margin": -0.1, "max_adapters": 6, "k": 60},
+    {"temperature": 100.0, "min_share": 0.35},
+]
+
+
+def check_routes(connection: db.Connection, library: Library, gains: Floats, settings: dict[str, float]) -> None:
+    set_policy(connection, **settings)
+    used = Settings(**{"weighting": "measured", "max_adapters": 3} | {k: v for k, v in settings.items() if k != "k"})
+    vectors = queries_near(np.random.default_rng(7), library, 12)
+    helped = 0
+    for query, row in zip(vectors, route_jobs(connection, add_jobs(connection, 12, "measured"), vectors), strict=True):
+        similarities = library.vectors.astype(float) @ query.astype(float)
+        nearest = np.argsort(-similarities)[: int(settings.get("k", 30))]
+        expected = expect(similarities[nearest].tolist(), gains[nearest], used)
+        weights = weigh_by_gain(expected, used)
+        found = dict(zip(row["tasks"], row["expected_gains"], strict=True))
+        in_trace = [math.nan if (gain := found.get(f"t{at}")) is None else gain for at in range(TASKS)]
+        np.testing.assert_allclose(in_trace, expected, rtol=0, atol=1e-4)
+        composed = dict(zip(row["composed_tasks"], row["adapter_weights"], strict=True))
+        np.testing.assert_allclose([composed.get(f"t{at}", 0) for at in range(TASKS)], weights, rtol=0, atol=1e-3)
+        assert row["fallback"] == (None if composed else "no adapter is expected to help")
+        assert row["eligible_task_count"] == TASKS + 1, "t6 has measured examples and no adapter"
+        helped += bool(composed)
+    assert helped
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_routed_jobs_have_the_gains_and_weights_of_numpy(
+    connection: db.Connection, shared: Shared, settings: dict[str, float]
+) -> None:
+    check_routes(connection, *shared[1:], settings)
+
+
+MUTANTS = [
+    ("sum(s.e * g.gain)", "sum(g.gain)"),
+    ("sum(s.e * g.gain)", "avg(s.e * g.gain)"),
+    ("(sum(s.e) + (settings).gain_prior)", "(1 + (settings).gain_prior)"),
+    ("(sum(s.e) + (settings).gain_prior)", "sum(s.e)"),
+    ("x.e / sum(x.e) OVER ()", "x.e"),
+    ("(similarity - highest) / temperature", "(similarity - highest) * temperature"),
+    ("a.adapter_id = g.adapter_id", "a.adapter_id >= g.adapter_id"),
+    ("m.example_id = s.example_id", "m.example_id >= s.example_id"),
+    ("g.gain > (settings).gain_margin", "g.gain > 0"),
+    ("g.gain > (settings).gain_margin", "g.gain > -(settings).gain_margin"),
+    ("g.rank <= (settings).max_adapters, FALSE", "TRUE, FALSE"),
+    ("AND g.rank <= (settings).max_adapters", ""),
+    ("g.gain - least((settings).gain_margin, 0)", "g.gain"),
+    ("g.gain - least((settings).gain_margin, 0)", "c.p"),
+    ("ORDER BY u.gain DESC, u.place", "ORDER BY u.gain, u.place"),
+    ("k.rank = 1 OR k.worth", "k.worth"),
+]
+
+
+@pytest.mark.parametrize(("right", "wrong"), MUTANTS)
+def test_a_wrong_formula_is_found(connection: db.Connection, shared: Shared, right: str, wrong: str) -> None:
+    (source,) = (file.source for file in sql_files() if file.path.endswith("10_task_weights.sql"))
+    changed = 0
+    for name in ("relative_share", "expected_gains", "task_weights"):
+        start = source.index(f"CREATE FUNCTION loracomp.{name}(")
+        made = source[start : source.index("\nCOMMENT", start)]
+        if right in made:
+            mutant = made.replace(right, wrong).replace("CREATE", "CREATE OR REPLACE", 1)
+            connection.execute(mutant.encode())
+            changed += 1
+    assert changed == 1
+    generator = np.random.default_rng(8)
+    batch: list[Case] = [
+        (
+            list(range(1, 7)),
+            generator.normal(0, 0.3, 6).tolist(),
+            Settings(weighting="measured", max_adapters=2, gain_margin=margin, min_share=share),
+        )
+        for margin in (0.0, 0.1, -0.2)
+        for share in (0.0, 0.4, 1.0)
+        for _ in range(5)
+    ]
+    with pytest.raises((AssertionError, psycopg.Error)):
+        check_weights(connection, batch)
+        for settings in SETTINGS:
+            with connection.transaction(force_rollback=True):
+                check_routes(connection, *shared[1:], settings)
+
+
+# --- what is decided
+
+
+def only(connection: db.Connection, example_ids: list[int], gains: list[list[float]]) -> None:
+    """No measurements but these."""
+    connection.execute("DELETE FROM loracomp.measurement")
+    measure(connection, example_ids, np.array(gains))
+
+
+def nearest(shared: Shared, at: int, count: int = 30) -> list[int]:
+    """The examples nearest to an example."""
+    library = shared[1]
+    return library.example_ids[np.argsort(-(library.vectors @ library.vectors[at]))[:count]].tolist()
+
+
+def route_at(connection: db.Connection, shared: Shared, at: int, **job: Any) -> dict[str, Any]:
+    """The route of a job that is like an example."""
+    (row,) = route_jobs(connection, add_jobs(connection, 1, "measured", **job), shared[1].vectors[at : at + 1])
+    return row
+
+
+NAN = math.nan
+
+
+def test_a_task_without_an_adapter_routes_by_its_measured_examples(connection: db.Connection, shared: Shared) -> None:
+    at = TASKS * 40
+    only(connection, nearest(shared, at), [[-0.5, 0.4, NAN, 0.2, NAN, 0.0]] * 30)
+    row = route_at(connection, shared, at)
+    assert (row["example_tasks"][0], row["tasks"][0], row["weights"][0]) == ("t6", "t6", 0)
+    assert row["composed_tasks"] == ["t1", "t3"]
+    np.testing.assert_allclose(row["adapter_weights"], [2 / 3, 1 / 3], atol=1e-6)
+    expected = dict(zip(row["tasks"], row["expected_gains"], strict=True))
+    assert expected["t1"] == pytest.approx(0.4 / 1.1)
+    assert expected["t6"] is None
+    (other,) = route_jobs(connection, add_jobs(connection, 1, "default"), shared[1].vectors[at : at + 1])
+    assert "t6" not in other["example_tasks"], "for other weightings it has nothing to compose"
+    assert (other["expected_gains"], other["eligible_task_count"]) == (None, TASKS)
+
+
+def test_where_none_is_expected_to_help_the_base_model_answers_and_says_so(
+    connection: db.Connection, shared: Shared
+) -> None:
+    only(connection, nearest(shared, 0), [[-0.5, 0.0, -0.1, NAN, NAN, NAN]] * 30)
+    row = route_at(connection, shared, 0)
+    assert (row["adapter_ids"], row["fallback"]) == ([], "no adapter is expected to help")
+    connection.execute("DELETE FROM loracomp.measurement")
+    assert route_at(connection, shared, 0)["fallback"] == "no retrieved example is measured"
+    set_policy(connection, min_similarity=1)
+    only(connection, nearest(shared, 0), [[0.5] * 6] * 30)
+    (far,) = route_jobs(
+        connection, add_jobs(connection, 1, "measured"), unit(shared[1].vectors[:1] + shared[1].vectors[50:51])
+    )
+    assert (far["adapter_ids"], far["fallback"]) == ([], "below min_similarity")
+
+
+def test_gains_of_adapters_that_a_job_may_not_use_are_neither_used_nor_shown(
+    connection: db.Connection, shared: Shared
+) -> None:
+    only(connection, nearest(shared, 0), [[0.1, 0.9, 0.2, NAN, NAN, NAN]] * 30)
+    connection.execute("CREATE ROLE readers_of_t1")
+    connection.execute("CREATE ROLE submits_t0 IN ROLE loracomp_submitter")
+    connection.execute("UPDATE loracomp.task SET reader_role = 'readers_of_t1' WHERE name = 't1'")
+    row = route_at(connection, shared, 0, submitted_by="submits_t0", exclude_tasks=["t2"])
+    assert row["composed_tasks"] == ["t0"]
+    assert not {"t1", "t2"} & {*row["tasks"], *row["example_tasks"]}
+    without = dict(zip(row["tasks"], row["expected_gains"], strict=True))
+    connection.execute("GRANT readers_of_t1 TO submits_t0")
+    row = route_at(connection, shared, 0, submitted_by="submits_t0", exclude_tasks=["t2"])
+    assert row["composed_tasks"] == ["t1", "t0"]
+    assert dict(zip(row["tasks"], row["expected_gains"], strict=True))["t0"] == pytest.approx(without["t0"], rel=0.5)
+
+
+def test_a_new_version_is_not_used_by_its_predecessors_gains(connection: db.Connection, shared: Shared) -> None:
+    only(connection, nearest(shared, 0), [[0.5, 0.1, NAN, NAN, NAN, NAN]] * 30)
+    connection.execute("UPDATE loracomp.adapter SET status = 'retired' WHERE name = 't0'")
+    add_adapter(connection, "t0", version=2)
+    assert route_at(connection, shared, 0)["composed_tasks"] == ["t1"]
+
+
+def test_random_draws_among_tasks_with_an_adapter(connection: db.Connection, shared: Shared) -> None:
+    set_policy(connection, router="random")
+    only(connection, nearest(shared, 0), [[0.5, 0.25, NAN, NAN, NAN, NAN]] * 30)
+    for seed in range(10):
+        set_policy(connection, seed=seed)
+        row = route_at(connection, shared, 0)
+        np.testing.assert_allclose(row["adapter_weights"], [2 / 3, 1 / 3], atol=1e-6)
+
+
+# --- for people
+
+
+def stored(connection: db.Connection, shared: Shared, at: int, policy: str = "measured") -> int:
+    """A job with its prediction, routed like an example."""
+    (job_id,) = add_jobs(connection, 1, policy)
+    connection.execute(
+        "INSERT INTO loracomp.prediction (job_id, query_embedding, example_ids, example_tasks, similarities, tasks,"
+        " probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings,"
+        " fallback, eligible_task_count, expected_gains, base_model, base_fingerprint, encoder, code_version,"
+        " submitted_by)"
+        " SELECT %s, (r.trace).*, 'toy', '', 'e/3', '', current_user"
+        " FROM loracomp.route_jobs(ARRAY[%s]::bigint[], %b::vector[]) AS r",
+        [job_id, job_id, [shared[1].vectors[at]]],
+    )
+    connection.execute("UPDATE loracomp.job SET status = 'succeeded', finished_at = now() WHERE id = %s", [job_id])
+    return job_id
+
+
+def rescored(connection: db.Connection, job_id: int, **settings: Any) -> dict[str, tuple[float, float | None]]:
+    rows = connection.execute("SELECT * FROM loracomp.rescore_route(%s, %s)", [job_id, Jsonb(settings)])
+    return {row["task"]: (round(row["weight"], 5), row["expected_gain"]) for row in rows}
+
+
+def composed(found: dict[str, tuple[float, float | None]]) -> dict[str, float]:
+    return {task: weight for task, (weight, _) in found.items() if weight}
+
+
+def test_a_trace_is_rescored_by_other_margins_without_the_measurements(
+    connection: db.Connection, shared: Shared
+) -> None:
+    only(connection, nearest(shared, 0), [[0.11, 0.33, 0.22, -0.11, NAN, NAN]] * 30)
+    job_id = stored(connection, shared, 0)
+    trace = connection.execute("SELECT * FROM loracomp.job_trace WHERE job_id = %s", [job_id]).fetchone()
+    assert trace
+    in_trace = dict(zip(trace["tasks"], zip(trace["weights"], trace["expected_gains"], strict=True), strict=True))
+    connection.execute("DELETE FROM loracomp.measurement")
+    again = rescored(connection, job_id)
+    assert {task: gain for task, (_, gain) in again.items()} == {task: gain for task, (_, gain) in in_trace.items()}
+    assert {task: weight for task, (weight, _) in again.items()} == pytest.approx(
+        {task: weight for task, (weight, _) in in_trace.items()}, abs=1e-5
+    )
+    assert composed(rescored(connection, job_id, gain_margin=0.15)) == {"t1": 0.6, "t2": 0.4}
+    assert composed(rescored(connection, job_id, max_adapters=1)) == {"t1": 1.0}
+    assert composed(rescored(connection, job_id, gain_margin=0.5)) == {}
+    assert composed(rescored(connection, job_id, weighting="similarity"))
+
+
+def test_other_priors_and_temperatures_are_rescored_by_todays_measurements(
+    connection: db.Connection, shared: Shared
+) -> None:
+    only(connection, nearest(shared, 0), [[0.11, 0.33, 0.22, -0.11, NAN, NAN]] * 30)
+    job_id = stored(connection, shared, 0)
+    found = rescored(connection, job_id, gain_prior=1.0)
+    assert found["t1"][1] == pytest.approx(0.33 / 2)
+    only(connection, nearest(shared, 0), [[0.5, NAN, NAN, NAN, NAN, NAN]] * 30)
+    assert composed(rescored(connection, job_id, temperature=0.2)) == {"t0": 1.0}
+    assert rescored(connection, job_id)["t1"][1] == pytest.approx(0.3), (
+        "those of the trace, where nothing else is asked"
+    )
+
+
+def test_a_trace_of_similarity_is_rescored_as_measured(connection: db.Connection, shared: Shared) -> None:
+    at = TASKS * 40
+    only(connection, nearest(shared, at), [[-0.5, 0.4, NAN, 0.2, NAN, 0.0]] * 30)
+    connection.execute(
+        "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, input_version)"
+        " VALUES ('e', 'nowhere', repeat('0', 64), 832, 3)"
+    )
+    job_id = stored(connection, shared, at, "default")
+    found = rescored(connection, job_id, weighting="measured")
+    assert composed(found) == {"t1": 0.66667, "t3": 0.33333}
+    assert found["t6"] == (0, None)
+
+
+def test_route_and_explain_job_show_what_is_expected(connection: db.Connection, shared: Shared) -> None:
+    only(connection, nearest(shared, 0), [[0.11, 0.33, NAN, -0.11, NAN, NAN]] * 30)
+    vector = shared[1].vectors[0]
+    rows = connection.execute("SELECT * FROM loracomp.route(%s, 'measured')", [vector]).fetchall()
+    found = {row["task"]: row for row in rows}
+    assert found["t1"]["expected_gain"] == pytest.approx(0.3)
+    assert found["t1"]["weight"] == pytest.approx(0.75)
+    assert found["t3"]["weight"] == 0
+    text = explained(connection, stored(connection, shared, 0))
+    assert "weight 0.750  expected gain +0.300 nats" in text
+    assert "not composed  expected gain -0.100 nats" in text
+    set_policy(connection, gain_margin=1)
+    text = explained(connection, stored(connection, shared, 0))
+    assert "Composition: none, the base model alone: no adapter is expected to help" in text
+
+
+def explained(connection: db.Connection, job_id: int) -> str:
+    row = connection.execute("SELECT loracomp.explain_job(%s) AS text", [job_id]).fetchone()
+    assert row
+    return str(row["text"])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "gains"), [([1], [math.nan]), ([1], [math.inf]), ([1], [None]), ([1, 2], [0.5]), ([None], [0.5, 0.1])]
+)
+def test_gains_that_are_none_are_refused(connection: db.Connection, tasks: list[Any], gains: list[Any]) -> None:
+    with pytest.raises(psycopg.DataError, match="one task and one finite number"):
+        connection.execute(
+            "SELECT * FROM loracomp.task_weights('{1}', '{0.5}', loracomp.policy_with(), %s::int[], %s::float8[])",
+            [tasks, gains],
+        )
