@@ -181,8 +181,6 @@ class Pipeline:
 
 def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:
     """Unit vectors [len(jobs), dimensions] of what the encoder is shown of each job (`loracomp.model.encoding`)."""
-    if not jobs:
-        return np.zeros((0, 0), np.float32)
     return encoder.encode([(job.prompt, job.choices) for job in jobs])
 
 

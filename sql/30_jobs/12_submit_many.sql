@@ -18,14 +18,14 @@ DECLARE
     unknown text;
 BEGIN
     IF jsonb_typeof(given) IS DISTINCT FROM 'object' THEN
-        RAISE EXCEPTION 'a job must be a JSON object, such as {"prompt": "Is it wet?"}'
-            USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'a job must be a JSON object'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"prompt": "Is it wet?"}';
     END IF;
     SELECT string_agg(k.name, ', ' ORDER BY k.name) INTO unknown
     FROM jsonb_object_keys(given) AS k (name) WHERE k.name <> ALL (columns);
     IF unknown IS NOT NULL THEN
-        RAISE EXCEPTION 'a job has no column % that you may fill; those are: %', left(unknown, 200),
-            array_to_string(columns, ', ') USING ERRCODE = 'invalid_parameter_value';
+        RAISE EXCEPTION 'a job has no column % that you may fill', left(unknown, 200)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'those are: ' || array_to_string(columns, ', ');
     END IF;
     filled.policy := 'default';
     filled.kind := 'predict';

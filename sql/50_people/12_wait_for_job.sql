@@ -4,7 +4,7 @@ CREATE FUNCTION loracomp.wait_for_job(id bigint, timeout interval DEFAULT '30 se
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-    until CONSTANT timestamptz := clock_timestamp() + wait_for_job.timeout;
+    until timestamptz;
     pause double precision := 0.02;
     found_job record;
 BEGIN
@@ -13,6 +13,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                 HINT = 'a statement that waits keeps dead rows from being cleaned up: call it again';
     END IF;
+    until := clock_timestamp() + wait_for_job.timeout;
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'wait_for_job sees no news in a transaction that is %', current_setting('transaction_isolation')
             USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'call it in one that is read committed';

@@ -11,7 +11,8 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    IF set_reported_tags.keys IS NULL OR array_position(set_reported_tags.keys, NULL) IS NOT NULL THEN
+    IF set_reported_tags.keys IS NULL OR EXISTS (SELECT FROM unnest(set_reported_tags.keys) AS k (key) WHERE k.key IS NULL)
+    THEN
         RAISE EXCEPTION 'keys must not be null' USING ERRCODE = 'null_value_not_allowed',
             HINT = 'such as {country,product}; {} shows none';
     END IF;

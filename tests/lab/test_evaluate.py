@@ -113,6 +113,15 @@ class Interrupted:
         return self.pipeline.answer(prepared, wanted)
 
 
+def without_as_of(found):
+    """Live reports say up to when they count, which is another time in each call."""
+    if isinstance(found, list):
+        return [without_as_of(each) for each in found]
+    if isinstance(found, dict):
+        return {name: without_as_of(each) for name, each in found.items() if name != "as_of"}
+    return found
+
+
 def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, data, pipeline, monkeypatch):
     asked = ["--tasks", "piqa", "--policies", "base,nearest", "--exclude-own", "--data", str(data)]
     monkeypatch.setenv("LORACOMP_BATCH_SIZE", "8")
@@ -126,7 +135,7 @@ def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, da
         "base model",
         "rte 1.00",
     }
-    assert run("evaluate", "small", *asked) == found
+    assert without_as_of(run("evaluate", "small", *asked)) == without_as_of(found)
 
 
 def test_workers_that_are_there_answer(connection, database, run, data, pipeline, monkeypatch):

@@ -668,7 +668,7 @@ ANALYSTS = {
     "tasks": "SELECT name FROM loracomp.task",
     "masks": "SELECT * FROM loracomp.task_mask",
     "restricted tasks": "SELECT * FROM loracomp.restricted_task",
-    "retrieval for another": "SELECT loracomp.retrieve_again(1, 10, '{}')",
+    "retrieval for another": "SELECT loracomp.retrieve_again(1, 10, '{}', false)",
     "routing of jobs": "SELECT loracomp.route_jobs('{1}', '{}')",
     "near duplicates": "SELECT loracomp.near_duplicates()",
     "a table of its own in bi": "CREATE TABLE bi.mine ()",

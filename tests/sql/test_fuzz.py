@@ -133,6 +133,7 @@ KINDS = {
     "integer[]": lists(integers),
     "bigint[]": lists(bigs),
     "double precision[]": lists(floats),
+    "real[]": lists(st.sampled_from((0.0, -0.0, 1.0, 0.5, -1.0, 1e30, float("nan"), float("inf"), float("-inf")))),
     "boolean[]": lists(st.booleans()),
     "vector[]": short_lists(vectors),
     "json": jsons,
@@ -140,7 +141,7 @@ KINDS = {
     "jsonb[]": short_lists(jsons),
     "loracomp.policy": policies,
     "loracomp.route_trace[]": short_lists(
-        st.sampled_from(("(,,,,,,,,,,,,,)", '("[0]",{1},{a},{NaN},,,,{},,,,"{}",x,7)'))
+        st.sampled_from(("(,,,,,,,,,,,,,,)", '("[0]",{1},{a},{NaN},,,,{},,,,"{}",x,7,{1})'))
     ),
     "bytea[]": short_lists(st.binary(max_size=40)),
 }
