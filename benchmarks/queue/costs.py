@@ -1,4 +1,4 @@
-"""What jobs cost beside time: CPU of server and clients, bytes of WAL, commits. Reads Linux's /proc."""
+"""What a job costs apart from time: CPU of the server and its clients, WAL bytes, commits. Reads Linux's /proc."""
 
 import os
 from collections.abc import Callable, Iterable

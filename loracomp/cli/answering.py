@@ -81,7 +81,7 @@ def _work_here(settings: Settings) -> None:
 
 @contextmanager
 def _progress(settings: Settings, look: Look, total: int, doing: str) -> Iterator[None]:
-    """A bar that follows the jobs on a connection of its own, whoever answers."""
+    """A progress bar that counts finished jobs on its own connection, whichever worker answers them."""
     from loracomp.registry.embeddings import progress_bar
 
     over = Event()

@@ -1,4 +1,4 @@
-"""What jobs of kind 'measure' shall score. SQL decides; this only asks."""
+"""Asks the database what each job of kind 'measure' has to score; the decision is made in SQL."""
 
 from collections.abc import Sequence
 

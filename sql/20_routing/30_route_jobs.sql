@@ -160,13 +160,16 @@ AS $$
     ), scope AS MATERIALIZED (
         -- With measurements, examples of tasks without an adapter tell which adapters help.
         SELECT
-            s.*,
-            loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks) AS eligible,
+            e.*,
             CASE
-                WHEN s.measured THEN loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks, TRUE)
-                ELSE loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks)
+                WHEN e.measured THEN loracomp.eligible_tasks(e.base_model, e.submitted_by, e.exclude_tasks, TRUE)
+                ELSE e.eligible
             END AS searched
-        FROM (SELECT DISTINCT w.base_model, w.submitted_by, w.exclude_tasks, w.measured FROM wanted AS w) AS s
+        FROM (
+            SELECT s.*, loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks) AS eligible
+            FROM (SELECT DISTINCT w.base_model, w.submitted_by, w.exclude_tasks, w.measured FROM wanted AS w) AS s
+            OFFSET 0 -- worked out once, and not for each use
+        ) AS e
     ), search AS MATERIALIZED (
         SELECT s.*, a.adapter_ids, a.adapter_tasks, loracomp.search_exactly(s.searched) AS exact
         FROM scope AS s

@@ -57,9 +57,17 @@ BEGIN
     UPDATE loracomp.task AS t SET name = rename_task.new_name WHERE t.id = target;
     UPDATE loracomp.job AS j
     SET
+        task = CASE WHEN j.task = rename_task.task THEN rename_task.new_name ELSE j.task END,
         exclude_tasks = array_replace(j.exclude_tasks, rename_task.task, rename_task.new_name),
         tasks = array_replace(j.tasks, rename_task.task, rename_task.new_name)
-    WHERE j.status IN ('queued', 'running') AND rename_task.task = ANY (j.exclude_tasks || j.tasks);
+    WHERE j.status IN ('queued', 'running') AND rename_task.task = ANY (j.exclude_tasks || j.tasks || j.task);
+    -- Or an adapter would be measured on rows that it has learnt from.
+    UPDATE loracomp.adapter AS a
+    SET training = jsonb_set(a.training, '{tasks_seen}', (
+        SELECT jsonb_agg(CASE WHEN s.name = rename_task.task THEN rename_task.new_name ELSE s.name END ORDER BY s.place)
+        FROM jsonb_array_elements_text(a.training -> 'tasks_seen') WITH ORDINALITY AS s (name, place)
+    ))
+    WHERE a.training -> 'tasks_seen' ? rename_task.task;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rename_task IS 'Gives a task another name. Traces and the audit keep the name that it had.';

@@ -44,6 +44,18 @@ def test_a_task_is_renamed_where_jobs_that_wait_exclude_it_too(connection: Conne
         connection.execute("SELECT loracomp.rename_task('rte', 'other')")
 
 
+def test_a_renamed_task_stays_the_one_that_jobs_are_for_and_adapters_have_learnt(connection: Connection):
+    load(connection)
+    waiting = submit(connection)
+    connection.execute("UPDATE loracomp.job SET task = 'rte' WHERE id = %s", [waiting])
+    connection.execute("""UPDATE loracomp.adapter SET training = '{"tasks_seen": ["mnli", "rte"], "seed": 1}'""")
+    connection.execute("SELECT loracomp.rename_task('rte', 'entailment')")
+    assert value(connection, "SELECT task FROM loracomp.job WHERE id = %s", [waiting]) == "entailment"
+    trainings = [row["training"] for row in connection.execute("SELECT training FROM loracomp.adapter")]
+    assert trainings
+    assert all(training == {"tasks_seen": ["mnli", "entailment"], "seed": 1} for training in trainings)
+
+
 def test_a_task_that_something_needs_is_deleted_by_force_alone(connection: Connection):
     examples = load(connection)
     answer(connection, submit(connection), examples)
