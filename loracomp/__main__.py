@@ -1,4 +1,4 @@
-"""`python -m loracomp`, where the script isn't on the PATH."""
+"""Runs the command line as `python -m loracomp`, for when the script `loracomp` isn't on the PATH."""
 
 from loracomp.cli import main
 

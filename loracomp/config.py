@@ -1,4 +1,4 @@
-"""One validated object for every setting; environment variables LORACOMP_<NAME>, or a .env file."""
+"""All settings in one validated object, read from environment variables LORACOMP_<NAME> or a .env file."""
 
 import os
 import re
@@ -19,12 +19,13 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from loracomp.errors import UsageError
 
 _DRIVER = re.compile(r"\Apostgres(ql)?\+\w+(?=://)")
-# Else libpq takes the rest of a password for a host, port or database, and its errors show those.
+# A URL with an unescaped @, / or : in its password does not match. libpq would take the rest of the password for a
+# host, port or database, and show it in its errors.
 _CREDENTIALS_IN_PLACE = re.compile(r"\A\w+://([^@/]*@)?[^@]*\Z")
 
 
 OTHERS = ("LORACOMP_TEST_", "LORACOMP_FUZZ")
-"""How variables begin that others than `Settings` read."""
+"""Prefixes of LORACOMP_ variables that are read elsewhere than in `Settings`."""
 
 
 def _default_home() -> Path:
@@ -38,42 +39,56 @@ class Settings(BaseSettings):
         env_prefix="LORACOMP_", env_file=".env", extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    # It may hold a password, which is never shown.
+    # repr=False, because the address may contain a password.
     database_url: str | None = Field(
-        None, repr=False, description="Postgres to use. Defaults to the embedded server under home."
+        None, repr=False, description="Address of the database. Defaults to the embedded server under home."
     )
     home: Path = Field(
-        default_factory=_default_home, description="Embedded server and caches. Defaults to ~/.cache/loracomp."
+        default_factory=_default_home,
+        description="Folder of the embedded server and the caches. Defaults to ~/.cache/loracomp.",
     )
     base_model: str | None = Field(
-        None, description="Base model to serve, by name. Defaults to the database's default."
+        None, description="Name of the base model to serve. Defaults to the database's default."
     )
-    device: str = Field("auto", description="cpu, cuda, cuda:1, ... Defaults to a GPU where there is one.")
+    device: str = Field("auto", description="cpu, cuda, cuda:1, ... Defaults to a GPU if there is one.")
     device_map: Literal["auto", "balanced", "balanced_low_0", "sequential"] | None = Field(
         None,
-        description="Spread over GPUs: auto, balanced, balanced_low_0, sequential. Defaults to one device.",
+        description="How to spread the base model over GPUs: auto, balanced, balanced_low_0 or sequential. "
+        "Defaults to one device.",
     )
-    dtype: str = Field("auto", description="bfloat16, float16 or float32. Defaults to what the device is fast at.")
-    batch_size: int = Field(16, ge=1, le=1024, description="Jobs claimed at once. Defaults to 16.")
-    token_budget: int = Field(16384, ge=64, description="Tokens in one forward pass at most. Defaults to 16384.")
+    dtype: str = Field("auto", description="bfloat16, float16 or float32. Defaults to the device's fastest type.")
+    batch_size: int = Field(16, ge=1, le=1024, description="Most jobs claimed at once. Defaults to 16.")
+    token_budget: int = Field(16384, ge=64, description="Most tokens in one forward pass. Defaults to 16384.")
     adapter_cache_mb: int = Field(2048, ge=1, description="Megabytes of adapters kept on the device. Defaults to 2048.")
     lease_s: float = Field(
-        60.0, ge=1, le=3600, description="Seconds that a lease lasts unless renewed. Defaults to 60."
+        60.0, ge=1, le=3600, description="Seconds after which an unrenewed lease expires. Defaults to 60."
     )
     answer_s: float = Field(
-        30.0, ge=1, le=3600, description="Seconds without an answer that end a worker's connection. Defaults to 30."
+        30.0,
+        ge=1,
+        le=3600,
+        description="Seconds without an answer from the database after which a connection is closed. Defaults to 30.",
     )
     hang_s: float = Field(
-        60.0, ge=1, le=3600, description="Seconds that a forward pass may take once all jobs are lost. Defaults to 60."
+        60.0,
+        ge=1,
+        le=3600,
+        description="Seconds that the model may go on after all its jobs' leases are lost; then it is presumed hung "
+        "and the worker ends. Defaults to 60.",
     )
-    poll_s: float = Field(1.0, ge=0.01, le=60, description="Seconds between looks at an empty queue. Defaults to 1.")
-    grace_s: float = Field(30.0, ge=0, le=3600, description="Seconds that a stopping worker has left. Defaults to 30.")
-    listen: bool = Field(True, description="Take notifications as a hint. Turn off behind pgbouncer. Defaults to on.")
+    poll_s: float = Field(1.0, ge=0.01, le=60, description="Seconds between polls of an empty queue. Defaults to 1.")
+    grace_s: float = Field(
+        30.0, ge=0, le=3600, description="Seconds from SIGTERM until the worker must have ended. Defaults to 30."
+    )
+    listen: bool = Field(
+        True,
+        description="Start new jobs at once, by LISTEN and NOTIFY. Turn off behind pgbouncer. Defaults to on.",
+    )
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="Port of /metrics and /ready; 0: any free one. Defaults to none."
+        None, ge=0, le=65535, description="Port of /metrics and /ready; 0: any free port. Defaults to none."
     )
-    metrics_host: str = Field("127.0.0.1", description="Address that they listen on. Defaults to 127.0.0.1.")
-    log_format: Literal["text", "json"] = Field("text", description="text, or json for machines. Defaults to text.")
+    metrics_host: str = Field("127.0.0.1", description="Address that metrics_port listens on. Defaults to 127.0.0.1.")
+    log_format: Literal["text", "json"] = Field("text", description="text, or json for programs. Defaults to text.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error. Defaults to info."
     )
@@ -89,7 +104,7 @@ class Settings(BaseSettings):
 
     @cached_property
     def worker_name(self) -> str:
-        """Name that leases and predictions carry."""
+        """The worker's name in leases and predictions."""
         return self.worker or f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:6]}"
 
 
@@ -103,7 +118,7 @@ def load_settings() -> Settings:
 
 
 def unknown_variables() -> list[str]:
-    """A sentence for each variable LORACOMP_* of the environment, or of .env, that is no setting: it has no effect."""
+    """A warning for each LORACOMP_* variable in the environment or .env that names no setting and so has no effect."""
     known = {f"LORACOMP_{name.upper()}" for name in Settings.model_fields}
     names = {name.upper() for name in (*os.environ, *dotenv_values(".env"))}
     strange = sorted(name for name in names - known if name.startswith("LORACOMP_") and not name.startswith(OTHERS))
@@ -112,10 +127,10 @@ def unknown_variables() -> list[str]:
 
 
 def libpq_form(address: str) -> str:
-    """The address without the driver that SQLAlchemy's form names (`postgresql+psycopg://`); others stay as they are.
+    """A database address in the form that libpq reads: SQLAlchemy's `postgresql+psycopg://` becomes `postgresql://`.
 
-    It is a URL or libpq's `keyword=value` pairs. Raises UsageError, which does not repeat it, where libpq can't read it
-    or would take part of a password for something else.
+    Other addresses (URLs, or libpq's `keyword=value` pairs) stay unchanged. Raises UsageError if libpq can't read the
+    address, or would take part of the password for something else; the message does not repeat the address.
     """
     plain = _DRIVER.sub("postgresql", address)
     if not _is_readable(plain):

@@ -1,12 +1,12 @@
-"""One base class, and one class for each thing that a caller can do about an error.
+"""The package's exceptions: one base class, and a subclass for each way in which a caller can react.
 
-The message names the field and the way out; the command line prints it without a stack trace and exits with
+The message names the field and what to do; the command line prints it without a stack trace and exits with
 `exit_code`.
 """
 
 
 class LoracompError(Exception):
-    """Anything that loracomp refuses or cannot do."""
+    """Base class of all errors that loracomp raises on purpose."""
 
     exit_code = 1
 
@@ -18,36 +18,36 @@ class UsageError(LoracompError):
 
 
 class DatabaseUnavailableError(LoracompError):
-    """The database cannot be reached or lacks what is needed: check the URL, the server, the extension."""
+    """The database cannot be reached, or lacks something such as the extension: check the URL and the server."""
 
     exit_code = 3
 
 
 class SchemaMismatchError(LoracompError):
-    """The schema is older or newer than this release: run `loracomp init`, or upgrade loracomp.
+    """The database's schema is older or newer than this release: run `loracomp init`, or upgrade loracomp.
 
-    Or the encoder is another than the one that this process was started with: start it again.
+    Also raised if the database's encoder changed since this process started: start the process again.
     """
 
     exit_code = 4
 
 
 class NotFoundError(LoracompError):
-    """Something was named that does not exist: list what does, and name one of those."""
+    """The caller named something that does not exist: list what exists, and name one of those."""
 
     exit_code = 5
 
 
 class RefusedError(LoracompError):
-    """Input (an adapter, an example, a row) was refused by a named check: correct it and try again."""
+    """A check refused the input (an adapter, an example, a row): correct it and try again."""
 
     exit_code = 6
 
 
 class JobError(LoracompError):
-    """One job cannot be done; it alone ends failed with `code` and this message.
+    """One job cannot be done. Only that job ends as failed, with `code` and this message.
 
-    `retry` says whether trying again could help (a device that ran out of memory) or not (a prompt too long).
+    `retry` says whether another attempt could help (yes if memory ran out, no if the prompt is too long).
     """
 
     exit_code = 7
@@ -59,6 +59,6 @@ class JobError(LoracompError):
 
 
 class DeviceHungError(LoracompError):
-    """The model did not come back from jobs whose leases all ended: start the worker again, and look at the device."""
+    """The model is presumed hung: it still runs, but the leases of all its jobs have ended. Restart the worker."""
 
     exit_code = 8

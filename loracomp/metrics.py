@@ -1,6 +1,6 @@
-"""What a worker process counts, by Prometheus' names, for its endpoint and for the registry of workers.
+"""Prometheus metrics of a worker process, for its /metrics endpoint and for the table worker_status.
 
-Names and labels are a contract with dashboards and alerts: docs/operations.md lists them, and a test compares.
+Dashboards and alerts depend on the names and labels: docs/operations.md lists them, and a test compares the two.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,38 +9,42 @@ from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
 from loracomp.records import Failure, Job, Measurement, Prediction
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which Prometheus does not need
+disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series, *_created
 
-WORKER_INFO = Gauge("loracomp_worker_info", "Who it is: always 1.", ("worker", "base_model", "device", "version"))
+WORKER_INFO = Gauge(
+    "loracomp_worker_info",
+    "Always 1; the labels say which worker it is.",
+    ("worker", "base_model", "device", "version"),
+)
 WORKER_READY = Gauge("loracomp_worker_ready", "1 if /ready answers 200.")
 CLAIMS = Counter("loracomp_claims", "Claims that took jobs.")
 JOBS_CLAIMED = Counter("loracomp_jobs_claimed", "Jobs taken.")
-JOBS_RETRIED = Counter("loracomp_jobs_retried", "Of the jobs taken, second and later attempts.")
+JOBS_RETRIED = Counter("loracomp_jobs_retried", "Jobs taken for a second or later attempt.")
 JOBS_SUCCEEDED = Counter("loracomp_jobs_succeeded", "Jobs answered and recorded.")
 JOBS_FAILED = Counter(
-    "loracomp_jobs_failed", "Failures written; retry: whether trying again may help.", ("reason", "retry")
+    "loracomp_jobs_failed", "Failures recorded; retry: whether another attempt may help.", ("reason", "retry")
 )
-JOBS_RELEASED = Counter("loracomp_jobs_released", "Jobs given back uncharged.")
-RESULTS_DROPPED = Counter("loracomp_results_dropped", "Results whose fence was void when they were written.")
+JOBS_RELEASED = Counter("loracomp_jobs_released", "Jobs given back without counting the attempt.")
+RESULTS_DROPPED = Counter("loracomp_results_dropped", "Results not recorded, because the job's lease was lost.")
 LEASES_LOST = Counter("loracomp_leases_lost", "Leases that could not be renewed.")
-JOBS_IN_HAND = Gauge("loracomp_jobs_in_hand", "Jobs claimed, and neither written nor given back.")
+JOBS_IN_HAND = Gauge("loracomp_jobs_in_hand", "Jobs claimed, and not yet recorded or given back.")
 LAST_LOOK = Gauge("loracomp_last_look_timestamp_seconds", "When the claim loop last asked the database for jobs.")
-DATABASE_AWAY = Counter("loracomp_database_away", "Statements that found the database away and were tried again.")
+DATABASE_AWAY = Counter("loracomp_database_away", "Statements repeated because the database was unreachable.")
 BATCH_JOBS = Histogram("loracomp_batch_jobs", "Jobs in a batch.", buckets=[2**power for power in range(11)])
 STEP_SECONDS = Histogram(
     "loracomp_step_seconds",
-    "Seconds of a batch in each step.",
+    "Seconds that a batch took in each step.",
     ("step",),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
 )
 TOKENS = Counter("loracomp_tokens", "Tokens of answered jobs.", ("kind",))
-CACHE_REQUESTS = Counter("loracomp_cache_requests", "What was looked for in device memory.", ("cache", "result"))
-CACHE_BYTES = Gauge("loracomp_cache_bytes", "Bytes held in device memory.", ("cache",))
-CACHE_BUDGET = Gauge("loracomp_cache_budget_bytes", "Bytes that may be held.", ("cache",))
+CACHE_REQUESTS = Counter("loracomp_cache_requests", "Lookups in device memory: hit or miss.", ("cache", "result"))
+CACHE_BYTES = Gauge("loracomp_cache_bytes", "Bytes that a cache holds in device memory.", ("cache",))
+CACHE_BUDGET = Gauge("loracomp_cache_budget_bytes", "Most bytes that a cache may hold.", ("cache",))
 
 
 def count_claim(jobs: Sequence[Job]) -> None:
-    """Note a claim that took jobs."""
+    """Count a claim that returned jobs."""
     CLAIMS.inc()
     JOBS_CLAIMED.inc(len(jobs))
     JOBS_RETRIED.inc(sum(job.attempts > 1 for job in jobs))
@@ -48,7 +52,7 @@ def count_claim(jobs: Sequence[Job]) -> None:
 
 
 def count_recorded(results: Sequence[Prediction | Measurement]) -> None:
-    """Note predictions and measurements that were written."""
+    """Count predictions and measurements that were recorded."""
     JOBS_SUCCEEDED.inc(len(results))
     answers = [each.answer for each in results if isinstance(each, Prediction) and each.answer is not None]
     TOKENS.labels("prompt").inc(sum(answer.prompt_tokens for answer in answers))
@@ -56,18 +60,18 @@ def count_recorded(results: Sequence[Prediction | Measurement]) -> None:
 
 
 def count_failure(failure: Failure) -> None:
-    """Note a failure that was written."""
+    """Count a failure that was recorded."""
     JOBS_FAILED.labels(failure.code, str(failure.retry).lower()).inc()
 
 
 def observe_steps(milliseconds: Mapping[str, float]) -> None:
-    """Note how long a batch was in each step."""
+    """Observe how long a batch took in each step, in milliseconds by step."""
     for step, spent in milliseconds.items():
         STEP_SECONDS.labels(step).observe(spent / 1000)
 
 
 def totals() -> dict[str, int]:
-    """What the registry of workers shows of it."""
+    """The counters that a worker reports to the table worker_status."""
     return {
         "claimed": _total(JOBS_CLAIMED),
         "succeeded": _total(JOBS_SUCCEEDED),

@@ -1,4 +1,4 @@
-"""Encode, route, load; compose, predict: the order of a batch's steps, for the worker, replay and benchmarks."""
+"""Runs the steps of a batch in order (encode, route, load, compose, predict) for the worker, replay and benchmarks."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,27 +40,30 @@ from loracomp.registry.adapters import fetch_adapters
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A job that only the model is still needed for."""
+    """A job that is encoded and routed, with its adapters loaded; only compose and predict are left."""
 
     job: Job
     decided: Routed | MeasurementPlan
     requests: tuple[Request, ...]
-    """One to predict, none for the weights alone; to measure, one for each of the plan's compositions."""
+    """What the model is asked: one request for kind 'predict', none for 'route'.
+
+    For 'measure' there is one for each of the plan's compositions.
+    """
     adapters: Loaded
-    """Those of its batch, by id."""
+    """All adapters of its batch, by id."""
     timings: Mapping[str, float]
-    """Milliseconds of each step for its batch."""
+    """Milliseconds that each step so far took for its whole batch."""
 
 
 class Pipeline:
-    """A base model and an encoder, run over batches of claimed jobs.
+    """Runs a base model and an encoder over batches of claimed jobs.
 
-    `prepare` and `answer` may run at the same time, each in one thread. On the CPU jobs are then encoded by the thread
-    that answers, between its forward passes.
+    `prepare` and `answer` may run at the same time, each in its own thread. On the CPU, the thread in `answer` then
+    also encodes the jobs of `prepare`, between its forward passes (`ComputeThread`).
     """
 
     def __init__(self, base_name: str, base: BaseModel, encoder: Encoder, **predictor: Any) -> None:
-        """`base_name` is the base model's in the database; the rest are `Predictor`'s settings."""
+        """`base_name` is the base model's name in the database; `predictor` are settings of `Predictor`."""
         self.base_name = base_name
         self.base = base
         self.encoder = encoder
@@ -68,19 +71,19 @@ class Pipeline:
         self._predictor = Predictor(base, **predictor)
 
     def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Answer | JobError]:
-        """Answer requests whose compositions are known; the connection reads adapters."""
+        """Answer requests whose compositions are known; adapters are read through the connection."""
         return self._predictor.predict(requests, partial(fetch_adapters, connection))
 
     def run(self, connection: Connection, jobs: Sequence[Job]) -> list[Prediction | Measurement | Failure]:
-        """Prepare and answer a batch: for each job that is still there what came out, or a failure."""
+        """Prepare and answer a batch: returns each job's prediction or measurement, or a failure."""
         prepared = self.prepare(connection, jobs)
         failures = [each for each in prepared if isinstance(each, Failure)]
         return [*failures, *self.answer([each for each in prepared if isinstance(each, Prepared)])]
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Prepared | Failure]:
-        """All but the model, for each job: its vector and route, or what to measure; and its adapters on the device.
+        """For each job, do all steps before the base model: encode, route (or plan what to measure), load adapters.
 
-        The connection, in autocommit mode, is lent for the call; no transaction is left open.
+        The connection must be in autocommit mode, so that no transaction stays open.
         """
         timings: dict[str, float] = {}
         measured = [job for job in jobs if job.kind == "measure"]
@@ -111,9 +114,9 @@ class Pipeline:
     def answer(
         self, prepared: Sequence[Prepared], wanted: Callable[[Job], bool] = lambda _: True
     ) -> list[Prediction | Measurement | Failure]:
-        """Each job's prediction or measurement, or why it has none.
+        """Run the base model: returns each job's prediction or measurement, or a failure.
 
-        `wanted` is asked between forward passes; what is not wanted any more fails with 'lease_lost'.
+        `wanted(job)` is called between forward passes; a job for which it is false fails with 'lease_lost'.
         """
         asked = [(each.job, request) for each in prepared for request in each.requests]
         requests = [request for _, request in asked]
@@ -133,7 +136,7 @@ class Pipeline:
         return [self._result(each, own, timings, len(prepared)) for each, own in answered]
 
     def _lending(self) -> AbstractContextManager[Callable[[], float]]:
-        # A GPU's work goes on while another thread prepares more.
+        # On a GPU there is nothing to lend: the other thread can encode while the GPU computes.
         return self._turns.lend() if self.base.model.device.type == "cpu" else nullcontext(lambda: 0.0)
 
     def _result(
@@ -163,13 +166,13 @@ class Pipeline:
 
     @property
     def device(self) -> str:
-        """Device and number type, such as cpu/bfloat16."""
+        """The base model's device and dtype, such as cpu/bfloat16."""
         model = self.base.model
         return f"{model.device}/{str(model.dtype).removeprefix('torch.')}"
 
     @property
     def versions(self) -> Versions:
-        """Who answers, for the record."""
+        """The device, models and code version that are recorded with each prediction."""
         return Versions(
             device=self.device,
             base_model=self.base_name,
@@ -180,7 +183,7 @@ class Pipeline:
 
 
 def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:
-    """Unit vectors [len(jobs), dimensions] of what the encoder is shown of each job (`loracomp.model.encoding`)."""
+    """The jobs' unit vectors [len(jobs), dimensions], made from prompts and choices (`loracomp.model.encoding`)."""
     return encoder.encode([(job.prompt, job.choices) for job in jobs])
 
 
@@ -195,7 +198,11 @@ def _requests(job: Job, decided: Routed | MeasurementPlan) -> tuple[Request, ...
 
 
 def _to_measure(job: Job, plan: MeasurementPlan, composition: Composition) -> Request:
-    """The job's choices; of a text its reference answer alone, whose log-likelihood counts by the token."""
+    """The request that scores a job of kind 'measure' under one composition.
+
+    It scores the job's choices. Without choices it scores the reference answer, whose log-likelihood is divided by its
+    number of tokens.
+    """
     choices, normalization = (job.choices, plan.normalization) if job.choices else ((plan.answer,), "tokens")
     return Request(job.prompt, choices, None, normalization=normalization, composition=composition)
 
@@ -203,7 +210,7 @@ def _to_measure(job: Job, plan: MeasurementPlan, composition: Composition) -> Re
 def _measurement(
     job: Job, plan: MeasurementPlan, answers: Sequence[Answer], timings: Mapping[str, float]
 ) -> Measurement:
-    """`answers` are those of `plan.compositions`, in their order."""
+    """The measurement that follows from `answers`, which are in the order of `plan.compositions`."""
     (base_score, base_is_right), *adapters = [_measured(job.choices, plan.answer, each) for each in answers]
     return Measurement(
         job_id=job.id,
@@ -218,7 +225,7 @@ def _measurement(
 
 
 def _measured(choices: Sequence[str] | None, right: str, answer: Answer) -> tuple[float, bool | None]:
-    """Log-probability of the right answer, given the choices where there are any; and whether it was chosen."""
+    """The log-probability of the right answer (among the choices, if there are any), and whether it was chosen."""
     assert answer.choice_scores is not None
     if choices is None:
         return answer.choice_scores[0], None
@@ -244,7 +251,7 @@ def _request(job: Job, routed: Routed) -> Request:
 
 @contextmanager
 def _timed(timings: dict[str, float], step: str) -> Iterator[None]:
-    """Note a step's milliseconds."""
+    """Store in `timings` how many milliseconds the context took, as the time of `step`."""
     start = perf_counter()
     yield
     timings[step] = round((perf_counter() - start) * 1000, 3)

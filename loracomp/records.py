@@ -1,4 +1,4 @@
-"""The frozen records that pass between a job's six steps. Nothing here computes anything but a digest."""
+"""The frozen records that pass between a job's six steps. They compute nothing but a digest."""
 
 import hashlib
 import json
@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 Strategy = str
-"""One of: linear, cat, ties, magnitude_prune, dare_linear, dare_ties (DESIGN: strategies)."""
+"""One of: linear, cat, ties, magnitude_prune, dare_linear, dare_ties (`loracomp.composition.strategies`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A claimed job, as `claim_jobs` returns it. `lease_token` fences every later write."""
+    """A claimed job, as `claim_jobs` returns it. Every later write must show `lease_token`, the fence token."""
 
     id: int
     lease_token: int
     kind: str
-    """'predict', 'route' for the weights alone, or 'measure' for what adapters are worth on an example."""
+    """'predict', 'route' (only the routing weights), or 'measure' (how much each adapter helps on an example)."""
     prompt: str
     choices: tuple[str, ...] | None
     max_new_tokens: int | None
@@ -26,20 +26,20 @@ class Job:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
-    """Of text that is drawn; None: the job's id."""
+    """Seed of sampled text; None: the job's id is the seed."""
 
     def __hash__(self) -> int:
-        # A batch's jobs are looked up some twenty times each, and their texts would be hashed with them.
+        # Only the id: each job is looked up some twenty times a batch, and the default would hash its text each time.
         return self.id
 
 
 Scaling = tuple[float, Sequence[tuple[str, float]]]
-"""Of an adapter: alpha / rank, and sorted by name the modules that have one of their own, with what tells it."""
+"""An adapter's scaling, and (name, scaling) of each module with its own scaling, sorted by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """Adapters and weights, with how they are merged. No adapters: the base model alone."""
+    """Adapters, their weights, and how they are merged. Without adapters it is the base model alone."""
 
     adapter_ids: tuple[int, ...] = ()
     adapter_sha256: tuple[str, ...] = ()
@@ -48,13 +48,13 @@ class Composition:
     density: float = 1.0
     seed: int = 0
     random_parameters: bool = False
-    """A control: each adapter's factors are replaced by random ones of the same norm, drawn from `seed`."""
+    """Whether each adapter's factors are replaced by random ones of the same norm: a control in evaluations."""
 
     def digest(self, base_fingerprint: str, scalings: Sequence[Scaling]) -> str:
-        """Sha256 hex of what decides the result: base model, settings of the merge, sorted adapters with weights.
+        """Sha256 in hex of everything that decides the result: base model, merge settings, adapters and weights.
 
-        `scalings` are those of the adapters, which their files don't hold. Weights count to 1e-6, so two routes that
-        differ by rounding share a digest.
+        `scalings` are the adapters' scalings, which their safetensors files don't contain. The order of the adapters
+        does not matter. Weights are rounded to 1e-6, so that routes that differ only by rounding share a digest.
         """
         weights = (round(weight * 1_000_000) for weight in self.weights)
         adapters = sorted(zip(self.adapter_sha256, scalings, weights, strict=True))
@@ -63,7 +63,7 @@ class Composition:
 
 
 class Trace(bytes):
-    """A job's trace: a loracomp.route_trace as the server sent it. Nobody looks inside; it goes back as it came."""
+    """A job's trace: the bytes of a loracomp.route_trace from the server, which are sent back unread and unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,51 +74,51 @@ class Routed:
     composition: Composition
     normalization: str
     contrast: float
-    """Both as for `Request`."""
+    """normalization and contrast are as in `Request`."""
     trace: Trace
 
 
 @dataclass(frozen=True, slots=True)
 class MeasurementPlan:
-    """What `plan_measurements` says to score for one job of kind 'measure'."""
+    """What to score for one job of kind 'measure', as `plan_measurements` returns it."""
 
     job_id: int
     answer: str
-    """The right one."""
+    """The right answer."""
     normalization: str
-    """As for `Request`."""
+    """As in `Request`."""
     adapter_ids: tuple[int, ...]
     adapter_sha256: tuple[str, ...]
 
     @property
     def compositions(self) -> tuple[Composition, ...]:
-        """The base model alone, then each adapter alone."""
+        """What to score: the base model alone, then each adapter alone with weight 1."""
         pairs = zip(self.adapter_ids, self.adapter_sha256, strict=True)
         return Composition(), *(Composition((id_,), (sha256,), (1.0,), "cat") for id_, sha256 in pairs)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the model is asked for one row of a batch: a job's text, scored or generated, under one composition."""
+    """One question to the model: a prompt whose choices are scored, or after which text is generated."""
 
     prompt: str
     choices: tuple[str, ...] | None
     max_new_tokens: int | None
     stop: tuple[str, ...] = ()
     normalization: str = "none"
-    """none, characters or tokens: what a choice's summed log-likelihood is divided by (lm-eval's acc, acc_norm)."""
+    """What a choice's log-likelihood is divided by: none (lm-eval's acc), its characters (acc_norm) or its tokens."""
     contrast: float = 0.0
-    """This times the base model's log-likelihood of a choice is subtracted from the composition's."""
+    """A choice's log-likelihood is the composition's minus `contrast` times the base model's."""
     composition: Composition = field(default_factory=Composition)
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
-    """How generated text is drawn; at temperature 0 it is the most likely token each time."""
+    """temperature, top_p and seed sample generated text; at temperature 0 the most likely token is taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model answered. `choice_scores` are summed log-likelihoods in nats, normalised as asked."""
+    """What the model answered. `choice_scores` are log-likelihoods in nats, normalised as the request says."""
 
     output: str
     choice_index: int | None = None
@@ -127,21 +127,21 @@ class Answer:
     prompt_tokens: int = 0
     output_tokens: int = 0
     norm_ratio: float | None = None
-    """Frobenius norm of the composed delta over that of the exact weighted sum; None for the base model alone."""
+    """Norm of the composed weight change divided by that of the exact weighted sum; None for the base model alone."""
     cosine: float | None = None
-    """Cosine between the composed delta and the exact weighted sum; None for the base model alone."""
+    """Cosine between the composed weight change and the exact weighted sum; None for the base model alone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """Who answers: the same for all that one worker process records."""
+    """Device, models and code version of a worker process; the same for all that it records."""
 
     device: str
-    """Device and number type, such as cpu/bfloat16."""
+    """Device and dtype, such as cpu/bfloat16."""
     base_model: str
     base_fingerprint: str
     encoder: str
-    """Name and input version, such as all-MiniLM-L6-v2/3."""
+    """Name and input version of the encoder, such as all-MiniLM-L6-v2/3."""
     code_version: str
 
 
@@ -154,32 +154,33 @@ class Prediction:
     answer: Answer | None
     """None for a job of kind 'route'."""
     composition_digest: str | None
-    """None where nothing was composed: a job of kind 'route'."""
+    """None for a job of kind 'route', which composes nothing."""
     batch_size: int
-    """Jobs that were answered together."""
+    """Number of jobs that were answered together."""
     timings: Mapping[str, float]
-    """Step -> milliseconds that the step took for the whole batch."""
+    """Milliseconds that each step took for the whole batch."""
     versions: Versions
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """What one job of kind 'measure' found. Scores are log-probabilities of the right answer, in nats.
+    """The result of a job of kind 'measure'. A score is the log-probability of the right answer, in nats.
 
-    With choices: given the choices, log softmax over their normalised scores. Of a text: its log-likelihood a token.
+    With choices it is the log softmax over their normalised log-likelihoods; without, the text's log-likelihood per
+    token.
     """
 
     job_id: int
     normalization: str
     base_score: float
     base_is_right: bool | None
-    """Whether the right choice scores highest; None where there are no choices."""
+    """Whether the right choice scores highest under the base model; None without choices."""
     adapter_ids: tuple[int, ...]
     gains: tuple[float, ...]
-    """Score under each adapter alone, minus `base_score`."""
+    """For each adapter, the score under it alone minus `base_score`."""
     are_right: tuple[bool | None, ...]
     timings: Mapping[str, float]
-    """Milliseconds of each step for its batch."""
+    """Milliseconds that each step took for its whole batch."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Run a stored composition again and compare the answers."""
+"""Runs a stored composition again and compares the two answers."""
 
 import math
 from dataclasses import dataclass
@@ -14,18 +14,18 @@ from loracomp.records import Answer, Composition, Request
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """How a second run compares with the first."""
+    """How the answer of a second run compares with the recorded one."""
 
     job: int
     outcome: str
     """equal, different or impossible."""
     detail: str
     largest_difference: float | None = None
-    """Of the choices' scores, in nats; None where text was generated."""
+    """Largest difference between the two runs' scores of a choice, in nats; None if text was generated."""
 
 
 class _Stored(BaseModel):
-    """The fields that a trace needs for its composition to run; checked here, because the database does not."""
+    """The fields of a trace that its composition needs to run. They are checked here, as the database does not."""
 
     model_config = ConfigDict(frozen=True, strict=True)
 
@@ -59,14 +59,15 @@ class _Stored(BaseModel):
 
 
 TOLERANCE, TOLERANCE_OF_16_BITS = 0.05, 0.25
-"""Largest difference in nats at which scores count as equal: rounding depends on device and batch, most in 16 bits."""
+"""Largest difference in nats at which scores count as equal. Rounding depends on device and batch, most in 16 bits."""
 ADAPTERS = ("adapter_ids", "adapter_sha256", "adapter_weights")
 
 
 def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], tolerance: float | None = None) -> Replay:
-    """Answer a job again by its stored composition (not by routing again) and compare with a row of `job_trace`.
+    """Answer a job again with the composition in its trace (a row of `job_trace`), and compare with the stored answer.
 
-    `tolerance` in nats; None: TOLERANCE, or TOLERANCE_OF_16_BITS where either run was in 16 bits.
+    The job is not routed again. `tolerance` is in nats; None means TOLERANCE, or TOLERANCE_OF_16_BITS if either run
+    used 16 bits.
     """
     if tolerance is None:
         exact = {str(trace["device"]).rpartition("/")[2], pipeline.device.rpartition("/")[2]} == {"float32"}
@@ -76,7 +77,7 @@ def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], to
     try:
         stored = _Stored.model_validate(trace["policy_settings"] | {name: trace[name] for name in ADAPTERS})
     except ValidationError as error:
-        return Replay(trace["job_id"], "impossible", f"its trace is not one of a composition: {_told(error)}")
+        return Replay(trace["job_id"], "impossible", f"its trace does not describe a composition: {_told(error)}")
     answer = pipeline.predict(connection, [_request(trace, stored)])[0]
     if isinstance(answer, JobError):
         return Replay(trace["job_id"], "impossible", str(answer))
@@ -87,12 +88,12 @@ def _missing(pipeline: Pipeline, trace: dict[str, Any]) -> str | None:
     if trace["status"] != "succeeded" or trace["kind"] != "predict":
         return f"the job is {trace['status']}, of kind {trace['kind']}: it has no answer to compare with"
     if trace["base_fingerprint"] != pipeline.base.fingerprint:
-        return f"it was answered by base model {trace['base_model']}, {trace['base_fingerprint'][:12]}; this is another"
+        return f"it was answered by base model {trace['base_model']}, {trace['base_fingerprint'][:12]}, not by this one"
     return None
 
 
 def _told(error: ValidationError) -> str:
-    """The first few faults, without the worker's own words."""
+    """The first three errors as text, without the invalid values themselves."""
     found = error.errors(include_input=False, include_url=False)[:3]
     return "; ".join(": ".join(filter(None, [".".join(map(str, each["loc"])), each["msg"]])) for each in found)
 
@@ -128,7 +129,7 @@ def _compared(trace: dict[str, Any], answer: Answer, tolerance: float) -> Replay
 
 
 def _largest_difference(now: tuple[float, ...], then: list[Any] | None) -> float | None:
-    """None where a worker recorded something else than a number for each."""
+    """Largest difference between scores now and stored scores; None unless a number is stored for each choice."""
     if then is None or len(then) != len(now) or not all(isinstance(x, float) and math.isfinite(x) for x in then):
         return None
     return max(abs(one - float(other)) for one, other in zip(now, then, strict=True))

@@ -1,1 +1,1 @@
-"""Adapters and weights to low-rank factors, and those factors inside a forward pass."""
+"""Merges weighted adapters into low-rank factors, and applies those factors inside a forward pass."""

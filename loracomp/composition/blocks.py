@@ -1,4 +1,4 @@
-"""Adapters in few tensors: the modules of one shape side by side, so that one operation changes all layers at once."""
+"""Adapters in few tensors: modules of the same shape are stacked, so that one operation changes all layers at once."""
 
 from collections.abc import Mapping, Sequence
 from functools import reduce
@@ -17,14 +17,15 @@ class Factors(NamedTuple):
 
 
 ModuleFactors = Mapping[str, Factors]
-"""Name of a module of the base model -> its factors."""
+"""Maps the name of a base model's module to that module's factors."""
 
 
 class Block(NamedTuple):
-    """Factors of modules of one shape: A [modules, r, d_in], B [modules, d_out, r].
+    """Factors of the modules that have the same shape: A [modules, r, d_in], B [modules, d_out, r].
 
-    Those of several adapters have their number behind the modules: A [modules, n, r, d_in], B [modules, n, d_out, r].
-    In memory, B too lies rank by rank, as a pass takes it: so bringing adapters together copies long pieces.
+    A block of n adapters has one dimension more: A [modules, n, r, d_in], B [modules, n, d_out, r].
+    In memory, B is stored transposed ([..., r, d_out]) like A, because a forward pass reads it in that order and
+    stacking adapters then copies long contiguous pieces.
     """
 
     modules: tuple[str, ...]
@@ -32,17 +33,17 @@ class Block(NamedTuple):
     B: Tensor
 
     def of(self, modules: tuple[str, ...]) -> "Block":
-        """The factors of some of the modules."""
+        """A block with only the named modules, in that order."""
         at = [self.modules.index(module) for module in modules]
         return Block(modules, self.A[at], self.B[at])
 
 
 Blocks: TypeAlias = Mapping[tuple[int, int], Block]
-"""Shape (d_out, d_in) -> the factors of an adapter's modules of that shape."""
+"""Maps a shape (d_out, d_in) to the factors of an adapter's modules of that shape."""
 
 
 def pack(factors: ModuleFactors) -> dict[tuple[int, int], Block]:
-    """Factors by shape, modules in the order of their names; lower ranks are padded with zeros."""
+    """Group factors into one block for each shape, modules sorted by name; lower ranks are padded with zeros."""
     shapes: dict[tuple[int, int], list[str]] = {}
     for module in sorted(factors):
         shapes.setdefault((factors[module].B.shape[0], factors[module].A.shape[1]), []).append(module)
@@ -57,25 +58,25 @@ def _pack(modules: Sequence[str], factors: Sequence[Factors]) -> Block:
 
 
 def unpack(blocks: Blocks) -> dict[str, Factors]:
-    """Each module's factors, as views."""
+    """The factors of each module, as views into the blocks (nothing is copied)."""
     return {module: Factors(A, B) for block in blocks.values() for module, A, B in zip(*block, strict=True)}
 
 
 def move(blocks: Blocks, device: torch.device | str) -> dict[tuple[int, int], Block]:
-    """The same on a device."""
+    """The same blocks, copied to `device`."""
     return {shape: Block(modules, A.to(device), B.to(device)) for shape, (modules, A, B) in blocks.items()}
 
 
 def nbytes(blocks: Blocks) -> int:
-    """Bytes of all factors."""
+    """Size of all factors in bytes."""
     return sum(block.A.nbytes + block.B.nbytes for block in blocks.values())
 
 
 def stack(adapters: Sequence[Blocks], dtype: torch.dtype | None = None) -> dict[tuple[int, int], Block]:
-    """Adapters side by side: A [modules, n, r, d_in], B [modules, n, d_out, r], over the modules that any of them has.
+    """Stack n adapters into blocks A [modules, n, r, d_in], B [modules, n, d_out, r] over all modules of all adapters.
 
-    Where an adapter lacks a module or has a lower rank there are zeros, which change no sum, sign or mean.
-    In `dtype`; by default the smallest type that can represent all adapters' types.
+    If an adapter lacks a module or has a lower rank, zeros fill its place; they change no sum and no vote on signs.
+    The result has type `dtype`; by default the smallest type that can represent all adapters' types.
     """
     shapes = dict.fromkeys(shape for adapter in adapters for shape in adapter)
     return {shape: _stack([adapter.get(shape) for adapter in adapters], dtype) for shape in shapes}

@@ -1,4 +1,4 @@
-"""From compositions (ids and weights) to mixes ready for the model, with their distance from the exact weighted sum."""
+"""Turns compositions (adapter ids and weights) into mixes that the model can run; measures how exact each mix is."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -24,19 +24,22 @@ from loracomp.records import Composition
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Composed:
-    """A composition ready for the model: prepared adapters with gates; no adapters mean the base model alone."""
+    """A composition that the model can run: adapters with their gates. Without adapters it is the base model alone."""
 
     mix: Mix = field(default_factory=Mix)
     norm_ratio: float | None = None
     cosine: float | None = None
-    """Both against the exact weighted sum of the adapters; None for the base model alone, and where either is zero."""
+    """norm_ratio and cosine compare the mix with the exact weighted sum of its adapters (`fidelity`).
+
+    None for the base model alone, and if the mix or the sum is zero.
+    """
 
 
 BASE_ALONE = Composed()
 
 
 class Composer:
-    """Composes for one base model. What is costly is kept: an adapter or a set of them prepared."""
+    """Composes for one base model, and caches the adapters that a strategy has masked or merged signs of."""
 
     def __init__(self, base: BaseModel, *, cache_bytes: int) -> None:
         self._base = base
@@ -45,9 +48,9 @@ class Composer:
         )
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
-        """Each composition ready for the model, or why it cannot be; equal ones are the same object.
+        """For each composition the mix to run, or the error that prevents it; equal compositions share one object.
 
-        JobError codes: those of the adapters; 'adapter_changed', 'adapter_unfit', 'composition_refused'.
+        JobError codes: 'adapter_changed', 'adapter_unfit', 'composition_refused', and those in `adapters`.
         """
         ready = {composition: self._composed(composition, adapters) for composition in set(compositions)}
         return [ready[composition] for composition in compositions]
@@ -70,7 +73,7 @@ class Composer:
         if composition.random_parameters:
             used = [self._randomized(adapter, composition.seed) for adapter in used]
         mix = gated(composition.strategy, self._prepared(composition, used), composition.weights)
-        # cat is the exact weighted sum: nothing to measure.
+        # The cat strategy is the exact weighted sum, so there is nothing to measure.
         exact = composition.strategy == "cat"
         measured = (1.0, 1.0) if exact else fidelity(mix, gated("cat", used, composition.weights))
         return Composed(mix, *(measured or ()))
@@ -80,8 +83,8 @@ class Composer:
             raise adapter
         if adapter.sha256 != sha256:
             raise JobError(
-                f"adapter {adapter.id} has sha256 {adapter.sha256[:12]}, not {sha256[:12]} as composed: "
-                "it was replaced since; submit the job again",
+                f"adapter {adapter.id} has sha256 {adapter.sha256[:12]}, but the composition was made with "
+                f"{sha256[:12]}: the adapter was replaced since; submit the job again",
                 code="adapter_changed",
             )
         for shape, block in adapter.blocks.items():
@@ -99,7 +102,7 @@ class Composer:
         masked = [self._masked(strategy, adapter, density, seed) for adapter in adapters]
         if strategy not in ELECTING:
             return masked
-        # The set is elected in the order of ids, so that it is the same however a mix lists it.
+        # Elect signs in the order of adapter ids, so that result and cache key do not depend on the mix's order.
         order = sorted(range(len(masked)), key=lambda at: masked[at].key)
         ordered = [masked[at] for at in order]
         key = tuple(adapter.key for adapter in ordered)

@@ -1,4 +1,4 @@
-"""How far a mix is from the exact weighted sum of its adapters."""
+"""Measures how far a mix of adapters is from the exact weighted sum of the same adapters."""
 
 import math
 
@@ -9,11 +9,11 @@ from loracomp.composition.strategies import Mix, gate
 
 
 def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
-    """Norm ratio |mix| / |exact| and cosine between two changes, all modules taken as one vector (Frobenius).
+    """Norm ratio |mix| / |exact| and cosine between the two weight changes, each taken as one vector over all modules.
 
-    `mix` is a crossed mix of some adapters, `exact` their weighted sum, as cat gates it. None if either change is zero.
-
-    No change B A is built: <B A, D C> is the sum of the elements of (B^T D) * (A C^T), two small Gram matrices.
+    `mix` is a crossed mix (see `Mix`) of some adapters; `exact` is their exact weighted sum, gated as for cat.
+    Returns None if either change is zero. The full matrices B A are never built: the inner product <B A, D C> is the
+    sum of the elements of (B^T D) * (A C^T), a product of two small Gram matrices.
     """
     weights = torch.tensor([exact.left, exact.right], dtype=torch.double).prod(0)
     prepared = stack([adapter.blocks for adapter in mix.adapters], torch.float32)

@@ -1,13 +1,13 @@
-"""Mixes inside a forward pass: each row of a batch runs through the same base model, changed by its own mix.
+"""Applies mixes inside a forward pass: each row of a batch runs through the same base model, changed by its own mix.
 
-The prepared adapters i of the batch give h_i = A_i x. A row adds sum_i right_i B_i left_i h_i to its module's output
+Adapter i of the batch gives h_i = A_i x. For each row, sum_i right_i B_i left_i h_i is added to its module's output
 (cat), or sum_j right_j B_j (sum_i left_i h_i) (every crossed strategy). This is computed in one of two ways. *Shared*:
 all rows go through the factors of all adapters, and each row's gates are applied between A and B; the cost grows with
 the number of adapters. *Own*: each row gets its own factors, gathered (cat) or summed (crossed), and the products are
 batched; the cost grows with the number of adapters per row. Own factors are made one module at a time, so that they
 stay in the processor's cache. `composed` chooses the cheaper way. The base model's weights are never changed.
 
-To an embedding, x is one-hot: A x is a column of A, which is looked up. That is always shared.
+An embedding's input x is one-hot, so A x is a column of A, which is looked up. Embeddings are always computed shared.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -27,7 +27,7 @@ from loracomp.model.scoring import rows_at_head
 
 
 class SideBySide:
-    """The adapters of some mixes in one stack, for passes under any of those mixes.
+    """The adapters of several mixes, stacked once, for forward passes under any of those mixes.
 
     A pass that uses less than half of the adapters makes a smaller stack for itself, because the cost of a pass grows
     with the modules, ranks and adapters of its stack.
@@ -36,14 +36,14 @@ class SideBySide:
     def __init__(self, model: PreTrainedModel, mixes: Iterable[Mix]) -> None:
         self._model = model
         self._mixes = list(mixes)
-        # Always in the same order, so that rounding does not depend on the order of the mixes.
+        # Sorted by key, so that rounding does not depend on the order of the mixes.
         self.adapters = sorted({each for mix in self._mixes for each in mix.adapters}, key=lambda adapter: adapter.key)
 
     @cached_property
     def blocks(self) -> Blocks:
-        """A copy of the adapters' factors, made by the first pass; padded to common modules and rank.
+        """A copy of all adapters' factors, padded to the same modules and rank; the first pass makes it.
 
-        In the dtype of the base model's modules; if factors will be summed, in the dtype of the adapters.
+        It has the dtype of the base model's modules, or the adapters' dtype if a crossed mix will sum factors.
         """
         blocks = stack([adapter.blocks for adapter in self.adapters])
         if any(mix.crossed for mix in self._mixes):
@@ -52,13 +52,13 @@ class SideBySide:
         return {shape: Block(of, A.to(dtypes[shape]), B.to(dtypes[shape])) for shape, (of, A, B) in blocks.items()}
 
     def _dtype(self, modules: Sequence[str]) -> torch.dtype:
-        """What the modules compute in; quantised, their weights don't say."""
+        """The dtype in which the modules compute. Quantised weights are integers, so the model's dtype is used."""
         weight: Tensor = self._model.get_submodule(modules[0]).weight
         return weight.dtype if weight.dtype.is_floating_point else self._model.dtype
 
     @contextmanager
     def composed(self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None) -> Iterator[None]:
-        """See the function of that name."""
+        """Like the function `composed`, with the stack that this object holds."""
         handles = []
         try:
             for module, hook in self._hooks(rows, tokens, shared):
@@ -88,7 +88,7 @@ class SideBySide:
                 yield module, _at_places(hook, len(rows)) if at_head else hook
 
     def _parts(self) -> Iterator[tuple[Block, bool]]:
-        """Blocks of linear modules, and of embeddings (True)."""
+        """Each block, split into linear modules (False) and embeddings (True)."""
         for block in self.blocks.values():
             is_lookup = {name: isinstance(self._model.get_submodule(name), nn.Embedding) for name in block.modules}
             for lookup in sorted(set(is_lookup.values())):
@@ -100,12 +100,13 @@ class SideBySide:
 def composed(
     model: PreTrainedModel, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None
 ) -> Iterator[None]:
-    """Within the context, row i of each batch that goes through `model` runs under rows[i].
+    """Within the context, row i of each batch that goes through `model` runs under the mix rows[i].
 
-    A row without adapters is the base model's, exactly. Batches must be of len(rows) rows. Products happen in the
-    dtype and on the device of the module that they change, sums of factors and gates in float32. The model is as it was
-    when the context ends, whatever ends it. `tokens` is how wide a row is, over several passes on average: it decides,
-    unless `shared` does, which way is cheaper. For several passes make `SideBySide` once.
+    A row without adapters gives exactly what the base model gives. Every batch must have len(rows) rows. Products are
+    computed in the dtype and on the device of the module that they change; sums of factors and gates in float32. When
+    the context ends, also by an exception, the model is unchanged. `tokens` is the width of a row, averaged over the
+    passes; it decides which of the two ways (see the module) is cheaper, unless `shared` says which. To reuse the
+    stacked adapters in several contexts, make a `SideBySide` once.
     """
     with SideBySide(model, rows).composed(rows, tokens, shared=shared):
         yield
@@ -113,11 +114,11 @@ def composed(
 
 _Hook: TypeAlias = Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]
 _Gating: TypeAlias = Callable[[Tensor], Tensor]
-"""Applies the gates: [rows, tokens, n * r], A_i x of each adapter i -> the input of each B_i."""
+"""Applies gates: maps the outputs A_i x of all n adapters [rows, tokens, n * r] to the inputs of all B_i."""
 
 
 class _Batch:
-    """Rows' gates on the adapters of a stack."""
+    """The gates of each row of a batch for the adapters of a stack."""
 
     def __init__(self, rows: Sequence[Mix], adapters: Sequence[PackedAdapter]) -> None:
         numbers = {adapter: number for number, adapter in enumerate(adapters)}
@@ -126,21 +127,21 @@ class _Batch:
             for adapter, *gates in zip(mix.adapters, mix.left, mix.right, strict=True):
                 row_left[numbers[adapter]], row_right[numbers[adapter]] = gates
         self._left, self._right = torch.tensor(left), torch.tensor(right)
-        """[rows, adapters], in float32; 0 where a row doesn't use an adapter."""
+        """Gates [rows, adapters] in float32; 0 where a row doesn't use an adapter."""
         self._crossed = torch.tensor([mix.crossed for mix in rows])
         self._picked = self._numbers_of_rows()
 
     def _numbers_of_rows(self) -> Tensor:
-        """Positions of each row's adapters in the stack, [rows, n]; n is the most that a row has, at least 1.
+        """For each row the positions of its adapters in the stack, [rows, n]; n is the most that any row has (or 1).
 
-        Rows with fewer adapters, and crossed rows, are filled up with positions of adapters whose gate is 0.
+        Rows with fewer adapters, and crossed rows, are padded with positions of adapters whose gate is 0.
         """
         used = (self._right != 0) & ~self._crossed[:, None]
         most = max(int(used.sum(1).max()), 1)
         return used.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
 
     def shared_is_cheaper(self, tokens: int) -> bool:
-        """Whether the shared way costs less for rows of this many tokens, in operations per element of a factor."""
+        """Whether shared factors cost fewer operations than own factors, for rows of this many tokens."""
         own = self._picked.shape[1] * (tokens + (SUMMED if self._crossed.any() else GATHERED))
         return self._left.shape[1] * tokens < own
 
@@ -155,7 +156,7 @@ class _Batch:
             yield _adding_own(partial(own_A, module_A), partial(own_B, module_B), gating)
 
     def _factors(self, gates: Tensor, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-        """A function from a module's stacked A or B to the rows' own: [rows, rank, d], one rank for all rows."""
+        """A function that makes each row's own A or B, [rows, rank, d], from a module's stacked one."""
         rows, picked = len(self._picked), self._picked.flatten().to(device)
         crossed, summing = self._crossed.to(device), gates[self._crossed].to(device)
 
@@ -181,7 +182,7 @@ class _Batch:
             yield _adding_shared(all_A, all_B, gated, rows=len(self._left))
 
     def _each(self, _: int, rank: int, device: torch.device) -> _Gating:
-        """Gating for a batch without crossed rows: the output of each adapter's A is multiplied by one gate."""
+        """Gating for a batch without crossed rows: the output of each adapter's A is multiplied by one number."""
         gates = (self._left * self._right).repeat_interleave(rank, dim=1)[:, None].to(device)
         return lambda h: h.mul_(gates.to(h.device))
 
@@ -198,7 +199,10 @@ class _Batch:
 
 
 def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gates: Tensor | None) -> _Hook:
-    """x [rows, tokens, d_in], A [rows, rank, d_in], B [rows, rank, d_out], gates [rows, 1, rank] between them."""
+    """A hook that adds B (gates * A x) to a module's output, with a separate A and B for each row.
+
+    x [rows, tokens, d_in], A [rows, rank, d_in], B [rows, rank, d_out], gates [rows, 1, rank].
+    """
 
     def add(_: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         A = own_A()
@@ -213,7 +217,10 @@ def _adding_own(own_A: Callable[[], Tensor], own_B: Callable[[], Tensor], gates:
 
 
 def _adding_shared(A: Tensor, B: Tensor, gated: _Gating, rows: int) -> _Hook:
-    """x [rows, tokens, d_in], of an embedding ids [rows, tokens]; A [n * r, d_in], B [n * r, d_out]."""
+    """A hook that adds B gated(A x) to a module's output, with the stacked A and B of n adapters for all rows.
+
+    x [rows, tokens, d_in], or token ids [rows, tokens] for an embedding; A [n * r, d_in], B [n * r, d_out].
+    """
 
     def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         x = args[0]
@@ -228,21 +235,21 @@ def _adding_shared(A: Tensor, B: Tensor, gated: _Gating, rows: int) -> _Hook:
 
 
 def _columns(A: Tensor, ids: Tensor, module: nn.Module) -> Tensor:
-    """A's column of each id, [rows, tokens, n * r]; scaled where the embedding scales what it looks up (Gemma)."""
+    """A's column for each token id, [rows, tokens, n * r]; scaled if the embedding scales its output (Gemma)."""
     columns = A[:, ids].movedim(0, -1).contiguous()
     scale: Tensor | None = getattr(module, "embed_scale", None)
     return columns if scale is None else columns * scale.to(columns)
 
 
 def _at_places(hook: _Hook, rows: int) -> _Hook:
-    """The hook for an output head, which may see but the scored places of all rows, [1, places, d_in]."""
+    """Adapt a hook to an output head, whose input may be only the scored positions of all rows: [1, places, d_in]."""
 
     def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
         row = rows_at_head()
         if row is None:
             return hook(module, args, output)
         x, row = args[0][0], row.to(output.device)
-        # Places by row, padded: slot [places] is a place's number in its row. They come row by row.
+        # Regroup the places by row, padded. slot [places] is the index of a place within its row; rows come in order.
         counts = row.bincount(minlength=rows)
         slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
         by_row = x.new_zeros(rows, int(counts.max()), x.shape[1])
@@ -254,7 +261,7 @@ def _at_places(hook: _Hook, rows: int) -> _Hook:
 
 
 def _by_row(x: Tensor, rows: int) -> Tensor:
-    """[rows, tokens, d], which some models (OPT) make flat for a module: [rows * tokens, d]."""
+    """x as [rows, tokens, d]; some models (OPT) pass a module [rows * tokens, d]."""
     if x.dim() == 2 and len(x) % rows == 0:
         return x.view(rows, -1, x.shape[1])
     if x.shape[:-2] != (rows,):

@@ -7,9 +7,10 @@ from torch import Tensor
 
 
 def keep_largest(tensors: Tensor, density: float) -> Tensor:
-    """Each of the tensors [n, ...] with all but its int(density * size) largest magnitudes set to zero (TIES, "trim").
+    """In each of the tensors [n, ...], set all but the int(density * size) largest magnitudes to zero.
 
-    Of equal magnitudes (adapters in bfloat16 have many) the first stay, so that every device keeps the same.
+    This is "trim" in TIES (arXiv 2306.01708). Among equal magnitudes, which are frequent in bfloat16, the first are
+    kept, so that every device keeps the same elements.
     """
     magnitude = tensors.abs().flatten(1)
     size = magnitude.shape[1]
@@ -23,16 +24,17 @@ def keep_largest(tensors: Tensor, density: float) -> Tensor:
 
 
 def drop_and_rescale(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
-    """Each element kept with probability `density` and divided by it, else zero (DARE, arXiv 2311.03099)."""
+    """Keep each element with probability `density`, divided by `density`; zero the rest (DARE, arXiv 2311.03099)."""
     keep = torch.rand(tensor.shape, generator=generator) < density
     return tensor * keep.to(tensor.device) / density
 
 
 def elect_and_average(tensors: Tensor, dim: int, scales: Tensor | None = None) -> Tensor:
-    """Of tensors that stand along `dim`, what agrees with the elected sign, divided by how many agree, place by place.
+    """Sign election and disjoint merge of TIES (arXiv 2306.01708), for each element of tensors stacked along `dim`.
 
-    Elected is the sign of the total, which neither the weights enter nor the `scales` (above 0) that tensors were
-    multiplied by; a place where the total is 0 elects + (TIES). A weighted sum over the result is the disjoint merge.
+    For each element, the elected sign is that of the sum over the tensors (+ if the sum is 0), each divided by its
+    entry in `scales` (above 0) first; mixing weights play no part. Values of the other sign become zero, and the rest
+    is divided by the number of tensors that agree. A weighted sum of the result is then the disjoint merge.
     """
     votes = tensors if scales is None else tensors / scales
     elected = torch.where(votes.sum(dim, keepdim=True) >= 0, 1.0, -1.0)
@@ -42,12 +44,15 @@ def elect_and_average(tensors: Tensor, dim: int, scales: Tensor | None = None) -
 
 
 def noise_of_same_norm(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal noise, in float32, of the tensor's shape and Frobenius norm."""
+    """Gaussian noise in float32 with the tensor's shape and Frobenius norm."""
     noise: Tensor = torch.randn(tensor.shape, generator=generator).to(tensor.device)
     return noise * float(tensor.float().norm() / noise.norm())
 
 
 def seeded_generator(use: str, seed: int, sha256: str, module: str) -> torch.Generator:
-    """For one use, policy seed, adapter and module; on the CPU, so that a replay on another device draws the same."""
+    """A random generator seeded from the use, the policy's seed, the adapter and the module.
+
+    It runs on the CPU, so that a replay on another device draws the same numbers.
+    """
     key = hashlib.sha256(f"{use}/{seed}/{sha256}/{module}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(key[:8], "big") >> 1)

@@ -1,4 +1,4 @@
-"""The predict step: requests with a composition each -> answers, in as few forward passes as memory allows."""
+"""The predict step: answers requests, each under its own composition, in as few forward passes as memory allows."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ from loracomp.records import Answer, Composition, Request
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Item:
-    """A request ready for the model."""
+    """A request that is tokenised and composed, ready for the model."""
 
     request: Request
     composed: Composed
@@ -38,7 +38,7 @@ class _Item:
 
     @property
     def mixes(self) -> tuple[Mix, ...]:
-        """What the model is run under; with contrast the base model alone comes after the composition."""
+        """The mixes to run this request under: its composition and, with contrast, the base model alone."""
         mix = self.composed.mix
         return (mix, Mix()) if self.scored and self.request.contrast and mix.adapters else (mix,)
 
@@ -48,14 +48,14 @@ class _Item:
 
     @property
     def width(self) -> int:
-        """Tokens of its longest row, those to be generated included."""
+        """Number of tokens in its longest row, including the tokens to generate."""
         if isinstance(self.encoded, Question):
             return max(len(row.tokens) for row in self.encoded.rows)
         return len(self.encoded.tokens) + self.encoded.max_new_tokens
 
 
 _Answering: TypeAlias = Callable[[SideBySide, Sequence[_Item]], list[Answer | JobError]]
-"""One or several forward passes."""
+"""Answers requests by one or more forward passes, with the adapters stacked in the first argument."""
 
 
 class Predictor:
@@ -71,8 +71,8 @@ class Predictor:
         token_budget: int = 16384,
         cache_bytes: int = 2 << 30,
     ) -> None:
-        """`token_budget` bounds the tokens of one forward pass, padding included; `cache_bytes` what is kept on the
-        device between batches (three quarters adapters, one quarter compositions).
+        """`token_budget` limits the tokens of one forward pass, including padding; `cache_bytes` limits the memory kept
+        on the device between batches (three quarters for adapters, one quarter for compositions).
         """
         self._base = base
         self._token_budget = token_budget
@@ -80,12 +80,12 @@ class Predictor:
         self._composer = Composer(base, cache_bytes=cache_bytes // 4)
 
     def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Answer | JobError]:
-        """Load, compose and answer in one go."""
+        """Load the adapters, compose them and answer the requests; `fetch` reads adapters from the database."""
         compositions = [request.composition for request in requests]
         return self.answer(requests, self.compose(compositions, self.load(compositions, fetch)))
 
     def load(self, compositions: Sequence[Composition], fetch: Fetch) -> Loaded:
-        """The adapters of compositions, on the device; those that are not there yet come by one call of `fetch`."""
+        """The compositions' adapters, on the device; one call of `fetch` brings those that are not there yet."""
         return self._adapters.get({id_: None for each in compositions for id_ in each.adapter_ids}, fetch)
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
@@ -98,13 +98,13 @@ class Predictor:
         compositions: Sequence[Composed | JobError],
         wanted: Callable[[int], bool] = lambda _: True,
     ) -> list[Answer | JobError]:
-        """Each request's answer under its composition, or why it alone has none, in order.
+        """For each request, in order, its answer under its composition, or the error that concerns it alone.
 
-        What is not finite in a batch is asked again alone, for an adapter that overflows may spoil its neighbours.
-        `wanted` is asked between forward passes by the number of a request: one that is not wanted any more, for good,
-        leaves its batch.
+        A request with a NaN or infinite result runs again alone, because one adapter's overflow may have spoiled the
+        other rows of the batch. `wanted(i)` is called between forward passes; once it is false, request i leaves its
+        batch with 'lease_lost'.
 
-        JobError codes: those of the compositions, and 'prompt_too_long', 'prompt_blank', 'not_finite', 'lease_lost',
+        JobError codes: those in `compositions`, 'prompt_too_long', 'prompt_blank', 'not_finite', 'lease_lost', and
         'out_of_memory' (the only one worth a retry).
         """
         prepared = [
@@ -134,7 +134,7 @@ class Predictor:
     def _part(
         self, answer: _Answering, adapters: SideBySide, batch: Sequence[_Item], asked: Sequence[_Item]
     ) -> list[Answer | JobError]:
-        # Where memory ran out, or an adapter overflows, a part has those adapters alone that it uses.
+        # After a failure (out of memory, overflow) a part of the batch is tried with only the adapters that it uses.
         return answer(adapters if asked is batch else self._side_by_side(asked), asked)
 
     def _side_by_side(self, items: Sequence[_Item]) -> SideBySide:
@@ -173,7 +173,7 @@ class Predictor:
         sizes = [(len(prompt.tokens), prompt.max_new_tokens) for prompt in prompts]
 
         def under(numbers: Sequence[int]) -> AbstractContextManager[None]:
-            # Over all its passes: the first is as wide as the prompts, the others are one token.
+            # Average width of a generation's passes: the first is as wide as the prompts, each later one is one token.
             longest, passes = (max(each) for each in zip(*(sizes[number] for number in numbers), strict=True))
             return adapters.composed([items[number].composed.mix for number in numbers], 1 + longest // passes)
 
@@ -183,9 +183,10 @@ class Predictor:
 
 
 def _chosen(item: _Item, composed: Tensor, base: Tensor | None = None) -> Answer | JobError:
-    """The choice of the highest score; of equal ones the first.
+    """The answer with the highest score; among equal scores, the first choice.
 
-    Log-likelihoods [choices] under the composition are those of its own; under the base model too, with contrast.
+    `composed` and `base` are the choices' log-likelihoods [choices] under the composition and, if the request uses
+    contrast, under the base model.
     """
     assert item.request.choices is not None and isinstance(item.encoded, Question)
     contrasted = composed if base is None else composed - item.request.contrast * base
@@ -224,12 +225,12 @@ def _is_not_finite(answer: Answer | JobError) -> bool:
 
 
 def _lease_lost() -> JobError:
-    return JobError("its lease was lost, so nobody waits for its answer", code="lease_lost")
+    return JobError("the job's lease was lost, so its answer could not be recorded", code="lease_lost")
 
 
 def _not_finite() -> JobError:
     return JobError(
-        "the model gave NaN or infinity: its adapters don't go together in this precision; "
+        "the model's output contains NaN or infinity: the sum of its adapters overflows in this precision; "
         "try another policy or a worker with dtype float32",
         code="not_finite",
     )

@@ -1,4 +1,4 @@
-"""What stays in device memory between batches, under a budget of bytes; least recently used goes first."""
+"""Caches in device memory between batches, each limited in bytes; the least recently used entry is evicted first."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,20 +16,20 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 Fetch = Callable[[Sequence[int]], Iterable[AdapterWeights]]
-"""Reads adapters by id, in one round trip. Raises JobError where any of them is missing or corrupt."""
+"""Reads the adapters with these ids in one round trip. Raises JobError if any of them is missing or corrupt."""
 
 Loaded: TypeAlias = Mapping[int, PackedAdapter | JobError]
-"""Adapter id -> the adapter on the device, or the error that explains why it could not be loaded."""
+"""Maps an adapter's id to the adapter on the device, or to the error that explains why it could not be loaded."""
 
 
 class ByteLimitedCache(Generic[K, V]):
-    """A cache whose values hold at most `budget` bytes together, least recently used out first.
+    """A cache of at most `budget` bytes that evicts the least recently used value first.
 
-    The newest value stays even where it alone is above the budget.
+    The newest value is kept even if it alone is larger than the budget.
     """
 
     def __init__(self, budget: int, name: str | None = None) -> None:
-        """With a `name`, it stands in the metrics."""
+        """`budget` in bytes. A cache with a `name` reports its size and its hits to the metrics under that name."""
         self.budget = budget
         self.nbytes = 0
         self._name = name
@@ -41,7 +41,7 @@ class ByteLimitedCache(Generic[K, V]):
         return len(self._values)
 
     def get(self, key: K) -> V | None:
-        """The value, now the most recently used; None where there is none."""
+        """The value of `key`, or None. It becomes the most recently used."""
         if self._name:
             metrics.CACHE_REQUESTS.labels(self._name, "hit" if key in self._values else "miss").inc()
         if key not in self._values:
@@ -50,7 +50,7 @@ class ByteLimitedCache(Generic[K, V]):
         return self._values[key][0]
 
     def put(self, key: K, value: V, nbytes: int) -> None:
-        """Keep a value of so many bytes, and let go of others until the budget holds."""
+        """Store a value that takes `nbytes` bytes, and evict others until the budget holds."""
         self.nbytes += nbytes - self._values.pop(key, (None, 0))[1]
         self._values[key] = (value, nbytes)
         while self.nbytes > self.budget and len(self._values) > 1:
@@ -60,9 +60,9 @@ class ByteLimitedCache(Generic[K, V]):
 
 
 class ResidentAdapters:
-    """Adapters on the device, fetched where they are not there yet.
+    """A cache of adapters on the device, which fetches the adapters that it lacks.
 
-    A batch may use more than the budget: what it uses lives as long as it runs.
+    A batch may need more adapters than the budget holds: evicted ones stay in memory until the batch ends.
     """
 
     def __init__(self, budget_bytes: int, device: torch.device | str = "cpu") -> None:
@@ -70,7 +70,7 @@ class ResidentAdapters:
         self.cache: ByteLimitedCache[int, PackedAdapter] = ByteLimitedCache(budget_bytes, "adapters")
 
     def get(self, adapter_ids: Iterable[int], fetch: Fetch) -> Loaded:
-        """The adapters of these ids; all that are missing come by one call of `fetch`."""
+        """The adapters with these ids; one call of `fetch` brings all that are not cached."""
         found = {id_: self.cache.get(id_) for id_ in adapter_ids}
         missing = [id_ for id_, adapter in found.items() if adapter is None]
         loaded = self._load(missing, fetch) if missing else {}
@@ -82,7 +82,7 @@ class ResidentAdapters:
         except JobError as error:
             if len(adapter_ids) == 1:
                 return {adapter_ids[0]: error}
-            # One bad adapter must not cost the others' jobs: find it by asking for each alone.
+            # A bad adapter must fail only the jobs that use it: fetch each adapter alone to find the bad one.
             return {id_: result for each in adapter_ids for id_, result in self._load([each], fetch).items()}
         for adapter in fetched:
             self.cache.put(adapter.id, adapter, nbytes(adapter.blocks))

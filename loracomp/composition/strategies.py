@@ -1,8 +1,9 @@
-"""Merging LoRA adapters: every strategy is gates over prepared factors. Pure functions of tensors and weights.
+"""Strategies to merge LoRA adapters, as pure functions of tensors and weights.
 
-A module's weight changes by B @ A, with A [r, d_in] and B [d_out, r]. Every strategy but cat is the weighted sum of
-`linear` over factors that masks prepared: magnitude_prune and DARE look at one adapter, TIES at the set, none at the
-weights. What differs from job to job are gates, two numbers an adapter. Reference: PEFT 0.21,
+An adapter changes a module's weight by B @ A, with A [r, d_in] and B [d_out, r]. A strategy has two steps. First it
+*prepares* factors by a mask that does not depend on the weights: magnitude_prune and DARE (arXiv 2311.03099) mask each
+adapter alone, TIES (arXiv 2306.01708) depends on the whole set, cat and linear mask nothing. Then it multiplies each
+adapter's A and B by two numbers, its *gates*; only these depend on the job's weights. Reference: PEFT 0.21,
 `LoraModel.add_weighted_adapter` and `utils.merge_utils`.
 """
 
@@ -25,50 +26,53 @@ from loracomp.errors import UsageError
 
 STRATEGIES = ("linear", "cat", "ties", "magnitude_prune", "dare_linear", "dare_ties")
 ELECTING = ("ties", "dare_ties")
-"""Strategies that prepare an adapter by the set that it is merged with."""
+"""Strategies that elect signs, so that preparing an adapter depends on the set that it is merged with."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedAdapter:
-    """A LoRA adapter ready to compute with, as it was stored or as a strategy prepared it."""
+    """A LoRA adapter in blocks, ready to compute with: as it was stored, or as a strategy prepared it."""
 
     id: int
     sha256: str
-    """Of the safetensors bytes. With the policy's seed it seeds what is random about the adapter."""
+    """Sha256 of the safetensors bytes. Together with the policy's seed it seeds random masks and factors."""
     scaling: float
     """alpha / r, or alpha / sqrt(r) with rsLoRA."""
     blocks: Blocks
     prepared: str = ""
-    """How its factors were changed; empty: as they were stored."""
+    """Name of the mask that changed its factors; empty if they are as stored."""
     roots: Mapping[str, float] = field(default_factory=dict)
-    """What A and B of a module with a scaling of its own are multiplied by: sqrt(its scaling / `scaling`)."""
+    """For each module with its own scaling: the number that its A and B were multiplied by, sqrt(own / `scaling`)."""
     ranks: Mapping[str, int] = field(default_factory=dict)
-    """Each module's rank where they differ: zeros stand behind the lower ones in its blocks."""
+    """Each module's rank, if ranks differ: the blocks pad lower ranks with zeros. Empty if all are equal."""
 
     @property
     def key(self) -> tuple[int, str]:
-        """Tells it from every other adapter, and from itself prepared otherwise."""
+        """Identifies this adapter as it is prepared: another adapter or another mask has another key."""
         return self.id, self.prepared
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AdapterWeights:
-    """A LoRA adapter in memory, in the precision it was stored in. It changes a module by its scaling * B @ A."""
+    """A LoRA adapter in memory, in its stored precision. It changes a module's weight by scaling * B @ A."""
 
     id: int
     sha256: str
     scaling: float
     factors: ModuleFactors
     own_scaling: Mapping[str, float] = field(default_factory=dict)
-    """Modules whose scaling is another (PEFT's rank_pattern and alpha_pattern)."""
+    """Scaling of the modules whose scaling differs from `scaling` (PEFT's rank_pattern and alpha_pattern)."""
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether B @ A is zero in every module, as before the first step of training."""
+        """Whether B @ A is zero in every module, as in an adapter that was never trained."""
         return not any(bool(A.any()) and bool(B.any()) for A, B in self.factors.values())
 
     def packed(self) -> PackedAdapter:
-        """The same by shapes, under one scaling: what a module's own differs by goes into its factors, in float32."""
+        """The adapter in blocks with one scaling for all modules.
+
+        The factors of a module with its own scaling are multiplied by sqrt(own / scaling), in float32.
+        """
         roots = {module: math.sqrt(own / self.scaling) for module, own in self.own_scaling.items()}
         factors = dict(self.factors)
         for module, root in roots.items():
@@ -82,9 +86,10 @@ class AdapterWeights:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Mix:
-    """A composition as the model applies it: prepared adapters, each once, and a pair of gates for each.
+    """A composition as the model applies it: distinct prepared adapters, each with two gates (left for A, right for B).
 
-    Crossed, it adds sum_j right_j B_j (sum_i left_i A_i x) to a module's output; else sum_i right_i B_i left_i A_i x.
+    If `crossed`, every A_i meets every B_j: sum_j right_j B_j (sum_i left_i A_i x) is added to a module's output.
+    Otherwise each adapter works alone: sum_i right_i B_i left_i A_i x.
     """
 
     adapters: tuple[PackedAdapter, ...] = ()
@@ -96,14 +101,14 @@ class Mix:
 def compose(
     strategy: str, adapters: Sequence[AdapterWeights], weights: Sequence[float], *, density: float = 1.0, seed: int = 0
 ) -> dict[str, Factors]:
-    """Factors, in float32, of the adapters merged with the weights by the strategy.
+    """Merge adapters with the weights by a strategy; returns each module's factors in float32.
 
-    A module that an adapter lacks gets nothing from it; lower ranks are padded with zeros (PEFT refuses them).
-    Equal to PEFT's `add_weighted_adapter` but for: a single adapter follows the strategy (PEFT: linear); rsLoRA's
-    scaling counts once (PEFT's merge is sqrt(r) too strong); of equal magnitudes the first are kept (PEFT: any); DARE's
-    masks are drawn from seed, adapter and module (PEFT: the global generator).
-    Raises UsageError for an unknown strategy, weights that are not one finite number an adapter, and a density
-    outside (0, 1].
+    An adapter adds nothing to a module that it lacks; lower ranks are padded with zeros (PEFT refuses them).
+    The result equals PEFT's `add_weighted_adapter`, with four exceptions: a single adapter follows the strategy too
+    (PEFT uses linear); rsLoRA's scaling counts once (PEFT's merge is sqrt(r) too strong); among equal magnitudes the
+    first are kept (PEFT: any); DARE's masks depend only on seed, adapter and module (PEFT: the global generator).
+    Raises UsageError for an unknown strategy, for weights that are not one finite number for each adapter, and for a
+    density outside (0, 1].
     """
     check_settings(strategy, len(adapters), weights, density)
     prepared = prepare(strategy, [adapter.packed() for adapter in adapters], density=density, seed=seed)
@@ -111,7 +116,7 @@ def compose(
 
 
 def check_settings(strategy: str, adapters: int, weights: Sequence[float], density: float) -> None:
-    """Raise UsageError for what `compose` refuses."""
+    """Raise UsageError if `compose` would refuse these arguments."""
     if strategy not in STRATEGIES:
         raise UsageError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
     if len(weights) != adapters or not all(map(math.isfinite, weights)):
@@ -121,9 +126,10 @@ def check_settings(strategy: str, adapters: int, weights: Sequence[float], densi
 
 
 def gated(strategy: str, prepared: Sequence[PackedAdapter], weights: Sequence[float]) -> Mix:
-    """Prepared adapters under the gates that the weights give: g = weight * scaling (cat), else sqrt(g) on both sides.
+    """The mix of prepared adapters with the gates that the weights give, where g = weight * scaling.
 
-    The sign of a negative g stays on one side; on both it would vanish.
+    For cat, A is multiplied by g and B by 1; otherwise both by sqrt(|g|). The sign of a negative g goes to one of the
+    two only, because on both it would cancel.
     """
     g = [weight * adapter.scaling for adapter, weight in zip(prepared, weights, strict=True)]
     if strategy == "cat":
@@ -133,7 +139,10 @@ def gated(strategy: str, prepared: Sequence[PackedAdapter], weights: Sequence[fl
 
 
 def merge(mix: Mix) -> dict[str, Factors]:
-    """Each module's factors, in float32: A = sum left A_i, B = sum right B_i; of cat the stacks of left A_i and B_i."""
+    """Each module's merged factors in float32.
+
+    For a crossed mix A = sum left_i A_i and B = sum right_i B_i; for cat the left_i A_i and the B_i are concatenated.
+    """
     merged = {}
     for shape, (modules, A, B) in stack([adapter.blocks for adapter in mix.adapters], torch.float32).items():
         merged[shape] = Block(modules, *gate(mix, A, B))
@@ -141,9 +150,9 @@ def merge(mix: Mix) -> dict[str, Factors]:
 
 
 def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
-    """A [modules, r, d_in] and B [modules, d_out, r] of a mix, from its n adapters' A [modules, n, r, d_in] and B.
+    """Apply a mix's gates to the A [modules, n, r, d_in] and B [modules, n, d_out, r] of its n adapters; merge them.
 
-    Crossed, the rank stays; else it is n r.
+    Returns A [modules, R, d_in] and B [modules, d_out, R], with R = r for a crossed mix, otherwise R = n * r.
     """
     left, right = (torch.tensor(gates, device=A.device)[:, None, None] for gates in (mix.left, mix.right))
     if mix.crossed:
@@ -154,23 +163,23 @@ def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
 def prepare(
     strategy: str, adapters: Sequence[PackedAdapter], *, density: float, seed: int
 ) -> tuple[PackedAdapter, ...]:
-    """Adapters before gating: each is masked; with ties and dare_ties, signs are then elected over the set."""
+    """Prepare adapters, before gates are applied: mask each; for ties and dare_ties, then elect signs."""
     masked = [mask(strategy, adapter, density=density, seed=seed) for adapter in adapters]
     return elect(masked) if strategy in ELECTING else tuple(masked)
 
 
 def mask_name(strategy: str, density: float, seed: int) -> str:
-    """A name that differs for masks that differ; empty if the strategy masks nothing."""
+    """A name for the mask, different for each different mask; empty if the strategy masks nothing."""
     if strategy in ("dare_linear", "dare_ties"):
         return f"dropped {density} {seed}"
     return f"trimmed {density}" if strategy in ("magnitude_prune", "ties") else ""
 
 
 def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) -> PackedAdapter:
-    """What a strategy keeps of one adapter, whatever it is merged with.
+    """The adapter with the elements that a strategy keeps; independent of the adapters that it is merged with.
 
-    linear, cat: all. magnitude_prune, ties: the largest elements of each A and B (TIES: trim). dare_*: random elements,
-    rescaled, in float32.
+    linear and cat keep all. magnitude_prune and ties keep the largest elements of each A and B ("trim" in TIES).
+    dare_linear and dare_ties keep random elements and rescale them, in float32.
     """
     name = mask_name(strategy, density, seed)
     if name.startswith("dropped"):
@@ -189,9 +198,10 @@ def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) ->
 
 
 def elect(adapters: Sequence[PackedAdapter]) -> tuple[PackedAdapter, ...]:
-    """What of each adapter agrees with the signs that the set elects, averaged; in float32 (TIES: elect, merge).
+    """Sign election and disjoint merge of TIES (arXiv 2306.01708) over a set of adapters, in float32.
 
-    Factors vote as they were stored, without a module's own scaling.
+    Each adapter keeps the elements whose sign agrees with the set's, divided by the number of adapters that agree.
+    The stored factors vote, without a module's own scaling.
     """
     elected: list[dict[tuple[int, int], Block]] = [{} for _ in adapters]
     for shape, (modules, A, B) in stack([adapter.blocks for adapter in adapters], torch.float32).items():
@@ -204,7 +214,7 @@ def elect(adapters: Sequence[PackedAdapter]) -> tuple[PackedAdapter, ...]:
 
 
 def _roots(adapters: Sequence[PackedAdapter], modules: Sequence[str], device: torch.device) -> Tensor | None:
-    """[modules, adapters, 1, 1]; None where no module has a scaling of its own."""
+    """The adapters' `roots` as a tensor [modules, adapters, 1, 1]; None if no module has its own scaling."""
     if not any(adapter.roots for adapter in adapters):
         return None
     roots = [[adapter.roots.get(module, 1.0) for adapter in adapters] for module in modules]
@@ -212,14 +222,14 @@ def _roots(adapters: Sequence[PackedAdapter], modules: Sequence[str], device: to
 
 
 def randomize(adapter: PackedAdapter, seed: int) -> PackedAdapter:
-    """A control: the adapter with random factors, each of the Frobenius norm of the one it replaces."""
+    """The adapter with each factor replaced by random numbers of the same Frobenius norm: a control in evaluations."""
     return _drawn(adapter, "random_parameters", seed, noise_of_same_norm, f"random {seed}")
 
 
 def _drawn(
     adapter: PackedAdapter, use: str, seed: int, change: Callable[[Tensor, torch.Generator], Tensor], name: str
 ) -> PackedAdapter:
-    """The adapter with each module's A, then B, changed by `change` with a random generator seeded for that module."""
+    """The adapter with each module's A and B changed by `change`, which gets a generator seeded for that module."""
     drawn = {}
     for module, (A, B) in _factors(adapter):
         generator = seeded_generator(use, seed, adapter.sha256, module)
@@ -228,7 +238,7 @@ def _drawn(
 
 
 def _factors(adapter: PackedAdapter) -> Iterator[tuple[str, Factors]]:
-    """Each module's, of its own rank."""
+    """Each module's factors, without the zeros that pad lower ranks."""
     for module, (A, B) in unpack(adapter.blocks).items():
         rank = adapter.ranks.get(module, len(A))
         yield module, Factors(A[:rank], B[:, :rank])

@@ -1,1 +1,1 @@
-"""Base models and encoders: loading, tokenising, scoring, generating, batching, and what tunes a CPU (`model.cpu`)."""
+"""Loads base models and encoders, tokenises, scores, generates and batches; `model.cpu` tunes all of it for CPUs."""

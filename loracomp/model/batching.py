@@ -1,4 +1,4 @@
-"""How many requests go through the model at once: as many as a token budget holds, fewer where memory runs out."""
+"""Decides how many requests go through the model at once: as many as the token budget allows, fewer if memory ends."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
@@ -9,15 +9,15 @@ from loracomp.errors import JobError
 
 
 class Sized(Protocol):
-    """Something that takes `rows` rows of at most `width` tokens."""
+    """An item that adds `rows` rows of at most `width` tokens to a batch."""
 
     @property
     def rows(self) -> int:
-        """Rows of a batch that it takes."""
+        """Number of rows that it needs in a batch."""
 
     @property
     def width(self) -> int:
-        """Tokens of its longest row."""
+        """Number of tokens in its longest row."""
 
 
 S = TypeVar("S", bound=Sized)
@@ -26,10 +26,10 @@ R = TypeVar("R")
 
 
 def batches(items: Sequence[S], token_budget: int, pass_tokens: int) -> list[list[S]]:
-    """Items sorted by width, cut where all batches together cost least; none is left out.
+    """Sort all items by width and cut them into the batches that cost least in total.
 
-    A batch costs its rows times its widest row, and `pass_tokens` more, the tokens that a forward pass takes as long
-    for as for its beginning and end. It takes at most `token_budget` tokens, or a single item.
+    A batch costs its number of rows times the width of its widest row, plus `pass_tokens`: the fixed cost of a forward
+    pass, given in tokens. A batch has at most `token_budget` tokens, unless it is a single item.
     """
     ordered = sorted(items, key=lambda item: item.width)
     costs, starts = [0], [0]
@@ -46,7 +46,7 @@ def batches(items: Sequence[S], token_budget: int, pass_tokens: int) -> list[lis
 
 
 def _last_batches(ordered: Sequence[Sized], costs: Sequence[int], token_budget: int) -> Iterator[tuple[int, int]]:
-    """Each batch that may end a sequence: what it costs with the cheapest batches before it, and where it starts."""
+    """For each possible last batch of `ordered`: the total cost with the cheapest batches before it, and its start."""
     rows, last = 0, len(ordered) - 1
     for start in range(last, -1, -1):
         rows += ordered[start].rows
@@ -59,24 +59,25 @@ def _last_batches(ordered: Sequence[Sized], costs: Sequence[int], token_budget: 
 def halving_on_out_of_memory(
     run: Callable[[Sequence[T]], list[R | JobError]], items: Sequence[T]
 ) -> list[R | JobError]:
-    """`run(items)`; where memory runs out in halves, and those in halves, in order.
+    """`run(items)`; if memory runs out, each half is run alone, and so on. The order of the results is that of `items`.
 
-    An item too large alone becomes JobError "out_of_memory", worth a retry: elsewhere or later there may be room.
+    If memory runs out with one item alone, its result is JobError "out_of_memory", which is worth a retry: another
+    worker may have more memory, or this one later.
     """
     try:
         return run(items)
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
-    # Outside the handler, where the error's traceback no longer holds the tensors of the failed try.
+    # Free memory outside the except block: inside it, the traceback still refers to the tensors of the failed run.
     torch.cuda.empty_cache()
     if len(items) == 1:
-        too_much = "the prompt and its answer alone take more memory than the worker has: shorten them, or give it more"
+        too_much = "this job alone needs more memory than the worker has: shorten the prompt, or give it more memory"
         return [JobError(too_much, code="out_of_memory", retry=True)]
     half = len(items) // 2
     return halving_on_out_of_memory(run, items[:half]) + halving_on_out_of_memory(run, items[half:])
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """On the CPU torch raises a bare RuntimeError, which only its words tell apart."""
+    """Whether an error means that memory ran out. On the CPU torch raises a plain RuntimeError with such a message."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)

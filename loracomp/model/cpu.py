@@ -1,31 +1,32 @@
-"""What tunes a CPU: threads, memory, sizes of passes. A GPU needs none of it.
+"""Settings that make a CPU faster: threads, memory, sizes of forward passes. A GPU needs none of them.
 
-What each is worth:
+What each does, and what it is worth:
 
-wait_briefly         torch's threads spin for some hundred microseconds before they sleep. A job alone takes 85 ms; with
-                     no spinning 130 ms, for every operation wakes threads. libgomp's own limit, a hundred times as
-                     long, makes a pass up to 8 times as slow beside other busy programs; this one, up to twice.
-ComputeThread        one thread computes for all. torch keeps helper threads for every thread that has computed; where
-                     they outnumber the processors they wait for each other, and two threads that compute at the same
-                     time take longer than one that does the work of both.
-in_a_passing_thread  models are loaded in a thread that ends, whose helpers end with it: a job's pass takes 95 ms
-                     instead of 139 ms.
-keep_freed_memory    glibc keeps what one pass frees for the next: given back to the system, each 4 kB of it would cost
-                     a page fault every time.
-freeze_objects       the half million objects of modules and models stay out of garbage collection: a full one takes 0.3
-                     s, in the middle of a batch.
-PASS_TOKENS          questions are scored in one pass more where that saves so many tokens of padding: beginning and
-                     ending a pass takes some 50 ms. Generation, with its many passes, does without.
-ROW_TOKENS           the choices of a short prompt share rows of up to so many tokens: attention is cheap until then.
-TEXTS_TOGETHER       the encoder embeds so many texts at once, sorted by length: small batches cost less than the
+wait_briefly         torch's threads spin for some hundred microseconds before they sleep. One job takes 85 ms; without
+                     spinning 130 ms, because each operation wakes threads. libgomp's default spins a hundred times
+                     longer, which makes a pass up to 8 times slower beside other busy programs (here: up to 2 times).
+ComputeThread        one thread computes for all threads. torch keeps helper threads for every thread that has computed;
+                     if there are more of them than processors they wait for each other, and two threads that compute at
+                     the same time take longer than one thread that does both.
+in_a_passing_thread  models are loaded in a temporary thread, and its helper threads end with it: a job's pass takes
+                     95 ms instead of 139 ms.
+keep_freed_memory    glibc keeps the memory that one pass frees for the next pass. If it gave that back to the system,
+                     each 4 kB would cost a page fault in every pass.
+freeze_objects       the half million objects of modules and models are excluded from garbage collection: a full
+                     collection takes 0.3 s, in the middle of a batch.
+PASS_TOKENS          fixed cost of a scoring pass (about 50 ms), given in tokens: questions are split over one more pass
+                     if that saves more tokens of padding than this. Generation, with its many passes, does not use it.
+ROW_TOKENS           the choices of a short prompt share one row of up to this many tokens: attention is cheap up to it.
+TEXTS_TOGETHER       number of texts that the encoder embeds at once, sorted by length: small batches cost less than the
                      padding of large ones.
-GATHERED, SUMMED     what a row pays for factors of its own, whatever its length, in tokens that its products could take
-                     as well: for each of its adapters, gathered; or once, summed up from several in float32. A product
-                     with a row's own factors first copies them into another layout. Measured with bfloat16 instructions
-                     by `python -m benchmarks.engine --only ways`.
-EAGER_TOKENS         training rows up to this length attend eagerly: twice as fast as SDPA, whose memory does not grow
-                     as the square. Forward and backward of one layer in ms, eager against SDPA: 16 rows of 60 tokens
-                     6.6 and 12.1; 16 of 120, 20 and 30; 8 of 240, 34 and 31; 4 of 480, 65 and 53.
+GATHERED, SUMMED     fixed cost of giving a row its own factors, in tokens that the same time would compute: GATHERED
+                     for each adapter of the row, or SUMMED once if factors are summed in float32. (A product with a
+                     row's own factors first copies them into another layout.) Measured with bfloat16 instructions by
+                     `python -m benchmarks.engine --only ways`.
+EAGER_TOKENS         training rows up to this length use eager attention, which is up to twice as fast as SDPA; longer
+                     rows use SDPA, whose memory does not grow with the square of the length. Forward and backward of
+                     one layer in ms, eager vs. SDPA: 16 rows of 60 tokens 6.6 vs. 12.1; 16 of 120, 20 vs. 30; 8 of 240,
+                     34 vs. 31; 4 of 480, 65 vs. 53.
 """
 
 import ctypes
@@ -50,23 +51,23 @@ GATHERED, SUMMED = 28, 80
 EAGER_TOKENS = 192
 
 PATIENCE_S = 10.0
-"""How long work waits for the thread that computes; then it goes on in its own thread, at the same time."""
+"""Seconds that work waits for the computing thread; after that it runs in the thread that asked for it."""
 
 SPINS = "3000"
-"""Rounds, of some hundred microseconds in all."""
+"""Spin rounds of a waiting thread; together they take some hundred microseconds."""
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
-"""Names of glibc's malloc.h."""
+"""Parameters of mallopt, from glibc's malloc.h."""
 
 
 def wait_briefly() -> None:
-    """Let torch's threads spin a little before they sleep, unless the environment says more; for before torch loads."""
+    """Make torch's threads spin briefly before they sleep, unless OMP_WAIT_POLICY is set. Call before torch loads."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", SPINS)
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the process."""
+    """Make glibc keep freed memory for the process instead of returning it to the system."""
     if platform.libc_ver()[0] == "glibc":
         mallopt = ctypes.CDLL(None).mallopt
         for parameter, nbytes in ((M_MMAP_THRESHOLD, 1 << 30), (M_TRIM_THRESHOLD, 1 << 30), (M_TOP_PAD, 64 << 20)):
@@ -74,19 +75,19 @@ def keep_freed_memory() -> None:
 
 
 def in_a_passing_thread(compute: Callable[[], T]) -> T:
-    """What `compute` returns, by a thread that ends then."""
+    """Run `compute` in a new thread that ends afterwards, and return its result."""
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(compute).result()
 
 
 def freeze_objects() -> None:
-    """Keep every object that there is now out of garbage collection."""
+    """Exclude all objects that exist now from garbage collection."""
     gc.collect()
     gc.freeze()
 
 
 class ComputeThread:
-    """Lets one thread compute for all: others hand their work to it, and it does that between its own steps."""
+    """Lets one thread compute for all: other threads hand their work to it, and it does that between its own steps."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -95,7 +96,10 @@ class ComputeThread:
         self._lent_s = 0.0
 
     def run(self, compute: Callable[[], T]) -> T:
-        """What `compute` returns, by the thread that lends itself; by this one where none does, or not soon enough."""
+        """Run `compute` in the thread that is in `lend`, and return its result.
+
+        If no thread is in `lend`, or it does not start within PATIENCE_S, this thread runs it.
+        """
         work = _Work(compute)
         with self._lock:
             if lending := self._lending:
@@ -109,7 +113,10 @@ class ComputeThread:
 
     @contextmanager
     def lend(self) -> Iterator[Callable[[], float]]:
-        """Lend this thread: `give_turn` runs what waits. Gives what tells for how many seconds it worked for others."""
+        """Within this context, `give_turn` runs the work that other threads hand over.
+
+        Yields a function that returns for how many seconds this thread has worked for others.
+        """
         self._lent_s = 0.0
         with self._lock:
             self._lending = True
@@ -121,7 +128,7 @@ class ComputeThread:
             self.give_turn()
 
     def give_turn(self) -> None:
-        """Do the work that waits; to be called by the thread that lends itself."""
+        """Run all work that is waiting. Call it often, from the thread that is in `lend`."""
         started = perf_counter()
         while self._waiting:
             self._waiting.popleft().do()

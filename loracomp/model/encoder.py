@@ -30,15 +30,15 @@ class Encoder:
     revision: str | None
     fingerprint: str
     dimensions: int
-    """Length of its vectors (`loracomp.model.encoding`)."""
+    """Length of the vectors that `encode` returns."""
     max_tokens: int
-    """A longer view is cut here by the encoder, without a word."""
+    """The encoder silently cuts off a text after this many tokens."""
     model: Any
     input_version: int = INPUT_FORMAT_VERSION
-    """What its vectors hold of a job (`loracomp.model.encoding`)."""
+    """Version of the format in which a job becomes a vector (`loracomp.model.encoding`)."""
 
     def encode(self, shown: Sequence[Shown]) -> npt.NDArray[np.float32]:
-        """Unit vectors [n, dimensions] of prompts with their choices, in their order; equal texts are embedded once."""
+        """Unit vectors [n, dimensions] of n prompts with their choices, in order. Equal texts are embedded once."""
         if not shown:
             return np.zeros((0, self.dimensions), dtype=np.float32)
         views = [encoder_views(prompt, choices) for prompt, choices in shown]
@@ -66,7 +66,7 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
 
     Raises NotFoundError, UsageError or RefusedError, which name the source.
     """
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  two seconds that a base model needn't wait
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  importing it takes two seconds
 
     resolved = resolve_source(source, revision)
     if resolved.is_gguf:
@@ -91,5 +91,5 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
 
 
 def _encoder_name(source: str, resolved: ResolvedSource) -> str:
-    """Packages keep the model in a folder named `model`: the package's name says more."""
+    """The encoder's name. For a package it is the package's, because the folder in it is just called `model`."""
     return source.removeprefix("package:").partition("/")[0] if source.startswith("package:") else resolved.name

@@ -1,4 +1,4 @@
-"""Base models: described, fingerprinted and loaded from any source, and the device and number type they run in."""
+"""Describes, fingerprints and loads base models from any source; resolves the device and dtype that they run in."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -24,28 +24,28 @@ from loracomp.model.scoring import shares_prompts
 from loracomp.model.sources import absolute_source, fingerprint, resolve_source
 
 CAUSAL = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-"""Kind of model -> its class, or classes, that continue a text."""
+"""Maps a config's model_type to the class or classes that generate text."""
 LENGTHS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
-"""What configs call the longest input, in tokens."""
+"""Names that model configs use for the context length, in tokens."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
 @dataclass(frozen=True)
 class BaseModelDescription:
-    """What the database knows of a base model."""
+    """What the database stores about a base model."""
 
     name: str
     source: str
     revision: str | None
     fingerprint: str
-    """Sha256 hex of the weight files as they came (`model.sources.fingerprint`)."""
+    """Sha256 in hex of the original weight files (`model.sources.fingerprint`)."""
     architecture: str
     context_length: int
-    """In tokens, prompt and answer together."""
+    """Most tokens that it can read: prompt and answer together."""
     parameter_count: int
-    """Shared (tied) parameters count once."""
+    """Number of parameters; shared (tied) ones count once."""
     modules: dict[str, tuple[int, int]]
-    """Every module that an adapter may target: name -> (d_out, d_in). See `adaptable_modules`."""
+    """Every module that an adapter may change: name -> (d_out, d_in). See `adaptable_modules`."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,10 @@ def load_base_model(
 ) -> BaseModel:
     """Load a causal language model and its tokenizer from a hub id, a folder, a GGUF file or a package.
 
-    It is put on `device`, or spread over all GPUs as transformers' `device_map` says. dtype 'auto' is bfloat16 on CUDA
-    and on processors with bfloat16 instructions, else float32. A GGUF file is dequantised once into `cache_dir`
-    (`model.gguf`). Raises NotFoundError, UsageError or RefusedError, which name the source, and RefusedError where
-    the GPUs can't hold the model (`check_spread`).
+    The model is put on `device`, or spread over all GPUs as transformers' `device_map` says. dtype 'auto' means
+    bfloat16 on CUDA and on processors with bfloat16 instructions, otherwise float32. A GGUF file is dequantised once
+    into `cache_dir` (`model.gguf`). Raises NotFoundError, UsageError or RefusedError, which name the source;
+    RefusedError also if the GPUs can't hold the model (`check_spread`).
     """
     folder, description = _describe(source, revision, cache_dir)
     with quiet_transformers(), readable(source):
@@ -85,11 +85,11 @@ def load_base_model(
             trust_remote_code=False,
             output_loading_info=True,
         )
-        # transformers would draw them at random, and go on.
+        # transformers would fill missing weights with random numbers and go on.
         if lacking := sorted(found["missing_keys"]):
             raise RefusedError(
                 f"model source {source!r}: its files lack {len(lacking)} weights of {type(model).__name__}, such as "
-                f"{lacking[0]}: bring the whole model"
+                f"{lacking[0]}: use a complete copy of the model"
             )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     if tokenizer.pad_token is None:
@@ -109,7 +109,7 @@ def describe_base_model(source: str, *, revision: str | None = None, cache_dir: 
 
 
 def resolve_device(device: str, device_map: str | None = None) -> str:
-    """The torch device that 'auto' means: a GPU where there is one; with a device_map the first one.
+    """The torch device to use; 'auto' means a GPU if there is one, and with a device_map the first GPU.
 
     Raises UsageError for a device that this machine lacks, for a device_map without GPUs, and for a device_map together
     with a device other than auto or cuda.
@@ -129,23 +129,23 @@ def resolve_device(device: str, device_map: str | None = None) -> str:
     try:
         torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:
-        raise UsageError(f"device {device!r} is not to be had here: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"device {device!r} is not available here: {str(error).splitlines()[0]}") from None
     return device
 
 
 def check_spread(placed: Mapping[str, object], device_map: str) -> None:
-    """Raise RefusedError where a model's parts are `placed` (part -> device) elsewhere than on GPUs."""
+    """Raise RefusedError if any part of a model is not on a GPU; `placed` maps each part to its device."""
     left = {part: str(device) for part, device in placed.items() if str(device) in ("cpu", "disk", "meta")}
     if left:
         raise RefusedError(
             f"device_map {device_map!r} leaves {len(left)} parts of the base model off the GPUs, such as "
-            f"{next(iter(left))} on {next(iter(left.values()))}: every pass would carry them over; "
+            f"{next(iter(left))} on {next(iter(left.values()))}: every pass would copy them to a GPU; "
             "use more or larger GPUs, or a smaller model"
         )
 
 
 def resolve_dtype(dtype: torch.dtype | str, device: str) -> torch.dtype:
-    """The torch dtype that 'auto', 'bfloat16', 'float32', ... means on a device."""
+    """The torch dtype for a name ('bfloat16', 'float32', ...); for 'auto' the best one on the device."""
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
@@ -157,7 +157,7 @@ def resolve_dtype(dtype: torch.dtype | str, device: str) -> torch.dtype:
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Keep transformers' loading bars and advice from people who asked for something else."""
+    """Within this context, transformers shows no progress bars and no advice."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
@@ -192,7 +192,7 @@ def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path,
 
 
 def _check_causal(config: PreTrainedConfig, source: str) -> None:
-    """Raise RefusedError where the config names an architecture that continues no text, such as BERT's or T5's."""
+    """Raise RefusedError if the config's architecture is no causal language model, such as BERT or T5."""
     classes = {name for names in CAUSAL.values() for name in ([names] if isinstance(names, str) else names)}
     named = config.architectures or []
     if config.model_type not in CAUSAL or (named and not classes & set(named)):
@@ -203,21 +203,22 @@ def _check_causal(config: PreTrainedConfig, source: str) -> None:
 
 
 def _context_length(config: PreTrainedConfig, source: str) -> int:
-    """The longest input, by the first of LENGTHS that the config has. Raises RefusedError where it has none."""
+    """The context length: the first setting of LENGTHS that the config has. Raises RefusedError if it has none."""
     for name in LENGTHS:
         if isinstance(length := getattr(config, name, None), int) and length > 0:
             return length
     raise RefusedError(
-        f"model source {source!r}: its config.json names no longest input, as models without positions need none; "
-        f'write how many tokens it was trained on into that file, such as "{LENGTHS[0]}": 2048'
+        f"model source {source!r}: its config.json gives no context length (models without position embeddings need "
+        f'none); add the number of tokens that it was trained on to that file, such as "{LENGTHS[0]}": 2048'
     )
 
 
 def adaptable_modules(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
     """Modules that LoRA may change: name -> (d_out, d_in).
 
-    They are every linear layer (GPT-2's Conv1D too, which keeps its weight the other way round), the output head among
-    them, and the embedding of tokens, to which d_in is the vocabulary. Experts are not: they get tokens of all rows.
+    These are all linear layers, the output head included (also GPT-2's Conv1D, which stores its weight transposed), and
+    the token embedding, whose d_in is the vocabulary size. Experts of a mixture are left out: one expert gets tokens of
+    many rows, which may run under different adapters.
     """
     shapes = {}
     for name, module in model.named_modules():
@@ -234,12 +235,12 @@ def adaptable_modules(model: PreTrainedModel) -> dict[str, tuple[int, int]]:
 
 @contextlib.contextmanager
 def readable(source: str) -> Iterator[None]:
-    """Turn what transformers and safetensors raise on files they can't read into one refusal that names the source."""
+    """Turn any error of transformers or safetensors on unreadable files into a RefusedError naming the source."""
     try:
         yield
     except LoracompError:
         raise
-    except Exception as error:  # a broken file makes these libraries raise almost anything
+    except Exception as error:  # a broken file makes these libraries raise almost any exception
         first_line = str(error).strip().partition("\n")[0]
         raise RefusedError(f"model source {source!r} cannot be loaded: {type(error).__name__}: {first_line}") from error
 
@@ -247,6 +248,6 @@ def readable(source: str) -> Iterator[None]:
 def _has_bf16(device: str) -> bool:
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
-    # Measured with AVX512-BF16: 8 times faster than float32; without the instructions it is slower.
+    # With AVX512-BF16 instructions, bfloat16 is 8 times faster than float32; without them it is slower.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(present for name, present in capabilities.items() if "bf16" in name)

@@ -1,8 +1,8 @@
-"""Log-likelihoods of choices after a prompt, as lm-evaluation-harness defines acc and acc_norm.
+"""Computes log-likelihoods of choices after a prompt, as lm-evaluation-harness defines acc and acc_norm.
 
-A prompt and its choices become rows of tokens with scored spots (`encode_choices`); a batch of them goes through the
-model once (`log_likelihoods`), with gradients where they are on. Choices branch off one copy of their prompt, so that
-it is computed once.
+`encode_choices` turns a prompt and its choices into rows of tokens, and marks the tokens to score. `log_likelihoods`
+runs a batch of them through the model once, with gradients if these are enabled. All choices continue one copy of
+their prompt as branches, so that the prompt is computed only once.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ _ROWS_AT_HEAD: ContextVar[Tensor | None] = ContextVar("rows_at_head", default=No
 
 
 def rows_at_head() -> Tensor | None:
-    """The row of each place that the output head computes [places], in order, in a pass that scores.
+    """In a scoring pass: the row of each place [places] that the output head computes, in ascending order.
 
     None in other passes, in which the head gets whole rows.
     """
@@ -32,7 +32,7 @@ def rows_at_head() -> Tensor | None:
 
 
 class Spot(NamedTuple):
-    """The model's output at `position` of a row predicts `token`, a token of choice number `choice` (from 0)."""
+    """A token to score: the output at `position` of a row predicts `token`, which belongs to choice `choice`."""
 
     position: int
     token: int
@@ -41,9 +41,9 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A prompt's token ids, the branches that go on from it, and where tokens of choices are scored.
+    """The token ids of a prompt and of the branches that continue it, and the tokens to score (`spots`).
 
-    A branch sees the prompt and itself, never another branch; its positions go on from the prompt's.
+    A branch attends to the prompt and itself, never to another branch; its positions follow those of the prompt.
     """
 
     prompt: tuple[int, ...]
@@ -52,23 +52,23 @@ class Row:
 
     @property
     def tokens(self) -> tuple[int, ...]:
-        """Token ids as the model gets them: the prompt, then every branch."""
+        """The token ids in the order in which the model reads them: the prompt, then each branch."""
         return (*self.prompt, *chain.from_iterable(self.branches))
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A prompt and its choices, tokenised. Counts are one a choice, in the choices' order."""
+    """A prompt and its choices, tokenised. The counts have one number for each choice."""
 
     rows: tuple[Row, ...]
     prompt_tokens: int
     token_counts: tuple[int, ...]
     character_counts: tuple[int, ...]
-    """Characters of the choice itself, without the white space that parts it from the prompt (acc_norm)."""
+    """Number of characters of each choice, without the white space before it; acc_norm divides by it."""
 
 
 def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, after a BOS token where the tokenizer puts one; never with an EOS token."""
+    """The token ids of each text, with a leading BOS token if the tokenizer adds one, and never with an EOS token."""
     encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     bos = tokenizer.bos_token_id
     if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
@@ -77,7 +77,7 @@ def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> li
 
 
 def check_length(tokens: int, context_length: int, what: str) -> None:
-    """Raise JobError 'prompt_too_long' where `tokens` do not fit the base model's context."""
+    """Raise JobError 'prompt_too_long' if `tokens` exceeds the base model's context length; `what` names the text."""
     if tokens > context_length:
         raise JobError(
             f"{what} take {tokens} tokens; the base model takes at most {context_length}: shorten the prompt",
@@ -93,29 +93,30 @@ def encode_choices(
     *,
     shared_prompt: bool = True,
 ) -> Question:
-    """Split prompt + choice into context and continuation tokens, by lm-evaluation-harness's rule.
+    """Tokenise a prompt and its choices by lm-evaluation-harness's rule.
 
-    The prompt's trailing white space belongs to the continuation (a space where there is none); the continuation's
-    tokens are those of the whole text after as many as the context has. Where the tokenizer merges the two across the
-    seam that rule would lose a part of the choice, and the continuation is tokenised alone instead.
+    White space at the end of the prompt is moved to the start of the choice (a space if there is none). Prompt + choice
+    are tokenised together, and all tokens after the number that the prompt alone has belong to the choice. If the
+    tokenizer merges characters of both into one token, that rule would lose a part of the choice, so the choice is
+    tokenised alone.
 
-    Choices branch off one row, or off several where they would make it more than twice as long as its prompt (and
-    longer than ROW_TOKENS); without `shared_prompt`, for models that can't (`shares_prompts`), each has a row. Those of
-    one token need no branch. Raises JobError 'prompt_too_long' with the tokens counted and the limit, 'prompt_blank'
-    where nothing is left.
+    The choices are branches of one row, or of several rows if one would be longer than twice its prompt and than
+    ROW_TOKENS. Without `shared_prompt` (for models that can't branch, `shares_prompts`) each choice has its own row. A
+    choice of one token needs no branch. Raises JobError 'prompt_too_long', which gives the number of tokens and the
+    limit, and 'prompt_blank' if the prompt is only white space.
     """
     context = prompt.rstrip()
     if not context:
-        raise JobError("prompt is blank: nothing to score the choices after", code="prompt_blank")
+        raise JobError("prompt is blank: write a text that the choices continue", code="prompt_blank")
     gap = prompt[len(context) :] or " "
     start = encode_texts(tokenizer, [context])[0]
-    # Before the prompt is tokenised again with each of a thousand choices.
+    # Check early, before the prompt is tokenised again with each of up to a thousand choices.
     check_length(len(start), context_length, "prompt")
     wholes = encode_texts(tokenizer, [context + gap + choice for choice in choices])
     continuations = [
         _continuation(tokenizer, start, whole, gap + choice) for whole, choice in zip(wholes, choices, strict=True)
     ]
-    # The last token is only predicted, never fed.
+    # Minus 1, because the last token is only predicted and never an input.
     longest = len(start) + max(map(len, continuations)) - 1
     check_length(longest, context_length, "prompt and its longest choice")
     return Question(
@@ -134,7 +135,7 @@ def _continuation(tokenizer: PreTrainedTokenizerBase, start: list[int], whole: l
 
 
 def _rows(prompt: tuple[int, ...], continuations: Sequence[list[int]], limit: int) -> Iterator[Row]:
-    """Rows of at most `limit` tokens, or of one branch; one-token choices ride on the first, which may have none."""
+    """Rows of at most `limit` tokens, or with one branch only. The first row also scores the choices of one token."""
     last = len(prompt) - 1
     branches: list[tuple[int, ...]] = []
     spots = [Spot(last, ids[0], choice) for choice, ids in enumerate(continuations) if len(ids) == 1]
@@ -153,7 +154,7 @@ def _rows(prompt: tuple[int, ...], continuations: Sequence[list[int]], limit: in
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Token ids and attention mask [rows, longest], padded on the right: positions stay 0, 1, 2, ... in every row."""
+    """Token ids and attention mask [rows, longest], padded on the right: positions are 0, 1, 2, ... in all rows."""
     lengths = torch.tensor([len(row) for row in rows])
     mask = torch.arange(int(lengths.max())) < lengths[:, None]
     ids = torch.zeros(mask.shape, dtype=torch.long)
@@ -162,17 +163,17 @@ def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tens
 
 
 def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> list[Tensor]:
-    """Sum of log-softmax over each choice's tokens, in nats and float32: for every question a tensor [choices].
+    """For each question a tensor [choices]: the sum of log-softmax over each choice's tokens, in nats and float32.
 
-    One forward pass; logits are computed at the scored spots only, those of the scored tokens in float32 whatever the
-    model's dtype. Differentiable where gradients are on; `model` may be wrapped by PEFT. Rows enter the model in the
-    order of `question.rows`, question by question.
+    Runs one forward pass. Logits are computed only where tokens are scored, and the scored tokens' logits in float32
+    whatever the model's dtype. Differentiable if gradients are enabled; `model` may be wrapped by PEFT. The batch has
+    the rows of all questions, in the order of `questions`.
     """
     device = model.get_input_embeddings().weight.device
     rows = [row for question in questions for row in question.rows]
     inputs = _inputs(rows, device, model.dtype)
     counts = [len(question.token_counts) for question in questions]
-    # Several spots may share a place (row, position), as one-token choices do: its logits are computed once.
+    # Several spots may share a place (row, position), as choices of one token do; the logits there are computed once.
     places: dict[tuple[int, int], int] = {}
     spots = [
         (places.setdefault((index, spot.position), len(places)), spot.token, first_choice + spot.choice)
@@ -183,7 +184,7 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
     with _head_at(model, torch.tensor(list(places), device=device), place, token):
         logits = model(**inputs, use_cache=False).logits[0]
     place, token, choice = place.to(logits.device), token.to(logits.device), choice.to(logits.device)
-    # In parts, so that there is no float32 copy of all logits.
+    # In parts, to avoid a float32 copy of all logits.
     normalizers = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 256)])
     token_scores = logits[place, token].float() - normalizers[place]
     scores = token_scores.new_zeros(sum(counts)).index_add(0, choice, token_scores)
@@ -191,7 +192,7 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
 
 
 def _inputs(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
-    """What the model is called with; where no row branches, a plain padded batch."""
+    """The model's inputs; a plain padded batch if no row has more than one branch."""
     input_ids, attention_mask = pad_right([row.tokens for row in rows], device)
     if all(len(row.branches) <= 1 for row in rows):
         return {"input_ids": input_ids, "attention_mask": attention_mask}
@@ -202,7 +203,7 @@ def _inputs(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> di
 
 
 def _branches_and_positions(rows: Sequence[Row], width: int) -> tuple[Tensor, Tensor]:
-    """Of every token [rows, width]: its branch (0: the prompt; -1: padding) and its position in its own sequence."""
+    """For each token [rows, width] its branch (0: the prompt; -1: padding), and its position in prompt + branch."""
     branch, positions = torch.full((2, len(rows), width), -1)
     for index, row in enumerate(rows):
         start = 0
@@ -216,9 +217,10 @@ def _branches_and_positions(rows: Sequence[Row], width: int) -> tuple[Tensor, Te
 
 @torch.inference_mode()
 def shares_prompts(model: PreTrainedModel) -> bool:
-    """Whether choices may branch off one copy of their prompt, unseen by each other.
+    """Whether the model can score several choices as branches of one prompt that don't affect each other.
 
-    Tried out, for models differ: those with a sliding window, a recurrent state or ALiBi need a row a choice.
+    Tried out with a few tokens: models with a sliding window, a recurrent state or ALiBi can't, and need one row for
+    each choice.
     """
     config = model.config.get_text_config()
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -234,7 +236,7 @@ def shares_prompts(model: PreTrainedModel) -> bool:
 
 
 def _second_branch(model: PreTrainedModel, first: tuple[int, ...]) -> Tensor:
-    """Score of a branch that stands behind the branch `first`."""
+    """The score of a fixed second branch; it must not depend on the branch `first` before it."""
     row = Row((1, 2, 3), (first, (7,)), (Spot(6, 0, 0),))
     return log_likelihoods(model, [Question((row,), 3, (1,), (1,))])[0]
 
@@ -248,10 +250,10 @@ def _rows_with_first_choice(questions: Sequence[Question]) -> Iterator[tuple[Row
 
 @contextmanager
 def _head_at(model: PreTrainedModel, places: Tensor, place: Tensor, token: Tensor) -> Iterator[None]:
-    """Let the output head compute only `places` [n, 2] (row, position), and logits of `token` at `place` in float32.
+    """Within this context, the output head computes only `places` [n, 2] (row, position): logits [1, n, vocabulary].
 
-    Logits come out as [1, n, vocabulary]. Hooks on the head, not a call past the model's own forward: what models do to
-    logits after it (soft caps, scaling), PEFT and autocast stay in force.
+    The logits of `token` at `place` are computed in float32. This uses hooks on the head rather than a call around the
+    model's forward, so that PEFT, autocast and whatever the model does to logits (soft caps, scaling) still apply.
     """
 
     def gather(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
@@ -259,7 +261,7 @@ def _head_at(model: PreTrainedModel, places: Tensor, place: Tensor, token: Tenso
         return (args[0][row, position][None],)
 
     def sharpen(head: nn.Module, args: tuple[Tensor], logits: Tensor) -> Tensor:
-        # bfloat16 tells logits near 20 apart by 0.125 only: one in ten True / False questions would be a tie.
+        # bfloat16 has steps of 0.125 near 20, so that one in ten True / False questions would be a tie.
         if logits.dtype == torch.float32 or type(head) is not nn.Linear or head.bias is not None:
             return logits
         at, of = place.to(logits.device), token.to(logits.device)
@@ -267,7 +269,7 @@ def _head_at(model: PreTrainedModel, places: Tensor, place: Tensor, token: Tenso
         return logits.float().index_put_((torch.zeros_like(at), at, of), exact)
 
     head = model.get_output_embeddings()
-    # First of the hooks after the head: adapters add to what it gives.
+    # `sharpen` must be the first hook after the head, because adapters' hooks add to its output.
     handles = [head.register_forward_pre_hook(gather), head.register_forward_hook(sharpen, prepend=True)]
     rows = _ROWS_AT_HEAD.set(places[:, 0])
     try:
@@ -279,7 +281,7 @@ def _head_at(model: PreTrainedModel, places: Tensor, place: Tensor, token: Tenso
 
 
 def normalize(scores: Tensor, question: Question, normalization: str) -> Tensor:
-    """Scores [choices] divided by nothing ('none', acc), by 'characters' (acc_norm) or by 'tokens'."""
+    """Log-likelihoods [choices], undivided ('none', acc) or divided by 'characters' (acc_norm) or 'tokens'."""
     if normalization == "none":
         return scores
     counts = question.character_counts if normalization == "characters" else question.token_counts

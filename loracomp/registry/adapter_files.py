@@ -1,7 +1,7 @@
-"""Adapters as PEFT folders (adapter_config.json, adapter_model.safetensors): read whole, checked before anything else.
+"""Reads and checks adapters in PEFT's folder format (adapter_config.json, adapter_model.safetensors).
 
-Plain LoRA on linear layers, the output head and the embedding of tokens is taken, with a rank and a scaling for each
-module. Whatever else PEFT can do is refused by its name: composing would drop it without a word.
+Accepted is plain LoRA on linear layers, the output head and the token embedding; each module may have its own rank and
+scaling. Any other feature of PEFT is refused by its name, because composing would silently ignore it.
 """
 
 import hashlib
@@ -32,18 +32,19 @@ Number = TypeVar("Number", int, float)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
-# Settings that do not change what the stored factors mean. Any other one must be absent, null, false or empty.
+# Settings that do not change what the stored factors mean. Any other setting must be absent, null, false or empty.
 HARMLESS = """
     peft_type task_type auto_mapping peft_version base_model_name_or_path revision inference_mode r lora_alpha
     use_rslora lora_dropout target_modules exclude_modules layers_to_transform layers_pattern init_lora_weights
     megatron_core megatron_config loftq_config eva_config corda_config lora_ga_config runtime_config
     qalora_group_size ensure_weight_tying fan_in_fan_out rank_pattern alpha_pattern
 """
-# Starts that take a part out of the base model's weights: the factors fit the changed weights only.
+# Values of init_lora_weights that subtract the initial factors from the base model's weights: such factors fit only
+# the changed weights.
 CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_((?P<factor>[AB])\.weight|embedding_(?P<column>[AB]))")
 COPY = re.compile(r"base_model\.model\.(?P<module>.+)\.base_layer\.weight")
-"""The base model's own weight, which PEFT saves with an adapter of the embedding or the output head."""
+"""Key of the base model's own weight, which PEFT saves with an adapter of the embedding or the output head."""
 CONVERT = "`loracomp adapter convert` writes the nearest plain LoRA"
 KNOWN_KEYS = {
     "lora_magnitude_vector": "DoRA (use_dora)",
@@ -54,18 +55,21 @@ KNOWN_KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class AdapterFile:
-    """A checked adapter: everything that the registry keeps of it."""
+    """A checked adapter, with everything that the registry stores of it."""
 
     weights: bytes
-    """The safetensors file as it came."""
+    """The bytes of the safetensors file, unchanged."""
     config: Mapping[str, Any]
-    """As it came, but patterns name modules in full: JSONB forgets the order by which the first that matches counts."""
+    """adapter_config.json, with the modules of rank_pattern and alpha_pattern spelt out.
+
+    PEFT takes the first pattern that matches a module, and JSONB would lose that order.
+    """
     training: Mapping[str, Any]
     rank: int
     alpha: float
     use_rslora: bool
     target_modules: tuple[str, ...]
-    """Full names in the base model, sorted."""
+    """Full names of the adapted modules in the base model, sorted."""
     parameter_count: int
 
     @property
@@ -75,17 +79,17 @@ class AdapterFile:
 
     @property
     def scaling(self) -> float:
-        """alpha / r, or alpha / sqrt(r) with rsLoRA, of modules that no pattern names."""
+        """alpha / r, or alpha / sqrt(r) with rsLoRA; it holds for modules that no pattern names."""
         return scaling_of(self.alpha, self.rank, self.use_rslora)
 
 
 def scaling_of(alpha: float, rank: int, use_rslora: bool) -> float:
-    """PEFT's LoraLayer.scaling."""
+    """The factor of B @ A, as in PEFT's LoraLayer.scaling: alpha / r, or alpha / sqrt(r) with rsLoRA."""
     return alpha / (math.sqrt(rank) if use_rslora else rank)
 
 
 def own_scaling(config: Mapping[str, Any], factors: Mapping[str, Factors]) -> dict[str, float]:
-    """Scaling of the modules that the patterns of a registered adapter's config name."""
+    """The scaling of each module that rank_pattern or alpha_pattern of a registered adapter's config names."""
     ranks, alphas = config.get("rank_pattern") or {}, config.get("alpha_pattern") or {}
     alpha, use_rslora = config["lora_alpha"], bool(config.get("use_rslora"))
     named = {*ranks, *alphas}
@@ -95,9 +99,9 @@ def own_scaling(config: Mapping[str, Any], factors: Mapping[str, Factors]) -> di
 def read_adapter(folder: Path, base: RegisteredBaseModel, *, any_base: bool = False) -> AdapterFile:
     """Read a PEFT folder and check all of it against the base model.
 
-    Shapes and module names decide whether it fits; see also `read_folder`. Where PEFT saved the base model's own
-    embedding with the factors, it must be the base model's, which is loaded for that. Raises RefusedError that names
-    the folder and what is wrong, with the way out.
+    Names and shapes of its modules must be those of the base model; `read_folder` checks more. If PEFT saved a copy of
+    the base model's embedding in the file, the base model is loaded and the copy must equal it. Raises RefusedError,
+    which names the folder, what is wrong and what to do.
     """
     config, training, weights = read_folder(folder, base, any_base=any_base)
     try:
@@ -125,11 +129,11 @@ def read_adapter(folder: Path, base: RegisteredBaseModel, *, any_base: bool = Fa
 def read_folder(
     folder: Path, base: RegisteredBaseModel, *, any_base: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any], bytes]:
-    """Config, training record and safetensors file of a PEFT folder of any kind for the base model.
+    """Read the config, the training record and the safetensors bytes of a PEFT folder, whatever its kind of adapter.
 
-    The name of a base model in its config is a hint: one that is clearly another's is refused unless `any_base`. A
-    fingerprint in its training.json is proof, and must be the base model's. Raises RefusedError that names the folder,
-    for those, for a base model that the training changed, and for pickles.
+    The config's base model name is a hint: a clearly different one is refused unless `any_base`. A fingerprint in
+    training.json is proof, and must be the base model's. Raises RefusedError, which names the folder, if either does
+    not match, if the training changed the base model's weights, or if the weights are a pickle.
     """
     try:
         config = _read_json(folder / CONFIG)
@@ -146,12 +150,12 @@ def read_folder(
 
 
 def base_copies(weights: bytes) -> dict[str, Tensor]:
-    """Copies of the base model's weights in a sound safetensors file, by module."""
+    """The copies of the base model's weights in an adapter's (valid) safetensors file, by module."""
     return {match["module"]: tensor for key, tensor in load(weights).items() if (match := COPY.fullmatch(key))}
 
 
 def parse_factors(weights: bytes) -> dict[str, Factors]:
-    """Factors by module out of a safetensors file, in its precision. Raises RefusedError naming what is wrong."""
+    """Factors of each module in a safetensors file, in the file's precision. Raises RefusedError naming the fault."""
     try:
         tensors = load(weights)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
@@ -206,7 +210,7 @@ def _read_weights(folder: Path) -> bytes:
 
 
 def _check_config(config: Mapping[str, Any]) -> tuple[int, float]:
-    """Rank and alpha of a plain LoRA; raises RefusedError by name for everything else."""
+    """Rank and alpha of a plain LoRA. Raises RefusedError, which names the setting, for any other kind of adapter."""
     if config.get("peft_type") != "LORA":
         raise RefusedError(f"peft_type is {config.get('peft_type')!r}; only LORA can be composed; {CONVERT}")
     for name, value in config.items():
@@ -239,7 +243,7 @@ def _checked_alpha(name: str, alpha: object) -> float:
 def _in_full(
     config: Mapping[str, Any], name: str, check: Callable[[str, object], Number], factors: Mapping[str, Factors]
 ) -> dict[str, Number]:
-    """A pattern's values by the full names of the modules that it means: each has that of the first key to match."""
+    """The value that a pattern gives each module, by full module name; the first key that matches a module counts."""
     pattern = config.get(name) or {}
     if not isinstance(pattern, dict):
         raise RefusedError(f"{name} is {pattern!r}; it must give modules a number each, as PEFT writes it")
@@ -276,7 +280,7 @@ def _check_base(
 
 
 def _short(name: str) -> str:
-    """Last part of a hub id or path, without a GGUF file's ending and the name of its quantisation."""
+    """The last part of a hub id or path, in lower case, without .gguf and without the quantisation's name (Q4_1)."""
     last = name.removeprefix("package:").rstrip("/").rpartition("/")[2].lower().removesuffix(".gguf")
     return re.sub(r"[.-](i?q\d\w*|b?f(p)?(16|32))$", "", last)
 
@@ -299,7 +303,7 @@ def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], bas
 
 
 def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], base: RegisteredBaseModel) -> None:
-    """Compare the modules in the file with those that PEFT would adapt for the config."""
+    """Raise RefusedError unless the file's modules are those that PEFT would adapt with this config."""
     if config.get("target_modules") == "all-linear":
         return
     from peft.tuners.tuners_utils import check_target_module_exists  # noqa: PLC0415  seconds, and for registration only

@@ -1,4 +1,4 @@
-"""Adapters in the database: staged, activated, retired, fetched by workers, exported."""
+"""Stages, activates, retires, fetches and exports the adapters in the database."""
 
 import hashlib
 import json
@@ -31,13 +31,13 @@ PART_BYTES = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class StagedAdapter:
-    """An adapter as it stands in the registry."""
+    """An adapter that is stored in the registry."""
 
     id: int
     name: str
     version: int
     created: bool
-    """False where the same file stood there already."""
+    """False if the registry had the same file already."""
 
 
 def stage_adapter(
@@ -49,10 +49,10 @@ def stage_adapter(
     name: str | None = None,
     any_base: bool = False,
 ) -> StagedAdapter:
-    """Check a PEFT folder and store it as the next version of its name (default: the task's), in one transaction.
+    """Check a PEFT folder and store it as a new version of adapter `name` (default: the task's), in one transaction.
 
-    The same file again is the adapter that stands there. Raises RefusedError naming what is wrong with the folder
-    (`adapter_files.read_adapter`), NotFoundError for an unknown task or base model.
+    If the same file is stored already, that adapter is returned. Raises RefusedError naming what is wrong with the
+    folder (`adapter_files.read_adapter`), and NotFoundError for an unknown task or base model.
     """
     base = find_base_model(connection, base_model)
     adapter = read_adapter(folder, base, any_base=any_base)
@@ -92,9 +92,10 @@ def _copy_weights(connection: Connection, adapter_id: int, weights: bytes) -> No
 
 
 def activate_adapter(connection: Connection, adapter_id: int, *, force: bool = False) -> int | None:
-    """Make it the active one of its task and base model; returns the id of the one that retired for it, if any.
+    """Make an adapter the active one of its task and base model, in place of the one that was active.
 
-    Raises RefusedError where measured examples say that it is worse than that one, unless with `force`.
+    Returns the id of the adapter that it replaced and that is retired now, or None. Raises RefusedError if the new
+    adapter scores worse than the replaced one on measured examples, unless `force`.
     """
     with translated_errors():
         row = connection.execute(QUERIES["activate_adapter"], {"adapter_id": adapter_id, "force": force}).fetchone()
@@ -104,13 +105,13 @@ def activate_adapter(connection: Connection, adapter_id: int, *, force: bool = F
 
 
 def retire_adapter(connection: Connection, adapter_id: int) -> None:
-    """Take it out of routing; it stays for replay, and can be activated again."""
+    """Take an adapter out of routing. It stays stored for replay, and can be activated again."""
     with translated_errors():
         connection.execute(QUERIES["retire_adapter"], {"adapter_id": adapter_id})
 
 
 def find_adapter(connection: Connection, reference: str, base_model: str | None = None) -> dict[str, Any]:
-    """Row of the adapter 'name' (its newest version) or 'name@version'. Raises NotFoundError or UsageError."""
+    """The adapter's row, by 'name' (its newest version) or 'name@version'. Raises NotFoundError or UsageError."""
     name, _, version = reference.partition("@")
     if version and not version.isdecimal():
         raise UsageError(f"adapter {reference!r}: write NAME, or NAME@VERSION with a number")
@@ -122,10 +123,10 @@ def find_adapter(connection: Connection, reference: str, base_model: str | None 
 
 
 def fetch_adapters(connection: Connection, adapter_ids: Sequence[int]) -> list[AdapterWeights]:
-    """Adapters' factors from the database, in the order of `adapter_ids`; one statement, read in binary part by part.
+    """Read adapters' factors from the database, in the order of `adapter_ids`, by one statement that streams the parts.
 
-    Every file's sha256 is checked. Raises JobError 'adapter_hash_mismatch' where bytes changed since registration,
-    'adapter_missing' where an id is unknown.
+    Raises JobError 'adapter_hash_mismatch' if the bytes' sha256 is not the registered one, and 'adapter_missing' for an
+    unknown id.
     """
     fetched = {adapter.id: adapter for adapter in _stream_adapters(connection, adapter_ids)}
     if missing := [id_ for id_ in adapter_ids if id_ not in fetched]:
@@ -135,7 +136,7 @@ def fetch_adapters(connection: Connection, adapter_ids: Sequence[int]) -> list[A
 
 def _stream_adapters(connection: Connection, adapter_ids: Sequence[int]) -> Iterator[AdapterWeights]:
     values = {"adapter_ids": list(adapter_ids)}
-    # Closed at once where a file is refused: an unfinished stream would keep the connection to itself for ever.
+    # Close the stream even if a file is refused: while it is open, the connection can run no other statement.
     with connection.cursor() as cursor:
         parts = cast(
             "Generator[dict[str, Any], None, None]", cursor.stream(QUERIES["read_adapters"], values, binary=True)
@@ -151,11 +152,11 @@ def _parsed(parts: Iterable[dict[str, Any]]) -> Iterator[AdapterWeights]:
 
 
 def parse_adapter(row: dict[str, Any], weights: bytes) -> AdapterWeights:
-    """Factors of a registered adapter out of its bytes, if they are those that were registered and checked."""
+    """Parse a registered adapter's bytes; raises JobError unless their sha256 is the registered one."""
     if hashlib.sha256(weights).hexdigest() != row["sha256"]:
         raise JobError(
             f"adapter {row['name']}@{row['version']}: its bytes in the database are not those that were registered "
-            "(sha256 differs); stage it again from its folder and activate that version",
+            "(sha256 differs); stage the adapter again from its folder and activate that version",
             code="adapter_hash_mismatch",
         )
     factors = parse_factors(weights)
@@ -164,9 +165,9 @@ def parse_adapter(row: dict[str, Any], weights: bytes) -> AdapterWeights:
 
 
 def export_adapter(connection: Connection, adapter: dict[str, Any], folder: Path) -> None:
-    """Write a registered adapter (a row of `find_adapter`) as a PEFT folder, its file byte by byte as it came.
+    """Write a registered adapter (a row of `find_adapter`) as a PEFT folder; its safetensors bytes are unchanged.
 
-    Raises UsageError if the folder holds anything, RefusedError if the bytes in the database have changed.
+    Raises UsageError if the folder is not empty, and RefusedError if the bytes in the database have changed.
     """
     if folder.exists() and any(folder.iterdir()):
         raise UsageError(f"folder {folder} is not empty: name a new one")

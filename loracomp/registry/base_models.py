@@ -1,4 +1,4 @@
-"""Base models and the encoder in the database."""
+"""Registers base models, and sets the database's encoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from loracomp.model.loading import BaseModelDescription
 from loracomp.registry.library_files import EncoderPart
 
 INDEXABLE = 2000
-"""Dimensions that pgvector's HNSW takes of a vector."""
+"""The most dimensions that a vector may have in pgvector's HNSW index."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegisteredBaseModel:
-    """What adapters are checked against."""
+    """A row of base_model: adapters are checked against it."""
 
     id: int
     name: str
@@ -32,13 +32,13 @@ class RegisteredBaseModel:
     revision: str | None
     fingerprint: str
     modules: Mapping[str, tuple[int, int]]
-    """Every linear module: name -> (d_out, d_in)."""
+    """Every module that an adapter may change: name -> (d_out, d_in)."""
 
 
 def register_base_model(connection: Connection, model: BaseModelDescription, *, make_default: bool = False) -> int:
-    """Register a base model by its name; returns its id. The first one is the default.
+    """Register a base model under its name; returns its id. The first one becomes the default.
 
-    Raises psycopg's RaiseException (RefusedError, translated) if the name stands for other weights.
+    Raises psycopg's RaiseException (`translated_errors` makes it RefusedError) if the name belongs to other weights.
     """
     values = {
         "name": model.name,
@@ -58,7 +58,7 @@ def register_base_model(connection: Connection, model: BaseModelDescription, *, 
 
 
 def find_base_model(connection: Connection, name: str | None = None) -> RegisteredBaseModel:
-    """The registered base model of that name, or the default one. Raises NotFoundError."""
+    """The registered base model with this name, or the default one if no name is given. Raises NotFoundError."""
     with translated_errors():
         row = connection.execute(QUERIES["find_base_model"], {"name": name}).fetchone()
     assert row
@@ -67,17 +67,18 @@ def find_base_model(connection: Connection, name: str | None = None) -> Register
 
 
 def set_encoder(url: str, encoder: Encoder) -> dict[str, tuple[int, int]]:
-    """Make `encoder` the database's, in one transaction. If it differs from the one before, all embeddings are removed.
+    """Make `encoder` the database's encoder, in one transaction. If the old one differs, all embeddings are removed.
 
-    If the length of its vectors differs, the column's type changes and sql/ is dropped and applied again, which only
-    the owner may do. Returns for each task how many embeddings were removed, and how many of those cannot be made again
-    because the example has no text; `embed_examples` makes the others. Running workers stop with an error that says
-    why, and must be started again. Raises RefusedError if its vectors are longer than an index can hold.
+    If the length of its vectors differs, the column's type changes and the objects of sql/ are dropped and created
+    again, which only the owner may do. Returns for each task how many embeddings were removed, and how many of those
+    cannot be made again because the example has no text; `embed_examples` makes the others. Running workers stop with
+    an error that says why, and must be started again. Raises RefusedError if the encoder's vectors are too long for an
+    index.
     """
     if encoder.dimensions > INDEXABLE:
         raise RefusedError(
             f"encoder {encoder.name} gives vectors of {encoder.dimensions} dimensions, for prompt, choices and shape "
-            f"together; an index holds at most {INDEXABLE}: choose a smaller one"
+            f"together; an index holds at most {INDEXABLE}: choose an encoder with fewer dimensions"
         )
     with translated_errors(), schema.installing(url) as connection:
         driver = connection.connection.driver_connection
@@ -90,14 +91,17 @@ def set_encoder(url: str, encoder: Encoder) -> dict[str, tuple[int, int]]:
 def _resize(
     connection: SqlalchemyConnection, driver: psycopg.Connection[Any], encoder: Encoder
 ) -> list[dict[str, Any]]:
-    """Empty the table and change its vectors' length, where it is not the encoder's; what `clear_embeddings` said."""
+    """If the encoder's vectors have another length, empty the embedding table and change its column's type.
+
+    Returns the rows of `clear_embeddings`, or an empty list if nothing was to do.
+    """
     cursor = driver.cursor(row_factory=dict_row)
     if cursor.execute(QUERIES["embedding_dimensions"]).fetchall() == [{"dimensions": encoder.dimensions}]:
         return []
     removed = cursor.execute(QUERIES["clear_embeddings"]).fetchall()
-    # Functions whose bodies name the column would forbid the change of its type.
+    # Postgres refuses to change the type of a column that functions name in their bodies.
     with set_aside(connection):
-        # Changing a table takes no parameters: this cursor writes the number into the text.
+        # ALTER TABLE takes no parameters, so this cursor writes the number into the statement's text.
         psycopg.ClientCursor(driver).execute(QUERIES["resize_embeddings"], {"dimensions": encoder.dimensions})
     return removed
 
@@ -114,7 +118,10 @@ def _values(encoder: Encoder) -> dict[str, Any]:
 
 
 def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:
-    """Load the database's encoder from its source. Raises NotFoundError if none is set, RefusedError if it changed."""
+    """Load the database's encoder from its source.
+
+    Raises NotFoundError if the database has none, and RefusedError if the source gives another model now.
+    """
     row = _encoder_row(connection)
     encoder = load_encoder(row["source"], revision=row["revision"], device=device)
     check_encoder(connection, encoder)
@@ -122,17 +129,18 @@ def load_registered_encoder(connection: Connection, device: str = "cpu") -> Enco
 
 
 def check_encoder(connection: Connection, encoder: Encoder | EncoderPart) -> None:
-    """Raise RefusedError unless this is the database's encoder, with its input version; NotFoundError if none is set.
+    """Raise RefusedError unless this is the database's encoder with the same input version.
 
-    Vectors of another encoder would be refused for their length at best, and compared with noise at worst.
+    Similarities between vectors of two encoders mean nothing, and Postgres notices only a different length. Raises
+    NotFoundError if the database has no encoder.
     """
     row = _encoder_row(connection)
     if (row["fingerprint"], row["input_version"]) != (encoder.fingerprint, encoder.input_version):
         raise RefusedError(
             f"encoder {encoder.name} ({encoder.dimensions} dimensions, fingerprint {encoder.fingerprint[:12]}, input "
             f"version {encoder.input_version}) is not this database's: that is {row['name']} ({row['dimensions']} "
-            f"dimensions, fingerprint {row['fingerprint'][:12]}, input version {row['input_version']}); use that one, "
-            "or make this one the database's with `loracomp encoder set`"
+            f"dimensions, fingerprint {row['fingerprint'][:12]}, input version {row['input_version']}); use the "
+            f"database's encoder, or change it to {encoder.name} with `loracomp encoder set`"
         )
 
 

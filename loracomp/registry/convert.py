@@ -1,7 +1,7 @@
-"""The nearest plain LoRA of an adapter that is none, and what it loses.
+"""Converts any PEFT adapter to the nearest plain LoRA, and reports how much of the adapter is lost.
 
-DoRA, full `modules_to_save`, LoHa, LoKr, VeRA, trained tokens: whatever PEFT merges into a base model's weights is a
-change of them, and the nearest change of a given rank is its truncated SVD (Eckart and Young 1936).
+PEFT can merge an adapter of any kind (DoRA, full `modules_to_save`, LoHa, LoKr, VeRA, trained tokens) into the base
+model's weights. The nearest change of a given rank is the truncated SVD of that change (Eckart and Young 1936).
 """
 
 import json
@@ -27,26 +27,26 @@ EVERYTHING = "(everything)"
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """What became of the change of one module or parameter, or of all."""
+    """How well LoRA expresses the adapter's change of one module or parameter, or of all together."""
 
     module: str
     rank: int
-    """0 where LoRA can't express it (biases, norms, experts)."""
+    """Rank of the LoRA; 0 if LoRA can't express the change (biases, norms, experts)."""
     norm: float
-    """Frobenius norm of the change."""
+    """Frobenius norm of the adapter's change."""
     relative_error: float
-    """Frobenius norm of what is lost, as a share of `norm`."""
+    """Frobenius norm of the difference between the change and its LoRA, divided by `norm`."""
 
 
 def convert_adapter(
     folder: Path, output: Path, base: BaseModel, rank: int, *, any_base: bool = False
 ) -> list[Converted]:
-    """Write the nearest LoRA of a rank as a PEFT folder; returns what each module's loses, and last what all lose.
+    """Write the nearest LoRA of the given rank as a PEFT folder; returns the error of each module and, last, of all.
 
-    `base` is loaded in float32 and merged with the adapter here, so it is of no more use. Its rounding sets a floor to
-    the errors, of some 1e-7 of the weights' norm. Raises RefusedError for what `read_folder` refuses, for what PEFT
-    can't load or merge, and where nothing is left; UsageError if the output folder holds anything or the rank is
-    below 1.
+    `base` must be loaded in float32; the adapter is merged into it, so it can't be used afterwards. Rounding of its
+    weights limits the accuracy to about 1e-7 of the weights' norm. Raises RefusedError if `read_folder` refuses the
+    folder, if PEFT can't load or merge it, and if it changes nothing that LoRA can express; UsageError if the output
+    folder is not empty or the rank is below 1.
     """
     if rank < 1:
         raise UsageError(f"rank is {rank}; it must be 1 or more")
@@ -73,7 +73,7 @@ def convert_adapter(
         factors[module], converted = _nearest(module, change if turned else change.mT, rank)
         report.append(converted)
     if not factors:
-        raise RefusedError(f"adapter {folder}: it changes no linear layer and no embedding, so nothing of it is LoRA")
+        raise RefusedError(f"adapter {folder}: it changes no linear layer and no embedding, so LoRA cannot express it")
     report.append(_together(report))
     origin = {"sha256": sha256(weights).hexdigest(), "peft_type": config.get("peft_type"), "rank": rank}
     lineage = {"converted_from": origin | {"relative_error": report[-1].relative_error}}
@@ -83,12 +83,15 @@ def convert_adapter(
 
 
 def _parameters(base: BaseModel) -> dict[str, nn.Parameter]:
-    """Tied ones under each of their names."""
+    """All parameters by name; a tied parameter appears under each of its names."""
     return dict(base.model.named_parameters(remove_duplicate=False))
 
 
 def _untie_head(base: BaseModel) -> None:
-    """Give the output head a weight of its own: PEFT adapts one of two tied modules, but merges into both."""
+    """Give the output head its own copy of the weight that it shares with the embedding.
+
+    PEFT adapts only one of two tied modules, but would merge the change into both.
+    """
     head = base.model.get_output_embeddings()
     if head.weight is base.model.get_input_embeddings().weight:
         head.weight = nn.Parameter(head.weight.detach().clone(), requires_grad=False)
@@ -101,7 +104,7 @@ def _merge(folder: Path, base: BaseModel) -> None:
     try:
         with quiet_transformers():
             PeftModel.from_pretrained(base.model, folder).merge_and_unload()
-    except Exception as error:  # whatever PEFT's many kinds raise
+    except Exception as error:  # PEFT's adapter kinds raise many types of exception
         first_line = str(error).strip().partition("\n")[0]
         raise RefusedError(
             f"adapter {folder}: PEFT cannot merge it into {base.name}: {type(error).__name__}: {first_line}"
@@ -109,7 +112,7 @@ def _merge(folder: Path, base: BaseModel) -> None:
 
 
 def _nearest(module: str, change: Tensor, rank: int) -> tuple[Factors, Converted]:
-    """Of a change [d_out, d_in], or of less where the rank is above its own."""
+    """The LoRA factors nearest to a change [d_out, d_in], of the given rank or of the change's own if that is lower."""
     U, S, Vh = torch.linalg.svd(change.float(), full_matrices=False)
     root = S[:rank].sqrt()
     norm, lost = float(S.norm()), float(S[rank:].norm())

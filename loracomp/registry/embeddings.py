@@ -1,4 +1,4 @@
-"""Embeddings of train examples: made with the database's encoder, or brought by a library."""
+"""Stores embeddings of train examples, computed with the database's encoder or taken from a library."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,18 +14,18 @@ from loracomp.model.encoder import Encoder
 from loracomp.registry.base_models import check_encoder
 
 EMBEDDED_TOGETHER = 256
-"""Stored together, so lost together if killed: a few seconds' work."""
+"""Examples embedded and stored in one transaction. A killed import loses at most this many: a few seconds' work."""
 ADDED_TOGETHER = 4096
-"""Sent in one statement: some 14 MB."""
+"""Embeddings sent in one statement, about 14 MB."""
 
 Vectors = npt.NDArray[np.float32]
 
 
 def embed_examples(connection: Connection, encoder: Encoder, task: str | None = None) -> int:
-    """Embed the train examples that lack it, of one task or of all, with a progress bar; how many they were.
+    """Embed the train examples without an embedding, of one task or of all; shows a progress bar, returns their number.
 
-    Each batch is stored as soon as it is embedded: killed and run again, it goes on from there. Where another import
-    embeds the same examples at the same time, each is stored once, and a line on stderr says so.
+    Each batch is stored as soon as it is embedded, so a killed run can be started again and continues. If another
+    import embeds the same examples at the same time, each is stored once, and a line on stderr says so.
     Raises RefusedError unless `encoder` is the database's.
     """
     check_encoder(connection, encoder)
@@ -39,19 +39,19 @@ def embed_examples(connection: Connection, encoder: Encoder, task: str | None = 
             others += len(rows) - added
             progress.update(line, completed=done)
     if others:
-        progress.console.print(f"another import ran at the same time: it had embedded {others} of these examples")
+        progress.console.print(f"another import ran at the same time and embedded {others} of these examples")
     tune_routing(connection)
     return done
 
 
 def progress_bar() -> Progress:
-    """A bar on stderr with count and remaining time; on no terminal, one line at the end."""
+    """A progress bar on stderr with count and remaining time. Without a terminal it prints one line at the end."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=Console(stderr=True))
 
 
 def load_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], vectors: Vectors) -> None:
-    """Store many embeddings at once, all or none, like `add_embeddings`; rebuilds the index where that is faster."""
+    """Like `add_embeddings`, for many rows in one transaction; the index is built anew if that is faster."""
     if rows:
         with translated_errors(), connection.transaction():
             row = connection.execute(QUERIES["drop_embedding_index"], {"incoming": len(rows)}).fetchone()
@@ -64,7 +64,10 @@ def load_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], v
 
 
 def add_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], vectors: Vectors) -> int:
-    """Store unit vectors [n, dimensions] of n examples (rows with example_id); of how many that had none yet."""
+    """Store unit vectors [n, dimensions] of n examples (rows with example_id).
+
+    Returns how many were stored; an example that has an embedding keeps it.
+    """
     values = {"example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors)}
     with translated_errors():
         row = connection.execute(QUERIES["add_embeddings"], values).fetchone()
@@ -73,7 +76,7 @@ def add_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], ve
 
 
 def tune_routing(connection: Connection) -> None:
-    """Fit routing to the number of embeddings; for after they have changed."""
+    """Adjust routing's index settings to the number of embeddings; call this after embeddings were added or removed."""
     with translated_errors():
         connection.execute(QUERIES["tune_routing"])
 

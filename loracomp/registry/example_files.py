@@ -1,4 +1,4 @@
-"""Examples in files of one's own, JSON lines or CSV, of prompt, choices, answer and split."""
+"""Reads examples from a user's files, JSON lines or CSV, with the fields prompt, choices, answer and split."""
 
 import csv
 import gzip
@@ -19,7 +19,7 @@ SPLITS = ("train", "validation", "test")
 
 
 class Line(BaseModel):
-    """One line: what the model is asked, the possible answers (none: free text), the right one, the split."""
+    """One line of a file: the prompt, the choices (none if the answer is free text), the right answer, the split."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -35,14 +35,14 @@ class Line(BaseModel):
         if self.choices is None:
             return self
         if len(self.choices) < 2 or len(set(self.choices)) < len(self.choices) or not all(map(str.strip, self.choices)):
-            raise ValueError("choices must be two or more, distinct, none blank; leave them out where it is free text")
+            raise ValueError("choices must be two or more, distinct, none blank; leave them out for free text")
         if self.answer not in self.choices:
-            raise ValueError(f"answer {self.answer!r} is none of the choices")
+            raise ValueError(f"answer {self.answer!r} is not one of the choices")
         return self
 
 
 def files_of(path: Path) -> list[Path]:
-    """The file itself, or those of a folder whose names end in one of SUFFIXES, by name. Raises NotFoundError."""
+    """The file itself; of a folder the files whose names end in one of SUFFIXES, sorted. Raises NotFoundError."""
     if not path.is_dir():
         return [path]
     if files := sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)):
@@ -51,11 +51,11 @@ def files_of(path: Path) -> list[Path]:
 
 
 def read_lines(path: Path, task: str) -> Iterator[Example]:
-    """Examples of a file, in order; content_hash is of prompt, choices and answer, so not of the split.
+    """The examples in a file, in order. content_hash covers prompt, choices and answer, but not the split.
 
-    A row that names no split is of the file's, where that is called train.jsonl or the like, else of train. In CSV,
-    choices are a JSON array, or texts with | between them; an empty cell is none. Raises NotFoundError, or RefusedError
-    naming the line and the field.
+    A row without a split gets the split that the file is named after (test.jsonl), otherwise train. In CSV, choices
+    are a JSON array or texts separated by |; an empty cell means no value. Raises NotFoundError, or RefusedError naming
+    the line and the field.
     """
     rows = _csv_rows if path.name.endswith((".csv", ".csv.gz")) else _json_rows
     stem = path.name.partition(".")[0]
@@ -65,7 +65,7 @@ def read_lines(path: Path, task: str) -> Iterator[Example]:
 
 
 def _text(path: Path) -> str:
-    """Of a file that may be packed, and may begin with a byte order mark."""
+    """The text of a file, which may be compressed with gzip and may begin with a byte order mark."""
     try:
         content = path.read_bytes()
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
@@ -93,12 +93,12 @@ def _csv_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     try:
         if lacking := [name for name in ("prompt", "answer") if name not in (reader.fieldnames or [])]:
             raise RefusedError(
-                f"{path}: its first line must name the columns, and names no {' and no '.join(lacking)}: write "
+                f"{path}: the first line must name the columns, and lacks {' and '.join(lacking)}: write "
                 "prompt,choices,answer,split"
             )
         for row in reader:
             if None in row or None in row.values():
-                raise RefusedError(f"{path}, line {reader.line_num}: has not as many cells as the first line")
+                raise RefusedError(f"{path}, line {reader.line_num}: the number of cells differs from the first line's")
             yield reader.line_num, {name: _cell(name, value) for name, value in row.items() if value}
     except csv.Error as error:
         raise RefusedError(f"{path}, line {reader.line_num}: not CSV: {error}") from None
@@ -112,7 +112,7 @@ def _cell(name: str, value: str) -> Any:
     try:
         return json.loads(value)
     except ValueError:
-        return value  # the field's check says that it is no list
+        return value  # the check of the field `choices` will refuse it, because it is no list
 
 
 def _example(row: dict[str, Any], place: str, source_ref: str) -> Example:

@@ -1,4 +1,4 @@
-"""The record of an example, as every reader of examples makes it and the database stores it."""
+"""The record of an example: every reader of examples returns it, and the database stores it."""
 
 import json
 from dataclasses import dataclass
@@ -9,23 +9,23 @@ HASH_VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One row of a dataset as the model sees it."""
+    """One row of a dataset, with its prompt as the model sees it."""
 
     split: str
     prompt: str
     choices: tuple[str, ...] | None
-    """None where the answer is free text."""
+    """The possible answers; None if the answer is free text."""
     answer: str
-    """The right choice's text, or the free text."""
+    """The text of the right choice, or the free text that is the right answer."""
     content_hash: bytes
-    """Sha256 of the fields that it was made of, as canonical JSON: the same row from the hub or from a folder."""
+    """Sha256 of the row's raw fields as canonical JSON, so that the same row has the same hash from any source."""
     source_ref: str
-    """task/split#row, rows counted from 0 in the dataset that was read."""
+    """Where the row came from: task/split#row, with rows counted from 0."""
     hash_version: int = HASH_VERSION
 
     @property
     def answer_index(self) -> int:
-        """Place of the answer among the choices, from 0."""
+        """Index of the answer among the choices, from 0."""
         return (self.choices or ()).index(self.answer)
 
 

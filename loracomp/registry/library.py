@@ -1,4 +1,4 @@
-"""Libraries: a folder of adapters and embedded examples -> the database."""
+"""Loads a library (a folder with adapters and embedded examples) into the database."""
 
 import hashlib
 from dataclasses import dataclass
@@ -26,21 +26,22 @@ from loracomp.registry.tasks import add_rows, add_task
 
 @dataclass(frozen=True, slots=True)
 class LoadedTask:
-    """What a library brought for a task."""
+    """What loading a library changed for one task."""
 
     task: str
     adapter: str
-    """added (and active now), unchanged, or missing (the library has none)."""
+    """added (and active now), unchanged, or missing (the library has no adapter for this task)."""
     examples_added: int
     embeddings_added: int
 
 
 def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: Settings) -> list[LoadedTask]:
-    """Bring a library into the database: tasks, adapters (active at once), examples. Run again, it changes nothing.
+    """Load a library's tasks, adapters and examples into the database, and activate its adapters.
 
-    Its base model and encoder are registered from the sources that it names, where the database has none. A task that
-    is there keeps its settings; an adapter that was retired since stays so. Raises RefusedError where the database's
-    encoder is not the library's, or a source gives other weights than the library was made for.
+    Loading a library again changes nothing. If the database lacks the library's base model or has no encoder, it is
+    registered from the source that the library names. An existing task keeps its settings, and an adapter that was
+    retired meanwhile stays retired. Raises RefusedError if the database has another encoder than the library's, or if a
+    source gives other weights than those that the library was made for.
     """
     manifest = files.read_manifest(folder)
     base_model = _registered_base_model(connection, manifest.base_model, settings)
@@ -58,7 +59,7 @@ def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: S
         vectors.append(new_vectors)
         counts.append((task, added, len(new_rows)))
     load_embeddings(connection, rows, np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32))
-    # Active once they can be retrieved.
+    # Activate adapters last, when their examples can be retrieved.
     return [
         LoadedTask(
             task,
@@ -71,7 +72,7 @@ def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: S
 
 
 def _registered_base_model(connection: Connection, part: BaseModelPart, settings: Settings) -> str:
-    """Name under which the library's base model is registered here; it is known by its weights."""
+    """The name of the library's base model in this database, found by fingerprint; registers it if it is missing."""
     with translated_errors():
         rows = connection.execute(QUERIES["list_base_models"]).fetchall()
     for row in rows:
@@ -141,7 +142,7 @@ def _add_examples(connection: Connection, task: str, examples: EmbeddedExamples)
 def _without_embedding(
     connection: Connection, task: str, examples: EmbeddedExamples
 ) -> tuple[list[dict[str, Any]], Vectors]:
-    """The examples whose embedding the database lacks, with the library's."""
+    """The examples that have no embedding in the database, and the library's embeddings of them, in the same order."""
     places = {content_hash.tobytes(): place for place, content_hash in enumerate(examples.content_hashes)}
     with translated_errors():
         values = {"task": task, "content_hashes": list(places)}

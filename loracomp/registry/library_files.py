@@ -1,4 +1,4 @@
-"""A library as a folder, to ship with a package or to hand on.
+"""Reads and writes a library: a folder of adapters and embedded examples, to ship with a package or to pass on.
 
 library.json                   base model, encoder, tasks
 adapters/<task>/               a PEFT folder, with training.json
@@ -33,7 +33,7 @@ class _Part(BaseModel):
 
 
 class BaseModelPart(_Part):
-    """The base model that the adapters belong to."""
+    """The base model that the adapters were trained for."""
 
     name: str
     source: str
@@ -42,7 +42,7 @@ class BaseModelPart(_Part):
 
 
 class EncoderPart(_Part):
-    """The encoder that made the embeddings, and what it was shown."""
+    """The encoder that made the embeddings, and the version of its input format."""
 
     name: str
     source: str
@@ -53,14 +53,14 @@ class EncoderPart(_Part):
 
 
 class TaskPart(_Part):
-    """A task, as the catalogue describes it."""
+    """A task's entry in library.json, copied from the catalogue."""
 
     family: str
     description: str
 
 
 class Manifest(_Part):
-    """What a library is made for, and what is in it."""
+    """The content of library.json: the library's base model, encoder and tasks."""
 
     base_model: BaseModelPart
     encoder: EncoderPart
@@ -69,7 +69,7 @@ class Manifest(_Part):
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedExamples:
-    """Train examples of a task without their text; the arrays belong together row by row."""
+    """Train examples of a task, without their text. Row i of each array belongs to example i."""
 
     source_refs: Sequence[str]
     content_hashes: npt.NDArray[np.uint8]
@@ -78,9 +78,9 @@ class EmbeddedExamples:
     encoder: str
     """Fingerprint of the encoder that embedded them."""
     input_version: int
-    """What it was shown (`loracomp.model.encoding`)."""
+    """Version of the encoder's input format (`loracomp.model.encoding`)."""
     input_digest: str
-    """Sha256 of the texts that were embedded."""
+    """Sha256 of all texts that were embedded, to notice that they changed."""
     embeddings: npt.NDArray[np.float32]
     """[n, dimensions], unit vectors."""
 
@@ -104,12 +104,12 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def adapter_folder(folder: Path, task: str) -> Path:
-    """Where a task's adapter is."""
+    """Path of a task's adapter in the library."""
     return folder / "adapters" / task
 
 
 def tasks_with_examples(folder: Path) -> list[str]:
-    """Tasks whose examples are in the folder."""
+    """Names of the tasks whose examples are in the library."""
     return sorted(path.stem for path in (folder / "examples").glob("*.safetensors"))
 
 
@@ -129,7 +129,7 @@ def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
                 encoder=about["encoder"],
                 input_version=about["input_version"],
                 input_digest=about["input_digest"],
-                # Float16 moves a unit vector's length by 1e-4.
+                # Rounding to float16 changes the length of a unit vector by up to 1e-4: make it 1 again.
                 embeddings=stored / np.linalg.norm(stored, axis=1, keepdims=True),
             )
     except (SafetensorError, KeyError, ValueError) as error:
@@ -141,15 +141,15 @@ def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
 def _check_shapes(path: Path, examples: EmbeddedExamples) -> None:
     count = len(examples.source_refs)
     if examples.content_hashes.shape != (count, 32) or len(examples.embeddings) != count:
-        raise RefusedError(f"{path}: source references, hashes and embeddings are not of the same number")
+        raise RefusedError(f"{path}: the numbers of source references, hashes and embeddings differ")
     if not np.isfinite(examples.embeddings).all():
         raise RefusedError(f"{path}: an embedding is NaN, infinite or zero")
 
 
 def write_examples_file(folder: Path, task: str, examples: Sequence[Example], encoder: Encoder) -> Path:
-    """Embed examples and write them without their text: float16, hashes, references. Returns the file.
+    """Embed examples and write their embeddings (float16), hashes and references, without text. Returns the file.
 
-    A file that holds just these, embedded by this encoder, stays as it is.
+    If the file already has exactly these examples, embedded by this encoder, it is not written again.
     """
     path = folder / "examples" / f"{task}.safetensors"
     shown = [(example.prompt, example.choices) for example in examples]
@@ -169,7 +169,7 @@ def write_examples_file(folder: Path, task: str, examples: Sequence[Example], en
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))  # one key: several come in any order
+    unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))  # one key, for the order of several is random
     return unfinished.replace(path)
 
 

@@ -1,4 +1,4 @@
-"""What adapters are worth on examples: asked here, found out by workers."""
+"""Asks workers to measure how much each adapter improves the answers to a task's examples."""
 
 from typing import Any
 
@@ -15,11 +15,12 @@ def measure_task(
     split: str = "train",
     base_model: str | None = None,
 ) -> dict[str, Any]:
-    """Insert the jobs that are missing, one an example; see `loracomp.measure_task` in docs/sql.md.
+    """Insert the missing measurement jobs of a task, one job for each example (`loracomp.measure_task` in docs/sql.md).
 
-    At most `rows` examples of the split (None: all), each under the adapters of the `adapters` nearest tasks. Returns
-    examples, learnt (those that the task's own adapter has learnt from, left out), adapters_measured, added. Raises
-    NotFoundError for an unknown task, without an active adapter, or where no example is left.
+    At most `rows` examples of the split are measured (None: all), each under the task's own adapter and those of the
+    nearest tasks, `adapters` in all. Returns examples, learnt (examples left out because the task's own adapter was
+    trained on them), adapters_measured and added (jobs). Raises NotFoundError for an unknown task, if no adapter is
+    active, or if no example is left.
     """
     values = {"task": task, "rows": rows, "adapters": adapters, "split": split, "base_model": base_model}
     with translated_errors():
@@ -29,6 +30,6 @@ def measure_task(
 
 
 def list_measurements(connection: Connection, task: str | None = None) -> list[dict[str, Any]]:
-    """A row a task and base model: examples measured, under how many adapters, jobs that wait, run and have failed."""
+    """One row for each task and base model: measured examples and adapters; jobs that wait, run or have failed."""
     with translated_errors():
         return connection.execute(QUERIES["list_measurements"], {"task": task}).fetchall()

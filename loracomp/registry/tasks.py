@@ -1,4 +1,4 @@
-"""Tasks and their examples."""
+"""Adds tasks, and imports their examples."""
 
 import random
 from collections import Counter
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class OtherSplit:
-    """A row that was left alone, for it stands in another split of its task."""
+    """A row that was not imported, because another split of its task already contains it."""
 
     source_ref: str
     split: str
@@ -29,17 +29,17 @@ class OtherSplit:
 
 @dataclass(frozen=True, slots=True)
 class ImportReport:
-    """What became of the rows of an import."""
+    """The outcome of an import: how many rows were added, changed or left out."""
 
     counts: Mapping[str, int]
-    """added, filled (a library's example got its text), changed (text), unchanged, other_split."""
+    """Rows by outcome: added, filled (a library's example got its text), changed (its text), unchanged, other_split."""
     other_split: Sequence[OtherSplit] = ()
 
 
 def add_task(
     connection: Connection, name: str, *, family: str = "other", description: str = "", reader_role: str | None = None
 ) -> bool:
-    """Add a task; False, and nothing changed, where the name is taken. Raises NotFoundError for an unknown role."""
+    """Add a task. Returns False and changes nothing if the name exists. Raises NotFoundError for an unknown role."""
     values = {"name": name, "family": family, "description": description, "reader_role": reader_role}
     with translated_errors():
         row = connection.execute(QUERIES["add_task"], values).fetchone()
@@ -48,10 +48,10 @@ def add_task(
 
 
 def import_examples(connection: Connection, task: str, examples: Iterable[Example]) -> ImportReport:
-    """Store examples in batches, each known by its content_hash, so that running it again changes nothing.
+    """Store a task's examples. The content_hash identifies each, so importing the same rows again changes nothing.
 
-    An example that a library shipped without its text gets it. Embeddings: `embeddings.embed_examples`.
-    Raises RefusedError naming the row that Postgres can't hold, NotFoundError for an unknown task.
+    An example that a library shipped without its text gets its text. `embeddings.embed_examples` embeds the examples
+    afterwards. Raises RefusedError naming a row that Postgres can't store, and NotFoundError for an unknown task.
     """
     rows = [_row(example) for example in examples]
     counts: Counter[str] = Counter()
@@ -66,13 +66,13 @@ def import_examples(connection: Connection, task: str, examples: Iterable[Exampl
 
 
 def add_rows(connection: Connection, task: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One call of loracomp.add_examples: for each row its outcome and the split that it stands in."""
+    """Call loracomp.add_examples once; returns for each row its outcome and the split in which it is stored."""
     with translated_errors():
         return connection.execute(QUERIES["add_examples"], {"task": task, "examples": Jsonb(rows)}).fetchall()
 
 
 def draw(rows: Iterable[T], limit: int | None, seed: int = 0) -> list[T]:
-    """All rows, or `limit` of them drawn at random by `seed`, in their order."""
+    """All rows, or `limit` rows drawn at random with `seed`; their order is kept."""
     listed = list(rows)
     if limit is None or limit >= len(listed):
         return listed
@@ -83,7 +83,7 @@ def draw(rows: Iterable[T], limit: int | None, seed: int = 0) -> list[T]:
 def _row(example: Example) -> dict[str, Any]:
     texts = (example.prompt, *(example.choices or ()), example.answer)
     if any("\0" in text or not _is_unicode(text) for text in texts):
-        raise RefusedError(f"row {example.source_ref}: holds a NUL character or half a surrogate pair; remove it")
+        raise RefusedError(f"row {example.source_ref}: contains a NUL character or half a surrogate pair; remove it")
     return {
         "split": example.split,
         "prompt": example.prompt,

@@ -126,7 +126,7 @@ def test_two_imports_at_once_store_each_row_once_and_say_so(database, tmp_path, 
     assert first.get("added", 0) + second.get("added", 0) == 40
     assert first.get("unchanged", 0) + second.get("unchanged", 0) == 40
     assert embedded + embedded_too == 40
-    assert "another import ran at the same time: it had embedded" in " ".join(capsys.readouterr().err.split())
+    assert "another import ran at the same time and embedded" in " ".join(capsys.readouterr().err.split())
     with db.connect(database) as connection:
         assert sum(row["embedding"] is not None for row in stored(connection)) == 40
 
@@ -201,7 +201,7 @@ def test_a_row_whose_prompt_is_worded_anew_is_embedded_again(connection, databas
         ('{"prompt": "a", "answer": "a", "choices": ["a"]}', "line 2: .*choices must be two or more"),
         ('{"prompt": "a", "answer": "a", "choices": ["a", "a"]}', "line 2: .*distinct"),
         ('{"prompt": "a", "answer": "a", "choices": ["a", " "]}', "line 2: .*none blank"),
-        ('{"prompt": "a", "answer": "c", "choices": ["a", "b"]}', "line 2: .*answer 'c' is none of the choices"),
+        ('{"prompt": "a", "answer": "c", "choices": ["a", "b"]}', "line 2: .*answer 'c' is not one of the choices"),
         ('{"prompt": "a", "answer": "a", "split": "dev"}', "line 2: split: .*'train', 'validation' or 'test'"),
         ('{"prompt": "a", "answer": "a", "label": 1}', "line 2: label: Extra inputs"),
     ],

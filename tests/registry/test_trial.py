@@ -75,7 +75,7 @@ def test_a_model_that_jobs_or_adapters_name_is_not_removed(run, connection, tmp_
     assert run("model", "remove", "first", "--force") == []
 
 
-NAMELESS = r'names no longest input.*"max_position_embeddings": 2048'
+NAMELESS = r'gives no context length.*"max_position_embeddings": 2048'
 
 
 def test_a_bloom_works_once_its_longest_input_is_known(run, tmp_path):
@@ -125,7 +125,7 @@ def write_not_finite(folder: Path) -> None:
     [
         (write_incomplete, r"lack 1 weights of LlamaForCausalLM, such as model\.layers\.1\.self_attn\.v_proj\.weight"),
         (write_without_tokenizer, "tokenizer"),
-        (write_too_few_embeddings, "has embeddings of 20 tokens, and its tokenizer numbers them up to"),
+        (write_too_few_embeddings, "has embeddings for 20 tokens, but its tokenizer's largest token id is"),
         (write_not_finite, "gives NaN or infinity"),
         (
             lambda folder: saved(folder, BertForMaskedLM(BertConfig(**SMALL, **BERT))),
@@ -133,7 +133,7 @@ def write_not_finite(folder: Path) -> None:
         ),
         (
             lambda folder: saved(folder, BertLMHeadModel(BertConfig(**SMALL, **BERT))),
-            "is no causal language model: what comes later",
+            "is no causal language model: later tokens",
         ),
         (
             lambda folder: saved(folder, T5ForConditionalGeneration(T5Config(vocab_size=80, d_model=32, num_layers=1))),

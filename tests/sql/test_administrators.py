@@ -252,10 +252,10 @@ def test_a_folders_files_say_which_split_they_are(tmp_path: Path):
 @pytest.mark.parametrize(
     ("name", "text", "says"),
     [
-        ("a.csv", "question,answer\na,b\n", "its first line must name the columns, and names no prompt"),
-        ("a.csv", "", "names no prompt and no answer"),
-        ("a.csv", "prompt,answer\na,b,c\n", "line 2: has not as many cells as the first line"),
-        ("a.csv", "prompt,answer\na\n", "line 2: has not as many cells as the first line"),
+        ("a.csv", "question,answer\na,b\n", "the first line must name the columns, and lacks prompt"),
+        ("a.csv", "", "lacks prompt and answer"),
+        ("a.csv", "prompt,answer\na,b,c\n", "line 2: the number of cells differs from the first line's"),
+        ("a.csv", "prompt,answer\na\n", "line 2: the number of cells differs from the first line's"),
         ("a.csv", 'prompt,answer\n"a,b\n', "line 1: not CSV: unexpected end"),
         ("a.csv", "prompt,choices,answer\na,[x,a\n", "line 2: choices: .*list"),
         ("a.csv", "prompt,label,answer\na,1,b\n", "line 2: label: Extra inputs"),
