@@ -1,4 +1,4 @@
-"""The command line. Errors are a sentence on stderr and an exit code (`loracomp.errors`), never a stack trace."""
+"""The command line. An error prints one sentence on stderr and sets the exit code (`loracomp.errors`)."""
 
 import sys
 from importlib.metadata import version
@@ -37,7 +37,7 @@ def _options(_: _Version = False) -> None:
 
 
 def main() -> None:
-    """Run the command line; the process's exit code is the error's."""
+    """Run the command line, and end the process with the exit code of the error, or 0."""
     wait_briefly()
     from loracomp.cli import commands
 

@@ -1,4 +1,4 @@
-"""See to it that jobs are answered: by workers that are there, or by one of this process; with a bar."""
+"""Waits until jobs are answered, with a progress bar; if no worker is running, starts one in this process."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +15,12 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
 
 LOOKS = 6
-"""For others at work, 0.3 s apart, before a worker is started here."""
+"""How often to look for running workers, every 0.3 s, before a worker is started in this process."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """Jobs of one kind that are not answered yet."""
+    """Numbers of jobs that are not answered yet."""
 
     base_model: str
     queued: int = 0
@@ -28,18 +28,18 @@ class Waiting:
 
     @property
     def left(self) -> int:
-        """Queued or running."""
+        """Number of jobs that are queued or running."""
         return self.queued + self.running
 
 
 Look = Callable[[Connection], Waiting | None]
-"""What waits now; None where nobody can answer it."""
+"""Counts the jobs that wait now; None if there are none that could be answered."""
 
 
 def see_to_answers(connection: Connection, settings: Settings, look: Look, total: int, doing: str) -> int:
-    """Wait until workers have answered what `look` finds, or answer it here; how many jobs of `total` are left.
+    """Wait until workers have answered the jobs that `look` counts, or answer them in this process.
 
-    `doing` stands before the bar.
+    `total` is the length of the progress bar and `doing` its title. Returns how many jobs are left.
     """
     waiting = look(connection)
     with _progress(settings, look, total, doing):
@@ -47,14 +47,14 @@ def see_to_answers(connection: Connection, settings: Settings, look: Look, total
             if not _others_answer(connection, look, waiting):
                 _work_here(settings.model_copy(update={"base_model": waiting.base_model}))
                 waiting = look(connection)
-                if waiting and waiting.queued:  # a worker leaves them only where it was told to stop
+                if waiting and waiting.queued:  # our worker leaves queued jobs only if it was told to stop
                     break
             waiting = look(connection)
     return waiting.left if waiting else 0
 
 
 def _others_answer(connection: Connection, look: Look, before: Waiting) -> bool:
-    """Whether workers are at it: an idle one gets a moment to notice."""
+    """Whether other workers answer the jobs; waits a moment, so that an idle worker can notice them."""
     for _ in range(LOOKS):
         if _somebody_works(connection, before.base_model):
             time.sleep(1)
@@ -66,7 +66,7 @@ def _others_answer(connection: Connection, look: Look, before: Waiting) -> bool:
 
 
 def _somebody_works(connection: Connection, base_model: str) -> bool:
-    """Whether a worker holds jobs of a base model."""
+    """Whether any worker is running jobs of this base model, with leases that have not expired."""
     with translated_errors():
         rows = connection.execute(QUERIES["queue_health"], {"base_model": base_model}).fetchall()
     return any(row["running"] > row["expired_leases"] for row in rows)
@@ -89,14 +89,14 @@ def _progress(settings: Settings, look: Look, total: int, doing: str) -> Iterato
         line = progress.add_task(doing, total=total)
 
         def show() -> None:
-            # A database that is away is the worker's business.
+            # Ignore an unreachable database here: the worker reports it.
             with suppress(psycopg.Error, LoracompError), connect(database_url(settings), vectors=False) as own:
                 waiting = look(own)
                 progress.update(line, completed=total - (waiting.left if waiting else 0))
 
         def follow() -> None:
             took = 0.0
-            while not over.wait(max(1, 20 * took)):  # counting the jobs of a large evaluation takes time itself
+            while not over.wait(max(1, 20 * took)):  # counting many jobs is slow: spend at most 5 % of the time on it
                 start = time.monotonic()
                 show()
                 took = time.monotonic() - start

@@ -1,4 +1,4 @@
-"""Every command, registered on the application."""
+"""Registers all commands on the application."""
 
 import typer
 
@@ -6,7 +6,7 @@ from loracomp.cli import database, demo, evaluation, jobs, operations, registry,
 
 
 def register(app: typer.Typer) -> None:
-    """Add the commands in the order in which a newcomer meets them."""
+    """Add all commands, in the order in which a new user needs them; `--help` shows that order."""
     app.command()(database.init)
     app.command()(demo.demo)
     app.command()(jobs.ask)

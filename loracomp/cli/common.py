@@ -1,4 +1,4 @@
-"""What every command shares: the database, tables for people, JSON for machines."""
+"""Helpers of all commands: open the database, print tables or JSON."""
 
 import json
 import re
@@ -19,17 +19,20 @@ from loracomp.database.embedded import database_url
 from loracomp.database.schema import check_revision
 
 console = Console()
-"""For results; progress and remarks go to `remarks`."""
+"""Prints results to stdout; progress and remarks go to `remarks`, on stderr."""
 remarks = Console(stderr=True)
 _OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""By terminals, in a text that may be anybody's: control characters, and what turns its direction."""
+"""Characters that a terminal acts on: control characters, and those that change the direction of text."""
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
 
 @contextmanager
 def open_database() -> Iterator[Connection]:
-    """An autocommit connection to the settings' database, at this release's schema; errors come in our words."""
+    """Open an autocommit connection to the configured database.
+
+    Raises SchemaMismatchError unless it has this release's schema. psycopg's errors become LoracompErrors.
+    """
     url = database_url(load_settings())
     check_revision(url)
     with translated_errors(), connect(url, application_name="loracomp") as connection:
@@ -38,21 +41,21 @@ def open_database() -> Iterator[Connection]:
 
 
 def _pass_on(notice: Diagnostic) -> None:
-    """Show people what the database warns of."""
+    """Print a warning that the database sent."""
     if notice.severity_nonlocalized == "WARNING":
         warn(": ".join(filter(None, [notice.message_primary, notice.message_hint])))
 
 
 def warn(sentence: str) -> None:
-    """Tell people on stderr what they may not have meant."""
+    """Print a warning on stderr."""
     remarks.print(harmless(f"warning: {sentence}"), markup=False, highlight=False, soft_wrap=True)
 
 
 def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, columns: Sequence[str] = ()) -> None:
-    """Print rows as a table, of the `columns` that people want where they are named, or whole as one JSON array.
+    """Print rows as a table of the named `columns` (default: all), or with all columns as a JSON array.
 
-    Into a pipe goes a line a row, with tabs between the columns. Where a table is wider than the terminal, each row is
-    printed by itself, a line a column.
+    If stdout is no terminal, each row is one line with tabs between the columns. If the table is wider than the
+    terminal, each column of each row is printed on its own line.
     """
     if as_json:
         emit_json(list(rows))
@@ -97,13 +100,13 @@ def _texts(value: object) -> list[str]:
 
 
 def emit_json(value: object) -> None:
-    """Print a value as JSON; what JSON has no type for (times, decimals) as text."""
+    """Print a value as JSON; types that JSON lacks (times, decimals) become text."""
     json.dump(value, sys.stdout, default=str, ensure_ascii=False, indent=2)
     sys.stdout.write("\n")
 
 
 def shown(value: object) -> str:
-    """A cell's text for people."""
+    """The text of a table's cell, with rich markup."""
     match value:
         case None:
             return "[dim]-[/dim]"
@@ -116,5 +119,5 @@ def shown(value: object) -> str:
 
 
 def harmless(text: str) -> str:
-    """The text with a mark for each character that a terminal would obey; line ends stay."""
+    """The text with each character that a terminal would act on replaced by �; line ends stay."""
     return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text)

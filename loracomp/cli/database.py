@@ -15,10 +15,12 @@ db_app = typer.Typer(help="The embedded Postgres.", no_args_is_help=True)
 
 
 def init(
-    again: Annotated[bool, typer.Option("--again", help="Make functions, views and grants anew in any case.")] = False,
+    again: Annotated[
+        bool, typer.Option("--again", help="Create functions, views and grants again, even if unchanged.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring the database to this release: extension, roles, tables, functions, views, grants. Safe to run again."""
+    """Install or upgrade the database: extension, roles, tables, functions, views, grants. Safe to run again."""
     done = schema.initialize(embedded.database_url(load_settings()), again=again)
     if as_json:
         emit_json({"done": done})
@@ -28,7 +30,7 @@ def init(
 
 @db_app.command()
 def start(as_json: AsJson = False) -> None:
-    """Start it; it goes on until `loracomp db stop`. Prints its URL."""
+    """Start the embedded server and print its URL. It runs until `loracomp db stop`."""
     url = embedded.start(embedded.data_folder(load_settings()))
     if as_json:
         emit_json({"url": url})
@@ -38,7 +40,7 @@ def start(as_json: AsJson = False) -> None:
 
 @db_app.command()
 def stop(as_json: AsJson = False) -> None:
-    """Stop it; its data stays."""
+    """Stop the embedded server; its data is kept."""
     stopped = embedded.stop(embedded.data_folder(load_settings()))
     if as_json:
         emit_json({"stopped": stopped})
@@ -51,7 +53,7 @@ def reset(
     yes: Annotated[bool, typer.Option("--yes", help="Don't ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete the embedded database with everything in it: jobs, answers, adapters. Asks first."""
+    """Delete the embedded database and all data in it: jobs, answers, adapters. Asks first."""
     folder = embedded.data_folder(load_settings()).expanduser().resolve()
     if folder.exists() and not yes:
         typer.confirm(f"Delete the database in {folder} with everything in it?", abort=True, err=True)
@@ -64,7 +66,7 @@ def reset(
 
 @db_app.command()
 def status(as_json: AsJson = False) -> None:
-    """Whether it runs, and where its data is. Exits with 3 where it does not run."""
+    """Show whether the embedded server runs, and where its data is. Exits with 3 if it does not run."""
     folder = embedded.data_folder(load_settings())
     running = embedded.is_running(folder)
     if as_json:
@@ -77,15 +79,18 @@ def status(as_json: AsJson = False) -> None:
 
 @db_app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def psql(arguments: Annotated[list[str] | None, typer.Argument(help="Passed on to psql.")] = None) -> None:
-    """Open psql on the database, or run `loracomp db psql -c "..."`. Its own options hold, such as -U ROLE."""
+    """Open psql on the database. All options of psql may be given, such as -c "SELECT ..." or -U ROLE."""
     environment = _for_psql(embedded.database_url(load_settings()))
     program = str(embedded.psql_path())
-    os.execve(program, [program, *(arguments or [])], environment)  # noqa: S606  psql takes this process's place
+    os.execve(program, [program, *(arguments or [])], environment)  # noqa: S606  psql replaces this process
 
 
 def _for_psql(url: str) -> dict[str, str]:
-    """The URL as libpq's variables: psql's options go before them, and others see no password among its arguments."""
+    """The environment with the URL as libpq's variables (PGHOST, ...).
+
+    Unlike a URL among the arguments, variables let psql's own options win, and other users can't see the password.
+    """
     variables = {option.keyword.decode(): option.envvar.decode() for option in Conninfo.get_defaults() if option.envvar}
     named = {variables[key]: str(value) for key, value in conninfo_to_dict(url).items() if key in variables}
-    # Like an option, a service goes before the variables; one that the URL does not name must not.
+    # PGSERVICE would win over the other variables, so it is removed unless the URL names a service.
     return {key: value for key, value in os.environ.items() if key != "PGSERVICE"} | named

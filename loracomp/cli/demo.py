@@ -1,4 +1,4 @@
-"""The first run: an embedded Postgres, the shipped library, and prompts written for it."""
+"""`loracomp demo`: answers example prompts on an embedded Postgres, with the shipped library."""
 
 from importlib.resources import files
 from typing import Any
@@ -26,7 +26,7 @@ COLUMNS: dict[str, Any] = {
 
 
 def demo(as_json: AsJson = False) -> None:
-    """Answer a dozen prompts with the shipped library and print answers, mixes and nearest examples."""
+    """Answer fifteen example prompts with the shipped library; print answers, adapters' weights, nearest examples."""
     settings = load_settings()
     with remarks.status("starting Postgres"):
         schema.initialize(database_url(settings))
@@ -34,7 +34,7 @@ def demo(as_json: AsJson = False) -> None:
         _load_library(connection, settings)
         ids = [_insert(connection, job) for job in demo_jobs()]
         _answer(settings, len(ids))
-        # Whoever looks into bi next would find half of it empty.
+        # Refresh the reports, because otherwise a new user would find half of the views in bi empty.
         connection.execute(QUERIES["refresh_reports"], {"older_than": "0"})
         rows = connection.execute(QUERIES["job_results"], {"ids": ids}).fetchall()
     if as_json:
@@ -44,7 +44,7 @@ def demo(as_json: AsJson = False) -> None:
 
 
 def demo_jobs() -> list[dict[str, Any]]:
-    """The demo's jobs: columns of loracomp.job."""
+    """The demo's jobs, as columns of loracomp.job."""
     found: list[dict[str, Any]] = yaml.safe_load(files("loracomp.cli").joinpath("demo.yaml").read_text())
     return [COLUMNS | job for job in found]
 
@@ -112,7 +112,7 @@ def _cells(row: dict[str, Any]) -> list[str | Text]:
 
 
 def _work(timings: dict[str, float]) -> float:
-    """Milliseconds of all steps, the wait for the model left out."""
+    """Milliseconds of all steps together, without the wait for the model (`ready`)."""
     return sum(milliseconds for step, milliseconds in timings.items() if step != "ready")
 
 
@@ -128,6 +128,6 @@ def _near(row: dict[str, Any]) -> str:
 
 
 def _shortened(prompt: str, width: int = 110) -> str:
-    """A prompt without its template's last line; the end of a long one says what is asked, so its middle goes."""
+    """A prompt without its last line 'Answer:'. A long one loses its middle, because its end contains the question."""
     text = " ".join(prompt.removesuffix("\nAnswer:").split())
     return text if len(text) <= width else f"{text[: width // 2]} … {text[-width // 2 :]}"

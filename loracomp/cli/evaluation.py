@@ -1,4 +1,4 @@
-"""`loracomp evaluate`: start an evaluation, see to it that it is answered, print what came out."""
+"""`loracomp evaluate`: starts an evaluation, waits until its jobs are answered, and prints the results."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,23 +15,23 @@ from loracomp.lab import evaluation
 
 
 def evaluate(
-    name: Annotated[str, typer.Argument(help="The evaluation. Without --tasks, one that was started goes on.")],
+    name: Annotated[str, typer.Argument(help="Name of the evaluation. Without --tasks, continue an existing one.")],
     *,
     tasks: Annotated[str | None, typer.Option(help="Tasks, such as piqa,rte.")] = None,
     policies: Annotated[str | None, typer.Option(help="Policies, such as base,own_task,default.")] = None,
-    split: Annotated[str, typer.Option(help="Whose rows are asked.")] = "validation",
-    rows: Annotated[int | None, typer.Option(min=1, help="Rows a task at most. Defaults to all.")] = None,
+    split: Annotated[str, typer.Option(help="Split whose rows become jobs.")] = "validation",
+    rows: Annotated[int | None, typer.Option(min=1, help="Most rows for each task. Defaults to all.")] = None,
     exclude_own: Annotated[
-        bool, typer.Option("--exclude-own", help="Keep each row's own task, and adapters that have seen it, out.")
+        bool, typer.Option("--exclude-own", help="Don't use a row's own task, nor adapters that were trained on it.")
     ] = False,
-    route_only: Annotated[bool, typer.Option("--route-only", help="Ask for weights alone.")] = False,
-    seed: Annotated[int, typer.Option(help="Of the rows drawn.")] = 0,
+    route_only: Annotated[bool, typer.Option("--route-only", help="Compute only routing weights.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed by which rows are drawn.")] = 0,
     base_model: Annotated[str | None, typer.Option(help="Defaults to the database's default.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/validation.jsonl, to import first.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="File for a line a job, without texts.")] = None,
+    csv: Annotated[Path | None, typer.Option(help="CSV file to write: one line for each job, without texts.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Ask rows of tasks under policies, the same rows for all, and compare. Safe to stop and run again: it goes on."""
+    """Answer the same rows of tasks under several policies and compare. Can be stopped and run again: it continues."""
     if (tasks is None) != (policies is None):
         raise UsageError("--tasks and --policies go together; leave both out to go on with an evaluation")
     settings = load_settings()
@@ -51,7 +51,9 @@ def evaluate(
                 base_model=base_model or settings.base_model,
                 seed=seed,
             )
-            _remark(f"{sum(row['added'] for row in started)} jobs added of {sum(row['jobs'] for row in started)} asked")
+            _remark(
+                f"{sum(row['added'] for row in started)} of {sum(row['jobs'] for row in started)} jobs were added now"
+            )
         left = _answer(connection, name, settings)
         _show(connection, name, csv, as_json)
     if left:
@@ -70,7 +72,7 @@ def _import(connection: Connection, tasks: list[str], split: str, data: str | No
 
 
 def _answer(connection: Connection, name: str, settings: Settings) -> int:
-    """See to it that workers answer; how many jobs are left."""
+    """Wait until the evaluation's jobs are answered, here or by other workers; returns how many are left."""
 
     def look(connection: Connection) -> Waiting | None:
         state = evaluation.show_evaluation(connection, name)

@@ -1,4 +1,4 @@
-"""What an evaluation came to, as tables for people."""
+"""Prints the results of an evaluation as tables."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from loracomp.lab.evaluation import REFERENCES, Rows
 
 
 def print_results(console: Console, state: dict[str, Any], results: dict[str, Rows]) -> None:
-    """Accuracy of each policy by task, family and in all; its differences from REFERENCES; how it routed."""
+    """Print each policy's accuracy by task, by family and overall, its difference from REFERENCES, and its routing."""
     for table in (_accuracy(results["accuracy"]), _pairs(results["pairs"]), _routing(results["routing"])):
         if table.row_count:
             console.print(table)

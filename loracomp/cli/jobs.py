@@ -1,4 +1,4 @@
-"""Commands about jobs: ask, explain, worker."""
+"""Commands about jobs: ask, explain, replay, worker."""
 
 import time
 from collections import Counter
@@ -19,25 +19,25 @@ from loracomp.database.queries import QUERIES
 from loracomp.database.schema import check_revision
 from loracomp.errors import JobError, LoracompError, NotFoundError, UsageError
 
-if TYPE_CHECKING:  # at run time it would load torch
+if TYPE_CHECKING:  # at run time this import would load torch
     from loracomp.replay import Replay
 
 ENDED = ("succeeded", "failed", "cancelled")
 
 
 def ask(
-    prompt: Annotated[str, typer.Argument(help="The text.")],
+    prompt: Annotated[str, typer.Argument(help="Text for the model to answer.")],
     *,
     choice: Annotated[list[str] | None, typer.Option(help="A possible answer; give two or more, or none.")] = None,
-    max_new_tokens: Annotated[int | None, typer.Option(help="Tokens to generate, where there are no choices.")] = None,
-    stop: Annotated[list[str] | None, typer.Option(help="A text that ends the generation.")] = None,
-    temperature: Annotated[float, typer.Option(help="Of generated text; 0: the most likely token each time.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Draw from the fewest tokens whose probability reaches this.")] = 1.0,
-    seed: Annotated[int | None, typer.Option(help="What text is drawn by; the job's number unless given.")] = None,
-    policy: Annotated[str, typer.Option(help="Settings of routing and merging.")] = "default",
-    exclude_task: Annotated[list[str] | None, typer.Option(help="A task not to use.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Most tokens to generate, without choices.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="A text at which generation ends.")] = None,
+    temperature: Annotated[float, typer.Option(help="For generated text; 0: the most likely token each time.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens whose probability reaches this.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Seed of sampled text. Defaults to the job's number.")] = None,
+    policy: Annotated[str, typer.Option(help="Name of the policy (settings of routing and merging).")] = "default",
+    exclude_task: Annotated[list[str] | None, typer.Option(help="A task whose adapter must not be used.")] = None,
     patience: Annotated[
-        float, typer.Option(help="Seconds to wait for a running worker before answering here, where the login may.")
+        float, typer.Option(help="Seconds to wait for a worker before this process answers, if the login may work.")
     ] = 1.0,
     as_json: AsJson = False,
 ) -> None:
@@ -64,11 +64,11 @@ def ask(
 
 @contextmanager
 def _said_where_it_waits(job: int) -> Iterator[None]:
-    """Whatever keeps this process from answering, the job is in the queue: say so, so that nobody submits it again."""
+    """If this process ends before the job is answered, print that it is still queued, so that nobody sends it again."""
     try:
         yield
     except (LoracompError, KeyboardInterrupt):
-        remarks.print(f"job {job} waits for a worker; loracomp explain {job} tells what became of it")
+        remarks.print(f"job {job} waits for a worker; `loracomp explain {job}` shows how it ended")
         raise
 
 
@@ -79,9 +79,9 @@ def _submit(connection: Connection, columns: dict[str, Any]) -> int:
 
 
 def refuse_nul(*texts: str) -> None:
-    """Postgres keeps no NUL byte in a text, nor what is not Unicode; say so before it is asked. Raises UsageError."""
+    """Raise UsageError if a text contains a NUL byte or invalid Unicode, which Postgres can't store."""
     if any("\0" in text for text in texts):
-        raise UsageError("prompt or choices hold a NUL byte, which Postgres cannot store: remove it")
+        raise UsageError("prompt or choices contain a NUL byte, which Postgres cannot store: remove it")
     if any("\ud800" <= character <= "\udfff" for text in texts for character in text):
         raise UsageError("prompt or choices are not valid UTF-8: send them in that encoding")
 
@@ -94,7 +94,7 @@ def _job(connection: Connection, job: int) -> dict[str, Any]:
 
 
 def _wait(connection: Connection, job: int, patience: float | None) -> bool:
-    """Whether the job ended; a job that some worker has taken is waited for to its end."""
+    """Wait until the job has ended. Returns False if no worker has claimed it within `patience` seconds."""
     start = time.monotonic()
     while (status := _look(connection, job)) not in ENDED:
         if status == "queued" and patience is not None and time.monotonic() - start > patience:
@@ -103,14 +103,14 @@ def _wait(connection: Connection, job: int, patience: float | None) -> bool:
 
 
 def _look(connection: Connection, job: int) -> str:
-    """The job's status, as soon as it has ended or half a second has passed."""
+    """Wait until the job has ended, for at most half a second, and return its status."""
     row = connection.execute(QUERIES["wait_for_job"], {"id": job, "timeout": timedelta(seconds=0.5)}).fetchone()
     assert row is not None
     return str(row["status"])
 
 
 def _answer_or_wait(connection: Connection, job: int) -> None:
-    """Answer it in this process where the login may do so, as a submitter's may not; else wait on for a worker."""
+    """Answer the job in this process if the login may run a worker (submitters may not); otherwise wait."""
     row = connection.execute(QUERIES["may_work"]).fetchone()
     assert row is not None
     if row["may"]:
@@ -121,7 +121,7 @@ def _answer_or_wait(connection: Connection, job: int) -> None:
 
 
 def _answer_here(connection: Connection, job: int) -> None:
-    """Run a worker until this job has ended; what else is due and claimed with it is answered too."""
+    """Run a worker until this job has ended; the worker also answers other jobs that it claims."""
     from loracomp.worker.start import open_worker
 
     with remarks.status(f"no worker took job {job}: loading the models to answer it here"):
@@ -152,7 +152,7 @@ def _explanation(connection: Connection, job: int) -> str:
 
 
 def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_json: AsJson = False) -> None:
-    """Say in words how a job was answered: examples, tasks, weights, adapters, scores, timings."""
+    """Explain in words how a job was answered: examples, tasks, weights, adapters, scores, timings."""
     with open_database() as connection:
         row = _job(connection, job)
         if as_json:
@@ -164,12 +164,12 @@ def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_j
 def replay(
     job: Annotated[int | None, typer.Argument(help="Number of the job.")] = None,
     *,
-    all_since: Annotated[datetime | None, typer.Option(help="A sample of the jobs answered since then.")] = None,
-    sample: Annotated[int, typer.Option(help="Jobs in it, drawn at random.", min=1)] = 20,
+    all_since: Annotated[datetime | None, typer.Option(help="Replay a sample of the jobs answered since then.")] = None,
+    sample: Annotated[int, typer.Option(help="Size of the random sample for --all-since.", min=1)] = 20,
     tolerance: Annotated[
         float | None,
         typer.Option(
-            help="Nats by which scores may differ and still be equal; 0.05, or 0.25 in 16 bits, unless given."
+            help="Largest difference in nats at which scores count as equal. Defaults to 0.05, or 0.25 in 16 bits."
         ),
     ] = None,
     as_json: AsJson = False,
@@ -213,10 +213,10 @@ def _show_replays(results: "list[Replay]") -> None:
 
 
 def worker(
-    drain: Annotated[bool, typer.Option("--drain", help="Stop when nothing is due.")] = False,
-    batch_size: Annotated[int | None, typer.Option(help="Jobs claimed at once.", min=1, max=1024)] = None,
+    drain: Annotated[bool, typer.Option("--drain", help="End when no job is due any more.")] = False,
+    batch_size: Annotated[int | None, typer.Option(help="Most jobs claimed at once.", min=1, max=1024)] = None,
     metrics_port: Annotated[
-        int | None, typer.Option(help="Port of /metrics and /ready; 0: any free one.", min=0, max=65535)
+        int | None, typer.Option(help="Port of /metrics and /ready; 0: any free port.", min=0, max=65535)
     ] = None,
 ) -> None:
     """Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables."""

@@ -1,4 +1,4 @@
-"""Commands for whoever keeps it running: workers, doctor, refresh."""
+"""Commands for operators: workers, doctor, refresh."""
 
 from datetime import timedelta
 from typing import Annotated
@@ -16,7 +16,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 
 def workers(as_json: AsJson = False) -> None:
-    """Who is alive, doing what. Workers that were silent for a day are left out."""
+    """List the workers and what each is doing. Workers without a report for a day are left out."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["worker_status"]).fetchall()
     columns = ("worker", "status", "base_model", "device", "running", "succeeded", "failed", "seen_s", "code_version")
@@ -27,7 +27,7 @@ def doctor(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check server, schema, roles, registry and queue. Exits with 1 where something fails."""
+    """Check server, schema, roles, registry and queue. Exits with 1 if a check fails."""
     settings = load_settings()
     findings = examine(embedded.database_url(settings), settings)
     if as_json:
@@ -59,10 +59,10 @@ def _print_table(findings: list[Finding]) -> None:
 
 
 def refresh(
-    older_than: Annotated[float, typer.Option(help="Only those whose numbers are older than so many minutes.")] = 0.0,
+    older_than: Annotated[float, typer.Option(help="Refresh only reports older than this many minutes.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Refresh the materialized reports of bi; they can be read meanwhile."""
+    """Refresh the materialized reports of schema bi. They can be read while this runs."""
     with open_database() as connection:
         arguments = {"older_than": timedelta(minutes=older_than)}
         rows = connection.execute(QUERIES["refresh_reports"], arguments).fetchall()

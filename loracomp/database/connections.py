@@ -1,4 +1,4 @@
-"""Connections, and psycopg's errors in our own words."""
+"""Opens connections, and translates psycopg's errors into loracomp's."""
 
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
@@ -31,17 +31,20 @@ T = TypeVar("T")
 
 
 class _Impatient(psycopg.Connection[T]):
-    """Raises OperationalError where a statement gets no answer in time: what lies between may swallow packets."""
+    """A connection whose statements raise OperationalError after `answer_s` seconds without an answer.
+
+    Without it, a statement would wait for ever if the network silently drops packets.
+    """
 
     answer_s: float = float("inf")
 
     def wait(self, gen: Generator[Any, Any, Any], *args: Any, **kwargs: Any) -> Any:
-        """As psycopg's; every statement goes through here."""
+        """Like psycopg's method, through which every statement goes, but with the time limit."""
         return super().wait(_within(gen, self.answer_s), *args, **kwargs)
 
 
 def _within(gen: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, T]:
-    """The same generator, which psycopg resumes several times a second; it raises when the time is over."""
+    """Wrap a generator of psycopg's, which it resumes several times a second, so that it raises after `seconds`."""
     deadline = monotonic() + seconds
     ready = None
     while True:
@@ -57,12 +60,12 @@ def _within(gen: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, 
 def connect(
     url: str, *, application_name: str = "loracomp", vectors: bool = True, answer_s: float = float("inf")
 ) -> Connection:
-    """Open an autocommit connection whose rows are dicts; with `vectors`, pgvector's types are known to it.
+    """Open an autocommit connection that returns rows as dicts and, with `vectors`, pgvector's types as arrays.
 
-    It keeps nothing in the session, so that a pooler may change the server's end with each transaction: no statement is
-    prepared, for what we send are calls, and functions keep their plans.
-    A statement that takes longer than `answer_s` seconds raises psycopg.OperationalError, and the connection is of no
-    use then. Raises DatabaseUnavailableError where the server can't be reached or has no pgvector, UsageError where
+    It keeps no state in the session, so that it works through a pooler in transaction mode. Statements are not
+    prepared: they only call SQL functions, and Postgres caches the plans inside those.
+    A statement that gets no answer for `answer_s` seconds raises psycopg.OperationalError; the connection can't be used
+    afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError if
     `url` can't be read.
     """
     with translated_errors():
@@ -87,9 +90,9 @@ def connect(
 
 
 def know_traces(connection: Connection) -> None:
-    """Let a connection pass `Trace` on as the bytes that it came as; once for each connection.
+    """Make a connection load and send `Trace` as unchanged bytes. Call it once for each connection.
 
-    Raises SchemaMismatchError where the database has no traces of this release.
+    Raises SchemaMismatchError if the database lacks the type loracomp.route_trace.
     """
     if connection.adapters.types.get("route_trace") is not None:
         return
@@ -116,14 +119,14 @@ class _TraceDumper(Dumper):
 
 
 def with_defaults(url: str) -> str:
-    """Unless the URL says otherwise: give up connecting after 10 s, notice within a minute that the server is gone."""
+    """The URL with default timeouts: connecting may take 10 s, and a vanished server is noticed within a minute."""
     defaults = {"connect_timeout": 10, "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}
     return make_conninfo("", **{**defaults, **conninfo_to_dict(libpq_form(url))})
 
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Turn what psycopg raises into the LoracompError that tells the caller what to do."""
+    """Within this context, psycopg's exceptions become the LoracompError that tells the caller what to do."""
     try:
         yield
     except psycopg.Error as error:
@@ -131,13 +134,13 @@ def translated_errors() -> Iterator[None]:
 
 
 def storable(text: str) -> str:
-    """As Postgres stores it, which has neither NUL nor half of a surrogate pair: those are spelled out, as in \\0."""
+    """The text with NUL characters and half surrogate pairs, which Postgres can't store, written as in \\0."""
     return text.encode(errors="backslashreplace").decode().replace("\0", "\\0")
 
 
 _Kind: TypeAlias = type[psycopg.Error] | tuple[type[psycopg.Error], ...]
 
-# The first that fits; {} is the server's own sentence.
+# The first entry whose exception matches is used; {} stands for the server's message.
 _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
     (pg.NoDataFound, NotFoundError, "{}"),
     ((pg.IntegrityError, pg.RaiseException, pg.ConfigurationLimitExceeded), RefusedError, "{}"),
@@ -152,7 +155,7 @@ _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
 
 
 def translate(error: psycopg.Error) -> LoracompError:
-    """Name the constraint, the missing object or the unreachable server, and the way out."""
+    """The LoracompError for an error of psycopg's; its message has the violated constraint and the server's hint."""
     constraint = (error.diag.constraint_name or "").replace("_", " ")
     message = (error.diag.message_primary or str(error)).strip()
     sentence = ": ".join(filter(None, [constraint, message, error.diag.message_hint]))

@@ -1,4 +1,4 @@
-"""What an administrator should know before trusting a database: findings with a status, and what to do."""
+"""Checks a database and its server for `loracomp doctor`: each finding has a status and says what to do."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -12,14 +12,14 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import SchemaMismatchError
 
 Finding = dict[str, str]
-"""check_name, status (ok, warn or fail), detail."""
+"""A dict with check_name, status (ok, warn or fail) and detail."""
 
 OLDEST_TESTED = 16
 SKEW_S = 2.0
 
 
 def examine(url: str, settings: Settings) -> list[Finding]:
-    """All findings; where the schema is not this release's, that one alone. Raises DatabaseUnavailableError."""
+    """All findings; only the first if the schema is not this release's. Raises DatabaseUnavailableError."""
     try:
         schema.check_revision(url)
     except SchemaMismatchError as error:
@@ -35,16 +35,16 @@ def examine(url: str, settings: Settings) -> list[Finding]:
 
 
 def finding(check: str, status: str, detail: str) -> Finding:
-    """One line of the report."""
+    """One finding of the report."""
     return {"check_name": check, "status": status, "detail": detail}
 
 
 def server_finding(version: int) -> Finding:
-    """Whether the server's release of PostgreSQL, as libpq numbers it (170011), is tested."""
+    """Whether loracomp is tested with the server's PostgreSQL version, given as libpq's number (170011)."""
     major, minor = divmod(version, 10_000)
     name = f"PostgreSQL {major}.{minor}"
     if major < OLDEST_TESTED:
-        return finding("server", "warn", f"{name}: {OLDEST_TESTED} or newer is tested; upgrade it")
+        return finding("server", "warn", f"{name} is older than {OLDEST_TESTED}, the oldest tested: upgrade the server")
     return finding("server", "ok", name)
 
 
@@ -59,13 +59,13 @@ def _clock(connection: Connection) -> Finding:
     row = connection.execute(QUERIES["server_clock"]).fetchone()
     after = datetime.now(UTC)
     assert row is not None
-    # The server read its clock somewhere between.
+    # The server read its clock between `before` and `after`.
     skew = max((before - row["now"]).total_seconds(), (row["now"] - after).total_seconds(), 0.0)
     if skew > SKEW_S:
         return finding(
             "clock",
             "warn",
-            f"this machine's is {skew:.0f} s off the server's, which alone counts: mind run_at; use NTP",
+            f"this machine's clock differs by {skew:.0f} s from the server's, which decides about run_at: use NTP",
         )
     return finding("clock", "ok", f"within {SKEW_S:g} s of the server's")
 
@@ -75,7 +75,7 @@ def _pooler(url: str, connection: Connection, settings: Settings) -> Finding:
     assert row is not None
     if row["pid"] == connection.info.backend_pid:
         return finding("pooler", "ok", "none between here and the server")
-    # A pooler invents the number that a client may cancel by.
+    # A pooler reports its own number as backend_pid, which differs from the server process's.
     try:
         shared = next(_servers_of_another(url)) == row["pid"]
     except psycopg.errors.ProtocolViolation:
@@ -83,12 +83,12 @@ def _pooler(url: str, connection: Connection, settings: Settings) -> Finding:
     if not shared:
         return finding("pooler", "ok", "in session mode")
     if settings.listen:
-        return finding("pooler", "warn", "in transaction mode, where hints don't arrive: LORACOMP_LISTEN=false")
+        return finding("pooler", "warn", "in transaction mode, where NOTIFY doesn't arrive: set LORACOMP_LISTEN=false")
     return finding("pooler", "ok", "in transaction mode; workers poll")
 
 
 def _servers_of_another(url: str) -> Iterator[int]:
-    """The server process behind another connection, in a transaction, while the first is idle."""
+    """The process id of the server behind a second connection, inside a transaction, while the first one is idle."""
     with connect(url, application_name="loracomp doctor", vectors=False) as other, other.transaction():
         row = other.execute(QUERIES["server_clock"]).fetchone()
         assert row is not None

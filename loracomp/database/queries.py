@@ -1,4 +1,4 @@
-"""The named statements of queries.sql: every statement that Python sends, COPY apart."""
+"""Loads the named statements of queries.sql: all statements that Python sends, except COPY."""
 
 import re
 from pathlib import Path
@@ -11,4 +11,4 @@ def _load() -> dict[str, str]:
 
 
 QUERIES = _load()
-"""Name -> statement, with psycopg's %(name)s placeholders."""
+"""Maps a name to its statement, with psycopg's %(name)s placeholders."""

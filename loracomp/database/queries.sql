@@ -1,10 +1,10 @@
--- Every statement that Python sends, COPY apart; placeholders are psycopg's. A block calls the SQL function of its name.
+-- All statements that Python sends, except COPY, with psycopg's placeholders. Each calls the SQL function of its name.
 
 -- name: ping
 SELECT 1
 
 -- name: set_statement_timeout
--- Until the transaction ends.
+-- It is in force until the transaction ends.
 SELECT set_config('statement_timeout', %(timeout)s, true)
 
 -- name: server_clock
@@ -48,7 +48,7 @@ SELECT * FROM loracomp.show_encoder()
 SELECT loracomp.embedding_dimensions() AS dimensions
 
 -- name: resize_embeddings
--- A new type comes with its own storage, which would keep vectors apart from their rows.
+-- PLAIN again, because a change of type resets the storage, and the default stores vectors outside their rows.
 ALTER TABLE loracomp.example_embedding
     ALTER COLUMN embedding TYPE vector(%(dimensions)s), ALTER COLUMN embedding SET STORAGE PLAIN
 
@@ -88,7 +88,7 @@ SELECT * FROM loracomp.unembedded_examples(task => %(task)s, max_examples => %(m
 SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(content_hashes)s)
 
 -- name: add_embeddings
--- Vectors travel in binary, as for route_jobs.
+-- Vectors are sent in binary (%b), as for route_jobs.
 SELECT loracomp.add_embeddings(
     example_ids => %(example_ids)s::bigint[], embeddings => %(embeddings)b::vector[]
 ) AS added

@@ -1,4 +1,4 @@
-"""Route: unit vectors -> which adapters fit each job, and with what weights. SQL decides; this only asks."""
+"""The route step: asks the database which adapters fit each job's vector, and with what weights. SQL decides."""
 
 from collections.abc import Sequence
 
@@ -17,11 +17,12 @@ def route(
     encoder: str,
     input_version: int,
 ) -> list[Routed]:
-    """What is decided for a batch, in its order, from one snapshot; a job that was purged meanwhile has none.
+    """Route a batch of jobs in one snapshot; the result is in the order of `jobs`, without jobs purged meanwhile.
 
-    `embeddings` [len(jobs), dimensions] as `pipeline.encode` returns them; `encoder` is the fingerprint of the one
-    that made them, `input_version` its own; the connection knows pgvector's types. Raises SchemaMismatchError where the
-    database has another encoder by now, UsageError where vectors are not as long as the database's.
+    `embeddings` [len(jobs), dimensions] are the vectors from `pipeline.encode`; `encoder` and `input_version` are the
+    fingerprint and input version of the encoder that made them. The connection must know pgvector's types. Raises
+    SchemaMismatchError if the database has another encoder now, and UsageError if the vectors have another length than
+    the database's.
     """
     if not jobs:
         return []

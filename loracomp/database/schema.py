@@ -1,4 +1,4 @@
-"""The schema as a whole: roles, extension, migrations and sql/, and whether a database is at this release's."""
+"""Installs and upgrades the schema (roles, extension, migrations, sql/), and checks a database's schema version."""
 
 import logging
 import time
@@ -21,21 +21,21 @@ from loracomp.database.tables import SCHEMA
 from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError
 
 _PGVECTOR = "SELECT extversion, extnamespace::regnamespace::text AS place FROM pg_extension WHERE extname = 'vector'"
-# A table that only schemas of before the first release have.
+# A table that exists only in schemas older than the first release.
 _FROM_BEFORE = "SELECT to_regclass('loracomp.adapter_weights') IS NOT NULL"
-_FIRST_LOCK = 7_215_533_101_990_104_661  # any number, as long as it is ours
+_FIRST_LOCK = 7_215_533_101_990_104_661  # key of an advisory lock: a random number, so that nobody else uses it
 _NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job asks; docs/sql.md says what is public."
 
 _log = logging.getLogger(__name__)
 
 
 def initialize(url: str, *, again: bool = False) -> list[str]:
-    """Bring the database to this release: extension, roles, migrations, sql/. Idempotent; returns what was done.
+    """Install this release's schema or upgrade to it: extension, roles, migrations, sql/. Returns what was done.
 
-    With `again`, sql/ is applied though no file of it has changed.
+    Calling it again changes nothing; with `again`, sql/ is applied even if no file has changed.
 
-    Raises SchemaMismatchError where the schema is newer than this release, RefusedError where a user's object
-    depends on one that must be replaced, DatabaseUnavailableError where pgvector is missing or the server away.
+    Raises SchemaMismatchError if the schema is newer than this release, RefusedError if a user's object depends on an
+    object that must be replaced, and DatabaseUnavailableError if pgvector is missing or the server can't be reached.
     """
     with installing(url) as connection:
         before = current_revision(connection)
@@ -61,17 +61,17 @@ def check_revision(url: str) -> None:
 
 
 def changed_files(url: str) -> list[str]:
-    """Paths of the files of sql/ that differ from what was applied to the database."""
+    """Paths of the files of sql/ that differ from those applied to the database."""
     with _opened(url) as engine, engine.connect() as connection:
         return sql_objects.changed_files(connection)
 
 
 @contextmanager
 def installing(url: str) -> Iterator[Connection]:
-    """One transaction in which no other installer works on this database; roles and extension are there.
+    """A transaction for changing the schema: it locks out other installers, and has made sure of roles and extension.
 
-    Raises RefusedError where roles are missing and may not be made, or a user's object stands in the way of a change;
-    DatabaseUnavailableError where the server is away or too old, or pgvector is missing.
+    Raises RefusedError if roles are missing and may not be created, or if a user's object prevents a change;
+    DatabaseUnavailableError if the server can't be reached or is too old, or if pgvector is missing.
     """
     with _opened(url) as engine:
         ensure_roles(engine)
@@ -83,8 +83,8 @@ def installing(url: str) -> Iterator[Connection]:
 
 
 def _shut_out_installers(connection: Connection) -> None:
-    # By what only the schema's owner may lock, for any login may hold an advisory lock for ever. Before there is a
-    # schema there is nothing else, and nobody whom the first installer would have let in.
+    # Lock the schema, which only its owner can: any login could hold an advisory lock for ever. The advisory lock is
+    # used only until there is a schema; before that, no other login has been granted anything.
     while not _locked_schema(connection):
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _FIRST_LOCK})
         if not _has_schema(connection):
@@ -102,7 +102,7 @@ def _locked_schema(connection: Connection) -> bool:
         with connection.begin_nested():
             connection.exec_driver_sql(f"COMMENT ON SCHEMA {SCHEMA} IS '{_NOTE}'")
     except DBAPIError as error:
-        # Whom we waited for took it away.
+        # The session that we waited for has dropped the schema.
         if isinstance(error.orig, errors.InvalidSchemaName | errors.UndefinedObject):
             return False
         if isinstance(error.orig, errors.InsufficientPrivilege):
@@ -116,7 +116,7 @@ def _opened(url: str) -> Iterator[Engine]:
     def connect() -> psycopg.Connection:
         return psycopg.connect(with_defaults(url), application_name="loracomp init")
 
-    # READ COMMITTED, for what another installer did is to be seen once its lock is ours.
+    # READ COMMITTED, so that after waiting for another installer's lock we see what it did.
     engine = create_engine(
         "postgresql+psycopg://", creator=connect, poolclass=NullPool, isolation_level="READ COMMITTED"
     )
@@ -128,10 +128,10 @@ def _opened(url: str) -> Iterator[Engine]:
 
 def _explained(error: DBAPIError) -> LoracompError:
     detail = (_cause(error).diag.message_detail or "").replace("\n", "; ")
-    # Of a column's type, the server says the same as "not supported".
+    # If a view prevents a change of a column's type, the server reports it as "feature not supported".
     if detail and isinstance(error.orig, errors.DependentObjectsStillExist | errors.FeatureNotSupported):
         return RefusedError(
-            f"an object outside loracomp stands in the way: {detail}. Drop it, run again, and make it again"
+            f"an object outside loracomp prevents this: {detail}. Drop that object, repeat this, then create it again"
         )
     return translate(_cause(error))
 
@@ -142,7 +142,7 @@ def _cause(error: DBAPIError) -> psycopg.Error:
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration over the packed migrations; `connection` is used instead of opening one."""
+    """Alembic's configuration for the packaged migrations; it uses `connection` if one is given."""
     config = Config()
     config.set_main_option("script_location", str(packed_folder("migrations")).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
@@ -151,17 +151,20 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 def head() -> str:
-    """Revision that this release brings a database to."""
+    """The newest revision that this release knows."""
     revision = ScriptDirectory.from_config(alembic_config()).get_current_head()
     assert revision
     return revision
 
 
 def current_revision(connection: Connection) -> str | None:
-    """Revision of the database; SchemaMismatchError where this release does not know it, or no release made it."""
+    """The database's revision, or None if it has no schema yet.
+
+    Raises SchemaMismatchError if the revision is newer than this release knows, or older than the first release.
+    """
     if connection.scalar(text(_FROM_BEFORE)):
         raise SchemaMismatchError(
-            "the database was made before the first release and can't be brought to this one: make another; "
+            "the database was made before the first release and can't be upgraded: make a new database; "
             "`loracomp db reset` deletes the embedded one, and `loracomp init` then makes it again"
         )
     context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
@@ -175,21 +178,22 @@ def current_revision(connection: Connection) -> str | None:
 
 
 def finish_migration(connection: Connection, grants: list[str]) -> None:
-    """Apply sql/ where the migrations ended at this release's revision; leave nothing where they ended at the start."""
+    """Finish after migrations: apply sql/ if they ended at the newest revision, drop the schema if at no revision."""
     revision = current_revision(connection)
     if revision == head():
         sql_objects.apply(connection, grants)
     elif revision is None:
         sql_objects.run(connection, f"DROP TABLE {SCHEMA}.alembic_version; DROP SCHEMA {SCHEMA}")
     else:
-        _log.warning("schema %s is older than this release: functions and views wait for `loracomp init`", revision)
+        _log.warning(
+            "schema %s is older than this release: its functions and views are missing until `loracomp init`", revision
+        )
 
 
 def ensure_extension(connection: Connection) -> None:
-    """Create the extension pgvector and load its library: until then only superusers may SET hnsw.* on a function.
+    """Create the extension pgvector and load its library (before that, only superusers may SET hnsw.* on a function).
 
-    Raises DatabaseUnavailableError if it can't be created, is too old, or is installed in a schema that is not in the
-    search_path of our functions.
+    Raises DatabaseUnavailableError if the extension can't be created, is too old, or is not in schema public.
     """
     try:
         with connection.begin_nested():
@@ -214,9 +218,10 @@ def ensure_extension(connection: Connection) -> None:
 
 
 def ensure_roles(engine: Engine) -> None:
-    """Make the cluster's loracomp roles that are missing; installers of two databases may meet, so it tries again.
+    """Create the loracomp roles that the server lacks.
 
-    Raises RefusedError where they are missing and the installer may not create roles.
+    Roles belong to all databases of a server, so installers of two databases may collide; then it tries again. Raises
+    RefusedError if roles are missing and the installer may not create roles.
     """
     for attempt in range(20):
         try:

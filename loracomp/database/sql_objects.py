@@ -1,4 +1,4 @@
-"""The replaceable objects of sql/ (functions, views, triggers, grants): dropped and applied as a whole."""
+"""Drops and creates the objects of sql/ (functions, views, triggers, grants), always all of them together."""
 
 import hashlib
 import logging
@@ -17,7 +17,7 @@ from loracomp.database.tables import SCHEMA, sql_object
 from loracomp.errors import RefusedError
 
 ROLES = ("loracomp_submitter", "loracomp_worker", "loracomp_analyst", "loracomp_admin")
-"""Of the cluster; what they may do stands in sql/, what other roles may do is kept."""
+"""Roles whose grants are in sql/. Grants that an administrator gave to other roles are kept when sql/ is applied."""
 
 _LOCK_ATTEMPTS = 100  # about a minute
 _TRY_AGAIN = (errors.QueryCanceled, errors.LockNotAvailable, errors.DeadlockDetected)
@@ -26,19 +26,19 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class SqlFile:
-    """A file of sql/: a topic's objects in the order in which they are made."""
+    """A file of sql/: the objects of one topic, in the order in which they are created."""
 
     path: str
     source: str
 
     @property
     def checksum(self) -> str:
-        """Sha256 of the file."""
+        """Sha256 in hex of the file's text."""
         return hashlib.sha256(self.source.encode()).hexdigest()
 
 
 def packed_folder(name: str) -> Path:
-    """`migrations` or `sql`: inside the installed package, or next to it in a checkout."""
+    """Path of the folder `migrations` or `sql`: inside the installed package, or next to it in a git checkout."""
     package = Path(__file__).parent.parent
     return package / name if (package / name).is_dir() else package.parent / name
 
@@ -50,7 +50,7 @@ def sql_files() -> list[SqlFile]:
 
 
 def changed_files(connection: Connection) -> list[str]:
-    """Paths of the files that differ from what was applied to the database, were added or went."""
+    """Paths of the files of sql/ that were changed, added or removed since sql/ was applied to the database."""
     applied = {row.path: row.checksum for row in connection.execute(select(sql_object))}
     present = {file.path: file.checksum for file in sql_files()}
     return sorted(path for path in applied.keys() | present.keys() if applied.get(path) != present.get(path))
@@ -58,17 +58,17 @@ def changed_files(connection: Connection) -> list[str]:
 
 @contextmanager
 def set_aside(connection: Connection) -> Iterator[None]:
-    """Drop what sql/ made and apply it again at the end: for changes to tables that it would forbid."""
+    """Within this context sql/'s objects are dropped, as they would prevent changes to tables; then created again."""
     grants = drop(connection)
     yield
     apply(connection, grants)
 
 
 def drop(connection: Connection) -> list[str]:
-    """Drop what sql/ made, in reverse order and without CASCADE.
+    """Drop all objects that sql/ created, in reverse order and without CASCADE.
 
-    Returns the statements that grant again what other roles were granted on it. An object of a user's that stands in
-    the way is named by the server's error (DependentObjectsStillExist).
+    Returns the GRANT statements that give other roles their privileges again. If a user's object depends on one of
+    them, the server's error (DependentObjectsStillExist) names it.
     """
     if not inspect(connection).has_table(sql_object.name, schema=SCHEMA):
         return []
@@ -83,8 +83,8 @@ def drop(connection: Connection) -> list[str]:
 
 
 def _shut_out_clients(connection: Connection) -> None:
-    # Dropping locks one object after another, in another order than clients do: they would meet us in deadlocks. So
-    # all locks are taken first; before anybody's deadlock_timeout is over they are given up and tried again.
+    # DROP locks one object after another, in another order than clients do, which would cause deadlocks. So lock all
+    # tables first; if that takes longer than half of deadlock_timeout, release the locks and try again.
     tables = ", ".join(connection.scalars(text(_TABLES)))
     for _ in range(_LOCK_ATTEMPTS):
         try:
@@ -100,9 +100,10 @@ def _shut_out_clients(connection: Connection) -> None:
 
 
 def apply(connection: Connection, grants: Sequence[str] = ()) -> None:
-    """Apply sql/ in path order, then grant again what `drop` returned.
+    """Run the files of sql/ in path order, then the GRANT statements that `drop` returned.
 
-    Stores each file's checksum, and the statements that drop what the catalog holds since that file.
+    For each file it stores the checksum, and the statements that drop the objects that the file created (found by
+    comparing the catalog before and after).
     """
     known = set(connection.scalars(text(_DROPS)))
     for position, file in enumerate(sql_files()):
@@ -121,8 +122,8 @@ def apply(connection: Connection, grants: Sequence[str] = ()) -> None:
 
 
 def inherit_comments(connection: Connection) -> None:
-    """Give view columns without a comment that of the column which they pass on unchanged."""
-    # A view of a view inherits only once that has its own.
+    """Give each view column without a comment the comment of the column that it shows unchanged."""
+    # Repeat: a view on a view gets its comments only after the inner view has them.
     while statements := run(connection, _INHERITED_COMMENTS).scalars().all():
         run(connection, "; ".join(statements))
 
@@ -134,15 +135,15 @@ def _grant_again(connection: Connection, statement: str) -> None:
     except DBAPIError as error:
         if not isinstance(error.orig, errors.UndefinedTable | errors.UndefinedFunction | errors.UndefinedColumn):
             raise
-        _log.warning("its object is gone, so this was not done again: %s", statement)
+        _log.warning("the object is gone, so this was not done again: %s", statement)
 
 
 def run(connection: Connection, source: str) -> CursorResult[Any]:
-    """Send a text as it is: it may hold several statements, and % is only a character."""
+    """Send SQL without parameters: the text may contain several statements, and % has no special meaning."""
     return connection.exec_driver_sql(source, execution_options={"no_parameters": True})
 
 
-# What was made last may rest on what was made before it: newest first.
+# Newest object first, because a newer object may depend on an older one.
 _DROPS = """
 SELECT d.statement
 FROM (
@@ -196,14 +197,14 @@ FROM (
 ) AS o
 CROSS JOIN LATERAL aclexplode(o.acl) AS a
 WHERE o.schema::regnamespace::text IN ('loracomp', 'bi')
-    -- Of PUBLIC (0) nothing is kept: what sql/ takes from everybody must stay taken.
+    -- Grants to PUBLIC (0) are not kept, because sql/ revokes from PUBLIC on purpose.
     AND a.grantee NOT IN (0, o.owner) AND a.grantee::regrole::text <> ALL (:roles)
 """
 
 _INHERITED_COMMENTS = """
 WITH source AS (
-    -- The server notes in a view's rule where each column comes from; 0: it is computed. Columns of subqueries stand
-    -- there too: a note counts where all of the same place and name agree.
+    -- A view's rule records for each column the table and column that it comes from (0: it is computed). The rule also
+    -- has the columns of subqueries, so an entry is used only if all entries with its position and name agree.
     SELECT a.attrelid, a.attnum, a.attname, min(m.note[3]::oid) AS relation, min(m.note[4]::int) AS number
     FROM pg_rewrite AS r
     JOIN pg_class AS c ON c.oid = r.ev_class

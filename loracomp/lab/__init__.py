@@ -1,1 +1,1 @@
-"""What makes and measures a library: the catalogue of data sets, training, evaluation. Only commands import it."""
+"""Makes and measures libraries: the catalogue of data sets, training, evaluation. Only `cli` imports this package."""

@@ -1,4 +1,4 @@
-"""Evaluations: rows of a split asked under several policies, answered like other jobs, and compared in SQL."""
+"""Evaluations: rows of a split become jobs under several policies; workers answer, and SQL compares the answers."""
 
 import csv
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.registry.tasks import ImportReport, add_task, import_examples
 
 REFERENCES = ("base", "own_task")
-"""Policies that the others are compared with, row by row."""
+"""Policies with which the other policies are compared on each row."""
 
 Rows = list[dict[str, Any]]
 
 
 def import_split(connection: Connection, task: str, split: str, data: str) -> ImportReport:
-    """Import a catalogue entry's split from `data`/<task>/<split>.jsonl; running it again changes nothing.
+    """Import a split of a catalogue entry from `data`/<task>/<split>.jsonl. Importing it again changes nothing.
 
-    Raises NotFoundError for a task that the catalogue doesn't have, or a file that isn't there.
+    Raises NotFoundError if the task is not in the catalogue, or if there is no such file.
     """
     entry = load_entry(task)
     add_task(connection, entry.task, family=entry.family, description=entry.description)
@@ -40,10 +40,10 @@ def start_evaluation(
     base_model: str | None = None,
     seed: int = 0,
 ) -> Rows:
-    """Insert the evaluation's jobs that are missing: rows of task, policy, jobs, added.
+    """Insert the missing jobs of an evaluation; returns a row (task, policy, jobs, added) for each task and policy.
 
-    Raises NotFoundError for unknown tasks and policies and tasks without such rows, UsageError where the evaluation
-    was started with other settings.
+    Raises NotFoundError for unknown tasks and policies and for tasks without rows in the split, and UsageError if the
+    evaluation exists with other settings.
     """
     values = {
         "name": name,
@@ -60,7 +60,7 @@ def start_evaluation(
 
 
 def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
-    """Settings of an evaluation and how far it has got. Raises NotFoundError."""
+    """Settings of an evaluation and the progress of its jobs. Raises NotFoundError."""
     rows = _rows(connection, QUERIES["evaluation"], {"name": name})
     if not rows:
         raise NotFoundError(f"there is no evaluation {name}: start it with --tasks and --policies")
@@ -68,7 +68,7 @@ def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
 
 
 def read_results(connection: Connection, name: str) -> dict[str, Rows]:
-    """What came out so far: accuracy by task, family and in all; pairs with REFERENCES; routing."""
+    """Results so far: accuracy by task, by family and overall; comparisons with REFERENCES; quality of routing."""
     return {
         "accuracy": _rows(connection, QUERIES["evaluation_accuracy"], {"name": name}),
         "pairs": _rows(connection, QUERIES["evaluation_pair"], {"name": name, "references": list(REFERENCES)}),
@@ -77,7 +77,10 @@ def read_results(connection: Connection, name: str) -> dict[str, Rows]:
 
 
 def write_csv(connection: Connection, name: str, path: Path) -> int:
-    """Write a line for every job that ended, numbers and names without texts; how many. Raises RefusedError."""
+    """Write a CSV file with one line for each job that has ended, without prompts and answers; returns their number.
+
+    Raises RefusedError if the file can't be written.
+    """
     rows = _rows(connection, QUERIES["evaluation_rows"], {"name": name})
     try:
         with path.open("w", newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Libraries: adapters that `loracomp train` wrote, and examples embedded from their data -> a folder to ship."""
+"""Builds a library: a folder with adapters that `loracomp train` wrote, and embedded examples of their tasks."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from loracomp.registry.tasks import draw
 
 EXAMPLES_A_TASK = 300
 PHRASED = 0.5
-"""Share of the examples that stand in one of their task's phrasings, so that jobs in other words find them too."""
+"""Share of the examples written in one of their task's phrasings, so that jobs in other words find them too."""
 CARD = "README.md"
 
 
@@ -34,10 +34,10 @@ def build_library(
 ) -> list[Path]:
     """Embed train examples of catalogue entries into a library's folder, and write its manifest and card.
 
-    At most `limit` examples a task, drawn by `seed`, are embedded and written without their text, but none that leaks a
-    validation row (`lab.catalogue.leaks`). `data` is a folder
-    with a folder of JSON lines for each task; None reads the hub. Other tasks of the library stay as they are,
-    and so do files that hold just these examples already. Returns the examples' files.
+    For each task, at most `limit` examples, drawn by `seed`, are embedded and written without their text. Examples that
+    leak a validation row (`lab.catalogue.leaks`) are left out. `data` is a folder with a folder of JSON lines for each
+    task; None reads the hub. Other tasks of the library, and files that already have exactly these examples, are not
+    changed. Returns the paths of the examples' files.
     """
     with progress_bar() as progress:
         written = [
@@ -78,7 +78,7 @@ def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) 
 
 
 def library_card(folder: Path) -> str:
-    """The library's card in Markdown: for each adapter its data, licence, training and scores, from training.json."""
+    """The library's card in Markdown: each adapter's data, licence, training and scores, from its training.json."""
     manifest = files.read_manifest(folder)
     records = {task: _record(files.adapter_folder(folder, task) / TRAINING) for task in manifest.tasks}
     rows = [_card_row(task, record, manifest.tasks[task]) for task, record in records.items() if record]
@@ -104,7 +104,7 @@ def library_card(folder: Path) -> str:
 
 
 def _notes(records: Mapping[str, dict[str, Any]]) -> list[str]:
-    """Which tasks' rows are not the hub's splits of the catalogue's names."""
+    """Lines for the card that name the tasks whose rows are not the hub's splits."""
     origins = {task: record["data"].get("read_from") for task, record in records.items() if record}
     notes = [f"- {task}: {note}" for task, origin in origins.items() if (note := data_note(task, origin))]
     return ["Not the splits that the catalogue names:", "", *notes, ""] if notes else []

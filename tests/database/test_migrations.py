@@ -150,7 +150,7 @@ def test_a_view_in_the_way_of_a_downgrade_is_named_and_nothing_is_lost(database:
     before = objects(database)
     done = alembic(database, "downgrade", "base")
     assert done.returncode != 0
-    assert "stands in the way: view reports.backlog depends on table job" in done.stderr + done.stdout
+    assert "prevents this: view reports.backlog depends on table job" in done.stderr + done.stdout
     assert "Traceback" not in done.stderr
     assert objects(database) == before
 

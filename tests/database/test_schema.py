@@ -177,7 +177,7 @@ def test_a_file_that_fails_changes_nothing_and_is_named(database: str, packed: P
 def test_a_users_object_in_the_way_is_named_and_nothing_is_lost(database: str, made: str, named: str) -> None:
     run(database, f"CREATE {made}")
     before = snapshot(database)
-    with pytest.raises(RefusedError, match=f"stands in the way: {named}.*Drop it, run again"):
+    with pytest.raises(RefusedError, match=f"prevents this: {named}.*Drop that object, repeat this"):
         apply_again(database)
     assert snapshot(database) == before
     run(database, f"DROP {made.split(maxsplit=1)[0]} backlog")
@@ -235,7 +235,7 @@ def test_a_migration_changes_a_column_that_views_read(
     schema.check_revision(database)
     with schema.installing(database) as connection:
         command.downgrade(schema.alembic_config(connection), HEAD)
-    assert "functions and views wait for `loracomp init`" in caplog.text
+    assert "functions and views are missing until `loracomp init`" in caplog.text
     (packed / "migrations/versions/next.py").unlink()
     assert len(schema.initialize(database)) == 1
     assert snapshot(database) == before
@@ -245,7 +245,7 @@ def test_a_view_of_a_users_that_forbids_a_migration_is_named(database: str, pack
     (packed / "migrations/versions/next.py").write_text(NEXT)
     run(database, "CREATE VIEW outputs AS SELECT output FROM loracomp.prediction")
     before = snapshot(database)
-    with pytest.raises(RefusedError, match="stands in the way: rule _RETURN on view outputs depends on column"):
+    with pytest.raises(RefusedError, match="prevents this: rule _RETURN on view outputs depends on column"):
         schema.initialize(database)
     assert snapshot(database) == before
 

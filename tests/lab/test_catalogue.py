@@ -299,7 +299,7 @@ def test_a_row_that_does_not_fit_names_field_and_row(changes, row, says, tmp_pat
     ("changes", "says"),
     [
         ({"doc_to_text": "{{ question"}, "doc_to_text: unexpected end of template"),
-        ({"doc_to_target": "{{ label }} of {{ size }}"}, "doc_to_target: not one {{ expression }}"),
+        ({"doc_to_target": "{{ label }} of {{ size }}"}, "doc_to_target: must be one {{ expression }}"),
         ({"doc_to_choice": "{{ [ }}"}, "doc_to_choice: "),
         ({"family": None}, "family: Field required"),
         ({"metric": "acc"}, "metric: Extra inputs are not permitted"),

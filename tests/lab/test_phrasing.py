@@ -88,7 +88,7 @@ def test_what_is_held_out_is_never_drawn_for_training() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"labels": ["dry", "damp"]}, "'rain': phrasings: no wording that training may draw has"),
+        ({"labels": ["dry", "damp"]}, "'rain': phrasings: no wording for training has"),
         ({"columns": {"it": "{{ nothing }}"}}, "'rain': phrasings: row rain/train#0: 'nothing' is undefined"),
         ({"columns": {"it": "{% if %}"}}, "'rain': columns.it"),
         ({"choices": "{{ [ }}"}, "'rain': phrased_choices"),
@@ -184,6 +184,6 @@ def test_an_entry_of_ones_own_may_bring_its_phrasings(tmp_path: Path) -> None:
     (found,) = read_examples(load_entry(str(file)), "train", phrased=1.0)
     assert (found.prompt, found.answer) == ("Drops. Dry or wet?", "rainy")
     file.write_text(yaml.safe_dump(entry | {"doc_to_choice": None, "doc_to_target": "text"}))
-    with pytest.raises(RefusedError, match="phrasings: they are for choices"):
+    with pytest.raises(RefusedError, match="phrasings need choices"):
         load_entry(str(file))
     assert Entry.model_validate({key: entry[key] for key in list(entry)[:-3]}).phrasings is None

@@ -155,8 +155,8 @@ def test_a_failure_stays_alone_and_says_so(train, tmp_path):
     other = RECIPE.replace("mnli:", "mnli: {seed: 3}")
     rows, error = train(tmp_path / "library", recipe=other)
     assert {task: row["outcome"] for task, row in rows.items()} == {"mnli": "failed", "rte": "failed", "cb": "trained"}
-    assert "holds another training (seed was 0, is 3)" in rows["mnli"]["error"]
-    assert rows["rte"]["error"] == "it starts from mnli, which failed"
+    assert "contains another training (seed was 0, is 3)" in rows["mnli"]["error"]
+    assert rows["rte"]["error"] == "the task starts from mnli, which failed"
     assert "2 of 3 tasks failed (mnli, rte)" in str(error)
 
 

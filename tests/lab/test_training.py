@@ -215,7 +215,7 @@ def test_a_finished_training_is_not_done_again_and_another_is_refused(trained, f
     assert fit(folders, output, epochs=15) == record
     assert not (output / "checkpoints").exists()
     assert (output / "adapter_model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(UsageError, match=r"holds another training \(epochs was 15.0, is 2.0; seed was 0, is 3\)"):
+    with pytest.raises(UsageError, match=r"contains another training \(epochs was 15.0, is 2.0; seed was 0, is 3\)"):
         fit(folders, output, epochs=2, seed=3)
 
 
@@ -277,7 +277,7 @@ def test_it_starts_from_another_adapters_factors(trained, folders, tmp_path):
     assert 0 < len(fourth["kept_aside"]) < 40
     card = (tmp_path / "digits" / "README.md").read_text()
     assert f"- Started from the adapter of vowels, sha256 {sha256}\n- Tasks seen, in all: vowels, digits\n" in card
-    with pytest.raises(UsageError, match=r"holds another training \(started_from was {.*}, is None; tasks_seen was"):
+    with pytest.raises(UsageError, match=r"contains another training \(started_from was {.*}, is None; tasks_seen was"):
         train_adapter(digits, base_of(folders), config, tmp_path / "digits", folders[1])
 
 
@@ -315,7 +315,7 @@ def test_a_start_that_does_not_say_what_it_has_seen_is_refused(trained, folders,
     start = shutil.copytree(trained[1], tmp_path / "start")
     record = json.loads((start / "training.json").read_text())
     (start / "training.json").write_text(json.dumps({**record, "tasks_seen": None}))
-    with pytest.raises(UsageError, match="doesn't name the tasks that it has seen"):
+    with pytest.raises(UsageError, match="doesn't name the tasks that it was trained on"):
         fit(folders, tmp_path / "refused", start_from=start)
     (start / "training.json").write_text(json.dumps({**record, "base_model": {"name": "b", "fingerprint": "0" * 64}}))
     with pytest.raises(RefusedError, match="it was trained on b"):

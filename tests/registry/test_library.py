@@ -147,7 +147,7 @@ def test_cards_come_from_the_registry(connection, built, settings, run):
     assert "- someone/rte, split train; licence of the data, as it is usually given (not verified): MIT\n" in card
     assert "| acc | 50.0% | 75.0% |" in card
     connection.execute("UPDATE loracomp.adapter SET training = '{}'")
-    with pytest.raises(RefusedError, match="not one of `loracomp train`"):
+    with pytest.raises(RefusedError, match="not from `loracomp train`"):
         run("adapter", "card", "rte")
 
 

@@ -276,7 +276,7 @@ def test_what_was_looked_for_is_said(run: Any, connection: Connection, database:
     (tmp_path / "tea.txt").write_text("")
     (tmp_path / "empty").mkdir()
     for data, says in (
-        ("tea.txt", rf"{tmp_path}/tea.txt is there, but its name does not end so"),
+        ("tea.txt", rf"{tmp_path}/tea.txt exists, but its name ends otherwise"),
         ("none", rf"a file \(\.jsonl, .*\) or a folder of such files: {tmp_path}/none is not there"),
         ("none.csv", rf"no file {tmp_path}/none.csv"),
         ("empty", rf"folder {tmp_path}/empty holds no file whose name ends in \.jsonl, "),

@@ -1,8 +1,9 @@
-"""The catalogue: one YAML file a dataset, and one reader for the hub and for folders of JSON lines.
+"""The catalogue of datasets (one YAML file each), and a reader for datasets on the hub or in folders of JSON lines.
 
-Field names and meaning are lm-evaluation-harness's: doc_to_text is a Jinja template; doc_to_choice is a list of texts,
-or one `{{ expression }}` that gives a list; doc_to_target is a column or one `{{ expression }}`, which gives the right
-choice's index (from 0) or its text. An expression keeps its type: nothing is rendered to text and parsed again.
+Fields have the names and meanings of lm-evaluation-harness: doc_to_text is a Jinja template; doc_to_choice is a list of
+texts, or one `{{ expression }}` that gives a list; doc_to_target is a column or one `{{ expression }}`, which gives the
+right choice's index (from 0) or its text. Unlike there, the value of an expression is used as it is: it is not rendered
+to text and parsed again.
 """
 
 import random
@@ -37,7 +38,7 @@ SPLITS = ("train", "validation")
 
 
 class Entry(BaseModel):
-    """One dataset: where it is, what task it teaches, and how its rows become prompts."""
+    """One dataset: where it is, which task it is for, and how its rows become prompts."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -49,25 +50,25 @@ class Entry(BaseModel):
     """Hub id, or a folder with train.jsonl and validation.jsonl."""
     dataset_name: str | None = None
     training_split: str | None = None
-    """None: the task is kept unseen; no adapter may be trained on it."""
+    """Name of the dataset's training split. None: no adapter may be trained on this task, which is kept unseen."""
     validation_split: str
     data_note: str | None = None
-    """Which rows the shipped library learnt from and is measured on, where they are not the splits named here."""
+    """Which rows the shipped library was trained and measured on, if they are not the splits that are named here."""
     doc_to_text: str
     doc_to_choice: str | list[str] | None = None
-    """None: the answer is free text, given by doc_to_target."""
+    """The choices. None: the answer is free text, given by doc_to_target."""
     doc_to_target: str
     phrasings: str | Phrasings | None = None
-    """Other ways to put a row (`lab.catalogue.phrasing`): the name of some that come with the package, or one's own."""
+    """Other prompts for the same rows (`lab.catalogue.phrasing`): the name of a file of the package, or a list."""
     columns: dict[str, str] = {}
-    """What the phrasings' templates call the parts of a row: name -> a Jinja template over the row's columns."""
+    """The variables of the phrasings' templates: name -> Jinja template over the row's columns."""
     labels: list[str] | None = None
-    """What the phrasings call the choices, in the order of doc_to_choice. None: the choices are the row's own."""
+    """The phrasings' names of the choices, in the order of doc_to_choice. None: phrasings use the row's own choices."""
     phrased_choices: str | None = None
-    """The row's own choices where a phrasing needs others than doc_to_choice: one `{{ expression }}`, in its order."""
+    """Choices for the phrasings, if they must differ from doc_to_choice: one `{{ expression }}`, in the same order."""
 
     def split_name(self, split: str) -> str:
-        """The dataset's own name of 'train' or 'validation'. Raises UsageError where the entry has none."""
+        """The dataset's name for its split 'train' or 'validation'. Raises UsageError if the entry names none."""
         names = {"train": self.training_split, "validation": self.validation_split}
         name = names.get(split)
         if name is None:
@@ -77,14 +78,14 @@ class Entry(BaseModel):
 
 
 def entry_names() -> list[str]:
-    """Names of the entries that come with the package."""
+    """Names of the catalogue entries in the package, sorted."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def load_entry(name: str) -> Entry:
-    """Read the entry of that name, or a YAML file of one's own.
+    """Read the catalogue entry `name`; a name that ends in .yaml or .yml is the path of a user's file.
 
-    Raises NotFoundError if there is none, RefusedError naming file and field if it can't be used.
+    Raises NotFoundError if there is none, and RefusedError naming file and field if it is not valid.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else FOLDER / f"{name}.yaml"
     if not path.is_file():
@@ -102,12 +103,12 @@ def load_entry(name: str) -> Entry:
 
 
 def data_note(task: str, read_from: str | None) -> str | None:
-    """The note of a task's entry (`Entry.data_note`) on rows that were read from a folder; None on the hub's own."""
+    """`Entry.data_note` of a task, if its rows were read from a folder; None if they were read from the hub."""
     return load_entry(task).data_note if read_from == "folder" and task in entry_names() else None
 
 
 def phrasings_of(task: str) -> Phrasings | None:
-    """The phrasings of a task's entry; None where the catalogue lacks the task, or the entry has none."""
+    """The phrasings of a task's entry; None if the task is not in the catalogue or has no phrasings."""
     return _phrasings(load_entry(task)) if task in entry_names() else None
 
 
@@ -120,13 +121,13 @@ def read_examples(
     seed: int = 0,
     max_words: int | None = None,
 ) -> Iterator[Example]:
-    """Examples of one split ('train' or 'validation'), in the dataset's order.
+    """Read the examples of one split ('train' or 'validation'), in the dataset's order.
 
     `data` is a hub id or a folder of JSON lines (train.jsonl, validation.jsonl) to read instead of the entry's
     dataset_path. Rows without a gold label (-1, as on the hub) or whose choices are not distinct are left out.
-    `phrased`: a share of the rows, drawn by `seed`, is put in one of the entry's phrasings for training, the others
-    in its own template; or which kind of phrasing all are put in. An entry without phrasings has its template alone.
-    `max_words`: a longer text of a row loses its middle; content_hash stays that of the whole row.
+    `phrased` is either the kind of phrasing for all rows, or a share: so many rows, drawn by `seed`, are written in one
+    of the entry's training phrasings, the others in its own template. An entry without phrasings uses its template.
+    `max_words`: each longer text of a row loses its middle; content_hash stays the hash of the whole row.
     Raises UsageError, NotFoundError, or RefusedError naming entry, field and row.
     """
     templates, phraser = _templates(entry), _phraser(entry)
@@ -142,9 +143,9 @@ def read_examples(
 
 
 def read_inputs(entry: Entry, split: str, data: str | None = None) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """Source reference of each row of a split, and the texts that doc_to_text makes its prompt of, untouched.
+    """For each row of a split its source reference, and the unchanged texts from which doc_to_text makes its prompt.
 
-    `data` and errors as of `read_examples`.
+    `data` and errors are as for `read_examples`.
     """
     templates = _templates(entry)
     return ((source_ref, templates.inputs(row)) for source_ref, row in _rows(entry, split, data))
@@ -156,7 +157,7 @@ def _rows(entry: Entry, split: str, data: str | None) -> Iterator[tuple[str, dic
 
 
 def _shortened(value: Any, max_words: int) -> Any:
-    """A text of more than `max_words` words without its middle: reviews end with their verdict."""
+    """A text of more than `max_words` words without its middle. (A review often has its verdict at the end.)"""
     words = value.split(" ") if isinstance(value, str) else []
     if len(words) <= max_words:
         return value
@@ -173,9 +174,9 @@ def _phrasings(entry: Entry) -> Phrasings | None:
 
 
 def _phraser(entry: Entry) -> Phraser | None:
-    """Raises RefusedError naming entry and field."""
+    """What writes the entry's rows in its phrasings, or None. Raises RefusedError naming entry and field."""
     if (phrasings := _phrasings(entry)) is None:
         return None
     if entry.doc_to_choice is None:
-        raise RefusedError(f"catalogue entry {entry.task!r}: phrasings: they are for choices, and it has none")
+        raise RefusedError(f"catalogue entry {entry.task!r}: phrasings need choices, and the entry has none")
     return Phraser(entry.task, phrasings, columns=entry.columns, labels=entry.labels, choices=entry.phrased_choices)

@@ -1,8 +1,8 @@
-"""Leaks: train rows whose text stands in a split that figures are reported on, of their own task or of another.
+"""Finds leaks: train rows whose text is also in a validation split, of the same task or of another one.
 
-Tasks come from one source (sst2 and rotten_tomatoes are the same reviews), so a row that is fine in its own dataset may
-give away an answer of another's validation split. Compared are the columns that make the prompt, not the prompt: other
-tasks word it otherwise.
+Several datasets share a source (sst2 and rotten_tomatoes have the same reviews), so a train row of one may give away an
+answer in the validation split of another. The columns that make up the prompt are compared rather than the prompts,
+because each task's template words them differently.
 """
 
 import re
@@ -15,19 +15,19 @@ from loracomp.lab.catalogue import Entry, entry_names, load_entry, read_inputs
 
 NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
 SHORTEST_SHARED = 20
-"""Characters of a text that counts as shared when it stands alone: a shorter one may be a word or a label."""
+"""Least number of characters of a text to count as shared; a shorter text may be just a word or a label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """What a task's train split has in common with validation splits."""
+    """Texts that a task's train split shares with validation splits."""
 
     source_refs: frozenset[str]
-    """Rows all of whose texts stand together in a validation row: not to be learnt from, nor to be retrieved."""
+    """Train rows all of whose texts are in one validation row; they must be neither trained on nor retrieved."""
     sharing: int
-    """Other rows one of whose texts (a premise, a passage) stands in a validation row: it doesn't tell the answer."""
+    """Number of other train rows that share one text (a premise, a passage), which does not give away the answer."""
     compared_with: tuple[str, ...]
-    """Tasks whose validation splits were at hand."""
+    """Tasks whose validation splits were compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def find_leaks(entry: Entry, data: str | None = None) -> Leaks:
 
 
 def _splits(entry: Entry, data: str | None) -> Iterator[tuple[Entry, str | None]]:
-    """The entry itself and the others whose validation split can be read, each with its data."""
+    """The entry itself and all other entries whose validation split can be read, each with its `data`."""
     folder = Path(data).expanduser() if data else None
     if folder is None or not folder.is_dir():
         yield entry, data
@@ -68,13 +68,13 @@ def _splits(entry: Entry, data: str | None) -> Iterator[tuple[Entry, str | None]
 
 @cache
 def _validation_texts(entry: str, data: str | None) -> _Texts:
-    """Texts of the validation split of an entry (its JSON), kept: every task of a library is compared with it."""
+    """Texts of an entry's validation split; cached, because each task of a library is compared with it."""
     rows = read_inputs(Entry.model_validate_json(entry), "validation", data)
     keys = frozenset(_key(inputs) for _, inputs in rows)
     return _Texts(keys, frozenset(part for key in keys for part in key if len(part) >= SHORTEST_SHARED))
 
 
 def _key(inputs: tuple[str, ...]) -> tuple[str, ...]:
-    """Texts in lower case without anything but letters and digits; in one order, for columns' names differ."""
+    """Only the letters and digits of the texts, in lower case; sorted, as datasets order their columns differently."""
     texts = (NOT_ALPHANUMERIC.sub("", text.lower()) for text in inputs)
     return tuple(sorted(filter(None, texts)))

@@ -1,9 +1,9 @@
-"""Phrasings: other prompts and other words for the answers of a task, as people might write them.
+"""Phrasings: other prompt templates for a task, and other names for its labels, as people might write them.
 
-An adapter that has seen one template and one pair of label words knows those, not the task. So a catalogue entry may
-name phrasings: prompt templates, and wordings of its labels. Many templates a task are what P3 (arXiv 2110.08207) and
-FLAN (arXiv 2109.01652) teach models to follow wordings that they have not seen. Some of both are held out: they are
-never trained on, and measure how well a model does on words that are new to it.
+An adapter that was trained with one template and one pair of label words learns these words, not the task. So a
+catalogue entry may name phrasings: prompt templates, and wordings of its labels. (P3, arXiv 2110.08207, and FLAN, arXiv
+2109.01652, use many templates for each task so that models can follow new wordings.) Some templates and wordings are
+held out: never trained on, they measure how well a model answers in words that are new to it.
 """
 
 import random
@@ -27,45 +27,46 @@ FOLDER = Path(__file__).parent / "phrasings"
 
 
 class Phrased(StrEnum):
-    """Which phrasing an example is read in."""
+    """The kind of phrasing in which an example is written."""
 
     OWN = "own"
     """The entry's doc_to_text and doc_to_choice."""
     TRAINED = "trained"
-    """A template and a wording that training may draw."""
+    """A template and a wording that may be used in training."""
     HELD_OUT = "held_out"
-    """A template and a wording that no training draws."""
+    """A template and a wording that are never used in training."""
 
 
 class Template(BaseModel):
-    """A prompt: a Jinja template over an entry's `columns`, and `ask`, `choices`, `listed` and `options`.
+    """A prompt as a Jinja template. Its variables are the entry's `columns`, and ask, choices, listed and options.
 
-    `listed` is 'a, b or c'; `options` has a choice on each line, after its mark.
+    `ask` is the wording's question; `listed` is the choices as 'a, b or c'; `options` has each choice on its own line,
+    after its mark.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     text: str
     marks: str | None = Field(None, pattern=r"^\W?[Aa1]\W?$")
-    """How `options` are marked, such as 'A)' or '1.'. The choices are then the letters or numbers alone."""
+    """First mark of `options`, such as 'A)' or '1.'. The answers are then the letters or numbers, without the text."""
     lower: bool = False
     """Whether the prompt is written in lower case."""
     held_out: bool = False
 
 
 class Wording(BaseModel):
-    """A question (`ask`, a Jinja template over an entry's `columns`), and what its labels are called."""
+    """A question (`ask`, a Jinja template over an entry's `columns`), and the names of its labels."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ask: str = ""
     choices: dict[str, str] | None = None
-    """Label -> its text; the wording fits tasks that have just these labels. None: the row's own choices."""
+    """Text of each label; the wording is only for tasks with exactly these labels. None: the row's own choices."""
     held_out: bool = False
 
 
 class Phrasings(BaseModel):
-    """Templates and wordings that go together: any template with any wording."""
+    """Templates and wordings; each template can be combined with each wording."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +76,7 @@ class Phrasings(BaseModel):
 
 @cache
 def load_phrasings(name: str) -> Phrasings:
-    """Phrasings that come with the package. Raises NotFoundError, or RefusedError that names file and field."""
+    """Read a file of phrasings in the package. Raises NotFoundError, or RefusedError that names file and field."""
     path = FOLDER / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(each.stem for each in FOLDER.glob("*.yaml")))
@@ -88,7 +89,7 @@ def load_phrasings(name: str) -> Phrasings:
 
 
 class Phraser:
-    """Puts rows of one entry into its phrasings."""
+    """Writes rows of one catalogue entry in the entry's phrasings."""
 
     def __init__(
         self,
@@ -99,9 +100,9 @@ class Phraser:
         labels: Sequence[str] | None,
         choices: str | None,
     ) -> None:
-        """`columns`, `labels` and `choices` as in `catalogue.Entry`.
+        """`columns`, `labels` and `choices` are as in `catalogue.Entry`.
 
-        Raises RefusedError that names entry and field where a template is wrong, or no wording has the labels.
+        Raises RefusedError, which names entry and field, if a template is invalid or no wording has the labels.
         """
         self._name = name
         self._environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
@@ -112,18 +113,16 @@ class Phraser:
             Phrased.HELD_OUT: _pool(phrasings.templates, fitting, held_out=True),
         }
         if not all(self._pools[Phrased.TRAINED]):
-            raise RefusedError(
-                f"catalogue entry {name!r}: phrasings: no wording that training may draw has the labels {labels}"
-            )
+            raise RefusedError(f"catalogue entry {name!r}: phrasings: no wording for training has the labels {labels}")
         self._columns = {column: self._compile(f"columns.{column}", text) for column, text in columns.items()}
         self._choices = self._compile_expression(choices) if choices else None
         texts = {each.text for each in phrasings.templates} | {each.ask for each in fitting}
         self._texts = {text: self._compile("phrasings", text) for text in texts}
 
     def phrase(self, row: Mapping[str, Any], example: Example, phrased: Phrased, rng: random.Random) -> Example:
-        """The example in a phrasing that `rng` draws, its choices in an order that `rng` draws.
+        """The example in a template and wording drawn by `rng`, with its choices in an order drawn by `rng`.
 
-        Where no phrasing is held out, those of training are drawn from.
+        If no phrasing is held out, HELD_OUT draws from the training phrasings.
         """
         templates, wordings = self._pools[phrased] if all(self._pools[phrased]) else self._pools[Phrased.TRAINED]
         template, wording = rng.choice(templates), rng.choice(wordings)
@@ -165,7 +164,7 @@ class Phraser:
 
     def _places(self, example: Example) -> range:
         if len(example.choices or ()) != len(self._labels or ()):
-            raise RefusedError(f"catalogue entry {self._name!r}: labels: there are other choices than labels")
+            raise RefusedError(f"catalogue entry {self._name!r}: labels: a row has another number of choices")
         return range(len(example.choices or ()))
 
     def _compile(self, field: str, text: str) -> Any:
@@ -193,7 +192,7 @@ class Phraser:
 def _pool(
     templates: Sequence[Template], wordings: Sequence[Wording], *, held_out: bool
 ) -> tuple[list[Template], list[Wording]]:
-    """Templates and wordings to draw from. Tasks whose choices are the row's have no other wording to hold out."""
+    """Templates and wordings to draw from. If all wordings use the row's own choices, none of them is held out."""
     worded = any(each.choices for each in wordings)
     return (
         [each for each in templates if each.held_out == held_out],
@@ -202,7 +201,7 @@ def _pool(
 
 
 def _marks(marks: str, count: int) -> list[str]:
-    """`count` marks in the manner of the first: 'A)' gives 'A)', 'B)', 'C)'."""
+    """`count` marks that continue the first one: 'A)' gives 'A)', 'B)', 'C)'."""
     first = marks.strip(_punctuation(marks))
     names: Iterator[str] = iter({"A": ascii_uppercase, "a": ascii_lowercase}.get(first, map(str, range(1, count + 1))))
     return [marks.replace(first, name) for name, _ in zip(names, range(count), strict=False)]

@@ -1,4 +1,4 @@
-"""Raw rows of a dataset: from the hub (package datasets), or from a folder of JSON lines in the same columns."""
+"""Reads the raw rows of a dataset, from the hub (package datasets) or from a folder of JSON lines."""
 
 import gzip
 import json
@@ -10,9 +10,9 @@ from loracomp.errors import NotFoundError, RefusedError, UsageError
 
 
 def rows_of(data: str, name: str | None, split: str, hub_split: str) -> Iterator[dict[str, Any]]:
-    """Rows of a split: of `data`/<split>.jsonl where `data` is a folder, else of the hub's dataset.
+    """Rows of a split: from the file `data`/<split>.jsonl if `data` is a folder, otherwise from the dataset on the hub.
 
-    Raises NotFoundError or UsageError that says how to go on, RefusedError naming file and line.
+    Raises NotFoundError or UsageError, which say what to do, or RefusedError naming file and line.
     """
     folder = Path(data).expanduser()
     if folder.is_dir():
@@ -30,7 +30,7 @@ def _json_lines(folder: Path, split: str) -> Iterator[dict[str, Any]]:
             f"data: no file {plain.absolute()} (or {packed.name}); a local dataset is a folder with train.jsonl and "
             "validation.jsonl"
         )
-    # The codec leaves a byte order mark out.
+    # utf-8-sig removes a byte order mark.
     with (gzip.open if path is packed else open)(path, "rt", encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, start=1):
             yield _object(path, number, line)
@@ -53,7 +53,7 @@ def _hub_rows(path: str, name: str | None, split: str) -> Iterator[dict[str, Any
         raise UsageError("reading the hub needs datasets: `pip install 'loracomp[data]'`, or name a folder") from error
     try:
         return iter(load_dataset(path, name, split=split))
-    except (OSError, ValueError) as error:  # datasets' own errors are kinds of these
+    except (OSError, ValueError) as error:  # the errors of `datasets` are subclasses of these
         reason = str(error).partition("\n")[0]
         raise NotFoundError(
             f"data {path!r}: the hub did not give split {split!r}: {reason}; or name a folder"

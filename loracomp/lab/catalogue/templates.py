@@ -1,4 +1,4 @@
-"""A dataset's row -> a prompt, its choices and the answer, by sandboxed Jinja templates."""
+"""Turns a dataset's row into a prompt, its choices and the answer, by sandboxed Jinja templates."""
 
 import hashlib
 from collections.abc import Mapping
@@ -12,7 +12,10 @@ from loracomp.registry.examples import Example, canonical_json
 
 
 class Templates:
-    """An entry's three templates, compiled. Raises RefusedError naming entry and field where one is wrong."""
+    """The compiled doc_to_text, doc_to_choice and doc_to_target of an entry.
+
+    Raises RefusedError, which names entry and field, if one is invalid.
+    """
 
     def __init__(self, name: str, text: str, choice: str | list[str] | None, target: str) -> None:
         self._name = name
@@ -28,7 +31,7 @@ class Templates:
         self._target = self._expression("doc_to_target", target)
 
     def example(self, row: Mapping[str, Any], split: str, source_ref: str) -> Example | None:
-        """The row's example; None without a gold label (-1) or where choices are blank or not distinct."""
+        """The example made from a row; None if it has no gold label (-1), or if choices are blank or not distinct."""
         prompt = str(self._call("doc_to_text", self._text.render, row, source_ref)).strip()
         choices = self._choices_of(row, source_ref)
         target = self._call("doc_to_target", self._target, row, source_ref)
@@ -38,7 +41,7 @@ class Templates:
         return Example(split, prompt, choices, answer, self._hash(row), source_ref)
 
     def inputs(self, row: Mapping[str, Any]) -> tuple[str, ...]:
-        """Texts of the row's columns that doc_to_text reads, as the dataset has them; other values as JSON."""
+        """The unchanged texts of the columns that doc_to_text reads from the row; values of other types as JSON."""
         values = [row[column] for column in self._inputs if column in row]
         return tuple(value if isinstance(value, str) else canonical_json(value) for value in values)
 
@@ -55,14 +58,14 @@ class Templates:
             return self._environment.compile_expression(inner, undefined_to_none=False)
         except TemplateError as error:
             raise RefusedError(
-                f"catalogue entry {self._name!r}: {field}: not one {{{{ expression }}}}: {error}"
+                f"catalogue entry {self._name!r}: {field}: must be one {{{{ expression }}}}: {error}"
             ) from error
 
     def _call(self, field: str, function: Any, row: Mapping[str, Any], source_ref: str) -> Any:
         try:
             value = function(**row)
-            str(value)  # an undefined column raises here
-        except Exception as error:  # an expression can raise anything
+            str(value)  # raises if the expression uses an undefined column
+        except Exception as error:  # an expression can raise any exception
             raise self._wrong(field, source_ref, f"{error}; the row has {', '.join(map(str, row))}") from error
         return value
 

@@ -1,1 +1,1 @@
-"""Training an adapter for a task."""
+"""Trains adapters for tasks."""

@@ -1,4 +1,4 @@
-"""An adapter's card: README.md of its folder, said from its training record."""
+"""Writes an adapter's card (README.md of its folder) from its training record."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from loracomp.lab.catalogue import data_note, phrasings_of
 
 
 def adapter_card(record: dict[str, Any]) -> str:
-    """Markdown with the front matter that model hubs read. Raises RefusedError where the record lacks what it needs."""
+    """The card as Markdown with the front matter that model hubs read. RefusedError if the record lacks a field."""
     try:
         return _card(record)
     except (KeyError, TypeError) as error:
         raise RefusedError(
-            f"the training record is not one of `loracomp train` ({error}): a card can't be made of it"
+            f"a card can't be made, because the training record is not from `loracomp train` ({error})"
         ) from None
 
 
@@ -80,7 +80,7 @@ def _data(record: dict[str, Any]) -> list[str]:
 
 
 def _phrasings(record: dict[str, Any]) -> list[str]:
-    """In which words the rows stood, where the catalogue has phrasings for them."""
+    """A line on the phrasings in which the rows were written; none if the catalogue has no phrasings for the task."""
     share = record["hyper_parameters"].get("phrased", 0.0)
     shares = share if isinstance(share, list) else [share]
     if not any(shares) or not (phrasings := phrasings_of(record["task"])):

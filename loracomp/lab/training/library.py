@@ -1,4 +1,4 @@
-"""Train the adapters of a whole library by a recipe: resumable, and one task's failure is that task's alone."""
+"""Trains the adapters of a whole library by a recipe. It can be resumed; if one task fails, the others continue."""
 
 import gc
 import traceback
@@ -16,41 +16,41 @@ from loracomp.registry.library_files import adapter_folder
 
 @dataclass(frozen=True, slots=True)
 class TaskOutcome:
-    """What became of a task."""
+    """How the training of one task ended."""
 
     task: str
     outcome: str
-    """trained, finished (before this call) or failed."""
+    """trained, finished (already before this call) or failed."""
     record: Mapping[str, Any] | None = None
-    """Its training record, where there is an adapter."""
+    """The adapter's training record, if there is an adapter."""
     error: str | None = None
-    """Why it failed."""
+    """The error, if the task failed."""
 
 
 def train_library(
     recipe: Mapping[str, TaskRecipe], library: Path, data: Path, load_base: Callable[[], BaseModel]
 ) -> Iterator[TaskOutcome]:
-    """Train each adapter of a recipe that `library`/adapters/TASK lacks, one after another; an outcome a task.
+    """Train the adapters of a recipe that are missing in `library`/adapters, one after another; yields each outcome.
 
-    `data` is a folder with a folder of JSON lines for each task. `load_base` gives a fresh base model, which a training
-    uses up. Called again, it goes on where it was. A task that starts from one that failed fails too.
-    Raises NotFoundError where `data` lacks the folder of a task.
+    `data` is a folder with a folder of JSON lines for each task. `load_base` returns a fresh base model; a training
+    changes it, so it can't be used twice. Called again, an interrupted training continues. If a task fails, the tasks
+    that start from its adapter fail too. Raises NotFoundError if `data` lacks the folder of a task.
     """
     if missing := [task for task in recipe if not (data / task).is_dir()]:
-        raise NotFoundError(f"data {data} has no folder {', '.join(missing)}: a library's data is a folder a task")
+        raise NotFoundError(f"data {data} has no folder {', '.join(missing)}: it needs one folder for each task")
     outcomes: dict[str, TaskOutcome] = {}
     fresh = _Fresh(load_base)
     for task, each in recipe.items():
         start = outcomes.get(each.start_from or "")
         if start and start.outcome == "failed":
-            outcomes[task] = TaskOutcome(task, "failed", error=f"it starts from {start.task}, which failed")
+            outcomes[task] = TaskOutcome(task, "failed", error=f"the task starts from {start.task}, which failed")
         else:
             outcomes[task] = _train(each, library, data / task, fresh)
         yield outcomes[task]
 
 
 class _Fresh:
-    """A base model that no training has used yet."""
+    """Holds a base model that no training has changed yet."""
 
     def __init__(self, load: Callable[[], BaseModel]) -> None:
         self._load = load
@@ -63,7 +63,7 @@ class _Fresh:
 
     def used_up(self) -> None:
         self._base = None
-        gc.collect()  # PEFT's wrapping and the trainer hold one another
+        gc.collect()  # PEFT's wrapper and the trainer refer to each other
 
 
 def _train(each: TaskRecipe, library: Path, data: Path, fresh: _Fresh) -> TaskOutcome:
@@ -74,7 +74,7 @@ def _train(each: TaskRecipe, library: Path, data: Path, fresh: _Fresh) -> TaskOu
         record = train_adapter(each.entry, fresh.get(), each.config, output, str(data), start_from=start)
     except LoracompError as error:
         return TaskOutcome(each.task, "failed", error=str(error))
-    except Exception as error:  # hours of other tasks' training shouldn't wait for somebody to look
+    except Exception as error:  # go on with the other tasks, whose training takes hours
         traceback.print_exc()
         return TaskOutcome(each.task, "failed", error=f"{type(error).__name__}: {error}")
     finally:

@@ -1,7 +1,7 @@
-"""Recipes: how each adapter of a library is trained, in one YAML file.
+"""Reads recipes: YAML files that say how each adapter of a library is trained.
 
-defaults: settings of all tasks (`training.config`); tasks: what each has of its own, and `start_from`, another task of
-the recipe whose adapter it starts from.
+`defaults` has settings for all tasks (`training.config`); `tasks` has each task's own settings, and may have
+`start_from`: another task of the recipe, from whose adapter the training starts.
 """
 
 from dataclasses import dataclass
@@ -28,12 +28,12 @@ class _Recipe(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TaskRecipe:
-    """How one adapter is trained."""
+    """How to train the adapter of one task."""
 
     entry: Entry
     config: TrainingConfig
     start_from: str | None
-    """The task whose adapter it starts from."""
+    """The task from whose adapter the training starts; None: from new factors."""
 
     @property
     def task(self) -> str:
@@ -42,7 +42,7 @@ class TaskRecipe:
 
 
 def read_recipe(path: Path = SHIPPED) -> dict[str, TaskRecipe]:
-    """Each task's recipe, those that others start from first, else in the file's order.
+    """The recipe of each task, in the file's order, except that a task comes after the task that it starts from.
 
     Raises NotFoundError or UsageError naming the file, the task and the setting.
     """
@@ -52,11 +52,11 @@ def read_recipe(path: Path = SHIPPED) -> dict[str, TaskRecipe]:
 
 
 def with_starts(recipe: dict[str, TaskRecipe], tasks: list[str]) -> dict[str, TaskRecipe]:
-    """The part of a recipe that is needed for these tasks. Raises UsageError for one that it doesn't have."""
+    """The part of a recipe for these tasks and those that they start from. Raises UsageError for an unknown task."""
     if unknown := [task for task in tasks if task not in recipe]:
         raise UsageError(f"task {', '.join(unknown)}: not in the recipe; it has {', '.join(recipe)}")
     wanted = set(tasks)
-    for task in reversed(recipe):  # what is started from stands before what starts from it
+    for task in reversed(recipe):  # a recipe lists a task after the task that it starts from
         if task in wanted and (start := recipe[task].start_from):
             wanted.add(start)
     return {task: each for task, each in recipe.items() if task in wanted}
@@ -91,12 +91,13 @@ def _order(path: Path, tasks: dict[str, TaskRecipe]) -> list[str]:
 
 
 def _ancestry(path: Path, tasks: dict[str, TaskRecipe], task: str) -> list[str]:
-    """The task, the one that it starts from, and so on."""
+    """The task, the task that it starts from, the task that this one starts from, and so on."""
     line = [task]
     while (start := tasks[line[-1]].start_from) is not None:
         if start not in tasks:
             raise UsageError(
-                f"recipe {path}: task {line[-1]}: start_from {start!r} is no task of it; it has {', '.join(tasks)}"
+                f"recipe {path}: task {line[-1]}: start_from {start!r} is no task of the recipe, which has "
+                f"{', '.join(tasks)}"
             )
         if start in line:
             raise UsageError(f"recipe {path}: tasks start from one another: {', '.join(line)}")

@@ -1,4 +1,4 @@
-"""Which rows are learnt from, in which words, and in what order: decided by the seed alone, before the first step."""
+"""Chooses the rows to train on, their phrasings and their order. Only the seed decides, before the first step."""
 
 import hashlib
 import json
@@ -15,53 +15,53 @@ from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import Question, encode_choices
 from loracomp.registry.examples import Example
 
-# Batches are cut from this many batches' rows sorted by length: little padding, still random enough.
+# Rows of this many batches are sorted by length together, to save padding; their order stays random enough.
 SORTED_TOGETHER = 8
 
 Read: TypeAlias = Callable[[float | Phrased, int], Iterable[Example]]
-"""How the rows are put (`catalogue.read_examples`: phrased, seed) -> all rows, the same ones in the same order."""
+"""Reads all rows, always in the same order; its arguments are `phrased` and `seed` of `catalogue.read_examples`."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingRow:
-    """A tokenised example and the place of its right choice, from 0."""
+    """A tokenised example and the index of its right choice, from 0."""
 
     question: Question
     answer: int
     digest: bytes
-    """Sha256 of its content hash, prompt and choices."""
+    """Sha256 of the example's content hash, prompt and choices."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of its longest sequence."""
+        """Number of tokens in its longest sequence."""
         return max(len(row.tokens) for row in self.question.rows)
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows to learn from, and train rows kept aside to score on."""
+    """The rows to train on, and the train rows that are kept aside for scoring."""
 
     epochs: tuple[tuple[TrainingRow, ...], ...]
-    """For each epoch its rows, each in the phrasing that it has in this epoch."""
+    """The rows of each epoch; a row may have a different phrasing in each epoch."""
     held_out: Mapping[Phrased, tuple[TrainingRow, ...]]
-    """The rows kept aside, in the entry's own template and, where it has phrasings, in those of both kinds."""
+    """The rows kept aside, in the entry's own template and, if it has phrasings, in trained and in held-out ones."""
     kept_aside: frozenset[bytes]
-    """Content hashes of the rows kept aside, those over max_tokens too."""
+    """Content hashes of all rows kept aside, including rows longer than max_tokens."""
     drawn: frozenset[bytes]
-    """Content hashes of the rows drawn to learn from."""
+    """Content hashes of the rows drawn for training."""
     too_long: int
-    """Rows left out because of max_tokens, in the first epoch and of those kept aside."""
+    """Number of rows longer than max_tokens, which were left out, in the first epoch and among those kept aside."""
 
     def digest(self) -> str:
-        """Sha256 hex of the learnt rows' digests, in their order."""
+        """Sha256 in hex over the digests of the training rows, in their order."""
         return hashlib.sha256(b"".join(row.digest for rows in self.epochs for row in rows)).hexdigest()
 
 
 def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasings: bool = False) -> Rows:
-    """Shuffle by seed, keep some for scoring, draw the rest up to max_rows; rows over max_tokens are left out.
+    """Shuffle the rows by the seed, keep some aside for scoring, and take up to max_rows of the others for training.
 
-    `phrasings`: whether the rows can be put in other words than the entry's own.
-    Raises UsageError if no row is left or an example has no choices.
+    Rows longer than max_tokens are left out. `phrasings` says whether the entry has phrasings. Raises UsageError if no
+    row is left or an example has no choices.
     """
     kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
     apart = {kind: split_rows(read(kind, config.seed), config)[0] for kind in kinds}
@@ -72,7 +72,7 @@ def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasing
         learnt = split_rows(read(config.phrased_in(epoch), config.seed + epoch), config)[1]
         epochs.append(tuple(tokenised(learnt, base, config.max_tokens)))
     if not all(epochs):
-        raise UsageError(f"no row to learn from: {len(learnt)} were drawn, none fits max_tokens = {config.max_tokens}")
+        raise UsageError(f"no row to train on: {len(learnt)} were drawn, none fits max_tokens = {config.max_tokens}")
     fitting = len(epochs[0]) + len(held_out[Phrased.OWN])
     return Rows(
         tuple(epochs),
@@ -84,7 +84,7 @@ def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasing
 
 
 def split_rows(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:
-    """Those kept aside and those drawn to learn from: the same rows however they are put."""
+    """Split examples into those kept aside and those to train on; the phrasing does not change which rows these are."""
     shuffled = list(examples)
     random.Random(config.seed).shuffle(shuffled)  # noqa: S311  reproducible, not secret
     aside = min(config.held_out, len(shuffled) // 5)
@@ -92,7 +92,7 @@ def split_rows(examples: Iterable[Example], config: TrainingConfig) -> tuple[lis
 
 
 def tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> list[TrainingRow]:
-    """The examples as the base model reads them, but those of more than `max_tokens`; UsageError without choices."""
+    """The examples as tokens, without those longer than `max_tokens`. Raises UsageError if one has no choices."""
     rows = (_row(example, base, max_tokens) for example in examples)
     return [row for row in rows if row is not None]
 
@@ -111,7 +111,7 @@ def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | No
 
 
 def training_order(epochs: Sequence[Sequence[TrainingRow]], config: TrainingConfig) -> list[TrainingRow]:
-    """The rows of all steps, one after another: epochs shuffled, like lengths together, whole batches only."""
+    """The rows of all steps in order: epochs are shuffled, rows of similar length put together, all batches full."""
     rng = random.Random(config.seed)  # noqa: S311
     size = min(config.batch_size, len(epochs[0]))
     total = max(round(config.epochs * len(epochs[0])) // size, 1) * size

@@ -1,4 +1,4 @@
-"""Another adapter's factors to start from: intermediate-task training (Phang et al. 2018, arXiv 1811.01088)."""
+"""Starts a training from another task's adapter: intermediate-task training (Phang et al. 2018, arXiv 1811.01088)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,21 +17,21 @@ from loracomp.registry.base_models import RegisteredBaseModel
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """An adapter to start from, checked."""
+    """A checked adapter from which a training starts."""
 
     weights: bytes
-    """Its safetensors file."""
+    """The bytes of its safetensors file."""
     lineage: dict[str, Any]
-    """Its task, the sha256 of its weights, and tasks_seen: all tasks whose rows it has learnt from, its own last."""
+    """Its task, the sha256 of its weights, and tasks_seen: all tasks that it was trained on, its own task last."""
     kept_aside: tuple[str, ...]
-    """Hashes of rows of those tasks that it has not learnt from, in hex."""
+    """Hashes in hex of rows of these tasks that it was not trained on, because they were kept aside."""
 
 
 def read_start(folder: Path, base: BaseModel, config: TrainingConfig) -> Start:
     """Read the adapter in `folder`, which `loracomp train` wrote.
 
-    Raises RefusedError where it isn't whole or is another base model's, UsageError naming the setting in which it
-    differs from `config`, or where its training record doesn't say which rows it has seen.
+    Raises RefusedError if it is incomplete or for another base model. Raises UsageError if a setting differs from
+    `config`, naming it, or if the training record doesn't say which tasks the adapter was trained on.
     """
     known = RegisteredBaseModel(0, base.name, base.source, base.revision, base.fingerprint, base.modules)
     adapter = read_adapter(folder, known)
@@ -39,15 +39,15 @@ def read_start(folder: Path, base: BaseModel, config: TrainingConfig) -> Start:
     task, seen = adapter.training.get("task"), adapter.training.get("tasks_seen")
     if not task or not seen:
         raise UsageError(
-            f"start_from {folder}: its training.json doesn't name the tasks that it has seen (task, tasks_seen), so "
-            "evaluations couldn't keep it out: train it again with this release"
+            f"start_from {folder}: its training.json doesn't name the tasks that it was trained on (task, tasks_seen), "
+            "which evaluations need in order to exclude it: train it again with this release"
         )
     lineage = {"task": task, "sha256": adapter.sha256, "tasks_seen": seen}
     return Start(adapter.weights, lineage, tuple(adapter.training.get("kept_aside") or ()))
 
 
 def load_start(model: PeftModel, start: Start) -> None:
-    """Put the start's factors in the place of the new ones. Raises UsageError where modules are others."""
+    """Copy the factors of `start` into the model's adapter. Raises UsageError if the two adapt different modules."""
     factors = load(start.weights)
     own = get_peft_model_state_dict(model, save_embedding_layers=False)
     if different := sorted(factors.keys() ^ own.keys()):

@@ -1,4 +1,4 @@
-"""Train one adapter on a catalogue entry: LoRA by PEFT, steps by transformers' Trainer, scores as in serving."""
+"""Trains one adapter on a catalogue entry, with PEFT's LoRA, transformers' Trainer, and the scoring used in serving."""
 
 import json
 import os
@@ -43,17 +43,19 @@ def train_adapter(
     *,
     start_from: Path | None = None,
 ) -> dict[str, Any]:
-    """Train an adapter for `entry` on `base` and write it to `output` as a PEFT folder; return its record.
+    """Train an adapter for `entry` on `base` and write it to `output` as a PEFT folder; return its training record.
 
-    It starts from the factors of the adapter in `start_from` (`training.start`); from nothing, all adapters of one
-    seed and shape start from the same factors. Rows that leak validation rows (`catalogue.leaks`) are left out.
+    Training starts from the adapter in the folder `start_from` (`training.start`), or else from new factors, which are
+    the same for all adapters with the same seed and shape. Rows that leak validation rows (`catalogue.leaks`) are left
+    out.
 
-    The folder gets adapter_config.json, adapter_model.safetensors (bfloat16), a card, and training.json: settings, data
-    digest, rows and tasks seen, hashes of the rows kept aside, scores on them, versions, seconds (of the run that ended
-    it). Factors are float32 while they learn, whatever the base model's dtype. Killed and called again, it goes on from
-    the last checkpoint; finished, it returns the record.
-    `base` is wrapped and trained in place: load a fresh one for anything else.
-    Raises UsageError if `output` holds another training, the entry no train split, or `start_from` doesn't fit.
+    The folder gets adapter_config.json, adapter_model.safetensors (bfloat16), a card, and training.json with the
+    record: settings, data digest, rows and tasks seen, hashes of the rows kept aside, scores on these rows, versions,
+    and the seconds of the last run. Factors are float32 during training, whatever the base model's dtype. Called again
+    after it was killed, it continues from the last checkpoint; after it finished, it only returns the record.
+    `base` is changed: load a fresh one for anything else.
+    Raises UsageError if `output` contains another training, if the entry has no train split, or if `start_from` has
+    other settings.
     """
     started = time.monotonic()
     start = read_start(start_from, base, config) if start_from else None
@@ -92,7 +94,7 @@ def train_adapter(
 
 
 def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str, float]:
-    """Shares of rows whose right choice scores highest: lm-eval's acc (summed) and acc_norm (a character)."""
+    """Shares of rows whose right choice scores highest: lm-eval's acc (log-likelihood) and acc_norm (per character)."""
     ordered = sorted(rows, key=lambda row: row.tokens)
     right = dict.fromkeys(NORMALIZATIONS, 0)
     model.eval()
@@ -106,7 +108,7 @@ def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str,
 
 
 def _plan(entry: Entry, base: BaseModel, config: TrainingConfig, rows: Rows, data: str | None) -> dict[str, Any]:
-    """The part of the record that is known before the first step, and that a resumed training must share."""
+    """The part of the record that is known before the first step; when a training is resumed it must be the same."""
     return {
         "task": entry.task,
         "family": entry.family,
@@ -126,7 +128,7 @@ def _plan(entry: Entry, base: BaseModel, config: TrainingConfig, rows: Rows, dat
 
 
 def _origin(entry: Entry, start: Start | None, leaks: Leaks) -> dict[str, Any]:
-    """Whose rows the adapter has ever seen, and what was kept from it."""
+    """The part of the record on the tasks that the adapter was ever trained on, and on the rows left out as leaks."""
     seen = start.lineage["tasks_seen"] if start else []
     return {
         "started_from": start.lineage if start else None,
@@ -140,18 +142,18 @@ def _origin(entry: Entry, start: Start | None, leaks: Leaks) -> dict[str, Any]:
 
 
 def _kept_aside(task: str, rows: Rows, start: Start | None) -> list[str]:
-    """Hashes of train rows of its tasks that the adapter has not learnt from, so that it may be measured on them."""
+    """Hashes of train rows that the adapter was not trained on, so that it may be measured on them."""
     own = {content_hash.hex() for content_hash in rows.kept_aside}
     if start is None:
         return sorted(own)
     before = set(start.kept_aside)
-    # A start that has seen the task may have drawn other rows of it.
+    # If the adapter that it started from was trained on this task too, it may have used rows kept aside here.
     unlearnt = own & before if task in start.lineage["tasks_seen"] else own
     return sorted(unlearnt | before - {content_hash.hex() for content_hash in rows.drawn})
 
 
 def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """The record of a training that ended here; None after writing the plan of one that is to begin or go on."""
+    """The record, if the training in this folder is finished; otherwise write the plan into it and return None."""
     for file in (output / RECORD, output / CHECKPOINTS / RECORD):
         if file.exists():
             found: dict[str, Any] = json.loads(file.read_text())
@@ -166,20 +168,20 @@ def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _check_same(found: dict[str, Any], plan: dict[str, Any], output: Path) -> None:
-    # Rows that leak are missing from the rows' digest; which other splits were compared does not change what is learnt.
+    # "leaks" need not be equal: leaking rows already change the rows' digest, and the rest of it does not matter.
     different = [key for key in plan if key != "leaks" and found.get(key) != plan[key]]
     if different:
-        # Other settings draw other rows: the rows are named only where nothing else explains them.
+        # Other settings also change the rows, so name the difference in rows only if it is the only one.
         telling = [key for key in different if key != "data"] or different
         named = [change for key in telling for change in _changes(key, found.get(key), plan[key])]
         raise UsageError(
-            f"output {output}: holds another training ({'; '.join(named)}): "
-            "name another folder, delete this one, or give the settings it was started with"
+            f"output {output}: contains another training ({'; '.join(named)}): "
+            "name another folder, delete this one, or give the settings that it was started with"
         )
 
 
 def _changes(name: str, before: Any, now: Any) -> list[str]:
-    """What differs, setting by setting where there are several."""
+    """Sentences on how two values differ; for dicts, one sentence for each key that differs."""
     if not isinstance(now, dict) or not isinstance(before, dict):
         return [f"{name} was {before}, is {now}"]
     return [f"{key} was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]] or [name]
@@ -205,9 +207,9 @@ def _lora_config(base: BaseModel, config: TrainingConfig) -> LoraConfig:
 
 
 def with_factors(base: BaseModel, config: TrainingConfig) -> PeftModel:
-    """The base model wrapped with new LoRA factors. Raises UsageError naming a module or layer that it lacks."""
+    """Wrap the base model with new LoRA factors. Raises UsageError naming a module or layer that the model lacks."""
     with warnings.catch_warnings():
-        # PEFT asks transformers by a name that is being retired.
+        # PEFT uses a deprecated name of transformers.
         warnings.filterwarnings("ignore", message=".is_gradient_checkpointing", category=FutureWarning)
         return get_peft_model(base.model, _lora_config(base, config))
 
@@ -227,7 +229,7 @@ def _trainer(
 
 
 def _last_checkpoint(output: Path) -> str | None:
-    """The newest whole checkpoint: its trainer_state.json, which is written last, is there to the end."""
+    """The newest complete checkpoint: one whose trainer_state.json, which is written last, is valid JSON."""
     states = [state for state in (output / CHECKPOINTS).glob("checkpoint-*/trainer_state.json") if _is_json(state)]
     newest = max(states, key=lambda state: int(state.parent.name.rpartition("-")[2]), default=None)
     return str(newest.parent) if newest else None
@@ -242,7 +244,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _held_out_scores(model: PeftModel, held_out: Mapping[Phrased, Sequence[TrainingRow]]) -> dict[str, Any]:
-    """Accuracy on the train rows kept aside, of the base model and of the adapter, as they are put."""
+    """Accuracy of the base model and of the adapter on the rows kept aside, for each kind of phrasing."""
     scores = {str(kind): _scores(model, rows) for kind, rows in held_out.items()}
     return {"rows": len(held_out[Phrased.OWN]), **scores.pop(str(Phrased.OWN)), "phrased": scores}
 
@@ -256,11 +258,11 @@ def _scores(model: PeftModel, rows: Sequence[TrainingRow]) -> dict[str, Any]:
 
 
 def _write(model: PeftModel, record: dict[str, Any], output: Path) -> None:
-    """The PEFT folder; the record comes last, so a folder with a record is whole."""
+    """Write the PEFT folder. The record is written last, so that a folder with a record is complete."""
     config = model.peft_config["default"]
-    config.target_modules = sorted(config.target_modules)  # PEFT keeps a set: another order in every process
+    config.target_modules = sorted(config.target_modules)  # PEFT keeps a set, whose order differs in each process
     config.inference_mode = True
-    config.base_model_name_or_path = record["base_model"]["source"]  # PEFT put this machine's folder there
+    config.base_model_name_or_path = record["base_model"]["source"]  # PEFT wrote a path of this machine
     config.save_pretrained(output)
     factors = {
         name: factor.detach().to("cpu", torch.bfloat16).contiguous()

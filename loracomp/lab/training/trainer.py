@@ -1,4 +1,4 @@
-"""transformers' Trainer with the loss and the progress bar that choices ask for."""
+"""transformers' Trainer with a loss over choices, and a progress bar."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,18 +19,20 @@ from loracomp.model.scoring import log_likelihoods
 
 LOG_STEPS = 10
 SAVE_STEPS = 25
-"""A killed training loses at most these steps: a minute or so on two cores."""
+"""Steps between checkpoints. A killed training loses at most these: about a minute on two cores."""
 
 
 def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
-    """Mean over rows of the choices' cross-entropy, plus lm_weight x the right choice's loss a token.
+    """Mean over rows of: cross-entropy over the choices + lm_weight x the right choice's loss per token.
 
-    And, with `unlikelihood`, minus the mean log(1 - p) of the wrong choices, p their mean likelihood a token.
+    With `unlikelihood`, also - unlikelihood x the mean of log(1 - p) over the wrong choices, where p is a choice's mean
+    likelihood per token.
 
-    `scores`: for every row its choices' summed log-likelihoods [choices], in nats, by the scorer that serves. They
-    compete divided by tokens^length_exponent: sums of long choices differ by tens of nats, so that a few hopeless rows
-    would decide every step; means a token (T-Few, arXiv 2205.05638, section 3.2) by hundredths, so that rows already
-    right push as hard as those in doubt. A sum of n terms varies as the root of n: 0.5 lies between.
+    `scores` has the log-likelihoods [choices] of each row's choices in nats, from the scoring used in serving. The
+    cross-entropy divides them by tokens^length_exponent. Undivided, long choices differ by tens of nats, and a few rows
+    that can't be learnt would dominate each step. Divided by tokens (T-Few, arXiv 2205.05638, section 3.2) they differ
+    by hundredths, and rows that are already right have the same gradient as uncertain ones. A sum of n terms varies
+    with the square root of n, hence the default exponent 0.5.
     """
     return torch.stack([_row_loss(score, row, config) for score, row in zip(scores, rows, strict=True)]).mean()
 
@@ -47,7 +49,7 @@ def _row_loss(score: Tensor, row: TrainingRow, config: TrainingConfig) -> Tensor
 
 
 class ChoiceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
-    """Trainer whose batches are training rows, taken in the order given."""
+    """A Trainer whose batches are lists of training rows, in the order of the dataset."""
 
     def __init__(self, config: TrainingConfig, model: PeftModel, **kwargs: Any) -> None:
         super().__init__(model=model, data_collator=lambda rows: {"rows": rows}, **kwargs)
@@ -59,7 +61,7 @@ class ChoiceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped h
 
 
 def compute_loss(model: PeftModel, rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
-    """The loss of one batch (`choice_loss`), with the attention that is faster for its length on a CPU."""
+    """The loss of one batch (`choice_loss`). On a CPU it chooses the attention that is faster for the rows' length."""
     if model.device.type == "cpu":
         short = max(row.tokens for row in rows) <= EAGER_TOKENS
         model.base_model.model.set_attn_implementation("eager" if short else "sdpa")
@@ -67,7 +69,7 @@ def compute_loss(model: PeftModel, rows: Sequence[TrainingRow], config: Training
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]
-    """One rich line on a terminal; a line for every log elsewhere."""
+    """Shows a progress bar on a terminal; otherwise prints a line for each log."""
 
     def __init__(self, title: str) -> None:
         self._console = Console(stderr=True)
@@ -76,13 +78,13 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
         self._line = self._progress.add_task(title, total=None, loss="-")
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the bar, where a resumed training stands."""
+        """Start the bar; a resumed training starts at its current step."""
         self._progress.update(self._line, total=state.max_steps, completed=state.global_step)
         if self._console.is_terminal:
             self._progress.start()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Move on by a step."""
+        """Advance the bar by one step."""
         self._progress.update(self._line, completed=state.global_step)
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
@@ -94,15 +96,15 @@ class ProgressBar(TrainerCallback):  # type: ignore[misc]
             self._console.print(f"step {state.global_step}/{state.max_steps} loss {float(logs['loss']):.4f}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Leave the finished bar on the screen."""
+        """Stop the bar; it stays on the screen."""
         self._progress.stop()
 
 
 def arguments(config: TrainingConfig, rows: int, folder: Path, model: PeftModel) -> TrainingArguments:
-    """Trainer's arguments: AdamW, linear warm-up and decay, checkpoints in `folder`, nothing reported anywhere.
+    """Arguments for Trainer: AdamW, linear warm-up and decay, checkpoints in `folder`, no reports to other services.
 
-    A bfloat16 base model computes in bfloat16, adapter included (autocast), as in serving; the factors that the
-    optimizer holds stay float32.
+    With a bfloat16 base model all is computed in bfloat16 (autocast), the adapter too, as in serving; the factors that
+    the optimizer updates are float32.
     """
     size = min(config.batch_size, rows)
     steps = rows // size
