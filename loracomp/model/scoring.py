@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from inspect import signature
-from itertools import chain, repeat
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -135,21 +135,27 @@ def _continuation(tokenizer: PreTrainedTokenizerBase, start: list[int], whole: l
 
 
 def _rows(prompt: tuple[int, ...], continuations: Sequence[list[int]], limit: int) -> Iterator[Row]:
-    """Rows of at most `limit` tokens, or with one branch only. The first row also scores the choices of one token."""
+    """Rows of at most `limit` tokens, or with one branch only. The first row also scores the choices of one token.
+
+    Equal choices share a branch, so that their scores are equal to the last bit.
+    """
+    equal: dict[tuple[int, ...], list[int]] = {}
+    for choice, ids in enumerate(continuations):
+        equal.setdefault(tuple(ids), []).append(choice)
     last = len(prompt) - 1
     branches: list[tuple[int, ...]] = []
-    spots = [Spot(last, ids[0], choice) for choice, ids in enumerate(continuations) if len(ids) == 1]
+    spots = [Spot(last, ids[0], choice) for ids, choices in equal.items() if len(ids) == 1 for choice in choices]
     length = len(prompt)
-    for choice, ids in enumerate(continuations):
-        if len(ids) == 1:
+    for branch, choices in equal.items():
+        if len(branch) == 1:
             continue
-        if branches and length + len(ids) - 1 > limit:
+        if branches and length + len(branch) - 1 > limit:
             yield Row(prompt, tuple(branches), tuple(spots))
             branches, spots, length = [], [], len(prompt)
-        places = (last, *range(length, length + len(ids) - 1))
-        spots += map(Spot, places, ids, repeat(choice))
-        branches.append(tuple(ids[:-1]))
-        length += len(ids) - 1
+        places = (last, *range(length, length + len(branch) - 1))
+        spots += (Spot(place, token, choice) for choice in choices for place, token in zip(places, branch, strict=True))
+        branches.append(branch[:-1])
+        length += len(branch) - 1
     yield Row(prompt, tuple(branches), tuple(spots))
 
 
