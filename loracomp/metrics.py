@@ -37,6 +37,8 @@ STEP_SECONDS = Histogram(
     ("step",),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
 )
+PASSES_CHECKED = Counter("loracomp_passes_checked", "Scoring passes compared with merged weights.")
+PASSES_DIFFERENT = Counter("loracomp_passes_different", "Of the passes checked, those that gave something else.")
 TOKENS = Counter("loracomp_tokens", "Tokens of answered jobs.", ("kind",))
 CACHE_REQUESTS = Counter("loracomp_cache_requests", "Lookups in device memory: hit or miss.", ("cache", "result"))
 CACHE_BYTES = Gauge("loracomp_cache_bytes", "Bytes that a cache holds in device memory.", ("cache",))

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from loracomp.composition.checking import TOLERANCE, TOLERANCE_OF_16_BITS
 from loracomp.database.connections import Connection, storable
 from loracomp.errors import JobError
 from loracomp.pipeline import Pipeline
@@ -58,8 +59,6 @@ class _Stored(BaseModel):
         )
 
 
-TOLERANCE, TOLERANCE_OF_16_BITS = 0.05, 0.25
-"""Largest difference in nats at which scores count as equal. Rounding depends on device and batch, most in 16 bits."""
 ADAPTERS = ("adapter_ids", "adapter_sha256", "adapter_weights")
 
 

@@ -137,19 +137,6 @@ def peft_twin(model: torch.nn.Module, adapters: list[AdapterWeights], rslora: bo
         wrapped.unload()
 
 
-@contextmanager
-def merged(model: torch.nn.Module, factors: dict[str, Factors]):
-    """The slow reference: the change B @ A added to each module's weight, and the old weight put back at the end."""
-    old = {module: model.get_submodule(module).weight.data for module in factors}
-    for module, f in factors.items():
-        model.get_submodule(module).weight.data = old[module] + (f.B @ f.A).to(old[module])
-    try:
-        yield model
-    finally:
-        for module, weight in old.items():
-            model.get_submodule(module).weight.data = weight
-
-
 class Fetching(Predictor):
     """A predictor that fetches adapters from one place whenever it is asked."""
 

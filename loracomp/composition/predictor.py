@@ -10,6 +10,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from loracomp.composition.checking import MergeChecker
 from loracomp.composition.composer import Composed, Composer
 from loracomp.composition.layers import SideBySide
 from loracomp.composition.resident import Fetch, Loaded, ResidentAdapters
@@ -70,14 +71,17 @@ class Predictor:
         *,
         token_budget: int = 16384,
         cache_bytes: int = 2 << 30,
+        check_one_in: int = 0,
     ) -> None:
         """`token_budget` limits the tokens of one forward pass, including padding; `cache_bytes` limits the memory kept
-        on the device between batches (three quarters for adapters, one quarter for compositions).
+        on the device between batches (three quarters for adapters, one quarter for compositions). One scoring pass in
+        `check_one_in` is compared with merged weights (`MergeChecker`); 0: none.
         """
         self._base = base
         self._token_budget = token_budget
         self._adapters = ResidentAdapters(cache_bytes * 3 // 4, base.model.device)
         self._composer = Composer(base, cache_bytes=cache_bytes // 4)
+        self._checker = MergeChecker(base.model, check_one_in)
 
     def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Answer | JobError]:
         """Load the adapters, compose them and answer the requests; `fetch` reads adapters from the database."""
@@ -165,7 +169,9 @@ class Predictor:
         asked = [(item.encoded, mix) for item in items for mix in item.mixes if isinstance(item.encoded, Question)]
         rows = [mix for question, mix in asked for _ in question.rows]
         with adapters.composed(rows, max(item.width for item in items)):
-            scores = iter(log_likelihoods(self._base.model, [question for question, _ in asked]))
+            given = log_likelihoods(self._base.model, [question for question, _ in asked])
+        self._checker.check(asked, given)
+        scores = iter(given)
         return [_chosen(item, *(next(scores) for _ in item.mixes)) for item in items]
 
     def _generate(self, adapters: SideBySide, items: Sequence[_Item]) -> list[Answer | JobError]:

@@ -34,6 +34,7 @@ def _load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
         load_registered_encoder(connection, device),
         token_budget=settings.token_budget,
         cache_bytes=settings.adapter_cache_mb << 20,
+        check_one_in=settings.check_one_in,
     )
 
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from loracomp.composition.checking import merged
 from loracomp.composition.layers import SideBySide, composed
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
 from loracomp.model.generation import Prompt, generate
 from loracomp.model.scoring import encode_choices, log_likelihoods, pad_right
-from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, merged, random_adapter, tiny_llama
+from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, random_adapter, tiny_llama
 
 TARGETS = [("q_proj", "v_proj"), ("q_proj",), ("o_proj", "down_proj"), ("k_proj", "up_proj", "gate_proj")]
 

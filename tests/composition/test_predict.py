@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from loracomp.composition import layers
 from loracomp.composition.blocks import Factors
+from loracomp.composition.checking import merged
 from loracomp.composition.strategies import STRATEGIES, compose
 from loracomp.errors import JobError
 from loracomp.model.batching import batches
@@ -22,7 +23,6 @@ from model_fixtures import (
     as_base,
     letter_tokenizer,
     linear_shapes,
-    merged,
     random_adapter,
     tiny_llama,
 )

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loracomp.composition.blocks import Factors, unpack
+from loracomp.composition.checking import merged
 from loracomp.composition.fidelity import fidelity
 from loracomp.composition.masks import keep_largest
 from loracomp.composition.strategies import STRATEGIES, compose, gated, prepare, randomize
 from loracomp.errors import UsageError
-from model_fixtures import linear_shapes, merged, peft_twin, random_adapter, tiny_llama
+from model_fixtures import linear_shapes, peft_twin, random_adapter, tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 reads it
 
