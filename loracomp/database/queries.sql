@@ -88,7 +88,7 @@ SELECT * FROM loracomp.unembedded_examples(task => %(task)s, max_examples => %(m
 SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(content_hashes)s)
 
 -- name: add_embeddings
--- Vectors are sent in binary (%b), as for route_jobs.
+-- Vectors are sent in binary, as for route_jobs.
 SELECT loracomp.add_embeddings(
     example_ids => %(example_ids)s::bigint[], embeddings => %(embeddings)b::vector[]
 ) AS added

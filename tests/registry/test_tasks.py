@@ -217,7 +217,7 @@ def test_what_postgres_cannot_hold_is_named_by_its_row(connection, tmp_path):
     add_task(connection, "facts")
     (example,) = read_lines(write_lines(tmp_path / "facts.jsonl", LINES[:1]), "facts")
     for prompt in ("a\0b", "half a pair: \ud83d"):
-        with pytest.raises(RefusedError, match=r"row facts/facts.jsonl#1: holds a NUL"):
+        with pytest.raises(RefusedError, match=r"row facts/facts.jsonl#1: contains a NUL"):
             import_examples(connection, "facts", [replace(example, prompt=prompt)])
     with pytest.raises(NotFoundError, match="no task other: loracomp task add"):
         import_examples(connection, "other", [example])
@@ -310,7 +310,7 @@ def storage_of_embeddings(connection) -> str:
 
 
 def test_an_encoder_whose_vectors_no_index_holds_is_refused(database, minilm):
-    with pytest.raises(RefusedError, match=r"vectors of 2048 dimensions, .* at most 2000: choose a smaller"):
+    with pytest.raises(RefusedError, match=r"vectors of 2048 dimensions, .* at most 2000: choose an encoder"):
         set_encoder(database, replace(minilm, name="large", fingerprint="6" * 64, dimensions=2048))
 
 
