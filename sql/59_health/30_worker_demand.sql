@@ -1,0 +1,84 @@
+-- How many workers the queue needs: what scales workers up and down.
+--   worker_demand
+--     compute_seconds           what a job takes, from the timings of answers
+
+-- Reads only. It counts the queue, so ask every ten seconds or more seldom. It runs with its owner's rights: whoever scales
+-- workers may call this function and read nothing else.
+CREATE FUNCTION loracomp.worker_demand(target_wait_s double precision DEFAULT 30, base_model text DEFAULT NULL)
+RETURNS TABLE (
+    workers integer,
+    open_jobs bigint,
+    arrived_jobs bigint,
+    background_jobs bigint,
+    seconds_per_job double precision
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET jit = off
+AS $$
+    SELECT loracomp.check_range('target_wait_s', worker_demand.target_wait_s, 1, 86400);
+    WITH asked AS MATERIALIZED (
+        SELECT b.name, now() - w.wait AS since, now() + w.wait AS until
+        FROM loracomp.base_model AS b
+        CROSS JOIN (SELECT make_interval(secs => worker_demand.target_wait_s) AS wait) AS w
+        WHERE CASE
+            WHEN worker_demand.base_model IS NULL THEN b.is_default ELSE b.name = worker_demand.base_model
+        END
+    ),
+    -- Each arm has an index of its own.
+    jobs AS (
+        SELECT j.* FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
+        UNION ALL
+        SELECT j.* FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND j.scheduled AND j.run_at <= (SELECT a.until FROM asked AS a)
+        UNION ALL
+        SELECT j.* FROM loracomp.job AS j WHERE j.status = 'running'
+        UNION ALL
+        SELECT j.* FROM loracomp.job AS j WHERE j.finished_at > (SELECT a.since FROM asked AS a)
+    ),
+    counted AS (
+        SELECT
+            count(*) FILTER (WHERE k.is_open AND NOT k.is_background) AS open_jobs,
+            count(*) FILTER (WHERE k.arrived_at > a.since AND k.status <> 'cancelled' AND NOT k.is_background) AS arrived_jobs,
+            count(*) FILTER (WHERE k.is_open AND k.is_background) AS background_jobs
+        FROM asked AS a
+        LEFT JOIN (
+            SELECT j.base_model, j.status, greatest(j.created_at, j.run_at) AS arrived_at, j.finished_at IS NULL AS is_open,
+                j.evaluation IS NOT NULL OR j.kind = 'measure' AS is_background
+            FROM jobs AS j
+        ) AS k ON k.base_model = a.name
+        GROUP BY a.name
+    ),
+    -- The second limit bounds the search for a base model that nobody has asked for long.
+    answers AS (
+        SELECT loracomp.compute_seconds(r.timings, r.batch_size) AS seconds, r.batch_size,
+            max(r.batch_size) OVER () AS largest_batch
+        FROM (
+            SELECT p.base_model, p.timings, p.batch_size FROM loracomp.prediction AS p ORDER BY p.job_id DESC LIMIT 20000
+        ) AS r
+        JOIN asked AS a ON r.base_model = a.name
+        LIMIT 1000
+    ),
+    -- A job costs less in a full batch, and a queue that waits fills batches.
+    measured AS (
+        SELECT avg(a.seconds) AS seconds FROM answers AS a WHERE 2 * a.batch_size >= a.largest_batch
+    )
+    SELECT
+        greatest(
+            (c.open_jobs + c.background_jobs > 0)::integer,
+            least(
+                c.open_jobs + c.arrived_jobs,
+                ceil((c.open_jobs + c.arrived_jobs) * coalesce(m.seconds, 0) / worker_demand.target_wait_s)
+            )
+        )::integer,
+        c.open_jobs, c.arrived_jobs, c.background_jobs, m.seconds
+    FROM counted AS c CROSS JOIN measured AS m
+$$;
+COMMENT ON FUNCTION loracomp.worker_demand IS
+'Workers of a base model (null: the default one) that the queue needs for jobs to be answered within target_wait_s seconds;
+no row where there is no such base model.
+The seconds that the open jobs take (queued and due by then, or running), and as many as arrived within the last
+target_wait_s, for as many are expected again; divided by target_wait_s and rounded up. A job takes what the last 1,000
+answers of the base model took in batches at least half as large as the largest. No more workers than jobs; at least 1
+while a job is open, of evaluations and measuring too, and where nothing was answered yet; 0 where nothing is open and
+nothing arrived.';
