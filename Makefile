@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes bench-queue clients dashboard test-dashboard faults bench engine volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue clients dashboard test-dashboard faults bench engine volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -60,6 +60,9 @@ endif
 test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; needs Debian's chromium; PICTURE=file keeps the picture
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
 	SUPERSET=$(SUPERSET) PICTURE=$(PICTURE) $(BIN)/pytest -m dashboard
+
+scaling: install ## a load that rises, falls and bursts, on workers that are scaled by loracomp.worker_demand: docs/scaling.md
+	PYTHONPATH=.:tests $(BIN)/python tests/scaling
 
 OPERATOR_SCHEMAS := .operators
 $(OPERATOR_SCHEMAS)/.installed:
