@@ -1,6 +1,7 @@
 """Language models for tests: a tiny random Llama with a tokenizer of letters, and the real SmolLM2."""
 
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -149,3 +150,21 @@ class Fetching(Predictor):
 
     def load(self, compositions, fetch=None):
         return super().load(compositions, fetch or self._fetch)
+
+
+def direct(model, tokenizer, example: dict[str, Any]) -> tuple[float, bool | None]:
+    """Log-probability of the right answer, a forward pass a choice; and whether it is chosen."""
+    texts = example["choices"] or [example["answer"]]
+    scores = torch.tensor([mean_log_likelihood(model, tokenizer, example["prompt"], text) for text in texts])
+    right = texts.index(example["answer"])
+    if example["choices"] is None:
+        return float(scores[0]), None
+    return float(scores.log_softmax(0)[right]), bool(scores.argmax() == right)
+
+
+def mean_log_likelihood(model, tokenizer, prompt: str, text: str) -> float:
+    start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(f"{prompt} {text}", add_special_tokens=False)["input_ids"]
+    with torch.inference_mode():
+        scores = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+    return float(sum(scores[at - 1, whole[at]] for at in range(len(start), len(whole))) / (len(whole) - len(start)))

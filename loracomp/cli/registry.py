@@ -311,6 +311,38 @@ def build(
     emit([{"file": str(file), "bytes": file.stat().st_size} for file in files], title="Written", as_json=as_json)
 
 
+@library_app.command("measure")
+def measure(
+    folder: Annotated[Path, typer.Argument(help="The library, built, with its adapters.")],
+    *,
+    data: Annotated[str | None, typer.Option(help="Folder with TASK/train.jsonl. Defaults to the hub.")] = None,
+    rows: Annotated[int | None, typer.Option(min=1, help="Examples a task at most. Defaults to 48.")] = None,
+    adapters: Annotated[
+        int | None, typer.Option(min=1, help="Adapters an example: its task's and the nearest tasks'. Defaults to 30.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="As the library was built with.")] = 0,
+) -> None:
+    """Score examples that training kept aside under the adapters. Safe to kill and run again; asks what is missing."""
+    from loracomp.lab.library_build import MEASURED_A_TASK
+    from loracomp.lab.measuring import LIKELY, measure_library
+    from loracomp.model.loading import load_base_model, resolve_device
+    from loracomp.registry.library_files import read_manifest
+
+    settings, source = load_settings(), read_manifest(folder).base_model
+    base = load_base_model(
+        source.source,
+        revision=source.revision,
+        device=resolve_device(settings.device),
+        dtype=settings.dtype,
+        cache_dir=settings.home / "models",
+    )
+    steps = measure_library(
+        folder, base, data=data, rows=rows or MEASURED_A_TASK, adapters=adapters or LIKELY, seed=seed
+    )
+    for step in steps:
+        remarks.print(step, markup=False, highlight=False, soft_wrap=True)
+
+
 def _show(connection: Connection, reference: str, base_model: str | None, as_json: bool) -> None:
     from loracomp.registry import adapters
 

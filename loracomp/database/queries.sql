@@ -130,6 +130,14 @@ SELECT * FROM loracomp.measure_task(
     base_model => %(base_model)s
 )
 
+-- name: add_measurements
+SELECT loracomp.add_measurements(
+    task => %(task)s, base_model => %(base_model)s, choice_normalization => %(choice_normalization)s,
+    content_hashes => %(content_hashes)s::bytea[], base_scores => %(base_scores)s::float8[],
+    bases_are_right => %(bases_are_right)s::boolean[], adapter_sha256 => %(adapter_sha256)s::text[],
+    gains => %(gains)s::real[], are_right => %(are_right)s::boolean[]
+) AS added
+
 -- name: list_measurements
 SELECT * FROM loracomp.list_measurements(task => %(task)s)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from loracomp.lab.catalogue import Phrased, data_note, load_entry, read_examples
 from loracomp.lab.catalogue.leaks import find_leaks
+from loracomp.lab.training.kept_aside import kept_aside
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModelDescription
 from loracomp.registry import library_files as files
@@ -19,6 +20,10 @@ from loracomp.registry.tasks import draw
 EXAMPLES_A_TASK = 300
 PHRASED = 0.5
 """Share of the examples written in one of their task's phrasings, so that jobs in other words find them too."""
+MEASURED_A_TASK = 48
+"""Further examples that training kept aside: `lab.measuring` measures on them what each adapter is worth."""
+MEASURED_WORDS = 60
+"""Longer texts of these examples are scored without their middle, as in training, so that scoring costs less."""
 CARD = "README.md"
 
 
@@ -34,14 +39,14 @@ def build_library(
 ) -> list[Path]:
     """Embed train examples of catalogue entries into a library's folder, and write its manifest and card.
 
-    For each task, at most `limit` examples, drawn by `seed`, are embedded and written without their text. Examples that
-    leak a validation row (`lab.catalogue.leaks`) are left out. `data` is a folder with a folder of JSON lines for each
-    task; None reads the hub. Other tasks of the library, and files that already have exactly these examples, are not
-    changed. Returns the paths of the examples' files.
+    For each task, at most `limit` examples, drawn by `seed`, and MEASURED_A_TASK more that its adapter was not trained
+    on are embedded and written without their text. Examples that leak a validation row (`lab.catalogue.leaks`) are left
+    out. `data` is a folder with a folder of JSON lines for each task; None reads the hub. Other tasks of the library,
+    and files that already have exactly these examples, are not changed. Returns the paths of the examples' files.
     """
     with progress_bar() as progress:
         written = [
-            files.write_examples_file(folder, task, _examples(task, data, limit, seed), encoder)
+            files.write_examples_file(folder, task, _examples(folder, task, data, limit, seed), encoder)
             for task in progress.track(tasks, description="embedding tasks")
         ]
     files.write_manifest(folder, _manifest(folder, base_model, encoder))
@@ -49,11 +54,27 @@ def build_library(
     return written
 
 
-def _examples(task: str, data: str | None, limit: int, seed: int) -> list[Example]:
+def _examples(folder: Path, task: str, data: str | None, limit: int, seed: int) -> list[Example]:
+    rows, _ = train_rows(task, data, seed)
+    drawn = {row.source_ref: row for row in draw(rows, limit, seed)}
+    aside = measured_examples(folder, task, rows)
+    return [*drawn.values(), *(row for row in aside if row.source_ref not in drawn)]
+
+
+def train_rows(task: str, data: str | None, seed: int = 0, max_words: int | None = None) -> tuple[list[Example], int]:
+    """A task's train rows that leak nothing, as its examples are put; and how many rows were left out."""
     entry, source = load_entry(task), None if data is None else f"{data}/{task}"
     leaks = find_leaks(entry, source).source_refs
-    rows = read_examples(entry, "train", source, phrased=PHRASED, seed=seed)
-    return draw((row for row in rows if row.source_ref not in leaks), limit, seed)
+    rows = read_examples(entry, "train", source, phrased=PHRASED, seed=seed, max_words=max_words)
+    return [row for row in rows if row.source_ref not in leaks], len(leaks)
+
+
+def measured_examples(folder: Path, task: str, rows: Sequence[Example]) -> list[Example]:
+    """Of a task's train rows MEASURED_A_TASK of those that its adapter has not learnt from, in a random order."""
+    aside = kept_aside(_record(files.adapter_folder(folder, task) / TRAINING), rows)
+    return sorted((row for row in rows if row.content_hash in aside), key=lambda row: row.content_hash)[
+        :MEASURED_A_TASK
+    ]
 
 
 def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) -> Manifest:

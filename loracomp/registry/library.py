@@ -21,6 +21,8 @@ from loracomp.registry.adapters import activate_adapter, stage_adapter
 from loracomp.registry.base_models import check_encoder, register_base_model, set_encoder
 from loracomp.registry.embeddings import Vectors, load_embeddings
 from loracomp.registry.library_files import PACKAGED, BaseModelPart, EmbeddedExamples, EncoderPart
+from loracomp.registry.measurement_files import measurements_path, read_measurements
+from loracomp.registry.measurements import add_measurements
 from loracomp.registry.tasks import add_rows, add_task
 
 
@@ -33,10 +35,12 @@ class LoadedTask:
     """added (and active now), unchanged, or missing (the library has no adapter for this task)."""
     examples_added: int
     embeddings_added: int
+    measured: int
+    """Examples for which gains of adapters were added."""
 
 
 def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: Settings) -> list[LoadedTask]:
-    """Load a library's tasks, adapters and examples into the database, and activate its adapters.
+    """Load a library's tasks, adapters, examples and measurements into the database, and activate its adapters.
 
     Loading a library again changes nothing. If the database lacks the library's base model or has no encoder, it is
     registered from the source that the library names. An existing task keeps its settings, and an adapter that was
@@ -60,13 +64,12 @@ def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: S
         counts.append((task, added, len(new_rows)))
     load_embeddings(connection, rows, np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32))
     # Activate adapters last, when their examples can be retrieved.
+    adapters = {
+        task: _load_adapter(connection, files.adapter_folder(folder, task), task, base_model, known)
+        for task in manifest.tasks
+    }
     return [
-        LoadedTask(
-            task,
-            _load_adapter(connection, files.adapter_folder(folder, task), task, base_model, known),
-            added,
-            embedded,
-        )
+        LoadedTask(task, adapters[task], added, embedded, _load_measurements(connection, folder, task, base_model))
         for task, added, embedded in counts
     ]
 
@@ -123,6 +126,11 @@ def _load_adapter(connection: Connection, folder: Path, task: str, base_model: s
         adapter = stage_adapter(connection, folder, task=task, base_model=base_model)
         activate_adapter(connection, adapter.id)
     return "added"
+
+
+def _load_measurements(connection: Connection, folder: Path, task: str, base_model: str) -> int:
+    measured = read_measurements(measurements_path(folder, task))
+    return add_measurements(connection, task, base_model, measured) if measured else 0
 
 
 def _add_examples(connection: Connection, task: str, examples: EmbeddedExamples) -> int:

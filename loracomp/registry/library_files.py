@@ -3,11 +3,12 @@
 library.json                   base model, encoder, tasks
 adapters/<task>/               a PEFT folder, with training.json
 examples/<task>.safetensors    embeddings, content hashes and source references of train examples; no text
+measurements/<task>.safetensors   scores of some of them under the adapters (`measurement_files`)
 """
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -149,7 +150,8 @@ def _check_shapes(path: Path, examples: EmbeddedExamples) -> None:
 def write_examples_file(folder: Path, task: str, examples: Sequence[Example], encoder: Encoder) -> Path:
     """Embed examples and write their embeddings (float16), hashes and references, without text. Returns the file.
 
-    If the file already has exactly these examples, embedded by this encoder, it is not written again.
+    If the file already has exactly these examples, embedded by this encoder, it is not written again. If it has a part
+    of them, their embeddings are used again.
     """
     path = folder / "examples" / f"{task}.safetensors"
     shown = [(example.prompt, example.choices) for example in examples]
@@ -159,18 +161,40 @@ def write_examples_file(folder: Path, task: str, examples: Sequence[Example], en
         "hash_version": HASH_VERSION,
         "encoder": encoder.fingerprint,
         "input_version": encoder.input_version,
-        "input_digest": hashlib.sha256(json.dumps(texts).encode()).hexdigest(),
+        "input_digest": _digest(texts),
     }
     if path.is_file() and _about(path) == about:
         return path
+    embeddings = _embedded_before(path, {e.source_ref: text for e, text in zip(examples, texts, strict=True)}, encoder)
+    new = [example for example in examples if example.source_ref not in embeddings]
+    if new:
+        vectors = encoder.encode([(example.prompt, example.choices) for example in new]).astype(np.float16)
+        embeddings |= {example.source_ref: vector for example, vector in zip(new, vectors, strict=True)}
     tensors = {
-        "embeddings": encoder.encode(shown).astype(np.float16),
+        "embeddings": np.stack([embeddings[example.source_ref] for example in examples]),
         "content_hashes": np.frombuffer(b"".join(e.content_hash for e in examples), np.uint8).reshape(-1, 32),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))  # one key, for the order of several is random
     return unfinished.replace(path)
+
+
+def _embedded_before(path: Path, texts: Mapping[str, Any], encoder: Encoder) -> dict[str, npt.NDArray[np.float16]]:
+    """Embeddings of a file by source reference, where they are this encoder's, of these texts; else none."""
+    about = _about(path) if path.is_file() else {"source_refs": ()}
+    refs = about["source_refs"]
+    if not refs or not set(refs) <= texts.keys():
+        return {}
+    made_by = (about["encoder"], about["input_version"], about["input_digest"])
+    if made_by != (encoder.fingerprint, encoder.input_version, _digest([texts[ref] for ref in refs])):
+        return {}
+    with safe_open(path, framework="numpy") as file:
+        return dict(zip(refs, file.get_tensor("embeddings"), strict=True))
+
+
+def _digest(texts: Sequence[Any]) -> str:
+    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
 
 
 def _about(path: Path) -> dict[str, Any]:

@@ -1,9 +1,12 @@
-"""Asks workers to measure how much each adapter improves the answers to a task's examples."""
+"""Asks workers how much each adapter improves the answers to a task's examples, and stores what libraries bring."""
 
 from typing import Any
 
+import numpy as np
+
 from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.queries import QUERIES
+from loracomp.registry.measurement_files import MeasuredExamples
 
 
 def measure_task(
@@ -27,6 +30,29 @@ def measure_task(
         row = connection.execute(QUERIES["measure_task"], values).fetchone()
     assert row
     return row
+
+
+def add_measurements(connection: Connection, task: str, base_model: str, measured: MeasuredExamples) -> int:
+    """Store the adapters' gains on the task's examples. Returns for how many examples something was added.
+
+    Gains of adapters with another sha256 than those registered are left out.
+    """
+    found = measured.gains()
+    values = {
+        "task": task,
+        "base_model": base_model,
+        "choice_normalization": measured.normalization,
+        "content_hashes": [example.content_hash for example in measured.examples],
+        "base_scores": found.base_scores.tolist(),
+        "bases_are_right": found.bases_are_right.tolist(),
+        "adapter_sha256": list(measured.adapters.values()),
+        "gains": [None if np.isnan(gain) else gain for gain in found.gains.ravel().tolist()],
+        "are_right": found.are_right.ravel().tolist(),
+    }
+    with translated_errors():
+        row = connection.execute(QUERIES["add_measurements"], values).fetchone()
+    assert row
+    return int(row["added"])
 
 
 def list_measurements(connection: Connection, task: str | None = None) -> list[dict[str, Any]]:

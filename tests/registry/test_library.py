@@ -53,7 +53,7 @@ def record(task, base):
         "task": task,
         "family": "made up",
         "base_model": {"name": base.name, "source": "here", "fingerprint": base.fingerprint},
-        "hyper_parameters": {"rank": 4, "max_tokens": 9, "layers": None},
+        "hyper_parameters": {"rank": 4, "max_tokens": 9, "layers": None, "held_out": 0},
         "data": {**data, "rows": 50, "rows_too_long": 3, "digest": "abc"},
         "rows_seen": 100,
         "started_from": {"task": "mnli", "sha256": "def"} if task == "rte" else None,
@@ -126,15 +126,15 @@ def file_of(library, task):
 
 def test_loading_brings_everything_once_and_again_nothing(connection, built, settings):
     report = load_library(connection, built / "built", settings=settings)
-    assert report == [LoadedTask("piqa", "added", 8, 8), LoadedTask("rte", "added", 5, 5)]
+    assert report == [LoadedTask("piqa", "added", 8, 8, 0), LoadedTask("rte", "added", 5, 5, 0)]
     models = connection.execute(QUERIES["list_base_models"]).fetchall()
     assert [(row["name"], row["is_default"], row["active_adapters"]) for row in models] == [("tiny", True, 2)]
     tasks = {row["name"]: row for row in connection.execute(QUERIES["list_tasks"]).fetchall()}
     assert (tasks["rte"]["family"], tasks["rte"]["embedded"], tasks["rte"]["without_text"]) == ("nli", 5, 5)
     assert find_adapter(connection, "piqa")["training"]["rows_seen"] == 100
     assert load_library(connection, built / "built", settings=settings) == [
-        LoadedTask("piqa", "unchanged", 0, 0),
-        LoadedTask("rte", "unchanged", 0, 0),
+        LoadedTask("piqa", "unchanged", 0, 0, 0),
+        LoadedTask("rte", "unchanged", 0, 0, 0),
     ]
     assert (count(connection, "adapter"), count(connection, "example_embedding")) == (2, 13)
 

@@ -51,7 +51,7 @@ EXECUTE = {
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
         check_routing_settings check_similarities check_range check_gains relative_share log_share
-        measure_task measure_adapter list_measurements compare_adapters
+        measure_task measure_adapter add_measurements list_measurements compare_adapters
     """,
 }
 OWNERS_ALONE = """

@@ -24,7 +24,7 @@ from loracomp.registry.base_models import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.worker import start
 from loracomp.worker.record import record_measurements
-from model_fixtures import as_base, tiny_llama
+from model_fixtures import as_base, direct, tiny_llama
 from registry_data import quiet_peft, registered, write_adapter
 from routing_data import BASE_MODEL, load
 from worker_helpers import drain, make_due, running, wait_until
@@ -393,24 +393,6 @@ def test_gains_are_those_of_a_direct_computation(
             assert row["gains"][at] == pytest.approx(score - base, abs=1e-4)
             assert row["are_right"][at] == is_right
             assert abs(score - base) > 0.01, "a difference to be seen"
-
-
-def direct(model, tokenizer, example: dict[str, Any]) -> tuple[float, bool | None]:
-    """Log-probability of the right answer, a forward pass a choice; and whether it is chosen."""
-    texts = example["choices"] or [example["answer"]]
-    scores = torch.tensor([mean_log_likelihood(model, tokenizer, example["prompt"], text) for text in texts])
-    right = texts.index(example["answer"])
-    if example["choices"] is None:
-        return float(scores[0]), None
-    return float(scores.log_softmax(0)[right]), bool(scores.argmax() == right)
-
-
-def mean_log_likelihood(model, tokenizer, prompt: str, text: str) -> float:
-    start = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    whole = tokenizer(f"{prompt} {text}", add_special_tokens=False)["input_ids"]
-    with torch.inference_mode():
-        scores = model(torch.tensor([whole])).logits[0].log_softmax(-1)
-    return float(sum(scores[at - 1, whole[at]] for at in range(len(start), len(whole))) / (len(whole) - len(start)))
 
 
 def test_an_adapter_that_does_not_fit_fails_the_job_by_name(

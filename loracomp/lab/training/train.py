@@ -20,6 +20,7 @@ from loracomp.lab.catalogue import Entry, Phrased, read_examples
 from loracomp.lab.catalogue.leaks import Leaks, find_leaks
 from loracomp.lab.training.card import adapter_card
 from loracomp.lab.training.config import TrainingConfig
+from loracomp.lab.training.kept_aside import not_learnt
 from loracomp.lab.training.rows import Rows, TrainingRow, choose_rows, training_order
 from loracomp.lab.training.start import Start, load_start, read_start
 from loracomp.lab.training.trainer import ChoiceTrainer, ProgressBar, arguments
@@ -143,13 +144,9 @@ def _origin(entry: Entry, start: Start | None, leaks: Leaks) -> dict[str, Any]:
 
 def _kept_aside(task: str, rows: Rows, start: Start | None) -> list[str]:
     """Hashes of train rows that the adapter was not trained on, so that it may be measured on them."""
-    own = {content_hash.hex() for content_hash in rows.kept_aside}
-    if start is None:
-        return sorted(own)
-    before = set(start.kept_aside)
-    # If the adapter that it started from was trained on this task too, it may have used rows kept aside here.
-    unlearnt = own & before if task in start.lineage["tasks_seen"] else own
-    return sorted(unlearnt | before - {content_hash.hex() for content_hash in rows.drawn})
+    before, seen = (start.kept_aside, start.lineage["tasks_seen"]) if start else ((), ())
+    own, drawn = ({each.hex() for each in hashes} for hashes in (rows.kept_aside, rows.drawn))
+    return not_learnt(task, own, drawn, before, seen)
 
 
 def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:

@@ -1,0 +1,225 @@
+"""What a library's adapters are worth on examples, each adapter alone -> files that the library ships.
+
+Killed and called again it goes on; where adapters have changed, only theirs are scored again.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loracomp.composition.predictor import Predictor
+from loracomp.composition.strategies import AdapterWeights
+from loracomp.errors import JobError
+from loracomp.lab.library_build import MEASURED_A_TASK, MEASURED_WORDS, measured_examples, train_rows
+from loracomp.lab.training.kept_aside import complete_record
+from loracomp.model.loading import BaseModel
+from loracomp.records import Answer, Composition, Request
+from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors, read_adapter
+from loracomp.registry.base_models import RegisteredBaseModel
+from loracomp.registry.examples import Example
+from loracomp.registry.library_files import adapter_folder, read_examples_file, tasks_with_examples
+from loracomp.registry.measurement_files import (
+    Asked,
+    MeasuredExamples,
+    measurements_path,
+    read_measurements,
+    write_measurements,
+)
+
+NORMALIZATION = "tokens"
+"""That of the default policy."""
+SCORED_TOGETHER = 8
+"""Examples that are scored, and kept, at once."""
+LIKELY = 30
+"""Tasks whose adapters are measured on an example, as loracomp.measure_task has it."""
+BASE = ""
+"""The base model's name among the adapters."""
+Scores = dict[bytes, dict[str, npt.NDArray[np.float32]]]
+"""Digest of an example -> sha256 of an adapter, or BASE -> scores of its choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredAdapter:
+    """An adapter of a library, ready to be scored."""
+
+    task: str
+    weights: AdapterWeights
+    training: Mapping[str, Any]
+
+    def has_learnt_from(self, example: Example) -> bool:
+        """As loracomp.has_learnt_from says it of adapters in the database."""
+        task = example.source_ref.partition("/")[0]
+        seen = self.training.get("tasks_seen") or [self.task]
+        aside = self.training.get("kept_aside") or ()
+        return example.split == "train" and task in seen and example.content_hash.hex() not in aside
+
+
+def read_adapters(folder: Path, base: BaseModel) -> list[MeasuredAdapter]:
+    """The adapters of a library's folder, by task. Raises RefusedError where one isn't whole or doesn't fit."""
+    known = RegisteredBaseModel(0, base.name, base.source, base.revision, base.fingerprint, base.modules)
+    found = []
+    for number, path in enumerate(sorted(folder.glob(f"adapters/*/{WEIGHTS}")), start=1):
+        file = read_adapter(path.parent, known)
+        factors = parse_factors(file.weights)
+        weights = AdapterWeights(number, file.sha256, file.scaling, factors, own_scaling(file.config, factors))
+        found.append(MeasuredAdapter(path.parent.name, weights, file.training))
+    return found
+
+
+class Measuring:
+    """Scores examples under a base model and adapters, and keeps the scores in files."""
+
+    def __init__(self, base: BaseModel, adapters: Sequence[MeasuredAdapter]) -> None:
+        self._base = base
+        self._adapters = adapters
+        self._weights = {adapter.weights.id: adapter.weights for adapter in adapters}
+        self._predictor = Predictor(base)
+
+    def complete(
+        self,
+        path: Path,
+        examples: Sequence[Example],
+        *,
+        likely: Sequence[str] | None = None,
+        first: int | None = None,
+    ) -> Iterator[int]:
+        """Score what a file lacks of these examples under these adapters; yields numbers of rows scored, once kept.
+
+        `likely`: the tasks whose adapters are measured; `first`: only so many of the examples; None: all. What an
+        adapter has learnt from it is not measured on. Scores of other examples, and of adapters that changed, leave the
+        file.
+        """
+        asked = {_digest(example): example for example in examples}
+        scores = self._known(path, asked)
+        missing = {digest: self._missing(each, scores[digest], likely) for digest, each in asked.items()}
+        todo = [digest for digest in list(asked)[:first] if missing[digest]]
+        for start in range(0, len(todo), SCORED_TOGETHER):
+            batch = todo[start : start + SCORED_TOGETHER]
+            pairs = [(digest, name) for digest in batch for name in missing[digest]]
+            answers = self._predictor.predict([self._request(asked[d], n) for d, n in pairs], self._fetch)
+            for (digest, name), answer in zip(pairs, answers, strict=True):
+                scores[digest][name] = _scores(answer)
+            self._write(path, asked, scores)
+            yield len(pairs)
+
+    def _known(self, path: Path, asked: Mapping[bytes, Example]) -> Scores:
+        """What the file holds of these examples and these adapters."""
+        scores: Scores = {digest: {} for digest in asked}
+        found = read_measurements(path)
+        if found is None or (found.base_model, found.normalization) != (self._base.fingerprint, NORMALIZATION):
+            return scores
+        columns = [BASE, *found.adapters.values()]
+        current = {BASE, *(adapter.weights.sha256 for adapter in self._adapters)}
+        for example, rows in zip(found.examples, found.scores, strict=True):
+            if example.digest in asked:
+                known = zip(columns, rows, strict=True)
+                scores[example.digest] = {name: row for name, row in known if name in current and not np.isnan(row[0])}
+        return scores
+
+    def _missing(self, example: Example, known: Mapping[str, Any], likely: Sequence[str] | None) -> list[str]:
+        wanted = [
+            adapter.weights.sha256
+            for adapter in self._adapters
+            if (likely is None or adapter.task in likely) and not adapter.has_learnt_from(example)
+        ]
+        return [name for name in (BASE, *wanted) if name not in known]
+
+    def _request(self, example: Example, name: str) -> Request:
+        ids = {adapter.weights.sha256: adapter.weights.id for adapter in self._adapters}
+        alone = Composition() if name == BASE else Composition((ids[name],), (name,), (1.0,), "cat")
+        return Request(example.prompt, example.choices, None, normalization=NORMALIZATION, composition=alone)
+
+    def _fetch(self, ids: Sequence[int]) -> list[AdapterWeights]:
+        return [self._weights[id_] for id_ in ids]
+
+    def _write(self, path: Path, asked: Mapping[bytes, Example], scores: Scores) -> None:
+        adapters = {adapter.task: adapter.weights.sha256 for adapter in self._adapters}
+        width = max(len(example.choices or ()) for example in asked.values())
+        table = np.full((len(asked), 1 + len(adapters), width), np.nan, np.float32)
+        for row, digest in zip(table, asked, strict=True):
+            for column, name in enumerate((BASE, *adapters.values())):
+                if (known := scores[digest].get(name)) is not None:
+                    row[column, : len(known)] = known[:width]
+        rows = tuple(Asked(e.content_hash, e.answer_index, digest) for digest, e in asked.items())
+        write_measurements(path, MeasuredExamples(self._base.fingerprint, NORMALIZATION, adapters, rows, table))
+
+
+def _digest(example: Example) -> bytes:
+    content = json.dumps([example.content_hash.hex(), example.prompt, example.choices])
+    return hashlib.sha256(content.encode()).digest()
+
+
+def _scores(answer: Answer | JobError) -> npt.NDArray[np.float32]:
+    if isinstance(answer, JobError):
+        raise answer
+    return np.array(answer.choice_scores, np.float32)
+
+
+def measure_library(
+    folder: Path,
+    base: BaseModel,
+    *,
+    data: str | None = None,
+    rows: int = MEASURED_A_TASK,
+    adapters: int = LIKELY,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Measure a library's adapters on examples of its tasks that they have not learnt from; yields a sentence a step.
+
+    `rows` examples a task at most, each under the adapters of its own task and of the nearest, `adapters` in all, each
+    alone. All tasks get a few before any gets more. `data` and `seed` as for `build_library`, which embedded them.
+    """
+    tasks = tasks_with_examples(folder)
+    read = {task: train_rows(task, data, seed, MEASURED_WORDS) for task in tasks}
+    yield from complete_records(folder, read)
+    chosen = {task: measured_examples(folder, task, found)[:rows] for task, (found, _) in read.items()}
+    near = likely_tasks(folder, tasks, adapters)
+    measuring = Measuring(base, read_adapters(folder, base))
+    for first in range(SCORED_TOGETHER, rows + SCORED_TOGETHER, SCORED_TOGETHER):
+        for task, examples in chosen.items():
+            path = measurements_path(folder, task)
+            for scored in measuring.complete(path, examples, likely=near[task], first=first):
+                yield f"{task}: {min(first, len(examples))} of {len(examples)} examples, {scored} scores"
+
+
+def complete_records(folder: Path, read: Mapping[str, tuple[Sequence[Example], int]]) -> Iterator[str]:
+    """Have training records of older releases name the rows kept aside (`training.kept_aside`)."""
+    records = {path.parent.name: json.loads(path.read_text()) for path in folder.glob(f"adapters/*/{TRAINING}")}
+    # Those that others started from come first.
+    for task in sorted(records.keys() & read.keys(), key=lambda task: len(records[task]["tasks_seen"])):
+        start = (records[task].get("started_from") or {}).get("task")
+        before = None
+        if start in records:
+            weights = (adapter_folder(folder, start) / WEIGHTS).read_bytes()
+            again = json.loads((adapter_folder(folder, start) / TRAINING).read_text())
+            before = again | {"sha256": hashlib.sha256(weights).hexdigest()}
+        if not complete_record(adapter_folder(folder, task), *read[task], before):
+            yield (
+                f"{task}: its training record doesn't say which rows were kept aside, so its adapter is not measured "
+                "on rows of its tasks; train it again"
+            )
+
+
+def likely_tasks(folder: Path, tasks: Sequence[str], most: int) -> dict[str, list[str]]:
+    """For each task itself and those that hold most of its examples' nearest neighbours, `most` in all.
+
+    As loracomp.likely_tasks finds them in a database: of 20 examples of the task, the 200 nearest of other tasks.
+    """
+    vectors = {task: read_examples_file(folder, task).embeddings for task in tasks}
+    owners = np.repeat(np.arange(len(tasks)), [len(each) for each in vectors.values()])
+    everything = np.concatenate(list(vectors.values()))
+    found = {}
+    for number, (task, own) in enumerate(vectors.items()):
+        others = np.flatnonzero(owners != number)
+        similarities = own[:20] @ everything[others].T
+        near = np.argsort(-similarities, axis=1)[:, :200]
+        counts = np.bincount(owners[others][near].ravel(), minlength=len(tasks))
+        order = [place for place in np.argsort(-counts, kind="stable") if place != number]
+        found[task] = [task, *(tasks[place] for place in order[: most - 1])]
+    return found

@@ -1,0 +1,120 @@
+"""What adapters are worth on a task's examples, as a library ships it: measurements/<task>.safetensors, no text."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from loracomp.errors import RefusedError
+
+ABOUT = "measurements"
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """An example as it was asked."""
+
+    content_hash: bytes
+    answer: int
+    """Place of the right choice, from 0."""
+    digest: bytes
+    """Sha256 of its prompt and choices, as they were put."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gains:
+    """Of n examples and m adapters; a gain is NaN where the adapter was not measured."""
+
+    base_scores: npt.NDArray[np.float64]
+    """[n], log-probability of the right choice under the base model alone, in nats."""
+    bases_are_right: npt.NDArray[np.bool_]
+    """[n]"""
+    gains: npt.NDArray[np.float64]
+    """[n, m], that under an adapter alone, minus the base model's."""
+    are_right: npt.NDArray[np.bool_]
+    """[n, m]"""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredExamples:
+    """Scores of examples under the base model and under adapters, each alone."""
+
+    base_model: str
+    """Its fingerprint."""
+    normalization: str
+    """What the choices' log-likelihoods were divided by: none, characters, tokens."""
+    adapters: Mapping[str, str]
+    """Task -> sha256 of its adapter: the columns, in this order. A gain counts for these very bytes alone."""
+    examples: tuple[Asked, ...]
+    scores: Floats
+    """[examples, 1 + adapters, choices], normalised log-likelihoods in nats, the base model's first.
+
+    NaN beyond an example's choices, and where an adapter was not measured.
+    """
+
+    def gains(self) -> Gains:
+        """What each adapter gained on each example: log softmax over the choices, of the right one, less the base's."""
+        answers = np.array([example.answer for example in self.examples], dtype=int)
+        scores = np.where(np.isnan(self.scores), -np.inf, self.scores).astype(np.float64)
+        measured = np.isfinite(scores[:, :, 0])
+        highest = np.where(measured, scores.max(2, initial=-np.inf), 0)
+        totals = highest + np.log(np.where(measured, np.exp(scores - highest[:, :, None]).sum(2), 1))
+        right = np.take_along_axis(scores, answers[:, None, None], 2)[:, :, 0]
+        logs = np.where(measured, right - totals, np.nan)
+        are_right = measured & (scores.argmax(2) == answers[:, None])
+        return Gains(logs[:, 0], are_right[:, 0], logs[:, 1:] - logs[:, :1], are_right[:, 1:])
+
+
+def measurements_path(folder: Path, task: str) -> Path:
+    """Where a library keeps the measurements on a task's examples."""
+    return folder / "measurements" / f"{task}.safetensors"
+
+
+def read_measurements(path: Path) -> MeasuredExamples | None:
+    """None where there is no such file. Raises RefusedError naming it, where it is none of `write_measurements`."""
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads(file.metadata()[ABOUT])
+            rows = (file.get_tensor(name) for name in ("content_hashes", "answers", "digests"))
+            examples = tuple(
+                Asked(content_hash.tobytes(), int(answer), digest.tobytes())
+                for content_hash, answer, digest in zip(*rows, strict=True)
+            )
+            scores = file.get_tensor("scores")
+        found = MeasuredExamples(about["base_model"], about["normalization"], about["adapters"], examples, scores)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise RefusedError(f"{path} is corrupt or cut off: {error}") from error
+    if scores.shape[:2] != (len(examples), 1 + len(found.adapters)):
+        raise RefusedError(f"{path}: its scores are not of as many examples and adapters as it names")
+    return found
+
+
+def write_measurements(path: Path, measured: MeasuredExamples) -> None:
+    """Write the file whole; the same measurements make the same bytes."""
+    about = {
+        "base_model": measured.base_model,
+        "normalization": measured.normalization,
+        "adapters": dict(measured.adapters),
+    }
+    tensors = {
+        "content_hashes": _bytes_of([example.content_hash for example in measured.examples]),
+        "digests": _bytes_of([example.digest for example in measured.examples]),
+        "answers": np.array([example.answer for example in measured.examples], np.uint8),
+        "scores": measured.scores.astype(np.float32),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))
+    unfinished.replace(path)
+
+
+def _bytes_of(digests: list[bytes]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)

@@ -1,0 +1,77 @@
+-- Measurements that were made elsewhere: a library brings them.
+--   add_measurements            scores of a task's examples
+--     has_learnt_from
+
+-- Inserts measurements, or adds to those that are there what adapters they lack; changes nothing else. An adapter is known by
+-- its bytes: gains of others than those registered here, of examples that are not here, and on what an adapter has learnt from
+-- are left out.
+CREATE FUNCTION loracomp.add_measurements(
+    task text,
+    base_model text,
+    choice_normalization text,
+    content_hashes bytea[],
+    base_scores double precision[],
+    bases_are_right boolean[],
+    adapter_sha256 text[],
+    gains real[],
+    are_right boolean[]
+) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    model CONSTANT loracomp.base_model := loracomp.find_base_model(add_measurements.base_model);
+    columns CONSTANT integer := cardinality(add_measurements.adapter_sha256);
+    added bigint;
+BEGIN
+    IF (
+        cardinality(content_hashes) = ALL (ARRAY[cardinality(base_scores), cardinality(bases_are_right)])
+        AND cardinality(content_hashes) * columns = ALL (ARRAY[cardinality(gains), cardinality(add_measurements.are_right)])
+    ) IS NOT TRUE THEN
+        RAISE EXCEPTION 'base_scores and bases_are_right must have one element for each of content_hashes, gains and '
+            'are_right one for each of them and each of adapter_sha256' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    WITH found AS (
+        SELECT
+            e.id, e.task_id, h.base_score, h.base_is_right,
+            array_agg(a.id ORDER BY a.id) AS adapter_ids,
+            array_agg(g.gain ORDER BY a.id) AS gains,
+            array_agg(g.is_right ORDER BY a.id) AS are_right
+        FROM unnest(
+            add_measurements.content_hashes, add_measurements.base_scores, add_measurements.bases_are_right
+        ) WITH ORDINALITY AS h (content_hash, base_score, base_is_right, place)
+        JOIN loracomp.task AS t ON t.name = add_measurements.task
+        JOIN loracomp.example AS e ON e.task_id = t.id AND e.content_hash = h.content_hash
+        JOIN unnest(add_measurements.gains, add_measurements.are_right) WITH ORDINALITY AS g (gain, is_right, place)
+            ON (g.place - 1) / columns = h.place - 1 AND g.gain IS NOT NULL
+        JOIN loracomp.adapter AS a
+            ON a.base_model_id = model.id
+            AND a.sha256 = add_measurements.adapter_sha256[1 + (g.place - 1) % columns]
+        JOIN loracomp.task AS o ON o.id = a.task_id
+        LEFT JOIN loracomp.measurement AS m ON m.example_id = e.id AND m.base_model_id = model.id
+        WHERE NOT loracomp.has_learnt_from(a.training, o.name, t.name, e.split, e.content_hash)
+            AND (m.example_id IS NULL OR (
+                m.choice_normalization = add_measurements.choice_normalization AND a.id <> ALL (m.adapter_ids)
+            ))
+        GROUP BY e.id, h.place, h.base_score, h.base_is_right
+    )
+    INSERT INTO loracomp.measurement AS m (
+        example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains, are_right
+    )
+    SELECT
+        f.id, model.id, f.task_id, add_measurements.choice_normalization, f.base_score, f.base_is_right, f.adapter_ids,
+        f.gains, f.are_right
+    FROM found AS f
+    ON CONFLICT ON CONSTRAINT an_example_has_one_measurement_a_base_model DO UPDATE SET
+        adapter_ids = m.adapter_ids || excluded.adapter_ids,
+        gains = m.gains || excluded.gains,
+        are_right = m.are_right || excluded.are_right,
+        measured_at = now();
+    GET DIAGNOSTICS added = ROW_COUNT;
+    RETURN added;
+END
+$$;
+COMMENT ON FUNCTION loracomp.add_measurements IS
+'Stores what adapters gained on a task''s examples, as a library brings it, and returns the number of examples that it added '
+'something to. Adapters are known by the sha256 of their bytes; gains and are_right hold one example''s behind the other''s, in '
+'the order of adapter_sha256, null where an adapter was not measured.';
