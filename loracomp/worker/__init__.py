@@ -1,1 +1,1 @@
-"""The worker: its loop, and what keeps it alive and visible (leases, connections, presence, metrics, signals)."""
+"""The worker: its loop, leases, connections, heartbeat, reports, metrics and signals."""

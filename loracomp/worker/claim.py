@@ -1,4 +1,4 @@
-"""Claim: lease due jobs, keep the leases alive, give them back."""
+"""The claim step: leases due jobs, renews the leases, and gives jobs back."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -13,7 +13,7 @@ def claim_jobs(
 ) -> tuple[Job, ...]:
     """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, the oldest due first.
 
-    Where the worker holds jobs already, that many or none.
+    If the worker already runs `held` jobs, it gets exactly `batch_size` jobs or none.
     """
     lease = timedelta(seconds=lease_s)
     arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held": held}
@@ -24,18 +24,18 @@ def claim_jobs(
 
 
 def renew_leases(connection: Connection, jobs: Sequence[Job], lease_s: float) -> set[int]:
-    """Renew for `lease_s` seconds from now, never beyond a job's timeout; ids of the leases that still hold."""
+    """Renew leases for `lease_s` seconds, never beyond a job's timeout; returns the ids of the jobs still held."""
     arguments = {**_fences(jobs), "lease": timedelta(seconds=lease_s)}
     return {row["id"] for row in connection.execute(QUERIES["renew_leases"], arguments)}
 
 
 def release_jobs(connection: Connection, jobs: Sequence[Job]) -> set[int]:
-    """Put jobs back into the queue with their attempt given back; ids of those that were still held."""
+    """Queue jobs again without counting the attempt; returns the ids of those that were still held."""
     return {row["id"] for row in connection.execute(QUERIES["release_jobs"], _fences(jobs))}
 
 
 def queue_is_empty(connection: Connection, base_model: str) -> bool:
-    """Whether no job is due or waits to be tried again; jobs for later and jobs that others hold don't count."""
+    """Whether no job is due or waits for a retry; scheduled jobs and jobs of other workers don't count."""
     row = connection.execute(QUERIES["queue_is_empty"], {"base_model": base_model}).fetchone()
     assert row is not None
     return bool(row["empty"])

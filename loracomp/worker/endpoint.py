@@ -1,4 +1,4 @@
-"""A worker's endpoint: /metrics for Prometheus, /ready for whoever starts, watches and replaces workers."""
+"""A worker's HTTP endpoint: /metrics for Prometheus, and /ready for orchestrators such as Kubernetes."""
 
 import json
 import logging
@@ -22,12 +22,12 @@ from loracomp.worker.logfmt import logfmt
 _log = logging.getLogger(__name__)
 
 Problems = Callable[[], Mapping[str, str]]
-"""What keeps a worker from answering jobs: check -> why, in words. Empty: it is ready."""
+"""Returns the reasons why a worker can't answer jobs, by check; empty if the worker is ready."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """A metric of the database."""
+    """Type, help text and labels of a metric of the database."""
 
     kind: type[GaugeMetricFamily] | type[CounterMetricFamily]
     help: str
@@ -38,49 +38,49 @@ _OF_THE_QUEUE = ("base_model", "priority", "evaluation")
 DATABASE_METRICS = {
     "loracomp_queue_jobs": _Family(GaugeMetricFamily, "Waiting jobs.", (*_OF_THE_QUEUE, "state")),
     "loracomp_queue_oldest_due_seconds": _Family(
-        GaugeMetricFamily, "How long the longest-waiting due job has waited.", _OF_THE_QUEUE
+        GaugeMetricFamily, "Seconds that the longest-waiting due job has waited.", _OF_THE_QUEUE
     ),
     "loracomp_running_jobs": _Family(GaugeMetricFamily, "Jobs that workers hold.", ("base_model",)),
-    "loracomp_expired_leases": _Family(GaugeMetricFamily, "Held jobs whose lease ran out.", ("base_model",)),
+    "loracomp_expired_leases": _Family(GaugeMetricFamily, "Running jobs whose lease expired.", ("base_model",)),
     "loracomp_workers": _Family(GaugeMetricFamily, "Workers, alive or gone.", ("base_model", "status")),
-    "loracomp_jobs_rescued": _Family(CounterMetricFamily, "Jobs taken back after their lease ran out."),
-    "loracomp_inserts_refused": _Family(CounterMetricFamily, "INSERT statements refused for a full queue."),
+    "loracomp_jobs_rescued": _Family(CounterMetricFamily, "Jobs queued again after their lease expired."),
+    "loracomp_inserts_refused": _Family(CounterMetricFamily, "INSERT statements refused because the queue was full."),
     "loracomp_oldest_snapshot_seconds": _Family(
-        GaugeMetricFamily, "Age of the oldest transaction that keeps dead rows.", ("kind",)
+        GaugeMetricFamily, "Age of the oldest transaction that keeps dead rows from being removed.", ("kind",)
     ),
     "loracomp_oldest_snapshot_transactions": _Family(
-        GaugeMetricFamily, "Transactions since the oldest that keeps dead rows.", ("kind",)
+        GaugeMetricFamily, "Transactions since the oldest one that keeps dead rows from being removed.", ("kind",)
     ),
     "loracomp_table_dead_rows": _Family(GaugeMetricFamily, "Dead rows.", ("table",)),
     "loracomp_table_live_rows": _Family(GaugeMetricFamily, "Live rows, as the server estimates.", ("table",)),
-    "loracomp_report_age_seconds": _Family(GaugeMetricFamily, "Since when a refreshed report counts.", ("report",)),
+    "loracomp_report_age_seconds": _Family(GaugeMetricFamily, "Seconds since a report was refreshed.", ("report",)),
 }
-"""What the SQL function database_metrics returns; every worker says the same."""
+"""The metrics that the SQL function database_metrics returns; they are the same for every worker."""
 
 
 class DatabaseSample(Collector):
-    """The database's numbers as a worker last saw them; a scrape asks the database nothing."""
+    """Exports the metrics of the database that the worker read last; a scrape does not query the database."""
 
     def __init__(self) -> None:
         self._rows: list[Mapping[str, Any]] | None = None
         self._at = 0.0
 
     def update(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Rows of database_metrics: metric, labels, value."""
+        """Store rows of database_metrics (metric, labels, value)."""
         self._rows, self._at = list(rows), monotonic()
 
     def clear(self) -> None:
-        """The database does not answer: numbers of before would mislead."""
+        """Forget the stored metrics, because the database does not answer and old numbers would mislead."""
         self._rows = None
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
-        """Metrics for Prometheus."""
+        """The metrics in the form that the Prometheus client needs."""
         rows = self._rows
         yield GaugeMetricFamily("loracomp_database_up", "Whether the database answered.", float(rows is not None))
         if rows is None:
             return
         age = monotonic() - self._at
-        yield GaugeMetricFamily("loracomp_database_sample_age_seconds", "Age of the database's numbers.", age)
+        yield GaugeMetricFamily("loracomp_database_sample_age_seconds", "Age of the database's metrics.", age)
         for name, family in DATABASE_METRICS.items():
             found = family.kind(name, family.help, labels=family.labels)
             for row in rows:
@@ -90,7 +90,7 @@ class DatabaseSample(Collector):
 
 
 class Endpoint:
-    """Serves /metrics and /ready while its block lasts, in a thread of its own."""
+    """Serves /metrics and /ready in its own thread, within a `with` block."""
 
     def __init__(self, host: str, port: int) -> None:
         """Port 0 means any free port; `port` says which. Raises UsageError if the port can't be opened."""
@@ -135,4 +135,4 @@ def _json(start_response: Callable[..., Any], status: str, value: object) -> lis
 
 class _Silent(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the parent's name
-        """A scrape every few seconds is no news."""
+        """Log nothing, because scrapes come every few seconds."""

@@ -1,4 +1,4 @@
-"""The heartbeat: a thread with a connection of its own, which goes on while the model runs."""
+"""The heartbeat: a thread with its own connection that renews leases and reports, also while the model runs."""
 
 import logging
 from collections.abc import Callable
@@ -23,22 +23,22 @@ from loracomp.worker.presence import Presence
 T = TypeVar("T")
 
 GLANCE_S = 0.1
-"""Seconds after which whoever listens looks whether it is asked for something else."""
+"""Seconds between checks for other work while the thread waits for notifications."""
 LISTEN_AGAIN_S = 5.0
 
 _log = logging.getLogger(__name__)
 
 
 class Heartbeat:
-    """Renews the leases three times a lease, reports as often and every 10 s at least, and listens for jobs between.
+    """Renews leases three times per lease, reports as often (at least every 10 s), and listens for new jobs meanwhile.
 
-    An error ends none of it: without this thread every lease would run out.
+    An error does not end the thread, because without it every lease would expire.
     """
 
     def __init__(
         self, link: Link, leases: Leases, presence: Presence, *, lease_s: float, notified: Event | None
     ) -> None:
-        """`notified` is set with each notification of new jobs; None: it doesn't listen."""
+        """`notified` is set for each notification of new jobs; if None, the thread does not listen."""
         self._link = link
         self._leases = leases
         self._presence = presence
@@ -61,11 +61,14 @@ class Heartbeat:
         self._thread.join()
 
     def report_soon(self) -> None:
-        """What the worker does has changed in a way that others should know of."""
+        """Report soon rather than at the next regular time, because the worker's status has changed."""
         self._soon.set()
 
     def run(self, operation: Callable[[Connection], T], within_s: float) -> T:
-        """What `operation` returns on the heartbeat's connection. Raises what it raises, or TimeoutError."""
+        """Run `operation` in the heartbeat's thread, on its connection; returns its result.
+
+        Raises what it raises, or TimeoutError after `within_s` seconds.
+        """
         result: Future[T] = Future()
 
         def answer() -> None:
@@ -87,7 +90,7 @@ class Heartbeat:
         self._link.close()
 
     def _beat(self) -> None:
-        """Do what is asked and what is due, leases before the report."""
+        """Run the operations handed over by `run`, then renew leases and report, if these are due."""
         report = self._soon.is_set() or monotonic() >= self._report_at
         self._soon.clear()
         self._answer_asked()
@@ -95,7 +98,7 @@ class Heartbeat:
             error = self._try(self._leases.renew) if self._leases.held else None
             self._renew_at = monotonic() + self._lease_s / (15 if error else 3)
             if isinstance(error, DATABASE_AWAY):
-                # To connect in vain once more would hold up the next renewal.
+                # Skip the report: another failing attempt to connect would delay the next renewal.
                 self._report_at = self._renew_at
                 return
         if report:
@@ -108,7 +111,7 @@ class Heartbeat:
                 self._asked.get_nowait()()
 
     def _try(self, operation: Callable[[Connection], object]) -> Exception | None:
-        """What it failed of, if it did; then the next one gets a new connection."""
+        """Run an operation; if it fails, close the connection, so that a new one is opened, and return the error."""
         try:
             operation(self._link.open())
         except (psycopg.Error, LoracompError) as error:
@@ -120,7 +123,7 @@ class Heartbeat:
         return None
 
     def _wait(self) -> None:
-        """Until something is due or asked for."""
+        """Wait until a renewal or report is due, or until another thread hands over an operation."""
         seconds = max(0.0, min(self._renew_at, self._report_at) - monotonic())
         if self._notified is None:
             self._soon.wait(seconds)
@@ -141,7 +144,7 @@ class Heartbeat:
             with at_most(connection, self._lease_s / 6):
                 connection.execute(QUERIES["listen"])
             self._listening = connection
-            # What came before could not be heard.
+            # Notifications before LISTEN were missed, so look for jobs now.
             notified.set()
         for _ in connection.notifies(timeout=seconds):
             notified.set()

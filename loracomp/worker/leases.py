@@ -1,4 +1,4 @@
-"""What a worker holds: which leases are renewed, which are ending, and which are lost."""
+"""Keeps track of a worker's jobs: whose leases must be renewed, are about to end, or are lost."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -15,9 +15,10 @@ _log = logging.getLogger(__name__)
 
 
 class Leases:
-    """The leases of one worker. Any thread may call; nothing but `renew` asks the database.
+    """The leases of one worker. Thread-safe; only `renew` accesses the database.
 
-    Leases that could not be renewed (cancelled, timed out, taken over) are lost: their results are worth nothing.
+    A lease that could not be renewed (the job was cancelled, timed out or taken over) is lost: its result can't be
+    recorded.
     """
 
     def __init__(self, lease_s: float) -> None:
@@ -31,22 +32,22 @@ class Leases:
 
     @property
     def held(self) -> frozenset[Job]:
-        """What is claimed and neither written nor given back."""
+        """The jobs that are claimed and not yet recorded or given back."""
         return self._held
 
     def hold(self, jobs: Iterable[Job]) -> None:
-        """Renew the leases of these jobs until they are let go."""
+        """Add jobs, whose leases are renewed until `let_go`."""
         with self._lock:
             self._held |= frozenset(jobs)
             self._look()
 
     def end(self, jobs: Iterable[Job]) -> None:
-        """What ends these leases is on its way: they are renewed still, and its fence tells whether they held."""
+        """Mark jobs that are just being recorded or given back, so that a failing renewal does not count as lost."""
         with self._lock:
             self._ending |= frozenset(jobs)
 
     def let_go(self, jobs: Iterable[Job]) -> None:
-        """Renew them no longer."""
+        """Remove jobs; their leases are not renewed any more."""
         with self._lock:
             self._held -= frozenset(jobs)
             self._ending &= self._held
@@ -54,25 +55,28 @@ class Leases:
             self._look()
 
     def wants(self, job: Job) -> bool:
-        """Whether a job's lease is not known to be lost. Whoever asks between a model's steps shows that it goes on."""
+        """Whether the job's answer is still needed: its lease is not known to be lost.
+
+        The model's thread calls this between its steps; the time of the call shows that the model does not hang.
+        """
         self._went_on_at = monotonic()
         return job not in self._lost
 
     def in_vain_s(self) -> float:
-        """For how many seconds all that is held has been known to be lost and no step has ended.
+        """Seconds since all held leases were lost, or since the model's last step if that was later.
 
-        0 where a lease holds or nothing is held.
+        0 if any lease is valid or no job is held. A large value means that the model is presumed hung.
         """
         since = self._in_vain_since
         return 0.0 if since is None else monotonic() - max(since, self._went_on_at)
 
     def kept(self, jobs: Sequence[Job]) -> list[Job]:
-        """Those whose lease is not known to be lost, in their order."""
+        """The jobs whose lease is not known to be lost, in the same order."""
         lost = self._lost
         return [job for job in jobs if job not in lost]
 
     def renew(self, connection: Connection) -> None:
-        """Renew all that is held, and note what is lost."""
+        """Renew the leases of all held jobs, and remember which are lost."""
         jobs = list(self._held)
         if not jobs:
             return
@@ -81,7 +85,7 @@ class Leases:
 
     def _note_lost(self, jobs: set[Job]) -> None:
         with self._lock:
-            # What is written or given back at this moment has no lease any more, and none that was lost.
+            # Jobs that were just recorded or given back have no lease any more, but they are not lost.
             new = (jobs & self._held) - self._lost - self._ending
             self._lost |= new
             self._look()

@@ -1,4 +1,4 @@
-"""A worker's connections to the database. Whatever breaks one, it comes back by itself."""
+"""A worker's connections to the database, which are opened again after they break."""
 
 import logging
 import random
@@ -19,31 +19,31 @@ from loracomp.worker.logfmt import logfmt
 T = TypeVar("T")
 
 DATABASE_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnavailableError)
-"""What a database that restarts, is full or can't be reached raises: trying again later may help."""
+"""Errors of a database that is restarting, has too many connections or can't be reached: a later try may succeed."""
 
 _log = logging.getLogger(__name__)
 
 
 class Link:
-    """One connection, opened when needed and again after it broke; one thread uses it at a time."""
+    """One connection, opened when it is needed and opened again after it breaks. Not thread-safe."""
 
     def __init__(
         self, url: str, application_name: str, stopping: Event, answer_s: float, *, vectors: bool = True
     ) -> None:
-        """`stopping` cuts short the waiting between two tries, once; `answer_s` is a statement's time to answer.
+        """`stopping` ends one wait between two tries; `answer_s` is the time limit for an answer to a statement.
 
-        `vectors`: whether pgvector's types travel through it.
+        `vectors`: whether the connection must know pgvector's types.
         """
         self._url = url
         self._answer_s = answer_s
-        # Postgres cuts longer names, and says so each time.
+        # Postgres truncates longer names, with a notice each time.
         self._application_name = application_name[:63]
         self._stopping = stopping
         self._vectors = vectors
         self._connection: Connection | None = None
 
     def open(self) -> Connection:
-        """The connection, which is opened where there is none or it broke. Raises what `connect` raises."""
+        """The connection; it is opened if there is none or it is broken. Raises what `connect` raises."""
         if self._connection is None or self._connection.closed:
             self._connection = connect(
                 self._url, application_name=self._application_name, vectors=self._vectors, answer_s=self._answer_s
@@ -57,9 +57,9 @@ class Link:
         self._connection = None
 
     def call(self, operation: Callable[[Connection], T], give_up: Callable[[], bool] = lambda: False) -> T:
-        """What `operation` returns, tried again with back-off while the database is away.
+        """Run `operation` on the connection and return its result; repeat it with back-off while the database is away.
 
-        `operation` may run twice. Where `give_up` says so, the error is raised instead.
+        So `operation` may run several times. If `give_up()` is true after an error, the error is raised instead.
         """
         delay = 0.1
         while True:
@@ -75,7 +75,7 @@ class Link:
             delay = min(2 * delay, 10)
 
     def answers(self) -> bool:
-        """Whether the connection that is open still works."""
+        """Whether there is an open connection that still works."""
         try:
             return self._connection is not None and bool(self._connection.execute(QUERIES["ping"]))
         except DATABASE_AWAY:
@@ -90,7 +90,7 @@ class Link:
 
 @contextmanager
 def at_most(connection: Connection, seconds: float) -> Iterator[None]:
-    """A transaction in which the server ends each statement after so many seconds: psycopg.errors.QueryCanceled."""
+    """A transaction whose statements raise psycopg.errors.QueryCanceled after so many seconds."""
     with connection.transaction():
         connection.execute(QUERIES["set_statement_timeout"], {"timeout": f"{1000 * seconds:.0f}ms"})
         yield

@@ -1,4 +1,4 @@
-"""Structured log lines: an event with its fields, as `event key=value ...` for people or as JSON for machines."""
+"""Structured log lines: an event with fields, as `event key=value ...` for people or as JSON for programs."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from loracomp.records import Job
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened. As text: `event key=value ...`; values with spaces or quotes in them are quoted."""
+    """An event with its fields. As text: `event key=value ...`; values with spaces or quotes are quoted."""
 
     name: str
     fields: dict[str, Any]
@@ -25,18 +25,18 @@ class Event:
 
 
 def logfmt(event: str, **fields: object) -> Event:
-    """A message for a logger, in either format. Jobs stand in `job`, or in `jobs` as a list. Errors: as `told`."""
+    """A message for a logger. By convention `job` is a job's id, and `jobs` a list. Exceptions are logged as `told`."""
     return Event(event, {key: told(value) if isinstance(value, Exception) else value for key, value in fields.items()})
 
 
 def told(error: BaseException) -> str:
-    """What may be logged and stored of an error: of the database's its sentence alone, for the rest may quote a row."""
+    """The text of an error that may be logged and stored: of psycopg's only the message, as details may quote rows."""
     sentence = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return sentence or str(error)
 
 
 def without_quotes(error: BaseException) -> BaseException:
-    """The same to be logged with its traceback: each error that led to it says what may be `told`, no more."""
+    """The error for logging with its traceback, where it and its causes contain only the text from `told`."""
     if isinstance(error, psycopg.Error):
         return type(error)(told(error)).with_traceback(error.__traceback__)
     if error.__cause__ is not None:
@@ -47,12 +47,12 @@ def without_quotes(error: BaseException) -> BaseException:
 
 
 def job_ids(jobs: Iterable[Job]) -> list[int]:
-    """Their ids, in their order."""
+    """The jobs' ids, in the same order."""
     return [job.id for job in jobs]
 
 
 def configure(log_format: str, level: str) -> None:
-    """Send what loggers say to standard error: 'text' or 'json', from a level such as 'info' on."""
+    """Log to standard error, in format 'text' or 'json', at least at a level such as 'info'."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if log_format == "json" else _Text("%(message)s"))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
@@ -76,7 +76,7 @@ class _Json(logging.Formatter):
 
 
 def _time(record: logging.LogRecord) -> str:
-    """In UTC, to the millisecond."""
+    """The record's time in UTC, in ISO format with milliseconds."""
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

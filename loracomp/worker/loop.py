@@ -1,7 +1,8 @@
-"""The worker's loop: claim, prepare, answer, record. What it holds is never lost, whatever happens to it.
+"""The worker's loop: claim, prepare, answer, record. If it dies, its leases expire and its jobs are queued again.
 
-Three threads hand batches on: while the model answers one, the next is claimed and prepared, and the last is recorded.
-A fourth, the heartbeat, waits for none of them. There are three connections: to claim, to record, and the heartbeat's.
+Three threads work at the same time: while the model answers one batch, the next is claimed and prepared, and the
+previous one is recorded. A fourth thread, the heartbeat, is independent of them. There are three connections: one to
+claim, one to record, and the heartbeat's.
 """
 
 import logging
@@ -35,7 +36,7 @@ _log = logging.getLogger(__name__)
 
 
 class Worker:
-    """Claims jobs of one base model, answers them by a pipeline, records what came out; until stopped or drained."""
+    """Claims jobs of one base model, answers them with a pipeline and records the results, until stopped or drained."""
 
     def __init__(
         self,
@@ -48,9 +49,9 @@ class Worker:
         drain: bool = False,
         sample: DatabaseSample | None = None,
     ) -> None:
-        """With `drain`, `run` returns when no job is due and none waits to be tried again. `device` is for people.
+        """With `drain`, `run` returns when no job is due or waits for a retry. `device` is only shown in reports.
 
-        `sample` gets the database's numbers for metrics.
+        `sample` receives the metrics of the database.
         """
         self._pipeline = pipeline
         self._base_model = base_model
@@ -79,13 +80,13 @@ class Worker:
         metrics.JOBS_IN_HAND.set_function(lambda: len(self._leases.held))
 
     def run(self) -> None:
-        """Work until `stop` is called or, with drain, nothing is left to do."""
+        """Work until `stop` is called or, with `drain`, no job is left."""
         _log.info(logfmt("started", worker=self._settings.worker_name, base_model=self._base_model))
         with ExitStack() as stack:
             stack.callback(self._claiming.close)
             stack.callback(self._recording.close)
             stack.enter_context(self._heartbeat)
-            # Where the worker itself is at fault, or on Ctrl-C, something is still held: no job is charged.
+            # After an error of the worker or Ctrl-C, give back the jobs still held, without counting the attempt.
             stack.callback(self.release)
             recorder = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="record"))
             stack.callback(self.stop)
@@ -95,8 +96,8 @@ class Worker:
     def _hand_on(self, recorder: ThreadPoolExecutor) -> None:
         recorded: Future[None] = recorder.submit(lambda: None)
         self._model_is_free.set()
-        # While the model is idle its own thread claims and prepares: torch's threads are those of one thread, then, and
-        # need not take turns with another's on the same cores.
+        # While the model is idle, this thread itself claims and prepares: if two threads computed with torch, the
+        # helper threads of both would compete for the same cores.
         batch = self._next()
         while batch is not None:
             self._model_is_free.clear()
@@ -114,7 +115,7 @@ class Worker:
         recorded.result()
 
     def _next(self, meanwhile: bool = False) -> Batch | None:
-        """What the model shall answer next; None once stopped or drained, or `meanwhile`, where it is free before."""
+        """The next batch for the model; None after a stop or drain or, with `meanwhile`, if the model is free first."""
         while True:
             self._wake.clear()
             if self._stopping.is_set() or (meanwhile and self._model_is_free.is_set()):
@@ -132,8 +133,8 @@ class Worker:
                 return batch
 
     def _prepared(self, held: int) -> Batch | None:
-        """A batch that the model can answer; None where none is due."""
-        # A job that runs alone may be one that kills its worker: nothing else is held meanwhile.
+        """Claim and prepare a batch for the model; None if no job is due."""
+        # A job that runs alone may kill the worker, so claim no other job meanwhile.
         if held == 1:
             return None
         started = perf_counter()
@@ -168,13 +169,13 @@ class Worker:
         )
 
     def _prepare(self, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
-        # An error of the database is the batch's own, such as a statement timeout, where the connection still answers.
+        # If the connection still works after a database error such as a statement timeout, the batch caused it.
         return self._claiming.call(
             lambda connection: self._pipeline.prepare(connection, jobs), give_up=self._claiming.answers
         )
 
     def _has_its_turn(self, jobs: Sequence[Job]) -> bool:
-        """Whether the model gets free for jobs within a lease and half their timeouts; else they are given back."""
+        """Wait until the model is free, at most a lease and half the jobs' timeouts; otherwise give the jobs back."""
         self._model_is_free.wait(min(self._settings.lease_s, *(job.timeout_s / 2 for job in jobs)))
         if self._model_is_free.is_set() and not self._stopping.is_set():
             return True
@@ -196,7 +197,7 @@ class Worker:
         return Batch(batch.jobs, answered.results, {**batch.timings, **ready}, answered.since)
 
     def _record(self, batch: Batch) -> None:
-        """Write what came out, failures last."""
+        """Record the batch's results, then its failures."""
 
         def write(results: Sequence[Prediction | Measurement]) -> list[bool]:
             timings = {**batch.timings, "record": milliseconds_since(batch.since)}
@@ -222,16 +223,16 @@ class Worker:
                 )
 
     def stop(self) -> None:
-        """Claim nothing more and give back what the model has not begun; `run` returns when the rest is recorded."""
+        """Claim no more jobs, and give back those that the model has not started. `run` returns after recording."""
         self._stopping.set()
         self._wake.set()
         self._model_is_free.set()
         self._heartbeat.report_soon()
 
     def release(self) -> bool:
-        """Give what is held back to the queue at once, uncharged; a result that comes later finds its fence void.
+        """Give all held jobs back to the queue at once, without counting the attempt; later results are not recorded.
 
-        False where the database is away: the leases run out by themselves.
+        Returns False if the database can't be reached; then the leases expire by themselves.
         """
         if not (held := list(self._leases.held)):
             return True
@@ -247,14 +248,14 @@ class Worker:
         return True
 
     def hangs(self) -> bool:
-        """Whether, for `hang_s` seconds now, all jobs are lost and the model has ended no step: a device hangs."""
+        """Whether the device is presumed hung: for `hang_s` seconds all leases are lost and the model ended no step."""
         return self._leases.in_vain_s() >= self._settings.hang_s
 
     def problems(self) -> dict[str, str]:
-        """What keeps it from answering jobs, in words: database, schema, claims; empty where it is ready."""
+        """Reasons why the worker can't answer jobs, by check (database, schema, claims); empty if it is ready."""
         found = dict(self._presence.problems)
         since = perf_counter() - (self._looked_at or self._began)
-        # While jobs run, the next are looked for when the model gets free of them.
+        # While jobs run, the worker asks for new ones only when the model is free again.
         longest = max((job.timeout_s for job in self._leases.held), default=0.0)
         if self._stopping.is_set():
             found["claims"] = "the worker is stopping"
@@ -263,7 +264,7 @@ class Worker:
         return found
 
     def _activity(self) -> dict[str, object]:
-        """What the registry of workers shows of it now."""
+        """The worker's current status for its report."""
         doing = "stopping" if self._stopping.is_set() else "busy" if self._leases.held else "idle"
         looked_s = None if self._looked_at is None else perf_counter() - self._looked_at
         return {"status": doing, "looked_s": looked_s}

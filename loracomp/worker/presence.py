@@ -1,4 +1,4 @@
-"""A worker's entry in the registry of workers, and what a report finds wrong with the database."""
+"""Reports the worker's status to the database, and finds out whether database and schema are usable."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class Presence:
-    """Reports what a worker does. A report or sample that fails costs the worker nothing but that."""
+    """Reports a worker's status. A failing report or sample has no other effect on the worker."""
 
     def __init__(
         self,
@@ -29,9 +29,9 @@ class Presence:
         lease_s: float,
         sample: DatabaseSample | None = None,
     ) -> None:
-        """`identity` is the worker's name, base_model and device; `activity` gives its status and looked_s.
+        """`identity` has the worker's name, base_model and device; `activity` returns its status and looked_s.
 
-        `sample` gets the database's numbers.
+        `sample` receives the metrics of the database.
         """
         self._identity = {
             **identity,
@@ -41,7 +41,7 @@ class Presence:
             "silent_after_s": lease_s,
         }
         self._activity = activity
-        # Leases are renewed by the same thread, three times a lease.
+        # A short limit, because the same thread renews leases, three times per lease.
         self._statement_s = lease_s / 6
         self._release = head()
         self._sample = sample
@@ -50,11 +50,11 @@ class Presence:
 
     @property
     def problems(self) -> Mapping[str, str]:
-        """What the last report found wrong with the database or its schema, in words."""
+        """Problems with the database or its schema that the last report found, as sentences by check."""
         return self._problems
 
     def report(self, connection: Connection, *, stopped: bool = False) -> None:
-        """Write what the worker does, and take the sample if it is time. A statement gets a sixth of a lease."""
+        """Report the status, and read the metrics if they are due. Each statement may take a sixth of a lease."""
         doing = {**self._activity(), **({"status": "stopped"} if stopped else {})}
         with at_most(connection, self._statement_s):
             problems = self._schema_problems(connection)
@@ -62,12 +62,12 @@ class Presence:
             words = {**self._identity, **doing, **metrics.totals(), "running_s": running_s}
             connection.execute(QUERIES["report_worker"], words)
         self._problems = problems
-        # Whoever stops may have to give its jobs back within the next second.
+        # A stopping worker doesn't read metrics, because it may have to give its jobs back within a second.
         if self._sample and doing["status"] not in {"stopping", "stopped"} and monotonic() >= self._sample_after:
             self._take(self._sample, connection)
 
     def missed(self, error: Exception) -> None:
-        """The database can't be reached, or refuses the report."""
+        """Store that the last report failed: the database can't be reached, or refused it."""
         self._problems = {**self._problems, "database": told(error)}
         if self._sample:
             self._sample.clear()
@@ -86,10 +86,10 @@ class Presence:
             with at_most(connection, self._statement_s):
                 sample.update(connection.execute(QUERIES["database_metrics"]))
         except psycopg.Error as error:
-            # Jobs are answered without it.
+            # Only log it, because jobs can be answered without metrics.
             _log.warning(logfmt("not_sampled", error=error))
             sample.clear()
             connection.close()
         finally:
-            # A queue of a million takes a second to count: that may cost the server one per cent of its time.
+            # Counting a million jobs takes a second, so wait 99 times as long: at most 1 % of the server's time.
             self._sample_after = monotonic() + 99 * (monotonic() - start)

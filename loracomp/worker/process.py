@@ -1,4 +1,4 @@
-"""A worker as a process: signals, the grace time, exit codes."""
+"""Runs a worker as a process: handles signals, the grace time and exit codes."""
 
 import faulthandler
 import logging
@@ -23,14 +23,17 @@ _log = logging.getLogger(__name__)
 def serve(worker: Worker, grace_s: float) -> int:
     """Run a worker until it is drained or told to stop, and return the process's exit code.
 
-    SIGTERM or SIGINT: nothing more is claimed; what runs is finished, or released when `grace_s` seconds are almost
-    over. A second signal releases at once. 0: drained or stopped, nothing left running. 128 + number: a second signal.
-    3: the database was away, so that leases must run out by themselves. 8: the device hangs, and each thread's place is
-    on standard error. Ends the process itself where a batch still runs. Raises what the worker raised.
+    After SIGTERM or SIGINT no more jobs are claimed; running jobs are finished, or given back shortly before `grace_s`
+    seconds are over. A second signal gives them back at once.
+
+    Exit codes: 0: drained or stopped, and no job is running. 128 + signal number: a second signal. 3: the database
+    could not be reached, so the leases must expire by themselves. 8: the device is presumed hung; the stack of each
+    thread is printed on standard error. If a batch is still running, this function ends the process itself. Raises what
+    the worker raised.
     """
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
     errors: list[BaseException] = []
-    # Not the main thread: that one must hear signals while a model computes.
+    # Run the worker in another thread, because the main thread must receive signals while a model computes.
     thread = Thread(target=_run_and_keep_error, args=(worker, errors), name="worker", daemon=True)
     with _handling(signals):
         thread.start()
@@ -51,7 +54,7 @@ def serve(worker: Worker, grace_s: float) -> int:
 
 
 def leaves_after_s(grace_s: float) -> float:
-    """Seconds until a stopping worker gives up what runs; a tenth of the time, at most 2 s, is left to give it back."""
+    """Seconds until a stopping worker gives up its running jobs; a tenth of the time (at most 2 s) is left for that."""
     return grace_s - min(2.0, 0.1 * grace_s)
 
 
@@ -65,7 +68,7 @@ def _run_and_keep_error(worker: Worker, errors: list[BaseException]) -> None:
 def _next_signal(
     thread: Thread, signals: "queue.SimpleQueue[int]", seconds: float, give_up: Callable[[], bool] = lambda: False
 ) -> int | None:
-    """The next signal; None where the thread ends, the time is over or `give_up` says so before one comes."""
+    """Wait for a signal; None if the thread ends, the time is over or `give_up()` is true first."""
     deadline = monotonic() + seconds
     while thread.is_alive() and monotonic() < deadline and not give_up():
         with suppress(queue.Empty):
@@ -75,7 +78,7 @@ def _next_signal(
 
 @contextmanager
 def _handling(signals: "queue.SimpleQueue[int]") -> Iterator[None]:
-    """Put SIGTERM and SIGINT into the queue until the block ends."""
+    """Within this context, SIGTERM and SIGINT only put their number into the queue."""
 
     def note(number: int, _frame: FrameType | None) -> None:
         signals.put(number)
@@ -89,7 +92,7 @@ def _handling(signals: "queue.SimpleQueue[int]") -> Iterator[None]:
 
 
 def _leave(worker: Worker, code: int) -> NoReturn:
-    """Release what runs and end the process under the model's feet."""
+    """Give running jobs back and end the process at once, while the model may still be computing."""
     if not worker.release():
         code = DatabaseUnavailableError.exit_code
     logging.shutdown()

@@ -1,4 +1,4 @@
-"""Record: write predictions with their traces, or failures, as far as the leases still hold."""
+"""The record step: writes predictions with their traces, measurements and failures of jobs whose lease is valid."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -20,7 +20,7 @@ def record(
     results: Sequence[Prediction | Measurement],
     timings: Mapping[str, float] = MappingProxyType({}),
 ) -> set[int]:
-    """Write what a batch has come to and end its jobs, in one transaction; ids of those whose lease held."""
+    """Write a batch's results and end its jobs, in one transaction; returns the ids of jobs whose lease was valid."""
     predictions = [each for each in results if isinstance(each, Prediction)]
     measurements = [each for each in results if isinstance(each, Measurement)]
     if not measurements:
@@ -38,8 +38,9 @@ def record_predictions(
 ) -> set[int]:
     """Write predictions and end their jobs, in one transaction; returns the ids of jobs whose lease was still valid.
 
-    `timings` are the worker's own milliseconds, beside those of the predictions, all of which one process made. Raises
-    psycopg.DataError or IntegrityError, and writes nothing, where one of them can't be stored.
+    `timings` are the milliseconds of the worker's own steps, which are added to those of each prediction. All
+    predictions must come from one process. Raises psycopg.DataError or IntegrityError, and writes nothing, if one of
+    them can't be stored.
     """
     if not predictions:
         return set()
@@ -69,7 +70,7 @@ def record_predictions(
 
 
 def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
-    """Write measurements and end their jobs, in one transaction; ids of those whose lease held, the rest is dropped."""
+    """Write measurements and end their jobs, in one transaction; returns the ids of jobs whose lease was valid."""
     tokens = {job.id: job.lease_token for job in jobs}
     given = {
         "ids": [each.job_id for each in measurements],
@@ -86,7 +87,7 @@ def record_measurements(connection: Connection, jobs: Sequence[Job], measurement
 
 
 def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Failure]) -> set[int]:
-    """End jobs as failed, or queue them for another attempt where that may help; ids of those whose lease held."""
+    """End jobs as failed, or queue them again if a retry may help; returns the ids of jobs whose lease was valid."""
     tokens = {job.id: job.lease_token for job in jobs}
     arguments = {
         "ids": [failure.job_id for failure in failures],
@@ -99,7 +100,7 @@ def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Fa
 
 
 def _timings(predictions: Sequence[Prediction], timings: Mapping[str, float]) -> list[Jsonb]:
-    """One for each, or one for all where they are the same, which they are unless jobs had to be tried alone."""
+    """The timings of each prediction, or a single element if all are equal; they differ if jobs were tried alone."""
     first = predictions[0].timings
     distinct = [first] if all(each.timings == first for each in predictions) else [each.timings for each in predictions]
     return [Jsonb({**each, **timings}, dumps=orjson.dumps) for each in distinct]

@@ -1,4 +1,4 @@
-"""The stages that a batch passes, and whose fault it is where one raises."""
+"""The stages that a batch passes through; if a stage raises, finds out which job caused it."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,44 +14,44 @@ from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.logfmt import job_ids, logfmt, told, without_quotes
 
 Stage = Callable[[Sequence[Any]], Sequence[Any]]
-"""Returns a result or a failure for each item, in their order."""
+"""Maps a list of items to a result or a failure for each, in the same order."""
 
 _log = logging.getLogger(__name__)
 
 
 class Stages(Protocol):
-    """What a worker needs of a pipeline: answers to jobs in two stages, which run in threads of their own.
+    """The part of a pipeline that a worker uses: two stages, each of which runs in its own thread.
 
-    Where a stage raises, it is called again for each item alone.
+    If a stage raises, it is called again for each item alone.
     """
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
-        """Whatever `answer` needs for each job; the connection is in autocommit mode and lent for the call."""
+        """Prepare jobs for `answer`. The connection, in autocommit mode, may be used only during the call."""
 
     def answer(
         self, prepared: Sequence[Any], wanted: Callable[[Job], bool]
     ) -> Sequence[Prediction | Measurement | Failure]:
-        """Each job's prediction or measurement.
+        """Each job's prediction, measurement or failure.
 
-        `wanted` is cheap and asked between the model's steps, which shows that it goes on. What is not wanted any more
-        need not be answered in earnest: whatever comes is dropped.
+        Call `wanted` between the model's steps: it is cheap, and the calls show that the model does not hang. A job for
+        which it is false needs no real answer, because the answer will be dropped.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Jobs claimed together, and what each has come to so far: prepared, then a result, or a failure."""
+    """Jobs that were claimed together, with the current state of each: prepared, result or failure."""
 
     jobs: Sequence[Job]
     results: Mapping[Job, Any | Failure]
-    """Without the jobs whose leases are lost: those are held still, until the batch is let go."""
+    """The state of each job, without jobs whose leases are lost; these are held until the whole batch is let go."""
     timings: Mapping[str, float]
-    """Milliseconds of what the worker did besides the stages, up to `since`."""
+    """Milliseconds of the worker's own steps so far; `since` is the time up to which they count."""
     since: float = field(default_factory=perf_counter)
 
     @property
     def steps(self) -> Mapping[str, float]:
-        """Milliseconds of the pipeline's steps, which all results of a batch share."""
+        """Milliseconds of the pipeline's steps, which are the same for all results of a batch."""
         results = (each for each in self.results.values() if isinstance(each, Prediction | Measurement))
         return next((each.timings for each in results), {})
 
@@ -59,9 +59,10 @@ class Batch:
 def through(
     stage: Stage, items: Mapping[Job, Any | Failure], kept: Callable[[Sequence[Job]], Iterable[Job]]
 ) -> dict[Job, Any | Failure]:
-    """What a stage makes of each item that has not failed and whose job is `kept`; where it raises, of each alone.
+    """Run a stage over the items that have not failed and whose jobs are `kept`.
 
-    So the culprit alone fails. Raises what is the worker's own fault.
+    If the stage raises, it runs again for each item alone, so that only the item that causes the error fails. Errors
+    that would hit every job, such as a missing SQL function, are raised.
     """
     left = {job: items[job] for job in kept(list(items))}
     failed = {job: item for job, item in left.items() if isinstance(item, Failure)}
@@ -76,13 +77,13 @@ def through(
         if len(going_on) == 1:
             return failed | {job: _failure(job, error) for job in going_on}
         _log.warning(logfmt("batch_raised", jobs=job_ids(going_on), error=_named(error)))
-    # Outside the handler, where the error's traceback no longer holds what it was working on.
+    # Outside the except block, so that the traceback no longer keeps the failed run's objects in memory.
     alone = (through(stage, {job: item}, kept) for job, item in going_on.items())
     return failed | {job: result for each in alone for job, result in each.items()}
 
 
 def milliseconds_since(start: float) -> float:
-    """By perf_counter, to the microsecond."""
+    """Milliseconds since `start` (a value of perf_counter), rounded to microseconds."""
     return round((perf_counter() - start) * 1000, 3)
 
 
@@ -98,4 +99,4 @@ def _named(error: Exception) -> str:
 
 
 _FAULT_OF_THE_WORKER = (SchemaMismatchError, psycopg.ProgrammingError)
-"""Missing functions or rights: every job would fail of it, so the worker ends instead."""
+"""Errors such as missing SQL functions or privileges: every job would fail, so the worker ends instead."""

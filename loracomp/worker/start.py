@@ -1,4 +1,4 @@
-"""A worker ready to start: the database's base model and encoder, loaded and checked."""
+"""Prepares a worker: loads the database's base model and encoder, and checks them."""
 
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, connect
@@ -13,10 +13,10 @@ from loracomp.worker.loop import Worker
 
 
 def load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
-    """Load the base model that the settings name (or the default one) and the encoder, as the database knows them.
+    """Load the base model that the settings name (or the default one) and the database's encoder.
 
-    Raises NotFoundError where the database has none, RefusedError where a source gives other weights than those
-    registered.
+    Raises NotFoundError if the database has none, and RefusedError if a source gives other weights than the registered
+    ones.
     """
     cpu.keep_freed_memory()
     pipeline = cpu.in_a_passing_thread(lambda: _load_pipeline(settings, connection))
@@ -51,15 +51,15 @@ def _load_registered(registered: RegisteredBaseModel, settings: Settings, device
         raise RefusedError(
             f"base model {registered.name}: {registered.source} holds other weights here (fingerprint "
             f"{base.fingerprint[:12]}) than those registered ({registered.fingerprint[:12]}); "
-            "bring the registered ones, or register these under another name"
+            "provide the registered weights, or register these under another name"
         )
     return base
 
 
 def open_worker(settings: Settings, *, drain: bool = False, sample: DatabaseSample | None = None) -> Worker:
-    """A worker on the settings' database, its models loaded; see `load_pipeline` for what it raises.
+    """A worker for the configured database, with its models loaded. Raises what `load_pipeline` raises.
 
-    `sample` gets the database's numbers for metrics.
+    `sample` receives the metrics of the database.
     """
     url = database_url(settings)
     with connect(url, application_name="loracomp worker start") as connection:
