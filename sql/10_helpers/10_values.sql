@@ -1,14 +1,14 @@
--- Small functions of values. None reads a table.
---   check_range         raises where an argument is out of range
+-- Small functions that compute on values and read no table.
+--   check_range         raises if an argument is out of range
 --   composition_text    a composition in short: rte 0.62 + mnli 0.38
---   shorten             a text on one line, cut
---   seconds_between     from one time to another
---   compute_seconds     a job's part of its batch's work
---   confidence          the best choice's share
---   log_share           log softmax of scores, at one place
+--   shorten             a text on one line, cut to a length
+--   seconds_between     seconds from one time to another
+--   compute_seconds     a job's share of the seconds that its batch took
+--   confidence          probability of the best choice
+--   log_share           log softmax of scores, for one of them
 --     confidence
 
--- Changes nothing. NaN is beyond every range; null is left to whoever asks.
+-- Changes nothing. NaN is out of every range; null passes, and the caller must check it.
 CREATE FUNCTION loracomp.check_range(
     argument text, given double precision, low double precision, high double precision
 ) RETURNS boolean
@@ -22,18 +22,18 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_range IS 'True; raises, naming the argument, where its value is outside of a range.';
+COMMENT ON FUNCTION loracomp.check_range IS 'True if a value is in a range; otherwise raises an error that names the argument.';
 
--- Computes only. Heaviest first; null where there are no adapters.
+-- Reads no table. The adapter with the largest weight comes first; null if there are no adapters.
 CREATE FUNCTION loracomp.composition_text(tasks text[], weights double precision[])
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 SELECT string_agg(c.task || to_char(c.weight, ' FM990.00'), ' + ' ORDER BY c.weight DESC, c.task)
 FROM unnest(tasks, weights) AS c (task, weight);
 END;
-COMMENT ON FUNCTION loracomp.composition_text IS 'A composition in short, such as rte 0.62 + mnli 0.38.';
+COMMENT ON FUNCTION loracomp.composition_text IS 'Short text for a composition, with task and weight of each adapter, such as rte 0.62 + mnli 0.38.';
 
--- Computes only.
+-- Reads no table.
 CREATE FUNCTION loracomp.shorten(value text, length integer)
 RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -44,9 +44,9 @@ FROM (
     ) AS line
 ) AS s;
 END;
-COMMENT ON FUNCTION loracomp.shorten IS 'A text on one line of at most so many characters.';
+COMMENT ON FUNCTION loracomp.shorten IS 'The text on one line, cut to at most so many characters.';
 
--- Computes only.
+-- Reads no table.
 CREATE FUNCTION loracomp.seconds_between(earlier timestamp with time zone, later timestamp with time zone)
 RETURNS double precision LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -54,7 +54,7 @@ SELECT round(extract(EPOCH FROM later - earlier), 3)::double precision;
 END;
 COMMENT ON FUNCTION loracomp.seconds_between IS 'Seconds from one time to another, to the millisecond.';
 
--- Computes only. What waited for the device or the database is no work on the job.
+-- Reads no table. Time in which the batch waited for the model or the database is not counted.
 CREATE FUNCTION loracomp.compute_seconds(timings jsonb, batch_size integer) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -66,9 +66,9 @@ SELECT (
 ) / 1000 / batch_size;
 END;
 COMMENT ON FUNCTION loracomp.compute_seconds IS
-'A job''s part of the seconds that its batch took from encoding to prediction, from the timings of its trace.';
+'A job''s share of the seconds that its batch took from encoding to prediction: the batch''s time divided by its jobs.';
 
--- Computes only. exp raises an underflow below -745, so the exponent is clamped.
+-- Reads no table. exp raises an underflow below -745, so the exponent is clamped.
 CREATE FUNCTION loracomp.confidence(choice_scores double precision[]) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -76,12 +76,12 @@ SELECT 1 / sum(exp(greatest(s.score - s.best, -700)))
 FROM (SELECT u.score, max(u.score) OVER () AS best FROM unnest(choice_scores) AS u (score)) AS s;
 END;
 COMMENT ON FUNCTION loracomp.confidence IS
-'Share of the best choice in the softmax over log-likelihoods; null where there are none.';
+'Probability of the best choice by softmax over the log-likelihoods; null if there are none.';
 
--- Computes only.
+-- Reads no table.
 CREATE FUNCTION loracomp.log_share(scores double precision[], place integer) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 SELECT scores[place] - max(u.score) + ln(loracomp.confidence(scores)) FROM unnest(scores) AS u (score);
 END;
-COMMENT ON FUNCTION loracomp.log_share IS 'Logarithm of one score''s share in the softmax over all of them.';
+COMMENT ON FUNCTION loracomp.log_share IS 'Log softmax of scores, for one of them.';

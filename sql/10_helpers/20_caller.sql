@@ -1,19 +1,19 @@
--- Who calls, and what that role may know.
+-- Which role calls a function, and which tasks that role may know of.
 --   caller              the role that the session acts as
 --   caller_is_admin     whether it is an administrator or the owner
 --     caller
 --   reader              the same role, for policies of row security alone
 --   may_read            whether a role may know of a task
 
--- Reads only: who is behind a call, also inside a SECURITY DEFINER function, where current_user is its owner.
+-- Reads only. It also works inside a SECURITY DEFINER function, where current_user is the function's owner.
 CREATE FUNCTION loracomp.caller() RETURNS name
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END;
 END;
-COMMENT ON FUNCTION loracomp.caller IS 'The role that the session acts as: SET ROLE where there was one, else the login.';
+COMMENT ON FUNCTION loracomp.caller IS 'The role that the session acts as: that of SET ROLE, or else the login.';
 
--- Reads only. For functions with their owner's rights: there current_user is the owner, who may do everything.
+-- Reads only. For SECURITY DEFINER functions, in which current_user is the owner, who may do everything.
 CREATE FUNCTION loracomp.caller_is_admin() RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -30,9 +30,9 @@ COMMENT ON FUNCTION loracomp.caller_is_admin IS
 CREATE FUNCTION loracomp.reader() RETURNS name
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN current_user;
-COMMENT ON FUNCTION loracomp.reader IS 'Who reads, in policies of row security; for nothing else.';
+COMMENT ON FUNCTION loracomp.reader IS 'The current role, for use in row-level security policies only.';
 
--- Reads only who is a member of what. Roles are looked up by to_regrole: pg_has_role raises for a name that has vanished.
+-- Reads only memberships. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role.
 CREATE FUNCTION loracomp.may_read(reader name, reader_role name) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC

@@ -1,4 +1,4 @@
--- What a role may know of tasks that have a reader_role, and what it reads in place of the names of the others.
+-- Which tasks with a reader_role a role may know of, and the labels that it sees in place of the names of the others.
 --   readable_tasks      tasks whose names the caller may know
 --     caller, may_read
 --   task_mask           the names that it may not know, each with its label; views of bi join it
@@ -18,7 +18,7 @@ AS $$
     WHERE t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role)
     ORDER BY t.family, t.name;
 $$;
-COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that your jobs may use; exclude_tasks takes their names.';
+COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that the caller''s jobs may use; their names can be given as exclude_tasks.';
 
 -- Reads only, with its owner's rights. It contains the names that are to be hidden, so it is granted to nobody.
 CREATE VIEW loracomp.restricted_task AS
@@ -30,7 +30,7 @@ SELECT
 FROM loracomp.task AS t
 WHERE t.reader_role IS NOT NULL
 UNION ALL
--- Names that a restricted task once had stand in old traces.
+-- Former names of a task are included, because old traces contain them.
 SELECT DISTINCT ON (e.before ->> 'name')
     (e.before ->> 'id')::integer,
     e.before ->> 'name',
@@ -39,11 +39,11 @@ SELECT DISTINCT ON (e.before ->> 'name')
 FROM loracomp.audit_event AS e
 WHERE e.entity = 'task' AND e.before ->> 'reader_role' IS NOT NULL
     AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = e.before ->> 'name');
-COMMENT ON VIEW loracomp.restricted_task IS 'Tasks that have a reader_role, by their names now and before; for no role.';
-COMMENT ON COLUMN loracomp.restricted_task.task_id IS 'The task.';
-COMMENT ON COLUMN loracomp.restricted_task.name IS 'Its name, or one that it had.';
-COMMENT ON COLUMN loracomp.restricted_task.reader_role IS 'Role whose members may know of it.';
-COMMENT ON COLUMN loracomp.restricted_task.label IS 'What others see in place of the name.';
+COMMENT ON VIEW loracomp.restricted_task IS 'Tasks that have a reader_role, with their current and former names. Granted to no role.';
+COMMENT ON COLUMN loracomp.restricted_task.task_id IS 'Id of the task.';
+COMMENT ON COLUMN loracomp.restricted_task.name IS 'The task''s name, or a former name.';
+COMMENT ON COLUMN loracomp.restricted_task.reader_role IS 'Role whose members may know of the task.';
+COMMENT ON COLUMN loracomp.restricted_task.label IS 'Label that other roles see in place of the name.';
 
 -- Reads only. One row, computed for the current reader: current_user is still the reader in views that run with their owner's
 -- rights. It contains the hidden names, so it is granted to nobody; views of bi join it.
@@ -56,10 +56,10 @@ WITH mask AS MATERIALIZED (
 )
 
 SELECT m.labels FROM mask AS m;
-COMMENT ON VIEW loracomp.task_mask IS 'Names of tasks that the reader may not know, each with what stands in its place.';
-COMMENT ON COLUMN loracomp.task_mask.labels IS 'Name to label, as a JSON object; {} where nothing is hidden.';
+COMMENT ON VIEW loracomp.task_mask IS 'Names of tasks that the current role may not know, with the labels that are shown instead.';
+COMMENT ON COLUMN loracomp.task_mask.labels IS 'JSON object from task name to label; {} if nothing is hidden.';
 
--- Computes only.
+-- Reads no table.
 CREATE FUNCTION loracomp.masked_tasks(tasks text[], labels jsonb) RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -71,4 +71,4 @@ BEGIN ATOMIC
         )
     END;
 END;
-COMMENT ON FUNCTION loracomp.masked_tasks IS 'Names of tasks in their order, those that are hidden by their labels.';
+COMMENT ON FUNCTION loracomp.masked_tasks IS 'A list of task names with hidden names replaced by their labels.';

@@ -1,12 +1,12 @@
--- What routing's settings are, which values they may have, and what they make of retrieved examples. Live routing and the
--- re-scoring of stored traces share it; a setting passes through them inside its policy. Nothing here changes a table.
---   task_weights                examples' tasks and similarities (and gains) to tasks, probabilities and weights
+-- From retrieved examples and a policy's settings to the weights of tasks. Live routing and the re-scoring of stored traces both
+-- use it. Settings are passed as one row of loracomp.policy. Nothing here changes a table.
+--   task_weights                tasks, probabilities and weights, from the examples' tasks and similarities (and gains)
 --     check_similarities
 --     check_gains
 --     check_routing_settings    the range of each setting
 --     relative_share
---   expected_gains              what measured examples make of each adapter, for weighting 'measured'
---     relative_share            an example's part in the softmax, before it is divided by the sum
+--   expected_gains              expected gain of each adapter by measured examples, for weighting 'measured'
+--     relative_share            an example's term of the softmax, before it is divided by the sum
 --   policy_with                 a named policy with some settings replaced
 --     with_settings             a policy with some settings replaced
 
@@ -14,7 +14,7 @@ CREATE FUNCTION loracomp.check_routing_settings(settings loracomp.policy) RETURN
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
 DECLARE
-    -- BETWEEN, because NaN passes a bare comparison; IS NOT TRUE, because null passes a CASE.
+    -- BETWEEN, because NaN would pass a comparison such as > 0; IS NOT TRUE, because null would pass a CASE.
     wrong CONSTANT text := CASE
         WHEN (settings.k BETWEEN 1 AND 200) IS NOT TRUE THEN format('k must be between 1 and 200, not %s', settings.k)
         WHEN (settings.temperature BETWEEN 0.0001 AND 100) IS NOT TRUE
@@ -42,7 +42,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_routing_settings IS
-'True, or an error that names the setting which is out of the range that loracomp.policy allows.';
+'True if all routing settings are in the ranges that loracomp.policy allows; otherwise an error that names the setting.';
 
 CREATE FUNCTION loracomp.with_settings(policy loracomp.policy, settings jsonb) RETURNS loracomp.policy
 LANGUAGE plpgsql STABLE
@@ -77,8 +77,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.with_settings IS
-'A policy with some of its routing settings replaced, such as {"top_p": 0.9}; an error names a setting that routing does not '
-'have, or what its value may be.';
+'A policy with some of its routing settings replaced, such as {"top_p": 0.9}. An error names an unknown setting, or the allowed '
+'values of a setting.';
 
 CREATE FUNCTION loracomp.policy_with(policy text DEFAULT 'default', settings jsonb DEFAULT '{}') RETURNS loracomp.policy
 LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -90,13 +90,13 @@ BEGIN
     SELECT p.* INTO used FROM loracomp.policy AS p WHERE p.name = policy_with.policy;
     IF used.name IS NULL THEN
         RAISE EXCEPTION 'there is no policy %', policy_with.policy
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp policy list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp policy list shows the existing ones';
     END IF;
     RETURN loracomp.with_settings(used, policy_with.settings);
 END
 $$;
 COMMENT ON FUNCTION loracomp.policy_with IS
-'The policy of that name, with some of its routing settings replaced: what task_weights takes.';
+'The policy with this name, with some of its routing settings replaced; an argument for task_weights.';
 
 CREATE FUNCTION loracomp.check_similarities(tasks integer[], similarities double precision[]) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -114,7 +114,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_similarities IS
-'True, or an error where the arrays are not one task and one cosine similarity for each retrieved example.';
+'True if the arrays have one task and one cosine similarity for each retrieved example; otherwise an error.';
 
 CREATE FUNCTION loracomp.check_gains(tasks integer[], gains double precision[]) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
@@ -128,18 +128,18 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_gains IS
-'True, or an error where the arrays are not one task and one number for each measured task.';
+'True if the arrays have one task and one number for each measured task; otherwise an error.';
 
--- Computes only. exp raises an underflow below -745, so the exponent is clamped.
+-- Reads no table. exp raises an underflow below -745, so the exponent is clamped.
 CREATE FUNCTION loracomp.relative_share(
     similarity double precision, highest double precision, temperature double precision
 ) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN exp(greatest((similarity - highest) / temperature, -700));
 COMMENT ON FUNCTION loracomp.relative_share IS
-'An example''s share in the softmax over similarities, relative to that of the most similar one.';
+'An example''s term of the softmax over similarities, divided by that of the most similar example.';
 
--- Reads measurements of the examples. An adapter belongs to one base model, so what it has gained does too.
+-- Reads measurements of the examples. An adapter is for one base model, so its gains need not be filtered by base model.
 CREATE FUNCTION loracomp.expected_gains(
     example_ids bigint[],
     similarities double precision[],
@@ -165,8 +165,8 @@ BEGIN ATOMIC
     GROUP BY a.task_id;
 END;
 COMMENT ON FUNCTION loracomp.expected_gains IS
-'What retrieved examples that are measured expect of each of these adapters: the mean of its gains, weighted by the softmax '
-'over similarities and drawn towards 0 by gain_prior; a row for each task with a measured adapter.';
+'Expected gain of each of these adapters: the mean of its gains on the retrieved examples that are measured, weighted by the '
+'softmax over similarities and shrunk towards 0 by gain_prior; a row for each task with a measured adapter.';
 
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],
@@ -196,7 +196,7 @@ BEGIN ATOMIC
         FROM example AS x
         GROUP BY x.task_id
     ), ranked AS (
-        -- Rounded, so that the last bit of a sum breaks no tie.
+        -- Rounded, so that equal values stay equal despite rounding errors of sums.
         SELECT m.task_id, m.mass, row_number() OVER (ORDER BY round(m.mass::numeric, 12) DESC, m.best) AS rank
         FROM mass AS m
     ), cumulated AS (
@@ -217,11 +217,11 @@ BEGIN ATOMIC
             c.p,
             g.gain,
             CASE (settings).weighting WHEN 'measured' THEN g.rank ELSE c.rank END AS rank,
-            -- A margin below 0 also keeps adapters that are expected to harm: what they are above it is positive.
+            -- Weights are expected gain minus margin, which is positive even for a gain below 0 if the margin is lower.
             CASE (settings).weighting
                 WHEN 'measured' THEN g.gain - least((settings).gain_margin, 0) ELSE c.p
             END AS worth,
-            -- Cumulated masses meet top_p exactly where examples tie (.5 + .4 = .9), so they are compared with 1e-9 to spare.
+            -- Cumulated probabilities can equal top_p exactly (.5 + .4 = .9), so the comparison has a tolerance of 1e-9.
             CASE (settings).weighting
                 WHEN 'measured' THEN coalesce(
                     g.gain > (settings).gain_margin AND g.rank <= (settings).max_adapters, FALSE
@@ -252,7 +252,7 @@ BEGIN ATOMIC
     ORDER BY c.place, c.gain DESC, c.task_id;
 END;
 COMMENT ON FUNCTION loracomp.task_weights IS
-'Tasks by falling probability, from retrieved examples'' tasks and cosine similarities: softmax over the examples, '
-'sum by task, nucleus over the tasks, at most max_adapters, none below min_share, weights renormalised over the kept. '
-'At least one task is kept; ties go to the most similar example. Weighting measured keeps, in place of the nucleus, the '
-'tasks with the highest expected gains (given for gained_tasks) above gain_margin, which may be none, and weighs them by it.';
+'Probabilities and weights of tasks, from retrieved examples'' tasks and cosine similarities: softmax over the examples, '
+'sum by task, nucleus over the tasks, at most max_adapters, none below min_share; the kept tasks'' weights are normalised to 1. '
+'At least one task is kept; among equal tasks the one with the most similar example comes first. Weighting measured keeps, '
+'instead of the nucleus, tasks whose expected gain (in gained_tasks) is above gain_margin (maybe none), and weights them by it.';

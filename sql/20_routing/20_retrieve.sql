@@ -1,21 +1,21 @@
 -- Retrieval: from a query's vector to the nearest examples of the tasks that its submitter may use.
---   check_embedding             the vector can have come from the database's encoder
+--   check_embedding             raises if the vector can't come from the database's encoder
 --     embedding_dimensions
---   check_encoder_unchanged     it came from the encoder that made the examples' vectors
---   unknown_tasks               names of excluded tasks that no task has
+--   check_encoder_unchanged     raises if the vector comes from another encoder than the examples' vectors
+--   unknown_tasks               which of the given names are no task
 --   excluded_tasks              the tasks that a job must not use
 --   eligible_tasks              the tasks to search
---   active_adapters             the adapters of those that have one
---   search_exactly              whether to scan their examples or to use the index
---   nearest_examples            the k nearest of them
---   stored_vector               the vector of a stored trace, to search with once more
+--   active_adapters             the active adapters of these tasks
+--   search_exactly              whether to scan these tasks' examples instead of using the index
+--   nearest_examples            the k nearest examples of these tasks
+--   stored_vector               the vector in a stored trace, for another search
 
--- Changes nothing; raises where a vector cannot have come from the database's encoder.
+-- Changes nothing; raises if a vector can't come from the database's encoder (its length or norm is wrong).
 CREATE FUNCTION loracomp.check_embedding(embedding vector) RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE
-    -- A cast needs no search_path, wherever pgvector is installed.
+    -- A cast, because it works in whatever schema pgvector is installed.
     dimensions CONSTANT integer := cardinality(embedding::real[]);
 BEGIN
     IF embedding IS NULL THEN
@@ -31,9 +31,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_embedding IS
-'True, or an error where the vector cannot have come from the database''s encoder.';
+'True, or an error if the vector can''t come from the database''s encoder.';
 
--- Changes nothing; raises where vectors come from another encoder, or another format of its input, than the embeddings here.
+-- Changes nothing; raises if vectors come from another encoder, or another input format, than the stored embeddings.
 CREATE FUNCTION loracomp.check_encoder_unchanged(fingerprint text, input_version smallint) RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
@@ -50,11 +50,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_encoder_unchanged IS
-'True, or an error where the database has another encoder, or shows it another input, than the one that made the vectors.';
+'True, or an error if the database''s encoder or its input format differs from the one that made the vectors.';
 
--- Reads which of these names no task has; null where each has one. What the caller may not read does not exist for it: neither
--- in the answer, nor in the time, nor in the counters of rows read, which every session may see. So it reads all tasks, and
--- looks no name up.
+-- Returns the names that are no task; null if all are. A task that the caller may not read is treated as unknown, and neither
+-- the time nor the statistics of rows read (visible to all sessions) must reveal it; so it always reads all tasks and looks no
+-- name up in an index.
 CREATE FUNCTION loracomp.unknown_tasks(names text[]) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -69,7 +69,7 @@ BEGIN ATOMIC
         WHERE t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role)
     );
 END;
-COMMENT ON FUNCTION loracomp.unknown_tasks IS 'Those of the names that no task has, joined by commas; null where there are none.';
+COMMENT ON FUNCTION loracomp.unknown_tasks IS 'The given names that are no task (or none that the caller may read), joined by commas; null if all are tasks.';
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.excluded_tasks(excluded text[], pinned text[]) RETURNS text[]
@@ -81,9 +81,9 @@ BEGIN ATOMIC
     END;
 END;
 COMMENT ON FUNCTION loracomp.excluded_tasks IS
-'The tasks that a job excludes and, where it names those that it may use, all others.';
+'Tasks that a job must not use: its exclude_tasks and, if it gives a list of tasks, all tasks that are not in the list.';
 
--- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for a name that has vanished.
+-- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role.
 CREATE FUNCTION loracomp.eligible_tasks(
     base_model text, submitter name, excluded text[], or_measured boolean DEFAULT FALSE
 ) RETURNS integer[]
@@ -109,8 +109,8 @@ BEGIN ATOMIC
     AND t.name <> ALL (coalesce(excluded, '{}'));
 END;
 COMMENT ON FUNCTION loracomp.eligible_tasks IS
-'Tasks that a submitter''s job may retrieve: an active adapter for the base model (or, where that is asked, measured '
-'examples), readable by the submitter, not excluded. A role that has vanished reads nothing.';
+'Tasks that a submitter''s job may use: with an active adapter for the base model (or, if wanted, measured examples), readable '
+'by the submitter, and not excluded. A dropped role can read no tasks.';
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.active_adapters(
@@ -129,16 +129,16 @@ COMMENT ON FUNCTION loracomp.active_adapters IS 'The active adapters of these ta
 CREATE FUNCTION loracomp.search_exactly(tasks integer[]) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    -- So few are scanned in some 2 ms; HNSW would have to discard the rows of other tasks, and miss some.
+    -- Scanning so few takes some 2 ms. HNSW would have to discard the rows of other tasks, and would miss some neighbours.
     SELECT NOT EXISTS (SELECT FROM loracomp.example_embedding AS e WHERE e.task_id = ANY (tasks) LIMIT 1 OFFSET 4000);
 END;
 COMMENT ON FUNCTION loracomp.search_exactly IS
 'Whether these tasks have so few examples (4,000 at most) that an exact scan is the better search.';
 
--- Changes nothing. Its shape keeps the plan independent of statistics and parameters, as a test holds:
--- task_id + 0 hides the btree from the HNSW branch; distance + 0 hides HNSW from the exact branch; the constant LIMIT (the
--- largest k of a policy) keeps the planner from costing a variable one at a tenth of the table. The HNSW scan is lazy, so
--- only k rows are read. Sort after the limit: a relaxed scan may return rows slightly out of order.
+-- Changes nothing. The query is written so that its plan does not depend on statistics and parameters (a test checks this):
+-- task_id + 0 keeps the HNSW branch from using the btree; distance + 0 keeps the exact branch from using HNSW; the constant LIMIT
+-- (the largest k of a policy) is there because the planner would assume a tenth of the table for a variable one. The HNSW scan is
+-- lazy, so only k rows are read. Sort after the limit: a relaxed scan may return rows slightly out of order.
 CREATE FUNCTION loracomp.nearest_examples(q vector, tasks integer[], k integer, exact boolean)
 RETURNS TABLE (example_id bigint, task_id integer, similarity double precision)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 20
@@ -167,8 +167,8 @@ COMMENT ON FUNCTION loracomp.nearest_examples IS
 'The k (at most 200) train examples of these tasks that are nearest to q by cosine similarity, in no particular order: '
 'exactly, or by the HNSW index.';
 
--- Computes only. Bound when it is created: callers need not know where pgvector is installed.
+-- Reads no table. Its body is parsed when it is created, so callers need not know in which schema pgvector is.
 CREATE FUNCTION loracomp.stored_vector(embedding halfvec) RETURNS vector
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN embedding::vector;
-COMMENT ON FUNCTION loracomp.stored_vector IS 'A stored vector of half precision as one to search with.';
+COMMENT ON FUNCTION loracomp.stored_vector IS 'Converts a stored halfvec to a vector, to search with it.';

@@ -1,15 +1,15 @@
--- Live routing: what a worker asks for each batch that it claimed.
---   route_jobs                  a batch of jobs and vectors to compositions and traces
+-- Live routing: a worker calls route_jobs for each batch that it claimed.
+--   route_jobs                  compositions and traces for a batch of jobs and their vectors
 --     check_encoder_unchanged, check_embedding
 --     excluded_tasks, eligible_tasks, active_adapters, search_exactly
---     route_query               one vector to examples, probabilities, expected gains and weights
+--     route_query               examples, probabilities, expected gains and weights for one vector
 --       nearest_examples
---       expected_gains          where the policy's weighting is 'measured'
+--       expected_gains          if the policy's weighting is 'measured'
 --       task_weights
---     pick_tasks                which tasks the policy's router composes
--- SQL functions are checked when they are made, so the callee stands before the caller here.
+--     pick_tasks                the tasks to compose, by the policy's router
+-- In this file a function comes before its callers, because Postgres checks the body of a SQL function when it is created.
 
--- Changes nothing: nearest_examples, expected_gains and task_weights for one vector.
+-- Changes nothing. Calls nearest_examples, expected_gains and task_weights for one vector.
 CREATE FUNCTION loracomp.route_query(
     q vector,
     tasks integer[],
@@ -45,7 +45,7 @@ BEGIN ATOMIC
             coalesce(array_agg(x.task_id ORDER BY x.similarity DESC, x.example_id), '{}') AS tasks,
             coalesce(array_agg(x.similarity ORDER BY x.similarity DESC, x.example_id), '{}') AS similarities
         FROM loracomp.nearest_examples(q, tasks, (settings).k, exact) AS x
-        -- A zero vector has no direction: its similarities are NaN, which Postgres counts as the largest number.
+        -- The similarities of a zero vector are NaN, which Postgres orders above all numbers.
         WHERE x.similarity <> 'NaN'
     ) AS n
     CROSS JOIN LATERAL (
@@ -54,7 +54,7 @@ BEGIN ATOMIC
         WHERE (settings).weighting = 'measured'
     ) AS g
     CROSS JOIN LATERAL (
-        -- In the order of task_weights, which array_agg keeps; WITH ORDINALITY would keep the call from being inlined.
+        -- array_agg keeps the order of task_weights; WITH ORDINALITY would prevent inlining of the function call.
         SELECT
             array_agg(t.task_id) AS tasks,
             array_agg(t.probability) AS probabilities,
@@ -65,10 +65,10 @@ BEGIN ATOMIC
     ) AS w;
 END;
 COMMENT ON FUNCTION loracomp.route_query IS
-'One vector''s route: retrieved examples, best first; tasks by falling probability; weights, all 0 where the nearest '
-'example is below min_similarity; expected gains, null where none is known. Empty arrays where nothing was found.';
+'The route of one vector: retrieved examples, nearest first; tasks, most probable first; weights, all 0 if the nearest example '
+'is below min_similarity; expected gains, null if unknown. The arrays are empty if nothing was found.';
 
--- Changes nothing and reads no table. random draws by md5, which is the same on every server and release.
+-- Changes nothing and reads no table. The router random draws by md5, which gives the same on every server and release.
 CREATE FUNCTION loracomp.pick_tasks(
     router text,
     tasks integer[],
@@ -100,12 +100,12 @@ BEGIN ATOMIC
     WHERE router = 'random';
 END;
 COMMENT ON FUNCTION loracomp.pick_tasks IS
-'Tasks to compose, with weights. retrieval and random_parameters: those that routing kept. own_task: the job''s own. '
-'random: eligible tasks drawn by seed and job, as many and with the same weights as routing kept. base: none.';
+'Tasks to compose, with weights, by router. retrieval and random_parameters: the tasks that routing kept. own_task: the job''s '
+'own task. random: eligible tasks drawn by seed and job, with the number and weights of those that routing kept. base: none.';
 
--- Changes nothing. One call a batch: settings, scope, retrieval and adapters come from one snapshot.
--- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
--- hnsw.ef_search is what tune_routing sets by the size of the table.
+-- Changes nothing. One call for each batch, so that settings, eligible tasks, examples and adapters come from one snapshot.
+-- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
+-- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.route_jobs(
     job_ids bigint[], embeddings vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
 )
@@ -126,7 +126,7 @@ LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- The default of 20,000 gives up among neighbours that are not eligible.
+-- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
@@ -139,7 +139,7 @@ AS $$
             j.submitted_by,
             loracomp.excluded_tasks(j.exclude_tasks, j.tasks) AS exclude_tasks,
             j.policy,
-            -- With weights for them nothing is retrieved. A task that is gone leaves a null, which nothing contains.
+            -- If the job gives weights for its tasks, nothing is retrieved. For a deleted task this is null, which matches none.
             ARRAY(
                 SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS u (name, place)
                 LEFT JOIN loracomp.task AS t ON t.name = u.name ORDER BY u.place
@@ -158,7 +158,7 @@ AS $$
         SELECT a.*, u.settings, u.stored, (u.settings).weighting = 'measured' AS measured
         FROM asked AS a JOIN used AS u USING (policy)
     ), scope AS MATERIALIZED (
-        -- With measurements, examples of tasks without an adapter tell which adapters help.
+        -- With weighting measured, measured examples of tasks without an adapter also show which adapters help.
         SELECT
             e.*,
             CASE
@@ -198,7 +198,7 @@ AS $$
         (r.settings).router = 'random_parameters',
         (r.settings).choice_normalization,
         (r.settings).contrast,
-        -- In the order of loracomp.route_trace: nothing between here and record_predictions looks inside.
+        -- The order of loracomp.route_trace's attributes; the worker passes the value to record_predictions unread.
         ROW(
             r.embedding,
             r.example_ids,
@@ -253,7 +253,7 @@ AS $$
         JOIN loracomp.adapter AS a ON a.task_id = p.task_id AND a.base_model_id = b.id AND a.status = 'active'
     ) AS composed
     CROSS JOIN LATERAL (
-        -- A control may compose a task that retrieval did not find: probability 0.
+        -- A control may compose a task that retrieval did not find; its probability is 0.
         SELECT
             coalesce(array_agg(t.name ORDER BY u.place, c.place), '{}') AS tasks,
             coalesce(array_agg(coalesce(u.probability, 0) ORDER BY u.place, c.place), '{}') AS probabilities,
@@ -267,7 +267,7 @@ AS $$
     ORDER BY r.place;
 $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
-'Routes a batch of jobs by their unit vectors: a row a job with the adapters to compose (none: the base model alone), how to '
-'merge them, how to read choices, and its trace, which record_predictions takes as it is. Whatever the router, the examples '
-'and probabilities of the trace are those of retrieval. A job that no longer exists has no row. encoder is the fingerprint '
-'of the one that made the vectors, shown input_version: an error where the database has another; null where none made them.';
+'Routes a batch of jobs by their unit vectors: for each job a row with the adapters to compose (none: the base model alone), how '
+'to merge them, how to score choices, and its trace, which record_predictions takes unchanged. For every router, the trace has '
+'the examples and probabilities of retrieval. A deleted job has no row. encoder and input_version are those that made the '
+'vectors; raises if the database has another encoder. encoder is null if no encoder made them.';

@@ -1,6 +1,6 @@
--- Changes nothing. It reads examples with its owner's rights, but only those of tasks that the caller may read.
--- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
--- hnsw.ef_search is what tune_routing sets by the size of the table.
+-- Changes nothing. It reads examples with its owner's rights, but only of tasks that the caller may read.
+-- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
+-- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.route(
     embedding vector,
     policy text DEFAULT 'default',
@@ -20,7 +20,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- The default of 20,000 gives up among neighbours that are not eligible.
+-- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
@@ -36,7 +36,7 @@ DECLARE
 BEGIN
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
-            USING ERRCODE = 'no_data_found', HINT = 'leave them out: what does not exist is not used';
+            USING ERRCODE = 'no_data_found', HINT = 'remove these names: a task that does not exist is never used';
     END IF;
     PERFORM loracomp.check_embedding(embedding);
     RETURN QUERY
@@ -54,6 +54,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.route IS
-'Routes one unit vector as the caller: a row a task with its probability, weight (all 0: the base model alone), retrieved '
-'examples, the nearest one''s similarity and, with weighting measured, what its adapter is expected to gain. settings replace '
-'some of the policy''s, such as {"top_p": 0.9}; base_model null is the default.';
+'Routes one unit vector with the caller''s rights: for each task a row with its probability, weight (all 0: the base model '
+'alone), number of retrieved examples, similarity of the nearest one and, with weighting measured, expected gain. settings '
+'replace settings of the policy, such as {"top_p": 0.9}; base_model null: the default.';

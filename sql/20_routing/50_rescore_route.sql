@@ -1,16 +1,16 @@
--- What a stored trace would have given under other settings.
---   rescore_route               a job's tasks and weights under changed settings
---     with_settings             the policy of its trace with those settings
---     policy_with               or another policy with them
---     retrieve_again            where the trace does not hold enough examples
+-- Computes how a job would have been routed with other settings, from its stored trace.
+--   rescore_route               a job's tasks and weights with changed settings
+--     with_settings             the trace's policy with these settings
+--     policy_with               or another policy with these settings
+--     retrieve_again            if the trace does not contain enough examples
 --       stored_vector, excluded_tasks, eligible_tasks, search_exactly, nearest_examples
---     gains_again               where the trace does not hold what the adapters are expected to gain
+--     gains_again               if the trace does not contain the adapters' expected gains
 --       excluded_tasks, eligible_tasks, active_adapters, expected_gains
 --     task_weights
 
--- Changes nothing; reads stored traces with its owner's rights: of any job for analysts and administrators, of their own for
--- others that are let in, with labels for tasks that the caller may not know.
--- Retrieves again where the trace can't answer: for a larger k, or other excluded tasks.
+-- Changes nothing; reads stored traces with its owner's rights: of any job for analysts and administrators, and of their own jobs
+-- for other roles that may execute it. Tasks that the caller may not know of are shown as labels.
+-- It retrieves examples again if the trace is not enough: for a larger k, or other excluded tasks.
 CREATE FUNCTION loracomp.rescore_route(
     job bigint, settings jsonb DEFAULT '{}', exclude_tasks text[] DEFAULT NULL, policy text DEFAULT NULL
 ) RETURNS TABLE (
@@ -59,7 +59,7 @@ BEGIN
     IF used.weighting <> 'measured' THEN
         gains := NULL;
     ELSIF before.weighting <> 'measured' AND rescore_route.exclude_tasks IS NULL THEN
-        -- Its examples were looked for among fewer tasks.
+        -- The job's own exclude_tasks had limited the tasks from which its examples were retrieved.
         rescore_route.exclude_tasks := (SELECT j.exclude_tasks FROM loracomp.job AS j WHERE j.id = rescore_route.job);
     END IF;
     IF used.k > before.k OR rescore_route.exclude_tasks IS NOT NULL THEN
@@ -76,7 +76,7 @@ BEGIN
     SELECT coalesce(array_agg(u.name), '{}'), coalesce(array_agg(u.gain), '{}') INTO gained, gains
     FROM unnest(gained, gains) AS u (name, gain) WHERE u.gain IS NOT NULL;
     names := names[:used.k];
-    -- task_weights takes numbers: a name's is the place where it first stands.
+    -- task_weights takes task numbers, so each name is replaced by its first position in the array.
     known := names || gained;
     RETURN QUERY
     SELECT
@@ -98,15 +98,15 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.rescore_route IS
-'What retrieval would have weighted for a job under other settings, such as {"top_p": 0.9}, or those of a policy; the rest '
-'is as stored. A larger k than the job''s, or other exclude_tasks, retrieve again with the stored vector, among today''s examples. Whatever the '
-'job''s router: the examples are always those of retrieval. With weighting measured the expected gains are those of the '
-'trace, or of today''s measurements where it holds none, or k, temperature or gain_prior are others.';
+'Tasks and weights that retrieval would have given a job with other settings, such as {"top_p": 0.9}, or with another policy; '
+'other settings are those of the trace. With a larger k or other exclude_tasks, examples are retrieved again with the stored '
+'vector, among the current examples. The job''s router does not matter. With weighting measured, expected gains come from the '
+'trace, or from current measurements if the trace has none or if k, temperature or gain_prior differ.';
 
--- Changes nothing. Retrieves for the job's submitter with today's examples; the stored vector is a halfvec, so similarities
--- differ from the stored ones by some 1e-4. It reads examples with its owner's rights, as whoever ran the job did.
--- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
--- hnsw.ef_search is what tune_routing sets by the size of the table.
+-- Changes nothing. Retrieves among the current examples that the job's submitter may use. The stored vector is a halfvec, so
+-- similarities differ from the stored ones by some 1e-4. It reads examples with its owner's rights, as route_jobs does.
+-- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
+-- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.retrieve_again(
     job bigint,
     k integer,
@@ -120,7 +120,7 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- The default of 20,000 gives up among neighbours that are not eligible.
+-- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
@@ -133,19 +133,19 @@ DECLARE
 BEGIN
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
-            USING ERRCODE = 'no_data_found', HINT = 'leave them out: what does not exist is not used';
+            USING ERRCODE = 'no_data_found', HINT = 'remove these names: a task that does not exist is never used';
     END IF;
     SELECT j.* INTO asked FROM loracomp.job AS j WHERE j.id = retrieve_again.job;
     SELECT p.encoder INTO used_encoder FROM loracomp.prediction AS p
     WHERE p.job_id = retrieve_again.job AND p.query_embedding IS NOT NULL;
     IF used_encoder IS NULL THEN
         RAISE EXCEPTION 'job % has no stored embedding to retrieve with', retrieve_again.job
-            USING ERRCODE = 'no_data_found', HINT = 'leave exclude_tasks out, and k as stored or lower';
+            USING ERRCODE = 'no_data_found', HINT = 'leave out exclude_tasks, and give a k that is not above the stored one';
     END IF;
     IF used_encoder IS DISTINCT FROM encoder THEN
         RAISE EXCEPTION 'job % was embedded by %, and the examples are embedded by %', retrieve_again.job, used_encoder,
             coalesce(encoder, 'none')
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'submit it again to retrieve for it';
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'submit the job again to route it anew';
     END IF;
     eligible := loracomp.eligible_tasks(
         asked.base_model, asked.submitted_by,
@@ -165,10 +165,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.retrieve_again IS
-'The k train examples nearest to a job''s stored vector, best first, with their tasks and cosine similarities, among the tasks '
-'that its submitter may retrieve, but for those excluded (null: those that the job excluded).';
+'The k train examples that are nearest to a job''s stored vector, nearest first, with tasks and cosine similarities, among the '
+'tasks that its submitter may use except exclude_tasks (null: the job''s own exclude_tasks).';
 
--- Changes nothing. Reads today's measurements, of the adapters that the job's submitter may use.
+-- Changes nothing. Reads the current measurements of the adapters that the job's submitter may use.
 CREATE FUNCTION loracomp.gains_again(
     job bigint,
     example_ids bigint[],
@@ -199,5 +199,5 @@ AS $$
     WHERE j.id = gains_again.job;
 $$;
 COMMENT ON FUNCTION loracomp.gains_again IS
-'What these examples expect today of the adapters that a job''s submitter may use, but for the excluded tasks'' (null: those '
-'that the job excluded), best first.';
+'Expected gains by these examples and the current measurements, largest first, of the adapters that a job''s submitter may use, '
+'except those of exclude_tasks (null: the job''s own exclude_tasks).';

@@ -1,7 +1,7 @@
--- Changes nothing. Evaluated examples have no embedding of their own: the vectors are those that jobs of evaluations were
--- routed with. It looks at the 20 nearest train examples of each, whatever the task; some milliseconds an example.
--- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
--- hnsw.ef_search is what tune_routing sets by the size of the table.
+-- Changes nothing. Evaluated examples have no stored embedding, so it uses the vectors with which the evaluation's jobs were
+-- routed. For each it reads the 20 nearest train examples of all tasks, which takes some milliseconds.
+-- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
+-- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.near_duplicates(task text DEFAULT NULL, threshold double precision DEFAULT 0.95)
 RETURNS TABLE (
     own_task text,
@@ -16,7 +16,7 @@ LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- The default of 20,000 gives up among neighbours that are not eligible.
+-- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
@@ -43,5 +43,5 @@ AS $$
     ORDER BY v.task, n.similarity DESC, v.example_id, n.example_id;
 $$;
 COMMENT ON FUNCTION loracomp.near_duplicates IS
-'Pairs of an example that an evaluation has asked and a train example of any task whose cosine similarity is at least the '
-'threshold; of one task, or of all tasks (null). It is enough that an evaluation of kind route has asked the example.';
+'Pairs of an evaluated example and a train example of any task whose cosine similarity is at least the threshold; for one '
+'evaluated task, or all (null). An evaluation of kind route is enough.';

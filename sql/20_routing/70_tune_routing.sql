@@ -1,16 +1,16 @@
--- How widely the HNSW index is searched.
---   tune_routing                sets hnsw.ef_search of every function that searches it
---     fitting_ef_search         by the number of examples
+-- Sets how many candidates a search in the HNSW index keeps (hnsw.ef_search).
+--   tune_routing                sets it for every function that searches the index
+--     fitting_ef_search         a good value for a number of examples
 
--- Changes nothing. Measured, k = 20: 100 finds 99 % of the nearest among 20,000 examples, 200 finds 98 % among 200,000, 400
--- finds 93 % among a million.
+-- Changes nothing. Measured for k = 20: a value of 100 finds 99 % of the nearest among 20,000 examples, 200 finds 98 % among
+-- 200,000, and 400 finds 93 % among a million.
 CREATE FUNCTION loracomp.fitting_ef_search(examples bigint) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN least(1000, greatest(100, round(100 * (examples / 20000.0) ^ 0.4)));
 COMMENT ON FUNCTION loracomp.fitting_ef_search IS
-'hnsw.ef_search for so many examples: 100 up to 20,000, then growing with the power 0.4, at most 1,000.';
+'hnsw.ef_search for a number n of examples: 100 up to 20,000, then growing as n to the power 0.4, at most 1,000.';
 
--- Alters the functions that search the index, and writes an event; does nothing where they already have the setting that fits.
+-- Alters the functions that search the index, and writes an audit event; does nothing if they already have the right value.
 CREATE FUNCTION loracomp.tune_routing() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -19,9 +19,9 @@ DECLARE
     routine regprocedure;
     altered boolean := false;
 BEGIN
-    -- Two at once would meet as "tuple concurrently updated". Not an advisory lock, which any login may hold.
+    -- Lock, because two calls at once would fail with "tuple concurrently updated". No advisory lock: any login could hold it.
     LOCK TABLE loracomp.sql_object IN SHARE ROW EXCLUSIVE MODE;
-    -- Until pgvector is loaded its settings are unknown, and refused to all but superusers.
+    -- Load pgvector first: Postgres lets only superusers set parameters of an extension that is not loaded.
     EXECUTE format('SELECT %L::%s', '[1]', (
         SELECT a.atttypid::regtype FROM pg_catalog.pg_attribute AS a
         WHERE a.attrelid = 'loracomp.example_embedding'::regclass AND a.attname = 'embedding'
@@ -44,7 +44,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.tune_routing IS
-'Sets hnsw.ef_search of the functions that search the index by the number of examples, and returns it. Call it after '
-'loading examples.';
--- Functions that were just created start with 100.
+'Sets hnsw.ef_search of the functions that search the index to a value that fits the number of examples, and returns it. Call '
+'it after loading examples.';
+-- Functions are created with the value 100, so adjust it now.
 SELECT loracomp.tune_routing();

@@ -1,12 +1,12 @@
--- Submission: by INSERT on loracomp.job, or by submit_job, which inserts.
---   submit_job                  returns the job that is there where the idempotency key was used before
---   trigger fill_job            before the insert: fills what was left open
+-- Submission, by INSERT into loracomp.job or by submit_job.
+--   submit_job                  inserts a job, or returns the existing one if the idempotency key was used before
+--   trigger fill_job            before the insert: fills columns that were left out
 --     unknown_tasks             refuses names of tasks that don't exist
---   trigger admit_jobs          after it: 15_limits.sql
---   trigger hint_job            after it: wakes idle workers
+--   trigger admit_jobs          after the insert: 15_limits.sql
+--   trigger hint_job            after the insert: wakes idle workers
 
--- Inserts a job as the caller. The same idempotency_key again changes nothing and returns the job that is there; where
--- an argument differs it raises. run_at is not compared: its default is another time in each call, and retries move it.
+-- Inserts a job with the caller's rights. If the idempotency_key was used before, it returns that job; if an argument differs, it
+-- raises. run_at is not compared, because its default differs in each call and retries change it.
 CREATE FUNCTION loracomp.submit_job(
     prompt text,
     choices text[] DEFAULT NULL,
@@ -47,7 +47,7 @@ BEGIN
         ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
         RETURNING j.id INTO job_id;
         EXIT WHEN job_id IS NOT NULL;
-        -- What the caller left open was filled in; 64 is what the trigger fills in for max_new_tokens.
+        -- Arguments that the caller left out have the values that the trigger filled in; 64 is that of max_new_tokens.
         SELECT
             j.id,
             (
@@ -79,19 +79,19 @@ BEGIN
         IF differing IS NOT NULL THEN
             RAISE EXCEPTION 'idempotency_key was used before, by job %, with another %', job_id, differing
                 USING ERRCODE = 'unique_violation', CONSTRAINT = 'idempotency_key_was_used_before',
-                    HINT = 'send the same arguments again, or take another key';
+                    HINT = 'send the same arguments again, or use another key';
         END IF;
-        -- If the existing job was purged just now, none is found, and this one can be inserted.
+        -- If the existing job was purged just now, no job is found, and the loop inserts this one.
         EXIT WHEN job_id IS NOT NULL;
     END LOOP;
     RETURN job_id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.submit_job IS
-'Inserts a job and returns its id; called again with the same idempotency_key and arguments, returns the same id.';
+'Inserts a job and returns its id. Called again with the same idempotency_key and arguments, it returns the same id.';
 
--- Fills columns that an INSERT may leave out, computes due again when run_at or priority change, and refuses tasks that do
--- not exist. It has its owner's rights because it reads tables that a submitter may not read.
+-- Fills columns that an INSERT may leave out, computes due again when run_at or priority changes, and refuses tasks that don't
+-- exist. It runs with its owner's rights, because it reads tables that a submitter may not read.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -103,7 +103,7 @@ BEGIN
     IF tg_op = 'INSERT' AND NOT loracomp.caller_is_admin() THEN
         -- A run_at in the past must not bring a job to the front of the queue.
         new.run_at := greatest(new.run_at, new.created_at);
-        -- Postgres's own refusal would name the table alone.
+        -- Raise here, because Postgres's own error would name only the table.
         wrong := concat_ws(
             ', ', CASE WHEN new.task IS NOT NULL THEN 'task' END, CASE WHEN new.expected IS NOT NULL THEN 'expected' END,
             CASE WHEN new.evaluation IS NOT NULL THEN 'evaluation' END,
@@ -112,10 +112,11 @@ BEGIN
         IF wrong <> '' THEN
             RAISE EXCEPTION 'column % of loracomp.job is not yours to fill', wrong
                 USING ERRCODE = 'insufficient_privilege',
-                    HINT = 'leave it out; docs/sql.md lists the columns that are, and tags are for what is your own';
+                    HINT = 'leave it out; docs/sql.md lists the columns that you may fill; use tags for your own data';
         END IF;
     END IF;
-    -- Evaluations and measuring are due 1000 minutes later, the whole range of priorities, so that people's jobs go first.
+    -- Jobs of evaluations and of kind measure are due 1000 minutes later (the whole range of priorities), so that other jobs go
+    -- first.
     new.scheduled := new.run_at > now();
     new.due := new.run_at - make_interval(
         mins => new.priority - CASE WHEN new.evaluation IS NULL AND new.kind <> 'measure' THEN 0 ELSE 1000 END
@@ -128,7 +129,7 @@ BEGIN
         IF new.base_model IS NULL THEN
             RAISE EXCEPTION 'base_model is not given and no base model is the default'
                 USING ERRCODE = 'not_null_violation', CONSTRAINT = 'base_model_must_be_given_where_none_is_the_default',
-                    HINT = 'name one, or let an administrator make one the default';
+                    HINT = 'name a base model, or let an administrator make one the default';
         END IF;
     END IF;
     IF new.tasks IS NOT NULL AND (tg_op = 'INSERT' OR new.tasks IS DISTINCT FROM old.tasks) THEN
@@ -136,19 +137,19 @@ BEGIN
         IF unknown IS NOT NULL THEN
             RAISE EXCEPTION 'tasks names tasks that do not exist: %', unknown
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'tasks_must_exist',
-                    HINT = 'loracomp.readable_tasks() lists those that your jobs may use';
+                    HINT = 'loracomp.readable_tasks() lists the tasks that your jobs may use';
         END IF;
     END IF;
-    -- Only when it is given: a job must go on when a task that it excludes goes away.
+    -- Checked only when it is inserted or changed: a job must still run after a task that it excludes was deleted.
     IF new.exclude_tasks <> '{}' AND (tg_op = 'INSERT' OR new.exclude_tasks IS DISTINCT FROM old.exclude_tasks) THEN
-        -- array_remove refuses arrays of more dimensions in words of its own; a constraint has better ones.
+        -- Only for one dimension: array_remove would raise for more, and a constraint's message is clearer.
         unknown := loracomp.unknown_tasks(
             ARRAY(SELECT u.name FROM unnest(new.exclude_tasks) AS u (name) WHERE u.name IS NOT NULL)
         );
         IF unknown IS NOT NULL THEN
             RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'exclude_tasks_must_name_tasks',
-                    HINT = 'leave them out: what does not exist is not used';
+                    HINT = 'remove these names: a task that does not exist is never used';
         END IF;
     END IF;
     RETURN new;
@@ -163,10 +164,9 @@ ON loracomp.job
 FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
 COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills due, base_model and max_new_tokens.';
 
--- Tells idle workers that there are new jobs. Workers also poll, so a notification may be left out. NOTIFY holds a lock of the
--- whole cluster until commit: where many jobs are inserted, turn it off by ALTER DATABASE name SET loracomp.notify = 'off'. Any
--- login can fill the server's notification queue, and an INSERT that notifies would then fail: so none is sent while that queue
--- is more than half full.
+-- Notifies idle workers of new jobs. Workers also poll, so notifications are optional. NOTIFY holds a lock of the whole server
+-- until commit: if many jobs are inserted, turn it off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the
+-- server's notification queue, and NOTIFY would then make the INSERT fail; so none is sent while the queue is more than half full.
 CREATE FUNCTION loracomp.hint_job() RETURNS trigger
 LANGUAGE plpgsql
 AS $$

@@ -1,13 +1,13 @@
--- Many jobs at once, from a table or a file of the submitter's own. Everything here runs with the caller's rights.
---   submit_jobs                 takes what is good, and says what it refuses and why
+-- Submission of many jobs at once, from a table or a file. Everything here runs with the caller's rights.
+--   submit_jobs                 inserts the valid jobs, and returns for each other one why it was refused
 --     job_from_json             a row of loracomp.job from a JSON object
---     submit_one                a row that was refused with others: by itself
+--     submit_one                tries one row alone, after an INSERT of several rows was refused
 --       job_from_json, submit_job
---   view incoming_job           what COPY and INSERT ... SELECT write into
+--   view incoming_job           a target for COPY and INSERT ... SELECT
 --   trigger insert_incoming_job
 --     job_from_json
 
--- Changes nothing; raises for a name that is no column which a submitter may fill. What is left out has the table's default.
+-- Changes nothing; raises for a name that is not a column that submitters may fill. Missing columns get the table's defaults.
 CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.job
 LANGUAGE plpgsql STABLE
 AS $$
@@ -25,7 +25,7 @@ BEGIN
     FROM jsonb_object_keys(given) AS k (name) WHERE k.name <> ALL (columns);
     IF unknown IS NOT NULL THEN
         RAISE EXCEPTION 'a job has no column % that you may fill', left(unknown, 200)
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'those are: ' || array_to_string(columns, ', ');
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'submitters may fill: ' || array_to_string(columns, ', ');
     END IF;
     filled.policy := 'default';
     filled.kind := 'predict';
@@ -42,10 +42,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.job_from_json IS
-'A job from a JSON object of its columns, for submit_jobs and incoming_job; a name that is none of them is refused.';
+'Makes a row of loracomp.job from a JSON object, for submit_jobs and incoming_job; an unknown column name is refused.';
 
--- Inserts one job, or finds the one that is there where its idempotency key was used before; says why it is refused, and
--- does not raise.
+-- Inserts one job, or finds the existing one if its idempotency key was used before. If the job is refused, it returns the reason
+-- instead of raising.
 CREATE FUNCTION loracomp.submit_one(given jsonb, OUT job_id bigint, OUT refused text)
 LANGUAGE plpgsql
 AS $$
@@ -62,17 +62,17 @@ BEGIN
     );
 EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
     GET STACKED DIAGNOSTICS refused = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, rule = CONSTRAINT_NAME;
-    -- Names of our constraints are sentences; what Postgres says of them is not.
+    -- For our constraints return the name, which is a sentence, rather than Postgres's message.
     IF refused ~ '^(new row|insert or update) ' THEN
         refused := replace(rule, '_', ' ');
     END IF;
     refused := concat_ws('; ', refused, nullif(hint, ''));
 END
 $$;
-COMMENT ON FUNCTION loracomp.submit_one IS 'Inserts one job and returns its id, or why it is refused. For submit_jobs.';
+COMMENT ON FUNCTION loracomp.submit_one IS 'Inserts one job; returns its id, or the reason why it was refused. For submit_jobs.';
 
--- Inserts jobs, each given as a JSON object of columns of loracomp.job. All are tried in one INSERT; where a row is refused,
--- each half of them is tried by itself, and so on, until the row stands alone. The limits of the queue refuse all.
+-- Inserts jobs, each given as a JSON object of columns of loracomp.job. All rows are tried in one INSERT; if that is refused, each
+-- half is tried alone, and so on, until the refused row is alone. The limits of the queue refuse all rows.
 CREATE FUNCTION loracomp.submit_jobs(jobs jsonb[]) RETURNS TABLE (place bigint, job_id bigint, refused text)
 LANGUAGE plpgsql
 AS $$
@@ -90,7 +90,7 @@ BEGIN
         CONTINUE WHEN isempty(part);
         reason := NULL;
         BEGIN
-            -- Numbers are given in the order of the rows.
+            -- Ids are assigned in the order of the rows.
             WITH inserted AS (
                 INSERT INTO loracomp.job AS i (
                     prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks,
@@ -119,8 +119,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.submit_jobs IS
-'Inserts jobs given as JSON objects, takes those that are good, and returns for each its place among them with its id, or '
-'why it was refused.';
+'Inserts jobs given as JSON objects. Valid jobs are inserted; returns for each its position with its id, or with the reason why '
+'it was refused.';
 
 -- COPY refuses a table with row security, but not a view with such a trigger.
 CREATE VIEW loracomp.incoming_job WITH (security_invoker) AS
@@ -146,10 +146,10 @@ SELECT
     j.timeout_s
 FROM loracomp.job AS j;
 COMMENT ON VIEW loracomp.incoming_job IS
-'Columns of loracomp.job that a submitter may fill, for COPY, which does not write into a table with row security.';
-COMMENT ON COLUMN loracomp.incoming_job.prompt IS 'The text that is asked.';
+'Columns of loracomp.job that a submitter may fill; for COPY, which can''t write into a table with row-level security.';
+COMMENT ON COLUMN loracomp.incoming_job.prompt IS 'Text for the model to answer.';
 
--- Inserts the row into loracomp.job, with the caller's rights. null: the column's default.
+-- Inserts the row into loracomp.job, with the caller's rights. A null becomes the column's default.
 CREATE FUNCTION loracomp.insert_incoming_job() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
@@ -168,7 +168,7 @@ BEGIN
     RETURN new;
 END
 $$;
-COMMENT ON FUNCTION loracomp.insert_incoming_job IS 'Trigger: inserts what is written into incoming_job as a job.';
+COMMENT ON FUNCTION loracomp.insert_incoming_job IS 'Trigger: inserts each row that is written into incoming_job as a job.';
 
 CREATE TRIGGER insert_incoming_job INSTEAD OF INSERT ON loracomp.incoming_job
 FOR EACH ROW EXECUTE FUNCTION loracomp.insert_incoming_job();

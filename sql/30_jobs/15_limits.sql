@@ -1,11 +1,11 @@
--- How many jobs may wait.
---   set_queue_limits            sets the two limits: of all, and of each submitter
---   trigger admit_jobs          refuses an insert that does not fit
---     check_room                raises where there is no room; retry_job calls it too
---       has_room                counts only where the last count may be out of date
+-- Limits on the number of waiting jobs.
+--   set_queue_limits            sets the two limits: for all jobs, and for each submitter
+--   trigger admit_jobs          refuses an insert that exceeds a limit
+--     check_room                raises if a limit is exceeded; retry_job calls it too
+--       has_room                counts the queue only if the stored count is not certain enough
 --         count_queued
 
--- Sets the limits that are given; what waits already stays. null: no limit. -1: the limit stays as it is.
+-- Sets the two limits; jobs that already wait are not affected. null: no limit. -1: keep the limit.
 CREATE FUNCTION loracomp.set_queue_limits(in_all bigint DEFAULT -1, per_submitter bigint DEFAULT -1) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -21,10 +21,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_queue_limits IS
-'Sets how many jobs may wait in all, evaluations apart, and of each submitter; null: any number; -1: as it is.';
+'Sets how many jobs may wait: in total (not counting evaluations) and of each submitter. null: no limit; -1: unchanged.';
 
--- Refuses a statement whose jobs do not fit into the queue, whole: set_queue_limits says how many may wait. Administrators'
--- jobs are not bound. What others insert at the same moment may go beyond a limit by as much.
+-- Refuses a whole INSERT if it exceeds a limit of set_queue_limits. Administrators are not limited. Statements that run at the
+-- same moment don't see each other's jobs, so together they may exceed a limit.
 CREATE FUNCTION loracomp.admit_jobs() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -42,22 +42,22 @@ BEGIN
     IF newest IS NULL THEN
         RETURN NULL;
     END IF;
-    -- The rows say whose they are: a function with its owner's rights inserts as that owner, whoever calls it.
+    -- The submitter is read from the rows: in a function with its owner's rights, current_user would be the owner.
     FOR submitter IN SELECT DISTINCT n.submitted_by FROM new_job AS n LOOP
         PERFORM loracomp.check_room(submitter, limits, newest);
     END LOOP;
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION loracomp.admit_jobs IS 'Trigger: refuses jobs for which the queue has no room.';
+COMMENT ON FUNCTION loracomp.admit_jobs IS 'Trigger: refuses jobs that would exceed a limit of the queue.';
 
 CREATE TRIGGER admit_jobs AFTER INSERT ON loracomp.job
 REFERENCING NEW TABLE AS new_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
-COMMENT ON TRIGGER admit_jobs ON loracomp.job IS 'Refuses what does not fit into the queue.';
+COMMENT ON TRIGGER admit_jobs ON loracomp.job IS 'Refuses jobs that would exceed a limit of the queue.';
 
--- Raises if more jobs wait than the limits allow, of the submitter or of all. newest is the highest id of the jobs that were
--- just inserted. null means that a job came back under its old id, so that ids say nothing, and the queue must be counted.
+-- Raises if more jobs wait than the limits allow, of the submitter or in total. newest is the highest id of the jobs that were
+-- just inserted; null means that an old job was queued again, so that ids don't help and the queue must be counted.
 CREATE FUNCTION loracomp.check_room(submitter name, limits loracomp.queue_limit, newest bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -68,7 +68,7 @@ BEGIN
         RAISE EXCEPTION 'at most % of % jobs may wait, and this would be more', limits.per_submitter,
             CASE submitter WHEN loracomp.caller() THEN 'your' ELSE format('%s''s', submitter) END
             USING ERRCODE = 'configuration_limit_exceeded', CONSTRAINT = 'your_share_of_the_queue_is_full',
-                HINT = 'wait until some are answered, cancel those that are not needed (loracomp.cancel_job), or ask an '
+                HINT = 'wait until some are answered, cancel jobs that are not needed (loracomp.cancel_job), or ask an '
                     'administrator for more (loracomp.set_queue_limits)';
     END IF;
     IF NOT loracomp.has_room('', limits.in_all, newest) THEN
@@ -81,10 +81,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_room IS
-'Raises where more jobs wait than the limits allow. For admit_jobs and retry_job.';
+'Raises if more jobs wait than the limits allow. For admit_jobs and retry_job.';
 
--- Whether no more than max_queued jobs wait, of a submitter or (the empty name) of all, up to the newest, which is not
--- committed yet. Counts the queue only where the last count, and every job since, might not fit; notes what it counted.
+-- Whether at most max_queued jobs wait, of a submitter or (empty name) in total, including the newest job, which is not committed
+-- yet. It counts the queue, and stores the count, only if the stored count plus all later ids exceeds the limit.
 CREATE FUNCTION loracomp.has_room(submitter name, max_queued bigint, newest bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -98,7 +98,7 @@ BEGIN
         RETURN TRUE;
     END IF;
     SELECT * INTO last FROM loracomp.queue_count AS c WHERE c.submitted_by = has_room.submitter;
-    -- Retried jobs are queued again without a new id, so a count is trusted for a minute at most.
+    -- Retried jobs are queued again without a new id, so a stored count is used for at most a minute.
     IF has_room.newest IS NOT NULL AND last.queued + greatest(has_room.newest - last.last_id, 0) <= has_room.max_queued
         AND last.counted_at > clock_timestamp() - interval '1 minute'
     THEN
@@ -109,14 +109,15 @@ BEGIN
     END IF;
     counted := loracomp.count_queued(has_room.submitter, has_room.max_queued + 1);
     IF counted > has_room.max_queued THEN
-        -- The INSERT that is refused is rolled back, but setval is not: so the next INSERTs know without counting that the
-        -- queue is full. That holds for ten microseconds per counted job, at least ten times as long as counting takes.
+        -- The refused INSERT is rolled back, but setval is not, so the next INSERTs know without counting that the queue is full.
+        -- It is considered full for ten microseconds per counted job, at least ten times as long as counting takes.
         IF has_room.submitter = '' THEN
             PERFORM setval('loracomp.queue_full_until', milliseconds + least(counted / 100, 10000));
         END IF;
         RETURN FALSE;
     END IF;
-    -- If another session is storing its count at the same moment, this one is not stored. In other isolation levels it might fail.
+    -- If another session is storing a count at the same moment, this count is not stored. Only at read committed, because in other
+    -- isolation levels the update could fail.
     IF has_room.newest IS NOT NULL AND current_setting('transaction_isolation') = 'read committed' THEN
         PERFORM FROM loracomp.queue_count AS c WHERE c.submitted_by = '' FOR NO KEY UPDATE SKIP LOCKED;
         IF FOUND THEN
@@ -129,14 +130,14 @@ BEGIN
     RETURN TRUE;
 END
 $$;
-COMMENT ON FUNCTION loracomp.has_room IS 'Whether a limit of the queue holds with the jobs just inserted. For check_room.';
+COMMENT ON FUNCTION loracomp.has_room IS 'Whether a limit of the queue still holds after the jobs just inserted. For check_room.';
 
--- Reads only, and of the queue's indexes no more than at_most entries: 100,000 take 20 to 50 milliseconds. Jobs for later
--- stand in an index of their own: a query that says nothing of `scheduled` could use neither.
+-- Reads only: at most at_most entries of the queue's indexes; 100,000 take 20 to 50 ms. Scheduled jobs have their own partial
+-- index, so the query needs a condition on `scheduled` to use either index.
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
--- Always the same plan: statistics lag behind a queue.
+-- The plan is forced, because statistics lag behind a queue.
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 AS $$
@@ -160,7 +161,7 @@ BEGIN
             ) AS q
         );
     END IF;
-    -- They wait behind all others, so they do not count against the limit.
+    -- Jobs of evaluations and of kind measure wait behind all others, so they do not count against the limit.
     SELECT count(*) INTO in_the_background
     FROM (
         SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
@@ -180,4 +181,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.count_queued IS
-'Waiting jobs of a submitter, or with an empty name of all but those that evaluate or measure; no more than at_most are counted.';
+'Number of waiting jobs of a submitter; with an empty name of all submitters, without evaluations and kind measure. It stops '
+'counting at at_most.';

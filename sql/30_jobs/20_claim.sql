@@ -1,15 +1,15 @@
 -- The claim: due jobs become running, leased to one worker.
---   claim_jobs                  what a worker calls
---     wake_jobs                 scheduled jobs whose time has come can be claimed
---     rescue_jobs               jobs whose lease ran out are queued again, or fail
---       retry_delay             how long they wait (fail_jobs asks it too)
---     pick_jobs                 locks those to take
---       first_in_turn           which come first, fairly among submitters
+--   claim_jobs                  called by workers
+--     wake_jobs                 makes scheduled jobs due whose run_at has come
+--     rescue_jobs               queues or fails jobs whose lease has expired
+--       retry_delay             how long they wait before the next attempt (fail_jobs calls it too)
+--     pick_jobs                 locks the jobs to claim
+--       first_in_turn           the jobs that come first, fairly among submitters
 --     take_turns                notes that these submitters were served
 
--- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. pick_jobs chooses the
--- jobs. A worker that already holds jobs (`held` of them) gets a full batch or nothing: an incomplete batch is left for an idle
--- worker, and a job that must be claimed alone is never claimed by a worker that holds others.
+-- queued -> running for up to batch_size due jobs, chosen by pick_jobs; counts the attempt and sets lease and fence token. A
+-- worker that already runs `held` jobs gets a full batch or nothing: an incomplete batch is left for an idle worker, and a job
+-- that must be claimed alone is never claimed by a worker that runs others.
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval, held integer DEFAULT 0
 )
@@ -56,8 +56,8 @@ BEGIN
             claimed_together = cardinality(picked),
             claimed_at = now(),
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => j.timeout_s)),
-            -- One token for the claim: a subquery of its own is evaluated once. Drawn at random, or whoever may
-            -- work could guess those of other workers and answer their jobs.
+            -- One token for the whole claim, because an uncorrelated subquery is evaluated once. It is random, so that no
+            -- worker can guess another worker's token and answer its jobs.
             lease_token = (SELECT hashtextextended(gen_random_uuid()::text, 0))
         WHERE j.id = ANY (picked)
         RETURNING j.*
@@ -70,10 +70,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
-'Leases due jobs of a base model to a worker. Every later write must show the lease_token that it returns.';
+'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token.';
 
--- scheduled -> due, where the time has come: jobs for later stand apart, so that no claim walks through them. claim_jobs
--- does this first.
+-- scheduled -> due, for jobs whose run_at has come. Scheduled jobs are in another index, so that claims need not read past them.
+-- claim_jobs calls this first.
 CREATE FUNCTION loracomp.wake_jobs() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -87,16 +87,16 @@ DECLARE
         FOR UPDATE SKIP LOCKED
     );
 BEGIN
-    -- Without this check every claim would run the audit's trigger for an UPDATE of no rows.
+    -- Check first, because an UPDATE of no rows would still run the audit's trigger in each claim.
     IF woken <> '{}' THEN
         UPDATE loracomp.job AS j SET scheduled = FALSE WHERE j.id = ANY (woken);
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.wake_jobs IS 'Lets jobs be claimed whose run_at has come. For claim_jobs.';
+COMMENT ON FUNCTION loracomp.wake_jobs IS 'Makes jobs whose run_at has come available to claims. For claim_jobs.';
 
--- running -> queued where the lease ran out, and each is claimed alone from then on. The attempt is given back, unless
--- the job was alone: then it counts, and the last one -> failed. claim_jobs does this first.
+-- running -> queued for jobs whose lease has expired; from then on each is claimed alone. The attempt is given back, unless the
+-- job was claimed alone: then the attempt counts, and after the last one the job is failed. claim_jobs calls this first.
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -110,7 +110,7 @@ DECLARE
         FOR UPDATE SKIP LOCKED
     );
 BEGIN
-    -- Without this check every claim would run the audit's trigger for an UPDATE of no rows.
+    -- Check first, because an UPDATE of no rows would still run the audit's trigger in each claim.
     IF expired = '{}' THEN
         RETURN 0;
     END IF;
@@ -138,31 +138,30 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.rescue_jobs IS
-'Takes back jobs whose lease ran out and returns their number. Workers do it with each claim.';
+'Queues jobs whose lease has expired again (or fails them), and returns their number. Each claim calls it.';
 
--- Reads only: doubles with each attempt up to ten minutes, give or take a half so that retries don't come together.
+-- Reads only. The delay doubles with each attempt, up to ten minutes, and varies randomly by half, so that retries are spread.
 CREATE FUNCTION loracomp.retry_delay(attempts integer) RETURNS interval
 LANGUAGE sql VOLATILE
 BEGIN ATOMIC
     SELECT make_interval(secs => least(2.0 ^ attempts, 600) * (0.5 + random()));
 END;
-COMMENT ON FUNCTION loracomp.retry_delay IS 'How long a job waits before it is tried again after this many attempts.';
+COMMENT ON FUNCTION loracomp.retry_delay IS 'How long a job waits before its next attempt, after this many attempts.';
 
--- Locks the due jobs that a claim takes and changes nothing: the first of first_in_turn that nobody else has locked.
--- `leads` marks a submitter's first job: with it, its turn is taken.
--- Where none is due, jobs that evaluate or measure, which are due 1000 minutes later than others: people don't wait behind
--- them.
--- A job whose lease once ran out is taken alone: what kills its worker takes no other job with it.
+-- Locks the due jobs that a claim takes, and changes nothing: the first jobs of first_in_turn that no other session has locked.
+-- `leads` marks a submitter's first job; claiming it uses the submitter's turn.
+-- Only if no other job is due, jobs of evaluations and of kind measure are taken.
+-- A job whose lease has ever expired is claimed in a batch of one, so that a job that kills its worker affects no other job.
 CREATE FUNCTION loracomp.pick_jobs(base_model text, batch_size integer)
 RETURNS TABLE (id bigint, submitted_by name, leads boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
--- Always the same plan, index scans that stop early: statistics lag behind a queue and would mislead the planner.
+-- The plan is forced to index scans that stop early, because statistics lag behind a queue and would mislead the planner.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
--- Without sorts, the planner reads the queue's index, which is in the right order. With sorts it might choose the index of
--- idempotency keys, which contains every job.
+-- enable_sort = off: the planner then reads the queue's index, which is in the right order, and not the index of idempotency
+-- keys, which contains every job.
 SET enable_sort = off
 SET enable_incremental_sort = off
 SET jit = off
@@ -171,7 +170,7 @@ AS $$
 BEGIN
     RETURN QUERY
     WITH candidates AS MATERIALIZED (
-        -- More than are needed: other workers, at the same moment, lock the same first ones.
+        -- Read more jobs than needed, because other workers may lock the same first jobs at the same moment.
         SELECT f.* FROM loracomp.first_in_turn(pick_jobs.base_model, 4 * pick_jobs.batch_size) AS f
     ),
     everyday AS MATERIALIZED (
@@ -212,27 +211,27 @@ $$;
 COMMENT ON FUNCTION loracomp.pick_jobs IS
 'Locks up to batch_size due jobs of a base model, fairly among submitters. For claim_jobs.';
 
--- Reads only: the due jobs that come first. A submitter's own jobs go by due, and submitters take turns: a job's wait counts
--- from when its submitter was last served, so that a million rows of one keep nobody else waiting; a step of priority is
--- worth a minute of that wait.
--- Of many submitters it reads few jobs each: an even share at first, then more of those alone whose whole share was first.
+-- Reads only: the due jobs that come first. One submitter's jobs are ordered by due. Between submitters, a job's waiting time
+-- counts from when its submitter was last served, so that a million jobs of one submitter don't make others wait; each step of
+-- priority counts like a minute of waiting.
+-- It first reads an even share of jobs of each submitter, then more only of submitters all of whose jobs read so far come first.
 CREATE FUNCTION loracomp.first_in_turn(base_model text, most integer)
 RETURNS TABLE (id bigint, submitted_by name, turn integer, place bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
--- Always the same plan, index scans that stop early: statistics lag behind a queue and would mislead the planner.
+-- The plan is forced to index scans that stop early, because statistics lag behind a queue and would mislead the planner.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
--- Without sorts, the planner reads the queue's index, which is in the right order. With sorts it might choose the index of
--- idempotency keys, which contains every job.
+-- enable_sort = off: the planner then reads the queue's index, which is in the right order, and not the index of idempotency
+-- keys, which contains every job.
 SET enable_sort = off
 SET enable_incremental_sort = off
 SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    -- Jumps through the index from one submitter to the next.
+    -- Find the submitters by jumping through the index from one to the next.
     submitters name[] := ARRAY(
         WITH RECURSIVE waiting (submitted_by) AS (
             (
@@ -251,7 +250,7 @@ DECLARE
         )
         SELECT w.submitted_by FROM waiting AS w WHERE w.submitted_by IS NOT NULL
     );
-    -- Two more than an even share, rounded down: where all ask the same, nobody's whole share is first.
+    -- An even share, rounded down, plus two, so that with equal demand no submitter's whole share comes first.
     share integer := least(first_in_turn.most, first_in_turn.most / greatest(cardinality(submitters), 1) + 2);
     shares integer[] := array_fill(share, ARRAY[cardinality(submitters)]);
     ids bigint[];
@@ -268,12 +267,13 @@ BEGIN
             LEFT JOIN loracomp.turn AS t
                 ON t.base_model = first_in_turn.base_model AND t.submitted_by = s.submitted_by
             CROSS JOIN LATERAL (
-                -- A submitter's first job waits since its last turn, the others since now. The running maximum keeps their order.
+                -- A submitter's first job waits since the submitter's last turn, its other jobs since now. The running maximum
+                -- keeps the jobs in their order.
                 SELECT d.id, d.due, d.turn, max(
                     d.due + greatest(interval '0', CASE d.turn WHEN 1 THEN t.served_at ELSE now() END - d.run_at)
                 ) OVER (ORDER BY d.turn) AS place
                 FROM (
-                    -- Jobs that evaluate or measure are due later than others.
+                    -- Jobs of evaluations and of kind measure are due later than others.
                     SELECT j.id, j.due, j.run_at, row_number() OVER (ORDER BY j.due, j.id)::integer AS turn
                     FROM loracomp.job AS j
                     WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
@@ -284,7 +284,7 @@ BEGIN
             ORDER BY h.place, h.turn, h.due, h.id LIMIT first_in_turn.most
         ) AS f;
         EXIT WHEN share = first_in_turn.most OR names IS NULL;
-        -- Only submitters all of whose jobs read so far were taken can have more: the others need no deeper look.
+        -- Read more only of submitters all of whose jobs read so far were taken; the others can't have more that come first.
         SELECT array_agg(n.name), array_agg(n.taken), count(*) FILTER (WHERE n.taken = share)
         INTO submitters, shares, deeper
         FROM (SELECT u.name, count(*)::integer AS taken FROM unnest(names) AS u (name) GROUP BY u.name) AS n;
@@ -299,10 +299,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.first_in_turn IS
-'The due jobs of a base model that come first, fairly among submitters, no more than `most`. For pick_jobs.';
+'The due jobs of a base model that come first, fairly among submitters, at most `most`. For pick_jobs.';
 
--- Notes that these submitters were served now, in this order: a microsecond apart, so that no two are equally long ago.
--- Never waits: what another claim holds, that claim notes.
+-- Stores that these submitters were served now, in this order; the times are a microsecond apart, so that no two are equal.
+-- It never waits: a row that another claim has locked is skipped, because that claim stores the time itself.
 CREATE FUNCTION loracomp.take_turns(base_model text, submitters name[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -317,7 +317,8 @@ BEGIN
     SET served_at = now() + interval '1 microsecond' * array_position(take_turns.submitters, t.submitted_by)
     FROM free AS f
     WHERE t.base_model = take_turns.base_model AND t.submitted_by = f.submitted_by;
-    -- Two who insert the same newcomer would wait for each other: one at a time, by a lock that only owners can hold.
+    -- Lock before inserting a new submitter, because two claims that insert the same one could deadlock. Only the owner can
+    -- hold this lock.
     PERFORM FROM loracomp.base_model AS b
     WHERE b.name = take_turns.base_model AND EXISTS (
         SELECT FROM unnest(take_turns.submitters) AS s (submitted_by)
@@ -335,4 +336,4 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.take_turns IS 'Notes when submitters were last served. For claim_jobs.';
+COMMENT ON FUNCTION loracomp.take_turns IS 'Stores when submitters were last served. For claim_jobs.';

@@ -1,18 +1,18 @@
--- What a worker does about jobs that it holds and can't answer now. A write counts only where the lease token still holds.
---   renew_leases                the heartbeat
---   release_jobs                it stops: back into the queue, uncharged
+-- Renews leases, and returns jobs that a worker can't answer. A write has effect only if the lease token is still valid.
+--   renew_leases                called by the worker's heartbeat
+--   release_jobs                the worker stops: queues the jobs again without counting the attempt
 --     give_reason, wait_for_jobs
---   fail_jobs                   an attempt failed: again later, or failed
+--   fail_jobs                   an attempt failed: queues the job for a retry, or ends it as failed
 --     retry_delay, wait_for_jobs
 
--- Moves the end of leases whose token still holds, never beyond the job's timeout counted from its claim. It waits for nobody:
--- what another has locked, such as a submitter who cancels it and leaves the transaction open, holds as long as its token
--- does, and is renewed by the next heartbeat.
+-- Extends leases whose token is still valid, but never beyond the job's timeout, counted from its claim. It does not wait for
+-- locks: a job that another session has locked (for example a submitter who is cancelling it) is reported as still held if its
+-- token is valid, and is renewed by the next heartbeat.
 CREATE FUNCTION loracomp.renew_leases(ids bigint[], tokens bigint[], lease interval) RETURNS SETOF bigint
 LANGUAGE sql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- Here and below: a worker's session keeps the plan that it made when the queue was empty and a sequential scan looked cheap.
--- With enable_seqscan off and an additional = ANY for each join, every plan reads only the jobs that were asked for.
+-- Here and below: a worker's session could keep a plan made when the queue was empty and a sequential scan was cheap.
+-- With enable_seqscan off and an additional = ANY for each join, every plan reads only the given jobs.
 SET enable_seqscan = off
 BEGIN ATOMIC
     WITH held AS MATERIALIZED (
@@ -37,9 +37,10 @@ BEGIN ATOMIC
     SELECT h.id FROM held AS h WHERE now() < h.latest;
 END;
 COMMENT ON FUNCTION loracomp.renew_leases IS
-'Renews leases up to each job''s timeout and returns the ids that still hold; the others are lost to the worker.';
+'Renews leases, at most up to each job''s timeout, and returns the ids of the jobs that the worker still holds; it has lost the '
+'others.';
 
--- running -> queued with the attempt given back and the place in the queue kept, where the token still holds.
+-- running -> queued if the token is still valid; the attempt is given back, and the job keeps its place in the queue.
 CREATE FUNCTION loracomp.release_jobs(ids bigint[], tokens bigint[]) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -76,10 +77,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.release_jobs IS
-'Puts jobs that a stopping worker can''t finish back into the queue and gives their attempt back; returns the ids whose '
-'lease token was still valid.';
+'Queues jobs again that a stopping worker can''t finish, and gives their attempt back; returns the ids whose lease token was '
+'still valid.';
 
--- running -> queued, later, where trying again may help and attempts are left; else -> failed. Only where tokens hold.
+-- running -> queued for a later retry, if a retry may help and attempts are left; otherwise -> failed. Only with valid tokens.
 CREATE FUNCTION loracomp.fail_jobs(
     ids bigint[], tokens bigint[], codes text[], messages text[], retries boolean[]
 ) RETURNS SETOF bigint
@@ -120,4 +121,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.fail_jobs IS
-'Ends jobs as failed, or queues them for another attempt, where the lease token still holds; returns those ids.';
+'Ends jobs as failed, or queues them for another attempt, if the lease token is still valid; returns these ids.';

@@ -1,11 +1,11 @@
--- The record: predictions and traces are written and their jobs end, in one statement.
---   record_predictions          what a worker calls with a batch's answers
---     wait_for_jobs             waits a moment for jobs that others have locked
+-- Records predictions with their traces and ends the jobs, in one statement.
+--   record_predictions          called by a worker with a batch's answers
+--     wait_for_jobs             waits up to two seconds for jobs that other sessions have locked
 
--- running -> succeeded, and the prediction with its trace, in one statement, for jobs whose token still holds.
--- Each array has an element for each job, in the same order: the lease token that its claim returned, the trace that
--- route_jobs returned, and what the model answered. But for two: choice_scores are those of all jobs, one job's behind the
--- other's, and choice_ends says where each job's end; timings may have one element that counts for all.
+-- running -> succeeded, and inserts the prediction with its trace, in one statement, for jobs whose token is still valid.
+-- Each array has one element for each job, in the same order: the lease token from the claim, the trace from route_jobs, and the
+-- model's answer. There are two exceptions: choice_scores has the scores of all jobs concatenated, and choice_ends has the end of
+-- each job's scores; timings may have a single element for all jobs.
 CREATE FUNCTION loracomp.record_predictions(
     ids bigint[],
     tokens bigint[],
@@ -29,8 +29,7 @@ CREATE FUNCTION loracomp.record_predictions(
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- One plan for all calls, which finds each job by its number whatever the statistics say: many that ran lie dead in the
--- index of leases.
+-- The plan is forced to find each job by its id, because the index of leases contains many dead rows of finished jobs.
 SET plan_cache_mode = force_generic_plan
 SET enable_hashjoin = off
 SET enable_mergejoin = off
@@ -58,12 +57,12 @@ BEGIN
                 record_predictions.choice_indexes, record_predictions.prompt_tokens, record_predictions.output_tokens,
                 record_predictions.norm_ratios, record_predictions.cosines, record_predictions.composition_digests,
                 record_predictions.batch_sizes, record_predictions.traces
-            -- Behind these are the columns of a trace, by their own names.
+            -- After these come the columns of the trace, under their own names.
             ) WITH ORDINALITY AS a (
                 job_id, token, output, choice_index, prompt_tokens, output_tokens, norm_ratio, cosine,
                 composition_digest, batch_size
             )
-            -- A job has a token while it runs, and only then.
+            -- A job has a lease token only while it runs.
             JOIN loracomp.job AS j ON j.id = a.job_id AND j.lease_token = a.token
             ORDER BY j.id
             FOR UPDATE OF j SKIP LOCKED
@@ -86,7 +85,7 @@ BEGIN
                     : record_predictions.choice_ends[h.ordinality]
                 ], '{}'),
                 h.composition_digest, h.norm_ratio, h.cosine, h.prompt_tokens, h.output_tokens,
-                -- What the worker measured up to the call goes on until the row is written.
+                -- Add the time from the worker's call until the row is written to the step that the worker timed.
                 t.timings || CASE WHEN jsonb_typeof(t.timings -> 'record') = 'number' THEN jsonb_build_object(
                     'record',
                     round(
@@ -123,12 +122,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.record_predictions IS
-'Writes predictions with their traces and ends their jobs, where the lease token still holds; returns those ids.';
+'Writes predictions with their traces and ends their jobs, if the lease token is still valid; returns these ids.';
 
--- Locks the jobs whose token is still valid, and waits for locks that others hold. Workers first write the jobs that nobody has
--- locked and call this for the rest. A heartbeat holds such a lock for a moment; a submitter who cancels a job and leaves the
--- transaction open holds it for long. After two seconds the wait ends and the job is left to its lease, because otherwise one
--- submitter could stop every worker.
+-- Locks the jobs whose token is still valid, and waits for locks of other sessions. Workers first write the jobs that are not
+-- locked, and call this for the others. A heartbeat holds such a lock for a moment, but a submitter who cancels a job and leaves
+-- the transaction open holds it for long. So the wait ends after two seconds, and the job is left until its lease expires;
+-- otherwise one submitter could stop every worker.
 CREATE FUNCTION loracomp.wait_for_jobs(ids bigint[], tokens bigint[]) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -148,4 +147,4 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION loracomp.wait_for_jobs IS
-'Waits up to two seconds for jobs that others have locked; whether it is worth looking again. For workers'' writes.';
+'Waits up to two seconds for jobs that other sessions have locked; returns whether another try can succeed. For workers'' writes.';

@@ -1,9 +1,10 @@
--- What workers say of themselves, and ask before they leave.
---   report_worker               every few seconds: alive, doing what
---   queue_is_empty              whether a draining worker may stop
+-- Reports of workers.
+--   report_worker               called every few seconds: the worker is alive, and what it is doing
+--   queue_is_empty              whether a worker started with --drain may end
 
--- Writes what a worker says of itself, in place of what it said before, and forgets workers that were silent for a day.
--- Ages in seconds, for a worker's clock may be wrong: looked_s since it asked for jobs, running_s since it began.
+-- Stores a worker's report in place of its previous one, and deletes workers without a report for a day.
+-- Times are given as ages in seconds, because a worker's clock may be wrong: looked_s since it asked for jobs, running_s since it
+-- started.
 CREATE FUNCTION loracomp.report_worker(
     name text,
     status text,
@@ -50,7 +51,7 @@ AS $$
         base_model = excluded.base_model,
         device = excluded.device,
         login = excluded.login,
-        -- Of one process it is the same time, give or take how long the call took.
+        -- The start of a process is the same in each report, except for the duration of the call.
         started_at = CASE
             WHEN excluded.started_at > w.started_at + interval '5 seconds' THEN excluded.started_at ELSE w.started_at
         END,
@@ -64,9 +65,9 @@ AS $$
         dropped = excluded.dropped;
 $$;
 COMMENT ON FUNCTION loracomp.report_worker IS
-'Notes that a worker is alive, what it does and what it has done; workers call it every few seconds.';
+'Stores that a worker is alive, its status and its counts; workers call it every few seconds.';
 
--- Reads only. Jobs for later don't count, but those that wait to be tried again do; what other workers hold does not.
+-- Reads only. Jobs that wait for a retry count; scheduled jobs and jobs that other workers run don't.
 CREATE FUNCTION loracomp.queue_is_empty(base_model text) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -82,4 +83,4 @@ BEGIN ATOMIC
     );
 END;
 COMMENT ON FUNCTION loracomp.queue_is_empty IS
-'Whether no job of a base model is due nor waits to be tried again: when a draining worker may leave.';
+'Whether no job of a base model is due or waits for a retry; then a worker started with --drain ends.';

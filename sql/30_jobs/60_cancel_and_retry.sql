@@ -1,14 +1,14 @@
--- What people do to jobs that are there.
+-- Functions with which people change existing jobs.
 --   cancel_job                  one job, by its submitter or an administrator
 --     caller, caller_is_admin, give_reason
---   retry_job                   one that failed or was cancelled, by the same
+--   retry_job                   queues one failed or cancelled job again, by its submitter or an administrator
 --     caller, caller_is_admin, check_room, give_reason
 --   set_priority                moves a queued job in the queue
---   requeue_jobs                all that failed with one error code
---     give_reason               what the audit says of it
+--   requeue_jobs                queues all jobs again that failed with an error code
+--     give_reason               sets the reason for the audit
 
--- queued or running -> cancelled, at once: a running job's fence is void and its result will be dropped.
--- Submitters cancel their own jobs, administrators anyone's; raises in any other state.
+-- queued or running -> cancelled at once: the lease token of a running job becomes invalid, so its result will not be recorded.
+-- Submitters may cancel their own jobs, administrators all jobs; raises in any other state.
 CREATE FUNCTION loracomp.cancel_job(id bigint, reason text DEFAULT 'cancelled') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -26,7 +26,7 @@ BEGIN
     END IF;
     IF old.status NOT IN ('queued', 'running') THEN
         RAISE EXCEPTION 'job % is %: only a queued or running job can be cancelled', cancel_job.id, old.status
-            USING HINT = 'nothing needs to be done: it has ended';
+            USING HINT = 'nothing needs to be done: the job has ended';
     END IF;
     before := loracomp.give_reason(coalesce(cancel_job.reason, 'cancelled'));
     UPDATE loracomp.job AS j SET
@@ -41,10 +41,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.cancel_job IS
-'Cancels a queued or running job at once; your own, or as an administrator anyone''s.';
+'Cancels a queued or running job at once. Submitters may cancel their own jobs, administrators all jobs.';
 
--- failed or cancelled -> queued, due now, with all its attempts again; raises in any other state. Submitters retry their
--- own jobs, within the limits of the queue; administrators anyone's.
+-- failed or cancelled -> queued, due now, with its attempts reset to 0; raises in any other state. Submitters may retry their own
+-- jobs, within the limits of the queue; administrators all jobs.
 CREATE FUNCTION loracomp.retry_job(id bigint) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -81,7 +81,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.retry_job IS
-'Queues a failed or cancelled job again, with all its attempts; your own, or as an administrator anyone''s.';
+'Queues a failed or cancelled job again, with attempts reset to 0. Submitters may retry their own jobs, administrators all.';
 
 -- Moves a queued job in the queue; raises in any other state.
 CREATE FUNCTION loracomp.set_priority(job bigint, priority integer) RETURNS void
@@ -113,9 +113,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_priority IS
-'Gives a queued job another priority, 0 to 1000; the audit keeps both.';
+'Changes the priority (0 to 1000) of a queued job; the audit keeps the old and the new one.';
 
--- failed -> queued, due now, with all their attempts again, for all that failed with this code since then.
+-- failed -> queued, due now, with attempts reset to 0, for all jobs that failed with this error code since the given time.
 CREATE FUNCTION loracomp.requeue_jobs(error_code text, since timestamptz DEFAULT '-infinity') RETURNS bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -134,10 +134,10 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.requeue_jobs IS
-'Queues the jobs again that failed with an error code since a time; returns how many.';
+'Queues all jobs again that failed with an error code since a given time; returns how many.';
 
--- Sets what the audit's triggers write as reason in this transaction, and returns what was set before. Not a SET clause of
--- the functions that need it: to all but superusers Postgres refuses those for names that it does not know.
+-- Sets the reason that the audit's triggers write in this transaction, and returns the previous one. The calling functions can't
+-- use a SET clause instead, because Postgres lets only superusers set unknown parameters there.
 CREATE FUNCTION loracomp.give_reason(reason text) RETURNS text
 LANGUAGE plpgsql
 AS $$
@@ -149,4 +149,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.give_reason IS
-'Sets the reason that audit_event gets for changes of jobs in this transaction; returns the one before.';
+'Sets the reason that audit_event gets for changes of jobs in this transaction; returns the previous reason.';

@@ -1,9 +1,9 @@
--- What a day answered, cost and scored outlives the day's jobs.
+-- Sums by day (answers, costs, accuracy) that are kept when jobs are purged.
 --   note_purged_days            adds the sums of jobs to purged_day and purged_tag; purge_jobs calls it
---     ended_job                 what is summed up, a row a job
+--     ended_job                 the values to sum up, one row for each job
 --     reported_answer           a row for each reported tag of an answered job
 
--- Reads only; for the owner's functions and reports, for it holds the names of hidden tasks.
+-- Reads only; only for the owner's functions and reports, because it contains the names of hidden tasks.
 CREATE VIEW loracomp.ended_job AS
 SELECT
     j.id,
@@ -23,17 +23,17 @@ SELECT
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
 WHERE j.finished_at IS NOT NULL;
-COMMENT ON VIEW loracomp.ended_job IS 'Jobs that ended, with what reports sum up; for no role.';
-COMMENT ON COLUMN loracomp.ended_job.day IS 'Day on which it ended, in UTC.';
-COMMENT ON COLUMN loracomp.ended_job.base_model IS 'Frozen language model that answered, or was asked for.';
-COMMENT ON COLUMN loracomp.ended_job.own_task IS 'Task that it comes from.';
-COMMENT ON COLUMN loracomp.ended_job.prompt_tokens IS 'Tokens of its prompt; 0 where it was not answered.';
-COMMENT ON COLUMN loracomp.ended_job.output_tokens IS 'Tokens that were scored or generated; 0 where it was not answered.';
-COMMENT ON COLUMN loracomp.ended_job.compute_s IS 'Its part of the seconds that its batch took.';
-COMMENT ON COLUMN loracomp.ended_job.is_asked IS 'Whether an answer was expected of it.';
+COMMENT ON VIEW loracomp.ended_job IS 'Jobs that ended, with the values that reports sum up. Granted to no role.';
+COMMENT ON COLUMN loracomp.ended_job.day IS 'Day in UTC on which the job ended.';
+COMMENT ON COLUMN loracomp.ended_job.base_model IS 'Base model that answered, or that the job asked for.';
+COMMENT ON COLUMN loracomp.ended_job.own_task IS 'Task of the example that the job was made from.';
+COMMENT ON COLUMN loracomp.ended_job.prompt_tokens IS 'Number of tokens in the job''s prompt; 0 if it was not answered.';
+COMMENT ON COLUMN loracomp.ended_job.output_tokens IS 'Number of tokens that were scored or generated; 0 if the job was not answered.';
+COMMENT ON COLUMN loracomp.ended_job.compute_s IS 'The job''s share of the seconds that its batch took.';
+COMMENT ON COLUMN loracomp.ended_job.is_asked IS 'Whether the job''s right answer is known.';
 
--- Reads only; evaluations apart, whose rows carry no tags of people. A label is one of the choices that a job offers; text
--- that was generated is none. 200 characters of each: an index holds no long text.
+-- Reads only; without evaluations, whose jobs have no tags of users. A label is the chosen one of a job's choices; generated text
+-- is no label. Values and labels are cut to 200 characters, because an index can't contain long texts.
 CREATE VIEW loracomp.reported_answer AS
 SELECT
     j.id,
@@ -49,16 +49,16 @@ FROM loracomp.job AS j
 INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
 INNER JOIN loracomp.reported_tag AS r ON jsonb_exists(j.tags, r.key)
 WHERE j.status = 'succeeded' AND j.evaluation IS NULL AND j.kind = 'predict' AND j.tags ->> r.key IS NOT NULL;
-COMMENT ON VIEW loracomp.reported_answer IS 'Answers with each of their tags that analysts may see; for no role.';
-COMMENT ON COLUMN loracomp.reported_answer.day IS 'Day of the answer, in UTC.';
-COMMENT ON COLUMN loracomp.reported_answer.tag IS 'The tag''s key.';
-COMMENT ON COLUMN loracomp.reported_answer.value IS 'Its value, as text, of 200 characters at most.';
+COMMENT ON VIEW loracomp.reported_answer IS 'Answered jobs with each of their tags that analysts may see. Granted to no role.';
+COMMENT ON COLUMN loracomp.reported_answer.day IS 'Day in UTC on which the job was answered.';
+COMMENT ON COLUMN loracomp.reported_answer.tag IS 'Key of the tag.';
+COMMENT ON COLUMN loracomp.reported_answer.value IS 'Value of the tag as text, cut to 200 characters.';
 COMMENT ON COLUMN loracomp.reported_answer.label IS
-'The choice that was the answer, of 200 characters at most; empty where text was generated.';
-COMMENT ON COLUMN loracomp.reported_answer.is_asked IS 'Whether an answer was expected.';
+'The choice that was the answer, cut to 200 characters; empty if the answer was generated text.';
+COMMENT ON COLUMN loracomp.reported_answer.is_asked IS 'Whether the right answer is known.';
 
--- Adds the sums of jobs, which end with the transaction, to those of their days. In the order of the keys, so that two who
--- purge wait for each other and do not deadlock.
+-- Adds the sums of the jobs that this transaction deletes to the sums of their days. Rows are written in the order of their keys,
+-- so that two sessions that purge wait for each other and do not deadlock.
 CREATE FUNCTION loracomp.note_purged_days(ids bigint[]) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -99,4 +99,4 @@ AS $$
         n = t.n + excluded.n, asked = t.asked + excluded.asked, correct = t.correct + excluded.correct;
 $$;
 COMMENT ON FUNCTION loracomp.note_purged_days IS
-'Adds what jobs answered, cost and scored to the sums of their days. For purge_jobs, before it deletes them.';
+'Adds numbers, costs and accuracy of jobs to the sums of their days. purge_jobs calls it before it deletes the jobs.';

@@ -1,6 +1,6 @@
--- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0. A slip such as a
--- minus sign would delete what nobody has read yet: what ended within the last hour goes only by force. Sums of their days
--- stay (note_purged_days).
+-- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0. Jobs that ended within
+-- the last hour are deleted only with force, because a typing error such as a minus sign would delete unread answers. The sums of
+-- their days are kept (note_purged_days).
 CREATE FUNCTION loracomp.purge_jobs(
     older_than interval, batch integer DEFAULT 10000, force boolean DEFAULT false
 ) RETURNS integer
@@ -12,7 +12,7 @@ DECLARE
     purged bigint[];
 BEGIN
     PERFORM loracomp.check_range('batch', purge_jobs.batch, 0, 10000000);
-    -- In seconds: 100 years, so that a time holds the difference.
+    -- At most 100 years (in seconds), so that the subtraction gives a valid time.
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM purge_jobs.older_than), -3.2e9, 3.2e9);
     ended_before := now() - purge_jobs.older_than;
     IF ended_before > now() THEN
@@ -22,7 +22,7 @@ BEGIN
     IF ended_before > now() - interval '1 hour' AND purge_jobs.force IS NOT true THEN
         RAISE EXCEPTION 'older_than must be at least an hour, and is %', purge_jobs.older_than
             USING ERRCODE = 'invalid_parameter_value',
-                HINT = 'force => true deletes jobs that ended within the last hour all the same';
+                HINT = 'with force => true, jobs that ended within the last hour are deleted too';
     END IF;
     PERFORM set_config('loracomp.purging', 'on', true); -- lets the audit's triggers know
     purged := ARRAY(

@@ -7,8 +7,8 @@
 --   find_base_model             by name, or the default
 --   list_base_models
 
--- Adds a base model, or changes where a known one comes from; raises if the name stands for other weights.
--- The first one becomes the default; so does one that asks to be, and the former default stops being it.
+-- Adds a base model, or changes the source of a known one; raises if the name belongs to other weights.
+-- The first base model becomes the default, and so does one with make_default; the former default is then none any more.
 CREATE FUNCTION loracomp.register_base_model(
     name text,
     source text,
@@ -51,9 +51,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.register_base_model IS
-'Registers a base model; returns its id. The same name with other weights is refused. The first is the default.';
+'Registers a base model and returns its id. A name that belongs to other weights is refused. The first one is the default.';
 
--- Makes a registered base model the one that jobs mean which name none; the former default stops being it.
+-- Makes a registered base model the default for jobs that name none, in place of the former default.
 CREATE FUNCTION loracomp.set_default_base_model(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -66,9 +66,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_default_base_model IS
-'Makes a base model the default one. Jobs that wait keep the one that they were inserted for.';
+'Makes a base model the default. Jobs that are already queued keep their base model.';
 
--- Removes a base model, and by force its adapters with it; raises while jobs or evaluations name it.
+-- Removes a base model; with force also its adapters. Raises while jobs or evaluations name it.
 CREATE FUNCTION loracomp.remove_base_model(name text, force boolean DEFAULT false) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -83,11 +83,11 @@ DECLARE
 BEGIN
     IF users <> '' THEN
         RAISE EXCEPTION 'base model % is named by %', base.name, users
-            USING HINT = 'jobs go with loracomp.purge_jobs or loracomp.erase_jobs; with no worker for it, it costs nothing';
+            USING HINT = 'loracomp.purge_jobs or loracomp.erase_jobs deletes these jobs; a base model without a worker does no harm';
     END IF;
     IF adapters > 0 AND remove_base_model.force IS NOT TRUE THEN
         RAISE EXCEPTION 'base model % has % adapters', base.name, adapters
-            USING HINT = 'by force (force => true, --force) they are deleted with it';
+            USING HINT = 'force (force => true, --force) deletes the adapters too';
     END IF;
     IF base.is_default AND EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.id <> base.id) THEN
         RAISE EXCEPTION 'base model % is the default', base.name
@@ -98,9 +98,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.remove_base_model IS
-'Removes a base model that no job names; one that has adapters only by force, with them.';
+'Removes a base model that no job names. One with adapters is removed only with force, together with them.';
 
--- Reads one base model; null means the default. Raises if there is none.
+-- Reads the base model with this name, or the default if the name is null. Raises if there is none.
 CREATE FUNCTION loracomp.find_base_model(name text) RETURNS loracomp.base_model
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -111,12 +111,12 @@ BEGIN
     WHERE b.name = find_base_model.name OR (find_base_model.name IS NULL AND b.is_default);
     IF found_model.id IS NULL THEN
         RAISE EXCEPTION 'base model % is not registered', coalesce(find_base_model.name, '(the default)')
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp model list names those that are; loracomp model add adds one';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp model list shows the existing ones; loracomp model add adds one';
     END IF;
     RETURN found_model;
 END
 $$;
-COMMENT ON FUNCTION loracomp.find_base_model IS 'The base model of that name; null means the default.';
+COMMENT ON FUNCTION loracomp.find_base_model IS 'The base model with this name; null: the default base model.';
 
 -- Reads base models, the default first.
 CREATE FUNCTION loracomp.list_base_models()

@@ -1,11 +1,11 @@
 -- The database's encoder: the model that makes the vectors which routing compares.
 --   set_encoder
 --     embedding_dimensions      length of the vectors that are stored
---     clear_embeddings          another encoder: its vectors can't be compared with these
+--     clear_embeddings          if the encoder changes, because vectors of two encoders can't be compared
 --   show_encoder
 
--- Makes this the database's encoder. If it was another one, or was shown another input, all embeddings are removed.
--- Returns, for each task, the embeddings removed and those of them that can't be made again, for want of a text.
+-- Sets the database's encoder. If the encoder or its input format changes, all embeddings are removed.
+-- Returns for each task how many embeddings were removed, and how many of these can't be made again, for lack of a text.
 CREATE FUNCTION loracomp.set_encoder(
     name text, source text, revision text, fingerprint text, dimensions integer, input_version smallint
 ) RETURNS TABLE (task text, removed bigint, without_text bigint)
@@ -20,7 +20,7 @@ BEGIN
             set_encoder.name, set_encoder.dimensions, loracomp.embedding_dimensions()
             USING HINT = 'the table''s owner changes them with loracomp encoder set';
     END IF;
-    -- Held against imports until the end, so that no vector of the former encoder slips in.
+    -- Locked until the end, so that no import adds a vector of the former encoder.
     LOCK TABLE loracomp.example_embedding IN ACCESS EXCLUSIVE MODE;
     SELECT * INTO former FROM loracomp.encoder FOR UPDATE;
     INSERT INTO loracomp.encoder AS e (name, source, revision, fingerprint, dimensions, input_version)
@@ -38,9 +38,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_encoder IS
-'Sets the encoder. Another one than before removes all embeddings; says how many, and how many had no text.';
+'Sets the encoder. If it changes, all embeddings are removed; returns how many, and how many of them had no text.';
 
--- Reads from the catalogue how long the vectors of example_embedding are.
+-- Reads from the catalogue the length of the vectors in example_embedding.
 CREATE FUNCTION loracomp.embedding_dimensions() RETURNS integer
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -48,10 +48,10 @@ SELECT a.atttypmod
 FROM pg_catalog.pg_attribute AS a
 WHERE a.attrelid = 'loracomp.example_embedding'::regclass AND a.attname = 'embedding';
 END;
-COMMENT ON FUNCTION loracomp.embedding_dimensions IS 'Length of the vectors that example_embedding holds.';
+COMMENT ON FUNCTION loracomp.embedding_dimensions IS 'Length of the vectors in example_embedding.';
 
 -- Removes every embedding; nothing is retrieved until they are made again.
--- Returns, for each task, how many went and how many of them can't be made again, for want of a text.
+-- Returns for each task how many were removed, and how many of these can't be made again, for lack of a text.
 CREATE FUNCTION loracomp.clear_embeddings() RETURNS TABLE (task text, removed bigint, without_text bigint)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -69,12 +69,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.clear_embeddings IS
-'Removes all embeddings; says for each task how many, and how many of them had no text to make them of again.';
+'Removes all embeddings; returns for each task how many, and how many can''t be made again, for lack of a text.';
 
--- Reads the encoder; no row where none is set.
+-- Reads the encoder; no row if none is set.
 CREATE FUNCTION loracomp.show_encoder() RETURNS SETOF loracomp.encoder
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
 SELECT * FROM loracomp.encoder;
 END;
-COMMENT ON FUNCTION loracomp.show_encoder IS 'The database''s encoder; no row where none is set.';
+COMMENT ON FUNCTION loracomp.show_encoder IS 'The database''s encoder; no row if none is set.';

@@ -10,7 +10,7 @@
 --     each: find_task
 --   list_tasks
 
--- Adds a task unless its name is taken, and returns whether it did; a task that stands there stays as it is.
+-- Adds a task unless the name exists, and returns whether it was added; an existing task is not changed.
 CREATE FUNCTION loracomp.add_task(
     name text, family text DEFAULT 'other', description text DEFAULT '', reader_role name DEFAULT NULL
 ) RETURNS boolean
@@ -24,9 +24,10 @@ BEGIN
     RETURN found;
 END
 $$;
-COMMENT ON FUNCTION loracomp.add_task IS 'Adds a task; false, and nothing changed, where the name is taken.';
+COMMENT ON FUNCTION loracomp.add_task IS 'Adds a task. Returns false and changes nothing if the name exists.';
 
--- Changes who may retrieve a task: members of the role, or everybody where it is null. Raises if there is no such task. Notes who they are.
+-- Changes whose jobs may use a task: those of the role's members, or everybody's if it is null. Raises if there is no such
+-- task. Writes to the audit who these members are.
 CREATE FUNCTION loracomp.restrict_task(task text, reader_role name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -36,14 +37,14 @@ BEGIN
     UPDATE loracomp.task AS t SET reader_role = restrict_task.reader_role WHERE t.name = restrict_task.task;
     IF NOT found THEN
         RAISE EXCEPTION 'there is no task %', task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list shows the existing ones';
     END IF;
     PERFORM loracomp.note_readers();
 END
 $$;
-COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only members of the role retrieve the task; null lets everybody.';
+COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only jobs of the role''s members use the task; null: everybody''s jobs may.';
 
--- Renames a task, also where jobs that have not ended exclude it, or are for it alone. Traces keep the name that it had.
+-- Renames a task, also in waiting jobs that name it (exclude_tasks, tasks). Traces keep the old name.
 CREATE FUNCTION loracomp.rename_task(task text, new_name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -61,7 +62,7 @@ BEGIN
         exclude_tasks = array_replace(j.exclude_tasks, rename_task.task, rename_task.new_name),
         tasks = array_replace(j.tasks, rename_task.task, rename_task.new_name)
     WHERE j.status IN ('queued', 'running') AND rename_task.task = ANY (j.exclude_tasks || j.tasks || j.task);
-    -- Or an adapter would be measured on rows that it has learnt from.
+    -- Rename it in training records too, or adapters would be measured on rows that they were trained on.
     UPDATE loracomp.adapter AS a
     SET training = jsonb_set(a.training, '{tasks_seen}', (
         SELECT jsonb_agg(CASE WHEN s.name = rename_task.task THEN rename_task.new_name ELSE s.name END ORDER BY s.place)
@@ -70,7 +71,7 @@ BEGIN
     WHERE a.training -> 'tasks_seen' ? rename_task.task;
 END
 $$;
-COMMENT ON FUNCTION loracomp.rename_task IS 'Gives a task another name. Traces and the audit keep the name that it had.';
+COMMENT ON FUNCTION loracomp.rename_task IS 'Renames a task. Traces and the audit keep the old name.';
 
 -- Deletes a task with its examples, embeddings and adapters of all versions. Unless forced, it raises while the task has an
 -- active adapter, or while a stored trace names it, because that job could not be replayed.
@@ -111,7 +112,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.delete_task IS
-'Deletes a task with its examples and adapters; while an adapter of it is active or a trace names it, only by force.';
+'Deletes a task with its examples and adapters. If it has an active adapter, or a trace names it, force is needed.';
 
 -- Deletes examples of a task, of one split or of all, with their embeddings. Traces keep their ids.
 CREATE FUNCTION loracomp.delete_examples(task text, split text DEFAULT NULL) RETURNS bigint
@@ -134,7 +135,7 @@ $$;
 COMMENT ON FUNCTION loracomp.delete_examples IS
 'Deletes a task''s examples, of one split or of all, with their embeddings; returns how many.';
 
--- Reads a task's number, and locks it against imports. Raises if there is no such task.
+-- Reads a task's id, and locks the task against imports. Raises if there is no such task.
 CREATE FUNCTION loracomp.find_task(task text) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -144,12 +145,12 @@ DECLARE
 BEGIN
     IF found_id IS NULL THEN
         RAISE EXCEPTION 'there is no task %', find_task.task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list shows the existing ones';
     END IF;
     RETURN found_id;
 END
 $$;
-COMMENT ON FUNCTION loracomp.find_task IS 'The number of a task, locked; raises where there is none of that name.';
+COMMENT ON FUNCTION loracomp.find_task IS 'The id of a task, which is locked until the transaction ends. Raises if there is no such task.';
 
 -- Raises if there is no such role: a task with a misspelt reader_role could be read by nobody.
 CREATE FUNCTION loracomp.check_role_exists(role name) RETURNS void
@@ -158,13 +159,13 @@ AS $$
 BEGIN
     IF role IS NOT NULL AND NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = role) THEN
         RAISE EXCEPTION 'reader_role: there is no role %', role
-            USING ERRCODE = 'no_data_found', HINT = 'CREATE ROLE makes one';
+            USING ERRCODE = 'no_data_found', HINT = 'create the role with CREATE ROLE';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_role_exists IS 'Raises where the role does not exist; null is fine.';
+COMMENT ON FUNCTION loracomp.check_role_exists IS 'Raises if the role does not exist; null is accepted.';
 
--- Reads tasks with what they have.
+-- Reads tasks with their numbers of examples, embeddings and active adapters.
 CREATE FUNCTION loracomp.list_tasks()
 RETURNS TABLE (
     name text,

@@ -1,15 +1,14 @@
 -- Examples, then their embeddings.
 --   add_examples
 --   unembedded_examples         train examples to embed, with their texts
---   find_unembedded             those among given rows, for vectors that come with them
+--   find_unembedded             which of the given rows lack an embedding, for a library that brings embeddings
 --   add_embeddings
---   drop_embedding_index        before so many that the index is built faster afterwards
---   build_embedding_index       after them
+--   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
+--   build_embedding_index       after loading them
 
--- Adds examples to a task; a row is known by its content_hash. A known row gets the text that is given, if any: that
--- fills in an example that a library shipped without. Where its text was another one, its embedding and measurements are
--- removed.
--- A row that stands in another split is left alone. Says what became of each row, in order.
+-- Adds examples to a task. A row that is already there (by content_hash) gets the given text, if any: so an example that a
+-- library shipped without text gets one. If its text changes, its embedding and measurements are removed.
+-- A row that is already in another split is not changed. Returns the outcome of each row, in order.
 CREATE FUNCTION loracomp.add_examples(task text, examples jsonb)
 RETURNS TABLE (outcome text, stored_split text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -20,7 +19,7 @@ DECLARE
 BEGIN
     IF target IS NULL THEN
         RAISE EXCEPTION 'there is no task %', add_examples.task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task add makes one';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp task add creates one';
     END IF;
     RETURN QUERY
     WITH given AS MATERIALIZED (
@@ -86,7 +85,7 @@ COMMENT ON FUNCTION loracomp.add_examples IS
 'Adds examples given as a JSON array of objects (split, prompt, choices, answer, source_ref, content_hash in hex,
 hash_version). Says of each whether it was added, filled, changed, unchanged, or left because of other_split.';
 
--- Reads train examples that have a text and no embedding, of one task or of all, and how many there are.
+-- Reads train examples with text but without embedding, of one task or of all, and their number.
 CREATE FUNCTION loracomp.unembedded_examples(task text, max_examples integer)
 RETURNS TABLE (example_id bigint, task_id integer, prompt text, choices text[], remaining bigint)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -103,7 +102,7 @@ AS $$
     END;
 $$;
 COMMENT ON FUNCTION loracomp.unembedded_examples IS
-'Train examples that still need an embedding, of a task or (null) of all; remaining counts them all.';
+'Train examples without an embedding, of one task or of all tasks (null); remaining is their total number.';
 
 -- Reads which of these rows of a task are train examples without an embedding.
 CREATE FUNCTION loracomp.find_unembedded(task text, content_hashes bytea[])
@@ -117,10 +116,10 @@ WHERE t.name = find_unembedded.task AND e.split = 'train' AND e.content_hash = A
     AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id)
 ORDER BY e.id;
 END;
-COMMENT ON FUNCTION loracomp.find_unembedded IS 'Those of the rows that are train examples of the task without an embedding.';
+COMMENT ON FUNCTION loracomp.find_unembedded IS 'Which of the given rows are train examples of the task without an embedding.';
 
--- Stores embeddings of examples that have none yet, and returns how many: two imports of one task may bring the same, and
--- the second waits for the first. What has gone meanwhile is left out.
+-- Stores embeddings of examples that have none yet, and returns how many. If two imports bring the same examples, the second
+-- waits for the first. Examples that were deleted meanwhile are skipped.
 CREATE FUNCTION loracomp.add_embeddings(example_ids bigint[], embeddings vector[]) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -142,7 +141,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.add_embeddings IS
-'Stores unit vectors of examples, one each; those that have one keep it. Returns how many were stored.';
+'Stores one unit vector for each example; an example that has one keeps it. Returns how many were stored.';
 
 -- Drops the HNSW index if so many embeddings will be added that building it again is faster; returns whether it did.
 -- build_embedding_index must follow in the same transaction; until it ends, routing waits.
@@ -161,7 +160,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.drop_embedding_index IS
-'Before many embeddings are loaded: drops their index where building it afterwards is faster, and says whether it did.';
+'Call it before loading many embeddings: drops their index if building it afterwards is faster; returns whether it did.';
 
 -- Builds the HNSW index that drop_embedding_index dropped.
 CREATE FUNCTION loracomp.build_embedding_index() RETURNS void
@@ -177,4 +176,4 @@ BEGIN
     VALUES (loracomp.caller(), 'index', 'example_embedding_hnsw', 'insert', 'build_embedding_index');
 END
 $$;
-COMMENT ON FUNCTION loracomp.build_embedding_index IS 'After many embeddings were loaded: builds their index.';
+COMMENT ON FUNCTION loracomp.build_embedding_index IS 'Call it after loading many embeddings: builds the index that drop_embedding_index dropped.';

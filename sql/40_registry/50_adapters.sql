@@ -1,21 +1,21 @@
 -- Adapters: staged, then active, then retired; their weights stay for replay.
 --   stage_adapter
 --     find_base_model
---   activate_adapter            by number, or by name
---     compare_adapters          what both are worth on their task's measured examples
+--   activate_adapter            by id, or by name
+--     compare_adapters          the new adapter vs. the active one, on the task's measured examples
 --     adapter_named
 --     compare_adapters          what both are worth on their task's measured examples
---   retire_adapter              by number, or by name
+--   retire_adapter              by id, or by name
 --     adapter_named
---   adapter_named               one, by name@version
+--   adapter_named               an adapter by name@version
 --     find_adapter
---   find_adapter                one, by name and version
+--   find_adapter                an adapter by name and version
 --     find_base_model
 --   list_adapters
 --   read_adapters               weights, for workers
 
 -- Adds an adapter as staged, with the next version of its name; its weights follow in the same transaction, by COPY.
--- The same file with the same scaling is the adapter that stands there, whatever its status: created is then false.
+-- If the same file with the same scaling is already stored, that adapter is returned, whatever its status, with created false.
 CREATE FUNCTION loracomp.stage_adapter(
     task text,
     base_model text,
@@ -39,9 +39,9 @@ DECLARE
 BEGIN
     IF owner_task IS NULL THEN
         RAISE EXCEPTION 'there is no task %', stage_adapter.task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task add makes one';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp task add creates one';
     END IF;
-    -- One at a time for a base model, or two would take the same version.
+    -- Lock the base model, so that two calls don't take the same version number.
     PERFORM FROM loracomp.base_model AS b WHERE b.id = owner_base FOR NO KEY UPDATE;
     RETURN QUERY
     SELECT a.id, a.version, false
@@ -71,9 +71,9 @@ $$;
 COMMENT ON FUNCTION loracomp.stage_adapter IS
 'Registers a checked adapter as staged; its weights must follow in the same transaction. The same file is not added twice.';
 
--- staged or retired -> active; the one that was active for the same task and base model retires in the same step.
--- Raises if weights are missing, or if measured examples say that it is worse than the one that it would replace (p < 0.05)
--- and it is not forced. An active one stays so. Returns the id of the one that retired, or null.
+-- staged or retired -> active; the adapter that was active for the same task and base model is retired at the same time.
+-- Raises if weights are missing, or, without force, if the new adapter is worse than the one that it would replace on measured
+-- examples (p < 0.05). Does nothing if it is active. Returns the id of the retired adapter, or null.
 CREATE FUNCTION loracomp.activate_adapter(adapter_id integer, force boolean DEFAULT FALSE) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -85,13 +85,13 @@ DECLARE
     figures text;
     before text;
 BEGIN
-    -- Two activations of one task wait for each other at the task; only then is the status read.
+    -- Lock the task before reading the status, so that two activations of one task wait for each other.
     PERFORM FROM loracomp.task AS t
     WHERE t.id = (SELECT a.task_id FROM loracomp.adapter AS a WHERE a.id = adapter_id) FOR NO KEY UPDATE;
     SELECT * INTO chosen FROM loracomp.adapter AS a WHERE a.id = adapter_id FOR UPDATE;
     IF chosen.id IS NULL THEN
         RAISE EXCEPTION 'there is no adapter with id %', adapter_id
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list shows the existing ones';
     END IF;
     IF chosen.status = 'active' THEN
         RETURN NULL;
@@ -100,7 +100,7 @@ BEGIN
     FROM loracomp.adapter_part AS w WHERE w.adapter_id = chosen.id;
     IF stored <> chosen.byte_count THEN
         RAISE EXCEPTION 'adapter %@% has % bytes of weights in the database and should have %',
-            chosen.name, chosen.version, stored, chosen.byte_count USING HINT = 'stage it again from its folder';
+            chosen.name, chosen.version, stored, chosen.byte_count USING HINT = 'stage the adapter again from its folder';
     END IF;
     SELECT * INTO old FROM loracomp.adapter AS a
     WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active' FOR UPDATE;
@@ -114,7 +114,7 @@ BEGIN
         IF compared.worse > compared.better AND compared.p < 0.05 AND activate_adapter.force IS NOT TRUE THEN
             RAISE EXCEPTION '%', figures
                 USING ERRCODE = 'check_violation', CONSTRAINT = 'a_new_version_must_not_be_worse',
-                    HINT = 'keep the version that is active, or activate this one by force';
+                    HINT = 'keep the version that is active, or activate this one with force';
         END IF;
         before := loracomp.give_reason(figures || CASE WHEN activate_adapter.force THEN ' (forced)' ELSE '' END);
     END IF;
@@ -125,14 +125,14 @@ BEGIN
     END IF;
     IF NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.task_id = chosen.task_id) THEN
         RAISE WARNING 'adapter %@% is never retrieved: its task has no embedded example', chosen.name, chosen.version
-            USING HINT = 'loracomp task import loads some';
+            USING HINT = 'import examples with loracomp task import';
     END IF;
     RETURN old.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.activate_adapter(integer, boolean) IS
-'Makes an adapter the active one of its task and base model; returns the id of the one that it replaced. Where measured '
-'examples say that it is worse than that one (compare_adapters: p < 0.05), only by force. Warns where no job can retrieve it.';
+'Makes an adapter the active one of its task and base model; returns the id of the adapter that it replaced. If it is worse '
+'than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if no job can retrieve its task.';
 
 CREATE FUNCTION loracomp.activate_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
 RETURNS integer
@@ -147,7 +147,7 @@ $$;
 COMMENT ON FUNCTION loracomp.activate_adapter(text, text, boolean) IS
 'The same by name or name@version: the newest version, and of the default base model, unless given.';
 
--- staged or active -> retired: no job is routed to it any more; it stays for replay. A retired one stays so.
+-- staged or active -> retired: no job is routed to it any more; it stays stored for replay. Does nothing if it is retired.
 CREATE FUNCTION loracomp.retire_adapter(adapter_id integer) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -156,12 +156,12 @@ BEGIN
     WHERE a.id = retire_adapter.adapter_id AND a.status <> 'retired';
     IF NOT found AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.id = retire_adapter.adapter_id) THEN
         RAISE EXCEPTION 'there is no adapter with id %', adapter_id
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list shows the existing ones';
     END IF;
 END
 $$;
 COMMENT ON FUNCTION loracomp.retire_adapter(integer) IS
-'Takes an adapter out of routing; it stays for replay and can be activated again.';
+'Takes an adapter out of routing. It stays stored for replay, and can be activated again.';
 
 CREATE FUNCTION loracomp.retire_adapter(adapter text, base_model text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -186,7 +186,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.adapter_named IS 'An adapter by name or name@version.';
 
--- Reads one adapter by name, version and base model; null means the newest version, the default base model.
+-- Reads one adapter by name, version (null: the newest) and base model (null: the default).
 CREATE FUNCTION loracomp.find_adapter(name text, version integer DEFAULT NULL, base_model text DEFAULT NULL)
 RETURNS loracomp.adapter
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -201,12 +201,12 @@ BEGIN
     ORDER BY a.version DESC LIMIT 1;
     IF found_adapter.id IS NULL THEN
         RAISE EXCEPTION 'base model % has no adapter %', base.name, concat_ws('@', find_adapter.name, find_adapter.version)
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list shows the existing ones';
     END IF;
     RETURN found_adapter;
 END
 $$;
-COMMENT ON FUNCTION loracomp.find_adapter IS 'The adapter of that name; null means the newest version and the default base model.';
+COMMENT ON FUNCTION loracomp.find_adapter IS 'The adapter with this name; null version: the newest; null base_model: the default base model.';
 
 -- Reads adapters of all statuses, newest version first.
 CREATE FUNCTION loracomp.list_adapters()
@@ -258,7 +258,7 @@ ORDER BY b.name, a.name, a.version DESC;
 END;
 COMMENT ON FUNCTION loracomp.list_adapters IS 'Adapters of all statuses, by base model and name, newest version first; activate_adapter takes adapter_id or adapter.';
 
--- Reads the weights of adapters, part by part in order, with what is needed to check and to use them.
+-- Reads the weights of adapters, part by part in order, with their hash, scaling and config.
 CREATE FUNCTION loracomp.read_adapters(adapter_ids integer[])
 RETURNS TABLE (
     adapter_id integer, name text, version integer, sha256 text, scaling double precision, config jsonb, bytes bytea
@@ -271,4 +271,4 @@ LEFT JOIN loracomp.adapter_part AS w ON a.id = w.adapter_id
 WHERE a.id = ANY (read_adapters.adapter_ids)
 ORDER BY a.id, w.part;
 END;
-COMMENT ON FUNCTION loracomp.read_adapters IS 'Weights of adapters, in parts, with the hash to check them by.';
+COMMENT ON FUNCTION loracomp.read_adapters IS 'The safetensors files of adapters, in parts, with the sha256 that the whole file must have.';

@@ -1,11 +1,11 @@
 -- Policies: named settings of routing and merging.
 --   set_policy
---     policy_rule               what a constraint of the table allows
+--     policy_rule               the values that a constraint of the table allows, in words
 --   list_policies
---   policy_at                   as it was at a time, from the audit
+--   policy_at                   a policy as it was at some time, from the audit
 --   view policy_changes         what changed, setting by setting, from the audit
 
--- Changes the settings that are given of a policy; makes the policy, with defaults for the rest, if there is none.
+-- Changes the given settings of a policy. If there is no such policy, creates it, with defaults for the other settings.
 CREATE FUNCTION loracomp.set_policy(name text, settings jsonb) RETURNS loracomp.policy
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -64,10 +64,10 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_policy IS
-'Sets the given settings of a policy, and makes it if there is none; an error names the setting and what it may be. Traces '
-'keep the settings that jobs ran with.';
+'Sets the given settings of a policy, and creates the policy if it does not exist. An error names the setting and its allowed '
+'values. Traces keep the settings that jobs ran with.';
 
--- Reads from the catalog what a constraint of policies allows: the texts that it lists, or else the numbers between which.
+-- Reads from the catalog the values that a constraint of loracomp.policy allows: a list of texts, or a range of numbers.
 CREATE FUNCTION loracomp.policy_rule(rule text, settings jsonb) RETURNS text
 LANGUAGE sql STABLE SET search_path = loracomp, pg_temp
 AS $$
@@ -94,9 +94,9 @@ AS $$
     ) AS n
     WHERE c.conrelid = 'loracomp.policy'::regclass AND c.conname = policy_rule.rule;
 $$;
-COMMENT ON FUNCTION loracomp.policy_rule IS 'What a setting of a policy may be, in words, by the constraint that refused it.';
+COMMENT ON FUNCTION loracomp.policy_rule IS 'The allowed values of a policy''s setting, in words, read from the constraint that refused a value.';
 
--- Reads policies: one, or all where the name is null.
+-- Reads one policy, or all policies if the name is null.
 CREATE FUNCTION loracomp.list_policies(name text DEFAULT NULL) RETURNS SETOF loracomp.policy
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
@@ -106,8 +106,8 @@ ORDER BY p.name <> 'default', p.name;
 END;
 COMMENT ON FUNCTION loracomp.list_policies IS 'Policies with all their settings, the default first.';
 
--- Reads the audit: what the last change until then left; where there was none, what the first change since found; where
--- there is none either, the policy as it is. A renaming ends the one name and begins the other.
+-- Reads the audit: the row after the last change before that time; if there is none, the row before the first change after
+-- it; if there is none either, the policy as it is now. Renaming a policy ends one name and begins another.
 CREATE FUNCTION loracomp.policy_at(name text, at timestamptz) RETURNS SETOF loracomp.policy
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -127,7 +127,7 @@ AS $$
         UNION ALL
         SELECT 3, to_jsonb(p) FROM loracomp.policy AS p WHERE p.name = policy_at.name
     ),
-    -- Null means that at that time the policy was deleted or not made yet.
+    -- Null means that the policy did not exist at that time: it was deleted, or not created yet.
     found AS (SELECT s.turn, s.policy FROM stored AS s ORDER BY s.turn LIMIT 1)
     SELECT p.*
     FROM found AS f
@@ -136,9 +136,9 @@ AS $$
     WHERE f.policy IS NOT NULL AND (f.turn = 1 OR p.created_at <= policy_at.at);
 $$;
 COMMENT ON FUNCTION loracomp.policy_at IS
-'A policy as it was at a time; no row where it was not there. A setting that came with a later release is null.';
+'A policy as it was at a time; no row if it did not exist then. A setting that a later release added is null.';
 
--- Reads only, from the audit: a row for each setting that a change of a policy touched.
+-- Reads only, from the audit: one row for each setting that a change of a policy changed.
 CREATE VIEW loracomp.policy_changes WITH (security_invoker) AS
 SELECT
     e.at,
@@ -155,9 +155,9 @@ FROM loracomp.audit_event AS e
 CROSS JOIN LATERAL jsonb_object_keys(coalesce(e.after, e.before)) AS s (setting)
 WHERE e.entity = 'policy' AND s.setting NOT IN ('created_at', 'updated_at')
     AND e.before -> s.setting IS DISTINCT FROM e.after -> s.setting;
-COMMENT ON VIEW loracomp.policy_changes IS 'What changed of policies, setting by setting; a new one has a row for each setting.';
-COMMENT ON COLUMN loracomp.policy_changes.policy IS 'The policy, by its name after the change.';
-COMMENT ON COLUMN loracomp.policy_changes.setting IS 'The setting.';
-COMMENT ON COLUMN loracomp.policy_changes.before IS 'Its value before; null where the policy is new.';
-COMMENT ON COLUMN loracomp.policy_changes.after IS 'Its value after; null where the policy was deleted.';
-COMMENT ON COLUMN loracomp.policy_changes.event_id IS 'The event in audit_event.';
+COMMENT ON VIEW loracomp.policy_changes IS 'Changes of policies: one row for each changed setting; a new policy has a row for each setting.';
+COMMENT ON COLUMN loracomp.policy_changes.policy IS 'Name of the policy after the change.';
+COMMENT ON COLUMN loracomp.policy_changes.setting IS 'Name of the changed setting.';
+COMMENT ON COLUMN loracomp.policy_changes.before IS 'Value before the change; null if the policy is new.';
+COMMENT ON COLUMN loracomp.policy_changes.after IS 'Value after the change; null if the policy was deleted.';
+COMMENT ON COLUMN loracomp.policy_changes.event_id IS 'Id of the event in audit_event.';

@@ -1,15 +1,15 @@
--- What asks for measurements: jobs of kind measure, one an example.
---   measure_task                the examples of a task, under the adapters that are likely to help
---     likely_tasks              the tasks whose adapters those are
+-- Inserts jobs of kind measure, one for each example.
+--   measure_task                measures a task's examples under the adapters that are likely to help
+--     likely_tasks              the tasks whose adapters are likely to help
 --       nearest_tasks
---     measurable_examples       rows of a split, in the order in which a seed draws them
---     queue_measurements        inserts the jobs that are missing
+--     measurable_examples       rows of a split, in a random order given by the seed
+--     queue_measurements        inserts the missing jobs
 --       has_learnt_from
---   measure_adapter             one adapter, on the examples that are measured already
+--   measure_adapter             measures one adapter on the examples that are already measured
 --     likely_tasks, queue_measurements
---   list_measurements           what is measured, and what waits
+--   list_measurements           numbers of measured examples and of waiting jobs
 
--- Computes only. Without a record an adapter has learnt from its own task's train rows, as far as is known.
+-- Reads no table. An adapter without a training record is assumed to be trained on all train rows of its own task.
 CREATE FUNCTION loracomp.has_learnt_from(training jsonb, own_task text, task text, split text, content_hash bytea)
 RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -19,10 +19,10 @@ BEGIN ATOMIC
         AND NOT coalesce(training -> 'kept_aside' ? encode(content_hash, 'hex'), FALSE);
 END;
 COMMENT ON FUNCTION loracomp.has_learnt_from IS
-'Whether an adapter has learnt from an example, by its training record: a train row of one of its tasks_seen (its own task '
-'where the record names none) that is not among the rows that its training kept aside.';
+'Whether an adapter was trained on an example, by its training record: the example is a train row of one of tasks_seen (of its '
+'own task if the record has none), and not among the rows that were kept aside.';
 
--- Reads the rows of a split that can be measured. Of train rows those alone that jobs can retrieve.
+-- Reads the rows of a split that can be measured; train rows only if they are embedded, so that jobs can retrieve them.
 CREATE FUNCTION loracomp.measurable_examples(task_id integer, split text, seed integer DEFAULT 0)
 RETURNS TABLE (example_id bigint, place bigint)
 LANGUAGE sql STABLE
@@ -34,18 +34,18 @@ BEGIN ATOMIC
         AND (e.split <> 'train' OR EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id));
 END;
 COMMENT ON FUNCTION loracomp.measurable_examples IS
-'Rows of a task''s split with text and answer, with their places in the order that a seed draws them in; of train rows those '
-'that are embedded.';
+'Rows of a task''s split that have text and answer (and, for train, an embedding), with their positions in a random order given '
+'by the seed.';
 
--- Changes nothing. It asks with 20 examples of the task for the 200 nearest of other tasks, and counts what it finds.
--- Without enable_seqscan = off the planner prefers to read a table of 4,000 to some 10,000 examples whole, ten times slower.
--- hnsw.ef_search is what tune_routing sets by the size of the table.
+-- Changes nothing. For 20 examples of the task it searches the 200 nearest examples of other tasks, and counts their tasks.
+-- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
+-- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.nearest_tasks(task_id integer, others integer[], most integer) RETURNS integer[]
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- The default of 20,000 gives up among neighbours that are not eligible.
+-- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
@@ -65,7 +65,7 @@ AS $$
     SELECT coalesce(array_agg(f.task_id ORDER BY f.place), '{}') FROM found AS f WHERE f.place <= nearest_tasks.most;
 $$;
 COMMENT ON FUNCTION loracomp.nearest_tasks IS
-'Those of the other tasks, at most so many, that hold most of the nearest neighbours of 20 examples of a task.';
+'The tasks, at most so many, with the most examples among the nearest neighbours of 20 examples of a task.';
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.likely_tasks(task_id integer, base_model_id integer, most integer) RETURNS integer[]
@@ -86,11 +86,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.likely_tasks IS
-'The task and those whose adapters are likely to help with it, no more than `most` in all: every task with an active adapter '
-'where these are few, else the nearest ones.';
+'The task and other tasks whose adapters are likely to help with it, at most `most` in total: all tasks with an active adapter '
+'if these are few, otherwise the nearest ones.';
 
--- Inserts a job for each example that lacks a measurement of one of the adapters, as the caller; what is measured, or waits
--- to be, is left out, and so is what an adapter has learnt from.
+-- Inserts a job, with the caller's rights, for each example that is not yet measured under all the adapters. It leaves out
+-- measurements that are done or queued, and examples that an adapter was trained on.
 CREATE FUNCTION loracomp.queue_measurements(
     example_ids bigint[], adapter_ids integer[], base_model loracomp.base_model, policy text, priority integer
 ) RETURNS bigint
@@ -100,7 +100,7 @@ AS $$
 DECLARE
     added bigint;
 BEGIN
-    -- One at a time for a base model: two would queue the same.
+    -- Lock the base model, because two calls at once would insert the same jobs.
     PERFORM FROM loracomp.base_model AS b WHERE b.id = queue_measurements.base_model.id FOR NO KEY UPDATE;
     INSERT INTO loracomp.job (
         kind, prompt, choices, policy, base_model, task, expected, example_id, adapter_ids, priority, submitted_by
@@ -132,11 +132,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.queue_measurements IS
-'Inserts jobs that measure these adapters on these examples, where that is neither done nor queued, and the adapter has not '
-'learnt from the example; returns how many.';
+'Inserts jobs that measure these adapters on these examples, unless the measurement is done or queued or the adapter was trained '
+'on the example; returns how many.';
 
--- Inserts jobs, as the caller. Where the task has an adapter, its examples are those that this adapter has not learnt from:
--- all adapters are then compared on the same rows.
+-- Inserts jobs, with the caller's rights. If the task has an adapter, examples that it was trained on are left out, so that all
+-- adapters are compared on the same rows.
 CREATE FUNCTION loracomp.measure_task(
     task text,
     rows integer DEFAULT NULL,
@@ -163,7 +163,7 @@ BEGIN
     PERFORM loracomp.check_range('adapters', measure_task.adapters, 1, 1000);
     IF target IS NULL THEN
         RAISE EXCEPTION 'there is no task %', measure_task.task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list shows the existing ones';
     END IF;
     likely := loracomp.likely_tasks(target, model.id, measure_task.adapters);
     chosen := ARRAY(
@@ -172,7 +172,7 @@ BEGIN
     );
     IF chosen = '{}' THEN
         RAISE EXCEPTION 'base model % has no active adapter to measure', model.name
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter add and activate bring one';
+            USING ERRCODE = 'no_data_found', HINT = 'add one with loracomp adapter add, and activate it';
     END IF;
     SELECT
         coalesce(array_agg(x.example_id ORDER BY x.place) FILTER (WHERE NOT x.is_learnt), '{}'),
@@ -191,8 +191,8 @@ BEGIN
         RAISE EXCEPTION 'task % has no % example to measure: % are there, and its adapter has learnt from all of them', task,
             split, learnt
             USING ERRCODE = 'no_data_found',
-                HINT = 'import rows with text and answer that the adapter has not learnt from; its training record names the '
-                    'tasks that it has seen (tasks_seen) and the rows that were kept aside (kept_aside)';
+                HINT = 'import rows with text and answer that the adapter was not trained on; its training record names the '
+                    'tasks that it was trained on (tasks_seen) and the rows that were kept aside (kept_aside)';
     END IF;
     drawn := drawn[:coalesce(measure_task.rows, cardinality(drawn))];
     examples := cardinality(drawn);
@@ -202,11 +202,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.measure_task IS
-'Asks what adapters are worth on a task''s examples: a job of kind measure for each example that lacks it, under the base '
-'model, the task''s own adapter and those of the nearest tasks, `adapters` in all. rows null is all of them; those that the '
-'task''s own adapter has learnt from are left out and counted. The jobs wait until nothing else is due.';
+'Inserts jobs that measure how much adapters improve answers to a task''s examples: a job of kind measure for each example, under '
+'the base model, the task''s own adapter and those of the nearest tasks, `adapters` in total. rows null: all. Examples that the '
+'task''s own adapter was trained on are left out and counted. Workers take these jobs only if no other job is due.';
 
--- Inserts jobs, as the caller.
+-- Inserts jobs, with the caller's rights.
 CREATE FUNCTION loracomp.measure_adapter(
     adapter_id integer, tasks integer DEFAULT 30, policy text DEFAULT 'default', priority integer DEFAULT 0
 ) RETURNS TABLE (examples bigint, added bigint)
@@ -225,7 +225,7 @@ BEGIN
     SELECT * INTO measured FROM loracomp.adapter AS a WHERE a.id = measure_adapter.adapter_id;
     IF measured.id IS NULL THEN
         RAISE EXCEPTION 'there is no adapter with id %', measure_adapter.adapter_id
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list shows the existing ones';
     END IF;
     SELECT * INTO model FROM loracomp.base_model AS b WHERE b.id = measured.base_model_id;
     likely := loracomp.likely_tasks(measured.task_id, model.id, measure_adapter.tasks);
@@ -233,7 +233,7 @@ BEGIN
         SELECT m.example_id FROM loracomp.measurement AS m
         JOIN loracomp.example AS e ON e.id = m.example_id
         WHERE m.base_model_id = model.id AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
-            -- Tasks without an adapter are nobody's neighbours, but any adapter may help with them.
+            -- Include tasks without an adapter, which are never among the nearest, because any adapter may help with them.
             AND (m.task_id = ANY (likely) OR NOT EXISTS (
                 SELECT FROM loracomp.adapter AS a
                 WHERE a.task_id = m.task_id AND a.base_model_id = model.id AND a.status = 'active'
@@ -250,8 +250,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.measure_adapter IS
-'Asks what an adapter, active or not, is worth on the examples that are measured already, of its own task and the nearest '
-'ones and of tasks without an adapter: a job of kind measure for each that lacks it and that the adapter has not learnt from.';
+'Inserts jobs that measure an adapter, active or not, on already measured examples of its own task, the nearest tasks and tasks '
+'without an adapter: a job of kind measure for each example that lacks it and that the adapter was not trained on.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.list_measurements(task text DEFAULT NULL)
@@ -285,7 +285,7 @@ AS $$
         FROM loracomp.job AS j
         JOIN loracomp.base_model AS b ON b.name = j.base_model
         WHERE j.kind = 'measure' AND j.status IN ('queued', 'running', 'failed') AND NOT (
-            -- What was measured since has not failed.
+            -- Don't count failed jobs whose example was measured later.
             j.status = 'failed' AND EXISTS (
                 SELECT FROM loracomp.measurement AS m
                 WHERE m.example_id = j.example_id AND m.base_model_id = b.id AND m.adapter_ids @> j.adapter_ids
@@ -305,5 +305,5 @@ AS $$
     ORDER BY b.name, t.name;
 $$;
 COMMENT ON FUNCTION loracomp.list_measurements IS
-'A row a task and base model with measured examples or jobs that measure: how many examples are measured, under how many '
-'adapters, how many jobs wait and run, and how many failed and were not measured since.';
+'For each task and base model: how many examples are measured, under how many adapters, how many jobs of kind measure wait and '
+'run, and how many failed and were not measured later.';

@@ -1,6 +1,6 @@
--- What workers call with jobs of kind measure.
---   plan_measurements           what to score for each
---   record_measurements         what came out
+-- Functions that workers call for jobs of kind measure.
+--   plan_measurements           what to score for each job
+--   record_measurements         writes the results
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.plan_measurements(job_ids bigint[])
@@ -21,12 +21,12 @@ WHERE j.id = ANY (plan_measurements.job_ids) AND j.kind = 'measure'
 GROUP BY j.id, j.expected, p.choice_normalization;
 END;
 COMMENT ON FUNCTION loracomp.plan_measurements IS
-'What to score for jobs of kind measure: the right answer, what choices'' scores are divided by, and the adapters. A job '
-'that is gone, or whose adapters are, has no row.';
+'What to score for jobs of kind measure: the right answer, how scores of choices are normalised, and the adapters. A job that '
+'was deleted, or whose adapters were, has no row.';
 
--- running -> succeeded, with what was measured, for jobs whose token still holds. Each array has an element for each job,
--- but for the last four: those hold all jobs' adapters, one job's behind the other's, and ends says where each job's end.
--- What is not the job's own is left out: an adapter that it does not name, an example that has changed since.
+-- running -> succeeded, and writes the measurements, for jobs whose token is still valid. Each array has one element for each job,
+-- except the last four: these have the values of all jobs' adapters concatenated, and ends has the end of each job's values.
+-- Results for an adapter that the job does not name, or for an example that has changed meanwhile, are left out.
 CREATE FUNCTION loracomp.record_measurements(
     ids bigint[],
     tokens bigint[],
@@ -68,7 +68,7 @@ BEGIN
             ORDER BY j.id
             FOR UPDATE OF j SKIP LOCKED
         ),
-        -- Two jobs of a batch may ask one example.
+        -- Two jobs of a batch may measure the same example.
         measured AS (
             SELECT DISTINCT ON (h.example_id, u.adapter_id) h.example_id, u.adapter_id, u.gain, u.is_right
             FROM held AS h
@@ -105,7 +105,7 @@ BEGIN
                 base_score = excluded.base_score,
                 base_is_right = excluded.base_is_right,
                 (adapter_ids, gains, are_right) = (
-                    -- What was measured before stays, but for what was measured again, or by other scores.
+                    -- Keep earlier gains, except of adapters that were measured again, or if the normalisation differs.
                     SELECT
                         array_agg(u.adapter_id ORDER BY u.adapter_id), array_agg(u.gain ORDER BY u.adapter_id),
                         array_agg(u.is_right ORDER BY u.adapter_id)
@@ -138,4 +138,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.record_measurements IS
-'Writes what jobs of kind measure found, and ends them, where the lease token still holds; returns those ids.';
+'Writes the results of jobs of kind measure and ends the jobs, if the lease token is still valid; returns these ids.';

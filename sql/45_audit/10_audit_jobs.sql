@@ -2,13 +2,13 @@
 --   trigger audit_job_update
 --   trigger audit_job_delete
 
--- Writes an event for every change of a job's status, whoever makes it. The reason is what an administrator set as
--- loracomp.reason. Everybody can set that, so for anybody else the reason is derived from the change itself.
+-- Writes an event for every change of a job's status. The reason is the setting loracomp.reason of an administrator. Everybody
+-- can change that setting, so for other roles the reason is derived from the change itself.
 CREATE FUNCTION loracomp.audit_job_update() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
--- Of how many rows it will be, the planner knows nothing: before and after meet by a hash, whatever it guesses, and whatever
--- the function that made the change has turned off for itself.
+-- Rows before and after are joined by a hash join, because the planner can't know their number; join methods that the calling
+-- function has disabled are enabled here.
 SET enable_hashjoin = on
 SET enable_nestloop = off
 SET enable_mergejoin = off
@@ -27,7 +27,7 @@ BEGIN
         actor, login, 'job', n.id, 'update', o.status, n.status, n.attempts, n.worker,
         CASE
             WHEN reason IS NOT NULL THEN reason
-            -- Only a release and the expiry of a batch's lease give an attempt back.
+            -- Only a release, and the expired lease of a batch, give an attempt back.
             WHEN n.status = 'queued' AND n.attempts < o.attempts AND n.expired_leases = o.expired_leases
                 AND o.status = 'running' THEN 'released'
             WHEN n.status IN ('queued', 'failed', 'cancelled') THEN n.error_code
@@ -45,7 +45,7 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    -- purge_jobs removes the events with their jobs: one says how many there were.
+    -- purge_jobs deletes the events of its jobs too, so one event with their number replaces them.
     IF current_setting('loracomp.purging', true) = 'on' THEN
         INSERT INTO loracomp.audit_event (actor, entity, action, reason, before)
         SELECT

@@ -3,7 +3,7 @@
 --   audit_embeddings            those of loracomp.example_embedding
 --   audit_truncate              trigger audit_truncate of loracomp.example_embedding
 
--- Writes an event for each task whose examples a statement changed: how many, and of at most 100 the ids; never a text.
+-- Writes an event for each task whose examples a statement changed: their number, and at most 100 ids; never a text.
 CREATE FUNCTION loracomp.audit_examples() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -50,8 +50,8 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_examples();
 CREATE TRIGGER audit_truncate AFTER TRUNCATE ON loracomp.example_embedding
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_truncate();
 
--- Writes an event for each task whose embeddings a statement changed, however: how many, and of one alone its example; never a
--- vector, from which its text could be guessed. TRUNCATE has a trigger of its own.
+-- Writes an event for each task whose embeddings a statement inserted, changed or deleted: their number and, if it is one, the
+-- example's id; never a vector, from which a text could be guessed. TRUNCATE has its own trigger.
 CREATE FUNCTION loracomp.audit_embeddings() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp

@@ -1,12 +1,12 @@
--- Writes an event for every login that has become, or is no longer, a member of some task's reader_role since it was called
--- last. GRANT of a role belongs to the cluster and runs no trigger: who did it stands in the server's log alone.
+-- Writes an event for every login that has become, or is no longer, a member of a task's reader_role since the last call. A
+-- GRANT of a role runs no trigger, so only the server's log shows who granted it.
 CREATE FUNCTION loracomp.note_readers() RETURNS TABLE (reader_role name, member name, change text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    -- One at a time, or a change would be noted twice.
+    -- Lock, so that two calls at the same time don't write the same change twice.
     LOCK TABLE loracomp.task IN SHARE ROW EXCLUSIVE MODE;
     RETURN QUERY
     WITH noted AS (
@@ -52,5 +52,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.note_readers IS
-'Writes to audit_event which logins have become (insert) or ceased to be (delete) readers of tasks since its last call, and '
-'returns them. actor and at are those of the call. restrict_task calls it; call it from a schedule too.';
+'Writes to audit_event which logins have become (insert) or stopped being (delete) readers of tasks since its last call, and '
+'returns them. actor and at of the events are those of the call. restrict_task calls it; also call it regularly.';

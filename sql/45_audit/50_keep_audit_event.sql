@@ -1,8 +1,8 @@
 -- Audit events are only appended.
 --   trigger keep_audit_event          refuses changes; lets purge_jobs delete
---   trigger keep_events_of_others     of what it deletes: only events of jobs that are gone
+--   trigger keep_events_of_others     lets purge_jobs delete only events of jobs that no longer exist
 
--- Refuses UPDATE, DELETE and TRUNCATE of the audit; purge_jobs alone deletes, and only jobs' events.
+-- Refuses UPDATE, DELETE and TRUNCATE of the audit. Only purge_jobs may delete, and only events of jobs.
 CREATE FUNCTION loracomp.keep_audit_event() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
@@ -37,9 +37,9 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION loracomp.keep_events_of_others IS 'Trigger: lets go of events of deleted jobs alone.';
+COMMENT ON FUNCTION loracomp.keep_events_of_others IS 'Trigger: allows deleting only events of deleted jobs.';
 
 CREATE TRIGGER keep_events_of_others AFTER DELETE ON loracomp.audit_event
 REFERENCING OLD TABLE AS old_event
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.keep_events_of_others();
-COMMENT ON TRIGGER keep_events_of_others ON loracomp.audit_event IS 'Only events of deleted jobs may go.';
+COMMENT ON TRIGGER keep_events_of_others ON loracomp.audit_event IS 'Only events of deleted jobs may be deleted.';

@@ -27,15 +27,16 @@ SELECT
     loracomp.seconds_between(least(greatest(j.created_at, j.run_at), j.finished_at), j.finished_at) AS latency_s
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
-COMMENT ON VIEW loracomp.job_result IS 'What became of each job: its answer, or why there is none.';
-COMMENT ON COLUMN loracomp.job_result.job_id IS 'The job.';
-COMMENT ON COLUMN loracomp.job_result.prompt IS 'The text that was asked.';
+COMMENT ON VIEW loracomp.job_result IS 'Each job with its status and its answer, or the error.';
+COMMENT ON COLUMN loracomp.job_result.job_id IS 'Id of the job.';
+COMMENT ON COLUMN loracomp.job_result.prompt IS 'The job''s prompt.';
 COMMENT ON COLUMN loracomp.job_result.output IS
-'The answer: the best choice, or the generated text without white space before it; job_trace has it as it was generated.';
+'The answer: the best choice, or the generated text without white space before it. (job_trace has it with white space.)';
 COMMENT ON COLUMN loracomp.job_result.confidence IS
-'Share of the best choice in the softmax over choice_scores, 0 to 1; null where none were scored.';
+'Probability of the best choice by softmax over choice_scores, 0 to 1; null if there are no choices.';
 COMMENT ON COLUMN loracomp.job_result.composition IS
-'Tasks whose adapters were composed, with their weights, such as rte 0.62 + mnli 0.38; or base model.';
-COMMENT ON COLUMN loracomp.job_result.created_at IS 'When it was inserted.';
+'Tasks whose adapters were used, with their weights, such as rte 0.62 + mnli 0.38; or the text base model.';
+COMMENT ON COLUMN loracomp.job_result.created_at IS 'When the job was inserted.';
 COMMENT ON COLUMN loracomp.job_result.latency_s IS
-'Seconds from when it could start (created_at or run_at, the later) to finished_at; 0 where it was cancelled before.';
+'Seconds from the time when the job could start (the later of created_at and run_at) to finished_at; 0 if it was cancelled '
+'before that time.';

@@ -1,5 +1,5 @@
--- Waits until a job has ended, and returns its status; where it has not ended in time, the status that it has then. Reads only, with
--- the caller's rights, again and again: each look has a snapshot of its own, but the statement's stays open while it waits.
+-- Waits until a job has ended or the timeout is over, and returns its status. Reads only, with the caller's rights, in a loop:
+-- each iteration has a new snapshot, but the statement's own snapshot stays open while it waits.
 CREATE FUNCTION loracomp.wait_for_job(id bigint, timeout interval DEFAULT '30 seconds') RETURNS text
 LANGUAGE plpgsql VOLATILE
 AS $$
@@ -11,12 +11,12 @@ BEGIN
     IF extract(EPOCH FROM wait_for_job.timeout) NOT BETWEEN 0 AND 300 THEN
         RAISE EXCEPTION 'timeout must be between 0 and 5 minutes, and is %', wait_for_job.timeout
             USING ERRCODE = 'invalid_parameter_value',
-                HINT = 'a statement that waits keeps dead rows from being cleaned up: call it again';
+                HINT = 'choose a shorter timeout and call it again: a waiting statement keeps dead rows from being removed';
     END IF;
     until := clock_timestamp() + wait_for_job.timeout;
     IF current_setting('transaction_isolation') <> 'read committed' THEN
         RAISE EXCEPTION 'wait_for_job sees no news in a transaction that is %', current_setting('transaction_isolation')
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'call it in one that is read committed';
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'call it in a transaction with isolation level read committed';
     END IF;
     LOOP
         SELECT j.status, j.finished_at IS NOT NULL AS has_ended, j.xmin = pg_current_xact_id_if_assigned()::xid AS is_new
@@ -38,4 +38,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.wait_for_job IS
-'Waits until a job of yours has ended, at most so long (5 minutes at most), and returns its status.';
+'Waits until one of the caller''s jobs has ended or the timeout (5 minutes at most) is over, and returns its status.';

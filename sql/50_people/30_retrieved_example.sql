@@ -1,8 +1,8 @@
 -- Examples that routing retrieved for a job.
---   retrieved_example           a row for each
---     readable_example          its text, where the reader may read its task
+--   retrieved_example           a row for each retrieved example
+--     readable_example          the example's text, if the reader may read its task
 
--- Reads only. No row for an example that is gone, or whose task the caller may not read.
+-- Reads only. Returns no row if the example was deleted, or if the caller may not read its task.
 CREATE FUNCTION loracomp.readable_example(id bigint) RETURNS TABLE (source_ref text, prompt text, answer text)
 LANGUAGE sql STABLE SECURITY DEFINER ROWS 1
 SET search_path = loracomp, pg_temp
@@ -15,7 +15,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.readable_example IS 'Text of a training example, for readers of its task.';
 
--- Reads only. An example's text is null where the reader may not read its task, or where a library ships none.
+-- Reads only. An example's text is null if the reader may not read its task, or if a library shipped the example without.
 CREATE VIEW loracomp.retrieved_example WITH (security_invoker) AS
 SELECT
     p.job_id,
@@ -30,12 +30,12 @@ FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
 WITH ORDINALITY AS x (example_id, task, similarity, place)
 LEFT JOIN LATERAL loracomp.readable_example(x.example_id) AS e ON TRUE;
-COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved for each job: why its tasks were chosen.';
-COMMENT ON COLUMN loracomp.retrieved_example.job_id IS 'The job.';
-COMMENT ON COLUMN loracomp.retrieved_example.place IS '1 is the nearest.';
-COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'The example.';
-COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Its task.';
-COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity to the job''s text.';
+COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved for each job; they decided which tasks'' adapters were used.';
+COMMENT ON COLUMN loracomp.retrieved_example.job_id IS 'Id of the job.';
+COMMENT ON COLUMN loracomp.retrieved_example.place IS 'Rank of the example by similarity; 1 is the nearest.';
+COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'Id of the example.';
+COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Task of the example.';
+COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity of the example to the job.';
 COMMENT ON COLUMN loracomp.retrieved_example.source_ref IS 'Where the example came from, such as piqa/train#1532.';
-COMMENT ON COLUMN loracomp.retrieved_example.prompt IS 'The example''s text; null where you may not read it or the library did not ship it.';
-COMMENT ON COLUMN loracomp.retrieved_example.answer IS 'The example''s right answer; null wherever its text is null.';
+COMMENT ON COLUMN loracomp.retrieved_example.prompt IS 'The example''s text; null if the reader may not read it, or if a library shipped the example without text.';
+COMMENT ON COLUMN loracomp.retrieved_example.answer IS 'The example''s right answer; null if its text is null.';

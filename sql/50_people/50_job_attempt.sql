@@ -1,10 +1,10 @@
 -- Each time that a worker took a job.
---   job_attempt                 a row for each
---     attempts_of               from the audit, of jobs that the reader may see
+--   job_attempt                 a row for each attempt
+--     attempts_of               attempts in the audit, of jobs that the reader may see
 --       caller, caller_is_admin
 
--- Reads only, from the audit trail: an attempt is a change to running, and it ends with the job's next change. No row for
--- a job of somebody else.
+-- Reads only, from the audit: an attempt begins when the job's status becomes running, and ends with the next change of status.
+-- Returns no rows for a job of another submitter.
 CREATE FUNCTION loracomp.attempts_of(job_id bigint)
 RETURNS TABLE (
     attempt integer, worker text, started_at timestamptz, ended_at timestamptz, next_status text, reason text
@@ -31,9 +31,9 @@ AS $$
         WHERE j.id = attempts_of.job_id AND (j.submitted_by = loracomp.caller() OR loracomp.caller_is_admin())
     );
 $$;
-COMMENT ON FUNCTION loracomp.attempts_of IS 'What loracomp.job_attempt rests on.';
+COMMENT ON FUNCTION loracomp.attempts_of IS 'Attempts of a job from the audit; loracomp.job_attempt reads it.';
 
--- Reads only, of jobs that are there, what the audit trail says.
+-- Reads only, from the audit, for jobs that still exist.
 CREATE VIEW loracomp.job_attempt WITH (security_invoker) AS
 SELECT
     j.id AS job_id,
@@ -50,12 +50,12 @@ SELECT
 FROM loracomp.job AS j
 CROSS JOIN LATERAL loracomp.attempts_of(j.id) AS a;
 COMMENT ON VIEW loracomp.job_attempt IS 'Each time a worker took a job, and how that ended.';
-COMMENT ON COLUMN loracomp.job_attempt.job_id IS 'The job.';
-COMMENT ON COLUMN loracomp.job_attempt.attempt IS 'Its count of attempts then; an attempt given back is counted again.';
-COMMENT ON COLUMN loracomp.job_attempt.worker IS 'Worker that took it.';
-COMMENT ON COLUMN loracomp.job_attempt.started_at IS 'When it took it.';
-COMMENT ON COLUMN loracomp.job_attempt.ended_at IS 'When that ended; null while it runs.';
-COMMENT ON COLUMN loracomp.job_attempt.duration_s IS 'Seconds between the two.';
+COMMENT ON COLUMN loracomp.job_attempt.job_id IS 'Id of the job.';
+COMMENT ON COLUMN loracomp.job_attempt.attempt IS 'Value of the job''s attempts then; if an attempt was given back, the next one has the same number.';
+COMMENT ON COLUMN loracomp.job_attempt.worker IS 'Worker that took the job.';
+COMMENT ON COLUMN loracomp.job_attempt.started_at IS 'When the worker took the job.';
+COMMENT ON COLUMN loracomp.job_attempt.ended_at IS 'When the attempt ended; null while the job runs.';
+COMMENT ON COLUMN loracomp.job_attempt.duration_s IS 'Seconds from started_at to ended_at.';
 COMMENT ON COLUMN loracomp.job_attempt.outcome IS
 'succeeded, failed, cancelled, running, deleted; or given back: released, to be retried, or its lease ran out.';
 COMMENT ON COLUMN loracomp.job_attempt.reason IS 'Error code or the operator''s reason; null after success.';

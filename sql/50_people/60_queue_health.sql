@@ -1,5 +1,5 @@
--- Reads only. Numbers of the whole queue whoever asks, so it runs with its owner's rights: a submitter's share of a
--- queue says nothing about waiting. Each arm has an index of its own.
+-- Reads only. It runs with its owner's rights and shows everybody the numbers of the whole queue, because a submitter's own
+-- jobs alone don't tell how long to wait. Each branch uses its own index.
 CREATE VIEW loracomp.queue_health AS
 WITH recent AS (
     SELECT j.* FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
@@ -34,19 +34,19 @@ SELECT
 FROM loracomp.base_model AS b
 LEFT JOIN recent AS r ON b.name = r.base_model
 GROUP BY b.name;
-COMMENT ON VIEW loracomp.queue_health IS 'The queue of each base model now, and what came out of it in the last hour.';
-COMMENT ON COLUMN loracomp.queue_health.base_model IS 'The base model.';
-COMMENT ON COLUMN loracomp.queue_health.queued IS 'Jobs that wait, for a worker or for their run_at.';
-COMMENT ON COLUMN loracomp.queue_health.due IS 'Jobs that a worker could take now. worker_demand says how many workers that is.';
-COMMENT ON COLUMN loracomp.queue_health.retrying IS 'Waiting jobs that were attempted before.';
+COMMENT ON VIEW loracomp.queue_health IS 'The queue of each base model now, and how many of its jobs ended in the last hour.';
+COMMENT ON COLUMN loracomp.queue_health.base_model IS 'Base model of the jobs in this queue.';
+COMMENT ON COLUMN loracomp.queue_health.queued IS 'Number of jobs that wait for a worker or for their run_at.';
+COMMENT ON COLUMN loracomp.queue_health.due IS 'Number of jobs that a worker could take now. worker_demand says how many workers they need.';
+COMMENT ON COLUMN loracomp.queue_health.retrying IS 'Number of waiting jobs that were attempted before.';
 COMMENT ON COLUMN loracomp.queue_health.oldest_due_s IS 'Seconds that the longest-waiting due job has waited; 0 if none.';
-COMMENT ON COLUMN loracomp.queue_health.running IS 'Jobs that workers hold.';
-COMMENT ON COLUMN loracomp.queue_health.busy_workers IS 'Workers that hold jobs.';
+COMMENT ON COLUMN loracomp.queue_health.running IS 'Number of jobs that workers are running.';
+COMMENT ON COLUMN loracomp.queue_health.busy_workers IS 'Number of workers that are running jobs.';
 COMMENT ON COLUMN loracomp.queue_health.expired_leases IS
-'Held jobs whose lease ran out: their worker died or hangs. The next claim takes them back.';
+'Number of running jobs whose lease expired, because their worker died or hangs. The next claim queues them again.';
 COMMENT ON COLUMN loracomp.queue_health.succeeded_last_hour IS 'Jobs that succeeded within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.failed_last_hour IS 'Jobs that ended failed within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.cancelled_last_hour IS 'Jobs that were cancelled within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.median_latency_s IS
-'Median seconds from when a job could start to its answer, of those that succeeded within the last hour.';
-COMMENT ON COLUMN loracomp.queue_health.last_succeeded_at IS 'When the last of them succeeded.';
+'Median seconds from the time when a job could start to its answer, for jobs that succeeded within the last hour.';
+COMMENT ON COLUMN loracomp.queue_health.last_succeeded_at IS 'When the last job succeeded.';

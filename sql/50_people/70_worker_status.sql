@@ -1,5 +1,5 @@
--- Reads only. What workers said last, and who has not been heard of since; what they hold is what the queue says. It runs
--- with its owner's rights, for bi shows it too.
+-- Reads only. The last reports of workers, and which workers don't report any more; running is counted in the queue. It runs
+-- with its owner's rights, because schema bi shows it too.
 CREATE VIEW loracomp.worker_status AS
 SELECT
     w.name AS worker,
@@ -31,12 +31,12 @@ LEFT JOIN (
     SELECT j.worker, count(*) AS jobs, min(j.claimed_at) AS claimed_at
     FROM loracomp.job AS j WHERE j.status = 'running' GROUP BY j.worker
 ) AS h ON w.name = h.worker;
-COMMENT ON VIEW loracomp.worker_status IS 'Workers that were heard of within a day: who is alive, doing what.';
-COMMENT ON COLUMN loracomp.worker_status.worker IS 'Name that leases and predictions carry.';
+COMMENT ON VIEW loracomp.worker_status IS 'Workers that reported within the last day: which are alive, and what each is doing.';
+COMMENT ON COLUMN loracomp.worker_status.worker IS 'Name of the worker, as in job.worker and prediction.worker.';
 COMMENT ON COLUMN loracomp.worker_status.status IS
-'idle, busy (it holds jobs), stopping, stopped; gone: not heard of for a lease, without having said that it stops.';
-COMMENT ON COLUMN loracomp.worker_status.running IS 'Jobs that it holds, as the queue knows.';
-COMMENT ON COLUMN loracomp.worker_status.oldest_claim_s IS 'Seconds since it took the first of them; null where none.';
-COMMENT ON COLUMN loracomp.worker_status.looked_s IS 'Seconds since it asked for jobs; null where it never did.';
-COMMENT ON COLUMN loracomp.worker_status.seen_s IS 'Seconds since it reported.';
-COMMENT ON COLUMN loracomp.worker_status.login IS 'Role that it logged in as.';
+'idle, busy (it runs jobs), stopping, stopped, or gone (no report for the length of a lease, without having stopped).';
+COMMENT ON COLUMN loracomp.worker_status.running IS 'Number of jobs that the worker is running, counted in the queue.';
+COMMENT ON COLUMN loracomp.worker_status.oldest_claim_s IS 'Seconds since the worker took the oldest of its running jobs; null if it runs none.';
+COMMENT ON COLUMN loracomp.worker_status.looked_s IS 'Seconds since the worker last asked for jobs; null if it never did.';
+COMMENT ON COLUMN loracomp.worker_status.seen_s IS 'Seconds since the worker''s last report.';
+COMMENT ON COLUMN loracomp.worker_status.login IS 'Database role that the worker logged in as.';

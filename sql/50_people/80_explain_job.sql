@@ -1,14 +1,14 @@
 -- A job explained in words.
 --   explain_job
---     explain_state             where it stands
---     explain_next              what to do about it
---     explain_request           what it asks
---     explain_answer            its answer and the choices' scores
---     explain_route             the nearest examples and what they made of its tasks
+--     explain_state             the job's status, in a sentence
+--     explain_next              what the user can do, if the job has no answer
+--     explain_request           the job's prompt and settings
+--     explain_answer            the answer and the choices' scores
+--     explain_route             the nearest examples, and the tasks' probabilities that follow from them
 --     explain_composition       the adapters
 --     explain_run               times, tokens and versions
 
--- Reads only, with the caller's rights. Raises for a job that is not there or not the caller's.
+-- Reads only, with the caller's rights. Raises for a job that does not exist or is another submitter's.
 CREATE FUNCTION loracomp.explain_job(id bigint)
 RETURNS text LANGUAGE plpgsql STABLE
 AS $$
@@ -22,7 +22,8 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
     END IF;
     SELECT * INTO p FROM loracomp.prediction AS prediction WHERE prediction.job_id = j.id;
-    -- Another person's text may contain control characters, which a terminal obeys, or characters that change its direction.
+    -- Replace control characters and characters that change the direction of text, which a terminal would act on: the text
+    -- may be another person's.
     RETURN regexp_replace(
         concat_ws(
             E'\n\n',
@@ -73,9 +74,9 @@ SELECT concat_ws(
     'Error: ' || job.error_code || ': ' || job.error
 );
 END;
-COMMENT ON FUNCTION loracomp.explain_state IS 'Where a job stands, for explain_job.';
+COMMENT ON FUNCTION loracomp.explain_state IS 'One sentence on a job''s status, for explain_job.';
 
--- Reads only. A job that has its answer needs nothing: null.
+-- Reads only. Returns null for a job that has an answer.
 CREATE FUNCTION loracomp.explain_next(job loracomp.job)
 RETURNS text LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -100,7 +101,7 @@ END
 FROM (VALUES (true)) AS one (here)
 LEFT JOIN loracomp.queue_health AS h ON h.base_model = job.base_model AND job.status = 'queued';
 END;
-COMMENT ON FUNCTION loracomp.explain_next IS 'What to do about a job that has no answer, for explain_job.';
+COMMENT ON FUNCTION loracomp.explain_next IS 'What the user can do if a job has no answer, for explain_job.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.explain_request(job loracomp.job)
@@ -120,7 +121,7 @@ SELECT concat_ws(
     || coalesce(' with weights ' || nullif(array_to_string(job.weights, ', '), ''), '')
 );
 END;
-COMMENT ON FUNCTION loracomp.explain_request IS 'What a job asks, for explain_job.';
+COMMENT ON FUNCTION loracomp.explain_request IS 'A job''s prompt and settings, for explain_job.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.explain_answer(job loracomp.job, prediction loracomp.prediction)
@@ -198,7 +199,7 @@ SELECT concat_ws(
 );
 END;
 COMMENT ON FUNCTION loracomp.explain_route IS
-'The nearest examples of a job and what they made of its tasks, for explain_job.';
+'The nearest examples of a job and the probabilities of their tasks, for explain_job.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.explain_composition(prediction loracomp.prediction)

@@ -1,5 +1,5 @@
--- Changes settings of a login, for all databases of the server, with the caller's rights: CREATEROLE, and ADMIN on the login,
--- or a superuser's. A session takes the settings of its login alone, so that the group can't have them.
+-- Changes settings of a login, for all databases of the server. The caller needs CREATEROLE and ADMIN on the login, or must be
+-- a superuser. The group role can't have the settings instead, because a session uses only its login's.
 CREATE FUNCTION loracomp.limit_analyst(
     login name, connections integer DEFAULT 10, statement_timeout text DEFAULT '60s'
 ) RETURNS void
@@ -13,7 +13,7 @@ BEGIN
             WHEN login IS NULL THEN 'login' WHEN connections IS NULL THEN 'connections' ELSE 'statement_timeout'
         END USING ERRCODE = 'null_value_not_allowed';
     END IF;
-    -- As Postgres counts them: -1 is no limit.
+    -- -1 means no limit, as in Postgres.
     PERFORM loracomp.check_range('connections', connections, -1, 2147483647);
     IF NOT EXISTS (
         SELECT FROM pg_catalog.pg_roles AS r
@@ -39,5 +39,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.limit_analyst IS
-'Gives an analyst''s login its limits: connections, how long a statement or an idle transaction may last, one process and '
-'16 MB for each query, and read-only transactions. They count from its next session; it can raise all but the connections.';
+'Sets limits for an analyst''s login: number of connections, length of a statement and of an idle transaction, one process and '
+'16 MB for each query, read-only transactions. They apply to new sessions. The login itself can raise all but the first.';

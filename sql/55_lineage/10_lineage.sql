@@ -1,4 +1,4 @@
--- What an example or an adapter took part in.
+-- Finds the jobs in which an example or an adapter was used.
 --   lineage_of_example
 --   lineage_of_adapter
 
@@ -30,8 +30,8 @@ AS $$
     ORDER BY 1, 4;
 $$;
 COMMENT ON FUNCTION loracomp.lineage_of_example IS
-'Jobs that an example took part in. retrieved: it was among the nearest, at this place, and its task''s adapter got this '
-'weight. asked: an evaluation asked it, or a job that measures.';
+'Jobs in which an example was used. retrieved: it was among the nearest, with this rank, and its task''s adapter got this '
+'weight. asked: the job was made from it (an evaluation, or kind measure).';
 
 -- Reads all predictions, unless there is a GIN index on loracomp.prediction (adapter_ids).
 CREATE FUNCTION loracomp.lineage_of_adapter(adapter_id integer)
@@ -50,5 +50,5 @@ AS $$
     ORDER BY p.job_id;
 $$;
 COMMENT ON FUNCTION loracomp.lineage_of_adapter IS
-'Answers that an adapter took part in, with its weight. same_file: its file is still the one that was used; null where it '
-'is gone.';
+'Answers in which an adapter was used, with its weight. same_file: whether its file is still the one that was used; null if '
+'the adapter was deleted.';

@@ -1,13 +1,13 @@
--- Erasure: deletes what somebody wants forgotten, and everything that contains it.
---   erase_example               an example, and the jobs that asked it
+-- Erasure: deletes examples or jobs on somebody's request, and all rows that contain their text.
+--   erase_example               an example, and the jobs that were made from it
 --   erase_submitter             all jobs of a submitter
 --   erase_jobs                  the jobs given, or those with a tag
 --     each: give_reason for the audit, then
 --     delete_jobs               jobs with their answers and traces, whatever their status
 
--- Deletes an example with its embedding and measurements, and the jobs of evaluations and measuring that asked it, with
--- their answers, for they hold its text. Traces keep its id and similarity, the audit its id. Adapters that have learnt
--- from it are reported, not changed.
+-- Deletes an example with its embedding and measurements, and the jobs that were made from it (evaluations, kind measure) with
+-- their answers, because they contain its text. Traces keep its id and similarity, and the audit its id. Adapters that were
+-- trained on it are reported, not changed.
 CREATE FUNCTION loracomp.erase_example(example_id bigint) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -60,12 +60,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_example IS
-'Deletes an example with its embedding, its measurements and the evaluations'' jobs that asked it; says what it deleted, and what it kept '
-'that has to do with it. Importing the data set again would bring it back.';
+'Deletes an example with its embedding, its measurements and the jobs that were made from it; returns what was deleted, and '
+'what refers to it and was kept. Importing the data set again would bring it back.';
 
--- Deletes all jobs of a submitter with their answers, traces and embeddings, whatever their status: a worker that holds one
--- finds its fence void. Events of the jobs stay, for they hold ids, states and roles alone; one more says who erased whom.
--- Reports are not refreshed: that may last, and would hold up this deletion.
+-- Deletes all jobs of a submitter with their answers, traces and embeddings, whatever their status; a worker that is running
+-- one can't record its answer. The jobs' audit events stay, because they contain only ids, states and roles; one more event
+-- says who erased whom. Reports are not refreshed, because that could take long and delay the deletion.
 CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -113,10 +113,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_submitter IS
-'Deletes every job of a submitter with its answer and trace; says what it deleted, and what it kept that has to do with it.';
+'Deletes all jobs of a submitter with their answers and traces; returns what was deleted, and what refers to the submitter '
+'and was kept.';
 
--- Deletes jobs with their answers, traces and embeddings, whatever their status: a worker that holds one finds its fence
--- void. Events of the jobs stay, for they hold ids, states and roles alone; one more says how many were erased, by whom.
+-- Deletes jobs with their answers, traces and embeddings, whatever their status; a worker that is running one can't record its
+-- answer. The jobs' audit events stay, because they contain only ids, states and roles; one more event says who erased how many.
 CREATE FUNCTION loracomp.erase_jobs(ids bigint[]) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -155,9 +156,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_jobs(bigint[]) IS
-'Deletes these jobs with their answers and traces, whoever submitted them; says what it deleted and what it kept.';
+'Deletes these jobs with their answers and traces, whoever submitted them; returns what was deleted and what was kept.';
 
--- Equality of each tag and not containment: {"customer": {}} is contained in every tag customer that is an object.
+-- Tags are compared by equality, not by containment: {"customer": {}} would be contained in every object under customer.
 CREATE FUNCTION loracomp.erase_jobs(tags jsonb) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -179,7 +180,7 @@ BEGIN
             )
         )
     ) AS e;
-    -- Sums of purged jobs know one tag each: those of several are not told from those of others.
+    -- The sums of purged jobs are kept for single tags, so they can be corrected only if one tag is given.
     DELETE FROM loracomp.purged_tag AS p
     USING jsonb_each_text(erase_jobs.tags) AS g
     WHERE p.tag = g.key AND p.value = left(g.value, 200)
@@ -191,19 +192,19 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_jobs(jsonb) IS
-'Deletes the jobs that have all of these tags, with their answers and traces; says what it deleted and what it kept.';
+'Deletes the jobs that have all of these tags, with their answers and traces; returns what was deleted and what was kept.';
 
--- Deletes jobs with their answers, whatever their status: a worker that holds one finds its fence void. It waits for a
--- worker that is writing an answer, and takes that along. Who calls it sets the reason that the audit's events get.
+-- Deletes jobs with their answers, whatever their status; a worker that is running one can't record its answer. If a worker is
+-- just writing an answer, it waits and deletes that too. The caller sets the reason of the audit events.
 CREATE FUNCTION loracomp.delete_jobs(ids bigint[], OUT deleted bigint[], OUT unfinished bigint, OUT predictions bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    -- Whoever calls may have set it, and would be taken for purge_jobs, which leaves one event for all jobs.
+    -- Reset it, because a caller's session may have set it, and the audit would then write one event, as for purge_jobs.
     purging CONSTANT text := set_config('loracomp.purging', 'off', true);
 BEGIN
-    -- Locked in the order in which workers lock them.
+    -- Lock the jobs in the same order as workers do, to avoid deadlocks.
     SELECT coalesce(array_agg(l.id), '{}'), count(*) FILTER (WHERE l.finished_at IS NULL)
     INTO delete_jobs.deleted, delete_jobs.unfinished
     FROM (
@@ -215,4 +216,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.delete_jobs IS
-'Deletes jobs with their answers and traces; which were there, how many had not ended, and how many answers there were.';
+'Deletes jobs with their answers and traces; returns which existed, how many had not ended, and how many had answers.';

@@ -1,10 +1,9 @@
--- What a worker's /metrics says of the database.
+-- The metrics of the database that each worker's /metrics shows.
 --   database_metrics
 --     worker_status
---     oldest_snapshots          what keeps vacuum from removing rows
+--     oldest_snapshots          the sessions that keep vacuum from removing dead rows
 
--- Reads only: who keeps dead rows from being cleaned up, the oldest of each kind. Sessions of other roles are shown to
--- members of pg_read_all_stats alone, which the schema's owner should be.
+-- Reads only. The schema's owner should be a member of pg_read_all_stats: without it, sessions of other roles are not visible.
 CREATE FUNCTION loracomp.oldest_snapshots()
 RETURNS TABLE (kind text, seconds double precision, transactions bigint, holder text)
 LANGUAGE sql STABLE
@@ -40,9 +39,9 @@ AS $$
     )
 $$;
 COMMENT ON FUNCTION loracomp.oldest_snapshots IS
-'Who keeps dead rows from being cleaned up: the oldest session, prepared transaction and replication.';
+'What keeps vacuum from removing dead rows: the oldest session, prepared transaction and replication slot.';
 
--- Reads only. The whole queue is counted: callers see to it that they don't ask too often.
+-- Reads only. It counts the whole queue, so don't call it too often.
 CREATE FUNCTION loracomp.database_metrics() RETURNS TABLE (metric text, labels jsonb, value double precision)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -50,11 +49,11 @@ AS $$
     WITH waiting AS MATERIALIZED (
         SELECT j.base_model, j.priority, (j.evaluation IS NOT NULL OR j.kind = 'measure') AS evaluation, j.run_at <= now() AS is_due,
             count(*) AS jobs, coalesce(max(loracomp.seconds_between(greatest(j.run_at, j.created_at), now())), 0) AS oldest_s
-        -- Either way, so that each has its index.
+        -- One branch for each case, so that each can use its index.
         FROM loracomp.job AS j WHERE j.status = 'queued' AND (j.scheduled OR NOT j.scheduled)
         GROUP BY j.base_model, j.priority, (j.evaluation IS NOT NULL OR j.kind = 'measure'), j.run_at <= now()
     ),
-    -- An empty queue is 0, not absent.
+    -- An empty queue gives 0 rather than no row.
     queue AS (
         SELECT w.* FROM waiting AS w
         UNION ALL
@@ -121,4 +120,4 @@ AS $$
     FROM loracomp.report_refresh AS r
 $$;
 COMMENT ON FUNCTION loracomp.database_metrics IS
-'What workers'' /metrics say of the database: queue, leases, workers, snapshots, tables, by Prometheus'' names.';
+'Metrics of the database for workers'' /metrics: queue, leases, workers, snapshots and tables, with Prometheus names.';

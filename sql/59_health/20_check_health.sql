@@ -1,6 +1,6 @@
--- What `loracomp doctor` asks the database.
+-- The checks that `loracomp doctor` makes in the database.
 --   check_health
---     check_objects             what sql/ made is there
+--     check_objects             all functions and views exist
 --     check_server              its release and settings
 --       oldest_snapshots
 --     check_roles               logins have the limits of limit_analyst, and no more rights than they should
@@ -15,8 +15,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    -- One statement finds all checks before it runs the first. Had that one to wait for an installer, the others would
-    -- be gone: "cache lookup failed". So we wait before, and installers wait for us after.
+    -- Lock first: the next statement looks up all functions before it calls one. If it had to wait for an installer then, the
+    -- installer would have replaced the functions ("cache lookup failed"). With the lock, installers wait for us.
     LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
     RETURN QUERY
     SELECT * FROM loracomp.check_objects()
@@ -31,9 +31,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_health IS
-'What an administrator should know: each check with ok, warn or fail, and what to do.';
+'Checks of the database for administrators: each with ok, warn or fail, and what to do.';
 
--- Reads only: whether what sql/ made is still there.
+-- Reads only: whether all objects that sql/ created still exist.
 CREATE FUNCTION loracomp.check_objects()
 RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
@@ -56,15 +56,15 @@ AS $$
         ELSE to_regclass(m.object) IS NULL
     END
 $$;
-COMMENT ON FUNCTION loracomp.check_objects IS 'Whether all functions and views of the release are there.';
+COMMENT ON FUNCTION loracomp.check_objects IS 'Whether all functions and views of this release exist.';
 
--- Reads only: pgvector's version, settings that lose what was accepted, and what keeps tables from being cleaned up.
+-- Reads only: pgvector's version, settings that could lose committed data, and what keeps vacuum from removing dead rows.
 CREATE FUNCTION loracomp.check_server()
 RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
-    -- CVE-2026-3172 is fixed in 0.8.2, a fault of HNSW vacuum in 0.8.3.
+    -- pgvector 0.8.2 fixes CVE-2026-3172, and 0.8.3 a bug of vacuum with HNSW indexes.
     SELECT 'pgvector',
         CASE WHEN string_to_array(e.extversion, '.')::int[] >= ARRAY[0, 8, 3] THEN 'ok' ELSE 'warn' END,
         format('pgvector %s', e.extversion)
@@ -112,9 +112,9 @@ AS $$
     WHERE c.relnamespace = 'loracomp'::regnamespace AND c.reloptions && '{autovacuum_enabled=false,autovacuum_enabled=off}'
 $$;
 COMMENT ON FUNCTION loracomp.check_server IS
-'Whether the server is fit: pgvector, durability, snapshots that keep dead rows, bloat, autovacuum.';
+'Checks of the server: pgvector''s version, durability, old snapshots, bloat, autovacuum.';
 
--- Reads only: whether the four roles may do what they should and no more, and whose login lacks a limit.
+-- Reads only: whether the four roles have exactly the right privileges, and which analysts' logins lack limits.
 CREATE FUNCTION loracomp.check_roles()
 RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
@@ -187,7 +187,7 @@ AS $$
         UNION ALL
         SELECT 'an index on ' || a.name FROM pg_index AS i
         WHERE i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey)
-            -- It begins with the submitter, who is always given.
+            -- An index that begins with submitted_by is safe, because queries of submitters always give it.
             AND i.indexrelid <> 'loracomp.idempotency_key_was_used_before'::regclass
     ) AS w (what)
     UNION ALL
@@ -203,16 +203,16 @@ AS $$
                 0, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
             ) AND c.setting ~ '^statement_timeout=' AND c.setting !~ '^statement_timeout=0(ms|s|min)?$'
         )
-        -- What the server's configuration sets holds for all.
+        -- A limit in the server's configuration holds for all logins.
         AND NOT EXISTS (
             SELECT FROM pg_settings AS s
             WHERE s.name = 'statement_timeout' AND s.source = 'configuration file' AND s.reset_val <> '0'
         )
 $$;
 COMMENT ON FUNCTION loracomp.check_roles IS
-'Whether roles and grants are as they should be, and which analysts'' queries have no end.';
+'Checks of roles and grants, and of which analysts'' logins have no limit on the length of a query.';
 
--- Reads only: whether models, encoder, adapters and examples are there and whole.
+-- Reads only: whether base models, encoder, adapters and examples exist and are complete.
 CREATE FUNCTION loracomp.check_registry()
 RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
@@ -255,9 +255,9 @@ AS $$
         AND NOT EXISTS (SELECT FROM example_embedding AS e WHERE e.task_id = t.id)
 $$;
 COMMENT ON FUNCTION loracomp.check_registry IS
-'Whether models, encoder, adapters and examples are there and whole; the hash of every adapter is computed.';
+'Whether base models, encoder, adapters and examples exist and are complete; the hash of every adapter is computed.';
 
--- Reads only: leases that ran out, jobs that nobody takes, workers that are gone, reports that are old.
+-- Reads only: expired leases, jobs that no worker takes, workers that stopped reporting, old reports.
 CREATE FUNCTION loracomp.check_queue()
 RETURNS TABLE (check_name text, status text, detail text)
 LANGUAGE sql STABLE
@@ -273,7 +273,7 @@ AS $$
     FROM (
         SELECT count(*) AS jobs,
             coalesce(round(extract(EPOCH FROM max(now() - greatest(j.run_at, j.created_at)))), 0) AS oldest_s
-        -- Either way, so that each has its index.
+        -- One branch for each case, so that each can use its index.
         FROM job AS j WHERE j.status = 'queued' AND (j.scheduled OR NOT j.scheduled) AND j.run_at <= now()
     ) AS q
     UNION ALL
@@ -305,4 +305,4 @@ AS $$
         AND r.refreshed_at < (SELECT max(j.finished_at) FROM job AS j WHERE j.finished_at IS NOT NULL)
 $$;
 COMMENT ON FUNCTION loracomp.check_queue IS
-'Whether jobs are answered: leases, due jobs, workers alive and of one version, reports up to date.';
+'Checks that jobs are answered: leases, due jobs, workers that are alive and of the same version, age of reports.';

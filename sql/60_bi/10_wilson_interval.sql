@@ -1,4 +1,4 @@
--- Computes only. Wilson's score interval, which holds for small n and for shares near 0 and 1, at z = 1.959964.
+-- Reads no table. Wilson's score interval, which is valid for small n and for shares near 0 and 1; z = 1.959964.
 CREATE FUNCTION bi.wilson_interval(hits bigint, n bigint, OUT low double precision, OUT high double precision)
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -10,4 +10,4 @@ FROM (
     FROM (SELECT nullif(n, 0)::double precision, hits::double precision / nullif(n, 0), 3.841459) AS r (n, p, z2)
 ) AS s;
 END;
-COMMENT ON FUNCTION bi.wilson_interval IS '95 % confidence interval of a share of hits among n; 0 to 1 where n is 0.';
+COMMENT ON FUNCTION bi.wilson_interval IS '95 % confidence interval of the share hits / n (Wilson''s score interval); 0 to 1 if n is 0.';

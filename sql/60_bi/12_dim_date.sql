@@ -13,7 +13,7 @@ SELECT
     to_char(d.day, 'FMDay') AS weekday_name,
     extract(ISODOW FROM d.day) >= 6 AS is_weekend
 FROM (
-    -- By the two indexes that know the oldest: no scan.
+    -- Two indexes give the first job's created_at and the earliest finished_at without a scan of the table.
     SELECT least(
         (SELECT j.created_at FROM loracomp.job AS j ORDER BY j.id LIMIT 1),
         (SELECT min(j.finished_at) FROM loracomp.job AS j),
@@ -23,14 +23,14 @@ FROM (
 CROSS JOIN LATERAL generate_series(date_trunc('day', f.first), now() AT TIME ZONE 'UTC', '1 day') AS d (day);
 COMMENT ON VIEW bi.dim_date IS
 'Dimension: a row for every day from the first job to today, in UTC. Facts join it by day.';
-COMMENT ON COLUMN bi.dim_date.day IS 'The day. Key.';
-COMMENT ON COLUMN bi.dim_date.iso_year IS 'Year that its ISO week belongs to.';
+COMMENT ON COLUMN bi.dim_date.day IS 'Key: the day, in UTC.';
+COMMENT ON COLUMN bi.dim_date.iso_year IS 'Year of iso_week; it can differ from year in the first and last days of a year.';
 COMMENT ON COLUMN bi.dim_date.iso_week IS 'ISO week, 1 to 53; weeks begin on Monday.';
-COMMENT ON COLUMN bi.dim_date.year IS 'Year.';
-COMMENT ON COLUMN bi.dim_date.quarter IS '1 to 4.';
-COMMENT ON COLUMN bi.dim_date.month IS '1 to 12.';
+COMMENT ON COLUMN bi.dim_date.year IS 'Calendar year.';
+COMMENT ON COLUMN bi.dim_date.quarter IS 'Quarter of the year, 1 to 4.';
+COMMENT ON COLUMN bi.dim_date.month IS 'Month of the year, 1 to 12.';
 COMMENT ON COLUMN bi.dim_date.month_name IS 'English name of the month.';
-COMMENT ON COLUMN bi.dim_date.day_of_month IS '1 to 31.';
-COMMENT ON COLUMN bi.dim_date.weekday IS '1 is Monday, 7 is Sunday.';
+COMMENT ON COLUMN bi.dim_date.day_of_month IS 'Day of the month, 1 to 31.';
+COMMENT ON COLUMN bi.dim_date.weekday IS 'Day of the week: 1 is Monday, 7 is Sunday.';
 COMMENT ON COLUMN bi.dim_date.weekday_name IS 'English name of the weekday.';
-COMMENT ON COLUMN bi.dim_date.is_weekend IS 'Whether it is a Saturday or a Sunday.';
+COMMENT ON COLUMN bi.dim_date.is_weekend IS 'Whether the day is a Saturday or a Sunday.';

@@ -10,10 +10,10 @@ SELECT
 FROM loracomp.task AS t
 CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.dim_task IS
-'Dimension: a row for every task. Facts join it by task, own_task, top_task or nearest_task; a task that was '
-'removed since is in the facts alone, so keep their rows (left join).';
-COMMENT ON COLUMN bi.dim_task.task IS 'Name of the task, or its label where it is hidden from the reader. Key.';
-COMMENT ON COLUMN bi.dim_task.task_id IS 'Number of the task.';
-COMMENT ON COLUMN bi.dim_task.description IS 'What the task asks for; null where the task is hidden from the reader.';
-COMMENT ON COLUMN bi.dim_task.is_restricted IS 'Whether it is retrieved for members of one role alone.';
-COMMENT ON COLUMN bi.dim_task.created_at IS 'When it was made.';
+'Dimension: a row for every task. Facts join it by task, own_task, top_task or nearest_task. Use a left join, because facts '
+'keep the names of tasks that were deleted.';
+COMMENT ON COLUMN bi.dim_task.task IS 'Key: name of the task, or a label if the task is hidden from the reader.';
+COMMENT ON COLUMN bi.dim_task.task_id IS 'Id of the task.';
+COMMENT ON COLUMN bi.dim_task.description IS 'One sentence about what the task asks for; null if the task is hidden from the reader.';
+COMMENT ON COLUMN bi.dim_task.is_restricted IS 'Whether only jobs of one role''s members may use the task.';
+COMMENT ON COLUMN bi.dim_task.created_at IS 'When this row was created.';

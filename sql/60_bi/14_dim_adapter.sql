@@ -27,15 +27,15 @@ INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
 CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.dim_adapter IS
 'Dimension: a row for every version of an adapter. bi.composed_adapter joins it by adapter_id.';
-COMMENT ON COLUMN bi.dim_adapter.adapter_id IS 'Number of this version of the adapter. Key.';
+COMMENT ON COLUMN bi.dim_adapter.adapter_id IS 'Key: id of this version of the adapter.';
 COMMENT ON COLUMN bi.dim_adapter.adapter IS
-'Name of the adapter, or its label where its task is hidden from the reader.';
-COMMENT ON COLUMN bi.dim_adapter.label IS 'Name and version in one, such as rte@2.';
-COMMENT ON COLUMN bi.dim_adapter.task IS 'Task that it was trained for.';
-COMMENT ON COLUMN bi.dim_adapter.family IS 'Kind of that task.';
-COMMENT ON COLUMN bi.dim_adapter.base_model IS 'Frozen language model that it belongs to.';
-COMMENT ON COLUMN bi.dim_adapter.target_module_count IS 'Modules of the base model that it changes.';
+'Name of the adapter, or a label if its task is hidden from the reader.';
+COMMENT ON COLUMN bi.dim_adapter.label IS 'Name and version of the adapter, such as rte@2.';
+COMMENT ON COLUMN bi.dim_adapter.task IS 'Task that the adapter was trained for.';
+COMMENT ON COLUMN bi.dim_adapter.family IS 'Family of the task, such as nli.';
+COMMENT ON COLUMN bi.dim_adapter.base_model IS 'Base model that the adapter was trained for.';
+COMMENT ON COLUMN bi.dim_adapter.target_module_count IS 'Number of the base model''s modules that the adapter changes.';
 COMMENT ON COLUMN bi.dim_adapter.sha256 IS
-'Of its file; traces name it. Null where its task is hidden from the reader.';
-COMMENT ON COLUMN bi.dim_adapter.created_by IS 'Database role that registered it.';
-COMMENT ON COLUMN bi.dim_adapter.created_at IS 'When it was registered.';
+'Sha256 of the adapter''s file, as in traces; null if its task is hidden from the reader.';
+COMMENT ON COLUMN bi.dim_adapter.created_by IS 'Database role that registered the adapter.';
+COMMENT ON COLUMN bi.dim_adapter.created_at IS 'When this row was registered.';

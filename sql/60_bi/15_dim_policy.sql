@@ -22,7 +22,7 @@ SELECT
     p.gain_margin
 FROM loracomp.policy AS p;
 COMMENT ON VIEW bi.dim_policy IS
-'Dimension: a row for every policy, with its settings as they are now; bi.prediction_wide has them as they were. '
+'Dimension: a row for every policy, with its current settings. (bi.prediction_wide has those at the time of each answer.) '
 'Facts join it by policy.';
-COMMENT ON COLUMN bi.dim_policy.policy IS 'Name of the policy. Key.';
-COMMENT ON COLUMN bi.dim_policy.created_at IS 'When it was made.';
+COMMENT ON COLUMN bi.dim_policy.policy IS 'Key: name of the policy.';
+COMMENT ON COLUMN bi.dim_policy.created_at IS 'When this row was created.';

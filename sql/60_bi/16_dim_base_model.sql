@@ -10,6 +10,6 @@ SELECT
     b.is_default,
     b.created_at
 FROM loracomp.base_model AS b;
-COMMENT ON VIEW bi.dim_base_model IS 'Dimension: a row for every frozen language model. Facts join it by base_model.';
-COMMENT ON COLUMN bi.dim_base_model.base_model IS 'Name of the model. Key.';
-COMMENT ON COLUMN bi.dim_base_model.created_at IS 'When it was registered.';
+COMMENT ON VIEW bi.dim_base_model IS 'Dimension: a row for every base model (frozen language model). Facts join it by base_model.';
+COMMENT ON COLUMN bi.dim_base_model.base_model IS 'Key: name of the base model.';
+COMMENT ON COLUMN bi.dim_base_model.created_at IS 'When this row was registered.';

@@ -1,5 +1,5 @@
 -- Reads only, with its owner's rights.
--- From one name to the next by the index on submitted_by: as quick with ten million jobs as with ten.
+-- It jumps through the index on submitted_by from one name to the next, so its time does not depend on the number of jobs.
 CREATE VIEW bi.dim_submitter AS
 WITH RECURSIVE submitter AS (
     (SELECT j.submitted_by FROM loracomp.job AS j ORDER BY j.submitted_by LIMIT 1)
@@ -17,10 +17,10 @@ SELECT
     r.role IS NOT NULL AS role_exists,
     coalesce(pg_has_role(r.role, to_regrole('loracomp_admin'), 'member'), FALSE) AS is_administrator
 FROM submitter AS s
--- No table of the catalogue: an installer who is no superuser could not lock it.
+-- It reads no table of the system catalogue, because an installer who is not a superuser could not lock that.
 CROSS JOIN LATERAL (SELECT to_regrole(quote_ident(s.submitted_by))) AS r (role);
 COMMENT ON VIEW bi.dim_submitter IS
 'Dimension: a row for every database role that has a job. Facts join it by submitted_by.';
-COMMENT ON COLUMN bi.dim_submitter.submitted_by IS 'Name of the role. Key.';
-COMMENT ON COLUMN bi.dim_submitter.role_exists IS 'Whether the role is still there.';
-COMMENT ON COLUMN bi.dim_submitter.is_administrator IS 'Whether it may administer loracomp.';
+COMMENT ON COLUMN bi.dim_submitter.submitted_by IS 'Key: name of the role.';
+COMMENT ON COLUMN bi.dim_submitter.role_exists IS 'Whether the role still exists.';
+COMMENT ON COLUMN bi.dim_submitter.is_administrator IS 'Whether the role is an administrator of loracomp.';

@@ -1,4 +1,4 @@
--- Reads only, with its owner's rights. Of the jobs that are there, and of the workers that were heard of within a day.
+-- Reads only, with its owner's rights: jobs that still exist, and workers that reported within the last day.
 CREATE VIEW bi.dim_worker AS
 SELECT
     coalesce(a.worker, w.worker) AS worker,
@@ -26,14 +26,14 @@ FROM (
 LEFT JOIN loracomp.prediction AS p ON a.latest = p.job_id
 FULL JOIN loracomp.worker_status AS w ON a.worker = w.worker;
 COMMENT ON VIEW bi.dim_worker IS
-'Dimension: a row for every worker process that jobs name or that is alive. Facts join it by worker.';
+'Dimension: a row for every worker process that is named in a job or is alive. Facts join it by worker.';
 COMMENT ON COLUMN bi.dim_worker.worker IS
-'Name of the process: host, process number and a random part, unless it was given one. Key.';
-COMMENT ON COLUMN bi.dim_worker.device IS 'Device and number type of its latest job, such as cpu/bfloat16.';
-COMMENT ON COLUMN bi.dim_worker.code_version IS 'Version of loracomp that answered its latest job.';
-COMMENT ON COLUMN bi.dim_worker.first_at IS 'When it took the first of the jobs.';
-COMMENT ON COLUMN bi.dim_worker.last_at IS 'When it took the last of them.';
-COMMENT ON COLUMN bi.dim_worker.answered IS 'Jobs that it answered.';
-COMMENT ON COLUMN bi.dim_worker.host IS 'Machine that it runs on; null where it was not heard of within a day.';
-COMMENT ON COLUMN bi.dim_worker.base_model IS 'Frozen language model that it serves; null where it was not heard of within a day.';
-COMMENT ON COLUMN bi.dim_worker.status IS 'idle, busy, stopping, stopped, or gone: it has not been heard of for a lease.';
+'Key: name of the worker process; by default host, process id and a random part.';
+COMMENT ON COLUMN bi.dim_worker.device IS 'Device and number type for the worker''s latest job, such as cpu/bfloat16.';
+COMMENT ON COLUMN bi.dim_worker.code_version IS 'Version of loracomp that the worker''s latest job was answered with.';
+COMMENT ON COLUMN bi.dim_worker.first_at IS 'When the worker took the first of its jobs.';
+COMMENT ON COLUMN bi.dim_worker.last_at IS 'When the worker took the last of its jobs.';
+COMMENT ON COLUMN bi.dim_worker.answered IS 'Number of jobs that the worker answered.';
+COMMENT ON COLUMN bi.dim_worker.host IS 'Machine that the worker runs on; null if it has not reported within a day.';
+COMMENT ON COLUMN bi.dim_worker.base_model IS 'Base model that the worker serves; null if the worker has not reported within a day.';
+COMMENT ON COLUMN bi.dim_worker.status IS 'idle, busy, stopping, stopped, or gone (no report for the length of a lease).';

@@ -1,10 +1,10 @@
 -- Jobs that ended.
---   prediction_wide             with what the dimensions say, for tools that don't join
---     prediction                the fact
+--   prediction_wide             prediction joined with its dimensions, for tools that can't join
+--     prediction                the fact table
 
--- Reads only. Views of bi run with their owner's rights and hold no prompt, choice, answer, error text or tag: an
--- analyst sees every job's numbers and nobody's words. Tasks whose reader_role the reader is no member of have a label. Plain
--- types only: BI tools stumble over the others.
+-- Reads only. Views of bi run with their owner's rights and contain no prompt, choice, answer, error text or tag: analysts see
+-- numbers of all jobs and no texts. A task is shown by a label if the reader is no member of its reader_role. Only simple types,
+-- because BI tools can't handle others.
 CREATE VIEW bi.prediction AS
 SELECT
     j.id AS job_id,
@@ -61,37 +61,37 @@ CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
 WHERE j.finished_at IS NOT NULL AND j.kind <> 'measure';
 COMMENT ON VIEW bi.prediction IS
-'Fact: a row for every job that ended, but those that measure adapters, with what is known of its answer in numbers and names. No prompts, no answers.';
+'Fact: a row for every job that ended, except kind measure, with numbers and names about its answer. No prompts, no answers.';
 COMMENT ON COLUMN bi.prediction.job_id IS 'Number of the job; joins with bi.composed_adapter.';
 COMMENT ON COLUMN bi.prediction.status IS 'succeeded, failed or cancelled.';
-COMMENT ON COLUMN bi.prediction.kind IS 'predict: an answer was asked. route: the weights alone.';
+COMMENT ON COLUMN bi.prediction.kind IS 'predict: the job was answered. route: only routing weights were computed.';
 COMMENT ON COLUMN bi.prediction.submitted_by IS 'Database role that submitted the job.';
-COMMENT ON COLUMN bi.prediction.evaluation IS 'Evaluation that the job belongs to; null for everyday jobs.';
-COMMENT ON COLUMN bi.prediction.own_task IS 'Task that the job comes from; known for evaluations only.';
+COMMENT ON COLUMN bi.prediction.evaluation IS 'Name of the evaluation that the job belongs to; null for other jobs.';
+COMMENT ON COLUMN bi.prediction.own_task IS 'Task of the example that the job was made from; only known for evaluations.';
 COMMENT ON COLUMN bi.prediction.example_id IS
-'Number of the row that it asks: the same under each policy; known for evaluations only.';
-COMMENT ON COLUMN bi.prediction.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: retrieval, or a control such as random or base.';
+'Id of the example that the job was made from, the same for all policies; only known for evaluations.';
+COMMENT ON COLUMN bi.prediction.policy IS 'Name of the policy: the settings of routing and merging.';
+COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: by retrieval, or by a control such as random or base.';
 COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, cat, ties, magnitude_prune, dare_*.';
-COMMENT ON COLUMN bi.prediction.base_model IS 'Frozen language model that answered, or was asked for.';
-COMMENT ON COLUMN bi.prediction.choice_count IS 'Choices that were offered; null where text was generated.';
-COMMENT ON COLUMN bi.prediction.choice_index IS '1-based place of the chosen one.';
-COMMENT ON COLUMN bi.prediction.is_correct IS 'Whether the answer was the expected one; null where none is known.';
-COMMENT ON COLUMN bi.prediction.nearest_task IS 'Task of the most similar training example.';
-COMMENT ON COLUMN bi.prediction.nearest_similarity IS 'Its cosine similarity to the job''s text, -1 to 1.';
-COMMENT ON COLUMN bi.prediction.example_count IS 'Training examples that were retrieved.';
-COMMENT ON COLUMN bi.prediction.top_task IS 'Most probable task.';
-COMMENT ON COLUMN bi.prediction.top_probability IS 'Its probability, 0 to 1.';
-COMMENT ON COLUMN bi.prediction.adapter_count IS 'Adapters that were composed; 0 where the base model answered alone.';
-COMMENT ON COLUMN bi.prediction.composition IS 'Their tasks and weights in short, such as rte 0.62 + mnli 0.38.';
+COMMENT ON COLUMN bi.prediction.base_model IS 'Base model that answered, or that the job asked for.';
+COMMENT ON COLUMN bi.prediction.choice_count IS 'Number of choices; null if text was generated.';
+COMMENT ON COLUMN bi.prediction.choice_index IS 'Index of the chosen answer among the choices, from 1.';
+COMMENT ON COLUMN bi.prediction.is_correct IS 'Whether the answer was right; null if the right answer is not known.';
+COMMENT ON COLUMN bi.prediction.nearest_task IS 'Task of the train example that is most similar to the job.';
+COMMENT ON COLUMN bi.prediction.nearest_similarity IS 'Cosine similarity of the most similar train example to the job, -1 to 1.';
+COMMENT ON COLUMN bi.prediction.example_count IS 'Number of train examples that were retrieved.';
+COMMENT ON COLUMN bi.prediction.top_task IS 'The most probable task.';
+COMMENT ON COLUMN bi.prediction.top_probability IS 'Probability of top_task, 0 to 1.';
+COMMENT ON COLUMN bi.prediction.adapter_count IS 'Number of adapters that were composed; 0 if the base model answered alone.';
+COMMENT ON COLUMN bi.prediction.composition IS 'Tasks and weights of the composed adapters, such as rte 0.62 + mnli 0.38.';
 COMMENT ON COLUMN bi.prediction.norm_ratio IS
-'Size of the composed change over that of the exact weighted sum: 1 is as strong; null for the base model alone.';
+'Norm of the merged weight change divided by that of the exact weighted sum; 1 means equal; null for the base model alone.';
 COMMENT ON COLUMN bi.prediction.cosine IS
-'Cosine between the composed change and the exact weighted sum: 1 is the same direction; null for the base model alone.';
-COMMENT ON COLUMN bi.prediction.attempts IS 'Attempts that it took.';
-COMMENT ON COLUMN bi.prediction.error_code IS 'Short name of the error that ended it, or cancelled.';
+'Cosine between the merged weight change and the exact weighted sum; 1: the same direction; null for the base model alone.';
+COMMENT ON COLUMN bi.prediction.attempts IS 'Number of attempts of the job.';
+COMMENT ON COLUMN bi.prediction.error_code IS 'Short name of the error that ended the job, or cancelled.';
 COMMENT ON COLUMN bi.prediction.worker IS 'Worker process that answered, or held the job last.';
-COMMENT ON COLUMN bi.prediction.batch_size IS 'Jobs that were answered together.';
+COMMENT ON COLUMN bi.prediction.batch_size IS 'Number of jobs that were answered together.';
 COMMENT ON COLUMN bi.prediction.claim_ms IS 'Milliseconds that claiming the batch took.';
 COMMENT ON COLUMN bi.prediction.encode_ms IS 'Milliseconds that embedding the batch''s texts took.';
 COMMENT ON COLUMN bi.prediction.route_ms IS 'Milliseconds that routing the batch took.';
@@ -100,14 +100,14 @@ COMMENT ON COLUMN bi.prediction.ready_ms IS 'Milliseconds that the prepared batc
 COMMENT ON COLUMN bi.prediction.compose_ms IS 'Milliseconds that composing the batch''s adapters took.';
 COMMENT ON COLUMN bi.prediction.predict_ms IS 'Milliseconds that predicting the batch took.';
 COMMENT ON COLUMN bi.prediction.record_ms IS 'Milliseconds from the batch''s answers until they were written.';
-COMMENT ON COLUMN bi.prediction.wait_s IS 'Seconds from when it could start to its last attempt''s start.';
-COMMENT ON COLUMN bi.prediction.latency_s IS 'Seconds from when it could start to its end.';
-COMMENT ON COLUMN bi.prediction.created_at IS 'When it was submitted.';
-COMMENT ON COLUMN bi.prediction.finished_at IS 'When it ended.';
-COMMENT ON COLUMN bi.prediction.day IS 'Day on which it ended, in UTC; joins with bi.dim_date.';
+COMMENT ON COLUMN bi.prediction.wait_s IS 'Seconds from the time when the job could start to the start of its last attempt.';
+COMMENT ON COLUMN bi.prediction.latency_s IS 'Seconds from the time when the job could start to its end.';
+COMMENT ON COLUMN bi.prediction.created_at IS 'When the job was submitted.';
+COMMENT ON COLUMN bi.prediction.finished_at IS 'When the job ended.';
+COMMENT ON COLUMN bi.prediction.day IS 'Day in UTC on which the job ended; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.prediction.compute_s IS
-'Its part of the seconds that its batch took to encode, route and predict.';
-COMMENT ON COLUMN bi.prediction.as_of IS 'Up to when it counts: now, for it is live.';
+'The job''s share of the seconds that its batch took from encoding to prediction.';
+COMMENT ON COLUMN bi.prediction.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.prediction_wide AS
@@ -186,17 +186,17 @@ LEFT JOIN bi.dim_task AS t ON p.top_task = t.task
 LEFT JOIN bi.dim_base_model AS b ON p.base_model = b.base_model
 LEFT JOIN bi.dim_submitter AS s ON p.submitted_by = s.submitted_by;
 COMMENT ON VIEW bi.prediction_wide IS
-'bi.prediction with what its dimensions say: one wide row a job, for tools that don''t join.';
-COMMENT ON COLUMN bi.prediction_wide.year IS 'Year of that day.';
-COMMENT ON COLUMN bi.prediction_wide.quarter IS 'Quarter, 1 to 4.';
-COMMENT ON COLUMN bi.prediction_wide.month IS 'Month, 1 to 12.';
+'bi.prediction joined with its dimensions: one wide row for each job, for tools that can''t join.';
+COMMENT ON COLUMN bi.prediction_wide.year IS 'Year of day.';
+COMMENT ON COLUMN bi.prediction_wide.quarter IS 'Quarter of day, 1 to 4.';
+COMMENT ON COLUMN bi.prediction_wide.month IS 'Month of day, 1 to 12.';
 COMMENT ON COLUMN bi.prediction_wide.own_family IS
-'Kind of the task that the job comes from; known for evaluations only.';
-COMMENT ON COLUMN bi.prediction_wide.top_family IS 'Kind of the most probable task.';
-COMMENT ON COLUMN bi.prediction_wide.k IS 'Training examples to retrieve, as the policy said then.';
-COMMENT ON COLUMN bi.prediction_wide.routing_temperature IS 'Of the softmax over similarities, as the policy said then.';
-COMMENT ON COLUMN bi.prediction_wide.routing_top_p IS 'Probability that the nucleus had to reach.';
-COMMENT ON COLUMN bi.prediction_wide.max_adapters IS 'Adapters in the mix at most.';
-COMMENT ON COLUMN bi.prediction_wide.weighting IS 'similarity: by probability. uniform: all alike.';
-COMMENT ON COLUMN bi.prediction_wide.density IS 'Share of entries that ties, magnitude_prune and dare_* kept.';
-COMMENT ON COLUMN bi.prediction_wide.submitter_is_administrator IS 'Whether its submitter may administer loracomp.';
+'Family of own_task, such as nli; only known for evaluations.';
+COMMENT ON COLUMN bi.prediction_wide.top_family IS 'Family of top_task, such as nli.';
+COMMENT ON COLUMN bi.prediction_wide.k IS 'Setting of the policy at that time: number of train examples to retrieve.';
+COMMENT ON COLUMN bi.prediction_wide.routing_temperature IS 'Setting of the policy at that time: temperature of the softmax over similarities.';
+COMMENT ON COLUMN bi.prediction_wide.routing_top_p IS 'Setting of the policy at that time: tasks were kept until their probabilities added up to this.';
+COMMENT ON COLUMN bi.prediction_wide.max_adapters IS 'Setting of the policy at that time: most adapters in a composition.';
+COMMENT ON COLUMN bi.prediction_wide.weighting IS 'Setting of the policy at that time: weights by probability (similarity), equal (uniform) or by expected gain (measured).';
+COMMENT ON COLUMN bi.prediction_wide.density IS 'Setting of the policy at that time: share of elements that ties, magnitude_prune and dare_* keep.';
+COMMENT ON COLUMN bi.prediction_wide.submitter_is_administrator IS 'Whether the submitter is an administrator of loracomp.';

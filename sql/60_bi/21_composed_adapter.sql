@@ -1,6 +1,6 @@
 -- Adapters that took part in answers.
---   composed_adapter_wide       with what the dimensions say, for tools that don't join
---     composed_adapter          the fact
+--   composed_adapter_wide       composed_adapter joined with its dimensions, for tools that can't join
+--     composed_adapter          the fact table
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.composed_adapter AS
@@ -24,19 +24,19 @@ CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_ids, p.adapter_weights)
 WITH ORDINALITY AS x (task, adapter_id, weight, place)
 LEFT JOIN loracomp.adapter AS a ON x.adapter_id = a.id;
 COMMENT ON VIEW bi.composed_adapter IS 'Fact: a row for every adapter that took part in an answer.';
-COMMENT ON COLUMN bi.composed_adapter.job_id IS 'Number of the job; joins with bi.prediction.';
-COMMENT ON COLUMN bi.composed_adapter.place IS '1 is the heaviest adapter of the job.';
+COMMENT ON COLUMN bi.composed_adapter.job_id IS 'Id of the job; joins with bi.prediction.';
+COMMENT ON COLUMN bi.composed_adapter.place IS 'Rank of the adapter by weight in its job; 1 has the largest weight.';
 COMMENT ON COLUMN bi.composed_adapter.task IS 'Task that the adapter was trained for.';
-COMMENT ON COLUMN bi.composed_adapter.adapter_id IS 'Number of the adapter.';
-COMMENT ON COLUMN bi.composed_adapter.adapter IS 'Its name; null where it was removed since.';
-COMMENT ON COLUMN bi.composed_adapter.version IS 'Its version; null where it was removed since.';
-COMMENT ON COLUMN bi.composed_adapter.weight IS 'Its weight, 0 to 1; the weights of a job sum to 1.';
-COMMENT ON COLUMN bi.composed_adapter.base_model IS 'Frozen language model that it was composed into.';
-COMMENT ON COLUMN bi.composed_adapter.policy IS 'Name of the settings of routing and merging.';
+COMMENT ON COLUMN bi.composed_adapter.adapter_id IS 'Id of the adapter.';
+COMMENT ON COLUMN bi.composed_adapter.adapter IS 'Name of the adapter; null if it was deleted.';
+COMMENT ON COLUMN bi.composed_adapter.version IS 'Version of the adapter; null if it was deleted.';
+COMMENT ON COLUMN bi.composed_adapter.weight IS 'Weight of the adapter, 0 to 1; the weights of a job sum to 1.';
+COMMENT ON COLUMN bi.composed_adapter.base_model IS 'Base model that the adapter was used with.';
+COMMENT ON COLUMN bi.composed_adapter.policy IS 'Name of the policy: the settings of routing and merging.';
 COMMENT ON COLUMN bi.composed_adapter.strategy IS 'How the job''s adapters were merged.';
 COMMENT ON COLUMN bi.composed_adapter.finished_at IS 'When the job was answered.';
-COMMENT ON COLUMN bi.composed_adapter.day IS 'Day of the answer, in UTC; joins with bi.dim_date.';
-COMMENT ON COLUMN bi.composed_adapter.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON COLUMN bi.composed_adapter.day IS 'Day in UTC on which the job was answered; joins with bi.dim_date.';
+COMMENT ON COLUMN bi.composed_adapter.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.composed_adapter_wide AS
@@ -71,11 +71,11 @@ LEFT JOIN loracomp.prediction AS p ON c.job_id = p.job_id
 LEFT JOIN bi.dim_adapter AS a ON c.adapter_id = a.adapter_id
 LEFT JOIN bi.dim_task AS t ON c.task = t.task;
 COMMENT ON VIEW bi.composed_adapter_wide IS
-'bi.composed_adapter with what its dimensions and its job say: one wide row an adapter of an answer.';
-COMMENT ON COLUMN bi.composed_adapter_wide.family IS 'Kind of that task.';
-COMMENT ON COLUMN bi.composed_adapter_wide.adapter_status IS 'staged, active or retired, as it is now.';
-COMMENT ON COLUMN bi.composed_adapter_wide.evaluation IS 'Evaluation that the job belongs to; null for everyday jobs.';
+'bi.composed_adapter joined with its dimensions and its job: one wide row for each adapter of each answer.';
+COMMENT ON COLUMN bi.composed_adapter_wide.family IS 'Family of the task, such as nli.';
+COMMENT ON COLUMN bi.composed_adapter_wide.adapter_status IS 'Current status of the adapter: staged, active or retired.';
+COMMENT ON COLUMN bi.composed_adapter_wide.evaluation IS 'Name of the evaluation that the job belongs to; null for other jobs.';
 COMMENT ON COLUMN bi.composed_adapter_wide.submitted_by IS 'Database role that submitted the job.';
-COMMENT ON COLUMN bi.composed_adapter_wide.own_task IS 'Task that the job comes from; known for evaluations only.';
-COMMENT ON COLUMN bi.composed_adapter_wide.adapter_count IS 'Adapters that the job''s answer was composed of.';
-COMMENT ON COLUMN bi.composed_adapter_wide.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON COLUMN bi.composed_adapter_wide.own_task IS 'Task of the example that the job was made from; only known for evaluations.';
+COMMENT ON COLUMN bi.composed_adapter_wide.adapter_count IS 'Number of adapters that were composed for the job.';
+COMMENT ON COLUMN bi.composed_adapter_wide.as_of IS 'Time of the data: the time of the query, because the view is live.';

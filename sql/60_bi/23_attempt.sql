@@ -1,5 +1,5 @@
--- Reads only, with its owner's rights. As loracomp.job_attempt, which runs with its reader's. An administrator's
--- reason is somebody's words, an error code is not.
+-- Reads only, with its owner's rights (loracomp.job_attempt shows the same with the reader's rights). It shows error codes but
+-- not the reasons that administrators wrote, because these are texts.
 CREATE VIEW bi.attempt AS
 SELECT
     a.job_id,
@@ -36,21 +36,21 @@ FROM (
 ) AS a
 LEFT JOIN loracomp.job AS j ON a.job_id = j.id
 WHERE a.new_status = 'running';
-COMMENT ON VIEW bi.attempt IS 'Fact: a row for every time that a worker took a job, and how it ended.';
-COMMENT ON COLUMN bi.attempt.job_id IS 'Number of the job; joins with bi.prediction.';
+COMMENT ON VIEW bi.attempt IS 'Fact: a row for every attempt (a worker took a job), and how the attempt ended.';
+COMMENT ON COLUMN bi.attempt.job_id IS 'Id of the job; joins with bi.prediction.';
 COMMENT ON COLUMN bi.attempt.attempt IS
-'The job''s count of attempts then; an attempt that was given back is counted again.';
-COMMENT ON COLUMN bi.attempt.worker IS 'Worker process that took it.';
+'Value of the job''s attempts then; if an attempt was given back, the next one has the same number.';
+COMMENT ON COLUMN bi.attempt.worker IS 'Worker process that took the job.';
 COMMENT ON COLUMN bi.attempt.outcome IS
 'succeeded, failed, cancelled, running, deleted; or given back: released, to be retried, or its lease ran out.';
 COMMENT ON COLUMN bi.attempt.error_code IS
-'Short name of what ended it, or released; null where it was answered, cancelled or runs.';
-COMMENT ON COLUMN bi.attempt.submitted_by IS 'Database role that submitted the job; null where the job was erased.';
-COMMENT ON COLUMN bi.attempt.policy IS 'Name of the settings of routing and merging; null where the job was erased.';
-COMMENT ON COLUMN bi.attempt.base_model IS 'Frozen language model that the job asked for; null where it was erased.';
-COMMENT ON COLUMN bi.attempt.evaluation IS 'Evaluation that the job belongs to; null for everyday jobs.';
+'Short name of the error that ended the attempt, or released; null if the job was answered, was cancelled or is running.';
+COMMENT ON COLUMN bi.attempt.submitted_by IS 'Database role that submitted the job; null if the job was erased.';
+COMMENT ON COLUMN bi.attempt.policy IS 'Name of the job''s policy; null if the job was erased.';
+COMMENT ON COLUMN bi.attempt.base_model IS 'Base model that the job asked for; null if the job was erased.';
+COMMENT ON COLUMN bi.attempt.evaluation IS 'Name of the evaluation that the job belongs to; null for other jobs.';
 COMMENT ON COLUMN bi.attempt.duration_s IS 'Seconds that the attempt took; null while it runs.';
-COMMENT ON COLUMN bi.attempt.day IS 'Day on which it began, in UTC; joins with bi.dim_date.';
-COMMENT ON COLUMN bi.attempt.started_at IS 'When it began.';
-COMMENT ON COLUMN bi.attempt.ended_at IS 'When it ended; null while it runs.';
-COMMENT ON COLUMN bi.attempt.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON COLUMN bi.attempt.day IS 'Day in UTC on which the attempt began; joins with bi.dim_date.';
+COMMENT ON COLUMN bi.attempt.started_at IS 'When the attempt began.';
+COMMENT ON COLUMN bi.attempt.ended_at IS 'When the attempt ended; null while it runs.';
+COMMENT ON COLUMN bi.attempt.as_of IS 'Time of the data: the time of the query, because the view is live.';

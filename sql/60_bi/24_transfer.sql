@@ -35,20 +35,20 @@ INNER JOIN loracomp.task AS t ON g.task_id = t.id
 INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
 CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.transfer IS
-'What each adapter is worth on each task: a row for every adapter version and task whose examples it was measured on.';
-COMMENT ON COLUMN bi.transfer.adapter_id IS 'Number of this version of the adapter; joins with bi.dim_adapter.';
+'How much each adapter improves answers on each task: a row for every adapter version and task that was measured.';
+COMMENT ON COLUMN bi.transfer.adapter_id IS 'Id of this version of the adapter; joins with bi.dim_adapter.';
 COMMENT ON COLUMN bi.transfer.adapter IS
-'Its name and version, such as rte@2, or its label where its task is hidden from the reader.';
-COMMENT ON COLUMN bi.transfer.adapter_task IS 'Task that it was trained for.';
-COMMENT ON COLUMN bi.transfer.adapter_status IS 'staged, active or retired.';
-COMMENT ON COLUMN bi.transfer.base_model IS 'Frozen language model that it belongs to.';
-COMMENT ON COLUMN bi.transfer.task IS 'Task of the examples.';
-COMMENT ON COLUMN bi.transfer.family IS 'Kind of that task.';
-COMMENT ON COLUMN bi.transfer.n IS 'Examples that it was measured on; it has learnt from none of them.';
+'Name and version of the adapter, such as rte@2, or a label if its task is hidden from the reader.';
+COMMENT ON COLUMN bi.transfer.adapter_task IS 'Task that the adapter was trained for.';
+COMMENT ON COLUMN bi.transfer.adapter_status IS 'Current status of the adapter: staged, active or retired.';
+COMMENT ON COLUMN bi.transfer.base_model IS 'Base model that the adapter was trained for.';
+COMMENT ON COLUMN bi.transfer.task IS 'Task of the measured examples.';
+COMMENT ON COLUMN bi.transfer.family IS 'Family of the task, such as nli.';
+COMMENT ON COLUMN bi.transfer.n IS 'Number of measured examples; the adapter was trained on none of them.';
 COMMENT ON COLUMN bi.transfer.mean_gain IS
 'Mean gain: log-probability of the right answer under the adapter minus the base model''s, in nats.';
-COMMENT ON COLUMN bi.transfer.standard_error IS 'Of mean_gain; null for one example.';
-COMMENT ON COLUMN bi.transfer.accuracy IS 'Share of the examples with choices that it has right; null where none has choices.';
-COMMENT ON COLUMN bi.transfer.base_accuracy IS 'The same of the base model alone, on the same examples.';
-COMMENT ON COLUMN bi.transfer.measured_at IS 'When one of them was measured last.';
-COMMENT ON COLUMN bi.transfer.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON COLUMN bi.transfer.standard_error IS 'Standard error of mean_gain; null if n is 1.';
+COMMENT ON COLUMN bi.transfer.accuracy IS 'Share of examples that the adapter answers right, among those with choices; null if none has choices.';
+COMMENT ON COLUMN bi.transfer.base_accuracy IS 'Share of the same examples that the base model alone answers right.';
+COMMENT ON COLUMN bi.transfer.measured_at IS 'Time of the newest of these measurements.';
+COMMENT ON COLUMN bi.transfer.as_of IS 'Time of the data: the time of the query, because the view is live.';

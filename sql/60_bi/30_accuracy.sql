@@ -1,11 +1,11 @@
--- How often answers were the expected ones.
+-- How often answers were right.
 --   bi.accuracy                 by evaluation, task and policy
 --   bi.accuracy_by_day
 --     each: wilson_interval, task_mask
---     loracomp.accuracy_by_day  what both rest on: the jobs that are here, and the days of those that were purged
+--     loracomp.accuracy_by_day  both read it: jobs that still exist, and stored sums of purged jobs
 
--- Reads only. It holds the names of hidden tasks, which views of bi mask. A job's day is in both parts, so that a condition
--- on it reaches them.
+-- Reads only. It contains the names of hidden tasks, which views of bi replace by labels. Both parts have the column day, so
+-- that a condition on it is applied inside them.
 CREATE VIEW loracomp.accuracy_by_day AS
 SELECT
     c.day,
@@ -43,17 +43,17 @@ FROM (
     WHERE d.asked > 0
 ) AS c
 GROUP BY c.day, c.evaluation, c.own_task, c.policy, c.base_model;
-COMMENT ON VIEW loracomp.accuracy_by_day IS 'What bi.accuracy_by_day rests on.';
+COMMENT ON VIEW loracomp.accuracy_by_day IS 'Accuracy by day with unmasked task names; bi.accuracy_by_day reads it.';
 COMMENT ON COLUMN loracomp.accuracy_by_day.day IS 'Day on which the jobs ended, in UTC.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.evaluation IS 'Named set of jobs; null outside of one.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.own_task IS 'Task that the jobs come from.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.asked IS 'Jobs that ended, failed and cancelled ones too.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.n IS 'Those that were answered.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.correct IS 'Answers that were the expected ones, to the letter.';
+COMMENT ON COLUMN loracomp.accuracy_by_day.evaluation IS 'Name of the evaluation; null for other jobs.';
+COMMENT ON COLUMN loracomp.accuracy_by_day.own_task IS 'Task of the examples that the jobs were made from.';
+COMMENT ON COLUMN loracomp.accuracy_by_day.policy IS 'Name of the policy: the settings of routing and merging.';
+COMMENT ON COLUMN loracomp.accuracy_by_day.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN loracomp.accuracy_by_day.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
+COMMENT ON COLUMN loracomp.accuracy_by_day.n IS 'Number of jobs that were answered.';
+COMMENT ON COLUMN loracomp.accuracy_by_day.correct IS 'Number of answers that equal the expected answer exactly.';
 
--- Reads only, with its owner's rights. Failed jobs count as asked and not as answered, so that nobody is misled.
+-- Reads only, with its owner's rights. A failed job counts in asked but not in n, so that failures stay visible.
 CREATE VIEW bi.accuracy AS
 SELECT
     c.evaluation,
@@ -81,20 +81,20 @@ FROM (
 ) AS c
 CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
-COMMENT ON VIEW bi.accuracy IS 'How often answers were the expected ones, by evaluation, task and policy.';
-COMMENT ON COLUMN bi.accuracy.evaluation IS 'Named set of jobs; null for jobs with an expected answer outside of one.';
-COMMENT ON COLUMN bi.accuracy.own_task IS 'Task that the jobs come from.';
-COMMENT ON COLUMN bi.accuracy.policy IS 'Name of the settings of routing and merging; controls are policies too.';
-COMMENT ON COLUMN bi.accuracy.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN bi.accuracy.asked IS 'Jobs that ended, failed and cancelled ones too.';
-COMMENT ON COLUMN bi.accuracy.n IS 'Those that were answered.';
-COMMENT ON COLUMN bi.accuracy.correct IS 'Answers that were the expected ones, to the letter.';
+COMMENT ON VIEW bi.accuracy IS 'How often answers were right, by evaluation, task and policy.';
+COMMENT ON COLUMN bi.accuracy.evaluation IS 'Name of the evaluation; null for other jobs whose right answer is known.';
+COMMENT ON COLUMN bi.accuracy.own_task IS 'Task of the examples that the jobs were made from.';
+COMMENT ON COLUMN bi.accuracy.policy IS 'Name of the policy: the settings of routing and merging. Controls such as base are policies too.';
+COMMENT ON COLUMN bi.accuracy.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN bi.accuracy.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
+COMMENT ON COLUMN bi.accuracy.n IS 'Number of jobs that were answered.';
+COMMENT ON COLUMN bi.accuracy.correct IS 'Number of answers that equal the expected answer exactly.';
 COMMENT ON COLUMN bi.accuracy.accuracy IS 'correct / n, 0 to 1.';
-COMMENT ON COLUMN bi.accuracy.accuracy_low IS 'Lower end of its 95 % confidence interval (Wilson).';
-COMMENT ON COLUMN bi.accuracy.accuracy_high IS 'Upper end of that interval.';
-COMMENT ON COLUMN bi.accuracy.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON COLUMN bi.accuracy.accuracy_low IS 'Lower end of the 95 % confidence interval (Wilson).';
+COMMENT ON COLUMN bi.accuracy.accuracy_high IS 'Upper end of the 95 % confidence interval.';
+COMMENT ON COLUMN bi.accuracy.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
--- Reads only, with its owner's rights. Failed jobs count as asked and not as answered.
+-- Reads only, with its owner's rights. A failed job counts in asked but not in n.
 CREATE VIEW bi.accuracy_by_day AS
 SELECT
     c.day,
@@ -112,18 +112,18 @@ SELECT
 FROM loracomp.accuracy_by_day AS c
 CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
-COMMENT ON VIEW bi.accuracy_by_day IS 'How often answers were the expected ones, by task, policy and day.';
+COMMENT ON VIEW bi.accuracy_by_day IS 'How often answers were right, by task, policy and day.';
 COMMENT ON COLUMN bi.accuracy_by_day.day IS 'Day on which the jobs ended, in UTC.';
 COMMENT ON COLUMN bi.accuracy_by_day.evaluation IS
-'Named set of jobs; null for jobs with an expected answer outside of one.';
-COMMENT ON COLUMN bi.accuracy_by_day.own_task IS 'Task that the jobs come from.';
+'Name of the evaluation; null for other jobs whose right answer is known.';
+COMMENT ON COLUMN bi.accuracy_by_day.own_task IS 'Task of the examples that the jobs were made from.';
 COMMENT ON COLUMN bi.accuracy_by_day.policy IS
-'Name of the settings of routing and merging; controls are policies too.';
-COMMENT ON COLUMN bi.accuracy_by_day.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN bi.accuracy_by_day.asked IS 'Jobs that ended, failed and cancelled ones too.';
-COMMENT ON COLUMN bi.accuracy_by_day.n IS 'Those that were answered.';
-COMMENT ON COLUMN bi.accuracy_by_day.correct IS 'Answers that were the expected ones, to the letter.';
-COMMENT ON COLUMN bi.accuracy_by_day.accuracy IS 'correct / n, 0 to 1; null where n is 0.';
-COMMENT ON COLUMN bi.accuracy_by_day.accuracy_low IS 'Lower end of its 95 % confidence interval (Wilson).';
-COMMENT ON COLUMN bi.accuracy_by_day.accuracy_high IS 'Upper end of that interval.';
-COMMENT ON COLUMN bi.accuracy_by_day.as_of IS 'Up to when it counts: now, for it is live.';
+'Name of the policy: the settings of routing and merging. Controls such as base are policies too.';
+COMMENT ON COLUMN bi.accuracy_by_day.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN bi.accuracy_by_day.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
+COMMENT ON COLUMN bi.accuracy_by_day.n IS 'Number of jobs that were answered.';
+COMMENT ON COLUMN bi.accuracy_by_day.correct IS 'Number of answers that equal the expected answer exactly.';
+COMMENT ON COLUMN bi.accuracy_by_day.accuracy IS 'correct / n, 0 to 1; null if n is 0.';
+COMMENT ON COLUMN bi.accuracy_by_day.accuracy_low IS 'Lower end of the 95 % confidence interval (Wilson).';
+COMMENT ON COLUMN bi.accuracy_by_day.accuracy_high IS 'Upper end of the 95 % confidence interval.';
+COMMENT ON COLUMN bi.accuracy_by_day.as_of IS 'Time of the data: the time of the query, because the view is live.';

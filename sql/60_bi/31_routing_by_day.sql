@@ -1,7 +1,7 @@
--- Which tasks routing saw, by day.
---   bi.routing_by_day           each task
---   bi.routing_drift            how far the mix of tasks moved
---     loracomp.routing_by_day   what both rest on; refresh_reports() works it out
+-- Which tasks routing found in the jobs of each day.
+--   bi.routing_by_day           by task
+--   bi.routing_drift            how much the tasks of a day differ from the week before
+--     loracomp.routing_by_day   both read it; refresh_reports() computes it
 
 -- Refreshed by refresh_reports(). It holds the names of hidden tasks, so analysts read
 -- bi.routing_by_day, which masks them.
@@ -24,13 +24,13 @@ WITH ORDINALITY AS x (task, probability, weight, place)
 WHERE p.policy_settings ->> 'router' = 'retrieval'
 GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL, x.task;
 COMMENT ON MATERIALIZED VIEW loracomp.routing_by_day IS
-'What retrieval made of each day''s jobs, by task: sums that views of bi divide.';
-COMMENT ON COLUMN loracomp.routing_by_day.day IS 'Day of the answers, in UTC.';
+'Sums of the tasks'' probabilities over the jobs of a day, from which views of bi compute means.';
+COMMENT ON COLUMN loracomp.routing_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN loracomp.routing_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.routing_by_day.task IS 'Task that had a probability.';
+COMMENT ON COLUMN loracomp.routing_by_day.task IS 'Task of at least one retrieved example.';
 COMMENT ON COLUMN loracomp.routing_by_day.jobs_first IS
 'Number of answers for which this task was the most probable one; the sum over all tasks is the number of answers.';
-COMMENT ON COLUMN loracomp.routing_by_day.jobs_inside IS 'Number of answers in whose mix this task had a weight.';
+COMMENT ON COLUMN loracomp.routing_by_day.jobs_inside IS 'Number of answers in which this task had a weight above 0.';
 COMMENT ON COLUMN loracomp.routing_by_day.mass IS 'Sum of this task''s probabilities over the answers.';
 COMMENT ON COLUMN loracomp.routing_by_day.entropy IS 'Sum over the answers of -p log2 p, p being this task''s probability; over all tasks it is the sum of entropies in bits.';
 CREATE UNIQUE INDEX routing_by_day_key ON loracomp.routing_by_day (
@@ -58,17 +58,17 @@ FROM (
 ) AS r
 CROSS JOIN loracomp.task_mask AS m
 GROUP BY r.day, r.policy, r.base_model, r.is_evaluation, coalesce(m.labels ->> r.task, r.task);
-COMMENT ON VIEW bi.routing_by_day IS 'Which tasks retrieval saw in each day''s jobs. Refreshed, not live.';
-COMMENT ON COLUMN bi.routing_by_day.task IS 'Task that had a probability.';
-COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Answers that were routed by retrieval that day; the same for each task.';
+COMMENT ON VIEW bi.routing_by_day IS 'How probable each task was for the jobs of each day. Refreshed by refresh_reports, not live.';
+COMMENT ON COLUMN bi.routing_by_day.task IS 'Task of at least one retrieved example.';
+COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Number of answers that were routed by retrieval on this day; the same for each task.';
 COMMENT ON COLUMN bi.routing_by_day.mean_probability IS
 'Mean probability of the task over these answers, 0 to 1; the tasks of a day sum to 1.';
 COMMENT ON COLUMN bi.routing_by_day.first_share IS 'Share of the answers for which this task was the most probable one.';
-COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers in whose mix this task had a weight.';
+COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers in which this task had a weight above 0.';
 COMMENT ON COLUMN bi.routing_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
 
--- Reads only, with its owner's rights. The Jensen-Shannon divergence between two mixes of tasks is 0 where
--- they are alike and 1 where they share no task. Evaluations ask what nobody else would, so they are left out.
+-- Reads only, with its owner's rights. The Jensen-Shannon divergence between two distributions of tasks is 0 if they are equal
+-- and 1 if they have no task in common. Evaluations are left out, because their jobs are not what users ask.
 CREATE VIEW bi.routing_drift AS
 WITH mix AS (
     SELECT
@@ -148,15 +148,15 @@ SELECT
 FROM total AS t
 INNER JOIN drift AS d ON t.day = d.day AND t.policy = d.policy AND t.base_model = d.base_model;
 COMMENT ON VIEW bi.routing_drift IS
-'How sure routing was of each day''s jobs, and how far their tasks moved from the week before. Everyday jobs '
-'alone. Refreshed, not live.';
-COMMENT ON COLUMN bi.routing_drift.jobs IS 'Answers that were routed by retrieval.';
+'How certain routing was on each day, and how much the tasks of the jobs differ from the week before. Without evaluations. '
+'Refreshed by refresh_reports, not live.';
+COMMENT ON COLUMN bi.routing_drift.jobs IS 'Number of answers that were routed by retrieval.';
 COMMENT ON COLUMN bi.routing_drift.entropy_bits IS
-'Mean entropy of a job''s probabilities of tasks: 0 is certain of one, 1 as unsure as between two alike.';
+'Mean entropy of a job''s task probabilities, in bits: 0 means one task is certain, 1 two tasks are equally probable.';
 COMMENT ON COLUMN bi.routing_drift.mix_entropy_bits IS
-'Entropy of the day''s mean probabilities: how many different tasks the day''s jobs were about.';
-COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Such answers in the seven days before.';
+'Entropy of the day''s mean task probabilities, in bits: the higher, the more different tasks the jobs were about.';
+COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Number of answers that were routed by retrieval in the seven days before.';
 COMMENT ON COLUMN bi.routing_drift.drift IS
-'Jensen-Shannon divergence of the day''s tasks from those of the seven days before: 0 alike, 1 no task in common; '
-'null where there were none. Few jobs drift by chance.';
+'Jensen-Shannon divergence between the day''s tasks and those of the seven days before: 0 equal, 1 no task in common; '
+'null if these days have no jobs. With few jobs it is above 0 by chance.';
 COMMENT ON COLUMN bi.routing_drift.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

@@ -1,7 +1,7 @@
--- How much adapters took part in answers, by day.
+-- How often adapters were used, by day.
 --   bi.adapter_usage_by_day     by adapter
---   bi.task_usage_by_day        by task, with the days since the last refresh
---     loracomp.adapter_usage_by_day   what both rest on; refresh_reports() works it out
+--   bi.task_usage_by_day        by task, including the days since the last refresh
+--     loracomp.adapter_usage_by_day   both read it; refresh_reports() computes it
 
 -- Refreshed by refresh_reports(). It holds the names of hidden tasks, so analysts read
 -- bi.adapter_usage_by_day, which masks them.
@@ -22,15 +22,15 @@ CROSS JOIN LATERAL unnest(p.adapter_ids, p.composed_tasks, p.adapter_weights)
 WITH ORDINALITY AS x (adapter_id, task, weight, place)
 GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL, x.adapter_id;
 COMMENT ON MATERIALIZED VIEW loracomp.adapter_usage_by_day IS
-'How much each adapter took part in each day''s answers: sums that views of bi divide.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.day IS 'Day of the answers, in UTC.';
+'Sums over the answers of a day in which an adapter was used, from which views of bi compute shares.';
+COMMENT ON COLUMN loracomp.adapter_usage_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.adapter_id IS 'The adapter.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.task IS 'Task that it was trained for, as the traces name it.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.jobs IS 'Answers that it took part in.';
+COMMENT ON COLUMN loracomp.adapter_usage_by_day.adapter_id IS 'Id of the adapter.';
+COMMENT ON COLUMN loracomp.adapter_usage_by_day.task IS 'Task that the adapter was trained for, by its name in the traces.';
+COMMENT ON COLUMN loracomp.adapter_usage_by_day.jobs IS 'Number of answers in which the adapter was used.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.jobs_first IS
-'Answers that name it first; over all adapters: the answers that were composed.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.weight IS 'Sum of its weights.';
+'Number of answers in which the adapter comes first; summed over adapters: the number of answers with adapters.';
+COMMENT ON COLUMN loracomp.adapter_usage_by_day.weight IS 'Sum of the adapter''s weights over the answers.';
 CREATE UNIQUE INDEX adapter_usage_by_day_key ON loracomp.adapter_usage_by_day (
     day, policy, base_model, is_evaluation, adapter_id
 );
@@ -57,21 +57,21 @@ LEFT JOIN loracomp.adapter AS a ON u.adapter_id = a.id
 LEFT JOIN loracomp.task AS t ON u.task = t.name
 WINDOW w AS (PARTITION BY u.day, u.policy, u.base_model, u.is_evaluation);
 COMMENT ON VIEW bi.adapter_usage_by_day IS
-'How much each adapter took part in the answers of each day. Refreshed, not live.';
+'How often, and with what weight, each adapter was used on each day. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.adapter_id IS
-'Number of this version of the adapter; joins with bi.dim_adapter.';
+'Id of this version of the adapter; joins with bi.dim_adapter.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.adapter IS
-'Its name and version, such as rte@2; null where it was removed since.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.task IS 'Task that it was trained for.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.family IS 'Kind of that task; null where the task was removed since.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Their share of the day''s composed answers, 0 to 1.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Its mean weight in those, 0 to 1.';
+'Name and version of the adapter, such as rte@2; null if it was deleted.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.task IS 'Task that the adapter was trained for.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.family IS 'Family of the task, such as nli; null if the task was deleted.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Share of the day''s answers with adapters in which this adapter was used, 0 to 1.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Mean weight of the adapter in these answers, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
-'Its part of all weight composed that day; the adapters of a day sum to 1.';
+'The adapter''s share of all weights of the day; the adapters of a day sum to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
 
--- Reads only, with its owner's rights. Live, and cheap where reports are refreshed: days that were over when
--- adapter_usage_by_day was worked out come from it, the days since from the predictions.
+-- Reads only, with its owner's rights. It is live, and cheap if reports are refreshed: days before the last refresh of
+-- adapter_usage_by_day come from that view, later days from the predictions.
 CREATE VIEW bi.task_usage_by_day AS
 WITH report AS (
     SELECT (r.refreshed_at AT TIME ZONE 'UTC')::date AS day
@@ -96,8 +96,8 @@ usage AS (
     FROM loracomp.job AS j
     INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
     CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_weights) AS x (task, weight)
-    -- With an end, though there is none: the planner takes a third of the jobs for those after an unknown time, and few for
-    -- those between two.
+    -- With an upper bound, although none is needed: for a condition with only a lower bound of unknown value the planner
+    -- expects a third of all jobs, and with both bounds few.
     WHERE j.finished_at >= (SELECT r.day::timestamp AT TIME ZONE 'UTC' FROM report AS r)
         AND j.finished_at < 'infinity'
     GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, x.task
@@ -113,11 +113,11 @@ SELECT
 FROM usage AS s
 CROSS JOIN loracomp.task_mask AS m
 GROUP BY s.day, coalesce(m.labels ->> s.task, s.task);
-COMMENT ON VIEW bi.task_usage_by_day IS 'How much each task''s adapters took part in the answers of each day.';
-COMMENT ON COLUMN bi.task_usage_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN bi.task_usage_by_day.task IS 'Task whose adapter was composed.';
-COMMENT ON COLUMN bi.task_usage_by_day.jobs IS 'Answers that it took part in.';
-COMMENT ON COLUMN bi.task_usage_by_day.mean_weight IS 'Its mean weight in those, 0 to 1.';
+COMMENT ON VIEW bi.task_usage_by_day IS 'How often, and with what weight, each task''s adapters were used on each day.';
+COMMENT ON COLUMN bi.task_usage_by_day.day IS 'Day in UTC on which the jobs were answered.';
+COMMENT ON COLUMN bi.task_usage_by_day.task IS 'Task whose adapter was used.';
+COMMENT ON COLUMN bi.task_usage_by_day.jobs IS 'Number of answers in which the adapter was used.';
+COMMENT ON COLUMN bi.task_usage_by_day.mean_weight IS 'Mean weight of the adapter in these answers, 0 to 1.';
 COMMENT ON COLUMN bi.task_usage_by_day.share IS
-'Its part of all weight composed that day; the shares of a day sum to 1.';
-COMMENT ON COLUMN bi.task_usage_by_day.as_of IS 'Up to when it counts: now, for it is live.';
+'The task''s share of all weights of the day; the shares of a day sum to 1.';
+COMMENT ON COLUMN bi.task_usage_by_day.as_of IS 'Time of the data: the time of the query, because the view is live.';

@@ -1,6 +1,6 @@
--- How often two adapters answered together, by day.
+-- How often two adapters were used in the same answer, by day.
 --   bi.adapter_pair_by_day
---     loracomp.adapter_pair_by_day   what it rests on; refresh_reports() works it out
+--     loracomp.adapter_pair_by_day   the stored numbers; refresh_reports() computes them
 
 -- Refreshed by refresh_reports().
 CREATE MATERIALIZED VIEW loracomp.adapter_pair_by_day AS
@@ -18,17 +18,17 @@ CROSS JOIN LATERAL unnest(p.adapter_ids) AS a (id)
 INNER JOIN LATERAL unnest(p.adapter_ids) AS b (id) ON a.id < b.id
 GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL, a.id, b.id;
 COMMENT ON MATERIALIZED VIEW loracomp.adapter_pair_by_day IS
-'How often two adapters were composed into one answer, by day.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.day IS 'Day of the answers, in UTC.';
+'How often two adapters were used in the same answer, by day; the stored numbers for bi.adapter_pair_by_day.';
+COMMENT ON COLUMN loracomp.adapter_pair_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN loracomp.adapter_pair_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.adapter_a IS 'The one adapter; its number is the smaller.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.adapter_b IS 'The other.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.jobs IS 'Answers that both took part in.';
+COMMENT ON COLUMN loracomp.adapter_pair_by_day.adapter_a IS 'Id of the first adapter, which is the smaller id.';
+COMMENT ON COLUMN loracomp.adapter_pair_by_day.adapter_b IS 'Id of the second adapter.';
+COMMENT ON COLUMN loracomp.adapter_pair_by_day.jobs IS 'Number of answers in which both adapters were used.';
 CREATE UNIQUE INDEX adapter_pair_by_day_key ON loracomp.adapter_pair_by_day (
     day, policy, base_model, is_evaluation, adapter_a, adapter_b
 );
 
--- Reads only, with its owner's rights. Each pair stands in both orders, so that one column can be filtered.
+-- Reads only, with its owner's rights. Each pair appears in both orders, so that a filter on adapter_a finds all its pairs.
 CREATE VIEW bi.adapter_pair_by_day AS
 SELECT
     p.day,
@@ -69,21 +69,21 @@ INNER JOIN (
 LEFT JOIN loracomp.adapter AS x ON p.a = x.id
 LEFT JOIN loracomp.adapter AS y ON p.b = y.id;
 COMMENT ON VIEW bi.adapter_pair_by_day IS
-'How often two adapters answered together, by day; each pair in both orders. Refreshed, not live.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.base_model IS 'Frozen language model.';
+'How often two adapters were used in the same answer, by day; each pair in both orders. Refreshed by refresh_reports, not live.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.day IS 'Day in UTC on which the jobs were answered.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.policy IS 'Name of the policy: the settings of routing and merging.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.base_model IS 'Base model that answered.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_id_a IS 'Number of the one adapter.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_a IS 'Its name and version; null where it was removed since.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_id_b IS 'Number of the other adapter.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_b IS 'Its name and version; null where it was removed since.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.jobs IS 'Answers that both took part in.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.jobs_a IS 'Answers that the one took part in.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.jobs_b IS 'Answers that the other took part in.';
-COMMENT ON COLUMN bi.adapter_pair_by_day.composed IS 'The day''s composed answers.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_id_a IS 'Id of adapter a.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_a IS 'Name and version of this adapter; null if it was deleted.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_id_b IS 'Id of adapter b.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.adapter_b IS 'Name and version of this adapter; null if it was deleted.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.jobs IS 'Number of answers in which both adapters were used.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.jobs_a IS 'Number of answers in which adapter a was used.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.jobs_b IS 'Number of answers in which adapter b was used.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.composed IS 'Number of the day''s answers with adapters.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.share_of_a IS
-'Share of the one''s answers that the other took part in too, 0 to 1.';
+'jobs / jobs_a: share of adapter a''s answers in which adapter b was used too, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.lift IS
-'How many times as often they met as they would by chance: 1 is chance.';
+'How many times more often both were used together than expected by chance; 1 means chance.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

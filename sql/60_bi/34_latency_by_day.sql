@@ -1,6 +1,6 @@
--- How long answers took, by step and day.
+-- How long each step of answering took, by day.
 --   bi.latency_by_day
---     loracomp.latency_by_day   what it rests on; refresh_reports() works it out
+--     loracomp.latency_by_day   the stored numbers; refresh_reports() computes them
 
 -- Refreshed by refresh_reports().
 CREATE MATERIALIZED VIEW loracomp.latency_by_day AS
@@ -36,18 +36,18 @@ FROM (
     ) AS x (step, ms)
     GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, p.base_model, j.evaluation IS NOT NULL, x.step
 ) AS s;
-COMMENT ON MATERIALIZED VIEW loracomp.latency_by_day IS 'How long each step of the answers of a day took.';
-COMMENT ON COLUMN loracomp.latency_by_day.day IS 'Day of the answers, in UTC.';
+COMMENT ON MATERIALIZED VIEW loracomp.latency_by_day IS 'How long each step took for the jobs answered on a day; bi.latency_by_day reads it.';
+COMMENT ON COLUMN loracomp.latency_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN loracomp.latency_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.latency_by_day.step IS
-'queue, until a worker took it; a step that workers time; or total, from when a job could start to its answer.';
-COMMENT ON COLUMN loracomp.latency_by_day.n IS 'Answers.';
-COMMENT ON COLUMN loracomp.latency_by_day.mean_ms IS 'Mean, in milliseconds.';
-COMMENT ON COLUMN loracomp.latency_by_day.p50_ms IS 'Median, in milliseconds.';
-COMMENT ON COLUMN loracomp.latency_by_day.p90_ms IS '90 % took at most this.';
-COMMENT ON COLUMN loracomp.latency_by_day.p95_ms IS '95 % took at most this.';
-COMMENT ON COLUMN loracomp.latency_by_day.p99_ms IS '99 % took at most this.';
-COMMENT ON COLUMN loracomp.latency_by_day.max_ms IS 'The longest.';
+'queue: until a worker took the job; a step of the worker; or total: from the time when the job could start to its answer.';
+COMMENT ON COLUMN loracomp.latency_by_day.n IS 'Number of answers.';
+COMMENT ON COLUMN loracomp.latency_by_day.mean_ms IS 'Mean time in milliseconds.';
+COMMENT ON COLUMN loracomp.latency_by_day.p50_ms IS 'Median time in milliseconds.';
+COMMENT ON COLUMN loracomp.latency_by_day.p90_ms IS '90th percentile in milliseconds.';
+COMMENT ON COLUMN loracomp.latency_by_day.p95_ms IS '95th percentile in milliseconds.';
+COMMENT ON COLUMN loracomp.latency_by_day.p99_ms IS '99th percentile in milliseconds.';
+COMMENT ON COLUMN loracomp.latency_by_day.max_ms IS 'Longest time in milliseconds.';
 CREATE UNIQUE INDEX latency_by_day_key ON loracomp.latency_by_day (
     day, base_model, is_evaluation, step
 );
@@ -68,8 +68,8 @@ SELECT
     l.max_ms,
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'latency_by_day') AS as_of
 FROM loracomp.latency_by_day AS l;
-COMMENT ON VIEW bi.latency_by_day IS 'How long each step of the answers of a day took. Refreshed, not live.';
+COMMENT ON VIEW bi.latency_by_day IS 'How long each step took for the jobs answered on a day. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.latency_by_day.step IS
-'queue, until a worker took it; a step that workers time, such as predict, which is the batch''s time and so each '
-'of its answers''; or total, from when a job could start to its answer.';
+'queue: until a worker took the job; a step of the worker, such as predict, with the time of the job''s whole batch; or total: '
+'from the time when the job could start to its answer.';
 COMMENT ON COLUMN bi.latency_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

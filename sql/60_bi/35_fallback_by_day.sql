@@ -1,8 +1,8 @@
--- How often nothing was composed, by day.
+-- How often no adapter was used (fallback to the base model), by day.
 --   bi.fallback_by_day
---     loracomp.fallback_by_day   what it rests on; refresh_reports() works it out
+--     loracomp.fallback_by_day   the stored numbers; refresh_reports() computes them
 
--- Refreshed by refresh_reports(). Of policies that retrieve: the base policy falls back always.
+-- Refreshed by refresh_reports(). Only policies with retrieval, because a policy such as base never uses adapters.
 CREATE MATERIALIZED VIEW loracomp.fallback_by_day AS
 SELECT
     (p.created_at AT TIME ZONE 'UTC')::date AS day,
@@ -18,11 +18,11 @@ GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.eval
 CREATE UNIQUE INDEX fallback_by_day_key ON loracomp.fallback_by_day (
     day, policy, base_model, is_evaluation
 );
-COMMENT ON MATERIALIZED VIEW loracomp.fallback_by_day IS 'What bi.fallback_by_day rests on.';
-COMMENT ON COLUMN loracomp.fallback_by_day.day IS 'Day of the answers, in UTC.';
+COMMENT ON MATERIALIZED VIEW loracomp.fallback_by_day IS 'Stored numbers that bi.fallback_by_day reads.';
+COMMENT ON COLUMN loracomp.fallback_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.fallback_by_day.n IS 'Answers that were routed by retrieval.';
-COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Those for which nothing was composed.';
+COMMENT ON COLUMN loracomp.fallback_by_day.n IS 'Number of answers that were routed by retrieval.';
+COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Number of these answers for which no adapter was used.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.fallback_by_day AS
@@ -40,9 +40,9 @@ SELECT
 FROM loracomp.fallback_by_day AS c
 CROSS JOIN LATERAL bi.wilson_interval(c.fell_back, c.n) AS i;
 COMMENT ON VIEW bi.fallback_by_day IS
-'How often nothing was composed and the base model answered alone, by day. bi.prediction.fallback says why. '
-'Refreshed, not live.';
+'How often no adapter was used and the base model answered alone, by day. bi.prediction.fallback gives the reason. '
+'Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.fallback_by_day.rate IS 'fell_back / n, 0 to 1.';
-COMMENT ON COLUMN bi.fallback_by_day.rate_low IS 'Lower end of its 95 % confidence interval (Wilson).';
-COMMENT ON COLUMN bi.fallback_by_day.rate_high IS 'Upper end of that interval.';
+COMMENT ON COLUMN bi.fallback_by_day.rate_low IS 'Lower end of the 95 % confidence interval (Wilson).';
+COMMENT ON COLUMN bi.fallback_by_day.rate_high IS 'Upper end of the 95 % confidence interval.';
 COMMENT ON COLUMN bi.fallback_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

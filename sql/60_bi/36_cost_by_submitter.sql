@@ -1,6 +1,6 @@
 -- What each submitter's jobs cost, by day.
 --   bi.cost_by_submitter
---     loracomp.cost_by_submitter   what it rests on; refresh_reports() works it out
+--     loracomp.cost_by_submitter   the stored numbers; refresh_reports() computes them
 
 -- Refreshed by refresh_reports(). Days of jobs that were purged are in it, as purge_jobs noted them.
 CREATE MATERIALIZED VIEW loracomp.cost_by_submitter AS
@@ -50,19 +50,19 @@ GROUP BY c.day, c.submitted_by, c.policy, c.base_model;
 CREATE UNIQUE INDEX cost_by_submitter_key ON loracomp.cost_by_submitter (
     day, submitted_by, policy, base_model
 );
-COMMENT ON MATERIALIZED VIEW loracomp.cost_by_submitter IS 'What bi.cost_by_submitter rests on.';
+COMMENT ON MATERIALIZED VIEW loracomp.cost_by_submitter IS 'Stored numbers that bi.cost_by_submitter reads.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.day IS 'Day on which the jobs ended, in UTC.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.submitted_by IS 'Database role that submitted them.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.jobs IS 'Jobs that ended.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.succeeded IS 'Those that were answered.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.failed IS 'Those that ended failed.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.attempts IS 'Attempts that they took.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.prompt_tokens IS 'Tokens of the prompts of those that were answered.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.output_tokens IS 'Tokens that were scored or generated for them.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.submitted_by IS 'Database role that submitted the jobs.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.policy IS 'Name of the policy: the settings of routing and merging.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.jobs IS 'Number of jobs that ended.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.succeeded IS 'Number of jobs that were answered.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.failed IS 'Number of jobs that failed.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.attempts IS 'Number of attempts of these jobs.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.prompt_tokens IS 'Tokens in the prompts of the jobs that were answered.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.output_tokens IS 'Tokens that were scored or generated for these jobs.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.compute_s IS
-'Their part of the seconds that their batches took from encoding to prediction; not waiting.';
+'Seconds of computing for these jobs: each batch''s time from encoding to prediction, divided by its jobs; without waiting.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.cost_by_submitter AS
@@ -80,5 +80,5 @@ SELECT
     c.compute_s,
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'cost_by_submitter') AS as_of
 FROM loracomp.cost_by_submitter AS c;
-COMMENT ON VIEW bi.cost_by_submitter IS 'What each submitter''s jobs cost, by day, policy and base model. Refreshed, not live.';
+COMMENT ON VIEW bi.cost_by_submitter IS 'Jobs, tokens and seconds of computing of each submitter, by day, policy and base model. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.cost_by_submitter.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

@@ -1,11 +1,11 @@
--- What was answered, by the tags that analysts may see.
---   set_reported_tags             which keys
+-- Numbers of answers by the tags that analysts may see.
+--   set_reported_tags             sets the keys of these tags
 --   bi.job_tag                    each such tag of each job that ended
---   bi.answers_by_tag             answers and labels by day
---     loracomp.answers_by_tag     what it rests on; refresh_reports() works it out
+--   bi.answers_by_tag             numbers of answers by tag, label and day
+--     loracomp.answers_by_tag     the stored numbers; refresh_reports() computes them
 
--- Replaces the list of keys. What a key's tags hold, and which choice was the answer of jobs that carry it, every analyst sees
--- from now on; of a key that is left out, nobody does.
+-- Replaces the list of keys. From now on every analyst sees the values of tags with these keys, and which choices were the
+-- answers of jobs with such tags. Keys that are left out are not shown any more.
 CREATE FUNCTION loracomp.set_reported_tags(keys text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -23,9 +23,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_reported_tags IS
-'Sets which tags analysts may see in bi, by key, with the labels that jobs with such a tag were given. {}: none.';
+'Sets the keys of the tags that analysts may see in bi, with the labels that were the answers of such jobs. {}: no tags.';
 
--- Reads only, with its owner's rights. One row a tag, for joins with bi.prediction.
+-- Reads only, with its owner's rights. One row for each tag, for joins with bi.prediction.
 CREATE VIEW bi.job_tag AS
 SELECT
     j.id AS job_id,
@@ -37,12 +37,12 @@ FROM loracomp.job AS j
 INNER JOIN loracomp.reported_tag AS r ON jsonb_exists(j.tags, r.key)
 WHERE j.finished_at IS NOT NULL AND j.tags ->> r.key IS NOT NULL;
 COMMENT ON VIEW bi.job_tag IS
-'Fact: a row for each tag that set_reported_tags names, of every job that ended. Joins with bi.prediction by job_id.';
-COMMENT ON COLUMN bi.job_tag.job_id IS 'Number of the job; joins with bi.prediction.';
-COMMENT ON COLUMN bi.job_tag.tag IS 'The tag''s key.';
-COMMENT ON COLUMN bi.job_tag.value IS 'Its value, as text.';
-COMMENT ON COLUMN bi.job_tag.day IS 'Day on which the job ended, in UTC.';
-COMMENT ON COLUMN bi.job_tag.as_of IS 'Up to when it counts: now, for it is live.';
+'Fact: a row for each tag of each job that ended, if its key is in set_reported_tags. Joins with bi.prediction by job_id.';
+COMMENT ON COLUMN bi.job_tag.job_id IS 'Id of the job; joins with bi.prediction.';
+COMMENT ON COLUMN bi.job_tag.tag IS 'Key of the tag.';
+COMMENT ON COLUMN bi.job_tag.value IS 'Value of the tag, as text.';
+COMMENT ON COLUMN bi.job_tag.day IS 'Day in UTC on which the job ended.';
+COMMENT ON COLUMN bi.job_tag.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
 -- Refreshed by refresh_reports(). Days of jobs that were purged are in it, as purge_jobs noted them.
 CREATE MATERIALIZED VIEW loracomp.answers_by_tag AS
@@ -84,18 +84,18 @@ FROM (
 ) AS c
 GROUP BY c.day, c.tag, c.value, c.label, c.policy, c.base_model;
 CREATE UNIQUE INDEX answers_by_tag_key ON loracomp.answers_by_tag (day, tag, value, label, policy, base_model);
-COMMENT ON MATERIALIZED VIEW loracomp.answers_by_tag IS 'What bi.answers_by_tag rests on.';
-COMMENT ON COLUMN loracomp.answers_by_tag.day IS 'Day of the answers, in UTC.';
-COMMENT ON COLUMN loracomp.answers_by_tag.tag IS 'The tag''s key.';
-COMMENT ON COLUMN loracomp.answers_by_tag.value IS 'Its value, as text, of 200 characters at most.';
-COMMENT ON COLUMN loracomp.answers_by_tag.label IS 'The choice that was the answer; empty where text was generated.';
-COMMENT ON COLUMN loracomp.answers_by_tag.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN loracomp.answers_by_tag.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN loracomp.answers_by_tag.n IS 'Answers.';
-COMMENT ON COLUMN loracomp.answers_by_tag.asked IS 'Those of which the right answer is known.';
-COMMENT ON COLUMN loracomp.answers_by_tag.correct IS 'Those of them that were the expected ones, to the letter.';
+COMMENT ON MATERIALIZED VIEW loracomp.answers_by_tag IS 'Stored numbers that bi.answers_by_tag reads.';
+COMMENT ON COLUMN loracomp.answers_by_tag.day IS 'Day in UTC on which the jobs were answered.';
+COMMENT ON COLUMN loracomp.answers_by_tag.tag IS 'Key of the tag.';
+COMMENT ON COLUMN loracomp.answers_by_tag.value IS 'Value of the tag as text, cut to 200 characters.';
+COMMENT ON COLUMN loracomp.answers_by_tag.label IS 'The choice that was the answer; empty if the answer was generated text.';
+COMMENT ON COLUMN loracomp.answers_by_tag.policy IS 'Name of the policy: the settings of routing and merging.';
+COMMENT ON COLUMN loracomp.answers_by_tag.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN loracomp.answers_by_tag.n IS 'Number of answers.';
+COMMENT ON COLUMN loracomp.answers_by_tag.asked IS 'Number of these answers whose right answer is known.';
+COMMENT ON COLUMN loracomp.answers_by_tag.correct IS 'Number of these answers that equal the expected answer exactly.';
 
--- Reads only, with its owner's rights. Of a key that was taken off the list, at once nothing any more.
+-- Reads only, with its owner's rights. A key that is removed from the list disappears at once, before the next refresh.
 CREATE VIEW bi.answers_by_tag AS
 SELECT
     a.day,
@@ -111,7 +111,7 @@ SELECT
 FROM loracomp.answers_by_tag AS a
 INNER JOIN loracomp.reported_tag AS r ON a.tag = r.key;
 COMMENT ON VIEW bi.answers_by_tag IS
-'Answers of each day and their labels, by each tag that set_reported_tags names. Everyday jobs alone. Refreshed, not live.';
+'Number of answers of each day by tag (of set_reported_tags) and label. Without evaluations. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.answers_by_tag.label IS
-'The choice that was the answer, of 200 characters at most; null where text was generated.';
+'The choice that was the answer, cut to 200 characters; null if the answer was generated text.';
 COMMENT ON COLUMN bi.answers_by_tag.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

@@ -1,4 +1,4 @@
--- Reads only: loracomp.queue_health, for readers of bi alone.
+-- Reads only: the same as loracomp.queue_health, for roles that may read only schema bi.
 CREATE VIEW bi.queue_health AS
 SELECT
     h.base_model,
@@ -16,6 +16,6 @@ SELECT
     h.last_succeeded_at,
     now() AS as_of
 FROM loracomp.queue_health AS h;
-COMMENT ON VIEW bi.queue_health IS 'The queue of each base model now, and what came out of it in the last hour.';
-COMMENT ON COLUMN bi.queue_health.base_model IS 'Frozen language model that the jobs ask for.';
-COMMENT ON COLUMN bi.queue_health.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON VIEW bi.queue_health IS 'The queue of each base model now, and how many of its jobs ended in the last hour.';
+COMMENT ON COLUMN bi.queue_health.base_model IS 'Base model that the queued jobs ask for.';
+COMMENT ON COLUMN bi.queue_health.as_of IS 'Time of the data: the time of the query, because the view is live.';

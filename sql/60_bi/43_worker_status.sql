@@ -1,4 +1,4 @@
--- Reads only, with its owner's rights: loracomp.worker_status, for readers of bi alone.
+-- Reads only, with its owner's rights: the same as loracomp.worker_status, for roles that may read only schema bi.
 CREATE VIEW bi.worker_status AS
 SELECT
     w.worker,
@@ -21,6 +21,6 @@ SELECT
     w.code_version,
     now() AS as_of
 FROM loracomp.worker_status AS w;
-COMMENT ON VIEW bi.worker_status IS 'Workers that were heard of within a day: who is alive, doing what.';
-COMMENT ON COLUMN bi.worker_status.worker IS 'Name of the process. Facts join it by worker.';
-COMMENT ON COLUMN bi.worker_status.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON VIEW bi.worker_status IS 'Workers that reported within the last day: which are alive, and what each is doing.';
+COMMENT ON COLUMN bi.worker_status.worker IS 'Name of the worker process. Facts join it by worker.';
+COMMENT ON COLUMN bi.worker_status.as_of IS 'Time of the data: the time of the query, because the view is live.';

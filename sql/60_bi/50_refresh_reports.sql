@@ -1,15 +1,15 @@
--- The refresh of the materialized views above.
---   refresh_reports             works out those that are older than asked, and notes when
+-- Refreshes the materialized views of the files before.
+--   refresh_reports             refreshes those that are older than a given age, and stores the time
 --     check_range
---   report_refresh              how old each is
+--   report_refresh              the age of each view
 
--- What was made just now is as of now; refresh_reports() refreshes what stands here.
+-- The views were created just now, so their data is as of now. refresh_reports() refreshes the views listed here.
 DELETE FROM loracomp.report_refresh;
 INSERT INTO loracomp.report_refresh (report)
 SELECT m.matviewname FROM pg_matviews AS m WHERE m.schemaname = 'loracomp';
 
--- Reads jobs and predictions, and replaces what reports hold without shutting out who reads them. Whoever comes while
--- another refreshes does nothing. It holds one snapshot for all: call it when that may last a while.
+-- Reads jobs and predictions, and refreshes the views concurrently, so that they can be read meanwhile. If another session is
+-- refreshing, it does nothing. One snapshot is open during the whole call: call it when a long snapshot is acceptable.
 CREATE FUNCTION loracomp.refresh_reports(older_than interval DEFAULT '0')
 RETURNS TABLE (report text, refreshed_at timestamptz, seconds double precision)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -17,9 +17,9 @@ SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-    -- In seconds: 100 years.
+    -- 100 years in seconds.
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM refresh_reports.older_than), 0, 3.2e9);
-    -- As an installer does, who waits for this and would else meet it in a deadlock.
+    -- The same lock as an installer's, in the same order, so that the two wait for each other and do not deadlock.
     LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
     FOR report IN
         SELECT r.report FROM loracomp.report_refresh AS r
@@ -29,7 +29,7 @@ BEGIN
     LOOP
         refreshed_at := clock_timestamp();
         EXECUTE format('REFRESH MATERIALIZED VIEW CONCURRENTLY loracomp.%I', report);
-        -- Plans of joins with it rest on its size; nobody else would tell before autovacuum does.
+        -- Update statistics, because plans of joins depend on the view's size, and autovacuum would do it much later.
         EXECUTE format('ANALYZE loracomp.%I', report);
         seconds := loracomp.seconds_between(refreshed_at, clock_timestamp());
         UPDATE loracomp.report_refresh AS r
@@ -40,7 +40,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.refresh_reports IS
-'Refreshes the reports whose numbers are older than this and returns a row for each. Reports can be read meanwhile.';
+'Refreshes the reports that are older than the given age, and returns a row for each. Reports can be read meanwhile.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.report_refresh AS
@@ -51,6 +51,6 @@ SELECT
     r.seconds
 FROM loracomp.report_refresh AS r;
 COMMENT ON VIEW bi.report_refresh IS
-'How old the refreshed views are: routing_drift rests on routing_by_day, the others on what has their name.';
+'Age of the refreshed views. routing_drift uses routing_by_day; every other view has a row with its own name.';
 COMMENT ON COLUMN bi.report_refresh.report IS 'Name of the refreshed view.';
-COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since then.';
+COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since the last refresh.';

@@ -21,15 +21,15 @@ SELECT
 FROM loracomp.evaluation AS e
 LEFT JOIN loracomp.job AS j ON e.name = j.evaluation
 GROUP BY e.name;
-COMMENT ON VIEW bi.evaluation IS 'Named sets of jobs whose right answers are known, and how far each has got.';
-COMMENT ON COLUMN bi.evaluation.evaluation IS 'Its name.';
-COMMENT ON COLUMN bi.evaluation.created_by IS 'Database role that started it.';
-COMMENT ON COLUMN bi.evaluation.created_at IS 'When it was started.';
-COMMENT ON COLUMN bi.evaluation.jobs IS 'Jobs that it has.';
-COMMENT ON COLUMN bi.evaluation.queued IS 'Those that wait for a worker.';
-COMMENT ON COLUMN bi.evaluation.running IS 'Those that workers hold.';
-COMMENT ON COLUMN bi.evaluation.succeeded IS 'Those that were answered.';
-COMMENT ON COLUMN bi.evaluation.failed IS 'Those that ended failed.';
-COMMENT ON COLUMN bi.evaluation.cancelled IS 'Those that were cancelled.';
-COMMENT ON COLUMN bi.evaluation.last_finished_at IS 'When the last of them ended.';
-COMMENT ON COLUMN bi.evaluation.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON VIEW bi.evaluation IS 'Evaluations (named sets of jobs whose right answers are known) and how many of their jobs have ended.';
+COMMENT ON COLUMN bi.evaluation.evaluation IS 'Name of the evaluation; key.';
+COMMENT ON COLUMN bi.evaluation.created_by IS 'Database role that started the evaluation.';
+COMMENT ON COLUMN bi.evaluation.created_at IS 'When the evaluation was started.';
+COMMENT ON COLUMN bi.evaluation.jobs IS 'Number of jobs of the evaluation.';
+COMMENT ON COLUMN bi.evaluation.queued IS 'Number of its jobs that wait for a worker.';
+COMMENT ON COLUMN bi.evaluation.running IS 'Number of its jobs that are running.';
+COMMENT ON COLUMN bi.evaluation.succeeded IS 'Number of jobs that were answered.';
+COMMENT ON COLUMN bi.evaluation.failed IS 'Number of jobs that failed.';
+COMMENT ON COLUMN bi.evaluation.cancelled IS 'Number of its jobs that were cancelled.';
+COMMENT ON COLUMN bi.evaluation.last_finished_at IS 'When the last of these jobs ended.';
+COMMENT ON COLUMN bi.evaluation.as_of IS 'Time of the data: the time of the query, because the view is live.';

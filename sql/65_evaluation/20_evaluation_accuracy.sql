@@ -1,6 +1,6 @@
--- Reads only, with its owner's rights. A mean over tasks counts every task alike; its interval is put together from the
--- tasks' Wilson intervals by their distances from the estimate, squared and added (Zou and Donner 2008). One evaluation
--- after the other: a condition on it would not get past the grouping sets.
+-- Reads only, with its owner's rights. In a mean over tasks every task has the same weight. Its interval is computed from the
+-- tasks' Wilson intervals: their distances from the estimates are squared and added (Zou and Donner 2008). The lateral join
+-- runs once for each evaluation, because a condition on the evaluation could not be pushed below the grouping sets.
 CREATE VIEW bi.evaluation_accuracy AS
 SELECT
     e.name AS evaluation,
@@ -51,20 +51,20 @@ CROSS JOIN LATERAL (
 ) AS m
 CROSS JOIN loracomp.task_mask AS h;
 COMMENT ON VIEW bi.evaluation_accuracy IS
-'How often answers were right in an evaluation, by policy: of each task, and means over the tasks of a family and over all.';
-COMMENT ON COLUMN bi.evaluation_accuracy.evaluation IS 'Named set of jobs.';
+'How often answers were right in an evaluation, by policy: for each task, and means over the tasks of a family and over all.';
+COMMENT ON COLUMN bi.evaluation_accuracy.evaluation IS 'Name of the evaluation.';
 COMMENT ON COLUMN bi.evaluation_accuracy.scope IS
-'task, family or all: filter by it, for the rows of one scope are the means of another''s.';
-COMMENT ON COLUMN bi.evaluation_accuracy.family IS 'Kind of task; null where scope is all.';
-COMMENT ON COLUMN bi.evaluation_accuracy.own_task IS 'Task that the rows come from; null but where scope is task.';
-COMMENT ON COLUMN bi.evaluation_accuracy.policy IS 'Name of the settings of routing and merging; controls are policies too.';
-COMMENT ON COLUMN bi.evaluation_accuracy.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN bi.evaluation_accuracy.tasks IS 'Tasks that the mean is over; compare means over the same tasks only.';
-COMMENT ON COLUMN bi.evaluation_accuracy.asked IS 'Jobs that ended, failed and cancelled ones too.';
-COMMENT ON COLUMN bi.evaluation_accuracy.n IS 'Those that were answered.';
-COMMENT ON COLUMN bi.evaluation_accuracy.correct IS 'Answers that were the expected ones, to the letter.';
-COMMENT ON COLUMN bi.evaluation_accuracy.accuracy IS 'correct / n of a task, 0 to 1; else the mean of the tasks'' accuracies.';
+'task, family or all: filter by this column, because rows of one scope are means over rows of another.';
+COMMENT ON COLUMN bi.evaluation_accuracy.family IS 'Family of the tasks, such as nli; null if scope is all.';
+COMMENT ON COLUMN bi.evaluation_accuracy.own_task IS 'Task of the evaluated rows; null unless scope is task.';
+COMMENT ON COLUMN bi.evaluation_accuracy.policy IS 'Name of the policy: the settings of routing and merging. Controls such as base are policies too.';
+COMMENT ON COLUMN bi.evaluation_accuracy.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN bi.evaluation_accuracy.tasks IS 'Number of tasks in the mean. Compare only means over the same tasks.';
+COMMENT ON COLUMN bi.evaluation_accuracy.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
+COMMENT ON COLUMN bi.evaluation_accuracy.n IS 'Number of jobs that were answered.';
+COMMENT ON COLUMN bi.evaluation_accuracy.correct IS 'Number of answers that equal the expected answer exactly.';
+COMMENT ON COLUMN bi.evaluation_accuracy.accuracy IS 'correct / n for one task, 0 to 1; for a family or all, the mean of the tasks'' accuracies.';
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_low IS
-'Lower end of its 95 % confidence interval: Wilson''s, or put together from the tasks'' own.';
-COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_high IS 'Upper end of that interval.';
-COMMENT ON COLUMN bi.evaluation_accuracy.as_of IS 'Up to when it counts: now, for it is live.';
+'Lower end of the 95 % confidence interval: Wilson''s for one task, otherwise computed from the tasks'' intervals.';
+COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_high IS 'Upper end of the 95 % confidence interval.';
+COMMENT ON COLUMN bi.evaluation_accuracy.as_of IS 'Time of the data: the time of the query, because the view is live.';

@@ -1,12 +1,12 @@
 -- Policies compared on the same rows.
 --   compare_policies            two policies of an evaluation
---     evaluation_pair           any two, of each task, family and all
---       mcnemar_p               whether the difference can be chance
---   evaluation_regret           each policy against the adapter trained for the task
+--     evaluation_pair           any two policies, for each task, each family and all tasks
+--       mcnemar_p               p value of the difference
+--   evaluation_regret           each policy vs. the adapter trained for the task
 --     evaluation_pair
 
--- Computes only: the exact test, whatever the numbers; its work grows with the smaller of the two. Binomial probabilities
--- are summed from their logarithms, which are clamped because exp raises an underflow below -745.
+-- Reads no table. The test is exact for all numbers of rows; its time grows with the smaller of the two numbers. Binomial
+-- probabilities are summed from their logarithms, which are clamped because exp raises an underflow below -745.
 CREATE FUNCTION bi.mcnemar_p(only_a bigint, only_b bigint) RETURNS double precision
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -22,12 +22,12 @@ FROM (
 WHERE loracomp.check_range('only_a', only_a, 0, 1e6) AND loracomp.check_range('only_b', only_b, 0, 1e6);
 END;
 COMMENT ON FUNCTION bi.mcnemar_p IS
-'P value of McNemar''s exact two-sided test, from the rows that only one of two was right on: how often two equally good '
-'ones would differ as much. 1 where they never differ.';
+'P value of McNemar''s exact two-sided test, from the numbers of rows on which only one of two policies was right: how often '
+'two equally good policies would differ at least as much. 1 if they never differ.';
 
--- Reads only, with its owner's rights, one evaluation after the other: a condition on it would not get past the grouping
--- sets. Rows that only one policy answered count for neither. A difference's interval is Agresti and Min's (2005): Wald's
--- with half a row added to each of the four outcomes; of a mean, from the sum of variances.
+-- Reads only, with its owner's rights, one evaluation after the other, because a condition on the evaluation could not be pushed
+-- below the grouping sets. Rows that only one policy answered are not counted. The interval of a difference is Agresti and Min's
+-- (2005): Wald's with half a row added to each of the four outcomes; that of a mean uses the sum of the variances.
 CREATE VIEW bi.evaluation_pair AS
 SELECT
     e.name AS evaluation,
@@ -53,7 +53,7 @@ SELECT
 FROM loracomp.evaluation AS e
 CROSS JOIN LATERAL (
     WITH answered AS (
-        -- The answers to a row are aggregated first: for a self-join by row the planner chooses bad plans.
+        -- Aggregate the answers to each row first, because the planner chooses bad plans for a self-join by row.
         SELECT
             j.task AS own_task,
             array_agg(j.policy) AS policies,
@@ -109,30 +109,30 @@ CROSS JOIN LATERAL (
 ) AS s
 CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.evaluation_pair IS
-'Two policies on the rows that both have answered: how much better policy_a was than policy_b, and whether that can be chance.';
-COMMENT ON COLUMN bi.evaluation_pair.evaluation IS 'Named set of jobs.';
+'Two policies compared on the rows that both answered: by how much policy_a was better than policy_b, with a p value.';
+COMMENT ON COLUMN bi.evaluation_pair.evaluation IS 'Name of the evaluation.';
 COMMENT ON COLUMN bi.evaluation_pair.scope IS
-'task, family or all: filter by it, for the rows of one scope are sums and means of another''s.';
-COMMENT ON COLUMN bi.evaluation_pair.family IS 'Kind of task; null where scope is all.';
-COMMENT ON COLUMN bi.evaluation_pair.own_task IS 'Task that the rows come from; null but where scope is task.';
-COMMENT ON COLUMN bi.evaluation_pair.policy_a IS 'The policy that is judged.';
-COMMENT ON COLUMN bi.evaluation_pair.policy_b IS 'The one that it is compared with.';
-COMMENT ON COLUMN bi.evaluation_pair.tasks IS 'Tasks that the means are over.';
-COMMENT ON COLUMN bi.evaluation_pair.tasks_ahead IS 'Tasks on which policy_a was right more often than policy_b.';
-COMMENT ON COLUMN bi.evaluation_pair.tasks_behind IS 'Tasks on which policy_b was right more often than policy_a.';
-COMMENT ON COLUMN bi.evaluation_pair.n IS 'Rows that both have answered.';
-COMMENT ON COLUMN bi.evaluation_pair.both_right IS 'Rows that both were right on.';
-COMMENT ON COLUMN bi.evaluation_pair.only_a IS 'Rows that policy_a alone was right on.';
-COMMENT ON COLUMN bi.evaluation_pair.only_b IS 'Rows that policy_b alone was right on.';
-COMMENT ON COLUMN bi.evaluation_pair.accuracy_a IS 'Accuracy of policy_a on these rows, 0 to 1; a mean over tasks counts each alike.';
+'task, family or all: filter by this column, because rows of one scope are sums and means over rows of another.';
+COMMENT ON COLUMN bi.evaluation_pair.family IS 'Family of the tasks, such as nli; null if scope is all.';
+COMMENT ON COLUMN bi.evaluation_pair.own_task IS 'Task of the evaluated rows; null unless scope is task.';
+COMMENT ON COLUMN bi.evaluation_pair.policy_a IS 'The policy that is compared.';
+COMMENT ON COLUMN bi.evaluation_pair.policy_b IS 'The policy that policy_a is compared with.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks IS 'Number of tasks in the means.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks_ahead IS 'Number of tasks on which policy_a was right more often than policy_b.';
+COMMENT ON COLUMN bi.evaluation_pair.tasks_behind IS 'Number of tasks on which policy_b was right more often than policy_a.';
+COMMENT ON COLUMN bi.evaluation_pair.n IS 'Number of rows that both policies answered.';
+COMMENT ON COLUMN bi.evaluation_pair.both_right IS 'Number of rows on which both were right.';
+COMMENT ON COLUMN bi.evaluation_pair.only_a IS 'Number of rows on which only policy_a was right.';
+COMMENT ON COLUMN bi.evaluation_pair.only_b IS 'Number of rows on which only policy_b was right.';
+COMMENT ON COLUMN bi.evaluation_pair.accuracy_a IS 'Accuracy of policy_a on these rows, 0 to 1; in a mean over tasks each task has the same weight.';
 COMMENT ON COLUMN bi.evaluation_pair.accuracy_b IS 'Accuracy of policy_b on these rows.';
 COMMENT ON COLUMN bi.evaluation_pair.difference IS 'accuracy_a - accuracy_b.';
-COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of its 95 % confidence interval.';
-COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of that interval.';
+COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of the 95 % confidence interval of difference.';
+COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of the 95 % confidence interval.';
 COMMENT ON COLUMN bi.evaluation_pair.p IS 'P value of McNemar''s exact two-sided test on only_a and only_b.';
-COMMENT ON COLUMN bi.evaluation_pair.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON COLUMN bi.evaluation_pair.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
--- Reads only, with its owner's rights: bi.evaluation_pair, of the own task's adapter and every other policy.
+-- Reads only, with its owner's rights: the pairs of bi.evaluation_pair whose policy_b is own_task.
 CREATE VIEW bi.evaluation_regret AS
 SELECT
     p.evaluation,
@@ -152,15 +152,15 @@ SELECT
 FROM bi.evaluation_pair AS p
 WHERE p.policy_a = 'own_task';
 COMMENT ON VIEW bi.evaluation_regret IS
-'What a policy loses against the adapter trained for the task (policy own_task) on the same rows; below 0, it gains.';
-COMMENT ON COLUMN bi.evaluation_regret.scope IS 'task, family or all: filter by it.';
-COMMENT ON COLUMN bi.evaluation_regret.policy IS 'The policy that is judged.';
+'How much less accurate a policy is than the adapter trained for the task (policy own_task) on the same rows; below 0: more.';
+COMMENT ON COLUMN bi.evaluation_regret.scope IS 'task, family or all: filter by this column, because rows of one scope include rows of another.';
+COMMENT ON COLUMN bi.evaluation_regret.policy IS 'The policy that is compared.';
 COMMENT ON COLUMN bi.evaluation_regret.accuracy IS 'Accuracy of the policy on these rows, 0 to 1.';
 COMMENT ON COLUMN bi.evaluation_regret.own_task_accuracy IS 'Accuracy of the own task''s adapter on these rows.';
 COMMENT ON COLUMN bi.evaluation_regret.regret IS 'own_task_accuracy - accuracy.';
 COMMENT ON COLUMN bi.evaluation_regret.p IS 'P value of McNemar''s exact two-sided test.';
 
--- Reads bi.evaluation_pair; raises where there is nothing to compare, with the names that there are.
+-- Reads bi.evaluation_pair. If there is nothing to compare, it raises and names the policies that have answered.
 CREATE FUNCTION bi.compare_policies(evaluation text, policy_a text, policy_b text) RETURNS SETOF bi.evaluation_pair
 LANGUAGE plpgsql STABLE
 AS $$
@@ -177,10 +177,10 @@ BEGIN
                     SELECT string_agg(DISTINCT a.policy, ', ') FROM bi.accuracy AS a
                     WHERE a.evaluation = compare_policies.evaluation AND a.n > 0
                 ),
-                'bi.evaluation lists evaluations and how far each has got'
+                'bi.evaluation lists evaluations and the progress of each'
             );
     END IF;
 END
 $$;
 COMMENT ON FUNCTION bi.compare_policies IS
-'bi.evaluation_pair of two policies of an evaluation: each task, then each family, then all.';
+'Compares two policies of an evaluation (rows of bi.evaluation_pair): each task, then each family, then all.';

@@ -1,5 +1,5 @@
--- Reads only, with its owner's rights. A row's answers together by a window: joining each with each by the row is what
--- planners get wrong.
+-- Reads only, with its owner's rights. The answers to a row are combined by a window function, because the planner chooses bad
+-- plans for a self-join by row.
 CREATE VIEW bi.expected_gain AS
 SELECT
     x.evaluation,
@@ -46,21 +46,21 @@ CROSS JOIN loracomp.task_mask AS m
 WHERE x.expected_gains IS NOT NULL AND x.base_score IS NOT NULL
 GROUP BY x.evaluation, coalesce(m.labels ->> x.own_task, x.own_task), x.policy, x.base_model;
 COMMENT ON VIEW bi.expected_gain IS
-'What policies with weighting measured expected to gain over the base model on each task of an evaluation, and what they '
-'gained: on the rows that a policy of the base model alone answered too. Rows with choices.';
-COMMENT ON COLUMN bi.expected_gain.evaluation IS 'Named set of jobs.';
-COMMENT ON COLUMN bi.expected_gain.own_task IS 'Task that the rows come from.';
-COMMENT ON COLUMN bi.expected_gain.policy IS 'Name of the settings of routing and merging.';
-COMMENT ON COLUMN bi.expected_gain.base_model IS 'Frozen language model.';
-COMMENT ON COLUMN bi.expected_gain.n IS 'Rows that both answered.';
-COMMENT ON COLUMN bi.expected_gain.composed IS 'Those for which adapters were composed; for the others none was expected to help.';
+'Expected vs. realised gain over the base model, for policies with weighting measured, on each task of an evaluation. Only rows '
+'with choices that a policy without adapters (base) answered too.';
+COMMENT ON COLUMN bi.expected_gain.evaluation IS 'Name of the evaluation.';
+COMMENT ON COLUMN bi.expected_gain.own_task IS 'Task of the evaluated rows.';
+COMMENT ON COLUMN bi.expected_gain.policy IS 'Name of the policy: the settings of routing and merging.';
+COMMENT ON COLUMN bi.expected_gain.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN bi.expected_gain.n IS 'Number of rows that both policies answered.';
+COMMENT ON COLUMN bi.expected_gain.composed IS 'Number of these rows for which adapters were used; for the others no adapter was expected to help.';
 COMMENT ON COLUMN bi.expected_gain.expected IS
-'Mean expected gain in nats: the adapters'' expected gains by their weights; 0 where the base model answered alone.';
+'Mean expected gain in nats: the adapters'' expected gains averaged by their weights; 0 if the base model answered alone.';
 COMMENT ON COLUMN bi.expected_gain.realised IS
-'Mean gain that came true: log-probability of the right choice given the choices, minus the base model''s on the same row.';
+'Mean realised gain in nats: log-probability of the right choice among the choices, minus the base model''s on the same row.';
 COMMENT ON COLUMN bi.expected_gain.bias IS 'Mean of expected minus realised, in nats.';
-COMMENT ON COLUMN bi.expected_gain.bias_standard_error IS 'Of bias; null for one row.';
-COMMENT ON COLUMN bi.expected_gain.correlation IS 'Between expected and realised, over the rows.';
-COMMENT ON COLUMN bi.expected_gain.accuracy IS 'Share of the rows that the policy has right.';
-COMMENT ON COLUMN bi.expected_gain.base_accuracy IS 'Share of the same rows that the base model alone has right.';
-COMMENT ON COLUMN bi.expected_gain.as_of IS 'Up to when it counts: now, for it is live.';
+COMMENT ON COLUMN bi.expected_gain.bias_standard_error IS 'Standard error of bias; null if n is 1.';
+COMMENT ON COLUMN bi.expected_gain.correlation IS 'Correlation between expected and realised gain over the rows.';
+COMMENT ON COLUMN bi.expected_gain.accuracy IS 'Share of the rows that the policy answered right.';
+COMMENT ON COLUMN bi.expected_gain.base_accuracy IS 'Share of the same rows that the base model alone answered right.';
+COMMENT ON COLUMN bi.expected_gain.as_of IS 'Time of the data: the time of the query, because the view is live.';

@@ -1,5 +1,5 @@
--- Reads only, with its owner's rights, one evaluation after the other. Of policies that retrieve: what controls composed
--- says nothing about routing.
+-- Reads only, with its owner's rights, one evaluation after the other. Only policies with retrieval, because other routers
+-- don't choose tasks by the job.
 CREATE VIEW bi.routing_quality AS
 SELECT
     e.name AS evaluation,
@@ -33,7 +33,7 @@ CROSS JOIN LATERAL (
         INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
         INNER JOIN loracomp.task AS t ON j.task = t.name
         LEFT JOIN loracomp.task AS f ON p.tasks[1] = f.name
-        -- A task that was kept out, or never had an active adapter, can't be found.
+        -- Routing can't find a task that was excluded or has no active adapter.
         CROSS JOIN LATERAL (
             SELECT
                 j.task <> ALL (j.exclude_tasks) AND (t.id, j.base_model) IN (
@@ -77,21 +77,21 @@ CROSS JOIN LATERAL (
 ) AS q
 CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.routing_quality IS
-'How well retrieval found the task that an evaluation''s rows come from, by policy: of each task, and means over tasks.';
-COMMENT ON COLUMN bi.routing_quality.evaluation IS 'Named set of jobs.';
+'How often retrieval found the task of an evaluation''s rows, by policy: for each task, and means over tasks.';
+COMMENT ON COLUMN bi.routing_quality.evaluation IS 'Name of the evaluation.';
 COMMENT ON COLUMN bi.routing_quality.scope IS
-'task, family or all: filter by it, for the rows of one scope are the means of another''s.';
-COMMENT ON COLUMN bi.routing_quality.family IS 'Kind of task; null where scope is all.';
-COMMENT ON COLUMN bi.routing_quality.own_task IS 'Task that the rows come from; null but where scope is task.';
-COMMENT ON COLUMN bi.routing_quality.policy IS 'Name of the settings of routing.';
-COMMENT ON COLUMN bi.routing_quality.tasks IS 'Tasks that the means are over, each counting alike.';
-COMMENT ON COLUMN bi.routing_quality.n IS 'Jobs that were routed.';
+'task, family or all: filter by this column, because rows of one scope are means over rows of another.';
+COMMENT ON COLUMN bi.routing_quality.family IS 'Family of the tasks, such as nli; null if scope is all.';
+COMMENT ON COLUMN bi.routing_quality.own_task IS 'Task of the evaluated rows; null unless scope is task.';
+COMMENT ON COLUMN bi.routing_quality.policy IS 'Name of the policy that routed the jobs.';
+COMMENT ON COLUMN bi.routing_quality.tasks IS 'Number of tasks in the means; each has the same weight.';
+COMMENT ON COLUMN bi.routing_quality.n IS 'Number of jobs that were routed.';
 COMMENT ON COLUMN bi.routing_quality.true_first IS
-'Share of them, 0 to 1, whose most probable task was their own; null where own tasks were kept out or have no adapter.';
-COMMENT ON COLUMN bi.routing_quality.family_first IS 'Share whose most probable task was of their own task''s family.';
+'Share of the jobs, 0 to 1, whose most probable task was own_task; null if own tasks were excluded or have no adapter.';
+COMMENT ON COLUMN bi.routing_quality.family_first IS 'Share of the jobs whose most probable task is of the same family as own_task.';
 COMMENT ON COLUMN bi.routing_quality.true_inside IS
-'Share whose own task had a weight in the mix; null where own tasks were kept out or have no adapter.';
-COMMENT ON COLUMN bi.routing_quality.adapters IS 'Adapters a job.';
+'Share of the jobs in which own_task had a weight above 0; null if own tasks were excluded or have no adapter.';
+COMMENT ON COLUMN bi.routing_quality.adapters IS 'Mean number of adapters for each job.';
 COMMENT ON COLUMN bi.routing_quality.entropy_bits IS
-'Entropy of the tasks'' probabilities: 0 is certain of one, 1 as unsure as between two alike, 2 as among four.';
-COMMENT ON COLUMN bi.routing_quality.as_of IS 'Up to when it counts: now, for it is live.';
+'Mean entropy of the task probabilities in bits: 0: one task is certain; 1: two equally probable tasks; 2: four.';
+COMMENT ON COLUMN bi.routing_quality.as_of IS 'Time of the data: the time of the query, because the view is live.';

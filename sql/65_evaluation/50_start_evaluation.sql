@@ -1,13 +1,13 @@
 -- How an evaluation starts: rows of a split become jobs under each policy.
 --   start_evaluation
---     check_evaluation          raises where it could not be started
+--     check_evaluation          raises if it can't be started with these arguments
 --       unknown_tasks
 --       evaluated_examples
---     evaluated_examples        rows that can be asked, in the order in which a seed draws them
---     tasks_that_have_seen      tasks to exclude, for their adapters have learnt from these rows
+--     evaluated_examples        rows that can become jobs, in a random order given by the seed
+--     tasks_that_have_seen      tasks to exclude, because their adapters were trained on these rows
 
--- Inserts a job for each row drawn and policy, as the caller; those that are there already stay as they are, so that calling
--- it again adds what is missing: more rows, tasks or policies. What an evaluation asks, and how, is decided by its first call.
+-- Inserts a job for each drawn row and policy, as the caller. Existing jobs are kept, so that calling it again adds the missing
+-- ones: more rows, tasks or policies. The other settings of an evaluation are fixed by its first call.
 CREATE FUNCTION loracomp.start_evaluation(
     name text,
     tasks text[],
@@ -41,7 +41,7 @@ BEGIN
         RAISE EXCEPTION 'evaluation % was started with other settings: split %, kind %, base_model %, exclude_own %, seed %',
             found_one.name, coalesce(found_one.split, 'none'), found_one.kind, coalesce(found_one.base_model, 'none'),
             found_one.exclude_own, found_one.seed
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'give the same to add to it, or take another name';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'give the same value to add jobs, or choose another name for the evaluation';
     END IF;
     PERFORM loracomp.check_evaluation(tasks, policies, split, rows_a_task);
     RETURN QUERY
@@ -50,7 +50,7 @@ BEGIN
             t.name AS task,
             p.name AS policy,
             x.*,
-            -- An own task's adapter without its own task would be the base model under a false name.
+            -- Policies with router own_task are not affected: without its own task such a policy would be the base model.
             CASE WHEN start_evaluation.exclude_own AND p.router <> 'own_task' THEN seen.task_names ELSE '{}' END AS excluded,
             array_position(tasks, t.name) AS task_place,
             array_position(policies, p.name) AS policy_place
@@ -73,7 +73,7 @@ BEGIN
             WHERE j.evaluation = start_evaluation.name AND j.example_id = a.example_id AND j.policy = a.policy
         )
         ORDER BY a.task_place, a.policy_place, a.place
-        -- Another call at the same time may have been first.
+        -- Another call at the same time may have inserted it first.
         ON CONFLICT (evaluation, example_id, policy) WHERE example_id IS NOT NULL DO NOTHING
         RETURNING j.task, j.policy
     )
@@ -88,12 +88,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.start_evaluation IS
-'Asks rows of the tasks'' split under each of the policies, the same rows for all: a row a task and policy, with the jobs '
-'that this call asks for and how many of them were added. rows_a_task null is all of them; exclude_own keeps out of each row''s '
-'mix its own task and those whose active adapter has learnt from it (but for policies whose router is own_task); kind route '
-'asks for weights alone; base_model null is the default one. The jobs wait until nothing else is due.';
+'Inserts jobs from the rows of tasks'' split under each policy, the same rows for all policies; returns for each task and policy '
+'how many jobs there are and how many were added. rows_a_task null: all rows. exclude_own: a job may not use its own task, nor '
+'tasks whose active adapter was trained on its row (except with router own_task). kind route: only routing weights. base_model '
+'null: the default. Workers take these jobs only if no other job is due.';
 
--- Changes nothing; raises for the first thing that an evaluation could not be started with.
+-- Changes nothing; raises for the first argument with which the evaluation can't be started.
 CREATE FUNCTION loracomp.check_evaluation(tasks text[], policies text[], split text, rows_a_task integer)
 RETURNS boolean
 LANGUAGE plpgsql STABLE
@@ -118,11 +118,11 @@ BEGIN
     END IF;
     IF unknown_tasks IS NOT NULL THEN
         RAISE EXCEPTION 'tasks names tasks that do not exist: %', unknown_tasks
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list shows the existing ones';
     END IF;
     IF unknown_policies IS NOT NULL THEN
         RAISE EXCEPTION 'policies names policies that do not exist: %', unknown_policies
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp policy list names those that there are';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp policy list shows the existing ones';
     END IF;
     IF empty_tasks IS NOT NULL THEN
         RAISE EXCEPTION 'no % rows with text and answer of: %', split, empty_tasks
@@ -132,10 +132,10 @@ BEGIN
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_evaluation IS 'True, or an error that says why such an evaluation can''t be started.';
+COMMENT ON FUNCTION loracomp.check_evaluation IS 'True, or an error that says why the evaluation can''t be started.';
 
--- Reads the rows of a split that can be asked, in the order in which they are drawn: fewer are always among more. A row
--- that is in the index would retrieve itself, so that it is none: train rows, but for those that were never embedded.
+-- Reads the rows of a split that can become jobs, in a random order given by the seed, so that the first n rows are always among
+-- the first n + 1. Embedded rows are left out, because a job made from one would retrieve itself.
 CREATE FUNCTION loracomp.evaluated_examples(task text, split text, seed integer DEFAULT 0)
 RETURNS TABLE (example_id bigint, prompt text, choices text[], answer text, place bigint)
 LANGUAGE sql STABLE
@@ -153,9 +153,9 @@ BEGIN ATOMIC
         AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id);
 END;
 COMMENT ON FUNCTION loracomp.evaluated_examples IS
-'Rows of a task''s split that an evaluation can ask, with their places in the order that a seed draws them in.';
+'Rows of a task''s split from which an evaluation can make jobs, with their positions in a random order given by the seed.';
 
--- Reads the training records of active adapters. An adapter without one has seen its own task, as far as is known.
+-- Reads the training records of active adapters. An adapter without a record is assumed to be trained on its own task only.
 CREATE FUNCTION loracomp.tasks_that_have_seen(task text, base_model text) RETURNS text[]
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -168,5 +168,5 @@ BEGIN ATOMIC
     );
 END;
 COMMENT ON FUNCTION loracomp.tasks_that_have_seen IS
-'The task, and those whose active adapter has learnt from its rows: its training record names it in tasks_seen, as that of '
-'an adapter does which was started from another task''s.';
+'The task, and other tasks whose active adapter was trained on its rows: the adapter''s training record has the task in '
+'tasks_seen, for example because its training started from the task''s adapter.';

@@ -1,8 +1,8 @@
--- Texts that stand in the train rows of one task and the evaluated rows of another.
+-- Finds texts that are in train rows of one task and in evaluated rows of another.
 --   leaks_between_tasks
---     text_key                  texts that differ by case or punctuation alone have the same
+--     text_key                  a hash that is equal for texts that differ only in case or punctuation
 
--- Computes only. What spaces and punctuation are is the same on every server; the case of letters beyond ASCII is the locale's.
+-- Reads no table. Spaces and punctuation are the same on every server; the case of letters outside ASCII depends on the locale.
 CREATE FUNCTION loracomp.text_key(value text) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
@@ -13,16 +13,16 @@ SELECT md5(lower(regexp_replace(
 FROM (
     SELECT
         loracomp.white_space() AS spaces,
-        -- Of ASCII and Latin 1, quotes and dashes.
+        -- Punctuation of ASCII and Latin 1, quotes and dashes.
         loracomp.white_space() || '!-/:-@[-`{-~\u00a1\u00ab\u00b7\u00bb\u00bf\u2010-\u2027\u2030-\u205e' AS others
 ) AS s;
 END;
 COMMENT ON FUNCTION loracomp.text_key IS
-'Hash of a text without case, spaces, punctuation and a label such as Question: in front.';
+'Hash of a text that ignores case, spaces, punctuation, and a label such as Question: at the start.';
 
--- Changes nothing; hashes every line of every example that has a text, some seconds for 100,000. Templates differ from task to
--- task, so lines are compared too, but none that is in more than a fifth of its task's rows: that is the template's own.
--- Rows of one task share passages and premises by nature, so within a task only whole prompts count.
+-- Changes nothing. It hashes every line of every example with text; 100,000 examples take some seconds. Single lines are
+-- compared, because templates differ between tasks; but not lines that are in more than a fifth of a task's rows, because these
+-- belong to its template. Within a task only whole prompts are compared, because its rows naturally share passages.
 CREATE FUNCTION loracomp.leaks_between_tasks(task text DEFAULT NULL, split text DEFAULT 'validation')
 RETURNS TABLE (
     own_task text,
@@ -69,5 +69,5 @@ AS $$
     ORDER BY own.name, l.id, other.name, l.train_id;
 $$;
 COMMENT ON FUNCTION loracomp.leaks_between_tasks IS
-'Rows of a split that have a line, or their whole prompt, in common with a train row of another task, or the whole prompt '
-'with one of their own; of one task or of all (null). Rows without text can''t be looked at.';
+'Rows of a split that share a line or the whole prompt with a train row of another task, or the whole prompt with a train row of '
+'the same task; for one task or all tasks (null). Rows without text are not compared.';

@@ -1,4 +1,4 @@
--- Reads only. An exact sign test: nothing is assumed of how gains are distributed, and rounding favours neither.
+-- Reads only. The exact sign test makes no assumption about the distribution of gains.
 CREATE FUNCTION loracomp.compare_adapters(adapter_id integer, other_id integer)
 RETURNS TABLE (
     examples bigint,
@@ -27,5 +27,5 @@ AS $$
     ) AS d;
 $$;
 COMMENT ON FUNCTION loracomp.compare_adapters IS
-'What an adapter is worth beside another on its own task''s examples on which both are measured: the mean difference of '
-'their gains in nats, on how many it is better and worse, and the p value of the exact two-sided sign test.';
+'Compares two adapters on the first one''s task, over the examples on which both are measured: mean difference of their gains '
+'in nats, on how many examples the first is better and worse, and the p value of the exact two-sided sign test.';

@@ -1,13 +1,13 @@
--- What each role may do with tables and views. Which rows: 20_rows.sql; which functions: 30_functions.sql.
+-- Privileges of each role on tables and views. 20_rows.sql limits the rows; 30_functions.sql grants functions.
 
--- Takes from PUBLIC what Postgres gives it with every new function, in the transaction that makes them; what roles may
--- do follows, by name. Every role may see which release the schema is of.
+-- Revokes from PUBLIC the EXECUTE privilege that Postgres grants on every new function, in the transaction that creates them;
+-- then grants privileges to each role. Every role may see the schema's revision.
 REVOKE ALL ON ALL ROUTINES IN SCHEMA loracomp, bi FROM public;
 GRANT USAGE ON SCHEMA loracomp TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
 GRANT SELECT ON TABLE loracomp.alembic_version, loracomp.sql_object
 TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
 
--- A submitter inserts the columns meant for it, reads its own jobs with their traces, and the names that a job may use.
+-- Submitters may insert the columns meant for them, read their own jobs and traces, and read the names that a job may use.
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
     idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s
@@ -16,7 +16,7 @@ GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
     idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s
 ) ON TABLE loracomp.incoming_job TO loracomp_submitter, loracomp_admin;
--- What administrators alone may fill, and a status: so that a trigger can say which column it refuses (fill_job).
+-- Columns that only administrators may fill, and status, are granted too, so that the trigger fill_job can refuse them by name.
 GRANT INSERT (task, expected, evaluation, status) ON TABLE loracomp.job TO loracomp_submitter;
 GRANT SELECT ON TABLE loracomp.job, loracomp.prediction TO loracomp_submitter;
 GRANT SELECT ON TABLE
@@ -29,12 +29,12 @@ loracomp.queue_health
 TO loracomp_submitter;
 GRANT SELECT ON TABLE loracomp.policy, loracomp.base_model TO loracomp_submitter;
 
--- An analyst reads bi, which holds nobody's words, and nothing else.
+-- Analysts may read only schema bi, which contains no texts of users.
 GRANT USAGE ON SCHEMA bi TO loracomp_analyst;
 GRANT SELECT ON ALL TABLES IN SCHEMA bi TO loracomp_analyst;
 
--- An administrator reads everything, sets policies, inserts jobs (those of evaluations too), and changes the rest by
--- functions. Weights arrive by COPY.
+-- Administrators may read everything, change policies, insert jobs (also of evaluations), and change the rest through
+-- functions. They write adapters' weights by COPY.
 GRANT USAGE ON SCHEMA bi TO loracomp_admin;
 GRANT SELECT ON ALL TABLES IN SCHEMA loracomp, bi TO loracomp_admin;
 GRANT INSERT, UPDATE, DELETE ON TABLE loracomp.policy TO loracomp_admin;

@@ -1,5 +1,5 @@
--- Who may execute which function. Those not named here are for the owner, for triggers, and for functions that run with
--- their owner's rights. A test lists them all.
+-- Which role may execute which function. Functions not named here are only for the owner, for triggers, and for functions that
+-- run with the owner's rights. A test lists all of them.
 
 -- Submitters.
 GRANT EXECUTE ON FUNCTION
@@ -119,7 +119,7 @@ loracomp.erase_jobs(bigint[]),
 loracomp.erase_jobs(jsonb)
 TO loracomp_admin;
 
--- What the above, the views and the constraints call with their caller's rights.
+-- Functions that the functions above, views and constraints call with the caller's rights.
 GRANT EXECUTE ON FUNCTION
 loracomp.white_space,
 loracomp.is_blank,

@@ -387,7 +387,7 @@ def test_an_adapter_without_its_weights_is_neither_activated_nor_loaded(connecti
     registered(connection, "piqa")
     staged = stage_adapter(connection, folder, task="piqa")
     connection.execute("DELETE FROM loracomp.adapter_part")
-    with pytest.raises(RefusedError, match=r"piqa@1 has 0 bytes of weights .* stage it again"):
+    with pytest.raises(RefusedError, match=r"piqa@1 has 0 bytes of weights .* stage the adapter again"):
         activate_adapter(connection, staged.id)
     with pytest.raises(JobError, match="sha256 differs"):
         fetch_adapters(connection, [staged.id])

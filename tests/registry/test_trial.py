@@ -70,7 +70,7 @@ def test_a_model_that_jobs_or_adapters_name_is_not_removed(run, connection, tmp_
     connection.execute(
         "SELECT loracomp.stage_adapter('rte', 'first', 'rte', 1, 1, false, 1, '{q}', 1, 1, repeat('a', 64), '{}', '{}')"
     )
-    with pytest.raises(RefusedError, match="base model first has 1 adapters: by force"):
+    with pytest.raises(RefusedError, match="base model first has 1 adapters: force"):
         run("model", "remove", "first")
     assert run("model", "remove", "first", "--force") == []
 

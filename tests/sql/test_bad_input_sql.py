@@ -165,7 +165,7 @@ def test_the_message_names_the_field_and_the_way_out(connection: Connection):
         add_jobs(connection, "a", exclude_tasks=["nope", "neither"])
     assert str(caught.value) == (
         "exclude tasks must name tasks: exclude_tasks names tasks that do not exist: nope, neither: "
-        "leave them out: what does not exist is not used"
+        "remove these names: a task that does not exist is never used"
     )
 
 

@@ -103,7 +103,7 @@ def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
     rows: list[Any] = [{"prompt": f"prompt {n}", "tags": {"row": n}} for n in range(1, 101)]
     wrong = {
         7: ({"prompt": " "}, "prompt must not be blank"),
-        8: ({"promt": "x"}, "a job has no column promt that you may fill; those are: prompt, choices,"),
+        8: ({"promt": "x"}, "a job has no column promt that you may fill; submitters may fill: prompt, choices,"),
         50: ({"prompt": "x", "choices": ["a"]}, "choices must be a list of 2 to 1000"),
         51: ({"prompt": "x", "policy": "nobodys"}, "policy must exist"),
         52: ({"prompt": "x", "priority": "high"}, 'invalid input syntax for type integer: "high"'),
