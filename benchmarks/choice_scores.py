@@ -1,4 +1,4 @@
-"""Accuracy on held-out train rows by what a choice's log-likelihood is divided by, base model to own adapter.
+"""Accuracy of the base model and of each task's adapter, if a choice's log-likelihood is divided by different numbers.
 
     python -m benchmarks.choice_scores ../shared/data --tasks openbookqa,copa
 

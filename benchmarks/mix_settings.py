@@ -73,7 +73,7 @@ SELECT policy, array_agg(accuracy ORDER BY contrast) AS accuracies
 FROM (SELECT policy, contrast, avg(accuracy) AS accuracy FROM by_task GROUP BY policy, contrast) AS mean
 GROUP BY policy
 """
-# A small task may ship all the rows that its training kept aside.
+# Tasks with rows left to evaluate: of a small task, the library may ship all rows that training kept aside.
 ASKABLE = """
 SELECT t.task FROM unnest(%s::text[]) AS t (task)
 WHERE EXISTS (SELECT FROM loracomp.evaluated_examples(t.task, %s)) ORDER BY t.task
@@ -86,7 +86,7 @@ WHERE j.evaluation = 'mix_settings' GROUP BY j.policy
 
 
 def kept_aside(task: str, data: Path, base: BaseModel) -> Iterator[Example]:
-    """Train rows that the task's adapter hasn't seen."""
+    """Train rows that the task's adapter was not trained on."""
     record = json.loads((adapter_folder(PACKAGED, task) / "training.json").read_text())
     entry, folder = load_entry(task), str(data / task)
     leaks = find_leaks(entry, folder).source_refs

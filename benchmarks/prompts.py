@@ -1,4 +1,4 @@
-"""Which templates and wordings of the catalogue's phrasings an adapter understands: the tables of docs/prompts.md.
+"""Measures with which templates and wordings of the phrasings an adapter works: the tables of docs/prompts.md.
 
     python -m benchmarks.prompts ../shared/data [--rows 60] [--tasks sst2,mnli]
 
@@ -51,12 +51,12 @@ def main() -> None:
 
 
 def read_results() -> list[dict[str, Any]]:
-    """Lines of RESULTS; none where it is not there."""
+    """The lines of RESULTS; none if the file does not exist."""
     return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.is_file() else []
 
 
 def measure(task: str, folder: str, count: int) -> Iterator[dict[str, Any]]:
-    """A line for each template and each wording of a task that fits it."""
+    """Measure a task; yields a line for each template and each wording that fits the task."""
     adapter = adapter_folder(PACKAGED, task)
     record = json.loads((adapter / RECORD).read_text())
     config = training_config(**record["hyper_parameters"])
@@ -92,7 +92,7 @@ def _labels(entry: Entry) -> set[str] | None:
 
 
 def _only(templates: Any, wordings: list[Wording]) -> Phrasings:
-    """Phrasings of these alone, held out or not, to be drawn as in training."""
+    """Phrasings with only these templates and wordings, which may be drawn even if they are held out."""
     one = len(wordings) == 1
     free: list[Template] = [
         each.model_copy(update={"held_out": False}) for each in templates if len(templates) == 1 or not each.held_out

@@ -111,7 +111,7 @@ def timed(work: Callable[[], object]) -> float:
 
 
 def ask_bare(connection: db.Connection, vectors: Vectors) -> None:
-    """All examples, whoever may read them; no weights."""
+    """Search the nearest of all examples by a bare query, without access rights and weights."""
     connection.execute(BARE, [list(vectors)]).fetchall()
 
 

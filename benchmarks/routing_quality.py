@@ -68,7 +68,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Shares:
-    """Of a similarity, as `model.encoding` has them; `prompt` is the prompt's part of what is left for the texts."""
+    """Shares in the cosine, as in `model.encoding`; `prompt` is the prompt's part of the share that texts have."""
 
     prompt_length: float = PROMPT_LENGTH_SHARE
     choice_length: float = CHOICE_LENGTH_SHARE
@@ -82,11 +82,11 @@ class Shares:
 
 NO_SHAPE = Shares(0, 0, 0)
 PARTS = np.cumsum([len(PROMPT_LENGTHS), len(CHOICE_LENGTHS)])
-"""Where a shape's parts end: the prompt's length, the choices', their number."""
+"""Indexes at which the parts of a shape end: the prompt's length, the choices' length, their number."""
 
 
 class Index:
-    """A library's examples: unit vectors of prompts and choices [n, d], shapes' parts, and each one's task."""
+    """A library's examples: unit vectors of prompts and choices [n, d], parts of the shape, and tasks."""
 
     def __init__(self, folder: Path) -> None:
         manifest = read_manifest(folder)
@@ -104,13 +104,13 @@ class Index:
 
 
 def unit(vectors: Array) -> Array:
-    """Brought to length 1; a zero vector stays."""
+    """The vectors scaled to length 1; zero vectors stay zero."""
     lengths: Array = np.linalg.norm(vectors, axis=1, keepdims=True)
     return vectors / np.where(lengths > 0, lengths, 1)
 
 
 def queries_of(task: str, folder: Path, split: str, count: int, index: Index) -> list[Query]:
-    """Rows of a task in a fixed random order, of train those that share no text with the index."""
+    """Rows of a task in a fixed random order; train rows only if they share no text with the index."""
     entry = load_entry(task)
     examples = {example.source_ref: example for example in read_examples(entry, split, str(folder))}
     raw = {f"{task}/{split}#{n}": row for n, row in enumerate(rows_of(str(folder), None, split, ""))}
@@ -138,7 +138,7 @@ def _prompts(prompt: str, template: str, texts: list[str]) -> dict[str, str]:
 
 
 class Embedder:
-    """The encoder, which embeds a text once; with a file, once for ever. The file holds hashes, no text."""
+    """The encoder with a cache of embeddings, optionally in a file, which contains hashes of the texts, no texts."""
 
     def __init__(self, encoder: Encoder, cache: Path | None) -> None:
         self._encoder, self._cache = encoder, cache
@@ -169,7 +169,7 @@ def joined(choices: Sequence[str]) -> str:
 
 
 def nearest(similarities: Array, owners: npt.NDArray[np.int64], k: int = 200) -> tuple[Array, npt.NDArray[np.int64]]:
-    """The k largest similarities of each row [m, k], falling, and their tasks."""
+    """For each row its k largest similarities [m, k], in descending order, and their tasks."""
     some = np.argpartition(-similarities, min(k, similarities.shape[1]) - 1, axis=1)[:, :k]
     order = np.argsort(-np.take_along_axis(similarities, some, 1), axis=1)
     best = np.take_along_axis(some, order, 1)
@@ -177,7 +177,7 @@ def nearest(similarities: Array, owners: npt.NDArray[np.int64], k: int = 200) ->
 
 
 def weigh(found: tuple[Array, npt.NDArray[np.int64]], tasks: int, use: Settings) -> tuple[Array, npt.NDArray[np.bool_]]:
-    """Probabilities [m, tasks] and what the nucleus keeps, as `loracomp.task_weights`."""
+    """Probabilities [m, tasks], and which tasks the nucleus keeps, as in `loracomp.task_weights`."""
     similarities, owners = found[0][:, : use.k], found[1][:, : use.k]
     shares = np.exp((similarities - similarities[:, :1]) / use.temperature)
     shares /= shares.sum(1, keepdims=True)
@@ -193,12 +193,12 @@ def weigh(found: tuple[Array, npt.NDArray[np.int64]], tasks: int, use: Settings)
 
 
 class Similarities:
-    """Of queries to an index's examples [m, n], part by part; queries in other words are others."""
+    """Similarities [m, n] between queries and the examples of an index, separately for each part of the vectors."""
 
     def __init__(self, index: Index, queries: Sequence[Query], embed: Embedder) -> None:
         self._index, self._queries = index, queries
         texts = embed([joined(query.choices) for query in queries])
-        # Without choices there is nothing in their place.
+        # For a query without choices this part of the similarity is 0.
         self._choices = texts @ index.choices.T * np.array([[bool(query.choices)] for query in queries])
         forms = queries[0].prompts
         self._prompts = {form: embed([q.prompts[form] for q in queries]) @ index.prompts.T for form in forms}
@@ -226,7 +226,7 @@ class Similarities:
 
 
 class Bench:
-    """Queries against an index; figures are means over tasks, each counting alike."""
+    """Evaluates queries against an index; figures are means over tasks, which all have the same weight."""
 
     def __init__(self, index: Index, queries: list[Query], embed: Embedder) -> None:
         self.index, self.queries, self.embed = index, queries, embed
@@ -289,7 +289,7 @@ def most(tasks: Iterable[str]) -> str:
 
 
 def sweeps(bench: Bench) -> None:
-    """What was chosen among."""
+    """Print tables of the settings among which the defaults were chosen."""
     shares = {
         "prompt alone": 1.0,
         "choices alone": 0.0,
@@ -314,7 +314,7 @@ def sweeps(bench: Bench) -> None:
 
 
 def robustness(bench: Bench) -> None:
-    """Choices that are not the catalogue's, or none."""
+    """Print how routing works if a job's choices are not the catalogue's, or if it has none."""
     worded: dict[str, Callable[[Query], Sequence[str]]] = {
         "the catalogue's": lambda query: query.choices,
         "in reverse order": lambda query: query.choices[::-1],
@@ -326,7 +326,7 @@ def robustness(bench: Bench) -> None:
 
 
 def one_text(bench: Bench, data: Path, count: int) -> None:
-    """Prompt and choices embedded as one text, against two views: on `count` examples a task."""
+    """Compare prompt and choices embedded as one text with two separate texts, on `count` examples for each task."""
     few = bench.index.places < count
     entries = {task: read_examples(load_entry(task), "train", str(data / task)) for task in bench.index.tasks}
     texts = {each.source_ref: _one_text(each.prompt, each.choices) for rows in entries.values() for each in rows}
@@ -352,7 +352,7 @@ def _one_text(prompt: str, choices: Sequence[str] | None) -> str:
 
 
 def unseen(index: Index, queries: list[Query], embed: Embedder) -> None:
-    """Where rows of tasks that the library lacks go."""
+    """Print to which tasks and families rows are routed whose own task the library lacks."""
     print("\n| unseen task | prompts | family first | adapters | first |\n|---|---|---|---|---|")
     for task in sorted({query.task for query in queries}):
         rows = [query for query in queries if query.task == task]
@@ -366,9 +366,10 @@ def unseen(index: Index, queries: list[Query], embed: Embedder) -> None:
 
 
 def strangers(index: Index, data: Path, split: str, count: int, embed: Embedder) -> None:
-    """How often the family is first, by the shape's shares, for words that no example has.
+    """Print how often the right family comes first, by the shares of the shape, for prompts in unfamiliar words.
 
-    Rows in phrasings that are held out; questions written by hand, which choose nothing; both mean over rows.
+    These are rows in held-out phrasings, and handwritten questions (which are not used to choose settings); both are
+    means over rows.
     """
     worded = [query for task in index.tasks for query in held_out_queries(task, data / task, split, count, index)]
     groups = {"phrasings held out": worded, "written by hand": handwritten_queries(data)}
@@ -385,7 +386,7 @@ def strangers(index: Index, data: Path, split: str, count: int, embed: Embedder)
 
 
 def held_out_queries(task: str, folder: Path, split: str, count: int, index: Index) -> list[Query]:
-    """Rows of a task that are not in the index, in phrasings that are held out."""
+    """Rows of a task that are not in the index, in held-out phrasings."""
     entry = load_entry(task)
     rows = [
         example

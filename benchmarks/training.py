@@ -27,13 +27,13 @@ CORES = os.cpu_count() or 1
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a machine's cores are used for training."""
+    """A way to use a machine's cores for training."""
 
     name: str
     processes: int
     keep_memory: bool
     layers_from: int
-    """The first layer that is adapted; below it nothing is differentiated."""
+    """The first adapted layer; no gradients are computed below it."""
 
 
 WAYS = (
@@ -63,7 +63,7 @@ def main() -> None:
 
 
 def rate(way: Way, options: argparse.Namespace) -> float:
-    """Rows a second of all the processes of a way together."""
+    """Rows per second of all processes of a way together."""
     command = [sys.executable, "-m", "benchmarks.training", str(options.data), "--task", options.task]
     command += ["--steps", str(options.steps), "--way", str(WAYS.index(way))]
     environment = os.environ | {"OMP_NUM_THREADS": str(CORES // way.processes)}
@@ -75,7 +75,7 @@ def rate(way: Way, options: argparse.Namespace) -> float:
 
 
 def train(folder: Path, task: str, way: Way, steps: int) -> float:
-    """Rows a second of this process."""
+    """Train in this process; returns rows per second."""
     import torch  # noqa: PLC0415  the parent needs no model
 
     from loracomp.config import load_settings  # noqa: PLC0415
@@ -109,7 +109,7 @@ def train(folder: Path, task: str, way: Way, steps: int) -> float:
 
 
 def fill_page(rates: dict[str, list[float]]) -> None:
-    """Put the table between its marks."""
+    """Write the table between the marks of the page."""
     before, _, rest = PAGE.read_text().partition(MARK)
     _, _, after = rest.partition(END)
     medians = {name: statistics.median(each) for name, each in rates.items()}

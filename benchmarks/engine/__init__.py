@@ -1,4 +1,4 @@
-"""What docs/performance.md says, measured: `python -m benchmarks.engine --help`."""
+"""Measures the figures of docs/performance.md: `python -m benchmarks.engine --help`."""
 
 from loracomp.model.cpu import wait_briefly
 

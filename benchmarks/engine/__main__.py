@@ -1,10 +1,10 @@
-"""What docs/performance.md says: ratios, both sides of each measured side by side in one run, and how they grow.
+"""Measures the figures of docs/performance.md: ratios between two systems in one run, and how they grow with size.
 
     python -m benchmarks.engine
 
-In a database of its own, on the server that LORACOMP_DATABASE_URL names (one where it may make databases) or on the
-embedded one, with the shipped library and its base model. Results are kept as JSON; a part that is measured anew takes
-the place of its older figures.
+It uses its own database, with the shipped library and its base model, on the server that LORACOMP_DATABASE_URL names
+(where it must be allowed to create databases) or on the embedded server. Results are stored as JSON; measuring a part
+again replaces its older figures.
 """
 
 import argparse
@@ -51,7 +51,7 @@ TURNS_OF = {
     **{"scoring": 1.4, "generation": 1.4, "merging": 2, "latency": 6, "composing": 2},
     **dict.fromkeys(("growth", "profile", "ways"), 0.6),
 }
-"""How many times as many turns a part takes as the others."""
+"""Parts that run more turns than others, and how many times more."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"measuring {part}")
             turns = max(1, round(options.turns * TURNS_OF.get(part, 1)))
             keep(options.out, part, machine | as_json(PARTS[part](bench, turns)))
-    # The page shows all that is kept, with its day; whoever measures sees what was measured now.
+    # The page shows all stored results with their dates; the terminal shows only those of this run.
     results = {part: found for part, found in write_report(options.out).items() if part in parts}
     if options.json:
         json.dump(results, sys.stdout, indent=2)
@@ -93,12 +93,12 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def sizes_of(options: argparse.Namespace) -> Sizes:
-    """What the command line says of sizes."""
+    """The sizes given on the command line."""
     return Sizes(**{size.name: getattr(options, size.name) for size in fields(Sizes)})
 
 
 def describe_machine(bench: Workbench) -> dict[str, Any]:
-    """What it was measured on, and how much of it."""
+    """Name and extent of the machine that the figures were measured on."""
     model = bench.base.model
     device = (
         torch.cuda.get_device_name()
@@ -116,7 +116,7 @@ def describe_machine(bench: Workbench) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """The processor's name, where the system tells."""
+    """The processor's name if the system has /proc/cpuinfo, otherwise its architecture."""
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.is_file() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
@@ -124,7 +124,7 @@ def processor() -> str:
 
 
 def as_json(measured: Measured) -> dict[str, Any]:
-    """Figures as their fields."""
+    """The results of a part with its figures as dicts, ready for JSON."""
     figures: list[Figure] = measured.get("figures", [])
     return {**measured, "figures": [figure.as_dict() for figure in figures]}
 

@@ -1,4 +1,4 @@
-"""Composing alone: what a batch's compositions take, and the memory that they hold."""
+"""Measures the compose step alone: the time for a batch's compositions, and the memory that they use."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -19,19 +19,19 @@ STRATEGIES = ("linear", "cat", "ties", "magnitude_prune")
 
 
 def new_composer(bench: Workbench) -> Composer:
-    """One that knows nothing yet, with the worker's default settings: a quarter of 2 GB."""
+    """A composer with an empty cache of the worker's default size, a quarter of 2 GB."""
     return Composer(bench.base, cache_bytes=512 << 20)
 
 
 def composing(bench: Workbench, turns: int) -> Measured:
-    """Milliseconds of processor time that a batch's new mixes take, of adapters that are new and that are known."""
+    """Milliseconds of CPU time to compose a batch of new mixes, from new adapters and from adapters in the cache."""
     with one_thread():
         return {"composing": {strategy: _composing(bench, strategy, turns) for strategy in STRATEGIES}}
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Torch computes in the calling thread alone: its clock then has all of it, and no wait for another."""
+    """Within this context, torch computes only in the calling thread, so that the thread's CPU time has all of it."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -41,7 +41,7 @@ def one_thread() -> Iterator[None]:
 
 
 def _composing(bench: Workbench, strategy: str, turns: int) -> dict[str, float]:
-    """Medians over the turns; the first does not count."""
+    """Median milliseconds over the turns, without the first one."""
     draw, adapters = drawing(bench.library, strategy=strategy), bench.predictor().load(once_each(bench.library))
     spent: dict[str, list[float]] = {"new adapters": [], "known adapters": []}
     for _ in range(turns + 1):
@@ -54,14 +54,14 @@ def _composing(bench: Workbench, strategy: str, turns: int) -> dict[str, float]:
 
 
 def memory(bench: Workbench, turns: int) -> Measured:
-    """Bytes of factors that stay for a batch whose mixes all differ, over those that its adapters' files have."""
+    """Bytes of factors kept in memory for a batch of different mixes, divided by the bytes of its adapters' files."""
     del turns  # nothing here takes time
     held = {strategy: _held(bench, strategy) for strategy in STRATEGIES}
     return {"figures": [_memory(bench, strategy, each) for strategy, each in held.items()], "held": held}
 
 
 def _held(bench: Workbench, strategy: str) -> dict[str, float]:
-    """In storages, views of one counted once: as loaded, as prepared, and in a pass's own copy."""
+    """Bytes of the factors as loaded, as prepared, and as copied for a pass; tensors that share memory count once."""
     compositions = drawing(bench.library, strategy=strategy)(bench.sizes.batch)
     used = {id_ for each in compositions for id_ in each.adapter_ids}
     loaded, composer = bench.predictor().load(compositions), new_composer(bench)
@@ -84,6 +84,6 @@ def _memory(bench: Workbench, strategy: str, held: dict[str, float]) -> Figure:
 
 
 def storage_nbytes(blocks: Iterable[Block]) -> int:
-    """Bytes of the storages that blocks lie in, each counted once."""
+    """Bytes of the memory behind these blocks; memory that several blocks share counts once."""
     storages = [side.untyped_storage() for block in blocks for side in (block.A, block.B)]
     return sum({each.data_ptr(): each.nbytes() for each in storages}.values())

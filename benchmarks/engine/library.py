@@ -1,4 +1,4 @@
-"""A library of a thousand adapters in the database: batches whose adapters are loaded, and are read for each."""
+"""Measures batches on a library of a thousand adapters, with adapters in memory and with adapters read each time."""
 
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,12 +23,12 @@ COPIES = "SELECT id, sha256, name FROM loracomp.adapter WHERE starts_with(name, 
 
 
 def library_size(bench: Workbench, turns: int) -> Measured:
-    """Batches that use as many adapters as the shipped library has: of it alone, and of a library of a thousand."""
+    """Compare batches on the shipped library with batches, of as many adapters, on a library of a thousand."""
     jobs = made_up_jobs(bench.sizes.batch, seed=3)
     few = [Registered(each.id, each.sha256) for each in bench.library[: bench.sizes.used]]
     parts = list(in_parts(staged_copies(bench, bench.sizes.library), len(few)))
     loaded, reading = Reader(bench), Reader(bench)
-    for part in parts:  # the last of them stay
+    for part in parts:  # only the last ones stay in the cache
         loaded.predictor.load(once_each(part))
     seconds = take_turns(
         {
@@ -54,12 +54,12 @@ def _of_size(bench: Workbench, seconds: Seconds, large: str, reading_ms: float =
 
 
 class Reader:
-    """A predictor that reads adapters from the database, with room for those of a few batches."""
+    """A predictor that reads adapters from the database, with a cache for the adapters of a few batches."""
 
     def __init__(self, bench: Workbench) -> None:
         self._bench = bench
         self.reads: list[tuple[int, float]] = []
-        """Adapters read at once, and the seconds that it took."""
+        """For each read, the number of adapters and the seconds that it took."""
         nbytes = sum(
             side.nbytes for each in bench.library[: bench.sizes.used] for f in each.factors.values() for side in f
         )
@@ -74,12 +74,12 @@ class Reader:
 
     @property
     def milliseconds(self) -> float:
-        """Median of a read."""
+        """Median milliseconds of a read."""
         return 1000 * median(seconds for _, seconds in self.reads)
 
 
 def using(parts: Iterable[Sequence[Registered]]) -> Draw:
-    """Compositions that use each adapter of a part at least once; the next part each time, over and over."""
+    """Draws compositions that use each adapter of a part at least once; each call takes the next part, in a cycle."""
     following, seeds = cycle(parts), count()
 
     def some(jobs: int) -> list[Composition]:
@@ -94,13 +94,13 @@ def using(parts: Iterable[Sequence[Registered]]) -> Draw:
 
 
 def in_parts(adapters: Sequence[Registered], size: int) -> Iterator[Sequence[Registered]]:
-    """Adapters so many at a time; what is left over is left out."""
+    """Split adapters into parts of `size`; a smaller rest is dropped."""
     for start in range(0, len(adapters) - size + 1, size):
         yield adapters[start : start + size]
 
 
 def staged_copies(bench: Workbench, wanted: int) -> list[Registered]:
-    """So many adapters in the database, each a file of its own; those of an earlier run are still there."""
+    """Make sure that `wanted` copies of adapters are in the database, each with its own file; reuses earlier copies."""
     names = [f"copy {number}" for number in range(wanted)]
     standing = {row["name"] for row in bench.connection.execute(COPIES)}
     with TemporaryDirectory() as folder:
@@ -114,7 +114,7 @@ def staged_copies(bench: Workbench, wanted: int) -> list[Registered]:
 
 
 def stage_copy(bench: Workbench, folder: Path, task: str, name: str) -> None:
-    """Register a task's adapter once more, under that name, in a file that differs by it; not activated."""
+    """Stage a copy of a task's adapter under another name, with a file that differs only by that name."""
     weights = shutil.copytree(adapter_folder(PACKAGED, task), folder, dirs_exist_ok=True) / WEIGHTS
     weights.write_bytes(save(load(weights.read_bytes()), metadata={"format": "pt", "name": name}))
     stage_adapter(bench.connection, folder, task=task, name=name)

@@ -1,6 +1,6 @@
-"""What one would do without loracomp: ChromaDB, then PEFT's merge and a forward pass for each job.
+"""The baseline without loracomp: retrieval in ChromaDB, then PEFT's merge and a forward pass for each job.
 
-Tuned as far as it goes: texts are embedded and looked up a batch at a time, adapters stand in the model's precision,
+It is tuned as far as possible: texts are embedded and looked up in batches, adapters are in the model's precision,
 choices share their prompt's pass (`loracomp.model.scoring`), and a merged adapter is deleted at once.
 """
 
@@ -30,10 +30,10 @@ GOALS = {"linear": 1 / 40, "cat": 1 / 40, "ties": 1 / 10, "magnitude_prune": 1 /
 
 
 class PapersWay:
-    """A vector store, and a base model of its own in PEFT's hands with the library's adapters."""
+    """The baseline: a vector store, and its own base model with the library's adapters in PEFT."""
 
     def __init__(self, bench: Workbench, examples: Any = None) -> None:
-        """`examples` is a `filled_store`, which answers need and merges alone don't."""
+        """`examples` is a `filled_store`; `answer` needs it, `merge` does not."""
         self._bench = bench
         self._examples = examples
         self._settings = bench.connection.execute("SELECT * FROM loracomp.policy WHERE name = %s", [POLICY]).fetchone()
@@ -48,7 +48,7 @@ class PapersWay:
         self.model.eval()
         self._base = base
         self.seconds = dict.fromkeys(("look up", "merge", "score"), 0.0)
-        """What its answers took so far."""
+        """Seconds spent in each step so far."""
 
     @torch.inference_mode()
     def answer(self, jobs: Sequence[dict[str, Any]]) -> list[int]:
@@ -82,7 +82,7 @@ class PapersWay:
         return int(normalize(scores, question, self._settings["choice_normalization"]).argmax())
 
     def merge(self, mix: dict[str, float], strategy: str) -> None:
-        """Make and set the merged adapter."""
+        """Merge the adapters of a mix with their weights, and make the merged adapter active."""
         density = None if strategy in ("linear", "cat") else 0.5
         self.model.add_weighted_adapter(
             list(mix), list(mix.values()), "mix", combination_type=strategy, density=density
@@ -95,7 +95,7 @@ class PapersWay:
 
 
 def filled_store(tasks: Sequence[str]) -> Any:
-    """A collection in memory of the library's examples, by cosine."""
+    """A ChromaDB collection in memory with the library's examples, searched by cosine."""
     import chromadb  # noqa: PLC0415  of an extra, which no other part needs
 
     client = chromadb.EphemeralClient(chromadb.Settings(anonymized_telemetry=False))
@@ -110,7 +110,7 @@ def filled_store(tasks: Sequence[str]) -> Any:
 
 
 def weights(tasks: Sequence[str], similarities: Any, settings: dict[str, Any]) -> dict[str, float]:
-    """The paper's section 3: softmax over the examples, summed by task, the nucleus kept, brought to sum 1."""
+    """Task weights as in the paper's section 3: softmax over examples, sum by task, nucleus, normalised to sum 1."""
     shares = np.exp((similarities - similarities.max()) / settings["temperature"])
     masses: dict[str, float] = {}
     for task, share in zip(tasks, shares / shares.sum(), strict=True):
@@ -124,9 +124,9 @@ def weights(tasks: Sequence[str], similarities: Any, settings: dict[str, Any]) -
 
 
 def against_paper(bench: Workbench, turns: int) -> Measured:
-    """The whole way from texts to answers for a batch, retrieval included; the same jobs for both, new in each turn.
+    """Compare both systems from text to answer, including retrieval, on the same jobs; each turn has new jobs.
 
-    Beside them the base model alone scores the same jobs: no way of mixing adapters could be quicker than that.
+    The base model alone scores the same jobs too, as an upper bound for any system that mixes adapters.
     """
     paper = PapersWay(bench, filled_store(bench.tasks))
     batches = [made_up_jobs(bench.sizes.batch, seed=100 + turn) for turn in range(turns + 1)]
@@ -171,13 +171,13 @@ def waiting(bench: Workbench, batch: Sequence[dict[str, Any]], policy: str) -> l
 
 
 def merging(bench: Workbench, turns: int) -> Measured:
-    """A new composition of adapters that are loaded: as our pass takes it, against PEFT's merged adapter."""
+    """Compare the cost of a new mix of loaded adapters: for our pass vs. PEFT's merged adapter."""
     paper = PapersWay(bench)
     return {"figures": [_merging(bench, paper, strategy, turns) for strategy in GOALS]}
 
 
 def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> Figure:
-    """Of our batch each job has its own; its part of what the batch's compositions and factors take is counted."""
+    """Each job of our batch has its own mix; its cost is the batch's time to compose and make factors, per job."""
     ours, draw = factors_of_a_batch(bench, strategy), drawing(bench.library, strategy=strategy, seed=1)
     names = dict(zip((each.id for each in bench.library), bench.tasks, strict=True))
 
@@ -203,9 +203,10 @@ def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> F
 
 
 def factors_of_a_batch(bench: Workbench, strategy: str) -> Callable[[], None]:
-    """A run that composes a batch of new mixes, measures them as a worker does, and makes all that a pass adds of them.
+    """A run that composes a batch of new mixes, measures their norms as a worker does, and makes all rows' factors.
 
-    A pass makes rows' factors when their module's turn comes: here a token of each row comes to each of the modules.
+    A pass makes the factors of a module when it reaches the module; so the run sends one token of each row through each
+    module.
     """
     draw, composer = drawing(bench.library, strategy=strategy), new_composer(bench)
     adapters = bench.predictor().load(once_each(bench.library))

@@ -1,4 +1,4 @@
-"""One pass over many compositions: beside the base model alone, and how it grows."""
+"""Measures passes under many compositions vs. the base model alone, and how their time grows."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ from .workbench import IN_A_MIX, Draw, Fetching, Workbench, drawing, from_memory
 
 NOTHING = Composition()
 SCORED = ("cat", "linear")
-"""Strategies: the default one, and the paper's."""
+"""The measured strategies: the default, and the paper's."""
 
 
 def scoring(bench: Workbench, turns: int) -> Measured:
-    """A batch whose jobs all have a composition of their own, against the base model alone on the same batch."""
+    """Compare a batch in which each job has another composition with the base model alone on the same batch."""
     jobs = made_up_jobs(bench.sizes.batch, seed=1)
     mixed = {each: asking(bench.predictor(), jobs, drawing(bench.library, strategy=each)) for each in SCORED}
     seconds = take_turns({"base": asking(bench.predictor(), jobs), **mixed}, turns)
@@ -40,7 +40,7 @@ def _scoring(bench: Workbench, seconds: Seconds, strategy: str) -> Figure:
 
 
 def asking(predictor: Fetching, jobs: Sequence[dict[str, Any]], draw: Draw | None = None) -> Any:
-    """A run: adapters loaded where they are missing, compositions made, jobs scored."""
+    """A function that loads missing adapters, composes, and scores the jobs."""
 
     def run(_: int) -> None:
         compositions = draw(len(jobs)) if draw else [NOTHING] * len(jobs)
@@ -50,14 +50,14 @@ def asking(predictor: Fetching, jobs: Sequence[dict[str, Any]], draw: Draw | Non
 
 
 def check(answers: Sequence[object]) -> None:
-    """Raise what an answer is, where it is an error: a failure would be quick."""
+    """Raise if an answer is an error, because a failing run would look fast."""
     for answer in answers:
         if isinstance(answer, Exception):
             raise answer
 
 
 def generation(bench: Workbench, turns: int) -> Measured:
-    """Greedy generation under compositions that all differ, against `model.generate` without adapters."""
+    """Compare greedy generation, each job under another composition, with `model.generate` without adapters."""
     alone, mixed = generating(bench)
     with without_end(bench.base):
         seconds = take_turns({"base": alone, "mixed": mixed}, turns)
@@ -73,7 +73,7 @@ def generation(bench: Workbench, turns: int) -> Measured:
 
 
 def generating(bench: Workbench) -> tuple[Callable[[int], None], Callable[[int], None]]:
-    """Two runs `without_end`: `model.generate` alone, and ours under mixes that all differ."""
+    """Two runs for `without_end`: `model.generate` without adapters, and ours with a different mix for each job."""
     base = endless(bench.base)
     prompts = [job["prompt"] for job in made_up_jobs(bench.sizes.generating, seed=2)]
     predictor, draw = Fetching(base, from_memory(bench.library)), drawing(bench.library)
@@ -99,7 +99,7 @@ def generating(bench: Workbench) -> tuple[Callable[[int], None], Callable[[int],
 
 
 def endless(base: BaseModel) -> BaseModel:
-    """The same with a tokenizer that knows no end-of-text: every answer is as long as it may be."""
+    """The base model with a tokenizer without an end-of-text token, so that every answer has the full length."""
     tokenizer = type(base.tokenizer).from_pretrained(base.tokenizer.name_or_path)
     tokenizer.eos_token = None
     return replace(base, tokenizer=tokenizer)
@@ -107,7 +107,7 @@ def endless(base: BaseModel) -> BaseModel:
 
 @contextmanager
 def without_end(base: BaseModel) -> Iterator[None]:
-    """The model's own settings name no end-of-text meanwhile."""
+    """Within this context, the model's generation settings have no end-of-text token."""
     settings = base.model.generation_config
     end, settings.eos_token_id = settings.eos_token_id, None
     try:
@@ -117,7 +117,7 @@ def without_end(base: BaseModel) -> Iterator[None]:
 
 
 def growth(bench: Workbench, turns: int) -> Measured:
-    """Jobs/s of a pass with mixes by cat over the base model's, as one thing grows while the others stay."""
+    """Jobs/s with mixes by cat divided by the base model's, as one size grows and the others stay fixed."""
     draw, largest, growing = drawing(bench.library), bench.sizes.largest, bench.sizes.growing
     curves = {
         "batch": [_point(bench, size, draw, x=size, turns=turns) for size in doubling(1, largest)],
@@ -133,12 +133,12 @@ def growth(bench: Workbench, turns: int) -> Measured:
 
 
 def doubling(first: int, last: int) -> list[int]:
-    """first, 2 * first, ... up to last."""
+    """The numbers first, 2 * first, 4 * first, ... up to last."""
     return [first << n for n in range(last.bit_length()) if first << n <= last]
 
 
 def repeating(draw: Draw, distinct: int) -> Draw:
-    """So many different compositions, taking turns over a batch."""
+    """Draws only `distinct` different compositions, which repeat in turn over a batch."""
     return lambda count: (draw(distinct) * count)[:count]
 
 
@@ -164,7 +164,7 @@ def _row(x: int, size: int, seconds: Seconds, mixed: str) -> dict[str, float]:
 
 
 def of_rank(bench: Workbench, rank: int) -> list[AdapterWeights]:
-    """As many adapters as the library has, random, for the modules of its first, with the norms that training gives."""
+    """Random adapters of this rank, as many as the library has, for the modules of its first one and with its norms."""
     return [_random(bench.library[0], rank, seed) for seed in range(len(bench.library))]
 
 

@@ -1,4 +1,4 @@
-"""How a pass grows, as a picture."""
+"""Draws how the time of a pass grows."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ PANELS = {
 
 
 def draw_growth(measured: Mapping[str, Any], path: Path) -> None:
-    """Jobs/s of the mixed pass over those of the base model alone; the same figures make the same bytes."""
+    """Plot jobs/s with mixes relative to the base model alone. The same figures always give the same file."""
     mpl.rcParams.update({"svg.hashsalt": "loracomp", "font.size": 9})
     figure = Figure(figsize=(11, 2.8), layout="constrained")
     for panel, (name, title) in zip(figure.subplots(1, len(PANELS), sharey=True), PANELS.items(), strict=True):

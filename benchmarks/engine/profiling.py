@@ -1,4 +1,4 @@
-"""Where the time of encoding and of a pass goes, by kinds of torch's operations: what bounds the ratios."""
+"""Measures in which kinds of torch operations encoding and passes spend their time; this explains the ratios."""
 
 from collections.abc import Callable, Mapping
 from statistics import median
@@ -16,12 +16,12 @@ KINDS = {
     "attention": ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_efficient_attention"),
     "copies": ("copy_", "cat", "index_select", "index", "gather", "stack"),
 }
-"""Kind -> names of torch's operations."""
+"""Maps a kind to the names of torch's operations of that kind."""
 REST, OUTSIDE, RATE = "other operations", "outside torch's operations", "products' GFLOP/s"
 
 
 def profiled(bench: Workbench, turns: int) -> Measured:
-    """Milliseconds of a batch by kinds of operations: encoded, scored and generated, with mixes and without."""
+    """Milliseconds by kind of operation for encoding, scoring and generating a batch, with and without mixes."""
     jobs = made_up_jobs(bench.sizes.batch, seed=1)
     shown = [(job["prompt"], job["choices"]) for job in jobs]
     alone, mixed = generating(bench)
@@ -38,7 +38,7 @@ def profiled(bench: Workbench, turns: int) -> Measured:
 
 
 def products(bench: Workbench) -> Callable[[int], object]:
-    """Products of the base model's largest kind with 2,048 tokens, in its dtype: what the processor gives at best."""
+    """Matrix products of the base model's largest shape with 2,048 tokens, to see the processor's best speed."""
     layers = (name for name in bench.base.modules if name != "lm_head")
     weight = bench.base.model.get_submodule(max(layers, key=lambda name: bench.base.modules[name])).weight
     x = torch.ones(2048, weight.shape[1], dtype=weight.dtype, device=weight.device)
@@ -46,7 +46,7 @@ def products(bench: Workbench) -> Callable[[int], object]:
 
 
 def _operations(run: Callable[[int], object]) -> dict[str, float]:
-    """Milliseconds by kind, of a run after a first one."""
+    """Milliseconds by kind of operation, measured in the second run."""
     run(0)
     with profile(activities=[ProfilerActivity.CPU], with_flops=True) as recorded, timed() as taken:
         run(0)

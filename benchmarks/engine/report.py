@@ -1,4 +1,4 @@
-"""Results as JSON -> the tables and plot of docs/performance.md."""
+"""Turns results in JSON into the tables and the plot of docs/performance.md."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,30 +11,30 @@ from benchmarks.evaluation.report import as_markdown, copy_tables
 
 RESULTS = "engine.json"
 Results = dict[str, Any]
-"""Part -> when and where it was measured, its figures, and its steps or curves."""
+"""For each part: when and where it was measured, its figures, and its steps or curves."""
 ORDER = (
     *("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "memory"),
     *("growth", "composing", "ways", "profile"),
 )
-"""Of parts on the page."""
+"""Order of the parts on the page."""
 
 
 def read_results(folder: Path) -> Results:
-    """What was measured so far."""
+    """The results that are stored in a folder, in the order of the page."""
     path = folder / RESULTS
     found: Results = json.loads(path.read_text()) if path.is_file() else {}
     return {part: found[part] for part in sorted(found, key=ORDER.index)}
 
 
 def keep(folder: Path, part: str, measured: dict[str, Any]) -> None:
-    """Put what a part found in the place of what it had."""
+    """Store the results of a part, in place of its earlier ones."""
     results = read_results(folder) | {part: measured}
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RESULTS).write_text(json.dumps(results, indent=1) + "\n")
 
 
 def write_report(folder: Path) -> Results:
-    """Draw the plot, and fill the tables of the page beside the folder where there is one."""
+    """Draw the plot, and fill the tables of docs/performance.md if it is next to the folder."""
     folder = folder.resolve()
     results = read_results(folder)
     tables = {
@@ -60,7 +60,7 @@ HEADER = ("what", "measured", "goal", "against", "n", "reached")
 
 
 def figures(results: Results) -> list[dict[str, Any]]:
-    """All figures, by part."""
+    """All figures of all parts."""
     return [figure for part in results.values() for figure in part.get("figures", [])]
 
 
@@ -78,12 +78,12 @@ def cells(figure: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def spoken(ratio: float) -> str:
-    """A ratio in three digits; a small one as a fraction."""
+    """A ratio with three digits; below 0.2 as a fraction such as 1/23."""
     return f"1/{1 / ratio:.0f}" if ratio < 0.2 else f"{ratio:.3g}"
 
 
 def machines(results: Results) -> list[Sequence[str]]:
-    """What was measured on what."""
+    """Table rows that say which parts were measured on which machine, and when."""
     parts: dict[tuple[str, ...], list[str]] = {}
     for name, part in results.items():
         parts.setdefault((part["machine"], part["base_model"], part["versions"], part["at"][:10]), []).append(name)
@@ -94,7 +94,7 @@ def machines(results: Results) -> list[Sequence[str]]:
 
 
 def memory(results: Results) -> list[Sequence[str]]:
-    """Bytes held for a batch's mixes, over those of its adapters: a row a strategy."""
+    """Table of the bytes held for a batch's mixes divided by those of its adapters, with a row for each strategy."""
     found: dict[str, dict[str, float]] = results.get("memory", {}).get("held", {})
     kinds = next(iter(found.values()), {})
     return [
@@ -104,7 +104,7 @@ def memory(results: Results) -> list[Sequence[str]]:
 
 
 def composing(results: Results) -> list[Sequence[str]]:
-    """Milliseconds of a batch's compositions: a row a strategy."""
+    """Table of the milliseconds to compose a batch, with a row for each strategy."""
     found: dict[str, dict[str, float]] = results.get("composing", {}).get("composing", {})
     kinds = next(iter(found.values()), {})
     return [
@@ -114,21 +114,21 @@ def composing(results: Results) -> list[Sequence[str]]:
 
 
 def steps(results: Results) -> list[Sequence[str]]:
-    """Milliseconds of a batch's steps: a row a step, a column a part that ran a worker."""
+    """Table of the milliseconds of a batch's steps, with a column for each part that ran a worker."""
     parts = {name: part["steps"] for name, part in results.items() if "steps" in part}
     names = {step: None for each in parts.values() for step in each}
     return [("step", *parts), *((step, *(f"{each[step]:.1f}" for each in parts.values())) for step in names)]
 
 
 def profile(results: Results) -> list[Sequence[str]]:
-    """Milliseconds of a batch by kinds of operations: a row a kind, a column a run."""
+    """Table of the milliseconds of a batch by kind of operation, with a column for each run."""
     runs = results.get("profile", {}).get("profile", {})
     kinds = next(iter(runs.values()), {})
     return [("", *runs), *((kind, *(f"{each[kind]:.0f}" for each in runs.values())) for kind in kinds)]
 
 
 def ways(results: Results) -> list[Sequence[str]]:
-    """Of how many shared adapters rows' own factors cost as much: a row a width, measured and by the rule."""
+    """Table of the number of adapters at which shared and own factors cost the same: measured, and by our rule."""
     found: list[dict[str, Any]] = results.get("ways", {}).get("ways", [])
     kinds = {f"{each['strategy']}, rank {each['rank']}": None for each in found}
     widths: dict[int, list[str]] = {}
@@ -138,7 +138,7 @@ def ways(results: Results) -> list[Sequence[str]]:
 
 
 def table(results: Results) -> Table:
-    """All figures, for a terminal."""
+    """All figures as a table for the terminal."""
     result = Table(*HEADER, title="Ratios, median and quartiles of n turns")
     for figure in figures(results):
         result.add_row(*cells(figure), style="" if figure["holds"] else "yellow")

@@ -1,4 +1,4 @@
-"""The whole system: a worker process on a queue, beside the same engine in a loop of this process."""
+"""Measures the whole system: a worker process with its queue vs. the same engine in a loop in this process."""
 
 import os
 import signal
@@ -40,16 +40,16 @@ ORDER = ("claim", "encode", "route", "load", "ready", "compose", "predict", "rec
 
 
 class Submitter:
-    """Inserts jobs for a worker process and sees their results, with a submitter's rights."""
+    """Inserts jobs for a worker process and reads their results, with a submitter's rights."""
 
     def __init__(self, connection: db.Connection, worker: subprocess.Popen[bytes]) -> None:
         self._connection = connection
         self._worker = worker
 
     def ask(self, jobs: Sequence[dict[str, Any]], every_s: float) -> list[int]:
-        """Insert jobs and look again every so many seconds until all results are visible; their ids.
+        """Insert jobs, poll every `every_s` seconds until all results are visible, and return the jobs' ids.
 
-        Raises LoracompError where jobs fail, the worker ends, or nothing comes for two minutes.
+        Raises LoracompError if jobs fail, if the worker ends, or after two minutes.
         """
         ids = [row["id"] for row in self._connection.execute(INSERT, [Jsonb(jobs)])]
         deadline = time.monotonic() + PATIENCE_S
@@ -72,7 +72,7 @@ class Submitter:
 
 @contextmanager
 def working(bench: Workbench, batch_size: int) -> Iterator[Submitter]:
-    """A worker process that has answered a batch; stopped at the end."""
+    """Within this context a worker process is running; it has already answered a first batch."""
     url = bench.settings.database_url
     assert url
     environment = {**os.environ, "LORACOMP_DATABASE_URL": url, "LORACOMP_BATCH_SIZE": str(batch_size)}
@@ -89,7 +89,7 @@ def working(bench: Workbench, batch_size: int) -> Iterator[Submitter]:
 
 
 class Engine:
-    """The worker's pipeline without a queue: jobs encoded, composed and answered in this process, by known routes."""
+    """The worker's pipeline without a queue: encodes, composes and answers jobs in this process; routes are given."""
 
     def __init__(self, bench: Workbench, jobs: Sequence[dict[str, Any]], batch_size: int) -> None:
         self._pipeline = bench.pipeline
@@ -111,7 +111,7 @@ def batched(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
 
 
 def throughput(bench: Workbench, turns: int) -> Measured:
-    """A full queue, from INSERT until the last result is visible, against the engine in a loop; and a batch's steps."""
+    """Compare many jobs, from INSERT until the last result is visible, with the engine in a loop; also times steps."""
     jobs = [made_up_jobs(bench.sizes.queue, seed=200 + turn) for turn in range(turns + 1)]
     engines = [Engine(bench, each, bench.sizes.batch) for each in jobs]
     ids: list[int] = []
@@ -133,7 +133,7 @@ def throughput(bench: Workbench, turns: int) -> Measured:
 
 
 def latency(bench: Workbench, turns: int) -> Measured:
-    """One job on an idle system, INSERT to visible result, against encoding and answering it; and its steps."""
+    """Compare one job on an idle system, from INSERT to result, with only encoding and answering; also times steps."""
     jobs = [made_up_jobs(1, seed=300 + turn) for turn in range(turns + 1)]
     engines = [Engine(bench, each, 1) for each in jobs]
     ids: list[int] = []
@@ -152,6 +152,6 @@ def latency(bench: Workbench, turns: int) -> Measured:
 
 
 def steps_of(bench: Workbench, ids: Sequence[int]) -> dict[str, float]:
-    """Median milliseconds of each step, in their order."""
+    """Median milliseconds of each step over these jobs, in the order of the steps."""
     rows = bench.connection.execute(STEPS, [ids]).fetchall()
     return {row["step"]: round(row["ms"], 2) for row in sorted(rows, key=lambda row: ORDER.index(row["step"]))}

@@ -1,4 +1,4 @@
-"""Times of runs that take turns, so that what else the machine does meets all of them alike."""
+"""Times runs in turns, so that other load on the machine affects all of them equally."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,26 +8,26 @@ from time import perf_counter
 from typing import Any
 
 Seconds = Mapping[str, Sequence[float]]
-"""What ran -> the seconds of each of its turns."""
+"""For each run, by name, the seconds of each turn."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A ratio, measured side by side in one run."""
+    """A ratio between two runs that were measured in turns."""
 
     name: str
     what: str
     against: str
     goal: str
-    """Such as '>= 0.95'."""
+    """What the ratio should be, such as '>= 0.95'."""
     ratio: float
     """Median over the turns."""
     low: float
     high: float
-    """Quartiles over the turns."""
+    """low and high are the quartiles over the turns."""
     n: int
     details: Mapping[str, float]
-    """Medians of both sides, and what else explains the ratio; names end in their unit."""
+    """Medians of both runs, and other numbers that explain the ratio; names end with the unit."""
 
     @property
     def holds(self) -> bool:
@@ -39,11 +39,14 @@ class Figure:
 
 
 Measured = dict[str, Any]
-"""What a part of the benchmark found: `figures`, and `steps` (step -> ms) or `curves` where it has them."""
+"""Results of a part of the benchmark: `figures`, and for some parts `steps` (step -> ms) or `curves`."""
 
 
 def take_turns(runs: Mapping[str, Callable[[int], object]], turns: int) -> Seconds:
-    """Seconds of each run in each turn, by its number; turn 0 does not count, every other one goes backwards."""
+    """Run all in turns and return their seconds. Each gets the turn's number.
+
+    Turn 0 warms up and is not counted; every other turn runs them in reverse order.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for turn in range(turns + 1):
         for name in list(runs)[:: -1 if turn % 2 else 1]:
@@ -56,7 +59,7 @@ def take_turns(runs: Mapping[str, Callable[[int], object]], turns: int) -> Secon
 
 @contextmanager
 def timed() -> Iterator[list[float]]:
-    """A list that holds the block's seconds once it has ended."""
+    """Yields a list that contains the seconds of the `with` block after it has ended."""
     taken: list[float] = []
     start = perf_counter()
     yield taken
@@ -66,22 +69,22 @@ def timed() -> Iterator[list[float]]:
 def compare(
     name: str, what: str, against: str, goal: str, *, ratios: Sequence[float], details: Mapping[str, float]
 ) -> Figure:
-    """A figure out of each turn's ratio."""
+    """Make a Figure from the ratios of all turns: their median and quartiles."""
     low, _, high = quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
     details = {name: round(value, 4) for name, value in details.items()}
     return Figure(name, what, against, goal, median(ratios), low, high, len(ratios), details)
 
 
 def over(seconds: Seconds, one: str, other: str) -> list[float]:
-    """Of each turn, seconds of one run over those of another."""
+    """For each turn, the seconds of run `one` divided by those of run `other`."""
     return [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
 
 
 def per_second(seconds: Seconds, count: int) -> dict[str, float]:
-    """Median rates of runs that do `count` things each."""
+    """Median rates per second of runs that each process `count` items."""
     return {f"{name}, 1/s": count / median(each) for name, each in seconds.items()}
 
 
 def milliseconds(seconds: Seconds, count: int = 1) -> dict[str, float]:
-    """Median milliseconds of one of `count` things."""
+    """Median milliseconds per item of runs that each process `count` items."""
     return {f"{name}, ms": 1000 * median(each) / count for name, each in seconds.items()}

@@ -1,4 +1,4 @@
-"""Where rows' own factors cost as much as sharing all adapters' factors: what the choice between them rests on."""
+"""Measures at how many adapters shared factors and rows' own factors cost the same (`composition.layers`)."""
 
 from collections.abc import Callable, Sequence
 from itertools import product
@@ -14,15 +14,15 @@ from .workbench import IN_A_MIX, Workbench
 
 TOKENS_OF_A_PASS = 704
 WIDTHS = (1, 8, 16, 32, 64, 128)
-"""Tokens of a row."""
+"""Measured numbers of tokens in a row."""
 RANKS = (8, 32)
 SOME = 5
-"""One of so many modules is enough to see what they all cost."""
+"""Only every fifth module is run, which is enough to compare the costs."""
 STRATEGIES = ("cat", "linear")
 
 
 def ways(bench: Workbench, turns: int) -> Measured:
-    """Of how many shared adapters a pass takes as long as with factors of each row's own: measured, and by the rule."""
+    """The number of adapters at which shared factors take as long as own factors: measured, and by our rule."""
     found = []
     for strategy, rank in product(STRATEGIES, RANKS):
         adapters = [each.packed() for each in of_rank(bench, rank)]
@@ -36,9 +36,10 @@ def ways(bench: Workbench, turns: int) -> Measured:
 
 
 def _even(bench: Workbench, few: Sequence[Mix], many: Sequence[Mix], width: int, turns: int) -> dict[str, float]:
-    """A pass takes longer with each adapter it shares: a line through few and all of them says where it is even.
+    """The number of adapters at which shared factors take as long as own ones, by linear interpolation.
 
-    Of the turns the shortest counts: a few milliseconds are only ever made longer by what else runs.
+    The time with shared factors grows linearly with the adapters; it is measured with few and with all. The shortest of
+    all turns is used, because other load can only make a turn longer.
     """
     runs = {
         "own": applying(bench, many, width, shared=False),
@@ -52,7 +53,7 @@ def _even(bench: Workbench, few: Sequence[Mix], many: Sequence[Mix], width: int,
 
 
 def mixes(adapters: Sequence[PackedAdapter], strategy: str, rows: int) -> list[Mix]:
-    """For each row the next few adapters, so that all are used."""
+    """A mix for each row, from the next few adapters in a cycle, so that all adapters are used."""
     return [
         gated(
             strategy,
@@ -64,7 +65,7 @@ def mixes(adapters: Sequence[PackedAdapter], strategy: str, rows: int) -> list[M
 
 
 def applying(bench: Workbench, rows: Sequence[Mix], width: int, *, shared: bool) -> Callable[[int], None]:
-    """A run of some of those modules alone that the adapters change, on rows of so many tokens."""
+    """A run of some adapted modules (not the whole model) under the rows' mixes, with `width` tokens in a row."""
     model = bench.base.model
     side_by_side = SideBySide(model, rows)
     modules = [

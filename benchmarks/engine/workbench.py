@@ -1,4 +1,4 @@
-"""What is measured with: a database that holds the shipped library, its models, and jobs made from the demo's."""
+"""Sets up what the benchmark needs: a database with the shipped library, the models, and jobs made from the demo's."""
 
 import hashlib
 import random
@@ -30,7 +30,7 @@ from loracomp.worker.start import load_pipeline
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
 IN_A_MIX = 4
 ROOM = 4
-"""Of so many batches the adapters stay loaded where the library is large."""
+"""With a large library, the adapters of this many batches fit in the cache."""
 ACTIVE = """
 SELECT a.id, t.name AS task FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id
 WHERE a.status = 'active' ORDER BY a.id
@@ -39,28 +39,28 @@ WHERE a.status = 'active' ORDER BY a.id
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is asked at once; the defaults are those that the goals were set for."""
+    """Sizes of the measurements; the goals were set for the defaults."""
 
     batch: int = 32
-    """Jobs scored together."""
+    """Number of jobs that are scored together."""
     generating: int = 16
     new_tokens: int = 32
     queue: int = 128
-    """Jobs inserted at once."""
+    """Number of jobs that are inserted at once."""
     library: int = 1000
-    """Adapters of a large one."""
+    """Number of adapters in the large library."""
     growing: int = 16
-    """Jobs of a batch whose mixes or ranks grow."""
+    """Number of jobs in the batch for the curves over adapters in a mix and over rank."""
     largest: int = 64
-    """Batch, different compositions and rank to which the curves go."""
+    """Largest batch, number of compositions and rank in the curves."""
 
     @property
     def used(self) -> int:
-        """Adapters of the shipped library that a batch can use, two new ones a job."""
+        """Number of the shipped library's adapters that a batch can use, with two new ones for each job."""
         return min(2 * self.batch, len(read_manifest(PACKAGED).tasks))
 
     def too_small(self) -> str | None:
-        """What can't be measured with these, in a sentence that names the option."""
+        """A sentence that names the option that is too small to measure with; None if all are large enough."""
         for name, size in asdict(self).items():
             if size < 1:
                 return f"--{name.replace('_', '-')} must be at least 1, not {size}"
@@ -78,15 +78,15 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Workbench:
-    """A database of the benchmark's own with the shipped library in it, and the pipeline that a worker would run."""
+    """The benchmark's own database with the shipped library, and the pipeline that a worker would run."""
 
     settings: Settings
     connection: db.Connection
     pipeline: Pipeline
     library: tuple[AdapterWeights, ...]
-    """Its 22 adapters, by id."""
+    """The 22 adapters of the shipped library, by id."""
     tasks: tuple[str, ...]
-    """Their tasks."""
+    """The tasks of these adapters, in the same order."""
     sizes: Sizes
 
     @property
@@ -94,12 +94,12 @@ class Workbench:
         return self.pipeline.base
 
     def predictor(self, adapters: Sequence[AdapterWeights] | None = None, **settings: Any) -> "Fetching":
-        """One that fetches from memory, with the worker's default settings."""
+        """A predictor with the worker's default settings that fetches adapters from memory."""
         return Fetching(self.base, from_memory(self.library if adapters is None else adapters), **settings)
 
 
 class Fetching(Predictor):
-    """A predictor that fetches adapters from one place whenever it is asked."""
+    """A predictor that always fetches adapters with the same function."""
 
     def __init__(self, base: BaseModel, fetch: Fetch, **settings: Any) -> None:
         super().__init__(base, **settings)
@@ -119,7 +119,7 @@ def from_memory(adapters: Sequence[AdapterWeights]) -> Fetch:
 
 @contextmanager
 def open_workbench(sizes: Sizes) -> Iterator[Workbench]:
-    """Load everything; the database stays for the next time."""
+    """Set up the workbench; its database is kept for the next run."""
     settings = load_settings()
     url = own_database(database_url(settings))
     settings = settings.model_copy(update={"database_url": url})
@@ -132,9 +132,9 @@ def open_workbench(sizes: Sizes) -> Iterator[Workbench]:
 
 
 def own_database(server: str) -> str:
-    """A database for the library as it is and this release's schema, on the settings' server.
+    """URL of a database for the current library, with this release's schema, on the configured server.
 
-    Jobs that an earlier run left in it are gone: a worker would answer them while something is measured.
+    Jobs that an earlier run left there are deleted, because a worker would answer them during a measurement.
     """
     digest = hashlib.sha256((PACKAGED / MANIFEST).read_bytes())
     for path in sorted(PACKAGED.rglob("*.safetensors")):
@@ -151,19 +151,19 @@ def own_database(server: str) -> str:
 
 
 class Registered(NamedTuple):
-    """An adapter of which no more is known than a composition names."""
+    """Id and hash of an adapter, which is all that a composition needs."""
 
     id: int
     sha256: str
 
 
 def once_each(adapters: Iterable[AdapterWeights | Registered]) -> list[Composition]:
-    """A composition of each adapter alone."""
+    """For each adapter, a composition of only this adapter with weight 1."""
     return [Composition((each.id,), (each.sha256,), (1.0,)) for each in adapters]
 
 
 def made_up_jobs(count: int, seed: int, words: tuple[int, int] = (2, 20)) -> list[dict[str, Any]]:
-    """Prompts of the demo that have choices, each after a few words of its own: no two are routed alike."""
+    """Jobs with choices from the demo, each with a few random words in front, so that each is routed differently."""
     draw = random.Random(seed)
     asked = [job for job in demo_jobs() if job["choices"] and job["policy"] == "default"]
     return [
@@ -176,7 +176,7 @@ def made_up_jobs(count: int, seed: int, words: tuple[int, int] = (2, 20)) -> lis
 
 
 def to_score(jobs: Iterable[dict[str, Any]], compositions: Iterable[Composition]) -> list[Request]:
-    """Requests of jobs, each under its composition."""
+    """Scoring requests for jobs, each under its own composition."""
     return [
         Request(job["prompt"], tuple(job["choices"]), None, normalization="tokens", composition=composition)
         for job, composition in zip(jobs, compositions, strict=True)
@@ -184,13 +184,13 @@ def to_score(jobs: Iterable[dict[str, Any]], compositions: Iterable[Composition]
 
 
 Draw = Callable[[int], list[Composition]]
-"""So many compositions, all new."""
+"""Returns the given number of new compositions."""
 
 
 def drawing(
     adapters: Sequence[AdapterWeights | Registered], *, in_a_mix: int = IN_A_MIX, strategy: str = "cat", seed: int = 0
 ) -> Draw:
-    """Compositions of adapters and weights that are drawn anew each time."""
+    """A function that draws new compositions, with random adapters and weights, in each call."""
     draw = random.Random(seed)
 
     def one() -> Composition:

@@ -1,1 +1,1 @@
-"""What docs/evaluation.md says, measured: `python -m benchmarks.evaluation --help`."""
+"""Measures the figures of docs/evaluation.md: `python -m benchmarks.evaluation --help`."""

@@ -1,10 +1,10 @@
-"""Everything that docs/evaluation.md says: asks what is missing, keeps raw results, fills the page and its plots.
+"""Measures the figures of docs/evaluation.md: answers missing rows, stores raw results, fills the page and its plots.
 
     python -m benchmarks.evaluation --data ../shared/data
 
-In a database of its own, on the server that LORACOMP_DATABASE_URL names (one where it may make databases) or on the
-embedded one. It can be stopped at any time: results are written after each task, and the same command, here or on
-another machine, asks only what is missing or was measured on an older library.
+It uses its own databases, on the server that LORACOMP_DATABASE_URL names (where it must be allowed to create databases)
+or on the embedded server. It can be stopped at any time: results are written after each task, and the same command,
+here or on another machine, measures only what is missing or was measured on an older library.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from .state import read_state
 
 ROOT = Path(__file__).parents[2]
 BATCH = 64
-"""Jobs a claim: of like lengths go through the model together, with little padding."""
+"""Jobs in a claim; many, so that jobs of similar length can go through the model together, with little padding."""
 console = Console(stderr=True, highlight=False)
 
 
@@ -75,9 +75,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def own_database(server: str, prompts: str) -> str:
-    """A database for the library's examples as they are and rows in one of KINDS of prompts.
+    """URL of a database for the library's current examples and one of the KINDS of prompts.
 
-    Other examples get another, and nothing old is searched.
+    If the library's examples change, another database is used, so that old examples are never searched.
     """
     files = [PACKAGED / MANIFEST, *sorted((PACKAGED / "examples").glob("*.safetensors"))]
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
@@ -93,7 +93,7 @@ def own_database(server: str, prompts: str) -> str:
 
 
 def fill_database(connection: db.Connection, settings: Settings, prompts: str, data: str) -> None:
-    """The shipped library, the rows to ask, and controls that the library doesn't bring."""
+    """Load the shipped library, import the rows to evaluate, and add policies that the library lacks."""
     with console.status(f"loading the library and the rows to ask, prompts: {prompts}"):
         load_library(connection, settings=settings)
         for name, values in ADDED_POLICIES.items():
@@ -103,7 +103,7 @@ def fill_database(connection: db.Connection, settings: Settings, prompts: str, d
 
 
 def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Namespace) -> None:
-    """Ask what the options name and the results lack."""
+    """Measure what the options select and the stored results lack."""
     units: list[Unit] = []
     parts = [part for part in PARTS if part.prompts in urls]
     for prompts, url in urls.items():
@@ -143,14 +143,14 @@ def is_wanted(unit: Unit, options: argparse.Namespace) -> bool:
 
 
 class Remembering:
-    """An embedding model that embeds a text once: each row is asked under many policies."""
+    """An embedding model that caches, because each row is evaluated under many policies."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._known: dict[str, npt.NDArray[np.float32]] = {}
 
     def encode(self, texts: Sequence[str], **options: Any) -> list[npt.NDArray[np.float32]]:
-        """A vector a text, in order."""
+        """A vector for each text, in order."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
             self._known |= zip(new, self._model.encode(new, **options), strict=True)
@@ -161,14 +161,14 @@ class Remembering:
 
 
 class Models:
-    """A pipeline for each database, loaded when there is something to ask; texts are embedded once for all."""
+    """A pipeline for each database, loaded when it is needed; all share the cache of embeddings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._pipelines: dict[str, Pipeline] = {}
 
     def answer(self, connection: db.Connection, url: str) -> None:
-        """Have a worker of this process answer all that is queued in a database."""
+        """Run a worker in this process until all queued jobs of a database are answered."""
         settings = self._settings.model_copy(update={"database_url": url})
         if url not in self._pipelines:
             with console.status("loading the models"):

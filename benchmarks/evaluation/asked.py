@@ -1,4 +1,4 @@
-"""The rows that are asked, as each kind of prompt puts them."""
+"""The rows that are evaluated, with each kind of prompt."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ from loracomp.registry.tasks import add_task, import_examples
 NLI = ("Premise: {}\nHypothesis: {}\nDoes the premise imply the hypothesis?", "premise", "hypothesis")
 REVIEW = ("{}\n\nHow does the writer feel?\n", "text")
 QUESTION = ("{}\n\nPick the best option.\n", "question")
-# A template that the library has never seen, and the columns that it takes: joined by newlines they are the bare text.
+# For each task a template that no adapter was trained with, and its columns, whose texts alone are the bare text.
 TEXTS: dict[str, tuple[str, ...]] = {
     "piqa": ("{}\n\nPick the best option.\n", "goal"),
     "hellaswag": ("{}. {}\nWhat happens next?", "activity_label", "ctx"),
@@ -57,15 +57,15 @@ HANDWRITTEN = {
     "handwritten_science": "question_answering",
     "handwritten_commonsense": "commonsense",
 }
-"""Tasks of questions that people wrote in words of their own -> the library's family that they belong to."""
+"""Tasks of handwritten questions, with the library's family to which each belongs."""
 BARE = "bare"
-"""Rows as people type them: the texts of their columns, without a template's words, with the template's choices."""
+"""Rows as users might type them: only the texts of their columns, without a template's words; the same choices."""
 KINDS = (*map(str, Phrased), BARE)
-"""How the rows of a data set may be put; each kind is asked in a database of its own."""
+"""Kinds of prompts for the rows of a data set; each kind has its own database."""
 
 
 def import_asked(connection: Connection, task: str, kind: str, data: str) -> None:
-    """Import a task and the validation rows that it is asked; running it again changes nothing."""
+    """Import a task and its validation rows to evaluate; running it again changes nothing."""
     if task in HANDWRITTEN:
         add_task(connection, task, family=HANDWRITTEN[task])
         import_examples(connection, task, handwritten_examples(task, data))
@@ -76,7 +76,7 @@ def import_asked(connection: Connection, task: str, kind: str, data: str) -> Non
 
 
 def asked_examples(task: str, kind: str, folder: str) -> Iterator[Example]:
-    """The validation rows of a task in one of KINDS, with the same `source_ref` in each."""
+    """The validation rows of a task with a kind of prompt; a row has the same `source_ref` in every kind."""
     entry = load_entry(task)
     if kind != BARE:
         yield from read_examples(entry, "validation", folder, phrased=Phrased(kind))
@@ -98,5 +98,5 @@ def handwritten_examples(task: str, data: str) -> Iterator[Example]:
 
 
 def texts_of(task: str, row: Mapping[str, Any]) -> list[str]:
-    """A row's texts, in the order of TEXTS."""
+    """The texts of a row's columns, in the order of TEXTS."""
     return [str(row[column]).strip() for column in TEXTS[task][1:]]

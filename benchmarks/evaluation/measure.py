@@ -1,4 +1,4 @@
-"""Units -> lines: each is an evaluation of the database, answered by a worker of this process."""
+"""Measures units: each becomes an evaluation in the database, and its answers become lines of the results."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
@@ -11,7 +11,7 @@ from loracomp.lab.evaluation import start_evaluation
 from .plan import STAGES, Unit, lacking
 from .results import Row, add_rows, count_rows, path_of, read_rows
 
-# What was measured elsewhere is not measured again here; what a run left out, or could not answer, is taken up.
+# SKIP cancels jobs whose rows were already measured elsewhere; TAKE_UP retries jobs that an earlier run left.
 SKIP = """
 SELECT loracomp.cancel_job(j.id, 'measured before')
 FROM loracomp.job AS j JOIN loracomp.example AS e ON e.id = j.example_id
@@ -67,7 +67,7 @@ FROM loracomp.job AS j WHERE j.evaluation = ANY (%(evaluations)s::text[]) AND j.
 """
 LEFT = "SELECT count(*) AS jobs FROM loracomp.job WHERE status IN ('queued', 'running')"
 Answer = Callable[[], object]
-"""Has all queued jobs answered; returns early where it is told to stop."""
+"""Waits until all queued jobs are answered, or returns early if it is told to stop."""
 
 
 def measure(
@@ -79,9 +79,9 @@ def measure(
     rows: int | None,
     control_rows: int,
 ) -> Iterator[str]:
-    """Ask what units lack of `rows` rows a task, and write lines as they come; yields a sentence a step.
+    """Measure the rows that units lack, up to `rows` for each task, and write the results; yields a sentence per step.
 
-    The lines are whole after each step: what is stopped goes on there, on this machine or another.
+    Results are complete after each step, so that a stopped run can continue there, on this machine or another.
     """
     connection.execute(CANCEL_OTHERS, {"evaluations": [unit.evaluation for unit in units]})
     for (part, task), group in groupby(units, key=lambda unit: (unit.part.name, unit.task)):
@@ -101,14 +101,14 @@ def measure(
 
 
 def stages(rows: int | None) -> list[int | None]:
-    """STAGES up to so many rows a task."""
+    """STAGES up to `rows` rows for each task."""
     if rows is None:
         return list(STAGES)
     return [*(stage for stage in STAGES if stage is not None and stage < rows), rows]
 
 
 def _ask(connection: Connection, folder: Path, missing: Iterable[tuple[Unit, int]], answer: Answer) -> int:
-    """Ask a task's units; how many lines came."""
+    """Measure the units of a task; returns how many lines were written."""
     units = [unit for unit, _ in missing]
     for unit, rows in missing:
         _start(connection, folder, unit, rows)

@@ -1,4 +1,4 @@
-"""What is asked: parts, policies, and how far each has got."""
+"""The plan of the evaluation: its parts, policies and units, and which of them lack rows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,42 +24,42 @@ POLICIES = (
     "uniform_linear",
     "random_linear",
 )
-"""Asked in this order, those that the database has. A policy of your own that is to be compared goes here."""
+"""Policies to evaluate, in this order, if the database has them. Add your own policy here to compare it."""
 ADDED_POLICIES: dict[str, dict[str, str]] = {
     "uniform_linear": {"weighting": "uniform", "strategy": "linear"},
     "random_linear": {"router": "random", "strategy": "linear"},
 }
-"""Policies that the evaluation brings. Linear changes how large a mix is: its own controls are merged by it."""
+"""Policies that the evaluation adds. The controls of linear use linear too, because it changes the norm of a mix."""
 CONTROLS = frozenset({"uniform", "random", "random_parameters", *ADDED_POLICIES})
-"""Asked fewer rows: they are compared with, and need not be known as well."""
+"""Policies that are evaluated on fewer rows, because they are only for comparison."""
 OWN = frozenset({"base", "own_task", "own_task_contrast"})
-"""What the own task's being kept out doesn't change, or makes senseless."""
+"""Policies that are not evaluated with the own task excluded: it would change nothing, or make no sense."""
 STAGES = (50, 100, 250, None)
-"""Rows a task, breadth first: whenever it is stopped, a report stands. None: all."""
+"""Numbers of rows for each task, evaluated for all tasks in turn, so that a stopped run has a useful report."""
 
 
 UNFAMILIAR = ("qqp", "sick", "subj", "trec", "tweet_eval_sentiment")
-"""Tasks that nothing in the library is like; other tasks without an adapter have a twin there."""
+"""Tasks that resemble no task of the library; other tasks without an adapter have a similar task there."""
 SHORT = ("base", "own_task", "default", "linear", "nearest", "uniform")
 """Policies that are compared on each kind of prompt."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Rows of tasks asked in one way."""
+    """A part of the evaluation: tasks, policies, and how the rows are asked."""
 
     name: str
     tasks: tuple[str, ...]
     policies: tuple[str, ...]
     prompts: str = Phrased.OWN
-    """How the rows are put (`asked.KINDS`)."""
+    """Kind of the prompts (`asked.KINDS`)."""
     own_adapters: bool = True
     """Whether the tasks' own adapters are in the library and may answer."""
     kind: str = "predict"
 
     @property
     def exclude_own(self) -> bool:
-        """Whether own adapters have to be kept out."""
+        """Whether each row's own task must be excluded."""
         return not self.own_adapters and self.tasks == LIBRARY
 
 
@@ -70,7 +70,7 @@ def _tasks(*, trained: bool) -> tuple[str, ...]:
 
 LIBRARY = _tasks(trained=True)
 UNSEEN = tuple(task for task in _tasks(trained=False) if task not in UNFAMILIAR)
-# Where own tasks are kept out, these answer as they do in the library: they are not asked again.
+# Policies of OWN are not evaluated again with own tasks excluded, because that does not change their answers.
 _KEPT_OUT = tuple(policy for policy in POLICIES if policy not in OWN)
 _WITHOUT_OWN = ("base", *_KEPT_OUT)
 PARTS = (
@@ -89,23 +89,23 @@ PARTS = (
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A policy on a task: what is measured whole, and again when anything that it depends on has changed."""
+    """A policy on a task. It is measured again if anything that its answers depend on has changed."""
 
     part: Part
     task: str
     policy: str
     digest: str
-    """Of all that its answers depend on (`state.State.digest`)."""
+    """Digest of everything that its answers depend on (`state.State.digest`)."""
     available: int
-    """Rows that there are."""
+    """Number of rows that can be evaluated."""
 
     @property
     def evaluation(self) -> str:
-        """Name of the evaluation that asks it."""
+        """Name of the evaluation in the database."""
         return f"{self.part.name}/{self.task}/{self.policy}/{self.digest}"
 
     def wanted(self, rows: int | None, control_rows: int) -> int:
-        """Rows to have after a stage of so many rows a task."""
+        """Number of rows that the unit should have after a stage of `rows` rows for each task."""
         limits = [self.available, *([] if rows is None else [rows])]
         return min(*limits, control_rows) if self.policy in CONTROLS else min(limits)
 
@@ -113,6 +113,6 @@ class Unit:
 def lacking(
     units: list[Unit], measured: Mapping[Unit, int], rows: int | None, control_rows: int
 ) -> list[tuple[Unit, int]]:
-    """Units that have fewer rows than wanted, each with the rows that it should have."""
+    """Units that have fewer rows than wanted, each with the number of rows that it should have."""
     wanted = [(unit, unit.wanted(rows, control_rows)) for unit in units]
     return [(unit, count) for unit, count in wanted if measured.get(unit, 0) < count]

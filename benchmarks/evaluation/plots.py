@@ -38,7 +38,7 @@ GROUP BY m.task, m.top_task, m.family ORDER BY m.family, m.task, m.top_task
 
 
 def draw_plots(query: Callable[[str], Rows], folder: Path) -> None:
-    """Write accuracy.svg and confusion.svg; the same figures make the same bytes."""
+    """Write accuracy.svg and confusion.svg. The same figures always give the same files."""
     mpl.rcParams.update({"svg.hashsalt": "loracomp", "font.size": 9})
     for name, draw, rows in (
         ("accuracy", draw_accuracy, query(ACCURACY)),
@@ -49,7 +49,7 @@ def draw_plots(query: Callable[[str], Rows], folder: Path) -> None:
 
 
 def draw_accuracy(rows: Rows) -> Figure:
-    """A panel a part: means with their intervals, and each task as a dot."""
+    """A panel for each part: means with their intervals, and each task as a dot."""
     parts = [part for part in PARTS if any(row["part"] == part for row in rows)]
     policies = list(dict.fromkeys(row["policy"] for row in rows))
     figure = Figure(figsize=(2.9 * len(parts) + 1.2, 0.3 * len(policies) + 1.1), layout="constrained")
@@ -80,7 +80,7 @@ def _draw_part(panel: Any, rows: Rows, policies: list[str]) -> None:
 
 
 def draw_confusion(rows: Rows) -> Figure:
-    """Where rows of each task (down) are routed first (across), in % of the task's rows; tasks stand by family."""
+    """A matrix: which task (columns) is most probable for the rows of each task (rows), in %; sorted by family."""
     families = {row["task"]: row["family"] for row in rows}
     tasks = list(families)
     shares = np.zeros((len(tasks), len(tasks)))

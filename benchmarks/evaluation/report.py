@@ -1,4 +1,4 @@
-"""Raw results -> pages: each table of PAGES is what the query below it gives, run by psql."""
+"""Turns raw results into pages: each table of PAGES is the result of the query below it, run by psql."""
 
 import csv
 import re
@@ -10,7 +10,7 @@ from loracomp.database.embedded import psql_path
 from loracomp.errors import LoracompError
 
 PAGES = ("evaluation.md", "evaluation_details.md")
-"""In docs/: what holds, in short, and the details behind it."""
+"""Pages in docs/: the summary, and the details."""
 TABLE = re.compile(
     r"(?P<head><!-- table: (?P<name>[\w-]+) -->\n).*?(?P<foot><!-- end -->.*?^```sql\n(?P<query>.*?)^```)", re.M | re.S
 )
@@ -25,7 +25,7 @@ SCRIPT = Path(__file__).with_name("report.sql")
 def write_report(url: str, root: Path) -> None:
     """Load the raw results into schema report of a database; fill PAGES, their tables in README, and the plots.
 
-    Raises LoracompError with psql's words where a query fails.
+    Raises LoracompError with psql's message if a query fails.
     """
     run_sql(url, SCRIPT.read_text(), root)
     for page in PAGES:
@@ -48,7 +48,7 @@ def fill_page(url: str, page: Path, root: Path) -> dict[str, str]:
 
 
 def copy_tables(page: Path, tables: dict[str, str]) -> None:
-    """Put tables that another page has a query of between the marks of their names."""
+    """Copy tables, which come from queries of another page, between the marks with their names."""
 
     def copy(match: re.Match[str]) -> str:
         return match["head"] + tables[match["name"]] + match["foot"] if match["name"] in tables else match[0]
@@ -63,7 +63,7 @@ def query_rows(url: str, query: str, root: Path) -> list[dict[str, str]]:
 
 
 def run_sql(url: str, source: str, root: Path) -> list[list[str]]:
-    """What psql prints of a script, in the repository's root: header and rows of its last query."""
+    """Run a script with psql in the repository's root; returns header and rows of its last query."""
     command = [str(psql_path()), url, "-X", "-q", "--csv", "-v", "ON_ERROR_STOP=1", "-f", "-"]
     done = subprocess.run(command, input=source, cwd=root, text=True, capture_output=True, check=False)
     if done.returncode:
@@ -72,7 +72,7 @@ def run_sql(url: str, source: str, root: Path) -> list[list[str]]:
 
 
 def as_markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; columns of numbers stand to the right."""
+    """A Markdown table with columns of numbers aligned right."""
     if len(rows) < 2:
         return "(nothing measured yet)\n"
     header, *lines = rows

@@ -1,4 +1,4 @@
-"""Raw results as files: rows/<part>/<task>.csv.gz, a line a job in numbers and names, without texts."""
+"""Raw results in files rows/<part>/<task>.csv.gz: one line for each job, with numbers and names but no texts."""
 
 import csv
 import gzip
@@ -36,12 +36,12 @@ Row = dict[str, str]
 
 
 def path_of(folder: Path, part: str, task: str) -> Path:
-    """File of a part's task."""
+    """Path of the file for a part and a task."""
     return folder / "rows" / part / f"{task}.csv.gz"
 
 
 def read_rows(path: Path) -> list[Row]:
-    """Lines of a file; none where there is none."""
+    """The lines of a file; none if the file does not exist."""
     if not path.is_file():
         return []
     with gzip.open(path, "rt", encoding="utf-8", newline="") as file:
@@ -49,7 +49,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
-    """Write a file whole, or remove it where there are no rows; the same rows make the same bytes."""
+    """Write a file, or remove it if there are no rows. The same rows always give the same bytes."""
     ordered = sorted(rows, key=lambda row: (_place(row["policy"]), row["policy"], int(row["row"])))
     if not ordered:
         path.unlink(missing_ok=True)
@@ -69,14 +69,14 @@ def _place(policy: str) -> int:
 
 
 def add_rows(folder: Path, part: str, task: str, rows: Sequence[Row]) -> None:
-    """Put a task's new lines beside those that are there, in the place of older ones of the same policy and row."""
+    """Add new lines to a task's file; they replace older lines of the same policy and row."""
     path = path_of(folder, part, task)
     kept = {(row["policy"], row["row"]): row for row in [*read_rows(path), *rows]}
     write_rows(path, kept.values())
 
 
 def drop_stale(folder: Path, units: Iterable[Unit], parts: Iterable[Part] = PARTS) -> int:
-    """Remove lines of `parts` that were measured on something else than their units are now; how many."""
+    """Remove lines of `parts` whose unit has another digest now; returns how many."""
     current = {(unit.part.name, unit.task, unit.policy, unit.digest) for unit in units}
     dropped = 0
     for part in parts:
@@ -90,7 +90,7 @@ def drop_stale(folder: Path, units: Iterable[Unit], parts: Iterable[Part] = PART
 
 
 def count_rows(folder: Path, units: Iterable[Unit]) -> dict[Unit, int]:
-    """Lines that each unit has."""
+    """Number of lines of each unit."""
     by_name = {(unit.part.name, unit.task, unit.policy): unit for unit in units}
     files = {(part, task) for part, task, _ in by_name}
     counts = Counter(

@@ -1,4 +1,4 @@
-"""What answers depend on, read from the database: base model, encoder, examples, adapters, policies, rows."""
+"""Reads from the database what answers depend on: base model, encoder, examples, adapters, policies, rows."""
 
 import hashlib
 import json
@@ -9,7 +9,8 @@ from loracomp.database.connections import Connection
 
 from .plan import Part, Unit
 
-# What a policy's answers don't depend on: routing, where one adapter or none is given; merging, where only routes are.
+# Settings that a policy's answers may not depend on: ROUTING if its router gives one adapter or none, MERGING if only
+# routing weights are measured.
 ROUTING = frozenset({"k", "temperature", "top_p", "max_adapters", "min_share", "min_similarity", "weighting", "seed"})
 MERGING = frozenset({"strategy", "density", "choice_normalization", "contrast"})
 
@@ -36,25 +37,25 @@ FROM loracomp.task AS t CROSS JOIN LATERAL loracomp.evaluated_examples(t.name, '
 GROUP BY t.name
 """
 Rows = dict[str, tuple[int, str]]
-"""Task -> number and digest of the rows that can be asked."""
+"""For each task, number and digest of the rows that can be evaluated."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Everything that an answer depends on, but the code."""
+    """Everything that an answer depends on, except the code."""
 
     base_model: str
     retrieval: dict[str, Any]
-    """Encoder and examples."""
+    """The encoder, and a digest of the examples."""
     adapters: dict[str, str]
-    """Task -> sha256 of its active adapter."""
+    """For each task, the sha256 of its active adapter."""
     tasks_seen: dict[str, list[str]]
-    """Task -> tasks whose rows its adapter has learnt from, where that is known."""
+    """For each task, the tasks that its adapter was trained on, if known."""
     policies: dict[str, dict[str, Any]]
     rows: Rows
 
     def units(self, part: Part) -> list[Unit]:
-        """What a part measures on this library; a task without an adapter yet is asked of the base model alone."""
+        """The units of a part on this library; a task without an adapter is evaluated with the base model only."""
         return [
             Unit(part, task, policy, self.digest(part, task, policy), self.rows[task][0])
             for task in part.tasks
@@ -65,7 +66,7 @@ class State:
         ]
 
     def digest(self, part: Part, task: str, policy: str) -> str:
-        """12 hexadecimal digits that change with whatever the unit's answers depend on."""
+        """12 hexadecimal digits that change if anything changes that the unit's answers depend on."""
         settings = self.policies[policy]
         depends: dict[str, Any] = {"base_model": self.base_model, "rows": self.rows[task][1]}
         if part.kind == "route":
@@ -82,7 +83,7 @@ class State:
 
 
 def read_state(connection: Connection) -> State:
-    """What the database holds now."""
+    """Read the current state of the database."""
 
     def read(statement: str) -> list[dict[str, Any]]:
         return connection.execute(statement).fetchall()

@@ -1,1 +1,1 @@
-"""The queue by itself: a model that does nothing, and the whole trace written."""
+"""Measures the queue alone, with a model that does nothing but with complete traces."""

@@ -1,4 +1,4 @@
-"""What a job costs apart from time: CPU of the server and its clients, WAL bytes, commits. Reads Linux's /proc."""
+"""Measures a job's costs other than time: CPU of server and clients, WAL bytes, commits. It reads Linux's /proc."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -16,24 +16,24 @@ _TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 @dataclass(frozen=True)
 class Counters:
-    """What has been used up to a moment."""
+    """Total jobs, WAL bytes, commits and CPU seconds at one moment."""
 
     jobs: int
     wal_bytes: int
     commits: int
-    """Up to a second late, for a backend reports now and then; not late of backends that have ended."""
+    """Number of commits; it may lag by a second, because running backends report only sometimes."""
     server_s: float
     client_s: float
 
     @classmethod
     def now(cls, look: Callable[[str], tuple[Any, ...]], jobs: int, clients: Iterable[int]) -> "Counters":
-        """`look` gives a statement's only row; `clients` are the processes of the workers."""
+        """Read the counters. `look` runs a statement and returns its row; `clients` are the workers' process ids."""
         (postmaster,) = look(POSTMASTER)
         wal_bytes, commits = look(COUNTERS)
         return cls(jobs, int(wal_bytes), commits, server_cpu_s(postmaster), sum(cpu_s(each) for each in clients))
 
     def costs_since(self, before: "Counters") -> dict[str, float]:
-        """Of a job, between two moments."""
+        """Costs per job since `before`."""
         jobs = max(1, self.jobs - before.jobs)
         return {
             "server_ms_a_job": round(1000 * (self.server_s - before.server_s) / jobs, 3),
@@ -43,13 +43,13 @@ class Counters:
 
 
 def server_cpu_s(postmaster: int) -> float:
-    """Of the server's processes, those that have ended too."""
+    """CPU seconds of all processes of the server, including those that have ended."""
     children = [int(pid) for pid in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()]
     return cpu_s(postmaster, ended=True) + sum(cpu_s(child) for child in children)
 
 
 def cpu_s(pid: int, *, ended: bool = False) -> float:
-    """User and system time of a process; with `ended`, that of its children that have ended too. 0 where it is gone."""
+    """User and system time of a process, with `ended` also of its ended children; 0 if the process has ended."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
     except FileNotFoundError:

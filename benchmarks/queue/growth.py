@@ -1,4 +1,4 @@
-"""What a claim costs: long queues, long histories, many submitters; what an insert costs, with the hint and without."""
+"""Measures claims with long queues, long histories and many submitters; and inserts with and without NOTIFY."""
 
 import sys
 import time
@@ -45,7 +45,7 @@ CROSS JOIN loracomp.job AS j CROSS JOIN LATERAL json_populate_record(t, json_bui
 
 
 def by_depth(maintenance: str, depths: Sequence[int], claims: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """A row for each depth of the queue, with no history; none is less than what is claimed, and as much again."""
+    """Results for each depth of the queue, without history; a depth is at least twice the jobs that are claimed."""
     points = [(max(depth, least(claims)), 0, 1) for depth in depths]
     return growth(maintenance, points, claims, say)
 
@@ -53,7 +53,7 @@ def by_depth(maintenance: str, depths: Sequence[int], claims: int, say: Callable
 def by_history(
     maintenance: str, histories: Sequence[int], claims: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """A row for each length of the history, at the least depth."""
+    """Results for each length of the history, with the smallest depth."""
     points = [(least(claims), history, 1) for history in histories]
     return growth(maintenance, points, claims, say)
 
@@ -61,22 +61,22 @@ def by_history(
 def by_submitters(
     maintenance: str, numbers: Sequence[int], depth: int, claims: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """A row for each number of submitters who share a queue of that depth evenly, with no history."""
+    """Results for each number of submitters, who share a queue of that depth evenly, without history."""
     points = [(max(depth, least(claims)), 0, max(1, number)) for number in numbers]
     return growth(maintenance, points, claims, say)
 
 
 def least(claims: int) -> int:
-    """Jobs that a queue must hold, so that as many are left as are claimed."""
+    """Least number of jobs in a queue: twice the jobs that are claimed, so that half of them are left."""
     return claims * BATCH * 2
 
 
 def growth(
     maintenance: str, points: Sequence[tuple[int, int, int]], claims: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """A row for each depth, history and number of submitters: what claim and record cost there, in rounds by turns.
+    """Milliseconds of claim and record for each depth, history and number of submitters, measured in turns.
 
-    All are filled first, so that what the disk still writes meets none more than another.
+    All databases are filled first, so that the disk's delayed writes affect all equally.
     """
     with ExitStack() as stack:
         probes = [stack.enter_context(probe(maintenance, *point)) for point in dict.fromkeys(points)]
@@ -90,7 +90,7 @@ def growth(
 
 @dataclass
 class Probe:
-    """A queue of some depth and history, and the milliseconds that claims, records and bare commits took there."""
+    """A queue of some depth and history, with the measured milliseconds of claims, records and empty commits."""
 
     depth: int
     history: int
@@ -129,7 +129,7 @@ def timed(into: list[float]) -> Iterator[None]:
 
 @contextmanager
 def probe(maintenance: str, depth: int, history: int, submitters: int) -> Iterator[Probe]:
-    """A database, filled."""
+    """A database that is filled to this depth and history."""
     with queue("loracomp", sys.executable, maintenance) as made, db.connect(made.url) as connection:
         if history:
             fill(connection, history)
@@ -141,8 +141,8 @@ def probe(maintenance: str, depth: int, history: int, submitters: int) -> Iterat
 
 
 def fill(connection: db.Connection, history: int) -> None:
-    """Jobs that succeeded a day ago, with their traces and what the audit has of them."""
-    # Triggers would fill in what is given here, and look for foreign keys that are there.
+    """Insert jobs that succeeded a day ago, with their traces and audit events."""
+    # Disable triggers, which would fill in given columns and check foreign keys that are known to be valid.
     connection.execute("SET session_replication_role = replica")
     connection.execute(HISTORY, (PROMPT, BASE_MODEL, history))
     connection.execute(EVENTS)
@@ -156,7 +156,7 @@ def fill(connection: db.Connection, history: int) -> None:
 
 
 def inserts(maintenance: str, seconds: float, clients: int = 4) -> list[dict[str, Any]]:
-    """Jobs a second that several clients insert at once, one a transaction or a thousand, with the hint and without."""
+    """Jobs/s that several clients insert, with 1 or 1,000 jobs in a transaction, with and without NOTIFY."""
     rows = []
     for hint in ("on", "off"):
         for size in (1, 1000):

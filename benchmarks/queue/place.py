@@ -1,4 +1,4 @@
-"""A server of the benchmark's own, a database for each measurement, and the processes that work on it."""
+"""The benchmark's own server, a database for each measurement, and the worker processes."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 SETTLE_S = float(os.environ.get("SETTLE_S", "120"))
 RESULTS = {"loracomp": "loracomp.prediction"}
 COMMIT = "SELECT pg_logical_emit_message(true, 'probe', '')"
-"""A transaction that has hardly anything to commit."""
+"""A statement whose transaction has almost nothing to commit."""
 BACKENDS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
 )
@@ -32,7 +32,7 @@ _numbers = count()
 
 @contextmanager
 def own_server() -> Iterator[str]:
-    """URL of an embedded server; its writes are safe, and it plans, caches and checkpoints as it comes."""
+    """URL of an embedded server with Postgres's default settings, fsync included."""
     with tempfile.TemporaryDirectory(prefix="loracomp-queue-", ignore_cleanup_errors=True) as folder:
         data = Path(folder) / "postgres"
         yield embedded.start(data)
@@ -41,7 +41,7 @@ def own_server() -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Queue:
-    """One of the systems, in a database of its own."""
+    """One of the compared systems, in its own database."""
 
     system: str
     python: str
@@ -61,25 +61,25 @@ class Queue:
             raise SystemExit(f"{self.system}: {verb} failed")
 
     def fill(self, jobs: int) -> None:
-        """Insert so many."""
+        """Insert this many jobs."""
         self.do("insert", jobs)
         one(self.url, "VACUUM ANALYZE", rows=False)
 
     def bytes_a_result(self) -> float:
-        """With its share of indexes and of what is stored beside the table."""
+        """Bytes of a result in its table, with its share of indexes and TOAST."""
         return float(one(self.url, f"SELECT pg_total_relation_size('{self.results}') / count(*) FROM {self.results}"))
 
     def measured(self, jobs: int, batch: int, workers: int, seconds: float) -> dict[str, float]:
-        """Jobs recorded a second by so many workers, once they are under way, and what a job costs.
+        """Jobs/s recorded by this many workers after their start-up, and the costs of a job.
 
-        `jobs` are there when they start.
+        `jobs` is the number of jobs that are queued before.
         """
         self.fill(jobs)
         settle(self.url)
         with psycopg.connect(self.url) as watch:
 
             def look(statement: str) -> tuple[Any, ...]:
-                # Rolled back: watching adds no commits.
+                # Roll back, so that watching adds no commits.
                 row = watch.execute(statement.encode()).fetchone()
                 watch.rollback()
                 assert row is not None
@@ -114,7 +114,7 @@ class Queue:
 
 
 def install(system: str, python: str, maintenance: str) -> None:
-    """A template of the system's database."""
+    """Make a template database for a system."""
     name = f"{system}_template"
     one(maintenance, f"CREATE DATABASE {name} TEMPLATE template0", rows=False)
     Queue(system, python, url_of(maintenance, name)).do("install")
@@ -122,7 +122,7 @@ def install(system: str, python: str, maintenance: str) -> None:
 
 @contextmanager
 def queue(system: str, python: str, maintenance: str) -> Iterator[Queue]:
-    """A queue with nothing in it."""
+    """An empty queue in a new database, which is dropped afterwards."""
     name = f"{system}_{next(_numbers)}"
     one(maintenance, f"CREATE DATABASE {name} TEMPLATE {system}_template", rows=False)
     yield Queue(system, python, url_of(maintenance, name))
@@ -130,13 +130,13 @@ def queue(system: str, python: str, maintenance: str) -> Iterator[Queue]:
 
 
 def url_of(maintenance: str, database: str) -> str:
-    """As a URL, for asyncpg reads no other form."""
+    """Address of a database as a URL, because asyncpg reads no other form."""
     parameters = conninfo_to_dict(maintenance)
     return f"postgresql://{parameters['user']}@/{database}?host={parameters['host']}&port={parameters['port']}"
 
 
 def one(url: str, statement: str, *, rows: bool = True) -> Any:
-    """The only column of the only row, where there is one."""
+    """Run a statement; returns the only column of its only row, or None."""
     with psycopg.connect(url, autocommit=True) as connection:
         cursor = connection.execute(statement.encode())
         row = cursor.fetchone() if rows else None
@@ -144,9 +144,10 @@ def one(url: str, statement: str, *, rows: bool = True) -> Any:
 
 
 def settle(url: str) -> None:
-    """Wait until the disk has taken what was written before, two minutes at most: until then, commits wait for it.
+    """Wait (at most two minutes) until the disk has written earlier data, because commits are slower until then.
 
-    It has, where in a second hardly a commit takes twice as long as most. Virtual disks write on after a checkpoint.
+    Virtual disks go on writing after a checkpoint. It has finished when, within a second, hardly any commit takes
+    twice as long as most.
     """
     one(url, "CHECKPOINT", rows=False)
     with suppress(AssertionError), psycopg.connect(url, autocommit=True) as connection:

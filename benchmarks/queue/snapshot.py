@@ -1,4 +1,4 @@
-"""The queue's rate while a reader holds a snapshot, so that no dead row can be cleaned up; and without."""
+"""Measures the queue's rate with and without a reader that holds a snapshot, so that dead rows can't be removed."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -12,16 +12,16 @@ from .place import Queue, queue, settle, wait_until
 from .throughput import FASTEST
 
 AHEAD_S = 10
-"""Seconds' worth of jobs that are queued at least, at the highest rate that a system reaches."""
+"""The queue always has enough jobs for this many seconds at the system's highest rate."""
 STEP_S = 2.0
 WRITTEN = "SELECT n_tup_ins FROM pg_stat_all_tables WHERE relid = %s::regclass"
-"""Counting rows would take longer from minute to minute."""
+"""Number of inserted rows from statistics, because counting the rows would take longer each minute."""
 
 
 def under_a_snapshot(
     maintenance: str, pythons: dict[str, str], minutes: float, batch: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Two rows for each system, one worker each: clean, and with a snapshot that is held from start to end."""
+    """Two results for each system, with one worker: without a snapshot, and with one held from start to end."""
     rows = []
     for system, python in pythons.items():
         clean = 0.0
@@ -41,7 +41,7 @@ def under_a_snapshot(
 
 
 def paced(made: Queue, minutes: float, batch: int, held: bool) -> list[float]:
-    """Jobs recorded a second, step by step, by one worker whose queue never runs dry."""
+    """Jobs/s recorded in each interval by one worker, whose queue is refilled so that it is never empty."""
     ahead = FASTEST[made.system] * AHEAD_S
     made.fill(2 * ahead)
     settle(made.url)
@@ -74,7 +74,7 @@ def written(watch: psycopg.Connection, made: Queue) -> int:
 
 @contextmanager
 def snapshot(url: str) -> Iterator[None]:
-    """A reader that looks at the database as it is now, until the block ends."""
+    """Within this context, a reader holds a snapshot of the database."""
     with psycopg.connect(url, autocommit=True) as reader:
         reader.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT count(*) FROM pg_class")

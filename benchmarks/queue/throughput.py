@@ -1,4 +1,4 @@
-"""Claim to recorded, jobs a second: ours, two libraries and a bare table, by batch size and number of workers."""
+"""Measures jobs/s from claim to record of four systems, by batch size and number of workers."""
 
 from collections.abc import Callable
 from statistics import median
@@ -9,7 +9,7 @@ from .place import queue
 BATCHES = (1, 8, 64, 256)
 WORKERS = (1, 2, 3, 4)
 KEY = (64, 1)
-"""The point that systems are compared at, in several rounds."""
+"""Batch size and number of workers at which the systems are compared, in several rounds."""
 POINTS = {
     "loracomp": [(batch, workers) for batch in BATCHES for workers in WORKERS],
     "bare": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
@@ -17,22 +17,22 @@ POINTS = {
     "procrastinate": [*((batch, 1) for batch in (1, 8, 64)), (64, 2), (64, 4)],
 }
 COSTS = ("server_ms_a_job", "client_ms_a_job", "wal_bytes_a_job", "commits_a_job")
-"""CPU time of the server's processes and of the workers, in milliseconds; the rest of the whole server."""
+"""Costs per job: CPU time of the server's processes and of the workers in milliseconds, WAL bytes and commits."""
 FASTEST = {"loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000}
-"""Jobs a second, more than any does."""
+"""An upper bound of the jobs/s of each system."""
 
 
 def throughput(
     maintenance: str, pythons: dict[str, str], seconds: float, rounds: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """A row for each system at the key point: medians of rounds that take turns."""
+    """Results of each system at KEY: medians of rounds in which the systems take turns."""
     return measure(maintenance, pythons, [(system, *KEY) for system in pythons] * rounds, seconds, say)
 
 
 def grid(
     maintenance: str, pythons: dict[str, str], seconds: float, most: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """A row for each system with its batches and numbers of workers, measured once; batches of `most` jobs at most."""
+    """Results of each system for its batch sizes (up to `most`) and numbers of workers, each measured once."""
     points = [(system, *point) for system in pythons for point in POINTS[system] if point[0] <= most]
     return measure(maintenance, pythons, points, seconds, say)
 
@@ -44,7 +44,7 @@ def measure(
     seconds: float,
     say: Callable[[str], None],
 ) -> list[dict[str, Any]]:
-    """A row for each system, batch and number of workers, sorted; medians where one is measured more than once."""
+    """Sorted results for each system, batch size and number of workers; medians if measured more than once."""
     measured: dict[tuple[str, int, int], list[dict[str, float]]] = {}
     sizes: dict[str, float] = {}
     for system, batch, workers in points:

@@ -49,7 +49,7 @@ CHARTS = {
     "retrieved_example": "day, task",
     "retrieved_example_wide": "day, family",
 }
-"""Facts, of which nobody reads every row: a chart over all of them is timed, a count by these columns."""
+"""Fact views, whose rows nobody reads one by one: what is timed is a typical chart, a count by these columns."""
 VIEWS = """
 SELECT c.relname AS name, array_agg(a.attname::text) AS columns
 FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
@@ -98,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def open_database(name: str, *, anew: bool) -> str:
-    """URL of the database, which is made and initialized where it is missing."""
+    """URL of the database, which is created and initialized if it is missing."""
     server = database_url(load_settings())
     with psycopg.connect(server, autocommit=True) as connection:
         if anew:
@@ -111,7 +111,7 @@ def open_database(name: str, *, anew: bool) -> str:
 
 
 def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] | None:
-    """Seconds of each statement; None where jobs have ended there already."""
+    """Fill the database; returns the seconds of each statement, or None if it already has ended jobs."""
     if connection.execute("SELECT 1 FROM loracomp.job WHERE finished_at IS NOT NULL LIMIT 1").fetchone():
         return None
     given = {"jobs": jobs, "weeks": weeks, "library": (PACKAGED / MANIFEST).read_text()}
@@ -129,8 +129,8 @@ def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] |
 
 
 def measure(connection: db.Connection, repeats: int) -> dict[str, Any]:
-    """Views with their medians in milliseconds, and when the refreshed ones were last worked out."""
-    # Where an upgrade has made them anew, nobody knows yet how long that takes.
+    """Median milliseconds to read each view, and when the refreshed views were last refreshed."""
+    # After an upgrade has created them again, it is not known how long a refresh takes.
     if connection.execute("SELECT 1 FROM bi.report_refresh WHERE seconds IS NULL").fetchone():
         connection.execute("SELECT loracomp.refresh_reports()")
     refreshed = connection.execute("SELECT report, refreshed_at, seconds FROM bi.report_refresh ORDER BY 1").fetchall()
@@ -158,7 +158,7 @@ def question(view: str, condition: str = "true") -> str:
 
 
 def narrow(view: str, columns: list[str], evaluation: str) -> str | None:
-    """The condition under which one looks at a view, if it has one: the latest evaluation, or seven days."""
+    """The condition of a typical query on a view: the latest evaluation, or the last seven days, or None."""
     if "evaluation" in columns and view not in CHARTS:
         return f"evaluation = '{evaluation}'"
     if "day" in columns and view != "dim_date":
@@ -171,7 +171,7 @@ def took(connection: db.Connection, query: str, repeats: int) -> float:
 
 
 def read(connection: db.Connection, query: str) -> int:
-    """Bytes of the whole answer."""
+    """Run a query by COPY; returns the bytes of its result."""
     with connection.cursor().copy(f"COPY ({query}) TO STDOUT".encode()) as copy:
         return sum(len(part) for part in copy)
 

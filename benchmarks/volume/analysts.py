@@ -89,7 +89,7 @@ def medians(rounds: list[dict[str, float]]) -> dict[str, float]:
 
 
 def open_filled(url: str, name: str) -> db.Connection:
-    """Exits with a sentence where there is nothing that analysts could read."""
+    """Open the database; exits with a sentence if it has no data that analysts could read."""
     try:
         connection = db.connect(url)
         if connection.execute(ANSWERED).fetchone():
@@ -102,7 +102,7 @@ def open_filled(url: str, name: str) -> db.Connection:
 
 @contextmanager
 def reading(url: str, owner: db.Connection, analysts: int, name: str) -> Iterator[None]:
-    """One of WHILE; analysts are processes of their own."""
+    """Within this context the load `name` (one of WHILE) is running; each analyst is a separate process."""
     if name == NOBODY:
         yield
         return
@@ -135,7 +135,7 @@ def read_for_ever(url: str) -> None:
 
 
 def queue(connection: db.Connection, seconds: float) -> dict[str, float]:
-    """Claims and records for so long; the queue never runs empty."""
+    """Claim and record jobs for this many seconds; the queue is never empty."""
     base = connection.execute("SELECT name FROM loracomp.base_model WHERE is_default").fetchone()["name"]
     like = stored_prediction(connection)
     claims, records, jobs = [], [], 0
@@ -159,7 +159,7 @@ def queue(connection: db.Connection, seconds: float) -> dict[str, float]:
 
 
 def stored_prediction(connection: db.Connection) -> Prediction:
-    """The first that the database holds, to be recorded for other jobs."""
+    """The first prediction in the database, to record it again for other jobs."""
     know_traces(connection)
     row = connection.execute(ANSWERED).fetchone()
     trace = connection.execute(TRACE, [row["job_id"]], binary=True).fetchone()["trace"]

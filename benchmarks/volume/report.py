@@ -1,4 +1,4 @@
-"""Results as JSON -> the tables of docs/scaling.md: views by the number of jobs, and the queue beside analysts."""
+"""Turns results in JSON into the tables of docs/scaling.md: times of views, and the queue while analysts read."""
 
 import json
 from pathlib import Path
@@ -9,11 +9,11 @@ from benchmarks.evaluation.report import as_markdown, copy_tables
 RESULTS = "volume.json"
 ANALYSTS = "analysts.json"
 QUICK_MS = 20
-"""Views that take less everywhere are left out: dimensions, queue, workers."""
+"""Milliseconds; views that are always faster are left out of the table: dimensions, queue, workers."""
 
 
 def keep(folder: Path, measured: dict[str, Any]) -> None:
-    """Put it in place of what was measured with as many jobs, and fill the tables of scaling.md beside the folder."""
+    """Store results in place of earlier ones with as many jobs, and fill the tables of scaling.md by the folder."""
     path = folder / RESULTS
     found = json.loads(path.read_text()) if path.is_file() else {}
     found = {int(jobs): result for jobs, result in found.items()} | {measured["jobs"]: measured}
@@ -24,7 +24,7 @@ def keep(folder: Path, measured: dict[str, Any]) -> None:
 
 
 def keep_analysts(folder: Path, measured: dict[str, Any]) -> None:
-    """Put it in place of what was measured before, and fill its table of scaling.md beside the folder."""
+    """Store results in place of earlier ones, and fill their table in scaling.md next to the folder."""
     (folder / ANALYSTS).write_text(json.dumps(measured, indent=1) + "\n")
     copy_tables(folder.parent / "scaling.md", {"analysts": as_markdown(analysts(measured))})
 
@@ -39,7 +39,7 @@ def analysts(measured: dict[str, Any]) -> list[tuple[str, ...]]:
 
 
 def views(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Milliseconds of each view, whole and as one looks at it, under a header."""
+    """Table of the milliseconds of each view: read completely, and by a typical query."""
     names = sorted({view["name"] for result in results.values() for view in result["views"]})
     rows = [(name, [find(result["views"], name) for result in results.values()]) for name in names]
     slow = [(name, found) for name, found in rows if max(view.get("ms", 0) for view in found) >= QUICK_MS]
@@ -58,7 +58,7 @@ def views(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def sizes(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Megabytes of the three large tables with their indexes, by the number of jobs."""
+    """Table of the megabytes of the three large tables with their indexes, by the number of jobs."""
     tables = [row["name"] for row in next(iter(results.values()))["sizes"]]
     return [
         ("jobs", *(f"`{name}`, MB" for name in tables), "kB a job", "reports refreshed in, s"),
@@ -83,7 +83,7 @@ def spoken(view: dict[str, Any], key: str) -> str:
 
 
 def note(found: list[dict[str, Any]]) -> str:
-    """How the view is read, where that is not whole and live."""
+    """A note on a view that is refreshed, or that is not read completely."""
     view = next(view for view in found if view)
     if view["is_refreshed"]:
         return "refreshed"

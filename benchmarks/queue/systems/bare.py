@@ -1,4 +1,4 @@
-"""A bare table: claims by SKIP LOCKED, results by one INSERT a batch; no fence, no lease, no audit, no turns."""
+"""A bare table: claims by SKIP LOCKED, one INSERT for a batch's results; no fence token, lease, audit or fairness."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What all systems are asked on the command line."""
+"""The command line of all compared systems."""
 
 import sys
 from collections.abc import Callable
@@ -9,14 +9,14 @@ ALTER TABLE result ALTER COLUMN body SET STORAGE EXTERNAL;
 """
 ADD_RESULT = "INSERT INTO result (job_id, body) VALUES (%s, %s)"
 BODY_BYTES = 3850
-"""Makes a result as large, in its table and indexes, as a prediction of ours: the report has both."""
+"""Size of a result that makes it as large, with indexes, as one of our predictions; the report shows both sizes."""
 PROMPT = "Question: what is the capital of a country that has two seas, three rivers and one very long name?\nAnswer:"
 
 
 def command(
     install: Callable[[str], None], insert: Callable[[str, int], None], work: Callable[[str, int], None]
 ) -> None:
-    """Run what the command line says: make the tables, insert so many jobs, or claim so many at once until killed."""
+    """Run the command line: make the tables, insert jobs, or claim jobs in batches until killed."""
     verb, url, *number = sys.argv[1:]
     if verb == "install":
         install(url)

@@ -1,4 +1,4 @@
-"""Ours: the worker as it is, with a pipeline that answers nothing and writes all."""
+"""loracomp: the real worker with a pipeline without models, which gives made-up answers with complete traces."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -42,7 +42,7 @@ TIMINGS = {"encode": 12.3, "route": 4.5, "load": 0.1, "compose": 1.2, "predict":
 
 
 class NoModel:
-    """Traces of jobs with 20 examples of 8 tasks, 4 of them composed; of one batch, no two are alike."""
+    """A pipeline without models. Traces have 20 examples of 8 tasks, 4 of them composed; all differ within a batch."""
 
     def __init__(self) -> None:
         random = np.random.default_rng(0)
@@ -56,7 +56,7 @@ class NoModel:
         self._traces: list[Trace] = []
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Job]:
-        """The first time, let the server make the traces."""
+        """Return the jobs; in the first call, let the server make the traces."""
         if not self._traces:
             know_traces(connection)
             made = Jsonb([self.trace_columns(variant) for variant in range(VARIANTS)])

@@ -1,4 +1,4 @@
-"""pgqueuer on asyncpg and uvloop: an entrypoint that writes its result by a statement of its own."""
+"""pgqueuer on asyncpg and uvloop, with an entrypoint that writes its result by a separate statement."""
 
 import asyncio
 import os

@@ -1,4 +1,4 @@
-"""procrastinate: a task that writes its result by a statement of its own, as its documentation has it."""
+"""procrastinate, with a task that writes its result by a separate statement, as its documentation shows."""
 
 import asyncio
 import os
