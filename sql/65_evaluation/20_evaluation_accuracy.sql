@@ -52,7 +52,6 @@ CROSS JOIN LATERAL (
 CROSS JOIN loracomp.task_mask AS h;
 COMMENT ON VIEW bi.evaluation_accuracy IS
 'How often answers were right in an evaluation, by policy: for each task, and means over the tasks of a family and over all.';
-COMMENT ON COLUMN bi.evaluation_accuracy.evaluation IS 'Name of the evaluation.';
 COMMENT ON COLUMN bi.evaluation_accuracy.scope IS
 'task, family or all: filter by this column, because rows of one scope are means over rows of another.';
 COMMENT ON COLUMN bi.evaluation_accuracy.family IS 'Family of the tasks, such as nli; null if scope is all.';

@@ -110,7 +110,6 @@ CROSS JOIN LATERAL (
 CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.evaluation_pair IS
 'Two policies compared on the rows that both answered: by how much policy_a was better than policy_b, with a p value.';
-COMMENT ON COLUMN bi.evaluation_pair.evaluation IS 'Name of the evaluation.';
 COMMENT ON COLUMN bi.evaluation_pair.scope IS
 'task, family or all: filter by this column, because rows of one scope are sums and means over rows of another.';
 COMMENT ON COLUMN bi.evaluation_pair.family IS 'Family of the tasks, such as nli; null if scope is all.';

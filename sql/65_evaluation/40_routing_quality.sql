@@ -78,7 +78,6 @@ CROSS JOIN LATERAL (
 CROSS JOIN loracomp.task_mask AS m;
 COMMENT ON VIEW bi.routing_quality IS
 'How often retrieval found the task of an evaluation''s rows, by policy: for each task, and means over tasks.';
-COMMENT ON COLUMN bi.routing_quality.evaluation IS 'Name of the evaluation.';
 COMMENT ON COLUMN bi.routing_quality.scope IS
 'task, family or all: filter by this column, because rows of one scope are means over rows of another.';
 COMMENT ON COLUMN bi.routing_quality.family IS 'Family of the tasks, such as nli; null if scope is all.';
