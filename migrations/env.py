@@ -1,4 +1,4 @@
-"""Run migrations: sql/ objects are dropped, tables migrated, sql/ applied again, in one transaction under a lock."""
+"""Runs migrations in one transaction under a lock: drops the objects of sql/, migrates, applies sql/ again."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -57,7 +57,7 @@ def _migrate(connection: Connection) -> None:
 
 
 def main() -> None:
-    """Use the caller's connection where there is one (`loracomp init`), else open one."""
+    """Run the migrations on the caller's connection, if there is one (`loracomp init`), or on a new one."""
     if context.is_offline_mode():
         raise CommandError("--sql is not possible: functions and views are dropped and applied around migrations")
     given = context.config.attributes.get("connection")

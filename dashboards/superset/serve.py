@@ -1,12 +1,13 @@
-"""Import the bundle beside this file into Apache Superset and serve it; runs in Superset's own environment.
+"""Imports the dashboard bundle next to this file into Apache Superset and serves it; runs in Superset's environment.
 
     python serve.py --database postgresql://analyst@host/name [--home DIR] [--port 8088]
 
-The database is a libpq URL, of a login that is a member of loracomp_analyst; or, by --embedded, that of its owner, on a
-server that trusts whoever may enter its folder: a login `dashboard` is made there and the reports are refreshed.
+--database is a libpq URL with a login that is a member of loracomp_analyst. --embedded is the owner's URL of a database
+on an embedded server, which trusts all users with access to its folder: the script creates a login `dashboard` there
+and refreshes the reports.
 
-Superset's own data, the secret of its sessions and the password of its user `admin` are kept in DIR. What was changed
-there in the bundle's charts is undone.
+Superset's own data, its session secret and the password of its user `admin` are stored in DIR. The import overwrites
+changes that were made in Superset to the bundle's charts.
 """
 
 import argparse
@@ -23,7 +24,7 @@ BUNDLE = HERE / "bundle"
 
 
 def main() -> None:
-    """Make what is missing, import, check, and become the server."""
+    """Create missing secrets, import the bundle, check it, and replace this process by the server."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     database = parser.add_mutually_exclusive_group(required=True)
     database.add_argument("--database", help="URL of the database, as an analyst")
@@ -36,7 +37,7 @@ def main() -> None:
     keep(home / "secret_key")
     password = keep(home / "password")
     os.environ |= {"SUPERSET_HOME": str(home), "SUPERSET_CONFIG_PATH": str(HERE / "superset_config.py")}
-    warnings.simplefilter("ignore")  # Superset's own, of its libraries
+    warnings.simplefilter("ignore")  # warnings of Superset about its libraries
     prepare(options.database or as_analyst(options.embedded), password)
     address = f"http://127.0.0.1:{options.port}/superset/dashboard/loracomp/"
     print(f"\n{address}\nuser admin, password {password}; up in some seconds, until Ctrl-C\n", flush=True)
@@ -55,7 +56,7 @@ def main() -> None:
 
 
 def keep(path: Path) -> str:
-    """A secret that is made once."""
+    """Read a secret from a file, which is created with a random one if it is missing."""
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(32))
@@ -63,7 +64,7 @@ def keep(path: Path) -> str:
 
 
 def as_analyst(url: str) -> str:
-    """URL of the same database for the login `dashboard`, which is made where it is missing."""
+    """URL of the same database for the login `dashboard`, which is created if it is missing."""
     import psycopg2
 
     with psycopg2.connect(url) as connection, connection.cursor() as cursor:
@@ -77,7 +78,7 @@ def as_analyst(url: str) -> str:
 
 
 def prepare(database: str, password: str) -> None:
-    """Bring Superset's own database to its release, with roles, a user and the bundle."""
+    """Upgrade Superset's own database, and create its roles, a user and the dashboard of the bundle."""
     from flask_migrate import upgrade
     from superset.app import create_app
 
@@ -99,7 +100,7 @@ def prepare(database: str, password: str) -> None:
 
 
 def contents(database: str) -> dict[str, str]:
-    """The bundle's files by name, with the database in the place of its example."""
+    """The bundle's files by name, with the URL of `database` filled in."""
     files = {str(path.relative_to(BUNDLE)): path.read_text() for path in BUNDLE.rglob("*.yaml")}
     connection = yaml.safe_load(files["databases/loracomp.yaml"])
     connection["sqlalchemy_uri"] = f"postgresql+psycopg2://{database.partition('://')[2]}"
@@ -108,7 +109,7 @@ def contents(database: str) -> dict[str, str]:
 
 
 def check() -> None:
-    """Comments of columns from the database, which must answer; every chart of the bundle must be on the dashboard."""
+    """Read columns' comments from the database, and exit with an error unless every chart is on the dashboard."""
     from superset.connectors.sqla.models import SqlaTable
     from superset.extensions import db
     from superset.models.dashboard import Dashboard

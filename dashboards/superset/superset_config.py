@@ -1,4 +1,4 @@
-"""Superset's settings for one machine: its own SQLite file, no queue, no cache, no way out of the browser."""
+"""Superset's settings for one machine: a SQLite file, no queue, no cache, and no requests to other sites."""
 
 import os
 from pathlib import Path
@@ -11,7 +11,7 @@ WTF_CSRF_ENABLED = False
 LOG_LEVEL = "WARNING"
 SUPERSET_WEBSERVER_TIMEOUT = 60
 TALISMAN_ENABLED = True
-# Its own default lets a picture be fetched from outside, which counts visits.
+# Superset's default allows an image from another site, which counts visits.
 TALISMAN_CONFIG = {
     "content_security_policy": {
         "base-uri": ["'self'"],

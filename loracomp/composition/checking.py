@@ -1,4 +1,4 @@
-"""Proof while serving: one scoring pass in N is repeated with weights that are plainly merged, row by row."""
+"""Checks answers while serving: repeats one scoring pass in N with adapters merged into the weights, mix by mix."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,24 +20,24 @@ _log = logging.getLogger(__name__)
 
 
 class MergeChecker:
-    """Compares what a pass gave under many mixes with what each mix gives alone, merged into the weights.
+    """Compares the scores of a pass under many mixes with the scores under each mix merged into the weights.
 
-    It catches a row that was answered with other factors or gates than its own. Checked are the passes that score
-    choices; a pass that is checked takes as long again for each mix in it.
+    It finds rows that were computed with the factors or gates of another row. Only passes that score choices are
+    checked; checking takes one more pass for each mix.
     """
 
     def __init__(self, model: PreTrainedModel, one_in: int) -> None:
-        """The passes numbered `one_in`, 2 * `one_in`, ... are checked; with 0 none is."""
+        """Every `one_in`-th pass is checked; with 0 no pass is checked."""
         self._model = model
         self._one_in = one_in
         self._tolerance = TOLERANCE if model.dtype == torch.float32 else TOLERANCE_OF_16_BITS
         self._passes = 0
 
     def check(self, asked: Sequence[tuple[Question, Mix]], scores: Sequence[Tensor]) -> None:
-        """Count the pass; if it is its turn, compare the log-likelihoods [choices] that it gave to each question.
+        """Count a pass and, if it must be checked, compare its log-likelihoods [choices] of each question.
 
-        They differ if one of them is further off than the tolerance, in nats a token. The metrics count it, and the log
-        names the adapters. Nothing is raised: the answers stand.
+        If a difference exceeds the tolerance (in nats per token), the metrics count it and the log names the adapters.
+        Nothing is raised, and the answers are kept.
         """
         self._passes += 1
         if not self._one_in or self._passes % self._one_in:
@@ -53,9 +53,9 @@ class MergeChecker:
     def _differences(
         self, asked: Sequence[tuple[Question, Mix]], scores: Sequence[Tensor]
     ) -> Iterator[tuple[Mix, float]]:
-        """Each mix with the largest difference of its questions, in nats a token.
+        """For each mix, the largest difference over its questions, in nats per token.
 
-        Scores that are not finite are left out: such a row is asked again alone.
+        Rows with scores that are not finite are left out, because they are computed again alone.
         """
         finite = [(*each, given) for each, given in zip(asked, scores, strict=True) if given.isfinite().all()]
         for mix in {mix for _, mix, _ in finite}:
@@ -71,10 +71,10 @@ class MergeChecker:
 
 @contextmanager
 def merged(model: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
-    """Within the context, B @ A is added to each module's weight, as PEFT's `merge_adapter` does.
+    """Within the context, B @ A is added to each module's weight, as by PEFT's `merge_adapter`.
 
-    A weight that modules share, as a tied head does, is changed for the module that is named alone. At the end each
-    module has the parameter again that it had. Weights must be plain, not quantised.
+    If several modules share a weight (such as a tied head), only the module named in `factors` gets the changed weight.
+    At the end each module has its old parameter again. Weights must not be quantised.
     """
     old: dict[str, nn.Parameter] = {}
     try:
@@ -84,7 +84,7 @@ def merged(model: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
             assert isinstance(weight, nn.Parameter)
             old[name] = weight
             change = (B @ A).to(weight)
-            # These keep their weight as [d_in, d_out].
+            # Conv1D and Embedding store their weight as [d_in, d_out].
             change = change.T if isinstance(module, (Conv1D, nn.Embedding)) else change
             module.weight = nn.Parameter(weight + change, requires_grad=False)
         yield

@@ -1,6 +1,6 @@
-"""What a library's adapters are worth on examples, each adapter alone -> files that the library ships.
+"""Measures how much each of a library's adapters improves answers to examples, and writes the scores into files.
 
-Killed and called again it goes on; where adapters have changed, only theirs are scored again.
+If it is killed and called again, it continues; if adapters have changed, only these are scored again.
 """
 
 import hashlib
@@ -33,27 +33,27 @@ from loracomp.registry.measurement_files import (
 )
 
 NORMALIZATION = "tokens"
-"""That of the default policy."""
+"""What a choice's log-likelihood is divided by; the same as in the default policy."""
 SCORED_TOGETHER = 8
-"""Examples that are scored, and kept, at once."""
+"""Number of examples that are scored and written together."""
 LIKELY = 30
-"""Tasks whose adapters are measured on an example, as loracomp.measure_task has it."""
+"""Number of tasks whose adapters are measured on an example; the same as in the SQL function measure_task."""
 BASE = ""
-"""The base model's name among the adapters."""
+"""Key of the base model's scores, in place of an adapter's sha256."""
 Scores = dict[bytes, dict[str, npt.NDArray[np.float32]]]
-"""Digest of an example -> sha256 of an adapter, or BASE -> scores of its choices."""
+"""For each example (by digest) and adapter (by sha256, or BASE), the scores of the example's choices."""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasuredAdapter:
-    """An adapter of a library, ready to be scored."""
+    """An adapter of a library, with its weights loaded."""
 
     task: str
     weights: AdapterWeights
     training: Mapping[str, Any]
 
     def has_learnt_from(self, example: Example) -> bool:
-        """As loracomp.has_learnt_from says it of adapters in the database."""
+        """Whether the adapter was trained on an example; like the SQL function loracomp.has_learnt_from."""
         task = example.source_ref.partition("/")[0]
         seen = self.training.get("tasks_seen") or [self.task]
         aside = self.training.get("kept_aside") or ()
@@ -61,7 +61,7 @@ class MeasuredAdapter:
 
 
 def read_adapters(folder: Path, base: BaseModel) -> list[MeasuredAdapter]:
-    """The adapters of a library's folder, by task. Raises RefusedError where one isn't whole or doesn't fit."""
+    """Read the adapters of a library, sorted by task. Raises RefusedError if one is incomplete or does not fit."""
     known = RegisteredBaseModel(0, base.name, base.source, base.revision, base.fingerprint, base.modules)
     found = []
     for number, path in enumerate(sorted(folder.glob(f"adapters/*/{WEIGHTS}")), start=1):
@@ -73,7 +73,7 @@ def read_adapters(folder: Path, base: BaseModel) -> list[MeasuredAdapter]:
 
 
 class Measuring:
-    """Scores examples under a base model and adapters, and keeps the scores in files."""
+    """Scores examples under a base model and adapters, and stores the scores in files."""
 
     def __init__(self, base: BaseModel, adapters: Sequence[MeasuredAdapter]) -> None:
         self._base = base
@@ -89,11 +89,11 @@ class Measuring:
         likely: Sequence[str] | None = None,
         first: int | None = None,
     ) -> Iterator[int]:
-        """Score what a file lacks of these examples under these adapters; yields numbers of rows scored, once kept.
+        """Compute the scores of examples that a file lacks; yields numbers of scored rows after each write.
 
-        `likely`: the tasks whose adapters are measured; `first`: only so many of the examples; None: all. What an
-        adapter has learnt from it is not measured on. Scores of other examples, and of adapters that changed, leave the
-        file.
+        `likely`: tasks whose adapters are measured (None: all); `first`: score only the first so many examples (None:
+        all). An adapter is not measured on examples that it was trained on. Scores of other examples, and of adapters
+        that have changed, are removed from the file.
         """
         asked = {_digest(example): example for example in examples}
         scores = self._known(path, asked)
@@ -109,7 +109,7 @@ class Measuring:
             yield len(pairs)
 
     def _known(self, path: Path, asked: Mapping[bytes, Example]) -> Scores:
-        """What the file holds of these examples and these adapters."""
+        """The scores in the file that are for these examples and adapters."""
         scores: Scores = {digest: {} for digest in asked}
         found = read_measurements(path)
         if found is None or (found.base_model, found.normalization) != (self._base.fingerprint, NORMALIZATION):
@@ -170,10 +170,11 @@ def measure_library(
     adapters: int = LIKELY,
     seed: int = 0,
 ) -> Iterator[str]:
-    """Measure a library's adapters on examples of its tasks that they have not learnt from; yields a sentence a step.
+    """Measure a library's adapters on examples that they were not trained on; yields a sentence for each step.
 
-    `rows` examples a task at most, each under the adapters of its own task and of the nearest, `adapters` in all, each
-    alone. All tasks get a few before any gets more. `data` and `seed` as for `build_library`, which embedded them.
+    At most `rows` examples of each task are measured, under each adapter alone: those of its own task and of the
+    nearest tasks, `adapters` in total. All tasks get a few rows before any task gets more. `data` and `seed` must be
+    those of `build_library`.
     """
     tasks = tasks_with_examples(folder)
     read = {task: train_rows(task, data, seed, MEASURED_WORDS) for task in tasks}
@@ -189,9 +190,9 @@ def measure_library(
 
 
 def complete_records(folder: Path, read: Mapping[str, tuple[Sequence[Example], int]]) -> Iterator[str]:
-    """Have training records of older releases name the rows kept aside (`training.kept_aside`)."""
+    """Add the rows kept aside to training records that older releases wrote (`training.kept_aside`)."""
     records = {path.parent.name: json.loads(path.read_text()) for path in folder.glob(f"adapters/*/{TRAINING}")}
-    # Those that others started from come first.
+    # Adapters from which others started come first.
     for task in sorted(records.keys() & read.keys(), key=lambda task: len(records[task]["tasks_seen"])):
         start = (records[task].get("started_from") or {}).get("task")
         before = None
@@ -207,9 +208,9 @@ def complete_records(folder: Path, read: Mapping[str, tuple[Sequence[Example], i
 
 
 def likely_tasks(folder: Path, tasks: Sequence[str], most: int) -> dict[str, list[str]]:
-    """For each task itself and those that hold most of its examples' nearest neighbours, `most` in all.
+    """For each task, the task itself and those with most of its examples' nearest neighbours, `most` in total.
 
-    As loracomp.likely_tasks finds them in a database: of 20 examples of the task, the 200 nearest of other tasks.
+    Like the SQL function likely_tasks: it searches the 200 nearest examples of other tasks for 20 examples of the task.
     """
     vectors = {task: read_examples_file(folder, task).embeddings for task in tasks}
     owners = np.repeat(np.arange(len(tasks)), [len(each) for each in vectors.values()])

@@ -1,4 +1,4 @@
-"""What adapters are worth on a task's examples, as a library ships it: measurements/<task>.safetensors, no text."""
+"""Files measurements/<task>.safetensors of a library: scores of a task's examples under adapters, without text."""
 
 import json
 from collections.abc import Mapping
@@ -18,27 +18,27 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """An example as it was asked."""
+    """A measured example, without its text."""
 
     content_hash: bytes
     answer: int
-    """Place of the right choice, from 0."""
+    """Index of the right choice, from 0."""
     digest: bytes
-    """Sha256 of its prompt and choices, as they were put."""
+    """Sha256 of the prompt and choices that were scored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gains:
-    """Of n examples and m adapters; a gain is NaN where the adapter was not measured."""
+    """Gains of m adapters on n examples; a gain is NaN if the adapter was not measured on the example."""
 
     base_scores: npt.NDArray[np.float64]
     """[n], log-probability of the right choice under the base model alone, in nats."""
     bases_are_right: npt.NDArray[np.bool_]
-    """[n]"""
+    """[n], whether the base model alone chooses the right choice."""
     gains: npt.NDArray[np.float64]
-    """[n, m], that under an adapter alone, minus the base model's."""
+    """[n, m], log-probability of the right choice under an adapter alone, minus the base model's, in nats."""
     are_right: npt.NDArray[np.bool_]
-    """[n, m]"""
+    """[n, m], whether the adapter alone chooses the right choice."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,20 +46,20 @@ class MeasuredExamples:
     """Scores of examples under the base model and under adapters, each alone."""
 
     base_model: str
-    """Its fingerprint."""
+    """Fingerprint of the base model."""
     normalization: str
     """What the choices' log-likelihoods were divided by: none, characters, tokens."""
     adapters: Mapping[str, str]
-    """Task -> sha256 of its adapter: the columns, in this order. A gain counts for these very bytes alone."""
+    """For each task the sha256 of its adapter, in the order of the columns. Scores are valid only for this file."""
     examples: tuple[Asked, ...]
     scores: Floats
-    """[examples, 1 + adapters, choices], normalised log-likelihoods in nats, the base model's first.
+    """[examples, 1 + adapters, choices], normalised log-likelihoods in nats; index 0 is the base model.
 
-    NaN beyond an example's choices, and where an adapter was not measured.
+    NaN after an example's last choice, and if an adapter was not measured.
     """
 
     def gains(self) -> Gains:
-        """What each adapter gained on each example: log softmax over the choices, of the right one, less the base's."""
+        """The gain of each adapter on each example: log softmax of the right choice, minus that of the base model."""
         answers = np.array([example.answer for example in self.examples], dtype=int)
         scores = np.where(np.isnan(self.scores), -np.inf, self.scores).astype(np.float64)
         measured = np.isfinite(scores[:, :, 0])
@@ -72,12 +72,12 @@ class MeasuredExamples:
 
 
 def measurements_path(folder: Path, task: str) -> Path:
-    """Where a library keeps the measurements on a task's examples."""
+    """Path of the file with the measurements on a task's examples."""
     return folder / "measurements" / f"{task}.safetensors"
 
 
 def read_measurements(path: Path) -> MeasuredExamples | None:
-    """None where there is no such file. Raises RefusedError naming it, where it is none of `write_measurements`."""
+    """Read a file of `write_measurements`; None if it does not exist. Raises RefusedError if it is not valid."""
     if not path.is_file():
         return None
     try:
@@ -93,12 +93,12 @@ def read_measurements(path: Path) -> MeasuredExamples | None:
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise RefusedError(f"{path} is corrupt or cut off: {error}") from error
     if scores.shape[:2] != (len(examples), 1 + len(found.adapters)):
-        raise RefusedError(f"{path}: its scores are not of as many examples and adapters as it names")
+        raise RefusedError(f"{path}: the numbers of examples and adapters differ from the shape of the scores")
     return found
 
 
 def write_measurements(path: Path, measured: MeasuredExamples) -> None:
-    """Write the file whole; the same measurements make the same bytes."""
+    """Write a file of measurements at once. The same measurements always give the same bytes."""
     about = {
         "base_model": measured.base_model,
         "normalization": measured.normalization,

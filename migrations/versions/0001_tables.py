@@ -1,4 +1,4 @@
-"""The tables, and what their constraints need."""
+"""Creates the tables, and the functions that their constraints call."""
 
 import sqlalchemy as sa
 from alembic import op

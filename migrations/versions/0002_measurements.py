@@ -1,4 +1,4 @@
-"""Measurements: what each adapter is worth on each example, the jobs that find it out, and the weighting by it."""
+"""Adds measurements of adapters on examples, jobs of kind measure, and the weighting 'measured'."""
 
 import sqlalchemy as sa
 from alembic import op

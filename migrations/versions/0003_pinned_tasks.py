@@ -1,4 +1,4 @@
-"""Jobs that name the tasks, and maybe the weights, that they are answered with."""
+"""Adds to jobs the tasks, and optionally the weights, to answer them with."""
 
 import sqlalchemy as sa
 from alembic import op

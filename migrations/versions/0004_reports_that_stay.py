@@ -1,4 +1,4 @@
-"""Tags that analysts may see, and the sums that outlive a day's jobs."""
+"""Adds tags that analysts may see, and sums by day that are kept when jobs are purged."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""Comments of tables and columns in plainer words. Nothing else changes, so a downgrade leaves them."""
+"""Rewrites comments of tables and columns in plainer words. Nothing else changes, so a downgrade keeps them."""
 
 from alembic import op
 

@@ -1,10 +1,10 @@
--- Measurements that were made elsewhere: a library brings them.
---   add_measurements            scores of a task's examples
+-- Stores measurements that a library contains.
+--   add_measurements            stores the gains of adapters on a task's examples
 --     has_learnt_from
 
--- Inserts measurements, or adds to those that are there what adapters they lack; changes nothing else. An adapter is known by
--- its bytes: gains of others than those registered here, of examples that are not here, and on what an adapter has learnt from
--- are left out.
+-- Inserts measurements, or adds missing adapters to existing ones; changes nothing else. Adapters are identified by the sha256
+-- of their bytes. Gains are skipped if the adapter or the example is not in the database, or if the adapter was trained on the
+-- example.
 CREATE FUNCTION loracomp.add_measurements(
     task text,
     base_model text,
@@ -72,6 +72,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.add_measurements IS
-'Stores what adapters gained on a task''s examples, as a library brings it, and returns the number of examples that it added '
-'something to. Adapters are known by the sha256 of their bytes; gains and are_right hold one example''s behind the other''s, in '
-'the order of adapter_sha256, null where an adapter was not measured.';
+'Stores the gains of adapters on a task''s examples, from a library; returns the number of examples that got new gains. Adapters '
+'are identified by the sha256 of their bytes. gains and are_right have the values of all examples concatenated, each example''s in '
+'the order of adapter_sha256; null if an adapter was not measured.';

@@ -1,9 +1,9 @@
--- How many workers the queue needs: what scales workers up and down.
+-- The number of workers that the queue needs, for autoscaling.
 --   worker_demand
---     compute_seconds           what a job takes, from the timings of answers
+--     compute_seconds           seconds that a job takes, from the timings of answers
 
--- Reads only. It counts the queue, so ask every ten seconds or more seldom. It runs with its owner's rights: whoever scales
--- workers may call this function and read nothing else.
+-- Reads only. It counts the queue, so call it at most every ten seconds. It runs with its owner's rights, so that the role of an
+-- autoscaler needs no other privilege.
 CREATE FUNCTION loracomp.worker_demand(target_wait_s double precision DEFAULT 30, base_model text DEFAULT NULL)
 RETURNS TABLE (
     workers integer,
@@ -25,7 +25,7 @@ AS $$
             WHEN worker_demand.base_model IS NULL THEN b.is_default ELSE b.name = worker_demand.base_model
         END
     ),
-    -- Each arm has an index of its own.
+    -- Each branch uses its own index.
     jobs AS (
         SELECT j.* FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
         UNION ALL
@@ -49,7 +49,7 @@ AS $$
         ) AS k ON k.base_model = a.name
         GROUP BY a.name
     ),
-    -- The second limit bounds the search for a base model that nobody has asked for long.
+    -- The second limit bounds the search if the base model has not been used for a long time.
     answers AS (
         SELECT loracomp.compute_seconds(r.timings, r.batch_size) AS seconds, r.batch_size,
             max(r.batch_size) OVER () AS largest_batch
@@ -59,7 +59,7 @@ AS $$
         JOIN asked AS a ON r.base_model = a.name
         LIMIT 1000
     ),
-    -- A job costs less in a full batch, and a queue that waits fills batches.
+    -- Use the cost of a job in full batches, because a waiting queue fills batches, and a job costs less there.
     measured AS (
         SELECT avg(a.seconds) AS seconds FROM answers AS a WHERE 2 * a.batch_size >= a.largest_batch
     )

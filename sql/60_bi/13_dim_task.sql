@@ -16,4 +16,4 @@ COMMENT ON COLUMN bi.dim_task.task IS 'Key: name of the task, or a label if the 
 COMMENT ON COLUMN bi.dim_task.task_id IS 'Id of the task.';
 COMMENT ON COLUMN bi.dim_task.description IS 'One sentence about what the task asks for; null if the task is hidden from the reader.';
 COMMENT ON COLUMN bi.dim_task.is_restricted IS 'Whether only jobs of one role''s members may use the task.';
-COMMENT ON COLUMN bi.dim_task.created_at IS 'When this row was created.';
+COMMENT ON COLUMN bi.dim_task.created_at IS 'When the task was added.';

@@ -25,4 +25,4 @@ COMMENT ON VIEW bi.dim_policy IS
 'Dimension: a row for every policy, with its current settings. (bi.prediction_wide has those at the time of each answer.) '
 'Facts join it by policy.';
 COMMENT ON COLUMN bi.dim_policy.policy IS 'Key: name of the policy.';
-COMMENT ON COLUMN bi.dim_policy.created_at IS 'When this row was created.';
+COMMENT ON COLUMN bi.dim_policy.created_at IS 'When the policy was created.';

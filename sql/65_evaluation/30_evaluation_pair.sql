@@ -151,7 +151,7 @@ SELECT
 FROM bi.evaluation_pair AS p
 WHERE p.policy_a = 'own_task';
 COMMENT ON VIEW bi.evaluation_regret IS
-'How much less accurate a policy is than the adapter trained for the task (policy own_task) on the same rows; below 0: more.';
+'Accuracy of the adapter trained for the task (policy own_task) minus that of another policy, on the same rows.';
 COMMENT ON COLUMN bi.evaluation_regret.scope IS 'task, family or all: filter by this column, because rows of one scope include rows of another.';
 COMMENT ON COLUMN bi.evaluation_regret.policy IS 'The policy that is compared.';
 COMMENT ON COLUMN bi.evaluation_regret.accuracy IS 'Accuracy of the policy on these rows, 0 to 1.';

@@ -1,4 +1,4 @@
-"""Which train rows an adapter has not learnt from, so that it may be measured on them."""
+"""Finds the train rows that an adapter was not trained on, so that it may be measured on them."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,21 +14,21 @@ from loracomp.registry.examples import Example
 def not_learnt(
     task: str, own: set[str], drawn: set[str], before: Iterable[str], seen_before: Sequence[str]
 ) -> list[str]:
-    """Hashes of the rows that an adapter for `task` has not learnt from, in hex.
+    """Hashes in hex of the rows that an adapter for `task` was not trained on.
 
-    `own`, `drawn`: rows of the task kept aside and learnt; `before`: rows of the tasks `seen_before` that the adapter
-    which it started from had not learnt from.
+    `own` and `drawn` are the task's rows that were kept aside and trained on. `before` are the rows of the tasks
+    `seen_before` that the adapter from which it started was not trained on.
     """
     left = set(before)
-    # A start that has seen the task may have drawn other rows of it.
+    # If the adapter that it started from was trained on this task too, it may have used rows kept aside here.
     unlearnt = own & left if task in seen_before else own
     return sorted(unlearnt | left - drawn)
 
 
 def kept_aside(training: Mapping[str, Any], rows: Sequence[Example]) -> set[bytes]:
-    """Hashes of the train rows that training kept aside, by its record; for older ones by its settings.
+    """Hashes of the train rows that a training kept aside, from its record, or for older records from its settings.
 
-    `rows` are all train rows of the task that leak nothing, in the data set's order.
+    `rows` are all train rows of the task without leaks, in the data set's order.
     """
     if (known := training.get("kept_aside")) is not None:
         return {row.content_hash for row in rows} & set(map(bytes.fromhex, known))
@@ -38,11 +38,11 @@ def kept_aside(training: Mapping[str, Any], rows: Sequence[Example]) -> set[byte
 
 
 def complete_record(folder: Path, rows: Sequence[Example], left_out: int, start: Mapping[str, Any] | None) -> bool:
-    """Write `kept_aside` into the training record of an adapter that an older release trained; whether it is known.
+    """Add `kept_aside` to the training record that an older release wrote; returns whether the rows are known.
 
-    `rows`: as for `kept_aside`; `left_out`: how many were left out for leaking; `start`: the record of the adapter that
-    it started from, with the sha256 of its file. Where other rows leak today than at the training, or the start is
-    another one today, the rows can't be told, and the record stays as it is.
+    `rows` are as for `kept_aside`; `left_out` is the number of rows left out as leaks; `start` is the record of the
+    adapter that it started from, with the sha256 of its file. If the leaks or that adapter have changed since the
+    training, the rows are not known, and the record is not changed.
     """
     path = folder / TRAINING
     record = json.loads(path.read_text(encoding="utf-8"))
