@@ -65,6 +65,11 @@ class Settings(BaseSettings):
         ge=0,
         description="Compare one scoring pass in so many with merged weights; 0: none. Defaults to 0.",
     )
+    fidelity_one_in: int = Field(
+        10,
+        ge=0,
+        description="Compute norm ratio and cosine of one mix in so many; 0: none. Defaults to 10.",
+    )
     lease_s: float = Field(
         60.0, ge=1, le=3600, description="Seconds after which an unrenewed lease expires. Defaults to 60."
     )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 from loracomp.composition.blocks import nbytes
 from loracomp.composition.fidelity import fidelity
@@ -31,7 +32,7 @@ class Composed:
     cosine: float | None = None
     """norm_ratio and cosine compare the mix with the exact weighted sum of its adapters (`fidelity`).
 
-    None for the base model alone, and if the mix or the sum is zero.
+    None for the base model alone, if the mix or the sum is zero, and if this mix was not compared.
     """
 
 
@@ -41,8 +42,11 @@ BASE_ALONE = Composed()
 class Composer:
     """Composes for one base model, and caches the adapters that a strategy has masked or merged signs of."""
 
-    def __init__(self, base: BaseModel, *, cache_bytes: int) -> None:
+    def __init__(self, base: BaseModel, *, cache_bytes: int, fidelity_one_in: int = 1) -> None:
+        """`fidelity_one_in`: of so many mixes one is compared with the exact weighted sum, the first; 0: none."""
         self._base = base
+        self._fidelity_one_in = fidelity_one_in
+        self._compared = count()
         self.prepared: ByteLimitedCache[tuple[object, ...], tuple[PackedAdapter, ...]] = ByteLimitedCache(
             cache_bytes, "compositions"
         )
@@ -73,10 +77,16 @@ class Composer:
         if composition.random_parameters:
             used = [self._randomized(adapter, composition.seed) for adapter in used]
         mix = gated(composition.strategy, self._prepared(composition, used), composition.weights)
-        # The cat strategy is the exact weighted sum, so there is nothing to measure.
-        exact = composition.strategy == "cat"
-        measured = (1.0, 1.0) if exact else fidelity(mix, gated("cat", used, composition.weights))
-        return Composed(mix, *(measured or ()))
+        return Composed(mix, *(self._fidelity(composition, mix, used) or ()))
+
+    def _fidelity(
+        self, composition: Composition, mix: Mix, adapters: Sequence[PackedAdapter]
+    ) -> tuple[float, float] | None:
+        if composition.strategy == "cat":
+            return 1.0, 1.0  # it is the exact weighted sum
+        if not self._fidelity_one_in or next(self._compared) % self._fidelity_one_in:
+            return None
+        return fidelity(mix, gated("cat", adapters, composition.weights))
 
     def _checked(self, adapter: PackedAdapter | JobError, sha256: str) -> PackedAdapter:
         if isinstance(adapter, JobError):

@@ -72,15 +72,16 @@ class Predictor:
         token_budget: int = 16384,
         cache_bytes: int = 2 << 30,
         check_one_in: int = 0,
+        fidelity_one_in: int = 1,
     ) -> None:
         """`token_budget` limits the tokens of one forward pass, including padding; `cache_bytes` limits the memory kept
         on the device between batches (three quarters for adapters, one quarter for compositions). One scoring pass in
-        `check_one_in` is compared with merged weights (`MergeChecker`); 0: none.
+        `check_one_in` is compared with merged weights (`MergeChecker`); 0: none. `fidelity_one_in` as in `Composer`.
         """
         self._base = base
         self._token_budget = token_budget
         self._adapters = ResidentAdapters(cache_bytes * 3 // 4, base.model.device)
-        self._composer = Composer(base, cache_bytes=cache_bytes // 4)
+        self._composer = Composer(base, cache_bytes=cache_bytes // 4, fidelity_one_in=fidelity_one_in)
         self._checker = MergeChecker(base.model, check_one_in)
 
     def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Answer | JobError]:

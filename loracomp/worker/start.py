@@ -35,6 +35,7 @@ def _load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
         token_budget=settings.token_budget,
         cache_bytes=settings.adapter_cache_mb << 20,
         check_one_in=settings.check_one_in,
+        fidelity_one_in=settings.fidelity_one_in,
     )
 
 

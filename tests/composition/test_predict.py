@@ -532,6 +532,17 @@ def test_a_mix_says_how_far_it_is_from_the_exact_weighted_sum(library, predictor
     assert (alone.norm_ratio, alone.cosine) == (None, None)
 
 
+def test_one_mix_in_so_many_is_compared_with_the_exact_sum(library, base):
+    weights = [(share, 1 - share) for share in (0.1, 0.2, 0.3, 0.4)]
+    mixes = [replace(library.composition(1, 2, strategy="linear"), weights=each) for each in weights]
+    for one_in, compared in ((1, 4), (2, 2), (3, 2), (0, 0)):
+        predictor = Fetching(base, library.fetch, fidelity_one_in=one_in)
+        answers = predictor.predict([scored(composition=each) for each in mixes])
+        assert sum(answer.norm_ratio is not None for answer in answers) == compared
+    exact = [replace(each, strategy="cat") for each in mixes]
+    assert {answer.norm_ratio for answer in predictor.predict([scored(composition=each) for each in exact])} == {1}
+
+
 def test_compositions_and_adapters_stay_between_batches(library, predictor):
     requests = [scored(composition=library.composition(1, 2)), scored(composition=library.composition(2, 3))]
     first = predictor.predict(requests)
