@@ -29,14 +29,15 @@ from loracomp.database.embedded import database_url
 from loracomp.lab.catalogue import Phrased
 from loracomp.pipeline import Pipeline
 from loracomp.registry.library import load_library
-from loracomp.registry.library_files import MANIFEST, PACKAGED
+from loracomp.registry.library_files import MANIFEST, PACKAGED, read_manifest
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 from loracomp.worker.start import load_pipeline
 
 from .asked import import_asked
+from .labelled import KEPT, add_labelled, leave_to_labelled
 from .measure import measure, stages
-from .plan import ADDED_POLICIES, PARTS, Unit
+from .plan import ADDED_POLICIES, LIBRARY, PARTS, Unit
 from .report import write_report
 from .results import drop_stale
 from .state import read_state
@@ -50,11 +51,11 @@ console = Console(stderr=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parse_arguments(arguments)
-    settings = load_settings().model_copy(update={"batch_size": BATCH})
+    settings = load_settings().model_copy(update={"batch_size": BATCH, "fidelity_one_in": 1})
     server = database_url(settings)
     parts = [part for part in PARTS if options.only in (None, part.name)]
     if parts:
-        measure_all({part.prompts: own_database(server, part.prompts) for part in parts}, settings, options)
+        measure_all({part.database: own_database(server, part.database) for part in parts}, settings, options)
     write_report(own_database(server, Phrased.OWN), options.root)
 
 
@@ -74,14 +75,16 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def own_database(server: str, prompts: str) -> str:
-    """URL of a database for the library's current examples and one of the KINDS of prompts.
+def own_database(server: str, name: str) -> str:
+    """URL of a database for the library's current examples and one of the KINDS of prompts (`Part.database`).
 
-    If the library's examples change, another database is used, so that old examples are never searched.
+    If the library's examples or measurements change, another database is used, so that old ones are never searched.
     """
-    files = [PACKAGED / MANIFEST, *sorted((PACKAGED / "examples").glob("*.safetensors"))]
+    files = [PACKAGED / MANIFEST]
+    for folder in (PACKAGED, KEPT):
+        files += sorted(folder.glob("examples/*.safetensors")) + sorted(folder.glob("measurements/*.safetensors"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
-    name = f"evaluation_{prompts}_{digest[:8]}"
+    name = f"evaluation_{name}_{digest[:8]}"
     with psycopg.connect(server, autocommit=True) as connection:
         if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
@@ -92,32 +95,37 @@ def own_database(server: str, prompts: str) -> str:
     return url
 
 
-def fill_database(connection: db.Connection, settings: Settings, prompts: str, data: str) -> None:
-    """Load the shipped library, import the rows to evaluate, and add policies that the library lacks."""
-    with console.status(f"loading the library and the rows to ask, prompts: {prompts}"):
+def fill_database(connection: db.Connection, settings: Settings, name: str, data: str) -> None:
+    """Load the shipped library, import the rows to evaluate and labelled ones, and add policies that it lacks."""
+    with console.status(f"loading the library and the rows to ask: {name}"):
         load_library(connection, settings=settings)
-        for name, values in ADDED_POLICIES.items():
-            connection.execute("SELECT loracomp.set_policy(%s, %s)", [name, Jsonb(values)])
-        for task in {task: None for part in PARTS if part.prompts == prompts for task in part.tasks}:
+        for policy, values in ADDED_POLICIES.items():
+            connection.execute("SELECT loracomp.set_policy(%s, %s)", [policy, Jsonb(values)])
+        parts = [part for part in PARTS if part.database == name]
+        for prompts, task in {(part.prompts, task): None for part in parts for task in part.tasks}:
             import_asked(connection, task, prompts, data)
+        for count, task in {(part.labelled, task): None for part in parts if part.labelled for task in part.tasks}:
+            if task in LIBRARY:
+                leave_to_labelled(connection, task)
+            add_labelled(connection, task, count, base_model=read_manifest(PACKAGED).base_model.name)
 
 
 def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Namespace) -> None:
     """Measure what the options select and the stored results lack."""
     units: list[Unit] = []
-    parts = [part for part in PARTS if part.prompts in urls]
-    for prompts, url in urls.items():
+    parts = [part for part in PARTS if part.database in urls]
+    for name, url in urls.items():
         with db.connect(url) as connection:
-            fill_database(connection, settings.model_copy(update={"database_url": url}), prompts, options.data)
+            fill_database(connection, settings.model_copy(update={"database_url": url}), name, options.data)
             state = read_state(connection)
-            units += [unit for part in parts if part.prompts == prompts for unit in state.units(part)]
+            units += [unit for part in parts if part.database == name for unit in state.units(part)]
     results = options.root / "benchmarks" / "evaluation"
     if dropped := drop_stale(results, units, parts):
         console.print(f"{dropped} lines removed that were measured on another library or under other settings")
     models = Models(settings)
     for stage in stages(options.rows):
         for part in parts:
-            url = urls[part.prompts]
+            url = urls[part.database]
             wanted = [unit for unit in units if unit.part == part and is_wanted(unit, options)]
             with db.connect(url) as connection:
                 steps = measure(

@@ -48,6 +48,8 @@ SELECT
         AS entropy_bits,
     round(p.norm_ratio::numeric, 3) AS norm_ratio,
     round(p.cosine::numeric, 3) AS cosine,
+    round(x.expected_gain::numeric, 4) AS expected_gain,
+    round(l.log_probability::numeric, 4) AS log_probability,
     p.device
 FROM loracomp.job AS j
 JOIN loracomp.example AS e ON e.id = j.example_id
@@ -59,6 +61,17 @@ LEFT JOIN LATERAL (
         AS mix
     FROM unnest(p.composed_tasks, p.adapter_weights) AS c (task, weight)
 ) AS m ON TRUE
+LEFT JOIN LATERAL (
+    SELECT sum(u.weight * u.gain) AS expected_gain
+    FROM unnest(p.weights, p.expected_gains) AS u (weight, gain) WHERE u.weight > 0
+) AS x ON TRUE
+LEFT JOIN LATERAL (
+    -- Of the right choice, given the choices.
+    SELECT p.choice_scores[array_position(j.choices, j.expected)] - max(u.score)
+        - ln(sum(exp(greatest(u.score - h.highest, -700)))) AS log_probability
+    FROM unnest(p.choice_scores) AS u (score)
+    CROSS JOIN (SELECT max(v.score) AS highest FROM unnest(p.choice_scores) AS v (score)) AS h
+) AS l ON TRUE
 WHERE j.evaluation = %(evaluation)s AND j.status = 'succeeded'
 """
 FAILED = """

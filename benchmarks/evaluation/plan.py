@@ -18,6 +18,8 @@ POLICIES = (
     "contrast",
     "nearest_contrast",
     "own_task_contrast",
+    "measured",
+    "measured_always",
     "uniform",
     "random",
     "random_parameters",
@@ -25,7 +27,8 @@ POLICIES = (
     "random_linear",
 )
 """Policies to evaluate, in this order, if the database has them. Add your own policy here to compare it."""
-ADDED_POLICIES: dict[str, dict[str, str]] = {
+ADDED_POLICIES: dict[str, dict[str, str | int]] = {
+    "measured_always": {"weighting": "measured", "strategy": "cat", "k": 100, "max_adapters": 3, "gain_margin": -1000},
     "uniform_linear": {"weighting": "uniform", "strategy": "linear"},
     "random_linear": {"router": "random", "strategy": "linear"},
 }
@@ -40,7 +43,7 @@ STAGES = (50, 100, 250, None)
 
 UNFAMILIAR = ("qqp", "sick", "subj", "trec", "tweet_eval_sentiment")
 """Tasks that resemble no task of the library; other tasks without an adapter have a similar task there."""
-SHORT = ("base", "own_task", "default", "linear", "nearest", "uniform")
+SHORT = ("base", "own_task", "default", "linear", "nearest", "measured", "uniform")
 """Policies that are compared on each kind of prompt."""
 
 
@@ -56,6 +59,13 @@ class Part:
     own_adapters: bool = True
     """Whether the tasks' own adapters are in the library and may answer."""
     kind: str = "predict"
+    labelled: int | None = None
+    """Rows of each task that the database has beside the library, with measured gains; None: as the library is."""
+
+    @property
+    def database(self) -> str:
+        """Parts with the same one are asked in one database."""
+        return self.prompts if self.labelled is None else f"{self.prompts}_{self.labelled}"
 
     @property
     def exclude_own(self) -> bool:
@@ -73,6 +83,7 @@ UNSEEN = tuple(task for task in _tasks(trained=False) if task not in UNFAMILIAR)
 # Policies of OWN are not evaluated again with own tasks excluded, because that does not change their answers.
 _KEPT_OUT = tuple(policy for policy in POLICIES if policy not in OWN)
 _WITHOUT_OWN = ("base", *_KEPT_OUT)
+_MEASURED = ("base", "default", "measured", "measured_always", "uniform")
 PARTS = (
     Part("routing", LIBRARY, ("default",), kind="route"),
     Part("routing_bare", LIBRARY, ("default",), BARE, kind="route"),
@@ -82,6 +93,8 @@ PARTS = (
     Part("trained", LIBRARY, SHORT, Phrased.TRAINED),
     Part("library", LIBRARY, POLICIES),
     Part("unfamiliar", UNFAMILIAR, _WITHOUT_OWN, own_adapters=False),
+    *(Part(f"unfamiliar_{count}", UNFAMILIAR, _MEASURED, own_adapters=False, labelled=count) for count in (16, 64)),
+    Part("own_labelled", LIBRARY, _MEASURED[1:], own_adapters=False, labelled=30),
     Part("unseen", UNSEEN, _WITHOUT_OWN, own_adapters=False),
     Part("own_excluded", LIBRARY, _KEPT_OUT, own_adapters=False),
 )

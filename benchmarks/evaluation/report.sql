@@ -25,6 +25,8 @@ CREATE TABLE report.measured (
     entropy_bits double precision,
     norm_ratio double precision,
     cosine double precision,
+    expected_gain double precision,
+    log_probability double precision,
     device text,
     digest text NOT NULL,
     PRIMARY KEY (part, task, policy, row)
@@ -46,6 +48,8 @@ COMMENT ON COLUMN report.measured.mix IS 'Adapters that answered, by their tasks
 COMMENT ON COLUMN report.measured.entropy_bits IS 'Entropy of the tasks'' probabilities.';
 COMMENT ON COLUMN report.measured.norm_ratio IS 'Size of the merged change over that of the exact weighted sum.';
 COMMENT ON COLUMN report.measured.cosine IS 'Cosine between the two.';
+COMMENT ON COLUMN report.measured.expected_gain IS 'What the mix was expected to gain by measured examples: its adapters'' gains, weighted, in nats.';
+COMMENT ON COLUMN report.measured.log_probability IS 'Of the right choice, given the choices, in nats.';
 COMMENT ON COLUMN report.measured.digest IS 'Of what the answer depends on: models, adapters, examples, settings, rows.';
 \copy report.measured FROM PROGRAM 'find benchmarks/evaluation/rows -name ''*.csv.gz'' -exec gzip -cd ''{}'' + | sed /^part,/d' WITH (FORMAT csv)
 
@@ -60,8 +64,8 @@ COMMENT ON TABLE report.training IS 'What loracomp/library/adapters/*/training.j
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
     'base', 'own_task', 'own_task_contrast', 'nearest', 'nearest_contrast', 'default', 'contrast', 'linear',
-    'ties', 'magnitude_prune', 'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
-], policy), 10);
+    'ties', 'magnitude_prune', 'measured', 'measured_always', 'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear'
+], policy), 12);
 $$;
 
 -- Where own tasks are kept out, the base model and the own adapter answer as they do in the library.
@@ -171,6 +175,16 @@ SELECT
     avg(k.entropy_bits) AS entropy_bits, avg(k.near_duplicates) AS near_duplicates
 FROM by_task AS k GROUP BY k.part, GROUPING SETS ((k.family, k.task), (k.family), ());
 
+-- What weighting by measured gains expected of a task's rows, and what it gained over the base model there, in nats.
+CREATE VIEW report.expectation AS
+SELECT m.part, m.task, count(*) AS n, avg(coalesce(m.expected_gain, 0)) AS expected,
+    avg(m.log_probability - b.log_probability) AS realised
+FROM report.measured AS m
+JOIN report.measured AS b ON b.part = CASE m.part WHEN 'own_labelled' THEN 'library' ELSE m.part END
+    AND b.task = m.task AND b.row = m.row AND b.policy = 'base'
+WHERE m.policy = 'measured' AND m.log_probability IS NOT NULL AND b.log_probability IS NOT NULL
+GROUP BY m.part, m.task;
+
 -- Shares and differences as the page prints them, in % and points.
 CREATE FUNCTION report.percent(accuracy double precision, low double precision, high double precision, n bigint)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
@@ -236,6 +250,44 @@ WITH held AS (
         count(*) FILTER (WHERE p.difference < 0 AND p.p < 0.05)::text,
         count(*) FILTER (WHERE p.difference < 0 AND p.p < 0.05) <= 1
     FROM of_default AS p WHERE p.part = 'unfamiliar' AND p.scope = 'task' HAVING count(*) > 0
+    UNION ALL
+    SELECT g.place, 'unfamiliar tasks, measured, ' || g.known, format('%s points above base', g.points),
+        report.points(p.difference, p.low, p.high, p.p), p.difference >= g.points / 100.0
+    FROM (VALUES
+        (14, 'no labelled rows', 8, 'unfamiliar'), (15, '16 labelled rows a task', 12, 'unfamiliar_16'),
+        (16, '64 labelled rows a task', 15, 'unfamiliar_64')
+    ) AS g (place, known, points, part)
+    JOIN report.pair AS p ON p.part = g.part AND p.scope = 'all' AND p.policy_a = 'measured' AND p.policy_b = 'base'
+    UNION ALL
+    SELECT 17, 'unfamiliar, unseen and library tasks, measured', 'no task significantly below base',
+        coalesce(string_agg(DISTINCT p.task, ', ') FILTER (WHERE p.difference < 0 AND p.p < 0.05), '0'),
+        count(*) FILTER (WHERE p.difference < 0 AND p.p < 0.05) = 0
+    FROM report.pair AS p
+    WHERE p.policy_a = 'measured' AND p.policy_b = 'base' AND p.scope = 'task'
+        AND (p.part LIKE 'unfamiliar%' OR p.part IN ('unseen', 'library'))
+    HAVING count(*) > 0
+    UNION ALL
+    SELECT 18, 'own adapter kept out, 30 labelled rows kept in', '1.5 points above uniform, p < 0.01, n >= 5,000',
+        report.points(p.difference, p.low, p.high, p.p) || format(', n %s', p.n),
+        p.difference >= 0.015 AND p.p < 0.01 AND p.n >= 5000
+    FROM report.pair AS p
+    WHERE p.part = 'own_labelled' AND p.scope = 'all' AND p.policy_a = 'measured' AND p.policy_b = 'uniform'
+    UNION ALL
+    SELECT 19, 'written by hand, measured', 'at least default, no family below base',
+        report.points(p.difference, p.low, p.high, p.p) || format('; %s below', below.families),
+        p.difference >= 0 AND below.families = 0
+    FROM report.pair AS p
+    CROSS JOIN (
+        SELECT count(*) FILTER (WHERE b.difference < 0) AS families FROM report.pair AS b
+        WHERE b.part = 'handwritten' AND b.scope = 'task' AND b.policy_a = 'measured' AND b.policy_b = 'base'
+    ) AS below
+    WHERE p.part = 'handwritten' AND p.scope = 'all' AND p.policy_a = 'measured' AND p.policy_b = 'default'
+    UNION ALL
+    SELECT 19, 'expected against realised gain, by task', 'correlation 0.8, bias within 0.02 nats',
+        format('%s, %s nats, %s tasks', round(corr(e.expected, e.realised)::numeric, 2),
+            round(avg(e.expected - e.realised)::numeric, 3), count(*)),
+        corr(e.expected, e.realised) >= 0.8 AND abs(avg(e.expected - e.realised)) <= 0.02
+    FROM report.expectation AS e WHERE e.part IN ('library', 'own_labelled', 'unfamiliar_16') HAVING count(*) > 2
     UNION ALL
     SELECT g.place, g.subject, g.aim, report.percent(a.accuracy, a.low, a.high, a.n), a.accuracy >= g.share
     FROM (VALUES

@@ -29,6 +29,8 @@ COLUMNS = (
     "entropy_bits",
     "norm_ratio",
     "cosine",
+    "expected_gain",
+    "log_probability",
     "device",
     "digest",
 )

@@ -22,6 +22,15 @@ SELECT encode(sha256(string_agg(sha256(convert_to(t.name, 'utf8') || e.content_h
 FROM loracomp.example_embedding AS v
 JOIN loracomp.example AS e ON e.id = v.example_id JOIN loracomp.task AS t ON t.id = e.task_id
 """
+GAINS = """
+SELECT encode(sha256(string_agg(
+    sha256(convert_to(row(t.name, e.content_hash, a.sha256, g.gain)::text, 'utf8')), ''::bytea
+    ORDER BY t.name, e.content_hash, a.sha256
+)), 'hex') AS digest
+FROM loracomp.measurement AS m
+JOIN loracomp.example AS e ON e.id = m.example_id JOIN loracomp.task AS t ON t.id = m.task_id
+CROSS JOIN unnest(m.adapter_ids, m.gains) AS g (id, gain) JOIN loracomp.adapter AS a ON a.id = g.id
+"""
 ADAPTERS = """
 SELECT t.name AS task, a.sha256, coalesce(a.training -> 'tasks_seen', '[]') AS tasks_seen
 FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.status = 'active'
@@ -53,6 +62,8 @@ class State:
     """For each task, the tasks that its adapter was trained on, if known."""
     policies: dict[str, dict[str, Any]]
     rows: Rows
+    gains: str | None = None
+    """Digest of what is measured."""
 
     def units(self, part: Part) -> list[Unit]:
         """The units of a part on this library; a task without an adapter is evaluated with the base model only."""
@@ -77,6 +88,8 @@ class State:
             depends |= {"settings": _without(settings, ROUTING), "adapter": self.adapters[task]}
         else:
             depends |= {"settings": settings, "adapters": self.adapters, **self.retrieval}
+        if settings.get("weighting") == "measured":
+            depends |= {"gains": self.gains}
         if part.exclude_own:
             depends |= {"kept out": sorted(adapter for adapter, seen in self.tasks_seen.items() if task in seen)}
         return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:12]
@@ -96,6 +109,7 @@ def read_state(connection: Connection) -> State:
         tasks_seen={row["task"]: row["tasks_seen"] for row in adapters},
         policies={row["name"]: row["settings"] for row in read(POLICIES)},
         rows={row["name"]: (row["rows"], row["digest"]) for row in read(ROWS)},
+        gains=read(GAINS)[0]["digest"],
     )
 
 
