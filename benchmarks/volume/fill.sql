@@ -1,7 +1,7 @@
--- Weeks of finished jobs with attempts, predictions and traces, as a busy installation would hold them. Each block is one
+-- Weeks of finished jobs with attempts, predictions and traces, as in a busy installation. Each block is one
 -- statement, run in this order in one transaction, with %(jobs)s, %(weeks)s and %(library)s (library.json of the package).
 --
--- What there is to see: traffic grows, by day more than by night and at weekends least. A faster worker joins half-way; at the
+-- What the data shows: traffic grows, is higher by day than by night, and lowest at weekends. A faster worker joins half-way; at the
 -- same time three tasks get a better adapter. In the last two weeks support_app begins to ask what nli is for. Ten days
 -- ago, a device ran out of memory for a day.
 
@@ -24,7 +24,7 @@ WHERE NOT EXISTS (SELECT FROM loracomp.adapter)
 ON CONFLICT (name) DO NOTHING
 
 -- name: adapters
--- Without weights: nobody composes them. Three tasks have a first version, which is retired.
+-- Adapters without weights, because no worker uses them. Three tasks also have a first version, which is retired.
 INSERT INTO loracomp.adapter (
     task_id, base_model_id, name, version, status, rank, alpha, use_rslora, scaling, target_modules, parameter_count,
     byte_count, sha256, config, created_at, activated_at, retired_at
@@ -68,7 +68,7 @@ JOIN loracomp.base_model AS b ON b.is_default
 ON CONFLICT (name) DO NOTHING
 
 -- name: known
--- Tasks that have an adapter, with the versions before and after the middle, and what right answers look like.
+-- Tasks that have an adapter, with its versions in the first and second half of the time, and their possible answers.
 CREATE TEMP TABLE known ON COMMIT DROP AS
 SELECT
     t.id, t.name, t.family, old.id AS old_adapter, old.sha256 AS old_sha256, new.id AS new_adapter,
@@ -97,7 +97,7 @@ FROM generate_series(1, 500) AS v (place) CROSS JOIN generate_series(1, 832)
 GROUP BY v.place
 
 -- name: retrieved
--- 20 retrievals a task: most examples are its own, some of its family's; every tenth text is like nothing that is known.
+-- 20 retrievals for each task: most examples are of the task, some of its family; every tenth text resembles no task.
 CREATE TEMP TABLE retrieved ON COMMIT DROP AS
 SELECT
     d.own, d.draw, array_agg(k.examples[1 + d.example %% cardinality(k.examples)] ORDER BY d.place) AS example_ids,
@@ -122,7 +122,7 @@ JOIN known AS k ON k.name = d.task
 GROUP BY d.own, d.draw
 
 -- name: routed
--- What each policy makes of a retrieval, by the functions that route jobs.
+-- The route of each retrieval under each policy, by the SQL functions that route jobs.
 CREATE TEMP TABLE routed ON COMMIT DROP AS
 SELECT
     r.own, r.draw, p.name AS policy,
@@ -171,7 +171,7 @@ CROSS JOIN LATERAL (
 CREATE UNIQUE INDEX ON routed (own, draw, policy)
 
 -- name: planned
--- Who asks what and when; a fifth of it are evaluations, the same rows under five policies.
+-- The jobs to insert: submitter, task, policy and time. A fifth are evaluations of the same rows under five policies.
 CREATE TEMP TABLE planned ON COMMIT DROP AS
 WITH evaluated AS (
     SELECT e.name, e.created_at, greatest(1, %(jobs)s / 5 / %(weeks)s / 5 / (SELECT count(*) FROM known)) AS rows
@@ -252,7 +252,7 @@ FROM (
 ) AS a
 
 -- name: lived
--- What became of each: waits, steps, attempts, ends.
+-- For each job how long it waited, the time of its steps, its attempts, and how it ended.
 CREATE TEMP TABLE lived ON COMMIT DROP AS
 SELECT
     p.*, k.choices, c.is_generated, c.batch, s.status, s.error_code, s.attempts, w.name AS worker, w.device,
@@ -347,7 +347,7 @@ JOIN vectors AS v ON v.place = l.vector
 JOIN loracomp.base_model AS b ON b.is_default
 JOIN known AS k ON k.name = l.task
 CROSS JOIN LATERAL (
-    -- Hard rows are hard for every policy.
+    -- A hard row is hard for every policy.
     SELECT l.hardness + 0.3 * (l.luck - 0.5) < k.ease + CASE l.policy
         WHEN 'base' THEN 0.46 WHEN 'uniform' THEN 0.6 WHEN 'nearest' THEN 0.66 WHEN 'own_task' THEN 0.68 ELSE 0.69
     END + CASE WHEN NOT l.is_early AND k.old_adapter <> k.new_adapter AND l.policy <> 'base' THEN 0.08 ELSE 0 END
@@ -366,7 +366,7 @@ UPDATE loracomp.job AS j SET is_correct = p.output = j.expected
 FROM loracomp.prediction AS p WHERE p.job_id = j.id AND j.expected IS NOT NULL
 
 -- name: events
--- As the audit's triggers would have written them: claims, what went wrong, and the end.
+-- Audit events as the triggers would have written them: claims, failures, and the end of each job.
 INSERT INTO loracomp.audit_event (at, actor, entity, entity_id, action, old_status, new_status, attempt, worker, reason)
 SELECT e.at, 'loracomp', 'job', l.id, 'update', e.old_status, e.new_status, n.attempt, l.worker, e.reason
 FROM lived AS l
@@ -385,7 +385,7 @@ CROSS JOIN LATERAL (VALUES
 ORDER BY l.id, n.attempt, e.place
 
 -- name: waiting
--- What has come in since the last hour and nobody has taken.
+-- Waiting jobs, which were inserted within the last hour.
 INSERT INTO loracomp.job (prompt, choices, policy, priority, submitted_by, created_at, run_at)
 SELECT 'Made up, and waiting.', '{yes,no}', 'default', CASE WHEN n %% 10 = 0 THEN 5 ELSE 0 END,
     (ARRAY['search_app', 'support_app'])[1 + n %% 2], x.at, x.at

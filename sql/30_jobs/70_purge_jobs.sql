@@ -40,4 +40,4 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.purge_jobs IS
 'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left.
-Those that ended within the last hour only with force. What their days answered, cost and scored stays in bi.';
+Jobs that ended within the last hour are deleted only with force. Reports in bi keep the sums of the deleted jobs by day.';

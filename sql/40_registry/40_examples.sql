@@ -83,7 +83,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.add_examples IS
 'Adds examples given as a JSON array of objects (split, prompt, choices, answer, source_ref, content_hash in hex,
-hash_version). Says of each whether it was added, filled, changed, unchanged, or left because of other_split.';
+hash_version). Returns the outcome of each: added, filled, changed, unchanged, or other_split (not added).';
 
 -- Reads train examples with text but without embedding, of one task or of all, and their number.
 CREATE FUNCTION loracomp.unembedded_examples(task text, max_examples integer)

@@ -36,8 +36,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.explain_job IS
-'Why a job was answered as it was, in words: retrieved examples, tasks, adapters, scores, times and versions; or where
-a job without an answer stands, and what to do.';
+'Why a job was answered as it was, in words: retrieved examples, tasks, adapters, scores, times and versions. For a
+job without an answer: its status, and what to do.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.explain_state(job loracomp.job)

@@ -75,10 +75,10 @@ AS $$
     FROM counted AS c CROSS JOIN measured AS m
 $$;
 COMMENT ON FUNCTION loracomp.worker_demand IS
-'Workers of a base model (null: the default one) that the queue needs for jobs to be answered within target_wait_s seconds;
-no row where there is no such base model.
-The seconds that the open jobs take (queued and due by then, or running), and as many as arrived within the last
-target_wait_s, for as many are expected again; divided by target_wait_s and rounded up. A job takes what the last 1,000
-answers of the base model took in batches at least half as large as the largest. No more workers than jobs; at least 1
-while a job is open, of evaluations and measuring too, and where nothing was answered yet; 0 where nothing is open and
-nothing arrived.';
+'Number of workers of a base model (null: the default) that are needed to answer jobs within target_wait_s seconds; no row if
+there is no such base model.
+It adds the seconds for the open jobs (queued and due by then, or running) to those for as many jobs as arrived within the
+last target_wait_s, because as many are expected again; divides by target_wait_s and rounds up. The seconds of a job are the
+mean over the last 1,000 answers of the base model, in batches at least half as large as the largest. Not more workers than
+jobs; at least 1 while any job is open, also of evaluations and kind measure, even if no job was answered yet; 0 if no job
+is open and none arrived.';
