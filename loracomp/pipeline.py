@@ -204,7 +204,14 @@ def _to_measure(job: Job, plan: MeasurementPlan, composition: Composition) -> Re
     number of tokens.
     """
     choices, normalization = (job.choices, plan.normalization) if job.choices else ((plan.answer,), "tokens")
-    return Request(job.prompt, choices, None, normalization=normalization, composition=composition)
+    return Request(
+        job.prompt,
+        choices,
+        None,
+        normalization=normalization,
+        composition=composition,
+        chat_template=plan.chat_template,
+    )
 
 
 def _measurement(
@@ -246,6 +253,8 @@ def _request(job: Job, routed: Routed) -> Request:
         temperature=job.temperature,
         top_p=job.top_p,
         seed=job.id if job.seed is None else job.seed,
+        chat_template=routed.chat_template,
+        system_text=job.system_text,
     )
 
 

@@ -27,6 +27,8 @@ class Job:
     top_p: float = 1.0
     seed: int | None = None
     """Seed of sampled text; None: the job's id is the seed."""
+    system_text: str | None = None
+    """As in `Request`."""
 
     def __hash__(self) -> int:
         # Only the id: each job is looked up some twenty times a batch, and the default would hash its text each time.
@@ -74,7 +76,8 @@ class Routed:
     composition: Composition
     normalization: str
     contrast: float
-    """normalization and contrast are as in `Request`."""
+    chat_template: bool
+    """normalization, contrast and chat_template are as in `Request`."""
     trace: Trace
 
 
@@ -89,6 +92,8 @@ class MeasurementPlan:
     """As in `Request`."""
     adapter_ids: tuple[int, ...]
     adapter_sha256: tuple[str, ...]
+    chat_template: bool = False
+    """As in `Request`."""
 
     @property
     def compositions(self) -> tuple[Composition, ...]:
@@ -114,6 +119,10 @@ class Request:
     top_p: float = 1.0
     seed: int = 0
     """temperature, top_p and seed sample generated text; at temperature 0 the most likely token is taken."""
+    chat_template: bool = False
+    """Whether the prompt is put into the base model's chat template, as the user's message."""
+    system_text: str | None = None
+    """The system's message before the prompt, in the chat template; None: the template's own, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,8 @@ class Answer:
     """Norm of the composed weight change divided by that of the exact weighted sum; None for the base model alone."""
     cosine: float | None = None
     """Cosine between the composed weight change and the exact weighted sum; None for the base model alone."""
+    finish_reason: str | None = None
+    """As in `model.generation.Generated`; None if choices were scored."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -109,6 +109,8 @@ def _request(trace: dict[str, Any], stored: _Stored) -> Request:
         temperature=trace["temperature"],
         top_p=trace["top_p"],
         seed=trace["seed"] or 0,
+        chat_template=bool(trace["chat_template"]),
+        system_text=trace["system_text"],
     )
 
 

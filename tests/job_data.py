@@ -133,10 +133,12 @@ def prediction(job_id: int, **columns: Any) -> Prediction:
 TRACE = (
     "query_embedding", "example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights",
     "composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights", "policy_settings", "fallback",
-    "eligible_task_count", "expected_gains",
+    "eligible_task_count", "expected_gains", "chat_template",
 )  # fmt: skip
 """Columns of loracomp.route_trace, in their order."""
-_NO_ARRAYS = ("query_embedding", "policy_settings", "fallback", "eligible_task_count", "expected_gains")
+_NO_ARRAYS = (
+    "query_embedding", "policy_settings", "fallback", "eligible_task_count", "expected_gains", "chat_template",
+)  # fmt: skip
 
 
 def trace(columns: Mapping[str, Any]) -> Trace:
@@ -182,7 +184,8 @@ SELECT loracomp.record_predictions(
     output_tokens => ARRAY[p.output_tokens], norm_ratios => ARRAY[p.norm_ratio], cosines => ARRAY[p.cosine],
     composition_digests => ARRAY[p.composition_digest], batch_sizes => ARRAY[p.batch_size],
     timings => ARRAY[p.timings], device => p.device, base_model => p.base_model,
-    base_fingerprint => p.base_fingerprint, encoder => p.encoder, code_version => p.code_version
+    base_fingerprint => p.base_fingerprint, encoder => p.encoder, code_version => p.code_version,
+    finish_reasons => ARRAY[p.finish_reason]
 ) AS id
 FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p,
     jsonb_populate_record(NULL::loracomp.route_trace, %(row)s) AS t

@@ -83,6 +83,7 @@ def as_base(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, modules
         context_length=TINY_CONTEXT,
         parameter_count=model.num_parameters(),
         modules=modules or adaptable_modules(model),
+        has_chat_template=tokenizer.chat_template is not None,
         model=model,
         tokenizer=tokenizer,
         shares_prompts=True,

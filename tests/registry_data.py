@@ -56,6 +56,7 @@ def tiny_description(name: str = "tiny", fingerprint: str = "a" * 64, source: st
         context_length=256,
         parameter_count=sum(p.numel() for p in model.parameters()),
         modules=adaptable_modules(model),
+        has_chat_template=False,
     )
 
 

@@ -54,6 +54,25 @@ CROSS JOIN LATERAL generate_series(1, s.rows) AS n
 CROSS JOIN LATERAL (SELECT format('%%s/%%s#%%s', t.name, s.split, n)) AS r (source_ref)
 WHERE NOT EXISTS (SELECT FROM loracomp.example)
 
+-- name: measurements
+-- An adapter helps with its own task and its family's; every fourth row was kept aside in training.
+INSERT INTO loracomp.measurement (
+    example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains, are_right
+)
+SELECT
+    e.id, b.id, t.id, 'tokens', -1, random() < 0.45, array_agg(a.id), array_agg(g.gain::real),
+    array_agg(random() < 0.45 + g.gain / 2)
+FROM loracomp.task AS t
+JOIN loracomp.base_model AS b ON b.is_default
+JOIN loracomp.adapter AS a ON a.base_model_id = b.id
+JOIN loracomp.task AS o ON o.id = a.task_id
+JOIN loracomp.example AS e ON e.task_id = t.id AND e.split = 'train' AND e.id %% 4 = 0
+CROSS JOIN LATERAL (
+    SELECT CASE WHEN o.id = t.id THEN 0.8 WHEN o.family = t.family THEN 0.4 ELSE -0.1 END + 0.3 * (random() - 0.5)
+) AS g (gain)
+WHERE NOT EXISTS (SELECT FROM loracomp.measurement)
+GROUP BY e.id, b.id, t.id
+
 -- name: policy
 INSERT INTO loracomp.policy (name, description, min_similarity)
 VALUES ('careful', 'As default; the base model alone where nothing similar is known.', 0.35)

@@ -34,6 +34,11 @@ def ask(
     temperature: Annotated[float, typer.Option(help="For generated text; 0: the most likely token each time.")] = 0.0,
     top_p: Annotated[float, typer.Option(help="Sample from the fewest tokens whose probability reaches this.")] = 1.0,
     seed: Annotated[int | None, typer.Option(help="Seed of sampled text. Defaults to the job's number.")] = None,
+    chat_template: Annotated[
+        bool | None,
+        typer.Option(help="Whether to use the base model's chat template. Defaults to the policy's setting."),
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="System message before the prompt, in the chat template.")] = None,
     policy: Annotated[str, typer.Option(help="Name of the policy (settings of routing and merging).")] = "default",
     exclude_task: Annotated[list[str] | None, typer.Option(help="A task whose adapter must not be used.")] = None,
     patience: Annotated[
@@ -42,7 +47,7 @@ def ask(
     as_json: AsJson = False,
 ) -> None:
     """Insert a job, wait for its answer, and print it with its trace."""
-    refuse_nul(prompt, *(choice or []))
+    refuse_nul(prompt, *(choice or []), system or "")
     with open_database() as connection:
         columns = {
             "prompt": prompt,
@@ -52,6 +57,8 @@ def ask(
             "temperature": temperature,
             "top_p": top_p,
             "seed": seed,
+            "chat_template": chat_template,
+            "system_text": system,
             "policy": policy,
             "exclude_tasks": exclude_task or [],
         }

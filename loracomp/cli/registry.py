@@ -43,7 +43,7 @@ def list_models(as_json: AsJson = False) -> None:
     """List base models, the default first."""
     with open_database() as connection:
         rows = connection.execute(QUERIES["list_base_models"]).fetchall()
-    columns = ("name", "is_default", "source", "context_length", "active_adapters")
+    columns = ("name", "is_default", "source", "context_length", "has_chat_template", "active_adapters")
     emit(rows, title="Base models", as_json=as_json, columns=columns)
 
 

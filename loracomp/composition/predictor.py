@@ -17,6 +17,7 @@ from loracomp.composition.resident import Fetch, Loaded, ResidentAdapters
 from loracomp.composition.strategies import Mix
 from loracomp.errors import JobError
 from loracomp.model.batching import batches, halving_on_out_of_memory
+from loracomp.model.chat import render
 from loracomp.model.cpu import PASS_TOKENS
 from loracomp.model.generation import Generated, Prompt, generate
 from loracomp.model.loading import BaseModel
@@ -109,8 +110,8 @@ class Predictor:
         other rows of the batch. `wanted(i)` is called between forward passes; once it is false, request i leaves its
         batch with 'lease_lost'.
 
-        JobError codes: those in `compositions`, 'prompt_too_long', 'prompt_blank', 'not_finite', 'lease_lost', and
-        'out_of_memory' (the only one worth a retry).
+        JobError codes: those in `compositions`, 'prompt_too_long', 'prompt_blank', 'chat_template', 'not_finite',
+        'lease_lost', and 'out_of_memory' (the only one worth a retry).
         """
         prepared = [
             self._prepared(request, composition, partial(wanted, number))
@@ -157,11 +158,14 @@ class Predictor:
 
     def _encode(self, request: Request) -> Question | Prompt:
         tokenizer, limit = self._base.tokenizer, self._base.context_length
+        prompt, rendered = request.prompt, request.chat_template
+        if rendered:
+            prompt = render(tokenizer, prompt, request.system_text)
         if request.choices is not None:
             shared = self._base.shares_prompts
-            return encode_choices(tokenizer, request.prompt, request.choices, limit, shared_prompt=shared)
+            return encode_choices(tokenizer, prompt, request.choices, limit, shared_prompt=shared, rendered=rendered)
         assert request.max_new_tokens is not None  # never None here: a trigger sets it for jobs without choices
-        tokens = encode_texts(tokenizer, [request.prompt])[0]
+        tokens = encode_texts(tokenizer, [prompt], rendered=rendered)[0]
         check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")
         return Prompt(tokens, request.max_new_tokens, request.stop, request.temperature, request.top_p, request.seed)
 
@@ -222,6 +226,7 @@ def _written(item: _Item, generated: Generated | None) -> Answer | JobError:
         output=generated.text,
         prompt_tokens=len(item.encoded.tokens),
         output_tokens=generated.tokens,
+        finish_reason=generated.finish_reason,
         norm_ratio=item.composed.norm_ratio,
         cosine=item.composed.cosine,
     )

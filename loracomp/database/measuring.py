@@ -18,6 +18,7 @@ def plan_measurements(connection: Connection, jobs: Sequence[Job]) -> list[Measu
             normalization=row["choice_normalization"],
             adapter_ids=tuple(row["adapter_ids"]),
             adapter_sha256=tuple(row["adapter_sha256"]),
+            chat_template=row["chat_template"],
         )
         for row in connection.execute(QUERIES["plan_measurements"], {"job_ids": [job.id for job in jobs]})
     ]

@@ -17,7 +17,8 @@ SELECT * FROM loracomp.check_health()
 SELECT loracomp.register_base_model(
     name => %(name)s, source => %(source)s, revision => %(revision)s, fingerprint => %(fingerprint)s,
     architecture => %(architecture)s, context_length => %(context_length)s::int,
-    parameter_count => %(parameter_count)s::bigint, modules => %(modules)s, make_default => %(make_default)s
+    parameter_count => %(parameter_count)s::bigint, modules => %(modules)s, make_default => %(make_default)s,
+    has_chat_template => %(has_chat_template)s
 ) AS id
 
 -- name: set_default_base_model
@@ -175,7 +176,8 @@ SELECT loracomp.record_predictions(
     norm_ratios => %(norm_ratios)b::float8[], cosines => %(cosines)b::float8[],
     composition_digests => %(composition_digests)b::text[], batch_sizes => %(batch_sizes)b::int[],
     timings => %(timings)b::jsonb[], device => %(device)s, base_model => %(base_model)s,
-    base_fingerprint => %(base_fingerprint)s, encoder => %(encoder)s, code_version => %(code_version)s
+    base_fingerprint => %(base_fingerprint)s, encoder => %(encoder)s, code_version => %(code_version)s,
+    finish_reasons => %(finish_reasons)b::text[]
 ) AS id
 
 -- name: plan_measurements
@@ -226,7 +228,8 @@ LISTEN loracomp_job
 SELECT loracomp.submit_job(
     prompt => %(prompt)s, choices => %(choices)s::text[], max_new_tokens => %(max_new_tokens)s::int,
     policy => %(policy)s, exclude_tasks => %(exclude_tasks)s::text[], stop => %(stop)s::text[],
-    temperature => %(temperature)s::float8, top_p => %(top_p)s::float8, seed => %(seed)s::bigint
+    temperature => %(temperature)s::float8, top_p => %(top_p)s::float8, seed => %(seed)s::bigint,
+    chat_template => %(chat_template)s::boolean, system_text => %(system_text)s::text
 ) AS id
 
 -- name: wait_for_job

@@ -48,6 +48,7 @@ def route(
                 ),
                 normalization=row["choice_normalization"],
                 contrast=row["contrast"],
+                chat_template=row["chat_template"],
                 trace=row["trace"],
             )
             for row in connection.execute(QUERIES["route_jobs"], given, binary=True)

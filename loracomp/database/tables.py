@@ -108,6 +108,7 @@ base_model = Table(
         "is_default", Boolean, "Whether jobs that name no base model use this one.", server_default=text("false")
     ),
     _created_at(),
+    _required("has_chat_template", Boolean, "Whether its tokenizer has a chat template.", server_default=text("false")),
     UniqueConstraint("name", name="base_model_name_is_taken"),
     CheckConstraint("NOT loracomp.is_blank(name)", name="base_model_name_must_not_be_blank"),
     CheckConstraint("fingerprint ~ '^[0-9a-f]{64}$'", name="fingerprint_must_be_a_sha256"),
@@ -424,6 +425,13 @@ policy = Table(
         "With weighting measured, an adapter is used only if its expected gain, in nats, is above this.",
         server_default=text("0"),
     ),
+    _required(
+        "chat_template",
+        Text,
+        "Which prompts stand in the base model's chat template, where it has one: generation (those without choices), "
+        "always, never.",
+        server_default=text("'generation'"),
+    ),
     CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
     _one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
     CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
@@ -441,6 +449,7 @@ policy = Table(
     CheckConstraint("min_share BETWEEN 0 AND 1", name="min_share_must_be_between_0_and_1"),
     CheckConstraint("gain_prior BETWEEN 0 AND 1000", name="gain_prior_must_be_between_0_and_1000"),
     CheckConstraint("gain_margin BETWEEN -1000 AND 1000", name="gain_margin_must_be_between_minus_1000_and_1000"),
+    _one_of("chat_template", "generation always never", "chat_template_must_be_generation_always_or_never"),
     comment="Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.",
 )
 
@@ -610,6 +619,12 @@ job = Table(
     # In this table and not in prediction, so that reports that count it need not read traces, ten times as large.
     _optional("is_correct", Boolean, "Whether the answer equals `expected`; null if `expected` is null."),
     _optional("adapter_ids", ARRAY(Integer), "Adapters to score on the job's example; only for kind measure."),
+    _optional(
+        "chat_template",
+        Boolean,
+        "Whether the prompt stands in the base model's chat template; null: as the policy says, or with a system text.",
+    ),
+    _optional("system_text", Text, "What the chat template puts before the prompt as the system's message."),
     ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
     ForeignKeyConstraint(
         ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"
@@ -686,6 +701,9 @@ job = Table(
         "weights IS NULL OR (array_position(weights, NULL) IS NULL AND 0 < ALL (weights) AND 1 >= ALL (weights))",
         name="weights_must_be_above_0_and_at_most_1",
     ),
+    CheckConstraint("NOT loracomp.is_blank(system_text)", name="system_text_must_not_be_blank"),
+    CheckConstraint("char_length(system_text) <= 100000", name="system_text_must_be_at_most_100000_characters"),
+    CheckConstraint("system_text IS NULL OR chat_template IS NOT FALSE", name="a_system_text_needs_the_chat_template"),
     CheckConstraint("attempts >= 0", name="attempts_must_not_be_negative"),
     CheckConstraint("expired_leases >= 0", name="expired_leases_must_not_be_negative"),
     CheckConstraint("max_attempts BETWEEN 1 AND 100", name="max_attempts_must_be_between_1_and_100"),
@@ -992,6 +1010,13 @@ prediction = Table(
         ARRAY(Double),
         "Expected gain of the adapter of each task in `tasks`, in nats; null if it was not measured.",
     ),
+    _optional("chat_template", Boolean, "Whether the prompt stood in the base model's chat template."),
+    _optional(
+        "finish_reason",
+        Text,
+        "What ended generated text: end_of_text, stop, length (max_new_tokens), or no_tokens: it ended before it "
+        "began.",
+    ),
     # CASCADE, so that deleting a job by hand also deletes its answer.
     ForeignKeyConstraint(["job_id"], ["loracomp.job.id"], name="a_prediction_answers_a_job", ondelete="CASCADE"),
     # Reports cast and add up these values; the constraints prevent a faulty worker from breaking them.
@@ -1024,6 +1049,7 @@ prediction = Table(
         "-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))",
         name="expected_gains_must_be_finite",
     ),
+    _one_of("finish_reason", "end_of_text stop length no_tokens", "finish_reason_must_be_a_known_one"),
     CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
     CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),
     # A BRIN index by day: it takes only a few kilobytes, because rows are stored in the order of time.

@@ -37,6 +37,8 @@ class Generated:
     """Generated until it ended, those of the stop string included, end-of-text not."""
     finite: bool
     """False where the model gave NaN or infinity at any step: the text is then worthless."""
+    finish_reason: str = "length"
+    """What ended it: end_of_text, stop, length (max_new_tokens), or no_tokens: end-of-text came first."""
 
 
 Under = Callable[[Sequence[int]], AbstractContextManager[None]]
@@ -162,10 +164,12 @@ class _Row:
 
     def result(self) -> Generated:
         """Without the end-of-text token, and without what begins with a stop string."""
-        tokens = self.tokens[:-1] if self.tokens and self.tokens[-1] in self.end_tokens else self.tokens
+        at_end = bool(self.tokens) and self.tokens[-1] in self.end_tokens
+        tokens = self.tokens[:-1] if at_end else self.tokens
         text = self._text(tokens)
         found = [at for stop in self.prompt.stop if (at := text.find(stop)) >= 0]
-        return Generated(text[: min(found, default=len(text))], len(tokens), self.finite)
+        reason = "no_tokens" if not tokens else "stop" if found else "end_of_text" if at_end else "length"
+        return Generated(text[: min(found, default=len(text))], len(tokens), self.finite, reason)
 
     def _text(self, tokens: list[int]) -> str:
         text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -46,6 +46,8 @@ class BaseModelDescription:
     """Number of parameters; shared (tied) ones count once."""
     modules: dict[str, tuple[int, int]]
     """Every module that an adapter may change: name -> (d_out, d_in). See `adaptable_modules`."""
+    has_chat_template: bool
+    """Whether its tokenizer has a chat template (`model.chat`)."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +101,18 @@ def load_base_model(
     else:
         check_spread(model.hf_device_map, device_map)
     model.eval().requires_grad_(False)
-    shared = {field.name: getattr(description, field.name) for field in fields(description)}
-    return BaseModel(**shared, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model))
+    known = {field.name: getattr(description, field.name) for field in fields(description)}
+    known["has_chat_template"] = tokenizer.chat_template is not None
+    return BaseModel(**known, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model))
 
 
 def describe_base_model(source: str, *, revision: str | None = None, cache_dir: Path) -> BaseModelDescription:
     """Describe a base model without loading its weights (they are read once, for the fingerprint)."""
-    return _describe(source, revision, cache_dir)[1]
+    folder, description = _describe(source, revision, cache_dir)
+    with quiet_transformers(), contextlib.suppress(Exception):  # without a tokenizer it can't be loaded, which says so
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        return replace(description, has_chat_template=tokenizer.chat_template is not None)
+    return description
 
 
 def resolve_device(device: str, device_map: str | None = None) -> str:
@@ -187,6 +194,7 @@ def _describe(source: str, revision: str | None, cache_dir: Path) -> tuple[Path,
         context_length=_context_length(config.get_text_config(), source),
         parameter_count=sum(parameter.numel() for parameter in skeleton.parameters()),
         modules=adaptable_modules(skeleton),
+        has_chat_template=False,  # the tokenizer knows
     )
     return folder, description
 

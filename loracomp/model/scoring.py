@@ -67,11 +67,16 @@ class Question:
     """Number of characters of each choice, without the white space before it; acc_norm divides by it."""
 
 
-def encode_texts(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
-    """The token ids of each text, with a leading BOS token if the tokenizer adds one, and never with an EOS token."""
+def encode_texts(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, rendered: bool = False
+) -> list[list[int]]:
+    """The token ids of each text, with a leading BOS token if the tokenizer adds one, and never with an EOS token.
+
+    With `rendered` the texts come from a chat template, which has put special tokens where it wants them.
+    """
     encoded: list[list[int]] = tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     bos = tokenizer.bos_token_id
-    if bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
+    if rendered or bos is None or tokenizer("a")["input_ids"][:1] != [bos]:
         return encoded
     return [ids if ids[:1] == [bos] else [bos, *ids] for ids in encoded]
 
@@ -92,6 +97,7 @@ def encode_choices(
     context_length: int,
     *,
     shared_prompt: bool = True,
+    rendered: bool = False,
 ) -> Question:
     """Tokenise a prompt and its choices by lm-evaluation-harness's rule.
 
@@ -102,17 +108,20 @@ def encode_choices(
 
     The choices are branches of one row, or of several rows if one would be longer than twice its prompt and than
     ROW_TOKENS. Without `shared_prompt` (for models that can't branch, `shares_prompts`) each choice has its own row. A
-    choice of one token needs no branch. Raises JobError 'prompt_too_long', which gives the number of tokens and the
+    choice of one token needs no branch. After a prompt that a chat template has `rendered`, a choice follows without a
+    space, because it is the whole reply.
+
+    Raises JobError 'prompt_too_long', which gives the number of tokens and the
     limit, and 'prompt_blank' if the prompt is only white space.
     """
-    context = prompt.rstrip()
+    context = prompt if rendered else prompt.rstrip()
     if not context:
         raise JobError("prompt is blank: write a text that the choices continue", code="prompt_blank")
-    gap = prompt[len(context) :] or " "
-    start = encode_texts(tokenizer, [context])[0]
+    gap = "" if rendered else prompt[len(context) :] or " "
+    start = encode_texts(tokenizer, [context], rendered=rendered)[0]
     # Check early, before the prompt is tokenised again with each of up to a thousand choices.
     check_length(len(start), context_length, "prompt")
-    wholes = encode_texts(tokenizer, [context + gap + choice for choice in choices])
+    wholes = encode_texts(tokenizer, [context + gap + choice for choice in choices], rendered=rendered)
     continuations = [
         _continuation(tokenizer, start, whole, gap + choice) for whole, choice in zip(wholes, choices, strict=True)
     ]

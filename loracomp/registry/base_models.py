@@ -50,6 +50,7 @@ def register_base_model(connection: Connection, model: BaseModelDescription, *, 
         "parameter_count": model.parameter_count,
         "modules": Jsonb(model.modules),
         "make_default": make_default,
+        "has_chat_template": model.has_chat_template,
     }
     with translated_errors():
         row = connection.execute(QUERIES["register_base_model"], values).fetchone()

@@ -64,6 +64,7 @@ def record_predictions(
         "composition_digests": [each.composition_digest for each in predictions],
         "batch_sizes": [each.batch_size for each in predictions],
         "timings": _timings(predictions, timings),
+        "finish_reasons": [answer.finish_reason for answer in answers],
         **asdict(versions),
     }
     return {row["id"] for row in connection.execute(QUERIES["record_predictions"], given)}

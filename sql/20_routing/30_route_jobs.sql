@@ -6,6 +6,7 @@
 --       nearest_examples
 --       expected_gains          if the policy's weighting is 'measured'
 --       task_weights
+--     in_chat_template          whether the prompt is put into the base model's chat template
 --     pick_tasks                the tasks to compose, by the policy's router
 -- In this file a function comes before its callers, because Postgres checks the body of a SQL function when it is created.
 
@@ -103,6 +104,23 @@ COMMENT ON FUNCTION loracomp.pick_tasks IS
 'Tasks to compose, with weights, by router. retrieval and random_parameters: the tasks that routing kept. own_task: the job''s '
 'own task. random: eligible tasks drawn by seed and job, with the number and weights of those that routing kept. base: none.';
 
+-- Changes nothing and reads no table.
+CREATE FUNCTION loracomp.in_chat_template(
+    setting text, has_one boolean, choices text[], asked boolean DEFAULT NULL, system_text text DEFAULT NULL
+)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(
+        asked,
+        system_text IS NOT NULL
+        OR (has_one AND (setting = 'always' OR (setting = 'generation' AND choices IS NULL)))
+    );
+END;
+COMMENT ON FUNCTION loracomp.in_chat_template IS
+'Whether a job''s prompt is put into the base model''s chat template: as the job asks; always with a system text; otherwise as '
+'the policy''s setting says, if the model has one.';
+
 -- Changes nothing. One call for each batch, so that settings, eligible tasks, examples and adapters come from one snapshot.
 -- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
 -- hnsw.ef_search: tune_routing sets it by the size of the table.
@@ -120,6 +138,7 @@ RETURNS TABLE (
     random_parameters boolean,
     choice_normalization text,
     contrast double precision,
+    chat_template boolean,
     trace loracomp.route_trace
 )
 LANGUAGE sql STABLE SECURITY DEFINER
@@ -139,6 +158,9 @@ AS $$
             j.submitted_by,
             loracomp.excluded_tasks(j.exclude_tasks, j.tasks) AS exclude_tasks,
             j.policy,
+            j.choices,
+            j.system_text,
+            j.chat_template,
             -- If the job gives weights for its tasks, nothing is retrieved. For a deleted task this is null, which matches none.
             ARRAY(
                 SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS u (name, place)
@@ -155,8 +177,14 @@ AS $$
         FROM loracomp.policy AS p
         WHERE p.name IN (SELECT a.policy FROM asked AS a)
     ), wanted AS MATERIALIZED (
-        SELECT a.*, u.settings, u.stored, (u.settings).weighting = 'measured' AS measured
-        FROM asked AS a JOIN used AS u USING (policy)
+        SELECT
+            a.*, u.settings, u.stored, (u.settings).weighting = 'measured' AS measured,
+            loracomp.in_chat_template(
+                (u.settings).chat_template, b.has_chat_template, a.choices, a.chat_template, a.system_text
+            ) AS in_chat_template
+        FROM asked AS a
+        JOIN used AS u USING (policy)
+        JOIN loracomp.base_model AS b ON b.name = a.base_model
     ), scope AS MATERIALIZED (
         -- With weighting measured, measured examples of tasks without an adapter also show which adapters help.
         SELECT
@@ -198,6 +226,7 @@ AS $$
         (r.settings).router = 'random_parameters',
         (r.settings).choice_normalization,
         (r.settings).contrast,
+        r.in_chat_template,
         -- The order of loracomp.route_trace's attributes; the worker passes the value to record_predictions unread.
         ROW(
             r.embedding,
@@ -229,7 +258,8 @@ AS $$
                 ELSE 'no adapter is expected to help'
             END,
             cardinality(r.searched), -- eligible_task_count
-            traced.expected_gains
+            traced.expected_gains,
+            r.in_chat_template
         )::loracomp.route_trace
     FROM routed AS r
     CROSS JOIN LATERAL (

@@ -26,7 +26,9 @@ CREATE FUNCTION loracomp.submit_job(
     top_p double precision DEFAULT 1,
     seed bigint DEFAULT NULL,
     tasks text[] DEFAULT NULL,
-    weights double precision[] DEFAULT NULL
+    weights double precision[] DEFAULT NULL,
+    chat_template boolean DEFAULT NULL,
+    system_text text DEFAULT NULL
 ) RETURNS bigint
 LANGUAGE plpgsql
 AS $$
@@ -37,12 +39,14 @@ BEGIN
     LOOP
         INSERT INTO loracomp.job AS j (
             prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks, stop,
-            base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights
+            base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights, chat_template,
+            system_text
         ) VALUES (
             submit_job.prompt, submit_job.choices, submit_job.max_new_tokens, submit_job.policy, submit_job.priority,
             submit_job.run_at, submit_job.idempotency_key, submit_job.tags, submit_job.exclude_tasks, submit_job.stop,
             submit_job.base_model, submit_job.kind, submit_job.max_attempts, submit_job.timeout_s,
-            submit_job.temperature, submit_job.top_p, submit_job.seed, submit_job.tasks, submit_job.weights
+            submit_job.temperature, submit_job.top_p, submit_job.seed, submit_job.tasks, submit_job.weights,
+            submit_job.chat_template, submit_job.system_text
         )
         ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
         RETURNING j.id INTO job_id;
@@ -69,7 +73,9 @@ BEGIN
                     (14, 'top_p', j.top_p <> submit_job.top_p),
                     (15, 'seed', j.seed IS DISTINCT FROM submit_job.seed),
                     (16, 'tasks', j.tasks IS DISTINCT FROM submit_job.tasks),
-                    (17, 'weights', j.weights IS DISTINCT FROM submit_job.weights)
+                    (17, 'weights', j.weights IS DISTINCT FROM submit_job.weights),
+                    (18, 'chat_template', j.chat_template IS DISTINCT FROM submit_job.chat_template),
+                    (19, 'system_text', j.system_text IS DISTINCT FROM submit_job.system_text)
                 ) AS a (place, name, differs)
                 WHERE a.differs
             )
@@ -132,6 +138,15 @@ BEGIN
                     HINT = 'name a base model, or let an administrator make one the default';
         END IF;
     END IF;
+    IF (new.chat_template OR new.system_text IS NOT NULL) AND NOT EXISTS (
+        SELECT FROM loracomp.base_model AS b WHERE b.name = new.base_model AND b.has_chat_template
+    ) THEN
+        RAISE EXCEPTION 'base model % has no chat template, which % asks for', new.base_model,
+            CASE WHEN new.system_text IS NULL THEN 'chat_template' ELSE 'system_text' END
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'base_model_has_no_chat_template',
+                HINT = 'leave it out, or name a base model that has one; one registered by an earlier release says so '
+                    'after loracomp model add';
+    END IF;
     IF new.tasks IS NOT NULL AND (tg_op = 'INSERT' OR new.tasks IS DISTINCT FROM old.tasks) THEN
         unknown := loracomp.unknown_tasks(ARRAY(SELECT u.name FROM unnest(new.tasks) AS u (name) WHERE u.name IS NOT NULL));
         IF unknown IS NOT NULL THEN
@@ -156,10 +171,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.fill_job IS
-'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in exclude_tasks and tasks.';
+'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in exclude_tasks and tasks, and a '
+'chat template where the base model has none.';
 
 CREATE TRIGGER fill_job
-BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks
+BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks,
+chat_template, system_text
 ON loracomp.job
 FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
 COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills due, base_model and max_new_tokens.';

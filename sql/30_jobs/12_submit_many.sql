@@ -13,7 +13,7 @@ LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
     columns CONSTANT text[] := '{prompt,choices,max_new_tokens,stop,temperature,top_p,seed,policy,base_model,kind,'
-        'priority,run_at,tasks,weights,exclude_tasks,idempotency_key,tags,max_attempts,timeout_s}';
+        'priority,run_at,tasks,weights,exclude_tasks,idempotency_key,tags,max_attempts,timeout_s,chat_template,system_text}';
     filled loracomp.job;
     unknown text;
 BEGIN
@@ -58,7 +58,7 @@ BEGIN
     job_id := loracomp.submit_job(
         j.prompt, j.choices, j.max_new_tokens, j.policy, j.priority, j.run_at, j.idempotency_key, j.tags,
         j.exclude_tasks, j.stop, j.base_model, j.kind, j.max_attempts, j.timeout_s, j.temperature, j.top_p, j.seed,
-        j.tasks, j.weights
+        j.tasks, j.weights, j.chat_template, j.system_text
     );
 EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
     GET STACKED DIAGNOSTICS refused = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, rule = CONSTRAINT_NAME;
@@ -94,12 +94,13 @@ BEGIN
             WITH inserted AS (
                 INSERT INTO loracomp.job AS i (
                     prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks,
-                    stop, base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights
+                    stop, base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights,
+                    chat_template, system_text
                 )
                 SELECT
                     r.prompt, r.choices, r.max_new_tokens, r.policy, r.priority, r.run_at, r.idempotency_key, r.tags,
                     r.exclude_tasks, r.stop, r.base_model, r.kind, r.max_attempts, r.timeout_s, r.temperature,
-                    r.top_p, r.seed, r.tasks, r.weights
+                    r.top_p, r.seed, r.tasks, r.weights, r.chat_template, r.system_text
                 FROM generate_series(lower(part), upper(part) - 1) AS s (place)
                 CROSS JOIN LATERAL loracomp.job_from_json(jobs[s.place]) AS r
                 ORDER BY s.place
@@ -143,7 +144,9 @@ SELECT
     j.idempotency_key,
     j.tags,
     j.max_attempts,
-    j.timeout_s
+    j.timeout_s,
+    j.chat_template,
+    j.system_text
 FROM loracomp.job AS j;
 COMMENT ON VIEW loracomp.incoming_job IS
 'Columns of loracomp.job that a submitter may fill; for COPY, which can''t write into a table with row-level security.';
@@ -156,12 +159,13 @@ AS $$
 BEGIN
     INSERT INTO loracomp.job (
         prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks, stop,
-        base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights
+        base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights, chat_template,
+        system_text
     )
     SELECT
         r.prompt, r.choices, r.max_new_tokens, r.policy, r.priority, r.run_at, r.idempotency_key, r.tags,
         r.exclude_tasks, r.stop, r.base_model, r.kind, r.max_attempts, r.timeout_s, r.temperature, r.top_p, r.seed,
-        r.tasks, r.weights
+        r.tasks, r.weights, r.chat_template, r.system_text
     FROM loracomp.job_from_json((
         SELECT jsonb_object_agg(c.key, c.value) FROM jsonb_each(to_jsonb(new)) AS c WHERE c.value <> 'null'
     )) AS r;

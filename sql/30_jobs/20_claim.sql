@@ -25,7 +25,8 @@ RETURNS TABLE (
     timeout_s integer,
     temperature double precision,
     top_p double precision,
-    seed bigint
+    seed bigint,
+    system_text text
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -64,7 +65,7 @@ BEGIN
     )
     SELECT
         c.id, c.lease_token, c.kind, c.prompt, c.choices, c.max_new_tokens, c.stop, c.attempts, c.timeout_s,
-        c.temperature, c.top_p, c.seed
+        c.temperature, c.top_p, c.seed, c.system_text
     FROM claimed AS c
     ORDER BY c.due, c.id;
 END

@@ -25,7 +25,8 @@ CREATE FUNCTION loracomp.record_predictions(
     base_model text,
     base_fingerprint text,
     encoder text,
-    code_version text
+    code_version text,
+    finish_reasons text[] DEFAULT NULL
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -43,7 +44,9 @@ BEGIN
     IF (missing = ALL (ARRAY[
         cardinality(tokens), cardinality(traces), cardinality(outputs), cardinality(choice_indexes),
         cardinality(choice_ends), cardinality(prompt_tokens), cardinality(output_tokens), cardinality(norm_ratios),
-        cardinality(cosines), cardinality(composition_digests), cardinality(batch_sizes)
+        cardinality(cosines), cardinality(composition_digests), cardinality(batch_sizes),
+        -- A worker of an earlier release sends none.
+        coalesce(cardinality(finish_reasons), missing)
     ])) IS NOT TRUE OR (cardinality(timings) IN (1, missing)) IS NOT TRUE THEN
         RAISE EXCEPTION 'ids, tokens, traces, outputs and the other arrays must have one element for each job, and timings one '
             'for each or one for all' USING ERRCODE = 'invalid_parameter_value';
@@ -56,11 +59,11 @@ BEGIN
                 record_predictions.ids, record_predictions.tokens, record_predictions.outputs,
                 record_predictions.choice_indexes, record_predictions.prompt_tokens, record_predictions.output_tokens,
                 record_predictions.norm_ratios, record_predictions.cosines, record_predictions.composition_digests,
-                record_predictions.batch_sizes, record_predictions.traces
+                record_predictions.batch_sizes, record_predictions.finish_reasons, record_predictions.traces
             -- After these come the columns of the trace, under their own names.
             ) WITH ORDINALITY AS a (
                 job_id, token, output, choice_index, prompt_tokens, output_tokens, norm_ratio, cosine,
-                composition_digest, batch_size
+                composition_digest, batch_size, finish_reason
             )
             -- A job has a lease token only while it runs.
             JOIN loracomp.job AS j ON j.id = a.job_id AND j.lease_token = a.token
@@ -71,20 +74,20 @@ BEGIN
             INSERT INTO loracomp.prediction (
                 query_embedding, example_ids, example_tasks, similarities, tasks, probabilities, weights,
                 composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
-                eligible_task_count, expected_gains, job_id, output, choice_index, choice_scores,
-                composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens,
+                eligible_task_count, expected_gains, chat_template, job_id, output, choice_index, choice_scores,
+                composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens, finish_reason,
                 timings, batch_size, worker, device, attempt,
                 base_model, base_fingerprint, encoder, code_version, submitted_by
             )
             SELECT
                 h.query_embedding, h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
                 h.composed_tasks, h.adapter_ids, h.adapter_sha256, h.adapter_weights, h.policy_settings, h.fallback,
-                h.eligible_task_count, h.expected_gains, h.job_id, h.output, h.choice_index,
+                h.eligible_task_count, h.expected_gains, h.chat_template, h.job_id, h.output, h.choice_index,
                 nullif(record_predictions.choice_scores[
                     coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
                     : record_predictions.choice_ends[h.ordinality]
                 ], '{}'),
-                h.composition_digest, h.norm_ratio, h.cosine, h.prompt_tokens, h.output_tokens,
+                h.composition_digest, h.norm_ratio, h.cosine, h.prompt_tokens, h.output_tokens, h.finish_reason,
                 -- Add the time from the worker's call until the row is written to the step that the worker timed.
                 t.timings || CASE WHEN jsonb_typeof(t.timings -> 'record') = 'number' THEN jsonb_build_object(
                     'record',

@@ -18,7 +18,8 @@ CREATE FUNCTION loracomp.register_base_model(
     context_length integer,
     parameter_count bigint,
     modules jsonb,
-    make_default boolean DEFAULT false
+    make_default boolean DEFAULT false,
+    has_chat_template boolean DEFAULT false
 ) RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -38,14 +39,17 @@ BEGIN
         UPDATE loracomp.base_model b SET is_default = false WHERE b.is_default AND b.name <> register_base_model.name;
     END IF;
     INSERT INTO loracomp.base_model AS b
-        (name, source, revision, fingerprint, architecture, context_length, parameter_count, modules, is_default)
+        (name, source, revision, fingerprint, architecture, context_length, parameter_count, modules, is_default,
+            has_chat_template)
     VALUES (
         register_base_model.name, register_base_model.source, register_base_model.revision,
         register_base_model.fingerprint, register_base_model.architecture, register_base_model.context_length,
-        register_base_model.parameter_count, register_base_model.modules, becomes_default
+        register_base_model.parameter_count, register_base_model.modules, becomes_default,
+        register_base_model.has_chat_template
     )
     ON CONFLICT ON CONSTRAINT base_model_name_is_taken DO UPDATE SET
-        source = excluded.source, revision = excluded.revision, is_default = b.is_default OR becomes_default
+        source = excluded.source, revision = excluded.revision, is_default = b.is_default OR becomes_default,
+        has_chat_template = excluded.has_chat_template
     RETURNING b.id INTO base_model_id;
     RETURN base_model_id;
 END
@@ -129,7 +133,8 @@ RETURNS TABLE (
     parameter_count bigint,
     context_length integer,
     active_adapters bigint,
-    fingerprint text
+    fingerprint text,
+    has_chat_template boolean
 )
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
@@ -142,7 +147,8 @@ SELECT
     b.parameter_count,
     b.context_length,
     (SELECT count(*) FROM loracomp.adapter AS a WHERE a.base_model_id = b.id AND a.status = 'active'),
-    b.fingerprint
+    b.fingerprint,
+    b.has_chat_template
 FROM loracomp.base_model AS b
 ORDER BY b.is_default DESC, b.name;
 END;

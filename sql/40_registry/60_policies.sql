@@ -48,7 +48,8 @@ BEGIN
         top_p = after.top_p, max_adapters = after.max_adapters, min_similarity = after.min_similarity,
         weighting = after.weighting, strategy = after.strategy, density = after.density, seed = after.seed,
         choice_normalization = after.choice_normalization, contrast = after.contrast, min_share = after.min_share,
-        gain_prior = after.gain_prior, gain_margin = after.gain_margin, updated_at = now()
+        gain_prior = after.gain_prior, gain_margin = after.gain_margin,
+        chat_template = after.chat_template, updated_at = now()
     WHERE p.name = set_policy.name
     RETURNING * INTO after;
     RETURN after;

@@ -4,7 +4,14 @@
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.plan_measurements(job_ids bigint[])
-RETURNS TABLE (job_id bigint, answer text, choice_normalization text, adapter_ids integer[], adapter_sha256 text[])
+RETURNS TABLE (
+    job_id bigint,
+    answer text,
+    choice_normalization text,
+    adapter_ids integer[],
+    adapter_sha256 text[],
+    chat_template boolean
+)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
@@ -13,16 +20,18 @@ SELECT
     j.expected,
     p.choice_normalization,
     array_agg(a.id ORDER BY a.id),
-    array_agg(a.sha256 ORDER BY a.id)
+    array_agg(a.sha256 ORDER BY a.id),
+    loracomp.in_chat_template(p.chat_template, b.has_chat_template, j.choices)
 FROM loracomp.job AS j
 JOIN loracomp.policy AS p ON p.name = j.policy
+JOIN loracomp.base_model AS b ON b.name = j.base_model
 JOIN loracomp.adapter AS a ON a.id = ANY (j.adapter_ids)
 WHERE j.id = ANY (plan_measurements.job_ids) AND j.kind = 'measure'
-GROUP BY j.id, j.expected, p.choice_normalization;
+GROUP BY j.id, p.name, b.id;
 END;
 COMMENT ON FUNCTION loracomp.plan_measurements IS
-'What to score for jobs of kind measure: the right answer, how scores of choices are normalised, and the adapters. A job that '
-'was deleted, or whose adapters were, has no row.';
+'What to score for jobs of kind measure: the right answer, how scores of choices are normalised, the adapters, and whether '
+'the prompt is put into the chat template. A job that was deleted, or whose adapters were, has no row.';
 
 -- running -> succeeded, and writes the measurements, for jobs whose token is still valid. Each array has one element for each job,
 -- except the last four: these have the values of all jobs' adapters concatenated, and ends has the end of each job's values.

@@ -24,7 +24,8 @@ SELECT
     j.submitted_by,
     j.created_at,
     j.finished_at,
-    loracomp.seconds_between(least(greatest(j.created_at, j.run_at), j.finished_at), j.finished_at) AS latency_s
+    loracomp.seconds_between(least(greatest(j.created_at, j.run_at), j.finished_at), j.finished_at) AS latency_s,
+    p.finish_reason
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_result IS 'Each job with its status and its answer, or the error.';

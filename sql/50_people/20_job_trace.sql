@@ -59,7 +59,10 @@ SELECT
     j.top_p,
     CASE WHEN j.kind = 'predict' AND j.choices IS NULL AND j.temperature > 0 THEN coalesce(j.seed, j.id) END AS seed,
     p.eligible_task_count,
-    p.expected_gains
+    p.expected_gains,
+    p.chat_template,
+    j.system_text,
+    p.finish_reason
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and trace, as stored. The embedding is only in loracomp.prediction.';

@@ -110,6 +110,7 @@ BEGIN ATOMIC
 SELECT concat_ws(
     E'\n',
     'Prompt: ' || loracomp.shorten(job.prompt, 240),
+    'System text: ' || loracomp.shorten(job.system_text, 240),
     'Choices: ' || (
         SELECT string_agg(loracomp.shorten(c.choice, 60), ' | ' ORDER BY c.place) FILTER (WHERE c.place <= 8)
             || CASE WHEN count(*) > 8 THEN format(' | ... %s more', count(*) - 8) ELSE '' END
@@ -129,7 +130,13 @@ RETURNS text LANGUAGE sql STABLE
 BEGIN ATOMIC
 SELECT concat_ws(
     E'\n',
-    'Answer: ' || loracomp.shorten(prediction.output, 240),
+    'Answer: ' || CASE prediction.finish_reason
+        WHEN 'no_tokens' THEN 'none: the model ended its text before the first token'
+        ELSE loracomp.shorten(prediction.output, 240)
+    END,
+    'Ended by: ' || CASE prediction.finish_reason
+        WHEN 'stop' THEN 'a text of stop' WHEN 'length' THEN 'max_new_tokens' WHEN 'end_of_text' THEN 'end of text'
+    END,
     format(
         'Scores (log-likelihood in nats%s, normalised by: %s)',
         ', minus ' || nullif(prediction.policy_settings ->> 'contrast', '0') || ' times the base model''s',
@@ -252,7 +259,10 @@ SELECT concat_ws(
             )
         FROM jsonb_each_text(prediction.timings) AS t
     ) || format(' (batch of %s on %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),
-    format('Tokens: %s of the prompt, %s scored or generated', prediction.prompt_tokens, prediction.output_tokens),
+    format(
+        'Tokens: %s of the prompt%s, %s scored or generated', prediction.prompt_tokens,
+        CASE WHEN prediction.chat_template THEN ' in the chat template' END, prediction.output_tokens
+    ),
     format(
         'Versions: base model %s (%s...), encoder %s, loracomp %s; composition %s...',
         prediction.base_model, left(prediction.base_fingerprint, 12), prediction.encoder, prediction.code_version,

@@ -19,7 +19,8 @@ SELECT
     p.updated_at,
     p.min_share,
     p.gain_prior,
-    p.gain_margin
+    p.gain_margin,
+    p.chat_template
 FROM loracomp.policy AS p;
 COMMENT ON VIEW bi.dim_policy IS
 'Dimension: a row for every policy, with its current settings. (bi.prediction_wide has those at the time of each answer.) '

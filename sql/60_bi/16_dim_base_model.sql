@@ -8,7 +8,8 @@ SELECT
     b.context_length,
     b.parameter_count,
     b.is_default,
-    b.created_at
+    b.created_at,
+    b.has_chat_template
 FROM loracomp.base_model AS b;
 COMMENT ON VIEW bi.dim_base_model IS 'Dimension: a row for every base model (frozen language model). Facts join it by base_model.';
 COMMENT ON COLUMN bi.dim_base_model.base_model IS 'Key: name of the base model.';

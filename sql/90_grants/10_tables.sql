@@ -10,11 +10,11 @@ TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
 -- Submitters may insert the columns meant for them, read their own jobs and traces, and read the names that a job may use.
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
-    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s
+    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text
 ) ON TABLE loracomp.job TO loracomp_submitter;
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
-    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s
+    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text
 ) ON TABLE loracomp.incoming_job TO loracomp_submitter, loracomp_admin;
 -- Columns that only administrators may fill, and status, are granted too, so that the trigger fill_job can refuse them by name.
 GRANT INSERT (task, expected, evaluation, status) ON TABLE loracomp.job TO loracomp_submitter;
@@ -42,6 +42,7 @@ GRANT INSERT (name, description, split, kind, base_model, exclude_own, seed)
 ON TABLE loracomp.evaluation TO loracomp_admin;
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
-    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, task, expected, evaluation
+    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text, task, expected,
+    evaluation
 ) ON TABLE loracomp.job TO loracomp_admin;
 GRANT INSERT ON TABLE loracomp.adapter_part TO loracomp_admin;

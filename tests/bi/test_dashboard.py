@@ -132,6 +132,45 @@ def test_charts_name_what_their_dataset_has(name: str) -> None:
         assert any(one.get("subject") == "day" for one in given["adhoc_filters"]), "the filter of days must reach it"
 
 
+def test_a_filter_that_knows_one_chart_says_so() -> None:
+    for one in DASHBOARD["metadata"]["native_filter_configuration"]:
+        for target in filter(None, one["targets"]):
+            column = target["column"]["name"]
+            knowing = [
+                chart["slice_name"]
+                for chart in CHARTS.values()
+                if column in {known["column_name"] for known in BY_UUID[chart["dataset_uuid"]]["columns"]}
+            ]
+            assert knowing, column
+            if len(knowing) == 1:
+                assert knowing[0] in one["description"] and "(last chart)" in one["name"]
+    last = DASHBOARD["position"]["GRID_ID"]["children"][-1]
+    assert DASHBOARD["position"][last]["children"][-1] == "CHART-labels_by_tag"
+
+
+def test_the_heat_map_shows_what_each_active_adapter_is_worth(connection: db.Connection) -> None:
+    """As an analyst: a cell for each adapter and task, whose colour is the mean gain over the measured examples."""
+    fill_every_view(connection)
+    expected = connection.execute(
+        "SELECT u.id, m.task_id, avg(u.gain) AS gain FROM loracomp.measurement AS m"
+        " CROSS JOIN LATERAL unnest(m.adapter_ids, m.gains) AS u (id, gain)"
+        " JOIN loracomp.adapter AS a ON a.id = u.id AND a.status = 'active' GROUP BY u.id, m.task_id"
+    ).fetchall()
+    chart, connection_as = CHARTS["transfer"]["params"], "SET ROLE loracomp_analyst"
+    dataset = DATASETS["transfer"]
+    (gain,) = (one["expression"] for one in dataset["metrics"] if one["metric_name"] == chart["metric"])
+    (only,) = chart["adhoc_filters"]
+    assert (only["subject"], only["operator"]) == ("adapter_status", "==")
+    connection.execute(connection_as)
+    cells = connection.execute(
+        f"SELECT {chart['x_axis']}, {chart['groupby']}, {gain} AS gain FROM bi.transfer"
+        f" WHERE {only['subject']} = %s GROUP BY 1, 2",
+        [only["comparator"]],
+    ).fetchall()
+    assert sorted(cell["gain"] for cell in cells) == pytest.approx(sorted(row["gain"] for row in expected))
+    assert len(cells) == len(expected) > 0
+
+
 def test_the_dashboard_places_every_chart_and_filters_by_datasets_of_the_bundle() -> None:
     items = [item for item in DASHBOARD["position"].values() if isinstance(item, dict)]
     placed = [item["meta"]["uuid"] for item in items if item["type"] == "CHART"]

@@ -310,8 +310,8 @@ def stored(connection: db.Connection, shared: Shared, at: int, policy: str = "me
     connection.execute(
         "INSERT INTO loracomp.prediction (job_id, query_embedding, example_ids, example_tasks, similarities, tasks,"
         " probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings,"
-        " fallback, eligible_task_count, expected_gains, base_model, base_fingerprint, encoder, code_version,"
-        " submitted_by)"
+        " fallback, eligible_task_count, expected_gains, chat_template, base_model, base_fingerprint, encoder,"
+        " code_version, submitted_by)"
         " SELECT %s, (r.trace).*, 'toy', '', 'e/3', '', current_user"
         " FROM loracomp.route_jobs(ARRAY[%s]::bigint[], %b::vector[]) AS r",
         [job_id, job_id, [shared[1].vectors[at]]],
