@@ -1,10 +1,13 @@
 """What routing costs: one `route_jobs` call a batch, beside bare `ORDER BY embedding <=> q LIMIT k` in one statement.
 
     python -m benchmarks.routing [--json] [--examples 20000] [--tasks 22] [--repeats 15]
+    python -m benchmarks.routing --tasks 1000          # routing with measurements in a large library
 
 Examples are made-up clusters of 832-d unit vectors in a database of their own, which is dropped at the end, on the
 server that LORACOMP_DATABASE_URL names (a superuser's, or one who may make databases and extensions), else on an
 embedded one. Both sides use the same ef_search and binary vectors; times are medians in milliseconds, taking turns.
+Beside them the same jobs under a policy whose weighting is 'measured': all examples are measured, each on its own
+task's adapter and 29 others.
 """
 
 import argparse
@@ -34,6 +37,26 @@ SELECT array_agg(x.example_id) FROM unnest(%b::vector[]) WITH ORDINALITY AS u (q
 CROSS JOIN LATERAL (SELECT example_id FROM loracomp.example_embedding ORDER BY embedding <=> u.q LIMIT 20) AS x
 GROUP BY u.n
 """
+MEASURED = 30
+"""Adapters that each example is measured on, where there are so many."""
+MEASUREMENTS = """
+INSERT INTO loracomp.measurement (
+    example_id, base_model_id, task_id, choice_normalization, base_score, adapter_ids, gains, are_right
+)
+SELECT
+    e.example_id, b.id, e.task_id, p.choice_normalization, -1, array_agg(l.adapters[1 + u.place]),
+    array_agg((random() - 0.4)::real), array_agg(TRUE)
+FROM (SELECT array_agg(a.id ORDER BY a.task_id) AS adapters, array_agg(a.task_id ORDER BY a.task_id) AS tasks
+      FROM loracomp.adapter AS a) AS l
+JOIN loracomp.base_model AS b ON b.is_default
+JOIN loracomp.policy AS p ON p.name = 'measured'
+CROSS JOIN loracomp.example_embedding AS e
+CROSS JOIN LATERAL (
+    SELECT DISTINCT (array_position(l.tasks, e.task_id) - 1 + n) %% cardinality(l.tasks) AS place
+    FROM generate_series(0, %s - 1) AS n
+) AS u
+GROUP BY e.example_id, b.id, p.name
+"""
 BATCHES = (1, 16, 64)
 NAME = "loracomp_benchmark"
 
@@ -43,6 +66,7 @@ def main() -> None:
     with database() as url, db.connect(url) as connection:
         counts = [options.examples // options.tasks] * options.tasks
         library = load(connection, 1, counts)
+        connection.execute(MEASUREMENTS, [MEASURED])
         connection.execute("VACUUM ANALYZE")
         connection.execute("SET hnsw.ef_search = 100")
         scopes = {"all tasks": [], "one excluded": ["t0"], "one eligible": [f"t{n}" for n in range(1, options.tasks)]}
@@ -91,15 +115,19 @@ def measure(
 ) -> dict[str, float]:
     vectors = queries_near(np.random.default_rng(2), library, size)
     jobs = add_jobs(connection, size, exclude_tasks=excluded)
-    routed, bare = [], []
+    measured_jobs = add_jobs(connection, size, "measured", exclude_tasks=excluded)
+    routed, measured, bare = [], [], []
     for _ in range(repeats):
         routed.append(timed(lambda: route_jobs(connection, jobs, vectors)))
+        measured.append(timed(lambda: route_jobs(connection, measured_jobs, vectors)))
         bare.append(timed(lambda: ask_bare(connection, vectors)))
     found = route_jobs(connection, jobs, vectors)
     return {
         "route_jobs_ms": round(median(routed), 2),
         "bare_ms": round(median(bare), 2),
         "ratio": round(median(routed) / median(bare), 2),
+        "measured_ms": round(median(measured), 2),
+        "measured_ratio": round(median(measured) / median(routed), 2),
         "recall": round(recall(library, vectors, excluded, [row["example_ids"] for row in found]), 3),
     }
 
@@ -124,7 +152,17 @@ def recall(library: Library, vectors: Vectors, excluded: list[str], found: list[
 
 def table(figures: list[dict[str, float]], examples: int, tasks: int) -> Table:
     shown = Table(title=f"Routing, {examples:,} examples of {tasks} tasks, k = 20")
-    for column in ("eligible", "batch", "ms", "ms a job", "bare, ms", "ratio", "recall"):
+    for column in (
+        "eligible",
+        "batch",
+        "ms",
+        "ms a job",
+        "bare, ms",
+        "ratio",
+        "recall",
+        "measured, ms",
+        "to similarity",
+    ):
         shown.add_column(column, justify="left" if column == "eligible" else "right", no_wrap=True)
     for row in figures:
         each = row["route_jobs_ms"] / row["batch"]
@@ -139,6 +177,8 @@ def table(figures: list[dict[str, float]], examples: int, tasks: int) -> Table:
                     row["bare_ms"],
                     row["ratio"],
                     row["recall"],
+                    row["measured_ms"],
+                    row["measured_ratio"],
                 ),
             )
         )

@@ -24,7 +24,7 @@ import transformers
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from . import composing, library, paper, passes, profiling, system
+from . import composing, library, measuring, paper, passes, profiling, system
 from .report import keep, table, write_report
 from .timing import Figure, Measured
 from .ways import ways
@@ -41,6 +41,7 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
     "throughput": system.throughput,
     "latency": system.latency,
     "library": library.library_size,
+    "measuring": measuring.measuring,
     "memory": composing.memory,
     "growth": passes.growth,
     "composing": composing.composing,

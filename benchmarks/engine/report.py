@@ -13,7 +13,7 @@ RESULTS = "engine.json"
 Results = dict[str, Any]
 """For each part: when and where it was measured, its figures, and its steps or curves."""
 ORDER = (
-    *("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "memory"),
+    *("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "measuring", "memory"),
     *("growth", "composing", "ways", "profile"),
 )
 """Order of the parts on the page."""

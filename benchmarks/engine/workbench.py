@@ -51,6 +51,8 @@ class Sizes:
     """Number of adapters in the large library."""
     growing: int = 16
     """Number of jobs in the batch for the curves over adapters in a mix and over rank."""
+    measured: int = 64
+    """Number of examples that are measured under every adapter."""
     largest: int = 64
     """Largest batch, number of compositions and rank in the curves."""
 

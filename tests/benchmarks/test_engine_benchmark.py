@@ -130,6 +130,7 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
         "queue": 6,
         "library": 44,
         "largest": 4,
+        "measured": 2,
         "growing": 4,
     }
     without = set() if find_spec("chromadb") else {"paper"}
@@ -144,7 +145,7 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-m", "loracomp", "db", "stop"], env=environment, check=False)
     results = json.loads(done.stdout)
     figures = {figure["name"]: figure for part in results.values() for figure in part["figures"]}
-    single = {"paper", "generation", "throughput", "latency", "library loaded", "library read"} - without
+    single = {"paper", "generation", "throughput", "latency", "library loaded", "library read", "measuring"} - without
     by_strategy = {f"{part} {strategy}" for part in ("merging", "memory") for strategy in GOALS}
     assert {*figures} == single | by_strategy | {"scoring cat", "scoring linear"}
     assert without or figures["paper"]["details"]["same answer, share"] == 1
