@@ -7,7 +7,7 @@ Examples are made-up clusters of 832-d unit vectors in a database of their own, 
 server that LORACOMP_DATABASE_URL names (a superuser's, or one who may make databases and extensions), else on an
 embedded one. Both sides use the same ef_search and binary vectors; times are medians in milliseconds, taking turns.
 Beside them the same jobs under a policy whose weighting is 'measured': all examples are measured, each on its own
-task's adapter and 29 others.
+task's adapter and those of the 29 nearest tasks.
 """
 
 import argparse
@@ -44,18 +44,13 @@ INSERT INTO loracomp.measurement (
     example_id, base_model_id, task_id, choice_normalization, base_score, adapter_ids, gains, are_right
 )
 SELECT
-    e.example_id, b.id, e.task_id, p.choice_normalization, -1, array_agg(l.adapters[1 + u.place]),
+    e.example_id, a.base_model_id, e.task_id, p.choice_normalization, -1, array_agg(a.id),
     array_agg((random() - 0.4)::real), array_agg(TRUE)
-FROM (SELECT array_agg(a.id ORDER BY a.task_id) AS adapters, array_agg(a.task_id ORDER BY a.task_id) AS tasks
-      FROM loracomp.adapter AS a) AS l
-JOIN loracomp.base_model AS b ON b.is_default
+FROM unnest(%s::integer[], %s::integer[]) AS near (task_id, other)
+JOIN loracomp.adapter AS a ON a.task_id = near.other
+JOIN loracomp.example_embedding AS e ON e.task_id = near.task_id
 JOIN loracomp.policy AS p ON p.name = 'measured'
-CROSS JOIN loracomp.example_embedding AS e
-CROSS JOIN LATERAL (
-    SELECT DISTINCT (array_position(l.tasks, e.task_id) - 1 + n) %% cardinality(l.tasks) AS place
-    FROM generate_series(0, %s - 1) AS n
-) AS u
-GROUP BY e.example_id, b.id, p.name
+GROUP BY e.example_id, a.base_model_id, p.name
 """
 BATCHES = (1, 16, 64)
 NAME = "loracomp_benchmark"
@@ -66,7 +61,7 @@ def main() -> None:
     with database() as url, db.connect(url) as connection:
         counts = [options.examples // options.tasks] * options.tasks
         library = load(connection, 1, counts)
-        connection.execute(MEASUREMENTS, [MEASURED])
+        add_measurements(connection, library)
         connection.execute("VACUUM ANALYZE")
         connection.execute("SET hnsw.ef_search = 100")
         scopes = {"all tasks": [], "one excluded": ["t0"], "one eligible": [f"t{n}" for n in range(1, options.tasks)]}
@@ -108,6 +103,14 @@ def database() -> Iterator[str]:
         finally:
             if not given:
                 embedded.stop(folder)
+
+
+def add_measurements(connection: db.Connection, library: Library) -> None:
+    """Each example on its own task's adapter and those of the tasks whose examples are nearest on average."""
+    tasks = np.array(list(library.tasks))
+    centres = np.stack([library.vectors[library.task_ids == task].mean(0) for task in tasks])
+    nearest = tasks[np.argsort(-(centres @ centres.T), axis=1)[:, :MEASURED]]
+    connection.execute(MEASUREMENTS, [np.repeat(tasks, nearest.shape[1]).tolist(), nearest.ravel().tolist()])
 
 
 def measure(

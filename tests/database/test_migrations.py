@@ -49,7 +49,7 @@ NO_STATISTICS = {
         f"loracomp.job.{column}"
         for column in (
             "prompt", "choices", "stop", "idempotency_key", "tags", "exclude_tasks", "task", "expected", "error",
-            "lease_token", "tasks", "weights", "adapter_ids",
+            "lease_token", "tasks", "weights", "adapter_ids", "chat_template", "system_text",
         )
     ),
     "loracomp.prediction.output",

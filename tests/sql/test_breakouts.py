@@ -17,7 +17,7 @@ from job_data import prediction_row, record
 from loracomp.cli.common import shown
 from loracomp.database import connections as db
 from loracomp.database import schema
-from people_data import add_examples, answer, claim, load, one, submit
+from people_data import POLICY, add_examples, answer, claim, load, one, submit
 from people_fixtures import Scene, connect, login, value, values
 
 # Of functions with their owner's rights: what a linter would look for, on the catalogue as it stands.
@@ -633,11 +633,20 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
         examples = load(owner)
         hidden = add_examples(owner, "SECRET-old", reader_role=login("readers"))
         owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-        for policy in ("default", "own_task"):
+        for policy in ("default", "own_task", "base", "measured"):
             asked = {"evaluation": "weekly", "task": "SECRET-old", "expected": "yes", "example_id": 1, "policy": policy}
             job_id = submit(owner, choices=["yes", "no"], **asked)
             both = {"tasks": ["SECRET-old", "mnli"], "composed_tasks": ["SECRET-old", "mnli"]}
-            answer(owner, job_id, {**hidden, **examples}, **both)
+            scored = {"choice_index": 1, "choice_scores": [-1.0, -2.0], **one(owner, POLICY, [policy])}
+            gains = {"expected_gains": [0.5, 0.25]} if policy == "measured" else {}
+            answer(owner, job_id, {**hidden, **examples}, **both, **scored, **gains)
+        owner.execute(
+            "INSERT INTO loracomp.measurement (example_id, base_model_id, task_id, choice_normalization, base_score,"
+            " base_is_right, adapter_ids, gains, are_right)"
+            " SELECT e.id, b.id, e.task_id, 'tokens', -1, true, array_agg(a.id), array_agg(0.5), array_agg(true)"
+            " FROM loracomp.example AS e CROSS JOIN loracomp.base_model AS b CROSS JOIN loracomp.adapter AS a"
+            " GROUP BY e.id, b.id"
+        )
         owner.execute("UPDATE loracomp.task SET name = 'SECRET-new' WHERE name = 'SECRET-old'")
         owner.execute("SELECT loracomp.refresh_reports()")
         relations = values(owner, "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'bi'::regnamespace")
@@ -645,6 +654,8 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
             f"loracomp.rescore_route({job_id})",
             f'loracomp.rescore_route({job_id}, \'{{"temperature": 1, "top_p": 1}}\')',
             "bi.compare_policies('weekly', 'default', 'own_task')",
+            f"loracomp.rescore_route({job_id}, '{{\"gain_margin\": 0.1}}')",
+            f"loracomp.rescore_route({job_id}, '{{\"gain_prior\": 1}}')",
         }
         seen = {}
         for name in ("ana", "adam", "member"):
@@ -657,6 +668,9 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
                     assert values(reader, "SELECT composition FROM bi.prediction") == {"hidden task 3 0.62 + mnli 0.38"}
                     assert values(reader, f"SELECT task FROM {min(calls, key=len)}") >= {"hidden task 3", "mnli"}
                     assert "hidden adapter 3" in values(reader, "SELECT adapter FROM bi.composed_adapter")
+                    assert "hidden adapter 3" in values(reader, "SELECT adapter FROM bi.transfer")
+                    assert "hidden task 3" in values(reader, "SELECT task FROM bi.transfer")
+                    assert values(reader, "SELECT own_task FROM bi.expected_gain") == {"hidden task 3"}
         owner.execute(f"REVOKE {login('readers')} FROM {login('ana')}")
         assert seen["ana"] == 0
         assert seen["adam"] == seen["member"] > 6

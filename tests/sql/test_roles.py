@@ -58,8 +58,8 @@ OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs first_in_turn pick_jobs take_turns check_role_exists
     unknown_tasks retrieve_again with_settings stored_vector check_evaluation evaluated_examples tasks_that_have_seen
     text_key check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query
-    pick_tasks fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs wait_for_jobs
-    check_objects check_server check_roles check_registry check_queue
+    pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs
+    wait_for_jobs check_objects check_server check_roles check_registry check_queue
     find_task adapter_named policy_rule fill_job hint_job insert_incoming_job check_room
     audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
@@ -67,7 +67,7 @@ OWNERS_ALONE = """
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
-    tags exclude_tasks tasks weights max_attempts timeout_s
+    tags exclude_tasks tasks weights max_attempts timeout_s chat_template system_text
 """
 EVALUATION_COLUMNS = "name description split kind base_model exclude_own seed"
 REPORTS = {
@@ -260,6 +260,16 @@ BREAKOUTS = {
     "erase by tag": "SELECT loracomp.erase_jobs('{\"customer\": 7}'::jsonb)",
     "delete jobs": "SELECT loracomp.delete_jobs('{1}')",
     "hidden tasks": "SELECT loracomp.list_tasks()",
+    "measurements": "SELECT FROM loracomp.measurement",
+    "what is measured": "SELECT loracomp.list_measurements()",
+    "to measure": "SELECT loracomp.measure_task('rte')",
+    "to measure an adapter": "SELECT loracomp.measure_adapter(1)",
+    "adapters compared": "SELECT loracomp.compare_adapters(1, 2)",
+    "what examples expect": "SELECT loracomp.expected_gains('{1}', '{1}', '{1}', '{1}', loracomp.policy_with())",
+    "another's gains today": "SELECT loracomp.gains_again(1, '{1}', '{1}', loracomp.policy_with(), '{}')",
+    "what a trace would have given": "SELECT loracomp.rescore_route(1)",
+    "adapters on tasks": "SELECT FROM bi.transfer",
+    "expected and realised": "SELECT FROM bi.expected_gain",
     "adapters": "SELECT loracomp.read_adapters('{1}')",
     "triggers' functions": "SELECT loracomp.fill_job()",
 }
@@ -380,6 +390,31 @@ def test_tasks_with_readers_are_hidden_from_others(database: str, logins: None) 
         owner.execute(f"REVOKE {login('readers')} FROM {login('alice')}")
         owner.execute("UPDATE loracomp.task SET reader_role = 'a role that has vanished' WHERE name = 'secret'")
         assert values(alice, "SELECT name FROM loracomp.readable_tasks()") == {"rte", "mnli"}
+
+
+def test_what_is_measured_is_nobodys_but_the_administrators_who_asked(database: str, logins: None) -> None:
+    """The texts and answers of examples stand in jobs of their own."""
+    with db.connect(database) as owner, connect(database, "adam") as adam, connect(database, "alice") as alice:
+        load(owner)
+        hidden = add_examples(owner, "SECRET", reader_role=login("readers"))
+        own = submit(alice)
+        owner.execute("UPDATE loracomp.example SET split = 'validation'")
+        added = values(adam, "SELECT added FROM loracomp.measure_task('SECRET', split => 'validation')")
+        assert added == {len(hidden)}
+        measuring = values(owner, "SELECT id FROM loracomp.job WHERE kind = 'measure'")
+        assert values(adam, "SELECT job_id FROM loracomp.job_result") >= measuring
+        for relation, column in (("job", "id"), ("job_result", "job_id"), ("job_trace", "job_id")):
+            assert values(alice, f"SELECT {column} FROM loracomp.{relation}") == {own}
+        refused = set()
+        for id_ in (*measuring, 1_000_000):
+            for call in ("explain_job", "cancel_job", "retry_job", "wait_for_job"):
+                with pytest.raises(errors.NoDataFound) as error:
+                    alice.execute(f"SELECT loracomp.{call}({id_})")
+                refused.add(str(error.value).replace(str(id_), "ID"))
+        assert not any("SECRET" in said for said in refused)
+        assert len(refused) == len({said.partition("CONTEXT")[0] for said in refused}) <= 4
+        claimed = owner.execute("SELECT * FROM loracomp.claim_jobs('w', 'toy', 10, '1 minute')").fetchall()
+        assert [row["id"] for row in claimed] == [own], "no batch, whose times a trace shows, holds both kinds"
 
 
 # Workers, analysts, administrators.

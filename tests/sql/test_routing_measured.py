@@ -285,6 +285,36 @@ def test_gains_of_adapters_that_a_job_may_not_use_are_neither_used_nor_shown(
     assert dict(zip(row["tasks"], row["expected_gains"], strict=True))["t0"] == pytest.approx(without["t0"], rel=0.5)
 
 
+def test_what_is_hidden_changes_nothing_of_a_trace(connection: db.Connection, shared: Shared) -> None:
+    """Measured or not: the same examples, probabilities, gains, weights, numbers and words."""
+    connection.execute("CREATE ROLE readers_of_hidden")
+    connection.execute("CREATE ROLE submits IN ROLE loracomp_submitter")
+    # With t1 its adapter is hidden; with t6, which has none, its measured examples.
+    connection.execute("UPDATE loracomp.task SET reader_role = 'readers_of_hidden' WHERE name IN ('t1', 't6')")
+    places = [0, 41, TASKS * 40, TASKS * 40 + 3, 170]
+
+    def traces() -> list[dict[str, Any]]:
+        jobs = add_jobs(connection, len(places), "measured", submitted_by="submits")
+        rows = route_jobs(connection, jobs, shared[1].vectors[places])
+        return [{name: value for name, value in row.items() if name != "job_id"} for row in rows]
+
+    seen = traces()
+    assert any(gain for row in seen for gain in row["expected_gains"] if gain is not None)
+    assert not {"t1", "t6"} & {task for row in seen for task in (*row["tasks"], *row["example_tasks"])}
+    hidden = "(SELECT t.id FROM loracomp.task AS t WHERE t.reader_role IS NOT NULL)"
+    connection.execute(f"DELETE FROM loracomp.measurement WHERE task_id IN {hidden}")
+    connection.execute(
+        "UPDATE loracomp.measurement AS m SET (adapter_ids, gains, are_right) = ("
+        "SELECT coalesce(array_agg(u.id), '{}'), coalesce(array_agg(u.gain), '{}'),"
+        " coalesce(array_agg(u.is_right), '{}')"
+        " FROM unnest(m.adapter_ids, m.gains, m.are_right) AS u (id, gain, is_right)"
+        f" JOIN loracomp.adapter AS a ON a.id = u.id WHERE a.task_id NOT IN {hidden})"
+    )
+    assert traces() == seen
+    connection.execute("GRANT readers_of_hidden TO submits")
+    assert traces() != seen, "a reader's would be others"
+
+
 def test_a_new_version_is_not_used_by_its_predecessors_gains(connection: db.Connection, shared: Shared) -> None:
     only(connection, nearest(shared, 0), [[0.5, 0.1, NAN, NAN, NAN, NAN]] * 30)
     connection.execute("UPDATE loracomp.adapter SET status = 'retired' WHERE name = 't0'")
