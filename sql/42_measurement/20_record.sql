@@ -14,7 +14,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
-BEGIN ATOMIC
+AS $$
 SELECT
     j.id,
     j.expected,
@@ -28,7 +28,7 @@ JOIN loracomp.base_model AS b ON b.name = j.base_model
 JOIN loracomp.adapter AS a ON a.id = ANY (j.adapter_ids)
 WHERE j.id = ANY (plan_measurements.job_ids) AND j.kind = 'measure'
 GROUP BY j.id, p.name, b.id;
-END;
+$$;
 COMMENT ON FUNCTION loracomp.plan_measurements IS
 'What to score for jobs of kind measure: the right answer, how scores of choices are normalised, the adapters, and whether '
 'the prompt is put into the chat template. A job that was deleted, or whose adapters were, has no row.';
