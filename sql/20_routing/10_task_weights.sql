@@ -157,16 +157,23 @@ BEGIN ATOMIC
     ), share AS (
         SELECT x.example_id, x.e / sum(x.e) OVER () AS e FROM example AS x
     )
-    SELECT a.task_id, sum(s.e * g.gain) / (sum(s.e) + (settings).gain_prior)
-    FROM share AS s
-    JOIN loracomp.measurement AS m ON m.example_id = s.example_id
-    CROSS JOIN LATERAL unnest(m.adapter_ids, m.gains) AS g (adapter_id, gain)
+    SELECT a.task_id, g.gain
+    FROM (
+        -- Summed first, so that only these few are joined with what may be a thousand adapters.
+        SELECT g.adapter_id, sum(s.e * g.gain) / (sum(s.e) + (settings).gain_prior) AS gain
+        FROM share AS s
+        JOIN loracomp.measurement AS m ON m.example_id = s.example_id
+        CROSS JOIN LATERAL unnest(m.adapter_ids, m.gains) AS g (adapter_id, gain)
+        GROUP BY g.adapter_id
+    ) AS g
     JOIN unnest(usable_adapters, adapter_tasks) AS a (adapter_id, task_id) ON a.adapter_id = g.adapter_id
-    GROUP BY a.task_id;
+    ORDER BY g.gain DESC, a.task_id
+    LIMIT 64;
 END;
 COMMENT ON FUNCTION loracomp.expected_gains IS
 'Expected gain of each of these adapters: the mean of its gains on the retrieved examples that are measured, weighted by the '
-'softmax over similarities and shrunk towards 0 by gain_prior; a row for each task with a measured adapter.';
+'softmax over similarities and shrunk towards 0 by gain_prior; a row for each task with a measured adapter, but only the 64 '
+'with the highest gains, because a policy composes no more.';
 
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],

@@ -42,7 +42,7 @@ GRANT INSERT (name, description, split, kind, base_model, exclude_own, seed)
 ON TABLE loracomp.evaluation TO loracomp_admin;
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
-    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text, task, expected,
-    evaluation
+    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text, task,
+    expected, evaluation
 ) ON TABLE loracomp.job TO loracomp_admin;
 GRANT INSERT ON TABLE loracomp.adapter_part TO loracomp_admin;
