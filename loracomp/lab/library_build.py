@@ -107,7 +107,8 @@ def library_card(folder: Path) -> str:
         [
             "# Library",
             "",
-            f"LoRA adapters for {manifest.base_model.name}, with up to {EXAMPLES_A_TASK} training examples a task as",
+            f"LoRA adapters for {manifest.base_model.name}, with up to {EXAMPLES_A_TASK} training examples a task, and",
+            f"{MEASURED_A_TASK} that training kept aside to measure the adapters on, as",
             f"embeddings by {manifest.encoder.name}, hashes and references, without their text.",
             "Rows whose text stands in a validation split, of the same task or another, were left out of both.",
             "Accuracy is on rows of the train split that were kept aside from training, "

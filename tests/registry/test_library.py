@@ -1,5 +1,6 @@
 """Libraries: built from data without carrying its text, loaded once, completed by the data set later."""
 
+import hashlib
 import json
 import shutil
 from dataclasses import replace
@@ -20,6 +21,7 @@ from loracomp.registry.base_models import register_base_model, set_encoder
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.library import LoadedTask, load_library
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
+from loracomp.registry.measurement_files import measurements_path, read_measurements
 from loracomp.registry.tasks import import_examples
 from model_fixtures import letter_tokenizer, tiny_llama
 from registry_data import write_adapter
@@ -255,6 +257,24 @@ def test_the_shipped_library_is_whole_and_small():
         assert 100 < len(examples.source_refs) <= 500
         assert len({bytes(row) for row in examples.content_hashes}) == len(examples.source_refs)
     assert sum(file.stat().st_size for file in PACKAGED.rglob("*") if file.is_file()) < 40e6
+
+
+def test_the_shipped_measurements_are_of_the_shipped_adapters():
+    shipped = {
+        path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in PACKAGED.glob("adapters/*/adapter_model.safetensors")
+    }
+    for task in shipped:
+        measured = read_measurements(measurements_path(PACKAGED, task))
+        # Else run `loracomp library measure loracomp/library --adapters 6` again.
+        assert measured.adapters == shipped
+        assert measured.base_model == read_manifest(PACKAGED).base_model.fingerprint
+        hashes = {bytes(row) for row in read_examples_file(PACKAGED, task).content_hashes}
+        assert 40 <= len(measured.examples) <= 48
+        assert {example.content_hash for example in measured.examples} <= hashes
+        gains = measured.gains()
+        assert np.isfinite(gains.base_scores).all()
+        assert (np.isfinite(gains.gains).sum(1) >= 1).all()
 
 
 @pytest.mark.model
