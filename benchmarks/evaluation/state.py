@@ -35,8 +35,11 @@ ADAPTERS = """
 SELECT t.name AS task, a.sha256, coalesce(a.training -> 'tasks_seen', '[]') AS tasks_seen
 FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.status = 'active'
 """
+# All questions have choices, which a chat template encloses only where it is 'always'.
 POLICIES = """
-SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[] AS settings FROM loracomp.policy AS p
+SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[]
+    - CASE chat_template WHEN 'always' THEN '' ELSE 'chat_template' END AS settings
+FROM loracomp.policy AS p
 """
 ROWS = """
 SELECT t.name, count(*) AS rows,
