@@ -54,7 +54,7 @@ def convert_adapter(
         raise UsageError(f"folder {output} is not empty: name a new one")
     known = RegisteredBaseModel(0, base.name, base.source, base.revision, base.fingerprint, base.modules)
     config, training, weights = read_folder(folder, known, any_base=any_base)
-    if not config.get("ensure_weight_tying"):
+    if not _reaches_both(config):
         _untie_head(base)
     before = {name: parameter.detach().clone() for name, parameter in _parameters(base).items()}
     _merge(folder, base)
@@ -85,6 +85,12 @@ def convert_adapter(
 def _parameters(base: BaseModel) -> dict[str, nn.Parameter]:
     """All parameters by name; a tied parameter appears under each of its names."""
     return dict(base.model.named_parameters(remove_duplicate=False))
+
+
+def _reaches_both(config: Mapping[str, Any]) -> bool:
+    """Whether PEFT adapts the output head with the embedding where they are tied: if asked to, and single tokens."""
+    single_tokens = config.get("trainable_token_indices") or config.get("peft_type") == "TRAINABLE_TOKENS"
+    return bool(config.get("ensure_weight_tying") or single_tokens)
 
 
 def _untie_head(base: BaseModel) -> None:
