@@ -1,6 +1,7 @@
 -- Submission, by INSERT into loracomp.job or by submit_job.
 --   submit_job                  inserts a job, or returns the existing one if the idempotency key was used before
---   trigger fill_job            before the insert: fills columns that were left out
+--   trigger check_columns       before the insert: refuses columns that the inserting role may not fill
+--   trigger fill_job            after that: fills columns that were left out
 --     unknown_tasks             refuses names of tasks that don't exist
 --   trigger admit_jobs          after the insert: 15_limits.sql
 --   trigger hint_job            after the insert: wakes idle workers
@@ -96,6 +97,61 @@ $$;
 COMMENT ON FUNCTION loracomp.submit_job IS
 'Inserts a job and returns its id. Called again with the same idempotency_key and arguments, it returns the same id.';
 
+-- Refuses columns that the inserting role may not fill, by name. Roles have the right to insert all of them, because Postgres's
+-- own error would name only the table. It runs with the rights of the inserting role, so current_user is that role. Its search
+-- path is fixed, because otherwise the role could provide its own pg_has_role.
+CREATE FUNCTION loracomp.check_columns() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    yours text[];
+    untouched jsonb;
+    wrong text;
+BEGIN
+    IF pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = tg_relid), 'usage') THEN
+        RETURN new;
+    END IF;
+    yours := ARRAY(
+        SELECT a.attname::text FROM pg_attribute AS a
+        WHERE a.attrelid = 'loracomp.incoming_job'::regclass AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum
+    );
+    untouched := jsonb_build_object(
+        'status', 'queued', 'attempts', 0, 'expired_leases', 0, 'scheduled', FALSE,
+        'submitted_by', current_user, 'created_at', now(), 'due', now()
+    );
+    IF pg_has_role(current_user, 'loracomp_admin', 'usage') THEN
+        yours := yours || '{task,expected,evaluation}';
+    END IF;
+    SELECT string_agg(c.name, ', ' ORDER BY c.name) INTO wrong
+    FROM jsonb_each(to_jsonb(new) - yours - 'id') AS c (name, given)
+    WHERE c.given <> 'null' AND c.given IS DISTINCT FROM untouched -> c.name;
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'column % of loracomp.job is not yours to fill', wrong
+            USING ERRCODE = 'insufficient_privilege',
+                HINT = 'leave it out; tags are for your own; you may fill ' || array_to_string(yours, ', ');
+    END IF;
+    RETURN new;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_columns IS
+'Trigger: refuses by name what the inserting role may not fill, such as a lease, an answer or another submitter.';
+
+-- Its name comes before fill_job, which fills some of these.
+CREATE TRIGGER check_columns BEFORE INSERT ON loracomp.job FOR EACH ROW
+WHEN (
+    num_nonnulls(
+        new.task, new.expected, new.evaluation, new.example_id, new.worker, new.claimed_together, new.lease_token,
+        new.claimed_at, new.lease_expires_at, new.finished_at, new.error_code, new.error, new.is_correct,
+        new.adapter_ids
+    ) > 0
+    OR (
+        new.status, new.attempts, new.expired_leases, new.scheduled, new.submitted_by, new.created_at, new.due
+    ) IS DISTINCT FROM ('queued', 0, 0, FALSE, current_user, now(), now())
+)
+EXECUTE FUNCTION loracomp.check_columns();
+COMMENT ON TRIGGER check_columns ON loracomp.job IS 'Refuses columns that are not the inserting role''s to fill.';
+
 -- Fills columns that an INSERT may leave out, computes due again when run_at or priority changes, and refuses tasks that don't
 -- exist. It runs with its owner's rights, because it reads tables that a submitter may not read.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
@@ -104,22 +160,10 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     unknown text;
-    wrong text;
 BEGIN
     IF tg_op = 'INSERT' AND NOT loracomp.caller_is_admin() THEN
         -- A run_at in the past must not bring a job to the front of the queue.
         new.run_at := greatest(new.run_at, new.created_at);
-        -- Raise here, because Postgres's own error would name only the table.
-        wrong := concat_ws(
-            ', ', CASE WHEN new.task IS NOT NULL THEN 'task' END, CASE WHEN new.expected IS NOT NULL THEN 'expected' END,
-            CASE WHEN new.evaluation IS NOT NULL THEN 'evaluation' END,
-            CASE WHEN new.status <> 'queued' THEN 'status' END
-        );
-        IF wrong <> '' THEN
-            RAISE EXCEPTION 'column % of loracomp.job is not yours to fill', wrong
-                USING ERRCODE = 'insufficient_privilege',
-                    HINT = 'leave it out; docs/sql.md lists the columns that you may fill; use tags for your own data';
-        END IF;
     END IF;
     -- Jobs of evaluations and of kind measure are due 1000 minutes later (the whole range of priorities), so that other jobs go
     -- first.

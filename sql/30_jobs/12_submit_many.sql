@@ -53,6 +53,8 @@ DECLARE
     j loracomp.job;
     hint text;
     rule text;
+    field text;
+    content jsonb;
 BEGIN
     j := loracomp.job_from_json(given);
     job_id := loracomp.submit_job(
@@ -61,10 +63,21 @@ BEGIN
         j.tasks, j.weights, j.chat_template, j.system_text
     );
 EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
-    GET STACKED DIAGNOSTICS refused = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, rule = CONSTRAINT_NAME;
+    GET STACKED DIAGNOSTICS refused = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, rule = CONSTRAINT_NAME, field = COLUMN_NAME;
     -- For our constraints return the name, which is a sentence, rather than Postgres's message.
     IF refused ~ '^(new row|insert or update) ' THEN
         refused := replace(rule, '_', ' ');
+    ELSIF sqlstate = '23502' AND field <> '' THEN
+        refused := field || ' must be given';
+    ELSIF sqlstate LIKE '22%' AND sqlstate <> '22023' THEN
+        -- A value does not have its column's type. Postgres does not say which, so look for it.
+        FOR field, content IN SELECT g.key, g.value FROM jsonb_each(given) AS g LOOP
+            BEGIN
+                PERFORM jsonb_populate_record(NULL::loracomp.job, jsonb_build_object(field, content));
+            EXCEPTION WHEN data_exception THEN
+                refused := field || ': ' || sqlerrm;
+            END;
+        END LOOP;
     END IF;
     refused := concat_ws('; ', refused, nullif(hint, ''));
 END

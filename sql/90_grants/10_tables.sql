@@ -7,17 +7,21 @@ GRANT USAGE ON SCHEMA loracomp TO loracomp_submitter, loracomp_worker, loracomp_
 GRANT SELECT ON TABLE loracomp.alembic_version, loracomp.sql_object
 TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
 
--- Submitters may insert the columns meant for them, read their own jobs and traces, and read the names that a job may use.
+-- Submitters may insert jobs, read their own jobs and traces, and read the names that a job may use. The columns of the second
+-- list are granted so that the trigger check_columns can refuse them by name.
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
     idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text
-) ON TABLE loracomp.job TO loracomp_submitter;
+) ON TABLE loracomp.job TO loracomp_submitter, loracomp_admin;
+GRANT INSERT (
+    task, expected, evaluation, status, example_id, submitted_by, created_at, due, scheduled, attempts, expired_leases,
+    worker, claimed_together, lease_token, claimed_at, lease_expires_at, finished_at, error_code, error, is_correct,
+    adapter_ids
+) ON TABLE loracomp.job TO loracomp_submitter, loracomp_admin;
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
     idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text
 ) ON TABLE loracomp.incoming_job TO loracomp_submitter, loracomp_admin;
--- Columns that only administrators may fill, and status, are granted too, so that the trigger fill_job can refuse them by name.
-GRANT INSERT (task, expected, evaluation, status) ON TABLE loracomp.job TO loracomp_submitter;
 GRANT SELECT ON TABLE loracomp.job, loracomp.prediction TO loracomp_submitter;
 GRANT SELECT ON TABLE
 loracomp.job_result,
@@ -40,9 +44,4 @@ GRANT SELECT ON ALL TABLES IN SCHEMA loracomp, bi TO loracomp_admin;
 GRANT INSERT, UPDATE, DELETE ON TABLE loracomp.policy TO loracomp_admin;
 GRANT INSERT (name, description, split, kind, base_model, exclude_own, seed)
 ON TABLE loracomp.evaluation TO loracomp_admin;
-GRANT INSERT (
-    kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
-    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text, task,
-    expected, evaluation
-) ON TABLE loracomp.job TO loracomp_admin;
 GRANT INSERT ON TABLE loracomp.adapter_part TO loracomp_admin;

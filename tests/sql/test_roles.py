@@ -60,7 +60,7 @@ OWNERS_ALONE = """
     text_key check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query
     pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs
     wait_for_jobs check_objects check_server check_roles check_registry check_queue
-    find_task adapter_named policy_rule fill_job hint_job insert_incoming_job check_room
+    find_task adapter_named policy_rule check_columns fill_job hint_job insert_incoming_job check_room
     audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
     gains_again excluded_tasks keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
@@ -80,15 +80,17 @@ REPORTS = {
     "answers_by_tag",
 }
 VECTOR = [1.0] + [0.0] * 831
+# The trigger check_columns refuses these by name; the first three are administrators' to fill.
+REFUSED_COLUMNS = """
+    task expected evaluation status example_id submitted_by created_at due scheduled attempts expired_leases worker
+    claimed_together lease_token claimed_at lease_expires_at finished_at error_code error is_correct adapter_ids
+"""
+INSERTED_COLUMNS = {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), *REFUSED_COLUMNS.split())}
 WRITES = {
-    # Of the last four a trigger says that they are not the submitter's to fill.
-    "loracomp_submitter": {
-        ("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation", "status")
-    }
-    | {("incoming_job", "INSERT", column) for column in JOB_COLUMNS.split()},
+    "loracomp_submitter": INSERTED_COLUMNS | {("incoming_job", "INSERT", column) for column in JOB_COLUMNS.split()},
     "loracomp_worker": set(),
     "loracomp_analyst": set(),
-    "loracomp_admin": {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), "task", "expected", "evaluation")}
+    "loracomp_admin": INSERTED_COLUMNS
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
     | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
     | {("incoming_job", "INSERT", column) for column in JOB_COLUMNS.split()}

@@ -106,10 +106,12 @@ def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
         8: ({"promt": "x"}, "a job has no column promt that you may fill; submitters may fill: prompt, choices,"),
         50: ({"prompt": "x", "choices": ["a"]}, "choices must be a list of 2 to 1000"),
         51: ({"prompt": "x", "policy": "nobodys"}, "policy must exist"),
-        52: ({"prompt": "x", "priority": "high"}, 'invalid input syntax for type integer: "high"'),
+        52: ({"prompt": "x", "priority": "high"}, 'priority: invalid input syntax for type integer: "high"'),
         53: ("x", "a job must be a JSON object"),
         54: ({"prompt": "x", "exclude_tasks": ["nobodys"]}, "exclude_tasks names tasks that do not exist: nobodys"),
-        55: ({}, 'null value in column "prompt"'),
+        55: ({}, "prompt must be given"),
+        56: ({"prompt": "x", "tags": {}, "choices": "a"}, 'choices: malformed array literal: "a"'),
+        57: ({"prompt": "x", "run_at": "soonish"}, "run_at: invalid input syntax for type timestamp with time zone"),
         100: ({"prompt": "x", "expected": "y"}, "a job has no column expected that you may fill"),
     }
     for place, (row, _) in wrong.items():
@@ -186,14 +188,99 @@ def test_copy_works_and_its_error_names_the_line(connection: Connection, submitt
         pass
 
 
-@pytest.mark.parametrize(
-    ("column", "given"), [("task", "rte"), ("expected", "a"), ("evaluation", "weekly"), ("status", "succeeded")]
-)
-def test_a_column_that_is_not_ones_own_is_named(connection: Connection, submitter: Connection, column: str, given: str):
-    with pytest.raises(
-        psycopg.errors.InsufficientPrivilege, match=f"column {column} of loracomp.job is not yours to fill"
+FOREIGN = {
+    "status": "'succeeded'", "submitted_by": "'somebody'", "created_at": "now() - interval '1 day'",
+    "due": "'2000-01-01'", "scheduled": "true", "attempts": "1", "expired_leases": "1", "worker": "'w'",
+    "claimed_together": "1", "lease_token": "1", "claimed_at": "now()", "lease_expires_at": "now()",
+    "finished_at": "now()", "error_code": "'x'", "error": "'x'", "is_correct": "true", "adapter_ids": "'{1}'",
+    "example_id": "1",
+}  # fmt: skip
+ADMINISTRATORS = {"task": "'rte'", "expected": "'a'", "evaluation": "'weekly'"}
+
+
+@pytest.mark.parametrize(("column", "given"), (FOREIGN | ADMINISTRATORS).items())
+def test_a_column_that_is_not_ones_own_is_named(submitter: Connection, column: str, given: str):
+    """With what may be filled instead, by VALUES and by SELECT."""
+    for rows in (f"VALUES ('a', {given})", f"SELECT 'a', {given}"):
+        with pytest.raises(
+            psycopg.errors.InsufficientPrivilege, match=f"column {column} of loracomp.job is not yours to fill"
+        ) as error:
+            submitter.execute(f"INSERT INTO loracomp.job (prompt, {column}) {rows}".encode())
+        hint = error.value.diag.message_hint or ""
+        assert "you may fill prompt, choices, max_new_tokens" in hint and column not in hint.split("you may fill ")[
+            1
+        ].split(", ")
+    assert submitter.execute("SELECT FROM loracomp.job").fetchall() == []
+
+
+def test_every_column_of_a_job_is_either_to_fill_or_named(connection: Connection):
+    columns = {row["attname"] for row in connection.execute(COLUMNS_OF, ["loracomp.job"])}
+    to_fill = {row["attname"] for row in connection.execute(COLUMNS_OF, ["loracomp.incoming_job"])}
+    assert columns == {"id"} | to_fill | FOREIGN.keys() | ADMINISTRATORS.keys()
+
+
+COLUMNS_OF = "SELECT attname FROM pg_attribute WHERE attrelid = %s::regclass AND attnum > 0 AND NOT attisdropped"
+
+
+def test_what_postgres_itself_refuses_names_the_column_too(submitter: Connection):
+    """Before any trigger runs: an identity column, and columns that the view for COPY lacks."""
+    with pytest.raises(psycopg.errors.GeneratedAlways, match='column "id"'):
+        submitter.execute("INSERT INTO loracomp.job (id, prompt) VALUES (1, 'a')")
+    for statement in (
+        "INSERT INTO loracomp.incoming_job (prompt, lease_token) VALUES ('a', 1)",
+        "COPY loracomp.incoming_job (prompt, lease_token) FROM STDIN",
     ):
-        add_jobs(submitter, "a", **{column: given})
+        with pytest.raises(psycopg.errors.UndefinedColumn, match='column "lease_token"'):
+            submitter.execute(statement)
+    for statement in ("UPDATE loracomp.job SET priority = 9", "DELETE FROM loracomp.job"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="permission denied for table job"):
+            submitter.execute(statement)
+
+
+def test_an_administrator_is_told_too_and_may_fill_three_more(connection: Connection):
+    connection.execute("SET ROLE loracomp_admin")
+    try:
+        for column, given in FOREIGN.items():
+            with pytest.raises(
+                psycopg.errors.InsufficientPrivilege, match=f"column {column} of loracomp.job is not yours to fill"
+            ) as error:
+                connection.execute(f"INSERT INTO loracomp.job (prompt, {column}) VALUES ('a', {given})".encode())
+            assert "task, expected, evaluation" in (error.value.diag.message_hint or "")
+        connection.execute("INSERT INTO loracomp.job (prompt, expected) VALUES ('a', 'b')")
+    finally:
+        connection.execute("RESET ROLE")
+
+
+def test_a_definers_function_inserts_what_its_owner_may(connection: Connection, submitter: Connection):
+    """Not what its caller may: a submitter's function that an administrator calls fills no lease."""
+    connection.execute("CREATE SCHEMA helper")
+    connection.execute("GRANT ALL ON SCHEMA helper TO public")
+    submitter.execute("""
+        CREATE FUNCTION helper.ask(text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER AS
+        $$ BEGIN EXECUTE format('INSERT INTO loracomp.job (prompt, %I) VALUES (''a'', ''1'')', $1); END $$
+    """)
+    try:
+        connection.execute("SELECT helper.ask('seed')")
+        assert value(connection, "SELECT submitted_by FROM loracomp.job") == ROLE
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"column lease_token of loracomp\.job is not"):
+            connection.execute("SELECT helper.ask('lease_token')")
+    finally:
+        connection.execute("DROP SCHEMA helper CASCADE")
+
+
+def test_no_object_of_ones_own_passes_for_one_that_the_check_calls(connection: Connection, submitter: Connection):
+    connection.execute("CREATE SCHEMA helper")
+    connection.execute("GRANT ALL ON SCHEMA helper TO public")
+    try:
+        for types in ("name, oid, text", "name, name, text", "name, text, text"):
+            submitter.execute(
+                f"CREATE FUNCTION helper.pg_has_role({types}) RETURNS boolean LANGUAGE sql RETURN true".encode()
+            )
+        submitter.execute("SET search_path = helper, pg_catalog")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match=r"column lease_token of loracomp\.job is not"):
+            submitter.execute("INSERT INTO loracomp.job (prompt, lease_token) VALUES ('a', 1)")
+    finally:
+        connection.execute("DROP SCHEMA helper CASCADE")
 
 
 # --- what a result says
