@@ -61,22 +61,36 @@ def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, column
         emit_json(list(rows))
         return
     if not rows:
-        console.print(f"[dim]{title}: none[/dim]")
+        remarks.print(f"[dim]{title}: none[/dim]")
         return
     names = list(columns or rows[0])
-    if not console.is_terminal:
-        _emit_lines(rows, names)
-        return
     table = Table(title=title, title_justify="left", header_style="bold")
     for column in names:
         numeric = all(isinstance(row[column], int | float | None) for row in rows)
         table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(shown(row[column]) for column in names))
-    if console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width:
+    emit_table(table, rows, names)
+
+
+def emit_table(table: Table, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    """Print a table made for people; into a pipe, or where it is too wide, columns of `rows` as `emit` does.
+
+    A table that sets its own width is never too wide.
+    """
+    if not console.is_terminal:
+        _emit_lines(rows, names)
+    elif (
+        table.width or console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width
+    ):
         console.print(table)
     else:
-        _emit_records(rows, names, title)
+        _emit_records(rows, names, str(table.title))
+
+
+def say(text: str) -> None:
+    """Print a text for people as it is; only a terminal breaks its lines."""
+    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def _emit_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

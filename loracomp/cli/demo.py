@@ -8,7 +8,7 @@ from psycopg.types.json import Jsonb
 from rich.table import Table
 from rich.text import Text
 
-from loracomp.cli.common import AsJson, console, emit_json, open_database, remarks
+from loracomp.cli.common import AsJson, console, emit_json, emit_table, open_database, remarks
 from loracomp.config import Settings, load_settings
 from loracomp.database import schema
 from loracomp.database.connections import Connection
@@ -84,14 +84,15 @@ def _show(rows: list[dict[str, Any]]) -> None:
     table.add_column("ms", justify="right")
     for row in rows:
         table.add_row(*_cells(row))
-    console.print(table)
+    columns = ("job_id", "prompt", "output", "correct", "policy", "composition", "nearest", "norm_ratio", "ms")
+    emit_table(table, [row | {"ms": round(_own_ms(row))} for row in rows], columns)
     scored = [row for row in rows if row["correct"] is not None]
-    console.print(
+    remarks.print(
         f"{sum(row['correct'] for row in scored)} of {len(scored)} as expected. "
         "norm: size of the mix over that of the exact weighted sum. ms: a job's share of its batch.\n"
     )
-    console.print(f"Why that answer:  loracomp explain {rows[0]['job_id']}", highlight=False)
-    console.print(_NEXT, highlight=False)
+    remarks.print(f"Why that answer:  loracomp explain {rows[0]['job_id']}", highlight=False)
+    remarks.print(_NEXT, highlight=False)
 
 
 _NEXT = """One of your own:  loracomp ask 'The soup was cold.' --choice good --choice bad
@@ -107,13 +108,14 @@ def _cells(row: dict[str, Any]) -> list[str | Text]:
         answer,
         Text.assemble((str(row["composition"]), "bold"), f" {_policy(row)}\n", (_near(row), "dim")),
         "-" if row["norm_ratio"] is None else f"{row['norm_ratio']:.2f}",
-        f"{_work(row['timings'] or {}) / (row['batch_size'] or 1):.0f}",
+        f"{_own_ms(row):.0f}",
     ]
 
 
-def _work(timings: dict[str, float]) -> float:
-    """Milliseconds of all steps together, without the wait for the model (`ready`)."""
-    return sum(milliseconds for step, milliseconds in timings.items() if step != "ready")
+def _own_ms(row: dict[str, Any]) -> float:
+    """A job's share of its batch: milliseconds of all steps, without the wait for the model (`ready`)."""
+    timings: dict[str, float] = row["timings"] or {}
+    return sum(ms for step, ms in timings.items() if step != "ready") / (row["batch_size"] or 1)
 
 
 _MARKS: dict[bool | None, tuple[str, str]] = {True: (" ✓", "green"), False: (" ✗", "red"), None: ("", "cyan")}

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, console, emit_json, open_database, remarks
+from loracomp.cli.common import AsJson, emit_json, open_database, remarks
 from loracomp.cli.evaluation_tables import print_results
 from loracomp.config import Settings, load_settings
 from loracomp.database.connections import Connection
@@ -92,10 +92,13 @@ def _show(connection: Connection, name: str, csv: Path | None, as_json: bool) ->
     if as_json:
         emit_json({"evaluation": state, **results})
     else:
-        print_results(console, state, results)
+        print_results(results)
+        own = ", own tasks kept out" if state["exclude_own"] else ""
+        answered = f"{state['succeeded']} of {state['jobs']} jobs answered"
+        _remark(f"{name}: {state['split']} rows on {state['base_model']}{own}; {answered}")
     if state["failed"]:
         _remark(f"{state['failed']} jobs failed: bi.failure_by_reason says why, loracomp.requeue_jobs tries them again")
 
 
 def _remark(text: str) -> None:
-    remarks.print(text, markup=False, highlight=False)
+    remarks.print(text, markup=False, highlight=False, soft_wrap=True)

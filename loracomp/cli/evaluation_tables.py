@@ -2,21 +2,31 @@
 
 from typing import Any
 
-from rich.console import Console
+import typer
 from rich.table import Table
 from rich.text import Text
 
+from loracomp.cli.common import emit_table
 from loracomp.lab.evaluation import REFERENCES, Rows
 
+# What a pipe and a narrow terminal get of each table, whole rows of the view of that name in bi.
+_COLUMNS = {
+    "accuracy": "scope family own_task policy tasks n accuracy accuracy_low accuracy_high",
+    "pairs": "policy_a policy_b tasks tasks_ahead tasks_behind n only_a only_b difference difference_low "
+    "difference_high p",
+    "routing": "scope family own_task policy tasks n true_first family_first true_inside adapters entropy_bits",
+}
 
-def print_results(console: Console, state: dict[str, Any], results: dict[str, Rows]) -> None:
+
+def print_results(results: dict[str, Rows]) -> None:
     """Print each policy's accuracy by task, by family and overall, its difference from REFERENCES, and its routing."""
-    for table in (_accuracy(results["accuracy"]), _pairs(results["pairs"]), _routing(results["routing"])):
-        if table.row_count:
-            console.print(table)
-    own = ", own tasks kept out" if state["exclude_own"] else ""
-    answered = f"{state['succeeded']} of {state['jobs']} jobs answered"
-    console.print(f"{state['evaluation']}: {state['split']} rows on {state['base_model']}{own}; {answered}")
+    tables = {"accuracy": _accuracy, "pairs": _pairs, "routing": _routing}
+    shown = results | {"pairs": [row for row in results["pairs"] if row["scope"] == "all"]}
+    filled = [name for name in tables if shown[name]]
+    for name in filled:
+        if name != filled[0]:
+            typer.echo()
+        emit_table(tables[name](shown[name]), shown[name], _COLUMNS[name].split())
 
 
 def _table(title: str, *columns: str) -> Table:
@@ -69,19 +79,18 @@ def _pairs(rows: Rows) -> Table:
     )
     table = _table("Differences on the same rows, mean over tasks", *columns)
     for row in rows:
-        if row["scope"] == "all":
-            table.add_row(
-                row["policy_a"],
-                row["policy_b"],
-                f"{100 * row['difference']:+.1f}",
-                f"{100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}",
-                str(row["only_a"]),
-                str(row["only_b"]),
-                f"{row['p']:.2g}",
-                f"{row['tasks_ahead']} of {row['tasks']}",
-                str(row["tasks_behind"]),
-                str(row["n"]),
-            )
+        table.add_row(
+            row["policy_a"],
+            row["policy_b"],
+            f"{100 * row['difference']:+.1f}",
+            f"{100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}",
+            str(row["only_a"]),
+            str(row["only_b"]),
+            f"{row['p']:.2g}",
+            f"{row['tasks_ahead']} of {row['tasks']}",
+            str(row["tasks_behind"]),
+            str(row["n"]),
+        )
     return table
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loracomp.cli.common import AsJson, console, emit_json, harmless, open_database, remarks
+from loracomp.cli.common import AsJson, emit_json, harmless, open_database, remarks, say
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.embedded import database_url
@@ -147,7 +147,7 @@ def _show(connection: Connection, job: int, as_json: bool) -> None:
     if as_json:
         emit_json(row)
     else:
-        console.print(_explanation(connection, job), markup=False, highlight=False)
+        say(_explanation(connection, job))
     if row["status"] != "succeeded":
         raise JobError(f"job {job} {row['status']}: {row['error']}", code=str(row["error_code"]))
 
@@ -165,7 +165,7 @@ def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_j
         if as_json:
             emit_json(row)
         else:
-            console.print(_explanation(connection, job), markup=False, highlight=False)
+            say(_explanation(connection, job))
 
 
 def replay(
@@ -211,12 +211,11 @@ def _sample(connection: Connection, since: datetime | None, size: int) -> list[d
 def _show_replays(results: "list[Replay]") -> None:
     for result in results:
         if result.outcome != "equal" or len(results) == 1:
-            said = harmless(f"job {result.job}: {result.outcome}: {result.detail}")
-            console.print(said, markup=False, highlight=False)
+            say(harmless(f"job {result.job}: {result.outcome}: {result.detail}"))
     if len(results) > 1:
         counts = Counter(result.outcome for result in results)
         told = ", ".join(f"{counts[outcome]} {outcome}" for outcome in ("equal", "different", "impossible"))
-        console.print(f"{len(results)} jobs: {told}", highlight=False)
+        say(f"{len(results)} jobs: {told}")
 
 
 def worker(

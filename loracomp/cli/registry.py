@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loracomp.cli import tasks
-from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks, warn
+from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.embedded import database_url
@@ -168,7 +168,7 @@ def stage_adapter(
             connection, folder, task=task, name=name, base_model=base_model, any_base=any_base
         )
         if activate:
-            _activate(connection, staged.id)
+            adapters.activate_adapter(connection, staged.id)
         _show(connection, f"{staged.name}@{staged.version}", base_model, as_json)
 
 
@@ -186,17 +186,8 @@ def activate_adapter(
 
     with open_database() as connection:
         found = adapters.find_adapter(connection, reference, base_model)
-        _activate(connection, found["id"], force=force)
+        adapters.activate_adapter(connection, found["id"], force=force)
         _show(connection, reference, base_model, as_json)
-
-
-def _activate(connection: Connection, adapter_id: int, *, force: bool = False) -> None:
-    from loracomp.registry import adapters
-
-    adapters.activate_adapter(connection, adapter_id, force=force)
-    (weights,) = adapters.fetch_adapters(connection, [adapter_id])
-    if weights.changes_nothing:
-        warn("the adapter changes nothing: in each of its modules A or B is zero; was it trained?")
 
 
 @adapter_app.command("retire")

@@ -1,6 +1,7 @@
 """`loracomp evaluate` from the data folder to its tables: a tiny base model, real adapters, the real encoder."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -10,10 +11,12 @@ from threading import Thread, get_ident
 from time import perf_counter, sleep
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from job_data import add_jobs, claim
 from loracomp import cli
+from loracomp.cli import common
 from loracomp.config import Settings
 from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp.lab.catalogue import load_entry, read_examples
@@ -210,12 +213,35 @@ def test_the_same_bytes_with_another_scaling_are_another_composition(connection,
     assert row == {"adapter_sha256": first[1], "composition_digest": None}
 
 
-def test_tables_for_people(run, data, pipeline):
+def test_tables_for_people(run, data, pipeline, monkeypatch):
     run("evaluate", "small", "--tasks", "piqa,rte", "--policies", "base,default", "--rows", "6", "--data", str(data))
-    printed = CliRunner(env={"COLUMNS": "120"}).invoke(cli.app, ["evaluate", "small"]).output
-    assert "small: validation rows on tiny; 24 of 24 jobs answered" in printed
+
+    def seen_on_a_terminal(width):
+        screen = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+        monkeypatch.setattr(common, "console", screen)
+        CliRunner().invoke(cli.app, ["evaluate", "small"], catch_exceptions=False)
+        return screen.file.getvalue()
+
+    printed = seen_on_a_terminal(120)
     for words in ("Accuracy in %", "commonsense, mean", "all, mean", "n 12", "Differences on the same rows", "Routing"):
         assert words in printed, printed
+    narrow = seen_on_a_terminal(80)
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "only it right" not in narrow and "difference low" in narrow  # that table is wider: a line a column
+
+
+def test_tables_for_pipes(run, data, pipeline):
+    run("evaluate", "small", "--tasks", "piqa,rte", "--policies", "base,default", "--rows", "6", "--data", str(data))
+    done = CliRunner(env={"COLUMNS": "80"}).invoke(cli.app, ["evaluate", "small"])
+    assert "small: validation rows on tiny; 24 of 24 jobs answered" in done.stderr
+    tables = [[line.split("\t") for line in table.splitlines()] for table in done.stdout.split("\n\n")]
+    names = [table[0] for table in tables]
+    assert [columns[-1] for columns in names] == ["accuracy_high", "p", "entropy_bits"]
+    assert all(len(line) == len(table[0]) for table in tables for line in table)
+    accuracy = [dict(zip(names[0], line, strict=True)) for line in tables[0][1:]]
+    assert {(row["scope"], row["own_task"]) for row in accuracy} == {
+        ("task", "piqa"), ("task", "rte"), ("family", ""), ("all", ""),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
