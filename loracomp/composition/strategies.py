@@ -63,11 +63,6 @@ class AdapterWeights:
     own_scaling: Mapping[str, float] = field(default_factory=dict)
     """Scaling of the modules whose scaling differs from `scaling` (PEFT's rank_pattern and alpha_pattern)."""
 
-    @property
-    def changes_nothing(self) -> bool:
-        """Whether B @ A is zero in every module, as in an adapter that was never trained."""
-        return not any(bool(A.any()) and bool(B.any()) for A, B in self.factors.values())
-
     def packed(self) -> PackedAdapter:
         """The adapter in blocks with one scaling for all modules.
 

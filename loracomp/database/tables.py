@@ -246,6 +246,12 @@ adapter = Table(
     _created_at(),
     _optional("activated_at", DateTime(timezone=True), "When the adapter last became active."),
     _optional("retired_at", DateTime(timezone=True), "When the adapter was retired."),
+    _required(
+        "changes_nothing",
+        Boolean,
+        "Whether A or B is zero in each of its modules, as before training. Activating it warns.",
+        server_default=text("false"),
+    ),
     ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="adapter_task_must_exist"),
     ForeignKeyConstraint(["base_model_id"], ["loracomp.base_model.id"], name="adapter_base_model_must_exist"),
     UniqueConstraint("base_model_id", "name", "version", name="adapter_version_is_taken"),

@@ -71,6 +71,8 @@ class AdapterFile:
     target_modules: tuple[str, ...]
     """Full names of the adapted modules in the base model, sorted."""
     parameter_count: int
+    changes_nothing: bool
+    """Whether B @ A is zero in every module, as before the first step of training."""
 
     @property
     def sha256(self) -> str:
@@ -123,6 +125,7 @@ def read_adapter(folder: Path, base: RegisteredBaseModel, *, any_base: bool = Fa
         use_rslora=bool(config.get("use_rslora")),
         target_modules=tuple(sorted(factors)),
         parameter_count=sum(A.numel() + B.numel() for A, B in factors.values()),
+        changes_nothing=not any(bool(A.any()) and bool(B.any()) for A, B in factors.values()),
     )
 
 

@@ -80,6 +80,7 @@ def _values(adapter: AdapterFile, task: str, base: RegisteredBaseModel, name: st
         "sha256": adapter.sha256,
         "config": Jsonb(adapter.config),
         "training": Jsonb(adapter.training),
+        "changes_nothing": adapter.changes_nothing,
     }
 
 

@@ -11,6 +11,10 @@ DECLARE
     ended_before timestamptz;
     purged bigint[];
 BEGIN
+    IF purge_jobs.older_than IS NULL THEN
+        RAISE EXCEPTION 'older_than must not be null'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'write how long ago jobs must have ended, such as 90 days';
+    END IF;
     PERFORM loracomp.check_range('batch', purge_jobs.batch, 0, 10000000);
     -- At most 100 years (in seconds), so that the subtraction gives a valid time.
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM purge_jobs.older_than), -3.2e9, 3.2e9);

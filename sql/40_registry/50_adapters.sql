@@ -29,7 +29,8 @@ CREATE FUNCTION loracomp.stage_adapter(
     byte_count bigint,
     sha256 text,
     config jsonb,
-    training jsonb
+    training jsonb,
+    changes_nothing boolean DEFAULT FALSE
 ) RETURNS TABLE (adapter_id integer, adapter_version integer, created boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -56,13 +57,13 @@ BEGIN
     RETURN QUERY
     INSERT INTO loracomp.adapter AS a (
         task_id, base_model_id, name, version, rank, alpha, use_rslora, scaling, target_modules,
-        parameter_count, byte_count, sha256, config, training, created_by
+        parameter_count, byte_count, sha256, config, training, changes_nothing, created_by
     )
     SELECT
         owner_task, owner_base, stage_adapter.name, coalesce(max(o.version), 0) + 1, stage_adapter.rank,
         stage_adapter.alpha, stage_adapter.use_rslora, stage_adapter.scaling, stage_adapter.target_modules,
         stage_adapter.parameter_count, stage_adapter.byte_count, stage_adapter.sha256, stage_adapter.config,
-        stage_adapter.training, loracomp.caller()
+        stage_adapter.training, stage_adapter.changes_nothing, loracomp.caller()
     FROM loracomp.adapter AS o
     WHERE o.base_model_id = owner_base AND o.name = stage_adapter.name
     RETURNING a.id, a.version, true;
@@ -127,12 +128,18 @@ BEGIN
         RAISE WARNING 'adapter %@% is never retrieved: its task has no embedded example', chosen.name, chosen.version
             USING HINT = 'import examples with loracomp task import';
     END IF;
+    IF chosen.changes_nothing THEN
+        RAISE WARNING 'adapter %@% changes nothing: each of its modules has a factor of zeros',
+            chosen.name, chosen.version
+            USING HINT = 'train it, and stage what comes out; until then retire it: loracomp adapter retire';
+    END IF;
     RETURN old.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.activate_adapter(integer, boolean) IS
 'Makes an adapter the active one of its task and base model; returns the id of the adapter that it replaced. If it is worse '
-'than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if no job can retrieve its task.';
+'than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if no job can retrieve its task, and '
+'if the adapter changes nothing.';
 
 CREATE FUNCTION loracomp.activate_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
 RETURNS integer

@@ -12,14 +12,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from loracomp.cli import common
+from loracomp.cli import common, demo
 from loracomp.config import load_settings, unknown_variables
 from loracomp.database.connections import Connection
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.registry.adapters import stage_adapter
 from loracomp.registry.base_models import set_encoder
 from loracomp.registry.example_files import files_of, read_lines
-from people_data import answer, load, submit
+from people_data import ADD_EXAMPLE, answer, load, submit
 from people_fixtures import value
 from registry_data import registered, write_adapter
 
@@ -133,25 +133,65 @@ def test_an_adapter_is_activated_and_retired_by_name_by_version_and_by_number(tw
         connection.execute("SELECT loracomp.activate_adapter('rte@3')")
 
 
-def test_an_adapter_that_is_never_retrieved_is_warned_of(run: Any, two_versions: Connection, capsys: Any):
-    heard: list[str] = []
-    two_versions.add_notice_handler(lambda notice: heard.append(f"{notice.severity}: {notice.message_primary}"))
-    two_versions.execute("SELECT loracomp.activate_adapter('rte@1')")
-    assert heard == ["WARNING: adapter rte@1 is never retrieved: its task has no embedded example"]
+def write_zeros(folder: Path) -> Path:
+    """An adapter as it is before training: each B is zero."""
+    write_adapter(folder, seed=3)
+    file = folder / "adapter_model.safetensors"
+    save_file({k: torch.zeros_like(v) if "lora_B" in k else v for k, v in load_file(file).items()}, file)
+    return folder
 
 
-def test_an_adapter_that_changes_nothing_is_warned_of(
+NEVER = "its task has no embedded example"
+NOTHING = "each of its modules has a factor of zeros"
+
+
+def test_activating_what_no_job_retrieves_or_what_changes_nothing_warns(two_versions: Connection, tmp_path: Path):
+    """Both, in each form of the call, by whoever may call it, and again when a retired one comes back."""
+    connection = two_versions
+    zeros = stage_adapter(connection, write_zeros(tmp_path / "zeros"), task="rte").id
+    heard: list[tuple[str | None, ...]] = []
+    connection.add_notice_handler(lambda n: heard.append((n.severity, n.message_primary, n.message_hint)))
+    for call, sentences in {
+        "'rte@1'": [("rte@1 is never retrieved", NEVER, "loracomp task import")],
+        "'rte'": [("rte@3 is never", NEVER, "task import"), ("rte@3 changes nothing", NOTHING, "train it")],
+        "'rte@2', base_model => 'tiny'": [("rte@2 is never", NEVER, "")],
+        f"{zeros}": [("rte@3 is never", NEVER, ""), ("rte@3 changes nothing", NOTHING, "adapter retire")],
+        f"adapter_id => {zeros}, force => true": [],  # it is active already
+    }.items():
+        heard.clear()
+        connection.execute("SET ROLE loracomp_admin")
+        connection.execute(f"SELECT loracomp.activate_adapter({call})".encode())
+        connection.execute("RESET ROLE")
+        assert [severity for severity, _, _ in heard] == ["WARNING"] * len(sentences)
+        for (_, message, hint), (start, reason, way_out) in zip(heard, sentences, strict=True):
+            assert message and message.startswith(f"adapter {start}") and reason in message
+            assert way_out in (hint or "")
+
+
+def test_an_adapter_with_examples_that_changes_something_is_not_warned_of(two_versions: Connection):
+    heard: list[Any] = []
+    example = {"task": "rte", "prompt": "a", "answer": "b", "source_ref": "rte/train#1"}
+    two_versions.execute(ADD_EXAMPLE, example)
+    two_versions.execute(
+        "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(1, '{832}')::vector "
+        "FROM loracomp.example"
+    )
+    two_versions.add_notice_handler(heard.append)
+    two_versions.execute("SELECT loracomp.activate_adapter('rte')")
+    assert heard == [] and active(two_versions) == {"rte@2"}
+
+
+def test_the_command_line_warns_of_an_adapter_that_changes_nothing(
     run: Any, two_versions: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     warned: list[str] = []
-    monkeypatch.setattr("loracomp.cli.registry.warn", warned.append)
+    monkeypatch.setattr(common, "warn", warned.append)
+    run("adapter", "stage", str(write_zeros(tmp_path / "zeros")), "--task", "rte", "--activate")
+    assert [sentence for sentence in warned if "changes nothing" in sentence and "adapter retire" in sentence]
     run("adapter", "activate", "rte@1")
-    assert warned == []
-    file = tmp_path / "2" / "adapter_model.safetensors"
-    zeros = {name: torch.zeros_like(each) if "lora_B" in name else each for name, each in load_file(file).items()}
-    save_file(zeros, file)
-    run("adapter", "stage", str(tmp_path / "2"), "--task", "rte", "--activate")
-    assert len(warned) == 1 and "the adapter changes nothing" in warned[0]
+    warned.clear()
+    run("adapter", "activate", "rte@3")
+    assert [sentence for sentence in warned if "changes nothing" in sentence]
 
 
 def test_the_command_line_shows_what_the_database_warns_of(
@@ -311,3 +351,36 @@ def test_into_a_pipe_goes_a_line_a_row(capsys: Any, monkeypatch: pytest.MonkeyPa
     common.emit([ADAPTER | {"name": "two\nlines\tand \x1b[31mred"}], title="Adapters", as_json=False)
     name = "two lines\N{REPLACEMENT CHARACTER}and \N{REPLACEMENT CHARACTER}[31mred"
     assert capsys.readouterr().out == (f"name\tsha256\trank\twords\tnothing\n{name}\t{'a' * 64}\t8\tx, y\t\n")
+
+
+DEMO = {
+    "job_id": 1, "prompt": "Is it wet?\nAnswer:", "output": "yes", "error": None, "correct": True, "policy": "default",
+    "composition": "rte 1.00", "nearest": "rte 0.91", "fallback": None, "norm_ratio": 1.0,
+    "timings": {"predict": 30.0, "ready": 9.0}, "batch_size": 2,
+}  # fmt: skip
+
+
+def test_the_demos_table_fits_a_terminal_and_a_pipe(capsys: Any, monkeypatch: pytest.MonkeyPatch):
+    for module in (common, demo):
+        monkeypatch.setattr(module, "console", Console(file=io.StringIO(), width=80))
+    demo._show([DEMO, DEMO | {"job_id": 2, "correct": None}])
+    piped, remarks = capsys.readouterr()
+    names, *rows = (line.split("\t") for line in piped.splitlines())
+    assert [dict(zip(names, row, strict=True))["job_id"] for row in rows] == ["1", "2"]
+    assert dict(zip(names, rows[0], strict=True))["ms"] == "15"
+    assert "1 of 1 as expected" in remarks and "loracomp explain 1" in remarks
+    screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
+    for module in (common, demo):
+        monkeypatch.setattr(module, "console", screen)
+    demo._show([DEMO])
+    assert isinstance(screen.file, io.StringIO)
+    lines = screen.file.getvalue().splitlines()
+    assert any("━" in line for line in lines) and max(map(len, lines)) == 80
+
+
+def test_a_text_keeps_its_lines_in_a_pipe(monkeypatch: pytest.MonkeyPatch):
+    for is_terminal in (True, False):
+        screen = io.StringIO()
+        monkeypatch.setattr(common, "console", Console(file=screen, force_terminal=is_terminal, width=80))
+        common.say("Tasks: " + "a word, " * 30)
+        assert (len(screen.getvalue().splitlines()) > 1) is is_terminal
