@@ -13,7 +13,7 @@ DECLARE
 BEGIN
     IF purge_jobs.older_than IS NULL THEN
         RAISE EXCEPTION 'older_than must not be null'
-            USING ERRCODE = 'null_value_not_allowed', HINT = 'write how long ago jobs must have ended, such as 90 days';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'write how long ago jobs must have ended, such as 90 days';
     END IF;
     PERFORM loracomp.check_range('batch', purge_jobs.batch, 0, 10000000);
     -- At most 100 years (in seconds), so that the subtraction gives a valid time.

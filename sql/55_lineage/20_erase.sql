@@ -194,6 +194,24 @@ $$;
 COMMENT ON FUNCTION loracomp.erase_jobs(jsonb) IS
 'Deletes the jobs that have all of these tags, with their answers and traces; returns what was deleted and what was kept.';
 
+-- For a literal without a type, which could be tags or ids.
+CREATE FUNCTION loracomp.erase_jobs(tags_or_ids text) RETURNS TABLE (what text, rows bigint, names text)
+LANGUAGE plpgsql SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF pg_input_is_valid(tags_or_ids, 'jsonb') THEN
+        RETURN QUERY SELECT e.* FROM loracomp.erase_jobs(tags => tags_or_ids::jsonb) AS e;
+    ELSIF pg_input_is_valid(tags_or_ids, 'bigint[]') THEN
+        RETURN QUERY SELECT e.* FROM loracomp.erase_jobs(ids => tags_or_ids::bigint[]) AS e;
+    ELSE
+        RAISE EXCEPTION 'tags_or_ids must be a JSON object of tags or an array of ids'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"customer": 7} or {4711, 4712}';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.erase_jobs(text) IS
+'Deletes jobs by tags, given as a JSON object, or by ids, given as an array: erase_jobs(''{"customer": 7}'').';
+
 -- Deletes jobs with their answers, whatever their status; a worker that is running one can't record its answer. If a worker is
 -- just writing an answer, it waits and deletes that too. The caller sets the reason of the audit events.
 CREATE FUNCTION loracomp.delete_jobs(ids bigint[], OUT deleted bigint[], OUT unfinished bigint, OUT predictions bigint)

@@ -116,7 +116,8 @@ loracomp.lineage_of_adapter,
 loracomp.erase_example,
 loracomp.erase_submitter,
 loracomp.erase_jobs(bigint[]),
-loracomp.erase_jobs(jsonb)
+loracomp.erase_jobs(jsonb),
+loracomp.erase_jobs(text)
 TO loracomp_admin;
 
 -- Functions that the functions above, views and constraints call with the caller's rights.

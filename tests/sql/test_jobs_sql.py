@@ -727,6 +727,7 @@ def test_purge_deletes_old_ended_jobs_in_batches_with_predictions_and_events(con
         ("'0', force => NULL", "older_than must be at least an hour"),
         ("'-1000 years'", "older_than must be between"),
         ("'infinity'", "older_than must be between"),
+        ("NULL, force => true", "older_than must not be null"),
     ],
 )
 def test_a_slip_in_the_age_purges_nothing(connection: Connection, arguments: str, said: str):
