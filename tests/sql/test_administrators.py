@@ -317,7 +317,7 @@ def test_what_was_looked_for_is_said(run: Any, connection: Connection, database:
     (tmp_path / "empty").mkdir()
     for data, says in (
         ("tea.txt", rf"{tmp_path}/tea.txt exists, but its name ends otherwise"),
-        ("none", rf"a file \(\.jsonl, .*\) or a folder of such files: {tmp_path}/none is not there"),
+        ("none", rf"a file \(\.jsonl, .*\) or a folder of such files: {tmp_path}/none does not exist"),
         ("none.csv", rf"no file {tmp_path}/none.csv"),
         ("empty", rf"folder {tmp_path}/empty holds no file whose name ends in \.jsonl, "),
     ):
