@@ -3,9 +3,9 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from time import perf_counter
 from typing import Any
 
@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp import __version__
+from loracomp.composition.answering import Answering
+from loracomp.composition.composer import Composed
 from loracomp.composition.predictor import Predictor
 from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import PackedAdapter
@@ -78,7 +80,8 @@ class Pipeline:
         """Prepare and answer a batch: returns each job's prediction or measurement, or a failure."""
         prepared = self.prepare(connection, jobs)
         failures = [each for each in prepared if isinstance(each, Failure)]
-        return [*failures, *self.answer([each for each in prepared if isinstance(each, Prepared)])]
+        answered = self.answer([each for each in prepared if isinstance(each, Prepared)])
+        return [*failures, *chain.from_iterable(answered)]
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Prepared | Failure]:
         """For each job, do all steps before the base model: encode, route (or plan what to measure), load adapters.
@@ -112,50 +115,52 @@ class Pipeline:
         ]
 
     def answer(
-        self, prepared: Sequence[Prepared], wanted: Callable[[Job], bool] = lambda _: True
-    ) -> list[Prediction | Measurement | Failure]:
-        """Run the base model: returns each job's prediction or measurement, or a failure.
+        self,
+        prepared: Sequence[Prepared],
+        wanted: Callable[[Job], bool] = lambda _: True,
+        arriving: Callable[[], Sequence[Prepared]] = lambda: (),
+    ) -> Iterator[list[Prediction | Measurement | Failure]]:
+        """After each step of the model the predictions and measurements of jobs that it ended, or why they have none.
 
-        `wanted(job)` is called between forward passes; a job for which it is false fails with 'lease_lost'.
+        Jobs that are `arriving` then join those under way. `wanted` is asked between forward passes; what is not wanted
+        any more fails with 'lease_lost'. Ends when nothing is under way and nothing arrives.
         """
-        asked = [(each.job, request) for each in prepared for request in each.requests]
-        requests = [request for _, request in asked]
+        under_way = _UnderWay(self._predictor.begin())
+        with self._lending() as lent_s:
+            under_way.add(self._composed(prepared), wanted, lent_s())
+            while under_way:
+                yield [self._result(each) for each in under_way.step(lent_s)]
+                self._turns.give_turn()
+                under_way.add(self._composed(arriving()), wanted, lent_s())
+
+    def _composed(self, prepared: Sequence[Prepared]) -> list["_Asked"]:
+        """Jobs that join together, with their compositions ready for the model."""
+        compositions = [request.composition for each in prepared for request in each.requests]
         adapters = {id_: adapter for each in prepared for id_, adapter in each.adapters.items()}
         timings: dict[str, float] = {}
         with _timed(timings, "compose"):
-            composed = self._predictor.compose([request.composition for request in requests], adapters)
-        with _timed(timings, "predict"), self._lending() as lent_s:
-
-            def still_wanted(number: int) -> bool:
-                self._turns.give_turn()
-                return wanted(asked[number][0])
-
-            answers = iter(self._predictor.answer(requests, composed, still_wanted))
-        timings["predict"] = round(timings["predict"] - 1000 * lent_s(), 3)
-        answered = [(each, list(islice(answers, len(each.requests)))) for each in prepared]
-        return [self._result(each, own, timings, len(prepared)) for each, own in answered]
+            composed = iter(self._predictor.compose(compositions, adapters))
+        return [_Asked(each, list(islice(composed, len(each.requests))), timings) for each in prepared]
 
     def _lending(self) -> AbstractContextManager[Callable[[], float]]:
         # On a GPU there is nothing to lend: the other thread can encode while the GPU computes.
         return self._turns.lend() if self.base.model.device.type == "cpu" else nullcontext(lambda: 0.0)
 
-    def _result(
-        self, prepared: Prepared, answers: Sequence[Answer | JobError], timings: Mapping[str, float], batch_size: int
-    ) -> Prediction | Measurement | Failure:
-        job, decided = prepared.job, prepared.decided
-        if error := next((each for each in answers if isinstance(each, JobError)), None):
+    def _result(self, asked: "_Asked") -> Prediction | Measurement | Failure:
+        prepared, job, decided = asked.prepared, asked.prepared.job, asked.prepared.decided
+        if error := next((each for each in asked.answers if isinstance(each, JobError)), None):
             return Failure(job.id, error.code, str(error), error.retry)
-        given = [each for each in answers if isinstance(each, Answer)]
-        all_timings = {**prepared.timings, **timings}
+        given = [each for each in asked.answers if isinstance(each, Answer)]
+        timings = {**prepared.timings, **asked.timings}
         if isinstance(decided, MeasurementPlan):
-            return _measurement(job, decided, given, all_timings)
+            return _measurement(job, decided, given, timings)
         return Prediction(
             job_id=job.id,
             trace=decided.trace,
             answer=given[0] if given else None,
             composition_digest=self._digest(decided.composition, prepared.adapters) if given else None,
-            batch_size=batch_size,
-            timings=all_timings,
+            batch_size=asked.together,
+            timings=timings,
             versions=self.versions,
         )
 
@@ -180,6 +185,54 @@ class Pipeline:
             encoder=f"{self.encoder.name}/{self.encoder.input_version}",
             code_version=__version__,
         )
+
+
+@dataclass(slots=True, eq=False)
+class _Asked:
+    """A job whose requests the model is asked."""
+
+    prepared: Prepared
+    composed: Sequence[Composed | JobError]
+    timings: Mapping[str, float]
+    answers: list[Answer | JobError | None] = field(default_factory=list)
+    """One for each request; None: not yet."""
+    together: int = 1
+    """Jobs that were under way when it joined them, itself included."""
+    since: float = field(default_factory=perf_counter)
+    lent_s: float = 0.0
+    """Seconds that the thread had worked for others until then."""
+
+
+class _UnderWay:
+    """Jobs that the model answers together; a job ends when its last request has."""
+
+    def __init__(self, answering: Answering[tuple[_Asked, int]]) -> None:
+        self._answering = answering
+        self._jobs: list[_Asked] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._jobs)
+
+    def add(self, jobs: Sequence[_Asked], wanted: Callable[[Job], bool], lent_s: float) -> None:
+        """Let jobs join."""
+        self._jobs += jobs
+        for asked in jobs:
+            asked.together, asked.lent_s = len(self._jobs), lent_s
+            asked.answers = [None] * len(asked.composed)
+            still = partial(wanted, asked.prepared.job)
+            for number, (request, composed) in enumerate(zip(asked.prepared.requests, asked.composed, strict=True)):
+                self._answering.add((asked, number), request, composed, still)
+
+    def step(self, lent_s: Callable[[], float]) -> list[_Asked]:
+        """A step of the model; the jobs that have ended, with what they took: `predict`, others' work not counted."""
+        for (asked, number), answer in self._answering.step():
+            asked.answers[number] = answer
+        ended = [asked for asked in self._jobs if None not in asked.answers]
+        self._jobs = [asked for asked in self._jobs if None in asked.answers]
+        for asked in ended:
+            predict_s = perf_counter() - asked.since - (lent_s() - asked.lent_s)
+            asked.timings = {**asked.timings, "predict": round(1000 * predict_s, 3)}
+        return ended
 
 
 def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -51,8 +51,13 @@ class Obedient:
         self.plans = {plan.job_id: plan for plan in plans}
         return list(jobs)
 
-    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[Prediction | Measurement | Failure]:
-        return [answer for job in jobs if (answer := self._answer(job, len(jobs), wanted)) is not None]
+    def answer(
+        self, jobs: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
+    ) -> Iterator[list[Prediction | Measurement | Failure]]:
+        """A step is all that is there."""
+        while jobs:
+            yield [answer for job in jobs if (answer := self._answer(job, len(jobs), wanted)) is not None]
+            jobs = arriving()
 
     def _answer(
         self, job: Job, together: int, wanted: Callable[[Job], bool]

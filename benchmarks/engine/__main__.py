@@ -24,7 +24,7 @@ import transformers
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from . import composing, library, measuring, paper, passes, profiling, system
+from . import batching, composing, library, measuring, paper, passes, profiling, system
 from .report import keep, table, write_report
 from .timing import Figure, Measured
 from .ways import ways
@@ -37,9 +37,11 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
     "scoring": passes.scoring,
     "paper": paper.against_paper,
     "generation": passes.generation,
+    "batching": batching.batching,
     "merging": paper.merging,
     "throughput": system.throughput,
     "latency": system.latency,
+    "beside": batching.beside_a_text,
     "library": library.library_size,
     "measuring": measuring.measuring,
     "memory": composing.memory,
@@ -50,7 +52,8 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
 }
 TURNS_OF = {
     **{"scoring": 1.4, "generation": 1.4, "merging": 2, "latency": 6, "composing": 2},
-    **dict.fromkeys(("growth", "profile", "ways"), 0.6),
+    **dict.fromkeys(("growth", "profile", "ways", "batching"), 0.6),
+    "beside": 2,
 }
 """Parts that run more turns than others, and how many times more."""
 

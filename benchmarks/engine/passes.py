@@ -10,7 +10,6 @@ from torch import Tensor
 
 from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import AdapterWeights
-from loracomp.model.generation import pad_left
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_texts
 from loracomp.records import Composition, Request
@@ -96,6 +95,14 @@ def generating(bench: Workbench) -> tuple[Callable[[int], None], Callable[[int],
         assert all(answer.output_tokens == bench.sizes.new_tokens for answer in answers)
 
     return alone, mixed
+
+
+def pad_left(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Token ids and attention mask [rows, longest], padded on the left: all next tokens follow the last column."""
+    width = max(map(len, rows))
+    ids = torch.tensor([[0] * (width - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows])
+    return ids.to(device), mask.to(device)
 
 
 def endless(base: BaseModel) -> BaseModel:

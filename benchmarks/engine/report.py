@@ -13,7 +13,19 @@ RESULTS = "engine.json"
 Results = dict[str, Any]
 """For each part: when and where it was measured, its figures, and its steps or curves."""
 ORDER = (
-    *("scoring", "paper", "generation", "merging", "throughput", "latency", "library", "measuring", "memory"),
+    *(
+        "scoring",
+        "paper",
+        "generation",
+        "batching",
+        "merging",
+        "throughput",
+        "latency",
+        "beside",
+        "library",
+        "measuring",
+    ),
+    *("measuring", "memory"),
     *("growth", "composing", "ways", "profile"),
 )
 """Order of the parts on the page."""

@@ -64,6 +64,13 @@ class Submitter:
             raise LoracompError(f"{len(jobs) - seen['succeeded']} of {len(jobs)} jobs failed: see loracomp.job_result")
         return ids
 
+    def one(self, statement: str, *arguments: object) -> Any:
+        """The value that a statement of a submitter returns."""
+        row = self._connection.execute(statement.encode(), arguments).fetchone()
+        assert row is not None
+        (value,) = row.values()
+        return value
+
     def _seen(self, ids: Sequence[int]) -> dict[str, Any]:
         row = self._connection.execute(RESULTS, [ids]).fetchone()
         assert row is not None
@@ -101,7 +108,8 @@ class Engine:
     def run(self) -> None:
         for batch in self._batches:
             encode(self._pipeline.encoder, [each.job for each in batch])
-            assert not any(isinstance(row, Failure) for row in self._pipeline.answer(batch))
+            for ended in self._pipeline.answer(batch):
+                assert not any(isinstance(row, Failure) for row in ended)
 
 
 def batched(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:

@@ -45,6 +45,10 @@ class Sizes:
     """Number of jobs that are scored together."""
     generating: int = 16
     new_tokens: int = 32
+    texts: int = 64
+    """Texts of unlike lengths, generated together."""
+    arriving: int = 48
+    """Those that come one by one."""
     queue: int = 128
     """Number of jobs that are inserted at once."""
     library: int = 1000

@@ -105,7 +105,7 @@ class Probe:
         for _ in range(claims):
             with timed(self.claimed):
                 jobs = claim_jobs(self.connection, worker="probe", base_model=BASE_MODEL, batch_size=BATCH, lease_s=60)
-            rows = self.model.answer(self.model.prepare(self.connection, jobs))
+            rows = self.model.predictions(self.model.prepare(self.connection, jobs))
             with timed(self.recorded):
                 assert len(record_predictions(self.connection, jobs, rows)) == BATCH
             with timed(self.committed):
@@ -147,7 +147,7 @@ def fill(connection: db.Connection, history: int) -> None:
     connection.execute(HISTORY, (PROMPT, BASE_MODEL, history))
     connection.execute(EVENTS)
     model, job = NoModel(), Job(1, 1, "predict", PROMPT, None, 64)
-    (made,) = model.answer(model.prepare(connection, [job]))
+    (made,) = model.predictions(model.prepare(connection, [job]))
     defaults = {"worker": "before", "attempt": 1, "created_at": "2020-01-01"}
     given = {**asdict(made), **asdict(made.answer), **asdict(made.versions), **model.trace_columns(1), **defaults}
     unused = ("trace", "answer", "versions")

@@ -11,7 +11,7 @@ An embedding's input x is one-hot, so A x is a column of A, which is looked up. 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property, partial
 from typing import TypeAlias
 
@@ -56,17 +56,22 @@ class SideBySide:
         weight: Tensor = self._model.get_submodule(modules[0]).weight
         return weight.dtype if weight.dtype.is_floating_point else self._model.dtype
 
-    @contextmanager
-    def composed(self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None) -> Iterator[None]:
+    def covers(self, mixes: Iterable[Mix]) -> bool:
+        """Whether passes under these mixes are served as by a stack of their own."""
+        known, is_for_sums = set(self.adapters), any(mix.crossed for mix in self._mixes)
+        return all(known.issuperset(mix.adapters) and mix.crossed <= is_for_sums for mix in mixes)
+
+    def ready(
+        self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None
+    ) -> Callable[[], AbstractContextManager[None]]:
+        """What `composed` prepares, as a context to be entered for each of many passes."""
+        return partial(_hooked, self._model, list(self._hooks(rows, tokens, shared)))
+
+    def composed(
+        self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None
+    ) -> AbstractContextManager[None]:
         """Like the function `composed`, with the stack that this object holds."""
-        handles = []
-        try:
-            for module, hook in self._hooks(rows, tokens, shared):
-                handles.append(self._model.get_submodule(module).register_forward_hook(hook))
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return self.ready(rows, tokens, shared=shared)()
 
     def _hooks(self, rows: Sequence[Mix], tokens: int, shared: bool | None) -> Iterator[tuple[str, "_Hook"]]:
         """A forward hook for each module that any of the adapters changes."""
@@ -110,6 +115,19 @@ def composed(
     """
     with SideBySide(model, rows).composed(rows, tokens, shared=shared):
         yield
+
+
+@contextmanager
+def _hooked(model: PreTrainedModel, hooks: Iterable[tuple[str, "_Hook"]]) -> Iterator[None]:
+    """Let forward hooks, each of a module, work on the model's passes."""
+    handles = []
+    try:
+        for module, hook in hooks:
+            handles.append(model.get_submodule(module).register_forward_hook(hook))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 _Hook: TypeAlias = Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]

@@ -64,18 +64,30 @@ def halving_on_out_of_memory(
     If memory runs out with one item alone, its result is JobError "out_of_memory", which is worth a retry: another
     worker may have more memory, or this one later.
     """
+    if (found := unless_out_of_memory(lambda: run(items))) is not None:
+        return found
+    if len(items) == 1:
+        return [out_of_memory()]
+    half = len(items) // 2
+    return halving_on_out_of_memory(run, items[:half]) + halving_on_out_of_memory(run, items[half:])
+
+
+def unless_out_of_memory(run: Callable[[], R]) -> R | None:
+    """What `run` returns; None where memory ran out."""
     try:
-        return run(items)
+        return run()
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
             raise
     # Free memory outside the except block: inside it, the traceback still refers to the tensors of the failed run.
     torch.cuda.empty_cache()
-    if len(items) == 1:
-        too_much = "this job alone needs more memory than the worker has: shorten the prompt, or give it more memory"
-        return [JobError(too_much, code="out_of_memory", retry=True)]
-    half = len(items) // 2
-    return halving_on_out_of_memory(run, items[:half]) + halving_on_out_of_memory(run, items[half:])
+    return None
+
+
+def out_of_memory() -> JobError:
+    """The error of a job that is too large even alone."""
+    too_much = "this job alone needs more memory than the worker has: shorten the prompt, or give it more memory"
+    return JobError(too_much, code="out_of_memory", retry=True)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -100,4 +100,4 @@ def _check_generation(base: BaseModel) -> None:
 
 
 def _generated(base: BaseModel, prompts: Sequence[Prompt]) -> list[Generated]:
-    return [each for each in generate(base.model, base.tokenizer, prompts) if each is not None]
+    return [each for each in generate(base.model, base.tokenizer, prompts) if isinstance(each, Generated)]

@@ -25,6 +25,10 @@ T = TypeVar("T")
 GLANCE_S = 0.1
 """Seconds between checks for other work while the thread waits for notifications."""
 LISTEN_AGAIN_S = 5.0
+CANCELLED = "cancelled"
+"""Payload of a notification that a running job was cancelled: a renewal at once tells whether it is ours."""
+RENEW_AGAIN_S = 1.0
+"""Seconds between two renewals at least, however often it is notified."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +49,7 @@ class Heartbeat:
         self._lease_s = lease_s
         self._notified = notified
         self._listening: Connection | None = None
-        self._renew_at = self._report_at = self._listen_at = monotonic()
+        self._renew_at = self._renewed_at = self._report_at = self._listen_at = monotonic()
         self._asked: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._soon = Event()
         self._stop = Event()
@@ -96,7 +100,8 @@ class Heartbeat:
         self._answer_asked()
         if monotonic() >= self._renew_at:
             error = self._try(self._leases.renew) if self._leases.held else None
-            self._renew_at = monotonic() + self._lease_s / (15 if error else 3)
+            self._renewed_at = monotonic()
+            self._renew_at = self._renewed_at + self._lease_s / (15 if error else 3)
             if isinstance(error, DATABASE_AWAY):
                 # Skip the report: another failing attempt to connect would delay the next renewal.
                 self._report_at = self._renew_at
@@ -146,5 +151,7 @@ class Heartbeat:
             self._listening = connection
             # Notifications before LISTEN were missed, so look for jobs now.
             notified.set()
-        for _ in connection.notifies(timeout=seconds):
+        for notification in connection.notifies(timeout=seconds):
+            if notification.payload == CANCELLED:
+                self._renew_at = min(self._renew_at, max(monotonic(), self._renewed_at + RENEW_AGAIN_S))
             notified.set()

@@ -26,6 +26,7 @@ class Leases:
         self._held: frozenset[Job] = frozenset()
         self._ending: frozenset[Job] = frozenset()
         self._lost: frozenset[Job] = frozenset()
+        self._held_since: dict[Job, float] = {}
         self._in_vain_since: float | None = None
         self._went_on_at = 0.0
         self._lock = Lock()
@@ -35,10 +36,11 @@ class Leases:
         """The jobs that are claimed and not yet recorded or given back."""
         return self._held
 
-    def hold(self, jobs: Iterable[Job]) -> None:
+    def hold(self, jobs: Sequence[Job]) -> None:
         """Add jobs, whose leases are renewed until `let_go`."""
         with self._lock:
             self._held |= frozenset(jobs)
+            self._held_since |= dict.fromkeys(jobs, monotonic())
             self._look()
 
     def end(self, jobs: Iterable[Job]) -> None:
@@ -52,15 +54,16 @@ class Leases:
             self._held -= frozenset(jobs)
             self._ending &= self._held
             self._lost &= self._held
+            self._held_since = {job: since for job, since in self._held_since.items() if job in self._held}
             self._look()
 
     def wants(self, job: Job) -> bool:
-        """Whether the job's answer is still needed: its lease is not known to be lost.
+        """Whether the job's answer is still needed: its lease is not known to be lost, and its time is not over.
 
         The model's thread calls this between its steps; the time of the call shows that the model does not hang.
         """
-        self._went_on_at = monotonic()
-        return job not in self._lost
+        now = self._went_on_at = monotonic()
+        return job not in self._lost and now - self._held_since.get(job, now) < job.timeout_s
 
     def in_vain_s(self) -> float:
         """Seconds since all held leases were lost, or since the model's last step if that was later.

@@ -1,16 +1,16 @@
 """The worker's loop: claim, prepare, answer, record. If it dies, its leases expire and its jobs are queued again.
 
-Three threads work at the same time: while the model answers one batch, the next is claimed and prepared, and the
-previous one is recorded. A fourth thread, the heartbeat, is independent of them. There are three connections: one to
-claim, one to record, and the heartbeat's.
+Three threads work at the same time: while the model answers some jobs, others are claimed and prepared, and join them
+between two of its steps; jobs that have ended are recorded. A fourth thread, the heartbeat, is independent of them.
+There are three connections: one to claim, one to record, and the heartbeat's.
 """
 
 import logging
 import random
-from collections.abc import Collection, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from functools import partial
 from threading import Event
 from time import perf_counter
 from typing import Any
@@ -24,15 +24,19 @@ from loracomp.errors import LoracompError
 from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.claim import claim_jobs, queue_is_empty, release_jobs
 from loracomp.worker.endpoint import DatabaseSample
+from loracomp.worker.handover import Handover
 from loracomp.worker.heartbeat import Heartbeat
 from loracomp.worker.leases import Leases
 from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import job_ids, logfmt
 from loracomp.worker.presence import Presence
 from loracomp.worker.record import fail_jobs, record
-from loracomp.worker.stages import Batch, Stages, milliseconds_since, through
+from loracomp.worker.stages import Batch, Result, Stages, answers, milliseconds_since, through
 
 _log = logging.getLogger(__name__)
+
+GIVE_WAY_S = 0.01
+"""Seconds that a busy worker leaves new jobs to idle ones."""
 
 
 class Worker:
@@ -59,7 +63,8 @@ class Worker:
         self._drain = drain
         self._stopping = Event()
         self._wake = Event()
-        self._model_is_free = Event()
+        self._handover = Handover(self._stopping)
+        self._records: deque[Future[None]] = deque()
         self._began = perf_counter()
         self._looked_at: float | None = None
         name, lease_s = settings.worker_name, settings.lease_s
@@ -94,48 +99,51 @@ class Worker:
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
 
     def _hand_on(self, recorder: ThreadPoolExecutor) -> None:
-        recorded: Future[None] = recorder.submit(lambda: None)
-        self._model_is_free.set()
         # While the model is idle, this thread itself claims and prepares: if two threads computed with torch, the
         # helper threads of both would compete for the same cores.
-        batch = self._next()
-        while batch is not None:
-            self._model_is_free.clear()
+        while batch := self._handover.take() or self._next():
+            self._handover.busy()
             with ThreadPoolExecutor(1, thread_name_prefix="claim") as claimer:
-                coming = claimer.submit(self._next, meanwhile=True)
+                claiming = claimer.submit(self._claim_meanwhile)
                 try:
-                    answered = self._answered(batch)
+                    self._answer(batch, recorder)
                 finally:
-                    self._model_is_free.set()
+                    self._handover.free()
                     self._wake.set()
-                recorded.result()
-                recorded = recorder.submit(self._record, answered)
-                batch = coming.result()
-            batch = batch or self._next()
-        recorded.result()
+                claiming.result()
+        self._check_records(finished=True)
+
+    def _claim_meanwhile(self) -> None:
+        """While the model is busy, bring it what there is room for, to be taken between two of its steps."""
+        while batch := self._next(meanwhile=True):
+            # The model gets to it within a lease and half the jobs' timeouts; else they are given back.
+            within_s = min(self._settings.lease_s, *(job.timeout_s / 2 for job in batch.jobs))
+            if not self._handover.offer(batch, within_s):
+                self._give_back(batch.jobs)
+                self._handover.wait_for_a_step()
 
     def _next(self, meanwhile: bool = False) -> Batch | None:
         """The next batch for the model; None after a stop or drain or, with `meanwhile`, if the model is free first."""
         while True:
             self._wake.clear()
-            if self._stopping.is_set() or (meanwhile and self._model_is_free.is_set()):
+            if self._stopping.is_set() or (meanwhile and self._handover.is_free):
                 return None
             held = len(self._leases.held)
             try:
-                batch = self._prepared(held)
-                if batch is None and self._is_drained(held):
+                if batch := self._prepared(held):
+                    return batch
+                if self._is_drained(held):
                     self.stop()
             except DATABASE_AWAY:
                 return None  # only once stopping
-            if batch is None:
-                self._wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
-            elif self._has_its_turn(batch.jobs):
-                return batch
+            self._wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
+            if meanwhile:
+                # Who is idle comes first.
+                self._stopping.wait(GIVE_WAY_S)
 
     def _prepared(self, held: int) -> Batch | None:
-        """Claim and prepare a batch for the model; None if no job is due."""
-        # A job that runs alone may kill the worker, so claim no other job meanwhile.
-        if held == 1:
+        """Claim and prepare a batch for the model, as far as there is room; None if no job is due."""
+        if held >= self._settings.held_batches * self._settings.batch_size:
             return None
         started = perf_counter()
         jobs = self._claiming.call(lambda connection: self._claim(connection, held), give_up=self._stopping.is_set)
@@ -153,7 +161,7 @@ class Worker:
             connection,
             worker=settings.worker_name,
             base_model=self._base_model,
-            batch_size=settings.batch_size,
+            batch_size=min(settings.batch_size, settings.held_batches * settings.batch_size - held),
             lease_s=settings.lease_s,
             held=held,
         )
@@ -174,11 +182,8 @@ class Worker:
             lambda connection: self._pipeline.prepare(connection, jobs), give_up=self._claiming.answers
         )
 
-    def _has_its_turn(self, jobs: Sequence[Job]) -> bool:
-        """Wait until the model is free, at most a lease and half the jobs' timeouts; otherwise give the jobs back."""
-        self._model_is_free.wait(min(self._settings.lease_s, *(job.timeout_s / 2 for job in jobs)))
-        if self._model_is_free.is_set() and not self._stopping.is_set():
-            return True
+    def _give_back(self, jobs: Sequence[Job]) -> None:
+        """Release jobs that the model has not begun."""
         self._leases.end(jobs)
         with suppress(*DATABASE_AWAY):
             released = self._claiming.call(
@@ -186,15 +191,47 @@ class Worker:
             )
             self._leases.let_go(jobs)
             _note_released(released)
-        self._model_is_free.wait()
-        return False
 
-    def _answered(self, batch: Batch) -> Batch:
-        waited = milliseconds_since(batch.since)
-        answer = partial(self._pipeline.answer, wanted=self._leases.wants)
-        answered = Batch(batch.jobs, through(answer, batch.results, self._leases.kept), batch.timings)
-        ready = {"ready": waited + answered.steps.get("ready", 0.0)}
-        return Batch(batch.jobs, answered.results, {**batch.timings, **ready}, answered.since)
+    def _answer(self, batch: Batch, recorder: ThreadPoolExecutor) -> None:
+        """Let the model answer a batch and those that come meanwhile; each job is recorded when it ends."""
+        began: dict[Job, Batch] = {}
+
+        def joining(batch: Batch) -> dict[Job, Any]:
+            """What the model is to answer; what has failed or is lost already ends here."""
+            timings = {**batch.timings, "ready": milliseconds_since(batch.since)}
+            batch = Batch(batch.jobs, batch.results, timings)
+            kept = {job: batch.results[job] for job in self._leases.kept(list(batch.results))}
+            going_on = {job: item for job, item in kept.items() if not isinstance(item, Failure)}
+            if ended := [job for job in batch.jobs if job not in going_on]:
+                failed = {job: item for job, item in kept.items() if job not in going_on}
+                self._hand_to(recorder, Batch(ended, failed, timings))
+            began.update(dict.fromkeys(going_on, batch))
+            return going_on
+
+        def arriving() -> dict[Job, Any]:
+            return joining(arrived) if (arrived := self._handover.take()) else {}
+
+        def answer(prepared: Sequence[Any], joined: Callable[[], Sequence[Any]]) -> Iterator[Sequence[Result]]:
+            return self._pipeline.answer(prepared, self._leases.wants, joined)
+
+        for ended in answers(answer, joining(batch), arriving):
+            of_claims: dict[int, tuple[Batch, dict[Job, Result]]] = {}
+            for job, result in ended.items():
+                claimed = began.pop(job)
+                of_claims.setdefault(id(claimed), (claimed, {}))[1][job] = result
+            for claimed, results in of_claims.values():
+                answered = Batch(list(results), results, claimed.timings)
+                ready = claimed.timings["ready"] + answered.steps.get("ready", 0.0)
+                self._hand_to(recorder, Batch(answered.jobs, results, {**claimed.timings, "ready": ready}))
+
+    def _hand_to(self, recorder: ThreadPoolExecutor, batch: Batch) -> None:
+        self._records.append(recorder.submit(self._record, batch))
+        self._check_records()
+
+    def _check_records(self, *, finished: bool = False) -> None:
+        """Raise what a record has raised; of all of them, or of those that have come so far."""
+        while self._records and (finished or self._records[0].done()):
+            self._records.popleft().result()
 
     def _record(self, batch: Batch) -> None:
         """Record the batch's results, then its failures."""
@@ -226,7 +263,7 @@ class Worker:
         """Claim no more jobs, and give back those that the model has not started. `run` returns after recording."""
         self._stopping.set()
         self._wake.set()
-        self._model_is_free.set()
+        self._handover.stop()
         self._heartbeat.report_soon()
 
     def release(self) -> bool:

@@ -1,10 +1,10 @@
 """The stages that a batch passes through; if a stage raises, finds out which job caused it."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import psycopg
 
@@ -19,6 +19,9 @@ Stage = Callable[[Sequence[Any]], Sequence[Any]]
 _log = logging.getLogger(__name__)
 
 
+Result: TypeAlias = Prediction | Measurement | Failure
+
+
 class Stages(Protocol):
     """The part of a pipeline that a worker uses: two stages, each of which runs in its own thread.
 
@@ -29,9 +32,9 @@ class Stages(Protocol):
         """Prepare jobs for `answer`. The connection, in autocommit mode, may be used only during the call."""
 
     def answer(
-        self, prepared: Sequence[Any], wanted: Callable[[Job], bool]
-    ) -> Sequence[Prediction | Measurement | Failure]:
-        """Each job's prediction, measurement or failure.
+        self, prepared: Sequence[Any], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Any]]
+    ) -> Iterator[Sequence[Result]]:
+        """After each step of the model, the results of the jobs that it ended; what is `arriving` then joins.
 
         Call `wanted` between the model's steps: it is cheap, and the calls show that the model does not hang. A job for
         which it is false needs no real answer, because the answer will be dropped.
@@ -80,6 +83,44 @@ def through(
     # Outside the except block, so that the traceback no longer keeps the failed run's objects in memory.
     alone = (through(stage, {job: item}, kept) for job, item in going_on.items())
     return failed | {job: result for each in alone for job, result in each.items()}
+
+
+def answers(
+    stage: Callable[[Sequence[Any], Callable[[], Sequence[Any]]], Iterator[Sequence[Result]]],
+    items: Mapping[Job, Any],
+    arriving: Callable[[], Mapping[Job, Any]] = dict,
+) -> Iterator[dict[Job, Result]]:
+    """What `Stages.answer` makes of items and of those that arrive, as it comes; where it raises, of each alone.
+
+    So the culprit alone fails. Raises what is the worker's own fault.
+    """
+    left = dict(items)
+
+    def joining() -> list[Any]:
+        new = arriving()
+        left.update(new)
+        return list(new.values())
+
+    try:
+        for results in stage(list(items.values()), joining):
+            jobs = {job.id: job for job in left}
+            found = {jobs[result.job_id]: result for result in results}
+            for job in found:
+                left.pop(job)
+            if found:
+                yield found
+        if left:
+            raise LookupError("the model gave no answer")
+    except _FAULT_OF_THE_WORKER:
+        raise
+    except Exception as error:
+        if len(left) <= 1:
+            yield {job: _failure(job, error) for job in left}
+            return
+        _log.warning(logfmt("batch_raised", jobs=job_ids(left), error=_named(error)))
+    # Outside the handler, where the error's traceback no longer holds what it was working on.
+    for job, item in left.items():
+        yield from answers(stage, {job: item})
 
 
 def milliseconds_since(start: float) -> float:

@@ -37,6 +37,11 @@ BEGIN
         error_code = 'cancelled',
         error = coalesce(cancel_job.reason, 'cancelled')
     WHERE j.id = cancel_job.id;
+    -- The model of the worker that holds it has better to do. As hint_job does it; without it, the next renewal tells.
+    IF old.status = 'running' AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off'
+        AND pg_notification_queue_usage() < 0.5 THEN
+        PERFORM pg_notify('loracomp_job', 'cancelled');
+    END IF;
     PERFORM loracomp.give_reason(before);
 END
 $$;

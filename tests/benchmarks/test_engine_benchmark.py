@@ -127,6 +127,8 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
         "batch": 3,
         "generating": 2,
         "new-tokens": 3,
+        "texts": 3,
+        "arriving": 3,
         "queue": 6,
         "library": 44,
         "largest": 4,
@@ -146,6 +148,7 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
     results = json.loads(done.stdout)
     figures = {figure["name"]: figure for part in results.values() for figure in part["figures"]}
     single = {"paper", "generation", "throughput", "latency", "library loaded", "library read", "measuring"} - without
+    single |= {"texts", "texts alone", "arrivals", "beginnings", "beside"}
     by_strategy = {f"{part} {strategy}" for part in ("merging", "memory") for strategy in GOALS}
     assert {*figures} == single | by_strategy | {"scoring cat", "scoring linear"}
     assert without or figures["paper"]["details"]["same answer, share"] == 1

@@ -25,7 +25,7 @@ def test_what_stands_in_for_the_model_is_recorded_and_so_is_a_made_up_history(co
     ids = add_jobs(connection, *"ab", base_model=BASE_MODEL)
     jobs = claim(connection, base_model=BASE_MODEL)
     model = NoModel()
-    rows = model.answer(model.prepare(connection, jobs))
+    rows = model.predictions(model.prepare(connection, jobs))
     assert rows[0].trace != rows[1].trace
     assert record_predictions(connection, jobs, rows) == set(ids)
     expected = {"job WHERE status = 'succeeded'": 5, "prediction": 5, "audit_event WHERE entity = 'job'": 10}

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from loracomp.composition.checking import merged
 from loracomp.composition.layers import SideBySide, composed
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
-from loracomp.model.generation import Prompt, generate
+from loracomp.model.generation import Prompt, Texts
 from loracomp.model.scoring import encode_choices, log_likelihoods, pad_right
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, random_adapter, tiny_llama
 
@@ -173,10 +173,10 @@ def test_in_bfloat16_choices_are_off_by_as_little(library, narrow_and_widened, b
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("shared", [True, False])
 def test_generations_logits_are_those_of_each_row_alone_merged(library, narrow_and_widened, dtype, shared):
-    """Of every step, with a cache and padding on the left."""
+    """Of every step, with a cache."""
     narrow, widened = narrow_and_widened
     model, bound = (widened, 1e-5) if dtype == torch.float32 else (narrow, 0.04)
-    prompts = [Prompt(ids, 6) for ids in ([5, 9, 30, 41, 8], [7, 7, 12], [3])]
+    prompts = [Prompt(ids, 6) for ids in ([3], [7, 7, 12], [5, 9, 30, 41, 8])]
     rows = [mix(library, "cat", range(4), [0.4, 0.3, 0.2, 0.1]), mix(library, "linear", [3, 4], [0.6, 0.4]), Mix()]
     steps, written = logits_of_steps(model, prompts, rows, shared)
     for number, (prompt, mixed) in enumerate(zip(prompts, rows, strict=True)):
@@ -187,12 +187,18 @@ def test_generations_logits_are_those_of_each_row_alone_merged(library, narrow_a
 def logits_of_steps(model, prompts, rows, shared):
     """Greedy generation: what the head gave, [steps, rows, vocabulary], and the tokens chosen, [rows, steps]."""
     steps, without_end = [], SimpleNamespace(eos_token_id=None, decode=lambda *_, **__: "")
+
+    def under(texts, tokens):
+        return SideBySide(model, rows).ready([text.of for text in texts], tokens, shared=shared)
+
     handle = model.lm_head.register_forward_hook(lambda _m, _a, logits: steps.append(logits[:, -1].float()))
     end, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
     try:
-        generate(
-            model, without_end, prompts, lambda numbers: composed(model, [rows[n] for n in numbers], shared=shared)
-        )
+        texts = Texts(model, without_end, under)
+        for prompt, mixed in zip(prompts, rows, strict=True):
+            texts.add(prompt, of=mixed)
+        while texts:
+            texts.step()
     finally:
         handle.remove()
         model.generation_config.eos_token_id = end

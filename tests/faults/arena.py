@@ -68,8 +68,11 @@ class Arena:
     """Jobs whose insert was committed; whoever inserts by other means than `insert` adds them."""
     may_fail: int = 0
     """Jobs that the fault means to fail."""
-    columns: dict[str, Any] = field(default_factory=lambda: {"max_new_tokens": 1})
-    """What jobs ask for, unless `insert` is told otherwise."""
+    columns: dict[str, Any] = field(default_factory=dict)
+    """What jobs ask for, unless `insert` is told otherwise: else a token, of the real model several."""
+
+    def __post_init__(self) -> None:
+        self.columns.setdefault("max_new_tokens", 12 if self.model == "real" else 1)
 
     def start_worker(
         self, *, url: str | None = None, die_at: str = "", die_after: int = 1, code: Path = ROOT, **settings: Any
@@ -122,7 +125,7 @@ class Arena:
         return db.connect(self.url, vectors=False)
 
     def insert(self, count: int, prompt: str = "ask", *, by: db.Connection | None = None, **columns: Any) -> None:
-        """Jobs, one token each, by a connection that is open, or one of its own."""
+        """Jobs by a connection that is open, or one of its own."""
         columns = {**self.columns, **columns}
         names, values = list(columns), list(columns.values())
         statement = (

@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Timer
 from typing import Any, TypeAlias
@@ -27,7 +27,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.database.routing import route
 from loracomp.errors import JobError
 from loracomp.model.batching import halving_on_out_of_memory
-from loracomp.records import Failure, Job, Prediction, Routed
+from loracomp.records import Failure, Job, Measurement, Prediction, Routed
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 from routing_data import BASE_MODEL
@@ -81,10 +81,17 @@ class NoModel:
         weights = read_weights(connection, {id_ for each in found for id_ in each.composition.adapter_ids})
         return [(job, routes[job.id], digest(routes[job.id], weights)) for job in jobs]
 
-    def answer(self, prepared: Sequence[Prepared], wanted: Callable[[Job], bool]) -> list[Prediction | Failure]:
-        time.sleep(self._seconds)
-        self._death.at("predicting")
-        return failures_of([job for job, *_ in prepared], halving_on_out_of_memory(self._rows, prepared))
+    def answer(
+        self,
+        prepared: Sequence[Prepared],
+        wanted: Callable[[Job], bool],
+        arriving: Callable[[], Sequence[Prepared]],
+    ) -> Iterator[list[Prediction | Failure]]:
+        while prepared:
+            time.sleep(self._seconds)
+            self._death.at("predicting")
+            yield failures_of([job for job, *_ in prepared], halving_on_out_of_memory(self._rows, prepared))
+            prepared = arriving()
 
     def _rows(self, prepared: Sequence[Prepared]) -> list[Prediction | JobError]:
         misbehave([job for job, *_ in prepared])
@@ -111,14 +118,26 @@ class RealModel:
         self._death.at("encoding")
         return self._pipeline.prepare(connection, jobs)
 
-    def answer(self, prepared: Sequence[Any], wanted: Callable[[Job], bool]) -> list[Any]:
-        self._death.at("predicting")
+    def answer(
+        self, prepared: Sequence[Any], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Any]]
+    ) -> Iterator[Sequence[Prediction | Measurement | Failure]]:
+        failed: list[Failure] = []
 
-        def rows(part: Sequence[Any]) -> list[Any]:
+        def fit(part: Sequence[Any]) -> list[Any]:
             misbehave([each.job for each in part])
-            return self._pipeline.answer(part, wanted)
+            return list(part)
 
-        return failures_of([each.job for each in prepared], halving_on_out_of_memory(rows, prepared))
+        def going_on(part: Sequence[Any]) -> list[Any]:
+            found = failures_of([each.job for each in part], halving_on_out_of_memory(fit, part) if part else [])
+            failed.extend(each for each in found if isinstance(each, Failure))
+            return [each for each in found if not isinstance(each, Failure)]
+
+        steps = self._pipeline.answer(going_on(prepared), wanted, lambda: going_on(arriving()))
+        for ended in steps:
+            self._death.at("predicting")
+            yield [*ended, *failed]
+            failed.clear()
+        yield failed
 
 
 def misbehave(jobs: Sequence[Job]) -> None:

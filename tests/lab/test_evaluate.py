@@ -111,9 +111,9 @@ class Interrupted:
     def prepare(self, connection, jobs):
         return self.pipeline.prepare(connection, jobs)
 
-    def answer(self, prepared, wanted):
+    def answer(self, prepared, wanted, arriving):
         os.kill(os.getpid(), signal.SIGTERM)
-        return self.pipeline.answer(prepared, wanted)
+        return self.pipeline.answer(prepared, wanted, arriving)
 
 
 def without_as_of(found):
@@ -179,9 +179,9 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
                     sleep(0.001)
             return True
 
-        (warm,) = pipeline.answer(first, lambda _: True)
+        ((warm,),) = pipeline.answer(first, lambda _: True)
         started = perf_counter()
-        (answered,) = pipeline.answer(first, wanted)
+        ((answered,),) = pipeline.answer(first, wanted)
         elapsed = 1000 * (perf_counter() - started)
         (second,) = coming[0].result()
     assert warm.answer == answered.answer

@@ -413,15 +413,26 @@ def test_a_suspect_that_is_not_first_is_passed_by(connection: Connection):
     assert [each.id for each in claim(connection)] == [suspect]
 
 
-def test_beside_jobs_that_are_held_a_whole_batch_is_claimed_or_none(connection: Connection):
+def test_beside_jobs_that_are_held_others_are_claimed_and_no_suspect(connection: Connection):
     ids = add_jobs(connection, *"abc")
-    assert claim(connection, 4, held=4) == ()
-    assert [each.id for each in claim(connection, 2, held=2)] == ids[:2]
-    assert set(statuses(connection).values()) == {"running", "queued"}
-    suspect, *_ = add_jobs(connection, *"de")
+    assert [each.id for each in claim(connection, 2)] == ids[:2]
+    assert [each.id for each in claim(connection, 4, held=2)] == ids[2:]
+    suspect, other = add_jobs(connection, *"de")
     connection.execute("UPDATE loracomp.job SET expired_leases = 1, priority = 9 WHERE id = %s", (suspect,))
-    assert claim(connection, 1, held=2) == claim(connection, 2, held=2) == ()  # the suspect is first, and must be alone
+    assert claim(connection, 4, held=3) == ()  # the suspect is first, and must be alone
     assert [each.id for each in claim(connection, 2)] == [suspect]
+    assert claim(connection, 4, held=1) == ()  # nothing beside it
+    assert [each.id for each in claim(connection, 4, worker="other", held=1)] == [other]
+
+
+def test_what_was_claimed_by_itself_and_gets_company_pays_for_no_expiry(connection: Connection):
+    ids = add_jobs(connection, *"abc", max_attempts=1)
+    for held in range(3):
+        assert len(claim(connection, 1, held=held)) == 1
+    expire_leases(connection)
+    connection.execute("SELECT loracomp.rescue_jobs()")
+    rows = [job(connection, each) for each in ids]
+    assert [(row["status"], row["attempts"], row["expired_leases"]) for row in rows] == [("queued", 0, 1)] * 3
 
 
 def test_an_expiry_alone_counts_and_the_last_one_fails_the_job(connection: Connection):

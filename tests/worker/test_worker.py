@@ -18,7 +18,7 @@ from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import DeviceHungError, SchemaMismatchError
-from loracomp.records import Failure, Job, Prediction
+from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.heartbeat import Heartbeat
 from loracomp.worker.leases import Leases
@@ -139,14 +139,26 @@ def test_while_a_batch_runs_the_next_is_claimed_and_its_leases_are_renewed(conne
     assert timings["ready"] > 500 > max(timings["claim"], timings["record"])
 
 
-def test_less_than_a_batch_is_left_to_an_idle_worker(connection: Connection, database: str):
-    slow, _, other = add_jobs(connection, "sleep 1.5", "a", "b")
-    with working(database, worker="busy"):
-        wait_until(lambda: job(connection, slow)["status"] == "running")
-        time.sleep(0.3)  # it has looked
-        drain_here(database, worker="idle")
+def test_a_busy_worker_takes_one_job_more_as_well(connection: Connection, database: str):
+    slow, beside, other = add_jobs(connection, "sleep 1.5", "a", "b")
+    with working(database):
+        wait_until(lambda: job(connection, other)["status"] == "running")
         assert job(connection, slow)["status"] == "running"
-    assert predictions(connection)[other]["worker"] == "idle"
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    assert claims(connection) == dict.fromkeys([slow, beside, other], 1)
+
+
+def test_a_busy_worker_leaves_jobs_to_idle_ones(connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("loracomp.worker.loop.GIVE_WAY_S", 1)
+    (slow,) = add_jobs(connection, "plod 3")
+    with working(database, worker="busy", listen=True):
+        wait_until(lambda: job(connection, slow)["status"] == "running")
+        with working(database, worker="idle", listen=True):
+            wait_until(lambda: "idle" in reported(connection))
+            others = [add_jobs(connection, "a")[0] for _ in range(3)]
+            wait_until(lambda: {job(connection, each)["status"] for each in others} == {"succeeded"})
+        assert job(connection, slow)["status"] == "running"
+    assert {predictions(connection)[each]["worker"] for each in others} == {"idle"}
 
 
 def test_a_stopping_worker_gives_back_what_waits_at_once(connection: Connection, database: str):
@@ -202,25 +214,147 @@ class Noting(Obedient):
     def __init__(self) -> None:
         self.begun: list[int] = []
 
-    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[Prediction | Failure]:
-        self.begun += [each.id for each in jobs]
-        return super().answer(jobs, wanted)
+    def _answer(
+        self, job: Job, together: int, wanted: Callable[[Job], bool]
+    ) -> Prediction | Measurement | Failure | None:
+        self.begun.append(job.id)
+        return super()._answer(job, together, wanted)
 
 
 def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, database: str):
     ids = add_jobs(connection, "sleep 0.5", *"abcde")
     pipeline = Noting()
-    with db.connect(database) as other, working(database, pipeline):
+    with db.connect(database) as other, working(database, pipeline, held_batches=2):
         wait_until(lambda: job(connection, ids[0])["status"] == "running")
         with other.transaction():
             other.execute("SELECT FROM loracomp.job WHERE id = %s FOR UPDATE", (ids[0],))
             wait_until(lambda: pipeline.begun == ids[:4])
             time.sleep(0.2)
-            assert pipeline.begun == ids[:4]  # one batch is recorded at a time: the model isn't ahead by more
+            assert pipeline.begun == ids[:4]  # what is held is bounded, and what waits to be recorded is held
             assert "succeeded" not in statuses(connection).values()
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     times = [job(connection, each)["finished_at"] for each in ids]
     assert times == sorted(times)
+
+
+# --- jobs that end at different times
+
+
+class Stepping(Obedient):
+    """Answers "text N" in so many steps of a fiftieth of a second, and everything else in the step after it came."""
+
+    def __init__(self) -> None:
+        self.steps: list[set[int]] = []
+        """Jobs that were under way in each."""
+
+    def answer(
+        self, jobs: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
+    ) -> Iterator[list[Prediction | Measurement | Failure]]:
+        left = dict.fromkeys(jobs, 0)
+        while left:
+            time.sleep(0.02)
+            self.steps.append({job.id for job in left})
+            ended = []
+            for each in list(left):
+                left[each] += 1
+                words = each.prompt.split()
+                if not wanted(each):
+                    ended.append(Failure(each.id, "lease_lost", "its lease was lost"))
+                elif words[0] != "text" or left[each] >= int(words[1]):
+                    ended.append(self._answer(each, len(left), wanted))
+            for result in ended:
+                left = {each: steps for each, steps in left.items() if each.id != result.job_id}
+            yield ended
+            left |= dict.fromkeys(arriving(), 0)
+
+
+def test_jobs_of_several_claims_join_and_each_is_recorded_when_it_ends(connection: Connection, database: str):
+    (long,) = add_jobs(connection, "text 100000")
+    pipeline = Stepping()
+    with working(database, pipeline, lease_s=1) as worker:
+        wait_until(lambda: job(connection, long)["status"] == "running")
+        ids = add_jobs(connection, "text 9", "a", "b")
+        wait_until(lambda: {job(connection, each)["status"] for each in ids} == {"succeeded"})
+        assert job(connection, long)["status"] == "running"
+        connection.execute("SELECT loracomp.cancel_job(%s)", (long,))
+        (after_it,) = add_jobs(connection, "c")
+        wait_until(lambda: job(connection, after_it)["status"] == "succeeded")
+        wait_until(lambda: not worker._leases.held)
+    assert statuses(connection)[long] == "cancelled"
+    assert any({long, ids[0]} <= step for step in pipeline.steps)
+    assert claims(connection) == dict.fromkeys([long, *ids, after_it], 1)
+    assert {row["batch_size"] for row in predictions(connection).values()} <= {1, 2, 3, 4}
+
+
+@pytest.mark.session
+def test_a_cancelled_job_leaves_the_model_at_once_though_its_lease_is_long(connection: Connection, database: str):
+    (cancelled,) = add_jobs(connection, "text 100000")
+    with working(database, Stepping(), listen=True, lease_s=3600) as worker:
+        wait_until(lambda: job(connection, cancelled)["status"] == "running")
+        wait_until(lambda: worker._heartbeat._listening)
+        connection.execute("SELECT loracomp.cancel_job(%s)", (cancelled,))
+        wait_until(lambda: not worker._leases.held)
+
+
+def test_a_job_whose_time_is_over_leaves_the_model_at_once_though_its_lease_is_long(
+    connection: Connection, database: str
+):
+    (slow,) = add_jobs(connection, "text 100000", timeout_s=1)
+    with working(database, Stepping(), lease_s=3600) as worker:
+        wait_until(lambda: job(connection, slow)["status"] == "running")
+        wait_until(lambda: not worker._leases.held)
+    connection.execute("SELECT loracomp.rescue_jobs()")
+    assert job(connection, slow)["error_code"] == "lease_expired"
+
+
+class Gathering(Obedient):
+    """Answers when four jobs are there, all in one step."""
+
+    def answer(
+        self, jobs: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
+    ) -> Iterator[list[Prediction | Measurement | Failure]]:
+        left = list(jobs)
+        while len(left) < 4:
+            time.sleep(0.02)
+            left += arriving()
+            yield []
+        yield [answer for job in left if (answer := self._answer(job, len(left), wanted))]
+
+
+def test_jobs_of_several_claims_may_end_in_one_step(connection: Connection, database: str):
+    add_jobs(connection, *"abcd")
+    with working(database, Gathering()):
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    rows = predictions(connection).values()
+    assert len({row["timings"]["claim"] for row in rows}) == 2
+    assert {row["batch_size"] for row in rows} == {4}
+
+
+def test_no_more_is_held_than_there_is_room_for(connection: Connection, database: str):
+    ids = add_jobs(connection, *["text 40"] * 5, "a", "b")
+    with working(database, pipeline := Stepping(), held_batches=2):
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    assert max(map(len, pipeline.steps)) <= 4
+    assert claims(connection) == dict.fromkeys(ids, 1)
+
+
+def test_a_fault_among_jobs_of_several_claims_costs_the_culprit_alone(connection: Connection, database: str):
+    (long,) = add_jobs(connection, "text 60", max_attempts=1)
+    with working(database, Stepping()):
+        wait_until(lambda: job(connection, long)["status"] == "running")
+        culprit, other = add_jobs(connection, "raise", "text 5", max_attempts=1)
+        wait_until(lambda: not {"queued", "running"} & set(statuses(connection).values()))
+    assert statuses(connection) == {long: "succeeded", culprit: "failed", other: "succeeded"}
+    assert job(connection, culprit)["error"] == "ValueError: a fault"
+
+
+def test_told_to_stop_it_finishes_what_runs_and_no_more(connection: Connection, database: str):
+    (long,) = add_jobs(connection, "text 60")
+    with working(database, Stepping(), held_batches=1) as worker:
+        wait_until(lambda: job(connection, long)["status"] == "running")
+        worker.stop()
+        (late,) = add_jobs(connection, "a")
+    assert statuses(connection) == {long: "succeeded", late: "queued"}
 
 
 # --- faults of jobs
@@ -281,10 +415,9 @@ class Cancelling(Obedient):
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def answer(self, jobs: Sequence[Job], wanted: Callable[[Job], bool]) -> list[Prediction | Failure]:
-        for each in jobs:
-            self._connection.execute("SELECT loracomp.cancel_job(%s)", (each.id,))
-        return [Failure(each.id, "prompt_too_long", "the prompt is too long") for each in jobs]
+    def _answer(self, job: Job, together: int, wanted: Callable[[Job], bool]) -> Failure:
+        self._connection.execute("SELECT loracomp.cancel_job(%s)", (job.id,))
+        return Failure(job.id, "prompt_too_long", "the prompt is too long")
 
 
 def test_a_failure_that_is_not_written_is_not_logged_as_one(
@@ -355,7 +488,7 @@ def test_a_frozen_workers_late_result_changes_nothing_and_it_carries_on(connecti
 def test_heartbeats_keep_a_lease_beyond_its_length_and_up_to_the_timeout(connection: Connection, database: str):
     (long,) = add_jobs(connection, "sleep 2.5")
     (hung,) = add_jobs(connection, "sleep 600", timeout_s=2, max_attempts=1)
-    with running(database, LEASE_S=1, BATCH_SIZE=1, HANG_S=3600) as process:
+    with running(database, LEASE_S=1, BATCH_SIZE=1, HELD_BATCHES=1, HANG_S=3600) as process:
         wait_until(lambda: job(connection, long)["status"] == "succeeded")
         wait_until(lambda: job(connection, hung)["status"] == "running")
         wait_until(lambda: connection.execute("SELECT loracomp.rescue_jobs() AS count").fetchone() == {"count": 1})

@@ -1,7 +1,7 @@
 """loracomp: the real worker with a pipeline without models, which gives made-up answers with complete traces."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -63,8 +63,15 @@ class NoModel:
             self._traces = [row["trace"] for row in connection.execute(TRACES, [made], binary=True)]
         return jobs
 
-    def answer(self, prepared: Sequence[Job], wanted: Callable[[Job], bool] = lambda _: True) -> list[Prediction]:
-        return [self._prediction(job, len(prepared)) for job in prepared]
+    def answer(
+        self, prepared: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
+    ) -> Iterator[list[Prediction]]:
+        while prepared:
+            yield self.predictions(prepared)
+            prepared = arriving()
+
+    def predictions(self, jobs: Sequence[Job]) -> list[Prediction]:
+        return [self._prediction(job, len(jobs)) for job in jobs]
 
     def trace_columns(self, variant: int) -> dict[str, Any]:
         tasks, probabilities = self._orders[variant], self._probabilities[variant]

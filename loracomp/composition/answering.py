@@ -1,0 +1,234 @@
+"""Requests under way in one model: scored by passes over many, generated a token at a step, each under its own mix."""
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from loracomp.composition.checking import MergeChecker
+from loracomp.composition.composer import Composed
+from loracomp.composition.layers import SideBySide
+from loracomp.composition.strategies import Mix
+from loracomp.errors import JobError
+from loracomp.model.batching import batches, halving_on_out_of_memory
+from loracomp.model.chat import render
+from loracomp.model.cpu import PASS_TOKENS
+from loracomp.model.generation import Generated, Pass, Prompt, Text, Texts
+from loracomp.model.loading import BaseModel
+from loracomp.model.scoring import Question, check_length, encode_choices, encode_texts, log_likelihoods, normalize
+from loracomp.records import Answer, Request
+
+K = TypeVar("K", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Item(Generic[K]):
+    """A request ready for the model."""
+
+    key: K
+    request: Request
+    composed: Composed
+    encoded: Question | Prompt
+    wanted: Callable[[], bool]
+
+    @property
+    def question(self) -> Question:
+        """Of one that is scored."""
+        assert isinstance(self.encoded, Question)
+        return self.encoded
+
+    @property
+    def mixes(self) -> tuple[Mix, ...]:
+        """What the model is run under to score; with contrast the base model alone comes after the composition."""
+        mix = self.composed.mix
+        return (mix, Mix()) if self.request.contrast and mix.adapters else (mix,)
+
+    @property
+    def rows(self) -> int:
+        return len(self.mixes) * len(self.question.rows)
+
+    @property
+    def width(self) -> int:
+        """Tokens of its longest row."""
+        return max(len(row.tokens) for row in self.question.rows)
+
+
+class Answering(Generic[K]):
+    """Requests join by `add` at any time, under a key each; a `step` takes all of them further.
+
+    JobError codes: 'prompt_too_long', 'prompt_blank', 'chat_template', 'not_finite', 'lease_lost', and 'out_of_memory'
+    (the only one worth a retry).
+    """
+
+    def __init__(self, base: BaseModel, token_budget: int, checker: MergeChecker) -> None:
+        """`checker` sees every scoring pass; `token_budget` is that of `Predictor`."""
+        self._base = base
+        self._checker = checker
+        self._token_budget = token_budget
+        self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
+        self._answered: list[tuple[K, Answer | JobError]] = []
+        self._scored: list[_Item[K]] = []
+        """In the order in which they came."""
+        self._cut: list[list[_Item[K]]] = []
+        """The same as passes; empty where they changed since."""
+        self._scoring = False
+        self._adapters = self._side_by_side([])
+        self._of_texts = self._side_by_side([])
+        self._texts = Texts(
+            base.model,
+            base.tokenizer,
+            self._under,
+            token_budget=token_budget,
+            pass_tokens=self._pass_tokens,
+            shares_prefixes=base.shares_prompts,
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._answered or self._scored or self._texts)
+
+    def add(
+        self, key: K, request: Request, composed: Composed | JobError, wanted: Callable[[], bool] = lambda: True
+    ) -> None:
+        """Let a request join. One that is not `wanted` any more, for good, leaves with 'lease_lost' before a pass."""
+        try:
+            if isinstance(composed, JobError):
+                raise composed
+            item = _Item(key, request, composed, self._encode(request), wanted)
+        except JobError as error:
+            self._answered.append((key, error))
+            return
+        if isinstance(item.encoded, Prompt):
+            self._texts.add(item.encoded, of=item, under=request.composition, wanted=wanted)
+        else:
+            self._scored.append(item)
+            self._cut = []
+
+    def step(self) -> list[tuple[K, Answer | JobError]]:
+        """In turn a pass over choices, of those that came first and what fits beside them, and a token of each text."""
+        answered, self._answered = self._answered, []
+        self._scoring = bool(self._scored) and not (self._scoring and self._texts)
+        if self._scoring:
+            answered += self._score_some()
+        elif self._texts:
+            answered += [(text.of.key, _written(text.of, text.result())) for text in self._texts.step()]
+        return answered
+
+    def _encode(self, request: Request) -> Question | Prompt:
+        tokenizer, limit = self._base.tokenizer, self._base.context_length
+        prompt, rendered = request.prompt, request.chat_template
+        if rendered:
+            prompt = render(tokenizer, prompt, request.system_text)
+        if request.choices is not None:
+            shared = self._base.shares_prompts
+            return encode_choices(tokenizer, prompt, request.choices, limit, shared_prompt=shared, rendered=rendered)
+        assert request.max_new_tokens is not None  # never None here: a trigger sets it for jobs without choices
+        tokens = encode_texts(tokenizer, [prompt], rendered=rendered)[0]
+        check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")
+        return Prompt(tokens, request.max_new_tokens, request.stop, request.temperature, request.top_p, request.seed)
+
+    def _score_some(self) -> list[tuple[K, Answer | JobError]]:
+        if not self._cut:
+            self._cut = batches(self._scored, self._token_budget, self._pass_tokens)
+            self._adapters = self._side_by_side(item.composed.mix for item in self._scored)
+        together = next(batch for batch in self._cut if self._scored[0] in batch)
+        self._cut.remove(together)
+        self._scored = [item for item in self._scored if item not in together]
+        wanted = [item for item in together if item.wanted()]
+        answers = dict.fromkeys(together, _lease_lost()) | self._scores(wanted)
+        return [(item.key, answers[item]) for item in together]
+
+    def _scores(self, items: Sequence[_Item[K]]) -> dict[_Item[K], Answer | JobError]:
+        """What is not finite among others is asked again alone, for an adapter that overflows may spoil the others."""
+        if not items:
+            return {}
+        run = partial(self._part, items)
+        answers = dict(zip(items, halving_on_out_of_memory(run, items), strict=True))
+        spoilt = [item for item, answer in answers.items() if _is_not_finite(answer)]
+        if len(items) > 1:
+            answers |= {item: run([item])[0] for item in spoilt}
+        return answers
+
+    def _part(self, items: Sequence[_Item[K]], asked: Sequence[_Item[K]]) -> list[Answer | JobError]:
+        # Where memory ran out, or an adapter overflows, a part has those adapters alone that it uses.
+        adapters = self._adapters if asked is items else self._side_by_side(item.composed.mix for item in asked)
+        return self._score(adapters, asked)
+
+    @torch.inference_mode()
+    def _score(self, adapters: SideBySide, items: Sequence[_Item[K]]) -> list[Answer | JobError]:
+        asked = [(item.question, mix) for item in items for mix in item.mixes]
+        rows = [mix for question, mix in asked for _ in question.rows]
+        with adapters.composed(rows, max(item.width for item in items)):
+            given = log_likelihoods(self._base.model, [question for question, _ in asked])
+        self._checker.check(asked, given)
+        scores = iter(given)
+        return [_chosen(item, *(next(scores) for _ in item.mixes)) for item in items]
+
+    def _under(self, texts: Sequence[Text], tokens: int) -> Pass:
+        mixes = [text.of.composed.mix for text in texts]
+        if not self._of_texts.covers(mixes):
+            self._of_texts = self._side_by_side(mixes)
+        return self._of_texts.ready(mixes, tokens)
+
+    def _side_by_side(self, mixes: Iterable[Mix]) -> SideBySide:
+        return SideBySide(self._base.model, mixes)
+
+
+def _chosen(item: _Item[K], composed: Tensor, base: Tensor | None = None) -> Answer | JobError:
+    """The answer with the highest score; among equal scores, the first choice.
+
+    `composed` and `base` are the choices' log-likelihoods [choices] under the composition and, if the request uses
+    contrast, under the base model.
+    """
+    assert item.request.choices is not None
+    contrasted = composed if base is None else composed - item.request.contrast * base
+    scores = normalize(contrasted, item.question, item.request.normalization).tolist()
+    if not all(map(math.isfinite, scores)):
+        return _not_finite()
+    best = scores.index(max(scores))
+    return Answer(
+        output=item.request.choices[best],
+        choice_index=best + 1,
+        choice_scores=tuple(scores),
+        prompt_tokens=item.question.prompt_tokens,
+        output_tokens=item.question.token_counts[best],
+        norm_ratio=item.composed.norm_ratio,
+        cosine=item.composed.cosine,
+    )
+
+
+def _written(item: _Item[K], generated: Generated | JobError | None) -> Answer | JobError:
+    assert isinstance(item.encoded, Prompt)
+    if generated is None:
+        return _lease_lost()
+    if isinstance(generated, JobError):
+        return generated
+    if not generated.finite:
+        return _not_finite()
+    return Answer(
+        output=generated.text,
+        prompt_tokens=len(item.encoded.tokens),
+        output_tokens=generated.tokens,
+        finish_reason=generated.finish_reason,
+        norm_ratio=item.composed.norm_ratio,
+        cosine=item.composed.cosine,
+    )
+
+
+def _is_not_finite(answer: Answer | JobError) -> bool:
+    return isinstance(answer, JobError) and answer.code == "not_finite"
+
+
+def _lease_lost() -> JobError:
+    return JobError("the job's lease was lost, so its answer could not be recorded", code="lease_lost")
+
+
+def _not_finite() -> JobError:
+    return JobError(
+        "the model's output contains NaN or infinity: the sum of its adapters overflows in this precision; "
+        "try another policy or a worker with dtype float32",
+        code="not_finite",
+    )

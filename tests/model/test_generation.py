@@ -1,0 +1,236 @@
+"""Texts that join and leave a running batch: each comes out as it does alone, and what is alike is computed once."""
+
+from contextlib import nullcontext
+
+import pytest
+import torch
+from peft import PeftModel
+
+from loracomp.composition.layers import SideBySide
+from loracomp.composition.strategies import gated
+from loracomp.errors import JobError
+from loracomp.model import row_cache
+from loracomp.model.generation import ALIKE, Generated, Prompt, Texts
+from model_fixtures import letter_tokenizer, linear_shapes, peft_twin, random_adapter, tiny_llama
+
+
+@pytest.fixture
+def model():
+    return tiny_llama()
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return letter_tokenizer()
+
+
+def passes(model):
+    """Shapes [rows, tokens] of what goes through the model from now on."""
+    shapes = []
+    model.model.embed_tokens.register_forward_hook(lambda _m, args, _o: shapes.append(tuple(args[0].shape)))
+    return shapes
+
+
+def prompt(first, length=5, new=6, **settings):
+    return Prompt([2 + (first + n) % 60 for n in range(length)], new, **settings)
+
+
+def alone(model, tokenizer, asked, by=lambda *_: nullcontext, **about):
+    texts = Texts(model, tokenizer, by)
+    text = texts.add(asked, **about)
+    while texts:
+        texts.step()
+    return text.result()
+
+
+def adapters(model):
+    shapes = linear_shapes(model, "q_proj", "v_proj")
+    return [random_adapter(shapes, seed=seed, scaling=3.0) for seed in range(4)]
+
+
+def mixed(model):
+    """What runs each text under the one of four mixes that is its own."""
+    packed = [adapter.packed() for adapter in adapters(model)]
+    mixes = [gated("cat", [packed[n], packed[(n + 1) % 4]], [0.7, 0.3]) for n in range(4)]
+
+    def under(texts, tokens):
+        return SideBySide(model, mixes).ready([mixes[text.under] for text in texts], tokens)
+
+    return under
+
+
+def test_texts_join_and_leave_at_every_step_and_come_out_as_alone(model, tokenizer, monkeypatch):
+    """Each under its own mix; some longer than those that run, and more rows and columns than there is room for."""
+    monkeypatch.setattr(row_cache, "ROWS", 1)
+    monkeypatch.setattr(row_cache, "COLUMNS", 2)
+    under = mixed(model)
+    asked = [
+        prompt(7 * n, length=3 + 5 * (n % 4), new=2 + 3 * (n % 5), temperature=0.9 * (n % 2), seed=n) for n in range(14)
+    ]
+    expected = [alone(model, tokenizer, each, under, under=n % 4) for n, each in enumerate(asked)]
+    texts, joined, ended = Texts(model, tokenizer, under), [], []
+    while texts or len(joined) < len(asked):
+        if len(joined) < len(asked):
+            joined.append(texts.add(asked[len(joined)], under=len(joined) % 4))
+        ended += texts.step()
+    assert [text.result() for text in joined] == expected
+    assert len(ended) == len({id(text) for text in ended}) == len(asked)
+    assert ended != joined  # short ones end before longer ones that came earlier
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 reads it
+def test_greedy_texts_are_those_of_transformers_on_pefts_merge(model, tokenizer):
+    """One after the other by `model.generate`: the plainest way there is."""
+    under = mixed(model)
+    asked = [prompt(11 * n, length=4 + n, new=10) for n in range(8)]
+    texts = Texts(model, tokenizer, under)
+    found = [texts.add(each, under=n % 4) for n, each in enumerate(asked)]
+    while texts:
+        texts.step()
+    with peft_twin(model, adapters(model)) as peft_model:
+        assert isinstance(peft_model, PeftModel)
+        for n in range(4):
+            peft_model.add_weighted_adapter([str(n), str((n + 1) % 4)], [0.7, 0.3], f"mix {n}", combination_type="cat")
+        for n, (each, text) in enumerate(zip(asked, found, strict=True)):
+            peft_model.set_adapter(f"mix {n % 4}")
+            ids = torch.tensor([each.tokens])
+            output = peft_model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=10)
+            expected = output[0, len(each.tokens) :].tolist()
+            assert text.tokens == expected
+    assert len({tuple(text.tokens) for text in found}) > 4
+
+
+def sharing(model, tokenizer, asked, shares=True):
+    """Results of prompts, each with its `under`, which all come at once; and shapes of the passes."""
+    under = mixed(model)
+    texts, shapes = Texts(model, tokenizer, under, shares_prefixes=shares), passes(model)
+    found = [texts.add(each, under=number) for each, number in asked]
+    while texts:
+        texts.step()
+    return [text.result() for text in found], shapes
+
+
+BEGINNING = [2 + 7 * n % 60 for n in range(ALIKE + 20)]
+
+
+def ending(*tokens, new=4):
+    return Prompt([*BEGINNING, *tokens], new)
+
+
+def test_what_prompts_begin_with_is_computed_once_under_one_mix(model, tokenizer):
+    asked = [(ending(n, 5, *[9] * n), 0) for n in range(6)] + [(ending(8, 7), 1), (prompt(3), 0)]
+    expected, _ = sharing(model, tokenizer, asked, shares=False)
+    found, shapes = sharing(model, tokenizer, asked)
+    assert found == expected
+    read = [(rows, tokens) for rows, tokens in shapes if tokens > 1]
+    assert read.count((1, len(BEGINNING))) == 1
+    assert sum(rows * tokens for rows, tokens in read) < 3 * len(BEGINNING) + 6 * 7 + 10
+
+
+def test_a_prompt_that_comes_later_takes_what_it_begins_with_from_one_that_runs(model, tokenizer):
+    under = mixed(model)
+    expected = [
+        alone(model, tokenizer, ending(n, new=8), under, under=number) for n, number in ((1, 0), (2, 0), (3, 1))
+    ]
+    texts = Texts(model, tokenizer, under, shares_prefixes=True)
+    found = [texts.add(ending(1, new=8), under=0)]
+    texts.step()
+    shapes = passes(model)
+    found += [texts.add(ending(2, new=8), under=0), texts.add(ending(3, new=8), under=1)]
+    while texts:
+        texts.step()
+    assert [text.result() for text in found] == expected
+    assert [shape for shape in shapes if shape[1] > 1] == [(1, len(BEGINNING) + 1)]  # of the other mix
+    assert shapes.count((1, 1)) >= 1
+
+
+def test_equal_prompts_share_all_but_their_last_token(model, tokenizer):
+    asked = [(ending(4), 2)] * 3
+    found, shapes = sharing(model, tokenizer, asked)
+    assert len(set(found)) == 1
+    assert shapes[:2] == [(1, len(BEGINNING)), (3, 1)]
+
+
+def test_what_is_not_wanted_any_more_is_gone_with_the_next_step(model, tokenizer):
+    texts, lost = Texts(model, tokenizer), set()
+    asked = {n: texts.add(prompt(n, new=9), wanted=lambda n=n: n not in lost) for n in range(3)}
+    texts.step()
+    lost.add(1)
+    shapes = passes(model)
+    assert texts.step() == [asked[1]]
+    assert shapes == [(2, 1)]
+    assert asked[1].result() is None
+
+
+def test_no_more_run_than_the_budget_holds_and_who_waits_goes_in_turn(model, tokenizer):
+    texts = Texts(model, tokenizer, token_budget=3 * 11)
+    shapes, ended = passes(model), []
+    asked = [texts.add(prompt(n, length=5, new=6 - (n == 0))) for n in range(7)]
+    while texts:
+        ended += texts.step()
+    assert max(rows for rows, _ in shapes) == 3
+    assert [asked.index(text) for text in ended[:1]] == [0]
+    assert {*map(asked.index, ended[:3])} == {0, 1, 2}
+
+
+@pytest.mark.parametrize("most", [4, 1])
+def test_where_memory_runs_out_fewer_run_and_all_come_out_the_same(model, tokenizer, most):
+    asked = [prompt(5 * n, new=3 + n) for n in range(6)]
+    expected = [alone(model, tokenizer, each) for each in asked]
+
+    def allocate(_module, args, _output):
+        if len(args[0]) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1024.00 TiB.")
+
+    model.model.embed_tokens.register_forward_hook(allocate)
+    texts = Texts(model, tokenizer)
+    found = [texts.add(each) for each in asked]
+    while texts:
+        texts.step()
+    assert [text.result() for text in found] == expected
+
+
+def test_a_text_too_large_alone_fails_alone(model, tokenizer):
+    def allocate(_module, args, _output):
+        if args[0].shape[1] > 20:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1024.00 TiB.")
+
+    model.model.embed_tokens.register_forward_hook(allocate)
+    texts = Texts(model, tokenizer)
+    small, large, after = (texts.add(each) for each in (prompt(1), prompt(2, length=30), prompt(3)))
+    while texts:
+        texts.step()
+    error = large.result()
+    assert isinstance(error, JobError)
+    assert (error.code, error.retry) == ("out_of_memory", True)
+    assert isinstance(small.result(), Generated) and isinstance(after.result(), Generated)
+
+
+def test_what_a_neighbour_spoils_goes_on_alone_and_draws_the_same(model, tokenizer):
+    """An adapter that overflows at one step only makes all rows of that pass NaN."""
+    asked = [prompt(9 * n, new=7, temperature=0.8, seed=n) for n in range(3)]
+    expected = [alone(model, tokenizer, each) for each in asked]
+    texts = Texts(model, tokenizer)
+    found = [texts.add(each) for each in asked]
+    texts.step()
+
+    def spoil(_module, _args, output):
+        handle.remove()
+        return output * float("nan")
+
+    handle = model.model.embed_tokens.register_forward_hook(spoil)
+    while texts:
+        texts.step()
+    assert [text.result() for text in found] == expected
+
+
+def test_a_model_that_keeps_more_than_keys_and_values_reads_everything_again(model, tokenizer, monkeypatch):
+    asked = [prompt(5 * n, new=3 + n) for n in range(3)]
+    expected = [alone(model, tokenizer, each) for each in asked]
+    monkeypatch.setattr("loracomp.model.generation._keeps_what_it_has_read", lambda _: False)
+    texts, shapes = Texts(model, tokenizer, shares_prefixes=True), passes(model)
+    found = [texts.add(each) for each in asked]
+    while texts:
+        texts.step()
+    assert [text.result() for text in found] == expected
+    assert shapes[-1] == (1, 5 + 4)
