@@ -1,7 +1,7 @@
-"""The queue by itself, beside two libraries and a bare table: python -m benchmarks.queue [--help].
+"""The queue by itself, beside three libraries and a bare table: python -m benchmarks.queue [--help].
 
-A model that does nothing, the whole trace written, on an embedded server of its own. procrastinate and pgqueuer do a
-job with an equally large result, where their package is installed. Half an hour on two quiet cores; writes
+A model that does nothing, the whole trace written, on an embedded server of its own. procrastinate, pgqueuer and awa do
+a job with an equally large result, where their package is installed. Forty minutes on two quiet cores; writes
 docs/performance/queue.json, and leaves there what other parts have written.
 """
 
@@ -27,6 +27,8 @@ from .snapshot import under_a_snapshot
 from .throughput import grid, throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
+PACKAGES = {"pgqueuer": "pgqueuer", "procrastinate": "procrastinate", "awa": "awa-pg"}
+"""That other systems are imported from."""
 console = Console(stderr=True, highlight=False)
 
 
@@ -48,11 +50,11 @@ def main(  # noqa: PLR0917
     history: Annotated[int, typer.Option(help="Jobs in the longest history.")] = 100_000,
     submitters: Annotated[int, typer.Option(help="That share a queue of that depth, at most.")] = 1000,
     seconds: Annotated[float, typer.Option(help="That each point is measured for.")] = 3,
-    rounds: Annotated[int, typer.Option(help="Of throughput: batches of 64, one worker.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Of throughput: one worker, batches of 64 and of one.")] = 5,
     claims: Annotated[int, typer.Option(help="At each size of queue and history.")] = 500,
     batch: Annotated[int, typer.Option(help="Jobs in the largest batch of the grid.")] = 256,
     minutes: Annotated[float, typer.Option(help="That a reader holds its snapshot, and the same without.")] = 0.5,
-    python: Annotated[str, typer.Option(help="A Python that has procrastinate and pgqueuer.")] = sys.executable,
+    python: Annotated[str, typer.Option(help="A Python that has procrastinate, pgqueuer and awa-pg.")] = sys.executable,
     out: Annotated[Path, typer.Option(help="Where the figures go.")] = OUT,
 ) -> None:
     """Measure, write the figures, print them."""
@@ -61,7 +63,7 @@ def main(  # noqa: PLR0917
         console.print(f"[dim]{line}[/dim]")
 
     pythons = {"loracomp": sys.executable, "bare": sys.executable}
-    pythons |= {system: python for system in ("pgqueuer", "procrastinate") if has(python, system)}
+    pythons |= {system: python for system in PACKAGES if has(python, system)}
     figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     with own_server() as url:
         measures: dict[Part, Callable[[], list[dict[str, Any]]]] = {
@@ -77,7 +79,7 @@ def main(  # noqa: PLR0917
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
             "server": one(url, "SHOW server_version"),
             "psycopg": psycopg.__version__,
-            **{system: version(python, system) for system in ("pgqueuer", "procrastinate") if system in pythons},
+            **{system: version(python, PACKAGES[system]) for system in PACKAGES if system in pythons},
         }
         for system, interpreter in pythons.items():
             install(system, interpreter, url)

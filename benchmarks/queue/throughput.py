@@ -1,4 +1,4 @@
-"""Measures jobs/s from claim to record of four systems, by batch size and number of workers."""
+"""Measures jobs/s from claim to record of five systems, by batch size and number of workers."""
 
 from collections.abc import Callable
 from statistics import median
@@ -8,25 +8,27 @@ from .place import queue
 
 BATCHES = (1, 8, 64, 256)
 WORKERS = (1, 2, 3, 4)
-KEY = (64, 1)
-"""Batch size and number of workers at which the systems are compared, in several rounds."""
+KEYS = ((64, 1), (1, 1))
+"""Batch sizes and numbers of workers at which the systems are compared, in several rounds."""
 POINTS = {
     "loracomp": [(batch, workers) for batch in BATCHES for workers in WORKERS],
     "bare": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
     "pgqueuer": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
     "procrastinate": [*((batch, 1) for batch in (1, 8, 64)), (64, 2), (64, 4)],
+    "awa": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
 }
 COSTS = ("server_ms_a_job", "client_ms_a_job", "wal_bytes_a_job", "commits_a_job")
 """Costs per job: CPU time of the server's processes and of the workers in milliseconds, WAL bytes and commits."""
-FASTEST = {"loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000}
+FASTEST = {"loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000, "awa": 20_000}
 """An upper bound of the jobs/s of each system."""
 
 
 def throughput(
     maintenance: str, pythons: dict[str, str], seconds: float, rounds: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Results of each system at KEY: medians of rounds in which the systems take turns."""
-    return measure(maintenance, pythons, [(system, *KEY) for system in pythons] * rounds, seconds, say)
+    """Results of each system at each of KEYS: medians of rounds in which the systems take turns."""
+    points = [(system, *key) for key in KEYS for _ in range(rounds) for system in pythons]
+    return measure(maintenance, pythons, points, seconds, say)
 
 
 def grid(

@@ -1,0 +1,67 @@
+"""awa (the package awa-pg): a task that writes its result by a statement of its own, as its documentation has it."""
+
+import asyncio
+import os
+from dataclasses import dataclass
+
+import asyncpg
+import awa
+import psycopg
+
+from .command import BODY_BYTES, PROMPT, RESULTS, command
+
+ADD_RESULT = "INSERT INTO result (job_id, body) VALUES ($1, $2)"
+QUEUE = "answers"
+
+
+@dataclass
+class Answer:
+    """What a job asks."""
+
+    prompt: str
+
+
+def client_of(url: str) -> awa.AsyncClient:
+    """Its URLs must name a host; `host` among the parameters, a folder with a socket, goes before it."""
+    return awa.AsyncClient(url.replace("@/", "@localhost/"))
+
+
+def install(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(RESULTS)
+
+    async def apply() -> None:
+        async with client_of(url) as client:
+            await client.migrate()
+            await client.install_queue_storage()
+
+    asyncio.run(apply())
+
+
+def insert(url: str, count: int) -> None:
+    async def enqueue() -> None:
+        async with client_of(url) as client:
+            await client.enqueue_many_copy([Answer(PROMPT)] * count, queue=QUEUE)
+
+    asyncio.run(enqueue())
+
+
+def work(url: str, batch: int) -> None:
+    body = os.urandom(BODY_BYTES)
+
+    async def run() -> None:
+        client = client_of(url)
+        async with asyncpg.create_pool(url, min_size=1, max_size=min(batch, 10)) as pool:
+
+            @client.task(Answer, queue=QUEUE)
+            async def answer(job: awa.Job) -> None:
+                await pool.execute(ADD_RESULT, job.id, body)
+
+            await client.start([(QUEUE, batch)], poll_interval_ms=100)
+            await asyncio.Event().wait()
+
+    asyncio.run(run())
+
+
+if __name__ == "__main__":
+    command(install, insert, work)
