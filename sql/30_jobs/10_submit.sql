@@ -118,7 +118,7 @@ BEGIN
     );
     untouched := jsonb_build_object(
         'status', 'queued', 'attempts', 0, 'expired_leases', 0, 'scheduled', FALSE,
-        'submitted_by', current_user, 'created_at', now(), 'due', now()
+        'submitted_by', current_user, 'created_at', now(), 'due', now(), 'arrived', pg_current_xact_id()
     );
     IF pg_has_role(current_user, 'loracomp_admin', 'usage') THEN
         yours := yours || '{task,expected,evaluation}';
@@ -145,9 +145,15 @@ WHEN (
         new.claimed_at, new.lease_expires_at, new.finished_at, new.error_code, new.error, new.is_correct,
         new.adapter_ids
     ) > 0
-    OR (
-        new.status, new.attempts, new.expired_leases, new.scheduled, new.submitted_by, new.created_at, new.due
-    ) IS DISTINCT FROM ('queued', 0, 0, FALSE, current_user, now(), now())
+    -- Not as one row: that would not come back from a dump as it was.
+    OR new.status IS DISTINCT FROM 'queued'
+    OR new.attempts IS DISTINCT FROM 0
+    OR new.expired_leases IS DISTINCT FROM 0
+    OR new.scheduled IS DISTINCT FROM FALSE
+    OR new.submitted_by IS DISTINCT FROM current_user
+    OR new.created_at IS DISTINCT FROM now()
+    OR new.due IS DISTINCT FROM now()
+    OR new.arrived IS DISTINCT FROM pg_current_xact_id()
 )
 EXECUTE FUNCTION loracomp.check_columns();
 COMMENT ON TRIGGER check_columns ON loracomp.job IS 'Refuses columns that are not the inserting role''s to fill.';

@@ -12,10 +12,10 @@
 -- stays true if a pooler gives the session to another client. The first claim of a session reads everything.
 
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. pick_jobs chooses the
--- jobs. A worker may hold jobs already (`held` of them). A job that must be claimed alone is never claimed by a worker that
+-- jobs. A worker may hold jobs already (`held`, their ids). A job that must be claimed alone is never claimed by a worker that
 -- holds others, and beside it nothing is claimed; what was claimed by itself, and gets company, counts as alone no more.
 CREATE FUNCTION loracomp.claim_jobs(
-    worker text, base_model text, batch_size integer, lease interval, held integer DEFAULT 0
+    worker text, base_model text, batch_size integer, lease interval, held bigint[] DEFAULT '{}'
 )
 RETURNS TABLE (
     id bigint,
@@ -43,24 +43,27 @@ DECLARE
 BEGIN
     PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
-    PERFORM loracomp.check_range('held', claim_jobs.held, 0, 100000);
     PERFORM loracomp.look_at_times();
     SELECT coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.submitted_by) FILTER (WHERE p.leads), '{}')
     INTO picked, served
     FROM loracomp.pick_jobs(claim_jobs.base_model, claim_jobs.batch_size) AS p;
-    IF claim_jobs.held > 0 AND (
+    -- Held jobs are found by id (a lease_token says that they run), not by the index of leases, which is full of dead entries
+    -- under an old snapshot.
+    IF claim_jobs.held <> '{}' AND (
         EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (picked) AND j.expired_leases > 0)
         OR EXISTS (
             SELECT FROM loracomp.job AS j
-            WHERE j.status = 'running' AND j.worker = claim_jobs.worker AND j.expired_leases > 0
+            WHERE j.id = ANY (claim_jobs.held) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
+                AND j.expired_leases > 0
         )
     ) THEN
         RETURN;
     END IF;
     -- Of several that a worker holds, none was claimed by itself, or it has had company since.
-    IF claim_jobs.held = 1 AND picked <> '{}' THEN
+    IF cardinality(claim_jobs.held) = 1 AND picked <> '{}' THEN
         UPDATE loracomp.job AS j SET claimed_together = 1 + cardinality(picked)
-        WHERE j.status = 'running' AND j.worker = claim_jobs.worker AND j.claimed_together = 1;
+        WHERE j.id = ANY (claim_jobs.held) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
+            AND j.claimed_together = 1;
     END IF;
     PERFORM loracomp.take_turns(claim_jobs.base_model, served::text[]);
     RETURN QUERY
@@ -69,7 +72,7 @@ BEGIN
             status = 'running',
             attempts = j.attempts + 1,
             worker = claim_jobs.worker,
-            claimed_together = claim_jobs.held + cardinality(picked),
+            claimed_together = cardinality(claim_jobs.held || picked),
             claimed_at = now(),
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => j.timeout_s)),
             -- One token for the whole claim, because an uncorrelated subquery is evaluated once. It is random, so that no

@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -277,11 +277,11 @@ FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace
 """
 
 
-def read_by_a_batch(connection: Connection) -> dict[str, int]:
+def read_by_a_batch(connection: Connection, held: Sequence[Job] = ()) -> dict[str, int]:
     """Index entries and rows that a claim and its record read, of each relation."""
     with connection.transaction():
         before = {row["relname"]: row["rows"] for row in connection.execute(READ)}
-        jobs = claim(connection, 16, lease_s=0.05)
+        jobs = claim(connection, 16, lease_s=0.05, held=held)
         assert len(record_predictions(connection, jobs, [prediction(each.id) for each in jobs])) == 16
         return {row["relname"]: row["rows"] - before[row["relname"]] for row in connection.execute(READ)}
 
@@ -299,11 +299,12 @@ def test_under_a_held_snapshot_a_claim_reads_no_more_the_more_jobs_have_ended(
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT FROM loracomp.job LIMIT 1")
         read = []
+        held = claim(connection, 1) if case == "one submitter" else ()
         began = time.monotonic()
         for number in range(100):
             if case == "out of turn":
                 add_jobs(connection, *"ab", submitted_by="s1", priority=number % 7)
-            read.append(read_by_a_batch(connection))
+            read.append(read_by_a_batch(connection, held))
         lasted = time.monotonic() - began
     few, many = read[10], {name: max(counts[name] for counts in read[90:]) for name in read[0]}
     # For leases that have run out it looks from the beginning, but no oftener than 20 microseconds an entry allow.
@@ -535,20 +536,25 @@ def test_a_suspect_that_is_not_first_is_passed_by(connection: Connection):
 
 def test_beside_jobs_that_are_held_others_are_claimed_and_no_suspect(connection: Connection):
     ids = add_jobs(connection, *"abc")
-    assert [each.id for each in claim(connection, 2)] == ids[:2]
-    assert [each.id for each in claim(connection, 4, held=2)] == ids[2:]
+    held = claim(connection, 2)
+    assert [each.id for each in held] == ids[:2]
+    held += claim(connection, 4, held=held)
+    assert [each.id for each in held] == ids
     suspect, other = add_jobs(connection, *"de")
     connection.execute("UPDATE loracomp.job SET expired_leases = 1, priority = 9 WHERE id = %s", (suspect,))
-    assert claim(connection, 4, held=3) == ()  # the suspect is first, and must be alone
-    assert [each.id for each in claim(connection, 2)] == [suspect]
-    assert claim(connection, 4, held=1) == ()  # nothing beside it
-    assert [each.id for each in claim(connection, 4, worker="other", held=1)] == [other]
+    assert claim(connection, 4, held=held) == ()  # the suspect is first, and must be alone
+    alone = claim(connection, 2)
+    assert [each.id for each in alone] == [suspect]
+    assert claim(connection, 4, held=alone) == ()  # nothing beside it
+    assert [each.id for each in claim(connection, 4, worker="other", held=held[:1])] == [other]
 
 
 def test_what_was_claimed_by_itself_and_gets_company_pays_for_no_expiry(connection: Connection):
     ids = add_jobs(connection, *"abc", max_attempts=1)
-    for held in range(3):
-        assert len(claim(connection, 1, held=held)) == 1
+    held: tuple[Job, ...] = ()
+    for _ in ids:
+        held += claim(connection, 1, held=held)
+    assert [each.id for each in held] == ids
     expire_leases(connection)
     connection.execute("SELECT loracomp.rescue_jobs()")
     rows = [job(connection, each) for each in ids]

@@ -193,7 +193,7 @@ FOREIGN = {
     "due": "'2000-01-01'", "scheduled": "true", "attempts": "1", "expired_leases": "1", "worker": "'w'",
     "claimed_together": "1", "lease_token": "1", "claimed_at": "now()", "lease_expires_at": "now()",
     "finished_at": "now()", "error_code": "'x'", "error": "'x'", "is_correct": "true", "adapter_ids": "'{1}'",
-    "example_id": "1",
+    "example_id": "1", "arrived": "'1'",
 }  # fmt: skip
 ADMINISTRATORS = {"task": "'rte'", "expected": "'a'", "evaluation": "'weekly'"}
 
