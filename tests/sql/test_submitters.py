@@ -131,7 +131,7 @@ def test_a_row_is_filled_as_an_insert_of_its_prompt_is(connection: Connection, s
         copy.write_row(("a",))
     (one,) = add_jobs(submitter, "a")
     copied = (set(statuses(connection)) - {many, one}).pop()
-    own = ("id", "created_at", "run_at", "due")
+    own = ("id", "created_at", "run_at", "due", "arrived")
     plain, *others = (
         {name: value for name, value in job(connection, id_).items() if name not in own} for id_ in (one, many, copied)
     )
