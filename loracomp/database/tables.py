@@ -53,16 +53,6 @@ refused_inserts = Sequence("refused_inserts", metadata=metadata, schema=SCHEMA, 
 queue_full_until = Sequence("queue_full_until", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
 
 
-class TransactionId(UserDefinedType[str]):
-    """Postgres's own type for the number of a transaction, which never wraps."""
-
-    cache_ok = True
-
-    def get_col_spec(self, **_: Any) -> str:
-        """Name of the type in DDL."""
-        return "xid8"
-
-
 class RoleName(UserDefinedType[str]):
     """Postgres's type `name` for identifiers; here it holds names of roles."""
 
@@ -641,12 +631,6 @@ job = Table(
         "Whether the prompt stands in the base model's chat template; null: as the policy says, or with a system text.",
     ),
     _optional("system_text", Text, "What the chat template puts before the prompt as the system's message."),
-    _optional(
-        "arrived",
-        TransactionId(),
-        "Transaction that queued the job or moved it in the queue; claims find new jobs by it.",
-        server_default=text("pg_current_xact_id()"),
-    ),
     ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
     ForeignKeyConstraint(
         ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"
@@ -760,15 +744,6 @@ job = Table(
         "id",
         postgresql_where=text("status = 'queued' AND NOT scheduled"),
     ),
-    # What transactions that a claim could not see have queued since.
-    Index(
-        "job_arrived",
-        "base_model",
-        "arrived",
-        "submitted_by",
-        "due",
-        postgresql_where=text("status = 'queued' AND NOT scheduled"),
-    ),
     Index("job_scheduled", "run_at", postgresql_where=text("status = 'queued' AND scheduled")),
     Index("job_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
     Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
@@ -779,7 +754,6 @@ job = Table(
     Index(
         "job_queue_in_the_background",
         "base_model",
-        "submitted_by",
         "due",
         "id",
         postgresql_where=text("status = 'queued' AND (evaluation IS NOT NULL OR kind = 'measure') AND NOT scheduled"),
@@ -816,9 +790,7 @@ turn = Table(
         "When a claim last took the first job of this submitter.",
         server_default=text("now()"),
     ),
-    # A row for each submitter. Of its versions the newest stands last in the index, where claims find it first; those
-    # before it can't be removed while anybody holds an old snapshot.
-    PrimaryKeyConstraint("base_model", "submitted_by", "served_at", name="a_submitter_has_one_turn_at_a_time"),
+    PrimaryKeyConstraint("base_model", "submitted_by", name="a_submitter_has_one_turn_a_base_model"),
     ForeignKeyConstraint(
         ["base_model"],
         ["loracomp.base_model.name"],

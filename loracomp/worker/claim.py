@@ -1,6 +1,6 @@
 """The claim step: leases due jobs, renews the leases, and gives jobs back."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 from loracomp.database.connections import Connection
@@ -9,21 +9,14 @@ from loracomp.records import Job
 
 
 def claim_jobs(
-    connection: Connection,
-    *,
-    worker: str,
-    base_model: str,
-    batch_size: int,
-    lease_s: float,
-    held: Collection[Job] = (),
+    connection: Connection, *, worker: str, base_model: str, batch_size: int, lease_s: float, held: int = 0
 ) -> tuple[Job, ...]:
     """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, the oldest due first.
 
-    `held` are the jobs that the worker holds already: a job that must run alone has no other beside it.
+    `held` is how many jobs the worker holds already: a job that must run alone has no other beside it.
     """
     lease = timedelta(seconds=lease_s)
-    ids = [job.id for job in held]
-    arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held": ids}
+    arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held": held}
     return tuple(
         Job(**{**row, "choices": row["choices"] and tuple(row["choices"]), "stop": tuple(row["stop"])})
         for row in connection.execute(QUERIES["claim_jobs"], arguments)

@@ -118,7 +118,7 @@ BEGIN
     );
     untouched := jsonb_build_object(
         'status', 'queued', 'attempts', 0, 'expired_leases', 0, 'scheduled', FALSE,
-        'submitted_by', current_user, 'created_at', now(), 'due', now(), 'arrived', pg_current_xact_id()
+        'submitted_by', current_user, 'created_at', now(), 'due', now()
     );
     IF pg_has_role(current_user, 'loracomp_admin', 'usage') THEN
         yours := yours || '{task,expected,evaluation}';
@@ -153,7 +153,6 @@ WHEN (
     OR new.submitted_by IS DISTINCT FROM current_user
     OR new.created_at IS DISTINCT FROM now()
     OR new.due IS DISTINCT FROM now()
-    OR new.arrived IS DISTINCT FROM pg_current_xact_id()
 )
 EXECUTE FUNCTION loracomp.check_columns();
 COMMENT ON TRIGGER check_columns ON loracomp.job IS 'Refuses columns that are not the inserting role''s to fill.';

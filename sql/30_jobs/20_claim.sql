@@ -1,21 +1,17 @@
 -- The claim: due jobs become running, leased to one worker.
 --   claim_jobs                  called by workers
---     look_at_times             makes jobs due, and rescues jobs whose lease has expired: 16_come_due.sql
+--     wake_jobs                 makes scheduled jobs due whose run_at has come
+--     rescue_jobs               queues or fails jobs whose lease has expired
+--       retry_delay             how long they wait before the next attempt (fail_jobs calls it too)
 --     pick_jobs                 locks the jobs to claim
---       find_waiting            finds where in the queue's index jobs wait: 18_find_waiting.sql
 --       first_in_turn           the jobs that come first, fairly among submitters
 --     take_turns                notes that these submitters were served
---
--- A claimed job leaves dead entries in the indexes that claims read. Vacuum removes them, but not while a session holds an old
--- snapshot. So each session remembers how far it has read, and no claim reads the same dead entries again: find_waiting remembers
--- where jobs wait, look_at_times up to which time it has looked. What is remembered describes the database and not a client, so it
--- stays true if a pooler gives the session to another client. The first claim of a session reads everything.
 
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. pick_jobs chooses the
--- jobs. A worker may hold jobs already (`held`, their ids). A job that must be claimed alone is never claimed by a worker that
+-- jobs. A worker may hold jobs already (`held` of them). A job that must be claimed alone is never claimed by a worker that
 -- holds others, and beside it nothing is claimed; what was claimed by itself, and gets company, counts as alone no more.
 CREATE FUNCTION loracomp.claim_jobs(
-    worker text, base_model text, batch_size integer, lease interval, held bigint[] DEFAULT '{}'
+    worker text, base_model text, batch_size integer, lease interval, held integer DEFAULT 0
 )
 RETURNS TABLE (
     id bigint,
@@ -43,36 +39,34 @@ DECLARE
 BEGIN
     PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
-    PERFORM loracomp.look_at_times();
+    PERFORM loracomp.check_range('held', claim_jobs.held, 0, 100000);
+    PERFORM loracomp.rescue_jobs();
+    PERFORM loracomp.wake_jobs();
     SELECT coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.submitted_by) FILTER (WHERE p.leads), '{}')
     INTO picked, served
     FROM loracomp.pick_jobs(claim_jobs.base_model, claim_jobs.batch_size) AS p;
-    -- Held jobs are found by id (a lease_token says that they run), not by the index of leases, which is full of dead entries
-    -- under an old snapshot.
-    IF claim_jobs.held <> '{}' AND (
+    IF claim_jobs.held > 0 AND (
         EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (picked) AND j.expired_leases > 0)
         OR EXISTS (
             SELECT FROM loracomp.job AS j
-            WHERE j.id = ANY (claim_jobs.held) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
-                AND j.expired_leases > 0
+            WHERE j.status = 'running' AND j.worker = claim_jobs.worker AND j.expired_leases > 0
         )
     ) THEN
         RETURN;
     END IF;
     -- Of several that a worker holds, none was claimed by itself, or it has had company since.
-    IF cardinality(claim_jobs.held) = 1 AND picked <> '{}' THEN
+    IF claim_jobs.held = 1 AND picked <> '{}' THEN
         UPDATE loracomp.job AS j SET claimed_together = 1 + cardinality(picked)
-        WHERE j.id = ANY (claim_jobs.held) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
-            AND j.claimed_together = 1;
+        WHERE j.status = 'running' AND j.worker = claim_jobs.worker AND j.claimed_together = 1;
     END IF;
-    PERFORM loracomp.take_turns(claim_jobs.base_model, served::text[]);
+    PERFORM loracomp.take_turns(claim_jobs.base_model, served);
     RETURN QUERY
     WITH claimed AS (
         UPDATE loracomp.job AS j SET
             status = 'running',
             attempts = j.attempts + 1,
             worker = claim_jobs.worker,
-            claimed_together = cardinality(claim_jobs.held || picked),
+            claimed_together = claim_jobs.held + cardinality(picked),
             claimed_at = now(),
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => j.timeout_s)),
             -- One token for the whole claim, because an uncorrelated subquery is evaluated once. It is random, so that no
@@ -90,6 +84,82 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token.';
+
+-- scheduled -> due, for jobs whose run_at has come. Scheduled jobs are in another index, so that claims need not read past them.
+-- claim_jobs calls this first.
+CREATE FUNCTION loracomp.wake_jobs() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+    woken CONSTANT bigint[] := ARRAY(
+        SELECT d.id FROM loracomp.job AS d
+        WHERE d.status = 'queued' AND d.scheduled AND d.run_at <= now()
+        ORDER BY d.run_at LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    );
+BEGIN
+    -- Check first, because an UPDATE of no rows would still run the audit's trigger in each claim.
+    IF woken <> '{}' THEN
+        UPDATE loracomp.job AS j SET scheduled = FALSE WHERE j.id = ANY (woken);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.wake_jobs IS 'Makes jobs whose run_at has come available to claims. For claim_jobs.';
+
+-- running -> queued for jobs whose lease has expired; from then on each is claimed alone. The attempt is given back, unless the
+-- job was claimed alone: then the attempt counts, and after the last one the job is failed. claim_jobs calls this first.
+CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+AS $$
+DECLARE
+    expired CONSTANT bigint[] := ARRAY(
+        SELECT j.id FROM loracomp.job AS j
+        WHERE j.status = 'running' AND j.lease_expires_at < now()
+        ORDER BY j.lease_expires_at LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    );
+BEGIN
+    -- Check first, because an UPDATE of no rows would still run the audit's trigger in each claim.
+    IF expired = '{}' THEN
+        RETURN 0;
+    END IF;
+    UPDATE loracomp.job AS j SET
+        status = CASE WHEN e.spent THEN 'failed' ELSE 'queued' END,
+        finished_at = CASE WHEN e.spent THEN now() END,
+        attempts = j.attempts - CASE WHEN e.alone THEN 0 ELSE 1 END,
+        expired_leases = j.expired_leases + 1,
+        run_at = CASE WHEN e.alone AND NOT e.spent THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        error_code = 'lease_expired',
+        error = format(
+            'its lease ran out: worker %s stopped or hung while it worked on %s',
+            j.worker, CASE WHEN e.alone THEN 'this job alone' ELSE 'a batch with this job in it' END
+        )
+    FROM (
+        SELECT
+            r.id, r.claimed_together = 1 AS alone, r.claimed_together = 1 AND r.attempts >= r.max_attempts AS spent
+        FROM loracomp.job AS r WHERE r.id = ANY (expired)
+    ) AS e
+    WHERE j.id = e.id AND j.id = ANY (expired);
+    PERFORM nextval('loracomp.rescued_jobs') FROM unnest(expired);
+    RETURN cardinality(expired);
+END
+$$;
+COMMENT ON FUNCTION loracomp.rescue_jobs IS
+'Queues jobs whose lease has expired again (or fails them), and returns their number. Each claim calls it.';
+
+-- Reads only. The delay doubles with each attempt, up to ten minutes, and varies randomly by half, so that retries are spread.
+CREATE FUNCTION loracomp.retry_delay(attempts integer) RETURNS interval
+LANGUAGE sql VOLATILE
+BEGIN ATOMIC
+    SELECT make_interval(secs => least(2.0 ^ attempts, 600) * (0.5 + random()));
+END;
+COMMENT ON FUNCTION loracomp.retry_delay IS 'How long a job waits before its next attempt, after this many attempts.';
 
 -- Locks the due jobs that a claim takes, and changes nothing: the first jobs of first_in_turn that no other session has locked.
 -- `leads` marks a submitter's first job; claiming it uses the submitter's turn.
@@ -110,16 +180,11 @@ SET enable_incremental_sort = off
 SET jit = off
 AS $$
 #variable_conflict use_column
-DECLARE
-    waiting CONSTANT record := loracomp.find_waiting(pick_jobs.base_model);
-    -- Read more jobs than needed, because other workers may lock the same first jobs at the same moment.
-    most CONSTANT integer := 4 * pick_jobs.batch_size;
 BEGIN
     RETURN QUERY
     WITH candidates AS MATERIALIZED (
-        SELECT f.* FROM loracomp.first_in_turn(
-            pick_jobs.base_model, most, waiting.submitters, waiting.firsts, waiting.first_ids, waiting.lasts
-        ) AS f
+        -- Read more jobs than needed, because other workers may lock the same first jobs at the same moment.
+        SELECT f.* FROM loracomp.first_in_turn(pick_jobs.base_model, 4 * pick_jobs.batch_size) AS f
     ),
     everyday AS MATERIALIZED (
         SELECT c.id, c.submitted_by, c.turn, c.place, l.suspect
@@ -131,29 +196,15 @@ BEGIN
         ) AS l
         LIMIT pick_jobs.batch_size
     ),
-    later AS MATERIALIZED (
-        SELECT d.*, s.submitted_by::name
-        FROM unnest(waiting.submitters, waiting.firsts, waiting.first_ids, waiting.lasts)
-            AS s (submitted_by, first, first_id, last)
-        CROSS JOIN LATERAL (
-            SELECT j.id, j.due FROM loracomp.job AS j
-            WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = pick_jobs.base_model
-                AND j.submitted_by = s.submitted_by::name AND (j.due, j.id) >= (s.first, s.first_id) AND j.due <= s.last
-                AND (j.evaluation IS NOT NULL OR j.kind = 'measure') AND j.due > now()
-            ORDER BY j.due, j.id LIMIT most
-        ) AS d
-        WHERE NOT EXISTS (SELECT FROM everyday)
-        ORDER BY d.due, d.id LIMIT most
-    ),
     background AS MATERIALIZED (
-        SELECT b.id, b.submitted_by, 2 AS turn, 1 AS place, b.due, l.suspect
-        FROM later AS b
-        CROSS JOIN LATERAL (
-            SELECT j.expired_leases > 0 AS suspect FROM loracomp.job AS j
-            WHERE j.id = b.id AND j.status = 'queued'
-            FOR UPDATE SKIP LOCKED
-        ) AS l
-        LIMIT pick_jobs.batch_size
+        SELECT j.id, j.submitted_by, 2 AS turn, 1 AS place, j.due, j.expired_leases > 0 AS suspect
+        FROM loracomp.job AS j
+        WHERE j.status = 'queued' AND (j.evaluation IS NOT NULL OR j.kind = 'measure')
+            AND j.base_model = pick_jobs.base_model
+            AND NOT j.scheduled AND j.due > now()
+        ORDER BY j.due, j.id
+        LIMIT CASE WHEN EXISTS (SELECT FROM everyday) THEN 0 ELSE pick_jobs.batch_size END
+        FOR UPDATE SKIP LOCKED
     ),
     locked AS (
         SELECT e.id, e.submitted_by, e.turn, e.place, NULL AS due, e.suspect FROM everyday AS e
@@ -177,15 +228,7 @@ COMMENT ON FUNCTION loracomp.pick_jobs IS
 -- counts from when its submitter was last served, so that a million jobs of one submitter don't make others wait; each step of
 -- priority counts like a minute of waiting.
 -- It first reads an even share of jobs of each submitter, then more only of submitters all of whose jobs read so far come first.
--- The arrays are the result of find_waiting.
-CREATE FUNCTION loracomp.first_in_turn(
-    base_model text,
-    most integer,
-    submitters text[], -- text for the same reason as in take_turns
-    firsts timestamptz[],
-    first_ids bigint[],
-    lasts timestamptz[]
-)
+CREATE FUNCTION loracomp.first_in_turn(base_model text, most integer)
 RETURNS TABLE (id bigint, submitted_by name, turn integer, place bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -201,11 +244,28 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
+    -- Find the submitters by jumping through the index from one to the next.
+    submitters name[] := ARRAY(
+        WITH RECURSIVE waiting (submitted_by) AS (
+            (
+                SELECT j.submitted_by FROM loracomp.job AS j
+                WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
+                ORDER BY j.submitted_by, j.due LIMIT 1
+            )
+            UNION ALL
+            SELECT (
+                SELECT j.submitted_by FROM loracomp.job AS j
+                WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
+                    AND j.submitted_by > w.submitted_by
+                ORDER BY j.submitted_by, j.due LIMIT 1
+            )
+            FROM waiting AS w WHERE w.submitted_by IS NOT NULL
+        )
+        SELECT w.submitted_by FROM waiting AS w WHERE w.submitted_by IS NOT NULL
+    );
     -- An even share, rounded down, plus two, so that with equal demand no submitter's whole share comes first.
-    share integer := least(first_in_turn.most, 2 + first_in_turn.most / greatest((
-        SELECT count(DISTINCT u.submitted_by) FROM unnest(submitters) AS u (submitted_by)
-    ), 1));
-    shares integer[] := array_fill(share, ARRAY[coalesce(cardinality(submitters), 0)]);
+    share integer := least(first_in_turn.most, first_in_turn.most / greatest(cardinality(submitters), 1) + 2);
+    shares integer[] := array_fill(share, ARRAY[cardinality(submitters)]);
     ids bigint[];
     names name[];
     turns integer[];
@@ -215,44 +275,32 @@ BEGIN
     LOOP
         SELECT array_agg(f.id), array_agg(f.submitted_by), array_agg(f.turn) INTO ids, names, turns
         FROM (
-            -- A submitter's first job waits since the submitter's last turn, its other jobs since now. The running maximum
-            -- keeps the jobs in their order.
-            SELECT d.id, d.submitted_by, d.due, d.turn, max(
-                d.due + greatest(interval '0', CASE d.turn WHEN 1 THEN t.served_at ELSE now() END - d.run_at)
-            ) OVER (PARTITION BY d.submitted_by ORDER BY d.turn) AS place
-            FROM (
-                SELECT
-                    j.*,
-                    s.submitted_by::name,
-                    s.share,
-                    row_number() OVER (PARTITION BY s.submitted_by ORDER BY j.due, j.id)::integer AS turn
-                FROM unnest(submitters, firsts, first_ids, lasts, shares) AS s (submitted_by, first, first_id, last, share)
-                CROSS JOIN LATERAL (
+            SELECT h.id, s.submitted_by, h.turn
+            FROM unnest(submitters, shares) AS s (submitted_by, share)
+            LEFT JOIN loracomp.turn AS t
+                ON t.base_model = first_in_turn.base_model AND t.submitted_by = s.submitted_by
+            CROSS JOIN LATERAL (
+                -- A submitter's first job waits since the submitter's last turn, its other jobs since now. The running maximum
+                -- keeps the jobs in their order.
+                SELECT d.id, d.due, d.turn, max(
+                    d.due + greatest(interval '0', CASE d.turn WHEN 1 THEN t.served_at ELSE now() END - d.run_at)
+                ) OVER (ORDER BY d.turn) AS place
+                FROM (
                     -- Jobs of evaluations and of kind measure are due later than others.
-                    SELECT q.id, q.due, q.run_at FROM loracomp.job AS q
-                    WHERE q.status = 'queued' AND NOT q.scheduled AND q.base_model = first_in_turn.base_model
-                        AND q.submitted_by = s.submitted_by::name
-                        AND (q.due, q.id) >= (s.first, s.first_id) AND q.due <= s.last AND q.due <= now()
-                    ORDER BY q.due, q.id LIMIT s.share
-                ) AS j
-            ) AS d
-            LEFT JOIN LATERAL (
-                -- Read the index from its end, as take_turns does.
-                SELECT n.served_at FROM loracomp.turn AS n
-                WHERE d.turn = 1 AND n.base_model = first_in_turn.base_model AND n.submitted_by = d.submitted_by
-                ORDER BY n.served_at DESC LIMIT 1
-            ) AS t ON TRUE
-            WHERE d.turn <= d.share
-            ORDER BY place, d.turn, d.due, d.id LIMIT first_in_turn.most
+                    SELECT j.id, j.due, j.run_at, row_number() OVER (ORDER BY j.due, j.id)::integer AS turn
+                    FROM loracomp.job AS j
+                    WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
+                        AND j.submitted_by = s.submitted_by AND j.due <= now()
+                    ORDER BY j.due, j.id LIMIT s.share
+                ) AS d
+            ) AS h
+            ORDER BY h.place, h.turn, h.due, h.id LIMIT first_in_turn.most
         ) AS f;
         EXIT WHEN share = first_in_turn.most OR names IS NULL;
         -- Read more only of submitters all of whose jobs read so far were taken; the others can't have more that come first.
-        SELECT
-            array_agg(n.name), array_agg(w.first), array_agg(w.first_id), array_agg(w.last), array_agg(n.taken),
-            count(DISTINCT n.name) FILTER (WHERE n.taken = share)
-        INTO submitters, firsts, first_ids, lasts, shares, deeper
-        FROM (SELECT u.name, count(*)::integer AS taken FROM unnest(names) AS u (name) GROUP BY u.name) AS n
-        JOIN unnest(submitters, firsts, first_ids, lasts) AS w (name, first, first_id, last) ON w.name::name = n.name;
+        SELECT array_agg(n.name), array_agg(n.taken), count(*) FILTER (WHERE n.taken = share)
+        INTO submitters, shares, deeper
+        FROM (SELECT u.name, count(*)::integer AS taken FROM unnest(names) AS u (name) GROUP BY u.name) AS n;
         EXIT WHEN deeper = 0;
         next_share := least(first_in_turn.most, greatest(4 * share, first_in_turn.most / deeper));
         shares := array_replace(shares, share, next_share);
@@ -268,54 +316,36 @@ COMMENT ON FUNCTION loracomp.first_in_turn IS
 
 -- Stores that these submitters were served now, in this order; the times are a microsecond apart, so that no two are equal.
 -- It never waits: a row that another claim has locked is skipped, because that claim stores the time itself.
--- The submitters are text: with an array of names, base_model would get the collation of names, and no index would fit.
-CREATE FUNCTION loracomp.take_turns(base_model text, submitters text[]) RETURNS void
+CREATE FUNCTION loracomp.take_turns(base_model text, submitters name[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
-SET enable_seqscan = off
-SET enable_bitmapscan = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
 AS $$
-DECLARE
-    newcomers text[];
 BEGIN
-    -- Read the index from its end, where the newest version of the row is, so that its dead versions are not read.
-    WITH served AS MATERIALIZED (
-        SELECT s.submitted_by::name, s.place, t.served_at
-        FROM unnest(take_turns.submitters) WITH ORDINALITY AS s (submitted_by, place)
-        LEFT JOIN LATERAL (
-            SELECT n.served_at FROM loracomp.turn AS n
-            WHERE n.base_model = take_turns.base_model AND n.submitted_by = s.submitted_by::name
-            ORDER BY n.served_at DESC LIMIT 1
-        ) AS t ON TRUE
-    ),
-    free AS MATERIALIZED (
-        SELECT s.place, l.ctid FROM served AS s
-        CROSS JOIN LATERAL (
-            SELECT t.ctid FROM loracomp.turn AS t
-            WHERE t.base_model = take_turns.base_model AND t.submitted_by = s.submitted_by AND t.served_at = s.served_at
-            FOR UPDATE SKIP LOCKED
-        ) AS l
-    ),
-    noted AS (
-        UPDATE loracomp.turn AS t SET served_at = now() + interval '1 microsecond' * f.place
-        FROM free AS f WHERE t.ctid = f.ctid
+    WITH free AS MATERIALIZED (
+        SELECT t.submitted_by FROM loracomp.turn AS t
+        WHERE t.base_model = take_turns.base_model AND t.submitted_by = ANY (take_turns.submitters)
+        FOR UPDATE SKIP LOCKED
     )
-    SELECT array_agg(s.submitted_by::text ORDER BY s.place) INTO newcomers FROM served AS s WHERE s.served_at IS NULL;
-    IF newcomers IS NULL THEN
-        RETURN;
-    END IF;
-    -- Lock before inserting a new submitter, or two claims could insert two rows for it. Only the owner can hold this lock.
-    PERFORM FROM loracomp.base_model AS b WHERE b.name = take_turns.base_model FOR NO KEY UPDATE SKIP LOCKED;
-    IF found THEN
-        INSERT INTO loracomp.turn (base_model, submitted_by, served_at)
-        SELECT take_turns.base_model, s.submitted_by::name, now() + interval '1 microsecond' * s.place
-        FROM unnest(newcomers) WITH ORDINALITY AS s (submitted_by, place)
+    UPDATE loracomp.turn AS t
+    SET served_at = now() + interval '1 microsecond' * array_position(take_turns.submitters, t.submitted_by)
+    FROM free AS f
+    WHERE t.base_model = take_turns.base_model AND t.submitted_by = f.submitted_by;
+    -- Lock before inserting a new submitter, because two claims that insert the same one could deadlock. Only the owner can
+    -- hold this lock.
+    PERFORM FROM loracomp.base_model AS b
+    WHERE b.name = take_turns.base_model AND EXISTS (
+        SELECT FROM unnest(take_turns.submitters) AS s (submitted_by)
         WHERE NOT EXISTS (
             SELECT FROM loracomp.turn AS t
-            WHERE t.base_model = take_turns.base_model AND t.submitted_by = s.submitted_by::name
-        );
+            WHERE t.base_model = take_turns.base_model AND t.submitted_by = s.submitted_by
+        )
+    )
+    FOR NO KEY UPDATE SKIP LOCKED;
+    IF found THEN
+        INSERT INTO loracomp.turn (base_model, submitted_by, served_at)
+        SELECT take_turns.base_model, s.submitted_by, now() + interval '1 microsecond' * s.place
+        FROM unnest(take_turns.submitters) WITH ORDINALITY AS s (submitted_by, place)
+        ON CONFLICT DO NOTHING;
     END IF;
 END
 $$;

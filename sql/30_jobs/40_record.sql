@@ -32,7 +32,6 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 -- The plan is forced to find each job by its id, because the index of leases contains many dead rows of finished jobs.
 SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET jit = off

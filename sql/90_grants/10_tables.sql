@@ -16,7 +16,7 @@ GRANT INSERT (
 GRANT INSERT (
     task, expected, evaluation, status, example_id, submitted_by, created_at, due, scheduled, attempts, expired_leases,
     worker, claimed_together, lease_token, claimed_at, lease_expires_at, finished_at, error_code, error, is_correct,
-    adapter_ids, arrived
+    adapter_ids
 ) ON TABLE loracomp.job TO loracomp_submitter, loracomp_admin;
 GRANT INSERT (
     kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,

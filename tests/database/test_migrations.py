@@ -50,7 +50,6 @@ NO_STATISTICS = {
         for column in (
             "prompt", "choices", "stop", "idempotency_key", "tags", "exclude_tasks", "task", "expected", "error",
             "lease_token", "tasks", "weights", "adapter_ids", "chat_template", "system_text",
-            "arrived",
         )
     ),
     "loracomp.prediction.output",

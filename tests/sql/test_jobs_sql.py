@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -271,122 +271,6 @@ def test_a_claim_reads_few_jobs_of_each_of_many_submitters(connection: Connectio
     assert all(after <= 2 * before + 100 for before, after in zip(few, many, strict=True)), (few, many)
 
 
-READ = """
-SELECT relname, pg_stat_get_xact_tuples_returned(oid) AS rows
-FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace
-"""
-
-
-def read_by_a_batch(connection: Connection, held: Sequence[Job] = ()) -> dict[str, int]:
-    """Index entries and rows that a claim and its record read, of each relation."""
-    with connection.transaction():
-        before = {row["relname"]: row["rows"] for row in connection.execute(READ)}
-        jobs = claim(connection, 16, lease_s=0.05, held=held)
-        assert len(record_predictions(connection, jobs, [prediction(each.id) for each in jobs])) == 16
-        return {row["relname"]: row["rows"] - before[row["relname"]] for row in connection.execute(READ)}
-
-
-@pytest.mark.parametrize("case", ["one submitter", "three", "out of turn", "in the background"])
-def test_under_a_held_snapshot_a_claim_reads_no_more_the_more_jobs_have_ended(
-    connection: Connection, database: str, case: str
-):
-    """Entries of what has ended can't be removed then from any index, nor old versions of who was served when."""
-    if case == "in the background":
-        connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('e')")
-    for name in ("s1", "s2", "s3") if case == "three" else ("s1",):
-        bulk(connection, 2000, name, **({"evaluation": "e"} if case == "in the background" else {}))
-    with db.connect(database) as reader, reader.transaction():
-        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        reader.execute("SELECT FROM loracomp.job LIMIT 1")
-        read = []
-        held = claim(connection, 1) if case == "one submitter" else ()
-        began = time.monotonic()
-        for number in range(100):
-            if case == "out of turn":
-                add_jobs(connection, *"ab", submitted_by="s1", priority=number % 7)
-            read.append(read_by_a_batch(connection, held))
-        lasted = time.monotonic() - began
-    few, many = read[10], {name: max(counts[name] for counts in read[90:]) for name in read[0]}
-    # For leases that have run out it looks from the beginning, but no oftener than 20 microseconds an entry allow.
-    assert sum(counts["job_leases"] for counts in read) <= lasted / 20e-6 + 100 * 16
-    grown = {name: (few[name], rows) for name, rows in many.items() if rows > 1.5 * few[name] + 50}
-    assert grown.keys() <= {"job_leases"}
-
-
-def test_a_job_that_is_due_before_others_and_commits_later_is_claimed_next(connection: Connection, database: str):
-    """A session remembers where jobs wait: what it could not see then, it finds."""
-    bulk(connection, 100)
-    with db.connect(database) as late:
-        with late.transaction():
-            (earlier,) = add_jobs(late, "earlier", submitted_by="bulk", run_at=datetime.now(UTC) - timedelta(hours=2))
-            for _ in range(3):
-                assert len(claim(connection, 8)) == 8
-        assert earlier in {each.id for each in claim(connection, 8)}
-        (urgent,) = add_jobs(late, "urgent", submitted_by="bulk", priority=900)
-        assert urgent in {each.id for each in claim(connection, 8)}
-        (newcomer,) = add_jobs(late, "newcomer", submitted_by="newcomer")
-        assert newcomer in {each.id for each in claim(connection, 8)}
-
-
-def test_what_comes_back_into_the_queue_is_found_again(connection: Connection, database: str):
-    """Released, retried, moved by priority or by hand, undone: all that a session had seen go, or further behind."""
-    bulk(connection, 60)
-    first = claim(connection, 8)
-    for _ in range(2):
-        claim(connection, 8)
-    release_jobs(connection, first)
-    assert {each.id for each in claim(connection, 8)} == {each.id for each in first}
-    (last,) = connection.execute("SELECT max(id) AS id FROM loracomp.job").fetchall()
-    connection.execute("SELECT loracomp.set_priority(%s, 100)", (last["id"],))
-    assert last["id"] in {each.id for each in claim(connection, 8)}
-    connection.execute("UPDATE loracomp.job SET due = due - interval '1 day' WHERE id = %s", (last["id"] - 1,))
-    assert last["id"] - 1 in {each.id for each in claim(connection, 8)}
-    with db.connect(database) as other:
-        with other.transaction(force_rollback=True):
-            taken = {each.id for each in claim(other, 16)}
-            claim(connection, 4)
-        assert taken <= {each.id for _ in range(2) for each in claim(connection, 10)}
-    assert claim(connection, 8) == ()
-
-
-def test_within_one_transaction_a_claim_finds_what_came_after_the_last(connection: Connection):
-    with connection.transaction():
-        bulk(connection, 10)
-        claim(connection, 4)
-        (urgent,) = add_jobs(connection, "urgent", submitted_by="bulk", priority=900)
-        assert urgent in {each.id for each in claim(connection, 4)}
-    assert len(claim(connection, 8)) == 3
-
-
-def test_jobs_out_of_turn_are_found_however_many_they_are(connection: Connection):
-    bulk(connection, 40)
-    claim(connection, 8)
-    for priority in range(60, 0, -1):
-        add_jobs(connection, "x", submitted_by="bulk", priority=priority)
-    left = {row["id"] for row in connection.execute("SELECT id FROM loracomp.job WHERE status = 'queued'")}
-    assert {each.id for batch in iter(lambda: claim(connection, 7), ()) for each in batch} == left
-
-
-def test_a_session_that_serves_another_base_model_looks_at_all(connection: Connection):
-    add_base_model(connection, "other", default=False)
-    ids = {BASE: add_jobs(connection, *"abcd"), "other": add_jobs(connection, *"abcd", base_model="other")}
-    for name in (BASE, "other", BASE, "other"):
-        assert {each.id for each in claim(connection, 2, base_model=name)} <= set(ids[name])
-
-
-def test_a_commit_that_took_longer_than_its_lease_is_rescued(connection: Connection, database: str):
-    """Its lease has run out before anybody could see it: a look from the beginning finds it."""
-    bulk(connection, 3)
-    with db.connect(database) as slow:
-        with slow.transaction():
-            (stalled,) = claim(slow, 1, lease_s=0.05)
-            time.sleep(0.2)
-            claim(connection, 1)
-        time.sleep(0.02)
-    claim(connection, 1)
-    assert job(connection, stalled.id)["expired_leases"] == 1
-
-
 IN_TURN = """
 WITH waiting AS (
     SELECT j.*, row_number() OVER (PARTITION BY submitted_by ORDER BY due, id) AS turn
@@ -400,11 +284,6 @@ WITH waiting AS (
 SELECT id, turn FROM placed ORDER BY place, turn, due, id LIMIT %s
 """
 """What first_in_turn says, all jobs read."""
-FIRST_IN_TURN = """
-SELECT f.id, f.turn FROM loracomp.find_waiting(%s) AS w
-CROSS JOIN LATERAL loracomp.first_in_turn(%s, %s, w.submitters, w.firsts, w.first_ids, w.lasts) AS f
-ORDER BY f.place
-"""
 
 
 @pytest.mark.parametrize("most", [1, 4, 40, 200])
@@ -425,7 +304,7 @@ def test_the_first_in_turn_are_those_of_a_look_at_all_jobs(connection: Connectio
             " WHERE submitted_by = %s",
             (minutes, f"s{number}"),
         )
-    found = connection.execute(FIRST_IN_TURN, (BASE, BASE, most))
+    found = connection.execute("SELECT id, turn FROM loracomp.first_in_turn(%s, %s) ORDER BY place", (BASE, most))
     assert found.fetchall() == connection.execute(IN_TURN, (most,)).fetchall()
 
 
@@ -536,25 +415,20 @@ def test_a_suspect_that_is_not_first_is_passed_by(connection: Connection):
 
 def test_beside_jobs_that_are_held_others_are_claimed_and_no_suspect(connection: Connection):
     ids = add_jobs(connection, *"abc")
-    held = claim(connection, 2)
-    assert [each.id for each in held] == ids[:2]
-    held += claim(connection, 4, held=held)
-    assert [each.id for each in held] == ids
+    assert [each.id for each in claim(connection, 2)] == ids[:2]
+    assert [each.id for each in claim(connection, 4, held=2)] == ids[2:]
     suspect, other = add_jobs(connection, *"de")
     connection.execute("UPDATE loracomp.job SET expired_leases = 1, priority = 9 WHERE id = %s", (suspect,))
-    assert claim(connection, 4, held=held) == ()  # the suspect is first, and must be alone
-    alone = claim(connection, 2)
-    assert [each.id for each in alone] == [suspect]
-    assert claim(connection, 4, held=alone) == ()  # nothing beside it
-    assert [each.id for each in claim(connection, 4, worker="other", held=held[:1])] == [other]
+    assert claim(connection, 4, held=3) == ()  # the suspect is first, and must be alone
+    assert [each.id for each in claim(connection, 2)] == [suspect]
+    assert claim(connection, 4, held=1) == ()  # nothing beside it
+    assert [each.id for each in claim(connection, 4, worker="other", held=1)] == [other]
 
 
 def test_what_was_claimed_by_itself_and_gets_company_pays_for_no_expiry(connection: Connection):
     ids = add_jobs(connection, *"abc", max_attempts=1)
-    held: tuple[Job, ...] = ()
-    for _ in ids:
-        held += claim(connection, 1, held=held)
-    assert [each.id for each in held] == ids
+    for held in range(3):
+        assert len(claim(connection, 1, held=held)) == 1
     expire_leases(connection)
     connection.execute("SELECT loracomp.rescue_jobs()")
     rows = [job(connection, each) for each in ids]

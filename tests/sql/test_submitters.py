@@ -131,7 +131,7 @@ def test_a_row_is_filled_as_an_insert_of_its_prompt_is(connection: Connection, s
         copy.write_row(("a",))
     (one,) = add_jobs(submitter, "a")
     copied = (set(statuses(connection)) - {many, one}).pop()
-    own = ("id", "created_at", "run_at", "due", "arrived")
+    own = ("id", "created_at", "run_at", "due")
     plain, *others = (
         {name: value for name, value in job(connection, id_).items() if name not in own} for id_ in (one, many, copied)
     )
@@ -193,7 +193,7 @@ FOREIGN = {
     "due": "'2000-01-01'", "scheduled": "true", "attempts": "1", "expired_leases": "1", "worker": "'w'",
     "claimed_together": "1", "lease_token": "1", "claimed_at": "now()", "lease_expires_at": "now()",
     "finished_at": "now()", "error_code": "'x'", "error": "'x'", "is_correct": "true", "adapter_ids": "'{1}'",
-    "example_id": "1", "arrived": "'1'",
+    "example_id": "1",
 }  # fmt: skip
 ADMINISTRATORS = {"task": "'rte'", "expected": "'a'", "evaluation": "'weekly'"}
 
