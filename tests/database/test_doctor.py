@@ -216,7 +216,7 @@ def test_files_that_differ_from_what_was_applied(url: str, owner: Connection) ->
         (160000, "ok", "16.0"),
         (170011, "ok", "17.11"),
         (190000, "ok", "19.0"),
-        (150018, "warn", "16 or newer is tested"),
+        (150018, "warn", "older than 16, the oldest tested"),
     ],
 )
 def test_releases_of_postgres(version: int, status: str, words: str) -> None:

@@ -139,7 +139,7 @@ def test_what_is_wrong_is_said_in_words(tmp_path: Path) -> None:
     with pytest.raises(DatabaseUnavailableError, match="pg_ctl failed"):
         embedded.start(broken)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DatabaseUnavailableError, match=r"out of reach: .*File exists"):
+    with pytest.raises(DatabaseUnavailableError, match=r"can't be used: .*File exists"):
         embedded.start(tmp_path / "file" / "postgres")
 
 

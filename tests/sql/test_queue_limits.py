@@ -75,7 +75,7 @@ def test_the_last_that_fits_is_taken_and_the_next_refused(connection: Connection
     with pytest.raises(errors.ConfigurationLimitExceeded, match="at most 3 of your jobs may wait") as refused:
         add_jobs(alice, "d")
     assert refused.value.diag.constraint_name == "your_share_of_the_queue_is_full"
-    assert "cancel those that are not needed" in str(refused.value.diag.message_hint)
+    assert "cancel jobs that are not needed" in str(refused.value.diag.message_hint)
     add_jobs(bob, *"abc")  # a share of his own
     claim(connection, 1)
     assert queued(connection) == 5
