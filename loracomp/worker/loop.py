@@ -292,7 +292,7 @@ class Worker:
         """Reasons why the worker can't answer jobs, by check (database, schema, claims); empty if it is ready."""
         found = dict(self._presence.problems)
         since = perf_counter() - (self._looked_at or self._began)
-        # While jobs run, the worker asks for new ones only when the model is free again.
+        # A worker with no room for more jobs does not ask, at most until the jobs that it holds time out.
         longest = max((job.timeout_s for job in self._leases.held), default=0.0)
         if self._stopping.is_set():
             found["claims"] = "the worker is stopping"

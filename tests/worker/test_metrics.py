@@ -239,9 +239,12 @@ def test_numbers_that_cannot_be_taken_keep_no_worker_from_being_ready_and_are_no
 
 
 def test_a_claim_loop_that_stands_still_is_seen(connection: Connection, database: str) -> None:
-    add_jobs(connection, "sleep 6", timeout_s=1)
-    with serving(database, batch_size=1) as (endpoint, _):
-        wait_until(lambda: "has not asked for jobs" in problems(endpoint).get("claims", ""))
+    with serving(database) as (endpoint, _):
+        wait_until(lambda: problems(endpoint) == {})
+        with connection.transaction():
+            connection.execute("LOCK TABLE loracomp.job")
+            wait_until(lambda: "has not asked for jobs" in problems(endpoint).get("claims", ""))
+        wait_until(lambda: problems(endpoint) == {})
 
 
 def test_a_model_that_loads_is_not_ready() -> None:
