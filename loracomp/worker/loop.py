@@ -249,6 +249,8 @@ class Worker:
         _note_recorded(batch, written)
 
     def _fail(self, jobs: Sequence[Job], failures: Sequence[Failure]) -> None:
+        # A job whose time is over is left to rescue_jobs, which knows how many attempts it has.
+        failures = [failure for failure in failures if failure.code != "lease_lost"]
         if not failures:
             return
         failed = self._recording.call(lambda connection: fail_jobs(connection, jobs, failures))
