@@ -49,7 +49,8 @@ def _scoring(bench: Workbench, asked: Sequence[dict[str, Any]], times: int) -> A
 def _measure(bench: Workbench, jobs: Sequence[Job]) -> None:
     for batch in batched(jobs, bench.settings.batch_size):
         prepared = bench.pipeline.prepare(bench.connection, batch)
-        found = bench.pipeline.answer([each for each in prepared if isinstance(each, Prepared)])
+        ended = bench.pipeline.answer([each for each in prepared if isinstance(each, Prepared)])
+        found = [each for step in ended for each in step]
         assert [type(each) for each in found] == [Measurement] * len(batch)
 
 

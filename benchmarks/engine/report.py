@@ -23,7 +23,6 @@ ORDER = (
         "latency",
         "beside",
         "library",
-        "measuring",
     ),
     *("measuring", "memory"),
     *("growth", "composing", "ways", "profile"),
