@@ -18,7 +18,7 @@ from loracomp.config import load_settings
 from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.lab.catalogue.leaks import find_leaks
 from loracomp.lab.training.config import TrainingConfig
-from loracomp.lab.training.rows import TrainingRow, choose_rows
+from loracomp.lab.training.rows import TrainingRow, split_rows, tokenised
 from loracomp.model.loading import load_base_model
 from loracomp.model.scoring import Question, log_likelihoods
 from loracomp.registry.library_files import PACKAGED, adapter_folder, read_manifest
@@ -60,8 +60,9 @@ def main() -> None:
         record = json.loads((folder / "training.json").read_text())
         entry, data = load_entry(task), str(options.data / task)
         leaks = find_leaks(entry, data).source_refs
-        clean = (row for row in read_examples(entry, "train", data) if row.source_ref not in leaks)
-        rows = choose_rows(clean, base, TrainingConfig(**record["hyper_parameters"])).held_out
+        clean = [row for row in read_examples(entry, "train", data) if row.source_ref not in leaks]
+        config = TrainingConfig(**record["hyper_parameters"])
+        rows = tokenised(split_rows(clean, config)[0], base, config.max_tokens)
         model = PeftModel.from_pretrained(base.model, str(folder)).eval()
         with model.disable_adapter():
             before = shares(model, rows)

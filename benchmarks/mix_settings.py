@@ -27,7 +27,7 @@ from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.lab.catalogue.leaks import find_leaks
 from loracomp.lab.evaluation import start_evaluation
 from loracomp.lab.training.config import TrainingConfig
-from loracomp.lab.training.rows import choose_rows
+from loracomp.lab.training.rows import split_rows
 from loracomp.model.loading import BaseModel, load_base_model
 from loracomp.registry.examples import Example
 from loracomp.registry.library import load_library
@@ -91,9 +91,8 @@ def kept_aside(task: str, data: Path, base: BaseModel) -> Iterator[Example]:
     entry, folder = load_entry(task), str(data / task)
     leaks = find_leaks(entry, folder).source_refs
     clean = [row for row in read_examples(entry, SPLIT, folder) if row.source_ref not in leaks]
-    held_out = choose_rows(clean, base, TrainingConfig(**record["hyper_parameters"])).held_out
-    hashes = {row.content_hash for row in held_out}
-    return (replace(row, split=SPLIT) for row in clean if row.content_hash in hashes)
+    held_out = split_rows(clean, TrainingConfig(**record["hyper_parameters"]))[0]
+    return (replace(row, split=SPLIT) for row in held_out)
 
 
 def main() -> None:
