@@ -28,7 +28,6 @@ from loracomp.lab.catalogue.leaks import find_leaks
 from loracomp.lab.evaluation import start_evaluation
 from loracomp.lab.training.config import TrainingConfig
 from loracomp.lab.training.rows import split_rows
-from loracomp.model.loading import BaseModel, load_base_model
 from loracomp.registry.examples import Example
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import PACKAGED, adapter_folder, read_manifest
@@ -85,7 +84,7 @@ WHERE j.evaluation = 'mix_settings' GROUP BY j.policy
 """
 
 
-def kept_aside(task: str, data: Path, base: BaseModel) -> Iterator[Example]:
+def kept_aside(task: str, data: Path) -> Iterator[Example]:
     """Train rows that the task's adapter was not trained on."""
     record = json.loads((adapter_folder(PACKAGED, task) / "training.json").read_text())
     entry, folder = load_entry(task), str(data / task)
@@ -112,15 +111,13 @@ def main() -> None:
     schema.initialize(url)
     settings = settings.model_copy(update={"database_url": url})
     manifest = read_manifest(PACKAGED)
-    base = load_base_model(manifest.base_model.source, cache_dir=settings.home)
     tasks = options.tasks.split(",") if options.tasks else sorted(manifest.tasks)
     with db.connect(url) as connection:
         load_library(connection, settings=settings)
         for name, values in SETTINGS.items():
             connection.execute("SELECT loracomp.set_policy(%s, %s)", [name, Jsonb(values)])
         for task in tasks:
-            import_examples(connection, task, kept_aside(task, options.data, base))
-        del base
+            import_examples(connection, task, kept_aside(task, options.data))
         tasks = [row["task"] for row in connection.execute(ASKABLE, [tasks, SPLIT])]
         start_evaluation(connection, DATABASE, tasks=tasks, policies=policies, split=SPLIT, rows_a_task=options.rows)
         Answering(connection, settings)()
