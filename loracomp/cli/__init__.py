@@ -45,5 +45,11 @@ def main() -> None:
     try:
         app()
     except LoracompError as error:
-        Console(stderr=True).print(Text.assemble(("error: ", "red"), str(error)), soft_wrap=True)
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code)
+    except OSError as error:  # a file or folder that can't be read or written; the message names it
+        _end(str(error), 1)
+
+
+def _end(sentence: str, exit_code: int) -> None:
+    Console(stderr=True).print(Text.assemble(("error: ", "red"), sentence), soft_wrap=True)
+    sys.exit(exit_code)

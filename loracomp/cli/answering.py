@@ -8,6 +8,7 @@ from threading import Event, Thread
 
 import psycopg
 
+from loracomp.cli.common import remarks
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, connect, translated_errors
 from loracomp.database.embedded import database_url
@@ -39,18 +40,29 @@ Look = Callable[[Connection], Waiting | None]
 def see_to_answers(connection: Connection, settings: Settings, look: Look, total: int, doing: str) -> int:
     """Wait until workers have answered the jobs that `look` counts, or answer them in this process.
 
-    `total` is the length of the progress bar and `doing` its title. Returns how many jobs are left.
+    A login that may not run a worker, such as an administrator's, always waits. `total` is the length of the progress
+    bar and `doing` its title. Returns how many jobs are left.
     """
     waiting = look(connection)
+    may_answer = may_work(connection)
+    if waiting and waiting.left and not may_answer:
+        remarks.print(f"{waiting.left} jobs wait for a worker; Ctrl-C leaves them in the queue")
     with _progress(settings, look, total, doing):
         while waiting and waiting.left:
-            if not _others_answer(connection, look, waiting):
+            if not _others_answer(connection, look, waiting) and may_answer:
                 _work_here(settings.model_copy(update={"base_model": waiting.base_model}))
                 waiting = look(connection)
                 if waiting and waiting.queued:  # our worker leaves queued jobs only if it was told to stop
                     break
             waiting = look(connection)
     return waiting.left if waiting else 0
+
+
+def may_work(connection: Connection) -> bool:
+    """Whether the login may run a worker: only members of loracomp_worker and the owner may."""
+    row = connection.execute(QUERIES["may_work"]).fetchone()
+    assert row is not None
+    return bool(row["may"])
 
 
 def _others_answer(connection: Connection, look: Look, before: Waiting) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from loracomp.cli.answering import may_work
 from loracomp.cli.common import AsJson, emit_json, harmless, open_database, remarks, say
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
@@ -118,9 +119,7 @@ def _look(connection: Connection, job: int) -> str:
 
 def _answer_or_wait(connection: Connection, job: int) -> None:
     """Answer the job in this process if the login may run a worker (submitters may not); otherwise wait."""
-    row = connection.execute(QUERIES["may_work"]).fetchone()
-    assert row is not None
-    if row["may"]:
+    if may_work(connection):
         _answer_here(connection, job)
         return
     remarks.print(f"job {job} waits for a worker; Ctrl-C leaves it in the queue")

@@ -21,6 +21,7 @@ task_app = typer.Typer(help="Tasks and their examples.", no_args_is_help=True)
 policy_app = typer.Typer(help="Named settings of routing and merging.", no_args_is_help=True)
 
 OTHER_SPLITS_SHOWN = 10
+COUNTED = ("examples", "adapters", "queued", "running", "failed")
 MEASURED = ("task", "base_model", "examples", "adapters", "added", "failed")
 
 
@@ -155,11 +156,12 @@ def measure_task(
 
         def state(connection: Connection) -> dict[str, Any]:
             found = measurements.list_measurements(connection, task)
-            return next((row for row in found if row["base_model"] == named), {})
+            none = {"task": task, "base_model": named, **dict.fromkeys(COUNTED, 0)}
+            return next((row for row in found if row["base_model"] == named), none)
 
-        def look(connection: Connection) -> Waiting | None:
+        def look(connection: Connection) -> Waiting:
             found = state(connection)
-            return Waiting(named, found["queued"], found["running"]) if found else None
+            return Waiting(named, found["queued"], found["running"])
 
         left = see_to_answers(connection, settings, look, asked["examples"], "measuring")
         found = state(connection)
@@ -180,7 +182,12 @@ def _examples(
 
     if data is not None and _is_ones_own(task, data):
         lines = [line for file in files_of(Path(data).expanduser()) for line in read_lines(file, task)]
-        return task, [[line for line in lines if line.split == split] for split in splits or ALL_SPLITS]
+        groups: list[Iterable[Example]] = [
+            [line for line in lines if line.split == split] for split in splits or ALL_SPLITS
+        ]
+        if not (all if splits else any)(groups):
+            raise NotFoundError(f"{data} has no row of split {' or '.join(splits or ALL_SPLITS)}")
+        return task, groups
     entry = load_entry(task)
     if entry.data_note and not Path(data or entry.dataset_path).expanduser().is_dir():
         remarks.print(f"{entry.task}: {entry.data_note}", markup=False, highlight=False)

@@ -672,7 +672,8 @@ job = Table(
     CheckConstraint("choices IS NULL OR max_new_tokens IS NULL", name="give_choices_or_max_new_tokens_not_both"),
     CheckConstraint("max_new_tokens BETWEEN 1 AND 100000", name="max_new_tokens_must_be_between_1_and_100000"),
     CheckConstraint(
-        "array_position(stop, NULL) IS NULL AND array_position(stop, '') IS NULL AND cardinality(stop) <= 16",
+        "stop = '{}' OR (array_ndims(stop) = 1 AND num_nulls(VARIADIC stop) = 0 AND '' <> ALL (stop) "
+        "AND cardinality(stop) <= 16)",
         name="stop_must_hold_at_most_16_texts_none_empty",
     ),
     CheckConstraint("temperature BETWEEN 0 AND 100", name="temperature_must_be_between_0_and_100"),
@@ -688,10 +689,15 @@ job = Table(
         name="idempotency_key_must_be_1_to_500_characters",
     ),
     CheckConstraint("jsonb_typeof(tags) = 'object'", name="tags_must_be_a_json_object"),
-    CheckConstraint("array_position(exclude_tasks, NULL) IS NULL", name="exclude_tasks_must_not_hold_null"),
-    CheckConstraint("tasks IS NULL OR cardinality(tasks) BETWEEN 1 AND 64", name="tasks_must_be_a_list_of_1_to_64"),
+    # num_nulls, because array_position raises for nested arrays, with an error that names no column.
+    CheckConstraint("array_ndims(exclude_tasks) = 1", name="exclude_tasks_must_be_a_list"),
+    CheckConstraint("num_nulls(VARIADIC exclude_tasks) = 0", name="exclude_tasks_must_not_hold_null"),
     CheckConstraint(
-        "tasks IS NULL OR (array_position(tasks, NULL) IS NULL AND loracomp.texts_are_distinct(tasks))",
+        "tasks IS NULL OR (array_ndims(tasks) = 1 AND cardinality(tasks) BETWEEN 1 AND 64)",
+        name="tasks_must_be_a_list_of_1_to_64",
+    ),
+    CheckConstraint(
+        "tasks IS NULL OR (num_nulls(VARIADIC tasks) = 0 AND loracomp.texts_are_distinct(tasks))",
         name="tasks_must_be_distinct_and_none_null",
     ),
     CheckConstraint(
@@ -699,12 +705,13 @@ job = Table(
         name="tasks_must_be_at_most_100000_characters_together",
     ),
     CheckConstraint(
-        "weights IS NULL OR (tasks IS NOT NULL AND cardinality(weights) = cardinality(tasks))",
+        "weights IS NULL OR (tasks IS NOT NULL AND array_ndims(weights) = 1 "
+        "AND cardinality(weights) = cardinality(tasks))",
         name="weights_must_be_one_for_each_of_the_tasks",
     ),
     # Postgres orders NaN above all numbers, so `1 >= ALL` excludes it.
     CheckConstraint(
-        "weights IS NULL OR (array_position(weights, NULL) IS NULL AND 0 < ALL (weights) AND 1 >= ALL (weights))",
+        "weights IS NULL OR (num_nulls(VARIADIC weights) = 0 AND 0 < ALL (weights) AND 1 >= ALL (weights))",
         name="weights_must_be_above_0_and_at_most_1",
     ),
     CheckConstraint("NOT loracomp.is_blank(system_text)", name="system_text_must_not_be_blank"),

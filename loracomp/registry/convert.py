@@ -45,8 +45,8 @@ def convert_adapter(
 
     `base` must be loaded in float32; the adapter is merged into it, so it can't be used afterwards. Rounding of its
     weights limits the accuracy to about 1e-7 of the weights' norm. Raises RefusedError if `read_folder` refuses the
-    folder, if PEFT can't load or merge it, and if it changes nothing that LoRA can express; UsageError if the output
-    folder is not empty or the rank is below 1.
+    folder, if PEFT can't load or merge it, if its change holds NaN, and if it changes nothing that LoRA can express;
+    UsageError if the output folder is not empty or the rank is below 1.
     """
     if rank < 1:
         raise UsageError(f"rank is {rank}; it must be 1 or more")
@@ -66,6 +66,10 @@ def convert_adapter(
     factors, report = {}, []
     for name, change in sorted(changes.items()):
         module = name.removesuffix(".weight")
+        if not change.isfinite().all():
+            raise RefusedError(
+                f"adapter {folder}: it changes {module} by NaN or infinity; its training went wrong, so train it again"
+            )
         if module not in base.modules or name == module:
             report.append(Converted(name, 0, float(change.norm()), 1.0))
             continue

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import io
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -71,7 +72,7 @@ def _text(path: Path) -> str:
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except FileNotFoundError:
         raise NotFoundError(f"no file {path.absolute()}") from None
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise RefusedError(f"{path} cannot be read: {error}") from None
 
 
@@ -81,7 +82,7 @@ def _json_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RefusedError(f"{path}, line {number}: not JSON: {error}") from None
         if not isinstance(row, dict):
             raise RefusedError(f"{path}, line {number}: a row is a JSON object, not {type(row).__name__}")

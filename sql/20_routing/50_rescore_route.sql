@@ -10,7 +10,8 @@
 
 -- Changes nothing; reads stored traces with its owner's rights: of any job for analysts and administrators, and of their own jobs
 -- for other roles that may execute it. Tasks that the caller may not know of are shown as labels.
--- It retrieves examples again if the trace is not enough: for a larger k, or other excluded tasks.
+-- It retrieves examples again if the trace is not enough: for a larger k, or other excluded tasks. A job that gave its weights
+-- itself keeps them.
 CREATE FUNCTION loracomp.rescore_route(
     job bigint, settings jsonb DEFAULT '{}', exclude_tasks text[] DEFAULT NULL, policy text DEFAULT NULL
 ) RETURNS TABLE (
@@ -56,6 +57,15 @@ BEGIN
         WHEN rescore_route.policy IS NULL THEN loracomp.with_settings(before, rescore_route.settings)
         ELSE loracomp.policy_with(rescore_route.policy, rescore_route.settings)
     END;
+    IF EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = rescore_route.job AND j.weights IS NOT NULL) THEN
+        -- The job gave the weights itself: no setting changes them.
+        RETURN QUERY
+        SELECT coalesce(labels ->> u.task, u.task), u.probability, u.weight > 0, u.weight, NULL::double precision
+        FROM loracomp.prediction AS p
+        CROSS JOIN LATERAL unnest(p.tasks, p.probabilities, p.weights) AS u (task, probability, weight)
+        WHERE p.job_id = rescore_route.job;
+        RETURN;
+    END IF;
     IF used.weighting <> 'measured' THEN
         gains := NULL;
     ELSIF before.weighting <> 'measured' AND rescore_route.exclude_tasks IS NULL THEN
@@ -100,7 +110,7 @@ $$;
 COMMENT ON FUNCTION loracomp.rescore_route IS
 'Tasks and weights that retrieval would have given a job with other settings, such as {"top_p": 0.9}, or with another policy; '
 'other settings are those of the trace. With a larger k or other exclude_tasks, examples are retrieved again with the stored '
-'vector, among the current examples. The job''s router does not matter. With weighting measured, expected gains come from the '
+'vector, among the current examples. The router does not matter; weights that the job itself gave stay as they are. With weighting measured, expected gains come from the '
 'trace, or from current measurements if the trace has none or if k, temperature or gain_prior differ.';
 
 -- Changes nothing. Retrieves among the current examples that the job's submitter may use. The stored vector is a halfvec, so

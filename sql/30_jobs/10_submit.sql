@@ -157,8 +157,8 @@ WHEN (
 EXECUTE FUNCTION loracomp.check_columns();
 COMMENT ON TRIGGER check_columns ON loracomp.job IS 'Refuses columns that are not the inserting role''s to fill.';
 
--- Fills columns that an INSERT may leave out, computes due again when run_at or priority changes, and refuses tasks that don't
--- exist. It runs with its owner's rights, because it reads tables that a submitter may not read.
+-- Fills columns that an INSERT may leave out, computes due again when run_at or priority changes, and refuses names of
+-- policies, base models and tasks that don't exist. It runs with its owner's rights, because it reads tables that a submitter may not read.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -186,6 +186,18 @@ BEGIN
                 USING ERRCODE = 'not_null_violation', CONSTRAINT = 'base_model_must_be_given_where_none_is_the_default',
                     HINT = 'name a base model, or let an administrator make one the default';
         END IF;
+    -- The foreign keys refuse such names too, but say neither which name it was nor where the existing ones are.
+    ELSIF tg_op = 'INSERT' AND NOT EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.name = new.base_model) THEN
+        RAISE EXCEPTION 'base_model % does not exist', left(new.base_model, 100)
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'base_model_must_exist',
+                HINT = 'the table loracomp.base_model lists the existing ones';
+    END IF;
+    IF tg_op = 'INSERT' AND new.policy <> 'default'
+        AND NOT EXISTS (SELECT FROM loracomp.policy AS p WHERE p.name = new.policy)
+    THEN
+        RAISE EXCEPTION 'policy % does not exist', left(new.policy, 100)
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'policy_must_exist',
+                HINT = 'the table loracomp.policy lists the existing ones';
     END IF;
     IF (new.chat_template OR new.system_text IS NOT NULL) AND NOT EXISTS (
         SELECT FROM loracomp.base_model AS b WHERE b.name = new.base_model AND b.has_chat_template
@@ -220,8 +232,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.fill_job IS
-'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in exclude_tasks and tasks, and a '
-'chat template where the base model has none.';
+'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in policy, base_model, '
+'exclude_tasks and tasks, and a chat template where the base model has none.';
 
 CREATE TRIGGER fill_job
 BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks,

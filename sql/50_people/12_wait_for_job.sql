@@ -8,10 +8,11 @@ DECLARE
     pause double precision := 0.02;
     found_job record;
 BEGIN
-    IF extract(EPOCH FROM wait_for_job.timeout) NOT BETWEEN 0 AND 300 THEN
+    -- IS NOT TRUE, because a null would pass, and the wait would have no end.
+    IF (extract(EPOCH FROM wait_for_job.timeout) BETWEEN 0 AND 300) IS NOT TRUE THEN
         RAISE EXCEPTION 'timeout must be between 0 and 5 minutes, and is %', wait_for_job.timeout
             USING ERRCODE = 'invalid_parameter_value',
-                HINT = 'choose a shorter timeout and call it again: a waiting statement keeps dead rows from being removed';
+                HINT = 'call it again to wait for longer: a waiting statement keeps dead rows from being removed';
     END IF;
     until := clock_timestamp() + wait_for_job.timeout;
     IF current_setting('transaction_isolation') <> 'read committed' THEN

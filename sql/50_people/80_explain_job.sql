@@ -95,8 +95,13 @@ SELECT 'Next: ' || CASE
         THEN format(
             'wait; unless renewed, its lease ends in %s s.', loracomp.seconds_between(now(), job.lease_expires_at)
         )
-    WHEN job.status IN ('failed', 'cancelled')
-        THEN format('mend what the error names, then: SELECT loracomp.retry_job(%s); or submit another job', job.id)
+    WHEN job.status = 'failed'
+        THEN format(
+            'if the prompt or a setting of the job is wrong, submit another job; otherwise mend what the error '
+            'names, then: SELECT loracomp.retry_job(%s)', job.id
+        )
+    WHEN job.status = 'cancelled'
+        THEN format('nothing, unless you want its answer after all: SELECT loracomp.retry_job(%s)', job.id)
 END
 FROM (VALUES (true)) AS one (here)
 LEFT JOIN loracomp.queue_health AS h ON h.base_model = job.base_model AND job.status = 'queued';
@@ -158,7 +163,7 @@ SELECT concat_ws(
 END;
 COMMENT ON FUNCTION loracomp.explain_answer IS 'A job''s answer and the score of each choice, for explain_job.';
 
--- Reads only.
+-- Reads only. Returns null if nothing was retrieved, because the job gave the weights itself.
 CREATE FUNCTION loracomp.explain_route(prediction loracomp.prediction)
 RETURNS text LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -203,7 +208,8 @@ SELECT concat_ws(
             WITH ORDINALITY AS u (task, probability, weight, gain, place)
         ) AS t
     )
-);
+)
+WHERE prediction.example_ids <> '{}';
 END;
 COMMENT ON FUNCTION loracomp.explain_route IS
 'The nearest examples of a job and the probabilities of their tasks, for explain_job.';
@@ -217,7 +223,10 @@ SELECT CASE
     WHEN prediction.adapter_ids = '{}' THEN 'Composition: none, the base model alone: ' || prediction.fallback
     ELSE concat_ws(
         E'\n',
-        format('Composition: %s', prediction.policy_settings ->> 'strategy'),
+        CASE
+            WHEN prediction.composition_digest IS null THEN 'Weights (a job of kind route composes nothing)'
+            ELSE format('Composition: %s', prediction.policy_settings ->> 'strategy')
+        END,
         (
             SELECT
                 string_agg(
@@ -236,10 +245,9 @@ SELECT CASE
                 WHERE a.job_id = prediction.job_id
             ) AS c
         ),
-        format(
-            '  against the exact weighted sum: norm ratio %s, cosine %s',
-            round(prediction.norm_ratio::numeric, 3), round(prediction.cosine::numeric, 3)
-        )
+        -- Null, and left out, for a mix that no sample compared.
+        '  against the exact weighted sum: norm ratio ' || round(prediction.norm_ratio::numeric, 3)
+        || ', cosine ' || round(prediction.cosine::numeric, 3)
     )
 END;
 END;
@@ -259,14 +267,16 @@ SELECT concat_ws(
             )
         FROM jsonb_each_text(prediction.timings) AS t
     ) || format(' (batch of %s on %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),
+    CASE
+        WHEN prediction.composition_digest IS NOT null THEN format(
+            'Tokens: %s of the prompt%s, %s scored or generated', prediction.prompt_tokens,
+            CASE WHEN prediction.chat_template THEN ' in the chat template' END, prediction.output_tokens
+        )
+    END,
     format(
-        'Tokens: %s of the prompt%s, %s scored or generated', prediction.prompt_tokens,
-        CASE WHEN prediction.chat_template THEN ' in the chat template' END, prediction.output_tokens
-    ),
-    format(
-        'Versions: base model %s (%s...), encoder %s, loracomp %s; composition %s...',
+        'Versions: base model %s (%s...), encoder %s, loracomp %s%s',
         prediction.base_model, left(prediction.base_fingerprint, 12), prediction.encoder, prediction.code_version,
-        left(prediction.composition_digest, 12)
+        '; composition ' || left(prediction.composition_digest, 12) || '...'
     )
 )
 WHERE prediction.job_id IS NOT null;

@@ -133,7 +133,7 @@ def test_a_prompt_too_long_fails_alone_and_the_worker_goes_on(demo: dict[str, st
         (["ask", "Hot?", "--choice", "yes", "--choice", "yes"], 6, "choices must be distinct"),
         (["ask", "Hot?", "--choice", "yes", "--choice", " "], 6, "choices must not be null or blank"),
         (["ask", "Hot?", "--choice", "a", "--choice", "b", "--max-new-tokens", "3"], 6, "not both"),
-        (["ask", "Hot?", "--policy", "no such"], 6, "policy must exist"),
+        (["ask", "Hot?", "--policy", "no such"], 6, "policy no such does not exist: the table loracomp.policy lists"),
         (["ask", "Hot?", "--exclude-task", "no such"], 6, "exclude tasks"),
         (["ask", "Hot?", "--max-new-tokens", "0"], 6, "max new tokens must be between"),
         (["explain", "999999"], 5, "does not exist"),

@@ -1,5 +1,6 @@
 """The catalogue: each entry's prompt on a made-up row, the reader, and what is refused with file, field and row."""
 
+import gzip
 import hashlib
 import json
 import sys
@@ -334,6 +335,12 @@ def test_a_broken_line_is_named(line, tmp_path):
     with (tmp_path / "validation.jsonl").open("a") as file:
         file.write(line)
     with pytest.raises(RefusedError, match=r"validation\.jsonl, line 2: "):
+        list(read_examples(load_entry("piqa"), "validation", str(tmp_path)))
+
+
+def test_a_packed_file_that_is_cut_off_is_named(tmp_path):
+    (tmp_path / "validation.jsonl.gz").write_bytes(gzip.compress(json.dumps(ROWS["piqa"][0]).encode())[:-12])
+    with pytest.raises(RefusedError, match=r"validation\.jsonl\.gz cannot be read"):
         list(read_examples(load_entry("piqa"), "validation", str(tmp_path)))
 
 

@@ -2,7 +2,10 @@
 
 import hashlib
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -330,6 +333,17 @@ def test_an_adapters_life_by_the_command_line(connection, run, folder, tmp_path)
     assert [(row["task"], row["status"]) for row in run("adapter", "list")] == [("piqa", "retired")]
     with pytest.raises(NotFoundError, match="no adapter goals@2"):
         run("adapter", "retire", "goals@2")
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(connection, database, folder):
+    registered(connection, "piqa")
+    stage_adapter(connection, folder, task="piqa")
+    command = [sys.executable, "-m", "loracomp", "adapter", "export", "piqa", str(folder / CONFIG)]
+    environment = {**os.environ, "LORACOMP_DATABASE_URL": database}
+    done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("error: [Errno") and str(folder / CONFIG) in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_activations_at_once_leave_one_active(connection, database, tmp_path):

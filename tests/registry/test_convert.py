@@ -18,6 +18,7 @@ from model_fixtures import letter_tokenizer, tiny_llama
 from registry_data import logits_of, logits_with, quiet_peft
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 reads it
+Q = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight"
 LORA = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"], "task_type": "CAUSAL_LM"}
 
 
@@ -215,6 +216,9 @@ def test_what_cannot_be_converted_is_refused(base, tmp_path):
         convert_adapter(tmp_path / "dora", tmp_path / "out", base, rank=0)
     with pytest.raises(UsageError, match="not empty"):
         convert_adapter(tmp_path / "dora", tmp_path / "dora", base, rank=4)
+    trained(tmp_path / "nan", LoraConfig(**LORA), lambda model: model.get_parameter(Q).data.fill_(torch.nan))
+    with pytest.raises(RefusedError, match=r"changes model\.layers\.0\.self_attn\.q_proj by NaN or infinity"):
+        convert_adapter(tmp_path / "nan", tmp_path / "out", base, rank=4)
     (tmp_path / "dora" / WEIGHTS).rename(tmp_path / "dora" / "adapter_model.bin")
     with pytest.raises(RefusedError, match=r"adapter_model\.bin is a pickle"):
         convert_adapter(tmp_path / "dora", tmp_path / "out", base, rank=4)

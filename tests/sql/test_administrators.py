@@ -3,7 +3,10 @@
 import gzip
 import io
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import psycopg
@@ -12,8 +15,9 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from loracomp.cli import common, demo
+from loracomp.cli import answering, common, demo
 from loracomp.config import load_settings, unknown_variables
+from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.registry.adapters import stage_adapter
@@ -204,6 +208,39 @@ def test_the_command_line_shows_what_the_database_warns_of(
     assert sentence.startswith("adapter rte@1 is never retrieved") and "loracomp task import" in sentence
 
 
+# --- measuring
+
+
+@pytest.fixture
+def administrator(connection: Connection, database: str) -> Iterator[str]:
+    """URL of a login that administers, and may not run a worker."""
+    name = f"administrator_{os.getpid()}"
+    connection.execute(f"CREATE ROLE {name} LOGIN IN ROLE loracomp_admin".encode())
+    yield psycopg.conninfo.make_conninfo(database, user=name)
+    connection.execute(f"DROP ROLE {name}".encode())
+
+
+def test_measuring_waits_for_a_worker_where_the_login_may_not_answer_itself(
+    run: Any, connection: Connection, database: str, administrator: str, monkeypatch: pytest.MonkeyPatch
+):
+    load(connection)
+    connection.execute("UPDATE loracomp.example SET split = 'test'")
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", administrator)
+    said = io.StringIO()
+    monkeypatch.setattr(answering, "remarks", Console(file=said, width=200))
+
+    def end_all() -> None:
+        with db.connect(database) as own:
+            own.execute("SELECT loracomp.cancel_job(id) FROM loracomp.job WHERE status = 'queued'")
+
+    ending = Timer(3.0, end_all)
+    ending.start()
+    (measured,) = run("task", "measure", "rte", "--split", "test")
+    ending.join()
+    assert (measured["added"], measured["queued"]) == (2, 0)
+    assert said.getvalue() == "2 jobs wait for a worker; Ctrl-C leaves them in the queue\n"
+
+
 # --- policies
 
 
@@ -300,11 +337,13 @@ def test_a_folders_files_say_which_split_they_are(tmp_path: Path):
         ("a.csv", "prompt,choices,answer\na,[x,a\n", "line 2: choices: .*list"),
         ("a.csv", "prompt,label,answer\na,1,b\n", "line 2: label: Extra inputs"),
         ("a.jsonl.gz", "not packed", "cannot be read"),
+        ("a.csv.gz", gzip.compress(AS_CSV.encode())[:-30] + bytes(30), "cannot be read"),
         ("a.jsonl", "[1]\n", "line 1: a row is a JSON object, not list"),
+        ("a.jsonl", "[" * 100_000, "line 1: not JSON"),
     ],
 )
-def test_a_file_that_is_not_right_is_named_with_its_line(tmp_path: Path, name: str, text: str, says: str):
-    (tmp_path / name).write_text(text)
+def test_a_file_that_is_not_right_is_named_with_its_line(tmp_path: Path, name: str, text: str | bytes, says: str):
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(RefusedError, match=says) as error:
         hashes(tmp_path / name)
     assert str(tmp_path / name) in str(error.value)
@@ -324,7 +363,13 @@ def test_what_was_looked_for_is_said(run: Any, connection: Connection, database:
         with pytest.raises(NotFoundError, match=says):
             run("task", "import", "tea", str(tmp_path / data))
     (tmp_path / "empty" / "train.csv").write_text(AS_CSV)
+    for splits, says in ((["trian"], "trian"), (["test", "validation"], "test or validation")):
+        with pytest.raises(NotFoundError, match=rf"{tmp_path}/empty has no row of split {says}$"):
+            run("task", "import", "tea", str(tmp_path / "empty"), *(f"--split={split}" for split in splits))
     assert run("task", "import", "tea", str(tmp_path / "empty")) == [{"task": "tea", "added": 2, "embedded": 1}]
+    (tmp_path / "none.jsonl").write_text("\n")
+    with pytest.raises(NotFoundError, match=rf"{tmp_path}/none.jsonl has no row of split train or validation or test"):
+        run("task", "import", "tea", str(tmp_path / "none.jsonl"))
 
 
 # --- tables

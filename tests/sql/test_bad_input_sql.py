@@ -52,6 +52,8 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ),
         ({"stop": [""]}, "stop_must_hold_at_most_16_texts_none_empty"),
         ({"stop": [str(n) for n in range(17)]}, "stop_must_hold_at_most_16_texts_none_empty"),
+        ({"stop": [None]}, "stop_must_hold_at_most_16_texts_none_empty"),
+        ({"stop": [["a"], ["b"]]}, "stop_must_hold_at_most_16_texts_none_empty"),
         ({"policy": "none such"}, "policy_must_exist"),
         ({"base_model": "none such"}, "base_model_must_exist"),
         ({"kind": "guess"}, "kind_must_be_predict_route_or_measure"),

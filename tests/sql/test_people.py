@@ -218,7 +218,24 @@ def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> Non
     assert "\nFailed after attempt 1 of 3.\nError: too_long: cut it\n" in words
     assert f"SELECT loracomp.retry_job({job_id})" in words
     connection.execute("SELECT loracomp.cancel_job(%s, 'not needed')", [later])
-    assert "Error: cancelled: not needed" in explain(connection, later)
+    words = explain(connection, later)
+    assert "Error: cancelled: not needed" in words
+    assert f"Next: nothing, unless you want its answer after all: SELECT loracomp.retry_job({later})" in words
+
+
+def test_explanation_of_weights_that_nothing_retrieved_and_nothing_composed(connection: db.Connection) -> None:
+    load(connection)
+    job_id = submit(connection, kind="route", tasks=["rte", "mnli"], weights=[0.5, 0.25])
+    nothing = {"output": None, "norm_ratio": None, "cosine": None, "composition_digest": None, "prompt_tokens": 0}
+    answer(connection, job_id, {}, **nothing, probabilities=[0, 0], chat_template=True)
+    words = explain(connection, job_id)
+    assert "Only tasks: rte, mnli with weights 0.5, 0.25\n" in words
+    assert (
+        "\nWeights (a job of kind route composes nothing)\n  0.620  rte version 1\n  0.380  mnli version 1\n\n" in words
+    )
+    assert words.endswith("encoder toy-encoder/1, loracomp 0.1.0")
+    for absent in ("Tasks (", "Nearest", "norm ratio", "Tokens", "Composition"):
+        assert absent not in words
 
 
 def test_explanation_of_a_job_that_is_not_there(connection: db.Connection) -> None:

@@ -396,6 +396,9 @@ def test_weights_are_composed_whole_or_not_at_all(connection: db.Connection) -> 
         ({"tasks": ["far"], "weights": [float("nan")]}, "weights_must_be_above_0_and_at_most_1"),
         ({"tasks": ["far"], "weights": [0.0]}, "weights_must_be_above_0_and_at_most_1"),
         ({"tasks": ["far"], "weights": [None]}, "weights_must_be_above_0_and_at_most_1"),
+        ({"tasks": [["far"], ["near"]]}, "tasks_must_be_a_list_of_1_to_64"),
+        ({"tasks": ["far", "near"], "weights": [[0.5], [0.5]]}, "weights_must_be_one_for_each_of_the_tasks"),
+        ({"exclude_tasks": [["far"], ["near"]]}, "exclude_tasks_must_be_a_list"),
     ],
 )
 def test_tasks_and_weights_that_are_none_are_refused_by_name(

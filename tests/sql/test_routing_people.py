@@ -172,6 +172,16 @@ def test_rescore_of_a_control_is_what_retrieval_would_do(connection: db.Connecti
     assert_same(as_tuples(rescore(connection, stored(connection, query, "random")[0])), expected(trace, {}))
 
 
+def test_weights_that_a_job_pinned_stay_as_they_are(connection: db.Connection, query: Any) -> None:
+    (job,) = add_jobs(connection, 1)
+    connection.execute("UPDATE loracomp.job SET tasks = '{t1,t3}', weights = '{0.25,0.5}' WHERE id = %s", [job])
+    connection.execute(STORE, {"job": job, "query": query})
+    for settings in ({}, {"k": 200, "temperature": 0.01, "min_similarity": 1}, {"max_adapters": 1}):
+        assert as_tuples(rescore(connection, job, **settings)) == [("t3", 0, True, 0.5), ("t1", 0, True, 0.25)]
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="k must be between"):
+        rescore(connection, job, k=0)
+
+
 def test_below_min_similarity_all_weights_are_zero(connection: db.Connection, query: Any) -> None:
     job, _ = stored(connection, query)
     for found in (route(connection, query, min_similarity=1), rescore(connection, job, min_similarity=1)):

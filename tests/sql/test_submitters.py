@@ -105,13 +105,16 @@ def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
         7: ({"prompt": " "}, "prompt must not be blank"),
         8: ({"promt": "x"}, "a job has no column promt that you may fill; submitters may fill: prompt, choices,"),
         50: ({"prompt": "x", "choices": ["a"]}, "choices must be a list of 2 to 1000"),
-        51: ({"prompt": "x", "policy": "nobodys"}, "policy must exist"),
+        51: ({"prompt": "x", "policy": "nobodys"}, "policy nobodys does not exist; the table loracomp.policy lists"),
         52: ({"prompt": "x", "priority": "high"}, 'priority: invalid input syntax for type integer: "high"'),
         53: ("x", "a job must be a JSON object"),
         54: ({"prompt": "x", "exclude_tasks": ["nobodys"]}, "exclude_tasks names tasks that do not exist: nobodys"),
         55: ({}, "prompt must be given"),
         56: ({"prompt": "x", "tags": {}, "choices": "a"}, 'choices: malformed array literal: "a"'),
         57: ({"prompt": "x", "run_at": "soonish"}, "run_at: invalid input syntax for type timestamp with time zone"),
+        58: ({"prompt": "x", "stop": [["a"]]}, "stop must hold at most 16 texts none empty"),
+        60: ({"prompt": "x", "base_model": "Tiny"}, "base_model Tiny does not exist; the table loracomp.base_model"),
+        59: ({"prompt": "x", "weights": [[1]]}, "weights must be one for each of the tasks"),
         100: ({"prompt": "x", "expected": "y"}, "a job has no column expected that you may fill"),
     }
     for place, (row, _) in wrong.items():
@@ -337,10 +340,11 @@ def test_waiting_ends_in_time(connection: Connection, submitter: Connection):
 @pytest.mark.parametrize(
     ("before", "timeout", "says"),
     [
-        ("", "6min", "timeout must be between 0 and 5 minutes"),
-        ("", "-1s", "timeout must be between 0 and 5 minutes"),
-        ("BEGIN ISOLATION LEVEL REPEATABLE READ; ", "1s", "sees no news in a transaction that is repeatable read"),
-        ("BEGIN; SELECT loracomp.retry_job({id}); ", "1s", "was changed in this transaction"),
+        ("", "'6min'", "timeout must be between 0 and 5 minutes"),
+        ("", "'-1s'", "timeout must be between 0 and 5 minutes"),
+        ("", "NULL", "timeout must be between 0 and 5 minutes"),
+        ("BEGIN ISOLATION LEVEL REPEATABLE READ; ", "'1s'", "sees no news in a transaction that is repeatable read"),
+        ("BEGIN; SELECT loracomp.retry_job({id}); ", "'1s'", "was changed in this transaction"),
     ],
 )
 def test_waiting_for_nothing_is_refused(
@@ -348,8 +352,9 @@ def test_waiting_for_nothing_is_refused(
 ):
     (job_id,) = add_jobs(submitter, "a")
     submitter.execute("SELECT loracomp.cancel_job(%s)", [job_id]) if "retry" in before else None
+    submitter.execute("SET statement_timeout = '5s'")
     with pytest.raises(psycopg.Error, match=says):
-        submitter.execute(f"{before.format(id=job_id)}SELECT loracomp.wait_for_job({job_id}, '{timeout}')".encode())
+        submitter.execute(f"{before.format(id=job_id)}SELECT loracomp.wait_for_job({job_id}, {timeout})".encode())
 
 
 def test_nobody_waits_for_anothers_job(connection: Connection, submitter: Connection):

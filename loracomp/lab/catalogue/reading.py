@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,15 +32,18 @@ def _json_lines(folder: Path, split: str) -> Iterator[dict[str, Any]]:
             "validation.jsonl"
         )
     # utf-8-sig removes a byte order mark.
-    with (gzip.open if path is packed else open)(path, "rt", encoding="utf-8-sig") as lines:
-        for number, line in enumerate(lines, start=1):
-            yield _object(path, number, line)
+    try:
+        with (gzip.open if path is packed else open)(path, "rt", encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                yield _object(path, number, line)
+    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+        raise RefusedError(f"{path} cannot be read: {error}") from None
 
 
 def _object(path: Path, number: int, line: str) -> dict[str, Any]:
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RefusedError(f"{path}, line {number}: not JSON: {error}") from error
     if not isinstance(row, dict):
         raise RefusedError(f"{path}, line {number}: a row is a JSON object, not {type(row).__name__}")
