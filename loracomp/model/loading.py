@@ -156,7 +156,7 @@ def resolve_dtype(dtype: torch.dtype | str, device: str) -> torch.dtype:
     if isinstance(dtype, torch.dtype):
         return dtype
     if dtype == "auto":
-        return torch.bfloat16 if _has_bf16(device) else torch.float32
+        return torch.bfloat16 if has_bf16(device) else torch.float32
     if dtype not in DTYPES:
         raise UsageError(f"dtype {dtype!r} is not one of auto, {', '.join(DTYPES)}")
     return DTYPES[dtype]
@@ -253,7 +253,8 @@ def readable(source: str) -> Iterator[None]:
         raise RefusedError(f"model source {source!r} cannot be loaded: {type(error).__name__}: {first_line}") from error
 
 
-def _has_bf16(device: str) -> bool:
+def has_bf16(device: str) -> bool:
+    """Whether the device has instructions for bfloat16."""
     if device.startswith("cuda"):
         return bool(torch.cuda.is_bf16_supported())
     # With AVX512-BF16 instructions, bfloat16 is 8 times faster than float32; without them it is slower.
