@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loracomp.cli import tasks
-from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks
+from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks, warn
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.embedded import database_url
@@ -167,6 +167,8 @@ def stage_adapter(
         staged = adapters.stage_adapter(
             connection, folder, task=task, name=name, base_model=base_model, any_base=any_base
         )
+        for target in staged.unmatched_targets:
+            warn(f"target_modules names {target}, which no module of the base model matches: a typing error?")
         if activate:
             adapters.activate_adapter(connection, staged.id)
         _show(connection, f"{staged.name}@{staged.version}", base_model, as_json)

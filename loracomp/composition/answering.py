@@ -187,7 +187,7 @@ def _chosen(item: _Item[K], composed: Tensor, base: Tensor | None = None) -> Ans
     contrasted = composed if base is None else composed - item.request.contrast * base
     scores = normalize(contrasted, item.question, item.request.normalization).tolist()
     if not all(map(math.isfinite, scores)):
-        return _not_finite()
+        return _not_finite(item)
     best = scores.index(max(scores))
     return Answer(
         output=item.request.choices[best],
@@ -207,7 +207,7 @@ def _written(item: _Item[K], generated: Generated | JobError | None) -> Answer |
     if isinstance(generated, JobError):
         return generated
     if not generated.finite:
-        return _not_finite()
+        return _not_finite(item)
     return Answer(
         output=generated.text,
         prompt_tokens=len(item.encoded.tokens),
@@ -226,9 +226,11 @@ def _lease_lost() -> JobError:
     return JobError("the job's lease was lost, so its answer could not be recorded", code="lease_lost")
 
 
-def _not_finite() -> JobError:
+def _not_finite(item: _Item[K]) -> JobError:
+    ids = ", ".join(map(str, item.request.composition.adapter_ids)) or "none"
     return JobError(
-        "the model's output contains NaN or infinity: the sum of its adapters overflows in this precision; "
-        "try another policy or a worker with dtype float32",
+        f"the model's output contains NaN or infinity: its sum with the adapters (ids: {ids}) overflows in this "
+        "precision; if one of them fails alone, retire it (`loracomp adapter list` has the ids), otherwise try another "
+        "policy or a worker with dtype float32",
         code="not_finite",
     )

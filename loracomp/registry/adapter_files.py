@@ -8,7 +8,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -31,6 +31,12 @@ TRAINING = "training.json"
 Number = TypeVar("Number", int, float)
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LARGEST_CHANGE = 1e6
+"""Largest norm of a module's change that is taken: weights of base models have norms below 1e4."""
+ROUNDING = 2**-7
+"""Largest relative difference between a base model's weight and its copy: both may have been rounded to bfloat16."""
+SMALLEST = 2**-24
+"""The same as an absolute difference, for weights so small that float16 rounds them to zero."""
 
 # Settings that do not change what the stored factors mean. Any other setting must be absent, null, false or empty.
 HARMLESS = """
@@ -73,6 +79,8 @@ class AdapterFile:
     parameter_count: int
     changes_nothing: bool
     """Whether B @ A is zero in every module, as before the first step of training."""
+    unmatched_targets: tuple[str, ...]
+    """Names in target_modules that no module of the base model has; PEFT ignores them too."""
 
     @property
     def sha256(self) -> str:
@@ -102,8 +110,8 @@ def read_adapter(folder: Path, base: RegisteredBaseModel, *, any_base: bool = Fa
     """Read a PEFT folder and check all of it against the base model.
 
     Names and shapes of its modules must be those of the base model; `read_folder` checks more. If PEFT saved a copy of
-    the base model's embedding in the file, the base model is loaded and the copy must equal it. Raises RefusedError,
-    which names the folder, what is wrong and what to do.
+    the base model's embedding in the file, the base model is loaded and the copy must equal it, but for rounding to
+    bfloat16 or float16. Raises RefusedError, which names the folder, what is wrong and what to do.
     """
     config, training, weights = read_folder(folder, base, any_base=any_base)
     try:
@@ -111,14 +119,16 @@ def read_adapter(folder: Path, base: RegisteredBaseModel, *, any_base: bool = Fa
         factors = parse_factors(weights)
         ranks = _in_full(config, "rank_pattern", _checked_rank, factors)
         alphas = _in_full(config, "alpha_pattern", _checked_alpha, factors)
+        config |= {"rank_pattern": ranks, "alpha_pattern": alphas}
         _check_factors(factors, dict.fromkeys(factors, rank) | ranks, base)
+        _check_sizes(factors, scaling_of(alpha, rank, bool(config.get("use_rslora"))), own_scaling(config, factors))
         _check_targets(config, factors, base)
         _check_copies(base_copies(weights), base)
     except RefusedError as error:
         raise RefusedError(f"adapter {folder}: {error}") from error
     return AdapterFile(
         weights=weights,
-        config=config | {"rank_pattern": ranks, "alpha_pattern": alphas},
+        config=config,
         training=training,
         rank=rank,
         alpha=alpha,
@@ -126,6 +136,7 @@ def read_adapter(folder: Path, base: RegisteredBaseModel, *, any_base: bool = Fa
         target_modules=tuple(sorted(factors)),
         parameter_count=sum(A.numel() + B.numel() for A, B in factors.values()),
         changes_nothing=not any(bool(A.any()) and bool(B.any()) for A, B in factors.values()),
+        unmatched_targets=_unmatched_targets(config, factors),
     )
 
 
@@ -141,6 +152,7 @@ def read_folder(
     try:
         config = _read_json(folder / CONFIG)
         training = _read_json(folder / TRAINING) if (folder / TRAINING).exists() else {}
+        _check_training(training)
         if config.get("task_type") not in (None, "CAUSAL_LM"):
             raise RefusedError(
                 f"task_type is {config['task_type']!r}; base models are causal language models (CAUSAL_LM)"
@@ -222,6 +234,14 @@ def _check_config(config: Mapping[str, Any]) -> tuple[int, float]:
     return _checked_rank("r", config.get("r")), _checked_alpha("lora_alpha", config.get("lora_alpha"))
 
 
+def _check_training(training: Mapping[str, Any]) -> None:
+    """Raise RefusedError unless what SQL reads of a training record has the right form."""
+    for name, what in {"tasks_seen": "names of tasks", "kept_aside": "content hashes of examples, in hex"}.items():
+        value = training.get(name, [])
+        if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+            raise RefusedError(f"{TRAINING}: {name} is {value!r}; it must be a list of {what}")
+
+
 def _check_start(config: Mapping[str, Any]) -> None:
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.startswith(CHANGES_BASE):
@@ -300,9 +320,23 @@ def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], bas
             )
         for name, tensor in (("A", A), ("B", B)):
             if tensor.dtype not in DTYPES:
-                raise RefusedError(f"module {module}: factor {name} is {tensor.dtype}; save it as bfloat16 or float32")
+                raise RefusedError(
+                    f"module {module}: factor {name} is {tensor.dtype}; save it as float32, float16 or bfloat16"
+                )
             if not bool(torch.isfinite(tensor).all()):
                 raise RefusedError(f"module {module}: factor {name} holds NaN or infinity; the training went wrong")
+
+
+def _check_sizes(factors: Mapping[str, Factors], scaling: float, own: Mapping[str, float]) -> None:
+    """Raise RefusedError for a change so large that a job would answer NaN: of finite factors, training diverged."""
+    for module, (A, B) in factors.items():
+        # At least the norm of scaling * B @ A, which would take long to compute.
+        norm = own.get(module, scaling) * float(A.double().norm()) * float(B.double().norm())
+        if norm > LARGEST_CHANGE:
+            raise RefusedError(
+                f"module {module}: scaling * norm(B) * norm(A) is {norm:.1e}, and may be {LARGEST_CHANGE:.0e} at most, "
+                "because the model's output would overflow; the training went wrong"
+            )
 
 
 def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], base: RegisteredBaseModel) -> None:
@@ -323,6 +357,17 @@ def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], ba
         raise RefusedError(f"{WEIGHTS} has factors for {', '.join(surplus[:3])}, which target_modules does not name")
 
 
+def _unmatched_targets(config: Mapping[str, Any], modules: Iterable[str]) -> tuple[str, ...]:
+    targets = config.get("target_modules")
+    if not isinstance(targets, list):  # a regular expression, or all-linear
+        return ()
+    return tuple(target for target in targets if not any(f".{module}".endswith(f".{target}") for module in modules))
+
+
+def _is_rounded(weight: Tensor, copy: Tensor) -> bool:
+    return torch.allclose(weight, copy.float(), rtol=ROUNDING, atol=SMALLEST)
+
+
 def _check_copies(copies: Mapping[str, Tensor], base: RegisteredBaseModel) -> None:
     if not copies:
         return
@@ -331,8 +376,8 @@ def _check_copies(copies: Mapping[str, Tensor], base: RegisteredBaseModel) -> No
     ).model
     for module, copy in copies.items():
         weight = model.get_submodule(module).weight if module in base.modules else None
-        if weight is None or weight.shape != copy.shape or not torch.equal(weight.to(copy.dtype), copy):
+        if weight is None or weight.shape != copy.shape or not _is_rounded(weight, copy):
             raise RefusedError(
-                f"{WEIGHTS} holds {module}.base_layer.weight, which is not base model {base.name}'s: the training "
-                "changed the vocabulary, or the base model is another one"
+                f"{WEIGHTS} holds {module}.base_layer.weight, which differs from base model {base.name}'s by more than "
+                "rounding: the training changed the vocabulary, or the base model is another one"
             )

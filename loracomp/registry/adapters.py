@@ -38,6 +38,8 @@ class StagedAdapter:
     version: int
     created: bool
     """False if the registry had the same file already."""
+    unmatched_targets: tuple[str, ...] = ()
+    """Names in the config's target_modules that no module of the base model has."""
 
 
 def stage_adapter(
@@ -52,17 +54,17 @@ def stage_adapter(
     """Check a PEFT folder and store it as a new version of adapter `name` (default: the task's), in one transaction.
 
     If the same file is stored already, that adapter is returned. Raises RefusedError naming what is wrong with the
-    folder (`adapter_files.read_adapter`), and NotFoundError for an unknown task or base model.
+    folder (`adapter_files.read_adapter`) or the name, and NotFoundError for an unknown task or base model.
     """
     base = find_base_model(connection, base_model)
     adapter = read_adapter(folder, base, any_base=any_base)
-    name = name or task
+    name = task if name is None else name
     with translated_errors(), connection.transaction():
         row = connection.execute(QUERIES["stage_adapter"], _values(adapter, task, base, name)).fetchone()
         assert row
         if row["created"]:
             _copy_weights(connection, row["adapter_id"], adapter.weights)
-    return StagedAdapter(row["adapter_id"], name, row["adapter_version"], row["created"])
+    return StagedAdapter(row["adapter_id"], name, row["adapter_version"], row["created"], adapter.unmatched_targets)
 
 
 def _values(adapter: AdapterFile, task: str, base: RegisteredBaseModel, name: str) -> dict[str, Any]:
@@ -113,10 +115,10 @@ def retire_adapter(connection: Connection, adapter_id: int) -> None:
 
 def find_adapter(connection: Connection, reference: str, base_model: str | None = None) -> dict[str, Any]:
     """The adapter's row, by 'name' (its newest version) or 'name@version'. Raises NotFoundError or UsageError."""
-    name, _, version = reference.partition("@")
-    if version and not version.isdecimal():
+    name, at, version = reference.rpartition("@")
+    if at and not version.isdecimal():
         raise UsageError(f"adapter {reference!r}: write NAME, or NAME@VERSION with a number")
-    values = {"name": name, "version": int(version) if version else None, "base_model": base_model}
+    values = {"name": name if at else reference, "version": int(version) if at else None, "base_model": base_model}
     with translated_errors():
         row = connection.execute(QUERIES["find_adapter"], values).fetchone()
     assert row

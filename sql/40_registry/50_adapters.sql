@@ -38,6 +38,10 @@ DECLARE
     owner_task integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = stage_adapter.task);
     owner_base integer := (loracomp.find_base_model(stage_adapter.base_model)).id;
 BEGIN
+    IF loracomp.is_blank(stage_adapter.name) OR stage_adapter.name LIKE '%@%' THEN
+        RAISE EXCEPTION 'name: an adapter''s name must not be blank or contain @, and is "%"', stage_adapter.name
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'the version after @ is counted for you; --name names it';
+    END IF;
     IF owner_task IS NULL THEN
         RAISE EXCEPTION 'there is no task %', stage_adapter.task
             USING ERRCODE = 'no_data_found', HINT = 'loracomp task add creates one';

@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from loracomp.composition.predictor import Predictor
@@ -204,8 +205,27 @@ def test_the_output_head_and_the_embedding_are_adapted_as_by_peft(architecture, 
 def test_an_embedding_that_is_not_the_base_models_is_refused(tmp_path):
     base = load_base_model(saved(tiny("Llama"), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
     write_adapter(tmp_path / "adapter", model=tiny("Llama", seed=1), target_modules=["embed_tokens"])
-    with pytest.raises(RefusedError, match=r"embed_tokens\.base_layer\.weight, which is not base model base's"):
+    with pytest.raises(RefusedError, match=r"embed_tokens\.base_layer\.weight, which differs from base model base's"):
         read_adapter(tmp_path / "adapter", registered(base), any_base=True)
+
+
+@pytest.mark.parametrize("copied_as", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("served_as", [torch.float32, torch.bfloat16])
+def test_a_copy_of_the_output_head_may_be_rounded_otherwise_than_the_base_model(tmp_path, served_as, copied_as):
+    """A GGUF file's weights are kept in bfloat16, and people train on what transformers makes of it in float32."""
+    base = load_base_model(saved(tiny("Llama").to(served_as), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
+    write_adapter(tmp_path / "adapter", model=tiny("Llama").to(copied_as), target_modules=["lm_head"])
+    assert "lm_head" in read_adapter(tmp_path / "adapter", registered(base), any_base=True).target_modules
+    change_copy(tmp_path / "adapter", lambda weight: weight * (1 + 2**-5))
+    with pytest.raises(RefusedError, match="by more than rounding"):
+        read_adapter(tmp_path / "adapter", registered(base), any_base=True)
+
+
+def change_copy(folder, change) -> None:
+    """Change the copy of the base model's output head in an adapter's file."""
+    tensors = load_file(folder / "adapter_model.safetensors")
+    (name,) = [name for name in tensors if "base_layer" in name]
+    save_file(tensors | {name: change(tensors[name])}, folder / "adapter_model.safetensors")
 
 
 PATTERNS = {"rank_pattern": {"layers.1.self_attn.q_proj": 2, "v_proj": 6}, "alpha_pattern": {"q_proj": 3}}

@@ -426,6 +426,7 @@ def test_whatever_is_wrong_fails_its_request_alone(library, predictor):
     answers = predictor.predict([fine[0], *wrong.values(), fine[1]])
     assert [error.code for error in answers[1:-1]] == list(wrong)
     assert not any(error.retry for error in answers[1:-1])
+    assert f"adapters (ids: {HUGE})" in str(answers[-2])
     for answer, expected in zip((answers[0], answers[-1]), alone, strict=True):
         assert answer.output == expected.output
     assert answers[0].choice_scores == pytest.approx(alone[0].choice_scores, rel=1e-5)
@@ -450,6 +451,7 @@ def test_a_generation_that_is_too_long_or_not_finite_fails_alone(library, predic
     )
     assert "take 257 tokens; the base model takes at most 256" in str(too_long)
     assert (too_long.code, not_finite.code) == ("prompt_too_long", "not_finite")
+    assert f"adapters (ids: {HUGE})" in str(not_finite)
     assert fine.output_tokens == 8
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
+from loracomp import cli
 from loracomp.composition.resident import ResidentAdapters
 from loracomp.database import connections as db
 from loracomp.errors import JobError, NotFoundError, RefusedError, UsageError
@@ -159,6 +161,11 @@ def module_more(tensors):
         tensors[f"{Q0.replace('q_proj', 'o_proj')}.lora_{factor}.weight"] = torch.zeros(shape)
 
 
+def too_large(tensors):
+    for name in (f"{Q0}.lora_A.weight", f"{Q0}.lora_B.weight"):
+        tensors[name] = torch.full_like(tensors[name], 1e30)
+
+
 def doubles(tensors):
     tensors[f"{Q0}.lora_A.weight"] = tensors[f"{Q0}.lora_A.weight"].double()
 
@@ -180,7 +187,8 @@ def extra(name, shape=(4,)):
         (half, "lacks one of the two factors of model.layers.0.self_attn.q_proj"),
         (module_gone, "lacks factors for model.layers.0.self_attn.q_proj, which target_modules names"),
         (module_more, "factors for model.layers.0.self_attn.o_proj, which target_modules does not name"),
-        (doubles, "float64"),
+        (doubles, "float64; save it as float32, float16 or bfloat16"),
+        (too_large, r"self_attn.q_proj: scaling \* norm\(B\) \* norm\(A\) is .*e\+62, and may be 1e\+06 at most"),
         (lambda tensors: tensors.clear(), "holds no factors"),
         (extra(f"{Q0}.lora_magnitude_vector.weight"), r"DoRA \(use_dora\) cannot be composed"),
         (extra(f"{Q0}.lora_B.bias"), r"biases \(bias, lora_bias\)"),
@@ -257,6 +265,10 @@ def empty(folder):
     (folder / WEIGHTS).write_bytes(b"")
 
 
+def record(**training):
+    return lambda folder: (folder / TRAINING).write_text(json.dumps(training))
+
+
 def trained_elsewhere(folder):
     (folder / TRAINING).write_text(json.dumps({"base_model": {"name": "tiny", "fingerprint": "c" * 64}}))
 
@@ -273,6 +285,9 @@ def trained_elsewhere(folder):
         (lambda folder: (folder / CONFIG).write_text("{"), f"{CONFIG} cannot be read"),
         (lambda folder: (folder / CONFIG).write_text("[]"), "not a JSON object"),
         (trained_elsewhere, "trained on tiny .fingerprint cccccccccccc., not on tiny"),
+        (record(tasks_seen="verse"), "tasks_seen is 'verse'; it must be a list of names of tasks"),
+        (record(tasks_seen=["verse", 7]), r"tasks_seen is \['verse', 7\]; it must be a list"),
+        (record(kept_aside={}), "kept_aside is {}; it must be a list of content hashes"),
     ],
 )
 def test_a_broken_folder_is_refused_in_a_sentence(folder, change, says):
@@ -333,6 +348,30 @@ def test_an_adapters_life_by_the_command_line(connection, run, folder, tmp_path)
     assert [(row["task"], row["status"]) for row in run("adapter", "list")] == [("piqa", "retired")]
     with pytest.raises(NotFoundError, match="no adapter goals@2"):
         run("adapter", "retire", "goals@2")
+
+
+@pytest.mark.parametrize("name", ["", " ", "a@b", "@", "goals@1"])
+def test_a_name_that_no_command_could_name_again_is_refused_before_storing(connection, run, folder, name):
+    registered(connection, "piqa")
+    with pytest.raises(UsageError, match=f'name must not be blank or contain @, and is "{name}": .* --name'):
+        run("adapter", "stage", str(folder), "--task", "piqa", "--name", name)
+    assert run("adapter", "list") == []
+
+
+def test_an_adapter_of_an_older_release_whose_name_contains_an_at_sign_can_still_be_named(connection, run, folder):
+    registered(connection, "piqa")
+    run("adapter", "stage", str(folder), "--task", "piqa")
+    connection.execute("UPDATE loracomp.adapter SET name = 'a@b'")
+    assert run("adapter", "activate", "a@b@1")[0]["status"] == "active"
+
+
+def test_a_target_that_no_module_matches_is_warned_of(connection, run, folder):
+    registered(connection, "piqa")
+    change_config(folder, target_modules=["q_proj", "v_proj", "w_proj"])
+    result = CliRunner().invoke(cli.app, ["adapter", "stage", str(folder), "--task", "piqa"])
+    assert result.exit_code == 0
+    assert "warning: target_modules names w_proj, which no module of the base model matches" in result.stderr
+    assert result.stderr.count("warning") == 1
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(connection, database, folder):
