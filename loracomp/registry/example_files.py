@@ -72,7 +72,11 @@ def _text(path: Path) -> str:
         return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
     except FileNotFoundError:
         raise NotFoundError(f"no file {path.absolute()}") from None
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
+    except UnicodeDecodeError as error:
+        raise RefusedError(
+            f"{path} is no UTF-8 ({error.reason} at byte {error.start}): save it in that encoding"
+        ) from None
+    except (OSError, EOFError, zlib.error) as error:
         raise RefusedError(f"{path} cannot be read: {error}") from None
 
 
@@ -120,7 +124,10 @@ def _example(row: dict[str, Any], place: str, source_ref: str) -> Example:
     try:
         line = Line.model_validate(row)
     except ValidationError as error:
-        wrong = "; ".join(": ".join(filter(None, [".".join(map(str, e["loc"])), e["msg"]])) for e in error.errors())
+        wrong = "; ".join(
+            ": ".join(filter(None, [".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")]))
+            for e in error.errors()
+        )
         raise RefusedError(f"{place}: {wrong}") from None
     content = canonical_json({"prompt": line.prompt, "choices": line.choices, "answer": line.answer})
     return Example(

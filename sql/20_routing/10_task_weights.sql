@@ -90,7 +90,7 @@ BEGIN
     SELECT p.* INTO used FROM loracomp.policy AS p WHERE p.name = policy_with.policy;
     IF used.name IS NULL THEN
         RAISE EXCEPTION 'there is no policy %', policy_with.policy
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp policy list shows the existing ones';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp.policy lists the existing ones, and for analysts bi.dim_policy';
     END IF;
     RETURN loracomp.with_settings(used, policy_with.settings);
 END

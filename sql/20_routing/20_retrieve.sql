@@ -3,6 +3,7 @@
 --     embedding_dimensions
 --   check_encoder_unchanged     raises if the vector comes from another encoder than the examples' vectors
 --   unknown_tasks               which of the given names are no task
+--   check_task_exists           raises if an administrator names no task; used by functions that look for trouble
 --   excluded_tasks              the tasks that a job must not use
 --   eligible_tasks              the tasks to search
 --   active_adapters             the active adapters of these tasks
@@ -70,6 +71,20 @@ BEGIN ATOMIC
     );
 END;
 COMMENT ON FUNCTION loracomp.unknown_tasks IS 'The given names that are no task (or none that the caller may read), joined by commas; null if all are tasks.';
+
+-- Changes nothing; null passes. A mistyped name would make a search for trouble find none.
+CREATE FUNCTION loracomp.check_task_exists(task text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+AS $$
+BEGIN
+    IF task IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = check_task_exists.task) THEN
+        RAISE EXCEPTION 'there is no task %', check_task_exists.task
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list shows the existing ones';
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_task_exists IS 'True if there is such a task, or if the name is null; otherwise raises.';
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.excluded_tasks(excluded text[], pinned text[]) RETURNS text[]

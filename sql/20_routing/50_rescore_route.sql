@@ -50,7 +50,7 @@ BEGIN
     );
     IF stored IS NULL THEN
         RAISE EXCEPTION 'job % has no prediction', job
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs, and for analysts bi.prediction lists all';
     END IF;
     before := jsonb_populate_record(NULL::loracomp.policy, stored);
     used := CASE

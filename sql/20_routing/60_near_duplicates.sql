@@ -20,6 +20,7 @@ SET hnsw.iterative_scan = 'relaxed_order'
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
+    SELECT loracomp.check_task_exists(near_duplicates.task);
     WITH evaluated AS MATERIALIZED (
         SELECT DISTINCT ON (j.example_id) j.example_id, j.task, loracomp.stored_vector(p.query_embedding) AS query
         FROM loracomp.job AS j

@@ -44,7 +44,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only jobs of the role''s members use the task; null: everybody''s jobs may.';
 
--- Renames a task, also in waiting jobs that name it (exclude_tasks, tasks). Traces keep the old name.
+-- Renames a task, also in sums of purged jobs, and in waiting jobs that name it (exclude_tasks, tasks), but not in those whose
+-- submitter may not know of the task: they can't use it, and the submitter would read the new name. Traces keep the old name.
 CREATE FUNCTION loracomp.rename_task(task text, new_name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -58,10 +59,18 @@ BEGIN
     UPDATE loracomp.task AS t SET name = rename_task.new_name WHERE t.id = target;
     UPDATE loracomp.job AS j
     SET
-        task = CASE WHEN j.task = rename_task.task THEN rename_task.new_name ELSE j.task END,
         exclude_tasks = array_replace(j.exclude_tasks, rename_task.task, rename_task.new_name),
         tasks = array_replace(j.tasks, rename_task.task, rename_task.new_name)
-    WHERE j.status IN ('queued', 'running') AND rename_task.task = ANY (j.exclude_tasks || j.tasks || j.task);
+    FROM loracomp.task AS t
+    WHERE t.id = target AND j.status IN ('queued', 'running') AND rename_task.task = ANY (j.exclude_tasks || j.tasks)
+        AND CASE
+            WHEN to_regrole(quote_ident(j.submitted_by)) IS NULL THEN t.reader_role IS NULL
+            ELSE loracomp.may_read(j.submitted_by, t.reader_role)
+        END;
+    -- Where a deleted task had the new name, its sums stay apart.
+    UPDATE loracomp.purged_day AS d SET own_task = rename_task.new_name
+    WHERE d.own_task = rename_task.task
+        AND NOT EXISTS (SELECT FROM loracomp.purged_day AS o WHERE o.own_task = rename_task.new_name);
     -- Rename it in training records too, or adapters would be measured on rows that they were trained on.
     UPDATE loracomp.adapter AS a
     SET training = jsonb_set(a.training, '{tasks_seen}', (

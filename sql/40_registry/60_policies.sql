@@ -1,6 +1,7 @@
 -- Policies: named settings of routing and merging.
 --   set_policy
 --     policy_rule               the values that a constraint of the table allows, in words
+--   trigger keep_default_policy   refuses to delete or rename the policy of jobs that name none
 --   list_policies
 --   policy_at                   a policy as it was at some time, from the audit
 --   view policy_changes         what changed, setting by setting, from the audit
@@ -96,6 +97,26 @@ AS $$
     WHERE c.conrelid = 'loracomp.policy'::regclass AND c.conname = policy_rule.rule;
 $$;
 COMMENT ON FUNCTION loracomp.policy_rule IS 'The allowed values of a policy''s setting, in words, read from the constraint that refused a value.';
+
+-- The owner may: the registry of another database is restored into an emptied table.
+CREATE FUNCTION loracomp.keep_default_policy() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = tg_relid), 'usage') THEN
+        RAISE EXCEPTION 'policy default can be neither deleted nor renamed: jobs that name no policy use it'
+            USING ERRCODE = 'restrict_violation', HINT = 'loracomp.set_policy changes its settings';
+    END IF;
+    RETURN coalesce(new, old);
+END
+$$;
+COMMENT ON FUNCTION loracomp.keep_default_policy IS
+'Trigger: refuses to delete or rename the policy default, except for the owner.';
+
+CREATE TRIGGER keep_default_policy BEFORE DELETE OR UPDATE OF name ON loracomp.policy
+FOR EACH ROW WHEN (old.name = 'default') EXECUTE FUNCTION loracomp.keep_default_policy();
+COMMENT ON TRIGGER keep_default_policy ON loracomp.policy IS 'Keeps the policy default, which jobs that name none use.';
 
 -- Reads one policy, or all policies if the name is null.
 CREATE FUNCTION loracomp.list_policies(name text DEFAULT NULL) RETURNS SETOF loracomp.policy

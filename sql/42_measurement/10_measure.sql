@@ -268,6 +268,7 @@ RETURNS TABLE (
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
+    SELECT loracomp.check_task_exists(list_measurements.task);
     WITH measured AS (
         SELECT m.task_id, m.base_model_id, count(*) AS examples, (
             SELECT count(DISTINCT u.id) FROM loracomp.measurement AS o CROSS JOIN LATERAL unnest(o.adapter_ids) AS u (id)

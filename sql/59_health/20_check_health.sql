@@ -264,7 +264,8 @@ LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT 'leases', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
-        format('%s ran out and wait for a worker to take them back', count(*))
+        CASE WHEN count(*) = 0 THEN 'none ran out more than a minute ago'
+            ELSE format('%s ran out and wait for a worker to take them back', count(*)) END
     FROM job AS j WHERE j.status = 'running' AND j.lease_expires_at < now() - interval '1 minute'
     UNION ALL
     SELECT 'queue', CASE WHEN q.oldest_s < 600 THEN 'ok' ELSE 'warn' END,
@@ -279,7 +280,7 @@ AS $$
     UNION ALL
     SELECT 'base models without a worker', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
         coalesce(string_agg(format('%s (due for %s s)', q.base_model, q.oldest_due_s), ', ' ORDER BY q.base_model)
-            || ': jobs wait and no worker serves it; start one', 'none that jobs wait for')
+            || ': jobs wait and no worker serves it; start one', 'none that jobs have waited for longer than a minute')
     FROM queue_health AS q
     WHERE q.oldest_due_s > 60 AND NOT EXISTS (
         SELECT FROM worker_status AS w

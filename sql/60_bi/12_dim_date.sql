@@ -1,4 +1,5 @@
--- Reads only, with its owner's rights. From the first job to today, all in UTC.
+-- Reads only, with its owner's rights. From the first job to today, all in UTC. Days whose jobs were purged stay, because the sums
+-- of these days do.
 CREATE VIEW bi.dim_date AS
 SELECT
     d.day::date AS day,
@@ -13,16 +14,18 @@ SELECT
     to_char(d.day, 'FMDay') AS weekday_name,
     extract(ISODOW FROM d.day) >= 6 AS is_weekend
 FROM (
-    -- Two indexes give the first job's created_at and the earliest finished_at without a scan of the table.
+    -- Indexes give each of these times without a scan of a table.
     SELECT least(
         (SELECT j.created_at FROM loracomp.job AS j ORDER BY j.id LIMIT 1),
         (SELECT min(j.finished_at) FROM loracomp.job AS j),
+        (SELECT min(d.day) FROM loracomp.purged_day AS d)::timestamp AT TIME ZONE 'UTC',
+        (SELECT min(t.day) FROM loracomp.purged_tag AS t)::timestamp AT TIME ZONE 'UTC',
         now()
     ) AT TIME ZONE 'UTC' AS first
 ) AS f
 CROSS JOIN LATERAL generate_series(date_trunc('day', f.first), now() AT TIME ZONE 'UTC', '1 day') AS d (day);
 COMMENT ON VIEW bi.dim_date IS
-'Dimension: a row for every day from the first job to today, in UTC. Facts join it by day.';
+'Dimension: a row for every day from the first job, purged or not, to today, in UTC. Facts join it by day.';
 COMMENT ON COLUMN bi.dim_date.day IS 'Key: the day, in UTC.';
 COMMENT ON COLUMN bi.dim_date.iso_year IS 'Year of iso_week; it can differ from year in the first and last days of a year.';
 COMMENT ON COLUMN bi.dim_date.iso_week IS 'ISO week, 1 to 53; weeks begin on Monday.';

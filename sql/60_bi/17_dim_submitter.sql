@@ -16,11 +16,15 @@ SELECT
     s.submitted_by::text AS submitted_by,
     r.role IS NOT NULL AS role_exists,
     coalesce(pg_has_role(r.role, to_regrole('loracomp_admin'), 'member'), FALSE) AS is_administrator
-FROM submitter AS s
+FROM (
+    SELECT j.submitted_by FROM submitter AS j
+    UNION -- those whose jobs were all purged, for reports that remember them
+    SELECT d.submitted_by FROM loracomp.purged_day AS d
+) AS s
 -- It reads no table of the system catalogue, because an installer who is not a superuser could not lock that.
 CROSS JOIN LATERAL (SELECT to_regrole(quote_ident(s.submitted_by))) AS r (role);
 COMMENT ON VIEW bi.dim_submitter IS
-'Dimension: a row for every database role that has a job. Facts join it by submitted_by.';
+'Dimension: a row for every database role that has a job, or had one that was purged. Facts join it by submitted_by.';
 COMMENT ON COLUMN bi.dim_submitter.submitted_by IS 'Key: name of the role.';
 COMMENT ON COLUMN bi.dim_submitter.role_exists IS 'Whether the role still exists.';
 COMMENT ON COLUMN bi.dim_submitter.is_administrator IS 'Whether the role is an administrator of loracomp.';

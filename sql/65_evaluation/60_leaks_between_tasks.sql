@@ -35,6 +35,7 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
+    SELECT loracomp.check_task_exists(leaks_between_tasks.task);
     WITH part AS MATERIALIZED (
         SELECT e.id, e.task_id, e.split, p.whole, loracomp.text_key(p.value) AS key
         FROM loracomp.example AS e

@@ -117,6 +117,28 @@ def test_reports_say_the_same_after_the_jobs_are_purged(connection: db.Connectio
     assert {view: report(connection, columns, view) for view, columns in REMEMBERED.items()} == before
 
 
+def test_dimensions_hold_what_remembering_views_name(connection: db.Connection, examples: dict[str, int]) -> None:
+    """Days and submitters of which no job is left, and tasks under their new names."""
+    job_id = tagged(connection, examples, "yes", days_ago=9, expected="yes")
+    connection.execute(
+        "UPDATE loracomp.job SET submitted_by = 'who_left', created_at = finished_at WHERE id = %s", [job_id]
+    )
+    connection.execute(LATE)
+    connection.execute("SELECT loracomp.rename_task('rte', 'entailment')")
+    connection.execute("SELECT FROM loracomp.refresh_reports()")
+    cost = """
+        SELECT c.submitted_by, c.jobs FROM bi.cost_by_submitter AS c
+        JOIN bi.dim_date USING (day) JOIN bi.dim_submitter USING (submitted_by)
+    """
+    accuracy = """
+        SELECT a.own_task, a.n FROM bi.accuracy_by_day AS a
+        JOIN bi.dim_date USING (day) JOIN bi.dim_task AS t ON t.task = a.own_task
+    """
+    assert [(row["submitted_by"], row["jobs"]) for row in connection.execute(cost.encode())] == [("who_left", 1)]
+    assert [(row["own_task"], row["n"]) for row in connection.execute(accuracy.encode())] == [("entailment", 1)]
+    assert values(connection, "SELECT role_exists FROM bi.dim_submitter") == {False}
+
+
 def test_what_is_erased_is_not_remembered(connection: db.Connection, examples: dict[str, int]) -> None:
     connection.execute("SELECT loracomp.set_reported_tags('{customer}')")
     for customer in (7, 7, 8):

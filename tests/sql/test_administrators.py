@@ -60,6 +60,34 @@ def test_a_renamed_task_stays_the_one_that_jobs_are_for_and_adapters_have_learnt
     assert all(training == {"tasks_seen": ["mnli", "entailment"], "seed": 1} for training in trainings)
 
 
+def test_a_hidden_tasks_new_name_does_not_reach_jobs_of_others(connection: Connection):
+    load(connection)
+    name = f"reader_{os.getpid()}"
+    connection.execute(f"CREATE ROLE {name}".encode())
+    mine, others, left = (submit(connection, tasks=["rte"], exclude_tasks=["rte"]) for _ in range(3))
+    for job_id, role in ((mine, name), (others, "loracomp_submitter"), (left, "who_left")):
+        connection.execute("UPDATE loracomp.job SET submitted_by = %s WHERE id = %s", [role, job_id])
+    connection.execute("SELECT loracomp.restrict_task('rte', %s)", [name])
+    connection.execute("SELECT loracomp.rename_task('rte', 'secret')")
+    rows = connection.execute("SELECT id, tasks || exclude_tasks AS names FROM loracomp.job").fetchall()
+    assert {row["id"]: row["names"] for row in rows} == {
+        mine: ["secret", "secret"],
+        others: ["rte", "rte"],
+        left: ["rte", "rte"],
+    }
+    connection.execute("SELECT loracomp.restrict_task('secret', NULL)")
+    connection.execute(f"DROP ROLE {name}".encode())
+
+
+@pytest.mark.parametrize("function", ["leaks_between_tasks", "near_duplicates", "list_measurements"])
+def test_a_mistyped_task_is_not_taken_for_one_without_trouble(connection: Connection, function: str):
+    load(connection)
+    assert connection.execute(f"SELECT * FROM loracomp.{function}('rte')".encode()).fetchall() == []
+    assert connection.execute(f"SELECT * FROM loracomp.{function}()".encode()).fetchall() == []
+    with pytest.raises(psycopg.errors.NoDataFound, match="there is no task rtee"):
+        connection.execute(f"SELECT * FROM loracomp.{function}('rtee')".encode())
+
+
 def test_a_task_that_something_needs_is_deleted_by_force_alone(connection: Connection):
     examples = load(connection)
     answer(connection, submit(connection), examples)
@@ -265,6 +293,21 @@ def test_changes_of_policies_are_shown_setting_by_setting(connection: Connection
     ]
 
 
+def test_the_policy_of_jobs_that_name_none_stays(connection: Connection):
+    connection.execute("SET ROLE loracomp_admin")
+    for statement in (
+        "DELETE FROM loracomp.policy",
+        "UPDATE loracomp.policy SET name = 'other' WHERE name = 'default'",
+    ):
+        with pytest.raises(psycopg.errors.RestrictViolation, match="default can be neither deleted nor renamed"):
+            connection.execute(statement.encode())
+    connection.execute("UPDATE loracomp.policy SET k = 7 WHERE name = 'default'")
+    connection.execute("UPDATE loracomp.policy SET name = 'even' WHERE name = 'uniform'")
+    connection.execute("DELETE FROM loracomp.policy WHERE name = 'even'")
+    connection.execute("RESET ROLE")
+    assert value(connection, "SELECT k FROM loracomp.policy WHERE name = 'default'") == 7
+
+
 def test_no_column_of_the_health_report_is_a_reserved_word(connection: Connection):
     assert (
         value(connection, "SELECT check_name FROM loracomp.check_health() WHERE check_name = 'pgvector'") == "pgvector"
@@ -336,6 +379,12 @@ def test_a_folders_files_say_which_split_they_are(tmp_path: Path):
         ("a.csv", 'prompt,answer\n"a,b\n', "line 1: not CSV: unexpected end"),
         ("a.csv", "prompt,choices,answer\na,[x,a\n", "line 2: choices: .*list"),
         ("a.csv", "prompt,label,answer\na,1,b\n", "line 2: label: Extra inputs"),
+        ("a.csv", "prompt,choices,answer\na,b|c,d\n", "line 2: answer 'd' is not one of the choices"),
+        (
+            "a.csv",
+            "prompt,answer\ncaf\u00e9,a\n".encode("latin-1"),
+            "no UTF-8 .* at byte 17.*: save it in that encoding",
+        ),
         ("a.jsonl.gz", "not packed", "cannot be read"),
         ("a.csv.gz", gzip.compress(AS_CSV.encode())[:-30] + bytes(30), "cannot be read"),
         ("a.jsonl", "[1]\n", "line 1: a row is a JSON object, not list"),

@@ -56,11 +56,13 @@ EXECUTE = {
 }
 OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs first_in_turn pick_jobs take_turns check_role_exists
+    check_task_exists
     unknown_tasks retrieve_again with_settings stored_vector check_evaluation evaluated_examples tasks_that_have_seen
     text_key check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query
     pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs
     wait_for_jobs check_objects check_server check_roles check_registry check_queue
     find_task adapter_named policy_rule check_columns fill_job hint_job insert_incoming_job check_room
+    keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
     gains_again excluded_tasks keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
