@@ -14,6 +14,7 @@ def register(app: typer.Typer) -> None:
     app.command()(jobs.replay)
     app.command()(jobs.worker)
     app.command()(operations.workers)
+    app.command()(operations.ray)
     app.command()(operations.doctor)
     app.command()(operations.refresh)
     app.command()(training.train)

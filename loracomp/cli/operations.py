@@ -1,5 +1,6 @@
-"""Commands for operators: workers, doctor, refresh."""
+"""Commands for operators: workers, ray, doctor, refresh."""
 
+import os
 from datetime import timedelta
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from loracomp.config import load_settings
 from loracomp.database import embedded
 from loracomp.database.doctor import Finding, examine
 from loracomp.database.queries import QUERIES
+from loracomp.errors import UsageError
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -21,6 +23,40 @@ def workers(as_json: AsJson = False) -> None:
         rows = connection.execute(QUERIES["worker_status"]).fetchall()
     columns = ("worker", "status", "base_model", "device", "running", "succeeded", "failed", "seen_s", "code_version")
     emit(rows, title="Workers", as_json=as_json, columns=columns)
+
+
+def ray(
+    workers: Annotated[int, typer.Option(help="Number of workers that the cluster shall run; 0: none.", min=0)],
+    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that Ray reserves for each worker.", min=0)] = 0,
+    cpus_per_worker: Annotated[float, typer.Option(help="CPU cores that Ray reserves for each worker.", min=0)] = 1,
+    address: Annotated[str, typer.Option(help="The Ray cluster: host:port, or auto for this machine's.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Run so many workers on a Ray cluster, and return: starts what is missing, drains what is too much.
+
+    Workers get this process's LORACOMP_* variables. Ray starts them again where a node dies. Needs the extra `ray`.
+    """
+    settings = load_settings()
+    if settings.database_url is None:
+        raise UsageError("LORACOMP_DATABASE_URL is not set: name the database that workers on other nodes can reach")
+    try:
+        import ray as cluster
+
+        from loracomp.worker import on_ray
+    except ModuleNotFoundError as error:
+        raise UsageError("Ray is not installed here: pip install 'loracomp[ray]'") from error
+    try:
+        cluster.init(address=address, log_to_driver=False)
+    except ConnectionError as error:
+        raise UsageError(f"--address {address}: no Ray cluster answers there; `ray start --head` starts one") from error
+    done = on_ray.scale(
+        workers,
+        gpus_per_worker=gpus_per_worker,
+        cpus_per_worker=cpus_per_worker,
+        environment={name: value for name, value in os.environ.items() if name.startswith("LORACOMP_")},
+        drain_s=settings.grace_s,
+    )
+    emit([{"worker": name, "done": what} for name, what in done.items()], title="Workers on Ray", as_json=as_json)
 
 
 def doctor(

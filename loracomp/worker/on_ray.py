@@ -1,0 +1,89 @@
+"""Runs workers as actors of a Ray cluster: each actor is a worker process that Ray places, and restarts elsewhere."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Thread
+from typing import Any
+
+import ray
+from ray.util import list_named_actors
+
+NAMESPACE = "loracomp"
+COMMAND = (sys.executable, "-m", "loracomp", "worker")
+RESTART_S = 5.0
+"""Seconds before an actor whose worker ended by itself gives way to its next incarnation."""
+AS_A_CHILD = ("setpriv", "--pdeathsig", "TERM")
+"""Starts a process that Linux sends SIGTERM when its parent dies, so that it gives back its jobs; of util-linux."""
+
+
+def scale(
+    workers: int,
+    *,
+    gpus_per_worker: float = 0,
+    cpus_per_worker: float = 1,
+    environment: Mapping[str, str] | None = None,
+    drain_s: float = 60,
+    command: Sequence[str] = COMMAND,
+) -> dict[str, str]:
+    """Make the cluster that this process is connected to run so many workers.
+
+    Starts the actors that are missing, and drains those above the number: each worker gets SIGTERM, and has `drain_s`
+    seconds to finish what it runs. Actors are detached: they outlive this process, and Ray starts them again where a
+    node or a process dies. An actor that finds no room waits for a node. `environment` is added to the variables of
+    each worker; Ray's dashboard does not show it. Returns what was done for each actor, by its name: started,
+    running, drained, or killed because the time was over.
+    """
+    before = set(_names())
+    wanted = [f"worker-{number}" for number in range(1, workers + 1)]
+    options = {
+        "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True, "max_restarts": -1,
+        "max_concurrency": 2, "num_gpus": gpus_per_worker, "num_cpus": cpus_per_worker,
+    }  # fmt: skip
+    for name in wanted:
+        ray.remote(WorkerActor).options(name=name, **options).remote(tuple(command), dict(environment or {}))
+    done = {name: "running" if name in before else "started" for name in wanted}
+    leaving = {name: ray.get_actor(name, namespace=NAMESPACE) for name in sorted(before - set(wanted))}
+    drained = {name: each.drain.remote() for name, each in leaving.items()}
+    ready, _ = ray.wait(list(drained.values()), num_returns=len(drained), timeout=drain_s) if drained else ([], [])
+    for name, each in leaving.items():
+        done[name] = "drained" if drained[name] in ready else "killed"
+        ray.kill(each)
+    return done
+
+
+def states() -> Iterator[tuple[str, Any]]:
+    """The name of each actor that answers now, with what it says of itself."""
+    for name in sorted(_names()):
+        yield name, ray.get(ray.get_actor(name, namespace=NAMESPACE).state.remote())
+
+
+def _names() -> list[str]:
+    return [each["name"] for each in list_named_actors(all_namespaces=True) if each["namespace"] == NAMESPACE]
+
+
+class WorkerActor:
+    """A worker process, for as long as this actor lives. If the process ends by itself, Ray makes both anew."""
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._draining = False
+        self._process = subprocess.Popen([*AS_A_CHILD, *command], env={**os.environ, **environment})  # noqa: S603
+        Thread(target=self._end_with_process, daemon=True).start()
+
+    def state(self) -> dict[str, object]:
+        """The node, and the process id of the worker there."""
+        return {"node": ray.get_runtime_context().get_node_id(), "pid": self._process.pid}
+
+    def drain(self) -> int:
+        """Let the worker finish what it runs, and return its exit code."""
+        self._draining = True
+        self._process.terminate()
+        return self._process.wait()
+
+    def _end_with_process(self) -> None:
+        self._process.wait()
+        if not self._draining:
+            time.sleep(RESTART_S)
+            os._exit(1)
