@@ -69,15 +69,17 @@ def _text(path: Path) -> str:
     """The text of a file, which may be compressed with gzip and may begin with a byte order mark."""
     try:
         content = path.read_bytes()
-        return (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
     except FileNotFoundError:
         raise NotFoundError(f"no file {path.absolute()}") from None
-    except UnicodeDecodeError as error:
-        raise RefusedError(
-            f"{path} is no UTF-8 ({error.reason} at byte {error.start}): save it in that encoding"
-        ) from None
     except (OSError, EOFError, zlib.error) as error:
         raise RefusedError(f"{path} cannot be read: {error}") from None
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise RefusedError(f"{path}, line {line}: no UTF-8 ({error.reason}): save the file as UTF-8") from None
 
 
 def _json_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -21,6 +21,7 @@ SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
     SELECT loracomp.check_task_exists(near_duplicates.task);
+    SELECT loracomp.check_range('threshold', near_duplicates.threshold, -1, 1);
     WITH evaluated AS MATERIALIZED (
         SELECT DISTINCT ON (j.example_id) j.example_id, j.task, loracomp.stored_vector(p.query_embedding) AS query
         FROM loracomp.job AS j

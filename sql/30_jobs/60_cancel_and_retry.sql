@@ -135,11 +135,15 @@ BEGIN
     WHERE j.status = 'failed' AND j.error_code = requeue_jobs.error_code AND j.finished_at >= requeue_jobs.since;
     GET DIAGNOSTICS requeued = ROW_COUNT;
     PERFORM loracomp.give_reason(before);
+    IF requeued = 0 THEN
+        RAISE WARNING 'no job failed with error code % since %', requeue_jobs.error_code, requeue_jobs.since
+            USING HINT = 'bi.failure_by_reason lists the codes';
+    END IF;
     RETURN requeued;
 END
 $$;
 COMMENT ON FUNCTION loracomp.requeue_jobs IS
-'Queues all jobs again that failed with an error code since a given time; returns how many.';
+'Queues all jobs again that failed with an error code since a given time; returns how many, and warns if there are none.';
 
 -- Sets the reason that the audit's triggers write in this transaction, and returns the previous one. The calling functions can't
 -- use a SET clause instead, because Postgres lets only superusers set unknown parameters there.

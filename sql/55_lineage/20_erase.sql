@@ -75,6 +75,12 @@ DECLARE
     before CONSTANT text := loracomp.give_reason('erase_submitter');
     gone record;
 BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = erase_submitter.submitter)
+        AND NOT EXISTS (SELECT FROM bi.dim_submitter AS s WHERE s.submitted_by = erase_submitter.submitter)
+    THEN
+        RAISE WARNING 'there is no role %, and no job of it', erase_submitter.submitter
+            USING HINT = 'bi.dim_submitter lists the roles that have jobs';
+    END IF;
     SELECT * INTO gone FROM loracomp.delete_jobs(
         ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
     );
@@ -189,6 +195,13 @@ BEGIN
     IF sums > 0 THEN
         RETURN QUERY VALUES ('sums of purged jobs by this tag deleted', sums, NULL::text);
     END IF;
+    RETURN QUERY
+    SELECT 'rows of reports until they are refreshed', count(*), 'bi.answers_by_tag'
+    FROM loracomp.answers_by_tag AS a
+    WHERE EXISTS (
+        SELECT FROM jsonb_each_text(erase_jobs.tags) AS g WHERE a.tag = g.key AND a.value = left(g.value, 200)
+    )
+    HAVING count(*) > 0;
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_jobs(jsonb) IS

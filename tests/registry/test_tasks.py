@@ -201,7 +201,7 @@ def test_a_row_whose_prompt_is_worded_anew_is_embedded_again(connection, databas
         ('{"prompt": "a", "answer": "a", "choices": ["a"]}', "line 2: .*choices must be two or more"),
         ('{"prompt": "a", "answer": "a", "choices": ["a", "a"]}', "line 2: .*distinct"),
         ('{"prompt": "a", "answer": "a", "choices": ["a", " "]}', "line 2: .*none blank"),
-        ('{"prompt": "a", "answer": "c", "choices": ["a", "b"]}', "line 2: .*answer 'c' is not one of the choices"),
+        ('{"prompt": "a", "answer": "c", "choices": ["a", "b"]}', "line 2: answer 'c' is not one of the choices"),
         ('{"prompt": "a", "answer": "a", "split": "dev"}', "line 2: split: .*'train', 'validation' or 'test'"),
         ('{"prompt": "a", "answer": "a", "label": 1}', "line 2: label: Extra inputs"),
     ],

@@ -383,9 +383,10 @@ def test_a_folders_files_say_which_split_they_are(tmp_path: Path):
         (
             "a.csv",
             "prompt,answer\ncaf\u00e9,a\n".encode("latin-1"),
-            "no UTF-8 .* at byte 17.*: save it in that encoding",
+            "line 2: no UTF-8 .*: save the file as UTF-8",
         ),
         ("a.jsonl.gz", "not packed", "cannot be read"),
+        ("a.csv.gz", gzip.compress(b"prompt,answer\n\xe9,b\n"), "line 2: no UTF-8 .*: save the file as UTF-8"),
         ("a.csv.gz", gzip.compress(AS_CSV.encode())[:-30] + bytes(30), "cannot be read"),
         ("a.jsonl", "[1]\n", "line 1: a row is a JSON object, not list"),
         ("a.jsonl", "[" * 100_000, "line 1: not JSON"),

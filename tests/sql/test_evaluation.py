@@ -530,9 +530,25 @@ def test_near_duplicates(connection: db.Connection) -> None:
     assert [row["similarity"] for row in found] == pytest.approx([1, 0.96])
     count = "SELECT count(*) FROM loracomp.near_duplicates(%s, %s)"
     assert one(connection, count, ["tea", 0.5])["count"] == 3
-    assert one(connection, count, ["tin", 0.5])["count"] == 0
+    assert one(connection, count, ["ore", 0.5])["count"] == 0
     connection.execute("UPDATE loracomp.encoder SET name = 'another'")
     assert one(connection, count, ["tea", 0.5])["count"] == 0
+
+
+@pytest.mark.parametrize("function", ["leaks_between_tasks", "near_duplicates", "list_measurements"])
+def test_a_task_that_does_not_exist_is_refused_where_trouble_is_looked_for(
+    connection: db.Connection, function: str
+) -> None:
+    connection.execute("SELECT loracomp.add_task('tea')")
+    assert connection.execute(f"SELECT * FROM loracomp.{function}('tea')".encode()).fetchall() == []
+    with pytest.raises(errors.NoDataFound, match="there is no task nope"):
+        connection.execute(f"SELECT * FROM loracomp.{function}('nope')".encode())
+
+
+@pytest.mark.parametrize("threshold", ["3", "'-2'", "'NaN'"])
+def test_a_similarity_that_none_can_have_is_no_threshold(connection: db.Connection, threshold: str) -> None:
+    with pytest.raises(errors.InvalidParameterValue, match="threshold must be between -1 and 1, and is"):
+        connection.execute(f"SELECT loracomp.near_duplicates(threshold => {threshold})".encode())
 
 
 def test_pairs_need_the_row_and_it_stands_once_a_policy(connection: db.Connection) -> None:

@@ -40,7 +40,8 @@ def test_which_answers_used_an_example_or_an_adapter(connection: db.Connection, 
     rows = [tuple(row.values()) for row in connection.execute(used, [examples["mnli/train#1"]])]
     assert rows == [(first, "retrieved", 3, pytest.approx(0.7), 0.38), (second, "retrieved", 1, 0.9, 1)]
     assert len(connection.execute(used, [examples["rte/train#2"]]).fetchall()) == 1
-    assert connection.execute(used, [10**9]).fetchall() == []
+    with pytest.raises(psycopg.errors.NoDataFound, match="there is no example 1000000000, and no trace names it"):
+        connection.execute(used, [10**9])
     adapter = one(connection, "SELECT id FROM loracomp.adapter WHERE name = 'mnli'")["id"]
     answers = "SELECT job_id, weight, same_file FROM loracomp.lineage_of_adapter(%s)"
     assert [tuple(row.values()) for row in connection.execute(answers, [adapter])] == [
@@ -49,6 +50,8 @@ def test_which_answers_used_an_example_or_an_adapter(connection: db.Connection, 
     ]
     connection.execute("UPDATE loracomp.adapter SET sha256 = repeat('e', 64) WHERE id = %s", [adapter])
     assert [row["same_file"] for row in connection.execute(answers, [adapter])] == [False, False]
+    with pytest.raises(psycopg.errors.NoDataFound, match="there is no adapter with id 999, and no trace names it"):
+        connection.execute(answers, [999])
 
 
 def test_erasing_an_example_leaves_its_id_alone(connection: db.Connection, examples: dict[str, int]) -> None:
@@ -122,6 +125,15 @@ def test_erasing_a_submitter_leaves_events_alone(database: str, logins: None) ->
         assert set(nothing.values()) == {(0, None)}
         assert values(owner, "SELECT submitted_by FROM loracomp.queue_count") == {""}
         submit(alice, "alice may go on")
+
+
+def test_erasing_whom_nobody_knows_is_warned_of(connection: db.Connection) -> None:
+    said: list[str | None] = []
+    connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    connection.execute("SELECT loracomp.erase_submitter('nobody_of_that_name')")
+    assert said == ["there is no role nobody_of_that_name, and no job of it"]
+    connection.execute("SELECT loracomp.erase_submitter(current_user)")
+    assert len(said) == 1
 
 
 def test_erasing_a_persons_jobs_by_number_or_tag_leaves_others_and_no_words(database: str, logins: None) -> None:
