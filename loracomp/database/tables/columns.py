@@ -1,0 +1,56 @@
+"""The schema, and the kinds of columns and constraints that its tables are made of."""
+
+from typing import Any
+
+from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Column, DateTime, MetaData, Text, text
+from sqlalchemy.types import TypeEngine, UserDefinedType
+
+SCHEMA = "loracomp"
+DIMENSIONS = 832
+"""Length of the default encoder's vectors: 384 for each of two texts and 64 for the shape (`model.encoding`).
+
+`loracomp encoder set` may change the column's length in a database, so comparing tables with a database ignores it.
+"""
+
+metadata = MetaData(schema=SCHEMA)
+
+
+class RoleName(UserDefinedType[str]):
+    """Postgres's type `name` for identifiers; here it holds names of roles."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The type's name in CREATE TABLE."""
+        return "name"
+
+
+def required(name: str, kind: Any, comment: str, **options: Any) -> Column[Any]:
+    """A column that is NOT NULL."""
+    return Column(name, kind, nullable=False, comment=comment, **options)
+
+
+def optional(name: str, kind: Any, comment: str, **options: Any) -> Column[Any]:
+    """A column that may be null."""
+    return Column(name, kind, nullable=True, comment=comment, **options)
+
+
+def created_at() -> Column[Any]:
+    """The time when the row was made."""
+    return required("created_at", DateTime(timezone=True), "When the row was made.", server_default=text("now()"))
+
+
+def count(name: str, comment: str) -> Column[Any]:
+    """A counter that starts at 0."""
+    return required(name, BigInteger, comment, server_default=text("0"))
+
+
+def one_of(column: str, values: str, name: str) -> CheckConstraint:
+    """A constraint that a column has one of these values, separated by spaces."""
+    listed = ", ".join(f"'{value}'" for value in values.split())
+    return CheckConstraint(f"{column} IN ({listed})", name=name)
+
+
+def texts() -> TypeEngine[Any]:
+    """The type text[]."""
+    return ARRAY(Text)

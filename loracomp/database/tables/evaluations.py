@@ -1,0 +1,36 @@
+"""Sets of jobs whose right answers are known."""
+
+from sqlalchemy import Boolean, CheckConstraint, ForeignKeyConstraint, Integer, Table, Text, text
+
+from loracomp.database.tables.columns import RoleName, created_at, metadata, one_of, optional, required
+
+evaluation = Table(
+    "evaluation",
+    metadata,
+    required("name", Text, "Name of the evaluation.", primary_key=True),
+    required("description", Text, "What the evaluation measures.", server_default=text("''")),
+    optional("split", Text, "Split whose examples became its jobs; null if its jobs were inserted by hand."),
+    required(
+        "kind",
+        Text,
+        "predict: jobs are answered. route: only the routing weights are computed.",
+        server_default=text("'predict'"),
+    ),
+    optional("base_model", Text, "Base model that answers its jobs; null if its jobs were inserted by hand."),
+    required(
+        "exclude_own",
+        Boolean,
+        "Whether a job may not use its own task's examples and adapter.",
+        server_default=text("false"),
+    ),
+    required("seed", Integer, "Seed of the random order in which examples are drawn.", server_default=text("0")),
+    required("created_by", RoleName(), "Role that started the evaluation.", server_default=text("current_user")),
+    created_at(),
+    ForeignKeyConstraint(
+        ["base_model"], ["loracomp.base_model.name"], name="evaluation_base_model_must_exist", onupdate="CASCADE"
+    ),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="evaluation_name_must_not_be_blank"),
+    one_of("split", "train validation test", "evaluated_split_must_be_train_validation_or_test"),
+    one_of("kind", "predict route", "evaluation_kind_must_be_predict_or_route"),
+    comment="Evaluations: named sets of jobs whose right answers are known.",
+)

@@ -1,0 +1,318 @@
+"""Requests for predictions, and their states."""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from loracomp.database.tables.columns import RoleName, created_at, metadata, one_of, optional, required, texts
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="The job's number."),
+    required(
+        "status",
+        Text,
+        "queued, running, succeeded, failed or cancelled. Only SQL functions change it.",
+        server_default=text("'queued'"),
+    ),
+    required(
+        "kind",
+        Text,
+        "predict: answer the prompt. route: only compute routing weights. measure: score adapters on an example.",
+        server_default=text("'predict'"),
+    ),
+    required("prompt", Text, "Text for the model to answer; the only column that an INSERT must name."),
+    optional("choices", texts(), "Possible answers, one of which is chosen; null: the answer is generated text."),
+    optional("max_new_tokens", Integer, "Most tokens to generate; 64 by default if there are no choices."),
+    required(
+        "stop",
+        texts(),
+        "Texts at which generation ends; they are not part of the answer.",
+        server_default=text("'{}'"),
+    ),
+    required(
+        "policy", Text, "Name of the policy (settings of routing and merging) to use.", server_default=text("'default'")
+    ),
+    optional("base_model", Text, "Base model to use; by default the default base model."),
+    required(
+        "priority",
+        Integer,
+        "Priority from 0 to 1000; each step counts like one more minute of waiting.",
+        server_default=text("0"),
+    ),
+    required(
+        "run_at", DateTime(timezone=True), "Time before which the job must not start.", server_default=text("now()")
+    ),
+    optional(
+        "idempotency_key",
+        Text,
+        "Key chosen by the submitter. A second INSERT with it is refused; submit_job returns the first job instead.",
+    ),
+    required(
+        "tags",
+        JSONB,
+        "JSON object of the submitter's, to filter jobs by; not shown to the model.",
+        server_default=text("'{}'"),
+    ),
+    required(
+        "exclude_tasks", texts(), "Tasks whose examples and adapters must not be used.", server_default=text("'{}'")
+    ),
+    optional("tasks", texts(), "Tasks whose adapters may be used; null: all tasks that the submitter may use."),
+    optional(
+        "weights",
+        ARRAY(Double),
+        "Weights of the adapters of `tasks`, in that order, used instead of retrieval; null: retrieval decides.",
+    ),
+    required(
+        "max_attempts", Integer, "Number of attempts after which the job ends as failed.", server_default=text("3")
+    ),
+    required("timeout_s", Integer, "Most seconds that one attempt may take.", server_default=text("600")),
+    optional("task", Text, "Task of the example that the job was made from; only for evaluations and kind measure."),
+    optional("expected", Text, "The right answer; only for evaluations and kind measure."),
+    optional("evaluation", Text, "Evaluation that the job belongs to."),
+    # No foreign key, so that answers to the same example stay comparable after the example is deleted.
+    optional(
+        "example_id",
+        BigInteger,
+        "Example that the job was made from; only for evaluations and kind measure.",
+    ),
+    required(
+        "submitted_by",
+        RoleName(),
+        "Role that inserted the job; it decides which tasks the job may use.",
+        server_default=text("current_user"),
+    ),
+    created_at(),
+    required(
+        "due",
+        DateTime(timezone=True),
+        "Jobs are claimed in the order of this time: run_at minus priority x 60 s, plus 1000 minutes for evaluations "
+        "and kind measure. A trigger sets it.",
+        server_default=text("now()"),
+    ),
+    required(
+        "attempts",
+        Integer,
+        "Number of times that the job was claimed, without claims that were given back.",
+        server_default=text("0"),
+    ),
+    required(
+        "expired_leases",
+        Integer,
+        "Number of leases of the job that expired. If above 0, the job is claimed in a batch of one.",
+        server_default=text("0"),
+    ),
+    optional("worker", Text, "Worker that holds the job, or held it last."),
+    optional(
+        "claimed_together",
+        Integer,
+        "Number of jobs claimed together with it, itself included. If 1, an expired lease counts as an attempt.",
+    ),
+    optional("lease_token", BigInteger, "Fence token of the current lease; a worker's later writes must show it."),
+    optional("claimed_at", DateTime(timezone=True), "When the current attempt began."),
+    optional(
+        "lease_expires_at",
+        DateTime(timezone=True),
+        "Time at which the lease expires unless it is renewed; at most claimed_at + timeout_s.",
+    ),
+    optional("finished_at", DateTime(timezone=True), "Time at which the job succeeded, failed or was cancelled."),
+    optional("error_code", Text, "Short name of the last error."),
+    optional("error", Text, "Message of the last error."),
+    required(
+        "temperature",
+        Double,
+        "For generated text. 0: the most likely token each time; above 0: sample from softmax(logits / temperature).",
+        server_default=text("0"),
+    ),
+    required(
+        "top_p",
+        Double,
+        "For generated text: sample from the fewest tokens whose probabilities add up to this (nucleus sampling).",
+        server_default=text("1"),
+    ),
+    optional("seed", BigInteger, "Seed of sampled text; null: the job's number is the seed."),
+    required(
+        "scheduled",
+        Boolean,
+        "Whether the job waits for run_at. A trigger sets it; the first claim after run_at clears it.",
+        server_default=text("false"),
+    ),
+    # In this table and not in prediction, so that reports that count it need not read traces, ten times as large.
+    optional("is_correct", Boolean, "Whether the answer equals `expected`; null if `expected` is null."),
+    optional("adapter_ids", ARRAY(Integer), "Adapters to score on the job's example; only for kind measure."),
+    optional(
+        "chat_template",
+        Boolean,
+        "Whether the prompt stands in the base model's chat template; null: as the policy says, or with a system text.",
+    ),
+    optional("system_text", Text, "What the chat template puts before the prompt as the system's message."),
+    ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
+    ForeignKeyConstraint(
+        ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"
+    ),
+    ForeignKeyConstraint(
+        ["task"], ["loracomp.task.name"], name="task_must_exist", onupdate="CASCADE", ondelete="SET NULL"
+    ),
+    ForeignKeyConstraint(
+        ["evaluation"], ["loracomp.evaluation.name"], name="evaluation_must_exist", onupdate="CASCADE"
+    ),
+    # Idempotency keys are unique for each submitter, so that nobody can find out another submitter's keys.
+    UniqueConstraint("submitted_by", "idempotency_key", name="idempotency_key_was_used_before"),
+    one_of("status", "queued running succeeded failed cancelled", "status_must_be_a_known_one"),
+    one_of("kind", "predict route measure", "kind_must_be_predict_route_or_measure"),
+    CheckConstraint("NOT loracomp.is_blank(prompt)", name="prompt_must_not_be_blank"),
+    CheckConstraint("char_length(prompt) <= 1000000", name="prompt_must_be_at_most_1000000_characters"),
+    CheckConstraint(
+        "choices IS NULL OR (array_ndims(choices) = 1 AND array_lower(choices, 1) = 1 "
+        "AND cardinality(choices) BETWEEN 2 AND 1000)",
+        name="choices_must_be_a_list_of_2_to_1000",
+    ),
+    CheckConstraint(
+        "choices IS NULL OR loracomp.texts_are_not_blank(choices)", name="choices_must_not_be_null_or_blank"
+    ),
+    CheckConstraint("choices IS NULL OR loracomp.texts_are_distinct(choices)", name="choices_must_be_distinct"),
+    CheckConstraint(
+        "choices IS NULL OR loracomp.texts_length(choices) <= 1000000",
+        name="choices_must_be_at_most_1000000_characters_together",
+    ),
+    # Every change of status checks these constraints; testing for empty values first makes that cheap.
+    CheckConstraint(
+        "stop = '{}' OR loracomp.texts_length(stop) <= 10000", name="stop_must_be_at_most_10000_characters_together"
+    ),
+    CheckConstraint(
+        "exclude_tasks = '{}' OR loracomp.texts_length(exclude_tasks) <= 100000",
+        name="exclude_tasks_must_be_at_most_100000_characters_together",
+    ),
+    CheckConstraint("tags = '{}' OR char_length(tags::text) <= 100000", name="tags_must_be_at_most_100000_characters"),
+    CheckConstraint("choices IS NULL OR max_new_tokens IS NULL", name="give_choices_or_max_new_tokens_not_both"),
+    CheckConstraint("max_new_tokens BETWEEN 1 AND 100000", name="max_new_tokens_must_be_between_1_and_100000"),
+    CheckConstraint(
+        "stop = '{}' OR (array_ndims(stop) = 1 AND num_nulls(VARIADIC stop) = 0 AND '' <> ALL (stop) "
+        "AND cardinality(stop) <= 16)",
+        name="stop_must_hold_at_most_16_texts_none_empty",
+    ),
+    CheckConstraint("temperature BETWEEN 0 AND 100", name="temperature_must_be_between_0_and_100"),
+    CheckConstraint("top_p BETWEEN 0.0001 AND 1", name="top_p_must_be_between_0_0001_and_1"),
+    CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
+    CheckConstraint(
+        "choices IS NULL OR (temperature = 0 AND top_p = 1 AND seed IS NULL)",
+        name="choices_are_scored_not_drawn_leave_out_temperature_top_p_seed",
+    ),
+    CheckConstraint("priority BETWEEN 0 AND 1000", name="priority_must_be_between_0_and_1000"),
+    CheckConstraint(
+        "idempotency_key <> '' AND char_length(idempotency_key) <= 500",
+        name="idempotency_key_must_be_1_to_500_characters",
+    ),
+    CheckConstraint("jsonb_typeof(tags) = 'object'", name="tags_must_be_a_json_object"),
+    # num_nulls, because array_position raises for nested arrays, with an error that names no column.
+    CheckConstraint("array_ndims(exclude_tasks) = 1", name="exclude_tasks_must_be_a_list"),
+    CheckConstraint("num_nulls(VARIADIC exclude_tasks) = 0", name="exclude_tasks_must_not_hold_null"),
+    CheckConstraint(
+        "tasks IS NULL OR (array_ndims(tasks) = 1 AND cardinality(tasks) BETWEEN 1 AND 64)",
+        name="tasks_must_be_a_list_of_1_to_64",
+    ),
+    CheckConstraint(
+        "tasks IS NULL OR (num_nulls(VARIADIC tasks) = 0 AND loracomp.texts_are_distinct(tasks))",
+        name="tasks_must_be_distinct_and_none_null",
+    ),
+    CheckConstraint(
+        "tasks IS NULL OR loracomp.texts_length(tasks) <= 100000",
+        name="tasks_must_be_at_most_100000_characters_together",
+    ),
+    CheckConstraint(
+        "weights IS NULL OR (tasks IS NOT NULL AND array_ndims(weights) = 1 "
+        "AND cardinality(weights) = cardinality(tasks))",
+        name="weights_must_be_one_for_each_of_the_tasks",
+    ),
+    # Postgres orders NaN above all numbers, so `1 >= ALL` excludes it.
+    CheckConstraint(
+        "weights IS NULL OR (num_nulls(VARIADIC weights) = 0 AND 0 < ALL (weights) AND 1 >= ALL (weights))",
+        name="weights_must_be_above_0_and_at_most_1",
+    ),
+    CheckConstraint("NOT loracomp.is_blank(system_text)", name="system_text_must_not_be_blank"),
+    CheckConstraint("char_length(system_text) <= 100000", name="system_text_must_be_at_most_100000_characters"),
+    CheckConstraint("system_text IS NULL OR chat_template IS NOT FALSE", name="a_system_text_needs_the_chat_template"),
+    CheckConstraint("attempts >= 0", name="attempts_must_not_be_negative"),
+    CheckConstraint("expired_leases >= 0", name="expired_leases_must_not_be_negative"),
+    CheckConstraint("max_attempts BETWEEN 1 AND 100", name="max_attempts_must_be_between_1_and_100"),
+    CheckConstraint("timeout_s BETWEEN 1 AND 86400", name="timeout_s_must_be_between_1_and_86400"),
+    CheckConstraint("isfinite(run_at)", name="run_at_must_be_finite"),
+    CheckConstraint(
+        "expected IS NULL OR choices IS NULL OR expected = ANY (choices)", name="expected_must_be_one_of_the_choices"
+    ),
+    CheckConstraint(
+        "example_id IS NULL OR evaluation IS NOT NULL OR kind = 'measure'",
+        name="example_id_is_for_evaluations_and_measuring",
+    ),
+    CheckConstraint(
+        "CASE kind WHEN 'measure' THEN num_nulls(example_id, expected, adapter_ids) = 0 AND evaluation IS NULL "
+        "ELSE adapter_ids IS NULL END",
+        name="jobs_of_kind_measure_come_from_measure_task",
+    ),
+    CheckConstraint(
+        "(status = 'running') = (num_nulls(lease_token, lease_expires_at, claimed_at) = 0)",
+        name="a_running_job_and_only_it_has_a_lease",
+    ),
+    CheckConstraint(
+        "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
+        name="an_ended_job_and_only_it_has_finished_at",
+    ),
+    # Each submitter's due jobs in order: a claim reads the first jobs of each submitter.
+    Index(
+        "job_queue",
+        "base_model",
+        "submitted_by",
+        "due",
+        "id",
+        postgresql_where=text("status = 'queued' AND NOT scheduled"),
+    ),
+    Index("job_scheduled", "run_at", postgresql_where=text("status = 'queued' AND scheduled")),
+    Index("job_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
+    Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    # The index must not contain the task: EXPLAIN ANALYZE counts the rows that an index finds and row security removes,
+    # and so would reveal the names of hidden tasks.
+    Index("job_evaluation", "evaluation", postgresql_where=text("evaluation IS NOT NULL")),
+    # Jobs of evaluations and of kind measure, which are claimed only if no other job is due.
+    Index(
+        "job_queue_in_the_background",
+        "base_model",
+        "due",
+        "id",
+        postgresql_where=text("status = 'queued' AND (evaluation IS NOT NULL OR kind = 'measure') AND NOT scheduled"),
+    ),
+    Index("job_to_measure", "example_id", postgresql_where=text("kind = 'measure' AND finished_at IS NULL")),
+    Index(
+        "an_evaluation_asks_an_example_once_a_policy",
+        "evaluation",
+        "example_id",
+        "policy",
+        unique=True,
+        postgresql_where=text("example_id IS NOT NULL"),
+    ),
+    comment="Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.",
+    # A change of status writes a new version of the row. The fill factor leaves room for it on the same page. Vacuum
+    # runs early and at full speed, however large the table, as each claim reads past dead rows at the queue's head.
+    postgresql_with={
+        "fillfactor": "80",
+        "autovacuum_analyze_scale_factor": "0.05",
+        "autovacuum_vacuum_scale_factor": "0.005",
+        "autovacuum_vacuum_threshold": "1000",
+        "autovacuum_vacuum_cost_delay": "0",
+    },
+)

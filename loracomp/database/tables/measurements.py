@@ -1,0 +1,78 @@
+"""What adapters were measured to be worth on examples."""
+
+from sqlalchemy import (
+    ARRAY,
+    REAL,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    text,
+)
+
+from loracomp.database.tables.columns import metadata, one_of, optional, required
+
+measurement = Table(
+    "measurement",
+    metadata,
+    required("example_id", BigInteger, "The example.", autoincrement=False),
+    required("base_model_id", Integer, "Base model that the adapters were trained for.", autoincrement=False),
+    required(
+        "task_id", Integer, "Task of the example; a copy, because routing looks for tasks with measured examples."
+    ),
+    required(
+        "choice_normalization",
+        Text,
+        "What the choices' log-likelihoods were divided by before their softmax: none, characters, tokens.",
+    ),
+    required(
+        "base_score",
+        Double,
+        "Log-probability of the right answer under the base model alone, in nats: among the choices, or per token of a "
+        "free text.",
+    ),
+    optional("base_is_right", Boolean, "Whether the base model alone chooses the right answer; null without choices."),
+    required("adapter_ids", ARRAY(Integer), "Adapters that were measured."),
+    required(
+        "gains",
+        ARRAY(REAL),
+        "Gain of each adapter in adapter_ids: log-probability of the right answer, minus base_score.",
+    ),
+    required(
+        "are_right",
+        ARRAY(Boolean),
+        "Whether each adapter in adapter_ids chooses the right answer; null without choices.",
+    ),
+    optional("worker", Text, "Worker that made the newest measurement."),
+    required("measured_at", DateTime(timezone=True), "Time of the newest measurement.", server_default=text("now()")),
+    PrimaryKeyConstraint("example_id", "base_model_id", name="an_example_has_one_measurement_a_base_model"),
+    ForeignKeyConstraint(
+        ["example_id", "task_id"],
+        ["loracomp.example.id", "loracomp.example.task_id"],
+        name="measurement_belongs_to_an_example_of_its_task",
+        ondelete="CASCADE",
+    ),
+    ForeignKeyConstraint(
+        ["base_model_id"], ["loracomp.base_model.id"], name="measured_base_model_must_exist", ondelete="CASCADE"
+    ),
+    one_of(
+        "choice_normalization",
+        "none characters tokens",
+        "measured_normalization_must_be_none_characters_or_tokens",
+    ),
+    CheckConstraint("base_score BETWEEN -1e9 AND 0.001", name="base_score_must_be_a_log_probability"),
+    CheckConstraint("-1e9 <= ALL (gains) AND 1e9 >= ALL (gains)", name="gains_must_be_finite"),
+    CheckConstraint(
+        "cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids)",
+        name="each_measured_adapter_has_a_gain",
+    ),
+    Index("measurement_task", "task_id", "base_model_id"),
+    comment="How much adapters improve the answers to examples: one short row for each example and base model.",
+)

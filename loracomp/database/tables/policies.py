@@ -1,0 +1,116 @@
+"""Settings of routing and merging."""
+
+from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Table, Text, text
+
+from loracomp.database.tables.columns import created_at, metadata, one_of, required
+
+policy = Table(
+    "policy",
+    metadata,
+    required("name", Text, "Name of the policy. Jobs that name none use 'default'.", primary_key=True),
+    required("description", Text, "What the policy is for.", server_default=text("''")),
+    required(
+        "router",
+        Text,
+        "How adapters are chosen: retrieval; or, for comparison, own_task, random, random_parameters or base.",
+        server_default=text("'retrieval'"),
+    ),
+    required("k", Integer, "Number of nearest examples to retrieve.", server_default=text("30")),
+    required("temperature", Double, "Temperature of the softmax over similarities.", server_default=text("0.1")),
+    required(
+        "top_p",
+        Double,
+        "Nucleus sampling: the most probable tasks are kept until their probabilities add up to this.",
+        server_default=text("0.95"),
+    ),
+    required("max_adapters", Integer, "Most adapters in a composition.", server_default=text("8")),
+    required(
+        "min_similarity",
+        Double,
+        "If the nearest example's similarity is lower, no adapter is used and the base model answers alone.",
+        server_default=text("0.0"),
+    ),
+    required(
+        "weighting",
+        Text,
+        "Weights of the kept tasks. similarity: their probabilities, normalised to 1. uniform: equal. measured: the "
+        "adapters' expected gains; adapters that are not expected to help are left out.",
+        server_default=text("'similarity'"),
+    ),
+    required(
+        "strategy",
+        Text,
+        "How adapters are merged: cat, linear, ties, magnitude_prune, dare_linear or dare_ties.",
+        server_default=text("'cat'"),
+    ),
+    required(
+        "density",
+        Double,
+        "Share of the factors' elements that ties, magnitude_prune and dare_* keep.",
+        server_default=text("0.5"),
+    ),
+    required(
+        "seed",
+        Integer,
+        "Seed of the random masks of dare_*, and of the routers random and random_parameters.",
+        server_default=text("0"),
+    ),
+    required(
+        "choice_normalization",
+        Text,
+        "What a choice's log-likelihood is divided by: none (nothing), its characters or its tokens.",
+        server_default=text("'tokens'"),
+    ),
+    created_at(),
+    required("updated_at", DateTime(timezone=True), "When it was last changed.", server_default=text("now()")),
+    required(
+        "contrast",
+        Double,
+        "A choice's score is its log-likelihood with adapters minus contrast times that of the base model.",
+        server_default=text("0"),
+    ),
+    required(
+        "min_share",
+        Double,
+        "Tasks with a smaller weight are left out, and the others' weights are normalised again; the first task stays.",
+        server_default=text("0"),
+    ),
+    required(
+        "gain_prior",
+        Double,
+        "Shrinks expected gains towards 0, as if examples with gain 0 and this much weight had been retrieved too.",
+        server_default=text("0.1"),
+    ),
+    required(
+        "gain_margin",
+        Double,
+        "With weighting measured, an adapter is used only if its expected gain, in nats, is above this.",
+        server_default=text("0"),
+    ),
+    required(
+        "chat_template",
+        Text,
+        "Which prompts stand in the base model's chat template, where it has one: generation (those without choices), "
+        "always, never.",
+        server_default=text("'generation'"),
+    ),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
+    one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
+    CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
+    # BETWEEN, because NaN and infinity would pass a comparison such as `> 0`.
+    CheckConstraint("temperature BETWEEN 0.0001 AND 100", name="temperature_must_be_between_0_0001_and_100"),
+    CheckConstraint("top_p BETWEEN 0.0001 AND 1", name="top_p_must_be_between_0_0001_and_1"),
+    CheckConstraint("max_adapters BETWEEN 1 AND 64", name="max_adapters_must_be_between_1_and_64"),
+    CheckConstraint("min_similarity BETWEEN -1 AND 1", name="min_similarity_must_be_between_minus_1_and_1"),
+    one_of("weighting", "similarity uniform measured", "weighting_must_be_similarity_uniform_or_measured"),
+    one_of("strategy", "linear cat ties magnitude_prune dare_linear dare_ties", "strategy_must_be_a_known_one"),
+    CheckConstraint("density BETWEEN 0.0001 AND 1", name="density_must_be_between_0_0001_and_1"),
+    CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
+    one_of("choice_normalization", "none characters tokens", "choice_normalization_must_be_none_characters_or_tokens"),
+    CheckConstraint("contrast BETWEEN 0 AND 1", name="contrast_must_be_between_0_and_1"),
+    CheckConstraint("min_share BETWEEN 0 AND 1", name="min_share_must_be_between_0_and_1"),
+    CheckConstraint("gain_prior BETWEEN 0 AND 1000", name="gain_prior_must_be_between_0_and_1000"),
+    CheckConstraint("gain_margin BETWEEN -1000 AND 1000", name="gain_margin_must_be_between_minus_1000_and_1000"),
+    one_of("chat_template", "generation always never", "chat_template_must_be_generation_always_or_never"),
+    comment="Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.",
+)

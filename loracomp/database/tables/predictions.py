@@ -1,0 +1,155 @@
+"""Answers, each with its trace."""
+
+from pgvector.sqlalchemy import HALFVEC
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Double,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from loracomp.database.tables.columns import created_at, metadata, one_of, optional, required, texts
+
+prediction = Table(
+    "prediction",
+    metadata,
+    # The job is the only foreign key: a trace must stay when an adapter, example or task that it names is deleted.
+    required("job_id", BigInteger, "Job that the prediction answers.", primary_key=True, autoincrement=False),
+    optional("output", Text, "The answer; null for a job of kind route."),
+    optional(
+        "choice_index", Integer, "Index of the chosen answer in the job's choices, from 1; null for generated text."
+    ),
+    optional(
+        "choice_scores",
+        ARRAY(Double),
+        "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says.",
+    ),
+    optional(
+        "query_embedding",
+        HALFVEC(),
+        "The job's unit vector, so that routing can be computed again with other settings.",
+    ),
+    required(
+        "example_ids", ARRAY(BigInteger), "Ids of the retrieved examples, nearest first.", server_default=text("'{}'")
+    ),
+    required("example_tasks", texts(), "Task of each example in example_ids.", server_default=text("'{}'")),
+    required(
+        "similarities",
+        ARRAY(Double),
+        "Cosine similarity of each example in example_ids to the job.",
+        server_default=text("'{}'"),
+    ),
+    required("tasks", texts(), "Tasks of the retrieved examples, most probable first.", server_default=text("'{}'")),
+    required("probabilities", ARRAY(Double), "Probability of each task in `tasks`.", server_default=text("'{}'")),
+    required(
+        "weights",
+        ARRAY(Double),
+        "Weight of each task in `tasks`; 0 if it was not kept by the nucleus (top_p).",
+        server_default=text("'{}'"),
+    ),
+    required(
+        "composed_tasks", texts(), "Tasks whose adapters were composed into the answer.", server_default=text("'{}'")
+    ),
+    required("adapter_ids", ARRAY(Integer), "Adapter of each task in composed_tasks.", server_default=text("'{}'")),
+    required("adapter_sha256", texts(), "Sha256 of each adapter's safetensors file.", server_default=text("'{}'")),
+    required("adapter_weights", ARRAY(Double), "Weight of each adapter in adapter_ids.", server_default=text("'{}'")),
+    required("policy_settings", JSONB, "Name and settings of the policy at the time of the answer."),
+    optional("fallback", Text, "Why the base model answered alone; null if adapters were composed."),
+    optional(
+        "composition_digest",
+        Text,
+        "Sha256 over what decides the answer: base model, adapters, scalings, weights, strategy, density, seed.",
+    ),
+    optional(
+        "norm_ratio",
+        Double,
+        "Norm of the merged weight change divided by that of the exact weighted sum; null for the base model alone.",
+    ),
+    optional(
+        "cosine",
+        Double,
+        "Cosine between the merged weight change and the exact weighted sum; null for the base model alone.",
+    ),
+    required("prompt_tokens", Integer, "Number of tokens in the prompt.", server_default=text("0")),
+    required("output_tokens", Integer, "Number of tokens scored or generated.", server_default=text("0")),
+    required(
+        "timings", JSONB, "Milliseconds that each step took for the job's whole batch.", server_default=text("'{}'")
+    ),
+    required("batch_size", Integer, "Number of jobs in the batch.", server_default=text("1")),
+    optional("worker", Text, "Worker that gave the answer."),
+    optional("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
+    required("attempt", Integer, "Number of the attempt that succeeded.", server_default=text("1")),
+    required("base_model", Text, "Base model that answered."),
+    required("base_fingerprint", Text, "Fingerprint of the base model's weights."),
+    required("encoder", Text, "Name of the encoder and its input version, such as all-MiniLM-L6-v2/1."),
+    required("code_version", Text, "Version of loracomp that the worker ran."),
+    created_at(),
+    # Type text, because a value of type name takes 64 bytes in every row.
+    required("submitted_by", Text, "Role that submitted the job; it may see this row."),
+    optional(
+        "eligible_task_count",
+        Integer,
+        "Number of tasks that the job was allowed to use; null in traces older than this column.",
+    ),
+    optional(
+        "expected_gains",
+        ARRAY(Double),
+        "Expected gain of the adapter of each task in `tasks`, in nats; null if it was not measured.",
+    ),
+    optional("chat_template", Boolean, "Whether the prompt stood in the base model's chat template."),
+    optional(
+        "finish_reason",
+        Text,
+        "What ended generated text: end_of_text, stop, length (max_new_tokens), or no_tokens: it ended before it "
+        "began.",
+    ),
+    # CASCADE, so that deleting a job by hand also deletes its answer.
+    ForeignKeyConstraint(["job_id"], ["loracomp.job.id"], name="a_prediction_answers_a_job", ondelete="CASCADE"),
+    # Reports cast and add up these values; the constraints prevent a faulty worker from breaking them.
+    CheckConstraint(
+        "jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, "
+        """'strict $.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000)')""",
+        name="timings_must_be_numbers_by_step",
+    ),
+    CheckConstraint(
+        "jsonb_typeof(policy_settings) = 'object' AND NOT jsonb_path_exists(policy_settings, "
+        """'$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 """
+        """|| @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 """
+        """|| @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 """
+        """|| @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 """
+        """|| @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')""",
+        name="policy_settings_must_hold_numbers_where_policies_do",
+    ),
+    CheckConstraint(
+        "-2 <= ALL (similarities) AND 2 >= ALL (similarities)", name="similarities_must_be_between_minus_2_and_2"
+    ),
+    CheckConstraint(
+        "-0.001 <= ALL (probabilities) AND 1.001 >= ALL (probabilities)", name="probabilities_must_be_between_0_and_1"
+    ),
+    CheckConstraint("-0.001 <= ALL (weights) AND 1.001 >= ALL (weights)", name="weights_must_be_between_0_and_1"),
+    CheckConstraint(
+        "-0.001 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)",
+        name="adapter_weights_must_be_between_0_and_1",
+    ),
+    CheckConstraint(
+        "-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))",
+        name="expected_gains_must_be_finite",
+    ),
+    one_of("finish_reason", "end_of_text stop length no_tokens", "finish_reason_must_be_a_known_one"),
+    CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
+    CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),
+    # A BRIN index by day: it takes only a few kilobytes, because rows are stored in the order of time.
+    Index("prediction_day", text("((created_at AT TIME ZONE 'UTC')::date)"), postgresql_using="brin"),
+    comment="Answers, each with its trace (how it was routed and composed) in arrays, which views unnest.",
+    # So that two whole rows fit on a page of 8 kB. With the default of 2 kB, parts of rows were compressed and moved
+    # to the TOAST table, which took a quarter of the CPU time of recording.
+    postgresql_with={"toast_tuple_target": "4080"},
+)

@@ -1,0 +1,72 @@
+"""What claims and INSERTs remember about the queue: turns, limits and counts."""
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    ForeignKeyConstraint,
+    PrimaryKeyConstraint,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+
+from loracomp.database.tables.columns import SCHEMA, RoleName, metadata, optional, required
+
+# Sequences used as counters (their last value is the count): incrementing one takes no lock, and survives a rollback.
+rescued_jobs = Sequence("rescued_jobs", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
+refused_inserts = Sequence("refused_inserts", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
+# Time in milliseconds since 1970 until which a full queue is not counted again. A sequence keeps it although the INSERT
+# that finds the queue full is rolled back.
+queue_full_until = Sequence("queue_full_until", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
+
+turn = Table(
+    "turn",
+    metadata,
+    required("base_model", Text, "Base model that the jobs ask for."),
+    required("submitted_by", RoleName(), "Who submitted them."),
+    required(
+        "served_at",
+        DateTime(timezone=True),
+        "When a claim last took the first job of this submitter.",
+        server_default=text("now()"),
+    ),
+    PrimaryKeyConstraint("base_model", "submitted_by", name="a_submitter_has_one_turn_a_base_model"),
+    ForeignKeyConstraint(
+        ["base_model"],
+        ["loracomp.base_model.name"],
+        name="turn_base_model_must_exist",
+        onupdate="CASCADE",
+        ondelete="CASCADE",
+    ),
+    comment="When each submitter's jobs were last claimed, so that claims serve submitters in turn.",
+    # Few rows that every claim updates: mostly empty pages keep all versions of a row on its page.
+    postgresql_with={"fillfactor": "20", "autovacuum_vacuum_cost_delay": "0"},
+)
+
+queue_limit = Table(
+    "queue_limit",
+    metadata,
+    required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, server_default=text("1")),
+    optional("in_all", BigInteger, "Most jobs that may wait, not counting evaluations; null: no limit."),
+    optional("per_submitter", BigInteger, "Most jobs of one submitter that may wait; null: no limit."),
+    CheckConstraint("id = 1", name="there_is_one_row_of_queue_limits"),
+    CheckConstraint("in_all BETWEEN 1 AND 1000000000", name="in_all_must_be_between_1_and_1000000000"),
+    CheckConstraint("per_submitter BETWEEN 1 AND 1000000000", name="per_submitter_must_be_between_1_and_1000000000"),
+    comment="How many jobs may wait. set_queue_limits changes it; jobs of administrators are not limited.",
+)
+
+queue_count = Table(
+    "queue_count",
+    metadata,
+    required("submitted_by", RoleName(), "Submitter whose jobs were counted; empty: all submitters.", primary_key=True),
+    required("queued", BigInteger, "Number of waiting jobs at counted_at."),
+    required("last_id", BigInteger, "Highest job id at counted_at; jobs inserted later have higher ids."),
+    required(
+        "counted_at", DateTime(timezone=True), "When the jobs were counted.", server_default=text("clock_timestamp()")
+    ),
+    comment="Counts of waiting jobs, which are compared with queue_limit, so that an INSERT need not count them.",
+    postgresql_with={"fillfactor": "50"},
+)

@@ -1,0 +1,234 @@
+"""Base models, the encoder, tasks with their examples, and adapters."""
+
+from pgvector.sqlalchemy import Vector
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from loracomp.database.tables.columns import (
+    DIMENSIONS,
+    RoleName,
+    created_at,
+    metadata,
+    one_of,
+    optional,
+    required,
+    texts,
+)
+
+base_model = Table(
+    "base_model",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; people use the name."),
+    required("name", Text, "Name by which jobs ask for it."),
+    required(
+        "source", Text, "Where it was loaded from: hub id, folder, GGUF file, or package:NAME of an installed package."
+    ),
+    optional("revision", Text, "Revision on the hub; null if the source has none."),
+    required("fingerprint", Text, "Sha256 of the original weight files."),
+    required("architecture", Text, "Class of the model in transformers, such as LlamaForCausalLM."),
+    required("context_length", Integer, "Most tokens that it can read: prompt and answer together."),
+    required("parameter_count", BigInteger, "Number of parameters of the model."),
+    required(
+        "modules", JSONB, "Modules that adapters may change: name to [d_out, d_in]; adapters are checked against it."
+    ),
+    required("is_default", Boolean, "Whether jobs that name no base model use this one.", server_default=text("false")),
+    created_at(),
+    required("has_chat_template", Boolean, "Whether its tokenizer has a chat template.", server_default=text("false")),
+    UniqueConstraint("name", name="base_model_name_is_taken"),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="base_model_name_must_not_be_blank"),
+    CheckConstraint("fingerprint ~ '^[0-9a-f]{64}$'", name="fingerprint_must_be_a_sha256"),
+    CheckConstraint("context_length BETWEEN 1 AND 100000000", name="context_length_must_be_positive"),
+    Index("one_default_base_model", "is_default", unique=True, postgresql_where=text("is_default")),
+    comment="Frozen causal language models. Each adapter was trained for one of them.",
+)
+
+encoder = Table(
+    "encoder",
+    metadata,
+    required(
+        "id",
+        SmallInteger,
+        "Always 1: a database has one encoder.",
+        primary_key=True,
+        autoincrement=False,
+        server_default=text("1"),
+    ),
+    required("name", Text, "Name of the encoder."),
+    required("source", Text, "Where it was loaded from: hub id, folder, or package:NAME of an installed package."),
+    optional("revision", Text, "Revision on the hub; null if the source has none."),
+    required("fingerprint", Text, "Sha256 of the original weight files."),
+    required("dimensions", Integer, "Length of the vectors that it makes."),
+    required(
+        "input_version",
+        SmallInteger,
+        "Format of the text that it embeds. 1: prompt, newline, choices joined by ' | '. "
+        "2: prompt and choices embedded separately, each half of the vector. "
+        "3: as 2, with the lengths of prompt and choices and the number of choices.",
+        server_default=text("1"),
+    ),
+    created_at(),
+    CheckConstraint("id = 1", name="a_database_has_one_encoder"),
+    CheckConstraint("dimensions BETWEEN 1 AND 2000", name="dimensions_must_be_indexable"),
+    comment="The frozen sentence encoder that embeds examples and jobs.",
+)
+
+task = Table(
+    "task",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; people use the name."),
+    required("name", Text, "Name of the task, such as piqa."),
+    required("family", Text, "Kind of task, such as commonsense or nli; for reports.", server_default=text("'other'")),
+    required("description", Text, "One sentence about what the task asks for.", server_default=text("''")),
+    optional("reader_role", RoleName(), "Role whose members' jobs may use the task; null: everybody's may."),
+    created_at(),
+    UniqueConstraint("name", name="task_name_is_taken"),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="task_name_must_not_be_blank"),
+    comment="Tasks, such as piqa, with training examples and adapters.",
+)
+
+example = Table(
+    "example",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Internal number."),
+    required("task_id", Integer, "Task that the example belongs to."),
+    required("split", Text, "train, validation or test. Only train examples are retrieved."),
+    optional("prompt", Text, "Text shown to the model; null if a library ships the example without its text."),
+    optional("choices", texts(), "Possible answers; null if the answer is free text."),
+    optional("answer", Text, "The right answer; one of the choices if there are any."),
+    optional("source_ref", Text, "Where the row came from, such as piqa/train#1532."),
+    required("content_hash", LargeBinary, "Sha256 of the raw fields as canonical JSON."),
+    required(
+        "hash_version", SmallInteger, "Version of the way in which content_hash is computed.", server_default=text("1")
+    ),
+    created_at(),
+    ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="example_task_must_exist", ondelete="CASCADE"),
+    UniqueConstraint("task_id", "content_hash", name="a_row_stands_in_one_split_of_its_task_once"),
+    UniqueConstraint("id", "task_id", name="example_with_its_task"),
+    one_of("split", "train validation test", "split_must_be_train_validation_or_test"),
+    CheckConstraint("octet_length(content_hash) = 32", name="content_hash_must_be_a_sha256"),
+    CheckConstraint("prompt IS NOT NULL OR source_ref IS NOT NULL", name="an_example_needs_a_prompt_or_a_source_ref"),
+    CheckConstraint(
+        "choices IS NULL OR answer IS NULL OR answer = ANY (choices)", name="answer_must_be_one_of_the_choices"
+    ),
+    comment="Examples of tasks, by split. Text may be missing: a library ships only embeddings and references.",
+)
+
+example_embedding = Table(
+    "example_embedding",
+    metadata,
+    required("example_id", BigInteger, "The example.", autoincrement=False),
+    required("task_id", Integer, "Task of the example; a copy, so that retrieval reads one table only."),
+    required("embedding", Vector(DIMENSIONS), "The example as a unit vector, in the encoder's input format."),
+    PrimaryKeyConstraint("example_id", name="an_example_has_one_embedding"),
+    ForeignKeyConstraint(
+        ["example_id", "task_id"],
+        ["loracomp.example.id", "loracomp.example.task_id"],
+        name="embedding_belongs_to_an_example_of_its_task",
+        ondelete="CASCADE",
+    ),
+    Index("example_embedding_task", "task_id"),
+    Index(
+        "example_embedding_hnsw",
+        "embedding",
+        postgresql_using="hnsw",
+        postgresql_ops={"embedding": "vector_cosine_ops"},
+        # Vectors of a task form clusters: with pgvector's default of 64, one vector in fifty is never found.
+        postgresql_with={"ef_construction": 400},
+    ),
+    comment="Embeddings of train examples, in a table of their own with short rows, because retrieval scans it.",
+)
+
+adapter = Table(
+    "adapter",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; traces refer to it."),
+    required("task_id", Integer, "Task that the adapter was trained for."),
+    required("base_model_id", Integer, "Base model that the adapter was trained for."),
+    required("name", Text, "Name of the adapter; by default the task's."),
+    required("version", Integer, "Version: 1, 2, ... among adapters with this name and base model."),
+    required(
+        "status",
+        Text,
+        "staged: checked, not used yet. active: used for jobs. retired: not used any more, kept for replay.",
+        server_default=text("'staged'"),
+    ),
+    required("rank", Integer, "Rank r of the factors A [r, d_in] and B [d_out, r]."),
+    required("alpha", Double, "alpha, called lora_alpha in PEFT; it decides the scaling."),
+    required("use_rslora", Boolean, "Whether scaling is alpha/sqrt(r) instead of alpha/r."),
+    required("scaling", Double, "Factor that B A is multiplied by: alpha/r, or alpha/sqrt(r)."),
+    required("target_modules", texts(), "Full names of the base model's modules that it changes."),
+    required("parameter_count", BigInteger, "Number of parameters: elements of all its factors."),
+    required("byte_count", BigInteger, "Size of its safetensors file in bytes."),
+    required("sha256", Text, "Sha256 of its safetensors file; checked on every load."),
+    required("config", JSONB, "Its adapter_config.json, for export."),
+    required(
+        "training",
+        JSONB,
+        "How it was trained: data digest, hyper-parameters, rows, seed; {} if unknown.",
+        server_default=text("'{}'"),
+    ),
+    required("created_by", RoleName(), "Who registered it.", server_default=text("current_user")),
+    created_at(),
+    optional("activated_at", DateTime(timezone=True), "When the adapter last became active."),
+    optional("retired_at", DateTime(timezone=True), "When the adapter was retired."),
+    required(
+        "changes_nothing",
+        Boolean,
+        "Whether A or B is zero in each of its modules, as before training. Activating it warns.",
+        server_default=text("false"),
+    ),
+    ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="adapter_task_must_exist"),
+    ForeignKeyConstraint(["base_model_id"], ["loracomp.base_model.id"], name="adapter_base_model_must_exist"),
+    UniqueConstraint("base_model_id", "name", "version", name="adapter_version_is_taken"),
+    one_of("status", "staged active retired", "adapter_status_must_be_staged_active_or_retired"),
+    CheckConstraint("NOT loracomp.is_blank(name)", name="adapter_name_must_not_be_blank"),
+    CheckConstraint("version >= 1", name="adapter_version_must_be_positive"),
+    CheckConstraint("rank BETWEEN 1 AND 65536", name="rank_must_be_positive"),
+    CheckConstraint("alpha BETWEEN 1e-6 AND 1e6", name="alpha_must_be_positive_and_finite"),
+    CheckConstraint("scaling BETWEEN 1e-9 AND 1e6", name="scaling_must_be_positive_and_finite"),
+    CheckConstraint("cardinality(target_modules) > 0", name="an_adapter_must_target_a_module"),
+    CheckConstraint("sha256 ~ '^[0-9a-f]{64}$'", name="adapter_sha256_must_be_a_sha256"),
+    Index(
+        "one_active_adapter_a_task_and_base_model",
+        "task_id",
+        "base_model_id",
+        unique=True,
+        postgresql_where=text("status = 'active'"),
+    ),
+    comment="LoRA adapters in versions; each is for one task and one base model. The weights are in adapter_part.",
+)
+
+adapter_part = Table(
+    "adapter_part",
+    metadata,
+    required("adapter_id", Integer, "The adapter.", autoincrement=False),
+    required(
+        "part", Integer, "Number of the part, from 0; each part has 8 MB, the last may be shorter.", autoincrement=False
+    ),
+    required("bytes", LargeBinary, "The bytes of this part of the safetensors file."),
+    PrimaryKeyConstraint("adapter_id", "part", name="adapter_part_stands_once"),
+    ForeignKeyConstraint(
+        ["adapter_id"], ["loracomp.adapter.id"], name="weights_belong_to_an_adapter", ondelete="CASCADE"
+    ),
+    CheckConstraint("part >= 0", name="part_must_not_be_negative"),
+    CheckConstraint("octet_length(bytes) BETWEEN 1 AND 8388608", name="a_part_holds_at_most_8_mb"),
+    comment="The adapters' safetensors files, cut into parts of 8 MB.",
+)

@@ -1,0 +1,42 @@
+"""Workers and what they last reported."""
+
+from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Table, Text, text
+
+from loracomp.database.tables.columns import RoleName, count, metadata, one_of, optional, required
+
+worker = Table(
+    "worker",
+    metadata,
+    required("name", Text, "Name of the worker, also in leases and predictions.", primary_key=True),
+    required(
+        "status",
+        Text,
+        "Last reported status: idle, busy, stopping or stopped. The view worker_status shows who is gone.",
+    ),
+    required("host", Text, "Machine that the worker runs on."),
+    required("pid", Integer, "Process id of the worker on its host."),
+    required("code_version", Text, "Version of loracomp that the worker runs."),
+    required("base_model", Text, "Base model that the worker serves."),
+    required("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
+    required("login", RoleName(), "Database role that the worker logged in as.", server_default=text("session_user")),
+    required(
+        "started_at",
+        DateTime(timezone=True),
+        "When the worker started, by the database's clock.",
+        server_default=text("now()"),
+    ),
+    required("seen_at", DateTime(timezone=True), "When the worker last reported.", server_default=text("now()")),
+    optional("looked_at", DateTime(timezone=True), "When the worker last asked for jobs; null if never."),
+    required("silent_after_s", Double, "Seconds without a report after which the worker counts as gone."),
+    count("claimed", "Number of jobs that the worker claimed since it started."),
+    count("succeeded", "Number of jobs that the worker answered."),
+    count("failed", "Number of failures that the worker recorded, including attempts that are retried."),
+    count("released", "Number of jobs that the worker gave back without counting the attempt."),
+    count("dropped", "Number of results that came too late, after the lease was lost, and were not recorded."),
+    one_of("status", "idle busy stopping stopped", "worker_status_must_be_a_known_one"),
+    # Views add it to a timestamp; a value that no interval can hold would make them fail for everybody.
+    CheckConstraint("silent_after_s BETWEEN 0 AND 86400", name="silent_after_s_must_be_between_0_and_86400"),
+    comment="Workers and what they last reported. The view worker_status shows who is alive.",
+    # Few rows that are updated every few seconds: half-empty pages keep all versions of a row on its page.
+    postgresql_with={"fillfactor": "50"},
+)
