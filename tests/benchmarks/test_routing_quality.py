@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import routing_reference
-from benchmarks.routing_quality import Embedder, Index, Query, Settings, Similarities, weigh
+from benchmarks.routing_quality.index import Embedder, Index, Query, Settings, Similarities, weigh
 from loracomp.model.encoder import load_encoder
 from loracomp.registry.library_files import PACKAGED, read_examples_file
 
