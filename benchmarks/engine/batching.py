@@ -14,7 +14,7 @@ import torch
 from loracomp.composition.answering import Answering
 from loracomp.composition.composer import Composed
 from loracomp.composition.layers import SideBySide
-from loracomp.model.generation import CACHE
+from loracomp.model.forward import CACHE
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_texts
 from loracomp.records import Composition, Request

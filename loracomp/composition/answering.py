@@ -1,4 +1,4 @@
-"""Requests under way in one model: scored by passes over many, generated a token at a step, each under its own mix."""
+"""Answers requests with one model, each under its own mix: scores choices in batches, generates texts step by step."""
 
 import math
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -17,9 +17,10 @@ from loracomp.errors import JobError
 from loracomp.model.batching import batches, halving_on_out_of_memory
 from loracomp.model.chat import render
 from loracomp.model.cpu import PASS_TOKENS
-from loracomp.model.generation import Generated, Pass, Prompt, Text, Texts
+from loracomp.model.generation import Ready, Texts
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import Question, check_length, encode_choices, encode_texts, log_likelihoods, normalize
+from loracomp.model.text import Generated, Prompt, Text
 from loracomp.records import Answer, Request
 
 K = TypeVar("K", bound=Hashable)
@@ -37,13 +38,13 @@ class _Item(Generic[K]):
 
     @property
     def question(self) -> Question:
-        """Of one that is scored."""
+        """The tokenised prompt and choices of a request that has choices."""
         assert isinstance(self.encoded, Question)
         return self.encoded
 
     @property
     def mixes(self) -> tuple[Mix, ...]:
-        """What the model is run under to score; with contrast the base model alone comes after the composition."""
+        """The mixes under which choices are scored: the composition; with contrast also the base model alone."""
         mix = self.composed.mix
         return (mix, Mix()) if self.request.contrast and mix.adapters else (mix,)
 
@@ -53,12 +54,12 @@ class _Item(Generic[K]):
 
     @property
     def width(self) -> int:
-        """Tokens of its longest row."""
+        """Number of tokens in its longest row."""
         return max(len(row.tokens) for row in self.question.rows)
 
 
 class Answering(Generic[K]):
-    """Requests join by `add` at any time, under a key each; a `step` takes all of them further.
+    """Requests join by `add` at any time, each with a key; each `step` continues some of them and returns answers.
 
     JobError codes: 'prompt_too_long', 'prompt_blank', 'chat_template', 'not_finite', 'lease_lost', and 'out_of_memory'
     (the only one worth a retry).
@@ -72,16 +73,16 @@ class Answering(Generic[K]):
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
         self._answered: list[tuple[K, Answer | JobError]] = []
         self._scored: list[_Item[K]] = []
-        """In the order in which they came."""
+        """Requests with choices, in the order in which they were added."""
         self._cut: list[list[_Item[K]]] = []
-        """The same as passes; empty where they changed since."""
+        """The same requests, divided into passes; empty after a request was added."""
         self._scoring = False
         self._adapters = self._side_by_side([])
         self._of_texts = self._side_by_side([])
         self._texts = Texts(
             base.model,
             base.tokenizer,
-            self._under,
+            self._prepare,
             token_budget=token_budget,
             pass_tokens=self._pass_tokens,
             shares_prefixes=base.shares_prompts,
@@ -93,7 +94,7 @@ class Answering(Generic[K]):
     def add(
         self, key: K, request: Request, composed: Composed | JobError, wanted: Callable[[], bool] = lambda: True
     ) -> None:
-        """Let a request join. One that is not `wanted` any more, for good, leaves with 'lease_lost' before a pass."""
+        """Add a request. If `wanted` returns False before one of its passes, its answer is JobError 'lease_lost'."""
         try:
             if isinstance(composed, JobError):
                 raise composed
@@ -102,19 +103,22 @@ class Answering(Generic[K]):
             self._answered.append((key, error))
             return
         if isinstance(item.encoded, Prompt):
-            self._texts.add(item.encoded, of=item, under=request.composition, wanted=wanted)
+            self._texts.add(item.encoded, item=item, composition=request.composition, wanted=wanted)
         else:
             self._scored.append(item)
             self._cut = []
 
     def step(self) -> list[tuple[K, Answer | JobError]]:
-        """In turn a pass over choices, of those that came first and what fits beside them, and a token of each text."""
+        """Run a pass that scores choices, or add a token to each text; if both are waiting, they take turns.
+
+        A scoring pass contains the request that came first, and others that fit beside it. Returns the answers.
+        """
         answered, self._answered = self._answered, []
         self._scoring = bool(self._scored) and not (self._scoring and self._texts)
         if self._scoring:
             answered += self._score_some()
         elif self._texts:
-            answered += [(text.of.key, _written(text.of, text.result())) for text in self._texts.step()]
+            answered += [(text.item.key, _written(text.item, text.result())) for text in self._texts.step()]
         return answered
 
     def _encode(self, request: Request) -> Question | Prompt:
@@ -142,7 +146,7 @@ class Answering(Generic[K]):
         return [(item.key, answers[item]) for item in together]
 
     def _scores(self, items: Sequence[_Item[K]]) -> dict[_Item[K], Answer | JobError]:
-        """What is not finite among others is asked again alone, for an adapter that overflows may spoil the others."""
+        """Score items in one pass; those that are not finite are scored again alone, as others may overflow."""
         if not items:
             return {}
         run = partial(self._part, items)
@@ -153,7 +157,7 @@ class Answering(Generic[K]):
         return answers
 
     def _part(self, items: Sequence[_Item[K]], asked: Sequence[_Item[K]]) -> list[Answer | JobError]:
-        # Where memory ran out, or an adapter overflows, a part has those adapters alone that it uses.
+        # After memory ran out or an adapter overflowed, a part is run with only the adapters that it uses.
         adapters = self._adapters if asked is items else self._side_by_side(item.composed.mix for item in asked)
         return self._score(adapters, asked)
 
@@ -167,8 +171,8 @@ class Answering(Generic[K]):
         scores = iter(given)
         return [_chosen(item, *(next(scores) for _ in item.mixes)) for item in items]
 
-    def _under(self, texts: Sequence[Text], tokens: int) -> Pass:
-        mixes = [text.of.composed.mix for text in texts]
+    def _prepare(self, texts: Sequence[Text], tokens: int) -> Ready:
+        mixes = [text.item.composed.mix for text in texts]
         if not self._of_texts.covers(mixes):
             self._of_texts = self._side_by_side(mixes)
         return self._of_texts.ready(mixes, tokens)

@@ -73,7 +73,7 @@ def halving_on_out_of_memory(
 
 
 def unless_out_of_memory(run: Callable[[], R]) -> R | None:
-    """What `run` returns; None where memory ran out."""
+    """The result of `run`, or None if memory ran out."""
     try:
         return run()
     except (RuntimeError, MemoryError) as error:
@@ -85,7 +85,7 @@ def unless_out_of_memory(run: Callable[[], R]) -> R | None:
 
 
 def out_of_memory() -> JobError:
-    """The error of a job that is too large even alone."""
+    """The error of a job that does not fit into memory even alone."""
     too_much = "this job alone needs more memory than the worker has: shorten the prompt, or give it more memory"
     return JobError(too_much, code="out_of_memory", retry=True)
 

@@ -6,10 +6,10 @@ from loracomp.errors import JobError
 
 
 def render(tokenizer: PreTrainedTokenizerBase, prompt: str, system_text: str | None = None) -> str:
-    """The prompt as the user's message, up to where the model's answer begins, special tokens in it as text.
+    """The chat with the prompt as the user's message, up to the start of the model's answer; special tokens are text.
 
-    Without `system_text` the template's own system message stands there, if it has one. Raises JobError 'chat_template'
-    where the tokenizer has no template, or the template refuses the messages, as some refuse a system text.
+    Without `system_text` it has the template's own system message, if there is one. Raises JobError 'chat_template' if
+    the tokenizer has no template, or if the template refuses the messages, as some refuse a system text.
     """
     system = [] if system_text is None else [{"role": "system", "content": system_text}]
     messages = [*system, {"role": "user", "content": prompt}]

@@ -1,8 +1,8 @@
 """Keys and values of rows that join and leave a batch, behind transformers' own interface of a cache.
 
-All rows end at the same column, as if padded on the left: a step writes one column for all. The buffers have room for
-more rows and columns, so that a step copies nothing, a row that joins is copied once, and one that leaves gives its
-place to the last.
+All rows end at the same column, as if they were padded on the left, so that a step writes one column for all rows. The
+buffers have spare rows and columns: a step copies nothing, a row that joins is copied once, and when a row leaves, the
+last row moves to its place.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from transformers import Cache, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
 COLUMNS, ROWS = 64, 8
-"""The buffers grow to so many columns more than are used, and to a multiple of so many rows."""
+"""Buffers that grow get this many spare columns, and a number of rows that is a multiple of ROWS."""
 
 
 @dataclass
 class _Window:
-    """The part of the buffers that is in use: so many rows, columns from `first` to before `end`."""
+    """The part of the buffers that is in use: the first `rows` rows, and the columns from `first` to `end` - 1."""
 
     rows: int = 0
     first: int = 0
@@ -27,7 +27,7 @@ class _Window:
 
 
 class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
-    """A layer's keys and values, each [rows, heads, columns, size] with room; the model sees the window."""
+    """A layer's keys and values, each [rows, heads, columns, size], with spare space; the model sees the window."""
 
     def __init__(self, window: _Window, buffers: tuple[Tensor, Tensor]) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
     def update(
         self, key_states: Tensor, value_states: Tensor, *_args: object, **_kwargs: object
     ) -> tuple[Tensor, Tensor]:
-        """Write the column after the window's, and give all up to it."""
+        """Write the column after the window; returns the window with that column."""
         window = self._window
         for buffer, new in zip(self.buffers, (key_states, value_states), strict=True):
             buffer[: window.rows, :, window.end : window.end + 1] = new
@@ -46,40 +46,40 @@ class _Layer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
         return keys, values
 
     def get_seq_length(self) -> int:
-        """Columns before the one that a pass writes."""
+        """Number of columns before the one that a pass writes."""
         return self._window.end - self._window.first
 
 
 class RowCache:
-    """What each row of a batch has read. Rows are numbered from 0; `drop` changes the number of the last."""
+    """Keys and values of all tokens that each row of a batch has read. Rows are numbered from 0."""
 
     def __init__(self) -> None:
         self._window = _Window()
         self._starts: list[int] = []
-        """The column at which each row begins."""
+        """The first column of each row."""
         self._layers: list[_Layer] = []
 
     @property
     def cache(self) -> Cache:
-        """For a pass over one token of each row, before which there must be `room_for_a_column`."""
+        """The cache for a pass over one token of each row; call `room_for_a_column` before the pass."""
         return Cache(layers=list(self._layers))
 
     def inputs(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """For that pass: attention mask [rows, columns and the new one], and position of each row's token [rows, 1]."""
+        """For that pass: attention mask [rows, columns + 1], and the position of each row's token [rows, 1]."""
         starts = torch.tensor(self._starts, device=device)[:, None]
         columns = torch.arange(self._window.first, self._window.end + 1, device=device)
         return (columns >= starts).long(), self._window.end - starts
 
     def room_for_a_column(self) -> None:
-        """Let the buffers have a column after the last."""
+        """Make sure that the buffers have a free column after the last one in use."""
         self._reserve(len(self._starts), 0)
 
     def advance(self) -> None:
-        """A pass has written its column."""
+        """Count the column that a pass has written."""
         self._window.end += 1
 
     def append(self, read: Cache, lengths: Sequence[int]) -> None:
-        """Copy rows that a cache of transformers holds, of each the first so many columns."""
+        """Add the rows of a cache of transformers; `lengths` says how many columns of each row to copy."""
         if not self._layers:
             self._layers = [_Layer(self._window, _sides(layer, rows=0)) for layer in read.layers]
         rows, longest = len(self._starts), max(lengths)
@@ -90,25 +90,25 @@ class RowCache:
                 for number, length in enumerate(lengths):
                     buffer[rows + number, :, end - length : end] = side[number, :, :length]
         self._starts += [end - length for length in lengths]
-        self._look()
+        self._fit_window()
 
     def drop(self, row: int) -> None:
-        """Take a row out; the last one gets its number."""
+        """Remove a row; the last row gets its number."""
         left, end = self._starts[row], self._window.end
         start = self._starts[row] = self._starts[-1]
         last = len(self._starts) - 1
         for layer in self._layers:
             for buffer in layer.buffers:
-                # No column is read that is not a row's own, but even unread NaN would spoil what is.
+                # The mask hides these columns, but NaN would pass through it, because 0 * NaN is NaN.
                 buffer[row, :, left:end] = 0
                 if row < last:
                     buffer[row, :, start:end] = buffer[last, :, start:end]
                     buffer[last, :, start:end] = 0
         self._starts.pop()
-        self._look()
+        self._fit_window()
 
     def beginning(self, row: int, columns: int) -> DynamicCache:
-        """A row's first columns, as a cache of one row."""
+        """A cache of one row: the first columns of row `row`."""
         start = self._starts[row]
         found = DynamicCache()
         for number, layer in enumerate(self._layers):
@@ -116,14 +116,14 @@ class RowCache:
             found.update(keys, values, number)
         return found
 
-    def _look(self) -> None:
+    def _fit_window(self) -> None:
         self._window.rows = len(self._starts)
         self._window.first = min(self._starts, default=0)
         if not self._starts:
             self._window.end, self._layers = 0, []
 
     def _reserve(self, rows: int, columns: int) -> None:
-        """Have room for so many rows, so many columns before the end, and one after it."""
+        """Grow the buffers, if necessary, to so many rows, and so many columns before the end and one after it."""
         window = self._window
         buffer = self._layers[0].buffers[0]
         if rows <= buffer.shape[0] and columns <= window.end < buffer.shape[2]:
@@ -131,7 +131,7 @@ class RowCache:
         used = window.end - window.first
         end = max(used, columns)
         shape = -(-rows // ROWS) * ROWS, end + COLUMNS
-        # All before any is put in place: where memory runs out, nothing has changed.
+        # Make all new buffers before any is put in place, so that nothing has changed if memory runs out.
         grown = [tuple(self._grown(side, *shape, end) for side in layer.buffers) for layer in self._layers]
         for layer, (keys, values) in zip(self._layers, grown, strict=True):
             layer.buffers = keys, values
@@ -148,6 +148,6 @@ class RowCache:
 
 
 def _sides(layer: DynamicLayer, rows: int | None = None) -> tuple[Tensor, Tensor]:
-    """Keys and values of a layer that has read something, or of its first rows."""
+    """The keys and values of a layer that has read something; with `rows`, of its first rows only."""
     assert layer.keys is not None and layer.values is not None
     return layer.keys[:rows], layer.values[:rows]

@@ -284,7 +284,7 @@ def _head_at(model: PreTrainedModel, places: Tensor, place: Tensor, token: Tenso
         return logits.float().index_put_((torch.zeros_like(at), at, of), exact)
 
     head = model.get_output_embeddings()
-    # `sharpen` must be the first hook after the head, because adapters' hooks add to its output.
+    # `sharpen` must be called before adapters' hooks, because it overwrites logits, and what they added would be lost.
     handles = [head.register_forward_pre_hook(gather), head.register_forward_hook(sharpen, prepend=True)]
     rows = _ROWS_AT_HEAD.set(places[:, 0])
     try:

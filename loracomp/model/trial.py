@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from loracomp.errors import LoracompError, RefusedError
-from loracomp.model.generation import Generated, Prompt, generate
+from loracomp.model.generation import generate
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import Question, encode_choices, encode_texts, log_likelihoods
+from loracomp.model.text import Generated, Prompt
 
 PROMPTS = ("A cup of tea", "A cup of tea with milk and a little sugar")
 CHOICES = ("is hot", "sleeps", "and another one")

@@ -11,8 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from loracomp.composition.checking import merged
 from loracomp.composition.layers import SideBySide, composed
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
-from loracomp.model.generation import Prompt, Texts
+from loracomp.model.generation import Texts
 from loracomp.model.scoring import encode_choices, log_likelihoods, pad_right
+from loracomp.model.text import Prompt
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, random_adapter, tiny_llama
 
 TARGETS = [("q_proj", "v_proj"), ("q_proj",), ("o_proj", "down_proj"), ("k_proj", "up_proj", "gate_proj")]
@@ -189,14 +190,14 @@ def logits_of_steps(model, prompts, rows, shared):
     steps, without_end = [], SimpleNamespace(eos_token_id=None, decode=lambda *_, **__: "")
 
     def under(texts, tokens):
-        return SideBySide(model, rows).ready([text.of for text in texts], tokens, shared=shared)
+        return SideBySide(model, rows).ready([text.item for text in texts], tokens, shared=shared)
 
     handle = model.lm_head.register_forward_hook(lambda _m, _a, logits: steps.append(logits[:, -1].float()))
     end, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
     try:
         texts = Texts(model, without_end, under)
         for prompt, mixed in zip(prompts, rows, strict=True):
-            texts.add(prompt, of=mixed)
+            texts.add(prompt, item=mixed)
         while texts:
             texts.step()
     finally:

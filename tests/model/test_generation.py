@@ -10,7 +10,9 @@ from loracomp.composition.layers import SideBySide
 from loracomp.composition.strategies import gated
 from loracomp.errors import JobError
 from loracomp.model import row_cache
-from loracomp.model.generation import ALIKE, Generated, Prompt, Texts
+from loracomp.model.generation import Texts
+from loracomp.model.prefixes import ALIKE
+from loracomp.model.text import Generated, Prompt
 from model_fixtures import letter_tokenizer, linear_shapes, peft_twin, random_adapter, tiny_llama
 
 
@@ -54,7 +56,7 @@ def mixed(model):
     mixes = [gated("cat", [packed[n], packed[(n + 1) % 4]], [0.7, 0.3]) for n in range(4)]
 
     def under(texts, tokens):
-        return SideBySide(model, mixes).ready([mixes[text.under] for text in texts], tokens)
+        return SideBySide(model, mixes).ready([mixes[text.composition] for text in texts], tokens)
 
     return under
 
@@ -67,11 +69,11 @@ def test_texts_join_and_leave_at_every_step_and_come_out_as_alone(model, tokeniz
     asked = [
         prompt(7 * n, length=3 + 5 * (n % 4), new=2 + 3 * (n % 5), temperature=0.9 * (n % 2), seed=n) for n in range(14)
     ]
-    expected = [alone(model, tokenizer, each, under, under=n % 4) for n, each in enumerate(asked)]
+    expected = [alone(model, tokenizer, each, under, composition=n % 4) for n, each in enumerate(asked)]
     texts, joined, ended = Texts(model, tokenizer, under), [], []
     while texts or len(joined) < len(asked):
         if len(joined) < len(asked):
-            joined.append(texts.add(asked[len(joined)], under=len(joined) % 4))
+            joined.append(texts.add(asked[len(joined)], composition=len(joined) % 4))
         ended += texts.step()
     assert [text.result() for text in joined] == expected
     assert len(ended) == len({id(text) for text in ended}) == len(asked)
@@ -84,7 +86,7 @@ def test_greedy_texts_are_those_of_transformers_on_pefts_merge(model, tokenizer)
     under = mixed(model)
     asked = [prompt(11 * n, length=4 + n, new=10) for n in range(8)]
     texts = Texts(model, tokenizer, under)
-    found = [texts.add(each, under=n % 4) for n, each in enumerate(asked)]
+    found = [texts.add(each, composition=n % 4) for n, each in enumerate(asked)]
     while texts:
         texts.step()
     with peft_twin(model, adapters(model)) as peft_model:
@@ -101,10 +103,10 @@ def test_greedy_texts_are_those_of_transformers_on_pefts_merge(model, tokenizer)
 
 
 def sharing(model, tokenizer, asked, shares=True):
-    """Results of prompts, each with its `under`, which all come at once; and shapes of the passes."""
+    """Results of prompts, each with its composition, which all come at once; and shapes of the passes."""
     under = mixed(model)
     texts, shapes = Texts(model, tokenizer, under, shares_prefixes=shares), passes(model)
-    found = [texts.add(each, under=number) for each, number in asked]
+    found = [texts.add(each, composition=number) for each, number in asked]
     while texts:
         texts.step()
     return [text.result() for text in found], shapes
@@ -130,13 +132,13 @@ def test_what_prompts_begin_with_is_computed_once_under_one_mix(model, tokenizer
 def test_a_prompt_that_comes_later_takes_what_it_begins_with_from_one_that_runs(model, tokenizer):
     under = mixed(model)
     expected = [
-        alone(model, tokenizer, ending(n, new=8), under, under=number) for n, number in ((1, 0), (2, 0), (3, 1))
+        alone(model, tokenizer, ending(n, new=8), under, composition=number) for n, number in ((1, 0), (2, 0), (3, 1))
     ]
     texts = Texts(model, tokenizer, under, shares_prefixes=True)
-    found = [texts.add(ending(1, new=8), under=0)]
+    found = [texts.add(ending(1, new=8), composition=0)]
     texts.step()
     shapes = passes(model)
-    found += [texts.add(ending(2, new=8), under=0), texts.add(ending(3, new=8), under=1)]
+    found += [texts.add(ending(2, new=8), composition=0), texts.add(ending(3, new=8), composition=1)]
     while texts:
         texts.step()
     assert [text.result() for text in found] == expected
@@ -227,7 +229,7 @@ def test_what_a_neighbour_spoils_goes_on_alone_and_draws_the_same(model, tokeniz
 def test_a_model_that_keeps_more_than_keys_and_values_reads_everything_again(model, tokenizer, monkeypatch):
     asked = [prompt(5 * n, new=3 + n) for n in range(3)]
     expected = [alone(model, tokenizer, each) for each in asked]
-    monkeypatch.setattr("loracomp.model.generation._keeps_what_it_has_read", lambda _: False)
+    monkeypatch.setattr("loracomp.model.generation.keys_and_values_suffice", lambda _: False)
     texts, shapes = Texts(model, tokenizer, shares_prefixes=True), passes(model)
     found = [texts.add(each) for each in asked]
     while texts:

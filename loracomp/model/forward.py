@@ -1,0 +1,77 @@
+"""Forward passes of a causal language model that compute the logits of each row's next token only."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from inspect import signature
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
+from transformers.generation import GenerateDecoderOnlyOutput
+
+from loracomp.model.scoring import pad_right
+
+CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
+"""The name of the cache of keys and values in the installed release of transformers."""
+
+
+class Forward:
+    """Runs a model to get the logits [rows, vocabulary] of each row's next token."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self._model = model
+        self._takes_positions = "position_ids" in signature(model.forward).parameters
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model's inputs must be."""
+        device: torch.device = self._model.get_input_embeddings().weight.device
+        return device
+
+    def after_rows(self, rows: Sequence[Sequence[int]], cache: Cache | None = None) -> Tensor:
+        """Logits after the last token of each row.
+
+        `cache` holds keys and values of earlier tokens, equally many for each row; those of the rows are added to it.
+        """
+        known = 0 if cache is None else cache.get_seq_length()
+        ids, mask = pad_right(rows, self.device)
+        last = mask.sum(1) - 1
+        positions = torch.arange(known, known + ids.shape[1], device=self.device).expand_as(ids)
+        mask = torch.cat([mask.new_ones(len(rows), known), mask], dim=1)
+        with _head_at(self._model, last):
+            return self._run(ids, mask, positions, cache)
+
+    def after_tokens(self, tokens: Sequence[int], mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
+        """Logits after one new token of each row, whose earlier tokens are in `cache`."""
+        ids = torch.tensor(tokens, device=self.device)[:, None]
+        return self._run(ids, mask, positions, cache)
+
+    def _run(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
+        inputs = {"input_ids": ids, "attention_mask": mask, CACHE: cache, "use_cache": cache is not None}
+        if self._takes_positions:
+            inputs["position_ids"] = positions
+        logits: Tensor = self._model(**inputs).logits
+        return logits[:, -1]
+
+
+def keys_and_values_suffice(model: PreTrainedModel) -> bool:
+    """Whether a pass needs only the keys and values of earlier tokens; if not, it must read all tokens again."""
+    layers = DynamicCache(config=model.config).layers
+    return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+@contextmanager
+def _head_at(model: PreTrainedModel, last: Tensor) -> Iterator[None]:
+    """Within this context, the output head computes only position `last` of each row: logits [rows, 1, vocabulary]."""
+
+    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        # By indexing, which copies the positions side by side; for a slice torch would copy the head's weights per row.
+        rows = torch.arange(len(last), device=args[0].device)
+        return (args[0][rows, last.to(args[0].device)][:, None], *args[1:])
+
+    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,138 @@
+"""A text that is being generated: its prompt, its tokens so far, how the next one is drawn, and when it ends."""
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from loracomp.errors import JobError
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A tokenised prompt, how its answer is drawn, and when the answer ends."""
+
+    tokens: Sequence[int]
+    max_new_tokens: int
+    stop: Sequence[str] = ()
+    temperature: float = 0.0
+    """0: the most likely token at each step; above 0: one drawn from softmax(logits / temperature)."""
+    top_p: float = 1.0
+    """Tokens are drawn from the fewest whose probabilities add up to this (nucleus sampling)."""
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The text after a prompt, cut before the first stop string and before the end-of-text token."""
+
+    text: str
+    tokens: int
+    """Number of generated tokens, those of the stop string included, the end-of-text token not."""
+    finite: bool
+    """False if the model gave NaN or infinity at any step, which makes the text worthless."""
+    finish_reason: str = "length"
+    """What ended it: end_of_text, stop, length (max_new_tokens), or no_tokens: end-of-text came first."""
+
+
+class Text:
+    """A prompt and what has been generated for it so far."""
+
+    rows = 1
+    """In a batch (`batching.Sized`)."""
+
+    def __init__(
+        self,
+        prompt: Prompt,
+        tokenizer: PreTrainedTokenizerBase,
+        end_tokens: Sequence[int],
+        *,
+        item: Any = None,
+        composition: Hashable = None,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """`item` is for the caller's use. Texts with equal `composition` run under the same adapters and weights.
+
+        The text ends as soon as `wanted` returns False.
+        """
+        self.prompt = prompt
+        self.item = item
+        self.composition = composition
+        self.wanted = wanted
+        self.tokens: list[int] = []
+        self.finite = True
+        self.error: JobError | None = None
+        """Why generation can't go on."""
+        self.alone = False
+        """Whether it gets its next forward pass to itself, because its logits in a shared pass were not finite."""
+        # On the CPU, so that a seed draws the same text on every device.
+        self.generator = torch.Generator().manual_seed(prompt.seed)
+        self._tokenizer = tokenizer
+        self._end_tokens = end_tokens
+
+    @property
+    def read(self) -> list[int]:
+        """The model's input: the prompt and all generated tokens."""
+        return [*self.prompt.tokens, *self.tokens]
+
+    @property
+    def width(self) -> int:
+        """Number of tokens in `read`."""
+        return len(self.prompt.tokens) + len(self.tokens)
+
+    @property
+    def longest(self) -> int:
+        """Number of tokens that `read` may grow to."""
+        return len(self.prompt.tokens) + self.prompt.max_new_tokens
+
+    @property
+    def ended(self) -> bool:
+        """Whether no more tokens are to be generated."""
+        if self.error or not self.finite or not self.wanted() or len(self.tokens) >= self.prompt.max_new_tokens:
+            return True
+        if self.tokens and self.tokens[-1] in self._end_tokens:
+            return True
+        return bool(self.prompt.stop) and any(stop in self._decoded(self.tokens) for stop in self.prompt.stop)
+
+    def result(self) -> Generated | JobError | None:
+        """The finished text, or the error that ended it; None if the text is no longer wanted."""
+        if self.error or not self.wanted():
+            return self.error
+        at_end = bool(self.tokens) and self.tokens[-1] in self._end_tokens
+        tokens = self.tokens[:-1] if at_end else self.tokens
+        text = self._decoded(tokens)
+        found = [at for stop in self.prompt.stop if (at := text.find(stop)) >= 0]
+        reason = "no_tokens" if not tokens else "stop" if found else "end_of_text" if at_end else "length"
+        return Generated(text[: min(found, default=len(text))], len(tokens), self.finite, reason)
+
+    def _decoded(self, tokens: list[int]) -> str:
+        text: str = self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
+
+
+def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Ids that end a text, from the model's settings (one or several) and from the tokenizer."""
+    of_model = model.generation_config.eos_token_id
+    ids = of_model if isinstance(of_model, list) else [of_model]
+    return sorted({id_ for id_ in [*ids, tokenizer.eos_token_id] if id_ is not None})
+
+
+def draw(texts: Sequence[Text], logits: Tensor) -> Tensor:
+    """Draw a token for each text from logits [texts, vocabulary], by its temperature, top_p and generator: [texts]."""
+    settings = [(text.prompt.temperature, text.prompt.top_p) for text in texts]
+    temperature, top_p = torch.tensor(settings, device=logits.device).T[:, :, None]
+    # Subtract the largest logit first, so that dividing by a small temperature gives no infinity. A temperature that
+    # float32 rounds to 0 is replaced by the smallest number, which picks the most likely token all the same.
+    below = logits.float() - logits.float().amax(-1, keepdim=True)
+    probabilities = (below / temperature.clamp(min=torch.finfo(torch.float32).tiny)).softmax(-1)
+    # The nucleus: of the tokens by falling probability, those before which the sum has not reached top_p.
+    ranked, tokens = probabilities.sort(dim=-1, descending=True, stable=True)
+    reached = ranked.cumsum(-1)
+    mass = (ranked * (reached - ranked < top_p)).cumsum(-1)
+    points = torch.stack([torch.rand((), generator=text.generator) for text in texts]).to(logits.device)
+    place = torch.searchsorted(mass, points[:, None] * mass[:, -1:], right=True)
+    drawn: Tensor = tokens.gather(1, place.clamp(max=tokens.shape[1] - 1))[:, 0]
+    return drawn
