@@ -120,10 +120,10 @@ class Pipeline:
         wanted: Callable[[Job], bool] = lambda _: True,
         arriving: Callable[[], Sequence[Prepared]] = lambda: (),
     ) -> Iterator[list[Prediction | Measurement | Failure]]:
-        """After each step of the model the predictions and measurements of jobs that it ended, or why they have none.
+        """Yield after each step of the model the predictions, measurements and failures of the jobs that it ended.
 
-        Jobs that are `arriving` then join those under way. `wanted` is asked between forward passes; what is not wanted
-        any more fails with 'lease_lost'. Ends when nothing is under way and nothing arrives.
+        Then the jobs that `arriving` returns join the unfinished ones. `wanted` is called between forward passes; a job
+        for which it returns False fails with 'lease_lost'. Ends when no job is unfinished and none arrives.
         """
         under_way = _UnderWay(self._predictor.begin())
         with self._lending() as lent_s:
@@ -134,7 +134,7 @@ class Pipeline:
                 under_way.add(self._composed(arriving()), wanted, lent_s())
 
     def _composed(self, prepared: Sequence[Prepared]) -> list["_Asked"]:
-        """Jobs that join together, with their compositions ready for the model."""
+        """Compose adapters for jobs that join the model's running jobs at the same time."""
         compositions = [request.composition for each in prepared for request in each.requests]
         adapters = {id_: adapter for each in prepared for id_, adapter in each.adapters.items()}
         timings: dict[str, float] = {}
@@ -189,22 +189,22 @@ class Pipeline:
 
 @dataclass(slots=True, eq=False)
 class _Asked:
-    """A job whose requests the model is asked."""
+    """A job with the answers that its requests have so far."""
 
     prepared: Prepared
     composed: Sequence[Composed | JobError]
     timings: Mapping[str, float]
     answers: list[Answer | JobError | None] = field(default_factory=list)
-    """One for each request; None: not yet."""
+    """One for each request; None if it is not answered yet."""
     together: int = 1
-    """Jobs that were under way when it joined them, itself included."""
+    """Number of unfinished jobs when it joined, itself included."""
     since: float = field(default_factory=perf_counter)
     lent_s: float = 0.0
-    """Seconds that the thread had worked for others until then."""
+    """Seconds that the thread had worked for other threads until it joined."""
 
 
 class _UnderWay:
-    """Jobs that the model answers together; a job ends when its last request has."""
+    """The unfinished jobs of the model. A job ends when its last request is answered."""
 
     def __init__(self, answering: Answering[tuple[_Asked, int]]) -> None:
         self._answering = answering
@@ -214,7 +214,7 @@ class _UnderWay:
         return bool(self._jobs)
 
     def add(self, jobs: Sequence[_Asked], wanted: Callable[[Job], bool], lent_s: float) -> None:
-        """Let jobs join."""
+        """Add jobs, which the next steps answer."""
         self._jobs += jobs
         for asked in jobs:
             asked.together, asked.lent_s = len(self._jobs), lent_s
@@ -224,7 +224,7 @@ class _UnderWay:
                 self._answering.add((asked, number), request, composed, still)
 
     def step(self, lent_s: Callable[[], float]) -> list[_Asked]:
-        """A step of the model; the jobs that have ended, with what they took: `predict`, others' work not counted."""
+        """Run a step of the model; returns the ended jobs, with their time `predict`, without other threads' work."""
         for (asked, number), answer in self._answering.step():
             asked.answers[number] = answer
         ended = [asked for asked in self._jobs if None not in asked.answers]
@@ -281,6 +281,7 @@ def _measurement(
         gains=tuple(score - base_score for score, _ in adapters),
         are_right=tuple(is_right for _, is_right in adapters),
         timings=timings,
+        chat_template=plan.chat_template,
     )
 
 

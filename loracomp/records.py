@@ -192,6 +192,8 @@ class Measurement:
     are_right: tuple[bool | None, ...]
     timings: Mapping[str, float]
     """Milliseconds that each step took for its whole batch."""
+    chat_template: bool = False
+    """Whether the prompt was in the chat template."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -187,7 +187,7 @@ SELECT * FROM loracomp.plan_measurements(job_ids => %(job_ids)s::bigint[])
 SELECT loracomp.record_measurements(
     ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[], choice_normalizations => %(choice_normalizations)s::text[],
     base_scores => %(base_scores)s::float8[], bases_are_right => %(bases_are_right)s::boolean[],
-    ends => %(ends)s::int[], adapter_ids => %(adapter_ids)s::int[], gains => %(gains)s::real[],
+    chat_templates => %(chat_templates)s::boolean[], ends => %(ends)s::int[], adapter_ids => %(adapter_ids)s::int[], gains => %(gains)s::real[],
     are_right => %(are_right)s::boolean[]
 ) AS id
 

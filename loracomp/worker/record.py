@@ -71,7 +71,7 @@ def record_predictions(
 
 
 def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
-    """Write measurements and end their jobs, in one transaction; returns the ids of jobs whose lease was valid."""
+    """Write the measurements of jobs whose lease is valid and end these jobs, in one transaction; returns their ids."""
     tokens = {job.id: job.lease_token for job in jobs}
     given = {
         "ids": [each.job_id for each in measurements],
@@ -79,6 +79,7 @@ def record_measurements(connection: Connection, jobs: Sequence[Job], measurement
         "choice_normalizations": [each.normalization for each in measurements],
         "base_scores": [each.base_score for each in measurements],
         "bases_are_right": [each.base_is_right for each in measurements],
+        "chat_templates": [each.chat_template for each in measurements],
         "ends": list(accumulate(len(each.adapter_ids) for each in measurements)),
         "adapter_ids": list(chain.from_iterable(each.adapter_ids for each in measurements)),
         "gains": list(chain.from_iterable(each.gains for each in measurements)),

@@ -42,6 +42,7 @@ CREATE FUNCTION loracomp.record_measurements(
     choice_normalizations text[],
     base_scores double precision[],
     bases_are_right boolean[],
+    chat_templates boolean[],
     ends integer[],
     adapter_ids integer[],
     gains real[],
@@ -58,7 +59,7 @@ DECLARE
 BEGIN
     IF (missing = ALL (ARRAY[
         cardinality(tokens), cardinality(choice_normalizations), cardinality(base_scores), cardinality(bases_are_right),
-        cardinality(ends)
+        cardinality(chat_templates), cardinality(ends)
     ])) IS NOT TRUE OR (cardinality(record_measurements.adapter_ids) = ALL (ARRAY[
         cardinality(gains), cardinality(are_right), ends[missing]
     ])) IS NOT TRUE THEN
@@ -71,8 +72,8 @@ BEGIN
             SELECT g.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
             FROM unnest(
                 record_measurements.ids, record_measurements.tokens, record_measurements.choice_normalizations,
-                record_measurements.base_scores, record_measurements.bases_are_right
-            ) WITH ORDINALITY AS g (job_id, token, choice_normalization, base_score, base_is_right)
+                record_measurements.base_scores, record_measurements.bases_are_right, record_measurements.chat_templates
+            ) WITH ORDINALITY AS g (job_id, token, choice_normalization, base_score, base_is_right, chat_template)
             JOIN loracomp.job AS j ON j.id = g.job_id AND j.lease_token = g.token AND j.kind = 'measure'
             ORDER BY j.id
             FOR UPDATE OF j SKIP LOCKED
@@ -91,11 +92,11 @@ BEGIN
         recorded AS (
             INSERT INTO loracomp.measurement AS m (
                 example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains,
-                are_right, worker
+                are_right, worker, chat_template
             )
             SELECT DISTINCT ON (e.id)
                 e.id, b.id, e.task_id, h.choice_normalization, h.base_score, h.base_is_right, x.adapter_ids, x.gains,
-                x.are_right, h.worker
+                x.are_right, h.worker, h.chat_template
             FROM held AS h
             JOIN loracomp.base_model AS b ON b.name = h.base_model
             JOIN loracomp.example AS e ON e.id = h.example_id
@@ -113,8 +114,9 @@ BEGIN
                 choice_normalization = excluded.choice_normalization,
                 base_score = excluded.base_score,
                 base_is_right = excluded.base_is_right,
+                chat_template = excluded.chat_template,
                 (adapter_ids, gains, are_right) = (
-                    -- Keep earlier gains, except of adapters that were measured again, or if the normalisation differs.
+                    -- Keep earlier gains, except of adapters that were measured again, or if the scores differ in kind.
                     SELECT
                         array_agg(u.adapter_id ORDER BY u.adapter_id), array_agg(u.gain ORDER BY u.adapter_id),
                         array_agg(u.is_right ORDER BY u.adapter_id)
@@ -125,6 +127,7 @@ BEGIN
                         SELECT o.* FROM unnest(m.adapter_ids, m.gains, m.are_right) AS o (adapter_id, gain, is_right)
                         WHERE o.adapter_id <> ALL (excluded.adapter_ids)
                             AND m.choice_normalization = excluded.choice_normalization
+                            AND m.chat_template = excluded.chat_template
                     ) AS u
                 ),
                 worker = excluded.worker,

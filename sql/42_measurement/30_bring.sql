@@ -51,7 +51,8 @@ BEGIN
         LEFT JOIN loracomp.measurement AS m ON m.example_id = e.id AND m.base_model_id = model.id
         WHERE NOT loracomp.has_learnt_from(a.training, o.name, t.name, e.split, e.content_hash)
             AND (m.example_id IS NULL OR (
-                m.choice_normalization = add_measurements.choice_normalization AND a.id <> ALL (m.adapter_ids)
+                m.choice_normalization = add_measurements.choice_normalization AND NOT m.chat_template
+                AND a.id <> ALL (m.adapter_ids)
             ))
         GROUP BY e.id, h.place, h.base_score, h.base_is_right
     )

@@ -3,6 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 import torch
 from peft import PeftModel
+from psycopg.types.json import Jsonb
 
 from conftest import create_database, drop_database
 from job_data import add_jobs, claim, expire_leases, job, prediction_row, record, statuses
@@ -308,16 +310,30 @@ def test_two_jobs_of_one_example_in_a_batch_are_one_row(connection: Connection) 
     assert (row["adapter_ids"], row["gains"]) == ([first, second], [1.0, 2.0])
 
 
-def test_what_was_scored_otherwise_is_measured_again_whole(connection: Connection) -> None:
+@pytest.mark.parametrize(
+    ("before", "after", "scored"),
+    [
+        ({"choice_normalization": "tokens"}, {"choice_normalization": "none"}, {"normalization": "none"}),
+        ({"chat_template": "generation"}, {"chat_template": "always"}, {"chat_template": True}),
+    ],
+)
+def test_what_was_scored_otherwise_is_measured_again_whole(
+    connection: Connection, before: dict[str, str], after: dict[str, str], scored: dict[str, Any]
+) -> None:
+    connection.execute("UPDATE loracomp.base_model SET has_chat_template = true")
     claimed, example, adapter = one_job(connection)
     record_measurements(connection, [claimed], [measured(claimed, [adapter], [1.0])])
     later = add_task(connection, "sugar")
-    connection.execute("UPDATE loracomp.policy SET choice_normalization = 'none' WHERE name = 'default'")
+    connection.execute("SELECT loracomp.set_policy('default', %s)", [Jsonb(after)])
     try:
         assert measure_task(connection, "tea")["added"] == 1
         assert waiting(connection) == {example: [adapter, later]}
+        (claimed,) = claim(connection)
+        record_measurements(connection, [claimed], [replace(measured(claimed, [later], [2.0]), **scored)])
+        assert measurements(connection)[example]["gains"] == [2.0], "other scores can't stand beside it"
     finally:
-        connection.execute("UPDATE loracomp.policy SET choice_normalization = 'tokens' WHERE name = 'default'")
+        connection.execute("SELECT loracomp.set_policy('default', %s)", [Jsonb(before)])
+        connection.execute("UPDATE loracomp.base_model SET has_chat_template = false")
 
 
 def test_an_erased_example_takes_its_measurements_and_jobs_along(connection: Connection) -> None:

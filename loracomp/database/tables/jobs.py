@@ -122,7 +122,8 @@ job = Table(
     optional(
         "claimed_together",
         Integer,
-        "Number of jobs claimed together with it, itself included. If 1, an expired lease counts as an attempt.",
+        "Number of jobs that its worker held after the claim, from earlier claims too. If 1, it is alone: an expired "
+        "lease then counts as an attempt.",
     ),
     optional("lease_token", BigInteger, "Fence token of the current lease; a worker's later writes must show it."),
     optional("claimed_at", DateTime(timezone=True), "When the current attempt began."),

@@ -52,6 +52,12 @@ measurement = Table(
     ),
     optional("worker", Text, "Worker that made the newest measurement."),
     required("measured_at", DateTime(timezone=True), "Time of the newest measurement.", server_default=text("now()")),
+    required(
+        "chat_template",
+        Boolean,
+        "Whether the prompt stood in the base model's chat template.",
+        server_default=text("false"),
+    ),
     PrimaryKeyConstraint("example_id", "base_model_id", name="an_example_has_one_measurement_a_base_model"),
     ForeignKeyConstraint(
         ["example_id", "task_id"],

@@ -1,0 +1,85 @@
+-- Which examples and adapters are worth measuring. These functions only read.
+--   likely_tasks                the tasks whose adapters are likely to help with a task
+--     nearest_tasks             the tasks with the most similar examples
+--   measurable_examples         rows of a split, in a random order given by the seed
+--   has_learnt_from             whether an adapter was trained on an example
+
+-- Changes nothing.
+CREATE FUNCTION loracomp.likely_tasks(task_id integer, base_model_id integer, most integer) RETURNS integer[]
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    others CONSTANT integer[] := ARRAY(
+        SELECT a.task_id FROM loracomp.adapter AS a
+        WHERE a.base_model_id = likely_tasks.base_model_id AND a.status = 'active' AND a.task_id <> likely_tasks.task_id
+        ORDER BY a.task_id
+    );
+BEGIN
+    IF cardinality(others) < likely_tasks.most THEN
+        RETURN likely_tasks.task_id || others;
+    END IF;
+    RETURN likely_tasks.task_id || loracomp.nearest_tasks(likely_tasks.task_id, others, likely_tasks.most - 1);
+END
+$$;
+COMMENT ON FUNCTION loracomp.likely_tasks IS
+'The task and other tasks whose adapters are likely to help with it, at most `most` in total: all tasks with an active adapter '
+'if these are few, otherwise the nearest ones.';
+
+-- Changes nothing. For 20 examples of the task it searches the 200 nearest examples of other tasks, and counts their tasks.
+-- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
+-- hnsw.ef_search: tune_routing sets it by the size of the table.
+CREATE FUNCTION loracomp.nearest_tasks(task_id integer, others integer[], most integer) RETURNS integer[]
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET hnsw.iterative_scan = 'relaxed_order'
+-- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
+SET hnsw.max_scan_tuples = 200000
+SET hnsw.ef_search = 100
+AS $$
+    WITH scope AS MATERIALIZED (
+        SELECT loracomp.search_exactly(nearest_tasks.others) AS exact
+    ), asking AS MATERIALIZED (
+        SELECT v.embedding FROM loracomp.example_embedding AS v
+        JOIN loracomp.example AS e ON e.id = v.example_id
+        WHERE v.task_id = nearest_tasks.task_id ORDER BY e.content_hash LIMIT 20
+    ), found AS (
+        SELECT n.task_id, row_number() OVER (ORDER BY count(*) DESC, max(n.similarity) DESC, n.task_id) AS place
+        FROM asking AS a
+        CROSS JOIN scope AS s
+        CROSS JOIN LATERAL loracomp.nearest_examples(a.embedding, nearest_tasks.others, 200, s.exact) AS n
+        GROUP BY n.task_id
+    )
+    SELECT coalesce(array_agg(f.task_id ORDER BY f.place), '{}') FROM found AS f WHERE f.place <= nearest_tasks.most;
+$$;
+COMMENT ON FUNCTION loracomp.nearest_tasks IS
+'The tasks, at most so many, with the most examples among the nearest neighbours of 20 examples of a task.';
+
+-- Reads the rows of a split that can be measured; train rows only if they are embedded, so that jobs can retrieve them.
+CREATE FUNCTION loracomp.measurable_examples(task_id integer, split text, seed integer DEFAULT 0)
+RETURNS TABLE (example_id bigint, place bigint)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT e.id, row_number() OVER (ORDER BY sha256(e.content_hash || int4send(measurable_examples.seed)), e.id)
+    FROM loracomp.example AS e
+    WHERE e.task_id = measurable_examples.task_id AND e.split = measurable_examples.split
+        AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+        AND (e.split <> 'train' OR EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id));
+END;
+COMMENT ON FUNCTION loracomp.measurable_examples IS
+'Rows of a task''s split that have text and answer (and, for train, an embedding), with their positions in a random order given '
+'by the seed.';
+
+-- Reads no table. An adapter without a training record is assumed to be trained on all train rows of its own task.
+CREATE FUNCTION loracomp.has_learnt_from(training jsonb, own_task text, task text, split text, content_hash bytea)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT split = 'train'
+        AND coalesce(training -> 'tasks_seen' ? task, own_task = task)
+        AND NOT coalesce(training -> 'kept_aside' ? encode(content_hash, 'hex'), FALSE);
+END;
+COMMENT ON FUNCTION loracomp.has_learnt_from IS
+'Whether an adapter was trained on an example, by its training record: the example is a train row of one of tasks_seen (of its '
+'own task if the record has none), and not among the rows that were kept aside.';
