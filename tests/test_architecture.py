@@ -150,6 +150,12 @@ def test_every_query_is_used_and_exists() -> None:
 
 
 @pytest.mark.parametrize("query", QUERIES)
+def test_no_comment_is_sent(query: str) -> None:
+    """psycopg would take a % in it for a placeholder."""
+    assert "--" not in QUERIES[query]
+
+
+@pytest.mark.parametrize("query", QUERIES)
 def test_a_query_calls_the_function_of_its_name(query: str) -> None:
     assert (f"loracomp.{query}(" in QUERIES[query]) == (query not in NOT_CALLS)
 

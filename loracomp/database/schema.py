@@ -114,7 +114,14 @@ def _locked_schema(connection: Connection) -> bool:
 @contextmanager
 def _opened(url: str) -> Iterator[Engine]:
     def connect() -> psycopg.Connection:
-        return psycopg.connect(with_defaults(url), application_name="loracomp init")
+        connection = psycopg.connect(with_defaults(url), application_name="loracomp init")
+        if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+            connection.close()
+            raise RefusedError(
+                f"database {connection.info.dbname} has the encoding {encoding}, and loracomp needs UTF8: make another "
+                "database, for example by CREATE DATABASE loracomp ENCODING 'UTF8' TEMPLATE template0"
+            )
+        return connection
 
     # READ COMMITTED, so that after waiting for another installer's lock we see what it did.
     engine = create_engine(

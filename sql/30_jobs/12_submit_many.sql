@@ -64,9 +64,12 @@ BEGIN
     );
 EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
     GET STACKED DIAGNOSTICS refused = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, rule = CONSTRAINT_NAME, field = COLUMN_NAME;
-    -- For our constraints return the name, which is a sentence, rather than Postgres's message.
+    -- For our constraints return the name, which is a sentence, rather than Postgres's message. Names of columns keep their _.
     IF refused ~ '^(new row|insert or update) ' THEN
         refused := replace(rule, '_', ' ');
+        FOR field IN SELECT k.name FROM jsonb_object_keys(given) AS k (name) LOOP
+            refused := replace(refused, replace(field, '_', ' '), field);
+        END LOOP;
     ELSIF sqlstate = '23502' AND field <> '' THEN
         refused := field || ' must be given';
     ELSIF sqlstate LIKE '22%' AND sqlstate <> '22023' THEN

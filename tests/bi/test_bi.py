@@ -4,6 +4,7 @@ from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
+import psycopg
 import pytest
 from scipy.stats import binomtest
 
@@ -228,6 +229,8 @@ def test_wilson_interval_against_scipy(connection: db.Connection) -> None:
         found = one(connection, statement, [hits, n])
         assert (found["low"], found["high"]) == pytest.approx((interval.low, interval.high), abs=1e-6)
     assert one(connection, statement, [0, 0]) == {"low": 0, "high": 1}
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="hits must be between 0 and 5, and is 10"):
+        connection.execute(statement, [10, 5])
 
 
 def test_health_of_the_queue_is_that_of_loracomp(connection: db.Connection, examples: dict[str, int]) -> None:

@@ -323,6 +323,16 @@ def owned(new_server: str) -> Iterator[str]:
     run(new_server, "DROP ROLE owner", DROP_ROLES)
 
 
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_is_not_utf8_is_refused_in_a_sentence(server: str, encoding: str) -> None:
+    run(server, f"CREATE DATABASE western TEMPLATE template0 ENCODING '{encoding}' LOCALE_PROVIDER libc LOCALE 'C'")
+    try:
+        with pytest.raises(RefusedError, match=f"database western has the encoding {encoding}, .* ENCODING 'UTF8'"):
+            schema.initialize(url_of(server, "western"))
+    finally:
+        drop_database(server, "western")
+
+
 def test_an_installer_who_may_not_make_roles_or_extensions_is_told_who_can(new_server: str, owned: str) -> None:
     with pytest.raises(RefusedError, match="may not create roles: let an administrator run CREATE ROLE for loracomp_"):
         schema.initialize(owned)

@@ -115,6 +115,7 @@ def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
         58: ({"prompt": "x", "stop": [["a"]]}, "stop must hold at most 16 texts none empty"),
         60: ({"prompt": "x", "base_model": "Tiny"}, "base_model Tiny does not exist; the table loracomp.base_model"),
         59: ({"prompt": "x", "weights": [[1]]}, "weights must be one for each of the tasks"),
+        61: ({"prompt": "x", "timeout_s": 0}, "timeout_s must be between 1 and 86400"),
         100: ({"prompt": "x", "expected": "y"}, "a job has no column expected that you may fill"),
     }
     for place, (row, _) in wrong.items():

@@ -150,7 +150,7 @@ def test_a_busy_worker_takes_one_job_more_as_well(connection: Connection, databa
 
 def test_a_busy_worker_leaves_jobs_to_idle_ones(connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("loracomp.worker.loop.GIVE_WAY_S", 1)
-    (slow,) = add_jobs(connection, "plod 12")
+    (slow,) = add_jobs(connection, "write")
     with working(database, worker="busy", listen=True):
         wait_until(lambda: job(connection, slow)["status"] == "running")
         with working(database, worker="idle", listen=True):
@@ -158,6 +158,7 @@ def test_a_busy_worker_leaves_jobs_to_idle_ones(connection: Connection, database
             others = [add_jobs(connection, "a")[0] for _ in range(3)]
             wait_until(lambda: {job(connection, each)["status"] for each in others} == {"succeeded"})
         assert job(connection, slow)["status"] == "running"
+        connection.execute("SELECT loracomp.cancel_job(%s)", (slow,))
     assert {predictions(connection)[each]["worker"] for each in others} == {"idle"}
 
 
