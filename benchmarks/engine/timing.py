@@ -1,4 +1,4 @@
-"""Times runs in turns, so that other load on the machine affects all of them equally."""
+"""Times runs alternately, so that other load on the machine affects all of them equally."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ Seconds = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Figure:
-    """A ratio between two runs that were measured in turns."""
+    """A ratio between two runs that were measured alternately."""
 
     name: str
     what: str

@@ -76,9 +76,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def own_database(server: str, name: str) -> str:
-    """URL of a database for the library's current examples and one of the KINDS of prompts (`Part.database`).
+    """URL of the database `name` (a `Part.database`), which is created if it is missing.
 
-    If the library's examples or measurements change, another database is used, so that old ones are never searched.
+    Its full name has a digest of the library's manifest, examples and measurements. If these change, a new database is
+    used, so that outdated examples are never searched.
     """
     files = [PACKAGED / MANIFEST]
     for folder in (PACKAGED, KEPT):

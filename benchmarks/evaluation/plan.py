@@ -49,7 +49,7 @@ SHORT = ("base", "own_task", "default", "linear", "nearest", "measured", "unifor
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A part of the evaluation: tasks, policies, and how the rows are asked."""
+    """A part of the evaluation: which tasks, policies and kind of prompts, and under which conditions."""
 
     name: str
     tasks: tuple[str, ...]

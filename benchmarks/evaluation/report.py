@@ -48,7 +48,7 @@ def fill_page(url: str, page: Path, root: Path) -> dict[str, str]:
 
 
 def copy_tables(page: Path, tables: dict[str, str]) -> None:
-    """Copy tables, which come from queries of another page, between the marks with their names."""
+    """Put each of `tables` into the page, between the marks `<!-- table: NAME -->` and `<!-- end -->` with its name."""
 
     def copy(match: re.Match[str]) -> str:
         return match["head"] + tables[match["name"]] + match["foot"] if match["name"] in tables else match[0]

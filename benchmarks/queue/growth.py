@@ -45,7 +45,7 @@ CROSS JOIN loracomp.job AS j CROSS JOIN LATERAL json_populate_record(t, json_bui
 
 
 def by_depth(maintenance: str, depths: Sequence[int], claims: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Results for each depth of the queue, without history; a depth is at least twice the jobs that are claimed."""
+    """Results for each depth of the queue, without finished jobs in the table; depths below `least` are raised."""
     points = [(max(depth, least(claims)), 0, 1) for depth in depths]
     return growth(maintenance, points, claims, say)
 

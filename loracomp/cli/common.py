@@ -74,7 +74,7 @@ def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, column
 
 
 def emit_table(table: Table, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Print a table made for people; into a pipe, or where it is too wide, columns of `rows` as `emit` does.
+    """Print a table for people; into a pipe, or if it is too wide, print columns of `rows` instead, as `emit` does.
 
     A table that sets its own width is never too wide.
     """
@@ -89,7 +89,7 @@ def emit_table(table: Table, rows: Sequence[Mapping[str, Any]], names: Sequence[
 
 
 def say(text: str) -> None:
-    """Print a text for people as it is; only a terminal breaks its lines."""
+    """Print a text for people; lines are wrapped only on a terminal."""
     console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
 
 

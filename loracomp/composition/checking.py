@@ -53,9 +53,9 @@ class MergeChecker:
     def _differences(
         self, asked: Sequence[tuple[Question, Mix]], scores: Sequence[Tensor]
     ) -> Iterator[tuple[Mix, float]]:
-        """For each mix, the largest difference over its questions, in nats per token.
+        """For each mix, the largest difference between a score and its score with the mix merged, in nats per token.
 
-        Rows with scores that are not finite are left out, because they are computed again alone.
+        Questions with scores that are not finite are left out: the caller scores them again, each in a pass of its own.
         """
         finite = [(*each, given) for each, given in zip(asked, scores, strict=True) if given.isfinite().all()]
         for mix in {mix for _, mix, _ in finite}:

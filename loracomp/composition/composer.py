@@ -43,7 +43,7 @@ class Composer:
     """Composes for one base model, and caches the adapters that a strategy has masked or merged signs of."""
 
     def __init__(self, base: BaseModel, *, cache_bytes: int, fidelity_one_in: int = 1) -> None:
-        """`fidelity_one_in`: of so many mixes one is compared with the exact weighted sum, the first; 0: none."""
+        """The first of every `fidelity_one_in` mixes is compared with the exact weighted sum; 0: none is compared."""
         self._base = base
         self._fidelity_one_in = fidelity_one_in
         self._compared = count()

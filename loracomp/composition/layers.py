@@ -57,14 +57,14 @@ class SideBySide:
         return weight.dtype if weight.dtype.is_floating_point else self._model.dtype
 
     def covers(self, mixes: Iterable[Mix]) -> bool:
-        """Whether passes under these mixes are served as by a stack of their own."""
+        """Whether this stack gives the same results under these mixes as a stack that is made for them."""
         known, is_for_sums = set(self.adapters), any(mix.crossed for mix in self._mixes)
         return all(known.issuperset(mix.adapters) and mix.crossed <= is_for_sums for mix in mixes)
 
     def ready(
         self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None
     ) -> Callable[[], AbstractContextManager[None]]:
-        """What `composed` prepares, as a context to be entered for each of many passes."""
+        """Prepare what `composed` does; returns a function that makes the context for each of many passes."""
         return partial(_hooked, self._model, list(self._hooks(rows, tokens, shared)))
 
     def composed(
@@ -119,7 +119,7 @@ def composed(
 
 @contextmanager
 def _hooked(model: PreTrainedModel, hooks: Iterable[tuple[str, "_Hook"]]) -> Iterator[None]:
-    """Let forward hooks, each of a module, work on the model's passes."""
+    """Within the context, these forward hooks (module name, hook) are registered on the model."""
     handles = []
     try:
         for module, hook in hooks:

@@ -18,7 +18,7 @@ K = TypeVar("K", bound=Hashable)
 class Predictor:
     """Answers requests with one base model, each under its own composition.
 
-    `load` may run in one thread while `compose` and what answers run in another.
+    `load` may run in one thread while `compose` and the answering run in another.
     """
 
     def __init__(
@@ -30,8 +30,8 @@ class Predictor:
         check_one_in: int = 0,
         fidelity_one_in: int = 1,
     ) -> None:
-        """`token_budget` limits the tokens of a forward pass, and the tokens that all texts being generated may reach,
-        both including padding; `cache_bytes` limits the memory kept on the device between batches (three quarters for
+        """`token_budget` limits the tokens of a forward pass, and the tokens of all texts that are generated together,
+        both with padding; `cache_bytes` limits the memory kept on the device between batches (three quarters for
         adapters, one quarter for compositions). One scoring pass in `check_one_in` is compared with merged weights
         (`MergeChecker`); 0: none. `fidelity_one_in` as in `Composer`.
         """
@@ -47,7 +47,7 @@ class Predictor:
         return self.answer(requests, self.compose(compositions, self.load(compositions, fetch)))
 
     def load(self, compositions: Sequence[Composition], fetch: Fetch) -> Loaded:
-        """The adapters of compositions, on the device; those that are not there yet come by one call of `fetch`."""
+        """The adapters of compositions, on the device; one call of `fetch` reads all that are not there yet."""
         return self._adapters.get({id_: None for each in compositions for id_ in each.adapter_ids}, fetch)
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
@@ -55,7 +55,7 @@ class Predictor:
         return self._composer.compose(compositions, adapters)
 
     def begin(self) -> Answering[K]:
-        """What answers requests that join at any time."""
+        """An object that answers requests, to which more can be added at any time."""
         return Answering(self._base, self._token_budget, self._checker)
 
     def answer(
@@ -64,10 +64,10 @@ class Predictor:
         compositions: Sequence[Composed | JobError],
         wanted: Callable[[int], bool] = lambda _: True,
     ) -> list[Answer | JobError]:
-        """Each request's answer under its composition, or why it alone has none, in order.
+        """The answer to each request under its composition, or the request's own error, in order.
 
-        `wanted` is asked between forward passes by the number of a request. JobError codes: those of the compositions
-        and of `Answering`.
+        `wanted(index)` is called between forward passes; if it returns False, the request is dropped. JobError codes:
+        those of the compositions and of `Answering`.
         """
         answering: Answering[int] = self.begin()
         for number, (request, composition) in enumerate(zip(requests, compositions, strict=True)):

@@ -13,7 +13,7 @@ def claim_jobs(
 ) -> tuple[Job, ...]:
     """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, the oldest due first.
 
-    `held` is how many jobs the worker holds already: a job that must run alone has no other beside it.
+    `held` is the number of jobs that the worker already holds: if it is above 0, no job that must run alone is claimed.
     """
     lease = timedelta(seconds=lease_s)
     arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held": held}

@@ -1,4 +1,4 @@
-"""How a claimed batch gets from the thread that claims to the model, which takes it between two of its steps."""
+"""Hands claimed batches from the thread that claims to the thread of the model, which takes them between its steps."""
 
 from threading import Condition, Event
 
@@ -6,7 +6,7 @@ from loracomp.worker.stages import Batch
 
 
 class Handover:
-    """Room for one batch."""
+    """A place for one batch, which one thread offers and the model's thread takes."""
 
     def __init__(self, stopping: Event) -> None:
         self._stopping = stopping
@@ -14,25 +14,25 @@ class Handover:
         self._offered: Batch | None = None
         self._steps = 0
         self.is_free = True
-        """Whether the model has nothing to do."""
+        """Whether the model is idle."""
 
     def busy(self) -> None:
-        """The model begins."""
+        """Say that the model has begun to work."""
         self.is_free = False
 
     def free(self) -> None:
-        """The model has nothing to do any more."""
+        """Say that the model has become idle."""
         with self._changed:
             self.is_free = True
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """The worker is stopping: what is offered and not taken goes back."""
+        """Wake a thread that waits in `offer` or `wait_for_a_step`, because the worker is stopping."""
         with self._changed:
             self._changed.notify_all()
 
     def take(self) -> Batch | None:
-        """What is offered; for the model, after a step."""
+        """Return the offered batch, if there is one; the model calls this after each step."""
         with self._changed:
             batch, self._offered = self._offered, None
             self._steps += 1
@@ -40,7 +40,7 @@ class Handover:
             return batch
 
     def offer(self, batch: Batch, within_s: float) -> bool:
-        """Whether the model takes a batch in time, or is free to take it now. It is withdrawn where not."""
+        """Offer a batch; returns whether the model takes it in time, or is idle and will. If not, it is withdrawn."""
         with self._changed:
             self._offered = batch
             self._changed.wait_for(
@@ -52,7 +52,7 @@ class Handover:
             return False
 
     def wait_for_a_step(self) -> None:
-        """Until the model has ended one, or the worker stops."""
+        """Wait until the model has ended a step or is idle, or the worker stops."""
         with self._changed:
             steps = self._steps
             self._changed.wait_for(lambda: self._steps > steps or self.is_free or self._stopping.is_set())

@@ -26,9 +26,9 @@ GLANCE_S = 0.1
 """Seconds between checks for other work while the thread waits for notifications."""
 LISTEN_AGAIN_S = 5.0
 CANCELLED = "cancelled"
-"""Payload of a notification that a running job was cancelled: a renewal at once tells whether it is ours."""
+"""Payload of the notification that a running job was cancelled. Renewing at once shows whether the job is ours."""
 RENEW_AGAIN_S = 1.0
-"""Seconds between two renewals at least, however often it is notified."""
+"""Least number of seconds between two renewals that notifications cause."""
 
 _log = logging.getLogger(__name__)
 

@@ -114,9 +114,9 @@ class Worker:
         self._check_records(finished=True)
 
     def _claim_meanwhile(self) -> None:
-        """While the model is busy, bring it what there is room for, to be taken between two of its steps."""
+        """While the model is busy, claim and prepare more jobs and offer them to it, as far as there is room."""
         while batch := self._next(meanwhile=True):
-            # The model gets to it within a lease and half the jobs' timeouts; else they are given back.
+            # If the model takes them neither within a lease nor within half of their timeouts, give them back.
             within_s = min(self._settings.lease_s, *(job.timeout_s / 2 for job in batch.jobs))
             if not self._handover.offer(batch, within_s):
                 self._give_back(batch.jobs)
@@ -138,7 +138,7 @@ class Worker:
                 return None  # only once stopping
             self._wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
             if meanwhile:
-                # Who is idle comes first.
+                # Let idle workers claim first.
                 self._stopping.wait(GIVE_WAY_S)
 
     def _prepared(self, held: int) -> Batch | None:
@@ -193,11 +193,11 @@ class Worker:
             _note_released(released)
 
     def _answer(self, batch: Batch, recorder: ThreadPoolExecutor) -> None:
-        """Let the model answer a batch and those that come meanwhile; each job is recorded when it ends."""
+        """Let the model answer a batch and the batches that arrive meanwhile; each job is recorded when it ends."""
         began: dict[Job, Batch] = {}
 
         def joining(batch: Batch) -> dict[Job, Any]:
-            """What the model is to answer; what has failed or is lost already ends here."""
+            """The jobs for the model; those that have failed or lost their lease are handed to the recorder instead."""
             timings = {**batch.timings, "ready": milliseconds_since(batch.since)}
             batch = Batch(batch.jobs, batch.results, timings)
             kept = {job: batch.results[job] for job in self._leases.kept(list(batch.results))}
@@ -229,7 +229,7 @@ class Worker:
         self._check_records()
 
     def _check_records(self, *, finished: bool = False) -> None:
-        """Raise what a record has raised; of all of them, or of those that have come so far."""
+        """Raise the errors of records that have ended; with `finished`, wait for all of them first."""
         while self._records and (finished or self._records[0].done()):
             self._records.popleft().result()
 
@@ -249,7 +249,7 @@ class Worker:
         _note_recorded(batch, written)
 
     def _fail(self, jobs: Sequence[Job], failures: Sequence[Failure]) -> None:
-        # A job whose time is over is left to rescue_jobs, which knows how many attempts it has.
+        # Leave jobs whose time is over to rescue_jobs, which counts their attempts.
         failures = [failure for failure in failures if failure.code != "lease_lost"]
         if not failures:
             return

@@ -34,7 +34,7 @@ class Stages(Protocol):
     def answer(
         self, prepared: Sequence[Any], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Any]]
     ) -> Iterator[Sequence[Result]]:
-        """After each step of the model, the results of the jobs that it ended; what is `arriving` then joins.
+        """Yield after each step of the model the results of the jobs that it ended; then the jobs in `arriving()` join.
 
         Call `wanted` between the model's steps: it is cheap, and the calls show that the model does not hang. A job for
         which it is false needs no real answer, because the answer will be dropped.
@@ -90,9 +90,10 @@ def answers(
     items: Mapping[Job, Any],
     arriving: Callable[[], Mapping[Job, Any]] = dict,
 ) -> Iterator[dict[Job, Result]]:
-    """What `Stages.answer` makes of items and of those that arrive, as it comes; where it raises, of each alone.
+    """Yield the results of `Stages.answer` for these items and those that arrive, as soon as each is there.
 
-    So the culprit alone fails. Raises what is the worker's own fault.
+    If it raises, it runs again for each item alone, so that only the item that causes the error fails. Errors that
+    would hit every job are raised.
     """
     left = dict(items)
 
@@ -118,7 +119,7 @@ def answers(
             yield {job: _failure(job, error) for job in left}
             return
         _log.warning(logfmt("batch_raised", jobs=job_ids(left), error=_named(error)))
-    # Outside the handler, where the error's traceback no longer holds what it was working on.
+    # Outside the except block, as in `through`.
     for job, item in left.items():
         yield from answers(stage, {job: item})
 

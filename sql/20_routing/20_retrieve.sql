@@ -1,5 +1,5 @@
 -- Retrieval: from a query's vector to the nearest examples of the tasks that its submitter may use.
---   check_embedding             raises if the vector can't come from the database's encoder
+--   check_embedding             raises if a vector is null or has the wrong number of dimensions
 --     embedding_dimensions
 --   check_encoder_unchanged     raises if the vector comes from another encoder than the examples' vectors
 --   unknown_tasks               which of the given names are no task
@@ -11,7 +11,7 @@
 --   nearest_examples            the k nearest examples of these tasks
 --   stored_vector               the vector in a stored trace, for another search
 
--- Changes nothing; raises if a vector can't come from the database's encoder (its length or norm is wrong).
+-- Changes nothing. The norm is not checked.
 CREATE FUNCTION loracomp.check_embedding(embedding vector) RETURNS boolean
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
@@ -32,7 +32,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_embedding IS
-'True, or an error if the vector can''t come from the database''s encoder.';
+'True; or an error, if the vector is null or has another number of dimensions than the database''s encoder makes.';
 
 -- Changes nothing; raises if vectors come from another encoder, or another input format, than the stored embeddings.
 CREATE FUNCTION loracomp.check_encoder_unchanged(fingerprint text, input_version smallint) RETURNS boolean

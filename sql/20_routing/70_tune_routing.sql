@@ -19,7 +19,8 @@ DECLARE
     routine regprocedure;
     altered boolean := false;
 BEGIN
-    -- Lock, because two calls at once would fail with "tuple concurrently updated". No advisory lock: any login could hold it.
+    -- Lock a table, because two calls at once would fail with "tuple concurrently updated". Not an advisory lock, which any
+    -- login could hold for ever.
     LOCK TABLE loracomp.sql_object IN SHARE ROW EXCLUSIVE MODE;
     -- Load pgvector first: Postgres lets only superusers set parameters of an extension that is not loaded.
     EXECUTE format('SELECT %L::%s', '[1]', (

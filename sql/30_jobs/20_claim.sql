@@ -8,8 +8,8 @@
 --     take_turns                notes that these submitters were served
 
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. pick_jobs chooses the
--- jobs. A worker may hold jobs already (`held` of them). A job that must be claimed alone is never claimed by a worker that
--- holds others, and beside it nothing is claimed; what was claimed by itself, and gets company, counts as alone no more.
+-- jobs. The worker may already hold jobs (`held` of them): then no job that must run alone is claimed, and none is claimed while
+-- such a job runs.
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval, held integer DEFAULT 0
 )
@@ -54,7 +54,7 @@ BEGIN
     ) THEN
         RETURN;
     END IF;
-    -- Of several that a worker holds, none was claimed by itself, or it has had company since.
+    -- A job that was claimed alone does not run alone any more.
     IF claim_jobs.held = 1 AND picked <> '{}' THEN
         UPDATE loracomp.job AS j SET claimed_together = 1 + cardinality(picked)
         WHERE j.status = 'running' AND j.worker = claim_jobs.worker AND j.claimed_together = 1;

@@ -1,4 +1,4 @@
--- Examples that answers retrieved.
+-- Examples that were retrieved for answered jobs.
 --   retrieved_example_wide      retrieved_example joined with its dimensions, for tools that can't join
 --     retrieved_example         the fact table
 

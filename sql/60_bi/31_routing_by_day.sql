@@ -1,6 +1,6 @@
 -- Which tasks routing found in the jobs of each day.
 --   bi.routing_by_day           by task
---   bi.routing_drift            how much the tasks of a day differ from the week before
+--   bi.routing_drift            how much the tasks of a day differ from those of the week before it
 --     loracomp.routing_by_day   both read it; refresh_reports() computes it
 
 -- Refreshed by refresh_reports(). It holds the names of hidden tasks, so analysts read
@@ -62,7 +62,7 @@ COMMENT ON VIEW bi.routing_by_day IS 'How probable each task was for the jobs of
 COMMENT ON COLUMN bi.routing_by_day.task IS 'Task of at least one retrieved example.';
 COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Number of answers that were routed by retrieval on this day; the same for each task.';
 COMMENT ON COLUMN bi.routing_by_day.mean_probability IS
-'Mean probability of the task over these answers, 0 to 1; the tasks of a day sum to 1.';
+'Mean probability of the task over the answers that were routed by retrieval, 0 to 1; the tasks of a day sum to 1.';
 COMMENT ON COLUMN bi.routing_by_day.first_share IS 'Share of the answers for which this task was the most probable one.';
 COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers in which this task had a weight above 0.';
 COMMENT ON COLUMN bi.routing_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
@@ -148,15 +148,15 @@ SELECT
 FROM total AS t
 INNER JOIN drift AS d ON t.day = d.day AND t.policy = d.policy AND t.base_model = d.base_model;
 COMMENT ON VIEW bi.routing_drift IS
-'How certain routing was on each day, and how much the tasks of the jobs differ from the week before. Without evaluations. '
+'How certain routing was on each day, and how much the tasks of the jobs differ from those of the week before it. Without evaluations. '
 'Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.routing_drift.jobs IS 'Number of answers that were routed by retrieval.';
 COMMENT ON COLUMN bi.routing_drift.entropy_bits IS
 'Mean entropy of a job''s task probabilities, in bits: 0 means one task is certain, 1 two tasks are equally probable.';
 COMMENT ON COLUMN bi.routing_drift.mix_entropy_bits IS
 'Entropy of the day''s mean task probabilities, in bits: the higher, the more different tasks the jobs were about.';
-COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Number of answers that were routed by retrieval in the seven days before.';
+COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Number of answers that were routed by retrieval in the seven days before this row''s day.';
 COMMENT ON COLUMN bi.routing_drift.drift IS
-'Jensen-Shannon divergence between the day''s tasks and those of the seven days before: 0 equal, 1 no task in common; '
-'null if these days have no jobs. With few jobs it is above 0 by chance.';
+'Jensen-Shannon divergence between the tasks of this day and of the seven days before it: 0 equal, 1 no task in common; '
+'null if the days before have no jobs. With few jobs it is above 0 by chance.';
 COMMENT ON COLUMN bi.routing_drift.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

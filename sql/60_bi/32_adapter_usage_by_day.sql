@@ -26,7 +26,7 @@ COMMENT ON MATERIALIZED VIEW loracomp.adapter_usage_by_day IS
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.adapter_id IS 'Id of the adapter.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.task IS 'Task that the adapter was trained for, by its name in the traces.';
+COMMENT ON COLUMN loracomp.adapter_usage_by_day.task IS 'Task that the adapter was trained for, under the name that it had when the jobs were answered.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.jobs IS 'Number of answers in which the adapter was used.';
 COMMENT ON COLUMN loracomp.adapter_usage_by_day.jobs_first IS
 'Number of answers in which the adapter comes first; summed over adapters: the number of answers with adapters.';
@@ -65,7 +65,7 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.adapter IS
 COMMENT ON COLUMN bi.adapter_usage_by_day.task IS 'Task that the adapter was trained for.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.family IS 'Family of the task, such as nli; null if the task was deleted.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Share of the day''s answers with adapters in which this adapter was used, 0 to 1.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Mean weight of the adapter in these answers, 0 to 1.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Mean weight of the adapter in the answers in which it was used, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
 'The adapter''s share of all weights of the day; the adapters of a day sum to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
@@ -117,7 +117,7 @@ COMMENT ON VIEW bi.task_usage_by_day IS 'How often, and with what weight, each t
 COMMENT ON COLUMN bi.task_usage_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN bi.task_usage_by_day.task IS 'Task whose adapter was used.';
 COMMENT ON COLUMN bi.task_usage_by_day.jobs IS 'Number of answers in which the adapter was used.';
-COMMENT ON COLUMN bi.task_usage_by_day.mean_weight IS 'Mean weight of the adapter in these answers, 0 to 1.';
+COMMENT ON COLUMN bi.task_usage_by_day.mean_weight IS 'Mean weight of the adapter in the answers in which it was used, 0 to 1.';
 COMMENT ON COLUMN bi.task_usage_by_day.share IS
 'The task''s share of all weights of the day; the shares of a day sum to 1.';
 COMMENT ON COLUMN bi.task_usage_by_day.as_of IS 'Time of the data: the time of the query, because the view is live.';

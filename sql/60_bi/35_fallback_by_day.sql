@@ -22,7 +22,7 @@ COMMENT ON MATERIALIZED VIEW loracomp.fallback_by_day IS 'Stored numbers that bi
 COMMENT ON COLUMN loracomp.fallback_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.fallback_by_day.n IS 'Number of answers that were routed by retrieval.';
-COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Number of these answers for which no adapter was used.';
+COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Number of answers that were routed by retrieval and for which no adapter was used.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.fallback_by_day AS

@@ -58,11 +58,11 @@ COMMENT ON COLUMN loracomp.cost_by_submitter.base_model IS 'Base model that answ
 COMMENT ON COLUMN loracomp.cost_by_submitter.jobs IS 'Number of jobs that ended.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.succeeded IS 'Number of jobs that were answered.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.failed IS 'Number of jobs that failed.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.attempts IS 'Number of attempts of these jobs.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.attempts IS 'Number of attempts of the jobs that ended.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.prompt_tokens IS 'Tokens in the prompts of the jobs that were answered.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.output_tokens IS 'Tokens that were scored or generated for these jobs.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.output_tokens IS 'Tokens that were scored or generated for the jobs that were answered.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.compute_s IS
-'Seconds of computing for these jobs: each batch''s time from encoding to prediction, divided by its jobs; without waiting.';
+'Seconds of computing for the jobs that were answered: each batch''s time from encoding to prediction, divided by its jobs; without waiting.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.cost_by_submitter AS

@@ -91,9 +91,9 @@ COMMENT ON COLUMN loracomp.answers_by_tag.value IS 'Value of the tag as text, cu
 COMMENT ON COLUMN loracomp.answers_by_tag.label IS 'The choice that was the answer; empty if the answer was generated text.';
 COMMENT ON COLUMN loracomp.answers_by_tag.policy IS 'Name of the policy: the settings of routing and merging.';
 COMMENT ON COLUMN loracomp.answers_by_tag.base_model IS 'Base model that answered.';
-COMMENT ON COLUMN loracomp.answers_by_tag.n IS 'Number of answers.';
-COMMENT ON COLUMN loracomp.answers_by_tag.asked IS 'Number of these answers whose right answer is known.';
-COMMENT ON COLUMN loracomp.answers_by_tag.correct IS 'Number of these answers that equal the expected answer exactly.';
+COMMENT ON COLUMN loracomp.answers_by_tag.n IS 'Number of answers with this tag, value, label, policy and base model on this day, without evaluations.';
+COMMENT ON COLUMN loracomp.answers_by_tag.asked IS 'Number of the answers (n) whose right answer is known.';
+COMMENT ON COLUMN loracomp.answers_by_tag.correct IS 'Number of the answers (n) that equal the expected answer exactly.';
 
 -- Reads only, with its owner's rights. A key that is removed from the list disappears at once, before the next refresh.
 CREATE VIEW bi.answers_by_tag AS

@@ -1,5 +1,5 @@
--- Refreshes the materialized views of the files before.
---   refresh_reports             refreshes those that are older than a given age, and stores the time
+-- Refreshes all materialized views of schema loracomp (files 30 to 37).
+--   refresh_reports             refreshes the views that are older than a given age, and stores when
 --     check_range
 --   report_refresh              the age of each view
 
@@ -51,6 +51,6 @@ SELECT
     r.seconds
 FROM loracomp.report_refresh AS r;
 COMMENT ON VIEW bi.report_refresh IS
-'Age of the refreshed views. routing_drift uses routing_by_day; every other view has a row with its own name.';
+'Age of each view that refresh_reports refreshes. routing_drift has no row of its own: its age is that of routing_by_day.';
 COMMENT ON COLUMN bi.report_refresh.report IS 'Name of the refreshed view.';
 COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since the last refresh.';

@@ -28,8 +28,8 @@ COMMENT ON COLUMN bi.evaluation.created_at IS 'When the evaluation was started.'
 COMMENT ON COLUMN bi.evaluation.jobs IS 'Number of jobs of the evaluation.';
 COMMENT ON COLUMN bi.evaluation.queued IS 'Number of its jobs that wait for a worker.';
 COMMENT ON COLUMN bi.evaluation.running IS 'Number of its jobs that are running.';
-COMMENT ON COLUMN bi.evaluation.succeeded IS 'Number of jobs that were answered.';
-COMMENT ON COLUMN bi.evaluation.failed IS 'Number of jobs that failed.';
+COMMENT ON COLUMN bi.evaluation.succeeded IS 'Number of its jobs that were answered.';
+COMMENT ON COLUMN bi.evaluation.failed IS 'Number of its jobs that failed.';
 COMMENT ON COLUMN bi.evaluation.cancelled IS 'Number of its jobs that were cancelled.';
-COMMENT ON COLUMN bi.evaluation.last_finished_at IS 'When the last of these jobs ended.';
+COMMENT ON COLUMN bi.evaluation.last_finished_at IS 'When the last of its jobs ended.';
 COMMENT ON COLUMN bi.evaluation.as_of IS 'Time of the data: the time of the query, because the view is live.';

@@ -65,5 +65,5 @@ COMMENT ON COLUMN bi.evaluation_accuracy.correct IS 'Number of answers that equa
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy IS 'correct / n for one task, 0 to 1; for a family or all, the mean of the tasks'' accuracies.';
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_low IS
 'Lower end of the 95 % confidence interval: Wilson''s for one task, otherwise computed from the tasks'' intervals.';
-COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_high IS 'Upper end of the 95 % confidence interval.';
+COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_high IS 'Upper end of the 95 % confidence interval of accuracy.';
 COMMENT ON COLUMN bi.evaluation_accuracy.as_of IS 'Time of the data: the time of the query, because the view is live.';

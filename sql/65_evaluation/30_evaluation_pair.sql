@@ -120,14 +120,15 @@ COMMENT ON COLUMN bi.evaluation_pair.tasks IS 'Number of tasks in the means.';
 COMMENT ON COLUMN bi.evaluation_pair.tasks_ahead IS 'Number of tasks on which policy_a was right more often than policy_b.';
 COMMENT ON COLUMN bi.evaluation_pair.tasks_behind IS 'Number of tasks on which policy_b was right more often than policy_a.';
 COMMENT ON COLUMN bi.evaluation_pair.n IS 'Number of rows that both policies answered.';
-COMMENT ON COLUMN bi.evaluation_pair.both_right IS 'Number of rows on which both were right.';
+COMMENT ON COLUMN bi.evaluation_pair.both_right IS 'Number of rows on which both policies were right.';
 COMMENT ON COLUMN bi.evaluation_pair.only_a IS 'Number of rows on which only policy_a was right.';
 COMMENT ON COLUMN bi.evaluation_pair.only_b IS 'Number of rows on which only policy_b was right.';
-COMMENT ON COLUMN bi.evaluation_pair.accuracy_a IS 'Accuracy of policy_a on these rows, 0 to 1; in a mean over tasks each task has the same weight.';
-COMMENT ON COLUMN bi.evaluation_pair.accuracy_b IS 'Accuracy of policy_b on these rows.';
+COMMENT ON COLUMN bi.evaluation_pair.accuracy_a IS
+'Accuracy of policy_a on the rows that both policies answered, 0 to 1; in a mean over tasks each task has the same weight.';
+COMMENT ON COLUMN bi.evaluation_pair.accuracy_b IS 'Accuracy of policy_b on the rows that both policies answered, 0 to 1.';
 COMMENT ON COLUMN bi.evaluation_pair.difference IS 'accuracy_a - accuracy_b.';
 COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of the 95 % confidence interval of difference.';
-COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of the 95 % confidence interval.';
+COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of the 95 % confidence interval of difference.';
 COMMENT ON COLUMN bi.evaluation_pair.p IS 'P value of McNemar''s exact two-sided test on only_a and only_b.';
 COMMENT ON COLUMN bi.evaluation_pair.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
@@ -154,8 +155,8 @@ COMMENT ON VIEW bi.evaluation_regret IS
 'Accuracy of the adapter trained for the task (policy own_task) minus that of another policy, on the same rows.';
 COMMENT ON COLUMN bi.evaluation_regret.scope IS 'task, family or all: filter by this column, because rows of one scope include rows of another.';
 COMMENT ON COLUMN bi.evaluation_regret.policy IS 'The policy that is compared.';
-COMMENT ON COLUMN bi.evaluation_regret.accuracy IS 'Accuracy of the policy on these rows, 0 to 1.';
-COMMENT ON COLUMN bi.evaluation_regret.own_task_accuracy IS 'Accuracy of the own task''s adapter on these rows.';
+COMMENT ON COLUMN bi.evaluation_regret.accuracy IS 'Accuracy of the policy on the rows that it and own_task answered, 0 to 1.';
+COMMENT ON COLUMN bi.evaluation_regret.own_task_accuracy IS 'Accuracy of the policy own_task, which uses the adapter of each row''s own task, on the same rows, 0 to 1.';
 COMMENT ON COLUMN bi.evaluation_regret.regret IS 'own_task_accuracy - accuracy.';
 COMMENT ON COLUMN bi.evaluation_regret.p IS 'P value of McNemar''s exact two-sided test.';
 

@@ -53,7 +53,8 @@ COMMENT ON COLUMN bi.expected_gain.own_task IS 'Task of the evaluated rows.';
 COMMENT ON COLUMN bi.expected_gain.policy IS 'Name of the policy: the settings of routing and merging.';
 COMMENT ON COLUMN bi.expected_gain.base_model IS 'Base model that answered.';
 COMMENT ON COLUMN bi.expected_gain.n IS 'Number of rows that both policies answered.';
-COMMENT ON COLUMN bi.expected_gain.composed IS 'Number of these rows for which adapters were used; for the others no adapter was expected to help.';
+COMMENT ON COLUMN bi.expected_gain.composed IS
+'Number of these rows for which adapters were used; for the others the base model answered alone, see bi.prediction.fallback.';
 COMMENT ON COLUMN bi.expected_gain.expected IS
 'Mean expected gain in nats: the adapters'' expected gains averaged by their weights; 0 if the base model answered alone.';
 COMMENT ON COLUMN bi.expected_gain.realised IS
@@ -62,5 +63,5 @@ COMMENT ON COLUMN bi.expected_gain.bias IS 'Mean of expected minus realised, in 
 COMMENT ON COLUMN bi.expected_gain.bias_standard_error IS 'Standard error of bias; null if n is 1.';
 COMMENT ON COLUMN bi.expected_gain.correlation IS 'Correlation between expected and realised gain over the rows.';
 COMMENT ON COLUMN bi.expected_gain.accuracy IS 'Share of the rows that the policy answered right.';
-COMMENT ON COLUMN bi.expected_gain.base_accuracy IS 'Share of the same rows that the base model alone answered right.';
+COMMENT ON COLUMN bi.expected_gain.base_accuracy IS 'Share of the rows that the base model alone answered right.';
 COMMENT ON COLUMN bi.expected_gain.as_of IS 'Time of the data: the time of the query, because the view is live.';
