@@ -166,7 +166,6 @@ SELECT
 FROM loracomp.job AS j;
 COMMENT ON VIEW loracomp.incoming_job IS
 'Columns of loracomp.job that a submitter may fill; for COPY, which can''t write into a table with row-level security.';
-COMMENT ON COLUMN loracomp.incoming_job.prompt IS 'Text for the model to answer.';
 
 -- Inserts the row into loracomp.job, with the caller's rights. A null becomes the column's default.
 CREATE FUNCTION loracomp.insert_incoming_job() RETURNS trigger

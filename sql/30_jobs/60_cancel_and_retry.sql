@@ -37,7 +37,8 @@ BEGIN
         error_code = 'cancelled',
         error = coalesce(cancel_job.reason, 'cancelled')
     WHERE j.id = cancel_job.id;
-    -- The model of the worker that holds it has better to do. As hint_job does it; without it, the next renewal tells.
+    -- Tell the worker that runs the job, so that its model stops working on it at once and not only after the next renewal of
+    -- the lease. The conditions are those of hint_job.
     IF old.status = 'running' AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off'
         AND pg_notification_queue_usage() < 0.5 THEN
         PERFORM pg_notify('loracomp_job', 'cancelled');

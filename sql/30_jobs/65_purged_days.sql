@@ -26,7 +26,6 @@ WHERE j.finished_at IS NOT NULL;
 COMMENT ON VIEW loracomp.ended_job IS 'Jobs that ended, with the values that reports sum up. Granted to no role.';
 COMMENT ON COLUMN loracomp.ended_job.day IS 'Day in UTC on which the job ended.';
 COMMENT ON COLUMN loracomp.ended_job.base_model IS 'Base model that answered, or that the job asked for.';
-COMMENT ON COLUMN loracomp.ended_job.own_task IS 'Task of the example that the job was made from.';
 COMMENT ON COLUMN loracomp.ended_job.prompt_tokens IS 'Number of tokens in the job''s prompt; 0 if it was not answered.';
 COMMENT ON COLUMN loracomp.ended_job.output_tokens IS 'Number of tokens that were scored or generated; 0 if the job was not answered.';
 COMMENT ON COLUMN loracomp.ended_job.compute_s IS 'The job''s share of the seconds that its batch took.';
@@ -51,7 +50,6 @@ INNER JOIN loracomp.reported_tag AS r ON jsonb_exists(j.tags, r.key)
 WHERE j.status = 'succeeded' AND j.evaluation IS NULL AND j.kind = 'predict' AND j.tags ->> r.key IS NOT NULL;
 COMMENT ON VIEW loracomp.reported_answer IS 'Answered jobs with each of their tags that analysts may see. Granted to no role.';
 COMMENT ON COLUMN loracomp.reported_answer.day IS 'Day in UTC on which the job was answered.';
-COMMENT ON COLUMN loracomp.reported_answer.tag IS 'Key of the tag.';
 COMMENT ON COLUMN loracomp.reported_answer.value IS 'Value of the tag as text, cut to 200 characters.';
 COMMENT ON COLUMN loracomp.reported_answer.label IS
 'The choice that was the answer, cut to 200 characters; empty if the answer was generated text.';

@@ -29,7 +29,6 @@ SELECT
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_result IS 'Each job with its status and its answer, or the error.';
-COMMENT ON COLUMN loracomp.job_result.job_id IS 'Id of the job.';
 COMMENT ON COLUMN loracomp.job_result.prompt IS 'The job''s prompt.';
 COMMENT ON COLUMN loracomp.job_result.output IS
 'The answer: the best choice, or the generated text without white space before it. (job_trace has it with white space.)';

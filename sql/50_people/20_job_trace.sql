@@ -66,15 +66,8 @@ SELECT
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and trace, as stored. The embedding is only in loracomp.prediction.';
-COMMENT ON COLUMN loracomp.job_trace.job_id IS 'Id of the job.';
 COMMENT ON COLUMN loracomp.job_trace.prompt IS 'The job''s prompt.';
 COMMENT ON COLUMN loracomp.job_trace.seed IS 'Seed of sampled text; null if nothing is sampled, because choices are scored or temperature is 0.';
-COMMENT ON COLUMN loracomp.job_trace.output IS 'The answer: the best choice, or the generated text.';
-COMMENT ON COLUMN loracomp.job_trace.policy_settings IS 'Settings of the policy at the time when the job ran.';
-COMMENT ON COLUMN loracomp.job_trace.timings IS
-'Milliseconds that each step took for the job''s whole batch: claim, encode, route, load (adapters to the device), '
-'ready (waiting for the model), compose, predict, record.';
 COMMENT ON COLUMN loracomp.job_trace.worker IS 'Worker that answered, or held the job last.';
 COMMENT ON COLUMN loracomp.job_trace.base_model IS 'Base model that answered, or that the job asks for.';
-COMMENT ON COLUMN loracomp.job_trace.base_fingerprint IS 'Sha256 of the base model''s weight files.';
 COMMENT ON COLUMN loracomp.job_trace.created_at IS 'When the job was inserted.';

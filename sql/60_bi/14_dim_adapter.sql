@@ -32,7 +32,6 @@ COMMENT ON COLUMN bi.dim_adapter.adapter IS
 'Name of the adapter, or a label if its task is hidden from the reader.';
 COMMENT ON COLUMN bi.dim_adapter.label IS 'Name and version of the adapter, such as rte@2.';
 COMMENT ON COLUMN bi.dim_adapter.task IS 'Task that the adapter was trained for.';
-COMMENT ON COLUMN bi.dim_adapter.family IS 'Family of the task, such as nli.';
 COMMENT ON COLUMN bi.dim_adapter.base_model IS 'Base model that the adapter was trained for.';
 COMMENT ON COLUMN bi.dim_adapter.target_module_count IS 'Number of the base model''s modules that the adapter changes.';
 COMMENT ON COLUMN bi.dim_adapter.sha256 IS

@@ -67,16 +67,13 @@ COMMENT ON COLUMN bi.prediction.job_id IS 'Number of the job; joins with bi.comp
 COMMENT ON COLUMN bi.prediction.status IS 'succeeded, failed or cancelled.';
 COMMENT ON COLUMN bi.prediction.kind IS 'predict: the job was answered. route: only routing weights were computed.';
 COMMENT ON COLUMN bi.prediction.submitted_by IS 'Database role that submitted the job.';
-COMMENT ON COLUMN bi.prediction.evaluation IS 'Name of the evaluation that the job belongs to; null for other jobs.';
 COMMENT ON COLUMN bi.prediction.own_task IS 'Task of the example that the job was made from; only known for evaluations.';
 COMMENT ON COLUMN bi.prediction.example_id IS
 'Id of the example that the job was made from, the same for all policies; only known for evaluations.';
-COMMENT ON COLUMN bi.prediction.policy IS 'Name of the policy: the settings of routing and merging.';
 COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: by retrieval, or by a control such as random or base.';
 COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, cat, ties, magnitude_prune, dare_*.';
 COMMENT ON COLUMN bi.prediction.base_model IS 'Base model that answered, or that the job asked for.';
 COMMENT ON COLUMN bi.prediction.choice_count IS 'Number of choices; null if text was generated.';
-COMMENT ON COLUMN bi.prediction.choice_index IS 'Index of the chosen answer among the choices, from 1.';
 COMMENT ON COLUMN bi.prediction.is_correct IS 'Whether the answer was right; null if the right answer is not known.';
 COMMENT ON COLUMN bi.prediction.nearest_task IS 'Task of the train example that is most similar to the job.';
 COMMENT ON COLUMN bi.prediction.nearest_similarity IS 'Cosine similarity of the most similar train example to the job, -1 to 1.';
@@ -85,14 +82,8 @@ COMMENT ON COLUMN bi.prediction.top_task IS 'The most probable task.';
 COMMENT ON COLUMN bi.prediction.top_probability IS 'Probability of top_task, 0 to 1.';
 COMMENT ON COLUMN bi.prediction.adapter_count IS 'Number of adapters that were composed; 0 if the base model answered alone.';
 COMMENT ON COLUMN bi.prediction.composition IS 'Tasks and weights of the composed adapters, such as rte 0.62 + mnli 0.38.';
-COMMENT ON COLUMN bi.prediction.norm_ratio IS
-'Norm of the merged weight change divided by that of the exact weighted sum; 1 means equal; null for the base model alone.';
-COMMENT ON COLUMN bi.prediction.cosine IS
-'Cosine between the merged weight change and the exact weighted sum; 1: the same direction; null for the base model alone.';
-COMMENT ON COLUMN bi.prediction.attempts IS 'Number of attempts of the job.';
 COMMENT ON COLUMN bi.prediction.error_code IS 'Short name of the error that ended the job, or cancelled.';
 COMMENT ON COLUMN bi.prediction.worker IS 'Worker process that answered, or held the job last.';
-COMMENT ON COLUMN bi.prediction.batch_size IS 'Number of jobs that were answered together.';
 COMMENT ON COLUMN bi.prediction.claim_ms IS 'Milliseconds that claiming the batch took.';
 COMMENT ON COLUMN bi.prediction.encode_ms IS 'Milliseconds that embedding the batch''s texts took.';
 COMMENT ON COLUMN bi.prediction.route_ms IS 'Milliseconds that routing the batch took.';
@@ -189,9 +180,6 @@ LEFT JOIN bi.dim_base_model AS b ON p.base_model = b.base_model
 LEFT JOIN bi.dim_submitter AS s ON p.submitted_by = s.submitted_by;
 COMMENT ON VIEW bi.prediction_wide IS
 'bi.prediction joined with its dimensions: one wide row for each job, for tools that can''t join.';
-COMMENT ON COLUMN bi.prediction_wide.year IS 'Year of day.';
-COMMENT ON COLUMN bi.prediction_wide.quarter IS 'Quarter of day, 1 to 4.';
-COMMENT ON COLUMN bi.prediction_wide.month IS 'Month of day, 1 to 12.';
 COMMENT ON COLUMN bi.prediction_wide.own_family IS
 'Family of own_task, such as nli; only known for evaluations.';
 COMMENT ON COLUMN bi.prediction_wide.top_family IS 'Family of top_task, such as nli.';
@@ -201,4 +189,3 @@ COMMENT ON COLUMN bi.prediction_wide.routing_top_p IS 'Setting of the policy at 
 COMMENT ON COLUMN bi.prediction_wide.max_adapters IS 'Setting of the policy at that time: most adapters in a composition.';
 COMMENT ON COLUMN bi.prediction_wide.weighting IS 'Setting of the policy at that time: weights by probability (similarity), equal (uniform) or by expected gain (measured).';
 COMMENT ON COLUMN bi.prediction_wide.density IS 'Setting of the policy at that time: share of elements that ties, magnitude_prune and dare_* keep.';
-COMMENT ON COLUMN bi.prediction_wide.submitter_is_administrator IS 'Whether the submitter is an administrator of loracomp.';

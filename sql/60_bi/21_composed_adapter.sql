@@ -31,7 +31,6 @@ COMMENT ON COLUMN bi.composed_adapter.adapter_id IS 'Id of the adapter.';
 COMMENT ON COLUMN bi.composed_adapter.adapter IS 'Name of the adapter; null if it was deleted.';
 COMMENT ON COLUMN bi.composed_adapter.version IS 'Version of the adapter; null if it was deleted.';
 COMMENT ON COLUMN bi.composed_adapter.weight IS 'Weight of the adapter, 0 to 1; the weights of a job sum to 1.';
-COMMENT ON COLUMN bi.composed_adapter.base_model IS 'Base model that the adapter was used with.';
 COMMENT ON COLUMN bi.composed_adapter.policy IS 'Name of the policy: the settings of routing and merging.';
 COMMENT ON COLUMN bi.composed_adapter.strategy IS 'How the job''s adapters were merged.';
 COMMENT ON COLUMN bi.composed_adapter.finished_at IS 'When the job was answered.';
@@ -72,9 +71,6 @@ LEFT JOIN bi.dim_adapter AS a ON c.adapter_id = a.adapter_id
 LEFT JOIN bi.dim_task AS t ON c.task = t.task;
 COMMENT ON VIEW bi.composed_adapter_wide IS
 'bi.composed_adapter joined with its dimensions and its job: one wide row for each adapter of each answer.';
-COMMENT ON COLUMN bi.composed_adapter_wide.family IS 'Family of the task, such as nli.';
-COMMENT ON COLUMN bi.composed_adapter_wide.adapter_status IS 'Current status of the adapter: staged, active or retired.';
-COMMENT ON COLUMN bi.composed_adapter_wide.evaluation IS 'Name of the evaluation that the job belongs to; null for other jobs.';
 COMMENT ON COLUMN bi.composed_adapter_wide.submitted_by IS 'Database role that submitted the job.';
 COMMENT ON COLUMN bi.composed_adapter_wide.own_task IS 'Task of the example that the job was made from; only known for evaluations.';
 COMMENT ON COLUMN bi.composed_adapter_wide.adapter_count IS 'Number of adapters that were composed for the job.';

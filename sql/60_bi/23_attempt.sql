@@ -48,7 +48,6 @@ COMMENT ON COLUMN bi.attempt.error_code IS
 COMMENT ON COLUMN bi.attempt.submitted_by IS 'Database role that submitted the job; null if the job was erased.';
 COMMENT ON COLUMN bi.attempt.policy IS 'Name of the job''s policy; null if the job was erased.';
 COMMENT ON COLUMN bi.attempt.base_model IS 'Base model that the job asked for; null if the job was erased.';
-COMMENT ON COLUMN bi.attempt.evaluation IS 'Name of the evaluation that the job belongs to; null for other jobs.';
 COMMENT ON COLUMN bi.attempt.duration_s IS 'Seconds that the attempt took; null while it runs.';
 COMMENT ON COLUMN bi.attempt.day IS 'Day in UTC on which the attempt began; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.attempt.started_at IS 'When the attempt began.';

@@ -40,10 +40,8 @@ COMMENT ON COLUMN bi.transfer.adapter_id IS 'Id of this version of the adapter; 
 COMMENT ON COLUMN bi.transfer.adapter IS
 'Name and version of the adapter, such as rte@2, or a label if its task is hidden from the reader.';
 COMMENT ON COLUMN bi.transfer.adapter_task IS 'Task that the adapter was trained for.';
-COMMENT ON COLUMN bi.transfer.adapter_status IS 'Current status of the adapter: staged, active or retired.';
 COMMENT ON COLUMN bi.transfer.base_model IS 'Base model that the adapter was trained for.';
 COMMENT ON COLUMN bi.transfer.task IS 'Task of the measured examples.';
-COMMENT ON COLUMN bi.transfer.family IS 'Family of the task, such as nli.';
 COMMENT ON COLUMN bi.transfer.n IS 'Number of measured examples; the adapter was trained on none of them.';
 COMMENT ON COLUMN bi.transfer.mean_gain IS
 'Mean gain: log-probability of the right answer under the adapter minus the base model''s, in nats.';

@@ -45,9 +45,11 @@ FROM (
 GROUP BY c.day, c.evaluation, c.own_task, c.policy, c.base_model;
 COMMENT ON VIEW loracomp.accuracy_by_day IS 'Accuracy by day with unmasked task names; bi.accuracy_by_day reads it.';
 COMMENT ON COLUMN loracomp.accuracy_by_day.day IS 'Day on which the jobs ended, in UTC.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.evaluation IS 'Name of the evaluation; null for other jobs.';
+COMMENT ON COLUMN loracomp.accuracy_by_day.evaluation IS
+'Name of the evaluation; null for other jobs whose right answer is known.';
 COMMENT ON COLUMN loracomp.accuracy_by_day.own_task IS 'Task of the examples that the jobs were made from.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.policy IS 'Name of the policy: the settings of routing and merging.';
+COMMENT ON COLUMN loracomp.accuracy_by_day.policy IS
+'Name of the policy: the settings of routing and merging. Controls such as base are policies too.';
 COMMENT ON COLUMN loracomp.accuracy_by_day.base_model IS 'Base model that answered.';
 COMMENT ON COLUMN loracomp.accuracy_by_day.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
 COMMENT ON COLUMN loracomp.accuracy_by_day.n IS 'Number of jobs that were answered.';
@@ -82,10 +84,7 @@ FROM (
 CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
 COMMENT ON VIEW bi.accuracy IS 'How often answers were right, by evaluation, task and policy.';
-COMMENT ON COLUMN bi.accuracy.evaluation IS 'Name of the evaluation; null for other jobs whose right answer is known.';
 COMMENT ON COLUMN bi.accuracy.own_task IS 'Task of the examples that the jobs were made from.';
-COMMENT ON COLUMN bi.accuracy.policy IS 'Name of the policy: the settings of routing and merging. Controls such as base are policies too.';
-COMMENT ON COLUMN bi.accuracy.base_model IS 'Base model that answered.';
 COMMENT ON COLUMN bi.accuracy.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
 COMMENT ON COLUMN bi.accuracy.n IS 'Number of jobs that were answered.';
 COMMENT ON COLUMN bi.accuracy.correct IS 'Number of answers that equal the expected answer exactly.';
@@ -113,16 +112,7 @@ FROM loracomp.accuracy_by_day AS c
 CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
 COMMENT ON VIEW bi.accuracy_by_day IS 'How often answers were right, by task, policy and day.';
-COMMENT ON COLUMN bi.accuracy_by_day.day IS 'Day on which the jobs ended, in UTC.';
-COMMENT ON COLUMN bi.accuracy_by_day.evaluation IS
-'Name of the evaluation; null for other jobs whose right answer is known.';
 COMMENT ON COLUMN bi.accuracy_by_day.own_task IS 'Task of the examples that the jobs were made from.';
-COMMENT ON COLUMN bi.accuracy_by_day.policy IS
-'Name of the policy: the settings of routing and merging. Controls such as base are policies too.';
-COMMENT ON COLUMN bi.accuracy_by_day.base_model IS 'Base model that answered.';
-COMMENT ON COLUMN bi.accuracy_by_day.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
-COMMENT ON COLUMN bi.accuracy_by_day.n IS 'Number of jobs that were answered.';
-COMMENT ON COLUMN bi.accuracy_by_day.correct IS 'Number of answers that equal the expected answer exactly.';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy IS 'correct / n, 0 to 1; null if n is 0.';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy_low IS 'Lower end of the 95 % confidence interval of accuracy (Wilson).';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy_high IS 'Upper end of the 95 % confidence interval of accuracy.';

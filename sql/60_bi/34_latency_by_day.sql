@@ -40,7 +40,8 @@ COMMENT ON MATERIALIZED VIEW loracomp.latency_by_day IS 'How long each step took
 COMMENT ON COLUMN loracomp.latency_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN loracomp.latency_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN loracomp.latency_by_day.step IS
-'queue: until a worker took the job; a step of the worker; or total: from the time when the job could start to its answer.';
+'queue: until a worker took the job; a step of the worker, such as predict, with the time of the job''s whole batch; or total: '
+'from the time when the job could start to its answer.';
 COMMENT ON COLUMN loracomp.latency_by_day.n IS 'Number of answers.';
 COMMENT ON COLUMN loracomp.latency_by_day.mean_ms IS 'Mean time in milliseconds.';
 COMMENT ON COLUMN loracomp.latency_by_day.p50_ms IS 'Median time in milliseconds.';
@@ -69,7 +70,4 @@ SELECT
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'latency_by_day') AS as_of
 FROM loracomp.latency_by_day AS l;
 COMMENT ON VIEW bi.latency_by_day IS 'How long each step took for the jobs answered on a day. Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.latency_by_day.step IS
-'queue: until a worker took the job; a step of the worker, such as predict, with the time of the job''s whole batch; or total: '
-'from the time when the job could start to its answer.';
 COMMENT ON COLUMN bi.latency_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

@@ -39,7 +39,6 @@ WHERE j.finished_at IS NOT NULL AND j.tags ->> r.key IS NOT NULL;
 COMMENT ON VIEW bi.job_tag IS
 'Fact: a row for each tag of each job that ended, if its key is in set_reported_tags. Joins with bi.prediction by job_id.';
 COMMENT ON COLUMN bi.job_tag.job_id IS 'Id of the job; joins with bi.prediction.';
-COMMENT ON COLUMN bi.job_tag.tag IS 'Key of the tag.';
 COMMENT ON COLUMN bi.job_tag.value IS 'Value of the tag, as text.';
 COMMENT ON COLUMN bi.job_tag.day IS 'Day in UTC on which the job ended.';
 COMMENT ON COLUMN bi.job_tag.as_of IS 'Time of the data: the time of the query, because the view is live.';

@@ -52,5 +52,4 @@ SELECT
 FROM loracomp.report_refresh AS r;
 COMMENT ON VIEW bi.report_refresh IS
 'Age of each view that refresh_reports refreshes. routing_drift has no row of its own: its age is that of routing_by_day.';
-COMMENT ON COLUMN bi.report_refresh.report IS 'Name of the refreshed view.';
 COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since the last refresh.';

@@ -56,7 +56,6 @@ COMMENT ON COLUMN bi.evaluation_accuracy.scope IS
 'task, family or all: filter by this column, because rows of one scope are means over rows of another.';
 COMMENT ON COLUMN bi.evaluation_accuracy.family IS 'Family of the tasks, such as nli; null if scope is all.';
 COMMENT ON COLUMN bi.evaluation_accuracy.own_task IS 'Task of the evaluated rows; null unless scope is task.';
-COMMENT ON COLUMN bi.evaluation_accuracy.policy IS 'Name of the policy: the settings of routing and merging. Controls such as base are policies too.';
 COMMENT ON COLUMN bi.evaluation_accuracy.base_model IS 'Base model that answered.';
 COMMENT ON COLUMN bi.evaluation_accuracy.tasks IS 'Number of tasks in the mean. Compare only means over the same tasks.';
 COMMENT ON COLUMN bi.evaluation_accuracy.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';

@@ -153,7 +153,6 @@ FROM bi.evaluation_pair AS p
 WHERE p.policy_a = 'own_task';
 COMMENT ON VIEW bi.evaluation_regret IS
 'Accuracy of the adapter trained for the task (policy own_task) minus that of another policy, on the same rows.';
-COMMENT ON COLUMN bi.evaluation_regret.scope IS 'task, family or all: filter by this column, because rows of one scope include rows of another.';
 COMMENT ON COLUMN bi.evaluation_regret.policy IS 'The policy that is compared.';
 COMMENT ON COLUMN bi.evaluation_regret.accuracy IS 'Accuracy of the policy on the rows that it and own_task answered, 0 to 1.';
 COMMENT ON COLUMN bi.evaluation_regret.own_task_accuracy IS 'Accuracy of the policy own_task, which uses the adapter of each row''s own task, on the same rows, 0 to 1.';

@@ -50,7 +50,6 @@ COMMENT ON VIEW bi.expected_gain IS
 'with choices that a policy without adapters (base) answered too.';
 COMMENT ON COLUMN bi.expected_gain.evaluation IS 'Name of the evaluation.';
 COMMENT ON COLUMN bi.expected_gain.own_task IS 'Task of the evaluated rows.';
-COMMENT ON COLUMN bi.expected_gain.policy IS 'Name of the policy: the settings of routing and merging.';
 COMMENT ON COLUMN bi.expected_gain.base_model IS 'Base model that answered.';
 COMMENT ON COLUMN bi.expected_gain.n IS 'Number of rows that both policies answered.';
 COMMENT ON COLUMN bi.expected_gain.composed IS

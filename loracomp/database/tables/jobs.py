@@ -47,7 +47,7 @@ job = Table(
         server_default=text("'{}'"),
     ),
     required(
-        "policy", Text, "Name of the policy (settings of routing and merging) to use.", server_default=text("'default'")
+        "policy", Text, "Name of the policy: the settings of routing and merging.", server_default=text("'default'")
     ),
     optional("base_model", Text, "Base model to use; by default the default base model."),
     required(
@@ -85,7 +85,7 @@ job = Table(
     required("timeout_s", Integer, "Most seconds that one attempt may take.", server_default=text("600")),
     optional("task", Text, "Task of the example that the job was made from; only for evaluations and kind measure."),
     optional("expected", Text, "The right answer; only for evaluations and kind measure."),
-    optional("evaluation", Text, "Evaluation that the job belongs to."),
+    optional("evaluation", Text, "Name of the evaluation that the job belongs to; null for other jobs."),
     # No foreign key, so that answers to the same example stay comparable after the example is deleted.
     optional(
         "example_id",

@@ -71,19 +71,25 @@ prediction = Table(
     optional(
         "norm_ratio",
         Double,
-        "Norm of the merged weight change divided by that of the exact weighted sum; null for the base model alone.",
+        "Norm of the merged weight change divided by that of the exact weighted sum; 1 means equal; null for the base "
+        "model alone.",
     ),
     optional(
         "cosine",
         Double,
-        "Cosine between the merged weight change and the exact weighted sum; null for the base model alone.",
+        "Cosine between the merged weight change and the exact weighted sum; 1: the same direction; null for the base "
+        "model alone.",
     ),
     required("prompt_tokens", Integer, "Number of tokens in the prompt.", server_default=text("0")),
     required("output_tokens", Integer, "Number of tokens scored or generated.", server_default=text("0")),
     required(
-        "timings", JSONB, "Milliseconds that each step took for the job's whole batch.", server_default=text("'{}'")
+        "timings",
+        JSONB,
+        "Milliseconds that each step took for the job's whole batch: claim, encode, route, load (adapters to the "
+        "device), ready (waiting for the model), compose, predict, record.",
+        server_default=text("'{}'"),
     ),
-    required("batch_size", Integer, "Number of jobs in the batch.", server_default=text("1")),
+    required("batch_size", Integer, "Number of jobs that were answered together.", server_default=text("1")),
     optional("worker", Text, "Worker that gave the answer."),
     optional("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
     required("attempt", Integer, "Number of the attempt that succeeded.", server_default=text("1")),

@@ -95,7 +95,7 @@ task = Table(
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; people use the name."),
     required("name", Text, "Name of the task, such as piqa."),
-    required("family", Text, "Kind of task, such as commonsense or nli; for reports.", server_default=text("'other'")),
+    required("family", Text, "Family of the task, such as nli; for reports.", server_default=text("'other'")),
     required("description", Text, "One sentence about what the task asks for.", server_default=text("''")),
     optional("reader_role", RoleName(), "Role whose members' jobs may use the task; null: everybody's may."),
     created_at(),
