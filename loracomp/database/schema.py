@@ -116,10 +116,11 @@ def _opened(url: str) -> Iterator[Engine]:
     def connect() -> psycopg.Connection:
         connection = psycopg.connect(with_defaults(url), application_name="loracomp init")
         if (encoding := connection.info.parameter_status("server_encoding")) != "UTF8":
+            name = connection.info.dbname
             connection.close()
             raise RefusedError(
-                f"database {connection.info.dbname} has the encoding {encoding}, and loracomp needs UTF8: make another "
-                "database, for example by CREATE DATABASE loracomp ENCODING 'UTF8' TEMPLATE template0"
+                f"database {name} has the encoding {encoding}, and loracomp needs UTF8: make another database, for "
+                "example by CREATE DATABASE loracomp ENCODING 'UTF8' TEMPLATE template0"
             )
         return connection
 
