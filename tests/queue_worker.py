@@ -19,13 +19,16 @@ from loracomp.database.measuring import plan_measurements
 from loracomp.database.routing import route
 from loracomp.database.tables import DIMENSIONS
 from loracomp.errors import JobError
-from loracomp.records import Failure, Job, Measurement, Prediction
+from loracomp.records import Failure, Job, Measurement, MeasurementPlan, Prediction
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 
 
 class Obedient:
     """Answers with the prompt in capitals, after what the prompt's first word says."""
+
+    def __init__(self) -> None:
+        self.plans: dict[int, MeasurementPlan] = {}
 
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Job]:
         for job in jobs:
@@ -48,7 +51,8 @@ class Obedient:
                 case ["unprepared"]:
                     raise ValueError("not to be prepared")
         plans = plan_measurements(connection, [job for job in jobs if job.kind == "measure"])
-        self.plans = {plan.job_id: plan for plan in plans}
+        # Added to the others: the model may still answer the batch before.
+        self.plans |= {plan.job_id: plan for plan in plans}
         return list(jobs)
 
     def answer(

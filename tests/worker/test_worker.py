@@ -213,6 +213,7 @@ class Noting(Obedient):
     """Notes whose answers the model has begun."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.begun: list[int] = []
 
     def _answer(
@@ -245,6 +246,7 @@ class Stepping(Obedient):
     """Answers "text N" in so many steps of a fiftieth of a second, and everything else in the step after it came."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.steps: list[set[int]] = []
         """Jobs that were under way in each."""
 
@@ -414,6 +416,7 @@ class Cancelling(Obedient):
     """Cancels each job before it fails."""
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__()
         self._connection = connection
 
     def _answer(self, job: Job, together: int, wanted: Callable[[Job], bool]) -> Failure:
