@@ -6,52 +6,29 @@ Tests (`alembic check`, and a comparison of constraints and indexes) prove that 
 Constraint names read as sentences, because users see them in error messages.
 """
 
-from loracomp.database.tables.audit import audit_event
-from loracomp.database.tables.columns import DIMENSIONS, SCHEMA, RoleName, metadata
-from loracomp.database.tables.evaluations import evaluation
-from loracomp.database.tables.installed import sql_object
-from loracomp.database.tables.jobs import job
-from loracomp.database.tables.measurements import measurement
-from loracomp.database.tables.policies import policy
-from loracomp.database.tables.predictions import prediction
-from loracomp.database.tables.queue import queue_count, queue_limit, turn
-from loracomp.database.tables.registry import (
-    adapter,
-    adapter_part,
-    base_model,
-    encoder,
-    example,
-    example_embedding,
-    task,
-)
-from loracomp.database.tables.reports import purged_day, purged_tag, report_refresh, reported_tag
-from loracomp.database.tables.workers import worker
-
-__all__ = [
-    "DIMENSIONS",
-    "SCHEMA",
-    "RoleName",
-    "adapter",
-    "adapter_part",
-    "audit_event",
-    "base_model",
-    "encoder",
-    "evaluation",
-    "example",
-    "example_embedding",
-    "job",
-    "measurement",
-    "metadata",
-    "policy",
-    "prediction",
-    "purged_day",
-    "purged_tag",
-    "queue_count",
-    "queue_limit",
-    "report_refresh",
-    "reported_tag",
-    "sql_object",
-    "task",
-    "turn",
-    "worker",
-]
+from loracomp.database.tables.audit import audit_event as audit_event
+from loracomp.database.tables.columns import DIMENSIONS as DIMENSIONS
+from loracomp.database.tables.columns import SCHEMA as SCHEMA
+from loracomp.database.tables.columns import RoleName as RoleName
+from loracomp.database.tables.columns import metadata as metadata
+from loracomp.database.tables.evaluations import evaluation as evaluation
+from loracomp.database.tables.installed import sql_object as sql_object
+from loracomp.database.tables.jobs import job as job
+from loracomp.database.tables.measurements import measurement as measurement
+from loracomp.database.tables.policies import policy as policy
+from loracomp.database.tables.predictions import prediction as prediction
+from loracomp.database.tables.queue import queue_count as queue_count
+from loracomp.database.tables.queue import queue_limit as queue_limit
+from loracomp.database.tables.queue import turn as turn
+from loracomp.database.tables.registry import adapter as adapter
+from loracomp.database.tables.registry import adapter_part as adapter_part
+from loracomp.database.tables.registry import base_model as base_model
+from loracomp.database.tables.registry import encoder as encoder
+from loracomp.database.tables.registry import example as example
+from loracomp.database.tables.registry import example_embedding as example_embedding
+from loracomp.database.tables.registry import task as task
+from loracomp.database.tables.reports import purged_day as purged_day
+from loracomp.database.tables.reports import purged_tag as purged_tag
+from loracomp.database.tables.reports import report_refresh as report_refresh
+from loracomp.database.tables.reports import reported_tag as reported_tag
+from loracomp.database.tables.workers import worker as worker
