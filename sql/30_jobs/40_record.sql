@@ -1,5 +1,6 @@
 -- Records predictions with their traces and ends the jobs, in one statement.
 --   record_predictions          called by a worker with a batch's answers
+--     succeed_jobs              ends the jobs (record_measurements calls it too)
 --     wait_for_jobs             waits up to two seconds for jobs that other sessions have locked
 
 -- running -> succeeded, and inserts the prediction with its trace, in one statement, for jobs whose token is still valid.
@@ -32,6 +33,7 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 -- The plan is forced to find each job by its id, because the index of leases contains many dead rows of finished jobs.
 SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 SET jit = off
@@ -107,17 +109,9 @@ BEGIN
             ) AS t
             RETURNING job_id, output
         )
-        UPDATE loracomp.job AS j SET
-            status = 'succeeded',
-            finished_at = now(),
-            is_correct = r.output = j.expected,
-            lease_token = NULL,
-            lease_expires_at = NULL,
-            error_code = NULL,
-            error = NULL
-        FROM recorded AS r
-        WHERE j.id = r.job_id
-        RETURNING j.id;
+        SELECT s.id
+        FROM (SELECT array_agg(r.job_id) AS ids, array_agg(r.output) AS outputs FROM recorded AS r) AS a
+        CROSS JOIN LATERAL loracomp.succeed_jobs(a.ids, a.outputs) AS s (id);
         GET DIAGNOSTICS written = ROW_COUNT;
         missing := missing - written;
         EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(record_predictions.ids, record_predictions.tokens);
@@ -126,6 +120,34 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.record_predictions IS
 'Writes predictions with their traces and ends their jobs, if the lease token is still valid; returns these ids.';
+
+-- running -> succeeded, for jobs that the caller has locked.
+CREATE FUNCTION loracomp.succeed_jobs(ids bigint[], outputs text[] DEFAULT NULL) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+-- As in record_predictions.
+SET plan_cache_mode = force_generic_plan
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+BEGIN
+    RETURN QUERY
+    UPDATE loracomp.job AS j SET
+        status = 'succeeded',
+        finished_at = now(),
+        is_correct = a.output = j.expected,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        error_code = NULL,
+        error = NULL
+    FROM unnest(succeed_jobs.ids, succeed_jobs.outputs) AS a (job_id, output)
+    WHERE j.id = a.job_id
+    RETURNING j.id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.succeed_jobs IS
+'Ends jobs as succeeded, and notes whether their outputs are right; returns their ids. For workers'' writes.';
 
 -- Locks the jobs whose token is still valid, and waits for locks of other sessions. Workers first write the jobs that are not
 -- locked, and call this for the others. A heartbeat holds such a lock for a moment, but a submitter who cancels a job and leaves

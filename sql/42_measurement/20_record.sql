@@ -1,6 +1,7 @@
 -- Functions that workers call for jobs of kind measure.
 --   plan_measurements           what to score for each job
 --   record_measurements         writes the results
+--     succeed_jobs, wait_for_jobs  30_jobs/40_record.sql
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.plan_measurements(job_ids bigint[])
@@ -133,16 +134,9 @@ BEGIN
                 worker = excluded.worker,
                 measured_at = now()
         )
-        UPDATE loracomp.job AS j SET
-            status = 'succeeded',
-            finished_at = now(),
-            lease_token = NULL,
-            lease_expires_at = NULL,
-            error_code = NULL,
-            error = NULL
-        FROM held AS h
-        WHERE j.id = h.job_id
-        RETURNING j.id;
+        SELECT s.id
+        FROM (SELECT array_agg(h.job_id) AS ids FROM held AS h) AS a
+        CROSS JOIN LATERAL loracomp.succeed_jobs(a.ids) AS s (id);
         GET DIAGNOSTICS written = ROW_COUNT;
         missing := missing - written;
         EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(record_measurements.ids, record_measurements.tokens);

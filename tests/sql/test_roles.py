@@ -42,8 +42,7 @@ EXECUTE = {
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task
         rename_task delete_task delete_examples list_tasks
         add_examples unembedded_examples find_unembedded
-        stage_adapter find_adapter activate_adapter retire_adapter delete_adapter list_adapters read_adapters
-        set_policy list_policies
+        stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         erase_jobs add_embeddings
         tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
@@ -61,7 +60,7 @@ OWNERS_ALONE = """
     unknown_tasks retrieve_again with_settings stored_vector check_evaluation evaluated_examples tasks_that_have_seen
     text_key check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query
     pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs
-    wait_for_jobs check_objects check_server check_roles check_registry check_queue
+    succeed_jobs wait_for_jobs check_objects check_server check_roles check_registry check_queue
     find_task adapter_named policy_rule check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
