@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.queue.growth import fill
+from benchmarks.queue.report import fill_page
 from benchmarks.queue.systems.loracomp import BASE_MODEL, NoModel
 from demo_fixtures import ROOT
 from job_data import add_base_model, add_jobs, claim
@@ -35,7 +36,9 @@ def test_what_stands_in_for_the_model_is_recorded_and_so_is_a_made_up_history(co
 
 @pytest.mark.slow
 def test_every_part_is_measured_and_written(tmp_path: Path) -> None:
-    out = tmp_path / "queue.json"
+    out = tmp_path / "performance" / "queue.json"
+    page = tmp_path / "queue.md"
+    page.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in ("throughput", "snapshot")))
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.queue", *TINY.split(), "--out", str(out)],
         cwd=ROOT, env={**os.environ, "SETTLE_S": "0"}, text=True, capture_output=True, timeout=600, check=False,
@@ -61,3 +64,13 @@ def test_every_part_is_measured_and_written(tmp_path: Path) -> None:
     assert {("bare", "none"), ("bare", "held"), ("loracomp", "none"), ("loracomp", "held")} <= under.keys()
     assert all(rate > 0 for rate in under.values())
     assert [row["hint"] for row in figures["inserts"] if row["jobs_per_s"] > 0] == ["on", "on", "off", "off"]
+    for part in ("throughput", "snapshot"):
+        figure = f"{figures[part][-1]['jobs_per_s']:,}"
+        assert f" {figure} " in page.read_text().partition(f"table: {part}")[2].partition("end")[0]
+
+
+def test_the_tables_of_the_page_are_those_of_the_results(tmp_path: Path) -> None:
+    page = tmp_path / "queue.md"
+    page.write_text(before := (ROOT / "docs" / "queue.md").read_text())
+    fill_page(page, json.loads((ROOT / "docs" / "performance" / "queue.json").read_text()))
+    assert page.read_text() == before
