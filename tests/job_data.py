@@ -77,7 +77,7 @@ def claim(
     worker: str = "w",
     base_model: str = BASE,
     lease_s: float = 60,
-    held: int = 0,
+    held: Sequence[Job] = (),
 ) -> tuple[Job, ...]:
     settings = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease_s": lease_s, "held": held}
     return claim_jobs(connection, **settings)

@@ -108,9 +108,6 @@ SELECT loracomp.activate_adapter(adapter_id => %(adapter_id)s::int, force => %(f
 -- name: retire_adapter
 SELECT loracomp.retire_adapter(adapter_id => %(adapter_id)s::int)
 
--- name: delete_adapter
-SELECT * FROM loracomp.delete_adapter(adapter => %(adapter)s, base_model => %(base_model)s, force => %(force)s)
-
 -- name: find_adapter
 SELECT * FROM loracomp.find_adapter(
     name => %(name)s, version => %(version)s::int, base_model => %(base_model)s
@@ -133,9 +130,6 @@ SELECT * FROM loracomp.measure_task(
     task => %(task)s, rows => %(rows)s::int, adapters => %(adapters)s::int, split => %(split)s,
     base_model => %(base_model)s
 )
-
--- name: measure_adapter
-SELECT * FROM loracomp.measure_adapter(adapter_id => %(adapter_id)s::int, tasks => %(tasks)s::int)
 
 -- name: add_measurements
 SELECT loracomp.add_measurements(
@@ -166,7 +160,7 @@ SELECT loracomp.tune_routing() AS ef_search
 -- name: claim_jobs
 SELECT * FROM loracomp.claim_jobs(
     worker => %(worker)s, base_model => %(base_model)s, batch_size => %(batch_size)s::int, lease => %(lease)s,
-    held => %(held)s::int
+    held => %(held)s::bigint[]
 )
 
 -- name: renew_leases

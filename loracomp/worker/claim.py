@@ -1,6 +1,6 @@
 """The claim step: leases due jobs, renews the leases, and gives jobs back."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import timedelta
 
 from loracomp.database.connections import Connection
@@ -9,14 +9,21 @@ from loracomp.records import Job
 
 
 def claim_jobs(
-    connection: Connection, *, worker: str, base_model: str, batch_size: int, lease_s: float, held: int = 0
+    connection: Connection,
+    *,
+    worker: str,
+    base_model: str,
+    batch_size: int,
+    lease_s: float,
+    held: Collection[Job] = (),
 ) -> tuple[Job, ...]:
     """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, the oldest due first.
 
-    `held` is the number of jobs that the worker already holds: if it is above 0, no job that must run alone is claimed.
+    `held` are the jobs that the worker already holds: if there are any, no job that must run alone is claimed.
     """
     lease = timedelta(seconds=lease_s)
-    arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held": held}
+    ids = [job.id for job in held]
+    arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held": ids}
     return tuple(
         Job(**{**row, "choices": row["choices"] and tuple(row["choices"]), "stop": tuple(row["stop"])})
         for row in connection.execute(QUERIES["claim_jobs"], arguments)

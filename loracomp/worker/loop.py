@@ -128,7 +128,7 @@ class Worker:
             self._wake.clear()
             if self._stopping.is_set() or (meanwhile and self._handover.is_free):
                 return None
-            held = len(self._leases.held)
+            held = self._leases.held
             try:
                 if batch := self._prepared(held):
                     return batch
@@ -141,9 +141,9 @@ class Worker:
                 # Let idle workers claim first.
                 self._stopping.wait(GIVE_WAY_S)
 
-    def _prepared(self, held: int) -> Batch | None:
+    def _prepared(self, held: frozenset[Job]) -> Batch | None:
         """Claim and prepare a batch for the model, as far as there is room; None if no job is due."""
-        if held >= self._settings.held_batches * self._settings.batch_size:
+        if len(held) >= self._settings.held_batches * self._settings.batch_size:
             return None
         started = perf_counter()
         jobs = self._claiming.call(lambda connection: self._claim(connection, held), give_up=self._stopping.is_set)
@@ -155,13 +155,13 @@ class Worker:
         _log.info(logfmt("claimed", jobs=job_ids(jobs)))
         return Batch(jobs, through(self._prepare, {job: job for job in jobs}, self._leases.kept), timings)
 
-    def _claim(self, connection: Connection, held: int) -> tuple[Job, ...]:
+    def _claim(self, connection: Connection, held: frozenset[Job]) -> tuple[Job, ...]:
         settings = self._settings
         jobs = claim_jobs(
             connection,
             worker=settings.worker_name,
             base_model=self._base_model,
-            batch_size=min(settings.batch_size, settings.held_batches * settings.batch_size - held),
+            batch_size=min(settings.batch_size, settings.held_batches * settings.batch_size - len(held)),
             lease_s=settings.lease_s,
             held=held,
         )
@@ -169,7 +169,7 @@ class Worker:
         metrics.LAST_LOOK.set_to_current_time()
         return jobs
 
-    def _is_drained(self, held: int) -> bool:
+    def _is_drained(self, held: frozenset[Job]) -> bool:
         if not self._drain or held:
             return False
         return self._claiming.call(

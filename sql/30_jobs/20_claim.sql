@@ -1,17 +1,18 @@
 -- The claim: due jobs become running, leased to one worker.
 --   claim_jobs                  called by workers
---     wake_jobs                 makes scheduled jobs due whose run_at has come
---     rescue_jobs               queues or fails jobs whose lease has expired
---       retry_delay             how long they wait before the next attempt (fail_jobs calls it too)
 --     pick_jobs                 locks the jobs to claim
+--       find_waiting            where jobs wait: 18_find_waiting.sql
+--         rescue_jobs           queues or fails jobs whose lease has expired
+--           retry_delay         how long they wait before the next attempt (fail_jobs calls it too)
+--         wake_jobs             makes scheduled jobs due whose run_at has come
 --       first_in_turn           the jobs that come first, fairly among submitters
 --     take_turns                notes that these submitters were served
 
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. pick_jobs chooses the
--- jobs. The worker may already hold jobs (`held` of them): then no job that must run alone is claimed, and none is claimed while
+-- jobs. The worker may already hold jobs (`held`, their ids): then no job that must run alone is claimed, and none is claimed while
 -- such a job runs.
 CREATE FUNCTION loracomp.claim_jobs(
-    worker text, base_model text, batch_size integer, lease interval, held integer DEFAULT 0
+    worker text, base_model text, batch_size integer, lease interval, held bigint[] DEFAULT '{}'
 )
 RETURNS TABLE (
     id bigint,
@@ -39,34 +40,36 @@ DECLARE
 BEGIN
     PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
-    PERFORM loracomp.check_range('held', claim_jobs.held, 0, 100000);
-    PERFORM loracomp.rescue_jobs();
-    PERFORM loracomp.wake_jobs();
+    -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
+    LOCK TABLE loracomp.job IN ROW EXCLUSIVE MODE;
     SELECT coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.submitted_by) FILTER (WHERE p.leads), '{}')
     INTO picked, served
     FROM loracomp.pick_jobs(claim_jobs.base_model, claim_jobs.batch_size) AS p;
-    IF claim_jobs.held > 0 AND (
+    -- Held jobs are found by id: with status = 'running' the index of leases would be read, which has dead entries too.
+    IF claim_jobs.held <> '{}' AND (
         EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (picked) AND j.expired_leases > 0)
         OR EXISTS (
             SELECT FROM loracomp.job AS j
-            WHERE j.status = 'running' AND j.worker = claim_jobs.worker AND j.expired_leases > 0
+            WHERE j.id = ANY (claim_jobs.held) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
+                AND j.expired_leases > 0
         )
     ) THEN
         RETURN;
     END IF;
     -- A job that was claimed alone does not run alone any more.
-    IF claim_jobs.held = 1 AND picked <> '{}' THEN
+    IF cardinality(claim_jobs.held) = 1 AND picked <> '{}' THEN
         UPDATE loracomp.job AS j SET claimed_together = 1 + cardinality(picked)
-        WHERE j.status = 'running' AND j.worker = claim_jobs.worker AND j.claimed_together = 1;
+        WHERE j.id = ANY (claim_jobs.held) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
+            AND j.claimed_together = 1;
     END IF;
-    PERFORM loracomp.take_turns(claim_jobs.base_model, served);
+    PERFORM loracomp.take_turns(claim_jobs.base_model, served::text[]);
     RETURN QUERY
     WITH claimed AS (
         UPDATE loracomp.job AS j SET
             status = 'running',
             attempts = j.attempts + 1,
             worker = claim_jobs.worker,
-            claimed_together = claim_jobs.held + cardinality(picked),
+            claimed_together = cardinality(claim_jobs.held || picked),
             claimed_at = now(),
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => j.timeout_s)),
             -- One token for the whole claim, because an uncorrelated subquery is evaluated once. It is random, so that no
@@ -85,9 +88,9 @@ $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token.';
 
--- scheduled -> due, for jobs whose run_at has come. Scheduled jobs are in another index, so that claims need not read past them.
--- claim_jobs calls this first.
-CREATE FUNCTION loracomp.wake_jobs() RETURNS void
+-- scheduled -> due, for at most `most` jobs whose run_at has come, and was not before `since`. Scheduled jobs are in another index,
+-- so that claims need not read past them.
+CREATE FUNCTION loracomp.wake_jobs(since timestamptz, most integer) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
@@ -95,8 +98,8 @@ AS $$
 DECLARE
     woken CONSTANT bigint[] := ARRAY(
         SELECT d.id FROM loracomp.job AS d
-        WHERE d.status = 'queued' AND d.scheduled AND d.run_at <= now()
-        ORDER BY d.run_at LIMIT 1000
+        WHERE d.status = 'queued' AND d.scheduled AND d.run_at BETWEEN wake_jobs.since AND now()
+        ORDER BY d.run_at LIMIT wake_jobs.most
         FOR UPDATE SKIP LOCKED
     );
 BEGIN
@@ -104,13 +107,15 @@ BEGIN
     IF woken <> '{}' THEN
         UPDATE loracomp.job AS j SET scheduled = FALSE WHERE j.id = ANY (woken);
     END IF;
+    RETURN cardinality(woken);
 END
 $$;
-COMMENT ON FUNCTION loracomp.wake_jobs IS 'Makes jobs whose run_at has come available to claims. For claim_jobs.';
+COMMENT ON FUNCTION loracomp.wake_jobs IS
+'Makes jobs whose run_at has come available to claims, and returns their number. For find_waiting.';
 
--- running -> queued for jobs whose lease has expired; from then on each is claimed alone. The attempt is given back, unless the
--- job was claimed alone: then the attempt counts, and after the last one the job is failed. claim_jobs calls this first.
-CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
+-- running -> queued for at most `most` jobs whose lease has expired, and not before `since`; from then on each is claimed alone. The
+-- attempt is given back, unless the job was claimed alone: then the attempt counts, and after the last one the job is failed.
+CREATE FUNCTION loracomp.rescue_jobs(since timestamptz DEFAULT '-infinity', most integer DEFAULT 1000) RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
@@ -118,8 +123,8 @@ AS $$
 DECLARE
     expired CONSTANT bigint[] := ARRAY(
         SELECT j.id FROM loracomp.job AS j
-        WHERE j.status = 'running' AND j.lease_expires_at < now()
-        ORDER BY j.lease_expires_at LIMIT 1000
+        WHERE j.status = 'running' AND j.lease_expires_at >= rescue_jobs.since AND j.lease_expires_at < now()
+        ORDER BY j.lease_expires_at LIMIT rescue_jobs.most
         FOR UPDATE SKIP LOCKED
     );
 BEGIN
@@ -161,7 +166,7 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.retry_delay IS 'How long a job waits before its next attempt, after this many attempts.';
 
--- Locks the due jobs that a claim takes, and changes nothing: the first jobs of first_in_turn that no other session has locked.
+-- Locks the due jobs that a claim takes: the first jobs of first_in_turn that no other session has locked.
 -- `leads` marks a submitter's first job; claiming it uses the submitter's turn.
 -- Only if no other job is due, jobs of evaluations and of kind measure are taken.
 -- A job whose lease has ever expired is claimed in a batch of one, so that a job that kills its worker affects no other job.
@@ -180,11 +185,16 @@ SET enable_incremental_sort = off
 SET jit = off
 AS $$
 #variable_conflict use_column
+DECLARE
+    waiting record;
 BEGIN
+    waiting := loracomp.find_waiting(pick_jobs.base_model);
     RETURN QUERY
     WITH candidates AS MATERIALIZED (
         -- Read more jobs than needed, because other workers may lock the same first jobs at the same moment.
-        SELECT f.* FROM loracomp.first_in_turn(pick_jobs.base_model, 4 * pick_jobs.batch_size) AS f
+        SELECT f.* FROM loracomp.first_in_turn(
+            pick_jobs.base_model, 4 * pick_jobs.batch_size, waiting.submitters, waiting.firsts, waiting.first_ids
+        ) AS f
     ),
     everyday AS MATERIALIZED (
         SELECT c.id, c.submitted_by, c.turn, c.place, l.suspect
@@ -200,8 +210,8 @@ BEGIN
         SELECT j.id, j.submitted_by, 2 AS turn, 1 AS place, j.due, j.expired_leases > 0 AS suspect
         FROM loracomp.job AS j
         WHERE j.status = 'queued' AND (j.evaluation IS NOT NULL OR j.kind = 'measure')
-            AND j.base_model = pick_jobs.base_model
-            AND NOT j.scheduled AND j.due > now()
+            AND j.base_model = pick_jobs.base_model AND NOT j.scheduled
+            AND (j.due, j.id) >= (waiting.background, waiting.background_id) AND j.due > now()
         ORDER BY j.due, j.id
         LIMIT CASE WHEN EXISTS (SELECT FROM everyday) THEN 0 ELSE pick_jobs.batch_size END
         FOR UPDATE SKIP LOCKED
@@ -228,7 +238,10 @@ COMMENT ON FUNCTION loracomp.pick_jobs IS
 -- counts from when its submitter was last served, so that a million jobs of one submitter don't make others wait; each step of
 -- priority counts like a minute of waiting.
 -- It first reads an even share of jobs of each submitter, then more only of submitters all of whose jobs read so far come first.
-CREATE FUNCTION loracomp.first_in_turn(base_model text, most integer)
+-- The arrays are the result of find_waiting.
+CREATE FUNCTION loracomp.first_in_turn(
+    base_model text, most integer, submitters text[], firsts timestamptz[], first_ids bigint[]
+)
 RETURNS TABLE (id bigint, submitted_by name, turn integer, place bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -244,28 +257,9 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    -- Find the submitters by jumping through the index from one to the next.
-    submitters name[] := ARRAY(
-        WITH RECURSIVE waiting (submitted_by) AS (
-            (
-                SELECT j.submitted_by FROM loracomp.job AS j
-                WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
-                ORDER BY j.submitted_by, j.due LIMIT 1
-            )
-            UNION ALL
-            SELECT (
-                SELECT j.submitted_by FROM loracomp.job AS j
-                WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
-                    AND j.submitted_by > w.submitted_by
-                ORDER BY j.submitted_by, j.due LIMIT 1
-            )
-            FROM waiting AS w WHERE w.submitted_by IS NOT NULL
-        )
-        SELECT w.submitted_by FROM waiting AS w WHERE w.submitted_by IS NOT NULL
-    );
     -- An even share, rounded down, plus two, so that with equal demand no submitter's whole share comes first.
     share integer := least(first_in_turn.most, first_in_turn.most / greatest(cardinality(submitters), 1) + 2);
-    shares integer[] := array_fill(share, ARRAY[cardinality(submitters)]);
+    shares integer[] := array_fill(share, ARRAY[coalesce(cardinality(submitters), 0)]);
     ids bigint[];
     names name[];
     turns integer[];
@@ -275,10 +269,14 @@ BEGIN
     LOOP
         SELECT array_agg(f.id), array_agg(f.submitted_by), array_agg(f.turn) INTO ids, names, turns
         FROM (
-            SELECT h.id, s.submitted_by, h.turn
-            FROM unnest(submitters, shares) AS s (submitted_by, share)
-            LEFT JOIN loracomp.turn AS t
-                ON t.base_model = first_in_turn.base_model AND t.submitted_by = s.submitted_by
+            SELECT h.id, s.submitted_by::name, h.turn
+            FROM unnest(submitters, firsts, first_ids, shares) AS s (submitted_by, first, first_id, share)
+            LEFT JOIN LATERAL (
+                -- As in take_turns.
+                SELECT n.served_at FROM loracomp.turn AS n
+                WHERE n.base_model = first_in_turn.base_model AND n.submitted_by = s.submitted_by::name
+                ORDER BY n.served_at DESC LIMIT 1
+            ) AS t ON TRUE
             CROSS JOIN LATERAL (
                 -- A submitter's first job waits since the submitter's last turn, its other jobs since now. The running maximum
                 -- keeps the jobs in their order.
@@ -290,7 +288,8 @@ BEGIN
                     SELECT j.id, j.due, j.run_at, row_number() OVER (ORDER BY j.due, j.id)::integer AS turn
                     FROM loracomp.job AS j
                     WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model
-                        AND j.submitted_by = s.submitted_by AND j.due <= now()
+                        AND j.submitted_by = s.submitted_by::name
+                        AND (j.due, j.id) >= (s.first, s.first_id) AND j.due <= now()
                     ORDER BY j.due, j.id LIMIT s.share
                 ) AS d
             ) AS h
@@ -298,9 +297,12 @@ BEGIN
         ) AS f;
         EXIT WHEN share = first_in_turn.most OR names IS NULL;
         -- Read more only of submitters all of whose jobs read so far were taken; the others can't have more that come first.
-        SELECT array_agg(n.name), array_agg(n.taken), count(*) FILTER (WHERE n.taken = share)
-        INTO submitters, shares, deeper
-        FROM (SELECT u.name, count(*)::integer AS taken FROM unnest(names) AS u (name) GROUP BY u.name) AS n;
+        SELECT
+            array_agg(w.name), array_agg(w.first), array_agg(w.first_id), array_agg(n.taken),
+            count(*) FILTER (WHERE n.taken = share)
+        INTO submitters, firsts, first_ids, shares, deeper
+        FROM (SELECT u.name, count(*)::integer AS taken FROM unnest(names) AS u (name) GROUP BY u.name) AS n
+        JOIN unnest(submitters, firsts, first_ids) AS w (name, first, first_id) ON w.name::name = n.name;
         EXIT WHEN deeper = 0;
         next_share := least(first_in_turn.most, greatest(4 * share, first_in_turn.most / deeper));
         shares := array_replace(shares, share, next_share);
@@ -316,36 +318,54 @@ COMMENT ON FUNCTION loracomp.first_in_turn IS
 
 -- Stores that these submitters were served now, in this order; the times are a microsecond apart, so that no two are equal.
 -- It never waits: a row that another claim has locked is skipped, because that claim stores the time itself.
-CREATE FUNCTION loracomp.take_turns(base_model text, submitters name[]) RETURNS void
+-- The submitters are text: with an array of names, base_model would get the collation of names, and no index would fit.
+CREATE FUNCTION loracomp.take_turns(base_model text, submitters text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
+DECLARE
+    newcomers text[];
 BEGIN
-    WITH free AS MATERIALIZED (
-        SELECT t.submitted_by FROM loracomp.turn AS t
-        WHERE t.base_model = take_turns.base_model AND t.submitted_by = ANY (take_turns.submitters)
-        FOR UPDATE SKIP LOCKED
+    -- Read the index from its end, where the newest version of the row is, so that its dead versions are not read.
+    WITH served AS MATERIALIZED (
+        SELECT s.submitted_by::name, s.place, t.served_at
+        FROM unnest(take_turns.submitters) WITH ORDINALITY AS s (submitted_by, place)
+        LEFT JOIN LATERAL (
+            SELECT n.served_at FROM loracomp.turn AS n
+            WHERE n.base_model = take_turns.base_model AND n.submitted_by = s.submitted_by::name
+            ORDER BY n.served_at DESC LIMIT 1
+        ) AS t ON TRUE
+    ),
+    free AS MATERIALIZED (
+        SELECT s.place, l.ctid FROM served AS s
+        CROSS JOIN LATERAL (
+            SELECT t.ctid FROM loracomp.turn AS t
+            WHERE t.base_model = take_turns.base_model AND t.submitted_by = s.submitted_by AND t.served_at = s.served_at
+            FOR UPDATE SKIP LOCKED
+        ) AS l
+    ),
+    noted AS (
+        UPDATE loracomp.turn AS t SET served_at = now() + interval '1 microsecond' * f.place
+        FROM free AS f WHERE t.ctid = f.ctid
     )
-    UPDATE loracomp.turn AS t
-    SET served_at = now() + interval '1 microsecond' * array_position(take_turns.submitters, t.submitted_by)
-    FROM free AS f
-    WHERE t.base_model = take_turns.base_model AND t.submitted_by = f.submitted_by;
-    -- Lock before inserting a new submitter, because two claims that insert the same one could deadlock. Only the owner can
-    -- hold this lock.
-    PERFORM FROM loracomp.base_model AS b
-    WHERE b.name = take_turns.base_model AND EXISTS (
-        SELECT FROM unnest(take_turns.submitters) AS s (submitted_by)
-        WHERE NOT EXISTS (
-            SELECT FROM loracomp.turn AS t
-            WHERE t.base_model = take_turns.base_model AND t.submitted_by = s.submitted_by
-        )
-    )
-    FOR NO KEY UPDATE SKIP LOCKED;
+    SELECT array_agg(s.submitted_by::text ORDER BY s.place) INTO newcomers FROM served AS s WHERE s.served_at IS NULL;
+    IF newcomers IS NULL THEN
+        RETURN;
+    END IF;
+    -- Lock before inserting a new submitter, or two claims could insert two rows for it. Only the owner can hold this lock.
+    PERFORM FROM loracomp.base_model AS b WHERE b.name = take_turns.base_model FOR NO KEY UPDATE SKIP LOCKED;
     IF found THEN
         INSERT INTO loracomp.turn (base_model, submitted_by, served_at)
-        SELECT take_turns.base_model, s.submitted_by, now() + interval '1 microsecond' * s.place
-        FROM unnest(take_turns.submitters) WITH ORDINALITY AS s (submitted_by, place)
-        ON CONFLICT DO NOTHING;
+        SELECT take_turns.base_model, s.submitted_by::name, now() + interval '1 microsecond' * s.place
+        FROM unnest(newcomers) WITH ORDINALITY AS s (submitted_by, place)
+        WHERE NOT EXISTS (
+            SELECT FROM loracomp.turn AS t
+            WHERE t.base_model = take_turns.base_model AND t.submitted_by = s.submitted_by::name
+        );
     END IF;
 END
 $$;

@@ -4,7 +4,7 @@ import os
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -271,6 +271,140 @@ def test_a_claim_reads_few_jobs_of_each_of_many_submitters(connection: Connectio
     assert all(after <= 2 * before + 100 for before, after in zip(few, many, strict=True)), (few, many)
 
 
+# --- under a held snapshot
+
+
+READ = """
+SELECT relname, pg_stat_get_xact_tuples_returned(oid) AS rows
+FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace
+"""
+DEAD = 400
+EARLIER = datetime.now(UTC) - timedelta(hours=1)
+"""Entries of the last second are read again."""
+INDEXES = ("job_queue", "job_queue_in_the_background", "job_leases", "job_scheduled")
+WAITS = """
+SELECT extract(EPOCH FROM (m.value ->> 'look_until')::timestamptz - (m.value ->> 'looked_at')::timestamptz) AS seconds
+FROM jsonb_each(current_setting('loracomp.waiting')::jsonb) AS m
+"""
+LOOK_AGAIN = """
+SELECT set_config('loracomp.waiting', jsonb_object_agg(
+    m.key, m.value || jsonb_build_object('look_until', now() + %s)
+)::text, false)
+FROM jsonb_each(current_setting('loracomp.waiting')::jsonb) AS m
+"""
+
+
+@pytest.fixture
+def snapshot(connection: Connection, database: str) -> Iterator[None]:
+    """A reader's snapshot, and so many dead entries that a session remembers where jobs wait."""
+    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('e') ON CONFLICT DO NOTHING")
+    with db.connect(database) as reader, reader.transaction():
+        reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        reader.execute("SELECT FROM loracomp.job LIMIT 1")
+        for name in ("ann", "bob", "cid"):
+            bulk(connection, DEAD, name, run_at=EARLIER)
+        bulk(connection, DEAD, "ann", run_at=EARLIER, evaluation="e")
+        for _ in range(3):
+            claim(connection, 1)
+        connection.execute("UPDATE loracomp.job SET status = 'cancelled', finished_at = now(), lease_token = NULL,"
+                           " lease_expires_at = NULL, error_code = 'cancelled'")  # fmt: skip
+        yield
+
+
+def look_from_the_start(connection: Connection, after: timedelta) -> None:
+    """Set when the session looks from the start again; it must have remembered where jobs wait."""
+    connection.execute(LOOK_AGAIN, (after,))
+
+
+def read_by_a_batch(connection: Connection, held: Sequence[Job] = ()) -> dict[str, int]:
+    """Index entries and rows that a claim and its record read, of each relation."""
+    with connection.transaction():
+        before = {row["relname"]: row["rows"] for row in connection.execute(READ)}
+        jobs = claim(connection, 16, lease_s=0.05, held=held)
+        assert len(record_predictions(connection, jobs, [prediction(each.id) for each in jobs])) == 16
+        return {row["relname"]: row["rows"] - before[row["relname"]] for row in connection.execute(READ)}
+
+
+@pytest.mark.usefixtures("snapshot")
+@pytest.mark.parametrize("evaluation", [None, "e"], ids=["everyday", "in the background"])
+@pytest.mark.parametrize("names", [("ann",), ("ann", "bob", "new")], ids=["one submitter", "three"])
+def test_claims_read_no_more_the_more_jobs_have_ended(
+    connection: Connection, names: tuple[str, ...], evaluation: str | None
+):
+    """Entries of what has ended can't be removed from any index, nor old versions of who was served when."""
+    for name in names:
+        bulk(connection, 600, name, run_at=EARLIER, evaluation=evaluation)
+    held = claim(connection, 1)
+    look_from_the_start(connection, timedelta(hours=1))
+    read = [read_by_a_batch(connection, held) for _ in range(36)]
+    few, many = read[5], {name: max(counts[name] for counts in read[30:]) for name in read[0]}
+    assert {name: (few[name], rows) for name, rows in many.items() if rows > 1.5 * few[name] + 50} == {}
+    assert few["job_queue"] + few["job_queue_in_the_background"] < 300
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_a_look_from_the_start_is_repeated_the_later_the_more_it_read(connection: Connection):
+    bulk(connection, 16, "ann")
+    read = read_by_a_batch(connection)
+    row = connection.execute(WAITS).fetchone()
+    assert row is not None
+    assert 4 * DEAD * 2e-6 < row["seconds"] < sum(read[name] for name in INDEXES) * 2e-6
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_new_jobs_are_claimed_at_once_by_a_session_that_reads_on(connection: Connection, database: str):
+    bulk(connection, 50, "ann")
+    claim(connection, 8)
+    look_from_the_start(connection, timedelta(hours=1))
+    for name in ("aaa", "bob", "new", "zoe"):  # unknown, known with nothing waiting, unknown before, between and after
+        (added,) = add_jobs(connection, "x", submitted_by=name)
+        assert added in {each.id for each in claim(connection, 8)}
+    while claim(connection, 8):
+        pass
+    with db.connect(database) as other, other.transaction():
+        late = add_jobs(other, "late", submitted_by="ann")
+        assert add_jobs(connection, "soon", submitted_by="ann") == [each.id for each in claim(connection, 8)]
+    assert late == [each.id for each in claim(connection, 8)]
+    soon = add_jobs(connection, "later", run_at=datetime.now(UTC) + timedelta(seconds=0.3))
+    assert claim(connection, 8) == ()
+    time.sleep(0.4)
+    assert soon == [each.id for each in claim(connection, 8, lease_s=0.05)]
+    time.sleep(0.1)
+    claim(connection, 1)
+    assert job(connection, soon[0])["expired_leases"] == 1
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_jobs_that_join_in_front_are_claimed_after_the_next_look_from_the_start(connection: Connection, database: str):
+    bulk(connection, 60, "ann")
+    first = claim(connection, 8)
+    look_from_the_start(connection, timedelta(hours=1))
+    assert len(claim(connection, 8)) == 8
+    release_jobs(connection, first)
+    urgent = add_jobs(connection, "urgent", submitted_by="ann", priority=900)
+    with db.connect(database) as slow, slow.transaction():
+        (stalled,) = claim(slow, 1, lease_s=0.05)
+        time.sleep(0.1)
+        taken = {stalled.id, *(each.id for each in claim(connection, 1))}
+    look_from_the_start(connection, timedelta(0))
+    assert {*urgent, *(each.id for each in first)} - taken <= {each.id for each in claim(connection, 9)}
+    assert job(connection, stalled.id)["expired_leases"] == 1
+
+
+@pytest.mark.usefixtures("snapshot")
+def test_what_a_session_remembers_is_of_one_base_model_and_undone_with_its_transaction(connection: Connection):
+    add_base_model(connection, "other", default=False)
+    bulk(connection, 8, "ann")
+    bulk(connection, 8, "ann", base_model="other")
+    with connection.transaction(force_rollback=True):
+        assert len(claim(connection, 8)) == 8
+    for name in (BASE, "other", BASE, "other"):
+        claimed = claim(connection, 4, base_model=name)
+        look_from_the_start(connection, timedelta(hours=1))
+        assert len(claimed) == 4
+        assert {job(connection, each.id)["base_model"] for each in claimed} == {name}
+
+
 IN_TURN = """
 WITH waiting AS (
     SELECT j.*, row_number() OVER (PARTITION BY submitted_by ORDER BY due, id) AS turn
@@ -284,6 +418,11 @@ WITH waiting AS (
 SELECT id, turn FROM placed ORDER BY place, turn, due, id LIMIT %s
 """
 """What first_in_turn says, all jobs read."""
+FIRST_IN_TURN = """
+SELECT f.id, f.turn FROM loracomp.find_waiting(%s) AS w
+CROSS JOIN LATERAL loracomp.first_in_turn(%s, %s, w.submitters, w.firsts, w.first_ids) AS f
+ORDER BY f.place
+"""
 
 
 @pytest.mark.parametrize("most", [1, 4, 40, 200])
@@ -304,8 +443,9 @@ def test_the_first_in_turn_are_those_of_a_look_at_all_jobs(connection: Connectio
             " WHERE submitted_by = %s",
             (minutes, f"s{number}"),
         )
-    found = connection.execute("SELECT id, turn FROM loracomp.first_in_turn(%s, %s) ORDER BY place", (BASE, most))
-    assert found.fetchall() == connection.execute(IN_TURN, (most,)).fetchall()
+    with connection.transaction():  # in which now() is the same
+        found = connection.execute(FIRST_IN_TURN, (BASE, BASE, most)).fetchall()
+        assert found == connection.execute(IN_TURN, (most,)).fetchall()
 
 
 TOUCHED_AT_ALL = """
@@ -415,20 +555,25 @@ def test_a_suspect_that_is_not_first_is_passed_by(connection: Connection):
 
 def test_beside_jobs_that_are_held_others_are_claimed_and_no_suspect(connection: Connection):
     ids = add_jobs(connection, *"abc")
-    assert [each.id for each in claim(connection, 2)] == ids[:2]
-    assert [each.id for each in claim(connection, 4, held=2)] == ids[2:]
+    held = claim(connection, 2)
+    assert [each.id for each in held] == ids[:2]
+    held += claim(connection, 4, held=held)
+    assert [each.id for each in held] == ids
     suspect, other = add_jobs(connection, *"de")
     connection.execute("UPDATE loracomp.job SET expired_leases = 1, priority = 9 WHERE id = %s", (suspect,))
-    assert claim(connection, 4, held=3) == ()  # the suspect is first, and must be alone
-    assert [each.id for each in claim(connection, 2)] == [suspect]
-    assert claim(connection, 4, held=1) == ()  # nothing beside it
-    assert [each.id for each in claim(connection, 4, worker="other", held=1)] == [other]
+    assert claim(connection, 4, held=held) == ()  # the suspect is first, and must be alone
+    alone = claim(connection, 2)
+    assert [each.id for each in alone] == [suspect]
+    assert claim(connection, 4, held=alone) == ()  # nothing beside it
+    assert [each.id for each in claim(connection, 4, worker="other", held=held[:1])] == [other]
 
 
 def test_what_was_claimed_by_itself_and_gets_company_pays_for_no_expiry(connection: Connection):
     ids = add_jobs(connection, *"abc", max_attempts=1)
-    for held in range(3):
-        assert len(claim(connection, 1, held=held)) == 1
+    held: tuple[Job, ...] = ()
+    for _ in ids:
+        held += claim(connection, 1, held=held)
+    assert [each.id for each in held] == ids
     expire_leases(connection)
     connection.execute("SELECT loracomp.rescue_jobs()")
     rows = [job(connection, each) for each in ids]

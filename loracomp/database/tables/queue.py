@@ -33,7 +33,9 @@ turn = Table(
         "When a claim last took the first job of this submitter.",
         server_default=text("now()"),
     ),
-    PrimaryKeyConstraint("base_model", "submitted_by", name="a_submitter_has_one_turn_a_base_model"),
+    # A row for each submitter. Of its versions the newest stands last in the index, where claims find it first; those
+    # before it can't be removed while any session holds an old snapshot.
+    PrimaryKeyConstraint("base_model", "submitted_by", "served_at", name="a_submitter_has_one_turn_at_a_time"),
     ForeignKeyConstraint(
         ["base_model"],
         ["loracomp.base_model.name"],
