@@ -266,7 +266,7 @@ def hints_lost(_: Server, arena: Arena) -> str:
     arena.start_workers(1, POLL_S=poll_s)
     arena.one(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
-        " WHERE application_name LIKE 'loracomp heartbeat%' AND datname = current_database()"
+        " WHERE application_name LIKE 'loracomp heartbeat%%' AND datname = current_database()"
     )
     for _ in range(5):
         arena.insert(1)
