@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from loracomp.cli import tasks
+from loracomp.cli.answering import Waiting, see_to_answers
 from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks, warn
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
-from loracomp.errors import NotFoundError
+from loracomp.errors import LoracompError, NotFoundError
 from loracomp.lab.catalogue import entry_names
 
 model_app = typer.Typer(help="Base models, for which adapters are trained.", no_args_is_help=True)
@@ -102,6 +103,24 @@ def remove_model(
     with open_database() as connection:
         connection.execute(QUERIES["remove_base_model"], {"name": name, "force": force})
     list_models(as_json)
+
+
+@model_app.command("path")
+def show_model_path(
+    name: Annotated[str | None, typer.Argument(help="Name of the base model. Defaults to the default one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Print the folder with a base model's weights, from which transformers and PEFT load it as workers do."""
+    from loracomp.model.loading import base_model_folder
+    from loracomp.registry import base_models
+
+    with open_database() as connection:
+        base = base_models.find_base_model(connection, name)
+    folder = base_model_folder(base.source, revision=base.revision, cache_dir=load_settings().home / "models")
+    if as_json:
+        emit_json({"name": base.name, "path": str(folder)})
+    else:
+        typer.echo(folder)
 
 
 @encoder_app.command("show")
@@ -202,6 +221,50 @@ def retire_adapter(reference: Reference, base_model: BaseModelName = None, as_js
         _show(connection, reference, base_model, as_json)
 
 
+@adapter_app.command("delete")
+def delete_adapter(
+    reference: Reference,
+    base_model: BaseModelName = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete it even if it is active, or if a trace or a waiting job names it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete an adapter with its weights. To stop using it, and keep it for replay, retire it."""
+    from loracomp.registry import adapters
+
+    with open_database() as connection:
+        rows = adapters.delete_adapter(connection, reference, base_model, force=force)
+    emit(rows, title=f"Deleted: {reference}", as_json=as_json)
+
+
+@adapter_app.command("measure")
+def measure_adapter(
+    reference: Reference,
+    *,
+    tasks: Annotated[int, typer.Option(min=1, help="Most tasks: the adapter's own and the nearest ones.")] = 30,
+    base_model: BaseModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure an adapter, active or not, on the examples that are measured already. Can be killed and run again."""
+    from loracomp.registry import adapters, measurements
+    from loracomp.registry.base_models import find_base_model
+
+    with open_database() as connection:
+        base = find_base_model(connection, base_model).name
+        found = adapters.find_adapter(connection, reference, base)
+        asked = measurements.measure_adapter(connection, found["id"], tasks=tasks)
+
+        def look(connection: Connection) -> Waiting:
+            rows = [row for row in measurements.list_measurements(connection) if row["base_model"] == base]
+            return Waiting(base, sum(row["queued"] for row in rows), sum(row["running"] for row in rows))
+
+        left = see_to_answers(connection, load_settings(), look, asked["added"], "measuring")
+    emit([{"adapter": f"{found['name']}@{found['version']}", **asked}], title="Measured", as_json=as_json)
+    if left:
+        raise LoracompError(f"{left} jobs are left: run `loracomp adapter measure {reference}` to go on")
+
+
 @adapter_app.command("export")
 def export_adapter(
     reference: Reference,
@@ -239,7 +302,8 @@ def convert_adapter(
         known.source, revision=known.revision, dtype="float32", cache_dir=load_settings().home / "models"
     )
     report = convert.convert_adapter(folder, output, replace(base, name=known.name), rank, any_base=any_base)
-    emit([asdict(row) for row in report], title="Converted", as_json=as_json)
+    rows = [asdict(row) | {name: _short(getattr(row, name)) for name in ("norm", "relative_error")} for row in report]
+    emit([rows[-1], *rows[:-1]], title="Converted", as_json=as_json)
 
 
 @adapter_app.command("card")
@@ -334,6 +398,11 @@ def measure(
     )
     for step in steps:
         remarks.print(step, markup=False, highlight=False, soft_wrap=True)
+
+
+def _short(number: float) -> float:
+    """The number in four digits; more would be rounding errors of float32."""
+    return float(f"{number:.4g}")
 
 
 def _show(connection: Connection, reference: str, base_model: str | None, as_json: bool) -> None:

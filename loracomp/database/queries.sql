@@ -108,6 +108,9 @@ SELECT loracomp.activate_adapter(adapter_id => %(adapter_id)s::int, force => %(f
 -- name: retire_adapter
 SELECT loracomp.retire_adapter(adapter_id => %(adapter_id)s::int)
 
+-- name: delete_adapter
+SELECT * FROM loracomp.delete_adapter(adapter => %(adapter)s, base_model => %(base_model)s, force => %(force)s)
+
 -- name: find_adapter
 SELECT * FROM loracomp.find_adapter(
     name => %(name)s, version => %(version)s::int, base_model => %(base_model)s
@@ -130,6 +133,9 @@ SELECT * FROM loracomp.measure_task(
     task => %(task)s, rows => %(rows)s::int, adapters => %(adapters)s::int, split => %(split)s,
     base_model => %(base_model)s
 )
+
+-- name: measure_adapter
+SELECT * FROM loracomp.measure_adapter(adapter_id => %(adapter_id)s::int, tasks => %(tasks)s::int)
 
 -- name: add_measurements
 SELECT loracomp.add_measurements(

@@ -115,6 +115,14 @@ def describe_base_model(source: str, *, revision: str | None = None, cache_dir: 
     return description
 
 
+def base_model_folder(source: str, *, revision: str | None = None, cache_dir: Path) -> Path:
+    """The folder that `load_base_model` loads from: safetensors, config and tokenizer, as transformers reads them.
+
+    A GGUF file is dequantised into `cache_dir` first, if that has not been done. Raises the same errors.
+    """
+    return _describe(source, revision, cache_dir)[0]
+
+
 def resolve_device(device: str, device_map: str | None = None) -> str:
     """The torch device to use; 'auto' means a GPU if there is one, and with a device_map the first GPU.
 

@@ -113,6 +113,18 @@ def retire_adapter(connection: Connection, adapter_id: int) -> None:
         connection.execute(QUERIES["retire_adapter"], {"adapter_id": adapter_id})
 
 
+def delete_adapter(
+    connection: Connection, reference: str, base_model: str | None = None, *, force: bool = False
+) -> list[dict[str, Any]]:
+    """Delete an adapter, by 'name' (its newest version) or 'name@version'; returns what was deleted and what was kept.
+
+    Raises NotFoundError, and RefusedError if it is active or if a trace or a waiting job names it, unless `force`.
+    """
+    values = {"adapter": reference, "base_model": base_model, "force": force}
+    with translated_errors():
+        return connection.execute(QUERIES["delete_adapter"], values).fetchall()
+
+
 def find_adapter(connection: Connection, reference: str, base_model: str | None = None) -> dict[str, Any]:
     """The adapter's row, by 'name' (its newest version) or 'name@version'. Raises NotFoundError or UsageError."""
     name, at, version = reference.rpartition("@")

@@ -6,6 +6,7 @@ model's weights. The nearest change of a given rank is the truncated SVD of that
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -112,7 +113,8 @@ def _merge(folder: Path, base: BaseModel) -> None:
     from peft import PeftModel  # noqa: PLC0415  seconds, and for conversions only
 
     try:
-        with quiet_transformers():
+        with quiet_transformers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT still asks transformers by names of before
             PeftModel.from_pretrained(base.model, folder).merge_and_unload()
     except Exception as error:  # PEFT's adapter kinds raise many types of exception
         first_line = str(error).strip().partition("\n")[0]

@@ -7,6 +7,8 @@
 --     compare_adapters          what both are worth on their task's measured examples
 --   retire_adapter              by id, or by name
 --     adapter_named
+--   delete_adapter
+--     adapter_named
 --   adapter_named               an adapter by name@version
 --     find_adapter
 --   find_adapter                an adapter by name and version
@@ -183,6 +185,43 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.retire_adapter(text, text) IS
 'The same by name or name@version: the newest version, and of the default base model, unless given.';
+
+-- Deletes an adapter with its weights. Unless forced, it raises while the adapter is active, while jobs wait that measure it, and
+-- while a stored trace names it, because that job could not be replayed.
+CREATE FUNCTION loracomp.delete_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
+RETURNS TABLE (what text, rows bigint)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    gone CONSTANT loracomp.adapter := loracomp.adapter_named(delete_adapter.adapter, delete_adapter.base_model);
+    traces CONSTANT bigint := (SELECT count(*) FROM loracomp.prediction AS p WHERE gone.id = ANY (p.adapter_ids));
+    waiting CONSTANT bigint := (
+        SELECT count(*) FROM loracomp.job AS j
+        WHERE j.kind = 'measure' AND j.finished_at IS NULL AND gone.id = ANY (j.adapter_ids)
+    );
+    needed CONSTANT text := concat_ws(
+        ' and ',
+        CASE WHEN gone.status = 'active' THEN 'is active' END,
+        CASE WHEN waiting > 0 THEN format('is to be measured by %s jobs', waiting) END,
+        CASE WHEN traces > 0 THEN format('stands in the traces of %s jobs, which could not be replayed without it', traces) END
+    );
+BEGIN
+    IF needed <> '' AND delete_adapter.force IS NOT TRUE THEN
+        RAISE EXCEPTION 'adapter %@% %', gone.name, gone.version, needed
+            USING HINT = 'retire it (loracomp adapter retire), which keeps it for replay, or delete it by force (force => true, --force)';
+    END IF;
+    DELETE FROM loracomp.adapter AS a WHERE a.id = gone.id;
+    RETURN QUERY
+    VALUES
+        ('adapters deleted', 1::bigint),
+        ('traces kept that name it', traces),
+        ('jobs kept that were to measure it', waiting);
+END
+$$;
+COMMENT ON FUNCTION loracomp.delete_adapter IS
+'Deletes an adapter, by name or name@version, with its weights. If it is active, or if a trace or a waiting job names it, force is '
+'needed.';
 
 -- Reads one adapter by NAME or NAME@VERSION.
 CREATE FUNCTION loracomp.adapter_named(adapter text, base_model text) RETURNS loracomp.adapter

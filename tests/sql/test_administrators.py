@@ -109,6 +109,28 @@ def test_a_task_that_something_needs_is_deleted_by_force_alone(connection: Conne
     assert left == {"task": 1, "example": 2, "adapter": 1}
 
 
+def test_an_adapter_that_something_needs_is_deleted_by_force_alone(run: Any, connection: Connection):
+    examples = load(connection)
+    job = submit(connection)
+    rte = value(connection, "SELECT id FROM loracomp.adapter WHERE name = 'rte'")
+    answer(connection, job, examples)
+    connection.execute("UPDATE loracomp.prediction SET adapter_ids[1] = %s", [rte])
+    with pytest.raises(
+        RefusedError, match="adapter rte@1 is active and stands in the traces of 1 jobs, which could not"
+    ):
+        run("adapter", "delete", "rte")
+    run("adapter", "retire", "rte")
+    with pytest.raises(RefusedError, match=r"adapter rte@1 stands in the traces of 1 jobs, .*: retire it"):
+        run("adapter", "delete", "rte@1")
+    said = {row["what"]: row["rows"] for row in run("adapter", "delete", "rte@1", "--force")}
+    assert said == {"adapters deleted": 1, "traces kept that name it": 1, "jobs kept that were to measure it": 0}
+    assert [row["adapter"] for row in run("adapter", "list")] == ["mnli@1"]
+    deleted = (
+        "SELECT count(*) FROM loracomp.audit_event WHERE entity = 'adapter' AND action = 'delete' AND entity_id = %s"
+    )
+    assert value(connection, deleted, [rte]) == 1
+
+
 def test_a_task_that_nothing_needs_is_deleted(run: Any, connection: Connection):
     load(connection)
     connection.execute("SELECT loracomp.retire_adapter('rte')")

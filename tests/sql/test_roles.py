@@ -42,7 +42,8 @@ EXECUTE = {
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task
         rename_task delete_task delete_examples list_tasks
         add_examples unembedded_examples find_unembedded
-        stage_adapter find_adapter activate_adapter retire_adapter list_adapters read_adapters set_policy list_policies
+        stage_adapter find_adapter activate_adapter retire_adapter delete_adapter list_adapters read_adapters
+        set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         erase_jobs add_embeddings
         tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies

@@ -157,6 +157,8 @@ def test_a_task_without_an_adapter_is_measured_and_a_new_version_on_what_is(conn
     found = connection.execute("SELECT * FROM loracomp.measure_adapter(%s)", [staged]).fetchone()
     assert found == {"examples": 1, "added": 1}
     assert waiting(connection) == {asked: [staged]}
+    with pytest.raises(psycopg.errors.RaiseException, match="adapter tea@2 is to be measured by 1 jobs"):
+        connection.execute("SELECT loracomp.delete_adapter('tea@2')")
     assert measure_task(connection, "new")["examples"] == 2
     assert waiting(connection) == {asked: [staged], ({first, second} - {asked}).pop(): [tea]}
     answer_all(connection, 0.25)
