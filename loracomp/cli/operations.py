@@ -53,10 +53,19 @@ def ray(
         workers,
         gpus_per_worker=gpus_per_worker,
         cpus_per_worker=cpus_per_worker,
-        environment={name: value for name, value in os.environ.items() if name.startswith("LORACOMP_")},
+        environment=_of_each_worker(settings.database_url),
         drain_s=settings.grace_s,
     )
     emit([{"worker": name, "done": what} for name, what in done.items()], title="Workers on Ray", as_json=as_json)
+
+
+def _of_each_worker(database_url: str) -> dict[str, str]:
+    """This process's LORACOMP_* variables, without what two workers of one node can't share: a name and a port."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("LORACOMP_")}
+    ours.pop("LORACOMP_WORKER", None)
+    if "LORACOMP_METRICS_PORT" in ours:
+        ours["LORACOMP_METRICS_PORT"] = "0"
+    return {**ours, "LORACOMP_DATABASE_URL": database_url}
 
 
 def doctor(

@@ -62,8 +62,8 @@ def connect(
 ) -> Connection:
     """Open an autocommit connection that returns rows as dicts and, with `vectors`, pgvector's types as arrays.
 
-    It keeps no state in the session, so that it works through a pooler in transaction mode. Statements are not
-    prepared: they only call SQL functions, and Postgres caches the plans inside those.
+    Nothing depends on the state of the session, so that it works through a pooler in transaction mode. Statements are
+    not prepared: they only call SQL functions, and Postgres caches the plans inside those.
     A statement that gets no answer for `answer_s` seconds raises psycopg.OperationalError; the connection can't be used
     afterwards. Raises DatabaseUnavailableError if the server can't be reached or has no pgvector, and UsageError if
     `url` can't be read.

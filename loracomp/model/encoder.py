@@ -58,7 +58,7 @@ class Encoder:
 
     def _embed(self, texts: list[str]) -> Any:
         device = self.model.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cpu" and has_bf16(device)):
+        with torch.autocast("cpu", torch.bfloat16, enabled=device == "cpu" and has_bf16(device)):
             return self.model.encode(
                 texts,
                 batch_size=TEXTS_TOGETHER if device == "cpu" else 64,

@@ -330,12 +330,13 @@ def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], bas
 def _check_sizes(factors: Mapping[str, Factors], scaling: float, own: Mapping[str, float]) -> None:
     """Raise RefusedError for a change so large that a job would answer NaN: of finite factors, training diverged."""
     for module, (A, B) in factors.items():
-        # At least the norm of scaling * B @ A, which would take long to compute.
-        norm = own.get(module, scaling) * float(A.double().norm()) * float(B.double().norm())
-        if norm > LARGEST_CHANGE:
+        A, B = A.double(), B.double()  # noqa: PLW2901
+        # The Frobenius norm of B @ A, from matrices of rank times rank.
+        norm = own.get(module, scaling) * float(((B.mT @ B) * (A @ A.mT)).sum().clamp(min=0).sqrt())
+        if not norm <= LARGEST_CHANGE:
             raise RefusedError(
-                f"module {module}: scaling * norm(B) * norm(A) is {norm:.1e}, and may be {LARGEST_CHANGE:.0e} at most, "
-                "because the model's output would overflow; the training went wrong"
+                f"module {module}: the norm of scaling * B @ A is {norm:.1e}, and may be {LARGEST_CHANGE:.0e} at most, "
+                "because the model's output can overflow; the training went wrong"
             )
 
 

@@ -4,11 +4,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from threading import Thread
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.util import list_named_actors
 
 NAMESPACE = "loracomp"
@@ -34,7 +35,7 @@ def scale(
     seconds to finish what it runs. Actors are detached: they outlive this process, and Ray starts them again where a
     node or a process dies. An actor that finds no room waits for a node. `environment` is added to the variables of
     each worker; Ray's dashboard does not show it. Returns what was done for each actor, by its name: started,
-    running, drained, or killed because the time was over.
+    running, drained, gone (it had died) or killed because the time was over.
     """
     before = set(_names())
     wanted = [f"worker-{number}" for number in range(1, workers + 1)]
@@ -49,15 +50,17 @@ def scale(
     drained = {name: each.drain.remote() for name, each in leaving.items()}
     ready, _ = ray.wait(list(drained.values()), num_returns=len(drained), timeout=drain_s) if drained else ([], [])
     for name, each in leaving.items():
-        done[name] = "drained" if drained[name] in ready else "killed"
+        done[name] = _outcome(drained[name]) if drained[name] in ready else "killed"
         ray.kill(each)
     return done
 
 
-def states() -> Iterator[tuple[str, Any]]:
-    """The name of each actor that answers now, with what it says of itself."""
-    for name in sorted(_names()):
-        yield name, ray.get(ray.get_actor(name, namespace=NAMESPACE).state.remote())
+def _outcome(drained: Any) -> str:
+    try:
+        ray.get(drained)
+    except RayActorError:
+        return "gone"
+    return "drained"
 
 
 def _names() -> list[str]:

@@ -8,9 +8,10 @@
 
 -- Queues what has come due, and returns where jobs of a base model wait: the submitters, with the first job of each, and the first
 -- job of evaluations and of kind measure. A reader of the queue's index that starts there reads no dead entries before it.
--- It reads from the start as long as that is cheap. A look from the start that reads more than 1,000 entries is repeated only
--- after two microseconds for each of them, so that such looks take about a twentieth of the time. Until then, each look starts
--- where the last one found the first waiting job, but at least a second before now, because an INSERT may commit later than others.
+-- It reads from the start as long as that is cheap. A look from the start that reads more than 1,000 entries (more where there are
+-- many submitters) is repeated only after two microseconds for each of them, and at the latest after a minute. Until then, each
+-- look starts where the last one found the first waiting job, but at least a second before now, because an INSERT may commit later
+-- than others; jobs of evaluations and of kind measure have no such second.
 -- A job that joins the queue even further in front (by its priority, released by a worker, or after a long transaction) waits for
 -- the next look from the start.
 -- What is remembered describes the database and not a client, so it stays true if a pooler gives the session to another client.
@@ -36,14 +37,18 @@ DECLARE
     indexes CONSTANT text[] := '{loracomp.job_queue, loracomp.job_queue_in_the_background, loracomp.job_leases,
         loracomp.job_scheduled}';
     most CONSTANT integer := 1000;
-    certain CONSTANT timestamptz := now() - interval '1 second';
+    longest CONSTANT interval := interval '1 minute';
+    margin CONSTANT interval := interval '1 second';
+    certain CONSTANT timestamptz := now() - margin;
     remembered CONSTANT jsonb := coalesce(nullif(current_setting('loracomp.waiting', true), ''), '{}');
     known jsonb := remembered -> find_waiting.base_model;
     whole CONSTANT boolean := (
         now() >= (known ->> 'looked_at')::timestamptz AND now() < (known ->> 'look_until')::timestamptz
+        AND (known ->> 'look_until')::timestamptz < now() + longest
     ) IS NOT TRUE;
     look_until timestamptz := known ->> 'look_until';
     looked_at timestamptz := '-infinity';
+    is_dear boolean;
     names text[] := '{}';
     bounds timestamptz[];
     bound_ids bigint[];
@@ -56,8 +61,8 @@ BEGIN
         SELECT array_agg(k.submitted_by), array_agg(k.first), array_agg(k.first_id) INTO names, bounds, bound_ids
         FROM jsonb_to_recordset(known -> 'firsts') AS k (submitted_by text, first timestamptz, first_id bigint);
     END IF;
-    rescued := loracomp.rescue_jobs(looked_at, most);
-    woken := loracomp.wake_jobs(looked_at, most);
+    rescued := loracomp.rescue_jobs(looked_at - margin, most);
+    woken := loracomp.wake_jobs(looked_at - margin, most);
     WITH RECURSIVE newcomer (before, submitted_by, due, id) AS (
         -- Between each two submitters that are known, jump through the index from one submitter to the next.
         SELECT lead(k.submitted_by) OVER (ORDER BY k.submitted_by), k.submitted_by, NULL::timestamptz, NULL::bigint
@@ -105,14 +110,18 @@ BEGIN
     ORDER BY j.due, j.id LIMIT 1;
     IF whole THEN
         read := read + (SELECT sum(pg_stat_get_xact_tuples_returned(i.index::regclass)) FROM unnest(indexes) AS i (index));
-        look_until := now() + read * interval '2 microseconds';
+        look_until := now() + least(read * interval '2 microseconds', longest - margin);
         -- Those of whom nothing waits now: their dead entries are passed too.
         names := ARRAY(
-            SELECT DISTINCT t.submitted_by::text FROM loracomp.turn AS t
+            SELECT t.submitted_by::text FROM loracomp.turn AS t
             WHERE read > 1000 AND t.base_model = find_waiting.base_model
+            UNION
+            SELECT k.submitted_by FROM jsonb_to_recordset(known -> 'firsts') AS k (submitted_by text) WHERE read > 1000
         );
+        -- What is remembered costs some entries for each submitter.
+        is_dear := read > 1000 + 4 * cardinality(names);
     END IF;
-    IF NOT whole OR read > 1000 THEN
+    IF NOT whole OR is_dear THEN
         PERFORM set_config('loracomp.waiting', (remembered || jsonb_build_object(find_waiting.base_model, jsonb_build_object(
             'looked_at', now(),
             -- If all that one call handles was found, there may be more.

@@ -56,11 +56,16 @@ BEGIN
     ) THEN
         RETURN;
     END IF;
-    -- A job that was claimed alone does not run alone any more.
+    -- A job that was claimed alone does not run alone any more. A job that another session has locked (it may be cancelling it, and
+    -- never commit) is skipped: waiting for it would stop the worker.
     IF cardinality(claim_jobs.held) = 1 AND picked <> '{}' THEN
         UPDATE loracomp.job AS j SET claimed_together = 1 + cardinality(picked)
-        WHERE j.id = ANY (claim_jobs.held) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
-            AND j.claimed_together = 1;
+        WHERE j.id = ANY (ARRAY(
+            SELECT h.id FROM loracomp.job AS h
+            WHERE h.id = ANY (claim_jobs.held) AND h.lease_token IS NOT NULL AND h.worker = claim_jobs.worker
+                AND h.claimed_together = 1
+            FOR NO KEY UPDATE SKIP LOCKED
+        ));
     END IF;
     PERFORM loracomp.take_turns(claim_jobs.base_model, served::text[]);
     RETURN QUERY

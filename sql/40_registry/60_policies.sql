@@ -104,6 +104,9 @@ LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
+    IF tg_op = 'UPDATE' AND new.name = old.name THEN
+        RETURN new;
+    END IF;
     IF NOT pg_has_role(current_user, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = tg_relid), 'usage') THEN
         RAISE EXCEPTION 'policy default can be neither deleted nor renamed: jobs that name no policy use it'
             USING ERRCODE = 'restrict_violation', HINT = 'loracomp.set_policy changes its settings';

@@ -85,7 +85,7 @@ AS $$
                     coalesce(format('%s s', round(o.seconds)), format('%s transactions', o.transactions))), '; '
                 ORDER BY o.kind
             ) FILTER (WHERE o.seconds > 300 OR o.transactions > 1000000)
-            || ': claims walk through them; end it, and set idle_in_transaction_session_timeout and statement_timeout',
+            || ': dead rows stay; end it, and set idle_in_transaction_session_timeout and statement_timeout',
             'none is older than 5 minutes'
         )
     FROM loracomp.oldest_snapshots() AS o

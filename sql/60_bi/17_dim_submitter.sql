@@ -1,5 +1,5 @@
 -- Reads only, with its owner's rights.
--- It jumps through the index on submitted_by from one name to the next, so its time does not depend on the number of jobs.
+-- It jumps through the index on submitted_by from one name to the next, so its time does not depend on the number of jobs that are left.
 CREATE VIEW bi.dim_submitter AS
 WITH RECURSIVE submitter AS (
     (SELECT j.submitted_by FROM loracomp.job AS j ORDER BY j.submitted_by LIMIT 1)

@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from loracomp import cli
 from loracomp.cli import commands
+from loracomp.cli.operations import _of_each_worker
 from loracomp.errors import UsageError
 
 
@@ -14,6 +15,15 @@ from loracomp.errors import UsageError
 def registered() -> None:
     if not cli.app.registered_commands:
         commands.register(cli.app)
+
+
+def test_what_workers_of_one_node_cannot_share_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORKER": "me", "METRICS_PORT": "9000", "BATCH_SIZE": "4", "DATABASE_URL": "old"}.items():
+        monkeypatch.setenv(f"LORACOMP_{name}", value)
+    passed = _of_each_worker("new")
+    assert "LORACOMP_WORKER" not in passed
+    names = ("METRICS_PORT", "BATCH_SIZE", "DATABASE_URL")
+    assert [passed[f"LORACOMP_{name}"] for name in names] == ["0", "4", "new"]
 
 
 def refusal() -> str:

@@ -335,7 +335,7 @@ def test_claims_read_no_more_the_more_jobs_have_ended(
     for name in names:
         bulk(connection, 600, name, run_at=EARLIER, evaluation=evaluation)
     held = claim(connection, 1)
-    look_from_the_start(connection, timedelta(hours=1))
+    look_from_the_start(connection, timedelta(seconds=50))
     read = [read_by_a_batch(connection, held) for _ in range(36)]
     few, many = read[5], {name: max(counts[name] for counts in read[30:]) for name in read[0]}
     assert {name: (few[name], rows) for name, rows in many.items() if rows > 1.5 * few[name] + 50} == {}
@@ -355,7 +355,7 @@ def test_a_look_from_the_start_is_repeated_the_later_the_more_it_read(connection
 def test_new_jobs_are_claimed_at_once_by_a_session_that_reads_on(connection: Connection, database: str):
     bulk(connection, 50, "ann")
     claim(connection, 8)
-    look_from_the_start(connection, timedelta(hours=1))
+    look_from_the_start(connection, timedelta(seconds=50))
     for name in ("aaa", "bob", "new", "zoe"):  # unknown, known with nothing waiting, unknown before, between and after
         (added,) = add_jobs(connection, "x", submitted_by=name)
         assert added in {each.id for each in claim(connection, 8)}
@@ -378,7 +378,7 @@ def test_new_jobs_are_claimed_at_once_by_a_session_that_reads_on(connection: Con
 def test_jobs_that_join_in_front_are_claimed_after_the_next_look_from_the_start(connection: Connection, database: str):
     bulk(connection, 60, "ann")
     first = claim(connection, 8)
-    look_from_the_start(connection, timedelta(hours=1))
+    look_from_the_start(connection, timedelta(seconds=50))
     assert len(claim(connection, 8)) == 8
     release_jobs(connection, first)
     urgent = add_jobs(connection, "urgent", submitted_by="ann", priority=900)
@@ -400,7 +400,7 @@ def test_what_a_session_remembers_is_of_one_base_model_and_undone_with_its_trans
         assert len(claim(connection, 8)) == 8
     for name in (BASE, "other", BASE, "other"):
         claimed = claim(connection, 4, base_model=name)
-        look_from_the_start(connection, timedelta(hours=1))
+        look_from_the_start(connection, timedelta(seconds=50))
         assert len(claimed) == 4
         assert {job(connection, each.id)["base_model"] for each in claimed} == {name}
 
@@ -578,6 +578,16 @@ def test_what_was_claimed_by_itself_and_gets_company_pays_for_no_expiry(connecti
     connection.execute("SELECT loracomp.rescue_jobs()")
     rows = [job(connection, each) for each in ids]
     assert [(row["status"], row["attempts"], row["expired_leases"]) for row in rows] == [("queued", 0, 1)] * 3
+
+
+def test_a_claim_does_not_wait_for_a_held_job_that_somebody_is_cancelling(connection: Connection, database: str):
+    add_jobs(connection, *"ab")
+    held = claim(connection, 1)
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT loracomp.cancel_job(%s)", (held[0].id,))
+        connection.execute("SET lock_timeout = '1s'")
+        assert len(claim(connection, 1, held=held)) == 1
+    connection.execute("RESET lock_timeout")
 
 
 def test_an_expiry_alone_counts_and_the_last_one_fails_the_job(connection: Connection):

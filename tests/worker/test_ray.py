@@ -57,19 +57,26 @@ def scale(workers: int, database: str) -> dict[str, str]:
     )  # fmt: skip
 
 
+def states() -> Iterator[tuple[str, Any]]:
+    """The name of each actor, with what it says of itself."""
+    import ray
+    from ray.util import list_named_actors
+
+    for each in list_named_actors(all_namespaces=True):
+        yield each["name"], ray.get(ray.get_actor(**each).state.remote())
+
+
 def alive(connection: Connection) -> int:
     rows = connection.execute(QUERIES["worker_status"])
     return sum(row["status"] in {"idle", "busy"} for row in rows)
 
 
 def test_a_node_dies_and_nothing_is_lost_or_doubled(cluster: Any, connection: Connection, database: str):
-    from loracomp.worker import on_ray
-
     assert scale(3, database) == {f"worker-{number}": "started" for number in (1, 2, 3)}
     wait_until(lambda: alive(connection) == 3)
     jobs = add_jobs(connection, *["sleep 0.2"] * 120)
     wait_until(lambda: Counter(statuses(connection).values())["succeeded"] > 20)
-    by_node = Counter(state["node"] for _, state in on_ray.states())
+    by_node = Counter(state["node"] for _, state in states())
     assert sorted(by_node.values()) == [1, 2]
     dying = next(node for node in cluster.workers if node.node_id == by_node.most_common(1)[0][0])
     cluster.remove_node(dying, allow_graceful=False)
@@ -95,11 +102,9 @@ def test_what_is_too_much_finishes_what_it_runs(cluster: Any, connection: Connec
 
 
 def test_a_worker_that_ends_by_itself_starts_again(cluster: Any, connection: Connection, database: str):
-    from loracomp.worker import on_ray
-
     scale(1, database)
     wait_until(lambda: alive(connection) == 1)
-    ((_, first),) = on_ray.states()
+    ((_, first),) = states()
     os.kill(first["pid"], signal.SIGKILL)
     add_jobs(connection, "a")
     wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
@@ -112,6 +117,6 @@ def test_a_killed_actor_takes_its_worker_along(cluster: Any, connection: Connect
 
     scale(1, database)
     wait_until(lambda: alive(connection) == 1)
-    ((name, state),) = on_ray.states()
+    ((name, state),) = states()
     ray.kill(ray.get_actor(name, namespace=on_ray.NAMESPACE))
     wait_until(lambda: not Path(f"/proc/{state['pid']}").exists())

@@ -44,7 +44,7 @@ turn = Table(
         ondelete="CASCADE",
     ),
     comment="When each submitter's jobs were last claimed, so that claims serve submitters in turn.",
-    # Few rows that every claim updates: mostly empty pages keep all versions of a row on its page.
+    # Few rows that every claim updates: vacuum often, on mostly empty pages.
     postgresql_with={"fillfactor": "20", "autovacuum_vacuum_cost_delay": "0"},
 )
 
