@@ -412,7 +412,7 @@ def activations(_: Server, arena: Arena) -> str:
             for version in takewhile(lambda _: not done.is_set(), count(first, 2)):
                 for name in names:
                     staged = stage(connection, name, version)
-                    connection.execute(QUERIES["activate_adapter"], {"adapter_id": staged})
+                    connection.execute(QUERIES["activate_adapter"], {"adapter_id": staged, "force": False})
                     activated += 1
         return activated
 
@@ -476,7 +476,8 @@ def earlier_checkouts(folder: Path, count: int) -> list[Path]:
     """The code before each of the last migrations, the oldest first, from git's history; before 0001 there is none."""
     found = []
     for migration in sorted(ROOT.glob("migrations/versions/0*.py"))[1:][-count:]:
-        added = git("log", "--diff-filter=A", "--format=%H", "-1", "--", str(migration)).decode().strip()
+        # Renames are followed: where two migrations had the same number for a time, that code can't be run.
+        added = git("log", "--follow", "--diff-filter=A", "--format=%H", "-1", "--", str(migration)).decode().strip()
         place = folder / f"before_{migration.stem}"
         packed = git("archive", f"{added}^" if added else "HEAD", "loracomp", "migrations", "sql", "tests")
         with tarfile.open(fileobj=BytesIO(packed)) as archive:
