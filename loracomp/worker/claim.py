@@ -23,7 +23,7 @@ def claim_jobs(
     """
     lease = timedelta(seconds=lease_s)
     ids = [job.id for job in held]
-    arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held": ids}
+    arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held_ids": ids}
     return tuple(
         Job(**{**row, "choices": row["choices"] and tuple(row["choices"]), "stop": tuple(row["stop"])})
         for row in connection.execute(QUERIES["claim_jobs"], arguments)

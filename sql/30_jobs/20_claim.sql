@@ -9,10 +9,15 @@
 --     take_turns                notes that these submitters were served
 
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. pick_jobs chooses the
--- jobs. The worker may already hold jobs (`held`, their ids): then no job that must run alone is claimed, and none is claimed while
--- such a job runs.
+-- jobs. The worker may already hold jobs (held_ids): then no job that must run alone is claimed, and none is claimed while such a job
+-- runs. A worker of an earlier release gives only their number (held); finding them then takes longer under an old snapshot.
 CREATE FUNCTION loracomp.claim_jobs(
-    worker text, base_model text, batch_size integer, lease interval, held bigint[] DEFAULT '{}'
+    worker text,
+    base_model text,
+    batch_size integer,
+    lease interval,
+    held integer DEFAULT 0,
+    held_ids bigint[] DEFAULT NULL
 )
 RETURNS TABLE (
     id bigint,
@@ -37,20 +42,27 @@ AS $$
 DECLARE
     picked bigint[];
     served name[];
+    company bigint[] := claim_jobs.held_ids;
 BEGIN
     PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
     PERFORM loracomp.check_range('lease', extract(EPOCH FROM claim_jobs.lease), 0, 86400);
     -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
     LOCK TABLE loracomp.job IN ROW EXCLUSIVE MODE;
+    IF company IS NULL THEN
+        company := ARRAY(
+            SELECT j.id FROM loracomp.job AS j
+            WHERE claim_jobs.held > 0 AND j.status = 'running' AND j.worker = claim_jobs.worker
+        );
+    END IF;
     SELECT coalesce(array_agg(p.id), '{}'), coalesce(array_agg(p.submitted_by) FILTER (WHERE p.leads), '{}')
     INTO picked, served
     FROM loracomp.pick_jobs(claim_jobs.base_model, claim_jobs.batch_size) AS p;
-    -- Held jobs are found by id: with status = 'running' the index of leases would be read, which has dead entries too.
-    IF claim_jobs.held <> '{}' AND (
+    -- By lease_token and not by status = 'running', or the index of leases would be read, which has dead entries too.
+    IF company <> '{}' AND (
         EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (picked) AND j.expired_leases > 0)
         OR EXISTS (
             SELECT FROM loracomp.job AS j
-            WHERE j.id = ANY (claim_jobs.held) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
+            WHERE j.id = ANY (company) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
                 AND j.expired_leases > 0
         )
     ) THEN
@@ -58,11 +70,11 @@ BEGIN
     END IF;
     -- A job that was claimed alone does not run alone any more. A job that another session has locked (it may be cancelling it, and
     -- never commit) is skipped: waiting for it would stop the worker.
-    IF cardinality(claim_jobs.held) = 1 AND picked <> '{}' THEN
+    IF cardinality(company) = 1 AND picked <> '{}' THEN
         UPDATE loracomp.job AS j SET claimed_together = 1 + cardinality(picked)
         WHERE j.id = ANY (ARRAY(
             SELECT h.id FROM loracomp.job AS h
-            WHERE h.id = ANY (claim_jobs.held) AND h.lease_token IS NOT NULL AND h.worker = claim_jobs.worker
+            WHERE h.id = ANY (company) AND h.lease_token IS NOT NULL AND h.worker = claim_jobs.worker
                 AND h.claimed_together = 1
             FOR NO KEY UPDATE SKIP LOCKED
         ));
@@ -74,7 +86,7 @@ BEGIN
             status = 'running',
             attempts = j.attempts + 1,
             worker = claim_jobs.worker,
-            claimed_together = cardinality(claim_jobs.held || picked),
+            claimed_together = cardinality(company || picked),
             claimed_at = now(),
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => j.timeout_s)),
             -- One token for the whole claim, because an uncorrelated subquery is evaluated once. It is random, so that no
@@ -95,7 +107,7 @@ COMMENT ON FUNCTION loracomp.claim_jobs IS
 
 -- scheduled -> due, for at most `most` jobs whose run_at has come, and was not before `since`. Scheduled jobs are in another index,
 -- so that claims need not read past them.
-CREATE FUNCTION loracomp.wake_jobs(since timestamptz, most integer) RETURNS integer
+CREATE FUNCTION loracomp.wake_jobs(since timestamptz DEFAULT '-infinity', most integer DEFAULT 1000) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off

@@ -565,6 +565,8 @@ def test_beside_jobs_that_are_held_others_are_claimed_and_no_suspect(connection:
     alone = claim(connection, 2)
     assert [each.id for each in alone] == [suspect]
     assert claim(connection, 4, held=alone) == ()  # nothing beside it
+    by_number = connection.execute("SELECT id FROM loracomp.claim_jobs('w', %s, 4, '1 minute', held => 1)", (BASE,))
+    assert by_number.fetchall() == []  # as workers of an earlier release ask
     assert [each.id for each in claim(connection, 4, worker="other", held=held[:1])] == [other]
 
 
