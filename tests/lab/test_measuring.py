@@ -94,7 +94,7 @@ def library(root: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def base(root: Path) -> BaseModel:
-    return load_base_model(str(root / "tiny"), cache_dir=root)
+    return load_base_model(str(root / "tiny"), cache_dir=root, dtype="float32")
 
 
 def measure(root: Path, library: Path, base: BaseModel, **given: Any) -> list[str]:

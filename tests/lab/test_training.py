@@ -314,7 +314,7 @@ def test_a_start_whose_modules_differ_in_alpha_is_refused(folders, trained, tmp_
 def test_a_start_that_does_not_say_what_it_has_seen_is_refused(trained, folders, tmp_path):
     start = shutil.copytree(trained[1], tmp_path / "start")
     record = json.loads((start / "training.json").read_text())
-    (start / "training.json").write_text(json.dumps({**record, "tasks_seen": None}))
+    (start / "training.json").write_text(json.dumps({**record, "tasks_seen": []}))
     with pytest.raises(UsageError, match="doesn't name the tasks that it was trained on"):
         fit(folders, tmp_path / "refused", start_from=start)
     (start / "training.json").write_text(json.dumps({**record, "base_model": {"name": "b", "fingerprint": "0" * 64}}))
