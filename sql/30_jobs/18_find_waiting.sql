@@ -11,7 +11,7 @@
 -- It reads from the start as long as that is cheap. A look from the start that reads more than 1,000 entries (more where there are
 -- many submitters) is repeated only after two microseconds for each of them, and at the latest after a minute. Until then, each
 -- look starts where the last one found the first waiting job, but at least a second before now, because an INSERT may commit later
--- than others; jobs of evaluations and of kind measure have no such second.
+-- than others. (Jobs of evaluations and of kind measure, leases and run_at have no such second, which would be read again each time.)
 -- A job that joins the queue even further in front (by its priority, released by a worker, or after a long transaction) waits for
 -- the next look from the start.
 -- What is remembered describes the database and not a client, so it stays true if a pooler gives the session to another client.
@@ -38,13 +38,12 @@ DECLARE
         loracomp.job_scheduled}';
     most CONSTANT integer := 1000;
     longest CONSTANT interval := interval '1 minute';
-    margin CONSTANT interval := interval '1 second';
-    certain CONSTANT timestamptz := now() - margin;
+    certain CONSTANT timestamptz := now() - interval '1 second';
     remembered CONSTANT jsonb := coalesce(nullif(current_setting('loracomp.waiting', true), ''), '{}');
     known jsonb := remembered -> find_waiting.base_model;
     whole CONSTANT boolean := (
         now() >= (known ->> 'looked_at')::timestamptz AND now() < (known ->> 'look_until')::timestamptz
-        AND (known ->> 'look_until')::timestamptz < now() + longest
+        AND (known ->> 'look_until')::timestamptz <= now() + longest
     ) IS NOT TRUE;
     look_until timestamptz := known ->> 'look_until';
     looked_at timestamptz := '-infinity';
@@ -61,8 +60,8 @@ BEGIN
         SELECT array_agg(k.submitted_by), array_agg(k.first), array_agg(k.first_id) INTO names, bounds, bound_ids
         FROM jsonb_to_recordset(known -> 'firsts') AS k (submitted_by text, first timestamptz, first_id bigint);
     END IF;
-    rescued := loracomp.rescue_jobs(looked_at - margin, most);
-    woken := loracomp.wake_jobs(looked_at - margin, most);
+    rescued := loracomp.rescue_jobs(looked_at, most);
+    woken := loracomp.wake_jobs(looked_at, most);
     WITH RECURSIVE newcomer (before, submitted_by, due, id) AS (
         -- Between each two submitters that are known, jump through the index from one submitter to the next.
         SELECT lead(k.submitted_by) OVER (ORDER BY k.submitted_by), k.submitted_by, NULL::timestamptz, NULL::bigint
@@ -110,7 +109,7 @@ BEGIN
     ORDER BY j.due, j.id LIMIT 1;
     IF whole THEN
         read := read + (SELECT sum(pg_stat_get_xact_tuples_returned(i.index::regclass)) FROM unnest(indexes) AS i (index));
-        look_until := now() + least(read * interval '2 microseconds', longest - margin);
+        look_until := now() + least(read * interval '2 microseconds', longest);
         -- Those of whom nothing waits now: their dead entries are passed too.
         names := ARRAY(
             SELECT t.submitted_by::text FROM loracomp.turn AS t

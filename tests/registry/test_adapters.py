@@ -188,7 +188,7 @@ def extra(name, shape=(4,)):
         (module_gone, "lacks factors for model.layers.0.self_attn.q_proj, which target_modules names"),
         (module_more, "factors for model.layers.0.self_attn.o_proj, which target_modules does not name"),
         (doubles, "float64; save it as float32, float16 or bfloat16"),
-        (too_large, r"self_attn.q_proj: scaling \* norm\(B\) \* norm\(A\) is .*e\+62, and may be 1e\+06 at most"),
+        (too_large, r"self_attn.q_proj: the norm of scaling \* B @ A is .*e\+62, and may be 1e\+06 at most"),
         (lambda tensors: tensors.clear(), "holds no factors"),
         (extra(f"{Q0}.lora_magnitude_vector.weight"), r"DoRA \(use_dora\) cannot be composed"),
         (extra(f"{Q0}.lora_B.bias"), r"biases \(bias, lora_bias\)"),
