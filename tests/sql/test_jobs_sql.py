@@ -325,6 +325,7 @@ def read_by_a_batch(connection: Connection, held: Sequence[Job] = ()) -> dict[st
         return {row["relname"]: row["rows"] - before[row["relname"]] for row in connection.execute(READ)}
 
 
+@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
 @pytest.mark.usefixtures("snapshot")
 @pytest.mark.parametrize("evaluation", [None, "e"], ids=["everyday", "in the background"])
 @pytest.mark.parametrize("names", [("ann",), ("ann", "bob", "new")], ids=["one submitter", "three"])
@@ -342,6 +343,7 @@ def test_claims_read_no_more_the_more_jobs_have_ended(
     assert few["job_queue"] + few["job_queue_in_the_background"] < 300
 
 
+@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
 @pytest.mark.usefixtures("snapshot")
 def test_a_look_from_the_start_is_repeated_the_later_the_more_it_read(connection: Connection):
     bulk(connection, 16, "ann")
@@ -351,6 +353,7 @@ def test_a_look_from_the_start_is_repeated_the_later_the_more_it_read(connection
     assert 4 * DEAD * 2e-6 < row["seconds"] < sum(read[name] for name in INDEXES) * 2e-6
 
 
+@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
 @pytest.mark.usefixtures("snapshot")
 def test_new_jobs_are_claimed_at_once_by_a_session_that_reads_on(connection: Connection, database: str):
     bulk(connection, 50, "ann")
@@ -374,6 +377,7 @@ def test_new_jobs_are_claimed_at_once_by_a_session_that_reads_on(connection: Con
     assert job(connection, soon[0])["expired_leases"] == 1
 
 
+@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
 @pytest.mark.usefixtures("snapshot")
 def test_jobs_that_join_in_front_are_claimed_after_the_next_look_from_the_start(connection: Connection, database: str):
     bulk(connection, 60, "ann")
@@ -391,6 +395,7 @@ def test_jobs_that_join_in_front_are_claimed_after_the_next_look_from_the_start(
     assert job(connection, stalled.id)["expired_leases"] == 1
 
 
+@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
 @pytest.mark.usefixtures("snapshot")
 def test_what_a_session_remembers_is_of_one_base_model_and_undone_with_its_transaction(connection: Connection):
     add_base_model(connection, "other", default=False)
