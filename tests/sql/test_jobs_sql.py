@@ -19,6 +19,7 @@ from psycopg.types.json import Jsonb
 from demo_fixtures import ROOT
 from job_data import (
     BASE,
+    INDEXES,
     RECORD_ROW,
     add_base_model,
     add_jobs,
@@ -281,7 +282,6 @@ FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace
 DEAD = 400
 EARLIER = datetime.now(UTC) - timedelta(hours=1)
 """Entries of the last second are read again."""
-INDEXES = ("job_queue", "job_queue_in_the_background", "job_leases", "job_scheduled")
 WAITS = """
 SELECT extract(EPOCH FROM (m.value ->> 'look_until')::timestamptz - (m.value ->> 'looked_at')::timestamptz) AS seconds
 FROM jsonb_each(current_setting('loracomp.waiting')::jsonb) AS m
