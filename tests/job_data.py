@@ -50,7 +50,7 @@ def clear(connection: Connection) -> None:
     """Leave one base model, and nothing else; from then on a statement that waits for ever fails."""
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")  # the audit's triggers would refuse
-        # Deleted jobs leave dead entries in indexes. After a thousand, a session remembers where jobs wait (find_waiting).
+        # Deleted jobs leave dead index entries. After a thousand, a session remembers where jobs wait (find_waiting).
         (sizes,) = connection.execute(SIZES, (list(INDEXES),))
         if sizes["bytes"] > 5 * 8192:
             connection.execute("TRUNCATE loracomp.job CASCADE")

@@ -320,7 +320,7 @@ def read_by_a_batch(connection: Connection, held: Sequence[Job] = ()) -> dict[st
     """Index entries and rows that a claim and its record read, of each relation."""
     with connection.transaction():
         before = {row["relname"]: row["rows"] for row in connection.execute(READ)}
-        jobs = claim(connection, 16, lease_s=0.05, held=held)
+        jobs = claim(connection, 16, lease_s=0.3, held=held)
         assert len(record_predictions(connection, jobs, [prediction(each.id) for each in jobs])) == 16
         return {row["relname"]: row["rows"] - before[row["relname"]] for row in connection.execute(READ)}
 
