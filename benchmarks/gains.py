@@ -63,7 +63,7 @@ class Rule:
     max_adapters: int = 3
     shares: str = "gain"
     accuracy: float = 0.0
-    """What a right answer counts in a gain, in nats, beside its log-probability."""
+    """Nats that a right answer adds to a gain, which is otherwise a difference of log-probabilities."""
 
     def settings(self) -> Settings:
         """As the reference takes them."""

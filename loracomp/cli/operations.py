@@ -26,7 +26,7 @@ def workers(as_json: AsJson = False) -> None:
 
 
 def ray(
-    workers: Annotated[int, typer.Option(help="Number of workers that the cluster shall run; 0: none.", min=0)],
+    workers: Annotated[int, typer.Option(help="Number of workers to run on the cluster; 0: none.", min=0)],
     gpus_per_worker: Annotated[float, typer.Option(help="GPUs that Ray reserves for each worker.", min=0)] = 0,
     cpus_per_worker: Annotated[float, typer.Option(help="CPU cores that Ray reserves for each worker.", min=0)] = 1,
     address: Annotated[str, typer.Option(help="The Ray cluster: host:port, or auto for this machine's.")] = "auto",

@@ -15,7 +15,7 @@ from ray.util import list_named_actors
 NAMESPACE = "loracomp"
 COMMAND = (sys.executable, "-m", "loracomp", "worker")
 RESTART_S = 5.0
-"""Seconds before an actor whose worker ended by itself gives way to its next incarnation."""
+"""Seconds between the end of a worker that ended by itself and the end of its actor, which Ray then restarts."""
 AS_A_CHILD = ("setpriv", "--pdeathsig", "TERM")
 """Starts a process that Linux sends SIGTERM when its parent dies, so that it gives back its jobs; of util-linux."""
 
