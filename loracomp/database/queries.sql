@@ -112,9 +112,9 @@ SELECT loracomp.retire_adapter(adapter_id => %(adapter_id)s::int)
 SELECT * FROM loracomp.delete_adapter(adapter => %(adapter)s, base_model => %(base_model)s, force => %(force)s)
 
 -- name: find_adapter
-SELECT * FROM loracomp.find_adapter(
-    name => %(name)s, version => %(version)s::int, base_model => %(base_model)s
-)
+SELECT a.*, b.name AS base_model, b.source AS base_source, b.revision AS base_revision
+FROM loracomp.find_adapter(name => %(name)s, version => %(version)s::int, base_model => %(base_model)s) AS a
+JOIN loracomp.base_model AS b ON b.id = a.base_model_id
 
 -- name: list_adapters
 SELECT * FROM loracomp.list_adapters()

@@ -58,6 +58,11 @@ def absolute_source(source: str) -> str:
     return str(path.absolute()) if not source.startswith(PACKAGE) and path.exists() else source
 
 
+def is_hub_id(source: str) -> bool:
+    """Whether a registered source, as `absolute_source` wrote it, is a hub id."""
+    return not source.startswith(PACKAGE) and not Path(source).is_absolute()
+
+
 def fingerprint(resolved: ResolvedSource) -> str:
     """Sha256 in hex of the weight files' bytes, concatenated in the order of file names.
 

@@ -15,6 +15,7 @@ from loracomp.composition.strategies import AdapterWeights
 from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import JobError, RefusedError, UsageError
+from loracomp.model.sources import is_hub_id
 from loracomp.registry.adapter_files import (
     CONFIG,
     TRAINING,
@@ -182,6 +183,8 @@ def parse_adapter(row: dict[str, Any], weights: bytes) -> AdapterWeights:
 def export_adapter(connection: Connection, adapter: dict[str, Any], folder: Path) -> None:
     """Write a registered adapter (a row of `find_adapter`) as a PEFT folder; its safetensors bytes are unchanged.
 
+    The config names the registered base model, because the author's path need not exist elsewhere.
+
     Raises UsageError if the folder is not empty, and RefusedError if the bytes in the database have changed.
     """
     if folder.exists() and any(folder.iterdir()):
@@ -196,9 +199,16 @@ def export_adapter(connection: Connection, adapter: dict[str, Any], folder: Path
         raise RefusedError(str(error)) from error
     folder.mkdir(parents=True, exist_ok=True)
     (folder / WEIGHTS).write_bytes(weights)
-    _write_json(folder / CONFIG, adapter["config"])
+    _write_json(folder / CONFIG, adapter["config"] | _base_of(adapter))
     if adapter["training"]:
         _write_json(folder / TRAINING, adapter["training"])
+
+
+def _base_of(adapter: dict[str, Any]) -> dict[str, str | None]:
+    """How the config names the base model: by its hub id, which PEFT loads from anywhere, or else by its name here."""
+    if is_hub_id(adapter["base_source"]):
+        return {"base_model_name_or_path": adapter["base_source"], "revision": adapter["base_revision"]}
+    return {"base_model_name_or_path": adapter["base_model"], "revision": None}
 
 
 def _write_json(path: Path, value: Any) -> None:
