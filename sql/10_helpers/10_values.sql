@@ -7,6 +7,7 @@
 --   confidence          probability of the best choice
 --   log_share           log softmax of scores, for one of them
 --     confidence
+--   did_you_mean        a name that differs in case only from one that is not found
 
 -- Changes nothing. NaN is out of every range; null passes, and the caller must check it.
 CREATE FUNCTION loracomp.check_range(
@@ -85,3 +86,13 @@ BEGIN ATOMIC
 SELECT scores[place] - max(u.score) + ln(loracomp.confidence(scores)) FROM unnest(scores) AS u (score);
 END;
 COMMENT ON FUNCTION loracomp.log_share IS 'Log softmax of scores, for one of them.';
+
+-- Reads no table.
+CREATE FUNCTION loracomp.did_you_mean(wanted text, names text[]) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+SELECT ' (did you mean ' || string_agg(u.name, ' or ' ORDER BY u.name) || '?)'
+FROM unnest(names) AS u (name) WHERE lower(u.name) = lower(wanted);
+END;
+COMMENT ON FUNCTION loracomp.did_you_mean IS
+'A question that names those of these names that differ from the wanted one in case only; null if there are none.';

@@ -90,7 +90,10 @@ BEGIN
     SELECT p.* INTO used FROM loracomp.policy AS p WHERE p.name = policy_with.policy;
     IF used.name IS NULL THEN
         RAISE EXCEPTION 'there is no policy %', policy_with.policy
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp.policy lists the existing ones, and for analysts bi.dim_policy';
+            USING ERRCODE = 'no_data_found', HINT = concat(
+                'loracomp.policy lists the existing ones, and for analysts bi.dim_policy',
+                loracomp.did_you_mean(policy_with.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
+            );
     END IF;
     RETURN loracomp.with_settings(used, policy_with.settings);
 END

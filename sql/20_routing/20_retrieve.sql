@@ -3,7 +3,9 @@
 --     embedding_dimensions
 --   check_encoder_unchanged     raises if the vector comes from another encoder than the examples' vectors
 --   unknown_tasks               which of the given names are no task
---   check_task_exists           raises if an administrator names no task; used by functions that look for trouble
+--     did_you_mean
+--   check_task_exists           raises if an administrator names no task
+--     did_you_mean
 --   excluded_tasks              the tasks that a job must not use
 --   eligible_tasks              the tasks to search
 --   active_adapters             the active adapters of these tasks
@@ -59,7 +61,10 @@ COMMENT ON FUNCTION loracomp.check_encoder_unchanged IS
 CREATE FUNCTION loracomp.unknown_tasks(names text[]) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT string_agg(x.name, ', ' ORDER BY x.place)
+    SELECT string_agg(x.name || coalesce(loracomp.did_you_mean(x.name, ARRAY(
+        SELECT t.name FROM loracomp.task AS t
+        WHERE t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role)
+    )), ''), ', ' ORDER BY x.place)
     FROM (
         SELECT coalesce(u.name, 'null') AS name, min(u.place) AS place
         FROM unnest(names) WITH ORDINALITY AS u (name, place)
@@ -79,7 +84,10 @@ AS $$
 BEGIN
     IF task IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = check_task_exists.task) THEN
         RAISE EXCEPTION 'there is no task %', check_task_exists.task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list shows the existing ones';
+            USING ERRCODE = 'no_data_found', HINT = concat(
+                'loracomp task add creates one, loracomp task list shows the existing ones',
+                loracomp.did_you_mean(check_task_exists.task, ARRAY(SELECT t.name FROM loracomp.task AS t))
+            );
     END IF;
     RETURN true;
 END

@@ -158,7 +158,7 @@ EXECUTE FUNCTION loracomp.check_columns();
 COMMENT ON TRIGGER check_columns ON loracomp.job IS 'Refuses columns that are not the inserting role''s to fill.';
 
 -- Fills columns that an INSERT may leave out, computes due again when run_at or priority changes, and refuses names of
--- policies, base models and tasks that don't exist. It runs with its owner's rights, because it reads tables that a submitter may not read.
+-- policies, base models and tasks that don't exist, and tasks that are asked for and excluded. It runs with its owner's rights, because it reads tables that a submitter may not read.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -190,14 +190,20 @@ BEGIN
     ELSIF tg_op = 'INSERT' AND NOT EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.name = new.base_model) THEN
         RAISE EXCEPTION 'base_model % does not exist', left(new.base_model, 100)
             USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'base_model_must_exist',
-                HINT = 'the table loracomp.base_model lists the existing ones';
+                HINT = concat(
+                    'the table loracomp.base_model lists the existing ones',
+                    loracomp.did_you_mean(new.base_model, ARRAY(SELECT b.name FROM loracomp.base_model AS b))
+                );
     END IF;
     IF tg_op = 'INSERT' AND new.policy <> 'default'
         AND NOT EXISTS (SELECT FROM loracomp.policy AS p WHERE p.name = new.policy)
     THEN
         RAISE EXCEPTION 'policy % does not exist', left(new.policy, 100)
             USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'policy_must_exist',
-                HINT = 'the table loracomp.policy lists the existing ones';
+                HINT = concat(
+                    'the table loracomp.policy lists the existing ones',
+                    loracomp.did_you_mean(new.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
+                );
     END IF;
     IF (new.chat_template OR new.system_text IS NOT NULL) AND NOT EXISTS (
         SELECT FROM loracomp.base_model AS b WHERE b.name = new.base_model AND b.has_chat_template
@@ -227,6 +233,14 @@ BEGIN
                 USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'exclude_tasks_must_name_tasks',
                     HINT = 'remove these names: a task that does not exist is never used';
         END IF;
+    END IF;
+    -- Only when it is inserted: rename_task may give a waiting job's task the name of a deleted one that the job excludes.
+    IF tg_op = 'INSERT' AND new.tasks && new.exclude_tasks THEN
+        RAISE EXCEPTION 'tasks and exclude_tasks both name %', (
+            SELECT string_agg(DISTINCT u.name, ', ') FROM unnest(new.tasks) AS u (name) WHERE u.name = ANY (new.exclude_tasks)
+        )
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'tasks_and_exclude_tasks_must_differ',
+                HINT = 'remove it from one of them: with tasks, no other task is used anyway';
     END IF;
     RETURN new;
 END

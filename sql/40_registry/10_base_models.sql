@@ -115,7 +115,10 @@ BEGIN
     WHERE b.name = find_base_model.name OR (find_base_model.name IS NULL AND b.is_default);
     IF found_model.id IS NULL THEN
         RAISE EXCEPTION 'base model % is not registered', coalesce(find_base_model.name, '(the default)')
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp model list shows the existing ones; loracomp model add adds one';
+            USING ERRCODE = 'no_data_found', HINT = concat(
+                'loracomp model list shows the existing ones; loracomp model add adds one',
+                loracomp.did_you_mean(find_base_model.name, ARRAY(SELECT b.name FROM loracomp.base_model AS b))
+            );
     END IF;
     RETURN found_model;
 END

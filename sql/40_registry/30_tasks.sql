@@ -36,8 +36,7 @@ BEGIN
     PERFORM loracomp.check_role_exists(reader_role);
     UPDATE loracomp.task AS t SET reader_role = restrict_task.reader_role WHERE t.name = restrict_task.task;
     IF NOT found THEN
-        RAISE EXCEPTION 'there is no task %', task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list shows the existing ones';
+        PERFORM loracomp.check_task_exists(coalesce(task, 'null'));
     END IF;
     PERFORM loracomp.note_readers();
 END
@@ -153,8 +152,7 @@ DECLARE
     found_id CONSTANT integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = find_task.task FOR UPDATE);
 BEGIN
     IF found_id IS NULL THEN
-        RAISE EXCEPTION 'there is no task %', find_task.task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list shows the existing ones';
+        PERFORM loracomp.check_task_exists(coalesce(find_task.task, 'null'));
     END IF;
     RETURN found_id;
 END

@@ -18,8 +18,7 @@ DECLARE
     target integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = add_examples.task FOR NO KEY UPDATE);
 BEGIN
     IF target IS NULL THEN
-        RAISE EXCEPTION 'there is no task %', add_examples.task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task add creates one';
+        PERFORM loracomp.check_task_exists(coalesce(add_examples.task, 'null'));
     END IF;
     RETURN QUERY
     WITH given AS MATERIALIZED (

@@ -45,8 +45,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'the version after @ is counted for you; --name names it';
     END IF;
     IF owner_task IS NULL THEN
-        RAISE EXCEPTION 'there is no task %', stage_adapter.task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task add creates one';
+        PERFORM loracomp.check_task_exists(coalesce(stage_adapter.task, 'null'));
     END IF;
     -- Lock the base model, so that two calls don't take the same version number.
     PERFORM FROM loracomp.base_model AS b WHERE b.id = owner_base FOR NO KEY UPDATE;
@@ -251,7 +250,12 @@ BEGIN
     ORDER BY a.version DESC LIMIT 1;
     IF found_adapter.id IS NULL THEN
         RAISE EXCEPTION 'base model % has no adapter %', base.name, concat_ws('@', find_adapter.name, find_adapter.version)
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list shows the existing ones';
+            USING ERRCODE = 'no_data_found', HINT = concat(
+                'loracomp adapter list shows the existing ones',
+                loracomp.did_you_mean(find_adapter.name, ARRAY(
+                    SELECT DISTINCT a.name FROM loracomp.adapter AS a WHERE a.base_model_id = base.id
+                ))
+            );
     END IF;
     RETURN found_adapter;
 END

@@ -33,8 +33,7 @@ BEGIN
     PERFORM loracomp.check_range('rows', measure_task.rows, 1, 1000000);
     PERFORM loracomp.check_range('adapters', measure_task.adapters, 1, 1000);
     IF target IS NULL THEN
-        RAISE EXCEPTION 'there is no task %', measure_task.task
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp task list shows the existing ones';
+        PERFORM loracomp.check_task_exists(coalesce(measure_task.task, 'null'));
     END IF;
     likely := loracomp.likely_tasks(target, model.id, measure_task.adapters);
     chosen := ARRAY(

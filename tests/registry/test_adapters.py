@@ -120,6 +120,25 @@ def test_an_exported_adapter_gives_the_same_logits_in_peft(connection, tmp_path,
         export_adapter(connection, find_adapter(connection, "piqa"), tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("source", "revision", "named"),
+    [
+        ("made-up/tiny", "c0ffee", ("made-up/tiny", "c0ffee")),
+        ("package:made_up/tiny.gguf", None, ("tiny", None)),
+        ("/home/author/models/tiny", None, ("tiny", None)),
+    ],
+)
+def test_an_exported_adapter_names_a_base_model_that_others_have(connection, folder, tmp_path, source, revision, named):
+    register_base_model(connection, replace(tiny_description(source=source), revision=revision))
+    add_task(connection, "piqa")
+    change_config(folder, base_model_name_or_path="/home/author/tiny", revision="main")
+    stage_adapter(connection, folder, task="piqa")
+    export_adapter(connection, find_adapter(connection, "piqa"), tmp_path / "out")
+    config = json.loads((tmp_path / "out" / CONFIG).read_text())
+    assert (config["base_model_name_or_path"], config["revision"]) == named
+    assert not stage_adapter(connection, tmp_path / "out", task="piqa").created
+
+
 @pytest.mark.model
 def test_an_adapter_of_the_real_base_model_comes_back_from_the_database(connection, smollm2, tmp_path):
     register_base_model(connection, smollm2)
@@ -463,6 +482,22 @@ def test_what_does_not_exist_is_named(connection, folder):
         activate_adapter(connection, 5)
     with pytest.raises(NotFoundError, match="no adapter with id 5"):
         retire_adapter(connection, 5)
+
+
+def test_a_name_in_another_case_is_asked_about(connection, folder):
+    registered(connection, "piqa")
+    stage_adapter(connection, folder, task="piqa")
+    add_task(connection, "PIQA")
+    with pytest.raises(NotFoundError, match=r"no task Piqa: .* ones \(did you mean PIQA or piqa\?\)$"):
+        stage_adapter(connection, folder, task="Piqa")
+    with pytest.raises(NotFoundError, match=r"no adapter PIQA@1: .* ones \(did you mean piqa\?\)$"):
+        find_adapter(connection, "PIQA@1")
+    with pytest.raises(NotFoundError, match=r"base model Tiny is not .* adds one \(did you mean tiny\?\)$"):
+        find_base_model(connection, "Tiny")
+    jobs = {"policy => 'CAT'": "cat", "base_model => 'TINY'": "tiny", "tasks => '{piQA}'": "PIQA or piqa"}
+    for given, meant in jobs.items():
+        with pytest.raises(RefusedError, match=rf"\(did you mean {meant}\?\)"), db.translated_errors():
+            connection.execute(f"SELECT loracomp.submit_job('a', {given})".encode())
 
 
 def test_a_base_models_name_stands_for_its_weights(connection):

@@ -50,6 +50,7 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
             ({"choices": ["a", "b"], **drawn}, "choices_are_scored_not_drawn_leave_out_temperature_top_p_seed")
             for drawn in ({"temperature": 1}, {"top_p": 0.5}, {"seed": 0})
         ),
+        ({"choices": ["a", "b"], "stop": ["."]}, "choices_are_scored_not_generated_leave_out_stop"),
         ({"stop": [""]}, "stop_must_hold_at_most_16_texts_none_empty"),
         ({"stop": [str(n) for n in range(17)]}, "stop_must_hold_at_most_16_texts_none_empty"),
         ({"stop": [None]}, "stop_must_hold_at_most_16_texts_none_empty"),
@@ -79,6 +80,17 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
 )
 def test_a_job_is_refused(connection: Connection, columns: dict[str, Any], constraint: str):
     assert refused(connection, "job", {"prompt": "fine"} | columns) == constraint
+
+
+@pytest.mark.parametrize("excluded", [["rte"], ["rte", "mnli"]])
+def test_a_task_that_is_asked_for_and_excluded_is_named(connection: Connection, excluded: list[str]):
+    connection.execute("INSERT INTO loracomp.task (name) VALUES ('rte'), ('mnli'), ('qnli')")
+    both = {"prompt": "fine", "tasks": ["mnli", "rte"], "exclude_tasks": excluded}
+    assert refused(connection, "job", both) == "tasks_and_exclude_tasks_must_differ"
+    says = f"both name {', '.join(sorted(excluded))}: remove it from one of them"
+    with pytest.raises(RefusedError, match=says), db.translated_errors():
+        add_jobs(connection, "fine", tasks=["mnli", "rte"], exclude_tasks=excluded)
+    add_jobs(connection, "fine", tasks=["mnli", "rte"], exclude_tasks=["qnli"])
 
 
 WHITE_SPACE = {character for character in map(chr, range(1, 0x3100)) if character.isspace()}

@@ -425,11 +425,11 @@ def test_a_hidden_task_and_none_are_the_same_to_exclude_tasks(database: str, log
         add_examples(owner, "secret", reader_role=login("readers"))
     messages = set()
     with connect(database, "alice") as alice, connect(database, "ana") as ana:
-        for name in ("secret", "no such"):
+        for name in ("secret", "Secret", "no such"):
             with pytest.raises(errors.ForeignKeyViolation) as caught:
                 submit(alice, exclude_tasks=[name])
             messages.add(str(caught.value.diag.message_primary).replace(name, "NAME"))
-        for name in ("secret", "no such"):
+        for name in ("secret", "Secret", "no such"):
             with pytest.raises(errors.NoDataFound) as refused:
                 ana.execute(
                     "SELECT loracomp.route(array_fill(1, '{832}')::public.vector, exclude_tasks => %s)", [[name]]

@@ -992,8 +992,8 @@ def test_fifty_submissions_with_one_key_are_one_job(connection: Connection, data
     "changed",
     [
         {"prompt": "b"}, {"choices": ["x", "z"]}, {"tags": '{"n": 2}'}, {"policy": "cat"}, {"kind": "route"},
-        {"exclude_tasks": ["rte"]}, {"stop": ["."]}, {"choices": None, "max_new_tokens": 8}, {"priority": 9},
-        {"max_attempts": 9, "timeout_s": 9},
+        {"exclude_tasks": ["rte"]}, {"choices": None, "max_new_tokens": 8}, {"choices": None, "stop": ["."]},
+        {"priority": 9}, {"max_attempts": 9, "timeout_s": 9},
     ],
     ids="-".join,
 )  # fmt: skip

@@ -215,6 +215,7 @@ job = Table(
         "choices IS NULL OR (temperature = 0 AND top_p = 1 AND seed IS NULL)",
         name="choices_are_scored_not_drawn_leave_out_temperature_top_p_seed",
     ),
+    CheckConstraint("choices IS NULL OR stop = '{}'", name="choices_are_scored_not_generated_leave_out_stop"),
     CheckConstraint("priority BETWEEN 0 AND 1000", name="priority_must_be_between_0_and_1000"),
     CheckConstraint(
         "idempotency_key <> '' AND char_length(idempotency_key) <= 500",
