@@ -7,7 +7,6 @@ of an exact McNemar test over all rows.
 """
 
 import argparse
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,16 +15,13 @@ import torch
 from peft import PeftModel
 from scipy.stats import binomtest
 
-from loracomp.config import load_settings
-from loracomp.lab.catalogue import load_entry, read_examples
-from loracomp.lab.catalogue.leaks import find_leaks
-from loracomp.lab.training.config import TrainingConfig
-from loracomp.lab.training.rows import split_rows
+from loracomp.lab.catalogue import load_entry
 from loracomp.model.chat import render
-from loracomp.model.loading import BaseModel, load_base_model
+from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_choices, log_likelihoods, normalize
 from loracomp.registry.examples import Example
-from loracomp.registry.library_files import PACKAGED, adapter_folder, read_manifest
+
+from .kept_rows import chosen_tasks, kept_aside, library_base, with_adapter
 
 BATCH = 8
 
@@ -53,30 +49,18 @@ def right(base: BaseModel, model: PeftModel, rows: Sequence[Example], in_templat
     return [int(found.argmax()) == row.answer_index for found, row in zip(scores, rows, strict=True)]
 
 
-def kept_aside(task: str, data: Path, most: int) -> list[Example]:
-    """Train rows that no adapter has learnt from, and whose text stands in no other split."""
-    record = json.loads((adapter_folder(PACKAGED, task) / "training.json").read_text())
-    entry, folder = load_entry(task), str(data / task)
-    leaks = find_leaks(entry, folder).source_refs
-    clean = [row for row in read_examples(entry, "train", folder) if row.source_ref not in leaks]
-    return sorted(
-        split_rows(clean, TrainingConfig(**record["hyper_parameters"]))[0][:most], key=lambda row: len(row.prompt)
-    )
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--rows", type=int, default=40, help="a task at most; 40")
     parser.add_argument("--tasks", help="Defaults to all that the library has an adapter for.")
     options = parser.parse_args()
-    manifest = read_manifest(PACKAGED)
-    base = load_base_model(manifest.base_model.source, cache_dir=load_settings().home / "models")
+    base = library_base()
     counts: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     print("| task | n | base | base in template | own adapter | own adapter in template |\n|---|---|---|---|---|---|")
-    for task in options.tasks.split(",") if options.tasks else sorted(manifest.tasks):
-        rows = kept_aside(task, options.data, options.rows)
-        model = PeftModel.from_pretrained(base.model, str(adapter_folder(PACKAGED, task))).eval()
+    for task in chosen_tasks(options):
+        rows = sorted(kept_aside(load_entry(task), options.data)[: options.rows], key=lambda row: len(row.prompt))
+        model = with_adapter(base, task)
         with model.disable_adapter():
             of_base = [right(base, model, rows, each) for each in (False, True)]
         of_own = [right(base, model, rows, each) for each in (False, True)]

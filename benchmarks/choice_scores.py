@@ -6,7 +6,6 @@ The rows are those that training kept aside. The table is that of docs/evaluatio
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,14 +13,11 @@ import torch
 from peft import PeftModel
 from torch import Tensor
 
-from loracomp.config import load_settings
-from loracomp.lab.catalogue import load_entry, read_examples
-from loracomp.lab.catalogue.leaks import find_leaks
-from loracomp.lab.training.config import TrainingConfig
-from loracomp.lab.training.rows import TrainingRow, split_rows, tokenised
-from loracomp.model.loading import load_base_model
+from loracomp.lab.catalogue import load_entry
+from loracomp.lab.training.rows import TrainingRow, tokenised
 from loracomp.model.scoring import Question, log_likelihoods
-from loracomp.registry.library_files import PACKAGED, adapter_folder, read_manifest
+
+from .kept_rows import chosen_tasks, kept_aside, library_base, settings_of, with_adapter
 
 RULES: dict[str, Callable[[Question], Tensor]] = {
     "sum": lambda question: torch.ones(len(question.token_counts)),
@@ -50,20 +46,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--tasks", help="Defaults to all that the library has an adapter for.")
     options = parser.parse_args()
-    manifest = read_manifest(PACKAGED)
-    base = load_base_model(manifest.base_model.source, cache_dir=load_settings().home)
+    base = library_base()
     print(f"| task | n | {' | '.join(RULES)} |\n|{'---|' * (len(RULES) + 2)}")
-    for task in options.tasks.split(",") if options.tasks else sorted(manifest.tasks):
-        folder = adapter_folder(PACKAGED, task)
-        if not (folder / "training.json").is_file():
-            continue
-        record = json.loads((folder / "training.json").read_text())
-        entry, data = load_entry(task), str(options.data / task)
-        leaks = find_leaks(entry, data).source_refs
-        clean = [row for row in read_examples(entry, "train", data) if row.source_ref not in leaks]
-        config = TrainingConfig(**record["hyper_parameters"])
-        rows = tokenised(split_rows(clean, config)[0], base, config.max_tokens)
-        model = PeftModel.from_pretrained(base.model, str(folder)).eval()
+    for task in chosen_tasks(options):
+        rows = tokenised(kept_aside(load_entry(task), options.data), base, settings_of(task).max_tokens)
+        model = with_adapter(base, task)
         with model.disable_adapter():
             before = shares(model, rows)
         after = shares(model, rows)

@@ -22,13 +22,12 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.evaluation.plan import UNFAMILIAR
-from loracomp.config import load_settings
+from benchmarks.kept_rows import library_base
 from loracomp.lab.catalogue import load_entry
 from loracomp.lab.catalogue.reading import rows_of
 from loracomp.lab.catalogue.templates import Templates
 from loracomp.lab.measuring import Measuring, read_adapters
 from loracomp.model.encoder import load_encoder
-from loracomp.model.loading import load_base_model
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest, write_examples_file
 from loracomp.registry.measurement_files import measurements_path, read_measurements
@@ -114,10 +113,7 @@ def labelled(task: str, data: Path) -> Iterator[Example]:
 
 def score(data: Path, rows: int) -> None:
     """Complete the files in KEPT; breadth first."""
-    manifest = read_manifest(PACKAGED)
-    home = load_settings().home / "models"
-    base = load_base_model(manifest.base_model.source, cache_dir=home)
-    encoder = load_encoder(manifest.encoder.source)
+    base, encoder = library_base(), load_encoder(read_manifest(PACKAGED).encoder.source)
     measuring = Measuring(base, read_adapters(PACKAGED, base))
     examples = {task: list(labelled(task, data)) for task in UNFAMILIAR}
     for task, each in examples.items():

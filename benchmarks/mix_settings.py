@@ -9,31 +9,23 @@ the scores that jobs have: the mix's less so many times the base model's.
 """
 
 import argparse
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from psycopg import sql
 from psycopg.types.json import Jsonb
 
 from loracomp.config import load_settings
 from loracomp.database import connections as db
-from loracomp.database import schema
 from loracomp.database.embedded import database_url
-from loracomp.lab.catalogue import load_entry, read_examples
-from loracomp.lab.catalogue.leaks import find_leaks
+from loracomp.lab.catalogue import load_entry
 from loracomp.lab.evaluation import start_evaluation
-from loracomp.lab.training.config import TrainingConfig
-from loracomp.lab.training.rows import split_rows
-from loracomp.registry.examples import Example
 from loracomp.registry.library import load_library
-from loracomp.registry.library_files import PACKAGED, adapter_folder, read_manifest
 from loracomp.registry.tasks import import_examples
 
-from .evaluation.__main__ import Answering
+from .databases import create_database
+from .evaluation.__main__ import Models
+from .kept_rows import chosen_tasks, kept_aside
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "base": {"router": "base"},
@@ -84,16 +76,6 @@ WHERE j.evaluation = 'mix_settings' GROUP BY j.policy
 """
 
 
-def kept_aside(task: str, data: Path) -> Iterator[Example]:
-    """Train rows that the task's adapter was not trained on."""
-    record = json.loads((adapter_folder(PACKAGED, task) / "training.json").read_text())
-    entry, folder = load_entry(task), str(data / task)
-    leaks = find_leaks(entry, folder).source_refs
-    clean = [row for row in read_examples(entry, SPLIT, folder) if row.source_ref not in leaks]
-    held_out = split_rows(clean, TrainingConfig(**record["hyper_parameters"]))[0]
-    return (replace(row, split=SPLIT) for row in held_out)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -103,24 +85,18 @@ def main() -> None:
     options = parser.parse_args()
     policies = CONTRASTED if options.contrasts else tuple(SETTINGS)
     settings = load_settings()
-    server = database_url(settings)
-    with psycopg.connect(server, autocommit=True) as connection:
-        for statement in ("DROP DATABASE IF EXISTS {}", "CREATE DATABASE {}"):
-            connection.execute(sql.SQL(statement).format(sql.Identifier(DATABASE)))
-    url = psycopg.conninfo.make_conninfo(server, dbname=DATABASE)
-    schema.initialize(url)
+    url = create_database(database_url(settings), DATABASE, anew=True)
     settings = settings.model_copy(update={"database_url": url})
-    manifest = read_manifest(PACKAGED)
-    tasks = options.tasks.split(",") if options.tasks else sorted(manifest.tasks)
+    tasks = chosen_tasks(options)
     with db.connect(url) as connection:
         load_library(connection, settings=settings)
         for name, values in SETTINGS.items():
             connection.execute("SELECT loracomp.set_policy(%s, %s)", [name, Jsonb(values)])
         for task in tasks:
-            import_examples(connection, task, kept_aside(task, options.data))
+            import_examples(connection, task, kept_aside(load_entry(task), options.data))
         tasks = [row["task"] for row in connection.execute(ASKABLE, [tasks, SPLIT])]
         start_evaluation(connection, DATABASE, tasks=tasks, policies=policies, split=SPLIT, rows_a_task=options.rows)
-        Answering(connection, settings)()
+        Models(settings).answer(connection, url)
         print_table(connection, tasks, policies)
         if options.contrasts:
             print_contrasts(connection, policies)

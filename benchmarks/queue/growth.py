@@ -44,42 +44,18 @@ CROSS JOIN loracomp.job AS j CROSS JOIN LATERAL json_populate_record(t, json_bui
 """
 
 
-def by_depth(maintenance: str, depths: Sequence[int], claims: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Results for each depth of the queue, without finished jobs in the table; depths below `least` are raised."""
-    points = [(max(depth, least(claims)), 0, 1) for depth in depths]
-    return growth(maintenance, points, claims, say)
-
-
-def by_history(
-    maintenance: str, histories: Sequence[int], claims: int, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Results for each length of the history, with the smallest depth."""
-    points = [(least(claims), history, 1) for history in histories]
-    return growth(maintenance, points, claims, say)
-
-
-def by_submitters(
-    maintenance: str, numbers: Sequence[int], depth: int, claims: int, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Results for each number of submitters, who share a queue of that depth evenly, without history."""
-    points = [(max(depth, least(claims)), 0, max(1, number)) for number in numbers]
-    return growth(maintenance, points, claims, say)
-
-
-def least(claims: int) -> int:
-    """Least number of jobs in a queue: twice the jobs that are claimed, so that half of them are left."""
-    return claims * BATCH * 2
-
-
 def growth(
     maintenance: str, points: Sequence[tuple[int, int, int]], claims: int, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
-    """Milliseconds of claim and record for each depth, history and number of submitters, measured in turns.
+    """Milliseconds of claim and record, measured in turns, for each depth, history and number of submitters.
 
-    All databases are filled first, so that the disk's delayed writes affect all equally.
+    The submitters share the queue evenly; 0 counts as one. A queue has at least twice the jobs that are claimed. All
+    databases are filled first, so that the disk's delayed writes affect all equally.
     """
+    least = 2 * claims * BATCH
+    distinct = dict.fromkeys((max(depth, least), history, max(1, each)) for depth, history, each in points)
     with ExitStack() as stack:
-        probes = [stack.enter_context(probe(maintenance, *point)) for point in dict.fromkeys(points)]
+        probes = [stack.enter_context(probe(maintenance, *point)) for point in distinct]
         settle(maintenance)
         for number in range(ROUNDS):
             for each in probes:

@@ -17,22 +17,18 @@ import argparse
 import json
 import re
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from statistics import median
-from time import perf_counter
 from typing import Any
 
-import psycopg
-from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.databases import create_database, timed
 from loracomp.config import load_settings
 from loracomp.database import connections as db
-from loracomp.database import schema
 from loracomp.database.embedded import database_url
 from loracomp.registry.library_files import MANIFEST, PACKAGED
 
@@ -67,7 +63,8 @@ log = Console(stderr=True, highlight=False)
 
 def main() -> None:
     options = parse_arguments()
-    url = open_database(options.database or f"{NAME}_{options.jobs}", anew=options.anew)
+    server = database_url(load_settings())
+    url = create_database(server, options.database or f"{NAME}_{options.jobs}", anew=options.anew)
     with db.connect(url) as connection:
         filled = fill(connection, options.jobs, options.weeks)
         result = {
@@ -95,19 +92,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder of volume.json, beside scaling.md")
     return parser.parse_args()
-
-
-def open_database(name: str, *, anew: bool) -> str:
-    """URL of the database, which is created and initialized if it is missing."""
-    server = database_url(load_settings())
-    with psycopg.connect(server, autocommit=True) as connection:
-        if anew:
-            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
-        if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
-    url = psycopg.conninfo.make_conninfo(server, dbname=name)
-    schema.initialize(url)
-    return url
 
 
 def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] | None:
@@ -174,12 +158,6 @@ def read(connection: db.Connection, query: str) -> int:
     """Run a query by COPY; returns the bytes of its result."""
     with connection.cursor().copy(f"COPY ({query}) TO STDOUT".encode()) as copy:
         return sum(len(part) for part in copy)
-
-
-def timed(work: Callable[[], object]) -> float:
-    start = perf_counter()
-    work()
-    return (perf_counter() - start) * 1000
 
 
 def show(url: str, result: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.databases import timed
 from loracomp.config import load_settings
 from loracomp.database import connections as db
 from loracomp.database.connections import know_traces
@@ -36,7 +37,7 @@ from loracomp.records import Answer, Job, Prediction, Versions
 from loracomp.worker.claim import claim_jobs
 from loracomp.worker.record import record_predictions
 
-from .__main__ import ENDED, NAME, timed
+from .__main__ import ENDED, NAME
 from .report import keep_analysts
 
 ROLE = "loracomp_bench_analyst"

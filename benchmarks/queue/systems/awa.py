@@ -6,11 +6,9 @@ from dataclasses import dataclass
 
 import asyncpg
 import awa
-import psycopg
 
-from .command import BODY_BYTES, PROMPT, RESULTS, command
+from .command import ADD_RESULT, BODY_BYTES, PROMPT, add_results, command
 
-ADD_RESULT = "INSERT INTO result (job_id, body) VALUES ($1, $2)"
 QUEUE = "answers"
 
 
@@ -27,8 +25,7 @@ def client_of(url: str) -> awa.AsyncClient:
 
 
 def install(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(RESULTS)
+    add_results(url)
 
     async def apply() -> None:
         async with client_of(url) as client:

@@ -3,14 +3,23 @@
 import sys
 from collections.abc import Callable
 
+import psycopg
+
 RESULTS = """
 CREATE TABLE result (job_id bigint PRIMARY KEY, body bytea NOT NULL);
 ALTER TABLE result ALTER COLUMN body SET STORAGE EXTERNAL;
 """
-ADD_RESULT = "INSERT INTO result (job_id, body) VALUES (%s, %s)"
+ADD_RESULT = "INSERT INTO result (job_id, body) VALUES ($1, $2)"
+"""For asyncpg."""
 BODY_BYTES = 3850
 """Size of a result that makes it as large, with indexes, as one of our predictions; the report shows both sizes."""
 PROMPT = "Question: what is the capital of a country that has two seas, three rivers and one very long name?\nAnswer:"
+
+
+def add_results(url: str) -> None:
+    """Make the table of results."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(RESULTS)
 
 
 def command(

@@ -5,21 +5,17 @@ import os
 from datetime import timedelta
 
 import asyncpg
-import psycopg
 import uvloop
 from pgqueuer import PgQueuer
 from pgqueuer.db import AsyncpgPoolDriver
 from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 
-from .command import BODY_BYTES, PROMPT, RESULTS, command
-
-ADD_RESULT = "INSERT INTO result (job_id, body) VALUES ($1, $2)"
+from .command import ADD_RESULT, BODY_BYTES, PROMPT, add_results, command
 
 
 def install(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(RESULTS)
+    add_results(url)
 
     async def apply() -> None:
         async with asyncpg.create_pool(url, min_size=1) as pool:

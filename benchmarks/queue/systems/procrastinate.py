@@ -4,10 +4,9 @@ import asyncio
 import os
 
 import procrastinate
-import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from .command import ADD_RESULT, BODY_BYTES, PROMPT, RESULTS, command
+from .command import BODY_BYTES, PROMPT, add_results, command
 
 
 def app_of(url: str, connections: int = 4) -> procrastinate.App:
@@ -15,8 +14,7 @@ def app_of(url: str, connections: int = 4) -> procrastinate.App:
 
 
 def install(url: str) -> None:
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute(RESULTS)
+    add_results(url)
 
     async def apply() -> None:
         app = app_of(url)
@@ -51,7 +49,7 @@ def work(url: str, batch: int) -> None:
             @app.task(name="answer", pass_context=True)
             async def answer(context: procrastinate.JobContext, prompt: str) -> None:
                 async with pool.connection() as connection:
-                    await connection.execute(ADD_RESULT, (context.job.id, body))
+                    await connection.execute("INSERT INTO result VALUES (%s, %s)", (context.job.id, body))
 
             await app.run_worker_async(concurrency=batch, wait=True, fetch_job_polling_interval=0.1)
 

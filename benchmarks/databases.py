@@ -1,0 +1,28 @@
+"""Databases of the benchmarks' own, and how long a call takes."""
+
+from collections.abc import Callable
+from time import perf_counter
+
+import psycopg
+from psycopg import sql
+
+from loracomp.database import schema
+
+
+def create_database(server: str, name: str, *, anew: bool = False) -> str:
+    """URL of a database on the server with this release's schema, created if it is missing; `anew` drops it first."""
+    with psycopg.connect(server, autocommit=True) as connection:
+        if anew:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
+        if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
+            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    url = psycopg.conninfo.make_conninfo(server, dbname=name)
+    schema.initialize(url)
+    return url
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Milliseconds that a call takes."""
+    start = perf_counter()
+    work()
+    return (perf_counter() - start) * 1000
