@@ -2,7 +2,7 @@
 
 import typer
 
-from loracomp.cli import database, demo, evaluation, jobs, operations, registry, training
+from loracomp.cli import adapters, database, demo, evaluation, jobs, library, models, operations, tasks, training
 
 
 def register(app: typer.Typer) -> None:
@@ -19,6 +19,11 @@ def register(app: typer.Typer) -> None:
     app.command()(operations.refresh)
     app.command()(training.train)
     app.command()(evaluation.evaluate)
-    registry.library_app.command("train")(training.train_library)
-    registry.register(app)
+    library.library_app.command("train")(training.train_library)
+    app.add_typer(models.model_app, name="model")
+    app.add_typer(models.encoder_app, name="encoder")
+    app.add_typer(tasks.task_app, name="task")
+    app.add_typer(adapters.adapter_app, name="adapter")
+    app.add_typer(library.library_app, name="library")
+    app.add_typer(tasks.policy_app, name="policy")
     app.add_typer(database.db_app, name="db")

@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from psycopg.errors import Diagnostic
@@ -17,6 +17,9 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection, connect, translated_errors
 from loracomp.database.embedded import database_url
 from loracomp.database.schema import check_revision
+
+if TYPE_CHECKING:
+    from loracomp.model.loading import BaseModel
 
 console = Console()
 """Prints results to stdout; progress and remarks go to `remarks`, on stderr."""
@@ -44,6 +47,21 @@ def _pass_on(notice: Diagnostic) -> None:
     """Print a warning that the database sent."""
     if notice.severity_nonlocalized == "WARNING":
         warn(": ".join(filter(None, [notice.message_primary, notice.message_hint])))
+
+
+def load_base(source: str, *, revision: str | None = None, device_map: str | None = None) -> "BaseModel":
+    """Load a base model, with the device and the precision that the settings name."""
+    from loracomp.model.loading import load_base_model, resolve_device
+
+    settings = load_settings()
+    return load_base_model(
+        source,
+        revision=revision,
+        device=resolve_device(settings.device, device_map),
+        device_map=device_map,
+        dtype=settings.dtype,
+        cache_dir=settings.home / "models",
+    )
 
 
 def warn(sentence: str) -> None:

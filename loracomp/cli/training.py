@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loracomp.cli.common import AsJson, console, emit, emit_json, remarks
-from loracomp.config import load_settings
+from loracomp.cli.common import AsJson, console, emit, emit_json, load_base, remarks
 from loracomp.errors import LoracompError
 from loracomp.lab.catalogue import load_entry
 from loracomp.lab.training.config import TrainingConfig, training_config
@@ -79,7 +78,7 @@ def train(
     from loracomp.lab.training.train import train_adapter
 
     with _stopped_in_words():
-        record = train_adapter(entry, _load_base(base_model), config, output, data, start_from=start_from)
+        record = train_adapter(entry, load_base(base_model), config, output, data, start_from=start_from)
     if as_json:
         emit_json(record)
     else:
@@ -118,7 +117,7 @@ def train_library(
     tasks = with_starts(tasks, task) if task else tasks
     outcomes = []
     with _stopped_in_words():
-        for each in library.train_library(tasks, output, data, lambda: _load_base(base_model)):
+        for each in library.train_library(tasks, output, data, lambda: load_base(base_model)):
             outcomes.append(each)
             _remark(f"[{len(outcomes)}/{len(tasks)}] {each.task}: {each.error or each.outcome}")
     columns = ("task", "outcome", "rows_seen", "leaks_left_out", "base_acc", "adapter_acc")
@@ -127,14 +126,6 @@ def train_library(
         raise LoracompError(
             f"{len(failed)} of {len(tasks)} tasks failed ({', '.join(failed)}): see the errors above, then run it again"
         )
-
-
-def _load_base(source: str) -> Any:
-    from loracomp.model.loading import load_base_model, resolve_device
-
-    settings = load_settings()
-    device = resolve_device(settings.device)
-    return load_base_model(source, device=device, dtype=settings.dtype, cache_dir=settings.home / "models")
 
 
 @contextmanager

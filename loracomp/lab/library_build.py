@@ -55,18 +55,18 @@ def build_library(
 
 
 def _examples(folder: Path, task: str, data: str | None, limit: int, seed: int) -> list[Example]:
-    rows, _ = train_rows(task, data, seed)
+    rows = train_rows(task, data, seed)
     drawn = {row.source_ref: row for row in draw(rows, limit, seed)}
     aside = measured_examples(folder, task, rows)
     return [*drawn.values(), *(row for row in aside if row.source_ref not in drawn)]
 
 
-def train_rows(task: str, data: str | None, seed: int = 0, max_words: int | None = None) -> tuple[list[Example], int]:
-    """A task's train rows that leak nothing, as its examples are put; and how many rows were left out."""
+def train_rows(task: str, data: str | None, seed: int = 0, max_words: int | None = None) -> list[Example]:
+    """A task's train rows that leak nothing, as its examples are put."""
     entry, source = load_entry(task), None if data is None else f"{data}/{task}"
     leaks = find_leaks(entry, source).source_refs
     rows = read_examples(entry, "train", source, phrased=PHRASED, seed=seed, max_words=max_words)
-    return [row for row in rows if row.source_ref not in leaks], len(leaks)
+    return [row for row in rows if row.source_ref not in leaks]
 
 
 def measured_examples(folder: Path, task: str, rows: Sequence[Example]) -> list[Example]:

@@ -17,13 +17,12 @@ from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.errors import JobError
 from loracomp.lab.library_build import MEASURED_A_TASK, MEASURED_WORDS, measured_examples, train_rows
-from loracomp.lab.training.kept_aside import complete_record
 from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Composition, Request
 from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors, read_adapter
 from loracomp.registry.base_models import RegisteredBaseModel
 from loracomp.registry.examples import Example
-from loracomp.registry.library_files import adapter_folder, read_examples_file, tasks_with_examples
+from loracomp.registry.library_files import read_examples_file, tasks_with_examples
 from loracomp.registry.measurement_files import (
     Asked,
     MeasuredExamples,
@@ -178,8 +177,8 @@ def measure_library(
     """
     tasks = tasks_with_examples(folder)
     read = {task: train_rows(task, data, seed, MEASURED_WORDS) for task in tasks}
-    yield from complete_records(folder, read)
-    chosen = {task: measured_examples(folder, task, found)[:rows] for task, (found, _) in read.items()}
+    yield from unmeasured(folder)
+    chosen = {task: measured_examples(folder, task, found)[:rows] for task, found in read.items()}
     near = likely_tasks(folder, tasks, adapters)
     measuring = Measuring(base, read_adapters(folder, base))
     for first in range(SCORED_TOGETHER, rows + SCORED_TOGETHER, SCORED_TOGETHER):
@@ -189,21 +188,13 @@ def measure_library(
                 yield f"{task}: {min(first, len(examples))} of {len(examples)} examples, {scored} scores"
 
 
-def complete_records(folder: Path, read: Mapping[str, tuple[Sequence[Example], int]]) -> Iterator[str]:
-    """Add the rows kept aside to training records that older releases wrote (`training.kept_aside`)."""
-    records = {path.parent.name: json.loads(path.read_text()) for path in folder.glob(f"adapters/*/{TRAINING}")}
-    # Adapters from which others started come first.
-    for task in sorted(records.keys() & read.keys(), key=lambda task: len(records[task]["tasks_seen"])):
-        start = (records[task].get("started_from") or {}).get("task")
-        before = None
-        if start in records:
-            weights = (adapter_folder(folder, start) / WEIGHTS).read_bytes()
-            again = json.loads((adapter_folder(folder, start) / TRAINING).read_text())
-            before = again | {"sha256": hashlib.sha256(weights).hexdigest()}
-        if not complete_record(adapter_folder(folder, task), *read[task], before):
+def unmeasured(folder: Path) -> Iterator[str]:
+    """A sentence for each adapter whose training record lacks the rows kept aside, so that it may have learnt any."""
+    for path in sorted(folder.glob(f"adapters/*/{TRAINING}")):
+        if "kept_aside" not in json.loads(path.read_text()):
             yield (
-                f"{task}: its training record doesn't say which rows were kept aside, so its adapter is not measured "
-                "on rows of its tasks; train it again"
+                f"{path.parent.name}: its training record doesn't say which rows were kept aside, so its adapter is "
+                "not measured on rows of its tasks; train it again"
             )
 
 

@@ -25,13 +25,6 @@ CREATE FUNCTION loracomp.find_waiting(
 )
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
--- As in pick_jobs.
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
-SET enable_bitmapscan = off
-SET enable_sort = off
-SET enable_incremental_sort = off
-SET jit = off
 AS $$
 DECLARE
     indexes CONSTANT text[] := '{loracomp.job_queue, loracomp.job_queue_in_the_background, loracomp.job_leases,

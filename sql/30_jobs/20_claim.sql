@@ -191,7 +191,8 @@ CREATE FUNCTION loracomp.pick_jobs(base_model text, batch_size integer)
 RETURNS TABLE (id bigint, submitted_by name, leads boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
--- The plan is forced to index scans that stop early, because statistics lag behind a queue and would mislead the planner.
+-- Here and in the functions that it calls, the plan is forced to index scans that stop early, because statistics lag
+-- behind a queue and would mislead the planner.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
@@ -262,15 +263,6 @@ CREATE FUNCTION loracomp.first_in_turn(
 RETURNS TABLE (id bigint, submitted_by name, turn integer, place bigint)
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
--- The plan is forced to index scans that stop early, because statistics lag behind a queue and would mislead the planner.
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
-SET enable_bitmapscan = off
--- enable_sort = off: the planner then reads the queue's index, which is in the right order, and not the index of idempotency
--- keys, which contains every job.
-SET enable_sort = off
-SET enable_incremental_sort = off
-SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE

@@ -37,11 +37,15 @@ def prompt(first, length=5, new=6, **settings):
     return Prompt([2 + (first + n) % 60 for n in range(length)], new, **settings)
 
 
+def run_all(texts):
+    while texts:
+        texts.step()
+
+
 def alone(model, tokenizer, asked, by=lambda *_: nullcontext, **about):
     texts = Texts(model, tokenizer, by)
     text = texts.add(asked, **about)
-    while texts:
-        texts.step()
+    run_all(texts)
     return text.result()
 
 
@@ -87,8 +91,7 @@ def test_greedy_texts_are_those_of_transformers_on_pefts_merge(model, tokenizer)
     asked = [prompt(11 * n, length=4 + n, new=10) for n in range(8)]
     texts = Texts(model, tokenizer, under)
     found = [texts.add(each, composition=n % 4) for n, each in enumerate(asked)]
-    while texts:
-        texts.step()
+    run_all(texts)
     with peft_twin(model, adapters(model)) as peft_model:
         assert isinstance(peft_model, PeftModel)
         for n in range(4):
@@ -107,8 +110,7 @@ def sharing(model, tokenizer, asked, shares=True):
     under = mixed(model)
     texts, shapes = Texts(model, tokenizer, under, shares_prefixes=shares), passes(model)
     found = [texts.add(each, composition=number) for each, number in asked]
-    while texts:
-        texts.step()
+    run_all(texts)
     return [text.result() for text in found], shapes
 
 
@@ -139,8 +141,7 @@ def test_a_prompt_that_comes_later_takes_what_it_begins_with_from_one_that_runs(
     texts.step()
     shapes = passes(model)
     found += [texts.add(ending(2, new=8), composition=0), texts.add(ending(3, new=8), composition=1)]
-    while texts:
-        texts.step()
+    run_all(texts)
     assert [text.result() for text in found] == expected
     assert [shape for shape in shapes if shape[1] > 1] == [(1, len(BEGINNING) + 1)]  # of the other mix
     assert shapes.count((1, 1)) >= 1
@@ -187,8 +188,7 @@ def test_where_memory_runs_out_fewer_run_and_all_come_out_the_same(model, tokeni
     model.model.embed_tokens.register_forward_hook(allocate)
     texts = Texts(model, tokenizer)
     found = [texts.add(each) for each in asked]
-    while texts:
-        texts.step()
+    run_all(texts)
     assert [text.result() for text in found] == expected
 
 
@@ -200,8 +200,7 @@ def test_a_text_too_large_alone_fails_alone(model, tokenizer):
     model.model.embed_tokens.register_forward_hook(allocate)
     texts = Texts(model, tokenizer)
     small, large, after = (texts.add(each) for each in (prompt(1), prompt(2, length=30), prompt(3)))
-    while texts:
-        texts.step()
+    run_all(texts)
     error = large.result()
     assert isinstance(error, JobError)
     assert (error.code, error.retry) == ("out_of_memory", True)
@@ -221,8 +220,7 @@ def test_what_a_neighbour_spoils_goes_on_alone_and_draws_the_same(model, tokeniz
         return output * float("nan")
 
     handle = model.model.embed_tokens.register_forward_hook(spoil)
-    while texts:
-        texts.step()
+    run_all(texts)
     assert [text.result() for text in found] == expected
 
 
@@ -232,7 +230,6 @@ def test_a_model_that_keeps_more_than_keys_and_values_reads_everything_again(mod
     monkeypatch.setattr("loracomp.model.generation.keys_and_values_suffice", lambda _: False)
     texts, shapes = Texts(model, tokenizer, shares_prefixes=True), passes(model)
     found = [texts.add(each) for each in asked]
-    while texts:
-        texts.step()
+    run_all(texts)
     assert [text.result() for text in found] == expected
     assert shapes[-1] == (1, 5 + 4)

@@ -1,0 +1,196 @@
+"""Commands about adapters."""
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from loracomp.cli.answering import Waiting, see_to_answers
+from loracomp.cli.common import AsJson, emit, emit_json, open_database, warn
+from loracomp.config import load_settings
+from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
+from loracomp.errors import LoracompError
+
+adapter_app = typer.Typer(help="LoRA adapters in versions, each for one task and base model.", no_args_is_help=True)
+
+BaseModelName = Annotated[str | None, typer.Option(help="Name of the base model. Defaults to the default one.")]
+Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter, by default its newest version.")]
+
+
+@adapter_app.command("list")
+def list_adapters(as_json: AsJson = False) -> None:
+    """List the adapters of all statuses, newest version first."""
+    with open_database() as connection:
+        rows = connection.execute(QUERIES["list_adapters"]).fetchall()
+    columns = ("adapter_id", "adapter", "status", "task", "base_model", "rank")
+    emit(rows, title="Adapters", as_json=as_json, columns=columns)
+
+
+@adapter_app.command("stage")
+def stage_adapter(
+    folder: Annotated[Path, typer.Argument(help="PEFT folder: adapter_config.json and adapter_model.safetensors.")],
+    *,
+    task: Annotated[str, typer.Option(help="The task that it was trained for.")],
+    name: Annotated[str | None, typer.Option(help="Name of the adapter. Defaults to the task's name.")] = None,
+    base_model: BaseModelName = None,
+    activate: Annotated[bool, typer.Option("--activate", help="Activate it too.")] = False,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Accept it even if its config names another base model; shapes must fit.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check an adapter and store it as the next version of its name. Jobs use it after it is activated."""
+    from loracomp.registry import adapters
+
+    with open_database() as connection:
+        staged = adapters.stage_adapter(
+            connection, folder, task=task, name=name, base_model=base_model, any_base=any_base
+        )
+        for target in staged.unmatched_targets:
+            warn(f"target_modules names {target}, which no module of the base model matches: a typing error?")
+        if activate:
+            adapters.activate_adapter(connection, staged.id)
+        _show(connection, f"{staged.name}@{staged.version}", base_model, as_json)
+
+
+@adapter_app.command("activate")
+def activate_adapter(
+    reference: Reference,
+    base_model: BaseModelName = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Activate it even if it is worse on measured examples.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Use an adapter for its task from now on. The adapter that was active is retired in the same transaction."""
+    from loracomp.registry import adapters
+
+    with open_database() as connection:
+        found = adapters.find_adapter(connection, reference, base_model)
+        adapters.activate_adapter(connection, found["id"], force=force)
+        _show(connection, reference, base_model, as_json)
+
+
+@adapter_app.command("retire")
+def retire_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
+    """Stop using an adapter. It stays stored for replay, and can be activated again."""
+    from loracomp.registry import adapters
+
+    with open_database() as connection:
+        adapters.retire_adapter(connection, adapters.find_adapter(connection, reference, base_model)["id"])
+        _show(connection, reference, base_model, as_json)
+
+
+@adapter_app.command("delete")
+def delete_adapter(
+    reference: Reference,
+    base_model: BaseModelName = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Delete it even if it is active, or if a trace or a waiting job names it.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete an adapter with its weights. To stop using it, and keep it for replay, retire it."""
+    from loracomp.registry import adapters
+
+    with open_database() as connection:
+        rows = adapters.delete_adapter(connection, reference, base_model, force=force)
+    emit(rows, title=f"Deleted: {reference}", as_json=as_json)
+
+
+@adapter_app.command("measure")
+def measure_adapter(
+    reference: Reference,
+    *,
+    tasks: Annotated[int, typer.Option(min=1, help="Most tasks: the adapter's own and the nearest ones.")] = 30,
+    base_model: BaseModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure an adapter, active or not, on the examples that are measured already. Can be killed and run again."""
+    from loracomp.registry import adapters, measurements
+    from loracomp.registry.base_models import find_base_model
+
+    with open_database() as connection:
+        base = find_base_model(connection, base_model).name
+        found = adapters.find_adapter(connection, reference, base)
+        asked = measurements.measure_adapter(connection, found["id"], tasks=tasks)
+
+        def look(connection: Connection) -> Waiting:
+            rows = [row for row in measurements.list_measurements(connection) if row["base_model"] == base]
+            return Waiting(base, sum(row["queued"] for row in rows), sum(row["running"] for row in rows))
+
+        left = see_to_answers(connection, load_settings(), look, asked["added"], "measuring")
+    emit([{"adapter": f"{found['name']}@{found['version']}", **asked}], title="Measured", as_json=as_json)
+    if left:
+        raise LoracompError(f"{left} jobs are left: run `loracomp adapter measure {reference}` to go on")
+
+
+@adapter_app.command("export")
+def export_adapter(
+    reference: Reference,
+    folder: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    base_model: BaseModelName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write an adapter as a folder that PEFT can load; its safetensors file is the one that was staged."""
+    from loracomp.registry import adapters
+
+    with open_database() as connection:
+        adapters.export_adapter(connection, adapters.find_adapter(connection, reference, base_model), folder)
+        _show(connection, reference, base_model, as_json)
+
+
+@adapter_app.command("convert")
+def convert_adapter(
+    folder: Annotated[Path, typer.Argument(help="PEFT folder of another kind: DoRA, modules_to_save, LoHa, ...")],
+    output: Annotated[Path, typer.Argument(help="Folder to write; new or empty.")],
+    *,
+    rank: Annotated[int, typer.Option(help="Rank of the LoRA to write; a higher rank loses less.")] = 16,
+    base_model: BaseModelName = None,
+    any_base: Annotated[
+        bool, typer.Option("--any-base", help="Accept it even if its config names another base model.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Convert an adapter that can't be staged to the nearest plain LoRA, and show the error of each module."""
+    from loracomp.model.loading import load_base_model
+    from loracomp.registry import base_models, convert
+
+    with open_database() as connection:
+        known = base_models.find_base_model(connection, base_model)
+    base = load_base_model(
+        known.source, revision=known.revision, dtype="float32", cache_dir=load_settings().home / "models"
+    )
+    report = convert.convert_adapter(folder, output, replace(base, name=known.name), rank, any_base=any_base)
+    rows = [asdict(row) | {name: _short(getattr(row, name)) for name in ("norm", "relative_error")} for row in report]
+    emit([rows[-1], *rows[:-1]], title="Converted", as_json=as_json)
+
+
+@adapter_app.command("card")
+def show_card(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
+    """Print an adapter's card, made from its training record: data and licence, settings, rows, seed, scores."""
+    from loracomp.lab.training.card import adapter_card
+    from loracomp.registry import adapters
+
+    with open_database() as connection:
+        row = adapters.find_adapter(connection, reference, base_model)
+    card = adapter_card(row["training"])
+    if as_json:
+        emit_json({"name": row["name"], "version": row["version"], "card": card})
+    else:
+        typer.echo(card)
+
+
+def _short(number: float) -> float:
+    """The number in four digits; more would be rounding errors of float32."""
+    return float(f"{number:.4g}")
+
+
+def _show(connection: Connection, reference: str, base_model: str | None, as_json: bool) -> None:
+    from loracomp.registry import adapters
+
+    row = adapters.find_adapter(connection, reference, base_model)
+    columns = ("name", "version", "status", "rank", "alpha", "scaling", "byte_count")
+    emit([row], title="Adapter", as_json=as_json, columns=columns)
