@@ -3,9 +3,9 @@
     python -m benchmarks.mix_settings ../shared/data --rows 60
     python -m benchmarks.mix_settings ../shared/data --rows 60 --contrasts
 
-Each setting is a policy; all are asked the same rows, as jobs, in a database made for it. The tables are those of
-docs/evaluation.md. With --contrasts a few settings are asked, and their answers under each contrast are worked out from
-the scores that jobs have: the mix's less so many times the base model's.
+Each setting is a policy. All policies answer the same rows, as jobs, in a database that is made for it. It prints the
+tables of docs/evaluation_details.md. With --contrasts only a few policies answer; what they would answer under each
+contrast c is computed from the stored scores: the mix's score minus c times the base model's.
 """
 
 import argparse

@@ -39,7 +39,7 @@ def measuring(bench: Workbench, turns: int) -> Measured:
 
 
 def _scoring(bench: Workbench, asked: Sequence[dict[str, Any]], times: int) -> Any:
-    """All prompts so many times, in batches."""
+    """A run that scores all prompts `times` times in batches, each row under another mix."""
     size, predictor, draw = bench.sizes.batch, bench.predictor(), drawing(bench.library)
     rows = [*asked] * times
     batches = [asking(predictor, rows[start : start + size], draw) for start in range(0, len(rows), size)]

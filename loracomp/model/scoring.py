@@ -31,7 +31,7 @@ def rows_at_head() -> Tensor | None:
     return _ROWS_AT_HEAD.get()
 
 
-class Spot(NamedTuple):
+class ScoredToken(NamedTuple):
     """A token to score: the output at `position` of a row predicts `token`, which belongs to choice `choice`."""
 
     position: int
@@ -41,14 +41,14 @@ class Spot(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The token ids of a prompt and of the branches that continue it, and the tokens to score (`spots`).
+    """The token ids of a prompt and of the branches that continue it, and the tokens to score.
 
     A branch attends to the prompt and itself, never to another branch; its positions follow those of the prompt.
     """
 
     prompt: tuple[int, ...]
     branches: tuple[tuple[int, ...], ...]
-    spots: tuple[Spot, ...]
+    scored: tuple[ScoredToken, ...]
 
     @property
     def tokens(self) -> tuple[int, ...]:
@@ -153,19 +153,23 @@ def _rows(prompt: tuple[int, ...], continuations: Sequence[list[int]], limit: in
         equal.setdefault(tuple(ids), []).append(choice)
     last = len(prompt) - 1
     branches: list[tuple[int, ...]] = []
-    spots = [Spot(last, ids[0], choice) for ids, choices in equal.items() if len(ids) == 1 for choice in choices]
+    scored = [
+        ScoredToken(last, ids[0], choice) for ids, choices in equal.items() if len(ids) == 1 for choice in choices
+    ]
     length = len(prompt)
     for branch, choices in equal.items():
         if len(branch) == 1:
             continue
         if branches and length + len(branch) - 1 > limit:
-            yield Row(prompt, tuple(branches), tuple(spots))
-            branches, spots, length = [], [], len(prompt)
+            yield Row(prompt, tuple(branches), tuple(scored))
+            branches, scored, length = [], [], len(prompt)
         places = (last, *range(length, length + len(branch) - 1))
-        spots += (Spot(place, token, choice) for choice in choices for place, token in zip(places, branch, strict=True))
+        scored += (
+            ScoredToken(place, token, choice) for choice in choices for place, token in zip(places, branch, strict=True)
+        )
         branches.append(branch[:-1])
         length += len(branch) - 1
-    yield Row(prompt, tuple(branches), tuple(spots))
+    yield Row(prompt, tuple(branches), tuple(scored))
 
 
 def pad_right(rows: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -188,14 +192,14 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
     rows = [row for question in questions for row in question.rows]
     inputs = _inputs(rows, device, model.dtype)
     counts = [len(question.token_counts) for question in questions]
-    # Several spots may share a place (row, position), as choices of one token do; the logits there are computed once.
+    # Tokens of several choices may be scored at one place (row, position); the logits there are computed only once.
     places: dict[tuple[int, int], int] = {}
-    spots = [
-        (places.setdefault((index, spot.position), len(places)), spot.token, first_choice + spot.choice)
+    scored = [
+        (places.setdefault((index, each.position), len(places)), each.token, first_choice + each.choice)
         for index, (row, first_choice) in enumerate(_rows_with_first_choice(questions))
-        for spot in row.spots
+        for each in row.scored
     ]
-    place, token, choice = torch.tensor(spots, device=device).T
+    place, token, choice = torch.tensor(scored, device=device).T
     with _head_at(model, torch.tensor(list(places), device=device), place, token):
         logits = model(**inputs, use_cache=False).logits[0]
     place, token, choice = place.to(logits.device), token.to(logits.device), choice.to(logits.device)
@@ -252,7 +256,7 @@ def shares_prompts(model: PreTrainedModel) -> bool:
 
 def _second_branch(model: PreTrainedModel, first: tuple[int, ...]) -> Tensor:
     """The score of a fixed second branch; it must not depend on the branch `first` before it."""
-    row = Row((1, 2, 3), (first, (7,)), (Spot(6, 0, 0),))
+    row = Row((1, 2, 3), (first, (7,)), (ScoredToken(6, 0, 0),))
     return log_likelihoods(model, [Question((row,), 3, (1,), (1,))])[0]
 
 

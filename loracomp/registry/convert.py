@@ -114,7 +114,7 @@ def _merge(folder: Path, base: BaseModel) -> None:
 
     try:
         with quiet_transformers(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT still asks transformers by names of before
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT uses names that transformers has deprecated
             PeftModel.from_pretrained(base.model, folder).merge_and_unload()
     except Exception as error:  # PEFT's adapter kinds raise many types of exception
         first_line = str(error).strip().partition("\n")[0]

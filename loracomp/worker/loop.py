@@ -116,7 +116,7 @@ class Worker:
     def _claim_meanwhile(self) -> None:
         """While the model is busy, claim and prepare more jobs and offer them to it, as far as there is room."""
         while batch := self._next(meanwhile=True):
-            # If the model takes them neither within a lease nor within half of their timeouts, give them back.
+            # Give them back if the model has not taken them after a lease, or after half of the shortest timeout.
             within_s = min(self._settings.lease_s, *(job.timeout_s / 2 for job in batch.jobs))
             if not self._handover.offer(batch, within_s):
                 self._give_back(batch.jobs)

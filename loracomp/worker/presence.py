@@ -20,7 +20,7 @@ _log = logging.getLogger(__name__)
 
 
 class Presence:
-    """Reports a worker's status. A failing report or sample has no other effect on the worker."""
+    """Reports a worker's status. A report or sample that fails is noted, and the worker goes on."""
 
     def __init__(
         self,

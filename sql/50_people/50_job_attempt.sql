@@ -50,7 +50,7 @@ SELECT
 FROM loracomp.job AS j
 CROSS JOIN LATERAL loracomp.attempts_of(j.id) AS a;
 COMMENT ON VIEW loracomp.job_attempt IS 'Each time a worker took a job, and how that ended.';
-COMMENT ON COLUMN loracomp.job_attempt.attempt IS 'Value of the job''s attempts then; if an attempt was given back, the next one has the same number.';
+COMMENT ON COLUMN loracomp.job_attempt.attempt IS 'Number of the attempt, from 1; if an attempt was given back, the next one has the same number.';
 COMMENT ON COLUMN loracomp.job_attempt.worker IS 'Worker that took the job.';
 COMMENT ON COLUMN loracomp.job_attempt.started_at IS 'When the worker took the job.';
 COMMENT ON COLUMN loracomp.job_attempt.ended_at IS 'When the attempt ended; null while the job runs.';

@@ -39,12 +39,12 @@ WHERE a.new_status = 'running';
 COMMENT ON VIEW bi.attempt IS 'Fact: a row for every attempt (a worker took a job), and how the attempt ended.';
 COMMENT ON COLUMN bi.attempt.job_id IS 'Id of the job; joins with bi.prediction.';
 COMMENT ON COLUMN bi.attempt.attempt IS
-'Value of the job''s attempts then; if an attempt was given back, the next one has the same number.';
+'Number of the attempt, from 1; if an attempt was given back, the next one has the same number.';
 COMMENT ON COLUMN bi.attempt.worker IS 'Worker process that took the job.';
 COMMENT ON COLUMN bi.attempt.outcome IS
 'succeeded, failed, cancelled, running, deleted; or given back: released, to be retried, or its lease ran out.';
 COMMENT ON COLUMN bi.attempt.error_code IS
-'Short name of the error that ended the attempt, or released; null if the job was answered, was cancelled or is running.';
+'Short name of the error that ended the attempt, or ''released''; null if the job was answered, was cancelled or is running.';
 COMMENT ON COLUMN bi.attempt.submitted_by IS 'Database role that submitted the job; null if the job was erased.';
 COMMENT ON COLUMN bi.attempt.policy IS 'Name of the job''s policy; null if the job was erased.';
 COMMENT ON COLUMN bi.attempt.base_model IS 'Base model that the job asked for; null if the job was erased.';

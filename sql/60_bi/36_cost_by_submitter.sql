@@ -54,7 +54,7 @@ COMMENT ON MATERIALIZED VIEW loracomp.cost_by_submitter IS 'Stored numbers that 
 COMMENT ON COLUMN loracomp.cost_by_submitter.day IS 'Day on which the jobs ended, in UTC.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.submitted_by IS 'Database role that submitted the jobs.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.policy IS 'Name of the policy: the settings of routing and merging.';
-COMMENT ON COLUMN loracomp.cost_by_submitter.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN loracomp.cost_by_submitter.base_model IS 'Base model that answered, or that the job asked for.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.jobs IS 'Number of jobs that ended.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.succeeded IS 'Number of jobs that were answered.';
 COMMENT ON COLUMN loracomp.cost_by_submitter.failed IS 'Number of jobs that failed.';

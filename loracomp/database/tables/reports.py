@@ -1,4 +1,4 @@
-"""What reports read beside the jobs: tags that may be seen, sums over purged jobs, ages of views."""
+"""What reports read in addition to the jobs: tags that may be seen, sums over purged jobs, ages of views."""
 
 from sqlalchemy import (
     BigInteger,

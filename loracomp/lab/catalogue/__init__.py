@@ -157,7 +157,7 @@ def _rows(entry: Entry, split: str, data: str | None) -> Iterator[tuple[str, dic
 
 
 def _shortened(value: Any, max_words: int) -> Any:
-    """A text of more than `max_words` words without its middle. (A review often has its verdict at the end.)"""
+    """The value; a text of more than `max_words` words loses its middle, because a verdict often stands at the end."""
     words = value.split(" ") if isinstance(value, str) else []
     if len(words) <= max_words:
         return value
