@@ -123,6 +123,15 @@ BEGIN
                     HINT = 'keep the version that is active, or activate this one with force';
         END IF;
         before := loracomp.give_reason(figures || CASE WHEN activate_adapter.force THEN ' (forced)' ELSE '' END);
+        IF compared.mean_difference < 0 THEN
+            RAISE WARNING '%', figures USING HINT = format('to go back, activate %s@%s', old.name, old.version);
+        END IF;
+    ELSIF old.id IS NOT NULL AND EXISTS (
+        SELECT FROM loracomp.measurement AS m WHERE m.task_id = old.task_id AND m.base_model_id = old.base_model_id
+    ) THEN
+        RAISE WARNING 'adapter %@% is not compared with %@%: no example is measured under both',
+            chosen.name, chosen.version, old.name, old.version
+            USING HINT = 'measure both with loracomp adapter measure, on rows that neither has learnt from';
     END IF;
     UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.id = old.id;
     UPDATE loracomp.adapter AS a SET status = 'active', activated_at = now(), retired_at = NULL WHERE a.id = chosen.id;
@@ -143,8 +152,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.activate_adapter(integer, boolean) IS
 'Makes an adapter the active one of its task and base model; returns the id of the adapter that it replaced. If it is worse '
-'than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if no job can retrieve its task, and '
-'if the adapter changes nothing.';
+'than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if it is worse on average, if no measured '
+'example compares them, if no job can retrieve its task, and if the adapter changes nothing.';
 
 CREATE FUNCTION loracomp.activate_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
 RETURNS integer

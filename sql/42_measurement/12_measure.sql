@@ -79,7 +79,7 @@ COMMENT ON FUNCTION loracomp.measure_task IS
 -- Inserts jobs, with the caller's rights.
 CREATE FUNCTION loracomp.measure_adapter(
     adapter_id integer, tasks integer DEFAULT 30, policy text DEFAULT 'default', priority integer DEFAULT 0
-) RETURNS TABLE (examples bigint, added bigint)
+) RETURNS TABLE (examples bigint, added bigint, learnt bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -115,13 +115,19 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'measure its task first: SELECT * FROM loracomp.measure_task(...)';
     END IF;
     examples := cardinality(known);
+    learnt := (
+        SELECT count(*) FROM loracomp.example AS e
+        JOIN loracomp.task AS t ON t.id = e.task_id
+        JOIN loracomp.task AS o ON o.id = measured.task_id
+        WHERE e.id = ANY (known) AND loracomp.has_learnt_from(measured.training, o.name, t.name, e.split, e.content_hash)
+    );
     added := loracomp.queue_measurements(known, ARRAY[measured.id], model, used.name, measure_adapter.priority);
     RETURN NEXT;
 END
 $$;
 COMMENT ON FUNCTION loracomp.measure_adapter IS
 'Inserts jobs that measure an adapter, active or not, on already measured examples of its own task, the nearest tasks and tasks '
-'without an adapter: a job of kind measure for each example that lacks it and that the adapter was not trained on.';
+'without an adapter: a job of kind measure for each example that lacks it and that the adapter was not trained on; `learnt` counts those that it was.';
 
 -- Inserts a job, with the caller's rights, for each example that is not yet measured under all the adapters. It leaves out
 -- measurements that are done or queued, and examples that an adapter was trained on.

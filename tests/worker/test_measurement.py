@@ -155,7 +155,7 @@ def test_a_task_without_an_adapter_is_measured_and_a_new_version_on_what_is(conn
     answer_all(connection)
     staged = add_adapter(connection, "tea", {}, version=2, status="staged")
     found = connection.execute("SELECT * FROM loracomp.measure_adapter(%s)", [staged]).fetchone()
-    assert found == {"examples": 1, "added": 1}
+    assert found == {"examples": 1, "added": 1, "learnt": 0}
     assert waiting(connection) == {asked: [staged]}
     with pytest.raises(psycopg.errors.RaiseException, match="adapter tea@2 is to be measured by 1 jobs"):
         connection.execute("SELECT loracomp.delete_adapter('tea@2')")
@@ -441,6 +441,13 @@ def two_versions(connection: Connection, gains: list[tuple[float, float]]) -> tu
     return old, new
 
 
+def warnings_of(connection: Connection) -> list[str | None]:
+    """What the connection is warned of from now on."""
+    heard: list[str | None] = []
+    connection.add_notice_handler(lambda notice: heard.append(notice.message_primary))
+    return heard
+
+
 WORSE = [(0.5, 0.4 - 0.01 * number) for number in range(7)] + [(0.5, 0.6)]
 
 
@@ -454,7 +461,10 @@ def test_a_version_that_is_measured_worse_is_refused_unless_forced(connection: C
     assert compared["standard_error"] == pytest.approx(differences.std(ddof=1) / 8**0.5, abs=1e-6)
     assert compared["p"] == pytest.approx(2 * (1 + 8) / 2**8), "the exact sign test"
 
+    heard = warnings_of(connection)
     assert activate_adapter(connection, new) == old, "p = 0.07: it may be chance"
+    figures = "tea@2 gains -0.101 nats over tea@1 on 8 measured examples: better on 1, worse on 7, p = 0.0703"
+    assert heard[0] == figures
     assert activate_adapter(connection, old) == new
     connection.execute("DELETE FROM loracomp.measurement WHERE gains[2] > gains[1]")
     said = r"a new version must not be worse: tea@2 gains -0.130 nats over tea@1 on 7 measured examples: better on 0, "
@@ -478,7 +488,18 @@ def test_a_version_that_is_measured_worse_is_refused_unless_forced(connection: C
 def test_versions_that_are_not_measured_together_are_not_compared(connection: Connection) -> None:
     old, new = two_versions(connection, WORSE[:7])
     connection.execute("UPDATE loracomp.measurement SET adapter_ids[2] = 1000000")
+    heard = warnings_of(connection)
     assert activate_adapter(connection, new) == old
+    assert heard[0] == "adapter tea@2 is not compared with tea@1: no example is measured under both"
+
+
+def test_a_version_that_has_learnt_from_all_measured_rows_says_so(connection: Connection) -> None:
+    two_versions(connection, WORSE)
+    training = {"tasks_seen": ["tea"]}
+    new = add_adapter(connection, "tea", training, version=3, status="staged")
+    connection.execute("UPDATE loracomp.example SET split = 'train'")
+    found = connection.execute("SELECT * FROM loracomp.measure_adapter(%s)", [new]).fetchone()
+    assert found == {"examples": 8, "added": 0, "learnt": 8}
 
 
 def test_transfer_says_what_each_adapter_is_worth_on_each_task(connection: Connection) -> None:
