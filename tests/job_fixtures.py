@@ -1,6 +1,7 @@
 """One database for all tests of a module, cleared for each: a module imports both in place of those of conftest."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,6 +14,12 @@ from loracomp.database.connections import Connection
 def database_of_a_module(server: str, template: str) -> Iterator[str]:
     with shared_database(server, template) as url:
         yield url
+
+
+@pytest.fixture(name="gate")
+def gate_of_a_test(tmp_path: Path) -> Path:
+    """A file that the prompt "until FILE" waits for: the model is busy until the test has seen what it wants to see."""
+    return tmp_path / "open"
 
 
 @pytest.fixture(name="connection")

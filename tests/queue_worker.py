@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -74,6 +75,10 @@ class Obedient:
             case ["write"]:  # for as long as it is wanted
                 while wanted(job):
                     time.sleep(0.05)
+            case ["until", file, *_]:  # for as long as the test wants it, but for a minute at most
+                deadline = time.monotonic() + 60
+                while not Path(file).exists() and time.monotonic() < deadline:
+                    time.sleep(0.02)
             case ["sleep", seconds]:
                 time.sleep(float(seconds))
             case ["die"]:

@@ -16,7 +16,7 @@ from psycopg.types.json import Jsonb
 
 from conftest import create_database, drop_database
 from job_data import add_jobs, claim, expire_leases, job, prediction_row, record, statuses
-from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
 from loracomp.database.connections import Connection
 from loracomp.errors import LoracompError, RefusedError
 from loracomp.pipeline import Pipeline
@@ -345,17 +345,18 @@ def test_an_erased_example_takes_its_measurements_and_jobs_along(connection: Con
     assert (measurements(connection), statuses(connection)) == ({}, {})
 
 
-def test_killed_half_way_it_goes_on(connection: Connection, database: str) -> None:
+def test_killed_half_way_it_goes_on(connection: Connection, database: str, gate: Path) -> None:
     add_task(connection, "tea", adapter=False)
     adapters = [add_task(connection, name) for name in ("milk", "sugar")]
-    examples = add_examples(connection, "tea", *(f"sleep 0.2{number}" for number in range(8)))
+    examples = add_examples(connection, "tea", "a", "b", *(f"until {gate} {number}" for number in range(6)))
     assert measure_task(connection, "tea")["added"] == 8
     with running(database, BATCH_SIZE=1) as process:
         wait_until(lambda: len(measurements(connection)) >= 2)
         process.send_signal(signal.SIGKILL)
         process.wait(10)
+    gate.touch()
     done = measurements(connection)
-    assert 2 <= len(done) < 8
+    assert len(done) == 2
     assert measure_task(connection, "tea")["added"] == 0, "what waits, and what the dead worker held, is asked already"
     expire_leases(connection)
     drain(database)

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -11,7 +12,7 @@ import pytest
 from psycopg import errors
 
 from job_data import REPORT, add_jobs, job, statuses
-from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
 from loracomp import __version__
 from loracomp.database import schema
 from loracomp.database.connections import Connection
@@ -31,8 +32,8 @@ def seen(connection: Connection, name: str, **expected: Any) -> Callable[[], boo
     return lambda: expected.items() <= workers(connection).get(name, {}).items()
 
 
-def test_a_worker_says_what_it_does_until_it_stops(connection: Connection, database: str):
-    first, slow = add_jobs(connection, "a", "sleep 1.5")
+def test_a_worker_says_what_it_does_until_it_stops(connection: Connection, database: str, gate: Path):
+    first, slow = add_jobs(connection, "a", f"until {gate}")
     (wrong,) = add_jobs(connection, "refuse")
     with working(database, worker="one", lease_s=1, batch_size=1):
         wait_until(seen(connection, "one", status="busy", running=1))
@@ -40,6 +41,7 @@ def test_a_worker_says_what_it_does_until_it_stops(connection: Connection, datab
         assert (found["pid"], found["code_version"], found["base_model"]) == (os.getpid(), __version__, "tiny")
         assert 0 <= found["oldest_claim_s"] < 60 and 0 <= found["looked_s"] < 60 and 0 <= found["seen_s"] < 60
         before = found["succeeded"], found["failed"]
+        gate.touch()
         wait_until(lambda: "running" not in statuses(connection).values())
         wait_until(seen(connection, "one", status="idle", running=0))
         after = workers(connection)["one"]
