@@ -65,7 +65,7 @@ class Rule:
     """Nats that a right answer adds to a gain, which is otherwise a difference of log-probabilities."""
 
     def settings(self) -> Settings:
-        """As the reference takes them."""
+        """The rule as settings of the reference implementation."""
         return Settings(
             temperature=self.temperature,
             max_adapters=self.max_adapters,
@@ -80,7 +80,7 @@ class Index:
     """Examples of the library and of labelled tasks; n examples, m adapters, c choices at most."""
 
     tasks: list[str]
-    """Those of the adapters come first, in the order of the columns."""
+    """Tasks that have an adapter come first, in the order of the adapters' columns."""
     adapters: int
     owners: Ints
     """[n], place of each example's task."""

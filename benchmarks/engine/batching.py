@@ -35,7 +35,7 @@ STATUS = "SELECT r.status FROM loracomp.job_result AS r WHERE r.job_id = %s"
 
 
 def batching(bench: Workbench, turns: int) -> Measured:
-    """Tokens a second of many texts of unlike lengths, waits of those that come one by one, and shared beginnings."""
+    """Tokens a second of texts of different lengths, waits of texts that come one by one, and shared beginnings."""
     base = endless(bench.base)
     predictor = Fetching(base, from_memory(bench.library))
     with without_end(base):
@@ -55,7 +55,7 @@ def lengths(count: int, seed: int) -> list[int]:
 
 
 def texts(bench: Workbench, count: int, seed: int, compositions: Sequence[Composition]) -> list[Request]:
-    """Requests of unlike lengths, each under its composition."""
+    """Requests of different lengths, each under its composition."""
     prompts = (job["prompt"] for job in made_up_jobs(count, seed=seed))
     return [
         Request(prompt, None, length, composition=composition)

@@ -43,9 +43,9 @@ class Sizes:
     generating: int = 16
     new_tokens: int = 32
     texts: int = 64
-    """Texts of unlike lengths, generated together."""
+    """Number of texts of different lengths that are generated together."""
     arriving: int = 48
-    """Those that come one by one."""
+    """Number of texts that come one by one."""
     queue: int = 128
     """Number of jobs that are inserted at once."""
     library: int = 1000

@@ -9,7 +9,7 @@ from rich.text import Text
 from loracomp.cli.common import emit_table
 from loracomp.lab.evaluation import REFERENCES, Rows
 
-# What a pipe and a narrow terminal get of each table, whole rows of the view of that name in bi.
+# The columns of each table that are printed into a pipe or on a narrow terminal.
 _COLUMNS = {
     "accuracy": "scope family own_task policy tasks n accuracy accuracy_low accuracy_high",
     "pairs": "policy_a policy_b tasks tasks_ahead tasks_behind n only_a only_b difference difference_low "

@@ -70,7 +70,7 @@ def train_rows(task: str, data: str | None, seed: int = 0, max_words: int | None
 
 
 def measured_examples(folder: Path, task: str, rows: Sequence[Example]) -> list[Example]:
-    """Of a task's train rows MEASURED_A_TASK of those that its adapter has not learnt from, in a random order."""
+    """MEASURED_A_TASK train rows of a task that its adapter was not trained on, in a random order."""
     aside = kept_aside(_record(files.adapter_folder(folder, task) / TRAINING), rows)
     return sorted((row for row in rows if row.content_hash in aside), key=lambda row: row.content_hash)[
         :MEASURED_A_TASK

@@ -25,7 +25,7 @@ class Forward:
 
     @property
     def device(self) -> torch.device:
-        """Where the model's inputs must be."""
+        """The device on which the model's inputs must be."""
         device: torch.device = self._model.get_input_embeddings().weight.device
         return device
 

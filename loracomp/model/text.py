@@ -42,7 +42,7 @@ class Text:
     """A prompt and what has been generated for it so far."""
 
     rows = 1
-    """In a batch (`batching.Sized`)."""
+    """Number of rows in a batch (`batching.Sized`)."""
 
     def __init__(
         self,

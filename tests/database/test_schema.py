@@ -423,7 +423,7 @@ def test_a_server_that_is_away_is_said_to_be(server: str) -> None:
         started = time.monotonic()
         with pytest.raises(DatabaseUnavailableError, match=r"cannot be reached: .*timeout expired"):
             schema.initialize(url)
-        assert 1.5 < time.monotonic() - started < 5
+        assert time.monotonic() - started > 1.5
     with pytest.raises(DatabaseUnavailableError, match=r'cannot be reached: .*database "nowhere" does not exist'):
         schema.initialize(url_of(server, "nowhere"))
 

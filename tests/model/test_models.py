@@ -2,7 +2,6 @@
 
 import hashlib
 import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -171,12 +170,11 @@ def test_two_conversions_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.model
-def test_a_gguf_file_in_a_package_is_dequantised_once(tmp_path, capfd):
+def test_a_gguf_file_in_a_package_is_dequantised_once(tmp_path, capfd, monkeypatch):
     first = describe_base_model(SMOLLM2, cache_dir=tmp_path)
     assert "%" not in capfd.readouterr().err  # no progress bars but our own line
-    started = time.monotonic()
+    monkeypatch.setattr(gguf, "_write", None)
     base = load_base_model(SMOLLM2, dtype="float32", cache_dir=tmp_path)
-    assert time.monotonic() - started < 5
     assert [path.name for path in tmp_path.iterdir()] == [first.fingerprint]
     assert (first.name, first.context_length, first.parameter_count) == ("SmolLM2-135M-Instruct.Q4_1", 8192, 134515008)
     assert base.tokenizer.eos_token_id == base.tokenizer.pad_token_id == 2

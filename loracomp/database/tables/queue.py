@@ -33,8 +33,8 @@ turn = Table(
         "When a claim last took the first job of this submitter.",
         server_default=text("now()"),
     ),
-    # A row for each submitter. Of its versions the newest stands last in the index, where claims find it first; those
-    # before it can't be removed while any session holds an old snapshot.
+    # There is one row for each submitter. While any session holds an old snapshot, dead versions of the row can't be
+    # removed. served_at is in the key so that the newest version is the last in the index, where claims look first.
     PrimaryKeyConstraint("base_model", "submitted_by", "served_at", name="a_submitter_has_one_turn_at_a_time"),
     ForeignKeyConstraint(
         ["base_model"],
