@@ -4,6 +4,11 @@ The message names the field and what to do; the command line prints it without a
 `exit_code`.
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class LoracompError(Exception):
     """Base class of all errors that loracomp raises on purpose."""
@@ -62,3 +67,9 @@ class DeviceHungError(LoracompError):
     """The model is presumed hung: it still runs, but the leases of all its jobs have ended. Restart the worker."""
 
     exit_code = 8
+
+
+def wrong_fields(error: "ValidationError") -> str:
+    """Each field that pydantic refused, with the reason, as a part of a message."""
+    parts = ((".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")) for each in error.errors())
+    return "; ".join(": ".join(filter(None, part)) for part in parts)

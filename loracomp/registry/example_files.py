@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from loracomp.errors import NotFoundError, RefusedError
+from loracomp.errors import NotFoundError, RefusedError, wrong_fields
 from loracomp.registry.examples import Example, canonical_json
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
@@ -126,11 +126,7 @@ def _example(row: dict[str, Any], place: str, source_ref: str) -> Example:
     try:
         line = Line.model_validate(row)
     except ValidationError as error:
-        wrong = "; ".join(
-            ": ".join(filter(None, [".".join(map(str, e["loc"])), e["msg"].removeprefix("Value error, ")]))
-            for e in error.errors()
-        )
-        raise RefusedError(f"{place}: {wrong}") from None
+        raise RefusedError(f"{place}: {wrong_fields(error)}") from None
     content = canonical_json({"prompt": line.prompt, "choices": line.choices, "answer": line.answer})
     return Example(
         split=line.split,

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
-from loracomp.errors import NotFoundError, RefusedError
+from loracomp.errors import NotFoundError, RefusedError, wrong_fields
 from loracomp.model.encoder import Encoder
 from loracomp.model.encoding import encoder_views
 from loracomp.registry.examples import HASH_VERSION, Example
@@ -94,8 +94,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise RefusedError(f"{path}: {wrong}") from None
+        raise RefusedError(f"{path}: {wrong_fields(error)}") from None
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

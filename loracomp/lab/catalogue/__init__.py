@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from loracomp.errors import NotFoundError, RefusedError, UsageError
+from loracomp.errors import NotFoundError, RefusedError, UsageError, wrong_fields
 from loracomp.lab.catalogue.phrasing import Phrased, Phraser, Phrasings, load_phrasings
 from loracomp.lab.catalogue.reading import rows_of
 from loracomp.lab.catalogue.templates import Templates
@@ -95,8 +95,7 @@ def load_entry(name: str) -> Entry:
     except yaml.YAMLError as error:
         raise RefusedError(f"{path}: not YAML: {error}") from error
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise RefusedError(f"{path}: {wrong}") from error
+        raise RefusedError(f"{path}: {wrong_fields(error)}") from error
     _templates(entry)
     _phraser(entry)
     return entry

@@ -20,7 +20,7 @@ from jinja2 import StrictUndefined, TemplateError
 from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from loracomp.errors import NotFoundError, RefusedError
+from loracomp.errors import NotFoundError, RefusedError, wrong_fields
 from loracomp.registry.examples import Example
 
 FOLDER = Path(__file__).parent / "phrasings"
@@ -84,8 +84,7 @@ def load_phrasings(name: str) -> Phrasings:
     try:
         return Phrasings.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise RefusedError(f"{path}: {wrong}") from None
+        raise RefusedError(f"{path}: {wrong_fields(error)}") from None
 
 
 class Phraser:

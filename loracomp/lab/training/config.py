@@ -4,7 +4,7 @@ from typing import Annotated, Any, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from loracomp.errors import UsageError
+from loracomp.errors import UsageError, wrong_fields
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 
@@ -72,5 +72,4 @@ def training_config(**settings: Any) -> TrainingConfig:
     try:
         return TrainingConfig(**settings)
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise UsageError(f"training settings: {wrong}") from None
+        raise UsageError(f"training settings: {wrong_fields(error)}") from None

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from loracomp.errors import NotFoundError, UsageError
+from loracomp.errors import NotFoundError, UsageError, wrong_fields
 from loracomp.lab.catalogue import Entry, load_entry
 from loracomp.lab.training.config import TrainingConfig, training_config
 from loracomp.registry.library_files import PACKAGED
@@ -70,8 +70,7 @@ def _read(path: Path) -> _Recipe:
     except yaml.YAMLError as error:
         raise UsageError(f"recipe {path}: not YAML: {error}") from None
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise UsageError(f"recipe {path}: {wrong}") from None
+        raise UsageError(f"recipe {path}: {wrong_fields(error)}") from None
 
 
 def _task(path: Path, task: str, settings: dict[str, Any]) -> TaskRecipe:
