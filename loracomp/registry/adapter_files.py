@@ -355,6 +355,10 @@ def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], ba
     if missing := sorted(meant - factors.keys()):
         raise RefusedError(f"{WEIGHTS} lacks factors for {', '.join(missing[:3])}, which target_modules names")
     if surplus := sorted(factors.keys() - meant):
+        if config.get("ensure_weight_tying"):
+            raise RefusedError(
+                f"ensure_weight_tying is True: the factors of {surplus[0]} are another module's; {CONVERT}"
+            )
         raise RefusedError(f"{WEIGHTS} has factors for {', '.join(surplus[:3])}, which target_modules does not name")
 
 

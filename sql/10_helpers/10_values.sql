@@ -92,7 +92,7 @@ CREATE FUNCTION loracomp.did_you_mean(wanted text, names text[]) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
 SELECT ' (did you mean ' || string_agg(u.name, ' or ' ORDER BY u.name) || '?)'
-FROM unnest(names) AS u (name) WHERE lower(u.name) = lower(wanted);
+FROM unnest(names) AS u (name) WHERE lower(u.name) = lower(wanted) AND u.name <> wanted;
 END;
 COMMENT ON FUNCTION loracomp.did_you_mean IS
 'A question that names those of these names that differ from the wanted one in case only; null if there are none.';

@@ -222,6 +222,13 @@ def test_wrong_weights_are_refused(folder, change, says):
         read_adapter(folder, TINY)
 
 
+def test_tied_factors_are_refused_by_the_settings_name(folder):
+    change_config(folder, ensure_weight_tying=True)
+    change_weights(folder, module_more)
+    with pytest.raises(RefusedError, match=r"ensure_weight_tying is True: .*\.o_proj are another .* adapter convert"):
+        read_adapter(folder, TINY)
+
+
 def test_nothing_of_a_refused_adapter_is_stored(connection, folder):
     registered(connection, "piqa")
     change_weights(folder, nan_in)
@@ -492,6 +499,8 @@ def test_a_name_in_another_case_is_asked_about(connection, folder):
         stage_adapter(connection, folder, task="Piqa")
     with pytest.raises(NotFoundError, match=r"no adapter PIQA@1: .* ones \(did you mean piqa\?\)$"):
         find_adapter(connection, "PIQA@1")
+    with pytest.raises(NotFoundError, match=r"no adapter piqa@2: loracomp adapter list shows the existing ones$"):
+        find_adapter(connection, "piqa@2")
     with pytest.raises(NotFoundError, match=r"base model Tiny is not .* adds one \(did you mean tiny\?\)$"):
         find_base_model(connection, "Tiny")
     jobs = {"policy => 'CAT'": "cat", "base_model => 'TINY'": "tiny", "tasks => '{piQA}'": "PIQA or piqa"}
