@@ -153,11 +153,16 @@ _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
     (psycopg.Error, LoracompError, "{}"),
 ]
 
+_REPEATS_THE_NAME = ("new row for relation ", "insert or update on table ", "duplicate key value ")
+"""How Postgres's own sentences on constraints begin, which say no more than the constraint's name."""
+
 
 def translate(error: psycopg.Error) -> LoracompError:
     """The LoracompError for an error of psycopg's; its message has the violated constraint and the server's hint."""
     constraint = (error.diag.constraint_name or "").replace("_", " ")
     message = (error.diag.message_primary or str(error)).strip()
+    if constraint and message.startswith(_REPEATS_THE_NAME):
+        message = ""
     sentence = ": ".join(filter(None, [constraint, message, error.diag.message_hint]))
     target, wording = next((target, wording) for kind, target, wording in _TRANSLATIONS if isinstance(error, kind))
     return target(wording.format(sentence))

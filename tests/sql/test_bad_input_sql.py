@@ -93,6 +93,11 @@ def test_a_task_that_is_asked_for_and_excluded_is_named(connection: Connection, 
     add_jobs(connection, "fine", tasks=["mnli", "rte"], exclude_tasks=["qnli"])
 
 
+def test_a_constraint_is_said_once(connection: Connection):
+    with pytest.raises(RefusedError, match=r"^choices must be distinct$"), db.translated_errors():
+        add_jobs(connection, "fine", choices=["a", "a"])
+
+
 WHITE_SPACE = {character for character in map(chr, range(1, 0x3100)) if character.isspace()}
 
 
