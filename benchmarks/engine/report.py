@@ -13,20 +13,9 @@ RESULTS = "engine.json"
 Results = dict[str, Any]
 """For each part: when and where it was measured, its figures, and its steps or curves."""
 ORDER = (
-    *(
-        "scoring",
-        "paper",
-        "generation",
-        "batching",
-        "merging",
-        "throughput",
-        "latency",
-        "beside",
-        "library",
-    ),
-    *("measuring", "memory"),
-    *("growth", "composing", "ways", "profile"),
-)
+    "scoring", "paper", "generation", "batching", "merging", "throughput", "latency", "beside", "library", "measuring",
+    "memory", "growth", "composing", "ways", "profile",
+)  # fmt: skip
 """Order of the parts on the page."""
 
 
@@ -106,22 +95,18 @@ def machines(results: Results) -> list[Sequence[str]]:
 
 def memory(results: Results) -> list[Sequence[str]]:
     """Table of the bytes held for a batch's mixes divided by those of its adapters, with a row for each strategy."""
-    found: dict[str, dict[str, float]] = results.get("memory", {}).get("held", {})
-    kinds = next(iter(found.values()), {})
-    return [
-        ("strategy", *kinds),
-        *((strategy, *(f"{each:.2f}" for each in held.values())) for strategy, held in found.items()),
-    ]
+    return by_strategy(results.get("memory", {}).get("held", {}), decimals=2)
 
 
 def composing(results: Results) -> list[Sequence[str]]:
     """Table of the milliseconds to compose a batch, with a row for each strategy."""
-    found: dict[str, dict[str, float]] = results.get("composing", {}).get("composing", {})
-    kinds = next(iter(found.values()), {})
-    return [
-        ("strategy", *kinds),
-        *((strategy, *(f"{each:.1f}" for each in ms.values())) for strategy, ms in found.items()),
-    ]
+    return by_strategy(results.get("composing", {}).get("composing", {}), decimals=1)
+
+
+def by_strategy(found: Mapping[str, Mapping[str, float]], decimals: int) -> list[Sequence[str]]:
+    """Table with a row of numbers for each strategy."""
+    rows = ((strategy, *(f"{each:.{decimals}f}" for each in row.values())) for strategy, row in found.items())
+    return [("strategy", *next(iter(found.values()), {})), *rows]
 
 
 def steps(results: Results) -> list[Sequence[str]]:
