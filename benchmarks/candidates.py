@@ -36,6 +36,7 @@ from benchmarks.gains import (
     unfamiliar,
 )
 from loracomp.composition.blocks import Factors
+from loracomp.composition.calibration import fit_biases
 from loracomp.composition.layers import composed
 from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import AdapterWeights, Mix, gated
@@ -190,17 +191,6 @@ class Asking:
         return np.array([product(module, a, b) / (product(module, a, a) or 1) for module in self._modules])
 
 
-def fit_bias(scored: Sequence[Scored], decay: float = 0.03) -> Floats:
-    """What to add to the choices' scores, so that the right ones of these rows become likely; shrunk by `decay`."""
-    scores, answers = np.array([each.scores for each in scored]), np.array([each.answer for each in scored])
-    choices = scores.shape[1]
-    right, bias = np.eye(choices)[answers], np.zeros(choices)
-    for _ in range(300):  # the loss is convex, and its curvature at most 0.5 + 2 decay
-        p = np.exp(scores + bias - np.logaddexp.reduce(scores + bias, axis=1, keepdims=True))
-        bias = bias - ((p - right).mean(0) + 2 * decay * bias)
-    return bias
-
-
 def first_of_each(asked: Sequence[Query]) -> list[Query]:
     """QUESTIONS of each task."""
     return [each for task in {each.task for each in asked} for each in [e for e in asked if e.task == task][:QUESTIONS]]
@@ -215,7 +205,11 @@ def answer(asking: Asking, index: Index, queries: Sequence[Query], weights: Sequ
 
 def with_bias(learnt: Sequence[Scored], asked: Sequence[Scored]) -> list[Scored]:
     """The same questions, with a bias of each task's choices fitted on its labelled rows."""
-    biases = {task: fit_bias([each for each in learnt if each.task == task]) for task in {e.task for e in learnt}}
+    by_task = {task: [each for each in learnt if each.task == task] for task in {each.task for each in learnt}}
+    biases = {
+        task: fit_biases(np.array([each.scores for each in rows]), np.array([each.answer for each in rows]))
+        for task, rows in by_task.items()
+    }
     return [replace(each, scores=each.scores + biases[each.task]) for each in asked]
 
 

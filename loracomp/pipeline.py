@@ -14,13 +14,14 @@ import numpy.typing as npt
 
 from loracomp import __version__
 from loracomp.composition.answering import Answering
+from loracomp.composition.calibration import Calibrator
 from loracomp.composition.composer import Composed
 from loracomp.composition.predictor import Predictor
 from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import PackedAdapter
 from loracomp.database.connections import Connection
 from loracomp.database.measuring import plan_measurements
-from loracomp.database.routing import route
+from loracomp.database.routing import read_labelled, route
 from loracomp.errors import JobError
 from loracomp.model.cpu import ComputeThread
 from loracomp.model.encoder import Encoder
@@ -30,6 +31,7 @@ from loracomp.records import (
     Composition,
     Failure,
     Job,
+    LabelledRow,
     Measurement,
     MeasurementPlan,
     Prediction,
@@ -51,6 +53,8 @@ class Prepared:
 
     For 'measure' there is one for each of the plan's compositions.
     """
+    labelled: tuple[LabelledRow, ...]
+    """Rows on which biases of the job's choices are fitted; empty: the choices have no biases."""
     adapters: Loaded
     """All adapters of its batch, by id."""
     timings: Mapping[str, float]
@@ -71,6 +75,7 @@ class Pipeline:
         self.encoder = encoder
         self._turns = ComputeThread()
         self._predictor = Predictor(base, **predictor)
+        self._calibrator = Calibrator(self._predictor)
 
     def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Answer | JobError]:
         """Answer requests whose compositions are known; adapters are read through the connection."""
@@ -104,11 +109,12 @@ class Pipeline:
             plans = plan_measurements(connection, measured)
             decided = _by_job(routes) | _by_job(plans)
             requests = {job: _requests(job, decided[job.id]) for job in jobs if job.id in decided}
+            labelled = read_labelled(connection, routes)
         with _timed(timings, "load"):
             asked = [request.composition for each in requests.values() for request in each]
             adapters = self._predictor.load(asked, partial(fetch_adapters, connection))
         return [
-            Prepared(job, decided[job.id], requests[job], adapters, timings)
+            Prepared(job, decided[job.id], requests[job], labelled.get(job.id, ()), adapters, timings)
             if job in requests
             else Failure(job.id, "job_purged", "the job was purged while it ran")
             for job in jobs
@@ -134,13 +140,25 @@ class Pipeline:
                 under_way.add(self._composed(arriving()), wanted, lent_s())
 
     def _composed(self, prepared: Sequence[Prepared]) -> list["_Asked"]:
-        """Compose adapters for jobs that join the model's running jobs at the same time."""
+        """Compose adapters, and calibrate choices, for jobs that join the model's running jobs at the same time."""
         compositions = [request.composition for each in prepared for request in each.requests]
         adapters = {id_: adapter for each in prepared for id_, adapter in each.adapters.items()}
         timings: dict[str, float] = {}
         with _timed(timings, "compose"):
             composed = iter(self._predictor.compose(compositions, adapters))
-        return [_Asked(each, list(islice(composed, len(each.requests))), timings) for each in prepared]
+            asked = [self._asked(each, list(islice(composed, len(each.requests))), timings) for each in prepared]
+        return asked
+
+    def _asked(
+        self, prepared: Prepared, composed: Sequence[Composed | JobError], timings: Mapping[str, float]
+    ) -> "_Asked":
+        if not (prepared.labelled and composed) or isinstance(composed[0], JobError):
+            return _Asked(prepared, prepared.requests, composed, timings)
+        try:
+            request = self._calibrator.with_biases(prepared.requests[0], prepared.labelled, composed[0])
+        except JobError as error:
+            return _Asked(prepared, prepared.requests, [error], timings)
+        return _Asked(prepared, (request,), composed, timings)
 
     def _lending(self) -> AbstractContextManager[Callable[[], float]]:
         # On a GPU there is nothing to lend: the other thread can encode while the GPU computes.
@@ -192,6 +210,8 @@ class _Asked:
     """A job with the answers that its requests have so far."""
 
     prepared: Prepared
+    requests: Sequence[Request]
+    """Those of `prepared`, with the biases of the choices."""
     composed: Sequence[Composed | JobError]
     timings: Mapping[str, float]
     answers: list[Answer | JobError | None] = field(default_factory=list)
@@ -220,7 +240,7 @@ class _UnderWay:
             asked.together, asked.lent_s = len(self._jobs), lent_s
             asked.answers = [None] * len(asked.composed)
             still = partial(wanted, asked.prepared.job)
-            for number, (request, composed) in enumerate(zip(asked.prepared.requests, asked.composed, strict=True)):
+            for number, (request, composed) in enumerate(zip(asked.requests, asked.composed, strict=True)):
                 self._answering.add((asked, number), request, composed, still)
 
     def step(self, lent_s: Callable[[], float]) -> list[_Asked]:

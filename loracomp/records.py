@@ -78,7 +78,17 @@ class Routed:
     contrast: float
     chat_template: bool
     """normalization, contrast and chat_template are as in `Request`."""
+    calibration_examples: tuple[int, ...]
+    """Ids of the labelled examples on which biases of the choices are fitted; empty: the choices have no biases."""
     trace: Trace
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledRow:
+    """A prompt whose right choice is known."""
+
+    prompt: str
+    answer: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +124,8 @@ class Request:
     """What a choice's log-likelihood is divided by: none (lm-eval's acc), its characters (acc_norm) or its tokens."""
     contrast: float = 0.0
     """A choice's log-likelihood is the composition's minus `contrast` times the base model's."""
+    choice_biases: tuple[float, ...] = ()
+    """Added to the normalised log-likelihoods, one for each choice; empty: nothing."""
     composition: Composition = field(default_factory=Composition)
     temperature: float = 0.0
     top_p: float = 1.0
@@ -127,12 +139,16 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model answered. `choice_scores` are log-likelihoods in nats, normalised as the request says."""
+    """What the model answered.
+
+    `choice_scores` are log-likelihoods in nats, normalised as the request says, with its `choice_biases` added.
+    """
 
     output: str
     choice_index: int | None = None
     """1-based, as SQL arrays are: choices[choice_index] = output."""
     choice_scores: tuple[float, ...] | None = None
+    choice_biases: tuple[float, ...] = ()
     prompt_tokens: int = 0
     output_tokens: int = 0
     norm_ratio: float | None = None

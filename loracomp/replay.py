@@ -39,6 +39,7 @@ class _Stored(BaseModel):
     density: FiniteFloat
     seed: int = Field(ge=0, lt=2**31)
     router: str
+    choice_biases: list[FiniteFloat] | None
 
     @model_validator(mode="after")
     def _is_one_of_each(self) -> "_Stored":
@@ -59,7 +60,7 @@ class _Stored(BaseModel):
         )
 
 
-ADAPTERS = ("adapter_ids", "adapter_sha256", "adapter_weights")
+STORED = ("adapter_ids", "adapter_sha256", "adapter_weights", "choice_biases")
 
 
 def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], tolerance: float | None = None) -> Replay:
@@ -74,7 +75,7 @@ def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], to
     if reason := _missing(pipeline, trace):
         return Replay(trace["job_id"], "impossible", reason)
     try:
-        stored = _Stored.model_validate(trace["policy_settings"] | {name: trace[name] for name in ADAPTERS})
+        stored = _Stored.model_validate(trace["policy_settings"] | {name: trace[name] for name in STORED})
     except ValidationError as error:
         return Replay(trace["job_id"], "impossible", f"its trace does not describe a composition: {_told(error)}")
     answer = pipeline.predict(connection, [_request(trace, stored)])[0]
@@ -105,6 +106,7 @@ def _request(trace: dict[str, Any], stored: _Stored) -> Request:
         stop=tuple(trace["stop"]),
         normalization=stored.choice_normalization,
         contrast=stored.contrast,
+        choice_biases=tuple(stored.choice_biases or ()),
         composition=stored.composition,
         temperature=trace["temperature"],
         top_p=trace["top_p"],

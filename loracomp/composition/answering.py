@@ -189,7 +189,9 @@ def _chosen(item: _Item[K], composed: Tensor, base: Tensor | None = None) -> Ans
     """
     assert item.request.choices is not None
     contrasted = composed if base is None else composed - item.request.contrast * base
-    scores = normalize(contrasted, item.question, item.request.normalization).tolist()
+    normalized = normalize(contrasted, item.question, item.request.normalization).tolist()
+    biases = item.request.choice_biases
+    scores = [score + bias for score, bias in zip(normalized, biases, strict=True)] if biases else normalized
     if not all(map(math.isfinite, scores)):
         return _not_finite(item)
     best = scores.index(max(scores))
@@ -197,6 +199,7 @@ def _chosen(item: _Item[K], composed: Tensor, base: Tensor | None = None) -> Ans
         output=item.request.choices[best],
         choice_index=best + 1,
         choice_scores=tuple(scores),
+        choice_biases=biases,
         prompt_tokens=item.question.prompt_tokens,
         output_tokens=item.question.token_counts[best],
         norm_ratio=item.composed.norm_ratio,

@@ -157,6 +157,9 @@ SELECT * FROM loracomp.route_jobs(
     encoder => %(encoder)s::text, input_version => %(input_version)s::smallint
 )
 
+-- name: read_labelled
+SELECT * FROM loracomp.read_labelled(example_ids => %(example_ids)s::bigint[])
+
 -- name: refresh_reports
 SELECT * FROM loracomp.refresh_reports(older_than => %(older_than)s::interval)
 
@@ -183,7 +186,7 @@ SELECT loracomp.record_predictions(
     composition_digests => %(composition_digests)b::text[], batch_sizes => %(batch_sizes)b::int[],
     timings => %(timings)b::jsonb[], device => %(device)s, base_model => %(base_model)s,
     base_fingerprint => %(base_fingerprint)s, encoder => %(encoder)s, code_version => %(code_version)s,
-    finish_reasons => %(finish_reasons)b::text[]
+    finish_reasons => %(finish_reasons)b::text[], choice_biases => %(choice_biases)b::float8[]
 ) AS id
 
 -- name: plan_measurements

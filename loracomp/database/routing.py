@@ -1,13 +1,13 @@
 """The route step: asks the database which adapters fit each job's vector, and with what weights. SQL decides."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 from loracomp.database.connections import Connection, know_traces, translated_errors
 from loracomp.database.queries import QUERIES
-from loracomp.records import Composition, Job, Routed
+from loracomp.records import Composition, Job, LabelledRow, Routed
 
 
 def route(
@@ -49,7 +49,22 @@ def route(
                 normalization=row["choice_normalization"],
                 contrast=row["contrast"],
                 chat_template=row["chat_template"],
+                calibration_examples=tuple(row["calibration_examples"] or ()),
                 trace=row["trace"],
             )
             for row in connection.execute(QUERIES["route_jobs"], given, binary=True)
         ]
+
+
+def read_labelled(connection: Connection, routes: Sequence[Routed]) -> Mapping[int, tuple[LabelledRow, ...]]:
+    """By job, the rows on which biases of its choices are fitted, without examples that were deleted meanwhile."""
+    wanted = {id_ for each in routes for id_ in each.calibration_examples}
+    if not wanted:
+        return {}
+    found = connection.execute(QUERIES["read_labelled"], {"example_ids": sorted(wanted)})
+    rows = {row["example_id"]: LabelledRow(row["prompt"], row["answer"]) for row in found}
+    return {
+        each.job_id: tuple(rows[id_] for id_ in each.calibration_examples if id_ in rows)
+        for each in routes
+        if each.calibration_examples
+    }

@@ -56,6 +56,12 @@ def record_predictions(
         "outputs": [each.answer and storable(each.answer.output) for each in predictions],
         "choice_indexes": [answer.choice_index for answer in answers],
         "choice_scores": list(chain.from_iterable(scores)),
+        # One for each score, so that choice_ends holds for both.
+        "choice_biases": [
+            bias
+            for answer, each in zip(answers, scores, strict=True)
+            for bias in answer.choice_biases or (None,) * len(each)
+        ],
         "choice_ends": list(accumulate(map(len, scores))),
         "prompt_tokens": [answer.prompt_tokens for answer in answers],
         "output_tokens": [answer.output_tokens for answer in answers],

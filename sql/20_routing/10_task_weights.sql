@@ -7,6 +7,8 @@
 --     relative_share
 --   expected_gains              expected gain of each adapter by measured examples, for weighting 'measured'
 --     relative_share            an example's term of the softmax, before it is divided by the sum
+--   calibration_examples        labelled examples on which biases of a job's choices are fitted
+--     relative_share
 --   policy_with                 a named policy with some settings replaced
 --     with_settings             a policy with some settings replaced
 
@@ -29,6 +31,9 @@ DECLARE
             THEN format('gain_prior must be between 0 and 1000, not %s', settings.gain_prior)
         WHEN (settings.gain_margin BETWEEN -1000 AND 1000) IS NOT TRUE
             THEN format('gain_margin must be between -1000 and 1000, not %s', settings.gain_margin)
+        -- Traces older than this setting don't have it.
+        WHEN coalesce(settings.calibration_rows, 0) NOT BETWEEN 0 AND 1000
+            THEN format('calibration_rows must be between 0 and 1000, not %s', settings.calibration_rows)
         WHEN (settings.min_share BETWEEN 0 AND 1) IS NOT TRUE
             THEN format('min_share must be between 0 and 1, not %s', settings.min_share)
         WHEN (settings.min_similarity BETWEEN -1 AND 1) IS NOT TRUE
@@ -49,7 +54,8 @@ LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    known CONSTANT text[] := '{k,temperature,top_p,max_adapters,min_share,weighting,gain_prior,gain_margin,min_similarity}';
+    known CONSTANT text[] :=
+        '{k,temperature,top_p,max_adapters,min_share,weighting,gain_prior,gain_margin,calibration_rows,min_similarity}';
     used loracomp.policy := with_settings.policy;
     setting text;
     wanted jsonb;
@@ -178,12 +184,56 @@ COMMENT ON FUNCTION loracomp.expected_gains IS
 'softmax over similarities and shrunk towards 0 by gain_prior; a row for each task with a measured adapter, but only the 64 '
 'with the highest gains, because a policy composes no more.';
 
+-- Reads examples and their measurements. It needs eight examples: biases that were fitted on four were worth little
+-- (docs/routing.md). The order by content_hash is random, but the same for each job, so that a worker can keep the biases.
+CREATE FUNCTION loracomp.calibration_examples(
+    choices text[],
+    tasks integer[],
+    similarities double precision[],
+    usable_adapters integer[],
+    adapter_tasks integer[],
+    settings loracomp.policy
+) RETURNS bigint[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(x.id ORDER BY x.id)
+    FROM (
+        SELECT e.id
+        FROM (
+            SELECT s.task_id
+            FROM (
+                SELECT
+                    u.task_id,
+                    loracomp.relative_share(u.similarity, max(u.similarity) OVER (), (settings).temperature) AS e
+                FROM unnest(tasks, similarities) AS u (task_id, similarity)
+            ) AS s
+            GROUP BY s.task_id
+            ORDER BY sum(s.e) DESC, s.task_id
+            LIMIT 1
+        ) AS nearest
+        JOIN loracomp.measurement AS m ON m.task_id = nearest.task_id AND m.adapter_ids && usable_adapters
+        JOIN loracomp.example AS e ON e.id = m.example_id AND e.split = 'train'
+            AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+            AND e.choices @> calibration_examples.choices AND e.choices <@ calibration_examples.choices
+        WHERE nearest.task_id <> ALL (adapter_tasks)
+        ORDER BY e.content_hash
+        LIMIT (settings).calibration_rows
+    ) AS x
+    WHERE (settings).weighting = 'measured' AND (settings).router = 'retrieval' AND (settings).calibration_rows > 0
+        AND similarities[1] >= (settings).min_similarity
+    HAVING count(*) >= 8;
+END;
+COMMENT ON FUNCTION loracomp.calibration_examples IS
+'Labelled examples on which biases of a job''s choices are fitted: if the most probable task has no adapter, its measured examples '
+'with the same choices, at most calibration_rows; null if they are fewer than eight, or weighting is not measured.';
+
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],
     similarities double precision[],
     settings loracomp.policy,
     gained_tasks integer[] DEFAULT '{}',
-    gains double precision[] DEFAULT '{}'
+    gains double precision[] DEFAULT '{}',
+    equally boolean DEFAULT FALSE
 )
 RETURNS TABLE (
     task_id integer,
@@ -229,12 +279,13 @@ BEGIN ATOMIC
             CASE (settings).weighting WHEN 'measured' THEN g.rank ELSE c.rank END AS rank,
             -- Weights are expected gain minus margin, which is positive even for a gain below 0 if the margin is lower.
             CASE (settings).weighting
-                WHEN 'measured' THEN g.gain - least((settings).gain_margin, 0) ELSE c.p
+                WHEN 'measured' THEN CASE WHEN equally THEN 1 ELSE g.gain - least((settings).gain_margin, 0) END
+                ELSE c.p
             END AS worth,
             -- Cumulated probabilities can equal top_p exactly (.5 + .4 = .9), so the comparison has a tolerance of 1e-9.
             CASE (settings).weighting
-                WHEN 'measured' THEN coalesce(
-                    g.gain > (settings).gain_margin AND g.rank <= (settings).max_adapters, FALSE
+                WHEN 'measured' THEN g.gain IS NOT NULL AND (
+                    equally OR (g.gain > (settings).gain_margin AND g.rank <= (settings).max_adapters)
                 )
                 ELSE coalesce(c.rank <= (settings).max_adapters AND c.mass - c.p < (settings).top_p - 1e-9, FALSE)
             END AS keep
@@ -244,7 +295,7 @@ BEGIN ATOMIC
         SELECT
             k.*,
             k.keep AND (
-                k.rank = 1 OR k.worth / sum(k.worth) FILTER (WHERE k.keep) OVER () >= (settings).min_share - 1e-9
+                equally OR k.rank = 1 OR k.worth / sum(k.worth) FILTER (WHERE k.keep) OVER () >= (settings).min_share - 1e-9
             ) AS in_nucleus
         FROM kept AS k
     )
@@ -265,4 +316,5 @@ COMMENT ON FUNCTION loracomp.task_weights IS
 'Probabilities and weights of tasks, from retrieved examples'' tasks and cosine similarities: softmax over the examples, '
 'sum by task, nucleus over the tasks, at most max_adapters, none below min_share; the kept tasks'' weights are normalised to 1. '
 'At least one task is kept; among equal tasks the one with the most similar example comes first. Weighting measured keeps, '
-'instead of the nucleus, tasks whose expected gain (in gained_tasks) is above gain_margin (maybe none), and weights them by it.';
+'instead of the nucleus, tasks whose expected gain (in gained_tasks) is above gain_margin (maybe none), and weights them by it; '
+'equally: it keeps all gained_tasks at equal weights.';

@@ -5,9 +5,11 @@
 --     route_query               examples, probabilities, expected gains and weights for one vector
 --       nearest_examples
 --       expected_gains          if the policy's weighting is 'measured'
+--       calibration_examples    for a task without an adapter
 --       task_weights
 --     in_chat_template          whether the prompt is put into the base model's chat template
 --     pick_tasks                the tasks to compose, by the policy's router
+--   read_labelled               text and answers of calibration_examples
 -- In this file a function comes before its callers, because Postgres checks the body of a SQL function when it is created.
 
 -- Changes nothing. Calls nearest_examples, expected_gains and task_weights for one vector.
@@ -17,7 +19,8 @@ CREATE FUNCTION loracomp.route_query(
     exact boolean,
     settings loracomp.policy,
     usable_adapters integer[],
-    adapter_tasks integer[]
+    adapter_tasks integer[],
+    choices text[] DEFAULT NULL
 )
 RETURNS TABLE (
     example_ids bigint[],
@@ -27,7 +30,8 @@ RETURNS TABLE (
     probabilities double precision[],
     in_nucleus boolean[],
     weights double precision[],
-    gains double precision[]
+    gains double precision[],
+    calibration_examples bigint[]
 )
 LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
@@ -39,7 +43,8 @@ BEGIN ATOMIC
         coalesce(w.probabilities, '{}'),
         coalesce(w.kept, '{}'),
         coalesce(w.weights, '{}'),
-        coalesce(w.gains, '{}')
+        coalesce(w.gains, '{}'),
+        c.examples
     FROM (
         SELECT
             coalesce(array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id), '{}') AS ids,
@@ -55,6 +60,11 @@ BEGIN ATOMIC
         WHERE (settings).weighting = 'measured'
     ) AS g
     CROSS JOIN LATERAL (
+        SELECT loracomp.calibration_examples(
+            choices, n.tasks, n.similarities, usable_adapters, adapter_tasks, settings
+        ) AS examples
+    ) AS c
+    CROSS JOIN LATERAL (
         -- array_agg keeps the order of task_weights; WITH ORDINALITY would prevent inlining of the function call.
         SELECT
             array_agg(t.task_id) AS tasks,
@@ -62,12 +72,15 @@ BEGIN ATOMIC
             array_agg(t.in_nucleus) AS kept,
             array_agg(CASE WHEN n.similarities[1] < (settings).min_similarity THEN 0 ELSE t.weight END) AS weights,
             array_agg(t.expected_gain) AS gains
-        FROM loracomp.task_weights(n.tasks, n.similarities, settings, g.tasks, g.gains) AS t
+        FROM loracomp.task_weights(
+            n.tasks, n.similarities, settings, g.tasks, g.gains, c.examples IS NOT NULL
+        ) AS t
     ) AS w;
 END;
 COMMENT ON FUNCTION loracomp.route_query IS
 'The route of one vector: retrieved examples, nearest first; tasks, most probable first; weights, all 0 if the nearest example '
-'is below min_similarity; expected gains, null if unknown. The arrays are empty if nothing was found.';
+'is below min_similarity; expected gains, null if unknown. The arrays are empty if nothing was found. If the choices are to be '
+'calibrated, on which examples; the weights are then equal.';
 
 -- Changes nothing and reads no table. The router random draws by md5, which gives the same on every server and release.
 CREATE FUNCTION loracomp.pick_tasks(
@@ -139,6 +152,7 @@ RETURNS TABLE (
     choice_normalization text,
     contrast double precision,
     chat_template boolean,
+    calibration_examples bigint[],
     trace loracomp.route_trace
 )
 LANGUAGE sql STABLE SECURITY DEFINER
@@ -212,7 +226,8 @@ AS $$
             s.exact OR w.pinned_weights IS NOT NULL,
             w.settings,
             s.adapter_ids,
-            s.adapter_tasks
+            s.adapter_tasks,
+            w.choices
         ) AS r
     )
     SELECT
@@ -227,6 +242,7 @@ AS $$
         (r.settings).choice_normalization,
         (r.settings).contrast,
         r.in_chat_template,
+        r.calibration_examples,
         -- The order of loracomp.route_trace's attributes; the worker passes the value to record_predictions unread.
         ROW(
             r.embedding,
@@ -259,7 +275,8 @@ AS $$
             END,
             cardinality(r.searched), -- eligible_task_count
             traced.expected_gains,
-            r.in_chat_template
+            r.in_chat_template,
+            r.calibration_examples
         )::loracomp.route_trace
     FROM routed AS r
     CROSS JOIN LATERAL (
@@ -298,6 +315,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
 'Routes a batch of jobs by their unit vectors: for each job a row with the adapters to compose (none: the base model alone), how '
-'to merge them, how to score choices, and its trace, which record_predictions takes unchanged. For every router, the trace has '
+'to merge them, how to score choices (calibration_examples: whose biases to add), and its trace, which record_predictions takes unchanged. For every router, the trace has '
 'the examples and probabilities of retrieval. A deleted job has no row. encoder and input_version are those that made the '
 'vectors; raises if the database has another encoder. encoder is null if no encoder made them.';
+
+-- Reads only. A worker calls it for the calibration_examples of route_jobs.
+CREATE FUNCTION loracomp.read_labelled(example_ids bigint[])
+RETURNS TABLE (example_id bigint, prompt text, answer text)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT e.id, e.prompt, e.answer FROM loracomp.example AS e
+    WHERE e.id = ANY (read_labelled.example_ids) AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+        AND EXISTS (SELECT FROM loracomp.measurement AS m WHERE m.example_id = e.id);
+$$;
+COMMENT ON FUNCTION loracomp.read_labelled IS
+'Prompts and right answers of measured examples, on which a worker fits biases of choices; without examples that were deleted.';

@@ -34,6 +34,7 @@ DECLARE
     gains double precision[];
     known text[];
     stored jsonb;
+    equally boolean;
     before loracomp.policy;
     used loracomp.policy;
     labels CONSTANT jsonb := (
@@ -41,8 +42,10 @@ DECLARE
         WHERE NOT loracomp.may_read(loracomp.caller(), r.reader_role)
     );
 BEGIN
-    SELECT p.example_ids, p.example_tasks, p.similarities, p.tasks, p.expected_gains, p.policy_settings
-    INTO ids, names, cosines, gained, gains, stored
+    SELECT
+        p.example_ids, p.example_tasks, p.similarities, p.tasks, p.expected_gains, p.policy_settings,
+        p.calibration_examples IS NOT NULL
+    INTO ids, names, cosines, gained, gains, stored, equally
     FROM loracomp.prediction AS p
     WHERE p.job_id = rescore_route.job AND (
         loracomp.caller_is_admin()
@@ -78,9 +81,10 @@ BEGIN
         gains := NULL;
     END IF;
     IF used.weighting = 'measured' AND (
-        gains IS NULL OR (used.k, used.temperature, used.gain_prior) <> (before.k, before.temperature, before.gain_prior)
+        gains IS NULL OR (used.k, used.temperature, used.gain_prior, used.calibration_rows)
+        IS DISTINCT FROM (before.k, before.temperature, before.gain_prior, before.calibration_rows)
     ) THEN
-        SELECT g.tasks, g.gains INTO gained, gains
+        SELECT g.tasks, g.gains, g.equally INTO gained, gains, equally
         FROM loracomp.gains_again(job, ids[:used.k], cosines[:used.k], used, rescore_route.exclude_tasks) AS g;
     END IF;
     SELECT coalesce(array_agg(u.name), '{}'), coalesce(array_agg(u.gain), '{}') INTO gained, gains
@@ -103,7 +107,8 @@ BEGIN
         ARRAY(
             SELECT array_position(known, u.name) FROM unnest(gained) WITH ORDINALITY AS u (name, place) ORDER BY u.place
         ),
-        gains
+        gains,
+        equally
     ) AS w;
 END
 $$;
@@ -186,14 +191,23 @@ CREATE FUNCTION loracomp.gains_again(
     settings loracomp.policy,
     exclude_tasks text[],
     OUT tasks text[],
-    OUT gains double precision[]
+    OUT gains double precision[],
+    OUT equally boolean
 )
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT
         coalesce(array_agg(t.name ORDER BY g.gain DESC, t.name), '{}'),
-        coalesce(array_agg(g.gain ORDER BY g.gain DESC, t.name), '{}')
+        coalesce(array_agg(g.gain ORDER BY g.gain DESC, t.name), '{}'),
+        loracomp.calibration_examples(
+            j.choices,
+            ARRAY(
+                SELECT e.task_id FROM unnest(gains_again.example_ids) WITH ORDINALITY AS u (id, place)
+                LEFT JOIN loracomp.example AS e ON e.id = u.id ORDER BY u.place
+            ),
+            gains_again.similarities, a.adapter_ids, a.adapter_tasks, gains_again.settings
+        ) IS NOT NULL
     FROM loracomp.job AS j
     CROSS JOIN LATERAL loracomp.active_adapters(
         j.base_model,
@@ -206,8 +220,9 @@ AS $$
         gains_again.example_ids, gains_again.similarities, a.adapter_ids, a.adapter_tasks, gains_again.settings
     ) AS g
     JOIN loracomp.task AS t ON t.id = g.task_id
-    WHERE j.id = gains_again.job;
+    WHERE j.id = gains_again.job
+    GROUP BY j.id, a.adapter_ids, a.adapter_tasks;
 $$;
 COMMENT ON FUNCTION loracomp.gains_again IS
 'Expected gains by these examples and the current measurements, largest first, of the adapters that a job''s submitter may use, '
-'except those of exclude_tasks (null: the job''s own exclude_tasks).';
+'except those of exclude_tasks (null: the job''s own exclude_tasks). equally: the job''s choices are calibrated.';

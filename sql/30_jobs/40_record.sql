@@ -5,8 +5,8 @@
 
 -- running -> succeeded, and inserts the prediction with its trace, in one statement, for jobs whose token is still valid.
 -- Each array has one element for each job, in the same order: the lease token from the claim, the trace from route_jobs, and the
--- model's answer. There are two exceptions: choice_scores has the scores of all jobs concatenated, and choice_ends has the end of
--- each job's scores; timings may have a single element for all jobs.
+-- model's answer. There are exceptions: choice_scores and choice_biases have the values of all jobs concatenated, and choice_ends
+-- has the end of each job's; a bias is null if the job's choices have none; timings may have a single element for all jobs.
 CREATE FUNCTION loracomp.record_predictions(
     ids bigint[],
     tokens bigint[],
@@ -27,7 +27,8 @@ CREATE FUNCTION loracomp.record_predictions(
     base_fingerprint text,
     encoder text,
     code_version text,
-    finish_reasons text[] DEFAULT NULL
+    finish_reasons text[] DEFAULT NULL,
+    choice_biases double precision[] DEFAULT NULL
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -76,19 +77,23 @@ BEGIN
             INSERT INTO loracomp.prediction (
                 query_embedding, example_ids, example_tasks, similarities, tasks, probabilities, weights,
                 composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
-                eligible_task_count, expected_gains, chat_template, job_id, output, choice_index, choice_scores,
-                composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens, finish_reason,
+                eligible_task_count, expected_gains, chat_template, calibration_examples, job_id, output, choice_index, choice_scores,
+                choice_biases, composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens, finish_reason,
                 timings, batch_size, worker, device, attempt,
                 base_model, base_fingerprint, encoder, code_version, submitted_by
             )
             SELECT
                 h.query_embedding, h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
                 h.composed_tasks, h.adapter_ids, h.adapter_sha256, h.adapter_weights, h.policy_settings, h.fallback,
-                h.eligible_task_count, h.expected_gains, h.chat_template, h.job_id, h.output, h.choice_index,
+                h.eligible_task_count, h.expected_gains, h.chat_template, h.calibration_examples, h.job_id, h.output, h.choice_index,
                 nullif(record_predictions.choice_scores[
                     coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
                     : record_predictions.choice_ends[h.ordinality]
                 ], '{}'),
+                nullif(array_remove(record_predictions.choice_biases[
+                    coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
+                    : record_predictions.choice_ends[h.ordinality]
+                ], NULL), '{}'),
                 h.composition_digest, h.norm_ratio, h.cosine, h.prompt_tokens, h.output_tokens, h.finish_reason,
                 -- Add the time from the worker's call until the row is written to the step that the worker timed.
                 t.timings || CASE WHEN jsonb_typeof(t.timings -> 'record') = 'number' THEN jsonb_build_object(

@@ -50,7 +50,7 @@ BEGIN
         weighting = after.weighting, strategy = after.strategy, density = after.density, seed = after.seed,
         choice_normalization = after.choice_normalization, contrast = after.contrast, min_share = after.min_share,
         gain_prior = after.gain_prior, gain_margin = after.gain_margin,
-        chat_template = after.chat_template, updated_at = now()
+        chat_template = after.chat_template, calibration_rows = after.calibration_rows, updated_at = now()
     WHERE p.name = set_policy.name
     RETURNING * INTO after;
     RETURN after;

@@ -143,20 +143,25 @@ SELECT concat_ws(
         WHEN 'stop' THEN 'a text of stop' WHEN 'length' THEN 'max_new_tokens' WHEN 'end_of_text' THEN 'end of text'
     END,
     format(
-        'Scores (log-likelihood in nats%s, normalised by: %s)',
+        'Scores (log-likelihood in nats%s, normalised by: %s%s)',
         ', minus ' || nullif(prediction.policy_settings ->> 'contrast', '0') || ' times the base model''s',
-        prediction.policy_settings ->> 'choice_normalization'
+        prediction.policy_settings ->> 'choice_normalization',
+        CASE WHEN prediction.choice_biases IS NOT null THEN format(
+            ', plus a bias fitted on %s labelled examples', cardinality(prediction.calibration_examples)
+        ) END
     )
     || E'\n' || (
         SELECT
             string_agg(
                 format(
-                    '%s %s  %s', CASE WHEN s.place = prediction.choice_index THEN '>' ELSE ' ' END,
-                    to_char(s.score, '99990.000'), loracomp.shorten(s.choice, 80)
+                    '%s %s%s  %s', CASE WHEN s.place = prediction.choice_index THEN '>' ELSE ' ' END,
+                    to_char(s.score, '99990.000'), '  bias ' || to_char(s.bias, 'FMS990.000'),
+                    loracomp.shorten(s.choice, 80)
                 ),
                 E'\n' ORDER BY s.score DESC, s.place
             )
-        FROM unnest(job.choices, prediction.choice_scores) WITH ORDINALITY AS s (choice, score, place)
+        FROM unnest(job.choices, prediction.choice_scores, prediction.choice_biases)
+        WITH ORDINALITY AS s (choice, score, bias, place)
         WHERE s.score IS NOT null
     )
 );
@@ -207,7 +212,12 @@ SELECT concat_ws(
             FROM unnest(prediction.tasks, prediction.probabilities, prediction.weights, prediction.expected_gains)
             WITH ORDINALITY AS u (task, probability, weight, gain, place)
         ) AS t
-    )
+    ),
+    CASE WHEN prediction.calibration_examples IS NOT null THEN format(
+        'The most probable task has no adapter, but %s labelled examples with the job''s choices: '
+        'all measured adapters have equal weights, and the choices get biases.',
+        cardinality(prediction.calibration_examples)
+    ) END
 )
 WHERE prediction.example_ids <> '{}';
 END;

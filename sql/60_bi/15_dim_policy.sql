@@ -20,7 +20,8 @@ SELECT
     p.min_share,
     p.gain_prior,
     p.gain_margin,
-    p.chat_template
+    p.chat_template,
+    p.calibration_rows
 FROM loracomp.policy AS p;
 COMMENT ON VIEW bi.dim_policy IS
 'Dimension: a row for every policy, with its current settings. (bi.prediction_wide has those at the time of each answer.) '

@@ -39,7 +39,7 @@ FROM (
         FROM unnest(p.weights, p.expected_gains) AS u (weight, gain)
     ) AS e
     WHERE j.evaluation IS NOT NULL AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.status = 'succeeded'
-        AND p.choice_scores IS NOT NULL
+        AND p.choice_scores IS NOT NULL AND p.calibration_examples IS NULL
     WINDOW same_row AS (PARTITION BY j.evaluation, j.base_model, j.example_id)
 ) AS x
 CROSS JOIN loracomp.task_mask AS m
@@ -47,7 +47,7 @@ WHERE x.expected_gains IS NOT NULL AND x.base_score IS NOT NULL
 GROUP BY x.evaluation, coalesce(m.labels ->> x.own_task, x.own_task), x.policy, x.base_model;
 COMMENT ON VIEW bi.expected_gain IS
 'Expected vs. realised gain over the base model, for policies with weighting measured, on each task of an evaluation. Only rows '
-'with choices that a policy without adapters (base) answered too.';
+'with choices that a policy without adapters (base) answered too. Calibrated answers are left out: nothing is expected of biases.';
 COMMENT ON COLUMN bi.expected_gain.evaluation IS 'Name of the evaluation.';
 COMMENT ON COLUMN bi.expected_gain.own_task IS 'Task of the evaluated rows.';
 COMMENT ON COLUMN bi.expected_gain.base_model IS 'Base model that answered.';

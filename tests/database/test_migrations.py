@@ -38,7 +38,7 @@ STORAGE = {
         f"loracomp.prediction.{column}": "e"
         for column in (
             "query_embedding", "choice_scores", "similarities", "probabilities", "weights", "adapter_sha256",
-            "adapter_weights", "composition_digest", "base_fingerprint", "expected_gains",
+            "adapter_weights", "composition_digest", "base_fingerprint", "expected_gains", "choice_biases",
         )
     },
 }  # fmt: skip

@@ -174,7 +174,6 @@ MUTANTS = [
     ("m.example_id = s.example_id", "m.example_id >= s.example_id"),
     ("g.gain > (settings).gain_margin", "g.gain > 0"),
     ("g.gain > (settings).gain_margin", "g.gain > -(settings).gain_margin"),
-    ("g.rank <= (settings).max_adapters, FALSE", "TRUE, FALSE"),
     ("AND g.rank <= (settings).max_adapters", ""),
     ("g.gain - least((settings).gain_margin, 0)", "g.gain"),
     ("g.gain - least((settings).gain_margin, 0)", "c.p"),

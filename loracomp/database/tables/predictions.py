@@ -30,7 +30,8 @@ prediction = Table(
     optional(
         "choice_scores",
         ARRAY(Double),
-        "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says.",
+        "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says, plus "
+        "choice_biases.",
     ),
     optional(
         "query_embedding",
@@ -117,6 +118,17 @@ prediction = Table(
         "What ended generated text: end_of_text, stop, length (max_new_tokens), or no_tokens: it ended before it "
         "began.",
     ),
+    optional(
+        "calibration_examples",
+        ARRAY(BigInteger),
+        "Ids of the labelled examples on which choice_biases were fitted; null if they were not.",
+    ),
+    optional(
+        "choice_biases",
+        ARRAY(Double),
+        "What was added to each choice's score so that the right choices of calibration_examples become likely; null: "
+        "nothing.",
+    ),
     # CASCADE, so that deleting a job by hand also deletes its answer.
     ForeignKeyConstraint(["job_id"], ["loracomp.job.id"], name="a_prediction_answers_a_job", ondelete="CASCADE"),
     # Reports cast and add up these values; the constraints prevent a faulty worker from breaking them.
@@ -149,6 +161,7 @@ prediction = Table(
         "-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))",
         name="expected_gains_must_be_finite",
     ),
+    CheckConstraint("-1e9 <= ALL (choice_biases) AND 1e9 >= ALL (choice_biases)", name="choice_biases_must_be_finite"),
     one_of("finish_reason", "end_of_text stop length no_tokens", "finish_reason_must_be_a_known_one"),
     CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
     CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),

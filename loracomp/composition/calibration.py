@@ -1,0 +1,75 @@
+"""Biases of choices: what is added to their scores so that the right choices of labelled rows become likely.
+
+A composition that was never trained on a task mostly prefers a wrong label to all others. Its scores of a few labelled
+rows show by how much (docs/routing.md, "What sixteen labelled rows are worth").
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from loracomp.composition.composer import Composed
+from loracomp.composition.predictor import Predictor
+from loracomp.composition.resident import ByteLimitedCache
+from loracomp.errors import JobError
+from loracomp.records import Answer, LabelledRow, Request
+
+KEPT_BYTES = 16 << 20
+"""Memory for fitted biases and the rows on which they were fitted."""
+
+
+def fit_biases(
+    scores: npt.NDArray[np.float64], answers: npt.NDArray[np.int64], decay: float = 0.03
+) -> npt.NDArray[np.float64]:
+    """Biases [choices] that make the rows' right choices most likely, less `decay` times the sum of their squares.
+
+    `scores` [rows, choices] are log-likelihoods in nats, and `answers` [rows] the indexes of the right choices.
+    """
+    right, biases = np.eye(scores.shape[1])[answers], np.zeros(scores.shape[1])
+    for _ in range(300):  # the loss is convex, and its curvature at most 0.5 + 2 decay
+        shifted = scores + biases
+        likely = np.exp(shifted - np.logaddexp.reduce(shifted, axis=1, keepdims=True))
+        biases = biases - ((likely - right).mean(axis=0) + 2 * decay * biases)
+    return biases
+
+
+class Calibrator:
+    """Fits biases under a job's composition, and keeps them for jobs with the same composition, choices and rows."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._kept: ByteLimitedCache[Hashable, dict[str, float]] = ByteLimitedCache(KEPT_BYTES)
+
+    def with_biases(self, request: Request, rows: Sequence[LabelledRow], composed: Composed) -> Request:
+        """The request with biases of its choices, fitted on the rows' scores.
+
+        Rows that cannot be scored, such as one that is too long, are left out. Raises JobError 'out_of_memory'.
+        """
+        assert request.choices is not None
+        key = (
+            request.composition, request.normalization, request.contrast, request.chat_template, request.system_text,
+            tuple(sorted(request.choices)), tuple(rows),
+        )  # fmt: skip
+        biases = self._kept.get(key)
+        if biases is None:
+            biases = self._fitted(request, rows, composed)
+            self._kept.put(key, biases, sum(len(row.prompt) + len(row.answer) + 128 for row in rows))
+        return replace(request, choice_biases=tuple(biases[choice] for choice in request.choices))
+
+    def _fitted(self, request: Request, rows: Sequence[LabelledRow], composed: Composed) -> dict[str, float]:
+        assert request.choices is not None
+        asked = [replace(request, prompt=row.prompt) for row in rows]
+        answers = self._predictor.answer(asked, [composed] * len(asked))
+        if error := next((each for each in answers if isinstance(each, JobError) and each.retry), None):
+            raise error
+        scored = [
+            (answer.choice_scores, request.choices.index(row.answer))
+            for row, answer in zip(rows, answers, strict=True)
+            if isinstance(answer, Answer)
+        ]
+        if not scored:
+            return dict.fromkeys(request.choices, 0.0)
+        scores, right = zip(*scored, strict=True)
+        return dict(zip(request.choices, fit_biases(np.array(scores), np.array(right)).tolist(), strict=True))
