@@ -39,10 +39,13 @@ class _Stored(BaseModel):
     density: FiniteFloat
     seed: int = Field(ge=0, lt=2**31)
     router: str
+    choices: list[str] | None
     choice_biases: list[FiniteFloat] | None
 
     @model_validator(mode="after")
     def _is_one_of_each(self) -> "_Stored":
+        if self.choice_biases is not None and len(self.choice_biases) != len(self.choices or ()):
+            raise ValueError("choices and choice_biases differ in length")
         if not len(self.adapter_ids) == len(self.adapter_sha256) == len(self.adapter_weights):
             raise ValueError("adapter_ids, adapter_sha256 and adapter_weights differ in length")
         return self
@@ -60,7 +63,7 @@ class _Stored(BaseModel):
         )
 
 
-STORED = ("adapter_ids", "adapter_sha256", "adapter_weights", "choice_biases")
+STORED = ("adapter_ids", "adapter_sha256", "adapter_weights", "choices", "choice_biases")
 
 
 def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], tolerance: float | None = None) -> Replay:

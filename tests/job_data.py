@@ -194,7 +194,7 @@ SELECT loracomp.record_predictions(
     composition_digests => ARRAY[p.composition_digest], batch_sizes => ARRAY[p.batch_size],
     timings => ARRAY[p.timings], device => p.device, base_model => p.base_model,
     base_fingerprint => p.base_fingerprint, encoder => p.encoder, code_version => p.code_version,
-    finish_reasons => ARRAY[p.finish_reason]
+    finish_reasons => ARRAY[p.finish_reason], choice_biases => p.choice_biases
 ) AS id
 FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p,
     jsonb_populate_record(NULL::loracomp.route_trace, %(row)s) AS t

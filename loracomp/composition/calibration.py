@@ -60,6 +60,7 @@ class Calibrator:
 
     def _fitted(self, request: Request, rows: Sequence[LabelledRow], composed: Composed) -> dict[str, float]:
         assert request.choices is not None
+        rows = [row for row in rows if row.answer in request.choices]  # it may have been changed since routing
         asked = [replace(request, prompt=row.prompt) for row in rows]
         answers = self._predictor.answer(asked, [composed] * len(asked))
         if error := next((each for each in answers if isinstance(each, JobError) and each.retry), None):

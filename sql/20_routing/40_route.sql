@@ -6,7 +6,8 @@ CREATE FUNCTION loracomp.route(
     policy text DEFAULT 'default',
     settings jsonb DEFAULT '{}',
     exclude_tasks text[] DEFAULT '{}',
-    base_model text DEFAULT NULL
+    base_model text DEFAULT NULL,
+    choices text[] DEFAULT NULL
 ) RETURNS TABLE (
     task text,
     probability double precision,
@@ -43,7 +44,7 @@ BEGIN
     SELECT t.name, u.probability, u.weight, u.in_nucleus, count(x.task_id), max(x.similarity), u.gain
     FROM loracomp.active_adapters(model, eligible) AS a
     CROSS JOIN LATERAL loracomp.route_query(
-        embedding, searched, loracomp.search_exactly(searched), used, a.adapter_ids, a.adapter_tasks
+        embedding, searched, loracomp.search_exactly(searched), used, a.adapter_ids, a.adapter_tasks, choices
     ) AS r
     CROSS JOIN LATERAL unnest(r.task_ids, r.probabilities, r.weights, r.in_nucleus, r.gains)
         WITH ORDINALITY AS u (task_id, probability, weight, in_nucleus, gain, place)
@@ -56,4 +57,5 @@ $$;
 COMMENT ON FUNCTION loracomp.route IS
 'Routes one unit vector with the caller''s rights: for each task a row with its probability, weight (all 0: the base model '
 'alone), number of retrieved examples, similarity of the nearest one and, with weighting measured, expected gain. settings '
-'replace settings of the policy, such as {"top_p": 0.9}; base_model null: the default.';
+'replace settings of the policy, such as {"top_p": 0.9}; base_model null: the default; choices, if '
+'the job would have some, decide whether the choices of a task without an adapter are calibrated.';

@@ -330,17 +330,140 @@ def test_random_draws_among_tasks_with_an_adapter(connection: db.Connection, sha
         np.testing.assert_allclose(row["adapter_weights"], [2 / 3, 1 / 3], atol=1e-6)
 
 
+CHOICES = ["spam", "ham"]
+
+
+def calibrated(connection: db.Connection, shared: Shared, count: int = 8, **changes: Any) -> tuple[list[int], int]:
+    """Measured examples of t6, which has no adapter, with text and choices; and the place of the first of them."""
+    at = TASKS * 40
+    ids = nearest(shared, at)
+    only(connection, ids, [[-0.5, 0.4, NAN, 0.2, NAN, 0.0]] * 30)
+    columns = {"prompt": "Free!", "choices": CHOICES, "answer": "spam", "split": "train", **changes}
+    connection.execute(
+        "UPDATE loracomp.example SET prompt = %(prompt)s, choices = %(choices)s, answer = %(answer)s,"
+        " split = %(split)s WHERE id = ANY (%(ids)s)",
+        {**columns, "ids": ids[:count]},
+    )
+    return sorted(ids[:count]), at
+
+
+def ask(connection: db.Connection, shared: Shared, at: int, choices: list[str] | None = None, **job: Any) -> Any:
+    (job_id,) = add_jobs(connection, 1, "measured", **job)
+    connection.execute("UPDATE loracomp.job SET choices = %s WHERE id = %s", [choices or CHOICES, job_id])
+    (row,) = route_jobs(connection, [job_id], shared[1].vectors[at : at + 1])
+    return row
+
+
+def test_choices_of_a_task_without_an_adapter_are_calibrated_under_all_measured_adapters(
+    connection: db.Connection, shared: Shared
+) -> None:
+    ids, at = calibrated(connection, shared)
+    row = ask(connection, shared, at, ["ham", "spam"])
+    assert row["calibration_examples"] == ids, "whatever the order of the choices"
+    assert dict(zip(row["composed_tasks"], row["adapter_weights"], strict=True)) == dict.fromkeys(
+        ["t0", "t1", "t3", "t5"], 0.25
+    )
+    set_policy(connection, max_adapters=1, min_share=0.5, gain_margin=1)
+    assert len(ask(connection, shared, at)["composed_tasks"]) == 4, "equal weights choose nothing"
+    shown = connection.execute(
+        "SELECT task, weight FROM loracomp.route(%s, 'measured', choices => %s) WHERE weight > 0",
+        [shared[1].vectors[at], CHOICES],
+    ).fetchall()
+    assert {each["task"]: each["weight"] for each in shown} == dict.fromkeys(["t0", "t1", "t3", "t5"], 0.25)
+    set_policy(connection, calibration_rows=3)
+    assert ask(connection, shared, at)["calibration_examples"] is None, "eight are needed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({"count": 7}, {}),
+        ({"choices": ["spam", "ham", "neither"]}, {}),
+        ({"choices": ["spam"]}, {}),
+        ({"split": "validation"}, {}),
+        ({"prompt": None}, {}),
+        ({"answer": None}, {}),
+        ({}, {"exclude_tasks": ["t6"]}),
+        ({}, {"calibration_rows": 0}),
+        ({}, {"weighting": "similarity"}),
+        ({}, {"router": "base"}),
+        ({}, {"min_similarity": 1}),
+    ],
+)
+def test_choices_are_not_calibrated(
+    connection: db.Connection, shared: Shared, changes: dict[str, Any], asked: dict[str, Any]
+) -> None:
+    _, at = calibrated(connection, shared, **changes)
+    set_policy(connection, **{name: value for name, value in asked.items() if name != "exclude_tasks"})
+    if "min_similarity" in asked:
+        shared = (shared[0], shared[1], shared[2])
+        vector = unit(shared[1].vectors[at : at + 1] + shared[1].vectors[50:51])
+        (job_id,) = add_jobs(connection, 1, "measured")
+        connection.execute("UPDATE loracomp.job SET choices = %s WHERE id = %s", [CHOICES, job_id])
+        (row,) = route_jobs(connection, [job_id], vector)
+    else:
+        row = ask(connection, shared, at, exclude_tasks=asked.get("exclude_tasks", ()))
+    assert row["calibration_examples"] is None
+    weights = row["adapter_weights"]
+    assert len(weights) < 2 or len({*weights}) == len(weights), "not equal"
+
+
+def test_what_has_an_adapter_or_is_hidden_or_not_measured_calibrates_nothing(
+    connection: db.Connection, shared: Shared
+) -> None:
+    ids, at = calibrated(connection, shared)
+    connection.execute("CREATE ROLE readers_of_t6")
+    connection.execute("CREATE ROLE submits_t6 IN ROLE loracomp_submitter")
+    connection.execute("UPDATE loracomp.task SET reader_role = 'readers_of_t6' WHERE name = 't6'")
+    assert ask(connection, shared, at, submitted_by="submits_t6")["calibration_examples"] is None
+    connection.execute("GRANT readers_of_t6 TO submits_t6")
+    assert ask(connection, shared, at, submitted_by="submits_t6")["calibration_examples"] == ids
+    connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
+    assert ask(connection, shared, at)["calibration_examples"] is None, "seven are measured"
+    calibrated(connection, shared)
+    connection.execute("UPDATE loracomp.adapter SET status = 'active' WHERE name = 't6'")
+    assert ask(connection, shared, at)["calibration_examples"] is None
+
+
+def test_a_calibrated_trace_is_rescored_as_it_was_or_without(connection: db.Connection, shared: Shared) -> None:
+    ids, at = calibrated(connection, shared)
+    job_id = stored(connection, shared, at, choices=CHOICES)
+    equal = dict.fromkeys(["t0", "t1", "t3", "t5"], 0.25)
+    assert composed(rescored(connection, job_id)) == equal
+    assert composed(rescored(connection, job_id, calibration_rows=0)) == {"t1": 0.66667, "t3": 0.33333}
+    assert composed(rescored(connection, job_id, temperature=0.2)) == equal
+    assert composed(rescored(connection, job_id, weighting="similarity"))
+    assert "8 labelled examples" in explained(connection, job_id)
+    connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
+    assert composed(rescored(connection, job_id)) == equal, "by the trace alone"
+    assert composed(rescored(connection, job_id, temperature=0.2)) == {"t1": 0.66667, "t3": 0.33333}
+
+
+def test_only_measured_examples_are_read_for_calibration(connection: db.Connection, shared: Shared) -> None:
+    ids, _ = calibrated(connection, shared)
+    connection.execute("SET LOCAL ROLE loracomp_worker")
+    rows = connection.execute("SELECT * FROM loracomp.read_labelled(%s)", [ids]).fetchall()
+    assert sorted(row["example_id"] for row in rows) == ids
+    assert {(row["prompt"], row["answer"]) for row in rows} == {("Free!", "spam")}
+    connection.execute("RESET ROLE")
+    connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
+    assert len(connection.execute("SELECT * FROM loracomp.read_labelled(%s)", [ids]).fetchall()) == len(ids) - 1
+
+
 # --- for people
 
 
-def stored(connection: db.Connection, shared: Shared, at: int, policy: str = "measured") -> int:
+def stored(
+    connection: db.Connection, shared: Shared, at: int, policy: str = "measured", choices: list[str] | None = None
+) -> int:
     """A job with its prediction, routed like an example."""
     (job_id,) = add_jobs(connection, 1, policy)
+    connection.execute("UPDATE loracomp.job SET choices = %s WHERE id = %s", [choices, job_id])
     connection.execute(
         "INSERT INTO loracomp.prediction (job_id, query_embedding, example_ids, example_tasks, similarities, tasks,"
         " probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings,"
-        " fallback, eligible_task_count, expected_gains, chat_template, base_model, base_fingerprint, encoder,"
-        " code_version, submitted_by)"
+        " fallback, eligible_task_count, expected_gains, chat_template, calibration_examples, base_model,"
+        " base_fingerprint, encoder, code_version, submitted_by)"
         " SELECT %s, (r.trace).*, 'toy', '', 'e/3', '', current_user"
         " FROM loracomp.route_jobs(ARRAY[%s]::bigint[], %b::vector[]) AS r",
         [job_id, job_id, [shared[1].vectors[at]]],

@@ -1,0 +1,117 @@
+"""Biases of choices: the optimum of their definition, fitted once under each composition, and added to scores."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+
+from loracomp.composition.calibration import Calibrator, fit_biases
+from loracomp.composition.predictor import Predictor
+from loracomp.errors import JobError
+from loracomp.records import Answer, Composition, LabelledRow, Request
+from model_fixtures import TINY_CONTEXT, as_base, linear_shapes, random_adapter, tiny_llama
+
+CHOICES = ("yes", "no", "can not be told")
+ROWS = tuple(LabelledRow(f"row {number} is wet", CHOICES[number % 2]) for number in range(8))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_biases_are_the_optimum_that_is_defined(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    rows, choices = int(generator.integers(1, 40)), int(generator.integers(2, 7))
+    scores = generator.normal(-3, 2, (rows, choices))
+    answers = generator.integers(0, choices, rows)
+
+    def loss(biases: np.ndarray) -> float:
+        shifted = scores + biases
+        logs = shifted - np.logaddexp.reduce(shifted, axis=1, keepdims=True)
+        return float(-logs[np.arange(rows), answers].mean() + 0.03 * (biases**2).sum())
+
+    found = minimize(loss, np.zeros(choices), tol=1e-12).x
+    np.testing.assert_allclose(fit_biases(scores, answers), found, atol=1e-4)
+
+
+class Counting(Predictor):
+    """Counts the requests that it answers."""
+
+    asked = 0
+
+    def answer(self, requests, compositions, wanted=lambda _: True):
+        self.asked += len(requests)
+        return super().answer(requests, compositions, wanted)
+
+
+@pytest.fixture
+def predictor(tokenizer) -> Counting:
+    return Counting(as_base(tiny_llama(), tokenizer))
+
+
+@pytest.fixture
+def request_(predictor: Counting) -> Request:
+    adapter = random_adapter(linear_shapes(tiny_llama(), "q_proj"), seed=1, scaling=3.0)
+    predictor.load(
+        [composition := Composition((1,), (adapter.sha256,), (1.0,), "cat")], lambda _: [replace(adapter, id=1)]
+    )
+    return Request("is it wet", CHOICES, None, normalization="tokens", composition=composition)
+
+
+def composed(predictor: Predictor, request: Request):
+    (made,) = predictor.compose([request.composition], predictor.load([request.composition], lambda _: []))
+    assert not isinstance(made, JobError)
+    return made
+
+
+def scores(predictor: Predictor, request: Request) -> np.ndarray:
+    (answer,) = predictor.answer([request], [composed(predictor, request)])
+    assert isinstance(answer, Answer)
+    assert answer.output == CHOICES[int(np.argmax(answer.choice_scores))] or request.choices != CHOICES
+    return np.array(answer.choice_scores)
+
+
+def test_biases_are_those_of_the_rows_scores_under_the_same_composition(predictor: Counting, request_: Request) -> None:
+    calibrated = Calibrator(predictor).with_biases(request_, ROWS, composed(predictor, request_))
+    direct = np.array([scores(predictor, replace(request_, prompt=row.prompt)) for row in ROWS])
+    expected = fit_biases(direct, np.array([CHOICES.index(row.answer) for row in ROWS]))
+    np.testing.assert_allclose(calibrated.choice_biases, expected, atol=1e-5)
+    np.testing.assert_allclose(scores(predictor, calibrated), scores(predictor, request_) + expected, atol=1e-5)
+    (answer,) = predictor.answer([calibrated], [composed(predictor, request_)])
+    assert isinstance(answer, Answer)
+    assert answer.choice_biases == calibrated.choice_biases
+
+
+def test_biases_are_fitted_once_for_each_composition_choices_and_rows(predictor: Counting, request_: Request) -> None:
+    calibrator, mix = Calibrator(predictor), composed(predictor, request_)
+    first = calibrator.with_biases(request_, ROWS, mix)
+    assert predictor.asked == len(ROWS)
+    reordered = calibrator.with_biases(replace(request_, prompt="another", choices=CHOICES[::-1], seed=7), ROWS, mix)
+    assert predictor.asked == len(ROWS)
+    assert reordered.choice_biases == first.choice_biases[::-1]
+    for changed in (
+        replace(request_, normalization="none"),
+        replace(request_, composition=Composition()),
+        replace(request_, choices=CHOICES[:2]),
+    ):
+        calibrator.with_biases(changed, ROWS, composed(predictor, changed))
+    calibrator.with_biases(
+        request_, (*ROWS[:-1], LabelledRow(ROWS[-1].prompt, "yes" if ROWS[-1].answer == "no" else "no")), mix
+    )
+    assert predictor.asked == 5 * len(ROWS), "a corrected answer is another row"
+
+
+def test_a_row_that_can_not_be_scored_is_left_out(predictor: Counting, request_: Request) -> None:
+    calibrator, mix = Calibrator(predictor), composed(predictor, request_)
+    too_long = LabelledRow("wet " * TINY_CONTEXT, "yes")
+    found = calibrator.with_biases(request_, (*ROWS, too_long), mix).choice_biases
+    np.testing.assert_allclose(found, calibrator.with_biases(request_, ROWS, mix).choice_biases, atol=1e-9)
+    assert calibrator.with_biases(request_, (too_long,), mix).choice_biases == (0.0,) * len(CHOICES)
+
+
+def test_where_memory_runs_out_the_job_fails_and_may_be_tried_again(
+    predictor: Counting, request_: Request, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = JobError("no memory", code="out_of_memory", retry=True)
+    mix = composed(predictor, request_)
+    monkeypatch.setattr(predictor, "answer", lambda asked, _: [error] * len(asked))
+    with pytest.raises(JobError, match="no memory"):
+        Calibrator(predictor).with_biases(request_, ROWS, mix)
