@@ -62,6 +62,7 @@ RULES: Mapping[str, Weigh] = {
 }
 BIASED = ("base", "similarity", "all adapters equally", "measured")
 """Candidates that are also tried with biases."""
+LABELLED = (2, 4, 8, 16, 32, 48)
 
 
 def _equal(weights: Floats) -> Floats:
@@ -106,6 +107,11 @@ class Asking:
             self._examples |= {first + at: read[each] for at, each in enumerate(hashes) if each in read}
         self._known: dict[tuple[int, bytes], Floats] = {}
         self._norms: dict[int, Floats] = {}
+
+    @property
+    def rows(self) -> list[int]:
+        """All labelled rows."""
+        return sorted(self._examples)
 
     def scores(self, rows: Sequence[int], weights: Sequence[Floats]) -> list[Floats]:
         """Each row's scores under its weights, [adapters] or [modules, adapters]; 0 everywhere is the base model."""
@@ -226,14 +232,42 @@ def difference(found: Sequence[Scored], other: Sequence[Scored]) -> str:
     return f"{100 * np.mean(list(means.values())):+.1f} ({100 * error:.1f})"
 
 
+def by_rows(asking: Asking, index: Index, draws: int) -> None:
+    """Print what biases are worth by the number of labelled rows, under mixes that are the same for each row."""
+    rows = asking.rows
+    owners, answers = np.array([index.owners[row] for row in rows]), np.array([index.answers[row] for row in rows])
+    print(f"{len(rows)} rows, {draws} draws\n\n| adapters | without | {' | '.join(map(str, LABELLED))} |")
+    fixed = {"base": np.zeros(index.adapters), "all equally": np.full(index.adapters, 1 / index.adapters)}
+    for name, weights in fixed.items():
+        scores = asking.scores(rows, [weights] * len(rows))
+        found: dict[int, list[float]] = defaultdict(list)
+        for task in np.unique(owners):
+            own = np.flatnonzero(owners == task)
+            generator = np.random.default_rng(0)
+            given, right = np.array([scores[at] for at in own]), answers[own]
+            found[0].append(float((given.argmax(1) == right).mean()))
+            for count in LABELLED:
+                shares = []
+                for _ in range(draws):
+                    order = generator.permutation(len(own))
+                    learnt, asked = order[:count], order[count:]
+                    biased = given[asked] + fit_biases(given[learnt], right[learnt])
+                    shares.append((biased.argmax(1) == right[asked]).mean())
+                found[count].append(float(np.mean(shares)))
+        print(f"| {name} | {' | '.join(f'{100 * np.mean(each):.1f}' for each in found.values())} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--draws", type=int, default=14)
     parser.add_argument("--labelled", type=int, default=16, help="labelled rows a task; 16")
+    parser.add_argument("--calibration", action="store_true", help="only biases, by the number of labelled rows")
     options = parser.parse_args()
     index = read_index()
     asking = Asking(index, options.data)
+    if options.calibration:
+        return by_rows(asking, index, options.draws)
     found: dict[str, list[Scored]] = defaultdict(list)
     for draw in range(options.draws):
         learnt, rest = unfamiliar(index, options.labelled, draw)

@@ -349,7 +349,9 @@ def calibrated(connection: db.Connection, shared: Shared, count: int = 8, **chan
 
 def ask(connection: db.Connection, shared: Shared, at: int, choices: list[str] | None = None, **job: Any) -> Any:
     (job_id,) = add_jobs(connection, 1, "measured", **job)
-    connection.execute("UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL WHERE id = %s", [choices or CHOICES, job_id])
+    connection.execute(
+        "UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL WHERE id = %s", [choices or CHOICES, job_id]
+    )
     (row,) = route_jobs(connection, [job_id], shared[1].vectors[at : at + 1])
     return row
 
@@ -399,7 +401,9 @@ def test_choices_are_not_calibrated(
         shared = (shared[0], shared[1], shared[2])
         vector = unit(shared[1].vectors[at : at + 1] + shared[1].vectors[50:51])
         (job_id,) = add_jobs(connection, 1, "measured")
-        connection.execute("UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL WHERE id = %s", [CHOICES, job_id])
+        connection.execute(
+            "UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL WHERE id = %s", [CHOICES, job_id]
+        )
         (row,) = route_jobs(connection, [job_id], vector)
     else:
         row = ask(connection, shared, at, exclude_tasks=asked.get("exclude_tasks", ()))
@@ -459,7 +463,9 @@ def stored(
     """A job with its prediction, routed like an example."""
     (job_id,) = add_jobs(connection, 1, policy)
     if choices:
-        connection.execute("UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL WHERE id = %s", [choices, job_id])
+        connection.execute(
+            "UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL WHERE id = %s", [choices, job_id]
+        )
     connection.execute(
         "INSERT INTO loracomp.prediction (job_id, query_embedding, example_ids, example_tasks, similarities, tasks,"
         " probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings,"

@@ -20,11 +20,13 @@ from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_tes
 from loracomp.database.connections import Connection
 from loracomp.errors import LoracompError, RefusedError
 from loracomp.pipeline import Pipeline
-from loracomp.records import Job, Measurement
+from loracomp.records import Answer, Composition, Job, Measurement, Prediction, Request
 from loracomp.registry.adapters import activate_adapter, stage_adapter
 from loracomp.registry.base_models import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task
+from loracomp.replay import replay
 from loracomp.worker import start
+from loracomp.worker.record import record as record_results
 from loracomp.worker.record import record_measurements
 from model_fixtures import as_base, direct, tiny_llama
 from registry_data import quiet_peft, registered, write_adapter
@@ -414,6 +416,55 @@ def test_gains_are_those_of_a_direct_computation(
             assert row["gains"][at] == pytest.approx(score - base, abs=1e-4)
             assert row["are_right"][at] == is_right
             assert abs(score - base) > 0.01, "a difference to be seen"
+
+
+def test_choices_of_a_new_task_are_calibrated_and_replayed(
+    connection: Connection, library: dict[str, Path], tiny_model, tokenizer, minilm
+) -> None:
+    rows = add_examples(connection, "new", *(f"row {number} of tea" for number in range(8)))
+    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
+    measure_task(connection, "new")
+    jobs = claim(connection, 64)
+    record_results(connection, jobs, pipeline.run(connection, jobs))
+    connection.execute("UPDATE loracomp.policy SET min_similarity = -1 WHERE name = 'measured'")
+
+    asked = [
+        add_jobs(connection, "Is tea hot?", choices=order, policy="measured")[0] for order in (CHOICES, CHOICES[::-1])
+    ]
+    jobs = claim(connection)
+    predictions = [each for each in pipeline.run(connection, jobs) if isinstance(each, Prediction)]
+    assert record_results(connection, jobs, predictions) == set(asked)
+    first, second = (
+        connection.execute("SELECT * FROM loracomp.job_trace WHERE job_id = %s", [job_id]).fetchone()
+        for job_id in asked
+    )
+    assert first
+    assert second
+    assert first["calibration_examples"] == rows
+    assert first["adapter_weights"] == [0.5, 0.5]
+    assert second["choice_biases"] == first["choice_biases"][::-1]
+    assert max(first["choice_biases"]) == first["choice_biases"][0] > 0.1, "the first choice is right for all rows"
+    bare = pipeline.predict(connection, [replace(request_of(first), choice_biases=())])[0]
+    assert isinstance(bare, Answer)
+    np.testing.assert_allclose(first["choice_scores"], np.add(bare.choice_scores, first["choice_biases"]), atol=1e-5)
+    assert (replay(pipeline, connection, first).outcome, replay(pipeline, connection, second).outcome) == ("equal",) * 2
+    assert "bias +" in explained(connection, asked[0])
+    broken = replay(pipeline, connection, {**first, "choice_biases": [0.1]})
+    assert (broken.outcome, "choice_biases differ in length" in broken.detail) == ("impossible", True)
+
+
+def request_of(trace: dict[str, Any]) -> Request:
+    """The request that a trace describes, under its composition."""
+    mix = Composition(
+        tuple(trace["adapter_ids"]), tuple(trace["adapter_sha256"]), tuple(trace["adapter_weights"]), "cat", 0.5
+    )
+    return Request(trace["prompt"], tuple(trace["choices"]), None, normalization="tokens", composition=mix)
+
+
+def explained(connection: Connection, job_id: int) -> str:
+    row = connection.execute("SELECT loracomp.explain_job(%s) AS text", [job_id]).fetchone()
+    assert row
+    return str(row["text"])
 
 
 def test_an_adapter_that_does_not_fit_fails_the_job_by_name(
