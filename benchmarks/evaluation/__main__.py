@@ -108,7 +108,7 @@ def fill_database(connection: db.Connection, settings: Settings, name: str, data
         for count, task in {(part.labelled, task): None for part in parts if part.labelled for task in part.tasks}:
             if task in LIBRARY:
                 leave_to_labelled(connection, task)
-            add_labelled(connection, task, count, base_model=read_manifest(PACKAGED).base_model.name)
+            add_labelled(connection, task, count, data, base_model=read_manifest(PACKAGED).base_model.name)
 
 
 def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Namespace) -> None:

@@ -1,11 +1,15 @@
 """Labelled rows of the tasks that are asked, with measured gains: what a user with a new task has."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks.gains import labelled
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
+from loracomp.lab.library_build import train_rows
+from loracomp.lab.measuring import MEASURED_WORDS
 from loracomp.registry.embeddings import load_embeddings
 from loracomp.registry.library_files import PACKAGED, read_examples_file
 from loracomp.registry.measurement_files import measurements_path, read_measurements
@@ -18,10 +22,11 @@ SUFFIX = "_labelled"
 """Of the task that a library task's labelled rows stand in: its own rows are kept out with its adapter."""
 
 
-def add_labelled(connection: Connection, task: str, count: int, *, base_model: str) -> None:
+def add_labelled(connection: Connection, task: str, count: int, data: str, *, base_model: str) -> None:
     """Give a task `count` rows that are measured; a task of the library a second task that holds them alone.
 
-    They come without text, from `benchmarks/gains` or the library's own measurements. Running it again changes nothing.
+    Their text comes from `data`, the rest from `benchmarks/gains` or the library's own measurements. Running it again
+    changes nothing.
     """
     kept = measurements_path(KEPT, task)
     folder = KEPT if kept.is_file() else PACKAGED
@@ -33,14 +38,9 @@ def add_labelled(connection: Connection, task: str, count: int, *, base_model: s
     if folder is PACKAGED:
         add_task(connection, name)
     hashes = [file.content_hashes[place].tobytes() for place in places]
+    examples = labelled(task, Path(data)) if folder is KEPT else train_rows(task, data, max_words=MEASURED_WORDS)[0]
     rows = [
-        {
-            "split": "train",
-            "source_ref": file.source_refs[place],
-            "content_hash": content_hash.hex(),
-            "hash_version": file.hash_version,
-        }
-        for place, content_hash in zip(places, hashes, strict=True)
+        {**asdict(each), "content_hash": each.content_hash.hex()} for each in examples if each.content_hash in chosen
     ]
     add_rows(connection, name, rows)
     values = {"task": name, "content_hashes": hashes}

@@ -38,7 +38,8 @@ FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.s
 # All questions have choices, which a chat template encloses only where it is 'always'.
 POLICIES = """
 SELECT name, to_jsonb(p) - '{name,description,created_at,updated_at}'::text[]
-    - CASE chat_template WHEN 'always' THEN '' ELSE 'chat_template' END AS settings
+    - CASE chat_template WHEN 'always' THEN '' ELSE 'chat_template' END
+    - CASE weighting WHEN 'measured' THEN '' ELSE 'calibration_rows' END AS settings
 FROM loracomp.policy AS p
 """
 ROWS = """

@@ -8,7 +8,6 @@
 --   expected_gains              expected gain of each adapter by measured examples, for weighting 'measured'
 --     relative_share            an example's term of the softmax, before it is divided by the sum
 --   calibration_examples        labelled examples on which biases of a job's choices are fitted
---     relative_share
 --   policy_with                 a named policy with some settings replaced
 --     with_settings             a policy with some settings replaced
 
@@ -186,10 +185,11 @@ COMMENT ON FUNCTION loracomp.expected_gains IS
 
 -- Reads examples and their measurements. It needs eight examples: biases that were fitted on four were worth little
 -- (docs/routing.md). The order by content_hash is random, but the same for each job, so that a worker can keep the biases.
+-- It asks for the nearest example's task, because the most probable one is seldom a task with few examples.
 CREATE FUNCTION loracomp.calibration_examples(
     choices text[],
-    tasks integer[],
-    similarities double precision[],
+    nearest_task integer,
+    similarity double precision,
     usable_adapters integer[],
     adapter_tasks integer[],
     settings loracomp.policy
@@ -199,33 +199,21 @@ BEGIN ATOMIC
     SELECT array_agg(x.id ORDER BY x.id)
     FROM (
         SELECT e.id
-        FROM (
-            SELECT s.task_id
-            FROM (
-                SELECT
-                    u.task_id,
-                    loracomp.relative_share(u.similarity, max(u.similarity) OVER (), (settings).temperature) AS e
-                FROM unnest(tasks, similarities) AS u (task_id, similarity)
-            ) AS s
-            GROUP BY s.task_id
-            ORDER BY sum(s.e) DESC, s.task_id
-            LIMIT 1
-        ) AS nearest
-        JOIN loracomp.measurement AS m ON m.task_id = nearest.task_id AND m.adapter_ids && usable_adapters
+        FROM loracomp.measurement AS m
         JOIN loracomp.example AS e ON e.id = m.example_id AND e.split = 'train'
             AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
             AND e.choices @> calibration_examples.choices AND e.choices <@ calibration_examples.choices
-        WHERE nearest.task_id <> ALL (adapter_tasks)
+        WHERE m.task_id = nearest_task AND nearest_task <> ALL (adapter_tasks) AND m.adapter_ids && usable_adapters
         ORDER BY e.content_hash
         LIMIT (settings).calibration_rows
     ) AS x
     WHERE (settings).weighting = 'measured' AND (settings).router = 'retrieval' AND (settings).calibration_rows > 0
-        AND similarities[1] >= (settings).min_similarity
+        AND similarity >= (settings).min_similarity
     HAVING count(*) >= 8;
 END;
 COMMENT ON FUNCTION loracomp.calibration_examples IS
-'Labelled examples on which biases of a job''s choices are fitted: if the most probable task has no adapter, its measured examples '
-'with the same choices, at most calibration_rows; null if they are fewer than eight, or weighting is not measured.';
+'Labelled examples on which biases of a job''s choices are fitted: if the nearest example''s task has no adapter, its measured '
+'examples with the same choices, at most calibration_rows; null if they are fewer than eight, or weighting is not measured.';
 
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],

@@ -61,7 +61,7 @@ BEGIN ATOMIC
     ) AS g
     CROSS JOIN LATERAL (
         SELECT loracomp.calibration_examples(
-            choices, n.tasks, n.similarities, usable_adapters, adapter_tasks, settings
+            choices, n.tasks[1], n.similarities[1], usable_adapters, adapter_tasks, settings
         ) AS examples
     ) AS c
     CROSS JOIN LATERAL (

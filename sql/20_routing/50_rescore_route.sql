@@ -201,12 +201,8 @@ AS $$
         coalesce(array_agg(t.name ORDER BY g.gain DESC, t.name), '{}'),
         coalesce(array_agg(g.gain ORDER BY g.gain DESC, t.name), '{}'),
         loracomp.calibration_examples(
-            j.choices,
-            ARRAY(
-                SELECT e.task_id FROM unnest(gains_again.example_ids) WITH ORDINALITY AS u (id, place)
-                LEFT JOIN loracomp.example AS e ON e.id = u.id ORDER BY u.place
-            ),
-            gains_again.similarities, a.adapter_ids, a.adapter_tasks, gains_again.settings
+            j.choices, (SELECT e.task_id FROM loracomp.example AS e WHERE e.id = gains_again.example_ids[1]),
+            gains_again.similarities[1], a.adapter_ids, a.adapter_tasks, gains_again.settings
         ) IS NOT NULL
     FROM loracomp.job AS j
     CROSS JOIN LATERAL loracomp.active_adapters(

@@ -214,7 +214,7 @@ SELECT concat_ws(
         ) AS t
     ),
     CASE WHEN prediction.calibration_examples IS NOT null THEN format(
-        'The most probable task has no adapter, but %s labelled examples with the job''s choices: '
+        'The nearest example''s task has no adapter, but %s labelled examples with the job''s choices: '
         'all measured adapters have equal weights, and the choices get biases.',
         cardinality(prediction.calibration_examples)
     ) END
