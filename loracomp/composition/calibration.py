@@ -1,4 +1,4 @@
-"""Biases of choices: what is added to their scores so that the right choices of labelled rows become likely.
+"""Biases of choices: what is added to their scores so that each is chosen as often as it is right in labelled rows.
 
 A composition that was never trained on a task mostly prefers a wrong label to all others. Its scores of a few labelled
 rows show by how much (docs/routing.md, "What sixteen labelled rows are worth").
@@ -21,17 +21,21 @@ KEPT_BYTES = 16 << 20
 
 
 def fit_biases(
-    scores: npt.NDArray[np.float64], answers: npt.NDArray[np.int64], decay: float = 0.03
+    scores: npt.NDArray[np.float64], answers: npt.NDArray[np.int64], *, smoothing: float = 3, decay: float = 0.03
 ) -> npt.NDArray[np.float64]:
-    """Biases [choices] that make the rows' right choices most likely, less `decay` times the sum of their squares.
+    """Biases [choices] under which the mean probability of each choice is its share of the right answers.
 
-    `scores` [rows, choices] are log-likelihoods in nats, and `answers` [rows] the indexes of the right choices.
+    `scores` [rows, choices] are log-likelihoods in nats, and `answers` [rows] the indexes of the right choices. The
+    shares are counted as if each choice were right in `smoothing` more rows. The biases maximise the mean over rows of
+    (shares x biases - log of the sum of exp(scores + biases)), less `decay` times the sum of their squares.
     """
-    right, biases = np.eye(scores.shape[1])[answers], np.zeros(scores.shape[1])
+    choices = scores.shape[1]
+    shares = np.bincount(answers, minlength=choices) + smoothing
+    shares, biases = shares / shares.sum(), np.zeros(choices)
     for _ in range(300):  # the loss is convex, and its curvature at most 0.5 + 2 decay
         shifted = scores + biases
         likely = np.exp(shifted - np.logaddexp.reduce(shifted, axis=1, keepdims=True))
-        biases = biases - ((likely - right).mean(axis=0) + 2 * decay * biases)
+        biases = biases - (likely.mean(axis=0) - shares + 2 * decay * biases)
     return biases
 
 

@@ -26,8 +26,7 @@ BIASES = sa.Column(
     "choice_biases",
     sa.ARRAY(sa.Double()),
     nullable=True,
-    comment="What was added to each choice's score so that the right choices of calibration_examples become likely; "
-    "null: nothing.",
+    comment="What was added to each choice's score, fitted on the right answers of calibration_examples; null: nothing.",
 )
 SCORES = "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says"
 

@@ -126,8 +126,7 @@ prediction = Table(
     optional(
         "choice_biases",
         ARRAY(Double),
-        "What was added to each choice's score so that the right choices of calibration_examples become likely; null: "
-        "nothing.",
+        "What was added to each choice's score, fitted on the right answers of calibration_examples; null: nothing.",
     ),
     # CASCADE, so that deleting a job by hand also deletes its answer.
     ForeignKeyConstraint(["job_id"], ["loracomp.job.id"], name="a_prediction_answers_a_job", ondelete="CASCADE"),
