@@ -4,6 +4,7 @@ A composition that was never trained on a task mostly prefers a wrong label to a
 rows show by how much (docs/routing.md, "What sixteen labelled rows are worth").
 """
 
+import hashlib
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 
@@ -16,8 +17,8 @@ from loracomp.composition.resident import ByteLimitedCache
 from loracomp.errors import JobError
 from loracomp.records import Answer, LabelledRow, Request
 
-KEPT_BYTES = 16 << 20
-"""Memory for fitted biases and the rows on which they were fitted."""
+KEPT = 4096
+"""Number of fitted biases that are kept for later jobs."""
 
 
 def fit_biases(
@@ -44,7 +45,7 @@ class Calibrator:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._kept: ByteLimitedCache[Hashable, dict[str, float]] = ByteLimitedCache(KEPT_BYTES)
+        self._kept: ByteLimitedCache[Hashable, dict[str, float]] = ByteLimitedCache(KEPT)
 
     def with_biases(self, request: Request, rows: Sequence[LabelledRow], composed: Composed) -> Request:
         """The request with biases of its choices, fitted on the rows' scores.
@@ -52,14 +53,16 @@ class Calibrator:
         Rows that cannot be scored, such as one that is too long, are left out. Raises JobError 'out_of_memory'.
         """
         assert request.choices is not None
+        # A digest of the rows, so that a worker keeps no text of an example that is erased.
+        of_rows = hashlib.sha256(repr(rows).encode()).digest()
         key = (
             request.composition, request.normalization, request.contrast, request.chat_template, request.system_text,
-            tuple(sorted(request.choices)), tuple(rows),
+            tuple(sorted(request.choices)), of_rows,
         )  # fmt: skip
         biases = self._kept.get(key)
         if biases is None:
             biases = self._fitted(request, rows, composed)
-            self._kept.put(key, biases, sum(len(row.prompt) + len(row.answer) + 128 for row in rows))
+            self._kept.put(key, biases, 1)
         return replace(request, choice_biases=tuple(biases[choice] for choice in request.choices))
 
     def _fitted(self, request: Request, rows: Sequence[LabelledRow], composed: Composed) -> dict[str, float]:

@@ -27,6 +27,10 @@ BEGIN
     LEFT JOIN loracomp.job AS j ON j.id = p.job_id
     WHERE p.example_ids @> ARRAY[lineage_of_example.example_id]
     UNION ALL
+    SELECT p.job_id, p.submitted_by, p.created_at, 'calibrated', NULL, NULL, NULL
+    FROM loracomp.prediction AS p
+    WHERE p.calibration_examples @> ARRAY[lineage_of_example.example_id]
+    UNION ALL
     SELECT j.id, j.submitted_by, j.finished_at, 'asked', NULL, NULL, NULL
     FROM loracomp.job AS j
     WHERE (j.evaluation IS NOT NULL OR j.kind = 'measure') AND j.example_id = lineage_of_example.example_id
@@ -39,7 +43,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.lineage_of_example IS
 'Jobs in which an example was used. retrieved: it was among the nearest, with this rank, and its task''s adapter got this '
-'weight. asked: the job was made from it (an evaluation, or kind measure).';
+'weight. calibrated: the choices'' biases were fitted on it and others. asked: the job was made from it (an evaluation, or kind measure).';
 
 -- Reads all predictions, unless there is a GIN index on loracomp.prediction (adapter_ids).
 CREATE FUNCTION loracomp.lineage_of_adapter(adapter_id integer)

@@ -48,7 +48,8 @@ BEGIN
     UNION ALL
     SELECT
         'traces that name its id kept',
-        (SELECT count(*) FROM loracomp.prediction AS p WHERE p.example_ids @> ARRAY[old.id]),
+        (SELECT count(*) FROM loracomp.prediction AS p
+            WHERE p.example_ids @> ARRAY[old.id] OR p.calibration_examples @> ARRAY[old.id]),
         NULL
     UNION ALL
     SELECT

@@ -40,6 +40,12 @@ def test_which_answers_used_an_example_or_an_adapter(connection: db.Connection, 
     rows = [tuple(row.values()) for row in connection.execute(used, [examples["mnli/train#1"]])]
     assert rows == [(first, "retrieved", 3, pytest.approx(0.7), 0.38), (second, "retrieved", 1, 0.9, 1)]
     assert len(connection.execute(used, [examples["rte/train#2"]]).fetchall()) == 1
+    connection.execute(
+        "UPDATE loracomp.prediction SET calibration_examples = %s WHERE job_id = %s",
+        [[examples["rte/train#2"]], second],
+    )
+    parts = [(row["job_id"], row["part"]) for row in connection.execute(used, [examples["rte/train#2"]])]
+    assert parts == [(first, "retrieved"), (second, "calibrated")]
     with pytest.raises(psycopg.errors.NoDataFound, match="there is no example 1000000000, and no trace names it"):
         connection.execute(used, [10**9])
     adapter = one(connection, "SELECT id FROM loracomp.adapter WHERE name = 'mnli'")["id"]
