@@ -183,8 +183,8 @@ COMMENT ON FUNCTION loracomp.expected_gains IS
 'softmax over similarities and shrunk towards 0 by gain_prior; a row for each task with a measured adapter, but only the 64 '
 'with the highest gains, because a policy composes no more.';
 
--- Reads examples and their measurements. It needs eight examples: biases that were fitted on four were worth little
--- (docs/routing.md). The order by content_hash is random, but the same for each job, so that a worker can keep the biases.
+-- Reads examples and their measurements. It needs four examples: biases fitted on four are worth more than weights
+-- by gains on sixteen (docs/routing.md). The order by content_hash is random, but the same for each job, so that a worker can keep the biases.
 -- It asks for the nearest example's task, because the most probable one is seldom a task with few examples.
 CREATE FUNCTION loracomp.calibration_examples(
     choices text[],
@@ -209,11 +209,11 @@ BEGIN ATOMIC
     ) AS x
     WHERE (settings).weighting = 'measured' AND (settings).router = 'retrieval' AND (settings).calibration_rows > 0
         AND similarity >= (settings).min_similarity
-    HAVING count(*) >= 8;
+    HAVING count(*) >= 4;
 END;
 COMMENT ON FUNCTION loracomp.calibration_examples IS
 'Labelled examples on which biases of a job''s choices are fitted: if the nearest example''s task has no adapter, its measured '
-'examples with the same choices, at most calibration_rows; null if they are fewer than eight, or weighting is not measured.';
+'examples with the same choices, at most calibration_rows; null if they are fewer than four, or weighting is not measured.';
 
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],

@@ -333,7 +333,7 @@ def test_random_draws_among_tasks_with_an_adapter(connection: db.Connection, sha
 CHOICES = ["spam", "ham"]
 
 
-def calibrated(connection: db.Connection, shared: Shared, count: int = 8, **changes: Any) -> tuple[list[int], int]:
+def calibrated(connection: db.Connection, shared: Shared, count: int = 4, **changes: Any) -> tuple[list[int], int]:
     """Measured examples of t6, which has no adapter, with text and choices; and the place of the first of them."""
     at = TASKS * 40
     ids = nearest(shared, at)
@@ -373,13 +373,13 @@ def test_choices_of_a_task_without_an_adapter_are_calibrated_under_all_measured_
     ).fetchall()
     assert {each["task"]: each["weight"] for each in shown} == dict.fromkeys(["t0", "t1", "t3", "t5"], 0.25)
     set_policy(connection, calibration_rows=3)
-    assert ask(connection, shared, at)["calibration_examples"] is None, "eight are needed"
+    assert ask(connection, shared, at)["calibration_examples"] is None, "four are needed"
 
 
 @pytest.mark.parametrize(
     ("changes", "asked"),
     [
-        ({"count": 7}, {}),
+        ({"count": 3}, {}),
         ({"choices": ["spam", "ham", "neither"]}, {}),
         ({"choices": ["spam"]}, {}),
         ({"split": "validation"}, {}),
@@ -423,7 +423,7 @@ def test_what_has_an_adapter_or_is_hidden_or_not_measured_calibrates_nothing(
     connection.execute("GRANT readers_of_t6 TO submits_t6")
     assert ask(connection, shared, at, submitted_by="submits_t6")["calibration_examples"] == ids
     connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
-    assert ask(connection, shared, at)["calibration_examples"] is None, "seven are measured"
+    assert ask(connection, shared, at)["calibration_examples"] is None, "three are measured"
     calibrated(connection, shared)
     connection.execute("UPDATE loracomp.adapter SET status = 'active' WHERE name = 't6'")
     assert ask(connection, shared, at)["calibration_examples"] is None
@@ -437,7 +437,7 @@ def test_a_calibrated_trace_is_rescored_as_it_was_or_without(connection: db.Conn
     assert composed(rescored(connection, job_id, calibration_rows=0)) == {"t1": 0.66667, "t3": 0.33333}
     assert composed(rescored(connection, job_id, temperature=0.2)) == equal
     assert composed(rescored(connection, job_id, weighting="similarity"))
-    assert "8 labelled examples" in explained(connection, job_id)
+    assert "4 labelled examples" in explained(connection, job_id)
     connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
     assert composed(rescored(connection, job_id)) == equal, "by the trace alone"
     assert composed(rescored(connection, job_id, temperature=0.2)) == {"t1": 0.66667, "t3": 0.33333}
