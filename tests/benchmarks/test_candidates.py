@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.candidates import Scored, difference, fit_bias, with_bias
+from benchmarks.candidates import Scored, difference, with_bias
 
 
 def scored(scores: list[list[float]], answers: list[int], task: int = 0) -> list[Scored]:
@@ -11,17 +11,6 @@ def scored(scores: list[list[float]], answers: list[int], task: int = 0) -> list
         Scored(task, row, answer, np.array(each))
         for row, (each, answer) in enumerate(zip(scores, answers, strict=True))
     ]
-
-
-def test_a_fitted_bias_is_where_the_penalised_loss_is_flat() -> None:
-    deal = np.random.default_rng(0)
-    rows = scored(deal.normal([3, 0, 0], 2, (16, 3)).tolist(), deal.integers(0, 3, 16).tolist())
-    bias = fit_bias(rows, decay=0.05)
-    moved = np.array([each.scores for each in rows]) + bias
-    mean = (np.exp(moved) / np.exp(moved).sum(1, keepdims=True)).mean(0)
-    shares = np.bincount([each.answer for each in rows], minlength=3) / 16
-    np.testing.assert_allclose(mean - shares, -2 * 0.05 * bias, atol=1e-9)
-    assert bias[0] < min(bias[1:]), "the choice that was liked too much"
 
 
 def test_biases_come_from_the_labelled_rows_of_the_same_task() -> None:

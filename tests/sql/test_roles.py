@@ -23,7 +23,7 @@ EXECUTE = {
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
-        queue_is_empty route_jobs read_adapters
+        queue_is_empty route_jobs read_labelled read_adapters
         find_base_model show_encoder check_health report_worker
         database_metrics
     """,
@@ -60,7 +60,7 @@ OWNERS_ALONE = """
     check_task_exists did_you_mean
     unknown_tasks retrieve_again with_settings stored_vector check_evaluation evaluated_examples tasks_that_have_seen
     text_key check_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query
-    pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs
+    calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room admit_jobs wake_jobs
     find_waiting succeed_jobs wait_for_jobs check_objects check_server check_roles check_registry check_queue
     find_task adapter_named policy_rule check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
@@ -271,6 +271,7 @@ BREAKOUTS = {
     "to measure an adapter": "SELECT loracomp.measure_adapter(1)",
     "adapters compared": "SELECT loracomp.compare_adapters(1, 2)",
     "what examples expect": "SELECT loracomp.expected_gains('{1}', '{1}', '{1}', '{1}', loracomp.policy_with())",
+    "what a new task is calibrated on": "SELECT loracomp.read_labelled('{1}')",
     "another's gains today": "SELECT loracomp.gains_again(1, '{1}', '{1}', loracomp.policy_with(), '{}')",
     "what a trace would have given": "SELECT loracomp.rescore_route(1)",
     "adapters on tasks": "SELECT FROM bi.transfer",
