@@ -283,7 +283,8 @@ BEGIN ATOMIC
         SELECT
             k.*,
             k.keep AND (
-                equally OR k.rank = 1 OR k.worth / sum(k.worth) FILTER (WHERE k.keep) OVER () >= (settings).min_share - 1e-9
+                equally OR k.rank = 1
+                OR k.worth / sum(k.worth) FILTER (WHERE k.keep) OVER () >= (settings).min_share - 1e-9
             ) AS in_nucleus
         FROM kept AS k
     )

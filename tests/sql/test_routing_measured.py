@@ -178,7 +178,7 @@ MUTANTS = [
     ("g.gain - least((settings).gain_margin, 0)", "g.gain"),
     ("g.gain - least((settings).gain_margin, 0)", "c.p"),
     ("ORDER BY u.gain DESC, u.place", "ORDER BY u.gain, u.place"),
-    ("k.rank = 1 OR k.worth", "k.worth"),
+    ("k.rank = 1\n                OR k.worth", "k.worth"),
 ]
 
 
