@@ -63,7 +63,7 @@ LEFT JOIN LATERAL (
 ) AS m ON TRUE
 LEFT JOIN LATERAL (
     SELECT sum(u.weight * u.gain) AS expected_gain
-    FROM unnest(p.weights, p.expected_gains) AS u (weight, gain) WHERE u.weight > 0
+    FROM unnest(p.weights, p.expected_gains) AS u (weight, gain) WHERE u.weight > 0 AND p.calibration_examples IS NULL
 ) AS x ON TRUE
 LEFT JOIN LATERAL (
     -- Of the right choice, given the choices.

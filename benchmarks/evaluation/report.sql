@@ -183,6 +183,8 @@ FROM report.measured AS m
 JOIN report.measured AS b ON b.part = CASE m.part WHEN 'own_labelled' THEN 'library' ELSE m.part END
     AND b.task = m.task AND b.row = m.row AND b.policy = 'base'
 WHERE m.policy = 'measured' AND m.log_probability IS NOT NULL AND b.log_probability IS NOT NULL
+    -- Nothing is expected of calibrated answers.
+    AND (m.adapters = 0 OR m.expected_gain IS NOT NULL)
 GROUP BY m.part, m.task;
 
 -- Shares and differences as the page prints them, in % and points.

@@ -98,6 +98,8 @@ class Measuring:
         scores = self._known(path, asked)
         missing = {digest: self._missing(each, scores[digest], likely) for digest, each in asked.items()}
         todo = [digest for digest in list(asked)[:first] if missing[digest]]
+        if not todo and path.is_file():
+            self._write(path, asked, scores)  # removes what no longer holds
         for start in range(0, len(todo), SCORED_TOGETHER):
             batch = todo[start : start + SCORED_TOGETHER]
             pairs = [(digest, name) for digest in batch for name in missing[digest]]

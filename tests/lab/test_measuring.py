@@ -214,6 +214,10 @@ def test_only_the_nearest_tasks_adapters_may_be_measured(root: Path, library: Pa
     assert len(measured.examples) == 2
     known = ~np.isnan(measured.gains().gains)
     assert known.sum(0).tolist() == [0, 2]
+    write_adapter(library / "adapters" / "copa", seed=7)
+    measure(root, library, base, adapters=1, rows=2)
+    renewed = found(library, "piqa").adapters
+    assert renewed["copa"] == sha256_of(library / "adapters" / "copa"), "an adapter that is not measured here changed"
 
 
 def test_texts_of_which_nothing_is_known_are_scored_again(root: Path, library: Path, base: BaseModel) -> None:
