@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit, emit_json, open_database, warn
+from loracomp.cli.common import AsJson, emit, emit_json, open_database, run_query, warn
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
@@ -22,8 +22,7 @@ Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The ad
 @adapter_app.command("list")
 def list_adapters(as_json: AsJson = False) -> None:
     """List the adapters of all statuses, newest version first."""
-    with open_database() as connection:
-        rows = connection.execute(QUERIES["list_adapters"]).fetchall()
+    rows = run_query(QUERIES["list_adapters"])
     columns = ("adapter_id", "adapter", "status", "task", "base_model", "rank")
     emit(rows, title="Adapters", as_json=as_json, columns=columns)
 

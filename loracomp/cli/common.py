@@ -43,6 +43,12 @@ def open_database() -> Iterator[Connection]:
         yield connection
 
 
+def run_query(query: str, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """Run one query on the configured database; returns its rows."""
+    with open_database() as connection:
+        return connection.execute(query, parameters).fetchall()
+
+
 def _pass_on(notice: Diagnostic) -> None:
     """Print a warning that the database sent."""
     if notice.severity_nonlocalized == "WARNING":

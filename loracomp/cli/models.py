@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from loracomp.cli.common import AsJson, emit, emit_json, load_base, open_database, remarks
+from loracomp.cli.common import AsJson, emit, emit_json, load_base, open_database, remarks, run_query
 from loracomp.config import load_settings
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
@@ -21,8 +21,7 @@ RegisteredName = Annotated[str, typer.Argument(help="Name of the base model, as 
 @model_app.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """List base models, the default first."""
-    with open_database() as connection:
-        rows = connection.execute(QUERIES["list_base_models"]).fetchall()
+    rows = run_query(QUERIES["list_base_models"])
     columns = ("name", "is_default", "source", "context_length", "has_chat_template", "active_adapters")
     emit(rows, title="Base models", as_json=as_json, columns=columns)
 
@@ -59,8 +58,7 @@ def add_model(
 @model_app.command("default")
 def set_default_model(name: RegisteredName, as_json: AsJson = False) -> None:
     """Make a registered base model the default, for jobs that name no base model."""
-    with open_database() as connection:
-        connection.execute(QUERIES["set_default_base_model"], {"name": name})
+    run_query(QUERIES["set_default_base_model"], {"name": name})
     list_models(as_json)
 
 
@@ -71,8 +69,7 @@ def remove_model(
     as_json: AsJson = False,
 ) -> None:
     """Remove a base model. Refused if a job names it."""
-    with open_database() as connection:
-        connection.execute(QUERIES["remove_base_model"], {"name": name, "force": force})
+    run_query(QUERIES["remove_base_model"], {"name": name, "force": force})
     list_models(as_json)
 
 
@@ -97,8 +94,7 @@ def show_model_path(
 @encoder_app.command("show")
 def show_encoder(as_json: AsJson = False) -> None:
     """Show the database's encoder."""
-    with open_database() as connection:
-        rows = connection.execute(QUERIES["show_encoder"]).fetchall()
+    rows = run_query(QUERIES["show_encoder"])
     columns = ("name", "source", "dimensions", "input_version")
     emit(rows, title="Encoder", as_json=as_json, columns=columns)
 

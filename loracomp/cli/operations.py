@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from loracomp.cli.common import AsJson, console, emit, emit_json, open_database, remarks, shown
+from loracomp.cli.common import AsJson, console, emit, emit_json, open_database, remarks, run_query, shown
 from loracomp.config import load_settings
 from loracomp.database import embedded
 from loracomp.database.doctor import Finding, examine
@@ -19,8 +19,7 @@ _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
 def workers(as_json: AsJson = False) -> None:
     """List the workers and what each is doing. Workers without a report for a day are left out."""
-    with open_database() as connection:
-        rows = connection.execute(QUERIES["worker_status"]).fetchall()
+    rows = run_query(QUERIES["worker_status"])
     columns = ("worker", "status", "base_model", "device", "running", "succeeded", "failed", "seen_s", "code_version")
     emit(rows, title="Workers", as_json=as_json, columns=columns)
 

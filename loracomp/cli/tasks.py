@@ -9,7 +9,7 @@ import typer
 from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks
+from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks, run_query
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
@@ -28,8 +28,7 @@ MEASURED = ("task", "base_model", "examples", "adapters", "added", "failed")
 @task_app.command("list")
 def list_tasks(as_json: AsJson = False) -> None:
     """List tasks, with their numbers of examples, embeddings and active adapters."""
-    with open_database() as connection:
-        rows = connection.execute(QUERIES["list_tasks"]).fetchall()
+    rows = run_query(QUERIES["list_tasks"])
     columns = ("name", "family", "train", "embedded", "validation", "active_adapters")
     emit(rows, title="Tasks", as_json=as_json, columns=columns)
 
@@ -61,16 +60,14 @@ def restrict_task(
     as_json: AsJson = False,
 ) -> None:
     """Restrict a task to the jobs of a role's members, or open it to everybody's jobs."""
-    with open_database() as connection:
-        connection.execute(QUERIES["restrict_task"], {"task": name, "reader_role": role})
+    run_query(QUERIES["restrict_task"], {"task": name, "reader_role": role})
     emit([{"task": name, "reader_role": role}], title="Task", as_json=as_json)
 
 
 @task_app.command("rename")
 def rename_task(name: str, new_name: str, as_json: AsJson = False) -> None:
     """Rename a task. Existing traces keep the old name."""
-    with open_database() as connection:
-        connection.execute(QUERIES["rename_task"], {"task": name, "new_name": new_name})
+    run_query(QUERIES["rename_task"], {"task": name, "new_name": new_name})
     emit([{"task": new_name, "before": name}], title="Renamed", as_json=as_json)
 
 
@@ -83,8 +80,7 @@ def delete_task(
     as_json: AsJson = False,
 ) -> None:
     """Delete a task with its examples and adapters."""
-    with open_database() as connection:
-        rows = connection.execute(QUERIES["delete_task"], {"task": name, "force": force}).fetchall()
+    rows = run_query(QUERIES["delete_task"], {"task": name, "force": force})
     emit(rows, title=f"Deleted: {name}", as_json=as_json)
 
 
@@ -95,8 +91,7 @@ def delete_examples(
     as_json: AsJson = False,
 ) -> None:
     """Delete a task's examples and their embeddings."""
-    with open_database() as connection:
-        rows = connection.execute(QUERIES["delete_examples"], {"task": name, "split": split}).fetchall()
+    rows = run_query(QUERIES["delete_examples"], {"task": name, "split": split})
     emit([{"task": name, **row} for row in rows], title="Examples", as_json=as_json)
 
 
@@ -220,8 +215,7 @@ def _is_ones_own(task: str, data: str) -> bool:
 @policy_app.command("list")
 def list_policies(as_json: AsJson = False) -> None:
     """List policies, the default first."""
-    with open_database() as connection:
-        rows = connection.execute(QUERIES["list_policies"], {"name": None}).fetchall()
+    rows = run_query(QUERIES["list_policies"], {"name": None})
     columns = ("name", "strategy", "k", "description")
     emit(rows, title="Policies", as_json=as_json, columns=columns)
 
@@ -229,8 +223,7 @@ def list_policies(as_json: AsJson = False) -> None:
 @policy_app.command("show")
 def show_policy(name: str, as_json: AsJson = False) -> None:
     """Show all settings of a policy."""
-    with open_database() as connection:
-        rows = connection.execute(QUERIES["list_policies"], {"name": name}).fetchall()
+    rows = run_query(QUERIES["list_policies"], {"name": name})
     if not rows:
         raise NotFoundError(f"there is no policy {name}: `loracomp policy list` shows the existing ones")
     _emit_policy(rows[0], as_json)
