@@ -109,7 +109,7 @@ class Pipeline:
             plans = plan_measurements(connection, measured)
             decided = _by_job(routes) | _by_job(plans)
             requests = {job: _requests(job, decided[job.id]) for job in jobs if job.id in decided}
-            labelled = read_labelled(connection, routes)
+            labelled = read_labelled(connection, routed, routes)
         with _timed(timings, "load"):
             asked = [request.composition for each in requests.values() for request in each]
             adapters = self._predictor.load(asked, partial(fetch_adapters, connection))
@@ -133,29 +133,36 @@ class Pipeline:
         """
         under_way = _UnderWay(self._predictor.begin())
         with self._lending() as lent_s:
-            under_way.add(self._composed(prepared), wanted, lent_s())
+            under_way.add(self._composed(prepared, wanted), wanted, lent_s())
             while under_way:
                 yield [self._result(each) for each in under_way.step(lent_s)]
                 self._turns.give_turn()
-                under_way.add(self._composed(arriving()), wanted, lent_s())
+                under_way.add(self._composed(arriving(), wanted), wanted, lent_s())
 
-    def _composed(self, prepared: Sequence[Prepared]) -> list["_Asked"]:
+    def _composed(self, prepared: Sequence[Prepared], wanted: Callable[[Job], bool]) -> list["_Asked"]:
         """Compose adapters, and calibrate choices, for jobs that join the model's running jobs at the same time."""
         compositions = [request.composition for each in prepared for request in each.requests]
         adapters = {id_: adapter for each in prepared for id_, adapter in each.adapters.items()}
         timings: dict[str, float] = {}
         with _timed(timings, "compose"):
             composed = iter(self._predictor.compose(compositions, adapters))
-            asked = [self._asked(each, list(islice(composed, len(each.requests))), timings) for each in prepared]
+            asked = [
+                self._asked(each, list(islice(composed, len(each.requests))), timings, partial(wanted, each.job))
+                for each in prepared
+            ]
         return asked
 
     def _asked(
-        self, prepared: Prepared, composed: Sequence[Composed | JobError], timings: Mapping[str, float]
+        self,
+        prepared: Prepared,
+        composed: Sequence[Composed | JobError],
+        timings: Mapping[str, float],
+        wanted: Callable[[], bool],
     ) -> "_Asked":
         if not (prepared.labelled and composed) or isinstance(composed[0], JobError):
             return _Asked(prepared, prepared.requests, composed, timings)
         try:
-            request = self._calibrator.with_biases(prepared.requests[0], prepared.labelled, composed[0])
+            request = self._calibrator.with_biases(prepared.requests[0], prepared.labelled, composed[0], wanted)
         except JobError as error:
             return _Asked(prepared, prepared.requests, [error], timings)
         return _Asked(prepared, (request,), composed, timings)

@@ -1,11 +1,11 @@
 """Biases of choices: what is added to their scores so that each is chosen as often as it is right in labelled rows.
 
 A composition that was never trained on a task mostly prefers a wrong label to all others. Its scores of a few labelled
-rows show by how much (docs/routing.md, "What sixteen labelled rows are worth").
+rows show by how much (docs/routing.md, "Choices of a new task are calibrated").
 """
 
 import hashlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,8 +17,10 @@ from loracomp.composition.resident import ByteLimitedCache
 from loracomp.errors import JobError
 from loracomp.records import Answer, LabelledRow, Request
 
-KEPT = 4096
-"""Number of fitted biases that are kept for later jobs."""
+KEPT_BYTES = 16 << 20
+"""Memory for biases that are kept for later jobs."""
+FATAL = ("out_of_memory", "lease_lost")
+"""Errors of a row's scoring that are the job's: the rows are not to blame."""
 
 
 def fit_biases(
@@ -45,33 +47,42 @@ class Calibrator:
 
     def __init__(self, predictor: Predictor) -> None:
         self._predictor = predictor
-        self._kept: ByteLimitedCache[Hashable, dict[str, float]] = ByteLimitedCache(KEPT)
+        self._kept: ByteLimitedCache[bytes, dict[str, float]] = ByteLimitedCache(KEPT_BYTES)
 
-    def with_biases(self, request: Request, rows: Sequence[LabelledRow], composed: Composed) -> Request:
+    def with_biases(
+        self,
+        request: Request,
+        rows: Sequence[LabelledRow],
+        composed: Composed,
+        wanted: Callable[[], bool] = lambda: True,
+    ) -> Request:
         """The request with biases of its choices, fitted on the rows' scores.
 
-        Rows that cannot be scored, such as one that is too long, are left out. Raises JobError 'out_of_memory'.
+        Rows that cannot be scored, such as one that is too long, are left out. `wanted` is called between forward
+        passes. Raises JobError 'out_of_memory', or 'lease_lost' if `wanted` returns False.
         """
         assert request.choices is not None
-        # A digest of the rows, so that a worker keeps no text of an example that is erased.
-        of_rows = hashlib.sha256(repr(rows).encode()).digest()
-        key = (
+        decides = (
             request.composition, request.normalization, request.contrast, request.chat_template, request.system_text,
-            tuple(sorted(request.choices)), of_rows,
+            sorted(request.choices), rows,
         )  # fmt: skip
+        # A digest, so that a worker keeps no text of an example that is erased.
+        key = hashlib.sha256(repr(decides).encode()).digest()
         biases = self._kept.get(key)
         if biases is None:
-            biases = self._fitted(request, rows, composed)
-            self._kept.put(key, biases, 1)
+            biases = self._fitted(request, rows, composed, wanted)
+            self._kept.put(key, biases, sum(2 * len(choice) + 200 for choice in biases))
         return replace(request, choice_biases=tuple(biases[choice] for choice in request.choices))
 
-    def _fitted(self, request: Request, rows: Sequence[LabelledRow], composed: Composed) -> dict[str, float]:
+    def _fitted(
+        self, request: Request, rows: Sequence[LabelledRow], composed: Composed, wanted: Callable[[], bool]
+    ) -> dict[str, float]:
         assert request.choices is not None
         rows = [row for row in rows if row.answer in request.choices]  # it may have been changed since routing
         asked = [replace(request, prompt=row.prompt) for row in rows]
-        answers = self._predictor.answer(asked, [composed] * len(asked))
-        if error := next((each for each in answers if isinstance(each, JobError) and each.retry), None):
-            raise error
+        answers = self._predictor.answer(asked, [composed] * len(asked), lambda _: wanted())
+        if error := next((each for each in answers if isinstance(each, JobError) and each.code in FATAL), None):
+            raise JobError(f"scoring the labelled rows of its task: {error}", code=error.code, retry=error.retry)
         scored = [
             (answer.choice_scores, request.choices.index(row.answer))
             for row, answer in zip(rows, answers, strict=True)

@@ -23,7 +23,7 @@ Loaded: TypeAlias = Mapping[int, PackedAdapter | JobError]
 
 
 class ByteLimitedCache(Generic[K, V]):
-    """A cache of at most `budget` bytes (or values, if each counts as 1) that evicts the least recently used one first.
+    """A cache of at most `budget` bytes that evicts the least recently used value first.
 
     The newest value is kept even if it alone is larger than the budget.
     """

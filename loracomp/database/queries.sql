@@ -154,11 +154,13 @@ SELECT * FROM loracomp.list_measurements(task => %(task)s)
 -- Vectors travel in binary: as text they would take eighty times as long.
 SELECT * FROM loracomp.route_jobs(
     job_ids => %(job_ids)s::bigint[], embeddings => %(embeddings)b::vector[],
-    encoder => %(encoder)s::text, input_version => %(input_version)s::smallint
+    encoder => %(encoder)s::text, input_version => %(input_version)s::smallint, calibrates => true
 )
 
 -- name: read_labelled
-SELECT * FROM loracomp.read_labelled(example_ids => %(example_ids)s::bigint[])
+SELECT * FROM loracomp.read_labelled(
+    job_ids => %(job_ids)s::bigint[], tokens => %(tokens)s::bigint[], example_ids => %(example_ids)s::bigint[]
+)
 
 -- name: refresh_reports
 SELECT * FROM loracomp.refresh_reports(older_than => %(older_than)s::interval)

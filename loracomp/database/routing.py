@@ -56,15 +56,23 @@ def route(
         ]
 
 
-def read_labelled(connection: Connection, routes: Sequence[Routed]) -> Mapping[int, tuple[LabelledRow, ...]]:
-    """By job, the rows on which biases of its choices are fitted, without examples that were deleted meanwhile."""
-    wanted = {id_ for each in routes for id_ in each.calibration_examples}
-    if not wanted:
+def read_labelled(
+    connection: Connection, jobs: Sequence[Job], routes: Sequence[Routed]
+) -> Mapping[int, tuple[LabelledRow, ...]]:
+    """By job, the rows on which biases of its choices are fitted, without examples that were deleted meanwhile.
+
+    Only of `jobs` of kind 'predict'. The server returns no row to a worker whose lease has ended.
+    """
+    predicted = {job.id: job for job in jobs if job.kind == "predict"}
+    wanted = {each.job_id: each.calibration_examples for each in routes if each.calibration_examples}
+    held = [predicted[id_] for id_ in wanted if id_ in predicted]
+    if not held:
         return {}
-    found = connection.execute(QUERIES["read_labelled"], {"example_ids": sorted(wanted)})
-    rows = {row["example_id"]: LabelledRow(row["prompt"], row["answer"]) for row in found}
-    return {
-        each.job_id: tuple(rows[id_] for id_ in each.calibration_examples if id_ in rows)
-        for each in routes
-        if each.calibration_examples
+    given = {
+        "job_ids": [job.id for job in held],
+        "tokens": [job.lease_token for job in held],
+        "example_ids": sorted({id_ for job in held for id_ in wanted[job.id]}),
     }
+    found = connection.execute(QUERIES["read_labelled"], given)
+    rows = {row["example_id"]: LabelledRow(row["prompt"], row["answer"]) for row in found}
+    return {job.id: tuple(rows[id_] for id_ in wanted[job.id] if id_ in rows) for job in held}

@@ -14,13 +14,13 @@ ROWS = sa.Column(
     server_default=sa.text("64"),
     nullable=False,
     comment="With weighting measured, for a task without an adapter: most of its labelled examples on which biases of "
-    "the choices are fitted; 0: no biases.",
+    "the choices are fitted, 4 to 1000; 0: no biases.",
 )
 EXAMPLES = sa.Column(
     "calibration_examples",
     sa.ARRAY(sa.BigInteger()),
     nullable=True,
-    comment="Ids of the labelled examples on which choice_biases were fitted; null if they were not.",
+    comment="Ids of the labelled examples on which the choices' biases are fitted; null: the choices have none.",
 )
 BIASES = sa.Column(
     "choice_biases",
@@ -28,31 +28,39 @@ BIASES = sa.Column(
     nullable=True,
     comment="What was added to each choice's score, fitted on the right answers of calibration_examples; null: nothing.",
 )
+CONSTRAINTS = (
+    (
+        "policy",
+        "calibration_rows_must_be_0_or_between_4_and_1000",
+        "calibration_rows = 0 OR calibration_rows BETWEEN 4 AND 1000",
+    ),
+    ("prediction", "choice_biases_must_be_finite", "-1e9 <= ALL (choice_biases) AND 1e9 >= ALL (choice_biases)"),
+    (
+        "prediction",
+        "each_choice_bias_belongs_to_a_score",
+        "choice_biases IS NULL OR coalesce(cardinality(choice_biases) = cardinality(choice_scores), false)",
+    ),
+)
 SCORES = "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says"
 
 
 def upgrade() -> None:
     op.add_column("policy", ROWS, schema="loracomp")
-    op.create_check_constraint(
-        "calibration_rows_must_be_between_0_and_1000",
-        "policy",
-        "calibration_rows BETWEEN 0 AND 1000",
-        schema="loracomp",
-    )
     op.add_column("prediction", EXAMPLES, schema="loracomp")
     op.add_column("prediction", BIASES, schema="loracomp")
-    # NOT VALID and VALIDATE, so that answers are recorded while the rows are checked.
-    op.execute(
-        "ALTER TABLE loracomp.prediction ADD CONSTRAINT choice_biases_must_be_finite"
-        " CHECK (-1e9 <= ALL (choice_biases) AND 1e9 >= ALL (choice_biases)) NOT VALID"
-    )
-    op.execute("ALTER TABLE loracomp.prediction VALIDATE CONSTRAINT choice_biases_must_be_finite")
+    for table, name, condition in CONSTRAINTS:
+        op.create_check_constraint(name, table, condition, schema="loracomp")
+    op.drop_index("measurement_task", "measurement", schema="loracomp")
+    # With example_id, so that a task's first measured examples are found without a sort.
+    op.create_index("measurement_task", "measurement", ["task_id", "base_model_id", "example_id"], schema="loracomp")
     op.execute("ALTER TABLE loracomp.prediction ALTER COLUMN choice_biases SET STORAGE EXTERNAL")
     op.execute(f"COMMENT ON COLUMN loracomp.prediction.choice_scores IS '{SCORES}, plus choice_biases.'")
     op.execute("ALTER TYPE loracomp.route_trace ADD ATTRIBUTE calibration_examples bigint[]")
 
 
 def downgrade() -> None:
+    op.drop_index("measurement_task", "measurement", schema="loracomp")
+    op.create_index("measurement_task", "measurement", ["task_id", "base_model_id"], schema="loracomp")
     op.execute("ALTER TYPE loracomp.route_trace DROP ATTRIBUTE calibration_examples")
     op.execute(f"COMMENT ON COLUMN loracomp.prediction.choice_scores IS '{SCORES}.'")
     op.drop_column("prediction", "choice_biases", schema="loracomp")

@@ -31,8 +31,8 @@ DECLARE
         WHEN (settings.gain_margin BETWEEN -1000 AND 1000) IS NOT TRUE
             THEN format('gain_margin must be between -1000 and 1000, not %s', settings.gain_margin)
         -- Traces older than this setting don't have it.
-        WHEN coalesce(settings.calibration_rows, 0) NOT BETWEEN 0 AND 1000
-            THEN format('calibration_rows must be between 0 and 1000, not %s', settings.calibration_rows)
+        WHEN coalesce(settings.calibration_rows, 0) <> 0 AND settings.calibration_rows NOT BETWEEN 4 AND 1000
+            THEN format('calibration_rows must be 0, or between 4 and 1000, not %s', settings.calibration_rows)
         WHEN (settings.min_share BETWEEN 0 AND 1) IS NOT TRUE
             THEN format('min_share must be between 0 and 1, not %s', settings.min_share)
         WHEN (settings.min_similarity BETWEEN -1 AND 1) IS NOT TRUE
@@ -183,9 +183,10 @@ COMMENT ON FUNCTION loracomp.expected_gains IS
 'softmax over similarities and shrunk towards 0 by gain_prior; a row for each task with a measured adapter, but only the 64 '
 'with the highest gains, because a policy composes no more.';
 
--- Reads examples and their measurements. It needs four examples: biases fitted on four are worth more than weights
--- by gains on sixteen (docs/routing.md). The order by content_hash is random, but the same for each job, so that a worker can keep the biases.
--- It asks for the nearest example's task, because the most probable one is seldom a task with few examples.
+-- Reads examples and their measurements: at most the task's first 1,000 measured ones, so that its time is bounded.
+-- It needs four examples: biases fitted on four are worth more than weights by gains on sixteen (docs/routing.md). They are the
+-- same for each job with these choices, so that a worker can keep the biases.
+-- The nearest example's task counts, because the most probable one is seldom a task with few examples.
 CREATE FUNCTION loracomp.calibration_examples(
     choices text[],
     nearest_task integer,
@@ -199,21 +200,28 @@ BEGIN ATOMIC
     SELECT array_agg(x.id ORDER BY x.id)
     FROM (
         SELECT e.id
-        FROM loracomp.measurement AS m
-        JOIN loracomp.example AS e ON e.id = m.example_id AND e.split = 'train'
+        FROM (
+            SELECT m.example_id FROM loracomp.measurement AS m
+            WHERE m.task_id = nearest_task AND nearest_task <> ALL (adapter_tasks) AND m.base_model_id = (
+                SELECT a.base_model_id FROM loracomp.adapter AS a WHERE a.id = usable_adapters[1]
+            )
+            ORDER BY m.example_id
+            LIMIT 1000
+        ) AS measured
+        JOIN loracomp.example AS e ON e.id = measured.example_id AND e.split = 'train'
             AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
             AND e.choices @> calibration_examples.choices AND e.choices <@ calibration_examples.choices
-        WHERE m.task_id = nearest_task AND nearest_task <> ALL (adapter_tasks) AND m.adapter_ids && usable_adapters
         ORDER BY e.content_hash
         LIMIT (settings).calibration_rows
     ) AS x
-    WHERE (settings).weighting = 'measured' AND (settings).router = 'retrieval' AND (settings).calibration_rows > 0
-        AND similarity >= (settings).min_similarity
+    WHERE calibration_examples.choices IS NOT NULL AND (settings).weighting = 'measured'
+        AND (settings).calibration_rows > 0 AND similarity >= (settings).min_similarity
     HAVING count(*) >= 4;
 END;
 COMMENT ON FUNCTION loracomp.calibration_examples IS
-'Labelled examples on which biases of a job''s choices are fitted: if the nearest example''s task has no adapter, its measured '
-'examples with the same choices, at most calibration_rows; null if they are fewer than four, or weighting is not measured.';
+'Labelled examples on which biases of a job''s choices are fitted: if the nearest example''s task has no adapter among adapter_tasks, '
+'its measured train examples that have a text and the same choices, at most calibration_rows of the first 1,000; null if they are '
+'fewer than four, if the nearest example is below min_similarity, or if weighting is not measured.';
 
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],
@@ -283,7 +291,7 @@ BEGIN ATOMIC
         SELECT
             k.*,
             k.keep AND (
-                equally OR k.rank = 1
+                (equally AND (settings).weighting = 'measured') OR k.rank = 1
                 OR k.worth / sum(k.worth) FILTER (WHERE k.keep) OVER () >= (settings).min_share - 1e-9
             ) AS in_nucleus
         FROM kept AS k

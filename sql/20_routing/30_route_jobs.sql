@@ -44,7 +44,7 @@ BEGIN ATOMIC
         coalesce(w.kept, '{}'),
         coalesce(w.weights, '{}'),
         coalesce(w.gains, '{}'),
-        c.examples
+        CASE WHEN g.tasks <> '{}' THEN c.examples END
     FROM (
         SELECT
             coalesce(array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id), '{}') AS ids,
@@ -55,15 +55,20 @@ BEGIN ATOMIC
         WHERE x.similarity <> 'NaN'
     ) AS n
     CROSS JOIN LATERAL (
-        SELECT coalesce(array_agg(x.task_id), '{}') AS tasks, coalesce(array_agg(x.gain), '{}') AS gains
-        FROM loracomp.expected_gains(n.ids, n.similarities, usable_adapters, adapter_tasks, settings) AS x
-        WHERE (settings).weighting = 'measured'
-    ) AS g
-    CROSS JOIN LATERAL (
         SELECT loracomp.calibration_examples(
             choices, n.tasks[1], n.similarities[1], usable_adapters, adapter_tasks, settings
         ) AS examples
     ) AS c
+    CROSS JOIN LATERAL (
+        SELECT coalesce(array_agg(x.task_id), '{}') AS tasks, coalesce(array_agg(x.gain), '{}') AS gains
+        FROM loracomp.expected_gains(
+            -- With calibration, the gains on its examples alone, which are the same for each job.
+            coalesce(c.examples, n.ids),
+            CASE WHEN c.examples IS NULL THEN n.similarities ELSE array_fill(1.0, ARRAY[cardinality(c.examples)]) END,
+            usable_adapters, adapter_tasks, settings
+        ) AS x
+        WHERE (settings).weighting = 'measured'
+    ) AS g
     CROSS JOIN LATERAL (
         -- array_agg keeps the order of task_weights; WITH ORDINALITY would prevent inlining of the function call.
         SELECT
@@ -138,7 +143,11 @@ COMMENT ON FUNCTION loracomp.in_chat_template IS
 -- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
 -- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.route_jobs(
-    job_ids bigint[], embeddings vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
+    job_ids bigint[],
+    embeddings vector[],
+    encoder text DEFAULT NULL,
+    input_version smallint DEFAULT NULL,
+    calibrates boolean DEFAULT FALSE
 )
 RETURNS TABLE (
     job_id bigint,
@@ -227,7 +236,10 @@ AS $$
             w.settings,
             s.adapter_ids,
             s.adapter_tasks,
-            w.choices
+            -- A worker of an earlier release fits no biases. A system text of its own would make each job score the rows again.
+            CASE
+                WHEN route_jobs.calibrates AND (w.settings).router = 'retrieval' AND w.system_text IS NULL THEN w.choices
+            END
         ) AS r
     )
     SELECT
@@ -315,19 +327,28 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
 'Routes a batch of jobs by their unit vectors: for each job a row with the adapters to compose (none: the base model alone), how '
-'to merge them, how to score choices (calibration_examples: whose biases to add), and its trace, which record_predictions takes unchanged. For every router, the trace has '
-'the examples and probabilities of retrieval. A deleted job has no row. encoder and input_version are those that made the '
+'to merge them, how to score choices (calibration_examples: the examples on which to fit biases; null: none), and its trace, which record_predictions takes unchanged. For every router, the trace has '
+'the examples and probabilities of retrieval. calibrates: the worker fits biases. A deleted job has no row. encoder and input_version are those that made the '
 'vectors; raises if the database has another encoder. encoder is null if no encoder made them.';
 
 -- Reads only. A worker calls it for the calibration_examples of route_jobs.
-CREATE FUNCTION loracomp.read_labelled(example_ids bigint[])
+CREATE FUNCTION loracomp.read_labelled(job_ids bigint[], tokens bigint[], example_ids bigint[])
 RETURNS TABLE (example_id bigint, prompt text, answer text)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT e.id, e.prompt, e.answer FROM loracomp.example AS e
-    WHERE e.id = ANY (read_labelled.example_ids) AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
-        AND EXISTS (SELECT FROM loracomp.measurement AS m WHERE m.example_id = e.id);
+    SELECT e.id, e.prompt, e.answer
+    FROM loracomp.example AS e
+    JOIN loracomp.task AS t ON t.id = e.task_id
+    WHERE e.id = ANY (read_labelled.example_ids) AND e.split = 'train' AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+        AND EXISTS (SELECT FROM loracomp.measurement AS m WHERE m.example_id = e.id)
+        AND EXISTS (
+            SELECT FROM unnest(read_labelled.job_ids, read_labelled.tokens) AS u (id, token)
+            JOIN loracomp.job AS j ON j.id = u.id AND j.lease_token = u.token
+            WHERE j.choices @> e.choices AND j.choices <@ e.choices
+                AND loracomp.may_read(j.submitted_by, t.reader_role)
+        );
 $$;
 COMMENT ON FUNCTION loracomp.read_labelled IS
-'Prompts and right answers of measured examples, on which a worker fits biases of choices; without examples that were deleted.';
+'Prompts and right answers of measured examples, on which a worker fits biases of choices; only of those that have the choices of '
+'a job that the worker holds, and whose task the job''s submitter may know.';

@@ -44,7 +44,8 @@ BEGIN
     SELECT t.name, u.probability, u.weight, u.in_nucleus, count(x.task_id), max(x.similarity), u.gain
     FROM loracomp.active_adapters(model, eligible) AS a
     CROSS JOIN LATERAL loracomp.route_query(
-        embedding, searched, loracomp.search_exactly(searched), used, a.adapter_ids, a.adapter_tasks, choices
+        embedding, searched, loracomp.search_exactly(searched), used, a.adapter_ids, a.adapter_tasks,
+        CASE WHEN used.router = 'retrieval' THEN choices END
     ) AS r
     CROSS JOIN LATERAL unnest(r.task_ids, r.probabilities, r.weights, r.in_nucleus, r.gains)
         WITH ORDINALITY AS u (task_id, probability, weight, in_nucleus, gain, place)

@@ -81,8 +81,9 @@ BEGIN
         gains := NULL;
     END IF;
     IF used.weighting = 'measured' AND (
-        gains IS NULL OR (used.k, used.temperature, used.gain_prior, used.calibration_rows)
-        IS DISTINCT FROM (before.k, before.temperature, before.gain_prior, before.calibration_rows)
+        gains IS NULL
+        OR (used.k, used.temperature, used.gain_prior, used.calibration_rows, used.min_similarity) IS DISTINCT FROM
+        (before.k, before.temperature, before.gain_prior, before.calibration_rows, before.min_similarity)
     ) THEN
         SELECT g.tasks, g.gains, g.equally INTO gained, gains, equally
         FROM loracomp.gains_again(job, ids[:used.k], cosines[:used.k], used, rescore_route.exclude_tasks) AS g;
@@ -116,7 +117,7 @@ COMMENT ON FUNCTION loracomp.rescore_route IS
 'Tasks and weights that retrieval would have given a job with other settings, such as {"top_p": 0.9}, or with another policy; '
 'other settings are those of the trace. With a larger k or other exclude_tasks, examples are retrieved again with the stored '
 'vector, among the current examples. The router does not matter; weights that the job itself gave stay as they are. With weighting measured, expected gains come from the '
-'trace, or from current measurements if the trace has none or if k, temperature or gain_prior differ.';
+'trace, or from current measurements if the trace has none or if k, temperature, gain_prior, calibration_rows or min_similarity differ.';
 
 -- Changes nothing. Retrieves among the current examples that the job's submitter may use. The stored vector is a halfvec, so
 -- similarities differ from the stored ones by some 1e-4. It reads examples with its owner's rights, as route_jobs does.
@@ -200,10 +201,7 @@ AS $$
     SELECT
         coalesce(array_agg(t.name ORDER BY g.gain DESC, t.name), '{}'),
         coalesce(array_agg(g.gain ORDER BY g.gain DESC, t.name), '{}'),
-        loracomp.calibration_examples(
-            j.choices, (SELECT e.task_id FROM loracomp.example AS e WHERE e.id = gains_again.example_ids[1]),
-            gains_again.similarities[1], a.adapter_ids, a.adapter_tasks, gains_again.settings
-        ) IS NOT NULL
+        coalesce(bool_or(c.examples IS NOT NULL), FALSE)
     FROM loracomp.job AS j
     CROSS JOIN LATERAL loracomp.active_adapters(
         j.base_model,
@@ -212,12 +210,23 @@ AS $$
             loracomp.excluded_tasks(coalesce(gains_again.exclude_tasks, j.exclude_tasks), j.tasks)
         )
     ) AS a
+    CROSS JOIN LATERAL (
+        SELECT loracomp.calibration_examples(
+            CASE WHEN j.system_text IS NULL THEN j.choices END,
+            (SELECT e.task_id FROM loracomp.example AS e WHERE e.id = gains_again.example_ids[1]),
+            gains_again.similarities[1], a.adapter_ids, a.adapter_tasks, gains_again.settings
+        ) AS examples
+    ) AS c
     CROSS JOIN LATERAL loracomp.expected_gains(
-        gains_again.example_ids, gains_again.similarities, a.adapter_ids, a.adapter_tasks, gains_again.settings
+        coalesce(c.examples, gains_again.example_ids),
+        CASE
+            WHEN c.examples IS NULL THEN gains_again.similarities
+            ELSE array_fill(1.0, ARRAY[cardinality(c.examples)])
+        END,
+        a.adapter_ids, a.adapter_tasks, gains_again.settings
     ) AS g
     JOIN loracomp.task AS t ON t.id = g.task_id
-    WHERE j.id = gains_again.job
-    GROUP BY j.id, a.adapter_ids, a.adapter_tasks;
+    WHERE j.id = gains_again.job;
 $$;
 COMMENT ON FUNCTION loracomp.gains_again IS
 'Expected gains by these examples and the current measurements, largest first, of the adapters that a job''s submitter may use, '

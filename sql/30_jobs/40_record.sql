@@ -77,23 +77,21 @@ BEGIN
             INSERT INTO loracomp.prediction (
                 query_embedding, example_ids, example_tasks, similarities, tasks, probabilities, weights,
                 composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
-                eligible_task_count, expected_gains, chat_template, calibration_examples, job_id, output, choice_index, choice_scores,
-                choice_biases, composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens, finish_reason,
+                eligible_task_count, expected_gains, chat_template, calibration_examples, job_id, output, choice_index,
+                choice_scores, choice_biases, composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens, finish_reason,
                 timings, batch_size, worker, device, attempt,
                 base_model, base_fingerprint, encoder, code_version, submitted_by
             )
             SELECT
                 h.query_embedding, h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
                 h.composed_tasks, h.adapter_ids, h.adapter_sha256, h.adapter_weights, h.policy_settings, h.fallback,
-                h.eligible_task_count, h.expected_gains, h.chat_template, h.calibration_examples, h.job_id, h.output, h.choice_index,
+                h.eligible_task_count, h.expected_gains, h.chat_template, h.calibration_examples,
+                h.job_id, h.output, h.choice_index,
                 nullif(record_predictions.choice_scores[
                     coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
                     : record_predictions.choice_ends[h.ordinality]
                 ], '{}'),
-                nullif(array_remove(record_predictions.choice_biases[
-                    coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
-                    : record_predictions.choice_ends[h.ordinality]
-                ], NULL), '{}'),
+                CASE WHEN b.biases <> '{}' AND array_position(b.biases, NULL) IS NULL THEN b.biases END,
                 h.composition_digest, h.norm_ratio, h.cosine, h.prompt_tokens, h.output_tokens, h.finish_reason,
                 -- Add the time from the worker's call until the row is written to the step that the worker timed.
                 t.timings || CASE WHEN jsonb_typeof(t.timings -> 'record') = 'number' THEN jsonb_build_object(
@@ -112,6 +110,12 @@ BEGIN
                     least(h.ordinality, cardinality(record_predictions.timings))
                 ] AS timings
             ) AS t
+            CROSS JOIN LATERAL (
+                SELECT record_predictions.choice_biases[
+                    coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
+                    : record_predictions.choice_ends[h.ordinality]
+                ] AS biases
+            ) AS b
             RETURNING job_id, output
         )
         SELECT s.id

@@ -100,6 +100,8 @@ def test_a_row_that_can_not_be_scored_is_left_out(predictor: Counting, request_:
     found = calibrator.with_biases(request_, (*ROWS, too_long), mix).choice_biases
     np.testing.assert_allclose(found, calibrator.with_biases(request_, ROWS, mix).choice_biases, atol=1e-9)
     assert calibrator.with_biases(request_, (too_long,), mix).choice_biases == (0.0,) * len(CHOICES)
+    renamed = LabelledRow("a row that was changed meanwhile", "perhaps")
+    assert calibrator.with_biases(request_, (*ROWS, renamed), mix).choice_biases == pytest.approx(found)
 
 
 def test_where_memory_runs_out_the_job_fails_and_may_be_tried_again(
@@ -107,6 +109,10 @@ def test_where_memory_runs_out_the_job_fails_and_may_be_tried_again(
 ) -> None:
     error = JobError("no memory", code="out_of_memory", retry=True)
     mix = composed(predictor, request_)
-    monkeypatch.setattr(predictor, "answer", lambda asked, _: [error] * len(asked))
-    with pytest.raises(JobError, match="no memory"):
+    with pytest.raises(JobError) as lost:
+        Calibrator(predictor).with_biases(request_, ROWS, mix, lambda: False)
+    assert lost.value.code == "lease_lost"
+    monkeypatch.setattr(predictor, "answer", lambda asked, *_: [error] * len(asked))
+    with pytest.raises(JobError, match="scoring the labelled rows of its task: no memory") as failed:
         Calibrator(predictor).with_biases(request_, ROWS, mix)
+    assert (failed.value.code, failed.value.retry) == ("out_of_memory", True)

@@ -272,7 +272,7 @@ BREAKOUTS = {
     "to measure an adapter": "SELECT loracomp.measure_adapter(1)",
     "adapters compared": "SELECT loracomp.compare_adapters(1, 2)",
     "what examples expect": "SELECT loracomp.expected_gains('{1}', '{1}', '{1}', '{1}', loracomp.policy_with())",
-    "what a new task is calibrated on": "SELECT loracomp.read_labelled('{1}')",
+    "what a new task is calibrated on": "SELECT loracomp.read_labelled('{1}', '{1}', '{1}')",
     "another's gains today": "SELECT loracomp.gains_again(1, '{1}', '{1}', loracomp.policy_with(), '{}')",
     "what a trace would have given": "SELECT loracomp.rescore_route(1)",
     "adapters on tasks": "SELECT FROM bi.transfer",

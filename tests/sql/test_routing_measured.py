@@ -372,8 +372,16 @@ def test_choices_of_a_task_without_an_adapter_are_calibrated_under_all_measured_
         [shared[1].vectors[at], CHOICES],
     ).fetchall()
     assert {each["task"]: each["weight"] for each in shown} == dict.fromkeys(["t0", "t1", "t3", "t5"], 0.25)
-    set_policy(connection, calibration_rows=3)
-    assert ask(connection, shared, at)["calibration_examples"] is None, "four are needed"
+    only(connection, ids, [[-0.5, 0.4, NAN, 0.2, NAN, 0.0]] * 4)
+    assert len(ask(connection, shared, at)["composed_tasks"]) == 4, "by these rows alone, wherever they are retrieved"
+    vector = shared[1].vectors[at : at + 1]
+    (old,) = connection.execute(
+        "SELECT calibration_examples FROM loracomp.route_jobs(%s::bigint[], %b::vector[])",
+        [add_jobs(connection, 1, "measured"), list(vector)],
+    ).fetchall()
+    assert old["calibration_examples"] is None, "a worker of an earlier release fits no biases"
+    with pytest.raises(psycopg.errors.CheckViolation), connection.transaction():
+        set_policy(connection, calibration_rows=3)
 
 
 @pytest.mark.parametrize(
@@ -398,7 +406,6 @@ def test_choices_are_not_calibrated(
     _, at = calibrated(connection, shared, **changes)
     set_policy(connection, **{name: value for name, value in asked.items() if name != "exclude_tasks"})
     if "min_similarity" in asked:
-        shared = (shared[0], shared[1], shared[2])
         vector = unit(shared[1].vectors[at : at + 1] + shared[1].vectors[50:51])
         (job_id,) = add_jobs(connection, 1, "measured")
         connection.execute(
@@ -409,7 +416,7 @@ def test_choices_are_not_calibrated(
         row = ask(connection, shared, at, exclude_tasks=asked.get("exclude_tasks", ()))
     assert row["calibration_examples"] is None
     weights = row["adapter_weights"]
-    assert len(weights) < 2 or len({*weights}) == len(weights), "not equal"
+    assert len({*weights}) == len(weights), "not equal"
 
 
 def test_what_has_an_adapter_or_is_hidden_or_not_measured_calibrates_nothing(
@@ -422,6 +429,14 @@ def test_what_has_an_adapter_or_is_hidden_or_not_measured_calibrates_nothing(
     assert ask(connection, shared, at, submitted_by="submits_t6")["calibration_examples"] is None
     connection.execute("GRANT readers_of_t6 TO submits_t6")
     assert ask(connection, shared, at, submitted_by="submits_t6")["calibration_examples"] == ids
+    connection.execute("UPDATE loracomp.base_model SET has_chat_template = true")
+    (job_id,) = add_jobs(connection, 1, "measured")
+    connection.execute(
+        "UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL, system_text = 'Be brief.' WHERE id = %s",
+        [CHOICES, job_id],
+    )
+    (row,) = route_jobs(connection, [job_id], shared[1].vectors[at : at + 1])
+    assert row["calibration_examples"] is None, "a system text would make each job score the rows again"
     connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
     assert ask(connection, shared, at)["calibration_examples"] is None, "three are measured"
     calibrated(connection, shared)
@@ -436,22 +451,46 @@ def test_a_calibrated_trace_is_rescored_as_it_was_or_without(connection: db.Conn
     assert composed(rescored(connection, job_id)) == equal
     assert composed(rescored(connection, job_id, calibration_rows=0)) == {"t1": 0.66667, "t3": 0.33333}
     assert composed(rescored(connection, job_id, temperature=0.2)) == equal
-    assert composed(rescored(connection, job_id, weighting="similarity"))
+    similar = rescored(connection, job_id, weighting="similarity", min_share=0.99)
+    assert len(composed(similar)) == 1, "min_share holds for another weighting"
     assert "4 labelled examples" in explained(connection, job_id)
     connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
     assert composed(rescored(connection, job_id)) == equal, "by the trace alone"
     assert composed(rescored(connection, job_id, temperature=0.2)) == {"t1": 0.66667, "t3": 0.33333}
 
 
-def test_only_measured_examples_are_read_for_calibration(connection: db.Connection, shared: Shared) -> None:
+def test_only_who_holds_a_job_with_the_same_choices_reads_rows_for_calibration(
+    connection: db.Connection, shared: Shared
+) -> None:
     ids, _ = calibrated(connection, shared)
-    connection.execute("SET LOCAL ROLE loracomp_worker")
-    rows = connection.execute("SELECT * FROM loracomp.read_labelled(%s)", [ids]).fetchall()
-    assert sorted(row["example_id"] for row in rows) == ids
-    assert {(row["prompt"], row["answer"]) for row in rows} == {("Free!", "spam")}
-    connection.execute("RESET ROLE")
+    (job_id,) = add_jobs(connection, 1, "measured", submitted_by="postgres")
+    connection.execute(
+        "UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL, status = 'running', lease_token = 7,"
+        " lease_expires_at = now() + interval '1 hour', claimed_at = now(), worker = 'w', attempts = 1 WHERE id = %s",
+        [CHOICES[::-1], job_id],
+    )
+
+    def read(token: int = 7) -> list[int]:
+        with connection.transaction():
+            connection.execute("SET LOCAL ROLE loracomp_worker")
+            rows = connection.execute(
+                "SELECT * FROM loracomp.read_labelled(%s, %s::bigint[], %s)", [[job_id], [token], ids]
+            ).fetchall()
+            connection.execute("RESET ROLE")
+        assert {(row["prompt"], row["answer"]) for row in rows} <= {("Free!", "spam")}
+        return sorted(row["example_id"] for row in rows)
+
+    assert read() == ids
+    assert read(token=8) == []
     connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
-    assert len(connection.execute("SELECT * FROM loracomp.read_labelled(%s)", [ids]).fetchall()) == len(ids) - 1
+    assert read() == ids[1:]
+    connection.execute("UPDATE loracomp.example SET choices = '{spam,ham,eggs}' WHERE id = %s", [ids[1]])
+    assert read() == ids[2:]
+    connection.execute("CREATE ROLE reads_t6")
+    connection.execute("UPDATE loracomp.job SET submitted_by = 'reads_t6' WHERE id = %s", [job_id])
+    connection.execute("CREATE ROLE readers_of_t6")
+    connection.execute("UPDATE loracomp.task SET reader_role = 'readers_of_t6' WHERE name = 't6'")
+    assert read() == []
 
 
 # --- for people
@@ -472,7 +511,7 @@ def stored(
         " fallback, eligible_task_count, expected_gains, chat_template, calibration_examples, base_model,"
         " base_fingerprint, encoder, code_version, submitted_by)"
         " SELECT %s, (r.trace).*, 'toy', '', 'e/3', '', current_user"
-        " FROM loracomp.route_jobs(ARRAY[%s]::bigint[], %b::vector[]) AS r",
+        " FROM loracomp.route_jobs(ARRAY[%s]::bigint[], %b::vector[], calibrates => true) AS r",
         [job_id, job_id, [shared[1].vectors[at]]],
     )
     connection.execute("UPDATE loracomp.job SET status = 'succeeded', finished_at = now() WHERE id = %s", [job_id])

@@ -79,6 +79,6 @@ measurement = Table(
         "cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids)",
         name="each_measured_adapter_has_a_gain",
     ),
-    Index("measurement_task", "task_id", "base_model_id"),
+    Index("measurement_task", "task_id", "base_model_id", "example_id"),
     comment="How much adapters improve the answers to examples: one short row for each example and base model.",
 )

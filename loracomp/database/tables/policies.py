@@ -98,7 +98,7 @@ policy = Table(
         "calibration_rows",
         Integer,
         "With weighting measured, for a task without an adapter: most of its labelled examples on which biases of the "
-        "choices are fitted; 0: no biases.",
+        "choices are fitted, 4 to 1000; 0: no biases.",
         server_default=text("64"),
     ),
     CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
@@ -119,6 +119,9 @@ policy = Table(
     CheckConstraint("gain_prior BETWEEN 0 AND 1000", name="gain_prior_must_be_between_0_and_1000"),
     CheckConstraint("gain_margin BETWEEN -1000 AND 1000", name="gain_margin_must_be_between_minus_1000_and_1000"),
     one_of("chat_template", "generation always never", "chat_template_must_be_generation_always_or_never"),
-    CheckConstraint("calibration_rows BETWEEN 0 AND 1000", name="calibration_rows_must_be_between_0_and_1000"),
+    CheckConstraint(
+        "calibration_rows = 0 OR calibration_rows BETWEEN 4 AND 1000",
+        name="calibration_rows_must_be_0_or_between_4_and_1000",
+    ),
     comment="Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.",
 )

@@ -121,7 +121,7 @@ prediction = Table(
     optional(
         "calibration_examples",
         ARRAY(BigInteger),
-        "Ids of the labelled examples on which choice_biases were fitted; null if they were not.",
+        "Ids of the labelled examples on which the choices' biases are fitted; null: the choices have none.",
     ),
     optional(
         "choice_biases",
@@ -161,6 +161,10 @@ prediction = Table(
         name="expected_gains_must_be_finite",
     ),
     CheckConstraint("-1e9 <= ALL (choice_biases) AND 1e9 >= ALL (choice_biases)", name="choice_biases_must_be_finite"),
+    CheckConstraint(
+        "choice_biases IS NULL OR coalesce(cardinality(choice_biases) = cardinality(choice_scores), false)",
+        name="each_choice_bias_belongs_to_a_score",
+    ),
     one_of("finish_reason", "end_of_text stop length no_tokens", "finish_reason_must_be_a_known_one"),
     CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
     CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),
