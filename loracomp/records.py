@@ -148,7 +148,8 @@ class Answer:
     choice_index: int | None = None
     """1-based, as SQL arrays are: choices[choice_index] = output."""
     choice_scores: tuple[float, ...] | None = None
-    choice_biases: tuple[float, ...] = ()
+    choice_biases: tuple[float, ...] | None = None
+    """Those of the request; None: the scores contain no biases."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     norm_ratio: float | None = None

@@ -141,7 +141,7 @@ KINDS = {
     "jsonb[]": short_lists(jsons),
     "loracomp.policy": policies,
     "loracomp.route_trace[]": short_lists(
-        st.sampled_from(("(,,,,,,,,,,,,,,,)", '("[0]",{1},{a},{NaN},,,,{},,,,"{}",x,7,{1},t)'))
+        st.sampled_from(("(,,,,,,,,,,,,,,,,)", '("[0]",{1},{a},{NaN},,,,{},,,,"{}",x,7,{1},t,{1})'))
     ),
     "bytea[]": short_lists(st.binary(max_size=40)),
 }

@@ -351,7 +351,9 @@ def test_only_the_tasks_that_a_job_names_are_retrieved_and_composed(connection: 
     (row,) = route_jobs(connection, [submit_pinned(connection, tasks=["far", "middle"])], QUERY)
     assert (set(row["example_tasks"]), row["tasks"][0]) == ({"middle", "far"}, "middle")
     assert row["eligible_task_count"] == 2
-    (row,) = route_jobs(connection, [submit_pinned(connection, tasks=["far"], exclude_tasks=["far"])], QUERY)
+    job_id = submit_pinned(connection, tasks=["far"])
+    connection.execute("UPDATE loracomp.job SET exclude_tasks = tasks WHERE id = %s", [job_id])
+    (row,) = route_jobs(connection, [job_id], QUERY)
     assert (row["composed_tasks"], row["fallback"]) == ([], "no eligible task")
 
 
