@@ -38,7 +38,7 @@ def add_labelled(connection: Connection, task: str, count: int, data: str, *, ba
     if folder is PACKAGED:
         add_task(connection, name)
     hashes = [file.content_hashes[place].tobytes() for place in places]
-    examples = labelled(task, Path(data)) if folder is KEPT else train_rows(task, data, max_words=MEASURED_WORDS)[0]
+    examples = labelled(task, Path(data)) if folder is KEPT else train_rows(task, data, max_words=MEASURED_WORDS)
     rows = [
         {**asdict(each), "content_hash": each.content_hash.hex()} for each in examples if each.content_hash in chosen
     ]
