@@ -186,13 +186,12 @@ COMMENT ON FUNCTION loracomp.expected_gains IS
 -- Reads examples and their measurements: at most the task's first 1,000 measured ones, so that its time is bounded.
 -- It needs four examples: biases fitted on four are worth more than weights by gains on sixteen (docs/routing.md). They are the
 -- same for each job with these choices, so that a worker can keep the biases.
--- The nearest example's task counts, because the most probable one is seldom a task with few examples.
+-- Callers give the nearest example's task, because the most probable one is seldom a task with few examples.
 CREATE FUNCTION loracomp.calibration_examples(
     choices text[],
-    nearest_task integer,
+    task_id integer,
     similarity double precision,
     usable_adapters integer[],
-    adapter_tasks integer[],
     settings loracomp.policy
 ) RETURNS bigint[]
 LANGUAGE sql STABLE PARALLEL SAFE
@@ -202,7 +201,7 @@ BEGIN ATOMIC
         SELECT e.id
         FROM (
             SELECT m.example_id FROM loracomp.measurement AS m
-            WHERE m.task_id = nearest_task AND nearest_task <> ALL (adapter_tasks) AND m.base_model_id = (
+            WHERE m.task_id = calibration_examples.task_id AND m.base_model_id = (
                 SELECT a.base_model_id FROM loracomp.adapter AS a WHERE a.id = usable_adapters[1]
             )
             ORDER BY m.example_id
@@ -219,9 +218,9 @@ BEGIN ATOMIC
     HAVING count(*) >= 4;
 END;
 COMMENT ON FUNCTION loracomp.calibration_examples IS
-'Labelled examples on which biases of a job''s choices are fitted: if the nearest example''s task has no adapter among adapter_tasks, '
-'its measured train examples that have a text and the same choices, at most calibration_rows of the first 1,000; null if they are '
-'fewer than four, if the nearest example is below min_similarity, or if weighting is not measured.';
+'Labelled examples on which biases of a job''s choices are fitted: the task''s measured train examples that have a text and the '
+'same choices, at most calibration_rows of the first 1,000; null if they are fewer than four, if the similarity is below '
+'min_similarity, or if weighting is not measured.';
 
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],

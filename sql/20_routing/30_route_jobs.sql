@@ -55,9 +55,13 @@ BEGIN ATOMIC
         WHERE x.similarity <> 'NaN'
     ) AS n
     CROSS JOIN LATERAL (
-        SELECT loracomp.calibration_examples(
-            choices, n.tasks[1], n.similarities[1], usable_adapters, adapter_tasks, settings
-        ) AS examples
+        -- CASE, so that jobs of tasks with an adapter do not pay for the call.
+        SELECT CASE
+            WHEN choices IS NOT NULL AND near.task_id <> ALL (adapter_tasks)
+                THEN loracomp.calibration_examples(choices, near.task_id, n.similarities[1], usable_adapters, settings)
+        END AS examples
+        FROM (VALUES (n.tasks[1])) AS near (task_id)
+        OFFSET 0 -- called once, and not wherever its result is used
     ) AS c
     CROSS JOIN LATERAL (
         SELECT coalesce(array_agg(x.task_id), '{}') AS tasks, coalesce(array_agg(x.gain), '{}') AS gains

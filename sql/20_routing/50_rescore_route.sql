@@ -212,10 +212,12 @@ AS $$
     ) AS a
     CROSS JOIN LATERAL (
         SELECT loracomp.calibration_examples(
-            CASE WHEN j.system_text IS NULL THEN j.choices END,
-            (SELECT e.task_id FROM loracomp.example AS e WHERE e.id = gains_again.example_ids[1]),
-            gains_again.similarities[1], a.adapter_ids, a.adapter_tasks, gains_again.settings
+            j.choices, e.task_id, gains_again.similarities[1], a.adapter_ids, gains_again.settings
         ) AS examples
+        FROM (VALUES (gains_again.example_ids[1])) AS nearest (id)
+        LEFT JOIN loracomp.example AS e
+            ON e.id = nearest.id AND j.system_text IS NULL AND e.task_id <> ALL (a.adapter_tasks)
+        OFFSET 0
     ) AS c
     CROSS JOIN LATERAL loracomp.expected_gains(
         coalesce(c.examples, gains_again.example_ids),
