@@ -9,10 +9,13 @@ from psycopg import sql
 from loracomp.database import schema
 
 
-def create_database(server: str, name: str, *, anew: bool = False) -> str:
-    """URL of a database on the server with this release's schema, created if it is missing; `anew` drops it first."""
+def create_database(server: str, name: str, *, replace: bool = False) -> str:
+    """Create a database with this release's schema, and return its URL.
+
+    A database of that name that already exists is upgraded and kept; with `replace` it is dropped first.
+    """
     with psycopg.connect(server, autocommit=True) as connection:
-        if anew:
+        if replace:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {}").format(sql.Identifier(name)))
         if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))

@@ -85,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     policies = CONTRASTED if options.contrasts else tuple(SETTINGS)
     settings = load_settings()
-    url = create_database(database_url(settings), DATABASE, anew=True)
+    url = create_database(database_url(settings), DATABASE, replace=True)
     settings = settings.model_copy(update={"database_url": url})
     tasks = chosen_tasks(options)
     with db.connect(url) as connection:

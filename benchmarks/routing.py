@@ -93,7 +93,7 @@ def database() -> Iterator[str]:
         given = load_settings().database_url
         server = given or embedded.start(folder)
         try:
-            yield create_database(server, NAME, anew=True)
+            yield create_database(server, NAME, replace=True)
             with psycopg.connect(server, autocommit=True) as connection:
                 connection.execute(f"DROP DATABASE {NAME} WITH (FORCE)")
         finally:

@@ -1,12 +1,13 @@
 """A database as a busy installation would hold it, and how long each view of bi takes there.
 
-    python -m benchmarks.volume [--jobs 100000] [--weeks 8] [--database loracomp_volume_100000] [--anew] [--repeats 5]
-        [--json] [--keep docs/performance]
+    python -m benchmarks.volume [--jobs 100000] [--weeks 8] [--database loracomp_volume_100000] [--replace]
+        [--repeats 5] [--json] [--keep docs/performance]
 
 Fills a database of its own with finished jobs, attempts, predictions and traces, on the server that
-LORACOMP_DATABASE_URL names (as a superuser) or on the embedded one; the database stays, for dashboards and tries. Where
-it holds jobs already, it is only measured, unless --anew drops it first. Tasks and adapters are those registered there;
-in a new one they are the shipped library's, without weights, so that no worker could answer from it.
+LORACOMP_DATABASE_URL names (as a superuser) or on the embedded one; the database stays, for dashboards and tries.
+Where it holds jobs already, it is only measured, unless --replace drops it first. Tasks and adapters are those
+registered there; in a new one they are the shipped library's, without weights, so that no worker could answer from
+it.
 
 Each view is read whole, as an analyst, by COPY, and as one looks at it: one evaluation, or seven days. Medians in
 milliseconds. What is refreshed says when. --keep puts the figures into volume.json of a folder and fills the tables of
@@ -64,7 +65,7 @@ log = Console(stderr=True, highlight=False)
 def main() -> None:
     options = parse_arguments()
     server = database_url(load_settings())
-    url = create_database(server, options.database or f"{NAME}_{options.jobs}", anew=options.anew)
+    url = create_database(server, options.database or f"{NAME}_{options.jobs}", replace=options.replace)
     with db.connect(url) as connection:
         filled = fill(connection, options.jobs, options.weeks)
         result = {
@@ -87,7 +88,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=100_000, help="finished jobs")
     parser.add_argument("--weeks", type=int, default=8, help="over which they are spread, until now")
     parser.add_argument("--database", help=f"its name on the server; {NAME}_JOBS unless given")
-    parser.add_argument("--anew", action="store_true", help="drop it first")
+    parser.add_argument("--replace", action="store_true", help="drop it first")
     parser.add_argument("--repeats", type=int, default=5, help="readings of each view; 0: fill alone")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder of volume.json, beside scaling.md")

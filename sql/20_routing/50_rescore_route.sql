@@ -117,7 +117,8 @@ COMMENT ON FUNCTION loracomp.rescore_route IS
 'Tasks and weights that retrieval would have given a job with other settings, such as {"top_p": 0.9}, or with another policy; '
 'other settings are those of the trace. With a larger k or other exclude_tasks, examples are retrieved again with the stored '
 'vector, among the current examples. The router does not matter; weights that the job itself gave stay as they are. With weighting measured, expected gains come from the '
-'trace, or from current measurements if the trace has none or if k, temperature, gain_prior, calibration_rows or min_similarity differ.';
+'trace, or from current measurements if the trace has none or if k, temperature, gain_prior, calibration_rows or min_similarity '
+'differ.';
 
 -- Changes nothing. Retrieves among the current examples that the job's submitter may use. The stored vector is a halfvec, so
 -- similarities differ from the stored ones by some 1e-4. It reads examples with its owner's rights, as route_jobs does.

@@ -158,7 +158,8 @@ EXECUTE FUNCTION loracomp.check_columns();
 COMMENT ON TRIGGER check_columns ON loracomp.job IS 'Refuses columns that are not the inserting role''s to fill.';
 
 -- Fills columns that an INSERT may leave out, computes due again when run_at or priority changes, and refuses names of
--- policies, base models and tasks that don't exist, and tasks that are asked for and excluded. It runs with its owner's rights, because it reads tables that a submitter may not read.
+-- policies, base models and tasks that don't exist, and tasks that are asked for and excluded. It runs with its owner's rights,
+-- because it reads tables that a submitter may not read.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp

@@ -127,7 +127,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.measure_adapter IS
 'Inserts jobs that measure an adapter, active or not, on already measured examples of its own task, the nearest tasks and tasks '
-'without an adapter: a job of kind measure for each example that lacks it and that the adapter was not trained on; `learnt` counts those that it was.';
+'without an adapter: a job of kind measure for each example that lacks it and that the adapter was not trained on; `learnt` counts '
+'those that it was.';
 
 -- Inserts a job, with the caller's rights, for each example that is not yet measured under all the adapters. It leaves out
 -- measurements that are done or queued, and examples that an adapter was trained on.

@@ -215,7 +215,7 @@ SELECT concat_ws(
     ),
     CASE WHEN prediction.calibration_examples IS NOT null THEN format(
         'The nearest example''s task has no adapter, but %s labelled examples with the job''s choices: '
-        'all measured adapters have equal weights, and the choices get biases.',
+        'the adapters that were measured on these have equal weights, and the choices get biases.',
         cardinality(prediction.calibration_examples)
     ) END
 )
