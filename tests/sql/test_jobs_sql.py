@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
+from statistics import median
 from threading import Barrier
 
 import psycopg
@@ -345,7 +346,8 @@ def test_claims_read_no_more_the_more_jobs_have_ended(
     held = claim(connection, 1)
     look_from_the_start(connection, timedelta(seconds=50))
     read = [read_by_a_batch(connection, held) for _ in range(36)]
-    few, many = read[5], {name: max(counts[name] for counts in read[30:]) for name in read[0]}
+    # The median: on a busy machine a look at ended leases, which comes by the clock, may fall into one of them.
+    few, many = read[5], {name: median(counts[name] for counts in read[30:]) for name in read[0]}
     assert {name: (few[name], rows) for name, rows in many.items() if rows > 1.5 * few[name] + 50} == {}
     assert few["job_queue"] + few["job_queue_in_the_background"] < 300
 
