@@ -147,6 +147,12 @@ _TRANSLATIONS: list[tuple[_Kind, type[LoracompError], str]] = [
     ((pg.UndefinedTable, pg.UndefinedFunction, pg.InvalidSchemaName), SchemaMismatchError, "{}; run `loracomp init`"),
     (pg.ObjectNotInPrerequisiteState, SchemaMismatchError, "{}"),
     (pg.InsufficientPrivilege, RefusedError, "{}; ask an administrator for the loracomp role that may"),
+    (
+        pg.ReadOnlySqlTransaction,
+        DatabaseUnavailableError,
+        "{}: this server is a standby, or the login may only read; name the primary in the address, or all servers"
+        " (host=a,b) with target_session_attrs=read-write",
+    ),
     (psycopg.DataError, UsageError, "{}"),
     ((pg.QueryCanceled, pg.LockNotAvailable, pg.DeadlockDetected), LoracompError, "{}; try again"),
     (psycopg.OperationalError, DatabaseUnavailableError, "the database cannot be reached: {}"),

@@ -9,6 +9,7 @@ from threading import Event
 from typing import TypeVar
 
 import psycopg
+import psycopg.errors as pg
 
 from loracomp import metrics
 from loracomp.database.connections import Connection, connect
@@ -18,8 +19,13 @@ from loracomp.worker.logfmt import logfmt
 
 T = TypeVar("T")
 
-DATABASE_AWAY = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseUnavailableError)
-"""Errors of a database that is restarting, has too many connections or can't be reached: a later try may succeed."""
+DATABASE_AWAY = (
+    psycopg.OperationalError, psycopg.InterfaceError, pg.ReadOnlySqlTransaction, DatabaseUnavailableError
+)  # fmt: skip
+"""Errors of a database that is restarting, has too many connections or can't be reached: a later try may succeed.
+
+Or the server that was reached is a standby now; a new connection may reach the primary.
+"""
 
 _log = logging.getLogger(__name__)
 

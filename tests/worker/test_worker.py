@@ -729,3 +729,24 @@ def test_a_worker_has_three_connections(connection: Connection, database: str):
         wait_until(counting(lambda: process.poll() is not None))
     assert max(counted) == 3
     assert claims(connection) == dict.fromkeys([*ids, slow], 1)
+
+
+@pytest.mark.session
+def test_a_server_that_only_reads_is_waited_out(connection: Connection, database: str):
+    """So it is with a standby behind the address of a primary, until the address leads to the new one."""
+    connection.execute("SET default_transaction_read_only = off")
+    name = connection.info.dbname
+    with running(database, POLL_S=0.05, WORKER="patient") as process:
+        wait_until(lambda: connection.execute("SELECT name FROM loracomp.worker WHERE name = 'patient'").fetchone())
+        connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+        try:
+            cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'loracomp %%'"
+            connection.execute(f"{cut} AND datname = %s".encode(), [name])
+            (asked,) = add_jobs(connection, "a")
+            time.sleep(1)
+            assert process.poll() is None
+            assert job(connection, asked)["status"] == "queued"
+        finally:
+            connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only".encode())
+        wait_until(lambda: job(connection, asked)["status"] == "succeeded")
+        assert job(connection, asked)["attempts"] == 1
