@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue clients dashboard test-dashboard test-ray faults bench engine volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue clients dashboard test-dashboard test-ray faults test-hosts bench engine volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -83,6 +83,11 @@ MODEL ?= none
 KEEP ?=
 faults: install ## what dies, what was lost, what doubled, how long recovery took; JOBS=500 RUNS=3 for more, MODEL=real once
 	PYTHONPATH=.:tests $(BIN)/python tests/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
+
+SIZE ?= 60
+FAILOVERS ?= 3
+test-hosts: install ## worker hosts, a standby and a pooler in network namespaces, as root; FAILOVERS=20 for more
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests:tests/faults $(BIN)/python tests/hosts --size $(SIZE) --failovers $(FAILOVERS)
 
 bench: engine ## the engine's figures, and routing's by the size of the index; a quarter of an hour on two quiet cores
 	$(BIN)/python -m benchmarks.routing
