@@ -24,6 +24,7 @@ def main(
     only: Annotated[list[str] | None, typer.Option(help=f"A trial: {', '.join(TRIALS)}.")] = None,
     size: Annotated[int, typer.Option(help="Seconds, times ten, that a rate is measured for.", min=40)] = 60,
     failovers: Annotated[int, typer.Option(help="How often the primary dies, in each trial where it does.", min=1)] = 3,
+    cut_s: Annotated[float, typer.Option(help="Seconds that a host is cut off for.", min=5)] = 12,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
 ) -> None:
     """Exits with 1 where a job was lost or doubled, or a goal was missed."""
@@ -36,7 +37,7 @@ def main(
     rows = []
     with lab(size) as place:
         for name in only or TRIALS:
-            rows.append(attempt(place, name, failovers=failovers))
+            rows.append(attempt(place, name, failovers=failovers, cut_s=cut_s))
             console.print(f"[dim]{rows[-1]}[/dim]", highlight=False)
     if as_json:
         json.dump(rows, sys.stdout, indent=2)
@@ -46,7 +47,7 @@ def main(
         raise typer.Exit(1)
 
 
-def attempt(place: Lab, name: str, **options: int) -> dict[str, Any]:
+def attempt(place: Lab, name: str, **options: float) -> dict[str, Any]:
     """One run of one trial, with those of the options that it takes."""
     trial, started = TRIALS[name], time.monotonic()
     taken = {key: value for key, value in options.items() if key in inspect.signature(trial).parameters}

@@ -26,6 +26,51 @@ def more_hosts(lab: Lab) -> Outcome:
         return closed(arena, said, missed={f"{n} hosts: {s:.2f} of linear": s < 0.95 for n, s in shares.items()})
 
 
+def far_hosts(lab: Lab) -> Outcome:
+    """A worker host nearby, then 2 ms and 20 ms away, then one that loses 1 % of its packets."""
+    places = {
+        "near": ({}, 0.0),
+        "2 ms": ({"round_trip_ms": 2}, 0.95),
+        "20 ms": ({"round_trip_ms": 20}, 0.8),
+        "2 ms, 1 % lost": ({"round_trip_ms": 2, "loss": 0.01}, 0.0),
+    }
+    rates = {}
+    with lab.arena() as arena:
+        for place, (far, _) in places.items():
+            (worker,) = lab.start_workers(arena, [lab.host("worker", **far)], MODEL_S=MODEL_S)
+            rates[place] = measured(arena, lab)
+            worker.terminate()
+            worker.wait(60)
+        lab.start_workers(arena, [lab.host("last")], MODEL_S=0)
+        wait_for_answers(arena)
+        shares = {place: rate / rates["near"] for place, rate in rates.items()}
+        said = ", ".join(f"{place}: {rates[place]:.1f} jobs/s ({share:.2f})" for place, share in shares.items())
+        missed = {f"{place}: {share:.2f} of near": share < places[place][1] for place, share in shares.items()}
+        return closed(arena, said, missed=missed)
+
+
+def host_cut_off(lab: Lab, cut_s: float = 12) -> Outcome:
+    """A worker host is cut off for longer than its leases while another goes on, and comes back."""
+    with lab.arena() as arena:
+        away, here = lab.host("away"), lab.host("here")
+        lab.start_workers(arena, [away, here], MODEL_S=MODEL_S)
+        arena.insert(512)
+        arena.wait(lambda: arena.one("SELECT count(DISTINCT worker) FROM loracomp.prediction") == 2)
+        away.cut()
+        held = arena.one("SELECT array_agg(id) FROM loracomp.job WHERE status = 'running' AND worker = 'w0'")
+        time.sleep(cut_s)
+        away.plug()
+        back = arena.one("SELECT clock_timestamp()")
+        came = "SELECT extract(epoch FROM min(created_at) - %s)::float8 FROM loracomp.prediction"
+        came += " WHERE worker = 'w0' AND created_at > %s"
+        arena.wait(lambda: arena.insert(64) or arena.one(came, back, back) is not None, 60)
+        wait_for_answers(arena)
+        took = arena.one(came, back, back)
+        outcome = closed(arena, f"{cut_s:g} s; {len(held or [])} jobs were held there")
+        outcome.seconds = [took]
+        return outcome
+
+
 def measured(arena: Arena, lab: Lab) -> float:
     """After a few batches, in which claims of a new worker meet those of others."""
     arena.insert(512)
@@ -151,6 +196,8 @@ SELECT count(*) FROM (
 
 TRIALS: dict[str, Trial] = {
     "more_hosts": more_hosts,
+    "far_hosts": far_hosts,
+    "host_cut_off": host_cut_off,
     "failover_synchronous": failover_synchronous,
     "failover_asynchronous": failover_asynchronous,
 }
