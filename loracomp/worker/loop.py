@@ -93,24 +93,25 @@ class Worker:
             stack.enter_context(self._heartbeat)
             # After an error of the worker or Ctrl-C, give back the jobs still held, without counting the attempt.
             stack.callback(self.release)
-            recorder = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="record"))
+            recorder, claimer = (
+                stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=does)) for does in ("record", "claim")
+            )
             stack.callback(self.stop)
-            self._hand_on(recorder)
+            self._hand_on(recorder, claimer)
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
 
-    def _hand_on(self, recorder: ThreadPoolExecutor) -> None:
+    def _hand_on(self, recorder: ThreadPoolExecutor, claimer: ThreadPoolExecutor) -> None:
         # While the model is idle, this thread itself claims and prepares: if two threads computed with torch, the
         # helper threads of both would compete for the same cores.
         while batch := self._handover.take() or self._next():
             self._handover.busy()
-            with ThreadPoolExecutor(1, thread_name_prefix="claim") as claimer:
-                claiming = claimer.submit(self._claim_meanwhile)
-                try:
-                    self._answer(batch, recorder)
-                finally:
-                    self._handover.free()
-                    self._wake.set()
-                claiming.result()
+            claiming = claimer.submit(self._claim_meanwhile)
+            try:
+                self._answer(batch, recorder)
+            finally:
+                self._handover.free()
+                self._wake.set()
+            claiming.result()
         self._check_records(finished=True)
 
     def _claim_meanwhile(self) -> None:

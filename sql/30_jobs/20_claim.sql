@@ -36,6 +36,8 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+-- Here and in all that it calls, each statement is planned once a session, and not for each claim.
+SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 AS $$
 #variable_conflict use_column
@@ -193,7 +195,6 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 -- Here and in the functions that it calls, the plan is forced to index scans that stop early, because statistics lag
 -- behind a queue and would mislead the planner.
-SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
 SET enable_bitmapscan = off
 -- enable_sort = off: the planner then reads the queue's index, which is in the right order, and not the index of idempotency
