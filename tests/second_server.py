@@ -60,22 +60,23 @@ def main(arguments: list[str]) -> int:
         return subprocess.run(arguments[pooled:], env=environment, check=False).returncode
 
 
-def install() -> list[str]:
-    """Debian's packages that are not there and can't be had."""
-    if absent() and os.geteuid() == 0 and shutil.which("apt-get"):
+def install(more: dict[str, Path] | None = None) -> list[str]:
+    """Debian's packages that are not there and can't be had; `more` beside those of a server, by a file of each."""
+    needed = NEEDED | (more or {})
+    if absent(needed) and os.geteuid() == 0 and shutil.which("apt-get"):
         quiet = {"stdout": subprocess.DEVNULL}
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
         subprocess.run(["apt-get", "update", "-qq"], check=False, **quiet)
         # No cluster of the machine's own is made or started.
         subprocess.run(
             ["apt-get", "install", "-qq", "--yes", "--no-install-recommends",
-             "-o", "DPkg::Options::=--force-confdef", *absent()], check=False, env=environment, **quiet
+             "-o", "DPkg::Options::=--force-confdef", *absent(needed)], check=False, env=environment, **quiet
         )  # fmt: skip
-    return absent()
+    return absent(needed)
 
 
-def absent() -> list[str]:
-    return [package for package, file in NEEDED.items() if not file.exists()]
+def absent(needed: dict[str, Path]) -> list[str]:
+    return [package for package, file in needed.items() if not file.exists()]
 
 
 @contextmanager

@@ -2,9 +2,11 @@
 
 import inspect
 import json
+import signal
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -14,9 +16,23 @@ from rich.table import Table
 
 import network
 import servers
+from failovers import failover_asynchronous, failover_synchronous
 from lab import Lab, Outcome, lab
-from trials import TRIALS
+from restore import restore_to_a_moment
+from worker_hosts import far_hosts, host_cut_off, more_hosts, standby
 
+TRIALS: dict[str, Callable[..., Outcome]] = {
+    trial.__name__: trial
+    for trial in (
+        more_hosts,
+        far_hosts,
+        host_cut_off,
+        standby,
+        failover_synchronous,
+        failover_asynchronous,
+        restore_to_a_moment,
+    )
+}
 console = Console(stderr=True)
 
 
@@ -34,6 +50,8 @@ def main(
     if missing := network.missing() + servers.missing():
         print(f"no hosts on this machine: it lacks {', '.join(missing)}", file=sys.stderr)
         raise typer.Exit(69)
+    # As an exception, it lets every context end: namespaces and servers would stay otherwise.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     rows = []
     with lab(size) as place:
         for name in only or TRIALS:

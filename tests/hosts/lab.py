@@ -5,7 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +16,8 @@ from arena import ENDED, ROOT, Arena, load_made_up, python_path
 from conftest import create_database
 from loracomp.database import schema
 from network import Host, Network
-from servers import Pair, Pooler, pair
+from pooler import Pooler
+from servers import Pair, pair
 
 MODEL_S = 0.5
 """Seconds that a worker's model sleeps for a batch of 16."""
@@ -46,8 +47,8 @@ class Application:
     @property
     def acknowledged(self) -> list[tuple[str, int, float]]:
         """Key, id and time of each insert that was acknowledged; a key comes twice where it was submitted again."""
-        lines = (line.split() for line in self.told.read_text().splitlines())
-        return [(key, int(job), float(at)) for key, job, at in lines]
+        complete, _, _ = self.told.read_text().rpartition("\n")
+        return [(key, int(job), float(at)) for key, job, at in map(str.split, complete.splitlines())]
 
     def submit_again(self, keys: list[str]) -> None:
         assert self.process.stdin
@@ -74,9 +75,13 @@ class Lab:
         self.databases += 1
         name = f"hosts_{self.databases}"
         create_database(self.pair.url("postgres", by_socket=True), name, "hosts_template")
-        folder = self.folder / name
+        with self.arena_at(self.folder / name, self.pair.url(name, by_socket=True)) as arena:
+            yield arena
+
+    @contextmanager
+    def arena_at(self, folder: Path, url: str) -> Iterator[Arena]:
         folder.mkdir()
-        arena = Arena(folder, self.pair.url(name, by_socket=True), self.size)
+        arena = Arena(folder, url, self.size)
         try:
             yield arena
         finally:
@@ -92,12 +97,12 @@ class Lab:
     def database(self, arena: Arena) -> str:
         return arena.folder.name
 
-    def start_workers(self, arena: Arena, hosts: list[Host], **settings: Any) -> list[Any]:
+    def start_workers(self, arena: Arena, hosts: list[Host], *, url: str = "", **settings: Any) -> list[Any]:
         """One on each host."""
         found = []
         for host in hosts:
             arena.wrapper = host.prefix
-            found.append(arena.start_worker(url=settings.pop("url", None) or self.url(arena), **settings))
+            found.append(arena.start_worker(url=url or self.url(arena), **settings))
         arena.wrapper = ()
         for process in found:
             arena.wait(lambda process=process: arena.says(process, "started"), 60)
@@ -116,6 +121,25 @@ class Lab:
         found = Application(process, told, complaints)
         try:
             yield found
+        finally:
+            process.kill()
+            process.wait()
+
+    @contextmanager
+    def analyst(self, arena: Arena, host: Host, query: str) -> Iterator[Callable[[], list[str]]]:
+        """A login of an analyst's on the standby, which runs a query without end; gives what it was answered so far."""
+        login = f"analyst_of_{self.database(arena)}"
+        with arena.connect() as connection:
+            connection.execute(f"CREATE ROLE {login} LOGIN IN ROLE loracomp_analyst".encode())
+        self.pair.wait_for_standby()
+        url = f"host={self.pair.standby.host.address} user={login} dbname={self.database(arena)}"
+        said = arena.folder / "analyst"
+        command = [*host.prefix, sys.executable, str(Path(__file__).with_name("analyst.py")), url, query]
+        with said.open("w") as out:
+            process = subprocess.Popen(command, stdout=out)
+        try:
+            yield lambda: said.read_text().splitlines()
+            assert process.poll() is None, "the analyst was thrown out"
         finally:
             process.kill()
             process.wait()
@@ -181,7 +205,12 @@ def lab(size: int) -> Iterator[Lab]:
         network = stack.enter_context(Network())
         servers = stack.enter_context(pair(folder / "servers", network.host("a"), network.host("b")))
         pooler = stack.enter_context(Pooler(network.host("pooler"), folder / "pooler").running(servers.primary))
-        template = create_database(servers.url("postgres", by_socket=True), "hosts_template")
-        schema.initialize(template)
-        load_made_up(template)
+        make_template(servers)
         yield Lab(folder, network, servers, pooler, size)
+
+
+def make_template(servers: Pair) -> None:
+    """A migrated database with a library, which trials copy."""
+    template = create_database(servers.url("postgres", by_socket=True), "hosts_template")
+    schema.initialize(template)
+    load_made_up(template)

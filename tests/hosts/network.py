@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import count
@@ -39,6 +40,11 @@ class Host:
 
     def plug(self) -> None:
         ip("-n", self.switch, "link", "set", self.port, "up")
+
+    def kill_all(self) -> None:
+        """SIGKILL for all that runs on it."""
+        while kill_all(self.namespace):
+            time.sleep(0.02)
 
 
 @dataclass
@@ -91,10 +97,17 @@ class Network:
 
 def remove_namespace(name: str) -> None:
     """With what still runs in it."""
-    for pid in subprocess.run(["ip", "netns", "pids", name], capture_output=True, check=False).stdout.split():
+    kill_all(name)
+    ip("netns", "delete", name)
+
+
+def kill_all(namespace: str) -> int:
+    """How many processes were still there."""
+    pids = subprocess.run(["ip", "netns", "pids", namespace], capture_output=True, check=False).stdout.split()
+    for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(int(pid), signal.SIGKILL)
-    ip("netns", "delete", name)
+    return len(pids)
 
 
 def ip(*arguments: str) -> None:

@@ -1,13 +1,14 @@
-"""A primary and a standby on hosts of their own, and a pgbouncer: Debian's, as `second_server` installs them."""
+"""A primary and a standby on hosts of their own: Debian's, as `second_server` installs them."""
 
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,25 +38,6 @@ LOGINS = f"""
 host all all {NET}.0/24 trust
 host replication all {NET}.0/24 trust
 """
-POOLER = """
-[databases]
-* = host={address} port={port}
-[pgbouncer]
-listen_addr = *
-listen_port = {port}
-auth_type = trust
-auth_file = {folder}/logins
-auth_user = postgres
-pool_mode = transaction
-default_pool_size = 20
-max_prepared_statements = 0
-ignore_startup_parameters = extra_float_digits
-server_connect_timeout = 2
-server_login_retry = 1
-query_timeout = 5
-logfile = {folder}/pgbouncer.log
-pidfile = {folder}/pgbouncer.pid
-"""
 
 
 @dataclass
@@ -74,6 +56,17 @@ class Postgres:
     def conninfo(self) -> str:
         """For hosts."""
         return f"host={self.host.address} port={PORT} user=postgres"
+
+    @classmethod
+    def on(cls, host: Host, folder: Path, archive: Path) -> "Postgres":
+        """In a folder of its own, which is made."""
+        folder.mkdir()
+        second_server.own(folder)
+        return cls(host, folder, archive)
+
+    def url(self, dbname: str, *, by_socket: bool = False) -> str:
+        """For hosts, or for this process, which is on none."""
+        return url_of([self], dbname, by_socket=by_socket)
 
     def initialize(self) -> None:
         second_server.run("initdb", "-D", self.data, "--auth=trust", "--username=postgres", "--encoding=UTF8",
@@ -112,6 +105,22 @@ class Postgres:
         ]
         wait(lambda: subprocess.run(reached, check=False).returncode == 0)
         self._on_host("pg_rewind", "-D", self.data, "--source-server", f"{primary.conninfo} dbname=postgres")
+
+    def archive_all(self) -> None:
+        """Until the archive has what was written so far."""
+        written = self.ask("SELECT pg_walfile_name(pg_switch_wal())")
+        wait(lambda: self.ask("SELECT last_archived_wal >= %s FROM pg_stat_archiver", written))
+
+    def restore(self, moment: float) -> None:
+        """What `copy` brought, as it was at a moment: a primary on a timeline of its own."""
+        self.set(
+            restore_command=f"cp {self.archive}/%f %p",
+            recovery_target_time=f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%d %H:%M:%S.%f+00}",
+            recovery_target_action="promote",
+        )
+        (self.data / "recovery.signal").touch()
+        self.start(archive_mode="off")
+        wait(lambda: not self.ask("SELECT pg_is_in_recovery()"))
 
     def promote(self) -> None:
         second_server.run("pg_ctl", "promote", "-w", "-D", self.data)
@@ -155,6 +164,11 @@ class Postgres:
         assert done.returncode == 0, f"{program}: {done.stderr or (self.folder / 'log').read_text()[-2000:]}"
 
 
+def url_of(servers: Sequence[Postgres], dbname: str, *, by_socket: bool) -> str:
+    places = ",".join(str(each.folder) if by_socket else each.host.address for each in servers)
+    return f"host={places} port={PORT} user=postgres dbname={dbname} target_session_attrs=read-write connect_timeout=2"
+
+
 def quoted(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
@@ -180,13 +194,9 @@ class Pair:
     synchronous: bool = False
 
     def url(self, dbname: str, *, by_socket: bool = False) -> str:
-        """Of whichever is the primary: for hosts, or for this process, which is on none."""
+        """Of whichever is the primary."""
         both = sorted((self.primary, self.standby), key=lambda each: each.host.name)
-        places = [str(each.folder) if by_socket else each.host.address for each in both]
-        return (
-            f"host={','.join(places)} port={PORT},{PORT} user=postgres dbname={dbname}"
-            " target_session_attrs=read-write connect_timeout=2"
-        )
+        return url_of(both, dbname, by_socket=by_socket)
 
     def wait_for_standby(self) -> None:
         """Until it has what the primary has; from then on, if so wanted, commits wait for it."""
@@ -196,6 +206,17 @@ class Pair:
         state = "sync" if self.synchronous else "async"
         behind = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = %s AND flush_lsn >= %s::pg_lsn"
         wait(lambda: self.primary.ask(behind, state, written))
+
+    @contextmanager
+    def commits_wait(self) -> Iterator[None]:
+        """For the standby, whichever server that is."""
+        self.synchronous = True
+        try:
+            self.wait_for_standby()
+            yield
+        finally:
+            self.synchronous = False
+            self.primary.set()
 
     def fail_over(self) -> None:
         """The standby is the primary now, and waits for no other: there is none yet."""
@@ -219,11 +240,10 @@ class Pair:
 def pair(folder: Path, primary: Host, standby: Host) -> Iterator[Pair]:
     """Both are running, and the standby streams."""
     archive = folder / "archive"
-    places = [folder / host.name for host in (primary, standby)]
-    for place in (folder, archive, *places):
-        place.mkdir(exist_ok=True)
+    for place in (folder, archive):
+        place.mkdir()
         second_server.own(place)
-    first, second = (Postgres(*each, archive) for each in zip((primary, standby), places, strict=True))
+    first, second = (Postgres.on(host, folder / host.name, archive) for host in (primary, standby))
     both = Pair(first, second)
     try:
         first.initialize()
@@ -233,40 +253,6 @@ def pair(folder: Path, primary: Host, standby: Host) -> Iterator[Pair]:
         yield both
     finally:
         both.stop()
-
-
-@dataclass
-class Pooler:
-    """A pgbouncer on a host of its own; it must be told which server is the primary."""
-
-    host: Host
-    folder: Path
-
-    def url(self, dbname: str) -> str:
-        return f"host={self.host.address} port={PORT} user=postgres dbname={dbname} connect_timeout=2"
-
-    def point_at(self, server: Postgres) -> None:
-        settings = POOLER.format(folder=self.folder, address=server.host.address, port=PORT)
-        (self.folder / "pgbouncer.ini").write_text(settings)
-
-    @contextmanager
-    def running(self, server: Postgres) -> Iterator["Pooler"]:
-        self.folder.mkdir()
-        second_server.own(self.folder)
-        (self.folder / "logins").write_text('"postgres" ""\n')
-        self.point_at(server)
-        command = [*self.host.prefix, *as_postgres(), "/usr/sbin/pgbouncer", "-q", str(self.folder / "pgbouncer.ini")]
-        self.process = subprocess.Popen(command)
-        try:
-            yield self
-        finally:
-            self.process.kill()
-            self.process.wait()
-
-    def follow(self, server: Postgres) -> None:
-        """RELOAD: connections to the old server are closed when their transactions end."""
-        self.point_at(server)
-        self.process.send_signal(signal.SIGHUP)
 
 
 def wait(condition: Any, seconds: float = 60) -> None:

@@ -1,88 +1,12 @@
-"""What several hosts do to a queue: each trial takes a lab, does its worst, and says what was lost and doubled."""
+"""A primary that dies under load: each trial takes a lab and says what was lost and doubled."""
 
 import random
 import time
-from collections.abc import Callable
-from typing import TypeAlias
+from contextlib import nullcontext
 
 from arena import Arena
-from lab import MODEL_S, Lab, Outcome, answered_a_second, first_answer_after, recorded, wait_for_answers
+from lab import Lab, Outcome, first_answer_after, recorded, wait_for_answers
 from servers import wait
-
-Trial: TypeAlias = Callable[[Lab], Outcome]
-
-
-def more_hosts(lab: Lab) -> Outcome:
-    """One worker host, then two, then four: at least 0.95 of linear."""
-    with lab.arena() as arena:
-        rates = {}
-        hosts = [lab.host(f"worker{number}") for number in range(4)]
-        for number, added in ((1, hosts[:1]), (2, hosts[1:2]), (4, hosts[2:])):
-            lab.start_workers(arena, added, MODEL_S=MODEL_S)
-            rates[number] = measured(arena, lab)
-        wait_for_answers(arena)
-        shares = {number: rate / number / rates[1] for number, rate in rates.items()}
-        said = ", ".join(f"{number}: {rates[number]:.1f} jobs/s ({share:.2f})" for number, share in shares.items())
-        return closed(arena, said, missed={f"{n} hosts: {s:.2f} of linear": s < 0.95 for n, s in shares.items()})
-
-
-def far_hosts(lab: Lab) -> Outcome:
-    """A worker host nearby, then 2 ms and 20 ms away, then one that loses 1 % of its packets."""
-    places = {
-        "near": ({}, 0.0),
-        "2 ms": ({"round_trip_ms": 2}, 0.95),
-        "20 ms": ({"round_trip_ms": 20}, 0.8),
-        "2 ms, 1 % lost": ({"round_trip_ms": 2, "loss": 0.01}, 0.0),
-    }
-    rates = {}
-    with lab.arena() as arena:
-        for place, (far, _) in places.items():
-            (worker,) = lab.start_workers(arena, [lab.host("worker", **far)], MODEL_S=MODEL_S)
-            rates[place] = measured(arena, lab)
-            worker.terminate()
-            worker.wait(60)
-        lab.start_workers(arena, [lab.host("last")], MODEL_S=0)
-        wait_for_answers(arena)
-        shares = {place: rate / rates["near"] for place, rate in rates.items()}
-        said = ", ".join(f"{place}: {rates[place]:.1f} jobs/s ({share:.2f})" for place, share in shares.items())
-        missed = {f"{place}: {share:.2f} of near": share < places[place][1] for place, share in shares.items()}
-        return closed(arena, said, missed=missed)
-
-
-def host_cut_off(lab: Lab, cut_s: float = 12) -> Outcome:
-    """A worker host is cut off for longer than its leases while another goes on, and comes back."""
-    with lab.arena() as arena:
-        away, here = lab.host("away"), lab.host("here")
-        lab.start_workers(arena, [away, here], MODEL_S=MODEL_S)
-        arena.insert(512)
-        arena.wait(lambda: arena.one("SELECT count(DISTINCT worker) FROM loracomp.prediction") == 2)
-        away.cut()
-        held = arena.one("SELECT array_agg(id) FROM loracomp.job WHERE status = 'running' AND worker = 'w0'")
-        time.sleep(cut_s)
-        away.plug()
-        back = arena.one("SELECT clock_timestamp()")
-        came = "SELECT extract(epoch FROM min(created_at) - %s)::float8 FROM loracomp.prediction"
-        came += " WHERE worker = 'w0' AND created_at > %s"
-        arena.wait(lambda: arena.insert(64) or arena.one(came, back, back) is not None, 60)
-        wait_for_answers(arena)
-        took = arena.one(came, back, back)
-        outcome = closed(arena, f"{cut_s:g} s; {len(held or [])} jobs were held there")
-        outcome.seconds = [took]
-        return outcome
-
-
-def measured(arena: Arena, lab: Lab) -> float:
-    """After a few batches, in which claims of a new worker meet those of others."""
-    arena.insert(512)
-    time.sleep(4 * MODEL_S)
-    return answered_a_second(arena, lab.size / 10)
-
-
-def closed(arena: Arena, note: str, *, missed: dict[str, bool] | None = None) -> Outcome:
-    """The account of an arena whose jobs have all ended; goals that were missed fail the trial."""
-    account = arena.account()
-    found = [goal for goal, is_missed in (missed or {}).items() if is_missed]
-    return Outcome(account.jobs, account.lost, account.doubled, note="; ".join([note, *(f"MISSED {g}" for g in found)]))
 
 
 def failover_synchronous(lab: Lab, failovers: int = 3) -> Outcome:
@@ -101,9 +25,8 @@ BEHIND_S = 1.0
 
 def fail_over_under_load(lab: Lab, failovers: int, *, synchronous: bool) -> Outcome:
     chance = random.Random(failovers)
-    lab.pair.synchronous = synchronous
     direct, pooled = (lab.host(name) for name in ("direct", "pooled"))
-    with lab.arena() as arena:
+    with lab.arena() as arena, lab.pair.commits_wait() if synchronous else nullcontext():
         lab.pair.wait_for_standby()
         lab.start_workers(arena, [lab.host(f"worker{number}") for number in range(2)], MODEL_S=0.1, BATCH_SIZE=8)
         database = lab.database(arena)
@@ -129,8 +52,6 @@ def fail_over_under_load(lab: Lab, failovers: int, *, synchronous: bool) -> Outc
                 application.stop()
             wait_for_answers(arena)
             said = first.acknowledged + second.acknowledged
-        lab.pair.synchronous = False
-        lab.pair.primary.set()
         return judged(arena, said, windows, took, synchronous=synchronous)
 
 
@@ -193,11 +114,3 @@ SELECT count(*) FROM (
 ) AS e WHERE new_status = 'succeeded' AND (before IS DISTINCT FROM 'running' OR claimed_by IS DISTINCT FROM worker)
 """
 """Answers whose worker had not claimed the job on this timeline."""
-
-TRIALS: dict[str, Trial] = {
-    "more_hosts": more_hosts,
-    "far_hosts": far_hosts,
-    "host_cut_off": host_cut_off,
-    "failover_synchronous": failover_synchronous,
-    "failover_asynchronous": failover_asynchronous,
-}
