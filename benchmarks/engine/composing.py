@@ -48,7 +48,8 @@ def _composing(bench: Workbench, strategy: str, turns: int) -> dict[str, float]:
         composer = new_composer(bench)
         for taken in spent.values():
             compositions, start = draw(bench.sizes.batch), thread_time()
-            composer.compose(compositions, adapters)
+            for composed in composer.compose(compositions, adapters):
+                _ = composed.mix.applied
             taken.append(1000 * (thread_time() - start))
     return {name: round(median(taken[1:]), 2) for name, taken in spent.items()}
 
@@ -61,15 +62,20 @@ def memory(bench: Workbench, turns: int) -> Measured:
 
 
 def _held(bench: Workbench, strategy: str) -> dict[str, float]:
-    """Bytes of the factors as loaded, as prepared, and as copied for a pass; tensors that share memory count once."""
+    """Bytes of the factors as loaded, as prepared, as merged for each job (by election), and as copied for a pass.
+
+    Tensors that share memory count once.
+    """
     compositions = drawing(bench.library, strategy=strategy)(bench.sizes.batch)
     used = {id_ for each in compositions for id_ in each.adapter_ids}
     loaded, composer = bench.predictor().load(compositions), new_composer(bench)
     mixes = [each.mix for each in composer.compose(compositions, loaded)]
+    merged = [adapter for mix in mixes if mix.electing for adapter in mix.applied.adapters]
     adapters = [factors for each in bench.library if each.id in used for factors in each.factors.values()]
     held = {
         "loaded": storage_nbytes(chain.from_iterable(each.blocks.values() for each in loaded.values())),
         "prepared": composer.prepared.nbytes,
+        "merged": storage_nbytes(chain.from_iterable(each.blocks.values() for each in merged)),
         "a pass's copy": storage_nbytes(SideBySide(bench.base.model, mixes).blocks.values()),
     }
     in_files = sum(side.nbytes for factors in adapters for side in factors)

@@ -3,24 +3,17 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any, TypeVar
 
 from loracomp.composition.blocks import nbytes
 from loracomp.composition.fidelity import fidelity
 from loracomp.composition.resident import ByteLimitedCache, Loaded
-from loracomp.composition.strategies import (
-    ELECTING,
-    Mix,
-    PackedAdapter,
-    check_settings,
-    elect,
-    gated,
-    mask,
-    mask_name,
-    randomize,
-)
+from loracomp.composition.strategies import Mix, PackedAdapter, check_settings, gated, mask, mask_name, randomize
 from loracomp.errors import JobError, UsageError
 from loracomp.model.loading import BaseModel
 from loracomp.records import Composition
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,16 +33,15 @@ BASE_ALONE = Composed()
 
 
 class Composer:
-    """Composes for one base model, and caches the adapters that a strategy has masked or merged signs of."""
+    """Composes for one base model, and caches masks."""
 
     def __init__(self, base: BaseModel, *, cache_bytes: int, fidelity_one_in: int = 1) -> None:
         """The first of every `fidelity_one_in` mixes is compared with the exact weighted sum; 0: none is compared."""
         self._base = base
         self._fidelity_one_in = fidelity_one_in
         self._compared = count()
-        self.prepared: ByteLimitedCache[tuple[object, ...], tuple[PackedAdapter, ...]] = ByteLimitedCache(
-            cache_bytes, "compositions"
-        )
+        self.prepared: ByteLimitedCache[tuple[object, ...], Any] = ByteLimitedCache(cache_bytes, "compositions")
+        """Masks, and adapters with random factors."""
 
     def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
         """For each composition the mix to run, or the error that prevents it; equal compositions share one object.
@@ -107,31 +99,26 @@ class Composer:
                     )
         return adapter
 
-    def _prepared(self, composition: Composition, adapters: Sequence[PackedAdapter]) -> Sequence[PackedAdapter]:
+    def _prepared(self, composition: Composition, adapters: Sequence[PackedAdapter]) -> list[PackedAdapter]:
         strategy, density, seed = composition.strategy, composition.density, composition.seed
-        masked = [self._masked(strategy, adapter, density, seed) for adapter in adapters]
-        if strategy not in ELECTING:
-            return masked
-        # Elect signs in the order of adapter ids, so that result and cache key do not depend on the mix's order.
-        order = sorted(range(len(masked)), key=lambda at: masked[at].key)
-        ordered = [masked[at] for at in order]
-        key = tuple(adapter.key for adapter in ordered)
-        elected = self._keeping(key, lambda: elect(ordered))
-        return [adapter for _, adapter in sorted(zip(order, elected, strict=True), key=lambda pair: pair[0])]
+        return [self._masked(strategy, adapter, density, seed) for adapter in adapters]
 
     def _masked(self, strategy: str, adapter: PackedAdapter, density: float, seed: int) -> PackedAdapter:
         if not (name := mask_name(strategy, density, seed)):
             return adapter
-        key = adapter.key, name
-        return self._keeping(key, lambda: (mask(strategy, adapter, density=density, seed=seed),))[0]
+        # The mask alone is kept, because it refers to no adapter: those that are evicted must leave memory.
+        kept = self._keeping(
+            (adapter.key, name), lambda: mask(strategy, adapter, density=density, seed=seed), lambda mask: mask.nbytes
+        )
+        return adapter.masked(kept)
 
     def _randomized(self, adapter: PackedAdapter, seed: int) -> PackedAdapter:
-        return self._keeping((adapter.key, f"random {seed}"), lambda: (randomize(adapter, seed),))[0]
+        key = adapter.key, f"random {seed}"
+        return self._keeping(key, lambda: randomize(adapter, seed), lambda random: nbytes(random.stored))
 
-    def _keeping(
-        self, key: tuple[object, ...], prepare: Callable[[], tuple[PackedAdapter, ...]]
-    ) -> tuple[PackedAdapter, ...]:
-        if (kept := self.prepared.get(key)) is None:
-            kept = prepare()
-            self.prepared.put(key, kept, sum(nbytes(adapter.blocks) for adapter in kept))
+    def _keeping(self, key: tuple[object, ...], make: Callable[[], T], size: Callable[[T], int]) -> T:
+        kept: T | None = self.prepared.get(key)
+        if kept is None:
+            kept = make()
+            self.prepared.put(key, kept, size(kept))
         return kept

@@ -15,6 +15,7 @@ def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
     Returns None if either change is zero. The full matrices B A are never built: the inner product <B A, D C> is the
     sum of the elements of (B^T D) * (A C^T), a product of two small Gram matrices.
     """
+    mix = mix.applied
     weights = torch.tensor([exact.left, exact.right], dtype=torch.double).prod(0)
     prepared = stack([adapter.blocks for adapter in mix.adapters], torch.float32)
     stored = prepared

@@ -35,13 +35,22 @@ class SideBySide:
 
     def __init__(self, model: PreTrainedModel, mixes: Iterable[Mix]) -> None:
         self._model = model
-        self._mixes = list(mixes)
-        # Sorted by key, so that rounding does not depend on the order of the mixes.
-        self.adapters = sorted({each for mix in self._mixes for each in mix.adapters}, key=lambda adapter: adapter.key)
+        self._given = list(mixes)
+
+    # The first pass makes these, so that memory that runs out is the pass's error.
+
+    @cached_property
+    def _mixes(self) -> list[Mix]:
+        return [mix.applied for mix in self._given]
+
+    @cached_property
+    def adapters(self) -> list[PackedAdapter]:
+        """The adapters, sorted by key, so that rounding does not depend on the order of the mixes."""
+        return sorted({each for mix in self._mixes for each in mix.adapters}, key=lambda adapter: adapter.key)
 
     @cached_property
     def blocks(self) -> Blocks:
-        """A copy of all adapters' factors, padded to the same modules and rank; the first pass makes it.
+        """A copy of all adapters' factors, padded to the same modules and rank.
 
         It has the dtype of the base model's modules, or the adapters' dtype if a crossed mix will sum factors.
         """
@@ -59,7 +68,8 @@ class SideBySide:
     def covers(self, mixes: Iterable[Mix]) -> bool:
         """Whether this stack gives the same results under these mixes as a stack that is made for them."""
         known, is_for_sums = set(self.adapters), any(mix.crossed for mix in self._mixes)
-        return all(known.issuperset(mix.adapters) and mix.crossed <= is_for_sums for mix in mixes)
+        applied = (mix.applied for mix in mixes)
+        return all(known.issuperset(mix.adapters) and mix.crossed <= is_for_sums for mix in applied)
 
     def ready(
         self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None
@@ -75,6 +85,7 @@ class SideBySide:
 
     def _hooks(self, rows: Sequence[Mix], tokens: int, shared: bool | None) -> Iterator[tuple[str, "_Hook"]]:
         """A forward hook for each module that any of the adapters changes."""
+        rows = [mix.applied for mix in rows]
         used = {adapter for mix in rows for adapter in mix.adapters}
         if 2 * len(used) < len(self.adapters):
             yield from SideBySide(self._model, rows)._hooks(rows, tokens, shared)

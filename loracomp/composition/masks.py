@@ -1,13 +1,69 @@
 """Masks and random changes that strategies apply to stacked tensors: pure functions."""
 
 import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from loracomp.composition.blocks import Block, Blocks, Factors
 
 
-def keep_largest(tensors: Tensor, density: float) -> Tensor:
-    """In each of the tensors [n, ...], set all but the int(density * size) largest magnitudes to zero.
+@dataclass(frozen=True, slots=True, eq=False)
+class Mask:
+    """The elements that a strategy keeps of an adapter's factors, one bit each; the others count as zero."""
+
+    name: str
+    """Different for each different mask of an adapter."""
+    bits: Mapping[tuple[int, int], Factors]
+    """For each shape the packed bits of A and B, in the order in which a block stores them."""
+    rescale: float = 1.0
+    """Unless this is 1, the elements that are kept are divided by it, in float32."""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the bits in bytes."""
+        return sum(side.nbytes for sides in self.bits.values() for side in sides)
+
+    def of(self, blocks: Blocks) -> dict[tuple[int, int], Block]:
+        """A copy of an adapter's blocks in which only the elements that are kept are not zero."""
+        return {
+            shape: Block(modules, self._kept(A, self.bits[shape].A), self._kept(B.mT, self.bits[shape].B).mT)
+            for shape, (modules, A, B) in blocks.items()
+        }
+
+    def _kept(self, side: Tensor, bits: Tensor) -> Tensor:
+        side = side if self.rescale == 1 else side.float()
+        kept = side * unpack_bits(bits, side.shape, side.dtype)
+        return kept if self.rescale == 1 else kept.div_(self.rescale)
+
+
+def mask_of(name: str, kept: Blocks, rescale: float = 1.0) -> Mask:
+    """The mask that keeps the elements that are True in `kept`, which has an adapter's blocks as booleans."""
+    bits = {shape: Factors(pack_bits(A), pack_bits(B.mT)) for shape, (_, A, B) in kept.items()}
+    return Mask(name, bits, rescale)
+
+
+def pack_bits(flags: Tensor) -> Tensor:
+    """Booleans as bytes that hold eight each; the last byte is filled with False."""
+    flat = flags.flatten()
+    by_byte = pad(flat, (0, -len(flat) % 8)).view(-1, 8)
+    return (by_byte << torch.arange(8, dtype=torch.uint8, device=flags.device)).sum(1, dtype=torch.uint8)
+
+
+def unpack_bits(packed: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+    """The booleans of this shape from which `pack_bits` made the bytes, as 0 and 1 in `dtype`.
+
+    They are looked up, which is several times as fast as shifting bits and multiplying by booleans.
+    """
+    of_byte = torch.arange(256, device=packed.device)[:, None] >> torch.arange(8, device=packed.device) & 1
+    return of_byte.to(dtype).index_select(0, packed.int()).flatten()[: shape.numel()].view(shape)
+
+
+def are_largest(tensors: Tensor, density: float) -> Tensor:
+    """Whether an element is among the int(density * size) largest magnitudes of its tensor, of tensors [n, ...].
 
     This is "trim" in TIES (arXiv 2306.01708). Among equal magnitudes, which are frequent in bfloat16, the first are
     kept, so that every device keeps the same elements.
@@ -16,17 +72,17 @@ def keep_largest(tensors: Tensor, density: float) -> Tensor:
     size = magnitude.shape[1]
     count = int(density * size)
     if count == 0:
-        return torch.zeros_like(tensors)
+        return torch.zeros_like(tensors, dtype=torch.bool)
     smallest = magnitude.kthvalue(size - count + 1, dim=1, keepdim=True).values
     larger, equal = magnitude > smallest, magnitude == smallest
     keep = larger | (equal & (equal.cumsum(1) <= count - larger.sum(1, keepdim=True)))
-    return tensors * keep.view_as(tensors)
+    return keep.view_as(tensors)
 
 
-def drop_and_rescale(tensor: Tensor, density: float, generator: torch.Generator) -> Tensor:
-    """Keep each element with probability `density`, divided by `density`; zero the rest (DARE, arXiv 2311.03099)."""
-    keep = torch.rand(tensor.shape, generator=generator) < density
-    return tensor * keep.to(tensor.device) / density
+def drawn_with(density: float, tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """For each element True with probability `density`, as in DARE (arXiv 2311.03099), which divides by `density`."""
+    drawn: Tensor = torch.rand(tensor.shape, generator=generator) < density
+    return drawn.to(tensor.device)
 
 
 def elect_and_average(tensors: Tensor, dim: int, scales: Tensor | None = None) -> Tensor:

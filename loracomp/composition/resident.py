@@ -85,9 +85,9 @@ class ResidentAdapters:
             # A bad adapter must fail only the jobs that use it: fetch each adapter alone to find the bad one.
             return {id_: result for each in adapter_ids for id_, result in self._load([each], fetch).items()}
         for adapter in fetched:
-            self.cache.put(adapter.id, adapter, nbytes(adapter.blocks))
+            self.cache.put(adapter.id, adapter, nbytes(adapter.stored))
         return {adapter.id: adapter for adapter in fetched}
 
     def _to_device(self, adapter: AdapterWeights) -> PackedAdapter:
         packed = adapter.packed()
-        return replace(packed, blocks=move(packed.blocks, self._device))
+        return replace(packed, stored=move(packed.stored, self._device))

@@ -1,24 +1,27 @@
 """Strategies to merge LoRA adapters, as pure functions of tensors and weights.
 
 An adapter changes a module's weight by B @ A, with A [r, d_in] and B [d_out, r]. A strategy has two steps. First it
-*prepares* factors by a mask that does not depend on the weights: magnitude_prune and DARE (arXiv 2311.03099) mask each
-adapter alone, TIES (arXiv 2306.01708) depends on the whole set, cat and linear mask nothing. Then it multiplies each
-adapter's A and B by two numbers, its *gates*; only these depend on the job's weights. Reference: PEFT 0.21,
-`LoraModel.add_weighted_adapter` and `utils.merge_utils`.
+*prepares* each adapter by a mask that does not depend on the weights: magnitude_prune and TIES (arXiv 2306.01708) keep
+its largest elements, DARE (arXiv 2311.03099) random ones, cat and linear all. Then it multiplies each adapter's A and B
+by two numbers, its *gates*; only these depend on the job's weights. In between, ties and dare_ties elect signs among
+the adapters of a mix. Reference: PEFT 0.21, `LoraModel.add_weighted_adapter` and `utils.merge_utils`.
 """
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from loracomp.composition.blocks import Block, Blocks, Factors, ModuleFactors, pack, stack, unpack
 from loracomp.composition.masks import (
-    drop_and_rescale,
+    Mask,
+    are_largest,
+    drawn_with,
     elect_and_average,
-    keep_largest,
+    mask_of,
     noise_of_same_norm,
     seeded_generator,
 )
@@ -26,30 +29,50 @@ from loracomp.errors import UsageError
 
 STRATEGIES = ("linear", "cat", "ties", "magnitude_prune", "dare_linear", "dare_ties")
 ELECTING = ("ties", "dare_ties")
-"""Strategies that elect signs, so that preparing an adapter depends on the set that it is merged with."""
+"""Strategies that elect signs among the adapters of a mix."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PackedAdapter:
-    """A LoRA adapter in blocks, ready to compute with: as it was stored, or as a strategy prepared it."""
+    """A LoRA adapter in blocks, ready to compute with: as it was stored, or as a strategy prepared it.
+
+    Two of them are equal if they are prepared alike from the same file.
+    """
 
     id: int
     sha256: str
     """Sha256 of the safetensors bytes. Together with the policy's seed it seeds random masks and factors."""
     scaling: float
     """alpha / r, or alpha / sqrt(r) with rsLoRA."""
-    blocks: Blocks
+    stored: Blocks
+    """Its factors before `mask`."""
+    mask: Mask | None = None
     prepared: str = ""
-    """Name of the mask that changed its factors; empty if they are as stored."""
+    """Names of what changed its factors; empty if they are as in the file."""
     roots: Mapping[str, float] = field(default_factory=dict)
     """For each module with its own scaling: the number that its A and B were multiplied by, sqrt(own / `scaling`)."""
     ranks: Mapping[str, int] = field(default_factory=dict)
     """Each module's rank, if ranks differ: the blocks pad lower ranks with zeros. Empty if all are equal."""
 
     @property
-    def key(self) -> tuple[int, str]:
-        """Identifies this adapter as it is prepared: another adapter or another mask has another key."""
-        return self.id, self.prepared
+    def key(self) -> tuple[int, str, str]:
+        """Identifies this adapter as it is prepared: another file or another mask has another key."""
+        return self.id, self.sha256, self.prepared
+
+    @property
+    def blocks(self) -> Blocks:
+        """Its factors as they are prepared; with a mask, each call makes a copy."""
+        return self.mask.of(self.stored) if self.mask else self.stored
+
+    def masked(self, mask: Mask) -> "PackedAdapter":
+        """The same adapter under a mask that was made for it."""
+        return replace(self, mask=mask, prepared=f"{self.prepared}, {mask.name}")
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PackedAdapter) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,18 +102,31 @@ class AdapterWeights:
         return PackedAdapter(self.id, self.sha256, self.scaling, pack(factors), roots=roots, ranks=ranks)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Mix:
     """A composition as the model applies it: distinct prepared adapters, each with two gates (left for A, right for B).
 
     If `crossed`, every A_i meets every B_j: sum_j right_j B_j (sum_i left_i A_i x) is added to a module's output.
     Otherwise each adapter works alone: sum_i right_i B_i left_i A_i x.
+    If `electing`, its adapters elect signs (`elect_and_average`) before gates are applied.
     """
 
     adapters: tuple[PackedAdapter, ...] = ()
     left: tuple[float, ...] = ()
     right: tuple[float, ...] = ()
     crossed: bool = False
+    electing: bool = False
+
+    @cached_property
+    def applied(self) -> "Mix":
+        """The mix for a forward pass, which knows no election: if it elects, one adapter that is merged, in float32.
+
+        It is made once and kept as long as this mix, because another mix of the same adapters has other factors.
+        """
+        if not self.electing:
+            return self
+        name = f"merged {[adapter.key for adapter in self.adapters]} {self.left} {self.right}"
+        return Mix((PackedAdapter(-1, "", 1.0, _merged(self), prepared=name),), (1.0,), (1.0,))
 
 
 def compose(
@@ -124,13 +160,16 @@ def gated(strategy: str, prepared: Sequence[PackedAdapter], weights: Sequence[fl
     """The mix of prepared adapters with the gates that the weights give, where g = weight * scaling.
 
     For cat, A is multiplied by g and B by 1; otherwise both by sqrt(|g|). The sign of a negative g goes to one of the
-    two only, because on both it would cancel.
+    two only, because on both it would cancel. Adapters are sorted, so that rounding does not depend on their order.
     """
-    g = [weight * adapter.scaling for adapter, weight in zip(prepared, weights, strict=True)]
+    mixed = sorted(zip(prepared, weights, strict=True), key=lambda each: each[0].key)
+    adapters = tuple(adapter for adapter, _ in mixed)
+    g = [weight * adapter.scaling for adapter, weight in mixed]
     if strategy == "cat":
-        return Mix(tuple(prepared), tuple(g), (1.0,) * len(g))
+        return Mix(adapters, tuple(g), (1.0,) * len(g))
     roots = [math.sqrt(abs(each)) for each in g]
-    return Mix(tuple(prepared), tuple(map(math.copysign, roots, g)), tuple(roots), crossed=True)
+    left = tuple(map(math.copysign, roots, g))
+    return Mix(adapters, left, tuple(roots), crossed=True, electing=strategy in ELECTING)
 
 
 def merge(mix: Mix) -> dict[str, Factors]:
@@ -138,10 +177,17 @@ def merge(mix: Mix) -> dict[str, Factors]:
 
     For a crossed mix A = sum left_i A_i and B = sum right_i B_i; for cat the left_i A_i and the B_i are concatenated.
     """
+    return unpack(_merged(mix))
+
+
+def _merged(mix: Mix) -> dict[tuple[int, int], Block]:
     merged = {}
     for shape, (modules, A, B) in stack([adapter.blocks for adapter in mix.adapters], torch.float32).items():
+        if mix.electing:
+            roots = _roots(mix.adapters, modules, A.device)
+            A, B = elect_and_average(A, 1, roots), elect_and_average(B, 1, roots)  # noqa: PLW2901
         merged[shape] = Block(modules, *gate(mix, A, B))
-    return unpack(merged)
+    return merged
 
 
 def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
@@ -158,9 +204,10 @@ def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
 def prepare(
     strategy: str, adapters: Sequence[PackedAdapter], *, density: float, seed: int
 ) -> tuple[PackedAdapter, ...]:
-    """Prepare adapters, before gates are applied: mask each; for ties and dare_ties, then elect signs."""
-    masked = [mask(strategy, adapter, density=density, seed=seed) for adapter in adapters]
-    return elect(masked) if strategy in ELECTING else tuple(masked)
+    """Mask each adapter as the strategy does, before gates are applied."""
+    if not mask_name(strategy, density, seed):
+        return tuple(adapters)
+    return tuple(adapter.masked(mask(strategy, adapter, density=density, seed=seed)) for adapter in adapters)
 
 
 def mask_name(strategy: str, density: float, seed: int) -> str:
@@ -170,46 +217,32 @@ def mask_name(strategy: str, density: float, seed: int) -> str:
     return f"trimmed {density}" if strategy in ("magnitude_prune", "ties") else ""
 
 
-def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) -> PackedAdapter:
-    """The adapter with the elements that a strategy keeps; independent of the adapters that it is merged with.
+def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) -> Mask:
+    """The elements of an adapter that a strategy keeps; independent of the adapters that it is merged with.
 
-    linear and cat keep all. magnitude_prune and ties keep the largest elements of each A and B ("trim" in TIES).
-    dare_linear and dare_ties keep random elements and rescale them, in float32.
+    magnitude_prune and ties keep the largest elements of each A and B ("trim" in TIES), dare_linear and dare_ties keep
+    random elements and rescale them. The other strategies have no mask, and no `mask_name`.
     """
     name = mask_name(strategy, density, seed)
     if name.startswith("dropped"):
-        return _drawn(adapter, "dare", seed, lambda each, draw: drop_and_rescale(each.float(), density, draw), name)
-    if name.startswith("trimmed") and adapter.ranks:
+        drawn = _drawn(adapter, "dare", seed, lambda each, draw: drawn_with(density, each, draw))
+        return mask_of(name, drawn, density)
+    if adapter.ranks:
         each = ((module, (A[None], B[None])) for module, (A, B) in _factors(adapter))
-        factors = {module: Factors(*(keep_largest(side, density)[0] for side in sides)) for module, sides in each}
-        return _changed(adapter, pack(factors), name)
-    if name.startswith("trimmed"):
-        kept = {
-            shape: Block(modules, keep_largest(A, density), keep_largest(B, density))
-            for shape, (modules, A, B) in adapter.blocks.items()
-        }
-        return _changed(adapter, kept, name)
-    return adapter
-
-
-def elect(adapters: Sequence[PackedAdapter]) -> tuple[PackedAdapter, ...]:
-    """Sign election and disjoint merge of TIES (arXiv 2306.01708) over a set of adapters, in float32.
-
-    Each adapter keeps the elements whose sign agrees with the set's, divided by the number of adapters that agree.
-    The stored factors vote, without a module's own scaling.
-    """
-    elected: list[dict[tuple[int, int], Block]] = [{} for _ in adapters]
-    for shape, (modules, A, B) in stack([adapter.blocks for adapter in adapters], torch.float32).items():
-        roots = _roots(adapters, modules, A.device)
-        A, B = elect_and_average(A, 1, roots), elect_and_average(B, 1, roots)  # noqa: PLW2901
-        for number, blocks in enumerate(elected):
-            blocks[shape] = Block(modules, A[:, number], B[:, number])
-    name = f"elected by {sorted(adapter.key for adapter in adapters)}"
-    return tuple(_changed(adapter, blocks, name) for adapter, blocks in zip(adapters, elected, strict=True))
+        largest = {module: Factors(*(are_largest(side, density)[0] for side in sides)) for module, sides in each}
+        return mask_of(name, pack(largest))
+    kept = {
+        shape: Block(modules, are_largest(A, density), are_largest(B, density))
+        for shape, (modules, A, B) in adapter.blocks.items()
+    }
+    return mask_of(name, kept)
 
 
 def _roots(adapters: Sequence[PackedAdapter], modules: Sequence[str], device: torch.device) -> Tensor | None:
-    """The adapters' `roots` as a tensor [modules, adapters, 1, 1]; None if no module has its own scaling."""
+    """The adapters' `roots` as a tensor [modules, adapters, 1, 1]; None if no module has its own scaling.
+
+    The stored factors vote on signs, without a module's own scaling.
+    """
     if not any(adapter.roots for adapter in adapters):
         return None
     roots = [[adapter.roots.get(module, 1.0) for adapter in adapters] for module in modules]
@@ -218,18 +251,19 @@ def _roots(adapters: Sequence[PackedAdapter], modules: Sequence[str], device: to
 
 def randomize(adapter: PackedAdapter, seed: int) -> PackedAdapter:
     """The adapter with each factor replaced by random numbers of the same Frobenius norm: a control in evaluations."""
-    return _drawn(adapter, "random_parameters", seed, noise_of_same_norm, f"random {seed}")
+    noise = _drawn(adapter, "random_parameters", seed, noise_of_same_norm)
+    return replace(adapter, stored=noise, prepared=f"{adapter.prepared}, random {seed}")
 
 
 def _drawn(
-    adapter: PackedAdapter, use: str, seed: int, change: Callable[[Tensor, torch.Generator], Tensor], name: str
-) -> PackedAdapter:
-    """The adapter with each module's A and B changed by `change`, which gets a generator seeded for that module."""
+    adapter: PackedAdapter, use: str, seed: int, draw: Callable[[Tensor, torch.Generator], Tensor]
+) -> dict[tuple[int, int], Block]:
+    """Blocks of what `draw` makes of each module's A and B; it gets a generator seeded for that module."""
     drawn = {}
     for module, (A, B) in _factors(adapter):
         generator = seeded_generator(use, seed, adapter.sha256, module)
-        drawn[module] = Factors(change(A, generator), change(B, generator))
-    return _changed(adapter, pack(drawn), name)
+        drawn[module] = Factors(draw(A, generator), draw(B, generator))
+    return pack(drawn)
 
 
 def _factors(adapter: PackedAdapter) -> Iterator[tuple[str, Factors]]:
@@ -237,7 +271,3 @@ def _factors(adapter: PackedAdapter) -> Iterator[tuple[str, Factors]]:
     for module, (A, B) in unpack(adapter.blocks).items():
         rank = adapter.ranks.get(module, len(A))
         yield module, Factors(A[:rank], B[:, :rank])
-
-
-def _changed(adapter: PackedAdapter, blocks: Blocks, name: str) -> PackedAdapter:
-    return replace(adapter, blocks=blocks, prepared=f"{adapter.prepared}, {name}")

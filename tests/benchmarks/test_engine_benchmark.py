@@ -152,8 +152,8 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
     by_strategy = {f"{part} {strategy}" for part in ("merging", "memory") for strategy in GOALS}
     assert {*figures} == single | by_strategy | {"scoring cat", "scoring linear"}
     assert without or figures["paper"]["details"]["same answer, share"] == 1
-    assert [figures[f"memory {strategy}"]["holds"] for strategy in ("cat", "linear")] == [True, True]
-    assert results["memory"]["held"]["ties"]["prepared"] > 2  # one a set of adapters, in float32
+    assert all(figures[f"memory {strategy}"]["holds"] for strategy in GOALS)
+    assert results["memory"]["held"]["ties"]["prepared"] == pytest.approx(1 / 16, abs=1e-3)  # a bit for each bfloat16
     assert {*results["composing"]["composing"]} == {*STRATEGIES}
     assert {name: len(points) for name, points in results["growth"]["curves"].items()} == {
         "batch": 3,

@@ -64,7 +64,7 @@ def moved(adapter: PackedAdapter, device: str) -> PackedAdapter:
 
     from loracomp.composition.blocks import move
 
-    return replace(adapter, blocks=move(adapter.blocks, device))
+    return replace(adapter, stored=move(adapter.stored, device))
 
 
 @a_gpu

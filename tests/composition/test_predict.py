@@ -1,6 +1,7 @@
 """The predict step on a tiny model, against merging and running each request alone; once on the real one."""
 
 import math
+import weakref
 from dataclasses import dataclass, replace
 from itertools import chain, combinations, pairwise
 
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from loracomp.composition import layers
 from loracomp.composition.blocks import Factors
 from loracomp.composition.checking import merged
+from loracomp.composition.composer import Composed, Composer
+from loracomp.composition.resident import ResidentAdapters
 from loracomp.composition.strategies import STRATEGIES, compose
 from loracomp.errors import JobError
 from loracomp.model.batching import batches
@@ -551,6 +554,16 @@ def test_compositions_and_adapters_stay_between_batches(library, predictor):
     first = predictor.predict(requests)
     assert predictor.predict(requests[::-1]) == first[::-1]
     assert library.fetched == [[1, 2, 3]]
+
+
+def test_what_a_strategy_keeps_holds_no_adapter_in_memory(base, library):
+    adapters = ResidentAdapters(1 << 20).get([1, 2], library.fetch)
+    factors = weakref.ref(next(iter(adapters[1].stored.values())).A)
+    composer = Composer(base, cache_bytes=1 << 20)
+    assert isinstance(composer.compose([library.composition(1, 2, strategy="ties")], adapters)[0], Composed)
+    del adapters
+    assert len(composer.prepared) == 2
+    assert factors() is None
 
 
 def test_random_parameters_answer_otherwise_and_always_the_same(base, library, predictor):

@@ -9,10 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loracomp.composition.blocks import Factors, unpack
+from loracomp.composition.blocks import Factors, nbytes, unpack
 from loracomp.composition.checking import merged
 from loracomp.composition.fidelity import fidelity
-from loracomp.composition.masks import keep_largest
+from loracomp.composition.masks import are_largest, pack_bits, unpack_bits
 from loracomp.composition.strategies import STRATEGIES, compose, gated, prepare, randomize
 from loracomp.errors import UsageError
 from model_fixtures import linear_shapes, peft_twin, random_adapter, tiny_llama
@@ -185,8 +185,31 @@ def test_dare_keeps_about_density_and_the_expected_value():
 def test_equal_magnitudes_are_kept_from_the_first():
     two = torch.tensor([[1.0, -1.0, 2.0, 1.0, 0.5], [0.5, 3.0, -0.5, -4.0, 0.1]])
     for dtype in (torch.float32, torch.bfloat16):
-        assert keep_largest(two.to(dtype), 0.6).tolist() == [[1, -1, 2, 0, 0], [0.5, 3, 0, -4, 0]]
-    assert keep_largest(torch.ones(1, 3), 0.3).tolist() == [[0, 0, 0]]  # int(0.9) elements
+        assert are_largest(two.to(dtype), 0.6).int().tolist() == [[1, 1, 1, 0, 0], [1, 1, 0, 1, 0]]
+    assert are_largest(torch.ones(1, 3), 0.3).int().tolist() == [[0, 0, 0]]  # int(0.9) elements
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=40))
+def test_eight_booleans_are_kept_in_a_byte(flags):
+    kept = torch.tensor(flags)[None]
+    packed = pack_bits(kept)
+    assert packed.nbytes == math.ceil(len(flags) / 8)
+    assert torch.equal(unpack_bits(packed, kept.shape, torch.bool), kept)
+
+
+def test_of_a_masked_adapter_only_its_mask_takes_memory():
+    adapter = random_adapter({"a": (80, 40), "b": (24, 40)}, seed=1).packed()
+    (masked,) = prepare("ties", [adapter], density=0.5, seed=0)
+    assert masked.stored is adapter.stored
+    assert masked.mask.nbytes * 32 == nbytes(adapter.stored)  # a bit for each float32
+
+
+def test_an_adapter_equals_another_that_is_prepared_alike_from_the_same_file():
+    one, same, changed = (random_adapter(SHAPES, seed=1).packed() for _ in range(3))
+    changed = replace(changed, sha256="f" * 64)
+    (masked,), (again,) = (prepare("ties", [each], density=0.5, seed=0) for each in (one, same))
+    assert (one, masked) == (same, again)
+    assert len({one, same, masked, again, changed}) == 3
 
 
 def test_merging_bfloat16_adapters_happens_in_float32():
