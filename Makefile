@@ -87,7 +87,7 @@ faults: install ## what dies, what was lost, what doubled, how long recovery too
 SIZE ?= 60
 FAILOVERS ?= 3
 CUT_S ?= 12
-test-hosts: install ## worker hosts, a standby and a pooler in network namespaces, as root; FAILOVERS=20 CUT_S=120 for more
+test-hosts: install ## worker hosts, a standby, Patroni and a pooler in network namespaces, as root; FAILOVERS=20 CUT_S=120 for more
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests:tests/faults $(BIN)/python tests/hosts --size $(SIZE) --failovers $(FAILOVERS) \
 	    --cut-s $(CUT_S)
 

@@ -18,6 +18,7 @@ import network
 import servers
 from failovers import failover_asynchronous, failover_synchronous
 from lab import Lab, Outcome, lab
+from patroni import patroni
 from restore import restore_to_a_moment
 from worker_hosts import far_hosts, host_cut_off, more_hosts, standby
 
@@ -30,6 +31,7 @@ TRIALS: dict[str, Callable[..., Outcome]] = {
         standby,
         failover_synchronous,
         failover_asynchronous,
+        patroni,
         restore_to_a_moment,
     )
 }

@@ -38,6 +38,12 @@ LOGINS = f"""
 host all all {NET}.0/24 trust
 host replication all {NET}.0/24 trust
 """
+PATRONI = {
+    "patroni": Path("/usr/bin/patroni"),
+    "python3-etcd": Path("/usr/lib/python3/dist-packages/etcd/__init__.py"),
+    "etcd-server": Path("/usr/bin/etcd"),
+}
+"""Debian's packages for a cluster."""
 
 
 @dataclass
@@ -264,5 +270,5 @@ def wait(condition: Any, seconds: float = 60) -> None:
 
 def missing() -> list[str]:
     """Packages that are not installed and can't be."""
-    found = second_server.install()
+    found = second_server.install(PATRONI)
     return found if shutil.which("pgrep") else [*found, "procps"]
