@@ -19,7 +19,8 @@ from loracomp.errors import JobError
 from loracomp.lab.library_build import MEASURED_A_TASK, MEASURED_WORDS, measured_examples, train_rows
 from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Composition, Request
-from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors, read_adapter
+from loracomp.registry.adapter_checks import read_adapter
+from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors
 from loracomp.registry.base_models import RegisteredBaseModel
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import read_examples_file, tasks_with_examples

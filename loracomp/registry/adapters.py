@@ -16,14 +16,13 @@ from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import JobError, RefusedError, UsageError
 from loracomp.model.sources import is_hub_id
+from loracomp.registry.adapter_checks import AdapterFile, read_adapter
 from loracomp.registry.adapter_files import (
     CONFIG,
     TRAINING,
     WEIGHTS,
-    AdapterFile,
     own_scaling,
     parse_factors,
-    read_adapter,
 )
 from loracomp.registry.base_models import RegisteredBaseModel, find_base_model
 
@@ -55,7 +54,7 @@ def stage_adapter(
     """Check a PEFT folder and store it as a new version of adapter `name` (default: the task's), in one transaction.
 
     If the same file is stored already, that adapter is returned. Raises RefusedError naming what is wrong with the
-    folder (`adapter_files.read_adapter`) or the name, and NotFoundError for an unknown task or base model.
+    folder (`adapter_checks.read_adapter`) or the name, and NotFoundError for an unknown task or base model.
     """
     base = find_base_model(connection, base_model)
     adapter = read_adapter(folder, base, any_base=any_base)

@@ -16,7 +16,8 @@ from loracomp.composition.strategies import AdapterWeights, compose
 from loracomp.errors import RefusedError
 from loracomp.model.loading import adaptable_modules, load_base_model
 from loracomp.records import Composition, Request
-from loracomp.registry.adapter_files import CONFIG, own_scaling, parse_factors, read_adapter
+from loracomp.registry.adapter_checks import read_adapter
+from loracomp.registry.adapter_files import CONFIG, own_scaling, parse_factors
 from loracomp.registry.adapters import export_adapter, fetch_adapters, find_adapter, stage_adapter
 from loracomp.registry.base_models import RegisteredBaseModel
 from model_fixtures import LETTERS, MERGES, as_base, letter_tokenizer, tiny_llama

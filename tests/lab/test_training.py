@@ -28,7 +28,7 @@ from loracomp.lab.training.train import _last_checkpoint, accuracies, train_adap
 from loracomp.lab.training.trainer import choice_loss
 from loracomp.model.loading import load_base_model
 from loracomp.model.scoring import log_likelihoods
-from loracomp.registry.adapter_files import read_adapter
+from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.base_models import RegisteredBaseModel
 from model_fixtures import letter_tokenizer, tiny_llama
 

@@ -22,7 +22,8 @@ from loracomp.composition.resident import ResidentAdapters
 from loracomp.database import connections as db
 from loracomp.errors import JobError, NotFoundError, RefusedError, UsageError
 from loracomp.registry import adapters
-from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, read_adapter
+from loracomp.registry.adapter_checks import read_adapter
+from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS
 from loracomp.registry.adapters import (
     activate_adapter,
     export_adapter,

@@ -9,7 +9,8 @@ from transformers import LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from loracomp.errors import RefusedError, UsageError
 from loracomp.model.loading import load_base_model
-from loracomp.registry.adapter_files import WEIGHTS, read_adapter
+from loracomp.registry.adapter_checks import read_adapter
+from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.adapters import find_adapter
 from loracomp.registry.base_models import RegisteredBaseModel, register_base_model
 from loracomp.registry.convert import EVERYTHING, convert_adapter

@@ -11,7 +11,7 @@ from safetensors.torch import load
 from loracomp.errors import UsageError
 from loracomp.lab.training.config import TrainingConfig
 from loracomp.model.loading import BaseModel
-from loracomp.registry.adapter_files import AdapterFile, read_adapter
+from loracomp.registry.adapter_checks import AdapterFile, read_adapter
 from loracomp.registry.base_models import RegisteredBaseModel
 
 
