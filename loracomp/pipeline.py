@@ -1,6 +1,5 @@
 """Runs the steps of a batch in order (encode, route, load, compose, predict) for the worker, replay and benchmarks."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from loracomp.composition.answering import Answering
 from loracomp.composition.calibration import Calibrator
 from loracomp.composition.composer import Composed
 from loracomp.composition.predictor import Predictor
+from loracomp.composition.requests import measurement, requests_of
 from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import PackedAdapter
 from loracomp.database.connections import Connection
@@ -108,7 +108,7 @@ class Pipeline:
             routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
             plans = plan_measurements(connection, measured)
             decided = _by_job(routes) | _by_job(plans)
-            requests = {job: _requests(job, decided[job.id]) for job in jobs if job.id in decided}
+            requests = {job: requests_of(job, decided[job.id]) for job in jobs if job.id in decided}
             labelled = read_labelled(connection, routed, routes)
         with _timed(timings, "load"):
             asked = [request.composition for each in requests.values() for request in each]
@@ -178,7 +178,7 @@ class Pipeline:
         given = [each for each in asked.answers if isinstance(each, Answer)]
         timings = {**prepared.timings, **asked.timings}
         if isinstance(decided, MeasurementPlan):
-            return _measurement(job, decided, given, timings)
+            return measurement(job, decided, given, timings)
         return Prediction(
             job_id=job.id,
             trace=decided.trace,
@@ -269,74 +269,6 @@ def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:
 
 def _by_job(decided: Sequence[Routed | MeasurementPlan]) -> dict[int, Routed | MeasurementPlan]:
     return {each.job_id: each for each in decided}
-
-
-def _requests(job: Job, decided: Routed | MeasurementPlan) -> tuple[Request, ...]:
-    if isinstance(decided, MeasurementPlan):
-        return tuple(_to_measure(job, decided, composition) for composition in decided.compositions)
-    return (_request(job, decided),) if job.kind == "predict" else ()
-
-
-def _to_measure(job: Job, plan: MeasurementPlan, composition: Composition) -> Request:
-    """The request that scores a job of kind 'measure' under one composition.
-
-    It scores the job's choices. Without choices it scores the reference answer, whose log-likelihood is divided by its
-    number of tokens.
-    """
-    choices, normalization = (job.choices, plan.normalization) if job.choices else ((plan.answer,), "tokens")
-    return Request(
-        job.prompt,
-        choices,
-        None,
-        normalization=normalization,
-        composition=composition,
-        chat_template=plan.chat_template,
-    )
-
-
-def _measurement(
-    job: Job, plan: MeasurementPlan, answers: Sequence[Answer], timings: Mapping[str, float]
-) -> Measurement:
-    """The measurement that follows from `answers`, which are in the order of `plan.compositions`."""
-    (base_score, base_is_right), *adapters = [_measured(job.choices, plan.answer, each) for each in answers]
-    return Measurement(
-        job_id=job.id,
-        normalization=plan.normalization,
-        base_score=base_score,
-        base_is_right=base_is_right,
-        adapter_ids=plan.adapter_ids,
-        gains=tuple(score - base_score for score, _ in adapters),
-        are_right=tuple(is_right for _, is_right in adapters),
-        timings=timings,
-        chat_template=plan.chat_template,
-    )
-
-
-def _measured(choices: Sequence[str] | None, right: str, answer: Answer) -> tuple[float, bool | None]:
-    """The log-probability of the right answer (among the choices, if there are any), and whether it was chosen."""
-    assert answer.choice_scores is not None
-    if choices is None:
-        return answer.choice_scores[0], None
-    highest = max(answer.choice_scores)
-    total = highest + math.log(sum(math.exp(score - highest) for score in answer.choice_scores))
-    return answer.choice_scores[choices.index(right)] - total, answer.output == right
-
-
-def _request(job: Job, routed: Routed) -> Request:
-    return Request(
-        prompt=job.prompt,
-        choices=job.choices,
-        max_new_tokens=job.max_new_tokens,
-        stop=job.stop,
-        normalization=routed.normalization,
-        contrast=routed.contrast,
-        composition=routed.composition,
-        temperature=job.temperature,
-        top_p=job.top_p,
-        seed=job.id if job.seed is None else job.seed,
-        chat_template=routed.chat_template,
-        system_text=job.system_text,
-    )
 
 
 @contextmanager
