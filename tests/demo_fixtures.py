@@ -34,7 +34,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in the repository's folder; its output is kept, its exit code not judged."""
     return subprocess.run(
-        command, input=source, env=environment, cwd=folder, text=True, capture_output=True, timeout=300, check=False
+        command, input=source, env=environment, cwd=folder, text=True, capture_output=True, timeout=900, check=False
     )
 
 

@@ -14,7 +14,7 @@ depends_on = None
 # Name, argument, result, the expression in language sql, and the one in plpgsql, whose names no search_path may change.
 FUNCTIONS = (
     (
-        "is_blank", "value text", "boolean",
+        "is_blank", "value text", "boolean STRICT",
         """value COLLATE "C" !~ ('[^' || loracomp.white_space() || ']')""",
         """value COLLATE pg_catalog."C" OPERATOR(pg_catalog.!~)
         ('[^' OPERATOR(pg_catalog.||) loracomp.white_space() OPERATOR(pg_catalog.||) ']')""",
@@ -53,6 +53,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     for name, argument, result, expression, _ in FUNCTIONS:
         op.execute(
-            f"CREATE OR REPLACE FUNCTION loracomp.{name}({argument}) RETURNS {result} "
+            f"CREATE OR REPLACE FUNCTION loracomp.{name}({argument}) RETURNS {result.removesuffix(' STRICT')} "
             f"LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN {expression}"
         )
