@@ -25,6 +25,8 @@ def record(
     measurements = [each for each in results if isinstance(each, Measurement)]
     if not measurements:
         return record_predictions(connection, jobs, predictions, timings)
+    if not predictions:
+        return record_measurements(connection, jobs, measurements)
     with connection.transaction():
         recorded = record_predictions(connection, jobs, predictions, timings)
         return recorded | record_measurements(connection, jobs, measurements)

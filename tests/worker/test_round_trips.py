@@ -3,10 +3,10 @@
 import re
 from collections import Counter
 from collections.abc import Iterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from psycopg.pq import Trace
 
@@ -18,34 +18,39 @@ from loracomp.database.connections import Connection
 from loracomp.pipeline import Pipeline
 from loracomp.registry.adapters import activate_adapter, stage_adapter
 from loracomp.registry.base_models import set_encoder
+from loracomp.registry.embeddings import embed_examples
+from loracomp.registry.examples import Example
+from loracomp.registry.measurements import measure_task
+from loracomp.registry.tasks import import_examples
 from loracomp.worker import link
 from loracomp.worker.loop import Worker
 from model_fixtures import as_base
 from registry_data import registered, write_adapter
-from routing_data import ADD_EXAMPLES
 
 BATCHES, BATCH = 6, 16
-TRACE_TYPE = 3
-"""Round trips in which a connection learns the type of traces, once: BEGIN, SELECT, COMMIT."""
+CHOICES = ("yes", "no")
+TRACE_TYPE = "the type of traces"
+"""A connection learns it once: BEGIN, SELECT, COMMIT."""
 
 
 @pytest.fixture
 def pipeline(connection: Connection, database: str, tiny_model, tokenizer, minilm, tmp_path: Path) -> Pipeline:
-    """A library of one task, with an adapter and an example."""
+    """A library of one task with an adapter and an example, and of one with examples to measure."""
     connection.execute("DELETE FROM loracomp.base_model")
-    registered(connection, "tea")
+    registered(connection, "tea", "new")
     set_encoder(database, minilm)
     write_adapter(tmp_path / "tea")
     activate_adapter(connection, stage_adapter(connection, tmp_path / "tea", task="tea").id)
-    (task,) = connection.execute("SELECT id FROM loracomp.task")
-    (example,) = connection.execute(ADD_EXAMPLES, {"task_id": task["id"], "count": 1})
-    vector = np.eye(832, dtype=np.float32)[0]
-    connection.execute(
-        "INSERT INTO loracomp.example_embedding (example_id, task_id, embedding) VALUES (%s, %s, %s)",
-        [example["id"], task["id"], vector],
-    )
+    import_examples(connection, "tea", [example("tea", 0)])
+    import_examples(connection, "new", [example("new", number) for number in range(BATCHES * BATCH)])
+    embed_examples(connection, minilm)
     connection.execute("UPDATE loracomp.policy SET min_similarity = -1")
     return Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
+
+
+def example(task: str, number: int) -> Example:
+    ref = f"{task}/train#{number}"
+    return Example("train", ref, CHOICES, "yes", sha256(ref.encode()).digest(), ref)
 
 
 @pytest.fixture
@@ -68,30 +73,37 @@ def traces(monkeypatch, tmp_path: Path) -> Iterator[Path]:
         file.close()
 
 
-def test_a_batch_costs_three_round_trips(connection: Connection, database: str, pipeline: Pipeline, traces: Path):
-    """What is asked once for a connection, or for an adapter, does not grow with the batches."""
-    add_jobs(connection, *(f"job {number}" for number in range(BATCHES * BATCH)), choices=["yes", "no"])
+def drain(database: str, pipeline: Pipeline) -> None:
     settings = Settings(poll_s=0.05, batch_size=BATCH, worker="near")
     Worker(database, pipeline, base_model="tiny", settings=settings, drain=True).run()
+
+
+def test_a_batch_costs_three_round_trips(connection: Connection, database: str, pipeline: Pipeline, traces: Path):
+    """What is asked once for a connection, or for an adapter, does not grow with the batches."""
+    add_jobs(connection, *(f"job {number}" for number in range(BATCHES * BATCH)), choices=[*CHOICES])
+    drain(database, pipeline)
     assert set(statuses(connection).values()) == {"succeeded"}
     (row,) = connection.execute("SELECT count(*) FROM loracomp.prediction WHERE adapter_ids <> '{}'")
     assert row["count"] == BATCHES * BATCH, "adapters were composed"
-
-    claiming, recording = traces / "worker", traces / "recorder"
-    asked = calls(claiming)
-    # Each claim that found jobs was routed. The others, and whether the worker may leave, come when the queue is empty.
-    idle = {"claim_jobs", "queue_is_empty"}
-    assert {name: asked[name] for name in asked.keys() - idle} == {"route_jobs": BATCHES, "read_adapters": 1}
-    assert calls(recording) == {"record_predictions": BATCHES}
-    for trace in (claiming, recording):
-        assert round_trips(trace) == calls(trace).total() + TRACE_TYPE, "nothing but these calls"
+    assert asked(traces / "worker") == {"route_jobs": BATCHES, "read_adapters": 1, TRACE_TYPE: 3}
+    assert asked(traces / "recorder") == {"record_predictions": BATCHES, TRACE_TYPE: 3}
 
 
-def calls(trace: Path) -> Counter[str]:
-    """The functions that the statements call."""
-    return Counter(re.findall(r"\tParse\t \"\" \"[^\"]*?loracomp\.(\w+)\(", trace.read_text()))
+def test_so_does_a_batch_of_measurements(connection: Connection, database: str, pipeline: Pipeline, traces: Path):
+    assert measure_task(connection, "new")["added"] == BATCHES * BATCH
+    drain(database, pipeline)
+    assert set(statuses(connection).values()) == {"succeeded"}
+    assert asked(traces / "worker") == {"plan_measurements": BATCHES, "read_adapters": 1}
+    assert asked(traces / "recorder") == {"record_measurements": BATCHES}
 
 
-def round_trips(trace: Path) -> int:
-    """How often the server said that it is ready for the next statement."""
-    return len(re.findall(r"\tReadyForQuery\t", trace.read_text()))
+def asked(trace: Path) -> dict[str, int]:
+    """How often a connection called each function, and how often it waited for anything else.
+
+    Each claim that found jobs was routed or planned. The other claims, and whether the worker may leave, are asked when
+    the queue is empty, and are left out.
+    """
+    text = trace.read_text()
+    calls = Counter(re.findall(r"\tParse\t \"\" \"[^\"]*?loracomp\.(\w+)\(", text))
+    calls[TRACE_TYPE] = len(re.findall(r"\tReadyForQuery\t", text)) - calls.total()
+    return {name: times for name, times in calls.items() if times and name not in {"claim_jobs", "queue_is_empty"}}
