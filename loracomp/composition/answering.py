@@ -166,7 +166,9 @@ class Answering(Generic[K]):
         asked = [(item.question, mix) for item in items for mix in item.mixes]
         rows = [mix for question, mix in asked for _ in question.rows]
         with adapters.composed(rows, max(item.width for item in items)):
-            given = log_likelihoods(self._base.model, [question for question, _ in asked])
+            on_device = log_likelihoods(self._base.model, [question for question, _ in asked])
+        # One copy from the device, which waits for the whole pass.
+        given = torch.split(torch.cat(on_device).cpu(), [len(each) for each in on_device])
         self._checker.check(asked, given)
         scores = iter(given)
         return [_chosen(item, *(next(scores) for _ in item.mixes)) for item in items]

@@ -63,7 +63,7 @@ class MergeChecker:
             with merged(self._model, merge(mix)):
                 again = log_likelihoods(self._model, [question for question, _ in own])
             each = [
-                (given - expected).abs() / torch.tensor(question.token_counts, device=given.device)
+                (given - expected.to(given.device)).abs() / torch.tensor(question.token_counts, device=given.device)
                 for (question, given), expected in zip(own, again, strict=True)
             ]
             yield mix, float(torch.cat(each).max())

@@ -21,7 +21,7 @@ def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
     stored = prepared
     if mix.adapters != exact.adapters:
         stored = stack([adapter.blocks for adapter in exact.adapters], torch.float32)
-    squared = inner = exact_squared = 0.0
+    sums = []
     for shape, (_, A, B) in prepared.items():
         A, B = gate(mix, A, B)  # noqa: PLW2901
         _, each_A, each_B = stored[shape]
@@ -30,9 +30,12 @@ def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
         with_itself = (A @ A.mT) * (B.mT @ B)
         with_each = ((A @ each_A.mT) * (B.mT @ each_B.mT)).view(*with_itself.shape[:2], *each)
         each_with_each = ((each_A @ each_A.mT) * (each_B @ each_B.mT)).view(-1, *each, *each)
-        squared += float(with_itself.sum(dtype=torch.double))
-        inner += float(with_each.sum((0, 1, 3), dtype=torch.double).cpu() @ weights)
-        exact_squared += float(weights @ each_with_each.sum((0, 2, 4), dtype=torch.double).cpu() @ weights)
+        weights = weights.to(A.device)
+        squared = with_itself.sum(dtype=torch.double)
+        inner = with_each.sum((0, 1, 3), dtype=torch.double) @ weights
+        exact_squared = weights @ each_with_each.sum((0, 2, 4), dtype=torch.double) @ weights
+        sums.append(torch.stack([squared, inner, exact_squared]))
+    squared, inner, exact_squared = torch.stack(sums).sum(0).tolist()  # one copy from the device
     if squared <= 0 or exact_squared <= 0:
         return None
     return math.sqrt(squared / exact_squared), inner / math.sqrt(squared * exact_squared)

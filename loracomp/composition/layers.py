@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 from loracomp.composition.blocks import Block, Blocks, stack
 from loracomp.composition.strategies import Mix, PackedAdapter
 from loracomp.model.cpu import GATHERED, SUMMED
-from loracomp.model.scoring import rows_at_head
+from loracomp.model.scoring import places_at_head
 
 
 class SideBySide:
@@ -187,7 +187,8 @@ class _Batch:
     def _factors(self, gates: Tensor, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
         """A function that makes each row's own A or B, [rows, rank, d], from a module's stacked one."""
         rows, picked = len(self._picked), self._picked.flatten().to(device)
-        crossed, summing = self._crossed.to(device), gates[self._crossed].to(device)
+        # Numbers of rows, because a device that indexes by booleans must be asked how many are true.
+        crossed, summing = self._crossed.nonzero()[:, 0].to(device), gates[self._crossed].to(device)
 
         def gathered(side: Tensor) -> Tensor:
             return side.index_select(0, picked).to(dtype).view(rows, -1, side.shape[2])
@@ -274,17 +275,15 @@ def _at_places(hook: _Hook, rows: int) -> _Hook:
     """Adapt a hook to an output head, whose input may be only the scored positions of all rows: [1, places, d_in]."""
 
     def add(module: nn.Module, args: tuple[Tensor], output: Tensor) -> Tensor:
-        row = rows_at_head()
-        if row is None:
+        places = places_at_head()
+        if places is None:
             return hook(module, args, output)
-        x, row = args[0][0], row.to(output.device)
-        # Regroup the places by row, padded. slot [places] is the index of a place within its row; rows come in order.
-        counts = row.bincount(minlength=rows)
-        slot = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
-        by_row = x.new_zeros(rows, int(counts.max()), x.shape[1])
-        by_row[row, slot] = x
+        # Regroup the places by row, padded.
+        x, at = args[0][0], (places.row.to(output.device), places.number.to(output.device))
+        by_row = x.new_zeros(rows, places.most, x.shape[1])
+        by_row[at] = x
         change = hook(module, (by_row,), by_row.new_zeros(*by_row.shape[:2], output.shape[2]))
-        return output.add_(change[row, slot])
+        return output.add_(change[at])
 
     return add
 

@@ -50,7 +50,7 @@ def pack_bits(flags: Tensor) -> Tensor:
     """Booleans as bytes that hold eight each; the last byte is filled with False."""
     flat = flags.flatten()
     by_byte = pad(flat, (0, -len(flat) % 8)).view(-1, 8)
-    return (by_byte << torch.arange(8, dtype=torch.uint8, device=flags.device)).sum(1, dtype=torch.uint8)
+    return (by_byte.byte() << torch.arange(8, dtype=torch.uint8, device=flags.device)).sum(1, dtype=torch.uint8)
 
 
 def unpack_bits(packed: Tensor, shape: torch.Size, dtype: torch.dtype) -> Tensor:

@@ -198,8 +198,9 @@ class Texts:
         The reason is that another text of the pass may have made them so.
         """
         scores = logits.float()
-        finite = scores.amax(-1).isfinite().tolist()  # the maximum is NaN if any logit is
-        tokens = scores.argmax(-1).tolist()
+        largest, at = scores.max(-1)  # NaN if any logit is
+        # One copy from the device, which waits for the whole pass.
+        tokens, finite = torch.stack([at, largest.isfinite()]).tolist()
         sampled = [place for place, text in enumerate(texts) if text.prompt.temperature > 0 and finite[place]]
         if sampled:
             drawn = draw([texts[place] for place in sampled], scores[sampled]).tolist()
@@ -207,7 +208,7 @@ class Texts:
                 tokens[place] = token
         for text, token, is_finite in zip(texts, tokens, finite, strict=True):
             text.alone = not is_finite and len(texts) > 1
-            text.finite = is_finite or text.alone
+            text.finite = bool(is_finite) or text.alone
             if is_finite:
                 text.tokens.append(token)
         self._put_back([text for text in texts if text.alone])

@@ -5,6 +5,7 @@ runs a batch of them through the model once, with gradients if these are enabled
 their prompt as branches, so that the prompt is computed only once.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,15 +21,24 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from loracomp.errors import JobError
 from loracomp.model.cpu import ROW_TOKENS
 
-_ROWS_AT_HEAD: ContextVar[Tensor | None] = ContextVar("rows_at_head", default=None)
+
+class PlacesAtHead(NamedTuple):
+    """The places that the output head computes in a scoring pass: tensors [places]."""
+
+    row: Tensor
+    position: Tensor
+    number: Tensor
+    """Its number among the places of its row, from 0."""
+    most: int
+    """The most places that a row has: known here, so that no device has to be asked for it."""
 
 
-def rows_at_head() -> Tensor | None:
-    """In a scoring pass: the row of each place [places] that the output head computes, in ascending order.
+_PLACES_AT_HEAD: ContextVar[PlacesAtHead | None] = ContextVar("places_at_head", default=None)
 
-    None in other passes, in which the head gets whole rows.
-    """
-    return _ROWS_AT_HEAD.get()
+
+def places_at_head() -> PlacesAtHead | None:
+    """In a scoring pass, what the output head computes; None in other passes, in which the head gets whole rows."""
+    return _PLACES_AT_HEAD.get()
 
 
 class ScoredToken(NamedTuple):
@@ -200,7 +210,7 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
         for each in row.scored
     ]
     place, token, choice = torch.tensor(scored, device=device).T
-    with _head_at(model, torch.tensor(list(places), device=device), place, token):
+    with _head_at(model, _places_at_head(list(places), device), place, token):
         logits = model(**inputs, use_cache=False).logits[0]
     place, token, choice = place.to(logits.device), token.to(logits.device), choice.to(logits.device)
     # In parts, to avoid a float32 copy of all logits.
@@ -267,17 +277,28 @@ def _rows_with_first_choice(questions: Sequence[Question]) -> Iterator[tuple[Row
         first += len(question.token_counts)
 
 
+def _places_at_head(places: Sequence[tuple[int, int]], device: torch.device) -> PlacesAtHead:
+    """These (row, position) on the device, where they get there in one copy."""
+    of_row: Counter[int] = Counter()
+    numbered = []
+    for row, position in places:
+        numbered.append((row, position, of_row[row]))
+        of_row[row] += 1
+    row_of, position_of, number_of = torch.tensor(numbered, device=device).T
+    return PlacesAtHead(row_of, position_of, number_of, max(of_row.values()))
+
+
 @contextmanager
-def _head_at(model: PreTrainedModel, places: Tensor, place: Tensor, token: Tensor) -> Iterator[None]:
-    """Within this context, the output head computes only `places` [n, 2] (row, position): logits [1, n, vocabulary].
+def _head_at(model: PreTrainedModel, places: PlacesAtHead, place: Tensor, token: Tensor) -> Iterator[None]:
+    """Within this context, the output head computes only `places`: logits [1, places, vocabulary].
 
     The logits of `token` at `place` are computed in float32. This uses hooks on the head rather than a call around the
     model's forward, so that PEFT, autocast and whatever the model does to logits (soft caps, scaling) still apply.
     """
 
     def gather(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        row, position = places.T.to(args[0].device)
-        return (args[0][row, position][None],)
+        device = args[0].device
+        return (args[0][places.row.to(device), places.position.to(device)][None],)
 
     def sharpen(head: nn.Module, args: tuple[Tensor], logits: Tensor) -> Tensor:
         # bfloat16 has steps of 0.125 near 20, so that one in ten True / False questions would be a tie.
@@ -290,11 +311,11 @@ def _head_at(model: PreTrainedModel, places: Tensor, place: Tensor, token: Tenso
     head = model.get_output_embeddings()
     # `sharpen` must be called before adapters' hooks, because it overwrites logits, and what they added would be lost.
     handles = [head.register_forward_pre_hook(gather), head.register_forward_hook(sharpen, prepend=True)]
-    rows = _ROWS_AT_HEAD.set(places[:, 0])
+    before = _PLACES_AT_HEAD.set(places)
     try:
         yield
     finally:
-        _ROWS_AT_HEAD.reset(rows)
+        _PLACES_AT_HEAD.reset(before)
         for handle in handles:
             handle.remove()
 
