@@ -5,7 +5,7 @@ from typing import Any
 
 from alembic import context
 from alembic.util import CommandError
-from pgvector.sqlalchemy import Vector
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import Connection
 
 from loracomp.config import load_settings
@@ -17,7 +17,7 @@ from loracomp.errors import LoracompError
 
 def _same_type(_context: Any, _inspected: Any, _column: Any, inspected_type: Any, metadata_type: Any) -> bool | None:
     # `loracomp init` sets the encoder's dimension, so vectors may differ in length; `name` is reflected as a string.
-    return False if isinstance(metadata_type, Vector | RoleName) else None
+    return False if isinstance(metadata_type, HALFVEC | RoleName) else None
 
 
 def _ours(name: str | None, kind: str, _parents: Any) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pgvector import HalfVector
 
 from loracomp.database import connections as db
 
@@ -47,7 +48,7 @@ FROM loracomp.route_jobs(%s::bigint[], %b::vector[], calibrates => true) WITH OR
 
 @dataclass(frozen=True)
 class Library:
-    """What was loaded: rows of the four arrays belong together, in order of example id."""
+    """What was loaded: rows of the arrays belong together, in order of example id; vectors as they are stored."""
 
     example_ids: npt.NDArray[np.int64]
     task_ids: npt.NDArray[np.int64]
@@ -60,6 +61,11 @@ class Library:
 
 def unit(vectors: npt.NDArray[np.floating]) -> Vectors:
     return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def stored(vectors: Vectors) -> Vectors:
+    """As the database compares them: rounded to half precision, and of length 1 again."""
+    return unit(vectors.astype(np.float16).astype(np.float64))
 
 
 def clustered(generator: np.random.Generator, counts: list[int]) -> list[Vectors]:
@@ -118,9 +124,9 @@ def add_examples(connection: db.Connection, task_id: int, vectors: Vectors) -> l
             "COPY loracomp.example_embedding (example_id, task_id, embedding) FROM STDIN WITH (FORMAT binary)"
         ) as copy,
     ):
-        copy.set_types(["int8", "int4", "vector"])
+        copy.set_types(["int8", "int4", "halfvec"])
         for example_id, vector in zip(ids, vectors, strict=True):
-            copy.write_row((example_id, task_id, vector))
+            copy.write_row((example_id, task_id, HalfVector(vector)))
     return ids
 
 
@@ -158,4 +164,4 @@ def load(connection: db.Connection, seed: int, counts: list[int]) -> Library:
         task_ids += [task_id] * len(vectors)
     connection.execute("SELECT loracomp.build_embedding_index()")
     connection.execute("SELECT loracomp.tune_routing()")
-    return Library(np.array(ids), np.array(task_ids), np.concatenate(embeddings), tasks)
+    return Library(np.array(ids), np.array(task_ids), stored(np.concatenate(embeddings)), tasks)

@@ -51,7 +51,7 @@ SELECT loracomp.embedding_dimensions() AS dimensions
 -- name: resize_embeddings
 -- PLAIN again, because a change of type resets the storage, and the default stores vectors outside their rows.
 ALTER TABLE loracomp.example_embedding
-    ALTER COLUMN embedding TYPE vector(%(dimensions)s), ALTER COLUMN embedding SET STORAGE PLAIN
+    ALTER COLUMN embedding TYPE halfvec(%(dimensions)s), ALTER COLUMN embedding SET STORAGE PLAIN
 
 -- name: drop_embedding_index
 SELECT loracomp.drop_embedding_index(incoming => %(incoming)s::bigint) AS dropped

@@ -18,8 +18,8 @@ from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.model.loading import BaseModelDescription
 from loracomp.registry.library_files import EncoderPart
 
-INDEXABLE = 2000
-"""The most dimensions that a vector may have in pgvector's HNSW index."""
+INDEXABLE = 4000
+"""The most dimensions that a halfvec may have in pgvector's HNSW index."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,5 @@
 -- Retrieval: from a query's vector to the nearest examples of the tasks that its submitter may use.
---   check_embedding             raises if a vector is null or has the wrong number of dimensions
+--   checked_embedding           a vector as it is searched for; raises if it is null or has the wrong number of dimensions
 --     embedding_dimensions
 --   check_encoder_unchanged     raises if the vector comes from another encoder than the examples' vectors
 --   unknown_tasks               which of the given names are no task
@@ -11,10 +11,9 @@
 --   active_adapters             the active adapters of these tasks
 --   search_exactly              whether to scan these tasks' examples instead of using the index
 --   nearest_examples            the k nearest examples of these tasks
---   stored_vector               the vector in a stored trace, for another search
 
--- Changes nothing. The norm is not checked.
-CREATE FUNCTION loracomp.check_embedding(embedding vector) RETURNS boolean
+-- Changes nothing. The norm is not checked. In plpgsql, so that a vector is converted once, and not for each example.
+CREATE FUNCTION loracomp.checked_embedding(embedding vector) RETURNS halfvec
 LANGUAGE plpgsql STABLE PARALLEL SAFE
 AS $$
 DECLARE
@@ -30,11 +29,12 @@ BEGIN
             dimensions, loracomp.embedding_dimensions()
             USING ERRCODE = 'invalid_parameter_value', HINT = 'embed the text with the database''s encoder';
     END IF;
-    RETURN true;
+    RETURN embedding;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_embedding IS
-'True; or an error, if the vector is null or has another number of dimensions than the database''s encoder makes.';
+COMMENT ON FUNCTION loracomp.checked_embedding IS
+'The vector in half precision, as examples and traces have it; or an error, if it is null or has another number of dimensions '
+'than the database''s encoder makes.';
 
 -- Changes nothing; raises if vectors come from another encoder, or another input format, than the stored embeddings.
 CREATE FUNCTION loracomp.check_encoder_unchanged(fingerprint text, input_version smallint) RETURNS boolean
@@ -162,7 +162,7 @@ COMMENT ON FUNCTION loracomp.search_exactly IS
 -- task_id + 0 keeps the HNSW branch from using the btree; distance + 0 keeps the exact branch from using HNSW; the constant LIMIT
 -- (the largest k of a policy) is there because the planner would assume a tenth of the table for a variable one. The HNSW scan is
 -- lazy, so only k rows are read. Sort after the limit: a relaxed scan may return rows slightly out of order.
-CREATE FUNCTION loracomp.nearest_examples(q vector, tasks integer[], k integer, exact boolean)
+CREATE FUNCTION loracomp.nearest_examples(q halfvec, tasks integer[], k integer, exact boolean)
 RETURNS TABLE (example_id bigint, task_id integer, similarity double precision)
 LANGUAGE sql STABLE PARALLEL SAFE ROWS 20
 BEGIN ATOMIC
@@ -189,9 +189,3 @@ END;
 COMMENT ON FUNCTION loracomp.nearest_examples IS
 'The k (at most 200) train examples of these tasks that are nearest to q by cosine similarity, in no particular order: '
 'exactly, or by the HNSW index.';
-
--- Reads no table. Its body is parsed when it is created, so callers need not know in which schema pgvector is.
-CREATE FUNCTION loracomp.stored_vector(embedding halfvec) RETURNS vector
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN embedding::vector;
-COMMENT ON FUNCTION loracomp.stored_vector IS 'Converts a stored halfvec to a vector, to search with it.';

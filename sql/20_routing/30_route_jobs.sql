@@ -1,6 +1,6 @@
 -- Live routing: a worker calls route_jobs for each batch that it claimed.
 --   route_jobs                  compositions and traces for a batch of jobs and their vectors
---     check_encoder_unchanged, check_embedding
+--     check_encoder_unchanged, checked_embedding
 --     excluded_tasks, eligible_tasks, active_adapters, search_exactly
 --     route_query               examples, probabilities, expected gains and weights for one vector
 --       nearest_examples
@@ -14,7 +14,7 @@
 
 -- Changes nothing. Calls nearest_examples, expected_gains and task_weights for one vector.
 CREATE FUNCTION loracomp.route_query(
-    q vector,
+    q halfvec,
     tasks integer[],
     exact boolean,
     settings loracomp.policy,
@@ -180,7 +180,7 @@ AS $$
         SELECT
             j.id AS job_id,
             a.place,
-            a.embedding,
+            loracomp.checked_embedding(a.embedding) AS embedding,
             j.base_model,
             j.submitted_by,
             loracomp.excluded_tasks(j.exclude_tasks, j.tasks) AS exclude_tasks,
@@ -198,7 +198,6 @@ AS $$
         FROM unnest(job_ids, embeddings) WITH ORDINALITY AS a (job_id, embedding, place)
         JOIN loracomp.job AS j ON j.id = a.job_id
         WHERE loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version)
-            AND loracomp.check_embedding(a.embedding)
     ), used AS MATERIALIZED (
         SELECT p.name AS policy, p AS settings, to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS stored
         FROM loracomp.policy AS p

@@ -39,12 +39,12 @@ BEGIN
         RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
             USING ERRCODE = 'no_data_found', HINT = 'remove these names: a task that does not exist is never used';
     END IF;
-    PERFORM loracomp.check_embedding(embedding);
     RETURN QUERY
     SELECT t.name, u.probability, u.weight, u.in_nucleus, count(x.task_id), max(x.similarity), u.gain
-    FROM loracomp.active_adapters(model, eligible) AS a
+    FROM loracomp.checked_embedding(embedding) AS q
+    CROSS JOIN loracomp.active_adapters(model, eligible) AS a
     CROSS JOIN LATERAL loracomp.route_query(
-        embedding, searched, loracomp.search_exactly(searched), used, a.adapter_ids, a.adapter_tasks,
+        q, searched, loracomp.search_exactly(searched), used, a.adapter_ids, a.adapter_tasks,
         CASE WHEN used.router = 'retrieval' THEN choices END
     ) AS r
     CROSS JOIN LATERAL unnest(r.task_ids, r.probabilities, r.weights, r.in_nucleus, r.gains)

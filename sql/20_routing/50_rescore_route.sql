@@ -3,7 +3,7 @@
 --     with_settings             the trace's policy with these settings
 --     policy_with               or another policy with these settings
 --     retrieve_again            if the trace does not contain enough examples
---       stored_vector, excluded_tasks, eligible_tasks, search_exactly, nearest_examples
+--       excluded_tasks, eligible_tasks, search_exactly, nearest_examples
 --     gains_again               if the trace does not contain the adapters' expected gains
 --       excluded_tasks, eligible_tasks, active_adapters, expected_gains
 --     task_weights
@@ -120,8 +120,8 @@ COMMENT ON FUNCTION loracomp.rescore_route IS
 'trace, or from current measurements if the trace has none or if k, temperature, gain_prior, calibration_rows or min_similarity '
 'differ.';
 
--- Changes nothing. Retrieves among the current examples that the job's submitter may use. The stored vector is a halfvec, so
--- similarities differ from the stored ones by some 1e-4. It reads examples with its owner's rights, as route_jobs does.
+-- Changes nothing. Retrieves among the current examples that the job's submitter may use, with the vector that the job was
+-- routed with. It reads examples with its owner's rights, as route_jobs does.
 -- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
 -- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.retrieve_again(
@@ -175,7 +175,7 @@ BEGIN
     INTO example_ids, example_tasks, similarities
     FROM loracomp.prediction AS p
     CROSS JOIN LATERAL loracomp.nearest_examples(
-        loracomp.stored_vector(p.query_embedding), eligible, retrieve_again.k, loracomp.search_exactly(eligible)
+        p.query_embedding, eligible, retrieve_again.k, loracomp.search_exactly(eligible)
     ) AS x
     JOIN loracomp.task AS t ON t.id = x.task_id
     WHERE p.job_id = retrieve_again.job AND x.similarity <> 'NaN';

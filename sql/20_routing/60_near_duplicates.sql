@@ -23,7 +23,7 @@ AS $$
     SELECT loracomp.check_task_exists(near_duplicates.task);
     SELECT loracomp.check_range('threshold', near_duplicates.threshold, -1, 1);
     WITH evaluated AS MATERIALIZED (
-        SELECT DISTINCT ON (j.example_id) j.example_id, j.task, loracomp.stored_vector(p.query_embedding) AS query
+        SELECT DISTINCT ON (j.example_id) j.example_id, j.task, p.query_embedding AS query
         FROM loracomp.job AS j
         JOIN loracomp.prediction AS p ON p.job_id = j.id
         JOIN loracomp.encoder AS c ON p.encoder = format('%s/%s', c.name, c.input_version)

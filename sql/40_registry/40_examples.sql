@@ -167,7 +167,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     EXECUTE format(
-        'CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding %s.vector_cosine_ops) '
+        'CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding %s.halfvec_cosine_ops) '
         'WITH (ef_construction = 400)',
         (SELECT e.extnamespace::regnamespace FROM pg_catalog.pg_extension AS e WHERE e.extname = 'vector')
     );

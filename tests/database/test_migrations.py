@@ -118,6 +118,31 @@ def test_upgrade_from_nothing_and_downgrade_to_nothing_by_the_bare_command(empty
     assert objects(empty_database) == upgraded
 
 
+ROWS_OF_BEFORE = """
+ALTER TABLE loracomp.example_embedding ALTER COLUMN embedding TYPE vector(3);
+INSERT INTO loracomp.task (name) VALUES ('tea');
+INSERT INTO loracomp.example (task_id, split, source_ref, content_hash)
+SELECT id, 'train', n::text, sha256(n::text::bytea) FROM loracomp.task, generate_series(1, 2) AS n;
+INSERT INTO loracomp.example_embedding
+SELECT id, task_id, CASE source_ref WHEN '1' THEN '[0.6, 0.8, 0]' ELSE '[0, 0, 1]' END::vector FROM loracomp.example;
+"""
+KEPT = """
+SELECT embedding::text, (SELECT format_type(atttypid, atttypmod) || attstorage::text FROM pg_attribute
+    WHERE attrelid = 'loracomp.example_embedding'::regclass AND attname = 'embedding')
+FROM loracomp.example_embedding ORDER BY example_id
+"""
+
+
+def test_embeddings_of_any_length_outlast_the_change_to_half_precision_and_back(empty_database: str) -> None:
+    succeeds(empty_database, "upgrade", "0014")
+    halved = ["[0.60009766,0.7998047,0]", "[0,0,1]"]
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(ROWS_OF_BEFORE)
+        for revision, kind in (("0015", "halfvec(3)p"), ("0014", "vector(3)p")):
+            succeeds(empty_database, "upgrade" if kind.startswith("half") else "downgrade", revision)
+            assert connection.execute(KEPT).fetchall() == [(vector, kind) for vector in halved]
+
+
 def test_check_finds_nothing_to_do_and_no_command_that_only_looks_changes_anything(database: str) -> None:
     before = objects(database)
     assert "No new upgrade operations detected" in succeeds(database, "check")

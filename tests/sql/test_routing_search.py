@@ -10,7 +10,18 @@ import pytest
 from conftest import create_database, drop_database
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
-from routing_data import Library, Vectors, add_examples, add_jobs, add_task, load, queries_near, route_jobs, unit
+from routing_data import (
+    Library,
+    Vectors,
+    add_examples,
+    add_jobs,
+    add_task,
+    load,
+    queries_near,
+    route_jobs,
+    stored,
+    unit,
+)
 from routing_reference import Settings, weigh
 
 COUNTS = [1500, 1200, 1000, 900, 700, 200]  # without t0: 4,000, the most that is searched exactly
@@ -59,7 +70,7 @@ def scans(connection: db.Connection) -> int:
 def exact(library: Library, vectors: Vectors, excluded: list[str], k: int = 30) -> list[dict[int, float]]:
     """Example id -> similarity of the k nearest, by brute force in double precision."""
     allowed = ~np.isin(library.task_ids, [library.id_of(task) for task in excluded])
-    similarities = vectors.astype(np.float64) @ library.vectors[allowed].astype(np.float64).T
+    similarities = stored(vectors).astype(np.float64) @ library.vectors[allowed].astype(np.float64).T
     nearest = np.argsort(-similarities, axis=1)[:, :k]
     ids = library.example_ids[allowed]
     return [
@@ -141,7 +152,7 @@ def test_similarities_are_cosines_best_first(connection: db.Connection, library:
     for query, row in zip(queries, found, strict=True):
         rows = [row_of[example] for example in row["example_ids"]]
         assert row["example_tasks"] == [library.tasks[task] for task in library.task_ids[rows].tolist()]
-        np.testing.assert_allclose(row["similarities"], library.vectors[rows] @ query, atol=1e-5)
+        np.testing.assert_allclose(row["similarities"], library.vectors[rows] @ stored(3 * query), atol=1e-5)
         assert row["similarities"] == sorted(row["similarities"], reverse=True)
 
 

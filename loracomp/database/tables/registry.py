@@ -1,6 +1,6 @@
 """Base models, the encoder, tasks with their examples, and adapters."""
 
-from pgvector.sqlalchemy import Vector
+from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     BigInteger,
     Boolean,
@@ -86,7 +86,7 @@ encoder = Table(
     ),
     created_at(),
     CheckConstraint("id = 1", name="a_database_has_one_encoder"),
-    CheckConstraint("dimensions BETWEEN 1 AND 2000", name="dimensions_must_be_indexable"),
+    CheckConstraint("dimensions BETWEEN 1 AND 4000", name="dimensions_must_be_indexable"),
     comment="The frozen sentence encoder that embeds examples and jobs.",
 )
 
@@ -136,7 +136,11 @@ example_embedding = Table(
     metadata,
     required("example_id", BigInteger, "The example.", autoincrement=False),
     required("task_id", Integer, "Task of the example; a copy, so that retrieval reads one table only."),
-    required("embedding", Vector(DIMENSIONS), "The example as a unit vector, in the encoder's input format."),
+    required(
+        "embedding",
+        HALFVEC(DIMENSIONS),
+        "The example as a unit vector in half precision, in the encoder's input format.",
+    ),
     PrimaryKeyConstraint("example_id", name="an_example_has_one_embedding"),
     ForeignKeyConstraint(
         ["example_id", "task_id"],
@@ -149,7 +153,7 @@ example_embedding = Table(
         "example_embedding_hnsw",
         "embedding",
         postgresql_using="hnsw",
-        postgresql_ops={"embedding": "vector_cosine_ops"},
+        postgresql_ops={"embedding": "halfvec_cosine_ops"},
         # Vectors of a task form clusters: with pgvector's default of 64, one vector in fifty is never found.
         postgresql_with={"ef_construction": 400},
     ),
