@@ -25,6 +25,7 @@ from .growth import growth, inserts
 from .place import install, one, own_server
 from .report import fill_page
 from .snapshot import under_a_snapshot
+from .soak import soak
 from .throughput import grid, throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
@@ -43,6 +44,7 @@ class Part(StrEnum):
     SUBMITTERS = "submitters"
     INSERTS = "inserts"
     SNAPSHOT = "snapshot"
+    SOAK = "soak"
 
 
 def main(  # noqa: PLR0917
@@ -57,6 +59,7 @@ def main(  # noqa: PLR0917
     minutes: Annotated[
         float, typer.Option(help="Minutes for which a reader holds a snapshot, and as many without.")
     ] = 0.5,
+    jobs: Annotated[int, typer.Option(help="Jobs of part soak.")] = 100_000,
     python: Annotated[str, typer.Option(help="A Python that has procrastinate, pgqueuer and awa-pg.")] = sys.executable,
     out: Annotated[Path, typer.Option(help="JSON file to write the figures into.")] = OUT,
 ) -> None:
@@ -77,6 +80,7 @@ def main(  # noqa: PLR0917
             Part.SUBMITTERS: lambda: growth(url, [(depth, 0, each) for each in [1, *steps(submitters)]], claims, say),
             Part.INSERTS: lambda: inserts(url, seconds),
             Part.SNAPSHOT: lambda: under_a_snapshot(url, pythons, minutes, min(batch, 64), say),
+            Part.SOAK: lambda: soak(url, jobs, min(batch, 64), say),
         }
         machine = {
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",

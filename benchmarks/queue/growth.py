@@ -83,7 +83,7 @@ class Probe:
                 jobs = claim_jobs(self.connection, worker="probe", base_model=BASE_MODEL, batch_size=BATCH, lease_s=60)
             rows = self.model.predictions(self.model.prepare(self.connection, jobs))
             with timed(self.recorded):
-                assert len(record_predictions(self.connection, jobs, rows)) == BATCH
+                assert len(record_predictions(self.connection, jobs, rows)) == len(jobs)
             with timed(self.committed):
                 self.connection.execute(COMMIT)
 

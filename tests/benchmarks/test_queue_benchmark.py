@@ -17,7 +17,7 @@ from loracomp.database.connections import Connection
 from loracomp.worker.record import record_predictions
 
 SYSTEMS = {"awa", "bare", "loracomp", "pgqueuer", "procrastinate"}
-TINY = "--seconds 0.2 --rounds 1 --batch 1 --depth 0 --history 9 --submitters 3 --claims 4 --minutes 0.05"
+TINY = "--seconds 0.2 --rounds 1 --batch 1 --depth 0 --history 9 --submitters 3 --claims 4 --minutes 0.05 --jobs 200"
 
 
 def test_what_stands_in_for_the_model_is_recorded_and_so_is_a_made_up_history(connection: Connection) -> None:
@@ -38,7 +38,7 @@ def test_what_stands_in_for_the_model_is_recorded_and_so_is_a_made_up_history(co
 def test_every_part_is_measured_and_written(tmp_path: Path) -> None:
     out = tmp_path / "performance" / "queue.json"
     page = tmp_path / "queue.md"
-    page.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in ("throughput", "snapshot")))
+    page.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n" for name in ("throughput", "snapshot", "soak")))
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.queue", *TINY.split(), "--out", str(out)],
         cwd=ROOT, env={**os.environ, "SETTLE_S": "0"}, text=True, capture_output=True, timeout=600, check=False,
@@ -63,6 +63,9 @@ def test_every_part_is_measured_and_written(tmp_path: Path) -> None:
     under = {(row["system"], row["snapshot"]): row["jobs_per_s"] for row in figures["snapshot"]}
     assert {("bare", "none"), ("bare", "held"), ("loracomp", "none"), ("loracomp", "held")} <= under.keys()
     assert all(rate > 0 for rate in under.values())
+    assert len(figures["soak"]) == 10
+    for row in figures["soak"]:
+        assert min(row[each] for each in ("jobs_per_s", "claim_p50_ms", "tables_mb", "worker_mb", "server_mb")) > 0, row
     assert [row["hint"] for row in figures["inserts"] if row["jobs_per_s"] > 0] == ["on", "on", "off", "off"]
     for part in ("throughput", "snapshot"):
         figure = f"{figures[part][-1]['jobs_per_s']:,}"
