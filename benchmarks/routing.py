@@ -21,6 +21,7 @@ from statistics import median
 
 import numpy as np
 import psycopg
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -144,11 +145,17 @@ def recall(library: Library, vectors: Vectors, excluded: list[str], found: list[
 
 
 def table(figures: list[dict[str, float]], examples: int, tasks: int) -> Table:
-    shown = Table("eligible", title=f"Routing, {examples:,} examples of {tasks} tasks, k = 20")
-    for column in (*list(figures[0])[1:], "ms a job"):
-        shown.add_column(column.replace("_", " "), justify="right", no_wrap=True)
+    """At most 80 columns wide; `measured_ratio` is left to the JSON."""
+    shown = Table(
+        title=f"Routing, {examples:,} examples of {tasks} tasks, k = 20", box=SIMPLE_HEAD, padding=(0, 0, 0, 1)
+    )
+    shown.add_column("eligible", no_wrap=True)
+    columns = [column for column in list(figures[0])[1:] if column != "measured_ratio"]
+    for column in (*columns, "ms a job"):
+        shown.add_column(column.replace("_", " "), justify="right")
     for row in figures:
-        shown.add_row(*map(str, row.values()), f"{row['route_jobs_ms'] / row['batch']:.2f}")
+        cells = (str(row[column]) for column in ("eligible", *columns))
+        shown.add_row(*cells, f"{row['route_jobs_ms'] / row['batch']:.2f}")
     return shown
 
 
