@@ -14,6 +14,7 @@ from pathlib import Path
 from benchmarks.routing_quality.index import NO_SHAPE, Embedder, Index, Settings
 from benchmarks.routing_quality.queries import queries_of
 from benchmarks.routing_quality.tables import Bench, one_text, robustness, strangers, sweeps, unseen
+from benchmarks.routing_quality.thin import thinned
 from loracomp.lab.catalogue import entry_names
 from loracomp.model.encoder import load_encoder
 from loracomp.registry.library_files import PACKAGED
@@ -34,6 +35,9 @@ def main() -> None:
     known = [query for task in index.tasks for query in rows.pop(task, [])]
     print(f"{options.split}: {len(known)} rows of {len(index.tasks)} tasks, {len(index.owners)} examples")
     bench = Bench(index, known, embed)
+    if options.thin:
+        thinned(bench, options.library)
+        return
     lines = [("without shape", bench.with_shares(NO_SHAPE), Settings()), ("chosen", bench.similarities, Settings())]
     bench.table("k 30, temperature 0.1, top_p 0.95", lines)
     for form in ("catalogue's template", "bare"):
@@ -53,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rows", type=int, default=20, help="Queries a task at most.")
     parser.add_argument("--one-text", type=int, default=0, help="Examples a task to embed as one text.")
     parser.add_argument("--strangers", action="store_true", help="Only words that no example has, by hand as well.")
+    parser.add_argument("--thin", action="store_true", help="Only libraries with few examples a task.")
     parser.add_argument("--library", type=Path, default=PACKAGED)
     parser.add_argument("--cache", type=Path, help="Keep embeddings of queries in this .npz file.")
     return parser.parse_args()

@@ -54,6 +54,10 @@ class Bench:
     ) -> str:
         """A line of a table: for each form true task first, its family first, true task inside (%), adapters."""
         found = [nearest(similarities(form)[:, chosen], self.index.owners[chosen]) for form in self.forms]
+        return self.line(label, found, use)
+
+    def line(self, label: str, found: Sequence[tuple[Array, npt.NDArray[np.int64]]], use: Settings) -> str:
+        """The same, from what was found for each form."""
         cells = ["{:.1f} / {:.1f} / {:.1f} / {:.2f}".format(*self._means(each, use)) for each in found]
         return f"| {label} | {' | '.join(cells)} |"
 

@@ -85,6 +85,9 @@ SELECT * FROM loracomp.add_examples(task => %(task)s, examples => %(examples)s)
 -- name: unembedded_examples
 SELECT * FROM loracomp.unembedded_examples(task => %(task)s, max_examples => %(max_examples)s::int)
 
+-- name: thin_examples
+SELECT * FROM loracomp.thin_examples(keep => %(keep)s::int, task => %(task)s)
+
 -- name: find_unembedded
 SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(content_hashes)s)
 

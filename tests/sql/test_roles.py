@@ -40,7 +40,7 @@ EXECUTE = {
         register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
         show_encoder embedding_dimensions
         clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task
-        rename_task delete_task delete_examples list_tasks
+        rename_task delete_task delete_examples thin_examples list_tasks
         add_examples unembedded_examples find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter delete_adapter list_adapters read_adapters
         set_policy list_policies
@@ -67,7 +67,8 @@ OWNERS_ALONE = """
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
-    gains_again excluded_tasks keep_events_of_others audit_examples audit_embeddings audit_truncate delete_jobs
+    gains_again routed_to_own_task excluded_tasks keep_events_of_others audit_examples audit_embeddings audit_truncate
+    delete_jobs
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key
