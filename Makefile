@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue clients dashboard test-dashboard test-ray faults test-hosts bench engine volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing clients dashboard test-dashboard test-ray faults test-hosts bench engine volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -97,6 +97,11 @@ bench: engine ## the engine's figures, and routing's by the size of the index; a
 engine: install ## what docs/performance.md says; some ten minutes on two quiet cores
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.engine
+
+EXAMPLES ?= 10000
+bench-routing: install ## routing by the number of examples, for docs/scaling.md; EXAMPLES="10000 100000 1000000" for more
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	$(BIN)/python -m benchmarks.many_examples $(EXAMPLES:%=--examples %)
 
 DEPTH ?= 100000
 HISTORY ?= 100000

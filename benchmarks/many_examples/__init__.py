@@ -1,0 +1,1 @@
+"""What routing costs, and what it finds, by the number of examples."""

@@ -1,0 +1,154 @@
+"""What routing costs, and what it finds, by the number of examples: python -m benchmarks.many_examples [--help].
+
+Examples are made from the shipped library's embeddings, in tasks of their own, in a database that is dropped at the
+end, on the server that LORACOMP_DATABASE_URL names (a superuser's), else on an embedded one. Jobs of three logins, who
+may use 1 %, 10 % and all of the tasks, are routed in batches; pgvector and ChromaDB search the same vectors. Writes
+docs/performance/many_examples.json, which keeps the figures of other sizes, and fills the table of docs/scaling.md.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import typer
+from rich.console import Console
+
+from benchmarks.databases import timed
+from benchmarks.evaluation.report import as_markdown, copy_tables
+from benchmarks.routing import add_jobs, database, route_jobs
+from benchmarks.routing_quality.index import Array, Settings, weigh
+from loracomp.database import connections as db
+
+from .made_up import READERS, Library, Vectors, drop_readers, fill, stored
+from .others import SYSTEMS, K, Search
+
+CHUNK = 50_000
+OUT = Path(__file__).parents[2] / "docs" / "performance" / "many_examples.json"
+SIZES = """
+SELECT pg_table_size('loracomp.example_embedding') / 1e6 AS table_mb,
+    pg_relation_size('loracomp.example_embedding_hnsw') / 1e6 AS index_mb
+"""
+console = Console(stderr=True, highlight=False)
+
+
+def main(  # noqa: PLR0917
+    examples: Annotated[list[int] | None, typer.Option(help="Sizes, one after the other.")] = None,
+    a_task: Annotated[int, typer.Option(help="Examples of a task.")] = 100,
+    jobs: Annotated[int, typer.Option(help="Jobs of each login.")] = 640,
+    batch: Annotated[int, typer.Option(help="Jobs that are routed together.")] = 16,
+    beside: Annotated[bool, typer.Option(help="Measure pgvector and ChromaDB too.")] = True,
+    memory: Annotated[str, typer.Option(help="maintenance_work_mem while indexes are built.")] = "4GB",
+    out: Annotated[Path, typer.Option(help="JSON file to add the figures to.")] = OUT,
+) -> None:
+    """Measure, write the figures, print them."""
+    figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    for size in examples or [10_000]:
+        with database() as url, db.connect(url) as connection:
+            connection.execute("SELECT set_config('maintenance_work_mem', %s, false)", [memory])
+            figures[str(size)] = measure(connection, size, size // a_task, jobs, batch, beside=beside)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        figures = {key: figures[key] for key in sorted(figures, key=int)}
+        out.write_text(json.dumps(figures, indent=1) + "\n")
+    table = as_markdown(as_table(figures))
+    if (page := out.resolve().parents[1] / "scaling.md").is_file():
+        copy_tables(page, {"many-examples": table})
+    print(table)
+
+
+def measure(connection: db.Connection, size: int, tasks: int, jobs: int, batch: int, *, beside: bool) -> dict[str, Any]:
+    """The figures of one size."""
+    started = perf_counter()
+    try:
+        library = fill(connection, tasks, size, jobs)
+        loaded = perf_counter()
+        connection.execute("SELECT loracomp.build_embedding_index()")
+        built = perf_counter()
+        connection.execute("SELECT loracomp.tune_routing()")
+        connection.execute("VACUUM ANALYZE")
+        console.print(f"{size:,} examples: loaded in {loaded - started:.0f} s, indexed in {built - loaded:.0f} s")
+        rows = [ours(connection, library, share, batch) for share in READERS]
+    finally:
+        drop_readers(connection)
+    if beside:
+        rows += [other(name, make(connection, library), library, batch) for name, make in SYSTEMS.items()]
+    sizes = connection.execute(SIZES).fetchone()
+    assert sizes
+    return {
+        "day": f"{datetime.now():%Y-%m-%d}", "tasks": tasks, "batch": batch, "jobs": len(library.queries),
+        "indexed_s": round(built - loaded), **{name: round(float(mb), 1) for name, mb in sizes.items()}, "rows": rows,
+    }  # fmt: skip
+
+
+def ours(connection: db.Connection, library: Library, share: str, batch: int) -> dict[str, Any]:
+    """Jobs of the login that may use this share of the tasks, in batches."""
+    role, every = READERS[share]
+    found: list[dict[str, Any]] = []
+
+    def route(vectors: Vectors) -> None:
+        found.extend(route_jobs(connection, add_jobs(connection, len(vectors), submitted_by=role), vectors))
+
+    times = in_batches(route, library.queries, batch)
+    tasks, numbers = np.unique(library.task_ids, return_inverse=True)
+    similarities, best = exact(library, numbers % every == 0)
+    _, inside = weigh((similarities, numbers[best]), len(tasks), Settings(k=K))
+    composed = [{int(task.removeprefix("t")) for task in row["composed_tasks"]} for row in found]
+    same = [set(np.flatnonzero(kept)) == names for kept, names in zip(inside, composed, strict=True)]
+    return {
+        "searched_by": f"ours, {share} of the tasks", **times,
+        "recall": recall(library, best, [row["example_ids"] for row in found]),
+        "same_mix": round(float(np.mean(same)), 4),
+    }  # fmt: skip
+
+
+def other(name: str, search: Search, library: Library, batch: int) -> dict[str, Any]:
+    """The same queries, among all examples."""
+    found: list[Sequence[int]] = []
+    times = in_batches(lambda vectors: found.extend(search(vectors)), library.queries, batch)
+    _, best = exact(library, np.ones(len(library.task_ids), dtype=bool))
+    return {"searched_by": name, **times, "recall": recall(library, best, found)}
+
+
+def in_batches(work: Callable[[Vectors], object], queries: Vectors, batch: int) -> dict[str, float]:
+    """Milliseconds a query, at the median and at the 99th of 100 batches."""
+    spent = [timed(lambda: work(queries[at : at + batch])) / batch for at in range(0, len(queries), batch)]  # noqa: B023
+    return {"p50_ms": round(float(np.quantile(spent, 0.5)), 2), "p99_ms": round(float(np.quantile(spent, 0.99)), 2)}
+
+
+def exact(library: Library, allowed: npt.NDArray[np.bool_]) -> tuple[Array, npt.NDArray[np.int64]]:
+    """Similarities [m, K] and places of the nearest allowed examples, nearest first, by comparing with all."""
+    queries, places = stored(library.queries), np.flatnonzero(allowed)
+    best = np.full((len(queries), K), -1.0), np.zeros((len(queries), K), dtype=np.int64)
+    for start in range(0, len(places), CHUNK):
+        some = places[start : start + CHUNK]
+        similarities = np.hstack([best[0], queries @ stored(library.vectors[some]).T])
+        candidates = np.hstack([best[1], np.broadcast_to(some, (len(queries), len(some)))])
+        order = np.argsort(-similarities, axis=1)[:, :K]
+        best = np.take_along_axis(similarities, order, 1), np.take_along_axis(candidates, order, 1)
+    return best
+
+
+def recall(library: Library, best: npt.NDArray[np.int64], found: Sequence[Sequence[int]]) -> float:
+    """The share of the nearest examples that were found."""
+    shares = [np.isin(ids, mine).mean() for ids, mine in zip(library.example_ids[best], found, strict=True)]
+    return round(float(np.mean(shares)), 4)
+
+
+def as_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each system and login, by size."""
+    head = ("examples", "tasks", "searched by", "p50, ms a job", "p99", "nearest 30 found", "same mix as exact")
+    return [head, *(cells(size, part["tasks"], row) for size, part in figures.items() for row in part["rows"])]
+
+
+def cells(size: str, tasks: int, row: dict[str, Any]) -> tuple[str, ...]:
+    same = f"{row['same_mix']:.1%}" if "same_mix" in row else ""
+    times = (f"{row[each]:.2f}" for each in ("p50_ms", "p99_ms"))
+    return (f"{int(size):,}", f"{tasks:,}", row["searched_by"], *times, f"{row['recall']:.1%}", same)
+
+
+if __name__ == "__main__":
+    typer.run(main)

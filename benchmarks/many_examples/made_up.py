@@ -1,0 +1,95 @@
+"""Libraries of any size: tasks of their own, made from the embeddings of the shipped library."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from loracomp.database import connections as db
+from loracomp.model.encoding import SHAPE, VIEWS
+from loracomp.registry.library_files import PACKAGED, read_examples_file, tasks_with_examples
+
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+from routing_data import Vectors, add_base_model, add_examples, add_task, stored
+
+READERS = {"1 %": ("loracomp_bench_1", 100), "10 %": ("loracomp_bench_10", 10), "all": ("loracomp_bench_100", 1)}
+"""Logins by the share of the tasks that they may use: each 100th, each 10th and each."""
+APART, SPREAD = 0.5, 0.3
+"""How far a made-up task lies from the one that it is made from, and its examples from each other, both as shares of
+the difference of two real texts."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """Rows of the three arrays belong together. Queries belong to tasks of every reader."""
+
+    example_ids: npt.NDArray[np.int64]
+    task_ids: npt.NDArray[np.int64]
+    vectors: npt.NDArray[np.float16]
+    queries: Vectors
+
+
+def made_up(generator: np.random.Generator, tasks: int, examples: int) -> Iterator[Vectors]:
+    """Unit vectors of each task: a real task's, moved by differences of real texts, with its shapes."""
+    real = [read_examples_file(PACKAGED, task).embeddings for task in tasks_with_examples(PACKAGED)]
+    every = np.concatenate(real)
+    for _ in range(tasks):
+        own = real[generator.integers(len(real))]
+
+        def differences(of: Vectors, count: int) -> Vectors:
+            first, second = of[generator.integers(len(of), size=(2, count))]
+            return first - second
+
+        base = own[generator.integers(len(own), size=examples)]
+        moved = base + APART * differences(every, 1) + SPREAD * differences(own, examples)
+        ends = np.linspace(0, base.shape[1] - SHAPE, VIEWS + 1, dtype=int)[1:]
+        parts = [_as_long(*pair) for pair in zip(np.split(moved, ends, 1), np.split(base, ends, 1), strict=True)]
+        yield stored(np.concatenate([*parts[:-1], base[:, ends[-1] :]], axis=1))
+
+
+def _as_long(vectors: Vectors, wanted: Vectors) -> Vectors:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors * np.linalg.norm(wanted, axis=1, keepdims=True) / np.where(lengths > 0, lengths, 1)
+
+
+def fill(connection: db.Connection, tasks: int, examples: int, queries: int) -> Library:
+    """Load a library without its index. Queries are examples of a hundredth of the tasks, which are not loaded."""
+    generator = np.random.default_rng(0)
+    add_base_model(connection)
+    connection.execute("DROP INDEX loracomp.example_embedding_hnsw")
+    make_readers(connection)
+    asked = -(-queries // -(-tasks // 100))
+    ids, owners, vectors, kept_back = [], [], [], []
+    each = examples // tasks
+    for number, made in enumerate(made_up(generator, tasks, each + asked)):
+        task = add_task(connection, f"t{number}", reader_role=reader_of(number))
+        ids += add_examples(connection, task, made[:each])
+        owners += [task] * each
+        vectors.append(made[:each].astype(np.float16))
+        if number % 100 == 0:
+            kept_back.append(made[each:])
+    asking = generator.permutation(np.concatenate(kept_back))[:queries]
+    return Library(np.array(ids), np.array(owners), np.concatenate(vectors), asking)
+
+
+def reader_of(task: int) -> str:
+    """The group that may use a task: the smallest whose turn it is."""
+    return next(role for role, every in READERS.values() if task % every == 0)
+
+
+def make_readers(connection: db.Connection) -> None:
+    """A role for each share, each a member of the smaller ones."""
+    drop_readers(connection)
+    roles = [role for role, _ in READERS.values()]
+    for place, role in enumerate(roles):
+        connection.execute(f"CREATE ROLE {role}")
+        for smaller in roles[:place]:
+            connection.execute(f"GRANT {smaller} TO {role}")
+
+
+def drop_readers(connection: db.Connection) -> None:
+    for role, _ in READERS.values():
+        connection.execute(f"DROP ROLE IF EXISTS {role}")
