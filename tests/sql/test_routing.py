@@ -23,6 +23,7 @@ from routing_data import (
     add_jobs,
     add_task,
     route_jobs,
+    stored,
     unit,
 )
 from routing_reference import Settings, weigh
@@ -69,9 +70,10 @@ def route_one(
 
 def test_the_trace_is_whole(connection: db.Connection) -> None:
     row = route_one(connection)
-    expected = weigh([0, 0, 1, 1, 2, 2], [0.8, 0.8, 0.6, 0.6, 0, 0], Settings())
+    similarities = np.repeat(stored(QUERY)[0, :3], 2).tolist()
+    expected = weigh([0, 0, 1, 1, 2, 2], similarities, Settings())
     assert row["example_tasks"] == ["near", "near", "middle", "middle", "far", "far"]
-    np.testing.assert_allclose(row["similarities"], [0.8, 0.8, 0.6, 0.6, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(row["similarities"], similarities, atol=1e-6)
     assert row["tasks"] == TASKS
     np.testing.assert_allclose(row["probabilities"], expected.probabilities, atol=1e-6)
     np.testing.assert_allclose(row["weights"], expected.weights, atol=1e-6)
