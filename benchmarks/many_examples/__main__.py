@@ -71,17 +71,23 @@ def measure(connection: db.Connection, size: int, tasks: int, jobs: int, batch: 
         connection.execute("SELECT loracomp.tune_routing()")
         connection.execute("VACUUM ANALYZE")
         console.print(f"{size:,} examples: loaded in {loaded - started:.0f} s, indexed in {built - loaded:.0f} s")
-        rows = [ours(connection, library, share, batch) for share in READERS]
+        rows = [shown(ours(connection, library, share, batch)) for share in READERS]
     finally:
         drop_readers(connection)
     if beside:
-        rows += [other(name, make(connection, library), library, batch) for name, make in SYSTEMS.items()]
+        rows += [shown(other(name, make(connection, library), library, batch)) for name, make in SYSTEMS.items()]
     sizes = connection.execute(SIZES).fetchone()
     assert sizes
     return {
         "day": f"{datetime.now():%Y-%m-%d}", "tasks": tasks, "batch": batch, "jobs": len(library.queries),
         "indexed_s": round(built - loaded), **{name: round(float(mb), 1) for name, mb in sizes.items()}, "rows": rows,
     }  # fmt: skip
+
+
+def shown(row: dict[str, Any]) -> dict[str, Any]:
+    """The same; a line on stderr says what it is."""
+    console.print(", ".join(f"{name} {value}" for name, value in row.items()))
+    return row
 
 
 def ours(connection: db.Connection, library: Library, share: str, batch: int) -> dict[str, Any]:
