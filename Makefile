@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing clients dashboard test-dashboard test-ray faults test-hosts bench engine volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing clients dashboard test-dashboard test-ray faults test-hosts test-containers bench engine volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -90,6 +90,10 @@ CUT_S ?= 12
 test-hosts: install ## worker hosts, a standby, Patroni and a pooler in network namespaces, as root; FAILOVERS=20 CUT_S=120 for more
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests:tests/faults $(BIN)/python tests/hosts --size $(SIZE) --failovers $(FAILOVERS) \
 	    --cut-s $(CUT_S)
+
+TORCH_OPTIONS ?=
+test-containers: install ## docker-compose.yml and what people do to it, on Debian's podman, as root; KEEP=folder keeps the images
+	PYTHONPATH=.:tests $(BIN)/python tests/containers --torch-options='$(TORCH_OPTIONS)' $(if $(KEEP),--keep $(KEEP))
 
 bench: engine ## the engine's figures, and routing's by the size of the index; a quarter of an hour on two quiet cores
 	$(BIN)/python -m benchmarks.routing
