@@ -103,20 +103,29 @@ def sizes_of(options: argparse.Namespace) -> Sizes:
 
 def describe_machine(bench: Workbench) -> dict[str, Any]:
     """Name and extent of the machine that the figures were measured on."""
-    model = bench.base.model
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_device(bench.base.model),
+        "versions": versions(),
+        "base_model": bench.pipeline.base_name,
+        "sizes": asdict(bench.sizes),
+    }
+
+
+def describe_device(model: transformers.PreTrainedModel) -> str:
+    """The device that the model is on, and the dtype in which it computes."""
     device = (
         torch.cuda.get_device_name()
         if model.device.type == "cuda"
         else f"{processor()}, {torch.get_num_threads()} threads"
     )
-    versions = ", ".join(f"{each.__name__} {each.__version__}" for each in (torch, transformers, peft))
-    return {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{device}, {str(model.dtype).removeprefix('torch.')}",
-        "versions": f"Python {platform.python_version()}, {versions}",
-        "base_model": bench.pipeline.base_name,
-        "sizes": asdict(bench.sizes),
-    }
+    return f"{device}, {str(model.dtype).removeprefix('torch.')}"
+
+
+def versions() -> str:
+    """Versions of Python and of the libraries that compute."""
+    libraries = ", ".join(f"{each.__name__} {each.__version__}" for each in (torch, transformers, peft))
+    return f"Python {platform.python_version()}, {libraries}"
 
 
 def processor() -> str:

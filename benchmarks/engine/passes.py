@@ -15,7 +15,7 @@ from loracomp.model.scoring import encode_texts
 from loracomp.records import Composition, Request
 
 from .timing import Figure, Measured, Seconds, compare, milliseconds, over, per_second, take_turns
-from .workbench import IN_A_MIX, Draw, Fetching, Workbench, drawing, from_memory, made_up_jobs, to_score
+from .workbench import IN_A_MIX, Draw, Fetching, Workbench, drawing, made_up_jobs, to_score
 
 NOTHING = Composition()
 SCORED = ("cat", "linear")
@@ -75,7 +75,7 @@ def generating(bench: Workbench) -> tuple[Callable[[int], None], Callable[[int],
     """Two runs for `without_end`: `model.generate` without adapters, and ours with a different mix for each job."""
     base = endless(bench.base)
     prompts = [job["prompt"] for job in made_up_jobs(bench.sizes.generating, seed=2)]
-    predictor, draw = Fetching(base, from_memory(bench.library)), drawing(bench.library)
+    predictor, draw = bench.predictor(base=base), drawing(bench.library)
     ids, mask = pad_left(encode_texts(base.tokenizer, prompts), base.model.device)
 
     def alone(_: int) -> None:

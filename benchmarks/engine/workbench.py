@@ -96,9 +96,11 @@ class Workbench:
     def base(self) -> BaseModel:
         return self.pipeline.base
 
-    def predictor(self, adapters: Sequence[AdapterWeights] | None = None, **settings: Any) -> "Fetching":
+    def predictor(
+        self, adapters: Sequence[AdapterWeights] | None = None, *, base: BaseModel | None = None
+    ) -> "Fetching":
         """A predictor with the worker's default settings that fetches adapters from memory."""
-        return Fetching(self.base, from_memory(self.library if adapters is None else adapters), **settings)
+        return Fetching(base or self.base, from_memory(self.library if adapters is None else adapters))
 
 
 class Fetching(Predictor):

