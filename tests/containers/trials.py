@@ -187,15 +187,20 @@ sed -n -E 's/^(CapEff|CapBnd|NoNewPrivs):\\s*//p' /proc/1/status
 
 def killed(place: Place) -> Outcome:
     """The worker's process is killed while it answers"""
+    held: list[int] = []
 
-    def kill(after: int) -> None:
+    def kill(_: int) -> None:
+        held.append(int(place.number("SELECT count(*) FROM loracomp.job WHERE status = 'running'")))
         (worker,) = place.engine.containers("worker")
         os.kill(worker["State"]["Pid"], signal.SIGKILL)
         wait(lambda: place.engine.containers("worker")[0]["State"]["Pid"] not in (0, worker["State"]["Pid"]), 60,
              "the worker is started again")  # fmt: skip
         wait(lambda: place.engine.healthy("worker"), PATIENCE_S, "the worker is ready again")
 
-    return place.submitted(60, kill)
+    outcome = place.submitted(60, kill)
+    outcome.remarks = [f"it held {held[0]} jobs"]
+    outcome.missed = [] if held[0] else ["jobs in the worker's hands"]
+    return outcome
 
 
 def scaled(place: Place) -> Outcome:
@@ -214,7 +219,7 @@ def upgraded(place: Place) -> Outcome:
     """All three are replaced by the new version while they answer"""
     took: list[float] = []
 
-    def upgrade(after: int) -> None:
+    def upgrade(_: int) -> None:
         place.engine.podman("tag", place.upgraded, IMAGE)
         took.append(place.up(3))
 
