@@ -1,4 +1,5 @@
 # The stages keep build tools out of the image, and a change of the code changes its last layer alone.
+# Python 3.11 is the version that the tests run on.
 FROM python:3.11-slim AS build
 WORKDIR /src
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
@@ -39,7 +40,8 @@ COPY --from=package /opt/loracomp /opt/loracomp
 # A number, so that Kubernetes can tell that it is not root.
 USER 1000:1000
 WORKDIR /home/loracomp
-ENV LORACOMP_HOME=/var/lib/loracomp PATH=/opt/loracomp/bin:$PATH
+# Models from the hub are downloaded into the volume too, because nothing else can be written.
+ENV LORACOMP_HOME=/var/lib/loracomp HF_HOME=/var/lib/loracomp/huggingface PATH=/opt/loracomp/bin:$PATH
 VOLUME /var/lib/loracomp
 
 ENTRYPOINT ["loracomp"]

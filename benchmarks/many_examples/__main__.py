@@ -46,6 +46,8 @@ def main(  # noqa: PLR0917
     out: Annotated[Path, typer.Option(help="JSON file to add the figures to.")] = OUT,
 ) -> None:
     """Measure, write the figures, print them."""
+    if small := [size for size in examples or [] if size < a_task]:
+        raise typer.BadParameter(f"{small[0]} examples are less than a task's {a_task}", param_hint="--examples")
     figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     for size in examples or [10_000]:
         with database() as url, db.connect(url) as connection:

@@ -59,7 +59,7 @@ def main(  # noqa: PLR0917
     minutes: Annotated[
         float, typer.Option(help="Minutes for which a reader holds a snapshot, and as many without.")
     ] = 0.5,
-    jobs: Annotated[int, typer.Option(help="Jobs of part soak.")] = 100_000,
+    jobs: Annotated[int, typer.Option(min=100, help="Jobs of part soak.")] = 100_000,
     python: Annotated[str, typer.Option(help="A Python that has procrastinate, pgqueuer and awa-pg.")] = sys.executable,
     out: Annotated[Path, typer.Option(help="JSON file to write the figures into.")] = OUT,
 ) -> None:

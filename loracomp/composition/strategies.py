@@ -221,12 +221,14 @@ def mask(strategy: str, adapter: PackedAdapter, *, density: float, seed: int) ->
     """The elements of an adapter that a strategy keeps; independent of the adapters that it is merged with.
 
     magnitude_prune and ties keep the largest elements of each A and B ("trim" in TIES), dare_linear and dare_ties keep
-    random elements and rescale them. The other strategies have no mask, and no `mask_name`.
+    random elements and rescale them. Raises ValueError for the other strategies, which mask nothing.
     """
     name = mask_name(strategy, density, seed)
     if name.startswith("dropped"):
         drawn = _drawn(adapter, "dare", seed, lambda each, draw: drawn_with(density, each, draw))
         return mask_of(name, drawn, density)
+    if not name:
+        raise ValueError(f"strategy {strategy} masks nothing")
     if adapter.ranks:
         each = ((module, (A[None], B[None])) for module, (A, B) in _factors(adapter))
         largest = {module: Factors(*(are_largest(side, density)[0] for side in sides)) for module, sides in each}

@@ -1,7 +1,7 @@
 """Plan what constraints call once a session.
 
-Postgres prepares each constraint again for each statement. It then put the bodies of functions in language sql into them: most of a
-fifth of the time of a statement on a single job. A function in plpgsql keeps its plan.
+Postgres prepares each constraint again for each statement, and then put the bodies of functions in language sql into them. To prepare
+those of a job took 0.24 ms, and takes 0.13 with functions in plpgsql, which keep their plans.
 """
 
 from alembic import op

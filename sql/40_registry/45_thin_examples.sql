@@ -3,7 +3,7 @@
 --     check_task_exists, check_range
 --     routed_to_own_task        how often routing still finds the task of an example that is gone
 
--- Changes nothing. Routes each vector among today's examples, as the policy default would.
+-- Changes nothing. Routes each vector among today's examples of all tasks, with the settings of the policy default.
 -- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
 -- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.routed_to_own_task(asked loracomp.example_embedding[])
@@ -63,6 +63,10 @@ DECLARE
     before jsonb;
     after jsonb;
 BEGIN
+    IF thin_examples.keep IS NULL THEN
+        RAISE EXCEPTION 'keep must not be null'
+            USING ERRCODE = 'null_value_not_allowed', HINT = 'say how many embedded examples a task may keep';
+    END IF;
     PERFORM loracomp.check_range('keep', thin_examples.keep, 1, 1000000000);
     PERFORM loracomp.check_task_exists(thin_examples.task);
     -- Locked against imports, as by find_task.

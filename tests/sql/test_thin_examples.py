@@ -27,7 +27,7 @@ def connection(loaded: tuple[db.Connection, Library]) -> Iterator[db.Connection]
         yield loaded[0]
 
 
-def thin(connection: db.Connection, keep: int, task: str | None = None) -> list[dict]:
+def thin(connection: db.Connection, keep: int | None, task: str | None = None) -> list[dict]:
     return connection.execute(QUERIES["thin_examples"], {"keep": keep, "task": task}).fetchall()
 
 
@@ -78,7 +78,12 @@ def test_measured_examples_and_then_the_first_by_their_hash_are_kept(
 
 
 def test_what_cannot_be_is_refused_and_deletes_nothing(connection: db.Connection) -> None:
-    for keep, task, message in ((0, None, "keep must be"), (5, "none such", "there is no task none such")):
+    cases = (
+        (0, None, "keep must be"),
+        (None, None, "keep must not be null"),
+        (5, "none such", "there is no task none such"),
+    )
+    for keep, task, message in cases:
         with pytest.raises(psycopg.Error, match=message), connection.transaction():
             thin(connection, keep, task)
     assert sum(left(connection).values()) == sum(COUNTS)
