@@ -198,6 +198,8 @@ AS $$
         FROM unnest(job_ids, embeddings) WITH ORDINALITY AS a (job_id, embedding, place)
         JOIN loracomp.job AS j ON j.id = a.job_id
         WHERE loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version)
+            -- Again, so that no plan that was made for an empty queue reads all jobs.
+            AND j.id = ANY (route_jobs.job_ids)
     ), used AS MATERIALIZED (
         SELECT p.name AS policy, p AS settings, to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS stored
         FROM loracomp.policy AS p
