@@ -35,7 +35,7 @@ FROM pg_stat_all_tables WHERE schemaname = 'loracomp'
 def soak(maintenance: str, jobs: int, batch: int, say: Callable[[str], None]) -> list[dict[str, Any]]:
     """A row for each tenth of the jobs: rate, milliseconds of a claim, and what has piled up at its end.
 
-    One worker takes batches of `batch`. Beside it a probe claims and records 16 jobs at a time; its claims are timed.
+    One worker takes batches of `batch`. Meanwhile a probe claims and records 16 jobs at a time; its claims are timed.
     """
     with queue("loracomp", sys.executable, maintenance) as made, db.connect(made.url) as connection:
         source = Source(connection)
@@ -47,7 +47,7 @@ def soak(maintenance: str, jobs: int, batch: int, say: Callable[[str], None]) ->
 
 
 class Source:
-    """Keeps the queue short but never empty, and ended jobs few. Its probe claims beside the worker."""
+    """Keeps the queue short but never empty, and ended jobs few. Its probe claims while the worker does."""
 
     def __init__(self, connection: db.Connection) -> None:
         self.connection = connection
