@@ -53,7 +53,7 @@ def clear(connection: Connection) -> None:
         # Deleted jobs leave dead index entries. After a thousand, a session remembers where jobs wait (find_waiting).
         (sizes,) = connection.execute(SIZES, (list(INDEXES),))
         if sizes["bytes"] > 5 * 8192:
-            connection.execute("TRUNCATE loracomp.job CASCADE")
+            connection.execute("TRUNCATE loracomp.job")
         for table in CLEARED.split():
             connection.execute(f"DELETE FROM loracomp.{table}".encode())
     add_base_model(connection)

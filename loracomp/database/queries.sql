@@ -229,6 +229,9 @@ SELECT loracomp.report_worker(
 -- name: schema_revision
 SELECT version_num AS revision FROM loracomp.alembic_version
 
+-- name: maintain
+SELECT loracomp.maintain()
+
 -- name: database_metrics
 SELECT * FROM loracomp.database_metrics()
 

@@ -16,11 +16,13 @@ from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.link import at_most
 from loracomp.worker.logfmt import logfmt, told
 
+MAINTAIN_EVERY_S = 60.0
+
 _log = logging.getLogger(__name__)
 
 
 class Presence:
-    """Reports a worker's status. A report or sample that fails is noted, and the worker goes on."""
+    """Reports a worker's status, and lets the database maintain itself. What fails is noted, and the worker goes on."""
 
     def __init__(
         self,
@@ -45,7 +47,7 @@ class Presence:
         self._statement_s = lease_s / 6
         self._release = head()
         self._sample = sample
-        self._sample_after = self._since = monotonic()
+        self._sample_after = self._maintain_at = self._since = monotonic()
         self._problems: Mapping[str, str] = {"database": "the worker has not reported yet"}
 
     @property
@@ -54,7 +56,10 @@ class Presence:
         return self._problems
 
     def report(self, connection: Connection, *, stopped: bool = False) -> None:
-        """Report the status, and read the metrics if they are due. Each statement may take a sixth of a lease."""
+        """Report the status; maintain the database and read the metrics if they are due.
+
+        Each statement may take a sixth of a lease.
+        """
         doing = {**self._activity(), **({"status": "stopped"} if stopped else {})}
         with at_most(connection, self._statement_s):
             problems = self._schema_problems(connection)
@@ -62,8 +67,12 @@ class Presence:
             words = {**self._identity, **doing, **metrics.totals(), "running_s": running_s}
             connection.execute(QUERIES["report_worker"], words)
         self._problems = problems
-        # A stopping worker doesn't read metrics, because it may have to give its jobs back within a second.
-        if self._sample and doing["status"] not in {"stopping", "stopped"} and monotonic() >= self._sample_after:
+        # A stopping worker does no more, because it may have to give its jobs back within a second.
+        if doing["status"] in {"stopping", "stopped"}:
+            return
+        if not problems and monotonic() >= self._maintain_at:
+            self._maintain(connection)
+        if self._sample and not connection.closed and monotonic() >= self._sample_after:
             self._take(self._sample, connection)
 
     def missed(self, error: Exception) -> None:
@@ -79,6 +88,16 @@ class Presence:
         if found == self._release:
             return {}
         return {"schema": f"the database's schema is {found}, this release's is {self._release}: run the same release"}
+
+    def _maintain(self, connection: Connection) -> None:
+        self._maintain_at = monotonic() + MAINTAIN_EVERY_S
+        try:
+            with at_most(connection, self._statement_s):
+                connection.execute(QUERIES["maintain"])
+        except psycopg.Error as error:
+            # Only log it: answers that have no partition yet are stored all the same.
+            _log.warning(logfmt("not_maintained", error=error))
+            connection.close()
 
     def _take(self, sample: DatabaseSample, connection: Connection) -> None:
         start = monotonic()

@@ -1,6 +1,7 @@
--- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0. Jobs that ended within
--- the last hour are deleted only with force, because a typing error such as a minus sign would delete unread answers. The sums of
--- their days are kept (note_purged_days).
+-- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0. If all jobs of a range
+-- have ended long enough ago, all of them are deleted at once, and the partition with their answers is dropped. Jobs that ended
+-- within the last hour are deleted only with force, because a typing error such as a minus sign would delete unread answers. The
+-- sums of their days are kept (note_purged_days).
 CREATE FUNCTION loracomp.purge_jobs(
     older_than interval, batch integer DEFAULT 10000, force boolean DEFAULT false
 ) RETURNS integer
@@ -9,7 +10,10 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     ended_before timestamptz;
-    purged bigint[];
+    first_id bigint;
+    end_id bigint;
+    purged bigint[] := '{}';
+    is_whole boolean;
 BEGIN
     IF purge_jobs.older_than IS NULL THEN
         RAISE EXCEPTION 'older_than must not be null'
@@ -28,20 +32,50 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                 HINT = 'with force => true, jobs that ended within the last hour are deleted too';
     END IF;
-    PERFORM set_config('loracomp.purging', 'on', true); -- lets the audit's triggers know
+    PERFORM set_config('loracomp.purging', 'on', true); -- lets the triggers of job and audit_event know
+    -- Only in READ COMMITTED: in other levels, jobs of the range could be there that this transaction doesn't see.
+    SELECT r.first_id, r.end_id INTO first_id, end_id FROM loracomp.past_range(ended_before) AS r
+    WHERE purge_jobs.batch > 0 AND current_setting('transaction_isolation') = 'read committed';
     purged := ARRAY(
         SELECT j.id FROM loracomp.job AS j
-        WHERE j.finished_at IS NOT NULL AND j.finished_at < ended_before
-        ORDER BY j.finished_at LIMIT purge_jobs.batch
+        WHERE j.id >= first_id AND j.id < end_id AND j.finished_at < ended_before
+        ORDER BY j.id
         FOR UPDATE SKIP LOCKED
     );
+    IF cardinality(purged) < (
+        SELECT count(*) FROM loracomp.job AS j WHERE j.id >= first_id AND j.id < end_id
+    ) THEN
+        -- Others have locked some of its jobs.
+        end_id := NULL;
+        purged := '{}';
+    END IF;
+    is_whole := purged <> '{}';
+    IF NOT is_whole THEN
+        purged := ARRAY(
+            SELECT j.id FROM loracomp.job AS j
+            WHERE j.finished_at IS NOT NULL AND j.finished_at < ended_before
+            ORDER BY j.finished_at LIMIT purge_jobs.batch
+            FOR UPDATE SKIP LOCKED
+        );
+    END IF;
     PERFORM loracomp.note_purged_days(purged);
     DELETE FROM loracomp.job AS j WHERE j.id = ANY (purged);
     DELETE FROM loracomp.audit_event AS a WHERE a.entity = 'job' AND a.entity_id = ANY (purged);
     PERFORM set_config('loracomp.purging', 'off', true);
+    IF NOT is_whole THEN
+        DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (purged);
+    END IF;
+    -- Last, because dropping locks prediction until the transaction ends. If others use it, the answers are deleted instead, and
+    -- a later call drops the empty partition.
+    IF end_id IS NOT NULL THEN
+        IF NOT loracomp.drop_range(first_id, end_id) THEN
+            DELETE FROM loracomp.prediction AS p WHERE is_whole AND p.job_id = ANY (purged);
+        END IF;
+    END IF;
     RETURN cardinality(purged);
 END
 $$;
 COMMENT ON FUNCTION loracomp.purge_jobs IS
 'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left.
+A range of a million ids whose jobs have all ended before goes at once, and the partition with its answers is dropped.
 Jobs that ended within the last hour are deleted only with force. Reports in bi keep the sums of the deleted jobs by day.';

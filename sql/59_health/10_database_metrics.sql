@@ -79,9 +79,14 @@ AS $$
         FROM (VALUES ('session'), ('prepared_transaction'), ('replication')) AS k (kind)
         LEFT JOIN loracomp.oldest_snapshots() AS s USING (kind)
     ),
+    -- Rows of partitions count for their table.
     tables AS (
-        SELECT t.relname, t.n_dead_tup, t.n_live_tup FROM pg_stat_user_tables AS t
-        WHERE t.schemaname = 'loracomp' AND t.relname IN ('job', 'prediction', 'audit_event', 'turn', 'worker')
+        SELECT c.relname, sum(t.n_dead_tup) AS n_dead_tup, sum(t.n_live_tup) AS n_live_tup
+        FROM pg_stat_user_tables AS t
+        JOIN pg_class AS c ON c.oid = coalesce(pg_partition_root(t.relid), t.relid)
+        WHERE c.relnamespace = 'loracomp'::regnamespace
+            AND c.relname IN ('job', 'prediction', 'audit_event', 'turn', 'worker')
+        GROUP BY c.relname
     )
     SELECT 'loracomp_queue_jobs', jsonb_build_object('base_model', q.base_model, 'priority', q.priority::text,
         'evaluation', q.evaluation::text, 'state', CASE WHEN q.is_due THEN 'due' ELSE 'scheduled' END), q.jobs

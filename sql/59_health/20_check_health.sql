@@ -102,14 +102,14 @@ AS $$
             || ': see to the oldest snapshot, then VACUUM', 'no table has more dead rows than it should'
         )
     FROM pg_stat_user_tables AS t
-    WHERE t.schemaname = 'loracomp' AND t.n_dead_tup > 20000 AND t.n_dead_tup > 0.2 * t.n_live_tup
+    WHERE t.schemaname IN ('loracomp', 'loracomp_parts') AND t.n_dead_tup > 20000 AND t.n_dead_tup > 0.2 * t.n_live_tup
     UNION ALL
     SELECT 'autovacuum', CASE WHEN count(*) = 0 AND current_setting('autovacuum')::boolean THEN 'ok' ELSE 'warn' END,
         CASE WHEN NOT current_setting('autovacuum')::boolean THEN 'autovacuum is off: turn it on'
             ELSE coalesce('off for ' || string_agg(c.relname, ', ') || ': ALTER TABLE ... RESET (autovacuum_enabled)', 'on')
         END
     FROM pg_class AS c
-    WHERE c.relnamespace = 'loracomp'::regnamespace AND c.reloptions && '{autovacuum_enabled=false,autovacuum_enabled=off}'
+    WHERE c.relnamespace IN ('loracomp'::regnamespace, 'loracomp_parts'::regnamespace) AND c.reloptions && '{autovacuum_enabled=false,autovacuum_enabled=off}'
 $$;
 COMMENT ON FUNCTION loracomp.check_server IS
 'Checks of the server: pgvector''s version, durability, old snapshots, bloat, autovacuum.';
@@ -181,6 +181,10 @@ AS $$
             ('job', 'prompt'), ('job', 'idempotency_key'), ('job', 'task'), ('job', 'expected'), ('job', 'error'),
             ('job', 'lease_token'), ('prediction', 'output')
         )
+        UNION ALL
+        SELECT a.attrelid, a.attnum, a.attstattarget, format('%s.%s', a.attrelid::regclass, a.attname)
+        FROM pg_inherits AS i INNER JOIN pg_attribute AS a ON a.attrelid = i.inhrelid AND a.attname = 'output'
+        WHERE i.inhparent = 'loracomp.prediction'::regclass
     ) AS a
     CROSS JOIN LATERAL (
         SELECT 'statistics of ' || a.name WHERE a.attstattarget IS DISTINCT FROM 0

@@ -9,12 +9,13 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic import command
 from sqlalchemy import create_engine
 
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.tables import metadata
-from loracomp.errors import SchemaMismatchError
+from loracomp.errors import RefusedError, SchemaMismatchError
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +64,8 @@ DEFINITIONS = {
     """,
     "index": """
         SELECT indexrelid::regclass::text AS name, pg_get_indexdef(indexrelid) AS definition
-        FROM pg_index JOIN pg_class ON oid = indrelid WHERE relnamespace = 'loracomp'::regnamespace AND relkind = 'r'
+        FROM pg_index JOIN pg_class ON oid = indrelid
+        WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('r', 'p')
     """,
     "column": """
         SELECT format('%s.%s', attrelid::regclass, attname) AS name, jsonb_build_object(
@@ -73,14 +75,14 @@ DEFINITIONS = {
         ) AS definition
         FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid
         LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum
-        WHERE relnamespace = 'loracomp'::regnamespace AND relkind = 'r' AND attnum > 0
+        WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('r', 'p') AND attnum > 0
     """,
     "table": """
         SELECT oid::regclass::text AS name, jsonb_build_object(
-            'kind', relkind, 'options', reloptions,
-            'comment', CASE relkind WHEN 'r' THEN obj_description(oid, 'pg_class') END
+            'kind', relkind, 'options', reloptions, 'partitioned', pg_get_partkeydef(oid),
+            'comment', CASE WHEN relkind <> 'S' THEN obj_description(oid, 'pg_class') END
         ) AS definition
-        FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('r', 'S')
+        FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace AND relkind IN ('r', 'p', 'S')
     """,
 }
 
@@ -141,6 +143,82 @@ def test_embeddings_of_any_length_outlast_the_change_to_half_precision_and_back(
         for revision, kind in (("0015", "halfvec(3)p"), ("0014", "vector(3)p")):
             succeeds(empty_database, "upgrade" if kind.startswith("half") else "downgrade", revision)
             assert connection.execute(KEPT).fetchall() == [(vector, kind) for vector in halved]
+
+
+ANSWERS_OF_BEFORE = """
+INSERT INTO loracomp.base_model
+    (name, source, fingerprint, architecture, context_length, parameter_count, modules, is_default)
+VALUES ('tiny', 'nowhere', repeat('a', 64), 'Tiny', 128, 1, '{}', true);
+INSERT INTO loracomp.job (prompt, base_model, submitted_by)
+SELECT 'a', 'tiny', current_user FROM generate_series(1, 1000);
+INSERT INTO loracomp.prediction (
+    job_id, output, policy_settings, base_model, base_fingerprint, encoder, code_version, submitted_by
+)
+SELECT id, 'b', '{}', 'tiny', 'f', 'e', 'c', submitted_by FROM loracomp.job;
+CREATE INDEX theirs ON loracomp.prediction USING gin (example_ids);
+GRANT SELECT (job_id, output) ON loracomp.prediction TO PUBLIC;
+"""
+MOVED = """
+SELECT count(*), min(tableoid::regclass::text),
+    has_column_privilege('public', 'loracomp.prediction', 'output', 'SELECT'),
+    (SELECT count(*) FROM pg_index WHERE indrelid = 'loracomp.prediction'::regclass AND indisvalid)
+FROM loracomp.prediction
+"""
+BOUND = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'job_ids_of_the_first_partition'"
+
+
+@pytest.fixture
+def answered(empty_database: str) -> str:
+    """URL of a database of before the partitions, with a thousand answers, and an index and a grant of its users."""
+    succeeds(empty_database, "upgrade", "0015")
+    with psycopg.connect(empty_database) as connection:
+        connection.execute(ANSWERS_OF_BEFORE)
+    return empty_database
+
+
+def test_answers_stay_where_they_are_and_are_not_read_when_they_become_a_partition(answered: str) -> None:
+    where = "SELECT pg_relation_filenode(%s::regclass)"
+    with psycopg.connect(answered, autocommit=True) as connection:
+        before = connection.execute(where, ["loracomp.prediction"]).fetchone()
+        with schema._bounded_answers(answered):
+            assert connection.execute(BOUND).fetchone() == ("CHECK ((job_id < 2000000))",)
+            said: list[str | None] = []
+            with psycopg.connect(answered, options="-c client_min_messages=debug1") as migrating:
+                migrating.add_notice_handler(lambda notice: said.append(notice.message_primary))
+                engine = create_engine("postgresql+psycopg://", creator=lambda: migrating)
+                with engine.connect() as bound:
+                    command.upgrade(schema.alembic_config(bound), "0016")
+                    bound.commit()
+        implied = 'partition constraint for table "prediction_0" is implied by existing constraints'
+        assert implied in said
+        assert connection.execute(where, ["loracomp_parts.prediction_0"]).fetchone() == before
+        assert connection.execute(MOVED).fetchone() == (1000, "loracomp_parts.prediction_0", True, 3)
+        assert connection.execute(BOUND).fetchone() is None
+
+
+def test_answers_outlast_the_upgrade_and_the_downgrade(answered: str) -> None:
+    schema.initialize(answered)
+    with psycopg.connect(answered, autocommit=True) as connection:
+        assert connection.execute(MOVED).fetchone() == (1000, "loracomp_parts.prediction_0", True, 3)
+        ranges = connection.execute("SELECT first_id, end_id FROM loracomp.job_range").fetchall()
+        assert ranges == [(0, 2000000)]
+        succeeds(answered, "downgrade", "0015")
+        assert connection.execute(MOVED).fetchone() == (1000, "loracomp.prediction", True, 3)
+        succeeds(answered, "upgrade", "head")
+        assert connection.execute(MOVED).fetchone() == (1000, "loracomp_parts.prediction_0", True, 3)
+
+
+def test_what_would_mean_the_first_partition_alone_is_named_and_nothing_changes(answered: str) -> None:
+    with psycopg.connect(answered, autocommit=True) as connection:
+        connection.execute("CREATE VIEW outputs AS SELECT output FROM loracomp.prediction")
+        before = objects(answered)
+        with pytest.raises(
+            RefusedError, match="prevents this: rule _RETURN on view outputs depends on table prediction"
+        ):
+            schema.initialize(answered)
+        assert objects(answered) == before
+        connection.execute("DROP VIEW outputs")
+    assert schema.initialize(answered) != []
 
 
 def test_check_finds_nothing_to_do_and_no_command_that_only_looks_changes_anything(database: str) -> None:

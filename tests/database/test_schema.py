@@ -29,11 +29,11 @@ FROM pg_proc WHERE pronamespace::regnamespace::text IN ('loracomp', 'bi') AND pr
 UNION ALL
 SELECT format('%s %s %s %s', oid::regclass, CASE relkind WHEN 'v' THEN pg_get_viewdef(oid) END, reloptions,
     obj_description(oid, 'pg_class')) || relrowsecurity, relacl::text
-FROM pg_class WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'v')
+FROM pg_class WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'p', 'v')
 UNION ALL
 SELECT format('%s.%s', attrelid::regclass, attname), attacl::text
 FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'v') AND attacl IS NOT NULL
+WHERE relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'p', 'v') AND attacl IS NOT NULL
 UNION ALL
 SELECT pg_get_triggerdef(oid), NULL FROM pg_trigger WHERE NOT tgisinternal
 UNION ALL

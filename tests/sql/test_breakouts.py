@@ -60,7 +60,7 @@ def test_tables_that_people_read_hold_row_security(scene: Scene) -> None:
     open_tables = values(
         scene.owner,
         "SELECT DISTINCT c.relname FROM pg_class AS c LEFT JOIN pg_attribute AS t ON t.attrelid = c.oid"
-        " WHERE c.relnamespace = 'loracomp'::regnamespace AND c.relkind = 'r' AND NOT c.relrowsecurity"
+        " WHERE c.relnamespace = 'loracomp'::regnamespace AND c.relkind IN ('r', 'p') AND NOT c.relrowsecurity"
         " AND (has_table_privilege('loracomp_submitter', c.oid, 'SELECT')"
         "     OR has_any_column_privilege('loracomp_submitter', c.oid, 'SELECT'))",
     )

@@ -25,7 +25,7 @@ EXECUTE = {
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
         queue_is_empty route_jobs read_labelled read_adapters
         find_base_model show_encoder check_health report_worker
-        database_metrics
+        database_metrics maintain
     """,
     "loracomp_analyst": """
         route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
@@ -35,7 +35,7 @@ EXECUTE = {
     "loracomp_admin": """
         submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
         attempts_of job_from_json submit_one confidence set_priority
-        retry_job requeue_jobs purge_jobs check_health refresh_reports limit_analyst
+        retry_job requeue_jobs purge_jobs maintain check_health refresh_reports limit_analyst
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
         show_encoder embedding_dimensions
@@ -68,7 +68,7 @@ OWNERS_ALONE = """
     audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
     gains_again routed_to_own_task excluded_tasks keep_events_of_others audit_examples audit_embeddings audit_truncate
-    delete_jobs
+    delete_jobs delete_predictions range_width add_range past_range drop_range
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key

@@ -7,7 +7,6 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Double,
-    ForeignKeyConstraint,
     Index,
     Integer,
     Table,
@@ -21,7 +20,8 @@ from loracomp.database.tables.columns import created_at, metadata, one_of, optio
 prediction = Table(
     "prediction",
     metadata,
-    # The job is the only foreign key: a trace must stay when an adapter, example or task that it names is deleted.
+    # No foreign keys: a trace must stay when an adapter, example or task that it names is deleted. Of a job that is
+    # deleted, a trigger deletes the answer; a foreign key would look for it also where a whole partition is dropped.
     required("job_id", BigInteger, "Job that the prediction answers.", primary_key=True, autoincrement=False),
     optional("output", Text, "The answer; null for a job of kind route."),
     optional(
@@ -128,8 +128,6 @@ prediction = Table(
         ARRAY(Double),
         "What was added to each choice's score, fitted on the right answers of calibration_examples; null: nothing.",
     ),
-    # CASCADE, so that deleting a job by hand also deletes its answer.
-    ForeignKeyConstraint(["job_id"], ["loracomp.job.id"], name="a_prediction_answers_a_job", ondelete="CASCADE"),
     # Reports cast and add up these values; the constraints prevent a faulty worker from breaking them.
     CheckConstraint(
         "jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, "
@@ -170,8 +168,9 @@ prediction = Table(
     CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),
     # A BRIN index by day: it takes only a few kilobytes, because rows are stored in the order of time.
     Index("prediction_day", text("((created_at AT TIME ZONE 'UTC')::date)"), postgresql_using="brin"),
-    comment="Answers, each with its trace (how it was routed and composed) in arrays, which views unnest.",
-    # So that two whole rows fit on a page of 8 kB. With the default of 2 kB, parts of rows were compressed and moved
-    # to the TOAST table, which took a quarter of the CPU time of recording.
-    postgresql_with={"toast_tuple_target": "4080"},
+    comment="Answers, each with its trace (how it was routed and composed) in arrays, which views unnest. Partitioned "
+    "by ranges of job ids.",
+    # By id and not by time: rows are found by the job's id, ids grow with time, and the key stays unique. Partitions
+    # are made by the SQL function add_range.
+    postgresql_partition_by="RANGE (job_id)",
 )

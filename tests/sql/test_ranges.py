@@ -1,0 +1,293 @@
+"""Ranges of job ids: the partitions of prediction, how they come and go, and who may look into them."""
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+
+import psycopg
+import pytest
+
+from job_data import add_base_model, add_jobs, claim, prediction, statuses
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from loracomp.worker.record import record_predictions
+
+WIDTH = 10
+SMALL = f"""
+DROP TABLE loracomp_parts.prediction_0;
+CREATE OR REPLACE FUNCTION loracomp.range_width() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN {WIDTH};
+SELECT loracomp.maintain();
+"""
+PLACES = "SELECT job_id, tableoid::regclass::text AS part FROM loracomp.prediction ORDER BY job_id"
+RANGES = "SELECT first_id, end_id FROM loracomp.job_range ORDER BY first_id"
+
+
+@pytest.fixture
+def queue(connection: Connection) -> Connection:
+    """Of a database whose ranges have ten ids, but for the first, which has twenty."""
+    connection.execute(SMALL)
+    add_base_model(connection)
+    return connection
+
+
+def value(connection: Connection, statement: str) -> object:
+    (row,) = connection.execute(statement.encode()).fetchall()
+    return next(iter(row.values()))
+
+
+def maintain(connection: Connection) -> object:
+    return value(connection, "SELECT loracomp.maintain()")
+
+
+def ranges(connection: Connection) -> list[tuple[int, int]]:
+    return [(row["first_id"], row["end_id"]) for row in connection.execute(RANGES)]
+
+
+def places(connection: Connection) -> dict[int, str]:
+    """Where each job's answer is."""
+    return {row["job_id"]: row["part"].removeprefix("loracomp_parts.") for row in connection.execute(PLACES)}
+
+
+def answer(connection: Connection, count: int) -> list[int]:
+    """Jobs that were answered a hundred days ago; their ids."""
+    ids = add_jobs(connection, *("a" for _ in range(count)))
+    while jobs := claim(connection):
+        record_predictions(connection, jobs, [prediction(job.id) for job in jobs])
+    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '100 days' WHERE id = ANY (%s)", (ids,))
+    return ids
+
+
+def purge(connection: Connection, batch: int = 10000) -> object:
+    return value(connection, f"SELECT loracomp.purge_jobs('90 days', {batch})")
+
+
+@contextmanager
+def reading(database: str, table: str) -> Iterator[Connection]:
+    """Another session whose transaction has read a table."""
+    with db.connect(database) as reader, reader.transaction():
+        reader.execute(f"SELECT FROM {table} LIMIT 1".encode())
+        yield reader
+
+
+# --- ranges come
+
+
+def test_ranges_are_made_before_their_jobs(queue: Connection) -> None:
+    assert ranges(queue) == [(0, 20)]
+    assert not maintain(queue)
+    answer(queue, 10)
+    assert maintain(queue)
+    assert not maintain(queue)
+    assert ranges(queue) == [(0, 20), (20, 30)]
+    answer(queue, 12)
+    assert places(queue) == {n: "prediction_0" if n < 20 else "prediction_20" for n in range(1, 23)}
+
+
+def test_answers_without_a_range_are_stored_and_the_next_range_begins_after_them(queue: Connection) -> None:
+    answer(queue, 31)
+    assert {n for n, part in places(queue).items() if part == "prediction_others"} == set(range(20, 32))
+    assert maintain(queue)
+    assert ranges(queue) == [(0, 20), (40, 50)]
+    answer(queue, 10)
+    assert places(queue)[39] == "prediction_others" and places(queue)[40] == "prediction_40"
+    assert [purge(queue), purge(queue), purge(queue)] == [19, 22, 0]
+    assert places(queue) == {}
+
+
+def test_one_range_is_enough_however_many_jobs_came_at_once(queue: Connection) -> None:
+    add_jobs(queue, *("a" for _ in range(95)))
+    assert maintain(queue)
+    assert ranges(queue) == [(0, 20), (20, 110)]
+
+
+def test_two_who_maintain_at_once_make_one_range(queue: Connection, database: str) -> None:
+    add_jobs(queue, *("a" for _ in range(10)))
+    with ThreadPoolExecutor(4) as pool, ExitStack() as stack:
+        sessions = [stack.enter_context(db.connect(database)) for _ in range(4)]
+        made = list(pool.map(maintain, sessions))
+    assert made.count(True) == 1
+    assert ranges(queue) == [(0, 20), (20, 30)]
+
+
+def test_who_is_killed_while_maintaining_leaves_nothing_behind(queue: Connection, database: str) -> None:
+    add_jobs(queue, *("a" for _ in range(10)))
+    with db.connect(database) as killed, pytest.raises(psycopg.OperationalError), killed.transaction():
+        assert maintain(killed)
+        queue.execute("SELECT pg_terminate_backend(%s, 5000)", (killed.info.backend_pid,))
+        killed.execute("SELECT 1")
+    assert ranges(queue) == [(0, 20)]
+    assert maintain(queue)
+    assert ranges(queue) == [(0, 20), (20, 30)]
+
+
+def test_whoever_maintains_waits_for_no_reader_and_says_so(queue: Connection, database: str) -> None:
+    add_jobs(queue, *("a" for _ in range(10)))
+    said: list[str | None] = []
+    queue.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    with reading(database, "loracomp.prediction"):
+        start = time.monotonic()
+        assert not maintain(queue)
+        assert time.monotonic() - start < 5
+    assert said == ["no range was made for jobs from 20, because prediction is in use"]
+    assert maintain(queue)
+
+
+SHAPE = """
+SELECT jsonb_build_object(
+    'columns', (
+        SELECT jsonb_agg(jsonb_build_array(
+            a.attname, a.atttypid::regtype, a.attnotnull, a.attstorage, a.attstattarget,
+            pg_get_expr(d.adbin, d.adrelid), col_description(a.attrelid, a.attnum)
+        ) ORDER BY a.attnum)
+        FROM pg_attribute AS a LEFT JOIN pg_attrdef AS d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+    ),
+    'constraints', (
+        SELECT jsonb_agg(pg_get_constraintdef(k.oid) ORDER BY pg_get_constraintdef(k.oid)) FROM pg_constraint AS k
+        WHERE k.conrelid = c.oid
+    ),
+    'indexes', (
+        SELECT jsonb_agg(substring(pg_get_indexdef(i.indexrelid) FROM ' USING .*') ORDER BY i.indexrelid)
+        FROM pg_index AS i WHERE i.indrelid = c.oid
+    ),
+    'attached', (
+        SELECT count(*) FROM pg_index AS i JOIN pg_inherits AS h ON h.inhrelid = i.indexrelid WHERE i.indrelid = c.oid
+    ),
+    'options', c.reloptions
+) AS shape
+FROM pg_class AS c WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'r'
+"""
+
+
+def test_all_partitions_are_alike(connection: Connection) -> None:
+    connection.execute("CREATE INDEX ON loracomp.prediction USING gin (example_ids)")
+    assert maintain(connection)
+    first, *others = [row["shape"] for row in connection.execute(SHAPE)]
+    assert len(others) == 2 and all(other == first for other in others)
+    assert first["attached"] == len(first["indexes"]) == 3
+    assert first["options"] == ["toast_tuple_target=4080"]
+
+
+# --- ranges go
+
+
+def test_purge_drops_a_range_whose_jobs_have_all_ended_whatever_the_batch(queue: Connection) -> None:
+    answer(queue, 19)
+    recent = add_jobs(queue, "b", "c")
+    assert maintain(queue)
+    assert purge(queue, batch=5) == 19
+    assert ranges(queue) == [(20, 40)]
+    assert value(queue, "SELECT to_regclass('loracomp_parts.prediction_0') IS NULL")
+    assert statuses(queue) == dict.fromkeys(recent, "queued")
+    assert value(queue, "SELECT sum(jobs)::int FROM loracomp.purged_day") == 19
+    assert value(queue, "SELECT count(*) FROM loracomp.audit_event WHERE entity = 'job' AND entity_id < 20") == 0
+    assert purge(queue) == 0
+
+
+def test_a_job_that_has_not_ended_keeps_its_range(queue: Connection) -> None:
+    answer(queue, 18)
+    (late,) = add_jobs(queue, "late", run_at="3000-01-01")
+    answer(queue, 4)
+    assert maintain(queue)
+    assert [purge(queue, batch=15) for _ in range(3)] == [15, 7, 0]
+    assert ranges(queue)[0] == (0, 20)
+    queue.execute("SELECT loracomp.cancel_job(%s)", (late,))
+    queue.execute("UPDATE loracomp.job SET finished_at = now() - interval '100 days'")
+    assert purge(queue) == 1
+    assert ranges(queue)[0] != (0, 20)
+
+
+def test_the_newest_range_stays(queue: Connection) -> None:
+    answer(queue, 5)
+    assert purge(queue) == 5
+    assert ranges(queue) == [(0, 20)]
+
+
+def test_a_range_that_others_read_is_emptied_and_dropped_later(queue: Connection, database: str) -> None:
+    answer(queue, 25)
+    assert maintain(queue)
+    with reading(database, "loracomp.prediction"):
+        start = time.monotonic()
+        assert purge(queue) == 19
+        assert time.monotonic() - start < 5
+    assert min(places(queue)) == 20 and ranges(queue)[0] == (0, 20)
+    assert purge(queue) == 6
+    assert ranges(queue)[0] != (0, 20)
+
+
+def test_a_range_with_a_job_that_others_have_locked_is_not_dropped(queue: Connection, database: str) -> None:
+    answer(queue, 25)
+    assert maintain(queue)
+    with db.connect(database) as other, other.transaction():
+        other.execute("SELECT FROM loracomp.job WHERE id = 7 FOR UPDATE")
+        assert purge(queue) == 24
+    assert set(places(queue)) == {7} and ranges(queue)[0] == (0, 20)
+
+
+def test_a_transaction_with_an_older_snapshot_deletes_row_by_row(queue: Connection) -> None:
+    answer(queue, 25)
+    assert maintain(queue)
+    with queue.transaction():
+        queue.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        assert purge(queue) == 25
+    assert places(queue) == {} and ranges(queue)[0] == (0, 20)
+
+
+def test_a_job_that_appears_when_its_range_is_gone_is_answered(queue: Connection, database: str) -> None:
+    with db.connect(database) as slow, slow.transaction():
+        (late,) = add_jobs(slow, "late")
+        answer(queue, 25)
+        assert maintain(queue)
+        assert purge(queue) > 0
+        assert ranges(queue)[0] != (0, 20)
+    answer(queue, 1)
+    assert statuses(queue)[late] == "succeeded" and places(queue)[late] == "prediction_others"
+
+
+def test_a_view_on_a_partition_is_named_and_nothing_is_lost(queue: Connection) -> None:
+    answer(queue, 25)
+    assert maintain(queue)
+    queue.execute("CREATE VIEW first_answers AS SELECT output FROM loracomp_parts.prediction_0")
+    with pytest.raises(psycopg.errors.DependentObjectsStillExist, match="first_answers"):
+        purge(queue)
+    assert len(places(queue)) == len(statuses(queue)) == 25
+
+
+def test_jobs_deleted_one_by_one_take_their_answers_along(queue: Connection) -> None:
+    answer(queue, 10)
+    assert maintain(queue)
+    answer(queue, 15)
+    queue.execute("DELETE FROM loracomp.job WHERE id IN (3, 22)")
+    queue.execute("SELECT * FROM loracomp.erase_jobs('{4, 23}'::bigint[])")
+    assert set(places(queue)) == set(range(1, 26)) - {3, 4, 22, 23}
+
+
+# --- who may look into them
+
+
+@pytest.mark.parametrize("role", ["submitter", "worker", "analyst", "admin"])
+@pytest.mark.parametrize("verb", ["SELECT FROM", "DELETE FROM", "TRUNCATE"])
+def test_no_role_reaches_a_partition_but_through_its_table(connection: Connection, role: str, verb: str) -> None:
+    connection.execute(f"SET ROLE loracomp_{role}".encode())
+    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="schema loracomp_parts"):
+        connection.execute(f"{verb} loracomp_parts.prediction_0".encode())
+    connection.execute("RESET ROLE")
+
+
+READS = {
+    "job_result": "SELECT * FROM loracomp.job_result WHERE job_id = 25",
+    "job_trace": "SELECT * FROM loracomp.job_trace WHERE job_id = 25",
+    "bi.prediction": "SELECT * FROM bi.prediction WHERE job_id = 25",
+    "retrieved_example": "SELECT * FROM loracomp.retrieved_example WHERE job_id = 25",
+}
+
+
+@pytest.mark.parametrize("view", READS)
+def test_to_read_one_job_touches_one_partition(queue: Connection, view: str) -> None:
+    for _ in range(4):
+        answer(queue, 10)
+        maintain(queue)
+    plan = str(queue.execute(f"EXPLAIN {READS[view]}".encode()).fetchall())
+    assert "prediction_20" in plan
+    assert not {part for part in ("prediction_0", "prediction_30", "prediction_others") if f" {part} " in plan}
