@@ -167,14 +167,16 @@ BEGIN ATOMIC
     )
     SELECT a.task_id, g.gain
     FROM (
-        -- Summed first, so that only these few are joined with what may be a thousand adapters.
         SELECT g.adapter_id, sum(s.e * g.gain) / (sum(s.e) + (settings).gain_prior) AS gain
         FROM share AS s
         JOIN loracomp.measurement AS m ON m.example_id = s.example_id
         CROSS JOIN LATERAL unnest(m.adapter_ids, m.gains) AS g (adapter_id, gain)
         GROUP BY g.adapter_id
     ) AS g
-    JOIN unnest(usable_adapters, adapter_tasks) AS a (adapter_id, task_id) ON a.adapter_id = g.adapter_id
+    -- By bisection, because there may be thousands of adapters, and few of them are measured on these examples.
+    CROSS JOIN LATERAL (SELECT width_bucket(g.adapter_id, usable_adapters) AS place) AS p
+    CROSS JOIN LATERAL (SELECT adapter_tasks[p.place] AS task_id) AS a
+    WHERE usable_adapters[p.place] = g.adapter_id
     ORDER BY g.gain DESC, a.task_id
     LIMIT 64;
 END;

@@ -6,7 +6,6 @@
 --     did_you_mean
 --   check_task_exists           raises if an administrator names no task
 --     did_you_mean
---   excluded_tasks              the tasks that a job must not use
 --   eligible_tasks              the tasks to search
 --   active_adapters             the active adapters of these tasks
 --   search_exactly              whether to scan these tasks' examples instead of using the index
@@ -61,19 +60,20 @@ COMMENT ON FUNCTION loracomp.check_encoder_unchanged IS
 CREATE FUNCTION loracomp.unknown_tasks(names text[]) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT string_agg(x.name || coalesce(loracomp.did_you_mean(x.name, ARRAY(
+    WITH known AS MATERIALIZED (
         SELECT t.name FROM loracomp.task AS t
-        WHERE t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role)
-    )), ''), ', ' ORDER BY x.place)
+        WHERE t.reader_role IS NULL OR t.reader_role IN (SELECT loracomp.readable_roles(loracomp.caller()))
+    )
+    SELECT string_agg(
+        x.name || coalesce(loracomp.did_you_mean(x.name, ARRAY(SELECT k.name FROM known AS k)), ''),
+        ', ' ORDER BY x.place
+    )
     FROM (
         SELECT coalesce(u.name, 'null') AS name, min(u.place) AS place
         FROM unnest(names) WITH ORDINALITY AS u (name, place)
         GROUP BY coalesce(u.name, 'null')
     ) AS x
-    WHERE x.name NOT IN (
-        SELECT t.name FROM loracomp.task AS t
-        WHERE t.reader_role IS NULL OR loracomp.may_read(loracomp.caller(), t.reader_role)
-    );
+    WHERE x.name NOT IN (SELECT k.name FROM known AS k);
 END;
 COMMENT ON FUNCTION loracomp.unknown_tasks IS 'The given names that are no task (or none that the caller may read), joined by commas; null if all are tasks.';
 
@@ -94,21 +94,10 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.check_task_exists IS 'True if there is such a task, or if the name is null; otherwise raises.';
 
--- Changes nothing.
-CREATE FUNCTION loracomp.excluded_tasks(excluded text[], pinned text[]) RETURNS text[]
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT CASE
-        WHEN pinned IS NULL THEN excluded
-        ELSE excluded || ARRAY(SELECT t.name FROM loracomp.task AS t WHERE t.name <> ALL (pinned))
-    END;
-END;
-COMMENT ON FUNCTION loracomp.excluded_tasks IS
-'Tasks that a job must not use: its exclude_tasks and, if it gives a list of tasks, all tasks that are not in the list.';
-
--- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role.
+-- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role. OFFSET 0, so
+-- that a role is looked up once, and not for each of its tasks.
 CREATE FUNCTION loracomp.eligible_tasks(
-    base_model text, submitter name, excluded text[], or_measured boolean DEFAULT FALSE
+    base_model text, submitter name, excluded text[], named text[], or_measured boolean DEFAULT FALSE
 ) RETURNS integer[]
 LANGUAGE sql STABLE
 BEGIN ATOMIC
@@ -127,15 +116,20 @@ BEGIN ATOMIC
     AND to_regrole(quote_ident(submitter)) IS NOT NULL
     AND (
         t.reader_role IS NULL
-        OR pg_has_role(to_regrole(quote_ident(submitter)), to_regrole(quote_ident(t.reader_role)), 'member')
+        OR t.reader_role IN (
+            SELECT r.name
+            FROM (SELECT DISTINCT o.reader_role AS name FROM loracomp.task AS o OFFSET 0) AS r
+            WHERE pg_has_role(to_regrole(quote_ident(submitter)), to_regrole(quote_ident(r.name)), 'member')
+        )
     )
-    AND t.name <> ALL (coalesce(excluded, '{}'));
+    AND t.name <> ALL (coalesce(excluded, '{}'))
+    AND (coalesce(named, '{}') = '{}' OR t.name = ANY (named));
 END;
 COMMENT ON FUNCTION loracomp.eligible_tasks IS
-'Tasks that a submitter''s job may use: with an active adapter for the base model (or, if wanted, measured examples), readable '
-'by the submitter, and not excluded. A dropped role can read no tasks.';
+'Tasks that a submitter''s job may use, in order of their ids: with an active adapter for the base model (or, if wanted, '
+'measured examples), readable by the submitter, not excluded and, if any are named, one of these. A dropped role can read no tasks.';
 
--- Changes nothing.
+-- Changes nothing. A join, because ANY would compare each adapter with each task.
 CREATE FUNCTION loracomp.active_adapters(
     base_model text, tasks integer[], OUT adapter_ids integer[], OUT adapter_tasks integer[]
 )
@@ -144,7 +138,8 @@ BEGIN ATOMIC
     SELECT coalesce(array_agg(a.id ORDER BY a.id), '{}'), coalesce(array_agg(a.task_id ORDER BY a.id), '{}')
     FROM loracomp.adapter AS a
     JOIN loracomp.base_model AS b ON b.id = a.base_model_id
-    WHERE b.name = active_adapters.base_model AND a.status = 'active' AND a.task_id = ANY (active_adapters.tasks);
+    JOIN unnest(active_adapters.tasks) AS u (task_id) ON u.task_id = a.task_id
+    WHERE b.name = active_adapters.base_model AND a.status = 'active';
 END;
 COMMENT ON FUNCTION loracomp.active_adapters IS 'The active adapters of these tasks for a base model, each with its task.';
 
@@ -159,7 +154,7 @@ COMMENT ON FUNCTION loracomp.search_exactly IS
 'Whether these tasks have so few examples (4,000 at most) that an exact scan is the better search.';
 
 -- Changes nothing. The query is written so that its plan does not depend on statistics and parameters (a test checks this):
--- task_id + 0 keeps the HNSW branch from using the btree; distance + 0 keeps the exact branch from using HNSW; the constant LIMIT
+-- width_bucket finds a task by bisection, where ANY would look at all, and keeps the HNSW branch from using the btree; distance + 0 keeps the exact branch from using HNSW; the constant LIMIT
 -- (the largest k of a policy) is there because the planner would assume a tenth of the table for a variable one. The HNSW scan is
 -- lazy, so only k rows are read. Sort after the limit: a relaxed scan may return rows slightly out of order.
 CREATE FUNCTION loracomp.nearest_examples(q halfvec, tasks integer[], k integer, exact boolean)
@@ -171,7 +166,7 @@ BEGIN ATOMIC
         FROM (
             SELECT e.example_id, e.task_id, 1 - (e.embedding <=> q) AS similarity
             FROM loracomp.example_embedding AS e
-            WHERE NOT exact AND (e.task_id + 0) = ANY (tasks)
+            WHERE NOT exact AND tasks[width_bucket(e.task_id, tasks)] = e.task_id
             ORDER BY e.embedding <=> q
             LIMIT 200
         ) AS h
@@ -187,5 +182,5 @@ BEGIN ATOMIC
     );
 END;
 COMMENT ON FUNCTION loracomp.nearest_examples IS
-'The k (at most 200) train examples of these tasks that are nearest to q by cosine similarity, in no particular order: '
-'exactly, or by the HNSW index.';
+'The k (at most 200) train examples of these tasks (in order of their ids) that are nearest to q by cosine similarity, in no '
+'particular order: exactly, or by the HNSW index.';

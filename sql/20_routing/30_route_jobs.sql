@@ -1,7 +1,7 @@
 -- Live routing: a worker calls route_jobs for each batch that it claimed.
 --   route_jobs                  compositions and traces for a batch of jobs and their vectors
 --     check_encoder_unchanged, checked_embedding
---     excluded_tasks, eligible_tasks, active_adapters, search_exactly
+--     eligible_tasks, active_adapters, search_exactly
 --     route_query               examples, probabilities, expected gains and weights for one vector
 --       nearest_examples
 --       expected_gains          if the policy's weighting is 'measured'
@@ -183,7 +183,8 @@ AS $$
             loracomp.checked_embedding(a.embedding) AS embedding,
             j.base_model,
             j.submitted_by,
-            loracomp.excluded_tasks(j.exclude_tasks, j.tasks) AS exclude_tasks,
+            j.exclude_tasks,
+            coalesce(j.tasks, '{}') AS named_tasks,
             j.policy,
             j.choices,
             j.system_text,
@@ -218,12 +219,18 @@ AS $$
         SELECT
             e.*,
             CASE
-                WHEN e.measured THEN loracomp.eligible_tasks(e.base_model, e.submitted_by, e.exclude_tasks, TRUE)
+                WHEN e.measured THEN loracomp.eligible_tasks(
+                    e.base_model, e.submitted_by, e.exclude_tasks, e.named_tasks, TRUE
+                )
                 ELSE e.eligible
             END AS searched
         FROM (
-            SELECT s.*, loracomp.eligible_tasks(s.base_model, s.submitted_by, s.exclude_tasks) AS eligible
-            FROM (SELECT DISTINCT w.base_model, w.submitted_by, w.exclude_tasks, w.measured FROM wanted AS w) AS s
+            SELECT s.*, loracomp.eligible_tasks(
+                s.base_model, s.submitted_by, s.exclude_tasks, s.named_tasks
+            ) AS eligible
+            FROM (
+                SELECT DISTINCT w.base_model, w.submitted_by, w.exclude_tasks, w.named_tasks, w.measured FROM wanted AS w
+            ) AS s
             OFFSET 0 -- worked out once, and not for each use
         ) AS e
     ), search AS MATERIALIZED (
@@ -233,7 +240,7 @@ AS $$
     ), routed AS MATERIALIZED (
         SELECT w.*, s.eligible, s.searched, r.*
         FROM wanted AS w
-        JOIN search AS s USING (base_model, submitted_by, exclude_tasks, measured)
+        JOIN search AS s USING (base_model, submitted_by, exclude_tasks, named_tasks, measured)
         CROSS JOIN LATERAL loracomp.route_query(
             w.embedding,
             CASE WHEN w.pinned_weights IS NULL THEN s.searched ELSE '{}' END,

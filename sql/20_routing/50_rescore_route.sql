@@ -3,9 +3,9 @@
 --     with_settings             the trace's policy with these settings
 --     policy_with               or another policy with these settings
 --     retrieve_again            if the trace does not contain enough examples
---       excluded_tasks, eligible_tasks, search_exactly, nearest_examples
+--       eligible_tasks, search_exactly, nearest_examples
 --     gains_again               if the trace does not contain the adapters' expected gains
---       excluded_tasks, eligible_tasks, active_adapters, expected_gains
+--       eligible_tasks, active_adapters, expected_gains
 --     task_weights
 
 -- Changes nothing; reads the stored traces of all jobs with its owner's rights, for analysts and administrators. Tasks that the
@@ -166,7 +166,7 @@ BEGIN
     END IF;
     eligible := loracomp.eligible_tasks(
         asked.base_model, asked.submitted_by,
-        loracomp.excluded_tasks(coalesce(retrieve_again.exclude_tasks, asked.exclude_tasks), asked.tasks), or_measured
+        coalesce(retrieve_again.exclude_tasks, asked.exclude_tasks), asked.tasks, or_measured
     );
     SELECT
         coalesce(array_agg(x.example_id ORDER BY x.similarity DESC, x.example_id), '{}'),
@@ -208,7 +208,7 @@ AS $$
         j.base_model,
         loracomp.eligible_tasks(
             j.base_model, j.submitted_by,
-            loracomp.excluded_tasks(coalesce(gains_again.exclude_tasks, j.exclude_tasks), j.tasks)
+            coalesce(gains_again.exclude_tasks, j.exclude_tasks), j.tasks
         )
     ) AS a
     CROSS JOIN LATERAL (

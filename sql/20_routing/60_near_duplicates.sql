@@ -32,7 +32,7 @@ AS $$
         ORDER BY j.example_id, j.id DESC
     ), scope AS MATERIALIZED (
         SELECT a.tasks, loracomp.search_exactly(a.tasks) AS exact
-        FROM (SELECT array_agg(t.id) AS tasks FROM loracomp.task AS t) AS a
+        FROM (SELECT array_agg(t.id ORDER BY t.id) AS tasks FROM loracomp.task AS t) AS a
     )
     SELECT v.task, v.example_id, e.source_ref, t.name, n.example_id, x.source_ref, n.similarity
     FROM evaluated AS v

@@ -19,7 +19,7 @@ AS $$
     WITH scope AS MATERIALIZED (
         SELECT a.tasks, loracomp.search_exactly(a.tasks) AS exact, a.settings
         FROM (
-            SELECT p AS settings, ARRAY(SELECT t.id FROM loracomp.task AS t) AS tasks
+            SELECT p AS settings, ARRAY(SELECT t.id FROM loracomp.task AS t ORDER BY t.id) AS tasks
             FROM loracomp.policy AS p WHERE p.name = 'default'
         ) AS a
     )

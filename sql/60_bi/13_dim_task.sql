@@ -1,14 +1,13 @@
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.dim_task AS
 SELECT
-    coalesce(m.labels ->> t.name, t.name) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> t.name, t.name) AS task,
     t.id AS task_id,
     t.family,
-    CASE WHEN NOT m.labels ? t.name THEN t.description END AS description,
+    CASE WHEN NOT (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN t.description END AS description,
     t.reader_role IS NOT NULL AS is_restricted,
     t.created_at
-FROM loracomp.task AS t
-CROSS JOIN loracomp.task_mask AS m;
+FROM loracomp.task AS t;
 COMMENT ON VIEW bi.dim_task IS
 'Dimension: a row for every task. Facts join it by task, own_task, top_task or nearest_task. Use a left join, because facts '
 'keep the names of tasks that were deleted.';

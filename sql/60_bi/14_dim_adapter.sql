@@ -2,10 +2,14 @@
 CREATE VIEW bi.dim_adapter AS
 SELECT
     a.id AS adapter_id,
-    CASE WHEN m.labels ? t.name THEN 'hidden adapter ' || a.id ELSE a.name END AS adapter,
+    CASE WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN 'hidden adapter ' || a.id ELSE a.name END
+        AS adapter,
     a.version,
-    CASE WHEN m.labels ? t.name THEN 'hidden adapter ' || a.id ELSE a.name || '@' || a.version END AS label,
-    coalesce(m.labels ->> t.name, t.name) AS task,
+    CASE
+        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN 'hidden adapter ' || a.id ELSE
+            a.name || '@' || a.version
+    END AS label,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> t.name, t.name) AS task,
     t.family,
     b.name AS base_model,
     a.status,
@@ -16,15 +20,14 @@ SELECT
     cardinality(a.target_modules) AS target_module_count,
     a.parameter_count,
     a.byte_count,
-    CASE WHEN NOT m.labels ? t.name THEN a.sha256 END AS sha256,
+    CASE WHEN NOT (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN a.sha256 END AS sha256,
     a.created_by::text AS created_by,
     a.created_at,
     a.activated_at,
     a.retired_at
 FROM loracomp.adapter AS a
 INNER JOIN loracomp.task AS t ON a.task_id = t.id
-INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
-CROSS JOIN loracomp.task_mask AS m;
+INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id;
 COMMENT ON VIEW bi.dim_adapter IS
 'Dimension: a row for every version of an adapter. bi.composed_adapter joins it by adapter_id.';
 COMMENT ON COLUMN bi.dim_adapter.adapter_id IS 'Key: id of this version of the adapter.';

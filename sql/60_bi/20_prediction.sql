@@ -12,7 +12,7 @@ SELECT
     j.kind,
     j.submitted_by::text AS submitted_by,
     j.evaluation,
-    coalesce(m.labels ->> j.task, j.task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> j.task, j.task) AS own_task,
     j.example_id,
     j.policy,
     p.policy_settings ->> 'router' AS router,
@@ -22,13 +22,20 @@ SELECT
     cardinality(j.choices) AS choice_count,
     p.choice_index,
     j.is_correct,
-    coalesce(m.labels ->> p.example_tasks[1], p.example_tasks[1]) AS nearest_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> p.example_tasks[1], p.example_tasks[1]) AS nearest_task,
     p.similarities[1] AS nearest_similarity,
     cardinality(p.example_ids) AS example_count,
-    coalesce(m.labels ->> p.tasks[1], p.tasks[1]) AS top_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> p.tasks[1], p.tasks[1]) AS top_task,
     p.probabilities[1] AS top_probability,
     cardinality(p.adapter_ids) AS adapter_count,
-    loracomp.composition_text(loracomp.masked_tasks(p.composed_tasks, m.labels), p.adapter_weights) AS composition,
+    loracomp.composition_text(
+        loracomp.masked_tasks(
+            p.composed_tasks,
+            (SELECT m.hides FROM loracomp.task_mask AS m),
+            (SELECT m.labels FROM loracomp.task_mask AS m)
+        ),
+        p.adapter_weights
+    ) AS composition,
     p.fallback,
     p.norm_ratio,
     p.cosine,
@@ -58,7 +65,6 @@ SELECT
     loracomp.compute_seconds(p.timings, p.batch_size) AS compute_s,
     now() AS as_of
 FROM loracomp.job AS j
-CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
 WHERE j.finished_at IS NOT NULL AND j.kind <> 'measure';
 COMMENT ON VIEW bi.prediction IS

@@ -7,9 +7,11 @@ CREATE VIEW bi.composed_adapter AS
 SELECT
     p.job_id,
     x.place::integer AS place,
-    coalesce(m.labels ->> x.task, x.task) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.task, x.task) AS task,
     x.adapter_id,
-    CASE WHEN m.labels ? x.task THEN 'hidden adapter ' || x.adapter_id ELSE a.name END AS adapter,
+    CASE
+        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? x.task THEN 'hidden adapter ' || x.adapter_id ELSE a.name
+    END AS adapter,
     a.version,
     x.weight,
     p.base_model,
@@ -19,7 +21,6 @@ SELECT
     (p.created_at AT TIME ZONE 'UTC')::date AS day,
     now() AS as_of
 FROM loracomp.prediction AS p
-CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_ids, p.adapter_weights)
 WITH ORDINALITY AS x (task, adapter_id, weight, place)
 LEFT JOIN loracomp.adapter AS a ON x.adapter_id = a.id;
@@ -57,14 +58,13 @@ SELECT
     c.strategy,
     j.evaluation,
     j.submitted_by::text AS submitted_by,
-    coalesce(m.labels ->> j.task, j.task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> j.task, j.task) AS own_task,
     cardinality(p.adapter_ids) AS adapter_count,
     j.is_correct,
     c.day,
     c.finished_at,
     now() AS as_of
 FROM bi.composed_adapter AS c
-CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.job AS j ON c.job_id = j.id
 LEFT JOIN loracomp.prediction AS p ON c.job_id = p.job_id
 LEFT JOIN bi.dim_adapter AS a ON c.adapter_id = a.adapter_id

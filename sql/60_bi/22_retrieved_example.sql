@@ -8,7 +8,7 @@ SELECT
     p.job_id,
     x.place::integer AS place,
     x.example_id,
-    coalesce(m.labels ->> x.task, x.task) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.task, x.task) AS task,
     x.similarity,
     p.policy_settings ->> 'name' AS policy,
     p.base_model,
@@ -16,7 +16,6 @@ SELECT
     p.created_at AS finished_at,
     now() AS as_of
 FROM loracomp.prediction AS p
-CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
 WITH ORDINALITY AS x (example_id, task, similarity, place);
 COMMENT ON VIEW bi.retrieved_example IS
@@ -41,7 +40,7 @@ SELECT
     t.family,
     x.similarity,
     j.task = x.stored_task AS is_of_own_task,
-    coalesce(m.labels ->> j.task, j.task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> j.task, j.task) AS own_task,
     p.policy_settings ->> 'name' AS policy,
     p.base_model,
     j.evaluation,
@@ -51,7 +50,6 @@ SELECT
     p.created_at AS finished_at,
     now() AS as_of
 FROM loracomp.prediction AS p
-CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.job AS j ON p.job_id = j.id
 -- It does not read bi.retrieved_example, which would read predictions twice and mask each name twice.
 CROSS JOIN LATERAL (
@@ -59,7 +57,11 @@ CROSS JOIN LATERAL (
         generate_subscripts(p.example_ids, 1) AS place,
         unnest(p.example_ids) AS example_id,
         unnest(p.example_tasks) AS stored_task,
-        unnest(loracomp.masked_tasks(p.example_tasks, m.labels)) AS task,
+        unnest(loracomp.masked_tasks(
+            p.example_tasks,
+            (SELECT m.hides FROM loracomp.task_mask AS m),
+            (SELECT m.labels FROM loracomp.task_mask AS m)
+        )) AS task,
         unnest(p.similarities) AS similarity
 ) AS x
 LEFT JOIN bi.dim_task AS t ON x.task = t.task;

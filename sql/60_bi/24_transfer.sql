@@ -2,11 +2,14 @@
 CREATE VIEW bi.transfer AS
 SELECT
     g.adapter_id,
-    CASE WHEN m.labels ? o.name THEN 'hidden adapter ' || a.id ELSE a.name || '@' || a.version END AS adapter,
-    coalesce(m.labels ->> o.name, o.name) AS adapter_task,
+    CASE
+        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? o.name THEN 'hidden adapter ' || a.id ELSE
+            a.name || '@' || a.version
+    END AS adapter,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> o.name, o.name) AS adapter_task,
     a.status AS adapter_status,
     b.name AS base_model,
-    coalesce(m.labels ->> t.name, t.name) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> t.name, t.name) AS task,
     t.family,
     g.n,
     g.mean_gain,
@@ -32,8 +35,7 @@ FROM (
 INNER JOIN loracomp.adapter AS a ON g.adapter_id = a.id
 INNER JOIN loracomp.task AS o ON a.task_id = o.id
 INNER JOIN loracomp.task AS t ON g.task_id = t.id
-INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
-CROSS JOIN loracomp.task_mask AS m;
+INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id;
 COMMENT ON VIEW bi.transfer IS
 'How much each adapter improves answers on each task: a row for every adapter version and task that was measured.';
 COMMENT ON COLUMN bi.transfer.adapter_id IS 'Id of this version of the adapter; joins with bi.dim_adapter.';

@@ -59,7 +59,7 @@ COMMENT ON COLUMN loracomp.accuracy_by_day.correct IS 'Number of answers that eq
 CREATE VIEW bi.accuracy AS
 SELECT
     c.evaluation,
-    coalesce(m.labels ->> c.own_task, c.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> c.own_task, c.own_task) AS own_task,
     c.policy,
     c.base_model,
     c.asked,
@@ -81,7 +81,6 @@ FROM (
     FROM loracomp.accuracy_by_day AS d
     GROUP BY d.evaluation, d.own_task, d.policy, d.base_model
 ) AS c
-CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
 COMMENT ON VIEW bi.accuracy IS 'How often answers were right, by evaluation, task and policy.';
 COMMENT ON COLUMN bi.accuracy.own_task IS 'Task of the examples that the jobs were made from.';
@@ -98,7 +97,7 @@ CREATE VIEW bi.accuracy_by_day AS
 SELECT
     c.day,
     c.evaluation,
-    coalesce(m.labels ->> c.own_task, c.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> c.own_task, c.own_task) AS own_task,
     c.policy,
     c.base_model,
     c.asked,
@@ -109,7 +108,6 @@ SELECT
     i.high AS accuracy_high,
     now() AS as_of
 FROM loracomp.accuracy_by_day AS c
-CROSS JOIN loracomp.task_mask AS m
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
 COMMENT ON VIEW bi.accuracy_by_day IS 'How often answers were right, by task, policy and day.';
 COMMENT ON COLUMN bi.accuracy_by_day.own_task IS 'Task of the examples that the jobs were made from.';

@@ -44,7 +44,7 @@ SELECT
     r.policy,
     r.base_model,
     r.is_evaluation,
-    coalesce(m.labels ->> r.task, r.task) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> r.task, r.task) AS task,
     max(r.jobs)::bigint AS jobs,
     sum(r.mass) / max(r.jobs) AS mean_probability,
     sum(r.jobs_first)::double precision / max(r.jobs) AS first_share,
@@ -56,8 +56,12 @@ FROM (
         sum(d.jobs_first) OVER (PARTITION BY d.day, d.policy, d.base_model, d.is_evaluation) AS jobs
     FROM loracomp.routing_by_day AS d
 ) AS r
-CROSS JOIN loracomp.task_mask AS m
-GROUP BY r.day, r.policy, r.base_model, r.is_evaluation, coalesce(m.labels ->> r.task, r.task);
+GROUP BY
+    r.day,
+    r.policy,
+    r.base_model,
+    r.is_evaluation,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> r.task, r.task);
 COMMENT ON VIEW bi.routing_by_day IS 'How probable each task was for the jobs of each day. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.routing_by_day.task IS 'Task of at least one retrieved example.';
 COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Number of answers that were routed by retrieval on this day; the same for each task.';

@@ -43,8 +43,11 @@ SELECT
     u.base_model,
     u.is_evaluation,
     u.adapter_id,
-    CASE WHEN m.labels ? u.task THEN 'hidden adapter ' || u.adapter_id ELSE a.name || '@' || a.version END AS adapter,
-    coalesce(m.labels ->> u.task, u.task) AS task,
+    CASE
+        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? u.task THEN 'hidden adapter ' || u.adapter_id ELSE
+            a.name || '@' || a.version
+    END AS adapter,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> u.task, u.task) AS task,
     t.family,
     u.jobs,
     u.jobs / sum(u.jobs_first) OVER w::double precision AS share_of_jobs,
@@ -52,7 +55,6 @@ SELECT
     u.weight / sum(u.weight) OVER w AS share,
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'adapter_usage_by_day') AS as_of
 FROM loracomp.adapter_usage_by_day AS u
-CROSS JOIN loracomp.task_mask AS m
 LEFT JOIN loracomp.adapter AS a ON u.adapter_id = a.id
 LEFT JOIN loracomp.task AS t ON u.task = t.name
 WINDOW w AS (PARTITION BY u.day, u.policy, u.base_model, u.is_evaluation);
@@ -105,14 +107,13 @@ usage AS (
 
 SELECT
     s.day,
-    coalesce(m.labels ->> s.task, s.task) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> s.task, s.task) AS task,
     sum(s.jobs)::bigint AS jobs,
     sum(s.weight) / sum(s.jobs)::double precision AS mean_weight,
     sum(s.weight) / sum(sum(s.weight)) OVER (PARTITION BY s.day) AS share,
     now() AS as_of
 FROM usage AS s
-CROSS JOIN loracomp.task_mask AS m
-GROUP BY s.day, coalesce(m.labels ->> s.task, s.task);
+GROUP BY s.day, coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> s.task, s.task);
 COMMENT ON VIEW bi.task_usage_by_day IS 'How often, and with what weight, each task''s adapters were used on each day.';
 COMMENT ON COLUMN bi.task_usage_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN bi.task_usage_by_day.task IS 'Task whose adapter was used.';

@@ -36,9 +36,15 @@ SELECT
     p.base_model,
     p.is_evaluation,
     a.adapter_id AS adapter_id_a,
-    CASE WHEN m.labels ? a.task THEN 'hidden adapter ' || a.adapter_id ELSE x.name || '@' || x.version END AS adapter_a,
+    CASE
+        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? a.task THEN 'hidden adapter ' || a.adapter_id ELSE
+            x.name || '@' || x.version
+    END AS adapter_a,
     b.adapter_id AS adapter_id_b,
-    CASE WHEN m.labels ? b.task THEN 'hidden adapter ' || b.adapter_id ELSE y.name || '@' || y.version END AS adapter_b,
+    CASE
+        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? b.task THEN 'hidden adapter ' || b.adapter_id ELSE
+            y.name || '@' || y.version
+    END AS adapter_b,
     p.jobs,
     a.jobs AS jobs_a,
     b.jobs AS jobs_b,
@@ -53,7 +59,6 @@ FROM (
     SELECT o.day, o.policy, o.base_model, o.is_evaluation, o.adapter_b, o.adapter_a, o.jobs
     FROM loracomp.adapter_pair_by_day AS o
 ) AS p
-CROSS JOIN loracomp.task_mask AS m
 INNER JOIN loracomp.adapter_usage_by_day AS a
     ON p.a = a.adapter_id AND p.day = a.day AND p.policy = a.policy AND p.base_model = a.base_model
     AND p.is_evaluation = a.is_evaluation

@@ -6,7 +6,7 @@ SELECT
     e.name AS evaluation,
     CASE WHEN m.own_task IS NOT NULL THEN 'task' WHEN m.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     m.family,
-    coalesce(h.labels ->> m.own_task, m.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> m.own_task, m.own_task) AS own_task,
     m.policy,
     m.base_model,
     m.tasks,
@@ -48,8 +48,7 @@ CROSS JOIN LATERAL (
     CROSS JOIN LATERAL bi.wilson_interval(a.correct, a.n) AS i
     INNER JOIN loracomp.task AS t ON a.own_task = t.name
     GROUP BY a.policy, a.base_model, GROUPING SETS ((t.family, a.own_task), (t.family), ())
-) AS m
-CROSS JOIN loracomp.task_mask AS h;
+) AS m;
 COMMENT ON VIEW bi.evaluation_accuracy IS
 'How often answers were right in an evaluation, by policy: for each task, and means over the tasks of a family and over all.';
 COMMENT ON COLUMN bi.evaluation_accuracy.scope IS

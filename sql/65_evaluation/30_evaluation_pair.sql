@@ -33,7 +33,7 @@ SELECT
     e.name AS evaluation,
     CASE WHEN s.own_task IS NOT NULL THEN 'task' WHEN s.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     s.family,
-    coalesce(m.labels ->> s.own_task, s.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> s.own_task, s.own_task) AS own_task,
     s.policy_a,
     s.policy_b,
     s.tasks,
@@ -106,8 +106,7 @@ CROSS JOIN LATERAL (
     )
 
     SELECT * FROM by_scope
-) AS s
-CROSS JOIN loracomp.task_mask AS m;
+) AS s;
 COMMENT ON VIEW bi.evaluation_pair IS
 'Two policies compared on the rows that both answered: by how much policy_a was better than policy_b, with a p value.';
 COMMENT ON COLUMN bi.evaluation_pair.scope IS

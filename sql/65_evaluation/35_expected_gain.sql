@@ -3,7 +3,7 @@
 CREATE VIEW bi.expected_gain AS
 SELECT
     x.evaluation,
-    coalesce(m.labels ->> x.own_task, x.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.own_task, x.own_task) AS own_task,
     x.policy,
     x.base_model,
     count(*) AS n,
@@ -42,9 +42,12 @@ FROM (
         AND p.choice_scores IS NOT NULL AND p.calibration_examples IS NULL
     WINDOW same_row AS (PARTITION BY j.evaluation, j.base_model, j.example_id)
 ) AS x
-CROSS JOIN loracomp.task_mask AS m
 WHERE x.expected_gains IS NOT NULL AND x.base_score IS NOT NULL
-GROUP BY x.evaluation, coalesce(m.labels ->> x.own_task, x.own_task), x.policy, x.base_model;
+GROUP BY
+    x.evaluation,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.own_task, x.own_task),
+    x.policy,
+    x.base_model;
 COMMENT ON VIEW bi.expected_gain IS
 'Expected vs. realised gain over the base model, for policies with weighting measured, on each task of an evaluation. Only rows '
 'with choices that a policy without adapters (base) answered too. Calibrated answers are left out: nothing is expected of biases.';

@@ -5,7 +5,7 @@ SELECT
     e.name AS evaluation,
     CASE WHEN q.own_task IS NOT NULL THEN 'task' WHEN q.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     q.family,
-    coalesce(m.labels ->> q.own_task, q.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> q.own_task, q.own_task) AS own_task,
     q.policy,
     q.tasks,
     q.n,
@@ -74,8 +74,7 @@ CROSS JOIN LATERAL (
         avg(k.entropy) AS entropy
     FROM by_task AS k
     GROUP BY k.policy, GROUPING SETS ((k.family, k.own_task), (k.family), ())
-) AS q
-CROSS JOIN loracomp.task_mask AS m;
+) AS q;
 COMMENT ON VIEW bi.routing_quality IS
 'How often retrieval found the task of an evaluation''s rows, by policy: for each task, and means over tasks.';
 COMMENT ON COLUMN bi.routing_quality.scope IS

@@ -57,6 +57,13 @@ def test_nobodys_words(connection: db.Connection) -> None:
         assert "SECRET" not in str(rows), view
 
 
+def test_no_view_joins_the_mask(connection: db.Connection) -> None:
+    """A join would copy the labels of all hidden tasks into each row that is sorted or hashed."""
+    views = "SELECT viewname FROM pg_views WHERE schemaname = 'bi' AND definition ~ "
+    assert connection.execute(f"{views} 'FROM loracomp.task_mask'").fetchall()
+    assert connection.execute(f"{views} '(JOIN|,) *(loracomp.)?task_mask'").fetchall() == []
+
+
 def test_prediction(connection: db.Connection, examples: dict[str, int]) -> None:
     job_id = submit(connection, choices=["yes", "no"], expected="yes", task="mnli")
     answer(connection, job_id, examples, choice_index=1)

@@ -236,6 +236,18 @@ def test_hashes_of_adapters(url: str, owner: Connection) -> None:
     owner.execute("UPDATE loracomp.adapter SET sha256 = %s WHERE id = %s", [row["sha256"], row["id"]])
 
 
+def test_of_large_adapters_a_part_is_hashed(url: str, owner: Connection) -> None:
+    with owner.transaction(force_rollback=True):
+        owner.execute("UPDATE loracomp.adapter SET byte_count = 200e6, sha256 = encode(sha256('w'), 'hex')")
+        owner.execute("DELETE FROM loracomp.adapter_part")
+        owner.execute(
+            "INSERT INTO loracomp.adapter_part (adapter_id, part, bytes) SELECT id, 0, 'w' FROM loracomp.adapter"
+        )
+        (adapters,) = owner.execute("SELECT count(*) AS n FROM loracomp.adapter WHERE status <> 'retired'")
+        expected = f"2 of {adapters['n']} files were checked, and are as they were registered"
+        assert health(owner)["adapter hashes"] == ("ok", expected)
+
+
 def test_stuck_leases_and_a_queue_without_workers(url: str, owner: Connection) -> None:
     held = submit(owner)
     claim(owner, held)

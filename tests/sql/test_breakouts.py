@@ -525,7 +525,7 @@ WORKERS = {
     "cancel": "SELECT loracomp.cancel_job(1)",
     "routing as somebody": "SELECT loracomp.route(array_fill(1, '{832}')::public.vector)",
     "numbers": "SELECT nextval('loracomp.job_id_seq')",
-    "eligible tasks": "SELECT loracomp.eligible_tasks('toy', 'postgres', '{}')",
+    "eligible tasks": "SELECT loracomp.eligible_tasks('toy', 'postgres', '{}', '{}')",
 }
 
 

@@ -57,7 +57,7 @@ EXECUTE = {
 }
 OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs first_in_turn pick_jobs take_turns check_role_exists
-    check_task_exists did_you_mean
+    check_task_exists did_you_mean readable_roles
     unknown_tasks retrieve_again with_settings check_evaluation evaluated_examples tasks_that_have_seen
     text_key checked_embedding check_encoder_unchanged eligible_tasks search_exactly nearest_examples route_query
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
@@ -67,7 +67,7 @@ OWNERS_ALONE = """
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event note_purged_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
-    gains_again routed_to_own_task excluded_tasks keep_events_of_others audit_examples audit_embeddings audit_truncate
+    gains_again routed_to_own_task keep_events_of_others audit_examples audit_embeddings audit_truncate
     delete_jobs delete_predictions range_width add_range past_range drop_range
 """
 JOB_COLUMNS = """

@@ -170,7 +170,7 @@ MUTANTS = [
     ("(sum(s.e) + (settings).gain_prior)", "sum(s.e)"),
     ("x.e / sum(x.e) OVER ()", "x.e"),
     ("(similarity - highest) / temperature", "(similarity - highest) * temperature"),
-    ("a.adapter_id = g.adapter_id", "a.adapter_id >= g.adapter_id"),
+    ("SELECT adapter_tasks[p.place] AS", "SELECT adapter_tasks[1] AS"),
     ("m.example_id = s.example_id", "m.example_id >= s.example_id"),
     ("g.gain > (settings).gain_margin", "g.gain > 0"),
     ("g.gain > (settings).gain_margin", "g.gain > -(settings).gain_margin"),
