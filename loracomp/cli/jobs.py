@@ -19,6 +19,7 @@ from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.database.schema import check_revision
 from loracomp.errors import JobError, LoracompError, NotFoundError, UsageError
+from loracomp.model.cpu import pause_collection
 
 if TYPE_CHECKING:  # at run time this import would load torch
     from loracomp.replay import Replay
@@ -225,6 +226,7 @@ def worker(
     ] = None,
 ) -> None:
     """Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables."""
+    pause_collection()
     given = {"batch_size": batch_size, "metrics_port": metrics_port}
     settings = load_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
     check_revision(database_url(settings))
