@@ -1,5 +1,6 @@
 """Runs the steps of a batch in order (encode, route, load, compose, predict) for the worker, replay and benchmarks."""
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -22,8 +23,14 @@ from loracomp.composition.strategies import PackedAdapter
 from loracomp.database.connections import Connection
 from loracomp.database.measuring import plan_measurements
 from loracomp.database.routing import read_labelled, route
-from loracomp.errors import JobError
-from loracomp.model.cpu import ComputeThread
+from loracomp.errors import (
+    DatabaseUnavailableError,
+    EncoderChangedError,
+    JobError,
+    LoracompError,
+    SchemaMismatchError,
+)
+from loracomp.model.cpu import ComputeThread, in_a_passing_thread
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
 from loracomp.records import (
@@ -40,6 +47,9 @@ from loracomp.records import (
     Versions,
 )
 from loracomp.registry.adapters import fetch_adapters
+from loracomp.registry.base_models import load_registered_encoder
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,6 +67,8 @@ class Prepared:
     """Rows on which biases of the job's choices are fitted; empty: the choices have no biases."""
     adapters: Loaded
     """All adapters of its batch, by id."""
+    versions: Versions
+    """Among them the encoder's, which another may replace before the job is answered."""
     timings: Mapping[str, float]
     """Milliseconds that each step so far took for its whole batch."""
 
@@ -91,9 +103,30 @@ class Pipeline:
     def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Prepared | Failure]:
         """For each job, do all steps before the base model: encode, route (or plan what to measure), load adapters.
 
-        The connection must be in autocommit mode, so that no transaction stays open.
+        The connection must be in autocommit mode, so that no transaction stays open. If the database's encoder was
+        changed, the new one is loaded first. Raises SchemaMismatchError if it can't be loaded.
         """
+        while True:
+            try:
+                return self._prepare(connection, jobs)
+            except EncoderChangedError:
+                self._follow_encoder(connection)
+
+    def _follow_encoder(self, connection: Connection) -> None:
+        device = str(self.encoder.model.device)
+        try:
+            self.encoder = in_a_passing_thread(lambda: load_registered_encoder(connection, device))
+        except DatabaseUnavailableError:
+            raise
+        except LoracompError as error:
+            raise SchemaMismatchError(
+                f"the database's encoder was changed, and this worker can't load the new one: {error}"
+            ) from error
+        _log.info("the database's encoder is %s now", self.encoder.name)
+
+    def _prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Prepared | Failure]:
         timings: dict[str, float] = {}
+        versions = self.versions
         measured = [job for job in jobs if job.kind == "measure"]
         routed = [job for job in jobs if job.kind != "measure"]
 
@@ -114,7 +147,7 @@ class Pipeline:
             asked = [request.composition for each in requests.values() for request in each]
             adapters = self._predictor.load(asked, partial(fetch_adapters, connection))
         return [
-            Prepared(job, decided[job.id], requests[job], labelled.get(job.id, ()), adapters, timings)
+            Prepared(job, decided[job.id], requests[job], labelled.get(job.id, ()), adapters, versions, timings)
             if job in requests
             else Failure(job.id, "job_purged", "the job was purged while it ran")
             for job in jobs
@@ -186,7 +219,7 @@ class Pipeline:
             composition_digest=self._digest(decided.composition, prepared.adapters) if given else None,
             batch_size=asked.together,
             timings=timings,
-            versions=self.versions,
+            versions=prepared.versions,
         )
 
     def _digest(self, composition: Composition, adapters: Loaded) -> str:

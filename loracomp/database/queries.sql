@@ -33,25 +33,50 @@ SELECT b.id, b.name, b.source, b.revision, b.fingerprint, b.modules FROM loracom
 -- name: list_base_models
 SELECT * FROM loracomp.list_base_models()
 
--- name: clear_embeddings
-SELECT * FROM loracomp.clear_embeddings()
-
 -- name: set_encoder
-SELECT * FROM loracomp.set_encoder(
+SELECT loracomp.set_encoder(
     name => %(name)s, source => %(source)s, revision => %(revision)s, fingerprint => %(fingerprint)s,
     dimensions => %(dimensions)s::int, input_version => %(input_version)s::smallint
-)
+) AS becomes
 
 -- name: show_encoder
 SELECT * FROM loracomp.show_encoder()
 
--- name: embedding_dimensions
-SELECT loracomp.embedding_dimensions() AS dimensions
+-- name: show_next_encoder
+SELECT * FROM loracomp.show_next_encoder()
 
--- name: resize_embeddings
--- PLAIN again, because a change of type resets the storage, and the default stores vectors outside their rows.
-ALTER TABLE loracomp.example_embedding
-    ALTER COLUMN embedding TYPE halfvec(%(dimensions)s), ALTER COLUMN embedding SET STORAGE PLAIN
+-- name: cancel_encoder
+SELECT loracomp.cancel_encoder() AS given_up
+
+-- name: examples_without_text
+SELECT * FROM loracomp.examples_without_text()
+
+-- name: lock_next_index
+SELECT loracomp.lock_next_index(encoder => %(encoder)s, input_version => %(input_version)s::smallint) AS index
+
+-- name: end_with_the_client
+-- Also while a statement runs, which may take hours.
+SELECT set_config('client_connection_check_interval', '1s', false), set_config('statement_timeout', '0', false)
+
+-- name: vacuum_next_embedding
+VACUUM (ANALYZE) loracomp.next_embedding
+
+-- name: drop_next_index
+DROP INDEX CONCURRENTLY IF EXISTS loracomp.next_embedding_hnsw
+
+-- name: build_next_index
+CREATE INDEX CONCURRENTLY next_embedding_hnsw ON loracomp.next_embedding
+USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400)
+
+-- name: take_over
+SELECT loracomp.take_over()
+
+-- name: exchange_embeddings
+DROP TABLE loracomp.example_embedding;
+ALTER TABLE loracomp.next_embedding RENAME TO example_embedding;
+ALTER INDEX loracomp.an_example_has_one_next_embedding RENAME TO an_example_has_one_embedding;
+ALTER INDEX loracomp.next_embedding_task RENAME TO example_embedding_task;
+ALTER INDEX loracomp.next_embedding_hnsw RENAME TO example_embedding_hnsw
 
 -- name: drop_embedding_index
 SELECT loracomp.drop_embedding_index(incoming => %(incoming)s::bigint) AS dropped
@@ -82,8 +107,16 @@ SELECT * FROM loracomp.list_tasks()
 -- name: add_examples
 SELECT * FROM loracomp.add_examples(task => %(task)s, examples => %(examples)s)
 
--- name: unembedded_examples
-SELECT * FROM loracomp.unembedded_examples(task => %(task)s, max_examples => %(max_examples)s::int)
+-- name: take_unembedded
+SELECT * FROM loracomp.take_unembedded(
+    encoder => %(encoder)s, input_version => %(input_version)s::smallint, task => %(task)s,
+    after => %(after)s::bigint, max_examples => %(max_examples)s::int
+)
+
+-- name: count_unembedded
+SELECT loracomp.count_unembedded(
+    encoder => %(encoder)s, input_version => %(input_version)s::smallint, task => %(task)s
+) AS unembedded
 
 -- name: thin_examples
 SELECT * FROM loracomp.thin_examples(keep => %(keep)s::int, task => %(task)s)
@@ -94,7 +127,8 @@ SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(con
 -- name: add_embeddings
 -- Vectors are sent in binary, as for route_jobs.
 SELECT loracomp.add_embeddings(
-    example_ids => %(example_ids)s::bigint[], embeddings => %(embeddings)b::vector[]
+    example_ids => %(example_ids)s::bigint[], embeddings => %(embeddings)b::vector[],
+    encoder => %(encoder)s, input_version => %(input_version)s::smallint
 ) AS added
 
 -- name: stage_adapter

@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from psycopg.errors import ObjectNotInPrerequisiteState
 
-from loracomp.database.connections import Connection, know_traces, translated_errors
+from loracomp.database.connections import Connection, know_traces, translate, translated_errors
 from loracomp.database.queries import QUERIES
+from loracomp.errors import EncoderChangedError
 from loracomp.records import Composition, Job, LabelledRow, Routed
 
 
@@ -21,7 +23,7 @@ def route(
 
     `embeddings` [len(jobs), dimensions] are the vectors from `pipeline.encode`; `encoder` and `input_version` are the
     fingerprint and input version of the encoder that made them. The connection must know pgvector's types. Raises
-    SchemaMismatchError if the database has another encoder now, and UsageError if the vectors have another length than
+    EncoderChangedError if the database has another encoder now, and UsageError if the vectors have another length than
     the database's.
     """
     if not jobs:
@@ -34,6 +36,10 @@ def route(
     }
     know_traces(connection)
     with translated_errors():
+        try:
+            rows = connection.execute(QUERIES["route_jobs"], given, binary=True)
+        except ObjectNotInPrerequisiteState as error:
+            raise EncoderChangedError(str(translate(error))) from error
         return [
             Routed(
                 job_id=row["job_id"],
@@ -52,7 +58,7 @@ def route(
                 calibration_examples=tuple(row["calibration_examples"] or ()),
                 trace=row["trace"],
             )
-            for row in connection.execute(QUERIES["route_jobs"], given, binary=True)
+            for row in rows
         ]
 
 

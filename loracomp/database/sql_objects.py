@@ -58,7 +58,10 @@ def changed_files(connection: Connection) -> list[str]:
 
 @contextmanager
 def set_aside(connection: Connection) -> Iterator[None]:
-    """Within this context sql/'s objects are dropped, as they would prevent changes to tables; then created again."""
+    """Within this context sql/'s objects are dropped, as they would prevent changes to tables; then created again.
+
+    Grants to other roles are kept, also those on a table that is replaced by another of its name.
+    """
     grants = drop(connection)
     yield
     apply(connection, grants)
@@ -72,7 +75,7 @@ def drop(connection: Connection) -> list[str]:
     """
     if not inspect(connection).has_table(sql_object.name, schema=SCHEMA):
         return []
-    _shut_out_clients(connection)
+    lock_tables(connection)
     grants = list(connection.scalars(text(_GRANTS), {"roles": list(ROLES)}))
     for drops in connection.scalars(select(sql_object.c.drops).order_by(sql_object.c.position.desc())):
         for statement in drops:
@@ -82,7 +85,11 @@ def drop(connection: Connection) -> list[str]:
     return grants
 
 
-def _shut_out_clients(connection: Connection) -> None:
+def lock_tables(connection: Connection) -> None:
+    """Lock all tables and views until the transaction ends, so that clients wait.
+
+    Raises RefusedError if others hold them for a minute.
+    """
     # DROP locks one object after another, in another order than clients do, which would cause deadlocks. So lock all
     # tables first; if that takes longer than half of deadlock_timeout, release the locks and try again.
     tables = ", ".join(connection.scalars(text(_TABLES)))
@@ -188,10 +195,10 @@ SELECT format(
 FROM (
     SELECT relnamespace AS schema, format('TABLE %s', oid::regclass) AS object, '' AS columns, relowner AS owner,
         relacl AS acl
-    FROM pg_class WHERE relkind IN ('v', 'm')
+    FROM pg_class WHERE relkind IN ('r', 'v', 'm')
     UNION ALL
     SELECT relnamespace, format('TABLE %s', c.oid::regclass), format(' (%I)', attname), relowner, attacl
-    FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid WHERE relkind IN ('v', 'm')
+    FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid WHERE relkind IN ('r', 'v', 'm')
     UNION ALL
     SELECT pronamespace, format('ROUTINE %s', oid::regprocedure), '', proowner, proacl FROM pg_proc
 ) AS o

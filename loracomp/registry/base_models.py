@@ -1,25 +1,17 @@
-"""Registers base models, and sets the database's encoder."""
+"""Registers base models, and finds the database's base model and encoder."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import psycopg
-from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
-from sqlalchemy import Connection as SqlalchemyConnection
 
-from loracomp.database import schema
 from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.queries import QUERIES
-from loracomp.database.sql_objects import set_aside
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.model.loading import BaseModelDescription
 from loracomp.registry.library_files import EncoderPart
-
-INDEXABLE = 4000
-"""The most dimensions that a halfvec may have in pgvector's HNSW index."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,57 +57,6 @@ def find_base_model(connection: Connection, name: str | None = None) -> Register
     assert row
     modules = {module: (int(shape[0]), int(shape[1])) for module, shape in row["modules"].items()}
     return RegisteredBaseModel(row["id"], row["name"], row["source"], row["revision"], row["fingerprint"], modules)
-
-
-def set_encoder(url: str, encoder: Encoder) -> dict[str, tuple[int, int]]:
-    """Make `encoder` the database's encoder, in one transaction. If the old one differs, all embeddings are removed.
-
-    If the length of its vectors differs, the column's type changes and the objects of sql/ are dropped and created
-    again, which only the owner may do. Returns for each task how many embeddings were removed, and how many of those
-    cannot be made again because the example has no text; `embed_examples` makes the others. Running workers stop with
-    an error that says why, and must be started again. Raises RefusedError if the encoder's vectors are too long for an
-    index.
-    """
-    if encoder.dimensions > INDEXABLE:
-        raise RefusedError(
-            f"encoder {encoder.name} gives vectors of {encoder.dimensions} dimensions, for prompt, choices and shape "
-            f"together; an index holds at most {INDEXABLE}: choose an encoder with fewer dimensions"
-        )
-    with translated_errors(), schema.installing(url) as connection:
-        driver = connection.connection.driver_connection
-        assert isinstance(driver, psycopg.Connection)
-        rows = _resize(connection, driver, encoder)
-        rows += driver.cursor(row_factory=dict_row).execute(QUERIES["set_encoder"], _values(encoder)).fetchall()
-    return {row["task"]: (row["removed"], row["without_text"]) for row in rows}
-
-
-def _resize(
-    connection: SqlalchemyConnection, driver: psycopg.Connection[Any], encoder: Encoder
-) -> list[dict[str, Any]]:
-    """If the encoder's vectors have another length, empty the embedding table and change its column's type.
-
-    Returns the rows of `clear_embeddings`, or an empty list if nothing was to do.
-    """
-    cursor = driver.cursor(row_factory=dict_row)
-    if cursor.execute(QUERIES["embedding_dimensions"]).fetchall() == [{"dimensions": encoder.dimensions}]:
-        return []
-    removed = cursor.execute(QUERIES["clear_embeddings"]).fetchall()
-    # Postgres refuses to change the type of a column that functions name in their bodies.
-    with set_aside(connection):
-        # ALTER TABLE takes no parameters, so this cursor writes the number into the statement's text.
-        psycopg.ClientCursor(driver).execute(QUERIES["resize_embeddings"], {"dimensions": encoder.dimensions})
-    return removed
-
-
-def _values(encoder: Encoder) -> dict[str, Any]:
-    return {
-        "name": encoder.name,
-        "source": encoder.source,
-        "revision": encoder.revision,
-        "fingerprint": encoder.fingerprint,
-        "dimensions": encoder.dimensions,
-        "input_version": encoder.input_version,
-    }
 
 
 def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:

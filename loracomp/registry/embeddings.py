@@ -1,6 +1,8 @@
 """Stores embeddings of train examples, computed with the database's encoder or taken from a library."""
 
+import time
 from collections.abc import Mapping, Sequence
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -12,9 +14,12 @@ from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.model.encoder import Encoder
 from loracomp.registry.base_models import check_encoder
+from loracomp.registry.library_files import EncoderPart
 
-EMBEDDED_TOGETHER = 256
-"""Examples embedded and stored in one transaction. A killed import loses at most this many: a few seconds' work."""
+EMBEDDED_TOGETHER = 64
+"""Examples embedded and stored in one transaction: about a second's work, which is what a killed import loses."""
+COUNTED_EACH_S = 10
+"""Seconds between two counts of what is left, because other processes embed too."""
 ADDED_TOGETHER = 4096
 """Embeddings sent in one statement, about 14 MB."""
 
@@ -24,24 +29,62 @@ Vectors = npt.NDArray[np.float32]
 def embed_examples(connection: Connection, encoder: Encoder, task: str | None = None) -> int:
     """Embed the train examples without an embedding, of one task or of all; shows a progress bar, returns their number.
 
-    Each batch is stored as soon as it is embedded, so a killed run can be started again and continues. If another
-    import embeds the same examples at the same time, each is stored once, and a line on stderr says so.
+    Each batch is stored as soon as it is embedded, so a killed run can be started again and continues. Any number of
+    processes may run at the same time: each embeds other examples, and returns when all are embedded.
     Raises RefusedError unless `encoder` is the database's.
     """
     check_encoder(connection, encoder)
-    done = others = 0
-    with progress_bar() as progress:
-        line = progress.add_task("embedding", total=None)
-        while rows := _unembedded(connection, task):
-            progress.update(line, total=done + rows[0]["remaining"])
-            added = add_embeddings(connection, rows, encoder.encode([(r["prompt"], r["choices"]) for r in rows]))
-            done += added
-            others += len(rows) - added
-            progress.update(line, completed=done)
-    if others:
-        progress.console.print(f"another import ran at the same time and embedded {others} of these examples")
+    done = embed_missing(connection, encoder, task)
     tune_routing(connection)
     return done
+
+
+def embed_missing(connection: Connection, encoder: Encoder, task: str | None = None) -> int:
+    """Like `embed_examples`, also for an encoder to which the database is being changed."""
+    done = after = 0
+    counted = float("-inf")
+    with translated_errors(), progress_bar() as progress:
+        line = progress.add_task("embedding", total=None)
+        while True:
+            rows = _embed_batch(connection, encoder, task, after)
+            done += len(rows)
+            if not rows or perf_counter() - counted > COUNTED_EACH_S:
+                left = _count_unembedded(connection, encoder, task)
+                counted = perf_counter()
+                progress.update(line, total=done + left)
+                if not left:
+                    break
+            progress.update(line, completed=done)
+            if not rows and not after:
+                time.sleep(1)  # others are embedding the rest
+            after = rows[-1]["example_id"] if rows else 0
+        progress.update(line, completed=done)
+    return done
+
+
+def encoder_key(encoder: Encoder | EncoderPart) -> dict[str, Any]:
+    """What SQL functions know an encoder by."""
+    return {"encoder": encoder.fingerprint, "input_version": encoder.input_version}
+
+
+def _embed_batch(connection: Connection, encoder: Encoder, task: str | None, after: int) -> list[dict[str, Any]]:
+    """Embed some of the examples with larger ids than `after`; returns their rows.
+
+    The transaction stays open while they are embedded: it holds them, so that no other process takes them, and if this
+    one is killed they are free at once.
+    """
+    values = {**encoder_key(encoder), "task": task, "after": after, "max_examples": EMBEDDED_TOGETHER}
+    with connection.transaction():
+        rows = connection.execute(QUERIES["take_unembedded"], values).fetchall()
+        if rows:
+            add_embeddings(connection, rows, encoder.encode([(r["prompt"], r["choices"]) for r in rows]), encoder)
+    return rows
+
+
+def _count_unembedded(connection: Connection, encoder: Encoder, task: str | None) -> int:
+    row = connection.execute(QUERIES["count_unembedded"], {**encoder_key(encoder), "task": task}).fetchone()
+    assert row
+    return int(row["unembedded"])
 
 
 def progress_bar() -> Progress:
@@ -50,25 +93,37 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=Console(stderr=True))
 
 
-def load_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], vectors: Vectors) -> None:
+def load_embeddings(
+    connection: Connection,
+    rows: Sequence[Mapping[str, Any]],
+    vectors: Vectors,
+    encoder: Encoder | EncoderPart | None = None,
+) -> None:
     """Like `add_embeddings`, for many rows in one transaction; the index is built anew if that is faster."""
     if rows:
         with translated_errors(), connection.transaction():
             row = connection.execute(QUERIES["drop_embedding_index"], {"incoming": len(rows)}).fetchone()
             for start in range(0, len(rows), ADDED_TOGETHER):
                 part = slice(start, start + ADDED_TOGETHER)
-                add_embeddings(connection, rows[part], vectors[part])
+                add_embeddings(connection, rows[part], vectors[part], encoder)
             if row and row["dropped"]:
                 connection.execute(QUERIES["build_embedding_index"])
     tune_routing(connection)
 
 
-def add_embeddings(connection: Connection, rows: Sequence[Mapping[str, Any]], vectors: Vectors) -> int:
+def add_embeddings(
+    connection: Connection,
+    rows: Sequence[Mapping[str, Any]],
+    vectors: Vectors,
+    encoder: Encoder | EncoderPart | None = None,
+) -> int:
     """Store unit vectors [n, dimensions] of n examples (rows with example_id).
 
+    `encoder` made them: the database's (None), or the one to which it is being changed; RefusedError if it is neither.
     Returns how many were stored; an example that has an embedding keeps it.
     """
-    values = {"example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors)}
+    key = encoder_key(encoder) if encoder else {"encoder": None, "input_version": None}
+    values = {**key, "example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors)}
     with translated_errors():
         row = connection.execute(QUERIES["add_embeddings"], values).fetchone()
     assert row
@@ -79,9 +134,3 @@ def tune_routing(connection: Connection) -> None:
     """Adjust routing's index settings to the number of embeddings; call this after embeddings were added or removed."""
     with translated_errors():
         connection.execute(QUERIES["tune_routing"])
-
-
-def _unembedded(connection: Connection, task: str | None) -> list[dict[str, Any]]:
-    with translated_errors():
-        values = {"task": task, "max_examples": EMBEDDED_TOGETHER}
-        return connection.execute(QUERIES["unembedded_examples"], values).fetchall()

@@ -18,8 +18,9 @@ from loracomp.model.loading import describe_base_model
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.adapters import activate_adapter, stage_adapter
-from loracomp.registry.base_models import check_encoder, register_base_model, set_encoder
+from loracomp.registry.base_models import check_encoder, register_base_model
 from loracomp.registry.embeddings import Vectors, load_embeddings
+from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.library_files import PACKAGED, BaseModelPart, EmbeddedExamples, EncoderPart
 from loracomp.registry.measurement_files import measurements_path, read_measurements
 from loracomp.registry.measurements import add_measurements
@@ -62,7 +63,8 @@ def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: S
         rows += new_rows
         vectors.append(new_vectors)
         counts.append((task, added, len(new_rows)))
-    load_embeddings(connection, rows, np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32))
+    together = np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)
+    load_embeddings(connection, rows, together, manifest.encoder)
     # Activate adapters last, when their examples can be retrieved.
     adapters = {
         task: _load_adapter(connection, files.adapter_folder(folder, task), task, base_model, known)

@@ -35,9 +35,10 @@ COMMENT ON FUNCTION loracomp.checked_embedding IS
 'The vector in half precision, as examples and traces have it; or an error, if it is null or has another number of dimensions '
 'than the database''s encoder makes.';
 
--- Changes nothing; raises if vectors come from another encoder, or another input format, than the stored embeddings.
+-- Changes nothing; raises if vectors come from another encoder, or another input format, than the stored embeddings. It is
+-- volatile, so that it sees a change of the encoder for whose end the calling statement has waited.
 CREATE FUNCTION loracomp.check_encoder_unchanged(fingerprint text, input_version smallint) RETURNS boolean
-LANGUAGE plpgsql STABLE PARALLEL SAFE
+LANGUAGE plpgsql
 AS $$
 BEGIN
     IF fingerprint IS NOT NULL AND NOT EXISTS (
@@ -46,7 +47,7 @@ BEGIN
             = (check_encoder_unchanged.fingerprint, check_encoder_unchanged.input_version)
     ) THEN
         RAISE EXCEPTION 'the database''s encoder is no longer the one that these vectors come from'
-            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'start the worker again';
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'load the new one, or start the worker again';
     END IF;
     RETURN true;
 END

@@ -198,7 +198,8 @@ AS $$
             (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task
         FROM unnest(job_ids, embeddings) WITH ORDINALITY AS a (job_id, embedding, place)
         JOIN loracomp.job AS j ON j.id = a.job_id
-        WHERE loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version)
+        -- In a subquery, so that it is called once, and not for each job.
+        WHERE (SELECT loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version))
             -- Again, so that no plan that was made for an empty queue reads all jobs.
             AND j.id = ANY (route_jobs.job_ids)
     ), used AS MATERIALIZED (

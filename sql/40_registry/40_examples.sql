@@ -1,13 +1,16 @@
 -- Examples, then their embeddings.
 --   add_examples
---   unembedded_examples         train examples to embed, with their texts
+--   take_unembedded             train examples to embed, with their texts
+--     embedding_table
+--   count_unembedded            how many there are
 --   find_unembedded             which of the given rows lack an embedding, for a library that brings embeddings
 --   add_embeddings
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
 --   build_embedding_index       after loading them
 
 -- Adds examples to a task. A row that is already there (by content_hash) gets the given text, if any: so an example that a
--- library shipped without text gets one. If its text changes, its embedding and measurements are removed.
+-- library shipped without text gets one. If its text changes, its measurements are removed; the trigger forget_embeddings removes
+-- its embedding.
 -- A row that is already in another split is not changed. Returns the outcome of each row, in order.
 CREATE FUNCTION loracomp.add_examples(task text, examples jsonb)
 RETURNS TABLE (outcome text, stored_split text)
@@ -67,11 +70,6 @@ BEGIN
         FROM judged AS j
         WHERE e.id = j.id AND j.outcome IN ('filled', 'changed')
     ),
-    outdated AS (
-        DELETE FROM loracomp.example_embedding AS v
-        USING judged AS j
-        WHERE v.example_id = j.id AND j.outcome = 'changed'
-    ),
     measured_before AS (
         DELETE FROM loracomp.measurement AS m
         USING judged AS j
@@ -84,24 +82,62 @@ COMMENT ON FUNCTION loracomp.add_examples IS
 'Adds examples given as a JSON array of objects (split, prompt, choices, answer, source_ref, content_hash in hex,
 hash_version). Returns the outcome of each: added, filled, changed, unchanged, or other_split (not added).';
 
--- Reads train examples with text but without embedding, of one task or of all, and their number.
-CREATE FUNCTION loracomp.unembedded_examples(task text, max_examples integer)
-RETURNS TABLE (example_id bigint, task_id integer, prompt text, choices text[], remaining bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
+-- Locks and reads train examples with a text, and without an embedding of this encoder (null: the present one), of one task or of
+-- all, by id, above `after`. Examples that another transaction has taken are left out, so any number of processes may embed at
+-- the same time. Embed them and call add_embeddings in the same transaction; if it ends before, they are free again.
+CREATE FUNCTION loracomp.take_unembedded(
+    encoder text, input_version smallint, task text, after bigint, max_examples integer
+)
+RETURNS TABLE (example_id bigint, prompt text, choices text[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
-    SELECT e.id, e.task_id, e.prompt, e.choices, count(*) OVER ()
-    FROM loracomp.example AS e
-    WHERE e.split = 'train' AND e.prompt IS NOT NULL
-        AND (unembedded_examples.task IS NULL
-            OR e.task_id = (SELECT t.id FROM loracomp.task AS t WHERE t.name = unembedded_examples.task))
-        AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id)
-    ORDER BY e.id
-    LIMIT CASE
-        WHEN loracomp.check_range('max_examples', unembedded_examples.max_examples, 0, 2147483647) THEN max_examples
-    END;
+DECLARE
+    of_encoder CONSTANT regclass := loracomp.embedding_table(encoder, input_version);
+    taken bigint[];
+BEGIN
+    PERFORM loracomp.check_range('max_examples', max_examples, 1, 100000);
+    PERFORM set_config('idle_in_transaction_session_timeout', '0', true);
+    EXECUTE format(
+        'SELECT array_agg(t.id) FROM (
+            SELECT e.id FROM loracomp.example AS e
+            WHERE e.id > $1 AND e.split = ''train'' AND e.prompt IS NOT NULL
+                AND ($2 IS NULL OR e.task_id = (SELECT t.id FROM loracomp.task AS t WHERE t.name = $2))
+                AND NOT EXISTS (SELECT FROM %s AS v WHERE v.example_id = e.id)
+            ORDER BY e.id LIMIT $3
+            FOR NO KEY UPDATE OF e SKIP LOCKED
+        ) AS t', of_encoder
+    ) INTO taken USING after, task, max_examples;
+    -- Look again: another process may have embedded some of them between the statement's begin and their locks.
+    RETURN QUERY EXECUTE format(
+        'SELECT e.id, e.prompt, e.choices FROM loracomp.example AS e
+        WHERE e.id = ANY ($1) AND NOT EXISTS (SELECT FROM %s AS v WHERE v.example_id = e.id)
+        ORDER BY e.id', of_encoder
+    ) USING taken;
+END
 $$;
-COMMENT ON FUNCTION loracomp.unembedded_examples IS
-'Train examples without an embedding, of one task or of all tasks (null); remaining is their total number.';
+COMMENT ON FUNCTION loracomp.take_unembedded IS
+'Train examples without an embedding of this encoder, of one task or of all tasks (null), by id; nobody else is given them until '
+'the transaction ends.';
+
+-- Reads only, except that it locks the encoder's row (embedding_table).
+CREATE FUNCTION loracomp.count_unembedded(encoder text, input_version smallint, task text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    found bigint;
+BEGIN
+    EXECUTE format(
+        'SELECT count(*) FROM loracomp.example AS e
+        WHERE e.split = ''train'' AND e.prompt IS NOT NULL
+            AND ($1 IS NULL OR e.task_id = (SELECT t.id FROM loracomp.task AS t WHERE t.name = $1))
+            AND NOT EXISTS (SELECT FROM %s AS v WHERE v.example_id = e.id)',
+        loracomp.embedding_table(encoder, input_version)
+    ) INTO found USING task;
+    RETURN found;
+END
+$$;
+COMMENT ON FUNCTION loracomp.count_unembedded IS
+'How many train examples have a text and no embedding of this encoder (null: the present one), of one task or of all tasks (null).';
 
 -- Reads which of these rows of a task are train examples without an embedding.
 CREATE FUNCTION loracomp.find_unembedded(task text, content_hashes bytea[])
@@ -117,9 +153,11 @@ ORDER BY e.id;
 END;
 COMMENT ON FUNCTION loracomp.find_unembedded IS 'Which of the given rows are train examples of the task without an embedding.';
 
--- Stores embeddings of examples that have none yet, and returns how many. If two imports bring the same examples, the second
--- waits for the first. Examples that were deleted meanwhile are skipped.
-CREATE FUNCTION loracomp.add_embeddings(example_ids bigint[], embeddings vector[]) RETURNS bigint
+-- Stores embeddings of examples that have none of this encoder (null: the present one), and returns how many. If two imports bring
+-- the same examples, the second waits for the first. Examples that were deleted meanwhile are skipped.
+CREATE FUNCTION loracomp.add_embeddings(
+    example_ids bigint[], embeddings vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
+) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
@@ -128,19 +166,23 @@ BEGIN
     IF cardinality(add_embeddings.example_ids) <> cardinality(add_embeddings.embeddings) THEN
         RAISE EXCEPTION 'embeddings must be as many as example_ids' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    INSERT INTO loracomp.example_embedding (example_id, task_id, embedding)
-    SELECT e.id, e.task_id, g.embedding
-    FROM unnest(add_embeddings.example_ids, add_embeddings.embeddings) AS g (example_id, embedding)
-    JOIN loracomp.example AS e ON e.id = g.example_id
-    ORDER BY e.id
-    FOR KEY SHARE OF e
-    ON CONFLICT ON CONSTRAINT an_example_has_one_embedding DO NOTHING;
+    EXECUTE format(
+        'INSERT INTO %s (example_id, task_id, embedding)
+        SELECT e.id, e.task_id, g.embedding
+        FROM unnest($1, $2) AS g (example_id, embedding)
+        JOIN loracomp.example AS e ON e.id = g.example_id
+        ORDER BY e.id
+        FOR KEY SHARE OF e
+        ON CONFLICT (example_id) DO NOTHING',
+        loracomp.embedding_table(encoder, input_version)
+    ) USING add_embeddings.example_ids, add_embeddings.embeddings;
     GET DIAGNOSTICS added = ROW_COUNT;
     RETURN added;
 END
 $$;
 COMMENT ON FUNCTION loracomp.add_embeddings IS
-'Stores one unit vector for each example; an example that has one keeps it. Returns how many were stored.';
+'Stores one unit vector for each example; an example that has one of this encoder (null: the present one) keeps it. Returns how '
+'many were stored.';
 
 -- Drops the HNSW index if so many embeddings will be added that building it again is faster; returns whether it did.
 -- build_embedding_index must follow in the same transaction; until it ends, routing waits.

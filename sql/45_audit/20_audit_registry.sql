@@ -35,6 +35,8 @@ CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.base_
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
 CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.encoder
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
+CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.next_encoder
+FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
 CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.evaluation
 FOR EACH ROW EXECUTE FUNCTION loracomp.audit_registry();
 CREATE TRIGGER audit_registry AFTER INSERT OR UPDATE OR DELETE ON loracomp.queue_limit

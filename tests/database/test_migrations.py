@@ -16,6 +16,10 @@ from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.tables import metadata
 from loracomp.errors import RefusedError, SchemaMismatchError
+from loracomp.model.encoder import Encoder
+from loracomp.registry.embeddings import embed_examples
+from loracomp.registry.encoder_change import set_encoder
+from loracomp.registry.tasks import add_rows, add_task
 
 ROOT = Path(__file__).parents[2]
 
@@ -295,6 +299,28 @@ def definitions(url: str) -> dict[tuple[str, str], Any]:
             for row in connection.execute(query)
             if "alembic_version" not in row["name"]
         }
+
+
+def test_a_change_of_the_encoder_leaves_these_tables(database: str, minilm: Encoder, shorter: Encoder) -> None:
+    set_encoder(database, minilm)
+    with db.connect(database) as connection:
+        connection.execute("GRANT SELECT ON loracomp.example_embedding TO loracomp_worker, pg_monitor")
+        add_task(connection, "tea")
+        row = {"split": "train", "prompt": "Is tea hot?", "answer": "yes", "content_hash": "a" * 64}
+        add_rows(connection, "tea", [row])
+        embed_examples(connection, minilm)
+    before = definitions(database), objects(database)
+    assert set_encoder(database, shorter) is not None
+    changed = definitions(database)
+    column = changed["column", "loracomp.example_embedding.embedding"]
+    assert column["type"] == "halfvec(192)"
+    column["type"] = "halfvec(832)"
+    assert (changed, objects(database)) == before
+    with db.connect(database) as connection:
+        granted = connection.execute("SELECT relacl::text FROM pg_class WHERE relname = 'example_embedding'").fetchone()
+    assert granted is not None
+    assert "pg_monitor=r/" in granted["relacl"]
+    assert "loracomp_worker" not in granted["relacl"], "what sql/ does not grant its own roles is gone, as after init"
 
 
 NOT_OF_PREDICTION = """

@@ -24,8 +24,9 @@ from loracomp.pipeline import Pipeline, encode
 from loracomp.records import Request
 from loracomp.registry.adapter_files import CONFIG
 from loracomp.registry.adapters import activate_adapter, stage_adapter
-from loracomp.registry.base_models import register_base_model, set_encoder
+from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import embed_examples
+from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.tasks import add_task, import_examples
 from loracomp.worker import start
 from loracomp.worker.loop import Worker

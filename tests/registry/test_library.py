@@ -17,8 +17,9 @@ from loracomp.lab.training.card import adapter_card
 from loracomp.model.loading import describe_base_model
 from loracomp.registry import library_files
 from loracomp.registry.adapters import find_adapter, retire_adapter
-from loracomp.registry.base_models import register_base_model, set_encoder
+from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import embed_examples
+from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.library import LoadedTask, load_library
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
 from loracomp.registry.measurement_files import measurements_path, read_measurements

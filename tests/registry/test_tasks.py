@@ -1,6 +1,5 @@
 """Tasks, examples, embeddings, the encoder, policies."""
 
-import copy
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -18,8 +17,9 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.registry import embeddings, tasks
-from loracomp.registry.base_models import check_encoder, load_registered_encoder, set_encoder
+from loracomp.registry.base_models import check_encoder, load_registered_encoder
 from loracomp.registry.embeddings import add_embeddings, embed_examples, load_embeddings
+from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.example_files import read_lines
 from loracomp.registry.tasks import add_rows, add_task, draw, import_examples
 
@@ -29,14 +29,6 @@ LINES = [
     {"prompt": "Name a colour of the sky.", "answer": "blue"},
     {"prompt": "Do cats bark?", "choices": ["yes", "no"], "answer": "no", "split": "test"},
 ]
-
-
-@pytest.fixture(scope="session")
-def shorter(minilm):
-    """Another encoder with vectors of 192 numbers, two of 64 and a shape's: MiniLM's, cut off."""
-    model = copy.copy(minilm.model)
-    model.truncate_dim = 64
-    return replace(minilm, name="shorter", fingerprint="5" * 64, dimensions=192, model=model)
 
 
 def write_lines(path, lines):
@@ -98,20 +90,22 @@ def test_an_import_that_was_killed_goes_on_where_it_stopped(connection, database
     assert all(row["embedding"] is not None for row in stored(connection))
 
 
-def test_two_imports_at_once_store_each_row_once_and_say_so(database, tmp_path, minilm, monkeypatch, capsys):
+def test_two_imports_at_once_embed_and_store_each_row_once(database, tmp_path, minilm, monkeypatch):
     set_encoder(database, minilm)
     lines = [{"prompt": f"What comes after {number}?", "answer": str(number + 1)} for number in range(40)]
     examples = list(read_lines(write_lines(tmp_path / "facts.jsonl", lines), "facts"))
     monkeypatch.setattr(embeddings, "EMBEDDED_TOGETHER", 16)
     monkeypatch.setattr(tasks, "ROWS_TOGETHER", 16)
     together = Barrier(2)
+    embedded_texts: list[str] = []
 
     class Together:
-        """The encoder's model, in step with the other import's: both have read the same rows."""
+        """The encoder's model, in step with the other import's: both have taken rows."""
 
         device = minilm.model.device
 
         def encode(self, texts, **settings):
+            embedded_texts.extend(text for text in texts if "?" in text)
             with suppress(BrokenBarrierError):
                 together.wait(2)
             return minilm.model.encode(texts, **settings)
@@ -127,7 +121,7 @@ def test_two_imports_at_once_store_each_row_once_and_say_so(database, tmp_path, 
     assert first.get("added", 0) + second.get("added", 0) == 40
     assert first.get("unchanged", 0) + second.get("unchanged", 0) == 40
     assert embedded + embedded_too == 40
-    assert "another import ran at the same time and embedded" in " ".join(capsys.readouterr().err.split())
+    assert sorted(embedded_texts) == sorted(example.prompt for example in examples)
     with db.connect(database) as connection:
         assert sum(row["embedding"] is not None for row in stored(connection)) == 40
 
@@ -281,7 +275,7 @@ def index_number(connection) -> int:
 def test_another_encoder_swaps_all_embeddings_and_says_what_it_left_out(
     connection, database, tmp_path, minilm, shorter
 ):
-    assert set_encoder(database, minilm) == {}
+    assert set_encoder(database, minilm) is None
     add_task(connection, "facts")
     import_examples(connection, "facts", read_lines(write_lines(tmp_path / "facts.jsonl", LINES), "facts"))
     embed_examples(connection, minilm)
@@ -289,20 +283,24 @@ def test_another_encoder_swaps_all_embeddings_and_says_what_it_left_out(
     newest = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example ORDER BY id DESC LIMIT 1")
     load_embeddings(connection, newest.fetchall(), minilm.encode([("shipped", None)]))
     definition = index_definition(connection)
-    assert set_encoder(database, minilm) == {}  # the same one: nothing is lost
+    assert set_encoder(database, minilm) is None  # the same one: nothing is lost
     assert sum(row["embedding"] is not None for row in stored(connection)) == 3
 
-    assert set_encoder(database, shorter) == {"facts": (3, 1)}
+    asked: list[dict[str, int]] = []
+    change = set_encoder(database, shorter, lambda left_out: asked.append(dict(left_out)))
+    assert change is not None
+    assert (change.left_out, asked) == ({"facts": 1}, [{"facts": 1}])
     connection.execute("DEALLOCATE ALL")
-    assert embed_examples(connection, shorter) == 2
+    assert embed_examples(connection, shorter) == 0
     rows = stored(connection)
     assert [row["embedding"] is not None for row in rows] == [True, False, True, False, False]
     expected = shorter.encode([(rows[0]["prompt"], rows[0]["choices"])])[0]
-    np.testing.assert_allclose(rows[0]["embedding"].to_numpy(), expected, atol=1e-4)
+    np.testing.assert_allclose(rows[0]["embedding"].to_numpy(), expected, atol=1e-3)
     assert index_definition(connection) == definition
     assert storage_of_embeddings(connection) == "p"
     assert schema.changed_files(database) == []
-    assert set_encoder(database, minilm) == {"facts": (2, 0)}
+    change = set_encoder(database, minilm)
+    assert change is not None and change.left_out == {}
 
 
 def storage_of_embeddings(connection) -> str:
@@ -347,19 +345,6 @@ def test_an_encoder_that_is_not_the_databases_is_refused(connection, database, m
         check_encoder(connection, replace(minilm, name="mine"))
     with pytest.raises(RefusedError, match=r"input version 3\) is not .* input version 1\).*`loracomp encoder set`"):
         load_registered_encoder(connection)
-
-
-def test_the_sql_function_alone_does_not_take_vectors_of_another_length(connection):
-    values = {
-        "name": "x",
-        "source": "x",
-        "revision": None,
-        "fingerprint": "5" * 64,
-        "dimensions": 128,
-        "input_version": 1,
-    }
-    with pytest.raises(RefusedError, match="gives vectors of 128 dimensions; this database"), db.translated_errors():
-        connection.execute(QUERIES["set_encoder"], values)
 
 
 def test_a_task_may_be_restricted_to_a_role_that_exists(connection):

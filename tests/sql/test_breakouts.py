@@ -27,7 +27,15 @@ SELECT p.oid::regprocedure::text AS name, p.prosrc AS body, coalesce(p.proconfig
 FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi') AND p.prosecdef
 """
 # Text becomes SQL nowhere else. Each takes it from the catalogue or a number, by %I, %L or a regprocedure.
-DYNAMIC = {"loracomp.tune_routing()", "loracomp.build_embedding_index()", "loracomp.refresh_reports(interval)"}
+DYNAMIC = {
+    "loracomp.tune_routing()",
+    "loracomp.build_embedding_index()",
+    "loracomp.refresh_reports(interval)",
+    "loracomp.make_next_embedding(integer)",
+    "loracomp.take_unembedded(text,smallint,text,bigint,integer)",
+    "loracomp.count_unembedded(text,smallint,text)",
+    "loracomp.add_embeddings(bigint[],vector[],text,smallint)",
+}
 # Views that show more than their reader may read of tables, on purpose: numbers of all, or what masks names.
 OWNERS_VIEWS = {"queue_health", "worker_status", "restricted_task", "task_mask"}
 

@@ -324,7 +324,7 @@ def test_purging_and_evaluations_and_emptied_embeddings_leave_events(connection:
     connection.execute("SELECT loracomp.purge_jobs('0', force => true)")
     connection.execute("SELECT loracomp.purge_jobs('0', force => true)")  # nothing left: no event
     connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-    connection.execute("SELECT loracomp.clear_embeddings()")
+    connection.execute("TRUNCATE loracomp.example_embedding")
     rows = connection.execute(
         "SELECT entity, action, reason, coalesce(after, before) ->> 'rows' AS rows FROM loracomp.audit_event"
         " WHERE entity IN ('job', 'evaluation', 'example_embedding') ORDER BY id"

@@ -38,10 +38,10 @@ EXECUTE = {
         retry_job requeue_jobs purge_jobs maintain check_health refresh_reports limit_analyst
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
-        show_encoder embedding_dimensions
-        clear_embeddings drop_embedding_index build_embedding_index add_task restrict_task
+        show_encoder embedding_dimensions cancel_encoder show_next_encoder examples_without_text
+        drop_embedding_index build_embedding_index add_task restrict_task
         rename_task delete_task delete_examples thin_examples list_tasks
-        add_examples unembedded_examples find_unembedded
+        add_examples take_unembedded count_unembedded find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter delete_adapter list_adapters read_adapters
         set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
@@ -69,6 +69,7 @@ OWNERS_ALONE = """
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
     gains_again routed_to_own_task keep_events_of_others audit_examples audit_embeddings audit_truncate
     delete_jobs delete_predictions range_width add_range past_range drop_range
+    embedding_table make_next_embedding lock_next_index take_over forget_embeddings
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key

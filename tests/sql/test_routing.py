@@ -11,7 +11,7 @@ from psycopg import sql
 from conftest import create_database, drop_database
 from loracomp.database import connections as db
 from loracomp.database.routing import route
-from loracomp.errors import SchemaMismatchError, UsageError
+from loracomp.errors import EncoderChangedError, UsageError
 from loracomp.model.encoding import INPUT_FORMAT_VERSION
 from loracomp.records import Job, Trace
 from routing_data import (
@@ -315,7 +315,7 @@ def test_the_step_notices_that_the_encoder_was_changed(connection: db.Connection
     jobs = [a_job(*add_jobs(connection, 1))]
     assert len(route(connection, jobs, QUERY, encoder, INPUT_FORMAT_VERSION)) == 1
     connection.execute(change.encode())
-    with pytest.raises(SchemaMismatchError, match=r"encoder is no longer the one .*: start the worker again"):
+    with pytest.raises(EncoderChangedError, match=r"encoder is no longer the one .*: .* start the worker again"):
         route(connection, jobs, QUERY, encoder, INPUT_FORMAT_VERSION)
 
 

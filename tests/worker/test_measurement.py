@@ -22,7 +22,7 @@ from loracomp.errors import LoracompError, RefusedError
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Job, Measurement, Prediction, Request
 from loracomp.registry.adapters import activate_adapter, stage_adapter
-from loracomp.registry.base_models import set_encoder
+from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.replay import replay
 from loracomp.worker import start
@@ -66,7 +66,7 @@ def add_examples(
         row = connection.execute(
             "INSERT INTO loracomp.example (task_id, split, prompt, choices, answer, content_hash)"
             " SELECT id, %(split)s, %(prompt)s, %(choices)s, %(answer)s, sha256(convert_to(%(prompt)s, 'UTF8'))"
-            " FROM loracomp.task WHERE name = %(task)s RETURNING id, task_id",
+            " FROM loracomp.task WHERE name = %(task)s RETURNING id",
             {
                 "split": split,
                 "prompt": prompt,
@@ -77,13 +77,18 @@ def add_examples(
         ).fetchone()
         assert row
         if split == "train":
-            connection.execute(
-                "INSERT INTO loracomp.example_embedding (example_id, task_id, embedding)"
-                " SELECT %s, %s, (ARRAY[1] || array_fill(0, ARRAY[831]))::real[]::vector",
-                [row["id"], row["task_id"]],
-            )
+            embed(connection, row["id"])
         ids.append(int(row["id"]))
     return ids
+
+
+def embed(connection: Connection, example: int) -> None:
+    connection.execute(
+        "INSERT INTO loracomp.example_embedding (example_id, task_id, embedding)"
+        " SELECT id, task_id, (ARRAY[1] || array_fill(0, ARRAY[831]))::real[]::vector"
+        " FROM loracomp.example WHERE id = %s",
+        [example],
+    )
 
 
 def measurements(connection: Connection) -> dict[int, dict[str, Any]]:
@@ -290,6 +295,7 @@ def test_a_gain_that_is_no_number_is_refused(connection: Connection, gain: float
 def test_an_example_that_changed_meanwhile_is_not_measured_by_its_old_text(connection: Connection) -> None:
     claimed, example, adapter = one_job(connection)
     connection.execute("UPDATE loracomp.example SET prompt = 'another' WHERE id = %s", [example])
+    embed(connection, example)
     assert record_measurements(connection, [claimed], [measured(claimed, [adapter], [1.0])]) == {claimed.id}
     assert measurements(connection) == {}
     assert measure_task(connection, "tea")["added"] == 1

@@ -17,8 +17,8 @@ from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.pipeline import Pipeline
 from loracomp.registry.adapters import activate_adapter, stage_adapter
-from loracomp.registry.base_models import set_encoder
 from loracomp.registry.embeddings import embed_examples
+from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.examples import Example
 from loracomp.registry.measurements import measure_task
 from loracomp.registry.tasks import import_examples

@@ -26,6 +26,7 @@ from loracomp.database.tables.registry import base_model as base_model
 from loracomp.database.tables.registry import encoder as encoder
 from loracomp.database.tables.registry import example as example
 from loracomp.database.tables.registry import example_embedding as example_embedding
+from loracomp.database.tables.registry import next_encoder as next_encoder
 from loracomp.database.tables.registry import task as task
 from loracomp.database.tables.reports import purged_day as purged_day
 from loracomp.database.tables.reports import purged_tag as purged_tag
