@@ -23,11 +23,17 @@ from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedErro
 _PGVECTOR = "SELECT extversion, extnamespace::regnamespace::text AS place FROM pg_extension WHERE extname = 'vector'"
 # A table that exists only in schemas older than the first release.
 _FROM_BEFORE = "SELECT to_regclass('loracomp.adapter_weights') IS NOT NULL"
-# For migration 0016. Until it runs, ids may grow by a tenth and a million.
-_CHECK = "CONSTRAINT job_ids_of_the_first_partition"
-_BOUND = f"DROP {_CHECK.replace(' ', ' IF EXISTS ')}, ADD {_CHECK} CHECK (job_id < {{end}}) NOT VALID"
+# For migrations 0016 and 0018: table, name and condition. Until they run, ids may grow by a tenth and a million.
+_CHECKS = (
+    ("prediction", "job_ids_of_the_first_partition", "job_id < {end}"),
+    (
+        "audit_event",
+        "job_events_of_the_first_partition",
+        "entity <> 'job' OR entity_id IS NULL OR entity_id < {end}",
+    ),
+)
 _END = "SELECT ((s.last_value * 1.1)::bigint / 1000000 + 2) * 1000000 FROM loracomp.job_id_seq AS s"
-_IS_ONE_TABLE = "SELECT count(*) = 1 FROM pg_class WHERE oid = to_regclass('loracomp.prediction') AND relkind = 'r'"
+_IS_ONE_TABLE = "SELECT count(*) = 1 FROM pg_class WHERE oid = to_regclass(:name) AND relkind = 'r'"
 _FIRST_LOCK = 7_215_533_101_990_104_661  # key of an advisory lock: a random number, so that nobody else uses it
 _NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job asks; docs/sql.md says what is public."
 
@@ -42,7 +48,7 @@ def initialize(url: str, *, again: bool = False) -> list[str]:
     Raises SchemaMismatchError if the schema is newer than this release, RefusedError if a user's object depends on an
     object that must be replaced, and DatabaseUnavailableError if pgvector is missing or the server can't be reached.
     """
-    with _bounded_answers(url), installing(url) as connection:
+    with _checked(url), installing(url) as connection:
         before = current_revision(connection)
         if before != head():
             command.upgrade(alembic_config(connection), "head")
@@ -56,31 +62,36 @@ def initialize(url: str, *, again: bool = False) -> list[str]:
 
 
 @contextmanager
-def _bounded_answers(url: str) -> Iterator[None]:
-    # Migration 0016 makes the table of answers the first partition. Postgres would read it while everybody waits, but
-    # for a valid CHECK of its ids; to validate one, it lets others work. If the upgrade fails, the CHECK goes again.
+def _checked(url: str) -> Iterator[None]:
+    # Migrations 0016 and 0018 make a table a partition. Postgres would read it while everybody waits, but for a valid
+    # CHECK of its ids; to validate one, it lets others work. If the upgrade fails, the CHECKs go again.
     with _opened(url) as engine:
-        try:
-            _alter_one_table(engine, _BOUND, lock_timeout="2s")
-            _alter_one_table(engine, f"VALIDATE {_CHECK}")
-        except DBAPIError as error:
-            if not isinstance(error.orig, errors.LockNotAvailable):
-                raise
-            _log.warning("loracomp.prediction is in use, so the upgrade reads all of it while others wait")
+        for table, name, condition in _CHECKS:
+            try:
+                added = f"DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"
+                _alter_one_table(engine, table, added, lock_timeout="2s")
+                _alter_one_table(engine, table, f"VALIDATE CONSTRAINT {name}")
+            except DBAPIError as error:
+                if not isinstance(error.orig, errors.LockNotAvailable):
+                    raise
+                _log.warning("loracomp.%s is in use, so the upgrade reads all of it while others wait", table)
         try:
             yield
         except BaseException:
-            _alter_one_table(engine, f"DROP {_CHECK.replace(' ', ' IF EXISTS ')}")
+            for table, name, _ in _CHECKS:
+                _alter_one_table(engine, table, f"DROP CONSTRAINT IF EXISTS {name}")
             raise
 
 
-def _alter_one_table(engine: Engine, change: str, lock_timeout: str = "0") -> None:
-    """Change the table of answers, unless it is partitioned or does not exist."""
+def _alter_one_table(engine: Engine, table: str, change: str, lock_timeout: str = "0") -> None:
+    """Change a table that a migration will partition, unless it is partitioned or does not exist."""
     with engine.begin() as connection:
-        if _locked_schema(connection) and connection.scalar(text(_IS_ONE_TABLE)):
+        if not _locked_schema(connection):
+            return
+        if connection.scalar(text(_IS_ONE_TABLE), {"name": f"{SCHEMA}.{table}"}):
             end = connection.scalar(text(_END))
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{lock_timeout}'")
-            connection.exec_driver_sql(f"ALTER TABLE loracomp.prediction {change.format(end=end)}")
+            connection.exec_driver_sql(f"ALTER TABLE {SCHEMA}.{table} {change.format(end=end)}")
 
 
 def check_revision(url: str) -> None:

@@ -1,36 +1,46 @@
--- Ranges of job ids: each has a partition of prediction, in schema loracomp_parts.
---   job_range                   the ranges with their partitions
+-- Ranges of job ids: each has a partition of prediction and one of audit_event, in schema loracomp_parts.
+--   job_ranges                  the ranges with their partitions
 --   maintain                    makes the range of the next jobs; workers call it every minute
 --     range_width
 --     add_range
 --   past_range                  the oldest range whose jobs have all ended long ago; purge_jobs calls it
---   drop_range                  drops a range with its answers; purge_jobs calls it
+--   drop_range                  drops a range with its answers and events; purge_jobs calls it
+--   delete_records              deletes answers and events one by one; purge_jobs calls it
 --   trigger delete_predictions  deletes the answers to jobs that are deleted one by one
 
--- Reads only. The partition prediction_others has no range: it takes the answers to jobs that no range contains.
-CREATE VIEW loracomp.job_range WITH (security_invoker) AS
-SELECT
-    coalesce(b.ids[1]::bigint, 0) AS first_id,
-    b.ids[2]::bigint AS end_id,
-    c.oid::regclass AS predictions
-FROM pg_catalog.pg_inherits AS i
-INNER JOIN pg_catalog.pg_class AS c ON i.inhrelid = c.oid
-CROSS JOIN LATERAL regexp_match(
-    pg_get_expr(c.relpartbound, c.oid), 'FROM \((?:MINVALUE|''(\d+)'')\) TO \(''(\d+)''\)'
-) AS b (ids)
-WHERE i.inhparent = 'loracomp.prediction'::regclass AND b.ids IS NOT NULL;
-COMMENT ON VIEW loracomp.job_range IS 'Ranges of job ids, each with the partition that contains the answers to its jobs.';
-COMMENT ON COLUMN loracomp.job_range.first_id IS 'The first id of the range.';
-COMMENT ON COLUMN loracomp.job_range.end_id IS 'The first id after the range.';
-COMMENT ON COLUMN loracomp.job_range.predictions IS 'Partition of prediction with the answers to these jobs.';
+-- Reads only. Three partitions have no range: prediction_others and audit_event_job_others take what belongs to jobs that no range
+-- contains, and audit_event_others has the events of the registry and of jobs of before there were ranges.
+CREATE FUNCTION loracomp.job_ranges()
+RETURNS TABLE (first_id bigint, end_id bigint, predictions regclass, events regclass)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT
+        coalesce(b.ids[1]::bigint, 0), b.ids[2]::bigint, c.oid::regclass,
+        (
+            SELECT e.oid::regclass FROM pg_inherits AS h JOIN pg_class AS e ON e.oid = h.inhrelid
+            WHERE h.inhparent = 'loracomp_parts.audit_event_jobs'::regclass
+                AND pg_get_expr(e.relpartbound, e.oid) = pg_get_expr(c.relpartbound, c.oid)
+        )
+    FROM pg_inherits AS i
+    JOIN pg_class AS c ON c.oid = i.inhrelid
+    CROSS JOIN LATERAL regexp_match(
+        pg_get_expr(c.relpartbound, c.oid), 'FROM \((?:MINVALUE|''(\d+)'')\) TO \(''(\d+)''\)'
+    ) AS b (ids)
+    WHERE i.inhparent = 'loracomp.prediction'::regclass AND b.ids IS NOT NULL
+    ORDER BY 1;
+$$;
+COMMENT ON FUNCTION loracomp.job_ranges IS
+'Ranges of job ids, from first_id to before end_id, with the partitions of prediction and audit_event that contain the answers to '
+'these jobs and their events; events is null for a range that is older than the partitions of audit_event.';
 
 CREATE FUNCTION loracomp.range_width() RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 RETURN 1000000;
 COMMENT ON FUNCTION loracomp.range_width IS 'How many job ids a range has.';
 
--- Waits at most a tenth of a second for a lock, because others wait behind it. Jobs whose range could not be made yet are answered
--- all the same; their answers go into the partition prediction_others.
+-- Waits at most a tenth of a second for each lock, because others wait behind it. Jobs whose range could not be made yet are answered
+-- all the same; their answers and events go into the partitions prediction_others and audit_event_job_others.
 CREATE FUNCTION loracomp.maintain() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -42,15 +52,19 @@ DECLARE
     needed CONSTANT bigint := (newest / width + 2) * width;
     first_id bigint;
 BEGIN
-    IF (SELECT max(r.end_id) FROM loracomp.job_range AS r) >= needed THEN
+    IF (SELECT max(r.end_id) FROM loracomp.job_ranges() AS r) >= needed THEN
         RETURN false;
     END IF;
     -- One session at a time: those that waited see what the first has made.
     LOCK TABLE ONLY loracomp.prediction IN SHARE UPDATE EXCLUSIVE MODE;
-    -- A range begins after the answers that are in prediction_others already.
+    -- A range begins after the answers and events that are in the partitions of others already.
     SELECT greatest(
-        (SELECT max(r.end_id) FROM loracomp.job_range AS r),
-        (SELECT max(p.job_id) / width * width + width FROM loracomp_parts.prediction_others AS p)
+        (SELECT max(r.end_id) FROM loracomp.job_ranges() AS r),
+        (SELECT max(p.job_id) / width * width + width FROM loracomp_parts.prediction_others AS p),
+        (
+            SELECT max(e.entity_id) / width * width + width FROM loracomp_parts.audit_event_job_others AS e
+            WHERE e.entity = 'job'
+        )
     ) INTO first_id;
     IF first_id >= needed THEN
         RETURN false;
@@ -59,33 +73,40 @@ BEGIN
     RETURN true;
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected OR check_violation THEN
-        RAISE WARNING 'no range was made for jobs from %, because prediction is in use', coalesce(first_id, newest)
+        RAISE WARNING 'no range was made for jobs from %, because prediction or audit_event is in use', coalesce(first_id, newest)
             USING DETAIL = sqlerrm, HINT = 'call loracomp.maintain() again; workers do so every minute';
         RETURN false;
 END
 $$;
 COMMENT ON FUNCTION loracomp.maintain IS
-'Makes the partition for the answers to the next jobs, if it is time; returns whether it made one. Workers call it every minute.';
+'Makes the partitions for answers and events of the next jobs, if it is time; returns whether it made them. Workers call it every minute.';
 
--- A partition has the same columns, constraints, indexes and comments as prediction. Two whole rows fit on a page of 8 kB: with the
--- default of 2 kB, parts of rows were compressed and moved to the TOAST table, which took a quarter of the CPU time of recording.
--- Without statistics of the answers, EXPLAIN tells nobody what is in those of others.
+-- A partition has the same columns, constraints, indexes and comments as its table. Two whole rows of prediction fit on a page of 8 kB:
+-- with the default of 2 kB, parts of rows were compressed and moved to the TOAST table, which took a quarter of the CPU time of
+-- recording. Without statistics of the answers, EXPLAIN tells nobody what is in those of others.
 CREATE FUNCTION loracomp.add_range(first_id bigint, end_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    part CONSTANT text := format('loracomp_parts.prediction_%s', first_id);
+    statement text;
 BEGIN
-    EXECUTE format('CREATE TABLE %s (LIKE loracomp.prediction INCLUDING ALL) WITH (toast_tuple_target = 4080)', part);
-    EXECUTE format('ALTER TABLE %s ALTER COLUMN output SET STATISTICS 0', part);
-    EXECUTE format('COMMENT ON TABLE %s IS ''Answers to the jobs from %s to %s.''', part, first_id, end_id - 1);
-    EXECUTE format(
-        'ALTER TABLE loracomp.prediction ATTACH PARTITION %s FOR VALUES FROM (%s) TO (%s)', part, first_id, end_id
-    );
+    FOREACH statement IN ARRAY ARRAY[
+        'CREATE TABLE loracomp_parts.prediction_%1$s (LIKE loracomp.prediction INCLUDING ALL) WITH (toast_tuple_target = 4080)',
+        'ALTER TABLE loracomp_parts.prediction_%1$s ALTER COLUMN output SET STATISTICS 0',
+        'COMMENT ON TABLE loracomp_parts.prediction_%1$s IS ''Answers to the jobs from %1$s to %3$s.''',
+        'ALTER TABLE loracomp.prediction ATTACH PARTITION loracomp_parts.prediction_%1$s FOR VALUES FROM (%1$s) TO (%2$s)',
+        'CREATE TABLE loracomp_parts.audit_event_%1$s '
+            '(LIKE loracomp.audit_event INCLUDING ALL EXCLUDING IDENTITY, PRIMARY KEY (id))',
+        'COMMENT ON TABLE loracomp_parts.audit_event_%1$s IS ''Events of the jobs from %1$s to %3$s.''',
+        'ALTER TABLE loracomp_parts.audit_event_jobs ATTACH PARTITION loracomp_parts.audit_event_%1$s '
+            'FOR VALUES FROM (%1$s) TO (%2$s)'
+    ] LOOP
+        EXECUTE format(statement, first_id, end_id, end_id - 1);
+    END LOOP;
 END
 $$;
-COMMENT ON FUNCTION loracomp.add_range IS 'Makes the partition for the answers to a range of jobs. For maintain.';
+COMMENT ON FUNCTION loracomp.add_range IS 'Makes the partitions for answers and events of a range of jobs. For maintain.';
 
 -- Reads only. The newest job of each range is looked at first, because that is fast and rules out most ranges.
 CREATE FUNCTION loracomp.past_range(ended_before timestamptz, OUT first_id bigint, OUT end_id bigint)
@@ -93,7 +114,7 @@ LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT r.first_id, r.end_id
-    FROM loracomp.job_range AS r
+    FROM loracomp.job_ranges() AS r
     WHERE r.end_id <= (SELECT s.last_value FROM loracomp.job_id_seq AS s)
         AND coalesce(
             (
@@ -111,20 +132,20 @@ $$;
 COMMENT ON FUNCTION loracomp.past_range IS
 'The oldest range of job ids that gets no new jobs, and whose jobs have all ended before a time; nulls if there is none.';
 
--- Waits at most a tenth of a second for the lock, because others wait behind it. Once it has the lock, no answer can be written, so
--- a job of the range that appears later will find its answer in prediction_others.
+-- Waits at most a tenth of a second for each lock, because others wait behind it. Once it has the locks, no answer and no event can be
+-- written, so those of a job that appears later will go into the partitions of others.
 CREATE FUNCTION loracomp.drop_range(first_id bigint, end_id bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET lock_timeout = '100ms'
 AS $$
 BEGIN
-    LOCK TABLE ONLY loracomp.prediction IN ACCESS EXCLUSIVE MODE;
+    LOCK TABLE ONLY loracomp.prediction, ONLY loracomp_parts.audit_event_jobs IN ACCESS EXCLUSIVE MODE;
     IF EXISTS (SELECT FROM loracomp.job AS j WHERE j.id >= drop_range.first_id AND j.id < drop_range.end_id) THEN
         RETURN false;
     END IF;
     EXECUTE (
-        SELECT format('DROP TABLE IF EXISTS %s', r.predictions) FROM loracomp.job_range AS r
+        SELECT 'DROP TABLE IF EXISTS ' || concat_ws(', ', r.predictions, r.events) FROM loracomp.job_ranges() AS r
         WHERE r.end_id = drop_range.end_id
     );
     RETURN true;
@@ -134,16 +155,33 @@ EXCEPTION
 END
 $$;
 COMMENT ON FUNCTION loracomp.drop_range IS
-'Drops the answers to a range whose jobs are deleted; returns false if others use the table. For purge_jobs.';
+'Drops answers and events of a range whose jobs are deleted; returns false if others use the tables. For purge_jobs.';
 
--- purge_jobs deletes or drops the answers itself.
+-- The plan is forced to look for each job in its own partition. To compare the ids with the ranges beforehand, as for = ANY, takes
+-- longer than the deletion.
+CREATE FUNCTION loracomp.delete_records(ids bigint[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+    DELETE FROM loracomp.prediction AS p USING unnest(delete_records.ids) AS i (id) WHERE p.job_id = i.id;
+    DELETE FROM loracomp.audit_event AS a USING unnest(delete_records.ids) AS i (id) WHERE a.entity = 'job' AND a.entity_id = i.id;
+$$;
+COMMENT ON FUNCTION loracomp.delete_records IS 'Deletes the answers and events of purged jobs one by one. For purge_jobs.';
+
+-- purge_jobs deletes or drops the answers itself. The plan is forced as in delete_records.
 CREATE FUNCTION loracomp.delete_predictions() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
 BEGIN
     IF current_setting('loracomp.purging', true) IS DISTINCT FROM 'on' THEN
-        DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (ARRAY(SELECT o.id FROM old_job AS o));
+        DELETE FROM loracomp.prediction AS p USING old_job AS o WHERE p.job_id = o.id;
     END IF;
     RETURN NULL;
 END

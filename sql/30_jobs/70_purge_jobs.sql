@@ -1,5 +1,5 @@
 -- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0. If all jobs of a range
--- have ended long enough ago, all of them are deleted at once, and the partition with their answers is dropped. Jobs that ended
+-- have ended long enough ago, all of them are deleted at once, and the partitions with their answers and events are dropped. Jobs that ended
 -- within the last hour are deleted only with force, because a typing error such as a minus sign would delete unread answers. The
 -- sums of their days are kept (note_purged_days).
 CREATE FUNCTION loracomp.purge_jobs(
@@ -60,22 +60,25 @@ BEGIN
     END IF;
     PERFORM loracomp.note_purged_days(purged);
     DELETE FROM loracomp.job AS j WHERE j.id = ANY (purged);
-    DELETE FROM loracomp.audit_event AS a WHERE a.entity = 'job' AND a.entity_id = ANY (purged);
-    PERFORM set_config('loracomp.purging', 'off', true);
-    IF NOT is_whole THEN
-        DELETE FROM loracomp.prediction AS p WHERE p.job_id = ANY (purged);
+    IF is_whole THEN
+        -- Events of before there were ranges.
+        DELETE FROM loracomp_parts.audit_event_others AS a
+        WHERE a.entity = 'job' AND a.entity_id >= first_id AND a.entity_id < end_id;
+    ELSE
+        PERFORM loracomp.delete_records(purged);
     END IF;
-    -- Last, because dropping locks prediction until the transaction ends. If others use it, the answers are deleted instead, and
-    -- a later call drops the empty partition.
+    -- Last, because dropping locks the tables until the transaction ends. If others use them, the rows are deleted instead, and
+    -- a later call drops the empty partitions.
     IF end_id IS NOT NULL THEN
-        IF NOT loracomp.drop_range(first_id, end_id) THEN
-            DELETE FROM loracomp.prediction AS p WHERE is_whole AND p.job_id = ANY (purged);
+        IF NOT loracomp.drop_range(first_id, end_id) AND is_whole THEN
+            PERFORM loracomp.delete_records(purged);
         END IF;
     END IF;
+    PERFORM set_config('loracomp.purging', 'off', true);
     RETURN cardinality(purged);
 END
 $$;
 COMMENT ON FUNCTION loracomp.purge_jobs IS
 'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left.
-A range of a million ids whose jobs have all ended before goes at once, and the partition with its answers is dropped.
+A range of a million ids whose jobs have all ended before goes at once, and the partitions with its answers and events are dropped.
 Jobs that ended within the last hour are deleted only with force. Reports in bi keep the sums of the deleted jobs by day.';

@@ -171,7 +171,7 @@ AS $$
     ) AS g
     UNION ALL
     SELECT 'words in plans', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
-        coalesce(string_agg(w.what, ', ' ORDER BY w.what)
+        coalesce(string_agg(DISTINCT w.what, ', ' ORDER BY w.what)
             || ': by EXPLAIN a submitter finds out others'' words there; DROP INDEX, ALTER COLUMN ... SET STATISTICS 0',
             'no index and no statistics tell submitters of others'' words')
     FROM (
@@ -182,7 +182,7 @@ AS $$
             ('job', 'lease_token'), ('prediction', 'output')
         )
         UNION ALL
-        SELECT a.attrelid, a.attnum, a.attstattarget, format('%s.%s', a.attrelid::regclass, a.attname)
+        SELECT a.attrelid, a.attnum, a.attstattarget, 'prediction.output'
         FROM pg_inherits AS i INNER JOIN pg_attribute AS a ON a.attrelid = i.inhrelid AND a.attname = 'output'
         WHERE i.inhparent = 'loracomp.prediction'::regclass
     ) AS a

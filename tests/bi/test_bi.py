@@ -142,7 +142,8 @@ def test_the_planner_knows_how_many_were_routed(connection: db.Connection, examp
         answer(connection, submit(connection), examples)
     connection.execute("ANALYZE loracomp.prediction")
     query = "EXPLAIN (FORMAT JSON) SELECT FROM loracomp.prediction WHERE policy_settings ->> 'router' = 'retrieval'"
-    assert one(connection, query)["QUERY PLAN"][0]["Plan"]["Plan Rows"] == 20
+    # An empty partition counts for a row.
+    assert one(connection, query)["QUERY PLAN"][0]["Plan"]["Plan Rows"] in {20, 21}
 
 
 def test_attempts(connection: db.Connection, examples: dict[str, int]) -> None:

@@ -155,11 +155,13 @@ INSERT INTO loracomp.base_model
 VALUES ('tiny', 'nowhere', repeat('a', 64), 'Tiny', 128, 1, '{}', true);
 INSERT INTO loracomp.job (prompt, base_model, submitted_by)
 SELECT 'a', 'tiny', current_user FROM generate_series(1, 1000);
+INSERT INTO loracomp.audit_event (entity, entity_id, action) SELECT 'job', id, 'update' FROM loracomp.job;
+INSERT INTO loracomp.audit_event (entity, action) VALUES ('job', 'delete'), ('task', 'insert');
 INSERT INTO loracomp.prediction (
     job_id, output, policy_settings, base_model, base_fingerprint, encoder, code_version, submitted_by
 )
 SELECT id, 'b', '{}', 'tiny', 'f', 'e', 'c', submitted_by FROM loracomp.job;
-CREATE INDEX theirs ON loracomp.prediction USING gin (example_ids);
+CREATE INDEX their_index ON loracomp.prediction USING gin (example_ids);
 GRANT SELECT (job_id, output) ON loracomp.prediction TO PUBLIC;
 """
 MOVED = """
@@ -168,7 +170,13 @@ SELECT count(*), min(tableoid::regclass::text),
     (SELECT count(*) FROM pg_index WHERE indrelid = 'loracomp.prediction'::regclass AND indisvalid)
 FROM loracomp.prediction
 """
-BOUND = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'job_ids_of_the_first_partition'"
+EVENTS = (
+    "SELECT count(*), min(tableoid::regclass::text), max(tableoid::regclass::text), max(id) FROM loracomp.audit_event"
+)
+NEW_EVENT = "INSERT INTO loracomp.audit_event (entity, entity_id, action) VALUES ('job', %s, 'update') RETURNING id"
+BOUNDS = (
+    "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname ~ '_of_the_first_partition$' ORDER BY conname"
+)
 
 
 @pytest.fixture
@@ -183,45 +191,58 @@ def answered(empty_database: str) -> str:
 def test_answers_stay_where_they_are_and_are_not_read_when_they_become_a_partition(answered: str) -> None:
     where = "SELECT pg_relation_filenode(%s::regclass)"
     with psycopg.connect(answered, autocommit=True) as connection:
-        before = connection.execute(where, ["loracomp.prediction"]).fetchone()
-        with schema._bounded_answers(answered):
-            assert connection.execute(BOUND).fetchone() == ("CHECK ((job_id < 2000000))",)
+        before = [
+            connection.execute(where, [f"loracomp.{table}"]).fetchone() for table in ("prediction", "audit_event")
+        ]
+        with schema._checked(answered):
+            assert connection.execute(BOUNDS).fetchall() == [
+                ("CHECK (((entity <> 'job'::text) OR (entity_id IS NULL) OR (entity_id < 2000000)))",),
+                ("CHECK ((job_id < 2000000))",),
+            ]
             said: list[str | None] = []
             with psycopg.connect(answered, options="-c client_min_messages=debug1") as migrating:
                 migrating.add_notice_handler(lambda notice: said.append(notice.message_primary))
                 engine = create_engine("postgresql+psycopg://", creator=lambda: migrating)
                 with engine.connect() as bound:
-                    command.upgrade(schema.alembic_config(bound), "0016")
+                    command.upgrade(schema.alembic_config(bound), "0018")
                     bound.commit()
-        implied = 'partition constraint for table "prediction_0" is implied by existing constraints'
-        assert implied in said
-        assert connection.execute(where, ["loracomp_parts.prediction_0"]).fetchone() == before
+        implied = [text.split('"')[1] for text in said if text and text.endswith("is implied by existing constraints")]
+        assert implied == ["prediction_0", "audit_event_others"]
+        parts = ("loracomp_parts.prediction_0", "loracomp_parts.audit_event_others")
+        assert [connection.execute(where, [part]).fetchone() for part in parts] == before
         assert connection.execute(MOVED).fetchone() == (1000, "loracomp_parts.prediction_0", True, 3)
-        assert connection.execute(BOUND).fetchone() is None
+        assert connection.execute(BOUNDS).fetchall() == []
 
 
 def test_answers_outlast_the_upgrade_and_the_downgrade(answered: str) -> None:
     schema.initialize(answered)
     with psycopg.connect(answered, autocommit=True) as connection:
         assert connection.execute(MOVED).fetchone() == (1000, "loracomp_parts.prediction_0", True, 3)
-        ranges = connection.execute("SELECT first_id, end_id FROM loracomp.job_range").fetchall()
-        assert ranges == [(0, 2000000)]
+        (range_,) = connection.execute("SELECT * FROM loracomp.job_ranges()").fetchall()
+        assert range_ == (0, 2000000, "loracomp_parts.prediction_0", None)
+        kept = "loracomp_parts.audit_event_others"
+        assert connection.execute(EVENTS).fetchone() == (1002, kept, kept, 1002)
+        assert connection.execute(NEW_EVENT, [2500000]).fetchone() == (1003,)
         succeeds(answered, "downgrade", "0015")
         assert connection.execute(MOVED).fetchone() == (1000, "loracomp.prediction", True, 3)
+        assert connection.execute(EVENTS).fetchone() == (1003, *["loracomp.audit_event"] * 2, 1003)
+        assert connection.execute(NEW_EVENT, [7]).fetchone() == (1004,)
+        connection.execute("DELETE FROM loracomp.audit_event WHERE entity_id = 2500000")
         succeeds(answered, "upgrade", "head")
         assert connection.execute(MOVED).fetchone() == (1000, "loracomp_parts.prediction_0", True, 3)
+        assert connection.execute(EVENTS).fetchone() == (1003, kept, kept, 1004)
+        assert connection.execute(NEW_EVENT, [7]).fetchone() == (1005,)
 
 
-def test_what_would_mean_the_first_partition_alone_is_named_and_nothing_changes(answered: str) -> None:
+@pytest.mark.parametrize("table", ["prediction", "audit_event"])
+def test_what_would_mean_one_partition_alone_is_named_and_nothing_changes(answered: str, table: str) -> None:
     with psycopg.connect(answered, autocommit=True) as connection:
-        connection.execute("CREATE VIEW outputs AS SELECT output FROM loracomp.prediction")
+        connection.execute(f"CREATE VIEW theirs AS SELECT count(*) FROM loracomp.{table}".encode())
         before = objects(answered)
-        with pytest.raises(
-            RefusedError, match="prevents this: rule _RETURN on view outputs depends on table prediction"
-        ):
+        with pytest.raises(RefusedError, match=f"prevents this: rule _RETURN on view theirs depends on table {table}"):
             schema.initialize(answered)
         assert objects(answered) == before
-        connection.execute("DROP VIEW outputs")
+        connection.execute("DROP VIEW theirs")
     assert schema.initialize(answered) != []
 
 

@@ -1,5 +1,6 @@
-"""Ranges of job ids: the partitions of prediction, how they come and go, and who may look into them."""
+"""Ranges of job ids: the partitions of prediction and audit_event, how they come and go, and who may look into them."""
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,12 +16,16 @@ from loracomp.worker.record import record_predictions
 
 WIDTH = 10
 SMALL = f"""
-DROP TABLE loracomp_parts.prediction_0;
+DROP TABLE loracomp_parts.prediction_0, loracomp_parts.audit_event_0;
 CREATE OR REPLACE FUNCTION loracomp.range_width() RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN {WIDTH};
 SELECT loracomp.maintain();
 """
 PLACES = "SELECT job_id, tableoid::regclass::text AS part FROM loracomp.prediction ORDER BY job_id"
-RANGES = "SELECT first_id, end_id FROM loracomp.job_range ORDER BY first_id"
+EVENTS = """
+SELECT DISTINCT entity_id, tableoid::regclass::text AS part FROM loracomp.audit_event
+WHERE entity = 'job' AND entity_id IS NOT NULL ORDER BY entity_id
+"""
+RANGES = "SELECT first_id, end_id FROM loracomp.job_ranges()"
 
 
 @pytest.fixture
@@ -47,6 +52,11 @@ def ranges(connection: Connection) -> list[tuple[int, int]]:
 def places(connection: Connection) -> dict[int, str]:
     """Where each job's answer is."""
     return {row["job_id"]: row["part"].removeprefix("loracomp_parts.") for row in connection.execute(PLACES)}
+
+
+def events(connection: Connection) -> dict[int, str]:
+    """Where each job's events are."""
+    return {row["entity_id"]: row["part"].removeprefix("loracomp_parts.") for row in connection.execute(EVENTS)}
 
 
 def answer(connection: Connection, count: int) -> list[int]:
@@ -82,6 +92,7 @@ def test_ranges_are_made_before_their_jobs(queue: Connection) -> None:
     assert ranges(queue) == [(0, 20), (20, 30)]
     answer(queue, 12)
     assert places(queue) == {n: "prediction_0" if n < 20 else "prediction_20" for n in range(1, 23)}
+    assert events(queue) == {n: "audit_event_0" if n < 20 else "audit_event_20" for n in range(1, 23)}
 
 
 def test_answers_without_a_range_are_stored_and_the_next_range_begins_after_them(queue: Connection) -> None:
@@ -91,8 +102,9 @@ def test_answers_without_a_range_are_stored_and_the_next_range_begins_after_them
     assert ranges(queue) == [(0, 20), (40, 50)]
     answer(queue, 10)
     assert places(queue)[39] == "prediction_others" and places(queue)[40] == "prediction_40"
+    assert events(queue)[39] == "audit_event_job_others" and events(queue)[40] == "audit_event_40"
     assert [purge(queue), purge(queue), purge(queue)] == [19, 22, 0]
-    assert places(queue) == {}
+    assert places(queue) == events(queue) == {}
 
 
 def test_one_range_is_enough_however_many_jobs_came_at_once(queue: Connection) -> None:
@@ -129,7 +141,7 @@ def test_whoever_maintains_waits_for_no_reader_and_says_so(queue: Connection, da
         start = time.monotonic()
         assert not maintain(queue)
         assert time.monotonic() - start < 5
-    assert said == ["no range was made for jobs from 20, because prediction is in use"]
+    assert said == ["no range was made for jobs from 20, because prediction or audit_event is in use"]
     assert maintain(queue)
 
 
@@ -156,17 +168,22 @@ SELECT jsonb_build_object(
     ),
     'options', c.reloptions
 ) AS shape
-FROM pg_class AS c WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'r'
+FROM pg_class AS c WHERE c.relnamespace = 'loracomp_parts'::regnamespace AND c.relkind = 'r' AND c.relname ~ %s
+ORDER BY c.oid
 """
 
 
 def test_all_partitions_are_alike(connection: Connection) -> None:
     connection.execute("CREATE INDEX ON loracomp.prediction USING gin (example_ids)")
     assert maintain(connection)
-    first, *others = [row["shape"] for row in connection.execute(SHAPE)]
+    first, *others = [row["shape"] for row in connection.execute(SHAPE, ["^prediction_"])]
     assert len(others) == 2 and all(other == first for other in others)
     assert first["attached"] == len(first["indexes"]) == 3
     assert first["options"] == ["toast_tuple_target=4080"]
+    first, *others = [row["shape"] for row in connection.execute(SHAPE, ["^audit_event_"])]
+    assert [len(other["indexes"]) for other in others] == [3, 3, 3] and first["attached"] == 2
+    assert all({**other, "indexes": 0} == {**first, "indexes": 0} for other in others)
+    assert all(sorted(other["indexes"]) == sorted(first["indexes"]) for other in others)
 
 
 # --- ranges go
@@ -179,6 +196,7 @@ def test_purge_drops_a_range_whose_jobs_have_all_ended_whatever_the_batch(queue:
     assert purge(queue, batch=5) == 19
     assert ranges(queue) == [(20, 40)]
     assert value(queue, "SELECT to_regclass('loracomp_parts.prediction_0') IS NULL")
+    assert value(queue, "SELECT to_regclass('loracomp_parts.audit_event_0') IS NULL")
     assert statuses(queue) == dict.fromkeys(recent, "queued")
     assert value(queue, "SELECT sum(jobs)::int FROM loracomp.purged_day") == 19
     assert value(queue, "SELECT count(*) FROM loracomp.audit_event WHERE entity = 'job' AND entity_id < 20") == 0
@@ -204,14 +222,15 @@ def test_the_newest_range_stays(queue: Connection) -> None:
     assert ranges(queue) == [(0, 20)]
 
 
-def test_a_range_that_others_read_is_emptied_and_dropped_later(queue: Connection, database: str) -> None:
+@pytest.mark.parametrize("table", ["prediction", "audit_event"])
+def test_a_range_that_others_read_is_emptied_and_dropped_later(queue: Connection, database: str, table: str) -> None:
     answer(queue, 25)
     assert maintain(queue)
-    with reading(database, "loracomp.prediction"):
+    with reading(database, f"loracomp.{table}"):
         start = time.monotonic()
         assert purge(queue) == 19
         assert time.monotonic() - start < 5
-    assert min(places(queue)) == 20 and ranges(queue)[0] == (0, 20)
+    assert min(places(queue)) == min(events(queue)) == 20 and ranges(queue)[0] == (0, 20)
     assert purge(queue) == 6
     assert ranges(queue)[0] != (0, 20)
 
@@ -222,7 +241,7 @@ def test_a_range_with_a_job_that_others_have_locked_is_not_dropped(queue: Connec
     with db.connect(database) as other, other.transaction():
         other.execute("SELECT FROM loracomp.job WHERE id = 7 FOR UPDATE")
         assert purge(queue) == 24
-    assert set(places(queue)) == {7} and ranges(queue)[0] == (0, 20)
+    assert set(places(queue)) == set(events(queue)) == {7} and ranges(queue)[0] == (0, 20)
 
 
 def test_a_transaction_with_an_older_snapshot_deletes_row_by_row(queue: Connection) -> None:
@@ -251,7 +270,7 @@ def test_a_view_on_a_partition_is_named_and_nothing_is_lost(queue: Connection) -
     queue.execute("CREATE VIEW first_answers AS SELECT output FROM loracomp_parts.prediction_0")
     with pytest.raises(psycopg.errors.DependentObjectsStillExist, match="first_answers"):
         purge(queue)
-    assert len(places(queue)) == len(statuses(queue)) == 25
+    assert len(places(queue)) == len(statuses(queue)) == len(events(queue)) == 25
 
 
 def test_jobs_deleted_one_by_one_take_their_answers_along(queue: Connection) -> None:
@@ -270,8 +289,9 @@ def test_jobs_deleted_one_by_one_take_their_answers_along(queue: Connection) -> 
 @pytest.mark.parametrize("verb", ["SELECT FROM", "DELETE FROM", "TRUNCATE"])
 def test_no_role_reaches_a_partition_but_through_its_table(connection: Connection, role: str, verb: str) -> None:
     connection.execute(f"SET ROLE loracomp_{role}".encode())
-    with pytest.raises(psycopg.errors.InsufficientPrivilege, match="schema loracomp_parts"):
-        connection.execute(f"{verb} loracomp_parts.prediction_0".encode())
+    for part in ("prediction_0", "audit_event_0", "audit_event_others", "audit_event_jobs"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege, match="schema loracomp_parts"):
+            connection.execute(f"{verb} loracomp_parts.{part}".encode())
     connection.execute("RESET ROLE")
 
 
@@ -280,6 +300,8 @@ READS = {
     "job_trace": "SELECT * FROM loracomp.job_trace WHERE job_id = 25",
     "bi.prediction": "SELECT * FROM bi.prediction WHERE job_id = 25",
     "retrieved_example": "SELECT * FROM loracomp.retrieved_example WHERE job_id = 25",
+    "audit_event": "SELECT * FROM loracomp.audit_event WHERE entity = 'job' AND entity_id = 25",
+    "policies": "SELECT * FROM loracomp.audit_event WHERE entity = 'policy'",
 }
 
 
@@ -289,5 +311,10 @@ def test_to_read_one_job_touches_one_partition(queue: Connection, view: str) -> 
         answer(queue, 10)
         maintain(queue)
     plan = str(queue.execute(f"EXPLAIN {READS[view]}".encode()).fetchall())
-    assert "prediction_20" in plan
-    assert not {part for part in ("prediction_0", "prediction_30", "prediction_others") if f" {part} " in plan}
+    touched = set(re.findall(r" on ((?:prediction|audit_event)_\w+)", plan))
+    expected = {
+        "bi.prediction": {"prediction_20", "audit_event_others"},  # which has former names of tasks
+        "audit_event": {"audit_event_20"},
+        "policies": {"audit_event_others"},
+    }
+    assert touched == expected.get(view, {"prediction_20"})

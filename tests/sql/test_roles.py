@@ -35,7 +35,7 @@ EXECUTE = {
     "loracomp_admin": """
         submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
         attempts_of job_from_json submit_one confidence set_priority
-        retry_job requeue_jobs purge_jobs maintain check_health refresh_reports limit_analyst
+        retry_job requeue_jobs purge_jobs maintain job_ranges check_health refresh_reports limit_analyst
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
         show_encoder embedding_dimensions cancel_encoder show_next_encoder examples_without_text
@@ -69,7 +69,7 @@ OWNERS_ALONE = """
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
     gains_again routed_to_own_task keep_events_of_others audit_examples audit_embeddings audit_truncate
     delete_jobs delete_predictions range_width add_range past_range drop_range
-    embedding_table make_next_embedding lock_next_index take_over forget_embeddings
+    delete_records embedding_table make_next_embedding lock_next_index take_over forget_embeddings
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key

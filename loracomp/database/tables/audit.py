@@ -12,7 +12,7 @@ audit_event = Table(
         "id",
         BigInteger,
         Identity(always=True),
-        primary_key=True,
+        nullable=False,
         comment="Number of the event; later events have higher numbers.",
     ),
     required("at", DateTime(timezone=True), "When the change was made.", server_default=text("clock_timestamp()")),
@@ -40,5 +40,8 @@ audit_event = Table(
     one_of("action", "insert update delete", "action_must_be_insert_update_or_delete"),
     Index("audit_event_of_job", "entity_id", postgresql_where=text("entity = 'job'")),
     Index("audit_event_by_entity", "entity", "at", postgresql_where=text("entity <> 'job'")),
-    comment="Audit log: who changed what, and when. Triggers write it; rows are never changed.",
+    comment="Audit log: who changed what, and when. Triggers write it; rows are never changed. Events of jobs are "
+    "partitioned by ranges of job ids.",
+    # Each partition has a primary key. The table can't, because a key would have to contain the columns of its ranges.
+    postgresql_partition_by="RANGE (entity, entity_id)",
 )
