@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
-from time import perf_counter
 from typing import Annotated, Any
 
 import numpy as np
@@ -24,6 +23,7 @@ from benchmarks.routing import add_jobs, database, route_jobs
 from benchmarks.routing_quality.index import Array, Settings, weigh
 from loracomp.database import connections as db
 
+from .ingest import ingest
 from .made_up import READERS, Library, Vectors, drop_readers, fill, stored
 from .others import SYSTEMS, K, Search
 
@@ -52,28 +52,28 @@ def main(  # noqa: PLR0917
     for size in examples or [10_000]:
         with database() as url, db.connect(url) as connection:
             connection.execute("SELECT set_config('maintenance_work_mem', %s, false)", [memory])
-            figures[str(size)] = measure(connection, size, size // a_task, jobs, batch, beside=beside)
+            figures[str(size)] = measure(connection, url, size, size // a_task, jobs, batch, beside=beside)
         out.parent.mkdir(parents=True, exist_ok=True)
         figures = {key: figures[key] for key in sorted(figures, key=int)}
         out.write_text(json.dumps(figures, indent=1) + "\n")
-    table = as_markdown(as_table(figures))
+    tables = {"many-examples": as_markdown(as_table(figures)), "many-examples-join": as_markdown(join_table(figures))}
     if (page := out.resolve().parents[1] / "scaling.md").is_file():
-        copy_tables(page, {"many-examples": table})
-    print(table)
+        copy_tables(page, tables)
+    print(*tables.values(), sep="\n\n")
 
 
-def measure(connection: db.Connection, size: int, tasks: int, jobs: int, batch: int, *, beside: bool) -> dict[str, Any]:
+def measure(  # noqa: PLR0917
+    connection: db.Connection, url: str, size: int, tasks: int, jobs: int, batch: int, *, beside: bool
+) -> dict[str, Any]:
     """The figures of one size."""
-    started = perf_counter()
     try:
         library = fill(connection, tasks, size, jobs)
-        loaded = perf_counter()
-        connection.execute("SELECT loracomp.build_embedding_index()")
-        built = perf_counter()
+        indexed_s = timed(lambda: connection.execute("SELECT loracomp.build_embedding_index()")) / 1000
         connection.execute("SELECT loracomp.tune_routing()")
         connection.execute("VACUUM ANALYZE")
-        console.print(f"{size:,} examples: loaded in {loaded - started:.0f} s, indexed in {built - loaded:.0f} s")
+        console.print(f"{size:,} examples: stored in {library.stored_ms / 1000:.0f} s, indexed in {indexed_s:.0f} s")
         rows = [shown(ours(connection, library, share, batch)) for share in READERS]
+        joins = shown(ingest(connection, url, library, batch))
     finally:
         drop_readers(connection)
     if beside:
@@ -82,7 +82,8 @@ def measure(connection: db.Connection, size: int, tasks: int, jobs: int, batch: 
     assert sizes
     return {
         "day": f"{datetime.now():%Y-%m-%d}", "tasks": tasks, "batch": batch, "jobs": len(library.queries),
-        "indexed_s": round(built - loaded), **{name: round(float(mb), 1) for name, mb in sizes.items()}, "rows": rows,
+        "stored_per_s": round(size / library.stored_ms * 1000), "indexed_s": round(indexed_s, 1), **joins,
+        **{name: round(float(mb), 1) for name, mb in sizes.items()}, "rows": rows,
     }  # fmt: skip
 
 
@@ -150,6 +151,18 @@ def as_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
     """A row for each system and login, by size."""
     head = ("examples", "tasks", "searched by", "p50, ms a job", "p99", "nearest 30 found", "same mix as exact")
     return [head, *(cells(size, part["tasks"], row) for size, part in figures.items() for row in part["rows"])]
+
+
+def join_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
+    """How fast examples came in, by size."""
+    columns = {
+        "stored, rows/s": "stored_per_s", "index built in, s": "indexed_s",
+        "table, MB": "table_mb", "index, MB": "index_mb",
+        "joining the index, rows/s": "joined_per_s", "while jobs are routed": "joined_meanwhile_per_s",
+        "routing meanwhile, p50, ms a job": "routed_meanwhile_ms",
+    }  # fmt: skip
+    rows = ((f"{int(size):,}", *(f"{part[name]:,}" for name in columns.values())) for size, part in figures.items())
+    return [("examples", *columns), *rows]
 
 
 def cells(size: str, tasks: int, row: dict[str, Any]) -> tuple[str, ...]:

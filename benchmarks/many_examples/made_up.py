@@ -13,6 +13,7 @@ from loracomp.model.encoding import SHAPE, VIEWS
 from loracomp.registry.library_files import PACKAGED, read_examples_file, tasks_with_examples
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
+from benchmarks.databases import timed
 from routing_data import Vectors, add_base_model, add_examples, add_task, stored
 
 READERS = {"1 %": ("loracomp_bench_1", 100), "10 %": ("loracomp_bench_10", 10), "all": ("loracomp_bench_100", 1)}
@@ -30,6 +31,8 @@ class Library:
     task_ids: npt.NDArray[np.int64]
     vectors: npt.NDArray[np.float16]
     queries: Vectors
+    stored_ms: float = 0.0
+    """Milliseconds that inserting the examples and copying their embeddings took, without making them."""
 
 
 def made_up(generator: np.random.Generator, tasks: int, examples: int) -> Iterator[Vectors]:
@@ -63,16 +66,17 @@ def fill(connection: db.Connection, tasks: int, examples: int, queries: int) -> 
     make_readers(connection)
     asked = -(-queries // -(-tasks // 100))
     ids, owners, vectors, kept_back = [], [], [], []
+    stored_ms = 0.0
     each = examples // tasks
     for number, made in enumerate(made_up(generator, tasks, each + asked)):
         task = add_task(connection, f"t{number}", reader_role=reader_of(number))
-        ids += add_examples(connection, task, made[:each])
+        stored_ms += timed(lambda: ids.extend(add_examples(connection, task, made[:each])))  # noqa: B023
         owners += [task] * each
         vectors.append(made[:each].astype(np.float16))
         if number % 100 == 0:
             kept_back.append(made[each:])
     asking = generator.permutation(np.concatenate(kept_back))[:queries]
-    return Library(np.array(ids), np.array(owners), np.concatenate(vectors), asking)
+    return Library(np.array(ids), np.array(owners), np.concatenate(vectors), asking, stored_ms)
 
 
 def reader_of(task: int) -> str:
