@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import psycopg
 from alembic import command
@@ -66,21 +66,26 @@ def _checked(url: str) -> Iterator[None]:
     # Migrations 0016 and 0018 make a table a partition. Postgres would read it while everybody waits, but for a valid
     # CHECK of its ids; to validate one, it lets others work. If the upgrade fails, the CHECKs go again.
     with _opened(url) as engine:
-        for table, name, condition in _CHECKS:
-            try:
-                added = f"DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"
-                _alter_one_table(engine, table, added, lock_timeout="2s")
-                _alter_one_table(engine, table, f"VALIDATE CONSTRAINT {name}")
-            except DBAPIError as error:
-                if not isinstance(error.orig, errors.LockNotAvailable):
-                    raise
-                _log.warning("loracomp.%s is in use, so the upgrade reads all of it while others wait", table)
         try:
+            for table, name, condition in _CHECKS:
+                _check(engine, table, name, condition)
             yield
         except BaseException:
             for table, name, _ in _CHECKS:
-                _alter_one_table(engine, table, f"DROP CONSTRAINT IF EXISTS {name}")
+                with suppress(DBAPIError, LoracompError):
+                    _alter_one_table(engine, table, f"DROP CONSTRAINT IF EXISTS {name}")
             raise
+
+
+def _check(engine: Engine, table: str, name: str, condition: str) -> None:
+    added = f"DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"
+    try:
+        _alter_one_table(engine, table, added, lock_timeout="2s")
+        _alter_one_table(engine, table, f"VALIDATE CONSTRAINT {name}")
+    except DBAPIError as error:
+        if not isinstance(error.orig, errors.LockNotAvailable):
+            raise
+        _log.warning("loracomp.%s is in use, so the upgrade reads all of it while others wait", table)
 
 
 def _alter_one_table(engine: Engine, table: str, change: str, lock_timeout: str = "0") -> None:

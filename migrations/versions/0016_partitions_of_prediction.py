@@ -38,7 +38,9 @@ DECLARE
         FROM (
             SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
             FROM pg_catalog.pg_class AS c
-            JOIN pg_catalog.pg_depend AS d ON d.refobjid IN (c.oid, c.reltype) AND d.deptype = 'n'
+            JOIN pg_catalog.pg_depend AS d ON d.refobjid IN (c.oid, c.reltype) AND (
+                d.deptype = 'n' OR d.classid IN ('pg_policy'::regclass, 'pg_publication_rel'::regclass, 'pg_rewrite'::regclass)
+            )
             WHERE c.oid = 'loracomp.prediction'::regclass AND NOT EXISTS (
                 SELECT FROM pg_catalog.pg_constraint AS k
                 WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid AND k.conrelid = c.oid
@@ -97,6 +99,9 @@ def upgrade() -> None:
     )
     op.execute("ALTER TABLE loracomp.prediction ATTACH PARTITION loracomp_parts.prediction_others DEFAULT")
     op.execute("ALTER TABLE loracomp_parts.prediction_others ALTER COLUMN output SET STATISTICS 0")
+    # Without a policy, it keeps out all but the owner; who reads through the table is held to the table's policies alone.
+    for part in ("prediction_0", "prediction_others"):
+        op.execute(f"ALTER TABLE loracomp_parts.{part} ENABLE ROW LEVEL SECURITY")
     op.execute(
         "COMMENT ON TABLE loracomp_parts.prediction_others IS 'Answers to jobs that have no other partition; usually none.'"
     )
@@ -108,6 +113,9 @@ def downgrade() -> None:
     op.execute("ALTER TABLE loracomp.prediction SET SCHEMA loracomp_partitioned")
     make_like("loracomp_partitioned.prediction", "WITH (toast_tuple_target = 4080)", COMMENT_BEFORE)
     op.execute("INSERT INTO loracomp.prediction SELECT * FROM loracomp_partitioned.prediction")
+    op.execute(
+        "DELETE FROM loracomp.prediction AS p WHERE NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = p.job_id)"
+    )
     op.create_foreign_key(
         "a_prediction_answers_a_job",
         "prediction",

@@ -51,7 +51,9 @@ DECLARE
         FROM (
             SELECT pg_describe_object(d.classid, d.objid, d.objsubid)
             FROM pg_catalog.pg_class AS c
-            JOIN pg_catalog.pg_depend AS d ON d.refobjid IN (c.oid, c.reltype) AND d.deptype = 'n'
+            JOIN pg_catalog.pg_depend AS d ON d.refobjid IN (c.oid, c.reltype) AND (
+                d.deptype = 'n' OR d.classid IN ('pg_policy'::regclass, 'pg_publication_rel'::regclass, 'pg_rewrite'::regclass)
+            )
             WHERE c.oid = 'loracomp.audit_event'::regclass AND NOT EXISTS (
                 SELECT FROM pg_catalog.pg_constraint AS k
                 WHERE d.classid = 'pg_constraint'::regclass AND k.oid = d.objid AND k.conrelid = c.oid
@@ -113,7 +115,10 @@ def upgrade() -> None:
         f"FOR VALUES FROM ('job', {first_id}) TO ('job', MAXVALUE)"
     )
     op.execute(f"ALTER TABLE loracomp_parts.audit_event_others DROP CONSTRAINT IF EXISTS {CHECK}")
-    add_part("audit_event_job_others", "DEFAULT", "Events of jobs that have no other partition; usually none.")
+    # Without a policy, it keeps out all but the owner; who reads through the table is held to the table's policies alone.
+    for part in ("audit_event_others", "audit_event_jobs"):
+        op.execute(f"ALTER TABLE loracomp_parts.{part} ENABLE ROW LEVEL SECURITY")
+    add_part("audit_event_job_others", "DEFAULT", "Events of erased jobs, and of jobs that have no other partition.")
     for first, bound in op.get_bind().execute(sa.text(RANGES.format(first_id=first_id))).all():
         add_part(f"audit_event_{first}", bound, f"Events of jobs from {first}.")
 
@@ -122,6 +127,7 @@ def add_part(name: str, bound: str, comment: str) -> None:
     op.execute(
         f"CREATE TABLE loracomp_parts.{name} (LIKE loracomp.audit_event INCLUDING ALL EXCLUDING IDENTITY, PRIMARY KEY (id))"
     )
+    op.execute(f"ALTER TABLE loracomp_parts.{name} ENABLE ROW LEVEL SECURITY")
     op.execute(f"COMMENT ON TABLE loracomp_parts.{name} IS '{comment}'")
     op.execute(f"ALTER TABLE loracomp_parts.audit_event_jobs ATTACH PARTITION loracomp_parts.{name} {bound}")
 

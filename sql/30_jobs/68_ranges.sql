@@ -6,7 +6,8 @@
 --   past_range                  the oldest range whose jobs have all ended long ago; purge_jobs calls it
 --   drop_range                  drops a range with its answers and events; purge_jobs calls it
 --   delete_records              deletes answers and events one by one; purge_jobs calls it
---   trigger delete_predictions  deletes the answers to jobs that are deleted one by one
+--   triggers delete_predictions and truncate_predictions
+--                               delete the answers to jobs that are deleted by others
 
 -- Reads only. Three partitions have no range: prediction_others and audit_event_job_others take what belongs to jobs that no range
 -- contains, and audit_event_others has the events of the registry and of jobs of before there were ranges.
@@ -83,7 +84,8 @@ COMMENT ON FUNCTION loracomp.maintain IS
 
 -- A partition has the same columns, constraints, indexes and comments as its table. Two whole rows of prediction fit on a page of 8 kB:
 -- with the default of 2 kB, parts of rows were compressed and moved to the TOAST table, which took a quarter of the CPU time of
--- recording. Without statistics of the answers, EXPLAIN tells nobody what is in those of others.
+-- recording. Without statistics of the answers, EXPLAIN tells nobody what is in those of others. Row security without a policy keeps out
+-- all but the owner, members of pg_read_all_data too; who reads through the table is held to the table's policies alone.
 CREATE FUNCTION loracomp.add_range(first_id bigint, end_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -93,11 +95,12 @@ DECLARE
 BEGIN
     FOREACH statement IN ARRAY ARRAY[
         'CREATE TABLE loracomp_parts.prediction_%1$s (LIKE loracomp.prediction INCLUDING ALL) WITH (toast_tuple_target = 4080)',
-        'ALTER TABLE loracomp_parts.prediction_%1$s ALTER COLUMN output SET STATISTICS 0',
+        'ALTER TABLE loracomp_parts.prediction_%1$s ENABLE ROW LEVEL SECURITY, ALTER COLUMN output SET STATISTICS 0',
         'COMMENT ON TABLE loracomp_parts.prediction_%1$s IS ''Answers to the jobs from %1$s to %3$s.''',
         'ALTER TABLE loracomp.prediction ATTACH PARTITION loracomp_parts.prediction_%1$s FOR VALUES FROM (%1$s) TO (%2$s)',
         'CREATE TABLE loracomp_parts.audit_event_%1$s '
             '(LIKE loracomp.audit_event INCLUDING ALL EXCLUDING IDENTITY, PRIMARY KEY (id))',
+        'ALTER TABLE loracomp_parts.audit_event_%1$s ENABLE ROW LEVEL SECURITY',
         'COMMENT ON TABLE loracomp_parts.audit_event_%1$s IS ''Events of the jobs from %1$s to %3$s.''',
         'ALTER TABLE loracomp_parts.audit_event_jobs ATTACH PARTITION loracomp_parts.audit_event_%1$s '
             'FOR VALUES FROM (%1$s) TO (%2$s)'
@@ -109,7 +112,7 @@ $$;
 COMMENT ON FUNCTION loracomp.add_range IS 'Makes the partitions for answers and events of a range of jobs. For maintain.';
 
 -- Reads only. The newest job of each range is looked at first, because that is fast and rules out most ranges.
-CREATE FUNCTION loracomp.past_range(ended_before timestamptz, OUT first_id bigint, OUT end_id bigint)
+CREATE FUNCTION loracomp.past_range(ended_before timestamptz, most_jobs integer, OUT first_id bigint, OUT end_id bigint)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -123,31 +126,48 @@ AS $$
             ),
             TRUE
         )
-        AND NOT EXISTS (
-            SELECT FROM loracomp.job AS j
-            WHERE j.id >= r.first_id AND j.id < r.end_id AND (j.finished_at < past_range.ended_before) IS NOT TRUE
+        AND (
+            SELECT count(*) <= past_range.most_jobs AND coalesce(bool_and(l.finished_at < past_range.ended_before), TRUE)
+            FROM (
+                SELECT coalesce(j.finished_at, 'infinity') AS finished_at FROM loracomp.job AS j
+                WHERE j.id >= r.first_id AND j.id < r.end_id LIMIT past_range.most_jobs::bigint + 1
+            ) AS l
         )
     ORDER BY r.first_id LIMIT 1;
 $$;
 COMMENT ON FUNCTION loracomp.past_range IS
-'The oldest range of job ids that gets no new jobs, and whose jobs have all ended before a time; nulls if there is none.';
+'The oldest range of job ids that gets no new jobs, has at most so many, and whose jobs have all ended before a time; or nulls.';
 
 -- Waits at most a tenth of a second for each lock, because others wait behind it. Once it has the locks, no answer and no event can be
--- written, so those of a job that appears later will go into the partitions of others.
+-- written, so those of a job that appears later will go into the partitions of others. These also keep the events of jobs that were not
+-- purged but erased.
 CREATE FUNCTION loracomp.drop_range(first_id bigint, end_id bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET lock_timeout = '100ms'
 AS $$
+DECLARE
+    erased CONSTANT bigint[] := ARRAY(
+        SELECT DISTINCT e.entity_id FROM loracomp.audit_event AS e
+        WHERE e.entity = 'job' AND e.entity_id >= drop_range.first_id AND e.entity_id < drop_range.end_id
+            AND e.action = 'delete'
+    );
+    part record;
 BEGIN
     LOCK TABLE ONLY loracomp.prediction, ONLY loracomp_parts.audit_event_jobs IN ACCESS EXCLUSIVE MODE;
     IF EXISTS (SELECT FROM loracomp.job AS j WHERE j.id >= drop_range.first_id AND j.id < drop_range.end_id) THEN
         RETURN false;
     END IF;
-    EXECUTE (
-        SELECT 'DROP TABLE IF EXISTS ' || concat_ws(', ', r.predictions, r.events) FROM loracomp.job_ranges() AS r
-        WHERE r.end_id = drop_range.end_id
-    );
+    FOR part IN SELECT r.predictions, r.events FROM loracomp.job_ranges() AS r WHERE r.end_id = drop_range.end_id LOOP
+        EXECUTE format('DROP TABLE %s', part.predictions);
+        IF part.events IS NOT NULL THEN
+            EXECUTE format('ALTER TABLE loracomp_parts.audit_event_jobs DETACH PARTITION %s', part.events);
+            EXECUTE format(
+                'INSERT INTO loracomp.audit_event OVERRIDING SYSTEM VALUE SELECT * FROM %s WHERE entity_id = ANY ($1)', part.events
+            ) USING erased;
+            EXECUTE format('DROP TABLE %s', part.events);
+        END IF;
+    END LOOP;
     RETURN true;
 EXCEPTION
     WHEN lock_not_available OR deadlock_detected THEN
@@ -180,7 +200,9 @@ SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
 BEGIN
-    IF current_setting('loracomp.purging', true) IS DISTINCT FROM 'on' THEN
+    IF tg_op = 'TRUNCATE' THEN
+        TRUNCATE loracomp.prediction;
+    ELSIF current_setting('loracomp.purging', true) IS DISTINCT FROM 'on' THEN
         DELETE FROM loracomp.prediction AS p USING old_job AS o WHERE p.job_id = o.id;
     END IF;
     RETURN NULL;
@@ -192,3 +214,7 @@ CREATE TRIGGER delete_predictions AFTER DELETE ON loracomp.job
 REFERENCING OLD TABLE AS old_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.delete_predictions();
 COMMENT ON TRIGGER delete_predictions ON loracomp.job IS 'Deletes the answers to deleted jobs.';
+
+CREATE TRIGGER truncate_predictions AFTER TRUNCATE ON loracomp.job
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.delete_predictions();
+COMMENT ON TRIGGER truncate_predictions ON loracomp.job IS 'Deletes all answers when all jobs are deleted.';

@@ -1,5 +1,5 @@
 -- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0. If all jobs of a range
--- have ended long enough ago, all of them are deleted at once, and the partitions with their answers and events are dropped. Jobs that ended
+-- have ended long enough ago and are no more than the batch, the partitions with their answers and events are dropped. Jobs that ended
 -- within the last hour are deleted only with force, because a typing error such as a minus sign would delete unread answers. The
 -- sums of their days are kept (note_purged_days).
 CREATE FUNCTION loracomp.purge_jobs(
@@ -34,7 +34,7 @@ BEGIN
     END IF;
     PERFORM set_config('loracomp.purging', 'on', true); -- lets the triggers of job and audit_event know
     -- Only in READ COMMITTED: in other levels, jobs of the range could be there that this transaction doesn't see.
-    SELECT r.first_id, r.end_id INTO first_id, end_id FROM loracomp.past_range(ended_before) AS r
+    SELECT r.first_id, r.end_id INTO first_id, end_id FROM loracomp.past_range(ended_before, purge_jobs.batch) AS r
     WHERE purge_jobs.batch > 0 AND current_setting('transaction_isolation') = 'read committed';
     purged := ARRAY(
         SELECT j.id FROM loracomp.job AS j
@@ -60,11 +60,11 @@ BEGIN
     END IF;
     PERFORM loracomp.note_purged_days(purged);
     DELETE FROM loracomp.job AS j WHERE j.id = ANY (purged);
-    IF is_whole THEN
-        -- Events of before there were ranges.
-        DELETE FROM loracomp_parts.audit_event_others AS a
-        WHERE a.entity = 'job' AND a.entity_id >= first_id AND a.entity_id < end_id;
-    ELSE
+    -- Events of before there were ranges are not in the range's partition.
+    IF NOT is_whole OR EXISTS (
+        SELECT FROM loracomp_parts.audit_event_others AS a
+        WHERE a.entity = 'job' AND a.entity_id >= first_id AND a.entity_id < end_id
+    ) THEN
         PERFORM loracomp.delete_records(purged);
     END IF;
     -- Last, because dropping locks the tables until the transaction ends. If others use them, the rows are deleted instead, and
@@ -80,5 +80,5 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.purge_jobs IS
 'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left.
-A range of a million ids whose jobs have all ended before goes at once, and the partitions with its answers and events are dropped.
+If the batch holds all jobs of a range of a million ids, the partitions with their answers and events are dropped.
 Jobs that ended within the last hour are deleted only with force. Reports in bi keep the sums of the deleted jobs by day.';

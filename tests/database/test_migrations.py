@@ -234,15 +234,24 @@ def test_answers_outlast_the_upgrade_and_the_downgrade(answered: str) -> None:
         assert connection.execute(NEW_EVENT, [7]).fetchone() == (1005,)
 
 
-@pytest.mark.parametrize("table", ["prediction", "audit_event"])
-def test_what_would_mean_one_partition_alone_is_named_and_nothing_changes(answered: str, table: str) -> None:
+@pytest.mark.parametrize(
+    ("table", "made", "named"),
+    [
+        ("prediction", "VIEW theirs AS SELECT count(*) FROM loracomp.prediction", "rule _RETURN on view theirs"),
+        ("audit_event", "VIEW theirs AS SELECT count(*) FROM loracomp.audit_event", "rule _RETURN on view theirs"),
+        ("prediction", "PUBLICATION theirs FOR TABLE loracomp.prediction", "publication of table prediction"),
+    ],
+)
+def test_what_would_mean_one_partition_alone_is_named_and_nothing_changes(
+    answered: str, table: str, made: str, named: str
+) -> None:
     with psycopg.connect(answered, autocommit=True) as connection:
-        connection.execute(f"CREATE VIEW theirs AS SELECT count(*) FROM loracomp.{table}".encode())
+        connection.execute(f"CREATE {made}".encode())
         before = objects(answered)
-        with pytest.raises(RefusedError, match=f"prevents this: rule _RETURN on view theirs depends on table {table}"):
+        with pytest.raises(RefusedError, match=f"prevents this: {named}.* depends on table {table}"):
             schema.initialize(answered)
         assert objects(answered) == before
-        connection.execute("DROP VIEW theirs")
+        connection.execute(f"DROP {made.split(maxsplit=1)[0]} theirs".encode())
     assert schema.initialize(answered) != []
 
 

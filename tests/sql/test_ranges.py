@@ -189,11 +189,11 @@ def test_all_partitions_are_alike(connection: Connection) -> None:
 # --- ranges go
 
 
-def test_purge_drops_a_range_whose_jobs_have_all_ended_whatever_the_batch(queue: Connection) -> None:
+def test_purge_drops_a_range_whose_jobs_have_all_ended(queue: Connection) -> None:
     answer(queue, 19)
     recent = add_jobs(queue, "b", "c")
     assert maintain(queue)
-    assert purge(queue, batch=5) == 19
+    assert purge(queue, batch=19) == 19
     assert ranges(queue) == [(20, 40)]
     assert value(queue, "SELECT to_regclass('loracomp_parts.prediction_0') IS NULL")
     assert value(queue, "SELECT to_regclass('loracomp_parts.audit_event_0') IS NULL")
@@ -214,6 +214,49 @@ def test_a_job_that_has_not_ended_keeps_its_range(queue: Connection) -> None:
     queue.execute("UPDATE loracomp.job SET finished_at = now() - interval '100 days'")
     assert purge(queue) == 1
     assert ranges(queue)[0] != (0, 20)
+
+
+def test_a_range_with_more_jobs_than_a_batch_is_emptied_in_batches(queue: Connection) -> None:
+    answer(queue, 20)
+    assert maintain(queue)
+    sizes = []
+    while ranges(queue)[0] == (0, 20):
+        sizes.append(purge(queue, batch=8))
+        assert len(places(queue)) == len(events(queue)) == 20 - sum(sizes)
+    assert sizes == [8, 8, 3]  # the last three were all that were left of the range
+
+
+def test_events_of_erased_jobs_outlast_their_range(queue: Connection) -> None:
+    answer(queue, 10)
+    assert maintain(queue)
+    answer(queue, 15)
+    assert maintain(queue)
+    queue.execute("SELECT * FROM loracomp.erase_jobs('{4, 7}'::bigint[])")
+    (before,) = queue.execute("SELECT json_agg(e ORDER BY id) FROM loracomp.audit_event AS e WHERE entity_id IN (4, 7)")
+    assert purge(queue) == 17
+    assert events(queue) == {
+        **dict.fromkeys((4, 7), "audit_event_job_others"),
+        **dict.fromkeys(range(20, 26), "audit_event_20"),
+    }
+    (after,) = queue.execute("SELECT json_agg(e ORDER BY id) FROM loracomp.audit_event AS e WHERE entity_id IN (4, 7)")
+    assert after == before
+    queue.execute("SELECT * FROM loracomp.erase_jobs('{20, 21}'::bigint[])")
+    maintain(queue)
+    assert purge(queue) == 4
+    assert set(events(queue)) == {4, 7, 20, 21}
+
+
+def test_a_range_that_another_purge_has_dropped_is_no_error(queue: Connection) -> None:
+    answer(queue, 25)
+    assert maintain(queue)
+    assert purge(queue) == 19
+    assert value(queue, "SELECT loracomp.drop_range(0, 20)") is True
+
+
+def test_truncating_jobs_deletes_all_answers(queue: Connection) -> None:
+    answer(queue, 25)
+    queue.execute("TRUNCATE loracomp.job")
+    assert places(queue) == {}
 
 
 def test_the_newest_range_stays(queue: Connection) -> None:
@@ -293,6 +336,23 @@ def test_no_role_reaches_a_partition_but_through_its_table(connection: Connectio
         with pytest.raises(psycopg.errors.InsufficientPrivilege, match="schema loracomp_parts"):
             connection.execute(f"{verb} loracomp_parts.{part}".encode())
     connection.execute("RESET ROLE")
+
+
+def test_who_may_read_all_data_is_held_to_row_security_in_partitions_too(queue: Connection) -> None:
+    answer(queue, 22)
+    role = f"reader_of_{queue.info.backend_pid}"
+    queue.execute(f"CREATE ROLE {role} IN ROLE pg_read_all_data".encode())
+    parts = [f"loracomp_parts.{part}" for part in {*places(queue).values(), *events(queue).values()}]
+    queue.execute(f"SET ROLE {role}".encode())
+    for table in (
+        *parts,
+        "loracomp_parts.audit_event_jobs",
+        "loracomp_parts.audit_event_others",
+        "loracomp.prediction",
+    ):
+        assert value(queue, f"SELECT count(*) FROM {table}") == 0
+    queue.execute("RESET ROLE")
+    queue.execute(f"DROP ROLE {role}".encode())
 
 
 READS = {

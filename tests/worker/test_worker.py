@@ -611,6 +611,14 @@ def test_a_worker_forgets_what_it_lost_before_the_model_began_it(connection: Con
     assert [statuses(connection)[each] for each in ids[2:]] == ["cancelled"] * 2
 
 
+def test_a_worker_makes_the_partitions_of_the_next_jobs(connection: Connection, database: str):
+    newest = "SELECT * FROM loracomp.job_ranges() WHERE first_id > 0"
+    for row in connection.execute(newest).fetchall():
+        connection.execute(f"DROP TABLE {row['predictions']}, {row['events']}".encode())
+    with beating(database, Leases(lease_s=1)):
+        wait_until(lambda: connection.execute(newest).fetchone() is not None)
+
+
 def test_heartbeats_go_on_after_any_error(connection: Connection, database: str, caplog: pytest.LogCaptureFixture):
     (job_id,) = add_jobs(connection, "a")
     rename = "ALTER FUNCTION loracomp.{} RENAME TO {}"
@@ -626,7 +634,7 @@ def test_heartbeats_go_on_after_any_error(connection: Connection, database: str,
         wait_until(lambda: job(connection, job_id)["lease_expires_at"] != claimed["lease_expires_at"])
 
 
-@pytest.mark.parametrize("query", ["listen", "report_worker", "database_metrics"])
+@pytest.mark.parametrize("query", ["listen", "report_worker", "maintain", "database_metrics"])
 def test_what_gets_no_answer_keeps_no_lease_from_being_renewed(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch, query: str
 ):
