@@ -19,7 +19,11 @@ def keep(folder: Path, measured: dict[str, Any]) -> None:
     found = {int(jobs): result for jobs, result in found.items()} | {measured["jobs"]: measured}
     results = {jobs: found[jobs] for jobs in sorted(found)}
     path.write_text(json.dumps(results, indent=1, default=str) + "\n")
-    tables = {"views": as_markdown(views(results)), "sizes": as_markdown(sizes(results))}
+    tables = {
+        "views": as_markdown(views(results)),
+        "sizes": as_markdown(sizes(results)),
+        "refreshes": as_markdown(refreshes(results)),
+    }
     copy_tables(folder.parent / "scaling.md", tables)
 
 
@@ -61,15 +65,26 @@ def sizes(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
     """Table of the megabytes of the three large tables with their indexes, by the number of jobs."""
     tables = [row["name"] for row in next(iter(results.values()))["sizes"]]
     return [
-        ("jobs", *(f"`{name}`, MB" for name in tables), "kB a job", "reports refreshed in, s"),
+        ("jobs", *(f"`{name}`, MB" for name in tables), "kB a job"),
         *(
             (
                 f"{jobs:,}",
                 *(f"{row['bytes'] / 2**20:,.0f}" for row in result["sizes"]),
                 f"{sum(row['bytes'] for row in result['sizes']) / 1000 / jobs:.1f}",
-                f"{sum(row['seconds'] for row in result['refreshed']):.0f}",
             )
             for jobs, result in results.items()
+        ),
+    ]
+
+
+def refreshes(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Table of the milliseconds that a refresh of the reports takes, by the number of days that changed."""
+    measured = {jobs: result["refresh_ms"] for jobs, result in results.items() if "refresh_ms" in result}
+    return [
+        ("jobs", "all days, ms", "the busiest day, ms", "none, ms"),
+        *(
+            (f"{jobs:,}", *(f"{times[name]:,.0f}" for name in ("all_days", "a_day", "no_day")))
+            for jobs, times in measured.items()
         ),
     ]
 

@@ -106,7 +106,7 @@ def refresh(
     older_than: Annotated[float, typer.Option(help="Refresh only reports older than this many minutes.")] = 0.0,
     as_json: AsJson = False,
 ) -> None:
-    """Refresh the materialized reports of schema bi. They can be read while this runs."""
+    """Compute the reports of schema bi again for days whose jobs have changed. They can be read while this runs."""
     with open_database() as connection:
         arguments = {"older_than": timedelta(minutes=older_than)}
         rows = connection.execute(QUERIES["refresh_reports"], arguments).fetchall()

@@ -1,7 +1,9 @@
--- Deletes ended jobs, oldest first, with their predictions and audit events. Call it until it returns 0. If all jobs of a range
--- have ended long enough ago and are no more than the batch, the partitions with their answers and events are dropped. Jobs that ended
--- within the last hour are deleted only with force, because a typing error such as a minus sign would delete unread answers. The
--- sums of their days are kept (note_purged_days).
+-- Deletes ended jobs of whole days, oldest first, with their predictions and audit events. Call it until it returns 0. If all jobs of
+-- a range have ended long enough ago and are no more than the batch, the partitions with their answers and events are dropped.
+-- Before that, the reports of these days are computed for the last time (close_days), which is possible only after a day is over: an
+-- hour after its end in UTC, so that no transaction is still ending jobs on it. With force, it deletes jobs up to the very age; reports
+-- don't count those of days that are not over. An age below an hour needs force too, because a typing error such as a minus sign would
+-- delete unread answers.
 CREATE FUNCTION loracomp.purge_jobs(
     older_than interval, batch integer DEFAULT 10000, force boolean DEFAULT false
 ) RETURNS integer
@@ -9,11 +11,13 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
+    over_before CONSTANT date := (now() - interval '1 hour') AT TIME ZONE 'UTC';
     ended_before timestamptz;
     first_id bigint;
     end_id bigint;
     purged bigint[] := '{}';
     is_whole boolean;
+    newest date;
 BEGIN
     IF purge_jobs.older_than IS NULL THEN
         RAISE EXCEPTION 'older_than must not be null'
@@ -32,6 +36,10 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value',
                 HINT = 'with force => true, jobs that ended within the last hour are deleted too';
     END IF;
+    IF purge_jobs.force IS NOT true THEN
+        ended_before := date_trunc('day', least(ended_before, now() - interval '1 hour') AT TIME ZONE 'UTC') AT TIME ZONE 'UTC';
+    END IF;
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- as refresh_reports does
     PERFORM set_config('loracomp.purging', 'on', true); -- lets the triggers of job and audit_event know
     -- Only in READ COMMITTED: in other levels, jobs of the range could be there that this transaction doesn't see.
     SELECT r.first_id, r.end_id INTO first_id, end_id FROM loracomp.past_range(ended_before, purge_jobs.batch) AS r
@@ -58,7 +66,8 @@ BEGIN
             FOR UPDATE SKIP LOCKED
         );
     END IF;
-    PERFORM loracomp.note_purged_days(purged);
+    newest := (SELECT max((j.finished_at AT TIME ZONE 'UTC')::date) FROM loracomp.job AS j WHERE j.id = ANY (purged));
+    PERFORM loracomp.close_days(least(newest + 1, over_before)) WHERE newest IS NOT NULL;
     DELETE FROM loracomp.job AS j WHERE j.id = ANY (purged);
     -- Events of before there were ranges are not in the range's partition.
     IF NOT is_whole OR EXISTS (
@@ -81,4 +90,5 @@ $$;
 COMMENT ON FUNCTION loracomp.purge_jobs IS
 'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left.
 If the batch holds all jobs of a range of a million ids, the partitions with their answers and events are dropped.
-Jobs that ended within the last hour are deleted only with force. Reports in bi keep the sums of the deleted jobs by day.';
+Only jobs of whole days in UTC, which reports in bi keep counting; with force also of a part of a day. Reports forget those of a day that
+has not been over for an hour.';

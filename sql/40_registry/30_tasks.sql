@@ -43,14 +43,16 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only jobs of the role''s members use the task; null: everybody''s jobs may.';
 
--- Renames a task, also in sums of purged jobs, and in waiting jobs that name it (exclude_tasks, tasks), but not in those whose
+-- Renames a task, also in the report on accuracy, and in waiting jobs that name it (exclude_tasks, tasks), but not in those whose
 -- submitter may not know of the task: they can't use it, and the submitter would read the new name. Traces keep the old name.
 CREATE FUNCTION loracomp.rename_task(task text, new_name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    target CONSTANT integer := loracomp.find_task(rename_task.task);
+    target integer;
 BEGIN
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- so that no day is closed under the old name meanwhile
+    target := loracomp.find_task(rename_task.task);
     IF EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = rename_task.new_name AND t.id <> target) THEN
         RAISE EXCEPTION 'there is a task % already', rename_task.new_name
             USING ERRCODE = 'unique_violation', HINT = 'take another name, or delete that task first';
@@ -67,9 +69,9 @@ BEGIN
             ELSE loracomp.may_read(j.submitted_by, t.reader_role)
         END;
     -- Where a deleted task had the new name, its sums stay apart.
-    UPDATE loracomp.purged_day AS d SET own_task = rename_task.new_name
+    UPDATE loracomp.accuracy_by_day AS d SET own_task = rename_task.new_name
     WHERE d.own_task = rename_task.task
-        AND NOT EXISTS (SELECT FROM loracomp.purged_day AS o WHERE o.own_task = rename_task.new_name);
+        AND NOT EXISTS (SELECT FROM loracomp.accuracy_by_day AS o WHERE o.own_task = rename_task.new_name);
     -- Rename it in training records too, or adapters would be measured on rows that they were trained on.
     UPDATE loracomp.adapter AS a
     SET training = jsonb_set(a.training, '{tasks_seen}', (

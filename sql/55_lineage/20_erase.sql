@@ -66,7 +66,8 @@ COMMENT ON FUNCTION loracomp.erase_example IS
 
 -- Deletes all jobs of a submitter with their answers, traces and embeddings, whatever their status; a worker that is running
 -- one can't record its answer. The jobs' audit events stay, because they contain only ids, states and roles; one more event
--- says who erased whom. Reports are not refreshed, because that could take long and delay the deletion.
+-- says who erased whom. The report on cost, the only one by submitter, loses its rows at once; the others follow with the next
+-- refresh, except on closed days, and name nobody.
 CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -75,6 +76,7 @@ AS $$
 DECLARE
     before CONSTANT text := loracomp.give_reason('erase_submitter');
     gone record;
+    reported bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = erase_submitter.submitter)
         AND NOT EXISTS (SELECT FROM bi.dim_submitter AS s WHERE s.submitted_by = erase_submitter.submitter)
@@ -86,7 +88,8 @@ BEGIN
         ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
     );
     DELETE FROM loracomp.turn AS t WHERE t.submitted_by = erase_submitter.submitter;
-    DELETE FROM loracomp.purged_day AS d WHERE d.submitted_by = erase_submitter.submitter;
+    DELETE FROM loracomp.cost_by_submitter AS c WHERE c.submitted_by = erase_submitter.submitter;
+    GET DIAGNOSTICS reported = ROW_COUNT;
     -- The empty name stands for all submitters.
     DELETE FROM loracomp.queue_count AS c
     WHERE c.submitted_by = erase_submitter.submitter AND erase_submitter.submitter <> '';
@@ -105,10 +108,7 @@ BEGIN
     SELECT 'events of these jobs kept, without words', count(*), NULL
     FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (gone.deleted)
     UNION ALL
-    SELECT
-        'rows of reports until they are refreshed', count(*),
-        CASE WHEN count(*) > 0 THEN 'bi.cost_by_submitter' END
-    FROM loracomp.cost_by_submitter AS c WHERE c.submitted_by = erase_submitter.submitter
+    VALUES ('rows of reports deleted', reported, CASE WHEN reported > 0 THEN 'bi.cost_by_submitter' END)
     UNION ALL
     SELECT 'evaluations kept that it started', count(*), string_agg(e.name, ', ' ORDER BY e.name)
     FROM loracomp.evaluation AS e WHERE e.created_by = erase_submitter.submitter
@@ -187,10 +187,10 @@ BEGIN
             )
         )
     ) AS e;
-    -- The sums of purged jobs are kept for single tags, so they can be corrected only if one tag is given.
-    DELETE FROM loracomp.purged_tag AS p
-    USING jsonb_each_text(erase_jobs.tags) AS g
-    WHERE p.tag = g.key AND p.value = left(g.value, 200)
+    -- The sums of closed days are those of single tags, so they can be corrected only if one tag is given.
+    DELETE FROM loracomp.answers_by_tag AS a
+    USING jsonb_each_text(erase_jobs.tags) AS g, loracomp.report_day AS d
+    WHERE a.tag = g.key AND a.value = left(g.value, 200) AND a.day = d.day AND d.is_closed
         AND (SELECT count(*) FROM jsonb_object_keys(erase_jobs.tags)) = 1;
     GET DIAGNOSTICS sums = ROW_COUNT;
     IF sums > 0 THEN
@@ -227,7 +227,7 @@ COMMENT ON FUNCTION loracomp.erase_jobs(text) IS
 'Deletes jobs by tags, given as a JSON object, or by ids, given as an array: erase_jobs(''{"customer": 7}'').';
 
 -- Deletes jobs with their answers, whatever their status; a worker that is running one can't record its answer. If a worker is
--- just writing an answer, it waits and deletes that too. The caller sets the reason of the audit events.
+-- just writing an answer, or reports are being refreshed, it waits for that. The caller sets the reason of the audit events.
 CREATE FUNCTION loracomp.delete_jobs(ids bigint[], OUT deleted bigint[], OUT unfinished bigint, OUT predictions bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -236,6 +236,8 @@ DECLARE
     -- Reset it, because a caller's session may have set it, and the audit would then write one event, as for purge_jobs.
     purging CONSTANT text := set_config('loracomp.purging', 'off', true);
 BEGIN
+    -- As refresh_reports and purge_jobs do, so that neither counts these jobs while they are being deleted.
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE;
     -- Lock the jobs in the same order as workers do, to avoid deadlocks.
     SELECT coalesce(array_agg(l.id), '{}'), count(*) FILTER (WHERE l.finished_at IS NULL)
     INTO delete_jobs.deleted, delete_jobs.unfinished

@@ -1,5 +1,5 @@
--- Reads only, with its owner's rights. From the first job to today, all in UTC. Days whose jobs were purged stay, because the sums
--- of these days do.
+-- Reads only, with its owner's rights. From the first job to today, all in UTC. Days whose jobs were purged stay, because their
+-- reports do.
 CREATE VIEW bi.dim_date AS
 SELECT
     d.day::date AS day,
@@ -18,8 +18,7 @@ FROM (
     SELECT least(
         (SELECT j.created_at FROM loracomp.job AS j ORDER BY j.id LIMIT 1),
         (SELECT min(j.finished_at) FROM loracomp.job AS j),
-        (SELECT min(d.day) FROM loracomp.purged_day AS d)::timestamp AT TIME ZONE 'UTC',
-        (SELECT min(t.day) FROM loracomp.purged_tag AS t)::timestamp AT TIME ZONE 'UTC',
+        (SELECT min(d.day) FROM loracomp.report_day AS d)::timestamp AT TIME ZONE 'UTC',
         now()
     ) AT TIME ZONE 'UTC' AS first
 ) AS f

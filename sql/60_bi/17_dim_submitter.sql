@@ -19,7 +19,7 @@ SELECT
 FROM (
     SELECT j.submitted_by FROM submitter AS j
     UNION -- those whose jobs were all purged, for reports that remember them
-    SELECT d.submitted_by FROM loracomp.purged_day AS d
+    SELECT c.submitted_by::name FROM loracomp.cost_by_submitter AS c
 ) AS s
 -- It reads no table of the system catalogue, because an installer who is not a superuser could not lock that.
 CROSS JOIN LATERAL (SELECT to_regrole(quote_ident(s.submitted_by))) AS r (role);

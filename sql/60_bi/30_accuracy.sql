@@ -2,58 +2,65 @@
 --   bi.accuracy                 by evaluation, task and policy
 --   bi.accuracy_by_day
 --     each: wilson_interval, task_mask
---     loracomp.accuracy_by_day  both read it: jobs that still exist, and stored sums of purged jobs
+--     loracomp.current_accuracy   both read it: the table accuracy_by_day, which has the closed days, and the jobs of the others
+--   accuracy_by_day_on            computes a day of that table
 
--- Reads only. It contains the names of hidden tasks, which views of bi replace by labels. Both parts have the column day, so
--- that a condition on it is applied inside them.
-CREATE VIEW loracomp.accuracy_by_day AS
+-- Reads only.
+CREATE FUNCTION loracomp.accuracy_by_day_on(day date) RETURNS SETOF loracomp.accuracy_by_day
+LANGUAGE sql STABLE
+BEGIN ATOMIC
 SELECT
-    c.day,
-    c.evaluation,
-    c.own_task,
-    c.policy,
-    c.base_model,
-    sum(c.asked)::bigint AS asked,
-    sum(c.n)::bigint AS n,
-    sum(c.correct)::bigint AS correct
-FROM (
-    SELECT
-        (j.finished_at AT TIME ZONE 'UTC')::date AS day,
-        j.evaluation,
-        j.task AS own_task,
-        j.policy,
-        j.base_model,
-        count(*) AS asked,
-        count(*) FILTER (WHERE j.status = 'succeeded') AS n,
-        count(*) FILTER (WHERE j.is_correct) AS correct
-    FROM loracomp.job AS j
-    WHERE j.expected IS NOT NULL AND j.finished_at IS NOT NULL AND j.kind = 'predict'
-    GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, j.evaluation, j.task, j.policy, j.base_model
-    UNION ALL
-    SELECT
-        d.day,
-        d.evaluation,
-        d.own_task,
-        d.policy,
-        d.base_model,
-        d.asked,
-        d.n,
-        d.correct
-    FROM loracomp.purged_day AS d
-    WHERE d.asked > 0
-) AS c
-GROUP BY c.day, c.evaluation, c.own_task, c.policy, c.base_model;
-COMMENT ON VIEW loracomp.accuracy_by_day IS 'Accuracy by day with unmasked task names; bi.accuracy_by_day reads it.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.day IS 'Day on which the jobs ended, in UTC.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.evaluation IS
+    accuracy_by_day_on.day,
+    j.evaluation,
+    j.task AS own_task,
+    j.policy,
+    j.base_model,
+    count(*) AS asked,
+    count(*) FILTER (WHERE j.status = 'succeeded') AS n,
+    count(*) FILTER (WHERE j.is_correct) AS correct
+FROM loracomp.jobs_on(accuracy_by_day_on.day) AS j
+WHERE j.expected IS NOT NULL AND j.kind = 'predict'
+GROUP BY j.evaluation, j.task, j.policy, j.base_model;
+END;
+COMMENT ON FUNCTION loracomp.accuracy_by_day_on IS 'Rows of loracomp.accuracy_by_day for a day, computed from its jobs.';
+
+-- Reads only. It contains the names of hidden tasks, which views of bi replace by labels. Days that are not closed are live, because
+-- people watch evaluations.
+CREATE VIEW loracomp.current_accuracy AS
+SELECT
+    d.day,
+    d.evaluation,
+    d.own_task,
+    d.policy,
+    d.base_model,
+    d.asked,
+    d.n,
+    d.correct
+FROM loracomp.accuracy_by_day AS d
+UNION ALL
+SELECT
+    (j.finished_at AT TIME ZONE 'UTC')::date,
+    j.evaluation,
+    j.task,
+    j.policy,
+    j.base_model,
+    count(*),
+    count(*) FILTER (WHERE j.status = 'succeeded'),
+    count(*) FILTER (WHERE j.is_correct)
+FROM loracomp.job AS j
+WHERE j.finished_at >= (SELECT o.since FROM loracomp.open_since AS o) AND j.expected IS NOT NULL AND j.kind = 'predict'
+GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, j.evaluation, j.task, j.policy, j.base_model;
+COMMENT ON VIEW loracomp.current_accuracy IS 'Accuracy by day up to now with unmasked task names; bi.accuracy and bi.accuracy_by_day read it.';
+COMMENT ON COLUMN loracomp.current_accuracy.day IS 'Day on which the jobs ended, in UTC.';
+COMMENT ON COLUMN loracomp.current_accuracy.evaluation IS
 'Name of the evaluation; null for other jobs whose right answer is known.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.own_task IS 'Task of the examples that the jobs were made from.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.policy IS
+COMMENT ON COLUMN loracomp.current_accuracy.own_task IS 'Task of the examples that the jobs were made from.';
+COMMENT ON COLUMN loracomp.current_accuracy.policy IS
 'Name of the policy: the settings of routing and merging. Controls such as base are policies too.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.base_model IS 'Base model that answered.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.n IS 'Number of jobs that were answered.';
-COMMENT ON COLUMN loracomp.accuracy_by_day.correct IS 'Number of answers that equal the expected answer exactly.';
+COMMENT ON COLUMN loracomp.current_accuracy.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN loracomp.current_accuracy.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
+COMMENT ON COLUMN loracomp.current_accuracy.n IS 'Number of jobs that were answered.';
+COMMENT ON COLUMN loracomp.current_accuracy.correct IS 'Number of answers that equal the expected answer exactly.';
 
 -- Reads only, with its owner's rights. A failed job counts in asked but not in n, so that failures stay visible.
 CREATE VIEW bi.accuracy AS
@@ -78,11 +85,11 @@ FROM (
         sum(d.asked)::bigint AS asked,
         sum(d.n)::bigint AS n,
         sum(d.correct)::bigint AS correct
-    FROM loracomp.accuracy_by_day AS d
+    FROM loracomp.current_accuracy AS d
     GROUP BY d.evaluation, d.own_task, d.policy, d.base_model
 ) AS c
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
-COMMENT ON VIEW bi.accuracy IS 'How often answers were right, by evaluation, task and policy.';
+COMMENT ON VIEW bi.accuracy IS 'How often answers were right, by evaluation, task and policy. Purged jobs count.';
 COMMENT ON COLUMN bi.accuracy.own_task IS 'Task of the examples that the jobs were made from.';
 COMMENT ON COLUMN bi.accuracy.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
 COMMENT ON COLUMN bi.accuracy.n IS 'Number of jobs that were answered.';
@@ -107,9 +114,9 @@ SELECT
     i.low AS accuracy_low,
     i.high AS accuracy_high,
     now() AS as_of
-FROM loracomp.accuracy_by_day AS c
+FROM loracomp.current_accuracy AS c
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
-COMMENT ON VIEW bi.accuracy_by_day IS 'How often answers were right, by task, policy and day.';
+COMMENT ON VIEW bi.accuracy_by_day IS 'How often answers were right, by task, policy and day. Purged jobs count.';
 COMMENT ON COLUMN bi.accuracy_by_day.own_task IS 'Task of the examples that the jobs were made from.';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy IS 'correct / n, 0 to 1; null if n is 0.';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy_low IS 'Lower end of the 95 % confidence interval of accuracy (Wilson).';

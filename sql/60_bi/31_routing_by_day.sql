@@ -1,13 +1,15 @@
 -- Which tasks routing found in the jobs of each day.
 --   bi.routing_by_day           by task
 --   bi.routing_drift            how much the tasks of a day differ from those of the week before it
---     loracomp.routing_by_day   both read it; refresh_reports() computes it
+--     loracomp.routing_by_day   both read it: a table with the names of hidden tasks, which views of bi mask
+--   routing_by_day_on           computes a day of it
 
--- Refreshed by refresh_reports(). It holds the names of hidden tasks, so analysts read
--- bi.routing_by_day, which masks them.
-CREATE MATERIALIZED VIEW loracomp.routing_by_day AS
+-- Reads only.
+CREATE FUNCTION loracomp.routing_by_day_on(day date) RETURNS SETOF loracomp.routing_by_day
+LANGUAGE sql STABLE
+BEGIN ATOMIC
 SELECT
-    (p.created_at AT TIME ZONE 'UTC')::date AS day,
+    routing_by_day_on.day,
     j.policy,
     p.base_model,
     j.evaluation IS NOT NULL AS is_evaluation,
@@ -17,25 +19,14 @@ SELECT
     sum(x.probability) AS mass,
     sum(CASE WHEN x.probability > 0 THEN -x.probability * ln(x.probability) ELSE 0 END) / ln(2::double precision)
         AS entropy
-FROM loracomp.prediction AS p
-INNER JOIN loracomp.job AS j ON p.job_id = j.id
+FROM loracomp.jobs_on(routing_by_day_on.day) AS j
+INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
 CROSS JOIN LATERAL unnest(p.tasks, p.probabilities, p.weights)
 WITH ORDINALITY AS x (task, probability, weight, place)
-WHERE p.policy_settings ->> 'router' = 'retrieval'
-GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL, x.task;
-COMMENT ON MATERIALIZED VIEW loracomp.routing_by_day IS
-'Sums of the tasks'' probabilities over the jobs of a day, from which views of bi compute means.';
-COMMENT ON COLUMN loracomp.routing_by_day.day IS 'Day in UTC on which the jobs were answered.';
-COMMENT ON COLUMN loracomp.routing_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.routing_by_day.task IS 'Task of at least one retrieved example.';
-COMMENT ON COLUMN loracomp.routing_by_day.jobs_first IS
-'Number of answers for which this task was the most probable one; the sum over all tasks is the number of answers.';
-COMMENT ON COLUMN loracomp.routing_by_day.jobs_inside IS 'Number of answers in which this task had a weight above 0.';
-COMMENT ON COLUMN loracomp.routing_by_day.mass IS 'Sum of this task''s probabilities over the answers.';
-COMMENT ON COLUMN loracomp.routing_by_day.entropy IS 'Sum over the answers of -p log2 p, p being this task''s probability; over all tasks it is the sum of entropies in bits.';
-CREATE UNIQUE INDEX routing_by_day_key ON loracomp.routing_by_day (
-    day, policy, base_model, is_evaluation, task
-);
+WHERE p.policy_settings ->> 'router' = 'retrieval' AND x.task IS NOT NULL
+GROUP BY j.policy, p.base_model, j.evaluation IS NOT NULL, x.task;
+END;
+COMMENT ON FUNCTION loracomp.routing_by_day_on IS 'Rows of loracomp.routing_by_day for a day, computed from its jobs.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.routing_by_day AS

@@ -1,13 +1,15 @@
 -- How often adapters were used, by day.
 --   bi.adapter_usage_by_day     by adapter
 --   bi.task_usage_by_day        by task, including the days since the last refresh
---     loracomp.adapter_usage_by_day   both read it; refresh_reports() computes it
+--     loracomp.adapter_usage_by_day   both read it: a table with the names of hidden tasks, which views of bi mask
+--   adapter_usage_by_day_on     computes a day of it
 
--- Refreshed by refresh_reports(). It holds the names of hidden tasks, so analysts read
--- bi.adapter_usage_by_day, which masks them.
-CREATE MATERIALIZED VIEW loracomp.adapter_usage_by_day AS
+-- Reads only.
+CREATE FUNCTION loracomp.adapter_usage_by_day_on(day date) RETURNS SETOF loracomp.adapter_usage_by_day
+LANGUAGE sql STABLE
+BEGIN ATOMIC
 SELECT
-    (p.created_at AT TIME ZONE 'UTC')::date AS day,
+    adapter_usage_by_day_on.day,
     j.policy,
     p.base_model,
     j.evaluation IS NOT NULL AS is_evaluation,
@@ -16,24 +18,14 @@ SELECT
     count(*) AS jobs,
     count(*) FILTER (WHERE x.place = 1) AS jobs_first,
     sum(x.weight) AS weight
-FROM loracomp.prediction AS p
-INNER JOIN loracomp.job AS j ON p.job_id = j.id
+FROM loracomp.jobs_on(adapter_usage_by_day_on.day) AS j
+INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
 CROSS JOIN LATERAL unnest(p.adapter_ids, p.composed_tasks, p.adapter_weights)
 WITH ORDINALITY AS x (adapter_id, task, weight, place)
-GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL, x.adapter_id;
-COMMENT ON MATERIALIZED VIEW loracomp.adapter_usage_by_day IS
-'Sums over the answers of a day in which an adapter was used, from which views of bi compute shares.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.day IS 'Day in UTC on which the jobs were answered.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.adapter_id IS 'Id of the adapter.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.task IS 'Task that the adapter was trained for, under the name that it had when the jobs were answered.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.jobs IS 'Number of answers in which the adapter was used.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.jobs_first IS
-'Number of answers in which the adapter comes first; summed over adapters: the number of answers with adapters.';
-COMMENT ON COLUMN loracomp.adapter_usage_by_day.weight IS 'Sum of the adapter''s weights over the answers.';
-CREATE UNIQUE INDEX adapter_usage_by_day_key ON loracomp.adapter_usage_by_day (
-    day, policy, base_model, is_evaluation, adapter_id
-);
+WHERE x.adapter_id IS NOT NULL
+GROUP BY j.policy, p.base_model, j.evaluation IS NOT NULL, x.adapter_id;
+END;
+COMMENT ON FUNCTION loracomp.adapter_usage_by_day_on IS 'Rows of loracomp.adapter_usage_by_day for a day, computed from its jobs.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.adapter_usage_by_day AS
@@ -72,23 +64,17 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
 'The adapter''s share of all weights of the day; the adapters of a day sum to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
 
--- Reads only, with its owner's rights. It is live, and cheap if reports are refreshed: days before the last refresh of
--- adapter_usage_by_day come from that view, later days from the predictions.
+-- Reads only, with its owner's rights. It is cheap if reports are refreshed: days before live_since come from
+-- adapter_usage_by_day, as of the last refresh, and later days from the predictions.
 CREATE VIEW bi.task_usage_by_day AS
-WITH report AS (
-    SELECT (r.refreshed_at AT TIME ZONE 'UTC')::date AS day
-    FROM loracomp.report_refresh AS r
-    WHERE r.report = 'adapter_usage_by_day'
-),
-
-usage AS (
+WITH usage AS (
     SELECT
         u.day,
         u.task,
         u.jobs,
         u.weight
     FROM loracomp.adapter_usage_by_day AS u
-    WHERE u.day < (SELECT r.day FROM report AS r)
+    WHERE u.day < (SELECT l.day FROM loracomp.live_since AS l)
     UNION ALL
     SELECT
         (j.finished_at AT TIME ZONE 'UTC')::date,
@@ -100,7 +86,7 @@ usage AS (
     CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_weights) AS x (task, weight)
     -- With an upper bound, although none is needed: for a condition with only a lower bound of unknown value the planner
     -- expects a third of all jobs, and with both bounds few.
-    WHERE j.finished_at >= (SELECT r.day::timestamp AT TIME ZONE 'UTC' FROM report AS r)
+    WHERE j.finished_at >= (SELECT l.day::timestamp AT TIME ZONE 'UTC' FROM loracomp.live_since AS l)
         AND j.finished_at < 'infinity'
     GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, x.task
 )

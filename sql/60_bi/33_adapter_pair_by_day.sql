@@ -1,32 +1,27 @@
 -- How often two adapters were used in the same answer, by day.
 --   bi.adapter_pair_by_day
---     loracomp.adapter_pair_by_day   the stored numbers; refresh_reports() computes them
+--     loracomp.adapter_pair_by_day   the stored numbers, a table
+--   adapter_pair_by_day_on      computes a day of it
 
--- Refreshed by refresh_reports().
-CREATE MATERIALIZED VIEW loracomp.adapter_pair_by_day AS
+-- Reads only.
+CREATE FUNCTION loracomp.adapter_pair_by_day_on(day date) RETURNS SETOF loracomp.adapter_pair_by_day
+LANGUAGE sql STABLE
+BEGIN ATOMIC
 SELECT
-    (p.created_at AT TIME ZONE 'UTC')::date AS day,
+    adapter_pair_by_day_on.day,
     j.policy,
     p.base_model,
     j.evaluation IS NOT NULL AS is_evaluation,
     a.id AS adapter_a,
     b.id AS adapter_b,
     count(*) AS jobs
-FROM loracomp.prediction AS p
-INNER JOIN loracomp.job AS j ON p.job_id = j.id
+FROM loracomp.jobs_on(adapter_pair_by_day_on.day) AS j
+INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
 CROSS JOIN LATERAL unnest(p.adapter_ids) AS a (id)
 INNER JOIN LATERAL unnest(p.adapter_ids) AS b (id) ON a.id < b.id
-GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL, a.id, b.id;
-COMMENT ON MATERIALIZED VIEW loracomp.adapter_pair_by_day IS
-'How often two adapters were used in the same answer, by day; the stored numbers for bi.adapter_pair_by_day.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.day IS 'Day in UTC on which the jobs were answered.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.adapter_a IS 'Id of the first adapter, which is the smaller id.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.adapter_b IS 'Id of the second adapter.';
-COMMENT ON COLUMN loracomp.adapter_pair_by_day.jobs IS 'Number of answers in which both adapters were used.';
-CREATE UNIQUE INDEX adapter_pair_by_day_key ON loracomp.adapter_pair_by_day (
-    day, policy, base_model, is_evaluation, adapter_a, adapter_b
-);
+GROUP BY j.policy, p.base_model, j.evaluation IS NOT NULL, a.id, b.id;
+END;
+COMMENT ON FUNCTION loracomp.adapter_pair_by_day_on IS 'Rows of loracomp.adapter_pair_by_day for a day, computed from its jobs.';
 
 -- Reads only, with its owner's rights. Each pair appears in both orders, so that a filter on adapter_a finds all its pairs.
 CREATE VIEW bi.adapter_pair_by_day AS

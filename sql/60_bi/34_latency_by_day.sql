@@ -1,11 +1,14 @@
 -- How long each step of answering took, by day.
 --   bi.latency_by_day
---     loracomp.latency_by_day   the stored numbers; refresh_reports() computes them
+--     loracomp.latency_by_day   the stored numbers, a table
+--   latency_by_day_on           computes a day of it
 
--- Refreshed by refresh_reports().
-CREATE MATERIALIZED VIEW loracomp.latency_by_day AS
+-- Reads only.
+CREATE FUNCTION loracomp.latency_by_day_on(day date) RETURNS SETOF loracomp.latency_by_day
+LANGUAGE sql STABLE
+BEGIN ATOMIC
 SELECT
-    s.day,
+    latency_by_day_on.day,
     s.base_model,
     s.is_evaluation,
     s.step,
@@ -18,7 +21,6 @@ SELECT
     s.max_ms
 FROM (
     SELECT
-        (j.finished_at AT TIME ZONE 'UTC')::date AS day,
         p.base_model,
         j.evaluation IS NOT NULL AS is_evaluation,
         x.step,
@@ -26,32 +28,19 @@ FROM (
         avg(x.ms) AS mean_ms,
         percentile_cont('{0.5, 0.9, 0.95, 0.99}'::double precision[]) WITHIN GROUP (ORDER BY x.ms) AS quantiles,
         max(x.ms) AS max_ms
-    FROM loracomp.prediction AS p
-    INNER JOIN loracomp.job AS j ON p.job_id = j.id
+    FROM loracomp.jobs_on(latency_by_day_on.day) AS j
+    INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
     CROSS JOIN LATERAL (
         SELECT t.key, t.value::double precision FROM jsonb_each(p.timings) AS t WHERE jsonb_typeof(t.value) = 'number'
         UNION ALL
         SELECT w.key, 1000 * loracomp.seconds_between(greatest(j.created_at, j.run_at), w.until)
         FROM (VALUES ('queue', j.claimed_at), ('total', j.finished_at)) AS w (key, until)
     ) AS x (step, ms)
-    GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, p.base_model, j.evaluation IS NOT NULL, x.step
+    WHERE x.ms IS NOT NULL
+    GROUP BY p.base_model, j.evaluation IS NOT NULL, x.step
 ) AS s;
-COMMENT ON MATERIALIZED VIEW loracomp.latency_by_day IS 'How long each step took for the jobs answered on a day; bi.latency_by_day reads it.';
-COMMENT ON COLUMN loracomp.latency_by_day.day IS 'Day in UTC on which the jobs were answered.';
-COMMENT ON COLUMN loracomp.latency_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.latency_by_day.step IS
-'queue: until a worker took the job; a step of the worker, such as predict, with the time of the job''s whole batch; or total: '
-'from the time when the job could start to its answer.';
-COMMENT ON COLUMN loracomp.latency_by_day.n IS 'Number of answers.';
-COMMENT ON COLUMN loracomp.latency_by_day.mean_ms IS 'Mean time in milliseconds.';
-COMMENT ON COLUMN loracomp.latency_by_day.p50_ms IS 'Median time in milliseconds.';
-COMMENT ON COLUMN loracomp.latency_by_day.p90_ms IS '90th percentile in milliseconds.';
-COMMENT ON COLUMN loracomp.latency_by_day.p95_ms IS '95th percentile in milliseconds.';
-COMMENT ON COLUMN loracomp.latency_by_day.p99_ms IS '99th percentile in milliseconds.';
-COMMENT ON COLUMN loracomp.latency_by_day.max_ms IS 'Longest time in milliseconds.';
-CREATE UNIQUE INDEX latency_by_day_key ON loracomp.latency_by_day (
-    day, base_model, is_evaluation, step
-);
+END;
+COMMENT ON FUNCTION loracomp.latency_by_day_on IS 'Rows of loracomp.latency_by_day for a day, computed from its jobs.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.latency_by_day AS

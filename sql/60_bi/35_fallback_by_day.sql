@@ -1,28 +1,25 @@
 -- How often no adapter was used (fallback to the base model), by day.
 --   bi.fallback_by_day
---     loracomp.fallback_by_day   the stored numbers; refresh_reports() computes them
+--     loracomp.fallback_by_day  the stored numbers, a table
+--   fallback_by_day_on          computes a day of it
 
--- Refreshed by refresh_reports(). Only policies with retrieval, because a policy such as base never uses adapters.
-CREATE MATERIALIZED VIEW loracomp.fallback_by_day AS
+-- Reads only. Only policies with retrieval, because a policy such as base never uses adapters.
+CREATE FUNCTION loracomp.fallback_by_day_on(day date) RETURNS SETOF loracomp.fallback_by_day
+LANGUAGE sql STABLE
+BEGIN ATOMIC
 SELECT
-    (p.created_at AT TIME ZONE 'UTC')::date AS day,
+    fallback_by_day_on.day,
     j.policy,
     p.base_model,
     j.evaluation IS NOT NULL AS is_evaluation,
     count(*) AS n,
     count(p.fallback) AS fell_back
-FROM loracomp.prediction AS p
-INNER JOIN loracomp.job AS j ON p.job_id = j.id
+FROM loracomp.jobs_on(fallback_by_day_on.day) AS j
+INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
 WHERE p.policy_settings ->> 'router' = 'retrieval'
-GROUP BY (p.created_at AT TIME ZONE 'UTC')::date, j.policy, p.base_model, j.evaluation IS NOT NULL;
-CREATE UNIQUE INDEX fallback_by_day_key ON loracomp.fallback_by_day (
-    day, policy, base_model, is_evaluation
-);
-COMMENT ON MATERIALIZED VIEW loracomp.fallback_by_day IS 'Stored numbers that bi.fallback_by_day reads.';
-COMMENT ON COLUMN loracomp.fallback_by_day.day IS 'Day in UTC on which the jobs were answered.';
-COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.fallback_by_day.n IS 'Number of answers that were routed by retrieval.';
-COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Number of answers that were routed by retrieval and for which no adapter was used.';
+GROUP BY j.policy, p.base_model, j.evaluation IS NOT NULL;
+END;
+COMMENT ON FUNCTION loracomp.fallback_by_day_on IS 'Rows of loracomp.fallback_by_day for a day, computed from its jobs.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.fallback_by_day AS

@@ -2,7 +2,8 @@
 --   set_reported_tags             sets the keys of these tags
 --   bi.job_tag                    each such tag of each job that ended
 --   bi.answers_by_tag             numbers of answers by tag, label and day
---     loracomp.answers_by_tag     the stored numbers; refresh_reports() computes them
+--     loracomp.answers_by_tag     the stored numbers, a table
+--   answers_by_tag_on             computes a day of it
 
 -- Replaces the list of keys. From now on every analyst sees the values of tags with these keys, and which choices were the
 -- answers of jobs with such tags. Keys that are left out are not shown any more.
@@ -43,56 +44,39 @@ COMMENT ON COLUMN bi.job_tag.value IS 'Value of the tag, as text.';
 COMMENT ON COLUMN bi.job_tag.day IS 'Day in UTC on which the job ended.';
 COMMENT ON COLUMN bi.job_tag.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
--- Refreshed by refresh_reports(). Days of jobs that were purged are in it, as purge_jobs noted them.
-CREATE MATERIALIZED VIEW loracomp.answers_by_tag AS
+-- Reads only; without evaluations, whose jobs have no tags of users. A label is the chosen one of a job's choices; generated text
+-- is no label. Values and labels are cut to 200 characters, because an index can't contain long texts.
+CREATE FUNCTION loracomp.answers_by_tag_on(day date) RETURNS SETOF loracomp.answers_by_tag
+LANGUAGE sql STABLE
+BEGIN ATOMIC
 SELECT
-    c.day,
-    c.tag,
-    c.value,
-    c.label,
-    c.policy,
-    c.base_model,
-    sum(c.n)::bigint AS n,
-    sum(c.asked)::bigint AS asked,
-    sum(c.correct)::bigint AS correct
+    answers_by_tag_on.day,
+    x.tag,
+    x.value,
+    x.label,
+    x.policy,
+    x.base_model,
+    count(*) AS n,
+    count(*) FILTER (WHERE x.is_asked) AS asked,
+    count(*) FILTER (WHERE x.is_asked AND x.is_correct) AS correct
 FROM (
     SELECT
-        a.day,
-        a.tag,
-        a.value,
-        a.label,
-        a.policy,
-        a.base_model,
-        count(*) AS n,
-        count(*) FILTER (WHERE a.is_asked) AS asked,
-        count(*) FILTER (WHERE a.is_asked AND a.is_correct) AS correct
-    FROM loracomp.reported_answer AS a
-    GROUP BY a.day, a.tag, a.value, a.label, a.policy, a.base_model
-    UNION ALL
-    SELECT
-        t.day,
-        t.tag,
-        t.value,
-        t.label,
-        t.policy,
-        t.base_model,
-        t.n,
-        t.asked,
-        t.correct
-    FROM loracomp.purged_tag AS t
-) AS c
-GROUP BY c.day, c.tag, c.value, c.label, c.policy, c.base_model;
-CREATE UNIQUE INDEX answers_by_tag_key ON loracomp.answers_by_tag (day, tag, value, label, policy, base_model);
-COMMENT ON MATERIALIZED VIEW loracomp.answers_by_tag IS 'Stored numbers that bi.answers_by_tag reads.';
-COMMENT ON COLUMN loracomp.answers_by_tag.day IS 'Day in UTC on which the jobs were answered.';
-COMMENT ON COLUMN loracomp.answers_by_tag.tag IS 'Key of the tag.';
-COMMENT ON COLUMN loracomp.answers_by_tag.value IS 'Value of the tag as text, cut to 200 characters.';
-COMMENT ON COLUMN loracomp.answers_by_tag.label IS 'The choice that was the answer; empty if the answer was generated text.';
-COMMENT ON COLUMN loracomp.answers_by_tag.policy IS 'Name of the policy: the settings of routing and merging.';
-COMMENT ON COLUMN loracomp.answers_by_tag.base_model IS 'Base model that answered.';
-COMMENT ON COLUMN loracomp.answers_by_tag.n IS 'Number of answers with this tag, value, label, policy and base model on this day, without evaluations.';
-COMMENT ON COLUMN loracomp.answers_by_tag.asked IS 'Number of the answers (n) whose right answer is known.';
-COMMENT ON COLUMN loracomp.answers_by_tag.correct IS 'Number of the answers (n) that equal the expected answer exactly.';
+        r.key AS tag,
+        left(j.tags ->> r.key, 200) AS value,
+        CASE WHEN j.choices IS NULL THEN '' ELSE left(p.output, 200) END AS label,
+        j.policy,
+        p.base_model,
+        j.expected IS NOT NULL AS is_asked,
+        j.is_correct
+    FROM loracomp.jobs_on(answers_by_tag_on.day) AS j
+    INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
+    INNER JOIN loracomp.reported_tag AS r ON jsonb_exists(j.tags, r.key)
+    WHERE j.status = 'succeeded' AND j.evaluation IS NULL AND j.kind = 'predict' AND j.tags ->> r.key IS NOT NULL
+) AS x
+WHERE x.label IS NOT NULL
+GROUP BY x.tag, x.value, x.label, x.policy, x.base_model;
+END;
+COMMENT ON FUNCTION loracomp.answers_by_tag_on IS 'Rows of loracomp.answers_by_tag for a day, computed from its jobs.';
 
 -- Reads only, with its owner's rights. A key that is removed from the list disappears at once, before the next refresh.
 CREATE VIEW bi.answers_by_tag AS

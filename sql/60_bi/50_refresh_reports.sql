@@ -1,46 +1,152 @@
--- Refreshes all materialized views of schema loracomp (files 30 to 37).
---   refresh_reports             refreshes the views that are older than a given age, and stores when
+-- Computes the reports by day (files 31 to 37), and again for each day whose jobs have changed. accuracy_by_day (file 30) gets only days
+-- that are closed.
+--   refresh_reports             all reports, if they are older than a given age
 --     check_range
---   report_refresh              the age of each view
+--     changed_days, roll_up, note_days
+--   close_days                  days whose jobs purge_jobs is about to delete, for the last time
+--     changed_days              days whose jobs are not those from which the reports were computed
+--     roll_up                   a report's rows of a day
+--     note_days                 stores from which jobs the reports were computed
+--   bi.report_refresh           when it was done last
+-- One session at a time does this: the others wait for the lock of report_day.
 
--- The views were created just now, so their data is as of now. refresh_reports() refreshes the views listed here.
-DELETE FROM loracomp.report_refresh;
 INSERT INTO loracomp.report_refresh (report)
-SELECT m.matviewname FROM pg_matviews AS m WHERE m.schemaname = 'loracomp';
+VALUES
+('adapter_pair_by_day'),
+('adapter_usage_by_day'),
+('answers_by_tag'),
+('cost_by_submitter'),
+('fallback_by_day'),
+('latency_by_day'),
+('routing_by_day')
+ON CONFLICT ON CONSTRAINT report_refresh_pkey DO NOTHING;
 
--- Reads jobs and predictions, and refreshes the views concurrently, so that they can be read meanwhile. If another session is
--- refreshing, it does nothing. One snapshot is open during the whole call: call it when a long snapshot is acceptable.
+-- Reads only. It compares the number of jobs that ended on a day, and the sum of their times, with those of the last computation.
+-- So it also finds jobs that were erased, deleted by hand or tried again, and those whose transaction ended late, without a note
+-- from the queue. It reads the whole index job_finished, from the first day that is not closed, and no job.
+CREATE FUNCTION loracomp.changed_days(before date) RETURNS SETOF loracomp.report_day
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT
+    coalesce(j.day, d.day) AS day,
+    coalesce(j.jobs, 0) AS jobs,
+    coalesce(j.times, '0') AS times,
+    FALSE AS is_closed
+FROM (
+    SELECT
+        (e.finished_at AT TIME ZONE 'UTC')::date AS day,
+        count(*) AS jobs,
+        sum((e.finished_at AT TIME ZONE 'UTC')::time) AS times
+    FROM loracomp.job AS e
+    WHERE e.finished_at < changed_days.before::timestamp AT TIME ZONE 'UTC'
+        AND e.finished_at >= (SELECT c.since FROM loracomp.open_since AS c)
+    GROUP BY (e.finished_at AT TIME ZONE 'UTC')::date
+) AS j
+FULL JOIN (
+    SELECT o.* FROM loracomp.report_day AS o WHERE NOT o.is_closed AND o.day < changed_days.before
+) AS d ON j.day = d.day
+WHERE d.jobs IS DISTINCT FROM coalesce(j.jobs, 0) OR d.times IS DISTINCT FROM coalesce(j.times, '0');
+END;
+COMMENT ON FUNCTION loracomp.changed_days IS
+'Days before a given one that are not closed and whose ended jobs are not those from which reports were computed last.';
+
+-- The day is part of the statement's text, so that the planner can estimate how many jobs it has.
+CREATE FUNCTION loracomp.roll_up(report text, day date) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    EXECUTE format('DELETE FROM loracomp.%I WHERE day = %L', roll_up.report, roll_up.day);
+    EXECUTE format(
+        'INSERT INTO loracomp.%I SELECT * FROM loracomp.%I(%L)', roll_up.report, roll_up.report || '_on', roll_up.day
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.roll_up IS 'Computes a report''s rows of a day from the jobs that ended on it.';
+
+CREATE FUNCTION loracomp.note_days(days loracomp.report_day[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    INSERT INTO loracomp.report_day (day, jobs, times)
+    SELECT d.day, d.jobs, d.times FROM unnest(note_days.days) AS d
+    ON CONFLICT ON CONSTRAINT report_day_pkey DO UPDATE SET jobs = excluded.jobs, times = excluded.times;
+$$;
+COMMENT ON FUNCTION loracomp.note_days IS 'Stores from which jobs the reports of these days were computed.';
+
+-- Closes all days before the given one. The caller has locked report_day.
+CREATE FUNCTION loracomp.close_days(before date) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    days CONSTANT loracomp.report_day[] := ARRAY(SELECT c FROM loracomp.changed_days(close_days.before) AS c);
+BEGIN
+    PERFORM loracomp.roll_up(r.report, d.day) FROM loracomp.report_refresh AS r CROSS JOIN unnest(days) AS d;
+    PERFORM loracomp.note_days(days);
+    PERFORM loracomp.roll_up('accuracy_by_day', d.day)
+    FROM loracomp.report_day AS d WHERE d.day < close_days.before AND NOT d.is_closed;
+    UPDATE loracomp.report_day AS d SET is_closed = TRUE WHERE d.day < close_days.before AND NOT d.is_closed;
+END
+$$;
+COMMENT ON FUNCTION loracomp.close_days IS
+'Computes the reports of all days before a given one, where their jobs have changed, and closes these days: what happens to '
+'their jobs afterwards does not change the reports.';
+
+-- Replaces the rows of the days that have changed, which can be read meanwhile. If another session is refreshing, it does nothing.
+-- One snapshot is open during the whole call: call it when a long snapshot is acceptable.
 CREATE FUNCTION loracomp.refresh_reports(older_than interval DEFAULT '0')
-RETURNS TABLE (report text, refreshed_at timestamptz, seconds double precision)
+RETURNS TABLE (report text, refreshed_at timestamptz, seconds double precision, days integer)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
+DECLARE
+    reports CONSTANT text[] := ARRAY(SELECT r.report FROM loracomp.report_refresh AS r ORDER BY r.report);
+    changed loracomp.report_day[];
+    began timestamptz;
 BEGIN
     -- 100 years in seconds.
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM refresh_reports.older_than), 0, 3.2e9);
     -- The same lock as an installer's, in the same order, so that the two wait for each other and do not deadlock.
     LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
-    FOR report IN
-        SELECT r.report FROM loracomp.report_refresh AS r
-        WHERE r.refreshed_at <= now() - refresh_reports.older_than
-        ORDER BY r.report
-        FOR UPDATE SKIP LOCKED
-    LOOP
-        refreshed_at := clock_timestamp();
-        EXECUTE format('REFRESH MATERIALIZED VIEW CONCURRENTLY loracomp.%I', report);
-        -- Update statistics, because plans of joins depend on the view's size, and autovacuum would do it much later.
-        EXECUTE format('ANALYZE loracomp.%I', report);
-        seconds := loracomp.seconds_between(refreshed_at, clock_timestamp());
+    -- All reports are of the same age, so the first one's row stands for all.
+    PERFORM FROM loracomp.report_refresh AS r
+    WHERE r.report = reports[1] AND r.refreshed_at <= now() - refresh_reports.older_than
+    FOR UPDATE SKIP LOCKED;
+    IF NOT found THEN
+        RETURN;
+    END IF;
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE;
+    -- Jobs that end from now on are in the reports or not; the next refresh finds them.
+    refreshed_at := clock_timestamp();
+    changed := ARRAY(SELECT c FROM loracomp.changed_days('infinity') AS c);
+    days := cardinality(changed);
+    FOREACH report IN ARRAY reports LOOP
+        began := clock_timestamp();
+        PERFORM loracomp.roll_up(report, c.day) FROM unnest(changed) AS c;
+        IF days > 2 THEN
+            -- Update statistics, because plans of joins depend on them, and autovacuum would do it much later.
+            EXECUTE format('ANALYZE loracomp.%I', report);
+        END IF;
+        seconds := loracomp.seconds_between(began, clock_timestamp());
         UPDATE loracomp.report_refresh AS r
         SET refreshed_at = refresh_reports.refreshed_at, seconds = refresh_reports.seconds
         WHERE r.report = refresh_reports.report;
         RETURN NEXT;
     END LOOP;
+    PERFORM loracomp.note_days(changed);
 END
 $$;
 COMMENT ON FUNCTION loracomp.refresh_reports IS
-'Refreshes the reports that are older than the given age, and returns a row for each. Reports can be read meanwhile.';
+'Computes the reports again for the days whose jobs have changed, unless they are younger than the given age; returns a row for each '
+'report, with the number of these days. Reports can be read meanwhile.';
+
+-- A release may count differently, so the first refresh after an upgrade computes all days again that are not closed. If no report was
+-- computed yet, that is done now.
+UPDATE loracomp.report_day SET jobs = NULL WHERE NOT is_closed;
+SELECT r.report FROM loracomp.refresh_reports() AS r
+WHERE NOT EXISTS (SELECT FROM loracomp.report_day AS d WHERE NOT d.is_closed);
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.report_refresh AS
@@ -51,5 +157,5 @@ SELECT
     r.seconds
 FROM loracomp.report_refresh AS r;
 COMMENT ON VIEW bi.report_refresh IS
-'Age of each view that refresh_reports refreshes. routing_drift has no row of its own: its age is that of routing_by_day.';
+'Age of each report that refresh_reports computes. routing_drift has no row of its own: its age is that of routing_by_day.';
 COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since the last refresh.';

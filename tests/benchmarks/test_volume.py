@@ -97,7 +97,7 @@ def test_the_tables_of_scaling_are_what_was_kept() -> None:
     kept = json.loads((ROOT / "docs" / "performance" / report.RESULTS).read_text())
     results = {int(jobs): result for jobs, result in kept.items()}
     page = (ROOT / "docs" / "scaling.md").read_text()
-    for rows in (report.sizes(results), report.views(results)):
+    for rows in (report.sizes(results), report.views(results), report.refreshes(results)):
         assert report.as_markdown(rows) in page
 
 
@@ -113,10 +113,10 @@ def test_what_is_measured_fills_the_docs_tables(server: str, filled: str, tmp_pa
     """Beside what was measured with another number of jobs."""
     folder, page = tmp_path / "performance", tmp_path / "scaling.md"
     folder.mkdir()
-    page.write_text("<!-- table: sizes -->\n<!-- end -->\n\n<!-- table: views -->\n<!-- end -->\n")
+    page.write_text("".join(f"<!-- table: {name} -->\n<!-- end -->\n\n" for name in ("sizes", "views", "refreshes")))
     before = {
         "sizes": [{"name": name, "bytes": 2**30} for name in ("audit_event", "job", "prediction")],
-        "refreshed": [{"seconds": 2.5}, {"seconds": 3}],
+        "refresh_ms": {"all_days": 5500.0, "a_day": 80.4, "no_day": 7.0},
         "views": [{"name": "accuracy", "query": "", "is_refreshed": False, "ms": 1234.5, "narrow_ms": 6.7}],
     }
     (folder / "volume.json").write_text(json.dumps({"50": before}))
@@ -124,7 +124,8 @@ def test_what_is_measured_fills_the_docs_tables(server: str, filled: str, tmp_pa
     kept = json.loads((folder / "volume.json").read_text())
     assert [*kept] == ["50", str(JOBS)]
     lines = page.read_text().splitlines()
-    assert "| 50 | 1,024 | 1,024 | 1,024 | 64424.5 | 6 |" in lines
+    assert "| 50 | 1,024 | 1,024 | 1,024 | 64424.5 |" in lines
+    assert "| 50 | 5,500 | 80 | 7 |" in lines
     assert "| view | 50 jobs | of that, a part | 1,000 jobs | of that, a part |  |" in lines
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
     assert next(row[1:3] for row in rows if row[0] == "`accuracy`") == ["1,234", "7"]

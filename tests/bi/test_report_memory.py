@@ -82,9 +82,10 @@ def test_long_tags_and_labels_fit_into_the_report(connection: db.Connection, exa
     wide = "\N{GRINNING FACE}" * 3000
     job_id = submit(connection, choices=[wide, "b"], tags=json.dumps({"t": wide}))
     answer(connection, job_id, examples, output=wide, choice_index=1)
+    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '3 days'")
     for purge in (False, True):
         if purge:
-            connection.execute("SELECT loracomp.purge_jobs('0', force => true)")
+            connection.execute(LATE)
         assert report(connection, "value, label, n", "answers_by_tag") == [(wide[:200], wide[:200], 1)]
 
 
@@ -94,11 +95,22 @@ REMEMBERED = {
     "accuracy_by_day": "day, evaluation, own_task, policy, asked, n, correct, accuracy, accuracy_low",
     "accuracy": "evaluation, own_task, policy, asked, n, correct, accuracy_high",
     "answers_by_tag": "day, tag, value, label, policy, n, asked, correct",
+    "routing_by_day": "day, policy, task, jobs, mean_probability, first_share, inside_share",
+    "routing_drift": "day, policy, jobs, entropy_bits, mix_entropy_bits, week_before_jobs, drift",
+    "adapter_usage_by_day": "day, policy, adapter, task, jobs, share_of_jobs, mean_weight, share",
+    "task_usage_by_day": "day, task, jobs, mean_weight, share",
+    "adapter_pair_by_day": "day, policy, adapter_a, adapter_b, jobs, jobs_a, composed, lift",
+    "fallback_by_day": "day, policy, n, fell_back, rate_low",
+    "latency_by_day": "day, step, n, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, max_ms",
 }
 
 
+def all_reports(connection: db.Connection) -> dict[str, list[tuple]]:
+    return {view: report(connection, columns, view) for view, columns in REMEMBERED.items()}
+
+
 def test_reports_say_the_same_after_the_jobs_are_purged(connection: db.Connection, examples: dict[str, int]) -> None:
-    """In two batches, and beside what is still there."""
+    """In two batches, and beside what is still there; percentiles and shares too."""
     connection.execute("SELECT loracomp.set_reported_tags('{country}')")
     for days_ago in (9, 9, 8, 0):
         tagged(connection, examples, "yes", days_ago=days_ago, expected="yes", country="DE")
@@ -108,13 +120,79 @@ def test_reports_say_the_same_after_the_jobs_are_purged(connection: db.Connectio
     token = claim(connection, failing)[failing]
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[failing], [token]])
     connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '9 days' WHERE id = %s", [failing])
-    before = {view: report(connection, columns, view) for view, columns in REMEMBERED.items()}
+    before = all_reports(connection)
     assert all(before.values())
     assert len(before["cost_by_submitter"]) == 3
     assert values(connection, "SELECT loracomp.purge_jobs('1 day', 4)") == {4}
+    assert all_reports(connection) == before  # though jobs of closed days are left
     assert values(connection, LATE) == {6}
     assert values(connection, "SELECT count(*) FROM bi.prediction") == {3}
-    assert {view: report(connection, columns, view) for view, columns in REMEMBERED.items()} == before
+    assert all_reports(connection) == before
+
+
+def test_purging_computes_what_no_refresh_has_counted(connection: db.Connection, examples: dict[str, int]) -> None:
+    """Also where reports were refreshed last before the purged days."""
+    for days_ago in (3, 3, 2, 0):
+        tagged(connection, examples, "yes", days_ago=days_ago, expected="yes")
+    connection.execute("UPDATE loracomp.report_refresh SET refreshed_at = now() - interval '9 days'")
+    assert values(connection, "SELECT loracomp.purge_jobs('1 day', 1)") == {1}
+    assert values(connection, LATE) == {2}
+    by_day = {
+        "SELECT jobs FROM bi.cost_by_submitter ORDER BY day": [2, 1],
+        "SELECT n FROM bi.accuracy_by_day ORDER BY day": [2, 1, 1],
+        "SELECT jobs FROM bi.task_usage_by_day WHERE task = 'rte' ORDER BY day": [2, 1, 1],
+    }
+    for query, expected in by_day.items():
+        assert [count for row in connection.execute(query.encode()) for count in row.values()] == expected, query
+
+
+def test_the_current_day_is_purged_by_force_alone_and_then_forgotten(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    """What ends later on that day is counted, and what was purged of earlier days stays."""
+    tagged(connection, examples, "yes", days_ago=2)
+    purged = tagged(connection, examples, "yes")
+    assert report(connection, "jobs", "cost_by_submitter") == [(1,), (1,)]
+    assert values(connection, "SELECT loracomp.purge_jobs('1 hour')") == {1}
+    assert values(connection, "SELECT loracomp.purge_jobs('1 hour')") == {0}
+    assert values(connection, "SELECT id FROM loracomp.job") == {purged}
+    assert values(connection, "SELECT loracomp.purge_jobs('0', force => true)") == {1}
+    assert report(connection, "jobs", "cost_by_submitter") == [(1,)]
+    for _ in range(2):
+        tagged(connection, examples, "yes")
+    assert report(connection, "jobs", "cost_by_submitter") == [(1,), (2,)]
+
+
+def test_a_day_is_purged_whole_unless_forced(connection: db.Connection, examples: dict[str, int]) -> None:
+    """Also by force, reports keep all jobs of a day that is over."""
+    early, late = (tagged(connection, examples, "yes") for _ in range(2))
+    for job_id, hour in ((early, 0), (late, 23)):
+        connection.execute(
+            "UPDATE loracomp.job SET finished_at = date_trunc('day', now(), 'UTC') - interval '4 days'"
+            " + make_interval(hours => %s, mins => 30) WHERE id = %s",
+            [hour, job_id],
+        )
+    noon = values(
+        connection, "SELECT now() - date_trunc('day', now(), 'UTC') + interval '3 days 12 hours' AS age"
+    ).pop()
+    assert values(connection, "SELECT loracomp.purge_jobs(%s)", [noon]) == {0}
+    assert values(connection, "SELECT loracomp.purge_jobs(%s, force => true)", [noon]) == {1}
+    assert values(connection, "SELECT id FROM loracomp.job") == {late}
+    assert report(connection, "jobs", "cost_by_submitter") == [(2,)]
+    assert values(connection, "SELECT loracomp.purge_jobs('1 day')") == {1}
+    assert report(connection, "jobs", "cost_by_submitter") == [(2,)]
+
+
+def test_a_renamed_task_is_renamed_on_closed_and_other_days(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    """Also to the name that a deleted task had."""
+    for days_ago in (9, 2):
+        tagged(connection, examples, "yes", days_ago=days_ago, expected="yes")
+    connection.execute("SELECT loracomp.purge_jobs('5 days')")
+    connection.execute("SELECT loracomp.delete_task('mnli', force => true)")
+    connection.execute("SELECT loracomp.rename_task('rte', 'mnli')")
+    assert report(connection, "own_task, n", "accuracy_by_day") == [("mnli", 1), ("mnli", 1)]
 
 
 def test_dimensions_hold_what_remembering_views_name(connection: db.Connection, examples: dict[str, int]) -> None:
@@ -149,7 +227,7 @@ def test_what_is_erased_is_not_remembered(connection: db.Connection, examples: d
     rows = connection.execute("SELECT * FROM loracomp.erase_jobs(tags => '{\"customer\": 7}')").fetchall()
     assert [tuple(row.values()) for row in rows[-2:]] == [
         ("sums of purged jobs by this tag deleted", 1, None),
-        ("rows of reports until they are refreshed", 2, "bi.answers_by_tag"),
+        ("rows of reports until they are refreshed", 1, "bi.answers_by_tag"),
     ]
     assert report(connection, "value, n", "answers_by_tag") == [("8", 1)]
     connection.execute("SELECT loracomp.erase_submitter(current_user)")

@@ -1,5 +1,7 @@
 """Ready answers of bi: their numbers against other libraries', and how the heavy ones are refreshed."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from psycopg import errors
@@ -40,8 +42,12 @@ def mixed(**probabilities: float) -> dict[str, object]:
     }
 
 
-def refresh(connection: db.Connection) -> None:
-    assert len(connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()) == 7
+def refresh(connection: db.Connection) -> int:
+    """Refresh all reports; returns the number of days that were computed."""
+    rows = connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()
+    assert len(rows) == 7
+    (days,) = {row["days"] for row in rows}
+    return days
 
 
 # What they say.
@@ -202,6 +208,10 @@ def test_usage_of_tasks_is_live_though_past_days_come_from_a_report(
 # How they are refreshed.
 
 COUNT = "SELECT coalesce(sum(jobs), 0) FROM bi.adapter_usage_by_day"
+WITH_A_DAY_FUNCTION = """
+SELECT c.relname FROM pg_class AS c JOIN pg_proc AS p ON p.prorettype = c.reltype AND p.proname = c.relname || '_on'
+WHERE c.relnamespace = 'loracomp'::regnamespace
+"""
 
 
 def test_they_stay_as_they_were_until_refreshed_and_say_since_when(
@@ -235,20 +245,140 @@ def test_readers_and_refreshing_do_not_wait_for_each_other(database: str, connec
         assert values(reader, COUNT) == {2}
 
 
+def erase(connection: db.Connection, job_id: int) -> None:
+    connection.execute("SELECT loracomp.erase_jobs(ids => %s)", [[job_id]])
+
+
+def delete_by_hand(connection: db.Connection, job_id: int) -> None:
+    connection.execute("DELETE FROM loracomp.job WHERE id = %s", [job_id])
+
+
+def move(connection: db.Connection, job_id: int) -> None:
+    """To another time of the same day."""
+    connection.execute("UPDATE loracomp.job SET finished_at = finished_at + interval '1 us' WHERE id = %s", [job_id])
+
+
+@pytest.mark.parametrize("change", [erase, delete_by_hand, move])
+def test_only_days_whose_jobs_changed_are_computed_again(
+    connection: db.Connection, examples: dict[str, int], change: Callable[[db.Connection, int], None]
+) -> None:
+    _, changing, _ = (answer_on(connection, examples, days_ago) for days_ago in (4, 4, 2))
+    assert refresh(connection) == 2
+    assert refresh(connection) == 0
+    connection.execute("UPDATE loracomp.cost_by_submitter SET jobs = 7")  # to see which rows are written
+    answer_on(connection, examples, 0)
+    assert refresh(connection) == 1
+    change(connection, changing)
+    assert refresh(connection) == 1
+    left = 2 if change is move else 1
+    rows = connection.execute("SELECT jobs FROM bi.cost_by_submitter ORDER BY day").fetchall()
+    assert [row["jobs"] for row in rows] == [left, 7, 1]
+
+
+def test_a_day_whose_jobs_are_all_gone_has_no_rows(connection: db.Connection, examples: dict[str, int]) -> None:
+    erased = answer_on(connection, examples, 3)
+    assert refresh(connection) == 1
+    erase(connection, erased)
+    assert (refresh(connection), refresh(connection)) == (1, 0)
+    assert values(connection, "SELECT count(*) FROM bi.latency_by_day") == {0}
+
+
+def test_a_job_that_is_tried_again_leaves_its_day(connection: db.Connection, examples: dict[str, int]) -> None:
+    assert examples
+    job_id = submit(connection)
+    token = claim(connection, job_id)[job_id]
+    connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[job_id], [token]])
+    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '2 days'")
+    assert refresh(connection) == 1
+    connection.execute("SELECT loracomp.retry_job(%s)", [job_id])
+    answer(connection, job_id, examples)
+    assert refresh(connection) == 2
+    assert values(connection, "SELECT (succeeded, failed)::text FROM bi.cost_by_submitter") == {"(1,0)"}
+
+
+def test_a_job_whose_transaction_ends_late_is_counted(database: str, connection: db.Connection) -> None:
+    examples = load(connection)
+    with db.connect(database) as slow, slow.transaction():
+        answer(slow, submit(slow), examples)
+        refresh(connection)
+        assert values(connection, COUNT) == {0}
+    assert refresh(connection) == 1
+    assert values(connection, COUNT) == {2}
+
+
+def test_a_refresh_that_is_broken_off_leaves_the_reports_as_they_were(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    answer(connection, submit(connection), examples)
+    with connection.transaction(force_rollback=True):
+        refresh(connection)
+    assert values(connection, COUNT) == {0}
+    assert refresh(connection) == 1
+    assert values(connection, COUNT) == {2}
+
+
+def test_new_tags_and_new_names_of_policies_reach_days_that_are_not_closed(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    connection.execute("INSERT INTO loracomp.policy (name) VALUES ('first')")
+    for days_ago in (9, 2):
+        job_id = submit(connection, tags='{"country": "DE"}', policy="first")
+        answer(connection, job_id, examples)
+        connection.execute(
+            "UPDATE loracomp.job SET finished_at = now() - make_interval(days => %s) WHERE id = %s", [days_ago, job_id]
+        )
+    connection.execute("SELECT loracomp.purge_jobs('5 days')")
+    refresh(connection)
+    connection.execute("SELECT loracomp.set_reported_tags('{country}')")
+    assert refresh(connection) == 1
+    assert values(connection, "SELECT value FROM bi.answers_by_tag") == {"DE"}
+    connection.execute("UPDATE loracomp.policy SET name = 'second' WHERE name = 'first'")
+    assert refresh(connection) == 1
+    rows = connection.execute("SELECT policy FROM bi.cost_by_submitter ORDER BY day").fetchall()
+    assert [row["policy"] for row in rows] == ["first", "second"]
+
+
+def test_purging_and_erasing_wait_for_a_refresh(database: str, connection: db.Connection) -> None:
+    """Or a closed day could be computed again from the jobs that are left, and an erased submitter come back."""
+    examples = load(connection)
+    answer_on(connection, examples, 3)
+    with db.connect(database) as other:
+        other.execute("SET lock_timeout = '100ms'")
+        with connection.transaction():
+            refresh(connection)
+            for statement in (
+                "purge_jobs('1 day')", "erase_submitter('x')", "erase_jobs('{1}')", "rename_task('rte', 'new')"
+            ):  # fmt: skip
+                with pytest.raises(errors.LockNotAvailable):
+                    other.execute(f"SELECT loracomp.{statement}".encode())
+        assert values(other, "SELECT loracomp.purge_jobs('1 day')") == {1}
+
+
+def test_a_day_is_computed_from_its_own_jobs_alone(connection: db.Connection) -> None:
+    """By the index: a function whose query is not put into the caller's would be a Function Scan."""
+    connection.execute("SET enable_seqscan = off")
+    for report in values(connection, WITH_A_DAY_FUNCTION):
+        rows = connection.execute(f"EXPLAIN SELECT * FROM loracomp.{report}_on('2024-05-06')".encode()).fetchall()
+        plan = "\n".join(row["QUERY PLAN"] for row in rows)
+        assert "job_finished" in plan and "2024-05-07" in plan, plan
+
+
 def test_administrators_refresh_and_nobody_else(database: str, logins: None) -> None:
     """What reports rest on holds the names of hidden tasks."""
     with db.connect(database) as owner:
         examples = load(owner)
         answer(owner, submit(owner), examples)
         reports = values(owner, "SELECT report FROM loracomp.report_refresh")
-        assert reports == values(owner, "SELECT matviewname FROM pg_matviews WHERE schemaname = 'loracomp'")
+        reports.add("accuracy_by_day")  # has closed days alone
+        assert reports == values(owner, WITH_A_DAY_FUNCTION)
     with connect(database, "adam") as adam:
         refresh(adam)
         assert values(adam, COUNT) == {2}
     for name in ("alice", "wendy", "ana", "nobody"):
         with connect(database, name) as connection:
             statements = [f"SELECT FROM loracomp.{report}" for report in reports]
-            statements += [f"REFRESH MATERIALIZED VIEW loracomp.{report}" for report in reports]
+            statements += [f"DELETE FROM loracomp.{report}" for report in reports]
+            statements += [f"SELECT loracomp.roll_up('{report}', current_date)" for report in reports]
             for statement in (*statements, "SELECT loracomp.refresh_reports()"):
                 with pytest.raises(errors.InsufficientPrivilege):
                     connection.execute(statement.encode())

@@ -255,6 +255,56 @@ def test_what_would_mean_one_partition_alone_is_named_and_nothing_changes(
     assert schema.initialize(answered) != []
 
 
+PURGED_BEFORE = """
+INSERT INTO loracomp.base_model
+(name, source, fingerprint, architecture, context_length, parameter_count, modules, is_default)
+VALUES ('toy', 'made up', repeat('0', 64), 'Toy', 128, 1, '{}', true);
+INSERT INTO loracomp.policy (name) VALUES ('default') ON CONFLICT DO NOTHING;
+INSERT INTO loracomp.task (name) VALUES ('tea');
+INSERT INTO loracomp.reported_tag (key) VALUES ('country');
+INSERT INTO loracomp.job (prompt, choices, policy, base_model, status, finished_at, expected, task, tags, attempts,
+    is_correct, submitted_by)
+SELECT 'x', '{yes,no}', 'default', 'toy', 'succeeded', now() - make_interval(days => d), 'yes', 'tea',
+    '{"country": "DE"}', 1, true, 'ann'
+FROM unnest('{9,3}'::int[]) AS d;
+INSERT INTO loracomp.prediction (job_id, output, choice_index, policy_settings, timings, prompt_tokens, base_model,
+    base_fingerprint, encoder, code_version, submitted_by, batch_size)
+SELECT id, 'yes', 1, '{}', '{"encode": 100, "route": 100, "predict": 800}', 7, 'toy', 'f', 'e', '1', 'ann', 2
+FROM loracomp.job;
+INSERT INTO loracomp.purged_day
+SELECT (now() AT TIME ZONE 'UTC')::date - d, 'ann', 'default', 'toy', null, t, 5, 4, 1, 6, 70, 4, 2.5, 3, 2, 1
+FROM unnest('{9,20}'::int[]) AS d, unnest('{tea,NULL}'::text[]) AS t;
+INSERT INTO loracomp.purged_tag
+SELECT (now() AT TIME ZONE 'UTC')::date - d, 'country', 'DE', 'yes', 'default', 'toy', 4, 2, 1
+FROM unnest('{9,20}'::int[]) AS d;
+"""
+CARRIED = {
+    "SELECT is_closed FROM loracomp.report_day ORDER BY day": [(True,), (True,), (False,)],
+    "SELECT jobs, succeeded, failed, attempts, prompt_tokens, compute_s FROM bi.cost_by_submitter ORDER BY day": [
+        (10, 8, 2, 12, 140, 5.0),
+        (11, 9, 2, 13, 147, 5.5),
+        (1, 1, 0, 1, 7, 0.5),
+    ],
+    "SELECT asked, n, correct FROM bi.accuracy_by_day WHERE own_task = 'tea' ORDER BY day": [
+        (3, 2, 1),
+        (4, 3, 2),
+        (1, 1, 1),
+    ],
+    "SELECT n, asked, correct FROM bi.answers_by_tag ORDER BY day": [(4, 2, 1), (5, 3, 2), (1, 1, 1)],
+    "SELECT count(*) FROM bi.latency_by_day WHERE step = 'predict'": [(1,)],
+}
+
+
+def test_sums_over_purged_jobs_become_reports_of_closed_days(empty_database: str) -> None:
+    """With what was left of a day that was purged in part; and days after it are computed by the upgrade."""
+    succeeds(empty_database, "upgrade", "0018")
+    with psycopg.connect(empty_database, autocommit=True) as connection:
+        connection.execute(PURGED_BEFORE)
+        succeeds(empty_database, "upgrade", "head")
+        for query, rows in CARRIED.items():
+            assert connection.execute(query.encode()).fetchall() == rows, query
+
+
 def test_check_finds_nothing_to_do_and_no_command_that_only_looks_changes_anything(database: str) -> None:
     before = objects(database)
     assert "No new upgrade operations detected" in succeeds(database, "check")

@@ -238,7 +238,7 @@ def test_events_are_only_appended_even_by_their_owner(connection: Connection, st
 def test_purging_keeps_the_registrys_events(connection: Connection):
     connection.execute("INSERT INTO loracomp.task (name) VALUES ('t')")
     add_jobs(connection, "a")
-    connection.execute("UPDATE loracomp.job SET status = 'cancelled', finished_at = now() - interval '1 day'")
+    connection.execute("UPDATE loracomp.job SET status = 'cancelled', finished_at = now() - interval '2 days'")
     connection.execute("SELECT loracomp.purge_jobs(interval '1 hour')")
     assert job_events(connection) == [(None, None, None, None, "purge_jobs")]
     assert [event["entity_name"] for event in registry_events(connection, "task")] == ["t"]

@@ -927,7 +927,7 @@ def test_a_slip_in_the_age_purges_nothing(connection: Connection, arguments: str
 def test_what_has_just_ended_is_purged_by_force(connection: Connection):
     old, new = add_jobs(connection, *"ab")
     connection.execute("UPDATE loracomp.job SET status = 'cancelled', finished_at = now() - interval '2 minutes'")
-    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '2 hours' WHERE id = %s", (old,))
+    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '2 days' WHERE id = %s", (old,))
     assert connection.execute("SELECT loracomp.purge_jobs('1 hour') AS count").fetchone() == {"count": 1}
     assert statuses(connection) == {new: "cancelled"}
     purge = "SELECT loracomp.purge_jobs('1 minute', force => true) AS count"

@@ -198,7 +198,7 @@ def test_purge_drops_a_range_whose_jobs_have_all_ended(queue: Connection) -> Non
     assert value(queue, "SELECT to_regclass('loracomp_parts.prediction_0') IS NULL")
     assert value(queue, "SELECT to_regclass('loracomp_parts.audit_event_0') IS NULL")
     assert statuses(queue) == dict.fromkeys(recent, "queued")
-    assert value(queue, "SELECT sum(jobs)::int FROM loracomp.purged_day") == 19
+    assert value(queue, "SELECT sum(jobs)::int FROM bi.cost_by_submitter") == 19
     assert value(queue, "SELECT count(*) FROM loracomp.audit_event WHERE entity = 'job' AND entity_id < 20") == 0
     assert purge(queue) == 0
 

@@ -28,8 +28,7 @@ from loracomp.database.tables.registry import example as example
 from loracomp.database.tables.registry import example_embedding as example_embedding
 from loracomp.database.tables.registry import next_encoder as next_encoder
 from loracomp.database.tables.registry import task as task
-from loracomp.database.tables.reports import purged_day as purged_day
-from loracomp.database.tables.reports import purged_tag as purged_tag
+from loracomp.database.tables.reports import report_day as report_day
 from loracomp.database.tables.reports import report_refresh as report_refresh
 from loracomp.database.tables.reports import reported_tag as reported_tag
 from loracomp.database.tables.workers import worker as worker

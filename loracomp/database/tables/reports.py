@@ -1,11 +1,17 @@
-"""What reports read in addition to the jobs: tags that may be seen, sums over purged jobs, ages of views."""
+"""Reports by day, which outlast their jobs; which days they are computed for; and which tags they show."""
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
+    Column,
     Date,
     DateTime,
     Double,
+    Integer,
+    Interval,
     PrimaryKeyConstraint,
     Table,
     Text,
@@ -13,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-from loracomp.database.tables.columns import RoleName, metadata, optional, required
+from loracomp.database.tables.columns import metadata, optional, required
 
 reported_tag = Table(
     "reported_tag",
@@ -24,74 +30,241 @@ reported_tag = Table(
     comment="Keys of the tags that views of schema bi show. set_reported_tags changes them.",
 )
 
-purged_day = Table(
-    "purged_day",
-    metadata,
-    required("day", Date, "Day in UTC on which the jobs ended."),
-    required("submitted_by", RoleName(), "Database role that submitted the jobs."),
-    required("policy", Text, "Name of the policy (settings of routing and merging)."),
-    required("base_model", Text, "Base model that answered, or that the jobs asked for."),
-    optional("evaluation", Text, "Evaluation that the jobs belong to; null for other jobs."),
-    optional("own_task", Text, "Task of the examples that the jobs were made from; null if unknown."),
-    required("jobs", BigInteger, "Number of jobs that ended on this day and were purged later."),
-    required("succeeded", BigInteger, "Number of these jobs that succeeded."),
-    required("failed", BigInteger, "Number of these jobs that failed."),
-    required("attempts", BigInteger, "Number of attempts of these jobs."),
-    required("prompt_tokens", BigInteger, "Tokens in the prompts of the jobs that succeeded."),
-    required("output_tokens", BigInteger, "Tokens scored or generated for the jobs that succeeded."),
-    required("compute_s", Double, "Seconds of computing: each batch's time, divided by its jobs."),
-    required("asked", BigInteger, "Number of these jobs whose right answer is known."),
-    required("n", BigInteger, "Number of jobs with a known right answer that succeeded."),
-    required("correct", BigInteger, "Number of jobs whose answer was right."),
-    UniqueConstraint(
-        "day",
-        "submitted_by",
-        "policy",
-        "base_model",
-        "evaluation",
-        "own_task",
-        name="sums_of_purged_jobs_stand_once_a_day",
-        postgresql_nulls_not_distinct=True,
-    ),
-    CheckConstraint(
-        "jobs > 0 AND succeeded >= 0 AND failed >= 0 AND succeeded + failed <= jobs",
-        name="purged_jobs_must_add_up",
-    ),
-    CheckConstraint("correct >= 0 AND correct <= n AND n <= asked", name="purged_answers_must_add_up"),
-    comment="Sums by day over purged jobs: how many, cost and accuracy. Reports add them to the jobs that remain.",
-)
-
-purged_tag = Table(
-    "purged_tag",
-    metadata,
-    required("day", Date, "Day in UTC on which the jobs were answered."),
-    required("tag", Text, "Key of a tag that analysts might see when the jobs were purged."),
-    required("value", Text, "Value of the tag as text, cut to 200 characters."),
-    required("label", Text, "The choice that was the answer; empty if the answer was generated text."),
-    required("policy", Text, "Name of the policy (settings of routing and merging)."),
-    required("base_model", Text, "Base model that answered."),
-    required("n", BigInteger, "Number of answers whose jobs were purged."),
-    required("asked", BigInteger, "Number of these answers whose right answer is known."),
-    required("correct", BigInteger, "Number of these answers that were right."),
-    PrimaryKeyConstraint("day", "tag", "value", "label", "policy", "base_model", name="purged_tag_pkey"),
-    CheckConstraint("n > 0 AND correct >= 0 AND correct <= asked AND asked <= n", name="purged_labels_must_add_up"),
-    comment="Number of purged jobs' answers by day, tag and answer. Reports add them to the jobs that remain.",
-)
-
 report_refresh = Table(
     "report_refresh",
     metadata,
-    required("report", Text, "Name of a materialized view in schema loracomp.", primary_key=True),
+    required("report", Text, "Name of a table with rows by day, in schema loracomp.", primary_key=True),
     required(
         "refreshed_at",
         DateTime(timezone=True),
-        "When the view was refreshed; it contains the data up to then.",
+        "When the report was last refreshed; it counts the jobs that ended until then.",
         server_default=text("now()"),
     ),
+    optional("seconds", Double, "Seconds that the last refresh took; null if there was none."),
+    comment="The reports that refresh_reports computes, with their age.",
+)
+
+report_day = Table(
+    "report_day",
+    metadata,
+    required("day", Date, "Day in UTC on which jobs ended.", primary_key=True),
     optional(
-        "seconds",
-        Double,
-        "Seconds that the last refresh took; null if the view was not refreshed since it was created.",
+        "jobs",
+        BigInteger,
+        "Number of jobs from which the day's reports were computed; null: they must be computed again.",
     ),
-    comment="When each materialized view that reports read was last refreshed.",
+    optional(
+        "times",
+        Interval,
+        "Sum of the times of day at which these jobs ended; it shows whether they are still the same.",
+    ),
+    required(
+        "is_closed",
+        Boolean,
+        "Whether the day's reports are final, because purge_jobs has deleted jobs of it or of a later day.",
+        server_default=text("false"),
+    ),
+    comment="Days for which reports were computed, and from which jobs.",
+)
+
+
+def a_day() -> Column[Any]:
+    """The day of the jobs that a row sums up."""
+    return required("day", Date, "Day in UTC on which the jobs ended.")
+
+
+def policy() -> Column[Any]:
+    """The policy of the jobs that a row sums up."""
+    return required("policy", Text, "Name of the policy: the settings of routing and merging.")
+
+
+def base_model(comment: str = "Base model that answered.") -> Column[Any]:
+    """The base model of the jobs that a row sums up."""
+    return required("base_model", Text, comment)
+
+
+def is_evaluation() -> Column[Any]:
+    """Evaluations are counted apart."""
+    return required("is_evaluation", Boolean, "Whether the jobs come from evaluations rather than from people.")
+
+
+accuracy_by_day = Table(
+    "accuracy_by_day",
+    metadata,
+    a_day(),
+    optional("evaluation", Text, "Name of the evaluation; null for other jobs whose right answer is known."),
+    optional("own_task", Text, "Task of the examples that the jobs were made from; null if unknown."),
+    required(
+        "policy",
+        Text,
+        "Name of the policy: the settings of routing and merging. Controls such as base are policies too.",
+    ),
+    base_model(),
+    required(
+        "asked",
+        BigInteger,
+        "Number of jobs with a known right answer that ended; failed and cancelled jobs count too.",
+    ),
+    required("n", BigInteger, "Number of jobs that were answered."),
+    required("correct", BigInteger, "Number of answers that equal the expected answer exactly."),
+    UniqueConstraint(
+        "day",
+        "evaluation",
+        "own_task",
+        "policy",
+        "base_model",
+        name="accuracy_by_day_key",
+        postgresql_nulls_not_distinct=True,
+    ),
+    comment="How often answers were right, by day and unmasked task.",
+)
+
+routing_by_day = Table(
+    "routing_by_day",
+    metadata,
+    a_day(),
+    policy(),
+    base_model(),
+    is_evaluation(),
+    required("task", Text, "Task of at least one retrieved example."),
+    required(
+        "jobs_first",
+        BigInteger,
+        "Number of answers for which this task was the most probable one; the sum over all tasks is the number of "
+        "answers.",
+    ),
+    required("jobs_inside", BigInteger, "Number of answers in which this task had a weight above 0."),
+    optional("mass", Double, "Sum of this task's probabilities over the answers."),
+    optional(
+        "entropy",
+        Double,
+        "Sum over the answers of -p log2 p, p being this task's probability; over all tasks it is the sum of entropies "
+        "in bits.",
+    ),
+    PrimaryKeyConstraint("day", "policy", "base_model", "is_evaluation", "task", name="routing_by_day_pkey"),
+    comment="Sums of the tasks' probabilities over the jobs of a day, from which views of bi compute means.",
+)
+
+adapter_usage_by_day = Table(
+    "adapter_usage_by_day",
+    metadata,
+    a_day(),
+    policy(),
+    base_model(),
+    is_evaluation(),
+    required("adapter_id", Integer, "Id of the adapter."),
+    optional(
+        "task",
+        Text,
+        "Task that the adapter was trained for, under the name that it had when the jobs were answered.",
+    ),
+    required("jobs", BigInteger, "Number of answers in which the adapter was used."),
+    required(
+        "jobs_first",
+        BigInteger,
+        "Number of answers in which the adapter comes first; summed over adapters: the number of answers with "
+        "adapters.",
+    ),
+    optional("weight", Double, "Sum of the adapter's weights over the answers."),
+    PrimaryKeyConstraint(
+        "day", "policy", "base_model", "is_evaluation", "adapter_id", name="adapter_usage_by_day_pkey"
+    ),
+    comment="Sums over the answers of a day in which an adapter was used, from which views of bi compute shares.",
+)
+
+adapter_pair_by_day = Table(
+    "adapter_pair_by_day",
+    metadata,
+    a_day(),
+    policy(),
+    base_model(),
+    is_evaluation(),
+    required("adapter_a", Integer, "Id of the first adapter, which is the smaller id."),
+    required("adapter_b", Integer, "Id of the second adapter."),
+    required("jobs", BigInteger, "Number of answers in which both adapters were used."),
+    PrimaryKeyConstraint(
+        "day", "policy", "base_model", "is_evaluation", "adapter_a", "adapter_b", name="adapter_pair_by_day_pkey"
+    ),
+    comment="How often two adapters were used in the same answer, by day.",
+)
+
+latency_by_day = Table(
+    "latency_by_day",
+    metadata,
+    a_day(),
+    base_model(),
+    is_evaluation(),
+    required(
+        "step",
+        Text,
+        "queue: until a worker took the job; a step of the worker, such as predict, with the time of the job's whole "
+        "batch; or total: from the time when the job could start to its answer.",
+    ),
+    required("n", BigInteger, "Number of answers."),
+    required("mean_ms", Double, "Mean time in milliseconds."),
+    required("p50_ms", Double, "Median time in milliseconds."),
+    required("p90_ms", Double, "90th percentile in milliseconds."),
+    required("p95_ms", Double, "95th percentile in milliseconds."),
+    required("p99_ms", Double, "99th percentile in milliseconds."),
+    required("max_ms", Double, "Longest time in milliseconds."),
+    PrimaryKeyConstraint("day", "base_model", "is_evaluation", "step", name="latency_by_day_pkey"),
+    comment="How long each step took for the jobs answered on a day.",
+)
+
+fallback_by_day = Table(
+    "fallback_by_day",
+    metadata,
+    a_day(),
+    policy(),
+    base_model(),
+    is_evaluation(),
+    required("n", BigInteger, "Number of answers that were routed by retrieval."),
+    required(
+        "fell_back", BigInteger, "Number of answers that were routed by retrieval and for which no adapter was used."
+    ),
+    PrimaryKeyConstraint("day", "policy", "base_model", "is_evaluation", name="fallback_by_day_pkey"),
+    comment="How often no adapter was used and the base model answered alone, by day.",
+)
+
+cost_by_submitter = Table(
+    "cost_by_submitter",
+    metadata,
+    a_day(),
+    required("submitted_by", Text, "Database role that submitted the jobs."),
+    policy(),
+    base_model("Base model that answered, or that the job asked for."),
+    required("jobs", BigInteger, "Number of jobs that ended."),
+    required("succeeded", BigInteger, "Number of jobs that were answered."),
+    required("failed", BigInteger, "Number of jobs that failed."),
+    required("attempts", BigInteger, "Number of attempts of the jobs that ended."),
+    required("prompt_tokens", BigInteger, "Tokens in the prompts of the jobs that were answered."),
+    required("output_tokens", BigInteger, "Tokens that were scored or generated for the jobs that were answered."),
+    required(
+        "compute_s",
+        Double,
+        "Seconds of computing for the jobs that were answered: each batch's time from encoding to prediction, divided "
+        "by its jobs; without waiting.",
+    ),
+    PrimaryKeyConstraint("day", "submitted_by", "policy", "base_model", name="cost_by_submitter_pkey"),
+    comment="What each submitter's jobs cost, by day.",
+)
+
+answers_by_tag = Table(
+    "answers_by_tag",
+    metadata,
+    a_day(),
+    required("tag", Text, "Key of the tag."),
+    required("value", Text, "Value of the tag as text, cut to 200 characters."),
+    required("label", Text, "The choice that was the answer; empty if the answer was generated text."),
+    policy(),
+    base_model(),
+    required(
+        "n",
+        BigInteger,
+        "Number of answers with this tag, value, label, policy and base model on this day, without evaluations.",
+    ),
+    required("asked", BigInteger, "Number of the answers (n) whose right answer is known."),
+    required("correct", BigInteger, "Number of the answers (n) that equal the expected answer exactly."),
+    PrimaryKeyConstraint("day", "tag", "value", "label", "policy", "base_model", name="answers_by_tag_pkey"),
+    comment="Number of answers by day, tag and label.",
 )

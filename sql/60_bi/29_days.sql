@@ -1,0 +1,59 @@
+-- The days of reports. Each report is a table with rows by day and a function <report>_on(day) that computes a day's rows from its
+-- jobs (files 30 to 37); 50_refresh_reports.sql stores them. The day of a job and of its answer is the day on which it ended, in UTC.
+--   jobs_on                     jobs that ended on a day
+--   open_since                  when the days begin that are not closed
+--   live_since                  the day from which bi.task_usage_by_day reads jobs
+--     open_since
+--   trigger recount_days        a tag that is new to the reports, or a new name of a policy: all days are computed again
+
+-- Reads only. The bounds are times, so that the index job_finished is used. It has no SET clause, so that Postgres can insert its
+-- query into that of the caller.
+CREATE FUNCTION loracomp.jobs_on(day date) RETURNS SETOF loracomp.job
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT j.*
+FROM loracomp.job AS j
+WHERE j.finished_at >= jobs_on.day::timestamp AT TIME ZONE 'UTC'
+    AND j.finished_at < (jobs_on.day + 1)::timestamp AT TIME ZONE 'UTC';
+END;
+COMMENT ON FUNCTION loracomp.jobs_on IS 'Jobs that ended on a day in UTC.';
+
+-- Reads only. Closed days are all days up to one of them, because purge_jobs closes the oldest first.
+CREATE VIEW loracomp.open_since AS
+SELECT coalesce(max(d.day) + 1, '-infinity')::timestamp AT TIME ZONE 'UTC' AS since
+FROM loracomp.report_day AS d
+WHERE d.is_closed;
+COMMENT ON VIEW loracomp.open_since IS 'When the first day begins that is not closed: from then on, reports follow what happens to the jobs.';
+COMMENT ON COLUMN loracomp.open_since.since IS 'Beginning of the day after the last closed one; -infinity if none is closed.';
+
+-- Reads only.
+CREATE VIEW loracomp.live_since AS
+SELECT greatest((min(r.refreshed_at) AT TIME ZONE 'UTC')::date, (o.since AT TIME ZONE 'UTC')::date) AS day
+FROM loracomp.open_since AS o
+CROSS JOIN loracomp.report_refresh AS r
+GROUP BY o.since;
+COMMENT ON VIEW loracomp.live_since IS 'From which day on bi.task_usage_by_day reads jobs: that of the last refresh, or the first that is not closed.';
+COMMENT ON COLUMN loracomp.live_since.day IS 'First day in UTC that is read from the jobs.';
+
+-- A policy's new name is that of its jobs too. Closed days keep the old name, and don't count the new tag.
+CREATE FUNCTION loracomp.recount_days() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    UPDATE loracomp.report_day SET jobs = NULL WHERE NOT is_closed;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.recount_days IS
+'Trigger: has the next refresh compute the reports again for all days that are not closed.';
+
+CREATE TRIGGER recount_days AFTER INSERT ON loracomp.reported_tag
+FOR EACH ROW EXECUTE FUNCTION loracomp.recount_days();
+COMMENT ON TRIGGER recount_days ON loracomp.reported_tag IS 'Has reports count the new tag.';
+
+-- A statement's trigger, and before it changes a row, because it waits for a refresh that is running: meanwhile the policy must not be
+-- locked, or no job could be inserted.
+CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.policy
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
+COMMENT ON TRIGGER recount_days ON loracomp.policy IS 'Has reports show the new name.';
