@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing clients dashboard test-dashboard test-ray faults test-hosts test-containers bench engine gpu volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters bench-start clients dashboard test-dashboard test-ray faults test-hosts test-containers bench engine gpu volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -106,6 +106,14 @@ EXAMPLES ?= 10000
 bench-routing: install ## routing by the number of examples, for docs/scaling.md; EXAMPLES="10000 100000 1000000" for more
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.many_examples $(EXAMPLES:%=--examples %)
+
+ADAPTERS ?= 100 1000
+bench-adapters: install ## what grows with the number of adapters, and how fast they are read, for docs/scaling.md; ADAPTERS="100 1000 10000" for more
+	$(BIN)/python -m benchmarks.many_adapters $(ADAPTERS:%=--adapters %)
+	$(BIN)/python -m benchmarks.adapter_reading
+
+bench-start: install ## what a worker's start takes, for docs/operations.md; a minute on two quiet cores
+	$(BIN)/python -m benchmarks.worker_start
 
 gpu: install ## on a machine with a GPU: its tests, and passes of a 7B model's shape; docs/performance/gpu.json
 	$(BIN)/pytest tests/composition/test_gpu.py

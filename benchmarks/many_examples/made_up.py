@@ -58,13 +58,13 @@ def _as_long(vectors: Vectors, wanted: Vectors) -> Vectors:
     return vectors * np.linalg.norm(wanted, axis=1, keepdims=True) / np.where(lengths > 0, lengths, 1)
 
 
-def fill(connection: db.Connection, tasks: int, examples: int, queries: int) -> Library:
-    """Load a library without its index. Queries are examples of a hundredth of the tasks, which are not loaded."""
+def fill(connection: db.Connection, tasks: int, examples: int, queries: int, *, of_each: int = 100) -> Library:
+    """Load a library without its index. Queries are examples of each `of_each`th task, which are not loaded."""
     generator = np.random.default_rng(0)
     add_base_model(connection)
     connection.execute("DROP INDEX loracomp.example_embedding_hnsw")
     make_readers(connection)
-    asked = -(-queries // -(-tasks // 100))
+    asked = -(-queries // -(-tasks // of_each))
     ids, owners, vectors, kept_back = [], [], [], []
     stored_ms = 0.0
     each = examples // tasks
@@ -73,7 +73,7 @@ def fill(connection: db.Connection, tasks: int, examples: int, queries: int) -> 
         stored_ms += timed(lambda: ids.extend(add_examples(connection, task, made[:each])))  # noqa: B023
         owners += [task] * each
         vectors.append(made[:each].astype(np.float16))
-        if number % 100 == 0:
+        if number % of_each == 0:
             kept_back.append(made[each:])
     asking = generator.permutation(np.concatenate(kept_back))[:queries]
     return Library(np.array(ids), np.array(owners), np.concatenate(vectors), asking, stored_ms)

@@ -63,7 +63,7 @@ def stage_adapter(
         row = connection.execute(QUERIES["stage_adapter"], _values(adapter, task, base, name)).fetchone()
         assert row
         if row["created"]:
-            _copy_weights(connection, row["adapter_id"], adapter.weights)
+            copy_weights(connection, row["adapter_id"], adapter.weights)
     return StagedAdapter(row["adapter_id"], name, row["adapter_version"], row["created"], adapter.unmatched_targets)
 
 
@@ -86,7 +86,8 @@ def _values(adapter: AdapterFile, task: str, base: RegisteredBaseModel, name: st
     }
 
 
-def _copy_weights(connection: Connection, adapter_id: int, weights: bytes) -> None:
+def copy_weights(connection: Connection, adapter_id: int, weights: bytes) -> None:
+    """Store the bytes of a new adapter's file, in parts."""
     statement = "COPY loracomp.adapter_part (adapter_id, part, bytes) FROM STDIN (FORMAT binary)"
     with connection.cursor().copy(statement) as copy:
         copy.set_types(["int4", "int4", "bytea"])

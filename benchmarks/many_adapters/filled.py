@@ -1,0 +1,110 @@
+"""A database with many active adapters: each of a task of its own, with a file of the shipped base model's shape."""
+
+import hashlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from psycopg.types.json import Jsonb
+from safetensors.torch import load_file, save
+
+from benchmarks.many_examples.made_up import READERS, fill
+from benchmarks.queue.systems.loracomp import TIMINGS
+from benchmarks.routing import MEASUREMENTS
+from loracomp.database import connections as db
+from loracomp.database.routing import route
+from loracomp.records import Answer, Prediction, Versions
+from loracomp.registry.adapter_files import WEIGHTS
+from loracomp.registry.library_files import PACKAGED
+from loracomp.worker.claim import claim_jobs
+from loracomp.worker.record import record_predictions
+
+sys.path.append(str(Path(__file__).parents[2] / "tests"))
+from routing_data import BASE_MODEL, Vectors, add_adapter
+
+A_TASK = 10
+"""Examples of a task."""
+ANSWERED = 1000
+"""Jobs that are answered, whatever the number of adapters, so that reports have something to count."""
+MEASURED = 4
+"""Adapters that each example is measured on: its own task's, and those of the next tasks."""
+BATCH = 16
+STAGED = "t1@2"
+"""An adapter that is not active."""
+VERSIONS = Versions("cpu/float32", BASE_MODEL, "0" * 64, "made up/1", "0")
+
+GIVE_FILES = """
+UPDATE loracomp.adapter SET
+    rank = 1, alpha = 2, scaling = 2, byte_count = octet_length(%(file)b), sha256 = %(sha256)s, config = %(config)s,
+    training = '{"tasks_seen": []}'
+"""
+ADD_PARTS = "INSERT INTO loracomp.adapter_part (adapter_id, part, bytes) SELECT a.id, 0, %b FROM loracomp.adapter AS a"
+GIVE_TEXTS = "UPDATE loracomp.example SET prompt = source_ref, choices = '{yes,no}', answer = 'yes'"
+ADD_EVALUATION = "INSERT INTO loracomp.evaluation (name, base_model) VALUES ('growth', %s)"
+ADD_JOBS = """
+INSERT INTO loracomp.job (prompt, choices, task, expected, evaluation, submitted_by)
+SELECT 'x', '{yes,no}', 't' || n %% %(tasks)s, 'yes', CASE WHEN n %% 2 = 0 THEN 'growth' END, %(submitter)s
+FROM generate_series(1, %(jobs)s) AS n
+"""
+
+
+@dataclass(frozen=True)
+class Filled:
+    adapters: int
+    queries: Vectors
+    """Vectors of BATCH jobs, each near another task."""
+
+
+def fill_adapters(connection: db.Connection, adapters: int) -> Filled:
+    """Tasks t0, t1, ... with an active adapter, examples and measurements each, and answered jobs."""
+    library = fill(connection, adapters, adapters * A_TASK, ANSWERED + BATCH, of_each=1)
+    connection.execute("SELECT loracomp.build_embedding_index()")
+    connection.execute("SELECT loracomp.tune_routing()")
+    connection.execute(GIVE_TEXTS)
+    give_files(connection)
+    tasks = np.unique(library.task_ids)
+    others = np.stack([np.roll(tasks, -place) for place in range(MEASURED)], axis=1)
+    connection.execute(MEASUREMENTS, [np.repeat(tasks, MEASURED).tolist(), others.ravel().tolist()])
+    for role, _ in READERS.values():
+        connection.execute(f"GRANT loracomp_submitter TO {role}")
+    connection.execute("VACUUM ANALYZE")
+    answer_jobs(connection, adapters, library.queries[BATCH:])
+    connection.execute("SELECT loracomp.refresh_reports()")
+    connection.execute("VACUUM ANALYZE")
+    return Filled(adapters, library.queries[:BATCH])
+
+
+def give_files(connection: db.Connection) -> None:
+    """A staged second version for t1; the same file of rank 1 for each adapter."""
+    add_adapter(connection, "t1", version=2, status="staged")
+    file = rank_one()
+    given = {"file": file, "sha256": hashlib.sha256(file).hexdigest(), "config": Jsonb({"lora_alpha": 2})}
+    connection.execute(GIVE_FILES, given)
+    connection.execute(ADD_PARTS, [file])
+
+
+def rank_one() -> bytes:
+    """The first rank of an adapter of the shipped library, as a safetensors file."""
+    factors = load_file(next(PACKAGED.glob(f"adapters/*/{WEIGHTS}")))
+    return bytes(
+        save({name: (each[:1] if ".lora_A." in name else each[:, :1]).clone() for name, each in factors.items()})
+    )
+
+
+def answer_jobs(connection: db.Connection, adapters: int, queries: Vectors) -> None:
+    """Insert a job for each query, claim, route and record it; half of them belong to an evaluation."""
+    connection.execute(ADD_EVALUATION, [BASE_MODEL])
+    submitter, _ = READERS["all"]
+    connection.execute(ADD_JOBS, {"tasks": adapters, "submitter": submitter, "jobs": len(queries)})
+    answer = Answer("yes", choice_index=1, choice_scores=(-1.0, -2.0), prompt_tokens=10, output_tokens=1)
+    for batch in batches(queries, 50):
+        jobs = claim_jobs(connection, worker="benchmark", base_model=BASE_MODEL, batch_size=len(batch), lease_s=300)
+        routed = route(connection, jobs, batch, encoder=None, input_version=None)
+        made = [Prediction(each.job_id, each.trace, answer, None, len(jobs), TIMINGS, VERSIONS) for each in routed]
+        assert len(record_predictions(connection, jobs, made)) == len(batch)
+
+
+def batches(vectors: Vectors, size: int) -> Sequence[Vectors]:
+    return [vectors[start : start + size] for start in range(0, len(vectors), size)]

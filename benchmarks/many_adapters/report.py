@@ -1,0 +1,52 @@
+"""The tables of docs/scaling.md on many adapters."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.evaluation.report import as_markdown, copy_tables
+
+GROWS = 2
+"""Times as long with the most adapters as with the fewest; what grows less is left out of the table."""
+SHORT_MS = 5
+"""Milliseconds; what takes less with the most adapters is left out too."""
+LEAST_MS = 0.1
+"""Milliseconds that count as this many if they are fewer, so that noise is no growth."""
+Figures = dict[str, dict[str, Any]]
+
+
+def fill_page(page: Path, figures: Figures) -> None:
+    """Fill the tables of the page that were measured."""
+    copy_tables(page, {"many-adapters": as_markdown(growing(figures))})
+
+
+def growing(figures: Figures) -> list[tuple[str, ...]]:
+    """Milliseconds of what grows, by the number of adapters, and how many times; what takes longest comes first."""
+    sizes = sorted(figures, key=int)
+    most = figures[sizes[-1]]["ms"]
+    rows = [name for name in most if times(figures, name) >= GROWS and most[name] >= SHORT_MS]
+    return [
+        ("milliseconds, by active adapters", *(f"{int(size):,}" for size in sizes), "times"),
+        *(
+            (
+                as_code(name),
+                *(spoken(figures[size]["ms"].get(name)) for size in sizes),
+                f"{times(figures, name):.1f}",
+            )
+            for name in sorted(rows, key=lambda name: -most[name])
+        ),
+    ]
+
+
+def times(figures: Figures, name: str) -> float:
+    """How many times as long a call takes with the most adapters as with the fewest."""
+    sizes = sorted((size for size in figures if name in figures[size]["ms"]), key=int)
+    fewest, most = (max(figures[size]["ms"][name], LEAST_MS) for size in (sizes[0], sizes[-1]))
+    return most / fewest
+
+
+def as_code(name: str) -> str:
+    return f"`{name}`" if name.startswith("bi.") else name
+
+
+def spoken(milliseconds: float | None) -> str:
+    return "" if milliseconds is None else f"{milliseconds:,.0f}" if milliseconds >= 10 else f"{milliseconds:.1f}"
