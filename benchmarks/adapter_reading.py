@@ -173,20 +173,21 @@ def ways(connection: db.Connection, library: Library) -> dict[str, tuple[Read, C
     postgres = partial(library.from_postgres, connection)
     files = [library.path(row) for row in library.rows]
     stored = relation_files(connection)
+    from_disk = {"Postgres, from disk": (postgres, partial(forget, stored))} if stored else {}
     return {
         "Postgres": (postgres, nothing),
         "file, by its sha256": (library.from_files, nothing),
         "file, not checked": (library.unchecked, nothing),
-        "Postgres, from disk": (postgres, partial(forget, stored)),
+        **from_disk,
         "file, by its sha256, from disk": (library.from_files, partial(forget, files)),
     }
 
 
 def relation_files(connection: db.Connection) -> list[Path]:
-    """The server's files that hold the weights."""
+    """The server's files that hold the weights; none if this user can't read them, or they are on another host."""
     row = connection.execute(STORED).fetchone()
-    folder, name = Path(row["folder"]), row["path"]
-    return sorted((folder / name).parent.glob(f"{Path(name).name}*"))
+    path = Path(row["folder"]) / row["path"]
+    return sorted(path.parent.glob(f"{path.name}*")) if os.access(path, os.R_OK) else []
 
 
 def nothing() -> None:

@@ -160,22 +160,26 @@ def note(url: str) -> None:
         from loracomp.cli import commands  # noqa: F401, PLC0415
         from loracomp.config import load_settings  # noqa: PLC0415
         from loracomp.database.schema import check_revision  # noqa: PLC0415
-        from loracomp.model.cpu import pause_collection, wait_briefly  # noqa: PLC0415
+        from loracomp.model.cpu import collection_paused, wait_briefly  # noqa: PLC0415
     wait_briefly()
-    pause_collection()
     with notes.part("the database's revision is checked"):
         check_revision(url)
-    with notes.part("imports: torch"):
-        import torch  # noqa: F401, PLC0415
-    with notes.part("imports: transformers, and the worker"):
-        from loracomp.model import loading  # noqa: PLC0415
-        from loracomp.worker import start  # noqa: PLC0415
+    with collection_paused():
+        with notes.part("imports: torch"):
+            import torch  # noqa: F401, PLC0415
+        with notes.part("imports: transformers, and the worker"):
+            from loracomp.model import loading  # noqa: PLC0415
+            from loracomp.worker import start  # noqa: PLC0415
+        with notes.part("imports: sentence-transformers"):
+            import sentence_transformers  # noqa: F401, PLC0415
     notes.within("base model: the sha256 of its file", loading, "fingerprint")
     notes.within("base model: weights", loading.AutoModelForCausalLM, "from_pretrained")
     notes.within("base model: tokenizer", loading.AutoTokenizer, "from_pretrained")
     notes.within("base model: whether choices may share a prompt (first passes)", loading, "shares_prompts")
     notes.within("encoder", start, "load_registered_encoder")
-    start.open_worker(load_settings())
+    notes.within("garbage collection", start.cpu, "freeze_objects")
+    with collection_paused():
+        start.open_worker(load_settings())
     print(json.dumps(notes.parts))
 
 

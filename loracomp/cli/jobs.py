@@ -19,7 +19,7 @@ from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.database.schema import check_revision
 from loracomp.errors import JobError, LoracompError, NotFoundError, UsageError
-from loracomp.model.cpu import pause_collection
+from loracomp.model.cpu import collection_paused
 
 if TYPE_CHECKING:  # at run time this import would load torch
     from loracomp.replay import Replay
@@ -226,21 +226,21 @@ def worker(
     ] = None,
 ) -> None:
     """Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables."""
-    pause_collection()
     given = {"batch_size": batch_size, "metrics_port": metrics_port}
     settings = load_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
     check_revision(database_url(settings))
-    from loracomp.worker import logfmt
-    from loracomp.worker.endpoint import Endpoint
-    from loracomp.worker.process import serve
-    from loracomp.worker.start import open_worker
+    with collection_paused():
+        from loracomp.worker import logfmt
+        from loracomp.worker.endpoint import Endpoint
+        from loracomp.worker.process import serve
+        from loracomp.worker.start import open_worker
 
     logfmt.configure(settings.log_format, settings.log_level)
     with ExitStack() as stack:
         endpoint = None
         if settings.metrics_port is not None:
             endpoint = stack.enter_context(Endpoint(settings.metrics_host, settings.metrics_port))
-        with remarks.status("loading the base model and the encoder"):
+        with remarks.status("loading the base model and the encoder"), collection_paused():
             opened = open_worker(settings, drain=drain, sample=endpoint.sample if endpoint else None)
         if endpoint:
             endpoint.problems = opened.problems

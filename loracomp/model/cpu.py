@@ -12,10 +12,9 @@ in_a_passing_thread  models are loaded in a temporary thread, and its helper thr
                      95 ms instead of 139 ms.
 keep_freed_memory    glibc keeps the memory that one pass frees for the next pass. If it gave that back to the system,
                      each 4 kB would cost a page fault in every pass.
-pause_collection     no garbage is collected while modules are imported and models loaded: that would take a fifth of
-                     the CPU time of a worker's start, and find 8 MB in 12,000 of half a million objects.
-freeze_objects       these half million objects are excluded from garbage collection: a full collection takes 0.3 s, in
-                     the middle of a batch. None is made before either, which would take as long.
+collection_paused    no garbage is collected while a worker imports modules and loads models: there is hardly any.
+freeze_objects       the half million objects of modules and models are excluded from garbage collection: a full
+                     collection takes 0.3 s, in the middle of a batch.
 PASS_TOKENS          fixed cost of a scoring pass (about 50 ms), given in tokens: questions are split over one more pass
                      if that saves more tokens of padding than this. Generation, with its many passes, does not use it.
 ROW_TOKENS           the choices of a short prompt share one row of up to this many tokens: attention is cheap up to it.
@@ -82,15 +81,20 @@ def in_a_passing_thread(compute: Callable[[], T]) -> T:
         return thread.submit(compute).result()
 
 
-def pause_collection() -> None:
-    """Collect no garbage until `freeze_objects` is called."""
+@contextmanager
+def collection_paused() -> Iterator[None]:
+    """Within this context no garbage is collected."""
     gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def freeze_objects() -> None:
-    """Exclude all objects that exist now from garbage collection, and go on with it."""
+    """Exclude all objects that exist now from garbage collection."""
+    gc.collect()
     gc.freeze()
-    gc.enable()
 
 
 class ComputeThread:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,6 @@ from loracomp.model.encoding import (
     vector_dimensions,
 )
 from loracomp.model.loading import has_bf16, quiet_transformers, readable
-from loracomp.model.sentences import load_mean_of_tokens
 from loracomp.model.sources import ResolvedSource, absolute_source, fingerprint, resolve_source
 
 
@@ -75,11 +73,19 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
 
     Raises NotFoundError, UsageError or RefusedError, which name the source.
     """
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  importing it takes two seconds
+
     resolved = resolve_source(source, revision)
     if resolved.is_gguf:
         raise UsageError(f"encoder source {source!r}: an encoder is a sentence-transformers folder, not a GGUF file")
     with quiet_transformers(), readable(source):
-        model = load_mean_of_tokens(resolved.path, device) or _load_of_another_kind(resolved.path, device)
+        model = SentenceTransformer(
+            str(resolved.path),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
     return Encoder(
         name=_encoder_name(source, resolved),
         source=absolute_source(source),
@@ -88,18 +94,6 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
         dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0)),
         max_tokens=int(model.max_seq_length or 0),
         model=model,
-    )
-
-
-def _load_of_another_kind(folder: Path, device: str) -> Any:
-    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  importing it takes two seconds
-
-    return SentenceTransformer(
-        str(folder),
-        device=device,
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"use_safetensors": True},
     )
 
 

@@ -46,8 +46,9 @@ COMMENT ON COLUMN loracomp.restricted_task.reader_role IS 'Role whose members ma
 COMMENT ON COLUMN loracomp.restricted_task.label IS 'Label that other roles see in place of the name.';
 
 -- Reads only. One row, computed for the current reader: current_user is still the reader in views that run with their owner's
--- rights. It contains the hidden names, so it is granted to nobody. Views of bi read it by scalar subqueries and do not join it:
--- the labels of 10,000 hidden tasks take 300 kB, which a join would copy into each row that is then sorted or hashed.
+-- rights. It contains the hidden names, so it is granted to nobody. Views of bi compute it once (MATERIALIZED), and read
+-- it by scalar subqueries: the labels of 10,000 hidden tasks take 300 kB, which a join would copy into each row that is then
+-- sorted or hashed.
 CREATE VIEW loracomp.task_mask AS
 WITH restricted AS MATERIALIZED (
     SELECT r.name, r.label, r.reader_role FROM loracomp.restricted_task AS r

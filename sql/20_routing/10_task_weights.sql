@@ -181,7 +181,7 @@ BEGIN ATOMIC
     LIMIT 64;
 END;
 COMMENT ON FUNCTION loracomp.expected_gains IS
-'Expected gain of each of these adapters: the mean of its gains on the retrieved examples that are measured, weighted by the '
+'Expected gain of each of these adapters (in order of their ids): the mean of its gains on the retrieved examples that are measured, weighted by the '
 'softmax over similarities and shrunk towards 0 by gain_prior; a row for each task with a measured adapter, but only the 64 '
 'with the highest gains, because a policy composes no more.';
 

@@ -96,7 +96,8 @@ $$;
 COMMENT ON FUNCTION loracomp.check_task_exists IS 'True if there is such a task, or if the name is null; otherwise raises.';
 
 -- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role. OFFSET 0, so
--- that a role is looked up once, and not for each of its tasks.
+-- that a role is looked up once, and not for each of its tasks. Not readable_roles: an administrator may know of all tasks, but
+-- his jobs use only those of his roles.
 CREATE FUNCTION loracomp.eligible_tasks(
     base_model text, submitter name, excluded text[], named text[], or_measured boolean DEFAULT FALSE
 ) RETURNS integer[]
@@ -155,7 +156,8 @@ COMMENT ON FUNCTION loracomp.search_exactly IS
 'Whether these tasks have so few examples (4,000 at most) that an exact scan is the better search.';
 
 -- Changes nothing. The query is written so that its plan does not depend on statistics and parameters (a test checks this):
--- width_bucket finds a task by bisection, where ANY would look at all, and keeps the HNSW branch from using the btree; distance + 0 keeps the exact branch from using HNSW; the constant LIMIT
+-- width_bucket keeps the HNSW branch from using the btree, and finds a task by bisection, where ANY would look at all of them, so
+-- that they must be sorted; distance + 0 keeps the exact branch from using HNSW; the constant LIMIT
 -- (the largest k of a policy) is there because the planner would assume a tenth of the table for a variable one. The HNSW scan is
 -- lazy, so only k rows are read. Sort after the limit: a relaxed scan may return rows slightly out of order.
 CREATE FUNCTION loracomp.nearest_examples(q halfvec, tasks integer[], k integer, exact boolean)

@@ -54,7 +54,7 @@ AS $$
     SELECT coalesce(array_agg(f.task_id ORDER BY f.place), '{}') FROM found AS f WHERE f.place <= nearest_tasks.most;
 $$;
 COMMENT ON FUNCTION loracomp.nearest_tasks IS
-'The tasks, at most so many, with the most examples among the nearest neighbours of 20 examples of a task.';
+'Of other tasks (in order of their ids) at most so many: those with the most examples among the nearest neighbours of 20 examples of a task.';
 
 -- Reads the rows of a split that can be measured; train rows only if they are embedded, so that jobs can retrieve them.
 CREATE FUNCTION loracomp.measurable_examples(task_id integer, split text, seed integer DEFAULT 0)

@@ -1,15 +1,17 @@
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.dim_adapter AS
+WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
+
 SELECT
     a.id AS adapter_id,
-    CASE WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN 'hidden adapter ' || a.id ELSE a.name END
+    CASE WHEN (SELECT m.labels FROM mask AS m) ? t.name THEN 'hidden adapter ' || a.id ELSE a.name END
         AS adapter,
     a.version,
     CASE
-        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN 'hidden adapter ' || a.id ELSE
+        WHEN (SELECT m.labels FROM mask AS m) ? t.name THEN 'hidden adapter ' || a.id ELSE
             a.name || '@' || a.version
     END AS label,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> t.name, t.name) AS task,
+    coalesce((SELECT m.labels FROM mask AS m) ->> t.name, t.name) AS task,
     t.family,
     b.name AS base_model,
     a.status,
@@ -20,7 +22,7 @@ SELECT
     cardinality(a.target_modules) AS target_module_count,
     a.parameter_count,
     a.byte_count,
-    CASE WHEN NOT (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN a.sha256 END AS sha256,
+    CASE WHEN NOT (SELECT m.labels FROM mask AS m) ? t.name THEN a.sha256 END AS sha256,
     a.created_by::text AS created_by,
     a.created_at,
     a.activated_at,

@@ -4,13 +4,15 @@
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.composed_adapter AS
+WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
+
 SELECT
     p.job_id,
     x.place::integer AS place,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.task, x.task) AS task,
+    coalesce((SELECT m.labels FROM mask AS m) ->> x.task, x.task) AS task,
     x.adapter_id,
     CASE
-        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? x.task THEN 'hidden adapter ' || x.adapter_id ELSE a.name
+        WHEN (SELECT m.labels FROM mask AS m) ? x.task THEN 'hidden adapter ' || x.adapter_id ELSE a.name
     END AS adapter,
     a.version,
     x.weight,
@@ -40,6 +42,8 @@ COMMENT ON COLUMN bi.composed_adapter.as_of IS 'Time of the data: the time of th
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.composed_adapter_wide AS
+WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
+
 SELECT
     c.job_id,
     c.place,
@@ -58,7 +62,7 @@ SELECT
     c.strategy,
     j.evaluation,
     j.submitted_by::text AS submitted_by,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> j.task, j.task) AS own_task,
+    coalesce((SELECT m.labels FROM mask AS m) ->> j.task, j.task) AS own_task,
     cardinality(p.adapter_ids) AS adapter_count,
     j.is_correct,
     c.day,

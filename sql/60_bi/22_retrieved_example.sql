@@ -4,11 +4,13 @@
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.retrieved_example AS
+WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
+
 SELECT
     p.job_id,
     x.place::integer AS place,
     x.example_id,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.task, x.task) AS task,
+    coalesce((SELECT m.labels FROM mask AS m) ->> x.task, x.task) AS task,
     x.similarity,
     p.policy_settings ->> 'name' AS policy,
     p.base_model,
@@ -32,6 +34,8 @@ COMMENT ON COLUMN bi.retrieved_example.as_of IS 'Time of the data: the time of t
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.retrieved_example_wide AS
+WITH mask AS MATERIALIZED (SELECT m.labels, m.hides FROM loracomp.task_mask AS m)
+
 SELECT
     p.job_id,
     x.place,
@@ -40,7 +44,7 @@ SELECT
     t.family,
     x.similarity,
     j.task = x.stored_task AS is_of_own_task,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> j.task, j.task) AS own_task,
+    coalesce((SELECT m.labels FROM mask AS m) ->> j.task, j.task) AS own_task,
     p.policy_settings ->> 'name' AS policy,
     p.base_model,
     j.evaluation,
@@ -59,8 +63,8 @@ CROSS JOIN LATERAL (
         unnest(p.example_tasks) AS stored_task,
         unnest(loracomp.masked_tasks(
             p.example_tasks,
-            (SELECT m.hides FROM loracomp.task_mask AS m),
-            (SELECT m.labels FROM loracomp.task_mask AS m)
+            (SELECT m.hides FROM mask AS m),
+            (SELECT m.labels FROM mask AS m)
         )) AS task,
         unnest(p.similarities) AS similarity
 ) AS x

@@ -1,15 +1,17 @@
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.transfer AS
+WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
+
 SELECT
     g.adapter_id,
     CASE
-        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? o.name THEN 'hidden adapter ' || a.id ELSE
+        WHEN (SELECT m.labels FROM mask AS m) ? o.name THEN 'hidden adapter ' || a.id ELSE
             a.name || '@' || a.version
     END AS adapter,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> o.name, o.name) AS adapter_task,
+    coalesce((SELECT m.labels FROM mask AS m) ->> o.name, o.name) AS adapter_task,
     a.status AS adapter_status,
     b.name AS base_model,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> t.name, t.name) AS task,
+    coalesce((SELECT m.labels FROM mask AS m) ->> t.name, t.name) AS task,
     t.family,
     g.n,
     g.mean_gain,

@@ -25,6 +25,8 @@ COMMENT ON FUNCTION loracomp.adapter_pair_by_day_on IS 'Rows of loracomp.adapter
 
 -- Reads only, with its owner's rights. Each pair appears in both orders, so that a filter on adapter_a finds all its pairs.
 CREATE VIEW bi.adapter_pair_by_day AS
+WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
+
 SELECT
     p.day,
     p.policy,
@@ -32,12 +34,12 @@ SELECT
     p.is_evaluation,
     a.adapter_id AS adapter_id_a,
     CASE
-        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? a.task THEN 'hidden adapter ' || a.adapter_id ELSE
+        WHEN (SELECT m.labels FROM mask AS m) ? a.task THEN 'hidden adapter ' || a.adapter_id ELSE
             x.name || '@' || x.version
     END AS adapter_a,
     b.adapter_id AS adapter_id_b,
     CASE
-        WHEN (SELECT m.labels FROM loracomp.task_mask AS m) ? b.task THEN 'hidden adapter ' || b.adapter_id ELSE
+        WHEN (SELECT m.labels FROM mask AS m) ? b.task THEN 'hidden adapter ' || b.adapter_id ELSE
             y.name || '@' || y.version
     END AS adapter_b,
     p.jobs,

@@ -219,6 +219,27 @@ def test_k_above_the_number_of_examples_takes_them_all(connection: db.Connection
     assert (len(row["example_ids"]), row["similarities"], row["tasks"]) == (3, [1, 0, 0], ["small"])
 
 
+def test_tasks_are_found_by_bisection_whatever_the_order_of_their_names(
+    connection: db.Connection, library: Library, queries: Vectors
+) -> None:
+    connection.execute("UPDATE loracomp.task SET name = 'z' || (1000 - id)")
+    connection.execute("SET LOCAL enable_seqscan = off; SET LOCAL hnsw.ef_search = 1000")
+    connection.execute("SET LOCAL hnsw.iterative_scan = 'relaxed_order'")
+    tasks = sorted(library.tasks)[::2]
+    for query in queries[:8]:
+        found = {
+            exact: [
+                row["example_id"]
+                for row in connection.execute(
+                    "SELECT n.example_id FROM loracomp.nearest_examples(%b::vector::halfvec, %s, 30, %s) AS n",
+                    [query, tasks, exact],
+                )
+            ]
+            for exact in (False, True)
+        }
+        assert len(set(found[False]) & set(found[True])) >= 29
+
+
 def test_equal_examples_come_in_order_of_their_ids(connection: db.Connection) -> None:
     ids = add_examples(connection, add_task(connection, "same"), unit(np.ones((30, 832))))
     (row,) = route_jobs(connection, add_jobs(connection, 1, exclude_tasks=EVERY_TASK), unit(np.ones((1, 832))))
