@@ -161,10 +161,22 @@ CREATE FUNCTION loracomp.add_embeddings(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
+    wrong record;
     added bigint;
 BEGIN
     IF cardinality(add_embeddings.example_ids) <> cardinality(add_embeddings.embeddings) THEN
         RAISE EXCEPTION 'embeddings must be as many as example_ids' USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    SELECT g.* INTO wrong
+    FROM (
+        SELECT u.example_id, public.vector_norm(u.embedding) AS norm
+        FROM unnest(add_embeddings.example_ids, add_embeddings.embeddings) AS u (example_id, embedding)
+    ) AS g
+    WHERE NOT g.norm BETWEEN 0.99 AND 1.01
+    LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'embeddings must have length 1, and that of example % has length %', wrong.example_id, wrong.norm
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'divide each by its Euclidean norm';
     END IF;
     EXECUTE format(
         'INSERT INTO %s (example_id, task_id, embedding)

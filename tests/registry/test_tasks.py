@@ -36,6 +36,11 @@ def write_lines(path, lines):
     return path
 
 
+def unit_vectors(count: int, dimensions: int) -> np.ndarray:
+    vectors = np.random.default_rng(0).normal(size=(count, dimensions)).astype(np.float32)
+    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+
 def stored(connection) -> list[dict]:
     return connection.execute(
         "SELECT e.split, e.prompt, e.choices, e.answer, e.source_ref, v.embedding FROM loracomp.example AS e "
@@ -139,6 +144,8 @@ def test_an_example_that_is_erased_while_it_is_embedded_is_left_out(connection, 
     assert add_embeddings(connection, [kept], vectors[1:]) == 0
     with pytest.raises(UsageError, match="embeddings must be as many as example_ids"):
         add_embeddings(connection, [kept], vectors)
+    with pytest.raises(UsageError, match=r"must have length 1, and that of example \d+ has length 2: divide each by"):
+        add_embeddings(connection, [erased, kept], 2 * vectors)
     with pytest.raises(UsageError, match="expected 832 dimensions, not 3"):
         add_embeddings(connection, [erased, kept], np.eye(2, 3, dtype=np.float32))
 
@@ -253,7 +260,7 @@ def test_many_embeddings_are_loaded_before_their_index_is_built(connection, data
     rows = [{"split": "train", "source_ref": h, "content_hash": h} for h in hashes]
     add_rows(connection, "facts", rows)
     ids = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example ORDER BY id").fetchall()
-    vectors = np.random.default_rng(0).normal(size=(len(ids), 832)).astype(np.float32)
+    vectors = unit_vectors(len(ids), 832)
     load_embeddings(connection, ids[:there], vectors[:there])
     before, number = index_definition(connection), index_number(connection)
     load_embeddings(connection, ids[there:], vectors[there:])
@@ -320,7 +327,7 @@ def test_the_index_holds_the_longest_vectors(connection, database, minilm):
     hashes = ("1" * 64, "2" * 64)
     add_rows(connection, "facts", [{"split": "train", "source_ref": h, "content_hash": h} for h in hashes])
     ids = connection.execute("SELECT id AS example_id, task_id FROM loracomp.example ORDER BY id").fetchall()
-    vectors = np.random.default_rng(0).normal(size=(2, 4000)).astype(np.float32)
+    vectors = unit_vectors(2, 4000)
     load_embeddings(connection, ids[:1], vectors[:1])  # the index is built on it
     add_embeddings(connection, ids[1:], vectors[1:])
     found = connection.execute(

@@ -167,7 +167,10 @@ INSERT INTO loracomp.example (task_id, split, prompt, answer, source_ref, conten
 SELECT t.id, 'train', 'Why?', 'So.', %(task)s || '/' || n, sha256(n::text::bytea)
 FROM loracomp.task AS t, generate_series(1, 2) AS n WHERE t.name = %(task)s
 """
-EMBED = "SELECT loracomp.add_embeddings(array_agg(id), array_agg(array_fill(1, '{832}')::vector)) FROM loracomp.example"
+EMBED = (
+    "SELECT loracomp.add_embeddings(array_agg(id), array_agg((ARRAY[1] || array_fill(0, '{831}'))::vector))"
+    " FROM loracomp.example"
+)
 
 
 def test_embeddings_that_change_are_counted_by_task(connection: Connection):
