@@ -97,12 +97,13 @@ DECLARE
 BEGIN
     PERFORM loracomp.check_range('max_examples', max_examples, 1, 100000);
     PERFORM set_config('idle_in_transaction_session_timeout', '0', true);
+    -- IS NULL, and not NOT EXISTS, which becomes a join that reads all embeddings, for each batch.
     EXECUTE format(
         'SELECT array_agg(t.id) FROM (
             SELECT e.id FROM loracomp.example AS e
             WHERE e.id > $1 AND e.split = ''train'' AND e.prompt IS NOT NULL
                 AND ($2 IS NULL OR e.task_id = (SELECT t.id FROM loracomp.task AS t WHERE t.name = $2))
-                AND NOT EXISTS (SELECT FROM %s AS v WHERE v.example_id = e.id)
+                AND (SELECT v.example_id FROM %s AS v WHERE v.example_id = e.id) IS NULL
             ORDER BY e.id LIMIT $3
             FOR NO KEY UPDATE OF e SKIP LOCKED
         ) AS t', of_encoder
