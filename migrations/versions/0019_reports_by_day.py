@@ -336,6 +336,8 @@ def upgrade() -> None:
         made = (sa.Column(each, kind, nullable=nullable, comment=words) for each, kind, words, nullable in columns)
         op.create_table(name, *made, key, schema="loracomp", comment=comment)
     carry_over()
+    # The reports of all other days are still to be computed, and not while everybody waits for this migration.
+    op.execute("UPDATE loracomp.report_refresh SET refreshed_at = 'epoch', seconds = NULL")
     for table in ("purged_tag", "purged_day"):
         op.drop_table(table, schema="loracomp")
     for comment in NEW_COMMENTS:

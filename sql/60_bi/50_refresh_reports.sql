@@ -10,15 +10,15 @@
 --   bi.report_refresh           when it was done last
 -- One session at a time does this: the others wait for the lock of report_day.
 
-INSERT INTO loracomp.report_refresh (report)
+INSERT INTO loracomp.report_refresh (report, refreshed_at)
 VALUES
-('adapter_pair_by_day'),
-('adapter_usage_by_day'),
-('answers_by_tag'),
-('cost_by_submitter'),
-('fallback_by_day'),
-('latency_by_day'),
-('routing_by_day')
+('adapter_pair_by_day', 'epoch'),
+('adapter_usage_by_day', 'epoch'),
+('answers_by_tag', 'epoch'),
+('cost_by_submitter', 'epoch'),
+('fallback_by_day', 'epoch'),
+('latency_by_day', 'epoch'),
+('routing_by_day', 'epoch')
 ON CONFLICT ON CONSTRAINT report_refresh_pkey DO NOTHING;
 
 -- Reads only. It compares the number of jobs that ended on a day, and the sum of their times, with those of the last computation.
@@ -142,11 +142,11 @@ COMMENT ON FUNCTION loracomp.refresh_reports IS
 'Computes the reports again for the days whose jobs have changed, unless they are younger than the given age; returns a row for each '
 'report, with the number of these days. Reports can be read meanwhile.';
 
--- A release may count differently, so the first refresh after an upgrade computes all days again that are not closed. If no report was
--- computed yet, that is done now.
+-- A release may count differently, so the first refresh after an upgrade computes all days again that are not closed. It is not done
+-- here, because others wait for the upgrade; only where no job has ended, there is nothing to compute.
 UPDATE loracomp.report_day SET jobs = NULL WHERE NOT is_closed;
 SELECT r.report FROM loracomp.refresh_reports() AS r
-WHERE NOT EXISTS (SELECT FROM loracomp.report_day AS d WHERE NOT d.is_closed);
+WHERE NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.finished_at IS NOT NULL);
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.report_refresh AS
