@@ -103,6 +103,8 @@ AS $$
 DECLARE
     given_up text;
 BEGIN
+    -- Not only the row's lock: processes that embed hold it in turns, and whoever waits for it might never get it.
+    LOCK TABLE loracomp.next_encoder IN EXCLUSIVE MODE;
     DELETE FROM loracomp.next_encoder AS e RETURNING e.name INTO given_up;
     DROP TABLE IF EXISTS loracomp.next_embedding;
     RETURN given_up;

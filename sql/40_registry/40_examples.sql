@@ -207,6 +207,8 @@ BEGIN
     IF incoming::numeric * 9 <= (SELECT count(*) FROM loracomp.example_embedding) THEN
         RETURN false;
     END IF;
+    -- The encoder's row first, as set_encoder does, so that the two wait for each other and do not deadlock.
+    PERFORM FROM loracomp.encoder FOR KEY SHARE;
     DROP INDEX loracomp.example_embedding_hnsw;
     INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason)
     VALUES (loracomp.caller(), 'index', 'example_embedding_hnsw', 'delete', 'drop_embedding_index');
