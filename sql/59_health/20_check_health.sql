@@ -316,6 +316,12 @@ AS $$
     FROM report_refresh AS r
     WHERE r.refreshed_at < now() - interval '1 day'
         AND r.refreshed_at < (SELECT max(j.finished_at) FROM job AS j WHERE j.finished_at IS NOT NULL)
+    UNION ALL
+    SELECT 'ranges of job ids', CASE WHEN s.last_value < r.end_id THEN 'ok' ELSE 'warn' END,
+        format('up to %s', r.end_id - 1) || CASE WHEN s.last_value < r.end_id THEN '' ELSE
+            ': answers to later jobs have no partition of their own; SELECT loracomp.maintain() while nobody reads prediction' END
+    FROM job_id_seq AS s
+    CROSS JOIN (SELECT coalesce(max(g.end_id), 0) AS end_id FROM job_ranges() AS g) AS r
 $$;
 COMMENT ON FUNCTION loracomp.check_queue IS
-'Checks that jobs are answered: leases, due jobs, workers that are alive and of the same version, age of reports.';
+'Checks that jobs are answered: leases, due jobs, workers that are alive and of the same version, age of reports, ranges.';

@@ -103,6 +103,10 @@ SQL_FINDINGS = {
         "fail", "loracomp_worker creates databases",
         "ALTER ROLE loracomp_worker CREATEDB", "ALTER ROLE loracomp_worker NOCREATEDB",
     ),
+    "ranges of job ids": (
+        "warn", "answers to later jobs have no partition of their own",
+        "SELECT setval('loracomp.job_id_seq', 9000000)", "SELECT setval('loracomp.job_id_seq', 500000)",
+    ),
     "reports": (
         "warn", "routing_by_day is of",
         "UPDATE loracomp.report_refresh SET refreshed_at = now() - interval '2 days'",
