@@ -197,12 +197,17 @@ BEGIN
         RETURN QUERY VALUES ('sums of purged jobs by this tag deleted', sums, NULL::text);
     END IF;
     RETURN QUERY
-    SELECT 'rows of reports until they are refreshed', count(*), 'bi.answers_by_tag'
-    FROM loracomp.answers_by_tag AS a
-    WHERE EXISTS (
-        SELECT FROM jsonb_each_text(erase_jobs.tags) AS g WHERE a.tag = g.key AND a.value = left(g.value, 200)
-    )
-    HAVING count(*) > 0;
+    SELECT
+        CASE WHEN r.is_closed THEN 'rows of reports of closed days kept' ELSE 'rows of reports until they are refreshed' END,
+        count(*), 'bi.answers_by_tag'
+    FROM (
+        SELECT EXISTS (SELECT FROM loracomp.report_day AS d WHERE d.day = a.day AND d.is_closed) AS is_closed
+        FROM loracomp.answers_by_tag AS a
+        WHERE EXISTS (
+            SELECT FROM jsonb_each_text(erase_jobs.tags) AS g WHERE a.tag = g.key AND a.value = left(g.value, 200)
+        )
+    ) AS r
+    GROUP BY r.is_closed;
 END
 $$;
 COMMENT ON FUNCTION loracomp.erase_jobs(jsonb) IS
