@@ -27,6 +27,15 @@ COMMIT = "SELECT pg_logical_emit_message(true, 'probe', '')"
 BACKENDS = (
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend'"
 )
+BYTES = """
+SELECT
+    (
+        SELECT sum(pg_total_relation_size(c.oid)) FROM pg_class AS c
+        WHERE c.relkind IN ('r', 'p') AND coalesce(pg_partition_root(c.oid), c.oid) = '{table}'::regclass
+    ) / count(*)
+FROM {table}
+"""
+"""Of a table with all its partitions."""
 _numbers = count()
 
 
@@ -67,7 +76,7 @@ class Queue:
 
     def bytes_a_result(self) -> float:
         """Bytes of a result in its table, with its share of indexes and TOAST."""
-        return float(one(self.url, f"SELECT pg_total_relation_size('{self.results}') / count(*) FROM {self.results}"))
+        return float(one(self.url, BYTES.format(table=self.results)))
 
     def measured(self, jobs: int, batch: int, workers: int, seconds: float) -> dict[str, float]:
         """Jobs/s recorded by this many workers after their start-up, and the costs of a job.

@@ -14,7 +14,9 @@ from .throughput import FASTEST
 AHEAD_S = 10
 """The queue always has enough jobs for this many seconds at the system's highest rate."""
 STEP_S = 2.0
-WRITTEN = "SELECT n_tup_ins FROM pg_stat_all_tables WHERE relid = %s::regclass"
+WRITTEN = """
+SELECT sum(n_tup_ins)::bigint FROM pg_stat_all_tables WHERE coalesce(pg_partition_root(relid), relid) = %s::regclass
+"""
 """Number of inserted rows from statistics, because counting the rows would take longer each minute."""
 
 

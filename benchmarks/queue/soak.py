@@ -28,7 +28,7 @@ PURGE = "SELECT loracomp.purge_jobs('0', %s, force => true) AS n"
 SIZES = """
 SELECT sum(n_dead_tup)::bigint AS dead_rows, sum(pg_table_size(relid))::bigint AS tables,
     sum(pg_indexes_size(relid))::bigint AS indexes
-FROM pg_stat_all_tables WHERE schemaname = 'loracomp'
+FROM pg_stat_all_tables WHERE schemaname IN ('loracomp', 'loracomp_parts')
 """
 
 

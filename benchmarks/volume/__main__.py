@@ -55,9 +55,13 @@ WHERE c.relnamespace = 'bi'::regnamespace AND c.relkind = 'v' GROUP BY c.relname
 ENDED = "SELECT count(*) AS n FROM loracomp.job WHERE finished_at IS NOT NULL"
 LATEST = "SELECT evaluation FROM bi.evaluation ORDER BY created_at DESC LIMIT 1"
 SIZES = """
-SELECT c.relname AS name, c.reltuples::bigint AS rows, pg_total_relation_size(c.oid) AS bytes
-FROM pg_class AS c WHERE c.oid = ANY ('{loracomp.job,loracomp.prediction,loracomp.audit_event}'::regclass[])
-ORDER BY c.relname
+SELECT
+    whole.relname AS name, sum(greatest(c.reltuples, 0)) FILTER (WHERE c.relkind = 'r')::bigint AS rows,
+    sum(pg_total_relation_size(c.oid))::bigint AS bytes
+FROM pg_class AS c JOIN pg_class AS whole ON whole.oid = coalesce(pg_partition_root(c.oid), c.oid)
+WHERE whole.oid = ANY ('{loracomp.job,loracomp.prediction,loracomp.audit_event}'::regclass[])
+    AND c.relkind IN ('r', 'p')
+GROUP BY whole.relname ORDER BY whole.relname
 """
 REFRESH = b"SELECT FROM loracomp.refresh_reports()"
 CHANGED = {

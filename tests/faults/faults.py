@@ -319,7 +319,7 @@ def full_and_out_of_memory(server: Server, arena: Arena) -> str:
     with small_disk(arena.folder / "disk") as disk:
         with arena.connect() as connection:
             connection.execute(f"CREATE TABLESPACE fault_{server.databases} LOCATION '{disk}'".encode())
-            connection.execute(f"ALTER TABLE loracomp.prediction SET TABLESPACE fault_{server.databases}".encode())
+            move_answers(connection, f"fault_{server.databases}")
         filler = disk / "filler"
         fill(filler)
         try:
@@ -332,7 +332,7 @@ def full_and_out_of_memory(server: Server, arena: Arena) -> str:
         finally:
             arena.end_workers()
             with arena.connect() as connection:
-                connection.execute(b"ALTER TABLE loracomp.prediction SET TABLESPACE pg_default")
+                move_answers(connection, "pg_default")
                 connection.execute(f"DROP TABLESPACE fault_{server.databases}".encode())
     assert arena.one("SELECT error_code || attempts FROM loracomp.job WHERE prompt = 'too-much'") == "out_of_memory2"
     assert arena.counts()["succeeded"] == arena.size
@@ -470,6 +470,13 @@ FAULTS: dict[str, Fault] = {
 
 
 # --- what several need
+
+
+def move_answers(connection: db.Connection, tablespace: str) -> None:
+    """Move all partitions of prediction."""
+    parts = connection.execute("SELECT relid::text AS name FROM pg_partition_tree('loracomp.prediction')").fetchall()
+    for part in parts:
+        connection.execute(f"ALTER TABLE {part['name']} SET TABLESPACE {tablespace}".encode())
 
 
 def earlier_checkouts(folder: Path, count: int) -> list[Path]:
