@@ -1,11 +1,11 @@
 """How fast adapters are read, and whether jobs wait for it: python -m benchmarks.adapter_reading [--help].
 
-Files of rank 16 on all linear layers of Llama-3.2-1B's shape (22.6 MB), all different, in a database of their own on
-the server that LORACOMP_DATABASE_URL names (a superuser's), else on an embedded one; and beside it, as files that are
-named by their sha256 in a folder: a worker's own cache on disk would be that. Each is read, checked by its sha256 and
-parsed, as workers do. Then a worker whose model sleeps half a second for each batch of 16 jobs, and that needs so many
-new adapters for each: jobs a second, by where they are read. Writes docs/performance/adapter_reading.json, and fills
-tables of docs/scaling.md.
+The adapters have rank 16 on all linear layers of Llama-3.2-1B's shape (22.6 MB), and no two are equal. They are stored
+in a database of their own, on the server that LORACOMP_DATABASE_URL names (a superuser's) or else on an embedded one,
+and also in a folder, as files named by their sha256, which is what a worker's cache on disk would be. First, each is
+read, checked by its sha256 and parsed, as workers do. Then a worker answers batches of 16 jobs with a model that sleeps
+half a second for each batch; each batch needs some adapters that are new. Its jobs per second are compared by where
+adapters are read. Writes docs/performance/adapter_reading.json, and fills tables of docs/scaling.md.
 """
 
 import hashlib

@@ -27,7 +27,7 @@ from routing_data import BASE_MODEL, Vectors, add_adapter
 A_TASK = 10
 """Examples of a task."""
 ANSWERED = 1000
-"""Jobs that are answered, whatever the number of adapters, so that reports have something to count."""
+"""Answered jobs, so that reports have something to count; the same for every number of adapters."""
 MEASURED = 4
 """Adapters that each example is measured on: its own task's, and those of the next tasks."""
 BATCH = 16
