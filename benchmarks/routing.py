@@ -21,6 +21,7 @@ from statistics import median
 
 import numpy as np
 import psycopg
+from psycopg import sql
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -88,11 +89,12 @@ def parse_arguments() -> argparse.Namespace:
 
 
 @contextmanager
-def database() -> Iterator[str]:
+def database(shared_buffers: str = "128MB") -> Iterator[str]:
+    """URL of a database that is dropped at the end; the memory is an embedded server's, others keep their own."""
     with tempfile.TemporaryDirectory(prefix="loracomp-benchmark-", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "postgres"
         given = load_settings().database_url
-        server = given or embedded.start(folder)
+        server = given or start_with(folder, shared_buffers)
         try:
             yield create_database(server, NAME, replace=True)
             with psycopg.connect(server, autocommit=True) as connection:
@@ -100,6 +102,14 @@ def database() -> Iterator[str]:
         finally:
             if not given:
                 embedded.stop(folder)
+
+
+def start_with(folder: Path, shared_buffers: str) -> str:
+    """URL of a new embedded server with this much memory, which it takes when it starts."""
+    with psycopg.connect(embedded.start(folder), autocommit=True) as connection:
+        connection.execute(sql.SQL("ALTER SYSTEM SET shared_buffers = {}").format(sql.Literal(shared_buffers)))
+    embedded.stop(folder)
+    return embedded.start(folder)
 
 
 def add_measurements(connection: db.Connection, library: Library) -> None:

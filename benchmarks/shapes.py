@@ -31,7 +31,7 @@ from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model
 from loracomp.model.scoring import encode_choices, log_likelihoods, shares_prompts
 from loracomp.records import Request
 
-from .engine.__main__ import describe_device, versions
+from .engine.__main__ import at_least, describe_device, versions
 from .engine.passes import asking, generation, scoring
 from .engine.timing import Figure, compare, milliseconds, over, per_second, take_turns
 from .engine.workbench import IN_A_MIX, Fetching, Sizes, drawing, from_memory, made_up_jobs, to_score
@@ -100,15 +100,13 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=CONFIGS, default="1B", help="1B")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; cpu")
-    parser.add_argument("--adapters", type=int, default=32, help="number of adapters, at least 4; 32")
-    parser.add_argument("--rank", type=int, default=16, help="16")
-    parser.add_argument("--jobs", type=int, default=32, help="jobs of a batch; 32")
-    parser.add_argument("--new-tokens", type=int, default=32, help="tokens that each text gets; 32")
-    parser.add_argument("--turns", type=int, default=5, help="how often each side runs; 5")
+    parser.add_argument("--adapters", type=at_least(IN_A_MIX), default=32, help="number of adapters; 32")
+    parser.add_argument("--rank", type=at_least(1), default=16, help="16")
+    parser.add_argument("--jobs", type=at_least(1), default=32, help="jobs of a batch; 32")
+    parser.add_argument("--new-tokens", type=at_least(1), default=32, help="tokens that each text gets; 32")
+    parser.add_argument("--turns", type=at_least(1), default=5, help="how often each side runs; 5")
     parser.add_argument("--out", type=Path, help="file of results; docs/performance/gpu.json or shapes.json")
     options = parser.parse_args(arguments)
-    if options.adapters < IN_A_MIX:
-        parser.error(f"--adapters must be at least {IN_A_MIX}: so many are in a mix")
     on_gpu = options.device.startswith("cuda")
     options.out = options.out or PAGE.with_suffix("") / ("gpu.json" if on_gpu else "shapes.json")
     return options

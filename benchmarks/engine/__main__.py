@@ -84,7 +84,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--turns", type=int, default=5, help="how often each side runs, more for short ones; 5")
+    parser.add_argument("--turns", type=at_least(1), default=5, help="how often each side runs, more for short ones; 5")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="some parts only")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance", help="folder of results and plots")
     for size in fields(Sizes):
@@ -94,6 +94,17 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     if wrong := sizes_of(options).too_small():
         parser.error(wrong)
     return options
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of an option that must be a whole number of this size or larger."""
+
+    def integer(text: str) -> int:
+        if (number := int(text)) < least:
+            raise argparse.ArgumentTypeError(f"{number} is less than {least}")
+        return number
+
+    return integer
 
 
 def sizes_of(options: argparse.Namespace) -> Sizes:

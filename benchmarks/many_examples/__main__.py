@@ -43,6 +43,7 @@ def main(  # noqa: PLR0917
     batch: Annotated[int, typer.Option(help="Jobs that are routed together.")] = 16,
     beside: Annotated[bool, typer.Option(help="Measure pgvector and ChromaDB too.")] = True,
     memory: Annotated[str, typer.Option(help="maintenance_work_mem while indexes are built.")] = "4GB",
+    shared_buffers: Annotated[str, typer.Option(help="Memory of the embedded server, if no other is named.")] = "4GB",
     out: Annotated[Path, typer.Option(help="JSON file to add the figures to.")] = OUT,
 ) -> None:
     """Measure, write the figures, print them."""
@@ -50,7 +51,7 @@ def main(  # noqa: PLR0917
         raise typer.BadParameter(f"{small[0]} examples are less than a task's {a_task}", param_hint="--examples")
     figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     for size in examples or [10_000]:
-        with database() as url, db.connect(url) as connection:
+        with database(shared_buffers) as url, db.connect(url) as connection:
             connection.execute("SELECT set_config('maintenance_work_mem', %s, false)", [memory])
             figures[str(size)] = measure(connection, url, size, size // a_task, jobs, batch, beside=beside)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from .place import Queue, queue, settle, wait_until
 from .throughput import FASTEST
 
 AHEAD_S = 10
-"""The queue always has enough jobs for this many seconds at the system's highest rate."""
+"""The queue always has enough jobs for this many seconds (or half of the measurement) at the system's highest rate."""
 STEP_S = 2.0
 WRITTEN = """
 SELECT sum(n_tup_ins)::bigint FROM pg_stat_all_tables WHERE coalesce(pg_partition_root(relid), relid) = %s::regclass
@@ -44,7 +44,7 @@ def under_a_snapshot(
 
 def paced(made: Queue, minutes: float, batch: int, held: bool) -> list[float]:
     """Jobs/s recorded in each interval by one worker, whose queue is refilled so that it is never empty."""
-    ahead = FASTEST[made.system] * AHEAD_S
+    ahead = round(FASTEST[made.system] * min(AHEAD_S, (60 * minutes + STEP_S) / 2))
     made.fill(2 * ahead)
     settle(made.url)
     inserted, rates = 2 * ahead, []

@@ -1,5 +1,6 @@
 """The encoder: a frozen sentence-embedding model, loaded from any source."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from loracomp.errors import UsageError
+from loracomp.errors import RefusedError, UsageError
 from loracomp.model.cpu import TEXTS_TOGETHER
 from loracomp.model.encoding import (
     INPUT_FORMAT_VERSION,
@@ -78,6 +79,7 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
     resolved = resolve_source(source, revision)
     if resolved.is_gguf:
         raise UsageError(f"encoder source {source!r}: an encoder is a sentence-transformers folder, not a GGUF file")
+    modules = _inner_modules(resolved, source)
     with quiet_transformers(), readable(source):
         model = SentenceTransformer(
             str(resolved.path),
@@ -90,11 +92,33 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
         name=_encoder_name(source, resolved),
         source=absolute_source(source),
         revision=resolved.revision,
-        fingerprint=fingerprint(resolved),
+        fingerprint=fingerprint(resolved, modules),
         dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0)),
         max_tokens=int(model.max_seq_length or 0),
         model=model,
     )
+
+
+def _inner_modules(resolved: ResolvedSource, source: str) -> list[str]:
+    """Folders of the modules behind the transformer, such as `2_Dense`; sentence-transformers would read pickles there.
+
+    Raises RefusedError if one has no other weights, and UsageError if `modules.json` is not a list of modules.
+    """
+    try:
+        listed = json.loads((resolved.path / "modules.json").read_text())
+        folders = [str(module["path"]) for module in listed if module["path"]]
+    except FileNotFoundError:  # a transformer alone
+        return []
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"encoder source {source!r}: modules.json is not a list of modules with paths") from error
+    for folder in folders:
+        path = resolved.path / folder
+        if any(path.glob("*.bin")) and not any(path.glob("*.safetensors")):
+            raise RefusedError(
+                f"encoder source {source!r}: the weights in {folder} are pickled, which can run code when loaded; "
+                "load it with sentence-transformers and save it again, which writes safetensors"
+            )
+    return folders
 
 
 def _encoder_name(source: str, resolved: ResolvedSource) -> str:

@@ -6,6 +6,7 @@ A source is a hub id (`org/name`), a local folder, a GGUF file, or what an insta
 
 import hashlib
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,22 +64,25 @@ def is_hub_id(source: str) -> bool:
     return not source.startswith(PACKAGE) and not Path(source).is_absolute()
 
 
-def fingerprint(resolved: ResolvedSource) -> str:
+def fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str:
     """Sha256 in hex of the weight files' bytes, concatenated in the order of file names.
 
-    It equals `cat *.safetensors | sha256sum` in the model's folder, or `sha256sum` of the GGUF file.
+    It equals `cat *.safetensors | sha256sum` in the model's folder, or `sha256sum` of the GGUF file. Those of `inner`
+    folders follow, in this order.
     """
     digest = hashlib.sha256()
-    for file in weight_files(resolved):
+    for file in weight_files(resolved, inner):
         with file.open("rb") as stream:
             while block := stream.read(HASH_BLOCK):
                 digest.update(block)
     return digest.hexdigest()
 
 
-def weight_files(resolved: ResolvedSource) -> list[Path]:
-    """The files that hold the weights, sorted by name."""
-    return [resolved.path] if resolved.is_gguf else sorted(resolved.path.glob("*.safetensors"))
+def weight_files(resolved: ResolvedSource, inner: Sequence[str] = ()) -> list[Path]:
+    """The files that hold the weights: the folder's sorted by name, then those of each inner folder."""
+    if resolved.is_gguf:
+        return [resolved.path]
+    return [file for folder in ("", *inner) for file in sorted((resolved.path / folder).glob("*.safetensors"))]
 
 
 def _local(path: Path, source: str, revision: str | None) -> ResolvedSource:

@@ -26,6 +26,13 @@ def test_without_a_gpu_it_says_what_is_missing(
     assert not (tmp_path / "gpu.json").exists()
 
 
+@pytest.mark.parametrize("option", ["adapters", "rank", "jobs", "new-tokens", "turns"])
+def test_a_size_that_cannot_be_measured_is_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        shapes.main([f"--{option}=0"])
+    assert f"argument --{option}: 0 is less than" in capsys.readouterr().err
+
+
 @pytest.mark.model
 def test_results_of_a_shape_are_kept_beside_those_of_others(tmp_path: Path) -> None:
     out = tmp_path / "shapes.json"

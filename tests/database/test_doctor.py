@@ -103,6 +103,16 @@ SQL_FINDINGS = {
         "fail", "loracomp_worker creates databases",
         "ALTER ROLE loracomp_worker CREATEDB", "ALTER ROLE loracomp_worker NOCREATEDB",
     ),
+    # Another index of that name, because a real one of this size would take minutes.
+    "index in memory": (
+        "warn", "in shared_buffers: routing is slower",
+        """
+        ALTER INDEX loracomp.example_embedding_hnsw RENAME TO put_aside;
+        CREATE TABLE loracomp.many AS SELECT generate_series(1, 1000000) AS number;
+        CREATE INDEX example_embedding_hnsw ON loracomp.many (number) WITH (fillfactor = 10)
+        """,
+        "DROP TABLE loracomp.many; ALTER INDEX loracomp.put_aside RENAME TO example_embedding_hnsw",
+    ),
     "ranges of job ids": (
         "warn", "answers to later jobs have no partition of their own",
         "SELECT setval('loracomp.job_id_seq', 9000000)", "SELECT setval('loracomp.job_id_seq', 500000)",
