@@ -1,16 +1,16 @@
 """Forward passes of a causal language model that compute the logits of each row's next token only."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from inspect import signature
+from itertools import accumulate
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerateDecoderOnlyOutput
 
-from loracomp.model.scoring import pad_right
+from loracomp.model.scoring import Row, branched, head_at, pad_right
 
 CACHE = "cache" if "cache" in GenerateDecoderOnlyOutput.__dataclass_fields__ else "past_key_values"
 """The name of the cache of keys and values in the installed release of transformers."""
@@ -36,42 +36,35 @@ class Forward:
         """
         known = 0 if cache is None else cache.get_seq_length()
         ids, mask = pad_right(rows, self.device)
-        last = mask.sum(1) - 1
         positions = torch.arange(known, known + ids.shape[1], device=self.device).expand_as(ids)
         mask = torch.cat([mask.new_ones(len(rows), known), mask], dim=1)
-        with _head_at(self._model, last):
-            return self._run(ids, mask, positions, cache)
+        with head_at(self._model, [(row, len(tokens) - 1) for row, tokens in enumerate(rows)]):
+            return self._run(ids, mask, positions, cache)[0]
+
+    def after_branches(self, start: Sequence[int], branches: Sequence[Sequence[int]], cache: Cache) -> Tensor:
+        """Logits after the last token of each branch that continues `start`, by a pass over one row.
+
+        `cache` holds the keys and values of `start`; those of each branch are added to it, one branch after the other.
+        """
+        row, ends = Row(tuple(start), tuple(map(tuple, branches)), ()), accumulate(map(len, branches))
+        inputs = branched([row], self.device, self._model.dtype, len(start))
+        with head_at(self._model, [(0, end - 1) for end in ends]):
+            return self._run(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"], cache)[0]
 
     def after_tokens(self, tokens: Sequence[int], mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:
         """Logits after one new token of each row, whose earlier tokens are in `cache`."""
         ids = torch.tensor(tokens, device=self.device)[:, None]
-        return self._run(ids, mask, positions, cache)
+        return self._run(ids, mask, positions, cache)[:, -1]
 
     def _run(self, ids: Tensor, mask: Tensor, positions: Tensor, cache: Cache | None) -> Tensor:
         inputs = {"input_ids": ids, "attention_mask": mask, CACHE: cache, "use_cache": cache is not None}
         if self._takes_positions:
             inputs["position_ids"] = positions
         logits: Tensor = self._model(**inputs).logits
-        return logits[:, -1]
+        return logits
 
 
 def keys_and_values_suffice(model: PreTrainedModel) -> bool:
     """Whether a pass needs only the keys and values of earlier tokens; if not, it must read all tokens again."""
     layers = DynamicCache(config=model.config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
-
-
-@contextmanager
-def _head_at(model: PreTrainedModel, last: Tensor) -> Iterator[None]:
-    """Within this context, the output head computes only position `last` of each row: logits [rows, 1, vocabulary]."""
-
-    def pick(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        # By indexing, which copies the positions side by side; for a slice torch would copy the head's weights per row.
-        rows = torch.arange(len(last), device=args[0].device)
-        return (args[0][rows, last.to(args[0].device)][:, None], *args[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 from loracomp.errors import JobError
 from loracomp.model.batching import batches, out_of_memory, unless_out_of_memory
 from loracomp.model.forward import Forward, keys_and_values_suffice
-from loracomp.model.prefixes import ALIKE, alike, runs_alike
+from loracomp.model.prefixes import ALIKE, alike, branches_of_a_row, runs_alike
 from loracomp.model.row_cache import RowCache
 from loracomp.model.text import Generated, Prompt, Text, draw, end_tokens
 
@@ -131,20 +132,29 @@ class Texts:
     def _joined(self, texts: Sequence[Text], common: int, cache: Cache | None) -> Tensor:
         if cache is None:
             return self._logits(texts)
-        cache = self._beginning(texts, common) if common else cache
+        cache = self._beginning(texts[0], common) if common else cache
+        if common and len(texts) > 1:
+            return self._branched(texts, common, cache)
         logits = self._logits(texts, cache)
-        self._cache.append(cache, [text.width for text in texts])
+        self._cache.append(cache, [[(row, slice(0, text.width))] for row, text in enumerate(texts)])
         return logits
 
-    def _beginning(self, texts: Sequence[Text], common: int) -> Cache:
-        """A cache of the `common` first tokens, a row for each text; copied from a running text if one has them."""
-        tokens = texts[0].read[:common]
-        known, row = self._known(texts[0].composition, tokens)
+    def _beginning(self, text: Text, common: int) -> Cache:
+        """A cache of the `common` first tokens, copied from a running text if one has them."""
+        known, row = self._known(text.composition, text.read[:common])
         cache = self._cache.beginning(row, known) if known else DynamicCache()
         if known < common:
-            self._logits(texts[:1], cache, common)
-        cache.batch_repeat_interleave(len(texts))
+            self._logits([text], cache, common)
         return cache
+
+    def _branched(self, texts: Sequence[Text], common: int, cache: Cache) -> Tensor:
+        """Logits after the texts, which continue what `cache` holds, by a pass over one row."""
+        branches = [text.read[common:] for text in texts]
+        ends = list(accumulate(map(len, branches), initial=common))
+        with self._prepare(texts[:1], ends[-1] - common)():
+            logits = self._forward.after_branches(texts[0].read[:common], branches, cache)
+        self._cache.append(cache, [[(0, slice(0, common)), (0, slice(*branch))] for branch in pairwise(ends)])
+        return logits
 
     def _known(self, composition: Hashable, tokens: Sequence[int]) -> tuple[int, int]:
         """The row of the running text that shares most first tokens with `tokens`, after the number of these tokens."""
@@ -182,14 +192,13 @@ class Texts:
                 common = min(alike(together[0].read, together[-1].read), shortest)
                 if len(together) == 1:
                     common, _ = self._known(composition, together[0].read[:common])
-                yield common, together
+                yield from ((common, part) for part in branches_of_a_row(together, common))
 
     def _logits(self, texts: Sequence[Text], cache: Cache | None = None, until: int | None = None) -> Tensor:
         """Logits after what each text has read, or after its first `until` tokens; `cache` has the tokens before."""
         known = 0 if cache is None else cache.get_seq_length()
         rows = [text.read[known:until] for text in texts]
-        ready = self._prepare(texts, max(map(len, rows)))
-        with ready():
+        with self._prepare(texts, max(map(len, rows)))():
             return self._forward.after_rows(rows, cache)
 
     def _take(self, texts: Sequence[Text], logits: Tensor) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
+from loracomp.model.cpu import ROW_TOKENS
 from loracomp.model.text import Text
 
 ALIKE = 32
@@ -23,3 +24,19 @@ def runs_alike(texts: Sequence[Text]) -> Iterator[list[Text]]:
             run = []
         run.append(text)
     yield run
+
+
+def branches_of_a_row(texts: Sequence[Text], common: int) -> Iterator[list[Text]]:
+    """Cut texts that have their first `common` tokens in common into parts of at most ROW_TOKENS other tokens.
+
+    A part is read as one row, in which each token attends to all columns; a longer text is a part of its own.
+    """
+    part: list[Text] = []
+    length = 0
+    for text in texts:
+        if part and length + text.width - common > ROW_TOKENS:
+            yield part
+            part, length = [], 0
+        part.append(text)
+        length += text.width - common
+    yield part

@@ -78,17 +78,22 @@ class RowCache:
         """Count the column that a pass has written."""
         self._window.end += 1
 
-    def append(self, read: Cache, lengths: Sequence[int]) -> None:
-        """Add the rows of a cache of transformers; `lengths` says how many columns of each row to copy."""
+    def append(self, read: Cache, rows: Sequence[Sequence[tuple[int, slice]]]) -> None:
+        """Add rows from a cache of transformers: each is put together from columns of its rows, given as slices."""
         if not self._layers:
             self._layers = [_Layer(self._window, _sides(layer, rows=0)) for layer in read.layers]
-        rows, longest = len(self._starts), max(lengths)
-        self._reserve(rows + len(lengths), longest)
+        first = len(self._starts)
+        lengths = [sum(columns.stop - columns.start for _, columns in parts) for parts in rows]
+        self._reserve(first + len(rows), max(lengths))
         end = self._window.end
         for layer, source in zip(self._layers, read.layers, strict=True):
             for buffer, side in zip(layer.buffers, _sides(source), strict=True):
-                for number, length in enumerate(lengths):
-                    buffer[rows + number, :, end - length : end] = side[number, :, :length]
+                for number, (parts, length) in enumerate(zip(rows, lengths, strict=True)):
+                    at = end - length
+                    for row, columns in parts:
+                        width = columns.stop - columns.start
+                        buffer[first + number, :, at : at + width] = side[row, :, columns]
+                        at += width
         self._starts += [end - length for length in lengths]
         self._fit_window()
 

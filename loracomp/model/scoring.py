@@ -23,7 +23,7 @@ from loracomp.model.cpu import ROW_TOKENS
 
 
 class PlacesAtHead(NamedTuple):
-    """The places that the output head computes in a scoring pass: tensors [places]."""
+    """The places that the output head computes in a pass: tensors [places]."""
 
     row: Tensor
     position: Tensor
@@ -37,7 +37,7 @@ _PLACES_AT_HEAD: ContextVar[PlacesAtHead | None] = ContextVar("places_at_head", 
 
 
 def places_at_head() -> PlacesAtHead | None:
-    """In a scoring pass, what the output head computes; None in other passes, in which the head gets whole rows."""
+    """Within `head_at`, what the output head computes; None in other passes, in which the head gets whole rows."""
     return _PLACES_AT_HEAD.get()
 
 
@@ -210,7 +210,7 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
         for each in row.scored
     ]
     place, token, choice = torch.tensor(scored, device=device).T
-    with _head_at(model, _places_at_head(list(places), device), place, token):
+    with head_at(model, list(places)), _sharpened(model, place, token):
         logits = model(**inputs, use_cache=False).logits[0]
     place, token, choice = place.to(logits.device), token.to(logits.device), choice.to(logits.device)
     # In parts, to avoid a float32 copy of all logits.
@@ -222,13 +222,23 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
 
 def _inputs(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """The model's inputs; a plain padded batch if no row has more than one branch."""
+    if any(len(row.branches) > 1 for row in rows):
+        return branched(rows, device, dtype)
     input_ids, attention_mask = pad_right([row.tokens for row in rows], device)
-    if all(len(row.branches) <= 1 for row in rows):
-        return {"input_ids": input_ids, "attention_mask": attention_mask}
+    return {"input_ids": input_ids, "attention_mask": attention_mask}
+
+
+def branched(rows: Sequence[Row], device: torch.device, dtype: torch.dtype, first: int = 0) -> dict[str, Tensor]:
+    """The model's inputs [rows, n] from column `first` on; the mask [rows, 1, n, columns] keeps branches apart."""
+    input_ids, _ = pad_right([row.tokens for row in rows], device)
     branch, positions = _branches_and_positions(rows, input_ids.shape[1])
-    sees = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
-    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees.tril_(), torch.finfo(dtype).min)
-    return {"input_ids": input_ids, "position_ids": positions.to(device), "attention_mask": mask[:, None].to(device)}
+    sees = (branch[:, None, :] == branch[:, first:, None]) | (branch[:, None, :] == 0)
+    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees.tril_(first), torch.finfo(dtype).min)
+    return {
+        "input_ids": input_ids[:, first:],
+        "position_ids": positions[:, first:].to(device),
+        "attention_mask": mask[:, None].to(device),
+    }
 
 
 def _branches_and_positions(rows: Sequence[Row], width: int) -> tuple[Tensor, Tensor]:
@@ -289,16 +299,31 @@ def _places_at_head(places: Sequence[tuple[int, int]], device: torch.device) -> 
 
 
 @contextmanager
-def _head_at(model: PreTrainedModel, places: PlacesAtHead, place: Tensor, token: Tensor) -> Iterator[None]:
-    """Within this context, the output head computes only `places`: logits [1, places, vocabulary].
+def head_at(model: PreTrainedModel, places: Sequence[tuple[int, int]]) -> Iterator[None]:
+    """Within this context, the output head computes only these (row, position): logits [1, places, vocabulary].
 
-    The logits of `token` at `place` are computed in float32. This uses hooks on the head rather than a call around the
-    model's forward, so that PEFT, autocast and whatever the model does to logits (soft caps, scaling) still apply.
+    This uses a hook on the head rather than a call around the model's forward, so that PEFT, autocast and whatever the
+    model does to logits (soft caps, scaling) still apply. Indexing copies the places side by side; for a slice torch
+    would copy the head's weights for each row.
     """
+    head = model.get_output_embeddings()
+    at = _places_at_head(places, model.get_input_embeddings().weight.device)
 
-    def gather(_: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
-        device = args[0].device
-        return (args[0][places.row.to(device), places.position.to(device)][None],)
+    def gather(_: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (args[0][at.row.to(args[0].device), at.position.to(args[0].device)][None], *args[1:])
+
+    handle = head.register_forward_pre_hook(gather)
+    before = _PLACES_AT_HEAD.set(at)
+    try:
+        yield
+    finally:
+        _PLACES_AT_HEAD.reset(before)
+        handle.remove()
+
+
+@contextmanager
+def _sharpened(model: PreTrainedModel, place: Tensor, token: Tensor) -> Iterator[None]:
+    """Within this context, the output head computes the logits of `token` at `place` in float32."""
 
     def sharpen(head: nn.Module, args: tuple[Tensor], logits: Tensor) -> Tensor:
         # bfloat16 has steps of 0.125 near 20, so that one in ten True / False questions would be a tie.
@@ -308,16 +333,12 @@ def _head_at(model: PreTrainedModel, places: PlacesAtHead, place: Tensor, token:
         exact = (args[0][0, at].float() * head.weight[of].float()).sum(-1)
         return logits.float().index_put_((torch.zeros_like(at), at, of), exact)
 
-    head = model.get_output_embeddings()
-    # `sharpen` must be called before adapters' hooks, because it overwrites logits, and what they added would be lost.
-    handles = [head.register_forward_pre_hook(gather), head.register_forward_hook(sharpen, prepend=True)]
-    before = _PLACES_AT_HEAD.set(places)
+    # It must be called before adapters' hooks, because it overwrites logits, and what they added would be lost.
+    handle = model.get_output_embeddings().register_forward_hook(sharpen, prepend=True)
     try:
         yield
     finally:
-        _PLACES_AT_HEAD.reset(before)
-        for handle in handles:
-            handle.remove()
+        handle.remove()
 
 
 def normalize(scores: Tensor, question: Question, normalization: str) -> Tensor:

@@ -192,7 +192,7 @@ def logits_of_steps(model, prompts, rows, shared):
     def under(texts, tokens):
         return SideBySide(model, rows).ready([text.item for text in texts], tokens, shared=shared)
 
-    handle = model.lm_head.register_forward_hook(lambda _m, _a, logits: steps.append(logits[:, -1].float()))
+    handle = model.lm_head.register_forward_hook(lambda _m, _a, logits: steps.append(logits.flatten(0, 1).float()))
     end, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
     try:
         texts = Texts(model, without_end, under)

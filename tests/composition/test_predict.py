@@ -330,7 +330,7 @@ def test_prompts_of_very_different_lengths_take_a_pass_each_and_answer_the_same(
 def test_rows_come_to_the_output_head_side_by_side_and_its_weights_are_not_copied_for_each(base, predictor):
     seen = []
     head = base.model.get_output_embeddings()
-    head.register_forward_hook(lambda _, args, __: seen.append((args[0].shape[0], args[0].is_contiguous())))
+    head.register_forward_hook(lambda _, args, __: seen.append((args[0].shape[:2].numel(), args[0].is_contiguous())))
     predictor.predict([written("a b c", max_new_tokens=2), written("d", max_new_tokens=2)])
     assert seen == [(2, True), (2, True)]
 

@@ -9,7 +9,7 @@ from peft import PeftModel
 from loracomp.composition.layers import SideBySide
 from loracomp.composition.strategies import gated
 from loracomp.errors import JobError
-from loracomp.model import row_cache
+from loracomp.model import prefixes, row_cache
 from loracomp.model.generation import Texts
 from loracomp.model.prefixes import ALIKE
 from loracomp.model.text import Generated, Prompt
@@ -151,7 +151,16 @@ def test_equal_prompts_share_all_but_their_last_token(model, tokenizer):
     asked = [(ending(4), 2)] * 3
     found, shapes = sharing(model, tokenizer, asked)
     assert len(set(found)) == 1
-    assert shapes[:2] == [(1, len(BEGINNING)), (3, 1)]
+    assert shapes[:2] == [(1, len(BEGINNING)), (1, 3)]
+
+
+def test_what_does_not_fit_into_a_row_is_read_in_several(model, tokenizer, monkeypatch):
+    monkeypatch.setattr(prefixes, "ROW_TOKENS", 10)
+    asked = [(ending(n, *range(9, 9 + 3 * n)), 0) for n in range(5)]  # 1, 4, 7, 10 and 13 tokens
+    expected, _ = sharing(model, tokenizer, asked, shares=False)
+    found, shapes = sharing(model, tokenizer, asked)
+    assert found == expected
+    assert [shape for shape in shapes if shape[0] == 1][:5] == [(1, len(BEGINNING)), (1, 5), (1, 7), (1, 10), (1, 13)]
 
 
 def test_what_is_not_wanted_any_more_is_gone_with_the_next_step(model, tokenizer):
