@@ -29,6 +29,9 @@ from .others import SYSTEMS, K, Search
 
 CHUNK = 50_000
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "many_examples.json"
+SERVER = """
+SELECT current_setting('shared_buffers') AS shared_buffers, current_setting('huge_pages_status', true) AS huge_pages
+"""
 SIZES = """
 SELECT pg_table_size('loracomp.example_embedding') / 1e6 AS table_mb,
     pg_relation_size('loracomp.example_embedding_hnsw') / 1e6 AS index_mb
@@ -79,10 +82,10 @@ def measure(  # noqa: PLR0917
         drop_readers(connection)
     if beside:
         rows += [shown(other(name, make(connection, library), library, batch)) for name, make in SYSTEMS.items()]
-    sizes = connection.execute(SIZES).fetchone()
-    assert sizes
+    sizes, server = connection.execute(SIZES).fetchone(), connection.execute(SERVER).fetchone()
+    assert sizes and server
     return {
-        "day": f"{datetime.now():%Y-%m-%d}", "tasks": tasks, "batch": batch, "jobs": len(library.queries),
+        "day": f"{datetime.now():%Y-%m-%d}", "tasks": tasks, "batch": batch, "jobs": len(library.queries), **server,
         "stored_per_s": round(size / library.stored_ms * 1000), "indexed_s": round(indexed_s, 1), **joins,
         **{name: round(float(mb), 1) for name, mb in sizes.items()}, "rows": rows,
     }  # fmt: skip

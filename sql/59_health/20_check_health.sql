@@ -77,7 +77,7 @@ AS $$
             || ': when the server or its machine dies, accepted jobs may be lost; turn it on', 'what is committed stays')
     FROM pg_settings AS s WHERE s.name IN ('fsync', 'full_page_writes', 'synchronous_commit') AND s.setting = 'off'
     UNION ALL
-    -- HNSW reads pages in no order. Of 100,000 examples, half of them in shared_buffers, a route takes a third longer.
+    -- HNSW reads pages in no order. Of 100,000 examples, half of them in shared_buffers, a route takes up to 1.4 times as long.
     SELECT 'index in memory', CASE WHEN m.index_bytes <= m.buffer_bytes THEN 'ok' ELSE 'warn' END,
         format('%s for the index of examples, %s in shared_buffers', pg_size_pretty(m.index_bytes), pg_size_pretty(m.buffer_bytes))
             || CASE WHEN m.index_bytes <= m.buffer_bytes THEN '' ELSE ': routing is slower; raise shared_buffers' END
