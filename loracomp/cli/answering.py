@@ -10,7 +10,7 @@ import psycopg
 
 from loracomp.cli.common import remarks
 from loracomp.config import Settings
-from loracomp.database.connections import Connection, connect, translated_errors
+from loracomp.database.connections import Connection, connect, row_of, rows_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
@@ -60,9 +60,7 @@ def see_to_answers(connection: Connection, settings: Settings, look: Look, total
 
 def may_work(connection: Connection) -> bool:
     """Whether the login may run a worker: only members of loracomp_worker and the owner may."""
-    row = connection.execute(QUERIES["may_work"]).fetchone()
-    assert row is not None
-    return bool(row["may"])
+    return bool(row_of(connection, QUERIES["may_work"])["may"])
 
 
 def _others_answer(connection: Connection, look: Look, before: Waiting) -> bool:
@@ -79,8 +77,7 @@ def _others_answer(connection: Connection, look: Look, before: Waiting) -> bool:
 
 def _somebody_works(connection: Connection, base_model: str) -> bool:
     """Whether any worker is running jobs of this base model, with leases that have not expired."""
-    with translated_errors():
-        rows = connection.execute(QUERIES["queue_health"], {"base_model": base_model}).fetchall()
+    rows = rows_of(connection, QUERIES["queue_health"], {"base_model": base_model})
     return any(row["running"] > row["expired_leases"] for row in rows)
 
 

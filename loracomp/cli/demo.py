@@ -11,7 +11,7 @@ from rich.text import Text
 from loracomp.cli.common import AsJson, console, emit_json, emit_table, open_database, remarks
 from loracomp.config import Settings, load_settings
 from loracomp.database import schema
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, row_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 
@@ -32,7 +32,8 @@ def demo(as_json: AsJson = False) -> None:
         schema.initialize(database_url(settings))
     with open_database() as connection:
         _load_library(connection, settings)
-        ids = [_insert(connection, job) for job in demo_jobs()]
+        jobs = [job | {"tags": Jsonb(job["tags"])} for job in demo_jobs()]
+        ids = [row_of(connection, QUERIES["insert_job"], job)["id"] for job in jobs]
         _answer(settings, len(ids))
         # Refresh the reports, because otherwise a new user would find half of the views in bi empty.
         connection.execute(QUERIES["refresh_reports"], {"older_than": "0"})
@@ -47,12 +48,6 @@ def demo_jobs() -> list[dict[str, Any]]:
     """The demo's jobs, as columns of loracomp.job."""
     found: list[dict[str, Any]] = yaml.safe_load(files("loracomp.cli").joinpath("demo.yaml").read_text())
     return [COLUMNS | job for job in found]
-
-
-def _insert(connection: Connection, job: dict[str, Any]) -> int:
-    row = connection.execute(QUERIES["insert_job"], job | {"tags": Jsonb(job["tags"])}).fetchone()
-    assert row is not None
-    return int(row["id"])
 
 
 def _load_library(connection: Connection, settings: Settings) -> None:

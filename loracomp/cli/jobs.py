@@ -14,7 +14,7 @@ import typer
 from loracomp.cli.answering import may_work
 from loracomp.cli.common import AsJson, emit_json, harmless, open_database, remarks, say
 from loracomp.config import load_settings
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, row_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.database.schema import check_revision
@@ -64,11 +64,13 @@ def ask(
             "policy": policy,
             "exclude_tasks": exclude_task or [],
         }
-        job = _submit(connection, columns)
+        job = row_of(connection, QUERIES["submit_job"], columns)["id"]
         with _said_where_it_waits(job):
             if not _wait(connection, job, patience):
                 _answer_or_wait(connection, job)
-        _show(connection, job, as_json)
+        row = _show(connection, job, as_json)
+    if row["status"] != "succeeded":
+        raise JobError(f"job {job} {row['status']}: {row['error']}", code=str(row["error_code"]))
 
 
 @contextmanager
@@ -79,12 +81,6 @@ def _said_where_it_waits(job: int) -> Iterator[None]:
     except (LoracompError, KeyboardInterrupt):
         remarks.print(f"job {job} waits for a worker; `loracomp explain {job}` shows how it ended")
         raise
-
-
-def _submit(connection: Connection, columns: dict[str, Any]) -> int:
-    row = connection.execute(QUERIES["submit_job"], columns).fetchone()
-    assert row is not None
-    return int(row["id"])
 
 
 def refuse_nul(*texts: str) -> None:
@@ -113,9 +109,8 @@ def _wait(connection: Connection, job: int, patience: float | None) -> bool:
 
 def _look(connection: Connection, job: int) -> str:
     """Wait until the job has ended, for at most half a second, and return its status."""
-    row = connection.execute(QUERIES["wait_for_job"], {"id": job, "timeout": timedelta(seconds=0.5)}).fetchone()
-    assert row is not None
-    return str(row["status"])
+    values = {"id": job, "timeout": timedelta(seconds=0.5)}
+    return str(row_of(connection, QUERIES["wait_for_job"], values)["status"])
 
 
 def _answer_or_wait(connection: Connection, job: int) -> None:
@@ -142,30 +137,20 @@ def _answer_here(connection: Connection, job: int) -> None:
             running.join()
 
 
-def _show(connection: Connection, job: int, as_json: bool) -> None:
+def _show(connection: Connection, job: int, as_json: bool) -> dict[str, Any]:
+    """Print a job's trace, as JSON or in words, and return it."""
     row = _job(connection, job)
     if as_json:
         emit_json(row)
     else:
-        say(_explanation(connection, job))
-    if row["status"] != "succeeded":
-        raise JobError(f"job {job} {row['status']}: {row['error']}", code=str(row["error_code"]))
-
-
-def _explanation(connection: Connection, job: int) -> str:
-    row = connection.execute(QUERIES["explain_job"], {"id": job}).fetchone()
-    assert row is not None
-    return str(row["explanation"])
+        say(row_of(connection, QUERIES["explain_job"], {"id": job})["explanation"])
+    return row
 
 
 def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_json: AsJson = False) -> None:
     """Explain in words how a job was answered: examples, tasks, weights, adapters, scores, timings."""
     with open_database() as connection:
-        row = _job(connection, job)
-        if as_json:
-            emit_json(row)
-        else:
-            say(_explanation(connection, job))
+        _show(connection, job, as_json)
 
 
 def replay(

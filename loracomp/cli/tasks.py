@@ -253,9 +253,7 @@ def set_policy(
 ) -> None:
     """Change settings of a policy, or create one. Other settings keep their values; a new policy has the defaults."""
     values = {"name": name, "settings": Jsonb(dict(map(_setting, settings)))}
-    with open_database() as connection:
-        row = connection.execute(QUERIES["set_policy"], values).fetchone()
-    assert row
+    (row,) = run_query(QUERIES["set_policy"], values)
     _emit_policy(row, as_json)
 
 

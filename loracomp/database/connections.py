@@ -1,6 +1,6 @@
 """Opens connections, and translates psycopg's errors into loracomp's."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar
@@ -131,6 +131,17 @@ def translated_errors() -> Iterator[None]:
         yield
     except psycopg.Error as error:
         raise translate(error) from error
+
+
+def rows_of(connection: Connection, statement: str, values: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
+    """The rows that a statement returns; psycopg's exceptions become LoracompErrors."""
+    with translated_errors():
+        return connection.execute(statement, values).fetchall()
+
+
+def row_of(connection: Connection, statement: str, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The row of a statement that always returns one; like `rows_of`."""
+    return rows_of(connection, statement, values)[0]
 
 
 def storable(text: str) -> str:

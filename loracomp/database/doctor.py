@@ -7,7 +7,7 @@ import psycopg
 
 from loracomp.config import Settings
 from loracomp.database import schema
-from loracomp.database.connections import Connection, connect, translated_errors
+from loracomp.database.connections import Connection, connect, row_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import SchemaMismatchError
 
@@ -56,11 +56,10 @@ def _drift(url: str) -> Finding:
 
 def _clock(connection: Connection) -> Finding:
     before = datetime.now(UTC)
-    row = connection.execute(QUERIES["server_clock"]).fetchone()
+    now = row_of(connection, QUERIES["server_clock"])["now"]
     after = datetime.now(UTC)
-    assert row is not None
     # The server read its clock between `before` and `after`.
-    skew = max((before - row["now"]).total_seconds(), (row["now"] - after).total_seconds(), 0.0)
+    skew = max((before - now).total_seconds(), (now - after).total_seconds(), 0.0)
     if skew > SKEW_S:
         return finding(
             "clock",
@@ -71,13 +70,12 @@ def _clock(connection: Connection) -> Finding:
 
 
 def _pooler(url: str, connection: Connection, settings: Settings) -> Finding:
-    row = connection.execute(QUERIES["server_clock"]).fetchone()
-    assert row is not None
-    if row["pid"] == connection.info.backend_pid:
+    pid = row_of(connection, QUERIES["server_clock"])["pid"]
+    if pid == connection.info.backend_pid:
         return finding("pooler", "ok", "none between here and the server")
     # A pooler reports its own number as backend_pid, which differs from the server process's.
     try:
-        shared = next(_servers_of_another(url)) == row["pid"]
+        shared = next(_servers_of_another(url)) == pid
     except psycopg.errors.ProtocolViolation:
         return finding("pooler", "fail", "in statement mode, which breaks transactions: set pool_mode = transaction")
     if not shared:

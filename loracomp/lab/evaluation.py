@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.connections import Connection, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.lab.catalogue import load_entry, read_examples
@@ -56,12 +56,12 @@ def start_evaluation(
         "base_model": base_model,
         "seed": seed,
     }
-    return _rows(connection, QUERIES["start_evaluation"], values)
+    return rows_of(connection, QUERIES["start_evaluation"], values)
 
 
 def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
     """Settings of an evaluation and the progress of its jobs. Raises NotFoundError."""
-    rows = _rows(connection, QUERIES["evaluation"], {"name": name})
+    rows = rows_of(connection, QUERIES["evaluation"], {"name": name})
     if not rows:
         raise NotFoundError(f"there is no evaluation {name}: start it with --tasks and --policies")
     return rows[0]
@@ -70,9 +70,9 @@ def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
 def read_results(connection: Connection, name: str) -> dict[str, Rows]:
     """Results so far: accuracy by task, by family and overall; comparisons with REFERENCES; quality of routing."""
     return {
-        "accuracy": _rows(connection, QUERIES["evaluation_accuracy"], {"name": name}),
-        "pairs": _rows(connection, QUERIES["evaluation_pair"], {"name": name, "references": list(REFERENCES)}),
-        "routing": _rows(connection, QUERIES["routing_quality"], {"name": name}),
+        "accuracy": rows_of(connection, QUERIES["evaluation_accuracy"], {"name": name}),
+        "pairs": rows_of(connection, QUERIES["evaluation_pair"], {"name": name, "references": list(REFERENCES)}),
+        "routing": rows_of(connection, QUERIES["routing_quality"], {"name": name}),
     }
 
 
@@ -81,7 +81,7 @@ def write_csv(connection: Connection, name: str, path: Path) -> int:
 
     Raises RefusedError if the file can't be written.
     """
-    rows = _rows(connection, QUERIES["evaluation_rows"], {"name": name})
+    rows = rows_of(connection, QUERIES["evaluation_rows"], {"name": name})
     try:
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]) if rows else [])
@@ -90,8 +90,3 @@ def write_csv(connection: Connection, name: str, path: Path) -> int:
     except OSError as error:
         raise RefusedError(f"{path} cannot be written: {error}") from None
     return len(rows)
-
-
-def _rows(connection: Connection, statement: str, values: dict[str, Any]) -> Rows:
-    with translated_errors():
-        return connection.execute(statement, values).fetchall()

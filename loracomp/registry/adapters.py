@@ -12,7 +12,7 @@ from typing import Any, cast
 from psycopg.types.json import Jsonb
 
 from loracomp.composition.strategies import AdapterWeights
-from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.connections import Connection, row_of, rows_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import JobError, RefusedError, UsageError
 from loracomp.model.sources import is_hub_id
@@ -60,8 +60,7 @@ def stage_adapter(
     adapter = read_adapter(folder, base, any_base=any_base)
     name = task if name is None else name
     with translated_errors(), connection.transaction():
-        row = connection.execute(QUERIES["stage_adapter"], _values(adapter, task, base, name)).fetchone()
-        assert row
+        row = row_of(connection, QUERIES["stage_adapter"], _values(adapter, task, base, name))
         if row["created"]:
             copy_weights(connection, row["adapter_id"], adapter.weights)
     return StagedAdapter(row["adapter_id"], name, row["adapter_version"], row["created"], adapter.unmatched_targets)
@@ -101,17 +100,14 @@ def activate_adapter(connection: Connection, adapter_id: int, *, force: bool = F
     Returns the id of the adapter that it replaced and that is retired now, or None. Raises RefusedError if the new
     adapter scores worse than the replaced one on measured examples, unless `force`.
     """
-    with translated_errors():
-        row = connection.execute(QUERIES["activate_adapter"], {"adapter_id": adapter_id, "force": force}).fetchone()
-    assert row
-    replaced: int | None = row["replaced"]
+    values = {"adapter_id": adapter_id, "force": force}
+    replaced: int | None = row_of(connection, QUERIES["activate_adapter"], values)["replaced"]
     return replaced
 
 
 def retire_adapter(connection: Connection, adapter_id: int) -> None:
     """Take an adapter out of routing. It stays stored for replay, and can be activated again."""
-    with translated_errors():
-        connection.execute(QUERIES["retire_adapter"], {"adapter_id": adapter_id})
+    row_of(connection, QUERIES["retire_adapter"], {"adapter_id": adapter_id})
 
 
 def delete_adapter(
@@ -122,8 +118,7 @@ def delete_adapter(
     Raises NotFoundError, and RefusedError if it is active or if a trace or a waiting job names it, unless `force`.
     """
     values = {"adapter": reference, "base_model": base_model, "force": force}
-    with translated_errors():
-        return connection.execute(QUERIES["delete_adapter"], values).fetchall()
+    return rows_of(connection, QUERIES["delete_adapter"], values)
 
 
 def find_adapter(connection: Connection, reference: str, base_model: str | None = None) -> dict[str, Any]:
@@ -132,10 +127,7 @@ def find_adapter(connection: Connection, reference: str, base_model: str | None 
     if at and not version.isdecimal():
         raise UsageError(f"adapter {reference!r}: write NAME, or NAME@VERSION with a number")
     values = {"name": name if at else reference, "version": int(version) if at else None, "base_model": base_model}
-    with translated_errors():
-        row = connection.execute(QUERIES["find_adapter"], values).fetchone()
-    assert row
-    return row
+    return row_of(connection, QUERIES["find_adapter"], values)
 
 
 def fetch_adapters(connection: Connection, adapter_ids: Sequence[int]) -> list[AdapterWeights]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from psycopg.types.json import Jsonb
 
-from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.connections import Connection, row_of, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.model.encoder import Encoder, load_encoder
@@ -30,7 +30,7 @@ class RegisteredBaseModel:
 def register_base_model(connection: Connection, model: BaseModelDescription, *, make_default: bool = False) -> int:
     """Register a base model under its name; returns its id. The first one becomes the default.
 
-    Raises psycopg's RaiseException (`translated_errors` makes it RefusedError) if the name belongs to other weights.
+    Raises RefusedError if the name belongs to other weights.
     """
     values = {
         "name": model.name,
@@ -44,17 +44,12 @@ def register_base_model(connection: Connection, model: BaseModelDescription, *, 
         "make_default": make_default,
         "has_chat_template": model.has_chat_template,
     }
-    with translated_errors():
-        row = connection.execute(QUERIES["register_base_model"], values).fetchone()
-    assert row
-    return int(row["id"])
+    return int(row_of(connection, QUERIES["register_base_model"], values)["id"])
 
 
 def find_base_model(connection: Connection, name: str | None = None) -> RegisteredBaseModel:
     """The registered base model with this name, or the default one if no name is given. Raises NotFoundError."""
-    with translated_errors():
-        row = connection.execute(QUERIES["find_base_model"], {"name": name}).fetchone()
-    assert row
+    row = row_of(connection, QUERIES["find_base_model"], {"name": name})
     modules = {module: (int(shape[0]), int(shape[1])) for module, shape in row["modules"].items()}
     return RegisteredBaseModel(row["id"], row["name"], row["source"], row["revision"], row["fingerprint"], modules)
 
@@ -87,8 +82,6 @@ def check_encoder(connection: Connection, encoder: Encoder | EncoderPart) -> Non
 
 
 def _encoder_row(connection: Connection) -> dict[str, Any]:
-    with translated_errors():
-        row = connection.execute(QUERIES["show_encoder"]).fetchone()
-    if row is None:
-        raise NotFoundError("the database has no encoder: set one with `loracomp encoder set SOURCE`")
-    return row
+    if rows := rows_of(connection, QUERIES["show_encoder"]):
+        return rows[0]
+    raise NotFoundError("the database has no encoder: set one with `loracomp encoder set SOURCE`")

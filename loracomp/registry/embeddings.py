@@ -10,7 +10,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.connections import Connection, row_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.model.encoder import Encoder
 from loracomp.registry.base_models import check_encoder
@@ -82,9 +82,8 @@ def _embed_batch(connection: Connection, encoder: Encoder, task: str | None, aft
 
 
 def _count_unembedded(connection: Connection, encoder: Encoder, task: str | None) -> int:
-    row = connection.execute(QUERIES["count_unembedded"], {**encoder_key(encoder), "task": task}).fetchone()
-    assert row
-    return int(row["unembedded"])
+    values = {**encoder_key(encoder), "task": task}
+    return int(row_of(connection, QUERIES["count_unembedded"], values)["unembedded"])
 
 
 def progress_bar() -> Progress:
@@ -102,11 +101,11 @@ def load_embeddings(
     """Like `add_embeddings`, for many rows in one transaction; the index is built anew if that is faster."""
     if rows:
         with translated_errors(), connection.transaction():
-            row = connection.execute(QUERIES["drop_embedding_index"], {"incoming": len(rows)}).fetchone()
+            dropped = row_of(connection, QUERIES["drop_embedding_index"], {"incoming": len(rows)})["dropped"]
             for start in range(0, len(rows), ADDED_TOGETHER):
                 part = slice(start, start + ADDED_TOGETHER)
                 add_embeddings(connection, rows[part], vectors[part], encoder)
-            if row and row["dropped"]:
+            if dropped:
                 connection.execute(QUERIES["build_embedding_index"])
     tune_routing(connection)
 
@@ -124,13 +123,9 @@ def add_embeddings(
     """
     key = encoder_key(encoder) if encoder else {"encoder": None, "input_version": None}
     values = {**key, "example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors)}
-    with translated_errors():
-        row = connection.execute(QUERIES["add_embeddings"], values).fetchone()
-    assert row
-    return int(row["added"])
+    return int(row_of(connection, QUERIES["add_embeddings"], values)["added"])
 
 
 def tune_routing(connection: Connection) -> None:
     """Adjust routing's index settings to the number of embeddings; call this after embeddings were added or removed."""
-    with translated_errors():
-        connection.execute(QUERIES["tune_routing"])
+    row_of(connection, QUERIES["tune_routing"])

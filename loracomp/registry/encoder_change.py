@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from loracomp.database import schema
-from loracomp.database.connections import Connection, connect, translated_errors
+from loracomp.database.connections import Connection, connect, row_of, rows_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.database.sql_objects import lock_tables, run, set_aside
 from loracomp.errors import RefusedError
@@ -70,16 +70,12 @@ def set_encoder(
 
 def cancel_encoder(connection: Connection) -> str | None:
     """Give up a change of the encoder, with what was embedded for it; returns the new encoder's name, None if none."""
-    with translated_errors():
-        row = connection.execute(QUERIES["cancel_encoder"]).fetchone()
-    assert row
-    given_up: str | None = row["given_up"]
+    given_up: str | None = row_of(connection, QUERIES["cancel_encoder"])["given_up"]
     return given_up
 
 
 def _is_present(connection: Connection, encoder: Encoder) -> bool:
-    row = connection.execute(QUERIES["show_encoder"]).fetchone()
-    return row is not None and _is(row, encoder)
+    return any(_is(row, encoder) for row in rows_of(connection, QUERIES["show_encoder"]))
 
 
 def _is(row: Mapping[str, Any], encoder: Encoder) -> bool:

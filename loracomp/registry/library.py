@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from loracomp.config import Settings
-from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.connections import Connection, rows_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
@@ -78,9 +78,7 @@ def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: S
 
 def _registered_base_model(connection: Connection, part: BaseModelPart, settings: Settings) -> str:
     """The name of the library's base model in this database, found by fingerprint; registers it if it is missing."""
-    with translated_errors():
-        rows = connection.execute(QUERIES["list_base_models"]).fetchall()
-    for row in rows:
+    for row in rows_of(connection, QUERIES["list_base_models"]):
         if row["fingerprint"] == part.fingerprint:
             return str(row["name"])
     model = describe_base_model(part.source, revision=part.revision, cache_dir=settings.home / "models")
@@ -99,7 +97,7 @@ def _ensure_encoder(connection: Connection, part: EncoderPart, settings: Setting
             f"the library's encoder has input version {part.input_version}, and this release has "
             f"{INPUT_FORMAT_VERSION}: build it again with `loracomp library build`"
         )
-    if connection.execute(QUERIES["show_encoder"]).fetchone() is None:
+    if not rows_of(connection, QUERIES["show_encoder"]):
         set_encoder(database_url(settings), load_encoder(part.source, revision=part.revision))
     check_encoder(connection, part)
 
@@ -114,8 +112,7 @@ def _check_made_with(task: str, examples: EmbeddedExamples, encoder: EncoderPart
 
 
 def _known_adapters(connection: Connection, base_model: str) -> set[tuple[str, str]]:
-    with translated_errors():
-        rows = connection.execute(QUERIES["list_adapters"]).fetchall()
+    rows = rows_of(connection, QUERIES["list_adapters"])
     return {(row["task"], row["sha256"]) for row in rows if row["base_model"] == base_model}
 
 
@@ -154,7 +151,5 @@ def _without_embedding(
 ) -> tuple[list[dict[str, Any]], Vectors]:
     """The examples that have no embedding in the database, and the library's embeddings of them, in the same order."""
     places = {content_hash.tobytes(): place for place, content_hash in enumerate(examples.content_hashes)}
-    with translated_errors():
-        values = {"task": task, "content_hashes": list(places)}
-        rows = connection.execute(QUERIES["find_unembedded"], values).fetchall()
+    rows = rows_of(connection, QUERIES["find_unembedded"], {"task": task, "content_hashes": list(places)})
     return rows, examples.embeddings[[places[row["content_hash"]] for row in rows]]

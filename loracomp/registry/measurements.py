@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.connections import Connection, row_of, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.registry.measurement_files import MeasuredExamples
 
@@ -26,10 +26,7 @@ def measure_task(
     active, or if no example is left.
     """
     values = {"task": task, "rows": rows, "adapters": adapters, "split": split, "base_model": base_model}
-    with translated_errors():
-        row = connection.execute(QUERIES["measure_task"], values).fetchone()
-    assert row
-    return row
+    return row_of(connection, QUERIES["measure_task"], values)
 
 
 def measure_adapter(connection: Connection, adapter_id: int, *, tasks: int = 30) -> dict[str, Any]:
@@ -38,10 +35,7 @@ def measure_adapter(connection: Connection, adapter_id: int, *, tasks: int = 30)
     The examples are those already measured of its own task and the nearest ones, `tasks` in all. Returns examples and
     added (jobs). Raises NotFoundError for an unknown adapter, and if none of these examples is measured yet.
     """
-    with translated_errors():
-        row = connection.execute(QUERIES["measure_adapter"], {"adapter_id": adapter_id, "tasks": tasks}).fetchone()
-    assert row
-    return row
+    return row_of(connection, QUERIES["measure_adapter"], {"adapter_id": adapter_id, "tasks": tasks})
 
 
 def add_measurements(connection: Connection, task: str, base_model: str, measured: MeasuredExamples) -> int:
@@ -61,13 +55,9 @@ def add_measurements(connection: Connection, task: str, base_model: str, measure
         "gains": [None if np.isnan(gain) else gain for gain in found.gains.ravel().tolist()],
         "are_right": found.are_right.ravel().tolist(),
     }
-    with translated_errors():
-        row = connection.execute(QUERIES["add_measurements"], values).fetchone()
-    assert row
-    return int(row["added"])
+    return int(row_of(connection, QUERIES["add_measurements"], values)["added"])
 
 
 def list_measurements(connection: Connection, task: str | None = None) -> list[dict[str, Any]]:
     """One row for each task and base model: measured examples and adapters; jobs that wait, run or have failed."""
-    with translated_errors():
-        return connection.execute(QUERIES["list_measurements"], {"task": task}).fetchall()
+    return rows_of(connection, QUERIES["list_measurements"], {"task": task})

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from psycopg.types.json import Jsonb
 
-from loracomp.database.connections import Connection, translated_errors
+from loracomp.database.connections import Connection, row_of, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
 from loracomp.registry.examples import Example
@@ -41,10 +41,7 @@ def add_task(
 ) -> bool:
     """Add a task. Returns False and changes nothing if the name exists. Raises NotFoundError for an unknown role."""
     values = {"name": name, "family": family, "description": description, "reader_role": reader_role}
-    with translated_errors():
-        row = connection.execute(QUERIES["add_task"], values).fetchone()
-    assert row
-    return bool(row["added"])
+    return bool(row_of(connection, QUERIES["add_task"], values)["added"])
 
 
 def import_examples(connection: Connection, task: str, examples: Iterable[Example]) -> ImportReport:
@@ -67,8 +64,7 @@ def import_examples(connection: Connection, task: str, examples: Iterable[Exampl
 
 def add_rows(connection: Connection, task: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Call loracomp.add_examples once; returns for each row its outcome and the split in which it is stored."""
-    with translated_errors():
-        return connection.execute(QUERIES["add_examples"], {"task": task, "examples": Jsonb(rows)}).fetchall()
+    return rows_of(connection, QUERIES["add_examples"], {"task": task, "examples": Jsonb(rows)})
 
 
 def draw(rows: Iterable[T], limit: int | None, seed: int = 0) -> list[T]:
