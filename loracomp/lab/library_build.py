@@ -80,21 +80,9 @@ def measured_examples(folder: Path, task: str, rows: Sequence[Example]) -> list[
 def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) -> Manifest:
     entries = {task: load_entry(task) for task in files.tasks_with_examples(folder)}
     return Manifest(
-        base_model=BaseModelPart(
-            name=base_model.name,
-            source=base_model.source,
-            revision=base_model.revision,
-            fingerprint=base_model.fingerprint,
-        ),
-        encoder=EncoderPart(
-            name=encoder.name,
-            source=encoder.source,
-            revision=encoder.revision,
-            fingerprint=encoder.fingerprint,
-            dimensions=encoder.dimensions,
-            input_version=encoder.input_version,
-        ),
-        tasks={task: TaskPart(family=e.family, description=e.description) for task, e in entries.items()},
+        base_model=BaseModelPart.model_validate(base_model, from_attributes=True),
+        encoder=EncoderPart.model_validate(encoder, from_attributes=True),
+        tasks={task: TaskPart.model_validate(entry, from_attributes=True) for task, entry in entries.items()},
     )
 
 

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
@@ -67,21 +67,16 @@ def stage_adapter(
 
 
 def _values(adapter: AdapterFile, task: str, base: RegisteredBaseModel, name: str) -> dict[str, Any]:
-    return {
+    return asdict(adapter) | {
         "task": task,
         "base_model": base.name,
         "name": name,
-        "rank": adapter.rank,
-        "alpha": adapter.alpha,
-        "use_rslora": adapter.use_rslora,
         "scaling": adapter.scaling,
         "target_modules": list(adapter.target_modules),
-        "parameter_count": adapter.parameter_count,
         "byte_count": len(adapter.weights),
         "sha256": adapter.sha256,
         "config": Jsonb(adapter.config),
         "training": Jsonb(adapter.training),
-        "changes_nothing": adapter.changes_nothing,
     }
 
 

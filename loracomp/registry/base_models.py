@@ -32,18 +32,7 @@ def register_base_model(connection: Connection, model: BaseModelDescription, *, 
 
     Raises RefusedError if the name belongs to other weights.
     """
-    values = {
-        "name": model.name,
-        "source": model.source,
-        "revision": model.revision,
-        "fingerprint": model.fingerprint,
-        "architecture": model.architecture,
-        "context_length": model.context_length,
-        "parameter_count": model.parameter_count,
-        "modules": Jsonb(model.modules),
-        "make_default": make_default,
-        "has_chat_template": model.has_chat_template,
-    }
+    values = vars(model) | {"modules": Jsonb(model.modules), "make_default": make_default}
     return int(row_of(connection, QUERIES["register_base_model"], values)["id"])
 
 

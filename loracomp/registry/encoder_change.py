@@ -102,16 +102,8 @@ def _exceeds(left_out: Mapping[str, int], agreed: Mapping[str, int]) -> bool:
 
 def _begin(url: str, encoder: Encoder) -> str:
     """Set the encoder, or begin to change it: 'present' or 'next', what it is now."""
-    values = {
-        "name": encoder.name,
-        "source": encoder.source,
-        "revision": encoder.revision,
-        "fingerprint": encoder.fingerprint,
-        "dimensions": encoder.dimensions,
-        "input_version": encoder.input_version,
-    }
     with schema.installing(url) as connection:
-        row = _cursor(connection).execute(QUERIES["set_encoder"], values).fetchone()
+        row = _cursor(connection).execute(QUERIES["set_encoder"], vars(encoder)).fetchone()
     assert row
     becomes: str = row["becomes"]
     return becomes

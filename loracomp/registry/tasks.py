@@ -3,12 +3,12 @@
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
 from psycopg.types.json import Jsonb
 
-from loracomp.database.connections import Connection, row_of, rows_of
+from loracomp.database.connections import Connection, row_of, rows_of, storable
 from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
 from loracomp.registry.examples import Example
@@ -78,18 +78,6 @@ def draw(rows: Iterable[T], limit: int | None, seed: int = 0) -> list[T]:
 
 def _row(example: Example) -> dict[str, Any]:
     texts = (example.prompt, *(example.choices or ()), example.answer)
-    if any("\0" in text or not _is_unicode(text) for text in texts):
+    if any(storable(text) != text for text in texts):
         raise RefusedError(f"row {example.source_ref}: contains a NUL character or half a surrogate pair; remove it")
-    return {
-        "split": example.split,
-        "prompt": example.prompt,
-        "choices": example.choices,
-        "answer": example.answer,
-        "source_ref": example.source_ref,
-        "content_hash": example.content_hash.hex(),
-        "hash_version": example.hash_version,
-    }
-
-
-def _is_unicode(text: str) -> bool:
-    return not any("\ud800" <= character <= "\udfff" for character in text)
+    return asdict(example) | {"content_hash": example.content_hash.hex()}
