@@ -28,7 +28,7 @@ SELECT loracomp.set_default_base_model(name => %(name)s)
 SELECT loracomp.remove_base_model(name => %(name)s, force => %(force)s)
 
 -- name: find_base_model
-SELECT b.id, b.name, b.source, b.revision, b.fingerprint, b.modules FROM loracomp.find_base_model(%(name)s) AS b
+SELECT b.name, b.source, b.revision, b.fingerprint, b.modules FROM loracomp.find_base_model(%(name)s) AS b
 
 -- name: list_base_models
 SELECT * FROM loracomp.list_base_models()

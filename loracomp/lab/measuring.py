@@ -21,7 +21,6 @@ from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Composition, Request
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors
-from loracomp.registry.base_models import RegisteredBaseModel
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import read_examples_file, tasks_with_examples
 from loracomp.registry.measurement_files import (
@@ -62,10 +61,9 @@ class MeasuredAdapter:
 
 def read_adapters(folder: Path, base: BaseModel) -> list[MeasuredAdapter]:
     """Read the adapters of a library, sorted by task. Raises RefusedError if one is incomplete or does not fit."""
-    known = RegisteredBaseModel(0, base.name, base.source, base.revision, base.fingerprint, base.modules)
     found = []
     for number, path in enumerate(sorted(folder.glob(f"adapters/*/{WEIGHTS}")), start=1):
-        file = read_adapter(path.parent, known)
+        file = read_adapter(path.parent, base)
         factors = parse_factors(file.weights)
         weights = AdapterWeights(number, file.sha256, file.scaling, factors, own_scaling(file.config, factors))
         found.append(MeasuredAdapter(path.parent.name, weights, file.training))

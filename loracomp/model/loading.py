@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -31,21 +31,27 @@ DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch
 
 
 @dataclass(frozen=True)
-class BaseModelDescription:
-    """What the database stores about a base model."""
+class KnownBaseModel:
+    """What adapters are checked against."""
 
     name: str
     source: str
     revision: str | None
     fingerprint: str
     """Sha256 in hex of the original weight files (`model.sources.fingerprint`)."""
+    modules: dict[str, tuple[int, int]]
+    """Every module that an adapter may change: name -> (d_out, d_in). See `adaptable_modules`."""
+
+
+@dataclass(frozen=True)
+class BaseModelDescription(KnownBaseModel):
+    """What the database stores about a base model."""
+
     architecture: str
     context_length: int
     """Most tokens that it can read: prompt and answer together."""
     parameter_count: int
     """Number of parameters; shared (tied) ones count once."""
-    modules: dict[str, tuple[int, int]]
-    """Every module that an adapter may change: name -> (d_out, d_in). See `adaptable_modules`."""
     has_chat_template: bool
     """Whether its tokenizer has a chat template (`model.chat`)."""
 
@@ -101,8 +107,7 @@ def load_base_model(
     else:
         check_spread(model.hf_device_map, device_map)
     model.eval().requires_grad_(False)
-    known = {field.name: getattr(description, field.name) for field in fields(description)}
-    known["has_chat_template"] = tokenizer.chat_template is not None
+    known = vars(description) | {"has_chat_template": tokenizer.chat_template is not None}
     return BaseModel(**known, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from loracomp.composition.blocks import Factors
 from loracomp.config import load_settings
 from loracomp.errors import RefusedError
-from loracomp.model.loading import load_base_model
+from loracomp.model.loading import KnownBaseModel, load_base_model
 from loracomp.registry.adapter_files import (
     CONVERT,
     WEIGHTS,
@@ -28,7 +28,6 @@ from loracomp.registry.adapter_files import (
     read_folder,
     scaling_of,
 )
-from loracomp.registry.base_models import RegisteredBaseModel
 
 Number = TypeVar("Number", int, float)
 
@@ -83,7 +82,7 @@ class AdapterFile:
         return scaling_of(self.alpha, self.rank, self.use_rslora)
 
 
-def read_adapter(folder: Path, base: RegisteredBaseModel, *, any_base: bool = False) -> AdapterFile:
+def read_adapter(folder: Path, base: KnownBaseModel, *, any_base: bool = False) -> AdapterFile:
     """Read a PEFT folder and check all of it against the base model.
 
     Names and shapes of its modules must be those of the base model; `read_folder` checks more. If PEFT saved a copy of
@@ -158,7 +157,7 @@ def _in_full(
     return found
 
 
-def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], base: RegisteredBaseModel) -> None:
+def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], base: KnownBaseModel) -> None:
     for module, (A, B) in factors.items():
         if module not in base.modules:
             raise RefusedError(f"module {module} is no linear layer or embedding of base model {base.name}")
@@ -190,7 +189,7 @@ def _check_sizes(factors: Mapping[str, Factors], scaling: float, own: Mapping[st
             )
 
 
-def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], base: RegisteredBaseModel) -> None:
+def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], base: KnownBaseModel) -> None:
     """Raise RefusedError unless the file's modules are those that PEFT would adapt with this config."""
     if config.get("target_modules") == "all-linear":
         return
@@ -223,7 +222,7 @@ def _is_rounded(weight: Tensor, copy: Tensor) -> bool:
     return torch.allclose(weight, copy.float(), rtol=ROUNDING, atol=SMALLEST)
 
 
-def _check_copies(copies: Mapping[str, Tensor], base: RegisteredBaseModel) -> None:
+def _check_copies(copies: Mapping[str, Tensor], base: KnownBaseModel) -> None:
     if not copies:
         return
     model = load_base_model(

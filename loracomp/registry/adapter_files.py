@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loracomp.composition.blocks import Factors
 from loracomp.errors import RefusedError
-from loracomp.registry.base_models import RegisteredBaseModel
+from loracomp.model.loading import KnownBaseModel
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
@@ -46,7 +46,7 @@ def own_scaling(config: Mapping[str, Any], factors: Mapping[str, Factors]) -> di
 
 
 def read_folder(
-    folder: Path, base: RegisteredBaseModel, *, any_base: bool = False
+    folder: Path, base: KnownBaseModel, *, any_base: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any], bytes]:
     """Read the config, the training record and the safetensors bytes of a PEFT folder, whatever its kind of adapter.
 
@@ -146,9 +146,7 @@ def _check_start(config: Mapping[str, Any]) -> None:
         )
 
 
-def _check_base(
-    config: Mapping[str, Any], training: Mapping[str, Any], base: RegisteredBaseModel, any_base: bool
-) -> None:
+def _check_base(config: Mapping[str, Any], training: Mapping[str, Any], base: KnownBaseModel, any_base: bool) -> None:
     trained_on = training.get("base_model")
     if isinstance(trained_on, dict) and trained_on.get("fingerprint"):
         if trained_on["fingerprint"] != base.fingerprint:

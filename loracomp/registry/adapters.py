@@ -15,6 +15,7 @@ from loracomp.composition.strategies import AdapterWeights
 from loracomp.database.connections import Connection, row_of, rows_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import JobError, RefusedError, UsageError
+from loracomp.model.loading import KnownBaseModel
 from loracomp.model.sources import is_hub_id
 from loracomp.registry.adapter_checks import AdapterFile, read_adapter
 from loracomp.registry.adapter_files import (
@@ -24,7 +25,7 @@ from loracomp.registry.adapter_files import (
     own_scaling,
     parse_factors,
 )
-from loracomp.registry.base_models import RegisteredBaseModel, find_base_model
+from loracomp.registry.base_models import find_base_model
 
 PART_BYTES = 8 * 1024 * 1024
 
@@ -66,7 +67,7 @@ def stage_adapter(
     return StagedAdapter(row["adapter_id"], name, row["adapter_version"], row["created"], adapter.unmatched_targets)
 
 
-def _values(adapter: AdapterFile, task: str, base: RegisteredBaseModel, name: str) -> dict[str, Any]:
+def _values(adapter: AdapterFile, task: str, base: KnownBaseModel, name: str) -> dict[str, Any]:
     return asdict(adapter) | {
         "task": task,
         "base_model": base.name,

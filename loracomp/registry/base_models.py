@@ -1,7 +1,5 @@
 """Registers base models, and finds the database's base model and encoder."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from psycopg.types.json import Jsonb
@@ -10,21 +8,8 @@ from loracomp.database.connections import Connection, row_of, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.model.encoder import Encoder, load_encoder
-from loracomp.model.loading import BaseModelDescription
+from loracomp.model.loading import BaseModelDescription, KnownBaseModel
 from loracomp.registry.library_files import EncoderPart
-
-
-@dataclass(frozen=True, slots=True)
-class RegisteredBaseModel:
-    """A row of base_model: adapters are checked against it."""
-
-    id: int
-    name: str
-    source: str
-    revision: str | None
-    fingerprint: str
-    modules: Mapping[str, tuple[int, int]]
-    """Every module that an adapter may change: name -> (d_out, d_in)."""
 
 
 def register_base_model(connection: Connection, model: BaseModelDescription, *, make_default: bool = False) -> int:
@@ -36,11 +21,10 @@ def register_base_model(connection: Connection, model: BaseModelDescription, *, 
     return int(row_of(connection, QUERIES["register_base_model"], values)["id"])
 
 
-def find_base_model(connection: Connection, name: str | None = None) -> RegisteredBaseModel:
+def find_base_model(connection: Connection, name: str | None = None) -> KnownBaseModel:
     """The registered base model with this name, or the default one if no name is given. Raises NotFoundError."""
     row = row_of(connection, QUERIES["find_base_model"], {"name": name})
-    modules = {module: (int(shape[0]), int(shape[1])) for module, shape in row["modules"].items()}
-    return RegisteredBaseModel(row["id"], row["name"], row["source"], row["revision"], row["fingerprint"], modules)
+    return KnownBaseModel(**row | {"modules": {module: tuple(shape) for module, shape in row["modules"].items()}})
 
 
 def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:

@@ -21,7 +21,6 @@ from loracomp.composition.blocks import Factors
 from loracomp.errors import RefusedError, UsageError
 from loracomp.model.loading import BaseModel, quiet_transformers
 from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, read_folder
-from loracomp.registry.base_models import RegisteredBaseModel
 
 EVERYTHING = "(everything)"
 
@@ -53,8 +52,7 @@ def convert_adapter(
         raise UsageError(f"rank is {rank}; it must be 1 or more")
     if output.exists() and any(output.iterdir()):
         raise UsageError(f"folder {output} is not empty: name a new one")
-    known = RegisteredBaseModel(0, base.name, base.source, base.revision, base.fingerprint, base.modules)
-    config, training, weights = read_folder(folder, known, any_base=any_base)
+    config, training, weights = read_folder(folder, base, any_base=any_base)
     if not _reaches_both(config):
         _untie_head(base)
     before = {name: parameter.detach().clone() for name, parameter in _parameters(base).items()}

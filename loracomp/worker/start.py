@@ -5,9 +5,9 @@ from loracomp.database.connections import Connection, connect
 from loracomp.database.embedded import database_url
 from loracomp.errors import RefusedError
 from loracomp.model import cpu
-from loracomp.model.loading import BaseModel, load_base_model, resolve_device
+from loracomp.model.loading import BaseModel, KnownBaseModel, load_base_model, resolve_device
 from loracomp.pipeline import Pipeline
-from loracomp.registry.base_models import RegisteredBaseModel, find_base_model, load_registered_encoder
+from loracomp.registry.base_models import find_base_model, load_registered_encoder
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.loop import Worker
 
@@ -39,7 +39,7 @@ def _load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
     )
 
 
-def _load_registered(registered: RegisteredBaseModel, settings: Settings, device: str) -> BaseModel:
+def _load_registered(registered: KnownBaseModel, settings: Settings, device: str) -> BaseModel:
     base = load_base_model(
         registered.source,
         revision=registered.revision,

@@ -19,7 +19,6 @@ from loracomp.records import Composition, Request
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import CONFIG, own_scaling, parse_factors
 from loracomp.registry.adapters import export_adapter, fetch_adapters, find_adapter, stage_adapter
-from loracomp.registry.base_models import RegisteredBaseModel
 from model_fixtures import LETTERS, MERGES, as_base, letter_tokenizer, tiny_llama
 from registry_data import logits_with, quiet_peft, write_adapter
 from registry_data import registered as in_database
@@ -76,13 +75,9 @@ def saved(model, folder):
     return str(folder)
 
 
-def registered(base):
-    return RegisteredBaseModel(1, base.name, base.source, None, base.fingerprint, base.modules)
-
-
 def staged(folder, base, number):
     """An adapter as registration takes it and a worker reads it."""
-    file = read_adapter(folder, registered(base), any_base=True)
+    file = read_adapter(folder, base, any_base=True)
     factors = parse_factors(file.weights)
     return AdapterWeights(number, file.sha256, file.scaling, factors, own_scaling(file.config, factors))
 
@@ -175,7 +170,7 @@ def test_experts_are_refused_by_name_for_peft_does_not_mix_them_either(tmp_path)
     for number, folder in enumerate(folders):
         write_adapter(folder, seed=number, model=tiny("Mixtral"), target_modules="all-linear")
     with pytest.raises(RefusedError, match=r"target_parameters is \[.*gate_up_proj.*cannot be composed"):
-        read_adapter(folders[0], registered(base), any_base=True)
+        read_adapter(folders[0], base, any_base=True)
     with pytest.raises(ValueError, match=r"add_weighted_adapter does not support targeting nn\.Parameter"):
         mixed_by_peft(tiny("Mixtral"), folders, "cat")
 
@@ -207,7 +202,7 @@ def test_an_embedding_that_is_not_the_base_models_is_refused(tmp_path):
     base = load_base_model(saved(tiny("Llama"), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
     write_adapter(tmp_path / "adapter", model=tiny("Llama", seed=1), target_modules=["embed_tokens"])
     with pytest.raises(RefusedError, match=r"embed_tokens\.base_layer\.weight, which differs from base model base's"):
-        read_adapter(tmp_path / "adapter", registered(base), any_base=True)
+        read_adapter(tmp_path / "adapter", base, any_base=True)
 
 
 @pytest.mark.parametrize("copied_as", [torch.float32, torch.float16, torch.bfloat16])
@@ -216,10 +211,10 @@ def test_a_copy_of_the_output_head_may_be_rounded_otherwise_than_the_base_model(
     """A GGUF file's weights are kept in bfloat16, and people train on what transformers makes of it in float32."""
     base = load_base_model(saved(tiny("Llama").to(served_as), tmp_path / "base"), dtype="float32", cache_dir=tmp_path)
     write_adapter(tmp_path / "adapter", model=tiny("Llama").to(copied_as), target_modules=["lm_head"])
-    assert "lm_head" in read_adapter(tmp_path / "adapter", registered(base), any_base=True).target_modules
+    assert "lm_head" in read_adapter(tmp_path / "adapter", base, any_base=True).target_modules
     change_copy(tmp_path / "adapter", lambda weight: weight * (1 + 2**-5))
     with pytest.raises(RefusedError, match="by more than rounding"):
-        read_adapter(tmp_path / "adapter", registered(base), any_base=True)
+        read_adapter(tmp_path / "adapter", base, any_base=True)
 
 
 def change_copy(folder, change) -> None:

@@ -29,7 +29,6 @@ from loracomp.lab.training.trainer import choice_loss
 from loracomp.model.loading import load_base_model
 from loracomp.model.scoring import log_likelihoods
 from loracomp.registry.adapter_checks import read_adapter
-from loracomp.registry.base_models import RegisteredBaseModel
 from model_fixtures import letter_tokenizer, tiny_llama
 
 VOWELS = Entry(
@@ -328,8 +327,7 @@ def test_layers_can_be_named(folders, tmp_path):
     assert {name.split(".layers.")[1][0] for name in factors} == {"1"}
     assert len(factors) == 2 * 3
     base = base_of(folders)
-    known = RegisteredBaseModel(1, base.name, base.source, None, base.fingerprint, base.modules)
-    adapter = read_adapter(tmp_path / "upper", known)  # the registry takes it
+    adapter = read_adapter(tmp_path / "upper", base)  # the registry takes it
     assert adapter.target_modules == tuple(
         sorted(
             m

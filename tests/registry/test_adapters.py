@@ -21,6 +21,7 @@ from loracomp import cli
 from loracomp.composition.resident import ResidentAdapters
 from loracomp.database import connections as db
 from loracomp.errors import JobError, NotFoundError, RefusedError, UsageError
+from loracomp.model.loading import KnownBaseModel
 from loracomp.registry import adapters
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS
@@ -32,14 +33,14 @@ from loracomp.registry.adapters import (
     retire_adapter,
     stage_adapter,
 )
-from loracomp.registry.base_models import RegisteredBaseModel, find_base_model, register_base_model
+from loracomp.registry.base_models import find_base_model, register_base_model
 from loracomp.registry.tasks import add_task
 from registry_data import logits_with, registered, tiny_description, write_adapter
 
 Q0 = "base_model.model.model.layers.0.self_attn.q_proj"
 
 
-TINY = RegisteredBaseModel(1, "tiny", "made-up/tiny", None, "a" * 64, tiny_description().modules)
+TINY = KnownBaseModel("tiny", "made-up/tiny", None, "a" * 64, tiny_description().modules)
 
 
 @pytest.fixture(scope="module")

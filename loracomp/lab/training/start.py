@@ -12,7 +12,6 @@ from loracomp.errors import UsageError
 from loracomp.lab.training.config import TrainingConfig
 from loracomp.model.loading import BaseModel
 from loracomp.registry.adapter_checks import AdapterFile, read_adapter
-from loracomp.registry.base_models import RegisteredBaseModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +32,7 @@ def read_start(folder: Path, base: BaseModel, config: TrainingConfig) -> Start:
     Raises RefusedError if it is incomplete or for another base model. Raises UsageError if a setting differs from
     `config`, naming it, or if the training record doesn't say which tasks the adapter was trained on.
     """
-    known = RegisteredBaseModel(0, base.name, base.source, base.revision, base.fingerprint, base.modules)
-    adapter = read_adapter(folder, known)
+    adapter = read_adapter(folder, base)
     _check_same_shape(folder, adapter, config)
     task, seen = adapter.training.get("task"), adapter.training.get("tasks_seen")
     if not task or not seen:
