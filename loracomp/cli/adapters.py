@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit, emit_json, open_database, run_query, warn
+from loracomp.cli.common import AsJson, emit, open_database, run_query, say_or_json, warn
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
@@ -176,10 +176,7 @@ def show_card(reference: Reference, base_model: BaseModelName = None, as_json: A
     with open_database() as connection:
         row = adapters.find_adapter(connection, reference, base_model)
     card = adapter_card(row["training"])
-    if as_json:
-        emit_json({"name": row["name"], "version": row["version"], "card": card})
-    else:
-        typer.echo(card)
+    say_or_json(card, {"name": row["name"], "version": row["version"], "card": card}, as_json)
 
 
 def _short(number: float) -> float:

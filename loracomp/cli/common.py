@@ -72,7 +72,12 @@ def load_base(source: str, *, revision: str | None = None, device_map: str | Non
 
 def warn(sentence: str) -> None:
     """Print a warning on stderr."""
-    remarks.print(harmless(f"warning: {sentence}"), markup=False, highlight=False, soft_wrap=True)
+    remark(harmless(f"warning: {sentence}"))
+
+
+def remark(text: str) -> None:
+    """Print a text on stderr as it is."""
+    remarks.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, columns: Sequence[str] = ()) -> None:
@@ -115,6 +120,14 @@ def emit_table(table: Table, rows: Sequence[Mapping[str, Any]], names: Sequence[
 def say(text: str) -> None:
     """Print a text for people; lines are wrapped only on a terminal."""
     console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+
+
+def say_or_json(text: str, value: object, as_json: bool) -> None:
+    """Print a text for people as it is, or a value as JSON."""
+    if as_json:
+        emit_json(value)
+    else:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _emit_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

@@ -7,7 +7,7 @@ import typer
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.pq import Conninfo
 
-from loracomp.cli.common import AsJson, console, emit_json
+from loracomp.cli.common import AsJson, say_or_json
 from loracomp.config import load_settings
 from loracomp.database import embedded, schema
 
@@ -22,30 +22,21 @@ def init(
 ) -> None:
     """Install or upgrade the database: extension, roles, tables, functions, views, grants. Safe to run again."""
     done = schema.initialize(embedded.database_url(load_settings()), again=again)
-    if as_json:
-        emit_json({"done": done})
-    else:
-        console.print("\n".join(done) or "nothing to do: the database is at this release")
+    say_or_json("\n".join(done) or "nothing to do: the database is at this release", {"done": done}, as_json)
 
 
 @db_app.command()
 def start(as_json: AsJson = False) -> None:
     """Start the embedded server and print its URL. It runs until `loracomp db stop`."""
     url = embedded.start(embedded.data_folder(load_settings()))
-    if as_json:
-        emit_json({"url": url})
-    else:
-        console.print(url, soft_wrap=True)
+    say_or_json(url, {"url": url}, as_json)
 
 
 @db_app.command()
 def stop(as_json: AsJson = False) -> None:
     """Stop the embedded server; its data is kept."""
     stopped = embedded.stop(embedded.data_folder(load_settings()))
-    if as_json:
-        emit_json({"stopped": stopped})
-    else:
-        console.print("stopped" if stopped else "it was not running")
+    say_or_json("stopped" if stopped else "it was not running", {"stopped": stopped}, as_json)
 
 
 @db_app.command()
@@ -58,10 +49,7 @@ def reset(
     if folder.exists() and not yes:
         typer.confirm(f"Delete the database in {folder} with everything in it?", abort=True, err=True)
     deleted = embedded.reset(folder)
-    if as_json:
-        emit_json({"deleted": deleted})
-    else:
-        console.print(f"deleted {folder}" if deleted else "there was none", soft_wrap=True)
+    say_or_json(f"deleted {folder}" if deleted else "there was none", {"deleted": deleted}, as_json)
 
 
 @db_app.command()
@@ -69,10 +57,8 @@ def status(as_json: AsJson = False) -> None:
     """Show whether the embedded server runs, and where its data is. Exits with 3 if it does not run."""
     folder = embedded.data_folder(load_settings())
     running = embedded.is_running(folder)
-    if as_json:
-        emit_json({"running": running, "data": str(folder)})
-    else:
-        console.print(f"{'running' if running else 'not running'}: {folder}", soft_wrap=True)
+    said = f"{'running' if running else 'not running'}: {folder}"
+    say_or_json(said, {"running": running, "data": str(folder)}, as_json)
     if not running:
         raise typer.Exit(3)
 

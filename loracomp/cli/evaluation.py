@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit_json, open_database, remarks
+from loracomp.cli.common import AsJson, emit_json, open_database, remark
 from loracomp.cli.evaluation_tables import print_results
 from loracomp.config import Settings, load_settings
 from loracomp.database.connections import Connection
@@ -51,7 +51,7 @@ def evaluate(
                 base_model=base_model or settings.base_model,
                 seed=seed,
             )
-            _remark(
+            remark(
                 f"{sum(row['added'] for row in started)} of {sum(row['jobs'] for row in started)} jobs were added now"
             )
         left = _answer(connection, name, settings)
@@ -68,7 +68,7 @@ def _import(connection: Connection, tasks: list[str], split: str, data: str | No
     for task in tasks if data else []:
         assert data
         report = evaluation.import_split(connection, task, split, data)
-        _remark(f"{task}: {', '.join(f'{count} {outcome}' for outcome, count in report.counts.items())}")
+        remark(f"{task}: {', '.join(f'{count} {outcome}' for outcome, count in report.counts.items())}")
 
 
 def _answer(connection: Connection, name: str, settings: Settings) -> int:
@@ -88,17 +88,13 @@ def _show(connection: Connection, name: str, csv: Path | None, as_json: bool) ->
     state: dict[str, Any] = evaluation.show_evaluation(connection, name)
     results = evaluation.read_results(connection, name)
     if csv:
-        _remark(f"{evaluation.write_csv(connection, name, csv)} lines written to {csv}")
+        remark(f"{evaluation.write_csv(connection, name, csv)} lines written to {csv}")
     if as_json:
         emit_json({"evaluation": state, **results})
     else:
         print_results(results)
         own = ", own tasks kept out" if state["exclude_own"] else ""
         answered = f"{state['succeeded']} of {state['jobs']} jobs answered"
-        _remark(f"{name}: {state['split']} rows on {state['base_model']}{own}; {answered}")
+        remark(f"{name}: {state['split']} rows on {state['base_model']}{own}; {answered}")
     if state["failed"]:
-        _remark(f"{state['failed']} jobs failed: bi.failure_by_reason says why, loracomp.requeue_jobs tries them again")
-
-
-def _remark(text: str) -> None:
-    remarks.print(text, markup=False, highlight=False, soft_wrap=True)
+        remark(f"{state['failed']} jobs failed: bi.failure_by_reason says why, loracomp.requeue_jobs tries them again")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loracomp.cli.common import AsJson, emit, load_base, open_database, remarks
+from loracomp.cli.common import AsJson, emit, load_base, open_database, remark
 from loracomp.config import load_settings
 from loracomp.errors import NotFoundError
 from loracomp.lab.catalogue import entry_names
@@ -85,4 +85,4 @@ def measure(
         folder, base, data=data, rows=rows or MEASURED_A_TASK, adapters=adapters or LIKELY, seed=seed
     )
     for step in steps:
-        remarks.print(step, markup=False, highlight=False, soft_wrap=True)
+        remark(step)

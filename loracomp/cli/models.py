@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loracomp.cli.common import AsJson, emit, emit_json, load_base, open_database, remarks, run_query, say, warn
+from loracomp.cli.common import AsJson, emit, emit_json, load_base, open_database, remarks, run_query, say_or_json, warn
 from loracomp.config import load_settings
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
@@ -86,10 +86,7 @@ def show_model_path(
     with open_database() as connection:
         base = base_models.find_base_model(connection, name)
     folder = base_model_folder(base.source, revision=base.revision, cache_dir=load_settings().home / "models")
-    if as_json:
-        emit_json({"name": base.name, "path": str(folder)})
-    else:
-        typer.echo(folder)
+    say_or_json(str(folder), {"name": base.name, "path": str(folder)}, as_json)
 
 
 @encoder_app.command("show")
@@ -159,7 +156,5 @@ def cancel_encoder(as_json: AsJson = False) -> None:
 
     with open_database() as connection:
         given_up = encoder_change.cancel_encoder(connection)
-    if as_json:
-        emit_json({"given_up": given_up})
-    else:
-        say(f"gave up the change to {given_up}" if given_up else "the encoder is not being changed")
+    said = f"gave up the change to {given_up}" if given_up else "the encoder is not being changed"
+    say_or_json(said, {"given_up": given_up}, as_json)

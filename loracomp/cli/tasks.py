@@ -9,7 +9,7 @@ import typer
 from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit, emit_json, open_database, remarks, run_query
+from loracomp.cli.common import AsJson, emit, emit_json, open_database, remark, remarks, run_query
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
@@ -180,7 +180,7 @@ def measure_task(
     if left:
         raise LoracompError(f"{left} jobs are left: run `loracomp task measure {task}` to go on")
     if found["failed"]:
-        remarks.print(f"{found['failed']} jobs have failed, the last with: {found['last_error']}", markup=False)
+        remark(f"{found['failed']} jobs have failed, the last with: {found['last_error']}")
 
 
 def _examples(
@@ -201,7 +201,7 @@ def _examples(
         return task, groups
     entry = load_entry(task)
     if entry.data_note and not Path(data or entry.dataset_path).expanduser().is_dir():
-        remarks.print(f"{entry.task}: {entry.data_note}", markup=False, highlight=False)
+        remark(f"{entry.task}: {entry.data_note}")
     tasks.add_task(connection, entry.task, family=entry.family, description=entry.description)
     chosen = splits or [split for split in SPLITS if split != "train" or entry.training_split]
     return entry.task, [read_examples(entry, split, data) for split in chosen]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from loracomp.cli.common import AsJson, console, emit, emit_json, load_base, remarks
+from loracomp.cli.common import AsJson, console, emit, emit_json, load_base, remark
 from loracomp.errors import LoracompError
 from loracomp.lab.catalogue import load_entry
 from loracomp.lab.training.config import TrainingConfig, training_config
@@ -119,7 +119,7 @@ def train_library(
     with _stopped_in_words():
         for each in library.train_library(tasks, output, data, lambda: load_base(base_model)):
             outcomes.append(each)
-            _remark(f"[{len(outcomes)}/{len(tasks)}] {each.task}: {each.error or each.outcome}")
+            remark(f"[{len(outcomes)}/{len(tasks)}] {each.task}: {each.error or each.outcome}")
     columns = ("task", "outcome", "rows_seen", "leaks_left_out", "base_acc", "adapter_acc")
     emit([_row(outcome) for outcome in outcomes], title="Library", as_json=as_json, columns=columns)
     if failed := [outcome.task for outcome in outcomes if outcome.outcome == "failed"]:
@@ -133,7 +133,7 @@ def _stopped_in_words() -> Iterator[None]:
     """Within this context, SIGTERM and Ctrl-C end the process with a sentence on how to continue, and the exit code."""
 
     def stop(number: int, _: Any) -> None:
-        _remark("stopped: run the same command again, and it continues from the last checkpoint")
+        remark("stopped: run the same command again, and it continues from the last checkpoint")
         raise SystemExit(128 + number)  # not an Exception, because a library's training continues after those
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -153,7 +153,3 @@ def _row(outcome: Any) -> dict[str, Any]:
     left_out = record["leaks"]["rows_left_out"] if record else None
     row = {"task": outcome.task, "outcome": outcome.outcome, **seen, "leaks_left_out": left_out, **scores}
     return row | {"error": outcome.error}
-
-
-def _remark(text: str) -> None:
-    remarks.print(text, markup=False, highlight=False, soft_wrap=True)
