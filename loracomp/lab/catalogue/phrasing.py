@@ -16,11 +16,10 @@ from string import ascii_lowercase, ascii_uppercase
 from typing import Any
 
 import yaml
-from jinja2 import StrictUndefined, TemplateError
-from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from loracomp.errors import NotFoundError, RefusedError, wrong_fields
+from loracomp.lab.catalogue.templates import compiled, compiled_expression
 from loracomp.registry.examples import Example
 
 FOLDER = Path(__file__).parent / "phrasings"
@@ -104,7 +103,6 @@ class Phraser:
         Raises RefusedError, which names entry and field, if a template is invalid or no wording has the labels.
         """
         self._name = name
-        self._environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
         self._labels = labels
         fitting = [each for each in phrasings.wordings if self._fits(each)]
         self._pools = {
@@ -113,10 +111,10 @@ class Phraser:
         }
         if not all(self._pools[Phrased.TRAINED]):
             raise RefusedError(f"catalogue entry {name!r}: phrasings: no wording for training has the labels {labels}")
-        self._columns = {column: self._compile(f"columns.{column}", text) for column, text in columns.items()}
-        self._choices = self._compile_expression(choices) if choices else None
+        self._columns = {column: compiled(name, f"columns.{column}", text) for column, text in columns.items()}
+        self._choices = compiled_expression(name, "phrased_choices", choices) if choices else None
         texts = {each.text for each in phrasings.templates} | {each.ask for each in fitting}
-        self._texts = {text: self._compile("phrasings", text) for text in texts}
+        self._texts = {text: compiled(name, "phrasings", text) for text in texts}
 
     def phrase(self, row: Mapping[str, Any], example: Example, phrased: Phrased, rng: random.Random) -> Example:
         """The example in a template and wording drawn by `rng`, with its choices in an order drawn by `rng`.
@@ -165,19 +163,6 @@ class Phraser:
         if len(example.choices or ()) != len(self._labels or ()):
             raise RefusedError(f"catalogue entry {self._name!r}: labels: a row has another number of choices")
         return range(len(example.choices or ()))
-
-    def _compile(self, field: str, text: str) -> Any:
-        try:
-            return self._environment.from_string(text)
-        except TemplateError as error:
-            raise RefusedError(f"catalogue entry {self._name!r}: {field}: {error}") from error
-
-    def _compile_expression(self, text: str) -> Any:
-        inner = text.strip().removeprefix("{{").removesuffix("}}")
-        try:
-            return self._environment.compile_expression(inner, undefined_to_none=False)
-        except TemplateError as error:
-            raise RefusedError(f"catalogue entry {self._name!r}: phrased_choices: {error}") from error
 
     def _render(self, text: Any, values: Mapping[str, Any], example: Example) -> str:
         try:

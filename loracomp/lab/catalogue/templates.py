@@ -4,11 +4,35 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import StrictUndefined, TemplateError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, meta
 from jinja2.sandbox import SandboxedEnvironment
 
 from loracomp.errors import RefusedError
 from loracomp.registry.examples import Example, canonical_json
+
+_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
+
+
+def compiled(entry: str, field: str, text: str) -> Template:
+    """A template of a field of a catalogue entry. Raises RefusedError, which names both, if it is invalid."""
+    try:
+        return _ENVIRONMENT.from_string(text)
+    except TemplateError as error:
+        raise RefusedError(f"catalogue entry {entry!r}: {field}: {error}") from error
+
+
+def compiled_expression(entry: str, field: str, text: str) -> Any:
+    """A field that is one `{{ expression }}`, as a function of the variables. Raises RefusedError like `compiled`."""
+    inner = text.strip().removeprefix("{{").removesuffix("}}")
+    try:
+        _ENVIRONMENT.parse(text)
+        return _ENVIRONMENT.compile_expression(inner, undefined_to_none=False)
+    except TemplateError as error:
+        raise RefusedError(f"catalogue entry {entry!r}: {field}: must be one {{{{ expression }}}}: {error}") from error
+
+
+def _variables(text: str) -> set[str]:
+    return meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
 
 
 class Templates:
@@ -19,16 +43,12 @@ class Templates:
 
     def __init__(self, name: str, text: str, choice: str | list[str] | None, target: str) -> None:
         self._name = name
-        self._environment = SandboxedEnvironment(undefined=StrictUndefined, autoescape=False)
         target = target if target.strip().startswith("{{") else "{{" + target + "}}"
-        self._columns: set[str] = set()
-        self._compile("doc_to_text", text)
-        self._inputs = sorted(self._columns)
-        self._text = self._environment.from_string(text)
-        self._choices = (
-            choice if choice is None or isinstance(choice, list) else self._expression("doc_to_choice", choice)
-        )
-        self._target = self._expression("doc_to_target", target)
+        self._text = compiled(name, "doc_to_text", text)
+        self._inputs = sorted(_variables(text))
+        self._choices = compiled_expression(name, "doc_to_choice", choice) if isinstance(choice, str) else choice
+        self._target = compiled_expression(name, "doc_to_target", target)
+        self._columns = _variables(text) | _variables(target) | _variables(choice if isinstance(choice, str) else "")
 
     def example(self, row: Mapping[str, Any], split: str, source_ref: str) -> Example | None:
         """The example made from a row; None if it has no gold label (-1), or if choices are blank or not distinct."""
@@ -44,22 +64,6 @@ class Templates:
         """The unchanged texts of the columns that doc_to_text reads from the row; values of other types as JSON."""
         values = [row[column] for column in self._inputs if column in row]
         return tuple(value if isinstance(value, str) else canonical_json(value) for value in values)
-
-    def _compile(self, field: str, template: str) -> None:
-        try:
-            self._columns |= meta.find_undeclared_variables(self._environment.parse(template))
-        except TemplateError as error:
-            raise RefusedError(f"catalogue entry {self._name!r}: {field}: {error}") from error
-
-    def _expression(self, field: str, template: str) -> Any:
-        self._compile(field, template)
-        inner = template.strip().removeprefix("{{").removesuffix("}}")
-        try:
-            return self._environment.compile_expression(inner, undefined_to_none=False)
-        except TemplateError as error:
-            raise RefusedError(
-                f"catalogue entry {self._name!r}: {field}: must be one {{{{ expression }}}}: {error}"
-            ) from error
 
     def _call(self, field: str, function: Any, row: Mapping[str, Any], source_ref: str) -> Any:
         try:
