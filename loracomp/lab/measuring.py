@@ -3,7 +3,6 @@
 If it is killed and called again, it continues; if adapters have changed, only these are scored again.
 """
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -93,7 +92,7 @@ class Measuring:
         all). An adapter is not measured on examples that it was trained on. Scores of other examples, and of adapters
         that have changed, are removed from the file.
         """
-        asked = {_digest(example): example for example in examples}
+        asked = {example.digest: example for example in examples}
         scores = self._known(path, asked)
         missing = {digest: self._missing(each, scores[digest], likely) for digest, each in asked.items()}
         todo = [digest for digest in list(asked)[:first] if missing[digest]]
@@ -148,11 +147,6 @@ class Measuring:
                     row[column, : len(known)] = known[:width]
         rows = tuple(Asked(e.content_hash, e.answer_index, digest) for digest, e in asked.items())
         write_measurements(path, MeasuredExamples(self._base.fingerprint, NORMALIZATION, adapters, rows, table))
-
-
-def _digest(example: Example) -> bytes:
-    content = json.dumps([example.content_hash.hex(), example.prompt, example.choices])
-    return hashlib.sha256(content.encode()).digest()
 
 
 def _scores(answer: Answer | JobError) -> npt.NDArray[np.float32]:

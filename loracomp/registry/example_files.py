@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from loracomp.errors import NotFoundError, RefusedError, wrong_fields
-from loracomp.registry.examples import Example, canonical_json
+from loracomp.registry.examples import Example, canonical_json, json_object
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".csv", ".csv.gz")
 SPLITS = ("train", "validation", "test")
@@ -84,15 +84,8 @@ def _text(path: Path) -> str:
 
 def _json_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise RefusedError(f"{path}, line {number}: not JSON: {error}") from None
-        if not isinstance(row, dict):
-            raise RefusedError(f"{path}, line {number}: a row is a JSON object, not {type(row).__name__}")
-        yield number, row
+        if line.strip():
+            yield number, json_object(line, f"{path}, line {number}")
 
 
 def _csv_rows(text: str, path: str) -> Iterator[tuple[int, dict[str, Any]]]:

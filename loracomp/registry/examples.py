@@ -1,8 +1,11 @@
 """The record of an example: every reader of examples returns it, and the database stores it."""
 
+import hashlib
 import json
 from dataclasses import dataclass
 from typing import Any
+
+from loracomp.errors import RefusedError
 
 HASH_VERSION = 1
 
@@ -27,6 +30,23 @@ class Example:
     def answer_index(self) -> int:
         """Index of the answer among the choices, from 0."""
         return (self.choices or ()).index(self.answer)
+
+    @property
+    def digest(self) -> bytes:
+        """Sha256 of the content hash, and of the prompt and choices, which a phrasing changes."""
+        content = json.dumps([self.content_hash.hex(), self.prompt, self.choices])
+        return hashlib.sha256(content.encode()).digest()
+
+
+def json_object(line: str, place: str) -> dict[str, Any]:
+    """The JSON object of a line. Raises RefusedError, which names the place, if it is none."""
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise RefusedError(f"{place}: not JSON: {error}") from None
+    if not isinstance(row, dict):
+        raise RefusedError(f"{place}: a row is a JSON object, not {type(row).__name__}")
+    return row
 
 
 def canonical_json(value: Any) -> str:

@@ -1,13 +1,13 @@
 """Reads the raw rows of a dataset, from the hub (package datasets) or from a folder of JSON lines."""
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from loracomp.errors import NotFoundError, RefusedError, UsageError
+from loracomp.registry.examples import json_object
 
 
 def rows_of(data: str, name: str | None, split: str, hub_split: str) -> Iterator[dict[str, Any]]:
@@ -35,19 +35,9 @@ def _json_lines(folder: Path, split: str) -> Iterator[dict[str, Any]]:
     try:
         with (gzip.open if path is packed else open)(path, "rt", encoding="utf-8-sig") as lines:
             for number, line in enumerate(lines, start=1):
-                yield _object(path, number, line)
+                yield json_object(line, f"{path}, line {number}")
     except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
         raise RefusedError(f"{path} cannot be read: {error}") from None
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise RefusedError(f"{path}, line {number}: not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise RefusedError(f"{path}, line {number}: a row is a JSON object, not {type(row).__name__}")
-    return row
 
 
 def _hub_rows(path: str, name: str | None, split: str) -> Iterator[dict[str, Any]]:

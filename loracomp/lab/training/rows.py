@@ -1,7 +1,6 @@
 """Chooses the rows to train on, their phrasings and their order. Only the seed decides, before the first step."""
 
 import hashlib
-import json
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,7 +28,7 @@ class TrainingRow:
     question: Question
     answer: int
     digest: bytes
-    """Sha256 of the example's content hash, prompt and choices."""
+    """As in `Example`."""
 
     @property
     def tokens(self) -> int:
@@ -106,8 +105,7 @@ def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | No
         )
     except JobError:
         return None
-    content = json.dumps([example.content_hash.hex(), example.prompt, example.choices])
-    return TrainingRow(question, example.answer_index, hashlib.sha256(content.encode()).digest())
+    return TrainingRow(question, example.answer_index, example.digest)
 
 
 def training_order(epochs: Sequence[Sequence[TrainingRow]], config: TrainingConfig) -> list[TrainingRow]:
