@@ -73,7 +73,8 @@ class DeviceHungError(LoracompError):
     exit_code = 8
 
 
-def wrong_fields(error: "ValidationError") -> str:
-    """Each field that pydantic refused, with the reason, as a part of a message."""
-    parts = ((".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")) for each in error.errors())
+def wrong_fields(error: "ValidationError", most: int | None = None) -> str:
+    """Each field that pydantic refused, or the first `most`, with the reason, as a part of a message."""
+    found = error.errors()[:most]
+    parts = ((".".join(map(str, each["loc"])), each["msg"].removeprefix("Value error, ")) for each in found)
     return "; ".join(": ".join(filter(None, part)) for part in parts)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError,
 
 from loracomp.composition.checking import TOLERANCE, TOLERANCE_OF_16_BITS
 from loracomp.database.connections import Connection, storable
-from loracomp.errors import JobError
+from loracomp.errors import JobError, wrong_fields
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Request
 
@@ -80,7 +80,9 @@ def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], to
     try:
         stored = _Stored.model_validate(trace["policy_settings"] | {name: trace[name] for name in STORED})
     except ValidationError as error:
-        return Replay(trace["job_id"], "impossible", f"its trace does not describe a composition: {_told(error)}")
+        return Replay(
+            trace["job_id"], "impossible", f"its trace does not describe a composition: {wrong_fields(error, 3)}"
+        )
     answer = pipeline.predict(connection, [_request(trace, stored)])[0]
     if isinstance(answer, JobError):
         return Replay(trace["job_id"], "impossible", str(answer))
@@ -93,12 +95,6 @@ def _missing(pipeline: Pipeline, trace: dict[str, Any]) -> str | None:
     if trace["base_fingerprint"] != pipeline.base.fingerprint:
         return f"it was answered by base model {trace['base_model']}, {trace['base_fingerprint'][:12]}, not by this one"
     return None
-
-
-def _told(error: ValidationError) -> str:
-    """The first three errors as text, without the invalid values themselves."""
-    found = error.errors(include_input=False, include_url=False)[:3]
-    return "; ".join(": ".join(filter(None, [".".join(map(str, each["loc"])), each["msg"]])) for each in found)
 
 
 def _request(trace: dict[str, Any], stored: _Stored) -> Request:
