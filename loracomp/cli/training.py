@@ -55,25 +55,10 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA adapter on a task's choices and write a PEFT folder. Can be killed and run again: it continues."""
-    config = training_config(
-        rank=rank,
-        alpha=alpha,
-        target_modules=target_modules or FIELDS["target_modules"].default,
-        layers=layers or None,
-        learning_rate=learning_rate,
-        warmup=warmup,
-        batch_size=batch_size,
-        epochs=epochs,
-        max_rows=max_rows,
-        max_words=max_words,
-        phrased=FIELDS["phrased"].default if not phrased else phrased[0] if len(phrased) == 1 else phrased,
-        max_tokens=max_tokens,
-        held_out=held_out,
-        length_exponent=length_exponent,
-        lm_weight=lm_weight,
-        unlikelihood=unlikelihood,
-        seed=seed,
-    )
+    given = {name: value for name, value in locals().items() if name in FIELDS and value not in (None, [])}
+    if phrased and len(phrased) == 1:
+        given["phrased"] = phrased[0]
+    config = training_config(**given)
     entry = load_entry(task)
     from loracomp.lab.training.train import train_adapter
 
