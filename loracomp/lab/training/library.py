@@ -4,6 +4,7 @@ import gc
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def train_library(
     if missing := [task for task in recipe if not (data / task).is_dir()]:
         raise NotFoundError(f"data {data} has no folder {', '.join(missing)}: it needs one folder for each task")
     outcomes: dict[str, TaskOutcome] = {}
-    fresh = _Fresh(load_base)
+    fresh = cache(load_base)  # until a training changes it
     for task, each in recipe.items():
         start = outcomes.get(each.start_from or "")
         if start and start.outcome == "failed":
@@ -49,29 +50,12 @@ def train_library(
         yield outcomes[task]
 
 
-class _Fresh:
-    """Holds a base model that no training has changed yet."""
-
-    def __init__(self, load: Callable[[], BaseModel]) -> None:
-        self._load = load
-        self._base: BaseModel | None = None
-
-    def get(self) -> BaseModel:
-        if self._base is None:
-            self._base = self._load()
-        return self._base
-
-    def used_up(self) -> None:
-        self._base = None
-        gc.collect()  # PEFT's wrapper and the trainer refer to each other
-
-
-def _train(each: TaskRecipe, library: Path, data: Path, fresh: _Fresh) -> TaskOutcome:
+def _train(each: TaskRecipe, library: Path, data: Path, fresh: Any) -> TaskOutcome:
     output = adapter_folder(library, each.task)
     start = adapter_folder(library, each.start_from) if each.start_from else None
     finished = (output / RECORD).is_file()
     try:
-        record = train_adapter(each.entry, fresh.get(), each.config, output, str(data), start_from=start)
+        record = train_adapter(each.entry, fresh(), each.config, output, str(data), start_from=start)
     except LoracompError as error:
         return TaskOutcome(each.task, "failed", error=str(error))
     except Exception as error:  # go on with the other tasks, whose training takes hours
@@ -79,5 +63,6 @@ def _train(each: TaskRecipe, library: Path, data: Path, fresh: _Fresh) -> TaskOu
         return TaskOutcome(each.task, "failed", error=f"{type(error).__name__}: {error}")
     finally:
         if not finished:
-            fresh.used_up()
+            fresh.cache_clear()
+            gc.collect()  # PEFT's wrapper and the trainer refer to each other
     return TaskOutcome(each.task, "finished" if finished else "trained", record)
