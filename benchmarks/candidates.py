@@ -37,7 +37,7 @@ from benchmarks.gains import (
 )
 from loracomp.composition.blocks import Factors
 from loracomp.composition.calibration import fit_biases
-from loracomp.composition.layers import composed
+from loracomp.composition.layers import SideBySide
 from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import AdapterWeights, Mix, gated
 from loracomp.config import load_settings
@@ -171,7 +171,7 @@ class Asking:
         model, prompt = self._base.model, self._examples[row].prompt.rstrip()
         ids = torch.tensor(encode_texts(self._base.tokenizer, [prompt]))
         mixes = [Mix(), *(gated("cat", [self._packed[place]], (1.0,)) for place in kept)]
-        with composed(model, mixes):
+        with SideBySide(model, mixes).composed(mixes):
             states = model.model(input_ids=ids.expand(len(mixes), -1), output_hidden_states=True).hidden_states
         divergences = []
         for layer, state in enumerate(states[1:], start=1):

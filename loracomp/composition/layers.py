@@ -80,7 +80,14 @@ class SideBySide:
     def composed(
         self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None
     ) -> AbstractContextManager[None]:
-        """Like the function `composed`, with the stack that this object holds."""
+        """Within the context, row i of each batch that goes through the model runs under the mix rows[i].
+
+        A row without adapters gives exactly what the base model gives. Every batch must have len(rows) rows. Products
+        are computed in the dtype and on the device of the module that they change; sums of factors and gates in
+        float32. When the context ends, also by an exception, the model is unchanged. `tokens` is the width of a row,
+        averaged over the passes; it decides which of the two ways (see the module) is cheaper, unless `shared` says
+        which.
+        """
         return self.ready(rows, tokens, shared=shared)()
 
     def _hooks(self, rows: Sequence[Mix], tokens: int, shared: bool | None) -> Iterator[tuple[str, "_Hook"]]:
@@ -110,22 +117,6 @@ class SideBySide:
             for lookup in sorted(set(is_lookup.values())):
                 modules = tuple(name for name in block.modules if is_lookup[name] == lookup)
                 yield block if modules == block.modules else block.of(modules), lookup
-
-
-@contextmanager
-def composed(
-    model: PreTrainedModel, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None
-) -> Iterator[None]:
-    """Within the context, row i of each batch that goes through `model` runs under the mix rows[i].
-
-    A row without adapters gives exactly what the base model gives. Every batch must have len(rows) rows. Products are
-    computed in the dtype and on the device of the module that they change; sums of factors and gates in float32. When
-    the context ends, also by an exception, the model is unchanged. `tokens` is the width of a row, averaged over the
-    passes; it decides which of the two ways (see the module) is cheaper, unless `shared` says which. To reuse the
-    stacked adapters in several contexts, make a `SideBySide` once.
-    """
-    with SideBySide(model, rows).composed(rows, tokens, shared=shared):
-        yield
 
 
 @contextmanager

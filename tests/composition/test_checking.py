@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from loracomp import metrics
 from loracomp.composition.blocks import Factors
 from loracomp.composition.checking import MergeChecker, merged
-from loracomp.composition.layers import composed
+from loracomp.composition.layers import SideBySide
 from loracomp.composition.strategies import STRATEGIES, gated, prepare
 from loracomp.model.scoring import encode_choices, log_likelihoods
 from loracomp.records import Answer, Composition, Request
@@ -42,7 +42,7 @@ def test_a_pass_is_right_under_its_own_mixes_and_different_under_swapped_ones(ba
     questions = [encode_choices(base.tokenizer, text, ["yes", "no", "b"], 256) for text in ("is it", "was it so")]
     mixes = [one, other]
     rows = [mix for question, mix in zip(questions, mixes, strict=True) for _ in question.rows]
-    with composed(base.model, rows), torch.no_grad():
+    with SideBySide(base.model, rows).composed(rows), torch.no_grad():
         scores = log_likelihoods(base.model, questions)
     before = counts()
     checker = MergeChecker(base.model, 1)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 from loracomp.composition.checking import merged
-from loracomp.composition.layers import SideBySide, composed
+from loracomp.composition.layers import SideBySide
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
 from loracomp.model.generation import Texts
 from loracomp.model.scoring import encode_choices, log_likelihoods, pad_right
@@ -94,7 +94,7 @@ def choices_together(model, asked, rows, shared=None):
     """Log-likelihoods of each prompt's choices, which share it, each under its mix."""
     questions = [encode_choices(letter_tokenizer(), *each, TINY_CONTEXT) for each in asked]
     by_row = [mix for mix, question in zip(rows, questions, strict=True) for _ in question.rows]
-    with composed(model, by_row, 20, shared=shared):
+    with SideBySide(model, by_row).composed(by_row, 20, shared=shared):
         return log_likelihoods(model, questions)
 
 
@@ -234,7 +234,7 @@ def test_the_cheaper_way_is_taken(tiny_model, library):
     summed = [mix(library, "linear", [number], [1.0]) for number in range(8)]
     ways = []
     for rows, tokens in ((few, 64), (many, 64), (many, 1), (summed, 64), (summed, 8)):
-        with composed(tiny_model, rows, tokens=tokens):
+        with SideBySide(tiny_model, rows).composed(rows, tokens):
             ways.append(way(tiny_model).removeprefix("_adding_"))
     assert ways == ["shared", "own", "shared", "own", "shared"]
 
@@ -266,10 +266,11 @@ def test_the_way_is_chosen_by_the_adapters_that_a_pass_uses(tiny_model, library)
 def test_the_model_is_as_it_was_whatever_ends_the_context(tiny_model, library):
     strong = mix(library, "cat", range(8), [0.5] * 8)
     before = logits_alone(tiny_model, [5, 9, 30], Mix())
-    with pytest.raises(KeyError), composed(tiny_model, [strong]):
+    with pytest.raises(KeyError), SideBySide(tiny_model, [strong]).composed([strong]):
         raise KeyError
     stranger = random_adapter({"model.zzz": (32, 32)}, seed=99).packed()
-    with pytest.raises(AttributeError), composed(tiny_model, [strong, gated("cat", [stranger], [1.0])]):
+    rows = [strong, gated("cat", [stranger], [1.0])]
+    with pytest.raises(AttributeError), SideBySide(tiny_model, rows).composed(rows):
         pass
     assert torch.equal(logits_alone(tiny_model, [5, 9, 30], Mix()), before)
     assert not any(module._forward_hooks for module in tiny_model.modules())
@@ -278,5 +279,6 @@ def test_the_model_is_as_it_was_whatever_ends_the_context(tiny_model, library):
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_batch_of_another_size_is_refused(tiny_model, library, shared):
     rows = [mix(library, "linear", [0], [1.0])] * 2
-    with composed(tiny_model, rows, shared=shared), pytest.raises(ValueError, match=r"\[3, 4, 32\].* of 2 rows"):
+    refused = pytest.raises(ValueError, match=r"\[3, 4, 32\].* of 2 rows")
+    with SideBySide(tiny_model, rows).composed(rows, shared=shared), refused:
         tiny_model(torch.zeros(3, 4, dtype=torch.long))
