@@ -88,6 +88,11 @@ def is_evaluation() -> Column[Any]:
     return required("is_evaluation", Boolean, "Whether the jobs come from evaluations rather than from people.")
 
 
+def of_jobs() -> list[Column[Any]]:
+    """Which jobs a row sums up."""
+    return [a_day(), policy(), base_model(), is_evaluation()]
+
+
 accuracy_by_day = Table(
     "accuracy_by_day",
     metadata,
@@ -122,10 +127,7 @@ accuracy_by_day = Table(
 routing_by_day = Table(
     "routing_by_day",
     metadata,
-    a_day(),
-    policy(),
-    base_model(),
-    is_evaluation(),
+    *of_jobs(),
     required("task", Text, "Task of at least one retrieved example."),
     required(
         "jobs_first",
@@ -148,10 +150,7 @@ routing_by_day = Table(
 adapter_usage_by_day = Table(
     "adapter_usage_by_day",
     metadata,
-    a_day(),
-    policy(),
-    base_model(),
-    is_evaluation(),
+    *of_jobs(),
     required("adapter_id", Integer, "Id of the adapter."),
     optional(
         "task",
@@ -175,10 +174,7 @@ adapter_usage_by_day = Table(
 adapter_pair_by_day = Table(
     "adapter_pair_by_day",
     metadata,
-    a_day(),
-    policy(),
-    base_model(),
-    is_evaluation(),
+    *of_jobs(),
     required("adapter_a", Integer, "Id of the first adapter, which is the smaller id."),
     required("adapter_b", Integer, "Id of the second adapter."),
     required("jobs", BigInteger, "Number of answers in which both adapters were used."),
@@ -214,10 +210,7 @@ latency_by_day = Table(
 fallback_by_day = Table(
     "fallback_by_day",
     metadata,
-    a_day(),
-    policy(),
-    base_model(),
-    is_evaluation(),
+    *of_jobs(),
     required("n", BigInteger, "Number of answers that were routed by retrieval."),
     required(
         "fell_back", BigInteger, "Number of answers that were routed by retrieval and for which no adapter was used."
