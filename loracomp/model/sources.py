@@ -18,7 +18,6 @@ from loracomp.errors import NotFoundError, RefusedError, UsageError
 PACKAGE = "package:"
 # Files to download from the hub. No pickles (*.bin, *.pt) and no code (*.py), because these could run code.
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "*.model", "*.txt"]
-HASH_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,7 @@ def fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str:
     digest = hashlib.sha256()
     for file in weight_files(resolved, inner):
         with file.open("rb") as stream:
-            while block := stream.read(HASH_BLOCK):
-                digest.update(block)
+            hashlib.file_digest(stream, lambda: digest)
     return digest.hexdigest()
 
 

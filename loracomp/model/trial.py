@@ -8,7 +8,7 @@ import torch
 from loracomp.errors import LoracompError, RefusedError
 from loracomp.model.generation import generate
 from loracomp.model.loading import BaseModel
-from loracomp.model.scoring import Question, encode_choices, encode_texts, log_likelihoods
+from loracomp.model.scoring import encode_choices, encode_texts, log_likelihoods
 from loracomp.model.text import Generated, Prompt
 
 PROMPTS = ("A cup of tea", "A cup of tea with milk and a little sugar")
@@ -78,14 +78,10 @@ def _check_scores(base: BaseModel) -> None:
         for prompt in PROMPTS
     ]
     together = log_likelihoods(base.model, questions)
-    alone = [_alone(base, question) for question in questions]
+    alone = [log_likelihoods(base.model, [question])[0] for question in questions]
     difference = max(float((a - b).abs().max()) for a, b in zip(together, alone, strict=True))
     if not difference <= NATS.get(base.model.dtype, MORE_NATS):
         raise _refusal(base, f"scores choices differently in a batch than alone (by {difference:.3g} nats)")
-
-
-def _alone(base: BaseModel, question: Question) -> torch.Tensor:
-    return log_likelihoods(base.model, [question])[0]
 
 
 def _check_generation(base: BaseModel) -> None:
