@@ -12,7 +12,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from loracomp.composition.blocks import Factors
-from loracomp.errors import RefusedError
+from loracomp.errors import RefusedError, UsageError
 from loracomp.model.loading import KnownBaseModel
 
 CONFIG = "adapter_config.json"
@@ -67,6 +67,22 @@ def read_folder(
         return config, training, _read_weights(folder)
     except RefusedError as error:
         raise RefusedError(f"adapter {folder}: {error}") from error
+
+
+def check_new(folder: Path) -> None:
+    """Raise UsageError if a folder that is to be written has content."""
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"folder {folder} is not empty: name a new one")
+
+
+def write_folder(folder: Path, config: Mapping[str, Any], training: Mapping[str, Any], weights: bytes) -> None:
+    """Write a PEFT folder; without a training record it has no training.json."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / WEIGHTS).write_bytes(weights)
+    for name, value in ((CONFIG, config), (TRAINING, training)):
+        if value:
+            text = json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True)
+            (folder / name).write_text(text + "\n", encoding="utf-8")
 
 
 def base_copies(weights: bytes) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """Stages, activates, retires, fetches and exports the adapters in the database."""
 
 import hashlib
-import json
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -18,13 +17,7 @@ from loracomp.errors import JobError, RefusedError, UsageError
 from loracomp.model.loading import KnownBaseModel
 from loracomp.model.sources import is_hub_id
 from loracomp.registry.adapter_checks import AdapterFile, read_adapter
-from loracomp.registry.adapter_files import (
-    CONFIG,
-    TRAINING,
-    WEIGHTS,
-    own_scaling,
-    parse_factors,
-)
+from loracomp.registry.adapter_files import check_new, own_scaling, parse_factors, write_folder
 from loracomp.registry.base_models import find_base_model
 
 PART_BYTES = 8 * 1024 * 1024
@@ -175,8 +168,7 @@ def export_adapter(connection: Connection, adapter: dict[str, Any], folder: Path
 
     Raises UsageError if the folder is not empty, and RefusedError if the bytes in the database have changed.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise UsageError(f"folder {folder} is not empty: name a new one")
+    check_new(folder)
     with translated_errors():
         cursor = connection.cursor(binary=True)
         parts = cursor.execute(QUERIES["read_adapters"], {"adapter_ids": [adapter["id"]]}).fetchall()
@@ -185,11 +177,7 @@ def export_adapter(connection: Connection, adapter: dict[str, Any], folder: Path
         parse_adapter(parts[0], weights)
     except JobError as error:
         raise RefusedError(str(error)) from error
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / WEIGHTS).write_bytes(weights)
-    _write_json(folder / CONFIG, adapter["config"] | _base_of(adapter))
-    if adapter["training"]:
-        _write_json(folder / TRAINING, adapter["training"])
+    write_folder(folder, adapter["config"] | _base_of(adapter), adapter["training"], weights)
 
 
 def _base_of(adapter: dict[str, Any]) -> dict[str, str | None]:
@@ -197,7 +185,3 @@ def _base_of(adapter: dict[str, Any]) -> dict[str, str | None]:
     if is_hub_id(adapter["base_source"]):
         return {"base_model_name_or_path": adapter["base_source"], "revision": adapter["base_revision"]}
     return {"base_model_name_or_path": adapter["base_model"], "revision": None}
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")

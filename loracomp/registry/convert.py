@@ -4,7 +4,6 @@ PEFT can merge an adapter of any kind (DoRA, full `modules_to_save`, LoHa, LoKr,
 model's weights. The nearest change of a given rank is the truncated SVD of that change (Eckart and Young 1936).
 """
 
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
@@ -14,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from loracomp.composition.blocks import Factors
 from loracomp.errors import RefusedError, UsageError
 from loracomp.model.loading import BaseModel, quiet_transformers
-from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS, read_folder
+from loracomp.registry.adapter_files import check_new, read_folder, write_folder
 
 EVERYTHING = "(everything)"
 
@@ -50,8 +49,7 @@ def convert_adapter(
     """
     if rank < 1:
         raise UsageError(f"rank is {rank}; it must be 1 or more")
-    if output.exists() and any(output.iterdir()):
-        raise UsageError(f"folder {output} is not empty: name a new one")
+    check_new(output)
     config, training, weights = read_folder(folder, base, any_base=any_base)
     if not _reaches_both(config):
         _untie_head(base)
@@ -155,7 +153,4 @@ def _write(output: Path, base: BaseModel, factors: Mapping[str, Factors], traini
         for side, tensor in zip("AB", pair, strict=True):
             name = f"lora_embedding_{side}" if lookup else f"lora_{side}.weight"
             tensors[f"base_model.model.{module}.{name}"] = tensor.contiguous()
-    output.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, output / WEIGHTS)
-    for name, value in ((CONFIG, config), (TRAINING, training)):
-        (output / name).write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_folder(output, config, training, save(tensors))
