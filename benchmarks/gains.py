@@ -12,7 +12,6 @@ mean of its adapters' log-likelihoods. No validation row is read.
 import argparse
 import hashlib
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -31,8 +30,6 @@ from loracomp.model.encoder import load_encoder
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest, write_examples_file
 from loracomp.registry.measurement_files import measurements_path, read_measurements
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from routing_reference import Settings, expect, weigh, weigh_by_gain
 
 Floats = npt.NDArray[np.float64]

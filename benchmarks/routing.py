@@ -29,11 +29,9 @@ from rich.table import Table
 from loracomp.config import load_settings
 from loracomp.database import connections as db
 from loracomp.database import embedded
+from routing_data import Library, Vectors, add_jobs, load, queries_near, route_jobs
 
 from .databases import create_database, timed
-
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
-from routing_data import Library, Vectors, add_jobs, load, queries_near, route_jobs
 
 BARE = """
 SELECT array_agg(x.example_id) FROM unnest(%b::vector[]) WITH ORDINALITY AS u (q, n)

@@ -1,10 +1,8 @@
 """A database with many active adapters: each of a task of its own, with a file of the shipped base model's shape."""
 
 import hashlib
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from psycopg.types.json import Jsonb
@@ -20,8 +18,6 @@ from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.library_files import PACKAGED
 from loracomp.worker.claim import claim_jobs
 from loracomp.worker.record import record_predictions
-
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
 from routing_data import BASE_MODEL, Vectors, add_adapter
 
 A_TASK = 10

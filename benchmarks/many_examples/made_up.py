@@ -1,19 +1,15 @@
 """Libraries of any size: tasks of their own, made from the embeddings of the shipped library."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.databases import timed
 from loracomp.database import connections as db
 from loracomp.model.encoding import SHAPE, VIEWS
 from loracomp.registry.library_files import PACKAGED, read_examples_file, tasks_with_examples
-
-sys.path.append(str(Path(__file__).parents[2] / "tests"))
-from benchmarks.databases import timed
 from routing_data import Vectors, add_base_model, add_examples, add_task, stored
 
 READERS = {"1 %": ("loracomp_bench_1", 100), "10 %": ("loracomp_bench_10", 10), "all": ("loracomp_bench_100", 1)}

@@ -1,9 +1,7 @@
 """loracomp: the real worker with a pipeline without models, which gives made-up answers with complete traces."""
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,8 +14,6 @@ from loracomp.database.connections import Connection, know_traces
 from loracomp.database.tables import DIMENSIONS
 from loracomp.records import Answer, Composition, Job, Prediction, Trace, Versions
 from loracomp.worker.loop import Worker
-
-sys.path.append(str(Path(__file__).parents[3] / "tests"))
 from routing_data import ADD_BASE_MODEL
 
 from .command import PROMPT, command
