@@ -35,17 +35,16 @@ from benchmarks.gains import (
     read_index,
     unfamiliar,
 )
+from benchmarks.kept_rows import library_base
 from loracomp.composition.blocks import Factors
 from loracomp.composition.calibration import fit_biases
 from loracomp.composition.layers import SideBySide
 from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import AdapterWeights, Mix, gated
-from loracomp.config import load_settings
 from loracomp.lab.measuring import read_adapters
-from loracomp.model.loading import load_base_model
 from loracomp.model.scoring import encode_texts
 from loracomp.records import Answer, Composition, Request
-from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
+from loracomp.registry.library_files import PACKAGED, read_examples_file
 
 QUESTIONS = 10
 """Rows of a task that a draw asks."""
@@ -91,9 +90,7 @@ class Asking:
     """Scores labelled rows under any weights for adapters, or for adapters and modules."""
 
     def __init__(self, index: Index, data: Path) -> None:
-        self._base = load_base_model(
-            read_manifest(PACKAGED).base_model.source, cache_dir=load_settings().home / "models"
-        )
+        self._base = library_base()
         self._adapters = [adapter.weights for adapter in read_adapters(PACKAGED, self._base)]
         self._packed = [adapter.packed() for adapter in self._adapters]
         self._modules = sorted({module for adapter in self._adapters for module in adapter.factors})

@@ -1,12 +1,15 @@
-"""Databases of the benchmarks' own, and how long a call takes."""
+"""Databases of the benchmarks' own, batches, and how long a call takes."""
 
 from collections.abc import Callable
 from time import perf_counter
+from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
 
 from loracomp.database import schema
+
+Rows = TypeVar("Rows", bound=Any)
 
 
 def create_database(server: str, name: str, *, replace: bool = False) -> str:
@@ -22,6 +25,11 @@ def create_database(server: str, name: str, *, replace: bool = False) -> str:
     url = psycopg.conninfo.make_conninfo(server, dbname=name)
     schema.initialize(url)
     return url
+
+
+def batches(rows: Rows, size: int) -> list[Rows]:
+    """The rows in parts of `size`, the last of which may be smaller."""
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
 def timed(work: Callable[[], object]) -> float:

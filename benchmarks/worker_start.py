@@ -26,6 +26,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.evaluation.report import as_markdown, copy_tables
+from benchmarks.queue.costs import cpu_s
 from benchmarks.routing import database
 
 ROOT = Path(__file__).parents[1]
@@ -82,7 +83,7 @@ def whole(url: str) -> Spent:
                 if worker.poll() is not None or perf_counter() - started > LONGEST_S:
                     raise SystemExit("the worker did not get ready; `loracomp doctor` says why")
                 sleep(0.01)
-            return perf_counter() - started, cpu_seconds(worker.pid)
+            return perf_counter() - started, cpu_s(worker.pid)
         finally:
             worker.kill()
 
@@ -93,12 +94,6 @@ def is_ready(port: int) -> bool:
             return bool(answer.status == 200)
     except (HTTPError, URLError, ConnectionError, TimeoutError):
         return False
-
-
-def cpu_seconds(process: int) -> float:
-    """User and system time of a process until now."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def noted(url: str) -> dict[str, Spent]:

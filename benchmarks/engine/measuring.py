@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
+from benchmarks.databases import batches
 from loracomp.database.queries import QUERIES
 from loracomp.pipeline import Prepared
 from loracomp.records import Job, Measurement
@@ -12,7 +13,6 @@ from loracomp.registry.tasks import add_task, import_examples
 from loracomp.worker.claim import claim_jobs
 
 from .passes import asking
-from .system import batched
 from .timing import Measured, compare, over, per_second, take_turns
 from .workbench import Workbench, drawing, made_up_jobs
 
@@ -47,7 +47,7 @@ def _scoring(bench: Workbench, asked: Sequence[dict[str, Any]], times: int) -> A
 
 
 def _measure(bench: Workbench, jobs: Sequence[Job]) -> None:
-    for batch in batched(jobs, bench.settings.batch_size):
+    for batch in batches(jobs, bench.settings.batch_size):
         prepared = bench.pipeline.prepare(bench.connection, batch)
         ended = bench.pipeline.answer([each for each in prepared if isinstance(each, Prepared)])
         found = [each for step in ended for each in step]

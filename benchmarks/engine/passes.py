@@ -1,6 +1,6 @@
 """Measures passes under many compositions vs. the base model alone, and how their time grows."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -18,6 +18,8 @@ from .timing import Figure, Measured, Seconds, compare, milliseconds, over, per_
 from .workbench import IN_A_MIX, Draw, Fetching, Workbench, drawing, made_up_jobs, to_score
 
 NOTHING = Composition()
+SCALING = 2.0
+"""Of random adapters."""
 SCORED = ("cat", "linear")
 """The measured strategies: the default, and the paper's."""
 
@@ -172,17 +174,21 @@ def _row(x: int, size: int, seconds: Seconds, mixed: str) -> dict[str, float]:
 
 def of_rank(bench: Workbench, rank: int) -> list[AdapterWeights]:
     """Random adapters of this rank, as many as the library has, for the modules of its first one and with its norms."""
-    return [_random(bench.library[0], rank, seed) for seed in range(len(bench.library))]
+    shapes = {module: (len(B), A.shape[1]) for module, (A, B) in bench.library[0].factors.items()}
+    return [random_adapter(shapes, rank, number, norm=3**-0.5, std=0.02) for number in range(len(bench.library))]
 
 
-def _random(like: AdapterWeights, rank: int, seed: int) -> AdapterWeights:
-    generator = torch.Generator().manual_seed(seed)
+def random_adapter(
+    shapes: Mapping[str, tuple[int, int]], rank: int, number: int, *, norm: float, std: float
+) -> AdapterWeights:
+    """An adapter in bfloat16. `norm`: about the norm of each row of A; `std`: of the elements of B."""
+    generator = torch.Generator().manual_seed(number)
 
     def normal(*shape: int, std: float) -> Tensor:
-        return (torch.randn(*shape, generator=generator) * std).to(torch.bfloat16)
+        return (torch.randn(*shape, generator=generator) * std).bfloat16()
 
     factors = {
-        module: Factors(normal(rank, A.shape[1], std=(3 * A.shape[1]) ** -0.5), normal(len(B), rank, std=0.02))
-        for module, (A, B) in like.factors.items()
+        module: Factors(normal(rank, d_in, std=norm * d_in**-0.5), normal(d_out, rank, std=std))
+        for module, (d_out, d_in) in shapes.items()
     }
-    return AdapterWeights(seed, f"{seed:064x}", 2.0, factors)
+    return AdapterWeights(number, f"{number:064x}", SCALING, factors)

@@ -7,11 +7,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import islice
 from typing import Any
 
 from psycopg.types.json import Jsonb
 
+from benchmarks.databases import batches
 from loracomp.database import connections as db
 from loracomp.errors import LoracompError
 from loracomp.pipeline import Prepared, encode
@@ -100,7 +100,7 @@ class Engine:
 
     def __init__(self, bench: Workbench, jobs: Sequence[dict[str, Any]], batch_size: int) -> None:
         self._pipeline = bench.pipeline
-        self._batches = [self._prepared(bench, batch) for batch in batched(waiting(bench, jobs, "default"), batch_size)]
+        self._batches = [self._prepared(bench, batch) for batch in batches(waiting(bench, jobs, "default"), batch_size)]
 
     def _prepared(self, bench: Workbench, batch: list[Job]) -> list[Prepared]:
         return [each for each in bench.pipeline.prepare(bench.connection, batch) if isinstance(each, Prepared)]
@@ -110,12 +110,6 @@ class Engine:
             encode(self._pipeline.encoder, [each.job for each in batch])
             for ended in self._pipeline.answer(batch):
                 assert not any(isinstance(row, Failure) for row in ended)
-
-
-def batched(jobs: Sequence[Job], size: int) -> Iterator[list[Job]]:
-    waiting_jobs = iter(jobs)
-    while batch := list(islice(waiting_jobs, size)):
-        yield batch
 
 
 def throughput(bench: Workbench, turns: int) -> Measured:

@@ -17,14 +17,14 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.evaluation.report import as_markdown
+from benchmarks.evaluation.report import as_markdown, copy_tables
 from benchmarks.many_examples.made_up import drop_readers
 from benchmarks.routing import database
 from loracomp.database import connections as db
 
 from .calls import calls, took, views
 from .filled import A_TASK, ANSWERED, fill_adapters
-from .report import fill_page, growing
+from .report import growing
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "many_adapters.json"
 console = Console(stderr=True, highlight=False)
@@ -45,9 +45,10 @@ def main(
         out.parent.mkdir(parents=True, exist_ok=True)
         figures = {key: figures[key] for key in sorted(figures, key=int)}
         out.write_text(json.dumps(figures, indent=1) + "\n")
+    table = as_markdown(growing(figures))
     if (page := out.resolve().parents[1] / "scaling.md").is_file():
-        fill_page(page, figures)
-    print(as_markdown(growing(figures)))
+        copy_tables(page, {"many-adapters": table})
+    print(table)
 
 
 def measure(connection: db.Connection, adapters: int, repeats: int) -> dict[str, Any]:

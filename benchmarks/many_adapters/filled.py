@@ -1,13 +1,13 @@
 """A database with many active adapters: each of a task of its own, with a file of the shipped base model's shape."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from psycopg.types.json import Jsonb
 from safetensors.torch import load_file, save
 
+from benchmarks.databases import batches
 from benchmarks.many_examples.made_up import READERS, fill
 from benchmarks.queue.systems.loracomp import TIMINGS
 from benchmarks.routing import MEASUREMENTS
@@ -100,7 +100,3 @@ def answer_jobs(connection: db.Connection, adapters: int, queries: Vectors) -> N
         routed = route(connection, jobs, batch, encoder=None, input_version=None)
         made = [Prediction(each.job_id, each.trace, answer, None, len(jobs), TIMINGS, VERSIONS) for each in routed]
         assert len(record_predictions(connection, jobs, made)) == len(batch)
-
-
-def batches(vectors: Vectors, size: int) -> Sequence[Vectors]:
-    return [vectors[start : start + size] for start in range(0, len(vectors), size)]

@@ -1,9 +1,6 @@
 """The tables of docs/scaling.md on many adapters."""
 
-from pathlib import Path
 from typing import Any
-
-from benchmarks.evaluation.report import as_markdown, copy_tables
 
 GROWS = 2
 """Times as long with the most adapters as with the fewest; what grows less is left out of the table."""
@@ -12,11 +9,6 @@ SHORT_MS = 5
 LEAST_MS = 0.1
 """Milliseconds that count as this many if they are fewer, so that noise is no growth."""
 Figures = dict[str, dict[str, Any]]
-
-
-def fill_page(page: Path, figures: Figures) -> None:
-    """Fill the tables of the page that were measured."""
-    copy_tables(page, {"many-adapters": as_markdown(growing(figures))})
 
 
 def growing(figures: Figures) -> list[tuple[str, ...]]:

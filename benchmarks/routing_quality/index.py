@@ -1,13 +1,14 @@
 """An index of a library's examples, searched and weighted in NumPy exactly as the SQL functions do it."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.databases import batches
 from loracomp.model.encoder import Encoder
 from loracomp.model.encoding import (
     CHOICE_LENGTH_SHARE,
@@ -99,17 +100,13 @@ class Embedder:
         """Unit vectors [n, d] of single texts."""
         keys = [hashlib.sha256(text.encode()).hexdigest() for text in texts]
         unknown = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
-        for some in batched(sorted(unknown, key=lambda key: len(unknown[key])), 512):
+        for some in batches(sorted(unknown, key=lambda key: len(unknown[key])), 512):
             vectors = self._encoder.encode([(unknown[key], None) for key in some])
             prompts = unit(vectors[:, : (self._encoder.dimensions - SHAPE) // VIEWS])
             self._known |= dict(zip(some, prompts, strict=True))
             if self._cache:
                 np.savez(self._cache, keys=list(self._known), vectors=np.array(list(self._known.values())))
         return np.array([self._known[key] for key in keys], dtype=float)
-
-
-def batched(keys: Sequence[str], size: int) -> Iterator[Sequence[str]]:
-    return (keys[start : start + size] for start in range(0, len(keys), size))
 
 
 def joined(choices: Sequence[str]) -> str:
