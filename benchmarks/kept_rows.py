@@ -4,7 +4,6 @@ import json
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from peft import PeftModel
 
@@ -39,9 +38,9 @@ def settings_of(task: str) -> TrainingConfig:
     return TrainingConfig(**json.loads((adapter_folder(PACKAGED, task) / TRAINING).read_text())["hyper_parameters"])
 
 
-def kept_aside(entry: Entry, data: Path, **phrased: Any) -> list[Example]:
+def kept_aside(entry: Entry, data: Path) -> list[Example]:
     """Train rows that the adapter of the entry's task was not trained on, and whose text is in no validation split."""
     folder = str(data / entry.task)
     leaks = find_leaks(entry, folder).source_refs
-    read = read_examples(entry, "train", folder, **phrased)
+    read = read_examples(entry, "train", folder)
     return split_rows((row for row in read if row.source_ref not in leaks), settings_of(entry.task))[0]

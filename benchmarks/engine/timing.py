@@ -85,6 +85,6 @@ def per_second(seconds: Seconds, count: int) -> dict[str, float]:
     return {f"{name}, 1/s": count / median(each) for name, each in seconds.items()}
 
 
-def milliseconds(seconds: Seconds, count: int = 1) -> dict[str, float]:
-    """Median milliseconds per item of runs that each process `count` items."""
-    return {f"{name}, ms": 1000 * median(each) / count for name, each in seconds.items()}
+def milliseconds(seconds: Seconds) -> dict[str, float]:
+    """Median milliseconds of runs."""
+    return {f"{name}, ms": 1000 * median(each) for name, each in seconds.items()}

@@ -5,7 +5,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -74,6 +74,16 @@ class Queue:
         self.do("insert", jobs)
         one(self.url, "VACUUM ANALYZE", rows=False)
 
+    @contextmanager
+    def working(self, batch: int) -> "Iterator[subprocess.Popen[bytes]]":
+        """Within this context a worker runs."""
+        worker = self.call("work", batch)
+        try:
+            yield worker
+        finally:
+            worker.kill()
+            worker.wait()
+
     def bytes_a_result(self) -> float:
         """Bytes of a result in its table, with its share of indexes and TOAST."""
         return float(one(self.url, BYTES.format(table=self.results)))
@@ -98,19 +108,14 @@ class Queue:
                 return int(look(f"SELECT count(*) FROM {self.results}")[0])
 
             before = Counters.now(look, 0, [])
-            processes = [self.call("work", batch) for _ in range(workers)]
-            pids = [process.pid for process in processes]
-            try:
+            with ExitStack() as stack:
+                pids = [stack.enter_context(self.working(batch)).pid for _ in range(workers)]
                 wait_until(lambda: recorded() > 0)
                 time.sleep(1)
                 started = time.perf_counter()
                 first = Counters.now(look, recorded(), pids)
                 time.sleep(seconds)
                 last, ended = Counters.now(look, recorded(), pids), time.perf_counter()
-            finally:
-                for process in processes:
-                    process.kill()
-                    process.wait()
             if last.jobs >= jobs:
                 raise SystemExit(f"{self.system}: {jobs} jobs were done too soon to be measured")
             wait_until(lambda: look(BACKENDS) == (1,))

@@ -48,24 +48,20 @@ def paced(made: Queue, minutes: float, batch: int, held: bool) -> list[float]:
     made.fill(2 * ahead)
     settle(made.url)
     inserted, rates = 2 * ahead, []
-    with psycopg.connect(made.url, autocommit=True) as watch, snapshot(made.url) if held else nullcontext():
-        worker = made.call("work", batch)
-        try:
-            wait_until(lambda: written(watch, made) > 0)
-            begun = before = time.perf_counter()
-            done = written(watch, made)
-            while before - begun < 60 * minutes:
-                if inserted - done < ahead:
-                    made.do("insert", ahead)
-                    inserted += ahead
-                time.sleep(STEP_S)
-                now, done_now = time.perf_counter(), written(watch, made)
-                rates.append((done_now - done) / (now - before))
-                before, done = now, done_now
-            assert worker.poll() is None, f"{made.system}: the worker ended"
-        finally:
-            worker.kill()
-            worker.wait()
+    held_by = snapshot(made.url) if held else nullcontext()
+    with psycopg.connect(made.url, autocommit=True) as watch, held_by, made.working(batch) as worker:
+        wait_until(lambda: written(watch, made) > 0)
+        begun = before = time.perf_counter()
+        done = written(watch, made)
+        while before - begun < 60 * minutes:
+            if inserted - done < ahead:
+                made.do("insert", ahead)
+                inserted += ahead
+            time.sleep(STEP_S)
+            now, done_now = time.perf_counter(), written(watch, made)
+            rates.append((done_now - done) / (now - before))
+            before, done = now, done_now
+        assert worker.poll() is None, f"{made.system}: the worker ended"
     return rates
 
 

@@ -1,8 +1,7 @@
 """Measures whether the queue stays as it is: many jobs through a short queue, while nobody calls VACUUM."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median, quantiles
 from subprocess import Popen
@@ -13,7 +12,7 @@ from loracomp.database import connections as db
 
 from .costs import POSTMASTER
 from .growth import Probe
-from .place import Queue, queue, settle
+from .place import queue, settle
 from .systems.command import PROMPT
 
 DEPTH = 10_000
@@ -41,7 +40,7 @@ def soak(maintenance: str, jobs: int, batch: int, say: Callable[[str], None]) ->
         source = Source(connection)
         source.fill_up()
         settle(maintenance)
-        with working(made, batch) as worker:
+        with made.working(batch) as worker:
             source.give(DEPTH)  # not measured: until worker and probe have prepared their statements
             return [tenth(source, number, jobs // 10, worker, say) for number in range(1, 11)]
 
@@ -93,17 +92,6 @@ def tenth(source: Source, number: int, jobs: int, worker: "Popen[bytes]", say: C
         "tables_mb": round(sizes["tables"] / 1e6), "indexes_mb": round(sizes["indexes"] / 1e6, 1),
         "worker_mb": round(private_mb(worker.pid)), "server_mb": round(server_mb(source.connection)),
     }  # fmt: skip
-
-
-@contextmanager
-def working(made: Queue, batch: int) -> "Iterator[Popen[bytes]]":
-    """Within this context a worker runs."""
-    worker = made.call("work", batch)
-    try:
-        yield worker
-    finally:
-        worker.kill()
-        worker.wait()
 
 
 def server_mb(connection: db.Connection) -> float:
