@@ -16,22 +16,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from loracomp.errors import NotFoundError, RefusedError, UsageError, wrong_fields
-from loracomp.lab.catalogue.phrasing import Phrased, Phraser, Phrasings, load_phrasings
+from loracomp.lab.catalogue.phrasing import Phrased as Phrased
+from loracomp.lab.catalogue.phrasing import Phraser, Phrasings, load_phrasings
 from loracomp.lab.catalogue.reading import rows_of
 from loracomp.lab.catalogue.templates import Templates
 from loracomp.registry.examples import Example
-
-__all__ = [
-    "SPLITS",
-    "Entry",
-    "Phrased",
-    "data_note",
-    "entry_names",
-    "load_entry",
-    "phrasings_of",
-    "read_examples",
-    "read_inputs",
-]
 
 FOLDER = Path(__file__).parent
 SPLITS = ("train", "validation")
