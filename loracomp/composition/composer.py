@@ -68,7 +68,8 @@ class Composer:
             return JobError(str(error), code="composition_refused")
         if composition.random_parameters:
             used = [self._randomized(adapter, composition.seed) for adapter in used]
-        mix = gated(composition.strategy, self._prepared(composition, used), composition.weights)
+        prepared = [self._masked(composition, adapter) for adapter in used]
+        mix = gated(composition.strategy, prepared, composition.weights)
         return Composed(mix, *(self._fidelity(composition, mix, used) or ()))
 
     def _fidelity(
@@ -99,11 +100,8 @@ class Composer:
                     )
         return adapter
 
-    def _prepared(self, composition: Composition, adapters: Sequence[PackedAdapter]) -> list[PackedAdapter]:
+    def _masked(self, composition: Composition, adapter: PackedAdapter) -> PackedAdapter:
         strategy, density, seed = composition.strategy, composition.density, composition.seed
-        return [self._masked(strategy, adapter, density, seed) for adapter in adapters]
-
-    def _masked(self, strategy: str, adapter: PackedAdapter, density: float, seed: int) -> PackedAdapter:
         if not (name := mask_name(strategy, density, seed)):
             return adapter
         # The mask alone is kept, because it refers to no adapter: those that are evicted must leave memory.

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 import shutil
 import sys
 import tempfile
@@ -54,7 +53,7 @@ def _write(gguf: Path, folder: Path) -> None:
 
 def _rename_unless_there(unfinished: Path, folder: Path) -> None:
     try:
-        os.rename(unfinished, folder)  # noqa: PTH104  os.rename is atomic
+        unfinished.rename(folder)  # atomic
     except OSError:
         if not folder.exists():
             raise

@@ -1,7 +1,6 @@
 """Trains one adapter on a catalogue entry, with PEFT's LoRA, transformers' Trainer, and the scoring used in serving."""
 
 import json
-import os
 import shutil
 import time
 import warnings
@@ -274,4 +273,4 @@ def _write(model: PeftModel, record: dict[str, Any], output: Path) -> None:
 def _write_json(path: Path, value: dict[str, Any]) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
-    os.replace(unfinished, path)  # noqa: PTH105  atomic
+    unfinished.replace(path)  # atomic
