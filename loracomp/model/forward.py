@@ -44,11 +44,15 @@ class Forward:
     def after_branches(self, start: Sequence[int], branches: Sequence[Sequence[int]], cache: Cache) -> Tensor:
         """Logits after the last token of each branch that continues `start`, by a pass over one row.
 
-        `cache` holds the keys and values of `start`; those of each branch are added to it, one branch after the other.
+        `cache` holds keys and values of first tokens of `start`; those of its other tokens and of the branches follow.
         """
-        row, ends = Row(tuple(start), tuple(map(tuple, branches)), ()), accumulate(map(len, branches))
-        inputs = branched([row], self.device, self._model.dtype, len(start))
-        with head_at(self._model, [(0, end - 1) for end in ends]):
+        row, ends = (
+            Row(tuple(start), tuple(map(tuple, branches)), ()),
+            accumulate(map(len, branches), initial=len(start)),
+        )
+        known = cache.get_seq_length()
+        inputs = branched([row], self.device, self._model.dtype, known)
+        with head_at(self._model, [(0, end - known - 1) for end in [*ends][1:]]):
             return self._run(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"], cache)[0]
 
     def after_tokens(self, tokens: Sequence[int], mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:

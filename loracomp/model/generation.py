@@ -13,6 +13,7 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 
 from loracomp.errors import JobError
 from loracomp.model.batching import batches, out_of_memory, unless_out_of_memory
+from loracomp.model.cpu import ROW_TOKENS
 from loracomp.model.forward import Forward, keys_and_values_suffice
 from loracomp.model.prefixes import ALIKE, alike, branches_of_a_row, runs_alike
 from loracomp.model.row_cache import RowCache
@@ -140,18 +141,18 @@ class Texts:
         return logits
 
     def _beginning(self, text: Text, common: int) -> Cache:
-        """A cache of the `common` first tokens, copied from a running text if one has them."""
+        """A cache of first tokens, copied from a running text if one has them; of all `common` ones if many are new."""
         known, row = self._known(text.composition, text.read[:common])
         cache = self._cache.beginning(row, known) if known else DynamicCache()
-        if known < common:
+        if common - known > ROW_TOKENS:
             self._logits([text], cache, common)
         return cache
 
     def _branched(self, texts: Sequence[Text], common: int, cache: Cache) -> Tensor:
-        """Logits after the texts, which continue what `cache` holds, by a pass over one row."""
+        """Logits after the texts, by a pass over one row; `cache` holds first tokens of the `common` ones."""
         branches = [text.read[common:] for text in texts]
         ends = list(accumulate(map(len, branches), initial=common))
-        with self._prepare(texts[:1], ends[-1] - common)():
+        with self._prepare(texts[:1], ends[-1] - cache.get_seq_length())():
             logits = self._forward.after_branches(texts[0].read[:common], branches, cache)
         self._cache.append(cache, [[(0, slice(0, common)), (0, slice(*branch))] for branch in pairwise(ends)])
         return logits
