@@ -1,7 +1,7 @@
 -- Which role may execute which function. Functions not named here are only for the owner, for triggers, and for functions that
 -- run with the owner's rights. A test lists all of them.
 
--- Submitters.
+-- Submitters, and administrators.
 GRANT EXECUTE ON FUNCTION
 loracomp.submit_job,
 loracomp.submit_jobs,
@@ -10,7 +10,7 @@ loracomp.retry_job,
 loracomp.wait_for_job,
 loracomp.explain_job,
 loracomp.readable_tasks
-TO loracomp_submitter;
+TO loracomp_submitter, loracomp_admin;
 
 -- Workers.
 GRANT EXECUTE ON FUNCTION
@@ -23,17 +23,21 @@ loracomp.fail_jobs,
 loracomp.release_jobs,
 loracomp.queue_is_empty,
 loracomp.report_worker,
+loracomp.route_jobs,
+loracomp.read_labelled
+TO loracomp_worker;
+
+-- Workers, and administrators.
+GRANT EXECUTE ON FUNCTION
 loracomp.maintain,
 loracomp.database_metrics,
-loracomp.route_jobs,
-loracomp.read_labelled,
 loracomp.read_adapters,
 loracomp.find_base_model,
 loracomp.show_encoder,
 loracomp.check_health
-TO loracomp_worker;
+TO loracomp_worker, loracomp_admin;
 
--- Analysts.
+-- Analysts, and administrators.
 GRANT EXECUTE ON FUNCTION
 loracomp.route,
 loracomp.rescore_route,
@@ -42,48 +46,29 @@ loracomp.policy_with,
 bi.wilson_interval,
 bi.mcnemar_p,
 bi.compare_policies
-TO loracomp_analyst;
+TO loracomp_analyst, loracomp_admin;
 
--- Administrators: jobs, routing, evaluations, models and encoder, tasks and examples, adapters,
+-- Administrators alone: jobs, routing, evaluations, models and encoder, tasks and examples, adapters,
 -- policies, audit, lineage and erasure.
 GRANT EXECUTE ON FUNCTION
-loracomp.submit_job,
-loracomp.submit_jobs,
-loracomp.cancel_job,
-loracomp.wait_for_job,
-loracomp.explain_job,
-loracomp.readable_tasks,
-loracomp.retry_job,
 loracomp.set_priority,
 loracomp.requeue_jobs,
 loracomp.purge_jobs,
-loracomp.maintain,
 loracomp.job_ranges,
 loracomp.set_queue_limits,
 loracomp.set_reported_tags,
-loracomp.check_health,
-loracomp.database_metrics,
 loracomp.worker_demand,
 loracomp.refresh_reports,
 loracomp.limit_analyst,
-loracomp.route,
-loracomp.rescore_route,
-loracomp.task_weights,
-loracomp.policy_with,
 loracomp.tune_routing,
-bi.wilson_interval,
-bi.mcnemar_p,
-bi.compare_policies,
 loracomp.start_evaluation,
 loracomp.near_duplicates,
 loracomp.leaks_between_tasks,
 loracomp.register_base_model,
 loracomp.set_default_base_model,
 loracomp.remove_base_model,
-loracomp.find_base_model,
 loracomp.list_base_models,
 loracomp.set_encoder,
-loracomp.show_encoder,
 loracomp.embedding_dimensions,
 loracomp.cancel_encoder,
 loracomp.show_next_encoder,
@@ -110,7 +95,6 @@ loracomp.retire_adapter(integer),
 loracomp.retire_adapter(text, text),
 loracomp.delete_adapter,
 loracomp.list_adapters,
-loracomp.read_adapters,
 loracomp.measure_task,
 loracomp.measure_adapter,
 loracomp.add_measurements,
@@ -138,7 +122,6 @@ loracomp.texts_are_distinct,
 loracomp.texts_length,
 loracomp.job_from_json,
 loracomp.submit_one,
-loracomp.confidence,
 loracomp.shorten,
 loracomp.readable_example,
 loracomp.readable_adapter,
@@ -151,9 +134,7 @@ loracomp.explain_route,
 loracomp.explain_composition,
 loracomp.explain_run
 TO loracomp_submitter, loracomp_admin;
-GRANT EXECUTE ON FUNCTION
-loracomp.reader
-TO loracomp_submitter;
+GRANT EXECUTE ON FUNCTION loracomp.reader TO loracomp_submitter;
 GRANT EXECUTE ON FUNCTION
 loracomp.check_routing_settings,
 loracomp.check_similarities,
@@ -163,10 +144,10 @@ loracomp.check_range,
 loracomp.may_read,
 loracomp.masked_tasks,
 loracomp.compute_seconds,
-loracomp.confidence,
 loracomp.log_share
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.composition_text,
+loracomp.confidence,
 loracomp.seconds_between
 TO loracomp_submitter, loracomp_analyst, loracomp_admin;
