@@ -249,11 +249,8 @@ SELECT CASE
                     ),
                     E'\n' ORDER BY c.place
                 )
-            FROM (
-                SELECT a.*
-                FROM loracomp.composed_adapter AS a
-                WHERE a.job_id = prediction.job_id
-            ) AS c
+            FROM loracomp.composed_adapter AS c
+            WHERE c.job_id = prediction.job_id
         ),
         -- Null, and left out, for a mix that no sample compared.
         '  against the exact weighted sum: norm ratio ' || round(prediction.norm_ratio::numeric, 3)

@@ -34,17 +34,11 @@ BEGIN
     );
     PERFORM loracomp.give_reason(before);
     RETURN QUERY
-    SELECT f.what, f.rows, f.names
-    FROM (
-        VALUES
-            (1, 'example deleted', 1::bigint, old.source_ref),
-            (2, 'embedding deleted', embeddings, NULL),
-            (
-                3, 'jobs that asked it deleted', cardinality(asking.deleted)::bigint,
-                array_to_string(asking.deleted, ', ')
-            ),
-            (4, 'their answers deleted', asking.predictions, NULL)
-    ) AS f (place, what, rows, names)
+    VALUES
+        ('example deleted', 1::bigint, old.source_ref),
+        ('embedding deleted', embeddings, NULL),
+        ('jobs that asked it deleted', cardinality(asking.deleted)::bigint, array_to_string(asking.deleted, ', ')),
+        ('their answers deleted', asking.predictions, NULL)
     UNION ALL
     SELECT
         'traces that name its id kept',

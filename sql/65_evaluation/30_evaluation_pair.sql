@@ -81,33 +81,29 @@ CROSS JOIN LATERAL (
         CROSS JOIN LATERAL unnest(r.policies, r.outcomes) AS a (policy, is_correct)
         INNER JOIN LATERAL unnest(r.policies, r.outcomes) AS b (policy, is_correct) ON a.policy <> b.policy
         GROUP BY t.family, r.own_task, a.policy, b.policy
-    ),
-
-    by_scope AS (
-        SELECT
-            k.family,
-            k.own_task,
-            k.policy_a,
-            k.policy_b,
-            count(*) AS tasks,
-            count(*) FILTER (WHERE k.only_a > k.only_b) AS tasks_ahead,
-            count(*) FILTER (WHERE k.only_a < k.only_b) AS tasks_behind,
-            sum(k.n)::bigint AS n,
-            sum(k.both_right)::bigint AS both_right,
-            sum(k.only_a)::bigint AS only_a,
-            sum(k.only_b)::bigint AS only_b,
-            avg((k.both_right + k.only_a)::double precision / k.n) AS accuracy_a,
-            avg((k.both_right + k.only_b)::double precision / k.n) AS accuracy_b,
-            avg((k.only_a - k.only_b)::double precision / k.n) AS difference,
-            avg((k.only_a - k.only_b)::double precision / (k.n + 2)) AS centre,
-            sqrt(
-                sum((k.only_a + k.only_b + 1 - (k.only_a - k.only_b)::double precision ^ 2 / (k.n + 2)) / (k.n + 2) ^ 2)
-            ) / count(*) AS standard_error
-        FROM by_task AS k
-        GROUP BY k.policy_a, k.policy_b, GROUPING SETS ((k.family, k.own_task), (k.family), ())
     )
 
-    SELECT * FROM by_scope
+    SELECT
+        k.family,
+        k.own_task,
+        k.policy_a,
+        k.policy_b,
+        count(*) AS tasks,
+        count(*) FILTER (WHERE k.only_a > k.only_b) AS tasks_ahead,
+        count(*) FILTER (WHERE k.only_a < k.only_b) AS tasks_behind,
+        sum(k.n)::bigint AS n,
+        sum(k.both_right)::bigint AS both_right,
+        sum(k.only_a)::bigint AS only_a,
+        sum(k.only_b)::bigint AS only_b,
+        avg((k.both_right + k.only_a)::double precision / k.n) AS accuracy_a,
+        avg((k.both_right + k.only_b)::double precision / k.n) AS accuracy_b,
+        avg((k.only_a - k.only_b)::double precision / k.n) AS difference,
+        avg((k.only_a - k.only_b)::double precision / (k.n + 2)) AS centre,
+        sqrt(
+            sum((k.only_a + k.only_b + 1 - (k.only_a - k.only_b)::double precision ^ 2 / (k.n + 2)) / (k.n + 2) ^ 2)
+        ) / count(*) AS standard_error
+    FROM by_task AS k
+    GROUP BY k.policy_a, k.policy_b, GROUPING SETS ((k.family, k.own_task), (k.family), ())
 ) AS s;
 COMMENT ON VIEW bi.evaluation_pair IS
 'Two policies compared on the rows that both answered: by how much policy_a was better than policy_b, with a p value.';
