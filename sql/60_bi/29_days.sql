@@ -2,8 +2,6 @@
 -- jobs (files 30 to 37); 50_refresh_reports.sql stores them. The day of a job and of its answer is the day on which it ended, in UTC.
 --   jobs_on                     jobs that ended on a day
 --   open_since                  when the days begin that are not closed
---   live_since                  the day from which bi.task_usage_by_day reads jobs
---     open_since
 --   trigger recount_days        a tag that is new to the reports, or a new name of a policy: all days are computed again
 
 -- Reads only. The bounds are times, so that the index job_finished is used. It has no SET clause, so that Postgres can insert its
@@ -25,15 +23,6 @@ FROM loracomp.report_day AS d
 WHERE d.is_closed;
 COMMENT ON VIEW loracomp.open_since IS 'When the first day begins that is not closed: from then on, reports follow what happens to the jobs.';
 COMMENT ON COLUMN loracomp.open_since.since IS 'Beginning of the day after the last closed one; -infinity if none is closed.';
-
--- Reads only.
-CREATE VIEW loracomp.live_since AS
-SELECT greatest((min(r.refreshed_at) AT TIME ZONE 'UTC')::date, (o.since AT TIME ZONE 'UTC')::date) AS day
-FROM loracomp.open_since AS o
-CROSS JOIN loracomp.report_refresh AS r
-GROUP BY o.since;
-COMMENT ON VIEW loracomp.live_since IS 'From which day on bi.task_usage_by_day reads jobs: that of the last refresh, or the first that is not closed.';
-COMMENT ON COLUMN loracomp.live_since.day IS 'First day in UTC that is read from the jobs.';
 
 -- A policy's new name is that of its jobs too. Closed days keep the old name, and don't count the new tag.
 CREATE FUNCTION loracomp.recount_days() RETURNS trigger

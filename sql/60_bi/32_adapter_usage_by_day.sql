@@ -65,10 +65,17 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Mean weight of the ada
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
 'The adapter''s share of all weights of the day; the adapters of a day sum to 1.';
 
--- Reads only, with its owner's rights. It is cheap if reports are refreshed: days before live_since come from
--- adapter_usage_by_day, as of the last refresh, and later days from the predictions.
+-- Reads only, with its owner's rights. It is cheap if reports are refreshed: days before the last refresh, and closed days, come
+-- from adapter_usage_by_day, and later days from the predictions.
 CREATE VIEW bi.task_usage_by_day AS
 WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m),
+
+live_since AS MATERIALIZED (
+    SELECT greatest((min(r.refreshed_at) AT TIME ZONE 'UTC')::date, (o.since AT TIME ZONE 'UTC')::date) AS day
+    FROM loracomp.open_since AS o
+    CROSS JOIN loracomp.report_refresh AS r
+    GROUP BY o.since
+),
 
 usage AS (
     SELECT
@@ -77,7 +84,7 @@ usage AS (
         u.jobs,
         u.weight
     FROM loracomp.adapter_usage_by_day AS u
-    WHERE u.day < (SELECT l.day FROM loracomp.live_since AS l)
+    WHERE u.day < (SELECT l.day FROM live_since AS l)
     UNION ALL
     SELECT
         (j.finished_at AT TIME ZONE 'UTC')::date,
@@ -89,7 +96,7 @@ usage AS (
     CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_weights) AS x (task, weight)
     -- With an upper bound, although none is needed: for a condition with only a lower bound of unknown value the planner
     -- expects a third of all jobs, and with both bounds few.
-    WHERE j.finished_at >= (SELECT l.day::timestamp AT TIME ZONE 'UTC' FROM loracomp.live_since AS l)
+    WHERE j.finished_at >= (SELECT l.day::timestamp AT TIME ZONE 'UTC' FROM live_since AS l)
         AND j.finished_at < 'infinity'
     GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, x.task
 )
