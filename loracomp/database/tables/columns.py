@@ -25,9 +25,10 @@ class RoleName(UserDefinedType[str]):
         return "name"
 
 
-def required(name: str, kind: Any, comment: str, **options: Any) -> Column[Any]:
-    """A column that is NOT NULL."""
-    return Column(name, kind, nullable=False, comment=comment, **options)
+def required(name: str, kind: Any, comment: str, default: str | None = None, **options: Any) -> Column[Any]:
+    """A column that is NOT NULL. `default` is an expression of SQL, which the server evaluates."""
+    filled = None if default is None else text(default)
+    return Column(name, kind, nullable=False, comment=comment, server_default=filled, **options)
 
 
 def optional(name: str, kind: Any, comment: str, **options: Any) -> Column[Any]:
@@ -37,12 +38,12 @@ def optional(name: str, kind: Any, comment: str, **options: Any) -> Column[Any]:
 
 def created_at() -> Column[Any]:
     """The time when the row was made."""
-    return required("created_at", DateTime(timezone=True), "When the row was made.", server_default=text("now()"))
+    return required("created_at", DateTime(timezone=True), "When the row was made.", default="now()")
 
 
 def count(name: str, comment: str) -> Column[Any]:
     """A counter that starts at 0."""
-    return required(name, BigInteger, comment, server_default=text("0"))
+    return required(name, BigInteger, comment, default="0")
 
 
 def one_of(column: str, values: str, name: str) -> CheckConstraint:

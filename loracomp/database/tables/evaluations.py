@@ -1,6 +1,6 @@
 """Sets of jobs whose right answers are known."""
 
-from sqlalchemy import Boolean, CheckConstraint, ForeignKeyConstraint, Integer, Table, Text, text
+from sqlalchemy import Boolean, CheckConstraint, ForeignKeyConstraint, Integer, Table, Text
 
 from loracomp.database.tables.columns import RoleName, created_at, metadata, one_of, optional, required
 
@@ -8,23 +8,15 @@ evaluation = Table(
     "evaluation",
     metadata,
     required("name", Text, "Name of the evaluation.", primary_key=True),
-    required("description", Text, "What the evaluation measures.", server_default=text("''")),
+    required("description", Text, "What the evaluation measures.", default="''"),
     optional("split", Text, "Split whose examples became its jobs; null if its jobs were inserted by hand."),
     required(
-        "kind",
-        Text,
-        "predict: jobs are answered. route: only the routing weights are computed.",
-        server_default=text("'predict'"),
+        "kind", Text, "predict: jobs are answered. route: only the routing weights are computed.", default="'predict'"
     ),
     optional("base_model", Text, "Base model that answers its jobs; null if its jobs were inserted by hand."),
-    required(
-        "exclude_own",
-        Boolean,
-        "Whether a job may not use its own task's examples and adapter.",
-        server_default=text("false"),
-    ),
-    required("seed", Integer, "Seed of the random order in which examples are drawn.", server_default=text("0")),
-    required("created_by", RoleName(), "Role that started the evaluation.", server_default=text("current_user")),
+    required("exclude_own", Boolean, "Whether a job may not use its own task's examples and adapter.", default="false"),
+    required("seed", Integer, "Seed of the random order in which examples are drawn.", default="0"),
+    required("created_by", RoleName(), "Role that started the evaluation.", default="current_user"),
     created_at(),
     ForeignKeyConstraint(
         ["base_model"], ["loracomp.base_model.name"], name="evaluation_base_model_must_exist", onupdate="CASCADE"

@@ -29,60 +29,41 @@ job = Table(
         "status",
         Text,
         "queued, running, succeeded, failed or cancelled. Only SQL functions change it.",
-        server_default=text("'queued'"),
+        default="'queued'",
     ),
     required(
         "kind",
         Text,
         "predict: answer the prompt. route: only compute routing weights. measure: score adapters on an example.",
-        server_default=text("'predict'"),
+        default="'predict'",
     ),
     required("prompt", Text, "Text for the model to answer; the only column that an INSERT must name."),
     optional("choices", texts(), "Possible answers, one of which is chosen; null: the answer is generated text."),
     optional("max_new_tokens", Integer, "Most tokens to generate; 64 by default if there are no choices."),
-    required(
-        "stop",
-        texts(),
-        "Texts at which generation ends; they are not part of the answer.",
-        server_default=text("'{}'"),
-    ),
-    required(
-        "policy", Text, "Name of the policy: the settings of routing and merging.", server_default=text("'default'")
-    ),
+    required("stop", texts(), "Texts at which generation ends; they are not part of the answer.", default="'{}'"),
+    required("policy", Text, "Name of the policy: the settings of routing and merging.", default="'default'"),
     optional("base_model", Text, "Base model to use; by default the default base model."),
     required(
-        "priority",
-        Integer,
-        "Priority from 0 to 1000; each step counts like one more minute of waiting.",
-        server_default=text("0"),
+        "priority", Integer, "Priority from 0 to 1000; each step counts like one more minute of waiting.", default="0"
     ),
-    required(
-        "run_at", DateTime(timezone=True), "Time before which the job must not start.", server_default=text("now()")
-    ),
+    required("run_at", DateTime(timezone=True), "Time before which the job must not start.", default="now()"),
     optional(
         "idempotency_key",
         Text,
         "Key chosen by the submitter. A second INSERT with it is refused; submit_job returns the first job instead.",
     ),
     required(
-        "tags",
-        JSONB,
-        "JSON object of the submitter's, to filter jobs by; not shown to the model.",
-        server_default=text("'{}'"),
+        "tags", JSONB, "JSON object of the submitter's, to filter jobs by; not shown to the model.", default="'{}'"
     ),
-    required(
-        "exclude_tasks", texts(), "Tasks whose examples and adapters must not be used.", server_default=text("'{}'")
-    ),
+    required("exclude_tasks", texts(), "Tasks whose examples and adapters must not be used.", default="'{}'"),
     optional("tasks", texts(), "Tasks whose adapters may be used; null: all tasks that the submitter may use."),
     optional(
         "weights",
         ARRAY(Double),
         "Weights of the adapters of `tasks`, in that order, used instead of retrieval; null: retrieval decides.",
     ),
-    required(
-        "max_attempts", Integer, "Number of attempts after which the job ends as failed.", server_default=text("3")
-    ),
-    required("timeout_s", Integer, "Most seconds that one attempt may take.", server_default=text("600")),
+    required("max_attempts", Integer, "Number of attempts after which the job ends as failed.", default="3"),
+    required("timeout_s", Integer, "Most seconds that one attempt may take.", default="600"),
     optional("task", Text, "Task of the example that the job was made from; only for evaluations and kind measure."),
     optional("expected", Text, "The right answer; only for evaluations and kind measure."),
     optional("evaluation", Text, "Name of the evaluation that the job belongs to; null for other jobs."),
@@ -96,7 +77,7 @@ job = Table(
         "submitted_by",
         RoleName(),
         "Role that inserted the job; it decides which tasks the job may use.",
-        server_default=text("current_user"),
+        default="current_user",
     ),
     created_at(),
     required(
@@ -104,19 +85,19 @@ job = Table(
         DateTime(timezone=True),
         "Jobs are claimed in the order of this time: run_at minus priority x 60 s, plus 1000 minutes for evaluations "
         "and kind measure. A trigger sets it.",
-        server_default=text("now()"),
+        default="now()",
     ),
     required(
         "attempts",
         Integer,
         "Number of times that the job was claimed, without claims that were given back.",
-        server_default=text("0"),
+        default="0",
     ),
     required(
         "expired_leases",
         Integer,
         "Number of leases of the job that expired. If above 0, the job is claimed in a batch of one.",
-        server_default=text("0"),
+        default="0",
     ),
     optional("worker", Text, "Worker that holds the job, or held it last."),
     optional(
@@ -139,20 +120,20 @@ job = Table(
         "temperature",
         Double,
         "For generated text. 0: the most likely token each time; above 0: sample from softmax(logits / temperature).",
-        server_default=text("0"),
+        default="0",
     ),
     required(
         "top_p",
         Double,
         "For generated text: sample from the fewest tokens whose probabilities add up to this (nucleus sampling).",
-        server_default=text("1"),
+        default="1",
     ),
     optional("seed", BigInteger, "Seed of sampled text; null: the job's number is the seed."),
     required(
         "scheduled",
         Boolean,
         "Whether the job waits for run_at. A trigger sets it; the first claim after run_at clears it.",
-        server_default=text("false"),
+        default="false",
     ),
     # In this table and not in prediction, so that reports that count it need not read traces, ten times as large.
     optional("is_correct", Boolean, "Whether the answer equals `expected`; null if `expected` is null."),

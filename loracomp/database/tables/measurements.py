@@ -14,7 +14,6 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
-    text,
 )
 
 from loracomp.database.tables.columns import metadata, one_of, optional, required
@@ -51,13 +50,8 @@ measurement = Table(
         "Whether each adapter in adapter_ids chooses the right answer; null without choices.",
     ),
     optional("worker", Text, "Worker that made the newest measurement."),
-    required("measured_at", DateTime(timezone=True), "Time of the newest measurement.", server_default=text("now()")),
-    required(
-        "chat_template",
-        Boolean,
-        "Whether the prompt stood in the base model's chat template.",
-        server_default=text("false"),
-    ),
+    required("measured_at", DateTime(timezone=True), "Time of the newest measurement.", default="now()"),
+    required("chat_template", Boolean, "Whether the prompt stood in the base model's chat template.", default="false"),
     PrimaryKeyConstraint("example_id", "base_model_id", name="an_example_has_one_measurement_a_base_model"),
     ForeignKeyConstraint(
         ["example_id", "task_id"],

@@ -1,6 +1,6 @@
 """Settings of routing and merging."""
 
-from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Table, Text, text
+from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Table, Text
 
 from loracomp.database.tables.columns import created_at, metadata, one_of, required
 
@@ -8,98 +8,95 @@ policy = Table(
     "policy",
     metadata,
     required("name", Text, "Name of the policy. Jobs that name none use 'default'.", primary_key=True),
-    required("description", Text, "What the policy is for.", server_default=text("''")),
+    required("description", Text, "What the policy is for.", default="''"),
     required(
         "router",
         Text,
         "How adapters are chosen: retrieval; or, for comparison, own_task, random, random_parameters or base.",
-        server_default=text("'retrieval'"),
+        default="'retrieval'",
     ),
-    required("k", Integer, "Number of nearest examples to retrieve.", server_default=text("30")),
-    required("temperature", Double, "Temperature of the softmax over similarities.", server_default=text("0.1")),
+    required("k", Integer, "Number of nearest examples to retrieve.", default="30"),
+    required("temperature", Double, "Temperature of the softmax over similarities.", default="0.1"),
     required(
         "top_p",
         Double,
         "Nucleus sampling: the most probable tasks are kept until their probabilities add up to this.",
-        server_default=text("0.95"),
+        default="0.95",
     ),
-    required("max_adapters", Integer, "Most adapters in a composition.", server_default=text("8")),
+    required("max_adapters", Integer, "Most adapters in a composition.", default="8"),
     required(
         "min_similarity",
         Double,
         "If the nearest example's similarity is lower, no adapter is used and the base model answers alone.",
-        server_default=text("0.0"),
+        default="0.0",
     ),
     required(
         "weighting",
         Text,
         "Weights of the kept tasks. similarity: their probabilities, normalised to 1. uniform: equal. measured: the "
         "adapters' expected gains; adapters that are not expected to help are left out.",
-        server_default=text("'similarity'"),
+        default="'similarity'",
     ),
     required(
         "strategy",
         Text,
         "How adapters are merged: cat, linear, ties, magnitude_prune, dare_linear or dare_ties.",
-        server_default=text("'cat'"),
+        default="'cat'",
     ),
     required(
-        "density",
-        Double,
-        "Share of the factors' elements that ties, magnitude_prune and dare_* keep.",
-        server_default=text("0.5"),
+        "density", Double, "Share of the factors' elements that ties, magnitude_prune and dare_* keep.", default="0.5"
     ),
     required(
         "seed",
         Integer,
         "Seed of the random masks of dare_*, and of the routers random and random_parameters.",
-        server_default=text("0"),
+        default="0",
     ),
     required(
         "choice_normalization",
         Text,
         "What a choice's log-likelihood is divided by: none (nothing), its characters or its tokens.",
-        server_default=text("'tokens'"),
+        default="'tokens'",
     ),
     created_at(),
-    required("updated_at", DateTime(timezone=True), "When it was last changed.", server_default=text("now()")),
+    required("updated_at", DateTime(timezone=True), "When it was last changed.", default="now()"),
     required(
         "contrast",
         Double,
         "A choice's score is its log-likelihood with adapters minus contrast times that of the base model.",
-        server_default=text("0"),
+        default="0",
     ),
     required(
         "min_share",
         Double,
         "Tasks with a smaller weight are left out, and the others' weights are normalised again; the first task stays.",
-        server_default=text("0"),
+        default="0",
     ),
     required(
         "gain_prior",
         Double,
         "Shrinks expected gains towards 0, as if examples with gain 0 and this much weight had been retrieved too.",
-        server_default=text("0.1"),
+        default="0.1",
     ),
     required(
         "gain_margin",
         Double,
         "With weighting measured, an adapter is used only if its expected gain, in nats, is above this.",
-        server_default=text("0"),
+        default="0",
     ),
     required(
         "chat_template",
         Text,
         "Which prompts stand in the base model's chat template, where it has one: generation (those without choices), "
         "always, never.",
-        server_default=text("'generation'"),
+        default="'generation'",
     ),
     required(
         "calibration_rows",
         Integer,
         "With weighting measured, for a task without an adapter: most of its labelled examples on which biases of the "
         "choices are fitted, 4 to 1000; 0: no biases.",
-        server_default=text("64"),
+        default="64",
     ),
     CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
     one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),

@@ -38,30 +38,23 @@ prediction = Table(
         HALFVEC(),
         "The job's unit vector, so that routing can be computed again with other settings.",
     ),
+    required("example_ids", ARRAY(BigInteger), "Ids of the retrieved examples, nearest first.", default="'{}'"),
+    required("example_tasks", texts(), "Task of each example in example_ids.", default="'{}'"),
     required(
-        "example_ids", ARRAY(BigInteger), "Ids of the retrieved examples, nearest first.", server_default=text("'{}'")
+        "similarities", ARRAY(Double), "Cosine similarity of each example in example_ids to the job.", default="'{}'"
     ),
-    required("example_tasks", texts(), "Task of each example in example_ids.", server_default=text("'{}'")),
-    required(
-        "similarities",
-        ARRAY(Double),
-        "Cosine similarity of each example in example_ids to the job.",
-        server_default=text("'{}'"),
-    ),
-    required("tasks", texts(), "Tasks of the retrieved examples, most probable first.", server_default=text("'{}'")),
-    required("probabilities", ARRAY(Double), "Probability of each task in `tasks`.", server_default=text("'{}'")),
+    required("tasks", texts(), "Tasks of the retrieved examples, most probable first.", default="'{}'"),
+    required("probabilities", ARRAY(Double), "Probability of each task in `tasks`.", default="'{}'"),
     required(
         "weights",
         ARRAY(Double),
         "Weight of each task in `tasks`; 0 if it was not kept by the nucleus (top_p).",
-        server_default=text("'{}'"),
+        default="'{}'",
     ),
-    required(
-        "composed_tasks", texts(), "Tasks whose adapters were composed into the answer.", server_default=text("'{}'")
-    ),
-    required("adapter_ids", ARRAY(Integer), "Adapter of each task in composed_tasks.", server_default=text("'{}'")),
-    required("adapter_sha256", texts(), "Sha256 of each adapter's safetensors file.", server_default=text("'{}'")),
-    required("adapter_weights", ARRAY(Double), "Weight of each adapter in adapter_ids.", server_default=text("'{}'")),
+    required("composed_tasks", texts(), "Tasks whose adapters were composed into the answer.", default="'{}'"),
+    required("adapter_ids", ARRAY(Integer), "Adapter of each task in composed_tasks.", default="'{}'"),
+    required("adapter_sha256", texts(), "Sha256 of each adapter's safetensors file.", default="'{}'"),
+    required("adapter_weights", ARRAY(Double), "Weight of each adapter in adapter_ids.", default="'{}'"),
     required("policy_settings", JSONB, "Name and settings of the policy at the time of the answer."),
     optional("fallback", Text, "Why the base model answered alone; null if adapters were composed."),
     optional(
@@ -81,19 +74,19 @@ prediction = Table(
         "Cosine between the merged weight change and the exact weighted sum; 1: the same direction; null for the base "
         "model alone.",
     ),
-    required("prompt_tokens", Integer, "Number of tokens in the prompt.", server_default=text("0")),
-    required("output_tokens", Integer, "Number of tokens scored or generated.", server_default=text("0")),
+    required("prompt_tokens", Integer, "Number of tokens in the prompt.", default="0"),
+    required("output_tokens", Integer, "Number of tokens scored or generated.", default="0"),
     required(
         "timings",
         JSONB,
         "Milliseconds that each step took for the job's whole batch: claim, encode, route, load (adapters to the "
         "device), ready (waiting for the model), compose, predict, record.",
-        server_default=text("'{}'"),
+        default="'{}'",
     ),
-    required("batch_size", Integer, "Number of jobs that were answered together.", server_default=text("1")),
+    required("batch_size", Integer, "Number of jobs that were answered together.", default="1"),
     optional("worker", Text, "Worker that gave the answer."),
     optional("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
-    required("attempt", Integer, "Number of the attempt that succeeded.", server_default=text("1")),
+    required("attempt", Integer, "Number of the attempt that succeeded.", default="1"),
     required("base_model", Text, "Base model that answered."),
     required("base_fingerprint", Text, "Fingerprint of the base model's weights."),
     required("encoder", Text, "Name of the encoder and its input version, such as all-MiniLM-L6-v2/1."),

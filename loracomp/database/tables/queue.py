@@ -10,7 +10,6 @@ from sqlalchemy import (
     SmallInteger,
     Table,
     Text,
-    text,
 )
 
 from loracomp.database.tables.columns import SCHEMA, RoleName, metadata, optional, required
@@ -28,10 +27,7 @@ turn = Table(
     required("base_model", Text, "Base model that the jobs ask for."),
     required("submitted_by", RoleName(), "Who submitted them."),
     required(
-        "served_at",
-        DateTime(timezone=True),
-        "When a claim last took the first job of this submitter.",
-        server_default=text("now()"),
+        "served_at", DateTime(timezone=True), "When a claim last took the first job of this submitter.", default="now()"
     ),
     # There is one row for each submitter. While any session holds an old snapshot, dead versions of the row can't be
     # removed. served_at is in the key so that the newest version is the last in the index, where claims look first.
@@ -51,7 +47,7 @@ turn = Table(
 queue_limit = Table(
     "queue_limit",
     metadata,
-    required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, server_default=text("1")),
+    required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, default="1"),
     optional("in_all", BigInteger, "Most jobs that may wait, not counting evaluations; null: no limit."),
     optional("per_submitter", BigInteger, "Most jobs of one submitter that may wait; null: no limit."),
     CheckConstraint("id = 1", name="there_is_one_row_of_queue_limits"),
@@ -66,9 +62,7 @@ queue_count = Table(
     required("submitted_by", RoleName(), "Submitter whose jobs were counted; empty: all submitters.", primary_key=True),
     required("queued", BigInteger, "Number of waiting jobs at counted_at."),
     required("last_id", BigInteger, "Highest job id at counted_at; jobs inserted later have higher ids."),
-    required(
-        "counted_at", DateTime(timezone=True), "When the jobs were counted.", server_default=text("clock_timestamp()")
-    ),
+    required("counted_at", DateTime(timezone=True), "When the jobs were counted.", default="clock_timestamp()"),
     comment="Counts of waiting jobs, which are compared with queue_limit, so that an INSERT need not count them.",
     postgresql_with={"fillfactor": "50"},
 )

@@ -16,7 +16,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 
 from loracomp.database.tables.columns import metadata, optional, required
@@ -38,7 +37,7 @@ report_refresh = Table(
         "refreshed_at",
         DateTime(timezone=True),
         "When the report was last refreshed; it counts the jobs that ended until then.",
-        server_default=text("now()"),
+        default="now()",
     ),
     optional("seconds", Double, "Seconds that the last refresh took; null if there was none."),
     comment="The reports that refresh_reports computes, with their age.",
@@ -62,7 +61,7 @@ report_day = Table(
         "is_closed",
         Boolean,
         "Whether the day's reports are final, because purge_jobs has deleted jobs of it or of a later day.",
-        server_default=text("false"),
+        default="false",
     ),
     comment="Days for which reports were computed, and from which jobs.",
 )

@@ -1,6 +1,6 @@
 """Workers and what they last reported."""
 
-from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Table, Text, text
+from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Table, Text
 
 from loracomp.database.tables.columns import RoleName, count, metadata, one_of, optional, required
 
@@ -18,14 +18,11 @@ worker = Table(
     required("code_version", Text, "Version of loracomp that the worker runs."),
     required("base_model", Text, "Base model that the worker serves."),
     required("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
-    required("login", RoleName(), "Database role that the worker logged in as.", server_default=text("session_user")),
+    required("login", RoleName(), "Database role that the worker logged in as.", default="session_user"),
     required(
-        "started_at",
-        DateTime(timezone=True),
-        "When the worker started, by the database's clock.",
-        server_default=text("now()"),
+        "started_at", DateTime(timezone=True), "When the worker started, by the database's clock.", default="now()"
     ),
-    required("seen_at", DateTime(timezone=True), "When the worker last reported.", server_default=text("now()")),
+    required("seen_at", DateTime(timezone=True), "When the worker last reported.", default="now()"),
     optional("looked_at", DateTime(timezone=True), "When the worker last asked for jobs; null if never."),
     required("silent_after_s", Double, "Seconds without a report after which the worker counts as gone."),
     count("claimed", "Number of jobs that the worker claimed since it started."),
