@@ -78,9 +78,8 @@ BEGIN
     CREATE TABLE loracomp.next_embedding (LIKE loracomp.example_embedding INCLUDING COMMENTS);
     -- PLAIN after the change of type, which resets the storage: the default stores vectors outside their rows.
     EXECUTE format(
-        'ALTER TABLE loracomp.next_embedding ALTER COLUMN embedding TYPE %s.halfvec(%s), ALTER COLUMN embedding SET STORAGE PLAIN',
-        (SELECT e.extnamespace::regnamespace FROM pg_catalog.pg_extension AS e WHERE e.extname = 'vector'),
-        make_next_embedding.dimensions
+        'ALTER TABLE loracomp.next_embedding ALTER COLUMN embedding TYPE public.halfvec(%s), '
+        'ALTER COLUMN embedding SET STORAGE PLAIN', make_next_embedding.dimensions
     );
     ALTER TABLE loracomp.next_embedding
         ADD CONSTRAINT an_example_has_one_next_embedding PRIMARY KEY (example_id),

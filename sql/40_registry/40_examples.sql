@@ -223,11 +223,8 @@ CREATE FUNCTION loracomp.build_embedding_index() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    EXECUTE format(
-        'CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding %s.halfvec_cosine_ops) '
-        'WITH (ef_construction = 400)',
-        (SELECT e.extnamespace::regnamespace FROM pg_catalog.pg_extension AS e WHERE e.extname = 'vector')
-    );
+    CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding
+    USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
     INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason)
     VALUES (loracomp.caller(), 'index', 'example_embedding_hnsw', 'insert', 'build_embedding_index');
 END
