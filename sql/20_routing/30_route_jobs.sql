@@ -144,8 +144,6 @@ COMMENT ON FUNCTION loracomp.in_chat_template IS
 'the policy''s setting says, if the model has one.';
 
 -- Changes nothing. One call for each batch, so that settings, eligible tasks, examples and adapters come from one snapshot.
--- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
--- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.route_jobs(
     job_ids bigint[],
     embeddings vector[],
@@ -170,9 +168,9 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+-- The settings of a search: see nearest_examples.
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$

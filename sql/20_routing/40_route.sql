@@ -1,6 +1,4 @@
 -- Changes nothing. It reads examples with its owner's rights, but only of tasks that the caller may read.
--- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
--- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.route(
     embedding vector,
     policy text DEFAULT 'default',
@@ -19,9 +17,9 @@ CREATE FUNCTION loracomp.route(
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+-- The settings of a search: see nearest_examples.
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$

@@ -122,8 +122,6 @@ COMMENT ON FUNCTION loracomp.rescore_route IS
 
 -- Changes nothing. Retrieves among the current examples that the job's submitter may use, with the vector that the job was
 -- routed with. It reads examples with its owner's rights, as route_jobs does.
--- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
--- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.retrieve_again(
     job bigint,
     k integer,
@@ -135,9 +133,9 @@ CREATE FUNCTION loracomp.retrieve_again(
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+-- The settings of a search: see nearest_examples.
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$

@@ -1,7 +1,5 @@
 -- Changes nothing. Evaluated examples have no stored embedding, so it uses the vectors with which the evaluation's jobs were
 -- routed. For each it reads the 20 nearest train examples of all tasks, which takes some milliseconds.
--- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
--- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.near_duplicates(task text DEFAULT NULL, threshold double precision DEFAULT 0.95)
 RETURNS TABLE (
     own_task text,
@@ -14,9 +12,9 @@ RETURNS TABLE (
 )
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+-- The settings of a search: see nearest_examples.
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$

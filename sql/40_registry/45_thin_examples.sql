@@ -4,15 +4,13 @@
 --     routed_to_own_task        how often routing still finds the task of an example that is gone
 
 -- Changes nothing. Routes each vector among today's examples of all tasks, with the settings of the policy default.
--- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
--- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.routed_to_own_task(asked loracomp.example_embedding[])
 RETURNS TABLE (task_id integer, as_first bigint, in_nucleus bigint)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
+-- The settings of a search: see nearest_examples.
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$

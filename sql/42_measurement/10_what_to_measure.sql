@@ -27,14 +27,12 @@ COMMENT ON FUNCTION loracomp.likely_tasks IS
 'if these are few, otherwise the nearest ones.';
 
 -- Changes nothing. For 20 examples of the task it searches the 200 nearest examples of other tasks, and counts their tasks.
--- enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
--- hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.nearest_tasks(task_id integer, others integer[], most integer) RETURNS integer[]
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+-- The settings of a search: see nearest_examples.
 SET enable_seqscan = off
 SET hnsw.iterative_scan = 'relaxed_order'
--- hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
