@@ -5,6 +5,7 @@
 --     restricted_task   tasks with a reader_role, by all their names
 --     may_read
 --   masked_tasks        a list of names with the labels of task_mask
+--   masked_adapter      an adapter's name, or a label if its task is hidden
 
 -- Reads only. This is a function and not a table with row security, because EXPLAIN ANALYZE tells how many hidden rows an
 -- index found, and a few such questions reveal what the rows contain. A caller's conditions are not evaluated inside a
@@ -83,3 +84,9 @@ BEGIN ATOMIC
     END;
 END;
 COMMENT ON FUNCTION loracomp.masked_tasks IS 'A list of task names with hidden names replaced by their labels.';
+
+-- Reads no table.
+CREATE FUNCTION loracomp.masked_adapter(adapter text, task text, adapter_id integer, labels jsonb) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE WHEN labels ? task THEN 'hidden adapter ' || adapter_id ELSE adapter END;
+COMMENT ON FUNCTION loracomp.masked_adapter IS 'The name of a task''s adapter, or a label if the task is hidden.';

@@ -4,13 +4,9 @@ WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
 
 SELECT
     a.id AS adapter_id,
-    CASE WHEN (SELECT m.labels FROM mask AS m) ? t.name THEN 'hidden adapter ' || a.id ELSE a.name END
-        AS adapter,
+    loracomp.masked_adapter(a.name, t.name, a.id, (SELECT m.labels FROM mask AS m)) AS adapter,
     a.version,
-    CASE
-        WHEN (SELECT m.labels FROM mask AS m) ? t.name THEN 'hidden adapter ' || a.id ELSE
-            a.name || '@' || a.version
-    END AS label,
+    loracomp.masked_adapter(a.name || '@' || a.version, t.name, a.id, (SELECT m.labels FROM mask AS m)) AS label,
     coalesce((SELECT m.labels FROM mask AS m) ->> t.name, t.name) AS task,
     t.family,
     b.name AS base_model,

@@ -11,9 +11,7 @@ SELECT
     x.place::integer AS place,
     coalesce((SELECT m.labels FROM mask AS m) ->> x.task, x.task) AS task,
     x.adapter_id,
-    CASE
-        WHEN (SELECT m.labels FROM mask AS m) ? x.task THEN 'hidden adapter ' || x.adapter_id ELSE a.name
-    END AS adapter,
+    loracomp.masked_adapter(a.name, x.task, x.adapter_id, (SELECT m.labels FROM mask AS m)) AS adapter,
     a.version,
     x.weight,
     p.base_model,

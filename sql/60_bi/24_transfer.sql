@@ -4,10 +4,7 @@ WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
 
 SELECT
     g.adapter_id,
-    CASE
-        WHEN (SELECT m.labels FROM mask AS m) ? o.name THEN 'hidden adapter ' || a.id ELSE
-            a.name || '@' || a.version
-    END AS adapter,
+    loracomp.masked_adapter(a.name || '@' || a.version, o.name, a.id, (SELECT m.labels FROM mask AS m)) AS adapter,
     coalesce((SELECT m.labels FROM mask AS m) ->> o.name, o.name) AS adapter_task,
     a.status AS adapter_status,
     b.name AS base_model,

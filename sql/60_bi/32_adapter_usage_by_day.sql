@@ -37,10 +37,9 @@ SELECT
     u.base_model,
     u.is_evaluation,
     u.adapter_id,
-    CASE
-        WHEN (SELECT m.labels FROM mask AS m) ? u.task THEN 'hidden adapter ' || u.adapter_id ELSE
-            a.name || '@' || a.version
-    END AS adapter,
+    loracomp.masked_adapter(
+        a.name || '@' || a.version, u.task, u.adapter_id, (SELECT m.labels FROM mask AS m)
+    ) AS adapter,
     coalesce((SELECT m.labels FROM mask AS m) ->> u.task, u.task) AS task,
     t.family,
     u.jobs,

@@ -33,15 +33,13 @@ SELECT
     p.base_model,
     p.is_evaluation,
     a.adapter_id AS adapter_id_a,
-    CASE
-        WHEN (SELECT m.labels FROM mask AS m) ? a.task THEN 'hidden adapter ' || a.adapter_id ELSE
-            x.name || '@' || x.version
-    END AS adapter_a,
+    loracomp.masked_adapter(
+        x.name || '@' || x.version, a.task, a.adapter_id, (SELECT m.labels FROM mask AS m)
+    ) AS adapter_a,
     b.adapter_id AS adapter_id_b,
-    CASE
-        WHEN (SELECT m.labels FROM mask AS m) ? b.task THEN 'hidden adapter ' || b.adapter_id ELSE
-            y.name || '@' || y.version
-    END AS adapter_b,
+    loracomp.masked_adapter(
+        y.name || '@' || y.version, b.task, b.adapter_id, (SELECT m.labels FROM mask AS m)
+    ) AS adapter_b,
     p.jobs,
     a.jobs AS jobs_a,
     b.jobs AS jobs_b,

@@ -142,6 +142,7 @@ loracomp.relative_share,
 loracomp.check_range,
 loracomp.may_read,
 loracomp.masked_tasks,
+loracomp.masked_adapter,
 loracomp.compute_seconds,
 loracomp.log_share
 TO loracomp_analyst, loracomp_admin;

@@ -30,7 +30,7 @@ EXECUTE = {
     "loracomp_analyst": """
         route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
         check_routing_settings check_weighed_arrays check_range composition_text seconds_between may_read masked_tasks
-        compute_seconds confidence relative_share log_share
+        masked_adapter compute_seconds confidence relative_share log_share
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
@@ -47,7 +47,7 @@ EXECUTE = {
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         erase_jobs add_embeddings
         tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
-        start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks compute_seconds
+        start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
