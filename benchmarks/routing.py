@@ -92,8 +92,8 @@ def database(shared_buffers: str = "128MB") -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="loracomp-benchmark-", ignore_cleanup_errors=True) as name:
         folder = Path(name) / "postgres"
         given = load_settings().database_url
-        server = given or start_with(folder, shared_buffers)
         try:
+            server = given or start_with(folder, shared_buffers)
             yield create_database(server, NAME, replace=True)
             with psycopg.connect(server, autocommit=True) as connection:
                 connection.execute(f"DROP DATABASE {NAME} WITH (FORCE)")

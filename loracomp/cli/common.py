@@ -119,7 +119,7 @@ def emit_table(table: Table, rows: Sequence[Mapping[str, Any]], names: Sequence[
 
 def say(text: str) -> None:
     """Print a text for people; lines are wrapped only on a terminal."""
-    console.print(text, markup=False, highlight=False, soft_wrap=not console.is_terminal)
+    console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=not console.is_terminal)
 
 
 def say_or_json(text: str, value: object, as_json: bool) -> None:
@@ -127,7 +127,7 @@ def say_or_json(text: str, value: object, as_json: bool) -> None:
     if as_json:
         emit_json(value)
     else:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        typer.echo(text)
 
 
 def _emit_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

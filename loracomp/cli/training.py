@@ -55,6 +55,7 @@ def train(
     as_json: AsJson = False,
 ) -> None:
     """Train a LoRA adapter on a task's choices and write a PEFT folder. Can be killed and run again: it continues."""
+    # First of all, because other local variables would be taken for settings.
     given = {name: value for name, value in locals().items() if name in FIELDS and value not in (None, [])}
     if phrased and len(phrased) == 1:
         given["phrased"] = phrased[0]

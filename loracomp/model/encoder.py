@@ -100,23 +100,25 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
 
 
 def _inner_modules(resolved: ResolvedSource, source: str) -> list[str]:
-    """Folders of the modules behind the transformer, such as `2_Dense`; sentence-transformers would read pickles there.
+    """Folders of the modules behind the transformer, such as `2_Dense`, in which sentence-transformers reads pickles too.
 
-    Raises RefusedError if one has no other weights, and UsageError if `modules.json` is not a list of modules.
+    Raises RefusedError if one has pickled weights alone, and UsageError if `modules.json` is not a list of modules.
     """
     try:
-        listed = json.loads((resolved.path / "modules.json").read_text())
+        listed = json.loads((resolved.path / "modules.json").read_text(encoding="utf-8"))
         folders = [str(module["path"]) for module in listed if module["path"]]
+        pickles = [
+            file for folder in folders for kind in ("bin", "pt") for file in (resolved.path / folder).rglob(f"*.{kind}")
+        ]
     except FileNotFoundError:  # a transformer alone
         return []
-    except (ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise UsageError(f"encoder source {source!r}: modules.json is not a list of modules with paths") from error
-    for folder in folders:
-        path = resolved.path / folder
-        if any(path.glob("*.bin")) and not any(path.glob("*.safetensors")):
+    for file in pickles:
+        if not (file.parent / "model.safetensors").exists():
             raise RefusedError(
-                f"encoder source {source!r}: the weights in {folder} are pickled, which can run code when loaded; "
-                "load it with sentence-transformers and save it again, which writes safetensors"
+                f"encoder source {source!r}: {file.relative_to(resolved.path)} is pickled, which can run code when "
+                "loaded; load the encoder with sentence-transformers and save it again, which writes safetensors"
             )
     return folders
 

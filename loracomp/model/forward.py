@@ -46,13 +46,10 @@ class Forward:
 
         `cache` holds keys and values of first tokens of `start`; those of its other tokens and of the branches follow.
         """
-        row, ends = (
-            Row(tuple(start), tuple(map(tuple, branches)), ()),
-            accumulate(map(len, branches), initial=len(start)),
-        )
-        known = cache.get_seq_length()
+        known, new = cache.get_seq_length(), len(start) - cache.get_seq_length()
+        row = Row(tuple(start), tuple(map(tuple, branches)), ())
         inputs = branched([row], self.device, self._model.dtype, known)
-        with head_at(self._model, [(0, end - known - 1) for end in [*ends][1:]]):
+        with head_at(self._model, [(0, new + end - 1) for end in accumulate(map(len, branches))]):
             return self._run(inputs["input_ids"], inputs["attention_mask"], inputs["position_ids"], cache)[0]
 
     def after_tokens(self, tokens: Sequence[int], mask: Tensor, positions: Tensor, cache: Cache) -> Tensor:

@@ -77,10 +77,11 @@ def fingerprint(resolved: ResolvedSource, inner: Sequence[str] = ()) -> str:
 
 
 def weight_files(resolved: ResolvedSource, inner: Sequence[str] = ()) -> list[Path]:
-    """The files that hold the weights: the folder's sorted by name, then those of each inner folder."""
+    """The files that hold the weights: the folder's sorted by name, then all in and below each inner folder."""
     if resolved.is_gguf:
         return [resolved.path]
-    return [file for folder in ("", *inner) for file in sorted((resolved.path / folder).glob("*.safetensors"))]
+    below = [file for folder in inner for file in sorted((resolved.path / folder).rglob("*.safetensors"))]
+    return [*sorted(resolved.path.glob("*.safetensors")), *below]
 
 
 def _local(path: Path, source: str, revision: str | None) -> ResolvedSource:

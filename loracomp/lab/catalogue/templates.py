@@ -23,9 +23,9 @@ def compiled(entry: str, field: str, text: str) -> Template:
 
 def compiled_expression(entry: str, field: str, text: str) -> Any:
     """A field that is one `{{ expression }}`, as a function of the variables. Raises RefusedError like `compiled`."""
+    compiled(entry, field, text)
     inner = text.strip().removeprefix("{{").removesuffix("}}")
     try:
-        _ENVIRONMENT.parse(text)
         return _ENVIRONMENT.compile_expression(inner, undefined_to_none=False)
     except TemplateError as error:
         raise RefusedError(f"catalogue entry {entry!r}: {field}: must be one {{{{ expression }}}}: {error}") from error

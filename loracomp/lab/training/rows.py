@@ -28,7 +28,7 @@ class TrainingRow:
     question: Question
     answer: int
     digest: bytes
-    """As in `Example`."""
+    """Sha256 that identifies the example: `Example.digest`."""
 
     @property
     def tokens(self) -> int:
