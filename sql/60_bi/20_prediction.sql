@@ -106,6 +106,7 @@ COMMENT ON COLUMN bi.prediction.created_at IS 'When the job was submitted.';
 COMMENT ON COLUMN bi.prediction.day IS 'Day in UTC on which the job ended; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.prediction.compute_s IS
 'The job''s share of the seconds that its batch took from encoding to prediction.';
+COMMENT ON COLUMN bi.prediction.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.prediction_wide AS

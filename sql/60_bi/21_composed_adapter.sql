@@ -36,6 +36,7 @@ COMMENT ON COLUMN bi.composed_adapter.policy IS 'Name of the policy: the setting
 COMMENT ON COLUMN bi.composed_adapter.strategy IS 'How the job''s adapters were merged.';
 COMMENT ON COLUMN bi.composed_adapter.finished_at IS 'When the job was answered.';
 COMMENT ON COLUMN bi.composed_adapter.day IS 'Day in UTC on which the job was answered; joins with bi.dim_date.';
+COMMENT ON COLUMN bi.composed_adapter.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.composed_adapter_wide AS

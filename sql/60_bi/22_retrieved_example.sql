@@ -30,6 +30,7 @@ COMMENT ON COLUMN bi.retrieved_example.similarity IS 'Cosine similarity of the e
 COMMENT ON COLUMN bi.retrieved_example.policy IS 'Name of the policy: the settings of routing and merging.';
 COMMENT ON COLUMN bi.retrieved_example.day IS 'Day in UTC on which the job was answered; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.retrieved_example.finished_at IS 'When the job was answered.';
+COMMENT ON COLUMN bi.retrieved_example.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
 -- Reads only, with its owner's rights. For tools that don't join.
 CREATE VIEW bi.retrieved_example_wide AS
@@ -81,3 +82,4 @@ COMMENT ON COLUMN bi.retrieved_example_wide.policy IS 'Name of the policy: the s
 COMMENT ON COLUMN bi.retrieved_example_wide.submitted_by IS 'Database role that submitted the job.';
 COMMENT ON COLUMN bi.retrieved_example_wide.day IS 'Day in UTC on which the job was answered.';
 COMMENT ON COLUMN bi.retrieved_example_wide.finished_at IS 'When the job was answered.';
+COMMENT ON COLUMN bi.retrieved_example_wide.as_of IS 'Time of the data: the time of the query, because the view is live.';

@@ -50,3 +50,4 @@ COMMENT ON COLUMN bi.transfer.standard_error IS 'Standard error of mean_gain; nu
 COMMENT ON COLUMN bi.transfer.accuracy IS 'Share of examples that the adapter answers right, among those with choices; null if none has choices.';
 COMMENT ON COLUMN bi.transfer.base_accuracy IS 'Share of the same examples that the base model alone answers right.';
 COMMENT ON COLUMN bi.transfer.measured_at IS 'Time of the newest of these measurements.';
+COMMENT ON COLUMN bi.transfer.as_of IS 'Time of the data: the time of the query, because the view is live.';

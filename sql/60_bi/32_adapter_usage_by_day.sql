@@ -63,6 +63,7 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Share of the day''s 
 COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Mean weight of the adapter in the answers in which it was used, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
 'The adapter''s share of all weights of the day; the adapters of a day sum to 1.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
 
 -- Reads only, with its owner's rights. It is cheap if reports are refreshed: days before the last refresh, and closed days, come
 -- from adapter_usage_by_day, and later days from the predictions.
@@ -116,3 +117,4 @@ COMMENT ON COLUMN bi.task_usage_by_day.jobs IS 'Number of answers in which the a
 COMMENT ON COLUMN bi.task_usage_by_day.mean_weight IS 'Mean weight of the adapter in the answers in which it was used, 0 to 1.';
 COMMENT ON COLUMN bi.task_usage_by_day.share IS
 'The task''s share of all weights of the day; the shares of a day sum to 1.';
+COMMENT ON COLUMN bi.task_usage_by_day.as_of IS 'Time of the data: the time of the query, because the view is live.';

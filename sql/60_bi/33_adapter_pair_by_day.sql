@@ -86,3 +86,4 @@ COMMENT ON COLUMN bi.adapter_pair_by_day.share_of_a IS
 'jobs / jobs_a: share of adapter a''s answers in which adapter b was used too, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_pair_by_day.lift IS
 'How many times more often both were used together than expected by chance; 1 means chance.';
+COMMENT ON COLUMN bi.adapter_pair_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

@@ -32,3 +32,4 @@ SELECT
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'cost_by_submitter') AS as_of
 FROM loracomp.cost_by_submitter AS c;
 COMMENT ON VIEW bi.cost_by_submitter IS 'Jobs, tokens and seconds of computing of each submitter, by day, policy and base model. Refreshed by refresh_reports, not live.';
+COMMENT ON COLUMN bi.cost_by_submitter.as_of IS 'When these numbers were computed last; later answers are not counted yet.';

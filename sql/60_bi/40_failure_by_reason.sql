@@ -17,3 +17,4 @@ COMMENT ON COLUMN bi.failure_by_reason.reason IS 'Short name of the last error, 
 COMMENT ON COLUMN bi.failure_by_reason.base_model IS 'Base model that the jobs asked for.';
 COMMENT ON COLUMN bi.failure_by_reason.jobs IS 'Number of jobs that ended with this error.';
 COMMENT ON COLUMN bi.failure_by_reason.last_at IS 'When the last of these jobs ended.';
+COMMENT ON COLUMN bi.failure_by_reason.as_of IS 'Time of the data: the time of the query, because the view is live.';

@@ -30,3 +30,4 @@ COMMENT ON COLUMN bi.queue_age.jobs IS 'Number of waiting jobs.';
 COMMENT ON COLUMN bi.queue_age.oldest_s IS 'Seconds that the longest-waiting job has waited.';
 COMMENT ON COLUMN bi.queue_age.median_s IS 'Median of the seconds that these jobs have waited.';
 COMMENT ON COLUMN bi.queue_age.p95_s IS '95th percentile of the seconds that these jobs have waited.';
+COMMENT ON COLUMN bi.queue_age.as_of IS 'Time of the data: the time of the query, because the view is live.';

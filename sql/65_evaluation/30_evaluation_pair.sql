@@ -127,6 +127,7 @@ COMMENT ON COLUMN bi.evaluation_pair.difference IS 'accuracy_a - accuracy_b.';
 COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of the 95 % confidence interval of difference.';
 COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of the 95 % confidence interval of difference.';
 COMMENT ON COLUMN bi.evaluation_pair.p IS 'P value of McNemar''s exact two-sided test on only_a and only_b.';
+COMMENT ON COLUMN bi.evaluation_pair.as_of IS 'Time of the data: the time of the query, because the view is live.';
 
 -- Reads only, with its owner's rights: the pairs of bi.evaluation_pair whose policy_b is own_task.
 CREATE VIEW bi.evaluation_regret AS

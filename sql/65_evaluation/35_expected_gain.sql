@@ -68,3 +68,4 @@ COMMENT ON COLUMN bi.expected_gain.bias_standard_error IS 'Standard error of bia
 COMMENT ON COLUMN bi.expected_gain.correlation IS 'Correlation between expected and realised gain over the rows.';
 COMMENT ON COLUMN bi.expected_gain.accuracy IS 'Share of the rows that the policy answered right.';
 COMMENT ON COLUMN bi.expected_gain.base_accuracy IS 'Share of the rows that the base model alone answered right.';
+COMMENT ON COLUMN bi.expected_gain.as_of IS 'Time of the data: the time of the query, because the view is live.';

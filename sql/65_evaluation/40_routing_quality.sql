@@ -94,3 +94,4 @@ COMMENT ON COLUMN bi.routing_quality.true_inside IS
 COMMENT ON COLUMN bi.routing_quality.adapters IS 'Mean number of adapters for each job.';
 COMMENT ON COLUMN bi.routing_quality.entropy_bits IS
 'Mean entropy of the task probabilities in bits: 0: one task is certain; 1: two equally probable tasks; 2: four.';
+COMMENT ON COLUMN bi.routing_quality.as_of IS 'Time of the data: the time of the query, because the view is live.';
