@@ -43,17 +43,29 @@ CREATE VIEW bi.composed_adapter_wide AS
 WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
 
 SELECT
-    c.*,
+    c.job_id,
+    c.place,
+    c.adapter_id,
+    c.adapter,
+    c.version,
     a.label,
+    c.task,
     t.family,
+    c.weight,
     a.status AS adapter_status,
     a.rank,
     a.parameter_count,
+    c.base_model,
+    c.policy,
+    c.strategy,
     j.evaluation,
     j.submitted_by::text AS submitted_by,
     coalesce((SELECT m.labels FROM mask AS m) ->> j.task, j.task) AS own_task,
     cardinality(p.adapter_ids) AS adapter_count,
-    j.is_correct
+    j.is_correct,
+    c.day,
+    c.finished_at,
+    now() AS as_of
 FROM bi.composed_adapter AS c
 LEFT JOIN loracomp.job AS j ON c.job_id = j.id
 LEFT JOIN loracomp.prediction AS p ON c.job_id = p.job_id
@@ -64,3 +76,4 @@ COMMENT ON VIEW bi.composed_adapter_wide IS
 COMMENT ON COLUMN bi.composed_adapter_wide.submitted_by IS 'Database role that submitted the job.';
 COMMENT ON COLUMN bi.composed_adapter_wide.own_task IS 'Task of the example that the job was made from; only known for evaluations.';
 COMMENT ON COLUMN bi.composed_adapter_wide.adapter_count IS 'Number of adapters that were composed for the job.';
+COMMENT ON COLUMN bi.composed_adapter_wide.as_of IS 'Time of the data: the time of the query, because the view is live.';

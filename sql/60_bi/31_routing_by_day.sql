@@ -68,7 +68,16 @@ COMMENT ON COLUMN bi.routing_by_day.as_of IS 'When these numbers were computed l
 -- and 1 if they have no task in common. Evaluations are left out, because their jobs are not what users ask.
 CREATE VIEW bi.routing_drift AS
 WITH mix AS (
-    SELECT d.* FROM loracomp.routing_by_day AS d WHERE NOT d.is_evaluation
+    SELECT
+        d.day,
+        d.policy,
+        d.base_model,
+        d.task,
+        d.mass,
+        d.entropy,
+        d.jobs_first
+    FROM loracomp.routing_by_day AS d
+    WHERE NOT d.is_evaluation
 ),
 
 total AS (

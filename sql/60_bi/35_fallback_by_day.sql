@@ -24,7 +24,12 @@ COMMENT ON FUNCTION loracomp.fallback_by_day_on IS 'Rows of loracomp.fallback_by
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.fallback_by_day AS
 SELECT
-    c.*,
+    c.day,
+    c.policy,
+    c.base_model,
+    c.is_evaluation,
+    c.n,
+    c.fell_back,
     c.fell_back::double precision / c.n AS rate,
     i.low AS rate_low,
     i.high AS rate_high,

@@ -28,7 +28,17 @@ COMMENT ON FUNCTION loracomp.cost_by_submitter_on IS 'Rows of loracomp.cost_by_s
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.cost_by_submitter AS
 SELECT
-    c.*,
+    c.day,
+    c.submitted_by,
+    c.policy,
+    c.base_model,
+    c.jobs,
+    c.succeeded,
+    c.failed,
+    c.attempts,
+    c.prompt_tokens,
+    c.output_tokens,
+    c.compute_s,
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'cost_by_submitter') AS as_of
 FROM loracomp.cost_by_submitter AS c;
 COMMENT ON VIEW bi.cost_by_submitter IS 'Jobs, tokens and seconds of computing of each submitter, by day, policy and base model. Refreshed by refresh_reports, not live.';
