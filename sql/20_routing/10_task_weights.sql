@@ -1,7 +1,8 @@
 -- From retrieved examples and a policy's settings to the weights of tasks. Live routing and the re-scoring of stored traces both
 -- use it. Settings are passed as one row of loracomp.policy. Nothing here changes a table.
 --   task_weights                tasks, probabilities and weights, from the examples' tasks and similarities (and gains)
---     check_weighed_arrays
+--     check_similarities
+--     check_gains
 --     check_routing_settings    the range of each setting
 --     relative_share
 --   expected_gains              expected gain of each adapter by measured examples, for weighting 'measured'
@@ -105,9 +106,7 @@ $$;
 COMMENT ON FUNCTION loracomp.policy_with IS
 'The policy with this name, with some of its routing settings replaced; an argument for task_weights.';
 
-CREATE FUNCTION loracomp.check_weighed_arrays(
-    tasks integer[], similarities double precision[], gained_tasks integer[], gains double precision[]
-) RETURNS boolean
+CREATE FUNCTION loracomp.check_similarities(tasks integer[], similarities double precision[]) RETURNS boolean
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 AS $$
 BEGIN
@@ -119,16 +118,25 @@ BEGIN
         RAISE EXCEPTION 'tasks must not hold null, and similarities must be cosines: neither null nor NaN'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    IF (cardinality(gained_tasks) = cardinality(gains) AND -1e9 < ALL (gains) AND 1e9 > ALL (gains)) IS NOT TRUE THEN
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_similarities IS
+'True if the arrays have one task and one cosine similarity for each retrieved example; otherwise an error.';
+
+CREATE FUNCTION loracomp.check_gains(tasks integer[], gains double precision[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+BEGIN
+    IF (cardinality(tasks) = cardinality(gains) AND -1e9 < ALL (gains) AND 1e9 > ALL (gains)) IS NOT TRUE THEN
         RAISE EXCEPTION 'gained_tasks and gains must be one task and one finite number for each measured task'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     RETURN true;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_weighed_arrays IS
-'True if the arrays have one task and one cosine similarity for each retrieved example, and one task and one number for each '
-'measured task; otherwise an error.';
+COMMENT ON FUNCTION loracomp.check_gains IS
+'True if the arrays have one task and one number for each measured task; otherwise an error.';
 
 -- Reads no table. exp raises an underflow below -745, so the exponent is clamped.
 CREATE FUNCTION loracomp.relative_share(
@@ -239,8 +247,7 @@ BEGIN ATOMIC
             row_number() OVER (ORDER BY u.similarity DESC, u.place) AS rank,
             loracomp.relative_share(u.similarity, max(u.similarity) OVER (), (settings).temperature) AS e
         FROM unnest(tasks, similarities) WITH ORDINALITY AS u (task_id, similarity, place)
-        WHERE loracomp.check_routing_settings(settings)
-            AND loracomp.check_weighed_arrays(tasks, similarities, gained_tasks, gains)
+        WHERE loracomp.check_routing_settings(settings) AND loracomp.check_similarities(tasks, similarities)
     ), mass AS (
         SELECT x.task_id, min(x.rank) AS best, sum(x.e) / sum(sum(x.e)) OVER () AS mass
         FROM example AS x
@@ -259,6 +266,7 @@ BEGIN ATOMIC
     ), gained AS (
         SELECT u.task_id, u.gain, row_number() OVER (ORDER BY u.gain DESC, u.place) AS rank
         FROM unnest(gained_tasks, gains) WITH ORDINALITY AS u (task_id, gain, place)
+        WHERE loracomp.check_gains(gained_tasks, gains)
     ), kept AS (
         SELECT
             task_id,

@@ -2,7 +2,7 @@
 --   tune_routing                sets it for every function that searches the index
 --     fitting_ef_search         a good value for a number of examples
 
--- Changes nothing. Measured for k = 30 (docs/scaling.md): a value of 100 finds 99.9 % of the nearest among 100,000 examples, and 250
+-- Changes nothing. Measured for k = 30 (docs/scaling.md): a value of 100 finds 99.96 % of the nearest among 100,000 examples, and 250
 -- finds 99.3 % among a million.
 CREATE FUNCTION loracomp.fitting_ef_search(examples bigint) RETURNS integer
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

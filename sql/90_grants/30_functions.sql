@@ -137,7 +137,8 @@ TO loracomp_submitter, loracomp_admin;
 GRANT EXECUTE ON FUNCTION loracomp.reader TO loracomp_submitter;
 GRANT EXECUTE ON FUNCTION
 loracomp.check_routing_settings,
-loracomp.check_weighed_arrays,
+loracomp.check_similarities,
+loracomp.check_gains,
 loracomp.relative_share,
 loracomp.check_range,
 loracomp.may_read,

@@ -29,8 +29,8 @@ EXECUTE = {
     """,
     "loracomp_analyst": """
         route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
-        check_routing_settings check_weighed_arrays check_range composition_text seconds_between may_read masked_tasks
-        masked_adapter compute_seconds confidence relative_share log_share
+        check_routing_settings check_similarities check_range composition_text seconds_between may_read masked_tasks
+        masked_adapter compute_seconds confidence check_gains relative_share log_share
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
@@ -51,7 +51,7 @@ EXECUTE = {
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
-        check_routing_settings check_weighed_arrays check_range relative_share log_share
+        check_routing_settings check_similarities check_range check_gains relative_share log_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters
     """,
 }

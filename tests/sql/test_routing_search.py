@@ -246,10 +246,20 @@ def test_equal_examples_come_in_order_of_their_ids(connection: db.Connection) ->
     assert row["example_ids"] == ids[:30]
 
 
+@pytest.mark.parametrize(("examples", "exact"), [(499_999, False), (500_000, True)])
+def test_more_are_scanned_where_the_table_is_large(connection: db.Connection, examples: int, exact: bool) -> None:
+    """5,500 examples: more than 4,000, fewer than 10,000."""
+    connection.execute(
+        "UPDATE pg_class SET reltuples = %s WHERE oid = 'loracomp.example_embedding'::regclass", [examples]
+    )
+    asked = "SELECT loracomp.search_exactly(ARRAY(SELECT id FROM loracomp.task ORDER BY id)) AS exact"
+    assert connection.execute(asked).fetchall() == [{"exact": exact}]
+
+
 def test_ef_search_grows_with_the_table(connection: db.Connection) -> None:
-    sizes = [0, 20_000, 200_000, 1_000_000, 10_000_000_000]
+    sizes = [0, 100_000, 200_000, 1_000_000, 10_000_000_000]
     rows = connection.execute("SELECT loracomp.fitting_ef_search(n) AS ef FROM unnest(%s::bigint[]) AS n", [sizes])
-    assert [row["ef"] for row in rows] == [100, 100, 251, 478, 1000]
+    assert [row["ef"] for row in rows] == [100, 100, 132, 251, 1000]
 
 
 def test_tune_routing_sets_ef_search_where_the_index_is_searched(connection: db.Connection) -> None:
