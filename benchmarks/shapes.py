@@ -98,7 +98,8 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--shape", choices=CONFIGS, default="1B", help="1B")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...; cpu")
-    parser.add_argument("--adapters", type=at_least(IN_A_MIX), default=32, help=f"number of adapters, at least {IN_A_MIX}; 32")
+    of_a_mix = f"number of adapters, at least the {IN_A_MIX} of a mix; 32"
+    parser.add_argument("--adapters", type=at_least(IN_A_MIX), default=32, help=of_a_mix)
     parser.add_argument("--rank", type=at_least(1), default=16, help="16")
     parser.add_argument("--jobs", type=at_least(1), default=32, help="jobs of a batch; 32")
     parser.add_argument("--new-tokens", type=at_least(1), default=32, help="tokens that each text gets; 32")

@@ -100,7 +100,7 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
 
 
 def _inner_modules(resolved: ResolvedSource, source: str) -> list[str]:
-    """Folders of the modules behind the transformer, such as `2_Dense`, in which sentence-transformers reads pickles too.
+    """Folders of the modules behind the transformer, such as `2_Dense`. sentence-transformers reads pickles there.
 
     Raises RefusedError if one has pickled weights alone, and UsageError if `modules.json` is not a list of modules.
     """

@@ -69,3 +69,20 @@ def keys_and_values_suffice(model: PreTrainedModel) -> bool:
     """Whether a pass needs only the keys and values of earlier tokens; if not, it must read all tokens again."""
     layers = DynamicCache(config=model.config).layers
     return all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+
+
+@torch.inference_mode()
+def shares_beginnings(model: PreTrainedModel) -> bool:
+    """Whether branches that follow tokens in a cache do not affect each other; tried out with a few tokens."""
+    forward = Forward(model)
+
+    def second(first: Sequence[int]) -> Tensor:
+        cache = DynamicCache()
+        forward.after_rows([(1, 2, 3)], cache)
+        return forward.after_branches((1, 2, 3), (first, (7,)), cache)[1]
+
+    try:
+        # Without keys and values, texts share nothing.
+        return not keys_and_values_suffice(model) or torch.equal(second((1, 2, 3)), second((4, 5, 6)))
+    except (RuntimeError, ValueError, TypeError):
+        return False

@@ -155,7 +155,9 @@ BEGIN ATOMIC
         WHEN NOT EXISTS (SELECT FROM loracomp.example_embedding AS e WHERE e.task_id = ANY (tasks) LIMIT 1 OFFSET 4000)
             THEN TRUE
         WHEN (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.example_embedding'::regclass) >= 500000
-            THEN NOT EXISTS (SELECT FROM loracomp.example_embedding AS e WHERE e.task_id = ANY (tasks) LIMIT 1 OFFSET 10000)
+            THEN NOT EXISTS (
+                SELECT FROM loracomp.example_embedding AS e WHERE e.task_id = ANY (tasks) LIMIT 1 OFFSET 10000
+            )
         ELSE FALSE
     END;
 END;

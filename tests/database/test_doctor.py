@@ -108,7 +108,8 @@ SQL_FINDINGS = {
         "warn", "in shared_buffers: routing is slower",
         """
         ALTER INDEX loracomp.example_embedding_hnsw RENAME TO put_aside;
-        CREATE TABLE loracomp.many AS SELECT generate_series(1, pg_size_bytes(current_setting('shared_buffers')) / 200) AS n;
+        CREATE TABLE loracomp.many AS
+        SELECT generate_series(1, pg_size_bytes(current_setting('shared_buffers')) / 200) AS n;
         CREATE INDEX example_embedding_hnsw ON loracomp.many (n) WITH (fillfactor = 10)
         """,
         "DROP TABLE loracomp.many; ALTER INDEX loracomp.put_aside RENAME TO example_embedding_hnsw",

@@ -9,7 +9,7 @@ from peft import PeftModel
 from loracomp.composition.layers import SideBySide
 from loracomp.composition.strategies import gated
 from loracomp.errors import JobError
-from loracomp.model import generation, prefixes, row_cache
+from loracomp.model import forward, generation, prefixes, row_cache
 from loracomp.model.generation import Texts
 from loracomp.model.prefixes import ALIKE
 from loracomp.model.text import Generated, Prompt
@@ -144,6 +144,17 @@ def test_a_prompt_that_comes_later_takes_what_it_begins_with_from_one_that_runs(
     assert [text.result() for text in found] == expected
     assert [shape for shape in shapes if shape[1] > 1] == [(1, len(BEGINNING) + 1)]  # of the other mix
     assert shapes.count((1, 1)) >= 1
+
+
+def test_a_model_whose_branches_see_each_other_behind_a_cache_is_told(model, monkeypatch):
+    assert forward.shares_beginnings(model)
+    masked = type(model).forward
+
+    def unmasked(self, *args, attention_mask, **others):
+        return masked(self, *args, attention_mask=None if attention_mask.dim() == 4 else attention_mask, **others)
+
+    monkeypatch.setattr(type(model), "forward", unmasked)
+    assert not forward.shares_beginnings(model)
 
 
 def test_equal_prompts_share_all_but_their_last_token(model, tokenizer):
