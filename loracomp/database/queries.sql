@@ -69,10 +69,7 @@ CREATE INDEX CONCURRENTLY next_embedding_hnsw ON loracomp.next_embedding
 USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400)
 
 -- name: take_over
--- In the transaction that exchanges the tables, and before it sets the triggers of the audit aside.
-DELETE FROM loracomp.encoder;
-INSERT INTO loracomp.encoder SELECT n.* FROM loracomp.next_encoder AS n;
-DELETE FROM loracomp.next_encoder
+SELECT loracomp.take_over()
 
 -- name: exchange_embeddings
 DROP TABLE loracomp.example_embedding;

@@ -4,6 +4,7 @@
 --   examples_without_text       which examples the change leaves out
 --   lock_next_index             before next_embedding's index is built
 --     embedding_table           the table for an encoder's vectors; its encoder stays what it is until the transaction ends
+--   take_over                   in the transaction that gives next_embedding the name of example_embedding
 --   show_next_encoder           how far the change is
 --   forget_embeddings           trigger forget_embeddings of loracomp.example
 
@@ -76,6 +77,18 @@ $$;
 COMMENT ON FUNCTION loracomp.lock_next_index IS
 'Whether the index of next_embedding is built, missing (the caller may build it in this transaction''s time) or locked by another '
 'process that may be building it.';
+
+-- Makes the next encoder the present one. The transaction must have locked the tables, and must exchange them too.
+CREATE FUNCTION loracomp.take_over() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    DELETE FROM loracomp.encoder;
+    INSERT INTO loracomp.encoder SELECT n.* FROM loracomp.next_encoder AS n;
+    DELETE FROM loracomp.next_encoder;
+END
+$$;
+COMMENT ON FUNCTION loracomp.take_over IS 'Makes the next encoder the present one, in the transaction that exchanges the tables.';
 
 -- Reads the next encoder; no row if the encoder is not being changed.
 CREATE FUNCTION loracomp.show_next_encoder() RETURNS TABLE (
