@@ -31,6 +31,7 @@ CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
 WITH ORDINALITY AS x (example_id, task, similarity, place)
 LEFT JOIN LATERAL loracomp.readable_example(x.example_id) AS e ON TRUE;
 COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved for each job; they decided which tasks'' adapters were used.';
+COMMENT ON COLUMN loracomp.retrieved_example.job_id IS 'Id of the job.';
 COMMENT ON COLUMN loracomp.retrieved_example.place IS 'Rank of the example by similarity; 1 is the nearest.';
 COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'Id of the example.';
 COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Task of the example.';

@@ -32,6 +32,7 @@ LEFT JOIN (
     FROM loracomp.job AS j WHERE j.status = 'running' GROUP BY j.worker
 ) AS h ON w.name = h.worker;
 COMMENT ON VIEW loracomp.worker_status IS 'Workers that reported within the last day: which are alive, and what each is doing.';
+COMMENT ON COLUMN loracomp.worker_status.worker IS 'Name of the worker, as in job.worker and prediction.worker.';
 COMMENT ON COLUMN loracomp.worker_status.status IS
 'idle, busy (it runs jobs), stopping, stopped, or gone (no report for the length of a lease, without having stopped).';
 COMMENT ON COLUMN loracomp.worker_status.running IS 'Number of jobs that the worker is running, counted in the queue.';

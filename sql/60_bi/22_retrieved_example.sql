@@ -71,6 +71,7 @@ CROSS JOIN LATERAL (
 LEFT JOIN bi.dim_task AS t ON x.task = t.task;
 COMMENT ON VIEW bi.retrieved_example_wide IS
 'bi.retrieved_example joined with its dimensions and its job. Some 30 rows for each job: filter by job_id or aggregate.';
+COMMENT ON COLUMN bi.retrieved_example_wide.job_id IS 'Id of the job.';
 COMMENT ON COLUMN bi.retrieved_example_wide.place IS 'Rank of the example by similarity; 1 is the most similar.';
 COMMENT ON COLUMN bi.retrieved_example_wide.example_id IS 'Id of the example.';
 COMMENT ON COLUMN bi.retrieved_example_wide.task IS 'Task that the example belongs to.';
