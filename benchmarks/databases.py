@@ -28,7 +28,7 @@ def create_database(server: str, name: str, *, replace: bool = False) -> str:
 
 
 def batches(rows: Rows, size: int) -> list[Rows]:
-    """The rows in parts of `size`, the last of which may be smaller."""
+    """Split the rows into batches of `size`; the last may be smaller."""
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 

@@ -123,7 +123,7 @@ def make(shape: str, device: str, adapters: int, rank: int, sizes: Sizes) -> Sha
         parameter_count=model.num_parameters(), shares_prompts=shares_prompts(model),
     )  # fmt: skip
     shapes = {name: shape for name, shape in base.modules.items() if name.startswith("model.layers.")}
-    # Their changes are small beside the base model's weights.
+    # The adapters' changes are small compared with the base model's weights.
     library = (random_adapter(shapes, rank, number, norm=1, std=0.001) for number in range(adapters))
     return Shaped(base, tuple(library), sizes)
 

@@ -173,7 +173,7 @@ COMMENT ON FUNCTION loracomp.search_exactly IS
 -- eligible rows, returns rows out of order. Of a million examples, 10 % of them eligible, k rows have 97.6 % of the nearest k, 2 * k
 -- rows 99.2 %.
 -- Functions whose statements call it have these settings. It has none itself: with settings of its own, Postgres could not insert
--- its query into theirs, and a search would take a tenth longer.
+-- its query into theirs, and a search would take about a tenth longer (measured roughly).
 --   enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
 --   hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 --   hnsw.ef_search: tune_routing sets it by the size of the table.
