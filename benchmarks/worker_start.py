@@ -154,7 +154,7 @@ def note(url: str) -> None:
     with notes.part("imports: the command line, with SQLAlchemy and alembic"):
         from loracomp.cli import commands  # noqa: F401, PLC0415
         from loracomp.config import load_settings  # noqa: PLC0415
-        from loracomp.database.schema import check_revision  # noqa: PLC0415
+        from loracomp.database.revision import check_revision  # noqa: PLC0415
         from loracomp.model.cpu import collection_paused, wait_briefly  # noqa: PLC0415
     wait_briefly()
     with notes.part("the database's revision is checked"):
@@ -172,7 +172,6 @@ def note(url: str) -> None:
     notes.within("base model: tokenizer", loading.AutoTokenizer, "from_pretrained")
     notes.within("base model: whether choices may share a prompt (first passes)", loading, "shares_prompts")
     notes.within("encoder", start, "load_registered_encoder")
-    notes.within("garbage collection", start.cpu, "freeze_objects")
     with collection_paused():
         start.open_worker(load_settings())
     print(json.dumps(notes.parts))

@@ -64,7 +64,15 @@ NOT_CALLS |= {
     "end_with_the_client",
 }
 NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows", "routing_quality"}
-NOT_CALLS |= {"may_work", "worker_status", "schema_revision", "server_clock", "sample_traces", "set_statement_timeout"}
+NOT_CALLS |= {
+    "may_work",
+    "worker_status",
+    "schema_found",
+    "schema_revision",
+    "server_clock",
+    "sample_traces",
+    "set_statement_timeout",
+}
 
 
 def name(path: Path) -> str:

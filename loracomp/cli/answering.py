@@ -14,6 +14,7 @@ from loracomp.database.connections import Connection, connect, row_of, rows_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
+from loracomp.model.cpu import collection_paused
 
 LOOKS = 6
 """How often to look for running workers, every 0.3 s, before a worker is started in this process."""
@@ -82,10 +83,12 @@ def _somebody_works(connection: Connection, base_model: str) -> bool:
 
 
 def _work_here(settings: Settings) -> None:
-    from loracomp.worker.process import serve
-    from loracomp.worker.start import open_worker
+    with collection_paused():
+        from loracomp.worker.process import serve
+        from loracomp.worker.start import open_worker
 
-    serve(open_worker(settings, drain=True), settings.grace_s)
+        worker = open_worker(settings, drain=True)
+    serve(worker, settings.grace_s)
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from rich.table import Table
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, connect, translated_errors
 from loracomp.database.embedded import database_url
-from loracomp.database.schema import check_revision
+from loracomp.database.revision import check_revision
+from loracomp.model.cpu import collection_paused
 
 if TYPE_CHECKING:
     from loracomp.model.loading import BaseModel
@@ -53,6 +54,13 @@ def _pass_on(notice: Diagnostic) -> None:
     """Print a warning that the database sent."""
     if notice.severity_nonlocalized == "WARNING":
         warn(": ".join(filter(None, [notice.message_primary, notice.message_hint])))
+
+
+@contextmanager
+def loading(what: str) -> Iterator[None]:
+    """Within this context, a line on stderr says what is loaded, and no garbage is collected: there is hardly any."""
+    with remarks.status(what), collection_paused():
+        yield
 
 
 def load_base(source: str, *, revision: str | None = None, device_map: str | None = None) -> "BaseModel":

@@ -9,7 +9,7 @@ from psycopg.pq import Conninfo
 
 from loracomp.cli.common import AsJson, say_or_json
 from loracomp.config import load_settings
-from loracomp.database import embedded, schema
+from loracomp.database import embedded
 
 db_app = typer.Typer(help="The embedded Postgres.", no_args_is_help=True)
 
@@ -21,6 +21,8 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Install or upgrade the database: extension, roles, tables, functions, views, grants. Safe to run again."""
+    from loracomp.database import schema
+
     done = schema.initialize(embedded.database_url(load_settings()), again=again)
     say_or_json("\n".join(done) or "nothing to do: the database is at this release", {"done": done}, as_json)
 

@@ -8,9 +8,8 @@ from psycopg.types.json import Jsonb
 from rich.table import Table
 from rich.text import Text
 
-from loracomp.cli.common import AsJson, console, emit_json, emit_table, open_database, remarks
+from loracomp.cli.common import AsJson, console, emit_json, emit_table, loading, open_database, remarks
 from loracomp.config import Settings, load_settings
-from loracomp.database import schema
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
@@ -29,6 +28,8 @@ def demo(as_json: AsJson = False) -> None:
     """Answer fifteen example prompts with the shipped library; print answers, adapters' weights, nearest examples."""
     settings = load_settings()
     with remarks.status("starting Postgres"):
+        from loracomp.database import schema
+
         schema.initialize(database_url(settings))
     with open_database() as connection:
         _load_library(connection, settings)
@@ -51,18 +52,18 @@ def demo_jobs() -> list[dict[str, Any]]:
 
 
 def _load_library(connection: Connection, settings: Settings) -> None:
-    with remarks.status("loading the library: base model, encoder, adapters, examples (the first time takes a minute)"):
+    with loading("loading the library: base model, encoder, adapters, examples (the first time takes a minute)"):
         from loracomp.registry.library import load_library
 
         load_library(connection, settings=settings)
 
 
 def _answer(settings: Settings, count: int) -> None:
-    from loracomp.worker.start import open_worker
+    with loading("loading the models"):
+        from loracomp.worker.start import open_worker
 
-    with remarks.status("loading the models") as status:
         worker = open_worker(settings, drain=True)
-        status.update(f"answering {count} prompts")
+    with remarks.status(f"answering {count} prompts"):
         worker.run()
 
 

@@ -12,14 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loracomp.cli.answering import may_work
-from loracomp.cli.common import AsJson, emit_json, harmless, open_database, remarks, say
+from loracomp.cli.common import AsJson, emit_json, harmless, loading, open_database, remarks, say
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
-from loracomp.database.schema import check_revision
+from loracomp.database.revision import check_revision
 from loracomp.errors import JobError, LoracompError, NotFoundError, UsageError
-from loracomp.model.cpu import collection_paused
 
 if TYPE_CHECKING:  # at run time this import would load torch
     from loracomp.replay import Replay
@@ -124,10 +123,11 @@ def _answer_or_wait(connection: Connection, job: int) -> None:
 
 def _answer_here(connection: Connection, job: int) -> None:
     """Run a worker until this job has ended; the worker also answers other jobs that it claims."""
-    from loracomp.worker.start import open_worker
+    with loading(f"no worker took job {job}: loading the models to answer it here"):
+        from loracomp.worker.start import open_worker
 
-    with remarks.status(f"no worker took job {job}: loading the models to answer it here"):
         worker = open_worker(load_settings())
+    with remarks.status(f"answering job {job}"):
         running = Thread(target=worker.run)
         running.start()
         try:
@@ -171,10 +171,10 @@ def replay(
         raise UsageError("name a job, or --all-since DATE")
     with open_database() as connection:
         traces = [_job(connection, job)] if job is not None else _sample(connection, all_since, sample)
-        from loracomp.replay import replay as run_again
-        from loracomp.worker.start import load_pipeline
+        with loading("loading the models"):
+            from loracomp.replay import replay as run_again
+            from loracomp.worker.start import load_pipeline
 
-        with remarks.status("loading the models"):
             pipeline = load_pipeline(load_settings(), connection)
         results = [run_again(pipeline, connection, trace, tolerance) for trace in traces]
     if as_json:
@@ -214,18 +214,17 @@ def worker(
     given = {"batch_size": batch_size, "metrics_port": metrics_port}
     settings = load_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
     check_revision(database_url(settings))
-    with collection_paused():
-        from loracomp.worker import logfmt
-        from loracomp.worker.endpoint import Endpoint
-        from loracomp.worker.process import serve
-        from loracomp.worker.start import open_worker
-
-    logfmt.configure(settings.log_format, settings.log_level)
     with ExitStack() as stack:
-        endpoint = None
-        if settings.metrics_port is not None:
-            endpoint = stack.enter_context(Endpoint(settings.metrics_host, settings.metrics_port))
-        with remarks.status("loading the base model and the encoder"), collection_paused():
+        with loading("loading the base model and the encoder"):
+            from loracomp.worker import logfmt
+            from loracomp.worker.endpoint import Endpoint
+            from loracomp.worker.process import serve
+            from loracomp.worker.start import open_worker
+
+            logfmt.configure(settings.log_format, settings.log_level)
+            endpoint = None
+            if settings.metrics_port is not None:
+                endpoint = stack.enter_context(Endpoint(settings.metrics_host, settings.metrics_port))
             opened = open_worker(settings, drain=drain, sample=endpoint.sample if endpoint else None)
         if endpoint:
             endpoint.problems = opened.problems

@@ -2,7 +2,7 @@
 
 import os
 from datetime import timedelta
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -10,9 +10,11 @@ from rich.table import Table
 from loracomp.cli.common import AsJson, console, emit, emit_json, open_database, remarks, run_query, shown
 from loracomp.config import load_settings
 from loracomp.database import embedded
-from loracomp.database.doctor import Finding, examine
 from loracomp.database.queries import QUERIES
 from loracomp.errors import UsageError
+
+if TYPE_CHECKING:
+    from loracomp.database.doctor import Finding
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 
@@ -72,6 +74,8 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check server, schema, roles, registry and queue. Exits with 1 if a check fails."""
+    from loracomp.database.doctor import examine
+
     settings = load_settings()
     findings = examine(embedded.database_url(settings), settings)
     if as_json:
@@ -83,7 +87,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _show(findings: list[Finding]) -> None:
+def _show(findings: "list[Finding]") -> None:
     if console.is_terminal:
         _print_table(findings)
     else:
@@ -92,7 +96,7 @@ def _show(findings: list[Finding]) -> None:
     remarks.print(", ".join(f"{number} {status}" for status, number in counts.items()))
 
 
-def _print_table(findings: list[Finding]) -> None:
+def _print_table(findings: "list[Finding]") -> None:
     table = Table(title="Doctor", title_justify="left", header_style="bold")
     for column in ("status", "check", "detail"):
         table.add_column(column, overflow="fold")

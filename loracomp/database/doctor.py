@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import psycopg
 
 from loracomp.config import Settings
-from loracomp.database import schema
+from loracomp.database import revision, schema
 from loracomp.database.connections import Connection, connect, row_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import SchemaMismatchError
@@ -21,7 +21,7 @@ SKEW_S = 2.0
 def examine(url: str, settings: Settings) -> list[Finding]:
     """All findings; only the first if the schema is not this release's. Raises DatabaseUnavailableError."""
     try:
-        schema.check_revision(url)
+        revision.check_revision(url)
     except SchemaMismatchError as error:
         return [finding("schema", "fail", str(error))]
     with translated_errors(), connect(url, application_name="loracomp doctor") as connection:

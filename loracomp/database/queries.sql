@@ -260,6 +260,11 @@ SELECT loracomp.report_worker(
     dropped => %(dropped)s::bigint
 )
 
+-- The table adapter_weights exists only in schemas older than the first release.
+-- name: schema_found
+SELECT to_regclass('loracomp.adapter_weights') IS NOT NULL AS is_from_before,
+    to_regclass('loracomp.alembic_version') IS NOT NULL AS has_revision
+
 -- name: schema_revision
 SELECT version_num AS revision FROM loracomp.alembic_version
 

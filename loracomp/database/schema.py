@@ -1,4 +1,4 @@
-"""Installs and upgrades the schema (roles, extension, migrations, sql/), and checks a database's schema version."""
+"""Installs and upgrades the schema: roles, extension, migrations, sql/."""
 
 import logging
 import time
@@ -8,21 +8,18 @@ from contextlib import contextmanager, suppress
 import psycopg
 from alembic import command
 from alembic.config import Config
-from alembic.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from psycopg import errors
 from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from loracomp.database import sql_objects
+from loracomp.database import revision, sql_objects
 from loracomp.database.connections import translate, with_defaults
-from loracomp.database.sql_objects import ROLES, packed_folder
+from loracomp.database.revision import head, packed_folder
+from loracomp.database.sql_objects import ROLES
 from loracomp.database.tables import SCHEMA
-from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError
+from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError
 
 _PGVECTOR = "SELECT extversion, extnamespace::regnamespace::text AS place FROM pg_extension WHERE extname = 'vector'"
-# A table that exists only in schemas older than the first release.
-_FROM_BEFORE = "SELECT to_regclass('loracomp.adapter_weights') IS NOT NULL"
 # For migrations 0016 and 0018: table, name and condition. Until they run, ids may grow by a tenth and a million.
 _CHECKS = (
     ("prediction", "job_ids_of_the_first_partition", "job_id < {end}"),
@@ -97,16 +94,6 @@ def _alter_one_table(engine: Engine, table: str, change: str, lock_timeout: str 
             end = connection.scalar(text(_END))
             connection.exec_driver_sql(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{lock_timeout}'")
             connection.exec_driver_sql(f"ALTER TABLE {SCHEMA}.{table} {change.format(end=end)}")
-
-
-def check_revision(url: str) -> None:
-    """Raise SchemaMismatchError unless the database is at this release's revision."""
-    with _opened(url) as engine, engine.connect() as connection:
-        found = current_revision(connection)
-    if found != head():
-        raise SchemaMismatchError(
-            f"the database's schema ({found or 'none'}) is older than this release: run `loracomp init`"
-        )
 
 
 def changed_files(url: str) -> list[str]:
@@ -207,43 +194,23 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
-def head() -> str:
-    """The newest revision that this release knows."""
-    revision = ScriptDirectory.from_config(alembic_config()).get_current_head()
-    assert revision
-    return revision
-
-
 def current_revision(connection: Connection) -> str | None:
-    """The database's revision, or None if it has no schema yet.
-
-    Raises SchemaMismatchError if the revision is newer than this release knows, or older than the first release.
-    """
-    if connection.scalar(text(_FROM_BEFORE)):
-        raise SchemaMismatchError(
-            "the database was made before the first release and can't be upgraded: make a new database; "
-            "`loracomp db reset` deletes the embedded one, and `loracomp init` then makes it again"
-        )
-    context = MigrationContext.configure(connection, opts={"version_table_schema": SCHEMA})
-    revision = context.get_current_revision()
-    known = {step.revision for step in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
-    if revision is not None and revision not in known:
-        raise SchemaMismatchError(
-            f"the database's schema ({revision}) is newer than this release knows: upgrade loracomp to use it"
-        )
-    return revision
+    """Like `revision.current_revision`, on a connection of SQLAlchemy's."""
+    driver = connection.connection.driver_connection
+    assert isinstance(driver, psycopg.Connection)
+    return revision.current_revision(driver)
 
 
 def finish_migration(connection: Connection, grants: list[str]) -> None:
     """Finish after migrations: apply sql/ if they ended at the newest revision, drop the schema if at no revision."""
-    revision = current_revision(connection)
-    if revision == head():
+    reached = current_revision(connection)
+    if reached == head():
         sql_objects.apply(connection, grants)
-    elif revision is None:
+    elif reached is None:
         sql_objects.run(connection, f"DROP TABLE {SCHEMA}.alembic_version; DROP SCHEMA {SCHEMA}")
     else:
         _log.warning(
-            "schema %s is older than this release: its functions and views are missing until `loracomp init`", revision
+            "schema %s is older than this release: its functions and views are missing until `loracomp init`", reached
         )
 
 

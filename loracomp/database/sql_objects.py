@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from psycopg import errors
 from sqlalchemy import Connection, CursorResult, delete, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
+from loracomp.database.revision import packed_folder
 from loracomp.database.tables import SCHEMA, sql_object
 from loracomp.errors import RefusedError
 
@@ -35,12 +35,6 @@ class SqlFile:
     def checksum(self) -> str:
         """Sha256 in hex of the file's text."""
         return hashlib.sha256(self.source.encode()).hexdigest()
-
-
-def packed_folder(name: str) -> Path:
-    """Path of the folder `migrations` or `sql`: inside the installed package, or next to it in a git checkout."""
-    package = Path(__file__).parent.parent
-    return package / name if (package / name).is_dir() else package.parent / name
 
 
 def sql_files() -> list[SqlFile]:

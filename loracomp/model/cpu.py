@@ -12,7 +12,7 @@ in_a_passing_thread  models are loaded in a temporary thread, and its helper thr
                      95 ms instead of 139 ms.
 keep_freed_memory    glibc keeps the memory that one pass frees for the next pass. If it gave that back to the system,
                      each 4 kB would cost a page fault in every pass.
-collection_paused    no garbage is collected while a worker imports modules and loads models: there is hardly any.
+collection_paused    no garbage is collected while modules are imported and models are loaded: there is hardly any.
 freeze_objects       the half million objects of modules and models are excluded from garbage collection: a full
                      collection takes 0.3 s, in the middle of a batch.
 PASS_TOKENS          fixed cost of a scoring pass (about 50 ms), given in tokens: questions are split over one more pass
@@ -93,8 +93,7 @@ def collection_paused() -> Iterator[None]:
 
 
 def freeze_objects() -> None:
-    """Exclude all objects that exist now from garbage collection."""
-    gc.collect()
+    """Exclude all objects that exist now from garbage collection, the little garbage among them too."""
     gc.freeze()
 
 

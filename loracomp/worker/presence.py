@@ -11,7 +11,7 @@ import psycopg
 from loracomp import __version__, metrics
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.database.schema import head
+from loracomp.database.revision import head
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.link import at_most
 from loracomp.worker.logfmt import logfmt, told

@@ -22,7 +22,7 @@ from job_data import REPORT
 from loracomp.cli import operations
 from loracomp.config import Settings
 from loracomp.database import connections as db
-from loracomp.database import schema
+from loracomp.database import revision, schema
 from loracomp.database.connections import Connection
 from loracomp.database.doctor import examine, server_finding
 from loracomp.database.queries import QUERIES
@@ -208,7 +208,7 @@ def test_a_schema_of_another_release(url: str, owner: Connection) -> None:
     with changed(
         owner,
         "DELETE FROM loracomp.alembic_version",
-        f"INSERT INTO loracomp.alembic_version VALUES ('{schema.head()}')",
+        f"INSERT INTO loracomp.alembic_version VALUES ('{revision.head()}')",
     ):
         assert findings(url) == {
             "schema": ("fail", "the database's schema (none) is older than this release: run `loracomp init`")

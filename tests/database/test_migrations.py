@@ -13,7 +13,7 @@ from alembic import command
 from sqlalchemy import create_engine
 
 from loracomp.database import connections as db
-from loracomp.database import schema
+from loracomp.database import revision, schema
 from loracomp.database.tables import metadata
 from loracomp.errors import RefusedError, SchemaMismatchError
 from loracomp.model.encoder import Encoder
@@ -424,7 +424,7 @@ def test_a_database_of_before_the_first_release_is_refused_and_left_alone(databa
         connection.execute("CREATE TABLE loracomp.adapter_weights ()")
         connection.execute("UPDATE loracomp.alembic_version SET version_num = '0029'")
     before = objects(database)
-    for function in (schema.initialize, schema.check_revision):
+    for function in (schema.initialize, revision.check_revision):
         with pytest.raises(SchemaMismatchError, match=r"before the first release .* `loracomp db reset`"):
             function(database)
     assert objects(database) == before

@@ -19,7 +19,7 @@ from alembic import command
 from conftest import create_database, drop_database, place_for_a_server, url_of
 from job_data import add_base_model
 from loracomp.database import connections as db
-from loracomp.database import embedded, schema, sql_objects
+from loracomp.database import embedded, revision, schema, sql_objects
 from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError, SchemaMismatchError
 
 SNAPSHOT = """
@@ -70,8 +70,8 @@ def apply_again(url: str) -> list[str]:
 def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Folder with a copy of migrations/ and sql/ that stands for another release's."""
     for name in ("migrations", "sql"):
-        shutil.copytree(sql_objects.packed_folder(name), tmp_path / name)
-    for module in (sql_objects, schema):
+        shutil.copytree(revision.packed_folder(name), tmp_path / name)
+    for module in (revision, sql_objects, schema):
         monkeypatch.setattr(module, "packed_folder", lambda name: tmp_path / name)
     return tmp_path
 
@@ -213,7 +213,7 @@ def test_a_grant_whose_object_is_gone_is_reported(
     assert f"not done again: GRANT SELECT ON TABLE bi.queue_health TO {readers}" in caplog.text
 
 
-HEAD = schema.head()
+HEAD = revision.head()
 NEXT = f"""
 from alembic import op
 revision, down_revision = "next", "{HEAD}"
@@ -230,9 +230,9 @@ def test_a_migration_changes_a_column_that_views_read(
     before = snapshot(database)
     (packed / "migrations/versions/next.py").write_text(NEXT)
     with pytest.raises(SchemaMismatchError, match=rf"\({HEAD}\) is older than this release: run `loracomp init`"):
-        schema.check_revision(database)
+        revision.check_revision(database)
     assert schema.initialize(database) == [f"schema {HEAD} -> next", "sql/ applied"]
-    schema.check_revision(database)
+    revision.check_revision(database)
     with schema.installing(database) as connection:
         command.downgrade(schema.alembic_config(connection), HEAD)
     assert "functions and views are missing until `loracomp init`" in caplog.text
@@ -253,7 +253,7 @@ def test_a_view_of_a_users_that_forbids_a_migration_is_named(database: str, pack
 def test_a_newer_schema_is_refused(database: str) -> None:
     run(database, "UPDATE loracomp.alembic_version SET version_num = '9999'")
     before = snapshot(database)
-    for function in (schema.initialize, schema.check_revision):
+    for function in (schema.initialize, revision.check_revision):
         with pytest.raises(SchemaMismatchError, match=r"schema \(9999\) is newer than this release knows: upgrade"):
             function(database)
     assert snapshot(database) == before
@@ -261,7 +261,7 @@ def test_a_newer_schema_is_refused(database: str) -> None:
 
 def test_an_empty_database_is_told_to_run_init(empty_database: str) -> None:
     with pytest.raises(SchemaMismatchError, match=r"schema \(none\) is older than this release: run `loracomp init`"):
-        schema.check_revision(empty_database)
+        revision.check_revision(empty_database)
 
 
 @contextmanager
@@ -416,7 +416,7 @@ def test_a_server_that_is_away_is_said_to_be(server: str) -> None:
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         url = f"postgresql://postgres@127.0.0.1:{listening.getsockname()[1]}/postgres?connect_timeout=2"
-        for function in (schema.initialize, schema.check_revision, db.connect):
+        for function in (schema.initialize, revision.check_revision, db.connect):
             with pytest.raises(DatabaseUnavailableError, match=r"cannot be reached: .*refused"):
                 function(url)
         listening.listen()

@@ -17,7 +17,7 @@ from rich.table import Table
 
 from arena import own_server
 from faults import FAULTS, SkippedError, git
-from loracomp.database import schema
+from loracomp.database import revision
 
 console = Console(stderr=True)
 
@@ -86,7 +86,7 @@ def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
         "fault": name,
         "model": server.model,
         "day": date.today().isoformat(),
-        "schema": schema.head(),
+        "schema": revision.head(),
         "commit": commit(),
         "cores": os.cpu_count(),
         **{"jobs": 0, "lost": 0, "doubled": 0, "broken": 0, "skipped": 0, "recovery_s": None},

@@ -30,7 +30,7 @@ from conftest import create_database, drop_database
 from dying_worker import LARGEST_BATCH, POINTS
 from loracomp.config import load_settings
 from loracomp.database import connections as db
-from loracomp.database import schema
+from loracomp.database import revision, schema
 from loracomp.database.queries import QUERIES
 from loracomp.errors import DeviceHungError
 from proxy import Proxy
@@ -345,14 +345,13 @@ def other_versions(_: Server, arena: Arena) -> str:
     command = [sys.executable, "-c", "from loracomp.cli import main; main()", "worker", "--drain"]
     environment = {**os.environ, "LORACOMP_DATABASE_URL": arena.url, "LORACOMP_HOME": str(arena.folder)}
     said = {}
-    current = schema.head()
-    # Before 0001 there is no older schema.
-    for revision in ("0001", "9999") if current != "0001" else ("9999",):
-        arena.one("UPDATE loracomp.alembic_version SET version_num = %s RETURNING 1", revision)
+    current = revision.head()
+    for other in ("0001", "9999"):
+        arena.one("UPDATE loracomp.alembic_version SET version_num = %s RETURNING 1", other)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        said[revision] = done.stderr.strip().replace("\n", " ")
+        said[other] = done.stderr.strip().replace("\n", " ")
         assert done.returncode == 4, done.stderr
-    assert "older than this release" in said.get("0001", "older than this release")
+    assert "older than this release" in said["0001"]
     assert "newer" in said["9999"]
     arena.one("UPDATE loracomp.alembic_version SET version_num = %s RETURNING 1", current)
 

@@ -8,7 +8,7 @@ from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
 from loracomp.database import connections as db
-from loracomp.database import schema
+from loracomp.database import revision
 from loracomp.errors import DatabaseUnavailableError
 from people_data import add_examples, answer, claim, load, one, submit
 from people_fixtures import LOGINS, Scene, connect, login, value, values
@@ -170,7 +170,7 @@ def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
 
 @pytest.mark.parametrize("name", ["alice", "wendy", "ana", "adam"])
 def test_every_role_may_check_the_schemas_revision(scene: Scene, name: str) -> None:
-    schema.check_revision(make_conninfo(scene.url, user=login(name)))
+    revision.check_revision(make_conninfo(scene.url, user=login(name)))
 
 
 # Submitters.
