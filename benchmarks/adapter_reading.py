@@ -36,7 +36,7 @@ from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.records import Job, Prediction
-from loracomp.registry.adapters import copy_weights, fetch_adapters, parse_adapter
+from loracomp.registry.adapter_weights import copy_weights, fetch_adapters, parse_adapter
 from loracomp.worker.loop import Worker
 from routing_data import add_adapter, add_base_model
 

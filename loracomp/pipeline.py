@@ -46,8 +46,8 @@ from loracomp.records import (
     Routed,
     Versions,
 )
-from loracomp.registry.adapters import fetch_adapters
-from loracomp.registry.base_models import load_registered_encoder
+from loracomp.registry.adapter_weights import fetch_adapters
+from loracomp.registry.encoders import load_registered_encoder
 
 _log = logging.getLogger(__name__)
 

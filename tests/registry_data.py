@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from loracomp import cli
 from loracomp.cli import commands
 from loracomp.database import connections as db
+from loracomp.model.description import BaseModelDescription
 from loracomp.model.encoder import load_encoder
-from loracomp.model.loading import BaseModelDescription, adaptable_modules
+from loracomp.model.loading import adaptable_modules
 from loracomp.model.sources import resolve_source
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.tasks import add_task

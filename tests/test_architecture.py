@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -102,6 +104,13 @@ def inside(module: str, package: str) -> bool:
 def room(module: str) -> str:
     """The first name in the package: of a folder, or of a module at the root."""
     return module.split(".")[1] if "." in module else "__init__"
+
+
+def test_commands_import_what_is_slow_only_where_they_need_it() -> None:
+    program = (
+        "import loracomp.cli.commands, sys; print(*{'torch', 'alembic', 'sqlalchemy', 'numpy'} & set(sys.modules))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == []
 
 
 def test_at_most_eight_modules_stand_at_the_root() -> None:

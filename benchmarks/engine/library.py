@@ -12,7 +12,7 @@ from safetensors.torch import load, save
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.records import Composition
 from loracomp.registry.adapter_files import WEIGHTS
-from loracomp.registry.adapters import fetch_adapters, stage_adapter
+from loracomp.registry.adapter_weights import fetch_adapters, stage_adapter
 from loracomp.registry.library_files import PACKAGED, adapter_folder
 
 from .passes import asking

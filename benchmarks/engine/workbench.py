@@ -19,7 +19,7 @@ from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Request
-from loracomp.registry.adapters import fetch_adapters
+from loracomp.registry.adapter_weights import fetch_adapters
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, PACKAGED, read_manifest
 from loracomp.worker.start import load_pipeline

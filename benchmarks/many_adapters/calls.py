@@ -9,7 +9,7 @@ from benchmarks.many_examples.made_up import READERS
 from benchmarks.volume.__main__ import VIEWS, question, read
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
-from loracomp.registry.adapters import fetch_adapters
+from loracomp.registry.adapter_weights import fetch_adapters
 from loracomp.worker.claim import claim_jobs
 from routing_data import BASE_MODEL, add_jobs, route_jobs
 

@@ -12,6 +12,8 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
+from loracomp.registry import adapters
+from loracomp.registry.base_models import find_base_model
 
 adapter_app = typer.Typer(help="LoRA adapters in versions, each for one task and base model.", no_args_is_help=True)
 
@@ -41,10 +43,10 @@ def stage_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Check an adapter and store it as the next version of its name. Jobs use it after it is activated."""
-    from loracomp.registry import adapters
+    from loracomp.registry import adapter_weights
 
     with open_database() as connection:
-        staged = adapters.stage_adapter(
+        staged = adapter_weights.stage_adapter(
             connection, folder, task=task, name=name, base_model=base_model, any_base=any_base
         )
         for target in staged.unmatched_targets:
@@ -64,8 +66,6 @@ def activate_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Use an adapter for its task from now on. The adapter that was active is retired in the same transaction."""
-    from loracomp.registry import adapters
-
     with open_database() as connection:
         found = adapters.find_adapter(connection, reference, base_model)
         adapters.activate_adapter(connection, found["id"], force=force)
@@ -75,8 +75,6 @@ def activate_adapter(
 @adapter_app.command("retire")
 def retire_adapter(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
     """Stop using an adapter. It stays stored for replay, and can be activated again."""
-    from loracomp.registry import adapters
-
     with open_database() as connection:
         adapters.retire_adapter(connection, adapters.find_adapter(connection, reference, base_model)["id"])
         _show(connection, reference, base_model, as_json)
@@ -92,8 +90,6 @@ def delete_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Delete an adapter with its weights. To stop using it, and keep it for replay, retire it."""
-    from loracomp.registry import adapters
-
     with open_database() as connection:
         rows = adapters.delete_adapter(connection, reference, base_model, force=force)
     emit(rows, title=f"Deleted: {reference}", as_json=as_json)
@@ -108,8 +104,7 @@ def measure_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Measure an adapter, active or not, on the examples that are measured already. Can be killed and run again."""
-    from loracomp.registry import adapters, measurements
-    from loracomp.registry.base_models import find_base_model
+    from loracomp.registry import measurements
 
     with open_database() as connection:
         base = find_base_model(connection, base_model).name
@@ -134,10 +129,10 @@ def export_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Write an adapter as a folder that PEFT can load; its safetensors file is the one that was staged."""
-    from loracomp.registry import adapters
+    from loracomp.registry import adapter_weights
 
     with open_database() as connection:
-        adapters.export_adapter(connection, adapters.find_adapter(connection, reference, base_model), folder)
+        adapter_weights.export_adapter(connection, adapters.find_adapter(connection, reference, base_model), folder)
         _show(connection, reference, base_model, as_json)
 
 
@@ -155,10 +150,10 @@ def convert_adapter(
 ) -> None:
     """Convert an adapter that can't be staged to the nearest plain LoRA, and show the error of each module."""
     from loracomp.model.loading import load_base_model
-    from loracomp.registry import base_models, convert
+    from loracomp.registry import convert
 
     with open_database() as connection:
-        known = base_models.find_base_model(connection, base_model)
+        known = find_base_model(connection, base_model)
     base = load_base_model(
         known.source, revision=known.revision, dtype="float32", cache_dir=load_settings().home / "models"
     )
@@ -171,7 +166,6 @@ def convert_adapter(
 def show_card(reference: Reference, base_model: BaseModelName = None, as_json: AsJson = False) -> None:
     """Print an adapter's card, made from its training record: data and licence, settings, rows, seed, scores."""
     from loracomp.lab.training.card import adapter_card
-    from loracomp.registry import adapters
 
     with open_database() as connection:
         row = adapters.find_adapter(connection, reference, base_model)
@@ -185,8 +179,6 @@ def _short(number: float) -> float:
 
 
 def _show(connection: Connection, reference: str, base_model: str | None, as_json: bool) -> None:
-    from loracomp.registry import adapters
-
     row = adapters.find_adapter(connection, reference, base_model)
     columns = ("name", "version", "status", "rank", "alpha", "scaling", "byte_count")
     emit([row], title="Adapter", as_json=as_json, columns=columns)

@@ -10,6 +10,7 @@ from loracomp.cli.common import AsJson, emit, emit_json, load_base, open_databas
 from loracomp.config import load_settings
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
+from loracomp.registry.base_models import find_base_model, register_base_model
 
 model_app = typer.Typer(help="Base models, for which adapters are trained.", no_args_is_help=True)
 encoder_app = typer.Typer(help="The encoder that embeds examples and jobs.", no_args_is_help=True)
@@ -42,7 +43,6 @@ def add_model(
     """Load a base model, try it out, and register it by its name and the sha256 of its weights."""
     from loracomp.model.loading import describe_base_model
     from loracomp.model.trial import try_out
-    from loracomp.registry import base_models
 
     settings = load_settings()
     with open_database() as connection:
@@ -52,7 +52,7 @@ def add_model(
             with remarks.status("loading the model, to test it"):
                 model = load_base(source, revision=revision, device_map=settings.device_map)
                 try_out(model)
-        base_models.register_base_model(connection, replace(model, name=name or model.name), make_default=default)
+        register_base_model(connection, replace(model, name=name or model.name), make_default=default)
     list_models(as_json)
 
 
@@ -81,10 +81,9 @@ def show_model_path(
 ) -> None:
     """Print the folder with a base model's weights, from which transformers and PEFT load it as workers do."""
     from loracomp.model.loading import base_model_folder
-    from loracomp.registry import base_models
 
     with open_database() as connection:
-        base = base_models.find_base_model(connection, name)
+        base = find_base_model(connection, name)
     folder = base_model_folder(base.source, revision=base.revision, cache_dir=load_settings().home / "models")
     say_or_json(str(folder), {"name": base.name, "path": str(folder)}, as_json)
 

@@ -15,6 +15,8 @@ from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue import SPLITS, entry_names, load_entry, read_examples
+from loracomp.registry import tasks
+from loracomp.registry.base_models import find_base_model
 from loracomp.registry.examples import Example
 
 task_app = typer.Typer(help="Tasks and their examples.", no_args_is_help=True)
@@ -45,8 +47,6 @@ def add_task(
     as_json: AsJson = False,
 ) -> None:
     """Add a task."""
-    from loracomp.registry import tasks
-
     with open_database() as connection:
         if not tasks.add_task(connection, name, family=family, description=description, reader_role=reader_role):
             raise RefusedError(f"there is a task {name} already: name another, or import examples into it")
@@ -129,9 +129,8 @@ def import_examples(
 ) -> None:
     """Import examples, and embed those of the train split. Can be killed and run again: it continues."""
     from loracomp.model.loading import resolve_device
-    from loracomp.registry import tasks
-    from loracomp.registry.base_models import load_registered_encoder
     from loracomp.registry.embeddings import embed_examples
+    from loracomp.registry.encoders import load_registered_encoder
 
     with open_database() as connection:
         encoder = load_registered_encoder(connection, resolve_device(load_settings().device))
@@ -156,7 +155,6 @@ def measure_task(
 ) -> None:
     """Measure how much adapters improve the answers to a task's examples. Can be killed and run again: it continues."""
     from loracomp.registry import measurements
-    from loracomp.registry.base_models import find_base_model
 
     settings = load_settings()
     with open_database() as connection:
@@ -187,7 +185,6 @@ def _examples(
     connection: Connection, task: str, data: str | None, splits: list[str] | None
 ) -> tuple[str, list[Iterable[Example]]]:
     """The task's name, and its examples for each split, from the user's files or from a catalogue entry's data set."""
-    from loracomp.registry import tasks
     from loracomp.registry.example_files import SPLITS as ALL_SPLITS
     from loracomp.registry.example_files import files_of, read_lines
 

@@ -8,8 +8,8 @@ from typing import Any
 from loracomp.lab.catalogue import Phrased, data_note, load_entry, read_examples
 from loracomp.lab.catalogue.leaks import find_leaks
 from loracomp.lab.training.kept_aside import kept_aside
+from loracomp.model.description import BaseModelDescription
 from loracomp.model.encoder import Encoder
-from loracomp.model.loading import BaseModelDescription
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import TRAINING
 from loracomp.registry.embeddings import progress_bar

@@ -19,6 +19,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from loracomp.errors import LoracompError, RefusedError, UsageError
+from loracomp.model.description import BaseModelDescription
 from loracomp.model.forward import shares_beginnings
 from loracomp.model.gguf import converted_folder
 from loracomp.model.scoring import shares_prompts
@@ -29,32 +30,6 @@ CAUSAL = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 LENGTHS = ("max_position_embeddings", "n_positions", "seq_length", "max_seq_len", "max_sequence_length")
 """Names that model configs use for the context length, in tokens."""
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
-
-
-@dataclass(frozen=True)
-class KnownBaseModel:
-    """What adapters are checked against."""
-
-    name: str
-    source: str
-    revision: str | None
-    fingerprint: str
-    """Sha256 in hex of the original weight files (`model.sources.fingerprint`)."""
-    modules: dict[str, tuple[int, int]]
-    """Every module that an adapter may change: name -> (d_out, d_in). See `adaptable_modules`."""
-
-
-@dataclass(frozen=True)
-class BaseModelDescription(KnownBaseModel):
-    """What the database stores about a base model."""
-
-    architecture: str
-    context_length: int
-    """Most tokens that it can read: prompt and answer together."""
-    parameter_count: int
-    """Number of parameters; shared (tied) ones count once."""
-    has_chat_template: bool
-    """Whether its tokenizer has a chat template (`model.chat`)."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from loracomp.database.connections import Connection, row_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.model.encoder import Encoder
-from loracomp.registry.base_models import check_encoder
+from loracomp.registry.encoders import check_encoder
 from loracomp.registry.library_files import EncoderPart
 
 EMBEDDED_TOGETHER = 64

@@ -5,9 +5,11 @@ from loracomp.database.connections import Connection, connect
 from loracomp.database.embedded import database_url
 from loracomp.errors import RefusedError
 from loracomp.model import cpu
-from loracomp.model.loading import BaseModel, KnownBaseModel, load_base_model, resolve_device
+from loracomp.model.description import KnownBaseModel
+from loracomp.model.loading import BaseModel, load_base_model, resolve_device
 from loracomp.pipeline import Pipeline
-from loracomp.registry.base_models import find_base_model, load_registered_encoder
+from loracomp.registry.base_models import find_base_model
+from loracomp.registry.encoders import load_registered_encoder
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.loop import Worker
 

@@ -18,7 +18,8 @@ from loracomp.model.loading import adaptable_modules, load_base_model
 from loracomp.records import Composition, Request
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import CONFIG, own_scaling, parse_factors
-from loracomp.registry.adapters import export_adapter, fetch_adapters, find_adapter, stage_adapter
+from loracomp.registry.adapter_weights import export_adapter, fetch_adapters, stage_adapter
+from loracomp.registry.adapters import find_adapter
 from model_fixtures import LETTERS, MERGES, as_base, letter_tokenizer, tiny_llama
 from registry_data import logits_with, quiet_peft, write_adapter
 from registry_data import registered as in_database

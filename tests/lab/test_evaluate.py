@@ -23,7 +23,8 @@ from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.pipeline import Pipeline, encode
 from loracomp.records import Request
 from loracomp.registry.adapter_files import CONFIG
-from loracomp.registry.adapters import activate_adapter, stage_adapter
+from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.encoder_change import set_encoder

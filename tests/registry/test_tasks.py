@@ -17,9 +17,9 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.registry import embeddings, tasks
-from loracomp.registry.base_models import check_encoder, load_registered_encoder
 from loracomp.registry.embeddings import add_embeddings, embed_examples, load_embeddings
 from loracomp.registry.encoder_change import set_encoder
+from loracomp.registry.encoders import check_encoder, load_registered_encoder
 from loracomp.registry.example_files import read_lines
 from loracomp.registry.tasks import add_rows, add_task, draw, import_examples
 

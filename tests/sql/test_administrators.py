@@ -20,7 +20,7 @@ from loracomp.config import load_settings, unknown_variables
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.errors import NotFoundError, RefusedError
-from loracomp.registry.adapters import stage_adapter
+from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.example_files import files_of, read_lines
 from people_data import ADD_EXAMPLE, answer, load, submit

@@ -21,7 +21,8 @@ from loracomp.database.connections import Connection
 from loracomp.errors import LoracompError, RefusedError
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Job, Measurement, Prediction, Request
-from loracomp.registry.adapters import activate_adapter, stage_adapter
+from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.replay import replay

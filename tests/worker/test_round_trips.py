@@ -16,7 +16,8 @@ from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.pipeline import Pipeline
-from loracomp.registry.adapters import activate_adapter, stage_adapter
+from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.examples import Example

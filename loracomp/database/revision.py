@@ -1,0 +1,59 @@
+"""Checks which revision a database's schema has. It does without alembic, whose import would take half of a command."""
+
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from loracomp.database.connections import connect, translated_errors
+from loracomp.database.queries import QUERIES
+from loracomp.errors import SchemaMismatchError
+
+
+def packed_folder(name: str) -> Path:
+    """Path of the folder `migrations` or `sql`: inside the installed package, or next to it in a git checkout."""
+    package = Path(__file__).parent.parent
+    return package / name if (package / name).is_dir() else package.parent / name
+
+
+def known_revisions() -> list[str]:
+    """The revisions that this release knows, oldest first: the name of a migration's file begins with its revision."""
+    return sorted(path.stem.partition("_")[0] for path in packed_folder("migrations").glob("versions/*.py"))
+
+
+def head() -> str:
+    """The newest revision that this release knows."""
+    return known_revisions()[-1]
+
+
+def check_revision(url: str) -> None:
+    """Raise SchemaMismatchError unless the database is at this release's revision."""
+    with connect(url, application_name="loracomp", vectors=False) as connection:
+        found = current_revision(connection)
+    if found != head():
+        raise SchemaMismatchError(
+            f"the database's schema ({found or 'none'}) is older than this release: run `loracomp init`"
+        )
+
+
+def current_revision(connection: psycopg.Connection[Any]) -> str | None:
+    """The database's revision, or None if it has no schema yet.
+
+    Raises SchemaMismatchError if the revision is newer than this release knows, or older than the first release.
+    """
+    with translated_errors(), connection.cursor(row_factory=dict_row) as cursor:
+        found = cursor.execute(QUERIES["schema_found"]).fetchone()
+        assert found
+        if found["is_from_before"]:
+            raise SchemaMismatchError(
+                "the database was made before the first release and can't be upgraded: make a new database; "
+                "`loracomp db reset` deletes the embedded one, and `loracomp init` then makes it again"
+            )
+        row = cursor.execute(QUERIES["schema_revision"]).fetchone() if found["has_revision"] else None
+    revision = row and str(row["revision"])
+    if revision is not None and revision not in known_revisions():
+        raise SchemaMismatchError(
+            f"the database's schema ({revision}) is newer than this release knows: upgrade loracomp to use it"
+        )
+    return revision
