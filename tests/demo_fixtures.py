@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import place_for_a_server
+from loracomp.config import load_settings
 
 ROOT = Path(__file__).parent.parent
 
@@ -17,6 +18,10 @@ ROOT = Path(__file__).parent.parent
 def demo() -> Iterator[dict[str, str]]:
     """Environment of a shell in which the demo has run once, on an embedded server of its own."""
     with place_for_a_server() as data:
+        # The dequantised base model is this machine's: making it takes ten seconds, which test_models.py does once.
+        models = load_settings().home / "models"
+        models.mkdir(parents=True, exist_ok=True)
+        (data.parent / "models").symlink_to(models)
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("LORACOMP_")},
             "LORACOMP_HOME": str(data.parent),
