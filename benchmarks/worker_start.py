@@ -151,7 +151,7 @@ class Notes:
 def note(url: str) -> None:
     """Do what the command `worker` does until it could claim, and print what its parts took."""
     notes = Notes()
-    with notes.part("imports: the command line, with SQLAlchemy and alembic"):
+    with notes.part("imports: the command line"):
         from loracomp.cli import commands  # noqa: F401, PLC0415
         from loracomp.config import load_settings  # noqa: PLC0415
         from loracomp.database.revision import check_revision  # noqa: PLC0415
