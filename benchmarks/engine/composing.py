@@ -13,14 +13,14 @@ from loracomp.composition.composer import Composer
 from loracomp.composition.layers import SideBySide
 
 from .timing import Figure, Measured, compare
-from .workbench import IN_A_MIX, Workbench, drawing, once_each
+from .workbench import FIDELITY_ONE_IN, IN_A_MIX, Workbench, drawing, once_each
 
 STRATEGIES = ("linear", "cat", "ties", "magnitude_prune")
 
 
 def new_composer(bench: Workbench) -> Composer:
-    """A composer with an empty cache of the worker's default size, a quarter of 2 GB."""
-    return Composer(bench.base, cache_bytes=512 << 20)
+    """A composer with the worker's default settings, and an empty cache: a quarter of 2 GB."""
+    return Composer(bench.base, cache_bytes=512 << 20, fidelity_one_in=FIDELITY_ONE_IN)
 
 
 def composing(bench: Workbench, turns: int) -> Measured:

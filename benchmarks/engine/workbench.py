@@ -26,6 +26,7 @@ from loracomp.worker.start import load_pipeline
 
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
 IN_A_MIX = 4
+FIDELITY_ONE_IN: int = Settings.model_fields["fidelity_one_in"].default
 ROOM = 4
 """With a large library, the adapters of this many batches fit in the cache."""
 ACTIVE = """
@@ -100,7 +101,8 @@ class Workbench:
         self, adapters: Sequence[AdapterWeights] | None = None, *, base: BaseModel | None = None
     ) -> "Fetching":
         """A predictor with the worker's default settings that fetches adapters from memory."""
-        return Fetching(base or self.base, from_memory(self.library if adapters is None else adapters))
+        fetch = from_memory(self.library if adapters is None else adapters)
+        return Fetching(base or self.base, fetch, fidelity_one_in=FIDELITY_ONE_IN)
 
 
 class Fetching(Predictor):
