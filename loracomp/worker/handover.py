@@ -4,6 +4,9 @@ from threading import Condition, Event
 
 from loracomp.worker.stages import Batch
 
+MOMENT_S = 0.005
+"""Seconds that the model waits for a batch that is expected: routing a job takes 3 ms, and a step of a text 70 ms."""
+
 
 class Handover:
     """A place for one batch, which one thread offers and the model's thread takes."""
@@ -12,6 +15,7 @@ class Handover:
         self._stopping = stopping
         self._changed = Condition()
         self._offered: Batch | None = None
+        self._expected = False
         self._steps = 0
         self.is_free = True
         """Whether the model is idle."""
@@ -31,9 +35,19 @@ class Handover:
         with self._changed:
             self._changed.notify_all()
 
+    def expect(self) -> None:
+        """Say that a batch is claimed and will be offered soon, unless the model is idle and will take it itself."""
+        self._expected = not self.is_free
+
     def take(self) -> Batch | None:
-        """Return the offered batch, if there is one; the model calls this after each step."""
+        """Return the offered batch, if there is one; the model calls this after each step.
+
+        If one is expected, wait for it for a moment, as a step would take much longer.
+        """
         with self._changed:
+            if self._expected:
+                self._changed.wait_for(lambda: self._offered is not None, timeout=MOMENT_S)
+                self._expected = False
             batch, self._offered = self._offered, None
             self._steps += 1
             self._changed.notify_all()
@@ -43,6 +57,7 @@ class Handover:
         """Offer a batch; returns whether the model takes it in time, or is idle and will. If not, it is withdrawn."""
         with self._changed:
             self._offered = batch
+            self._changed.notify_all()
             self._changed.wait_for(
                 lambda: self._offered is None or self.is_free or self._stopping.is_set(), timeout=within_s
             )

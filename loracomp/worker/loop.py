@@ -151,6 +151,7 @@ class Worker:
         if not jobs:
             return None
         self._leases.hold(jobs)
+        self._handover.expect()
         metrics.count_claim(jobs)
         timings = {"claim": milliseconds_since(started)}
         _log.info(logfmt("claimed", jobs=job_ids(jobs)))
