@@ -4,8 +4,8 @@ from threading import Condition, Event
 
 from loracomp.worker.stages import Batch
 
-MOMENT_S = 0.005
-"""Seconds that the model waits for a batch that is expected: routing a job takes 3 ms, and a step of a text 70 ms."""
+MOMENT_S = 0.02
+"""Most seconds that the model waits for jobs that are expected: routing a few takes 8 ms, and a step of a text 70."""
 
 
 class Handover:

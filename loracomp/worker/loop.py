@@ -151,7 +151,8 @@ class Worker:
         if not jobs:
             return None
         self._leases.hold(jobs)
-        self._handover.expect()
+        if len(jobs) < self._settings.batch_size:  # else many wait, and to be quick with these helps nobody
+            self._handover.expect()
         metrics.count_claim(jobs)
         timings = {"claim": milliseconds_since(started)}
         _log.info(logfmt("claimed", jobs=job_ids(jobs)))
