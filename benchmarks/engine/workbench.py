@@ -100,16 +100,15 @@ class Workbench:
     def predictor(
         self, adapters: Sequence[AdapterWeights] | None = None, *, base: BaseModel | None = None
     ) -> "Fetching":
-        """A predictor with the worker's default settings that fetches adapters from memory."""
-        fetch = from_memory(self.library if adapters is None else adapters)
-        return Fetching(base or self.base, fetch, fidelity_one_in=FIDELITY_ONE_IN)
+        """A predictor that fetches adapters from memory."""
+        return Fetching(base or self.base, from_memory(self.library if adapters is None else adapters))
 
 
 class Fetching(Predictor):
-    """A predictor that always fetches adapters with the same function."""
+    """A predictor with the worker's default settings that always fetches adapters with the same function."""
 
     def __init__(self, base: BaseModel, fetch: Fetch, **settings: Any) -> None:
-        super().__init__(base, **settings)
+        super().__init__(base, **{"fidelity_one_in": FIDELITY_ONE_IN, **settings})
         self._from = fetch
 
     def predict(self, requests: Sequence[Request], fetch: Fetch | None = None) -> list[Answer | JobError]:
