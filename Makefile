@@ -32,7 +32,7 @@ test-data: install ## the tests that need the data sets in ../shared/data
 	$(BIN)/pytest -m 'data and not slow'
 
 test-slow: install ## the tests that take minutes, such as an install into an empty environment
-	$(BIN)/pytest -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow
 
 # Java's machine uses the signal that pytest's faulthandler takes for a crash.
 clients: install ## schema bi by ODBC and JDBC; needs Debian's odbc-postgresql, libodbc2, libpostgresql-jdbc-java, default-jre-headless
