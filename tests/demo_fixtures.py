@@ -18,7 +18,7 @@ ROOT = Path(__file__).parent.parent
 def demo() -> Iterator[dict[str, str]]:
     """Environment of a shell in which the demo has run once, on an embedded server of its own."""
     with place_for_a_server() as data:
-        # The dequantised base model is this machine's: making it takes ten seconds, which test_models.py does once.
+        # The dequantised base model is this machine's, because making it takes ten seconds; test_models.py tests that.
         models = load_settings().home / "models"
         models.mkdir(parents=True, exist_ok=True)
         (data.parent / "models").symlink_to(models)

@@ -18,8 +18,11 @@ def packed_folder(name: str) -> Path:
 
 
 def known_revisions() -> list[str]:
-    """The revisions that this release knows, oldest first: the name of a migration's file begins with its revision."""
-    return sorted(path.stem.partition("_")[0] for path in packed_folder("migrations").glob("versions/*.py"))
+    """The revisions that this release knows, oldest first.
+
+    A migration's file begins with its revision, four digits that count up.
+    """
+    return sorted(path.stem.partition("_")[0] for path in packed_folder("migrations").glob("versions/[0-9]*.py"))
 
 
 def head() -> str:

@@ -1,11 +1,15 @@
 """Hands claimed batches from the thread that claims to the thread of the model, which takes them between its steps."""
 
 from threading import Condition, Event
+from time import monotonic
 
 from loracomp.worker.stages import Batch
 
-MOMENT_S = 0.02
-"""Most seconds that the model waits for jobs that are expected: routing a few takes 8 ms, and a step of a text 70."""
+WAITING = 0.25
+"""How long the model waits for jobs that are expected, as a share of its last step.
+
+Two processors route a few jobs in 8 ms and give a text its next token in 70 ms.
+"""
 
 
 class Handover:
@@ -16,12 +20,15 @@ class Handover:
         self._changed = Condition()
         self._offered: Batch | None = None
         self._expected = False
+        self._began = monotonic()
+        """When the model's current step began."""
         self._steps = 0
         self.is_free = True
         """Whether the model is idle."""
 
     def busy(self) -> None:
         """Say that the model has begun to work."""
+        self._began = monotonic()
         self.is_free = False
 
     def free(self) -> None:
@@ -31,7 +38,7 @@ class Handover:
             self._changed.notify_all()
 
     def stop(self) -> None:
-        """Wake a thread that waits in `offer` or `wait_for_a_step`, because the worker is stopping."""
+        """Wake the threads that wait here, because the worker is stopping."""
         with self._changed:
             self._changed.notify_all()
 
@@ -42,13 +49,17 @@ class Handover:
     def take(self) -> Batch | None:
         """Return the offered batch, if there is one; the model calls this after each step.
 
-        If one is expected, wait for it for a moment, as a step would take much longer.
+        If one is expected, wait for it for a part of a step, because otherwise it would wait for a whole one.
         """
         with self._changed:
             if self._expected:
-                self._changed.wait_for(lambda: self._offered is not None, timeout=MOMENT_S)
+                self._changed.wait_for(
+                    lambda: self._offered is not None or self._stopping.is_set(),
+                    timeout=WAITING * (monotonic() - self._began),
+                )
                 self._expected = False
             batch, self._offered = self._offered, None
+            self._began = monotonic()
             self._steps += 1
             self._changed.notify_all()
             return batch

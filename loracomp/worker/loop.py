@@ -144,27 +144,31 @@ class Worker:
 
     def _prepared(self, held: frozenset[Job]) -> Batch | None:
         """Claim and prepare a batch for the model, as far as there is room; None if no job is due."""
-        if len(held) >= self._settings.held_batches * self._settings.batch_size:
+        settings = self._settings
+        room = min(settings.batch_size, settings.held_batches * settings.batch_size - len(held))
+        if room <= 0:
             return None
         started = perf_counter()
-        jobs = self._claiming.call(lambda connection: self._claim(connection, held), give_up=self._stopping.is_set)
+        jobs = self._claiming.call(
+            lambda connection: self._claim(connection, room, held), give_up=self._stopping.is_set
+        )
         if not jobs:
             return None
         self._leases.hold(jobs)
-        if len(jobs) < self._settings.batch_size:  # else many wait, and to be quick with these helps nobody
+        if len(jobs) < room:  # otherwise more are queued, and it helps nobody to be quick with these
             self._handover.expect()
         metrics.count_claim(jobs)
         timings = {"claim": milliseconds_since(started)}
         _log.info(logfmt("claimed", jobs=job_ids(jobs)))
         return Batch(jobs, through(self._prepare, {job: job for job in jobs}, self._leases.kept), timings)
 
-    def _claim(self, connection: Connection, held: frozenset[Job]) -> tuple[Job, ...]:
+    def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
         settings = self._settings
         jobs = claim_jobs(
             connection,
             worker=settings.worker_name,
             base_model=self._base_model,
-            batch_size=min(settings.batch_size, settings.held_batches * settings.batch_size - len(held)),
+            batch_size=most,
             lease_s=settings.lease_s,
             held=held,
         )

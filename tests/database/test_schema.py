@@ -15,6 +15,7 @@ from threading import Event
 import psycopg
 import pytest
 from alembic import command
+from alembic.script import ScriptDirectory
 
 from conftest import create_database, drop_database, place_for_a_server, url_of
 from job_data import add_base_model
@@ -216,7 +217,7 @@ def test_a_grant_whose_object_is_gone_is_reported(
 HEAD = revision.head()
 NEXT = f"""
 from alembic import op
-revision, down_revision = "next", "{HEAD}"
+revision, down_revision = "9998", "{HEAD}"
 def upgrade():
     op.execute("ALTER TABLE loracomp.prediction ALTER COLUMN output TYPE varchar")
 def downgrade():
@@ -228,26 +229,31 @@ def test_a_migration_changes_a_column_that_views_read(
     database: str, packed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = snapshot(database)
-    (packed / "migrations/versions/next.py").write_text(NEXT)
+    (packed / "migrations/versions/9998_next.py").write_text(NEXT)
     with pytest.raises(SchemaMismatchError, match=rf"\({HEAD}\) is older than this release: run `loracomp init`"):
         revision.check_revision(database)
-    assert schema.initialize(database) == [f"schema {HEAD} -> next", "sql/ applied"]
+    assert schema.initialize(database) == [f"schema {HEAD} -> 9998", "sql/ applied"]
     revision.check_revision(database)
     with schema.installing(database) as connection:
         command.downgrade(schema.alembic_config(connection), HEAD)
     assert "functions and views are missing until `loracomp init`" in caplog.text
-    (packed / "migrations/versions/next.py").unlink()
+    (packed / "migrations/versions/9998_next.py").unlink()
     assert len(schema.initialize(database)) == 1
     assert snapshot(database) == before
 
 
 def test_a_view_of_a_users_that_forbids_a_migration_is_named(database: str, packed: Path) -> None:
-    (packed / "migrations/versions/next.py").write_text(NEXT)
+    (packed / "migrations/versions/9998_next.py").write_text(NEXT)
     run(database, "CREATE VIEW outputs AS SELECT output FROM loracomp.prediction")
     before = snapshot(database)
     with pytest.raises(RefusedError, match="prevents this: rule _RETURN on view outputs depends on column"):
         schema.initialize(database)
     assert snapshot(database) == before
+
+
+def test_revisions_are_known_by_the_names_of_their_files() -> None:
+    chain = ScriptDirectory.from_config(schema.alembic_config()).walk_revisions()
+    assert revision.known_revisions() == [step.revision for step in chain][::-1]
 
 
 def test_a_newer_schema_is_refused(database: str) -> None:

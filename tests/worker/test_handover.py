@@ -23,7 +23,7 @@ def handover() -> Handover:
 def test_a_batch_that_is_expected_joins_before_the_next_step(
     handover: Handover, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOMENT_S", 60)
+    monkeypatch.setattr(module, "WAITING", 1e9)
     handover.expect()
     with ThreadPoolExecutor(1) as pool:
         taken = pool.submit(handover.take)
@@ -44,7 +44,7 @@ def test_one_that_is_late_is_waited_for_once(handover: Handover) -> None:
 
 
 def test_an_idle_model_takes_what_it_prepares_itself(handover: Handover, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOMENT_S", 60)
+    monkeypatch.setattr(module, "WAITING", 1e9)
     handover.free()
     handover.expect()
     assert handover.take() is None  # at once
