@@ -1,4 +1,4 @@
-"""Checks which revision a database's schema has. It does without alembic, whose import would take half of a command."""
+"""Checks which revision a database's schema has, without alembic, because its import takes 0.2 s of each command."""
 
 from pathlib import Path
 from typing import Any
