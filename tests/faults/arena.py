@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class Arena:
         """The same, several at once; returns when they look for jobs."""
         started = [self.start_worker(**settings) for _ in range(count)]
         for process in started:
-            self.wait(lambda process=process: self.says(process, "started"), 60)
+            self.wait(partial(self.says, process, "started"), 60)
         return started
 
     def says(self, process: Any, text: str) -> bool:

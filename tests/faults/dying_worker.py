@@ -178,8 +178,8 @@ class Mortal(Worker):
 
     death: Death
 
-    def _claim(self, connection: Connection, held: int) -> tuple[Job, ...]:
-        jobs = super()._claim(connection, held)
+    def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
+        jobs = super()._claim(connection, most, held)
         if jobs:
             self.death.at("claimed")
         return jobs

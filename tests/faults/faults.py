@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from io import BytesIO
 from itertools import count, takewhile
 from pathlib import Path
@@ -219,7 +220,7 @@ def terminated(_: Server, arena: Arena) -> str:
         arena.wait(lambda: arena.counts()["running"])
         process.send_signal(signal.SIGTERM)
         if twice:
-            arena.wait(lambda process=process: arena.says(process, "stopping"))
+            arena.wait(partial(arena.says, process, "stopping"))
             process.send_signal(signal.SIGTERM)
         codes.append(process.wait(15))
         assert arena.counts()["running"] == 0
@@ -251,8 +252,7 @@ def inserts(_: Server, arena: Arena) -> str:
         with connection.transaction(force_rollback=True):
             connection.execute("INSERT INTO loracomp.job (prompt) SELECT 'undone' FROM generate_series(1, 100)")
         with connection.cursor() as cursor, cursor.copy("COPY loracomp.job (prompt) FROM STDIN") as copy:
-            for _ in range(copied):
-                copy.write_row(("ask",))
+            copy.write("ask\n" * copied)
     arena.accepted += copied
     arena.wait_for(1, 600)
     assert arena.counts()["succeeded"] == copied + 1
@@ -270,7 +270,7 @@ def hints_lost(_: Server, arena: Arena) -> str:
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         " WHERE application_name LIKE 'loracomp heartbeat%%' AND datname = current_database()"
     )
-    for _ in range(5):
+    for _number in range(5):
         arena.insert(1)
         arena.wait_for(1, 30)
     slowest = arena.one("SELECT extract(epoch FROM max(claimed_at - created_at))::float8 FROM loracomp.job")
@@ -597,7 +597,12 @@ def under_load(arena: Arena, harm: Callable[[], None]) -> str:
     arena.insert(arena.size)
     wait_for_progress(arena)
     after = [rate(arena)]
-    arena.wait(lambda: after[-1] >= 0.95 * before or after.append(rate(arena)))
+
+    def is_back() -> bool:
+        after.append(rate(arena))
+        return after[-1] >= 0.95 * before
+
+    arena.wait(lambda: after[-1] >= 0.95 * before or is_back())
     arena.wait_for(1)
     assert all(process.poll() is None for process in workers), [arena.log(process)[-2000:] for process in workers]
     return f"{before:.0f} jobs/s before, {', '.join(f'{each:.0f}' for each in after)} after"

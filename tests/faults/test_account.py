@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import typer
@@ -82,7 +83,7 @@ def test_a_fault_that_could_not_be_tried_counts_as_no_run(
     server = SimpleNamespace(model="none", arena=lambda _: nullcontext())
     monkeypatch.setattr(command, "own_server", lambda _: nullcontext(server))
     monkeypatch.setitem(command.FAULTS, "clock_off", skips)
-    options = {
+    options: dict[str, Any] = {
         "only": ["clock_off"],
         "jobs": 40,
         "runs": 1,
