@@ -7,6 +7,8 @@
 --   check_task_exists           raises if an administrator names no task
 --     did_you_mean
 --   eligible_tasks              the tasks to search
+--     usable_tasks              those that the submitter may use at all
+--     narrowed_tasks            those of them that a job names, or does not exclude
 --   active_adapters             the active adapters of these tasks
 --   search_exactly              whether to scan these tasks' examples instead of using the index
 --   nearest_examples            the k nearest examples of these tasks
@@ -98,9 +100,7 @@ COMMENT ON FUNCTION loracomp.check_task_exists IS 'True if there is such a task,
 -- Changes nothing. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role. OFFSET 0, so
 -- that a role is looked up once, and not for each of its tasks. Not readable_roles: an administrator may know of all tasks, but
 -- his jobs use only those of his roles.
-CREATE FUNCTION loracomp.eligible_tasks(
-    base_model text, submitter name, excluded text[], named text[], or_measured boolean DEFAULT FALSE
-) RETURNS integer[]
+CREATE FUNCTION loracomp.usable_tasks(base_model text, submitter name, or_measured boolean) RETURNS integer[]
 LANGUAGE sql STABLE
 BEGIN ATOMIC
     SELECT coalesce(array_agg(t.id ORDER BY t.id), '{}')
@@ -108,11 +108,11 @@ BEGIN ATOMIC
     WHERE (
         EXISTS (
             SELECT FROM loracomp.adapter AS a JOIN loracomp.base_model AS b ON b.id = a.base_model_id
-            WHERE a.task_id = t.id AND a.status = 'active' AND b.name = eligible_tasks.base_model
+            WHERE a.task_id = t.id AND a.status = 'active' AND b.name = usable_tasks.base_model
         )
         OR (or_measured AND EXISTS (
             SELECT FROM loracomp.measurement AS m JOIN loracomp.base_model AS b ON b.id = m.base_model_id
-            WHERE m.task_id = t.id AND b.name = eligible_tasks.base_model
+            WHERE m.task_id = t.id AND b.name = usable_tasks.base_model
         ))
     )
     AND to_regrole(quote_ident(submitter)) IS NOT NULL
@@ -123,13 +123,39 @@ BEGIN ATOMIC
             FROM (SELECT DISTINCT o.reader_role AS name FROM loracomp.task AS o OFFSET 0) AS r
             WHERE pg_has_role(to_regrole(quote_ident(submitter)), to_regrole(quote_ident(r.name)), 'member')
         )
-    )
-    AND t.name <> ALL (coalesce(excluded, '{}'))
-    AND (coalesce(named, '{}') = '{}' OR t.name = ANY (named));
+    );
 END;
+COMMENT ON FUNCTION loracomp.usable_tasks IS
+'Tasks that a submitter''s jobs may use, in order of their ids: with an active adapter for the base model (or, if wanted, '
+'measured examples), and readable by the submitter. A dropped role can read no tasks.';
+
+-- Changes nothing. Names are looked up first, because there may be thousands of tasks.
+CREATE FUNCTION loracomp.narrowed_tasks(tasks integer[], excluded text[], named text[]) RETURNS integer[]
+LANGUAGE sql STABLE
+RETURN CASE
+    WHEN named <> '{}' THEN ARRAY(
+        SELECT t.id FROM loracomp.task AS t
+        WHERE t.name = ANY (named) AND t.name <> ALL (coalesce(excluded, '{}'))
+            AND tasks[width_bucket(t.id, tasks)] = t.id -- bisection
+        ORDER BY t.id
+    )
+    WHEN excluded <> '{}' THEN ARRAY(
+        SELECT u.id FROM unnest(tasks) AS u (id)
+        WHERE u.id <> ALL (ARRAY(SELECT t.id FROM loracomp.task AS t WHERE t.name = ANY (excluded)))
+        ORDER BY u.id
+    )
+    ELSE tasks
+END;
+COMMENT ON FUNCTION loracomp.narrowed_tasks IS
+'These tasks without the excluded ones and, if any are named, without all others; in order of their ids, as tasks must be.';
+
+CREATE FUNCTION loracomp.eligible_tasks(
+    base_model text, submitter name, excluded text[], named text[], or_measured boolean DEFAULT FALSE
+) RETURNS integer[]
+LANGUAGE sql STABLE
+RETURN loracomp.narrowed_tasks(loracomp.usable_tasks(base_model, submitter, or_measured), excluded, named);
 COMMENT ON FUNCTION loracomp.eligible_tasks IS
-'Tasks that a submitter''s job may use, in order of their ids: with an active adapter for the base model (or, if wanted, '
-'measured examples), readable by the submitter, not excluded and, if any are named, one of these. A dropped role can read no tasks.';
+'Tasks that a submitter''s job may use, in order of their ids: usable_tasks that are not excluded and, if any are named, are one of these.';
 
 -- Changes nothing. A join, because ANY would compare each adapter with each task.
 CREATE FUNCTION loracomp.active_adapters(
@@ -151,12 +177,17 @@ LANGUAGE sql STABLE
 BEGIN ATOMIC
     -- Scanning 4,000 takes some 2 ms. HNSW would have to discard the rows of other tasks, and would miss some neighbours. If a job
     -- may use 10,000 of a million, HNSW takes 2.6 times as long as scanning these, and misses 3 % of the neighbours.
+    -- (SELECT tasks), because the planner would estimate how many rows each task of a constant array has, which takes ten times as
+    -- long as the scan if there are thousands.
     SELECT CASE
-        WHEN NOT EXISTS (SELECT FROM loracomp.example_embedding AS e WHERE e.task_id = ANY (tasks) LIMIT 1 OFFSET 4000)
-            THEN TRUE
+        WHEN NOT EXISTS (
+            SELECT FROM loracomp.example_embedding AS e
+            WHERE e.task_id = ANY ((SELECT tasks)::integer[]) LIMIT 1 OFFSET 4000
+        ) THEN TRUE
         WHEN (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.example_embedding'::regclass) >= 500000
             THEN NOT EXISTS (
-                SELECT FROM loracomp.example_embedding AS e WHERE e.task_id = ANY (tasks) LIMIT 1 OFFSET 10000
+                SELECT FROM loracomp.example_embedding AS e
+                WHERE e.task_id = ANY ((SELECT tasks)::integer[]) LIMIT 1 OFFSET 10000
             )
         ELSE FALSE
     END;

@@ -1,7 +1,7 @@
 -- Live routing: a worker calls route_jobs for each batch that it claimed.
 --   route_jobs                  compositions and traces for a batch of jobs and their vectors
 --     check_encoder_unchanged, checked_embedding
---     eligible_tasks, active_adapters, search_exactly
+--     usable_tasks, narrowed_tasks, active_adapters, search_exactly
 --     route_query               examples, probabilities, expected gains and weights for one vector
 --       nearest_examples
 --       expected_gains          if the policy's weighting is 'measured'
@@ -213,29 +213,29 @@ AS $$
         FROM asked AS a
         JOIN used AS u USING (policy)
         JOIN loracomp.base_model AS b ON b.name = a.base_model
-    ), scope AS MATERIALIZED (
+    ), usable AS MATERIALIZED (
         -- With weighting measured, measured examples of tasks without an adapter also show which adapters help.
         SELECT
-            e.*,
-            CASE
-                WHEN e.measured THEN loracomp.eligible_tasks(
-                    e.base_model, e.submitted_by, e.exclude_tasks, e.named_tasks, TRUE
-                )
-                ELSE e.eligible
-            END AS searched
+            s.*,
+            loracomp.usable_tasks(s.base_model, s.submitted_by, FALSE) AS tasks,
+            CASE WHEN s.measured THEN loracomp.usable_tasks(s.base_model, s.submitted_by, TRUE) END AS or_measured
+        FROM (SELECT DISTINCT w.base_model, w.submitted_by, w.measured FROM wanted AS w) AS s
+    ), scope AS MATERIALIZED (
+        SELECT
+            s.*,
+            loracomp.narrowed_tasks(u.tasks, s.exclude_tasks, s.named_tasks) AS eligible,
+            loracomp.narrowed_tasks(coalesce(u.or_measured, u.tasks), s.exclude_tasks, s.named_tasks) AS searched
         FROM (
-            SELECT s.*, loracomp.eligible_tasks(
-                s.base_model, s.submitted_by, s.exclude_tasks, s.named_tasks
-            ) AS eligible
-            FROM (
-                SELECT DISTINCT w.base_model, w.submitted_by, w.exclude_tasks, w.named_tasks, w.measured FROM wanted AS w
-            ) AS s
-            OFFSET 0 -- worked out once, and not for each use
-        ) AS e
+            SELECT DISTINCT w.base_model, w.submitted_by, w.exclude_tasks, w.named_tasks, w.measured FROM wanted AS w
+        ) AS s
+        JOIN usable AS u USING (base_model, submitted_by, measured)
     ), search AS MATERIALIZED (
         SELECT s.*, a.adapter_ids, a.adapter_tasks, loracomp.search_exactly(s.searched) AS exact
         FROM scope AS s
-        LEFT JOIN LATERAL loracomp.active_adapters(s.base_model, s.eligible) AS a ON s.measured
+        LEFT JOIN LATERAL (
+            SELECT x.* FROM loracomp.active_adapters(s.base_model, s.eligible) AS x WHERE s.measured
+            OFFSET 0 -- called only if it is needed
+        ) AS a ON TRUE
     ), routed AS MATERIALIZED (
         SELECT w.*, s.eligible, s.searched, r.*
         FROM wanted AS w
