@@ -336,7 +336,8 @@ def full_and_out_of_memory(server: Server, arena: Arena) -> str:
                 connection.execute(f"DROP TABLESPACE fault_{server.databases}".encode())
     assert arena.one("SELECT error_code || attempts FROM loracomp.job WHERE prompt = 'too-much'") == "out_of_memory2"
     assert arena.counts()["succeeded"] == arena.size
-    assert arena.one("SELECT max(batch_size) FROM loracomp.prediction") <= LARGEST_BATCH
+    # Of the real model, memory runs out where jobs join a batch, which may hold more than join at once.
+    assert server.model == "real" or arena.one("SELECT max(batch_size) FROM loracomp.prediction") <= LARGEST_BATCH
     return "jobs waited for room; the one that never fits failed with the reason"
 
 
