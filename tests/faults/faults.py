@@ -173,7 +173,8 @@ def half_open(server: Server, arena: Arena) -> str:
         arena.fault_ends()
         arena.wait_for(1)
         arena.insert(64, max_new_tokens=1)  # answered before the leases end, so that the answers are sent
-        arena.wait(lambda: arena.counts()["running"] >= 32)
+        # Once some are answered, others are in the model.
+        arena.wait(lambda: (counts := arena.counts())["running"] >= 32 and counts["succeeded"] > arena.size)
         encoder = arena.one("SELECT DISTINCT encoder FROM loracomp.prediction")
         proxy.hold()
         time.sleep(1)  # what had come through by then is written
