@@ -72,9 +72,10 @@ class Proxy:
         writer: asyncio.StreamWriter,
         note: Callable[[bytes], None] = lambda _: None,
     ) -> None:
+        waited = False  # and once it did, what follows belongs to a statement that its sender gave up on
         with suppress(OSError):
             while data := await reader.read(1 << 16):
-                waited = not self._passes.is_set()
+                waited = waited or not self._passes.is_set()
                 await self._passes.wait()
                 if not self.swallows:
                     writer.write(data)
