@@ -224,16 +224,17 @@ AS $$
         SELECT
             s.*,
             loracomp.narrowed_tasks(u.tasks, s.exclude_tasks, s.named_tasks) AS eligible,
-            loracomp.narrowed_tasks(coalesce(u.or_measured, u.tasks), s.exclude_tasks, s.named_tasks) AS searched
+            CASE WHEN s.measured THEN loracomp.narrowed_tasks(u.or_measured, s.exclude_tasks, s.named_tasks) END AS or_measured
         FROM (
             SELECT DISTINCT w.base_model, w.submitted_by, w.exclude_tasks, w.named_tasks, w.measured FROM wanted AS w
         ) AS s
         JOIN usable AS u USING (base_model, submitted_by, measured)
     ), search AS MATERIALIZED (
-        SELECT s.*, a.adapter_ids, a.adapter_tasks, loracomp.search_exactly(s.searched) AS exact
+        SELECT s.*, x.searched, a.adapter_ids, a.adapter_tasks, loracomp.search_exactly(x.searched) AS exact
         FROM scope AS s
+        CROSS JOIN LATERAL (SELECT coalesce(s.or_measured, s.eligible) AS searched) AS x
         LEFT JOIN LATERAL (
-            SELECT x.* FROM loracomp.active_adapters(s.base_model, s.eligible) AS x WHERE s.measured
+            SELECT c.* FROM loracomp.active_adapters(s.base_model, s.eligible) AS c WHERE s.measured
             OFFSET 0 -- called only if it is needed
         ) AS a ON TRUE
     ), routed AS MATERIALIZED (
