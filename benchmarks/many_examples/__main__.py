@@ -22,6 +22,7 @@ from benchmarks.evaluation.report import as_markdown, copy_tables
 from benchmarks.routing import add_jobs, database, route_jobs
 from benchmarks.routing_quality.index import Array, Settings, weigh
 from loracomp.database import connections as db
+from loracomp.registry.embeddings import index_embeddings
 
 from .ingest import ingest
 from .made_up import READERS, Library, Vectors, drop_readers, fill, stored
@@ -33,8 +34,10 @@ SERVER = """
 SELECT current_setting('shared_buffers') AS shared_buffers, current_setting('huge_pages_status', true) AS huge_pages
 """
 SIZES = """
-SELECT pg_table_size('loracomp.example_embedding') / 1e6 AS table_mb,
-    pg_relation_size('loracomp.example_embedding_hnsw') / 1e6 AS index_mb
+SELECT (pg_table_size('loracomp.example_embedding') + pg_table_size('loracomp.reduced_embedding')) / 1e6 AS table_mb,
+    sum(pg_relation_size(i.indexrelid)) / 1e6 AS index_mb
+FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+WHERE c.relname IN ('example_embedding_hnsw', 'reduced_embedding_hnsw')
 """
 console = Console(stderr=True, highlight=False)
 
@@ -72,8 +75,7 @@ def measure(  # noqa: PLR0917
     """The figures of one size."""
     try:
         library = fill(connection, tasks, size, jobs)
-        indexed_s = timed(lambda: connection.execute("SELECT loracomp.build_embedding_index()")) / 1000
-        connection.execute("SELECT loracomp.tune_routing()")
+        indexed_s = timed(lambda: index_embeddings(connection)) / 1000
         connection.execute("VACUUM ANALYZE")
         console.print(f"{size:,} examples: stored in {library.stored_ms / 1000:.0f} s, indexed in {indexed_s:.0f} s")
         rows = [shown(ours(connection, library, share, batch)) for share in READERS]

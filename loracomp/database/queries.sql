@@ -72,6 +72,8 @@ USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400)
 SELECT loracomp.take_over()
 
 -- name: exchange_embeddings
+TRUNCATE loracomp.principal_axis, loracomp.reduced_embedding;
+DROP INDEX IF EXISTS loracomp.reduced_embedding_hnsw;
 DROP TABLE loracomp.example_embedding;
 ALTER TABLE loracomp.next_embedding RENAME TO example_embedding;
 ALTER INDEX loracomp.an_example_has_one_next_embedding RENAME TO an_example_has_one_embedding;
@@ -82,7 +84,22 @@ ALTER INDEX loracomp.next_embedding_hnsw RENAME TO example_embedding_hnsw
 SELECT loracomp.drop_embedding_index(incoming => %(incoming)s::bigint) AS dropped
 
 -- name: build_embedding_index
-SELECT loracomp.build_embedding_index()
+SELECT loracomp.build_embedding_index(axes => %(axes)b::vector[])
+
+-- name: drop_index_of_whole_embeddings
+DROP INDEX CONCURRENTLY IF EXISTS loracomp.example_embedding_hnsw
+
+-- name: has_principal_axes
+SELECT EXISTS (SELECT FROM loracomp.principal_axis) AS has_axes
+
+-- name: sample_embeddings
+-- None if there are fewer than the least number.
+SELECT v.embedding FROM loracomp.example_embedding AS v
+WHERE (SELECT count(*) FROM loracomp.example_embedding) >= %(least)s::bigint
+ORDER BY hashint8(v.example_id) LIMIT %(size)s::bigint
+
+-- name: embedding_dimensions
+SELECT loracomp.embedding_dimensions() AS dimensions
 
 -- name: add_task
 SELECT loracomp.add_task(

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loracomp.database.connections import Connection, row_of, translated_errors
 from loracomp.database.queries import QUERIES
+from loracomp.database.tables import AXES
 from loracomp.model.encoder import Encoder
 from loracomp.registry.encoders import check_encoder
 from loracomp.registry.library_files import EncoderPart
@@ -22,6 +23,10 @@ COUNTED_EACH_S = 10
 """Seconds between two counts of what is left, because other processes embed too."""
 ADDED_TOGETHER = 4096
 """Embeddings sent in one statement, about 14 MB."""
+REDUCED_FROM = 200_000
+"""Embeddings from which on an index of their coordinates on principal axes is faster (docs/scaling.md)."""
+SAMPLED = 5000
+"""Embeddings from which the axes are computed."""
 
 Vectors = npt.NDArray[np.float32]
 
@@ -106,8 +111,47 @@ def load_embeddings(
                 part = slice(start, start + ADDED_TOGETHER)
                 add_embeddings(connection, rows[part], vectors[part], encoder)
             if dropped:
-                connection.execute(QUERIES["build_embedding_index"])
+                _build_index(connection)
     tune_routing(connection)
+
+
+def index_embeddings(connection: Connection) -> int:
+    """Index the embeddings as fits their number; returns the dimensions of what is indexed. Only the owner may.
+
+    From `REDUCED_FROM` embeddings on, these are their coordinates on the principal axes, which are computed anew: the
+    `AXES` axes in whose directions the embeddings differ most. Below, and if embeddings have few dimensions, they are
+    the whole embeddings. Jobs are routed meanwhile, unless there were axes before: then they wait for the new index.
+    """
+    with translated_errors():
+        with connection.transaction():
+            axes = _principal_axes(connection)
+            row_of(connection, QUERIES["build_embedding_index"], {"axes": axes})
+        if axes:
+            connection.execute(QUERIES["drop_index_of_whole_embeddings"])
+    tune_routing(connection)
+    return len(axes) or int(row_of(connection, QUERIES["embedding_dimensions"])["dimensions"])
+
+
+def _build_index(connection: Connection) -> None:
+    """Build the index that was dropped: on the same axes if there are some, else as fits the number of embeddings."""
+    has_axes = row_of(connection, QUERIES["has_principal_axes"])["has_axes"]
+    axes = None if has_axes else _principal_axes(connection)
+    row_of(connection, QUERIES["build_embedding_index"], {"axes": axes})
+
+
+def _principal_axes(connection: Connection) -> list[Vectors]:
+    """Unit vectors [dimensions], most telling first; none if whole embeddings are to be indexed.
+
+    They are eigenvectors of the second moments of a sample: of all linear maps to as many coordinates, this one keeps
+    most of the embeddings' inner products (principal component analysis without centring, as cosines are compared).
+    """
+    sample = connection.execute(QUERIES["sample_embeddings"], {"size": SAMPLED, "least": REDUCED_FROM}).fetchall()
+    if not sample:
+        return []
+    vectors = np.stack([row["embedding"].to_numpy() for row in sample]).astype(np.float32)
+    if vectors.shape[1] < 2 * AXES:
+        return []
+    return list(np.linalg.eigh(vectors.T @ vectors).eigenvectors[:, : -AXES - 1 : -1].T)
 
 
 def add_embeddings(

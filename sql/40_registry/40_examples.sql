@@ -6,7 +6,8 @@
 --   find_unembedded             which of the given rows lack an embedding, for a library that brings embeddings
 --   add_embeddings
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
---   build_embedding_index       after loading them
+--   build_embedding_index       after loading them; also to index by principal axes, or no longer
+--   reduce_embeddings           triggers of loracomp.example_embedding: reduced_embedding has the same examples
 
 -- Adds examples to a task. A row that is already there (by content_hash) gets the given text, if any: so an example that a
 -- library shipped without text gets one. If its text changes, its measurements are removed; the trigger forget_embeddings removes
@@ -197,7 +198,7 @@ COMMENT ON FUNCTION loracomp.add_embeddings IS
 'Stores one unit vector for each example; an example that has one of this encoder (null: the present one) keeps it. Returns how '
 'many were stored.';
 
--- Drops the HNSW index if so many embeddings will be added that building it again is faster; returns whether it did.
+-- Drops the index that routing searches if so many embeddings will be added that building it again is faster; returns whether it did.
 -- build_embedding_index must follow in the same transaction; until it ends, routing waits.
 CREATE FUNCTION loracomp.drop_embedding_index(incoming bigint) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -209,7 +210,7 @@ BEGIN
     END IF;
     -- The encoder's row first, as set_encoder does, so that the two wait for each other and do not deadlock.
     PERFORM FROM loracomp.encoder FOR KEY SHARE;
-    DROP INDEX loracomp.example_embedding_hnsw;
+    DROP INDEX IF EXISTS loracomp.example_embedding_hnsw, loracomp.reduced_embedding_hnsw;
     INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason)
     VALUES (loracomp.caller(), 'index', 'example_embedding_hnsw', 'delete', 'drop_embedding_index');
     RETURN true;
@@ -218,15 +219,73 @@ $$;
 COMMENT ON FUNCTION loracomp.drop_embedding_index IS
 'Call it before loading many embeddings: drops their index if building it afterwards is faster; returns whether it did.';
 
--- Builds the HNSW index that drop_embedding_index dropped.
-CREATE FUNCTION loracomp.build_embedding_index() RETURNS void
+-- Builds the HNSW index that routing searches, unless it is there. If axes are given (unit vectors, at right angles to each other),
+-- examples are indexed by their coordinates on these from now on; if an empty array, by their whole embeddings again. The index of
+-- whole embeddings, if it is there, stays, for statements that began before the axes came; DROP INDEX CONCURRENTLY removes it.
+CREATE FUNCTION loracomp.build_embedding_index(axes vector[] DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding
-    USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
+    -- The encoder's row first, as set_encoder does; then nobody may add embeddings that would not be reduced.
+    PERFORM FROM loracomp.encoder FOR KEY SHARE;
+    LOCK TABLE loracomp.example_embedding IN SHARE ROW EXCLUSIVE MODE;
+    IF axes IS NOT NULL THEN
+        DROP INDEX IF EXISTS loracomp.reduced_embedding_hnsw;
+        DELETE FROM loracomp.reduced_embedding;
+        DELETE FROM loracomp.principal_axis;
+        INSERT INTO loracomp.principal_axis (place, axis)
+        SELECT u.place, u.axis FROM unnest(axes) WITH ORDINALITY AS u (axis, place);
+        INSERT INTO loracomp.reduced_embedding (example_id, task_id, embedding)
+        SELECT e.example_id, e.task_id, loracomp.reduce_embedding(e.embedding)
+        FROM loracomp.example_embedding AS e
+        WHERE axes <> '{}';
+    END IF;
+    IF EXISTS (SELECT FROM loracomp.principal_axis) THEN
+        CREATE INDEX IF NOT EXISTS reduced_embedding_hnsw ON loracomp.reduced_embedding
+        USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
+    ELSE
+        CREATE INDEX IF NOT EXISTS example_embedding_hnsw ON loracomp.example_embedding
+        USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
+    END IF;
     INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason)
     VALUES (loracomp.caller(), 'index', 'example_embedding_hnsw', 'insert', 'build_embedding_index');
 END
 $$;
-COMMENT ON FUNCTION loracomp.build_embedding_index IS 'Call it after loading many embeddings: builds the index that drop_embedding_index dropped.';
+COMMENT ON FUNCTION loracomp.build_embedding_index IS
+'Builds the index that routing searches, after drop_embedding_index or to change what is indexed: the examples'' coordinates on '
+'these axes, or their whole embeddings (an empty array); null: as before. Embeddings can''t be added until the transaction ends.';
+
+-- Does nothing in a database without principal axes.
+CREATE FUNCTION loracomp.reduce_embeddings() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF NOT EXISTS (SELECT FROM loracomp.principal_axis) THEN
+        RETURN NULL;
+    END IF;
+    CASE tg_op
+        WHEN 'INSERT' THEN
+            INSERT INTO loracomp.reduced_embedding (example_id, task_id, embedding)
+            SELECT c.example_id, c.task_id, loracomp.reduce_embedding(c.embedding) FROM changed AS c;
+        WHEN 'UPDATE' THEN
+            UPDATE loracomp.reduced_embedding AS r SET embedding = loracomp.reduce_embedding(c.embedding)
+            FROM changed AS c WHERE r.example_id = c.example_id;
+        WHEN 'DELETE' THEN
+            DELETE FROM loracomp.reduced_embedding AS r USING changed AS c WHERE r.example_id = c.example_id;
+        ELSE
+            DELETE FROM loracomp.reduced_embedding;
+    END CASE;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.reduce_embeddings IS
+'Trigger: does to reduced_embedding what a statement did to example_embedding, if the database has principal axes.';
+
+CREATE TRIGGER reduce_inserted AFTER INSERT ON loracomp.example_embedding REFERENCING NEW TABLE AS changed
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.reduce_embeddings();
+CREATE TRIGGER reduce_updated AFTER UPDATE ON loracomp.example_embedding REFERENCING NEW TABLE AS changed
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.reduce_embeddings();
+CREATE TRIGGER reduce_deleted AFTER DELETE ON loracomp.example_embedding REFERENCING OLD TABLE AS changed
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.reduce_embeddings();
+CREATE TRIGGER reduce_truncated AFTER TRUNCATE ON loracomp.example_embedding
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.reduce_embeddings();

@@ -80,10 +80,12 @@ AS $$
     -- HNSW reads pages in no order. Of 100,000 examples, half of them in shared_buffers, a route takes up to 1.4 times as long.
     SELECT 'index in memory', CASE WHEN m.index_bytes <= m.buffer_bytes THEN 'ok' ELSE 'warn' END,
         format('%s for the index of examples, %s in shared_buffers', pg_size_pretty(m.index_bytes), pg_size_pretty(m.buffer_bytes))
-            || CASE WHEN m.index_bytes <= m.buffer_bytes THEN '' ELSE ': routing is slower; raise shared_buffers' END
+            || CASE WHEN m.index_bytes <= m.buffer_bytes THEN ''
+                ELSE ': routing is slower; raise shared_buffers, or let loracomp encoder index make the index smaller' END
     FROM (
-        SELECT coalesce(pg_relation_size(to_regclass('loracomp.example_embedding_hnsw')), 0) AS index_bytes,
+        SELECT coalesce(sum(pg_relation_size(to_regclass(i.name))), 0)::bigint AS index_bytes,
             pg_size_bytes(current_setting('shared_buffers')) AS buffer_bytes
+        FROM (VALUES ('loracomp.example_embedding_hnsw'), ('loracomp.reduced_embedding_hnsw')) AS i (name)
     ) AS m
     UNION ALL
     SELECT 'oldest snapshot',

@@ -38,6 +38,7 @@ ORDER BY 1
 # SQLAlchemy has no word for them.
 STORAGE = {
     "loracomp.example_embedding.embedding": "p",
+    "loracomp.principal_axis.axis": "p",
     "loracomp.adapter_part.bytes": "e",
     **{
         f"loracomp.prediction.{column}": "e"

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,7 +24,7 @@ from loracomp.database.connections import Connection, connect
 from loracomp.errors import LoracompError, RefusedError
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import describe_base_model
-from loracomp.registry import encoder_change
+from loracomp.registry import embeddings, encoder_change
 from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.base_models import register_base_model
@@ -101,6 +101,35 @@ def test_the_old_encoder_takes_imports_until_the_new_one_takes_over(
     np.testing.assert_allclose(reworded["embedding"].to_numpy(), expected, atol=1e-3)
     assert connection.execute("SELECT to_regclass('loracomp.next_embedding') AS t").fetchone() == {"t": None}
     assert set_encoder(database, shorter) is None
+
+
+INDEXES = "SELECT indexname AS name FROM pg_indexes WHERE schemaname = 'loracomp' AND indexdef LIKE '%hnsw%'"
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_principal_axes_end_with_their_encoder(
+    connection: Connection,
+    database: str,
+    facts: list[int],
+    minilm: Encoder,
+    run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    left: bool,
+) -> None:
+    monkeypatch.setattr(embeddings, "REDUCED_FROM", 1)
+    assert run("encoder", "index") == {"dimensions": embeddings.AXES}
+    assert embedded(connection, "reduced_embedding") == facts
+    assert connection.execute(INDEXES).fetchall() == [{"name": "reduced_embedding_hnsw"}]
+    if not left:
+        connection.execute("DELETE FROM loracomp.example")
+    monkeypatch.setattr(embeddings, "REDUCED_FROM", 10)
+    change = set_encoder(database, replace(minilm, name="other", fingerprint="6" * 64))
+    assert (change is not None) == left
+    connection.execute("DEALLOCATE ALL")
+    for table in ("principal_axis", "reduced_embedding"):
+        assert connection.execute(f"SELECT FROM loracomp.{table}".encode()).fetchall() == []
+    assert connection.execute(INDEXES).fetchall() == [{"name": "example_embedding_hnsw"}]
+    assert run("encoder", "index") == {"dimensions": minilm.dimensions}
 
 
 def test_vectors_of_another_encoder_enter_no_table(

@@ -60,7 +60,7 @@ OWNERS_ALONE = """
     check_task_exists did_you_mean readable_roles
     unknown_tasks retrieve_again with_settings check_evaluation evaluated_examples tasks_that_have_seen
     text_key checked_embedding check_encoder_unchanged eligible_tasks usable_tasks narrowed_tasks
-    search_exactly nearest_examples route_query
+    search_exactly nearest_examples reduce_embedding reduce_embeddings route_query
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
     admit_jobs wake_jobs
     find_waiting succeed_jobs wait_for_jobs check_objects check_server check_roles check_registry check_queue
@@ -235,6 +235,7 @@ BREAKOUTS = {
     "policy": "UPDATE loracomp.policy SET k = 1",
     "weights": "SELECT FROM loracomp.adapter_part",
     "embeddings": "SELECT FROM loracomp.example_embedding",
+    "reduced embeddings": "SELECT FROM loracomp.reduced_embedding",
     "examples": "SELECT prompt FROM loracomp.example",
     "tasks": "SELECT name FROM loracomp.task",
     "names of adapters": "SELECT name FROM loracomp.adapter",

@@ -7,6 +7,7 @@ Constraint names read as sentences, because users see them in error messages.
 """
 
 from loracomp.database.tables.audit import audit_event as audit_event
+from loracomp.database.tables.columns import AXES as AXES
 from loracomp.database.tables.columns import DIMENSIONS as DIMENSIONS
 from loracomp.database.tables.columns import SCHEMA as SCHEMA
 from loracomp.database.tables.columns import RoleName as RoleName
@@ -27,6 +28,8 @@ from loracomp.database.tables.registry import encoder as encoder
 from loracomp.database.tables.registry import example as example
 from loracomp.database.tables.registry import example_embedding as example_embedding
 from loracomp.database.tables.registry import next_encoder as next_encoder
+from loracomp.database.tables.registry import principal_axis as principal_axis
+from loracomp.database.tables.registry import reduced_embedding as reduced_embedding
 from loracomp.database.tables.registry import task as task
 from loracomp.database.tables.reports import report_day as report_day
 from loracomp.database.tables.reports import report_refresh as report_refresh

@@ -11,6 +11,8 @@ DIMENSIONS = 832
 
 `loracomp encoder set` may change the column's length in a database, so comparing tables with a database ignores it.
 """
+AXES = 256
+"""Principal axes of a database that has some, and dimensions of its reduced embeddings."""
 
 metadata = MetaData(schema=SCHEMA)
 
