@@ -64,8 +64,6 @@ NOT_CALLS |= {
     "build_next_index",
     "exchange_embeddings",
     "end_with_the_client",
-    "drop_index_of_whole_embeddings",
-    "has_principal_axes",
     "sample_embeddings",
 }
 NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows", "routing_quality"}

@@ -116,7 +116,7 @@ def set_encoder(
     from loracomp.model.encoder import load_encoder
     from loracomp.model.loading import resolve_device
     from loracomp.registry import encoder_change
-    from loracomp.registry.embeddings import embed_examples
+    from loracomp.registry.embeddings import embed_examples, index_embeddings
 
     def confirm(left_out: Mapping[str, int]) -> None:
         counts = ", ".join(f"{task} {examples}" for task, examples in left_out.items())
@@ -131,6 +131,9 @@ def set_encoder(
     encoder = load_encoder(source, revision=revision, device=resolve_device(settings.device))
     with open_database() as connection:
         change = encoder_change.set_encoder(database_url(settings), encoder, confirm)
+        if change:
+            remarks.print(f"the exchange held the tables for {change.held_s:.1f} s", highlight=False)
+            index_embeddings(connection)
         embed_examples(connection, encoder)
         tasks = connection.execute(QUERIES["list_tasks"]).fetchall()
     left_out = change.left_out if change else {}
@@ -142,8 +145,6 @@ def set_encoder(
         held_s = round(change.held_s, 3) if change else None
         emit_json({"encoder": encoder.name, "dimensions": encoder.dimensions, "held_s": held_s, "tasks": report})
         return
-    if change:
-        remarks.print(f"the exchange held the tables for {change.held_s:.1f} s", highlight=False)
     show_encoder()
     emit(report, title="Examples", as_json=False)
 
@@ -152,7 +153,7 @@ def set_encoder(
 def index_embeddings(as_json: AsJson = False) -> None:
     """Index the examples' embeddings as fits their number: very many by 256 principal axes, which makes routing faster.
 
-    Only the owner of the schema may. Run it again if many examples of another kind were added.
+    Run it again if many examples of another kind were added.
     """
     from loracomp.registry import embeddings
 

@@ -86,16 +86,13 @@ SELECT loracomp.drop_embedding_index(incoming => %(incoming)s::bigint) AS droppe
 -- name: build_embedding_index
 SELECT loracomp.build_embedding_index(axes => %(axes)b::vector[])
 
--- name: drop_index_of_whole_embeddings
-DROP INDEX CONCURRENTLY IF EXISTS loracomp.example_embedding_hnsw
-
--- name: has_principal_axes
-SELECT EXISTS (SELECT FROM loracomp.principal_axis) AS has_axes
+-- name: drop_spare_index
+SELECT loracomp.drop_spare_index()
 
 -- name: sample_embeddings
--- None if there are fewer than the least number.
+-- No rows if there are fewer embeddings than are reduced.
 SELECT v.embedding FROM loracomp.example_embedding AS v
-WHERE (SELECT count(*) FROM loracomp.example_embedding) >= %(least)s::bigint
+WHERE (SELECT count(*) FROM loracomp.example_embedding) >= loracomp.reduced_from()
 ORDER BY hashint8(v.example_id) LIMIT %(size)s::bigint
 
 -- name: embedding_dimensions

@@ -23,8 +23,6 @@ COUNTED_EACH_S = 10
 """Seconds between two counts of what is left, because other processes embed too."""
 ADDED_TOGETHER = 4096
 """Embeddings sent in one statement, about 14 MB."""
-REDUCED_FROM = 200_000
-"""Embeddings from which on an index of their coordinates on principal axes is faster (docs/scaling.md)."""
 SAMPLED = 5000
 """Embeddings from which the axes are computed."""
 
@@ -116,27 +114,27 @@ def load_embeddings(
 
 
 def index_embeddings(connection: Connection) -> int:
-    """Index the embeddings as fits their number; returns the dimensions of what is indexed. Only the owner may.
+    """Index the embeddings as fits their number; returns the dimensions of what is indexed.
 
-    From `REDUCED_FROM` embeddings on, these are their coordinates on the principal axes, which are computed anew: the
-    `AXES` axes in whose directions the embeddings differ most. Below, and if embeddings have few dimensions, they are
-    the whole embeddings. Jobs are routed meanwhile, unless there were axes before: then they wait for the new index.
+    From 200,000 embeddings on (`loracomp.reduced_from`), these are their coordinates on the principal axes, which are
+    computed anew: the `AXES` axes in whose directions the embeddings differ most. Below, and if embeddings have few
+    dimensions, they are whole embeddings. Jobs are routed meanwhile, unless there were axes before: then they wait for
+    the new index.
     """
     with translated_errors():
+        connection.execute(QUERIES["end_with_the_client"])
         with connection.transaction():
-            axes = _principal_axes(connection)
-            row_of(connection, QUERIES["build_embedding_index"], {"axes": axes})
-        if axes:
-            connection.execute(QUERIES["drop_index_of_whole_embeddings"])
+            axes = _build_index(connection)
+        connection.execute(QUERIES["drop_spare_index"])
     tune_routing(connection)
-    return len(axes) or int(row_of(connection, QUERIES["embedding_dimensions"])["dimensions"])
+    return axes or int(row_of(connection, QUERIES["embedding_dimensions"])["dimensions"])
 
 
-def _build_index(connection: Connection) -> None:
-    """Build the index that was dropped: on the same axes if there are some, else as fits the number of embeddings."""
-    has_axes = row_of(connection, QUERIES["has_principal_axes"])["has_axes"]
-    axes = None if has_axes else _principal_axes(connection)
+def _build_index(connection: Connection) -> int:
+    """Build the index; returns the number of axes, 0 if whole embeddings are indexed."""
+    axes = _principal_axes(connection)
     row_of(connection, QUERIES["build_embedding_index"], {"axes": axes})
+    return len(axes)
 
 
 def _principal_axes(connection: Connection) -> list[Vectors]:
@@ -145,7 +143,7 @@ def _principal_axes(connection: Connection) -> list[Vectors]:
     They are eigenvectors of the second moments of a sample: of all linear maps to as many coordinates, this one keeps
     most of the embeddings' inner products (principal component analysis without centring, as cosines are compared).
     """
-    sample = connection.execute(QUERIES["sample_embeddings"], {"size": SAMPLED, "least": REDUCED_FROM}).fetchall()
+    sample = connection.execute(QUERIES["sample_embeddings"], {"size": SAMPLED}).fetchall()
     if not sample:
         return []
     vectors = np.stack([row["embedding"].to_numpy() for row in sample]).astype(np.float32)

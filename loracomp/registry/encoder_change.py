@@ -16,7 +16,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.database.sql_objects import lock_tables, run, set_aside
 from loracomp.errors import RefusedError
 from loracomp.model.encoder import Encoder
-from loracomp.registry.embeddings import embed_missing, encoder_key, index_embeddings, progress_bar
+from loracomp.registry.embeddings import embed_missing, encoder_key, progress_bar
 
 INDEXABLE = 4000
 """The most dimensions that a halfvec may have in pgvector's HNSW index."""
@@ -62,7 +62,6 @@ def set_encoder(
             embed_missing(connection, encoder)
             _build_index(url, connection, encoder)
             if change := _take_over(url, encoder, agreed):
-                index_embeddings(connection)
                 return change
             if _is_present(connection, encoder):
                 return None

@@ -43,7 +43,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute(WHOLE_EMBEDDINGS)
+    op.execute(WHOLE_EMBEDDINGS)  # indexed again, if coordinates were
     op.drop_table("reduced_embedding", schema="loracomp")
     op.drop_table("principal_axis", schema="loracomp")
 

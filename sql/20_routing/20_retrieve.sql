@@ -204,8 +204,9 @@ RETURN (SELECT array_agg(-(a.axis <#> embedding) ORDER BY a.place)::real[]::half
 COMMENT ON FUNCTION loracomp.reduce_embedding IS
 'The coordinates of an embedding on the principal axes, of which there are fewer than it has dimensions; null if the database has no axes.';
 
--- Changes nothing. One of three searches is executed: in the index of whole embeddings; among all of these (exact); or, if there are
--- principal axes, for candidates by their coordinates (in the index, or among all), which are then compared by their whole embeddings.
+-- Changes nothing. Without principal axes, one of two searches is executed: in the index of whole embeddings, or among all of these
+-- (exact). With axes, candidates are searched by their coordinates, in the index or among all, and are then compared by their whole
+-- embeddings.
 -- The query is written so that its plan does not depend on statistics and parameters (a test checks this):
 -- width_bucket keeps the HNSW branches from using the btree, and finds a task by bisection, where ANY would look at all of them, so
 -- that they must be sorted; distance + 0 keeps the exact branches from using HNSW; the constant LIMITs (for the largest k of a policy)
@@ -282,4 +283,4 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.nearest_examples IS
 'The k (at most 200) train examples of these tasks (in order of their ids) that are nearest to q by cosine similarity, in no '
-'particular order: exactly, or by the HNSW index.';
+'particular order; a few of these may be missed, except in an exact search of a database without principal axes.';

@@ -31,7 +31,7 @@ BEGIN
         IF (present.fingerprint, present.input_version) IS DISTINCT FROM (set_encoder.fingerprint, set_encoder.input_version)
             AND EXISTS (SELECT FROM loracomp.principal_axis)
         THEN
-            PERFORM loracomp.build_embedding_index('{}'); -- the axes are the old encoder's
+            PERFORM loracomp.build_embedding_index(); -- the axes are the old encoder's
         END IF;
         INSERT INTO loracomp.encoder AS e (name, source, revision, fingerprint, dimensions, input_version)
         VALUES (

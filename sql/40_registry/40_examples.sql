@@ -6,7 +6,9 @@
 --   find_unembedded             which of the given rows lack an embedding, for a library that brings embeddings
 --   add_embeddings
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
---   build_embedding_index       after loading them; also to index by principal axes, or no longer
+--   build_embedding_index       after loading them, or to change what is indexed: coordinates on principal axes, or whole embeddings
+--   drop_spare_index            after it
+--   reduced_from                from how many embeddings on coordinates are indexed
 --   reduce_embeddings           triggers of loracomp.example_embedding: reduced_embedding has the same examples
 
 -- Adds examples to a task. A row that is already there (by content_hash) gets the given text, if any: so an example that a
@@ -219,47 +221,83 @@ $$;
 COMMENT ON FUNCTION loracomp.drop_embedding_index IS
 'Call it before loading many embeddings: drops their index if building it afterwards is faster; returns whether it did.';
 
--- Builds the HNSW index that routing searches, unless it is there. If axes are given (unit vectors, at right angles to each other),
--- examples are indexed by their coordinates on these from now on; if an empty array, by their whole embeddings again. The index of
--- whole embeddings, if it is there, stays, for statements that began before the axes came; DROP INDEX CONCURRENTLY removes it.
-CREATE FUNCTION loracomp.build_embedding_index(axes vector[] DEFAULT NULL) RETURNS void
+-- Builds the HNSW index that routing searches: of the embeddings' coordinates on these axes (unit vectors, at right angles to each
+-- other) or, if none are given, of whole embeddings, unless it is there. If whole embeddings were indexed before, that index stays until
+-- drop_spare_index, so that jobs are routed meanwhile; if coordinates were, routing waits.
+CREATE FUNCTION loracomp.build_embedding_index(axes vector[] DEFAULT '{}') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
+    IF axes IS NULL OR cardinality(axes) NOT IN (0, 256) OR EXISTS (
+        SELECT FROM unnest(axes) AS u (axis)
+        WHERE cardinality(u.axis::real[]) IS DISTINCT FROM loracomp.embedding_dimensions()
+            OR public.vector_norm(u.axis) NOT BETWEEN 0.99 AND 1.01
+    ) THEN
+        RAISE EXCEPTION 'axes must be 256 vectors of % dimensions and of length 1, or none', loracomp.embedding_dimensions()
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'loracomp encoder index computes them';
+    END IF;
     -- The encoder's row first, as set_encoder does; then nobody may add embeddings that would not be reduced.
     PERFORM FROM loracomp.encoder FOR KEY SHARE;
     LOCK TABLE loracomp.example_embedding IN SHARE ROW EXCLUSIVE MODE;
-    IF axes IS NOT NULL THEN
+    IF EXISTS (SELECT FROM loracomp.principal_axis) THEN
         DROP INDEX IF EXISTS loracomp.reduced_embedding_hnsw;
-        DELETE FROM loracomp.reduced_embedding;
-        DELETE FROM loracomp.principal_axis;
+        -- Not DELETE, because CREATE INDEX would index the deleted rows too. An older snapshot then sees no axes, and compares all.
+        TRUNCATE loracomp.principal_axis, loracomp.reduced_embedding;
+    END IF;
+    IF axes = '{}' THEN
+        CREATE INDEX IF NOT EXISTS example_embedding_hnsw ON loracomp.example_embedding
+        USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
+    ELSE
         INSERT INTO loracomp.principal_axis (place, axis)
         SELECT u.place, u.axis FROM unnest(axes) WITH ORDINALITY AS u (axis, place);
         INSERT INTO loracomp.reduced_embedding (example_id, task_id, embedding)
         SELECT e.example_id, e.task_id, loracomp.reduce_embedding(e.embedding)
-        FROM loracomp.example_embedding AS e
-        WHERE axes <> '{}';
-    END IF;
-    IF EXISTS (SELECT FROM loracomp.principal_axis) THEN
-        CREATE INDEX IF NOT EXISTS reduced_embedding_hnsw ON loracomp.reduced_embedding
-        USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
-    ELSE
-        CREATE INDEX IF NOT EXISTS example_embedding_hnsw ON loracomp.example_embedding
+        FROM loracomp.example_embedding AS e;
+        CREATE INDEX reduced_embedding_hnsw ON loracomp.reduced_embedding
         USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
     END IF;
     INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason)
-    VALUES (loracomp.caller(), 'index', 'example_embedding_hnsw', 'insert', 'build_embedding_index');
+    VALUES (
+        loracomp.caller(), 'index', CASE axes WHEN '{}' THEN 'example_embedding_hnsw' ELSE 'reduced_embedding_hnsw' END,
+        'insert', 'build_embedding_index'
+    );
 END
 $$;
 COMMENT ON FUNCTION loracomp.build_embedding_index IS
-'Builds the index that routing searches, after drop_embedding_index or to change what is indexed: the examples'' coordinates on '
-'these axes, or their whole embeddings (an empty array); null: as before. Embeddings can''t be added until the transaction ends.';
+'Builds the index that routing searches, after drop_embedding_index or to change what is indexed: the embeddings'' coordinates on these '
+'axes, or whole embeddings (no axes). Embeddings can''t be added, changed or deleted until the transaction ends.';
+
+-- In a statement of its own: DROP INDEX waits for whoever reads the table, and would wait for ever for a transaction that has read it and
+-- waits for build_embedding_index.
+CREATE FUNCTION loracomp.drop_spare_index() RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF EXISTS (SELECT FROM loracomp.principal_axis) THEN
+        DROP INDEX IF EXISTS loracomp.example_embedding_hnsw;
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.drop_spare_index IS
+'Call it after build_embedding_index, in a transaction of its own: drops the index of whole embeddings if coordinates are indexed.';
+
+-- A constant, in one place for the command that indexes and for the check that advises it.
+CREATE FUNCTION loracomp.reduced_from() RETURNS bigint
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN 200000;
+COMMENT ON FUNCTION loracomp.reduced_from IS
+'Embeddings from which on loracomp indexes coordinates on principal axes, because that index is faster (docs/scaling.md).';
 
 -- Does nothing in a database without principal axes.
 CREATE FUNCTION loracomp.reduce_embeddings() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
+    IF current_setting('transaction_isolation') NOT IN ('read committed', 'read uncommitted') THEN
+        -- It might not see axes that came after its snapshot.
+        RAISE EXCEPTION 'embeddings can''t be changed in a transaction that is %', current_setting('transaction_isolation')
+            USING ERRCODE = 'object_not_in_prerequisite_state', HINT = 'use isolation level read committed';
+    END IF;
     IF NOT EXISTS (SELECT FROM loracomp.principal_axis) THEN
         RETURN NULL;
     END IF;

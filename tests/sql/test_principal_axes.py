@@ -33,6 +33,7 @@ APART = """
 SELECT count(*) AS n FROM loracomp.example_embedding AS e FULL JOIN loracomp.reduced_embedding AS r USING (example_id)
 WHERE e.task_id IS DISTINCT FROM r.task_id OR loracomp.reduce_embedding(e.embedding) <-> r.embedding > 0.01
 """
+REDUCED_FROM = "CREATE OR REPLACE FUNCTION loracomp.reduced_from() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN {}"
 WHOLE, REDUCED = [{"name": "example_embedding_hnsw"}], [{"name": "reduced_embedding_hnsw"}]
 
 
@@ -46,8 +47,8 @@ def loaded(server: str, template: str) -> Iterator[tuple[db.Connection, Library]
     """4,500 examples of four tasks, indexed by principal axes."""
     name = f"{template}_axes"
     generator = np.random.default_rng(1)
-    with db.connect(create_database(server, name, template)) as connection, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embeddings, "REDUCED_FROM", sum(COUNTS))
+    with db.connect(create_database(server, name, template)) as connection:
+        reduce_from(connection, sum(COUNTS))
         add_base_model(connection)
         vectors = [unit(texts(generator, 1) + texts(generator, count)) for count in COUNTS]
         tasks = [add_task(connection, f"t{number}") for number in range(len(COUNTS))]
@@ -71,6 +72,10 @@ def connection(loaded: tuple[db.Connection, Library]) -> Iterator[db.Connection]
 @pytest.fixture
 def library(loaded: tuple[db.Connection, Library]) -> Library:
     return loaded[1]
+
+
+def reduce_from(connection: db.Connection, least: int) -> None:
+    connection.execute(REDUCED_FROM.format(least).encode())
 
 
 def number(connection: db.Connection, query: str) -> int:
@@ -102,9 +107,37 @@ def test_nearly_all_of_the_nearest_are_found_by_their_coordinates(
         np.testing.assert_allclose(row["similarities"], mine[places], atol=1e-5)  # of whole embeddings
 
 
-def test_one_axis_too_few_is_refused(connection: db.Connection) -> None:
-    with pytest.raises(psycopg.errors.DataException, match="expected 256 dimensions, not 255"):
-        connection.execute("SELECT loracomp.build_embedding_index(%b)", [list(np.eye(DIMENSIONS)[:255])])
+def test_the_index_of_whole_embeddings_serves_until_it_is_dropped(connection: db.Connection, library: Library) -> None:
+    connection.execute("SELECT loracomp.build_embedding_index()")
+    assert connection.execute(INDEXES).fetchall() == WHOLE
+    assert embeddings._build_index(connection) == AXES
+    assert connection.execute(INDEXES).fetchall() == WHOLE + REDUCED
+    connection.execute("SELECT loracomp.drop_spare_index()")
+    assert connection.execute(INDEXES).fetchall() == REDUCED
+    size = "SELECT pg_relation_size('loracomp.reduced_embedding_hnsw') AS n"
+    before = number(connection, size)
+    connection.execute("UPDATE loracomp.example_embedding SET embedding = embedding + embedding")
+    assert embeddings.index_embeddings(connection) == AXES
+    assert number(connection, size) < 1.2 * before  # without rows that are gone
+
+
+def test_a_transaction_that_might_not_see_the_axes_changes_no_embedding(server: str, template: str) -> None:
+    name = f"{template}_axes_unseen"
+    url = create_database(server, name, template)
+    with db.connect(url) as connection:
+        connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="a transaction that is repeatable read"):
+            connection.execute("DELETE FROM loracomp.example_embedding")
+        connection.execute("ROLLBACK")
+    drop_database(server, name)
+
+
+@pytest.mark.parametrize("axes", [np.eye(DIMENSIONS)[:255], 2 * np.eye(DIMENSIONS)[:256], np.eye(256), None])
+def test_other_axes_are_refused(connection: db.Connection, axes: Vectors | None) -> None:
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match="256 vectors of 832 dimensions and of length 1"):
+        connection.execute(
+            "SELECT loracomp.build_embedding_index(%b::vector[])", [axes if axes is None else list(axes)]
+        )
 
 
 def test_reduced_embeddings_follow_every_change(connection: db.Connection, library: Library) -> None:
@@ -121,13 +154,11 @@ def test_reduced_embeddings_follow_every_change(connection: db.Connection, libra
     assert number(connection, "SELECT count(*) AS n FROM loracomp.reduced_embedding") == 0
 
 
-def test_a_load_that_reaches_the_number_brings_axes_and_a_later_one_keeps_them(
-    connection: db.Connection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    connection.execute("SELECT loracomp.build_embedding_index('{}')")
+def test_a_load_that_builds_the_index_brings_axes_and_a_small_one_keeps_them(connection: db.Connection) -> None:
+    connection.execute("SELECT loracomp.build_embedding_index()")
     connection.execute("DELETE FROM loracomp.example")
     assert (number(connection, APART), connection.execute(INDEXES).fetchall()) == (0, WHOLE)
-    monkeypatch.setattr(embeddings, "REDUCED_FROM", 300)
+    reduce_from(connection, 300)
     generator = np.random.default_rng(4)
     for count, indexes, axes in ((299, WHOLE, 0), (300, REDUCED, AXES), (9, REDUCED, AXES), (400, REDUCED, AXES)):
         given = {"task_id": add_task(connection, f"with {count}"), "count": count}
@@ -136,27 +167,24 @@ def test_a_load_that_reaches_the_number_brings_axes_and_a_later_one_keeps_them(
         embeddings.load_embeddings(connection, rows, texts(generator, count))
         assert (number(connection, APART) if axes else 0, connection.execute(INDEXES).fetchall()) == (0, indexes)
         after = connection.execute("SELECT axis FROM loracomp.principal_axis ORDER BY place").fetchall()
-        assert len(after) == axes and before in ([], after)
+        assert (len(after), before == after) == (axes, count in (299, 9))
 
 
 def test_few_or_short_embeddings_are_indexed_whole(
     connection: db.Connection, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embeddings, "REDUCED_FROM", sum(COUNTS) + 1)
-    monkeypatch.setitem(embeddings.QUERIES, "drop_index_of_whole_embeddings", b"SELECT 'not in a transaction'")
+    reduce_from(connection, sum(COUNTS) + 1)
     assert embeddings.index_embeddings(connection) == DIMENSIONS
     assert connection.execute(INDEXES).fetchall() == WHOLE
     assert number(connection, "SELECT count(*) AS n FROM loracomp.reduced_embedding") == 0
     (row,) = route_jobs(connection, add_jobs(connection, 1), library.vectors[:1])
     assert row["similarities"][0] == pytest.approx(1)
-    monkeypatch.setattr(embeddings, "REDUCED_FROM", 1)
+    reduce_from(connection, 1)
     monkeypatch.setattr(embeddings, "AXES", DIMENSIONS // 2 + 1)
     assert embeddings.index_embeddings(connection) == DIMENSIONS
 
 
-def test_a_transaction_from_before_the_axes_still_finds_the_nearest(
-    server: str, template: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_transaction_from_before_the_axes_still_finds_the_nearest(server: str, template: str) -> None:
     """It does not see the axes, and the index that it would use is gone: it compares all, which takes longer."""
     name = f"{template}_axes_come"
     url = create_database(server, name, template)
@@ -166,9 +194,7 @@ def test_a_transaction_from_before_the_axes_still_finds_the_nearest(
         vectors = texts(np.random.default_rng(5), 4200)
         ids = add_examples(connection, add_task(connection, "t"), vectors)
         jobs = add_jobs(connection, 1)
-        monkeypatch.setattr(embeddings, "REDUCED_FROM", len(ids))
-        # CONCURRENTLY would wait for the earlier transaction.
-        monkeypatch.setitem(embeddings.QUERIES, "drop_index_of_whole_embeddings", b"SELECT")
+        reduce_from(connection, len(ids))
         earlier.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         earlier.execute("SELECT FROM loracomp.job")
         assert embeddings.index_embeddings(connection) == AXES
