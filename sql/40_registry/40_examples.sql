@@ -240,6 +240,8 @@ BEGIN
     PERFORM FROM loracomp.encoder FOR KEY SHARE;
     LOCK TABLE loracomp.example_embedding IN SHARE ROW EXCLUSIVE MODE;
     IF EXISTS (SELECT FROM loracomp.principal_axis) THEN
+        -- In the order in which nearest_examples locks them, so that no search and this function wait for each other.
+        LOCK TABLE loracomp.principal_axis, loracomp.reduced_embedding IN ACCESS EXCLUSIVE MODE;
         DROP INDEX IF EXISTS loracomp.reduced_embedding_hnsw;
         -- Not DELETE, because CREATE INDEX would index the deleted rows too. An older snapshot then sees no axes, and compares all.
         TRUNCATE loracomp.principal_axis, loracomp.reduced_embedding;
@@ -267,8 +269,8 @@ COMMENT ON FUNCTION loracomp.build_embedding_index IS
 'Builds the index that routing searches, after drop_embedding_index or to change what is indexed: the embeddings'' coordinates on these '
 'axes, or whole embeddings (no axes). Embeddings can''t be added, changed or deleted until the transaction ends.';
 
--- In a statement of its own: DROP INDEX waits for whoever reads the table, and would wait for ever for a transaction that has read it and
--- waits for build_embedding_index.
+-- Not a part of build_embedding_index: DROP INDEX waits for all transactions that have read the table, and one of them may wait for that
+-- function, to add embeddings. Postgres would cancel one of the two.
 CREATE FUNCTION loracomp.drop_spare_index() RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$

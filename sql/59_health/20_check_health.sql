@@ -81,7 +81,7 @@ AS $$
     SELECT 'index in memory', CASE WHEN m.index_bytes <= m.buffer_bytes THEN 'ok' ELSE 'warn' END,
         format('%s for the index of examples, %s in shared_buffers', pg_size_pretty(m.index_bytes), pg_size_pretty(m.buffer_bytes))
             || CASE WHEN m.index_bytes > m.buffer_bytes THEN ': routing is slower; raise shared_buffers' ELSE '' END
-            || CASE WHEN m.may_shrink THEN '; smaller by loracomp encoder index' ELSE '' END
+            || CASE WHEN m.may_shrink THEN '; loracomp encoder index shrinks it' ELSE '' END
     FROM (
         SELECT coalesce(sum(pg_relation_size(c.oid)), 0)::bigint AS index_bytes,
             pg_size_bytes(current_setting('shared_buffers')) AS buffer_bytes,
