@@ -9,9 +9,10 @@ Where it holds jobs already, it is only measured, unless --replace drops it firs
 registered there; in a new one they are the shipped library's, without weights, so that no worker could answer from
 it.
 
-Each view is read whole, as an analyst, by COPY, and as one looks at it: one evaluation, or seven days. Medians in
-milliseconds. Then reports are refreshed after all days have changed, after the busiest day has, and after none. --keep
-puts the figures into volume.json of a folder and fills the tables of scaling.md beside it.
+Each view is read whole, by COPY, as an analyst with the limits of `limit_analyst`, and as one looks at it: one
+evaluation, or seven days. Medians in milliseconds. Then reports are refreshed after all days have changed, after the
+busiest day has, and after none. --keep puts the figures into volume.json of a folder and fills the tables of
+scaling.md beside it.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.databases import create_database, timed
+from benchmarks.databases import analyst, create_database, timed
 from loracomp.config import load_settings
 from loracomp.database import connections as db
 from loracomp.database.embedded import database_url
@@ -132,16 +133,15 @@ def measure(connection: db.Connection, repeats: int) -> dict[str, Any]:
     are_refreshed = reports | {"routing_drift"}  # which rests on routing_by_day
     latest = connection.execute(LATEST).fetchone() or {"evaluation": ""}
     views = connection.execute(VIEWS).fetchall() if repeats else []
-    connection.execute("SET ROLE loracomp_analyst")
-    for view in views:
-        columns = view.pop("columns")
-        query = question(view["name"])
-        is_refreshed = view["name"] in are_refreshed
-        view |= {"query": query, "is_refreshed": is_refreshed, "ms": took(connection, query, repeats)}
-        if condition := narrow(view["name"], columns, latest["evaluation"]):
-            query = question(view["name"], condition)
-            view |= {"narrow_query": query, "narrow_ms": took(connection, query, repeats)}
-    connection.execute("RESET ROLE")
+    with analyst(connection) as url, db.connect(url) as reader:
+        for view in views:
+            columns = view.pop("columns")
+            query = question(view["name"])
+            is_refreshed = view["name"] in are_refreshed
+            view |= {"query": query, "is_refreshed": is_refreshed, "ms": took(reader, query, repeats)}
+            if condition := narrow(view["name"], columns, latest["evaluation"]):
+                query = question(view["name"], condition)
+                view |= {"narrow_query": query, "narrow_ms": took(reader, query, repeats)}
     return {"views": views, "refresh_ms": refreshes}
 
 

@@ -27,7 +27,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.databases import timed
+from benchmarks.databases import analyst, timed
 from loracomp.config import load_settings
 from loracomp.database import connections as db
 from loracomp.database.connections import know_traces
@@ -40,7 +40,6 @@ from loracomp.worker.record import record_predictions
 from .__main__ import ENDED, NAME
 from .report import keep_analysts
 
-ROLE = "loracomp_bench_analyst"
 WORST = "SELECT day, family, is_of_own_task, count(*), avg(similarity) FROM bi.retrieved_example_wide GROUP BY 1, 2, 3"
 NOBODY = "nobody reads"
 LIMITED = "analysts, limited"
@@ -72,7 +71,7 @@ def main() -> None:
         found: dict[str, list[dict[str, float]]] = {name: [] for name in WHILE}
         for _ in range(options.rounds):
             for name in WHILE:
-                with reading(url, connection, options.analysts, name):
+                with reading(connection, options.analysts, name):
                     found[name].append(queue(connection, options.seconds))
         connection.execute("DELETE FROM loracomp.job WHERE tags @> '{\"source\": \"analysts\"}' AND status = 'queued'")
     rows = [{"while": name, **medians(rounds)} for name, rounds in found.items()]
@@ -102,28 +101,20 @@ def open_filled(url: str, name: str) -> db.Connection:
 
 
 @contextmanager
-def reading(url: str, owner: db.Connection, analysts: int, name: str) -> Iterator[None]:
+def reading(owner: db.Connection, analysts: int, name: str) -> Iterator[None]:
     """Within this context the load `name` (one of WHILE) is running; each analyst is a separate process."""
     if name == NOBODY:
         yield
         return
-    owner.execute(f"CREATE ROLE {ROLE} LOGIN IN ROLE loracomp_analyst".encode())
-    if name == LIMITED:
-        owner.execute(
-            "SELECT loracomp.limit_analyst(%s, connections => %s, statement_timeout => '30s')", [ROLE, analysts]
-        )
-    analyst = psycopg.conninfo.make_conninfo(url, user=ROLE)
-    readers = [subprocess.Popen([sys.executable, "-m", __spec__.name, "--read", analyst]) for _ in range(analysts)]
-    try:
-        sleep(3)
-        yield
-    finally:
-        for reader in readers:
-            reader.kill()
-            reader.wait()
-        owner.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = %s", [ROLE])
-        sleep(1)
-        owner.execute(f"DROP ROLE {ROLE}".encode())
+    with analyst(owner, limited=name == LIMITED) as url:
+        readers = [subprocess.Popen([sys.executable, "-m", __spec__.name, "--read", url]) for _ in range(analysts)]
+        try:
+            sleep(3)
+            yield
+        finally:
+            for reader in readers:
+                reader.kill()
+                reader.wait()
 
 
 def read_for_ever(url: str) -> None:

@@ -31,6 +31,8 @@ BEGIN
             ('idle_in_transaction_session_timeout', '1min'),
             ('max_parallel_workers_per_gather', '0'),
             ('work_mem', '16MB'),
+            -- As on an SSD. With the default, the planner reads whole tables where some days are asked for.
+            ('random_page_cost', '1.1'),
             ('default_transaction_read_only', 'on')
         ) AS s (name, value)
     LOOP
@@ -40,4 +42,4 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.limit_analyst IS
 'Sets limits for an analyst''s login: number of connections, length of a statement and of an idle transaction, one process and '
-'16 MB for each query, read-only transactions. They apply to new sessions. The login itself can raise all but the first.';
+'16 MB for each query, read-only transactions, plans for an SSD. They apply to new sessions. The login itself can raise all but the first.';

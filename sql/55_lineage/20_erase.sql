@@ -60,7 +60,7 @@ COMMENT ON FUNCTION loracomp.erase_example IS
 
 -- Deletes all jobs of a submitter with their answers, traces and embeddings, whatever their status; a worker that is running
 -- one can't record its answer. The jobs' audit events stay, because they contain only ids, states and roles; one more event
--- says who erased whom. The report on cost, the only one by submitter, loses its rows at once; the others follow with the next
+-- says who erased whom. The only report by submitter, jobs_by_day, loses its rows at once; the others follow with the next
 -- refresh, except on closed days, and name nobody.
 CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -82,7 +82,7 @@ BEGIN
         ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
     );
     DELETE FROM loracomp.turn AS t WHERE t.submitted_by = erase_submitter.submitter;
-    DELETE FROM loracomp.cost_by_submitter AS c WHERE c.submitted_by = erase_submitter.submitter;
+    DELETE FROM loracomp.jobs_by_day AS d WHERE d.submitted_by = erase_submitter.submitter;
     GET DIAGNOSTICS reported = ROW_COUNT;
     -- The empty name stands for all submitters.
     DELETE FROM loracomp.queue_count AS c
@@ -102,7 +102,7 @@ BEGIN
     SELECT 'events of these jobs kept, without words', count(*), NULL
     FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (gone.deleted)
     UNION ALL
-    VALUES ('rows of reports deleted', reported, CASE WHEN reported > 0 THEN 'bi.cost_by_submitter' END)
+    VALUES ('rows of reports deleted', reported, CASE WHEN reported > 0 THEN 'bi.jobs_by_day' END)
     UNION ALL
     SELECT 'evaluations kept that it started', count(*), string_agg(e.name, ', ' ORDER BY e.name)
     FROM loracomp.evaluation AS e WHERE e.created_by = erase_submitter.submitter

@@ -19,7 +19,7 @@ SELECT
 FROM (
     SELECT j.submitted_by FROM submitter AS j
     UNION -- those whose jobs were all purged, for reports that remember them
-    SELECT c.submitted_by::name FROM loracomp.cost_by_submitter AS c
+    SELECT d.submitted_by::name FROM loracomp.jobs_by_day AS d
 ) AS s
 -- It reads no table of the system catalogue, because an installer who is not a superuser could not lock that.
 CROSS JOIN LATERAL (SELECT to_regrole(quote_ident(s.submitted_by))) AS r (role);

@@ -2,7 +2,8 @@
 -- jobs (files 30 to 37); 50_refresh_reports.sql stores them. The day of a job and of its answer is the day on which it ended, in UTC.
 --   jobs_on                     jobs that ended on a day
 --   open_since                  when the days begin that are not closed
---   trigger recount_days        a tag that is new to the reports, or a new name of a policy: all days are computed again
+--   live_since                  from which day on views count the jobs themselves
+--   trigger recount_days        a tag that is new to the reports, a new name of a policy or task: all days are computed again
 
 -- Reads only. The bounds are times, so that the index job_finished is used. It has no SET clause, so that Postgres can insert its
 -- query into that of the caller.
@@ -24,7 +25,23 @@ WHERE d.is_closed;
 COMMENT ON VIEW loracomp.open_since IS 'When the first day begins that is not closed: from then on, reports follow what happens to the jobs.';
 COMMENT ON COLUMN loracomp.open_since.since IS 'Beginning of the day after the last closed one; -infinity if none is closed.';
 
--- A policy's new name is that of its jobs too. Closed days keep the old name, and don't count the new tag.
+-- Reads only. Only days before that of the last refresh are whole in the reports.
+CREATE VIEW loracomp.live_since AS
+SELECT
+    s.day,
+    s.day::timestamp AT TIME ZONE 'UTC' AS since
+FROM (
+    SELECT greatest(min(r.refreshed_at), o.since) AS refreshed_at
+    FROM loracomp.open_since AS o
+    CROSS JOIN loracomp.report_refresh AS r
+    GROUP BY o.since
+) AS x
+CROSS JOIN LATERAL (SELECT (x.refreshed_at AT TIME ZONE 'UTC')::date AS day) AS s;
+COMMENT ON VIEW loracomp.live_since IS 'From which day on views that are live count the jobs themselves, and not the reports.';
+COMMENT ON COLUMN loracomp.live_since.day IS 'Day in UTC: the one of the last refresh, or the first that is not closed if that is later.';
+COMMENT ON COLUMN loracomp.live_since.since IS 'Beginning of the day.';
+
+-- The new name of a policy or a task is that of its jobs too. Closed days keep the old name, and don't count the new tag.
 CREATE FUNCTION loracomp.recount_days() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -46,3 +63,7 @@ COMMENT ON TRIGGER recount_days ON loracomp.reported_tag IS 'Has reports count t
 CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.policy
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
 COMMENT ON TRIGGER recount_days ON loracomp.policy IS 'Has reports show the new name.';
+
+CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.task
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
+COMMENT ON TRIGGER recount_days ON loracomp.task IS 'Has reports show the new name.';

@@ -2,7 +2,8 @@
 --   bi.accuracy                 by evaluation, task and policy
 --   bi.accuracy_by_day
 --     each: wilson_interval, task_mask
---     loracomp.current_accuracy   both read it: the table accuracy_by_day, which has the closed days, and the jobs of the others
+--     loracomp.current_accuracy   both read it: the table accuracy_by_day, and the jobs that ended since the last refresh
+--       live_since
 --   accuracy_by_day_on            computes a day of that table
 
 -- Reads only.
@@ -24,8 +25,8 @@ GROUP BY j.evaluation, j.task, j.policy, j.base_model;
 END;
 COMMENT ON FUNCTION loracomp.accuracy_by_day_on IS 'Rows of loracomp.accuracy_by_day for a day, computed from its jobs.';
 
--- Reads only. It contains the names of hidden tasks, which views of bi replace by labels. Days that are not closed are live, because
--- people watch evaluations.
+-- Reads only. It contains the names of hidden tasks, which views of bi replace by labels. Days since the last refresh
+-- are live, because people watch evaluations.
 CREATE VIEW loracomp.current_accuracy AS
 SELECT
     d.day,
@@ -37,6 +38,7 @@ SELECT
     d.n,
     d.correct
 FROM loracomp.accuracy_by_day AS d
+WHERE d.day < (SELECT l.day FROM loracomp.live_since AS l)
 UNION ALL
 SELECT
     (j.finished_at AT TIME ZONE 'UTC')::date,
@@ -48,7 +50,8 @@ SELECT
     count(*) FILTER (WHERE j.status = 'succeeded'),
     count(*) FILTER (WHERE j.is_correct)
 FROM loracomp.job AS j
-WHERE j.finished_at >= (SELECT o.since FROM loracomp.open_since AS o) AND j.expected IS NOT NULL AND j.kind = 'predict'
+WHERE j.finished_at >= (SELECT l.since FROM loracomp.live_since AS l) AND j.finished_at < 'infinity'
+    AND j.expected IS NOT NULL AND j.kind = 'predict'
 GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, j.evaluation, j.task, j.policy, j.base_model;
 COMMENT ON VIEW loracomp.current_accuracy IS 'Accuracy by day up to now with unmasked task names; bi.accuracy and bi.accuracy_by_day read it.';
 COMMENT ON COLUMN loracomp.current_accuracy.day IS 'Day on which the jobs ended, in UTC.';

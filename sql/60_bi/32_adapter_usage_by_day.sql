@@ -70,13 +70,6 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were comp
 CREATE VIEW bi.task_usage_by_day AS
 WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m),
 
-live_since AS MATERIALIZED (
-    SELECT greatest((min(r.refreshed_at) AT TIME ZONE 'UTC')::date, (o.since AT TIME ZONE 'UTC')::date) AS day
-    FROM loracomp.open_since AS o
-    CROSS JOIN loracomp.report_refresh AS r
-    GROUP BY o.since
-),
-
 usage AS (
     SELECT
         u.day,
@@ -84,7 +77,7 @@ usage AS (
         u.jobs,
         u.weight
     FROM loracomp.adapter_usage_by_day AS u
-    WHERE u.day < (SELECT l.day FROM live_since AS l)
+    WHERE u.day < (SELECT l.day FROM loracomp.live_since AS l)
     UNION ALL
     SELECT
         (j.finished_at AT TIME ZONE 'UTC')::date,
@@ -96,7 +89,7 @@ usage AS (
     CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_weights) AS x (task, weight)
     -- With an upper bound, although none is needed: for a condition with only a lower bound of unknown value the planner
     -- expects a third of all jobs, and with both bounds few.
-    WHERE j.finished_at >= (SELECT l.day::timestamp AT TIME ZONE 'UTC' FROM live_since AS l)
+    WHERE j.finished_at >= (SELECT l.since FROM loracomp.live_since AS l)
         AND j.finished_at < 'infinity'
     GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, x.task
 )

@@ -1,5 +1,4 @@
--- Computes the reports by day (files 31 to 37), and again for each day whose jobs have changed. accuracy_by_day (file 30) gets only days
--- that are closed.
+-- Computes the reports by day (files 30 to 37), and again for each day whose jobs have changed.
 --   refresh_reports             all reports, if they are older than a given age
 --     check_range
 --     changed_days, roll_up, note_days
@@ -12,11 +11,12 @@
 
 INSERT INTO loracomp.report_refresh (report, refreshed_at)
 VALUES
+('accuracy_by_day', 'epoch'),
 ('adapter_pair_by_day', 'epoch'),
 ('adapter_usage_by_day', 'epoch'),
 ('answers_by_tag', 'epoch'),
-('cost_by_submitter', 'epoch'),
 ('fallback_by_day', 'epoch'),
+('jobs_by_day', 'epoch'),
 ('latency_by_day', 'epoch'),
 ('routing_by_day', 'epoch')
 ON CONFLICT ON CONSTRAINT report_refresh_pkey DO NOTHING;
@@ -84,8 +84,6 @@ DECLARE
 BEGIN
     PERFORM loracomp.roll_up(r.report, d.day) FROM loracomp.report_refresh AS r CROSS JOIN unnest(days) AS d;
     PERFORM loracomp.note_days(days);
-    PERFORM loracomp.roll_up('accuracy_by_day', d.day)
-    FROM loracomp.report_day AS d WHERE d.day < close_days.before AND NOT d.is_closed;
     UPDATE loracomp.report_day AS d SET is_closed = TRUE WHERE d.day < close_days.before AND NOT d.is_closed;
 END
 $$;

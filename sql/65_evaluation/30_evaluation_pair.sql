@@ -58,12 +58,23 @@ CROSS JOIN LATERAL (
         -- Aggregate the answers to each row first, because the planner chooses bad plans for a self-join by row.
         SELECT
             j.task AS own_task,
-            array_agg(j.policy) AS policies,
-            array_agg(j.is_correct) AS outcomes
+            array_agg(j.policy ORDER BY j.policy) AS policies,
+            array_agg(j.is_correct ORDER BY j.policy) AS outcomes
         FROM loracomp.job AS j
         WHERE j.evaluation = e.name AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.kind = 'predict'
             AND j.status = 'succeeded'
         GROUP BY j.task, j.example_id
+    ),
+
+    -- Rows with the same answers are compared once: there are few such patterns.
+    pattern AS (
+        SELECT
+            a.own_task,
+            a.policies,
+            a.outcomes,
+            count(*) AS n
+        FROM answered AS a
+        GROUP BY a.own_task, a.policies, a.outcomes
     ),
 
     by_task AS (
@@ -72,11 +83,11 @@ CROSS JOIN LATERAL (
             r.own_task,
             a.policy AS policy_a,
             b.policy AS policy_b,
-            count(*) AS n,
-            count(*) FILTER (WHERE a.is_correct AND b.is_correct) AS both_right,
-            count(*) FILTER (WHERE a.is_correct AND NOT b.is_correct) AS only_a,
-            count(*) FILTER (WHERE b.is_correct AND NOT a.is_correct) AS only_b
-        FROM answered AS r
+            sum(r.n) AS n,
+            coalesce(sum(r.n) FILTER (WHERE a.is_correct AND b.is_correct), 0) AS both_right,
+            coalesce(sum(r.n) FILTER (WHERE a.is_correct AND NOT b.is_correct), 0) AS only_a,
+            coalesce(sum(r.n) FILTER (WHERE b.is_correct AND NOT a.is_correct), 0) AS only_b
+        FROM pattern AS r
         INNER JOIN loracomp.task AS t ON r.own_task = t.name
         CROSS JOIN LATERAL unnest(r.policies, r.outcomes) AS a (policy, is_correct)
         INNER JOIN LATERAL unnest(r.policies, r.outcomes) AS b (policy, is_correct) ON a.policy <> b.policy

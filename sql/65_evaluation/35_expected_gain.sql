@@ -42,6 +42,7 @@ FROM (
     ) AS e
     WHERE j.evaluation IS NOT NULL AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.status = 'succeeded'
         AND p.choice_scores IS NOT NULL AND p.calibration_examples IS NULL
+        AND (p.expected_gains IS NOT NULL OR p.policy_settings ->> 'router' = 'base')
     WINDOW same_row AS (PARTITION BY j.evaluation, j.base_model, j.example_id)
 ) AS x
 WHERE x.expected_gains IS NOT NULL AND x.base_score IS NOT NULL

@@ -45,7 +45,7 @@ def mixed(**probabilities: float) -> dict[str, object]:
 def refresh(connection: db.Connection) -> int:
     """Refresh all reports; returns the number of days that were computed."""
     rows = connection.execute("SELECT * FROM loracomp.refresh_reports()").fetchall()
-    assert len(rows) == 7
+    assert len(rows) == 8
     (days,) = {row["days"] for row in rows}
     return days
 
@@ -145,7 +145,10 @@ def test_accuracy_by_day(connection: db.Connection, examples: dict[str, int]) ->
         connection.execute(
             "UPDATE loracomp.job SET finished_at = now() - make_interval(days => %s) WHERE id = %s", [days_ago, job_id]
         )
-    yesterday, today = connection.execute("SELECT * FROM bi.accuracy_by_day ORDER BY day").fetchall()
+    (today,) = connection.execute("SELECT * FROM bi.accuracy_by_day").fetchall()  # the day of the last refresh is live
+    refresh(connection)
+    yesterday, today_again = connection.execute("SELECT * FROM bi.accuracy_by_day ORDER BY day").fetchall()
+    assert today_again | {"as_of": today["as_of"]} == today
     assert (yesterday["n"], yesterday["accuracy"]) == (1, 1)
     interval = binomtest(2, 3).proportion_ci(method="wilson")
     assert (today["own_task"], today["asked"], today["n"], today["correct"]) == ("rte", 3, 3, 2)
@@ -163,6 +166,37 @@ def test_cost(connection: db.Connection, examples: dict[str, int]) -> None:
     assert (found["submitted_by"], found["jobs"], found["succeeded"], found["failed"]) == ("postgres", 3, 2, 1)
     assert (found["attempts"], found["prompt_tokens"], found["output_tokens"]) == (3, 24, 2)
     assert found["compute_s"] == pytest.approx(0.8 + 0.2)
+
+
+def test_jobs_by_day_counts_what_ended_since_the_last_refresh_too(
+    connection: db.Connection, examples: dict[str, int]
+) -> None:
+    """As many as bi.prediction lists, whether the days are counted from the jobs or from a report."""
+    failing = submit(connection)
+    token = claim(connection, failing)[failing]
+    connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{code}', '{words}', '{f}')", [[failing], [token]])
+    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '3 days'")
+    counted = (
+        "SELECT day, submitted_by, policy, base_model, is_evaluation, kind, status, reason, sum(jobs)::bigint AS jobs"
+        " FROM bi.jobs_by_day GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 3, 7"
+    )
+    listed = (
+        "SELECT day, submitted_by, policy, base_model, evaluation IS NOT NULL AS is_evaluation, kind, status,"
+        " error_code AS reason, count(*) AS jobs FROM bi.prediction GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 1, 3, 7"
+    )
+    for days_ago, policy in ((2, "default"), (1, "linear"), (0, "default"), (0, "base")):
+        refresh(connection)
+        answer_on(connection, examples, days_ago, policy=policy)
+    refresh(connection)
+    answer_on(connection, examples, 0)
+    connection.execute("SELECT loracomp.cancel_job(%s)", [submit(connection)])
+    rows = connection.execute(counted).fetchall()
+    assert rows == connection.execute(listed).fetchall()
+    assert sum(row["jobs"] for row in rows) == 7
+    (failed,) = connection.execute("SELECT * FROM bi.failure_by_reason").fetchall()
+    assert (failed["reason"], failed["jobs"]) == ("code", 1)
+    ended = one(connection, "SELECT finished_at FROM loracomp.job WHERE status = 'failed'")["finished_at"]
+    assert failed["last_at"] == ended
 
 
 def test_queue_age(connection: db.Connection, examples: dict[str, int]) -> None:
@@ -265,7 +299,7 @@ def test_only_days_whose_jobs_changed_are_computed_again(
     _, changing, _ = (answer_on(connection, examples, days_ago) for days_ago in (4, 4, 2))
     assert refresh(connection) == 2
     assert refresh(connection) == 0
-    connection.execute("UPDATE loracomp.cost_by_submitter SET jobs = 7")  # to see which rows are written
+    connection.execute("UPDATE loracomp.jobs_by_day SET jobs = 7")  # to see which rows are written
     answer_on(connection, examples, 0)
     assert refresh(connection) == 1
     change(connection, changing)
@@ -336,6 +370,8 @@ def test_new_tags_and_new_names_of_policies_reach_days_that_are_not_closed(
     assert refresh(connection) == 1
     rows = connection.execute("SELECT policy FROM bi.cost_by_submitter ORDER BY day").fetchall()
     assert [row["policy"] for row in rows] == ["first", "second"]
+    connection.execute("UPDATE loracomp.task SET name = 'entailment' WHERE name = 'rte'")
+    assert refresh(connection) == 1
 
 
 def test_purging_and_erasing_wait_for_a_refresh(database: str, connection: db.Connection) -> None:

@@ -695,7 +695,7 @@ ANALYSTS = {
     "near duplicates": "SELECT loracomp.near_duplicates()",
     "a table of its own in bi": "CREATE TABLE bi.mine ()",
     "a function of its own in bi": "CREATE FUNCTION bi.mine() RETURNS int LANGUAGE sql RETURN 1",
-    "refresh": "SELECT loracomp.roll_up('cost_by_submitter', current_date)",
+    "refresh": "SELECT loracomp.roll_up('jobs_by_day', current_date)",
     "jobs of its own": "INSERT INTO loracomp.job (prompt) VALUES ('x')",
 }
 

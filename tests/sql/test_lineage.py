@@ -118,7 +118,7 @@ def test_erasing_a_submitter_leaves_events_alone(database: str, logins: None) ->
         assert found["of them unfinished"] == (1, None)
         assert found["answers with their traces deleted"] == (1, None)
         assert found["events of these jobs kept, without words"][0] == 6
-        assert found["rows of reports deleted"] == (1, "bi.cost_by_submitter")
+        assert found["rows of reports deleted"] == (2, "bi.jobs_by_day")
         assert values(owner, "SELECT id FROM loracomp.job") == {kept}
         assert values(owner, "SELECT submitted_by FROM loracomp.queue_count") == {""}
         owner.execute("SELECT loracomp.refresh_reports()")

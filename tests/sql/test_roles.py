@@ -72,7 +72,7 @@ OWNERS_ALONE = """
     delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records embedding_table make_next_embedding lock_next_index take_over forget_embeddings
     jobs_on changed_days roll_up note_days close_days accuracy_by_day_on routing_by_day_on
-    adapter_usage_by_day_on adapter_pair_by_day_on latency_by_day_on fallback_by_day_on cost_by_submitter_on
+    adapter_usage_by_day_on adapter_pair_by_day_on latency_by_day_on fallback_by_day_on jobs_by_day_on
     answers_by_tag_on
 """
 JOB_COLUMNS = """
@@ -165,6 +165,8 @@ def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
         "restricted_task",
         "task_mask",
         "current_accuracy",
+        "current_jobs",
+        "live_since",
         "open_since",
     }
 

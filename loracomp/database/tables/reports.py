@@ -218,16 +218,19 @@ fallback_by_day = Table(
     comment="How often no adapter was used and the base model answered alone, by day.",
 )
 
-cost_by_submitter = Table(
-    "cost_by_submitter",
+jobs_by_day = Table(
+    "jobs_by_day",
     metadata,
     a_day(),
     required("submitted_by", Text, "Database role that submitted the jobs."),
     policy(),
-    base_model("Base model that answered, or that the job asked for."),
+    base_model("Base model that the jobs were for."),
+    is_evaluation(),
+    required("kind", Text, "Kind of the jobs: predict, route or measure."),
+    required("status", Text, "How the jobs ended: succeeded, failed or cancelled."),
+    optional("reason", Text, "Short name of the error that ended the jobs; null if none did, or if it is unknown."),
     required("jobs", BigInteger, "Number of jobs that ended."),
-    required("succeeded", BigInteger, "Number of jobs that were answered."),
-    required("failed", BigInteger, "Number of jobs that failed."),
+    optional("last_at", DateTime(timezone=True), "When the last of them ended."),
     required("attempts", BigInteger, "Number of attempts of the jobs that ended."),
     required("prompt_tokens", BigInteger, "Tokens in the prompts of the jobs that were answered."),
     required("output_tokens", BigInteger, "Tokens that were scored or generated for the jobs that were answered."),
@@ -237,8 +240,19 @@ cost_by_submitter = Table(
         "Seconds of computing for the jobs that were answered: each batch's time from encoding to prediction, divided "
         "by its jobs; without waiting.",
     ),
-    PrimaryKeyConstraint("day", "submitted_by", "policy", "base_model", name="cost_by_submitter_pkey"),
-    comment="What each submitter's jobs cost, by day.",
+    UniqueConstraint(
+        "day",
+        "submitted_by",
+        "policy",
+        "base_model",
+        "is_evaluation",
+        "kind",
+        "status",
+        "reason",
+        name="jobs_by_day_key",
+        postgresql_nulls_not_distinct=True,
+    ),
+    comment="Number of ended jobs and what they cost, by day and by how they ended.",
 )
 
 answers_by_tag = Table(

@@ -1,0 +1,153 @@
+-- How many jobs ended on each day, how, and what they cost.
+--   bi.jobs_by_day              by submitter, policy, kind and status
+--   bi.failure_by_reason        those that failed
+--     loracomp.current_jobs     both read it: the table jobs_by_day, and the jobs that ended since the last refresh
+--       live_since
+--   bi.cost_by_submitter        reads the table alone
+--   jobs_by_day_on              computes a day of the table
+
+-- Reads only.
+CREATE FUNCTION loracomp.jobs_by_day_on(day date) RETURNS SETOF loracomp.jobs_by_day
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+SELECT
+    jobs_by_day_on.day,
+    j.submitted_by::text AS submitted_by,
+    j.policy,
+    j.base_model,
+    j.evaluation IS NOT NULL AS is_evaluation,
+    j.kind,
+    j.status,
+    j.error_code AS reason,
+    count(*) AS jobs,
+    max(j.finished_at) AS last_at,
+    sum(j.attempts) AS attempts,
+    coalesce(sum(p.prompt_tokens), 0) AS prompt_tokens,
+    coalesce(sum(p.output_tokens), 0) AS output_tokens,
+    coalesce(sum(loracomp.compute_seconds(p.timings, p.batch_size)), 0) AS compute_s
+FROM loracomp.jobs_on(jobs_by_day_on.day) AS j
+LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
+GROUP BY j.submitted_by, j.policy, j.base_model, j.evaluation IS NOT NULL, j.kind, j.status, j.error_code;
+END;
+COMMENT ON FUNCTION loracomp.jobs_by_day_on IS 'Rows of loracomp.jobs_by_day for a day, computed from its jobs.';
+
+-- Reads only.
+CREATE VIEW loracomp.current_jobs AS
+SELECT
+    d.day,
+    d.submitted_by,
+    d.policy,
+    d.base_model,
+    d.is_evaluation,
+    d.kind,
+    d.status,
+    d.reason,
+    d.jobs,
+    d.last_at
+FROM loracomp.jobs_by_day AS d
+WHERE d.day < (SELECT l.day FROM loracomp.live_since AS l)
+UNION ALL
+SELECT
+    (j.finished_at AT TIME ZONE 'UTC')::date,
+    j.submitted_by::text,
+    j.policy,
+    j.base_model,
+    j.evaluation IS NOT NULL,
+    j.kind,
+    j.status,
+    j.error_code,
+    count(*),
+    max(j.finished_at)
+FROM loracomp.job AS j
+WHERE j.finished_at >= (SELECT l.since FROM loracomp.live_since AS l) AND j.finished_at < 'infinity'
+GROUP BY
+    (j.finished_at AT TIME ZONE 'UTC')::date, j.submitted_by, j.policy, j.base_model, j.evaluation IS NOT NULL, j.kind,
+    j.status, j.error_code;
+COMMENT ON VIEW loracomp.current_jobs IS
+'Number of ended jobs by day; days since that of the last refresh are counted from the jobs.';
+COMMENT ON COLUMN loracomp.current_jobs.day IS 'Day in UTC on which the jobs ended.';
+COMMENT ON COLUMN loracomp.current_jobs.submitted_by IS 'Database role that submitted the jobs.';
+COMMENT ON COLUMN loracomp.current_jobs.policy IS 'Name of the policy: the settings of routing and merging.';
+COMMENT ON COLUMN loracomp.current_jobs.base_model IS 'Base model that the jobs were for.';
+COMMENT ON COLUMN loracomp.current_jobs.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
+COMMENT ON COLUMN loracomp.current_jobs.kind IS 'Kind of the jobs: predict, route or measure.';
+COMMENT ON COLUMN loracomp.current_jobs.status IS 'How the jobs ended: succeeded, failed or cancelled.';
+COMMENT ON COLUMN loracomp.current_jobs.reason IS 'Short name of the error that ended the jobs; null if none did, or if it is unknown.';
+COMMENT ON COLUMN loracomp.current_jobs.jobs IS 'Number of jobs.';
+COMMENT ON COLUMN loracomp.current_jobs.last_at IS 'When the last of them ended; null if that was not kept.';
+
+-- Reads only, with its owner's rights. Jobs of kind measure are no answers, as in bi.prediction.
+CREATE VIEW bi.jobs_by_day AS
+SELECT
+    c.day,
+    c.submitted_by,
+    c.policy,
+    c.base_model,
+    c.is_evaluation,
+    c.kind,
+    c.status,
+    c.reason,
+    c.jobs,
+    now() AS as_of
+FROM loracomp.current_jobs AS c
+WHERE c.kind <> 'measure';
+COMMENT ON VIEW bi.jobs_by_day IS
+'Number of jobs that ended on each day, by how they ended; cheap if reports are refreshed. It counts what bi.prediction lists.';
+COMMENT ON COLUMN bi.jobs_by_day.submitted_by IS 'Database role that submitted the jobs.';
+COMMENT ON COLUMN bi.jobs_by_day.base_model IS 'Base model that the jobs were for.';
+COMMENT ON COLUMN bi.jobs_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
+COMMENT ON COLUMN bi.jobs_by_day.kind IS 'predict: the jobs were to be answered. route: only routing weights were to be computed.';
+COMMENT ON COLUMN bi.jobs_by_day.status IS 'succeeded, failed or cancelled.';
+COMMENT ON COLUMN bi.jobs_by_day.reason IS 'Short name of the error that ended the jobs, or cancelled; null if they were answered.';
+COMMENT ON COLUMN bi.jobs_by_day.jobs IS 'Number of jobs.';
+COMMENT ON COLUMN bi.jobs_by_day.as_of IS 'Time of the data: the time of the query, because days since the last refresh are live.';
+
+-- Reads only, with its owner's rights.
+CREATE VIEW bi.failure_by_reason AS
+SELECT
+    c.day,
+    coalesce(c.reason, 'unknown') AS reason,
+    c.policy,
+    c.base_model,
+    sum(c.jobs)::bigint AS jobs,
+    max(c.last_at) AS last_at,
+    now() AS as_of
+FROM loracomp.current_jobs AS c
+WHERE c.status = 'failed'
+GROUP BY c.day, coalesce(c.reason, 'unknown'), c.policy, c.base_model;
+COMMENT ON VIEW bi.failure_by_reason IS 'Number of failed jobs of each day, by error; cheap if reports are refreshed.';
+COMMENT ON COLUMN bi.failure_by_reason.day IS 'Day in UTC on which the jobs ended.';
+COMMENT ON COLUMN bi.failure_by_reason.reason IS 'Short name of the last error, such as prompt_too_long.';
+COMMENT ON COLUMN bi.failure_by_reason.base_model IS 'Base model that the jobs asked for.';
+COMMENT ON COLUMN bi.failure_by_reason.jobs IS 'Number of jobs that ended with this error.';
+COMMENT ON COLUMN bi.failure_by_reason.last_at IS 'When the last of these jobs ended.';
+COMMENT ON COLUMN bi.failure_by_reason.as_of IS 'Time of the data: the time of the query, because days since the last refresh are live.';
+
+-- Reads only, with its owner's rights.
+CREATE VIEW bi.cost_by_submitter AS
+SELECT
+    d.day,
+    d.submitted_by,
+    d.policy,
+    d.base_model,
+    sum(d.jobs)::bigint AS jobs,
+    coalesce(sum(d.jobs) FILTER (WHERE d.status = 'succeeded'), 0)::bigint AS succeeded,
+    coalesce(sum(d.jobs) FILTER (WHERE d.status = 'failed'), 0)::bigint AS failed,
+    sum(d.attempts)::bigint AS attempts,
+    sum(d.prompt_tokens)::bigint AS prompt_tokens,
+    sum(d.output_tokens)::bigint AS output_tokens,
+    sum(d.compute_s) AS compute_s,
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'jobs_by_day') AS as_of
+FROM loracomp.jobs_by_day AS d
+GROUP BY d.day, d.submitted_by, d.policy, d.base_model;
+COMMENT ON VIEW bi.cost_by_submitter IS 'Jobs, tokens and seconds of computing of each submitter, by day, policy and base model. Refreshed by refresh_reports, not live.';
+COMMENT ON COLUMN bi.cost_by_submitter.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
+COMMENT ON COLUMN bi.cost_by_submitter.jobs IS 'Number of jobs that ended.';
+COMMENT ON COLUMN bi.cost_by_submitter.succeeded IS 'Number of jobs that were answered.';
+COMMENT ON COLUMN bi.cost_by_submitter.failed IS 'Number of jobs that failed.';
+COMMENT ON COLUMN bi.cost_by_submitter.attempts IS 'Number of attempts of the jobs that ended.';
+COMMENT ON COLUMN bi.cost_by_submitter.prompt_tokens IS 'Tokens in the prompts of the jobs that were answered.';
+COMMENT ON COLUMN bi.cost_by_submitter.output_tokens IS 'Tokens that were scored or generated for the jobs that were answered.';
+COMMENT ON COLUMN bi.cost_by_submitter.compute_s IS
+'Seconds of computing for the jobs that were answered: each batch''s time from encoding to prediction, divided by its jobs; '
+'without waiting.';
