@@ -1,5 +1,6 @@
 """Databases of the benchmarks' own, batches, and how long a call takes."""
 
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -33,12 +34,12 @@ def create_database(server: str, name: str, *, replace: bool = False) -> str:
 @contextmanager
 def analyst(owner: db.Connection, *, limited: bool = True) -> Iterator[str]:
     """URL of the owner's database for a new analyst, with the limits of `limit_analyst`; dropped at the end."""
-    role = sql.Identifier(ANALYST)
-    owner.execute(sql.SQL("CREATE ROLE {} LOGIN IN ROLE loracomp_analyst").format(role))
+    role, password = sql.Identifier(ANALYST), secrets.token_urlsafe()
+    owner.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE loracomp_analyst").format(role, password))
     try:
         if limited:
             owner.execute("SELECT loracomp.limit_analyst(%s)", [ANALYST])
-        yield psycopg.conninfo.make_conninfo(owner.info.dsn, user=ANALYST)
+        yield psycopg.conninfo.make_conninfo(owner.info.dsn, user=ANALYST, password=password)
     finally:
         owner.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", [ANALYST])
         owner.execute(sql.SQL("DROP ROLE {}").format(role))

@@ -97,13 +97,21 @@ def is_ready(port: int) -> bool:
 
 
 def noted(url: str) -> dict[str, Spent]:
-    """The parts, noted by a new process."""
+    """The parts: of one new process Python and the command line's imports, of a second one what follows."""
+    wall, cpu = perf_counter(), children_s()
+    subprocess.run([sys.executable, "-c", "import loracomp.cli.commands"], cwd=ROOT, env=environment(url), check=True)
+    began = perf_counter() - wall, children_s() - cpu
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.worker_start", "--note", url],
         cwd=ROOT, env=environment(url), stdout=subprocess.PIPE, text=True, check=True,
     )  # fmt: skip
-    parts: dict[str, Spent] = json.loads(done.stdout.splitlines()[-1])
-    return parts
+    return {"Python, and imports: the command line": began, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def children_s() -> float:
+    """CPU seconds of the child processes that have ended."""
+    of_children = os.times()
+    return of_children.children_user + of_children.children_system
 
 
 def loracomp(url: str, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
@@ -151,11 +159,11 @@ class Notes:
 def note(url: str) -> None:
     """Do what the command `worker` does until it could claim, and print what its parts took."""
     notes = Notes()
-    with notes.part("imports: the command line"):
-        from loracomp.cli import commands  # noqa: F401, PLC0415
-        from loracomp.config import load_settings  # noqa: PLC0415
-        from loracomp.database.revision import check_revision  # noqa: PLC0415
-        from loracomp.model.cpu import collection_paused, wait_briefly  # noqa: PLC0415
+    from loracomp.cli import commands  # noqa: F401, PLC0415
+    from loracomp.config import load_settings  # noqa: PLC0415
+    from loracomp.database.revision import check_revision  # noqa: PLC0415
+    from loracomp.model.cpu import collection_paused, wait_briefly  # noqa: PLC0415
+
     wait_briefly()
     with notes.part("the database's revision is checked"):
         check_revision(url)
@@ -171,6 +179,7 @@ def note(url: str) -> None:
     notes.within("base model: weights", loading.AutoModelForCausalLM, "from_pretrained")
     notes.within("base model: tokenizer", loading.AutoTokenizer, "from_pretrained")
     notes.within("base model: whether choices may share a prompt (first passes)", loading, "shares_prompts")
+    notes.within("base model: whether texts that begin alike may share a pass", loading, "shares_beginnings")
     notes.within("encoder", start, "load_registered_encoder")
     with collection_paused():
         start.open_worker(load_settings())

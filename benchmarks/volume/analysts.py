@@ -12,6 +12,7 @@ and fills the table of scaling.md beside it.
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -41,6 +42,8 @@ from .__main__ import ENDED, NAME
 from .report import keep_analysts
 
 WORST = "SELECT day, family, is_of_own_task, count(*), avg(similarity) FROM bi.retrieved_example_wide GROUP BY 1, 2, 3"
+READER = "LORACOMP_BENCH_ANALYST"
+"""Variable with the URL of a reading process, whose password a command line would show."""
 NOBODY = "nobody reads"
 LIMITED = "analysts, limited"
 WHILE = (NOBODY, "analysts, no limits", LIMITED)
@@ -107,7 +110,8 @@ def reading(owner: db.Connection, analysts: int, name: str) -> Iterator[None]:
         yield
         return
     with analyst(owner, limited=name == LIMITED) as url:
-        readers = [subprocess.Popen([sys.executable, "-m", __spec__.name, "--read", url]) for _ in range(analysts)]
+        command, environment = [sys.executable, "-m", __spec__.name, "--read"], {**os.environ, READER: url}
+        readers = [subprocess.Popen(command, env=environment) for _ in range(analysts)]
         try:
             sleep(3)
             yield
@@ -176,6 +180,6 @@ def table(rows: list[dict[str, Any]]) -> Table:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--read"]:
-        read_for_ever(sys.argv[2])
+        read_for_ever(os.environ[READER])
     else:
         main()

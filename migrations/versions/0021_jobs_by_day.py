@@ -1,6 +1,7 @@
 """Counts of ended jobs by day, of which their cost is a part, and an index of the days on which jobs ended.
 
-Of days that are closed, the counts have no reasons of failures, and evaluations count as other jobs: that was not kept.
+Of days that are closed, the counts have no reasons of failures, and evaluations and measurements count as other jobs:
+that was not kept.
 """
 
 import sqlalchemy as sa

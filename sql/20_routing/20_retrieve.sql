@@ -172,12 +172,12 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.active_adapters IS 'The active adapters of these tasks for a base model, each with its task.';
 
--- Changes nothing; reads at most 4,001 entries of an index, and from half a million examples on 10,001 more.
+-- Changes nothing; reads at most 4,001 entries of an index, and with principal axes 20,001 more.
 CREATE FUNCTION loracomp.search_exactly(tasks integer[]) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    -- Scanning 4,000 takes some 2 ms. HNSW would have to discard the rows of other tasks, and would miss some neighbours. If a job
-    -- may use 10,000 of a million, HNSW takes 2.6 times as long as scanning these, and misses 3 % of the neighbours.
+    -- Scanning 4,000 takes some 2 ms, and with principal axes 20,000 some 6. HNSW would have to discard the rows of other tasks, and
+    -- would miss some neighbours.
     -- (SELECT tasks), because the planner would estimate how many rows each task of a constant array has, which takes ten times as
     -- long as the scan if there are thousands.
     SELECT CASE
@@ -185,17 +185,16 @@ BEGIN ATOMIC
             SELECT FROM loracomp.example_embedding AS e
             WHERE e.task_id = ANY ((SELECT tasks)::integer[]) LIMIT 1 OFFSET 4000
         ) THEN TRUE
-        WHEN (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.example_embedding'::regclass) >= 500000
+        WHEN EXISTS (SELECT FROM loracomp.principal_axis)
             THEN NOT EXISTS (
                 SELECT FROM loracomp.example_embedding AS e
-                WHERE e.task_id = ANY ((SELECT tasks)::integer[]) LIMIT 1 OFFSET 10000
+                WHERE e.task_id = ANY ((SELECT tasks)::integer[]) LIMIT 1 OFFSET 20000
             )
         ELSE FALSE
     END;
 END;
 COMMENT ON FUNCTION loracomp.search_exactly IS
-'Whether these tasks have so few examples (4,000 at most; 10,000 from half a million examples on) that an exact scan is the better '
-'search.';
+'Whether these tasks have so few examples (4,000 at most; 20,000 with principal axes) that an exact scan is the better search.';
 
 -- Reads the principal axes, and changes nothing; null if there are none.
 CREATE FUNCTION loracomp.reduce_embedding(embedding halfvec) RETURNS halfvec

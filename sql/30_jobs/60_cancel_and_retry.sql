@@ -138,7 +138,7 @@ BEGIN
     PERFORM loracomp.give_reason(before);
     IF requeued = 0 THEN
         RAISE WARNING 'no job failed with error code % since %', requeue_jobs.error_code, requeue_jobs.since
-            USING HINT = 'bi.failure_by_reason lists the codes';
+            USING HINT = 'bi.failure_by_reason lists the codes, also of jobs that were purged since';
     END IF;
     RETURN requeued;
 END

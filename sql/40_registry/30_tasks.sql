@@ -68,10 +68,14 @@ BEGIN
             WHEN to_regrole(quote_ident(j.submitted_by)) IS NULL THEN t.reader_role IS NULL
             ELSE loracomp.may_read(j.submitted_by, t.reader_role)
         END;
-    -- Where a deleted task had the new name, its sums stay apart.
+    -- On closed days; others are computed again. Where a deleted task had the new name, its sums stay apart.
     UPDATE loracomp.accuracy_by_day AS d SET own_task = rename_task.new_name
-    WHERE d.own_task = rename_task.task
-        AND NOT EXISTS (SELECT FROM loracomp.accuracy_by_day AS o WHERE o.own_task = rename_task.new_name);
+    FROM loracomp.report_day AS c
+    WHERE c.day = d.day AND c.is_closed AND d.own_task = rename_task.task
+        AND NOT EXISTS (
+            SELECT FROM loracomp.accuracy_by_day AS o JOIN loracomp.report_day AS x ON x.day = o.day AND x.is_closed
+            WHERE o.own_task = rename_task.new_name
+        );
     -- Rename it in training records too, or adapters would be measured on rows that they were trained on.
     UPDATE loracomp.adapter AS a
     SET training = jsonb_set(a.training, '{tasks_seen}', (
@@ -90,17 +94,19 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    target CONSTANT integer := loracomp.find_task(delete_task.task);
-    active CONSTANT bigint := (
-        SELECT count(*) FROM loracomp.adapter AS a WHERE a.task_id = target AND a.status = 'active'
-    );
-    traces CONSTANT bigint := (
-        SELECT count(*) FROM loracomp.prediction AS p
-        WHERE delete_task.task = ANY (p.composed_tasks) OR delete_task.task = ANY (p.example_tasks)
-    );
+    target integer;
+    active bigint;
+    traces bigint;
     examples bigint;
     adapters bigint;
 BEGIN
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the task, as rename_task does
+    target := loracomp.find_task(delete_task.task);
+    active := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.task_id = target AND a.status = 'active');
+    traces := (
+        SELECT count(*) FROM loracomp.prediction AS p
+        WHERE delete_task.task = ANY (p.composed_tasks) OR delete_task.task = ANY (p.example_tasks)
+    );
     IF active > 0 AND delete_task.force IS NOT TRUE THEN
         RAISE EXCEPTION 'task % has an active adapter', delete_task.task
             USING HINT = 'retire it first (loracomp adapter retire), or delete the task by force (force => true, --force)';

@@ -3,7 +3,7 @@
 --   jobs_on                     jobs that ended on a day
 --   open_since                  when the days begin that are not closed
 --   live_since                  from which day on views count the jobs themselves
---   trigger recount_days        a tag that is new to the reports, a new name of a policy or task: all days are computed again
+--   trigger recount_days        a tag that is new to the reports, a new name, a task that is gone: all days are computed again
 
 -- Reads only. The bounds are times, so that the index job_finished is used. It has no SET clause, so that Postgres can insert its
 -- query into that of the caller.
@@ -25,23 +25,30 @@ WHERE d.is_closed;
 COMMENT ON VIEW loracomp.open_since IS 'When the first day begins that is not closed: from then on, reports follow what happens to the jobs.';
 COMMENT ON COLUMN loracomp.open_since.since IS 'Beginning of the day after the last closed one; -infinity if none is closed.';
 
--- Reads only. Only days before that of the last refresh are whole in the reports.
+-- Reads only. Only days before that of the last refresh are whole in the reports; an hour more, because a job ends at the time at
+-- which its transaction began.
 CREATE VIEW loracomp.live_since AS
 SELECT
-    s.day,
-    s.day::timestamp AT TIME ZONE 'UTC' AS since
+    x.day,
+    x.day::timestamp AT TIME ZONE 'UTC' AS since
 FROM (
-    SELECT greatest(min(r.refreshed_at), o.since) AS refreshed_at
+    SELECT greatest(
+        (o.since AT TIME ZONE 'UTC')::date,
+        least(
+            ((min(r.refreshed_at) - interval '1 hour') AT TIME ZONE 'UTC')::date,
+            (SELECT min(d.day) FROM loracomp.report_day AS d WHERE d.jobs IS NULL AND NOT d.is_closed)
+        )
+    ) AS day
     FROM loracomp.open_since AS o
     CROSS JOIN loracomp.report_refresh AS r
     GROUP BY o.since
-) AS x
-CROSS JOIN LATERAL (SELECT (x.refreshed_at AT TIME ZONE 'UTC')::date AS day) AS s;
+) AS x;
 COMMENT ON VIEW loracomp.live_since IS 'From which day on views that are live count the jobs themselves, and not the reports.';
-COMMENT ON COLUMN loracomp.live_since.day IS 'Day in UTC: the one of the last refresh, or the first that is not closed if that is later.';
+COMMENT ON COLUMN loracomp.live_since.day IS
+'Day in UTC: that of an hour before the last refresh, or the first that must be computed again; but no day that is closed.';
 COMMENT ON COLUMN loracomp.live_since.since IS 'Beginning of the day.';
 
--- The new name of a policy or a task is that of its jobs too. Closed days keep the old name, and don't count the new tag.
+-- The new name of a policy, a task, an evaluation or a base model is that of its jobs too. Closed days keep the old name, and don't count the new tag.
 CREATE FUNCTION loracomp.recount_days() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -64,6 +71,14 @@ CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.policy
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
 COMMENT ON TRIGGER recount_days ON loracomp.policy IS 'Has reports show the new name.';
 
-CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.task
+CREATE TRIGGER recount_days BEFORE UPDATE OF name OR DELETE ON loracomp.task
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
-COMMENT ON TRIGGER recount_days ON loracomp.task IS 'Has reports show the new name.';
+COMMENT ON TRIGGER recount_days ON loracomp.task IS 'Has reports show the new name, or none, as the jobs do.';
+
+CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.evaluation
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
+COMMENT ON TRIGGER recount_days ON loracomp.evaluation IS 'Has reports show the new name.';
+
+CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.base_model
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
+COMMENT ON TRIGGER recount_days ON loracomp.base_model IS 'Has reports show the new name.';

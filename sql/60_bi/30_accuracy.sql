@@ -102,7 +102,9 @@ COMMENT ON COLUMN bi.accuracy.correct IS 'Number of answers that equal the expec
 COMMENT ON COLUMN bi.accuracy.accuracy IS 'correct / n, 0 to 1.';
 COMMENT ON COLUMN bi.accuracy.accuracy_low IS 'Lower end of the 95 % confidence interval of accuracy (Wilson).';
 COMMENT ON COLUMN bi.accuracy.accuracy_high IS 'Upper end of the 95 % confidence interval of accuracy.';
-COMMENT ON COLUMN bi.accuracy.as_of IS 'Time of the data: the time of the query, because the view is live.';
+COMMENT ON COLUMN bi.accuracy.as_of IS
+'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
+'next refresh.';
 
 -- Reads only, with its owner's rights. A failed job counts in asked but not in n.
 CREATE VIEW bi.accuracy_by_day AS
@@ -128,4 +130,6 @@ COMMENT ON COLUMN bi.accuracy_by_day.own_task IS 'Task of the examples that the 
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy IS 'correct / n, 0 to 1; null if n is 0.';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy_low IS 'Lower end of the 95 % confidence interval of accuracy (Wilson).';
 COMMENT ON COLUMN bi.accuracy_by_day.accuracy_high IS 'Upper end of the 95 % confidence interval of accuracy.';
-COMMENT ON COLUMN bi.accuracy_by_day.as_of IS 'Time of the data: the time of the query, because the view is live.';
+COMMENT ON COLUMN bi.accuracy_by_day.as_of IS
+'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
+'next refresh.';

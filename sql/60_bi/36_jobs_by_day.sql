@@ -92,15 +92,18 @@ SELECT
 FROM loracomp.current_jobs AS c
 WHERE c.kind <> 'measure';
 COMMENT ON VIEW bi.jobs_by_day IS
-'Number of jobs that ended on each day, by how they ended; cheap if reports are refreshed. It counts what bi.prediction lists.';
+'Number of jobs that ended on each day, by how they ended; cheap if reports are refreshed. It counts what bi.prediction lists, and '
+'jobs that were purged.';
 COMMENT ON COLUMN bi.jobs_by_day.submitted_by IS 'Database role that submitted the jobs.';
 COMMENT ON COLUMN bi.jobs_by_day.base_model IS 'Base model that the jobs were for.';
 COMMENT ON COLUMN bi.jobs_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN bi.jobs_by_day.kind IS 'predict: the jobs were to be answered. route: only routing weights were to be computed.';
 COMMENT ON COLUMN bi.jobs_by_day.status IS 'succeeded, failed or cancelled.';
-COMMENT ON COLUMN bi.jobs_by_day.reason IS 'Short name of the error that ended the jobs, or cancelled; null if they were answered.';
+COMMENT ON COLUMN bi.jobs_by_day.reason IS 'Short name of the error that ended the jobs, or cancelled; null if they were answered, or if it was not kept.';
 COMMENT ON COLUMN bi.jobs_by_day.jobs IS 'Number of jobs.';
-COMMENT ON COLUMN bi.jobs_by_day.as_of IS 'Time of the data: the time of the query, because days since the last refresh are live.';
+COMMENT ON COLUMN bi.jobs_by_day.as_of IS
+'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
+'next refresh.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.failure_by_reason AS
@@ -120,8 +123,10 @@ COMMENT ON COLUMN bi.failure_by_reason.day IS 'Day in UTC on which the jobs ende
 COMMENT ON COLUMN bi.failure_by_reason.reason IS 'Short name of the last error, such as prompt_too_long.';
 COMMENT ON COLUMN bi.failure_by_reason.base_model IS 'Base model that the jobs asked for.';
 COMMENT ON COLUMN bi.failure_by_reason.jobs IS 'Number of jobs that ended with this error.';
-COMMENT ON COLUMN bi.failure_by_reason.last_at IS 'When the last of these jobs ended.';
-COMMENT ON COLUMN bi.failure_by_reason.as_of IS 'Time of the data: the time of the query, because days since the last refresh are live.';
+COMMENT ON COLUMN bi.failure_by_reason.last_at IS 'When the last of these jobs ended; null if it was not kept.';
+COMMENT ON COLUMN bi.failure_by_reason.as_of IS
+'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
+'next refresh.';
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.cost_by_submitter AS

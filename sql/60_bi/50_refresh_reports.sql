@@ -155,5 +155,6 @@ SELECT
     r.seconds
 FROM loracomp.report_refresh AS r;
 COMMENT ON VIEW bi.report_refresh IS
-'Age of each report that refresh_reports computes. routing_drift has no row of its own: its age is that of routing_by_day.';
+'Age of each report that refresh_reports computes. routing_drift and cost_by_submitter have no rows of their own: their ages are '
+'those of routing_by_day and jobs_by_day.';
 COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since the last refresh.';

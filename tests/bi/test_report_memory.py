@@ -92,6 +92,8 @@ def test_long_tags_and_labels_fit_into_the_report(connection: db.Connection, exa
 REMEMBERED = {
     "cost_by_submitter": "day, submitted_by, policy, base_model, jobs, succeeded, failed, attempts, prompt_tokens, "
     "output_tokens, round(compute_s::numeric, 9)",
+    "jobs_by_day": "day, submitted_by, policy, base_model, is_evaluation, kind, status, reason, jobs",
+    "failure_by_reason": "day, reason, policy, base_model, jobs, last_at",
     "accuracy_by_day": "day, evaluation, own_task, policy, asked, n, correct, accuracy, accuracy_low",
     "accuracy": "evaluation, own_task, policy, asked, n, correct, accuracy_high",
     "answers_by_tag": "day, tag, value, label, policy, n, asked, correct",

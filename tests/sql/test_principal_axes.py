@@ -55,6 +55,7 @@ def loaded(server: str, template: str) -> Iterator[tuple[db.Connection, Library]
         connection.execute("DROP INDEX loracomp.example_embedding_hnsw")  # as if the index had to be built in the end
         ids = [add_examples(connection, *each) for each in zip(tasks, vectors, strict=True)]
         assert embeddings.index_embeddings(connection) == AXES
+        scan_at_most(connection, 4000)
         names = {task: f"t{number}" for number, task in enumerate(tasks)}
         yield (
             connection,
@@ -76,6 +77,13 @@ def library(loaded: tuple[db.Connection, Library]) -> Library:
 
 def reduce_from(connection: db.Connection, least: int) -> None:
     connection.execute(REDUCED_FROM.format(least).encode())
+
+
+def scan_at_most(connection: db.Connection, most: int) -> None:
+    """Instead of 20,000."""
+    row = connection.execute("SELECT pg_get_functiondef('loracomp.search_exactly'::regproc) AS it").fetchone()
+    assert row
+    connection.execute(row["it"].replace("20000", str(most)).encode())
 
 
 def number(connection: db.Connection, query: str) -> int:
