@@ -69,6 +69,9 @@ FROM loracomp.jobs_by_day GROUP BY day, submitted_by, policy, base_model
 def upgrade() -> None:
     day = sa.text("((finished_at AT TIME ZONE 'UTC')::date)")
     op.create_index("job_day", "job", [day], schema="loracomp", postgresql_using="brin")
+    # Without knowing how many jobs a day has, the planner would not use the index. Of an empty table it would learn nothing.
+    if op.get_bind().scalar(sa.text("SELECT EXISTS (SELECT FROM loracomp.job)")):
+        op.execute("ANALYZE loracomp.job")
     op.create_table(
         "jobs_by_day",
         *whose(),
