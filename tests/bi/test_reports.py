@@ -156,7 +156,8 @@ def test_accuracy_by_day(connection: db.Connection, examples: dict[str, int]) ->
 
 
 @pytest.mark.parametrize(
-    ("change", "shown"), [("rename_task('rte', 'entailment')", "entailment"), ("delete_task('rte', force => true)", None)]
+    ("change", "shown"),
+    [("rename_task('rte', 'entailment')", "entailment"), ("delete_task('rte', force => true)", None)],
 )
 def test_accuracy_shows_tasks_as_the_jobs_do(
     connection: db.Connection, examples: dict[str, int], change: str, shown: str | None
