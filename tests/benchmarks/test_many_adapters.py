@@ -85,7 +85,7 @@ def test_a_start_is_timed_and_written(tmp_path: Path) -> None:
     page.write_text("<!-- table: worker-start -->\n<!-- end -->\n")
     run("benchmarks.worker_start", f"--repeats 1 --out {out}")
     rows = json.loads(out.read_text())["rows"]
-    assert len(rows) == 11
+    assert len(rows) == 12
     assert all(row["wall_s"] >= 0 and row["cpu_s"] >= 0 for row in rows)
     assert rows[0]["cpu_s"] > 1
     assert as_markdown(start_table(json.loads(out.read_text()))) in page.read_text()
