@@ -59,7 +59,7 @@ endif
 
 test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; needs Debian's chromium; PICTURE=file keeps the picture, FILLED=url of make volume's
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
-	SUPERSET=$(SUPERSET) PICTURE=$(PICTURE) FILLED=$(FILLED) $(BIN)/pytest -s -m dashboard
+	SUPERSET=$(SUPERSET) PICTURE=$(PICTURE) $(BIN)/pytest -s -m dashboard
 
 test-ray: install ## workers on a Ray cluster of three nodes, one of which dies
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,ray]'

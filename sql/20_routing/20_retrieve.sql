@@ -176,8 +176,8 @@ COMMENT ON FUNCTION loracomp.active_adapters IS 'The active adapters of these ta
 CREATE FUNCTION loracomp.search_exactly(tasks integer[]) RETURNS boolean
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    -- Scanning 4,000 takes some 2 ms, and with principal axes 20,000 some 6. HNSW would have to discard the rows of other tasks, and
-    -- would miss some neighbours.
+    -- Scanning 4,000 takes some 2 ms. HNSW would have to discard the rows of other tasks, and would miss some neighbours. With
+    -- principal axes, a job that may use 20,000 of 200,000 takes 0.8 of the time if these are scanned.
     -- (SELECT tasks), because the planner would estimate how many rows each task of a constant array has, which takes ten times as
     -- long as the scan if there are thousands.
     SELECT CASE

@@ -139,7 +139,7 @@ def test_latency_against_numpy(connection: db.Connection, examples: dict[str, in
 
 def test_accuracy_by_day(connection: db.Connection, examples: dict[str, int]) -> None:
     connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-    for days_ago, output in ((1, "yes"), (0, "yes"), (0, "no"), (0, "yes")):
+    for days_ago, output in ((3, "yes"), (0, "yes"), (0, "no"), (0, "yes")):
         job_id = submit(connection, expected="yes", task="rte", evaluation="weekly")
         answer(connection, job_id, examples, output=output)
         connection.execute(
@@ -147,9 +147,9 @@ def test_accuracy_by_day(connection: db.Connection, examples: dict[str, int]) ->
         )
     (today,) = connection.execute("SELECT * FROM bi.accuracy_by_day").fetchall()  # the day of the last refresh is live
     refresh(connection)
-    yesterday, today_again = connection.execute("SELECT * FROM bi.accuracy_by_day ORDER BY day").fetchall()
+    earlier, today_again = connection.execute("SELECT * FROM bi.accuracy_by_day ORDER BY day").fetchall()
     assert today_again | {"as_of": today["as_of"]} == today
-    assert (yesterday["n"], yesterday["accuracy"]) == (1, 1)
+    assert (earlier["n"], earlier["accuracy"]) == (1, 1)
     interval = binomtest(2, 3).proportion_ci(method="wilson")
     assert (today["own_task"], today["asked"], today["n"], today["correct"]) == ("rte", 3, 3, 2)
     assert (today["accuracy_low"], today["accuracy_high"]) == pytest.approx((interval.low, interval.high), abs=1e-6)
@@ -240,8 +240,8 @@ def test_usage_of_tasks_is_live_though_past_days_come_from_a_report(
             sum(weight) / sum(sum(weight)) OVER (PARTITION BY day) AS share
         FROM bi.composed_adapter GROUP BY day, task ORDER BY day, task
     """
-    answer_on(connection, examples, 2, **mixed(rte=0.75, mnli=0.25))
-    answer_on(connection, examples, 1, **mixed(rte=1.0))
+    answer_on(connection, examples, 4, **mixed(rte=0.75, mnli=0.25))
+    answer_on(connection, examples, 3, **mixed(rte=1.0))
     answer_on(connection, examples, 0, **mixed(rte=0.5, mnli=0.5))
     refresh(connection)
     answer_on(connection, examples, 0, **mixed(mnli=1.0))
