@@ -19,10 +19,17 @@ from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, random
 TARGETS = [("q_proj", "v_proj"), ("q_proj",), ("o_proj", "down_proj"), ("k_proj", "up_proj", "gate_proj")]
 
 
+class Library(list):
+    """Adapters by number. A failing test case is reported without their factors, which would hide it."""
+
+    def __repr__(self):
+        return f"{len(self)} adapters"
+
+
 @pytest.fixture(scope="module")
 def library(tiny_model):
     """Eight adapters of mixed ranks, with rsLoRA or not, and mixed target modules, strong enough to matter."""
-    return [
+    return Library(
         random_adapter(
             linear_shapes(tiny_model, *TARGETS[i % 4]),
             rank=(2, 4, 8)[i % 3],
@@ -31,7 +38,7 @@ def library(tiny_model):
             size=0.1,
         ).packed()
         for i in range(8)
-    ]
+    )
 
 
 COMPOSITIONS = st.none() | st.tuples(
@@ -143,21 +150,23 @@ def narrow_and_widened():
 
 @settings(max_examples=40, deadline=None)
 @given(batch=ROWS, others=st.lists(COMPOSITIONS, max_size=3), shared=WAYS)
-def test_in_bfloat16_a_row_is_off_by_little_more_than_the_base_model_is(
+def test_in_bfloat16_a_row_is_off_by_little_more_than_merged_and_alone(
     library, narrow_and_widened, batch, others, shared
 ):
-    """Of its norm 4 %, where the base model alone is off by up to 2; 10 where DARE's rescaling makes changes larger."""
     narrow, widened = narrow_and_widened
     tokens = [ids for ids, _ in batch]
     rows = [mix_of(library, composition) for _, composition in batch]
     together = logits_together(narrow, tokens, rows, shared, [mix_of(library, each) for each in others])
-    for got, (ids, composition), mix in zip(together, batch, rows, strict=True):
-        expected = logits_alone(widened, ids, mix)
-        assert (got - expected).norm() <= bound_in_bfloat16(composition) * expected.norm()
+    for got, ids, mix in zip(together, tokens, rows, strict=True):
+        assert_rounded(got, logits_alone(widened, ids, mix), logits_alone(narrow, ids, mix))
 
 
-def bound_in_bfloat16(composition):
-    return 0.1 if composition and composition[0].startswith("dare") else 0.04
+def assert_rounded(got, expected, alone):
+    """Off by at most 4 % of the norm, or three times as much as the row alone with its merged factors in bfloat16.
+
+    The base model alone is off by up to 2 %, but a mix of strong changes may be off by more, however it is applied.
+    """
+    assert (got - expected).norm() <= max(0.04 * expected.norm(), 3 * (alone - expected).norm())
 
 
 @settings(max_examples=40, deadline=None)
@@ -166,9 +175,8 @@ def test_in_bfloat16_choices_are_off_by_as_little(library, narrow_and_widened, b
     narrow, widened = narrow_and_widened
     asked, rows = asked_of(batch), [mix_of(library, composition) for _, composition in batch]
     together = choices_together(narrow, asked, rows, shared)
-    for got, each, mix, (_, composition) in zip(together, asked, rows, batch, strict=True):
-        expected = choices_alone(widened, *each, mix)
-        assert (got - expected).norm() <= bound_in_bfloat16(composition) * expected.norm()
+    for got, each, mix in zip(together, asked, rows, strict=True):
+        assert_rounded(got, choices_alone(widened, *each, mix), choices_alone(narrow, *each, mix))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
