@@ -98,8 +98,8 @@ def _stack(blocks: Sequence[Block | None], dtype: torch.dtype | None) -> Block:
         else _fitted(block, modules, shape_A, shape_B)
         for block in blocks
     ]
-    A = torch.stack([block.A.to(dtype) for block in fitted], dim=1)
-    return Block(modules, A, torch.stack([block.B.mT.to(dtype) for block in fitted], dim=1).mT)
+    A = torch.stack([block.A for block in fitted], dim=1).to(dtype)
+    return Block(modules, A, torch.stack([block.B.mT for block in fitted], dim=1).to(dtype).mT)
 
 
 def _fitted(block: Block, modules: tuple[str, ...], shape_A: tuple[int, ...], shape_B: tuple[int, ...]) -> Block:

@@ -3,9 +3,10 @@
 import math
 
 import torch
+from torch import Tensor, einsum
 
-from loracomp.composition.blocks import stack
-from loracomp.composition.strategies import Mix, gate
+from loracomp.composition.blocks import Block, stack
+from loracomp.composition.strategies import Mix
 
 
 def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
@@ -13,29 +14,44 @@ def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
 
     `mix` is a crossed mix (see `Mix`) of some adapters; `exact` is their exact weighted sum, gated as for cat.
     Returns None if either change is zero. The full matrices B A are never built: the inner product <B A, D C> is the
-    sum of the elements of (B^T D) * (A C^T), a product of two small Gram matrices.
+    sum of the elements of (A C^T) * (B^T D), a product of two small Gram matrices. Those of a mix are weighted sums of
+    its adapters', so each adapter's factors are read once.
     """
     mix = mix.applied
-    weights = torch.tensor([exact.left, exact.right], dtype=torch.double).prod(0)
-    prepared = stack([adapter.blocks for adapter in mix.adapters], torch.float32)
-    stored = prepared
+    stored = stack([adapter.blocks for adapter in exact.adapters], torch.float32)
+    prepared = stored
     if mix.adapters != exact.adapters:
-        stored = stack([adapter.blocks for adapter in exact.adapters], torch.float32)
+        prepared = stack([adapter.blocks for adapter in mix.adapters], torch.float32)
     sums = []
-    for shape, (_, A, B) in prepared.items():
-        A, B = gate(mix, A, B)  # noqa: PLW2901
-        _, each_A, each_B = stored[shape]
-        each = (each_A.shape[1], each_A.shape[2])  # adapters, rank
-        each_A, each_B = each_A.flatten(1, 2), each_B.mT.flatten(1, 2)
-        with_itself = (A @ A.mT) * (B.mT @ B)
-        with_each = ((A @ each_A.mT) * (B.mT @ each_B.mT)).view(*with_itself.shape[:2], *each)
-        each_with_each = ((each_A @ each_A.mT) * (each_B @ each_B.mT)).view(-1, *each, *each)
-        weights = weights.to(A.device)
-        squared = with_itself.sum(dtype=torch.double)
-        inner = with_each.sum((0, 1, 3), dtype=torch.double) @ weights
-        exact_squared = weights @ each_with_each.sum((0, 2, 4), dtype=torch.double) @ weights
-        sums.append(torch.stack([squared, inner, exact_squared]))
-    squared, inner, exact_squared = torch.stack(sums).sum(0).tolist()  # one copy from the device
+    for shape, block in stored.items():
+        own_block = prepared[shape]
+        left, right = (torch.tensor(gates, device=block.A.device) for gates in (mix.left, mix.right))
+        weights = torch.tensor([exact.left, exact.right], dtype=torch.double, device=block.A.device).prod(0)
+        own_A, own_B = with_A, with_B = A, B = _grams(block, block)
+        if own_block is not block:
+            own_A, own_B = _grams(own_block, own_block)
+            with_A, with_B = _grams(own_block, block)
+        squared = einsum("miajb,i,j->mab", own_A, left, left) * einsum("miajb,i,j->mab", own_B, right, right)
+        inner = einsum("miajb,i->majb", with_A, left) * einsum("miajb,i->majb", with_B, right)
+        exact_squared = (A * B).sum((0, 2, 4), dtype=torch.double)
+        sums += [
+            squared.sum(dtype=torch.double),
+            inner.sum((0, 1, 3), dtype=torch.double) @ weights,
+            weights @ exact_squared @ weights,
+        ]
+    squared, inner, exact_squared = torch.stack(sums).view(-1, 3).sum(0).tolist()  # one copy from the device
     if squared <= 0 or exact_squared <= 0:
         return None
     return math.sqrt(squared / exact_squared), inner / math.sqrt(squared * exact_squared)
+
+
+def _grams(first: Block, second: Block) -> tuple[Tensor, Tensor]:
+    """Products of each adapter's factors with each other's, A_i A_j^T and B_i^T B_j: [modules, n, r, m, s].
+
+    The first block has n adapters of rank r, the second m of rank s.
+    """
+    sides = (first.A, second.A), (first.B.mT, second.B.mT)
+    of_A, of_B = (
+        (one.flatten(1, 2) @ other.flatten(1, 2).mT).view(*one.shape[:3], *other.shape[1:3]) for one, other in sides
+    )
+    return of_A, of_B
