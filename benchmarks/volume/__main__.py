@@ -19,7 +19,9 @@ import argparse
 import json
 import re
 import sys
-from datetime import UTC, datetime
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -66,6 +68,8 @@ WHERE whole.oid = ANY ('{loracomp.job,loracomp.prediction,loracomp.audit_event}'
     AND c.relkind IN ('r', 'p')
 GROUP BY whole.relname ORDER BY whole.relname
 """
+PART_JOBS = 1_000_000
+MAINTAIN = b"SELECT loracomp.maintain()"
 REFRESH = b"SELECT FROM loracomp.refresh_reports()"
 CHANGED = {
     "all_days": b"UPDATE loracomp.report_day SET jobs = NULL WHERE NOT is_closed",
@@ -114,18 +118,41 @@ def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] |
     """Fill the database; returns the seconds of each statement, or None if it already has ended jobs."""
     if connection.execute("SELECT 1 FROM loracomp.job WHERE finished_at IS NOT NULL LIMIT 1").fetchone():
         return None
-    given = {"jobs": jobs, "weeks": weeks, "library": (PACKAGED / MANIFEST).read_text()}
     _, *parts = BLOCK.split(Path(__file__).with_name("fill.sql").read_text())
     statements = {name: body.encode() for name, body in zip(parts[::2], parts[1::2], strict=True)}
-    seconds = {}
-    with connection.transaction():
-        for name, statement in statements.items():
-            seconds[name] = timed(partial(connection.execute, statement, given))
-            log.print(f"{name}: {seconds[name] / 1000:.1f} s")
-    for name, statement in {"vacuum": b"VACUUM (ANALYZE)", "refresh": REFRESH}.items():
-        seconds[name] = timed(partial(connection.execute, statement))
-        log.print(f"{name}: {seconds[name] / 1000:.1f} s")
-    return {name: round(value / 1000, 2) for name, value in seconds.items()}
+    seconds: dict[str, float] = defaultdict(float)
+
+    def run(name: str, statement: bytes, given: dict[str, object] | None = None) -> None:
+        taken = timed(partial(connection.execute, statement, given)) / 1000
+        seconds[name] += taken
+        log.print(f"{name}: {taken:.1f} s")
+
+    for part in parts_of(jobs, weeks):
+        run("ranges", MAINTAIN)
+        with connection.transaction():
+            for name, statement in statements.items():
+                run(name, statement, part)
+    run("vacuum", b"VACUUM (ANALYZE)")
+    run("refresh", REFRESH)
+    return {name: round(value, 2) for name, value in seconds.items()}
+
+
+def parts_of(jobs: int, weeks: int) -> Iterator[dict[str, object]]:
+    """What fill.sql is given for each part of the weeks: equally long, with at most a million jobs each.
+
+    A transaction of ten millions would need room for its temporary tables, and put all answers into one partition.
+    """
+    number = -(-jobs // PART_JOBS)
+    whole = {"jobs": jobs, "weeks": weeks, "library": (PACKAGED / MANIFEST).read_text()}
+    length = timedelta(weeks=weeks) / number
+    start = datetime.now(UTC) - number * length
+    for i in range(number):
+        yield whole | {
+            "part_jobs": jobs // number,
+            "since": start + i * length,
+            "until": start + (i + 1) * length,
+            "is_last": i == number - 1,
+        }
 
 
 def measure(connection: db.Connection, repeats: int) -> dict[str, Any]:

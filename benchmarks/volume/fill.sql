@@ -1,5 +1,6 @@
--- Weeks of finished jobs with attempts, predictions and traces, as in a busy installation. Each block is one
--- statement, run in this order in one transaction, with %(jobs)s, %(weeks)s and %(library)s (library.json of the package).
+-- Weeks of finished jobs with attempts, predictions and traces, as in a busy installation. Each block is one statement. They
+-- run in this order, in one transaction for each part of the weeks, from %(since)s to %(until)s, with %(part_jobs)s of the
+-- %(jobs)s of all %(weeks)s; %(library)s is library.json of the package.
 --
 -- What the data shows: traffic grows, is higher by day than by night, and lowest at weekends. A faster worker joins half-way; at the
 -- same time three tasks get a better adapter. In the last two weeks support_app begins to ask what nli is for. Ten days
@@ -194,7 +195,7 @@ CREATE UNIQUE INDEX ON routed (own, draw, policy)
 CREATE TEMP TABLE planned ON COMMIT DROP AS
 WITH evaluated AS (
     SELECT e.name, e.created_at, greatest(1, %(jobs)s / 5 / %(weeks)s / 5 / (SELECT count(*) FROM known)) AS rows
-    FROM loracomp.evaluation AS e WHERE e.name LIKE 'week %%'
+    FROM loracomp.evaluation AS e WHERE e.name LIKE 'week %%' AND e.created_at > %(since)s AND e.created_at <= %(until)s
 ),
 asked AS (
     SELECT e.created_at + make_interval(secs => 3600 * random()) AS at, current_user::text AS submitter, k.name AS task,
@@ -209,8 +210,7 @@ asked AS (
 hour AS (
     SELECT h.hour, sum(w.weight) OVER (ORDER BY h.hour) / sum(w.weight) OVER () AS until, w.weight / sum(w.weight) OVER () AS share
     FROM generate_series(
-        date_trunc('hour', now()) - make_interval(weeks => %(weeks)s), date_trunc('hour', now()) - interval '1 hour',
-        '1 hour'
+        date_trunc('hour', %(since)s), date_trunc('hour', %(until)s) - interval '1 hour', '1 hour'
     ) AS h (hour)
     CROSS JOIN LATERAL (
         SELECT
@@ -221,7 +221,7 @@ hour AS (
 ),
 wanted AS (
     SELECT h.hour, round(n.people * h.until)::bigint - round(n.people * (h.until - h.share))::bigint AS jobs
-    FROM hour AS h CROSS JOIN (SELECT greatest(0, %(jobs)s - (SELECT count(*) FROM asked))) AS n (people)
+    FROM hour AS h CROSS JOIN (SELECT greatest(0, %(part_jobs)s - (SELECT count(*) FROM asked))) AS n (people)
 ),
 people AS (
     SELECT w.hour + make_interval(secs => 3600 * random()) AS at, random() AS s, random() AS f, random() AS p, random() AS t
@@ -410,3 +410,4 @@ SELECT 'Made up, and waiting.', '{yes,no}', 'default', CASE WHEN n %% 10 = 0 THE
     (ARRAY['search_app', 'support_app'])[1 + n %% 2], x.at, x.at
 FROM generate_series(1, least(500, 1 + %(jobs)s / 1000)) AS n
 CROSS JOIN LATERAL (SELECT now() - make_interval(secs => n * 1.5)) AS x (at)
+WHERE %(is_last)s
