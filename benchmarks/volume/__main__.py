@@ -1,7 +1,7 @@
 """A database as a busy installation would hold it, and how long each view of bi takes there.
 
-    python -m benchmarks.volume [--jobs 100000] [--weeks 8] [--database loracomp_volume_100000] [--replace]
-        [--repeats 5] [--json] [--keep docs/performance]
+    python -m benchmarks.volume [--jobs 100000] [--weeks 8] [--part-jobs 1000000] [--database loracomp_volume_100000]
+        [--replace] [--repeats 5] [--json] [--keep docs/performance]
 
 Fills a database of its own with finished jobs, attempts, predictions and traces, on the server that
 LORACOMP_DATABASE_URL names (as a superuser) or on the embedded one; the database stays, for dashboards and tries.
@@ -68,7 +68,6 @@ WHERE whole.oid = ANY ('{loracomp.job,loracomp.prediction,loracomp.audit_event}'
     AND c.relkind IN ('r', 'p')
 GROUP BY whole.relname ORDER BY whole.relname
 """
-PART_JOBS = 1_000_000
 MAINTAIN = b"SELECT loracomp.maintain()"
 REFRESH = b"SELECT FROM loracomp.refresh_reports()"
 CHANGED = {
@@ -86,7 +85,7 @@ def main() -> None:
     server = database_url(load_settings())
     url = create_database(server, options.database or f"{NAME}_{options.jobs}", replace=options.replace)
     with db.connect(url) as connection:
-        filled = fill(connection, options.jobs, options.weeks)
+        filled = fill(connection, options.jobs, options.weeks, options.part_jobs)
         result = {
             "jobs": connection.execute(ENDED).fetchone()["n"],
             "at": f"{datetime.now(UTC):%Y-%m-%d}",
@@ -106,6 +105,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000, help="finished jobs")
     parser.add_argument("--weeks", type=int, default=8, help="over which they are spread, until now")
+    parser.add_argument("--part-jobs", type=int, default=1_000_000, help="jobs that one transaction fills in, at most")
     parser.add_argument("--database", help=f"its name on the server; {NAME}_JOBS unless given")
     parser.add_argument("--replace", action="store_true", help="drop it first")
     parser.add_argument("--repeats", type=int, default=5, help="readings of each view; 0: fill alone")
@@ -114,7 +114,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] | None:
+def fill(connection: db.Connection, jobs: int, weeks: int, part_jobs: int) -> dict[str, float] | None:
     """Fill the database; returns the seconds of each statement, or None if it already has ended jobs."""
     if connection.execute("SELECT 1 FROM loracomp.job WHERE finished_at IS NOT NULL LIMIT 1").fetchone():
         return None
@@ -127,7 +127,7 @@ def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] |
         seconds[name] += taken
         log.print(f"{name}: {taken:.1f} s")
 
-    for part in parts_of(jobs, weeks):
+    for part in parts_of(jobs, weeks, -(-jobs // part_jobs)):
         run("ranges", MAINTAIN)
         with connection.transaction():
             for name, statement in statements.items():
@@ -137,18 +137,17 @@ def fill(connection: db.Connection, jobs: int, weeks: int) -> dict[str, float] |
     return {name: round(value, 2) for name, value in seconds.items()}
 
 
-def parts_of(jobs: int, weeks: int) -> Iterator[dict[str, object]]:
-    """What fill.sql is given for each part of the weeks: equally long, with at most a million jobs each.
+def parts_of(jobs: int, weeks: int, number: int) -> Iterator[dict[str, object]]:
+    """What fill.sql is given for each of this number of parts of the weeks, equally long and with as many jobs.
 
-    A transaction of ten millions would need room for its temporary tables, and put all answers into one partition.
+    One transaction of ten million jobs would need much room for temporary tables, and put all answers in one partition.
     """
-    number = -(-jobs // PART_JOBS)
     whole = {"jobs": jobs, "weeks": weeks, "library": (PACKAGED / MANIFEST).read_text()}
     length = timedelta(weeks=weeks) / number
     start = datetime.now(UTC) - number * length
     for i in range(number):
         yield whole | {
-            "part_jobs": jobs // number,
+            "part_jobs": jobs * (i + 1) // number - jobs * i // number,
             "since": start + i * length,
             "until": start + (i + 1) * length,
             "is_last": i == number - 1,
