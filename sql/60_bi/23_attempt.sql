@@ -1,41 +1,35 @@
 -- Reads only, with its owner's rights (loracomp.job_attempt shows the same with the reader's rights). It shows error codes but
 -- not the reasons that administrators wrote, because these are texts.
+-- The end of an attempt is looked up for each: a window over the events of all jobs would be computed before those of some days are chosen.
 CREATE VIEW bi.attempt AS
 SELECT
-    a.job_id,
-    a.attempt,
-    a.worker,
-    a.outcome,
-    CASE WHEN a.outcome IN ('failed', 'given back') THEN a.reason END AS error_code,
+    s.entity_id AS job_id,
+    s.attempt,
+    s.worker,
+    coalesce(e.outcome, 'running') AS outcome,
+    CASE WHEN e.outcome IN ('failed', 'given back') THEN e.reason END AS error_code,
     j.submitted_by::text AS submitted_by,
     j.policy,
     j.base_model,
     j.evaluation,
-    loracomp.seconds_between(a.started_at, a.ended_at) AS duration_s,
-    (a.started_at AT TIME ZONE 'UTC')::date AS day,
-    a.started_at,
-    a.ended_at,
+    loracomp.seconds_between(s.at, e.at) AS duration_s,
+    (s.at AT TIME ZONE 'UTC')::date AS day,
+    s.at AS started_at,
+    e.at AS ended_at,
     now() AS as_of
-FROM (
+FROM loracomp.audit_event AS s
+LEFT JOIN LATERAL (
     SELECT
-        e.entity_id AS job_id,
-        e.attempt,
-        e.worker,
-        e.new_status,
-        e.at AS started_at,
-        lead(e.at) OVER w AS ended_at,
-        CASE lead(e.action, 1, 'none') OVER w
-            WHEN 'none' THEN 'running'
-            WHEN 'delete' THEN 'deleted'
-            ELSE replace(lead(e.new_status) OVER w, 'queued', 'given back')
-        END AS outcome,
-        lead(e.reason) OVER w AS reason
-    FROM loracomp.audit_event AS e
-    WHERE e.entity = 'job'
-    WINDOW w AS (PARTITION BY e.entity_id ORDER BY e.id)
-) AS a
-LEFT JOIN loracomp.job AS j ON a.job_id = j.id
-WHERE a.new_status = 'running';
+        n.at,
+        n.reason,
+        CASE n.action WHEN 'delete' THEN 'deleted' ELSE replace(n.new_status, 'queued', 'given back') END AS outcome
+    FROM loracomp.audit_event AS n
+    WHERE n.entity = 'job' AND n.entity_id = s.entity_id AND n.id > s.id
+    ORDER BY n.id
+    LIMIT 1
+) AS e ON TRUE
+LEFT JOIN loracomp.job AS j ON s.entity_id = j.id
+WHERE s.entity = 'job' AND s.new_status = 'running';
 COMMENT ON VIEW bi.attempt IS 'Fact: a row for every attempt (a worker took a job), and how the attempt ended.';
 COMMENT ON COLUMN bi.attempt.job_id IS 'Id of the job; joins with bi.prediction.';
 COMMENT ON COLUMN bi.attempt.attempt IS
