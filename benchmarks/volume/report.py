@@ -46,7 +46,7 @@ def views(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
     """Table of the milliseconds of each view: read completely, and by a typical query."""
     names = sorted({view["name"] for result in results.values() for view in result["views"]})
     rows = [(name, [find(result["views"], name) for result in results.values()]) for name in names]
-    slow = [(name, found) for name, found in rows if max(view.get("ms", 0) for view in found) >= QUICK_MS]
+    slow = [(name, found) for name, found in rows if any(is_slow(view) for view in found)]
     heads = [head for jobs in results for head in (f"{jobs:,} jobs", "of that, a part")]
     return [
         ("view", *heads, ""),
@@ -83,7 +83,7 @@ def refreshes(results: dict[int, dict[str, Any]]) -> list[tuple[str, ...]]:
     return [
         ("jobs", "all days, ms", "the busiest day, ms", "none, ms"),
         *(
-            (f"{jobs:,}", *(f"{times[name]:,.0f}" for name in ("all_days", "a_day", "no_day")))
+            (f"{jobs:,}", *(spoken(times, name) for name in ("all_days", "a_day", "no_day")))
             for jobs, times in measured.items()
         ),
     ]
@@ -93,8 +93,15 @@ def find(rows: list[dict[str, Any]], name: str) -> dict[str, Any]:
     return next((row for row in rows if row["name"] == name), {})
 
 
-def spoken(view: dict[str, Any], key: str) -> str:
-    return f"{view[key]:,.0f}" if key in view else ""
+def is_slow(view: dict[str, Any]) -> bool:
+    return "ms" in view and (view["ms"] is None or view["ms"] >= QUICK_MS)
+
+
+def spoken(times: dict[str, Any], key: str) -> str:
+    """Milliseconds as a cell; empty if they were not measured."""
+    if key not in times:
+        return ""
+    return "too long" if times[key] is None else f"{times[key]:,.0f}"
 
 
 def note(found: list[dict[str, Any]]) -> str:

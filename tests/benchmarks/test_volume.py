@@ -117,7 +117,10 @@ def test_what_is_measured_fills_the_docs_tables(server: str, filled: str, tmp_pa
     before = {
         "sizes": [{"name": name, "bytes": 2**30} for name in ("audit_event", "job", "prediction")],
         "refresh_ms": {"all_days": 5500.0, "a_day": 80.4, "no_day": 7.0},
-        "views": [{"name": "accuracy", "query": "", "is_refreshed": False, "ms": 1234.5, "narrow_ms": 6.7}],
+        "views": [
+            {"name": "accuracy", "query": "", "is_refreshed": False, "ms": 1234.5, "narrow_ms": 6.7},
+            {"name": "dim_date", "query": "", "is_refreshed": False, "ms": None},
+        ],
     }
     (folder / "volume.json").write_text(json.dumps({"50": before}))
     volume(server, "--repeats", "1", "--keep", str(folder))
@@ -129,8 +132,9 @@ def test_what_is_measured_fills_the_docs_tables(server: str, filled: str, tmp_pa
     assert "| view | 50 jobs | of that, a part | 1,000 jobs | of that, a part |  |" in lines
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| `")]
     assert next(row[1:3] for row in rows if row[0] == "`accuracy`") == ["1,234", "7"]
-    slow = {f"`{view['name']}`" for view in kept[str(JOBS)]["views"] if view["ms"] >= report.QUICK_MS}
-    assert {row[0] for row in rows} == slow | {"`accuracy`"}
+    slow = {f"`{view['name']}`" for view in kept[str(JOBS)]["views"] if report.is_slow(view)}
+    assert next(row[1:3] for row in rows if row[0] == "`dim_date`") == ["too long", ""]
+    assert {row[0] for row in rows} == slow | {"`accuracy`", "`dim_date`"}
 
 
 @pytest.mark.parametrize("name", ["no_such_database", "postgres"])
