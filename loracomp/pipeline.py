@@ -261,6 +261,8 @@ class _Asked:
     since: float = field(default_factory=perf_counter)
     lent_s: float = 0.0
     """Seconds that the thread had worked for other threads until it joined."""
+    shared_s: float = 0.0
+    """Seconds that the model had worked for each job until it joined; see `_UnderWay`."""
 
 
 class _UnderWay:
@@ -269,6 +271,8 @@ class _UnderWay:
     def __init__(self, answering: Answering[tuple[_Asked, int]]) -> None:
         self._answering = answering
         self._jobs: list[_Asked] = []
+        self._shared_s = 0.0
+        """Sum over the steps so far of the seconds of a step, divided by the number of jobs that were unfinished."""
 
     def __bool__(self) -> bool:
         return bool(self._jobs)
@@ -277,21 +281,29 @@ class _UnderWay:
         """Add jobs, which the next steps answer."""
         self._jobs += jobs
         for asked in jobs:
-            asked.together, asked.lent_s = len(self._jobs), lent_s
+            asked.together, asked.lent_s, asked.shared_s = len(self._jobs), lent_s, self._shared_s
             asked.answers = [None] * len(asked.composed)
             still = partial(wanted, asked.prepared.job)
             for number, (request, composed) in enumerate(zip(asked.requests, asked.composed, strict=True)):
                 self._answering.add((asked, number), request, composed, still)
 
     def step(self, lent_s: Callable[[], float]) -> list[_Asked]:
-        """Run a step of the model; returns the ended jobs, with their time `predict`, without other threads' work."""
+        """Run a step of the model; returns the ended jobs with their times, without other threads' work.
+
+        `predict` is the time since the job joined, and `model` its share of that: the time of each step is divided
+        among the unfinished jobs.
+        """
+        began, lent_before_s = perf_counter(), lent_s()
         for (asked, number), answer in self._answering.step():
             asked.answers[number] = answer
+        self._shared_s += (perf_counter() - began - (lent_s() - lent_before_s)) / len(self._jobs)
         ended = [asked for asked in self._jobs if None not in asked.answers]
         self._jobs = [asked for asked in self._jobs if None in asked.answers]
         for asked in ended:
             predict_s = perf_counter() - asked.since - (lent_s() - asked.lent_s)
-            asked.timings = {**asked.timings, "predict": round(1000 * predict_s, 3)}
+            model_s = self._shared_s - asked.shared_s
+            times = {"predict": round(1000 * predict_s, 3), "model": round(1000 * model_s, 3)}
+            asked.timings = {**asked.timings, **times}
         return ended
 
 

@@ -25,7 +25,7 @@ COLUMNS: dict[str, Any] = {
 
 
 def demo(as_json: AsJson = False) -> None:
-    """Answer fifteen example prompts with the shipped library; print answers, adapters' weights, nearest examples."""
+    """Answer 16 example prompts with the shipped library; print answers, adapters' weights, nearest examples."""
     settings = load_settings()
     with remarks.status("starting Postgres"):
         from loracomp.database import schema

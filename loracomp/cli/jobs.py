@@ -117,7 +117,7 @@ def _answer_or_wait(connection: Connection, job: int) -> None:
     if may_work(connection):
         _answer_here(connection, job)
         return
-    remarks.print(f"job {job} waits for a worker; Ctrl-C leaves it in the queue")
+    remarks.print(f"job {job} waits for a worker (`loracomp explain {job}` says more); Ctrl-C leaves it in the queue")
     _wait(connection, job, patience=None)
 
 

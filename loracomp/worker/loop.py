@@ -276,17 +276,24 @@ class Worker:
         self._heartbeat.report_soon()
 
     def release(self) -> bool:
-        """Give all held jobs back to the queue at once, without counting the attempt; later results are not recorded.
+        """Give all held jobs back to the queue at once, without counting the attempt, and report that it stopped.
+
+        Later results are not recorded.
 
         Returns False if the database can't be reached; then the leases expire by themselves.
         """
         if not (held := list(self._leases.held)):
             return True
         self._leases.end(held)
+
+        def give_back(connection: Connection) -> Collection[int]:
+            released = release_jobs(connection, held)
+            with suppress(psycopg.Error):
+                self._presence.report(connection, stopped=True)
+            return released
+
         try:
-            released = self._heartbeat.run(
-                lambda connection: release_jobs(connection, held), within_s=self._settings.answer_s
-            )
+            released = self._heartbeat.run(give_back, within_s=self._settings.answer_s)
         except (psycopg.Error, LoracompError, TimeoutError) as error:
             _log.error(logfmt("not_released", jobs=job_ids(held), error=error))
             return False
@@ -330,4 +337,5 @@ def _note_recorded(batch: Batch, written: dict[Job, bool | Failure]) -> None:
     timings = {**batch.timings, "record": milliseconds_since(batch.since)}
     metrics.observe_steps({**batch.steps, **timings})
     milliseconds = {name: round(value) for name, value in timings.items()}
-    _log.info(logfmt("recorded", jobs=job_ids(recorded), **milliseconds))
+    if recorded:
+        _log.info(logfmt("recorded", jobs=job_ids(recorded), **milliseconds))

@@ -47,6 +47,7 @@ class Presence:
         self._statement_s = lease_s / 6
         self._release = head()
         self._sample = sample
+        self._stopped = False
         self._sample_after = self._maintain_at = self._since = monotonic()
         self._problems: Mapping[str, str] = {"database": "the worker has not reported yet"}
 
@@ -60,7 +61,8 @@ class Presence:
 
         Each statement may take a sixth of a lease.
         """
-        doing = {**self._activity(), **({"status": "stopped"} if stopped else {})}
+        self._stopped |= stopped  # from then on: a regular report may follow before the process ends
+        doing = {**self._activity(), **({"status": "stopped"} if self._stopped else {})}
         with at_most(connection, self._statement_s):
             problems = self._schema_problems(connection)
             running_s = monotonic() - self._since

@@ -54,9 +54,10 @@ class Batch:
 
     @property
     def steps(self) -> Mapping[str, float]:
-        """Milliseconds of the pipeline's steps, which are the same for all results of a batch."""
+        """Milliseconds of the pipeline's steps, of a result for all of its batch; without the job's own share."""
         results = (each for each in self.results.values() if isinstance(each, Prediction | Measurement))
-        return next((each.timings for each in results), {})
+        timings = next((each.timings for each in results), {})
+        return {step: spent for step, spent in timings.items() if step != "model"}
 
 
 def through(

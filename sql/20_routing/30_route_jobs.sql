@@ -286,7 +286,7 @@ AS $$
             r.stored,
             CASE
                 WHEN composed.tasks <> '{}' THEN NULL
-                WHEN r.pinned_weights IS NOT NULL THEN 'a task of the given weights is not eligible'
+                WHEN r.pinned_weights IS NOT NULL THEN 'a given task has no active adapter, or may not be used'
                 WHEN (r.settings).router = 'base' THEN 'router is base'
                 WHEN r.searched = '{}' THEN 'no eligible task'
                 WHEN (r.settings).router = 'own_task' AND r.own_task IS NULL THEN 'job names no task'
@@ -294,6 +294,7 @@ AS $$
                 WHEN 0 = ALL (r.embedding::real[]) THEN 'embedding is zero'
                 WHEN r.example_ids = '{}' THEN 'no example of an eligible task'
                 WHEN r.similarities[1] < (r.settings).min_similarity THEN 'below min_similarity'
+                WHEN r.eligible = '{}' THEN 'no eligible task has an adapter'
                 WHEN array_remove(r.gains, NULL) = '{}' THEN 'no retrieved example is measured'
                 ELSE 'no adapter is expected to help'
             END,

@@ -24,6 +24,7 @@ SELECT
     count(*) FILTER (WHERE r.status = 'running') AS running,
     count(DISTINCT r.worker) FILTER (WHERE r.status = 'running') AS busy_workers,
     count(*) FILTER (WHERE r.status = 'running' AND r.lease_expires_at < now()) AS expired_leases,
+    count(*) FILTER (WHERE r.status = 'running' AND r.expired_leases > 0) AS alone,
     count(*) FILTER (WHERE r.status = 'succeeded') AS succeeded_last_hour,
     count(*) FILTER (WHERE r.status = 'failed') AS failed_last_hour,
     count(*) FILTER (WHERE r.status = 'cancelled') AS cancelled_last_hour,
@@ -44,6 +45,8 @@ COMMENT ON COLUMN loracomp.queue_health.running IS 'Number of jobs that workers 
 COMMENT ON COLUMN loracomp.queue_health.busy_workers IS 'Number of workers that are running jobs.';
 COMMENT ON COLUMN loracomp.queue_health.expired_leases IS
 'Number of running jobs whose lease expired, because their worker died or hangs. The next claim queues them again.';
+COMMENT ON COLUMN loracomp.queue_health.alone IS
+'Number of running jobs whose lease expired before; until such a job has ended, its worker takes no other.';
 COMMENT ON COLUMN loracomp.queue_health.succeeded_last_hour IS 'Jobs that succeeded within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.failed_last_hour IS 'Jobs that ended failed within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.cancelled_last_hour IS 'Jobs that were cancelled within the last hour.';

@@ -4,7 +4,8 @@ CREATE VIEW loracomp.worker_status AS
 SELECT
     w.name AS worker,
     CASE
-        WHEN w.seen_at >= now() - make_interval(secs => w.silent_after_s) OR w.status = 'stopped' THEN w.status
+        WHEN w.seen_at >= now() - make_interval(secs => w.silent_after_s) OR w.status = 'stopped'
+            THEN CASE WHEN w.status = 'idle' AND h.jobs > 0 THEN 'busy' ELSE w.status END -- it has claimed since it reported
         -- A worker that is killed at the end of its grace time cannot report that it stopped.
         WHEN w.status = 'stopping' THEN 'stopped'
         ELSE 'gone'

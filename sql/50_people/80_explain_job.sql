@@ -88,7 +88,12 @@ SELECT 'Next: ' || CASE
             job.base_model, h.due, quote_literal(job.base_model)
         )
     WHEN job.status = 'queued'
-        THEN format('wait; due: %s, the oldest for %s s; running: %s.', h.due, h.oldest_due_s, h.running)
+        THEN format(
+            'wait; due: %s, the oldest for %s s; running: %s%s.', h.due, h.oldest_due_s, h.running,
+            CASE WHEN h.alone > 0 THEN format(
+                ', of which %s alone on their workers, because a worker died or hung while it held them', h.alone
+            ) END
+        )
     WHEN job.status = 'running' AND job.lease_expires_at < now()
         THEN 'its lease ran out, so its worker died or hangs. The next claim of any worker takes the job back.'
     WHEN job.status = 'running'
@@ -192,10 +197,13 @@ SELECT concat_ws(
         ) AS x
     ),
     format(
-        'Tasks (policy %s: softmax over similarities, temperature %s; nucleus with top_p %s, at most %s adapters)',
+        'Tasks (policy %s: softmax over similarities, temperature %s; %s, at most %s adapters)',
         prediction.policy_settings ->> 'name',
         prediction.policy_settings ->> 'temperature',
-        prediction.policy_settings ->> 'top_p',
+        CASE prediction.policy_settings ->> 'weighting'
+            WHEN 'measured' THEN 'weights by expected gain'
+            ELSE 'nucleus with top_p ' || (prediction.policy_settings ->> 'top_p')
+        END,
         prediction.policy_settings ->> 'max_adapters'
     ) || E'\n' || (
         SELECT
@@ -215,7 +223,7 @@ SELECT concat_ws(
     ),
     CASE WHEN prediction.calibration_examples IS NOT null THEN format(
         'The nearest example''s task has no adapter, but %s labelled examples with the job''s choices: '
-        'the adapters that were measured on these have equal weights, and the choices get biases.',
+        'all adapters that were measured on these have equal weights, and the choices get biases.',
         cardinality(prediction.calibration_examples)
     ) END
 )
@@ -272,8 +280,12 @@ SELECT concat_ws(
                 format('%s %s ms', t.key, round(t.value::numeric, 1)), ', '
                 ORDER BY array_position('{claim,encode,route,load,ready,compose,predict,record}', t.key)
             )
-        FROM jsonb_each_text(prediction.timings) AS t
-    ) || format(' (batch of %s on %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),
+        FROM jsonb_each_text(prediction.timings - 'model') AS t
+    )
+    || coalesce(
+        '; the job''s share of the model''s time ' || round((prediction.timings ->> 'model')::numeric, 1) || ' ms', ''
+    )
+    || format(' (batch of %s on %s, worker %s)', prediction.batch_size, prediction.device, prediction.worker),
     CASE
         WHEN prediction.composition_digest IS NOT null THEN format(
             'Tokens: %s of the prompt%s, %s scored or generated', prediction.prompt_tokens,

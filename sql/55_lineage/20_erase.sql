@@ -165,22 +165,24 @@ LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
+    found_ids bigint[];
     sums bigint;
 BEGIN
     IF coalesce(jsonb_typeof(erase_jobs.tags), 'null') <> 'object' OR erase_jobs.tags = '{}' THEN
         RAISE EXCEPTION 'tags must be a JSON object that names a tag, and is %', coalesce(erase_jobs.tags::text, 'null')
             USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"customer": 7}; erase_submitter erases all of a role';
     END IF;
-    RETURN QUERY
-    SELECT e.* FROM loracomp.erase_jobs(
-        ids => ARRAY(
-            SELECT j.id FROM loracomp.job AS j
-            WHERE NOT EXISTS (
-                SELECT FROM jsonb_each(erase_jobs.tags) AS g
-                WHERE j.tags -> g.key IS DISTINCT FROM g.value
-            )
+    found_ids := ARRAY(
+        SELECT j.id FROM loracomp.job AS j
+        WHERE NOT EXISTS (
+            SELECT FROM jsonb_each(erase_jobs.tags) AS g
+            WHERE j.tags -> g.key IS DISTINCT FROM g.value
         )
-    ) AS e;
+    );
+    IF found_ids = '{}' THEN
+        RAISE WARNING 'no job has the tags %', erase_jobs.tags;
+    END IF;
+    RETURN QUERY SELECT e.* FROM loracomp.erase_jobs(ids => found_ids) AS e;
     -- The sums of closed days are those of single tags, so they can be corrected only if one tag is given.
     DELETE FROM loracomp.answers_by_tag AS a
     USING jsonb_each_text(erase_jobs.tags) AS g, loracomp.report_day AS d

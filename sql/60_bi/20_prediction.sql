@@ -98,7 +98,7 @@ COMMENT ON COLUMN bi.prediction.route_ms IS 'Milliseconds that routing the batch
 COMMENT ON COLUMN bi.prediction.load_ms IS 'Milliseconds that bringing the batch''s adapters to the device took.';
 COMMENT ON COLUMN bi.prediction.ready_ms IS 'Milliseconds that the prepared batch waited for the model.';
 COMMENT ON COLUMN bi.prediction.compose_ms IS 'Milliseconds that composing the batch''s adapters took.';
-COMMENT ON COLUMN bi.prediction.predict_ms IS 'Milliseconds that predicting the batch took.';
+COMMENT ON COLUMN bi.prediction.predict_ms IS 'Milliseconds from the model''s first step for the job until it was answered.';
 COMMENT ON COLUMN bi.prediction.record_ms IS 'Milliseconds from the batch''s answers until they were written.';
 COMMENT ON COLUMN bi.prediction.wait_s IS 'Seconds from the time when the job could start to the start of its last attempt.';
 COMMENT ON COLUMN bi.prediction.latency_s IS 'Seconds from the time when the job could start to its end.';

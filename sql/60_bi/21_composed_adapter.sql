@@ -24,7 +24,7 @@ FROM loracomp.prediction AS p
 CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_ids, p.adapter_weights)
 WITH ORDINALITY AS x (task, adapter_id, weight, place)
 LEFT JOIN loracomp.adapter AS a ON x.adapter_id = a.id;
-COMMENT ON VIEW bi.composed_adapter IS 'Fact: a row for every adapter that took part in an answer.';
+COMMENT ON VIEW bi.composed_adapter IS 'Fact: a row for every adapter that took part in an answer, or would have: a job of kind route composes nothing.';
 COMMENT ON COLUMN bi.composed_adapter.job_id IS 'Id of the job; joins with bi.prediction.';
 COMMENT ON COLUMN bi.composed_adapter.place IS 'Rank of the adapter by weight in its job; 1 has the largest weight.';
 COMMENT ON COLUMN bi.composed_adapter.task IS 'Task that the adapter was trained for.';

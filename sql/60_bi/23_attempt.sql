@@ -8,6 +8,7 @@ SELECT
     s.worker,
     coalesce(e.outcome, 'running') AS outcome,
     CASE WHEN e.outcome IN ('failed', 'given back') THEN e.reason END AS error_code,
+    j.kind,
     j.submitted_by::text AS submitted_by,
     j.policy,
     j.base_model,
@@ -39,6 +40,8 @@ COMMENT ON COLUMN bi.attempt.outcome IS
 'succeeded, failed, cancelled, running, deleted; or given back: released, to be retried, or its lease ran out.';
 COMMENT ON COLUMN bi.attempt.error_code IS
 'Short name of the error that ended the attempt, or ''released''; null if the job was answered, was cancelled or is running.';
+COMMENT ON COLUMN bi.attempt.kind IS
+'predict: the job was to be answered. route: only routing weights. measure: how much adapters help. Null if the job was erased.';
 COMMENT ON COLUMN bi.attempt.submitted_by IS 'Database role that submitted the job; null if the job was erased.';
 COMMENT ON COLUMN bi.attempt.policy IS 'Name of the job''s policy; null if the job was erased.';
 COMMENT ON COLUMN bi.attempt.base_model IS 'Base model that the job asked for; null if the job was erased.';

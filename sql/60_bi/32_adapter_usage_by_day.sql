@@ -59,10 +59,10 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.adapter IS
 'Name and version of the adapter, such as rte@2; null if it was deleted.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.task IS 'Task that the adapter was trained for.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.family IS 'Family of the task, such as nli; null if the task was deleted.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Share of the day''s answers with adapters in which this adapter was used, 0 to 1.';
+COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Share of the answers with adapters, of this day, policy, base model and is_evaluation, in which this adapter was used, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Mean weight of the adapter in the answers in which it was used, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
-'The adapter''s share of all weights of the day; the adapters of a day sum to 1.';
+'The adapter''s share of all weights of this day, policy, base model and is_evaluation; these sum to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
 
 -- Reads only, with its owner's rights. It is cheap if reports are refreshed: days before the last refresh, and closed days, come

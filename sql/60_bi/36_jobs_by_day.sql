@@ -147,12 +147,11 @@ FROM loracomp.jobs_by_day AS d
 GROUP BY d.day, d.submitted_by, d.policy, d.base_model;
 COMMENT ON VIEW bi.cost_by_submitter IS 'Jobs, tokens and seconds of computing of each submitter, by day, policy and base model. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.cost_by_submitter.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
-COMMENT ON COLUMN bi.cost_by_submitter.jobs IS 'Number of jobs that ended.';
+COMMENT ON COLUMN bi.cost_by_submitter.jobs IS 'Number of jobs that ended, also of kind measure, which bi.prediction and bi.jobs_by_day leave out.';
 COMMENT ON COLUMN bi.cost_by_submitter.succeeded IS 'Number of jobs that were answered.';
 COMMENT ON COLUMN bi.cost_by_submitter.failed IS 'Number of jobs that failed.';
 COMMENT ON COLUMN bi.cost_by_submitter.attempts IS 'Number of attempts of the jobs that ended.';
 COMMENT ON COLUMN bi.cost_by_submitter.prompt_tokens IS 'Tokens in the prompts of the jobs that were answered.';
 COMMENT ON COLUMN bi.cost_by_submitter.output_tokens IS 'Tokens that were scored or generated for the jobs that were answered.';
 COMMENT ON COLUMN bi.cost_by_submitter.compute_s IS
-'Seconds of computing for the jobs that were answered: each batch''s time from encoding to prediction, divided by its jobs; '
-'without waiting.';
+'Seconds of computing for the jobs that were answered, without waiting: their shares of their batches'' steps and of the model''s time.';

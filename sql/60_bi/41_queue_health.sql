@@ -9,6 +9,7 @@ SELECT
     h.running,
     h.busy_workers,
     h.expired_leases,
+    h.alone,
     h.succeeded_last_hour,
     h.failed_last_hour,
     h.cancelled_last_hour,

@@ -191,6 +191,16 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
     assert answered.timings["predict"] + second.timings["encode"] <= elapsed
 
 
+def test_the_models_time_is_divided_among_the_jobs_that_it_works_for(connection, data, pipeline):
+    for tokens in (2, 30, 30):
+        add_jobs(connection, "one", max_new_tokens=tokens)
+    prepared = pipeline.prepare(connection, claim(connection, 3))
+    ended = [result.timings for results in pipeline.answer(prepared) for result in results]
+    longest = max(timings["predict"] for timings in ended)
+    assert all(timings["model"] < timings["predict"] for timings in ended)
+    assert 0.5 * longest < sum(timings["model"] for timings in ended) < longest
+
+
 def test_the_same_bytes_with_another_scaling_are_another_composition(connection, database, data, pipeline, tmp_path):
     """And a job of kind route, which composes nothing, names none."""
     folder, traces = tmp_path / "piqa-adapter", []

@@ -210,7 +210,11 @@ def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> Non
     token = claim(connection, job_id)[job_id]
     assert "Attempt 1 of 3 runs on worker worker-1 for 0." in explain(connection, job_id)
     assert "unless renewed, its lease ends in 59." in explain(connection, job_id)
-    assert "Next: wait; due: 1, the oldest for 0" in explain(connection, submit(connection, "Another?"))
+    another = submit(connection, "Another?")
+    assert "Next: wait; due: 1, the oldest for 0" in explain(connection, another)
+    assert "running: 1.\n" in explain(connection, another)
+    connection.execute("UPDATE loracomp.job SET expired_leases = 1 WHERE id = %s", [job_id])
+    assert "running: 1, of which 1 alone on their workers, because a worker died" in explain(connection, another)
     connection.execute("UPDATE loracomp.job SET lease_expires_at = now() - interval '1 s' WHERE id = %s", [job_id])
     assert "its lease ran out" in explain(connection, job_id)
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{too_long}', '{cut it}', '{f}')", [[job_id], [token]])

@@ -702,6 +702,7 @@ def test_a_second_signal_releases_at_once(connection: Connection, database: str,
         wait_until(lambda: reported(connection) == ["stopping"])  # of two at once, a process may hear one
         process.send_signal(second)
         assert process.wait(45) == 128 + second
+    assert reported(connection) == ["stopped"]
     assert (job(connection, job_id)["status"], job(connection, job_id)["attempts"]) == ("queued", 0)
 
 

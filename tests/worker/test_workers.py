@@ -67,8 +67,9 @@ def test_one_that_ends_before_the_model_comes_back_is_stopped_not_gone(connectio
         wait_until(seen(connection, "late", status="stopping"))
         process.terminate()
         assert process.wait(45) == 128 + signal.SIGTERM
-    assert workers(connection)["late"]["status"] == "stopping"
-    connection.execute("UPDATE loracomp.worker SET seen_at = now() - interval '1 hour'")
+    assert workers(connection)["late"]["status"] == "stopped"
+    # If it cannot report that it stopped, it is not gone either.
+    connection.execute("UPDATE loracomp.worker SET status = 'stopping', seen_at = now() - interval '1 hour'")
     assert workers(connection)["late"]["status"] == "stopped"
     (row,) = connection.execute("SELECT status FROM bi.dim_worker WHERE worker = 'late'")
     assert row["status"] == "stopped"

@@ -192,8 +192,8 @@ latency_by_day = Table(
     required(
         "step",
         Text,
-        "queue: until a worker took the job; a step of the worker, such as predict, with the time of the job's whole "
-        "batch; or total: from the time when the job could start to its answer.",
+        "queue: until a worker took the job; total: from the time when the job could start to its answer; or a key of "
+        "prediction.timings.",
     ),
     required("n", BigInteger, "Number of answers."),
     required("mean_ms", Double, "Mean time in milliseconds."),
@@ -237,8 +237,8 @@ jobs_by_day = Table(
     required(
         "compute_s",
         Double,
-        "Seconds of computing for the jobs that were answered: each batch's time from encoding to prediction, divided "
-        "by its jobs; without waiting.",
+        "Seconds of computing for the jobs that were answered, without waiting: their shares of their batches' steps "
+        "and of the model's time.",
     ),
     UniqueConstraint(
         "day",
