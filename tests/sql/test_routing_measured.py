@@ -255,7 +255,7 @@ def test_where_none_is_expected_to_help_the_base_model_answers_and_says_so(
     connection: db.Connection, shared: Shared
 ) -> None:
     only_t6 = add_jobs(connection, 1, "measured", exclude_tasks=[f"t{number}" for number in range(TASKS)])
-    (row,) = route_jobs(connection, only_t6, shared[1].vectors[:1])
+    (row,) = route_jobs(connection, only_t6, shared[1].vectors[-1:])
     assert (row["adapter_ids"], row["fallback"]) == ([], "no eligible task has an adapter")
     only(connection, nearest(shared, 0), [[-0.5, 0.0, -0.1, NAN, NAN, NAN]] * 30)
     row = route_at(connection, shared, 0)
