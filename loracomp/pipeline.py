@@ -261,8 +261,8 @@ class _Asked:
     since: float = field(default_factory=perf_counter)
     lent_s: float = 0.0
     """Seconds that the thread had worked for other threads until it joined."""
-    shared_s: float = 0.0
-    """Seconds that the model had worked for each job until it joined; see `_UnderWay`."""
+    model_s: float = 0.0
+    """Its share of the seconds that the model has worked since."""
 
 
 class _UnderWay:
@@ -271,8 +271,6 @@ class _UnderWay:
     def __init__(self, answering: Answering[tuple[_Asked, int]]) -> None:
         self._answering = answering
         self._jobs: list[_Asked] = []
-        self._shared_s = 0.0
-        """Sum over the steps so far of the seconds of a step, divided by the number of jobs that were unfinished."""
 
     def __bool__(self) -> bool:
         return bool(self._jobs)
@@ -281,7 +279,7 @@ class _UnderWay:
         """Add jobs, which the next steps answer."""
         self._jobs += jobs
         for asked in jobs:
-            asked.together, asked.lent_s, asked.shared_s = len(self._jobs), lent_s, self._shared_s
+            asked.together, asked.lent_s = len(self._jobs), lent_s
             asked.answers = [None] * len(asked.composed)
             still = partial(wanted, asked.prepared.job)
             for number, (request, composed) in enumerate(zip(asked.requests, asked.composed, strict=True)):
@@ -291,18 +289,20 @@ class _UnderWay:
         """Run a step of the model; returns the ended jobs with their times, without other threads' work.
 
         `predict` is the time since the job joined, and `model` its share of that: the time of each step is divided
-        among the unfinished jobs.
+        among the requests that are not answered yet.
         """
         began, lent_before_s = perf_counter(), lent_s()
+        waiting = [asked.answers.count(None) for asked in self._jobs]
         for (asked, number), answer in self._answering.step():
             asked.answers[number] = answer
-        self._shared_s += (perf_counter() - began - (lent_s() - lent_before_s)) / len(self._jobs)
+        of_a_request_s = (perf_counter() - began - (lent_s() - lent_before_s)) / max(1, sum(waiting))
+        for asked, requests in zip(self._jobs, waiting, strict=True):
+            asked.model_s += requests * of_a_request_s
         ended = [asked for asked in self._jobs if None not in asked.answers]
         self._jobs = [asked for asked in self._jobs if None in asked.answers]
         for asked in ended:
             predict_s = perf_counter() - asked.since - (lent_s() - asked.lent_s)
-            model_s = self._shared_s - asked.shared_s
-            times = {"predict": round(1000 * predict_s, 3), "model": round(1000 * model_s, 3)}
+            times = {"predict": round(1000 * predict_s, 3), "model": round(1000 * asked.model_s, 3)}
             asked.timings = {**asked.timings, **times}
         return ended
 

@@ -69,6 +69,7 @@ WHERE whole.oid = ANY ('{loracomp.job,loracomp.prediction,loracomp.audit_event}'
     AND c.relkind IN ('r', 'p')
 GROUP BY whole.relname ORDER BY whole.relname
 """
+PART_JOBS = 1_000_000
 MAINTAIN = b"SELECT loracomp.maintain()"
 REFRESH = b"SELECT FROM loracomp.refresh_reports()"
 CHANGED = {
@@ -106,7 +107,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=100_000, help="finished jobs")
     parser.add_argument("--weeks", type=int, default=8, help="over which they are spread, until now")
-    parser.add_argument("--part-jobs", type=int, default=1_000_000, help="jobs that one transaction fills in, at most")
+    parser.add_argument("--part-jobs", type=int, default=PART_JOBS, help="jobs that one transaction fills in, at most")
     parser.add_argument("--database", help=f"its name on the server; {NAME}_JOBS unless given")
     parser.add_argument("--replace", action="store_true", help="drop it first")
     parser.add_argument("--repeats", type=int, default=5, help="readings of each view; 0: fill alone")
@@ -116,7 +117,7 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def fill(connection: db.Connection, jobs: int, weeks: int, part_jobs: int) -> dict[str, float] | None:
+def fill(connection: db.Connection, jobs: int, weeks: int, part_jobs: int = PART_JOBS) -> dict[str, float] | None:
     """Fill the database; returns the seconds of each statement, or None if it already has ended jobs."""
     if connection.execute("SELECT 1 FROM loracomp.job WHERE finished_at IS NOT NULL LIMIT 1").fetchone():
         return None

@@ -195,7 +195,9 @@ CREATE UNIQUE INDEX ON routed (own, draw, policy)
 CREATE TEMP TABLE planned ON COMMIT DROP AS
 WITH evaluated AS (
     SELECT e.name, e.created_at, greatest(1, %(jobs)s / 5 / %(weeks)s / 5 / (SELECT count(*) FROM known)) AS rows
-    FROM loracomp.evaluation AS e WHERE e.name LIKE 'week %%' AND e.created_at > %(since)s AND e.created_at <= %(until)s
+    FROM loracomp.evaluation AS e
+    WHERE e.name LIKE 'week %%' AND e.created_at <= %(until)s
+        AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.evaluation = e.name)
 ),
 asked AS (
     SELECT e.created_at + make_interval(secs => 3600 * random()) AS at, current_user::text AS submitter, k.name AS task,
@@ -382,7 +384,7 @@ WHERE l.status = 'succeeded'
 
 -- name: marks
 UPDATE loracomp.job AS j SET is_correct = p.output = j.expected
-FROM loracomp.prediction AS p WHERE p.job_id = j.id AND j.expected IS NOT NULL
+FROM loracomp.prediction AS p WHERE p.job_id = j.id AND j.expected IS NOT NULL AND j.is_correct IS NULL
 
 -- name: events
 -- Audit events as the triggers would have written them: claims, failures, and the end of each job.

@@ -109,9 +109,10 @@ def _cells(row: dict[str, Any]) -> list[str | Text]:
 
 
 def _own_ms(row: dict[str, Any]) -> float:
-    """A job's share of its batch: milliseconds of all steps, without the wait for the model (`ready`)."""
+    """A job's share of its batch's steps and of the model's time, in milliseconds."""
     timings: dict[str, float] = row["timings"] or {}
-    return sum(ms for step, ms in timings.items() if step != "ready") / (row["batch_size"] or 1)
+    of_batch = sum(ms for step, ms in timings.items() if step not in ("ready", "predict", "model"))
+    return of_batch / (row["batch_size"] or 1) + timings.get("model", 0.0)
 
 
 _MARKS: dict[bool | None, tuple[str, str]] = {True: (" ✓", "green"), False: (" ✗", "red"), None: ("", "cyan")}

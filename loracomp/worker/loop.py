@@ -276,28 +276,26 @@ class Worker:
         self._heartbeat.report_soon()
 
     def release(self) -> bool:
-        """Give all held jobs back to the queue at once, without counting the attempt, and report that it stopped.
+        """Give all held jobs back to the queue at once, without counting the attempt; later results are not recorded.
 
-        Later results are not recorded.
+        If the worker was told to stop, it then reports that it has stopped.
 
         Returns False if the database can't be reached; then the leases expire by themselves.
         """
         if not (held := list(self._leases.held)):
             return True
         self._leases.end(held)
-
-        def give_back(connection: Connection) -> Collection[int]:
-            released = release_jobs(connection, held)
-            with suppress(psycopg.Error):
-                self._presence.report(connection, stopped=True)
-            return released
-
         try:
-            released = self._heartbeat.run(give_back, within_s=self._settings.answer_s)
+            released = self._heartbeat.run(
+                lambda connection: release_jobs(connection, held), within_s=self._settings.answer_s
+            )
         except (psycopg.Error, LoracompError, TimeoutError) as error:
             _log.error(logfmt("not_released", jobs=job_ids(held), error=error))
             return False
         _note_released(released)
+        if self._stopping.is_set():  # one that hangs was not told to: it is shown as gone
+            with suppress(psycopg.Error, LoracompError, TimeoutError):
+                self._heartbeat.run(lambda connection: self._presence.report(connection, stopped=True), within_s=1)
         return True
 
     def hangs(self) -> bool:

@@ -3,7 +3,7 @@
 --   composition_text    a composition in short: rte 0.62 + mnli 0.38
 --   shorten             a text on one line, cut to a length
 --   seconds_between     seconds from one time to another
---   compute_seconds     a job's share of the seconds that its batch took
+--   compute_seconds     a job's share of the seconds of computing
 --   confidence          probability of the best choice
 --   log_share           log softmax of scores, for one of them
 --     confidence
@@ -70,7 +70,7 @@ SELECT (
 ) / 1000;
 END;
 COMMENT ON FUNCTION loracomp.compute_seconds IS
-'A job''s share of the seconds of computing: its batch''s time from encoding to composing, divided by its jobs, and its share of the model''s time.';
+'A job''s share of the seconds of computing: its batch''s time from encoding to composing, divided by batch_size, and its share of the model''s time.';
 
 -- Reads no table. exp raises an underflow below -745, so the exponent is clamped.
 CREATE FUNCTION loracomp.confidence(choice_scores double precision[]) RETURNS double precision

@@ -5,7 +5,7 @@ SELECT
     w.name AS worker,
     CASE
         WHEN w.seen_at >= now() - make_interval(secs => w.silent_after_s) OR w.status = 'stopped'
-            THEN CASE WHEN w.status = 'idle' AND h.jobs > 0 THEN 'busy' ELSE w.status END -- it has claimed since it reported
+            THEN CASE WHEN w.status = 'idle' AND h.latest > w.seen_at THEN 'busy' ELSE w.status END -- it has claimed since
         -- A worker that is killed at the end of its grace time cannot report that it stopped.
         WHEN w.status = 'stopping' THEN 'stopped'
         ELSE 'gone'
@@ -29,7 +29,7 @@ SELECT
     w.login::text AS login
 FROM loracomp.worker AS w
 LEFT JOIN (
-    SELECT j.worker, count(*) AS jobs, min(j.claimed_at) AS claimed_at
+    SELECT j.worker, count(*) AS jobs, min(j.claimed_at) AS claimed_at, max(j.claimed_at) AS latest
     FROM loracomp.job AS j WHERE j.status = 'running' GROUP BY j.worker
 ) AS h ON w.name = h.worker;
 COMMENT ON VIEW loracomp.worker_status IS 'Workers that reported within the last day: which are alive, and what each is doing.';

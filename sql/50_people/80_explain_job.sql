@@ -197,14 +197,20 @@ SELECT concat_ws(
         ) AS x
     ),
     format(
-        'Tasks (policy %s: softmax over similarities, temperature %s; %s, at most %s adapters)',
+        'Tasks (policy %s: softmax over similarities, temperature %s; %s)',
         prediction.policy_settings ->> 'name',
         prediction.policy_settings ->> 'temperature',
-        CASE prediction.policy_settings ->> 'weighting'
-            WHEN 'measured' THEN 'weights by expected gain'
-            ELSE 'nucleus with top_p ' || (prediction.policy_settings ->> 'top_p')
-        END,
-        prediction.policy_settings ->> 'max_adapters'
+        CASE
+            WHEN prediction.calibration_examples IS NOT null THEN 'equal weights'
+            WHEN prediction.policy_settings ->> 'weighting' = 'measured'
+                THEN format(
+                    'weights by expected gain, at most %s adapters', prediction.policy_settings ->> 'max_adapters'
+                )
+            ELSE format(
+                'nucleus with top_p %s, at most %s adapters', prediction.policy_settings ->> 'top_p',
+                prediction.policy_settings ->> 'max_adapters'
+            )
+        END
     ) || E'\n' || (
         SELECT
             string_agg(
@@ -274,7 +280,7 @@ RETURNS text LANGUAGE sql STABLE
 BEGIN ATOMIC
 SELECT concat_ws(
     E'\n',
-    'Time of its batch: ' || (
+    'Time of its batch''s steps: ' || (
         SELECT
             string_agg(
                 format('%s %s ms', t.key, round(t.value::numeric, 1)), ', '

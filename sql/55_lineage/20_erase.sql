@@ -180,7 +180,9 @@ BEGIN
         )
     );
     IF found_ids = '{}' THEN
-        RAISE WARNING 'no job has the tags %', erase_jobs.tags;
+        -- Without the values, because the server's log keeps warnings.
+        RAISE WARNING 'no job has these tags (%)',
+            (SELECT string_agg(k.key, ', ') FROM jsonb_object_keys(erase_jobs.tags) AS k (key));
     END IF;
     RETURN QUERY SELECT e.* FROM loracomp.erase_jobs(ids => found_ids) AS e;
     -- The sums of closed days are those of single tags, so they can be corrected only if one tag is given.

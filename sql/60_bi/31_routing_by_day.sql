@@ -92,20 +92,20 @@ total AS (
     GROUP BY x.day, x.policy, x.base_model
 ),
 
--- For each day and task, the sum of its probabilities that day and the sum over the seven days before.
+-- For each day and task, the sum of its probabilities that day and the sum over the seven days before. Each row counts for its day and the
+-- seven after it: a join on ranges of days would compare all days with all.
 compared AS (
     SELECT
-        t.day,
-        t.policy,
-        t.base_model,
+        x.day + a.days AS day,
+        x.policy,
+        x.base_model,
         x.task,
-        sum(x.mass) FILTER (WHERE x.day = t.day) AS mass,
-        sum(x.mass) FILTER (WHERE x.day < t.day) AS mass_before,
-        sum(x.jobs_first) FILTER (WHERE x.day < t.day) AS jobs_before
-    FROM total AS t
-    INNER JOIN mix AS x
-        ON x.day >= t.day - 7 AND x.day <= t.day AND t.policy = x.policy AND t.base_model = x.base_model
-    GROUP BY t.day, t.policy, t.base_model, x.task
+        sum(x.mass) FILTER (WHERE a.days = 0) AS mass,
+        sum(x.mass) FILTER (WHERE a.days > 0) AS mass_before,
+        sum(x.jobs_first) FILTER (WHERE a.days > 0) AS jobs_before
+    FROM mix AS x
+    CROSS JOIN generate_series(0, 7) AS a (days)
+    GROUP BY x.day + a.days, x.policy, x.base_model, x.task
 ),
 
 shares AS (
@@ -147,6 +147,7 @@ INNER JOIN drift AS d ON t.day = d.day AND t.policy = d.policy AND t.base_model 
 COMMENT ON VIEW bi.routing_drift IS
 'How certain routing was on each day, and how much the tasks of the jobs differ from those of the week before it. Without evaluations. '
 'Refreshed by refresh_reports, not live.';
+COMMENT ON COLUMN bi.routing_drift.day IS 'Day in UTC on which the jobs ended.';
 COMMENT ON COLUMN bi.routing_drift.jobs IS 'Number of answers that were routed by retrieval.';
 COMMENT ON COLUMN bi.routing_drift.entropy_bits IS
 'Mean entropy of a job''s task probabilities, in bits: 0 means one task is certain, 1 two tasks are equally probable.';

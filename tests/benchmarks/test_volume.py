@@ -65,7 +65,7 @@ def run(server: str, module: str, *options: str) -> subprocess.CompletedProcess[
 def filled(server: str) -> Iterator[str]:
     """URL of a database that the command filled; dropped at the end."""
     try:
-        assert "prediction_wide" in volume(server, "--repeats", "1", "--part-jobs", "400")  # three parts
+        assert "prediction_wide" in volume(server, "--repeats", "1", "--part-jobs", "500")  # two parts
         yield psycopg.conninfo.make_conninfo(server, dbname=NAME)
     finally:
         drop_database(server, NAME)

@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from psycopg import errors
 
-from job_data import REPORT, add_jobs, job, statuses
+from job_data import REPORT, add_jobs, claim, job, statuses
 from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
 from loracomp import __version__
 from loracomp.database import schema
@@ -49,6 +49,17 @@ def test_a_worker_says_what_it_does_until_it_stops(connection: Connection, datab
         assert (after["succeeded"] - before[0], after["failed"] - before[1]) in [(1, 1), (2, 1)]
     assert workers(connection)["one"]["status"] == "stopped"
     assert [job(connection, each)["worker"] for each in (first, slow, wrong)] == ["one"] * 3
+
+
+def test_one_that_has_claimed_since_its_report_is_busy(connection: Connection):
+    """Not one that has taken the name of a dead one, which left running jobs."""
+    add_jobs(connection, "a")
+    say(connection, status="idle")
+    assert workers(connection)["w"]["status"] == "idle"
+    claim(connection)
+    assert workers(connection)["w"]["status"] == "busy"
+    say(connection, status="idle")
+    assert (workers(connection)["w"]["status"], workers(connection)["w"]["running"]) == ("idle", 1)
 
 
 def test_a_killed_worker_is_gone_when_its_lease_is_over(connection: Connection, database: str):
