@@ -1,14 +1,13 @@
 """Whether an analyst's worst query slows the queue: claims and records with nobody reading, and with analysts at it.
 
     python -m benchmarks.volume.analysts [--database loracomp_volume_100000] [--seconds 20] [--rounds 3] [--analysts 2]
-        [--nice] [--json] [--keep docs/performance]
+        [--json] [--keep docs/performance]
 
 On the database that `python -m benchmarks.volume` filled. One worker without a model claims and records batches of 16;
 analysts run the heaviest query of bi without end: once as any login would, then with what `limit_analyst` sets, on a
-role made for this and dropped after, and with --nice also with their server processes at the lowest priority. --nice
-needs root on the server's host. Milliseconds of a claim and of a record, and jobs a second: medians of rounds, in each
-of which all come in turn. About a minute for each. --keep puts the figures into analysts.json of a folder and fills the
-table of scaling.md beside it.
+role made for this and dropped after. Milliseconds of a claim and of a record, and jobs a second: medians of rounds, in
+each of which all three come in turn. Three and a half minutes. --keep puts the figures into analysts.json of a folder
+and fills the table of scaling.md beside it.
 """
 
 import argparse
@@ -29,7 +28,7 @@ import psycopg
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.databases import ANALYST, analyst, timed
+from benchmarks.databases import analyst, timed
 from loracomp.config import load_settings
 from loracomp.database import connections as db
 from loracomp.database.connections import know_traces
@@ -47,9 +46,7 @@ READER = "LORACOMP_BENCH_ANALYST"
 """Variable with the URL of a reading process, whose password a command line would show."""
 NOBODY = "nobody reads"
 LIMITED = "analysts, limited"
-NICE = "analysts, limited, at nice 19"
-WHILE = (NOBODY, "analysts, no limits", LIMITED, NICE)
-BACKENDS = "SELECT pid FROM pg_stat_activity WHERE usename = %s"
+WHILE = (NOBODY, "analysts, no limits", LIMITED)
 CLAIM = {"worker": "benchmark", "batch_size": 16, "lease_s": 300}
 INSERT = """
 INSERT INTO loracomp.job (prompt, choices, policy, tags, priority)
@@ -68,18 +65,17 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each, in turns")
     parser.add_argument("--analysts", type=int, default=2)
-    parser.add_argument("--nice", action="store_true", help="also with analysts at the lowest priority")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--keep", type=Path, help="folder of analysts.json, beside scaling.md")
     options = parser.parse_args()
     url = psycopg.conninfo.make_conninfo(database_url(load_settings()), dbname=options.database)
     with open_filled(url, options.database) as connection:
         ended = connection.execute(ENDED).fetchone()["n"]
-        found: dict[str, list[dict[str, float]]] = {name: [] for name in WHILE if name != NICE or options.nice}
+        found: dict[str, list[dict[str, float]]] = {name: [] for name in WHILE}
         for _ in range(options.rounds):
-            for name, measured in found.items():
+            for name in WHILE:
                 with reading(connection, options.analysts, name):
-                    measured.append(queue(connection, options.seconds))
+                    found[name].append(queue(connection, options.seconds))
         connection.execute("DELETE FROM loracomp.job WHERE tags @> '{\"source\": \"analysts\"}' AND status = 'queued'")
     rows = [{"while": name, **medians(rounds)} for name, rounds in found.items()]
     if options.keep:
@@ -113,14 +109,11 @@ def reading(owner: db.Connection, analysts: int, name: str) -> Iterator[None]:
     if name == NOBODY:
         yield
         return
-    with analyst(owner, limited=name in (LIMITED, NICE)) as url:
+    with analyst(owner, limited=name == LIMITED) as url:
         command, environment = [sys.executable, "-m", __spec__.name, "--read"], {**os.environ, READER: url}
         readers = [subprocess.Popen(command, env=environment) for _ in range(analysts)]
         try:
             sleep(3)
-            if name == NICE:
-                for backend in owner.execute(BACKENDS, [ANALYST]):
-                    os.setpriority(os.PRIO_PROCESS, backend["pid"], 19)
             yield
         finally:
             for reader in readers:

@@ -181,7 +181,7 @@ def test_explanation_of_an_answer(connection: db.Connection, examples: dict[str,
         "Composition: cat",
         "  0.620  rte version 1",
         "  against the exact weighted sum: norm ratio 1.250, cosine 0.800",
-        "Time of its batch's steps: claim 1.0 ms, encode 5.5 ms, route 2.3 ms, load 3.0 ms, compose 4.0 ms, predict 40.0 ms, ",
+        "Time of its batch's steps: claim 1.0 ms, encode 5.5 ms, route 2.3 ms, load 3.0 ms, compose 4.0 ms, ",
         "Tokens: 12 of the prompt, 1 scored or generated",
         "Versions: base model toy (000000000000...), encoder toy-encoder/1, loracomp 0.1.0; composition dddddddddddd",
     ):
