@@ -486,7 +486,7 @@ def test_into_a_pipe_goes_a_line_a_row(capsys: Any, monkeypatch: pytest.MonkeyPa
 DEMO = {
     "job_id": 1, "prompt": "Is it wet?\nAnswer:", "output": "yes", "error": None, "correct": True, "policy": "default",
     "composition": "rte 1.00", "nearest": "rte 0.91", "fallback": None, "norm_ratio": 1.0,
-    "timings": {"predict": 30.0, "ready": 9.0}, "batch_size": 2,
+    "timings": {"route": 8.0, "predict": 30.0, "ready": 9.0, "model": 11.0}, "batch_size": 2,
 }  # fmt: skip
 
 
