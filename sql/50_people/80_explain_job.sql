@@ -90,9 +90,7 @@ SELECT 'Next: ' || CASE
     WHEN job.status = 'queued'
         THEN format(
             'wait; due: %s, the oldest for %s s; running: %s%s.', h.due, h.oldest_due_s, h.running,
-            CASE WHEN h.alone > 0 THEN format(
-                ', of which %s alone on their workers, because a worker died or hung while it held them', h.alone
-            ) END
+            ' (alone on a worker, because an earlier one died or hung with the job: ' || nullif(h.alone, 0) || ')'
         )
     WHEN job.status = 'running' AND job.lease_expires_at < now()
         THEN 'its lease ran out, so its worker died or hangs. The next claim of any worker takes the job back.'

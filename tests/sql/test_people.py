@@ -214,7 +214,9 @@ def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> Non
     assert "Next: wait; due: 1, the oldest for 0" in explain(connection, another)
     assert "running: 1.\n" in explain(connection, another)
     connection.execute("UPDATE loracomp.job SET expired_leases = 1 WHERE id = %s", [job_id])
-    assert "running: 1, of which 1 alone on their workers, because a worker died" in explain(connection, another)
+    assert "running: 1 (alone on a worker, because an earlier one died or hung with the job: 1).\n" in explain(
+        connection, another
+    )
     connection.execute("UPDATE loracomp.job SET lease_expires_at = now() - interval '1 s' WHERE id = %s", [job_id])
     assert "its lease ran out" in explain(connection, job_id)
     connection.execute("SELECT loracomp.fail_jobs(%s, %s, '{too_long}', '{cut it}', '{f}')", [[job_id], [token]])
