@@ -77,18 +77,20 @@ def train(folder: Path, task: str, way: Way, steps: int) -> float:
     """Train in this process; returns rows per second."""
     import torch  # noqa: PLC0415  the parent needs no model
 
-    from benchmarks.kept_rows import library_base  # noqa: PLC0415
+    from loracomp.config import load_settings  # noqa: PLC0415
     from loracomp.lab.catalogue import load_entry, read_examples  # noqa: PLC0415
     from loracomp.lab.training.config import training_config  # noqa: PLC0415
     from loracomp.lab.training.rows import choose_rows, training_order  # noqa: PLC0415
     from loracomp.lab.training.train import with_factors  # noqa: PLC0415
     from loracomp.lab.training.trainer import compute_loss  # noqa: PLC0415
     from loracomp.model.cpu import keep_freed_memory  # noqa: PLC0415
+    from loracomp.model.loading import load_base_model  # noqa: PLC0415
+    from loracomp.registry.library_files import PACKAGED, read_manifest  # noqa: PLC0415
 
     if way.keep_memory:
         keep_freed_memory()
     torch.set_num_threads(CORES // way.processes)
-    base = library_base()
+    base = load_base_model(read_manifest(PACKAGED).base_model.source, cache_dir=load_settings().home / "models")
     layers = tuple(range(way.layers_from, 30)) if way.layers_from else None
     config = training_config(max_rows=16 * (steps + 1), held_out=0, layers=layers)
     rows = choose_rows(lambda *_: read_examples(load_entry(task), "train", str(folder)), base, config)

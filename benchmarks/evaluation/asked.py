@@ -17,7 +17,7 @@ NLI = ("Premise: {}\nHypothesis: {}\nDoes the premise imply the hypothesis?", "p
 REVIEW = ("{}\n\nHow does the writer feel?\n", "text")
 QUESTION = ("{}\n\nPick the best option.\n", "question")
 # For each task a template that no adapter was trained with, and the columns whose texts fill it. The kind of prompt
-# BARE ignores the template and joins the texts; benchmarks/routing_quality uses both.
+# BARE ignores the template and joins the texts.
 TEXTS: dict[str, tuple[str, ...]] = {
     "piqa": ("{}\n\nPick the best option.\n", "goal"),
     "hellaswag": ("{}. {}\nWhat happens next?", "activity_label", "ctx"),

@@ -1,23 +1,39 @@
-"""Labelled rows of the tasks that are asked, with measured gains: what a user with a new task has."""
+"""Labelled rows of the tasks that are asked, with measured gains: what a user with a new task has.
 
+    python -m benchmarks.evaluation.labelled ../shared/data
+
+scores the rows of tasks that nothing in the library is like (DATA/TASK/labelled.jsonl) under each of the library's
+adapters alone, and keeps the scores, without text, in labelled_rows. Killed, it goes on.
+"""
+
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.gains import labelled
+from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
+from loracomp.lab.catalogue import load_entry
+from loracomp.lab.catalogue.reading import rows_of
+from loracomp.lab.catalogue.templates import Templates
 from loracomp.lab.library_build import train_rows
-from loracomp.lab.measuring import MEASURED_WORDS
+from loracomp.lab.measuring import MEASURED_WORDS, Measuring, read_adapters
+from loracomp.model.encoder import load_encoder
+from loracomp.model.loading import load_base_model
 from loracomp.registry.embeddings import load_embeddings
-from loracomp.registry.library_files import PACKAGED, read_examples_file
+from loracomp.registry.examples import Example
+from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest, write_examples_file
 from loracomp.registry.measurement_files import measurements_path, read_measurements
 from loracomp.registry.measurements import add_measurements
 from loracomp.registry.tasks import add_rows, add_task
 
-KEPT = Path(__file__).parents[1] / "gains"
-"""What `benchmarks.gains` has scored."""
+from .plan import UNFAMILIAR
+
+KEPT = Path(__file__).with_name("labelled_rows")
+"""What `score` has scored."""
 SUFFIX = "_labelled"
 """Of the task that a library task's labelled rows stand in: its own rows are kept out with its adapter."""
 
@@ -25,7 +41,7 @@ SUFFIX = "_labelled"
 def add_labelled(connection: Connection, task: str, count: int, data: str, *, base_model: str) -> None:
     """Give a task `count` rows that are measured; a task of the library a second task that holds them alone.
 
-    Their text comes from `data`, the rest from `benchmarks/gains` or the library's own measurements. Running it again
+    Their text comes from `data`, the rest from KEPT or the library's own measurements. Running it again
     changes nothing.
     """
     kept = measurements_path(KEPT, task)
@@ -56,3 +72,28 @@ def leave_to_labelled(connection: Connection, task: str) -> None:
     connection.execute(
         "DELETE FROM loracomp.measurement WHERE task_id = (SELECT id FROM loracomp.task WHERE name = %s)", [task]
     )
+
+
+def labelled(task: str, data: Path) -> Iterator[Example]:
+    """The labelled rows of a task that has no train split, as examples to retrieve."""
+    entry = load_entry(task)
+    templates = Templates(task, entry.doc_to_text, entry.doc_to_choice, entry.doc_to_target)
+    for number, row in enumerate(rows_of(str(data / task), None, "labelled", "")):
+        if example := templates.example(row, "train", f"{task}/labelled#{number}"):
+            yield example
+
+
+def score(data: Path) -> None:
+    """Complete the files in KEPT."""
+    manifest = read_manifest(PACKAGED)
+    base = load_base_model(manifest.base_model.source, cache_dir=load_settings().home / "models")
+    measuring, encoder = Measuring(base, read_adapters(PACKAGED, base)), load_encoder(manifest.encoder.source)
+    for task in UNFAMILIAR:
+        examples = list(labelled(task, data))
+        write_examples_file(KEPT, task, examples, encoder)
+        for scored in measuring.complete(measurements_path(KEPT, task), examples):
+            print(f"{task}: {scored} rows", flush=True)
+
+
+if __name__ == "__main__":
+    score(Path(sys.argv[1]))

@@ -20,9 +20,9 @@ from rich.console import Console
 from benchmarks.databases import timed
 from benchmarks.evaluation.report import as_markdown, copy_tables
 from benchmarks.routing import add_jobs, database, route_jobs
-from benchmarks.routing_quality.index import Array, Settings, weigh
 from loracomp.database import connections as db
 from loracomp.registry.embeddings import index_embeddings
+from routing_reference import Floats, Settings, Weighted, weigh
 
 from .ingest import ingest
 from .made_up import READERS, Library, Vectors, drop_readers, fill, stored
@@ -108,16 +108,23 @@ def ours(connection: db.Connection, library: Library, share: str, batch: int) ->
         found.extend(route_jobs(connection, add_jobs(connection, len(vectors), submitted_by=role), vectors))
 
     times = in_batches(route, library.queries, batch)
-    tasks, numbers = np.unique(library.task_ids, return_inverse=True)
+    _, numbers = np.unique(library.task_ids, return_inverse=True)
     similarities, best = exact(library, numbers % every == 0)
-    _, inside = weigh((similarities, numbers[best]), len(tasks), Settings(k=K))
     composed = [{int(task.removeprefix("t")) for task in row["composed_tasks"]} for row in found]
-    same = [set(np.flatnonzero(kept)) == names for kept, names in zip(inside, composed, strict=True)]
+    same = [
+        set(np.array(mix.tasks)[mix.kept]) == names
+        for mix, names in zip(map(by_definition, numbers[best].tolist(), similarities.tolist()), composed, strict=True)
+    ]
     return {
         "searched_by": f"ours, {share} of the tasks", **times,
         "recall": recall(library, best, [row["example_ids"] for row in found]),
         "same_mix": round(float(np.mean(same)), 4),
     }  # fmt: skip
+
+
+def by_definition(tasks: list[int], similarities: list[float]) -> Weighted:
+    """The mix that the policy `default` makes of these nearest examples."""
+    return weigh(tasks, similarities, Settings())
 
 
 def other(name: str, search: Search, library: Library, batch: int) -> dict[str, Any]:
@@ -134,7 +141,7 @@ def in_batches(work: Callable[[Vectors], object], queries: Vectors, batch: int) 
     return {"p50_ms": round(float(np.quantile(spent, 0.5)), 2), "p99_ms": round(float(np.quantile(spent, 0.99)), 2)}
 
 
-def exact(library: Library, allowed: npt.NDArray[np.bool_]) -> tuple[Array, npt.NDArray[np.int64]]:
+def exact(library: Library, allowed: npt.NDArray[np.bool_]) -> tuple[Floats, npt.NDArray[np.int64]]:
     """Similarities [m, K] and places of the nearest allowed examples, nearest first, by comparing with all."""
     queries, places = stored(library.queries), np.flatnonzero(allowed)
     best = np.full((len(queries), K), -1.0), np.zeros((len(queries), K), dtype=np.int64)
