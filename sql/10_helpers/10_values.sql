@@ -7,7 +7,7 @@
 --   confidence          probability of the best choice
 --   log_share           log softmax of scores, for one of them
 --     confidence
---   did_you_mean        a name that differs in case only from one that is not found
+--   did_you_mean        names that are like one that is not found
 
 -- Changes nothing. NaN is out of every range; null passes, and the caller must check it.
 CREATE FUNCTION loracomp.check_range(
@@ -90,12 +90,26 @@ SELECT scores[place] - max(u.score) + ln(loracomp.confidence(scores)) FROM unnes
 END;
 COMMENT ON FUNCTION loracomp.log_share IS 'Log softmax of scores, for one of them.';
 
--- Reads no table.
+-- Reads no table. Two names are alike by the share of their pairs of letters that both have (Dice's coefficient), so that one wrong
+-- letter in a word of four is still found.
 CREATE FUNCTION loracomp.did_you_mean(wanted text, names text[]) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
 BEGIN ATOMIC
-SELECT ' (did you mean ' || string_agg(u.name, ' or ' ORDER BY u.name) || '?)'
-FROM unnest(names) AS u (name) WHERE lower(u.name) = lower(wanted) AND u.name <> wanted;
+WITH pair AS (
+    SELECT DISTINCT u.name, substr(' ' || lower(left(u.name, 100)) || ' ', p.place, 2) AS letters
+    FROM unnest(array_append(names, wanted)) AS u (name)
+    CROSS JOIN generate_series(1, char_length(left(u.name, 100)) + 1) AS p (place)
+),
+likeness AS (
+    SELECT
+        p.name, 2.0 * count(w.letters) / (count(*) + (SELECT count(*) FROM pair AS o WHERE o.name = wanted)) AS likeness
+    FROM pair AS p LEFT JOIN pair AS w ON w.name = wanted AND p.letters = w.letters
+    WHERE p.name <> wanted
+    GROUP BY p.name
+)
+SELECT ' (did you mean ' || string_agg(l.name, ' or ' ORDER BY l.name) || '?)'
+FROM likeness AS l
+WHERE l.likeness >= 0.5 AND l.likeness = (SELECT max(m.likeness) FROM likeness AS m);
 END;
 COMMENT ON FUNCTION loracomp.did_you_mean IS
-'A question that names those of these names that differ from the wanted one in case only; null if there are none.';
+'A question with those of these names that are most like the wanted one; null if none is like it.';

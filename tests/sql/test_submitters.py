@@ -94,6 +94,28 @@ def test_a_conflict_of_keys_names_all_that_differs(connection: Connection, submi
         )
 
 
+@pytest.mark.parametrize(
+    "submits",
+    [
+        "INSERT INTO loracomp.job (prompt, policy) VALUES ('a', '{}')",
+        "SELECT loracomp.submit_job('a', policy => '{}')",
+        "INSERT INTO loracomp.incoming_job (prompt, policy) VALUES ('a', '{}')",
+    ],
+)
+@pytest.mark.parametrize(("wrong", "meant"), [("mesured", "measured"), ("defalut", "default"), ("tie", "ties")])
+def test_an_unknown_policy_asks_for_the_one_that_is_most_like_it(
+    submitter: Connection, submits: str, wrong: str, meant: str
+):
+    with pytest.raises(psycopg.errors.ForeignKeyViolation, match=rf"\(did you mean {meant}\?\)"):
+        submitter.execute(submits.format(wrong).encode())
+
+
+def test_a_name_that_is_like_no_other_is_not_asked_about(submitter: Connection):
+    with pytest.raises(psycopg.errors.ForeignKeyViolation, match="policy nobodys does not exist") as error:
+        submitter.execute("SELECT loracomp.submit_job('a', policy => 'nobodys')")
+    assert "did you mean" not in (error.value.diag.message_hint or "")
+
+
 # --- many at once
 
 
