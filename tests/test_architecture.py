@@ -70,7 +70,7 @@ NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluatio
 NOT_CALLS |= {
     "may_work",
     "worker_status",
-    "schema_found",
+    "has_revision",
     "schema_revision",
     "server_clock",
     "sample_traces",

@@ -275,9 +275,8 @@ SELECT loracomp.report_worker(
 )
 
 -- The table adapter_weights exists only in schemas older than the first release.
--- name: schema_found
-SELECT to_regclass('loracomp.adapter_weights') IS NOT NULL AS is_from_before,
-    to_regclass('loracomp.alembic_version') IS NOT NULL AS has_revision
+-- name: has_revision
+SELECT to_regclass('loracomp.alembic_version') IS NOT NULL AS found
 
 -- name: schema_revision
 SELECT version_num AS revision FROM loracomp.alembic_version

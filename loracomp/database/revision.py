@@ -43,20 +43,17 @@ def check_revision(url: str) -> None:
 def current_revision(connection: psycopg.Connection[Any]) -> str | None:
     """The database's revision, or None if it has no schema yet.
 
-    Raises SchemaMismatchError if the revision is newer than this release knows, or older than the first release.
+    Raises SchemaMismatchError if this release does not know the revision.
     """
     with translated_errors(), connection.cursor(row_factory=dict_row) as cursor:
-        found = cursor.execute(QUERIES["schema_found"]).fetchone()
-        assert found
-        if found["is_from_before"]:
-            raise SchemaMismatchError(
-                "the database was made before the first release and can't be upgraded: make a new database; "
-                "`loracomp db reset` deletes the embedded one, and `loracomp init` then makes it again"
-            )
-        row = cursor.execute(QUERIES["schema_revision"]).fetchone() if found["has_revision"] else None
+        has_revision = cursor.execute(QUERIES["has_revision"]).fetchone()
+        assert has_revision
+        row = cursor.execute(QUERIES["schema_revision"]).fetchone() if has_revision["found"] else None
     revision = row and str(row["revision"])
     if revision is not None and revision not in known_revisions():
         raise SchemaMismatchError(
-            f"the database's schema ({revision}) is newer than this release knows: upgrade loracomp to use it"
+            f"the database's schema ({revision}) is newer than this release knows: upgrade loracomp to use it. A "
+            "schema from before the first release can't be upgraded: make a new database; `loracomp db reset` deletes the "
+            "embedded one, and `loracomp init` then makes it again"
         )
     return revision

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import psycopg
 from alembic import command
@@ -20,17 +20,6 @@ from loracomp.database.tables import SCHEMA
 from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedError
 
 _PGVECTOR = "SELECT extversion, extnamespace::regnamespace::text AS place FROM pg_extension WHERE extname = 'vector'"
-# For migrations 0016 and 0018: table, name and condition. Until they run, ids may grow by a tenth and a million.
-_CHECKS = (
-    ("prediction", "job_ids_of_the_first_partition", "job_id < {end}"),
-    (
-        "audit_event",
-        "job_events_of_the_first_partition",
-        "entity <> 'job' OR entity_id IS NULL OR entity_id < {end}",
-    ),
-)
-_END = "SELECT ((s.last_value * 1.1)::bigint / 1000000 + 2) * 1000000 FROM loracomp.job_id_seq AS s"
-_IS_ONE_TABLE = "SELECT count(*) = 1 FROM pg_class WHERE oid = to_regclass(:name) AND relkind = 'r'"
 _FIRST_LOCK = 7_215_533_101_990_104_661  # key of an advisory lock: a random number, so that nobody else uses it
 _NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job asks; docs/sql.md says what is public."
 
@@ -45,7 +34,7 @@ def initialize(url: str, *, again: bool = False) -> list[str]:
     Raises SchemaMismatchError if the schema is newer than this release, RefusedError if a user's object depends on an
     object that must be replaced, and DatabaseUnavailableError if pgvector is missing or the server can't be reached.
     """
-    with _checked(url), installing(url) as connection:
+    with installing(url) as connection:
         before = current_revision(connection)
         if before != head():
             command.upgrade(alembic_config(connection), "head")
@@ -56,44 +45,6 @@ def initialize(url: str, *, again: bool = False) -> list[str]:
                 pass
             return [f"sql/ applied again: {', '.join(changed) if len(changed) <= 5 else f'{len(changed)} files'}"]
     return []
-
-
-@contextmanager
-def _checked(url: str) -> Iterator[None]:
-    # Migrations 0016 and 0018 make a table a partition. Postgres would read it while everybody waits, but for a valid
-    # CHECK of its ids; to validate one, it lets others work. If the upgrade fails, the CHECKs go again.
-    with _opened(url) as engine:
-        try:
-            for table, name, condition in _CHECKS:
-                _check(engine, table, name, condition)
-            yield
-        except BaseException:
-            for table, name, _ in _CHECKS:
-                with suppress(DBAPIError, LoracompError):
-                    _alter_one_table(engine, table, f"DROP CONSTRAINT IF EXISTS {name}")
-            raise
-
-
-def _check(engine: Engine, table: str, name: str, condition: str) -> None:
-    added = f"DROP CONSTRAINT IF EXISTS {name}, ADD CONSTRAINT {name} CHECK ({condition}) NOT VALID"
-    try:
-        _alter_one_table(engine, table, added, lock_timeout="2s")
-        _alter_one_table(engine, table, f"VALIDATE CONSTRAINT {name}")
-    except DBAPIError as error:
-        if not isinstance(error.orig, errors.LockNotAvailable):
-            raise
-        _log.warning("loracomp.%s is in use, so the upgrade reads all of it while others wait", table)
-
-
-def _alter_one_table(engine: Engine, table: str, change: str, lock_timeout: str = "0") -> None:
-    """Change a table that a migration will partition, unless it is partitioned or does not exist."""
-    with engine.begin() as connection:
-        if not _locked_schema(connection):
-            return
-        if connection.scalar(text(_IS_ONE_TABLE), {"name": f"{SCHEMA}.{table}"}):
-            end = connection.scalar(text(_END))
-            connection.exec_driver_sql(f"SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = '{lock_timeout}'")
-            connection.exec_driver_sql(f"ALTER TABLE {SCHEMA}.{table} {change.format(end=end)}")
 
 
 def changed_files(url: str) -> list[str]:

@@ -14,6 +14,14 @@ DIMENSIONS = 832
 AXES = 256
 """Principal axes of a database that has some, and dimensions of its reduced embeddings."""
 
+# What SQLAlchemy has no word for: a column's `info`, and what ALTER COLUMN does to it.
+IN_ROW = {"alter": "SET STORAGE PLAIN"}
+"""Retrieval reads vectors where they stand, not from a TOAST table."""
+NOT_COMPRESSED = {"alter": "SET STORAGE EXTERNAL"}
+"""Numbers don't compress: pglz would be tried on each value, for nothing."""
+NO_STATISTICS = {"alter": "SET STATISTICS 0"}
+"""Otherwise EXPLAIN would tell submitters of jobs that they don't see, and erasing would leave values behind."""
+
 metadata = MetaData(schema=SCHEMA)
 
 

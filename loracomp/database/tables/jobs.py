@@ -19,7 +19,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from loracomp.database.tables.columns import RoleName, created_at, metadata, one_of, optional, required, texts
+from loracomp.database.tables.columns import (
+    NO_STATISTICS,
+    RoleName,
+    created_at,
+    metadata,
+    one_of,
+    optional,
+    required,
+    texts,
+)
 
 job = Table(
     "job",
@@ -37,10 +46,23 @@ job = Table(
         "predict: answer the prompt. route: only compute routing weights. measure: score adapters on an example.",
         default="'predict'",
     ),
-    required("prompt", Text, "Text for the model to answer; the only column that an INSERT must name."),
-    optional("choices", texts(), "Possible answers, one of which is chosen; null: the answer is generated text."),
+    required(
+        "prompt", Text, "Text for the model to answer; the only column that an INSERT must name.", info=NO_STATISTICS
+    ),
+    optional(
+        "choices",
+        texts(),
+        "Possible answers, one of which is chosen; null: the answer is generated text.",
+        info=NO_STATISTICS,
+    ),
     optional("max_new_tokens", Integer, "Most tokens to generate; 64 by default if there are no choices."),
-    required("stop", texts(), "Texts at which generation ends; they are not part of the answer.", default="'{}'"),
+    required(
+        "stop",
+        texts(),
+        "Texts at which generation ends; they are not part of the answer.",
+        default="'{}'",
+        info=NO_STATISTICS,
+    ),
     required("policy", Text, "Name of the policy: the settings of routing and merging.", default="'default'"),
     optional("base_model", Text, "Base model to use; by default the default base model."),
     required(
@@ -51,21 +73,43 @@ job = Table(
         "idempotency_key",
         Text,
         "Key chosen by the submitter. A second INSERT with it is refused; submit_job returns the first job instead.",
+        info=NO_STATISTICS,
     ),
     required(
-        "tags", JSONB, "JSON object of the submitter's, to filter jobs by; not shown to the model.", default="'{}'"
+        "tags",
+        JSONB,
+        "JSON object of the submitter's, to filter jobs by; not shown to the model.",
+        default="'{}'",
+        info=NO_STATISTICS,
     ),
-    required("exclude_tasks", texts(), "Tasks whose examples and adapters must not be used.", default="'{}'"),
-    optional("tasks", texts(), "Tasks whose adapters may be used; null: all tasks that the submitter may use."),
+    required(
+        "exclude_tasks",
+        texts(),
+        "Tasks whose examples and adapters must not be used.",
+        default="'{}'",
+        info=NO_STATISTICS,
+    ),
+    optional(
+        "tasks",
+        texts(),
+        "Tasks whose adapters may be used; null: all tasks that the submitter may use.",
+        info=NO_STATISTICS,
+    ),
     optional(
         "weights",
         ARRAY(Double),
         "Weights of the adapters of `tasks`, in that order, used instead of retrieval; null: retrieval decides.",
+        info=NO_STATISTICS,
     ),
     required("max_attempts", Integer, "Number of attempts after which the job ends as failed.", default="3"),
     required("timeout_s", Integer, "Most seconds that one attempt may take.", default="600"),
-    optional("task", Text, "Task of the example that the job was made from; only for evaluations and kind measure."),
-    optional("expected", Text, "The right answer; only for evaluations and kind measure."),
+    optional(
+        "task",
+        Text,
+        "Task of the example that the job was made from; only for evaluations and kind measure.",
+        info=NO_STATISTICS,
+    ),
+    optional("expected", Text, "The right answer; only for evaluations and kind measure.", info=NO_STATISTICS),
     optional("evaluation", Text, "Name of the evaluation that the job belongs to; null for other jobs."),
     # No foreign key, so that answers to the same example stay comparable after the example is deleted.
     optional(
@@ -106,7 +150,12 @@ job = Table(
         "Number of jobs that its worker held after the claim, from earlier claims too. If 1, it is alone: an expired "
         "lease then counts as an attempt.",
     ),
-    optional("lease_token", BigInteger, "Fence token of the current lease; a worker's later writes must show it."),
+    optional(
+        "lease_token",
+        BigInteger,
+        "Fence token of the current lease; a worker's later writes must show it.",
+        info=NO_STATISTICS,
+    ),
     optional("claimed_at", DateTime(timezone=True), "When the current attempt began."),
     optional(
         "lease_expires_at",
@@ -115,7 +164,7 @@ job = Table(
     ),
     optional("finished_at", DateTime(timezone=True), "Time at which the job succeeded, failed or was cancelled."),
     optional("error_code", Text, "Short name of the last error."),
-    optional("error", Text, "Message of the last error."),
+    optional("error", Text, "Message of the last error.", info=NO_STATISTICS),
     required(
         "temperature",
         Double,
@@ -137,13 +186,24 @@ job = Table(
     ),
     # In this table and not in prediction, so that reports that count it need not read traces, ten times as large.
     optional("is_correct", Boolean, "Whether the answer equals `expected`; null if `expected` is null."),
-    optional("adapter_ids", ARRAY(Integer), "Adapters to score on the job's example; only for kind measure."),
+    optional(
+        "adapter_ids",
+        ARRAY(Integer),
+        "Adapters to score on the job's example; only for kind measure.",
+        info=NO_STATISTICS,
+    ),
     optional(
         "chat_template",
         Boolean,
         "Whether the prompt stands in the base model's chat template; null: as the policy says, or with a system text.",
+        info=NO_STATISTICS,
     ),
-    optional("system_text", Text, "What the chat template puts before the prompt as the system's message."),
+    optional(
+        "system_text",
+        Text,
+        "What the chat template puts before the prompt as the system's message.",
+        info=NO_STATISTICS,
+    ),
     ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
     ForeignKeyConstraint(
         ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"

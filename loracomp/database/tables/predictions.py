@@ -15,7 +15,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from loracomp.database.tables.columns import created_at, metadata, one_of, optional, required, texts
+from loracomp.database.tables.columns import (
+    NO_STATISTICS,
+    NOT_COMPRESSED,
+    created_at,
+    metadata,
+    one_of,
+    optional,
+    required,
+    texts,
+)
 
 prediction = Table(
     "prediction",
@@ -23,7 +32,7 @@ prediction = Table(
     # No foreign keys: a trace must stay when an adapter, example or task that it names is deleted. Of a job that is
     # deleted, a trigger deletes the answer; a foreign key would look for it also where a whole partition is dropped.
     required("job_id", BigInteger, "Job that the prediction answers.", primary_key=True, autoincrement=False),
-    optional("output", Text, "The answer; null for a job of kind route."),
+    optional("output", Text, "The answer; null for a job of kind route.", info=NO_STATISTICS),
     optional(
         "choice_index", Integer, "Index of the chosen answer in the job's choices, from 1; null for generated text."
     ),
@@ -32,35 +41,49 @@ prediction = Table(
         ARRAY(Double),
         "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says, plus "
         "choice_biases.",
+        info=NOT_COMPRESSED,
     ),
     optional(
         "query_embedding",
         HALFVEC(),
         "The job's unit vector, so that routing can be computed again with other settings.",
+        info=NOT_COMPRESSED,
     ),
     required("example_ids", ARRAY(BigInteger), "Ids of the retrieved examples, nearest first.", default="'{}'"),
     required("example_tasks", texts(), "Task of each example in example_ids.", default="'{}'"),
     required(
-        "similarities", ARRAY(Double), "Cosine similarity of each example in example_ids to the job.", default="'{}'"
+        "similarities",
+        ARRAY(Double),
+        "Cosine similarity of each example in example_ids to the job.",
+        default="'{}'",
+        info=NOT_COMPRESSED,
     ),
     required("tasks", texts(), "Tasks of the retrieved examples, most probable first.", default="'{}'"),
-    required("probabilities", ARRAY(Double), "Probability of each task in `tasks`.", default="'{}'"),
+    required(
+        "probabilities", ARRAY(Double), "Probability of each task in `tasks`.", default="'{}'", info=NOT_COMPRESSED
+    ),
     required(
         "weights",
         ARRAY(Double),
         "Weight of each task in `tasks`; 0 if it was not kept by the nucleus (top_p).",
         default="'{}'",
+        info=NOT_COMPRESSED,
     ),
     required("composed_tasks", texts(), "Tasks whose adapters were composed into the answer.", default="'{}'"),
     required("adapter_ids", ARRAY(Integer), "Adapter of each task in composed_tasks.", default="'{}'"),
-    required("adapter_sha256", texts(), "Sha256 of each adapter's safetensors file.", default="'{}'"),
-    required("adapter_weights", ARRAY(Double), "Weight of each adapter in adapter_ids.", default="'{}'"),
+    required(
+        "adapter_sha256", texts(), "Sha256 of each adapter's safetensors file.", default="'{}'", info=NOT_COMPRESSED
+    ),
+    required(
+        "adapter_weights", ARRAY(Double), "Weight of each adapter in adapter_ids.", default="'{}'", info=NOT_COMPRESSED
+    ),
     required("policy_settings", JSONB, "Name and settings of the policy at the time of the answer."),
     optional("fallback", Text, "Why the base model answered alone; null if adapters were composed."),
     optional(
         "composition_digest",
         Text,
         "Sha256 over what decides the answer: base model, adapters, scalings, weights, strategy, density, seed.",
+        info=NOT_COMPRESSED,
     ),
     optional(
         "norm_ratio",
@@ -89,7 +112,7 @@ prediction = Table(
     optional("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
     required("attempt", Integer, "Number of the attempt that succeeded.", default="1"),
     required("base_model", Text, "Base model that answered."),
-    required("base_fingerprint", Text, "Fingerprint of the base model's weights."),
+    required("base_fingerprint", Text, "Fingerprint of the base model's weights.", info=NOT_COMPRESSED),
     required("encoder", Text, "Name of the encoder and its input version, such as all-MiniLM-L6-v2/1."),
     required("code_version", Text, "Version of loracomp that the worker ran."),
     created_at(),
@@ -104,6 +127,7 @@ prediction = Table(
         "expected_gains",
         ARRAY(Double),
         "Expected gain of the adapter of each task in `tasks`, in nats; null if it was not measured.",
+        info=NOT_COMPRESSED,
     ),
     optional("chat_template", Boolean, "Whether the prompt stood in the base model's chat template."),
     optional(
@@ -121,6 +145,7 @@ prediction = Table(
         "choice_biases",
         ARRAY(Double),
         "What was added to each choice's score, fitted on the right answers of calibration_examples; null: nothing.",
+        info=NOT_COMPRESSED,
     ),
     # Reports cast and add up these values; the constraints prevent a faulty worker from breaking them.
     CheckConstraint(

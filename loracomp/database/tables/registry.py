@@ -25,6 +25,9 @@ from sqlalchemy.dialects.postgresql import JSONB
 from loracomp.database.tables.columns import (
     AXES,
     DIMENSIONS,
+    IN_ROW,
+    NO_STATISTICS,
+    NOT_COMPRESSED,
     RoleName,
     created_at,
     metadata,
@@ -122,9 +125,14 @@ example = Table(
     Column("id", BigInteger, Identity(always=True), primary_key=True, comment="Internal number."),
     required("task_id", Integer, "Task that the example belongs to."),
     required("split", Text, "train, validation or test. Only train examples are retrieved."),
-    optional("prompt", Text, "Text shown to the model; null if a library ships the example without its text."),
-    optional("choices", texts(), "Possible answers; null if the answer is free text."),
-    optional("answer", Text, "The right answer; one of the choices if there are any."),
+    optional(
+        "prompt",
+        Text,
+        "Text shown to the model; null if a library ships the example without its text.",
+        info=NO_STATISTICS,
+    ),
+    optional("choices", texts(), "Possible answers; null if the answer is free text.", info=NO_STATISTICS),
+    optional("answer", Text, "The right answer; one of the choices if there are any.", info=NO_STATISTICS),
     optional("source_ref", Text, "Where the row came from, such as piqa/train#1532."),
     required("content_hash", LargeBinary, "Sha256 of the raw fields as canonical JSON."),
     required("hash_version", SmallInteger, "Version of the way in which content_hash is computed.", default="1"),
@@ -151,6 +159,7 @@ example_embedding = Table(
         "embedding",
         HALFVEC(DIMENSIONS),
         "The example as a unit vector in half precision, in the encoder's input format.",
+        info=IN_ROW,
     ),
     PrimaryKeyConstraint("example_id", name="an_example_has_one_embedding"),
     ForeignKeyConstraint(
@@ -175,7 +184,7 @@ principal_axis = Table(
     "principal_axis",
     metadata,
     required("place", SmallInteger, "Place of the axis, from 1.", primary_key=True, autoincrement=False),
-    required("axis", HALFVEC(), "Unit vector, at right angles to the other axes."),
+    required("axis", HALFVEC(), "Unit vector, at right angles to the other axes.", info=IN_ROW),
     comment="Axes in whose directions the embeddings differ most; none unless there are very many embeddings.",
 )
 
@@ -257,7 +266,7 @@ adapter_part = Table(
     required(
         "part", Integer, "Number of the part, from 0; each part has 8 MB, the last may be shorter.", autoincrement=False
     ),
-    required("bytes", LargeBinary, "The bytes of this part of the safetensors file."),
+    required("bytes", LargeBinary, "The bytes of this part of the safetensors file.", info=NOT_COMPRESSED),
     PrimaryKeyConstraint("adapter_id", "part", name="adapter_part_stands_once"),
     ForeignKeyConstraint(
         ["adapter_id"], ["loracomp.adapter.id"], name="weights_belong_to_an_adapter", ondelete="CASCADE"
