@@ -53,7 +53,7 @@ def current_revision(connection: psycopg.Connection[Any]) -> str | None:
     if revision is not None and revision not in known_revisions():
         raise SchemaMismatchError(
             f"the database's schema ({revision}) is newer than this release knows: upgrade loracomp to use it. A "
-            "schema from before the first release can't be upgraded: make a new database; `loracomp db reset` deletes the "
-            "embedded one, and `loracomp init` then makes it again"
+            "schema from before the first release can't be upgraded: make a new database; `loracomp db reset` deletes "
+            "the embedded one, and `loracomp init` then makes it again"
         )
     return revision
