@@ -2,10 +2,11 @@
 
 import json
 import os
+import subprocess
 import sys
 import time
 import traceback
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -15,8 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from arena import own_server
-from faults import FAULTS, SkippedError, git
+from arena import ROOT, own_server
+from faults import FAULTS, SkippedError
 from loracomp.database import revision
 
 console = Console(stderr=True)
@@ -105,10 +106,10 @@ def attempt(server: Any, name: str, jobs: int) -> dict[str, Any]:
 
 def commit() -> str:
     """Of this checkout, and whether it was changed since; empty where git does not know."""
-    try:
-        return git("describe", "--always", "--dirty", "--exclude=*").decode().strip()
-    except SkippedError:
-        return ""
+    command = ["git", "describe", "--always", "--dirty", "--exclude=*"]
+    with suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    return ""
 
 
 def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
