@@ -2,12 +2,14 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import count
 from typing import Any, cast
 
+import pytest
 from pgvector import HalfVector
 from psycopg.conninfo import make_conninfo
 
@@ -200,3 +202,14 @@ FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p,
     jsonb_populate_record(NULL::loracomp.route_trace, %(row)s) AS t
 """
 """Whatever JSON the columns hold, as the server reads it: what a faulty or forging worker may send."""
+
+
+def wait_for_a_lock(connection: Connection) -> None:
+    """Until another session of this database waits for one."""
+    for _ in range(400):
+        waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        connection.execute("SELECT pg_stat_clear_snapshot()")
+        if connection.execute(waiting).fetchone() is not None:
+            return
+        time.sleep(0.05)
+    pytest.fail("nobody waits")

@@ -68,7 +68,7 @@ BEGIN
         RAISE EXCEPTION 'at most % of % jobs may wait, and this would be more', limits.per_submitter,
             CASE submitter WHEN loracomp.caller() THEN 'your' ELSE format('%s''s', submitter) END
             USING ERRCODE = 'configuration_limit_exceeded', CONSTRAINT = 'your_share_of_the_queue_is_full',
-                HINT = 'wait until some are answered, cancel jobs that are not needed (loracomp.cancel_job), or ask an '
+                HINT = 'wait until some are answered, cancel jobs that are not needed (loracomp.cancel_jobs), or ask an '
                     'administrator for more (loracomp.set_queue_limits)';
     END IF;
     IF NOT loracomp.has_room('', limits.in_all, newest) THEN

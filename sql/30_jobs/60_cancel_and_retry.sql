@@ -1,53 +1,106 @@
 -- Functions with which people change existing jobs.
 --   cancel_job                  one job, by its submitter or an administrator
---     caller, caller_is_admin, give_reason
+--   cancel_jobs                 those of many jobs that have not ended
+--     lock_jobs                 the caller's jobs with these ids or tags; set_priority and erase_jobs call it too
+--     give_reason               sets the reason for the audit
 --   retry_job                   queues one failed or cancelled job again, by its submitter or an administrator
 --     caller, caller_is_admin, check_room, give_reason
---   set_priority                moves a queued job in the queue
+--   set_priority                moves queued jobs in the queue
 --   requeue_jobs                queues all jobs again that failed with an error code
---     give_reason               sets the reason for the audit
 
--- queued or running -> cancelled at once: the lease token of a running job becomes invalid, so its result will not be recorded.
--- Submitters may cancel their own jobs, administrators all jobs; raises in any other state.
+-- As cancel_jobs, for one job; raises if it does not exist, is not the caller's, or has ended.
 CREATE FUNCTION loracomp.cancel_job(id bigint, reason text DEFAULT 'cancelled') RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    old loracomp.job;
-    before text;
+    state text;
 BEGIN
-    SELECT * INTO old FROM loracomp.job AS j
-    WHERE j.id = cancel_job.id AND (j.submitted_by = loracomp.caller() OR loracomp.caller_is_admin())
-    FOR UPDATE;
-    IF old.id IS NULL THEN
+    IF loracomp.cancel_jobs(ids => ARRAY[cancel_job.id], reason => cancel_job.reason) = 1 THEN
+        RETURN;
+    END IF;
+    SELECT j.status INTO state FROM loracomp.job AS j
+    WHERE j.id = cancel_job.id AND (j.submitted_by = loracomp.caller() OR loracomp.caller_is_admin());
+    IF state IS NULL THEN
         RAISE EXCEPTION 'job % does not exist, or is not yours', cancel_job.id
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists your jobs';
     END IF;
-    IF old.status NOT IN ('queued', 'running') THEN
-        RAISE EXCEPTION 'job % is %: only a queued or running job can be cancelled', cancel_job.id, old.status
-            USING HINT = 'nothing needs to be done: the job has ended';
-    END IF;
-    before := loracomp.give_reason(coalesce(cancel_job.reason, 'cancelled'));
+    RAISE EXCEPTION 'job % is %: only a queued or running job can be cancelled', cancel_job.id, state
+        USING HINT = 'nothing needs to be done: the job has ended';
+END
+$$;
+COMMENT ON FUNCTION loracomp.cancel_job IS
+'Cancels a queued or running job at once. Submitters may cancel their own jobs, administrators all jobs.';
+
+-- queued or running -> cancelled at once: the lease token of a running job becomes invalid, so its result will not be recorded.
+CREATE FUNCTION loracomp.cancel_jobs(
+    ids bigint[] DEFAULT NULL, tags jsonb DEFAULT NULL, reason text DEFAULT 'cancelled'
+) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    picked CONSTANT bigint[] := loracomp.lock_jobs(cancel_jobs.ids, cancel_jobs.tags, '{queued,running}');
+    running CONSTANT boolean := EXISTS (
+        SELECT FROM loracomp.job AS j WHERE j.id = ANY (picked) AND j.lease_token IS NOT NULL
+    );
+    before CONSTANT text := loracomp.give_reason(coalesce(cancel_jobs.reason, 'cancelled'));
+BEGIN
     UPDATE loracomp.job AS j SET
         status = 'cancelled',
         finished_at = now(),
         lease_token = NULL,
         lease_expires_at = NULL,
         error_code = 'cancelled',
-        error = coalesce(cancel_job.reason, 'cancelled')
-    WHERE j.id = cancel_job.id;
-    -- Tell the worker that runs the job, so that its model stops working on it at once and not only after the next renewal of
-    -- the lease. The conditions are those of hint_job.
-    IF old.status = 'running' AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off'
+        error = coalesce(cancel_jobs.reason, 'cancelled')
+    WHERE j.id = ANY (picked);
+    -- Tell the workers that run these jobs, so that their models stop working on them at once and not only after the next
+    -- renewal of the lease. The conditions are those of hint_job.
+    IF running AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off'
         AND pg_notification_queue_usage() < 0.5 THEN
         PERFORM pg_notify('loracomp_job', 'cancelled');
     END IF;
     PERFORM loracomp.give_reason(before);
+    RETURN cardinality(picked);
 END
 $$;
-COMMENT ON FUNCTION loracomp.cancel_job IS
-'Cancels a queued or running job at once. Submitters may cancel their own jobs, administrators all jobs.';
+COMMENT ON FUNCTION loracomp.cancel_jobs IS
+'Cancels those of these jobs that are queued or running, and returns how many. Submitters may cancel their own jobs, '
+'administrators all jobs.';
+
+-- Locks the jobs with these ids or with all of these tags, in the order of ids as workers do, to avoid deadlocks: those of the caller,
+-- or anybody's if an administrator calls; null for states means any. The calling function runs with its owner's rights.
+-- Tags are compared by equality, not by containment: {"customer": {}} would be contained in every object under customer.
+CREATE FUNCTION loracomp.lock_jobs(ids bigint[], tags jsonb, states text[] DEFAULT NULL) RETURNS bigint[]
+LANGUAGE plpgsql
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    caller CONSTANT name := loracomp.caller();
+    is_admin CONSTANT boolean := loracomp.caller_is_admin();
+BEGIN
+    IF num_nonnulls(lock_jobs.ids, lock_jobs.tags) <> 1 THEN
+        RAISE EXCEPTION 'give either ids or tags'
+            USING ERRCODE = 'invalid_parameter_value', HINT = $h$such as ids => '{4711, 4712}' or tags => '{"customer": 7}'$h$;
+    END IF;
+    IF jsonb_typeof(lock_jobs.tags) <> 'object' OR lock_jobs.tags = '{}' THEN
+        RAISE EXCEPTION 'tags must be a JSON object that names a tag, and is %', lock_jobs.tags
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"customer": 7}';
+    END IF;
+    RETURN ARRAY(
+        SELECT j.id FROM loracomp.job AS j
+        WHERE (is_admin OR j.submitted_by = caller)
+            AND (lock_jobs.states IS NULL OR j.status = ANY (lock_jobs.states))
+            AND (j.id = ANY (lock_jobs.ids) OR lock_jobs.tags IS NOT NULL AND NOT EXISTS (
+                SELECT FROM jsonb_each(lock_jobs.tags) AS g WHERE j.tags -> g.key IS DISTINCT FROM g.value
+            ))
+        ORDER BY j.id
+        FOR UPDATE
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.lock_jobs IS
+'Locks the caller''s jobs (an administrator''s call: all jobs) with these ids or tags, in these states, and returns their ids.';
 
 -- failed or cancelled -> queued, due now, with its attempts reset to 0; raises in any other state. Submitters may retry their own
 -- jobs, within the limits of the queue; administrators all jobs.
@@ -89,37 +142,35 @@ $$;
 COMMENT ON FUNCTION loracomp.retry_job IS
 'Queues a failed or cancelled job again, with attempts reset to 0. Submitters may retry their own jobs, administrators all.';
 
--- Moves a queued job in the queue; raises in any other state.
-CREATE FUNCTION loracomp.set_priority(job bigint, priority integer) RETURNS void
+-- Moves queued jobs in the queue; the others keep their priority.
+CREATE FUNCTION loracomp.set_priority(
+    priority integer, ids bigint[] DEFAULT NULL, tags jsonb DEFAULT NULL
+) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    old loracomp.job;
+    picked CONSTANT bigint[] := loracomp.lock_jobs(set_priority.ids, set_priority.tags, '{queued}');
 BEGIN
-    SELECT * INTO old FROM loracomp.job AS j WHERE j.id = set_priority.job FOR UPDATE;
-    IF old.id IS NULL THEN
-        RAISE EXCEPTION 'job % does not exist', set_priority.job
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp.job_result lists jobs';
-    END IF;
-    IF old.status <> 'queued' THEN
-        RAISE EXCEPTION 'job % is %: only a queued job has a place in the queue', set_priority.job, old.status
-            USING HINT = CASE old.status
-                WHEN 'running' THEN 'wait for it, or cancel it'
-                ELSE 'nothing needs to be done: it has ended'
-            END;
-    END IF;
-    UPDATE loracomp.job AS j SET priority = set_priority.priority WHERE j.id = set_priority.job;
+    WITH moved AS (
+        UPDATE loracomp.job AS j SET priority = set_priority.priority
+        FROM loracomp.job AS old
+        WHERE j.id = ANY (picked) AND old.id = j.id
+        RETURNING j.id, j.attempts, old.priority AS before
+    )
     INSERT INTO loracomp.audit_event (
         actor, entity, entity_id, action, old_status, new_status, attempt, reason, before, after
-    ) VALUES (
-        loracomp.caller(), 'job', old.id, 'update', old.status, old.status, old.attempts, 'set_priority',
-        jsonb_build_object('priority', old.priority), jsonb_build_object('priority', set_priority.priority)
-    );
+    )
+    SELECT
+        loracomp.caller(), 'job', m.id, 'update', 'queued', 'queued', m.attempts, 'set_priority',
+        jsonb_build_object('priority', m.before), jsonb_build_object('priority', set_priority.priority)
+    FROM moved AS m;
+    RETURN cardinality(picked);
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_priority IS
-'Changes the priority (0 to 1000) of a queued job; the audit keeps the old and the new one.';
+'Changes the priority (0 to 1000) of those of these jobs that are queued, and returns how many; the audit keeps the old and '
+'the new one. Submitters may do this to their own jobs, administrators to all jobs.';
 
 -- failed -> queued, due now, with attempts reset to 0, for all jobs that failed with this error code since the given time.
 CREATE FUNCTION loracomp.requeue_jobs(error_code text, since timestamptz DEFAULT '-infinity') RETURNS bigint

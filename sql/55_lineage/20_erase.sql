@@ -1,7 +1,9 @@
 -- Erasure: deletes examples or jobs on somebody's request, and all rows that contain their text.
 --   erase_example               an example, and the jobs that were made from it
 --   erase_submitter             all jobs of a submitter
---   erase_jobs                  the jobs given, or those with a tag
+--   erase_jobs                  the jobs given, or those with a tag, by their submitter or an administrator
+--     lock_jobs                 the caller's jobs with these ids or tags: 30_jobs/60_cancel_and_retry.sql
+--     erase_sums                what reports keep of a tag
 --     each: give_reason for the audit, then
 --     delete_jobs               jobs with their answers and traces, whatever their status
 
@@ -119,7 +121,8 @@ COMMENT ON FUNCTION loracomp.erase_submitter IS
 
 -- Deletes jobs with their answers, traces and embeddings, whatever their status; a worker that is running one can't record its
 -- answer. The jobs' audit events stay, because they contain only ids, states and roles; one more event says who erased how many.
-CREATE FUNCTION loracomp.erase_jobs(ids bigint[]) RETURNS TABLE (what text, rows bigint, names text)
+CREATE FUNCTION loracomp.erase_jobs(ids bigint[] DEFAULT NULL, tags jsonb DEFAULT NULL)
+RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -128,10 +131,13 @@ DECLARE
     before CONSTANT text := loracomp.give_reason('erase_jobs');
     gone record;
 BEGIN
-    IF erase_jobs.ids IS NULL THEN
-        RAISE EXCEPTION 'ids must not be null' USING ERRCODE = 'null_value_not_allowed', HINT = 'name the jobs to erase';
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the jobs, as delete_jobs does
+    SELECT * INTO gone FROM loracomp.delete_jobs(loracomp.lock_jobs(erase_jobs.ids, erase_jobs.tags));
+    IF erase_jobs.tags IS NOT NULL AND gone.deleted = '{}' THEN
+        -- Without the values, because the server's log keeps warnings.
+        RAISE WARNING 'no job has these tags (%)',
+            (SELECT string_agg(k.key, ', ') FROM jsonb_object_keys(erase_jobs.tags) AS k (key));
     END IF;
-    SELECT * INTO gone FROM loracomp.delete_jobs(erase_jobs.ids);
     INSERT INTO loracomp.audit_event (actor, entity, action, reason, before)
     VALUES (
         loracomp.caller(), 'job', 'delete', 'erase_jobs',
@@ -147,49 +153,36 @@ BEGIN
     SELECT 'events of these jobs kept, without words', count(*), NULL
     FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (gone.deleted)
     UNION ALL
-    SELECT 'numbers that no job has', count(*), string_agg(g.id::text, ', ' ORDER BY g.id)
+    SELECT 'numbers that no job of yours has', count(*), string_agg(g.id::text, ', ' ORDER BY g.id)
     FROM (
         SELECT u.id FROM unnest(erase_jobs.ids) AS u (id)
         EXCEPT
         SELECT d.id FROM unnest(gone.deleted) AS d (id)
     ) AS g
     WHERE g.id IS NOT NULL;
+    -- The sums of reports are those of all submitters' jobs.
+    IF loracomp.caller_is_admin() THEN
+        RETURN QUERY SELECT e.* FROM loracomp.erase_sums(erase_jobs.tags) AS e;
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.erase_jobs(bigint[]) IS
-'Deletes these jobs with their answers and traces, whoever submitted them; returns what was deleted and what was kept.';
+COMMENT ON FUNCTION loracomp.erase_jobs IS
+'Deletes the jobs with these ids or with all of these tags, with their answers and traces; returns what was deleted and what was '
+'kept. Submitters may erase their own jobs, administrators all jobs.';
 
--- Tags are compared by equality, not by containment: {"customer": {}} would be contained in every object under customer.
-CREATE FUNCTION loracomp.erase_jobs(tags jsonb) RETURNS TABLE (what text, rows bigint, names text)
-LANGUAGE plpgsql SECURITY DEFINER
+-- Deletes what bi.answers_by_tag has of closed days by this tag; returns how much, and what stays. The sums of closed days are those
+-- of single tags, so they can be corrected only if one tag is given.
+CREATE FUNCTION loracomp.erase_sums(tags jsonb) RETURNS TABLE (what text, rows bigint, names text)
+LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    found_ids bigint[];
     sums bigint;
 BEGIN
-    IF coalesce(jsonb_typeof(erase_jobs.tags), 'null') <> 'object' OR erase_jobs.tags = '{}' THEN
-        RAISE EXCEPTION 'tags must be a JSON object that names a tag, and is %', coalesce(erase_jobs.tags::text, 'null')
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"customer": 7}; erase_submitter erases all of a role';
-    END IF;
-    found_ids := ARRAY(
-        SELECT j.id FROM loracomp.job AS j
-        WHERE NOT EXISTS (
-            SELECT FROM jsonb_each(erase_jobs.tags) AS g
-            WHERE j.tags -> g.key IS DISTINCT FROM g.value
-        )
-    );
-    IF found_ids = '{}' THEN
-        -- Without the values, because the server's log keeps warnings.
-        RAISE WARNING 'no job has these tags (%)',
-            (SELECT string_agg(k.key, ', ') FROM jsonb_object_keys(erase_jobs.tags) AS k (key));
-    END IF;
-    RETURN QUERY SELECT e.* FROM loracomp.erase_jobs(ids => found_ids) AS e;
-    -- The sums of closed days are those of single tags, so they can be corrected only if one tag is given.
     DELETE FROM loracomp.answers_by_tag AS a
-    USING jsonb_each_text(erase_jobs.tags) AS g, loracomp.report_day AS d
+    USING jsonb_each_text(erase_sums.tags) AS g, loracomp.report_day AS d
     WHERE a.tag = g.key AND a.value = left(g.value, 200) AND a.day = d.day AND d.is_closed
-        AND (SELECT count(*) FROM jsonb_object_keys(erase_jobs.tags)) = 1;
+        AND (SELECT count(*) FROM jsonb_object_keys(erase_sums.tags)) = 1;
     GET DIAGNOSTICS sums = ROW_COUNT;
     IF sums > 0 THEN
         RETURN QUERY VALUES ('sums of purged jobs by this tag deleted', sums, NULL::text);
@@ -202,32 +195,14 @@ BEGIN
         SELECT EXISTS (SELECT FROM loracomp.report_day AS d WHERE d.day = a.day AND d.is_closed) AS is_closed
         FROM loracomp.answers_by_tag AS a
         WHERE EXISTS (
-            SELECT FROM jsonb_each_text(erase_jobs.tags) AS g WHERE a.tag = g.key AND a.value = left(g.value, 200)
+            SELECT FROM jsonb_each_text(erase_sums.tags) AS g WHERE a.tag = g.key AND a.value = left(g.value, 200)
         )
     ) AS r
     GROUP BY r.is_closed;
 END
 $$;
-COMMENT ON FUNCTION loracomp.erase_jobs(jsonb) IS
-'Deletes the jobs that have all of these tags, with their answers and traces; returns what was deleted and what was kept.';
-
--- For a literal without a type, which could be tags or ids.
-CREATE FUNCTION loracomp.erase_jobs(tags_or_ids text) RETURNS TABLE (what text, rows bigint, names text)
-LANGUAGE plpgsql SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    IF pg_input_is_valid(tags_or_ids, 'jsonb') THEN
-        RETURN QUERY SELECT e.* FROM loracomp.erase_jobs(tags => tags_or_ids::jsonb) AS e;
-    ELSIF pg_input_is_valid(tags_or_ids, 'bigint[]') THEN
-        RETURN QUERY SELECT e.* FROM loracomp.erase_jobs(ids => tags_or_ids::bigint[]) AS e;
-    ELSE
-        RAISE EXCEPTION 'tags_or_ids must be a JSON object of tags or an array of ids'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"customer": 7} or {4711, 4712}';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION loracomp.erase_jobs(text) IS
-'Deletes jobs by tags, given as a JSON object, or by ids, given as an array: erase_jobs(''{"customer": 7}'').';
+COMMENT ON FUNCTION loracomp.erase_sums IS
+'Deletes what reports keep of closed days by a tag, if it is the only one given; returns what was deleted and what was kept.';
 
 -- Deletes jobs with their answers, whatever their status; a worker that is running one can't record its answer. If a worker is
 -- just writing an answer, or reports are being refreshed, it waits for that. The caller sets the reason of the audit events.

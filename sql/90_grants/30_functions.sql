@@ -6,6 +6,9 @@ GRANT EXECUTE ON FUNCTION
 loracomp.submit_job,
 loracomp.submit_jobs,
 loracomp.cancel_job,
+loracomp.cancel_jobs,
+loracomp.set_priority,
+loracomp.erase_jobs,
 loracomp.retry_job,
 loracomp.wait_for_job,
 loracomp.explain_job,
@@ -51,7 +54,6 @@ TO loracomp_analyst, loracomp_admin;
 -- Administrators alone: jobs, routing, evaluations, models and encoder, tasks and examples, adapters,
 -- policies, audit, lineage and erasure.
 GRANT EXECUTE ON FUNCTION
-loracomp.set_priority,
 loracomp.requeue_jobs,
 loracomp.purge_jobs,
 loracomp.job_ranges,
@@ -109,10 +111,7 @@ loracomp.note_readers,
 loracomp.lineage_of_example,
 loracomp.lineage_of_adapter,
 loracomp.erase_example,
-loracomp.erase_submitter,
-loracomp.erase_jobs(bigint[]),
-loracomp.erase_jobs(jsonb),
-loracomp.erase_jobs(text)
+loracomp.erase_submitter
 TO loracomp_admin;
 
 -- Functions that the functions above, views and constraints call with the caller's rights.

@@ -16,7 +16,8 @@ from people_fixtures import LOGINS, Scene, connect, login, value, values
 # Which functions each role may execute; any other is the owner's alone. A new function must be entered here.
 EXECUTE = {
     "loracomp_submitter": """
-        submit_job submit_jobs cancel_job retry_job wait_for_job explain_job readable_tasks readable_example
+        submit_job submit_jobs cancel_job cancel_jobs set_priority erase_jobs
+        retry_job wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of white_space is_blank reader job_from_json submit_one confidence
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
@@ -33,8 +34,8 @@ EXECUTE = {
         masked_adapter compute_seconds confidence check_gains relative_share log_share
     """,
     "loracomp_admin": """
-        submit_job submit_jobs cancel_job wait_for_job explain_job readable_tasks readable_example readable_adapter
-        attempts_of job_from_json submit_one confidence set_priority
+        submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
+        readable_adapter attempts_of job_from_json submit_one confidence set_priority
         retry_job requeue_jobs purge_jobs maintain job_ranges check_health refresh_reports limit_analyst
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
@@ -69,7 +70,7 @@ OWNERS_ALONE = """
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
     gains_again routed_to_own_task keep_events_of_others audit_examples audit_embeddings audit_truncate
-    delete_jobs delete_predictions range_width add_range past_range drop_range
+    lock_jobs erase_sums delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records embedding_table make_next_embedding lock_next_index take_over forget_embeddings
     jobs_on changed_days roll_up note_days close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on adapter_pair_by_day_on latency_by_day_on fallback_by_day_on jobs_by_day_on
@@ -258,10 +259,9 @@ BREAKOUTS = {
     "the owner": "SET SESSION AUTHORIZATION postgres",
     "claim": "SELECT loracomp.claim_jobs('w', 'toy', 10, '1 minute')",
     "record": "SELECT loracomp.record_predictions(" + "'{}', " * 14 + "'', '', '', '', '')",
-    "priority": "SELECT loracomp.set_priority(1, 9)",
     "purge": "SELECT loracomp.purge_jobs('0', force => true)",
-    "erase by number": "SELECT loracomp.erase_jobs('{1}'::bigint[])",
-    "erase by tag": "SELECT loracomp.erase_jobs('{\"customer\": 7}'::jsonb)",
+    "jobs of anybody": "SELECT loracomp.lock_jobs('{1}', NULL)",
+    "sums of all submitters": "SELECT loracomp.erase_sums('{\"customer\": 7}')",
     "delete jobs": "SELECT loracomp.delete_jobs('{1}')",
     "hidden tasks": "SELECT loracomp.list_tasks()",
     "measurements": "SELECT FROM loracomp.measurement",

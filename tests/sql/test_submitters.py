@@ -4,6 +4,7 @@ import math
 import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from threading import Timer
 from typing import Any
 
@@ -11,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.types.json import Jsonb
 
-from job_data import BASE, add_jobs, claim, job, prediction_row, record, statuses
+from job_data import BASE, add_jobs, claim, job, prediction_row, record, statuses, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -386,21 +387,86 @@ def test_nobody_waits_for_anothers_job(connection: Connection, submitter: Connec
         submitter.execute("SELECT loracomp.wait_for_job(%s)", [job_id])
 
 
+# --- many jobs at once
+
+
+@pytest.mark.parametrize("chosen", ["ids => %(ids)s", """tags => '{"batch": 7}'"""])
+def test_ones_own_jobs_that_have_not_ended_are_cancelled_and_counted(
+    connection: Connection, submitter: Connection, chosen: str
+):
+    tags = Jsonb({"batch": 7, "more": {}})
+    done, running, waiting = mine = add_jobs(submitter, "a", "b", "c", tags=tags)
+    tokens = {each.id: each.lease_token for each in claim(connection, 2)}
+    record(connection, {done: tokens[done]}, [prediction_row(done)])
+    others = add_jobs(submitter, "d", "e", tags=Jsonb({"batch": [7]})) + add_jobs(connection, "f", tags=tags)
+    call = f"SELECT loracomp.cancel_jobs({chosen})"
+    ids = {"ids": [*mine, others[-1], 1_000_000]}
+    assert [value(submitter, call, ids) for _ in range(2)] == [2, 0]
+    assert statuses(connection) == {done: "succeeded", running: "cancelled", waiting: "cancelled"} | dict.fromkeys(
+        others, "queued"
+    )
+    assert value(connection, call, ids) == 1
+
+
+def test_cancelling_what_waits_ends_in_no_error_while_workers_end_jobs(connection: Connection, database: str):
+    """The query finds a job waiting that has ended by the time at which its turn to be cancelled comes."""
+    first, second = add_jobs(connection, "a", "b")
+    with db.connect(database) as own, ThreadPoolExecutor(1) as pool:
+        with connection.transaction():
+            for each in claim(connection, 1):
+                record(connection, {each.id: each.lease_token}, [prediction_row(each.id)])
+            query = "SELECT loracomp.cancel_jobs(ARRAY(SELECT id FROM loracomp.job WHERE status = 'queued'))"
+            cancelling = pool.submit(value, own, query)
+            wait_for_a_lock(connection)
+        assert cancelling.result(20) == 1
+    assert statuses(connection) == {first: "succeeded", second: "cancelled"}
+
+
+def test_ones_own_jobs_are_moved_and_erased_and_anothers_are_not(connection: Connection, submitter: Connection):
+    tags = Jsonb({"batch": 7})
+    mine = add_jobs(submitter, "a", "b", tags=tags)
+    (anothers,) = add_jobs(connection, "c", tags=tags)
+    for chosen in ("""tags => '{"batch": 7}'""", f"ids => '{{{anothers},{mine[0]},{mine[1]}}}'"):
+        assert value(submitter, f"SELECT loracomp.set_priority(9, {chosen})") == 2
+    priorities = {row["id"]: row["priority"] for row in connection.execute("SELECT id, priority FROM loracomp.job")}
+    assert priorities == dict.fromkeys(mine, 9) | {anothers: 0}
+    erase = "SELECT rows FROM loracomp.erase_jobs"
+    assert value(submitter, f"{erase}(ids => '{{{anothers},{mine[0]}}}') WHERE what = 'jobs deleted'") == 1
+    assert value(submitter, f"""{erase}(tags => '{{"batch": 7}}') WHERE what = 'jobs deleted'""") == 1
+    assert statuses(connection) == {anothers: "queued"}
+
+
+@pytest.mark.parametrize("call", ["cancel_jobs({})", "set_priority(1, {})", "erase_jobs({})"])
+@pytest.mark.parametrize(
+    ("chosen", "says"),
+    [
+        ("ids => NULL", "give either ids or tags"),
+        ("ids => '{1}', tags => '{\"a\": 1}'", "give either ids or tags"),
+        ("tags => '{}'", "tags must be a JSON object that names a tag, and is {}"),
+        ("tags => '[7]'", "tags must be a JSON object"),
+        ("tags => 'null'", "tags must be a JSON object"),
+    ],
+)
+def test_nobodys_jobs_are_refused_by_name(submitter: Connection, call: str, chosen: str, says: str):
+    add_jobs(submitter, "a")
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=says):
+        submitter.execute(f"SELECT loracomp.{call.format(chosen)}".encode())
+
+
 # --- the queue's order, for administrators
 
 
 def test_a_queued_job_gets_another_priority_and_the_audit_keeps_both(connection: Connection):
     first, second = add_jobs(connection, "a", "b")
-    connection.execute("SELECT loracomp.set_priority(%s, 10)", [second])
+    connection.execute("SELECT loracomp.set_priority(10, ids => ARRAY[%s::bigint])", [second])
     assert [each.id for each in claim(connection, 1)] == [second]
     event = connection.execute(
         "SELECT before, after FROM loracomp.audit_event WHERE reason = 'set_priority' AND entity_id = %s", [second]
     ).fetchone()
     assert event == {"before": {"priority": 0}, "after": {"priority": 10}}
-    with pytest.raises(psycopg.errors.RaiseException, match=f"job {second} is running: only a queued job"):
-        connection.execute("SELECT loracomp.set_priority(%s, 0)", [second])
+    assert value(connection, "SELECT loracomp.set_priority(0, ids => ARRAY[%s::bigint])", [second]) == 0
     with pytest.raises(psycopg.errors.CheckViolation, match="priority_must_be_between_0_and_1000"):
-        connection.execute("SELECT loracomp.set_priority(%s, 1001)", [first])
+        connection.execute("SELECT loracomp.set_priority(1001, ids => ARRAY[%s::bigint])", [first])
 
 
 def test_one_limit_is_set_and_the_other_stays(connection: Connection):
