@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters bench-start clients dashboard test-dashboard test-ray faults test-hosts test-containers bench engine gpu volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-ray faults test-hosts test-containers bench engine gpu volume evaluation lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -108,22 +108,17 @@ bench-routing: install ## routing by the number of examples, for docs/scaling.md
 	$(BIN)/python -m benchmarks.many_examples $(EXAMPLES:%=--examples %)
 
 ADAPTERS ?= 100 1000
-bench-adapters: install ## what grows with the number of adapters, and how fast they are read, for docs/scaling.md; ADAPTERS="100 1000 10000" for more
+bench-adapters: install ## what grows with the number of adapters, for docs/scaling.md; ADAPTERS="100 1000 10000" for more
 	$(BIN)/python -m benchmarks.many_adapters $(ADAPTERS:%=--adapters %)
-	$(BIN)/python -m benchmarks.adapter_reading
-
-bench-start: install ## what a worker's start takes, for docs/operations.md; a minute on two quiet cores
-	$(BIN)/python -m benchmarks.worker_start
 
 gpu: install ## on a machine with a GPU: its tests, and passes of a 7B model's shape; docs/performance/gpu.json
 	$(BIN)/pytest tests/composition/test_gpu.py
 	$(BIN)/python -m benchmarks.shapes --shape 7B --device cuda
 
 DEPTH ?= 100000
-HISTORY ?= 100000
 bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare table; half an hour, for docs/queue.md
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
-	$(BIN)/python -m benchmarks.queue --depth $(DEPTH) --history $(HISTORY)
+	$(BIN)/python -m benchmarks.queue --depth $(DEPTH)
 
 QUEUE_TESTS := tests/sql/test_jobs_sql.py tests/sql/test_protocol.py tests/worker/test_worker.py
 POOLED_TESTS := $(QUEUE_TESTS) tests/worker/test_workers.py tests/worker/test_metrics.py tests/sql/test_audit.py tests/sql/test_bad_input_sql.py
@@ -140,8 +135,8 @@ test-roles: install ## what each role may do, and tries to do beyond that; odd i
 	    tests/sql/test_roles.py tests/sql/test_breakouts.py tests/sql/test_fuzz.py tests/database/test_pgspot.py
 
 VOLUME ?= 100000
-volume: install ## a database with weeks of finished jobs, and how long each view of bi takes there: docs/scaling.md
-	$(BIN)/python -m benchmarks.volume --jobs $(VOLUME) --keep docs/performance
+volume: install ## a database with weeks of finished jobs, for dashboards and tries
+	$(BIN)/python -m benchmarks.volume --jobs $(VOLUME)
 
 DATA ?= ../shared/data
 evaluation: install ## what docs/evaluation.md says; hours on two cores, goes on where it was stopped

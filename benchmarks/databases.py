@@ -1,18 +1,14 @@
 """Databases of the benchmarks' own, batches, and how long a call takes."""
 
-import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any, TypeVar
 
 import psycopg
 from psycopg import sql
 
-from loracomp.database import connections as db
 from loracomp.database import schema
 
-ANALYST = "loracomp_bench_analyst"
 Rows = TypeVar("Rows", bound=Any)
 
 
@@ -29,20 +25,6 @@ def create_database(server: str, name: str, *, replace: bool = False) -> str:
     url = psycopg.conninfo.make_conninfo(server, dbname=name)
     schema.initialize(url)
     return url
-
-
-@contextmanager
-def analyst(owner: db.Connection, *, limited: bool = True) -> Iterator[str]:
-    """URL of the owner's database for a new analyst, with the limits of `limit_analyst`; dropped at the end."""
-    role, password = sql.Identifier(ANALYST), secrets.token_urlsafe()
-    owner.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} IN ROLE loracomp_analyst").format(role, password))
-    try:
-        if limited:
-            owner.execute("SELECT loracomp.limit_analyst(%s)", [ANALYST])
-        yield psycopg.conninfo.make_conninfo(owner.info.dsn, user=ANALYST, password=password)
-    finally:
-        owner.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", [ANALYST])
-        owner.execute(sql.SQL("DROP ROLE {}").format(role))
 
 
 def batches(rows: Rows, size: int) -> list[Rows]:

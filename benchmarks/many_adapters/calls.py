@@ -6,7 +6,6 @@ from statistics import median
 
 from benchmarks.databases import timed
 from benchmarks.many_examples.made_up import READERS
-from benchmarks.volume.__main__ import VIEWS, question, read
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
 from loracomp.registry.adapter_weights import fetch_adapters
@@ -48,6 +47,17 @@ INSERTS = {
 }
 """What a submitter who may use all tasks does."""
 ALL, SOME = (READERS[share][0] for share in ("all", "1 %"))
+VIEWS = "SELECT viewname AS name FROM pg_views WHERE schemaname = 'bi' ORDER BY viewname"
+CHARTS = {
+    "attempt": "day, outcome",
+    "composed_adapter": "day, task",
+    "composed_adapter_wide": "day, family",
+    "prediction": "day, policy",
+    "prediction_wide": "day, top_family",
+    "retrieved_example": "day, task",
+    "retrieved_example_wide": "day, family",
+}
+"""Fact views, whose rows nobody reads one by one: what is timed is a typical chart, a count by these columns."""
 
 
 def calls(filled: Filled) -> dict[str, Call]:
@@ -84,6 +94,19 @@ def views(connection: db.Connection) -> dict[str, Call]:
         return partial(read, connection, question(view))
 
     return {f"bi.{row['name']}": partial(call, row["name"]) for row in connection.execute(VIEWS).fetchall()}
+
+
+def question(view: str) -> str:
+    if columns := CHARTS.get(view):
+        return f"SELECT {columns}, count(*) FROM bi.{view} GROUP BY {columns}"
+    return f"SELECT * FROM bi.{view}"
+
+
+def read(connection: db.Connection, query: str) -> None:
+    """Run a query by COPY, and drop its result."""
+    with connection.cursor().copy(f"COPY ({query}) TO STDOUT".encode()) as copy:
+        for _ in copy:
+            pass
 
 
 def execute(statement: str, connection: db.Connection) -> Callable[[], object]:

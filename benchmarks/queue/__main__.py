@@ -1,7 +1,7 @@
 """The queue by itself, beside three libraries and a bare table: python -m benchmarks.queue [--help].
 
 A model that does nothing, the whole trace written, on an embedded server of its own. procrastinate, pgqueuer and awa do
-a job with an equally large result, where their package is installed. Forty minutes on two quiet cores; writes
+a job with an equally large result, where their package is installed. Half an hour on two quiet cores; writes
 docs/performance/queue.json, leaves there what other parts have written, and fills tables of docs/queue.md.
 """
 
@@ -21,12 +21,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from .growth import growth, inserts
 from .place import install, one, own_server
 from .report import fill_page
 from .snapshot import under_a_snapshot
-from .soak import soak
-from .throughput import grid, throughput
+from .submitters import submitters
+from .throughput import throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
 PACKAGES = {"pgqueuer": "pgqueuer", "procrastinate": "procrastinate", "awa": "awa-pg"}
@@ -38,28 +37,19 @@ class Part(StrEnum):
     """A part of the benchmark, which can be measured alone."""
 
     THROUGHPUT = "throughput"
-    GRID = "grid"
-    DEPTH = "depth"
-    HISTORY = "history"
     SUBMITTERS = "submitters"
-    INSERTS = "inserts"
     SNAPSHOT = "snapshot"
-    SOAK = "soak"
 
 
 def main(  # noqa: PLR0917
     part: Annotated[list[Part] | None, typer.Option(help="Parts to measure. Defaults to all.")] = None,
-    depth: Annotated[int, typer.Option(help="Jobs in the deepest queue.")] = 100_000,
-    history: Annotated[int, typer.Option(help="Jobs in the longest history.")] = 100_000,
-    submitters: Annotated[int, typer.Option(help="Most submitters who share the deepest queue.")] = 1000,
+    depth: Annotated[int, typer.Option(help="Jobs in the queue that submitters share.")] = 100_000,
     seconds: Annotated[float, typer.Option(help="Seconds for which each point is measured.")] = 3,
     rounds: Annotated[int, typer.Option(help="Rounds of part throughput: one worker, batches of 64 and of one.")] = 5,
-    claims: Annotated[int, typer.Option(help="Claims at each size of queue and history.")] = 500,
-    batch: Annotated[int, typer.Option(help="Jobs in the largest batch of the grid.")] = 256,
+    claims: Annotated[int, typer.Option(help="Claims for each number of submitters.")] = 500,
     minutes: Annotated[
         float, typer.Option(help="Minutes for which a reader holds a snapshot, and as many without.")
     ] = 0.5,
-    jobs: Annotated[int, typer.Option(min=100, help="Jobs of part soak.")] = 100_000,
     python: Annotated[str, typer.Option(help="A Python that has procrastinate, pgqueuer and awa-pg.")] = sys.executable,
     out: Annotated[Path, typer.Option(help="JSON file to write the figures into.")] = OUT,
 ) -> None:
@@ -74,13 +64,8 @@ def main(  # noqa: PLR0917
     with own_server() as url:
         measures: dict[Part, Callable[[], list[dict[str, Any]]]] = {
             Part.THROUGHPUT: lambda: throughput(url, pythons, seconds, rounds, say),
-            Part.GRID: lambda: grid(url, pythons, seconds, batch, say),
-            Part.DEPTH: lambda: growth(url, [(jobs, 0, 1) for jobs in steps(depth)], claims, say),
-            Part.HISTORY: lambda: growth(url, [(0, ended, 1) for ended in [0, *steps(history)]], claims, say),
-            Part.SUBMITTERS: lambda: growth(url, [(depth, 0, each) for each in [1, *steps(submitters)]], claims, say),
-            Part.INSERTS: lambda: inserts(url, seconds),
-            Part.SNAPSHOT: lambda: under_a_snapshot(url, pythons, minutes, min(batch, 64), say),
-            Part.SOAK: lambda: soak(url, jobs, min(batch, 64), say),
+            Part.SUBMITTERS: lambda: submitters(url, depth, claims, say),
+            Part.SNAPSHOT: lambda: under_a_snapshot(url, pythons, minutes, say),
         }
         machine = {
             "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
@@ -109,11 +94,6 @@ def version(python: str, package: str) -> str:
     """Version of a package that is installed for this Python."""
     ask = f"from importlib.metadata import version; print(version('{package}'))"
     return subprocess.run([python, "-c", ask], check=True, capture_output=True, text=True).stdout.strip()
-
-
-def steps(largest: int) -> list[int]:
-    """Three sizes up to `largest`, each ten times the one before."""
-    return [largest // 100, largest // 10, largest]
 
 
 def as_table(title: str, rows: list[dict[str, Any]]) -> Table:

@@ -15,7 +15,7 @@ Part = dict[str, Any]
 
 def fill_page(page: Path, figures: dict[str, Part]) -> None:
     """Fill the tables of a page whose parts have been measured."""
-    tables = {"throughput": throughput, "snapshot": snapshot, "soak": soak}
+    tables = {"throughput": throughput, "snapshot": snapshot}
     copy_tables(page, {name: as_markdown(table(figures[name])) for name, table in tables.items() if name in figures})
 
 
@@ -56,15 +56,6 @@ def snapshot(part: Part) -> list[tuple[str, ...]]:
             for row in ordered(part)
             if row["snapshot"] == "held"
         ),
-    ]
-
-
-def soak(part: Part) -> list[tuple[str, ...]]:
-    """Claims, dead rows, sizes and memory after each tenth of the jobs."""
-    rows = part["rows"]
-    return [
-        (part["day"], *(spoken(column) for column in rows[0])),
-        *((f"tenth {number}", *(f"{value:,}" for value in row.values())) for number, row in enumerate(rows, 1)),
     ]
 
 

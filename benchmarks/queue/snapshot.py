@@ -11,6 +11,7 @@ import psycopg
 from .place import Queue, queue, settle, wait_until
 from .throughput import FASTEST
 
+BATCH = 64
 AHEAD_S = 10
 """The queue always has enough jobs for this many seconds (or half of the measurement) at the system's highest rate."""
 STEP_S = 2.0
@@ -21,7 +22,7 @@ SELECT sum(n_tup_ins)::bigint FROM pg_stat_all_tables WHERE coalesce(pg_partitio
 
 
 def under_a_snapshot(
-    maintenance: str, pythons: dict[str, str], minutes: float, batch: int, say: Callable[[str], None]
+    maintenance: str, pythons: dict[str, str], minutes: float, say: Callable[[str], None]
 ) -> list[dict[str, Any]]:
     """Two results for each system, with one worker: without a snapshot, and with one held from start to end."""
     rows = []
@@ -29,27 +30,27 @@ def under_a_snapshot(
         clean = 0.0
         for held in (False, True):
             with queue(system, python, maintenance) as made:
-                rates = paced(made, minutes, batch, held)
+                rates = paced(made, minutes, held)
             rate = mean(rates)
             clean = clean or rate
             say(f"{system}: {rate:.0f} jobs/s {'under a snapshot' if held else 'clean'}")
             fifth = max(1, len(rates) // 5)
             rows.append({
-                "system": system, "snapshot": "held" if held else "none", "minutes": minutes, "batch": batch,
+                "system": system, "snapshot": "held" if held else "none", "minutes": minutes, "batch": BATCH,
                 "jobs_per_s": round(rate), "first_fifth": round(mean(rates[:fifth])),
                 "last_fifth": round(mean(rates[-fifth:])), "of_clean": round(rate / clean, 2),
             })  # fmt: skip
     return rows
 
 
-def paced(made: Queue, minutes: float, batch: int, held: bool) -> list[float]:
+def paced(made: Queue, minutes: float, held: bool) -> list[float]:
     """Jobs/s recorded in each interval by one worker, whose queue is refilled so that it is never empty."""
     ahead = round(FASTEST[made.system] * min(AHEAD_S, (60 * minutes + STEP_S) / 2))
     made.fill(2 * ahead)
     settle(made.url)
     inserted, rates = 2 * ahead, []
     held_by = snapshot(made.url) if held else nullcontext()
-    with psycopg.connect(made.url, autocommit=True) as watch, held_by, made.working(batch) as worker:
+    with psycopg.connect(made.url, autocommit=True) as watch, held_by, made.working(BATCH) as worker:
         wait_until(lambda: written(watch, made) > 0)
         begun = before = time.perf_counter()
         done = written(watch, made)

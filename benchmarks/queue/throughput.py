@@ -1,4 +1,4 @@
-"""Measures jobs/s from claim to record of five systems, by batch size and number of workers."""
+"""Measures jobs/s from claim to record of five systems, by batch size."""
 
 from collections.abc import Callable
 from statistics import median
@@ -6,17 +6,8 @@ from typing import Any
 
 from .place import queue
 
-BATCHES = (1, 8, 64, 256)
-WORKERS = (1, 2, 3, 4)
 KEYS = ((64, 1), (1, 1))
 """Batch sizes and numbers of workers at which the systems are compared, in several rounds."""
-POINTS = {
-    "loracomp": [(batch, workers) for batch in BATCHES for workers in WORKERS],
-    "bare": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
-    "pgqueuer": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
-    "procrastinate": [*((batch, 1) for batch in (1, 8, 64)), (64, 2), (64, 4)],
-    "awa": [*((batch, 1) for batch in BATCHES), (64, 2), (64, 4)],
-}
 COSTS = ("server_ms_a_job", "client_ms_a_job", "wal_bytes_a_job", "commits_a_job")
 """Costs per job: CPU time of the server's processes and of the workers in milliseconds, WAL bytes and commits."""
 FASTEST = {"loracomp": 15_000, "bare": 50_000, "pgqueuer": 6_000, "procrastinate": 2_000, "awa": 20_000}
@@ -28,25 +19,6 @@ def throughput(
 ) -> list[dict[str, Any]]:
     """Results of each system at each of KEYS: medians of rounds in which the systems take turns."""
     points = [(system, *key) for key in KEYS for _ in range(rounds) for system in pythons]
-    return measure(maintenance, pythons, points, seconds, say)
-
-
-def grid(
-    maintenance: str, pythons: dict[str, str], seconds: float, most: int, say: Callable[[str], None]
-) -> list[dict[str, Any]]:
-    """Results of each system for its batch sizes (up to `most`) and numbers of workers, each measured once."""
-    points = [(system, *point) for system in pythons for point in POINTS[system] if point[0] <= most]
-    return measure(maintenance, pythons, points, seconds, say)
-
-
-def measure(
-    maintenance: str,
-    pythons: dict[str, str],
-    points: list[tuple[str, int, int]],
-    seconds: float,
-    say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """Sorted results for each system, batch size and number of workers; medians if measured more than once."""
     measured: dict[tuple[str, int, int], list[dict[str, float]]] = {}
     sizes: dict[str, float] = {}
     for system, batch, workers in points:

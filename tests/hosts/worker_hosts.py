@@ -3,9 +3,10 @@
 import time
 
 from arena import Arena
-from benchmarks.volume.analysts import WORST
 from lab import MODEL_S, Lab, Outcome, answered_a_second, wait_for_answers
 
+WORST = "SELECT day, task, place, count(*), avg(similarity) FROM bi.retrieved_example GROUP BY 1, 2, 3"
+"""The heaviest query of an analyst that we found."""
 HISTORY = 4_000
 """Answered jobs that an analyst reads; each retrieved 30 examples."""
 
