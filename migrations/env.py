@@ -26,13 +26,13 @@ def _ours(name: str | None, kind: str, _parents: Any) -> bool:
 
 def _migrate(connection: Connection) -> None:
     schema.current_revision(connection)  # refuses a newer one in words
-    grants: list[str] | None = None
+    kept: sql_objects.Kept | None = None
 
     def steps(heads: Any, migration_context: Any) -> Iterable[Any]:
-        nonlocal grants
+        nonlocal kept
         planned = list(plan(heads, migration_context))
         if planned:
-            grants = sql_objects.drop(connection)
+            kept = sql_objects.drop(connection)
         return planned
 
     options: dict[str, Any] = {
@@ -52,8 +52,8 @@ def _migrate(connection: Connection) -> None:
     context.configure(**options, fn=steps)
     with context.begin_transaction():
         context.run_migrations()
-        if grants is not None:
-            schema.finish_migration(connection, grants)
+        if kept is not None:
+            schema.finish_migration(connection, kept)
 
 
 def main() -> None:

@@ -2,14 +2,15 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import psycopg
 from alembic import command
 from alembic.config import Config
 from psycopg import errors
-from sqlalchemy import Connection, Engine, NullPool, create_engine, text
+from sqlalchemy import Connection, Engine, NullPool, Row, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from loracomp.database import revision, sql_objects
@@ -45,6 +46,12 @@ def initialize(url: str, *, again: bool = False) -> list[str]:
                 pass
             return [f"sql/ applied again: {', '.join(changed) if len(changed) <= 5 else f'{len(changed)} files'}"]
     return []
+
+
+def user_views(url: str) -> Sequence[Row[Any]]:
+    """Like `sql_objects.user_views`, on a connection of its own."""
+    with _opened(url) as engine, engine.connect() as connection:
+        return sql_objects.user_views(connection)
 
 
 def changed_files(url: str) -> list[str]:
@@ -152,11 +159,16 @@ def current_revision(connection: Connection) -> str | None:
     return revision.current_revision(driver)
 
 
-def finish_migration(connection: Connection, grants: list[str]) -> None:
-    """Finish after migrations: apply sql/ if they ended at the newest revision, drop the schema if at no revision."""
+def finish_migration(connection: Connection, kept: sql_objects.Kept) -> None:
+    """Finish after migrations: apply sql/ if they ended at the newest revision, drop the schema if at no revision.
+
+    Raises RefusedError if sql/ is not applied and views of users' need it.
+    """
     reached = current_revision(connection)
     if reached == head():
-        sql_objects.apply(connection, grants)
+        sql_objects.apply(connection, kept)
+    elif kept.views:
+        raise RefusedError(f"views of yours need what would be missing: drop {', '.join(kept.views)}, repeat this")
     elif reached is None:
         sql_objects.run(connection, f"DROP TABLE {SCHEMA}.alembic_version; DROP SCHEMA {SCHEMA}")
     else:

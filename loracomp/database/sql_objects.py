@@ -3,13 +3,13 @@
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import errors
-from sqlalchemy import Connection, CursorResult, delete, insert, inspect, select, text
+from sqlalchemy import Connection, CursorResult, Row, delete, insert, inspect, select, text
 from sqlalchemy.exc import DBAPIError
 
 from loracomp.database.revision import packed_folder
@@ -37,6 +37,15 @@ class SqlFile:
         return hashlib.sha256(self.source.encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What others made on sql/'s objects, to be done again once those are back."""
+
+    grants: Sequence[str] = ()
+    views: Mapping[str, str] = field(default_factory=dict)
+    """The statement that gives a user's view its definition back, by the view's name."""
+
+
 def sql_files() -> list[SqlFile]:
     """Files of sql/ in the order in which they are applied."""
     root = packed_folder("sql")
@@ -54,29 +63,46 @@ def changed_files(connection: Connection) -> list[str]:
 def set_aside(connection: Connection) -> Iterator[None]:
     """Within this context sql/'s objects are dropped, as they would prevent changes to tables; then created again.
 
-    Grants to other roles are kept, also those on a table that is replaced by another of its name.
+    Users' views over them are kept, and grants to other roles, also those on a table that is replaced by another of
+    its name.
     """
-    grants = drop(connection)
+    kept = drop(connection)
     yield
-    apply(connection, grants)
+    apply(connection, kept)
 
 
-def drop(connection: Connection) -> list[str]:
+def drop(connection: Connection) -> Kept:
     """Drop all objects that sql/ created, in reverse order and without CASCADE.
 
-    Returns the GRANT statements that give other roles their privileges again. If a user's object depends on one of
-    them, the server's error (DependentObjectsStillExist) names it.
+    Users' views over them stay, hollow until `apply` gives them their definitions back. If another object of a user's
+    depends on one of ours, the server's error (DependentObjectsStillExist) names it.
     """
     if not inspect(connection).has_table(sql_object.name, schema=SCHEMA):
-        return []
+        return Kept()
     lock_tables(connection)
-    grants = list(connection.scalars(text(_GRANTS), {"roles": list(ROLES)}))
+    grants = connection.scalars(text(_GRANTS), {"roles": list(ROLES)}).all()
+    views = _defined_views(connection)
+    for view in views:
+        run(connection, view.hollow)
     for drops in connection.scalars(select(sql_object.c.drops).order_by(sql_object.c.position.desc())):
         for statement in drops:
             run(connection, statement)
     run(connection, _REVOKE)
     connection.execute(delete(sql_object))
-    return grants
+    return Kept(grants, {view.name: view.definition for view in views})
+
+
+def user_views(connection: Connection) -> Sequence[Row[Any]]:
+    """Users' views that read our views or call our functions, by name; `is_kept` says whether `drop` keeps one."""
+    return connection.execute(text(_USER_VIEWS)).all()
+
+
+def _defined_views(connection: Connection) -> list[Row[Any]]:
+    with connection.begin_nested() as reading:
+        run(connection, "SET LOCAL search_path = ''")  # definitions then name the schema of all that they use
+        views = [view for view in user_views(connection) if view.is_kept]
+        reading.rollback()
+    return views
 
 
 def lock_tables(connection: Connection) -> None:
@@ -85,13 +111,15 @@ def lock_tables(connection: Connection) -> None:
     Raises RefusedError if others hold them for a minute.
     """
     # DROP locks one object after another, in another order than clients do, which would cause deadlocks. So lock all
-    # tables first; if that takes longer than half of deadlock_timeout, release the locks and try again.
+    # tables first; if that takes longer than half of deadlock_timeout, release the locks and try again. Clients lock a
+    # user's view before ours. LOCK TABLE asks for rights of its owner on what it reads, so ALTER VIEW locks it.
+    views = "".join(view.lock for view in user_views(connection) if view.is_kept)
     tables = ", ".join(connection.scalars(text(_TABLES)))
     for _ in range(_LOCK_ATTEMPTS):
         try:
             with connection.begin_nested():
                 connection.execute(text(_PATIENCE))
-                run(connection, f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE; SET LOCAL statement_timeout = 0")
+                run(connection, f"{views}LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE; SET LOCAL statement_timeout = 0")
             return
         except DBAPIError as error:
             if not isinstance(error.orig, _TRY_AGAIN):
@@ -100,8 +128,8 @@ def lock_tables(connection: Connection) -> None:
     raise RefusedError("loracomp's tables are in use: " + "; ".join(connection.scalars(text(_USERS))))
 
 
-def apply(connection: Connection, grants: Sequence[str] = ()) -> None:
-    """Run the files of sql/ in path order, then the GRANT statements that `drop` returned.
+def apply(connection: Connection, kept: Kept) -> None:
+    """Run the files of sql/ in path order, then what `drop` kept. Raises RefusedError if a user's view no longer fits.
 
     For each file it stores the checksum, and the statements that drop the objects that the file created (found by
     comparing the catalog before and after).
@@ -118,8 +146,10 @@ def apply(connection: Connection, grants: Sequence[str] = ()) -> None:
         row = {"path": file.path, "position": position, "drops": drops, "checksum": file.checksum}
         connection.execute(insert(sql_object).values(row))
     inherit_comments(connection)
-    for statement in grants:
+    for statement in kept.grants:
         _grant_again(connection, statement)
+    for name, definition in kept.views.items():
+        _define_again(connection, name, definition)
 
 
 def inherit_comments(connection: Connection) -> None:
@@ -137,6 +167,16 @@ def _grant_again(connection: Connection, statement: str) -> None:
         if not isinstance(error.orig, errors.UndefinedTable | errors.UndefinedFunction | errors.UndefinedColumn):
             raise
         _log.warning("the object is gone, so this was not done again: %s", statement)
+
+
+def _define_again(connection: Connection, name: str, definition: str) -> None:
+    try:
+        run(connection, definition)
+    except DBAPIError as error:
+        reason, _, _ = str(error.orig).partition("\n")
+        raise RefusedError(
+            f"your view {name} does not fit this release ({reason}): drop it, repeat this, then create it as it fits"
+        ) from error
 
 
 def run(connection: Connection, source: str) -> CursorResult[Any]:
@@ -200,6 +240,48 @@ CROSS JOIN LATERAL aclexplode(o.acl) AS a
 WHERE o.schema::regnamespace::text IN ('loracomp', 'bi')
     -- Grants to PUBLIC (0) are not kept, because sql/ revokes from PUBLIC on purpose.
     AND a.grantee NOT IN (0, o.owner) AND a.grantee::regrole::text <> ALL (:roles)
+"""
+
+# A user's view stays while ours are replaced: an equal view of NULLs takes the place of its definition meanwhile. So
+# its owner, grants, comments, triggers and whatever depends on it stay too; only its options must be set again.
+_USER_VIEWS = """
+SELECT
+    v.name, v.is_kept,
+    format('ALTER VIEW %s OWNER TO %s; ', v.name, v.relowner::regrole) AS lock,
+    format('CREATE OR REPLACE VIEW %s AS SELECT %s', v.name, v.columns) AS hollow,
+    format(
+        'SET LOCAL search_path = ''''; CREATE OR REPLACE VIEW %s%s AS %s',
+        v.name, ' WITH (' || array_to_string(v.reloptions, ', ') || ')', pg_get_viewdef(v.oid)
+    ) AS definition
+FROM (
+    SELECT
+        c.oid, c.relowner, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name,
+        c.relkind = 'v' AND pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE') AS is_kept,
+        (
+            SELECT string_agg(format(
+                'NULL::%s%s AS %I', format_type(atttypid, atttypmod),
+                ' COLLATE ' || nullif(attcollation, 0)::regcollation, attname
+            ), ', ' ORDER BY attnum)
+            FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+        ) AS columns
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_rewrite AS r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+    WHERE EXISTS (
+        SELECT
+        FROM pg_depend AS d
+        LEFT JOIN pg_proc AS p ON (p.tableoid, p.oid) = (d.refclassid, d.refobjid)
+        LEFT JOIN pg_class AS s ON (s.tableoid, s.oid) = (d.refclassid, d.refobjid) AND s.relkind IN ('v', 'm')
+        WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND s.oid IS DISTINCT FROM c.oid
+            AND coalesce(p.pronamespace, s.relnamespace)::regnamespace::text IN ('loracomp', 'bi')
+    ) AND NOT EXISTS (
+        SELECT FROM loracomp.sql_object AS ours
+        WHERE format(
+            'DROP %sVIEW IF EXISTS %I.%I', CASE c.relkind WHEN 'm' THEN 'MATERIALIZED ' END, n.nspname, c.relname
+        ) = ANY (ours.drops)
+    )
+) AS v
+ORDER BY v.name
 """
 
 _INHERITED_COMMENTS = """

@@ -48,10 +48,10 @@ CHECKSUM_OF_ANOTHER_RELEASE = (
 )
 
 
-def snapshot(url: str) -> set[tuple[str, tuple[str, ...]]]:
+def snapshot(url: str, objects: str = SNAPSHOT) -> set[tuple[str, tuple[str, ...]]]:
     """Every object with its definition and what is granted on it."""
     with psycopg.connect(url) as connection:
-        rows = connection.execute(SNAPSHOT).fetchall()
+        rows = connection.execute(objects).fetchall()
     return {(row[0], tuple(sorted((row[1] or "").strip("{}").split(",")))) for row in rows}
 
 
@@ -166,22 +166,51 @@ def test_a_file_that_fails_changes_nothing_and_is_named(database: str, packed: P
 
 
 @pytest.mark.parametrize(
-    ("made", "named"),
+    ("make", "named", "drop"),
     [
-        ("VIEW backlog AS SELECT count(*) FROM loracomp.job_result", "view backlog depends on view job_result"),
         (
-            "FUNCTION backlog() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM loracomp.job_result; END",
+            "CREATE MATERIALIZED VIEW backlog AS SELECT count(*) FROM loracomp.job_result",
+            "materialized view backlog depends on view job_result",
+            "DROP MATERIALIZED VIEW backlog",
+        ),
+        (
+            "CREATE FUNCTION backlog() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM loracomp.job_result; END",
             r"function backlog\(\) depends on view job_result",
+            "DROP FUNCTION backlog",
+        ),
+        (
+            "CREATE TABLE kept (name text, short text GENERATED ALWAYS AS (loracomp.shorten(name, 9)) STORED)",
+            "column short of table kept depends on function shorten",
+            "DROP TABLE kept",
+        ),
+        (
+            "CREATE TABLE kept (name text);CREATE POLICY short ON kept USING (loracomp.shorten(name, 9) = name)",
+            "policy short on table kept depends on function shorten",
+            "DROP TABLE kept",
+        ),
+        (
+            "CREATE TABLE kept (name text);"
+            "CREATE TRIGGER hint AFTER INSERT ON kept EXECUTE FUNCTION loracomp.hint_job()",
+            "trigger hint on table kept depends on function hint_job",
+            "DROP TABLE kept",
+        ),
+        (
+            "CREATE VIEW inbox AS SELECT 1 AS one;"
+            "CREATE RULE ask AS ON INSERT TO inbox DO INSTEAD INSERT INTO loracomp.incoming_job (prompt) VALUES ('x')",
+            "rule ask on view inbox depends on view incoming_job",
+            "DROP VIEW inbox",
         ),
     ],
 )
-def test_a_users_object_in_the_way_is_named_and_nothing_is_lost(database: str, made: str, named: str) -> None:
-    run(database, f"CREATE {made}")
+def test_a_users_object_in_the_way_is_named_and_nothing_is_lost(
+    database: str, make: str, named: str, drop: str
+) -> None:
+    run(database, make)
     before = snapshot(database)
-    with pytest.raises(RefusedError, match=f"prevents this: {named}.*Drop that object, repeat this"):
+    with pytest.raises(RefusedError, match=f"prevents this: .*{named}.*Drop that object, repeat this"):
         apply_again(database)
     assert snapshot(database) == before
-    run(database, f"DROP {made.split(maxsplit=1)[0]} backlog")
+    run(database, drop)
     assert schema.initialize(database) != []
 
 
@@ -191,6 +220,99 @@ def readers(database: str) -> Iterator[str]:
     run(database, 'CREATE ROLE "the readers"')
     yield '"the readers"'
     run(database, 'DROP OWNED BY "the readers"', 'DROP ROLE "the readers"')
+
+
+VIEWS_OF_A_USERS = """
+CREATE SCHEMA "the shop";
+SET search_path = "the shop", loracomp;
+CREATE VIEW tickets WITH (security_barrier, security_invoker = true) AS
+    SELECT job_id, status, output COLLATE "C" AS answer, tags ->> 'ticket' AS "the ticket",
+        shorten(prompt, 9)::varchar(9) AS short
+    FROM job_result AS r WHERE NOT EXISTS (SELECT FROM job_result AS newer WHERE newer.job_id > r.job_id);
+ALTER VIEW tickets RENAME COLUMN short TO "in short";
+ALTER VIEW tickets ALTER COLUMN status SET DEFAULT 'queued';
+COMMENT ON VIEW tickets IS 'The newest.';
+COMMENT ON COLUMN tickets."the ticket" IS 'Of the shop.';
+CREATE VIEW inbox AS SELECT prompt, priority FROM incoming_job WHERE priority > 5 WITH CASCADED CHECK OPTION;
+CREATE VIEW narrow AS SELECT wilson.* FROM bi.wilson_interval(3, 4) AS wilson;
+CREATE VIEW joined AS SELECT t.*, r.prompt, r AS whole FROM tickets AS t JOIN job AS r ON r.id = t.job_id, narrow;
+INSERT INTO inbox VALUES ('Where is my parcel?', 7);
+CREATE MATERIALIZED VIEW cached AS SELECT * FROM joined;
+CREATE INDEX ON cached (status);
+CREATE FUNCTION count_joined() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM joined; END;
+CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+CREATE TRIGGER forget INSTEAD OF UPDATE ON tickets FOR EACH ROW EXECUTE FUNCTION forget();
+CREATE RULE keep AS ON DELETE TO tickets DO INSTEAD NOTHING;
+CREATE VIEW bi.of_the_shops AS SELECT n FROM bi.accuracy;
+ALTER VIEW tickets OWNER TO "the readers";
+GRANT SELECT ON tickets TO loracomp_analyst WITH GRANT OPTION;
+GRANT SELECT (status), UPDATE (status) ON tickets TO loracomp_submitter;
+REVOKE DELETE ON tickets FROM "the readers";
+"""
+
+OF_A_USERS = """
+SELECT format(
+    '%s %s %s %s %s %s', c.oid, c.oid::regclass, relowner::regrole, reloptions,
+    CASE WHEN relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END, obj_description(c.oid, 'pg_class')
+) AS object, relacl::text AS acl
+FROM pg_class AS c WHERE relnamespace = '"the shop"'::regnamespace OR c.oid = to_regclass('bi.of_the_shops')
+UNION ALL
+SELECT format(
+    '%s.%s %s %s %s %s', attrelid::regclass, attname, format_type(atttypid, atttypmod), attcollation::regcollation,
+    pg_get_expr(adbin, adrelid), col_description(attrelid, attnum)
+), attacl::text
+FROM pg_attribute JOIN pg_class AS c ON c.oid = attrelid
+LEFT JOIN pg_attrdef ON (adrelid, adnum) = (attrelid, attnum)
+WHERE relnamespace = '"the shop"'::regnamespace
+UNION ALL
+SELECT definition, NULL FROM pg_rules
+UNION ALL
+SELECT to_jsonb(cached)::text, NULL FROM "the shop".cached
+"""
+
+
+@pytest.fixture
+def shop(database: str, readers: str) -> str:
+    """URL of a database in which a user has views over ours, which others of the user's objects read."""
+    with db.connect(database) as connection:
+        add_base_model(connection)
+    run(database, VIEWS_OF_A_USERS)
+    return database
+
+
+def test_views_of_a_users_outlast_an_upgrade(shop: str) -> None:
+    before = snapshot(shop, OF_A_USERS), snapshot(shop)
+    assert "Where is my parcel?" in str(before)
+    apply_again(shop)
+    assert (snapshot(shop, OF_A_USERS), snapshot(shop)) == before
+    run(shop, 'REFRESH MATERIALIZED VIEW "the shop".cached', """INSERT INTO "the shop".inbox VALUES ('And now?', 6)""")
+    with pytest.raises(psycopg.errors.WithCheckOptionViolation):
+        run(shop, """INSERT INTO "the shop".inbox VALUES ('And now?', 5)""")
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ("ALTER VIEW loracomp.job_result RENAME output TO reply", r"column r\.output does not exist"),
+        ("DROP FUNCTION bi.wilson_interval", r"function bi\.wilson_interval.* does not exist"),
+    ],
+)
+def test_a_view_of_a_users_that_no_longer_fits_is_named(shop: str, packed: Path, change: str, reason: str) -> None:
+    before = snapshot(shop, OF_A_USERS), snapshot(shop)
+    (packed / "sql/99_changed.sql").write_text(f"{change} CASCADE;" if change.startswith("DROP") else change)
+    with pytest.raises(
+        RefusedError, match=rf'^your view "the shop"\..* does not fit this release \({reason}\): drop it'
+    ):
+        schema.initialize(shop)
+    assert (snapshot(shop, OF_A_USERS), snapshot(shop)) == before
+
+
+def test_a_revision_without_views_is_refused_while_users_views_need_them(shop: str) -> None:
+    before = snapshot(shop, OF_A_USERS), snapshot(shop)
+    missing = pytest.raises(RefusedError, match=r'missing: drop "the shop"\.inbox, .*, bi\.of_the_shops, repeat this')
+    with missing, schema.installing(shop) as connection:
+        command.downgrade(schema.alembic_config(connection), "base")
+    assert (snapshot(shop, OF_A_USERS), snapshot(shop)) == before
 
 
 def test_grants_to_users_roles_outlast_an_upgrade(database: str, readers: str) -> None:
@@ -396,6 +518,20 @@ def test_an_owner_that_nobody_logs_in_as(owned_by_nobody: str) -> None:
         assert event == {"actor": "lora_owner", "login": "migrator"}
 
 
+def test_a_view_that_the_installer_may_not_replace_is_named(new_server: str, owned_by_nobody: str) -> None:
+    schema.initialize(owned_by_nobody)
+    superuser = url_of(new_server, "owned")
+    run(
+        superuser,
+        "CREATE SCHEMA theirs",
+        "CREATE VIEW theirs.backlog AS SELECT count(*) FROM loracomp.job_result",
+    )
+    with pytest.raises(RefusedError, match=r"prevents this: view theirs\.backlog depends on view job_result"):
+        apply_again(owned_by_nobody)
+    run(superuser, "ALTER SCHEMA theirs OWNER TO lora_owner", "ALTER VIEW theirs.backlog OWNER TO lora_owner")
+    assert len(schema.initialize(owned_by_nobody)) == 1
+
+
 def test_a_full_queue_of_notifications_keeps_no_job_out(new_server: str) -> None:
     """Any login of the server, without a right in the database, can fill it: one listens and never reads."""
     with psycopg.connect(new_server) as connection:
@@ -457,6 +593,7 @@ CALLS = [
     "SELECT loracomp.explain_job(1)",
     "SELECT * FROM loracomp.job_result ORDER BY job_id DESC LIMIT 5",
     "SELECT * FROM bi.queue_health",
+    "SELECT * FROM of_a_users",
     "SELECT * FROM loracomp.check_health()",
 ]
 
@@ -468,6 +605,7 @@ def test_clients_call_meanwhile_without_an_error(database: str) -> None:
         " (name, source, fingerprint, architecture, context_length, parameter_count, modules)"
         " VALUES ('none', 'none', repeat('0', 64), 'none', 1, 1, '{}')",
         CALLS[0],
+        "CREATE VIEW of_a_users AS SELECT * FROM loracomp.job_result JOIN bi.queue_health USING (base_model) LIMIT 5",
     )
     stop = Event()
 
