@@ -7,11 +7,11 @@
 -- read, and reads on from there.
 
 -- Queues what has come due, and returns where jobs of a base model wait: the submitters, with the first job of each, and the first
--- job of evaluations and of kind measure. A reader of the queue's index that starts there reads no dead entries before it.
+-- job in the background. A reader of the queue's index that starts there reads no dead entries before it.
 -- It reads from the start as long as that is cheap. A look from the start that reads more than 1,000 entries (more where there are
 -- many submitters) is repeated only after two microseconds for each of them, and at the latest after a minute. Until then, each
 -- look starts where the last one found the first waiting job, but at least a second before now, because an INSERT may commit later
--- than others. (Jobs of evaluations and of kind measure, leases and run_at have no such second, which would be read again each time.)
+-- than others. (Jobs in the background, leases and run_at have no such second, which would be read again each time.)
 -- A job that joins the queue even further in front (by its priority, released by a worker, or after a long transaction) waits for
 -- the next look from the start.
 -- What is remembered describes the database and not a client, so it stays true if a pooler gives the session to another client.
@@ -93,7 +93,7 @@ BEGIN
     SELECT array_agg(w.submitted_by::text), array_agg(w.due), array_agg(w.id) INTO submitters, firsts, first_ids
     FROM waiting AS w;
     SELECT j.due, j.id INTO background, background_id FROM loracomp.job AS j
-    WHERE j.status = 'queued' AND (j.evaluation IS NOT NULL OR j.kind = 'measure') AND NOT j.scheduled
+    WHERE j.status = 'queued' AND (j.evaluation IS NOT NULL OR j.kind = 'measure' OR j.priority < 0) AND NOT j.scheduled
         AND j.base_model = find_waiting.base_model
         AND (j.due, j.id) >= (
             CASE WHEN whole THEN '-infinity' ELSE (known ->> 'background')::timestamptz END,

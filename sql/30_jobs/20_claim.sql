@@ -187,7 +187,7 @@ COMMENT ON FUNCTION loracomp.retry_delay IS 'How long a job waits before its nex
 
 -- Locks the due jobs that a claim takes: the first jobs of first_in_turn that no other session has locked.
 -- `leads` marks a submitter's first job; claiming it uses the submitter's turn.
--- Only if no other job is due, jobs of evaluations and of kind measure are taken.
+-- Only if no other job is due, jobs in the background are taken: those of evaluations, of kind measure, and with a priority below 0.
 -- A job whose lease has ever expired is claimed in a batch of one, so that a job that kills its worker affects no other job.
 CREATE FUNCTION loracomp.pick_jobs(base_model text, batch_size integer)
 RETURNS TABLE (id bigint, submitted_by name, leads boolean)
@@ -228,7 +228,7 @@ BEGIN
     background AS MATERIALIZED (
         SELECT j.id, j.submitted_by, 2 AS turn, 1 AS place, j.due, j.expired_leases > 0 AS suspect
         FROM loracomp.job AS j
-        WHERE j.status = 'queued' AND (j.evaluation IS NOT NULL OR j.kind = 'measure')
+        WHERE j.status = 'queued' AND (j.evaluation IS NOT NULL OR j.kind = 'measure' OR j.priority < 0)
             AND j.base_model = pick_jobs.base_model AND NOT j.scheduled
             AND (j.due, j.id) >= (waiting.background, waiting.background_id) AND j.due > now()
         ORDER BY j.due, j.id
@@ -294,7 +294,7 @@ BEGIN
                     d.due + greatest(interval '0', CASE d.turn WHEN 1 THEN t.served_at ELSE now() END - d.run_at)
                 ) OVER (ORDER BY d.turn) AS place
                 FROM (
-                    -- Jobs of evaluations and of kind measure are due later than others.
+                    -- Jobs in the background are due later than others.
                     SELECT j.id, j.due, j.run_at, row_number() OVER (ORDER BY j.due, j.id)::integer AS turn
                     FROM loracomp.job AS j
                     WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = first_in_turn.base_model

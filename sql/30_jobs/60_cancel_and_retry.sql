@@ -169,7 +169,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_priority IS
-'Changes the priority (0 to 1000) of those of these jobs that are queued, and returns how many; the audit keeps the old and '
+'Changes the priority (-1000 to 1000) of those of these jobs that are queued, and returns how many; the audit keeps the old and '
 'the new one. Submitters may do this to their own jobs, administrators to all jobs.';
 
 -- failed -> queued, due now, with attempts reset to 0, for all jobs that failed with this error code since the given time.

@@ -58,7 +58,7 @@ def refused(connection: Connection, table: str, columns: dict[str, Any]) -> str 
         ({"policy": "none such"}, "policy_must_exist"),
         ({"base_model": "none such"}, "base_model_must_exist"),
         ({"kind": "guess"}, "kind_must_be_predict_route_or_measure"),
-        ({"priority": -1}, "priority_must_be_between_0_and_1000"),
+        ({"priority": -1001}, "priority_must_be_between_minus_1000_and_1000"),
         ({"attempts": -1}, "attempts_must_not_be_negative"),
         ({"max_attempts": 0}, "max_attempts_must_be_between_1_and_100"),
         ({"timeout_s": 0}, "timeout_s_must_be_between_1_and_86400"),

@@ -94,6 +94,28 @@ def test_a_step_of_priority_is_worth_a_minute_of_waiting(connection: Connection)
     assert [each.prompt for each in claim(connection)] == ["priority 2", "waits 90 s", "priority 1"]
 
 
+@pytest.mark.parametrize("priority", [-1, -1000])
+def test_a_backfill_waits_behind_its_submitters_own_work_and_not_for_ever(connection: Connection, priority: int):
+    bulk(connection, 300, priority=priority)
+    assert len(claim(connection, 8)) == 8  # nothing else is due
+    for step in range(3):
+        connection.execute("UPDATE loracomp.job SET run_at = run_at - interval '5 hours' WHERE status = 'queued'")
+        (live,) = add_jobs(connection, f"live {step}", submitted_by="bulk")
+        assert [each.id for each in claim(connection, 8)] == [live]
+    late = "UPDATE loracomp.job SET run_at = now() - make_interval(mins => 1001 - %s) WHERE status = 'queued'"
+    connection.execute(late, (priority,))
+    add_jobs(connection, "live", submitted_by="bulk")
+    assert {each.prompt for each in claim(connection, 8)} == {"x"}
+
+
+def test_a_queued_job_goes_into_the_background_and_back(connection: Connection):
+    moved, other = add_jobs(connection, "moved", "other")
+    for priority, first in ((-1, other), (0, moved)):
+        connection.execute("SELECT loracomp.set_priority(%s, ids => ARRAY[%s::bigint])", (priority, moved))
+        assert [each.id for each in claim(connection, 1)] == [first]
+        add_jobs(connection, "another")
+
+
 def test_an_update_of_run_at_or_priority_moves_the_place_in_the_queue(connection: Connection):
     first, second = add_jobs(connection, "first", "second")
     connection.execute("UPDATE loracomp.job SET priority = 5 WHERE id = %s", (second,))

@@ -465,7 +465,7 @@ def test_a_queued_job_gets_another_priority_and_the_audit_keeps_both(connection:
     ).fetchone()
     assert event == {"before": {"priority": 0}, "after": {"priority": 10}}
     assert value(connection, "SELECT loracomp.set_priority(0, ids => ARRAY[%s::bigint])", [second]) == 0
-    with pytest.raises(psycopg.errors.CheckViolation, match="priority_must_be_between_0_and_1000"):
+    with pytest.raises(psycopg.errors.CheckViolation, match="priority_must_be_between_minus_1000_and_1000"):
         connection.execute("SELECT loracomp.set_priority(1001, ids => ARRAY[%s::bigint])", [first])
 
 

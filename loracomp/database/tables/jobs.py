@@ -66,7 +66,10 @@ job = Table(
     required("policy", Text, "Name of the policy: the settings of routing and merging.", default="'default'"),
     optional("base_model", Text, "Base model to use; by default the default base model."),
     required(
-        "priority", Integer, "Priority from 0 to 1000; each step counts like one more minute of waiting.", default="0"
+        "priority",
+        Integer,
+        "Priority from -1000 to 1000; each step counts like one more minute of waiting. Below 0: in the background.",
+        default="0",
     ),
     required("run_at", DateTime(timezone=True), "Time before which the job must not start.", default="now()"),
     optional(
@@ -127,8 +130,8 @@ job = Table(
     required(
         "due",
         DateTime(timezone=True),
-        "Jobs are claimed in the order of this time: run_at minus priority x 60 s, plus 1000 minutes for evaluations "
-        "and kind measure. A trigger sets it.",
+        "Jobs are claimed in the order of this time: run_at minus priority x 60 s, plus 1000 minutes for jobs in the "
+        "background: evaluations, kind measure, and priorities below 0. A trigger sets it.",
         default="now()",
     ),
     required(
@@ -257,7 +260,7 @@ job = Table(
         name="choices_are_scored_not_drawn_leave_out_temperature_top_p_seed",
     ),
     CheckConstraint("choices IS NULL OR stop = '{}'", name="choices_are_scored_not_generated_leave_out_stop"),
-    CheckConstraint("priority BETWEEN 0 AND 1000", name="priority_must_be_between_0_and_1000"),
+    CheckConstraint("priority BETWEEN -1000 AND 1000", name="priority_must_be_between_minus_1000_and_1000"),
     CheckConstraint(
         "idempotency_key <> '' AND char_length(idempotency_key) <= 500",
         name="idempotency_key_must_be_1_to_500_characters",
@@ -333,13 +336,15 @@ job = Table(
     # The index must not contain the task: EXPLAIN ANALYZE counts the rows that an index finds and row security removes,
     # and so would reveal the names of hidden tasks.
     Index("job_evaluation", "evaluation", postgresql_where=text("evaluation IS NOT NULL")),
-    # Jobs of evaluations and of kind measure, which are claimed only if no other job is due.
+    # Jobs of evaluations, of kind measure, and with a priority below 0, which are claimed only if no other job is due.
     Index(
         "job_queue_in_the_background",
         "base_model",
         "due",
         "id",
-        postgresql_where=text("status = 'queued' AND (evaluation IS NOT NULL OR kind = 'measure') AND NOT scheduled"),
+        postgresql_where=text(
+            "status = 'queued' AND (evaluation IS NOT NULL OR kind = 'measure' OR priority < 0) AND NOT scheduled"
+        ),
     ),
     Index("job_to_measure", "example_id", postgresql_where=text("kind = 'measure' AND finished_at IS NULL")),
     Index(
