@@ -216,6 +216,7 @@ COMMENT ON FUNCTION loracomp.reduce_embedding IS
 -- Functions whose statements call it have these settings. It has none itself: with settings of its own, Postgres could not insert
 -- its query into theirs, and a search would take about a tenth longer (measured roughly).
 --   enable_seqscan = off: for 4,000 to some 10,000 examples the planner would choose a sequential scan, ten times slower.
+--   jit = off: a scan that enable_seqscan = off cannot avoid gets a cost at which the server would compile the query.
 --   hnsw.max_scan_tuples: with the default of 20,000 the scan would end before it finds enough eligible neighbours.
 --   hnsw.ef_search: tune_routing sets it by the size of the table.
 CREATE FUNCTION loracomp.nearest_examples(q halfvec, tasks integer[], k integer, exact boolean)

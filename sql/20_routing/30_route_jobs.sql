@@ -170,6 +170,7 @@ LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 -- The settings of a search: see nearest_examples.
 SET enable_seqscan = off
+SET jit = off
 SET hnsw.iterative_scan = 'relaxed_order'
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100

@@ -39,6 +39,7 @@ SET search_path = loracomp, pg_temp
 -- Here and in all that it calls, each statement is planned once a session, and not for each claim.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -113,6 +114,7 @@ CREATE FUNCTION loracomp.wake_jobs(since timestamptz DEFAULT '-infinity', most i
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     woken CONSTANT bigint[] := ARRAY(
@@ -138,6 +140,7 @@ CREATE FUNCTION loracomp.rescue_jobs(since timestamptz DEFAULT '-infinity', most
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     expired CONSTANT bigint[] := ARRAY(
@@ -333,6 +336,7 @@ CREATE FUNCTION loracomp.take_turns(base_model text, submitters text[]) RETURNS 
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
+SET jit = off
 SET enable_bitmapscan = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off

@@ -14,6 +14,7 @@ SET search_path = loracomp, pg_temp
 -- Here and below: a worker's session could keep a plan made when the queue was empty and a sequential scan was cheap.
 -- With enable_seqscan off and an additional = ANY for each join, every plan reads only the given jobs.
 SET enable_seqscan = off
+SET jit = off
 BEGIN ATOMIC
     WITH held AS MATERIALIZED (
         SELECT j.id, j.claimed_at + make_interval(secs => j.timeout_s) AS latest
@@ -45,6 +46,7 @@ CREATE FUNCTION loracomp.release_jobs(ids bigint[], tokens bigint[]) RETURNS SET
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     before CONSTANT text := loracomp.give_reason('released');
@@ -87,6 +89,7 @@ CREATE FUNCTION loracomp.fail_jobs(
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
+SET jit = off
 AS $$
 DECLARE
     written bigint;

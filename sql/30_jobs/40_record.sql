@@ -137,6 +137,7 @@ SET search_path = loracomp, pg_temp
 -- As in record_predictions.
 SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET jit = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
@@ -166,6 +167,7 @@ CREATE FUNCTION loracomp.wait_for_jobs(ids bigint[], tokens bigint[]) RETURNS bo
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
+SET jit = off
 SET lock_timeout = '2s'
 AS $$
 BEGIN

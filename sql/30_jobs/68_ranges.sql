@@ -183,6 +183,7 @@ CREATE FUNCTION loracomp.delete_records(ids bigint[]) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
+SET jit = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$
@@ -196,6 +197,7 @@ CREATE FUNCTION loracomp.delete_predictions() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
+SET jit = off
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$

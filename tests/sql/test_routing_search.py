@@ -254,6 +254,16 @@ def test_with_principal_axes_more_are_scanned(connection: db.Connection) -> None
     assert connection.execute(asked).fetchall() == [{"exact": True}]
 
 
+def test_no_function_that_disables_sequential_scans_may_be_compiled(connection: db.Connection) -> None:
+    """A scan that cannot be avoided gets a cost far above jit_above_cost. The embedded server has no compiler."""
+    rows = connection.execute(
+        "SELECT oid::regprocedure::text AS name, 'jit=off' = ANY (proconfig) AS is_safe"
+        " FROM pg_proc WHERE 'enable_seqscan=off' = ANY (proconfig)"
+    ).fetchall()
+    assert len(rows) > 15
+    assert [row["name"] for row in rows if not row["is_safe"]] == []
+
+
 def test_ef_search_grows_with_the_table(connection: db.Connection) -> None:
     sizes = [0, 100_000, 200_000, 1_000_000, 10_000_000_000]
     rows = connection.execute("SELECT loracomp.fitting_ef_search(n) AS ef FROM unnest(%s::bigint[]) AS n", [sizes])
