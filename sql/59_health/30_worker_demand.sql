@@ -49,19 +49,33 @@ AS $$
         ) AS k ON k.base_model = a.name
         GROUP BY a.name
     ),
-    -- The second limit bounds the search if the base model has not been used for a long time.
+    -- The limit within bounds the search if the base model has not been used for a long time.
     answers AS (
-        SELECT loracomp.compute_seconds(r.timings, r.batch_size) AS seconds, r.batch_size,
-            max(r.batch_size) OVER () AS largest_batch
+        SELECT r.timings, r.batch_size
         FROM (
-            SELECT p.base_model, p.timings, p.batch_size FROM loracomp.prediction AS p ORDER BY p.job_id DESC LIMIT 20000
+            SELECT p.job_id, p.base_model, p.timings, p.batch_size
+            FROM loracomp.prediction AS p
+            ORDER BY p.job_id DESC
+            LIMIT 20000
         ) AS r
         JOIN asked AS a ON r.base_model = a.name
+        ORDER BY r.job_id DESC
         LIMIT 1000
     ),
-    -- Use the cost of a job in full batches, because a waiting queue fills batches, and a job costs less there.
+    timed AS (
+        SELECT
+            loracomp.compute_seconds(a.timings, a.batch_size) AS seconds,
+            2 * a.batch_size >= max(a.batch_size) OVER () AS is_full
+        FROM answers AS a
+    ),
+    -- A waiting queue fills batches, and a job costs less there; but a few full ones may hold jobs unlike the others.
     measured AS (
-        SELECT avg(a.seconds) AS seconds FROM answers AS a WHERE 2 * a.batch_size >= a.largest_batch
+        SELECT
+            CASE
+                WHEN 10 * count(t.seconds) FILTER (WHERE t.is_full) < count(t.seconds) THEN avg(t.seconds)
+                ELSE avg(t.seconds) FILTER (WHERE t.is_full)
+            END AS seconds
+        FROM timed AS t
     )
     SELECT
         greatest(
@@ -79,6 +93,6 @@ COMMENT ON FUNCTION loracomp.worker_demand IS
 there is no such base model.
 It adds the seconds for the open jobs (queued and due by then, or running) to those for as many jobs as arrived within the
 last target_wait_s, because as many are expected again; divides by target_wait_s and rounds up. The seconds of a job are the
-mean over the last 1,000 answers of the base model, in batches at least half as large as the largest. Not more workers than
-jobs; at least 1 while any job is open, also of evaluations and kind measure, even if no job was answered yet; 0 if no job
-is open and none arrived.';
+mean over those of the last 1,000 answers of the base model (by job id) that came in batches at least half as large as the
+largest; over all of them, if these are fewer than a tenth. Not more workers than jobs; at least 1 while any job is open,
+also of evaluations and kind measure, even if no job was answered yet; 0 if no job is open and none arrived.';

@@ -121,6 +121,24 @@ def test_a_job_costs_what_it_does_in_full_batches(connection: Connection) -> Non
     assert demand(connection)["seconds_per_job"] == pytest.approx((32 * 0.1 + 9 * 0.2) / 41)
 
 
+def test_large_batches_long_ago_do_not_count(connection: Connection) -> None:
+    answer(connection, 64, seconds=640, batch_size=64)
+    answer(connection, 1000, seconds=3.2, batch_size=16)
+    add_jobs(connection, *["a"] * 290)
+    found = demand(connection)
+    assert found["seconds_per_job"] == pytest.approx(0.2)
+    assert found["workers"] == 4  # 290 jobs wait and 290 will, 0.2 s each
+
+
+def test_a_few_full_batches_do_not_speak_for_unlike_jobs(connection: Connection) -> None:
+    """Many choices that came together, and texts that came a few at a time."""
+    answer(connection, 8, seconds=0.8, batch_size=8)
+    answer(connection, 72, seconds=30, batch_size=3)
+    assert demand(connection)["seconds_per_job"] == pytest.approx(0.1)  # a tenth is enough
+    answer(connection, 3, seconds=30, batch_size=3)
+    assert demand(connection)["seconds_per_job"] == pytest.approx((8 * 0.1 + 75 * 10) / 83)
+
+
 def test_jobs_for_later_count_once_they_are_due_within_the_target(connection: Connection) -> None:
     add_jobs(connection, "a", run_at="2100-01-01")
     assert workers(connection) == 0
