@@ -9,12 +9,15 @@ from itertools import pairwise
 
 from autoscaler import QUERY, Autoscaler, Cluster
 from loracomp.database import connections as db
-from sleeper import BATCH_S, JOB_S
+from sleeper import JOB_S, STEP_S, TEXT_STEPS
 
 SPEED = 3
 """So many times as fast as deploy/kubernetes, in all seconds: a trial takes nine minutes."""
 TARGET_S = float(re.findall(r"target_wait_s => (\d+)", QUERY)[0]) / SPEED
 BATCH_SIZE = 16
+HELD_BATCHES = 2
+TEXTS = 0.25
+"""Share of jobs that ask for a text; the others have choices."""
 WITHIN = 0.95
 """Share of each phase's jobs that must be answered within the target."""
 PHASES = {
@@ -54,7 +57,7 @@ class Trial:
     """How often the number of workers turned from growing to shrinking, or back."""
     unanswered: int
     worker_s: float
-    """Seconds of worker processes, of which `work_s` were needed had all batches been full."""
+    """Seconds of worker processes, of which `work_s` were needed had they been full of jobs all the time."""
     work_s: float
 
     def problems(self) -> list[str]:
@@ -78,17 +81,18 @@ def run(database: str) -> Trial:
     """Nine minutes, with a base model named tiny in the database."""
     began: dict[str, float] = {}
     scaler = Autoscaler(SPEED)
-    settings = {"batch_size": BATCH_SIZE, "poll_s": 0.2, "grace_s": 20, "lease_s": 60}
+    settings = {"batch_size": BATCH_SIZE, "held_batches": HELD_BATCHES, "poll_s": 0.2, "grace_s": 20, "lease_s": 60}
     with db.connect(database) as connection, Cluster(database, **settings) as cluster:
         asked_at = -scaler.poll_s
         start = time.monotonic()
-        for name, jobs in load():
+        for name, choices, texts in load():
             if name not in began:
                 began[name] = time.monotonic()
             connection.execute(
-                "INSERT INTO loracomp.job (prompt, tags)"
-                " SELECT 'a', jsonb_build_object('phase', %s::text) FROM generate_series(1, %s)",
-                [name, jobs],
+                "INSERT INTO loracomp.job (prompt, choices, tags)"
+                " SELECT 'a', CASE WHEN n > 0 THEN '{a,b}'::text[] END, jsonb_build_object('phase', %s::text)"
+                " FROM generate_series(1 - %s, %s) AS n",
+                [name, texts, choices],
             )
             now = time.monotonic() - start
             if now - asked_at >= scaler.poll_s:
@@ -113,7 +117,7 @@ def run(database: str) -> Trial:
         reversals=sum(a * b < 0 for a, b in pairwise(steps)),
         unanswered=sum(row["unanswered"] for row in rows),
         worker_s=sum(number * (until - at) for (at, number), (until, _) in pairwise(changes)),
-        work_s=(BATCH_S / BATCH_SIZE + JOB_S) * sum(map(len, waits.values())),
+        work_s=job_s() * sum(map(len, waits.values())),
     )
 
 
@@ -122,17 +126,28 @@ def scaled_query() -> bytes:
     return re.sub(r"target_wait_s => \d+", "target_wait_s => %s", QUERY).encode()
 
 
-def load() -> Iterator[tuple[str, int]]:
-    """The phase and how many jobs come now, ten times a second; the same ones each time, by chance as in life."""
+def job_s() -> float:
+    """Seconds of work that a job is on average, in a worker that holds as many as it may."""
+    steps = TEXTS * TEXT_STEPS + 1 - TEXTS
+    return steps * (STEP_S / (HELD_BATCHES * BATCH_SIZE) + JOB_S)
+
+
+def load() -> Iterator[tuple[str, int, int]]:
+    """The phase and how many jobs come now, with choices and as texts, ten times a second; by chance as in life."""
     chance = random.Random(0)
+
+    def mixed(jobs: int) -> tuple[int, int]:
+        texts = sum(chance.random() < TEXTS for _ in range(jobs))
+        return jobs - texts, texts
+
     for name, (seconds, rate, at_once) in PHASES.items():
         until = time.monotonic() + seconds
-        yield name, at_once
+        yield name, *mixed(at_once)
         before = time.monotonic()
         while (now := time.monotonic()) < until:
             expected = rate * (now - before)
             before = now
-            yield name, sum(chance.random() < expected / 50 for _ in range(50))
+            yield name, *mixed(sum(chance.random() < expected / 50 for _ in range(50)))
             time.sleep(0.1)
 
 
