@@ -33,7 +33,7 @@ DATABASE_AWAY = Counter("loracomp_database_away", "Statements repeated because t
 BATCH_JOBS = Histogram("loracomp_batch_jobs", "Jobs in a batch.", buckets=[2**power for power in range(11)])
 STEP_SECONDS = Histogram(
     "loracomp_step_seconds",
-    "Seconds that a batch took in each step.",
+    "Seconds in each step: predict and record of jobs that ended together, the others of a claim.",
     ("step",),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
 )
@@ -67,7 +67,7 @@ def count_failure(failure: Failure) -> None:
 
 
 def observe_steps(milliseconds: Mapping[str, float]) -> None:
-    """Observe how long a batch took in each step, in milliseconds by step."""
+    """Observe how long steps took, in milliseconds by step."""
     for step, spent in milliseconds.items():
         STEP_SECONDS.labels(step).observe(spent / 1000)
 

@@ -1,4 +1,4 @@
-"""Runs the steps of a batch in order (encode, route, load, compose, predict) for the worker, replay and benchmarks."""
+"""Runs the steps of a batch in order, from encode to predict, for the worker, replay and benchmarks."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -179,11 +179,11 @@ class Pipeline:
         timings: dict[str, float] = {}
         with _timed(timings, "compose"):
             composed = iter(self._predictor.compose(compositions, adapters))
-            asked = [
+        with _timed(timings, "calibrate") if any(each.labelled for each in prepared) else nullcontext():
+            return [
                 self._asked(each, list(islice(composed, len(each.requests))), timings, partial(wanted, each.job))
                 for each in prepared
             ]
-        return asked
 
     def _asked(
         self,
@@ -258,7 +258,8 @@ class _Asked:
     """One for each request; None if it is not answered yet."""
     together: int = 1
     """Number of unfinished jobs when it joined, itself included."""
-    since: float = field(default_factory=perf_counter)
+    since: float = 0.0
+    """When it joined, by perf_counter."""
     lent_s: float = 0.0
     """Seconds that the thread had worked for other threads until it joined."""
     model_s: float = 0.0
@@ -279,7 +280,7 @@ class _UnderWay:
         """Add jobs, which the next steps answer."""
         self._jobs += jobs
         for asked in jobs:
-            asked.together, asked.lent_s = len(self._jobs), lent_s
+            asked.together, asked.since, asked.lent_s = len(self._jobs), perf_counter(), lent_s
             asked.answers = [None] * len(asked.composed)
             still = partial(wanted, asked.prepared.job)
             for number, (request, composed) in enumerate(zip(asked.requests, asked.composed, strict=True)):

@@ -1,4 +1,4 @@
-"""The frozen records that pass between a job's six steps. They compute nothing but a digest."""
+"""The frozen records that pass between a job's steps. They compute nothing but a digest."""
 
 import hashlib
 import json

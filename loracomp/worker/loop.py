@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from threading import Event
 from time import perf_counter
 from typing import Any
@@ -206,12 +207,12 @@ class Worker:
         def joining(batch: Batch) -> dict[Job, Any]:
             """The jobs for the model; those that have failed or lost their lease are handed to the recorder instead."""
             timings = {**batch.timings, "ready": milliseconds_since(batch.since)}
-            batch = Batch(batch.jobs, batch.results, timings)
+            batch = replace(batch, timings=timings, since=perf_counter())
             kept = {job: batch.results[job] for job in self._leases.kept(list(batch.results))}
             going_on = {job: item for job, item in kept.items() if not isinstance(item, Failure)}
             if ended := [job for job in batch.jobs if job not in going_on]:
                 failed = {job: item for job, item in kept.items() if job not in going_on}
-                self._hand_to(recorder, Batch(ended, failed, timings))
+                self._hand_to(recorder, replace(batch, jobs=ended, results=failed))
             began.update(dict.fromkeys(going_on, batch))
             return going_on
 
@@ -227,9 +228,9 @@ class Worker:
                 claimed = began.pop(job)
                 of_claims.setdefault(id(claimed), (claimed, {}))[1][job] = result
             for claimed, results in of_claims.values():
-                answered = Batch(list(results), results, claimed.timings)
+                answered = replace(claimed, jobs=list(results), results=results, since=perf_counter())
                 ready = claimed.timings["ready"] + answered.steps.get("ready", 0.0)
-                self._hand_to(recorder, Batch(answered.jobs, results, {**claimed.timings, "ready": ready}))
+                self._hand_to(recorder, replace(answered, timings={**claimed.timings, "ready": ready}))
 
     def _hand_to(self, recorder: ThreadPoolExecutor, batch: Batch) -> None:
         self._records.append(recorder.submit(self._record, batch))
@@ -333,7 +334,9 @@ def _note_recorded(batch: Batch, written: dict[Job, bool | Failure]) -> None:
     recorded = [job for job, held in written.items() if held is True]
     metrics.count_recorded([each for job in recorded if not isinstance(each := batch.results[job], Failure)])
     timings = {**batch.timings, "record": milliseconds_since(batch.since)}
-    metrics.observe_steps({**batch.steps, **timings})
+    spent = {**batch.steps, **timings}
+    metrics.observe_steps({step: spent[step] for step in spent.keys() - batch.observed})
+    batch.observed.update(spent.keys() - {"predict", "record"})
     milliseconds = {name: round(value) for name, value in timings.items()}
     if recorded:
         _log.info(logfmt("recorded", jobs=job_ids(recorded), **milliseconds))

@@ -51,6 +51,8 @@ class Batch:
     timings: Mapping[str, float]
     """Milliseconds of the worker's own steps so far; `since` is the time up to which they count."""
     since: float = field(default_factory=perf_counter)
+    observed: set[str] = field(default_factory=set)
+    """Steps of the claim that metrics have counted, shared by the groups of its jobs that end at different times."""
 
     @property
     def steps(self) -> Mapping[str, float]:

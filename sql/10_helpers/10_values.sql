@@ -64,13 +64,14 @@ SELECT (
         (timings ->> 'encode')::double precision + (timings ->> 'route')::double precision
         + coalesce((timings ->> 'load')::double precision, 0)
         + coalesce((timings ->> 'compose')::double precision, 0)
+        + coalesce((timings ->> 'calibrate')::double precision, 0)
     ) / batch_size
     -- Workers of earlier releases did not note the share.
     + coalesce((timings ->> 'model')::double precision, (timings ->> 'predict')::double precision / batch_size)
 ) / 1000;
 END;
 COMMENT ON FUNCTION loracomp.compute_seconds IS
-'A job''s share of the seconds of computing: its batch''s time from encoding to composing, divided by batch_size, and its share of the model''s time.';
+'A job''s share of the seconds of computing: its batch''s time from encoding to calibrating, divided by batch_size, and its share of the model''s time.';
 
 -- Reads no table. exp raises an underflow below -745, so the exponent is clamped.
 CREATE FUNCTION loracomp.confidence(choice_scores double precision[]) RETURNS double precision

@@ -55,6 +55,7 @@ SELECT
     (p.timings ->> 'load')::double precision AS load_ms,
     (p.timings ->> 'ready')::double precision AS ready_ms,
     (p.timings ->> 'compose')::double precision AS compose_ms,
+    (p.timings ->> 'calibrate')::double precision AS calibrate_ms,
     (p.timings ->> 'predict')::double precision AS predict_ms,
     (p.timings ->> 'record')::double precision AS record_ms,
     loracomp.seconds_between(greatest(j.created_at, j.run_at), j.claimed_at) AS wait_s,
@@ -98,6 +99,8 @@ COMMENT ON COLUMN bi.prediction.route_ms IS 'Milliseconds that routing the batch
 COMMENT ON COLUMN bi.prediction.load_ms IS 'Milliseconds that bringing the batch''s adapters to the device took.';
 COMMENT ON COLUMN bi.prediction.ready_ms IS 'Milliseconds that the prepared batch waited for the model.';
 COMMENT ON COLUMN bi.prediction.compose_ms IS 'Milliseconds that composing the batch''s adapters took.';
+COMMENT ON COLUMN bi.prediction.calibrate_ms IS
+'Milliseconds that fitting biases of the batch''s choices took; null if none of its jobs has biases.';
 COMMENT ON COLUMN bi.prediction.predict_ms IS 'Milliseconds from the model''s first step for the job until it was answered.';
 COMMENT ON COLUMN bi.prediction.record_ms IS 'Milliseconds from the batch''s answers until they were written.';
 COMMENT ON COLUMN bi.prediction.wait_s IS 'Seconds from the time when the job could start to the start of its last attempt.';
@@ -151,6 +154,7 @@ SELECT
     p.load_ms,
     p.ready_ms,
     p.compose_ms,
+    p.calibrate_ms,
     p.predict_ms,
     p.record_ms,
     p.wait_s,

@@ -80,8 +80,8 @@ def test_prediction(connection: db.Connection, examples: dict[str, int]) -> None
     assert (found["nearest_task"], found["nearest_similarity"], found["example_count"]) == ("rte", 0.9, 4)
     assert (found["top_task"], found["top_probability"], found["adapter_count"]) == ("rte", 0.62, 2)
     assert (found["composition"], found["router"], found["strategy"]) == ("rte 0.62 + mnli 0.38", "retrieval", "cat")
-    steps = ("claim", "encode", "route", "load", "compose", "predict")
-    assert [found[f"{step}_ms"] for step in steps] == [1, 5.5, 2.25, 3, 4, 40]
+    steps = ("claim", "encode", "route", "load", "compose", "calibrate", "predict")
+    assert [found[f"{step}_ms"] for step in steps] == [1, 5.5, 2.25, 3, 4, 7, 40]
     assert found["record_ms"] > 2
     assert 0 <= found["wait_s"] <= found["latency_s"] < 60
 

@@ -46,6 +46,7 @@ def test_a_jobs_share_of_the_models_time_counts_not_how_long_it_took(connection:
         ({}, 0.1 + 2.25),
         ({"model": 3000}, 0.1 + 3),
         ({"load": 40, "compose": 80, "model": 0}, 0.13),
+        ({"calibrate": 200, "model": 0}, 0.15),
     ):
         (row,) = connection.execute(query, [Jsonb({**timings, **more})])
         assert row["seconds"] == pytest.approx(seconds)

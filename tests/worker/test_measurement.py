@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from psycopg.types.json import Jsonb
 from conftest import create_database, drop_database
 from job_data import add_jobs, claim, expire_leases, job, prediction_row, record, statuses
 from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
+from loracomp.composition.calibration import Calibrator
 from loracomp.database.connections import Connection
 from loracomp.errors import LoracompError, RefusedError
 from loracomp.pipeline import Pipeline
@@ -425,15 +427,21 @@ def test_gains_are_those_of_a_direct_computation(
             assert abs(score - base) > 0.01, "a difference to be seen"
 
 
-def test_choices_of_a_new_task_are_calibrated_and_replayed(
-    connection: Connection, library: dict[str, Path], tiny_model, tokenizer, minilm
-) -> None:
+def measured_rows(connection: Connection, pipeline: Pipeline) -> list[int]:
+    """Ids of rows of the task new on which the policy measured calibrates choices, whatever the prompt."""
     rows = add_examples(connection, "new", *(f"row {number} of tea" for number in range(8)))
-    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
     measure_task(connection, "new")
     jobs = claim(connection, 64)
     record_results(connection, jobs, pipeline.run(connection, jobs))
     connection.execute("UPDATE loracomp.policy SET min_similarity = -1 WHERE name = 'measured'")
+    return rows
+
+
+def test_choices_of_a_new_task_are_calibrated_and_replayed(
+    connection: Connection, library: dict[str, Path], tiny_model, tokenizer, minilm
+) -> None:
+    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
+    rows = measured_rows(connection, pipeline)
 
     asked = [
         add_jobs(connection, "Is tea hot?", choices=order, policy="measured")[0] for order in (CHOICES, CHOICES[::-1])
@@ -458,6 +466,34 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     assert "bias +" in explained(connection, asked[0])
     broken = replay(pipeline, connection, {**first, "choice_biases": [0.1]})
     assert (broken.outcome, "choice_biases differ in length" in broken.detail) == ("impossible", True)
+
+
+def test_the_time_of_a_calibration_is_a_step_of_its_own(
+    connection: Connection, library: dict[str, Path], tiny_model, tokenizer, minilm, monkeypatch
+) -> None:
+    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
+    measured_rows(connection, pipeline)
+    fitted = Calibrator.with_biases
+
+    def slowly(*given: Any) -> Request:
+        time.sleep(0.5)
+        return fitted(*given)
+
+    monkeypatch.setattr(Calibrator, "with_biases", slowly)
+
+    def timings(policy: str) -> list[dict[str, float]]:
+        """Of two jobs that are answered together, each time with all that it took."""
+        add_jobs(connection, "Is tea hot?", "Is it hot?", choices=CHOICES, policy=policy)
+        jobs, began = claim(connection), time.perf_counter()
+        results = pipeline.run(connection, jobs)
+        all_ms = 1000 * (time.perf_counter() - began)
+        return [{**each.timings, "all": all_ms} for each in results if isinstance(each, Prediction)]
+
+    for found in timings("measured"):
+        assert found["calibrate"] > 1000
+        steps = ("encode", "route", "load", "ready", "compose", "calibrate", "predict")
+        assert sum(found[step] for step in steps) <= found["all"], "no time is counted twice"
+    assert ["calibrate" in found for found in timings("base")] == [False] * 2
 
 
 def request_of(trace: dict[str, Any]) -> Request:

@@ -6,7 +6,8 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +18,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg.conninfo import make_conninfo
 
-from job_data import BASE, REPORT, add_jobs, expire_leases, statuses
+from job_data import BASE, REPORT, add_jobs, expire_leases, prediction, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp import metrics
 from loracomp.composition.resident import ByteLimitedCache
@@ -26,10 +27,11 @@ from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import UsageError
+from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.endpoint import DATABASE_METRICS, DatabaseSample, Endpoint
 from loracomp.worker.loop import Worker
 from queue_worker import Obedient
-from worker_helpers import in_thread, wait_until
+from worker_helpers import in_thread, wait_until, working
 
 DOCS = Path(__file__).parents[2] / "docs" / "operations.md"
 ROW = re.compile(r"^\| `(loracomp_\w+)` \| (gauge|counter|histogram) \| (.*?) \| ", re.M)
@@ -116,6 +118,34 @@ def test_numbers_of_a_worker(connection: Connection, database: str) -> None:
     assert 'worker="counted"' in text and "process_resident_memory_bytes" in text
     looked = found["loracomp_last_look_timestamp_seconds"].samples[0].value
     assert abs(time.time() - looked) < 60
+
+
+class OneByOne(Obedient):
+    """Ends each job in a step of its own."""
+
+    def answer(
+        self, jobs: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
+    ) -> Iterator[list[Prediction | Measurement | Failure]]:
+        of_claim = ("encode", "route", "load", "ready", "compose", "calibrate")
+        for job in jobs:
+            yield [prediction(job.id, timings={**dict.fromkeys(of_claim, 1), "predict": 1, "model": 1})]
+
+
+def observed() -> Counter[str]:
+    """How often each step was observed."""
+    (steps,) = metrics.STEP_SECONDS.collect()
+    return Counter({each.labels["step"]: int(each.value) for each in steps.samples if each.name.endswith("_count")})
+
+
+def test_steps_of_a_claim_are_observed_once_though_its_jobs_end_one_by_one(
+    connection: Connection, database: str
+) -> None:
+    before = observed()
+    add_jobs(connection, *"abc")
+    with working(database, OneByOne(), batch_size=3):
+        wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
+    once = ("claim", "encode", "route", "load", "ready", "compose", "calibrate")
+    assert observed() - before == {**dict.fromkeys(once, 1), "predict": 3, "record": 3}
 
 
 def test_numbers_of_the_queue(connection: Connection) -> None:

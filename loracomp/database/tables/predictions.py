@@ -103,8 +103,9 @@ prediction = Table(
         "timings",
         JSONB,
         "Milliseconds that each step took for the job's whole batch: claim, encode, route, load (adapters to the "
-        "device), compose, record; of the job: ready (waiting for the model), predict (from the model's first step "
-        "until it was answered) and model (its share of the steps meanwhile).",
+        "device), compose, calibrate (if choices of the batch have biases), record; of the job: ready (waiting for the "
+        "model), predict (from the model's first step until it was answered) and model (its share of the steps "
+        "meanwhile).",
         default="'{}'",
     ),
     required("batch_size", Integer, "Number of jobs that were answered together.", default="1"),
