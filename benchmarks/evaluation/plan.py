@@ -42,7 +42,7 @@ STAGES = (50, 100, 250, None)
 
 
 UNFAMILIAR = ("qqp", "sick", "subj", "trec", "tweet_eval_sentiment")
-"""Tasks that resemble no task of the library; other tasks without an adapter have a similar task there."""
+"""Tasks unlike the library's, but for sick, whose twin is snli. Others without an adapter, but mrpc, have twins."""
 SHORT = ("base", "own_task", "default", "linear", "nearest", "measured", "uniform")
 """Policies that are compared on each kind of prompt."""
 

@@ -15,7 +15,7 @@ PARTS = {
     "held_out": "the same, other words",
     "handwritten": "written by hand",
     "own_excluded": "own task kept out",
-    "unseen": "unseen tasks",
+    "unseen": "tasks with twins",
     "unfamiliar": "unfamiliar tasks",
 }
 COLOURS = {"reference": "#555555", "mix": "#1f77b4", "control": "#d08a2e"}

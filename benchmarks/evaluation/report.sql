@@ -261,7 +261,7 @@ WITH held AS (
     ) AS g (place, known, points, part)
     JOIN report.pair AS p ON p.part = g.part AND p.scope = 'all' AND p.policy_a = 'measured' AND p.policy_b = 'base'
     UNION ALL
-    SELECT 17, 'unfamiliar, unseen and library tasks, measured', 'no task significantly below base',
+    SELECT 17, 'unfamiliar, twin and library tasks, measured', 'no task significantly below base',
         coalesce(string_agg(DISTINCT p.task, ', ') FILTER (WHERE p.difference < 0 AND p.p < 0.05), '0'),
         count(*) FILTER (WHERE p.difference < 0 AND p.p < 0.05) = 0
     FROM report.pair AS p
@@ -309,7 +309,7 @@ WITH held AS (
     FROM held AS o WHERE o.part = 'library' AND o.policy_b = 'own_task'
     UNION ALL
     SELECT CASE o.part WHEN 'unseen' THEN 60 ELSE 30 END + report.place(o.policy_b),
-        format('%s, best mix (%s)', CASE o.part WHEN 'unseen' THEN 'unseen tasks' ELSE 'own task kept out' END, o.policy_a),
+        format('%s, best mix (%s)', CASE o.part WHEN 'unseen' THEN 'tasks with twins' ELSE 'own task kept out' END, o.policy_a),
         format('%s, mean of %s tasks',
             CASE o.policy_b WHEN 'base' THEN '5 points above base' ELSE 'above ' || o.policy_b END, o.tasks),
         report.points(o.difference, o.low, o.high, o.p),
