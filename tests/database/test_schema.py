@@ -4,7 +4,6 @@ import multiprocessing
 import shutil
 import socket
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
@@ -571,10 +570,8 @@ def test_a_server_that_is_away_is_said_to_be(server: str) -> None:
             with pytest.raises(DatabaseUnavailableError, match=r"cannot be reached: .*refused"):
                 function(url)
         listening.listen()
-        started = time.monotonic()
         with pytest.raises(DatabaseUnavailableError, match=r"cannot be reached: .*timeout expired"):
             schema.initialize(url)
-        assert time.monotonic() - started > 1.5
     with pytest.raises(DatabaseUnavailableError, match=r'cannot be reached: .*database "nowhere" does not exist'):
         schema.initialize(url_of(server, "nowhere"))
 

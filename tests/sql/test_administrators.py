@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Timer
+from threading import Thread
 from typing import Any
 
 import psycopg
@@ -26,6 +26,7 @@ from loracomp.registry.example_files import files_of, read_lines
 from people_data import ADD_EXAMPLE, answer, load, submit
 from people_fixtures import value
 from registry_data import registered, write_adapter
+from worker_helpers import wait_until
 
 # --- tasks
 
@@ -293,10 +294,11 @@ def test_measuring_waits_for_a_worker_where_the_login_may_not_answer_itself(
     monkeypatch.setattr(answering, "remarks", Console(file=said, width=200))
 
     def end_all() -> None:
+        wait_until(said.getvalue)
         with db.connect(database) as own:
             own.execute("SELECT loracomp.cancel_job(id) FROM loracomp.job WHERE status = 'queued'")
 
-    ending = Timer(3.0, end_all)
+    ending = Thread(target=end_all)
     ending.start()
     (measured,) = run("task", "measure", "rte", "--split", "test")
     ending.join()

@@ -2,12 +2,12 @@
 
 import os
 import re
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from random import Random
 from statistics import median
 from threading import Barrier
@@ -30,6 +30,7 @@ from job_data import (
     prediction,
     prediction_row,
     statuses,
+    wait_for_a_lock,
 )
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
@@ -403,9 +404,7 @@ def test_new_jobs_are_claimed_at_once_by_a_session_that_reads_on(connection: Con
     soon = add_jobs(connection, "later", run_at=run_at)
     assert soon == [each.id for each in claim_when_due(connection, lease_s=0.05)]
     assert job(connection, soon[0])["claimed_at"] >= run_at
-    time.sleep(0.1)
-    claim(connection, 1)
-    assert job(connection, soon[0])["expired_leases"] == 1
+    wait_until(lambda: claim(connection, 1) and job(connection, soon[0])["expired_leases"] == 1)
 
 
 @pytest.mark.session  # what a session remembers would meet other tests in a pooled one
@@ -419,7 +418,8 @@ def test_jobs_that_join_in_front_are_claimed_after_the_next_look_from_the_start(
     urgent = add_jobs(connection, "urgent", submitted_by="ann", priority=900)
     with db.connect(database) as slow, slow.transaction():
         (stalled,) = claim(slow, 1, lease_s=0.05)
-        time.sleep(0.1)
+        ends_at = job(slow, stalled.id)["lease_expires_at"]
+        wait_until(lambda: connection.execute("SELECT clock_timestamp() AS now").fetchone()["now"] > ends_at)
         taken = {stalled.id, *(each.id for each in claim(connection, 1))}
     look_from_the_start(connection, timedelta(0))
     assert {*urgent, *(each.id for each in first)} - taken <= {each.id for each in claim(connection, 9)}
@@ -761,7 +761,7 @@ def test_a_cancellation_that_comes_first_wins(connection: Connection, database: 
         with db.connect(database) as operator, operator.transaction():
             operator.execute("SELECT loracomp.cancel_job(%s)", (job_id,))
             recording = pool.submit(record_predictions, connection, batch, [prediction(job_id)])
-            wait_for_lock(operator)
+            wait_for_a_lock(operator)
         assert recording.result(10) == set()
     assert statuses(connection) == {job_id: "cancelled"}
 
@@ -773,19 +773,10 @@ def test_a_cancellation_that_comes_second_says_so(connection: Connection, databa
         with worker.transaction():
             record_predictions(worker, batch, [prediction(job_id)])
             cancelling = pool.submit(connection.execute, "SELECT loracomp.cancel_job(%s)", (job_id,))
-            wait_for_lock(worker)
+            wait_for_a_lock(worker)
         with pytest.raises(psycopg.errors.RaiseException, match=f"job {job_id} is succeeded"):
             cancelling.result(10)
     assert statuses(connection) == {job_id: "succeeded"}
-
-
-def wait_for_lock(connection: Connection) -> None:
-    waiting = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    for _ in range(500):
-        connection.execute("SELECT pg_stat_clear_snapshot(), pg_sleep(0.01)")
-        if connection.execute(waiting).fetchone() is not None:
-            return
-    raise AssertionError("nobody waits for a lock")
 
 
 # --- fail, release, drain
@@ -1117,7 +1108,9 @@ def test_an_insert_gives_one_hint_unless_it_is_turned_off(
     with db.connect(database) as other:
         other.execute("INSERT INTO loracomp.job (prompt) SELECT 'x' FROM generate_series(1, 9)")
     connection.execute(f"ALTER DATABASE {name} RESET loracomp.notify".encode())
-    assert len(list(connection.notifies(timeout=0.3))) == heard
+    connection.execute("NOTIFY loracomp_job, 'over'")
+    hints = takewhile(lambda notice: notice.payload != "over", connection.notifies(timeout=20))
+    assert len(list(hints)) == heard
 
 
 def test_a_lease_token_of_another_job_is_worth_nothing(connection: Connection):

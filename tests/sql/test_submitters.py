@@ -1,22 +1,26 @@
 """What somebody who submits jobs meets: many at once, COPY, trying again, waiting, and what a job's result says."""
 
+import io
 import math
 import os
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from threading import Timer
+from threading import Thread
 from typing import Any
 
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+from rich.console import Console
 
 from job_data import BASE, add_jobs, claim, job, prediction_row, record, statuses, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.cli import jobs
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from people_fixtures import value
+from worker_helpers import wait_until
 
 ROLE = f"submitter_{os.getpid()}"
 
@@ -347,10 +351,12 @@ def test_no_latency_is_negative(connection: Connection):
 def test_waiting_ends_with_the_job(connection: Connection, submitter: Connection):
     (job_id,) = add_jobs(submitter, "a")
     wait = "SELECT loracomp.wait_for_job(%s, '20s')"
-    ending = Timer(0.3, answer, (connection, job_id))
-    ending.start()
-    assert value(submitter, wait, [job_id]) == "succeeded"
-    ending.join()
+    waits = "SELECT FROM pg_stat_activity WHERE pid = %s AND state = 'active' AND query LIKE '%%wait_for_job%%'"
+    with ThreadPoolExecutor(1) as pool:
+        waited = pool.submit(value, submitter, wait, [job_id])
+        wait_until(lambda: connection.execute(waits, [submitter.info.backend_pid]).fetchone() is not None)
+        answer(connection, job_id)
+        assert waited.result(20) == "succeeded"
     assert value(submitter, wait, [job_id]) == "succeeded"
 
 
@@ -496,12 +502,16 @@ def test_ask_waits_on_where_the_login_may_not_answer_itself(
 ):
     monkeypatch.setenv("LORACOMP_DATABASE_URL", psycopg.conninfo.make_conninfo(database, user=login))
 
+    said = io.StringIO()
+    monkeypatch.setattr(jobs, "remarks", Console(file=said, width=200))
+
     def work() -> None:
+        wait_until(lambda: "waits for a worker" in said.getvalue())
         with db.connect(database) as own:
             (claimed,) = claim(own)
             record(own, {claimed.id: claimed.lease_token}, [prediction_row(claimed.id, output="at last")])
 
-    worker = Timer(2.0, work)
+    worker = Thread(target=work)
     worker.start()
     answered = run("ask", "a", "--patience", "0.1")
     worker.join()
