@@ -54,7 +54,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prepared:
-    """A job that is encoded and routed, with its adapters loaded; only compose and predict are left."""
+    """A job that is encoded and routed, with its adapters loaded; only compose, calibrate and predict are left."""
 
     job: Job
     decided: Routed | MeasurementPlan

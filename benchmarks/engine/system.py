@@ -36,7 +36,7 @@ SELECT t.key AS step, percentile_cont(0.5) WITHIN GROUP (ORDER BY t.value::float
 FROM loracomp.prediction AS p CROSS JOIN LATERAL jsonb_each_text(p.timings - 'model') AS t
 WHERE p.job_id = ANY (%s) GROUP BY t.key
 """
-ORDER = ("claim", "encode", "route", "load", "ready", "compose", "predict", "record")
+ORDER = ("claim", "encode", "route", "load", "ready", "compose", "calibrate", "predict", "record")
 
 
 class Submitter:
