@@ -174,9 +174,8 @@ BEGIN
     -- Jobs in the background (of evaluations, of kind measure, with a priority below 0) are due 1000 minutes later (the range of
     -- priorities above 0), so that other jobs go first.
     new.scheduled := new.run_at > now();
-    new.due := new.run_at - make_interval(
-        mins => new.priority
-            - CASE WHEN new.evaluation IS NULL AND new.kind <> 'measure' AND new.priority >= 0 THEN 0 ELSE 1000 END
+    new.due := new.run_at - make_interval(mins => new.priority) + make_interval(
+        mins => CASE WHEN new.evaluation IS NULL AND new.kind <> 'measure' AND new.priority >= 0 THEN 0 ELSE 1000 END
     );
     IF new.choices IS NULL AND new.max_new_tokens IS NULL AND new.kind = 'predict' THEN
         new.max_new_tokens := 64;
