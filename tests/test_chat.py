@@ -248,7 +248,7 @@ def test_a_submitter_asks_by_every_way_in(connection: Connection) -> None:
     with connection.transaction():
         connection.execute("SET LOCAL ROLE loracomp_submitter")
         connection.execute("SELECT loracomp.submit_job('wet', chat_template => true, system_text => 'be brief')")
-        connection.execute("SELECT * FROM loracomp.submit_jobs(%s::jsonb[])", [[Jsonb(wanted)]])
+        connection.execute("SELECT * FROM loracomp.submit_jobs(%s)", [Jsonb([wanted])])
         add_jobs(connection, "wet", chat_template=True, system_text="be brief")
         connection.execute(
             "INSERT INTO loracomp.incoming_job (prompt, chat_template, system_text) VALUES ('wet', true, 'be brief')"

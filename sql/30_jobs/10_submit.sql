@@ -1,13 +1,127 @@
--- Submission, by INSERT into loracomp.job or by submit_job.
---   submit_job                  inserts a job, or returns the existing one if the idempotency key was used before
+-- Submission, by INSERT into loracomp.job, by submit_job, or by one of 12_submit_many.sql.
+--   view incoming_job           the columns that submitters may fill
+--   job_from_json               a row of incoming_job from a JSON object
+--   submit_job                  a row of incoming_job from arguments
+--     insert_job                inserts such a row, or finds the existing job if the idempotency key was used before
 --   trigger check_columns       before the insert: refuses columns that the inserting role may not fill
 --   trigger fill_job            after that: fills columns that were left out
 --     unknown_tasks             refuses names of tasks that don't exist
 --   trigger admit_jobs          after the insert: 15_limits.sql
 --   trigger hint_job            after the insert: wakes idle workers
 
--- Inserts a job with the caller's rights. If the idempotency_key was used before, it returns that job; if an argument differs, it
+-- COPY refuses a table with row security, but not a view with such a trigger.
+CREATE VIEW loracomp.incoming_job WITH (security_invoker) AS
+SELECT
+    j.prompt,
+    j.choices,
+    j.max_new_tokens,
+    j.stop,
+    j.temperature,
+    j.top_p,
+    j.seed,
+    j.policy,
+    j.base_model,
+    j.kind,
+    j.priority,
+    j.run_at,
+    j.tasks,
+    j.weights,
+    j.exclude_tasks,
+    j.idempotency_key,
+    j.tags,
+    j.max_attempts,
+    j.timeout_s,
+    j.chat_template,
+    j.system_text
+FROM loracomp.job AS j;
+COMMENT ON VIEW loracomp.incoming_job IS
+'Columns of loracomp.job that a submitter may fill; for COPY, which can''t write into a table with row-level security. A row whose '
+'idempotency_key and content are there already is skipped.';
+
+-- Changes nothing; raises for a name that is not a column that submitters may fill. Missing columns get the table's defaults.
+CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.incoming_job
+LANGUAGE plpgsql STABLE
+AS $$
+DECLARE
+    filled loracomp.incoming_job;
+    columns text[];
+    unknown text;
+BEGIN
+    IF jsonb_typeof(given) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'a job must be a JSON object'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"prompt": "Is it wet?"}';
+    END IF;
+    filled.policy := 'default';
+    filled.kind := 'predict';
+    filled.priority := 0;
+    filled.run_at := now();
+    filled.tags := '{}';
+    filled.exclude_tasks := '{}';
+    filled.stop := '{}';
+    filled.max_attempts := 3;
+    filled.timeout_s := 600;
+    filled.temperature := 0;
+    filled.top_p := 1;
+    columns := ARRAY(SELECT json_object_keys(to_json(filled)));
+    SELECT string_agg(k.name, ', ' ORDER BY k.name) INTO unknown
+    FROM jsonb_object_keys(given) AS k (name) WHERE k.name <> ALL (columns);
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION 'a job has no column % that you may fill', left(unknown, 200)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'submitters may fill: ' || array_to_string(columns, ', ');
+    END IF;
+    RETURN jsonb_populate_record(filled, given);
+END
+$$;
+COMMENT ON FUNCTION loracomp.job_from_json IS
+'Makes a row of incoming_job from a JSON object, for submit_jobs and COPY; an unknown column name is refused.';
+
+-- Inserts a job with the caller's rights. If the idempotency_key was used before, it returns that job; if a column differs, it
 -- raises. run_at is not compared, because its default differs in each call and retries change it.
+CREATE FUNCTION loracomp.insert_job(given loracomp.incoming_job) RETURNS bigint
+LANGUAGE plpgsql
+AS $$
+DECLARE
+    inserted bigint;
+    earlier loracomp.job;
+    differing text;
+BEGIN
+    LOOP
+        INSERT INTO loracomp.job (
+            prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at,
+            tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
+        ) VALUES (
+            given.prompt, given.choices, given.max_new_tokens, given.stop, given.temperature, given.top_p, given.seed,
+            given.policy, given.base_model, given.kind, given.priority, given.run_at, given.tasks, given.weights,
+            given.exclude_tasks, given.idempotency_key, given.tags, given.max_attempts, given.timeout_s,
+            given.chat_template, given.system_text
+        )
+        ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
+        RETURNING id INTO inserted;
+        IF inserted IS NOT NULL THEN
+            RETURN inserted;
+        END IF;
+        SELECT * INTO earlier FROM loracomp.job AS j
+        WHERE j.submitted_by = current_user AND j.idempotency_key = given.idempotency_key;
+        -- If the existing job was purged just now, no job is found, and the loop inserts this one.
+        EXIT WHEN earlier.id IS NOT NULL;
+    END LOOP;
+    -- What was left out has the values that fill_job filled in.
+    given.base_model := coalesce(given.base_model, earlier.base_model);
+    given.max_new_tokens := coalesce(given.max_new_tokens, 64);
+    earlier.max_new_tokens := coalesce(earlier.max_new_tokens, 64);
+    SELECT string_agg(g.name, ', ' ORDER BY g.name) INTO differing
+    FROM jsonb_each(to_jsonb(given) - 'run_at') AS g (name, value) WHERE g.value <> to_jsonb(earlier) -> g.name;
+    IF differing IS NOT NULL THEN
+        RAISE EXCEPTION 'idempotency_key was used before, by job %, with another %', earlier.id, differing
+            USING ERRCODE = 'unique_violation', CONSTRAINT = 'idempotency_key_was_used_before',
+                HINT = 'send the same arguments again, or use another key';
+    END IF;
+    RETURN earlier.id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.insert_job IS
+'Inserts a job, or finds the one with its idempotency key and content; returns its id. For submit_job, submit_jobs and incoming_job.';
+
 CREATE FUNCTION loracomp.submit_job(
     prompt text,
     choices text[] DEFAULT NULL,
@@ -33,65 +147,11 @@ CREATE FUNCTION loracomp.submit_job(
 ) RETURNS bigint
 LANGUAGE plpgsql
 AS $$
-DECLARE
-    job_id bigint;
-    differing text;
 BEGIN
-    LOOP
-        INSERT INTO loracomp.job AS j (
-            prompt, choices, max_new_tokens, policy, priority, run_at, idempotency_key, tags, exclude_tasks, stop,
-            base_model, kind, max_attempts, timeout_s, temperature, top_p, seed, tasks, weights, chat_template,
-            system_text
-        ) VALUES (
-            submit_job.prompt, submit_job.choices, submit_job.max_new_tokens, submit_job.policy, submit_job.priority,
-            submit_job.run_at, submit_job.idempotency_key, submit_job.tags, submit_job.exclude_tasks, submit_job.stop,
-            submit_job.base_model, submit_job.kind, submit_job.max_attempts, submit_job.timeout_s,
-            submit_job.temperature, submit_job.top_p, submit_job.seed, submit_job.tasks, submit_job.weights,
-            submit_job.chat_template, submit_job.system_text
-        )
-        ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
-        RETURNING j.id INTO job_id;
-        EXIT WHEN job_id IS NOT NULL;
-        -- Arguments that the caller left out have the values that the trigger filled in; 64 is that of max_new_tokens.
-        SELECT
-            j.id,
-            (
-                SELECT string_agg(a.name, ', ' ORDER BY a.place)
-                FROM (VALUES
-                    (1, 'prompt', j.prompt <> submit_job.prompt),
-                    (2, 'choices', j.choices IS DISTINCT FROM submit_job.choices),
-                    (3, 'max_new_tokens', coalesce(j.max_new_tokens, 64) <> coalesce(submit_job.max_new_tokens, 64)),
-                    (4, 'policy', j.policy <> submit_job.policy),
-                    (5, 'priority', j.priority <> submit_job.priority),
-                    (6, 'tags', j.tags <> submit_job.tags),
-                    (7, 'exclude_tasks', j.exclude_tasks <> submit_job.exclude_tasks),
-                    (8, 'stop', j.stop <> submit_job.stop),
-                    (9, 'base_model', j.base_model <> submit_job.base_model),
-                    (10, 'kind', j.kind <> submit_job.kind),
-                    (11, 'max_attempts', j.max_attempts <> submit_job.max_attempts),
-                    (12, 'timeout_s', j.timeout_s <> submit_job.timeout_s),
-                    (13, 'temperature', j.temperature <> submit_job.temperature),
-                    (14, 'top_p', j.top_p <> submit_job.top_p),
-                    (15, 'seed', j.seed IS DISTINCT FROM submit_job.seed),
-                    (16, 'tasks', j.tasks IS DISTINCT FROM submit_job.tasks),
-                    (17, 'weights', j.weights IS DISTINCT FROM submit_job.weights),
-                    (18, 'chat_template', j.chat_template IS DISTINCT FROM submit_job.chat_template),
-                    (19, 'system_text', j.system_text IS DISTINCT FROM submit_job.system_text)
-                ) AS a (place, name, differs)
-                WHERE a.differs
-            )
-        INTO job_id, differing
-        FROM loracomp.job AS j
-        WHERE j.submitted_by = current_user AND j.idempotency_key = submit_job.idempotency_key;
-        IF differing IS NOT NULL THEN
-            RAISE EXCEPTION 'idempotency_key was used before, by job %, with another %', job_id, differing
-                USING ERRCODE = 'unique_violation', CONSTRAINT = 'idempotency_key_was_used_before',
-                    HINT = 'send the same arguments again, or use another key';
-        END IF;
-        -- If the existing job was purged just now, no job is found, and the loop inserts this one.
-        EXIT WHEN job_id IS NOT NULL;
-    END LOOP;
-    RETURN job_id;
+    RETURN loracomp.insert_job(ROW(
+        prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at,
+        tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
+    )::loracomp.incoming_job);
 END
 $$;
 COMMENT ON FUNCTION loracomp.submit_job IS

@@ -18,7 +18,7 @@ EXECUTE = {
     "loracomp_submitter": """
         submit_job submit_jobs cancel_job cancel_jobs set_priority erase_jobs
         retry_job wait_for_job explain_job readable_tasks readable_example
-        readable_adapter attempts_of white_space is_blank reader job_from_json submit_one confidence
+        readable_adapter attempts_of white_space is_blank reader job_from_json insert_job submit_one confidence
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
     """,
@@ -35,7 +35,7 @@ EXECUTE = {
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
-        readable_adapter attempts_of job_from_json submit_one confidence set_priority
+        readable_adapter attempts_of job_from_json insert_job submit_one confidence set_priority
         retry_job requeue_jobs purge_jobs maintain job_ranges check_health refresh_reports limit_analyst
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder

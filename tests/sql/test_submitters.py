@@ -41,9 +41,7 @@ def submitter(connection: Connection, database: str, login: str) -> Iterator[Con
 
 
 def submit_jobs(connection: Connection, *jobs: Any) -> list[tuple[int, int | None, str | None]]:
-    rows = connection.execute(
-        "SELECT * FROM loracomp.submit_jobs(%s::jsonb[]) ORDER BY place", [[Jsonb(each) for each in jobs]]
-    )
+    rows = connection.execute("SELECT * FROM loracomp.submit_jobs(%s) ORDER BY place", [Jsonb(jobs)])
     return [(row["place"], row["job_id"], row["refused"]) for row in rows]
 
 
@@ -132,7 +130,7 @@ def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
         7: ({"prompt": " "}, "prompt must not be blank"),
         8: ({"promt": "x"}, "a job has no column promt that you may fill; submitters may fill: prompt, choices,"),
         50: ({"prompt": "x", "choices": ["a"]}, "choices must be a list of 2 to 1000"),
-        51: ({"prompt": "x", "policy": "nobodys"}, "policy nobodys does not exist; the table loracomp.policy lists"),
+        51: ({"prompt": "x", "policy": "mesured"}, "policy mesured does not exist; the table loracomp.policy lists"),
         52: ({"prompt": "x", "priority": "high"}, 'priority: invalid input syntax for type integer: "high"'),
         53: ("x", "a job must be a JSON object"),
         54: ({"prompt": "x", "exclude_tasks": ["nobodys"]}, "exclude_tasks names tasks that do not exist: nobodys"),
@@ -152,6 +150,7 @@ def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
     assert {place for place, job_id, refused in found if job_id is None and refused} == wrong.keys()
     for place, (_, reason) in wrong.items():
         assert (found[place - 1][2] or "").startswith(reason)
+    assert (found[50][2] or "").endswith("(did you mean measured?)")
     taken = {row["id"]: row["tags"] for row in submitter.execute("SELECT id, tags FROM loracomp.job")}
     assert taken == {job_id: {"row": place} for place, job_id, _ in found if job_id is not None}
 
@@ -188,15 +187,41 @@ def test_a_full_queue_refuses_all_rows(connection: Connection, submitter: Connec
 
 
 def test_ten_thousand_rows_with_a_bad_one_take_seconds(connection: Connection, submitter: Connection):
-    # An INSERT of so many takes about a second on a busy core, and halving tries each a few times at most.
     submitter.execute("SET statement_timeout = '60s'")
     counts = submitter.execute(
         "SELECT count(job_id) AS taken, array_agg(place) FILTER (WHERE refused IS NOT NULL) AS refused "
-        "FROM loracomp.submit_jobs(ARRAY("
-        "    SELECT jsonb_build_object('prompt', CASE WHEN n = 7777 THEN ' ' ELSE 'a' END)"
-        "    FROM generate_series(1, 10000) AS n ORDER BY n))"
+        "FROM loracomp.submit_jobs(("
+        "    SELECT jsonb_agg(jsonb_build_object('prompt', CASE WHEN n = 7777 THEN ' ' ELSE 'a' END) ORDER BY n)"
+        "    FROM generate_series(1, 10000) AS n))"
     ).fetchone()
     assert counts == {"taken": 9999, "refused": [7777]}
+
+
+def test_a_json_array_is_text_that_any_client_can_send(submitter: Connection):
+    rows = submitter.execute(
+        """SELECT place, refused FROM loracomp.submit_jobs('[{"prompt": "a"}, {"prompt": " "}]')"""
+    ).fetchall()
+    assert rows == [{"place": 1, "refused": None}, {"place": 2, "refused": "prompt must not be blank"}]
+    (one,) = submitter.execute("""SELECT refused FROM loracomp.submit_jobs('{"prompt": "a"}')""").fetchall()
+    assert one == {"refused": None}
+    (none,) = submitter.execute("SELECT refused FROM loracomp.submit_jobs('7')").fetchall()
+    assert none["refused"].startswith("a job must be a JSON object")
+
+
+def test_a_copy_is_repeated_and_skips_what_is_there(connection: Connection, submitter: Connection):
+    def load(*rows: str) -> None:
+        statement = "COPY loracomp.incoming_job (prompt, choices, policy, idempotency_key) FROM STDIN (FORMAT csv)"
+        with submitter.cursor().copy(statement) as copy:
+            copy.write("".join(f"{row}\n" for row in rows))
+
+    load('a,"{yes,no}",,1', "b,,,2")
+    before = statuses(connection)
+    load('a,"{yes,no}",default,1', "b,,,2", "b,,,2", "c,,,3")
+    assert len(statuses(connection)) == 3 and before.items() <= statuses(connection).items()
+    with pytest.raises(psycopg.errors.UniqueViolation, match="with another choices, prompt\n") as error:
+        load("d,,,4", "e,,,1")
+    assert "COPY incoming_job, line 2" in (error.value.diag.context or "")
+    assert len(statuses(connection)) == 3
 
 
 def test_copy_works_and_its_error_names_the_line(connection: Connection, submitter: Connection):
