@@ -62,8 +62,13 @@ class Leases:
 
         The model's thread calls this between its steps; the time of the call shows that the model does not hang.
         """
-        now = self._went_on_at = monotonic()
-        return job not in self._lost and now - self._held_since.get(job, now) < job.timeout_s
+        self._went_on_at = monotonic()
+        return job not in self._lost and not self.is_over(job)
+
+    def is_over(self, job: Job) -> bool:
+        """Whether a job has been held for longer than its timeout."""
+        now = monotonic()
+        return now - self._held_since.get(job, now) >= job.timeout_s
 
     def in_vain_s(self) -> float:
         """Seconds since all held leases were lost, or since the model's last step if that was later.

@@ -251,14 +251,21 @@ class Worker:
 
         self._leases.end(batch.jobs)
         written = through(write, batch.results, self._leases.kept)
-        self._fail(batch.jobs, [each for each in written.values() if isinstance(each, Failure)])
+        failures = (self._failure(job, written.get(job, False)) for job in batch.jobs)
+        self._fail(batch.jobs, [each for each in failures if each])
         self._leases.let_go(batch.jobs)
         self._wake.set()
         _note_recorded(batch, written)
 
+    def _failure(self, job: Job, written: bool | Failure) -> Failure | None:
+        """Why a job was not answered; None if it was, or if it is not this worker's any more."""
+        if isinstance(written, Failure) and written.code != "lease_lost":
+            return written
+        if written is True or not self._leases.is_over(job):
+            return None
+        return Failure(job.id, "timed_out", f"it took longer than its timeout_s of {job.timeout_s:g} s", retry=True)
+
     def _fail(self, jobs: Sequence[Job], failures: Sequence[Failure]) -> None:
-        # Leave jobs whose time is over to rescue_jobs, which counts their attempts.
-        failures = [failure for failure in failures if failure.code != "lease_lost"]
         if not failures:
             return
         failed = self._recording.call(lambda connection: fail_jobs(connection, jobs, failures))
@@ -283,7 +290,8 @@ class Worker:
 
         Returns False if the database can't be reached; then the leases expire by themselves.
         """
-        if not (held := list(self._leases.held)):
+        # Leave the others to rescue_jobs: one of them may be why the worker hangs.
+        if not (held := self._leases.kept(list(self._leases.held))):
             return True
         self._leases.end(held)
         try:

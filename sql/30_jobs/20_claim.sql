@@ -91,7 +91,8 @@ BEGIN
             worker = claim_jobs.worker,
             claimed_together = cardinality(company || picked),
             claimed_at = now(),
-            lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => j.timeout_s)),
+            -- Longer than timeout_s, so that the worker can still say that the job took longer.
+            lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => 2 * j.timeout_s)),
             -- One token for the whole claim, because an uncorrelated subquery is evaluated once. It is random, so that no
             -- worker can guess another worker's token and answer its jobs.
             lease_token = (SELECT hashtextextended(gen_random_uuid()::text, 0))
@@ -136,6 +137,8 @@ COMMENT ON FUNCTION loracomp.wake_jobs IS
 
 -- running -> queued for at most `most` jobs whose lease has expired, and not before `since`; from then on each is claimed alone. The
 -- attempt is given back, unless the job was claimed alone: then the attempt counts, and after the last one the job is failed.
+-- A worker whose model goes on ends a job at its timeout_s itself (fail_jobs). If it did not, it died or hangs, and nobody knows
+-- which job of a batch that is due to.
 CREATE FUNCTION loracomp.rescue_jobs(since timestamptz DEFAULT '-infinity', most integer DEFAULT 1000) RETURNS integer
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -162,14 +165,16 @@ BEGIN
         run_at = CASE WHEN e.alone AND NOT e.spent THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
         lease_token = NULL,
         lease_expires_at = NULL,
-        error_code = 'lease_expired',
+        error_code = CASE WHEN e.timed_out THEN 'timed_out' ELSE 'lease_expired' END,
         error = format(
-            'its lease ran out: worker %s stopped or hung while it worked on %s',
+            '%s: worker %s stopped or hung while it worked on %s',
+            CASE WHEN e.timed_out THEN format('it took longer than its timeout_s of %s s', j.timeout_s) ELSE 'its lease ran out' END,
             j.worker, CASE WHEN e.alone THEN 'this job alone' ELSE 'a batch with this job in it' END
         )
     FROM (
         SELECT
-            r.id, r.claimed_together = 1 AS alone, r.claimed_together = 1 AND r.attempts >= r.max_attempts AS spent
+            r.id, r.claimed_together = 1 AS alone, r.claimed_together = 1 AND r.attempts >= r.max_attempts AS spent,
+            r.lease_expires_at >= r.claimed_at + make_interval(secs => r.timeout_s) AS timed_out
         FROM loracomp.job AS r WHERE r.id = ANY (expired)
     ) AS e
     WHERE j.id = e.id AND j.id = ANY (expired);

@@ -5,7 +5,7 @@
 --   fail_jobs                   an attempt failed: queues the job for a retry, or ends it as failed
 --     retry_delay, wait_for_jobs
 
--- Extends leases whose token is still valid, but never beyond the job's timeout, counted from its claim. It does not wait for
+-- Extends leases whose token is still valid, until the job's timeout_s is over, counted from its claim. It does not wait for
 -- locks: a job that another session has locked (for example a submitter who is cancelling it) is reported as still held if its
 -- token is valid, and is renewed by the next heartbeat.
 CREATE FUNCTION loracomp.renew_leases(ids bigint[], tokens bigint[], lease interval) RETURNS SETOF bigint
@@ -17,13 +17,15 @@ SET enable_seqscan = off
 SET jit = off
 BEGIN ATOMIC
     WITH held AS MATERIALIZED (
-        SELECT j.id, j.claimed_at + make_interval(secs => j.timeout_s) AS latest
+        SELECT
+            j.id, j.claimed_at + make_interval(secs => j.timeout_s) AS latest,
+            j.claimed_at + make_interval(secs => 2 * j.timeout_s) AS longest -- as in claim_jobs
         FROM unnest(renew_leases.ids, renew_leases.tokens) AS i (id, token)
         JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
         WHERE j.id = ANY (renew_leases.ids)
     ),
     free AS MATERIALIZED (
-        SELECT j.id, h.latest
+        SELECT j.id, h.longest
         FROM held AS h
         JOIN unnest(renew_leases.ids, renew_leases.tokens) AS i (id, token) ON i.id = h.id
         JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
@@ -31,14 +33,14 @@ BEGIN ATOMIC
         FOR UPDATE OF j SKIP LOCKED
     ),
     renewed AS (
-        UPDATE loracomp.job AS j SET lease_expires_at = least(now() + least(renew_leases.lease, '1 day'), f.latest)
+        UPDATE loracomp.job AS j SET lease_expires_at = least(now() + least(renew_leases.lease, '1 day'), f.longest)
         FROM free AS f
         WHERE j.id = f.id AND j.id = ANY (renew_leases.ids)
     )
     SELECT h.id FROM held AS h WHERE now() < h.latest;
 END;
 COMMENT ON FUNCTION loracomp.renew_leases IS
-'Renews leases, at most up to each job''s timeout, and returns the ids of the jobs that the worker still holds; it has lost the '
+'Renews leases until each job''s timeout_s is over, and returns the ids of the jobs that the worker still holds; it has lost the '
 'others.';
 
 -- running -> queued if the token is still valid; the attempt is given back, and the job keeps its place in the queue.

@@ -537,16 +537,18 @@ def test_a_lease_is_renewed_up_to_the_timeout(connection: Connection):
     connection.execute("UPDATE loracomp.job SET claimed_at = claimed_at - interval '50 seconds'")
     assert renew_leases(connection, claimed, 60) == {job_id}
     row = job(connection, job_id)
-    assert row["lease_expires_at"] - row["claimed_at"] == timedelta(seconds=90)
+    assert timedelta(seconds=110) <= row["lease_expires_at"] - row["claimed_at"] < timedelta(seconds=180)
     connection.execute("UPDATE loracomp.job SET claimed_at = claimed_at - interval '50 seconds'")
     assert renew_leases(connection, claimed, 60) == set()
 
 
-def test_a_first_lease_is_no_longer_than_the_timeout(connection: Connection):
+def test_a_lease_is_no_longer_than_twice_the_timeout(connection: Connection):
     (job_id,) = add_jobs(connection, "a", timeout_s=5)
-    claim(connection, lease_s=60)
-    row = job(connection, job_id)
-    assert row["lease_expires_at"] - row["claimed_at"] == timedelta(seconds=5)
+    claimed = claim(connection, lease_s=60)
+    for _ in range(2):
+        row = job(connection, job_id)
+        assert row["lease_expires_at"] - row["claimed_at"] == timedelta(seconds=10)
+        assert renew_leases(connection, claimed, 60) == {job_id}
 
 
 def test_renewing_and_recording_the_same_batch_do_not_deadlock(connection: Connection, database: str):
@@ -643,6 +645,24 @@ def test_an_expiry_alone_counts_and_the_last_one_fails_the_job(connection: Conne
     failed = job(connection, job_id)
     assert (failed["status"], failed["error_code"], failed["attempts"]) == ("failed", "lease_expired", 2)
     assert "worker w" in failed["error"]
+
+
+def test_a_job_that_hangs_beyond_its_timeout_says_so(connection: Connection):
+    together = add_jobs(connection, "a", "b", timeout_s=5, max_attempts=1)
+    for errors in (["a batch with this job in it"] * 2, ["this job alone", "a batch with this job in it"]):
+        claim(connection)
+        connection.execute(
+            "UPDATE loracomp.job SET claimed_at = claimed_at - interval '1 minute',"
+            " lease_expires_at = lease_expires_at - interval '1 minute' WHERE status = 'running'"
+        )
+        connection.execute("SELECT loracomp.rescue_jobs()")
+        rows = [job(connection, each) for each in together]
+        assert [row["error"] for row in rows] == [
+            f"it took longer than its timeout_s of 5 s: worker w stopped or hung while it worked on {each}"
+            for each in errors
+        ]
+        assert {row["error_code"] for row in rows} == {"timed_out"}
+    assert [(row["status"], row["attempts"]) for row in rows] == [("failed", 1), ("queued", 0)]
 
 
 def test_jobs_with_a_running_lease_are_not_rescued(connection: Connection):
