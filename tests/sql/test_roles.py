@@ -20,7 +20,8 @@ EXECUTE = {
         retry_job wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of white_space is_blank reader job_from_json insert_job submit_one confidence
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
-        explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
+        explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
+        explain_run
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
@@ -51,7 +52,8 @@ EXECUTE = {
         start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
-        explain_state explain_next explain_request explain_answer explain_route explain_composition explain_run
+        explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
+        explain_run
         check_routing_settings check_similarities check_range check_gains relative_share log_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters
     """,

@@ -351,7 +351,7 @@ def test_a_job_whose_time_is_over_leaves_the_model_at_once_though_its_lease_is_l
     assert job(connection, slow)["error_code"] == "timed_out"
 
 
-@pytest.mark.parametrize(("max_attempts", "status"), [(1, "failed"), (2, "queued")])
+@pytest.mark.parametrize(("max_attempts", "status"), [(1, "failed"), (2, "queued")] * 5)
 def test_an_attempt_beyond_the_jobs_timeout_counts_and_names_the_limit(
     connection: Connection, database: str, max_attempts: int, status: str, gate: Path
 ):

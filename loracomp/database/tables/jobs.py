@@ -163,7 +163,7 @@ job = Table(
     optional(
         "lease_expires_at",
         DateTime(timezone=True),
-        "Time at which the lease expires unless it is renewed; at most claimed_at + timeout_s.",
+        "Time at which the lease expires unless it is renewed; at most claimed_at + 2 * timeout_s.",
     ),
     optional("finished_at", DateTime(timezone=True), "Time at which the job succeeded, failed or was cancelled."),
     optional("error_code", Text, "Short name of the last error."),
