@@ -28,7 +28,6 @@ STATEMENTS = {
     "list measurements of a task": "SELECT * FROM loracomp.list_measurements('t7')",
     "rename a task": "SELECT loracomp.rename_task('t7', 'renamed')",
     "delete a task": "SELECT * FROM loracomp.delete_task('t7', force => true)",
-    "thin a task's examples": "SELECT * FROM loracomp.thin_examples(keep => 5, task => 't7')",
     "plan the measuring of a task": "SELECT * FROM loracomp.measure_task('t7')",
     "show or set a policy": "SELECT loracomp.set_policy('default', '{\"k\": 30}')",
     "find a worker's models": "SELECT (SELECT count(*) FROM loracomp.show_encoder()), loracomp.find_base_model(NULL)",

@@ -95,22 +95,6 @@ def delete_examples(
     emit([{"task": name, **row} for row in rows], title="Examples", as_json=as_json)
 
 
-@task_app.command("thin")
-def thin_examples(
-    name: Annotated[str | None, typer.Argument(help="The task. Defaults to all tasks, which is better.")] = None,
-    *,
-    keep: Annotated[int, typer.Option(min=1, help="Embedded train examples that a task may keep.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do it. Without it, nothing is deleted.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Delete train examples that routing can do without; say first what it would lose."""
-    with open_database() as connection, connection.transaction(force_rollback=not yes):
-        rows = connection.execute(QUERIES["thin_examples"], {"keep": keep, "task": name}).fetchall()
-    emit(rows, title="Deleted" if yes else "Would be deleted", as_json=as_json)
-    if rows and not yes:
-        remarks.print("nothing is deleted yet: run it again with --yes")
-
-
 @task_app.command("import")
 def import_examples(
     task: Annotated[str, typer.Argument(help="A catalogue entry (piqa, ...), or a task made by `loracomp task add`.")],

@@ -132,9 +132,6 @@ SELECT loracomp.count_unembedded(
     encoder => %(encoder)s, input_version => %(input_version)s::smallint, task => %(task)s
 ) AS unembedded
 
--- name: thin_examples
-SELECT * FROM loracomp.thin_examples(keep => %(keep)s::int, task => %(task)s)
-
 -- name: find_unembedded
 SELECT * FROM loracomp.find_unembedded(task => %(task)s, content_hashes => %(content_hashes)s)
 

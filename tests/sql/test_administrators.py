@@ -152,18 +152,6 @@ def test_examples_are_deleted_by_split(run: Any, connection: Connection):
         connection.execute("SELECT loracomp.delete_examples('rte', 'dev')")
 
 
-def test_examples_are_thinned_only_with_yes(run: Any, connection: Connection):
-    load(connection)
-    connection.execute(
-        "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(1, '{832}')::vector "
-        "FROM loracomp.example"
-    )
-    for told, left in (((), 4), (("--yes",), 3)):
-        (row,) = run("task", "thin", "rte", "--keep", "1", *told)
-        assert (row["own_task"], row["kept"], row["deleted"]) == ("rte", 1, 1)
-        assert value(connection, "SELECT count(*) FROM loracomp.example") == left
-
-
 # --- adapters
 
 

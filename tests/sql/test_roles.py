@@ -42,7 +42,7 @@ EXECUTE = {
         register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
         show_encoder embedding_dimensions cancel_encoder show_next_encoder examples_without_text
         drop_embedding_index build_embedding_index drop_spare_index reduced_from add_task restrict_task
-        rename_task delete_task delete_examples thin_examples list_tasks
+        rename_task delete_task delete_examples list_tasks
         add_examples take_unembedded count_unembedded find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter delete_adapter list_adapters read_adapters
         set_policy list_policies
@@ -71,7 +71,7 @@ OWNERS_ALONE = """
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
-    gains_again routed_to_own_task keep_events_of_others audit_examples audit_embeddings audit_truncate
+    gains_again keep_events_of_others audit_examples audit_embeddings audit_truncate
     lock_jobs erase_sums delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records embedding_table make_next_embedding lock_next_index take_over forget_embeddings
     jobs_on changed_days roll_up note_days close_days accuracy_by_day_on routing_by_day_on

@@ -278,5 +278,5 @@ def test_tune_routing_sets_ef_search_where_the_index_is_searched(connection: db.
     ).fetchall()
     assert [(row["proname"], row["c"]) for row in rows] == [
         (name, "hnsw.ef_search=100")
-        for name in ("near_duplicates", "nearest_tasks", "retrieve_again", "route", "route_jobs", "routed_to_own_task")
+        for name in ("near_duplicates", "nearest_tasks", "retrieve_again", "route", "route_jobs")
     ]
