@@ -140,14 +140,6 @@ def test_a_line_is_short_and_has_no_white_space_but_spaces(connection: Connectio
     assert row == {"line": "one two three"}
 
 
-def test_texts_that_differ_by_case_spaces_and_punctuation_have_one_key(connection: Connection):
-    keys = connection.execute(
-        "SELECT count(DISTINCT loracomp.text_key(t)) AS n FROM unnest(%s::text[]) AS u (t)",
-        [["Question: It’s\u00a0“red”, isn't it", "its RED\u2003isnt — it?", "Réponse: its red, isnt it…"]],
-    ).fetchone()
-    assert keys == {"n": 1}
-
-
 def test_an_idempotency_key_is_refused_by_a_plain_insert_the_second_time(connection: Connection):
     add_jobs(connection, "a", idempotency_key="k")
     again = {"prompt": "a", "idempotency_key": "k"}

@@ -656,7 +656,6 @@ ANALYSTS = {
     "restricted tasks": "SELECT * FROM loracomp.restricted_task",
     "retrieval for another": "SELECT loracomp.retrieve_again(1, 10, '{}', false)",
     "routing of jobs": "SELECT loracomp.route_jobs('{1}', '{}')",
-    "near duplicates": "SELECT loracomp.near_duplicates()",
     "a table of its own in bi": "CREATE TABLE bi.mine ()",
     "a function of its own in bi": "CREATE FUNCTION bi.mine() RETURNS int LANGUAGE sql RETURN 1",
     "refresh": "SELECT loracomp.roll_up('jobs_by_day', current_date)",

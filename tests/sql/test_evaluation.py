@@ -12,7 +12,7 @@ from psycopg.types.json import Jsonb
 from scipy.stats import binomtest
 
 from conftest import create_database, drop_database
-from evaluation_data import add_rows, add_texts, answer_all, claim, right_on, start
+from evaluation_data import add_rows, answer_all, claim, right_on, start
 from loracomp.database import connections as db
 from people_data import one, submit
 from routing_data import add_adapter, add_base_model
@@ -481,74 +481,6 @@ def test_a_row_stands_in_one_split_of_its_task(connection: db.Connection) -> Non
             "INSERT INTO loracomp.example (task_id, split, prompt, content_hash) "
             "SELECT task_id, 'train', prompt, content_hash FROM loracomp.example LIMIT 1"
         )
-
-
-PASSAGE = "A kettle that sings is older than the house in which it sings."
-
-
-def test_leaks_between_tasks(connection: db.Connection) -> None:
-    template = "Question: Is it true, false, or neither of the two? Answer:"
-    add_texts(connection, "tea", "train", [f"Tea fact number {n}, told at length.\n{template}" for n in range(20)])
-    add_texts(connection, "ore", "train", [f"{PASSAGE}\nQuestion: Old? True or False?", f"Ore {'n' * 30}\n{template}"])
-    add_texts(connection, "tin", "train", ["context: is THIS row 3 of the validation rows of tin?!", f"x\n{template}"])
-    add_texts(
-        connection, "tea", "test", [f"Premise: {PASSAGE.upper()}\n{template}", "Is this row 0 of the train rows?"]
-    )
-    add_texts(connection, "tin", "test", [PASSAGE])
-    found = connection.execute("SELECT * FROM loracomp.leaks_between_tasks(split => 'test')").fetchall()
-    assert [(row["source_ref"], row["train_task"], row["train_source_ref"], row["whole_prompt"]) for row in found] == [
-        ("tea/test#0", "ore", "ore/train#0", False),
-        ("tin/test#0", "ore", "ore/train#0", False),
-    ]
-    found = connection.execute("SELECT * FROM loracomp.leaks_between_tasks()").fetchall()
-    assert [(row["source_ref"], row["train_source_ref"], row["whole_prompt"]) for row in found] == [
-        ("tin/validation#3", "tin/train#0", True)
-    ]
-    one_task = connection.execute("SELECT * FROM loracomp.leaks_between_tasks('tea', 'test')").fetchall()
-    assert [row["own_task"] for row in one_task] == ["tea"]
-
-
-def test_near_duplicates(connection: db.Connection) -> None:
-    add_rows(connection, "tea", 2, split="train")
-    add_rows(connection, "ore", 1, split="train")
-    connection.execute("INSERT INTO loracomp.encoder VALUES (1, 'toy', 'nowhere', NULL, repeat('0', 64), 832, 1)")
-    vectors = {"tea/train#0": (1, 0), "tea/train#1": (0.6, 0.8), "ore/train#0": (0.96, 0.28)}
-    for source_ref, vector in vectors.items():
-        connection.execute(
-            "INSERT INTO loracomp.example_embedding "
-            "SELECT id, task_id, %s::vector FROM loracomp.example WHERE source_ref = %s",
-            [str([*vector, *[0] * 830]), source_ref],
-        )
-    start(connection, "tea", "default", kind="route", rows_a_task=1)
-    (job,) = jobs(connection)
-    answer_all(connection, lambda _: {"query_embedding": str([1] + [0] * 831)})
-    found = connection.execute("SELECT * FROM loracomp.near_duplicates()").fetchall()
-    assert [(row["own_task"], row["source_ref"], row["train_task"], row["train_source_ref"]) for row in found] == [
-        ("tea", job["source_ref"], "tea", "tea/train#0"),
-        ("tea", job["source_ref"], "ore", "ore/train#0"),
-    ]
-    assert [row["similarity"] for row in found] == pytest.approx([1, 0.96], abs=1e-4)
-    count = "SELECT count(*) FROM loracomp.near_duplicates(%s, %s)"
-    assert one(connection, count, ["tea", 0.5])["count"] == 3
-    assert one(connection, count, ["ore", 0.5])["count"] == 0
-    connection.execute("UPDATE loracomp.encoder SET name = 'another'")
-    assert one(connection, count, ["tea", 0.5])["count"] == 0
-
-
-@pytest.mark.parametrize("function", ["leaks_between_tasks", "near_duplicates", "list_measurements"])
-def test_a_task_that_does_not_exist_is_refused_where_trouble_is_looked_for(
-    connection: db.Connection, function: str
-) -> None:
-    connection.execute("SELECT loracomp.add_task('tea')")
-    assert connection.execute(f"SELECT * FROM loracomp.{function}('tea')".encode()).fetchall() == []
-    with pytest.raises(errors.NoDataFound, match="there is no task nope"):
-        connection.execute(f"SELECT * FROM loracomp.{function}('nope')".encode())
-
-
-@pytest.mark.parametrize("threshold", ["3", "'-2'", "'NaN'"])
-def test_a_similarity_that_none_can_have_is_no_threshold(connection: db.Connection, threshold: str) -> None:
-    with pytest.raises(errors.InvalidParameterValue, match="threshold must be between -1 and 1, and is"):
-        connection.execute(f"SELECT loracomp.near_duplicates(threshold => {threshold})".encode())
 
 
 def test_pairs_need_the_row_and_it_stands_once_a_policy(connection: db.Connection) -> None:

@@ -49,7 +49,7 @@ EXECUTE = {
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         erase_jobs add_embeddings
         tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
-        start_evaluation near_duplicates leaks_between_tasks may_read masked_tasks masked_adapter compute_seconds
+        start_evaluation may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
@@ -62,7 +62,7 @@ OWNERS_ALONE = """
     caller give_reason caller_is_admin retry_delay rescue_jobs first_in_turn pick_jobs take_turns check_role_exists
     check_task_exists did_you_mean readable_roles
     unknown_tasks retrieve_again with_settings check_evaluation evaluated_examples tasks_that_have_seen
-    text_key checked_embedding check_encoder_unchanged eligible_tasks usable_tasks narrowed_tasks
+    checked_embedding check_encoder_unchanged eligible_tasks usable_tasks narrowed_tasks
     search_exactly nearest_examples reduce_embedding reduce_embeddings route_query
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
     admit_jobs wake_jobs
