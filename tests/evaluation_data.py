@@ -41,6 +41,16 @@ def add_rows(
     )
 
 
+def add_texts(connection: db.Connection, task: str, split: str, prompts: Sequence[str]) -> None:
+    """Rows of an existing task with these prompts."""
+    rows = [
+        {"split": split, "prompt": prompt, "choices": ["yes", "no"], "answer": "yes", "source_ref": reference}
+        | {"content_hash": one(connection, "SELECT encode(sha256(%s), 'hex') AS hash", [reference.encode()])["hash"]}
+        for reference, prompt in ((f"{task}/{split}#{number}", prompt) for number, prompt in enumerate(prompts))
+    ]
+    connection.execute(QUERIES["add_examples"], {"task": task, "examples": Jsonb(rows)})
+
+
 def start(
     connection: db.Connection, tasks: str, policies: str, name: str = "e", **changes: Any
 ) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 --   compare_policies            two policies of an evaluation
 --     evaluation_pair           any two policies, for each task, each family and all tasks
 --       mcnemar_p               p value of the difference
---   evaluation_regret           each policy vs. the adapter trained for the task
---     evaluation_pair
 
 -- Reads no table. The test is exact for all numbers of rows; its time grows with the smaller of the two numbers. Binomial
 -- probabilities are summed from their logarithms, which are clamped because exp raises an underflow below -745.
@@ -139,33 +137,6 @@ COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of the 95 % co
 COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of the 95 % confidence interval of difference.';
 COMMENT ON COLUMN bi.evaluation_pair.p IS 'P value of McNemar''s exact two-sided test on only_a and only_b.';
 COMMENT ON COLUMN bi.evaluation_pair.as_of IS 'Time of the data: the time of the query, because the view is live.';
-
--- Reads only, with its owner's rights: the pairs of bi.evaluation_pair whose policy_b is own_task.
-CREATE VIEW bi.evaluation_regret AS
-SELECT
-    p.evaluation,
-    p.scope,
-    p.family,
-    p.own_task,
-    p.policy_b AS policy,
-    p.tasks,
-    p.n,
-    p.accuracy_b AS accuracy,
-    p.accuracy_a AS own_task_accuracy,
-    p.difference AS regret,
-    p.difference_low AS regret_low,
-    p.difference_high AS regret_high,
-    p.p,
-    p.as_of
-FROM bi.evaluation_pair AS p
-WHERE p.policy_a = 'own_task';
-COMMENT ON VIEW bi.evaluation_regret IS
-'Accuracy of the adapter trained for the task (policy own_task) minus that of another policy, on the same rows.';
-COMMENT ON COLUMN bi.evaluation_regret.policy IS 'The policy that is compared.';
-COMMENT ON COLUMN bi.evaluation_regret.accuracy IS 'Accuracy of the policy on the rows that it and own_task answered, 0 to 1.';
-COMMENT ON COLUMN bi.evaluation_regret.own_task_accuracy IS 'Accuracy of the policy own_task, which uses the adapter of each row''s own task, on the same rows, 0 to 1.';
-COMMENT ON COLUMN bi.evaluation_regret.regret IS 'own_task_accuracy - accuracy.';
-COMMENT ON COLUMN bi.evaluation_regret.p IS 'P value of McNemar''s exact two-sided test.';
 
 -- Reads bi.evaluation_pair. If there is nothing to compare, it raises and names the policies that have answered.
 CREATE FUNCTION bi.compare_policies(evaluation text, policy_a text, policy_b text) RETURNS SETOF bi.evaluation_pair

@@ -416,18 +416,6 @@ def test_compare_policies_refuses_in_words(answered: db.Connection, arguments: l
     assert hint in str(refused.value.diag.message_hint)
 
 
-def test_regret_is_what_is_lost_against_the_own_tasks_adapter(connection: db.Connection) -> None:
-    start(connection, "tea", "own_task default base")
-    answer_all(
-        connection,
-        right_on({("own_task", "tea"): range(8), ("default", "tea"): range(1, 7), ("base", "tea"): range(10)}),
-    )
-    rows = {row["policy"]: row for row in view(connection, "evaluation_regret", scope="task")}
-    assert {policy: round(row["regret"], 9) for policy, row in rows.items()} == {"default": 0.2, "base": -0.2}
-    assert (rows["default"]["own_task_accuracy"], rows["default"]["accuracy"]) == pytest.approx((0.8, 0.6))
-    assert rows["default"]["p"] == pytest.approx(binomtest(0, 2).pvalue)
-
-
 # Routing.
 
 
