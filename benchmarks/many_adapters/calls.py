@@ -50,11 +50,8 @@ VIEWS = "SELECT viewname AS name FROM pg_views WHERE schemaname = 'bi' ORDER BY 
 CHARTS = {
     "attempt": "day, outcome",
     "composed_adapter": "day, task",
-    "composed_adapter_wide": "day, family",
     "prediction": "day, policy",
-    "prediction_wide": "day, top_family",
     "retrieved_example": "day, task",
-    "retrieved_example_wide": "day, family",
 }
 """Fact views, whose rows nobody reads one by one: what is timed is a typical chart, a count by these columns."""
 

@@ -24,7 +24,7 @@ SELECT
     p.calibration_rows
 FROM loracomp.policy AS p;
 COMMENT ON VIEW bi.dim_policy IS
-'Dimension: a row for every policy, with its current settings. (bi.prediction_wide has those at the time of each answer.) '
+'Dimension: a row for every policy, with its current settings. '
 'Facts join it by policy. Use a left join, because reports keep the names of policies that were deleted or renamed.';
 COMMENT ON COLUMN bi.dim_policy.policy IS 'Key: name of the policy.';
 COMMENT ON COLUMN bi.dim_policy.created_at IS 'When the policy was created.';

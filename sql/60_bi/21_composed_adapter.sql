@@ -1,6 +1,4 @@
 -- Adapters that took part in answers.
---   composed_adapter_wide       composed_adapter joined with its dimensions, for tools that can't join
---     composed_adapter          the fact table
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.composed_adapter AS
@@ -37,43 +35,3 @@ COMMENT ON COLUMN bi.composed_adapter.strategy IS 'How the job''s adapters were 
 COMMENT ON COLUMN bi.composed_adapter.finished_at IS 'When the job was answered.';
 COMMENT ON COLUMN bi.composed_adapter.day IS 'Day in UTC on which the job was answered; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.composed_adapter.as_of IS 'Time of the data: the time of the query, because the view is live.';
-
--- Reads only, with its owner's rights. For tools that don't join.
-CREATE VIEW bi.composed_adapter_wide AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
-SELECT
-    c.job_id,
-    c.place,
-    c.adapter_id,
-    c.adapter,
-    c.version,
-    a.label,
-    c.task,
-    t.family,
-    c.weight,
-    a.status AS adapter_status,
-    a.rank,
-    a.parameter_count,
-    c.base_model,
-    c.policy,
-    c.strategy,
-    j.evaluation,
-    j.submitted_by::text AS submitted_by,
-    coalesce((SELECT m.labels FROM mask AS m) ->> j.task, j.task) AS own_task,
-    cardinality(p.adapter_ids) AS adapter_count,
-    j.is_correct,
-    c.day,
-    c.finished_at,
-    now() AS as_of
-FROM bi.composed_adapter AS c
-LEFT JOIN loracomp.job AS j ON c.job_id = j.id
-LEFT JOIN loracomp.prediction AS p ON c.job_id = p.job_id
-LEFT JOIN bi.dim_adapter AS a ON c.adapter_id = a.adapter_id
-LEFT JOIN bi.dim_task AS t ON c.task = t.task;
-COMMENT ON VIEW bi.composed_adapter_wide IS
-'bi.composed_adapter joined with its dimensions and its job: one wide row for each adapter of each answer.';
-COMMENT ON COLUMN bi.composed_adapter_wide.submitted_by IS 'Database role that submitted the job.';
-COMMENT ON COLUMN bi.composed_adapter_wide.own_task IS 'Task of the example that the job was made from; only known for evaluations.';
-COMMENT ON COLUMN bi.composed_adapter_wide.adapter_count IS 'Number of adapters that were composed for the job.';
-COMMENT ON COLUMN bi.composed_adapter_wide.as_of IS 'Time of the data: the time of the query, because the view is live.';

@@ -134,9 +134,8 @@ def test_retrieved_examples(connection: db.Connection, examples: dict[str, int])
     ("index", "view"),
     [
         ("audit_event_day", "attempt"),
-        *(("job_day", view) for view in ("prediction", "prediction_wide", "job_tag")),
+        *(("job_day", view) for view in ("prediction", "job_tag")),
         *(("prediction_day", view) for view in ("composed_adapter", "retrieved_example")),
-        *(("prediction_day", f"{view}_wide") for view in ("composed_adapter", "retrieved_example")),
     ],
 )
 def test_days_are_found_by_their_index(
@@ -180,30 +179,6 @@ def test_attempts(connection: db.Connection, examples: dict[str, int]) -> None:
         (cancelled, "worker-2", "cancelled", None),
     ]
     assert {row["submitted_by"] for row in rows} == {"postgres"}
-
-
-def test_wide_views_have_a_row_for_each_of_their_facts(connection: db.Connection, examples: dict[str, int]) -> None:
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-    connection.execute("UPDATE loracomp.task SET family = 'nli'")
-    asked = {"evaluation": "weekly", "task": "rte", "expected": "yes", "example_id": 1}
-    answer(connection, submit(connection, choices=["yes", "no"], **asked), examples)
-    answer(connection, submit(connection), examples)
-    for fact in ("prediction", "composed_adapter", "retrieved_example"):
-        pair = f"SELECT (SELECT count(*) FROM bi.{fact}) AS narrow, (SELECT count(*) FROM bi.{fact}_wide) AS wide"
-        counts = one(connection, pair)
-        assert counts["narrow"] == counts["wide"] > 0
-    shared = "job_id, place, example_id, task, similarity, policy, base_model, day, finished_at"
-    difference = f"SELECT {shared} FROM bi.retrieved_example EXCEPT SELECT {shared} FROM bi.retrieved_example_wide"
-    assert connection.execute(difference.encode()).fetchall() == []
-    first = one(connection, "SELECT * FROM bi.prediction_wide WHERE evaluation = 'weekly'")
-    assert (first["own_family"], first["top_family"], first["k"], first["architecture"]) == ("nli", "nli", 30, "Toy")
-    assert first["submitter_is_administrator"] is True
-    adapter = one(connection, "SELECT * FROM bi.composed_adapter_wide WHERE evaluation = 'weekly' AND place = 1")
-    assert (adapter["label"], adapter["family"], adapter["own_task"], adapter["is_correct"]) == (
-        ("rte@1", "nli", "rte", True)
-    )
-    example = one(connection, "SELECT * FROM bi.retrieved_example_wide WHERE evaluation = 'weekly' AND place = 4")
-    assert (example["task"], example["is_of_own_task"], example["is_correct"]) == ("mnli", False, True)
 
 
 def test_days(connection: db.Connection, examples: dict[str, int]) -> None:
