@@ -23,9 +23,9 @@ PLAIN = {"bigint", "integer", "text", "boolean", "double precision", "timestamp 
 
 JOINS = {
     "prediction": "day=dim_date.day own_task=dim_task.task top_task=dim_task.task policy=dim_policy.policy "
-    "base_model=dim_base_model.base_model submitted_by=dim_submitter.submitted_by worker=dim_worker.worker",
+    "base_model=dim_base_model.base_model submitted_by=dim_submitter.submitted_by",
     "attempt": "day=dim_date.day policy=dim_policy.policy base_model=dim_base_model.base_model "
-    "submitted_by=dim_submitter.submitted_by worker=dim_worker.worker",
+    "submitted_by=dim_submitter.submitted_by",
     "retrieved_example": "day=dim_date.day task=dim_task.task policy=dim_policy.policy "
     "base_model=dim_base_model.base_model",
     "composed_adapter": "day=dim_date.day task=dim_task.task adapter_id=dim_adapter.adapter_id "
