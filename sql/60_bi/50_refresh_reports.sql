@@ -12,7 +12,6 @@
 INSERT INTO loracomp.report_refresh (report, refreshed_at)
 VALUES
 ('accuracy_by_day', 'epoch'),
-('adapter_pair_by_day', 'epoch'),
 ('adapter_usage_by_day', 'epoch'),
 ('answers_by_tag', 'epoch'),
 ('fallback_by_day', 'epoch'),

@@ -101,7 +101,6 @@ REMEMBERED = {
     "routing_drift": "day, policy, jobs, entropy_bits, mix_entropy_bits, week_before_jobs, drift",
     "adapter_usage_by_day": "day, policy, adapter, task, jobs, share_of_jobs, mean_weight, share",
     "task_usage_by_day": "day, task, jobs, mean_weight, share",
-    "adapter_pair_by_day": "day, policy, adapter_a, adapter_b, jobs, jobs_a, composed, lift",
     "fallback_by_day": "day, policy, n, fell_back, rate_low",
     "latency_by_day": "day, step, n, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, max_ms",
 }

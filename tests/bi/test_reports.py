@@ -90,7 +90,7 @@ def test_evaluations_are_no_drift(connection: db.Connection, examples: dict[str,
     assert values(connection, "SELECT count(*) FROM bi.routing_drift") == {0}
 
 
-def test_adapters_share_and_meeting(connection: db.Connection, examples: dict[str, int]) -> None:
+def test_adapters_share(connection: db.Connection, examples: dict[str, int]) -> None:
     answer_on(connection, examples, 0, **mixed(rte=0.75, mnli=0.25))
     answer_on(connection, examples, 0, **mixed(rte=1.0))
     answer_on(connection, examples, 0, **mixed(mnli=1.0))
@@ -102,10 +102,6 @@ def test_adapters_share_and_meeting(connection: db.Connection, examples: dict[st
     assert [row["share_of_jobs"] for row in rows] == pytest.approx([2 / 3, 2 / 3])
     assert [row["mean_weight"] for row in rows] == pytest.approx([0.625, 0.875])
     assert [row["share"] for row in rows] == pytest.approx([1.25 / 3, 1.75 / 3])
-    pair = one(connection, "SELECT * FROM bi.adapter_pair_by_day WHERE adapter_a = 'rte@1'")
-    assert (pair["adapter_b"], pair["jobs"], pair["jobs_a"], pair["jobs_b"], pair["composed"]) == ("mnli@1", 1, 2, 2, 3)
-    assert (pair["share_of_a"], pair["lift"]) == pytest.approx((0.5, 3 / 4))
-    assert values(connection, "SELECT count(*) FROM bi.adapter_pair_by_day") == {2}
     rate = one(connection, "SELECT * FROM bi.fallback_by_day")
     interval = binomtest(1, 4).proportion_ci(method="wilson")
     assert (rate["n"], rate["fell_back"], rate["rate"]) == (4, 1, 0.25)

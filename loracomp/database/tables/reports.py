@@ -170,19 +170,6 @@ adapter_usage_by_day = Table(
     comment="Sums over the answers of a day in which an adapter was used, from which views of bi compute shares.",
 )
 
-adapter_pair_by_day = Table(
-    "adapter_pair_by_day",
-    metadata,
-    *of_jobs(),
-    required("adapter_a", Integer, "Id of the first adapter, which is the smaller id."),
-    required("adapter_b", Integer, "Id of the second adapter."),
-    required("jobs", BigInteger, "Number of answers in which both adapters were used."),
-    PrimaryKeyConstraint(
-        "day", "policy", "base_model", "is_evaluation", "adapter_a", "adapter_b", name="adapter_pair_by_day_pkey"
-    ),
-    comment="How often two adapters were used in the same answer, by day.",
-)
-
 latency_by_day = Table(
     "latency_by_day",
     metadata,
