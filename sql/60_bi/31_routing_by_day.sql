@@ -65,85 +65,42 @@ COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers in whi
 COMMENT ON COLUMN bi.routing_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
 
 -- Reads only, with its owner's rights. The Jensen-Shannon divergence between two distributions of tasks is 0 if they are equal
--- and 1 if they have no task in common. Evaluations are left out, because their jobs are not what users ask.
+-- and 1 if they have no task in common. Evaluations are left out, because their jobs are not what users ask. Each row counts for
+-- its day and for the seven after it: a join on ranges of days would compare all days with all.
 CREATE VIEW bi.routing_drift AS
-WITH mix AS (
-    SELECT
-        d.day,
-        d.policy,
-        d.base_model,
-        d.task,
-        d.mass,
-        d.entropy,
-        d.jobs_first
-    FROM loracomp.routing_by_day AS d
-    WHERE NOT d.is_evaluation
-),
-
-total AS (
-    SELECT
-        x.day,
-        x.policy,
-        x.base_model,
-        sum(x.jobs_first) AS jobs,
-        sum(x.mass) AS mass,
-        sum(x.entropy) AS entropy
-    FROM mix AS x
-    GROUP BY x.day, x.policy, x.base_model
-),
-
--- For each day and task, the sum of its probabilities that day and the sum over the seven days before. Each row counts for its day and the
--- seven after it: a join on ranges of days would compare all days with all.
-compared AS (
+WITH compared AS (
     SELECT
         x.day + a.days AS day,
         x.policy,
         x.base_model,
-        x.task,
-        sum(x.mass) FILTER (WHERE a.days = 0) AS mass,
-        sum(x.mass) FILTER (WHERE a.days > 0) AS mass_before,
-        sum(x.jobs_first) FILTER (WHERE a.days > 0) AS jobs_before
-    FROM mix AS x
+        sum(x.entropy) FILTER (WHERE a.days = 0) AS entropy,
+        sum(x.jobs_first) FILTER (WHERE a.days = 0) AS jobs,
+        sum(x.jobs_first) FILTER (WHERE a.days > 0) AS jobs_before,
+        sum(x.mass) FILTER (WHERE a.days = 0) / sum(sum(x.mass) FILTER (WHERE a.days = 0)) OVER w AS p,
+        sum(x.mass) FILTER (WHERE a.days > 0) / sum(sum(x.mass) FILTER (WHERE a.days > 0)) OVER w AS q
+    FROM loracomp.routing_by_day AS x
     CROSS JOIN generate_series(0, 7) AS a (days)
+    WHERE NOT x.is_evaluation
     GROUP BY x.day + a.days, x.policy, x.base_model, x.task
-),
-
-shares AS (
-    SELECT
-        c.*,
-        coalesce(c.mass, 0) / sum(c.mass) OVER w AS p,
-        coalesce(c.mass_before, 0) / sum(c.mass_before) OVER w AS q
-    FROM compared AS c
-    WINDOW w AS (PARTITION BY c.day, c.policy, c.base_model)
-),
-
-drift AS (
-    SELECT
-        s.day,
-        s.policy,
-        s.base_model,
-        sum(s.jobs_before) AS jobs_before,
-        sum(CASE WHEN s.p > 0 THEN -s.p * ln(s.p) ELSE 0 END) / ln(2::double precision) AS mix_entropy,
-        sum(
-            CASE WHEN s.p > 0 THEN s.p * ln(2 * s.p / (s.p + s.q)) ELSE 0 END
-            + CASE WHEN s.q > 0 THEN s.q * ln(2 * s.q / (s.p + s.q)) ELSE 0 END
-        ) / (2 * ln(2::double precision)) AS divergence
-    FROM shares AS s
-    GROUP BY s.day, s.policy, s.base_model
+    WINDOW w AS (PARTITION BY x.day + a.days, x.policy, x.base_model)
 )
 
 SELECT
-    t.day,
-    t.policy,
-    t.base_model,
-    t.jobs::bigint AS jobs,
-    t.entropy / t.jobs AS entropy_bits,
-    d.mix_entropy AS mix_entropy_bits,
-    coalesce(d.jobs_before, 0)::bigint AS week_before_jobs,
-    CASE WHEN d.jobs_before > 0 THEN greatest(0, d.divergence) END AS drift,
+    c.day,
+    c.policy,
+    c.base_model,
+    sum(c.jobs)::bigint AS jobs,
+    sum(c.entropy) / sum(c.jobs) AS entropy_bits,
+    sum(-c.p * ln(nullif(c.p, 0))) / ln(2::double precision) AS mix_entropy_bits,
+    coalesce(sum(c.jobs_before), 0)::bigint AS week_before_jobs,
+    CASE WHEN sum(c.jobs_before) > 0 THEN greatest(0, sum(
+        coalesce(c.p * ln(2 * nullif(c.p, 0) / (c.p + coalesce(c.q, 0))), 0)
+        + coalesce(c.q * ln(2 * nullif(c.q, 0) / (coalesce(c.p, 0) + c.q)), 0)
+    ) / (2 * ln(2::double precision))) END AS drift,
     (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'routing_by_day') AS as_of
-FROM total AS t
-INNER JOIN drift AS d ON t.day = d.day AND t.policy = d.policy AND t.base_model = d.base_model;
+FROM compared AS c
+GROUP BY c.day, c.policy, c.base_model
+HAVING sum(c.jobs) > 0;
 COMMENT ON VIEW bi.routing_drift IS
 'How certain routing was on each day, and how much the tasks of the jobs differ from those of the week before it. Without evaluations. '
 'Refreshed by refresh_reports, not live.';
