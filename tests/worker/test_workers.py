@@ -152,7 +152,7 @@ def test_the_command_prints_them(
 def test_a_worker_goes_on_while_functions_are_made_anew(connection: Connection, database: str):
     """What an upgrade does to a worker that still runs."""
     ids = add_jobs(connection, *(f"job {number}" for number in range(60)))
-    with working(database, worker="through", lease_s=5, batch_size=1):
+    with working(database, worker="through", batch_size=1):
         wait_until(lambda: "succeeded" in statuses(connection).values())
         for _ in range(3):
             assert schema.initialize(database, again=True)
