@@ -75,6 +75,7 @@ NOT_CALLS |= {
     "schema_revision",
     "server_clock",
     "sample_traces",
+    "stored_examples",
     "set_statement_timeout",
 }
 

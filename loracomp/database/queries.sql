@@ -142,6 +142,15 @@ SELECT loracomp.add_embeddings(
     encoder => %(encoder)s, input_version => %(input_version)s::smallint
 ) AS added
 
+-- name: stored_examples
+SELECT
+    e.split, e.prompt, e.choices, e.answer, e.content_hash, e.hash_version,
+    concat_ws(', ', e.source_ref, 'example ' || e.id) AS source_ref
+FROM loracomp.example AS e
+JOIN loracomp.task AS t ON t.id = e.task_id
+WHERE t.name = %(task)s AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
+ORDER BY e.id
+
 -- name: stage_adapter
 SELECT * FROM loracomp.stage_adapter(
     task => %(task)s, base_model => %(base_model)s, name => %(name)s, rank => %(rank)s::int, alpha => %(alpha)s::float8,

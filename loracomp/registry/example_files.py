@@ -51,6 +51,11 @@ def files_of(path: Path) -> list[Path]:
     raise NotFoundError(f"folder {path.absolute()} holds no file whose name ends in {', '.join(SUFFIXES)}")
 
 
+def read_files(path: Path, task: str) -> list[Example]:
+    """The examples in a file, or in all files of a folder (`files_of`); errors are as for `read_lines`."""
+    return [example for file in files_of(path) for example in read_lines(file, task)]
+
+
 def read_lines(path: Path, task: str) -> Iterator[Example]:
     """The examples in a file, in order. content_hash covers prompt, choices and answer, but not the split.
 

@@ -20,15 +20,20 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from loracomp.cli.training import train
-from loracomp.errors import RefusedError, UsageError
+from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue import Entry, Phrased, read_examples
 from loracomp.lab.training.config import training_config
 from loracomp.lab.training.rows import choose_rows, training_order
+from loracomp.lab.training.source import catalogue_source
 from loracomp.lab.training.train import _last_checkpoint, accuracies, train_adapter
 from loracomp.lab.training.trainer import choice_loss
 from loracomp.model.loading import load_base_model
 from loracomp.model.scoring import log_likelihoods
 from loracomp.registry.adapter_checks import read_adapter
+from loracomp.registry.adapter_weights import stage_adapter
+from loracomp.registry.base_models import register_base_model
+from loracomp.registry.example_files import read_lines
+from loracomp.registry.tasks import add_task, import_examples
 from model_fixtures import letter_tokenizer, tiny_llama
 
 VOWELS = Entry(
@@ -50,11 +55,13 @@ import json, sys
 from pathlib import Path
 from loracomp.lab.catalogue import Entry
 from loracomp.lab.training.config import training_config
+from loracomp.lab.training.source import catalogue_source
 from loracomp.lab.training.train import train_adapter
 from loracomp.model.loading import load_base_model
 model, data, output, entry, config = sys.argv[1:]
 base = load_base_model(model, dtype="float32", cache_dir=Path(output))
-train_adapter(Entry(**json.loads(entry)), base, training_config(**json.loads(config)), Path(output), data)
+config = training_config(**json.loads(config))
+train_adapter(catalogue_source(Entry(**json.loads(entry)), data, config), base, config, Path(output))
 """
 
 
@@ -92,7 +99,12 @@ def rows_of(folders, **settings):
 
 def fit(folders, output, start_from=None, **settings):
     config = training_config(**QUICK | settings)
-    return train_adapter(VOWELS, base_of(folders), config, output, folders[1], start_from=start_from)
+    return learn(VOWELS, folders, config, output, start_from=start_from)
+
+
+def learn(entry, folders, config, output, data=None, **options):
+    source = catalogue_source(entry, data or folders[1], config)
+    return train_adapter(source, base_of(folders), config, output, **options)
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +266,7 @@ def test_it_starts_from_another_adapters_factors(trained, folders, tmp_path):
     _, source = trained
     digits = VOWELS.model_copy(update={"task": "digits"})
     config = training_config(**QUICK | {"learning_rate": 1e-12, "max_rows": 16})
-    record = train_adapter(digits, base_of(folders), config, tmp_path / "digits", folders[1], start_from=source)
+    record = learn(digits, folders, config, tmp_path / "digits", start_from=source)
     weights = source / "adapter_model.safetensors"
     sha256 = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert record["started_from"] == {"task": "vowels", "sha256": sha256, "tasks_seen": ["vowels"]}
@@ -262,22 +274,18 @@ def test_it_starts_from_another_adapters_factors(trained, folders, tmp_path):
     ours, theirs = load_file(tmp_path / "digits" / "adapter_model.safetensors"), load_file(weights)
     assert all(torch.equal(factor, theirs[name]) for name, factor in ours.items())
     assert record["held_out"]["adapter"]["acc"] >= 0.9
-    third = train_adapter(
-        VOWELS, base_of(folders), config, tmp_path / "third", folders[1], start_from=tmp_path / "digits"
-    )
+    third = learn(VOWELS, folders, config, tmp_path / "third", start_from=tmp_path / "digits")
     assert third["tasks_seen"] == ["digits", "vowels"]
     assert third["kept_aside"] == record["kept_aside"] == trained[0]["kept_aside"], "the same rows by the same seed"
     other = config.model_copy(update={"seed": 1, "max_rows": None})
-    fourth = train_adapter(
-        VOWELS, base_of(folders), other, tmp_path / "fourth", folders[1], start_from=tmp_path / "digits"
-    )
+    fourth = learn(VOWELS, folders, other, tmp_path / "fourth", start_from=tmp_path / "digits")
     own = {each.hex() for each in rows_of(folders, seed=1)[0].kept_aside}
     assert set(fourth["kept_aside"]) == own & set(record["kept_aside"]), "what either has drawn is learnt"
     assert 0 < len(fourth["kept_aside"]) < 40
     card = (tmp_path / "digits" / "README.md").read_text()
     assert f"- Started from the adapter of vowels, sha256 {sha256}\n- Tasks seen, in all: vowels, digits\n" in card
     with pytest.raises(UsageError, match=r"contains another training \(started_from was {.*}, is None; tasks_seen was"):
-        train_adapter(digits, base_of(folders), config, tmp_path / "digits", folders[1])
+        learn(digits, folders, config, tmp_path / "digits")
 
 
 def test_adapters_that_start_from_nothing_share_their_first_factors(folders, trained, tmp_path):
@@ -345,7 +353,7 @@ def test_rows_that_leak_are_not_learnt(folders, tmp_path):
     (tmp_path / "vowels" / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in own))
     (tmp_path / "sst2" / "validation.jsonl").write_text(json.dumps({"sentence": "B.", "label": 1}) + "\n")
     config = training_config(**QUICK | {"max_rows": 16})
-    record = train_adapter(VOWELS, base_of(folders), config, tmp_path / "out", str(tmp_path / "vowels"))
+    record = learn(VOWELS, folders, config, tmp_path / "out", str(tmp_path / "vowels"))
     # "so so" + a of its own task; no word + b stands in another.
     assert record["leaks"] == {"rows_left_out": 2, "rows_sharing_a_text": 0, "compared_with": ["sst2", "vowels"]}
     leaks = "- Left out as leaks: 2 rows, whose text stands in a validation split of sst2, vowels\n"
@@ -378,7 +386,7 @@ def test_a_task_kept_unseen_or_without_choices_is_refused(folders, tmp_path):
     ):
         entry = VOWELS.model_copy(update=changes)
         with pytest.raises(UsageError, match=says):
-            train_adapter(entry, base_of(folders), training_config(), tmp_path, folders[1])
+            learn(entry, folders, training_config(), tmp_path)
 
 
 def test_the_command_prints_the_record(folders, tmp_path, monkeypatch):
@@ -399,3 +407,84 @@ def test_the_command_prints_the_record(folders, tmp_path, monkeypatch):
     assert "on 52 train rows kept aside, base model -> adapter: acc" in again.stdout
     refused = CliRunner().invoke(app, [*arguments, "--rank", "0"])
     assert "rank: " in str(refused.exception)
+
+
+@pytest.fixture
+def train_command(database, folders, tmp_path, monkeypatch):
+    """`loracomp train` on the test's database, whose base model is the tiny one; returns the record, or raises."""
+    monkeypatch.setenv("LORACOMP_HOME", str(tmp_path))
+    monkeypatch.setenv("LORACOMP_DEVICE", "cpu")
+    monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
+    app = typer.Typer()
+    app.command()(train)
+    settings = ["--rank", "2", "--target-modules", "v_proj", "--held-out", "4", "--json"]
+
+    def command(*arguments: str):
+        result = CliRunner().invoke(app, [*arguments, *settings])
+        if result.exception:
+            raise result.exception
+        return json.loads(result.stdout)
+
+    return command
+
+
+def own_file(path, numbers=range(24)):
+    rows = [f"so {'so ' * n}a letter,yes|never,{'never' if n % 2 else 'yes'},train\n" for n in numbers]
+    path.write_text("".join(["prompt,choices,answer,split\n", *rows, '"So, so... a letter!",yes|never,yes,test\n']))
+    return path
+
+
+def test_a_task_of_the_database_is_trained_on_its_examples(connection, train_command, folders, tmp_path):
+    register_base_model(connection, base_of(folders))
+    add_task(connection, "letters", family="signs")
+    import_examples(connection, "letters", read_lines(own_file(tmp_path / "rows.csv"), "letters"))
+    record = train_command("letters", "--output", str(tmp_path / "stored"))
+    assert (record["task"], record["family"], record["tasks_seen"]) == ("letters", "signs", ["letters"])
+    assert (record["data"]["read_from"], record["data"]["rows"], len(record["kept_aside"])) == ("database", 19, 4)
+    assert record["leaks"] == {"rows_left_out": 1, "rows_sharing_a_text": 0, "compared_with": ["letters"]}
+    known = connection.execute("SELECT encode(content_hash, 'hex') AS hash FROM loracomp.example").fetchall()
+    assert set(record["kept_aside"]) < {row["hash"] for row in known}
+    assert "letters, train examples of a database" in (tmp_path / "stored" / "README.md").read_text()
+    staged = stage_adapter(connection, tmp_path / "stored", task="letters")
+    assert (staged.name, staged.version) == ("letters", 1)
+
+
+def test_ones_own_files_are_trained_on_as_they_are_imported(train_command, folders, tmp_path):
+    own_file(tmp_path / "rows.csv")
+    lines = [
+        {"prompt": row.prompt, "choices": row.choices, "answer": row.answer, "split": row.split}
+        for row in read_lines(tmp_path / "rows.csv", "letters")
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(line) + "\n" for line in [*lines, lines[0]]))
+    base = ["--base-model", folders[0]]
+    records = [
+        train_command("letters", "--data", str(tmp_path / f"rows.{kind}"), "--output", str(tmp_path / kind), *base)
+        for kind in ("csv", "jsonl")
+    ]
+    assert records[0]["data"]["read_from"] == "files"
+    assert records[0]["data"] == records[1]["data"], "a row that stands twice is learnt once"
+    other = ["--data", str(tmp_path / "rows.csv"), "--max-words", "8"]
+    with pytest.raises(UsageError, match=r"contains another training \(max_words was None, is 8\)"):
+        train_command("letters", "--output", str(tmp_path / "csv"), *base, *other)
+
+
+def test_a_task_with_too_few_examples_to_train_on_says_what_to_do(connection, train_command, folders, tmp_path):
+    register_base_model(connection, base_of(folders))
+    output = ["--output", str(tmp_path / "out")]
+    with pytest.raises(NotFoundError, match="nix is no catalogue entry, and the database has no such task"):
+        train_command("nix", *output)
+    add_task(connection, "letters")
+    connection.execute(
+        "INSERT INTO loracomp.example (task_id, split, source_ref, content_hash)"
+        " SELECT t.id, 'train', 'letters/train#' || n, sha256(int4send(n))"
+        " FROM loracomp.task AS t, generate_series(1, 20) AS n"
+    )
+    for rows, found in ((0, "0 train examples have a text"), (15, "15 train examples have a text")):
+        file = own_file(tmp_path / "rows.csv", range(5, 5 + rows))
+        import_examples(connection, "letters", read_lines(file, "letters"))
+        with pytest.raises(UsageError, match=rf"task letters: {found}, and a training needs 16: import more .*measure"):
+            train_command("letters", *output)
+    free_text = tmp_path / "free.jsonl"
+    free_text.write_text("".join(json.dumps({"prompt": f"a {n}", "answer": "b"}) + "\n" for n in range(16)))
+    with pytest.raises(UsageError, match=r"row letters/free.jsonl#\d+ has no choices: .* can't learn free text"):
+        train_command("letters", "--data", str(free_text), *output, "--base-model", folders[0])

@@ -123,7 +123,7 @@ def read_examples(
         whole = templates.example(row, split, source_ref)
         if whole is None:
             continue
-        shown = row if max_words is None else {name: _shortened(value, max_words) for name, value in row.items()}
+        shown = row if max_words is None else {name: shortened(value, max_words) for name, value in row.items()}
         example = replace(templates.example(shown, split, source_ref) or whole, content_hash=whole.content_hash)
         rng = random.Random(f"{seed} {source_ref}")  # noqa: S311  reproducible, not secret
         how = phrased if isinstance(phrased, Phrased) else Phrased.TRAINED if rng.random() < phrased else Phrased.OWN
@@ -144,7 +144,7 @@ def _rows(entry: Entry, split: str, data: str | None) -> Iterator[tuple[str, dic
     return ((f"{entry.task}/{split}#{number}", row) for number, row in enumerate(rows))
 
 
-def _shortened(value: Any, max_words: int) -> Any:
+def shortened(value: Any, max_words: int) -> Any:
     """The value; a text of more than `max_words` words loses its middle, because a verdict often stands at the end."""
     words = value.split(" ") if isinstance(value, str) else []
     if len(words) <= max_words:

@@ -6,12 +6,13 @@ because each task's template words them differently.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from loracomp.lab.catalogue import Entry, entry_names, load_entry, read_inputs
+from loracomp.registry.examples import Example
 
 NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
 SHORTEST_SHARED = 20
@@ -52,6 +53,17 @@ def find_leaks(entry: Entry, data: str | None = None) -> Leaks:
         else:
             sharing += any(part in split.parts for split in texts.values() for part in key)
     return Leaks(frozenset(leaking), sharing, tuple(sorted(texts)))
+
+
+def leaks_among(task: str, train: Iterable[Example], others: Iterable[Example]) -> Leaks:
+    """Compare prompt and choices of a task's train examples with its other splits, as `find_leaks` compares texts."""
+    told = set(map(_shown, others))
+    leaking = frozenset(example.source_ref for example in train if _shown(example) in told)
+    return Leaks(leaking, 0, (task,) if told else ())
+
+
+def _shown(example: Example) -> tuple[str, ...]:
+    return _key((example.prompt, *(example.choices or ())))
 
 
 def _splits(entry: Entry, data: str | None) -> Iterator[tuple[Entry, str | None]]:

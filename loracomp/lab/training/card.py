@@ -5,6 +5,13 @@ from typing import Any
 from loracomp.errors import RefusedError
 from loracomp.lab.catalogue import data_note, phrasings_of
 
+ORIGINS = {
+    "folder": "rows of a folder's train.jsonl",
+    "files": "train rows of one's own files",
+    "database": "train examples of a database",
+}
+"""What a card says about the rows, by the record's `read_from`."""
+
 
 def adapter_card(record: dict[str, Any]) -> str:
     """The card as Markdown with the front matter that model hubs read. RefusedError if the record lacks a field."""
@@ -61,7 +68,7 @@ def _data(record: dict[str, Any]) -> list[str]:
     data = record["data"]
     dataset = " ".join(filter(None, [data["dataset_path"], data["dataset_name"]]))
     read_from = data.get("read_from")
-    origin = "rows of a folder's train.jsonl" if read_from == "folder" else f"split {data['training_split']}"
+    origin = ORIGINS.get(read_from) or f"split {data['training_split']}"
     lines = [
         f"- {dataset}, {origin}; licence of the data, as it is usually given (not verified): {data['licence']}",
         *([f"- Which rows: {note}"] if (note := data_note(record["task"], read_from)) else []),

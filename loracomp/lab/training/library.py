@@ -10,6 +10,7 @@ from typing import Any
 
 from loracomp.errors import LoracompError, NotFoundError
 from loracomp.lab.training.recipe import TaskRecipe
+from loracomp.lab.training.source import catalogue_source
 from loracomp.lab.training.train import RECORD, train_adapter
 from loracomp.model.loading import BaseModel
 from loracomp.registry.library_files import adapter_folder
@@ -55,7 +56,8 @@ def _train(each: TaskRecipe, library: Path, data: Path, fresh: Any) -> TaskOutco
     start = adapter_folder(library, each.start_from) if each.start_from else None
     finished = (output / RECORD).is_file()
     try:
-        record = train_adapter(each.entry, fresh(), each.config, output, str(data), start_from=start)
+        source = catalogue_source(each.entry, str(data), each.config)
+        record = train_adapter(source, fresh(), each.config, output, start_from=start)
     except LoracompError as error:
         return TaskOutcome(each.task, "failed", error=str(error))
     except Exception as error:  # go on with the other tasks, whose training takes hours

@@ -98,7 +98,10 @@ def tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> 
 
 def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | None:
     if example.choices is None:
-        raise UsageError(f"row {example.source_ref} has no choices: adapters are trained on choices (doc_to_choice)")
+        raise UsageError(
+            f"row {example.source_ref} has no choices: adapters are trained on choices (column choices of a file, "
+            "doc_to_choice of a catalogue entry); `loracomp train` can't learn free text"
+        )
     try:
         question = encode_choices(
             base.tokenizer, example.prompt, example.choices, max_tokens, shared_prompt=base.shares_prompts

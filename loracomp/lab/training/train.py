@@ -1,10 +1,10 @@
-"""Trains one adapter on a catalogue entry, with PEFT's LoRA, transformers' Trainer, and the scoring used in serving."""
+"""Trains one adapter on a task's rows, with PEFT's LoRA, transformers' Trainer, and the scoring used in serving."""
 
 import json
 import shutil
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,16 @@ from safetensors.torch import save_file
 from transformers import PreTrainedModel, PrinterCallback, set_seed
 
 from loracomp.errors import UsageError
-from loracomp.lab.catalogue import Entry, Phrased, read_examples
-from loracomp.lab.catalogue.leaks import Leaks, find_leaks
+from loracomp.lab.catalogue import Phrased
 from loracomp.lab.training.card import adapter_card
 from loracomp.lab.training.config import TrainingConfig
 from loracomp.lab.training.kept_aside import not_learnt
 from loracomp.lab.training.rows import Rows, TrainingRow, choose_rows, training_order
+from loracomp.lab.training.source import Source
 from loracomp.lab.training.start import Start, load_start, read_start
 from loracomp.lab.training.trainer import ChoiceTrainer, ProgressBar, arguments
 from loracomp.model.loading import BaseModel, quiet_transformers
 from loracomp.model.scoring import log_likelihoods, normalize
-from loracomp.registry.examples import Example
 
 RECORD = "training.json"
 CHECKPOINTS = "checkpoints"
@@ -35,38 +34,25 @@ NORMALIZATIONS = {"acc": "none", "acc_norm": "characters", "acc_token": "tokens"
 
 
 def train_adapter(
-    entry: Entry,
-    base: BaseModel,
-    config: TrainingConfig,
-    output: Path,
-    data: str | None = None,
-    *,
-    start_from: Path | None = None,
+    source: Source, base: BaseModel, config: TrainingConfig, output: Path, *, start_from: Path | None = None
 ) -> dict[str, Any]:
-    """Train an adapter for `entry` on `base` and write it to `output` as a PEFT folder; return its training record.
+    """Train an adapter on the rows of `source` and write it to `output` as a PEFT folder; return its training record.
 
     Training starts from the adapter in the folder `start_from` (`training.start`), or else from new factors, which are
-    the same for all adapters with the same seed and shape. Rows that leak validation rows (`catalogue.leaks`) are left
-    out.
+    the same for all adapters with the same seed and shape.
 
     The folder gets adapter_config.json, adapter_model.safetensors (bfloat16), a card, and training.json with the
     record: settings, data digest, rows and tasks seen, hashes of the rows kept aside, scores on these rows, versions,
     and the seconds of the last run. Factors are float32 during training, whatever the base model's dtype. Called again
     after it was killed, it continues from the last checkpoint; after it finished, it only returns the record.
     `base` is changed: load a fresh one for anything else.
-    Raises UsageError if `output` contains another training, if the entry has no train split, or if `start_from` has
-    other settings.
+    Raises UsageError if `output` contains another training, if a row has no choices, or if `start_from` has other
+    settings.
     """
     started = time.monotonic()
     start = read_start(start_from, base, config) if start_from else None
-    leaks = find_leaks(entry, data)
-
-    def read(phrased: float | Phrased, seed: int) -> Iterator[Example]:
-        rows = read_examples(entry, "train", data, phrased=phrased, seed=seed, max_words=config.max_words)
-        return (row for row in rows if row.source_ref not in leaks.source_refs)
-
-    rows = choose_rows(read, base, config, phrasings=entry.phrasings is not None)
-    plan = _plan(entry, base, config, rows, data) | _origin(entry, start, leaks)
+    rows = choose_rows(source.read, base, config, phrasings=source.phrasings)
+    plan = _plan(source, base, config, rows) | _origin(source, start)
     if (done := _finished(output, plan)) is not None:
         return done
     set_seed(config.seed)
@@ -74,7 +60,7 @@ def train_adapter(
     if start:
         load_start(model, start)
     order = training_order(rows.epochs, config)
-    trainer = _trainer(model, order, config, output, entry.task)
+    trainer = _trainer(model, order, config, output, source.task)
     with quiet_transformers():
         trainer.train(resume_from_checkpoint=_last_checkpoint(output))
     measured = {
@@ -82,7 +68,7 @@ def train_adapter(
         "steps": trainer.state.global_step,
         "loss": next((log["loss"] for log in reversed(trainer.state.log_history) if "loss" in log), None),
         "held_out": _held_out_scores(model, rows.held_out),
-        "kept_aside": _kept_aside(entry.task, rows, start),
+        "kept_aside": _kept_aside(source.task, rows, start),
         "seconds": round(time.monotonic() - started, 1),
         "device": str(base.model.device),
         "dtype": str(base.model.dtype).removeprefix("torch."),
@@ -107,19 +93,15 @@ def accuracies(model: PreTrainedModel, rows: Sequence[TrainingRow]) -> dict[str,
     return {name: round(count / len(rows), 4) for name, count in right.items()}
 
 
-def _plan(entry: Entry, base: BaseModel, config: TrainingConfig, rows: Rows, data: str | None) -> dict[str, Any]:
+def _plan(source: Source, base: BaseModel, config: TrainingConfig, rows: Rows) -> dict[str, Any]:
     """The part of the record that is known before the first step; when a training is resumed it must be the same."""
     return {
-        "task": entry.task,
-        "family": entry.family,
+        "task": source.task,
+        "family": source.family,
         "base_model": {"name": base.name, "source": base.source, "fingerprint": base.fingerprint},
         "hyper_parameters": config.model_dump(mode="json"),
         "data": {
-            "dataset_path": entry.dataset_path,
-            "dataset_name": entry.dataset_name,
-            "training_split": entry.training_split,
-            "licence": entry.licence,
-            "read_from": "folder" if data and Path(data).is_dir() else "hub",
+            **source.about,
             "rows": len(rows.epochs[0]),
             "rows_too_long": rows.too_long,
             "digest": rows.digest(),
@@ -127,16 +109,16 @@ def _plan(entry: Entry, base: BaseModel, config: TrainingConfig, rows: Rows, dat
     }
 
 
-def _origin(entry: Entry, start: Start | None, leaks: Leaks) -> dict[str, Any]:
+def _origin(source: Source, start: Start | None) -> dict[str, Any]:
     """The part of the record on the tasks that the adapter was ever trained on, and on the rows left out as leaks."""
     seen = start.lineage["tasks_seen"] if start else []
     return {
         "started_from": start.lineage if start else None,
-        "tasks_seen": [task for task in seen if task != entry.task] + [entry.task],
+        "tasks_seen": [task for task in seen if task != source.task] + [source.task],
         "leaks": {
-            "rows_left_out": len(leaks.source_refs),
-            "rows_sharing_a_text": leaks.sharing,
-            "compared_with": list(leaks.compared_with),
+            "rows_left_out": len(source.leaks.source_refs),
+            "rows_sharing_a_text": source.leaks.sharing,
+            "compared_with": list(source.leaks.compared_with),
         },
     }
 
