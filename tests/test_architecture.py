@@ -76,6 +76,7 @@ NOT_CALLS |= {
     "server_clock",
     "sample_traces",
     "stored_examples",
+    "compare_with_base",
     "set_statement_timeout",
 }
 

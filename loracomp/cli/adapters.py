@@ -1,8 +1,9 @@
 """Commands about adapters."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,12 +13,13 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
-from loracomp.registry import adapters
+from loracomp.registry import adapters, measurements
 from loracomp.registry.base_models import find_base_model
 
 adapter_app = typer.Typer(help="LoRA adapters in versions, each for one task and base model.", no_args_is_help=True)
 
 BaseModelName = Annotated[str | None, typer.Option(help="Name of the base model. Defaults to the default one.")]
+COMPARED = ("against", "n", "accuracy", "other_accuracy", "gain", "p")
 Reference = Annotated[str, typer.Argument(metavar="NAME[@VERSION]", help="The adapter, by default its newest version.")]
 
 
@@ -51,9 +53,8 @@ def stage_adapter(
         )
         for target in staged.unmatched_targets:
             warn(f"target_modules names {target}, which no module of the base model matches: a typing error?")
-        if activate:
-            adapters.activate_adapter(connection, staged.id)
-        _show(connection, f"{staged.name}@{staged.version}", base_model, as_json)
+        measured = _activate(connection, staged.id) if activate else ()
+        _show(connection, f"{staged.name}@{staged.version}", base_model, as_json, measured)
 
 
 @adapter_app.command("activate")
@@ -68,8 +69,8 @@ def activate_adapter(
     """Use an adapter for its task from now on. The adapter that was active is retired in the same transaction."""
     with open_database() as connection:
         found = adapters.find_adapter(connection, reference, base_model)
-        adapters.activate_adapter(connection, found["id"], force=force)
-        _show(connection, reference, base_model, as_json)
+        measured = _activate(connection, found["id"], force=force)
+        _show(connection, reference, base_model, as_json, measured)
 
 
 @adapter_app.command("retire")
@@ -104,8 +105,6 @@ def measure_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Measure an adapter, active or not, on the examples that are measured already. Can be killed and run again."""
-    from loracomp.registry import measurements
-
     with open_database() as connection:
         base = find_base_model(connection, base_model).name
         found = adapters.find_adapter(connection, reference, base)
@@ -116,7 +115,10 @@ def measure_adapter(
             return Waiting(base, sum(row["queued"] for row in rows), sum(row["running"] for row in rows))
 
         left = see_to_answers(connection, load_settings(), look, asked["added"], "measuring")
-    emit([{"adapter": f"{found['name']}@{found['version']}", **asked}], title="Measured", as_json=as_json)
+        measured = measurements.compare_adapter(connection, found["id"])
+    row = {"adapter": f"{found['name']}@{found['version']}", **asked}
+    emit([row | {"measured": measured}], title="Measured", as_json=as_json, columns=tuple(row))
+    _show_measured(measured, as_json)
     if left:
         raise LoracompError(f"{left} jobs are left: run `loracomp adapter measure {reference}` to go on")
 
@@ -178,7 +180,32 @@ def _short(number: float) -> float:
     return float(f"{number:.4g}")
 
 
-def _show(connection: Connection, reference: str, base_model: str | None, as_json: bool) -> None:
+def _activate(connection: Connection, adapter_id: int, *, force: bool = False) -> list[dict[str, Any]]:
+    """Activate an adapter; returns what was measured of it and of the version that was active before."""
+    measured = measurements.compare_adapter(connection, adapter_id)
+    adapters.activate_adapter(connection, adapter_id, force=force)
+    return measured
+
+
+def _show(
+    connection: Connection,
+    reference: str,
+    base_model: str | None,
+    as_json: bool,
+    measured: Sequence[dict[str, Any]] = (),
+) -> None:
     row = adapters.find_adapter(connection, reference, base_model)
     columns = ("name", "version", "status", "rank", "alpha", "scaling", "byte_count")
-    emit([row], title="Adapter", as_json=as_json, columns=columns)
+    emit([row | {"measured": measured}], title="Adapter", as_json=as_json, columns=columns)
+    if measured:
+        _show_measured(measured, as_json)
+
+
+def _show_measured(measured: Sequence[dict[str, Any]], as_json: bool) -> None:
+    if not as_json:
+        emit(
+            measured,
+            title="On its task, against the base model and the active version",
+            as_json=False,
+            columns=COMPARED,
+        )

@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 import psycopg
 
-from loracomp.cli.common import remarks
+from loracomp.cli.common import remark
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, connect, row_of, rows_of
 from loracomp.database.embedded import database_url
@@ -42,14 +42,15 @@ def see_to_answers(connection: Connection, settings: Settings, look: Look, total
     """Wait until workers have answered the jobs that `look` counts, or answer them in this process.
 
     A login that may not run a worker, such as an administrator's, always waits. `total` is the length of the progress
-    bar and `doing` its title. Returns how many jobs are left.
+    bar and `doing` its title. Says what it waits for, and again when that changes. Returns how many jobs are left.
     """
     waiting = look(connection)
     may_answer = may_work(connection)
-    if waiting and waiting.left and not may_answer:
-        remarks.print(f"{waiting.left} jobs wait for a worker; Ctrl-C leaves them in the queue")
+    said = ""
     with _progress(settings, look, total, doing):
         while waiting and waiting.left:
+            if said != (said := _awaited(connection, waiting.base_model, may_answer)):
+                remark(f"{waiting.left} jobs wait: {said}")
             if not _others_answer(connection, look, waiting) and may_answer:
                 _work_here(settings.model_copy(update={"base_model": waiting.base_model}))
                 waiting = look(connection)
@@ -57,6 +58,20 @@ def see_to_answers(connection: Connection, settings: Settings, look: Look, total
                     break
             waiting = look(connection)
     return waiting.left if waiting else 0
+
+
+def _awaited(connection: Connection, base_model: str, may_answer: bool) -> str:
+    """Who is to answer, and what to do if nobody can."""
+    reports = rows_of(connection, QUERIES["worker_status"])
+    workers = sum(row["base_model"] == base_model and row["status"] in ("idle", "busy") for row in reports)
+    if workers:
+        return f"the workers of {base_model} ({workers} running) take them when no everyday job is due"
+    if may_answer:
+        return f"no worker of {base_model} is running, so this process answers them"
+    return (
+        f"no worker of {base_model} is running, and this login may not be one: start `loracomp worker` with a login "
+        "that may (a member of loracomp_worker); Ctrl-C leaves the jobs in the queue"
+    )
 
 
 def may_work(connection: Connection) -> bool:

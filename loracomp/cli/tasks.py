@@ -24,6 +24,8 @@ policy_app = typer.Typer(help="Named settings of routing and merging.", no_args_
 
 OTHER_SPLITS_SHOWN = 10
 COUNTED = ("examples", "adapters", "queued", "running", "failed")
+ADAPTERS_SHOWN = 5
+COMPARED = ("adapter", "n", "base_accuracy", "accuracy", "gain", "p")
 MEASURED = ("task", "base_model", "examples", "adapters", "added", "failed")
 
 
@@ -158,7 +160,13 @@ def measure_task(
 
         left = see_to_answers(connection, settings, look, asked["examples"], "measuring")
         found = state(connection)
-    emit([{**found, "added": asked["added"]}], title="Measured", as_json=as_json, columns=MEASURED)
+        compared = measurements.compare_with_base(connection, task, named)
+    row = {**found, "added": asked["added"], "measured": compared}
+    emit([row], title="Measured", as_json=as_json, columns=MEASURED)
+    if not as_json:
+        shown = compared[:ADAPTERS_SHOWN]
+        title = f"{len(shown)} of {len(compared)} adapters against the base model (all: bi.transfer)"
+        emit(shown, title=title, as_json=False, columns=COMPARED)
     if left:
         raise LoracompError(f"{left} jobs are left: run `loracomp task measure {task}` to go on")
     if found["failed"]:

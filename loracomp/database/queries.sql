@@ -194,6 +194,31 @@ SELECT * FROM loracomp.measure_task(
 -- name: measure_adapter
 SELECT * FROM loracomp.measure_adapter(adapter_id => %(adapter_id)s::int, tasks => %(tasks)s::int)
 
+-- name: compare_adapters
+SELECT
+    o.against, c.examples AS n, c.accuracy, c.other_accuracy, c.mean_difference AS gain, c.standard_error, c.better,
+    c.worse, c.p
+FROM (
+    SELECT NULL::int AS id, 'base model' AS against
+    UNION ALL
+    SELECT o.adapter_id, o.adapter
+    FROM loracomp.list_adapters() AS a
+    JOIN loracomp.list_adapters() AS o ON (o.task, o.base_model, o.status) = (a.task, a.base_model, 'active')
+    WHERE a.adapter_id = %(adapter_id)s::int AND o.adapter_id <> a.adapter_id
+) AS o
+CROSS JOIN LATERAL loracomp.compare_adapters(%(adapter_id)s::int, o.id) AS c
+WHERE c.examples > 0
+ORDER BY o.id NULLS FIRST
+
+-- name: compare_with_base
+SELECT
+    t.adapter, t.adapter_status AS status, c.examples AS n, c.other_accuracy AS base_accuracy, c.accuracy,
+    c.mean_difference AS gain, c.standard_error, c.better, c.worse, c.p
+FROM bi.transfer AS t
+CROSS JOIN LATERAL loracomp.compare_adapters(t.adapter_id, task => t.task) AS c
+WHERE t.task = %(task)s AND t.base_model = %(base_model)s
+ORDER BY t.adapter_task <> t.task, t.mean_gain DESC, t.adapter
+
 -- name: add_measurements
 SELECT loracomp.add_measurements(
     task => %(task)s, base_model => %(base_model)s, choice_normalization => %(choice_normalization)s,

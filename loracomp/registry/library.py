@@ -67,15 +67,18 @@ def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: S
         counts.append((task, added, len(new_rows)))
     together = np.concatenate(vectors) if vectors else np.zeros((0, 0), np.float32)
     load_embeddings(connection, rows, together, manifest.encoder)
-    # Activate adapters last, when their examples can be retrieved.
-    adapters = {
-        task: _load_adapter(connection, files.adapter_folder(folder, task), task, base_model, known)
-        for task in manifest.tasks
-    }
-    return [
-        LoadedTask(task, adapters[task], added, embedded, _load_measurements(connection, folder, task, base_model))
-        for task, added, embedded in counts
-    ]
+    # Activate adapters last, when their examples can be retrieved and their gains are known; all in one transaction,
+    # because a loading that was killed must leave no adapter staged.
+    with connection.transaction():
+        staged = {
+            task: _stage_adapter(connection, files.adapter_folder(folder, task), task, base_model, known)
+            for task in manifest.tasks
+        }
+        measured = {task: _load_measurements(connection, folder, task, base_model) for task in manifest.tasks}
+        for _, adapter_id in staged.values():
+            if adapter_id is not None:
+                activate_adapter(connection, adapter_id)
+    return [LoadedTask(task, staged[task][0], added, embedded, measured[task]) for task, added, embedded in counts]
 
 
 def _registered_base_model(connection: Connection, part: BaseModelPart, settings: Settings) -> str:
@@ -118,15 +121,15 @@ def _known_adapters(connection: Connection, base_model: str) -> set[tuple[str, s
     return {(row["task"], row["sha256"]) for row in rows if row["base_model"] == base_model}
 
 
-def _load_adapter(connection: Connection, folder: Path, task: str, base_model: str, known: set[tuple[str, str]]) -> str:
+def _stage_adapter(
+    connection: Connection, folder: Path, task: str, base_model: str, known: set[tuple[str, str]]
+) -> tuple[str, int | None]:
+    """The outcome (`LoadedTask.adapter`), and the adapter's id if it was added."""
     if not (folder / WEIGHTS).is_file():
-        return "missing"
+        return "missing", None
     if (task, hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()) in known:
-        return "unchanged"
-    with connection.transaction():
-        adapter = stage_adapter(connection, folder, task=task, base_model=base_model)
-        activate_adapter(connection, adapter.id)
-    return "added"
+        return "unchanged", None
+    return "added", stage_adapter(connection, folder, task=task, base_model=base_model).id
 
 
 def _load_measurements(connection: Connection, folder: Path, task: str, base_model: str) -> int:

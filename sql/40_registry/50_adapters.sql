@@ -2,9 +2,8 @@
 --   stage_adapter
 --     find_base_model
 --   activate_adapter            by id, or by name
---     compare_adapters          the new adapter vs. the active one, on the task's measured examples
+--     compare_adapters          the new adapter vs. the active one or the base model, on the task's measured examples
 --     adapter_named
---     compare_adapters          what both are worth on their task's measured examples
 --   retire_adapter              by id, or by name
 --     adapter_named
 --   delete_adapter
@@ -88,6 +87,7 @@ DECLARE
     stored bigint;
     old loracomp.adapter;
     compared record;
+    against text;
     figures text;
     before text;
 BEGIN
@@ -111,27 +111,30 @@ BEGIN
     SELECT * INTO old FROM loracomp.adapter AS a
     WHERE a.task_id = chosen.task_id AND a.base_model_id = chosen.base_model_id AND a.status = 'active' FOR UPDATE;
     SELECT * INTO compared FROM loracomp.compare_adapters(chosen.id, old.id);
+    against := coalesce(old.name || '@' || old.version, 'the base model');
     IF compared.examples > 0 THEN
         figures := format(
-            '%s@%s gains %s nats over %s@%s on %s measured examples: better on %s, worse on %s, p = %s',
-            chosen.name, chosen.version, to_char(compared.mean_difference, 'FMS9990.000'), old.name, old.version,
+            '%s@%s gains %s nats over %s on %s measured examples: better on %s, worse on %s, p = %s',
+            chosen.name, chosen.version, to_char(compared.mean_difference, 'FMS9990.000'), against,
             compared.examples, compared.better, compared.worse, to_char(compared.p, 'FM0.0000')
         );
-        IF compared.worse > compared.better AND compared.p < 0.05 AND activate_adapter.force IS NOT TRUE THEN
+        IF old.id IS NOT NULL AND compared.worse > compared.better AND compared.p < 0.05
+            AND activate_adapter.force IS NOT TRUE
+        THEN
             RAISE EXCEPTION '%', figures
                 USING ERRCODE = 'check_violation', CONSTRAINT = 'a_new_version_must_not_be_worse',
                     HINT = 'keep the version that is active, or activate this one with force';
         END IF;
         before := loracomp.give_reason(figures || CASE WHEN activate_adapter.force THEN ' (forced)' ELSE '' END);
         IF compared.mean_difference < 0 THEN
-            RAISE WARNING '%', figures USING HINT = format('to go back, activate %s@%s', old.name, old.version);
+            RAISE WARNING '%', figures USING HINT = 'to go back, ' || CASE
+                WHEN old.id IS NULL THEN format('retire %s@%s', chosen.name, chosen.version) ELSE 'activate ' || against
+            END;
         END IF;
-    ELSIF old.id IS NOT NULL AND EXISTS (
-        SELECT FROM loracomp.measurement AS m WHERE m.task_id = old.task_id AND m.base_model_id = old.base_model_id
-    ) THEN
-        RAISE WARNING 'adapter %@% is not compared with %@%: no example is measured under both',
-            chosen.name, chosen.version, old.name, old.version
-            USING HINT = 'measure both with loracomp adapter measure, on rows that neither has learnt from';
+    ELSE
+        RAISE WARNING 'adapter %@% is not compared with %: no example is measured under both',
+            chosen.name, chosen.version, against
+            USING HINT = 'measure with loracomp task measure, then adapter measure, on rows that no version has learnt from';
     END IF;
     UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.id = old.id;
     UPDATE loracomp.adapter AS a SET status = 'active', activated_at = now(), retired_at = NULL WHERE a.id = chosen.id;
@@ -152,8 +155,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.activate_adapter(integer, boolean) IS
 'Makes an adapter the active one of its task and base model; returns the id of the adapter that it replaced. If it is worse '
-'than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if it is worse on average, if no measured '
-'example compares them, if no job can retrieve its task, and if the adapter changes nothing.';
+'than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if it is worse on average than that one or, '
+'without one, the base model, if no measured example compares them, if no job can retrieve its task, and if it changes nothing.';
 
 CREATE FUNCTION loracomp.activate_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
 RETURNS integer
