@@ -5,8 +5,8 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import psycopg
@@ -15,10 +15,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
-from loracomp.cli import answering, common, demo
+from job_data import REPORT
+from loracomp.cli import common, demo
 from loracomp.config import load_settings, unknown_variables
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.encoder_change import set_encoder
@@ -200,17 +202,33 @@ NEVER = "its task has no embedded example"
 NOTHING = "each of its modules has a factor of zeros"
 
 
-def test_activating_what_no_job_retrieves_or_what_changes_nothing_warns(two_versions: Connection, tmp_path: Path):
-    """Both, in each form of the call, by whoever may call it, and again when a retired one comes back."""
+UNMEASURED = "no example is measured under both"
+
+
+def test_activating_what_is_unmeasured_never_retrieved_or_changes_nothing_warns(
+    two_versions: Connection, tmp_path: Path
+):
+    """Each, in each form of the call, by whoever may call it, and again when a retired one comes back."""
     connection = two_versions
     zeros = stage_adapter(connection, write_zeros(tmp_path / "zeros"), task="rte").id
     heard: list[tuple[str | None, ...]] = []
     connection.add_notice_handler(lambda n: heard.append((n.severity, n.message_primary, n.message_hint)))
     for call, sentences in {
-        "'rte@1'": [("rte@1 is never retrieved", NEVER, "loracomp task import")],
-        "'rte'": [("rte@3 is never", NEVER, "task import"), ("rte@3 changes nothing", NOTHING, "train it")],
-        "'rte@2', base_model => 'tiny'": [("rte@2 is never", NEVER, "")],
-        f"{zeros}": [("rte@3 is never", NEVER, ""), ("rte@3 changes nothing", NOTHING, "adapter retire")],
+        "'rte@1'": [
+            ("rte@1 is not compared with the base model", UNMEASURED, "loracomp task measure"),
+            ("rte@1 is never retrieved", NEVER, "loracomp task import"),
+        ],
+        "'rte'": [
+            ("rte@3 is not compared with rte@1", UNMEASURED, "adapter measure"),
+            ("rte@3 is never", NEVER, "task import"),
+            ("rte@3 changes nothing", NOTHING, "train it"),
+        ],
+        "'rte@2', base_model => 'tiny'": [("rte@2 is not compared", UNMEASURED, ""), ("rte@2 is never", NEVER, "")],
+        f"{zeros}": [
+            ("rte@3 is not compared", UNMEASURED, ""),
+            ("rte@3 is never", NEVER, ""),
+            ("rte@3 changes nothing", NOTHING, "adapter retire"),
+        ],
         f"adapter_id => {zeros}, force => true": [],  # it is active already
     }.items():
         heard.clear()
@@ -223,13 +241,19 @@ def test_activating_what_no_job_retrieves_or_what_changes_nothing_warns(two_vers
             assert way_out in (hint or "")
 
 
-def test_an_adapter_with_examples_that_changes_something_is_not_warned_of(two_versions: Connection):
+def test_an_adapter_that_helps_on_retrieved_examples_is_not_warned_of(two_versions: Connection):
     heard: list[Any] = []
     example = {"task": "rte", "prompt": "a", "answer": "b", "source_ref": "rte/train#1"}
     two_versions.execute(ADD_EXAMPLE, example)
     two_versions.execute(
         "INSERT INTO loracomp.example_embedding SELECT id, task_id, array_fill(1, '{832}')::vector "
         "FROM loracomp.example"
+    )
+    two_versions.execute(
+        "INSERT INTO loracomp.measurement (example_id, base_model_id, task_id, choice_normalization, base_score,"
+        " adapter_ids, gains, are_right, chat_template)"
+        " SELECT e.id, a.base_model_id, e.task_id, 'tokens', -1, ARRAY[a.id], '{0.5}', '{NULL}', false"
+        " FROM loracomp.example AS e, loracomp.adapter AS a WHERE a.version = 2"
     )
     two_versions.add_notice_handler(heard.append)
     two_versions.execute("SELECT loracomp.activate_adapter('rte')")
@@ -255,8 +279,9 @@ def test_the_command_line_shows_what_the_database_warns_of(
     warned: list[str] = []
     monkeypatch.setattr(common, "warn", warned.append)
     run("adapter", "activate", "rte@1")
-    (sentence,) = warned
-    assert sentence.startswith("adapter rte@1 is never retrieved") and "loracomp task import" in sentence
+    unmeasured, unused = warned
+    assert unmeasured.startswith("adapter rte@1 is not compared with the base model") and "task measure" in unmeasured
+    assert unused.startswith("adapter rte@1 is never retrieved") and "loracomp task import" in unused
 
 
 # --- measuring
@@ -278,19 +303,25 @@ def test_measuring_waits_for_a_worker_where_the_login_may_not_answer_itself(
     connection.execute("UPDATE loracomp.example SET split = 'test'")
     monkeypatch.setenv("LORACOMP_DATABASE_URL", administrator)
     said = io.StringIO()
-    monkeypatch.setattr(answering, "remarks", Console(file=said, width=200))
+    monkeypatch.setattr(common, "remarks", Console(file=said, width=200))
 
-    def end_all() -> None:
-        wait_until(said.getvalue)
+    def report_a_worker_and_end_all() -> None:
         with db.connect(database) as own:
+            wait_until(lambda: "no worker" in said.getvalue())
+            own.execute(QUERIES["report_worker"], {**REPORT, "base_model": "toy"})
+            wait_until(lambda: "(1 running)" in said.getvalue())
             own.execute("SELECT loracomp.cancel_job(id) FROM loracomp.job WHERE status = 'queued'")
 
-    ending = Thread(target=end_all)
-    ending.start()
-    (measured,) = run("task", "measure", "rte", "--split", "test")
-    ending.join()
+    with ThreadPoolExecutor(1) as executor:
+        ending = executor.submit(report_a_worker_and_end_all)
+        (measured,) = run("task", "measure", "rte", "--split", "test")
+        ending.result(30)
     assert (measured["added"], measured["queued"]) == (2, 0)
-    assert said.getvalue() == "2 jobs wait for a worker; Ctrl-C leaves them in the queue\n"
+    assert said.getvalue().splitlines() == [
+        "2 jobs wait: no worker of toy is running, and this login may not be one: start `loracomp worker` with a login "
+        "that may (a member of loracomp_worker); Ctrl-C leaves the jobs in the queue",
+        "2 jobs wait: the workers of toy (1 running) take them when no everyday job is due",
+    ]
 
 
 # --- policies

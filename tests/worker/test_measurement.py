@@ -14,10 +14,14 @@ import pytest
 import torch
 from peft import PeftModel
 from psycopg.types.json import Jsonb
+from rich.console import Console
+from typer.testing import CliRunner
 
 from conftest import create_database, drop_database
 from job_data import add_jobs, claim, expire_leases, job, prediction_row, record, statuses
 from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
+from loracomp import cli
+from loracomp.cli import common
 from loracomp.composition.calibration import Calibrator
 from loracomp.database.connections import Connection
 from loracomp.errors import LoracompError, RefusedError
@@ -26,7 +30,7 @@ from loracomp.records import Answer, Composition, Job, Measurement, Prediction, 
 from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.encoder_change import set_encoder
-from loracomp.registry.measurements import list_measurements, measure_task
+from loracomp.registry.measurements import compare_adapter, compare_with_base, list_measurements, measure_task
 from loracomp.replay import replay
 from loracomp.worker import start
 from loracomp.worker.record import record as record_results
@@ -588,6 +592,65 @@ def test_versions_that_are_not_measured_together_are_not_compared(connection: Co
     heard = warnings_of(connection)
     assert activate_adapter(connection, new) == old
     assert heard[0] == "adapter tea@2 is not compared with tea@1: no example is measured under both"
+
+
+def test_a_first_version_is_compared_with_the_base_model(connection: Connection) -> None:
+    new = two_versions(connection, WORSE)[1]
+    connection.execute("DELETE FROM loracomp.adapter WHERE version = 1")
+    heard = warnings_of(connection)
+    connection.execute("UPDATE loracomp.measurement SET gains[2] = -0.25")
+    assert activate_adapter(connection, new) is None, "it is worse, but there is no better version"
+    figures = "tea@2 gains -0.250 nats over the base model on 8 measured examples: better on 0, worse on 8, p = 0.0078"
+    assert heard[0] == figures
+    connection.execute("SELECT loracomp.retire_adapter('tea')")
+    connection.execute("DELETE FROM loracomp.measurement")
+    heard.clear()
+    assert activate_adapter(connection, new) is None
+    assert heard[0] == "adapter tea@2 is not compared with the base model: no example is measured under both"
+
+
+def test_an_adapter_is_compared_on_another_task_too(connection: Connection) -> None:
+    old, new = two_versions(connection, WORSE)
+    milk = add_task(connection, "milk", training={"tasks_seen": []})
+    connection.execute(
+        "UPDATE loracomp.measurement SET adapter_ids = adapter_ids || %s, gains = gains || %s::real,"
+        " are_right = are_right || (example_id %% 2 = 0)",
+        [milk, 0.25],
+    )
+    found = connection.execute("SELECT * FROM loracomp.compare_adapters(%s, task => 'tea')", [milk]).fetchone()
+    assert found
+    assert (found["examples"], found["mean_difference"], found["better"], found["worse"]) == (8, 0.25, 8, 0)
+    assert found["p"] == pytest.approx(2 / 2**8)
+    assert (found["accuracy"], found["other_accuracy"]) == (0.5, 0)
+    rows = compare_with_base(connection, "tea", "tiny")
+    assert [row["adapter"] for row in rows] == ["tea@1", "tea@2", "milk@1"], "the task's own come first"
+    assert {"n": 8, "base_accuracy": 0, "accuracy": 0.5, "gain": 0.25}.items() <= rows[2].items()
+    assert compare_adapter(connection, milk) == [], "on its own task nothing is measured"
+    base, active = compare_adapter(connection, new)
+    assert (base["against"], base["better"], active["against"], active["worse"]) == ("base model", 8, "tea@1", 7)
+    assert [row["against"] for row in compare_adapter(connection, old)] == ["base model"]
+
+
+def test_commands_print_what_was_measured(connection: Connection, run, monkeypatch: pytest.MonkeyPatch) -> None:
+    two_versions(connection, WORSE)
+    measured = run("task", "measure", "tea")[0]["measured"]
+    assert [(row["adapter"], row["status"], row["n"]) for row in measured] == [
+        ("tea@1", "active", 8),
+        ("tea@2", "staged", 8),
+    ]
+    base, active = run("adapter", "measure", "tea@2")[0]["measured"]
+    assert (base["against"], base["n"], base["accuracy"], base["other_accuracy"]) == ("base model", 8, 1, 0)
+    assert (active["against"], active["n"], active["accuracy"], active["other_accuracy"]) == ("tea@1", 8, 1, 1)
+    assert (round(base["gain"], 3), round(active["gain"], 3)) == (0.399, -0.101)
+    assert active["p"] == pytest.approx(2 * (1 + 8) / 2**8)
+    piped = CliRunner().invoke(cli.app, ["adapter", "measure", "tea@2"]).stdout
+    assert "against\tn\taccuracy\tother_accuracy\tgain\tp\nbase model\t8\t1.0\t0.0\t0.39" in piped
+    monkeypatch.setattr(common, "console", Console(force_terminal=True, width=80, color_system=None))
+    for command in ("task measure tea", "adapter measure tea@2", "adapter activate tea@2"):
+        lines = CliRunner().invoke(cli.app, command.split()).stdout.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert any(line.startswith("│ tea@1") and "│ 8 │" in line for line in lines), command
+    assert [row["against"] for row in run("adapter", "activate", "tea@1")[0]["measured"]] == ["base model", "tea@2"]
 
 
 def test_a_version_that_has_learnt_from_all_measured_rows_says_so(connection: Connection) -> None:
