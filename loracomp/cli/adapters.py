@@ -13,7 +13,7 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
-from loracomp.registry import adapters, measurements
+from loracomp.registry import adapters
 from loracomp.registry.base_models import find_base_model
 
 adapter_app = typer.Typer(help="LoRA adapters in versions, each for one task and base model.", no_args_is_help=True)
@@ -105,6 +105,8 @@ def measure_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Measure an adapter, active or not, on the examples that are measured already. Can be killed and run again."""
+    from loracomp.registry import measurements
+
     with open_database() as connection:
         base = find_base_model(connection, base_model).name
         found = adapters.find_adapter(connection, reference, base)
@@ -115,7 +117,7 @@ def measure_adapter(
             return Waiting(base, sum(row["queued"] for row in rows), sum(row["running"] for row in rows))
 
         left = see_to_answers(connection, load_settings(), look, asked["added"], "measuring")
-        measured = measurements.compare_adapter(connection, found["id"])
+        measured = adapters.compare_adapter(connection, found["id"])
     row = {"adapter": f"{found['name']}@{found['version']}", **asked}
     emit([row | {"measured": measured}], title="Measured", as_json=as_json, columns=tuple(row))
     _show_measured(measured, as_json)
@@ -182,7 +184,7 @@ def _short(number: float) -> float:
 
 def _activate(connection: Connection, adapter_id: int, *, force: bool = False) -> list[dict[str, Any]]:
     """Activate an adapter; returns what was measured of it and of the version that was active before."""
-    measured = measurements.compare_adapter(connection, adapter_id)
+    measured = adapters.compare_adapter(connection, adapter_id)
     adapters.activate_adapter(connection, adapter_id, force=force)
     return measured
 

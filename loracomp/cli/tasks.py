@@ -16,6 +16,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
 from loracomp.lab.catalogue import SPLITS, entry_names, load_entry, read_examples
 from loracomp.registry import tasks
+from loracomp.registry.adapters import compare_with_base
 from loracomp.registry.base_models import find_base_model
 from loracomp.registry.examples import Example
 
@@ -160,7 +161,7 @@ def measure_task(
 
         left = see_to_answers(connection, settings, look, asked["examples"], "measuring")
         found = state(connection)
-        compared = measurements.compare_with_base(connection, task, named)
+        compared = compare_with_base(connection, task, named)
     row = {**found, "added": asked["added"], "measured": compared}
     emit([row], title="Measured", as_json=as_json, columns=MEASURED)
     if not as_json:

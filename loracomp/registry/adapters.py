@@ -1,4 +1,4 @@
-"""Finds, activates, retires and deletes adapters in the database."""
+"""Finds, compares, activates, retires and deletes adapters in the database."""
 
 from typing import Any
 
@@ -16,6 +16,24 @@ def activate_adapter(connection: Connection, adapter_id: int, *, force: bool = F
     values = {"adapter_id": adapter_id, "force": force}
     replaced: int | None = row_of(connection, QUERIES["activate_adapter"], values)["replaced"]
     return replaced
+
+
+def compare_adapter(connection: Connection, adapter_id: int) -> list[dict[str, Any]]:
+    """What was measured of an adapter on its task: a row against the base model, and one against the active version.
+
+    The second is missing if the adapter is the active one itself, and either if no example is measured under both. Each
+    row has n (examples), accuracy and other_accuracy (None without choices), gain (mean difference in nats) and p (of
+    the paired sign test of the gains).
+    """
+    return rows_of(connection, QUERIES["compare_adapters"], {"adapter_id": adapter_id})
+
+
+def compare_with_base(connection: Connection, task: str, base_model: str) -> list[dict[str, Any]]:
+    """A row as of `compare_adapter`, against the base model, for each adapter that was measured on the task.
+
+    The task's own versions come first, and then the others, those that gain most first.
+    """
+    return rows_of(connection, QUERIES["compare_with_base"], {"task": task, "base_model": base_model})
 
 
 def retire_adapter(connection: Connection, adapter_id: int) -> None:

@@ -38,24 +38,6 @@ def measure_adapter(connection: Connection, adapter_id: int, *, tasks: int = 30)
     return row_of(connection, QUERIES["measure_adapter"], {"adapter_id": adapter_id, "tasks": tasks})
 
 
-def compare_adapter(connection: Connection, adapter_id: int) -> list[dict[str, Any]]:
-    """What was measured of an adapter on its task: a row against the base model, and one against the active version.
-
-    The second is missing if the adapter is the active one itself, and either if no example is measured under both. Each
-    row has n (examples), accuracy and other_accuracy (None without choices), gain (mean difference in nats) and p (of
-    the paired sign test of the gains).
-    """
-    return rows_of(connection, QUERIES["compare_adapters"], {"adapter_id": adapter_id})
-
-
-def compare_with_base(connection: Connection, task: str, base_model: str) -> list[dict[str, Any]]:
-    """A row as of `compare_adapter`, against the base model, for each adapter that was measured on the task.
-
-    The task's own versions come first, and then the others, those that gain most first.
-    """
-    return rows_of(connection, QUERIES["compare_with_base"], {"task": task, "base_model": base_model})
-
-
 def add_measurements(connection: Connection, task: str, base_model: str, measured: MeasuredExamples) -> int:
     """Store the adapters' gains on the task's examples. Returns for how many examples something was added.
 

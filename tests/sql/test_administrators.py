@@ -205,9 +205,7 @@ NOTHING = "each of its modules has a factor of zeros"
 UNMEASURED = "no example is measured under both"
 
 
-def test_activating_what_is_unmeasured_never_retrieved_or_changes_nothing_warns(
-    two_versions: Connection, tmp_path: Path
-):
+def test_activating_what_is_unmeasured_unused_or_changes_nothing_warns(two_versions: Connection, tmp_path: Path):
     """Each, in each form of the call, by whoever may call it, and again when a retired one comes back."""
     connection = two_versions
     zeros = stage_adapter(connection, write_zeros(tmp_path / "zeros"), task="rte").id

@@ -28,9 +28,9 @@ from loracomp.errors import LoracompError, RefusedError
 from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Job, Measurement, Prediction, Request
 from loracomp.registry.adapter_weights import stage_adapter
-from loracomp.registry.adapters import activate_adapter
+from loracomp.registry.adapters import activate_adapter, compare_adapter, compare_with_base
 from loracomp.registry.encoder_change import set_encoder
-from loracomp.registry.measurements import compare_adapter, compare_with_base, list_measurements, measure_task
+from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.replay import replay
 from loracomp.worker import start
 from loracomp.worker.record import record as record_results
