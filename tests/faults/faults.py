@@ -92,7 +92,7 @@ def poisoned(_: Server, arena: Arena) -> str:
     ends |= {process.returncode for process in workers if process.returncode is not None}
     assert ends == {-signal.SIGKILL, DeviceHungError.exit_code}
     bad = "SELECT string_agg(prompt || ' ' || error_code || ' ' || attempts, ', ' ORDER BY id) FROM loracomp.job"
-    assert arena.one(f"{bad} WHERE status <> 'succeeded'") == "die lease_expired 2, hang lease_expired 1"
+    assert arena.one(f"{bad} WHERE status <> 'succeeded'") == "die lease_expired 2, hang timed_out 1"
     assert arena.one("SELECT max(attempts) FROM loracomp.job WHERE prompt = 'ask'") == 1
     return "both failed with the reason; no other job was charged"
 
