@@ -8,7 +8,7 @@ from threading import Event, Thread
 
 import psycopg
 
-from loracomp.cli.common import remark
+from loracomp.cli import common
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, connect, row_of, rows_of
 from loracomp.database.embedded import database_url
@@ -50,7 +50,7 @@ def see_to_answers(connection: Connection, settings: Settings, look: Look, total
     with _progress(settings, look, total, doing):
         while waiting and waiting.left:
             if said != (said := _awaited(connection, waiting.base_model, may_answer)):
-                remark(f"{waiting.left} jobs wait: {said}")
+                common.remark(f"{waiting.left} jobs wait: {said}")
             if not _others_answer(connection, look, waiting) and may_answer:
                 _work_here(settings.model_copy(update={"base_model": waiting.base_model}))
                 waiting = look(connection)
@@ -112,7 +112,7 @@ def _progress(settings: Settings, look: Look, total: int, doing: str) -> Iterato
     from loracomp.registry.embeddings import progress_bar
 
     over = Event()
-    with progress_bar() as progress:
+    with progress_bar(common.remarks) as progress:
         line = progress.add_task(doing, total=total)
 
         def show() -> None:

@@ -89,10 +89,13 @@ def _count_unembedded(connection: Connection, encoder: Encoder, task: str | None
     return int(row_of(connection, QUERIES["count_unembedded"], values)["unembedded"])
 
 
-def progress_bar() -> Progress:
-    """A progress bar on stderr with count and remaining time. Without a terminal it prints one line at the end."""
+def progress_bar(console: Console | None = None) -> Progress:
+    """A progress bar with count and remaining time, on stderr or the console that prints remarks meanwhile.
+
+    Without a terminal it prints one line at the end.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return Progress(*columns, console=console or Console(stderr=True))
 
 
 def load_embeddings(
