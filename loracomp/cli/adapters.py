@@ -28,7 +28,7 @@ def list_adapters(as_json: AsJson = False) -> None:
     """List the adapters of all statuses, newest version first."""
     rows = run_query(QUERIES["list_adapters"])
     columns = ("adapter_id", "adapter", "status", "task", "base_model", "rank")
-    emit(rows, title="Adapters", as_json=as_json, columns=columns)
+    emit(rows, title="Adapters", as_json=as_json, columns=columns, once=("base_model", "rank"))
 
 
 @adapter_app.command("stage")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from psycopg.errors import Diagnostic
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -27,6 +28,10 @@ console = Console()
 remarks = Console(stderr=True)
 _OBEYED = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Characters that a terminal acts on: control characters, and those that change the direction of text."""
+PROSE = ("description", "detail")
+"""Columns whose texts are sentences, which may be wrapped in a table of at least PROSE_WIDTH columns for them."""
+PROSE_WIDTH = 30
+_NUMBER = re.compile(r"[-+]?[\d.]+|None|-")
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 
@@ -88,41 +93,56 @@ def remark(text: str) -> None:
     remarks.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def emit(rows: Sequence[Mapping[str, Any]], *, title: str, as_json: bool, columns: Sequence[str] = ()) -> None:
+def emit(
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    title: str,
+    as_json: bool,
+    columns: Sequence[str] = (),
+    once: Sequence[str] = (),
+) -> None:
     """Print rows as a table of the named `columns` (default: all), or with all columns as a JSON array.
 
-    If stdout is no terminal, each row is one line with tabs between the columns. If the table is wider than the
-    terminal, each column of each row is printed on its own line.
+    On a terminal, a column that is the same in every row is said once, below the table; one of the columns `once` also
+    if there is a single row. If stdout is no terminal, each row is one line with tabs between the columns.
     """
+    names = list(columns or (rows[0] if rows else ()))
     if as_json:
         emit_json(list(rows))
-        return
-    if not rows:
+    elif not rows:
         remarks.print(f"[dim]{title}: none[/dim]")
-        return
-    names = list(columns or rows[0])
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in names:
-        numeric = all(isinstance(row[column], int | float | None) for row in rows)
-        table.add_column(column.replace("_", " "), justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(shown(row[column]) for column in names))
-    emit_table(table, rows, names)
-
-
-def emit_table(table: Table, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
-    """Print a table for people; into a pipe, or if it is too wide, print columns of `rows` instead, as `emit` does.
-
-    A table that sets its own width is never too wide.
-    """
-    if not console.is_terminal:
+    elif not console.is_terminal:
         _emit_lines(rows, names)
-    elif (
-        table.width or console.measure(table, options=console.options.update(max_width=10_000)).maximum <= console.width
-    ):
-        console.print(table)
     else:
-        _emit_records(rows, names, str(table.title))
+        named = names[1:] if len(rows) > 1 else once
+        same = [name for name in named if all(row[name] == rows[0][name] for row in rows)]
+        emit_table(rows, [name for name in names if name not in same], title)
+        if same:
+            said = ", ".join(f"{name.replace('_', ' ')} {shown(rows[0][name])}" for name in same)
+            console.print(f"In every row: {said}", highlight=False)
+
+
+def emit_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> None:
+    """Print a table for people, in which only prose is wrapped; if it is too wide, a line for each column of each row."""
+    console.print(f"[italic]{escape(title)}[/italic]")
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in names:
+        numeric = all(_NUMBER.fullmatch(str(row[name])) for row in rows)
+        prose = name in PROSE
+        table.add_column(
+            name.replace("_", "\n"),
+            justify="right" if numeric else "left",
+            no_wrap=not prose,
+            max_width=PROSE_WIDTH if prose else None,
+        )
+    for row in rows:
+        table.add_row(*(shown(row[name]) for name in names))
+    if console.measure(table, options=console.options.update(max_width=10_000)).maximum > console.width:
+        _emit_records(rows, names)
+        return
+    for column in table.columns:
+        column.max_width = None
+    console.print(table)
 
 
 def say(text: str) -> None:
@@ -145,9 +165,8 @@ def _emit_lines(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None
         typer.echo("\t".join(" ".join(harmless(cell).split("\n")) for cell in cells))
 
 
-def _emit_records(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> None:
+def _emit_records(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
     width = max(map(len, names))
-    console.print(f"[italic]{escape(title)}[/italic]")
     for row in rows:
         for name in names:
             console.print(f"[bold]{name.replace('_', ' '):{width}}[/bold]  {shown(row[name])}", highlight=False)

@@ -1,15 +1,14 @@
 """Prints the results of an evaluation as tables."""
 
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from loracomp.cli.common import emit_table
+from loracomp.cli import common
 from loracomp.lab.evaluation import REFERENCES, Rows
 
-# The columns of each table that are printed into a pipe or on a narrow terminal.
+# The columns of each table that are printed into a pipe.
 _COLUMNS = {
     "accuracy": "scope family own_task policy tasks n accuracy accuracy_low accuracy_high",
     "pairs": "policy_a policy_b tasks tasks_ahead tasks_behind n only_a only_b difference difference_low "
@@ -20,35 +19,30 @@ _COLUMNS = {
 
 def print_results(results: dict[str, Rows]) -> None:
     """Print each policy's accuracy by task, by family and overall, its difference from REFERENCES, and its routing."""
-    tables = {"accuracy": _accuracy, "pairs": _pairs, "routing": _routing}
     shown = results | {"pairs": [row for row in results["pairs"] if row["scope"] == "all"]}
-    filled = [name for name in tables if shown[name]]
-    for name in filled:
-        if name != filled[0]:
+    for number, name in enumerate(name for name in _TABLES if shown[name]):
+        title, tables = _TABLES[name]
+        if number:
             typer.echo()
-        emit_table(tables[name](shown[name]), shown[name], _COLUMNS[name].split())
+        if common.console.is_terminal:
+            for cells in tables(shown[name]):
+                common.emit_table(cells, list(cells[0]), title)
+        else:
+            common.emit(shown[name], title=title, as_json=False, columns=_COLUMNS[name].split())
 
 
-def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, justify="left" if column in ("rows of", "policy", "against") else "right")
-    return table
-
-
-def _accuracy(rows: Rows) -> Table:
-    policies = sorted({row["policy"] for row in rows}, key=lambda name: (name not in REFERENCES, name))
-    table = _table("Accuracy in %, with its 95 % interval", "rows of", *policies)
+def _accuracy(rows: Rows) -> Iterator[Rows]:
+    """A column for each policy, in as many tables as the terminal's width needs."""
     lines: dict[tuple[str, str], dict[str, Any]] = {}
     for row in rows:
         lines.setdefault((row["scope"], _rows_of(row)), {})[row["policy"]] = row
-    scope = None
-    for (line_scope, name), cells in lines.items():
-        if scope not in (None, line_scope):
-            table.add_section()
-        scope = line_scope
-        table.add_row(name, *(_cell(cells.get(policy)) for policy in policies))
-    return table
+    policies = sorted({row["policy"] for row in rows}, key=lambda name: (name not in REFERENCES, name))
+    widest = max(len(part) for policy in (*policies, "00 to 000") for part in policy.split("_"))
+    room = common.console.width - max(len(name) for _, name in lines) - len("  00000")
+    size = max(1, room // (widest + 2))
+    for first in range(0, len(policies), size):
+        some = policies[first : first + size]
+        yield [{"rows of": name, "n": _count(cells), **_cells(cells, some)} for (_, name), cells in lines.items()]
 
 
 def _rows_of(row: dict[str, Any]) -> str:
@@ -57,63 +51,53 @@ def _rows_of(row: dict[str, Any]) -> str:
     return f"{row['family'] or 'all'}, mean"
 
 
-def _cell(row: dict[str, Any] | None) -> Text:
+def _count(cells: dict[str, dict[str, Any]]) -> int:
+    """Rows that were answered under each policy; fewer under some if jobs failed."""
+    return max(row["n"] for row in cells.values())
+
+
+def _cells(cells: dict[str, dict[str, Any]], policies: list[str]) -> dict[str, str | None]:
+    return {policy: _share(cells.get(policy)) for policy in policies}
+
+
+def _share(row: dict[str, Any] | None) -> str | None:
     if row is None or row["accuracy"] is None:
-        return Text("-", style="dim")
-    low, high = 100 * row["accuracy_low"], 100 * row["accuracy_high"]
-    return Text.assemble(f"{100 * row['accuracy']:.1f}", (f"\n{low:.0f} to {high:.0f}, n {row['n']}", "dim"))
+        return None
+    return f"{100 * row['accuracy']:.1f}\n{100 * row['accuracy_low']:.0f} to {100 * row['accuracy_high']:.0f}"
 
 
-def _pairs(rows: Rows) -> Table:
-    columns = (
-        "policy",
-        "against",
-        "points",
-        "95 %",
-        "only it right",
-        "only the other",
-        "p",
-        "tasks ahead",
-        "behind",
-        "n",
-    )
-    table = _table("Differences on the same rows, mean over tasks", *columns)
-    for row in rows:
-        table.add_row(
-            row["policy_a"],
-            row["policy_b"],
-            f"{100 * row['difference']:+.1f}",
-            f"{100 * row['difference_low']:+.1f} to {100 * row['difference_high']:+.1f}",
-            str(row["only_a"]),
-            str(row["only_b"]),
-            f"{row['p']:.2g}",
-            f"{row['tasks_ahead']} of {row['tasks']}",
-            str(row["tasks_behind"]),
-            str(row["n"]),
-        )
-    return table
+def _pairs(rows: Rows) -> Iterator[Rows]:
+    """A row for each policy, and a column for each policy that it is compared with."""
+    lines: dict[str, dict[str, Any]] = {row["policy_a"]: {"policy": row["policy_a"]} for row in rows}
+    for against in dict.fromkeys(row["policy_b"] for row in rows):
+        found = {row["policy_a"]: row for row in rows if row["policy_b"] == against}
+        for policy, line in lines.items():
+            line[f"against {against.replace('_', ' ')}"] = _difference(found[policy]) if policy in found else None
+    yield list(lines.values())
 
 
-def _routing(rows: Rows) -> Table:
-    columns = (
-        "rows of",
-        "policy",
-        "own task first %",
-        "family first %",
-        "own task inside %",
-        "adapters",
-        "entropy, bits",
-        "n",
-    )
-    table = _table("Routing", *columns)
-    for row in rows:
-        shares = (row["true_first"], row["family_first"], row["true_inside"])
-        table.add_row(
-            _rows_of(row),
-            row["policy"],
-            *("-" if share is None else f"{100 * share:.1f}" for share in shares),
-            f"{row['adapters']:.2f}",
-            "-" if row["entropy_bits"] is None else f"{row['entropy_bits']:.2f}",
-            str(row["n"]),
-        )
-    return table
+def _difference(row: dict[str, Any]) -> str:
+    low, high = 100 * row["difference_low"], 100 * row["difference_high"]
+    return f"{100 * row['difference']:+.1f}, {low:+.1f} to {high:+.1f}, p {row['p']:.2g}"
+
+
+def _routing(rows: Rows) -> Iterator[Rows]:
+    shares = {"own_first": "true_first", "family_first": "family_first", "own_inside": "true_inside"}
+    yield [
+        {
+            "rows of": _rows_of(row),
+            "policy": row["policy"],
+            **{name: None if row[column] is None else f"{100 * row[column]:.1f}" for name, column in shares.items()},
+            "adapters": f"{row['adapters']:.2f}",
+            "bits": None if row["entropy_bits"] is None else f"{row['entropy_bits']:.2f}",
+            "n": row["n"],
+        }
+        for row in rows
+    ]
+
+
+_TABLES: dict[str, tuple[str, Callable[[Rows], Iterator[Rows]]]] = {
+    "accuracy": ("Accuracy in %, with its 95 % interval", _accuracy),
+    "pairs": ("Differences in points on the same rows, mean over tasks, with the 95 % interval", _pairs),
+    "routing": ("Routing, in % of rows: own task or its family first, own task composed", _routing),
+}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from loracomp.cli.answering import may_work
-from loracomp.cli.common import AsJson, emit_json, harmless, loading, open_database, remarks, say
+from loracomp.cli.brief import brief
+from loracomp.cli.common import AsJson, emit_json, harmless, loading, open_database, remark, remarks, say
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.embedded import database_url
@@ -45,9 +46,10 @@ def ask(
     patience: Annotated[
         float, typer.Option(help="Seconds to wait for a worker before this process answers, if the login may work.")
     ] = 1.0,
+    trace: Annotated[bool, typer.Option("--trace", help="Print what `loracomp explain` prints.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Insert a job, wait for its answer, and print it with its trace."""
+    """Insert a job, wait for its answer, and print it with its confidence and three lines of why."""
     refuse_nul(prompt, *(choice or []), system or "")
     with open_database() as connection:
         columns = {
@@ -67,7 +69,11 @@ def ask(
         with _said_where_it_waits(job):
             if not _wait(connection, job, patience):
                 _answer_or_wait(connection, job)
-        row = _show(connection, job, as_json)
+        row = _job(connection, job)
+        if trace or as_json or row["status"] != "succeeded":
+            _show(connection, row, as_json)
+        else:
+            _show_briefly(connection, job)
     if row["status"] != "succeeded":
         raise JobError(f"job {job} {row['status']}: {row['error']}", code=str(row["error_code"]))
 
@@ -137,20 +143,24 @@ def _answer_here(connection: Connection, job: int) -> None:
             running.join()
 
 
-def _show(connection: Connection, job: int, as_json: bool) -> dict[str, Any]:
-    """Print a job's trace, as JSON or in words, and return it."""
-    row = _job(connection, job)
+def _show(connection: Connection, row: dict[str, Any], as_json: bool) -> None:
+    """Print a job's trace, as JSON or in words."""
     if as_json:
         emit_json(row)
     else:
-        say(row_of(connection, QUERIES["explain_job"], {"id": job})["explanation"])
-    return row
+        say(row_of(connection, QUERIES["explain_job"], {"id": row["job_id"]})["explanation"])
+
+
+def _show_briefly(connection: Connection, job: int) -> None:
+    for line in brief(row_of(connection, QUERIES["job_results"], {"ids": [job]})):
+        say(harmless(line))
+    remark(f"More: loracomp explain {job}")
 
 
 def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_json: AsJson = False) -> None:
     """Explain in words how a job was answered: examples, tasks, weights, adapters, scores, timings."""
     with open_database() as connection:
-        _show(connection, job, as_json)
+        _show(connection, _job(connection, job), as_json)
 
 
 def replay(

@@ -1,29 +1,28 @@
 """Commands for operators: workers, ray, doctor, refresh."""
 
 import os
+from collections import Counter
 from datetime import timedelta
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from loracomp.cli.common import AsJson, console, emit, emit_json, open_database, remarks, run_query, shown
+from loracomp.cli.common import AsJson, emit, open_database, remarks, run_query
 from loracomp.config import load_settings
 from loracomp.database import embedded
 from loracomp.database.queries import QUERIES
 from loracomp.errors import UsageError
 
-if TYPE_CHECKING:
-    from loracomp.database.doctor import Finding
-
-_COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
-
 
 def workers(as_json: AsJson = False) -> None:
-    """List the workers and what each is doing. Workers without a report for a day are left out."""
+    """List the workers and what each is doing, and count those that stopped within the last day."""
     rows = run_query(QUERIES["worker_status"])
-    columns = ("worker", "status", "base_model", "device", "running", "succeeded", "failed", "seen_s", "code_version")
-    emit(rows, title="Workers", as_json=as_json, columns=columns)
+    listed = [row for row in rows if as_json or row["status"] != "stopped"]
+    once = ("device", "base_model", "code_version")
+    columns = ("worker", "status", "running", "failed", "seen_s", *once)
+    emit(listed, title="Workers", as_json=as_json, columns=columns, once=once)
+    if stopped := len(rows) - len(listed):
+        remarks.print(f"{stopped} stopped")
 
 
 def ray(
@@ -71,39 +70,21 @@ def _of_each_worker(database_url: str) -> dict[str, str]:
 
 def doctor(
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.")] = False,
+    show_all: Annotated[bool, typer.Option("--all", help="Print the checks that are ok too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check server, schema, roles, registry and queue. Exits with 1 if a check fails."""
+    """Check server, schema, roles, registry and queue; print what is not well. Exits with 1 if a check fails."""
     from loracomp.database.doctor import examine
 
     settings = load_settings()
     findings = examine(embedded.database_url(settings), settings)
-    if as_json:
-        emit_json(findings)
-    else:
-        _show(findings)
-    bad = {"fail", "warn"} if strict else {"fail"}
-    if any(each["status"] in bad for each in findings):
+    counts = Counter(each["status"] for each in findings)
+    if listed := [each for each in findings if as_json or show_all or each["status"] != "ok"]:
+        emit(listed, title="Doctor", as_json=as_json, columns=("status", "check_name", "detail"))
+    if not as_json:
+        remarks.print(", ".join(f"{counts[status]} {status}" for status in ("ok", "warn", "fail") if counts[status]))
+    if counts["fail"] or (strict and counts["warn"]):
         raise typer.Exit(1)
-
-
-def _show(findings: "list[Finding]") -> None:
-    if console.is_terminal:
-        _print_table(findings)
-    else:
-        emit(findings, title="Doctor", as_json=False, columns=("status", "check_name", "detail"))
-    counts = {status: sum(each["status"] == status for each in findings) for status in _COLOURS}
-    remarks.print(", ".join(f"{number} {status}" for status, number in counts.items()))
-
-
-def _print_table(findings: "list[Finding]") -> None:
-    table = Table(title="Doctor", title_justify="left", header_style="bold")
-    for column in ("status", "check", "detail"):
-        table.add_column(column, overflow="fold")
-    for each in findings:
-        colour = _COLOURS[each["status"]]
-        table.add_row(f"[{colour}]{each['status']}[/{colour}]", shown(each["check_name"]), shown(each["detail"]))
-    console.print(table)
 
 
 def refresh(

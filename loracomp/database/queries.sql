@@ -360,7 +360,7 @@ VALUES (%(prompt)s, %(choices)s, %(max_new_tokens)s, %(stop)s, %(policy)s, %(tag
 RETURNING id
 
 -- name: job_results
-SELECT r.*, t.expected, t.correct, t.norm_ratio, t.timings, t.batch_size, t.tags,
+SELECT r.*, t.expected, t.correct, t.choice_biases, t.output_tokens,
     (SELECT string_agg(format('%%s %%s', e.task, to_char(e.similarity, 'FM0.00')), ', ' ORDER BY e.place)
      FROM loracomp.retrieved_example AS e WHERE e.job_id = r.job_id AND e.place <= 3) AS nearest
 FROM loracomp.job_result AS r JOIN loracomp.job_trace AS t USING (job_id)

@@ -11,6 +11,7 @@ SELECT
     p.output,
     p.choice_index,
     p.choice_scores,
+    loracomp.confidence(p.choice_scores) AS confidence,
     j.task AS own_task,
     j.expected,
     j.is_correct AS correct,
@@ -69,6 +70,8 @@ FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and trace, as stored. The embedding is only in loracomp.prediction.';
 COMMENT ON COLUMN loracomp.job_trace.prompt IS 'The job''s prompt.';
+COMMENT ON COLUMN loracomp.job_trace.confidence IS
+'Probability of the best choice by softmax over choice_scores, 0 to 1; null if there are no choices.';
 COMMENT ON COLUMN loracomp.job_trace.seed IS 'Seed of sampled text; null if nothing is sampled, because choices are scored or temperature is 0.';
 COMMENT ON COLUMN loracomp.job_trace.worker IS 'Worker that answered, or held the job last.';
 COMMENT ON COLUMN loracomp.job_trace.base_model IS 'Base model that answered, or that the job asks for.';

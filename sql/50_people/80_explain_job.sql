@@ -193,20 +193,24 @@ SELECT concat_ws(
         WHEN 'stop' THEN 'a text of stop' WHEN 'length' THEN 'max_new_tokens' WHEN 'end_of_text' THEN 'end of text'
     END,
     format(
-        'Scores (log-likelihood in nats%s, normalised by: %s%s)',
+        'Scores (log-likelihood in nats%s, normalised by: %s%s); confidence %s',
         ', minus ' || nullif(prediction.policy_settings ->> 'contrast', '0') || ' times the base model''s',
         prediction.policy_settings ->> 'choice_normalization',
-        CASE WHEN prediction.choice_biases IS NOT null THEN format(
-            ', plus a bias fitted on %s labelled examples', cardinality(prediction.calibration_examples)
-        ) END
+        CASE
+            WHEN prediction.choice_biases IS NOT null THEN format(
+                ', bias included, fitted on %s labelled examples', cardinality(prediction.calibration_examples)
+            )
+            WHEN prediction.policy_settings ->> 'weighting' = 'measured' THEN ', without a bias'
+        END,
+        to_char(loracomp.confidence(prediction.choice_scores), 'FM0.00')
     )
     || E'\n' || (
         SELECT
             string_agg(
                 format(
                     '%s %s%s  %s', CASE WHEN s.place = prediction.choice_index THEN '>' ELSE ' ' END,
-                    to_char(s.score, '99990.000'), '  bias ' || to_char(s.bias, 'FMS990.000'),
-                    loracomp.shorten(s.choice, 80)
+                    to_char(s.score, '99990.000'), '  of which bias ' || to_char(s.bias, 'FMS990.000'),
+                    loracomp.shorten(s.choice, CASE WHEN s.bias IS null THEN 66 ELSE 42 END)
                 ),
                 E'\n' ORDER BY s.score DESC, s.place
             )
@@ -230,13 +234,15 @@ SELECT concat_ws(
                 format(
                     '  %s  %s  %s', to_char(x.similarity, 'FM0.000'), rpad(x.task, x.width),
                     concat_ws(
-                        ': ', coalesce(x.source_ref, format('example %s', x.example_id)), loracomp.shorten(x.prompt, 90)
+                        ': ', x.source, loracomp.shorten(x.prompt, greatest(20, 66 - x.width - char_length(x.source)))
                     )
                 ),
                 E'\n' ORDER BY x.place
             )
         FROM (
-            SELECT r.*, max(char_length(r.task)) OVER () AS width
+            SELECT
+                r.*, max(char_length(r.task)) OVER () AS width,
+                coalesce(r.source_ref, format('example %s', r.example_id)) AS source
             FROM loracomp.retrieved_example AS r
             WHERE r.job_id = prediction.job_id AND r.place <= 8
         ) AS x
@@ -265,9 +271,12 @@ SELECT concat_ws(
                     '  expected gain ' || to_char(t.gain, 'FMS990.000') || ' nats'
                 ),
                 E'\n' ORDER BY t.place
-            )
+            ) FILTER (WHERE t.named)
+            || coalesce(E'\n  and ' || nullif(count(*) FILTER (WHERE NOT t.named), 0) || ' tasks of equal weight', '')
         FROM (
-            SELECT u.*, max(char_length(u.task)) OVER () AS width
+            SELECT
+                u.*, max(char_length(u.task)) OVER () AS width,
+                u.weight = 0 OR prediction.calibration_examples IS null AS named
             FROM unnest(prediction.tasks, prediction.probabilities, prediction.weights, prediction.expected_gains)
             WITH ORDINALITY AS u (task, probability, weight, gain, place)
         ) AS t
@@ -298,16 +307,22 @@ SELECT CASE
         END,
         (
             SELECT
-                string_agg(
-                    format(
-                        '  %s  %s', to_char(c.weight, 'FM0.000'),
-                        coalesce(
-                            c.adapter || ' version ' || c.version,
-                            format('adapter %s of %s, sha256 %s...', c.adapter_id, c.task, left(c.sha256, 12))
-                        )
-                    ),
-                    E'\n' ORDER BY c.place
-                )
+                CASE
+                    WHEN count(*) > 8 AND min(c.weight) = max(c.weight) THEN format(
+                        '  %s each  %s adapters (loracomp.composed_adapter names them)',
+                        to_char(min(c.weight), 'FM0.000'), count(*)
+                    )
+                    ELSE string_agg(
+                        format(
+                            '  %s  %s', to_char(c.weight, 'FM0.000'),
+                            coalesce(
+                                c.adapter || ' version ' || c.version,
+                                format('adapter %s of %s, sha256 %s...', c.adapter_id, c.task, left(c.sha256, 12))
+                            )
+                        ),
+                        E'\n' ORDER BY c.place
+                    )
+                END
             FROM loracomp.composed_adapter AS c
             WHERE c.job_id = prediction.job_id
         ),

@@ -1,0 +1,43 @@
+"""A job's answer in few words, from a row of the query `job_results`."""
+
+from collections.abc import Iterator
+from typing import Any
+
+
+def brief(row: dict[str, Any]) -> Iterator[str]:
+    """The answer and its confidence; then three lines of why: what is near, what was composed, how choices scored."""
+    sure = "" if row["confidence"] is None else f"  (confidence {row['confidence']:.2f})"
+    yield f"{row['output'] or 'no text'}{sure}"
+    yield f"near    {row['nearest'] or 'nothing was retrieved'}"
+    yield f"mix     {composed(row, 3)}"
+    yield f"scores  {_scores(row)}" if row["choices"] else f"text    {row['output_tokens']} tokens, {_end(row)}"
+
+
+def composed(row: dict[str, Any], named: int) -> str:
+    """The heaviest `named` adapters and how many more; or only how many, if they are more and of the same weight."""
+    parts = (row["composition"] or "nothing").split(" + ")
+    weights = {part.rpartition(" ")[2] for part in parts}
+    if len(parts) > named and len(weights) == 1:
+        return f"{len(parts)} adapters at {weights.pop()} each"
+    more = [f"{len(parts) - named} more"] if len(parts) > named else []
+    return " + ".join(parts[:named] + more) + (f": {row['fallback']}" if row["fallback"] else "")
+
+
+def shortened(text: str, width: int) -> str:
+    """The text on one line. One that is longer than `width` loses its middle, because a question stands at the end."""
+    text = " ".join(text.split())
+    half = (width - 3) // 2
+    return text if len(text) <= width else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
+
+
+def _scores(row: dict[str, Any]) -> str:
+    """The two best choices, with their scores."""
+    best = sorted(zip(row["choice_scores"], row["choices"], strict=True), key=lambda pair: -pair[0])
+    told = ", ".join(f"{shortened(choice, 21)} {score:.3f}" for score, choice in best[:2])
+    return f"{told} (bias included)" if row["choice_biases"] else told
+
+
+def _end(row: dict[str, Any]) -> str:
+    """What ended a generated text."""
+    ends = {"stop": "a text of stop", "length": "max_new_tokens"}
+    return f"ended by {ends.get(row['finish_reason'], 'the model')}"
