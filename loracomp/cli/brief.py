@@ -26,7 +26,7 @@ def composed(row: dict[str, Any], named: int) -> str:
 def shortened(text: str, width: int) -> str:
     """The text on one line. One that is longer than `width` loses its middle, because a question stands at the end."""
     text = " ".join(text.split())
-    half = (width - 3) // 2
+    half = max(1, (width - 3) // 2)
     return text if len(text) <= width else f"{text[:half].rstrip()} … {text[-half:].lstrip()}"
 
 

@@ -123,7 +123,7 @@ def emit(
 
 
 def emit_table(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> None:
-    """Print a table for people, in which only prose is wrapped; if it is too wide, a line for each column of each row."""
+    """Print a table for people, in which only prose is wrapped; if it is too wide, a line for each cell."""
     console.print(f"[italic]{escape(title)}[/italic]")
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
     for name in names:

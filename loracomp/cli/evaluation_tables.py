@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import typer
-
 from loracomp.cli import common
 from loracomp.lab.evaluation import REFERENCES, Rows
 
@@ -23,7 +21,7 @@ def print_results(results: dict[str, Rows]) -> None:
     for number, name in enumerate(name for name in _TABLES if shown[name]):
         title, tables = _TABLES[name]
         if number:
-            typer.echo()
+            common.say("")
         if common.console.is_terminal:
             for cells in tables(shown[name]):
                 common.emit_table(cells, list(cells[0]), title)
@@ -42,7 +40,7 @@ def _accuracy(rows: Rows) -> Iterator[Rows]:
     size = max(1, room // (widest + 2))
     for first in range(0, len(policies), size):
         some = policies[first : first + size]
-        yield [{"rows of": name, "n": _count(cells), **_cells(cells, some)} for (_, name), cells in lines.items()]
+        yield [_line(name, found, some) for (_, name), found in lines.items()]
 
 
 def _rows_of(row: dict[str, Any]) -> str:
@@ -51,13 +49,10 @@ def _rows_of(row: dict[str, Any]) -> str:
     return f"{row['family'] or 'all'}, mean"
 
 
-def _count(cells: dict[str, dict[str, Any]]) -> int:
-    """Rows that were answered under each policy; fewer under some if jobs failed."""
-    return max(row["n"] for row in cells.values())
-
-
-def _cells(cells: dict[str, dict[str, Any]], policies: list[str]) -> dict[str, str | None]:
-    return {policy: _share(cells.get(policy)) for policy in policies}
+def _line(name: str, found: dict[str, dict[str, Any]], policies: list[str]) -> dict[str, Any]:
+    """The rows of a task or family; `n` were answered, or fewer under a policy whose jobs failed."""
+    answered = max(row["n"] for row in found.values())
+    return {"rows of": name, "n": answered, **{policy: _share(found.get(policy)) for policy in policies}}
 
 
 def _share(row: dict[str, Any] | None) -> str | None:

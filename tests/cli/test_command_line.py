@@ -1,6 +1,7 @@
 """The command line as a person and a script meet it: real processes on the demo's database."""
 
 import json
+import math
 import os
 import re
 import signal
@@ -51,8 +52,37 @@ def test_the_index_finds_the_shipped_examples(demo: dict[str, str]) -> None:
 
 
 def test_ask_answers_and_explains(demo: dict[str, str]) -> None:
-    said = execute(["loracomp", "ask", PROMPT, "--choice", "True", "--choice", "False"], demo)
-    assert "Answer:" in said and "Nearest examples" in said and "Composition: cat" in said
+    command = ["loracomp", "ask", PROMPT, "--choice", "True", "--choice", "False"]
+    answer, near, mix, scores = at_80_columns(command, demo)
+    assert re.fullmatch(r"(True|False)  \(confidence 0\.\d\d\)", answer)
+    assert re.fullmatch(r"near    (\w+ 0\.\d\d(, |$)){3}", near) and mix.startswith("mix     rte 0.")
+    assert re.fullmatch(r"scores  (True|False) -[\d.]+, (True|False) -[\d.]+", scores)
+    lines = at_80_columns([*command, "--trace"], demo)
+    assert "Nearest examples (30 retrieved)" in lines and "Composition: cat" in lines
+
+
+def at_80_columns(command: list[str], demo: dict[str, str]) -> list[str]:
+    """The lines that a terminal of 80 columns shows."""
+    lines = execute(command, demo | {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "dumb"}).splitlines()
+    assert max(map(len, lines)) <= 80, lines
+    return [line.rstrip() for line in lines]
+
+
+@pytest.mark.parametrize(
+    ("command", "columns"),
+    [
+        ("task list", ("name", "family", "train")),
+        ("adapter list", ("adapter_id", "adapter", "task")),
+        ("policy list", ("name", "strategy", "k")),
+        ("doctor --all", ("status", "check_name")),
+    ],
+)
+def test_lists_are_tables_of_80_columns(demo: dict[str, str], command: str, columns: tuple[str, ...]) -> None:
+    lines = at_80_columns(["loracomp", *command.split()], demo)
+    assert any(line.startswith("───") for line in lines)
+    for row in json.loads(execute(["loracomp", *command.split(), "--json"], demo)):
+        values = " +".join(re.escape(str(row[column])) for column in columns)
+        assert any(re.match(f" *{values}(  |$)", line) for line in lines), (row, lines)
 
 
 def test_ask_in_json_has_the_whole_trace(demo: dict[str, str]) -> None:
@@ -60,6 +90,8 @@ def test_ask_in_json_has_the_whole_trace(demo: dict[str, str]) -> None:
     assert row["status"] == "succeeded"
     assert row["output"] == row["choices"][row["choice_index"] - 1]
     assert row["choice_scores"][row["choice_index"] - 1] == max(row["choice_scores"])
+    shares = [math.exp(score) for score in row["choice_scores"]]
+    assert row["confidence"] == pytest.approx(max(shares) / sum(shares))
     assert abs(sum(row["adapter_weights"]) - 1) < 1e-6
     assert len(row["example_ids"]) == 30
     replayed = json.loads(execute(["loracomp", "replay", str(row["job_id"]), "--json"], demo))
@@ -213,6 +245,9 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
             ).fetchone()
         assert answer[0] == "succeeded" and answer[1] in ("True", "False") and answer[2] != "base model"
         (listed,) = json.loads(execute(["loracomp", "workers", "--json"], demo))[:1]
+        shown = at_80_columns(["loracomp", "workers"], demo)
+        assert len(shown) == 5 and re.match(f"{re.escape(listed['worker'])} +(idle|busy) ", shown[3]), shown
+        assert shown[4].startswith(f"In every row: device {listed['device']}, base model {listed['base_model']}")
         assert examples == (30,)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready") as ready:
             assert json.load(ready) == {"ready": True, "problems": {}}
@@ -247,8 +282,8 @@ def _answer(connection: psycopg.Connection[tuple[object, ...]], job: object) -> 
 
 def test_the_second_demo_adds_jobs_and_nothing_else(demo: dict[str, str]) -> None:
     before = json.loads(execute(["loracomp", "adapter", "list", "--json"], demo))
-    rows = json.loads(execute(["loracomp", "demo", "--json"], demo))
-    assert len(rows) >= 10 and all(row["status"] == "succeeded" for row in rows)
+    lines = at_80_columns(["loracomp", "demo"], demo)
+    assert len(lines) == 32 and sum(line.lstrip()[0] in "✓✗" for line in lines) == 15
     assert json.loads(execute(["loracomp", "adapter", "list", "--json"], demo)) == before
 
 

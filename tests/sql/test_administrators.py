@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from job_data import REPORT
 from loracomp.cli import common, demo
+from loracomp.cli.brief import brief
 from loracomp.config import load_settings, unknown_variables
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
@@ -488,10 +489,23 @@ def printed(monkeypatch: pytest.MonkeyPatch, width: int, rows: list[dict[str, An
 
 
 def test_a_table_that_fits_is_one_and_another_is_printed_row_by_row(monkeypatch: pytest.MonkeyPatch):
-    assert "━" in printed(monkeypatch, 160, [ADAPTER])
-    narrow = printed(monkeypatch, 80, [ADAPTER, ADAPTER])
-    assert "━" not in narrow and max(map(len, narrow.splitlines())) <= 80
-    assert narrow.count(f"sha256   {'a' * 64}\n") == 2
+    assert "──" in printed(monkeypatch, 160, [ADAPTER])
+    narrow = printed(monkeypatch, 80, [ADAPTER, ADAPTER | {"sha256": "b" * 64}])
+    assert "──" not in narrow and max(map(len, narrow.splitlines())) <= 80
+    assert f"sha256  {'a' * 64}\n" in narrow and f"sha256  {'b' * 64}\n" in narrow
+
+
+def test_a_column_that_is_the_same_in_every_row_is_said_once(monkeypatch: pytest.MonkeyPatch):
+    said = printed(monkeypatch, 120, [ADAPTER, ADAPTER | {"rank": 16}])
+    assert said.endswith(f"In every row: sha256 {'a' * 64}, words x, y, nothing -\n") and "name " in said
+    assert "In every row" not in printed(monkeypatch, 160, [ADAPTER])
+
+
+def test_only_prose_is_wrapped_in_a_table(monkeypatch: pytest.MonkeyPatch):
+    rows = [{"name": "n" * 30, "description": "a word and another " * 5}, {"name": "m" * 30, "description": "no"}]
+    lines = printed(monkeypatch, 80, rows).splitlines()
+    assert max(map(len, lines)) <= 80 and sum("n" * 30 in line for line in lines) == 1 and "──" in lines[2]
+    assert "──" not in printed(monkeypatch, 60, rows)
 
 
 def test_into_a_pipe_goes_a_line_a_row(capsys: Any, monkeypatch: pytest.MonkeyPatch):
@@ -503,27 +517,53 @@ def test_into_a_pipe_goes_a_line_a_row(capsys: Any, monkeypatch: pytest.MonkeyPa
 
 DEMO = {
     "job_id": 1, "prompt": "Is it wet?\nAnswer:", "output": "yes", "error": None, "correct": True, "policy": "default",
-    "composition": "rte 1.00", "nearest": "rte 0.91", "fallback": None, "norm_ratio": 1.0,
-    "timings": {"route": 8.0, "predict": 30.0, "ready": 9.0, "model": 11.0}, "batch_size": 2,
+    "composition": "rte 1.00", "nearest": "rte 0.91", "fallback": None,
 }  # fmt: skip
+MANY = " + ".join(f"a_task_{place} 0.11" for place in range(9))
 
 
-def test_the_demos_table_fits_a_terminal_and_a_pipe(capsys: Any, monkeypatch: pytest.MonkeyPatch):
+def test_the_demos_answers_fit_a_terminal_and_a_pipe(capsys: Any, monkeypatch: pytest.MonkeyPatch):
     for module in (common, demo):
         monkeypatch.setattr(module, "console", Console(file=io.StringIO(), width=80))
     demo._show([DEMO, DEMO | {"job_id": 2, "correct": None}])
     piped, remarks = capsys.readouterr()
     names, *rows = (line.split("\t") for line in piped.splitlines())
     assert [dict(zip(names, row, strict=True))["job_id"] for row in rows] == ["1", "2"]
-    assert dict(zip(names, rows[0], strict=True))["ms"] == "15"
     assert "1 of 1 as expected" in remarks and "loracomp explain 1" in remarks
     screen = Console(file=io.StringIO(), force_terminal=True, width=80, color_system=None)
     for module in (common, demo):
         monkeypatch.setattr(module, "console", screen)
-    demo._show([DEMO])
+    other = {"prompt": "Is it wet? " * 9, "output": "yes " * 30, "policy": "linear", "correct": False}
+    uneven = MANY.replace("0.11", "0.19", 1)
+    demo._show([DEMO, DEMO | other | {"composition": uneven}, DEMO | {"composition": MANY}])
     assert isinstance(screen.file, io.StringIO)
-    lines = screen.file.getvalue().splitlines()
-    assert any("━" in line for line in lines) and max(map(len, lines)) == 80
+    first, second, third, fourth, fifth, sixth = screen.file.getvalue().splitlines()
+    assert (first, second) == ("   1  Is it wet?", "   ✓  yes  rte 1.00") and (third[:6], fifth) == (first[:6], first)
+    assert fourth.endswith("es yes  a_task_0 0.19 + a_task_1 0.11 + 7 more (policy linear)")
+    assert sixth == "   ✓  yes  9 adapters at 0.11 each" and max(len(third), len(fourth)) <= 80
+
+
+ANSWER = DEMO | {
+    "confidence": 0.75, "choices": ["no", "yes", "maybe"], "choice_scores": [-2.0, -0.5, -3.0],
+    "choice_biases": None, "output_tokens": 1, "finish_reason": None,
+}  # fmt: skip
+
+
+def test_an_answer_in_brief_is_its_confidence_and_three_lines_of_why():
+    scores = "yes -0.500, no -2.000"
+    assert list(brief(ANSWER)) == [
+        "yes  (confidence 0.75)",
+        "near    rte 0.91",
+        "mix     rte 1.00",
+        f"scores  {scores}",
+    ]
+    assert list(brief(ANSWER | {"choice_biases": [0.0, 1.5, 0.0]}))[-1] == f"scores  {scores} (bias included)"
+    text = {"choices": None, "choice_scores": None, "confidence": None, "nearest": None, "finish_reason": "length"}
+    alone = text | {"composition": "base model", "fallback": "below min_similarity", "output_tokens": 12}
+    assert list(brief(ANSWER | alone)) == [
+        "yes", "near    nothing was retrieved", "mix     base model: below min_similarity",
+        "text    12 tokens, ended by max_new_tokens",
+    ]  # fmt: skip
 
 
 def test_a_text_keeps_its_lines_in_a_pipe(monkeypatch: pytest.MonkeyPatch):

@@ -97,7 +97,7 @@ def test_trace_has_all_of_job_and_prediction(connection: db.Connection, examples
         "SELECT column_name AS name FROM information_schema.columns "
         "WHERE table_schema = 'loracomp' AND table_name IN ('job', 'prediction')"
     )
-    renamed = {"own_task", "correct", "pinned_tasks", "pinned_weights"}
+    renamed = {"confidence", "own_task", "correct", "pinned_tasks", "pinned_weights"}
     assert {row["name"] for row in rows} - left_out == set(found) - renamed
 
 
@@ -196,6 +196,24 @@ def test_explanation_of_an_answer(connection: db.Connection, examples: dict[str,
         assert f"\n{line}" in f"\n{words}", words
     assert "…" in words  # the prompt is shortened
     assert "Next: " not in words
+
+
+def test_explanation_of_many_adapters_at_equal_weights(connection: db.Connection, examples: dict[str, int]) -> None:
+    job_id = submit(connection, choices=["yes", "no"])
+    tasks = [f"task{number}" for number in range(22)]
+    even = {"composed_tasks": tasks, "adapter_weights": [1 / 22] * 22, "adapter_ids": list(range(1, 23))}
+    route = {"tasks": ["rte", *tasks], "probabilities": [1.0] + [0.0] * 22, "weights": [0.0] + [1 / 22] * 22}
+    scored = {"choice_index": 1, "choice_scores": [-0.5, -1.5], "choice_biases": [1.25, -1.25]}
+    hashes, labelled = ["a" * 64] * 22, list(examples.values())
+    answer(
+        connection, job_id, examples, **even, **route, **scored, adapter_sha256=hashes, calibration_examples=labelled
+    )
+    words = explain(connection, job_id)
+    assert "\nComposition: cat\n  0.045 each  22 adapters (loracomp.composed_adapter names them)\n" in words
+    assert "probability 1.000  not composed\n  and 22 tasks of equal weight\n" in words
+    assert "normalised by: tokens, bias included, fitted on 4 labelled examples); confidence 0.73" in words
+    assert "\n>     -0.500  of which bias +1.250  yes\n" in words
+    assert max(len(line) for line in words.splitlines() if line.startswith("  ")) <= 80
 
 
 def test_explanation_where_the_base_model_answered(connection: db.Connection, examples: dict[str, int]) -> None:
