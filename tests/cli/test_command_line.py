@@ -246,8 +246,8 @@ def test_a_submitters_insert_is_answered_by_a_running_worker(demo: dict[str, str
         assert answer[0] == "succeeded" and answer[1] in ("True", "False") and answer[2] != "base model"
         (listed,) = json.loads(execute(["loracomp", "workers", "--json"], demo))[:1]
         shown = at_80_columns(["loracomp", "workers"], demo)
-        assert len(shown) == 5 and re.match(f"{re.escape(listed['worker'])} +(idle|busy) ", shown[3]), shown
-        assert shown[4].startswith(f"In every row: device {listed['device']}, base model {listed['base_model']}")
+        assert shown[3].startswith("───") and re.match(f"{re.escape(listed['worker'])} +(idle|busy) ", shown[4]), shown
+        assert shown[5].startswith(f"In every row: device {listed['device']}, base model {listed['base_model']}")
         assert examples == (30,)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready") as ready:
             assert json.load(ready) == {"ready": True, "problems": {}}
