@@ -25,6 +25,8 @@ RULE = re.compile(r"-[-+]*")
 EXPLAINED = "Job "
 STEADY = ("dimensions", "input_version", "is_default", "parameter_count", "context_length")
 """Columns whose values are the same in every demo."""
+LINK = re.compile(r"\]\(([^)\s:#]*)(?:#([^)\s]*))?\)")
+HEADING = re.compile(r"^#+ (.+)$", re.M)
 FENCE = re.compile(r"(?:<!-- not run: (?P<reason>.+?) -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```", re.M | re.S)
 
 
@@ -110,6 +112,29 @@ def test_every_fence_is_run_or_says_why_not(page: Path) -> None:
     for block in blocks(page):
         assert block.language in (*EXECUTED, *SHOWN), f"{page.name}:{block.line}: what is a {block.language!r} block?"
         assert block.reason is None or block.language in EXECUTED, f"{page.name}:{block.line}: nothing to run here"
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to the page's headings may say after #, as GitHub makes it from their words."""
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in HEADING.findall(prose(page))}
+
+
+def prose(page: Path) -> str:
+    return FENCE.sub("", page.read_text())
+
+
+def test_anchors_are_the_words_of_headings(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("# INSERT INTO `loracomp.job`\n```sh\n# a comment\n```\n## a_b, c: d\n")
+    assert anchors(page) == {"insert-into-loracompjob", "a_b-c-d"}
+
+
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for path, anchor in LINK.findall(prose(page)):
+        target = (page.parent / path).resolve() if path else page
+        assert target.exists(), f"{page.name} links to {path}, which is not there"
+        assert not anchor or anchor in anchors(target), f"{page.name} links to {path}#{anchor}: no such heading"
 
 
 @pytest.mark.model
