@@ -26,7 +26,7 @@ REPORT: dict[str, Any] = {
     "claimed": 0, "succeeded": 0, "failed": 0, "released": 0, "dropped": 0,
 }  # fmt: skip
 """What an idle worker that has just begun says of itself."""
-CLEARED = "job turn worker prediction audit_event measurement example_embedding example adapter task base_model encoder"
+CLEARED = "job worker prediction audit_event measurement example_embedding example adapter task base_model encoder"
 _numbers = count()
 
 
@@ -44,7 +44,7 @@ def pooled(url: str) -> str:
     return make_conninfo(url, port=port) if port else url
 
 
-INDEXES = ("job_queue", "job_queue_in_the_background", "job_leases", "job_scheduled")
+INDEXES = ("job_queue", "job_leases", "job_scheduled")
 SIZES = "SELECT max(pg_relation_size(('loracomp.' || i)::regclass)) AS bytes FROM unnest(%s::text[]) AS i"
 
 
@@ -52,7 +52,7 @@ def clear(connection: Connection) -> None:
     """Leave one base model, and nothing else; from then on a statement that waits for ever fails."""
     with connection.transaction():
         connection.execute("SET LOCAL session_replication_role = replica")  # the audit's triggers would refuse
-        # Deleted jobs leave dead index entries. After a thousand, a session remembers where jobs wait (find_waiting).
+        # Deleted jobs leave dead index entries, which the next test's claims would read.
         (sizes,) = connection.execute(SIZES, (list(INDEXES),))
         if sizes["bytes"] > 5 * 8192:
             connection.execute("TRUNCATE loracomp.job")
@@ -88,9 +88,17 @@ def claim(
     base_model: str = BASE,
     lease_s: float = 60,
     held: Sequence[Job] = (),
+    whole: bool = True,
 ) -> tuple[Job, ...]:
-    settings = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease_s": lease_s, "held": held}
-    return claim_jobs(connection, **settings)
+    return claim_jobs(
+        connection,
+        worker=worker,
+        base_model=base_model,
+        batch_size=batch_size,
+        lease_s=lease_s,
+        held=held,
+        whole=whole,
+    )
 
 
 def expire_leases(connection: Connection) -> None:

@@ -16,14 +16,21 @@ def claim_jobs(
     batch_size: int,
     lease_s: float,
     held: Collection[Job] = (),
+    whole: bool = True,
 ) -> tuple[Job, ...]:
-    """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, the oldest due first.
+    """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, in the order of their places.
 
-    `held` are the jobs that the worker already holds: if there are any, no job that must run alone is claimed.
+    `held` are the jobs that the worker already holds: if there are any, no job that must run alone is claimed. `whole`:
+    look from the start of the queue, and not only from the last claimed place, where new jobs are.
     """
-    lease = timedelta(seconds=lease_s)
-    ids = [job.id for job in held]
-    arguments = {"worker": worker, "base_model": base_model, "batch_size": batch_size, "lease": lease, "held_ids": ids}
+    arguments = {
+        "worker": worker,
+        "base_model": base_model,
+        "batch_size": batch_size,
+        "lease": timedelta(seconds=lease_s),
+        "held_ids": [job.id for job in held],
+        "whole": whole,
+    }
     return tuple(
         Job(**{**row, "choices": row["choices"] and tuple(row["choices"]), "stop": tuple(row["stop"])})
         for row in connection.execute(QUERIES["claim_jobs"], arguments)

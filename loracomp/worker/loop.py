@@ -36,6 +36,8 @@ from loracomp.worker.stages import Batch, Result, Stages, answers, milliseconds_
 
 _log = logging.getLogger(__name__)
 
+LOOK_AGAIN_S = 60.0
+"""Seconds after which a claim looks from the start of the queue again, however long that takes."""
 GIVE_WAY_S = 0.01
 """Seconds that a busy worker leaves new jobs to idle ones."""
 
@@ -68,6 +70,7 @@ class Worker:
         self._records: deque[Future[None]] = deque()
         self._began = perf_counter()
         self._looked_at: float | None = None
+        self._look_again = 0.0
         name, lease_s = settings.worker_name, settings.lease_s
         self._claiming, self._recording = (
             Link(url, f"loracomp {does} {name}", self._stopping, settings.answer_s) for does in ("worker", "recorder")
@@ -165,6 +168,8 @@ class Worker:
 
     def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
         settings = self._settings
+        started = perf_counter()
+        whole = started >= self._look_again
         jobs = claim_jobs(
             connection,
             worker=settings.worker_name,
@@ -172,8 +177,11 @@ class Worker:
             batch_size=most,
             lease_s=settings.lease_s,
             held=held,
+            whole=whole,
         )
         self._looked_at = perf_counter()
+        if whole:  # under an old snapshot this reads each entry that the queue ever had: do it a twentieth of the time
+            self._look_again = self._looked_at + min(20 * (self._looked_at - started), LOOK_AGAIN_S)
         metrics.LAST_LOOK.set_to_current_time()
         return jobs
 

@@ -178,7 +178,7 @@ BEGIN
     );
     untouched := jsonb_build_object(
         'status', 'queued', 'attempts', 0, 'expired_leases', 0, 'scheduled', FALSE,
-        'submitted_by', current_user, 'created_at', now(), 'due', now()
+        'submitted_by', current_user, 'created_at', now(), 'background', FALSE
     );
     IF pg_has_role(current_user, 'loracomp_admin', 'usage') THEN
         yours := yours || '{task,expected,evaluation}';
@@ -203,7 +203,7 @@ WHEN (
     num_nonnulls(
         new.task, new.expected, new.evaluation, new.example_id, new.worker, new.claimed_together, new.lease_token,
         new.claimed_at, new.lease_expires_at, new.finished_at, new.error_code, new.error, new.is_correct,
-        new.adapter_ids
+        new.adapter_ids, new.place
     ) > 0
     -- Not as one row: that would not come back from a dump as it was.
     OR new.status IS DISTINCT FROM 'queued'
@@ -212,12 +212,12 @@ WHEN (
     OR new.scheduled IS DISTINCT FROM FALSE
     OR new.submitted_by IS DISTINCT FROM current_user
     OR new.created_at IS DISTINCT FROM now()
-    OR new.due IS DISTINCT FROM now()
+    OR new.background IS DISTINCT FROM FALSE
 )
 EXECUTE FUNCTION loracomp.check_columns();
 COMMENT ON TRIGGER check_columns ON loracomp.job IS 'Refuses columns that are not the inserting role''s to fill.';
 
--- Fills columns that an INSERT may leave out, computes due again when run_at or priority changes, and refuses names of
+-- Fills columns that an INSERT may leave out, gives the job its place in the queue, and refuses names of
 -- policies, base models and tasks that don't exist, and tasks that are asked for and excluded. It runs with its owner's rights,
 -- because it reads tables that a submitter may not read.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
@@ -231,12 +231,6 @@ BEGIN
         -- A run_at in the past must not bring a job to the front of the queue.
         new.run_at := greatest(new.run_at, new.created_at);
     END IF;
-    -- Jobs in the background (of evaluations, of kind measure, with a priority below 0) are due 1000 minutes later (the range of
-    -- priorities above 0), so that other jobs go first.
-    new.scheduled := new.run_at > now();
-    new.due := new.run_at - make_interval(mins => new.priority) + make_interval(
-        mins => CASE WHEN new.evaluation IS NULL AND new.kind <> 'measure' AND new.priority >= 0 THEN 0 ELSE 1000 END
-    );
     IF new.choices IS NULL AND new.max_new_tokens IS NULL AND new.kind = 'predict' THEN
         new.max_new_tokens := 64;
     END IF;
@@ -255,6 +249,18 @@ BEGIN
                     'the table loracomp.base_model lists the existing ones',
                     loracomp.did_you_mean(new.base_model, ARRAY(SELECT b.name FROM loracomp.base_model AS b))
                 );
+    END IF;
+    new.scheduled := new.run_at > now();
+    new.background := (new.evaluation IS NOT NULL OR new.kind = 'measure' OR new.priority < 0)
+        AND new.run_at > now() - interval '1000 minutes';
+    -- A retried job keeps its place; one for later gets it when its time has come.
+    IF tg_op = 'UPDATE' AND (new.background, new.base_model) = (old.background, old.base_model) THEN
+        new.place := new.place + 1000::bigint * (old.priority - new.priority);
+    ELSE
+        new.place := NULL;
+    END IF;
+    IF new.place IS NULL AND NOT new.scheduled THEN
+        new.place := loracomp.take_place(new.base_model, new.background, new.submitted_by) - 1000::bigint * new.priority;
     END IF;
     IF tg_op = 'INSERT' AND new.policy <> 'default'
         AND NOT EXISTS (SELECT FROM loracomp.policy AS p WHERE p.name = new.policy)
@@ -307,15 +313,15 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.fill_job IS
-'Trigger: fills due, base_model and max_new_tokens of a job, and refuses unknown names in policy, base_model, '
+'Trigger: fills place, base_model and max_new_tokens of a job, and refuses unknown names in policy, base_model, '
 'exclude_tasks and tasks, and a chat template where the base model has none.';
 
 CREATE TRIGGER fill_job
-BEFORE INSERT OR UPDATE OF run_at, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks,
+BEFORE INSERT OR UPDATE OF run_at, scheduled, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks,
 chat_template, system_text
 ON loracomp.job
 FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
-COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills due, base_model and max_new_tokens.';
+COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills place, base_model and max_new_tokens.';
 
 -- Notifies idle workers of new jobs. Workers also poll, so notifications are optional. NOTIFY holds a lock of the whole server
 -- until commit: if many jobs are inserted, turn it off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the

@@ -132,8 +132,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.has_room IS 'Whether a limit of the queue still holds after the jobs just inserted. For check_room.';
 
--- Reads only: at most at_most entries of the queue's indexes; 100,000 take 20 to 50 ms. Scheduled jobs have their own partial
--- index, so the query needs a condition on `scheduled` to use either index.
+-- Reads only: the queue's indexes, until at_most jobs are counted; 100,000 take 20 to 50 ms. Scheduled jobs have their own partial
+-- index, so each half needs a condition on `scheduled`. Jobs of evaluations and of kind measure don't count against the limit in all.
 CREATE FUNCTION loracomp.count_queued(submitter name, at_most bigint) RETURNS bigint
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
@@ -141,43 +141,21 @@ SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET jit = off
 SET enable_bitmapscan = off
+SET jit = off
 AS $$
-DECLARE
-    in_the_background bigint;
 BEGIN
-    IF count_queued.submitter <> '' THEN
-        RETURN (
-            SELECT count(*) FROM (
-                SELECT FROM loracomp.base_model AS b
-                CROSS JOIN LATERAL (
-                    SELECT FROM loracomp.job AS j
-                    WHERE j.status = 'queued' AND NOT j.scheduled
-                        AND j.base_model = b.name AND j.submitted_by = count_queued.submitter
-                    LIMIT count_queued.at_most
-                ) AS j
-                UNION ALL
-                SELECT FROM loracomp.job AS j
-                WHERE j.status = 'queued' AND j.scheduled AND j.submitted_by = count_queued.submitter
-                LIMIT count_queued.at_most
-            ) AS q
-        );
-    END IF;
-    -- Jobs of evaluations and of kind measure wait behind all others, so they do not count against the limit.
-    SELECT count(*) INTO in_the_background
-    FROM (
-        SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
-            AND (j.evaluation IS NOT NULL OR j.kind = 'measure')
-        UNION ALL
-        SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND j.scheduled
-            AND (j.evaluation IS NOT NULL OR j.kind = 'measure')
-    ) AS e;
     RETURN (
-        SELECT count(*) - in_the_background FROM (
-            SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
-            UNION ALL
-            SELECT FROM loracomp.job AS j WHERE j.status = 'queued' AND j.scheduled
-            LIMIT count_queued.at_most + in_the_background
-        ) AS q
+        SELECT count(*) FROM (
+            SELECT FROM (
+                SELECT j.submitted_by, j.evaluation, j.kind FROM loracomp.job AS j WHERE j.status = 'queued' AND NOT j.scheduled
+                UNION ALL
+                SELECT j.submitted_by, j.evaluation, j.kind FROM loracomp.job AS j WHERE j.status = 'queued' AND j.scheduled
+            ) AS q
+            WHERE CASE count_queued.submitter
+                WHEN '' THEN q.evaluation IS NULL AND q.kind <> 'measure' ELSE q.submitted_by = count_queued.submitter
+            END
+            LIMIT count_queued.at_most
+        ) AS c
     );
 END
 $$;

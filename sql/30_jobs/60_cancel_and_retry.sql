@@ -129,7 +129,7 @@ BEGIN
             END;
     END IF;
     UPDATE loracomp.job AS j SET
-        status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), finished_at = NULL,
+        status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), place = NULL, finished_at = NULL,
         error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
     IF NOT loracomp.caller_is_admin() THEN
@@ -182,7 +182,7 @@ DECLARE
     requeued bigint;
 BEGIN
     UPDATE loracomp.job AS j SET
-        status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), finished_at = NULL,
+        status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), place = NULL, finished_at = NULL,
         error_code = NULL, error = NULL
     WHERE j.status = 'failed' AND j.error_code = requeue_jobs.error_code AND j.finished_at >= requeue_jobs.since;
     GET DIAGNOSTICS requeued = ROW_COUNT;

@@ -83,7 +83,6 @@ BEGIN
     SELECT * INTO gone FROM loracomp.delete_jobs(
         ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
     );
-    DELETE FROM loracomp.turn AS t WHERE t.submitted_by = erase_submitter.submitter;
     DELETE FROM loracomp.jobs_by_day AS d WHERE d.submitted_by = erase_submitter.submitter;
     GET DIAGNOSTICS reported = ROW_COUNT;
     -- The empty name stands for all submitters.

@@ -85,7 +85,7 @@ AS $$
         FROM pg_stat_user_tables AS t
         JOIN pg_class AS c ON c.oid = coalesce(pg_partition_root(t.relid), t.relid)
         WHERE c.relnamespace = 'loracomp'::regnamespace
-            AND c.relname IN ('job', 'prediction', 'audit_event', 'turn', 'worker')
+            AND c.relname IN ('job', 'prediction', 'audit_event', 'worker')
         GROUP BY c.relname
     )
     SELECT 'loracomp_queue_jobs', jsonb_build_object('base_model', q.base_model, 'priority', q.priority::text,

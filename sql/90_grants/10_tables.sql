@@ -14,7 +14,7 @@ GRANT INSERT (
     idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text
 ) ON TABLE loracomp.job TO loracomp_submitter, loracomp_admin;
 GRANT INSERT (
-    task, expected, evaluation, status, example_id, submitted_by, created_at, due, scheduled, attempts, expired_leases,
+    task, expected, evaluation, status, example_id, submitted_by, created_at, place, background, scheduled, attempts, expired_leases,
     worker, claimed_together, lease_token, claimed_at, lease_expires_at, finished_at, error_code, error, is_correct,
     adapter_ids
 ) ON TABLE loracomp.job TO loracomp_submitter, loracomp_admin;

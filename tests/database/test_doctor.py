@@ -321,17 +321,14 @@ def test_old_snapshots(url: str, owner: Connection) -> None:
 
 
 def test_bloat(url: str, owner: Connection) -> None:
-    owner.execute("ALTER TABLE loracomp.turn SET (autovacuum_enabled = false)")
-    owner.execute(
-        "INSERT INTO loracomp.turn (base_model, submitted_by)"
-        " SELECT 'toy', 's' || n FROM generate_series(1, 25000) AS n"
-    )
-    owner.execute("DELETE FROM loracomp.turn")
+    owner.execute("ALTER TABLE loracomp.reported_tag SET (autovacuum_enabled = false)")
+    owner.execute("INSERT INTO loracomp.reported_tag (key) SELECT 'k' || n FROM generate_series(1, 25000) AS n")
+    owner.execute("DELETE FROM loracomp.reported_tag")
     owner.execute("SELECT pg_stat_force_next_flush()")
     wait_until(lambda: health(owner)["bloat"][0] == "warn")
-    assert "turn has 2500" in health(owner)["bloat"][1]
-    owner.execute("VACUUM loracomp.turn")
-    owner.execute("ALTER TABLE loracomp.turn RESET (autovacuum_enabled)")
+    assert "reported_tag has 2500" in health(owner)["bloat"][1]
+    owner.execute("VACUUM loracomp.reported_tag")
+    owner.execute("ALTER TABLE loracomp.reported_tag RESET (autovacuum_enabled)")
     wait_until(lambda: health(owner)["bloat"][0] == "ok")
 
 

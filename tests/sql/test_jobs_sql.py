@@ -3,13 +3,12 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from random import Random
-from statistics import median
 from threading import Barrier
 
 import psycopg
@@ -20,7 +19,6 @@ from psycopg.types.json import Jsonb
 from demo_fixtures import ROOT
 from job_data import (
     BASE,
-    INDEXES,
     RECORD_ROW,
     add_base_model,
     add_jobs,
@@ -86,13 +84,12 @@ def test_choices_and_routes_are_given_no_length(connection: Connection):
     assert (routed.kind, routed.max_new_tokens) == ("route", None)
 
 
-def test_a_step_of_priority_is_worth_a_minute_of_waiting(connection: Connection):
-    now = datetime.now(UTC)
-    add_jobs(connection, "waits 90 s", run_at=now - timedelta(seconds=90))
-    add_jobs(connection, "priority 2", run_at=now, priority=2)
-    add_jobs(connection, "priority 1", run_at=now, priority=1)
-    add_jobs(connection, "in an hour", run_at=now + timedelta(hours=1), priority=1000)
-    assert [each.prompt for each in claim(connection)] == ["priority 2", "waits 90 s", "priority 1"]
+def test_priority_comes_before_the_time_of_the_insert(connection: Connection):
+    add_jobs(connection, "first")
+    for priority in (1, 2):
+        add_jobs(connection, f"priority {priority}", priority=priority)
+    add_jobs(connection, "in an hour", run_at=datetime.now(UTC) + timedelta(hours=1), priority=1000)
+    assert [each.prompt for each in claim(connection)] == ["priority 2", "priority 1", "first"]
 
 
 @pytest.mark.parametrize("priority", [-1, -1000])
@@ -100,13 +97,13 @@ def test_a_backfill_waits_behind_its_submitters_own_work_and_not_for_ever(connec
     bulk(connection, 300, priority=priority)
     assert len(claim(connection, 8)) == 8  # nothing else is due
     for step in range(3):
-        connection.execute("UPDATE loracomp.job SET run_at = run_at - interval '5 hours' WHERE status = 'queued'")
         (live,) = add_jobs(connection, f"live {step}", submitted_by="bulk")
         assert [each.id for each in claim(connection, 8)] == [live]
-    late = "UPDATE loracomp.job SET run_at = now() - make_interval(mins => 1001 - %s) WHERE status = 'queued'"
-    connection.execute(late, (priority,))
-    add_jobs(connection, "live", submitted_by="bulk")
-    assert {each.prompt for each in claim(connection, 8)} == {"x"}
+    connection.execute("UPDATE loracomp.job SET run_at = now() - interval '999 minutes' WHERE status = 'queued'")
+    bulk(connection, 16, prompt="live")
+    assert {each.prompt for each in claim(connection, 8)} == {"live"}
+    connection.execute("UPDATE loracomp.job SET run_at = now() - interval '1001 minutes' WHERE background")
+    assert [each.prompt for each in claim(connection, 32)] == ["live"] * 8 + ["x"] * 24
 
 
 def test_a_queued_job_goes_into_the_background_and_back(connection: Connection):
@@ -208,17 +205,11 @@ def test_more_submitters_than_a_batch_holds_are_served_in_turn(connection: Conne
         assert max(served.values()) - min(served[name] for name in names) <= 2
 
 
-def test_a_step_of_priority_is_worth_a_minute_since_ones_last_turn(connection: Connection):
-    bulk(connection, 50, "urgent", priority=5)
-    bulk(connection, 50, "calm")
-    claim(connection, 1)
-    waits = "UPDATE loracomp.turn SET served_at = now() - make_interval(mins => %s) WHERE submitted_by = 'calm'"
-    connection.execute("INSERT INTO loracomp.turn (base_model, submitted_by) VALUES (%s, 'calm')", (BASE,))
-    run_at = "UPDATE loracomp.job SET run_at = run_at - interval '1 hour'"
-    connection.execute(run_at)
-    for minutes, first in [(4, "urgent"), (6, "calm")]:
-        connection.execute(waits, (minutes,))
-        assert submitters(connection, claim(connection, 1)) == {first: 1}
+def test_a_step_of_priority_is_worth_a_thousand_turns(connection: Connection):
+    bulk(connection, 2000, "calm")
+    bulk(connection, 1100, "urgent", priority=1)
+    assert submitters(connection, claim(connection, 1000)) == {"urgent": 1000}
+    assert submitters(connection, claim(connection, 200)) == {"urgent": 100, "calm": 100}
 
 
 def test_a_suspect_gets_its_turn_alone_and_holds_nobody_up(connection: Connection):
@@ -311,177 +302,121 @@ SELECT relname, pg_stat_get_xact_tuples_returned(oid) AS rows
 FROM pg_class WHERE relnamespace = 'loracomp'::regnamespace
 """
 DEAD = 400
-EARLIER = datetime.now(UTC) - timedelta(hours=1)
-"""Entries of the last second are read again."""
-WAITS = """
-SELECT extract(EPOCH FROM (m.value ->> 'look_until')::timestamptz - (m.value ->> 'looked_at')::timestamptz) AS seconds
-FROM jsonb_each(current_setting('loracomp.waiting')::jsonb) AS m
-"""
-LOOK_AGAIN = """
-SELECT set_config('loracomp.waiting', jsonb_object_agg(
-    m.key, m.value || jsonb_build_object('look_until', now() + %s)
-)::text, false)
-FROM jsonb_each(current_setting('loracomp.waiting')::jsonb) AS m
-"""
 
 
 @pytest.fixture
 def snapshot(connection: Connection, database: str) -> Iterator[None]:
-    """A reader's snapshot, and so many dead entries that a session remembers where jobs wait."""
+    """A reader's snapshot, under which no dead entry can be removed, and many of those."""
     connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('e') ON CONFLICT DO NOTHING")
     with db.connect(database) as reader, reader.transaction():
         reader.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
         reader.execute("SELECT FROM loracomp.job LIMIT 1")
         for name in ("ann", "bob", "cid"):
-            bulk(connection, DEAD, name, run_at=EARLIER)
-        bulk(connection, DEAD, "ann", run_at=EARLIER, evaluation="e")
-        for _ in range(3):
-            claim(connection, 1)
-        connection.execute("UPDATE loracomp.job SET status = 'cancelled', finished_at = now(), lease_token = NULL,"
-                           " lease_expires_at = NULL, error_code = 'cancelled'")  # fmt: skip
+            bulk(connection, DEAD, name)
+            bulk(connection, DEAD, name, evaluation="e")
+        for _ in range(6):
+            jobs = claim(connection, DEAD)
+            record_predictions(connection, jobs, [prediction(each.id) for each in jobs])
         yield
 
 
-def look_from_the_start(connection: Connection, after: timedelta) -> None:
-    """Set when the session looks from the start again; it must have remembered where jobs wait."""
-    connection.execute(LOOK_AGAIN, (after,))
-
-
-def read_by_a_batch(connection: Connection, held: Sequence[Job] = ()) -> dict[str, int]:
+def read_by_a_batch(connection: Connection) -> dict[str, int]:
     """Index entries and rows that a claim and its record read, of each relation."""
     with connection.transaction():
         before = {row["relname"]: row["rows"] for row in connection.execute(READ)}
-        jobs = claim(connection, 16, lease_s=0.3, held=held)
+        jobs = claim(connection, 16, whole=False)
         assert len(record_predictions(connection, jobs, [prediction(each.id) for each in jobs])) == 16
         return {row["relname"]: row["rows"] - before[row["relname"]] for row in connection.execute(READ)}
 
 
-@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
 @pytest.mark.usefixtures("snapshot")
 @pytest.mark.parametrize("evaluation", [None, "e"], ids=["everyday", "in the background"])
 @pytest.mark.parametrize("names", [("ann",), ("ann", "bob", "new")], ids=["one submitter", "three"])
-def test_claims_read_no_more_the_more_jobs_have_ended(
+def test_claims_that_read_on_read_no_more_the_more_jobs_have_ended(
     connection: Connection, names: tuple[str, ...], evaluation: str | None
 ):
-    """Entries of what has ended can't be removed from any index, nor old versions of who was served when."""
     for name in names:
-        bulk(connection, 600, name, run_at=EARLIER, evaluation=evaluation)
-    held = claim(connection, 1)
-    look_from_the_start(connection, timedelta(seconds=50))
-    read = [read_by_a_batch(connection, held) for _ in range(36)]
-    # The median: on a busy machine a look at ended leases, which comes by the clock, may fall into one of them.
-    few, many = read[5], {name: median(counts[name] for counts in read[30:]) for name in read[0]}
+        bulk(connection, 600, name, evaluation=evaluation)
+    read = [read_by_a_batch(connection) for _ in range(36)]
+    few, many = read[5], read[35]
     assert {name: (few[name], rows) for name, rows in many.items() if rows > 1.5 * few[name] + 50} == {}
-    assert few["job_queue"] + few["job_queue_in_the_background"] < 300
+    assert few["job_queue"] < 100
 
 
-@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
 @pytest.mark.usefixtures("snapshot")
-def test_a_look_from_the_start_is_repeated_the_later_the_more_it_read(connection: Connection):
-    bulk(connection, 16, "ann")
-    read = read_by_a_batch(connection)
-    row = connection.execute(WAITS).fetchone()
-    assert row is not None
-    assert 4 * DEAD * 2e-6 < row["seconds"] < sum(read[name] for name in INDEXES) * 2e-6
-
-
-@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
-@pytest.mark.usefixtures("snapshot")
-def test_new_jobs_are_claimed_at_once_by_a_session_that_reads_on(connection: Connection, database: str):
+def test_new_jobs_of_every_submitter_are_found_by_a_claim_that_reads_on(connection: Connection):
     bulk(connection, 50, "ann")
     claim(connection, 8)
-    look_from_the_start(connection, timedelta(seconds=50))
-    for name in ("aaa", "bob", "new", "zoe"):  # unknown, known with nothing waiting, unknown before, between and after
+    for name in ("aaa", "bob", "new", "zoe"):
         (added,) = add_jobs(connection, "x", submitted_by=name)
-        assert added in {each.id for each in claim(connection, 8)}
-    while claim(connection, 8):
+        assert added in {each.id for each in claim(connection, 8, whole=False)}
+    while claim(connection, 8, whole=False):
         pass
-    with db.connect(database) as other, other.transaction():
-        late = add_jobs(other, "late", submitted_by="ann")
-        assert add_jobs(connection, "soon", submitted_by="ann") == [each.id for each in claim(connection, 8)]
-    assert late == [each.id for each in claim(connection, 8)]
-    run_at = datetime.now(UTC) + timedelta(seconds=0.3)
-    soon = add_jobs(connection, "later", run_at=run_at)
-    assert soon == [each.id for each in claim_when_due(connection, lease_s=0.05)]
-    assert job(connection, soon[0])["claimed_at"] >= run_at
-    wait_until(lambda: claim(connection, 1) and job(connection, soon[0])["expired_leases"] == 1)
+    assert add_jobs(connection, "soon", submitted_by="ann") == [each.id for each in claim(connection, 8, whole=False)]
 
 
-@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
-@pytest.mark.usefixtures("snapshot")
-def test_jobs_that_join_in_front_are_claimed_after_the_next_look_from_the_start(connection: Connection, database: str):
-    bulk(connection, 60, "ann")
-    first = claim(connection, 8)
-    look_from_the_start(connection, timedelta(seconds=50))
-    assert len(claim(connection, 8)) == 8
-    release_jobs(connection, first)
-    urgent = add_jobs(connection, "urgent", submitted_by="ann", priority=900)
+def test_what_joins_in_front_is_found_by_a_look_from_the_start(connection: Connection, database: str):
+    claim(connection)  # as an idle worker has
     with db.connect(database) as slow, slow.transaction():
-        (stalled,) = claim(slow, 1, lease_s=0.05)
-        ends_at = job(slow, stalled.id)["lease_expires_at"]
-        wait_until(lambda: connection.execute("SELECT clock_timestamp() AS now").fetchone()["now"] > ends_at)
-        taken = {stalled.id, *(each.id for each in claim(connection, 1))}
-    look_from_the_start(connection, timedelta(0))
-    assert {*urgent, *(each.id for each in first)} - taken <= {each.id for each in claim(connection, 9)}
+        late = add_jobs(slow, "late", submitted_by="ann")
+        bulk(connection, 60, "bob")
+        first = claim(connection, 8)
+        assert len(claim(connection, 8, whole=False)) == 8
+    release_jobs(connection, first[:2])
+    urgent = add_jobs(connection, "urgent", submitted_by="ann", priority=900)
+    (stalled,) = claim(connection, 1, lease_s=0.05, worker="stalled", whole=False)
+    later = add_jobs(connection, "later", run_at=datetime.now(UTC) + timedelta(seconds=0.3))
+    in_front = {*late, *urgent, *(each.id for each in first[:2])}
+    assert not in_front & {each.id for each in claim(connection, 9, whole=False)}
+    wait_until(lambda: job(connection, later[0])["run_at"] < datetime.now(UTC))
+    claimed = {each.id for each in claim(connection, 12)}
+    assert in_front | set(later) <= claimed
     assert job(connection, stalled.id)["expired_leases"] == 1
 
 
-@pytest.mark.session  # what a session remembers would meet other tests in a pooled one
-@pytest.mark.usefixtures("snapshot")
-def test_what_a_session_remembers_is_of_one_base_model_and_undone_with_its_transaction(connection: Connection):
+def test_places_are_those_of_one_base_model(connection: Connection):
     add_base_model(connection, "other", default=False)
-    bulk(connection, 8, "ann")
+    bulk(connection, 500, "ann")
+    claim(connection, 100)
     bulk(connection, 8, "ann", base_model="other")
-    with connection.transaction(force_rollback=True):
-        assert len(claim(connection, 8)) == 8
-    for name in (BASE, "other", BASE, "other"):
-        claimed = claim(connection, 4, base_model=name)
-        look_from_the_start(connection, timedelta(seconds=50))
-        assert len(claimed) == 4
-        assert {job(connection, each.id)["base_model"] for each in claimed} == {name}
+    bulk(connection, 8, "bob", base_model="other")
+    claimed = claim(connection, 4, base_model="other")
+    assert submitters(connection, claimed) == {"ann": 2, "bob": 2}
 
 
-IN_TURN = """
-WITH waiting AS (
-    SELECT j.*, row_number() OVER (PARTITION BY submitted_by ORDER BY due, id) AS turn
-    FROM loracomp.job AS j WHERE status = 'queued' AND due <= now()
-), placed AS (
-    SELECT w.*, max(
-        due + greatest(interval '0', CASE turn WHEN 1 THEN served_at ELSE now() END - run_at)
-    ) OVER (PARTITION BY w.submitted_by ORDER BY turn) AS place
-    FROM waiting AS w LEFT JOIN loracomp.turn AS t ON t.submitted_by = w.submitted_by
-)
-SELECT id, turn FROM placed ORDER BY place, turn, due, id LIMIT %s
-"""
-"""What first_in_turn says, all jobs read."""
-FIRST_IN_TURN = """
-SELECT f.id, f.turn FROM loracomp.find_waiting(%s) AS w
-CROSS JOIN LATERAL loracomp.first_in_turn(%s, %s, w.submitters, w.firsts, w.first_ids) AS f
-ORDER BY f.place
-"""
+class FairQueue:
+    """What places should be: each submitter's count on, and none begins before the last place that was claimed."""
+
+    def __init__(self) -> None:
+        self.claimed = 0
+        self.counts: dict[str, int] = {}
+        self.waiting: list[tuple[int, int]] = []
+
+    def insert(self, name: str, job_id: int, priority: int) -> None:
+        self.counts[name] = max(self.counts.get(name, 0), self.claimed) + 1
+        self.waiting.append((self.counts[name] - 1000 * priority, job_id))
+
+    def claim(self, most: int) -> list[int]:
+        batch = sorted(self.waiting)[:most]
+        self.waiting = sorted(self.waiting)[most:]
+        self.claimed = max([self.claimed, *(place for place, _ in batch)])
+        return [job_id for _, job_id in batch]
 
 
-@pytest.mark.parametrize("most", [1, 4, 40, 200])
+@pytest.mark.parametrize("priorities", [(0,), (0, 0, 0, 1, 5)], ids=["reads on", "looks from the start"])
 @pytest.mark.parametrize("seed", range(4))
-def test_the_first_in_turn_are_those_of_a_look_at_all_jobs(connection: Connection, most: int, seed: int):
+def test_jobs_are_claimed_as_by_a_model_of_fair_queueing(
+    connection: Connection, seed: int, priorities: tuple[int, ...]
+):
     drawn = Random(seed)
-    for number in range(drawn.choice((1, 3, 12, 50))):
-        minutes = drawn.choice((0, 1, 600))
-        bulk(connection, drawn.choice((1, 5, 60)), f"s{number}", priority=drawn.randint(0, 5))
-        bulk(connection, drawn.choice((1, 9)), f"s{number}", priority=drawn.choice((0, 0, 900)))
-        connection.execute(
-            "INSERT INTO loracomp.turn (base_model, submitted_by, served_at)"
-            " SELECT %s, %s, now() - make_interval(mins => %s) WHERE %s",
-            (BASE, f"s{number}", drawn.randint(0, 9), drawn.random() < 0.8),
-        )
-        connection.execute(
-            "UPDATE loracomp.job SET run_at = run_at - make_interval(secs => (id * 7919 %% 60) * %s)"
-            " WHERE submitted_by = %s",
-            (minutes, f"s{number}"),
-        )
-    with connection.transaction():  # in which now() is the same
-        found = connection.execute(FIRST_IN_TURN, (BASE, BASE, most)).fetchall()
-        assert found == connection.execute(IN_TURN, (most,)).fetchall()
+    model = FairQueue()
+    names = [f"s{number}" for number in range(drawn.choice((1, 3, 12)))]
+    for _ in range(40):
+        name, priority = drawn.choice(names), drawn.choice(priorities)
+        for job_id in add_jobs(connection, *"x" * drawn.choice((1, 2, 20)), submitted_by=name, priority=priority):
+            model.insert(name, job_id, priority)
+        most = drawn.choice((0, 1, 8, 16))
+        assert [each.id for each in claim(connection, most, whole=len(priorities) > 1)] == model.claim(most)
 
 
 TOUCHED_AT_ALL = """

@@ -127,12 +127,18 @@ job = Table(
         default="current_user",
     ),
     created_at(),
+    optional(
+        "place",
+        BigInteger,
+        "Place in the queue: jobs are claimed in this order, in which submitters take turns. A trigger sets it; null: "
+        "run_at has not come yet.",
+    ),
     required(
-        "due",
-        DateTime(timezone=True),
-        "Jobs are claimed in the order of this time: run_at minus priority x 60 s, plus 1000 minutes for jobs in the "
-        "background: evaluations, kind measure, and priorities below 0. A trigger sets it.",
-        default="now()",
+        "background",
+        Boolean,
+        "Whether the job is claimed only if no other waits: evaluations, kind measure, and priorities below 0. A "
+        "trigger sets it.",
+        default="false",
     ),
     required(
         "attempts",
@@ -315,16 +321,17 @@ job = Table(
         "(status = 'running') = (num_nulls(lease_token, lease_expires_at, claimed_at) = 0)",
         name="a_running_job_and_only_it_has_a_lease",
     ),
+    CheckConstraint("status <> 'queued' OR scheduled OR place IS NOT NULL", name="a_job_that_is_due_has_a_place"),
     CheckConstraint(
         "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
         name="an_ended_job_and_only_it_has_finished_at",
     ),
-    # Each submitter's due jobs in order: a claim reads the first jobs of each submitter.
+    # Due jobs in the order in which they are claimed.
     Index(
         "job_queue",
         "base_model",
-        "submitted_by",
-        "due",
+        "background",
+        "place",
         "id",
         postgresql_where=text("status = 'queued' AND NOT scheduled"),
     ),
@@ -336,16 +343,6 @@ job = Table(
     # The index must not contain the task: EXPLAIN ANALYZE counts the rows that an index finds and row security removes,
     # and so would reveal the names of hidden tasks.
     Index("job_evaluation", "evaluation", postgresql_where=text("evaluation IS NOT NULL")),
-    # Jobs of evaluations, of kind measure, and with a priority below 0, which are claimed only if no other job is due.
-    Index(
-        "job_queue_in_the_background",
-        "base_model",
-        "due",
-        "id",
-        postgresql_where=text(
-            "status = 'queued' AND (evaluation IS NOT NULL OR kind = 'measure' OR priority < 0) AND NOT scheduled"
-        ),
-    ),
     Index("job_to_measure", "example_id", postgresql_where=text("kind = 'measure' AND finished_at IS NULL")),
     Index(
         "an_evaluation_asks_an_example_once_a_policy",

@@ -1,15 +1,12 @@
-"""What claims and INSERTs remember about the queue: turns, limits and counts."""
+"""What INSERTs remember about the queue: limits and counts."""
 
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     DateTime,
-    ForeignKeyConstraint,
-    PrimaryKeyConstraint,
     Sequence,
     SmallInteger,
     Table,
-    Text,
 )
 
 from loracomp.database.tables.columns import SCHEMA, RoleName, metadata, optional, required
@@ -20,29 +17,6 @@ refused_inserts = Sequence("refused_inserts", metadata=metadata, schema=SCHEMA, 
 # Time in milliseconds since 1970 until which a full queue is not counted again. A sequence keeps it although the INSERT
 # that finds the queue full is rolled back.
 queue_full_until = Sequence("queue_full_until", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
-
-turn = Table(
-    "turn",
-    metadata,
-    required("base_model", Text, "Base model that the jobs ask for."),
-    required("submitted_by", RoleName(), "Who submitted them."),
-    required(
-        "served_at", DateTime(timezone=True), "When a claim last took the first job of this submitter.", default="now()"
-    ),
-    # There is one row for each submitter. While any session holds an old snapshot, dead versions of the row can't be
-    # removed. served_at is in the key so that the newest version is the last in the index, where claims look first.
-    PrimaryKeyConstraint("base_model", "submitted_by", "served_at", name="a_submitter_has_one_turn_at_a_time"),
-    ForeignKeyConstraint(
-        ["base_model"],
-        ["loracomp.base_model.name"],
-        name="turn_base_model_must_exist",
-        onupdate="CASCADE",
-        ondelete="CASCADE",
-    ),
-    comment="When each submitter's jobs were last claimed, so that claims serve submitters in turn.",
-    # Few rows that every claim updates: vacuum often, on mostly empty pages.
-    postgresql_with={"fillfactor": "20", "autovacuum_vacuum_cost_delay": "0"},
-)
 
 queue_limit = Table(
     "queue_limit",
