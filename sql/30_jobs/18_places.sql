@@ -8,8 +8,8 @@
 -- so a job is claimed after as many turns as its submitter has jobs before it, and no later job can hold it up for ever. This is fair
 -- queueing by virtual start times. Counters are sequences: they take no lock that lasts, and leave no dead rows.
 
--- The sequence that counts places of a base model: a submitter's, or, for an empty name, the one that holds the last claimed place.
--- null: it does not exist yet.
+-- The sequence that counts a submitter's places. Two are nobody's: that of an empty name holds the last claimed place, and that of
+-- '-' counts for those whose own can't be made at the moment. null: it does not exist yet.
 CREATE FUNCTION loracomp.find_counter(base_model text, background boolean, submitter name, OUT name text, OUT counter regclass)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
@@ -21,10 +21,9 @@ BEGIN ATOMIC
     ) AS n;
 END;
 COMMENT ON FUNCTION loracomp.find_counter IS
-'Sequence that counts the places of a submitter, or (empty name) holds the last claimed place; with its name. For make_counter.';
+'Sequence that counts a submitter''s places for a base model, with its name; an empty name: the last claimed place. For make_counter.';
 
--- As find_counter, and creates the sequence. It waits for nobody: null while another session that creates one has not ended. Only
--- the owner can hold this lock.
+-- As find_counter, but makes the sequence if there is none. It waits for nobody: null if another session is just making it.
 CREATE FUNCTION loracomp.make_counter(base_model text, background boolean, submitter name) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -32,18 +31,14 @@ AS $$
 DECLARE
     known record := loracomp.find_counter(make_counter.base_model, make_counter.background, make_counter.submitter);
 BEGIN
-    IF known.counter IS NULL THEN
-        PERFORM FROM loracomp.base_model AS b WHERE b.name = make_counter.base_model FOR NO KEY UPDATE SKIP LOCKED;
-        IF FOUND THEN
-            EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE 0', known.name);
-        END IF;
-        RETURN to_regclass(known.name);
+    IF known.counter IS NULL AND pg_try_advisory_xact_lock(hashtextextended(known.name, 0)) THEN
+        EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE 0', known.name);
     END IF;
-    RETURN known.counter;
+    RETURN coalesce(known.counter, to_regclass(known.name));
 END
 $$;
 COMMENT ON FUNCTION loracomp.make_counter IS
-'Sequence that counts the places of a submitter, or (empty name) holds the last claimed place. For take_place and pick_jobs.';
+'Sequence that counts a submitter''s places for a base model, made if it is missing. For take_place and pick_jobs.';
 
 -- Uses a submitter's next place. It is not given back where the INSERT is undone.
 CREATE FUNCTION loracomp.take_place(base_model text, background boolean, submitter name) RETURNS bigint
@@ -54,7 +49,10 @@ DECLARE
     claimed CONSTANT bigint := coalesce(pg_sequence_last_value(
         (loracomp.find_counter(take_place.base_model, take_place.background, '')).counter
     ), 0);
-    counter CONSTANT regclass := loracomp.make_counter(take_place.base_model, take_place.background, take_place.submitter);
+    counter CONSTANT regclass := coalesce(
+        loracomp.make_counter(take_place.base_model, take_place.background, take_place.submitter),
+        (loracomp.find_counter(take_place.base_model, take_place.background, '-')).counter
+    );
 BEGIN
     IF nextval(counter) > claimed THEN
         RETURN currval(counter);
@@ -81,6 +79,9 @@ DECLARE
     picked bigint[];
     last_place bigint;
 BEGIN
+    IF claimed = 0 THEN
+        PERFORM loracomp.make_counter(pick_jobs.base_model, pick_jobs.background, '-');
+    END IF;
     WITH locked AS MATERIALIZED (
         SELECT j.id, j.place, j.expired_leases > 0 AS is_suspect
         FROM loracomp.job AS j

@@ -162,7 +162,7 @@ def test_a_row_is_filled_as_an_insert_of_its_prompt_is(connection: Connection, s
         copy.write_row(("a",))
     (one,) = add_jobs(submitter, "a")
     copied = (set(statuses(connection)) - {many, one}).pop()
-    own = ("id", "created_at", "run_at", "due")
+    own = ("id", "created_at", "run_at", "place")
     plain, *others = (
         {name: value for name, value in job(connection, id_).items() if name not in own} for id_ in (one, many, copied)
     )
@@ -247,7 +247,7 @@ def test_copy_works_and_its_error_names_the_line(connection: Connection, submitt
 
 FOREIGN = {
     "status": "'succeeded'", "submitted_by": "'somebody'", "created_at": "now() - interval '1 day'",
-    "due": "'2000-01-01'", "scheduled": "true", "attempts": "1", "expired_leases": "1", "worker": "'w'",
+    "place": "1", "background": "true", "scheduled": "true", "attempts": "1", "expired_leases": "1", "worker": "'w'",
     "claimed_together": "1", "lease_token": "1", "claimed_at": "now()", "lease_expires_at": "now()",
     "finished_at": "now()", "error_code": "'x'", "error": "'x'", "is_correct": "true", "adapter_ids": "'{1}'",
     "example_id": "1",
