@@ -114,8 +114,6 @@ END;
 COMMENT ON FUNCTION loracomp.explain_next IS 'What the user can do if a job has no answer, for explain_job.';
 
 -- Reads only. It runs with its owner's rights, because a submitter's own jobs alone don't tell how long to wait; null for another's job.
--- Submitters take turns, so of each other one at most as many jobs come first as of the job's own. Jobs of evaluations and of kind
--- measure wait for all others.
 CREATE FUNCTION loracomp.explain_wait(id bigint) RETURNS text
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -136,15 +134,9 @@ BEGIN
     SELECT count(*) INTO workers FROM loracomp.worker_status AS w
     WHERE w.base_model = job.base_model AND w.status IN ('idle', 'busy');
     SELECT d.seconds_per_job INTO seconds FROM loracomp.worker_demand(base_model => job.base_model) AS d;
-    SELECT coalesce(sum(CASE WHEN job.due <= now() THEN least(s.jobs, s.own) ELSE s.jobs END), 0) INTO before
-    FROM (
-        SELECT count(*) AS jobs, max(count(*) FILTER (WHERE j.submitted_by = job.submitted_by)) OVER () AS own
-        FROM loracomp.job AS j
-        WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = job.base_model AND (
-            (j.due, j.id) < (job.due, job.id) OR (j.submitted_by <> job.submitted_by AND j.due <= now())
-        )
-        GROUP BY j.submitted_by
-    ) AS s;
+    SELECT count(*) INTO before FROM loracomp.job AS j
+    WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = job.base_model
+        AND (j.background, j.place, j.id) < (job.background, job.place, job.id);
     SELECT count(*) INTO running FROM loracomp.job AS j WHERE j.status = 'running' AND j.base_model = job.base_model;
     RETURN CASE
         WHEN workers = 0 THEN 'How long is not known, because no worker of its base model reports.'

@@ -59,14 +59,14 @@ EXECUTE = {
     """,
 }
 OWNERS_ALONE = """
-    caller give_reason caller_is_admin retry_delay rescue_jobs first_in_turn pick_jobs take_turns check_role_exists
+    caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter check_role_exists
     check_task_exists did_you_mean readable_roles
     unknown_tasks retrieve_again with_settings check_evaluation evaluated_examples tasks_that_have_seen
     checked_embedding check_encoder_unchanged eligible_tasks usable_tasks narrowed_tasks
     search_exactly nearest_examples reduce_embedding reduce_embeddings route_query
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
     admit_jobs wake_jobs
-    find_waiting succeed_jobs wait_for_jobs check_objects check_server check_roles check_registry check_queue
+    succeed_jobs wait_for_jobs check_objects check_server check_roles check_registry check_queue
     find_task adapter_named policy_rule check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days

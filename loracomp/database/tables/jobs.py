@@ -68,7 +68,7 @@ job = Table(
     required(
         "priority",
         Integer,
-        "Priority from -1000 to 1000; each step counts like one more minute of waiting. Below 0: in the background.",
+        "Priority from -1000 to 1000; each step is worth 1,000 places. Below 0: in the background.",
         default="0",
     ),
     required("run_at", DateTime(timezone=True), "Time before which the job must not start.", default="now()"),
