@@ -10,13 +10,17 @@
 
 -- The sequence that counts a submitter's places. Two are nobody's: that of an empty name holds the last claimed place, and that of
 -- '-' counts for those whose own can't be made at the moment. null: it does not exist yet.
-CREATE FUNCTION loracomp.find_counter(base_model text, background boolean, submitter name, OUT name text, OUT counter regclass)
+CREATE FUNCTION loracomp.find_counter(
+    base_model text, background boolean, submitter name, OUT name text, OUT counter regclass
+)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 BEGIN ATOMIC
     SELECT n.name, to_regclass(n.name)
     FROM (
-        SELECT format('loracomp_parts.place_%s_%s_%s', b.id, find_counter.background::integer, md5(find_counter.submitter)) AS name
+        SELECT format(
+            'loracomp_parts.place_%s_%s_%s', b.id, find_counter.background::integer, md5(find_counter.submitter)
+        ) AS name
         FROM loracomp.base_model AS b WHERE b.name = find_counter.base_model
     ) AS n;
 END;

@@ -12,11 +12,13 @@
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. The worker may already hold
 -- jobs (held_ids): then no job that must run alone is claimed, and none is claimed while such a job runs.
 CREATE FUNCTION loracomp.claim_jobs(
-    worker text, base_model text, batch_size integer, lease interval, held_ids bigint[] DEFAULT '{}', whole boolean DEFAULT TRUE
+    worker text, base_model text, batch_size integer, lease interval,
+    held_ids bigint[] DEFAULT '{}', whole boolean DEFAULT TRUE
 )
 RETURNS TABLE (
     id bigint, lease_token bigint, kind text, prompt text, choices text[], max_new_tokens integer, stop text[],
-    attempts integer, timeout_s integer, temperature double precision, top_p double precision, seed bigint, system_text text
+    attempts integer, timeout_s integer, temperature double precision, top_p double precision, seed bigint,
+    system_text text
 )
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp

@@ -71,6 +71,9 @@ COMMENT ON FUNCTION loracomp.report_worker IS
 CREATE FUNCTION loracomp.queue_is_empty(base_model text) RETURNS boolean
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET jit = off
 BEGIN ATOMIC
     SELECT NOT EXISTS (
         SELECT FROM loracomp.job AS j

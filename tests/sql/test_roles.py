@@ -86,7 +86,7 @@ EVALUATION_COLUMNS = "name description split kind base_model exclude_own seed"
 VECTOR = [1.0] + [0.0] * 831
 # The trigger check_columns refuses these by name; the first three are administrators' to fill.
 REFUSED_COLUMNS = """
-    task expected evaluation status example_id submitted_by created_at due scheduled attempts expired_leases worker
+    task expected evaluation status example_id submitted_by created_at place background scheduled attempts expired_leases worker
     claimed_together lease_token claimed_at lease_expires_at finished_at error_code error is_correct adapter_ids
 """
 INSERTED_COLUMNS = {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), *REFUSED_COLUMNS.split())}
@@ -226,7 +226,7 @@ BREAKOUTS = {
     "forged submitter": "INSERT INTO loracomp.job (prompt, submitted_by) VALUES ('x', 'bob')",
     "status": "INSERT INTO loracomp.job (prompt, status, finished_at) VALUES ('x', 'succeeded', now())",
     "lease": "INSERT INTO loracomp.job (prompt, lease_token) VALUES ('x', 1)",
-    "place in the queue": "INSERT INTO loracomp.job (prompt, due) VALUES ('x', '2000-01-01')",
+    "place in the queue": "INSERT INTO loracomp.job (prompt, place) VALUES ('x', -1000000)",
     "id": "INSERT INTO loracomp.job (id, prompt) OVERRIDING SYSTEM VALUE VALUES (1, 'x')",
     "expected": "INSERT INTO loracomp.job (prompt, expected) VALUES ('x', 'y')",
     "task": "INSERT INTO loracomp.job (prompt, task) VALUES ('x', 'rte')",
