@@ -59,7 +59,8 @@ EXECUTE = {
     """,
 }
 OWNERS_ALONE = """
-    caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter check_role_exists
+    caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter 
+    check_role_exists
     check_task_exists did_you_mean readable_roles
     unknown_tasks retrieve_again with_settings check_evaluation evaluated_examples tasks_that_have_seen
     checked_embedding check_encoder_unchanged eligible_tasks usable_tasks narrowed_tasks
@@ -86,7 +87,8 @@ EVALUATION_COLUMNS = "name description split kind base_model exclude_own seed"
 VECTOR = [1.0] + [0.0] * 831
 # The trigger check_columns refuses these by name; the first three are administrators' to fill.
 REFUSED_COLUMNS = """
-    task expected evaluation status example_id submitted_by created_at place background scheduled attempts expired_leases worker
+    task expected evaluation status example_id submitted_by created_at place background scheduled attempts
+    expired_leases worker
     claimed_together lease_token claimed_at lease_expires_at finished_at error_code error is_correct adapter_ids
 """
 INSERTED_COLUMNS = {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), *REFUSED_COLUMNS.split())}
