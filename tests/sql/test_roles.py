@@ -59,7 +59,7 @@ EXECUTE = {
     """,
 }
 OWNERS_ALONE = """
-    caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter 
+    caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
     unknown_tasks retrieve_again with_settings check_evaluation evaluated_examples tasks_that_have_seen
