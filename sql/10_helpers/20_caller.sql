@@ -2,7 +2,6 @@
 --   caller              the role that the session acts as
 --   caller_is_admin     whether it is an administrator or the owner
 --     caller
---   reader              the same role, for policies of row security alone
 --   may_read            whether a role may know of a task
 --   readable_roles      of the roles that tasks are for: those whose tasks a role may know of
 --     may_read
@@ -24,15 +23,6 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.caller_is_admin IS
 'Whether the caller of a SECURITY DEFINER function is its owner or a member of loracomp_admin.';
-
--- Computes only; for policies of row security alone. It is immutable on purpose: Postgres makes a new plan for each role
--- where row security applies, so the name is computed once per plan, and a policy is then the cheapest possible comparison.
--- Postgres evaluates cheaper conditions first. If a reader's own condition were cheaper than the policy, it would be evaluated
--- on other people's rows, and EXPLAIN (ANALYZE, BUFFERS) would show what it read there.
-CREATE FUNCTION loracomp.reader() RETURNS name
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN current_user;
-COMMENT ON FUNCTION loracomp.reader IS 'The current role, for use in row-level security policies only.';
 
 -- Reads only memberships. Roles are looked up by to_regrole, because pg_has_role raises for the name of a dropped role.
 CREATE FUNCTION loracomp.may_read(reader name, reader_role name) RETURNS boolean

@@ -1,15 +1,12 @@
 -- Which tasks with a reader_role a role may know of, and the labels that it sees in place of the names of the others.
 --   readable_tasks      tasks whose names the caller may know
 --     caller, readable_roles
---   task_mask           the names that it may not know, each with its label, for the views of bi
---     restricted_task   tasks with a reader_role, by all their names
---     may_read
+--   task_mask           the names that it may not know, each with its label, for the views of bi and for rescore_route
+--     caller, may_read
 --   masked_tasks        a list of names with the labels of task_mask
 --   masked_adapter      an adapter's name, or a label if its task is hidden
 
--- Reads only. This is a function and not a table with row security, because EXPLAIN ANALYZE tells how many hidden rows an
--- index found, and a few such questions reveal what the rows contain. A caller's conditions are not evaluated inside a
--- SECURITY DEFINER function.
+-- Reads only, with its owner's rights, because row security shows tasks only to administrators.
 CREATE FUNCTION loracomp.readable_tasks() RETURNS TABLE (name text, family text, description text)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -21,68 +18,41 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.readable_tasks IS 'Tasks that the caller''s jobs may use; their names can be given as exclude_tasks.';
 
--- Reads only, with its owner's rights. It contains the names that are to be hidden, so it is granted to nobody.
-CREATE VIEW loracomp.restricted_task AS
-SELECT
-    t.id AS task_id,
-    t.name,
-    t.reader_role,
-    'hidden task ' || t.id AS label
-FROM loracomp.task AS t
-WHERE t.reader_role IS NOT NULL
-UNION ALL
--- Former names of a task are included, because old traces contain them.
-SELECT DISTINCT ON (e.before ->> 'name')
-    (e.before ->> 'id')::integer,
-    e.before ->> 'name',
-    (e.before ->> 'reader_role')::name,
-    'hidden task ' || (e.before ->> 'id')
-FROM loracomp.audit_event AS e
-WHERE e.entity = 'task' AND e.action <> 'insert' AND e.before ->> 'reader_role' IS NOT NULL
-    AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = e.before ->> 'name');
-COMMENT ON VIEW loracomp.restricted_task IS 'Tasks that have a reader_role, with their current and former names. Granted to no role.';
-COMMENT ON COLUMN loracomp.restricted_task.task_id IS 'Id of the task.';
-COMMENT ON COLUMN loracomp.restricted_task.name IS 'The task''s name, or a former name.';
-COMMENT ON COLUMN loracomp.restricted_task.reader_role IS 'Role whose members may know of the task.';
-COMMENT ON COLUMN loracomp.restricted_task.label IS 'Label that other roles see in place of the name.';
-
--- Reads only. One row, computed for the current reader: current_user is still the reader in views that run with their owner's
--- rights. It contains the hidden names, so it is granted to nobody. Views of bi compute it once (MATERIALIZED), and read
--- it by scalar subqueries: the labels of 10,000 hidden tasks take 300 kB, which a join would copy into each row that is then
--- sorted or hashed.
+-- Reads only, with its owner's rights. One row for the current caller. It contains the hidden names, so it is granted to nobody.
+-- Views of bi read it by scalar subqueries, which are computed once, while a join would copy the labels into each row.
 CREATE VIEW loracomp.task_mask AS
-WITH restricted AS MATERIALIZED (
-    SELECT r.name, r.label, r.reader_role FROM loracomp.restricted_task AS r
+WITH restricted AS (
+    SELECT t.id, t.name, t.reader_role FROM loracomp.task AS t WHERE t.reader_role IS NOT NULL
+    UNION ALL
+    -- Former names of a task are included, because old traces contain them.
+    SELECT DISTINCT ON (e.before ->> 'name')
+        (e.before ->> 'id')::integer,
+        e.before ->> 'name',
+        (e.before ->> 'reader_role')::name
+    FROM loracomp.audit_event AS e
+    WHERE e.entity = 'task' AND e.action <> 'insert' AND e.before ->> 'reader_role' IS NOT NULL
+        AND NOT EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = e.before ->> 'name')
 ),
 
 -- Each role is looked up once, and not for each of its tasks.
 hiding AS MATERIALIZED (
     SELECT d.reader_role
     FROM (SELECT DISTINCT r.reader_role FROM restricted AS r OFFSET 0) AS d
-    WHERE NOT loracomp.may_read(current_user, d.reader_role)
+    WHERE NOT loracomp.may_read(loracomp.caller(), d.reader_role)
 )
 
-SELECT
-    coalesce(jsonb_object_agg(r.name, r.label), '{}') AS labels,
-    count(*) > 0 AS hides
+SELECT coalesce(jsonb_object_agg(r.name, 'hidden task ' || r.id), '{}') AS labels
 FROM restricted AS r
 INNER JOIN hiding AS h ON r.reader_role = h.reader_role;
-COMMENT ON VIEW loracomp.task_mask IS 'Names of tasks that the current role may not know, with the labels that are shown instead.';
+COMMENT ON VIEW loracomp.task_mask IS 'Names of tasks that the caller may not know, with the labels that are shown instead.';
 COMMENT ON COLUMN loracomp.task_mask.labels IS 'JSON object from task name to label; {} if nothing is hidden.';
-COMMENT ON COLUMN loracomp.task_mask.hides IS 'Whether anything is hidden.';
 
--- Reads no table. It names labels once, because Postgres does not inline a function that repeats a subquery.
-CREATE FUNCTION loracomp.masked_tasks(tasks text[], hides boolean, labels jsonb) RETURNS text[]
+-- Reads no table.
+CREATE FUNCTION loracomp.masked_tasks(tasks text[], labels jsonb) RETURNS text[]
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT CASE
-        WHEN NOT hides THEN tasks
-        ELSE ARRAY(
-            SELECT coalesce(labels ->> u.task, u.task)
-            FROM unnest(tasks) WITH ORDINALITY AS u (task, place) ORDER BY u.place
-        )
-    END;
-END;
+RETURN ARRAY(
+    SELECT coalesce(labels ->> u.task, u.task) FROM unnest(tasks) WITH ORDINALITY AS u (task, place) ORDER BY u.place
+);
 COMMENT ON FUNCTION loracomp.masked_tasks IS 'A list of task names with hidden names replaced by their labels.';
 
 -- Reads no table. With the cast all of it is immutable, so that Postgres inserts it into a query instead of calling it for each row.

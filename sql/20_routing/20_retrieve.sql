@@ -58,9 +58,7 @@ $$;
 COMMENT ON FUNCTION loracomp.check_encoder_unchanged IS
 'True, or an error if the database''s encoder or its input format differs from the one that made the vectors.';
 
--- Returns the names that are no task; null if all are. A task that the caller may not read is treated as unknown, and neither
--- the time nor the statistics of rows read (visible to all sessions) must reveal it; so it always reads all tasks and looks no
--- name up in an index.
+-- Returns the names that are no task; null if all are. A task that the caller may not read is treated as unknown.
 CREATE FUNCTION loracomp.unknown_tasks(names text[]) RETURNS text
 LANGUAGE sql STABLE
 BEGIN ATOMIC

@@ -36,7 +36,6 @@ BEGIN
         RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
             USING ERRCODE = 'no_data_found', HINT = 'remove these names: a task that does not exist is never used';
     END IF;
-    -- Only now: how many rows this reads depends on which tasks are excluded, hidden ones too.
     eligible := loracomp.eligible_tasks(model, loracomp.caller(), exclude_tasks, '{}');
     searched := loracomp.eligible_tasks(model, loracomp.caller(), exclude_tasks, '{}', used.weighting = 'measured');
     RETURN QUERY

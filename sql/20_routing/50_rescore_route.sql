@@ -9,10 +9,8 @@
 --     task_weights
 
 -- Changes nothing; reads the stored traces of all jobs with its owner's rights, for analysts and administrators. Tasks that the
--- caller may not know of are shown as labels. Submitters may not execute it, not even for jobs of their own: a search among today's
--- examples counts in pg_stat_xact_all_tables how many it read, hidden ones too, and so reveals what these are about.
--- It retrieves examples again if the trace is not enough: for a larger k, or other excluded tasks. A job that gave its weights
--- itself keeps them.
+-- caller may not know of are shown as labels. It retrieves examples again if the trace is not enough: for a larger k, or other
+-- excluded tasks. A job that gave its weights itself keeps them.
 CREATE FUNCTION loracomp.rescore_route(
     job bigint, settings jsonb DEFAULT '{}', exclude_tasks text[] DEFAULT NULL, policy text DEFAULT NULL
 ) RETURNS TABLE (
@@ -37,10 +35,7 @@ DECLARE
     equally boolean;
     before loracomp.policy;
     used loracomp.policy;
-    labels CONSTANT jsonb := (
-        SELECT coalesce(jsonb_object_agg(r.name, r.label), '{}') FROM loracomp.restricted_task AS r
-        WHERE NOT loracomp.may_read(loracomp.caller(), r.reader_role)
-    );
+    labels CONSTANT jsonb := (SELECT m.labels FROM loracomp.task_mask AS m);
 BEGIN
     SELECT
         p.example_ids, p.example_tasks, p.similarities, p.tasks, p.expected_gains, p.policy_settings,

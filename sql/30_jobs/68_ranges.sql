@@ -84,7 +84,7 @@ COMMENT ON FUNCTION loracomp.maintain IS
 
 -- A partition has the same columns, constraints, indexes and comments as its table. Two whole rows of prediction fit on a page of 8 kB:
 -- with the default of 2 kB, parts of rows were compressed and moved to the TOAST table, which took a quarter of the CPU time of
--- recording. Without statistics of the answers, EXPLAIN tells nobody what is in those of others. Row security without a policy keeps out
+-- recording. Without statistics of the answers, erasing leaves none behind. Row security without a policy keeps out
 -- all but the owner, members of pg_read_all_data too; who reads through the table is held to the table's policies alone.
 CREATE FUNCTION loracomp.add_range(first_id bigint, end_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE

@@ -182,31 +182,6 @@ AS $$
             AND c.relname IN ('job', 'prediction', 'audit_event', 'task', 'example', 'adapter')
     ) AS g
     UNION ALL
-    SELECT 'words in plans', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
-        coalesce(string_agg(DISTINCT w.what, ', ' ORDER BY w.what)
-            || ': by EXPLAIN a submitter finds out others'' words there; DROP INDEX, ALTER COLUMN ... SET STATISTICS 0',
-            'no index and no statistics tell submitters of others'' words')
-    FROM (
-        SELECT a.attrelid, a.attnum, a.attstattarget, format('%s.%s', c.relname, a.attname) AS name
-        FROM pg_class AS c INNER JOIN pg_attribute AS a ON a.attrelid = c.oid
-        WHERE c.relnamespace = 'loracomp'::regnamespace AND (c.relname, a.attname) IN (
-            ('job', 'prompt'), ('job', 'idempotency_key'), ('job', 'task'), ('job', 'expected'), ('job', 'error'),
-            ('job', 'lease_token'), ('prediction', 'output')
-        )
-        UNION ALL
-        SELECT a.attrelid, a.attnum, a.attstattarget, 'prediction.output'
-        FROM pg_inherits AS i INNER JOIN pg_attribute AS a ON a.attrelid = i.inhrelid AND a.attname = 'output'
-        WHERE i.inhparent = 'loracomp.prediction'::regclass
-    ) AS a
-    CROSS JOIN LATERAL (
-        SELECT 'statistics of ' || a.name WHERE a.attstattarget IS DISTINCT FROM 0
-        UNION ALL
-        SELECT 'an index on ' || a.name FROM pg_index AS i
-        WHERE i.indrelid = a.attrelid AND a.attnum = ANY (i.indkey)
-            -- An index that begins with submitted_by is safe, because queries of submitters always give it.
-            AND i.indexrelid <> 'loracomp.idempotency_key_was_used_before'::regclass
-    ) AS w (what)
-    UNION ALL
     SELECT 'analysts without statement_timeout', CASE WHEN count(*) = 0 THEN 'ok' ELSE 'warn' END,
         coalesce(string_agg(r.rolname, ', ' ORDER BY r.rolname)
             || ': a query of theirs may run for hours and keep dead rows; SELECT loracomp.limit_analyst(''...'')',

@@ -1,12 +1,10 @@
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.dim_task AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
-    coalesce((SELECT m.labels FROM mask AS m) ->> t.name, t.name) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> t.name, t.name) AS task,
     t.id AS task_id,
     t.family,
-    CASE WHEN NOT (SELECT m.labels FROM mask AS m) ? t.name THEN t.description END AS description,
+    CASE WHEN NOT (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN t.description END AS description,
     t.reader_role IS NOT NULL AS is_restricted,
     t.created_at
 FROM loracomp.task AS t;

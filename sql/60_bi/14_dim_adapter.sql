@@ -1,13 +1,13 @@
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.dim_adapter AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     a.id AS adapter_id,
-    loracomp.masked_adapter(a.name, t.name, a.id, (SELECT m.labels FROM mask AS m)) AS adapter,
+    loracomp.masked_adapter(a.name, t.name, a.id, (SELECT m.labels FROM loracomp.task_mask AS m)) AS adapter,
     a.version,
-    loracomp.masked_adapter(a.name || '@' || a.version, t.name, a.id, (SELECT m.labels FROM mask AS m)) AS label,
-    coalesce((SELECT m.labels FROM mask AS m) ->> t.name, t.name) AS task,
+    loracomp.masked_adapter(
+        a.name || '@' || a.version, t.name, a.id, (SELECT m.labels FROM loracomp.task_mask AS m)
+    ) AS label,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> t.name, t.name) AS task,
     t.family,
     b.name AS base_model,
     a.status,
@@ -18,7 +18,7 @@ SELECT
     cardinality(a.target_modules) AS target_module_count,
     a.parameter_count,
     a.byte_count,
-    CASE WHEN NOT (SELECT m.labels FROM mask AS m) ? t.name THEN a.sha256 END AS sha256,
+    CASE WHEN NOT (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN a.sha256 END AS sha256,
     a.created_by::text AS created_by,
     a.created_at,
     a.activated_at,

@@ -4,15 +4,13 @@
 -- numbers of all jobs and no texts. A task is shown by a label if the reader is no member of its reader_role. Only simple types,
 -- because BI tools can't handle others.
 CREATE VIEW bi.prediction AS
-WITH mask AS MATERIALIZED (SELECT m.labels, m.hides FROM loracomp.task_mask AS m)
-
 SELECT
     j.id AS job_id,
     j.status,
     j.kind,
     j.submitted_by::text AS submitted_by,
     j.evaluation,
-    coalesce((SELECT m.labels FROM mask AS m) ->> j.task, j.task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> j.task, j.task) AS own_task,
     j.example_id,
     j.policy,
     p.policy_settings ->> 'router' AS router,
@@ -22,18 +20,14 @@ SELECT
     cardinality(j.choices) AS choice_count,
     p.choice_index,
     j.is_correct,
-    coalesce((SELECT m.labels FROM mask AS m) ->> p.example_tasks[1], p.example_tasks[1]) AS nearest_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> p.example_tasks[1], p.example_tasks[1]) AS nearest_task,
     p.similarities[1] AS nearest_similarity,
     cardinality(p.example_ids) AS example_count,
-    coalesce((SELECT m.labels FROM mask AS m) ->> p.tasks[1], p.tasks[1]) AS top_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> p.tasks[1], p.tasks[1]) AS top_task,
     p.probabilities[1] AS top_probability,
     cardinality(p.adapter_ids) AS adapter_count,
     loracomp.composition_text(
-        loracomp.masked_tasks(
-            p.composed_tasks,
-            (SELECT m.hides FROM mask AS m),
-            (SELECT m.labels FROM mask AS m)
-        ),
+        loracomp.masked_tasks(p.composed_tasks, (SELECT m.labels FROM loracomp.task_mask AS m)),
         p.adapter_weights
     ) AS composition,
     p.fallback,

@@ -2,14 +2,12 @@
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.composed_adapter AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     p.job_id,
     x.place::integer AS place,
-    coalesce((SELECT m.labels FROM mask AS m) ->> x.task, x.task) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.task, x.task) AS task,
     x.adapter_id,
-    loracomp.masked_adapter(a.name, x.task, x.adapter_id, (SELECT m.labels FROM mask AS m)) AS adapter,
+    loracomp.masked_adapter(a.name, x.task, x.adapter_id, (SELECT m.labels FROM loracomp.task_mask AS m)) AS adapter,
     a.version,
     x.weight,
     p.base_model,

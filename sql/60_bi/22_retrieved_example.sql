@@ -2,13 +2,11 @@
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.retrieved_example AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     p.job_id,
     x.place::integer AS place,
     x.example_id,
-    coalesce((SELECT m.labels FROM mask AS m) ->> x.task, x.task) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.task, x.task) AS task,
     x.similarity,
     p.policy_settings ->> 'name' AS policy,
     p.base_model,

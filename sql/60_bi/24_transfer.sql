@@ -1,14 +1,14 @@
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.transfer AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     g.adapter_id,
-    loracomp.masked_adapter(a.name || '@' || a.version, o.name, a.id, (SELECT m.labels FROM mask AS m)) AS adapter,
-    coalesce((SELECT m.labels FROM mask AS m) ->> o.name, o.name) AS adapter_task,
+    loracomp.masked_adapter(
+        a.name || '@' || a.version, o.name, a.id, (SELECT m.labels FROM loracomp.task_mask AS m)
+    ) AS adapter,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> o.name, o.name) AS adapter_task,
     a.status AS adapter_status,
     b.name AS base_model,
-    coalesce((SELECT m.labels FROM mask AS m) ->> t.name, t.name) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> t.name, t.name) AS task,
     t.family,
     g.n,
     g.mean_gain,

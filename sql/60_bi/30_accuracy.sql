@@ -67,11 +67,9 @@ COMMENT ON COLUMN loracomp.current_accuracy.correct IS 'Number of answers that e
 
 -- Reads only, with its owner's rights. A failed job counts in asked but not in n, so that failures stay visible.
 CREATE VIEW bi.accuracy AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     c.evaluation,
-    coalesce((SELECT m.labels FROM mask AS m) ->> c.own_task, c.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> c.own_task, c.own_task) AS own_task,
     c.policy,
     c.base_model,
     c.asked,
@@ -108,12 +106,10 @@ COMMENT ON COLUMN bi.accuracy.as_of IS
 
 -- Reads only, with its owner's rights. A failed job counts in asked but not in n.
 CREATE VIEW bi.accuracy_by_day AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     c.day,
     c.evaluation,
-    coalesce((SELECT m.labels FROM mask AS m) ->> c.own_task, c.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> c.own_task, c.own_task) AS own_task,
     c.policy,
     c.base_model,
     c.asked,

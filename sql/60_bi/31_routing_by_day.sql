@@ -30,14 +30,12 @@ COMMENT ON FUNCTION loracomp.routing_by_day_on IS 'Rows of loracomp.routing_by_d
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.routing_by_day AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     r.day,
     r.policy,
     r.base_model,
     r.is_evaluation,
-    coalesce((SELECT m.labels FROM mask AS m) ->> r.task, r.task) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> r.task, r.task) AS task,
     max(r.jobs)::bigint AS jobs,
     sum(r.mass) / max(r.jobs) AS mean_probability,
     sum(r.jobs_first)::double precision / max(r.jobs) AS first_share,
@@ -54,7 +52,7 @@ GROUP BY
     r.policy,
     r.base_model,
     r.is_evaluation,
-    coalesce((SELECT m.labels FROM mask AS m) ->> r.task, r.task);
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> r.task, r.task);
 COMMENT ON VIEW bi.routing_by_day IS 'How probable each task was for the jobs of each day. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.routing_by_day.task IS 'Task of at least one retrieved example.';
 COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Number of answers that were routed by retrieval on this day; the same for each task.';

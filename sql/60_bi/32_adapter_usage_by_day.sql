@@ -29,8 +29,6 @@ COMMENT ON FUNCTION loracomp.adapter_usage_by_day_on IS 'Rows of loracomp.adapte
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.adapter_usage_by_day AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     u.day,
     u.policy,
@@ -38,9 +36,9 @@ SELECT
     u.is_evaluation,
     u.adapter_id,
     loracomp.masked_adapter(
-        a.name || '@' || a.version, u.task, u.adapter_id, (SELECT m.labels FROM mask AS m)
+        a.name || '@' || a.version, u.task, u.adapter_id, (SELECT m.labels FROM loracomp.task_mask AS m)
     ) AS adapter,
-    coalesce((SELECT m.labels FROM mask AS m) ->> u.task, u.task) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> u.task, u.task) AS task,
     t.family,
     u.jobs,
     u.jobs / sum(u.jobs_first) OVER w::double precision AS share_of_jobs,
@@ -68,9 +66,7 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were comp
 -- Reads only, with its owner's rights. It is cheap if reports are refreshed: days before the last refresh, and closed days, come
 -- from adapter_usage_by_day, and later days from the predictions.
 CREATE VIEW bi.task_usage_by_day AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m),
-
-usage AS (
+WITH usage AS (
     SELECT
         u.day,
         u.task,
@@ -96,13 +92,13 @@ usage AS (
 
 SELECT
     s.day,
-    coalesce((SELECT m.labels FROM mask AS m) ->> s.task, s.task) AS task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> s.task, s.task) AS task,
     sum(s.jobs)::bigint AS jobs,
     sum(s.weight) / sum(s.jobs)::double precision AS mean_weight,
     sum(s.weight) / sum(sum(s.weight)) OVER (PARTITION BY s.day) AS share,
     now() AS as_of
 FROM usage AS s
-GROUP BY s.day, coalesce((SELECT m.labels FROM mask AS m) ->> s.task, s.task);
+GROUP BY s.day, coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> s.task, s.task);
 COMMENT ON VIEW bi.task_usage_by_day IS 'How often, and with what weight, each task''s adapters were used on each day.';
 COMMENT ON COLUMN bi.task_usage_by_day.day IS 'Day in UTC on which the jobs were answered.';
 COMMENT ON COLUMN bi.task_usage_by_day.task IS 'Task whose adapter was used.';

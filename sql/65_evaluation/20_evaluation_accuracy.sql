@@ -2,13 +2,11 @@
 -- tasks' Wilson intervals: their distances from the estimates are squared and added (Zou and Donner 2008). The lateral join
 -- runs once for each evaluation, because a condition on the evaluation could not be pushed below the grouping sets.
 CREATE VIEW bi.evaluation_accuracy AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     e.name AS evaluation,
     CASE WHEN m.own_task IS NOT NULL THEN 'task' WHEN m.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     m.family,
-    coalesce((SELECT m.labels FROM mask AS m) ->> m.own_task, m.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> m.own_task, m.own_task) AS own_task,
     m.policy,
     m.base_model,
     m.tasks,

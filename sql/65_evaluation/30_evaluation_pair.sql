@@ -27,13 +27,11 @@ COMMENT ON FUNCTION bi.mcnemar_p IS
 -- below the grouping sets. Rows that only one policy answered are not counted. The interval of a difference is Agresti and Min's
 -- (2005): Wald's with half a row added to each of the four outcomes; that of a mean uses the sum of the variances.
 CREATE VIEW bi.evaluation_pair AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     e.name AS evaluation,
     CASE WHEN s.own_task IS NOT NULL THEN 'task' WHEN s.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     s.family,
-    coalesce((SELECT m.labels FROM mask AS m) ->> s.own_task, s.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> s.own_task, s.own_task) AS own_task,
     s.policy_a,
     s.policy_b,
     s.tasks,

@@ -1,11 +1,9 @@
 -- Reads only, with its owner's rights. The answers to a row are combined by a window function, because the planner chooses bad
 -- plans for a self-join by row.
 CREATE VIEW bi.expected_gain AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     x.evaluation,
-    coalesce((SELECT m.labels FROM mask AS m) ->> x.own_task, x.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.own_task, x.own_task) AS own_task,
     x.policy,
     x.base_model,
     count(*) AS n,
@@ -48,7 +46,7 @@ FROM (
 WHERE x.expected_gains IS NOT NULL AND x.base_score IS NOT NULL
 GROUP BY
     x.evaluation,
-    coalesce((SELECT m.labels FROM mask AS m) ->> x.own_task, x.own_task),
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> x.own_task, x.own_task),
     x.policy,
     x.base_model;
 COMMENT ON VIEW bi.expected_gain IS

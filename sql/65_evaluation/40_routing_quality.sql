@@ -1,13 +1,11 @@
 -- Reads only, with its owner's rights, one evaluation after the other. Only policies with retrieval, because other routers
 -- don't choose tasks by the job.
 CREATE VIEW bi.routing_quality AS
-WITH mask AS MATERIALIZED (SELECT m.labels FROM loracomp.task_mask AS m)
-
 SELECT
     e.name AS evaluation,
     CASE WHEN q.own_task IS NOT NULL THEN 'task' WHEN q.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
     q.family,
-    coalesce((SELECT m.labels FROM mask AS m) ->> q.own_task, q.own_task) AS own_task,
+    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> q.own_task, q.own_task) AS own_task,
     q.policy,
     q.tasks,
     q.n,

@@ -134,13 +134,13 @@ loracomp.explain_route,
 loracomp.explain_composition,
 loracomp.explain_run
 TO loracomp_submitter, loracomp_admin;
-GRANT EXECUTE ON FUNCTION loracomp.reader TO loracomp_submitter;
 GRANT EXECUTE ON FUNCTION
 loracomp.check_routing_settings,
 loracomp.check_similarities,
 loracomp.check_gains,
 loracomp.relative_share,
 loracomp.check_range,
+loracomp.caller,
 loracomp.may_read,
 loracomp.masked_tasks,
 loracomp.masked_adapter,

@@ -57,19 +57,6 @@ def test_nobodys_words(connection: db.Connection) -> None:
         assert "SECRET" not in str(rows), view
 
 
-MASKED = "SELECT viewname FROM pg_views WHERE schemaname = 'bi' AND definition ~ 'task_mask' ORDER BY viewname"
-
-
-def test_views_compute_the_mask_once_and_do_not_join_it(connection: db.Connection) -> None:
-    """A join would copy the labels of all hidden tasks into each row that is sorted or hashed."""
-    masked = [row["viewname"] for row in connection.execute(MASKED)]
-    assert {"prediction", "dim_task", "dim_adapter"} < set(masked)
-    for view in masked:
-        (row,) = connection.execute("SELECT pg_get_viewdef(%s::regclass) AS text", [f"bi.{view}"])
-        assert row["text"].count("task_mask") == 1, view
-        assert "AS MATERIALIZED" in row["text"].partition("task_mask")[0], view
-
-
 def test_prediction(connection: db.Connection, examples: dict[str, int]) -> None:
     job_id = submit(connection, choices=["yes", "no"], expected="yes", task="mnli")
     answer(connection, job_id, examples, choice_index=1)

@@ -173,28 +173,6 @@ def test_grants_that_drifted(url: str, owner: Connection, words: str) -> None:
     assert health(owner)["grants"][0] == "ok"
 
 
-@pytest.mark.parametrize(
-    ("do", "undo", "words"),
-    [
-        (
-            "CREATE INDEX words ON loracomp.prediction (output)",
-            "DROP INDEX loracomp.words",
-            "an index on prediction.output",
-        ),
-        (
-            "ALTER TABLE loracomp.job ALTER prompt SET STATISTICS 100",
-            "ALTER TABLE loracomp.job ALTER prompt SET STATISTICS 0",
-            "statistics of job.prompt",
-        ),
-    ],
-)
-def test_words_that_plans_would_show(url: str, owner: Connection, do: str, undo: str, words: str) -> None:
-    assert health(owner)["words in plans"][0] == "ok"
-    with changed(owner, do, undo):
-        status, detail = health(owner)["words in plans"]
-        assert status == "warn" and detail.startswith(words + ":")
-
-
 def test_init_again_mends_what_was_changed_by_hand(url: str, owner: Connection) -> None:
     owner.execute("REVOKE EXECUTE ON FUNCTION loracomp.claim_jobs FROM loracomp_worker")
     owner.execute("DROP FUNCTION loracomp.queue_is_empty")

@@ -1,6 +1,5 @@
 """What each role would try in order to get at more than it is given, as real logins. Plain cases: test_roles.py."""
 
-import random
 import re
 import unicodedata
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ DYNAMIC = {
     "loracomp.add_embeddings(bigint[],vector[],text,smallint)",
 }
 # Views that show more than their reader may read of tables, on purpose: numbers of all, or what masks names.
-OWNERS_VIEWS = {"queue_health", "worker_status", "restricted_task", "task_mask"}
+OWNERS_VIEWS = {"queue_health", "worker_status", "task_mask"}
 
 
 # The linter.
@@ -217,7 +216,6 @@ FORGERIES = {
     "statistics": "CREATE STATISTICS loracomp.s ON prompt, status FROM loracomp.job",
     "analyze": "ANALYZE loracomp.job; SELECT most_common_vals FROM pg_stats WHERE tablename = 'job' AND 1 / 0 = 1",
     "masks": "SELECT * FROM loracomp.task_mask",
-    "restricted tasks": "SELECT * FROM loracomp.restricted_task",
     "a merge": "MERGE INTO loracomp.job USING (VALUES (1)) AS v (id) ON true WHEN MATCHED THEN UPDATE SET priority = 0",
     "an upsert": "INSERT INTO loracomp.job (prompt, idempotency_key) VALUES ('x', 'alice''s key')"
     " ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO UPDATE SET prompt = 'y'",
@@ -237,139 +235,6 @@ def test_submitters_forge_nothing(scene: Scene, statement: str) -> None:
             alice.execute(f"SELECT loracomp.cancel_job({scene.bobs})")
         assert values(alice, "SELECT submitted_by FROM loracomp.job") == {login("alice")}
     assert values(scene.owner, "SELECT count(*) FROM loracomp.audit_event") == before
-
-
-def test_statistics_show_nothing_of_others(scene: Scene) -> None:
-    scene.owner.execute("ANALYZE loracomp.job, loracomp.prediction, loracomp.task, loracomp.example")
-    for name in ("alice", "wendy", "ana", "nobody"):
-        with scene.connect(name) as connection:
-            shown = "SELECT tablename FROM pg_stats WHERE schemaname = 'loracomp'"
-            assert values(connection, shown) <= {"policy", "base_model", "alembic_version", "sql_object"}
-
-
-# Columns that hold others' words, or what only their task's readers may know, where submitters can ask for them.
-WORDS = {
-    "job": ("prompt", "idempotency_key", "task", "expected", "error", "lease_token::text"),
-    "prediction": ("output",),
-    "job_result": ("prompt", "output", "error", "idempotency_key"),
-    "job_trace": ("prompt", "output", "own_task", "expected", "error", "idempotency_key"),
-    "retrieved_example": ("prompt", "answer", "source_ref"),
-    "composed_adapter": ("adapter",),
-}
-PLANNERS = ("", "SET enable_seqscan = off", "SET enable_indexscan = off; SET enable_bitmapscan = off")
-HIDDEN = "HIDDEN"
-
-
-def plans(connection: db.Connection, relation: str, column: str, guess: str) -> list[str]:
-    """What EXPLAIN says of rows of the relation whose column is the guess, before and after they are read."""
-    found = []
-    for planner in PLANNERS:
-        connection.execute(f"RESET ALL; {planner}".encode())
-        for condition in (f"{column} = '{guess}'", f"{column} >= '{guess}' AND {column} <= '{guess}'"):
-            query = f"SELECT FROM loracomp.{relation} WHERE {condition}"
-            for options in ("", "(ANALYZE, BUFFERS OFF, TIMING OFF, SUMMARY OFF)"):
-                rows = connection.execute(f"EXPLAIN {options} {query}".encode())
-                found += [row["QUERY PLAN"].replace(guess, "GUESS") for row in rows]
-    return found
-
-
-@pytest.fixture
-def hidden(database: str, logins: None) -> str:
-    """URL of a database where each of those words is HIDDEN in many rows, none of which alice may read."""
-    with db.connect(database) as owner, connect(database, "bob") as bob, connect(database, "alice") as alice:
-        load(owner)
-        examples = add_examples(owner, HIDDEN, reader_role=login("readers"))
-        words = {"prompt": HIDDEN, "answer": HIDDEN}
-        for column in words:
-            owner.execute(f"UPDATE loracomp.example SET {column} = '{HIDDEN}' WHERE source_ref ~ '{HIDDEN}'".encode())
-        owner.execute("INSERT INTO loracomp.evaluation (name) VALUES ('weekly')")
-        for number in range(30):
-            answer(owner, submit(bob, HIDDEN, idempotency_key=f"{HIDDEN} {number}"), examples, output=HIDDEN)
-            asked = {"task": HIDDEN, "evaluation": "weekly", "expected": HIDDEN}
-            submit(owner, choices=[HIDDEN, "other"], run_at="3000-01-01", **asked)
-            mine = submit(alice, "mine", idempotency_key=f"my {number}")
-            answer(owner, mine, examples, composed_tasks=[HIDDEN], adapter_weights=[1])
-        owner.execute("VACUUM (ANALYZE)")
-    return database
-
-
-@pytest.mark.parametrize("relation", WORDS)
-def test_plans_show_nothing_of_what_is_hidden(hidden: str, relation: str) -> None:
-    """Neither by rows that EXPLAIN expects nor by those that it counts, whatever way the planner is led."""
-    with connect(hidden, "alice") as alice:
-        for column in WORDS[relation]:
-            assert plans(alice, relation, column, HIDDEN) == plans(alice, relation, column, "NOT TRUE"), column
-
-
-COMPARISONS = ("{} = 'GUESS'", "{} < 'GUESS'", "{} = ANY ('{{GUESS}}')", "starts_with({}, 'GUESS')")
-
-
-@pytest.mark.parametrize("relation", WORDS)
-def test_a_readers_own_comparison_comes_after_the_policy(hidden: str, relation: str) -> None:
-    """Or it would fetch others' texts, and a second one those for which the first holds: EXPLAIN counts their pages."""
-    with connect(hidden, "alice") as alice:
-        for condition in (form.format(column) for column in WORDS[relation] for form in COMPARISONS):
-            rows = alice.execute(f"EXPLAIN SELECT FROM loracomp.{relation} WHERE {condition}".encode())
-            filters = [plan for row in rows if "Filter" in (plan := row["QUERY PLAN"]) and "submitted_by" in plan]
-            assert all(re.search(r"Filter: \(*submitted_by", plan) for plan in filters), filters
-
-
-def test_a_plan_that_is_kept_shows_each_role_its_own(scene: Scene) -> None:
-    """Policies name the reader once a plan: prepared, in a function, in an open cursor."""
-    query = (
-        "SELECT array_agg(DISTINCT submitted_by::text) FROM loracomp.job JOIN loracomp.prediction USING (submitted_by)"
-    )
-    with scene.connect("pool") as pool:
-        pool.execute(f"SET ROLE {login('alice')}")
-        pool.execute(f"PREPARE whose AS {query}")
-        pool.execute("SET plan_cache_mode = force_generic_plan")
-        for language, body in {"sql": query, "plpgsql": f"BEGIN RETURN ({query}); END"}.items():
-            pool.execute(
-                f"CREATE FUNCTION pg_temp.whose_{language}() RETURNS text[] LANGUAGE {language} AS $$ {body} $$"
-            )
-        for name in ("alice", "bob") * 7:
-            pool.execute(f"SET ROLE {login(name)}")
-            for call in ("EXECUTE whose", "SELECT pg_temp.whose_sql()", "SELECT pg_temp.whose_plpgsql()"):
-                assert value(pool, call) == [login(name)], call
-        pool.execute(f"SET ROLE {login('alice')}")
-        with pool.transaction(), pool.cursor("kept") as cursor:
-            cursor.execute(query)
-            pool.execute(f"SET ROLE {login('bob')}")
-            row = cursor.fetchone()
-            assert row
-            assert row["array_agg"] == [login("alice")]
-
-
-def test_nobody_finds_how_long_anothers_text_is(database: str, logins: None) -> None:
-    """Equal texts are equally long: only then a stored one is fetched to be compared, which takes pages."""
-    text = "".join(random.choices("0123456789abcdef", k=50000))
-    with db.connect(database) as owner, connect(database, "alice") as alice, connect(database, "bob") as bob:
-        load(owner)
-        submit(bob, text)
-        pages = []
-        for length in (50000, 50000, 49999):
-            query = f"SELECT FROM loracomp.job WHERE prompt = repeat('x', {length})"
-            plan = value(alice, f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {query}")
-            pages.append(plan[0]["Plan"]["Shared Hit Blocks"])
-        assert len(set(pages[1:])) == 1, pages
-
-
-@pytest.mark.parametrize(
-    "leak",
-    [
-        "ALTER TABLE loracomp.prediction ALTER output SET STATISTICS 100; ANALYZE loracomp.prediction",
-        "DROP POLICY submitters_see_their_own ON loracomp.prediction; CREATE POLICY submitters_see_their_own ON"
-        " loracomp.prediction FOR SELECT TO loracomp_submitter USING (EXISTS (SELECT FROM loracomp.job AS j"
-        " WHERE j.id = job_id AND j.submitted_by = current_user))",
-        "CREATE INDEX ON loracomp.prediction (output)",
-    ],
-    ids=["statistics", "a policy that reads a table", "an index"],
-)
-def test_what_plans_would_show(hidden: str, leak: str) -> None:
-    """What the test above looks for can be found."""
-    with db.connect(hidden) as owner, connect(hidden, "alice") as alice:
-        owner.execute(leak.encode())
-        assert plans(alice, "prediction", "output", HIDDEN) != plans(alice, "prediction", "output", "NOT TRUE")
 
 
 def test_a_conflict_or_error_tells_nothing_of_anothers_key(scene: Scene) -> None:
@@ -423,34 +288,6 @@ def test_a_hidden_task_and_none_are_the_same_to_exclude_tasks(database: str, log
                 )
             messages.add(str(refused.value.diag.message_primary).replace(name, "NAME"))
     assert messages == {"exclude_tasks names tasks that do not exist: NAME"}
-
-
-ROWS_READ = """
-SELECT sum(coalesce(seq_tup_read, 0) + coalesce(idx_tup_fetch, 0)) AS n FROM pg_stat_xact_all_tables
-WHERE schemaname = 'loracomp'
-"""
-
-
-@pytest.mark.parametrize(
-    ("name", "call"),
-    [
-        ("alice", "INSERT INTO loracomp.job (prompt, exclude_tasks) VALUES ('x', ARRAY[%s])"),
-        ("ana", "SELECT loracomp.route(array_fill(1, '{832}')::public.vector, exclude_tasks => ARRAY[%s])"),
-    ],
-    ids=["submitter", "analyst"],
-)
-def test_nor_do_the_rows_that_are_read(database: str, logins: None, name: str, call: str) -> None:
-    """Every session may see how many its transaction has read, in functions with their owner's rights too."""
-    with db.connect(database) as owner:
-        load(owner)
-        add_examples(owner, "secret", reader_role=login("readers"))
-    read = []
-    for guess in ("secret", "no such"):
-        with connect(database, name) as connection, connection.transaction(force_rollback=True):
-            with pytest.raises((errors.ForeignKeyViolation, errors.NoDataFound)), connection.transaction():
-                connection.execute(call, [guess])
-            read.append(value(connection, ROWS_READ))
-    assert read[0] == read[1] > 0
 
 
 # Workers.
@@ -653,7 +490,6 @@ ANALYSTS = {
     "jobs": "SELECT prompt FROM loracomp.job",
     "tasks": "SELECT name FROM loracomp.task",
     "masks": "SELECT * FROM loracomp.task_mask",
-    "restricted tasks": "SELECT * FROM loracomp.restricted_task",
     "retrieval for another": "SELECT loracomp.retrieve_again(1, 10, '{}', false)",
     "routing of jobs": "SELECT loracomp.route_jobs('{1}', '{}')",
     "a table of its own in bi": "CREATE TABLE bi.mine ()",

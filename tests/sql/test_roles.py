@@ -18,7 +18,7 @@ EXECUTE = {
     "loracomp_submitter": """
         submit_job submit_jobs cancel_job cancel_jobs set_priority erase_jobs
         retry_job wait_for_job explain_job readable_tasks readable_example
-        readable_adapter attempts_of white_space is_blank reader job_from_json insert_job submit_one confidence
+        readable_adapter attempts_of white_space is_blank job_from_json insert_job submit_one confidence
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
         explain_run
@@ -32,7 +32,7 @@ EXECUTE = {
     "loracomp_analyst": """
         route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
         check_routing_settings check_similarities check_range composition_text seconds_between may_read masked_tasks
-        masked_adapter compute_seconds confidence check_gains relative_share log_share
+        caller masked_adapter compute_seconds confidence check_gains relative_share log_share
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
@@ -49,7 +49,7 @@ EXECUTE = {
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         erase_jobs add_embeddings
         tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
-        start_evaluation may_read masked_tasks masked_adapter compute_seconds
+        start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
@@ -59,7 +59,7 @@ EXECUTE = {
     """,
 }
 OWNERS_ALONE = """
-    caller give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter
+    give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
     unknown_tasks retrieve_again with_settings check_evaluation evaluated_examples tasks_that_have_seen
@@ -167,7 +167,6 @@ def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
     assert {row["relname"] for row in rows} == {
         "queue_health",
         "worker_status",
-        "restricted_task",
         "task_mask",
         "current_accuracy",
         "current_jobs",

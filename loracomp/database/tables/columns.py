@@ -20,7 +20,7 @@ IN_ROW = {"alter": "SET STORAGE PLAIN"}
 NOT_COMPRESSED = {"alter": "SET STORAGE EXTERNAL"}
 """Numbers don't compress: pglz would be tried on each value, for nothing."""
 NO_STATISTICS = {"alter": "SET STATISTICS 0"}
-"""Otherwise EXPLAIN would tell submitters of jobs that they don't see, and erasing would leave values behind."""
+"""Otherwise erasing would leave values behind."""
 
 metadata = MetaData(schema=SCHEMA)
 
