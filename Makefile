@@ -66,7 +66,7 @@ test-ray: install ## workers on a Ray cluster of three nodes, one of which dies
 	$(BIN)/pytest -m ray
 
 scaling: install ## a load that rises, falls and bursts, on workers that are scaled by loracomp.worker_demand: docs/scaling.md
-	PYTHONPATH=.:tests $(BIN)/python tests/scaling
+	PYTHONPATH=.:tests $(BIN)/python trials/scaling
 
 OPERATOR_SCHEMAS := .operators
 $(OPERATOR_SCHEMAS)/.installed:
@@ -82,18 +82,18 @@ RUNS ?= 1
 MODEL ?= none
 KEEP ?=
 faults: install ## what dies, what was lost, what doubled, how long recovery took; JOBS=500 RUNS=3 for more, MODEL=real once
-	PYTHONPATH=.:tests $(BIN)/python tests/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
+	PYTHONPATH=.:tests $(BIN)/python trials/faults --jobs $(JOBS) --runs $(RUNS) --model $(MODEL) $(if $(KEEP),--keep $(KEEP))
 
 SIZE ?= 60
 FAILOVERS ?= 3
 CUT_S ?= 12
 test-hosts: install ## worker hosts, a standby, Patroni and a pooler in network namespaces, as root; FAILOVERS=20 CUT_S=120 for more
-	OMP_NUM_THREADS=1 PYTHONPATH=.:tests:tests/faults $(BIN)/python tests/hosts --size $(SIZE) --failovers $(FAILOVERS) \
+	OMP_NUM_THREADS=1 PYTHONPATH=.:tests:trials/faults $(BIN)/python trials/hosts --size $(SIZE) --failovers $(FAILOVERS) \
 	    --cut-s $(CUT_S)
 
 TORCH_OPTIONS ?=
 test-containers: install ## docker-compose.yml and what people do to it, on Debian's podman, as root; KEEP=folder keeps the images
-	PYTHONPATH=.:tests $(BIN)/python tests/containers --torch-options='$(TORCH_OPTIONS)' $(if $(KEEP),--keep $(KEEP))
+	PYTHONPATH=.:tests $(BIN)/python trials/containers --torch-options='$(TORCH_OPTIONS)' $(if $(KEEP),--keep $(KEEP))
 
 bench: engine ## the engine's figures, and routing's by the size of the index; a quarter of an hour on two quiet cores
 	$(BIN)/python -m benchmarks.routing

@@ -174,6 +174,6 @@ def rewrite(page: Path, written: list[tuple[slice, str | None]]) -> None:
 
 
 def test_the_table_of_faults_is_what_was_kept() -> None:
-    command = [sys.executable, "tests/faults", "--runs", "0", "--keep", "docs/faults.jsonl", "--markdown"]
+    command = [sys.executable, "trials/faults", "--runs", "0", "--keep", "docs/faults.jsonl", "--markdown"]
     table = execute(command, {**os.environ, "PYTHONPATH": ".:tests"})
     assert table in (ROOT / "docs" / "operations.md").read_text()

@@ -16,6 +16,7 @@ import sqlalchemy
 from psycopg.conninfo import conninfo_to_dict
 
 from conftest import create_database, drop_database, place_for_a_server, url_of
+from demo_fixtures import ROOT
 from loracomp.database import connections as db
 from loracomp.database import embedded, schema
 from people_data import fill_every_view
@@ -33,7 +34,7 @@ WHERE c.relnamespace = 'bi'::regnamespace AND c.relkind = 'v' AND a.attnum > 0 G
 def contract() -> dict[str, dict[str, str]]:
     """Views of bi with their columns' types, as tests/bi_contract.txt lists them."""
     found: dict[str, dict[str, str]] = defaultdict(dict)
-    for line in (Path(__file__).parents[1] / "bi_contract.txt").read_text().splitlines():
+    for line in (ROOT / "tests" / "bi_contract.txt").read_text().splitlines():
         name, _, kind = line.partition(" ")
         view, _, column = name.partition(".")
         found[view][column] = kind

@@ -491,8 +491,9 @@ def downgrade() -> None:
 
 def with_another_migration(checkout: Path) -> Path:
     """Copy this code, and add a migration to the copy."""
-    for name in ("loracomp", "migrations", "sql", "tests"):
+    for name in ("loracomp", "migrations", "sql", "tests", "trials"):
         shutil.copytree(ROOT / name, checkout / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "conftest.py", checkout)
     (checkout / "migrations/versions/9998_next.py").write_text(NEXT_MIGRATION.format(head=revision.head()))
     return checkout
 

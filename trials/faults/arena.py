@@ -92,7 +92,7 @@ class Arena:
             "OMP_NUM_THREADS": "1",
         }
         log = self.folder / f"w{len(self.workers)}.log"
-        program = str(code / "tests" / "faults" / "dying_worker.py")
+        program = str(code / "trials" / "faults" / "dying_worker.py")
         command = [*self.wrapper, sys.executable, program, url or self.url, self.model]
         with log.open("wb") as output:
             # A group of its own: a wrapper has the worker for a child.
@@ -244,7 +244,7 @@ class Server:
 
 def python_path(code: Path) -> str:
     """What a Python needs to find a checkout's package and its tests' modules."""
-    return os.pathsep.join(map(str, [code, code / "tests", code / "tests" / "faults"]))
+    return os.pathsep.join(map(str, [code, code / "tests", code / "trials" / "faults"]))
 
 
 def load_made_up(url: str) -> None:
