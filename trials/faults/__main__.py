@@ -46,9 +46,8 @@ def main(
                 if keep and not rows[-1]["skipped"]:
                     with keep.open("a") as file:
                         print(json.dumps(rows[-1]), file=file)
-    kinds = [(name, model) for model in ("none", "real") for name in FAULTS]
-    found = ([row for row in rows if (row["fault"], row["model"]) == kind] for kind in kinds)
-    summary = [summarized(runs_of_kind) for runs_of_kind in found if runs_of_kind]
+    found = ([row for row in rows if row["fault"] == name] for name in FAULTS)
+    summary = [summarized(runs_of_fault) for runs_of_fault in found if runs_of_fault]
     if as_json:
         json.dump(summary, sys.stdout, indent=2)
     elif markdown:
@@ -120,9 +119,7 @@ def summarized(runs: list[dict[str, Any]]) -> dict[str, Any]:
     )
     return {
         "fault": runs[0]["fault"],
-        "model": runs[0]["model"],
         "what": (FAULTS[runs[0]["fault"]].__doc__ or "").strip().rstrip("."),
-        "schema": span([run for run in runs if not run["skipped"]], "schema"),
         "runs": sum(not run["skipped"] for run in runs),
         **{key: sum(run[key] for run in runs) for key in ("jobs", "lost", "doubled", "broken")},
         "recovery_s": " to ".join(spread),
@@ -134,8 +131,6 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="faults", title_justify="left")
     columns = {
         "what": "fault",
-        "model": "model",
-        "schema": "schema",
         "runs": "runs",
         "jobs": "jobs",
         "lost": "lost",
@@ -143,23 +138,19 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
     }
     columns |= {"recovery_s": "recovery s", "note": "remark"}
     for column, title in columns.items():
-        table.add_column(
-            title, justify="left" if column in ("what", "model", "schema", "note") else "right", overflow="fold"
-        )
+        table.add_column(title, justify="left" if column in ("what", "note") else "right", overflow="fold")
     for row in rows:
         table.add_row(*(str(row[column]) for column in columns))
     return table
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    lines = ["| fault | model | schema | runs | jobs | lost | doubled | recovery, s |", "|---|---|---|" + "---:|" * 5]
+    lines = ["| fault | jobs | lost | doubled | recovery, s |", "|---|" + "---:|" * 4]
     for row in rows:
         what = row["what"] if row["what"][1].isupper() else row["what"][0].lower() + row["what"][1:]
-        counts = " | ".join(f"{row[key]:,}" for key in ("runs", "jobs", "lost", "doubled"))
+        counts = " | ".join(f"{row[key]:,}" for key in ("jobs", "lost", "doubled"))
         skipped = f" ({row['note']})" if row["note"].startswith("skipped") else ""
-        lines.append(
-            f"| `{row['fault']}`: {what}{skipped} | {row['model']} | {row['schema']} | {counts} | {row['recovery_s']} |"
-        )
+        lines.append(f"| `{row['fault']}`: {what}{skipped} | {counts} | {row['recovery_s']} |")
     return "\n".join(lines)
 
 
