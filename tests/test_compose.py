@@ -112,7 +112,7 @@ def test_what_the_image_is_built_of_is_there() -> None:
 
 
 def test_the_trial_of_containers_has_a_stand_in_for_each_base_image(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "tests" / "containers"))
+    monkeypatch.syspath_prepend(str(ROOT / "trials" / "containers"))
     from bases import BASES
 
     named = {name for name in re.findall(r"^FROM (\S+)", DOCKERFILE, flags=re.M) if ":" in name}

@@ -1,4 +1,4 @@
-"""The wheel is enough: migrations/, sql/ and the library travel in it, and `loracomp init` runs from anywhere."""
+"""The wheels are enough: migrations/ and sql/ travel in loracomp's, and `loracomp init` runs from anywhere."""
 
 import os
 import subprocess

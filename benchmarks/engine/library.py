@@ -13,7 +13,7 @@ from loracomp.composition.strategies import AdapterWeights
 from loracomp.records import Composition
 from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.adapter_weights import fetch_adapters, stage_adapter
-from loracomp.registry.library_files import PACKAGED, adapter_folder
+from loracomp.registry.library_files import adapter_folder, packaged
 
 from .passes import asking
 from .timing import Figure, Measured, Seconds, compare, over, per_second, take_turns, timed
@@ -115,6 +115,6 @@ def staged_copies(bench: Workbench, wanted: int) -> list[Registered]:
 
 def stage_copy(bench: Workbench, folder: Path, task: str, name: str) -> None:
     """Stage a copy of a task's adapter under another name, with a file that differs only by that name."""
-    weights = shutil.copytree(adapter_folder(PACKAGED, task), folder, dirs_exist_ok=True) / WEIGHTS
+    weights = shutil.copytree(adapter_folder(packaged(), task), folder, dirs_exist_ok=True) / WEIGHTS
     weights.write_bytes(save(load(weights.read_bytes()), metadata={"format": "pt", "name": name}))
     stage_adapter(bench.connection, folder, task=task, name=name)

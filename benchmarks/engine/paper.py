@@ -18,7 +18,7 @@ from loracomp.composition.layers import SideBySide
 from loracomp.model.loading import load_base_model
 from loracomp.model.scoring import encode_choices, log_likelihoods, normalize
 from loracomp.records import Job
-from loracomp.registry.library_files import PACKAGED, adapter_folder, read_examples_file
+from loracomp.registry.library_files import adapter_folder, packaged, read_examples_file
 
 from .composing import new_composer
 from .passes import asking
@@ -42,9 +42,9 @@ class PapersWay:
         )
         first, *rest = bench.tasks
         options: dict[str, Any] = {"autocast_adapter_dtype": False}
-        self.model = PeftModel.from_pretrained(base.model, adapter_folder(PACKAGED, first), first, **options)
+        self.model = PeftModel.from_pretrained(base.model, adapter_folder(packaged(), first), first, **options)
         for task in rest:
-            self.model.load_adapter(adapter_folder(PACKAGED, task), task, **options)
+            self.model.load_adapter(adapter_folder(packaged(), task), task, **options)
         self.model.eval()
         self._base = base
         self.seconds = dict.fromkeys(("look up", "merge", "score"), 0.0)
@@ -103,7 +103,7 @@ def filled_store(tasks: Sequence[str]) -> Any:
         client.delete_collection("examples")
     examples = client.create_collection("examples", configuration={"hnsw": {"space": "cosine", "ef_search": 100}})
     for task in tasks:
-        vectors = read_examples_file(PACKAGED, task).embeddings
+        vectors = read_examples_file(packaged(), task).embeddings
         names = [f"{task} {number}" for number in range(len(vectors))]
         examples.add(ids=names, embeddings=list(vectors), metadatas=[{"task": task}] * len(vectors))
     return examples

@@ -21,7 +21,7 @@ from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Request
 from loracomp.registry.adapter_weights import fetch_adapters
 from loracomp.registry.library import load_library
-from loracomp.registry.library_files import MANIFEST, PACKAGED, read_manifest
+from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
 from loracomp.worker.start import load_pipeline
 
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
@@ -61,7 +61,7 @@ class Sizes:
     @property
     def used(self) -> int:
         """Number of the shipped library's adapters that a batch can use, with two new ones for each job."""
-        return min(2 * self.batch, len(read_manifest(PACKAGED).tasks))
+        return min(2 * self.batch, len(read_manifest(packaged()).tasks))
 
     def too_small(self) -> str | None:
         """A sentence that names the option that is too small to measure with; None if all are large enough."""
@@ -142,8 +142,8 @@ def own_database(server: str) -> str:
 
     Jobs that an earlier run left there are deleted, because a worker would answer them during a measurement.
     """
-    digest = hashlib.sha256((PACKAGED / MANIFEST).read_bytes())
-    for path in sorted(PACKAGED.rglob("*.safetensors")):
+    digest = hashlib.sha256((packaged() / MANIFEST).read_bytes())
+    for path in sorted(packaged().rglob("*.safetensors")):
         digest.update(path.read_bytes())
     url = create_database(server, f"engine_{digest.hexdigest()[:8]}")
     with db.connect(url) as connection:

@@ -29,7 +29,7 @@ from loracomp.database.embedded import database_url
 from loracomp.lab.catalogue import Phrased
 from loracomp.pipeline import Pipeline
 from loracomp.registry.library import load_library
-from loracomp.registry.library_files import MANIFEST, PACKAGED, read_manifest
+from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 from loracomp.worker.start import load_pipeline
@@ -81,8 +81,8 @@ def own_database(server: str, name: str) -> str:
     Its full name has a digest of the library's manifest, examples and measurements. If these change, a new database is
     used, so that outdated examples are never searched.
     """
-    files = [PACKAGED / MANIFEST]
-    for folder in (PACKAGED, KEPT):
+    files = [packaged() / MANIFEST]
+    for folder in (packaged(), KEPT):
         files += sorted(folder.glob("examples/*.safetensors")) + sorted(folder.glob("measurements/*.safetensors"))
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
     name = f"evaluation_{name}_{digest[:8]}"
@@ -108,7 +108,7 @@ def fill_database(connection: db.Connection, settings: Settings, name: str, data
         for count, task in {(part.labelled, task): None for part in parts if part.labelled for task in part.tasks}:
             if task in LIBRARY:
                 leave_to_labelled(connection, task)
-            add_labelled(connection, task, count, data, base_model=read_manifest(PACKAGED).base_model.name)
+            add_labelled(connection, task, count, data, base_model=read_manifest(packaged()).base_model.name)
 
 
 def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Namespace) -> None:

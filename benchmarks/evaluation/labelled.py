@@ -25,7 +25,7 @@ from loracomp.model.encoder import load_encoder
 from loracomp.model.loading import load_base_model
 from loracomp.registry.embeddings import load_embeddings
 from loracomp.registry.examples import Example
-from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest, write_examples_file
+from loracomp.registry.library_files import packaged, read_examples_file, read_manifest, write_examples_file
 from loracomp.registry.measurement_files import measurements_path, read_measurements
 from loracomp.registry.measurements import add_measurements
 from loracomp.registry.tasks import add_rows, add_task
@@ -45,13 +45,13 @@ def add_labelled(connection: Connection, task: str, count: int, data: str, *, ba
     changes nothing.
     """
     kept = measurements_path(KEPT, task)
-    folder = KEPT if kept.is_file() else PACKAGED
+    folder = KEPT if kept.is_file() else packaged()
     name = task if folder is KEPT else task + SUFFIX
     file, measured = read_examples_file(folder, task), read_measurements(measurements_path(folder, task))
     assert measured
     chosen = {example.content_hash for example in measured.examples[:count]}
     places = [place for place, each in enumerate(file.content_hashes) if each.tobytes() in chosen]
-    if folder is PACKAGED:
+    if folder is not KEPT:
         add_task(connection, name)
     hashes = [file.content_hashes[place].tobytes() for place in places]
     examples = labelled(task, Path(data)) if folder is KEPT else train_rows(task, data, max_words=MEASURED_WORDS)
@@ -85,9 +85,9 @@ def labelled(task: str, data: Path) -> Iterator[Example]:
 
 def score(data: Path) -> None:
     """Complete the files in KEPT."""
-    manifest = read_manifest(PACKAGED)
+    manifest = read_manifest(packaged())
     base = load_base_model(manifest.base_model.source, cache_dir=load_settings().home / "models")
-    measuring, encoder = Measuring(base, read_adapters(PACKAGED, base)), load_encoder(manifest.encoder.source)
+    measuring, encoder = Measuring(base, read_adapters(packaged(), base)), load_encoder(manifest.encoder.source)
     for task in UNFAMILIAR:
         examples = list(labelled(task, data))
         write_examples_file(KEPT, task, examples, encoder)

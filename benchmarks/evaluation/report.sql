@@ -57,8 +57,8 @@ ANALYZE report.measured;
 
 -- The shipped adapters' training records, an object a line.
 CREATE TABLE report.training (record jsonb NOT NULL);
-COMMENT ON TABLE report.training IS 'What loracomp/library/adapters/*/training.json say.';
-\copy report.training FROM PROGRAM 'cat loracomp/library/adapters/*/training.json 2> /dev/null | tr -d ''\n'' | sed ''s/}{/}\n{/g''' WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
+COMMENT ON TABLE report.training IS 'What library/loracomp_library/adapters/*/training.json say.';
+\copy report.training FROM PROGRAM 'cat library/loracomp_library/adapters/*/training.json 2> /dev/null | tr -d ''\n'' | sed ''s/}{/}\n{/g''' WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
 
 -- Columns of the page, in this order; other policies follow by name.
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$

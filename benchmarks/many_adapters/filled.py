@@ -15,7 +15,7 @@ from loracomp.database import connections as db
 from loracomp.database.routing import route
 from loracomp.records import Answer, Prediction, Versions
 from loracomp.registry.adapter_files import WEIGHTS
-from loracomp.registry.library_files import PACKAGED
+from loracomp.registry.library_files import packaged
 from loracomp.worker.claim import claim_jobs
 from loracomp.worker.record import record_predictions
 from routing_data import BASE_MODEL, Vectors, add_adapter
@@ -83,7 +83,7 @@ def give_files(connection: db.Connection) -> None:
 
 def rank_one() -> bytes:
     """The first rank of an adapter of the shipped library, as a safetensors file."""
-    factors = load_file(next(PACKAGED.glob(f"adapters/*/{WEIGHTS}")))
+    factors = load_file(next(packaged().glob(f"adapters/*/{WEIGHTS}")))
     return bytes(
         save({name: (each[:1] if ".lora_A." in name else each[:, :1]).clone() for name, each in factors.items()})
     )

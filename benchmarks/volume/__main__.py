@@ -22,7 +22,7 @@ from benchmarks.databases import create_database, timed
 from loracomp.config import load_settings
 from loracomp.database import connections as db
 from loracomp.database.embedded import database_url
-from loracomp.registry.library_files import MANIFEST, PACKAGED
+from loracomp.registry.library_files import MANIFEST, packaged
 
 NAME = "loracomp_volume"
 BLOCK = re.compile(r"^-- name: (\w+)\n", re.MULTILINE)
@@ -75,7 +75,7 @@ def parts_of(jobs: int, weeks: int, number: int) -> Iterator[dict[str, object]]:
 
     One transaction of ten million jobs would need much room for temporary tables, and put all answers in one partition.
     """
-    whole = {"jobs": jobs, "weeks": weeks, "library": (PACKAGED / MANIFEST).read_text()}
+    whole = {"jobs": jobs, "weeks": weeks, "library": (packaged() / MANIFEST).read_text()}
     length = timedelta(weeks=weeks) / number
     start = datetime.now(UTC) - number * length
     for i in range(number):

@@ -23,10 +23,9 @@ def load(
 ) -> None:
     """Load a library's tasks, adapters and embedded examples into the database. Running it again changes nothing."""
     from loracomp.registry.library import load_library
-    from loracomp.registry.library_files import PACKAGED
 
     with open_database() as connection:
-        report = load_library(connection, folder or PACKAGED, settings=load_settings())
+        report = load_library(connection, folder, settings=load_settings())
     emit([asdict(row) for row in report], title="Library", as_json=as_json)
 
 

@@ -23,7 +23,7 @@ from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import Vectors, load_embeddings
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.encoders import check_encoder
-from loracomp.registry.library_files import PACKAGED, BaseModelPart, EmbeddedExamples, EncoderPart
+from loracomp.registry.library_files import BaseModelPart, EmbeddedExamples, EncoderPart, packaged
 from loracomp.registry.measurement_files import measurements_path, read_measurements
 from loracomp.registry.measurements import add_measurements
 from loracomp.registry.tasks import add_rows, add_task
@@ -42,14 +42,15 @@ class LoadedTask:
     """Examples for which gains of adapters were added."""
 
 
-def load_library(connection: Connection, folder: Path = PACKAGED, *, settings: Settings) -> list[LoadedTask]:
+def load_library(connection: Connection, folder: Path | None = None, *, settings: Settings) -> list[LoadedTask]:
     """Load a library's tasks, adapters, examples and measurements into the database, and activate its adapters.
 
-    Loading a library again changes nothing. If the database lacks the library's base model or has no encoder, it is
-    registered from the source that the library names. An existing task keeps its settings, and an adapter that was
-    retired meanwhile stays retired. Raises RefusedError if the database has another encoder than the library's, or if a
-    source gives other weights than those that the library was made for.
+    Without a folder it is the shipped library. Loading a library again changes nothing. If the database lacks the
+    library's base model or has no encoder, it is registered from the source that the library names. An existing task
+    keeps its settings, and an adapter that was retired meanwhile stays retired. Raises RefusedError if the database has
+    another encoder than the library's, or if a source gives other weights than those that the library was made for.
     """
+    folder = folder or packaged()
     manifest = files.read_manifest(folder)
     base_model = _registered_base_model(connection, manifest.base_model, settings)
     _ensure_encoder(connection, manifest.encoder, settings)

@@ -7,6 +7,7 @@ measurements/<task>.safetensors   scores of some of them under the adapters (`me
 """
 
 import hashlib
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,6 @@ from loracomp.model.encoder import Encoder
 from loracomp.model.encoding import encoder_views
 from loracomp.registry.examples import HASH_VERSION, Example
 
-PACKAGED = Path(__file__).parent.parent / "library"
 MANIFEST = "library.json"
 ABOUT = "examples"
 
@@ -84,6 +84,14 @@ class EmbeddedExamples:
     """Sha256 of all texts that were embedded, to notice that they changed."""
     embeddings: npt.NDArray[np.float32]
     """[n, dimensions], unit vectors."""
+
+
+def packaged() -> Path:
+    """Folder of the shipped library, a package of its own. Raises NotFoundError if it is not installed."""
+    package = importlib.util.find_spec("loracomp_library")
+    if package is None or package.origin is None:
+        raise NotFoundError("the shipped library is not installed: `pip install loracomp-library`")
+    return Path(package.origin).parent
 
 
 def read_manifest(folder: Path) -> Manifest:

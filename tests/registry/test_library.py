@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -21,7 +22,7 @@ from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.library import LoadedTask, load_library
-from loracomp.registry.library_files import PACKAGED, read_examples_file, read_manifest
+from loracomp.registry.library_files import packaged, read_examples_file, read_manifest
 from loracomp.registry.measurement_files import measurements_path, read_measurements
 from loracomp.registry.tasks import import_examples
 from model_fixtures import letter_tokenizer, tiny_llama
@@ -155,10 +156,10 @@ def test_cards_come_from_the_registry(connection, built, settings, run):
 
 
 def test_shipped_cards_are_what_their_records_and_the_catalogue_say():
-    for folder in (PACKAGED / "adapters").iterdir():
+    for folder in (packaged() / "adapters").iterdir():
         card = adapter_card(json.loads((folder / "training.json").read_text()))
         assert (folder / "README.md").read_text() == card, f"{folder.name}: write the card again"
-    assert (PACKAGED / "README.md").read_text() == library_card(PACKAGED)
+    assert (packaged() / "README.md").read_text() == library_card(packaged())
 
 
 def test_cards_say_whose_rows_are_not_the_hubs_splits(built):
@@ -245,32 +246,32 @@ def test_broken_files_of_a_library_are_named(connection, library, settings, tmp_
 
 
 def test_the_shipped_library_is_whole_and_small():
-    manifest = read_manifest(PACKAGED)
+    manifest = read_manifest(packaged())
     trained = {task for task in entry_names() if load_entry(task).training_split}
     assert len(trained) == 22
     assert adapters_shipped() == manifest.tasks.keys() == trained  # else run `loracomp library build` again
     for task in manifest.tasks:
-        examples = read_examples_file(PACKAGED, task)
+        examples = read_examples_file(packaged(), task)
         assert (examples.encoder, examples.input_version) == (
             manifest.encoder.fingerprint,
             manifest.encoder.input_version,
         )
         assert 100 < len(examples.source_refs) <= 500
         assert len({bytes(row) for row in examples.content_hashes}) == len(examples.source_refs)
-    assert sum(file.stat().st_size for file in PACKAGED.rglob("*") if file.is_file()) < 40e6
+    assert sum(file.stat().st_size for file in packaged().rglob("*") if file.is_file()) < 40e6
 
 
 def test_the_shipped_measurements_are_of_the_shipped_adapters():
     shipped = {
         path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in PACKAGED.glob("adapters/*/adapter_model.safetensors")
+        for path in packaged().glob("adapters/*/adapter_model.safetensors")
     }
     for task in shipped:
-        measured = read_measurements(measurements_path(PACKAGED, task))
-        # Else run `loracomp library measure loracomp/library --adapters 6` again.
+        measured = read_measurements(measurements_path(packaged(), task))
+        # Else run `loracomp library measure library/loracomp_library --adapters 6` again.
         assert measured.adapters == shipped
-        assert measured.base_model == read_manifest(PACKAGED).base_model.fingerprint
-        hashes = {bytes(row) for row in read_examples_file(PACKAGED, task).content_hashes}
+        assert measured.base_model == read_manifest(packaged()).base_model.fingerprint
+        hashes = {bytes(row) for row in read_examples_file(packaged(), task).content_hashes}
         assert 40 <= len(measured.examples) <= 48
         assert {example.content_hash for example in measured.examples} <= hashes
         gains = measured.gains()
@@ -287,5 +288,11 @@ def test_the_shipped_library_loads(connection, database, settings, smollm2, mini
     assert all(row.embeddings_added > 100 for row in report)
 
 
+def test_where_the_shipped_library_is_missing_the_error_says_how_to_install_it(connection, settings, monkeypatch):
+    monkeypatch.setitem(sys.modules, "loracomp_library", None)
+    with pytest.raises(NotFoundError, match="`pip install loracomp-library`"):
+        load_library(connection, settings=settings)
+
+
 def adapters_shipped() -> set[str]:
-    return {path.name for path in (PACKAGED / "adapters").iterdir()}
+    return {path.name for path in (packaged() / "adapters").iterdir()}

@@ -14,9 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from loracomp.errors import NotFoundError, UsageError, wrong_fields
 from loracomp.lab.catalogue import Entry, load_entry
 from loracomp.lab.training.config import TrainingConfig, training_config
-from loracomp.registry.library_files import PACKAGED
 
-SHIPPED = PACKAGED / "recipe.yaml"
+SHIPPED = Path(__file__).with_name("recipe.yaml")
 
 
 class _Recipe(BaseModel):
