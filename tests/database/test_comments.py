@@ -201,7 +201,7 @@ def test_columns_in_the_administrators_docs_are_those_that_psql_prints(
     add_base_model(connection)
     shown = [pair for pair in pairwise(blocks(ADMIN)) if [block.language for block in pair] == ["sql", "text"]]
     questions = re.split("^## ", ADMIN.read_text(), flags=re.MULTILINE)[1:]
-    assert len(questions) == 20 and all("```text" in question for question in questions)
+    assert all("```text" in question for question in questions)
     # Some statements warn here, because this database has nothing that they name.
     source = "SET client_min_messages = error;\n"
     source += "".join(f"\\echo =====\nBEGIN;\n{statement.body}ROLLBACK;\n" for statement, _ in shown)
