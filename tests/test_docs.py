@@ -16,7 +16,7 @@ import pytest
 
 from demo_fixtures import ROOT, execute
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 EXECUTED = ("sh", "sql", "python")
 # Outputs, pictures and files to copy; everything else in a fence is a command.
 SHOWN = ("text", "json", "yaml", "jsonl", "mermaid")
@@ -26,8 +26,14 @@ EXPLAINED = "Job "
 STEADY = ("dimensions", "input_version", "is_default", "parameter_count", "context_length")
 """Columns whose values are the same in every demo."""
 LINK = re.compile(r"\]\(([^)\s:#]*)(?:#([^)\s]*))?\)")
+MENTION = re.compile(r"\bdocs/[\w/]+\.md")
+SOURCES = ("loracomp", "sql", "migrations", "tests", "benchmarks", "deploy", "monitoring")
 HEADING = re.compile(r"^#+ (.+)$", re.M)
 FENCE = re.compile(r"(?:<!-- not run: (?P<reason>.+?) -->\n)?^```(?P<language>\w*)\n(?P<body>.*?)^```", re.M | re.S)
+
+
+def name(page: Path) -> str:
+    return str(page.relative_to(ROOT))
 
 
 class Block(NamedTuple):
@@ -107,11 +113,11 @@ def test_what_is_shown_is_written_anew() -> None:
     assert part_to_show("INSERT 0 1\n", "INSERT 0 1\n") is None
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_every_fence_is_run_or_says_why_not(page: Path) -> None:
     for block in blocks(page):
-        assert block.language in (*EXECUTED, *SHOWN), f"{page.name}:{block.line}: what is a {block.language!r} block?"
-        assert block.reason is None or block.language in EXECUTED, f"{page.name}:{block.line}: nothing to run here"
+        assert block.language in (*EXECUTED, *SHOWN), f"{name(page)}:{block.line}: what is a {block.language!r} block?"
+        assert block.reason is None or block.language in EXECUTED, f"{name(page)}:{block.line}: nothing to run here"
 
 
 def anchors(page: Path) -> set[str]:
@@ -129,16 +135,25 @@ def test_anchors_are_the_words_of_headings(tmp_path: Path) -> None:
     assert anchors(page) == {"insert-into-loracompjob", "a_b-c-d"}
 
 
-@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"], ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
     for path, anchor in LINK.findall(prose(page)):
         target = (page.parent / path).resolve() if path else page
-        assert target.exists(), f"{page.name} links to {path}, which is not there"
-        assert not anchor or anchor in anchors(target), f"{page.name} links to {path}#{anchor}: no such heading"
+        assert target.exists(), f"{name(page)} links to {path}, which is not there"
+        assert not anchor or anchor in anchors(target), f"{name(page)} links to {path}#{anchor}: no such heading"
+
+
+def test_sources_name_pages_that_exist() -> None:
+    """In comments, errors and hints."""
+    files = [ROOT / "Makefile", *(file for folder in SOURCES for file in (ROOT / folder).rglob("*.*"))]
+    texts = {file: file.read_text() for file in files if file.suffix in ("", ".py", ".sql", ".yml", ".yaml")}
+    named = {page: name(file) for file, text in texts.items() for page in MENTION.findall(text)}
+    assert "docs/sql.md" in named
+    assert {page: file for page, file in named.items() if not (ROOT / page).exists()} == {}
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=name)
 def test_blocks_run(page: Path, demo: dict[str, str], tmp_path: Path) -> None:
     commands = {
         "sh": ["bash", "-euo", "pipefail", "-s"],
@@ -152,13 +167,13 @@ def test_blocks_run(page: Path, demo: dict[str, str], tmp_path: Path) -> None:
             try:
                 printed = execute(commands[block.language], demo, block.body, tmp_path)
             except AssertionError as failure:
-                raise AssertionError(f"{page.name}:{block.line}: {failure}") from None
+                raise AssertionError(f"{name(page)}:{block.line}: {failure}") from None
             if block.language != "sql":
                 continue
             if os.environ.get("REWRITE"):
                 written.append((block.at, part_to_show(printed, block.shown)))
             elif shown := headers(block.shown):
-                changed = f"{page.name}:{block.line}: its output is another now; REWRITE=1 writes it into the page"
+                changed = f"{name(page)}:{block.line}: its output is another now; REWRITE=1 writes it into the page"
                 assert headers(printed)[-len(shown) :] == shown, changed
                 assert steady(printed)[-len(shown) :] == steady(block.shown), changed
     rewrite(page, written)

@@ -18,7 +18,7 @@ def measure_task(
     split: str = "train",
     base_model: str | None = None,
 ) -> dict[str, Any]:
-    """Insert the missing measurement jobs of a task, one job for each example (`loracomp.measure_task` in docs/sql.md).
+    """Insert the missing measurement jobs of a task, one job for each example (`loracomp.measure_task`).
 
     At most `rows` examples of the split are measured (None: all), each under the task's own adapter and those of the
     nearest tasks, `adapters` in all. Returns examples, learnt (examples left out because the task's own adapter was
@@ -30,7 +30,7 @@ def measure_task(
 
 
 def measure_adapter(connection: Connection, adapter_id: int, *, tasks: int = 30) -> dict[str, Any]:
-    """Insert the missing jobs that measure one adapter, active or not (`loracomp.measure_adapter` in docs/sql.md).
+    """Insert the missing jobs that measure one adapter, active or not (`loracomp.measure_adapter`).
 
     The examples are those already measured of its own task and the nearest ones, `tasks` in all. Returns examples and
     added (jobs). Raises NotFoundError for an unknown adapter, and if none of these examples is measured yet.

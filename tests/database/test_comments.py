@@ -1,6 +1,6 @@
-"""Every table, view, column and function says what it is, in the database and in docs/sql.md.
+"""Every table, view, column and function says what it is, in the database and in docs/sql.md or one of its pages.
 
-docs/sql.md shows each function's signature as the database has it; REWRITE=1 writes them into the page.
+They show each function's signature as the database has it; REWRITE=1 writes them into the pages.
 """
 
 import os
@@ -19,8 +19,9 @@ from loracomp.database.sql_objects import inherit_comments, sql_files
 from routing_data import add_base_model
 from test_docs import blocks
 
-REFERENCE = Path(__file__).parents[2] / "docs" / "sql.md"
-ADMIN = REFERENCE.with_name("admin.md")
+DOCS = Path(__file__).parents[2] / "docs"
+REFERENCE = [DOCS / "sql.md", *sorted((DOCS / "sql").glob("*.md"))]
+ADMIN = DOCS / "admin.md"
 
 # alembic_version is alembic's own.
 UNCOMMENTED = """
@@ -125,7 +126,7 @@ VIEWS = "SELECT relname FROM pg_class WHERE relnamespace::regnamespace::text IN 
 
 
 def signature(function: str, arguments: list[str], result: str, columns: list[str], **_: object) -> str:
-    """A function as docs/sql.md shows it: types, defaults and what is returned, broken where a line is too long."""
+    """A function as docs/sql/ shows it: types, defaults and what is returned, broken where a line is too long."""
     arguments = [CASTS.sub("", argument) for argument in arguments]
     head = f"{function}({', '.join(arguments)})"
     if len(head) > WIDTH:
@@ -139,36 +140,39 @@ def signature(function: str, arguments: list[str], result: str, columns: list[st
     return textwrap.indent(f"{head}\n{filled.replace(NO_BREAK, ' ')}", "    ")
 
 
+def reference() -> str:
+    return "".join(page.read_text() for page in REFERENCE)
+
+
 def test_docs_show_every_function_as_the_database_has_it(connection: db.Connection) -> None:
-    """Those that a role may execute with their signatures, or by name in the last paragraph: not for use elsewhere."""
+    """All that a role may execute, but for those that are granted because views and other functions call them."""
     rows = connection.execute(FUNCTIONS).fetchall()
     signatures = defaultdict(list)
     for row in rows:
         signatures[row["function"]].append(signature(**row))
-    page = REFERENCE.read_text()
     if os.environ.get("REWRITE"):
         next_of = {function: iter(found) for function, found in signatures.items()}
-        page = SIGNATURE.sub(lambda match: next(next_of[match["function"]]), page)
-        REFERENCE.write_text(page)
+        for page in REFERENCE:
+            page.write_text(SIGNATURE.sub(lambda match: next(next_of[match["function"]]), page.read_text()))
     shown = defaultdict(list)
-    for match in SIGNATURE.finditer(page):
+    for match in SIGNATURE.finditer(reference()):
         shown[match["function"]].append(match[0])
     assert shown == {function: signatures[function] for function in shown}, "REWRITE=1 writes them into the page"
-    helpers = page.rpartition("not for use elsewhere")[2]
-    granted = {row["function"] for row in rows if row["granted"]}
-    assert {each for each in granted - shown.keys() if f"`{each.partition('.')[2]}`" not in helpers} == set()
+    grants = (DOCS.parent / "sql" / "90_grants" / "30_functions.sql").read_text()
+    called = set(re.findall(r"loracomp\.\w+", grants.partition("call with the caller's rights")[2]))
+    assert {row["function"] for row in rows if row["granted"]} == shown.keys() | called
 
 
 def test_docs_name_every_view(connection: db.Connection) -> None:
-    page = REFERENCE.read_text()
-    assert [row["relname"] for row in connection.execute(VIEWS) if row["relname"] not in page] == []
+    pages = reference()
+    assert [row["relname"] for row in connection.execute(VIEWS) if row["relname"] not in pages] == []
 
 
 def test_the_call_tree_of_a_claim_is_what_its_functions_call(connection: db.Connection) -> None:
     """docs/architecture.md's: each function with all functions of ours that its body calls, and no other."""
     rows = connection.execute("SELECT proname, prosrc FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace")
     bodies = {row["proname"]: row["prosrc"] for row in rows}
-    page = REFERENCE.with_name("architecture.md").read_text()
+    page = (DOCS / "architecture.md").read_text()
     tree = page.partition("## The call tree of a claim\n\n```text\n")[2]
     above: list[str] = []
     children: dict[str, set[str]] = {}
@@ -185,7 +189,7 @@ def test_the_call_tree_of_a_claim_is_what_its_functions_call(connection: db.Conn
 
 def test_the_states_of_a_job_are_changed_by_functions_that_exist(connection: db.Connection) -> None:
     """docs/architecture.md's diagram has every state, and names only functions of ours."""
-    page = REFERENCE.with_name("architecture.md").read_text()
+    page = (DOCS / "architecture.md").read_text()
     diagram = page.partition("```mermaid\n")[2].partition("```")[0]
     rows = connection.execute("SELECT proname FROM pg_proc WHERE pronamespace = 'loracomp'::regnamespace")
     assert set(re.findall(r"\w+_(?:job|jobs|predictions)\b", diagram)) <= {row["proname"] for row in rows}

@@ -39,7 +39,7 @@ HELPERS = re.compile(
     r"loracomp\.(explain_(?!job)\w+|texts_\w+|check_(?!health)\w+|shorten|masked_\w+|may_read|composition_text"
     r"|seconds_between|compute_seconds|insert_job)"
 )
-"""What views and functions call with the caller's rights; docs/sql.md says that they are not for use elsewhere."""
+"""What views and functions call with the caller's rights; it is not public."""
 
 INJECTIONS = (
     "'; DROP TABLE loracomp.job; --",
