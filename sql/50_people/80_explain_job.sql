@@ -28,7 +28,7 @@ BEGIN
     RETURN regexp_replace(
         concat_ws(
             E'\n\n',
-            loracomp.explain_state(j), concat_ws(E'\n', loracomp.explain_next(j), loracomp.explain_wait(j.id)),
+            loracomp.explain_state(j), nullif(concat_ws(E'\n', loracomp.explain_next(j), loracomp.explain_wait(j.id)), ''),
             loracomp.explain_request(j),
             nullif(loracomp.explain_answer(j, p), ''), nullif(loracomp.explain_route(p), ''),
             loracomp.explain_composition(p), loracomp.explain_run(p)

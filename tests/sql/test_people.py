@@ -17,7 +17,9 @@ def result(connection: db.Connection, job_id: int) -> dict[str, object]:
 
 
 def explain(connection: db.Connection, job_id: int) -> str:
-    return str(one(connection, "SELECT loracomp.explain_job(%s) AS words", [job_id])["words"])
+    words = str(one(connection, "SELECT loracomp.explain_job(%s) AS words", [job_id])["words"])
+    assert "\n\n\n" not in words
+    return words
 
 
 def test_result_of_an_answered_job(connection: db.Connection, examples: dict[str, int]) -> None:
