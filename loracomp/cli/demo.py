@@ -33,7 +33,7 @@ def demo(as_json: AsJson = False) -> None:
     with open_database() as connection:
         _load_library(connection, settings)
         jobs = [job | {"tags": Jsonb(job["tags"])} for job in demo_jobs()]
-        ids = [row_of(connection, QUERIES["insert_job"], job)["id"] for job in jobs]
+        ids = [row_of(connection, QUERIES["insert_with_expected"], job)["id"] for job in jobs]
         _answer(settings, len(ids))
         # Refresh the reports, because otherwise a new user would find half of the views in bi empty.
         connection.execute(QUERIES["refresh_reports"], {"older_than": "0"})

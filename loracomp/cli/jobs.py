@@ -10,6 +10,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from psycopg.types.json import Jsonb
 
 from loracomp.cli.answering import may_work
 from loracomp.cli.brief import brief
@@ -56,16 +57,16 @@ def ask(
             "prompt": prompt,
             "choices": choice,
             "max_new_tokens": max_new_tokens,
-            "stop": stop or [],
+            "stop": stop,
             "temperature": temperature,
             "top_p": top_p,
             "seed": seed,
             "chat_template": chat_template,
             "system_text": system,
             "policy": policy,
-            "exclude_tasks": exclude_task or [],
+            "exclude_tasks": exclude_task,
         }
-        job = row_of(connection, QUERIES["submit_job"], columns)["id"]
+        job = row_of(connection, QUERIES["insert_job"], {"job": Jsonb(columns)})["id"]
         with _said_where_it_waits(job):
             if not _wait(connection, job, patience):
                 _answer_or_wait(connection, job)

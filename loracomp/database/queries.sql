@@ -324,13 +324,8 @@ SELECT * FROM loracomp.worker_status ORDER BY status IN ('gone', 'stopped'), bas
 -- name: listen
 LISTEN loracomp_job
 
--- name: submit_job
-SELECT loracomp.submit_job(
-    prompt => %(prompt)s, choices => %(choices)s::text[], max_new_tokens => %(max_new_tokens)s::int,
-    policy => %(policy)s, exclude_tasks => %(exclude_tasks)s::text[], stop => %(stop)s::text[],
-    temperature => %(temperature)s::float8, top_p => %(top_p)s::float8, seed => %(seed)s::bigint,
-    chat_template => %(chat_template)s::boolean, system_text => %(system_text)s::text
-) AS id
+-- name: insert_job
+SELECT loracomp.insert_job(job => %(job)s) AS id
 
 -- name: wait_for_job
 SELECT loracomp.wait_for_job(id => %(id)s, timeout => %(timeout)s) AS status
@@ -354,7 +349,7 @@ ORDER BY t.job_id
 -- name: explain_job
 SELECT loracomp.explain_job(id => %(id)s) AS explanation
 
--- name: insert_job
+-- name: insert_with_expected
 INSERT INTO loracomp.job (prompt, choices, max_new_tokens, stop, policy, tags, expected)
 VALUES (%(prompt)s, %(choices)s, %(max_new_tokens)s, %(stop)s, %(policy)s, %(tags)s, %(expected)s)
 RETURNING id

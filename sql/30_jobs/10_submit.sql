@@ -1,8 +1,8 @@
 -- Submission, by INSERT into loracomp.job, by submit_job, or by one of 12_submit_many.sql.
 --   view incoming_job           the columns that submitters may fill
---   job_from_json               a row of incoming_job from a JSON object
---   submit_job                  a row of incoming_job from arguments
---     insert_job                inserts such a row, or finds the existing job if the idempotency key was used before
+--   submit_job                  a job from arguments
+--     insert_job                inserts a job from a JSON object, or finds the one that has its idempotency key
+--       job_from_json           a row of incoming_job, with defaults
 --   trigger check_columns       before the insert: refuses columns that the inserting role may not fill
 --   trigger fill_job            after that: fills columns that were left out
 --     unknown_tasks             refuses names of tasks that don't exist
@@ -38,7 +38,7 @@ COMMENT ON VIEW loracomp.incoming_job IS
 'Columns of loracomp.job that a submitter may fill; for COPY, which can''t write into a table with row-level security. A row whose '
 'idempotency_key and content are there already is skipped.';
 
--- Changes nothing; raises for a name that is not a column that submitters may fill. Missing columns get the table's defaults.
+-- Changes nothing; raises for a name that is not a column that submitters may fill. What is left out or null gets the table's default.
 CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.incoming_job
 LANGUAGE plpgsql STABLE
 AS $$
@@ -69,18 +69,21 @@ BEGIN
         RAISE EXCEPTION 'a job has no column % that you may fill', left(unknown, 200)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'submitters may fill: ' || array_to_string(columns, ', ');
     END IF;
-    RETURN jsonb_populate_record(filled, given);
+    RETURN jsonb_populate_record(filled, (
+        SELECT jsonb_object_agg(g.name, g.value) FROM jsonb_each(given) AS g (name, value) WHERE g.value <> 'null'
+    ));
 END
 $$;
 COMMENT ON FUNCTION loracomp.job_from_json IS
-'Makes a row of incoming_job from a JSON object, for submit_jobs and COPY; an unknown column name is refused.';
+'Makes a row of incoming_job from a JSON object; an unknown column name is refused. For insert_job.';
 
 -- Inserts a job with the caller's rights. If the idempotency_key was used before, it returns that job; if a column differs, it
 -- raises. run_at is not compared, because its default differs in each call and retries change it.
-CREATE FUNCTION loracomp.insert_job(given loracomp.incoming_job) RETURNS bigint
+CREATE FUNCTION loracomp.insert_job(job jsonb) RETURNS bigint
 LANGUAGE plpgsql
 AS $$
 DECLARE
+    given loracomp.incoming_job := loracomp.job_from_json(job);
     inserted bigint;
     earlier loracomp.job;
     differing text;
@@ -89,12 +92,8 @@ BEGIN
         INSERT INTO loracomp.job (
             prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at,
             tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
-        ) VALUES (
-            given.prompt, given.choices, given.max_new_tokens, given.stop, given.temperature, given.top_p, given.seed,
-            given.policy, given.base_model, given.kind, given.priority, given.run_at, given.tasks, given.weights,
-            given.exclude_tasks, given.idempotency_key, given.tags, given.max_attempts, given.timeout_s,
-            given.chat_template, given.system_text
         )
+        SELECT given.*
         ON CONFLICT ON CONSTRAINT idempotency_key_was_used_before DO NOTHING
         RETURNING id INTO inserted;
         IF inserted IS NOT NULL THEN
@@ -120,25 +119,26 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.insert_job IS
-'Inserts a job, or finds the one with its idempotency key and content; returns its id. For submit_job, submit_jobs and incoming_job.';
+'Inserts a job from a JSON object of columns of incoming_job, or finds the one with its idempotency key and content; returns its id. '
+'submit_job, submit_jobs and COPY call it.';
 
 CREATE FUNCTION loracomp.submit_job(
     prompt text,
     choices text[] DEFAULT NULL,
     max_new_tokens integer DEFAULT NULL,
-    policy text DEFAULT 'default',
-    priority integer DEFAULT 0,
-    run_at timestamptz DEFAULT now(),
+    policy text DEFAULT NULL,
+    priority integer DEFAULT NULL,
+    run_at timestamptz DEFAULT NULL,
     idempotency_key text DEFAULT NULL,
-    tags jsonb DEFAULT '{}',
-    exclude_tasks text[] DEFAULT '{}',
-    stop text[] DEFAULT '{}',
+    tags jsonb DEFAULT NULL,
+    exclude_tasks text[] DEFAULT NULL,
+    stop text[] DEFAULT NULL,
     base_model text DEFAULT NULL,
-    kind text DEFAULT 'predict',
-    max_attempts integer DEFAULT 3,
-    timeout_s integer DEFAULT 600,
-    temperature double precision DEFAULT 0,
-    top_p double precision DEFAULT 1,
+    kind text DEFAULT NULL,
+    max_attempts integer DEFAULT NULL,
+    timeout_s integer DEFAULT NULL,
+    temperature double precision DEFAULT NULL,
+    top_p double precision DEFAULT NULL,
     seed bigint DEFAULT NULL,
     tasks text[] DEFAULT NULL,
     weights double precision[] DEFAULT NULL,
@@ -148,14 +148,15 @@ CREATE FUNCTION loracomp.submit_job(
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    RETURN loracomp.insert_job(ROW(
+    RETURN loracomp.insert_job(to_jsonb(ROW(
         prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at,
         tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
-    )::loracomp.incoming_job);
+    )::loracomp.incoming_job));
 END
 $$;
 COMMENT ON FUNCTION loracomp.submit_job IS
-'Inserts a job and returns its id. Called again with the same idempotency_key and arguments, it returns the same id.';
+'Inserts a job and returns its id; null means the column''s default. Called again with the same idempotency_key and arguments, it returns '
+'the same id.';
 
 -- Refuses columns that the inserting role may not fill, by name. Roles have the right to insert all of them, because Postgres's
 -- own error would name only the table. It runs with the rights of the inserting role, so current_user is that role. Its search

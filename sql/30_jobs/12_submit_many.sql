@@ -1,9 +1,9 @@
 -- Submission of many jobs at once, from a table or a file. Everything here runs with the caller's rights.
 --   submit_jobs                 inserts the valid jobs, and returns for each other one why it was refused
 --     submit_one
---       job_from_json, insert_job
+--       insert_job
 --   trigger insert_incoming_job makes the view incoming_job a target for COPY and INSERT ... SELECT
---     job_from_json, insert_job
+--     insert_job
 
 -- Inserts one job, or finds the existing one if its idempotency key was used before. If the job is refused, it returns the reason
 -- instead of raising.
@@ -16,7 +16,7 @@ DECLARE
     field text;
     content jsonb;
 BEGIN
-    job_id := loracomp.insert_job(loracomp.job_from_json(given));
+    job_id := loracomp.insert_job(given);
 EXCEPTION WHEN integrity_constraint_violation OR data_exception THEN
     GET STACKED DIAGNOSTICS refused = MESSAGE_TEXT, hint = PG_EXCEPTION_HINT, rule = CONSTRAINT_NAME, field = COLUMN_NAME;
     -- For our constraints return the name, which is a sentence, rather than Postgres's message. Names of columns keep their _.
@@ -58,14 +58,11 @@ COMMENT ON FUNCTION loracomp.submit_jobs IS
 'Inserts the jobs of a JSON array of objects. Valid jobs are inserted; returns for each its position with its id, or with the reason why '
 'it was refused.';
 
--- A null becomes the column's default.
 CREATE FUNCTION loracomp.insert_incoming_job() RETURNS trigger
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM loracomp.insert_job(loracomp.job_from_json((
-        SELECT jsonb_object_agg(c.key, c.value) FROM jsonb_each(to_jsonb(new)) AS c WHERE c.value <> 'null'
-    )));
+    PERFORM loracomp.insert_job(to_jsonb(new));
     RETURN new;
 END
 $$;

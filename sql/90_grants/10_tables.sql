@@ -7,21 +7,18 @@ GRANT USAGE ON SCHEMA loracomp TO loracomp_submitter, loracomp_worker, loracomp_
 GRANT SELECT ON TABLE loracomp.alembic_version, loracomp.sql_object
 TO loracomp_submitter, loracomp_worker, loracomp_analyst, loracomp_admin;
 
--- Submitters may insert jobs, read their own jobs and traces, and read the names that a job may use. The columns of the second
--- list are granted so that the trigger check_columns can refuse them by name.
-GRANT INSERT (
-    kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
-    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text
-) ON TABLE loracomp.job TO loracomp_submitter, loracomp_admin;
-GRANT INSERT (
-    task, expected, evaluation, status, example_id, submitted_by, created_at, place, background, scheduled, attempts, expired_leases,
-    worker, claimed_together, lease_token, claimed_at, lease_expires_at, finished_at, error_code, error, is_correct,
-    adapter_ids
-) ON TABLE loracomp.job TO loracomp_submitter, loracomp_admin;
-GRANT INSERT (
-    kind, prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, priority, run_at,
-    idempotency_key, tags, exclude_tasks, tasks, weights, max_attempts, timeout_s, chat_template, system_text
-) ON TABLE loracomp.incoming_job TO loracomp_submitter, loracomp_admin;
+-- Submitters may insert jobs, read their own jobs and traces, and read the names that a job may use. All columns but the job's number
+-- are granted, so that the trigger check_columns can refuse those that are not theirs by name.
+DO $$
+BEGIN
+    EXECUTE (
+        SELECT format('GRANT INSERT (%s) ON TABLE loracomp.job TO loracomp_submitter, loracomp_admin', string_agg(a.attname, ', '))
+        FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = 'loracomp.job'::regclass AND a.attnum > 0 AND NOT a.attisdropped AND a.attname <> 'id'
+    );
+END
+$$;
+GRANT INSERT ON TABLE loracomp.incoming_job TO loracomp_submitter, loracomp_admin;
 GRANT SELECT ON TABLE loracomp.job, loracomp.prediction TO loracomp_submitter;
 GRANT SELECT ON TABLE
 loracomp.job_result,

@@ -37,7 +37,7 @@ ORDER BY p.oid::regproc::text
 """
 HELPERS = re.compile(
     r"loracomp\.(explain_(?!job)\w+|texts_\w+|check_(?!health)\w+|shorten|masked_\w+|may_read|composition_text"
-    r"|seconds_between|compute_seconds|insert_job)"
+    r"|seconds_between|compute_seconds)"
 )
 """What views and functions call with the caller's rights; it is not public."""
 

@@ -93,14 +93,13 @@ REFUSED_COLUMNS = """
 """
 INSERTED_COLUMNS = {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), *REFUSED_COLUMNS.split())}
 WRITES = {
-    "loracomp_submitter": INSERTED_COLUMNS | {("incoming_job", "INSERT", column) for column in JOB_COLUMNS.split()},
+    "loracomp_submitter": INSERTED_COLUMNS | {("incoming_job", "INSERT", "*")},
     "loracomp_worker": set(),
     "loracomp_analyst": set(),
     "loracomp_admin": INSERTED_COLUMNS
     | {("policy", verb, "*") for verb in ("INSERT", "UPDATE", "DELETE")}
     | {("evaluation", "INSERT", column) for column in EVALUATION_COLUMNS.split()}
-    | {("incoming_job", "INSERT", column) for column in JOB_COLUMNS.split()}
-    | {(table, "INSERT", "*") for table in ("adapter_part",)},
+    | {(table, "INSERT", "*") for table in ("adapter_part", "incoming_job")},
 }
 
 

@@ -157,16 +157,18 @@ def test_what_is_good_is_taken_and_what_is_not_is_returned_by_row_and_reason(
 
 
 def test_a_row_is_filled_as_an_insert_of_its_prompt_is(connection: Connection, submitter: Connection):
-    ((_, many, _),) = submit_jobs(submitter, {"prompt": "a"})
-    with submitter.cursor().copy("COPY loracomp.incoming_job (prompt) FROM STDIN") as copy:
-        copy.write_row(("a",))
-    (one,) = add_jobs(submitter, "a")
-    copied = (set(statuses(connection)) - {many, one}).pop()
+    """By each way to submit, and where a column is null, too."""
+    add_jobs(submitter, "a")
+    submit_jobs(submitter, {"prompt": "a"}, {"prompt": "a", "priority": None, "stop": None})
+    submitter.execute("SELECT loracomp.submit_job('a', policy => NULL)")
+    with submitter.cursor().copy("COPY loracomp.incoming_job (prompt, priority) FROM STDIN") as copy:
+        copy.write_row(("a", None))
     own = ("id", "created_at", "run_at", "place")
     plain, *others = (
-        {name: value for name, value in job(connection, id_).items() if name not in own} for id_ in (one, many, copied)
+        {name: value for name, value in job(connection, id_).items() if name not in own}
+        for id_ in sorted(statuses(connection))
     )
-    assert others == [plain, plain]
+    assert others == [plain] * 4
 
 
 def test_the_same_keys_again_are_the_same_jobs(connection: Connection, submitter: Connection):
