@@ -236,7 +236,7 @@ SELECT * FROM loracomp.list_measurements(task => %(task)s)
 -- Vectors travel in binary: as text they would take eighty times as long.
 SELECT * FROM loracomp.route_jobs(
     job_ids => %(job_ids)s::bigint[], embeddings => %(embeddings)b::vector[],
-    encoder => %(encoder)s::text, input_version => %(input_version)s::smallint, calibrates => true
+    encoder => %(encoder)s::text, input_version => %(input_version)s::smallint
 )
 
 -- name: read_labelled

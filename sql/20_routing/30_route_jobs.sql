@@ -1,16 +1,98 @@
 -- Live routing: a worker calls route_jobs for each batch that it claimed.
 --   route_jobs                  compositions and traces for a batch of jobs and their vectors
 --     check_encoder_unchanged, checked_embedding
---     usable_tasks, narrowed_tasks, active_adapters, search_exactly
---     route_query               examples, probabilities, expected gains and weights for one vector
+--     asked_routes              what each job asks for, and its eligible tasks
+--       in_chat_template        whether its prompt is put into the base model's chat template
+--       usable_tasks, narrowed_tasks, active_adapters, search_exactly
+--     route_query               nearest examples, and from them the weights of tasks, for one vector
 --       nearest_examples
 --       expected_gains          if the policy's weighting is 'measured'
 --       calibration_examples    for a task without an adapter
 --       task_weights
---     in_chat_template          whether the prompt is put into the base model's chat template
---     pick_tasks                the tasks to compose, by the policy's router
+--     compose_tasks             composition: adapters and weights
+--     trace_tasks               trace: what it says of each task
+--     fallback_reason           trace: why no adapter is composed
 --   read_labelled               text and answers of calibration_examples
 -- In this file a function comes before its callers, because Postgres checks the body of a SQL function when it is created.
+
+-- Changes nothing. Jobs of one submitter share the search for tasks that he may use, and jobs with the same limits all searches.
+CREATE FUNCTION loracomp.asked_routes(job_ids bigint[])
+RETURNS TABLE (
+    job_id bigint,
+    base_model text,
+    calibrated text[],
+    chat_template boolean,
+    own_task integer,
+    pinned_tasks integer[],
+    pinned_weights double precision[],
+    settings loracomp.policy,
+    stored jsonb,
+    eligible integer[],
+    searched integer[],
+    exact boolean,
+    adapter_ids integer[],
+    adapter_tasks integer[]
+)
+LANGUAGE sql STABLE ROWS 10
+BEGIN ATOMIC
+    WITH used AS MATERIALIZED (
+        SELECT
+            p.name, p AS settings, p.weighting = 'measured' AS measured,
+            to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS stored
+        FROM loracomp.policy AS p
+        WHERE p.name IN (SELECT j.policy FROM loracomp.job AS j WHERE j.id = ANY (asked_routes.job_ids))
+    ), asked AS MATERIALIZED (
+        SELECT
+            j.id, j.base_model, j.submitted_by, j.exclude_tasks, coalesce(j.tasks, '{}') AS named_tasks, j.weights,
+            u.settings, u.stored, u.measured,
+            (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task,
+            -- For a deleted task this is null, which matches none.
+            ARRAY(
+                SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS n (name, place)
+                LEFT JOIN loracomp.task AS t ON t.name = n.name ORDER BY n.place
+            ) AS pinned_tasks,
+            -- A system text of its own would make each job score the rows again.
+            CASE WHEN (u.settings).router = 'retrieval' AND j.system_text IS NULL THEN j.choices END AS calibrated,
+            loracomp.in_chat_template(
+                (u.settings).chat_template, b.has_chat_template, j.choices, j.chat_template, j.system_text
+            ) AS chat_template
+        FROM loracomp.job AS j
+        JOIN used AS u ON u.name = j.policy
+        JOIN loracomp.base_model AS b ON b.name = j.base_model
+        WHERE j.id = ANY (asked_routes.job_ids)
+    ), usable AS MATERIALIZED (
+        -- With weighting measured, measured examples of tasks without an adapter also show which adapters help.
+        SELECT
+            s.*, loracomp.usable_tasks(s.base_model, s.submitted_by, FALSE) AS tasks,
+            CASE WHEN s.measured THEN loracomp.usable_tasks(s.base_model, s.submitted_by, TRUE) END AS or_measured
+        FROM (SELECT DISTINCT a.base_model, a.submitted_by, a.measured FROM asked AS a) AS s
+    ), narrowed AS MATERIALIZED (
+        SELECT
+            s.*, loracomp.narrowed_tasks(u.tasks, s.exclude_tasks, s.named_tasks) AS eligible,
+            CASE WHEN s.measured THEN loracomp.narrowed_tasks(u.or_measured, s.exclude_tasks, s.named_tasks) END AS more
+        FROM (
+            SELECT DISTINCT a.base_model, a.submitted_by, a.measured, a.exclude_tasks, a.named_tasks FROM asked AS a
+        ) AS s
+        JOIN usable AS u USING (base_model, submitted_by, measured)
+    ), scope AS MATERIALIZED (
+        SELECT n.*, x.searched, c.adapter_ids, c.adapter_tasks, loracomp.search_exactly(x.searched) AS exact
+        FROM narrowed AS n
+        CROSS JOIN LATERAL (SELECT coalesce(n.more, n.eligible) AS searched) AS x
+        LEFT JOIN LATERAL (
+            SELECT a.* FROM loracomp.active_adapters(n.base_model, n.eligible) AS a WHERE n.measured
+            OFFSET 0 -- called only if it is needed
+        ) AS c ON TRUE
+    )
+    SELECT
+        a.id, a.base_model, a.calibrated, a.chat_template, a.own_task, a.pinned_tasks, a.weights, a.settings,
+        a.stored, s.eligible, s.searched, s.exact, s.adapter_ids, s.adapter_tasks
+    FROM asked AS a
+    JOIN scope AS s USING (base_model, submitted_by, measured, exclude_tasks, named_tasks);
+END;
+COMMENT ON FUNCTION loracomp.asked_routes IS
+'What each of these jobs asks of routing: its policy''s settings, the tasks and weights that it gives itself, the choices that may be '
+'calibrated; the tasks whose adapters it may compose (eligible) and whose examples are searched, whether exactly; and with '
+'weighting measured the active adapters of the eligible tasks.';
 
 -- Changes nothing. Calls nearest_examples, expected_gains and task_weights for one vector.
 CREATE FUNCTION loracomp.route_query(
@@ -91,65 +173,9 @@ COMMENT ON FUNCTION loracomp.route_query IS
 'is below min_similarity; expected gains, null if unknown. The arrays are empty if nothing was found. If the choices are to be '
 'calibrated, on which examples; the weights are then equal.';
 
--- Changes nothing and reads no table. The router random draws by md5, which gives the same on every server and release.
-CREATE FUNCTION loracomp.pick_tasks(
-    router text,
-    tasks integer[],
-    weights double precision[],
-    eligible integer[],
-    own_task integer,
-    seed integer,
-    job_id bigint
-) RETURNS TABLE (task_id integer, weight double precision)
-LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 4
-BEGIN ATOMIC
-    SELECT u.task_id, u.weight
-    FROM unnest(tasks, weights) AS u (task_id, weight)
-    WHERE router IN ('retrieval', 'random_parameters') AND u.weight > 0
-    UNION ALL
-    SELECT own_task, 1.0
-    WHERE router = 'own_task' AND own_task = ANY (eligible)
-    UNION ALL
-    SELECT drawn.task_id, kept.weight
-    FROM (
-        SELECT u.weight, row_number() OVER (ORDER BY u.weight DESC, u.place) AS turn
-        FROM unnest(weights) WITH ORDINALITY AS u (weight, place)
-        WHERE u.weight > 0
-    ) AS kept
-    JOIN (
-        SELECT u.task_id, row_number() OVER (ORDER BY md5(concat_ws('/', seed, job_id, u.task_id))) AS turn
-        FROM unnest(eligible) AS u (task_id)
-    ) AS drawn USING (turn)
-    WHERE router = 'random';
-END;
-COMMENT ON FUNCTION loracomp.pick_tasks IS
-'Tasks to compose, with weights, by router. retrieval and random_parameters: the tasks that routing kept. own_task: the job''s '
-'own task. random: eligible tasks drawn by seed and job, with the number and weights of those that routing kept. base: none.';
-
--- Changes nothing and reads no table.
-CREATE FUNCTION loracomp.in_chat_template(
-    setting text, has_one boolean, choices text[], asked boolean DEFAULT NULL, system_text text DEFAULT NULL
-)
-RETURNS boolean
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-    SELECT coalesce(
-        asked,
-        system_text IS NOT NULL
-        OR (has_one AND (setting = 'always' OR (setting = 'generation' AND choices IS NULL)))
-    );
-END;
-COMMENT ON FUNCTION loracomp.in_chat_template IS
-'Whether a job''s prompt is put into the base model''s chat template: as the job asks; always with a system text; otherwise as '
-'the policy''s setting says, if the model has one.';
-
 -- Changes nothing. One call for each batch, so that settings, eligible tasks, examples and adapters come from one snapshot.
 CREATE FUNCTION loracomp.route_jobs(
-    job_ids bigint[],
-    embeddings vector[],
-    encoder text DEFAULT NULL,
-    input_version smallint DEFAULT NULL,
-    calibrates boolean DEFAULT FALSE
+    job_ids bigint[], embeddings vector[], encoder text DEFAULT NULL, input_version smallint DEFAULT NULL
 )
 RETURNS TABLE (
     job_id bigint,
@@ -175,176 +201,57 @@ SET hnsw.iterative_scan = 'relaxed_order'
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
-    WITH asked AS MATERIALIZED (
-        SELECT
-            j.id AS job_id,
-            a.place,
-            loracomp.checked_embedding(a.embedding) AS embedding,
-            j.base_model,
-            j.submitted_by,
-            j.exclude_tasks,
-            coalesce(j.tasks, '{}') AS named_tasks,
-            j.policy,
-            j.choices,
-            j.system_text,
-            j.chat_template,
-            -- If the job gives weights for its tasks, nothing is retrieved. For a deleted task this is null, which matches none.
-            ARRAY(
-                SELECT t.id FROM unnest(j.tasks) WITH ORDINALITY AS u (name, place)
-                LEFT JOIN loracomp.task AS t ON t.name = u.name ORDER BY u.place
-            ) AS pinned_tasks,
-            j.weights AS pinned_weights,
-            (SELECT t.id FROM loracomp.task AS t WHERE t.name = j.task) AS own_task
-        FROM unnest(job_ids, embeddings) WITH ORDINALITY AS a (job_id, embedding, place)
-        JOIN loracomp.job AS j ON j.id = a.job_id
-        -- In a subquery, so that it is called once, and not for each job.
-        WHERE (SELECT loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version))
-            -- Again, so that no plan that was made for an empty queue reads all jobs.
-            AND j.id = ANY (route_jobs.job_ids)
-    ), used AS MATERIALIZED (
-        SELECT p.name AS policy, p AS settings, to_jsonb(p) - '{description,created_at,updated_at}'::text[] AS stored
-        FROM loracomp.policy AS p
-        WHERE p.name IN (SELECT a.policy FROM asked AS a)
-    ), wanted AS MATERIALIZED (
-        SELECT
-            a.*, u.settings, u.stored, (u.settings).weighting = 'measured' AS measured,
-            loracomp.in_chat_template(
-                (u.settings).chat_template, b.has_chat_template, a.choices, a.chat_template, a.system_text
-            ) AS in_chat_template
-        FROM asked AS a
-        JOIN used AS u USING (policy)
-        JOIN loracomp.base_model AS b ON b.name = a.base_model
-    ), usable AS MATERIALIZED (
-        -- With weighting measured, measured examples of tasks without an adapter also show which adapters help.
-        SELECT
-            s.*,
-            loracomp.usable_tasks(s.base_model, s.submitted_by, FALSE) AS tasks,
-            CASE WHEN s.measured THEN loracomp.usable_tasks(s.base_model, s.submitted_by, TRUE) END AS or_measured
-        FROM (SELECT DISTINCT w.base_model, w.submitted_by, w.measured FROM wanted AS w) AS s
-    ), scope AS MATERIALIZED (
-        SELECT
-            s.*,
-            loracomp.narrowed_tasks(u.tasks, s.exclude_tasks, s.named_tasks) AS eligible,
-            CASE WHEN s.measured THEN loracomp.narrowed_tasks(u.or_measured, s.exclude_tasks, s.named_tasks) END AS or_measured
+    WITH routed AS MATERIALIZED (
+        SELECT g.place, g.embedding, a.*, a.pinned_weights IS NOT NULL AS is_pinned, r.*
         FROM (
-            SELECT DISTINCT w.base_model, w.submitted_by, w.exclude_tasks, w.named_tasks, w.measured FROM wanted AS w
-        ) AS s
-        JOIN usable AS u USING (base_model, submitted_by, measured)
-    ), search AS MATERIALIZED (
-        SELECT s.*, x.searched, a.adapter_ids, a.adapter_tasks, loracomp.search_exactly(x.searched) AS exact
-        FROM scope AS s
-        CROSS JOIN LATERAL (SELECT coalesce(s.or_measured, s.eligible) AS searched) AS x
-        LEFT JOIN LATERAL (
-            SELECT c.* FROM loracomp.active_adapters(s.base_model, s.eligible) AS c WHERE s.measured
-            OFFSET 0 -- called only if it is needed
-        ) AS a ON TRUE
-    ), routed AS MATERIALIZED (
-        SELECT w.*, s.eligible, s.searched, r.*
-        FROM wanted AS w
-        JOIN search AS s USING (base_model, submitted_by, exclude_tasks, named_tasks, measured)
+            SELECT u.job_id, u.place, loracomp.checked_embedding(u.embedding) AS embedding
+            FROM unnest(route_jobs.job_ids, route_jobs.embeddings) WITH ORDINALITY AS u (job_id, embedding, place)
+            -- In a subquery, so that it is called once, and not for each job.
+            WHERE (SELECT loracomp.check_encoder_unchanged(route_jobs.encoder, route_jobs.input_version))
+            OFFSET 0 -- each vector is converted once
+        ) AS g
+        JOIN loracomp.asked_routes(route_jobs.job_ids) AS a USING (job_id)
+        -- If the job gives weights for its tasks, nothing is retrieved.
         CROSS JOIN LATERAL loracomp.route_query(
-            w.embedding,
-            CASE WHEN w.pinned_weights IS NULL THEN s.searched ELSE '{}' END,
-            s.exact OR w.pinned_weights IS NOT NULL,
-            w.settings,
-            s.adapter_ids,
-            s.adapter_tasks,
-            -- A worker of an earlier release fits no biases. A system text of its own would make each job score the rows again.
-            CASE
-                WHEN route_jobs.calibrates AND (w.settings).router = 'retrieval' AND w.system_text IS NULL THEN w.choices
-            END
+            g.embedding, CASE WHEN a.pinned_weights IS NULL THEN a.searched ELSE '{}' END,
+            a.exact OR a.pinned_weights IS NOT NULL, a.settings, a.adapter_ids, a.adapter_tasks, a.calibrated
         ) AS r
     )
     SELECT
-        r.job_id,
-        composed.adapter_ids,
-        composed.sha256,
-        composed.weights,
-        (r.settings).strategy,
-        (r.settings).density,
-        (r.settings).seed,
-        (r.settings).router = 'random_parameters',
-        (r.settings).choice_normalization,
-        (r.settings).contrast,
-        r.in_chat_template,
-        r.calibration_examples,
+        r.job_id, c.adapter_ids, c.adapter_sha256, c.adapter_weights, (r.settings).strategy, (r.settings).density,
+        (r.settings).seed, (r.settings).router = 'random_parameters', (r.settings).choice_normalization,
+        (r.settings).contrast, r.chat_template, r.calibration_examples,
         -- The order of loracomp.route_trace's attributes; the worker passes the value to record_predictions unread.
         ROW(
-            r.embedding,
-            r.example_ids,
+            r.embedding, r.example_ids,
             ARRAY(
                 SELECT t.name FROM unnest(r.example_tasks) WITH ORDINALITY AS u (task_id, place)
                 JOIN loracomp.task AS t ON t.id = u.task_id ORDER BY u.place
             ),
-            r.similarities,
-            traced.tasks,
-            traced.probabilities,
-            traced.weights,
-            composed.tasks,
-            composed.adapter_ids,
-            composed.sha256,
-            composed.weights,
+            r.similarities, t.tasks, t.probabilities, t.weights, c.names, c.adapter_ids, c.adapter_sha256, c.adapter_weights,
             r.stored,
-            CASE
-                WHEN composed.tasks <> '{}' THEN NULL
-                WHEN r.pinned_weights IS NOT NULL THEN 'a given task has no active adapter, or may not be used'
-                WHEN (r.settings).router = 'base' THEN 'router is base'
-                WHEN r.searched = '{}' THEN 'no eligible task'
-                WHEN (r.settings).router = 'own_task' AND r.own_task IS NULL THEN 'job names no task'
-                WHEN (r.settings).router = 'own_task' THEN 'own task is not eligible'
-                WHEN 0 = ALL (r.embedding::real[]) THEN 'embedding is zero'
-                WHEN r.example_ids = '{}' THEN 'no example of an eligible task'
-                WHEN r.similarities[1] < (r.settings).min_similarity THEN 'below min_similarity'
-                WHEN r.eligible = '{}' THEN 'no eligible task has an adapter'
-                WHEN array_remove(r.gains, NULL) = '{}' THEN 'no retrieved example is measured'
-                ELSE 'no adapter is expected to help'
-            END,
+            CASE WHEN c.names = '{}' THEN loracomp.fallback_reason(
+                r.settings, r.is_pinned, r.own_task, r.embedding, r.eligible, r.searched, r.similarities, r.gains
+            ) END,
             cardinality(r.searched), -- eligible_task_count
-            traced.expected_gains,
-            r.in_chat_template,
-            r.calibration_examples
+            CASE (r.settings).weighting WHEN 'measured' THEN t.expected_gains END,
+            r.chat_template, r.calibration_examples
         )::loracomp.route_trace
     FROM routed AS r
-    CROSS JOIN LATERAL (
-        SELECT
-            array_agg(p.task_id ORDER BY p.weight DESC, p.task_id) AS task_ids,
-            coalesce(array_agg(t.name ORDER BY p.weight DESC, p.task_id), '{}') AS tasks,
-            coalesce(array_agg(a.id ORDER BY p.weight DESC, p.task_id), '{}') AS adapter_ids,
-            coalesce(array_agg(a.sha256 ORDER BY p.weight DESC, p.task_id), '{}') AS sha256,
-            coalesce(array_agg(p.weight ORDER BY p.weight DESC, p.task_id), '{}') AS weights
-        FROM loracomp.pick_tasks(
-            CASE WHEN r.pinned_weights IS NULL THEN (r.settings).router ELSE 'retrieval' END,
-            CASE
-                WHEN r.pinned_weights IS NULL THEN r.task_ids
-                WHEN r.pinned_tasks <@ r.eligible THEN r.pinned_tasks
-            END,
-            coalesce(r.pinned_weights, r.weights),
-            r.eligible, r.own_task, (r.settings).seed, r.job_id
-        ) AS p
-        JOIN loracomp.task AS t ON t.id = p.task_id
-        JOIN loracomp.base_model AS b ON b.name = r.base_model
-        JOIN loracomp.adapter AS a ON a.task_id = p.task_id AND a.base_model_id = b.id AND a.status = 'active'
-    ) AS composed
-    CROSS JOIN LATERAL (
-        -- A control may compose a task that retrieval did not find; its probability is 0.
-        SELECT
-            coalesce(array_agg(t.name ORDER BY u.place, c.place), '{}') AS tasks,
-            coalesce(array_agg(coalesce(u.probability, 0) ORDER BY u.place, c.place), '{}') AS probabilities,
-            coalesce(array_agg(coalesce(c.weight, 0) ORDER BY u.place, c.place), '{}') AS weights,
-            CASE WHEN r.measured THEN array_agg(u.gain ORDER BY u.place, c.place) END AS expected_gains
-        FROM unnest(r.task_ids, r.probabilities, r.gains) WITH ORDINALITY AS u (task_id, probability, gain, place)
-        FULL JOIN unnest(composed.task_ids, composed.weights) WITH ORDINALITY AS c (task_id, weight, place)
-            USING (task_id)
-        JOIN loracomp.task AS t ON t.id = task_id
-    ) AS traced
+    CROSS JOIN LATERAL loracomp.compose_tasks(
+        r.base_model, CASE WHEN r.is_pinned THEN 'retrieval' ELSE (r.settings).router END,
+        CASE WHEN NOT r.is_pinned THEN r.task_ids WHEN r.pinned_tasks <@ r.eligible THEN r.pinned_tasks END,
+        coalesce(r.pinned_weights, r.weights), r.eligible, r.own_task, (r.settings).seed, r.job_id
+    ) AS c
+    CROSS JOIN LATERAL loracomp.trace_tasks(r.task_ids, r.probabilities, r.gains, c.task_ids, c.adapter_weights) AS t
     ORDER BY r.place;
 $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
 'Routes a batch of jobs by their unit vectors: for each job a row with the adapters to compose (none: the base model alone), '
 'how to merge them, how to score choices (calibration_examples: the examples on which to fit biases; null: none), and its '
 'trace, which record_predictions takes unchanged. For every router, the trace has the examples and probabilities of retrieval. '
-'calibrates: the worker fits biases. A deleted job has no row. encoder and input_version are those that made the vectors; '
-'raises if the database has another encoder. encoder is null if no encoder made them.';
+'A deleted job has no row. encoder and input_version are those that made the vectors; raises if the database has another '
+'encoder. encoder is null if no encoder made them.';
 
 -- Reads only. A worker calls it for the calibration_examples of route_jobs.
 CREATE FUNCTION loracomp.read_labelled(job_ids bigint[], tokens bigint[], example_ids bigint[])

@@ -514,7 +514,7 @@ def stored(
         " fallback, eligible_task_count, expected_gains, chat_template, calibration_examples, base_model,"
         " base_fingerprint, encoder, code_version, submitted_by)"
         " SELECT %s, (r.trace).*, 'toy', '', 'e/3', '', current_user"
-        " FROM loracomp.route_jobs(ARRAY[%s]::bigint[], %b::vector[], calibrates => true) AS r",
+        " FROM loracomp.route_jobs(ARRAY[%s]::bigint[], %b::vector[]) AS r",
         [job_id, job_id, [shared[1].vectors[at]]],
     )
     connection.execute("UPDATE loracomp.job SET status = 'succeeded', finished_at = now() WHERE id = %s", [job_id])

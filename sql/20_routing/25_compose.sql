@@ -1,0 +1,152 @@
+-- From the weights of tasks to what a worker composes, and to what the trace says about it.
+--   compose_tasks               the adapters of the tasks that the policy's router picks
+--     pick_tasks
+--   trace_tasks                 what the trace says of each task
+--   fallback_reason             why no adapter is composed
+--   in_chat_template            whether the prompt is put into the base model's chat template
+
+-- Changes nothing and reads no table. The router random draws by md5, which gives the same on every server and release.
+CREATE FUNCTION loracomp.pick_tasks(
+    router text,
+    tasks integer[],
+    weights double precision[],
+    eligible integer[],
+    own_task integer,
+    seed integer,
+    job_id bigint
+) RETURNS TABLE (task_id integer, weight double precision)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 4
+BEGIN ATOMIC
+    SELECT u.task_id, u.weight
+    FROM unnest(tasks, weights) AS u (task_id, weight)
+    WHERE router IN ('retrieval', 'random_parameters') AND u.weight > 0
+    UNION ALL
+    SELECT own_task, 1.0
+    WHERE router = 'own_task' AND own_task = ANY (eligible)
+    UNION ALL
+    SELECT drawn.task_id, kept.weight
+    FROM (
+        SELECT u.weight, row_number() OVER (ORDER BY u.weight DESC, u.place) AS turn
+        FROM unnest(weights) WITH ORDINALITY AS u (weight, place)
+        WHERE u.weight > 0
+    ) AS kept
+    JOIN (
+        SELECT u.task_id, row_number() OVER (ORDER BY md5(concat_ws('/', seed, job_id, u.task_id))) AS turn
+        FROM unnest(eligible) AS u (task_id)
+    ) AS drawn USING (turn)
+    WHERE router = 'random';
+END;
+COMMENT ON FUNCTION loracomp.pick_tasks IS
+'Tasks to compose, with weights, by router. retrieval and random_parameters: the tasks that routing kept. own_task: the job''s '
+'own task. random: eligible tasks drawn by seed and job, with the number and weights of those that routing kept. base: none.';
+
+-- Changes nothing.
+CREATE FUNCTION loracomp.compose_tasks(
+    base_model text,
+    router text,
+    tasks integer[],
+    weights double precision[],
+    eligible integer[],
+    own_task integer,
+    seed integer,
+    job_id bigint,
+    OUT task_ids integer[],
+    OUT names text[],
+    OUT adapter_ids integer[],
+    OUT adapter_sha256 text[],
+    OUT adapter_weights double precision[]
+)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT
+        coalesce(array_agg(c.task_id), '{}'),
+        coalesce(array_agg(c.name), '{}'),
+        coalesce(array_agg(c.adapter_id), '{}'),
+        coalesce(array_agg(c.sha256), '{}'),
+        coalesce(array_agg(c.weight), '{}')
+    FROM (
+        SELECT p.task_id, t.name, a.id AS adapter_id, a.sha256, p.weight
+        FROM loracomp.pick_tasks(router, tasks, weights, eligible, own_task, seed, job_id) AS p
+        JOIN loracomp.task AS t ON t.id = p.task_id
+        JOIN loracomp.base_model AS b ON b.name = base_model
+        JOIN loracomp.adapter AS a ON a.task_id = p.task_id AND a.base_model_id = b.id AND a.status = 'active'
+        ORDER BY p.weight DESC, p.task_id
+    ) AS c;
+END;
+COMMENT ON FUNCTION loracomp.compose_tasks IS
+'The composition of one job, largest weight first: the tasks of pick_tasks with their active adapters for the base model.';
+
+-- Changes nothing. A control may compose a task that retrieval did not find; its probability is 0.
+CREATE FUNCTION loracomp.trace_tasks(
+    task_ids integer[],
+    found_probabilities double precision[],
+    found_gains double precision[],
+    composed integer[],
+    composed_weights double precision[],
+    OUT tasks text[],
+    OUT probabilities double precision[],
+    OUT weights double precision[],
+    OUT expected_gains double precision[]
+)
+LANGUAGE sql STABLE
+BEGIN ATOMIC
+    SELECT
+        coalesce(array_agg(x.name), '{}'),
+        coalesce(array_agg(x.probability), '{}'),
+        coalesce(array_agg(x.weight), '{}'),
+        array_agg(x.gain)
+    FROM (
+        SELECT t.name, coalesce(f.probability, 0) AS probability, coalesce(c.weight, 0) AS weight, f.gain
+        FROM unnest(task_ids, found_probabilities, found_gains) WITH ORDINALITY AS f (task_id, probability, gain, place)
+        FULL JOIN unnest(composed, composed_weights) WITH ORDINALITY AS c (task_id, weight, place) USING (task_id)
+        JOIN loracomp.task AS t ON t.id = task_id
+        ORDER BY f.place, c.place
+    ) AS x;
+END;
+COMMENT ON FUNCTION loracomp.trace_tasks IS
+'What a trace says of each task, most probable first: its probability, the weight with which it is composed (0: it is not), and its '
+'adapter''s expected gain (null: unknown).';
+
+-- Changes nothing and reads no table.
+CREATE FUNCTION loracomp.fallback_reason(
+    settings loracomp.policy,
+    is_pinned boolean,
+    own_task integer,
+    embedding halfvec,
+    eligible integer[],
+    searched integer[],
+    similarities double precision[],
+    gains double precision[]
+) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN CASE
+    WHEN is_pinned THEN 'a given task has no active adapter, or may not be used'
+    WHEN (settings).router = 'base' THEN 'router is base'
+    WHEN searched = '{}' THEN 'no eligible task'
+    WHEN (settings).router = 'own_task' AND own_task IS NULL THEN 'job names no task'
+    WHEN (settings).router = 'own_task' THEN 'own task is not eligible'
+    WHEN 0 = ALL (embedding::real[]) THEN 'embedding is zero'
+    WHEN similarities = '{}' THEN 'no example of an eligible task'
+    WHEN similarities[1] < (settings).min_similarity THEN 'below min_similarity'
+    WHEN eligible = '{}' THEN 'no eligible task has an adapter'
+    WHEN array_remove(gains, NULL) = '{}' THEN 'no retrieved example is measured'
+    ELSE 'no adapter is expected to help'
+END;
+COMMENT ON FUNCTION loracomp.fallback_reason IS 'Why a job is answered by the base model alone, in words, for its trace.';
+
+-- Changes nothing and reads no table.
+CREATE FUNCTION loracomp.in_chat_template(
+    setting text, has_one boolean, choices text[], asked boolean DEFAULT NULL, system_text text DEFAULT NULL
+)
+RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT coalesce(
+        asked,
+        system_text IS NOT NULL
+        OR (has_one AND (setting = 'always' OR (setting = 'generation' AND choices IS NULL)))
+    );
+END;
+COMMENT ON FUNCTION loracomp.in_chat_template IS
+'Whether a job''s prompt is put into the base model''s chat template: as the job asks; always with a system text; otherwise as '
+'the policy''s setting says, if the model has one.';
