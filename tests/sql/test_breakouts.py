@@ -461,10 +461,9 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
         relations = values(owner, "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'bi'::regnamespace")
         calls = {
             f"loracomp.rescore_route({job_id})",
-            f'loracomp.rescore_route({job_id}, \'{{"temperature": 1, "top_p": 1}}\')',
+            f"loracomp.rescore_route({job_id}, '{{\"top_p\": 1}}')",
             "bi.compare_policies('weekly', 'default', 'own_task')",
             f"loracomp.rescore_route({job_id}, '{{\"gain_margin\": 0.1}}')",
-            f"loracomp.rescore_route({job_id}, '{{\"gain_prior\": 1}}')",
         }
         seen = {}
         for name in ("ana", "adam", "member"):
@@ -490,7 +489,6 @@ ANALYSTS = {
     "jobs": "SELECT prompt FROM loracomp.job",
     "tasks": "SELECT name FROM loracomp.task",
     "masks": "SELECT * FROM loracomp.task_mask",
-    "retrieval for another": "SELECT loracomp.retrieve_again(1, 10, '{}', false)",
     "routing of jobs": "SELECT loracomp.route_jobs('{1}', '{}')",
     "a table of its own in bi": "CREATE TABLE bi.mine ()",
     "a function of its own in bi": "CREATE FUNCTION bi.mine() RETURNS int LANGUAGE sql RETURN 1",

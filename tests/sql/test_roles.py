@@ -62,9 +62,10 @@ OWNERS_ALONE = """
     give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
-    unknown_tasks retrieve_again with_settings check_evaluation evaluated_examples tasks_that_have_seen
+    unknown_tasks check_traced with_settings check_evaluation evaluated_examples tasks_that_have_seen
     checked_embedding check_encoder_unchanged eligible_tasks usable_tasks narrowed_tasks
-    search_exactly nearest_examples reduce_embedding reduce_embeddings route_query
+    search_exactly nearest_examples reduce_embedding reduce_embeddings asked_routes route_query
+    compose_tasks trace_tasks fallback_reason
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
     admit_jobs wake_jobs
     succeed_jobs wait_for_jobs check_objects check_server check_roles check_registry check_queue
@@ -72,7 +73,7 @@ OWNERS_ALONE = """
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
-    gains_again keep_events_of_others audit_examples audit_embeddings audit_truncate
+    keep_events_of_others audit_examples audit_embeddings audit_truncate
     lock_jobs erase_sums delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records embedding_table make_next_embedding lock_next_index take_over forget_embeddings
     jobs_on changed_days roll_up note_days close_days accuracy_by_day_on routing_by_day_on
@@ -273,7 +274,6 @@ BREAKOUTS = {
     "adapters compared": "SELECT loracomp.compare_adapters(1, 2)",
     "what examples expect": "SELECT loracomp.expected_gains('{1}', '{1}', '{1}', '{1}', loracomp.policy_with())",
     "what a new task is calibrated on": "SELECT loracomp.read_labelled('{1}', '{1}', '{1}')",
-    "another's gains today": "SELECT loracomp.gains_again(1, '{1}', '{1}', loracomp.policy_with(), '{}')",
     "what a trace would have given": "SELECT loracomp.rescore_route(1)",
     "adapters on tasks": "SELECT FROM bi.transfer",
     "expected and realised": "SELECT FROM bi.expected_gain",

@@ -447,19 +447,16 @@ def test_what_has_an_adapter_or_is_hidden_or_not_measured_calibrates_nothing(
     assert ask(connection, shared, at)["calibration_examples"] is None
 
 
-def test_a_calibrated_trace_is_rescored_as_it_was_or_without(connection: db.Connection, shared: Shared) -> None:
+def test_a_calibrated_trace_is_rescored_as_it_was(connection: db.Connection, shared: Shared) -> None:
     ids, at = calibrated(connection, shared)
     job_id = stored(connection, shared, at, choices=CHOICES)
     equal = dict.fromkeys(["t0", "t1", "t3", "t5"], 0.25)
     assert composed(rescored(connection, job_id)) == equal
-    assert composed(rescored(connection, job_id, calibration_rows=0)) == {"t1": 0.66667, "t3": 0.33333}
-    assert composed(rescored(connection, job_id, temperature=0.2)) == equal
     similar = rescored(connection, job_id, weighting="similarity", min_share=0.99)
     assert len(composed(similar)) == 1, "min_share holds for another weighting"
     assert "4 labelled examples" in explained(connection, job_id)
     connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
     assert composed(rescored(connection, job_id)) == equal, "by the trace alone"
-    assert composed(rescored(connection, job_id, temperature=0.2)) == {"t1": 0.66667, "t3": 0.33333}
 
 
 def test_only_who_holds_a_job_with_the_same_choices_reads_rows_for_calibration(
@@ -550,31 +547,18 @@ def test_a_trace_is_rescored_by_other_margins_without_the_measurements(
     assert composed(rescored(connection, job_id, weighting="similarity"))
 
 
-def test_other_priors_and_temperatures_are_rescored_by_todays_measurements(
-    connection: db.Connection, shared: Shared
+@pytest.mark.parametrize(
+    "changes", [{"k": 20}, {"temperature": 0.2}, {"gain_prior": 1.0}, {"calibration_rows": 0}, {"min_similarity": 0.9}]
+)
+def test_a_trace_has_the_gains_of_its_own_settings_alone(
+    connection: db.Connection, shared: Shared, changes: dict[str, Any]
 ) -> None:
     only(connection, nearest(shared, 0), [[0.11, 0.33, 0.22, -0.11, NAN, NAN]] * 30)
     job_id = stored(connection, shared, 0)
-    found = rescored(connection, job_id, gain_prior=1.0)
-    assert found["t1"][1] == pytest.approx(0.33 / 2)
-    only(connection, nearest(shared, 0), [[0.5, NAN, NAN, NAN, NAN, NAN]] * 30)
-    assert composed(rescored(connection, job_id, temperature=0.2)) == {"t0": 1.0}
-    assert rescored(connection, job_id)["t1"][1] == pytest.approx(0.3), (
-        "those of the trace, where nothing else is asked"
-    )
-
-
-def test_a_trace_of_similarity_is_rescored_as_measured(connection: db.Connection, shared: Shared) -> None:
-    at = TASKS * 40
-    only(connection, nearest(shared, at), [[-0.5, 0.4, NAN, 0.2, NAN, 0.0]] * 30)
-    connection.execute(
-        "INSERT INTO loracomp.encoder (name, source, fingerprint, dimensions, input_version)"
-        " VALUES ('e', 'nowhere', repeat('0', 64), 832, 3)"
-    )
-    job_id = stored(connection, shared, at, "default")
-    found = rescored(connection, job_id, weighting="measured")
-    assert composed(found) == {"t1": 0.66667, "t3": 0.33333}
-    assert found["t6"] == (0, None)
+    refused = pytest.raises(psycopg.errors.InvalidParameterValue, match="the expected gains of its own k, temperature")
+    with refused, connection.transaction():
+        rescored(connection, job_id, **changes)
+    assert composed(rescored(connection, job_id, weighting="similarity", **changes))
 
 
 def test_route_and_explain_job_show_what_is_expected(connection: db.Connection, shared: Shared) -> None:
