@@ -31,7 +31,6 @@ def main(
     keep: Annotated[Path | None, typer.Option(help="JSON lines: runs are added, and all that it holds shown.")] = None,
     allow_skipped: Annotated[bool, typer.Option(help="Exit with 0 though faults could not be tried.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for machines.")] = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="Print the table of docs/operations.md.")] = False,
 ) -> None:
     """Exits with 1 where a job was lost or doubled, a fault's own promise was broken, or a fault could not be tried."""
     unknown = set(only or ()) - set(FAULTS)
@@ -50,8 +49,6 @@ def main(
     summary = [summarized(runs_of_fault) for runs_of_fault in found if runs_of_fault]
     if as_json:
         json.dump(summary, sys.stdout, indent=2)
-    elif markdown:
-        print(as_markdown(summary), "", told(rows), sep="\n")
     else:
         Console().print(as_table(summary), told(rows))
     bad = any(row["lost"] or row["doubled"] or row["broken"] for row in summary)
@@ -142,16 +139,6 @@ def as_table(rows: list[dict[str, Any]]) -> Table:
     for row in rows:
         table.add_row(*(str(row[column]) for column in columns))
     return table
-
-
-def as_markdown(rows: list[dict[str, Any]]) -> str:
-    lines = ["| fault | jobs | lost | doubled | recovery, s |", "|---|" + "---:|" * 4]
-    for row in rows:
-        what = row["what"] if row["what"][1].isupper() else row["what"][0].lower() + row["what"][1:]
-        counts = " | ".join(f"{row[key]:,}" for key in ("jobs", "lost", "doubled"))
-        skipped = f" ({row['note']})" if row["note"].startswith("skipped") else ""
-        lines.append(f"| `{row['fault']}`: {what}{skipped} | {counts} | {row['recovery_s']} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def test_a_fault_that_could_not_be_tried_counts_as_no_run(
         "as_json": True,
     }
     with pytest.raises(typer.Exit):
-        command.main(**options, allow_skipped=False, markdown=False)
+        command.main(**options, allow_skipped=False)
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["runs"], row["note"]) == (0, "skipped: there is no such tool")
     assert not options["keep"].exists()
-    command.main(**options, allow_skipped=True, markdown=False)
+    command.main(**options, allow_skipped=True)
