@@ -197,17 +197,14 @@ def record(connection: Connection, tokens: Mapping[int, int], rows: Sequence[Map
 
 RECORD_ROW = """
 SELECT loracomp.record_predictions(
-    ids => ARRAY[p.job_id], tokens => ARRAY[%(token)s::bigint], traces => ARRAY[t], outputs => ARRAY[p.output],
-    choice_indexes => ARRAY[p.choice_index], choice_scores => p.choice_scores,
-    choice_ends => ARRAY[cardinality(p.choice_scores)], prompt_tokens => ARRAY[p.prompt_tokens],
-    output_tokens => ARRAY[p.output_tokens], norm_ratios => ARRAY[p.norm_ratio], cosines => ARRAY[p.cosine],
-    composition_digests => ARRAY[p.composition_digest], batch_sizes => ARRAY[p.batch_size],
-    timings => ARRAY[p.timings], device => p.device, base_model => p.base_model,
-    base_fingerprint => p.base_fingerprint, encoder => p.encoder, code_version => p.code_version,
-    finish_reasons => ARRAY[p.finish_reason], choice_biases => p.choice_biases
+    answers => ARRAY[
+        jsonb_populate_record(NULL::loracomp.answer, %(row)s || jsonb_build_object('lease_token', %(token)s::bigint))
+    ],
+    traces => ARRAY[jsonb_populate_record(NULL::loracomp.route_trace, %(row)s)], device => p.device,
+    base_model => p.base_model, base_fingerprint => p.base_fingerprint, encoder => p.encoder,
+    code_version => p.code_version
 ) AS id
-FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p,
-    jsonb_populate_record(NULL::loracomp.route_trace, %(row)s) AS t
+FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p
 """
 """Whatever JSON the columns hold, as the server reads it: what a faulty or forging worker may send."""
 

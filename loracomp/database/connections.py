@@ -1,9 +1,9 @@
 """Opens connections, and translates psycopg's errors into loracomp's."""
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar, cast
 
 import psycopg
 import psycopg.errors as pg
@@ -14,6 +14,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.pq import Format
 from psycopg.rows import dict_row
 from psycopg.types import TypeInfo
+from psycopg.types.composite import CompositeInfo, register_composite
 
 from loracomp.config import libpq_form
 from loracomp.errors import (
@@ -28,6 +29,7 @@ from loracomp.records import Trace
 
 Connection: TypeAlias = psycopg.Connection[dict[str, Any]]
 T = TypeVar("T")
+InfoT = TypeVar("InfoT", bound=TypeInfo)
 
 
 class _Impatient(psycopg.Connection[T]):
@@ -96,12 +98,34 @@ def know_traces(connection: Connection) -> None:
     """
     if connection.adapters.types.get("route_trace") is not None:
         return
-    info = TypeInfo.fetch(connection, "loracomp.route_trace")
-    if info is None:
-        raise SchemaMismatchError("the database has no type loracomp.route_trace; run `loracomp init`")
+    info = _fetched(TypeInfo, connection, "route_trace")
     info.register(connection)
     connection.adapters.register_loader(info.oid, _TraceLoader)
     connection.adapters.register_dumper(Trace, type("TraceDumper", (_TraceDumper,), {"oid": info.oid}))
+
+
+def composite(connection: Connection, name: str) -> type[Any]:
+    """The named tuples that the connection sends and loads as values of the composite type loracomp.`name`.
+
+    Raises SchemaMismatchError if the database lacks the type.
+    """
+    info = connection.adapters.types.get(name)
+    if not isinstance(info, CompositeInfo):
+        info = _fetched(CompositeInfo, connection, name)
+        register_composite(info, connection, make_sequence=_with_lists)
+    return cast("type[Any]", info.python_type)
+
+
+def _with_lists(row: Sequence[Any], _: CompositeInfo) -> list[Any]:
+    """A row's values; psycopg sends lists as arrays, but not tuples."""
+    return [[*value] if isinstance(value, tuple) else value for value in row]
+
+
+def _fetched(kind: type[InfoT], connection: Connection, name: str) -> InfoT:
+    info = kind.fetch(connection, f"loracomp.{name}")
+    if info is None:
+        raise SchemaMismatchError(f"the database has no type loracomp.{name}; run `loracomp init`")
+    return info
 
 
 class _TraceLoader(Loader):

@@ -262,27 +262,16 @@ SELECT loracomp.renew_leases(ids => %(ids)s::bigint[], tokens => %(tokens)s::big
 -- name: record_predictions
 -- Arrays travel in binary. Traces go back as they came from route_jobs.
 SELECT loracomp.record_predictions(
-    ids => %(ids)b::bigint[], tokens => %(tokens)b::bigint[], traces => %(traces)b::loracomp.route_trace[],
-    outputs => %(outputs)b::text[], choice_indexes => %(choice_indexes)b::int[],
-    choice_scores => %(choice_scores)b::float8[], choice_ends => %(choice_ends)b::int[],
-    prompt_tokens => %(prompt_tokens)b::int[], output_tokens => %(output_tokens)b::int[],
-    norm_ratios => %(norm_ratios)b::float8[], cosines => %(cosines)b::float8[],
-    composition_digests => %(composition_digests)b::text[], batch_sizes => %(batch_sizes)b::int[],
-    timings => %(timings)b::jsonb[], device => %(device)s, base_model => %(base_model)s,
-    base_fingerprint => %(base_fingerprint)s, encoder => %(encoder)s, code_version => %(code_version)s,
-    finish_reasons => %(finish_reasons)b::text[], choice_biases => %(choice_biases)b::float8[]
+    answers => %(answers)b::loracomp.answer[], traces => %(traces)b::loracomp.route_trace[], device => %(device)s,
+    base_model => %(base_model)s, base_fingerprint => %(base_fingerprint)s, encoder => %(encoder)s,
+    code_version => %(code_version)s
 ) AS id
 
 -- name: plan_measurements
 SELECT * FROM loracomp.plan_measurements(job_ids => %(job_ids)s::bigint[])
 
 -- name: record_measurements
-SELECT loracomp.record_measurements(
-    ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[], choice_normalizations => %(choice_normalizations)s::text[],
-    base_scores => %(base_scores)s::float8[], bases_are_right => %(bases_are_right)s::boolean[],
-    chat_templates => %(chat_templates)s::boolean[], ends => %(ends)s::int[], adapter_ids => %(adapter_ids)s::int[], gains => %(gains)s::real[],
-    are_right => %(are_right)s::boolean[]
-) AS id
+SELECT loracomp.record_measurements(results => %(results)b::loracomp.measured[]) AS id
 
 -- name: fail_jobs
 SELECT loracomp.fail_jobs(

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import accumulate, chain
 from math import isfinite
 from types import MappingProxyType
 
 import orjson
 from psycopg.types.json import Jsonb
 
-from loracomp.database.connections import Connection, know_traces, storable
+from loracomp.database.connections import Connection, composite, know_traces, storable
 from loracomp.database.queries import QUERIES
 from loracomp.records import Answer, Failure, Job, Measurement, Prediction
 
@@ -47,53 +46,52 @@ def record_predictions(
     if not predictions:
         return set()
     know_traces(connection)
+    made = composite(connection, "answer")
     tokens = {job.id: job.lease_token for job in jobs}
     (versions,) = {each.versions for each in predictions}
-    answers = [each.answer or _NO_ANSWER for each in predictions]
-    scores = [answer.choice_scores or () for answer in answers]
-    given = {
-        "ids": [each.job_id for each in predictions],
-        "tokens": [tokens[each.job_id] for each in predictions],
-        "traces": [each.trace for each in predictions],
-        "outputs": [each.answer and storable(each.answer.output) for each in predictions],
-        "choice_indexes": [answer.choice_index for answer in answers],
-        "choice_scores": list(chain.from_iterable(scores)),
-        # One for each score, so that choice_ends holds for both.
-        "choice_biases": [
-            bias
-            for answer, each in zip(answers, scores, strict=True)
-            for bias in answer.choice_biases or (None,) * len(each)
-        ],
-        "choice_ends": list(accumulate(map(len, scores))),
-        "prompt_tokens": [answer.prompt_tokens for answer in answers],
-        "output_tokens": [answer.output_tokens for answer in answers],
-        "norm_ratios": [_finite(answer.norm_ratio) for answer in answers],
-        "cosines": [_finite(answer.cosine) for answer in answers],
-        "composition_digests": [each.composition_digest for each in predictions],
-        "batch_sizes": [each.batch_size for each in predictions],
-        "timings": _timings(predictions, timings),
-        "finish_reasons": [answer.finish_reason for answer in answers],
-        **asdict(versions),
-    }
+    answers = [
+        made(
+            job_id=each.job_id,
+            lease_token=tokens[each.job_id],
+            output=each.answer and storable(answer.output),
+            choice_index=answer.choice_index,
+            choice_scores=answer.choice_scores,
+            choice_biases=answer.choice_biases,
+            prompt_tokens=answer.prompt_tokens,
+            output_tokens=answer.output_tokens,
+            finish_reason=answer.finish_reason,
+            norm_ratio=_finite(answer.norm_ratio),
+            cosine=_finite(answer.cosine),
+            composition_digest=each.composition_digest,
+            batch_size=each.batch_size,
+            timings=Jsonb({**each.timings, **timings}, dumps=orjson.dumps),
+        )
+        for each in predictions
+        for answer in [each.answer or _NO_ANSWER]
+    ]
+    given = {"answers": answers, "traces": [each.trace for each in predictions], **asdict(versions)}
     return {row["id"] for row in connection.execute(QUERIES["record_predictions"], given)}
 
 
 def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
     """Write the measurements of jobs whose lease is valid and end these jobs, in one transaction; returns their ids."""
+    made = composite(connection, "measured")
     tokens = {job.id: job.lease_token for job in jobs}
-    given = {
-        "ids": [each.job_id for each in measurements],
-        "tokens": [tokens[each.job_id] for each in measurements],
-        "choice_normalizations": [each.normalization for each in measurements],
-        "base_scores": [each.base_score for each in measurements],
-        "bases_are_right": [each.base_is_right for each in measurements],
-        "chat_templates": [each.chat_template for each in measurements],
-        "ends": list(accumulate(len(each.adapter_ids) for each in measurements)),
-        "adapter_ids": list(chain.from_iterable(each.adapter_ids for each in measurements)),
-        "gains": list(chain.from_iterable(each.gains for each in measurements)),
-        "are_right": list(chain.from_iterable(each.are_right for each in measurements)),
-    }
-    return {row["id"] for row in connection.execute(QUERIES["record_measurements"], given)}
+    results = [
+        made(
+            job_id=each.job_id,
+            lease_token=tokens[each.job_id],
+            choice_normalization=each.normalization,
+            base_score=each.base_score,
+            base_is_right=each.base_is_right,
+            chat_template=each.chat_template,
+            adapter_ids=each.adapter_ids,
+            gains=each.gains,
+            are_right=each.are_right,
+        )
+        for each in measurements
+    ]
+    return {row["id"] for row in connection.execute(QUERIES["record_measurements"], {"results": results})}
 
 
 def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Failure]) -> set[int]:
@@ -107,13 +105,6 @@ def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Fa
         "retries": [failure.retry for failure in failures],
     }
     return {row["id"] for row in connection.execute(QUERIES["fail_jobs"], arguments)}
-
-
-def _timings(predictions: Sequence[Prediction], timings: Mapping[str, float]) -> list[Jsonb]:
-    """The timings of each prediction, or a single element if all are equal; they differ if jobs were tried alone."""
-    first = predictions[0].timings
-    distinct = [first] if all(each.timings == first for each in predictions) else [each.timings for each in predictions]
-    return [Jsonb({**each, **timings}, dumps=orjson.dumps) for each in distinct]
 
 
 def _finite(number: float | None) -> float | None:

@@ -90,6 +90,40 @@ COMMENT ON TYPE loracomp.route_trace IS
 'What routing decided for a job: columns of loracomp.prediction, which holds it. Of workers'' own use.'
 """
 
+# What a worker hands back for each job; the attributes are columns of loracomp.prediction, or of loracomp.measurement.
+RESULTS = """
+CREATE TYPE loracomp.answer AS (
+    job_id bigint,
+    lease_token bigint,
+    output text,
+    choice_index integer,
+    choice_scores double precision[],
+    choice_biases double precision[],
+    prompt_tokens integer,
+    output_tokens integer,
+    finish_reason text,
+    norm_ratio double precision,
+    cosine double precision,
+    composition_digest text,
+    batch_size integer,
+    timings jsonb
+);
+COMMENT ON TYPE loracomp.answer IS 'What a worker answered to a job, with the token of its lease. For record_predictions.';
+CREATE TYPE loracomp.measured AS (
+    job_id bigint,
+    lease_token bigint,
+    choice_normalization text,
+    base_score double precision,
+    base_is_right boolean,
+    chat_template boolean,
+    adapter_ids integer[],
+    gains real[],
+    are_right boolean[]
+);
+COMMENT ON TYPE loracomp.measured IS
+'What a worker measured for a job, with the token of its lease; the arrays have an element for each adapter. For record_measurements.'
+"""
+
 # How many predictions each router has: without it reports are planned for a half per cent of them.
 STATISTICS = "CREATE STATISTICS loracomp.prediction_router ON (policy_settings ->> 'router') FROM loracomp.prediction"
 
@@ -151,7 +185,7 @@ def upgrade() -> None:
         for column in table.columns:
             if "alter" in column.info:
                 op.execute(f"ALTER TABLE {table.fullname} ALTER COLUMN {column.name} {column.info['alter']}")
-    for statements in (SEQUENCES, TRACE, STATISTICS, POLICIES, LIMITS):
+    for statements in (SEQUENCES, TRACE, RESULTS, STATISTICS, POLICIES, LIMITS):
         op.execute(statements)
     op.execute("CREATE SCHEMA loracomp_parts")
     op.execute("COMMENT ON SCHEMA loracomp_parts IS 'Partitions of tables of schema loracomp. Granted to no role.'")
@@ -166,7 +200,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("DROP TYPE loracomp.route_trace")
+    op.execute("DROP TYPE loracomp.route_trace, loracomp.answer, loracomp.measured")
     op.execute("DROP TABLE IF EXISTS loracomp.next_embedding")  # of a change of the encoder that is under way
     metadata.drop_all(op.get_bind(), checkfirst=False)
     op.execute(

@@ -4,31 +4,15 @@
 --     wait_for_jobs             waits up to two seconds for jobs that other sessions have locked
 
 -- running -> succeeded, and inserts the prediction with its trace, in one statement, for jobs whose token is still valid.
--- Each array has one element for each job, in the same order: the lease token from the claim, the trace from route_jobs, and the
--- model's answer. There are exceptions: choice_scores and choice_biases have the values of all jobs concatenated, and choice_ends
--- has the end of each job's; a bias is null if the job's choices have none; timings may have a single element for all jobs.
+-- Answers and their traces from route_jobs are in the same order.
 CREATE FUNCTION loracomp.record_predictions(
-    ids bigint[],
-    tokens bigint[],
+    answers loracomp.answer[],
     traces loracomp.route_trace[],
-    outputs text[],
-    choice_indexes integer[],
-    choice_scores double precision[],
-    choice_ends integer[],
-    prompt_tokens integer[],
-    output_tokens integer[],
-    norm_ratios double precision[],
-    cosines double precision[],
-    composition_digests text[],
-    batch_sizes integer[],
-    timings jsonb[],
     device text,
     base_model text,
     base_fingerprint text,
     encoder text,
-    code_version text,
-    finish_reasons text[] DEFAULT NULL,
-    choice_biases double precision[] DEFAULT NULL
+    code_version text
 ) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -42,34 +26,18 @@ AS $$
 #variable_conflict use_column
 DECLARE
     written bigint;
-    missing bigint := cardinality(record_predictions.ids);
+    missing bigint := cardinality(answers);
 BEGIN
-    IF (missing = ALL (ARRAY[
-        cardinality(tokens), cardinality(traces), cardinality(outputs), cardinality(choice_indexes),
-        cardinality(choice_ends), cardinality(prompt_tokens), cardinality(output_tokens), cardinality(norm_ratios),
-        cardinality(cosines), cardinality(composition_digests), cardinality(batch_sizes),
-        -- A worker of an earlier release sends none.
-        coalesce(cardinality(finish_reasons), missing)
-    ])) IS NOT TRUE OR (cardinality(timings) IN (1, missing)) IS NOT TRUE THEN
-        RAISE EXCEPTION 'ids, tokens, traces, outputs and the other arrays must have one element for each job, and timings one '
-            'for each or one for all' USING ERRCODE = 'invalid_parameter_value';
+    IF missing IS DISTINCT FROM cardinality(traces) THEN
+        RAISE EXCEPTION 'answers and traces must have one element for each job' USING ERRCODE = 'invalid_parameter_value';
     END IF;
     FOR attempt IN 1..2 LOOP
         RETURN QUERY
         WITH held AS MATERIALIZED (
             SELECT a.*, j.worker, j.attempts, j.submitted_by
-            FROM unnest(
-                record_predictions.ids, record_predictions.tokens, record_predictions.outputs,
-                record_predictions.choice_indexes, record_predictions.prompt_tokens, record_predictions.output_tokens,
-                record_predictions.norm_ratios, record_predictions.cosines, record_predictions.composition_digests,
-                record_predictions.batch_sizes, record_predictions.finish_reasons, record_predictions.traces
-            -- After these come the columns of the trace, under their own names.
-            ) WITH ORDINALITY AS a (
-                job_id, token, output, choice_index, prompt_tokens, output_tokens, norm_ratio, cosine,
-                composition_digest, batch_size, finish_reason
-            )
+            FROM unnest(answers, traces) AS a -- with the attributes of both
             -- A job has a lease token only while it runs.
-            JOIN loracomp.job AS j ON j.id = a.job_id AND j.lease_token = a.token
+            JOIN loracomp.job AS j ON j.id = a.job_id AND j.lease_token = a.lease_token
             ORDER BY j.id
             FOR UPDATE OF j SKIP LOCKED
         ),
@@ -86,18 +54,13 @@ BEGIN
                 h.query_embedding, h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
                 h.composed_tasks, h.adapter_ids, h.adapter_sha256, h.adapter_weights, h.policy_settings, h.fallback,
                 h.eligible_task_count, h.expected_gains, h.chat_template, h.calibration_examples,
-                h.job_id, h.output, h.choice_index,
-                nullif(record_predictions.choice_scores[
-                    coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
-                    : record_predictions.choice_ends[h.ordinality]
-                ], '{}'),
-                CASE WHEN b.biases <> '{}' AND array_position(b.biases, NULL) IS NULL THEN b.biases END,
+                h.job_id, h.output, h.choice_index, h.choice_scores, h.choice_biases,
                 h.composition_digest, h.norm_ratio, h.cosine, h.prompt_tokens, h.output_tokens, h.finish_reason,
                 -- Add the time from the worker's call until the row is written to the step that the worker timed.
-                t.timings || CASE WHEN jsonb_typeof(t.timings -> 'record') = 'number' THEN jsonb_build_object(
+                h.timings || CASE WHEN jsonb_typeof(h.timings -> 'record') = 'number' THEN jsonb_build_object(
                     'record',
                     round(
-                        (t.timings ->> 'record')::numeric
+                        (h.timings ->> 'record')::numeric
                         + 1000 * extract(EPOCH FROM clock_timestamp() - statement_timestamp()), 3
                     )
                 ) ELSE '{}' END,
@@ -105,17 +68,6 @@ BEGIN
                 record_predictions.base_model, record_predictions.base_fingerprint, record_predictions.encoder,
                 record_predictions.code_version, h.submitted_by
             FROM held AS h
-            CROSS JOIN LATERAL (
-                SELECT record_predictions.timings[
-                    least(h.ordinality, cardinality(record_predictions.timings))
-                ] AS timings
-            ) AS t
-            CROSS JOIN LATERAL (
-                SELECT record_predictions.choice_biases[
-                    coalesce(record_predictions.choice_ends[h.ordinality - 1], 0) + 1
-                    : record_predictions.choice_ends[h.ordinality]
-                ] AS biases
-            ) AS b
             RETURNING job_id, output
         )
         SELECT s.id
@@ -123,7 +75,9 @@ BEGIN
         CROSS JOIN LATERAL loracomp.succeed_jobs(a.ids, a.outputs) AS s (id);
         GET DIAGNOSTICS written = ROW_COUNT;
         missing := missing - written;
-        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(record_predictions.ids, record_predictions.tokens);
+        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(
+            ARRAY(SELECT a.job_id FROM unnest(answers) AS a), ARRAY(SELECT a.lease_token FROM unnest(answers) AS a)
+        );
     END LOOP;
 END
 $$;

@@ -34,21 +34,9 @@ COMMENT ON FUNCTION loracomp.plan_measurements IS
 'What to score for jobs of kind measure: the right answer, how scores of choices are normalised, the adapters, and whether '
 'the prompt is put into the chat template. A job that was deleted, or whose adapters were, has no row.';
 
--- running -> succeeded, and writes the measurements, for jobs whose token is still valid. Each array has one element for each job,
--- except the last four: these have the values of all jobs' adapters concatenated, and ends has the end of each job's values.
+-- running -> succeeded, and writes the measurements, for jobs whose token is still valid.
 -- Results for an adapter that the job does not name, or for an example that has changed meanwhile, are left out.
-CREATE FUNCTION loracomp.record_measurements(
-    ids bigint[],
-    tokens bigint[],
-    choice_normalizations text[],
-    base_scores double precision[],
-    bases_are_right boolean[],
-    chat_templates boolean[],
-    ends integer[],
-    adapter_ids integer[],
-    gains real[],
-    are_right boolean[]
-) RETURNS SETOF bigint
+CREATE FUNCTION loracomp.record_measurements(results loracomp.measured[]) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
@@ -57,26 +45,14 @@ AS $$
 #variable_conflict use_column
 DECLARE
     written bigint;
-    missing bigint := cardinality(record_measurements.ids);
+    missing bigint := cardinality(results);
 BEGIN
-    IF (missing = ALL (ARRAY[
-        cardinality(tokens), cardinality(choice_normalizations), cardinality(base_scores), cardinality(bases_are_right),
-        cardinality(chat_templates), cardinality(ends)
-    ])) IS NOT TRUE OR (cardinality(record_measurements.adapter_ids) = ALL (ARRAY[
-        cardinality(gains), cardinality(are_right), ends[missing]
-    ])) IS NOT TRUE THEN
-        RAISE EXCEPTION 'ids, tokens and the other arrays must have one element for each job, and adapter_ids, gains and '
-            'are_right as many as the last of ends says' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
     FOR attempt IN 1..2 LOOP
         RETURN QUERY
         WITH held AS MATERIALIZED (
-            SELECT g.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
-            FROM unnest(
-                record_measurements.ids, record_measurements.tokens, record_measurements.choice_normalizations,
-                record_measurements.base_scores, record_measurements.bases_are_right, record_measurements.chat_templates
-            ) WITH ORDINALITY AS g (job_id, token, choice_normalization, base_score, base_is_right, chat_template)
-            JOIN loracomp.job AS j ON j.id = g.job_id AND j.lease_token = g.token AND j.kind = 'measure'
+            SELECT r.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
+            FROM unnest(results) AS r
+            JOIN loracomp.job AS j ON j.id = r.job_id AND j.lease_token = r.lease_token AND j.kind = 'measure'
             ORDER BY j.id
             FOR UPDATE OF j SKIP LOCKED
         ),
@@ -84,11 +60,8 @@ BEGIN
         measured AS (
             SELECT DISTINCT ON (h.example_id, u.adapter_id) h.example_id, u.adapter_id, u.gain, u.is_right
             FROM held AS h
-            CROSS JOIN LATERAL unnest(
-                record_measurements.adapter_ids, record_measurements.gains, record_measurements.are_right
-            ) WITH ORDINALITY AS u (adapter_id, gain, is_right, place)
-            WHERE u.place > coalesce(record_measurements.ends[h.ordinality - 1], 0)
-                AND u.place <= record_measurements.ends[h.ordinality] AND u.adapter_id = ANY (h.asked)
+            CROSS JOIN LATERAL unnest(h.adapter_ids, h.gains, h.are_right) AS u (adapter_id, gain, is_right)
+            WHERE u.adapter_id = ANY (h.asked)
             ORDER BY h.example_id, u.adapter_id, h.job_id DESC
         ),
         recorded AS (
@@ -140,7 +113,9 @@ BEGIN
         CROSS JOIN LATERAL loracomp.succeed_jobs(a.ids) AS s (id);
         GET DIAGNOSTICS written = ROW_COUNT;
         missing := missing - written;
-        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(record_measurements.ids, record_measurements.tokens);
+        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(
+            ARRAY(SELECT r.job_id FROM unnest(results) AS r), ARRAY(SELECT r.lease_token FROM unnest(results) AS r)
+        );
     END LOOP;
 END
 $$;

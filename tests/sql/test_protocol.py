@@ -211,7 +211,7 @@ def test_without_the_fence_an_interleaving_is_found_that_does(protocol: type[Pro
     connection = protocol.connection
     source = (packed_folder("sql") / "30_jobs" / "40_record.sql").read_text()
     source = source.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION")
-    fence = " AND j.lease_token = a.token"
+    fence = " AND j.lease_token = a.lease_token"
     assert source.count(fence) == 1
     connection.execute(source.replace(fence, "").encode())
     try:

@@ -261,7 +261,7 @@ BREAKOUTS = {
     "another role": "SET ROLE loracomp_admin",
     "the owner": "SET SESSION AUTHORIZATION postgres",
     "claim": "SELECT loracomp.claim_jobs('w', 'toy', 10, '1 minute')",
-    "record": "SELECT loracomp.record_predictions(" + "'{}', " * 14 + "'', '', '', '', '')",
+    "record": "SELECT loracomp.record_predictions('{}', '{}', '', '', '', '', '')",
     "purge": "SELECT loracomp.purge_jobs('0', force => true)",
     "jobs of anybody": "SELECT loracomp.lock_jobs('{1}', NULL)",
     "sums of all submitters": "SELECT loracomp.erase_sums('{\"customer\": 7}')",

@@ -30,8 +30,8 @@ from registry_data import registered, write_adapter
 
 BATCHES, BATCH = 6, 16
 CHOICES = ("yes", "no")
-TRACE_TYPE = "the type of traces"
-"""A connection learns it once: BEGIN, SELECT, COMMIT."""
+A_TYPE = "a type"
+"""A connection learns each once: BEGIN, SELECT, COMMIT."""
 
 
 @pytest.fixture
@@ -86,8 +86,8 @@ def test_a_batch_costs_three_round_trips(connection: Connection, database: str, 
     assert set(statuses(connection).values()) == {"succeeded"}
     (row,) = connection.execute("SELECT count(*) FROM loracomp.prediction WHERE adapter_ids <> '{}'")
     assert row["count"] == BATCHES * BATCH, "adapters were composed"
-    assert asked(traces / "worker") == {"route_jobs": BATCHES, "read_adapters": 1, TRACE_TYPE: 3}
-    assert asked(traces / "recorder") == {"record_predictions": BATCHES, TRACE_TYPE: 3}
+    assert asked(traces / "worker") == {"route_jobs": BATCHES, "read_adapters": 1, A_TYPE: 3}
+    assert asked(traces / "recorder") == {"record_predictions": BATCHES, A_TYPE: 6}
 
 
 def test_so_does_a_batch_of_measurements(connection: Connection, database: str, pipeline: Pipeline, traces: Path):
@@ -95,7 +95,7 @@ def test_so_does_a_batch_of_measurements(connection: Connection, database: str, 
     drain(database, pipeline)
     assert set(statuses(connection).values()) == {"succeeded"}
     assert asked(traces / "worker") == {"plan_measurements": BATCHES, "read_adapters": 1}
-    assert asked(traces / "recorder") == {"record_measurements": BATCHES}
+    assert asked(traces / "recorder") == {"record_measurements": BATCHES, A_TYPE: 3}
 
 
 def asked(trace: Path) -> dict[str, int]:
@@ -106,5 +106,5 @@ def asked(trace: Path) -> dict[str, int]:
     """
     text = trace.read_text()
     calls = Counter(re.findall(r"\tParse\t \"\" \"[^\"]*?loracomp\.(\w+)\(", text))
-    calls[TRACE_TYPE] = len(re.findall(r"\tReadyForQuery\t", text)) - calls.total()
+    calls[A_TYPE] = len(re.findall(r"\tReadyForQuery\t", text)) - calls.total()
     return {name: times for name, times in calls.items() if times and name not in {"claim_jobs", "queue_is_empty"}}
