@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-ray faults test-hosts test-containers bench engine gpu volume evaluation lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-ray faults test-hosts test-containers bench engine gpu volume evaluation figures lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -98,7 +98,7 @@ test-containers: install ## docker-compose.yml and what people do to it, on Debi
 bench: engine ## the engine's figures, and routing's by the size of the index; a quarter of an hour on two quiet cores
 	$(BIN)/python -m benchmarks.routing
 
-engine: install ## what docs/performance.md says; some ten minutes on two quiet cores
+engine: install ## the engine's figures; some ten minutes on two quiet cores
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.engine
 
@@ -111,12 +111,12 @@ ADAPTERS ?= 100 1000
 bench-adapters: install ## what grows with the number of adapters, for docs/scaling.md; ADAPTERS="100 1000 10000" for more
 	$(BIN)/python -m benchmarks.many_adapters $(ADAPTERS:%=--adapters %)
 
-gpu: install ## on a machine with a GPU: its tests, and passes of a 7B model's shape; docs/performance/gpu.json
+gpu: install ## on a machine with a GPU: its tests, and passes of a 7B model's shape
 	$(BIN)/pytest tests/composition/test_gpu.py
 	$(BIN)/python -m benchmarks.shapes --shape 7B --device cuda
 
 DEPTH ?= 100000
-bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare table; half an hour, for docs/queue.md
+bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare table; half an hour
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.queue --depth $(DEPTH)
 
@@ -139,8 +139,11 @@ volume: install ## a database with weeks of finished jobs, for dashboards and tr
 	$(BIN)/python -m benchmarks.volume --jobs $(VOLUME)
 
 DATA ?= ../shared/data
-evaluation: install ## what docs/evaluation.md says; hours on two cores, goes on where it was stopped
+evaluation: install ## how well policies answer; hours on two cores, goes on where it was stopped
 	$(BIN)/python -m benchmarks.evaluation --data $(DATA)
+
+figures: install ## fill the tables of README and docs/ from what evaluation, benchmarks and faults kept
+	$(BIN)/python -m benchmarks.figures
 
 lint: install ## ruff, mypy and the SQL linter
 	$(BIN)/ruff check .

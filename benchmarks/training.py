@@ -1,4 +1,4 @@
-"""Rows a second of training, in several ways side by side: the table of docs/performance.md.
+"""Rows a second of training, in several ways side by side.
 
     python -m benchmarks.training ../shared/data [--task mnli] [--turns 3]
 
@@ -7,7 +7,6 @@ the first step do not count.
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -16,11 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
 
-from benchmarks.evaluation.report import as_markdown, copy_tables
+from benchmarks.pages import as_markdown
 
 ROOT = Path(__file__).parents[1]
-KEPT = ROOT / "docs" / "performance" / "training.json"
-PAGE = ROOT / "docs" / "performance.md"
 CORES = os.cpu_count() or 1
 
 
@@ -57,8 +54,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {way.name: [] for way in WAYS}
     for way in list(WAYS) * options.turns:
         rates[way.name].append(rate(way, options))
-    KEPT.write_text(json.dumps({"task": options.task, "cores": CORES, "rows_a_second": rates}, indent=1) + "\n")
-    fill_page(rates)
+    print(table(rates))
 
 
 def rate(way: Way, options: argparse.Namespace) -> float:
@@ -108,16 +104,15 @@ def train(folder: Path, task: str, way: Way, steps: int) -> float:
     return 16 * steps / (perf_counter() - start)
 
 
-def fill_page(rates: dict[str, list[float]]) -> None:
-    """Put the table into the page."""
+def table(rates: dict[str, list[float]]) -> str:
+    """A row for each way."""
     medians = {name: statistics.median(each) for name, each in rates.items()}
     first = next(iter(medians.values()))
     lines = [
         [name, f"{medians[name]:.1f}", f"{min(each):.1f} to {max(each):.1f}", f"{medians[name] / first:.2f}"]
         for name, each in rates.items()
     ]
-    table = as_markdown([["way", "rows a second, median", "range", "of the first"], *lines])
-    copy_tables(PAGE, {"training": table})
+    return as_markdown([["way", "rows a second, median", "range", "of the first"], *lines])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures the figures of docs/performance.md: `python -m benchmarks.engine --help`."""
+"""Measures the figures of docs/figures.md: `python -m benchmarks.engine --help`."""
 
 from loracomp.model.cpu import wait_briefly
 

@@ -1,4 +1,4 @@
-"""Measures the figures of docs/performance.md: ratios between two systems in one run, and how they grow with size.
+"""Measures the engine: ratios between two systems in one run. `make figures` shows them in docs/figures.md.
 
     python -m benchmarks.engine
 
@@ -24,10 +24,9 @@ import transformers
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from . import batching, composing, library, measuring, paper, passes, profiling, system
-from .report import keep, table, write_report
+from . import batching, composing, library, measuring, paper, passes, system
+from .report import keep, read_results, table
 from .timing import Figure, Measured
-from .ways import ways
 from .workbench import Sizes, Workbench, open_workbench
 
 ROOT = Path(__file__).parents[2]
@@ -45,15 +44,9 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
     "library": library.library_size,
     "measuring": measuring.measuring,
     "memory": composing.memory,
-    "growth": passes.growth,
-    "composing": composing.composing,
-    "profile": profiling.profiled,
-    "ways": ways,
 }
 TURNS_OF = {
-    **{"scoring": 1.4, "generation": 1.4, "merging": 2, "latency": 6, "composing": 2},
-    **dict.fromkeys(("growth", "profile", "ways", "batching"), 0.6),
-    "beside": 2,
+    **{"scoring": 1.4, "generation": 1.4, "merging": 2, "latency": 6, "beside": 2, "batching": 0.6},
 }
 """Parts that run more turns than others, and how many times more."""
 
@@ -70,8 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             console.print(f"measuring {part}")
             turns = max(1, round(options.turns * TURNS_OF.get(part, 1)))
             keep(options.out, part, machine | as_json(PARTS[part](bench, turns)))
-    # The page shows all stored results with their dates; the terminal shows only those of this run.
-    results = {part: found for part, found in write_report(options.out).items() if part in parts}
+    # The terminal shows only the results of this run, the docs all that are stored.
+    results = {part: found for part, found in read_results(options.out).items() if part in parts}
     if options.json:
         json.dump(results, sys.stdout, indent=2)
     else:
@@ -86,7 +79,7 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--turns", type=at_least(1), default=5, help="how often each side runs, more for short ones; 5")
     parser.add_argument("--only", nargs="+", choices=PARTS, help="some parts only")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance", help="folder of results and plots")
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "performance", help="folder of results")
     for size in fields(Sizes):
         parser.add_argument(f"--{size.name.replace('_', '-')}", type=int, default=size.default, help=f"{size.default}")
     parser.add_argument("--json", action="store_true", help="print all that was measured instead of a table")

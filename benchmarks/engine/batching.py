@@ -125,8 +125,8 @@ def _rates(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int) -
     }
     seconds = take_turns(runs, turns)
     details = per_second(seconds, sum(request.max_new_tokens or 0 for request in requests))
-    what = f"{count} texts, as many mixes, geometric lengths of mean {MEAN}, {SHORTEST} to {LONGEST}: tokens/s"
-    against = f"batches of {CLAIMED} to their end, half of the rows leaving at a time"
+    what = f"{count} texts of {SHORTEST} to {LONGEST} tokens, a mix each: tokens/s"
+    against = f"batches of {CLAIMED} to their end"
     return [
         compare("texts", what, against, ">= 1.6", ratios=over(seconds, "batches", "steps"), details=details),
         compare(
@@ -149,7 +149,7 @@ def _arrivals(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int
         due = list(accumulate(draw.expovariate(LOAD * count / taken[0]) for _ in requests))
         waits["batches"].append(mean(_batches_of_arrivals(base, requests, mixes, due)))
         waits["steps"].append(mean(_steps_of_arrivals(predictor, requests, mixes, due)))
-    what = f"{count} such texts at random times, {LOAD:.0%} of what batches to their end can answer: mean wait"
+    what = f"{count} such texts at random times: mean wait"
     ratios = [ours / theirs for ours, theirs in zip(waits["steps"], waits["batches"], strict=True)]
     details = {f"{name}, s": mean(each) for name, each in waits.items()}
     return [compare("arrivals", what, f"batches of {CLAIMED} to their end", "<= 0.5", ratios=ratios, details=details)]
@@ -200,9 +200,9 @@ def _beginnings(bench: Workbench, base: BaseModel, turns: int) -> Any:
         mixes = composed(predictor, requests)
         runs[name] = lambda _, predictor=predictor, mixes=mixes: by_steps(predictor, requests, mixes)
     seconds = take_turns(runs, turns)
-    what = f"{ALIKE} texts under one mix that begin with the same {BEGINNING} tokens: time to the first token of all"
+    what = f"{ALIKE} texts with the same first {BEGINNING} tokens: time to the first new ones"
     ratios = over(seconds, "shared", "each its own")
-    return compare("beginnings", what, "each reading all", "<= 0.2", ratios=ratios, details=milliseconds(seconds))
+    return compare("beginnings", what, "each reads all", "<= 0.2", ratios=ratios, details=milliseconds(seconds))
 
 
 def beside_a_text(bench: Workbench, turns: int) -> Measured:
@@ -211,7 +211,7 @@ def beside_a_text(bench: Workbench, turns: int) -> Measured:
     with working(bench, bench.sizes.batch) as submitter:
         seconds = take_turns({"idle": lambda turn: submitter.ask(jobs[turn], 0.005)}, turns)
         busy = [_beside(submitter, each) for each in jobs][1:]
-    what = f"a scored job that comes while a text of {LONGEST} tokens is generated, INSERT to visible result: time"
+    what = f"a scored job during a text of {LONGEST} tokens: time"
     both = {"busy": busy, "idle": seconds["idle"]}
     found = over(both, "busy", "idle")
     return {"figures": [compare("beside", what, "an idle worker", "<= 1.5", ratios=found, details=milliseconds(both))]}

@@ -1,19 +1,14 @@
-"""Measures the compose step alone: the time for a batch's compositions, and the memory that they use."""
+"""Measures the memory that a batch's compositions use."""
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from itertools import chain
-from statistics import median
-from time import thread_time
-
-import torch
 
 from loracomp.composition.blocks import Block
 from loracomp.composition.composer import Composer
 from loracomp.composition.layers import SideBySide
 
 from .timing import Figure, Measured, compare
-from .workbench import FIDELITY_ONE_IN, IN_A_MIX, Workbench, drawing, once_each
+from .workbench import FIDELITY_ONE_IN, Workbench, drawing
 
 STRATEGIES = ("linear", "cat", "ties", "magnitude_prune")
 
@@ -21,37 +16,6 @@ STRATEGIES = ("linear", "cat", "ties", "magnitude_prune")
 def new_composer(bench: Workbench) -> Composer:
     """A composer with the worker's default settings, and an empty cache: a quarter of 2 GB."""
     return Composer(bench.base, cache_bytes=512 << 20, fidelity_one_in=FIDELITY_ONE_IN)
-
-
-def composing(bench: Workbench, turns: int) -> Measured:
-    """Milliseconds of CPU time to compose a batch of new mixes, from new adapters and from adapters in the cache."""
-    with one_thread():
-        return {"composing": {strategy: _composing(bench, strategy, turns) for strategy in STRATEGIES}}
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Within this context, torch computes only in the calling thread, so that the thread's CPU time has all of it."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
-def _composing(bench: Workbench, strategy: str, turns: int) -> dict[str, float]:
-    """Median milliseconds over the turns, without the first one."""
-    draw, adapters = drawing(bench.library, strategy=strategy), bench.predictor().load(once_each(bench.library))
-    spent: dict[str, list[float]] = {"new adapters": [], "known adapters": []}
-    for _ in range(turns + 1):
-        composer = new_composer(bench)
-        for taken in spent.values():
-            compositions, start = draw(bench.sizes.batch), thread_time()
-            for composed in composer.compose(compositions, adapters):
-                _ = composed.mix.applied
-            taken.append(1000 * (thread_time() - start))
-    return {name: round(median(taken[1:]), 2) for name, taken in spent.items()}
 
 
 def memory(bench: Workbench, turns: int) -> Measured:
@@ -84,7 +48,7 @@ def _held(bench: Workbench, strategy: str) -> dict[str, float]:
 
 def _memory(bench: Workbench, strategy: str, held: dict[str, float]) -> Figure:
     batch = bench.sizes.batch
-    what = f"memory, {strategy}: factors that stay, {batch} new mixes of {IN_A_MIX} of {len(bench.library)} adapters"
+    what = f"memory that {batch} new mixes by {strategy} keep"
     ratios = [held["loaded"] + held["prepared"]]
     return compare(f"memory {strategy}", what, "bytes of the adapters in use", "<= 1.1", ratios=ratios, details=held)
 

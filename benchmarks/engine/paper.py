@@ -1,4 +1,4 @@
-"""The baseline without loracomp: retrieval in ChromaDB, then PEFT's merge and a forward pass for each job.
+"""The baseline without loracomp: retrieval in ChromaDB, then a PEFT merge and a pass a job.
 
 It is tuned as far as possible: texts are embedded and looked up in batches, adapters are in the model's precision,
 choices share their prompt's pass (`loracomp.model.scoring`), and a merged adapter is deleted at once.
@@ -23,7 +23,7 @@ from loracomp.registry.library_files import adapter_folder, packaged, read_examp
 from .composing import new_composer
 from .passes import asking
 from .timing import Figure, Measured, compare, milliseconds, over, per_second, take_turns, timed
-from .workbench import IN_A_MIX, Workbench, drawing, made_up_jobs, once_each
+from .workbench import Workbench, drawing, made_up_jobs, once_each
 
 POLICY = "linear"
 GOALS = {"linear": 1 / 40, "cat": 1 / 40, "ties": 1 / 10, "magnitude_prune": 1 / 10}
@@ -145,7 +145,7 @@ def against_paper(bench: Workbench, turns: int) -> Measured:
 
     seconds = take_turns({"paper": papers, "loracomp": ours, "base alone": base}, turns)
     agreed = np.mean([a == b for a, b in zip(*answers.values(), strict=True)])
-    what = f"from text to answer, {bench.sizes.batch} jobs that all differ, policy {POLICY}: jobs/s"
+    what = f"from text to answer, {bench.sizes.batch} new mixes by {POLICY}: jobs/s"
     per_job = bench.sizes.batch * (turns + 1) / 1000
     details = {
         **per_second(seconds, bench.sizes.batch),
@@ -153,7 +153,7 @@ def against_paper(bench: Workbench, turns: int) -> Measured:
         "base alone over paper": median(over(seconds, "paper", "base alone")),
         "same answer, share": float(agreed),
     }
-    against = "ChromaDB, then PEFT's merge and a forward pass for each job"
+    against = "ChromaDB, then a PEFT merge and a pass a job"
     return {
         "figures": [compare("paper", what, against, ">= 8", ratios=over(seconds, "paper", "loracomp"), details=details)]
     }
@@ -193,9 +193,7 @@ def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> F
             if turn:
                 seconds[name].append(taken[0] / count)
         paper.forget()
-    what = (
-        f"{strategy}: cost of a new mix, {IN_A_MIX} of {len(bench.library)} adapters, in a batch of {bench.sizes.batch}"
-    )
+    what = f"a new mix by {strategy}, in a batch of {bench.sizes.batch}: time"
     against = "PEFT's `add_weighted_adapter`"
     goal = f"<= {GOALS[strategy]:.3g}"
     found = over(seconds, "loracomp", "PEFT")

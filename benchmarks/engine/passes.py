@@ -15,7 +15,7 @@ from loracomp.model.scoring import encode_texts
 from loracomp.records import Composition, Request
 
 from .timing import Figure, Measured, Seconds, compare, milliseconds, over, per_second, take_turns
-from .workbench import IN_A_MIX, Draw, Fetching, Workbench, drawing, made_up_jobs, to_score
+from .workbench import Draw, Fetching, Workbench, drawing, made_up_jobs, to_score
 
 NOTHING = Composition()
 SCALING = 2.0
@@ -34,7 +34,7 @@ def scoring(bench: Workbench, turns: int) -> Measured:
 
 def _scoring(bench: Workbench, seconds: Seconds, strategy: str) -> Figure:
     jobs, both = bench.sizes.batch, {each: seconds[each] for each in ("base", strategy)}
-    what = f"scoring, {strategy}: {jobs} jobs, {jobs} new mixes of {IN_A_MIX} of {len(bench.library)} adapters: jobs/s"
+    what = f"scoring, {jobs} new mixes by {strategy}: jobs/s"
     details = per_second(both, jobs) | milliseconds(both)
     found = over(both, "base", strategy)
     return compare(f"scoring {strategy}", what, "base model alone", ">= 0.95", ratios=found, details=details)
@@ -63,7 +63,7 @@ def generation(bench: Workbench, turns: int) -> Measured:
     with without_end(bench.base):
         seconds = take_turns({"base": alone, "mixed": mixed}, turns)
     jobs = bench.sizes.generating
-    what = f"generation of {bench.sizes.new_tokens} tokens, cat: {jobs} jobs, as many new mixes: tokens/s"
+    what = f"generation, {jobs} new mixes by cat: tokens/s"
     details = per_second(seconds, jobs * bench.sizes.new_tokens)
     against = "`model.generate` without adapters"
     return {
@@ -123,59 +123,6 @@ def without_end(base: BaseModel) -> Iterator[None]:
         yield
     finally:
         settings.eos_token_id = end
-
-
-def growth(bench: Workbench, turns: int) -> Measured:
-    """Jobs/s with mixes by cat divided by the base model's, as one size grows and the others stay fixed."""
-    draw, largest, growing = drawing(bench.library), bench.sizes.largest, bench.sizes.growing
-    curves = {
-        "batch": [_point(bench, size, draw, x=size, turns=turns) for size in doubling(1, largest)],
-        "distinct": _points(bench, largest, {n: repeating(draw, n) for n in doubling(1, largest)}, turns),
-        "in_a_mix": _points(bench, growing, {n: drawing(bench.library, in_a_mix=n) for n in doubling(1, 16)}, turns),
-        "rank": [
-            _point(bench, growing, drawing(adapters), x=rank, turns=turns, adapters=adapters)
-            for rank in doubling(4, largest)
-            for adapters in [of_rank(bench, rank)]
-        ],
-    }
-    return {"curves": curves}
-
-
-def doubling(first: int, last: int) -> list[int]:
-    """The numbers first, 2 * first, 4 * first, ... up to last."""
-    return [first << n for n in range(last.bit_length()) if first << n <= last]
-
-
-def repeating(draw: Draw, distinct: int) -> Draw:
-    """Draws only `distinct` different compositions, which repeat in turn over a batch."""
-    return lambda count: (draw(distinct) * count)[:count]
-
-
-def _point(
-    bench: Workbench, size: int, draw: Draw, *, x: int, turns: int, adapters: Sequence[AdapterWeights] | None = None
-) -> dict[str, float]:
-    jobs = made_up_jobs(size, seed=4, words=(2, 6))
-    runs = {"base": asking(bench.predictor(), jobs), "mixed": asking(bench.predictor(adapters), jobs, draw)}
-    return _row(x, size, take_turns(runs, turns), "mixed")
-
-
-def _points(bench: Workbench, size: int, draws: dict[int, Draw], turns: int) -> list[dict[str, float]]:
-    jobs = made_up_jobs(size, seed=5, words=(2, 6))
-    runs = {str(x): asking(bench.predictor(), jobs, draw) for x, draw in draws.items()}
-    seconds = take_turns({"base": asking(bench.predictor(), jobs), **runs}, turns)
-    return [_row(x, size, seconds, str(x)) for x in draws]
-
-
-def _row(x: int, size: int, seconds: Seconds, mixed: str) -> dict[str, float]:
-    found = compare("", "", "", ">= 0", ratios=over(seconds, "base", mixed), details=per_second(seconds, size))
-    rates = {"base_per_s": found.details["base, 1/s"], "mixed_per_s": found.details[f"{mixed}, 1/s"]}
-    return {"x": x, "ratio": found.ratio, "low": found.low, "high": found.high, "n": found.n, **rates}
-
-
-def of_rank(bench: Workbench, rank: int) -> list[AdapterWeights]:
-    """Random adapters of this rank, as many as the library has, for the modules of its first one and with its norms."""
-    shapes = {module: (len(B), A.shape[1]) for module, (A, B) in bench.library[0].factors.items()}
-    return [random_adapter(shapes, rank, number, norm=3**-0.5, std=0.02) for number in range(len(bench.library))]
 
 
 def random_adapter(

@@ -51,12 +51,8 @@ class Sizes:
     """Number of jobs that are inserted at once."""
     library: int = 1000
     """Number of adapters in the large library."""
-    growing: int = 16
-    """Number of jobs in the batch for the curves over adapters in a mix and over rank."""
     measured: int = 64
     """Number of examples that are measured under every adapter."""
-    largest: int = 64
-    """Largest batch, number of compositions and rank in the curves."""
 
     @property
     def used(self) -> int:
@@ -188,14 +184,12 @@ Draw = Callable[[int], list[Composition]]
 """Returns the given number of new compositions."""
 
 
-def drawing(
-    adapters: Sequence[AdapterWeights | Registered], *, in_a_mix: int = IN_A_MIX, strategy: str = "cat", seed: int = 0
-) -> Draw:
+def drawing(adapters: Sequence[AdapterWeights | Registered], *, strategy: str = "cat", seed: int = 0) -> Draw:
     """A function that draws new compositions, with random adapters and weights, in each call."""
     draw = random.Random(seed)
 
     def one() -> Composition:
-        used = draw.sample(adapters, in_a_mix)
+        used = draw.sample(adapters, IN_A_MIX)
         shares = [draw.uniform(0.1, 1) for _ in used]
         ids, digests = tuple(each.id for each in used), tuple(each.sha256 for each in used)
         weights = tuple(share / sum(shares) for share in shares)

@@ -1,1 +1,1 @@
-"""Measures the figures of docs/evaluation.md: `python -m benchmarks.evaluation --help`."""
+"""Measures how well policies answer: `python -m benchmarks.evaluation --help`."""

@@ -1,4 +1,4 @@
-"""Measures the figures of docs/evaluation.md: answers missing rows, stores raw results, fills the page and its plots.
+"""Measures how well policies answer: answers missing rows and stores raw results; `make figures` shows them.
 
     python -m benchmarks.evaluation --data ../shared/data
 
@@ -26,7 +26,6 @@ from loracomp.config import Settings, load_settings
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.embedded import database_url
-from loracomp.lab.catalogue import Phrased
 from loracomp.pipeline import Pipeline
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
@@ -38,7 +37,6 @@ from .asked import import_asked
 from .labelled import KEPT, add_labelled, leave_to_labelled
 from .measure import measure, stages
 from .plan import ADDED_POLICIES, LIBRARY, PARTS, Unit
-from .report import write_report
 from .results import drop_stale
 from .state import read_state
 
@@ -54,9 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = load_settings().model_copy(update={"batch_size": BATCH, "fidelity_one_in": 1})
     server = database_url(settings)
     parts = [part for part in PARTS if options.only in (None, part.name)]
-    if parts:
-        measure_all({part.database: own_database(server, part.database) for part in parts}, settings, options)
-    write_report(own_database(server, Phrased.OWN), options.root)
+    measure_all({part.database: own_database(server, part.database) for part in parts}, settings, options)
 
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -66,10 +62,10 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", default="../shared/data", help="folder with TASK/validation.jsonl")
-    parser.add_argument("--root", type=Path, default=ROOT, help="repository whose results, pages and plots are written")
+    parser.add_argument("--root", type=Path, default=ROOT, help="repository whose results are written")
     parser.add_argument("--rows", type=int, help="rows a task at most; defaults to all, by way of 50, 100, 250")
     parser.add_argument("--control-rows", type=int, default=100, help="for uniform and the random controls; 100")
-    parser.add_argument("--only", choices=[*(part.name for part in PARTS), "report"], help="one part, or only the page")
+    parser.add_argument("--only", choices=[part.name for part in PARTS], help="one part")
     parser.add_argument("--tasks", help="some tasks only, such as piqa,rte")
     parser.add_argument("--policies", help="some policies only, such as base,own_task,default")
     return parser.parse_args(arguments)
@@ -90,8 +86,6 @@ def own_database(server: str, name: str) -> str:
         if not connection.execute("SELECT FROM pg_database WHERE datname = %s", [name]).fetchall():
             connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     url = psycopg.conninfo.make_conninfo(server, dbname=name)
-    with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute("DROP SCHEMA IF EXISTS report CASCADE")  # its views would stand in an upgrade's way
     schema.initialize(url)
     return url
 

@@ -1,6 +1,6 @@
 -- The raw results of an evaluation as tables, and what is reckoned from them, in a schema of their own. In the repository's root:
 --     loracomp db psql -f benchmarks/evaluation/report.sql
--- docs/evaluation.md and docs/evaluation_details.md query them. The statistics are those of bi.evaluation_accuracy, bi.evaluation_pair and
+-- The queries in tables.sql read them. The statistics are those of bi.evaluation_accuracy, bi.evaluation_pair and
 -- bi.routing_quality, which say the same of evaluations that are still in the database.
 DROP SCHEMA IF EXISTS report CASCADE;
 CREATE SCHEMA report;
@@ -55,11 +55,6 @@ COMMENT ON COLUMN report.measured.digest IS 'Of what the answer depends on: mode
 
 ANALYZE report.measured;
 
--- The shipped adapters' training records, an object a line.
-CREATE TABLE report.training (record jsonb NOT NULL);
-COMMENT ON TABLE report.training IS 'What library/loracomp_library/adapters/*/training.json say.';
-\copy report.training FROM PROGRAM 'cat library/loracomp_library/adapters/*/training.json 2> /dev/null | tr -d ''\n'' | sed ''s/}{/}\n{/g''' WITH (FORMAT csv, QUOTE E'\x01', DELIMITER E'\x02')
-
 -- Columns of the page, in this order; other policies follow by name.
 CREATE FUNCTION report.place(policy text) RETURNS integer LANGUAGE sql IMMUTABLE AS $$
 SELECT coalesce(array_position(ARRAY[
@@ -68,30 +63,21 @@ SELECT coalesce(array_position(ARRAY[
 ], policy), 12);
 $$;
 
--- Where own tasks are kept out, the base model and the own adapter answer as they do in the library.
 CREATE VIEW report.answer AS
-SELECT m.part, m.task, m.family, m.policy, m.is_mix, m.row, m.correct
-FROM report.measured AS m WHERE m.correct IS NOT NULL
-UNION ALL
-SELECT 'own_excluded', m.task, m.family, m.policy, m.is_mix, m.row, m.correct
-FROM report.measured AS m
-WHERE m.correct IS NOT NULL AND m.part = 'library' AND m.policy IN ('base', 'own_task')
-    AND EXISTS (SELECT FROM report.measured AS x WHERE x.part = 'own_excluded' AND x.task = m.task);
+SELECT m.part, m.task, m.family, m.policy, m.row, m.correct FROM report.measured AS m WHERE m.correct IS NOT NULL;
 
 -- Of each task, with Wilson's interval; means of families and of all count every task alike, and their intervals are put
 -- together from the tasks' own (Zou and Donner 2008).
 CREATE TABLE report.accuracy AS
 WITH by_task AS (
     SELECT
-        a.part, a.family, a.task, a.policy, bool_or(a.is_mix = 1) AS is_mix,
-        count(*) AS n, sum(a.correct) AS correct, avg(a.correct)::double precision AS accuracy
+        a.part, a.family, a.task, a.policy, count(*) AS n, sum(a.correct) AS correct, avg(a.correct)::double precision AS accuracy
     FROM report.answer AS a GROUP BY a.part, a.family, a.task, a.policy
 )
 SELECT
     t.part,
     CASE WHEN t.task IS NOT NULL THEN 'task' WHEN t.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
-    t.family, t.task, t.policy, bool_or(t.is_mix) AS is_mix,
-    count(*) AS tasks, sum(t.n)::bigint AS n, min(t.n) AS least_n, avg(t.accuracy) AS accuracy,
+    t.family, t.task, t.policy, count(*) AS tasks, sum(t.n)::bigint AS n, avg(t.accuracy) AS accuracy,
     greatest(0, avg(t.accuracy) - sqrt(sum((t.accuracy - i.low) ^ 2)) / count(*)) AS low,
     least(1, avg(t.accuracy) + sqrt(sum((i.high - t.accuracy) ^ 2)) / count(*)) AS high
 FROM by_task AS t CROSS JOIN LATERAL bi.wilson_interval(t.correct, t.n) AS i
@@ -132,24 +118,6 @@ SELECT
     bi.mcnemar_p(s.only_a, s.only_b) AS p
 FROM by_scope AS s;
 
--- The mix that gains most over the base model, on the rows that both answered: policies may have got unlike far. Chosen
--- after the fact, so flattered a little.
-CREATE VIEW report.best AS
-SELECT DISTINCT ON (p.part) p.part, p.policy_a AS policy
-FROM report.pair AS p
-INNER JOIN report.accuracy AS a ON a.part = p.part AND a.scope = p.scope AND a.policy = p.policy_a AND a.is_mix
-WHERE p.scope = 'all' AND p.policy_b = 'base'
-ORDER BY p.part, p.tasks DESC, p.difference DESC, p.policy_a;
-
--- The same with the nearest adapter alone let in: of all that retrieval chooses, the best.
-CREATE VIEW report.best_retrieved AS
-SELECT DISTINCT ON (p.part) p.part, p.policy_a AS policy
-FROM report.pair AS p
-WHERE p.scope = 'all' AND p.policy_b = 'base' AND p.policy_a IN (
-    SELECT m.policy FROM report.measured AS m WHERE m.is_mix = 1 OR m.policy IN ('nearest', 'nearest_contrast')
-)
-ORDER BY p.part, p.tasks DESC, p.difference DESC, p.policy_a;
-
 -- How well retrieval found the rows' own task and family: from jobs that asked for weights alone, with the catalogue's
 -- template, bare, and in phrasings that were held out; and from the answers to questions written by hand.
 CREATE VIEW report.routing AS
@@ -187,81 +155,68 @@ WHERE m.policy = 'measured' AND m.log_probability IS NOT NULL AND b.log_probabil
     AND (m.adapters = 0 OR m.expected_gain IS NOT NULL)
 GROUP BY m.part, m.task;
 
--- Shares and differences as the page prints them, in % and points.
-CREATE FUNCTION report.percent(accuracy double precision, low double precision, high double precision, n bigint)
-RETURNS text LANGUAGE sql IMMUTABLE AS $$
-SELECT format('%s<br><sub>%s to %s, n %s</sub>', to_char(100 * accuracy, 'FM990.0'), round((100 * low)::numeric),
-    round((100 * high)::numeric), n);
-$$;
-CREATE FUNCTION report.share(share numeric, n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS $$
-SELECT format('%s<br><sub>n %s</sub>', to_char(100 * share, 'FM990.0'), n);
-$$;
+-- Shares, differences and intervals as the pages print them, in % and points.
 CREATE FUNCTION report.signed(difference double precision) RETURNS text LANGUAGE sql IMMUTABLE AS $$
 SELECT to_char(round((100 * difference)::numeric, 1), 'FMSG990.0');
 $$;
-CREATE FUNCTION report.points(difference double precision, low double precision, high double precision, p double precision)
+CREATE FUNCTION report.share(share double precision) RETURNS text LANGUAGE sql IMMUTABLE AS $$
+SELECT to_char(round((100 * share)::numeric, 1), 'FM990.0');
+$$;
+CREATE FUNCTION report.percent(accuracy double precision, low double precision, high double precision)
 RETURNS text LANGUAGE sql IMMUTABLE AS $$
-SELECT format('%s<br><sub>%s to %s, p %s</sub>', report.signed(difference), report.signed(low), report.signed(high), CASE WHEN p < 0.0001 THEN '< 0.0001' ELSE trim_scale(round(p::numeric, 4))::text END);
+SELECT format('%s (%s to %s)', report.share(accuracy), round((100 * low)::numeric), round((100 * high)::numeric));
+$$;
+CREATE FUNCTION report.points(difference double precision, low double precision, high double precision)
+RETURNS text LANGUAGE sql IMMUTABLE AS $$
+SELECT format('%s (%s to %s)', report.signed(difference), report.signed(low), report.signed(high));
 $$;
 
--- What was to be reached. Perhaps: the difference is there, with p of 0.05 or more.
+-- What was to be reached.
 CREATE VIEW report.goal AS
-WITH held AS (
-    SELECT 'mix' AS kind, p.* FROM report.pair AS p JOIN report.best AS b ON b.part = p.part AND b.policy = p.policy_a
-    WHERE p.scope = 'all'
-    UNION ALL
-    SELECT 'of all retrieved', p.*
-    FROM report.pair AS p JOIN report.best_retrieved AS b ON b.part = p.part AND b.policy = p.policy_a
-    WHERE p.scope = 'all' AND p.part = 'library'
-        AND NOT EXISTS (SELECT FROM report.best AS m WHERE m.part = b.part AND m.policy = b.policy)
-), bare AS (
-    SELECT r.* FROM report.routing AS r WHERE r.part = 'routing_bare' AND r.scope = 'all'
-), of_default AS (
+WITH of_default AS (
     SELECT p.* FROM report.pair AS p WHERE p.policy_a = 'default' AND p.policy_b = 'base'
 ), own_adapter AS (
-    SELECT a.part, a.accuracy, a.low, a.high, a.n FROM report.accuracy AS a
-    WHERE a.scope = 'all' AND a.policy = 'own_task'
-), goal (place, subject, aim, measured, reached) AS (
-    SELECT 1, 'written by hand, default', 'at least 65 %', report.percent(a.accuracy, a.low, a.high, a.n),
-        a.accuracy >= 0.65
-    FROM report.accuracy AS a WHERE a.part = 'handwritten' AND a.scope = 'all' AND a.policy = 'default'
+    SELECT a.part, a.accuracy, a.low, a.high FROM report.accuracy AS a WHERE a.scope = 'all' AND a.policy = 'own_task'
+), goal (place, goal, measured, reached) AS (
+    SELECT 1, 'own adapters, own template: 69.0 %', report.percent(l.accuracy, l.low, l.high), l.accuracy >= 0.69
+    FROM own_adapter AS l WHERE l.part = 'library'
     UNION ALL
-    SELECT 2, 'written by hand, default', '15 points above base', report.points(p.difference, p.low, p.high, p.p),
-        p.difference >= 0.15
-    FROM of_default AS p WHERE p.part = 'handwritten' AND p.scope = 'all'
-    UNION ALL
-    SELECT 3, 'phrasings held out, own adapters', 'at most 3 points below the own template',
+    SELECT 2, 'own adapters, held-out phrasings: at most 3 points below that',
         report.signed(h.accuracy - l.accuracy), h.accuracy - l.accuracy >= -0.03
     FROM own_adapter AS h JOIN own_adapter AS l ON h.part = 'held_out' AND l.part = 'library'
     UNION ALL
-    SELECT g.place, g.subject, g.aim, report.share(r.family_first, r.n), r.family_first >= g.share
+    SELECT g.place, g.goal, report.percent(a.accuracy, a.low, a.high), a.accuracy >= g.share
     FROM (VALUES
-        (4, 'routing, phrasings held out', 'family first for 97 %', 'routing_held_out', 0.97),
-        (5, 'routing, written by hand', 'family first for 90 %', 'handwritten', 0.9)
-    ) AS g (place, subject, aim, part, share)
-    JOIN report.routing AS r ON r.part = g.part AND r.scope = 'all'
+        (3, 'PIQA by `linear`: 71 %', 'piqa', 'linear', 0.71),
+        (4, 'RTE by `linear`: 78 %', 'rte', 'linear', 0.78)
+    ) AS g (place, goal, task, policy, share)
+    JOIN report.accuracy AS a ON a.part = 'library' AND a.task = g.task AND a.policy = g.policy
     UNION ALL
-    SELECT 6, 'own template, own adapters', '69.0 %', report.percent(l.accuracy, l.low, l.high, l.n), l.accuracy >= 0.69
-    FROM own_adapter AS l WHERE l.part = 'library'
+    SELECT 5, 'by hand, `default`: 65 %', report.percent(a.accuracy, a.low, a.high), a.accuracy >= 0.65
+    FROM report.accuracy AS a WHERE a.part = 'handwritten' AND a.scope = 'all' AND a.policy = 'default'
     UNION ALL
-    SELECT 12, 'unfamiliar tasks, default', '8 points above base', report.points(p.difference, p.low, p.high, p.p),
-        p.difference >= 0.08
+    SELECT 6, 'by hand, `default`: 15 points above base', report.points(p.difference, p.low, p.high), p.difference >= 0.15
+    FROM of_default AS p WHERE p.part = 'handwritten' AND p.scope = 'all'
+    UNION ALL
+    SELECT 7, 'by hand, `measured`: as good as `default`', report.points(p.difference, p.low, p.high), p.difference >= 0
+    FROM report.pair AS p
+    WHERE p.part = 'handwritten' AND p.scope = 'all' AND p.policy_a = 'measured' AND p.policy_b = 'default'
+    UNION ALL
+    SELECT 8, 'unfamiliar, `default`: 8 points above base', report.points(p.difference, p.low, p.high), p.difference >= 0.08
     FROM of_default AS p WHERE p.part = 'unfamiliar' AND p.scope = 'all'
     UNION ALL
-    SELECT 13, 'unfamiliar tasks, default', 'at most one task significantly below base',
+    SELECT 9, 'unfamiliar, `default`: at most one task significantly below base',
         count(*) FILTER (WHERE p.difference < 0 AND p.p < 0.05)::text,
         count(*) FILTER (WHERE p.difference < 0 AND p.p < 0.05) <= 1
     FROM of_default AS p WHERE p.part = 'unfamiliar' AND p.scope = 'task' HAVING count(*) > 0
     UNION ALL
-    SELECT g.place, 'unfamiliar tasks, measured, ' || g.known, format('%s points above base', g.points),
-        report.points(p.difference, p.low, p.high, p.p), p.difference >= g.points / 100.0
-    FROM (VALUES
-        (14, 'no labelled rows', 8, 'unfamiliar'), (15, '16 labelled rows a task', 12, 'unfamiliar_16'),
-        (16, '64 labelled rows a task', 15, 'unfamiliar_64')
-    ) AS g (place, known, points, part)
+    SELECT g.place, format('unfamiliar, `measured`, %s labelled rows: %s points above base', g.known, g.points),
+        report.points(p.difference, p.low, p.high), p.difference >= g.points / 100.0
+    FROM (VALUES (10, 'no', 8, 'unfamiliar'), (11, '16', 12, 'unfamiliar_16'), (12, '64', 15, 'unfamiliar_64'))
+        AS g (place, known, points, part)
     JOIN report.pair AS p ON p.part = g.part AND p.scope = 'all' AND p.policy_a = 'measured' AND p.policy_b = 'base'
     UNION ALL
-    SELECT 17, 'unfamiliar, twin and library tasks, measured', 'no task significantly below base',
+    SELECT 13, '`measured`: no task significantly below base',
         coalesce(string_agg(DISTINCT p.task, ', ') FILTER (WHERE p.difference < 0 AND p.p < 0.05), '0'),
         count(*) FILTER (WHERE p.difference < 0 AND p.p < 0.05) = 0
     FROM report.pair AS p
@@ -269,63 +224,14 @@ WITH held AS (
         AND (p.part LIKE 'unfamiliar%' OR p.part IN ('unseen', 'library'))
     HAVING count(*) > 0
     UNION ALL
-    SELECT 18, 'own adapter kept out, 30 labelled rows kept in', '1.5 points above uniform, p < 0.01, n >= 5,000',
-        report.points(p.difference, p.low, p.high, p.p) || format(', n %s', p.n),
-        p.difference >= 0.015 AND p.p < 0.01 AND p.n >= 5000
+    SELECT 14, '`measured`, own adapter kept out, 30 labelled rows kept in: 1.5 points above `uniform`',
+        report.points(p.difference, p.low, p.high), p.difference >= 0.015 AND p.p < 0.01 AND p.n >= 5000
     FROM report.pair AS p
     WHERE p.part = 'own_labelled' AND p.scope = 'all' AND p.policy_a = 'measured' AND p.policy_b = 'uniform'
     UNION ALL
-    SELECT 19, 'written by hand, measured', 'at least default, no family below base',
-        report.points(p.difference, p.low, p.high, p.p) || format('; %s below', below.families),
-        p.difference >= 0 AND below.families = 0
-    FROM report.pair AS p
-    CROSS JOIN (
-        SELECT count(*) FILTER (WHERE b.difference < 0) AS families FROM report.pair AS b
-        WHERE b.part = 'handwritten' AND b.scope = 'task' AND b.policy_a = 'measured' AND b.policy_b = 'base'
-    ) AS below
-    WHERE p.part = 'handwritten' AND p.scope = 'all' AND p.policy_a = 'measured' AND p.policy_b = 'default'
-    UNION ALL
-    SELECT 19, 'expected against realised gain, by task', 'correlation 0.8, bias within 0.02 nats',
-        format('%s, %s nats, %s tasks', round(corr(e.expected, e.realised)::numeric, 2),
-            round(avg(e.expected - e.realised)::numeric, 3), count(*)),
+    SELECT 15, 'expected and realised gains of tasks: correlation 0.8, means within 0.02 nats',
+        format('%s, %s nats', round(corr(e.expected, e.realised)::numeric, 2), round(avg(e.expected - e.realised)::numeric, 3)),
         corr(e.expected, e.realised) >= 0.8 AND abs(avg(e.expected - e.realised)) <= 0.02
     FROM report.expectation AS e WHERE e.part IN ('library', 'own_labelled', 'unfamiliar_16') HAVING count(*) > 2
-    UNION ALL
-    SELECT g.place, g.subject, g.aim, report.percent(a.accuracy, a.low, a.high, a.n), a.accuracy >= g.share
-    FROM (VALUES
-        (10, 'PIQA with Linear', '71 %', 'piqa', 'linear', 0.71),
-        (11, 'RTE with Linear', '78 %', 'rte', 'linear', 0.78)
-    ) AS g (place, subject, aim, task, policy, share)
-    JOIN report.accuracy AS a ON a.part = 'library' AND a.task = g.task AND a.policy = g.policy
-    UNION ALL
-    SELECT 20, format('best %s (%s)', o.kind, o.policy_a), format('at least %s, mean of %s tasks', o.policy_b, o.tasks),
-        report.points(o.difference, o.low, o.high, o.p), o.difference >= 0
-    FROM held AS o
-    WHERE o.part = 'library'
-        AND (o.policy_b = 'own_task' OR (o.policy_b = 'own_task_contrast' AND o.policy_a LIKE '%contrast'))
-    UNION ALL
-    SELECT 21, format('best %s (%s)', o.kind, o.policy_a), 'ahead or level on 15 of 22',
-        format('%s of %s', o.ahead + o.level, o.tasks), o.ahead + o.level >= 15
-    FROM held AS o WHERE o.part = 'library' AND o.policy_b = 'own_task'
-    UNION ALL
-    SELECT CASE o.part WHEN 'unseen' THEN 60 ELSE 30 END + report.place(o.policy_b),
-        format('%s, best mix (%s)', CASE o.part WHEN 'unseen' THEN 'tasks with twins' ELSE 'own task kept out' END, o.policy_a),
-        format('%s, mean of %s tasks',
-            CASE o.policy_b WHEN 'base' THEN '5 points above base' ELSE 'above ' || o.policy_b END, o.tasks),
-        report.points(o.difference, o.low, o.high, o.p),
-        CASE
-            WHEN o.difference < CASE o.policy_b WHEN 'base' THEN 0.05 ELSE 0 END OR o.difference = 0 THEN FALSE
-            WHEN o.p < 0.05 THEN TRUE
-        END
-    FROM held AS o
-    WHERE o.part IN ('own_excluded', 'unseen')
-        AND o.policy_b IN ('base', 'uniform', 'random', 'random_parameters', 'uniform_linear', 'random_linear')
-    UNION ALL
-    SELECT 80, 'bare text', 'family first for 95 %', report.share(b.family_first, b.n), b.family_first >= 0.95 FROM bare AS b
-    UNION ALL
-    SELECT 81, 'bare text', 'own task inside for 97 %', report.share(b.true_inside, b.n), b.true_inside >= 0.97 FROM bare AS b
-    UNION ALL
-    SELECT 82, 'bare text', 'at most 4 adapters a job', round(b.adapters, 2)::text, b.adapters <= 4 FROM bare AS b
 )
-SELECT g.place, g.subject, g.aim, g.measured, CASE WHEN g.reached THEN 'yes' WHEN NOT g.reached THEN 'no' ELSE 'perhaps' END AS reached
-FROM goal AS g;
+SELECT g.place, g.goal, g.measured, CASE WHEN g.reached THEN 'yes' ELSE 'no' END AS reached FROM goal AS g;

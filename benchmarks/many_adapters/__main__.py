@@ -4,7 +4,7 @@ Makes a database with so many tasks, each with an active adapter (a real file of
 on 4 adapters, and with 1,000 answered jobs, on the server that LORACOMP_DATABASE_URL names (a superuser's), else on an
 embedded one; it is dropped at the end. Each task is for the members of one of three roles. Times each call, and an
 analyst's reading of each view of bi. Writes docs/performance/many_adapters.json, which keeps the figures of other
-numbers of adapters, and fills the table of docs/scaling.md.
+numbers of adapters; `make figures` shows them in docs/scaling.md.
 """
 
 import json
@@ -17,8 +17,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from benchmarks.evaluation.report import as_markdown, copy_tables
 from benchmarks.many_examples.made_up import drop_readers
+from benchmarks.pages import as_markdown
 from benchmarks.routing import database
 from loracomp.database import connections as db
 
@@ -45,10 +45,7 @@ def main(
         out.parent.mkdir(parents=True, exist_ok=True)
         figures = {key: figures[key] for key in sorted(figures, key=int)}
         out.write_text(json.dumps(figures, indent=1) + "\n")
-    table = as_markdown(growing(figures))
-    if (page := out.resolve().parents[1] / "scaling.md").is_file():
-        copy_tables(page, {"many-adapters": table})
-    print(table)
+    print(as_markdown(growing(figures)))
 
 
 def measure(connection: db.Connection, adapters: int, repeats: int) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""The tables of docs/scaling.md on many adapters."""
+"""The table of docs/scaling.md on many adapters."""
 
 from typing import Any
 
 GROWS = 2
 """Times as long with the most adapters as with the fewest; what grows less is left out of the table."""
-SHORT_MS = 5
+SHORT_MS = 100
 """Milliseconds; what takes less with the most adapters is left out too."""
 LEAST_MS = 0.1
 """Milliseconds that count as this many if they are fewer, so that noise is no growth."""

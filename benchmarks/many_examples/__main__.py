@@ -3,7 +3,8 @@
 Examples are made from the shipped library's embeddings, in tasks of their own, in a database that is dropped at the
 end, on the server that LORACOMP_DATABASE_URL names (a superuser's), else on an embedded one. Jobs of three logins, who
 may use 1 %, 10 % and all of the tasks, are routed in batches; pgvector and ChromaDB search the same vectors. Writes
-docs/performance/many_examples.json, which keeps the figures of other sizes, and fills the table of docs/scaling.md.
+docs/performance/many_examples.json, which keeps the figures of other sizes; `make figures` shows them in
+docs/scaling.md.
 """
 
 import json
@@ -18,7 +19,7 @@ import typer
 from rich.console import Console
 
 from benchmarks.databases import timed
-from benchmarks.evaluation.report import as_markdown, copy_tables
+from benchmarks.pages import as_markdown
 from benchmarks.routing import add_jobs, database, route_jobs
 from loracomp.database import connections as db
 from loracomp.registry.embeddings import index_embeddings
@@ -27,6 +28,7 @@ from routing_reference import Floats, Settings, Weighted, weigh
 from .ingest import ingest
 from .made_up import READERS, Library, Vectors, drop_readers, fill, stored
 from .others import SYSTEMS, K, Search
+from .report import by_size
 
 CHUNK = 50_000
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "many_examples.json"
@@ -63,10 +65,7 @@ def main(  # noqa: PLR0917
         out.parent.mkdir(parents=True, exist_ok=True)
         figures = {key: figures[key] for key in sorted(figures, key=int)}
         out.write_text(json.dumps(figures, indent=1) + "\n")
-    tables = {"many-examples": as_markdown(as_table(figures)), "many-examples-join": as_markdown(join_table(figures))}
-    if (page := out.resolve().parents[1] / "scaling.md").is_file():
-        copy_tables(page, tables)
-    print(*tables.values(), sep="\n\n")
+    print(as_markdown(by_size(figures)))
 
 
 def measure(  # noqa: PLR0917
@@ -158,30 +157,6 @@ def recall(library: Library, best: npt.NDArray[np.int64], found: Sequence[Sequen
     """The share of the nearest examples that were found."""
     shares = [np.isin(ids, mine).mean() for ids, mine in zip(library.example_ids[best], found, strict=True)]
     return round(float(np.mean(shares)), 4)
-
-
-def as_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each system and login, by size."""
-    head = ("examples", "tasks", "searched by", "p50, ms a job", "p99", "nearest 30 found", "same mix as exact")
-    return [head, *(cells(size, part["tasks"], row) for size, part in figures.items() for row in part["rows"])]
-
-
-def join_table(figures: dict[str, Any]) -> list[tuple[str, ...]]:
-    """How fast examples came in, by size."""
-    columns = {
-        "stored, rows/s": "stored_per_s", "index built in, s": "indexed_s",
-        "table, MB": "table_mb", "index, MB": "index_mb",
-        "joining the index, rows/s": "joined_per_s", "while jobs are routed": "joined_meanwhile_per_s",
-        "routing meanwhile, p50, ms a job": "routed_meanwhile_ms",
-    }  # fmt: skip
-    rows = ((f"{int(size):,}", *(f"{part[name]:,}" for name in columns.values())) for size, part in figures.items())
-    return [("examples", *columns), *rows]
-
-
-def cells(size: str, tasks: int, row: dict[str, Any]) -> tuple[str, ...]:
-    same = f"{row['same_mix']:.1%}" if "same_mix" in row else ""
-    times = (f"{row[each]:.2f}" for each in ("p50_ms", "p99_ms"))
-    return (f"{int(size):,}", f"{tasks:,}", row["searched_by"], *times, f"{row['recall']:.1%}", same)
 
 
 if __name__ == "__main__":

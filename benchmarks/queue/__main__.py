@@ -2,7 +2,7 @@
 
 A model that does nothing, the whole trace written, on an embedded server of its own. procrastinate, pgqueuer and awa do
 a job with an equally large result, where their package is installed. Half an hour on two quiet cores; writes
-docs/performance/queue.json, leaves there what other parts have written, and fills tables of docs/queue.md.
+docs/performance/queue.json and leaves there what other parts have written; `make figures` shows it in docs/figures.md.
 """
 
 import json
@@ -22,7 +22,6 @@ from rich.console import Console
 from rich.table import Table
 
 from .place import install, one, own_server
-from .report import fill_page
 from .snapshot import under_a_snapshot
 from .submitters import submitters
 from .throughput import throughput
@@ -80,8 +79,6 @@ def main(  # noqa: PLR0917
             figures[name] = {"day": f"{datetime.now():%Y-%m-%d}", **machine, "rows": rows}
             out.parent.mkdir(parents=True, exist_ok=True)
             out.write_text(json.dumps(figures, indent=1) + "\n")
-            if (page := out.resolve().parents[1] / "queue.md").is_file():
-                fill_page(page, figures)
             Console().print(as_table(name, rows))
 
 

@@ -1,74 +1,45 @@
-"""Turns results in JSON into the tables of docs/queue.md that compare systems."""
+"""Turns results in JSON into tables that compare systems."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
-
-from benchmarks.evaluation.report import as_markdown, copy_tables
-
-from .throughput import COSTS
 
 SYSTEMS = {
     "loracomp": "ours", "pgqueuer": "pgqueuer", "procrastinate": "procrastinate", "awa": "awa-pg", "bare": "bare table",
 }  # fmt: skip
-Part = dict[str, Any]
+Row = dict[str, Any]
 
 
-def fill_page(page: Path, figures: dict[str, Part]) -> None:
-    """Fill the tables of a page whose parts have been measured."""
-    tables = {"throughput": throughput, "snapshot": snapshot}
-    copy_tables(page, {name: as_markdown(table(figures[name])) for name, table in tables.items() if name in figures})
-
-
-def throughput(part: Part) -> list[tuple[str, ...]]:
-    """Jobs per second and costs of each system by batch size, and how many times as fast ours is."""
-    rows = ordered(part)
-    ours = {row["batch"]: row["jobs_per_s"] for row in rows if row["system"] == "loracomp"}
+def beside_others(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Jobs per second and costs of each system, and what is left of its rate while a reader holds a snapshot."""
+    throughput = results["throughput"]
+    many, single = (rows_of(throughput, lambda row, size=size: row["batch"] == size) for size in (64, 1))
+    held = rows_of(results["snapshot"], lambda row: row["snapshot"] == "held")
     return [
-        (part["day"], "batch", "jobs/s, rounds sorted", "median", "ours is", *map(spoken, COSTS), "bytes a result"),
+        (
+            throughput["day"], "64 a batch, jobs/s", "ours is", "one at a time", "ours is", "server's CPU, ms a job",
+            "WAL, bytes a job", "under a snapshot",
+        ),
         *(
             (
-                named(part, row["system"]),
-                str(row["batch"]),
-                ", ".join(f"{rate:,}" for rate in sorted(row["rounds"])),
-                f"{row['jobs_per_s']:,}",
-                f"{ours[row['batch']] / row['jobs_per_s']:.2f} x",
-                *(f"{row[cost]:,.6g}" if cost in row else "" for cost in COSTS),
-                f"{row['bytes_a_result']:,}",
+                " ".join(filter(None, (name, throughput.get(system)))),
+                *rate_and_ratio(many, system),
+                *rate_and_ratio(single, system),
+                f"{many[system]['server_ms_a_job']:.3f}",
+                f"{many[system]['wal_bytes_a_job']:,}",
+                f"{held[system]['of_clean']:.2f}" if system in held else "",
             )
-            for row in sorted(rows, key=lambda row: -row["batch"])
+            for system, name in SYSTEMS.items()
+            if system in many
         ),
-    ]
+    ]  # fmt: skip
 
 
-def snapshot(part: Part) -> list[tuple[str, ...]]:
-    """Jobs per second of each system alone and under a held snapshot."""
-    clean = {row["system"]: row for row in part["rows"] if row["snapshot"] == "none"}
-    return [
-        (part["day"], "minutes", "alone, jobs/s", "snapshot held", "of alone", "first fifth", "last fifth"),
-        *(
-            (
-                named(part, row["system"]),
-                f"{row['minutes']:g}",
-                f"{clean[row['system']]['jobs_per_s']:,}",
-                *(f"{row['jobs_per_s']:,}", f"{row['of_clean']:.2f}"),
-                *(f"{row['first_fifth']:,}", f"{row['last_fifth']:,}"),
-            )
-            for row in ordered(part)
-            if row["snapshot"] == "held"
-        ),
-    ]
+def rows_of(part: Row, wanted: Callable[[Row], bool]) -> dict[str, Row]:
+    """The rows of a part that are wanted, by system."""
+    return {row["system"]: row for row in part["rows"] if wanted(row)}
 
 
-def ordered(part: Part) -> list[dict[str, Any]]:
-    """The rows of a part in the order of SYSTEMS."""
-    return sorted(part["rows"], key=lambda row: list(SYSTEMS).index(row["system"]))
-
-
-def named(part: Part, system: str) -> str:
-    """A system with the version that was measured."""
-    return " ".join(filter(None, (SYSTEMS[system], part.get(system))))
-
-
-def spoken(column: str) -> str:
-    """The name of a column of the results as words."""
-    return column.replace("_", " ")
+def rate_and_ratio(rows: dict[str, Row], system: str) -> tuple[str, str]:
+    """Jobs per second of a system, and how many times as fast ours is."""
+    rate = rows[system]["jobs_per_s"]
+    return f"{rate:,}", f"{rows['loracomp']['jobs_per_s'] / rate:.2f} x"

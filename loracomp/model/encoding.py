@@ -25,7 +25,7 @@ SHAPE = len(PROMPT_LENGTHS) + len(CHOICE_LENGTHS) + COUNTS
 PROMPT_LENGTH_SHARE, CHOICE_LENGTH_SHARE, COUNT_SHARE = 0.15, 0.1, 0.1
 """Shares of the three parts of the shape in the cosine of two vectors.
 
-The embeddings of prompt and choices have half of the rest each. Chosen on train rows (docs/routing.md).
+The embeddings of prompt and choices have half of the rest each. Chosen on train rows (docs/decisions.md).
 """
 
 
@@ -33,7 +33,7 @@ def encoder_views(prompt: str, choices: Sequence[str] | None) -> tuple[str, str 
     """The two texts to embed: the prompt, and the choices joined by ' | ' (None without choices).
 
     Choices are embedded apart because they show what kind of answer is asked for; in one text with a long prompt, the
-    encoder would hardly notice them or cut them off. docs/routing.md compares other formats.
+    encoder would hardly notice them or cut them off. docs/decisions.md compares both.
     """
     return prompt, " | ".join(choices) if choices else None
 

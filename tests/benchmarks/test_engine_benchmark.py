@@ -1,4 +1,4 @@
-"""docs/performance.md's command: turns, ratios, figures as tables; and once, tiny, the whole of it."""
+"""`make engine`: turns, ratios, figures as tables; and once, tiny, the whole of it."""
 
 import json
 import os
@@ -13,18 +13,14 @@ import pytest
 
 from benchmarks.engine import __main__ as command
 from benchmarks.engine.__main__ import parse_arguments
-from benchmarks.engine.composing import STRATEGIES
 from benchmarks.engine.paper import GOALS
-from benchmarks.engine.profiling import RATE
-from benchmarks.engine.report import ORDER, cells, keep, read_results, write_report
+from benchmarks.engine.report import ORDER, cells, engine_tables, keep, read_results
 from benchmarks.engine.timing import compare, over, take_turns
 from benchmarks.engine.workbench import own_database
 from conftest import drop_database
 from demo_fixtures import ROOT
 from job_data import add_base_model, add_jobs, claim, statuses
 from loracomp.database import connections as db
-
-PAGE = "<!-- table: performance -->\nold\n<!-- end -->\n<!-- table: steps -->\n<!-- end -->\n"
 
 
 def test_runs_take_turns_and_the_first_does_not_count() -> None:
@@ -43,29 +39,23 @@ def test_a_figure_is_the_median_of_the_turns_ratios() -> None:
     assert not compare("x", "what", "base", "<= 0.025", ratios=[0.03], details={}).holds
 
 
-def test_results_are_kept_by_part_and_fill_the_page(tmp_path: Path) -> None:
-    folder = tmp_path / "docs" / "performance"
-    figure = compare("merging", "cat", "PEFT", "<= 0.025", ratios=[0.02], details={"PEFT, ms": 40.0}).as_dict()
-    keep(folder, "merging", about() | {"figures": [figure | {"ratio": 9.0}]})
-    keep(folder, "merging", about() | {"figures": [figure]})
-    keep(folder, "latency", about() | {"figures": [], "steps": {"encode": 10.0, "predict": 41.26}})
-    page = tmp_path / "docs" / "performance.md"
-    page.write_text(PAGE)
-    assert list(write_report(folder)) == list(read_results(folder)) == ["merging", "latency"]
+def test_results_are_kept_by_part_and_make_tables(tmp_path: Path) -> None:
+    figure = compare("merging cat", "cat", "PEFT", "<= 0.025", ratios=[0.02], details={"PEFT, ms": 40.0}).as_dict()
+    missed = compare("scoring cat", "scoring", "base", ">= 0.95", ratios=[0.8], details={}).as_dict()
+    keep(tmp_path, "merging", about() | {"figures": [figure | {"ratio": 9.0}]})
+    keep(tmp_path, "merging", about() | {"figures": [figure, figure | {"name": "merging ties"}]})
+    keep(tmp_path, "scoring", about() | {"figures": [missed]})
+    keep(tmp_path, "latency", about() | {"figures": [], "steps": {"encode": 10.0, "predict": 41.26}})
+    results = read_results(tmp_path)
+    assert list(results) == ["scoring", "merging", "latency"]
     assert cells(figure) == ("cat", "1/50 (1/50 to 1/50)", "<= 0.025", "PEFT", "1", "yes")
-    filled = page.read_text()
-    assert "| cat | 1/50 (1/50 to 1/50) | <= 0.025 | PEFT | 1 | yes |\n<!-- end -->" in filled
-    assert "| predict | 41.3 |\n<!-- end -->" in filled
-
-
-def test_a_folder_without_a_page_beside_it_has_its_results_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    keep(Path("results"), "latency", about() | {"figures": [], "steps": {"encode": 10.0}})
-    assert list(write_report(Path("results"))) == ["latency"]
-    assert (tmp_path / "here" / "results" / "engine.json").is_file()
+    tables = {name: table.splitlines()[2:] for name, table in engine_tables(results).items()}
+    assert tables == {
+        "engine": [
+            "| scoring | 0.8 (0.8 to 0.8) | >= 0.95, missed | base | m, 2026-01-01 |",
+            "| cat | 1/50 (1/50 to 1/50) | <= 0.025 | PEFT | m, 2026-01-01 |",
+        ],
+    }
 
 
 @pytest.mark.parametrize(
@@ -131,9 +121,7 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
         "arriving": 3,
         "queue": 6,
         "library": 44,
-        "largest": 4,
         "measured": 2,
-        "growing": 4,
     }
     without = set() if find_spec("chromadb") else {"paper"}
     arguments = [sys.executable, "-m", "benchmarks.engine", "--json", "--out", str(tmp_path / "docs" / "performance")]
@@ -154,14 +142,3 @@ def test_the_whole_command_at_its_smallest(tmp_path: Path) -> None:
     assert without or figures["paper"]["details"]["same answer, share"] == 1
     assert all(figures[f"memory {strategy}"]["holds"] for strategy in GOALS)
     assert results["memory"]["held"]["ties"]["prepared"] == pytest.approx(1 / 16, abs=1e-3)  # a bit for each bfloat16
-    assert {*results["composing"]["composing"]} == {*STRATEGIES}
-    assert {name: len(points) for name, points in results["growth"]["curves"].items()} == {
-        "batch": 3,
-        "distinct": 3,
-        "in_a_mix": 5,
-        "rank": 1,
-    }
-    assert (tmp_path / "docs" / "performance" / "growth.svg").is_file()
-    assert [each["own, ms"] > 0 for each in results["ways"]["ways"]] == [True] * 24
-    for run, kinds in results["profile"]["profile"].items():
-        assert kinds["matrix products"] > 0 and kinds[RATE] > 1, run

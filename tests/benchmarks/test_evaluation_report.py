@@ -1,8 +1,7 @@
-"""docs/evaluation.md's command: what is measured when, raw results as files, tables out of them by SQL."""
+"""`make evaluation`: what is measured when, raw results as files, tables out of them by SQL."""
 
 import gzip
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +12,7 @@ from benchmarks.evaluation.__main__ import Remembering
 from benchmarks.evaluation.asked import BARE, HANDWRITTEN, asked_examples, import_asked
 from benchmarks.evaluation.measure import measure, stages
 from benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
-from benchmarks.evaluation.report import PAGES as REPORT_PAGES
-from benchmarks.evaluation.report import SCRIPT, copy_tables, fill_page, run_sql
+from benchmarks.evaluation.report import evaluation_tables, run_sql
 from benchmarks.evaluation.results import COLUMNS, add_rows, count_rows, drop_stale, path_of, read_rows, write_rows
 from benchmarks.evaluation.state import State, read_state
 from evaluation_data import add_rows as add_examples
@@ -23,8 +21,6 @@ from loracomp.errors import LoracompError
 from loracomp.model.encoder import load_encoder
 from routing_data import add_base_model
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "docs" / name for name in REPORT_PAGES]
 LIBRARY = next(part for part in PARTS if part.name == "library")
 KEPT_OUT = next(part for part in PARTS if part.exclude_own)
 
@@ -250,50 +246,6 @@ def test_a_text_is_embedded_once() -> None:
     assert np.allclose(remembering.encode(shown[1:]), expected[1:], atol=1e-6)
 
 
-PAGE = """
-<!-- table: accuracy -->
-old
-<!-- end -->
-
-```sql
-SELECT a.scope, a.task, a.n, round(100 * a.accuracy) AS "%", round(100 * a.low) AS low, round(100 * a.high) AS high
-FROM report.accuracy AS a WHERE a.part = 'library' AND a.policy = 'default' ORDER BY a.scope DESC, a.task;
-```
-
-<!-- table: pair -->
-<!-- end -->
-
-```sql
-SELECT p.policy_a, p.n, p.only_a, p.only_b, round(p.p::numeric, 4) AS p, p.ahead, p.level, p.behind,
-    report.signed(p.difference) AS points
-FROM report.pair AS p WHERE p.part = 'own_excluded' AND p.policy_b = 'base' AND p.scope = 'all'
-```
-
-<!-- table: routing -->
-<!-- end -->
-
-```sql
-SELECT r.part, r.task, r.true_first::float, r.family_first::float, r.true_inside::float
-FROM report.routing AS r WHERE r.scope = 'task' ORDER BY r.part
-```
-
-<!-- table: goal -->
-<!-- end -->
-
-```sql
-SELECT g.aim, g.measured, g.reached FROM report.goal AS g
-WHERE g.subject IN ('bare text', 'RTE with Linear') ORDER BY g.place
-```
-
-<!-- table: best -->
-<!-- end -->
-
-```sql
-SELECT b.policy FROM report.best AS b WHERE b.part = 'library'
-```
-"""
-
-
 def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
     results = tmp_path / "benchmarks" / "evaluation"
     # default is right on 7 of 10 rows of rte and 1 of 2 of cb, base on 3 of rte.
@@ -301,68 +253,42 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
     add_rows(results, "library", "rte", [line(n, router="base", correct=int(6 <= n < 9)) for n in range(10)])
     add_rows(results, "library", "cb", [line(n, policy="default", task="cb", correct=n) for n in range(2)])
     add_rows(results, "library", "cb", [line(n, router="base", task="cb", correct=n) for n in range(2)])
-    # Asked the easy rows alone: right on all three, as base is.
+    # Asked the easy rows alone: right on all three.
     add_rows(results, "library", "rte", [line(n, policy="linear") for n in range(6, 9)])
-    add_rows(results, "library", "cb", [line(1, policy="linear", task="cb")])
-    kept_out = {"part": "own_excluded"}
-    add_rows(results, "own_excluded", "rte", [line(n, policy="default", **kept_out) for n in range(10)])
+    twins = {"part": "unseen", "task": "scitail"}
+    add_rows(results, "unseen", "scitail", [line(n, correct=int(n > 6), **twins) for n in range(10)])
+    add_rows(results, "unseen", "scitail", [line(n, policy="default", **twins) for n in range(10)])
     routed = {"policy": "default", "correct": "", "top_task": "cb"}
     for part, mixes in (("routing", ("cb 0.6 + rte 0.4", "cb 1")), ("routing_bare", ("rte 0.6 + cb 0.4", "rte 1"))):
         counts = {mix: {"mix": mix, "adapters": str(mix.count("+") + 1)} for mix in mixes}
         lines = [line(n) | routed | {"part": part} | counts[mix] for n, mix in enumerate(mixes)]
         add_rows(results, part, "rte", lines)
-    page, other = tmp_path / "evaluation.md", tmp_path / "README.md"
-    page.write_text(PAGE)
-    marks = "<!-- table: pair -->\n{}<!-- end -->\n<!-- table: unknown -->\n<!-- end -->\n"
-    other.write_text(marks.format("old\n"))
-    run_sql(database, SCRIPT.read_text(), tmp_path)
-    tables = fill_page(database, page, tmp_path)
-    assert [text.splitlines()[2:] for text in tables.values()] == [
-        # Wilson: 7 of 10 is 40 to 89, 1 of 2 is 9 to 91; the mean of 70 and 50 is 60, and its ends are half the root of
-        # the summed squares of 30.3 and 40.5 below, of 19.2 and 40.5 above.
-        [
-            "| task | cb | 2 | 50 | 9 | 91 |",
-            "| task | rte | 10 | 70 | 40 | 89 |",
-            "| family |  | 12 | 60 | 35 | 82 |",
-            "| all |  | 12 | 60 | 35 | 82 |",
-        ],
-        # The base model answers there as in the library: 10 to 3, of which 7 alone; 2 / 2^7.
-        ["| default | 10 | 7 | 0 | 0.0156 | 1 | 0 | 0 | +70.0 |"],
-        ["| routing | rte | 0 | 1 | 0.5 |", "| routing_bare | rte | 0 | 1 | 1 |"],
-        [
-            "| 78 % | 100.0<br><sub>44 to 100, n 3</sub> | yes |",
-            "| family first for 95 % | 100.0<br><sub>n 2</sub> | yes |",
-            "| own task inside for 97 % | 100.0<br><sub>n 2</sub> | yes |",
-            "| at most 4 adapters a job | 1.50 | yes |",
-        ],
-        ["| default |"],
+    tables = {name: text.splitlines()[2:] for name, text in evaluation_tables(database, tmp_path).items()}
+    # Wilson: 7 of 10 is 40 to 89, 1 of 2 is 9 to 91; the mean of 70 and 50 is 60, and its ends are half the root of
+    # the summed squares of 30.3 and 40.5 below, of 19.2 and 40.5 above.
+    assert "| `default` | 60.0 (35 to 82) | 100.0 (72 to 100) |" in tables["accuracy"]
+    assert "| rows | 3 to 12 | 10 |" in tables["accuracy"]
+    # 10 to 3, of which 7 alone.
+    assert "| twins, `default` | +70.0 (+26.0 to +90.7) |" in tables["differences"]
+    assert tables["routing"] == [
+        "| the catalogue's template |  | 100.0 | 50.0 | 1.50 | 2 |",
+        "| bare |  | 100.0 | 100.0 | 1.50 | 2 |",
     ]
-    assert page.read_text().count("old") == 0
-    copy_tables(other, tables)
-    assert other.read_text() == marks.format(tables["pair"])
-    again = page.read_text()
-    fill_page(database, page, tmp_path)
-    assert page.read_text() == again
+    assert "| RTE by `linear`: 78 % | 100.0 (44 to 100) | yes |" in tables["goals"]
+    [pair] = run_sql(database, PAIR, tmp_path)[1:]
+    assert pair == ["10", "7", "0", "0.0156", "1", "0", "0"]  # 2 / 2^7
 
 
-def test_the_page_stands_without_results(database, tmp_path: Path) -> None:
+PAIR = """
+SELECT p.n, p.only_a, p.only_b, round(p.p::numeric, 4), p.ahead, p.level, p.behind
+FROM report.pair AS p WHERE p.part = 'unseen' AND p.policy_a = 'default' AND p.policy_b = 'base' AND p.scope = 'all'
+"""
+
+
+def test_tables_stand_without_results(database, tmp_path: Path) -> None:
     (tmp_path / "benchmarks" / "evaluation" / "rows").mkdir(parents=True)
-    run_sql(database, SCRIPT.read_text(), tmp_path)
-    tables = {}
-    for each in PAGES:
-        page = tmp_path / each.name
-        page.write_text(each.read_text())
-        tables |= fill_page(database, page, tmp_path)
-    assert tables["library"] == "(nothing measured yet)\n"
+    tables = evaluation_tables(database, tmp_path)
+    assert {*tables} == {"ten-figures", "accuracy", "differences", "unfamiliar", "goals", "routing"}
+    assert set(tables.values()) == {"(nothing measured yet)\n"}
     with pytest.raises(LoracompError, match=r"report\.nothing"):
         run_sql(database, "SELECT * FROM report.nothing", tmp_path)
-
-
-def test_the_page_and_readme_are_what_the_kept_rows_give(database, tmp_path: Path) -> None:
-    kept_pages = [*PAGES, ROOT / "README.md"]
-    *pages, readme = (Path(shutil.copy(each, tmp_path)) for each in kept_pages)
-    run_sql(database, SCRIPT.read_text(), ROOT)
-    for page in pages:
-        copy_tables(readme, fill_page(database, page, ROOT))
-    for kept, filled in zip(kept_pages, (*pages, readme), strict=True):
-        assert kept.read_text() == filled.read_text(), "run `python -m benchmarks.evaluation --only report`"
