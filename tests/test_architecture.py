@@ -73,7 +73,7 @@ NOT_CALLS |= {
     "worker_status",
     "has_revision",
     "schema_revision",
-    "server_clock",
+    "server_process",
     "sample_traces",
     "stored_examples",
     "compare_with_base",

@@ -1,7 +1,6 @@
 """Checks a database and its server for `loracomp doctor`: each finding has a status and says what to do."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 import psycopg
 
@@ -14,9 +13,6 @@ from loracomp.errors import SchemaMismatchError
 Finding = dict[str, str]
 """A dict with check_name, status (ok, warn or fail) and detail."""
 
-OLDEST_TESTED = 16
-SKEW_S = 2.0
-
 
 def examine(url: str, settings: Settings) -> list[Finding]:
     """All findings; only the first if the schema is not this release's. Raises DatabaseUnavailableError."""
@@ -26,9 +22,7 @@ def examine(url: str, settings: Settings) -> list[Finding]:
         return [finding("schema", "fail", str(error))]
     with translated_errors(), connect(url, application_name="loracomp doctor") as connection:
         return [
-            server_finding(connection.info.server_version),
             _pooler(url, connection, settings),
-            _clock(connection),
             _drift(url),
             _user_views(url),
             *connection.execute(QUERIES["check_health"]).fetchall(),
@@ -38,15 +32,6 @@ def examine(url: str, settings: Settings) -> list[Finding]:
 def finding(check: str, status: str, detail: str) -> Finding:
     """One finding of the report."""
     return {"check_name": check, "status": status, "detail": detail}
-
-
-def server_finding(version: int) -> Finding:
-    """Whether loracomp is tested with the server's PostgreSQL version, given as libpq's number (170011)."""
-    major, minor = divmod(version, 10_000)
-    name = f"PostgreSQL {major}.{minor}"
-    if major < OLDEST_TESTED:
-        return finding("server", "warn", f"{name} is older than {OLDEST_TESTED}, the oldest tested: upgrade the server")
-    return finding("server", "ok", name)
 
 
 def _drift(url: str) -> Finding:
@@ -67,23 +52,8 @@ def _user_views(url: str) -> Finding:
     return finding("views of yours", "ok", f"kept by `loracomp init`: {', '.join(v.name for v in views) or 'none'}")
 
 
-def _clock(connection: Connection) -> Finding:
-    before = datetime.now(UTC)
-    now = row_of(connection, QUERIES["server_clock"])["now"]
-    after = datetime.now(UTC)
-    # The server read its clock between `before` and `after`.
-    skew = max((before - now).total_seconds(), (now - after).total_seconds(), 0.0)
-    if skew > SKEW_S:
-        return finding(
-            "clock",
-            "warn",
-            f"this machine's clock differs by {skew:.0f} s from the server's, which decides about run_at: use NTP",
-        )
-    return finding("clock", "ok", f"within {SKEW_S:g} s of the server's")
-
-
 def _pooler(url: str, connection: Connection, settings: Settings) -> Finding:
-    pid = row_of(connection, QUERIES["server_clock"])["pid"]
+    pid = row_of(connection, QUERIES["server_process"])["pid"]
     if pid == connection.info.backend_pid:
         return finding("pooler", "ok", "none between here and the server")
     # A pooler reports its own number as backend_pid, which differs from the server process's.
@@ -101,6 +71,6 @@ def _pooler(url: str, connection: Connection, settings: Settings) -> Finding:
 def _servers_of_another(url: str) -> Iterator[int]:
     """The process id of the server behind a second connection, inside a transaction, while the first one is idle."""
     with connect(url, application_name="loracomp doctor", vectors=False) as other, other.transaction():
-        row = other.execute(QUERIES["server_clock"]).fetchone()
+        row = other.execute(QUERIES["server_process"]).fetchone()
         assert row is not None
         yield row["pid"]

@@ -6,7 +6,6 @@ import re
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,7 +23,7 @@ from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database import revision, schema
 from loracomp.database.connections import Connection
-from loracomp.database.doctor import examine, server_finding
+from loracomp.database.doctor import examine
 from loracomp.database.queries import QUERIES
 from people_data import claim, load, submit
 from people_fixtures import login
@@ -70,37 +69,25 @@ def changed(owner: Connection, do: str, undo: str) -> Iterator[None]:
 
 def test_every_check_says_ok_on_a_sound_database(url: str) -> None:
     found = findings(url)
-    # The tests' server does not flush to disk, and their adapters have no weights.
-    assert {check for check, (status, _) in found.items() if status == "fail"} <= {
-        "durability",
-        "adapter hashes",
-        "encoder",
-    }
-    assert len(found) > 20
+    # The tests' server does not flush to disk, and has no encoder.
+    assert {check for check, (status, _) in found.items() if status == "fail"} <= {"durability", "models"}
+    assert len(found) > 10
     page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
     assert [check for check in found if f"`{check}`" not in page] == []
 
 
 SQL_FINDINGS = {
-    "base model": (
-        "fail", "none is the default",
-        "UPDATE loracomp.base_model SET is_default = false", "UPDATE loracomp.base_model SET is_default = true",
-    ),
-    "adapters": (
-        "warn", "none is active",
-        "UPDATE loracomp.adapter SET status = 'staged'", "UPDATE loracomp.adapter SET status = 'active'",
-    ),
-    "functions and views": (
-        "fail", "missing: loracomp.shorten;",
+    "functions and grants": (
+        "fail", "missing: loracomp.shorten: run `loracomp init --again`",
         "ALTER FUNCTION loracomp.shorten RENAME TO shortened", "ALTER FUNCTION loracomp.shortened RENAME TO shorten",
     ),
-    "autovacuum": (
-        "warn", "off for job",
+    "dead rows": (
+        "warn", "autovacuum is off for job: ALTER",
         "ALTER TABLE loracomp.job SET (autovacuum_enabled = false)",
         "ALTER TABLE loracomp.job RESET (autovacuum_enabled)",
     ),
-    "powers of roles": (
-        "fail", "loracomp_worker creates databases",
+    "roles": (
+        "fail", "loracomp_worker has CREATEDB: ALTER ROLE loracomp_worker NOCREATEDB",
         "ALTER ROLE loracomp_worker CREATEDB", "ALTER ROLE loracomp_worker NOCREATEDB",
     ),
     # Another index of that name, because a real one of this size would take minutes.
@@ -142,13 +129,6 @@ def test_what_a_statement_brings_about(url: str, owner: Connection, check: str) 
 
 
 GRANTS = {
-    "loracomp_worker may not claim jobs": (
-        "REVOKE EXECUTE ON FUNCTION loracomp.renew_leases FROM loracomp_worker",
-        "GRANT EXECUTE ON FUNCTION loracomp.renew_leases TO loracomp_worker",
-    ),
-    "loracomp_analyst may not read bi": (
-        "REVOKE SELECT ON bi.prediction FROM loracomp_analyst", "GRANT SELECT ON bi.prediction TO loracomp_analyst",
-    ),
     "everybody may execute purge_jobs": (
         "GRANT EXECUTE ON FUNCTION loracomp.purge_jobs TO PUBLIC",
         "REVOKE EXECUTE ON FUNCTION loracomp.purge_jobs FROM PUBLIC",
@@ -166,20 +146,22 @@ GRANTS = {
 @pytest.mark.parametrize("words", GRANTS)
 def test_grants_that_drifted(url: str, owner: Connection, words: str) -> None:
     do, undo = GRANTS[words]
-    assert health(owner)["grants"][0] == "ok"
+    assert health(owner)["functions and grants"][0] == "ok"
     with changed(owner, do, undo):
-        status, detail = health(owner)["grants"]
+        status, detail = health(owner)["functions and grants"]
         assert status == "fail" and words in detail and "init --again" in detail
-    assert health(owner)["grants"][0] == "ok"
+    assert health(owner)["functions and grants"][0] == "ok"
 
 
 def test_init_again_mends_what_was_changed_by_hand(url: str, owner: Connection) -> None:
-    owner.execute("REVOKE EXECUTE ON FUNCTION loracomp.claim_jobs FROM loracomp_worker")
+    owner.execute("REVOKE EXECUTE ON FUNCTION loracomp.renew_leases FROM loracomp_worker")
     owner.execute("DROP FUNCTION loracomp.queue_is_empty")
-    assert health(owner)["functions and views"][0] == health(owner)["grants"][0] == "fail"
+    assert "queue_is_empty" in health(owner)["functions and grants"][1]
     assert schema.initialize(url) == []
     assert schema.initialize(url, again=True)
-    assert health(owner)["functions and views"][0] == health(owner)["grants"][0] == "ok"
+    assert health(owner)["functions and grants"][0] == "ok"
+    may_claim = "SELECT has_function_privilege('loracomp_worker', 'loracomp.renew_leases'::regproc, 'EXECUTE') AS may"
+    assert owner.execute(may_claim).fetchall() == [{"may": True}]
 
 
 def test_a_schema_of_another_release(url: str, owner: Connection) -> None:
@@ -221,44 +203,6 @@ def test_views_over_ours_are_listed_before_an_upgrade_meets_them(url: str, owner
             assert status == "warn" and detail.startswith("`loracomp init` cannot keep public.cached: materialized")
 
 
-@pytest.mark.parametrize(
-    ("version", "status", "words"),
-    [
-        (160000, "ok", "16.0"),
-        (170011, "ok", "17.11"),
-        (190000, "ok", "19.0"),
-        (150018, "warn", "older than 16, the oldest tested"),
-    ],
-)
-def test_releases_of_postgres(version: int, status: str, words: str) -> None:
-    found = server_finding(version)
-    assert (found["status"], words in found["detail"]) == (status, True), found
-
-
-def test_hashes_of_adapters(url: str, owner: Connection) -> None:
-    (row,) = owner.execute("SELECT id, sha256 FROM loracomp.adapter ORDER BY id LIMIT 1")
-    owner.execute("INSERT INTO loracomp.adapter_part (adapter_id, part, bytes) VALUES (%s, 0, 'weights')", [row["id"]])
-    owner.execute("UPDATE loracomp.adapter SET sha256 = encode(sha256('weights'), 'hex') WHERE id = %s", [row["id"]])
-    before = health(owner)["adapter hashes"][1]
-    owner.execute("UPDATE loracomp.adapter_part SET bytes = 'weightz' WHERE adapter_id = %s", [row["id"]])
-    status, detail = health(owner)["adapter hashes"]
-    assert status == "fail" and "rte version 1" in detail and "rte version 1" not in before
-    owner.execute("DELETE FROM loracomp.adapter_part")
-    owner.execute("UPDATE loracomp.adapter SET sha256 = %s WHERE id = %s", [row["sha256"], row["id"]])
-
-
-def test_of_large_adapters_a_part_is_hashed(url: str, owner: Connection) -> None:
-    with owner.transaction(force_rollback=True):
-        owner.execute("UPDATE loracomp.adapter SET byte_count = 200e6, sha256 = encode(sha256('w'), 'hex')")
-        owner.execute("DELETE FROM loracomp.adapter_part")
-        owner.execute(
-            "INSERT INTO loracomp.adapter_part (adapter_id, part, bytes) SELECT id, 0, 'w' FROM loracomp.adapter"
-        )
-        (adapters,) = owner.execute("SELECT count(*) AS n FROM loracomp.adapter WHERE status <> 'retired'")
-        expected = f"2 of {adapters['n']} files were checked, and are as they were registered"
-        assert health(owner)["adapter hashes"] == ("ok", expected)
-
-
 def test_stuck_leases_and_a_queue_without_workers(url: str, owner: Connection) -> None:
     held = submit(owner)
     claim(owner, held)
@@ -268,32 +212,52 @@ def test_stuck_leases_and_a_queue_without_workers(url: str, owner: Connection) -
     owner.execute(QUERIES["report_worker"], {**REPORT, "name": "lost", "base_model": "toy"})
     owner.execute("UPDATE loracomp.worker SET seen_at = now() - interval '1 hour'")
     found = health(owner)
-    assert found["leases"] == ("warn", "1 ran out and wait for a worker to take them back")
-    assert found["queue"][0] == "warn" and "start more workers" in found["queue"][1]
-    assert found["base models without a worker"][0] == "warn"
-    assert found["workers"][0] == "warn" and "gone without a word: lost" in found["workers"][1]
+    assert found["queue"] == (
+        "warn",
+        "leases of 1 jobs ran out, and no worker has put them back: start one; "
+        "jobs for toy have waited for 3600 s: start a worker that serves it",
+    )
+    assert found["workers"] == ("warn", "lost is gone without a word: look at its log")
     for name, version in (("a", "1"), ("b", "2")):
         report = {**REPORT, "name": name, "code_version": version, "base_model": "toy"}
         owner.execute(QUERIES["report_worker"], report)
     found = health(owner)
-    assert found["base models without a worker"][0] == "ok"
-    assert found["versions of workers"] == ("warn", "1, 2: start the older ones again")
+    assert found["queue"][1].endswith("jobs for toy have waited for 3600 s: start more workers")
+    assert found["workers"][1].endswith("versions 1, 2 run: start the older ones again")
     owner.execute("DELETE FROM loracomp.job")
     owner.execute("DELETE FROM loracomp.worker")
     found = health(owner)
-    assert {found[check][0] for check in ("leases", "queue", "workers", "versions of workers")} == {"ok"}
+    assert (found["queue"], found["workers"]) == (("ok", "0 jobs are due"), ("ok", "0 alive"))
+
+
+def test_a_database_without_models(url: str, owner: Connection) -> None:
+    missing = "no base model is the default: loracomp model add SOURCE --default"
+    no_encoder = "no encoder is set: loracomp encoder set SOURCE"
+    assert health(owner)["models"] == ("fail", no_encoder)
+    set_default = "UPDATE loracomp.base_model SET is_default = "
+    with changed(owner, f"{set_default} false", f"{set_default} true"):
+        assert health(owner)["models"] == ("fail", f"{missing}; {no_encoder}")
+
+
+def test_adapters_that_no_job_can_use(url: str, owner: Connection) -> None:
+    never = "never retrieved, because no example is embedded: mnli, rte; loracomp task import brings examples"
+    assert health(owner)["adapters"] == ("warn", never)
+    with changed(
+        owner, "UPDATE loracomp.adapter SET status = 'staged'", "UPDATE loracomp.adapter SET status = 'active'"
+    ):
+        assert health(owner)["adapters"] == ("warn", "none is active: loracomp library load")
 
 
 def test_old_snapshots(url: str, owner: Connection) -> None:
     """Five minutes are too long for a test: the limit is removed in the function itself."""
-    assert health(owner)["oldest snapshot"][0] == "ok"
+    assert health(owner)["dead rows"][0] == "ok"
     (row,) = owner.execute("SELECT pg_get_functiondef('loracomp.check_server()'::regprocedure) AS definition")
     with db.connect(url) as other:
         other.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         other.execute("SELECT 1")
-        assert health(owner)["oldest snapshot"][0] == "ok"
+        assert health(owner)["dead rows"][0] == "ok"
         owner.execute(row["definition"].replace("> 300", "> 0").encode())
-        status, detail = health(owner)["oldest snapshot"]
+        status, detail = health(owner)["dead rows"]
         assert status == "warn" and f"process {other.info.backend_pid} of" in detail
     owner.execute(row["definition"].encode())
 
@@ -303,11 +267,11 @@ def test_bloat(url: str, owner: Connection) -> None:
     owner.execute("INSERT INTO loracomp.reported_tag (key) SELECT 'k' || n FROM generate_series(1, 25000) AS n")
     owner.execute("DELETE FROM loracomp.reported_tag")
     owner.execute("SELECT pg_stat_force_next_flush()")
-    wait_until(lambda: health(owner)["bloat"][0] == "warn")
-    assert "reported_tag has 2500" in health(owner)["bloat"][1]
+    wait_until(lambda: health(owner)["dead rows"][0] == "warn")
+    assert "reported_tag has 2500" in health(owner)["dead rows"][1]
     owner.execute("VACUUM loracomp.reported_tag")
     owner.execute("ALTER TABLE loracomp.reported_tag RESET (autovacuum_enabled)")
-    wait_until(lambda: health(owner)["bloat"][0] == "ok")
+    wait_until(lambda: health(owner)["dead rows"][0] == "ok")
 
 
 def test_durability(url: str, owner: Connection) -> None:
@@ -335,7 +299,7 @@ def test_analysts_without_a_statement_timeout(url: str, owner: Connection, login
 
 
 def test_an_owner_who_does_not_see_others_sessions(url: str, owner: Connection) -> None:
-    assert health(owner)["sight of other sessions"][0] == "ok"
+    assert health(owner)["dead rows"][0] == "ok"
     role = f"plain_{os.getpid()}"
     owner.execute(f"CREATE ROLE {role}".encode())
     try:
@@ -343,23 +307,12 @@ def test_an_owner_who_does_not_see_others_sessions(url: str, owner: Connection) 
         owner.execute(f"GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA loracomp TO {role}".encode())
         owner.execute(f"GRANT SELECT ON ALL TABLES IN SCHEMA loracomp TO {role}".encode())
         owner.execute(f"SET ROLE {role}".encode())
-        (found,) = owner.execute("SELECT * FROM loracomp.check_server() WHERE check_name = 'sight of other sessions'")
-        assert found["status"] == "warn" and f"GRANT pg_read_all_stats TO {role}" in found["detail"]
+        (found,) = owner.execute("SELECT * FROM loracomp.check_server() WHERE check_name = 'dead rows'")
+        assert found["troubles"][0] == f"who keeps them is not seen: GRANT pg_read_all_stats TO {role}"
     finally:
         owner.execute("RESET ROLE")
         owner.execute(f"DROP OWNED BY {role}".encode())
         owner.execute(f"DROP ROLE {role}".encode())
-
-
-@pytest.mark.skipif(not shutil.which("faketime"), reason="needs faketime")
-def test_a_clock_that_is_off(url: str) -> None:
-    environment = {**os.environ, "LORACOMP_DATABASE_URL": url, "PYTHONPATH": str(Path(__file__).parents[2])}
-    script = "from loracomp.cli import main; import sys; sys.argv = ['loracomp', 'doctor', '--json']; main()"
-    command = ["faketime", "+2 hours", sys.executable, "-c", script]
-    done = subprocess.run(command, env=environment, text=True, capture_output=True, timeout=60, check=False)
-    (clock,) = [row for row in json.loads(done.stdout) if row["check_name"] == "clock"]
-    assert clock["status"] == "warn" and "differs by 7200 s" in clock["detail"], done.stderr
-    assert findings(url)["clock"][0] == "ok"
 
 
 @pytest.fixture
@@ -429,7 +382,7 @@ def test_the_command_prints_a_table_or_json_and_exits_with_1(
         operations.doctor()
     assert left.value.exit_code == 1
     printed = capsys.readouterr()
-    assert "none is the default" in printed.out and "\nok" not in printed.out
+    assert "no base model is the default" in printed.out and "\nok" not in printed.out
     assert re.fullmatch(r"\d+ ok, (\d+ warn, )?\d+ fail", printed.err.splitlines()[-1])
     with pytest.raises(typer.Exit):
         operations.doctor(show_all=True)

@@ -251,7 +251,7 @@ def test_base_models_share_the_queue(connection: Connection, alice: Connection):
         "SELECT loracomp.count_queued(current_user, 10)",
         "SELECT * FROM loracomp.queue_health",
         "SELECT * FROM loracomp.database_metrics()",
-        "SELECT * FROM loracomp.check_queue()",
+        "SELECT * FROM loracomp.check_work()",
         "SELECT * FROM bi.queue_age",
     ],
 )

@@ -68,7 +68,7 @@ OWNERS_ALONE = """
     compose_tasks trace_tasks fallback_reason
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
     admit_jobs wake_jobs
-    succeed_jobs wait_for_jobs check_objects check_server check_roles check_registry check_queue
+    succeed_jobs wait_for_jobs check_server check_roles check_work
     find_task adapter_named policy_rule check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
