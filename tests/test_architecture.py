@@ -67,7 +67,7 @@ NOT_CALLS |= {
     "end_with_the_client",
     "sample_embeddings",
 }
-NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows", "routing_quality"}
+NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows"}
 NOT_CALLS |= {
     "may_work",
     "worker_status",

@@ -1,7 +1,7 @@
 -- The raw results of an evaluation as tables, and what is reckoned from them, in a schema of their own. In the repository's root:
 --     loracomp db psql -f benchmarks/evaluation/report.sql
--- The queries in tables.sql read them. The statistics are those of bi.evaluation_accuracy, bi.evaluation_pair and
--- bi.routing_quality, which say the same of evaluations that are still in the database.
+-- The queries in tables.sql read them. The statistics are those of bi.evaluation_accuracy and bi.evaluation_pair, which say the
+-- same of evaluations that are still in the database.
 DROP SCHEMA IF EXISTS report CASCADE;
 CREATE SCHEMA report;
 

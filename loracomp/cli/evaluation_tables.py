@@ -11,12 +11,11 @@ _COLUMNS = {
     "accuracy": "scope family own_task policy tasks n accuracy accuracy_low accuracy_high",
     "pairs": "policy_a policy_b tasks tasks_ahead tasks_behind n only_a only_b difference difference_low "
     "difference_high p",
-    "routing": "scope family own_task policy tasks n true_first family_first true_inside adapters entropy_bits",
 }
 
 
 def print_results(results: dict[str, Rows]) -> None:
-    """Print each policy's accuracy by task, by family and overall, its difference from REFERENCES, and its routing."""
+    """Print each policy's accuracy by task, by family and overall, and its difference from REFERENCES."""
     shown = results | {"pairs": [row for row in results["pairs"] if row["scope"] == "all"]}
     for number, name in enumerate(name for name in _TABLES if shown[name]):
         title, tables = _TABLES[name]
@@ -76,23 +75,7 @@ def _difference(row: dict[str, Any]) -> str:
     return f"{100 * row['difference']:+.1f}, {low:+.1f} to {high:+.1f}, p {row['p']:.2g}"
 
 
-def _routing(rows: Rows) -> Iterator[Rows]:
-    shares = {"own_first": "true_first", "family_first": "family_first", "own_inside": "true_inside"}
-    yield [
-        {
-            "rows of": _rows_of(row),
-            "policy": row["policy"],
-            **{name: None if row[column] is None else f"{100 * row[column]:.1f}" for name, column in shares.items()},
-            "adapters": f"{row['adapters']:.2f}",
-            "bits": None if row["entropy_bits"] is None else f"{row['entropy_bits']:.2f}",
-            "n": row["n"],
-        }
-        for row in rows
-    ]
-
-
 _TABLES: dict[str, tuple[str, Callable[[Rows], Iterator[Rows]]]] = {
     "accuracy": ("Accuracy in %, with its 95 % interval", _accuracy),
     "pairs": ("Differences in points on the same rows, mean over tasks, with the 95 % interval", _pairs),
-    "routing": ("Routing, in % of rows: own task or its family first, own task composed", _routing),
 }

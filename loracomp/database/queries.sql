@@ -371,10 +371,6 @@ ORDER BY scope = 'all', scope = 'family', family, own_task, policy
 SELECT * FROM bi.evaluation_pair WHERE evaluation = %(name)s AND policy_b = ANY (%(references)s::text[])
 ORDER BY policy_b, scope = 'all', scope = 'family', family, own_task, policy_a
 
--- name: routing_quality
-SELECT * FROM bi.routing_quality WHERE evaluation = %(name)s
-ORDER BY scope = 'all', scope = 'family', family, own_task, policy
-
 -- name: evaluation_rows
 SELECT e.source_ref, array_position(j.choices, j.expected) AS expected_index, p.*
 FROM bi.prediction AS p

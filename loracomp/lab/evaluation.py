@@ -68,11 +68,10 @@ def show_evaluation(connection: Connection, name: str) -> dict[str, Any]:
 
 
 def read_results(connection: Connection, name: str) -> dict[str, Rows]:
-    """Results so far: accuracy by task, by family and overall; comparisons with REFERENCES; quality of routing."""
+    """Results so far: accuracy by task, by family and overall; comparisons with REFERENCES."""
     return {
         "accuracy": rows_of(connection, QUERIES["evaluation_accuracy"], {"name": name}),
         "pairs": rows_of(connection, QUERIES["evaluation_pair"], {"name": name, "references": list(REFERENCES)}),
-        "routing": rows_of(connection, QUERIES["routing_quality"], {"name": name}),
     }
 
 

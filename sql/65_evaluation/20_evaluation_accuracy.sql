@@ -1,10 +1,47 @@
 -- Reads only, with its owner's rights. In a mean over tasks every task has the same weight. Its interval is computed from the
--- tasks' Wilson intervals: their distances from the estimates are squared and added (Zou and Donner 2008). The lateral join
--- runs once for each evaluation, because a condition on the evaluation could not be pushed below the grouping sets.
+-- tasks' Wilson intervals: their distances from the estimates are squared and added (Zou and Donner 2008). Scopes are joined,
+-- because the planner would not push a condition on the evaluation below GROUPING SETS.
 CREATE VIEW bi.evaluation_accuracy AS
+WITH by_task AS (
+    SELECT
+        j.evaluation,
+        j.task AS own_task,
+        j.policy,
+        j.base_model,
+        count(*) AS asked,
+        count(*) FILTER (WHERE j.status = 'succeeded') AS n,
+        count(*) FILTER (WHERE j.is_correct) AS correct
+    FROM loracomp.job AS j
+    WHERE j.evaluation IS NOT NULL AND j.expected IS NOT NULL AND j.finished_at IS NOT NULL AND j.kind = 'predict'
+    GROUP BY j.evaluation, j.task, j.policy, j.base_model
+),
+
+by_scope AS (
+    SELECT
+        a.evaluation,
+        c.scope,
+        CASE WHEN c.scope <> 'all' THEN t.family END AS family,
+        CASE WHEN c.scope = 'task' THEN a.own_task END AS own_task,
+        a.policy,
+        a.base_model,
+        nullif(count(s.share), 0) AS tasks,
+        sum(a.asked)::bigint AS asked,
+        sum(a.n)::bigint AS n,
+        sum(a.correct)::bigint AS correct,
+        avg(s.share) AS accuracy,
+        sqrt(sum((s.share - i.low) ^ 2)) AS below,
+        sqrt(sum((i.high - s.share) ^ 2)) AS above
+    FROM by_task AS a
+    INNER JOIN loracomp.task AS t ON a.own_task = t.name
+    CROSS JOIN LATERAL (SELECT a.correct::double precision / nullif(a.n, 0) AS share) AS s
+    CROSS JOIN LATERAL bi.wilson_interval(a.correct, a.n) AS i
+    CROSS JOIN (VALUES ('task'), ('family'), ('all')) AS c (scope)
+    GROUP BY 1, 2, 3, 4, 5, 6
+)
+
 SELECT
-    e.name AS evaluation,
-    CASE WHEN m.own_task IS NOT NULL THEN 'task' WHEN m.family IS NOT NULL THEN 'family' ELSE 'all' END AS scope,
+    m.evaluation,
+    m.scope,
     m.family,
     coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> m.own_task, m.own_task) AS own_task,
     m.policy,
@@ -17,38 +54,7 @@ SELECT
     greatest(0, m.accuracy - m.below / m.tasks) AS accuracy_low,
     least(1, m.accuracy + m.above / m.tasks) AS accuracy_high,
     now() AS as_of
-FROM loracomp.evaluation AS e
-CROSS JOIN LATERAL (
-    SELECT
-        t.family,
-        a.own_task,
-        a.policy,
-        a.base_model,
-        nullif(count(a.accuracy), 0) AS tasks,
-        sum(a.asked)::bigint AS asked,
-        sum(a.n)::bigint AS n,
-        sum(a.correct)::bigint AS correct,
-        avg(a.accuracy) AS accuracy,
-        sqrt(sum((a.accuracy - i.low) ^ 2)) AS below,
-        sqrt(sum((i.high - a.accuracy) ^ 2)) AS above
-    FROM (
-        SELECT
-            j.task AS own_task,
-            j.policy,
-            j.base_model,
-            count(*) AS asked,
-            count(*) FILTER (WHERE j.status = 'succeeded') AS n,
-            count(*) FILTER (WHERE j.is_correct) AS correct,
-            count(*) FILTER (WHERE j.is_correct)::double precision
-            / nullif(count(*) FILTER (WHERE j.status = 'succeeded'), 0) AS accuracy
-        FROM loracomp.job AS j
-        WHERE j.evaluation = e.name AND j.expected IS NOT NULL AND j.finished_at IS NOT NULL AND j.kind = 'predict'
-        GROUP BY j.task, j.policy, j.base_model
-    ) AS a
-    CROSS JOIN LATERAL bi.wilson_interval(a.correct, a.n) AS i
-    INNER JOIN loracomp.task AS t ON a.own_task = t.name
-    GROUP BY a.policy, a.base_model, GROUPING SETS ((t.family, a.own_task), (t.family), ())
-) AS m;
+FROM by_scope AS m;
 COMMENT ON VIEW bi.evaluation_accuracy IS
 'How often answers were right in an evaluation, by policy: for each task, and means over the tasks of a family and over all.';
 COMMENT ON COLUMN bi.evaluation_accuracy.scope IS

@@ -10,11 +10,8 @@ SELECT
     count(*) FILTER (WHERE x.composes) AS composed,
     avg(x.expected) AS expected,
     avg(x.score - x.base_score) AS realised,
-    avg(x.expected - (x.score - x.base_score)) AS bias,
     stddev_samp(x.expected - (x.score - x.base_score)) / sqrt(count(*)) AS bias_standard_error,
     corr(x.expected, x.score - x.base_score) AS correlation,
-    avg(x.is_correct::integer)::double precision AS accuracy,
-    avg(x.base_is_correct::integer)::double precision AS base_accuracy,
     now() AS as_of
 FROM (
     SELECT
@@ -22,13 +19,12 @@ FROM (
         j.task AS own_task,
         j.policy,
         j.base_model,
-        j.is_correct,
         p.expected_gains,
         p.adapter_ids <> '{}' AS composes,
         e.expected,
         s.score,
-        max(s.score) FILTER (WHERE p.policy_settings ->> 'router' = 'base') OVER same_row AS base_score,
-        bool_or(j.is_correct) FILTER (WHERE p.policy_settings ->> 'router' = 'base') OVER same_row AS base_is_correct
+        max(s.score) FILTER (WHERE p.policy_settings ->> 'router' = 'base')
+        OVER (PARTITION BY j.evaluation, j.base_model, j.example_id) AS base_score
     FROM loracomp.job AS j
     INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
     CROSS JOIN LATERAL (
@@ -41,7 +37,6 @@ FROM (
     WHERE j.evaluation IS NOT NULL AND j.example_id IS NOT NULL AND j.expected IS NOT NULL AND j.status = 'succeeded'
         AND p.choice_scores IS NOT NULL AND p.calibration_examples IS NULL
         AND (p.expected_gains IS NOT NULL OR p.policy_settings ->> 'router' = 'base')
-    WINDOW same_row AS (PARTITION BY j.evaluation, j.base_model, j.example_id)
 ) AS x
 WHERE x.expected_gains IS NOT NULL AND x.base_score IS NOT NULL
 GROUP BY
@@ -62,9 +57,6 @@ COMMENT ON COLUMN bi.expected_gain.expected IS
 'Mean expected gain in nats: the adapters'' expected gains averaged by their weights; 0 if the base model answered alone.';
 COMMENT ON COLUMN bi.expected_gain.realised IS
 'Mean realised gain in nats: log-probability of the right choice among the choices, minus the base model''s on the same row.';
-COMMENT ON COLUMN bi.expected_gain.bias IS 'Mean of expected minus realised, in nats.';
-COMMENT ON COLUMN bi.expected_gain.bias_standard_error IS 'Standard error of bias; null if n is 1.';
+COMMENT ON COLUMN bi.expected_gain.bias_standard_error IS 'Standard error of expected minus realised; null if n is 1.';
 COMMENT ON COLUMN bi.expected_gain.correlation IS 'Correlation between expected and realised gain over the rows.';
-COMMENT ON COLUMN bi.expected_gain.accuracy IS 'Share of the rows that the policy answered right.';
-COMMENT ON COLUMN bi.expected_gain.base_accuracy IS 'Share of the rows that the base model alone answered right.';
 COMMENT ON COLUMN bi.expected_gain.as_of IS 'Time of the data: the time of the query, because the view is live.';

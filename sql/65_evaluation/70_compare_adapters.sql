@@ -23,25 +23,19 @@ AS $$
         avg(d.other_is_right::integer)::double precision
     FROM (
         SELECT
-            g.gain - o.gain AS difference,
-            g.is_right,
-            o.is_right AS other_is_right
+            m.gains[x.own]::double precision - CASE WHEN o.is_base THEN 0 ELSE m.gains[x.other] END AS difference,
+            m.are_right[x.own] AS is_right,
+            CASE WHEN o.is_base THEN m.base_is_right ELSE m.are_right[x.other] END AS other_is_right
         FROM loracomp.adapter AS a
-        JOIN loracomp.task AS own ON own.id = a.task_id
-        JOIN loracomp.task AS t ON t.name = coalesce(compare_adapters.task, own.name)
-        JOIN loracomp.measurement AS m ON m.task_id = t.id AND m.base_model_id = a.base_model_id
+        CROSS JOIN (SELECT compare_adapters.other_id IS NULL AS is_base) AS o
+        JOIN loracomp.measurement AS m ON m.base_model_id = a.base_model_id AND m.task_id = CASE
+            WHEN compare_adapters.task IS NULL THEN a.task_id
+            ELSE (SELECT t.id FROM loracomp.task AS t WHERE t.name = compare_adapters.task)
+        END
         CROSS JOIN LATERAL (
-            SELECT u.gain::double precision, u.is_right
-            FROM unnest(m.adapter_ids, m.gains, m.are_right) AS u (id, gain, is_right) WHERE u.id = a.id
-        ) AS g
-        CROSS JOIN LATERAL (
-            SELECT u.gain::double precision, u.is_right
-            FROM unnest(m.adapter_ids, m.gains, m.are_right) AS u (id, gain, is_right)
-            WHERE u.id = compare_adapters.other_id
-            UNION ALL
-            SELECT 0, m.base_is_right WHERE compare_adapters.other_id IS NULL
-        ) AS o
-        WHERE a.id = compare_adapters.adapter_id
+            SELECT array_position(m.adapter_ids, a.id) AS own, array_position(m.adapter_ids, compare_adapters.other_id) AS other
+        ) AS x
+        WHERE a.id = compare_adapters.adapter_id AND x.own IS NOT NULL AND (o.is_base OR x.other IS NOT NULL)
     ) AS d;
 $$;
 COMMENT ON FUNCTION loracomp.compare_adapters IS

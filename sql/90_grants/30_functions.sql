@@ -47,8 +47,7 @@ loracomp.rescore_route,
 loracomp.task_weights,
 loracomp.policy_with,
 bi.wilson_interval,
-bi.mcnemar_p,
-bi.compare_policies
+bi.mcnemar_p
 TO loracomp_analyst, loracomp_admin;
 
 -- Administrators alone: jobs, routing, evaluations, models and encoder, tasks and examples, adapters,

@@ -462,7 +462,6 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
         calls = {
             f"loracomp.rescore_route({job_id})",
             f"loracomp.rescore_route({job_id}, '{{\"top_p\": 1}}')",
-            "bi.compare_policies('weekly', 'default', 'own_task')",
             f"loracomp.rescore_route({job_id}, '{{\"gain_margin\": 0.1}}')",
         }
         seen = {}

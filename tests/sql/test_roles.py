@@ -30,7 +30,7 @@ EXECUTE = {
         database_metrics maintain
     """,
     "loracomp_analyst": """
-        route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
+        route rescore_route task_weights policy_with wilson_interval mcnemar_p
         check_routing_settings check_similarities check_range composition_text seconds_between may_read masked_tasks
         caller masked_adapter compute_seconds confidence check_gains relative_share log_share
     """,
@@ -48,7 +48,7 @@ EXECUTE = {
         set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
         erase_jobs add_embeddings
-        tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p compare_policies
+        tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p
         start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
@@ -62,7 +62,7 @@ OWNERS_ALONE = """
     give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
-    unknown_tasks check_traced with_settings check_evaluation evaluated_examples tasks_that_have_seen
+    unknown_tasks check_traced with_settings evaluated_examples
     checked_embedding check_encoder_unchanged eligible_tasks usable_tasks narrowed_tasks
     search_exactly nearest_examples reduce_embedding reduce_embeddings asked_routes route_query
     compose_tasks trace_tasks fallback_reason
