@@ -125,7 +125,7 @@ AS $$
             SELECT format('%s may write %s', a.grantee::regrole, c.relname)
             FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
             WHERE c.relnamespace = 'loracomp'::regnamespace AND a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
-                AND a.grantee <> c.relowner AND a.grantee <> to_regrole('loracomp_admin')
+                AND a.grantee NOT IN (c.relowner, to_regrole('loracomp_admin')) AND c.relkind IN ('r', 'p')
             UNION ALL
             SELECT format('row security of %s is off', c.relname)
             FROM pg_class AS c
