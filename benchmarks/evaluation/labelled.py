@@ -16,11 +16,6 @@ import numpy as np
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.lab.catalogue import load_entry
-from loracomp.lab.catalogue.reading import rows_of
-from loracomp.lab.catalogue.templates import Templates
-from loracomp.lab.library_build import train_rows
-from loracomp.lab.measuring import MEASURED_WORDS, Measuring, read_adapters
 from loracomp.model.encoder import load_encoder
 from loracomp.model.loading import load_base_model
 from loracomp.registry.embeddings import load_embeddings
@@ -29,6 +24,11 @@ from loracomp.registry.library_files import packaged, read_examples_file, read_m
 from loracomp.registry.measurement_files import measurements_path, read_measurements
 from loracomp.registry.measurements import add_measurements
 from loracomp.registry.tasks import add_rows, add_task
+from loracomp_lab.catalogue import load_entry
+from loracomp_lab.catalogue.reading import rows_of
+from loracomp_lab.catalogue.templates import Templates
+from loracomp_lab.library_build import train_rows
+from loracomp_lab.measuring import MEASURED_WORDS, Measuring, read_adapters
 
 from .plan import UNFAMILIAR
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from time import perf_counter
 
 from loracomp.database.connections import Connection
-from loracomp.lab.evaluation import start_evaluation
+from loracomp_lab.evaluation import start_evaluation
 
 from .plan import STAGES, Unit, lacking
 from .results import Row, add_rows, count_rows, path_of, read_rows

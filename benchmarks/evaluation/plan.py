@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from loracomp.lab.catalogue import Phrased, entry_names, load_entry
+from loracomp_lab.catalogue import Phrased, entry_names, load_entry
 
 from .asked import BARE, HANDWRITTEN
 

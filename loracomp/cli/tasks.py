@@ -14,7 +14,6 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
-from loracomp.lab.catalogue import SPLITS, entry_names, load_entry, read_examples
 from loracomp.registry import tasks
 from loracomp.registry.adapters import compare_with_base
 from loracomp.registry.base_models import find_base_model
@@ -28,6 +27,10 @@ COUNTED = ("examples", "adapters", "queued", "running", "failed")
 ADAPTERS_SHOWN = 5
 COMPARED = ("adapter", "n", "base_accuracy", "accuracy", "gain", "p")
 MEASURED = ("task", "base_model", "examples", "adapters", "added", "failed")
+
+Splits = Annotated[list[str] | None, typer.Option("--split", help="Splits of the data. Defaults to all of them.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Most examples for each split. Defaults to all.")]
+Seed = Annotated[int, typer.Option(help="Seed by which --limit draws examples.")]
 
 
 @task_app.command("list")
@@ -100,34 +103,53 @@ def delete_examples(
 
 @task_app.command("import")
 def import_examples(
-    task: Annotated[str, typer.Argument(help="A catalogue entry (piqa, ...), or a task made by `loracomp task add`.")],
+    task: Annotated[str, typer.Argument(help="A task made by `loracomp task add`.")],
     data: Annotated[
-        str | None,
+        Path,
         typer.Argument(
-            help="A .jsonl or .csv file (may be .gz) with prompt, choices, answer, split, or a folder of such files; "
-            "for a catalogue entry also the folder or hub id of its data set."
+            help="A .jsonl or .csv file (may be .gz) with prompt, choices, answer, split, or a folder of such files."
         ),
-    ] = None,
+    ],
     *,
-    split: Annotated[list[str] | None, typer.Option(help="Splits of the data set. Defaults to all of them.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most examples for each split. Defaults to all.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed by which --limit draws examples.")] = 0,
+    split: Splits = None,
+    limit: Limit = None,
+    seed: Seed = 0,
     as_json: AsJson = False,
 ) -> None:
     """Import examples, and embed those of the train split. Can be killed and run again: it continues."""
+    from loracomp.registry.example_files import SPLITS, read_files
+
+    wanted = split or SPLITS
+    lines = read_files(data.expanduser(), task)
+    groups = [[line for line in lines if line.split == each] for each in wanted]
+    if not (all if split else any)(groups):
+        raise NotFoundError(f"{data} has no row of split {' or '.join(wanted)}")
+    with open_database() as connection:
+        import_groups(connection, task, groups, limit=limit, seed=seed, as_json=as_json)
+
+
+def import_groups(
+    connection: Connection,
+    task: str,
+    groups: Iterable[Iterable[Example]],
+    *,
+    limit: int | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Import at most `limit` examples of each group, embed those of the train split, and print how many there were."""
     from loracomp.model.loading import resolve_device
     from loracomp.registry.embeddings import embed_examples
     from loracomp.registry.encoders import load_registered_encoder
 
-    with open_database() as connection:
-        encoder = load_registered_encoder(connection, resolve_device(load_settings().device))
-        name, groups = _examples(connection, task, data, split)
-        drawn = [example for group in groups for example in tasks.draw(group, limit, seed)]
-        report = tasks.import_examples(connection, name, drawn)
-        embedded = embed_examples(connection, encoder, name)
+    encoder = load_registered_encoder(connection, resolve_device(load_settings().device))
+    report = tasks.import_examples(
+        connection, task, [row for group in groups for row in tasks.draw(group, limit, seed)]
+    )
+    embedded = embed_examples(connection, encoder, task)
     for row in report.other_split[:OTHER_SPLITS_SHOWN]:
         remarks.print(f"left out: {row.source_ref} ({row.split}) is already in split {row.stored_split}")
-    emit([{"task": name, **report.counts, "embedded": embedded}], title="Import", as_json=as_json)
+    emit([{"task": task, **report.counts, "embedded": embedded}], title="Import", as_json=as_json)
 
 
 @task_app.command("measure")
@@ -172,52 +194,6 @@ def measure_task(
         raise LoracompError(f"{left} jobs are left: run `loracomp task measure {task}` to go on")
     if found["failed"]:
         remark(f"{found['failed']} jobs have failed, the last with: {found['last_error']}")
-
-
-def _examples(
-    connection: Connection, task: str, data: str | None, splits: list[str] | None
-) -> tuple[str, list[Iterable[Example]]]:
-    """The task's name, and its examples for each split, from the user's files or from a catalogue entry's data set."""
-    from loracomp.registry.example_files import SPLITS as ALL_SPLITS
-    from loracomp.registry.example_files import read_files
-
-    if data is not None and is_ones_own(task, data):
-        lines = read_files(Path(data).expanduser(), task)
-        groups: list[Iterable[Example]] = [
-            [line for line in lines if line.split == split] for split in splits or ALL_SPLITS
-        ]
-        if not (all if splits else any)(groups):
-            raise NotFoundError(f"{data} has no row of split {' or '.join(splits or ALL_SPLITS)}")
-        return task, groups
-    entry = load_entry(task)
-    if entry.data_note and not Path(data or entry.dataset_path).expanduser().is_dir():
-        remark(f"{entry.task}: {entry.data_note}")
-    tasks.add_task(connection, entry.task, family=entry.family, description=entry.description)
-    chosen = splits or [split for split in SPLITS if split != "train" or entry.training_split]
-    return entry.task, [read_examples(entry, split, data) for split in chosen]
-
-
-def is_ones_own(task: str, data: str | None) -> bool:
-    """Whether `data` are the user's files in our format (None: examples in the database), not a catalogue entry's data.
-
-    Raises NotFoundError if the task is no catalogue entry and there are no such files.
-    """
-    from loracomp.registry.example_files import SUFFIXES
-
-    if data and data.endswith(SUFFIXES):
-        return True
-    if task in entry_names() or task.endswith((".yaml", ".yml")):
-        return False
-    if data is None:
-        return True
-    path = Path(data).expanduser()
-    if path.is_dir():
-        return True
-    there = "exists, but its name ends otherwise" if path.exists() else "does not exist"
-    raise NotFoundError(
-        f"task {task} is no catalogue entry, so its examples come from a file ({', '.join(SUFFIXES)}) or a folder of "
-        f"such files: {path.absolute()} {there}"
-    )
 
 
 @policy_app.command("list")

@@ -44,8 +44,13 @@ class Line(BaseModel):
 
 def files_of(path: Path) -> list[Path]:
     """The file itself; of a folder the files whose names end in one of SUFFIXES, sorted. Raises NotFoundError."""
-    if not path.is_dir():
+    if path.name.endswith(SUFFIXES) and not path.is_dir():
         return [path]
+    if not path.is_dir():
+        there = "exists, but its name ends otherwise" if path.exists() else "does not exist"
+        raise NotFoundError(
+            f"examples come from a file ({', '.join(SUFFIXES)}) or a folder of such files: {path.absolute()} {there}"
+        )
     if files := sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES)):
         return files
     raise NotFoundError(f"folder {path.absolute()} holds no file whose name ends in {', '.join(SUFFIXES)}")

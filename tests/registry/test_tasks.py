@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from pgvector import HalfVector
 
-from loracomp.cli.tasks import _examples
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
-from loracomp.lab.catalogue import load_entry, read_examples
 from loracomp.registry import embeddings, tasks
 from loracomp.registry.embeddings import add_embeddings, embed_examples, load_embeddings
 from loracomp.registry.encoder_change import set_encoder
@@ -227,23 +225,10 @@ def test_what_postgres_cannot_hold_is_named_by_its_row(connection, tmp_path):
         list(read_lines(tmp_path / "none.jsonl", "facts"))
 
 
-def test_a_catalogue_entry_is_read_from_a_folder(connection, tmp_path):
-    rows = [{"goal": f"Cool soup {n}.", "sol1": "Blow on it.", "sol2": "Boil it.", "label": 0} for n in range(20)]
-    write_lines(tmp_path / "train.jsonl", rows)
-    drawn = draw(read_examples(load_entry("piqa"), "train", str(tmp_path)), 5, seed=1)
-    add_task(connection, "piqa")
-    assert import_examples(connection, "piqa", drawn).counts == {"added": 5}
+def test_rows_are_drawn_by_a_seed():
+    drawn = draw(range(20), 5, seed=1)
     assert draw(drawn, 5) == drawn
-    assert draw(range(20), 5, seed=1) == draw(range(20), 5, seed=1) != draw(range(20), 5, seed=2)
-
-
-def test_rows_of_the_hub_that_the_shipped_library_knows_are_warned_of(connection, tmp_path, capsys):
-    def said(*asked) -> str:
-        _examples(connection, *asked, ["validation"])
-        return " ".join(capsys.readouterr().err.split())
-
-    assert said("sciq", None) == f"sciq: {load_entry('sciq').data_note}"
-    assert said("sciq", str(tmp_path)) == said("piqa", None) == ""
+    assert draw(range(20), 5, seed=1) == drawn != draw(range(20), 5, seed=2)
 
 
 def index_definition(connection) -> list[dict]:

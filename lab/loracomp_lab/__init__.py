@@ -1,0 +1,1 @@
+"""Makes and measures adapters and libraries: the catalogue of data sets, training, evaluation, conversion."""

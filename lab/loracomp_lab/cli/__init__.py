@@ -1,0 +1,1 @@
+"""The lab's commands; `loracomp` finds them by the entry points in pyproject.toml."""

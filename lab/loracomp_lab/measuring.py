@@ -1,0 +1,212 @@
+"""Measures how much each of a library's adapters improves answers to examples, and writes the scores into files.
+
+If it is killed and called again, it continues; if adapters have changed, only these are scored again.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loracomp.composition.predictor import Predictor
+from loracomp.composition.strategies import AdapterWeights
+from loracomp.errors import JobError
+from loracomp.model.loading import BaseModel
+from loracomp.records import Answer, Composition, Request
+from loracomp.registry.adapter_checks import read_adapter
+from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors
+from loracomp.registry.examples import Example
+from loracomp.registry.library_files import read_examples_file, tasks_with_examples
+from loracomp.registry.measurement_files import (
+    Asked,
+    MeasuredExamples,
+    measurements_path,
+    read_measurements,
+    write_measurements,
+)
+from loracomp_lab.library_build import MEASURED_A_TASK, MEASURED_WORDS, measured_examples, train_rows
+
+NORMALIZATION = "tokens"
+"""What a choice's log-likelihood is divided by; the same as in the default policy."""
+SCORED_TOGETHER = 8
+"""Number of examples that are scored and written together."""
+LIKELY = 30
+"""Number of tasks whose adapters are measured on an example; the same as in the SQL function measure_task."""
+BASE = ""
+"""Key of the base model's scores, in place of an adapter's sha256."""
+Scores = dict[bytes, dict[str, npt.NDArray[np.float32]]]
+"""For each example (by digest) and adapter (by sha256, or BASE), the scores of the example's choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredAdapter:
+    """An adapter of a library, with its weights loaded."""
+
+    task: str
+    weights: AdapterWeights
+    training: Mapping[str, Any]
+
+    def has_learnt_from(self, example: Example) -> bool:
+        """Whether the adapter was trained on an example; like the SQL function loracomp.has_learnt_from."""
+        task = example.source_ref.partition("/")[0]
+        seen = self.training.get("tasks_seen") or [self.task]
+        aside = self.training.get("kept_aside") or ()
+        return example.split == "train" and task in seen and example.content_hash.hex() not in aside
+
+
+def read_adapters(folder: Path, base: BaseModel) -> list[MeasuredAdapter]:
+    """Read the adapters of a library, sorted by task. Raises RefusedError if one is incomplete or does not fit."""
+    found = []
+    for number, path in enumerate(sorted(folder.glob(f"adapters/*/{WEIGHTS}")), start=1):
+        file = read_adapter(path.parent, base)
+        factors = parse_factors(file.weights)
+        weights = AdapterWeights(number, file.sha256, file.scaling, factors, own_scaling(file.config, factors))
+        found.append(MeasuredAdapter(path.parent.name, weights, file.training))
+    return found
+
+
+class Measuring:
+    """Scores examples under a base model and adapters, and stores the scores in files."""
+
+    def __init__(self, base: BaseModel, adapters: Sequence[MeasuredAdapter]) -> None:
+        self._base = base
+        self._adapters = adapters
+        self._weights = {adapter.weights.id: adapter.weights for adapter in adapters}
+        self._predictor = Predictor(base)
+
+    def complete(
+        self,
+        path: Path,
+        examples: Sequence[Example],
+        *,
+        likely: Sequence[str] | None = None,
+        first: int | None = None,
+    ) -> Iterator[int]:
+        """Compute the scores of examples that a file lacks; yields numbers of scored rows after each write.
+
+        `likely`: tasks whose adapters are measured (None: all); `first`: score only the first so many examples (None:
+        all). An adapter is not measured on examples that it was trained on. Scores of other examples, and of adapters
+        that have changed, are removed from the file.
+        """
+        asked = {example.digest: example for example in examples}
+        scores = self._known(path, asked)
+        missing = {digest: self._missing(each, scores[digest], likely) for digest, each in asked.items()}
+        todo = [digest for digest in list(asked)[:first] if missing[digest]]
+        if not todo and path.is_file():
+            self._write(path, asked, scores)  # removes what no longer holds
+        for start in range(0, len(todo), SCORED_TOGETHER):
+            batch = todo[start : start + SCORED_TOGETHER]
+            pairs = [(digest, name) for digest in batch for name in missing[digest]]
+            answers = self._predictor.predict([self._request(asked[d], n) for d, n in pairs], self._fetch)
+            for (digest, name), answer in zip(pairs, answers, strict=True):
+                scores[digest][name] = _scores(answer)
+            self._write(path, asked, scores)
+            yield len(pairs)
+
+    def _known(self, path: Path, asked: Mapping[bytes, Example]) -> Scores:
+        """The scores in the file that are for these examples and adapters."""
+        scores: Scores = {digest: {} for digest in asked}
+        found = read_measurements(path)
+        if found is None or (found.base_model, found.normalization) != (self._base.fingerprint, NORMALIZATION):
+            return scores
+        columns = [BASE, *found.adapters.values()]
+        current = {BASE, *(adapter.weights.sha256 for adapter in self._adapters)}
+        for example, rows in zip(found.examples, found.scores, strict=True):
+            if example.digest in asked:
+                known = zip(columns, rows, strict=True)
+                scores[example.digest] = {name: row for name, row in known if name in current and not np.isnan(row[0])}
+        return scores
+
+    def _missing(self, example: Example, known: Mapping[str, Any], likely: Sequence[str] | None) -> list[str]:
+        wanted = [
+            adapter.weights.sha256
+            for adapter in self._adapters
+            if (likely is None or adapter.task in likely) and not adapter.has_learnt_from(example)
+        ]
+        return [name for name in (BASE, *wanted) if name not in known]
+
+    def _request(self, example: Example, name: str) -> Request:
+        ids = {adapter.weights.sha256: adapter.weights.id for adapter in self._adapters}
+        alone = Composition() if name == BASE else Composition((ids[name],), (name,), (1.0,), "cat")
+        return Request(example.prompt, example.choices, None, normalization=NORMALIZATION, composition=alone)
+
+    def _fetch(self, ids: Sequence[int]) -> list[AdapterWeights]:
+        return [self._weights[id_] for id_ in ids]
+
+    def _write(self, path: Path, asked: Mapping[bytes, Example], scores: Scores) -> None:
+        adapters = {adapter.task: adapter.weights.sha256 for adapter in self._adapters}
+        width = max(len(example.choices or ()) for example in asked.values())
+        table = np.full((len(asked), 1 + len(adapters), width), np.nan, np.float32)
+        for row, digest in zip(table, asked, strict=True):
+            for column, name in enumerate((BASE, *adapters.values())):
+                if (known := scores[digest].get(name)) is not None:
+                    row[column, : len(known)] = known[:width]
+        rows = tuple(Asked(e.content_hash, e.answer_index, digest) for digest, e in asked.items())
+        write_measurements(path, MeasuredExamples(self._base.fingerprint, NORMALIZATION, adapters, rows, table))
+
+
+def _scores(answer: Answer | JobError) -> npt.NDArray[np.float32]:
+    if isinstance(answer, JobError):
+        raise answer
+    return np.array(answer.choice_scores, np.float32)
+
+
+def measure_library(
+    folder: Path,
+    base: BaseModel,
+    *,
+    data: str | None = None,
+    rows: int = MEASURED_A_TASK,
+    adapters: int = LIKELY,
+    seed: int = 0,
+) -> Iterator[str]:
+    """Measure a library's adapters on examples that they were not trained on; yields a sentence for each step.
+
+    At most `rows` examples of each task are measured, under each adapter alone: those of its own task and of the
+    nearest tasks, `adapters` in total. All tasks get a few rows before any task gets more. `data` and `seed` must be
+    those of `build_library`.
+    """
+    tasks = tasks_with_examples(folder)
+    read = {task: train_rows(task, data, seed, MEASURED_WORDS) for task in tasks}
+    yield from unmeasured(folder)
+    chosen = {task: measured_examples(folder, task, found)[:rows] for task, found in read.items()}
+    near = likely_tasks(folder, tasks, adapters)
+    measuring = Measuring(base, read_adapters(folder, base))
+    for first in range(SCORED_TOGETHER, rows + SCORED_TOGETHER, SCORED_TOGETHER):
+        for task, examples in chosen.items():
+            path = measurements_path(folder, task)
+            for scored in measuring.complete(path, examples, likely=near[task], first=first):
+                yield f"{task}: {min(first, len(examples))} of {len(examples)} examples, {scored} scores"
+
+
+def unmeasured(folder: Path) -> Iterator[str]:
+    """A sentence for each adapter whose training record lacks the rows kept aside, so that it may have learnt any."""
+    for path in sorted(folder.glob(f"adapters/*/{TRAINING}")):
+        if "kept_aside" not in json.loads(path.read_text()):
+            yield (
+                f"{path.parent.name}: its training record doesn't say which rows were kept aside, so its adapter is "
+                "not measured on rows of its tasks; train it again"
+            )
+
+
+def likely_tasks(folder: Path, tasks: Sequence[str], most: int) -> dict[str, list[str]]:
+    """For each task, the task itself and those with most of its examples' nearest neighbours, `most` in total.
+
+    Like the SQL function likely_tasks: it searches the 200 nearest examples of other tasks for 20 examples of the task.
+    """
+    vectors = {task: read_examples_file(folder, task).embeddings for task in tasks}
+    owners = np.repeat(np.arange(len(tasks)), [len(each) for each in vectors.values()])
+    everything = np.concatenate(list(vectors.values()))
+    found = {}
+    for number, (task, own) in enumerate(vectors.items()):
+        others = np.flatnonzero(owners != number)
+        similarities = own[:20] @ everything[others].T
+        near = np.argsort(-similarities, axis=1)[:, :200]
+        counts = np.bincount(owners[others][near].ravel(), minlength=len(tasks))
+        order = [place for place in np.argsort(-counts, kind="stable") if place != number]
+        found[task] = [task, *(tasks[place] for place in order[: most - 1])]
+    return found

@@ -1,0 +1,34 @@
+"""Finds the train rows that an adapter was not trained on, so that it may be measured on them."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from loracomp.registry.examples import Example
+from loracomp_lab.training.config import TrainingConfig
+from loracomp_lab.training.rows import split_rows
+
+
+def not_learnt(
+    task: str, own: set[str], drawn: set[str], before: Iterable[str], seen_before: Sequence[str]
+) -> list[str]:
+    """Hashes in hex of the rows that an adapter for `task` was not trained on.
+
+    `own` and `drawn` are the task's rows that were kept aside and trained on. `before` are the rows of the tasks
+    `seen_before` that the adapter from which it started was not trained on.
+    """
+    left = set(before)
+    # If the adapter that it started from was trained on this task too, it may have used rows kept aside here.
+    unlearnt = own & left if task in seen_before else own
+    return sorted(unlearnt | left - drawn)
+
+
+def kept_aside(training: Mapping[str, Any], rows: Sequence[Example]) -> set[bytes]:
+    """Hashes of the train rows that a training kept aside: from its record, or if that has none, from its settings.
+
+    `rows` are all train rows of the task without leaks, in the data set's order.
+    """
+    if (known := training.get("kept_aside")) is not None:
+        return {row.content_hash for row in rows} & set(map(bytes.fromhex, known))
+    if "hyper_parameters" not in training:
+        return set()
+    return {row.content_hash for row in split_rows(rows, TrainingConfig(**training["hyper_parameters"]))[0]}

@@ -1,0 +1,126 @@
+"""Chooses the rows to train on, their phrasings and their order. Only the seed decides, before the first step."""
+
+import hashlib
+import math
+import random
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from loracomp.errors import JobError, UsageError
+from loracomp.model.loading import BaseModel
+from loracomp.model.scoring import Question, encode_choices
+from loracomp.registry.examples import Example
+from loracomp_lab.catalogue import Phrased
+from loracomp_lab.training.config import TrainingConfig
+
+# Rows of this many batches are sorted by length together, to save padding; their order stays random enough.
+SORTED_TOGETHER = 8
+
+Read: TypeAlias = Callable[[float | Phrased, int], Iterable[Example]]
+"""Reads all rows, always in the same order; its arguments are `phrased` and `seed` of `catalogue.read_examples`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRow:
+    """A tokenised example and the index of its right choice, from 0."""
+
+    question: Question
+    answer: int
+    digest: bytes
+    """Sha256 that identifies the example: `Example.digest`."""
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens in its longest sequence."""
+        return max(len(row.tokens) for row in self.question.rows)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows to train on, and the train rows that are kept aside for scoring."""
+
+    epochs: tuple[tuple[TrainingRow, ...], ...]
+    """The rows of each epoch; a row may have a different phrasing in each epoch."""
+    held_out: Mapping[Phrased, tuple[TrainingRow, ...]]
+    """The rows kept aside, in the entry's own template and, if it has phrasings, in trained and in held-out ones."""
+    kept_aside: frozenset[bytes]
+    """Content hashes of all rows kept aside, including rows longer than max_tokens."""
+    drawn: frozenset[bytes]
+    """Content hashes of the rows drawn for training."""
+    too_long: int
+    """Number of rows longer than max_tokens, which were left out, in the first epoch and among those kept aside."""
+
+    def digest(self) -> str:
+        """Sha256 in hex over the digests of the training rows, in their order."""
+        return hashlib.sha256(b"".join(row.digest for rows in self.epochs for row in rows)).hexdigest()
+
+
+def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasings: bool = False) -> Rows:
+    """Shuffle the rows by the seed, keep some aside for scoring, and take up to max_rows of the others for training.
+
+    Rows longer than max_tokens are left out. `phrasings` says whether the entry has phrasings. Raises UsageError if no
+    row is left or an example has no choices.
+    """
+    kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
+    apart = {kind: split_rows(read(kind, config.seed), config)[0] for kind in kinds}
+    held_out = {kind: tuple(tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
+    epochs: list[tuple[TrainingRow, ...]] = []
+    learnt: list[Example] = []
+    for epoch in range(math.ceil(config.epochs)):
+        learnt = split_rows(read(config.phrased_in(epoch), config.seed + epoch), config)[1]
+        epochs.append(tuple(tokenised(learnt, base, config.max_tokens)))
+    if not all(epochs):
+        raise UsageError(f"no row to train on: {len(learnt)} were drawn, none fits max_tokens = {config.max_tokens}")
+    fitting = len(epochs[0]) + len(held_out[Phrased.OWN])
+    return Rows(
+        tuple(epochs),
+        held_out,
+        kept_aside=frozenset(example.content_hash for example in apart[Phrased.OWN]),
+        drawn=frozenset(example.content_hash for example in learnt),
+        too_long=len(learnt) + len(apart[Phrased.OWN]) - fitting,
+    )
+
+
+def split_rows(examples: Iterable[Example], config: TrainingConfig) -> tuple[list[Example], list[Example]]:
+    """Split examples into those kept aside and those to train on; the phrasing does not change which rows these are."""
+    shuffled = list(examples)
+    random.Random(config.seed).shuffle(shuffled)  # noqa: S311  reproducible, not secret
+    aside = min(config.held_out, len(shuffled) // 5)
+    return shuffled[:aside], shuffled[aside:][: config.max_rows]
+
+
+def tokenised(examples: Sequence[Example], base: BaseModel, max_tokens: int) -> list[TrainingRow]:
+    """The examples as tokens, without those longer than `max_tokens`. Raises UsageError if one has no choices."""
+    rows = (_row(example, base, max_tokens) for example in examples)
+    return [row for row in rows if row is not None]
+
+
+def _row(example: Example, base: BaseModel, max_tokens: int) -> TrainingRow | None:
+    if example.choices is None:
+        raise UsageError(
+            f"row {example.source_ref} has no choices: adapters are trained on choices (column choices of a file, "
+            "doc_to_choice of a catalogue entry); `loracomp train` can't learn free text"
+        )
+    try:
+        question = encode_choices(
+            base.tokenizer, example.prompt, example.choices, max_tokens, shared_prompt=base.shares_prompts
+        )
+    except JobError:
+        return None
+    return TrainingRow(question, example.answer_index, example.digest)
+
+
+def training_order(epochs: Sequence[Sequence[TrainingRow]], config: TrainingConfig) -> list[TrainingRow]:
+    """The rows of all steps in order: epochs are shuffled, rows of similar length put together, all batches full."""
+    rng = random.Random(config.seed)  # noqa: S311
+    size = min(config.batch_size, len(epochs[0]))
+    total = max(round(config.epochs * len(epochs[0])) // size, 1) * size
+    stream = [row for rows in epochs for row in rng.sample(rows, len(rows))]
+    total = min(total, len(stream) // size * size)
+    batches: list[list[TrainingRow]] = []
+    for start in range(0, total, size * SORTED_TOGETHER):
+        together = sorted(stream[start : min(start + size * SORTED_TOGETHER, total)], key=lambda row: row.tokens)
+        cut = [together[i : i + size] for i in range(0, len(together), size)]
+        batches += rng.sample(cut, len(cut))
+    return [row for batch in batches for row in batch]

@@ -1,0 +1,130 @@
+"""transformers' Trainer with a loss over choices, and a progress bar."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from loracomp.model.cpu import EAGER_TOKENS
+from loracomp.model.scoring import log_likelihoods
+from loracomp_lab.training.config import TrainingConfig
+from loracomp_lab.training.rows import TrainingRow
+
+LOG_STEPS = 10
+SAVE_STEPS = 25
+"""Steps between checkpoints. A killed training loses at most these: about a minute on two cores."""
+
+
+def choice_loss(scores: Sequence[Tensor], rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
+    """Mean over rows of: cross-entropy over the choices + lm_weight x the right choice's loss per token.
+
+    With `unlikelihood`, also - unlikelihood x the mean of log(1 - p) over the wrong choices, where p is a choice's mean
+    likelihood per token.
+
+    `scores` has the log-likelihoods [choices] of each row's choices in nats, from the scoring used in serving. The
+    cross-entropy divides them by tokens^length_exponent. Undivided, long choices differ by tens of nats, and a few rows
+    that can't be learnt would dominate each step. Divided by tokens (T-Few, arXiv 2205.05638, section 3.2) they differ
+    by hundredths, and rows that are already right have the same gradient as uncertain ones. A sum of n terms varies
+    with the square root of n, hence the default exponent 0.5.
+    """
+    return torch.stack([_row_loss(score, row, config) for score, row in zip(scores, rows, strict=True)]).mean()
+
+
+def _row_loss(score: Tensor, row: TrainingRow, config: TrainingConfig) -> Tensor:
+    counts = score.new_tensor(row.question.token_counts)
+    right = torch.tensor(row.answer, device=score.device)
+    loss = cross_entropy(score / counts**config.length_exponent, right)
+    loss = loss - config.lm_weight * score[row.answer] / counts[row.answer]
+    if config.unlikelihood:
+        wrong = torch.arange(len(counts), device=score.device) != right
+        loss = loss - config.unlikelihood * torch.log1p(-(score / counts)[wrong].exp().clamp(max=1 - 1e-6)).mean()
+    return loss
+
+
+class ChoiceTrainer(Trainer):  # type: ignore[misc]  # transformers is untyped here
+    """A Trainer whose batches are lists of training rows, in the order of the dataset."""
+
+    def __init__(self, config: TrainingConfig, model: PeftModel, **kwargs: Any) -> None:
+        super().__init__(model=model, data_collator=lambda rows: {"rows": rows}, **kwargs)
+        self._config = config
+
+    def compute_loss(self, model: PeftModel, inputs: dict[str, Any], **_: Any) -> Tensor:
+        """The loss of one batch (`choice_loss`)."""
+        return compute_loss(model, inputs["rows"], self._config)
+
+
+def compute_loss(model: PeftModel, rows: Sequence[TrainingRow], config: TrainingConfig) -> Tensor:
+    """The loss of one batch (`choice_loss`). On a CPU it chooses the attention that is faster for the rows' length."""
+    if model.device.type == "cpu":
+        short = max(row.tokens for row in rows) <= EAGER_TOKENS
+        model.base_model.model.set_attn_implementation("eager" if short else "sdpa")
+    return choice_loss(log_likelihoods(model, [row.question for row in rows]), rows, config)
+
+
+class ProgressBar(TrainerCallback):  # type: ignore[misc]
+    """Shows a progress bar on a terminal; otherwise prints a line for each log."""
+
+    def __init__(self, title: str) -> None:
+        self._console = Console(stderr=True)
+        columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TextColumn("loss {task.fields[loss]}"))
+        self._progress = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+        self._line = self._progress.add_task(title, total=None, loss="-")
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Start the bar; a resumed training starts at its current step."""
+        self._progress.update(self._line, total=state.max_steps, completed=state.global_step)
+        if self._console.is_terminal:
+            self._progress.start()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Advance the bar by one step."""
+        self._progress.update(self._line, completed=state.global_step)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **_: Any) -> None:
+        """Show the mean loss since the last log."""
+        if "loss" not in logs:
+            return
+        self._progress.update(self._line, loss=f"{float(logs['loss']):.3f}")
+        if not self._console.is_terminal:
+            self._console.print(f"step {state.global_step}/{state.max_steps} loss {float(logs['loss']):.4f}")
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Stop the bar; it stays on the screen."""
+        self._progress.stop()
+
+
+def arguments(config: TrainingConfig, rows: int, folder: Path, model: PeftModel) -> TrainingArguments:
+    """Arguments for Trainer: AdamW, linear warm-up and decay, checkpoints in `folder`, no reports to other services.
+
+    With a bfloat16 base model all is computed in bfloat16 (autocast), the adapter too, as in serving; the factors that
+    the optimizer updates are float32.
+    """
+    size = min(config.batch_size, rows)
+    steps = rows // size
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=size,
+        train_sampling_strategy="sequential",
+        learning_rate=config.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=round(config.warmup * steps),
+        weight_decay=0.0,
+        seed=config.seed,
+        logging_steps=LOG_STEPS,
+        save_steps=SAVE_STEPS,
+        save_total_limit=2,
+        disable_tqdm=True,
+        report_to="none",
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+        use_cpu=model.device.type == "cpu",
+        bf16=model.base_model.model.dtype == torch.bfloat16,
+    )

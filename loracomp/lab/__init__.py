@@ -1,1 +1,0 @@
-"""Makes and measures libraries: the catalogue of data sets, training, evaluation. Only `cli` imports this package."""
