@@ -68,7 +68,7 @@ def test_every_file_that_is_read_at_run_time_is_packed(wheel: Path) -> None:
 
 
 def test_lab_and_library_are_packed_apart(wheel: Path, others: dict[str, Path]) -> None:
-    assert wheel.stat().st_size < 2e6 < 30e6 < others["library"].stat().st_size
+    assert wheel.stat().st_size < 2e6 < 20e6 < others["library"].stat().st_size
     for name, path in others.items():
         packed = set(zipfile.ZipFile(path).namelist())
         files = {file for file in (ROOT / name / f"loracomp_{name}").rglob("*") if file.is_file()}

@@ -122,7 +122,7 @@ def set_encoder(
         counts = ", ".join(f"{task} {examples}" for task, examples in left_out.items())
         warn(
             f"these examples have no text, so {encoder.name} can't embed them, and the change leaves them out: "
-            f"{counts}; `loracomp task import` fills in their texts"
+            f"{counts}; `loracomp task import-catalogue` fills in their texts"
         )
         if not yes:
             typer.confirm("Change the encoder without them?", abort=True, err=True)
