@@ -32,7 +32,6 @@ from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 from loracomp.worker.start import load_pipeline
-from loracomp_lab.catalogue import Phrased
 
 from .asked import import_asked
 from .labelled import KEPT, add_labelled, leave_to_labelled
