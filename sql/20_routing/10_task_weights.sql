@@ -3,58 +3,51 @@
 --   task_weights                tasks, probabilities and weights, from the examples' tasks and similarities (and gains)
 --     check_similarities
 --     check_gains
---     check_routing_settings    the range of each setting
 --     relative_share
 --   expected_gains              expected gain of each adapter by measured examples, for weighting 'measured'
 --     relative_share            an example's term of the softmax, before it is divided by the sum
 --   calibration_examples        labelled examples on which biases of a job's choices are fitted
 --   policy_with                 a named policy with some settings replaced
---     with_settings             a policy with some settings replaced
+--     with_settings             a policy with some settings replaced; set_policy calls it too
+--       check_setting           raises if a constraint of loracomp.policy refuses a setting
 
-CREATE FUNCTION loracomp.check_routing_settings(settings loracomp.policy) RETURNS boolean
-LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
-AS $$
-DECLARE
-    -- BETWEEN, because NaN would pass a comparison such as > 0; IS NOT TRUE, because null would pass a CASE.
-    wrong CONSTANT text := CASE
-        WHEN (settings.k BETWEEN 1 AND 200) IS NOT TRUE THEN format('k must be between 1 and 200, not %s', settings.k)
-        WHEN (settings.temperature BETWEEN 0.0001 AND 100) IS NOT TRUE
-            THEN format('temperature must be between 0.0001 and 100, not %s', settings.temperature)
-        WHEN (settings.top_p BETWEEN 0.0001 AND 1) IS NOT TRUE
-            THEN format('top_p must be between 0.0001 and 1, not %s', settings.top_p)
-        WHEN (settings.max_adapters BETWEEN 1 AND 64) IS NOT TRUE
-            THEN format('max_adapters must be between 1 and 64, not %s', settings.max_adapters)
-        WHEN (settings.weighting IN ('similarity', 'uniform', 'measured')) IS NOT TRUE
-            THEN format('weighting must be similarity, uniform or measured, not %s', settings.weighting)
-        WHEN (settings.gain_prior BETWEEN 0 AND 1000) IS NOT TRUE
-            THEN format('gain_prior must be between 0 and 1000, not %s', settings.gain_prior)
-        WHEN (settings.gain_margin BETWEEN -1000 AND 1000) IS NOT TRUE
-            THEN format('gain_margin must be between -1000 and 1000, not %s', settings.gain_margin)
-        -- Traces older than this setting don't have it.
-        WHEN coalesce(settings.calibration_rows, 0) <> 0 AND settings.calibration_rows NOT BETWEEN 4 AND 1000
-            THEN format('calibration_rows must be 0, or between 4 and 1000, not %s', settings.calibration_rows)
-        WHEN (settings.min_share BETWEEN 0 AND 1) IS NOT TRUE
-            THEN format('min_share must be between 0 and 1, not %s', settings.min_share)
-        WHEN (settings.min_similarity BETWEEN -1 AND 1) IS NOT TRUE
-            THEN format('min_similarity must be between -1 and 1, not %s', settings.min_similarity)
-    END;
-BEGIN
-    IF wrong IS NOT NULL THEN
-        RAISE EXCEPTION USING MESSAGE = wrong, ERRCODE = 'invalid_parameter_value';
-    END IF;
-    RETURN true;
-END
-$$;
-COMMENT ON FUNCTION loracomp.check_routing_settings IS
-'True if all routing settings are in the ranges that loracomp.policy allows; otherwise an error that names the setting.';
-
-CREATE FUNCTION loracomp.with_settings(policy loracomp.policy, settings jsonb) RETURNS loracomp.policy
+-- Evaluates the table's own constraints, so that the range of a setting stands in one place; a constraint's comment has it in words.
+CREATE FUNCTION loracomp.check_setting(policy loracomp.policy, setting text) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    known CONSTANT text[] :=
-        '{k,temperature,top_p,max_adapters,min_share,weighting,gain_prior,gain_margin,calibration_rows,min_similarity}';
+    condition text;
+    allowed text;
+    holds boolean;
+BEGIN
+    FOR condition, allowed IN
+        SELECT pg_get_expr(c.conbin, c.conrelid), obj_description(c.oid, 'pg_constraint')
+        FROM pg_catalog.pg_constraint AS c
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+        WHERE c.conrelid = 'loracomp.policy'::regclass AND c.contype = 'c' AND a.attname = check_setting.setting
+    LOOP
+        EXECUTE format('SELECT %s FROM (SELECT ($1).*) AS policy', condition) INTO holds USING check_setting.policy;
+        IF NOT holds THEN
+            RAISE EXCEPTION '% must be %, not %', check_setting.setting, allowed,
+                to_jsonb(check_setting.policy) ->> check_setting.setting USING ERRCODE = 'check_violation';
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_setting IS
+'Raises an error that names a setting of a policy and its allowed values, if a constraint of loracomp.policy refuses it.';
+
+CREATE FUNCTION loracomp.with_settings(
+    policy loracomp.policy,
+    settings jsonb,
+    known text[] DEFAULT
+    '{k,temperature,top_p,max_adapters,min_share,weighting,gain_prior,gain_margin,calibration_rows,min_similarity}'
+) RETURNS loracomp.policy
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
     used loracomp.policy := with_settings.policy;
     setting text;
     wanted jsonb;
@@ -63,10 +56,15 @@ BEGIN
         RAISE EXCEPTION 'settings must be a JSON object, such as {"top_p": 0.9}'
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
+    -- One by one, so that an error can name the setting.
     FOR setting, wanted IN SELECT s.key, s.value FROM jsonb_each(with_settings.settings) AS s LOOP
         IF setting <> ALL (known) THEN
-            RAISE EXCEPTION 'settings must not hold %: routing has the settings %', left(setting, 100),
+            RAISE EXCEPTION 'settings must not hold %: there are %', left(setting, 100),
                 array_to_string(known, ', ') USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        IF wanted = 'null' THEN
+            RAISE EXCEPTION '% must not be null', setting
+                USING ERRCODE = 'not_null_violation', HINT = 'leave it out to keep its value';
         END IF;
         BEGIN
             used := jsonb_populate_record(used, jsonb_build_object(setting, wanted));
@@ -76,13 +74,13 @@ BEGIN
                 WHERE a.attrelid = 'loracomp.policy'::regclass AND a.attname = setting
             ), left(wanted::text, 100) USING ERRCODE = 'invalid_parameter_value';
         END;
+        PERFORM loracomp.check_setting(used, setting);
     END LOOP;
-    PERFORM loracomp.check_routing_settings(used);
     RETURN used;
 END
 $$;
 COMMENT ON FUNCTION loracomp.with_settings IS
-'A policy with some of its routing settings replaced, such as {"top_p": 0.9}. An error names an unknown setting, or the allowed '
+'A policy with some of its known settings replaced, such as {"top_p": 0.9}. An error names an unknown setting, or the allowed '
 'values of a setting.';
 
 CREATE FUNCTION loracomp.policy_with(policy text DEFAULT 'default', settings jsonb DEFAULT '{}') RETURNS loracomp.policy
@@ -247,7 +245,7 @@ BEGIN ATOMIC
             row_number() OVER (ORDER BY u.similarity DESC, u.place) AS rank,
             loracomp.relative_share(u.similarity, max(u.similarity) OVER (), (settings).temperature) AS e
         FROM unnest(tasks, similarities) WITH ORDINALITY AS u (task_id, similarity, place)
-        WHERE loracomp.check_routing_settings(settings) AND loracomp.check_similarities(tasks, similarities)
+        WHERE loracomp.check_similarities(tasks, similarities)
     ), mass AS (
         SELECT x.task_id, min(x.rank) AS best, sum(x.e) / sum(sum(x.e)) OVER () AS mass
         FROM example AS x

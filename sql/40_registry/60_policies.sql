@@ -1,6 +1,6 @@
 -- Policies: named settings of routing and merging.
 --   set_policy
---     policy_rule               the values that a constraint of the table allows, in words
+--     with_settings             20_routing/10_task_weights.sql
 --   trigger keep_default_policy   refuses to delete or rename the policy of jobs that name none
 --   list_policies
 --   policy_at                   a policy as it was at some time, from the audit
@@ -20,30 +20,10 @@ DECLARE
             AND a.attname NOT IN ('name', 'created_at', 'updated_at')
         ORDER BY a.attnum
     );
-    setting text;
-    value jsonb;
-    rule text;
 BEGIN
-    IF jsonb_typeof(settings) IS DISTINCT FROM 'object' THEN
-        RAISE EXCEPTION 'settings must be a JSON object' USING ERRCODE = 'invalid_parameter_value';
-    END IF;
     INSERT INTO loracomp.policy (name) VALUES (set_policy.name) ON CONFLICT (name) DO NOTHING;
     SELECT * INTO before FROM loracomp.policy AS p WHERE p.name = set_policy.name FOR UPDATE;
-    after := before;
-    -- One by one, so that an error can name the setting.
-    FOR setting, value IN SELECT e.key, e.value FROM jsonb_each(settings) AS e LOOP
-        IF setting <> ALL (known) THEN
-            RAISE EXCEPTION 'a policy has no setting %: it has %', left(setting, 100), array_to_string(known, ', ');
-        END IF;
-        BEGIN
-            after := jsonb_populate_record(after, jsonb_build_object(setting, value));
-        EXCEPTION WHEN data_exception THEN
-            RAISE EXCEPTION '% must be of type %, not %', setting, (
-                SELECT format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute AS a
-                WHERE a.attrelid = 'loracomp.policy'::regclass AND a.attname = setting
-            ), left(value::text, 100) USING ERRCODE = 'invalid_parameter_value';
-        END;
-    END LOOP;
+    after := loracomp.with_settings(before, settings, known);
     UPDATE loracomp.policy AS p SET
         description = after.description, router = after.router, k = after.k, temperature = after.temperature,
         top_p = after.top_p, max_adapters = after.max_adapters, min_similarity = after.min_similarity,
@@ -54,49 +34,11 @@ BEGIN
     WHERE p.name = set_policy.name
     RETURNING * INTO after;
     RETURN after;
-EXCEPTION
-    WHEN check_violation THEN
-        GET STACKED DIAGNOSTICS rule = CONSTRAINT_NAME;
-        RAISE EXCEPTION '%', loracomp.policy_rule(rule, settings)
-            USING ERRCODE = 'check_violation';
-    WHEN not_null_violation THEN
-        GET STACKED DIAGNOSTICS rule = COLUMN_NAME;
-        RAISE EXCEPTION '% must not be null', rule
-            USING ERRCODE = 'not_null_violation', HINT = 'leave it out to keep its value';
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_policy IS
 'Sets the given settings of a policy, and creates the policy if it does not exist. An error names the setting and its allowed '
 'values. Traces keep the settings that jobs ran with.';
-
--- Reads from the catalog the values that a constraint of loracomp.policy allows: a list of texts, or a range of numbers.
-CREATE FUNCTION loracomp.policy_rule(rule text, settings jsonb) RETURNS text
-LANGUAGE sql STABLE SET search_path = loracomp, pg_temp
-AS $$
-    SELECT CASE WHEN num_nonnulls(t.texts, n.numbers) = 0 THEN replace(rule, '_', ' ') ELSE
-        format(
-            '%s must be %s, not %s', a.attname,
-            coalesce('one of ' || t.texts, CASE cardinality(n.numbers)
-                WHEN 2 THEN format('between %s and %s', n.numbers[1], n.numbers[2])
-                WHEN 1 THEN 'at least ' || n.numbers[1]
-            END),
-            coalesce(settings ->> a.attname, 'null')
-        )
-    END
-    FROM pg_catalog.pg_constraint AS c
-    INNER JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = c.conkey[1]
-    CROSS JOIN LATERAL pg_catalog.pg_get_constraintdef(c.oid) AS d (text)
-    CROSS JOIN LATERAL (
-        SELECT string_agg(m.found[1], ', ' ORDER BY m.place) AS texts
-        FROM regexp_matches(d.text, '''(\w+)''', 'g') WITH ORDINALITY AS m (found, place)
-    ) AS t
-    CROSS JOIN LATERAL (
-        SELECT array_agg(m.found[1] ORDER BY m.place) AS numbers
-        FROM regexp_matches(d.text, '[<>]= \(?''?(-?[0-9.]+(?:e-?[0-9]+)?)', 'g') WITH ORDINALITY AS m (found, place)
-    ) AS n
-    WHERE c.conrelid = 'loracomp.policy'::regclass AND c.conname = policy_rule.rule;
-$$;
-COMMENT ON FUNCTION loracomp.policy_rule IS 'The allowed values of a policy''s setting, in words, read from the constraint that refused a value.';
 
 -- The owner may: the registry of another database is restored into an emptied table.
 CREATE FUNCTION loracomp.keep_default_policy() RETURNS trigger

@@ -134,7 +134,6 @@ loracomp.explain_composition,
 loracomp.explain_run
 TO loracomp_submitter, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
-loracomp.check_routing_settings,
 loracomp.check_similarities,
 loracomp.check_gains,
 loracomp.relative_share,

@@ -373,8 +373,8 @@ def test_policies_are_shown_and_set_by_the_command_line(run):
         ("min_similarity=-2", RefusedError, "^min_similarity must be between -1 and 1, not -2"),
         ("k=null", RefusedError, "^k must not be null"),
         ("k=many", UsageError, 'k must be of type integer, not "many"'),
-        ("kk=1", RefusedError, "a policy has no setting kk: it has description, router, k, "),
-        ("name=other", RefusedError, "a policy has no setting name"),
+        ("kk=1", UsageError, "settings must not hold kk: there are description, router, k, "),
+        ("name=other", UsageError, "settings must not hold name"),
         ("k", UsageError, "SETTING=VALUE"),
     ],
 )

@@ -31,7 +31,7 @@ EXECUTE = {
     """,
     "loracomp_analyst": """
         route rescore_route task_weights policy_with wilson_interval mcnemar_p
-        check_routing_settings check_similarities check_range composition_text seconds_between may_read masked_tasks
+        check_similarities check_range composition_text seconds_between may_read masked_tasks
         caller masked_adapter compute_seconds confidence check_gains relative_share log_share
     """,
     "loracomp_admin": """
@@ -54,7 +54,7 @@ EXECUTE = {
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
         explain_run
-        check_routing_settings check_similarities check_range check_gains relative_share log_share
+        check_similarities check_range check_gains relative_share log_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters
     """,
 }
@@ -69,7 +69,7 @@ OWNERS_ALONE = """
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
     admit_jobs wake_jobs
     succeed_jobs wait_for_jobs check_server check_roles check_work
-    find_task adapter_named policy_rule check_columns fill_job hint_job insert_incoming_job check_room
+    find_task adapter_named check_setting check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains

@@ -1,5 +1,6 @@
 """The schema, and the kinds of columns and constraints that its tables are made of."""
 
+import re
 from typing import Any
 
 from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Column, DateTime, MetaData, Text, text
@@ -59,7 +60,14 @@ def count(name: str, comment: str) -> Column[Any]:
 def one_of(column: str, values: str, name: str) -> CheckConstraint:
     """A constraint that a column has one of these values, separated by spaces."""
     listed = ", ".join(f"'{value}'" for value in values.split())
-    return CheckConstraint(f"{column} IN ({listed})", name=name)
+    return CheckConstraint(f"{column} IN ({listed})", name=name, comment=f"one of {', '.join(values.split())}")
+
+
+def between(column: str, lowest: float, highest: float) -> CheckConstraint:
+    """A constraint that a number is in this range. BETWEEN, because NaN and infinity would pass `> 0`."""
+    words = f"between {lowest} and {highest}"
+    name = f"{column} must be {words}".replace("-", "minus_")
+    return CheckConstraint(f"{column} BETWEEN {lowest} AND {highest}", name=re.sub(r"\W", "_", name), comment=words)
 
 
 def texts() -> TypeEngine[Any]:

@@ -2,7 +2,7 @@
 
 from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Table, Text
 
-from loracomp.database.tables.columns import created_at, metadata, one_of, required
+from loracomp.database.tables.columns import between, created_at, metadata, one_of, required
 
 policy = Table(
     "policy",
@@ -100,25 +100,25 @@ policy = Table(
     ),
     CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
     one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
-    CheckConstraint("k BETWEEN 1 AND 200", name="k_must_be_between_1_and_200"),
-    # BETWEEN, because NaN and infinity would pass a comparison such as `> 0`.
-    CheckConstraint("temperature BETWEEN 0.0001 AND 100", name="temperature_must_be_between_0_0001_and_100"),
-    CheckConstraint("top_p BETWEEN 0.0001 AND 1", name="top_p_must_be_between_0_0001_and_1"),
-    CheckConstraint("max_adapters BETWEEN 1 AND 64", name="max_adapters_must_be_between_1_and_64"),
-    CheckConstraint("min_similarity BETWEEN -1 AND 1", name="min_similarity_must_be_between_minus_1_and_1"),
+    between("k", 1, 200),
+    between("temperature", 0.0001, 100),
+    between("top_p", 0.0001, 1),
+    between("max_adapters", 1, 64),
+    between("min_similarity", -1, 1),
     one_of("weighting", "similarity uniform measured", "weighting_must_be_similarity_uniform_or_measured"),
     one_of("strategy", "linear cat ties magnitude_prune dare_linear dare_ties", "strategy_must_be_a_known_one"),
-    CheckConstraint("density BETWEEN 0.0001 AND 1", name="density_must_be_between_0_0001_and_1"),
-    CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
+    between("density", 0.0001, 1),
+    CheckConstraint("seed >= 0", name="seed_must_not_be_negative", comment="at least 0"),
     one_of("choice_normalization", "none characters tokens", "choice_normalization_must_be_none_characters_or_tokens"),
-    CheckConstraint("contrast BETWEEN 0 AND 1", name="contrast_must_be_between_0_and_1"),
-    CheckConstraint("min_share BETWEEN 0 AND 1", name="min_share_must_be_between_0_and_1"),
-    CheckConstraint("gain_prior BETWEEN 0 AND 1000", name="gain_prior_must_be_between_0_and_1000"),
-    CheckConstraint("gain_margin BETWEEN -1000 AND 1000", name="gain_margin_must_be_between_minus_1000_and_1000"),
+    between("contrast", 0, 1),
+    between("min_share", 0, 1),
+    between("gain_prior", 0, 1000),
+    between("gain_margin", -1000, 1000),
     one_of("chat_template", "generation always never", "chat_template_must_be_generation_always_or_never"),
     CheckConstraint(
         "calibration_rows = 0 OR calibration_rows BETWEEN 4 AND 1000",
         name="calibration_rows_must_be_0_or_between_4_and_1000",
+        comment="0, or between 4 and 1000",
     ),
     comment="Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.",
 )
