@@ -63,16 +63,6 @@ class Settings(BaseSettings):
     )
     token_budget: int = Field(16384, ge=64, description="Most tokens in one forward pass. Defaults to 16384.")
     adapter_cache_mb: int = Field(2048, ge=1, description="Megabytes of adapters kept on the device. Defaults to 2048.")
-    check_one_in: int = Field(
-        0,
-        ge=0,
-        description="Compare one scoring pass in so many with merged weights; 0: none. Defaults to 0.",
-    )
-    fidelity_one_in: int = Field(
-        10,
-        ge=0,
-        description="Compute norm ratio and cosine of one mix in so many; 0: none. Defaults to 10.",
-    )
     lease_s: float = Field(
         60.0, ge=1, le=3600, description="Seconds after which an unrenewed lease expires. Defaults to 60."
     )

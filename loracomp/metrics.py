@@ -3,7 +3,7 @@
 Dashboards and alerts depend on the names and labels: docs/operations.md lists them, and a test compares the two.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
@@ -33,12 +33,10 @@ DATABASE_AWAY = Counter("loracomp_database_away", "Statements repeated because t
 BATCH_JOBS = Histogram("loracomp_batch_jobs", "Jobs in a batch.", buckets=[2**power for power in range(11)])
 STEP_SECONDS = Histogram(
     "loracomp_step_seconds",
-    "Seconds in each step: predict and record of jobs that ended together, the others of a claim.",
+    "Seconds in each step, once for jobs that have come the same way from their claim to the end of the step.",
     ("step",),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100),
 )
-PASSES_CHECKED = Counter("loracomp_passes_checked", "Scoring passes compared with merged weights.")
-PASSES_DIFFERENT = Counter("loracomp_passes_different", "Of the passes checked, those that gave something else.")
 TOKENS = Counter("loracomp_tokens", "Tokens of answered jobs.", ("kind",))
 CACHE_REQUESTS = Counter("loracomp_cache_requests", "Lookups in device memory: hit or miss.", ("cache", "result"))
 CACHE_BYTES = Gauge("loracomp_cache_bytes", "Bytes that a cache holds in device memory.", ("cache",))
@@ -64,12 +62,6 @@ def count_recorded(results: Sequence[Prediction | Measurement]) -> None:
 def count_failure(failure: Failure) -> None:
     """Count a failure that was recorded."""
     JOBS_FAILED.labels(failure.code, str(failure.retry).lower()).inc()
-
-
-def observe_steps(milliseconds: Mapping[str, float]) -> None:
-    """Observe how long steps took, in milliseconds by step."""
-    for step, spent in milliseconds.items():
-        STEP_SECONDS.labels(step).observe(spent / 1000)
 
 
 def totals() -> dict[str, int]:

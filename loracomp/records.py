@@ -152,10 +152,6 @@ class Answer:
     """Those of the request; None: the scores contain no biases."""
     prompt_tokens: int = 0
     output_tokens: int = 0
-    norm_ratio: float | None = None
-    """Norm of the composed weight change divided by that of the exact weighted sum; None for the base model alone."""
-    cosine: float | None = None
-    """Cosine between the composed weight change and the exact weighted sum; None for the base model alone."""
     finish_reason: str | None = None
     """As in `model.generation.Generated`; None if choices were scored."""
 
@@ -186,7 +182,7 @@ class Prediction:
     batch_size: int
     """Number of jobs that were answered together."""
     timings: Mapping[str, float]
-    """Milliseconds that each step took for the whole batch."""
+    """Milliseconds of each step: the record of the job in flight, to which later steps still add."""
     versions: Versions
 
 
@@ -207,8 +203,6 @@ class Measurement:
     gains: tuple[float, ...]
     """For each adapter, the score under it alone minus `base_score`."""
     are_right: tuple[bool | None, ...]
-    timings: Mapping[str, float]
-    """Milliseconds that each step took for its whole batch."""
     chat_template: bool = False
     """Whether the prompt was in the chat template."""
 

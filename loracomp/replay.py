@@ -1,16 +1,20 @@
 """Runs a stored composition again and compares the two answers."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from loracomp.composition.checking import TOLERANCE, TOLERANCE_OF_16_BITS
+from loracomp.composition.fidelity import fidelity
+from loracomp.composition.merging import TOLERANCE, TOLERANCE_OF_16_BITS, merged
+from loracomp.composition.strategies import Mix, merge
 from loracomp.database.connections import Connection, storable
+from loracomp.engine.engine import Engine
 from loracomp.errors import JobError, wrong_fields
-from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Request
+from loracomp.registry.adapter_weights import fetch_adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,9 @@ class Replay:
     detail: str
     largest_difference: float | None = None
     """Largest difference between the two runs' scores of a choice, in nats; None if text was generated."""
+    norm_ratio: float | None = None
+    cosine: float | None = None
+    """As in `composition.fidelity`; None unless asked for, and for the base model alone."""
 
 
 class _Stored(BaseModel):
@@ -66,16 +73,24 @@ class _Stored(BaseModel):
 STORED = ("adapter_ids", "adapter_sha256", "adapter_weights", "choices", "choice_biases")
 
 
-def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], tolerance: float | None = None) -> Replay:
+def replay(
+    engine: Engine,
+    connection: Connection,
+    trace: dict[str, Any],
+    tolerance: float | None = None,
+    *,
+    by_merging: bool = False,
+) -> Replay:
     """Answer a job again with the composition in its trace (a row of `job_trace`), and compare with the stored answer.
 
     The job is not routed again. `tolerance` is in nats; None means TOLERANCE, or TOLERANCE_OF_16_BITS if either run
-    used 16 bits.
+    used 16 bits. `by_merging` merges the mix into the model's weights, as PEFT does, so that the answer does not depend
+    on how a pass applies many mixes; the result then says too how far the mix is from the exact weighted sum.
     """
     if tolerance is None:
-        exact = {str(trace["device"]).rpartition("/")[2], pipeline.device.rpartition("/")[2]} == {"float32"}
+        exact = {str(trace["device"]).rpartition("/")[2], engine.device.rpartition("/")[2]} == {"float32"}
         tolerance = TOLERANCE if exact else TOLERANCE_OF_16_BITS
-    if reason := _missing(pipeline, trace):
+    if reason := _missing(engine, trace):
         return Replay(trace["job_id"], "impossible", reason)
     try:
         stored = _Stored.model_validate(trace["policy_settings"] | {name: trace[name] for name in STORED})
@@ -83,16 +98,35 @@ def replay(pipeline: Pipeline, connection: Connection, trace: dict[str, Any], to
         return Replay(
             trace["job_id"], "impossible", f"its trace does not describe a composition: {wrong_fields(error, 3)}"
         )
-    answer = pipeline.predict(connection, [_request(trace, stored)])[0]
-    if isinstance(answer, JobError):
-        return Replay(trace["job_id"], "impossible", str(answer))
-    return _compared(trace, answer, tolerance)
+    request = _request(trace, stored)
+    if not by_merging:
+        return _compared(trace, engine.predict(connection, [request])[0], tolerance)
+    if request.contrast:
+        return Replay(trace["job_id"], "impossible", "its policy has contrast: two mixes can't be merged at once")
+    return _merged(engine, connection, trace, request, tolerance)
 
 
-def _missing(pipeline: Pipeline, trace: dict[str, Any]) -> str | None:
+def _merged(
+    engine: Engine, connection: Connection, trace: dict[str, Any], request: Request, tolerance: float
+) -> Replay:
+    predictor, composition = engine.predictor, request.composition
+    adapters = predictor.load([composition], partial(fetch_adapters, connection))
+    mix, exact = predictor.compose([composition, replace(composition, strategy="cat")], adapters)
+    if isinstance(mix, JobError) or isinstance(exact, JobError):
+        return _compared(trace, next(each for each in (mix, exact) if isinstance(each, JobError)), tolerance)
+    with merged(engine.base.model, merge(mix)):
+        (answer,) = predictor.answer([request], [Mix()])
+    found = _compared(trace, answer, tolerance)
+    if (far := fidelity(mix, exact)) is None:
+        return found
+    detail = f"{found.detail}; against the exact weighted sum: norm ratio {far[0]:.3f}, cosine {far[1]:.3f}"
+    return replace(found, detail=detail, norm_ratio=far[0], cosine=far[1])
+
+
+def _missing(engine: Engine, trace: dict[str, Any]) -> str | None:
     if trace["status"] != "succeeded" or trace["kind"] != "predict":
         return f"the job is {trace['status']}, of kind {trace['kind']}: it has no answer to compare with"
-    if trace["base_fingerprint"] != pipeline.base.fingerprint:
+    if trace["base_fingerprint"] != engine.base.fingerprint:
         return f"it was answered by base model {trace['base_model']}, {trace['base_fingerprint'][:12]}, not by this one"
     return None
 
@@ -115,7 +149,9 @@ def _request(trace: dict[str, Any], stored: _Stored) -> Request:
     )
 
 
-def _compared(trace: dict[str, Any], answer: Answer, tolerance: float) -> Replay:
+def _compared(trace: dict[str, Any], answer: Answer | JobError, tolerance: float) -> Replay:
+    if isinstance(answer, JobError):
+        return Replay(trace["job_id"], "impossible", str(answer))
     if answer.choice_scores is None:
         equal = storable(answer.output) == trace["output"]
         detail = "the same text" if equal else f"now {answer.output!r}, then {trace['output']!r}"

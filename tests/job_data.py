@@ -134,7 +134,7 @@ def prediction_row(job_id: int, **columns: Any) -> dict[str, Any]:
 
 
 def prediction(job_id: int, **columns: Any) -> Prediction:
-    """As a pipeline makes it, with these columns of loracomp.prediction."""
+    """As an engine makes it, with these columns of loracomp.prediction."""
     given = prediction_row(job_id, **columns)
     answer = {each.name: given[each.name] for each in fields(Answer) if each.name in given}
     return Prediction(

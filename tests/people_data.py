@@ -100,8 +100,6 @@ def answer(connection: db.Connection, job_id: int, examples: dict[str, int], **c
         **one(connection, ADAPTERS, [tasks]),
         **one(connection, POLICY, ["default"]),
         "composition_digest": "d" * 64,
-        "norm_ratio": 1.25,
-        "cosine": 0.8,
         "prompt_tokens": 12,
         "output_tokens": 1,
         "timings": {

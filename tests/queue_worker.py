@@ -1,4 +1,4 @@
-"""A worker process with a pipeline that does what a job's prompt says: `python queue_worker.py URL [--drain]`.
+"""A worker process with an engine that does what a job's prompt says: `python queue_worker.py URL [--drain]`.
 
 Settings come from LORACOMP_* variables; log lines go to standard error.
 """
@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +19,23 @@ from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.measuring import plan_measurements
 from loracomp.database.routing import route
 from loracomp.database.tables import DIMENSIONS
+from loracomp.engine.inflight import InFlight, Result
 from loracomp.errors import JobError
-from loracomp.records import Failure, Job, Measurement, MeasurementPlan, Prediction
+from loracomp.records import Measurement, MeasurementPlan
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
+from made_up_engine import MadeUp
 
 
-class Obedient:
+class Obedient(MadeUp):
     """Answers with the prompt in capitals, after what the prompt's first word says."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.plans: dict[int, MeasurementPlan] = {}
 
-    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Job]:
+    def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
+        jobs = [flight.job for flight in flights]
         for job in jobs:
             match job.prompt.split():
                 case ["slow-query"]:
@@ -54,26 +58,19 @@ class Obedient:
         plans = plan_measurements(connection, [job for job in jobs if job.kind == "measure"])
         # Added to the others: the model may still answer the batch before.
         self.plans |= {plan.job_id: plan for plan in plans}
-        return list(jobs)
 
-    def answer(
-        self, jobs: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
-    ) -> Iterator[list[Prediction | Measurement | Failure]]:
-        """A step is all that is there."""
-        while jobs:
-            yield [answer for job in jobs if (answer := self._answer(job, len(jobs), wanted)) is not None]
-            jobs = arriving()
+    def end(self, flight: InFlight) -> None:
+        flight.result = self._answer(flight)
 
-    def _answer(
-        self, job: Job, together: int, wanted: Callable[[Job], bool]
-    ) -> Prediction | Measurement | Failure | None:
+    def _answer(self, flight: InFlight) -> Result:
+        job, wanted = flight.job, flight.wanted
         match job.prompt.split():
             case ["plod", seconds]:  # step by step, whether or not it is wanted
                 for _ in range(int(10 * float(seconds))):
-                    wanted(job)
+                    wanted()
                     time.sleep(0.1)
             case ["write"]:  # for as long as it is wanted
-                while wanted(job):
+                while wanted():
                     time.sleep(0.05)
             case ["until", file, *_]:  # for as long as the test wants it, but for a minute at most
                 deadline = time.monotonic() + 60
@@ -85,12 +82,8 @@ class Obedient:
                 os.kill(os.getpid(), signal.SIGKILL)
             case ["raise"]:
                 raise ValueError("a fault")
-            case ["refuse"]:
+            case ["refuse" | "fail"]:
                 raise JobError("the prompt is too long", code="prompt_too_long")
-            case ["fail"]:
-                return Failure(job.id, "prompt_too_long", "the prompt is too long")
-            case ["forget"]:
-                return None
             case ["nul"]:
                 return prediction(job.id, output="a\0b \ud800")
             case ["nameless", output]:
@@ -98,8 +91,8 @@ class Obedient:
         if job.kind == "measure":
             plan = self.plans[job.id]
             gains = tuple(id_ / 1000 for id_ in plan.adapter_ids)
-            return Measurement(job.id, plan.normalization, -1, True, plan.adapter_ids, gains, (True,) * len(gains), {})
-        return prediction(job.id, output=job.prompt.upper(), batch_size=together)
+            return Measurement(job.id, plan.normalization, -1, True, plan.adapter_ids, gains, (True,) * len(gains))
+        return prediction(job.id, output=job.prompt.upper(), batch_size=flight.batch_size, timings=flight.timings)
 
 
 def cut_connections(connection: Connection) -> None:

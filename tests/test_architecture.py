@@ -34,19 +34,21 @@ MAY_IMPORT = {
     "database": {"config", "errors", "records"},
     "composition": LOWEST | {"model"},
     "registry": LOWEST | {"composition", "database", "model"},
-    "pipeline": SERVING,
-    "replay": SERVING | {"pipeline"},
-    "worker": SERVING | {"pipeline"},
-    "cli": SERVING | {"pipeline", "replay", "worker"},
+    "engine": SERVING,
+    "replay": SERVING | {"engine"},
+    "worker": SERVING | {"engine"},
+    "cli": SERVING | {"engine", "replay", "worker"},
 }
 # What single modules must not import: of the worker only its start knows models.
+HEAVY = tuple(name for path in MODULES if (name := f"loracomp.engine.{path.stem}") and path.parent.name == "engine")
+HEAVY = tuple(name for name in HEAVY if name not in ("loracomp.engine.__init__", "loracomp.engine.inflight"))
 FORBIDDEN = [
     ("loracomp.composition", ("psycopg", "sqlalchemy")),
     ("loracomp.records", ("torch", "psycopg")),
     *(
         (
             f"loracomp.worker.{name}",
-            ("loracomp.pipeline", "loracomp.model", "loracomp.registry", "torch", "transformers"),
+            (*HEAVY, "loracomp.model", "loracomp.registry", "torch", "transformers"),
         )
         for name in sorted(path.stem for path in (PACKAGE / "worker").glob("[a-z]*.py"))
         if name != "start"

@@ -10,14 +10,14 @@ from psycopg.types.json import Jsonb
 
 from job_data import add_jobs, clear
 from job_fixtures import database_of_a_module  # noqa: F401
-from loracomp.composition.predictor import Predictor
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
+from loracomp.engine.engine import Engine
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.chat import render
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_choices, encode_texts, log_likelihoods
-from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Request
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.encoder_change import set_encoder
@@ -170,13 +170,13 @@ def with_a_chatting_model(database: str, minilm: Any) -> Iterator[Connection]:
 
 
 @pytest.fixture
-def pipeline(minilm: Any) -> Pipeline:
-    return Pipeline("tiny", chatting(), minilm)
+def engine(minilm: Any) -> Engine:
+    return Engine("tiny", chatting(), minilm)
 
 
-def run(connection: Connection, pipeline: Pipeline) -> None:
+def run(connection: Connection, engine: Engine) -> None:
     jobs = claim_jobs(connection, worker="w", base_model="tiny", batch_size=16, lease_s=60)
-    record_predictions(connection, jobs, pipeline.run(connection, jobs))  # type: ignore[arg-type]
+    record_predictions(connection, jobs, engine.run(connection, jobs))  # type: ignore[arg-type]
 
 
 def traces(connection: Connection, *ids: int) -> list[dict[str, Any]]:
@@ -185,9 +185,7 @@ def traces(connection: Connection, *ids: int) -> list[dict[str, Any]]:
     ).fetchall()
 
 
-def test_generation_stands_in_the_template_and_scored_choices_do_not(
-    connection: Connection, pipeline: Pipeline
-) -> None:
+def test_generation_stands_in_the_template_and_scored_choices_do_not(connection: Connection, engine: Engine) -> None:
     ids = [
         *add_jobs(connection, "wet", max_new_tokens=4),
         *add_jobs(connection, "wet", choices=["yes", "no"]),
@@ -196,7 +194,7 @@ def test_generation_stands_in_the_template_and_scored_choices_do_not(
         *add_jobs(connection, "wet", choices=["yes", "no"], system_text="be brief"),
         *add_jobs(connection, "wet", max_new_tokens=4, system_text="be brief"),
     ]
-    run(connection, pipeline)
+    run(connection, engine)
     found = traces(connection, *ids)
     assert [row["chat_template"] for row in found] == [True, False, False, True, True, True]
     assert [row["prompt_tokens"] for row in found] == [19, 4, 4, 19, 36, 36]
@@ -209,11 +207,11 @@ def test_generation_stands_in_the_template_and_scored_choices_do_not(
     ("setting", "generated", "scored"), [("generation", True, False), ("always", True, True), ("never", False, False)]
 )
 def test_a_policy_decides_where_the_job_does_not(
-    connection: Connection, pipeline: Pipeline, setting: str, generated: bool, scored: bool
+    connection: Connection, engine: Engine, setting: str, generated: bool, scored: bool
 ) -> None:
     connection.execute("SELECT loracomp.set_policy('own', %s)", [Jsonb({"chat_template": setting})])
     ids = [*add_jobs(connection, "wet", policy="own"), *add_jobs(connection, "wet", policy="own", choices=["a", "b"])]
-    run(connection, pipeline)
+    run(connection, engine)
     assert [row["chat_template"] for row in traces(connection, *ids)] == [generated, scored]
 
 
@@ -225,7 +223,7 @@ def test_a_base_model_without_a_template_is_asked_plainly_and_asking_for_one_is_
     for column, given in (("chat_template", True), ("system_text", "be brief")):
         with pytest.raises(psycopg.errors.CheckViolation, match=f"tiny has no chat template, which {column} asks for"):
             add_jobs(connection, "wet", **{column: given})
-    run(connection, Pipeline("tiny", chatting(None), minilm))
+    run(connection, Engine("tiny", chatting(None), minilm))
     assert [row["chat_template"] for row in traces(connection, id_)] == [False]
 
 
@@ -263,18 +261,18 @@ def test_a_submitter_asks_by_every_way_in(connection: Connection) -> None:
 # --- afterwards
 
 
-def test_a_replay_asks_the_same(connection: Connection, pipeline: Pipeline) -> None:
+def test_a_replay_asks_the_same(connection: Connection, engine: Engine) -> None:
     ids = [
         *add_jobs(connection, "wet", max_new_tokens=6, system_text="be brief", temperature=1.0),
         *add_jobs(connection, "wet", max_new_tokens=6),
         *add_jobs(connection, "wet", choices=["yes", "no"], chat_template=True),
     ]
-    run(connection, pipeline)
+    run(connection, engine)
     # What a policy or a model says by now is not asked again.
     connection.execute("UPDATE loracomp.base_model SET has_chat_template = false")
     for trace in traces(connection, *ids):
-        assert replay(pipeline, connection, trace).outcome == "equal", trace["job_id"]
-        other = replay(pipeline, connection, trace | {"chat_template": False, "system_text": None})
+        assert replay(engine, connection, trace).outcome == "equal", trace["job_id"]
+        other = replay(engine, connection, trace | {"chat_template": False, "system_text": None})
         assert other.outcome == "different", trace["job_id"]
 
 
@@ -282,7 +280,7 @@ def test_an_answer_of_no_tokens_says_so(connection: Connection, minilm: Any) -> 
     base = chatting()
     base.model.generation_config.eos_token_id = list(range(base.model.config.vocab_size))
     (id_,) = add_jobs(connection, "wet", system_text="be brief")
-    run(connection, Pipeline("tiny", base, minilm))
+    run(connection, Engine("tiny", base, minilm))
     (row,) = connection.execute("SELECT * FROM loracomp.job_result WHERE job_id = %s", [id_]).fetchall()
     assert (row["status"], row["output"], row["finish_reason"]) == ("succeeded", "", "no_tokens")
     explained = value(connection, "SELECT loracomp.explain_job(%s)", [id_])

@@ -9,10 +9,10 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
+from loracomp.engine.engine import encode
 from loracomp.errors import RefusedError, UsageError
 from loracomp.model.encoder import load_encoder
 from loracomp.model.sources import fingerprint, resolve_source
-from loracomp.pipeline import encode
 from loracomp.records import Job
 
 

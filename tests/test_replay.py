@@ -12,7 +12,7 @@ from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp import cli
 from loracomp.cli import commands
 from loracomp.database.connections import Connection
-from loracomp.pipeline import Pipeline
+from loracomp.engine.engine import Engine
 from loracomp.records import Answer, Request
 from loracomp.replay import replay
 from loracomp.worker import start
@@ -31,8 +31,8 @@ SHA256 = "a" * 64
 
 
 @pytest.fixture
-def pipeline(tiny_model, tokenizer, minilm) -> Pipeline:
-    return Pipeline(BASE, as_base(tiny_model, tokenizer), minilm)
+def engine(tiny_model, tokenizer, minilm) -> Engine:
+    return Engine(BASE, as_base(tiny_model, tokenizer), minilm)
 
 
 def traced(connection: Connection, **columns: Any) -> dict[str, Any]:
@@ -50,9 +50,9 @@ def traced(connection: Connection, **columns: Any) -> dict[str, Any]:
     return trace
 
 
-def honest(connection: Connection, pipeline: Pipeline) -> dict[str, Any]:
+def honest(connection: Connection, engine: Engine) -> dict[str, Any]:
     """The trace of what the base model alone says."""
-    (answer,) = pipeline.predict(connection, [Request("Is it wet?", CHOICES, None, normalization="tokens")])
+    (answer,) = engine.predict(connection, [Request("Is it wet?", CHOICES, None, normalization="tokens")])
     assert isinstance(answer, Answer)
     return traced(
         connection, output=answer.output, choice_index=answer.choice_index, choice_scores=answer.choice_scores
@@ -85,9 +85,9 @@ def honest(connection: Connection, pipeline: Pipeline) -> dict[str, Any]:
     ],
 )
 def test_what_cannot_be_composed_again_is_impossible_by_name(
-    connection: Connection, pipeline: Pipeline, columns: dict[str, Any], said: str
+    connection: Connection, engine: Engine, columns: dict[str, Any], said: str
 ) -> None:
-    again = replay(pipeline, connection, traced(connection, **columns))
+    again = replay(engine, connection, traced(connection, **columns))
     assert again.outcome == "impossible"
     assert said in again.detail
     assert "\x1b" not in again.detail and len(again.detail) < 500
@@ -95,29 +95,29 @@ def test_what_cannot_be_composed_again_is_impossible_by_name(
 
 @pytest.mark.parametrize("scores", [None, [], [-1], [-1, -2, -3], [-1, None], [[-1, -2]], [[-1], [-2]]])
 def test_a_score_for_each_choice_is_part_of_being_equal(
-    connection: Connection, pipeline: Pipeline, scores: list[Any] | None
+    connection: Connection, engine: Engine, scores: list[Any] | None
 ) -> None:
-    right = honest(connection, pipeline)
+    right = honest(connection, engine)
     forged = {"output": right["output"], "choice_index": right["choice_index"], "choice_scores": scores}
-    again = replay(pipeline, connection, traced(connection, **forged))
+    again = replay(engine, connection, traced(connection, **forged))
     assert (again.outcome, again.largest_difference) == ("different", None)
     assert again.detail == "the same choice; its trace has no score for each of 2 choices"
 
 
-def test_a_score_that_is_no_number_is_not_equal(connection: Connection, pipeline: Pipeline) -> None:
+def test_a_score_that_is_no_number_is_not_equal(connection: Connection, engine: Engine) -> None:
     """JSON has no NaN, a text for a number has: Postgres reads both alike."""
-    right = honest(connection, pipeline)
+    right = honest(connection, engine)
     forged = {"output": right["output"], "choice_index": right["choice_index"]}
-    again = replay(pipeline, connection, traced(connection, **forged, choice_scores=[right["choice_scores"][0], "NaN"]))
+    again = replay(engine, connection, traced(connection, **forged, choice_scores=[right["choice_scores"][0], "NaN"]))
     assert again.outcome == "different"
 
 
-def test_a_sample_goes_on_behind_bad_traces(connection: Connection, database: str, pipeline: Pipeline, monkeypatch):
+def test_a_sample_goes_on_behind_bad_traces(connection: Connection, database: str, engine: Engine, monkeypatch):
     monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
-    monkeypatch.setattr(start, "load_pipeline", lambda settings, connection: pipeline)
+    monkeypatch.setattr(start, "load_engine", lambda settings, connection: engine)
     if not cli.app.registered_groups:
         commands.register(cli.app)
-    right = honest(connection, pipeline)
+    right = honest(connection, engine)
     connection.execute("DELETE FROM loracomp.job WHERE id <> %s", [right["job_id"]])
     bad = [
         traced(connection, policy_settings={})["job_id"],

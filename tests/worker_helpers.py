@@ -46,10 +46,10 @@ def drain_here(database: str, **settings: Any) -> None:
 
 
 @contextmanager
-def working(database: str, pipeline: Obedient | None = None, **settings: Any) -> Iterator[Worker]:
+def working(database: str, engine: Obedient | None = None, **settings: Any) -> Iterator[Worker]:
     """A worker in a thread, two jobs a batch; told to stop at the end, and waited for."""
     values = {"poll_s": 0.05, "batch_size": 2, "listen": False, **settings}
-    worker = Worker(database, pipeline or Obedient(), base_model=BASE, settings=Settings(**values))
+    worker = Worker(database, Obedient() if engine is None else engine, base_model=BASE, settings=Settings(**values))
     with in_thread(worker):
         yield worker
 

@@ -111,7 +111,7 @@ def describe_machine(bench: Workbench) -> dict[str, Any]:
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": describe_device(bench.base.model),
         "versions": versions(),
-        "base_model": bench.pipeline.base_name,
+        "base_model": bench.engine.base_name,
         "sizes": asdict(bench.sizes),
     }
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from loracomp.composition.answering import Answering
-from loracomp.composition.composer import Composed
 from loracomp.composition.layers import SideBySide
+from loracomp.composition.strategies import Mix
+from loracomp.engine.answering import Answering
 from loracomp.model.forward import CACHE
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_texts
@@ -63,23 +63,23 @@ def texts(bench: Workbench, count: int, seed: int, compositions: Sequence[Compos
     ]
 
 
-def composed(predictor: Fetching, requests: Sequence[Request]) -> list[Composed]:
+def composed(predictor: Fetching, requests: Sequence[Request]) -> list[Mix]:
     compositions = [request.composition for request in requests]
     found = predictor.compose(compositions, predictor.load(compositions))
     check(found)
-    return [each for each in found if isinstance(each, Composed)]
+    return [each for each in found if isinstance(each, Mix)]
 
 
 @torch.inference_mode()
-def to_the_end(base: BaseModel, requests: Sequence[Request], mixes: Sequence[Composed]) -> None:
+def to_the_end(base: BaseModel, requests: Sequence[Request], mixes: Sequence[Mix]) -> None:
     """A batch by `model.generate`; half of the rows at a time leave when they have all their tokens."""
     left = [request.max_new_tokens or 0 for request in requests]
-    adapters = SideBySide(base.model, [each.mix for each in mixes])
+    adapters = SideBySide(base.model, mixes)
     ids, mask = pad_left(encode_texts(base.tokenizer, [request.prompt for request in requests]), base.model.device)
     running, cache = list(range(len(requests))), None
     while running:
         steps = sorted(left[row] for row in running)[(len(running) - 1) // 2]
-        with adapters.composed([mixes[row].mix for row in running], 1 + ids.shape[1] // steps if cache is None else 1):
+        with adapters.composed([mixes[row] for row in running], 1 + ids.shape[1] // steps if cache is None else 1):
             output = base.model.generate(
                 ids, attention_mask=mask, max_new_tokens=steps, do_sample=False, pad_token_id=0,
                 return_dict_in_generate=True, **({CACHE: cache} if cache is not None else {}),
@@ -95,22 +95,19 @@ def to_the_end(base: BaseModel, requests: Sequence[Request], mixes: Sequence[Com
             cache.batch_select_indices(torch.tensor(places, device=ids.device))
 
 
-def in_batches(base: BaseModel, requests: Sequence[Request], mixes: Sequence[Composed]) -> None:
+def in_batches(base: BaseModel, requests: Sequence[Request], mixes: Sequence[Mix]) -> None:
     for start in range(0, len(requests), CLAIMED):
         to_the_end(base, requests[start : start + CLAIMED], mixes[start : start + CLAIMED])
 
 
-def by_steps(predictor: Fetching, requests: Sequence[Request], mixes: Sequence[Composed]) -> None:
-    answering: Answering[int] = predictor.begin()
-    for number, (request, mix) in enumerate(zip(requests, mixes, strict=True)):
-        answering.add(number, request, mix)
-    answers: dict[int, Any] = {}
+def by_steps(predictor: Fetching, requests: Sequence[Request], mixes: Sequence[Mix]) -> None:
+    answering = predictor.begin()
+    asked = [answering.add(request, mix) for request, mix in zip(requests, mixes, strict=True)]
     while answering:
-        answers.update(answering.step())
-    check(list(answers.values()))
-    assert [answers[number].output_tokens for number in range(len(requests))] == [
-        each.max_new_tokens for each in requests
-    ]
+        answering.step()
+    answers: list[Any] = [each.answer for each in asked]
+    check(answers)
+    assert [each.output_tokens for each in answers] == [each.max_new_tokens for each in requests]
 
 
 def _rates(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int) -> list[Any]:
@@ -156,7 +153,7 @@ def _arrivals(bench: Workbench, predictor: Fetching, base: BaseModel, turns: int
 
 
 def _batches_of_arrivals(
-    base: BaseModel, requests: Sequence[Request], mixes: Sequence[Composed], due: Sequence[float]
+    base: BaseModel, requests: Sequence[Request], mixes: Sequence[Mix], due: Sequence[float]
 ) -> list[float]:
     waits, waiting, start = [], deque(range(len(requests))), time.perf_counter()
     while waiting:
@@ -169,7 +166,7 @@ def _batches_of_arrivals(
 
 
 def _steps_of_arrivals(
-    predictor: Fetching, requests: Sequence[Request], mixes: Sequence[Composed], due: Sequence[float]
+    predictor: Fetching, requests: Sequence[Request], mixes: Sequence[Mix], due: Sequence[float]
 ) -> list[float]:
     waits, waiting, start = [], deque(range(len(requests))), time.perf_counter()
     answering: Answering[int] = predictor.begin()

@@ -8,14 +8,14 @@ from loracomp.composition.composer import Composer
 from loracomp.composition.layers import SideBySide
 
 from .timing import Figure, Measured, compare
-from .workbench import FIDELITY_ONE_IN, Workbench, drawing
+from .workbench import Workbench, drawing
 
 STRATEGIES = ("linear", "cat", "ties", "magnitude_prune")
 
 
 def new_composer(bench: Workbench) -> Composer:
     """A composer with the worker's default settings, and an empty cache: a quarter of 2 GB."""
-    return Composer(bench.base, cache_bytes=512 << 20, fidelity_one_in=FIDELITY_ONE_IN)
+    return Composer(bench.base, cache_bytes=512 << 20)
 
 
 def memory(bench: Workbench, turns: int) -> Measured:
@@ -33,7 +33,7 @@ def _held(bench: Workbench, strategy: str) -> dict[str, float]:
     compositions = drawing(bench.library, strategy=strategy)(bench.sizes.batch)
     used = {id_ for each in compositions for id_ in each.adapter_ids}
     loaded, composer = bench.predictor().load(compositions), new_composer(bench)
-    mixes = [each.mix for each in composer.compose(compositions, loaded)]
+    mixes = composer.compose(compositions, loaded)
     merged = [adapter for mix in mixes if mix.electing for adapter in mix.applied.adapters]
     adapters = [factors for each in bench.library if each.id in used for factors in each.factors.values()]
     held = {

@@ -6,7 +6,6 @@ from typing import Any
 
 from benchmarks.databases import batches
 from loracomp.database.queries import QUERIES
-from loracomp.pipeline import Prepared
 from loracomp.records import Job, Measurement
 from loracomp.registry.examples import Example, canonical_json
 from loracomp.registry.tasks import add_task, import_examples
@@ -48,9 +47,7 @@ def _scoring(bench: Workbench, asked: Sequence[dict[str, Any]], times: int) -> A
 
 def _measure(bench: Workbench, jobs: Sequence[Job]) -> None:
     for batch in batches(jobs, bench.settings.batch_size):
-        prepared = bench.pipeline.prepare(bench.connection, batch)
-        ended = bench.pipeline.answer([each for each in prepared if isinstance(each, Prepared)])
-        found = [each for step in ended for each in step]
+        found = bench.engine.run(bench.connection, batch)
         assert [type(each) for each in found] == [Measurement] * len(batch)
 
 
@@ -63,7 +60,7 @@ def _claimed(bench: Workbench, asked: Sequence[dict[str, Any]]) -> tuple[Job, ..
     return claim_jobs(
         bench.connection,
         worker="benchmark",
-        base_model=bench.pipeline.base_name,
+        base_model=bench.engine.base_name,
         batch_size=len(asked),
         lease_s=LEASE_S,
     )

@@ -54,7 +54,7 @@ class PapersWay:
     def answer(self, jobs: Sequence[dict[str, Any]]) -> list[int]:
         """The index of each job's choice, from 0."""
         with self._spent("look up"):
-            vectors = self._bench.pipeline.encoder.encode([(job["prompt"], job["choices"]) for job in jobs])
+            vectors = self._bench.engine.encoder.encode([(job["prompt"], job["choices"]) for job in jobs])
             mixes = list(self._retrieve(vectors))
         return [self._choose(job, mix) for job, mix in zip(jobs, mixes, strict=True)]
 
@@ -134,7 +134,7 @@ def against_paper(bench: Workbench, turns: int) -> Measured:
     answers: dict[str, list[int]] = {"loracomp": [], "paper": []}
 
     def ours(turn: int) -> None:
-        predictions = bench.pipeline.run(bench.connection, jobs[turn])
+        predictions = bench.engine.run(bench.connection, jobs[turn])
         answers["loracomp"] += [each.answer.choice_index - 1 for each in predictions]
 
     def papers(turn: int) -> None:
@@ -201,7 +201,7 @@ def _merging(bench: Workbench, paper: PapersWay, strategy: str, turns: int) -> F
 
 
 def factors_of_a_batch(bench: Workbench, strategy: str) -> Callable[[], None]:
-    """A run that composes a batch of new mixes, measures their norms as a worker does, and makes all rows' factors.
+    """A run that composes a batch of new mixes, and makes all rows' factors.
 
     A pass makes the factors of a module when it reaches the module; so the run sends one token of each row through each
     module.
@@ -217,7 +217,7 @@ def factors_of_a_batch(bench: Workbench, strategy: str) -> Callable[[], None]:
 
     @torch.inference_mode()
     def run() -> None:
-        mixes = [each.mix for each in composer.compose(draw(rows), adapters)]
+        mixes = composer.compose(draw(rows), adapters)
         with SideBySide(model, mixes).composed(mixes):
             for module, x in tokens.items():
                 model.get_submodule(module)(x)

@@ -13,9 +13,10 @@ from psycopg.types.json import Jsonb
 
 from benchmarks.databases import batches
 from loracomp.database import connections as db
+from loracomp.engine.engine import encode
+from loracomp.engine.inflight import InFlight
 from loracomp.errors import LoracompError
-from loracomp.pipeline import Prepared, encode
-from loracomp.records import Failure, Job
+from loracomp.records import Failure
 
 from .paper import waiting
 from .timing import Measured, Seconds, compare, milliseconds, over, per_second, take_turns
@@ -95,21 +96,22 @@ def working(bench: Workbench, batch_size: int) -> Iterator[Submitter]:
         process.wait(60)
 
 
-class Engine:
-    """The worker's pipeline without a queue: encodes, composes and answers jobs in this process; routes are given."""
+class Alone:
+    """The worker's engine without a queue: encodes, composes and answers jobs in this process; routes are given."""
 
     def __init__(self, bench: Workbench, jobs: Sequence[dict[str, Any]], batch_size: int) -> None:
-        self._pipeline = bench.pipeline
-        self._batches = [self._prepared(bench, batch) for batch in batches(waiting(bench, jobs, "default"), batch_size)]
-
-    def _prepared(self, bench: Workbench, batch: list[Job]) -> list[Prepared]:
-        return [each for each in bench.pipeline.prepare(bench.connection, batch) if isinstance(each, Prepared)]
+        self._engine = bench.engine
+        self._batches = [
+            [InFlight(job) for job in batch] for batch in batches(waiting(bench, jobs, "default"), batch_size)
+        ]
+        for batch in self._batches:
+            bench.engine.prepare(bench.connection, batch)
 
     def run(self) -> None:
         for batch in self._batches:
-            encode(self._pipeline.encoder, [each.job for each in batch])
-            for ended in self._pipeline.answer(batch):
-                assert not any(isinstance(row, Failure) for row in ended)
+            encode(self._engine.encoder, [each.job for each in batch])
+            self._engine.answer(batch)
+            assert not any(isinstance(each.result, Failure) for each in batch)
 
 
 def throughput(bench: Workbench, turns: int) -> Measured:
@@ -142,7 +144,7 @@ def against_engine(
 
     The engine gets batches of `batch_size`. There are jobs for each turn.
     """
-    engines = [Engine(bench, each, batch_size) for each in jobs]
+    engines = [Alone(bench, each, batch_size) for each in jobs]
     ids: list[int] = []
     with working(bench, bench.sizes.batch) as submitter:
         runs: dict[str, Callable[[int], object]] = {

@@ -9,24 +9,23 @@ from typing import Any, NamedTuple
 
 from benchmarks.databases import create_database
 from loracomp.cli.demo import demo_jobs
-from loracomp.composition.predictor import Predictor
 from loracomp.composition.resident import Fetch, Loaded
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import Settings, load_settings
 from loracomp.database import connections as db
 from loracomp.database.embedded import database_url
+from loracomp.engine.engine import Engine
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
-from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Request
 from loracomp.registry.adapter_weights import fetch_adapters
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
-from loracomp.worker.start import load_pipeline
+from loracomp.worker.start import load_engine
 
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
 IN_A_MIX = 4
-FIDELITY_ONE_IN: int = Settings.model_fields["fidelity_one_in"].default
 ROOM = 4
 """With a large library, the adapters of this many batches fit in the cache."""
 ACTIVE = """
@@ -78,11 +77,11 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Workbench:
-    """The benchmark's own database with the shipped library, and the pipeline that a worker would run."""
+    """The benchmark's own database with the shipped library, and the engine that a worker would run."""
 
     settings: Settings
     connection: db.Connection
-    pipeline: Pipeline
+    engine: Engine
     library: tuple[AdapterWeights, ...]
     """The 22 adapters of the shipped library, by id."""
     tasks: tuple[str, ...]
@@ -91,7 +90,7 @@ class Workbench:
 
     @property
     def base(self) -> BaseModel:
-        return self.pipeline.base
+        return self.engine.base
 
     def predictor(
         self, adapters: Sequence[AdapterWeights] | None = None, *, base: BaseModel | None = None
@@ -101,10 +100,10 @@ class Workbench:
 
 
 class Fetching(Predictor):
-    """A predictor with the worker's default settings that always fetches adapters with the same function."""
+    """A predictor that always fetches adapters with the same function."""
 
     def __init__(self, base: BaseModel, fetch: Fetch, **settings: Any) -> None:
-        super().__init__(base, **{"fidelity_one_in": FIDELITY_ONE_IN, **settings})
+        super().__init__(base, **settings)
         self._from = fetch
 
     def predict(self, requests: Sequence[Request], fetch: Fetch | None = None) -> list[Answer | JobError]:
@@ -129,8 +128,8 @@ def open_workbench(sizes: Sizes) -> Iterator[Workbench]:
         load_library(connection, settings=settings)
         active = connection.execute(ACTIVE).fetchall()
         library = fetch_adapters(connection, [row["id"] for row in active])
-        pipeline = load_pipeline(settings, connection)
-        yield Workbench(settings, connection, pipeline, tuple(library), tuple(row["task"] for row in active), sizes)
+        engine = load_engine(settings, connection)
+        yield Workbench(settings, connection, engine, tuple(library), tuple(row["task"] for row in active), sizes)
 
 
 def own_database(server: str) -> str:

@@ -26,12 +26,12 @@ from loracomp.config import Settings, load_settings
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.embedded import database_url
-from loracomp.pipeline import Pipeline
+from loracomp.engine.engine import Engine
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
-from loracomp.worker.start import load_pipeline
+from loracomp.worker.start import load_engine
 
 from .asked import import_asked
 from .labelled import KEPT, add_labelled, leave_to_labelled
@@ -49,7 +49,7 @@ console = Console(stderr=True, highlight=False)
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line."""
     options = parse_arguments(arguments)
-    settings = load_settings().model_copy(update={"batch_size": BATCH, "fidelity_one_in": 1})
+    settings = load_settings().model_copy(update={"batch_size": BATCH})
     server = database_url(settings)
     parts = [part for part in PARTS if options.only in (None, part.name)]
     measure_all({part.database: own_database(server, part.database) for part in parts}, settings, options)
@@ -164,24 +164,24 @@ class Remembering:
 
 
 class Models:
-    """A pipeline for each database, loaded when it is needed; all share the cache of embeddings."""
+    """An engine for each database, loaded when it is needed; all share the cache of embeddings."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._pipelines: dict[str, Pipeline] = {}
+        self._engines: dict[str, Engine] = {}
 
     def answer(self, connection: db.Connection, url: str) -> None:
         """Run a worker in this process until all queued jobs of a database are answered."""
         settings = self._settings.model_copy(update={"database_url": url})
-        if url not in self._pipelines:
+        if url not in self._engines:
             with console.status("loading the models"):
-                pipeline = load_pipeline(settings, connection)
-            known = next(iter(self._pipelines.values()), None)
-            remembering = Remembering(pipeline.encoder.model) if known is None else known.encoder.model
-            pipeline.encoder = replace(pipeline.encoder, model=remembering)
-            self._pipelines[url] = pipeline
-        base_model = self._pipelines[url].base_name
-        worker = Worker(url, self._pipelines[url], base_model=base_model, settings=settings, drain=True)
+                engine = load_engine(settings, connection)
+            known = next(iter(self._engines.values()), None)
+            remembering = Remembering(engine.encoder.model) if known is None else known.encoder.model
+            engine.encoder = replace(engine.encoder, model=remembering)
+            self._engines[url] = engine
+        base_model = self._engines[url].base_name
+        worker = Worker(url, self._engines[url], base_model=base_model, settings=settings, drain=True)
         serve(worker, settings.grace_s)
 
 

@@ -46,8 +46,9 @@ SELECT
     cardinality(p.adapter_ids) AS adapters,
     round((SELECT -sum(u.p * ln(u.p)) / ln(2) FROM unnest(p.probabilities) AS u (p) WHERE u.p > 0)::numeric, 3)
         AS entropy_bits,
-    round(p.norm_ratio::numeric, 3) AS norm_ratio,
-    round(p.cosine::numeric, 3) AS cosine,
+    -- Rows that earlier releases measured have these two.
+    NULL AS norm_ratio,
+    NULL AS cosine,
     round(x.expected_gain::numeric, 4) AS expected_gain,
     round(l.log_probability::numeric, 4) AS log_probability,
     p.device

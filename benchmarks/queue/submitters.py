@@ -53,7 +53,7 @@ class Probe:
         for _ in range(claims):
             with timed(self.claimed):
                 jobs = claim_jobs(self.connection, worker="probe", base_model=BASE_MODEL, batch_size=BATCH, lease_s=60)
-            rows = self.model.predictions(self.model.prepare(self.connection, jobs))
+            rows = self.model.predictions(self.connection, jobs)
             with timed(self.recorded):
                 assert len(record_predictions(self.connection, jobs, rows)) == len(jobs)
 

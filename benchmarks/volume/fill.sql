@@ -336,7 +336,7 @@ JOIN loracomp.base_model AS b ON b.is_default
 INSERT INTO loracomp.prediction (
     job_id, output, choice_index, choice_scores, query_embedding, example_ids, example_tasks, similarities, tasks,
     probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
-    composition_digest, norm_ratio, cosine, prompt_tokens, output_tokens, timings, batch_size, worker, device, attempt,
+    composition_digest, prompt_tokens, output_tokens, timings, batch_size, worker, device, attempt,
     base_model, base_fingerprint, encoder, code_version, created_at, submitted_by
 )
 SELECT
@@ -353,7 +353,6 @@ SELECT
     r.adapter_weights, r.settings, r.fallback,
     encode(sha256(convert_to(concat_ws('/', l.is_early, r.composed_tasks, r.adapter_weights, r.settings ->> 'strategy'),
         'UTF8')), 'hex'),
-    CASE WHEN r.fallback IS NULL THEN 0.7 + 0.5 * l.luck END, CASE WHEN r.fallback IS NULL THEN 0.85 + 0.15 * l.luck END,
     20 + floor(300 * l.size)::integer, CASE WHEN l.is_generated THEN 64 ELSE cardinality(l.choices) END,
     jsonb_build_object(
         'claim', round((2 + 3 * l.fate)::numeric, 3), 'encode', round(l.encode::numeric, 3), 'route',

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.composition.predictor import Predictor
 from loracomp.composition.strategies import AdapterWeights
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Composition, Request

@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread, get_ident
 from time import perf_counter, sleep
@@ -19,8 +20,9 @@ from job_data import add_jobs, claim
 from loracomp import cli
 from loracomp.cli import common
 from loracomp.config import Settings
+from loracomp.engine.engine import Engine, encode
+from loracomp.engine.inflight import InFlight
 from loracomp.errors import LoracompError, NotFoundError, UsageError
-from loracomp.pipeline import Pipeline, encode
 from loracomp.records import Request
 from loracomp.registry.adapter_files import CONFIG
 from loracomp.registry.adapter_weights import stage_adapter
@@ -68,14 +70,14 @@ def data(connection, database, minilm, tmp_path):
 
 
 @pytest.fixture
-def pipeline(tiny_model, tokenizer, minilm, monkeypatch):
+def engine(tiny_model, tokenizer, minilm, monkeypatch):
     """What a worker of this process answers with, instead of a model out of a hub."""
-    built = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
-    monkeypatch.setattr(start, "load_pipeline", lambda settings, connection: built)
+    built = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
+    monkeypatch.setattr(start, "load_engine", lambda settings, connection: built)
     return built
 
 
-def test_from_the_data_folder_to_the_tables(connection, run, data, pipeline, tmp_path):
+def test_from_the_data_folder_to_the_tables(connection, run, data, engine, tmp_path):
     file = tmp_path / "rows.csv"
     arguments = ["evaluate", "small", "--tasks", "piqa,rte", "--policies", "base,own_task,default", "--rows", "8"]
     found = run(*arguments, "--data", str(data), "--csv", str(file))
@@ -83,7 +85,7 @@ def test_from_the_data_folder_to_the_tables(connection, run, data, pipeline, tmp
     jobs = connection.execute("SELECT * FROM loracomp.job_trace ORDER BY job_id").fetchall()
     alone = [job for job in jobs if job["policy"] == "base"]
     asked = [Request(job["prompt"], tuple(job["choices"]), None, normalization="tokens") for job in alone]
-    answers = pipeline.predict(connection, asked)
+    answers = engine.predict(connection, asked)
     assert [answer.output for answer in answers] == [job["output"] for job in alone]
     accuracy = {(row["own_task"], row["policy"]): row for row in found["accuracy"] if row["scope"] == "task"}
     for (task, policy), row in accuracy.items():
@@ -102,20 +104,16 @@ def test_from_the_data_folder_to_the_tables(connection, run, data, pipeline, tmp
     assert "hens" not in file.read_text()
 
 
-class Interrupted:
-    """A pipeline whose process is told to stop while it answers its first batch."""
+def interrupted(step):
+    """The process is told to stop in the first step of the model."""
+    told = []
 
-    def __init__(self, pipeline: Pipeline) -> None:
-        self.pipeline = pipeline
-        self.base_name = pipeline.base_name
-        self.device = pipeline.device
+    def interrupting(engine):
+        if not told:
+            told.append(os.kill(os.getpid(), signal.SIGTERM))
+        return step(engine)
 
-    def prepare(self, connection, jobs):
-        return self.pipeline.prepare(connection, jobs)
-
-    def answer(self, prepared, wanted, arriving):
-        os.kill(os.getpid(), signal.SIGTERM)
-        return self.pipeline.answer(prepared, wanted, arriving)
+    return interrupting
 
 
 def without_as_of(found):
@@ -127,11 +125,11 @@ def without_as_of(found):
     return found
 
 
-def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, data, pipeline, monkeypatch):
+def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, data, engine, monkeypatch):
     asked = ["--tasks", "piqa", "--policies", "base,nearest", "--exclude-own", "--data", str(data)]
     monkeypatch.setenv("LORACOMP_BATCH_SIZE", "8")
     with monkeypatch.context() as patch:
-        patch.setattr(start, "load_pipeline", lambda settings, connection: Interrupted(pipeline))
+        patch.setattr(Engine, "step", interrupted(Engine.step))
         with pytest.raises(LoracompError, match=r"^16 jobs are left: run `loracomp evaluate small` to go on"):
             run("evaluate", "small", *asked)
     found = run("evaluate", "small")
@@ -143,12 +141,12 @@ def test_told_to_stop_it_says_what_is_left_and_goes_on_later(connection, run, da
     assert without_as_of(run("evaluate", "small", *asked)) == without_as_of(found)
 
 
-def test_workers_that_are_there_answer(connection, database, run, data, pipeline, monkeypatch):
+def test_workers_that_are_there_answer(connection, database, run, data, engine, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a worker was started here")
 
     monkeypatch.setattr(start, "open_worker", refuse)
-    worker = Worker(database, pipeline, base_model="tiny", settings=Settings(poll_s=0.05, batch_size=2, listen=False))
+    worker = Worker(database, engine, base_model="tiny", settings=Settings(poll_s=0.05, batch_size=2, listen=False))
     thread = Thread(target=worker.run)
     thread.start()
     try:
@@ -161,7 +159,7 @@ def test_workers_that_are_there_answer(connection, database, run, data, pipeline
 
 
 def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_counts_once(
-    connection, data, pipeline, monkeypatch
+    connection, data, engine, monkeypatch
 ):
     by_whom, coming = [], []
 
@@ -169,39 +167,40 @@ def test_the_next_batch_is_encoded_by_the_thread_that_answers_and_its_time_count
         by_whom.append(get_ident())
         return encode(encoder, jobs)
 
-    monkeypatch.setattr("loracomp.pipeline.encode", noting)
+    monkeypatch.setattr("loracomp.engine.engine.encode", noting)
     add_jobs(connection, "one", "two", choices=["a", "b"])
-    first = pipeline.prepare(connection, claim(connection, 1))
+    (first, second) = (InFlight(job) for job in claim(connection, 2))
+    engine.prepare(connection, [first])
     with ThreadPoolExecutor(1) as other:
 
-        def wanted(_):
+        def wanted():
             if not coming:
-                coming.append(other.submit(pipeline.prepare, connection, claim(connection, 1)))
-                while not (pipeline._turns._waiting or coming[0].done()):
+                coming.append(other.submit(engine.prepare, connection, [second]))
+                while not (engine._turns._waiting or coming[0].done()):
                     sleep(0.001)
             return True
 
-        ((warm,),) = pipeline.answer(first, lambda _: True)
-        started = perf_counter()
-        ((answered,),) = pipeline.answer(first, wanted)
+        again = replace(first, wanted=wanted, timings={})
+        engine.answer([first])
+        started = again.since = perf_counter()
+        engine.answer([again])
         elapsed = 1000 * (perf_counter() - started)
-        (second,) = coming[0].result()
-    assert warm.answer == answered.answer
+        coming[0].result()
+    assert first.result.answer == again.result.answer
     assert by_whom == [get_ident()] * 2
-    assert answered.timings["predict"] + second.timings["encode"] <= elapsed
+    assert again.timings["predict"] + second.timings["encode"] <= elapsed
 
 
-def test_the_models_time_is_divided_among_the_jobs_that_it_works_for(connection, data, pipeline):
+def test_the_models_time_is_divided_among_the_jobs_that_it_works_for(connection, data, engine):
     for tokens in (2, 30, 30):
         add_jobs(connection, "one", max_new_tokens=tokens)
-    prepared = pipeline.prepare(connection, claim(connection, 3))
-    ended = [result.timings for results in pipeline.answer(prepared) for result in results]
+    ended = [result.timings for result in engine.run(connection, claim(connection, 3))]
     longest = max(timings["predict"] for timings in ended)
     assert all(timings["model"] < timings["predict"] for timings in ended)
     assert 0.5 * longest < sum(timings["model"] for timings in ended) < longest
 
 
-def test_the_same_bytes_with_another_scaling_are_another_composition(connection, database, data, pipeline, tmp_path):
+def test_the_same_bytes_with_another_scaling_are_another_composition(connection, database, data, engine, tmp_path):
     """And a job of kind route, which composes nothing, names none."""
     folder, traces = tmp_path / "piqa-adapter", []
     config = json.loads((folder / CONFIG).read_text())
@@ -210,7 +209,7 @@ def test_the_same_bytes_with_another_scaling_are_another_composition(connection,
         activate_adapter(connection, stage_adapter(connection, folder, task="piqa").id)
         add_jobs(connection, "Hold a hot pot", choices=["with a cloth", "with ice"], policy="own_task", task="piqa")
         jobs = claim(connection, base_model="tiny")
-        record_predictions(connection, jobs, pipeline.run(connection, jobs))
+        record_predictions(connection, jobs, engine.run(connection, jobs))
         query = "SELECT composition_digest, adapter_sha256, choice_scores FROM loracomp.job_trace WHERE job_id = %s"
         traces += [tuple(row.values()) for row in connection.execute(query, [jobs[0].id])]
     first, stronger, partly, again = traces
@@ -219,13 +218,13 @@ def test_the_same_bytes_with_another_scaling_are_another_composition(connection,
     assert len({first[0], stronger[0], partly[0]}) == len({tuple(each[2]) for each in traces}) == 3
     add_jobs(connection, "Hold a hot pot", kind="route", policy="own_task", task="piqa")
     jobs = claim(connection, base_model="tiny")
-    record_predictions(connection, jobs, pipeline.run(connection, jobs))
+    record_predictions(connection, jobs, engine.run(connection, jobs))
     query = "SELECT adapter_sha256, composition_digest FROM loracomp.job_trace WHERE job_id = %s"
     (row,) = connection.execute(query, [jobs[0].id])
     assert row == {"adapter_sha256": first[1], "composition_digest": None}
 
 
-def test_tables_for_people(run, data, pipeline, monkeypatch):
+def test_tables_for_people(run, data, engine, monkeypatch):
     run("evaluate", "small", "--tasks", "piqa,rte", "--policies", "base,default", "--rows", "6", "--data", str(data))
 
     def seen_on_a_terminal(width):
@@ -245,7 +244,7 @@ def test_tables_for_people(run, data, pipeline, monkeypatch):
     assert narrow.count("Accuracy in %") == 2 and max(map(len, narrow.split("\n\n")[0].splitlines())) <= 42
 
 
-def test_tables_for_pipes(run, data, pipeline):
+def test_tables_for_pipes(run, data, engine):
     run("evaluate", "small", "--tasks", "piqa,rte", "--policies", "base,default", "--rows", "6", "--data", str(data))
     done = CliRunner(env={"COLUMNS": "80"}).invoke(cli.app, ["evaluate", "small"])
     assert "small: validation rows on tiny; 24 of 24 jobs answered" in done.stderr

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 from peft import PeftModel
 
-from loracomp.composition.predictor import Predictor
 from loracomp.config import Settings
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import RefusedError
 from loracomp.model.loading import BaseModel, describe_base_model, load_base_model
 from loracomp.registry.library import load_library

@@ -175,6 +175,13 @@ def replay(
             help="Largest difference in nats at which scores count as equal. Defaults to 0.05, or 0.25 in 16 bits."
         ),
     ] = None,
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged",
+            help="Merge each mix into the model's weights, as PEFT does, and compare it with the exact weighted sum.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run stored compositions again and say: equal, different, or impossible. Exits with 1 unless all are equal."""
@@ -184,10 +191,10 @@ def replay(
         traces = [_job(connection, job)] if job is not None else _sample(connection, all_since, sample)
         with loading("loading the models"):
             from loracomp.replay import replay as run_again
-            from loracomp.worker.start import load_pipeline
+            from loracomp.worker.start import load_engine
 
-            pipeline = load_pipeline(load_settings(), connection)
-        results = [run_again(pipeline, connection, trace, tolerance) for trace in traces]
+            engine = load_engine(load_settings(), connection)
+        results = [run_again(engine, connection, trace, tolerance, by_merging=merged) for trace in traces]
     if as_json:
         rows = [asdict(result) for result in results]
         emit_json(rows if job is None else rows[0])

@@ -1,12 +1,10 @@
-"""Turns compositions (adapter ids and weights) into mixes that the model can run; measures how exact each mix is."""
+"""Turns compositions (adapter ids and weights) into mixes that the model can run."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import count
 from typing import Any, TypeVar
+from weakref import WeakValueDictionary
 
 from loracomp.composition.blocks import nbytes
-from loracomp.composition.fidelity import fidelity
 from loracomp.composition.resident import ByteLimitedCache, Loaded
 from loracomp.composition.strategies import Mix, PackedAdapter, check_settings, gated, mask, mask_name, randomize
 from loracomp.errors import JobError, UsageError
@@ -14,44 +12,35 @@ from loracomp.model.loading import BaseModel
 from loracomp.records import Composition
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Composed:
-    """A composition that the model can run: adapters with their gates. Without adapters it is the base model alone."""
-
-    mix: Mix = field(default_factory=Mix)
-    norm_ratio: float | None = None
-    cosine: float | None = None
-    """norm_ratio and cosine compare the mix with the exact weighted sum of its adapters (`fidelity`).
-
-    None for the base model alone, if the mix or the sum is zero, and if this mix was not compared.
-    """
-
-
-BASE_ALONE = Composed()
+BASE_ALONE = Mix()
 
 
 class Composer:
     """Composes for one base model, and caches masks."""
 
-    def __init__(self, base: BaseModel, *, cache_bytes: int, fidelity_one_in: int = 1) -> None:
-        """The first of every `fidelity_one_in` mixes is compared with the exact weighted sum; 0: none is compared."""
+    def __init__(self, base: BaseModel, *, cache_bytes: int) -> None:
         self._base = base
-        self._fidelity_one_in = fidelity_one_in
-        self._compared = count()
         self.prepared: ByteLimitedCache[tuple[object, ...], Any] = ByteLimitedCache(cache_bytes, "compositions")
         """Masks, and adapters with random factors."""
+        self._mixes: WeakValueDictionary[Composition, Mix] = WeakValueDictionary()
+        """Mixes in use: one that elects is merged once for all jobs that run under it."""
 
-    def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Composed | JobError]:
-        """For each composition the mix to run, or the error that prevents it; equal compositions share one object.
+    def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Mix | JobError]:
+        """For each composition the mix to run, or the error that prevents it. Equal compositions share a mix.
 
         JobError codes: 'adapter_changed', 'adapter_unfit', 'composition_refused', and those in `adapters`.
         """
-        ready = {composition: self._composed(composition, adapters) for composition in set(compositions)}
-        return [ready[composition] for composition in compositions]
+        return [self._mix(composition, adapters) for composition in compositions]
 
-    def _composed(self, composition: Composition, adapters: Loaded) -> Composed | JobError:
+    def _mix(self, composition: Composition, adapters: Loaded) -> Mix | JobError:
+        if (known := self._mixes.get(composition)) is not None:
+            return known
+        made = self._composed(composition, adapters)
+        if isinstance(made, Mix):
+            self._mixes[composition] = made
+        return made
+
+    def _composed(self, composition: Composition, adapters: Loaded) -> Mix | JobError:
         if not composition.adapter_ids:
             return BASE_ALONE
         try:
@@ -69,17 +58,7 @@ class Composer:
         if composition.random_parameters:
             used = [self._randomized(adapter, composition.seed) for adapter in used]
         prepared = [self._masked(composition, adapter) for adapter in used]
-        mix = gated(composition.strategy, prepared, composition.weights)
-        return Composed(mix, *(self._fidelity(composition, mix, used) or ()))
-
-    def _fidelity(
-        self, composition: Composition, mix: Mix, adapters: Sequence[PackedAdapter]
-    ) -> tuple[float, float] | None:
-        if composition.strategy == "cat":
-            return 1.0, 1.0  # it is the exact weighted sum
-        if not self._fidelity_one_in or next(self._compared) % self._fidelity_one_in:
-            return None
-        return fidelity(mix, gated("cat", adapters, composition.weights))
+        return gated(composition.strategy, prepared, composition.weights)
 
     def _checked(self, adapter: PackedAdapter | JobError, sha256: str) -> PackedAdapter:
         if isinstance(adapter, JobError):

@@ -12,11 +12,13 @@ from loracomp.composition.strategies import Mix
 def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
     """Norm ratio |mix| / |exact| and cosine between the two weight changes, each taken as one vector over all modules.
 
-    `mix` is a crossed mix (see `Mix`) of some adapters; `exact` is their exact weighted sum, gated as for cat.
-    Returns None if either change is zero. The full matrices B A are never built: the inner product <B A, D C> is the
-    sum of the elements of (A C^T) * (B^T D), a product of two small Gram matrices. Those of a mix are weighted sums of
-    its adapters', so each adapter's factors are read once.
+    `mix` is a mix of some adapters; `exact` is their exact weighted sum, gated as for cat. Returns None if either
+    change is zero. The full matrices B A are never built: the inner product <B A, D C> is the sum of the elements of
+    (A C^T) * (B^T D), a product of two small Gram matrices. Those of a mix are weighted sums of its adapters', so each
+    adapter's factors are read once.
     """
+    if not mix.crossed:  # it is the exact sum, or the base model alone
+        return (1.0, 1.0) if mix.adapters else None
     mix = mix.applied
     stored = stack([adapter.blocks for adapter in exact.adapters], torch.float32)
     prepared = stored

@@ -21,7 +21,7 @@ def route(
 ) -> list[Routed]:
     """Route a batch of jobs in one snapshot; the result is in the order of `jobs`, without jobs purged meanwhile.
 
-    `embeddings` [len(jobs), dimensions] are the vectors from `pipeline.encode`; `encoder` and `input_version` are the
+    `embeddings` [len(jobs), dimensions] are the vectors from `engine.encode`; `encoder` and `input_version` are the
     fingerprint and input version of the encoder that made them. The connection must know pgvector's types. Raises
     EncoderChangedError if the database has another encoder now, and UsageError if the vectors have another length than
     the database's.

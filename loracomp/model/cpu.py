@@ -41,7 +41,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -104,12 +103,11 @@ class ComputeThread:
         self._lock = Lock()
         self._lending = False
         self._waiting: deque[_Work[Any]] = deque()
-        self._lent_s = 0.0
 
     def run(self, compute: Callable[[], T]) -> T:
-        """Run `compute` in the thread that is in `lend`, and return its result.
+        """Run `compute` in the thread that lends itself, and return its result.
 
-        If no thread is in `lend`, or it does not start within PATIENCE_S, this thread runs it.
+        If there is none, or it does not start within PATIENCE_S, this thread runs it.
         """
         work = _Work(compute)
         with self._lock:
@@ -122,28 +120,21 @@ class ComputeThread:
         except TimeoutError:
             return compute() if work.done.cancel() else work.done.result()
 
-    @contextmanager
-    def lend(self) -> Iterator[Callable[[], float]]:
-        """Within this context, `give_turn` runs the work that other threads hand over.
-
-        Yields a function that returns for how many seconds this thread has worked for others.
-        """
-        self._lent_s = 0.0
+    def lend(self) -> None:
+        """From now on `give_turn`, in the calling thread, runs the work that other threads hand over."""
         with self._lock:
             self._lending = True
-        try:
-            yield lambda: self._lent_s
-        finally:
-            with self._lock:
-                self._lending = False
-            self.give_turn()
+
+    def keep(self) -> None:
+        """From now on others do their own work; do what they have handed over."""
+        with self._lock:
+            self._lending = False
+        self.give_turn()
 
     def give_turn(self) -> None:
-        """Run all work that is waiting. Call it often, from the thread that is in `lend`."""
-        started = perf_counter()
+        """Run all work that is waiting. Call it often, from the thread that lends itself."""
         while self._waiting:
             self._waiting.popleft().do()
-        self._lent_s += perf_counter() - started
 
 
 @dataclass(frozen=True, slots=True, eq=False)

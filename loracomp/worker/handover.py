@@ -1,9 +1,10 @@
-"""Hands claimed batches from the thread that claims to the thread of the model, which takes them between its steps."""
+"""Hands claimed jobs from the thread that claims to the thread of the model, which takes them between its steps."""
 
+from collections.abc import Sequence
 from threading import Condition, Event
 from time import monotonic
 
-from loracomp.worker.stages import Batch
+from loracomp.engine.inflight import InFlight
 
 WAITING = 0.25
 """How long the model waits for jobs that are expected, as a share of its last step.
@@ -13,12 +14,12 @@ Two processors route a few jobs in 8 ms and give a text its next token in 70 ms.
 
 
 class Handover:
-    """A place for one batch, which one thread offers and the model's thread takes."""
+    """A place for the jobs of one claim, which one thread offers and the model's thread takes."""
 
     def __init__(self, stopping: Event) -> None:
         self._stopping = stopping
         self._changed = Condition()
-        self._offered: Batch | None = None
+        self._offered: Sequence[InFlight] = ()
         self._expected = False
         self._began = monotonic()
         """When the model's current step began."""
@@ -43,38 +44,38 @@ class Handover:
             self._changed.notify_all()
 
     def expect(self) -> None:
-        """Say that a batch is claimed and will be offered soon, unless the model is idle and will take it itself."""
+        """Say that jobs are claimed and will be offered soon, unless the model is idle and will take them itself."""
         self._expected = not self.is_free
 
-    def take(self) -> Batch | None:
-        """Return the offered batch, if there is one; the model calls this after each step.
+    def take(self) -> Sequence[InFlight]:
+        """Return the offered jobs, if there are any; the model calls this after each step.
 
-        If one is expected, wait for it for a part of a step, because otherwise it would wait for a whole one.
+        If some are expected, wait for them for a part of a step, because otherwise they would wait for a whole one.
         """
         with self._changed:
             if self._expected:
                 self._changed.wait_for(
-                    lambda: self._offered is not None or self._stopping.is_set(),
+                    lambda: self._offered or self._stopping.is_set(),
                     timeout=WAITING * (monotonic() - self._began),
                 )
                 self._expected = False
-            batch, self._offered = self._offered, None
+            taken, self._offered = self._offered, ()
             self._began = monotonic()
             self._steps += 1
             self._changed.notify_all()
-            return batch
+            return taken
 
-    def offer(self, batch: Batch, within_s: float) -> bool:
-        """Offer a batch; returns whether the model takes it in time, or is idle and will. If not, it is withdrawn."""
+    def offer(self, flights: Sequence[InFlight], within_s: float) -> bool:
+        """Offer jobs; returns whether the model takes them in time, or is idle and will. If not, they are withdrawn."""
         with self._changed:
-            self._offered = batch
+            self._offered = flights
             self._changed.notify_all()
             self._changed.wait_for(
-                lambda: self._offered is None or self.is_free or self._stopping.is_set(), timeout=within_s
+                lambda: not self._offered or self.is_free or self._stopping.is_set(), timeout=within_s
             )
-            if self._offered is None or (self.is_free and not self._stopping.is_set()):
+            if not self._offered or (self.is_free and not self._stopping.is_set()):
                 return True
-            self._offered = None
+            self._offered = ()
             return False
 
     def wait_for_a_step(self) -> None:

@@ -9,7 +9,7 @@ from loracomp import metrics
 from loracomp.database.connections import Connection
 from loracomp.records import Job
 from loracomp.worker.claim import renew_leases
-from loracomp.worker.logfmt import job_ids, logfmt
+from loracomp.worker.logfmt import logfmt
 
 _log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ class Leases:
         self._ending: frozenset[Job] = frozenset()
         self._lost: frozenset[Job] = frozenset()
         self._held_since: dict[Job, float] = {}
-        self._in_vain_since: float | None = None
+        self._stalled_since: float | None = None
         self._went_on_at = 0.0
         self._lock = Lock()
 
@@ -70,26 +70,25 @@ class Leases:
         now = monotonic()
         return now - self._held_since.get(job, now) >= job.timeout_s
 
-    def in_vain_s(self) -> float:
+    def stalled_s(self) -> float:
         """Seconds since all held leases were lost, or since the model's last step if that was later.
 
         0 if any lease is valid or no job is held. A large value means that the model is presumed hung.
         """
-        since = self._in_vain_since
+        since = self._stalled_since
         return 0.0 if since is None else monotonic() - max(since, self._went_on_at)
 
-    def kept(self, jobs: Sequence[Job]) -> list[Job]:
-        """The jobs whose lease is not known to be lost, in the same order."""
-        lost = self._lost
-        return [job for job in jobs if job not in lost]
+    def still_leased(self, job: Job) -> bool:
+        """Whether the job's lease is not known to be lost."""
+        return job not in self._lost
 
     def renew(self, connection: Connection) -> None:
         """Renew the leases of all held jobs, and remember which are lost."""
         jobs = list(self._held)
         if not jobs:
             return
-        kept = renew_leases(connection, jobs, self._lease_s)
-        self._note_lost({job for job in jobs if job.id not in kept})
+        renewed = renew_leases(connection, jobs, self._lease_s)
+        self._note_lost({job for job in jobs if job.id not in renewed})
 
     def _note_lost(self, jobs: set[Job]) -> None:
         with self._lock:
@@ -99,8 +98,8 @@ class Leases:
             self._look()
         metrics.LEASES_LOST.inc(len(new))
         if new:
-            _log.warning(logfmt("leases_lost", jobs=job_ids(sorted(new, key=lambda job: job.id))))
+            _log.warning(logfmt("leases_lost", jobs=sorted(job.id for job in new)))
 
     def _look(self) -> None:
-        in_vain = bool(self._held) and self._held == self._lost
-        self._in_vain_since = (self._in_vain_since or monotonic()) if in_vain else None
+        stalled = bool(self._held) and self._held == self._lost
+        self._stalled_since = (self._stalled_since or monotonic()) if stalled else None

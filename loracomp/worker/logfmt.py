@@ -3,14 +3,11 @@
 import json
 import logging
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
-
-from loracomp.records import Job
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,30 +22,27 @@ class Event:
 
 
 def logfmt(event: str, **fields: object) -> Event:
-    """A message for a logger. By convention `job` is a job's id, and `jobs` a list. Exceptions are logged as `told`."""
-    return Event(event, {key: told(value) if isinstance(value, Exception) else value for key, value in fields.items()})
+    """A message for a logger. By convention `job` is a job's id, and `jobs` a list; of an exception: `message_of`."""
+    return Event(
+        event, {key: message_of(value) if isinstance(value, Exception) else value for key, value in fields.items()}
+    )
 
 
-def told(error: BaseException) -> str:
+def message_of(error: BaseException) -> str:
     """The text of an error that may be logged and stored: of psycopg's only the message, as details may quote rows."""
     sentence = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return sentence or str(error)
 
 
 def without_quotes(error: BaseException) -> BaseException:
-    """The error for logging with its traceback, where it and its causes contain only the text from `told`."""
+    """The error for logging with its traceback, where it and its causes contain only the text from `message_of`."""
     if isinstance(error, psycopg.Error):
-        return type(error)(told(error)).with_traceback(error.__traceback__)
+        return type(error)(message_of(error)).with_traceback(error.__traceback__)
     if error.__cause__ is not None:
         error.__cause__ = without_quotes(error.__cause__)
     elif error.__context__ is not None:
         error.__context__ = without_quotes(error.__context__)
     return error
-
-
-def job_ids(jobs: Iterable[Job]) -> list[int]:
-    """The jobs' ids, in the same order."""
-    return [job.id for job in jobs]
 
 
 def configure(log_format: str, level: str) -> None:

@@ -8,19 +8,19 @@ There are three connections: one to claim, one to record, and the heartbeat's.
 import logging
 import random
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import replace
+from functools import partial
 from threading import Event
 from time import perf_counter
-from typing import Any
 
 import psycopg
 
 from loracomp import __version__, metrics
 from loracomp.config import Settings
 from loracomp.database.connections import Connection
+from loracomp.engine.inflight import InFlight, lap
 from loracomp.errors import LoracompError
 from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.claim import claim_jobs, queue_is_empty, release_jobs
@@ -29,10 +29,10 @@ from loracomp.worker.handover import Handover
 from loracomp.worker.heartbeat import Heartbeat
 from loracomp.worker.leases import Leases
 from loracomp.worker.link import DATABASE_AWAY, Link
-from loracomp.worker.logfmt import job_ids, logfmt
+from loracomp.worker.logfmt import logfmt
 from loracomp.worker.presence import Presence
 from loracomp.worker.record import fail_jobs, record
-from loracomp.worker.stages import Batch, Result, Stages, answers, milliseconds_since, through
+from loracomp.worker.stages import FAULT_OF_THE_WORKER, Engine, blame, isolate_failures, job_ids
 
 _log = logging.getLogger(__name__)
 
@@ -43,12 +43,12 @@ GIVE_WAY_S = 0.01
 
 
 class Worker:
-    """Claims jobs of one base model, answers them with a pipeline and records the results, until stopped or drained."""
+    """Claims jobs of one base model, answers them with an engine and records the results, until stopped or drained."""
 
     def __init__(
         self,
         url: str,
-        pipeline: Stages,
+        engine: Engine,
         *,
         base_model: str,
         settings: Settings,
@@ -60,13 +60,15 @@ class Worker:
 
         `sample` receives the metrics of the database.
         """
-        self._pipeline = pipeline
+        self._engine = engine
         self._base_model = base_model
         self._settings = settings
         self._drain = drain
         self._stopping = Event()
         self._wake = Event()
         self._handover = Handover(self._stopping)
+        self._suspects: deque[InFlight] = deque()
+        """Jobs of a step that raised: the engine gets one of them at a time."""
         self._records: deque[Future[None]] = deque()
         self._began = perf_counter()
         self._looked_at: float | None = None
@@ -97,21 +99,21 @@ class Worker:
             stack.enter_context(self._heartbeat)
             # After an error of the worker or Ctrl-C, give back the jobs still held, without counting the attempt.
             stack.callback(self.release)
-            recorder, claimer = (
+            self._recorder, claimer = (
                 stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix=does)) for does in ("record", "claim")
             )
             stack.callback(self.stop)
-            self._hand_on(recorder, claimer)
+            self._work(claimer)
         _log.info(logfmt("stopped", worker=self._settings.worker_name))
 
-    def _hand_on(self, recorder: ThreadPoolExecutor, claimer: ThreadPoolExecutor) -> None:
+    def _work(self, claimer: ThreadPoolExecutor) -> None:
         # While the model is idle, this thread itself claims and prepares: if two threads computed with torch, the
         # helper threads of both would compete for the same cores.
-        while batch := self._handover.take() or self._next():
+        while flights := self._handover.take() or self._next():
             self._handover.busy()
             claiming = claimer.submit(self._claim_meanwhile)
             try:
-                self._answer(batch, recorder)
+                self._answer(flights)
             finally:
                 self._handover.free()
                 self._wake.set()
@@ -120,51 +122,53 @@ class Worker:
 
     def _claim_meanwhile(self) -> None:
         """While the model is busy, claim and prepare more jobs and offer them to it, as far as there is room."""
-        while batch := self._next(meanwhile=True):
+        while flights := self._next(meanwhile=True):
             # Give them back if the model has not taken them after a lease, or after half of the shortest timeout.
-            within_s = min(self._settings.lease_s, *(job.timeout_s / 2 for job in batch.jobs))
-            if not self._handover.offer(batch, within_s):
-                self._give_back(batch.jobs)
+            within_s = min(self._settings.lease_s, *(flight.job.timeout_s / 2 for flight in flights))
+            if not self._handover.offer(flights, within_s):
+                self._give_back([flight.job for flight in flights])
                 self._handover.wait_for_a_step()
 
-    def _next(self, meanwhile: bool = False) -> Batch | None:
-        """The next batch for the model; None after a stop or drain or, with `meanwhile`, if the model is free first."""
+    def _next(self, meanwhile: bool = False) -> Sequence[InFlight]:
+        """The next jobs for the model; none after a stop or drain or, with `meanwhile`, if the model is free first."""
         while True:
             self._wake.clear()
             if self._stopping.is_set() or (meanwhile and self._handover.is_free):
-                return None
+                return ()
             held = self._leases.held
             try:
-                if batch := self._prepared(held):
-                    return batch
+                if flights := self._prepared(held):
+                    return flights
                 if self._is_drained(held):
                     self.stop()
             except DATABASE_AWAY:
-                return None  # only once stopping
+                return ()  # only once stopping
             self._wake.wait(self._settings.poll_s * random.uniform(0.5, 1.0))  # noqa: S311
             if meanwhile:
                 # Let idle workers claim first.
                 self._stopping.wait(GIVE_WAY_S)
 
-    def _prepared(self, held: frozenset[Job]) -> Batch | None:
-        """Claim and prepare a batch for the model, as far as there is room; None if no job is due."""
+    def _prepared(self, held: frozenset[Job]) -> Sequence[InFlight]:
+        """Claim and prepare jobs for the model, as far as there is room; none if no job is due."""
         settings = self._settings
         room = min(settings.batch_size, settings.held_batches * settings.batch_size - len(held))
         if room <= 0:
-            return None
+            return ()
         started = perf_counter()
         jobs = self._claiming.call(
             lambda connection: self._claim(connection, room, held), give_up=self._stopping.is_set
         )
         if not jobs:
-            return None
+            return ()
         self._leases.hold(jobs)
         if len(jobs) < room:  # otherwise more are queued, and it helps nobody to be quick with these
             self._handover.expect()
         metrics.count_claim(jobs)
-        timings = {"claim": milliseconds_since(started)}
-        _log.info(logfmt("claimed", jobs=job_ids(jobs)))
-        return Batch(jobs, through(self._prepare, {job: job for job in jobs}, self._leases.kept), timings)
+        flights = [InFlight(job, partial(self._leases.wants, job), started) for job in jobs]
+        lap(flights, "claim")
+        _log.info(logfmt("claimed", jobs=job_ids(flights)))
+        isolate_failures(self._prepare, flights)
+        return flights
 
     def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
         settings = self._settings
@@ -192,11 +196,15 @@ class Worker:
             lambda connection: queue_is_empty(connection, self._base_model), give_up=self._stopping.is_set
         )
 
-    def _prepare(self, jobs: Sequence[Job]) -> Sequence[Any | Failure]:
-        # If the connection still works after a database error such as a statement timeout, the batch caused it.
-        return self._claiming.call(
-            lambda connection: self._pipeline.prepare(connection, jobs), give_up=self._claiming.answers
-        )
+    def _prepare(self, flights: Sequence[InFlight]) -> None:
+        if leased := self._still_leased(flights):
+            # If the connection still works after a database error such as a statement timeout, the jobs caused it.
+            self._claiming.call(
+                lambda connection: self._engine.prepare(connection, leased), give_up=self._claiming.answers
+            )
+
+    def _still_leased(self, flights: Sequence[InFlight]) -> list[InFlight]:
+        return [flight for flight in flights if self._leases.still_leased(flight.job)]
 
     def _give_back(self, jobs: Sequence[Job]) -> None:
         """Release jobs that the model has not begun."""
@@ -208,40 +216,41 @@ class Worker:
             self._leases.let_go(jobs)
             _note_released(released)
 
-    def _answer(self, batch: Batch, recorder: ThreadPoolExecutor) -> None:
-        """Let the model answer a batch and the batches that arrive meanwhile; each job is recorded when it ends."""
-        began: dict[Job, Batch] = {}
+    def _answer(self, flights: Sequence[InFlight]) -> None:
+        """Let the model answer jobs and those that arrive meanwhile; each is recorded when it ends."""
+        self._join(flights)
+        while self._engine or self._suspects:
+            if not self._engine:
+                self._engine.add(self._suspects.popleft())
+            self._hand_over(self._step())
+            if not self._suspects:
+                self._join(self._handover.take())
 
-        def joining(batch: Batch) -> dict[Job, Any]:
-            """The jobs for the model; those that have failed or lost their lease are handed to the recorder instead."""
-            timings = {**batch.timings, "ready": milliseconds_since(batch.since)}
-            batch = replace(batch, timings=timings, since=perf_counter())
-            kept = {job: batch.results[job] for job in self._leases.kept(list(batch.results))}
-            going_on = {job: item for job, item in kept.items() if not isinstance(item, Failure)}
-            if ended := [job for job in batch.jobs if job not in going_on]:
-                failed = {job: item for job, item in kept.items() if job not in going_on}
-                self._hand_to(recorder, replace(batch, jobs=ended, results=failed))
-            began.update(dict.fromkeys(going_on, batch))
-            return going_on
+    def _join(self, flights: Sequence[InFlight]) -> None:
+        """Add prepared jobs to the engine; those that have failed or lost their lease are recorded instead."""
+        going_on = [flight for flight in self._still_leased(flights) if flight.result is None]
+        for flight in going_on:
+            self._engine.add(flight)
+        self._hand_over([flight for flight in flights if flight not in going_on])
 
-        def arriving() -> dict[Job, Any]:
-            return joining(arrived) if (arrived := self._handover.take()) else {}
+    def _step(self) -> Sequence[InFlight]:
+        """A step of the engine. If it raises, each of its jobs is tried again alone, so that only the culprit fails."""
+        try:
+            return self._engine.step()
+        except FAULT_OF_THE_WORKER:
+            raise
+        except Exception as error:
+            left = self._engine.clear()
+            blame(left, error)
+        if len(left) == 1:
+            return left
+        self._suspects.extend(left)
+        return ()
 
-        def answer(prepared: Sequence[Any], joined: Callable[[], Sequence[Any]]) -> Iterator[Sequence[Result]]:
-            return self._pipeline.answer(prepared, self._leases.wants, joined)
-
-        for ended in answers(answer, joining(batch), arriving):
-            of_claims: dict[int, tuple[Batch, dict[Job, Result]]] = {}
-            for job, result in ended.items():
-                claimed = began.pop(job)
-                of_claims.setdefault(id(claimed), (claimed, {}))[1][job] = result
-            for claimed, results in of_claims.values():
-                answered = replace(claimed, jobs=list(results), results=results, since=perf_counter())
-                ready = claimed.timings["ready"] + answered.steps.get("ready", 0.0)
-                self._hand_to(recorder, replace(answered, timings={**claimed.timings, "ready": ready}))
-
-    def _hand_to(self, recorder: ThreadPoolExecutor, batch: Batch) -> None:
-        self._records.append(recorder.submit(self._record, batch))
+    def _hand_over(self, ended: Sequence[InFlight]) -> None:
+        """Hand jobs to the thread that records."""
+        if ended:
+            self._records.append(self._recorder.submit(self._record, ended))
         self._check_records()
 
     def _check_records(self, *, finished: bool = False) -> None:
@@ -249,27 +258,32 @@ class Worker:
         while self._records and (finished or self._records[0].done()):
             self._records.popleft().result()
 
-    def _record(self, batch: Batch) -> None:
-        """Record the batch's results, then its failures."""
-
-        def write(results: Sequence[Prediction | Measurement]) -> list[bool]:
-            timings = {**batch.timings, "record": milliseconds_since(batch.since)}
-            recorded = self._recording.call(lambda connection: record(connection, batch.jobs, results, timings))
-            return [each.job_id in recorded for each in results]
-
-        self._leases.end(batch.jobs)
-        written = through(write, batch.results, self._leases.kept)
-        failures = (self._failure(job, written.get(job, False)) for job in batch.jobs)
-        self._fail(batch.jobs, [each for each in failures if each])
-        self._leases.let_go(batch.jobs)
+    def _record(self, flights: Sequence[InFlight]) -> None:
+        """Record jobs' results, then their failures, and let all of them go."""
+        jobs = [flight.job for flight in flights]
+        self._leases.end(jobs)
+        leased = self._still_leased(flights)
+        isolate_failures(self._write, [each for each in leased if isinstance(each.result, Prediction | Measurement)])
+        self._fail(jobs, [failure for flight in flights if (failure := self._failure(flight))])
+        self._leases.let_go(jobs)
         self._wake.set()
-        _note_recorded(batch, written)
+        _note_recorded(leased)
 
-    def _failure(self, job: Job, written: bool | Failure) -> Failure | None:
+    def _write(self, flights: Sequence[InFlight]) -> None:
+        lap(flights, "record", observed=False)
+        jobs, results = [each.job for each in flights], [each.result for each in flights]
+        written = [each for each in results if isinstance(each, Prediction | Measurement)]
+        recorded = self._recording.call(lambda connection: record(connection, jobs, written))
+        lap(flights, "record")
+        for flight in flights:
+            flight.recorded = flight.job.id in recorded
+
+    def _failure(self, flight: InFlight) -> Failure | None:
         """Why a job was not answered; None if it was, or if it is not this worker's any more."""
-        if isinstance(written, Failure) and written.code != "lease_lost":
-            return written
-        if written is True or not self._leases.is_over(job):
+        job, result = flight.job, flight.result
+        if isinstance(result, Failure) and result.code != "lease_lost":
+            return result
+        if flight.recorded or not self._leases.is_over(job):
             return None
         return Failure(job.id, "timed_out", f"it took longer than its timeout_s of {job.timeout_s:g} s", retry=True)
 
@@ -299,7 +313,7 @@ class Worker:
         Returns False if the database can't be reached; then the leases expire by themselves.
         """
         # Leave the others to rescue_jobs: one of them may be why the worker hangs.
-        if not (held := self._leases.kept(list(self._leases.held))):
+        if not (held := [job for job in self._leases.held if self._leases.still_leased(job)]):
             return True
         self._leases.end(held)
         try:
@@ -307,7 +321,7 @@ class Worker:
                 lambda connection: release_jobs(connection, held), within_s=self._settings.answer_s
             )
         except (psycopg.Error, LoracompError, TimeoutError) as error:
-            _log.error(logfmt("not_released", jobs=job_ids(held), error=error))
+            _log.error(logfmt("not_released", jobs=[job.id for job in held], error=error))
             return False
         _note_released(released)
         if self._stopping.is_set():  # one that hangs was not told to: it is shown as gone
@@ -317,7 +331,7 @@ class Worker:
 
     def hangs(self) -> bool:
         """Whether the device is presumed hung: for `hang_s` seconds all leases are lost and the model ended no step."""
-        return self._leases.in_vain_s() >= self._settings.hang_s
+        return self._leases.stalled_s() >= self._settings.hang_s
 
     def problems(self) -> dict[str, str]:
         """Reasons why the worker can't answer jobs, by check (database, schema, claims); empty if it is ready."""
@@ -343,16 +357,11 @@ def _note_released(ids: Collection[int]) -> None:
     _log.info(logfmt("released", jobs=sorted(ids)))
 
 
-def _note_recorded(batch: Batch, written: dict[Job, bool | Failure]) -> None:
-    if dropped := [job for job, held in written.items() if held is False]:
+def _note_recorded(flights: Sequence[InFlight]) -> None:
+    if dropped := [flight for flight in flights if flight.recorded is False]:
         _log.warning(logfmt("fence_void", jobs=job_ids(dropped)))
     metrics.RESULTS_DROPPED.inc(len(dropped))
-    recorded = [job for job, held in written.items() if held is True]
-    metrics.count_recorded([each for job in recorded if not isinstance(each := batch.results[job], Failure)])
-    timings = {**batch.timings, "record": milliseconds_since(batch.since)}
-    spent = {**batch.steps, **timings}
-    metrics.observe_steps({step: spent[step] for step in spent.keys() - batch.observed})
-    batch.observed.update(spent.keys() - {"predict", "record"})
-    milliseconds = {name: round(value) for name, value in timings.items()}
-    if recorded:
-        _log.info(logfmt("recorded", jobs=job_ids(recorded), **milliseconds))
+    if recorded := [flight for flight in flights if flight.recorded]:
+        metrics.count_recorded([each.result for each in recorded if not isinstance(each.result, Failure | None)])
+        steps = {step: round(ms) for step, ms in recorded[0].timings.items()}
+        _log.info(logfmt("recorded", jobs=job_ids(recorded), **steps))

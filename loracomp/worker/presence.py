@@ -14,7 +14,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.database.revision import head
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.link import at_most
-from loracomp.worker.logfmt import logfmt, told
+from loracomp.worker.logfmt import logfmt, message_of
 
 MAINTAIN_EVERY_S = 60.0
 
@@ -82,7 +82,7 @@ class Presence:
         if self._sample:  # first, so that who is told of the problem reads no old numbers
             self._sample.clear()
             self._sample_after = monotonic()
-        self._problems = {**self._problems, "database": told(error)}
+        self._problems = {**self._problems, "database": message_of(error)}
 
     def _schema_problems(self, connection: Connection) -> dict[str, str]:
         row = connection.execute(QUERIES["schema_revision"]).fetchone()

@@ -1,47 +1,36 @@
 """The record step: writes predictions with their traces, measurements and failures of jobs whose lease is valid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
-from math import isfinite
-from types import MappingProxyType
+from functools import partial
 
 import orjson
 from psycopg.types.json import Jsonb
 
 from loracomp.database.connections import Connection, composite, know_traces, storable
 from loracomp.database.queries import QUERIES
-from loracomp.records import Answer, Failure, Job, Measurement, Prediction
+from loracomp.records import Answer, Failure, Job, Measurement, Prediction, Versions
 
 
-def record(
-    connection: Connection,
-    jobs: Sequence[Job],
-    results: Sequence[Prediction | Measurement],
-    timings: Mapping[str, float] = MappingProxyType({}),
-) -> set[int]:
-    """Write a batch's results and end its jobs, in one transaction; returns the ids of jobs whose lease was valid."""
-    predictions = [each for each in results if isinstance(each, Prediction)]
-    measurements = [each for each in results if isinstance(each, Measurement)]
-    if not measurements:
-        return record_predictions(connection, jobs, predictions, timings)
-    if not predictions:
-        return record_measurements(connection, jobs, measurements)
-    with connection.transaction():
-        recorded = record_predictions(connection, jobs, predictions, timings)
-        return recorded | record_measurements(connection, jobs, measurements)
+def record(connection: Connection, jobs: Sequence[Job], results: Sequence[Prediction | Measurement]) -> set[int]:
+    """Write results and end their jobs, in one transaction; returns the ids of jobs whose lease was valid."""
+    predictions: dict[Versions, list[Prediction]] = {}
+    for each in results:
+        if isinstance(each, Prediction):
+            predictions.setdefault(each.versions, []).append(each)
+    writes = [partial(record_predictions, connection, jobs, part) for part in predictions.values()]
+    if measurements := [each for each in results if isinstance(each, Measurement)]:
+        writes.append(partial(record_measurements, connection, jobs, measurements))
+    with connection.transaction() if len(writes) > 1 else nullcontext():
+        return {id_ for write in writes for id_ in write()}
 
 
-def record_predictions(
-    connection: Connection,
-    jobs: Sequence[Job],
-    predictions: Sequence[Prediction],
-    timings: Mapping[str, float] = MappingProxyType({}),
-) -> set[int]:
+def record_predictions(connection: Connection, jobs: Sequence[Job], predictions: Sequence[Prediction]) -> set[int]:
     """Write predictions and end their jobs, in one transaction; returns the ids of jobs whose lease was still valid.
 
-    `timings` are the milliseconds of the worker's own steps, which are added to those of each prediction. All
-    predictions must come from one process. Raises psycopg.DataError or IntegrityError, and writes nothing, if one of
-    them can't be stored.
+    All must have the same versions. Raises psycopg.DataError or IntegrityError, and writes nothing, if one of them
+    can't be stored.
     """
     if not predictions:
         return set()
@@ -60,11 +49,9 @@ def record_predictions(
             prompt_tokens=answer.prompt_tokens,
             output_tokens=answer.output_tokens,
             finish_reason=answer.finish_reason,
-            norm_ratio=_finite(answer.norm_ratio),
-            cosine=_finite(answer.cosine),
             composition_digest=each.composition_digest,
             batch_size=each.batch_size,
-            timings=Jsonb({**each.timings, **timings}, dumps=orjson.dumps),
+            timings=Jsonb({step: round(ms, 3) for step, ms in each.timings.items()}, dumps=orjson.dumps),
         )
         for each in predictions
         for answer in [each.answer or _NO_ANSWER]
@@ -105,10 +92,6 @@ def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Fa
         "retries": [failure.retry for failure in failures],
     }
     return {row["id"] for row in connection.execute(QUERIES["fail_jobs"], arguments)}
-
-
-def _finite(number: float | None) -> float | None:
-    return None if number is None or not isfinite(number) else number
 
 
 _NO_ANSWER = Answer(output="")

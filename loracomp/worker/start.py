@@ -3,41 +3,39 @@
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, connect
 from loracomp.database.embedded import database_url
+from loracomp.engine.engine import Engine
 from loracomp.errors import RefusedError
 from loracomp.model import cpu
 from loracomp.model.description import KnownBaseModel
 from loracomp.model.loading import BaseModel, load_base_model, resolve_device
-from loracomp.pipeline import Pipeline
 from loracomp.registry.base_models import find_base_model
 from loracomp.registry.encoders import load_registered_encoder
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.loop import Worker
 
 
-def load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
+def load_engine(settings: Settings, connection: Connection) -> Engine:
     """Load the base model that the settings name (or the default one) and the database's encoder.
 
     Raises NotFoundError if the database has none, and RefusedError if a source gives other weights than the registered
     ones.
     """
     cpu.keep_freed_memory()
-    pipeline = cpu.in_a_passing_thread(lambda: _load_pipeline(settings, connection))
+    engine = cpu.in_a_passing_thread(lambda: _load_engine(settings, connection))
     cpu.freeze_objects()
-    return pipeline
+    return engine
 
 
-def _load_pipeline(settings: Settings, connection: Connection) -> Pipeline:
+def _load_engine(settings: Settings, connection: Connection) -> Engine:
     device = resolve_device(settings.device, settings.device_map)
     registered = find_base_model(connection, settings.base_model)
     base = _load_registered(registered, settings, device)
-    return Pipeline(
+    return Engine(
         registered.name,
         base,
         load_registered_encoder(connection, device),
         token_budget=settings.token_budget,
         cache_bytes=settings.adapter_cache_mb << 20,
-        check_one_in=settings.check_one_in,
-        fidelity_one_in=settings.fidelity_one_in,
     )
 
 
@@ -60,19 +58,19 @@ def _load_registered(registered: KnownBaseModel, settings: Settings, device: str
 
 
 def open_worker(settings: Settings, *, drain: bool = False, sample: DatabaseSample | None = None) -> Worker:
-    """A worker for the configured database, with its models loaded. Raises what `load_pipeline` raises.
+    """A worker for the configured database, with its models loaded. Raises what `load_engine` raises.
 
     `sample` receives the metrics of the database.
     """
     url = database_url(settings)
     with connect(url, application_name="loracomp worker start") as connection:
-        pipeline = load_pipeline(settings, connection)
+        engine = load_engine(settings, connection)
     return Worker(
         url,
-        pipeline,
-        base_model=pipeline.base_name,
+        engine,
+        base_model=engine.base_name,
         settings=settings,
-        device=pipeline.device,
+        device=engine.device,
         drain=drain,
         sample=sample,
     )

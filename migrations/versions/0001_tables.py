@@ -102,8 +102,6 @@ CREATE TYPE loracomp.answer AS (
     prompt_tokens integer,
     output_tokens integer,
     finish_reason text,
-    norm_ratio double precision,
-    cosine double precision,
     composition_digest text,
     batch_size integer,
     timings jsonb

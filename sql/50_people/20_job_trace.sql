@@ -31,8 +31,6 @@ SELECT
     p.adapter_weights,
     p.fallback,
     p.composition_digest,
-    p.norm_ratio,
-    p.cosine,
     p.prompt_tokens,
     p.output_tokens,
     p.timings,

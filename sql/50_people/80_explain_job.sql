@@ -317,10 +317,7 @@ SELECT CASE
                 END
             FROM loracomp.composed_adapter AS c
             WHERE c.job_id = prediction.job_id
-        ),
-        -- Null, and left out, for a mix that no sample compared.
-        '  against the exact weighted sum: norm ratio ' || round(prediction.norm_ratio::numeric, 3)
-        || ', cosine ' || round(prediction.cosine::numeric, 3)
+        )
     )
 END;
 END;

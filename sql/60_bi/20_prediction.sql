@@ -31,8 +31,6 @@ SELECT
         p.adapter_weights
     ) AS composition,
     p.fallback,
-    p.norm_ratio,
-    p.cosine,
     p.prompt_tokens,
     p.output_tokens,
     p.finish_reason,

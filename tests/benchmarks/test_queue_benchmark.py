@@ -23,8 +23,7 @@ def test_what_stands_in_for_the_model_is_recorded(connection: Connection) -> Non
     add_base_model(connection, BASE_MODEL)
     ids = add_jobs(connection, *"ab", base_model=BASE_MODEL)
     jobs = claim(connection, base_model=BASE_MODEL)
-    model = NoModel()
-    rows = model.predictions(model.prepare(connection, jobs))
+    rows = NoModel().predictions(connection, jobs)
     assert rows[0].trace != rows[1].trace
     assert record_predictions(connection, jobs, rows) == set(ids)
     expected = {"job WHERE status = 'succeeded'": 2, "prediction": 2}

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loracomp.composition.calibration import Calibrator, fit_biases
-from loracomp.composition.predictor import Predictor
+from loracomp.engine.calibration import Calibrator, fit_biases
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.records import Answer, Composition, LabelledRow, Request
 from model_fixtures import TINY_CONTEXT, as_base, linear_shapes, random_adapter, tiny_llama

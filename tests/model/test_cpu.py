@@ -32,24 +32,21 @@ def asking(turns: ComputeThread, other: ThreadPoolExecutor) -> "Future[int]":
 
 def test_the_thread_that_lends_itself_works_for_others_at_the_ends_of_its_steps(other: ThreadPoolExecutor) -> None:
     turns = ComputeThread()
-    with turns.lend() as lent_s:
-        first = asking(turns, other)
-        assert not first.done()
-        turns.give_turn()
-        assert first.result(PATIENCE_S) == get_ident()
-        slow = other.submit(turns.run, lambda: sleep(0.05))
-        while not slow.done():
-            turns.give_turn()
-        assert 0.05 <= lent_s() < PATIENCE_S
-        last = asking(turns, other)
+    turns.lend()
+    first = asking(turns, other)
+    assert not first.done()
+    turns.give_turn()
+    assert first.result(PATIENCE_S) == get_ident()
+    last = asking(turns, other)
+    turns.keep()
     assert last.result(PATIENCE_S) == get_ident()
 
 
 def test_where_none_lends_itself_each_does_its_own_work(other: ThreadPoolExecutor) -> None:
     turns = ComputeThread()
     assert asking(turns, other).result(PATIENCE_S) == other.submit(get_ident).result() != get_ident()
-    with turns.lend():
-        pass
+    turns.lend()
+    turns.keep()
     assert asking(turns, other).result(PATIENCE_S) != get_ident()
 
 
@@ -58,30 +55,30 @@ def test_after_a_while_work_goes_on_beside_a_step_that_does_not_end(
 ) -> None:
     monkeypatch.setattr(cpu, "PATIENCE_S", 0.05)
     turns = ComputeThread()
-    with turns.lend():
-        assert asking(turns, other).result(PATIENCE_S) != get_ident()
-        turns.give_turn()
-        begun, going_on = Event(), Event()
+    turns.lend()
+    assert asking(turns, other).result(PATIENCE_S) != get_ident()
+    turns.give_turn()
+    begun, going_on = Event(), Event()
 
-        def long() -> int:
-            begun.set()
-            going_on.wait(PATIENCE_S)
-            return get_ident()
+    def long() -> int:
+        begun.set()
+        going_on.wait(PATIENCE_S)
+        return get_ident()
 
-        monkeypatch.setattr(cpu, "PATIENCE_S", 0.2)
-        asked = other.submit(turns.run, long)
-        with ThreadPoolExecutor(1) as third:
-            third.submit(lambda: begun.wait(PATIENCE_S) and sleep(0.5)).add_done_callback(lambda _: going_on.set())
-            while not begun.is_set():
-                turns.give_turn()
-            assert asked.result(PATIENCE_S) == get_ident()  # begun, it is not begun again
+    monkeypatch.setattr(cpu, "PATIENCE_S", 0.2)
+    asked = other.submit(turns.run, long)
+    with ThreadPoolExecutor(1) as third:
+        third.submit(lambda: begun.wait(PATIENCE_S) and sleep(0.5)).add_done_callback(lambda _: going_on.set())
+        while not begun.is_set():
+            turns.give_turn()
+        assert asked.result(PATIENCE_S) == get_ident()  # begun, it is not begun again
 
 
 def test_an_error_is_raised_to_whom_it_belongs(other: ThreadPoolExecutor) -> None:
     turns = ComputeThread()
-    with turns.lend():
-        asked = other.submit(turns.run, lambda: 1 // 0)
-        while not asked.done():
-            turns.give_turn()
+    turns.lend()
+    asked = other.submit(turns.run, lambda: 1 // 0)
+    while not asked.done():
+        turns.give_turn()
     with pytest.raises(ZeroDivisionError):
         asked.result()

@@ -641,8 +641,10 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
         },
         {"output": "no", "choice_index": 2, "choice_scores": [-4.5, -3.5], "tasks": ['a "quoted", one', "b\\{}"]},
     ]
-    rows = [prediction(id_, timings={"predict": 1.5}, **own) for id_, own in zip(ids, answers, strict=True)]
-    assert record_predictions(connection, batch, rows, {"claim": 0.5}) == set(ids)
+    rows = [
+        prediction(id_, timings={"predict": 1.5, "claim": 0.5}, **own) for id_, own in zip(ids, answers, strict=True)
+    ]
+    assert record_predictions(connection, batch, rows) == set(ids)
     assert record_predictions(connection, batch, []) == set()
     found = connection.execute("SELECT * FROM loracomp.prediction ORDER BY job_id").fetchall()
     empty = {"choice_index": None, "choice_scores": None, "example_ids": [], "tasks": [], "fallback": None}
@@ -656,8 +658,8 @@ def test_each_job_of_a_batch_gets_what_is_its_own_and_what_all_share(connection:
 def test_jobs_that_were_tried_alone_keep_their_own_timings(connection: Connection):
     ids = add_jobs(connection, *"ab")
     batch = claim(connection)
-    rows = [prediction(job_id, timings={"predict": float(job_id)}) for job_id in ids]
-    assert record_predictions(connection, batch, rows, {"claim": 0.5}) == set(ids)
+    rows = [prediction(job_id, timings={"predict": float(job_id), "claim": 0.5}) for job_id in ids]
+    assert record_predictions(connection, batch, rows) == set(ids)
     found = connection.execute("SELECT timings FROM loracomp.prediction ORDER BY job_id").fetchall()
     assert [row["timings"] for row in found] == [{"predict": job_id, "claim": 0.5} for job_id in ids]
 

@@ -190,7 +190,6 @@ def test_explanation_of_an_answer(connection: db.Connection, examples: dict[str,
         "  mnli  probability 0.380  weight 0.380",
         "Composition: cat",
         "  0.620  rte version 1",
-        "  against the exact weighted sum: norm ratio 1.250, cosine 0.800",
         "Time of its batch's steps: claim 1.0 ms, encode 5.5 ms, route 2.3 ms, load 3.0 ms, compose 4.0 ms, ",
         "Tokens: 12 of the prompt, 1 scored or generated",
         "Versions: base model toy (000000000000...), encoder toy-encoder/1, loracomp 0.1.0; composition dddddddddddd",
@@ -220,7 +219,7 @@ def test_explanation_of_many_adapters_at_equal_weights(connection: db.Connection
 
 def test_explanation_where_the_base_model_answered(connection: db.Connection, examples: dict[str, int]) -> None:
     job_id = submit(connection)
-    nothing = {"composed_tasks": [], "adapter_weights": [], "weights": [0, 0], "norm_ratio": None, "cosine": None}
+    nothing = {"composed_tasks": [], "adapter_weights": [], "weights": [0, 0]}
     answer(connection, job_id, examples, **nothing, fallback="below min_similarity")
     words = explain(connection, job_id)
     assert "Composition: none, the base model alone: below min_similarity" in words
@@ -260,7 +259,7 @@ def test_explanation_of_jobs_without_an_answer(connection: db.Connection) -> Non
 def test_explanation_of_weights_that_nothing_retrieved_and_nothing_composed(connection: db.Connection) -> None:
     load(connection)
     job_id = submit(connection, kind="route", tasks=["rte", "mnli"], weights=[0.5, 0.25])
-    nothing = {"output": None, "norm_ratio": None, "cosine": None, "composition_digest": None, "prompt_tokens": 0}
+    nothing = {"output": None, "composition_digest": None, "prompt_tokens": 0}
     answer(connection, job_id, {}, **nothing, probabilities=[0, 0], chat_template=True)
     words = explain(connection, job_id)
     assert "Only tasks: rte, mnli with weights 0.5, 0.25\n" in words

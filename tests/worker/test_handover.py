@@ -1,15 +1,16 @@
-"""The place where claimed batches wait for the model."""
+"""The place where claimed jobs wait for the model."""
 
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import pytest
 
+from loracomp.engine.inflight import InFlight
+from loracomp.records import Job
 from loracomp.worker import handover as module
 from loracomp.worker.handover import Handover
-from loracomp.worker.stages import Batch
 
-BATCH = Batch([], {}, {})
+CLAIMED = [InFlight(Job(1, 1, "predict", "a", None, 1))]
 
 
 @pytest.fixture
@@ -27,19 +28,19 @@ def test_a_batch_that_is_expected_joins_before_the_next_step(
     handover.expect()
     with ThreadPoolExecutor(1) as pool:
         taken = pool.submit(handover.take)
-        assert handover.offer(BATCH, within_s=60)
-        assert taken.result(60) is BATCH
+        assert handover.offer(CLAIMED, within_s=60)
+        assert taken.result(60) is CLAIMED
 
 
 def test_one_that_is_late_is_waited_for_once(handover: Handover) -> None:
     handover.expect()
-    assert handover.take() is None
-    assert handover.take() is None
+    assert not handover.take()
+    assert not handover.take()
     with ThreadPoolExecutor(1) as pool:
-        offered = pool.submit(handover.offer, BATCH, 60)
-        while (taken := handover.take()) is None:
+        offered = pool.submit(handover.offer, CLAIMED, 60)
+        while not (taken := handover.take()):
             pass
-        assert taken is BATCH
+        assert taken is CLAIMED
         assert offered.result(60)
 
 
@@ -47,4 +48,4 @@ def test_an_idle_model_takes_what_it_prepares_itself(handover: Handover, monkeyp
     monkeypatch.setattr(module, "WAITING", 1e9)
     handover.free()
     handover.expect()
-    assert handover.take() is None  # at once
+    assert not handover.take()  # at once

@@ -22,10 +22,10 @@ from job_data import add_jobs, claim, expire_leases, job, prediction_row, record
 from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
 from loracomp import cli
 from loracomp.cli import common
-from loracomp.composition.calibration import Calibrator
 from loracomp.database.connections import Connection
+from loracomp.engine.calibration import Calibrator
+from loracomp.engine.engine import Engine
 from loracomp.errors import LoracompError, RefusedError
-from loracomp.pipeline import Pipeline
 from loracomp.records import Answer, Composition, Job, Measurement, Prediction, Request
 from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.adapters import activate_adapter, compare_adapter, compare_with_base
@@ -110,7 +110,7 @@ def waiting(connection: Connection) -> dict[int, list[int]]:
 
 def measured(job: Job, adapter_ids: list[int], gains: list[float]) -> Measurement:
     are_right = (True,) * len(gains)
-    return Measurement(job.id, "tokens", -1.0, False, tuple(adapter_ids), tuple(gains), are_right, {})
+    return Measurement(job.id, "tokens", -1.0, False, tuple(adapter_ids), tuple(gains), are_right)
 
 
 def answer_all(connection: Connection, gain: float = 0.5) -> None:
@@ -406,8 +406,8 @@ def test_gains_are_those_of_a_direct_computation(
 ) -> None:
     scored = add_examples(connection, "new", "Is tea hot?", "Is milk black?")
     written = add_examples(connection, "new", "Tea is best", choices=None)
-    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
-    monkeypatch.setattr(start, "load_pipeline", lambda settings, connection: pipeline)
+    engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
+    monkeypatch.setattr(start, "load_engine", lambda settings, connection: engine)
     (printed,) = run("task", "measure", "new")
     assert (printed["examples"], printed["adapters"], printed["added"], printed["failed"]) == (3, 2, 3, 0)
     (again,) = run("task", "measure", "new")
@@ -431,12 +431,12 @@ def test_gains_are_those_of_a_direct_computation(
             assert abs(score - base) > 0.01, "a difference to be seen"
 
 
-def measured_rows(connection: Connection, pipeline: Pipeline) -> list[int]:
+def measured_rows(connection: Connection, engine: Engine) -> list[int]:
     """Ids of rows of the task new on which the policy measured calibrates choices, whatever the prompt."""
     rows = add_examples(connection, "new", *(f"row {number} of tea" for number in range(8)))
     measure_task(connection, "new")
     jobs = claim(connection, 64)
-    record_results(connection, jobs, pipeline.run(connection, jobs))
+    record_results(connection, jobs, engine.run(connection, jobs))
     connection.execute("UPDATE loracomp.policy SET min_similarity = -1 WHERE name = 'measured'")
     return rows
 
@@ -444,14 +444,14 @@ def measured_rows(connection: Connection, pipeline: Pipeline) -> list[int]:
 def test_choices_of_a_new_task_are_calibrated_and_replayed(
     connection: Connection, library: dict[str, Path], tiny_model, tokenizer, minilm
 ) -> None:
-    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
-    rows = measured_rows(connection, pipeline)
+    engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
+    rows = measured_rows(connection, engine)
 
     asked = [
         add_jobs(connection, "Is tea hot?", choices=order, policy="measured")[0] for order in (CHOICES, CHOICES[::-1])
     ]
     jobs = claim(connection)
-    predictions = [each for each in pipeline.run(connection, jobs) if isinstance(each, Prediction)]
+    predictions = [each for each in engine.run(connection, jobs) if isinstance(each, Prediction)]
     assert record_results(connection, jobs, predictions) == set(asked)
     first, second = (
         connection.execute("SELECT * FROM loracomp.job_trace WHERE job_id = %s", [job_id]).fetchone()
@@ -463,20 +463,31 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     assert first["adapter_weights"] == [0.5, 0.5]
     assert second["choice_biases"] == first["choice_biases"][::-1]
     assert max(first["choice_biases"]) == first["choice_biases"][0] > 0.1, "the first choice is right for all rows"
-    bare = pipeline.predict(connection, [replace(request_of(first), choice_biases=())])[0]
+    bare = engine.predict(connection, [replace(request_of(first), choice_biases=())])[0]
     assert isinstance(bare, Answer)
     np.testing.assert_allclose(first["choice_scores"], np.add(bare.choice_scores, first["choice_biases"]), atol=1e-5)
-    assert (replay(pipeline, connection, first).outcome, replay(pipeline, connection, second).outcome) == ("equal",) * 2
+    assert (replay(engine, connection, first).outcome, replay(engine, connection, second).outcome) == ("equal",) * 2
     assert "bias +" in explained(connection, asked[0])
-    broken = replay(pipeline, connection, {**first, "choice_biases": [0.1]})
+    merged = replay(engine, connection, first, by_merging=True)
+    assert (merged.outcome, merged.norm_ratio, merged.cosine) == ("equal", 1, 1)
+    linear = {**first, "policy_settings": {**first["policy_settings"], "strategy": "linear"}}
+    apart = replay(engine, connection, linear, by_merging=True)
+    assert apart.outcome == "different"
+    assert apart.norm_ratio != pytest.approx(1, abs=0.01)
+    assert apart.cosine is not None
+    assert 0 < apart.cosine < 1
+    assert f"norm ratio {apart.norm_ratio:.3f}, cosine {apart.cosine:.3f}" in apart.detail
+    contrasted = {**first, "policy_settings": {**first["policy_settings"], "contrast": 0.5}}
+    assert "contrast" in replay(engine, connection, contrasted, by_merging=True).detail
+    broken = replay(engine, connection, {**first, "choice_biases": [0.1]})
     assert (broken.outcome, "choice_biases differ in length" in broken.detail) == ("impossible", True)
 
 
 def test_the_time_of_a_calibration_is_a_step_of_its_own(
     connection: Connection, library: dict[str, Path], tiny_model, tokenizer, minilm, monkeypatch
 ) -> None:
-    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
-    measured_rows(connection, pipeline)
+    engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
+    measured_rows(connection, engine)
     fitted = Calibrator.with_biases
 
     def slowly(*given: Any) -> Request:
@@ -489,7 +500,7 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
         """Of two jobs that are answered together, each time with all that it took."""
         add_jobs(connection, "Is tea hot?", "Is it hot?", choices=CHOICES, policy=policy)
         jobs, began = claim(connection), time.perf_counter()
-        results = pipeline.run(connection, jobs)
+        results = engine.run(connection, jobs)
         all_ms = 1000 * (time.perf_counter() - began)
         return [{**each.timings, "all": all_ms} for each in results if isinstance(each, Prediction)]
 
@@ -520,8 +531,8 @@ def test_an_adapter_that_does_not_fit_fails_the_job_by_name(
     add_examples(connection, "new", "Is tea hot?")
     measure_task(connection, "new")
     connection.execute("UPDATE loracomp.adapter SET sha256 = repeat('b', 64) WHERE name = 'milk'")
-    pipeline = Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
-    (failure,) = pipeline.run(connection, claim(connection))
+    engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
+    (failure,) = engine.run(connection, claim(connection))
     assert (failure.code, failure.retry) == ("adapter_hash_mismatch", False)
 
 

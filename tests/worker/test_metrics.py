@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +18,7 @@ from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from psycopg.conninfo import make_conninfo
 
-from job_data import BASE, REPORT, add_jobs, expire_leases, prediction, statuses
+from job_data import BASE, REPORT, add_jobs, expire_leases, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp import metrics
 from loracomp.composition.resident import ByteLimitedCache
@@ -26,8 +26,8 @@ from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
+from loracomp.engine.inflight import InFlight, lap
 from loracomp.errors import UsageError
-from loracomp.records import Failure, Job, Measurement, Prediction
 from loracomp.worker.endpoint import DATABASE_METRICS, DatabaseSample, Endpoint
 from loracomp.worker.loop import Worker
 from queue_worker import Obedient
@@ -123,12 +123,18 @@ def test_numbers_of_a_worker(connection: Connection, database: str) -> None:
 class OneByOne(Obedient):
     """Ends each job in a step of its own."""
 
-    def answer(
-        self, jobs: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
-    ) -> Iterator[list[Prediction | Measurement | Failure]]:
-        of_claim = ("encode", "route", "load", "ready", "compose", "calibrate")
-        for job in jobs:
-            yield [prediction(job.id, timings={**dict.fromkeys(of_claim, 1), "predict": 1, "model": 1})]
+    def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
+        for step in ("encode", "route", "load"):
+            lap(flights, step)
+
+    def step(self) -> list[InFlight]:
+        joining = self.schedule()
+        for step in ("compose", "calibrate"):
+            lap(joining, step)
+        flight = self.flights.pop()
+        self.end(flight)
+        lap([flight], "predict")
+        return [flight]
 
 
 def observed() -> Counter[str]:

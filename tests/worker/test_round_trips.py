@@ -15,7 +15,7 @@ from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
-from loracomp.pipeline import Pipeline
+from loracomp.engine.engine import Engine
 from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.embeddings import embed_examples
@@ -35,7 +35,7 @@ A_TYPE = "a type"
 
 
 @pytest.fixture
-def pipeline(connection: Connection, database: str, tiny_model, tokenizer, minilm, tmp_path: Path) -> Pipeline:
+def engine(connection: Connection, database: str, tiny_model, tokenizer, minilm, tmp_path: Path) -> Engine:
     """A library of one task with an adapter and an example, and of one with examples to measure."""
     connection.execute("DELETE FROM loracomp.base_model")
     registered(connection, "tea", "new")
@@ -46,7 +46,7 @@ def pipeline(connection: Connection, database: str, tiny_model, tokenizer, minil
     import_examples(connection, "new", [example("new", number) for number in range(BATCHES * BATCH)])
     embed_examples(connection, minilm)
     connection.execute("UPDATE loracomp.policy SET min_similarity = -1")
-    return Pipeline("tiny", as_base(tiny_model, tokenizer), minilm)
+    return Engine("tiny", as_base(tiny_model, tokenizer), minilm)
 
 
 def example(task: str, number: int) -> Example:
@@ -74,15 +74,15 @@ def traces(monkeypatch, tmp_path: Path) -> Iterator[Path]:
         file.close()
 
 
-def drain(database: str, pipeline: Pipeline) -> None:
+def drain(database: str, engine: Engine) -> None:
     settings = Settings(poll_s=0.05, batch_size=BATCH, worker="near")
-    Worker(database, pipeline, base_model="tiny", settings=settings, drain=True).run()
+    Worker(database, engine, base_model="tiny", settings=settings, drain=True).run()
 
 
-def test_a_batch_costs_three_round_trips(connection: Connection, database: str, pipeline: Pipeline, traces: Path):
+def test_a_batch_costs_three_round_trips(connection: Connection, database: str, engine: Engine, traces: Path):
     """What is asked once for a connection, or for an adapter, does not grow with the batches."""
     add_jobs(connection, *(f"job {number}" for number in range(BATCHES * BATCH)), choices=[*CHOICES])
-    drain(database, pipeline)
+    drain(database, engine)
     assert set(statuses(connection).values()) == {"succeeded"}
     (row,) = connection.execute("SELECT count(*) FROM loracomp.prediction WHERE adapter_ids <> '{}'")
     assert row["count"] == BATCHES * BATCH, "adapters were composed"
@@ -90,9 +90,9 @@ def test_a_batch_costs_three_round_trips(connection: Connection, database: str, 
     assert asked(traces / "recorder") == {"record_predictions": BATCHES, A_TYPE: 6}
 
 
-def test_so_does_a_batch_of_measurements(connection: Connection, database: str, pipeline: Pipeline, traces: Path):
+def test_so_does_a_batch_of_measurements(connection: Connection, database: str, engine: Engine, traces: Path):
     assert measure_task(connection, "new")["added"] == BATCHES * BATCH
-    drain(database, pipeline)
+    drain(database, engine)
     assert set(statuses(connection).values()) == {"succeeded"}
     assert asked(traces / "worker") == {"plan_measurements": BATCHES, "read_adapters": 1}
     assert asked(traces / "recorder") == {"record_measurements": BATCHES, A_TYPE: 3}

@@ -2,7 +2,8 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,8 +19,9 @@ from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.errors import DeviceHungError, SchemaMismatchError
-from loracomp.records import Failure, Job, Measurement, Prediction
+from loracomp.engine.inflight import InFlight, Result
+from loracomp.errors import DeviceHungError, JobError, SchemaMismatchError
+from loracomp.records import Job
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.heartbeat import Heartbeat
 from loracomp.worker.leases import Leases
@@ -257,24 +259,22 @@ class Noting(Obedient):
         super().__init__()
         self.begun: list[int] = []
 
-    def _answer(
-        self, job: Job, together: int, wanted: Callable[[Job], bool]
-    ) -> Prediction | Measurement | Failure | None:
-        self.begun.append(job.id)
-        return super()._answer(job, together, wanted)
+    def _answer(self, flight: InFlight) -> Result:
+        self.begun.append(flight.job.id)
+        return super()._answer(flight)
 
 
 def test_the_model_goes_on_while_a_batch_is_recorded(connection: Connection, database: str, gate: Path):
     ids = add_jobs(connection, f"until {gate}", *"abcde")
-    pipeline = Noting()
-    with db.connect(database) as other, working(database, pipeline, held_batches=2, lease_s=3):
+    engine = Noting()
+    with db.connect(database) as other, working(database, engine, held_batches=2, lease_s=3):
         wait_until(lambda: job(connection, ids[0])["status"] == "running")
         with other.transaction():
             other.execute("SELECT FROM loracomp.job WHERE id = %s FOR UPDATE", (ids[0],))
             gate.touch()
-            wait_until(lambda: pipeline.begun == ids[:4])
+            wait_until(lambda: engine.begun == ids[:4])
             wait_for_a_heartbeat(connection, ids[2])
-            assert pipeline.begun == ids[:4]  # what is held is bounded, and what waits to be recorded is held
+            assert engine.begun == ids[:4]  # what is held is bounded, and what waits to be recorded is held
             assert "succeeded" not in statuses(connection).values()
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     times = [job(connection, each)["finished_at"] for each in ids]
@@ -291,32 +291,34 @@ class Stepping(Obedient):
         super().__init__()
         self.steps: list[set[int]] = []
         """Jobs that were under way in each."""
+        self._spent: Counter[InFlight] = Counter()
 
-    def answer(
-        self, jobs: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
-    ) -> Iterator[list[Prediction | Measurement | Failure]]:
-        left = dict.fromkeys(jobs, 0)
-        while left:
-            time.sleep(0.02)
-            self.steps.append({job.id for job in left})
-            ended = []
-            for each in list(left):
-                left[each] += 1
-                words = each.prompt.split()
-                if not wanted(each):
-                    ended.append(Failure(each.id, "lease_lost", "its lease was lost"))
-                elif words[0] != "text" or left[each] >= int(words[1]):
-                    ended.append(self._answer(each, len(left), wanted))
-            for result in ended:
-                left = {each: steps for each, steps in left.items() if each.id != result.job_id}
-            yield ended
-            left |= dict.fromkeys(arriving(), 0)
+    def step(self) -> list[InFlight]:
+        time.sleep(0.02)
+        self.schedule()
+        self.steps.append({flight.job.id for flight in self.flights})
+        self._spent.update(self.flights)
+        ended = [flight for flight in self.flights if self._ends(flight)]
+        for flight in ended:
+            self.end(flight)
+        self.flights = [flight for flight in self.flights if flight not in ended]
+        return ended
+
+    def _ends(self, flight: InFlight) -> bool:
+        words = flight.job.prompt.split()
+        return not flight.wanted() or words[0] != "text" or self._spent[flight] >= int(words[1])
+
+    def end(self, flight: InFlight) -> None:
+        if flight.wanted():
+            super().end(flight)
+        else:
+            flight.fail(JobError("its lease was lost", code="lease_lost"))
 
 
 def test_jobs_of_several_claims_join_and_each_is_recorded_when_it_ends(connection: Connection, database: str):
     (long,) = add_jobs(connection, "text 100000")
-    pipeline = Stepping()
-    with working(database, pipeline, lease_s=1) as worker:
+    engine = Stepping()
+    with working(database, engine, lease_s=1) as worker:
         wait_until(lambda: job(connection, long)["status"] == "running")
         ids = add_jobs(connection, "text 9", "a", "b")
         wait_until(lambda: {job(connection, each)["status"] for each in ids} == {"succeeded"})
@@ -326,7 +328,7 @@ def test_jobs_of_several_claims_join_and_each_is_recorded_when_it_ends(connectio
         wait_until(lambda: job(connection, after_it)["status"] == "succeeded")
         wait_until(lambda: not worker._leases.held)
     assert statuses(connection)[long] == "cancelled"
-    assert any({long, ids[0]} <= step for step in pipeline.steps)
+    assert any({long, ids[0]} <= step for step in engine.steps)
     assert claims(connection) == dict.fromkeys([long, *ids, after_it], 1)
     assert {row["batch_size"] for row in predictions(connection).values()} <= {1, 2, 3, 4}
 
@@ -375,15 +377,9 @@ def test_an_attempt_beyond_the_jobs_timeout_counts_and_names_the_limit(
 class Gathering(Obedient):
     """Answers when four jobs are there, all in one step."""
 
-    def answer(
-        self, jobs: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
-    ) -> Iterator[list[Prediction | Measurement | Failure]]:
-        left = list(jobs)
-        while len(left) < 4:
-            time.sleep(0.02)
-            left += arriving()
-            yield []
-        yield [answer for job in left if (answer := self._answer(job, len(left), wanted))]
+    def step(self) -> list[InFlight]:
+        time.sleep(0.02)
+        return super().step() if len(self.flights) >= 4 else []
 
 
 def test_jobs_of_several_claims_may_end_in_one_step(connection: Connection, database: str):
@@ -397,9 +393,9 @@ def test_jobs_of_several_claims_may_end_in_one_step(connection: Connection, data
 
 def test_no_more_is_held_than_there_is_room_for(connection: Connection, database: str):
     ids = add_jobs(connection, *["text 40"] * 5, "a", "b")
-    with working(database, pipeline := Stepping(), held_batches=2):
+    with working(database, engine := Stepping(), held_batches=2):
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
-    assert max(map(len, pipeline.steps)) <= 4
+    assert max(map(len, engine.steps)) <= 4
     assert claims(connection) == dict.fromkeys(ids, 1)
 
 
@@ -437,7 +433,6 @@ def test_a_fault_costs_the_culprit_alone(connection: Connection, database: str):
         "d",
         "nameless x",
         "e",
-        "forget",
         "f",
         "slow-query",
         "unprepared",
@@ -447,7 +442,7 @@ def test_a_fault_costs_the_culprit_alone(connection: Connection, database: str):
     rows = {prompt: job(connection, job_id) for prompt, job_id in ids.items()}
     assert {prompt: row["error_code"] for prompt, row in rows.items()} == {
         **dict.fromkeys("abcdef"),
-        **dict.fromkeys(["raise", "nameless x", "forget", "slow-query", "unprepared"], "internal_error"),
+        **dict.fromkeys(["raise", "nameless x", "slow-query", "unprepared"], "internal_error"),
         **dict.fromkeys(["refuse", "fail"], "prompt_too_long"),
     }
     assert rows["raise"]["error"] == "ValueError: a fault"
@@ -481,9 +476,9 @@ class Cancelling(Obedient):
         super().__init__()
         self._connection = connection
 
-    def _answer(self, job: Job, together: int, wanted: Callable[[Job], bool]) -> Failure:
-        self._connection.execute("SELECT loracomp.cancel_job(%s)", (job.id,))
-        return Failure(job.id, "prompt_too_long", "the prompt is too long")
+    def _answer(self, flight: InFlight) -> Result:
+        self._connection.execute("SELECT loracomp.cancel_job(%s)", (flight.job.id,))
+        raise JobError("the prompt is too long", code="prompt_too_long")
 
 
 def test_a_failure_that_is_not_written_is_not_logged_as_one(
@@ -701,7 +696,7 @@ def test_what_gets_no_answer_keeps_no_lease_from_being_renewed(
         leases.hold(jobs)
         claimed = job(connection, job_id)["claimed_at"]
         wait_until(lambda: job(connection, job_id)["lease_expires_at"] > claimed + timedelta(seconds=3))
-        assert leases.kept(jobs) == list(jobs)
+        assert all(leases.still_leased(each) for each in jobs)
 
 
 @pytest.mark.session

@@ -12,10 +12,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import Timer
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +25,13 @@ from loracomp.config import Settings, load_settings
 from loracomp.database.connections import Connection, connect
 from loracomp.database.queries import QUERIES
 from loracomp.database.routing import route
+from loracomp.engine.inflight import InFlight
 from loracomp.errors import JobError
 from loracomp.model.batching import halving_on_out_of_memory
-from loracomp.records import Failure, Job, Measurement, Prediction, Routed
+from loracomp.records import Job, Prediction, Routed
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
+from made_up_engine import MadeUp
 from routing_data import BASE_MODEL
 
 FINGERPRINT = "e" * 64
@@ -38,7 +40,6 @@ LARGEST_BATCH = 8
 """Of jobs that say "much": more than that and memory runs out."""
 MORE_THAN_THERE_IS = 1 << 60
 """Numbers of a tensor that no machine holds."""
-Prepared: TypeAlias = tuple[Job, Routed, str]
 
 
 @dataclass
@@ -60,49 +61,49 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-class NoModel:
-    """Encode and route like any pipeline; sleep for `seconds` where a model would compute."""
+class NoModel(MadeUp):
+    """Encode and route like any engine; sleep for `seconds` where a model would compute."""
 
     base_name = BASE_MODEL
 
     def __init__(self, death: Death, seconds: float) -> None:
+        super().__init__()
         self._death = death
         self._seconds = seconds
+        self._digests: dict[InFlight, str] = {}
 
-    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Prepared]:
+    def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
         self._death.at("encoding")
         # A database of an older release has its encoder's version, and vectors as long as that has them.
         row = connection.execute(QUERIES["show_encoder"]).fetchone()
         assert row
+        jobs = [flight.job for flight in flights]
         vectors = np.stack([np.random.default_rng(job.id).normal(size=row["dimensions"]) for job in jobs])
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         found = route(connection, jobs, vectors.astype(np.float32), FINGERPRINT, row["input_version"])
         routes = {each.job_id: each for each in found}
         weights = read_weights(connection, {id_ for each in found for id_ in each.composition.adapter_ids})
-        return [(job, routes[job.id], digest(routes[job.id], weights)) for job in jobs]
+        for flight in flights:
+            flight.decision = routes[flight.job.id]
+            self._digests[flight] = digest(routes[flight.job.id], weights)
 
-    def answer(
-        self,
-        prepared: Sequence[Prepared],
-        wanted: Callable[[Job], bool],
-        arriving: Callable[[], Sequence[Prepared]],
-    ) -> Iterator[list[Prediction | Failure]]:
-        while prepared:
-            time.sleep(self._seconds)
-            self._death.at("predicting")
-            yield failures_of([job for job, *_ in prepared], halving_on_out_of_memory(self._rows, prepared))
-            prepared = arriving()
+    def step(self) -> list[InFlight]:
+        self.schedule()
+        time.sleep(self._seconds)
+        self._death.at("predicting")
+        ended = self.clear()
+        end(ended, halving_on_out_of_memory(self._rows, ended))
+        return ended
 
-    def _rows(self, prepared: Sequence[Prepared]) -> list[Prediction | JobError]:
-        misbehave([job for job, *_ in prepared])
-        return [
-            replace(
-                prediction(job.id, output=job.prompt.upper(), batch_size=len(prepared), base_model=BASE_MODEL),
-                composition_digest=weighed,
-                trace=routed.trace,
-            )
-            for job, routed, weighed in prepared
-        ]
+    def _rows(self, flights: Sequence[InFlight]) -> list[Prediction | JobError]:
+        misbehave([flight.job for flight in flights])
+        return [self._row(flight, len(flights)) for flight in flights]
+
+    def _row(self, flight: InFlight, together: int) -> Prediction:
+        job = flight.job
+        made = prediction(job.id, output=job.prompt.upper(), batch_size=together, base_model=BASE_MODEL)
+        assert isinstance(flight.decision, Routed)
+        return replace(made, composition_digest=self._digests.pop(flight), trace=flight.decision.trace)
 
 
 class RealModel:
@@ -110,34 +111,40 @@ class RealModel:
 
     def __init__(self, death: Death, settings: Settings, url: str) -> None:
         with connect(url) as connection:
-            self._pipeline = load_pipeline(settings, connection)
+            self._engine = load_engine(settings, connection)
         self._death = death
-        self.base_name = self._pipeline.base_name
+        self.base_name = self._engine.base_name
+        self._joining: list[InFlight] = []
 
-    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Any]:
+    def __bool__(self) -> bool:
+        return bool(self._joining or self._engine)
+
+    def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
         self._death.at("encoding")
-        return self._pipeline.prepare(connection, jobs)
+        self._engine.prepare(connection, flights)
 
-    def answer(
-        self, prepared: Sequence[Any], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Any]]
-    ) -> Iterator[Sequence[Prediction | Measurement | Failure]]:
-        failed: list[Failure] = []
+    def add(self, flight: InFlight) -> None:
+        self._joining.append(flight)
 
-        def fit(part: Sequence[Any]) -> list[Any]:
-            misbehave([each.job for each in part])
-            return list(part)
-
-        def going_on(part: Sequence[Any]) -> list[Any]:
-            found = failures_of([each.job for each in part], halving_on_out_of_memory(fit, part) if part else [])
-            failed.extend(each for each in found if isinstance(each, Failure))
-            return [each for each in found if not isinstance(each, Failure)]
-
-        steps = self._pipeline.answer(going_on(prepared), wanted, lambda: going_on(arriving()))
-        for ended in steps:
+    def step(self) -> list[InFlight]:
+        joining = self._joining
+        end(joining, halving_on_out_of_memory(self._fit, joining) if joining else [])
+        self._joining = []
+        for flight in joining:
+            if flight.result is None:
+                self._engine.add(flight)
+        ended = self._engine.step()
+        if ended:
             self._death.at("predicting")
-            yield [*ended, *failed]
-            failed.clear()
-        yield failed
+        return [*ended, *(flight for flight in joining if flight.result is not None and flight not in ended)]
+
+    def clear(self) -> list[InFlight]:
+        left, self._joining = self._joining, []
+        return [*left, *self._engine.clear()]
+
+    def _fit(self, flights: Sequence[InFlight]) -> list[JobError | None]:
+        misbehave([flight.job for flight in flights])
+        return [None] * len(flights)
 
 
 def misbehave(jobs: Sequence[Job]) -> None:
@@ -154,12 +161,13 @@ def misbehave(jobs: Sequence[Job]) -> None:
                 torch.empty(MORE_THAN_THERE_IS)
 
 
-def failures_of(jobs: Sequence[Job], results: Sequence[Any]) -> list[Any]:
-    """Errors as the worker wants them."""
-    return [
-        Failure(job.id, each.code, str(each), each.retry) if isinstance(each, JobError) else each
-        for job, each in zip(jobs, results, strict=True)
-    ]
+def end(flights: Sequence[InFlight], results: Sequence[Any]) -> None:
+    """Give jobs their results, or errors; what is neither goes on."""
+    for flight, result in zip(flights, results, strict=True):
+        if isinstance(result, JobError):
+            flight.fail(result)
+        else:
+            flight.result = result
 
 
 def read_weights(connection: Connection, adapter_ids: set[int]) -> dict[int, bytes]:
@@ -184,10 +192,10 @@ class Mortal(Worker):
             self.death.at("claimed")
         return jobs
 
-    def _record(self, batch: Any) -> None:
+    def _record(self, flights: Sequence[InFlight]) -> None:
         self.death.at("before commit")
         self.death.at("during commit", lambda: Timer(0.001, die).start())
-        super()._record(batch)
+        super()._record(flights)
         self.death.at("after commit")
 
 
@@ -198,7 +206,7 @@ if __name__ == "__main__":
     url, which = sys.argv[1:]
     model: Any
     if which == "real":
-        from loracomp.worker.start import load_pipeline
+        from loracomp.worker.start import load_engine
 
         model = RealModel(death, settings, url)
     else:

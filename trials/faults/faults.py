@@ -543,12 +543,12 @@ SELECT count(*) FROM loracomp.prediction AS p WHERE composition_digest IS DISTIN
 def replayed(arena: Arena) -> set[str]:
     """What comes of answering some jobs again by their traces."""
     from loracomp.replay import replay
-    from loracomp.worker.start import load_pipeline
+    from loracomp.worker.start import load_engine
 
     with db.connect(arena.url) as connection:
-        pipeline = load_pipeline(load_settings().model_copy(update={"database_url": arena.url}), connection)
+        engine = load_engine(load_settings().model_copy(update={"database_url": arena.url}), connection)
         traces = connection.execute(QUERIES["sample_traces"], {"since": "-infinity", "sample": 20}).fetchall()
-        return {replay(pipeline, connection, trace).outcome for trace in traces}
+        return {replay(engine, connection, trace).outcome for trace in traces}
 
 
 def stage_next(connection: db.Connection, name: str, version: int) -> int:

@@ -3,15 +3,15 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
 
 from job_data import BASE, prediction
 from loracomp.config import load_settings
-from loracomp.database.connections import Connection
-from loracomp.records import Failure, Job, Prediction
+from loracomp.engine.inflight import InFlight, lap
+from loracomp.errors import JobError
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
+from made_up_engine import MadeUp
 
 STEP_S, JOB_S = 0.05, 0.02
 """Seconds that a step of the model takes, and each job in it besides."""
@@ -19,54 +19,38 @@ TEXT_STEPS = 8
 """Steps until a text is written; choices are scored in one."""
 
 
-class Sleeper:
+class Sleeper(MadeUp):
     """Answers with the prompt."""
 
-    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> list[Job]:
-        return list(jobs)
+    def __init__(self) -> None:
+        super().__init__()
+        self._steps: Counter[InFlight] = Counter()
 
-    def answer(
-        self, jobs: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
-    ) -> Iterator[list[Prediction | Failure]]:
-        left = joined(jobs, 0)
-        while left:
-            seconds = STEP_S + JOB_S * len(left)
-            time.sleep(seconds)
-            for each in left:
-                each.work(seconds, len(left))
-            ended = [each for each in left if not each.steps or not wanted(each.job)]
-            left = [each for each in left if each not in ended]
-            yield [each.result() for each in ended]
-            left += joined(arriving(), len(left))
+    def step(self) -> list[InFlight]:
+        self.schedule()
+        seconds = STEP_S + JOB_S * len(self.flights)
+        time.sleep(seconds)
+        self._steps.update(self.flights)
+        for flight in self.flights:
+            flight.share(seconds / len(self.flights))
+        ended = [flight for flight in self.flights if self._steps[flight] == _steps(flight) or not flight.wanted()]
+        for flight in ended:
+            self.end(flight)
+        lap(ended, "predict")
+        self.flights = [flight for flight in self.flights if flight not in ended]
+        return ended
 
-
-@dataclass
-class Asked:
-    """A job under way."""
-
-    job: Job
-    together: int
-    """As batch_size of a prediction."""
-    steps: int
-    predict_s: float = 0
-    model_s: float = 0
-
-    def work(self, seconds: float, together: int) -> None:
-        """Take part in a step of so many seconds and jobs."""
-        self.steps -= 1
-        self.predict_s += seconds
-        self.model_s += seconds / together
-
-    def result(self) -> Prediction | Failure:
-        if self.steps:
-            return Failure(self.job.id, "lease_lost", "its lease was lost")
-        timings = {"encode": 0, "route": 0, "predict": 1000 * self.predict_s, "model": 1000 * self.model_s}
-        return prediction(self.job.id, output=self.job.prompt, timings=timings, batch_size=self.together)
+    def end(self, flight: InFlight) -> None:
+        if self._steps.pop(flight) < _steps(flight):
+            flight.fail(JobError("its lease was lost", code="lease_lost"))
+        else:
+            flight.result = prediction(
+                flight.job.id, output=flight.job.prompt, timings=flight.timings, batch_size=flight.batch_size
+            )
 
 
-def joined(jobs: Sequence[Job], others: int) -> list[Asked]:
-    """Jobs that join so many others."""
-    return [Asked(job, others + len(jobs), 1 if job.choices else TEXT_STEPS) for job in jobs]
+def _steps(flight: InFlight) -> int:
+    return 1 if flight.job.choices else TEXT_STEPS
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""loracomp: the real worker with a pipeline without models, which gives made-up answers with complete traces."""
+"""loracomp: the real worker with an engine without models, which gives made-up answers with complete traces."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -12,8 +12,10 @@ from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.connections import Connection, know_traces
 from loracomp.database.tables import DIMENSIONS
+from loracomp.engine.inflight import InFlight
 from loracomp.records import Answer, Composition, Job, Prediction, Trace, Versions
 from loracomp.worker.loop import Worker
+from made_up_engine import MadeUp
 from routing_data import ADD_BASE_MODEL
 
 from .command import PROMPT, command
@@ -37,10 +39,11 @@ VERSIONS = Versions("cpu/float32", BASE_MODEL, DIGESTS[0], "all-MiniLM-L6-v2/2",
 TIMINGS = {"encode": 12.3, "route": 4.5, "load": 0.1, "compose": 1.2, "predict": 120.0}
 
 
-class NoModel:
-    """A pipeline without models. Traces have 20 examples of 8 tasks, 4 of them composed; all differ within a batch."""
+class NoModel(MadeUp):
+    """An engine without models. Traces have 20 examples of 8 tasks, 4 of them composed; all differ within a batch."""
 
     def __init__(self) -> None:
+        super().__init__()
         random = np.random.default_rng(0)
         vectors = random.normal(size=(VARIANTS, DIMENSIONS))
         self._vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -51,23 +54,20 @@ class NoModel:
         self._orders = [random.permutation(TASKS).tolist() for _ in range(VARIANTS)]
         self._traces: list[Trace] = []
 
-    def prepare(self, connection: Connection, jobs: Sequence[Job]) -> Sequence[Job]:
-        """Return the jobs; in the first call, let the server make the traces."""
+    def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
+        """In the first call, let the server make the traces."""
         if not self._traces:
             know_traces(connection)
             made = Jsonb([self.trace_columns(variant) for variant in range(VARIANTS)])
             self._traces = [row["trace"] for row in connection.execute(TRACES, [made], binary=True)]
-        return jobs
 
-    def answer(
-        self, prepared: Sequence[Job], wanted: Callable[[Job], bool], arriving: Callable[[], Sequence[Job]]
-    ) -> Iterator[list[Prediction]]:
-        while prepared:
-            yield self.predictions(prepared)
-            prepared = arriving()
+    def end(self, flight: InFlight) -> None:
+        flight.result = self.prediction(flight)
 
-    def predictions(self, jobs: Sequence[Job]) -> list[Prediction]:
-        return [self._prediction(job, len(jobs)) for job in jobs]
+    def predictions(self, connection: Connection, jobs: Sequence[Job]) -> list[Prediction]:
+        flights = [InFlight(job, batch_size=len(jobs)) for job in jobs]
+        self.prepare(connection, flights)
+        return [self.prediction(flight) for flight in flights]
 
     def trace_columns(self, variant: int) -> dict[str, Any]:
         tasks, probabilities = self._orders[variant], self._probabilities[variant]
@@ -80,20 +80,21 @@ class NoModel:
             "adapter_weights": probabilities[:4],
         }  # fmt: skip
 
-    def _prediction(self, job: Job, together: int) -> Prediction:
+    def prediction(self, flight: InFlight) -> Prediction:
+        job = flight.job
         variant = job.id % VARIANTS
         scores = tuple(self._scores[variant])
         answer = Answer(
             output=f"Lisbon {variant}", choice_index=1 + variant % 4, choice_scores=scores,
             prompt_tokens=30 + variant % 8, output_tokens=4,
-            norm_ratio=1 + scores[0] / 100, cosine=self._probabilities[variant][0],
         )  # fmt: skip
         composition = Composition(
             tuple(range(variant, variant + 4)), tuple(DIGESTS[variant : variant + 4]),
             tuple(self._probabilities[variant][:4]),
         )  # fmt: skip
         digest = composition.digest(DIGESTS[0], [(2.0, [])] * 4)
-        return Prediction(job.id, self._traces[variant], answer, digest, together, TIMINGS, VERSIONS)
+        flight.timings.update(TIMINGS)
+        return Prediction(job.id, self._traces[variant], answer, digest, flight.batch_size, flight.timings, VERSIONS)
 
 
 def install(url: str) -> None:

@@ -85,18 +85,6 @@ prediction = Table(
         "Sha256 over what decides the answer: base model, adapters, scalings, weights, strategy, density, seed.",
         info=NOT_COMPRESSED,
     ),
-    optional(
-        "norm_ratio",
-        Double,
-        "Norm of the merged weight change divided by that of the exact weighted sum; 1 means equal; null for the base "
-        "model alone.",
-    ),
-    optional(
-        "cosine",
-        Double,
-        "Cosine between the merged weight change and the exact weighted sum; 1: the same direction; null for the base "
-        "model alone.",
-    ),
     required("prompt_tokens", Integer, "Number of tokens in the prompt.", default="0"),
     required("output_tokens", Integer, "Number of tokens scored or generated.", default="0"),
     required(

@@ -1,7 +1,7 @@
 """What the model is asked for a job, and what its answers measure."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from loracomp.records import Answer, Composition, Job, Measurement, MeasurementPlan, Request, Routed
 
@@ -47,9 +47,7 @@ def _to_measure(job: Job, plan: MeasurementPlan, composition: Composition) -> Re
     )
 
 
-def measurement(
-    job: Job, plan: MeasurementPlan, answers: Sequence[Answer], timings: Mapping[str, float]
-) -> Measurement:
+def measurement(job: Job, plan: MeasurementPlan, answers: Sequence[Answer]) -> Measurement:
     """The measurement that follows from `answers`, which are in the order of `plan.compositions`."""
     (base_score, base_is_right), *adapters = [_measured(job.choices, plan.answer, each) for each in answers]
     return Measurement(
@@ -60,7 +58,6 @@ def measurement(
         adapter_ids=plan.adapter_ids,
         gains=tuple(score - base_score for score, _ in adapters),
         are_right=tuple(is_right for _, is_right in adapters),
-        timings=timings,
         chat_template=plan.chat_template,
     )
 

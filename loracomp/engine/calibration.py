@@ -11,9 +11,9 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.composition.composer import Composed
-from loracomp.composition.predictor import Predictor
 from loracomp.composition.resident import ByteLimitedCache
+from loracomp.composition.strategies import Mix
+from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.records import Answer, LabelledRow, Request
 
@@ -53,7 +53,7 @@ class Calibrator:
         self,
         request: Request,
         rows: Sequence[LabelledRow],
-        composed: Composed,
+        mix: Mix,
         wanted: Callable[[], bool] = lambda: True,
     ) -> Request:
         """The request with biases of its choices, fitted on the rows' scores.
@@ -70,17 +70,17 @@ class Calibrator:
         key = hashlib.sha256(repr(decides).encode()).digest()
         biases = self._kept.get(key)
         if biases is None:
-            biases = self._fitted(request, rows, composed, wanted)
+            biases = self._fitted(request, rows, mix, wanted)
             self._kept.put(key, biases, sum(2 * len(choice) + 200 for choice in biases))
         return replace(request, choice_biases=tuple(biases[choice] for choice in request.choices))
 
     def _fitted(
-        self, request: Request, rows: Sequence[LabelledRow], composed: Composed, wanted: Callable[[], bool]
+        self, request: Request, rows: Sequence[LabelledRow], mix: Mix, wanted: Callable[[], bool]
     ) -> dict[str, float]:
         assert request.choices is not None
         rows = [row for row in rows if row.answer in request.choices]  # it may have been changed since routing
-        asked = [replace(request, prompt=row.prompt) for row in rows]
-        answers = self._predictor.answer(asked, [composed] * len(asked), lambda _: wanted())
+        asked = [replace(request, prompt=row.prompt, choice_biases=()) for row in rows]
+        answers = self._predictor.answer(asked, [mix] * len(asked), lambda _: wanted())
         if error := next((each for each in answers if isinstance(each, JobError) and each.code in FATAL), None):
             raise JobError(f"scoring the labelled rows of its task: {error}", code=error.code, retry=error.retry)
         scored = [

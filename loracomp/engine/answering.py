@@ -1,16 +1,14 @@
 """Answers requests with one model, each under its own mix: scores choices in batches, generates texts step by step."""
 
 import math
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor
 
-from loracomp.composition.checking import MergeChecker
-from loracomp.composition.composer import Composed
+from loracomp.composition.composer import BASE_ALONE
 from loracomp.composition.layers import SideBySide
 from loracomp.composition.strategies import Mix
 from loracomp.errors import JobError
@@ -23,18 +21,16 @@ from loracomp.model.scoring import Question, check_length, encode_choices, encod
 from loracomp.model.text import Generated, Prompt, Text
 from loracomp.records import Answer, Request
 
-K = TypeVar("K", bound=Hashable)
 
+@dataclass(slots=True, eq=False)
+class Asked:
+    """A request in the model. `mix` and `encoded` are there unless it was answered at once, with an error."""
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Item(Generic[K]):
-    """A request ready for the model."""
-
-    key: K
     request: Request
-    composed: Composed
-    encoded: Question | Prompt
     wanted: Callable[[], bool]
+    mix: Mix = BASE_ALONE
+    encoded: Question | Prompt | None = None
+    answer: Answer | JobError | None = None
 
     @property
     def question(self) -> Question:
@@ -45,11 +41,11 @@ class _Item(Generic[K]):
     @property
     def mixes(self) -> tuple[Mix, ...]:
         """The mixes under which choices are scored: the composition; with contrast also the base model alone."""
-        mix = self.composed.mix
-        return (mix, Mix()) if self.request.contrast and mix.adapters else (mix,)
+        return (self.mix, BASE_ALONE) if self.request.contrast and self.mix.adapters else (self.mix,)
 
     @property
     def rows(self) -> int:
+        """Number of rows that it needs in a pass."""
         return len(self.mixes) * len(self.question.rows)
 
     @property
@@ -58,23 +54,21 @@ class _Item(Generic[K]):
         return max(len(row.tokens) for row in self.question.rows)
 
 
-class Answering(Generic[K]):
-    """Requests join by `add` at any time, each with a key; each `step` continues some of them and returns answers.
+class Answering:
+    """Requests join by `add` at any time; each `step` continues some of them, and writes the answers of those that end.
 
     JobError codes: 'prompt_too_long', 'prompt_blank', 'chat_template', 'not_finite', 'lease_lost', and 'out_of_memory'
     (the only one worth a retry).
     """
 
-    def __init__(self, base: BaseModel, token_budget: int, checker: MergeChecker) -> None:
-        """`checker` sees every scoring pass; `token_budget` is that of `Predictor`."""
+    def __init__(self, base: BaseModel, token_budget: int) -> None:
+        """`token_budget` is that of `Predictor`."""
         self._base = base
-        self._checker = checker
         self._token_budget = token_budget
         self._pass_tokens = PASS_TOKENS if base.model.device.type == "cpu" else token_budget
-        self._answered: list[tuple[K, Answer | JobError]] = []
-        self._scored: list[_Item[K]] = []
+        self._scored: list[Asked] = []
         """Requests with choices, in the order in which they were added."""
-        self._cut: list[list[_Item[K]]] = []
+        self._cut: list[list[Asked]] = []
         """The same requests, divided into passes; empty after a request was added."""
         self._scoring = False
         self._adapters = self._side_by_side([])
@@ -89,37 +83,36 @@ class Answering(Generic[K]):
         )
 
     def __bool__(self) -> bool:
-        return bool(self._answered or self._scored or self._texts)
+        return bool(self._scored or self._texts)
 
-    def add(
-        self, key: K, request: Request, composed: Composed | JobError, wanted: Callable[[], bool] = lambda: True
-    ) -> None:
+    def add(self, request: Request, mix: Mix | JobError, wanted: Callable[[], bool] = lambda: True) -> Asked:
         """Add a request. If `wanted` returns False before one of its passes, its answer is JobError 'lease_lost'."""
+        asked = Asked(request, wanted)
         try:
-            if isinstance(composed, JobError):
-                raise composed
-            item = _Item(key, request, composed, self._encode(request), wanted)
+            if isinstance(mix, JobError):
+                raise mix
+            asked.mix, asked.encoded = mix, self._encode(request)
         except JobError as error:
-            self._answered.append((key, error))
-            return
-        if isinstance(item.encoded, Prompt):
-            self._texts.add(item.encoded, item=item, composition=request.composition, wanted=wanted)
+            asked.answer = error
+            return asked
+        if isinstance(asked.encoded, Prompt):
+            self._texts.add(asked.encoded, item=asked, composition=request.composition, wanted=wanted)
         else:
-            self._scored.append(item)
+            self._scored.append(asked)
             self._cut = []
+        return asked
 
-    def step(self) -> list[tuple[K, Answer | JobError]]:
+    def step(self) -> None:
         """Run a pass that scores choices, or add a token to each text; if both are waiting, they take turns.
 
-        A scoring pass contains the request that came first, and others that fit beside it. Returns the answers.
+        A scoring pass contains the request that came first, and others that fit beside it.
         """
-        answered, self._answered = self._answered, []
         self._scoring = bool(self._scored) and not (self._scoring and self._texts)
         if self._scoring:
-            answered += self._score_some()
+            self._score_some()
         elif self._texts:
-            answered += [(text.item.key, _written(text.item, text.result())) for text in self._texts.step()]
-        return answered
+            for text in self._texts.step():
+                text.item.answer = _written(text.item, text.result())
 
     def _encode(self, request: Request) -> Question | Prompt:
         tokenizer, limit = self._base.tokenizer, self._base.context_length
@@ -134,18 +127,18 @@ class Answering(Generic[K]):
         check_length(len(tokens) + request.max_new_tokens, limit, "prompt and max_new_tokens")
         return Prompt(tokens, request.max_new_tokens, request.stop, request.temperature, request.top_p, request.seed)
 
-    def _score_some(self) -> list[tuple[K, Answer | JobError]]:
+    def _score_some(self) -> None:
         if not self._cut:
             self._cut = batches(self._scored, self._token_budget, self._pass_tokens)
-            self._adapters = self._side_by_side(item.composed.mix for item in self._scored)
+            self._adapters = self._side_by_side(item.mix for item in self._scored)
         together = next(batch for batch in self._cut if self._scored[0] in batch)
         self._cut.remove(together)
         self._scored = [item for item in self._scored if item not in together]
-        wanted = [item for item in together if item.wanted()]
-        answers = dict.fromkeys(together, _lease_lost()) | self._scores(wanted)
-        return [(item.key, answers[item]) for item in together]
+        answers = self._scores([item for item in together if item.wanted()])
+        for item in together:
+            item.answer = answers.get(item) or _lease_lost()
 
-    def _scores(self, items: Sequence[_Item[K]]) -> dict[_Item[K], Answer | JobError]:
+    def _scores(self, items: Sequence[Asked]) -> dict[Asked, Answer | JobError]:
         """Score items in one pass; those that are not finite are scored again alone, as others may overflow."""
         if not items:
             return {}
@@ -156,25 +149,24 @@ class Answering(Generic[K]):
             answers |= {item: run([item])[0] for item in spoilt}
         return answers
 
-    def _part(self, items: Sequence[_Item[K]], asked: Sequence[_Item[K]]) -> list[Answer | JobError]:
+    def _part(self, items: Sequence[Asked], asked: Sequence[Asked]) -> list[Answer | JobError]:
         # After memory ran out or an adapter overflowed, a part is run with only the adapters that it uses.
-        adapters = self._adapters if asked is items else self._side_by_side(item.composed.mix for item in asked)
+        adapters = self._adapters if asked is items else self._side_by_side(item.mix for item in asked)
         return self._score(adapters, asked)
 
     @torch.inference_mode()
-    def _score(self, adapters: SideBySide, items: Sequence[_Item[K]]) -> list[Answer | JobError]:
+    def _score(self, adapters: SideBySide, items: Sequence[Asked]) -> list[Answer | JobError]:
         asked = [(item.question, mix) for item in items for mix in item.mixes]
         rows = [mix for question, mix in asked for _ in question.rows]
         with adapters.composed(rows, max(item.width for item in items)):
             on_device = log_likelihoods(self._base.model, [question for question, _ in asked])
         # One copy from the device, which waits for the whole pass.
         given = torch.split(torch.cat(on_device).cpu(), [len(each) for each in on_device])
-        self._checker.check(asked, given)
         scores = iter(given)
         return [_chosen(item, *(next(scores) for _ in item.mixes)) for item in items]
 
     def _prepare(self, texts: Sequence[Text], tokens: int) -> Ready:
-        mixes = [text.item.composed.mix for text in texts]
+        mixes = [text.item.mix for text in texts]
         if not self._of_texts.covers(mixes):
             self._of_texts = self._side_by_side(mixes)
         return self._of_texts.ready(mixes, tokens)
@@ -183,7 +175,7 @@ class Answering(Generic[K]):
         return SideBySide(self._base.model, mixes)
 
 
-def _chosen(item: _Item[K], composed: Tensor, base: Tensor | None = None) -> Answer | JobError:
+def _chosen(item: Asked, composed: Tensor, base: Tensor | None = None) -> Answer | JobError:
     """The answer with the highest score; among equal scores, the first choice.
 
     `composed` and `base` are the choices' log-likelihoods [choices] under the composition and, if the request uses
@@ -204,12 +196,10 @@ def _chosen(item: _Item[K], composed: Tensor, base: Tensor | None = None) -> Ans
         choice_biases=biases or None,
         prompt_tokens=item.question.prompt_tokens,
         output_tokens=item.question.token_counts[best],
-        norm_ratio=item.composed.norm_ratio,
-        cosine=item.composed.cosine,
     )
 
 
-def _written(item: _Item[K], generated: Generated | JobError | None) -> Answer | JobError:
+def _written(item: Asked, generated: Generated | JobError | None) -> Answer | JobError:
     assert isinstance(item.encoded, Prompt)
     if generated is None:
         return _lease_lost()
@@ -222,8 +212,6 @@ def _written(item: _Item[K], generated: Generated | JobError | None) -> Answer |
         prompt_tokens=len(item.encoded.tokens),
         output_tokens=generated.tokens,
         finish_reason=generated.finish_reason,
-        norm_ratio=item.composed.norm_ratio,
-        cosine=item.composed.cosine,
     )
 
 
@@ -235,7 +223,7 @@ def _lease_lost() -> JobError:
     return JobError("the job's lease was lost, so its answer could not be recorded", code="lease_lost")
 
 
-def _not_finite(item: _Item[K]) -> JobError:
+def _not_finite(item: Asked) -> JobError:
     ids = ", ".join(map(str, item.request.composition.adapter_ids)) or "none"
     return JobError(
         f"the model's output contains NaN or infinity: its sum with the adapters (ids: {ids}) overflows in this "

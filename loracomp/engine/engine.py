@@ -1,0 +1,246 @@
+"""Answers jobs: `add` takes a prepared job, and each `step` of the model returns the jobs that it ended.
+
+A step reads: schedule (compose and calibrate the jobs that wait, and let them join), run (a pass that scores choices,
+or one more token for each text), postprocess (take out the jobs that have all their answers).
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loracomp import __version__
+from loracomp.composition.resident import Loaded
+from loracomp.composition.strategies import Mix, PackedAdapter
+from loracomp.database.connections import Connection
+from loracomp.database.measuring import plan_measurements
+from loracomp.database.routing import read_labelled, route
+from loracomp.engine.calibration import Calibrator
+from loracomp.engine.inflight import InFlight, Result, lap
+from loracomp.engine.predictor import Predictor
+from loracomp.engine.requests import measurement, requests_of
+from loracomp.errors import (
+    DatabaseUnavailableError,
+    EncoderChangedError,
+    JobError,
+    LoracompError,
+    SchemaMismatchError,
+)
+from loracomp.model.cpu import ComputeThread, in_a_passing_thread
+from loracomp.model.encoder import Encoder
+from loracomp.model.loading import BaseModel
+from loracomp.records import Answer, Composition, Job, MeasurementPlan, Prediction, Request, Routed, Versions
+from loracomp.registry.adapter_weights import fetch_adapters
+from loracomp.registry.encoders import load_registered_encoder
+
+_log = logging.getLogger(__name__)
+
+
+class Engine:
+    """Runs a base model and an encoder over claimed jobs.
+
+    `prepare` may run in one thread while `add` and `step` run in another. On the CPU, the thread of `step` then also
+    encodes the jobs of `prepare`, between its steps (`ComputeThread`).
+    """
+
+    def __init__(self, base_name: str, base: BaseModel, encoder: Encoder, **predictor: Any) -> None:
+        """`base_name` is the base model's name in the database; `predictor` are settings of `Predictor`."""
+        self.base_name = base_name
+        self.base = base
+        self.encoder = encoder
+        self.predictor = Predictor(base, **predictor)
+        self._calibrator = Calibrator(self.predictor)
+        self._answering = self.predictor.begin()
+        self._turns = ComputeThread()
+        self._waiting: list[InFlight] = []
+        self._running: list[InFlight] = []
+
+    def __bool__(self) -> bool:
+        """Whether any job is left for `step`."""
+        return bool(self._waiting or self._running)
+
+    def predict(self, connection: Connection, requests: Sequence[Request]) -> list[Answer | JobError]:
+        """Answer requests whose compositions are known; adapters are read through the connection."""
+        return self.predictor.predict(requests, partial(fetch_adapters, connection))
+
+    def run(self, connection: Connection, jobs: Sequence[Job]) -> list[Result]:
+        """Answer a batch of jobs: returns each one's prediction, measurement or failure, in the same order."""
+        flights = [InFlight(job) for job in jobs]
+        self.prepare(connection, flights)
+        self.answer(flights)
+        return [flight.result for flight in flights if flight.result is not None]
+
+    def answer(self, flights: Sequence[InFlight]) -> None:
+        """Answer prepared jobs, all to their end."""
+        for flight in flights:
+            if flight.result is None:
+                self.add(flight)
+        while self:
+            self.step()
+
+    def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
+        """Do all steps before the base model: encode, route (or plan what to measure), load adapters.
+
+        A job that was purged meanwhile fails. The connection must be in autocommit mode, so that no transaction stays
+        open. If the database's encoder was changed, the new one is loaded first. Raises SchemaMismatchError if it can't
+        be loaded.
+        """
+        while True:
+            try:
+                return self._prepare(connection, flights)
+            except EncoderChangedError:
+                self._follow_encoder(connection)
+
+    def _follow_encoder(self, connection: Connection) -> None:
+        device = str(self.encoder.model.device)
+        try:
+            self.encoder = in_a_passing_thread(lambda: load_registered_encoder(connection, device))
+        except DatabaseUnavailableError:
+            raise
+        except LoracompError as error:
+            raise SchemaMismatchError(
+                f"the database's encoder was changed, and this worker can't load the new one: {error}"
+            ) from error
+        _log.info("the database's encoder is %s now", self.encoder.name)
+
+    def _prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
+        versions = self.versions
+        measured = [flight.job for flight in flights if flight.job.kind == "measure"]
+        routed = [flight.job for flight in flights if flight.job.kind != "measure"]
+        vectors = self._turns.run(partial(self._encode, flights, routed))
+        routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
+        decided: list[Routed | MeasurementPlan] = [*routes, *plan_measurements(connection, measured)]
+        decisions = {each.job_id: each for each in decided}
+        labelled = read_labelled(connection, routed, routes)
+        for flight in flights:
+            if (decision := decisions.get(flight.job.id)) is None:
+                flight.fail(JobError("the job was purged while it ran", code="job_purged"))
+                continue
+            flight.decision, flight.versions = decision, versions
+            flight.requests = requests_of(flight.job, decision)
+            flight.labelled = labelled.get(flight.job.id, ())
+        lap(flights, "route")
+        asked = [request.composition for flight in flights for request in flight.requests]
+        adapters = self.predictor.load(asked, partial(fetch_adapters, connection))
+        for flight in flights:
+            flight.adapters = adapters
+        lap(flights, "load")
+
+    def _encode(self, flights: Sequence[InFlight], routed: Sequence[Job]) -> npt.NDArray[np.float32]:
+        lap(flights, "ready")
+        vectors = encode(self.encoder, routed)
+        lap(flights, "encode")
+        return vectors
+
+    def add(self, flight: InFlight) -> None:
+        """Take a prepared job, which joins the others at the next step."""
+        self._waiting.append(flight)
+        # On a GPU there is nothing to lend: the other thread can encode while the GPU computes.
+        if self.base.model.device.type == "cpu":
+            self._turns.lend()
+
+    def step(self) -> list[InFlight]:
+        """Do one step of the model; returns the jobs that ended, each with its result."""
+        self._schedule()
+        self._run()
+        ended = self._postprocess()
+        self._turns.give_turn() if self else self._turns.keep()
+        return ended
+
+    def clear(self) -> list[InFlight]:
+        """Return the unfinished jobs, and forget them. After an error of `step` they may be added again."""
+        left = [*self._running, *self._waiting]
+        self._running, self._waiting, self._answering = [], [], self.predictor.begin()
+        self._turns.keep()
+        return left
+
+    def _schedule(self) -> None:
+        joining, self._waiting = self._waiting, []
+        self._running += joining
+        lap(joining, "ready")
+        mixes = [self.predictor.compose([r.composition for r in each.requests], each.adapters) for each in joining]
+        lap(joining, "compose")
+        if any(flight.labelled for flight in joining):
+            mixes = [self._calibrated(flight, own) for flight, own in zip(joining, mixes, strict=True)]
+            lap(joining, "calibrate")
+        for flight, own in zip(joining, mixes, strict=True):
+            flight.batch_size = len(self._running)
+            asked = zip(flight.requests, own, strict=True)
+            flight.asked = [self._answering.add(request, mix, flight.wanted) for request, mix in asked]
+
+    def _calibrated(self, flight: InFlight, mixes: list[Mix | JobError]) -> list[Mix | JobError]:
+        """Fit the biases of a job's choices under its mix; returns the mixes, or the error that prevents it."""
+        if not flight.labelled or isinstance(mix := mixes[0], JobError):
+            return mixes
+        (request,) = flight.requests
+        try:
+            flight.requests = (self._calibrator.with_biases(request, flight.labelled, mix, flight.wanted),)
+        except JobError as error:
+            return [error]
+        return mixes
+
+    def _run(self) -> None:
+        waiting = [flight.unanswered for flight in self._running]
+        began = perf_counter()
+        self._answering.step()
+        of_a_request_s = (perf_counter() - began) / max(1, sum(waiting))
+        for flight, requests in zip(self._running, waiting, strict=True):
+            flight.share(requests * of_a_request_s)
+
+    def _postprocess(self) -> list[InFlight]:
+        ended = [flight for flight in self._running if not flight.unanswered]
+        for flight in ended:
+            self._finish(flight)
+        self._running = [flight for flight in self._running if flight.unanswered]
+        lap(ended, "predict")
+        return ended
+
+    def _finish(self, flight: InFlight) -> None:
+        answers = [each.answer for each in flight.asked]
+        if error := next((each for each in answers if isinstance(each, JobError)), None):
+            flight.fail(error)
+            return
+        decision, given = flight.decision, [each for each in answers if isinstance(each, Answer)]
+        if isinstance(decision, MeasurementPlan):
+            flight.result = measurement(flight.job, decision, given)
+        elif decision is not None and flight.versions is not None:
+            flight.result = Prediction(
+                job_id=flight.job.id,
+                trace=decision.trace,
+                answer=given[0] if given else None,
+                composition_digest=self._digest(decision.composition, flight.adapters) if given else None,
+                batch_size=flight.batch_size,
+                timings=flight.timings,
+                versions=flight.versions,
+            )
+
+    def _digest(self, composition: Composition, adapters: Loaded) -> str:
+        used = [adapters[id_] for id_ in composition.adapter_ids]
+        scalings = [(each.scaling, sorted(each.roots.items())) for each in used if isinstance(each, PackedAdapter)]
+        return composition.digest(self.base.fingerprint, scalings)
+
+    @property
+    def device(self) -> str:
+        """The base model's device and dtype, such as cpu/bfloat16."""
+        model = self.base.model
+        return f"{model.device}/{str(model.dtype).removeprefix('torch.')}"
+
+    @property
+    def versions(self) -> Versions:
+        """The device, models and code version that are recorded with each prediction."""
+        return Versions(
+            device=self.device,
+            base_model=self.base_name,
+            base_fingerprint=self.base.fingerprint,
+            encoder=f"{self.encoder.name}/{self.encoder.input_version}",
+            code_version=__version__,
+        )
+
+
+def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:
+    """The jobs' unit vectors [len(jobs), dimensions], made from prompts and choices (`loracomp.model.encoding`)."""
+    return encoder.encode([(job.prompt, job.choices) for job in jobs])

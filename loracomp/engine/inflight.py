@@ -1,0 +1,82 @@
+"""A job on its way from claim to record: one record, on which each step writes what it found and how long it took."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias
+
+from loracomp import metrics
+from loracomp.records import (
+    Failure,
+    Job,
+    LabelledRow,
+    Measurement,
+    MeasurementPlan,
+    Prediction,
+    Request,
+    Routed,
+    Versions,
+)
+
+if TYPE_CHECKING:
+    from loracomp.composition.strategies import PackedAdapter
+    from loracomp.engine.answering import Asked
+    from loracomp.errors import JobError
+
+Result: TypeAlias = Prediction | Measurement | Failure
+
+
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """A job in flight. Its claim fills the first three fields, `Engine` the others down to `result`."""
+
+    job: Job
+    wanted: Callable[[], bool] = lambda: True
+    """Whether its answer is still needed. Called between forward passes; if False, it fails with 'lease_lost'."""
+    since: float = field(default_factory=perf_counter)
+    """When its current step began, by perf_counter."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Milliseconds of each step. Only `lap` and `share` write here."""
+    decision: Routed | MeasurementPlan | None = None
+    requests: tuple[Request, ...] = ()
+    """What the model is asked: see `requests_of`."""
+    labelled: tuple[LabelledRow, ...] = ()
+    """Rows on which biases of its choices are fitted; empty: the choices have no biases."""
+    adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)
+    """Those that its requests use, and others, by id (`resident.Loaded`)."""
+    versions: Versions | None = None
+    """Among them the encoder's, which another may replace before the job is answered."""
+    asked: Sequence["Asked"] = ()
+    """The requests in the model, with their answers so far."""
+    batch_size: int = 1
+    """Number of jobs that the model had when this one joined, itself included."""
+    result: Result | None = None
+    recorded: bool | None = None
+    """Whether the result was recorded; None until that was tried."""
+
+    @property
+    def unanswered(self) -> int:
+        """Number of its requests that the model has yet to answer."""
+        return sum(each.answer is None for each in self.asked)
+
+    def fail(self, error: "JobError") -> None:
+        """End the job with a failure."""
+        self.result = Failure(self.job.id, error.code, str(error), error.retry)
+
+    def share(self, seconds: float) -> None:
+        """Add to the job's share of the model's time."""
+        self.timings["model"] = self.timings.get("model", 0.0) + 1000 * seconds
+
+
+def lap(flights: Sequence[InFlight], step: str, *, observed: bool = True) -> None:
+    """End a step of these jobs: each gets the time since its last step ended, so that no moment counts twice.
+
+    The metrics observe it once for jobs that have come the same way.
+    """
+    now = perf_counter()
+    if observed:
+        for since in {flight.since for flight in flights}:
+            metrics.STEP_SECONDS.labels(step).observe(now - since)
+    for flight in flights:
+        flight.timings[step] = flight.timings.get(step, 0.0) + 1000 * (now - flight.since)
+        flight.since = now
