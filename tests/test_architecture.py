@@ -62,9 +62,7 @@ STATEMENT = re.compile(
 # Blocks that call no function of their name: a view read, a row inserted, the connection itself.
 NOT_CALLS = {"ping", "listen", "insert_with_expected", "job_results", "job_trace", "queue_health"}
 NOT_CALLS |= {
-    "vacuum_next_embedding",
-    "drop_next_index",
-    "build_next_index",
+    "exchange_encoders",
     "exchange_embeddings",
     "end_with_the_client",
     "sample_embeddings",

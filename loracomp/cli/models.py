@@ -95,9 +95,7 @@ def show_encoder(as_json: AsJson = False) -> None:
         present = connection.execute(QUERIES["show_encoder"]).fetchall()
         upcoming = connection.execute(QUERIES["show_next_encoder"]).fetchall()
     rows = [{**row, "state": "present"} for row in present]
-    rows += [
-        {**row, "state": "next: {embedded} examples embedded, {missing} missing".format(**row)} for row in upcoming
-    ]
+    rows += [{**row, "state": f"next: {row['missing']} examples to embed"} for row in upcoming]
     emit(rows, title="Encoder", as_json=as_json, columns=("name", "source", "dimensions", "input_version", "state"))
 
 
@@ -130,20 +128,18 @@ def set_encoder(
     settings = load_settings()
     encoder = load_encoder(source, revision=revision, device=resolve_device(settings.device))
     with open_database() as connection:
-        change = encoder_change.set_encoder(database_url(settings), encoder, confirm)
-        if change:
-            remarks.print(f"the exchange held the tables for {change.held_s:.1f} s", highlight=False)
+        left_out = encoder_change.set_encoder(database_url(settings), encoder, confirm)
+        if left_out is not None:
             index_embeddings(connection)
         embed_examples(connection, encoder)
         tasks = connection.execute(QUERIES["list_tasks"]).fetchall()
-    left_out = change.left_out if change else {}
+    lost = left_out or {}
     report = [
-        {"task": row["name"], "embedded": row["embedded"], "left_out_for_want_of_text": left_out.get(row["name"], 0)}
+        {"task": row["name"], "embedded": row["embedded"], "left_out_for_want_of_text": lost.get(row["name"], 0)}
         for row in tasks
     ]
     if as_json:
-        held_s = round(change.held_s, 3) if change else None
-        emit_json({"encoder": encoder.name, "dimensions": encoder.dimensions, "held_s": held_s, "tasks": report})
+        emit_json({"encoder": encoder.name, "dimensions": encoder.dimensions, "tasks": report})
         return
     show_encoder()
     emit(report, title="Examples", as_json=False)

@@ -43,7 +43,8 @@ SELECT loracomp.set_encoder(
 SELECT * FROM loracomp.show_encoder()
 
 -- name: show_next_encoder
-SELECT * FROM loracomp.show_next_encoder()
+SELECT n.*, loracomp.count_unembedded(n.fingerprint, n.input_version, NULL) AS missing
+FROM loracomp.show_next_encoder() AS n
 
 -- name: cancel_encoder
 SELECT loracomp.cancel_encoder() AS given_up
@@ -51,25 +52,14 @@ SELECT loracomp.cancel_encoder() AS given_up
 -- name: examples_without_text
 SELECT * FROM loracomp.examples_without_text()
 
--- name: lock_next_index
-SELECT loracomp.lock_next_index(encoder => %(encoder)s, input_version => %(input_version)s::smallint) AS index
-
 -- name: end_with_the_client
 -- Also while a statement runs, which may take hours.
 SELECT set_config('client_connection_check_interval', '1s', false), set_config('statement_timeout', '0', false)
 
--- name: vacuum_next_embedding
-VACUUM (ANALYZE) loracomp.next_embedding
-
--- name: drop_next_index
-DROP INDEX CONCURRENTLY IF EXISTS loracomp.next_embedding_hnsw
-
--- name: build_next_index
-CREATE INDEX CONCURRENTLY next_embedding_hnsw ON loracomp.next_embedding
-USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400)
-
--- name: take_over
-SELECT loracomp.take_over()
+-- name: exchange_encoders
+DELETE FROM loracomp.encoder;
+INSERT INTO loracomp.encoder SELECT * FROM loracomp.next_encoder;
+DELETE FROM loracomp.next_encoder
 
 -- name: exchange_embeddings
 TRUNCATE loracomp.principal_axis, loracomp.reduced_embedding;

@@ -1,10 +1,7 @@
 """Changes the database's encoder: embeds all examples by the new one beside the old one, which then gives way to it."""
 
 import logging
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from time import perf_counter
 from typing import Any
 
 import psycopg
@@ -16,38 +13,28 @@ from loracomp.database.queries import QUERIES
 from loracomp.database.sql_objects import lock_tables, run, set_aside
 from loracomp.errors import RefusedError
 from loracomp.model.encoder import Encoder
-from loracomp.registry.embeddings import embed_missing, encoder_key, progress_bar
+from loracomp.registry.embeddings import embed_missing
 
 INDEXABLE = 4000
 """The most dimensions that a halfvec may have in pgvector's HNSW index."""
 
+Counts = Mapping[str, int]
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class EncoderChange:
-    """What a change of the encoder came to."""
-
-    left_out: Mapping[str, int]
-    """By task, the examples without a text, which have lost their embeddings."""
-    held_s: float
-    """Seconds that the exchange held all tables: jobs and readers waited so long."""
-
-
-def set_encoder(
-    url: str, encoder: Encoder, confirm: Callable[[Mapping[str, int]], None] = lambda _: None
-) -> EncoderChange | None:
+def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = lambda _: None) -> Counts | None:
     """Make `encoder` the database's encoder; only the schema's owner may.
 
     If there are embeddings that it must make again, the old encoder answers jobs and takes imports until all examples
-    with a text are embedded and indexed in a second table; the two tables are then exchanged in a short transaction. If
-    the process is killed before, nothing changes, and another call goes on where it stopped. Several processes may do
-    this at the same time: each embeds other examples. Returns None if there was nothing to exchange, because the
-    encoder is the present one, no embeddings exist, or another process has exchanged the tables.
+    with a text are embedded in a second table; the two tables are then exchanged in a short transaction. If the process
+    is killed before, nothing changes, and another call goes on where it stopped. Several processes may do this at the
+    same time: each embeds other examples.
 
     Examples without a text can't be embedded again. If there are any, or any more later, `confirm` is called with their
-    number by task, and raises an error to give up. Raises RefusedError if the database is being changed to another
-    encoder, or if the encoder's vectors are too long for an index.
+    number by task, and raises an error to give up. Returns these numbers of lost embeddings, or None if there was
+    nothing to exchange, because the encoder is the present one, no embeddings exist, or another process has exchanged
+    the tables. Raises RefusedError if the database is being changed to another encoder, or if the encoder's vectors are
+    too long for an index.
     """
     if encoder.dimensions > INDEXABLE:
         raise RefusedError(
@@ -60,9 +47,8 @@ def set_encoder(
             return None
         while True:
             embed_missing(connection, encoder)
-            _build_index(url, connection, encoder)
-            if change := _take_over(url, encoder, agreed):
-                return change
+            if (left_out := _exchange(url, encoder, agreed)) is not None:
+                return left_out
             if _is_present(connection, encoder):
                 return None
             agreed = _agreed(connection, agreed, confirm)
@@ -82,77 +68,44 @@ def _is(row: Mapping[str, Any], encoder: Encoder) -> bool:
     return (row["fingerprint"], row["input_version"]) == (encoder.fingerprint, encoder.input_version)
 
 
-def _agreed(
-    connection: Connection, before: Mapping[str, int], confirm: Callable[[Mapping[str, int]], None]
-) -> Mapping[str, int]:
+def _agreed(connection: Connection, before: Counts, confirm: Callable[[Counts], None]) -> Counts:
     """By task, the examples that the change leaves out; `confirm` is asked if there are more than `before`."""
-    left_out = _without_text(connection)
+    left_out = _without_text(connection.cursor())
     if _exceeds(left_out, before):
         confirm(left_out)
     return left_out
 
 
-def _without_text(database: Connection | psycopg.Cursor[dict[str, Any]]) -> dict[str, int]:
-    return {row["task"]: row["examples"] for row in database.execute(QUERIES["examples_without_text"])}
+def _without_text(cursor: psycopg.Cursor[dict[str, Any]]) -> dict[str, int]:
+    return {row["task"]: row["examples"] for row in cursor.execute(QUERIES["examples_without_text"])}
 
 
-def _exceeds(left_out: Mapping[str, int], agreed: Mapping[str, int]) -> bool:
+def _exceeds(left_out: Counts, agreed: Counts) -> bool:
     return any(examples > agreed.get(task, 0) for task, examples in left_out.items())
 
 
 def _begin(url: str, encoder: Encoder) -> str:
     """Set the encoder, or begin to change it: 'present' or 'next', what it is now."""
     with schema.installing(url) as connection:
-        row = _cursor(connection).execute(QUERIES["set_encoder"], vars(encoder)).fetchone()
-    assert row
+        (row,) = _cursor(connection).execute(QUERIES["set_encoder"], vars(encoder))
     becomes: str = row["becomes"]
     return becomes
 
 
-def _build_index(url: str, connection: Connection, encoder: Encoder) -> None:
-    """Build the second table's index unless it is there. If another process builds it, wait until that ends."""
-    # This cursor binds parameters here. Bound by the server, a statement would keep its snapshot until the next one
-    # begins, and CREATE INDEX CONCURRENTLY waits for older snapshots.
-    cursor = psycopg.ClientCursor(connection, row_factory=dict_row)
-    with progress_bar() as progress:
-        progress.add_task("building the index", total=None)
-        while True:
-            with connection.transaction():
-                row = cursor.execute(QUERIES["lock_next_index"], encoder_key(encoder)).fetchone()
-                assert row
-                if row["index"] == "built":
-                    return
-                if row["index"] == "missing":
-                    _create_index(url)
-            time.sleep(0.2)
-
-
-def _create_index(url: str) -> None:
-    # CONCURRENTLY, as examples may be erased meanwhile. That is not possible in a transaction, so it needs a connection
-    # of its own. What a killed process has left of an index is dropped.
-    with connect(url, application_name="loracomp encoder index") as connection:
-        connection.execute(QUERIES["end_with_the_client"])
-        connection.execute(QUERIES["drop_next_index"])
-        connection.execute(QUERIES["vacuum_next_embedding"])
-        connection.execute(QUERIES["build_next_index"])
-
-
-def _take_over(url: str, encoder: Encoder, agreed: Mapping[str, int]) -> EncoderChange | None:
+def _exchange(url: str, encoder: Encoder, agreed: Counts) -> Counts | None:
     """Exchange tables and encoders in a transaction. None if there is more to do first, or another process did it."""
     with schema.installing(url) as connection:
         cursor = _cursor(connection)
         lock_tables(connection)
-        began = perf_counter()
         upcoming = cursor.execute(QUERIES["show_next_encoder"]).fetchone()
         left_out = _without_text(cursor)
         if not upcoming or not _is(upcoming, encoder) or upcoming["missing"] or _exceeds(left_out, agreed):
             return None
-        cursor.execute(QUERIES["take_over"])
+        run(connection, QUERIES["exchange_encoders"])
         with set_aside(connection):
             run(connection, QUERIES["exchange_embeddings"])
-    change = EncoderChange(left_out, perf_counter() - began)
-    _log.info("the encoder is %s now; the exchange held the tables for %.1f s", encoder.name, change.held_s)
-    return change
+    _log.info("the encoder is %s now", encoder.name)
+    return left_out
 
 
 def _cursor(connection: Any) -> psycopg.Cursor[dict[str, Any]]:

@@ -75,7 +75,7 @@ OWNERS_ALONE = """
     has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
     keep_events_of_others audit_examples audit_embeddings audit_truncate
     lock_jobs erase_sums delete_jobs delete_predictions range_width add_range past_range drop_range
-    delete_records embedding_table make_next_embedding lock_next_index take_over forget_embeddings
+    delete_records embedding_table make_next_embedding forget_embeddings
     jobs_on changed_days roll_up note_days close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on fallback_by_day_on jobs_by_day_on
     answers_by_tag_on
