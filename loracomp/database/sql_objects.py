@@ -145,18 +145,10 @@ def apply(connection: Connection, kept: Kept) -> None:
         known.update(drops)
         row = {"path": file.path, "position": position, "drops": drops, "checksum": file.checksum}
         connection.execute(insert(sql_object).values(row))
-    inherit_comments(connection)
     for statement in kept.grants:
         _grant_again(connection, statement)
     for name, definition in kept.views.items():
         _define_again(connection, name, definition)
-
-
-def inherit_comments(connection: Connection) -> None:
-    """Give each view column without a comment the comment of the column that it shows unchanged."""
-    # Repeat: a view on a view gets its comments only after the inner view has them.
-    while statements := run(connection, _INHERITED_COMMENTS).scalars().all():
-        run(connection, "; ".join(statements))
 
 
 def _grant_again(connection: Connection, statement: str) -> None:
@@ -282,29 +274,6 @@ FROM (
     )
 ) AS v
 ORDER BY v.name
-"""
-
-_INHERITED_COMMENTS = """
-WITH source AS (
-    -- A view's rule records for each column the table and column that it comes from (0: it is computed). The rule also
-    -- has the columns of subqueries, so an entry is used only if all entries with its position and name agree.
-    SELECT a.attrelid, a.attnum, a.attname, min(m.note[3]::oid) AS relation, min(m.note[4]::int) AS number
-    FROM pg_rewrite AS r
-    JOIN pg_class AS c ON c.oid = r.ev_class
-    JOIN pg_attribute AS a ON a.attrelid = c.oid
-    CROSS JOIN regexp_matches(
-        r.ev_action::text,
-        ':resno (\\d+) :resname (\\S+) :ressortgroupref \\d+ :resorigtbl (\\d+) :resorigcol (\\d+)', 'g'
-    ) AS m (note)
-    WHERE c.relnamespace::regnamespace::text IN ('loracomp', 'bi')
-        AND a.attnum = m.note[1]::int AND a.attname = m.note[2] AND col_description(a.attrelid, a.attnum) IS NULL
-    GROUP BY a.attrelid, a.attnum, a.attname
-    HAVING count(DISTINCT (m.note[3], m.note[4])) = 1
-)
-SELECT format(
-    'COMMENT ON COLUMN %s.%I IS %L', s.attrelid::regclass, s.attname, col_description(s.relation, s.number)
-)
-FROM source AS s WHERE col_description(s.relation, s.number) IS NOT NULL
 """
 
 _TABLES = """

@@ -37,6 +37,7 @@ FROM loracomp.job AS j;
 COMMENT ON VIEW loracomp.incoming_job IS
 'Columns of loracomp.job that a submitter may fill; for COPY, which can''t write into a table with row-level security. A row whose '
 'idempotency_key and content are there already is skipped.';
+SELECT loracomp.copy_comments('loracomp.incoming_job', 'loracomp.job');
 
 -- Changes nothing; raises for a name that is not a column that submitters may fill. What is left out or null gets the table's default.
 CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.incoming_job

@@ -127,3 +127,5 @@ COMMENT ON COLUMN loracomp.policy_changes.policy IS 'Name of the policy after th
 COMMENT ON COLUMN loracomp.policy_changes.setting IS 'Name of the changed setting.';
 COMMENT ON COLUMN loracomp.policy_changes.before IS 'Value before the change; null if the policy is new.';
 COMMENT ON COLUMN loracomp.policy_changes.after IS 'Value after the change; null if the policy was deleted.';
+COMMENT ON COLUMN loracomp.policy_changes.event_id IS 'Number of the event; later events have higher numbers.';
+SELECT loracomp.copy_comments('loracomp.policy_changes', 'loracomp.audit_event');

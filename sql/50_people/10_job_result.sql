@@ -40,3 +40,5 @@ COMMENT ON COLUMN loracomp.job_result.created_at IS 'When the job was inserted.'
 COMMENT ON COLUMN loracomp.job_result.latency_s IS
 'Seconds from the time when the job could start (the later of created_at and run_at) to finished_at; 0 if it was cancelled '
 'before that time.';
+COMMENT ON COLUMN loracomp.job_result.job_id IS 'The job''s number.';
+SELECT loracomp.copy_comments('loracomp.job_result', 'loracomp.job', 'loracomp.prediction');

@@ -74,3 +74,12 @@ COMMENT ON COLUMN loracomp.job_trace.seed IS 'Seed of sampled text; null if noth
 COMMENT ON COLUMN loracomp.job_trace.worker IS 'Worker that answered, or held the job last.';
 COMMENT ON COLUMN loracomp.job_trace.base_model IS 'Base model that answered, or that the job asks for.';
 COMMENT ON COLUMN loracomp.job_trace.created_at IS 'When the job was inserted.';
+COMMENT ON COLUMN loracomp.job_trace.correct IS 'Whether the answer equals `expected`; null if `expected` is null.';
+COMMENT ON COLUMN loracomp.job_trace.job_id IS 'The job''s number.';
+COMMENT ON COLUMN loracomp.job_trace.own_task IS
+'Task of the example that the job was made from; only for evaluations and kind measure.';
+COMMENT ON COLUMN loracomp.job_trace.pinned_tasks IS
+'Tasks whose adapters may be used; null: all tasks that the submitter may use.';
+COMMENT ON COLUMN loracomp.job_trace.pinned_weights IS
+'Weights of the adapters of `tasks`, in that order, used instead of retrieval; null: retrieval decides.';
+SELECT loracomp.copy_comments('loracomp.job_trace', 'loracomp.prediction', 'loracomp.job');

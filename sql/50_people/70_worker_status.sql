@@ -42,3 +42,4 @@ COMMENT ON COLUMN loracomp.worker_status.looked_s IS
 'Seconds since the worker last asked for jobs, by its last report or a newer claim; null if neither says that it asked.';
 COMMENT ON COLUMN loracomp.worker_status.seen_s IS 'Seconds since the worker''s last report.';
 COMMENT ON COLUMN loracomp.worker_status.login IS 'Database role that the worker logged in as.';
+SELECT loracomp.copy_comments('loracomp.worker_status', 'loracomp.worker');

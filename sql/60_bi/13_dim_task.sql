@@ -16,3 +16,4 @@ COMMENT ON COLUMN bi.dim_task.task_id IS 'Id of the task.';
 COMMENT ON COLUMN bi.dim_task.description IS 'One sentence about what the task asks for; null if the task is hidden from the reader.';
 COMMENT ON COLUMN bi.dim_task.is_restricted IS 'Whether only jobs of one role''s members may use the task.';
 COMMENT ON COLUMN bi.dim_task.created_at IS 'When the task was added.';
+SELECT loracomp.copy_comments('bi.dim_task', 'loracomp.task');

@@ -39,3 +39,4 @@ COMMENT ON COLUMN bi.dim_adapter.sha256 IS
 'Sha256 of the adapter''s file, as in traces; null if its task is hidden from the reader.';
 COMMENT ON COLUMN bi.dim_adapter.created_by IS 'Database role that registered the adapter.';
 COMMENT ON COLUMN bi.dim_adapter.created_at IS 'When the adapter was registered.';
+SELECT loracomp.copy_comments('bi.dim_adapter', 'loracomp.adapter', 'loracomp.task');

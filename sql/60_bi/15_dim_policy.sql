@@ -28,3 +28,7 @@ COMMENT ON VIEW bi.dim_policy IS
 'Facts join it by policy. Use a left join, because reports keep the names of policies that were deleted or renamed.';
 COMMENT ON COLUMN bi.dim_policy.policy IS 'Key: name of the policy.';
 COMMENT ON COLUMN bi.dim_policy.created_at IS 'When the policy was created.';
+COMMENT ON COLUMN bi.dim_policy.routing_temperature IS 'Temperature of the softmax over similarities.';
+COMMENT ON COLUMN bi.dim_policy.routing_top_p IS
+'Nucleus sampling: the most probable tasks are kept until their probabilities add up to this.';
+SELECT loracomp.copy_comments('bi.dim_policy', 'loracomp.policy');

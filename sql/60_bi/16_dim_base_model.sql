@@ -14,3 +14,4 @@ FROM loracomp.base_model AS b;
 COMMENT ON VIEW bi.dim_base_model IS 'Dimension: a row for every base model (frozen language model). Facts join it by base_model.';
 COMMENT ON COLUMN bi.dim_base_model.base_model IS 'Key: name of the base model.';
 COMMENT ON COLUMN bi.dim_base_model.created_at IS 'When the base model was registered.';
+SELECT loracomp.copy_comments('bi.dim_base_model', 'loracomp.base_model');

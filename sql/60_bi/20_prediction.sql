@@ -101,3 +101,4 @@ COMMENT ON COLUMN bi.prediction.day IS 'Day in UTC on which the job ended; joins
 COMMENT ON COLUMN bi.prediction.compute_s IS
 'The job''s share of the seconds that its batch took from encoding to prediction.';
 COMMENT ON COLUMN bi.prediction.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.prediction', 'loracomp.prediction', 'loracomp.job');

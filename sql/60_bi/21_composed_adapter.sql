@@ -33,3 +33,4 @@ COMMENT ON COLUMN bi.composed_adapter.strategy IS 'How the job''s adapters were 
 COMMENT ON COLUMN bi.composed_adapter.finished_at IS 'When the job was answered.';
 COMMENT ON COLUMN bi.composed_adapter.day IS 'Day in UTC on which the job was answered; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.composed_adapter.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.composed_adapter', 'loracomp.prediction');

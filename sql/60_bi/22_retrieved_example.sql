@@ -27,3 +27,4 @@ COMMENT ON COLUMN bi.retrieved_example.policy IS 'Name of the policy: the settin
 COMMENT ON COLUMN bi.retrieved_example.day IS 'Day in UTC on which the job was answered; joins with bi.dim_date.';
 COMMENT ON COLUMN bi.retrieved_example.finished_at IS 'When the job was answered.';
 COMMENT ON COLUMN bi.retrieved_example.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.retrieved_example', 'loracomp.prediction');

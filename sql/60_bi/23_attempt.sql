@@ -50,3 +50,4 @@ COMMENT ON COLUMN bi.attempt.day IS 'Day in UTC on which the attempt began; join
 COMMENT ON COLUMN bi.attempt.started_at IS 'When the attempt began.';
 COMMENT ON COLUMN bi.attempt.ended_at IS 'When the attempt ended; null while it runs.';
 COMMENT ON COLUMN bi.attempt.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.attempt', 'loracomp.job');

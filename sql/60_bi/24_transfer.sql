@@ -51,3 +51,6 @@ COMMENT ON COLUMN bi.transfer.accuracy IS 'Share of examples that the adapter an
 COMMENT ON COLUMN bi.transfer.base_accuracy IS 'Share of the same examples that the base model alone answers right.';
 COMMENT ON COLUMN bi.transfer.measured_at IS 'Time of the newest of these measurements.';
 COMMENT ON COLUMN bi.transfer.as_of IS 'Time of the data: the time of the query, because the view is live.';
+COMMENT ON COLUMN bi.transfer.adapter_status IS
+'staged: checked, not used yet. active: used for jobs. retired: not used any more, kept for replay.';
+SELECT loracomp.copy_comments('bi.transfer', 'loracomp.task');

@@ -103,6 +103,7 @@ COMMENT ON COLUMN bi.accuracy.accuracy_high IS 'Upper end of the 95 % confidence
 COMMENT ON COLUMN bi.accuracy.as_of IS
 'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
 'next refresh.';
+SELECT loracomp.copy_comments('bi.accuracy', 'loracomp.current_accuracy');
 
 -- Reads only, with its owner's rights. A failed job counts in asked but not in n.
 CREATE VIEW bi.accuracy_by_day AS
@@ -129,3 +130,4 @@ COMMENT ON COLUMN bi.accuracy_by_day.accuracy_high IS 'Upper end of the 95 % con
 COMMENT ON COLUMN bi.accuracy_by_day.as_of IS
 'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
 'next refresh.';
+SELECT loracomp.copy_comments('bi.accuracy_by_day', 'loracomp.current_accuracy');

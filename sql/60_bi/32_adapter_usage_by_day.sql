@@ -62,6 +62,7 @@ COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Mean weight of the ada
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
 'The adapter''s share of all weights of this day, policy, base model and is_evaluation; these sum to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
+SELECT loracomp.copy_comments('bi.adapter_usage_by_day', 'loracomp.adapter_usage_by_day');
 
 -- Reads only, with its owner's rights. It is cheap if reports are refreshed: days before the last refresh, and closed days, come
 -- from adapter_usage_by_day, and later days from the predictions.

@@ -60,3 +60,4 @@ SELECT
 FROM loracomp.latency_by_day AS l;
 COMMENT ON VIEW bi.latency_by_day IS 'How long each step took for the jobs answered on a day. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.latency_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
+SELECT loracomp.copy_comments('bi.latency_by_day', 'loracomp.latency_by_day');

@@ -43,3 +43,4 @@ COMMENT ON COLUMN bi.fallback_by_day.rate IS 'fell_back / n, 0 to 1.';
 COMMENT ON COLUMN bi.fallback_by_day.rate_low IS 'Lower end of the 95 % confidence interval (Wilson).';
 COMMENT ON COLUMN bi.fallback_by_day.rate_high IS 'Upper end of the 95 % confidence interval.';
 COMMENT ON COLUMN bi.fallback_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
+SELECT loracomp.copy_comments('bi.fallback_by_day', 'loracomp.fallback_by_day');

@@ -104,6 +104,7 @@ COMMENT ON COLUMN bi.jobs_by_day.jobs IS 'Number of jobs.';
 COMMENT ON COLUMN bi.jobs_by_day.as_of IS
 'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
 'next refresh.';
+SELECT loracomp.copy_comments('bi.jobs_by_day', 'loracomp.current_jobs');
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.failure_by_reason AS
@@ -127,6 +128,7 @@ COMMENT ON COLUMN bi.failure_by_reason.last_at IS 'When the last of these jobs e
 COMMENT ON COLUMN bi.failure_by_reason.as_of IS
 'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
 'next refresh.';
+SELECT loracomp.copy_comments('bi.failure_by_reason', 'loracomp.current_jobs');
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.cost_by_submitter AS
@@ -155,3 +157,4 @@ COMMENT ON COLUMN bi.cost_by_submitter.prompt_tokens IS 'Tokens in the prompts o
 COMMENT ON COLUMN bi.cost_by_submitter.output_tokens IS 'Tokens that were scored or generated for the jobs that were answered.';
 COMMENT ON COLUMN bi.cost_by_submitter.compute_s IS
 'Seconds of computing for the jobs that were answered, without waiting: their shares of their batches'' steps and of the model''s time.';
+SELECT loracomp.copy_comments('bi.cost_by_submitter', 'loracomp.jobs_by_day');

@@ -19,3 +19,4 @@ SELECT
 FROM loracomp.queue_health AS h;
 COMMENT ON VIEW bi.queue_health IS 'The queue of each base model now, and how many of its jobs ended in the last hour.';
 COMMENT ON COLUMN bi.queue_health.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.queue_health', 'loracomp.queue_health');

@@ -31,3 +31,4 @@ COMMENT ON COLUMN bi.queue_age.oldest_s IS 'Seconds that the longest-waiting job
 COMMENT ON COLUMN bi.queue_age.median_s IS 'Median of the seconds that these jobs have waited.';
 COMMENT ON COLUMN bi.queue_age.p95_s IS '95th percentile of the seconds that these jobs have waited.';
 COMMENT ON COLUMN bi.queue_age.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.queue_age', 'loracomp.job');

@@ -24,3 +24,4 @@ FROM loracomp.worker_status AS w;
 COMMENT ON VIEW bi.worker_status IS 'Workers that reported within the last day: which are alive, and what each is doing.';
 COMMENT ON COLUMN bi.worker_status.worker IS 'Name of the worker process. Facts join it by worker.';
 COMMENT ON COLUMN bi.worker_status.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.worker_status', 'loracomp.worker_status');

@@ -33,3 +33,4 @@ COMMENT ON COLUMN bi.evaluation.failed IS 'Number of its jobs that failed.';
 COMMENT ON COLUMN bi.evaluation.cancelled IS 'Number of its jobs that were cancelled.';
 COMMENT ON COLUMN bi.evaluation.last_finished_at IS 'When the last of its jobs ended.';
 COMMENT ON COLUMN bi.evaluation.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.evaluation', 'loracomp.evaluation');

@@ -71,3 +71,4 @@ COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_low IS
 'Lower end of the 95 % confidence interval: Wilson''s for one task, otherwise computed from the tasks'' intervals.';
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_high IS 'Upper end of the 95 % confidence interval of accuracy.';
 COMMENT ON COLUMN bi.evaluation_accuracy.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.evaluation_accuracy', 'loracomp.job');

@@ -125,3 +125,4 @@ COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of the 95 % co
 COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of the 95 % confidence interval of difference.';
 COMMENT ON COLUMN bi.evaluation_pair.p IS 'P value of McNemar''s exact two-sided test on only_a and only_b.';
 COMMENT ON COLUMN bi.evaluation_pair.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.evaluation_pair', 'loracomp.job');

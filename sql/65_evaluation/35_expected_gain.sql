@@ -60,3 +60,4 @@ COMMENT ON COLUMN bi.expected_gain.realised IS
 COMMENT ON COLUMN bi.expected_gain.bias_standard_error IS 'Standard error of expected minus realised; null if n is 1.';
 COMMENT ON COLUMN bi.expected_gain.correlation IS 'Correlation between expected and realised gain over the rows.';
 COMMENT ON COLUMN bi.expected_gain.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.expected_gain', 'loracomp.job');

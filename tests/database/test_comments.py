@@ -11,11 +11,11 @@ from collections import defaultdict
 from itertools import pairwise
 from pathlib import Path
 
-from sqlalchemy import text
+import pytest
+from psycopg import errors
 
 from loracomp.database import connections as db
-from loracomp.database import embedded, schema
-from loracomp.database.sql_objects import inherit_comments, sql_files
+from loracomp.database import embedded
 from routing_data import add_base_model
 from test_docs import blocks
 
@@ -52,51 +52,18 @@ def test_every_object_has_a_comment(connection: db.Connection) -> None:
     assert [row["object"] for row in connection.execute(UNCOMMENTED)] == []
 
 
-WRITTEN = re.compile(r"^COMMENT ON COLUMN (\S+)\.(\S+) IS", flags=re.MULTILINE)
-COMMENT = """
-SELECT col_description(attrelid, attnum) FROM pg_attribute WHERE attrelid = to_regclass(:view) AND attname = :column
-"""
-
-
-def test_a_view_inherits_the_comments_of_columns_that_it_passes_on(database: str) -> None:
-    """So none that sql/ writes is the one that would be inherited."""
-    written = [match for file in sql_files() for match in WRITTEN.findall(file.source)]
-    assert len(written) > 100
-
-    def comments() -> list[str | None]:
-        return [connection.scalar(text(COMMENT), {"view": view, "column": column}) for view, column in written]
-
-    with schema.installing(database) as connection:
-        before = comments()
-        for view, column in written:
-            connection.exec_driver_sql(f"COMMENT ON COLUMN {view}.{column} IS NULL")
-        inherit_comments(connection)
-        after = comments()
-        connection.rollback()
-    inherited = [name for name, own, other in zip(written, before, after, strict=True) if own == other]
-    assert inherited == []
-    assert None in after and set(after) != {None}
-
-
-def test_what_a_view_computes_inherits_nothing(database: str) -> None:
-    with schema.installing(database) as connection:
-        connection.exec_driver_sql("""
-            CREATE VIEW bi.made AS
-            WITH inside AS (SELECT j.id + 1 AS computed, j.status FROM loracomp.job AS j)
-            SELECT i.computed, i.status, j.priority, j.priority + 1 AS one_more
-            FROM inside AS i CROSS JOIN loracomp.job AS j;
-            CREATE VIEW bi.of_it AS SELECT m.status AS renamed, m.priority::bigint FROM bi.made AS m
-        """)
-        inherit_comments(connection)
-        found = connection.scalars(
-            text(
-                "SELECT format('%s.%s', attrelid::regclass, attname) FROM pg_attribute"
-                " WHERE attrelid IN ('bi.made'::regclass, 'bi.of_it'::regclass) AND attnum > 0"
-                " AND col_description(attrelid, attnum) IS NOT NULL ORDER BY 1"
-            )
-        ).all()
-        connection.rollback()
-    assert found == ["bi.made.priority", "bi.made.status", "bi.of_it.renamed"]
+def test_comments_are_copied_by_name_to_columns_without_one(connection: db.Connection) -> None:
+    connection.execute("CREATE VIEW bi.made AS SELECT id AS job_id, status, priority + 1 AS priority FROM loracomp.job")
+    connection.execute("COMMENT ON COLUMN bi.made.priority IS 'One more.'")
+    connection.execute("SELECT loracomp.copy_comments('bi.made', 'loracomp.job')")
+    comments = (
+        "SELECT attname, col_description(attrelid, attnum) AS text FROM pg_attribute WHERE attrelid = %s::regclass"
+    )
+    made = {row["attname"]: row["text"] for row in connection.execute(comments, ["bi.made"])}
+    of_job = {row["attname"]: row["text"] for row in connection.execute(comments, ["loracomp.job"])}
+    assert made == {"job_id": None, "status": of_job["status"], "priority": "One more."}
+    with pytest.raises(errors.RaiseException, match=r"job has no comment for a column of (bi\.)?made"):
+        connection.execute("SELECT loracomp.copy_comments('bi.made', 'loracomp.job')")
 
 
 SIGNATURE = re.compile(r"^    (?P<function>(?:loracomp|bi)\.\w+)\(.*(?:\n(?:     |    \)).*)*", re.M)

@@ -59,7 +59,7 @@ EXECUTE = {
     """,
 }
 OWNERS_ALONE = """
-    give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter
+    copy_comments give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
     unknown_tasks check_traced with_settings evaluated_examples
