@@ -140,7 +140,7 @@ volume: install ## a database with weeks of finished jobs, for dashboards and tr
 
 DATA ?= ../shared/data
 evaluation: install ## how well policies answer; hours on two cores, goes on where it was stopped
-	$(BIN)/python -m benchmarks.evaluation --data $(DATA)
+	$(BIN)/python -m lab.benchmarks.evaluation --data $(DATA)
 
 figures: install ## fill the tables of README and docs/ from what evaluation, benchmarks and faults kept
 	$(BIN)/python -m benchmarks.figures

@@ -1,7 +1,7 @@
 """Fills the tables of README.md and docs/ from what the benchmarks kept: python -m benchmarks.figures [--check].
 
-The tables of an evaluation come from the queries in benchmarks/evaluation/tables.sql, on a database that is dropped at
-the end, and the others from docs/performance/*.json. Measures nothing.
+The tables of an evaluation come from the queries in lab/benchmarks/evaluation/tables.sql, on a database that is dropped
+at the end, and the others from docs/performance/*.json. Measures nothing.
 """
 
 import json
@@ -10,8 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
+from lab.benchmarks.evaluation.report import evaluation_tables
+
 from .engine.report import engine_tables
-from .evaluation.report import evaluation_tables
 from .many_adapters.report import growing
 from .many_examples.report import by_size
 from .pages import as_markdown, filled

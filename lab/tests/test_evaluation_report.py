@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.evaluation.__main__ import Remembering
-from benchmarks.evaluation.asked import BARE, HANDWRITTEN, asked_examples, import_asked
-from benchmarks.evaluation.measure import measure, stages
-from benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
-from benchmarks.evaluation.report import evaluation_tables, run_sql
-from benchmarks.evaluation.results import COLUMNS, add_rows, count_rows, drop_stale, path_of, read_rows, write_rows
-from benchmarks.evaluation.state import State, read_state
 from evaluation_data import add_rows as add_examples
 from evaluation_data import answer_all, right_on
+from lab.benchmarks.evaluation.__main__ import Remembering
+from lab.benchmarks.evaluation.asked import BARE, HANDWRITTEN, asked_examples, import_asked
+from lab.benchmarks.evaluation.measure import measure, stages
+from lab.benchmarks.evaluation.plan import PARTS, Part, Unit, lacking
+from lab.benchmarks.evaluation.report import evaluation_tables, run_sql
+from lab.benchmarks.evaluation.results import COLUMNS, add_rows, count_rows, drop_stale, path_of, read_rows, write_rows
+from lab.benchmarks.evaluation.state import State, read_state
 from loracomp.errors import LoracompError
 from loracomp.model.encoder import load_encoder
 from routing_data import add_base_model
@@ -247,7 +247,7 @@ def test_a_text_is_embedded_once() -> None:
 
 
 def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
-    results = tmp_path / "benchmarks" / "evaluation"
+    results = tmp_path / "lab" / "benchmarks" / "evaluation"
     # default is right on 7 of 10 rows of rte and 1 of 2 of cb, base on 3 of rte.
     add_rows(results, "library", "rte", [line(n, policy="default", correct=int(n < 7)) for n in range(10)])
     add_rows(results, "library", "rte", [line(n, router="base", correct=int(6 <= n < 9)) for n in range(10)])
@@ -286,7 +286,7 @@ FROM report.pair AS p WHERE p.part = 'unseen' AND p.policy_a = 'default' AND p.p
 
 
 def test_tables_stand_without_results(database, tmp_path: Path) -> None:
-    (tmp_path / "benchmarks" / "evaluation" / "rows").mkdir(parents=True)
+    (tmp_path / "lab" / "benchmarks" / "evaluation" / "rows").mkdir(parents=True)
     tables = evaluation_tables(database, tmp_path)
     assert {*tables} == {"ten-figures", "accuracy", "differences", "unfamiliar", "goals", "routing"}
     assert set(tables.values()) == {"(nothing measured yet)\n"}

@@ -1,6 +1,6 @@
 """Rows a second of training, in several ways side by side.
 
-    python -m benchmarks.training ../shared/data [--task mnli] [--turns 3]
+    python -m lab.benchmarks.training ../shared/data [--task mnli] [--turns 3]
 
 Each way runs in its own processes, and the ways take turns. Every turn trains on the same rows; loading the model and
 the first step do not count.
@@ -17,7 +17,7 @@ from time import perf_counter
 
 from benchmarks.pages import as_markdown
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CORES = os.cpu_count() or 1
 
 
@@ -59,7 +59,7 @@ def main() -> None:
 
 def rate(way: Way, options: argparse.Namespace) -> float:
     """Rows per second of all processes of a way together."""
-    command = [sys.executable, "-m", "benchmarks.training", str(options.data), "--task", options.task]
+    command = [sys.executable, "-m", "lab.benchmarks.training", str(options.data), "--task", options.task]
     command += ["--steps", str(options.steps), "--way", str(WAYS.index(way))]
     environment = os.environ | {"OMP_NUM_THREADS": str(CORES // way.processes)}
     running = [

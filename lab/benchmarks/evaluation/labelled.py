@@ -1,6 +1,6 @@
 """Labelled rows of the tasks that are asked, with measured gains: what a user with a new task has.
 
-    python -m benchmarks.evaluation.labelled ../shared/data
+    python -m lab.benchmarks.evaluation.labelled ../shared/data
 
 scores the rows of tasks that nothing in the library is like (DATA/TASK/labelled.jsonl) under each of the library's
 adapters alone, and keeps the scores, without text, in labelled_rows. Killed, it goes on.

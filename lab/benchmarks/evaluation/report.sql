@@ -1,5 +1,5 @@
 -- The raw results of an evaluation as tables, and what is reckoned from them, in a schema of their own. In the repository's root:
---     loracomp db psql -f benchmarks/evaluation/report.sql
+--     loracomp db psql -f lab/benchmarks/evaluation/report.sql
 -- The queries in tables.sql read them. The statistics are those of bi.evaluation_accuracy and bi.evaluation_pair, which say the
 -- same of evaluations that are still in the database.
 DROP SCHEMA IF EXISTS report CASCADE;
@@ -31,8 +31,8 @@ CREATE TABLE report.measured (
     digest text NOT NULL,
     PRIMARY KEY (part, task, policy, row)
 );
-COMMENT ON TABLE report.measured IS 'A line a job, as in benchmarks/evaluation/rows.';
-COMMENT ON COLUMN report.measured.part IS 'How the rows were asked: the names in benchmarks/evaluation/plan.py.';
+COMMENT ON TABLE report.measured IS 'A line a job, as in lab/benchmarks/evaluation/rows.';
+COMMENT ON COLUMN report.measured.part IS 'How the rows were asked: the names in lab/benchmarks/evaluation/plan.py.';
 COMMENT ON COLUMN report.measured.task IS 'Task that the row comes from.';
 COMMENT ON COLUMN report.measured.router IS 'retrieval, or a control: base, own_task, random, random_parameters.';
 COMMENT ON COLUMN report.measured.is_mix IS '1 for a retrieved mix weighted by similarity: what is compared with controls.';
@@ -51,7 +51,7 @@ COMMENT ON COLUMN report.measured.cosine IS 'Cosine between the two.';
 COMMENT ON COLUMN report.measured.expected_gain IS 'What the mix was expected to gain by measured examples: its adapters'' gains, weighted, in nats.';
 COMMENT ON COLUMN report.measured.log_probability IS 'Of the right choice, given the choices, in nats.';
 COMMENT ON COLUMN report.measured.digest IS 'Of what the answer depends on: models, adapters, examples, settings, rows.';
-\copy report.measured FROM PROGRAM 'find benchmarks/evaluation/rows -name ''*.csv.gz'' -exec gzip -cd ''{}'' + | sed /^part,/d' WITH (FORMAT csv)
+\copy report.measured FROM PROGRAM 'find lab/benchmarks/evaluation/rows -name ''*.csv.gz'' -exec gzip -cd ''{}'' + | sed /^part,/d' WITH (FORMAT csv)
 
 ANALYZE report.measured;
 

@@ -1,5 +1,5 @@
 -- The tables of an evaluation, each by the name that it has in the pages. `python -m benchmarks.figures` runs them after report.sql;
--- so does psql, in the repository's root: \i benchmarks/evaluation/report.sql, then a query.
+-- so does psql, in the repository's root: \i lab/benchmarks/evaluation/report.sql, then a query.
 
 -- table: ten-figures
 \set engine `cat docs/performance/engine.json 2> /dev/null || echo '{}'`

@@ -1,6 +1,6 @@
 """Measures how well policies answer: answers missing rows and stores raw results; `make figures` shows them.
 
-    python -m benchmarks.evaluation --data ../shared/data
+    python -m lab.benchmarks.evaluation --data ../shared/data
 
 It uses its own databases, on the server that LORACOMP_DATABASE_URL names (where it must be allowed to create databases)
 or on the embedded server. It can be stopped at any time: results are written after each task, and the same command,
@@ -40,7 +40,7 @@ from .plan import ADDED_POLICIES, LIBRARY, PARTS, Unit
 from .results import drop_stale
 from .state import read_state
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 BATCH = 64
 """Jobs in a claim; many, so that jobs of similar length can go through the model together, with little padding."""
 console = Console(stderr=True, highlight=False)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.evaluation",
+        prog="python -m lab.benchmarks.evaluation",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.evaluation.labelled import SUFFIX, add_labelled
 from job_data import BASE
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from lab.benchmarks.evaluation.labelled import SUFFIX, add_labelled
 from loracomp.database.connections import Connection
 from loracomp.registry.tasks import add_task
 

@@ -1,1 +1,0 @@
-"""Measures how well policies answer: `python -m benchmarks.evaluation --help`."""
