@@ -33,8 +33,11 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    known record := loracomp.find_counter(make_counter.base_model, make_counter.background, make_counter.submitter);
+    known record;
 BEGIN
+    -- Not an assignment, because a base model that is not registered has no row, and `known` would have no columns.
+    SELECT c.counter, c.name INTO known
+    FROM loracomp.find_counter(make_counter.base_model, make_counter.background, make_counter.submitter) AS c;
     IF known.counter IS NULL AND pg_try_advisory_xact_lock(hashtextextended(known.name, 0)) THEN
         EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE 0', known.name);
     END IF;
