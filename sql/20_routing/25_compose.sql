@@ -40,7 +40,7 @@ COMMENT ON FUNCTION loracomp.pick_tasks IS
 'Tasks to compose, with weights, by router. retrieval and random_parameters: the tasks that routing kept. own_task: the job''s '
 'own task. random: eligible tasks drawn by seed and job, with the number and weights of those that routing kept. base: none.';
 
--- Changes nothing.
+-- Changes nothing. It returns a set, as trace_tasks does, because Postgres inserts only such a function into its caller's query.
 CREATE FUNCTION loracomp.compose_tasks(
     base_model text,
     router text,
@@ -49,14 +49,15 @@ CREATE FUNCTION loracomp.compose_tasks(
     eligible integer[],
     own_task integer,
     seed integer,
-    job_id bigint,
-    OUT task_ids integer[],
-    OUT names text[],
-    OUT adapter_ids integer[],
-    OUT adapter_sha256 text[],
-    OUT adapter_weights double precision[]
+    job_id bigint
+) RETURNS TABLE (
+    task_ids integer[],
+    names text[],
+    adapter_ids integer[],
+    adapter_sha256 text[],
+    adapter_weights double precision[]
 )
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
     SELECT
         coalesce(array_agg(c.task_id), '{}'),
@@ -82,13 +83,14 @@ CREATE FUNCTION loracomp.trace_tasks(
     found_probabilities double precision[],
     found_gains double precision[],
     composed integer[],
-    composed_weights double precision[],
-    OUT tasks text[],
-    OUT probabilities double precision[],
-    OUT weights double precision[],
-    OUT expected_gains double precision[]
+    composed_weights double precision[]
+) RETURNS TABLE (
+    tasks text[],
+    probabilities double precision[],
+    weights double precision[],
+    expected_gains double precision[]
 )
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE ROWS 1
 BEGIN ATOMIC
     SELECT
         coalesce(array_agg(x.name), '{}'),
