@@ -58,7 +58,7 @@ WITH shown AS (
         ('library', 1, 'own template'), ('held_out', 2, 'held-out phrasings'), ('handwritten', 3, 'by hand'), ('unseen', 4, 'twins'),
         ('unfamiliar', 5, 'unfamiliar')
     ) AS l (part, place, label) ON l.part = a.part
-    WHERE a.scope = 'all' AND a.policy IN ('base', 'own_task', 'nearest', 'default', 'linear', 'measured', 'uniform')
+    WHERE a.scope = 'all' AND a.policy IN ('base', 'own_task', 'default', 'linear', 'measured', 'uniform')
 ), line (last, row, label, cell, place) AS (
     SELECT report.place(s.policy), format('`%s`', s.policy), s.label, report.percent(s.accuracy, s.low, s.high), s.place
     FROM shown AS s
