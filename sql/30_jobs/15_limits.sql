@@ -139,7 +139,6 @@ LANGUAGE plpgsql STABLE
 SET search_path = loracomp, pg_temp
 -- The plan is forced, because statistics lag behind a queue.
 SET enable_seqscan = off
-SET jit = off
 SET enable_bitmapscan = off
 SET jit = off
 AS $$
