@@ -13,7 +13,7 @@ import torch
 
 from loracomp.composition.layers import SideBySide
 from loracomp.composition.strategies import Mix
-from loracomp.engine.answering import Answering
+from loracomp.engine.answering import Answering, Asked
 from loracomp.model.forward import CACHE
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_texts
@@ -169,15 +169,19 @@ def _steps_of_arrivals(
     predictor: Fetching, requests: Sequence[Request], mixes: Sequence[Mix], due: Sequence[float]
 ) -> list[float]:
     waits, waiting, start = [], deque(range(len(requests))), time.perf_counter()
-    answering: Answering[int] = predictor.begin()
+    answering: Answering = predictor.begin()
+    running: dict[int, Asked] = {}
     while waiting or answering:
         if not answering:
             time.sleep(max(0.0, start + due[waiting[0]] - time.perf_counter()))
         now = time.perf_counter() - start
         while waiting and due[waiting[0]] <= now:
             row = waiting.popleft()
-            answering.add(row, requests[row], mixes[row])
-        waits += [time.perf_counter() - start - due[row] for row, _ in answering.step()]
+            running[row] = answering.add(requests[row], mixes[row])
+        answering.step()
+        ended = [row for row, asked in running.items() if asked.answer is not None]
+        check([running.pop(row).answer for row in ended])
+        waits += [time.perf_counter() - start - due[row] for row in ended]
     return waits
 
 
