@@ -149,10 +149,17 @@ CREATE FUNCTION loracomp.submit_job(
 LANGUAGE plpgsql
 AS $$
 BEGIN
-    RETURN loracomp.insert_job(to_jsonb(ROW(
-        prompt, choices, max_new_tokens, stop, temperature, top_p, seed, policy, base_model, kind, priority, run_at,
-        tasks, weights, exclude_tasks, idempotency_key, tags, max_attempts, timeout_s, chat_template, system_text
-    )::loracomp.incoming_job));
+    -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
+    -- Submitters have rights to columns alone, so LOCK TABLE would be refused.
+    PERFORM FROM loracomp.job LIMIT 0;
+    RETURN loracomp.insert_job(jsonb_build_object(
+        'prompt', prompt, 'choices', choices, 'max_new_tokens', max_new_tokens, 'stop', stop,
+        'temperature', temperature, 'top_p', top_p, 'seed', seed, 'policy', policy, 'base_model', base_model,
+        'kind', kind, 'priority', priority, 'run_at', run_at, 'tasks', tasks, 'weights', weights,
+        'exclude_tasks', exclude_tasks, 'idempotency_key', idempotency_key, 'tags', tags,
+        'max_attempts', max_attempts, 'timeout_s', timeout_s, 'chat_template', chat_template,
+        'system_text', system_text
+    ));
 END
 $$;
 COMMENT ON FUNCTION loracomp.submit_job IS

@@ -48,6 +48,7 @@ CREATE FUNCTION loracomp.submit_jobs(jobs jsonb) RETURNS TABLE (place bigint, jo
 LANGUAGE plpgsql
 AS $$
 BEGIN
+    PERFORM FROM loracomp.job LIMIT 0; -- as in submit_job
     RETURN QUERY
     SELECT j.place, o.job_id, o.refused
     FROM jsonb_path_query(submit_jobs.jobs, 'lax $[*]') WITH ORDINALITY AS j (given, place)

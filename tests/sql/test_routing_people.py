@@ -197,14 +197,14 @@ WRONG |= {"weighting": "equal", "min_similarity": math.inf, "min_share": 2}
 
 @pytest.mark.parametrize("field", WRONG)
 def test_settings_out_of_range_are_refused_by_name(connection: db.Connection, query: Any, field: str) -> None:
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"^{field} must be "):
+    with pytest.raises(psycopg.errors.CheckViolation, match=f"^{field} must be "):
         route(connection, query, **{field: WRONG[field]})
 
 
 @pytest.mark.parametrize("field", WRONG)
 def test_rescore_refuses_settings_out_of_range_by_name(connection: db.Connection, query: Any, field: str) -> None:
     job, _ = stored(connection, query)
-    with pytest.raises(psycopg.errors.InvalidParameterValue, match=f"^{field} must be "):
+    with pytest.raises(psycopg.errors.CheckViolation, match=f"^{field} must be "):
         rescore(connection, job, **{field: WRONG[field]})
 
 
