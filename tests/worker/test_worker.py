@@ -508,7 +508,7 @@ def test_a_job_that_kills_its_worker_costs_no_other_job_an_attempt(connection: C
     assert (failed["status"], failed["error_code"], failed["attempts"]) == ("failed", "lease_expired", 2)
     for job_id in innocent:
         row = job(connection, job_id)
-        assert (row["status"], row["attempts"]) == ("succeeded", 1)
+        assert (row["status"], row["attempts"]) == ("succeeded", 1), row
 
 
 # --- faults of workers
