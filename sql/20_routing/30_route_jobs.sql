@@ -201,6 +201,8 @@ SET hnsw.iterative_scan = 'relaxed_order'
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
+    -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
+    SELECT FROM loracomp.job LIMIT 0;
     WITH routed AS MATERIALIZED (
         SELECT g.place, g.embedding, a.*, a.pinned_weights IS NOT NULL AS is_pinned, r.*
         FROM (
