@@ -25,4 +25,4 @@ print(
     f"\n{trial.reversals} turns, {trial.unanswered} jobs unanswered; {trial.worker_s:.0f} s of workers for"
     f" {trial.work_s:.0f} s of work."
 )
-sys.exit("\n".join(trial.problems()))
+sys.exit("\n".join(trial.problems()) or None)

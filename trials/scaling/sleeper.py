@@ -4,9 +4,11 @@ import logging
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 
 from job_data import BASE, prediction
 from loracomp.config import load_settings
+from loracomp.database.connections import Connection
 from loracomp.engine.inflight import InFlight, lap
 from loracomp.errors import JobError
 from loracomp.worker.loop import Worker
@@ -25,6 +27,11 @@ class Sleeper(MadeUp):
     def __init__(self) -> None:
         super().__init__()
         self._steps: Counter[InFlight] = Counter()
+
+    def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
+        """Note the steps that `worker_demand` adds up."""
+        lap(flights, "encode")
+        lap(flights, "route")
 
     def step(self) -> list[InFlight]:
         self.schedule()
