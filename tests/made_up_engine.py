@@ -18,6 +18,9 @@ class MadeUp:
     def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
         """Nothing to do."""
 
+    def embed(self, connection: Connection) -> int:
+        return 0
+
     def add(self, flight: InFlight) -> None:
         self.flights.append(flight)
 

@@ -117,6 +117,9 @@ SELECT * FROM loracomp.take_unembedded(
     after => %(after)s::bigint, max_examples => %(max_examples)s::int
 )
 
+-- name: has_unembedded
+SELECT loracomp.has_unembedded() AS has
+
 -- name: count_unembedded
 SELECT loracomp.count_unembedded(
     encoder => %(encoder)s, input_version => %(input_version)s::smallint, task => %(task)s

@@ -16,8 +16,9 @@ import numpy.typing as npt
 from loracomp import __version__
 from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import Mix, PackedAdapter
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, row_of
 from loracomp.database.measuring import plan_measurements
+from loracomp.database.queries import QUERIES
 from loracomp.database.routing import read_labelled, route
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.inflight import InFlight, Result, lap
@@ -35,9 +36,13 @@ from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Composition, Job, MeasurementPlan, Prediction, Request, Routed, Versions
 from loracomp.registry.adapter_weights import fetch_adapters
+from loracomp.registry.embeddings import embed_some
 from loracomp.registry.encoders import load_registered_encoder
 
 _log = logging.getLogger(__name__)
+
+EMBEDDED_TOGETHER = 16
+"""Examples embedded at a time, between jobs: about a quarter of a second's work."""
 
 
 class Engine:
@@ -135,6 +140,12 @@ class Engine:
         vectors = encode(self.encoder, routed)
         lap(flights, "encode")
         return vectors
+
+    def embed(self, connection: Connection) -> int:
+        """Embed some of the train examples without an embedding; returns how many."""
+        if not row_of(connection, QUERIES["has_unembedded"])["has"]:
+            return 0
+        return len(embed_some(connection, self.encoder, most=EMBEDDED_TOGETHER, compute=self._turns.run))
 
     def add(self, flight: InFlight) -> None:
         """Take a prepared job, which joins the others at the next step."""

@@ -1,7 +1,7 @@
 """Stores embeddings of train examples, computed with the database's encoder or taken from a library."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -49,7 +49,7 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
     with translated_errors(), progress_bar() as progress:
         line = progress.add_task("embedding", total=None)
         while True:
-            rows = _embed_batch(connection, encoder, task, after)
+            rows = embed_some(connection, encoder, task, after=after, most=EMBEDDED_TOGETHER)
             done += len(rows)
             if not rows or perf_counter() - counted > COUNTED_EACH_S:
                 left = _count_unembedded(connection, encoder, task)
@@ -70,17 +70,26 @@ def encoder_key(encoder: Encoder | EncoderPart) -> dict[str, Any]:
     return {"encoder": encoder.fingerprint, "input_version": encoder.input_version}
 
 
-def _embed_batch(connection: Connection, encoder: Encoder, task: str | None, after: int) -> list[dict[str, Any]]:
-    """Embed some of the examples with larger ids than `after`; returns their rows.
+def embed_some(
+    connection: Connection,
+    encoder: Encoder,
+    task: str | None = None,
+    *,
+    after: int = 0,
+    most: int,
+    compute: Callable[[Callable[[], Vectors]], Vectors] = lambda encode: encode(),
+) -> list[dict[str, Any]]:
+    """Embed at most `most` of the examples without an embedding and with larger ids than `after`; returns their rows.
 
-    The transaction stays open while they are embedded: it holds them, so that no other process takes them, and if this
-    one is killed they are free at once.
+    `compute` runs the encoder. The transaction stays open meanwhile: it holds the examples, so that no other process
+    takes them, and if this one is killed they are free at once.
     """
-    values = {**encoder_key(encoder), "task": task, "after": after, "max_examples": EMBEDDED_TOGETHER}
+    values = {**encoder_key(encoder), "task": task, "after": after, "max_examples": most}
     with connection.transaction():
         rows = connection.execute(QUERIES["take_unembedded"], values).fetchall()
         if rows:
-            add_embeddings(connection, rows, encoder.encode([(r["prompt"], r["choices"]) for r in rows]), encoder)
+            texts = [(row["prompt"], row["choices"]) for row in rows]
+            add_embeddings(connection, rows, compute(lambda: encoder.encode(texts)), encoder)
     return rows
 
 

@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 LOOK_AGAIN_S = 60.0
 """Seconds after which a claim looks from the start of the queue again, however long that takes."""
+EMBED_EVERY_S = 10.0
+"""Seconds after which a busy worker looks for examples to embed."""
 GIVE_WAY_S = 0.01
 """Seconds that a busy worker leaves new jobs to idle ones."""
 
@@ -73,6 +75,7 @@ class Worker:
         self._began = perf_counter()
         self._looked_at: float | None = None
         self._look_again = 0.0
+        self._embed_again = self._began
         name, lease_s = settings.worker_name, settings.lease_s
         self._claiming, self._recording = (
             Link(url, f"loracomp {does} {name}", self._stopping, settings.answer_s) for does in ("worker", "recorder")
@@ -137,8 +140,11 @@ class Worker:
                 return ()
             held = self._leases.held
             try:
+                self._embed(busy=True)
                 if flights := self._prepared(held):
                     return flights
+                if not meanwhile and self._embed(busy=False):
+                    continue
                 if self._is_drained(held):
                     self.stop()
             except DATABASE_AWAY:
@@ -188,6 +194,23 @@ class Worker:
             self._look_again = self._looked_at + min(20 * (self._looked_at - started), LOOK_AGAIN_S)
         metrics.LAST_LOOK.set_to_current_time()
         return jobs
+
+    def _embed(self, *, busy: bool) -> int:
+        """Embed some examples that lack an embedding, if it is time to look for them; returns how many.
+
+        So a row that SQL alone adds is retrieved. Looking reads all examples that have a text.
+        """
+        started = perf_counter()
+        if started < self._embed_again + (EMBED_EVERY_S if busy else 0):
+            return 0
+        try:
+            embedded = self._claiming.call(self._engine.embed, give_up=self._stopping.is_set)
+        except (psycopg.Error, LoracompError) as error:  # such as: the encoder was just changed
+            _log.warning(logfmt("not_embedded", error=error))
+            embedded = 0
+        took = perf_counter() - started
+        self._embed_again = perf_counter() + (0 if embedded else 20 * took)
+        return embedded
 
     def _is_drained(self, held: frozenset[Job]) -> bool:
         if not self._drain or held:

@@ -30,6 +30,9 @@ class Engine(Protocol):
     def prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
         """Prepare jobs for `add`. The connection, in autocommit mode, may be used only during the call."""
 
+    def embed(self, connection: Connection) -> int:
+        """Embed some of the train examples without an embedding; returns how many. In the thread of `prepare`."""
+
     def add(self, flight: InFlight) -> None:
         """Take a prepared job."""
 

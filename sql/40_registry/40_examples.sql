@@ -1,5 +1,8 @@
 -- Examples, then their embeddings.
 --   add_examples
+--     add_example               adds one
+--       content_hash
+--   has_unembedded              whether a worker should look for examples to embed
 --   take_unembedded             train examples to embed, with their texts
 --     embedding_table
 --   count_unembedded            how many there are
@@ -84,6 +87,41 @@ $$;
 COMMENT ON FUNCTION loracomp.add_examples IS
 'Adds examples given as a JSON array of objects (split, prompt, choices, answer, source_ref, content_hash in hex,
 hash_version). Returns the outcome of each: added, filled, changed, unchanged, or other_split (not added).';
+
+-- The same bytes as loracomp.registry.examples.canonical_json of a line of a file, so that it is the same row.
+CREATE FUNCTION loracomp.content_hash(prompt text, answer text, choices text[]) RETURNS bytea
+LANGUAGE sql STABLE PARALLEL SAFE
+RETURN sha256(convert_to(format(
+    '{"answer":%s,"choices":%s,"prompt":%s}', to_json(answer), coalesce(to_json(choices), 'null'), to_json(prompt)
+), 'UTF8'));
+COMMENT ON FUNCTION loracomp.content_hash IS 'What an example of these texts is known by; a row imported from a file has the same.';
+
+-- Adds an example, as an import of this row would. Workers embed it.
+CREATE FUNCTION loracomp.add_example(
+    task text, prompt text, answer text, choices text[] DEFAULT NULL, split text DEFAULT 'train'
+) RETURNS text
+LANGUAGE sql SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+    SELECT a.outcome FROM loracomp.add_examples(add_example.task, jsonb_build_array(jsonb_build_object(
+        'split', add_example.split, 'prompt', add_example.prompt, 'answer', add_example.answer,
+        'choices', add_example.choices,
+        'content_hash', encode(loracomp.content_hash(add_example.prompt, add_example.answer, add_example.choices), 'hex')
+    ))) AS a;
+$$;
+COMMENT ON FUNCTION loracomp.add_example IS
+'Adds an example to a task; workers embed it. Returns added, unchanged, or other_split (not added). choices null: a free text.';
+
+-- Reads only, and locks nothing, because idle workers ask each second.
+CREATE FUNCTION loracomp.has_unembedded() RETURNS boolean
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+    SELECT EXISTS (
+        SELECT FROM loracomp.example AS e
+        WHERE e.split = 'train' AND e.prompt IS NOT NULL
+            AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id)
+    );
+$$;
+COMMENT ON FUNCTION loracomp.has_unembedded IS 'Whether a train example with a text has no embedding of the present encoder.';
 
 -- Locks and reads train examples with a text, and without an embedding of this encoder (null: the present one), of one task or of
 -- all, by id, above `after`. Examples that another transaction has taken are left out, so any number of processes may embed at

@@ -27,6 +27,7 @@ loracomp.release_jobs,
 loracomp.queue_is_empty,
 loracomp.report_worker,
 loracomp.route_jobs,
+loracomp.has_unembedded,
 loracomp.read_labelled
 TO loracomp_worker;
 
@@ -37,6 +38,8 @@ loracomp.database_metrics,
 loracomp.read_adapters,
 loracomp.find_base_model,
 loracomp.show_encoder,
+loracomp.take_unembedded,
+loracomp.add_embeddings,
 loracomp.check_health
 TO loracomp_worker, loracomp_admin;
 
@@ -82,11 +85,10 @@ loracomp.rename_task,
 loracomp.delete_task,
 loracomp.delete_examples,
 loracomp.list_tasks,
+loracomp.add_example,
 loracomp.add_examples,
-loracomp.take_unembedded,
 loracomp.count_unembedded,
 loracomp.find_unembedded,
-loracomp.add_embeddings,
 loracomp.stage_adapter,
 loracomp.find_adapter,
 loracomp.activate_adapter(integer, boolean),

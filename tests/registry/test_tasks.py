@@ -1,5 +1,6 @@
 """Tasks, examples, embeddings, the encoder, policies."""
 
+import csv
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -63,6 +64,25 @@ def test_a_file_is_imported_whole_and_only_train_rows_are_embedded(connection, d
     assert rows[1]["embedding"] is rows[3]["embedding"] is None
     assert import_examples(connection, "facts", examples).counts == {"unchanged": 4}
     assert embed_examples(connection, minilm) == 0
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "Is the sea salty?", "choices": ["yes", "no"], "answer": "yes"},
+        {"prompt": 'He said: "A\\B"\n\tand \x7f\x01\b\f\r, déjà vu \U0001f600\u2028.', "answer": "/ <&> '"},
+    ],
+)
+def test_a_row_that_sql_added_is_that_of_a_file(connection, tmp_path, row):
+    add_task(connection, "facts")
+    added = "SELECT loracomp.add_example('facts', %(prompt)s, %(answer)s, %(choices)s) AS outcome"
+    values = {"choices": None, **row}
+    assert [connection.execute(added, values).fetchone()["outcome"] for _ in range(2)] == ["added", "unchanged"]
+    with (tmp_path / "facts.csv").open("w", encoding="utf-8", newline="") as file:
+        lines = csv.DictWriter(file, [*values])
+        lines.writeheader()
+        lines.writerow({**values, "choices": "|".join(row.get("choices", ()))})
+    assert import_examples(connection, "facts", read_lines(tmp_path / "facts.csv", "facts")).counts == {"unchanged": 1}
 
 
 def test_an_import_that_was_killed_goes_on_where_it_stopped(connection, database, tmp_path, minilm, monkeypatch):

@@ -25,7 +25,7 @@ EXECUTE = {
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
-        queue_is_empty route_jobs read_labelled read_adapters
+        queue_is_empty route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
         database_metrics maintain
     """,
@@ -43,7 +43,7 @@ EXECUTE = {
         show_encoder embedding_dimensions cancel_encoder show_next_encoder examples_without_text
         drop_embedding_index build_embedding_index drop_spare_index reduced_from add_task restrict_task
         rename_task delete_task delete_examples list_tasks
-        add_examples take_unembedded count_unembedded find_unembedded
+        add_example add_examples take_unembedded count_unembedded find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter delete_adapter list_adapters read_adapters
         set_policy list_policies
         policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
@@ -72,7 +72,8 @@ OWNERS_ALONE = """
     find_task adapter_named check_setting check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
-    has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters expected_gains
+    content_hash has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters
+    expected_gains
     keep_events_of_others audit_examples audit_embeddings audit_truncate
     lock_jobs erase_sums delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records embedding_table make_next_embedding forget_embeddings

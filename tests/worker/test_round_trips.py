@@ -30,6 +30,7 @@ from registry_data import registered, write_adapter
 
 BATCHES, BATCH = 6, 16
 CHOICES = ("yes", "no")
+ASKED_IDLE = {"claim_jobs", "queue_is_empty", "has_unembedded"}
 A_TYPE = "a type"
 """A connection learns each once: BEGIN, SELECT, COMMIT."""
 
@@ -101,10 +102,10 @@ def test_so_does_a_batch_of_measurements(connection: Connection, database: str, 
 def asked(trace: Path) -> dict[str, int]:
     """How often a connection called each function, and how often it waited for anything else.
 
-    Each claim that found jobs was routed or planned. The other claims, and whether the worker may leave, are asked when
-    the queue is empty, and are left out.
+    Each claim that found jobs was routed or planned. The other claims, whether the worker may leave, and whether there
+    are examples to embed, are asked when the queue is empty, and are left out.
     """
     text = trace.read_text()
-    calls = Counter(re.findall(r"\tParse\t \"\" \"[^\"]*?loracomp\.(\w+)\(", text))
+    calls = Counter(re.findall(r"\t(?:Parse\t \"\"|Query\t) \"[^\"]*?loracomp\.(\w+)\(", text))
     calls[A_TYPE] = len(re.findall(r"\tReadyForQuery\t", text)) - calls.total()
-    return {name: times for name, times in calls.items() if times and name not in {"claim_jobs", "queue_is_empty"}}
+    return {name: times for name, times in calls.items() if times and name not in ASKED_IDLE}

@@ -123,6 +123,9 @@ class RealModel:
         self._death.at("encoding")
         self._engine.prepare(connection, flights)
 
+    def embed(self, connection: Connection) -> int:
+        return self._engine.embed(connection)
+
     def add(self, flight: InFlight) -> None:
         self._joining.append(flight)
 

@@ -1,0 +1,90 @@
+"""Workers embed examples that lack an embedding, such as one that SQL alone added."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from job_data import add_jobs, job
+from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
+from loracomp.config import Settings
+from loracomp.database.connections import Connection
+from loracomp.engine.engine import Engine
+from loracomp.model.encoder import Encoder
+from loracomp.registry.embeddings import embed_some
+from loracomp.registry.encoder_change import set_encoder
+from loracomp.worker.loop import Worker
+from model_fixtures import as_base
+from queue_worker import Obedient
+from worker_helpers import wait_until, working
+
+
+class Embedding(Obedient):
+    """An obedient engine that embeds, with a real encoder."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def embed(self, connection: Connection) -> int:
+        return len(embed_some(connection, self.encoder, most=16))
+
+
+def add_example(connection: Connection, prompt: str, split: str = "train") -> None:
+    connection.execute("SELECT loracomp.add_example('tea', %s, 'yes', '{yes,no}', %s)", [prompt, split])
+
+
+def embedded(connection: Connection) -> list[str]:
+    statement = "SELECT e.prompt FROM loracomp.example_embedding AS v JOIN loracomp.example AS e ON e.id = v.example_id"
+    return [row["prompt"] for row in connection.execute(f"{statement} ORDER BY e.id".encode())]
+
+
+@pytest.fixture(autouse=True)
+def tea(connection: Connection, database: str, minilm: Encoder) -> None:
+    set_encoder(database, minilm)
+    connection.execute("SELECT loracomp.add_task('tea')")
+
+
+def test_a_worker_embeds_what_sql_added_before_it_leaves(
+    connection: Connection, database: str, tiny_model, tokenizer, minilm: Encoder
+) -> None:
+    """In batches of 16, with the rights of its role alone."""
+    if connection.execute("SELECT oid FROM pg_roles WHERE rolname = 'job_worker'").fetchone() is None:
+        connection.execute("CREATE ROLE job_worker LOGIN IN ROLE loracomp_worker")
+    prompts = [f"Is tea number {number} hot?" for number in range(20)]
+    for prompt in prompts:
+        add_example(connection, prompt)
+    add_example(connection, "Is this one held out?", "validation")
+    engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
+    url = make_conninfo(database, user="job_worker")
+    Worker(url, engine, base_model="tiny", settings=Settings(poll_s=0.05), drain=True).run()
+    assert embedded(connection) == prompts
+    (stored, *_) = connection.execute("SELECT embedding FROM loracomp.example_embedding ORDER BY example_id")
+    (expected,) = minilm.encode([(prompts[0], ["yes", "no"])])
+    np.testing.assert_allclose(stored["embedding"].to_numpy(), expected, atol=1e-3)
+
+
+def test_a_busy_worker_embeds_too(
+    connection: Connection, database: str, minilm: Encoder, monkeypatch: pytest.MonkeyPatch, gate: Path
+) -> None:
+    monkeypatch.setattr("loracomp.worker.loop.EMBED_EVERY_S", 0.1)
+    (slow,) = add_jobs(connection, f"until {gate}")
+    with working(database, Embedding(minilm)):
+        wait_until(lambda: job(connection, slow)["status"] == "running")
+        add_example(connection, "Is tea hot?")
+        wait_until(lambda: embedded(connection) == ["Is tea hot?"])
+        assert job(connection, slow)["status"] == "running"
+        gate.touch()
+
+
+def test_a_worker_whose_encoder_is_no_longer_the_databases_goes_on(
+    connection: Connection, database: str, minilm: Encoder, caplog: pytest.LogCaptureFixture
+) -> None:
+    connection.execute("UPDATE loracomp.encoder SET fingerprint = repeat('b', 64)")
+    add_example(connection, "Is tea hot?")
+    with working(database, Embedding(minilm)):
+        wait_until(lambda: "not_embedded" in caplog.text)
+        (asked,) = add_jobs(connection, "a")
+        wait_until(lambda: job(connection, asked)["status"] == "succeeded")
+    assert embedded(connection) == []
