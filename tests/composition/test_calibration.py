@@ -94,6 +94,19 @@ def test_biases_are_fitted_once_for_each_composition_choices_and_rows(predictor:
     assert predictor.asked == 5 * len(ROWS), "a corrected answer is another row"
 
 
+def test_a_labelled_row_that_is_asked_does_not_know_its_own_label(predictor: Counting, request_: Request) -> None:
+    calibrator, mix = Calibrator(predictor), composed(predictor, request_)
+    rows = [*ROWS[:5], LabelledRow(f" {ROWS[0].prompt}\n", ROWS[0].answer)]
+    everything = calibrator.with_biases(request_, rows, mix)
+    again = calibrator.with_biases(replace(request_, prompt=f"{ROWS[0].prompt}\n"), rows, mix)
+    assert predictor.asked == len(rows), "the others are not scored again"
+    assert again.choice_biases != everything.choice_biases
+    without = Calibrator(predictor).with_biases(request_, ROWS[1:5], mix)
+    np.testing.assert_allclose(again.choice_biases, without.choice_biases, atol=1e-5)
+    (only,) = {calibrator.with_biases(replace(request_, prompt=ROWS[3].prompt), [ROWS[3]], mix).choice_biases}
+    assert only == (0.0,) * len(CHOICES), "no row is left"
+
+
 def test_a_row_that_can_not_be_scored_is_left_out(predictor: Counting, request_: Request) -> None:
     calibrator, mix = Calibrator(predictor), composed(predictor, request_)
     too_long = LabelledRow("wet " * TINY_CONTEXT, "yes")
