@@ -1,6 +1,16 @@
-"""The rules by which `make scaling` starts and stops workers are KEDA's, with what deploy/kubernetes sets."""
+"""The rules by which `make scaling` starts and stops workers are KEDA's, with what deploy/kubernetes sets.
+
+And what its workers answer is what `worker_demand` measures.
+"""
+
+import pytest
+from psycopg.types.json import Jsonb
 
 from autoscaler import Autoscaler
+from loracomp.database.connections import Connection
+from loracomp.engine.inflight import InFlight
+from loracomp.records import Job, Prediction
+from sleeper import JOB_S, STEP_S, TEXT_STEPS, Sleeper
 
 
 def follow(scaler: Autoscaler, demands: list[int]) -> list[int]:
@@ -23,3 +33,20 @@ def test_what_was_asked_for_within_two_minutes_stays() -> None:
 
 def test_the_last_one_stays_for_five_minutes() -> None:
     assert follow(Autoscaler(), [1, *[0] * 20]) == [*[1] * 20, 0]
+
+
+def test_an_answer_says_how_long_the_model_slept_for_it(connection: Connection) -> None:
+    engine = Sleeper()
+    flights = [
+        InFlight(Job(number, 0, "predict", "a", choices, None)) for number, choices in enumerate([("a", "b"), None])
+    ]
+    engine.prepare(connection, flights)
+    for flight in flights:
+        engine.add(flight)
+    ended = [flight for _ in range(TEXT_STEPS) for flight in engine.step()]
+    both = STEP_S / 2 + JOB_S
+    for flight, slept in zip(ended, (both, both + (TEXT_STEPS - 1) * (STEP_S + JOB_S)), strict=True):
+        assert isinstance(flight.result, Prediction)
+        query = "SELECT loracomp.compute_seconds(%s, 2) AS seconds"
+        (row,) = connection.execute(query, [Jsonb(dict(flight.result.timings))])
+        assert row["seconds"] == pytest.approx(slept, rel=0.2)
