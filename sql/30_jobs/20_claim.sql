@@ -4,13 +4,15 @@
 --       retry_delay             how long they wait before the next attempt (fail_jobs calls it too)
 --     wake_jobs                 makes scheduled jobs due whose run_at has come
 --     pick_jobs                 locks the first jobs of the queue: 18_places.sql
+--     note_company              those that the worker claimed alone are not alone any more
 --
 -- A claimed job leaves a dead entry in the queue's index. Vacuum removes it, but not while any session holds an old snapshot. So a
 -- claim reads on from the last claimed place, where new jobs are. What is put before it (by its priority, released or rescued, or
 -- committed late) is found by a look from the start (whole). A worker repeats that the later, the longer it took.
 
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. The worker may already hold
--- jobs (held_ids): then no job that must run alone is claimed, and none is claimed while such a job runs.
+-- jobs (held_ids): then no job that must run alone is claimed, and none is claimed while such a job runs. What it says counts, and
+-- not which leases it still has: if they have expired, its model may be at work on these jobs, or they have killed it since it asked.
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval,
     held_ids bigint[] DEFAULT '{}', whole boolean DEFAULT TRUE
@@ -32,10 +34,6 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    held CONSTANT bigint[] := ARRAY( -- by lease_token: the index of leases has dead entries, too
-        SELECT j.id FROM loracomp.job AS j
-        WHERE j.id = ANY (claim_jobs.held_ids) AND j.lease_token IS NOT NULL AND j.worker = claim_jobs.worker
-    );
     picked bigint[];
 BEGIN
     PERFORM loracomp.check_range('batch_size', claim_jobs.batch_size, 0, 100000);
@@ -45,20 +43,14 @@ BEGIN
     IF claim_jobs.whole THEN
         PERFORM loracomp.rescue_jobs(), loracomp.wake_jobs(claim_jobs.base_model);
     END IF;
-    IF NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held) AND j.expired_leases > 0) THEN
-        picked := loracomp.pick_jobs(claim_jobs.base_model, FALSE, claim_jobs.batch_size, held = '{}', claim_jobs.whole);
+    IF NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.expired_leases > 0) THEN
+        picked := loracomp.pick_jobs(claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.whole);
         IF picked IS NULL THEN
-            picked := loracomp.pick_jobs(claim_jobs.base_model, TRUE, claim_jobs.batch_size, held = '{}', claim_jobs.whole);
+            picked := loracomp.pick_jobs(claim_jobs.base_model, TRUE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.whole);
         END IF;
     END IF;
-    -- A job that was claimed alone does not run alone any more. One that another session has locked is skipped: that session may
-    -- be cancelling it, and never commit.
-    IF cardinality(held) = 1 AND picked <> '{}' THEN
-        UPDATE loracomp.job AS j SET claimed_together = 1 + cardinality(picked)
-        WHERE j.id = ANY (ARRAY(
-            SELECT h.id FROM loracomp.job AS h WHERE h.id = ANY (held) AND h.claimed_together = 1
-            FOR NO KEY UPDATE SKIP LOCKED
-        ));
+    IF picked <> '{}' AND EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.claimed_together = 1) THEN
+        PERFORM loracomp.note_company(claim_jobs.worker, held_ids, cardinality(picked));
     END IF;
     RETURN QUERY
     WITH claimed AS (
@@ -66,7 +58,7 @@ BEGIN
             status = 'running',
             attempts = j.attempts + 1,
             worker = claim_jobs.worker,
-            claimed_together = cardinality(held || picked),
+            claimed_together = cardinality(held_ids || picked),
             claimed_at = now(),
             -- Longer than timeout_s, so that the worker can still say that the job took longer.
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => 2 * j.timeout_s)),
@@ -86,6 +78,25 @@ $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token. whole: look from '
 'the start of the queue, and not only from where the last claim ended.';
+
+-- Waits up to half a second for another session's lock, which is less than Postgres waits before it looks for deadlocks. The worker's
+-- own heartbeat renews leases in less; a submitter may be cancelling the job, and never commit.
+CREATE FUNCTION loracomp.note_company(worker text, held_ids bigint[], others integer) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = '500ms'
+AS $$
+BEGIN
+    UPDATE loracomp.job AS j SET claimed_together = 1 + note_company.others
+    WHERE j.id = ANY (note_company.held_ids) AND j.claimed_together = 1 AND j.lease_token IS NOT NULL
+        AND j.worker = note_company.worker;
+EXCEPTION
+    WHEN lock_not_available THEN
+        NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.note_company IS
+'Notes that jobs which a worker claimed alone do not run alone any more, so that their attempt is given back if it dies. For claim_jobs.';
 
 -- scheduled -> due, for at most 1,000 jobs whose run_at has come, and background -> everyday for a base model's that have waited
 -- there for 1,000 minutes; a trigger gives them their places. Scheduled jobs are in another index, so that claims need not read past them.

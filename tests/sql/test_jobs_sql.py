@@ -554,7 +554,19 @@ def test_what_was_claimed_by_itself_and_gets_company_pays_for_no_expiry(connecti
     assert [(row["status"], row["attempts"], row["expired_leases"]) for row in rows] == [("queued", 0, 1)] * 3
 
 
-def test_a_claim_does_not_wait_for_a_held_job_that_somebody_is_cancelling(connection: Connection, database: str):
+def test_a_claim_waits_for_a_heartbeat_that_is_renewing_a_job_claimed_alone(connection: Connection, database: str):
+    alone, _ = add_jobs(connection, *"ab", max_attempts=1)
+    held = claim(connection, 1)
+    with db.connect(database) as heartbeat, ThreadPoolExecutor(1) as pool:
+        lock = f"SELECT id FROM loracomp.job WHERE id = {alone} FOR UPDATE"
+        renewing = pool.submit(heartbeat.execute, f"BEGIN; {lock}; SELECT pg_sleep(0.1); COMMIT".encode())
+        wait_until(lambda: connection.execute(f"{lock} SKIP LOCKED".encode()).fetchone() is None)
+        assert len(claim(connection, 1, held=held)) == 1
+        renewing.result()
+    assert job(connection, alone)["claimed_together"] == 2
+
+
+def test_a_claim_does_not_wait_long_for_a_held_job_that_somebody_is_cancelling(connection: Connection, database: str):
     add_jobs(connection, *"ab")
     held = claim(connection, 1)
     with db.connect(database) as other, other.transaction():
@@ -562,6 +574,28 @@ def test_a_claim_does_not_wait_for_a_held_job_that_somebody_is_cancelling(connec
         connection.execute("SET lock_timeout = '1s'")
         assert len(claim(connection, 1, held=held)) == 1
     connection.execute("RESET lock_timeout")
+
+
+def test_a_claim_of_a_worker_that_lost_its_jobs_meanwhile_gets_none_alone(connection: Connection):
+    """The worker was killed after it had asked, and others asked first; or it is still at work on what it lost."""
+    ids = add_jobs(connection, *"abc", max_attempts=1)
+    lost = claim(connection)
+    expire_leases(connection)
+    connection.execute("SELECT loracomp.rescue_jobs()")
+    assert claim(connection, held=lost) == ()
+    assert [each.id for each in claim(connection, worker="other")] == ids[:1]
+
+
+def test_what_joins_a_job_that_is_not_wanted_any_more_pays_for_no_expiry(connection: Connection):
+    """The model may not have noticed yet, and be killed by that job."""
+    cancelled, innocent = add_jobs(connection, *"ab", max_attempts=1)
+    held = claim(connection, 1)
+    connection.execute("SELECT loracomp.cancel_job(%s)", (cancelled,))
+    assert [each.id for each in claim(connection, held=held)] == [innocent]
+    expire_leases(connection)
+    connection.execute("SELECT loracomp.rescue_jobs()")
+    row = job(connection, innocent)
+    assert (row["status"], row["attempts"], row["expired_leases"]) == ("queued", 0, 1)
 
 
 def test_an_expiry_alone_counts_and_the_last_one_fails_the_job(connection: Connection):

@@ -67,7 +67,7 @@ OWNERS_ALONE = """
     search_exactly nearest_examples reduce_embedding reduce_embeddings asked_routes route_query
     compose_tasks trace_tasks fallback_reason
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
-    admit_jobs wake_jobs
+    admit_jobs wake_jobs note_company
     succeed_jobs wait_for_jobs check_server check_roles check_work
     find_task adapter_named check_setting check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
