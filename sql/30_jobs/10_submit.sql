@@ -262,14 +262,17 @@ BEGIN
     new.scheduled := new.run_at > now();
     new.background := (new.evaluation IS NOT NULL OR new.kind = 'measure' OR new.priority < 0)
         AND new.run_at > now() - interval '1000 minutes';
-    -- A retried job keeps its place; one for later gets it when its time has come.
-    IF tg_op = 'UPDATE' AND (new.background, new.base_model) = (old.background, old.base_model) THEN
+    -- One for later gets its place when its time has come. So does a retry, which has had its turn; its submitter's retries take
+    -- turns as if they were another's, so that they wait neither for all of his new jobs nor come before everybody's.
+    IF tg_op = 'UPDATE' AND NOT new.scheduled AND (new.background, new.base_model) = (old.background, old.base_model) THEN
         new.place := new.place + 1000::bigint * (old.priority - new.priority);
     ELSE
         new.place := NULL;
     END IF;
     IF new.place IS NULL AND NOT new.scheduled THEN
-        new.place := loracomp.take_place(new.base_model, new.background, new.submitted_by) - 1000::bigint * new.priority;
+        new.place := loracomp.take_place(
+            new.base_model, new.background, (CASE WHEN new.attempts > 0 THEN 'retries of ' ELSE '' END || new.submitted_by)::name
+        ) - 1000::bigint * new.priority;
     END IF;
     IF tg_op = 'INSERT' AND new.policy <> 'default'
         AND NOT EXISTS (SELECT FROM loracomp.policy AS p WHERE p.name = new.policy)

@@ -206,6 +206,18 @@ def test_more_submitters_than_a_batch_holds_are_served_in_turn(connection: Conne
         assert max(served.values()) - min(served[name] for name in names) <= 2
 
 
+def test_retries_take_turns_with_the_jobs_of_others_and_of_their_submitter(connection: Connection):
+    bulk(connection, 60, "ann")
+    failed = claim(connection, 60)
+    assert len(fail_jobs(connection, failed, [Failure(each.id, "c", "m", retry=True) for each in failed])) == 60
+    connection.execute("UPDATE loracomp.job SET run_at = now() WHERE status = 'queued'")
+    bulk(connection, 60, "bob")
+    bulk(connection, 60, "ann")
+    claimed = claim(connection, 30)
+    assert submitters(connection, claimed) == {"ann": 20, "bob": 10}
+    assert Counter(each.attempts for each in claimed) == {1: 20, 2: 10}
+
+
 def test_a_step_of_priority_is_worth_a_thousand_turns(connection: Connection):
     bulk(connection, 2000, "calm")
     bulk(connection, 1100, "urgent", priority=1)
