@@ -59,6 +59,7 @@ SEQUENCES = """
 COMMENT ON SEQUENCE loracomp.rescued_jobs IS 'Counter: jobs taken back after their lease ran out.';
 COMMENT ON SEQUENCE loracomp.refused_inserts IS
 'Counter: INSERT statements refused because a limit of the queue was reached.';
+COMMENT ON SEQUENCE loracomp.missed_hint IS 'The last transaction whose hints for declarations could not be written.';
 COMMENT ON SEQUENCE loracomp.queue_full_until IS
 'Until when a full queue is not counted again, in milliseconds since 1970.';
 -- A sequence's first nextval gives its start. From now on each counts one.
@@ -186,7 +187,9 @@ def upgrade() -> None:
     for statements in (SEQUENCES, TRACE, RESULTS, STATISTICS, POLICIES, LIMITS):
         op.execute(statements)
     op.execute("CREATE SCHEMA loracomp_parts")
-    op.execute("COMMENT ON SCHEMA loracomp_parts IS 'Partitions of tables of schema loracomp. Granted to no role.'")
+    op.execute(
+        "COMMENT ON SCHEMA loracomp_parts IS 'Partitions of tables of schema loracomp, counters, and the parts of declarations.'"
+    )
     for whole, part, bound, comment in PARTITIONS:
         schema = "loracomp_parts" if whole == "audit_event_jobs" else "loracomp"
         op.execute(f"CREATE TABLE loracomp_parts.{part} {OPTIONS.get(part, EVENTS)}")

@@ -12,7 +12,12 @@ loracomp.erase_jobs,
 loracomp.retry_job,
 loracomp.wait_for_job,
 loracomp.explain_job,
-loracomp.readable_tasks
+loracomp.readable_tasks,
+loracomp.create_answers,
+loracomp.drop_answers,
+loracomp.list_answers,
+loracomp.correct_answer(regclass, text, text),
+loracomp.correct_answer(regclass, bigint, text)
 TO loracomp_submitter, loracomp_admin;
 
 -- Workers.

@@ -20,7 +20,7 @@ from routing_data import add_base_model
 from test_docs import blocks
 
 DOCS = Path(__file__).parents[2] / "docs"
-REFERENCE = [DOCS / "sql.md", *sorted((DOCS / "sql").glob("*.md"))]
+REFERENCE = [DOCS / "sql.md", DOCS / "answers.md", *sorted((DOCS / "sql").glob("*.md"))]
 ADMIN = DOCS / "admin.md"
 
 # alembic_version is alembic's own.

@@ -6,6 +6,9 @@ Tests (`alembic check`, and a comparison of constraints and indexes) prove that 
 Constraint names read as sentences, because users see them in error messages.
 """
 
+from loracomp.database.tables.answers import answer_hint as answer_hint
+from loracomp.database.tables.answers import answer_row as answer_row
+from loracomp.database.tables.answers import answers as answers
 from loracomp.database.tables.audit import audit_event as audit_event
 from loracomp.database.tables.columns import AXES as AXES
 from loracomp.database.tables.columns import DIMENSIONS as DIMENSIONS

@@ -1,0 +1,122 @@
+"""Declarations by which a table gets its answers, the answers, and hints which rows to look at."""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Double,
+    ForeignKeyConstraint,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    PrimaryKeyConstraint,
+    Sequence,
+    SmallInteger,
+    Table,
+    Text,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB, OID, REGCLASS
+
+from loracomp.database.tables.columns import (
+    NO_STATISTICS,
+    SCHEMA,
+    RoleName,
+    created_at,
+    metadata,
+    one_of,
+    optional,
+    required,
+    texts,
+)
+
+# The last transaction whose hints could not be written. A sequence keeps it although that part was rolled back.
+missed_hint = Sequence("missed_hint", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
+
+answers = Table(
+    "answers",
+    metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; people use the view."),
+    required("view", REGCLASS, "View with the answers; it has the declaration's name."),
+    required("source", REGCLASS, "Table whose rows are answered."),
+    required(
+        "source_oid", OID, "Its oid; another one after dump and restore, and then columns may have other numbers."
+    ),
+    required(
+        "owner", RoleName(), "Owner of the table: its rows are read, and jobs submitted, with this role's rights."
+    ),
+    required("prompt", Text, "Template of the prompts, in which {column} stands for a column's value."),
+    required(
+        "columns", ARRAY(SmallInteger), "Numbers of the columns that the prompt names, then of those of the filter."
+    ),
+    required("key_columns", ARRAY(SmallInteger), "Numbers of the columns of the primary key."),
+    required("names", texts(), "Names of the table, of `columns` and of `key_columns` when the parts were made."),
+    required("filter", JSONB, "JSON object: which value as text, or which values, a column has in rows to answer."),
+    optional("choices", texts(), "Possible answers; null: text is generated."),
+    optional("max_new_tokens", Integer, "Most tokens to generate; 64 by default if there are no choices."),
+    required("policy", Text, "Policy of the jobs.", default="'default'"),
+    required("priority", Integer, "Priority of the jobs of new rows; rows that were there wait below 0.", default="0"),
+    required("tags", JSONB, "Tags of the jobs.", default="'{}'"),
+    required("round", Integer, "How often all rows were to be asked again.", default="0"),
+    optional("task_id", Integer, "Task whose labelled examples are the corrections."),
+    required("paused", Boolean, "Whether nothing is asked until alter_answers says so.", default="false"),
+    optional("trouble", Text, "Why nothing could be asked; tried again at retry_at."),
+    required("retry_at", DateTime(timezone=True), "Before this time nothing is asked.", default="'-infinity'"),
+    optional("sweep", Text, "What a look at all rows is reading: source or answers; null: no such look is under way."),
+    optional("swept_to", texts(), "Key of the last row that this look has seen."),
+    optional("page_job", BigInteger, "Job of the last page; the next page is asked once it is not queued any more."),
+    required(
+        "missed", BigInteger, "The value of the sequence missed_hint that the last look has answered.", default="0"
+    ),
+    created_at(),
+    ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="answers_task_must_exist", ondelete="SET NULL"),
+    one_of("sweep", "source answers", "sweep_must_be_a_known_one"),
+    CheckConstraint("jsonb_typeof(filter) = 'object'", name="filter_must_be_a_json_object"),
+    Index("a_view_shows_one_declaration", "view", unique=True),
+    comment="Declarations by which a table gets its answers. create_answers makes one.",
+)
+
+answer_row = Table(
+    "answer_row",
+    metadata,
+    required("answers_id", Integer, "The declaration.", autoincrement=False),
+    required("key", texts(), "Primary key of the row, as texts.", info=NO_STATISTICS),
+    required("status", Text, "asked, answered, refused or failed."),
+    optional("reason", Text, "Why it is refused, or failed.", info=NO_STATISTICS),
+    optional("job_id", BigInteger, "Job that asks, or has asked; it may have been purged."),
+    required("prompt_hash", LargeBinary, "Sha256 of the newest prompt, with choices and round.", info=NO_STATISTICS),
+    optional("answer", Text, "The answer; while another is asked, the old one.", info=NO_STATISTICS),
+    optional("confidence", Double, "Probability of the best choice."),
+    optional("answered_by", Text, "What answered: base, mix, or how many corrections."),
+    optional("answered_at", DateTime(timezone=True), "When it was answered."),
+    required("changed_in", BigInteger, "Transaction that last wrote the outcome; for answers_since.", default="0"),
+    optional("correct", Text, "The right answer, as a person says.", info=NO_STATISTICS),
+    optional("corrected_by", RoleName(), "Who said so."),
+    optional("corrected_at", DateTime(timezone=True), "When."),
+    optional("first_answer", Text, "The answer that stood there then.", info=NO_STATISTICS),
+    required("drawn", Boolean, "Whether rows_to_correct drew the row at random.", default="false"),
+    ForeignKeyConstraint(
+        ["answers_id"], ["loracomp.answers.id"], name="an_answer_belongs_to_a_declaration", ondelete="CASCADE"
+    ),
+    PrimaryKeyConstraint("answers_id", "key", name="a_row_has_one_answer"),
+    one_of("status", "asked answered refused failed", "answer_status_must_be_a_known_one"),
+    Index("answer_row_job", "job_id", postgresql_where=text("job_id IS NOT NULL")),
+    Index("answer_row_feed", "answers_id", "changed_in"),
+    comment="The answer to each row of a declaration's table. The declaration's view shows it.",
+    postgresql_with={"fillfactor": "80"},
+)
+
+answer_hint = Table(
+    "answer_hint",
+    metadata,
+    required("answers_id", Integer, "The declaration.", autoincrement=False),
+    Column("id", BigInteger, Identity(always=True), comment="The hint's number."),
+    required("key", texts(), "Key of a row that may have changed; empty: look at all.", info=NO_STATISTICS),
+    # No foreign key: it would be looked up for each row that an application writes.
+    PrimaryKeyConstraint("answers_id", "id", name="answer_hint_pkey"),
+    comment="Rows that were written since the last claim looked. Triggers append; nothing waits for anything here.",
+)

@@ -1,0 +1,211 @@
+-- What a declaration makes for itself, in schema loracomp_parts, where loracomp init leaves it in place:
+--   make_parts          makes or renews all of them
+--     hint_body         the body of hint_ID
+--     filter_condition  the filter as SQL
+--     key_list          columns of the key as SQL
+--   source_names        names of the table and of the declaration's columns, as they are now
+--
+--   answers_ID          view: the answers of this declaration, for its owner to make the declaration's view of
+--   hint_ID             function of triggers on the table: notes which rows were written
+--   sees_ID             whether the reader of the view may see a row; it runs with the reader's rights
+--   read_ID             reads rows and makes their prompts; the table's owner owns it, so it runs with that role's rights
+--   correct_ID          function of the trigger on the view: UPDATE ... SET correct
+--
+-- Our own rights are never used to read a user's table: an index or a policy on it may call the user's functions. A table's owner
+-- could make read_ID run with its caller's rights, so it checks whose rights it has.
+
+-- Reads only. The name of the table, then the names of columns and key_columns. Null for a column that was dropped.
+CREATE FUNCTION loracomp.source_names(source regclass, columns smallint[]) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = ''
+AS $$
+    SELECT ARRAY[source::text] || ARRAY(
+        SELECT a.attname FROM pg_catalog.unnest(columns) WITH ORDINALITY AS c (number, place)
+        LEFT JOIN pg_catalog.pg_attribute AS a ON a.attrelid = source AND a.attnum = c.number AND NOT a.attisdropped
+        ORDER BY c.place
+    );
+$$;
+COMMENT ON FUNCTION loracomp.source_names IS 'Names of a table and of these of its columns, as they are now.';
+
+-- Reads only. SQL for each column of a declaration's key, as a list. The form has %1$s for the column, %2$s for its value as text,
+-- %3$s for its value as read from the array of texts `key`, and %4$s for its bare name.
+CREATE FUNCTION loracomp.key_list(
+    d loracomp.answers, form text, alias text DEFAULT 's', key text DEFAULT 'k.key', separator text DEFAULT ', '
+) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT string_agg(
+        format(form, c.name, format(f.written, c.name), format(f.read, format('%s[%s]', key, k.place)), quote_ident(a.attname)),
+        separator ORDER BY k.place
+    )
+    FROM unnest(d.key_columns) WITH ORDINALITY AS k (number, place)
+    JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attnum = k.number
+    CROSS JOIN LATERAL (SELECT format('%s.%I', alias, a.attname)) AS c (name)
+    CROSS JOIN LATERAL loracomp.key_forms(a.atttypid) AS f;
+$$;
+COMMENT ON FUNCTION loracomp.key_list IS 'SQL for each column of a declaration''s key, in a form, as a list. For make_parts.';
+
+-- Reads nothing. Values are compared as text, as the column's type writes them.
+CREATE FUNCTION loracomp.filter_condition(filter jsonb, alias text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT coalesce(string_agg(
+        CASE jsonb_typeof(f.value)
+            WHEN 'null' THEN format('%I.%I IS NULL', alias, f.key)
+            ELSE format(
+                'pg_catalog.concat(%I.%I) OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.text[])', alias, f.key,
+                ARRAY(SELECT e #>> '{}' FROM jsonb_path_query(f.value, 'lax $[*]') AS e)
+            )
+        END, ' AND ' ORDER BY f.key
+    ), 'true')
+    FROM jsonb_each(filter) AS f;
+$$;
+COMMENT ON FUNCTION loracomp.filter_condition IS 'A declaration''s filter as a condition of SQL.';
+
+-- Reads only the catalog. Statements are noted by one INSERT for all their rows. Triggers of a partitioned table are for each row, because
+-- those for statements are not run where a statement names a partition.
+CREATE FUNCTION loracomp.hint_body(d loracomp.answers) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $make$
+    SELECT format($body$
+        BEGIN
+            CASE tg_level || ' ' || tg_op
+                WHEN 'STATEMENT INSERT' THEN
+                    INSERT INTO loracomp.answer_hint (answers_id, key) SELECT %1$s, ARRAY[%3$s] FROM new_row;
+                WHEN 'STATEMENT DELETE' THEN
+                    INSERT INTO loracomp.answer_hint (answers_id, key) SELECT %1$s, ARRAY[%2$s] FROM old_row;
+                WHEN 'STATEMENT UPDATE' THEN
+                    INSERT INTO loracomp.answer_hint (answers_id, key)
+                    SELECT %1$s, k.key FROM old_row FULL JOIN new_row ON %4$s
+                    CROSS JOIN LATERAL (SELECT ARRAY[%2$s] UNION SELECT ARRAY[%3$s]) AS k (key)
+                    WHERE k.key[1] IS NOT NULL AND record_image_ne(ROW(%5$s), ROW(%6$s)); -- comparing images calls no user's code
+                WHEN 'STATEMENT TRUNCATE' THEN
+                    INSERT INTO loracomp.answer_hint (answers_id, key) VALUES (%1$s, '{}');
+                WHEN 'ROW INSERT' THEN
+                    INSERT INTO loracomp.answer_hint (answers_id, key) SELECT %1$s, ARRAY[%3$s] FROM (SELECT new.*) AS new_row;
+                WHEN 'ROW DELETE' THEN
+                    INSERT INTO loracomp.answer_hint (answers_id, key) SELECT %1$s, ARRAY[%2$s] FROM (SELECT old.*) AS old_row;
+                ELSE
+                    INSERT INTO loracomp.answer_hint (answers_id, key)
+                    SELECT %1$s, k.key FROM (SELECT old.*) AS old_row CROSS JOIN (SELECT new.*) AS new_row
+                    CROSS JOIN LATERAL (SELECT ARRAY[%2$s] UNION SELECT ARRAY[%3$s]) AS k (key)
+                    WHERE record_image_ne(ROW(%5$s), ROW(%6$s));
+            END CASE;
+            IF found AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off' AND pg_notification_queue_usage() < 0.5 THEN
+                PERFORM pg_notify('loracomp_job', '');
+            END IF;
+            RETURN NULL;
+        EXCEPTION WHEN OTHERS THEN -- the application's statement must not fail; all rows are looked at later
+            PERFORM setval('loracomp.missed_hint', greatest(m.last_value, pg_current_xact_id()::text::bigint))
+            FROM loracomp.missed_hint AS m;
+            RETURN NULL;
+        END
+        $body$,
+        d.id, loracomp.key_list(d, '%2$s', 'old_row'), loracomp.key_list(d, '%2$s', 'new_row'),
+        loracomp.key_list(d, 'old_row.%4$s = new_row.%4$s', separator => ' AND '),
+        string_agg(format('old_row.%I', c.name), ', ' ORDER BY c.place), string_agg(format('new_row.%I', c.name), ', ' ORDER BY c.place)
+    )
+    FROM unnest(d.names[2 :]) WITH ORDINALITY AS c (name, place);
+$make$;
+COMMENT ON FUNCTION loracomp.hint_body IS 'The body of the trigger function that notes which rows of a declaration''s table were written.';
+
+CREATE FUNCTION loracomp.make_parts(d loracomp.answers) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET client_min_messages = warning
+AS $make$
+DECLARE
+    -- A table's children by inheritance have keys of their own.
+    from_source CONSTANT text := (
+        SELECT format('%s %s AS s', CASE WHEN c.relkind <> 'p' THEN 'ONLY' END, d.names[1]) FROM pg_class AS c WHERE c.oid = d.source
+    );
+    prompt CONSTANT text := (
+        SELECT string_agg(
+            CASE WHEN p.col IS NULL THEN format('%L', p.literal) ELSE format('pg_catalog.concat(s.%I)', p.col) END,
+            ' OPERATOR(pg_catalog.||) ' ORDER BY p.place
+        )
+        FROM loracomp.prompt_pieces(d.prompt) AS p
+    );
+    given CONSTANT text := (
+        SELECT string_agg(format('pg_catalog.concat(s.%I)', p.col), ' OPERATOR(pg_catalog.||) ')
+        FROM loracomp.prompt_pieces(d.prompt) AS p WHERE p.col IS NOT NULL
+    );
+BEGIN
+    EXECUTE format($view$
+        CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS
+        SELECT
+            r.key, r.answer, r.confidence,
+            CASE
+                WHEN r.answer IS NOT NULL AND (
+                    r.status = 'asked' OR r.key IN (SELECT h.key FROM loracomp.answer_hint AS h WHERE h.answers_id = %1$s)
+                ) THEN 'stale'
+                ELSE r.status
+            END AS status,
+            r.reason, r.answered_by, r.answered_at, r.correct
+        FROM loracomp.answer_row AS r WHERE r.answers_id = %1$s
+    $view$, d.id);
+    EXECUTE format('GRANT SELECT ON loracomp_parts.answers_%s TO %I', d.id, d.owner);
+
+    EXECUTE format($hint$
+        CREATE OR REPLACE FUNCTION loracomp_parts.hint_%s() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp SET lock_timeout = '2s'
+        AS %L
+    $hint$, d.id, loracomp.hint_body(d));
+    EXECUTE format($sees$
+        CREATE OR REPLACE FUNCTION loracomp_parts.sees_%s(key text[]) RETURNS boolean
+        LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+        AS %L
+    $sees$, d.id, format(
+        'BEGIN RETURN EXISTS (SELECT FROM %s WHERE %s); END', from_source,
+        loracomp.key_list(d, '%1$s = %3$s', key => '$1', separator => ' AND ')
+    ));
+    EXECUTE format($read$
+        CREATE OR REPLACE FUNCTION loracomp_parts.read_%s(keys jsonb, last text[])
+        RETURNS TABLE (row_key text[], prompt text, is_asked boolean)
+        LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        SET plan_cache_mode = force_custom_plan
+        SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
+        AS %L
+    $read$, d.id, format($body$
+        BEGIN
+            IF current_user OPERATOR(pg_catalog.<>) %1$L::pg_catalog.name THEN
+                RAISE EXCEPTION 'the function that reads the rows must run with the rights of its owner';
+            END IF;
+            IF keys IS NOT NULL THEN
+                RETURN QUERY SELECT ARRAY[%3$s], %4$s, %5$s
+                FROM pg_catalog.jsonb_to_recordset(keys) AS k (key pg_catalog.text[]) JOIN %2$s ON %6$s;
+            ELSE
+                RETURN QUERY SELECT ARRAY[%3$s], %4$s, %5$s FROM %2$s
+                WHERE last IS NULL OR (%7$s) OPERATOR(pg_catalog.>) (%8$s) ORDER BY %7$s LIMIT 500;
+            END IF;
+        END
+        $body$,
+        d.owner, from_source, loracomp.key_list(d, '%2$s'),
+        format('CASE WHEN %s OPERATOR(pg_catalog.~) ''[^ \t\r\n]'' THEN %s END', given, prompt),
+        loracomp.filter_condition(d.filter, 's'),
+        loracomp.key_list(d, '%1$s OPERATOR(pg_catalog.=) %3$s', separator => ' AND '),
+        loracomp.key_list(d, '%1$s'), loracomp.key_list(d, '%3$s', key => 'last')
+    ));
+    EXECUTE format($correct$
+        CREATE OR REPLACE FUNCTION loracomp_parts.correct_%s() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+        AS %L
+    $correct$, d.id, format($body$
+        BEGIN
+            PERFORM loracomp.write_correction(%s, ARRAY[%s], to_jsonb(old), to_jsonb(new));
+            RETURN new;
+        END
+        $body$, d.id, loracomp.key_list(d, '%2$s', 'old')
+    ));
+    EXECUTE format(
+        'REVOKE ALL ON FUNCTION loracomp_parts.hint_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;
+        GRANT CREATE ON SCHEMA loracomp_parts TO %2$I;
+        ALTER FUNCTION loracomp_parts.read_%1$s OWNER TO %2$I;
+        REVOKE CREATE ON SCHEMA loracomp_parts FROM %2$I', d.id, d.owner
+    );
+END
+$make$;
+COMMENT ON FUNCTION loracomp.make_parts IS 'Makes or renews what a declaration has in schema loracomp_parts.';

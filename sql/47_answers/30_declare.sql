@@ -1,0 +1,310 @@
+-- Declarations: made, changed, listed and dropped by people.
+--   create_answers
+--     check_source              who may declare, and for which tables
+--     check_request             whether a job of this kind can be asked at all
+--     make_parts                20_parts.sql
+--     make_view                 the view, its trigger, and the triggers on the table
+--   drop_answers
+--     find_answers              the declaration of a view, if the caller may change it
+--     forget_answers            removes a declaration with all that it made
+
+-- Raises unless the caller owns the table, and its rows can be answered. Returns the declaration, as far as the table decides it.
+CREATE FUNCTION loracomp.check_source(source regclass, prompt text, filter jsonb) RETURNS loracomp.answers
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_source.source);
+    d loracomp.answers;
+    col text;
+    number smallint;
+BEGIN
+    IF relation.relkind IS NULL OR relation.relkind NOT IN ('r', 'p') OR relation.relpersistence = 't'
+        OR relation.relnamespace::regnamespace::text IN ('loracomp', 'loracomp_parts', 'bi', 'pg_catalog')
+    THEN
+        RAISE EXCEPTION 'source % is not a table of yours that lasts', check_source.source
+            USING ERRCODE = 'wrong_object_type', HINT = 'for a view, keep its rows in a table, which a trigger or a job fills';
+    END IF;
+    IF NOT pg_has_role(loracomp.caller(), relation.relowner, 'usage') THEN
+        RAISE EXCEPTION 'table % is not yours', check_source.source
+            USING ERRCODE = 'insufficient_privilege', HINT = format('it belongs to %I', relation.relowner::regrole::text);
+    END IF;
+    d.owner := pg_get_userbyid(relation.relowner);
+    PERFORM loracomp.check_owner(d.owner);
+    IF NOT has_schema_privilege(d.owner, relation.relnamespace, 'create') THEN
+        RAISE EXCEPTION '% may not create a view in schema %', d.owner, relation.relnamespace::regnamespace
+            USING ERRCODE = 'insufficient_privilege', HINT = 'grant CREATE on the schema to the table''s owner';
+    END IF;
+    d.key_columns := ARRAY(
+        SELECT unnest(i.indkey[: i.indnkeyatts - 1]) FROM pg_index AS i WHERE i.indrelid = check_source.source AND i.indisprimary
+    );
+    IF d.key_columns = '{}' THEN
+        RAISE EXCEPTION 'table % has no primary key', check_source.source
+            USING ERRCODE = 'invalid_table_definition', HINT = 'ALTER TABLE ... ADD PRIMARY KEY';
+    END IF;
+    SELECT a.attname INTO col
+    FROM pg_attribute AS a LEFT JOIN pg_collation AS o ON o.oid = a.attcollation
+    WHERE a.attrelid = check_source.source AND a.attnum = ANY (d.key_columns)
+        AND ((loracomp.key_forms(a.atttypid)).read IS NULL OR NOT o.collisdeterministic);
+    IF col IS NOT NULL THEN
+        RAISE EXCEPTION 'column % of the primary key has a type or collation that keys of answers can''t have', col
+            USING ERRCODE = 'feature_not_supported',
+                HINT = 'numbers, texts, uuid, boolean, dates and timestamps can be; collations must be deterministic';
+    END IF;
+    IF NOT EXISTS (SELECT FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL) THEN
+        RAISE EXCEPTION 'prompt names no column'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'write the name of a column in braces, such as {subject}';
+    END IF;
+    d.columns := '{}';
+    FOR col IN
+        SELECT p.col FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL
+        UNION ALL SELECT k.name FROM jsonb_object_keys(check_source.filter) AS k (name)
+    LOOP
+        SELECT a.attnum INTO number FROM pg_attribute AS a
+        WHERE a.attrelid = check_source.source AND a.attname = col AND a.attnum > 0 AND NOT a.attisdropped;
+        IF number IS NULL THEN
+            RAISE EXCEPTION 'table % has no column %', check_source.source, left(col, 100)
+                USING ERRCODE = 'undefined_column', HINT = concat(
+                    'names are compared as they are written; {{ and }} stand for braces',
+                    loracomp.did_you_mean(col, ARRAY(
+                        SELECT a.attname::text FROM pg_attribute AS a
+                        WHERE a.attrelid = check_source.source AND a.attnum > 0 AND NOT a.attisdropped
+                    ))
+                );
+        END IF;
+        IF 'bytea'::regtype IN (
+            SELECT coalesce(nullif(t.typbasetype, 0), t.oid)
+            FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid WHERE a.attrelid = check_source.source AND a.attnum = number
+        ) THEN
+            RAISE EXCEPTION 'column % is bytea, which is no text', col USING ERRCODE = 'wrong_object_type', HINT = 'name another column';
+        END IF;
+        d.columns := d.columns || number;
+    END LOOP;
+    d.source := check_source.source;
+    d.source_oid := check_source.source;
+    d.prompt := check_source.prompt;
+    d.filter := check_source.filter;
+    d.names := loracomp.source_names(d.source, d.columns || d.key_columns);
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_source IS
+'A declaration as far as its table decides it. Raises unless the caller owns the table and its rows can be answered.';
+
+-- Reads only memberships. Jobs run under the owner's name, so it must be a submitter; and our own role must be able to act as it, for the
+-- functions and views that it will own.
+CREATE FUNCTION loracomp.check_owner(owner name) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF NOT pg_has_role(check_owner.owner, 'loracomp_submitter', 'usage') AND NOT pg_has_role(check_owner.owner, 'loracomp_admin', 'usage') THEN
+        RAISE EXCEPTION '% is not a submitter', check_owner.owner
+            USING ERRCODE = 'insufficient_privilege', HINT = format('GRANT loracomp_submitter TO %I', check_owner.owner);
+    END IF;
+    IF NOT pg_has_role(current_user, check_owner.owner, 'usage') THEN
+        RAISE EXCEPTION 'loracomp''s owner % may not act as %, whose rights read the rows', current_user, check_owner.owner
+            USING ERRCODE = 'insufficient_privilege', HINT = format('GRANT %I TO %I', check_owner.owner, current_user);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_owner IS 'Raises unless a table''s owner is a submitter as which loracomp''s owner may act.';
+
+-- Changes nothing: it inserts a job and takes it back. So what a job refuses is refused in its words.
+CREATE FUNCTION loracomp.check_request(d loracomp.answers) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    INSERT INTO loracomp.job (prompt, choices, max_new_tokens, policy, priority, tags, submitted_by)
+    VALUES ('a row', d.choices, d.max_new_tokens, d.policy, d.priority, d.tags, d.owner);
+    RAISE EXCEPTION USING ERRCODE = 'LC001';
+EXCEPTION WHEN SQLSTATE 'LC001' OR configuration_limit_exceeded THEN
+    NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_request IS 'Raises if a declaration''s jobs would be refused.';
+
+CREATE FUNCTION loracomp.make_view(d loracomp.answers, schema name, name name) RETURNS regclass
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = d.source);
+    level CONSTANT text := CASE WHEN relation.relkind = 'p' OR relation.relispartition THEN 'ROW' ELSE 'STATEMENT' END;
+    event text;
+BEGIN
+    EXECUTE format(
+        'CREATE VIEW %1$I.%2$I WITH (security_barrier) AS
+        SELECT %3$s, a.answer, a.confidence, coalesce(a.status, ''waiting'') AS status, a.reason, a.answered_by, a.answered_at, a.correct
+        FROM %4$s %5$s AS s LEFT JOIN loracomp_parts.answers_%6$s AS a ON a.key = ARRAY[%7$s]
+        WHERE %8$s AND (
+            NOT (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = %9$L::regclass) OR loracomp_parts.sees_%6$s(ARRAY[%7$s])
+        )',
+        schema, name, loracomp.key_list(d, '%1$s'), CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END, d.names[1], d.id,
+        loracomp.key_list(d, '%2$s'), loracomp.filter_condition(d.filter, 's'), d.names[1]
+    );
+    EXECUTE format(
+        'CREATE TRIGGER loracomp_correct INSTEAD OF UPDATE ON %1$I.%2$I FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct_%3$s();
+        ALTER VIEW %1$I.%2$I OWNER TO %4$I;
+        COMMENT ON VIEW %1$I.%2$I IS %5$L',
+        schema, name, d.id, d.owner, format('Answers to the rows of %s, made by loracomp.create_answers.', d.names[1])
+    );
+    FOREACH event IN ARRAY '{INSERT,UPDATE,DELETE,TRUNCATE}'::text[] LOOP
+        EXECUTE format(
+            'CREATE TRIGGER loracomp_%1$s_%2$s AFTER %3$s ON %4$s %5$s FOR EACH %6$s EXECUTE FUNCTION loracomp_parts.hint_%1$s()',
+            d.id, lower(event), event, d.names[1],
+            CASE WHEN level = 'STATEMENT' AND event <> 'TRUNCATE' THEN 'REFERENCING' || concat(
+                CASE WHEN event <> 'INSERT' THEN ' OLD TABLE AS old_row' END, CASE WHEN event <> 'DELETE' THEN ' NEW TABLE AS new_row' END
+            ) END,
+            CASE WHEN event = 'TRUNCATE' THEN 'STATEMENT' ELSE level END
+        );
+    END LOOP;
+    RETURN format('%I.%I', schema, name)::regclass;
+END
+$$;
+COMMENT ON FUNCTION loracomp.make_view IS 'Makes a declaration''s view, and the triggers on it and on its table.';
+
+CREATE FUNCTION loracomp.create_answers(
+    name text,
+    source regclass,
+    prompt text,
+    choices text[] DEFAULT NULL,
+    max_new_tokens integer DEFAULT NULL,
+    policy text DEFAULT 'default',
+    priority integer DEFAULT 0,
+    tags jsonb DEFAULT '{}',
+    backfill boolean DEFAULT TRUE,
+    filter jsonb DEFAULT '{}'
+) RETURNS regclass
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d loracomp.answers;
+    parts CONSTANT text[] := parse_ident(create_answers.name);
+    schema CONSTANT name := CASE WHEN cardinality(parts) = 2 THEN parts[1] ELSE (
+        SELECT c.relnamespace::regnamespace::text FROM pg_class AS c WHERE c.oid = create_answers.source
+    ) END;
+BEGIN
+    LOCK TABLE loracomp.answers IN SHARE ROW EXCLUSIVE MODE; -- parts of two declarations are not made at the same time
+    d := loracomp.check_source(create_answers.source, create_answers.prompt, create_answers.filter);
+    d.choices := create_answers.choices;
+    d.max_new_tokens := create_answers.max_new_tokens;
+    d.policy := create_answers.policy;
+    d.priority := create_answers.priority;
+    d.tags := create_answers.tags;
+    PERFORM loracomp.check_request(d);
+    EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
+    d.id := nextval(pg_get_serial_sequence('loracomp.answers', 'id'));
+    PERFORM loracomp.make_parts(d);
+    d.view := loracomp.make_view(d, schema, parts[cardinality(parts)]);
+    IF d.names <> loracomp.source_names(d.source, d.columns || d.key_columns) THEN
+        RAISE EXCEPTION 'table % was renamed meanwhile', d.names[1] USING HINT = 'try again';
+    END IF;
+    INSERT INTO loracomp.answers (
+        id, view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy,
+        priority, tags, sweep
+    ) OVERRIDING SYSTEM VALUE VALUES (
+        d.id, d.view, d.source, d.source_oid, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
+        d.max_new_tokens, d.policy, d.priority, d.tags, CASE WHEN create_answers.backfill THEN 'source' END
+    );
+    PERFORM pg_notify('loracomp_job', '');
+    RETURN d.view;
+END
+$$;
+COMMENT ON FUNCTION loracomp.create_answers IS
+'Declares that each row of a table gets an answer, now and whenever it is written; makes the view that shows the answers.';
+
+-- Reads only. Members of the owner's role and administrators may change a declaration.
+CREATE FUNCTION loracomp.find_answers(name regclass) RETURNS loracomp.answers
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d loracomp.answers;
+BEGIN
+    SELECT a.* INTO d FROM loracomp.answers AS a WHERE a.view = find_answers.name FOR UPDATE;
+    IF d.id IS NULL OR NOT (
+        loracomp.caller_is_admin() OR coalesce(pg_has_role(loracomp.caller(), to_regrole(quote_ident(d.owner)), 'usage'), FALSE)
+        OR pg_has_role(loracomp.caller(), (SELECT c.relowner FROM pg_class AS c WHERE c.oid = d.source), 'usage')
+    ) THEN
+        RAISE EXCEPTION '% is not a declaration of yours', find_answers.name
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp.list_answers() lists them';
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.find_answers IS 'The declaration of a view, locked. Raises unless the caller may change it.';
+
+CREATE FUNCTION loracomp.drop_answers(name regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    PERFORM loracomp.forget_answers(loracomp.find_answers(drop_answers.name));
+END
+$$;
+COMMENT ON FUNCTION loracomp.drop_answers IS 'Drops a declaration with its view and its answers; its waiting jobs are erased.';
+
+-- Whatever of it is left: the table or the view may have been dropped.
+CREATE FUNCTION loracomp.forget_answers(d loracomp.answers) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET client_min_messages = warning
+AS $$
+DECLARE
+    event text;
+BEGIN
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.source) THEN
+        FOREACH event IN ARRAY '{insert,update,delete,truncate}'::text[] LOOP
+            EXECUTE format('DROP TRIGGER IF EXISTS loracomp_%s_%s ON %s', d.id, event, d.source);
+        END LOOP;
+    END IF;
+    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
+        EXECUTE format('DROP VIEW %s', d.view);
+    END IF;
+    EXECUTE format(
+        'DROP VIEW IF EXISTS loracomp_parts.answers_%1$s;
+        DROP FUNCTION IF EXISTS loracomp_parts.hint_%1$s, loracomp_parts.sees_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s', d.id
+    );
+    PERFORM loracomp.delete_jobs(ARRAY(
+        SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL
+        WHERE r.answers_id = d.id
+    ));
+    DELETE FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id;
+    DELETE FROM loracomp.answers AS a WHERE a.id = d.id;
+END
+$$;
+COMMENT ON FUNCTION loracomp.forget_answers IS 'Removes a declaration with all that it made.';
+
+-- Reads only. Counts all rows of answers, so it takes a second for a million.
+CREATE FUNCTION loracomp.list_answers() RETURNS TABLE (
+    name regclass, source regclass, prompt text, state text,
+    open bigint, answered bigint, stale bigint, refused bigint, failed bigint, corrected bigint
+)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT
+        a.view, a.source, a.prompt,
+        CASE
+            WHEN a.paused THEN 'paused' WHEN a.trouble IS NOT NULL THEN a.trouble
+            WHEN a.sweep IS NOT NULL THEN 'looking at all rows' ELSE 'asking'
+        END,
+        c.open, c.answered, c.stale, c.refused, c.failed, c.corrected
+    FROM loracomp.answers AS a
+    CROSS JOIN LATERAL (
+        SELECT
+            count(*) FILTER (WHERE r.status = 'asked') AS open,
+            count(*) FILTER (WHERE r.status = 'answered') AS answered,
+            count(*) FILTER (WHERE r.status = 'asked' AND r.answer IS NOT NULL) AS stale,
+            count(*) FILTER (WHERE r.status = 'refused') AS refused,
+            count(*) FILTER (WHERE r.status = 'failed') AS failed,
+            count(r.correct) AS corrected
+        FROM loracomp.answer_row AS r WHERE r.answers_id = a.id
+    ) AS c
+    WHERE loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage')
+    ORDER BY a.id;
+$$;
+COMMENT ON FUNCTION loracomp.list_answers IS 'The caller''s declarations (an administrator''s call: all) with their progress.';

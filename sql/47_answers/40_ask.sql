@@ -1,0 +1,251 @@
+-- Asking: a claim turns what hints name, and the pages of a look at all rows, into jobs.
+--   ask_rows                    called by claim_jobs, and by maintain
+--     ask_of                    one declaration: its hints, then the next page of its look at all rows
+--       follow_source           notices what became of the table: renamed, restored, dropped, another owner
+--         forget_answers, make_parts
+--       ask_hints
+--       ask_page
+--         ask_found             both call it: jobs for the rows whose prompt is new; what is gone is erased
+
+-- One session at a time asks for a declaration; others pass over it. What fails is undone, noted, and tried again later.
+CREATE FUNCTION loracomp.ask_rows() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET lock_timeout = '200ms'
+AS $$
+DECLARE
+    d loracomp.answers;
+    newest_miss CONSTANT bigint := (
+        SELECT m.last_value FROM loracomp.missed_hint AS m
+        WHERE m.last_value < pg_snapshot_xmin(pg_current_snapshot())::text::bigint -- that transaction has ended
+    );
+BEGIN
+    FOR d IN
+        SELECT a.* FROM loracomp.answers AS a
+        WHERE NOT a.paused AND a.retry_at <= clock_timestamp() AND (
+            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id) OR newest_miss > a.missed
+            OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
+        )
+        ORDER BY a.id
+        FOR NO KEY UPDATE SKIP LOCKED
+    LOOP
+        BEGIN
+            IF newest_miss > d.missed THEN
+                UPDATE loracomp.answers AS a SET missed = newest_miss, sweep = 'source', swept_to = NULL, page_job = NULL
+                WHERE a.id = d.id RETURNING a.* INTO d;
+            END IF;
+            PERFORM loracomp.ask_of(d);
+        EXCEPTION WHEN OTHERS THEN
+            UPDATE loracomp.answers AS a SET trouble = sqlerrm, retry_at = clock_timestamp() + interval '10 seconds' WHERE a.id = d.id;
+        END;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for the rows of declarations that were written since the last call. For claim_jobs.';
+
+CREATE FUNCTION loracomp.ask_of(d loracomp.answers) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    d := loracomp.follow_source(d);
+    IF d.id IS NULL THEN
+        RETURN;
+    END IF;
+    d := loracomp.ask_hints(d);
+    FOR page IN 1..10 LOOP -- several if they have nothing to ask
+        EXIT WHEN d.sweep IS NULL OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued');
+        d := loracomp.ask_page(d);
+    END LOOP;
+    UPDATE loracomp.answers AS a
+    SET sweep = d.sweep, swept_to = d.swept_to, page_job = d.page_job, trouble = NULL
+    WHERE a.id = d.id AND (a.sweep, a.swept_to, a.page_job, a.trouble) IS DISTINCT FROM (d.sweep, d.swept_to, d.page_job, NULL);
+END
+$$;
+COMMENT ON FUNCTION loracomp.ask_of IS 'Asks for rows of a declaration: those that hints name, and a page of a look at all rows.';
+
+-- The declaration as it now is; null if its table or view is gone, and then it is forgotten. Raises if nothing may be read.
+CREATE FUNCTION loracomp.follow_source(d loracomp.answers) RETURNS loracomp.answers
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    owner CONSTANT name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = d.source);
+    names text[];
+BEGIN
+    IF owner IS NULL OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
+        PERFORM loracomp.forget_answers(d);
+        RETURN NULL;
+    END IF;
+    IF owner <> d.owner THEN
+        RAISE EXCEPTION 'table % belongs to % now, who may drop this declaration and make another', d.names[1], owner;
+    END IF;
+    PERFORM loracomp.check_owner(owner);
+    names := loracomp.source_names(d.source, d.columns || d.key_columns);
+    IF num_nulls(VARIADIC names) > 0 THEN
+        RAISE EXCEPTION 'column % was dropped: give another prompt by alter_answers', (
+            SELECT string_agg(quote_ident(o.name), ', ') FROM unnest(d.names, names) AS o (name, now) WHERE o.now IS NULL
+        );
+    END IF;
+    IF names <> d.names THEN
+        d.prompt := (
+            SELECT string_agg(coalesce(
+                replace(replace(p.literal, '{', '{{'), '}', '}}'), format('{%s}', names[array_position(d.names[2 :], p.col) + 1])
+            ), '' ORDER BY p.place)
+            FROM loracomp.prompt_pieces(d.prompt) AS p
+        );
+        d.filter := (
+            SELECT coalesce(jsonb_object_agg(names[array_position(d.names[2 :], f.key) + 1], f.value), '{}') FROM jsonb_each(d.filter) AS f
+        );
+        d.names := names;
+        PERFORM loracomp.make_parts(d);
+        d.sweep := 'source';
+        d.swept_to := NULL;
+        UPDATE loracomp.answers AS a SET prompt = d.prompt, filter = d.filter, names = d.names WHERE a.id = d.id;
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.follow_source IS
+'Follows what became of a declaration''s table: renamed columns are renamed in the prompt; without table or view it is forgotten.';
+
+CREATE FUNCTION loracomp.ask_hints(d loracomp.answers) RETURNS loracomp.answers
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    keys jsonb;
+    looks boolean;
+BEGIN
+    WITH taken AS (
+        DELETE FROM loracomp.answer_hint AS h
+        WHERE h.answers_id = d.id AND h.id = ANY (ARRAY(
+            SELECT n.id FROM loracomp.answer_hint AS n WHERE n.answers_id = d.id ORDER BY n.id LIMIT 1000
+        ))
+        RETURNING h.key
+    )
+    SELECT jsonb_agg(DISTINCT jsonb_build_object('key', t.key)) FILTER (WHERE t.key <> '{}'), bool_or(t.key = '{}')
+    INTO keys, looks FROM taken AS t;
+    IF looks AND d.sweep IS DISTINCT FROM 'source' THEN
+        d.sweep := 'answers'; -- the table was emptied
+        d.swept_to := NULL;
+    END IF;
+    IF keys IS NOT NULL THEN
+        PERFORM loracomp.ask_found(d, keys, loracomp.read_rows(d, keys), d.priority);
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.ask_hints IS 'Asks for up to 1,000 rows that hints name, and deletes the hints.';
+
+-- A look at all rows reads the table in the order of its key, then the answers, of which some may have lost their rows.
+CREATE FUNCTION loracomp.ask_page(d loracomp.answers) RETURNS loracomp.answers
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    found_rows jsonb;
+    keys jsonb;
+BEGIN
+    IF d.sweep = 'source' THEN
+        found_rows := loracomp.read_rows(d, NULL);
+        keys := found_rows;
+    ELSE
+        keys := (
+            SELECT jsonb_agg(jsonb_build_object('key', p.key) ORDER BY p.key) FROM (
+                SELECT r.key FROM loracomp.answer_row AS r
+                WHERE r.answers_id = d.id AND r.key > coalesce(d.swept_to, '{}') ORDER BY r.key LIMIT 500
+            ) AS p
+        );
+        found_rows := loracomp.read_rows(d, keys);
+    END IF;
+    d.page_job := loracomp.ask_found(d, keys, found_rows, least(d.priority, -1));
+    d.swept_to := ARRAY(SELECT jsonb_array_elements_text(keys -> -1 -> 'key'));
+    IF keys IS NULL OR jsonb_array_length(keys) < 500 THEN
+        d.sweep := CASE d.sweep WHEN 'source' THEN 'answers' END;
+        d.swept_to := NULL;
+    END IF;
+    RETURN d;
+END
+$$;
+COMMENT ON FUNCTION loracomp.ask_page IS 'Asks for the next 500 rows of a look at all rows, behind everything else.';
+
+-- Reads rows with the rights of the table's owner: those of these keys, or (null) the next page of a look at all rows.
+CREATE FUNCTION loracomp.read_rows(d loracomp.answers, keys jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    read jsonb;
+BEGIN
+    EXECUTE format(
+        'SELECT jsonb_agg(jsonb_build_object(''key'', r.row_key, ''prompt'', r.prompt, ''is_asked'', r.is_asked))
+        FROM loracomp_parts.read_%s($1, $2) AS r', d.id
+    ) INTO read USING keys, d.swept_to;
+    RETURN read;
+END
+$$;
+COMMENT ON FUNCTION loracomp.read_rows IS 'Rows of a declaration''s table with their prompts, as a JSON array.';
+
+-- Returns a job from the middle of those that it asked. A row whose newest prompt is the one that was asked is left as it is.
+CREATE FUNCTION loracomp.ask_found(d loracomp.answers, keys jsonb, found_rows jsonb, priority integer) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    obsolete bigint[];
+    new_jobs bigint[];
+BEGIN
+    WITH given AS MATERIALIZED (
+        SELECT
+            f.key, f.prompt,
+            sha256(convert_to(jsonb_build_array(d.round, d.max_new_tokens, d.choices, f.prompt)::text, 'UTF8')) AS prompt_hash,
+            CASE
+                WHEN f.prompt IS NULL THEN 'all columns of the prompt are empty'
+                WHEN char_length(f.prompt) > 1000000 THEN 'the prompt is longer than 1000000 characters'
+            END AS reason
+        FROM jsonb_to_recordset(found_rows) AS f (key text[], prompt text, is_asked boolean)
+        WHERE f.is_asked
+    ),
+    gone AS (
+        DELETE FROM loracomp.answer_row AS r
+        USING (
+            SELECT k.key FROM jsonb_to_recordset(keys) AS k (key text[]) EXCEPT SELECT g.key FROM given AS g
+        ) AS k
+        WHERE r.answers_id = d.id AND r.key = k.key
+        RETURNING r.job_id
+    ),
+    changed AS MATERIALIZED (
+        SELECT g.*, r.job_id AS earlier, CASE WHEN g.reason IS NULL THEN nextval('loracomp.job_id_seq') END AS job_id
+        FROM given AS g LEFT JOIN loracomp.answer_row AS r ON r.answers_id = d.id AND r.key = g.key
+        WHERE r.prompt_hash IS DISTINCT FROM g.prompt_hash
+    ),
+    asked AS (
+        INSERT INTO loracomp.job (id, prompt, choices, max_new_tokens, policy, priority, tags, submitted_by)
+        OVERRIDING SYSTEM VALUE
+        SELECT c.job_id, c.prompt, d.choices, d.max_new_tokens, d.policy, ask_found.priority, d.tags, d.owner
+        FROM changed AS c WHERE c.job_id IS NOT NULL ORDER BY c.job_id
+    ),
+    written AS (
+        INSERT INTO loracomp.answer_row AS r (answers_id, key, status, reason, job_id, prompt_hash, changed_in)
+        SELECT
+            d.id, c.key, CASE WHEN c.reason IS NULL THEN 'asked' ELSE 'refused' END, c.reason, c.job_id, c.prompt_hash,
+            pg_current_xact_id()::text::bigint
+        FROM changed AS c
+        ON CONFLICT ON CONSTRAINT a_row_has_one_answer DO UPDATE SET
+            status = excluded.status, reason = excluded.reason, job_id = excluded.job_id, prompt_hash = excluded.prompt_hash,
+            answer = CASE excluded.status WHEN 'asked' THEN r.answer END
+    )
+    SELECT
+        (SELECT array_agg(g.job_id) FROM gone AS g)
+        || (SELECT array_agg(j.id) FROM changed AS c JOIN loracomp.job AS j ON j.id = c.earlier AND j.finished_at IS NULL),
+        (SELECT array_agg(c.job_id ORDER BY c.job_id) FROM changed AS c WHERE c.job_id IS NOT NULL)
+    INTO obsolete, new_jobs;
+    IF num_nulls(VARIADIC obsolete) < cardinality(obsolete) THEN
+        PERFORM loracomp.delete_jobs(obsolete);
+    END IF;
+    RETURN new_jobs[(cardinality(new_jobs) + 1) / 2];
+END
+$$;
+COMMENT ON FUNCTION loracomp.ask_found IS
+'Inserts jobs for those of the found rows whose prompt is new, and erases what was asked for keys that were not found.';

@@ -1,0 +1,81 @@
+-- Corrections: what a person says the right answer is.
+--   correct_answer              of one row, by its key
+--   write_correction            the view's trigger calls it: UPDATE ... SET correct
+--   trigger audit_corrections   who corrected which row
+
+-- It updates the view with the caller's rights, so it may correct what an UPDATE of the view may.
+CREATE FUNCTION loracomp.correct_answer(name regclass, key text, answer text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    columns CONSTANT text[] := ARRAY(
+        SELECT a.attname FROM pg_attribute AS a WHERE a.attrelid = correct_answer.name AND a.attnum > 0 ORDER BY a.attnum
+    );
+    corrected bigint;
+BEGIN
+    IF columns[2] IS DISTINCT FROM 'answer' THEN
+        RAISE EXCEPTION '% has no key of one column', correct_answer.name
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('UPDATE %s SET correct = ... WHERE ...', correct_answer.name);
+    END IF;
+    EXECUTE format(
+        'UPDATE %s SET correct = $1 WHERE %I = CAST($2 AS %s)', correct_answer.name, columns[1],
+        (SELECT format_type(a.atttypid, a.atttypmod) FROM pg_attribute AS a WHERE a.attrelid = correct_answer.name AND a.attnum = 1)
+    ) USING correct_answer.answer, correct_answer.key;
+    GET DIAGNOSTICS corrected = ROW_COUNT;
+    IF corrected = 0 THEN
+        RAISE EXCEPTION '% has no row %', correct_answer.name, correct_answer.key USING ERRCODE = 'no_data_found';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.correct_answer(regclass, text, text) IS
+'Says what the right answer to a row is, by its key; null takes that back.';
+
+CREATE FUNCTION loracomp.correct_answer(name regclass, key bigint, answer text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $$
+BEGIN
+    PERFORM loracomp.correct_answer(name, key::text, answer);
+END
+$$;
+COMMENT ON FUNCTION loracomp.correct_answer(regclass, bigint, text) IS
+'Says what the right answer to a row is, by its key; null takes that back.';
+
+-- The view's trigger has looked up the row with the rights of whoever updates the view.
+CREATE FUNCTION loracomp.write_correction(answers_id integer, key text[], before jsonb, after jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d loracomp.answers;
+    wrong text;
+    given CONSTANT text := after ->> 'correct';
+BEGIN
+    SELECT a.* INTO d FROM loracomp.answers AS a WHERE a.id = write_correction.answers_id;
+    SELECT string_agg(a.key, ', ' ORDER BY a.key) INTO wrong
+    FROM jsonb_each(after) AS a WHERE a.key <> 'correct' AND a.value IS DISTINCT FROM before -> a.key;
+    IF wrong IS NOT NULL THEN
+        RAISE EXCEPTION 'column % of % can''t be updated', wrong, d.view
+            USING ERRCODE = 'feature_not_supported', HINT = 'only correct can be; change the table itself for another prompt';
+    END IF;
+    IF given <> ALL (d.choices) THEN
+        RAISE EXCEPTION 'correct must be one of the choices, and is %', left(given, 100)
+            USING ERRCODE = 'check_violation', HINT = array_to_string(d.choices, ', ');
+    END IF;
+    UPDATE loracomp.answer_row AS r SET
+        correct = given,
+        corrected_by = CASE WHEN given IS NOT NULL THEN loracomp.caller() END,
+        corrected_at = CASE WHEN given IS NOT NULL THEN now() END,
+        first_answer = CASE WHEN r.correct IS NULL THEN r.answer ELSE r.first_answer END
+    WHERE r.answers_id = write_correction.answers_id AND r.key = write_correction.key;
+    IF NOT found THEN
+        RAISE EXCEPTION 'this row has not been asked yet' USING HINT = 'correct it in a moment';
+    END IF;
+    INSERT INTO loracomp.audit_event (actor, entity, entity_id, entity_name, action, reason, after)
+    VALUES (
+        loracomp.caller(), 'answers', write_correction.answers_id, d.view::text, 'update',
+        CASE WHEN given IS NULL THEN 'correction taken back' ELSE 'corrected' END, jsonb_build_object('key', write_correction.key)
+    );
+END
+$$;
+COMMENT ON FUNCTION loracomp.write_correction IS 'Writes a correction and its event. For the triggers of declarations'' views.';
