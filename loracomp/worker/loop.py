@@ -205,11 +205,12 @@ class Worker:
             return 0
         try:
             embedded = self._claiming.call(self._engine.embed, give_up=self._stopping.is_set)
-        except (psycopg.Error, LoracompError) as error:  # such as: the encoder was just changed
-            _log.warning(logfmt("not_embedded", error=error))
-            embedded = 0
+        except Exception as error:  # such as: the encoder was just changed, or there is no memory for it
+            _log.warning(logfmt("not_embedded", error=error, again_in_s=LOOK_AGAIN_S))
+            self._embed_again = perf_counter() + LOOK_AGAIN_S
+            return 0
         took = perf_counter() - started
-        self._embed_again = perf_counter() + (0 if embedded else 20 * took)
+        self._embed_again = perf_counter() + (0 if embedded else 99 * took)  # at most 1 % of the server's time
         return embedded
 
     def _is_drained(self, held: frozenset[Job]) -> bool:

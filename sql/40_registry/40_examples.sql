@@ -113,7 +113,7 @@ COMMENT ON FUNCTION loracomp.add_example IS
 
 -- Reads only, and locks nothing, because idle workers ask each second.
 CREATE FUNCTION loracomp.has_unembedded() RETURNS boolean
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp SET jit = off
 AS $$
     SELECT EXISTS (
         SELECT FROM loracomp.example AS e

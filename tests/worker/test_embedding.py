@@ -35,6 +35,13 @@ def add_example(connection: Connection, prompt: str, split: str = "train") -> No
     connection.execute("SELECT loracomp.add_example('tea', %s, 'yes', '{yes,no}', %s)", [prompt, split])
 
 
+def wait_for_looks(worker: Worker, times: int) -> None:
+    """Until the worker has asked for jobs so many times more."""
+    for _ in range(times):
+        before = worker._looked_at
+        wait_until(lambda before=before: worker._looked_at != before)
+
+
 def embedded(connection: Connection) -> list[str]:
     statement = "SELECT e.prompt FROM loracomp.example_embedding AS v JOIN loracomp.example AS e ON e.id = v.example_id"
     return [row["prompt"] for row in connection.execute(f"{statement} ORDER BY e.id".encode())]
@@ -88,3 +95,21 @@ def test_a_worker_whose_encoder_is_no_longer_the_databases_goes_on(
         (asked,) = add_jobs(connection, "a")
         wait_until(lambda: job(connection, asked)["status"] == "succeeded")
     assert embedded(connection) == []
+
+
+class OutOfMemory(Obedient):
+    """Has no memory for the encoder."""
+
+    def embed(self, connection: Connection) -> int:
+        raise RuntimeError("out of memory")
+
+
+def test_an_encoder_that_fails_ends_no_worker_and_is_not_tried_all_the_time(
+    connection: Connection, database: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with working(database, OutOfMemory()) as worker:
+        wait_until(lambda: "not_embedded" in caplog.text)
+        wait_for_looks(worker, 3)
+        (asked,) = add_jobs(connection, "a")
+        wait_until(lambda: job(connection, asked)["status"] == "succeeded")
+    assert caplog.text.count("not_embedded") == 1
