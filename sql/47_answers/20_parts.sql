@@ -27,6 +27,19 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.source_names IS 'Names of a table and of these of its columns, as they are now.';
 
+-- Reads only. The numbers of columns with these names; names that there are not, are left out.
+CREATE FUNCTION loracomp.numbers_of(source regclass, names text[]) RETURNS smallint[]
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT ARRAY(
+        SELECT a.attnum FROM unnest(names) WITH ORDINALITY AS n (name, place)
+        JOIN pg_attribute AS a ON a.attrelid = source AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped
+        ORDER BY n.place
+    );
+$$;
+COMMENT ON FUNCTION loracomp.numbers_of IS 'The numbers of a table''s columns with these names.';
+
 -- Reads only. SQL for each column of a declaration's key, as a list. The form has %1$s for the column, %2$s for its value as text,
 -- %3$s for its value as read from the array of texts `key`, and %4$s for its bare name.
 CREATE FUNCTION loracomp.key_list(
@@ -99,8 +112,10 @@ AS $make$
             END IF;
             RETURN NULL;
         EXCEPTION WHEN OTHERS THEN -- the application's statement must not fail; all rows are looked at later
-            PERFORM setval('loracomp.missed_hint', greatest(m.last_value, pg_current_xact_id()::text::bigint))
-            FROM loracomp.missed_hint AS m;
+            PERFORM setval('loracomp.missed_hint', greatest(pg_current_xact_id()::text::bigint, (
+                SELECT m.last_value FROM loracomp.missed_hint AS m
+                WHERE m.last_value < pg_snapshot_xmax(pg_current_snapshot())::text::bigint -- not that of a server restored from
+            )));
             RETURN NULL;
         END
         $body$,
@@ -163,7 +178,7 @@ BEGIN
         loracomp.key_list(d, '%1$s = %3$s', key => '$1', separator => ' AND ')
     ));
     EXECUTE format($read$
-        CREATE OR REPLACE FUNCTION loracomp_parts.read_%s(keys jsonb, last text[])
+        CREATE OR REPLACE FUNCTION loracomp_parts.read_%s(keys jsonb, last text[], most integer)
         RETURNS TABLE (row_key text[], prompt text, is_asked boolean)
         LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET plan_cache_mode = force_custom_plan
@@ -179,7 +194,7 @@ BEGIN
                 FROM pg_catalog.jsonb_to_recordset(keys) AS k (key pg_catalog.text[]) JOIN %2$s ON %6$s;
             ELSE
                 RETURN QUERY SELECT ARRAY[%3$s], %4$s, %5$s FROM %2$s
-                WHERE last IS NULL OR (%7$s) OPERATOR(pg_catalog.>) (%8$s) ORDER BY %7$s LIMIT 500;
+                WHERE last IS NULL OR (%7$s) OPERATOR(pg_catalog.>) (%8$s) ORDER BY %7$s LIMIT most;
             END IF;
         END
         $body$,
@@ -204,7 +219,7 @@ BEGIN
         'REVOKE ALL ON FUNCTION loracomp_parts.hint_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;
         GRANT CREATE ON SCHEMA loracomp_parts TO %2$I;
         ALTER FUNCTION loracomp_parts.read_%1$s OWNER TO %2$I;
-        REVOKE CREATE ON SCHEMA loracomp_parts FROM %2$I', d.id, d.owner
+        REVOKE CREATE ON SCHEMA loracomp_parts FROM %2$I', d.id, d.owner -- who is given a function must have the right meanwhile
     );
 END
 $make$;

@@ -4,6 +4,8 @@
 --     check_request             whether a job of this kind can be asked at all
 --     make_parts                20_parts.sql
 --     make_view                 the view, its trigger, and the triggers on the table
+--   alter_answers
+--     find_answers, check_source, check_request, make_parts
 --   drop_answers
 --     find_answers              the declaration of a view, if the caller may change it
 --     forget_answers            removes a declaration with all that it made
@@ -237,6 +239,48 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.find_answers IS 'The declaration of a view, locked. Raises unless the caller may change it.';
 
+-- Null leaves a setting as it is. With a new prompt or other choices, rows are asked whose prompt is another then.
+CREATE FUNCTION loracomp.alter_answers(
+    name regclass,
+    prompt text DEFAULT NULL,
+    choices text[] DEFAULT NULL,
+    policy text DEFAULT NULL,
+    priority integer DEFAULT NULL,
+    paused boolean DEFAULT NULL,
+    again boolean DEFAULT FALSE
+) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d loracomp.answers := loracomp.find_answers(alter_answers.name);
+    looked loracomp.answers;
+BEGIN
+    IF alter_answers.prompt IS NOT NULL THEN
+        looked := loracomp.check_source(d.source, alter_answers.prompt, d.filter);
+        d.prompt := looked.prompt;
+        d.columns := looked.columns;
+        d.names := looked.names;
+        PERFORM loracomp.make_parts(d);
+    END IF;
+    d.choices := coalesce(alter_answers.choices, d.choices);
+    d.policy := coalesce(alter_answers.policy, d.policy);
+    d.priority := coalesce(alter_answers.priority, d.priority);
+    PERFORM loracomp.check_request(d);
+    UPDATE loracomp.answers AS a SET
+        prompt = d.prompt, columns = d.columns, names = d.names, choices = d.choices, policy = d.policy, priority = d.priority,
+        paused = coalesce(alter_answers.paused, a.paused), round = a.round + alter_answers.again::integer,
+        trouble = NULL, retry_at = '-infinity'
+    WHERE a.id = d.id;
+    IF alter_answers.again OR num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN
+        UPDATE loracomp.answers AS a SET sweep = 'source', swept_to = NULL, page_job = NULL WHERE a.id = d.id;
+    END IF;
+    PERFORM pg_notify('loracomp_job', '');
+END
+$$;
+COMMENT ON FUNCTION loracomp.alter_answers IS
+'Changes a declaration: prompt, choices, policy, priority, paused. With again, all rows are asked again, behind new ones.';
+
 CREATE FUNCTION loracomp.drop_answers(name regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -278,10 +322,10 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.forget_answers IS 'Removes a declaration with all that it made.';
 
--- Reads only. Counts all rows of answers, so it takes a second for a million.
+-- Reads only. It counts the answers, which takes a second for a million.
 CREATE FUNCTION loracomp.list_answers() RETURNS TABLE (
-    name regclass, source regclass, prompt text, state text,
-    open bigint, answered bigint, stale bigint, refused bigint, failed bigint, corrected bigint
+    name regclass, source regclass, prompt text, state text, rows bigint, open bigint, answered bigint, stale bigint,
+    refused bigint, failed bigint, corrected bigint, per_minute double precision, time_left interval
 )
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -289,22 +333,35 @@ AS $$
     SELECT
         a.view, a.source, a.prompt,
         CASE
-            WHEN a.paused THEN 'paused' WHEN a.trouble IS NOT NULL THEN a.trouble
-            WHEN a.sweep IS NOT NULL THEN 'looking at all rows' ELSE 'asking'
+            WHEN a.paused THEN 'paused'
+            WHEN a.trouble IS NOT NULL THEN a.trouble
+            WHEN a.sweep IS NOT NULL THEN 'looking at all rows'
+            ELSE 'asking what is written'
         END,
-        c.open, c.answered, c.stale, c.refused, c.failed, c.corrected
+        s.rows, c.open, c.answered, c.stale, c.refused, c.failed, c.corrected, c.lately / 5.0,
+        make_interval(mins => ((c.open + greatest(s.rows - c.known, 0)) / nullif(c.lately / 5.0, 0))::integer)
     FROM loracomp.answers AS a
     CROSS JOIN LATERAL (
         SELECT
+            count(*) AS known,
             count(*) FILTER (WHERE r.status = 'asked') AS open,
             count(*) FILTER (WHERE r.status = 'answered') AS answered,
             count(*) FILTER (WHERE r.status = 'asked' AND r.answer IS NOT NULL) AS stale,
             count(*) FILTER (WHERE r.status = 'refused') AS refused,
             count(*) FILTER (WHERE r.status = 'failed') AS failed,
-            count(r.correct) AS corrected
+            count(r.correct) AS corrected,
+            count(*) FILTER (WHERE r.answered_at > now() - interval '5 minutes') AS lately
         FROM loracomp.answer_row AS r WHERE r.answers_id = a.id
     ) AS c
+    CROSS JOIN LATERAL (
+        SELECT CASE
+            WHEN a.sweep = 'source' THEN greatest(c.known, (SELECT t.reltuples::bigint FROM pg_class AS t WHERE t.oid = a.source))
+            ELSE c.known
+        END AS rows
+    ) AS s
     WHERE loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage')
     ORDER BY a.id;
 $$;
-COMMENT ON FUNCTION loracomp.list_answers IS 'The caller''s declarations (an administrator''s call: all) with their progress.';
+COMMENT ON FUNCTION loracomp.list_answers IS
+'The caller''s declarations (an administrator''s call: all) with their progress. While rows that were there are still looked at, their '
+'number is the planner''s estimate.';

@@ -15,6 +15,9 @@ SET lock_timeout = '200ms'
 AS $$
 DECLARE
     d loracomp.answers;
+    most integer;
+    problem text;
+    is_full boolean;
     newest_miss CONSTANT bigint := (
         SELECT m.last_value FROM loracomp.missed_hint AS m
         WHERE m.last_value < pg_snapshot_xmin(pg_current_snapshot())::text::bigint -- that transaction has ended
@@ -23,27 +26,40 @@ BEGIN
     FOR d IN
         SELECT a.* FROM loracomp.answers AS a
         WHERE NOT a.paused AND a.retry_at <= clock_timestamp() AND (
-            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id) OR newest_miss > a.missed
+            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id)
+            OR newest_miss > a.missed OR a.looked_at < now() - interval '1 day' -- triggers miss some: COPY by replication, a new partition
             OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
+            OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
         )
         ORDER BY a.id
         FOR NO KEY UPDATE SKIP LOCKED
     LOOP
-        BEGIN
-            IF newest_miss > d.missed THEN
-                UPDATE loracomp.answers AS a SET missed = newest_miss, sweep = 'source', swept_to = NULL, page_job = NULL
-                WHERE a.id = d.id RETURNING a.* INTO d;
-            END IF;
-            PERFORM loracomp.ask_of(d);
-        EXCEPTION WHEN OTHERS THEN
-            UPDATE loracomp.answers AS a SET trouble = sqlerrm, retry_at = clock_timestamp() + interval '10 seconds' WHERE a.id = d.id;
-        END;
+        FOREACH most IN ARRAY '{200,20,1}'::integer[] LOOP -- the owner's share of the queue may have less room
+            problem := NULL;
+            BEGIN
+                IF newest_miss > d.missed OR d.looked_at < now() - interval '1 day' THEN
+                    d.sweep := 'source';
+                    d.swept_to := NULL;
+                    UPDATE loracomp.answers AS a SET missed = newest_miss, looked_at = now() WHERE a.id = d.id;
+                END IF;
+                PERFORM loracomp.ask_of(d, most);
+            EXCEPTION WHEN OTHERS THEN
+                problem := sqlerrm;
+                is_full := sqlstate = '53400';
+            END;
+            EXIT WHEN problem IS NULL OR NOT is_full;
+        END LOOP;
+        IF problem IS NOT NULL THEN
+            UPDATE loracomp.answers AS a
+            SET trouble = problem, retry_at = clock_timestamp() + CASE WHEN is_full THEN interval '1 second' ELSE interval '10 seconds' END
+            WHERE a.id = d.id;
+        END IF;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for the rows of declarations that were written since the last call. For claim_jobs.';
 
-CREATE FUNCTION loracomp.ask_of(d loracomp.answers) RETURNS void
+CREATE FUNCTION loracomp.ask_of(d loracomp.answers, most integer) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -52,10 +68,15 @@ BEGIN
     IF d.id IS NULL THEN
         RETURN;
     END IF;
-    d := loracomp.ask_hints(d);
+    FOR part IN 1..5 LOOP
+        EXIT WHEN NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id);
+        d := loracomp.ask_hints(d, most);
+        EXIT WHEN most < 200;
+    END LOOP;
     FOR page IN 1..10 LOOP -- several if they have nothing to ask
-        EXIT WHEN d.sweep IS NULL OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued');
-        d := loracomp.ask_page(d);
+        EXIT WHEN d.sweep IS NULL OR EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id)
+            OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued');
+        d := loracomp.ask_page(d, most);
     END LOOP;
     UPDATE loracomp.answers AS a
     SET sweep = d.sweep, swept_to = d.swept_to, page_job = d.page_job, trouble = NULL
@@ -73,6 +94,13 @@ DECLARE
     owner CONSTANT name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = d.source);
     names text[];
 BEGIN
+    IF d.source_oid <> d.source THEN -- restored from a dump, with other numbers of columns and transactions
+        d.columns := loracomp.numbers_of(d.source, d.names[2 : cardinality(d.columns) + 1]);
+        d.key_columns := loracomp.numbers_of(d.source, d.names[cardinality(d.columns) + 2 :]);
+        UPDATE loracomp.answer_row AS r SET changed_in = 0 WHERE r.answers_id = d.id;
+        UPDATE loracomp.answers AS a SET source_oid = a.source, columns = d.columns, key_columns = d.key_columns, missed = 0 WHERE a.id = d.id;
+        PERFORM loracomp.make_parts(d);
+    END IF;
     IF owner IS NULL OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
         PERFORM loracomp.forget_answers(d);
         RETURN NULL;
@@ -109,7 +137,7 @@ $$;
 COMMENT ON FUNCTION loracomp.follow_source IS
 'Follows what became of a declaration''s table: renamed columns are renamed in the prompt; without table or view it is forgotten.';
 
-CREATE FUNCTION loracomp.ask_hints(d loracomp.answers) RETURNS loracomp.answers
+CREATE FUNCTION loracomp.ask_hints(d loracomp.answers, most integer) RETURNS loracomp.answers
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -120,7 +148,7 @@ BEGIN
     WITH taken AS (
         DELETE FROM loracomp.answer_hint AS h
         WHERE h.answers_id = d.id AND h.id = ANY (ARRAY(
-            SELECT n.id FROM loracomp.answer_hint AS n WHERE n.answers_id = d.id ORDER BY n.id LIMIT 1000
+            SELECT n.id FROM loracomp.answer_hint AS n WHERE n.answers_id = d.id ORDER BY n.id LIMIT most
         ))
         RETURNING h.key
     )
@@ -131,15 +159,15 @@ BEGIN
         d.swept_to := NULL;
     END IF;
     IF keys IS NOT NULL THEN
-        PERFORM loracomp.ask_found(d, keys, loracomp.read_rows(d, keys), d.priority);
+        PERFORM loracomp.ask_found(d, keys, loracomp.read_rows(d, keys, most), d.priority);
     END IF;
     RETURN d;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_hints IS 'Asks for up to 1,000 rows that hints name, and deletes the hints.';
+COMMENT ON FUNCTION loracomp.ask_hints IS 'Asks for rows that hints name, and deletes the hints.';
 
 -- A look at all rows reads the table in the order of its key, then the answers, of which some may have lost their rows.
-CREATE FUNCTION loracomp.ask_page(d loracomp.answers) RETURNS loracomp.answers
+CREATE FUNCTION loracomp.ask_page(d loracomp.answers, most integer) RETURNS loracomp.answers
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -148,30 +176,30 @@ DECLARE
     keys jsonb;
 BEGIN
     IF d.sweep = 'source' THEN
-        found_rows := loracomp.read_rows(d, NULL);
+        found_rows := loracomp.read_rows(d, NULL, most);
         keys := found_rows;
     ELSE
         keys := (
             SELECT jsonb_agg(jsonb_build_object('key', p.key) ORDER BY p.key) FROM (
                 SELECT r.key FROM loracomp.answer_row AS r
-                WHERE r.answers_id = d.id AND r.key > coalesce(d.swept_to, '{}') ORDER BY r.key LIMIT 500
+                WHERE r.answers_id = d.id AND r.key > coalesce(d.swept_to, '{}') ORDER BY r.key LIMIT most
             ) AS p
         );
-        found_rows := loracomp.read_rows(d, keys);
+        found_rows := loracomp.read_rows(d, keys, most);
     END IF;
     d.page_job := loracomp.ask_found(d, keys, found_rows, least(d.priority, -1));
     d.swept_to := ARRAY(SELECT jsonb_array_elements_text(keys -> -1 -> 'key'));
-    IF keys IS NULL OR jsonb_array_length(keys) < 500 THEN
+    IF keys IS NULL OR jsonb_array_length(keys) < most THEN
         d.sweep := CASE d.sweep WHEN 'source' THEN 'answers' END;
         d.swept_to := NULL;
     END IF;
     RETURN d;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_page IS 'Asks for the next 500 rows of a look at all rows, behind everything else.';
+COMMENT ON FUNCTION loracomp.ask_page IS 'Asks for the next rows of a look at all rows, behind everything else.';
 
 -- Reads rows with the rights of the table's owner: those of these keys, or (null) the next page of a look at all rows.
-CREATE FUNCTION loracomp.read_rows(d loracomp.answers, keys jsonb) RETURNS jsonb
+CREATE FUNCTION loracomp.read_rows(d loracomp.answers, keys jsonb, most integer) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -180,8 +208,8 @@ DECLARE
 BEGIN
     EXECUTE format(
         'SELECT jsonb_agg(jsonb_build_object(''key'', r.row_key, ''prompt'', r.prompt, ''is_asked'', r.is_asked))
-        FROM loracomp_parts.read_%s($1, $2) AS r', d.id
-    ) INTO read USING keys, d.swept_to;
+        FROM loracomp_parts.read_%s($1, $2, $3) AS r', d.id
+    ) INTO read USING keys, d.swept_to, most;
     RETURN read;
 END
 $$;
@@ -195,13 +223,14 @@ AS $$
 DECLARE
     obsolete bigint[];
     new_jobs bigint[];
+    limits loracomp.queue_limit;
 BEGIN
     WITH given AS MATERIALIZED (
         SELECT
             f.key, f.prompt,
             sha256(convert_to(jsonb_build_array(d.round, d.max_new_tokens, d.choices, f.prompt)::text, 'UTF8')) AS prompt_hash,
             CASE
-                WHEN f.prompt IS NULL THEN 'all columns of the prompt are empty'
+                WHEN f.prompt IS NULL OR loracomp.is_blank(f.prompt) THEN 'all columns of the prompt are empty'
                 WHEN char_length(f.prompt) > 1000000 THEN 'the prompt is longer than 1000000 characters'
             END AS reason
         FROM jsonb_to_recordset(found_rows) AS f (key text[], prompt text, is_asked boolean)
@@ -234,7 +263,7 @@ BEGIN
         FROM changed AS c
         ON CONFLICT ON CONSTRAINT a_row_has_one_answer DO UPDATE SET
             status = excluded.status, reason = excluded.reason, job_id = excluded.job_id, prompt_hash = excluded.prompt_hash,
-            answer = CASE excluded.status WHEN 'asked' THEN r.answer END
+            answer = CASE excluded.status WHEN 'asked' THEN r.answer END, changed_in = excluded.changed_in
     )
     SELECT
         (SELECT array_agg(g.job_id) FROM gone AS g)
@@ -243,6 +272,10 @@ BEGIN
     INTO obsolete, new_jobs;
     IF num_nulls(VARIADIC obsolete) < cardinality(obsolete) THEN
         PERFORM loracomp.delete_jobs(obsolete);
+    END IF;
+    IF NOT pg_has_role(d.owner, 'loracomp_admin', 'usage') THEN -- admit_jobs asks for the rights of the session, which is a worker's
+        SELECT * INTO limits FROM loracomp.queue_limit;
+        PERFORM loracomp.check_room(d.owner, limits, new_jobs[cardinality(new_jobs)]) WHERE new_jobs IS NOT NULL;
     END IF;
     RETURN new_jobs[(cardinality(new_jobs) + 1) / 2];
 END

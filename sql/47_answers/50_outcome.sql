@@ -60,3 +60,44 @@ CREATE TRIGGER lose_answers AFTER DELETE ON loracomp.job
 REFERENCING OLD TABLE AS old_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.lose_answers();
 COMMENT ON TRIGGER lose_answers ON loracomp.job IS 'Clears the answers of erased jobs.';
+
+-- Reads only. It leaves out transactions that others may still commit before, so that a reader who goes on from the last cursor misses
+-- nothing. A cursor of another server, from which this one was restored, begins from the start.
+CREATE FUNCTION loracomp.answers_since(name regclass, since text DEFAULT NULL, most integer DEFAULT 1000)
+RETURNS TABLE (
+    key text[], status text, answer text, confidence double precision, reason text, answered_by text,
+    answered_at timestamptz, cursor text
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    d loracomp.answers;
+    given jsonb := coalesce(since, '[0, []]');
+    ended CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
+BEGIN
+    SELECT a.* INTO d FROM loracomp.answers AS a
+    WHERE a.view = name AND has_table_privilege(loracomp.caller(), a.view, 'select');
+    IF d.id IS NULL THEN
+        RAISE EXCEPTION '% is not a declaration that you may read', name USING ERRCODE = 'insufficient_privilege', HINT = 'GRANT SELECT on it';
+    END IF;
+    IF (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = d.source) AND NOT pg_has_role(loracomp.caller(), d.owner, 'usage') THEN
+        RAISE EXCEPTION 'table % has row security, which this feed does not know', d.source
+            USING ERRCODE = 'insufficient_privilege', HINT = format('read %s, which does', d.view);
+    END IF;
+    IF (given -> 0)::bigint >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN
+        given := '[0, []]';
+    END IF;
+    RETURN QUERY
+    SELECT
+        r.key, r.status, r.answer, r.confidence, r.reason, r.answered_by, r.answered_at,
+        jsonb_build_array(r.changed_in, r.key)::text
+    FROM loracomp.answer_row AS r
+    WHERE r.answers_id = d.id AND r.status <> 'asked' AND r.changed_in < ended
+        AND (r.changed_in, r.key) > ((given -> 0)::bigint, ARRAY(SELECT jsonb_array_elements_text(given -> 1)))
+    ORDER BY r.changed_in, r.key LIMIT most;
+END
+$$;
+COMMENT ON FUNCTION loracomp.answers_since IS
+'Answers and refusals that came since a cursor, each with the cursor to go on from; null: from the start.';

@@ -14,11 +14,15 @@ loracomp.wait_for_job,
 loracomp.explain_job,
 loracomp.readable_tasks,
 loracomp.create_answers,
+loracomp.alter_answers,
 loracomp.drop_answers,
 loracomp.list_answers,
 loracomp.correct_answer(regclass, text, text),
 loracomp.correct_answer(regclass, bigint, text)
 TO loracomp_submitter, loracomp_admin;
+
+-- Whoever may read a declaration's view.
+GRANT EXECUTE ON FUNCTION loracomp.answers_since TO loracomp_submitter, loracomp_analyst, loracomp_admin;
 
 -- Workers.
 GRANT EXECUTE ON FUNCTION

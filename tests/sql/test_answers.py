@@ -1,14 +1,17 @@
 """A table gets its answers: what is declared is asked, shown, and follows the table."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, shown
 from job_data import statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database import connections as db
+from loracomp.database import schema
 from loracomp.database.connections import Connection
-from people_fixtures import login, value
+from people_fixtures import connect, login, value
 
 
 @pytest.fixture
@@ -88,3 +91,165 @@ def test_what_is_corrected_is_shown_and_in_the_audit(connection: Connection, ali
     assert [(row["actor"], row["reason"]) for row in events] == [
         (login("alice"), reason) for reason in ("corrected", "corrected", "correction taken back")
     ]
+
+
+def test_answers_come_in_a_feed_that_misses_nothing(connection: Connection, alice: Connection, database: str) -> None:
+    alice.execute(URGENCY)
+    alice.execute("LISTEN loracomp_answers")
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one'), (2, 'a', 'two'), (3, NULL, NULL)")
+    with db.connect(database) as slow, slow.transaction():
+        slow.execute("SELECT pg_current_xact_id()")
+        answer_all(connection)
+        assert feed(alice) == [], "another transaction may still commit before these"
+    rows = feed(alice)
+    assert [(row["key"], row["status"], row["answer"]) for row in rows] == [
+        (["3"], "refused", None),
+        (["1"], "answered", "one"),
+        (["2"], "answered", "two"),
+    ]
+    assert [row["key"] for row in feed(alice, rows[1]["cursor"])] == [["2"]]
+    assert [row["key"] for row in feed(alice, None, 1)] == [["3"]]
+    assert feed(alice, rows[-1]["cursor"]) == []
+    alice.execute("UPDATE tickets SET body = 'four' WHERE id = 1")
+    answer_all(connection)
+    assert [row["answer"] for row in feed(alice, rows[-1]["cursor"])] == ["four"]
+    assert [each.payload for each in alice.notifies(timeout=1, stop_after=2)] == ["public.urgency"] * 2
+
+
+def feed(connection: Connection, *arguments: object) -> list[dict[str, Any]]:
+    places = ", ".join(["%s"] * len(arguments))
+    call = f"SELECT * FROM loracomp.answers_since('urgency'{', ' * bool(arguments)}{places})"
+    return connection.execute(call.encode(), arguments).fetchall()
+
+
+def test_all_rows_are_asked_again_behind_new_ones_or_with_another_prompt(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
+    answer_all(connection)
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (2, 'a', 'two')")
+    assert answer_all(connection) == ["Ticket: a two", "Ticket: a one"]
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => '{{{body}}}')")
+    assert answer_all(connection, "urgent") == ["{one}", "{two}"]
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    alice.execute("INSERT INTO tickets (id, body) VALUES (3, 'three')")
+    assert answer_all(connection) == []
+    assert shown(alice)[3] == ("waiting", None)
+    assert value(alice, "SELECT state FROM loracomp.list_answers()") == "paused"
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
+    assert answer_all(connection) == ["{three}"]
+
+
+def test_a_renamed_column_is_followed_and_a_dropped_one_pauses(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY.replace("}')", "}', filter => '{\"seen\": [0, 1]}')"))
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
+    answer_all(connection)
+    alice.execute("ALTER TABLE tickets RENAME body TO \"the $body$ 'text'\"")
+    alice.execute("ALTER TABLE tickets RENAME seen TO looked")
+    alice.execute("ALTER TABLE tickets RENAME id TO number")
+    alice.execute('ALTER TABLE tickets RENAME TO "My tickets"')
+    alice.execute("INSERT INTO \"My tickets\" VALUES (2, 'a', 'two', 1), (3, 'a', 'three', 7)")
+    assert answer_all(connection) == ["Ticket: a two"]
+    assert answer_all(connection) == []
+    prompt = value(alice, "SELECT prompt FROM loracomp.list_answers()")
+    assert prompt == "Ticket: {subject} {the $body$ 'text'}"
+    assert shown(alice) == {1: ("answered", "one"), 2: ("answered", "two")}
+    alice.execute('ALTER TABLE "My tickets" DROP COLUMN subject')
+    alice.execute('UPDATE "My tickets" SET looked = 0')
+    assert answer_all(connection) == []
+    assert "subject was dropped" in value(alice, "SELECT state FROM loracomp.list_answers()")
+    alice.execute("SELECT loracomp.alter_answers('urgency', prompt => $$It is {the $body$ 'text'}$$)")
+    assert answer_all(connection) == ["It is one", "It is two", "It is three"]
+
+
+def test_a_dropped_table_or_view_cleans_up(connection: Connection, alice: Connection) -> None:
+    for statement in ("DROP TABLE tickets CASCADE", "DROP VIEW urgency", "SELECT loracomp.drop_answers('urgency')"):
+        alice.execute("DROP TABLE IF EXISTS tickets")
+        alice.execute(TICKETS)
+        alice.execute(URGENCY)
+        alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
+        assert len(ask(connection)) == 1
+        alice.execute(statement.encode())
+        assert ask(connection) == {}
+        for relation in ("answers", "answer_row", "answer_hint", "job"):
+            assert value(connection, f"SELECT count(*) FROM loracomp.{relation}") == 0
+        left = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'loracomp_parts'::regnamespace"
+        assert value(connection, left) == 0
+
+
+KINDS = {
+    "composite": ("a integer, b text, t text, PRIMARY KEY (a, b)", "(1, 'x', 'one'), (1, 'Y', 'two')", "b = 'Y'"),
+    "quoted": ('"The Id" uuid PRIMARY KEY, t text', "(gen_random_uuid(), 'one'), (gen_random_uuid(), 'two')", "true"),
+    "times": (
+        "a timestamptz, b date, n numeric, PRIMARY KEY (a, b, n), t text",
+        "('2026-01-01 12:00+05', 'infinity', 1.50, 'one'), ('infinity', '0044-03-15 BC', 2, 'two')",
+        "n = 1.5",
+    ),
+    "generated": ("a integer PRIMARY KEY, s text, t text GENERATED ALWAYS AS (upper(s)) STORED", "(1, 'one')", "a = 1"),
+    "json": ("a smallint PRIMARY KEY, t jsonb, b boolean", "(1, '{\"x\": [1, null]}', true), (2, NULL, true)", "a = 1"),
+    "partitioned": ("a integer PRIMARY KEY, t text) PARTITION BY RANGE (a", "(1, 'one'), (12, 'two')", "a = 12"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_keys_and_columns_of_many_kinds(connection: Connection, alice: Connection, kind: str) -> None:
+    columns, rows, one_row = KINDS[kind]
+    alice.execute(f'CREATE TABLE "Odd {{}} $body$" ({columns})'.encode())
+    if kind == "partitioned":
+        for bounds in ("(0) TO (10)", "(10) TO (20)"):
+            part = f'CREATE TABLE "part {bounds}" PARTITION OF "Odd {{}} $body$" FOR VALUES FROM {bounds}'
+            alice.execute(part.encode())
+    alice.execute("""SELECT loracomp.create_answers('"Odd name"', '"Odd {} $body$"', E'$body$ \\'{{ {t}\\n$read$')""")
+    insert = f'INSERT INTO "Odd {{}} $body$" VALUES {rows}'
+    if kind == "generated":
+        insert = f'INSERT INTO "Odd {{}} $body$" (a, s) VALUES {rows}'
+    alice.execute("SET timezone = 'Asia/Tokyo'; SET datestyle = 'German'")
+    alice.execute(insert.encode())
+    prompts = answer_all(connection, "yes")
+    assert all(prompt.startswith("$body$ '{ ") and prompt.endswith("\n$read$") for prompt in prompts)
+    answered = alice.execute(
+        f"""SELECT answer FROM "Odd name" WHERE {one_row} AND status = 'answered'""".encode()
+    ).fetchall()
+    assert answered and {row["answer"] for row in answered} == {"yes"}
+    alice.execute(f"""UPDATE "Odd name" SET correct = 'no' WHERE {one_row}""".encode())
+    assert value(alice, "SELECT count(*) FROM \"Odd name\" WHERE correct = 'no'") == len(answered)
+    alice.execute(f'DELETE FROM "Odd {{}} $body$" WHERE {one_row}'.encode())
+    assert answer_all(connection) == []
+    left = value(alice, 'SELECT count(*) FROM "Odd {} $body$"')
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_row") == left
+
+
+def test_a_full_queue_fails_no_statement_and_is_filled_again(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    connection.execute("SELECT loracomp.set_queue_limits(per_submitter => 30)")
+    try:
+        alice.execute("INSERT INTO tickets (id, subject, body) SELECT i, 'a', 'b' FROM generate_series(1, 50) AS i")
+        assert len(ask(connection)) == 20, "30 have no room beside them"
+        assert len(ask(connection)) == 30
+    finally:
+        connection.execute("SELECT loracomp.set_queue_limits(per_submitter => NULL)")
+
+
+def test_init_keeps_view_grants_and_owner(connection: Connection, alice: Connection, database: str) -> None:
+    alice.execute(URGENCY)
+    alice.execute(f"GRANT SELECT ON urgency TO {login('ana')}".encode())
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
+    schema.initialize(database, again=True)
+    assert answer_all(connection) == ["Ticket: a one"]
+    with connect(database, "ana") as ana:
+        assert shown(ana) == {1: ("answered", "one")}
+    alice.execute("UPDATE tickets SET body = 'two'")
+    assert answer_all(connection) == ["Ticket: a two"]
+
+
+def test_a_statement_does_not_fail_while_the_schema_is_replaced(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(URGENCY)
+    with db.connect(database) as installer, installer.transaction():
+        installer.execute("LOCK TABLE loracomp.answer_hint IN ACCESS EXCLUSIVE MODE")
+        alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
+    assert answer_all(connection) == ["Ticket: a one"], "what was missed is found by a look at all rows"
+    assert answer_all(connection) == []

@@ -22,7 +22,7 @@ EXECUTE = {
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
         explain_run
-        create_answers drop_answers list_answers correct_answer
+        create_answers alter_answers drop_answers list_answers correct_answer answers_since
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
@@ -34,6 +34,7 @@ EXECUTE = {
         route rescore_route task_weights policy_with wilson_interval mcnemar_p
         check_similarities check_range composition_text seconds_between may_read masked_tasks
         caller masked_adapter compute_seconds confidence check_gains relative_share log_share
+        answers_since
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
@@ -57,7 +58,7 @@ EXECUTE = {
         explain_run
         check_similarities check_range check_gains relative_share log_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters
-        create_answers drop_answers list_answers correct_answer
+        create_answers alter_answers drop_answers list_answers correct_answer answers_since
     """,
 }
 OWNERS_ALONE = """
@@ -82,7 +83,7 @@ OWNERS_ALONE = """
     jobs_on changed_days roll_up note_days close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on fallback_by_day_on jobs_by_day_on
     answers_by_tag_on
-    prompt_pieces key_forms key_list source_names filter_condition hint_body make_parts make_view
+    prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body make_parts make_view
     check_source check_owner check_request find_answers forget_answers
     ask_rows ask_of ask_hints ask_page ask_found read_rows follow_source
     take_answers lose_answers write_correction

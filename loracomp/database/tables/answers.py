@@ -72,6 +72,7 @@ answers = Table(
     required(
         "missed", BigInteger, "The value of the sequence missed_hint that the last look has answered.", default="0"
     ),
+    required("looked_at", DateTime(timezone=True), "When the last look at all rows began.", default="now()"),
     created_at(),
     ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="answers_task_must_exist", ondelete="SET NULL"),
     one_of("sweep", "source answers", "sweep_must_be_a_known_one"),
@@ -119,4 +120,10 @@ answer_hint = Table(
     # No foreign key: it would be looked up for each row that an application writes.
     PrimaryKeyConstraint("answers_id", "id", name="answer_hint_pkey"),
     comment="Rows that were written since the last claim looked. Triggers append; nothing waits for anything here.",
+    # Claims read from the oldest on, past dead rows: vacuum runs early and at full speed.
+    postgresql_with={
+        "autovacuum_vacuum_scale_factor": "0.01",
+        "autovacuum_vacuum_threshold": "1000",
+        "autovacuum_vacuum_cost_delay": "0",
+    },
 )
