@@ -89,7 +89,7 @@ def train(folder: Path, task: str, way: Way, steps: int) -> float:
     base = load_base_model(read_manifest(packaged()).base_model.source, cache_dir=load_settings().home / "models")
     layers = tuple(range(way.layers_from, 30)) if way.layers_from else None
     config = training_config(max_rows=16 * (steps + 1), held_out=0, layers=layers)
-    rows = choose_rows(lambda *_: read_examples(load_entry(task), "train", str(folder)), base, config)
+    rows = choose_rows([lambda *_: read_examples(load_entry(task), "train", str(folder))], base, config)
     order = training_order(rows.epochs, config)
     model = with_factors(base, config)
     optimizer = torch.optim.AdamW([each for each in model.parameters() if each.requires_grad], lr=1e-3)

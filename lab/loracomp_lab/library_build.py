@@ -13,7 +13,7 @@ from loracomp.registry.embeddings import progress_bar
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import BaseModelPart, EncoderPart, Manifest, TaskPart
 from loracomp.registry.tasks import draw
-from loracomp_lab.catalogue import Phrased, data_note, load_entry, read_examples
+from loracomp_lab.catalogue import Family, Phrased, data_note, load_entry, load_task, read_examples
 from loracomp_lab.catalogue.leaks import find_leaks
 from loracomp_lab.training.kept_aside import kept_aside
 
@@ -62,11 +62,15 @@ def _examples(folder: Path, task: str, data: str | None, limit: int, seed: int) 
 
 
 def train_rows(task: str, data: str | None, seed: int = 0, max_words: int | None = None) -> list[Example]:
-    """A task's train rows that leak nothing, as its examples are put."""
-    entry, source = load_entry(task), None if data is None else f"{data}/{task}"
-    leaks = find_leaks(entry, source).source_refs
-    rows = read_examples(entry, "train", source, phrased=PHRASED, seed=seed, max_words=max_words)
-    return [row for row in rows if row.source_ref not in leaks]
+    """A task's train rows that leak nothing, as its examples are put: those of a family always in phrasings."""
+    found = load_task(task)
+    phrased, rows = 1.0 if isinstance(found, Family) else PHRASED, []
+    for entry in map(load_entry, found.entries):
+        source = None if data is None else f"{data}/{entry.task}"
+        leaks = find_leaks(entry, source).source_refs
+        read = read_examples(entry, "train", source, phrased=phrased, seed=seed, max_words=max_words)
+        rows += [row for row in read if row.source_ref not in leaks]
+    return rows
 
 
 def measured_examples(folder: Path, task: str, rows: Sequence[Example]) -> list[Example]:
@@ -78,7 +82,7 @@ def measured_examples(folder: Path, task: str, rows: Sequence[Example]) -> list[
 
 
 def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) -> Manifest:
-    entries = {task: load_entry(task) for task in files.tasks_with_examples(folder)}
+    entries = {task: load_task(task) for task in files.tasks_with_examples(folder)}
     return Manifest(
         base_model=BaseModelPart.model_validate(base_model, from_attributes=True),
         encoder=EncoderPart.model_validate(encoder, from_attributes=True),

@@ -66,7 +66,7 @@ def root(tmp_path_factory: pytest.TempPathFactory, minilm) -> Path:
         start = {"task": "piqa", "tasks_seen": ["piqa"]} if task == "copa" else None
         found = split_rows(train_rows(task, str(root / "data")), TrainingConfig(held_out=200, seed=3))[0]
         own = {each.content_hash.hex() for each in found}
-        kept = not_learnt(task, own, set(), kept, ["piqa"] if start else [])
+        kept = not_learnt({task: own}, set(), kept, ["piqa"] if start else [])
         (folder / "training.json").write_text(json.dumps(record(task, start) | {"kept_aside": kept}))
     build_library(root / "library", list(DATA), base, minilm, data=str(root / "data"), limit=8)
     return root
@@ -170,9 +170,10 @@ def test_an_adapter_whose_record_lacks_the_rows_kept_aside_is_named(root: Path, 
 
 
 def test_rows_that_were_not_learnt() -> None:
-    assert not_learnt("a", {"1", "2"}, {"3"}, (), ()) == ["1", "2"]
-    assert not_learnt("a", {"1", "2"}, {"3"}, ("7", "3"), ("b",)) == ["1", "2", "7"]
-    assert not_learnt("a", {"1", "2"}, {"3"}, ("2", "3"), ("a",)) == ["2"], "the start has learnt 1"
+    assert not_learnt({"a": {"1", "2"}}, {"3"}, (), ()) == ["1", "2"]
+    assert not_learnt({"a": {"1", "2"}}, {"3"}, ("7", "3"), ("b",)) == ["1", "2", "7"]
+    assert not_learnt({"a": {"1", "2"}}, {"3"}, ("2", "3"), ("a",)) == ["2"], "the start has learnt 1"
+    assert not_learnt({"a": {"1"}, "c": {"4"}}, {"3"}, ("2",), ("a",)) == ["2", "4"], "and has not met c"
     assert kept_aside({}, []) == set()
 
 

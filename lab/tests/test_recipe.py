@@ -26,6 +26,8 @@ ROWS = [
 ]
 PAIRS = [{"premise": row["sentence1"], "hypothesis": row["sentence2"], "label": row["label"]} for row in ROWS]
 """Made-up rows in the data sets' columns."""
+REVIEWS = [{"text": f"film {n}", "sentence": f"film {n}", "label": n % 2} for n in range(60)]
+FAMILY = ("sst2", "rotten_tomatoes", "yelp_polarity", "imdb")
 RECIPE = """
 defaults: {rank: 2, epochs: 1, held_out: 10, max_tokens: 200}
 tasks:
@@ -41,7 +43,7 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("recipe")
     tiny_llama().save_pretrained(root / "model")
     letter_tokenizer().save_pretrained(root / "model")
-    for task, rows in (("rte", ROWS), ("mnli", PAIRS), ("cb", PAIRS)):
+    for task, rows in (("rte", ROWS), ("mnli", PAIRS), ("cb", PAIRS), *((task, REVIEWS) for task in FAMILY)):
         (root / "data" / task).mkdir(parents=True)
         (root / "data" / task / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (root / "data" / "cb" / "validation.jsonl").write_text(json.dumps(PAIRS[7]) + "\n")
@@ -164,9 +166,23 @@ def test_an_unexpected_failure_stays_alone_too(train, tmp_path, monkeypatch, cap
     assert rows["cb"]["error"] == "ZeroDivisionError: division by zero"
 
 
+def test_a_family_learns_all_its_data_sets_but_what_their_own_adapters_kept_aside(train, tmp_path):
+    defaults = "defaults: {rank: 2, held_out: 10, max_rows: 20, max_tokens: 200}\n"
+    rows, error = train(tmp_path / "library", recipe=defaults + "tasks: {sst2: , sentiment: {start_from: sst2}}")
+    assert (error, rows["sentiment"]["rows_seen"]) == (None, 80)
+    record = json.loads((tmp_path / "library/adapters/sentiment/training.json").read_text())
+    assert record["tasks_seen"] == [*FAMILY, "sentiment"]
+    own = json.loads((tmp_path / "library/adapters/sst2/training.json").read_text())["kept_aside"]
+    assert set(own) < set(record["kept_aside"])
+    assert len(record["kept_aside"]) == 20, "three data sets have the same rows"
+    assert record["held_out"]["rows"] == 10, "as many are scored as of one data set"
+    _, error = train(tmp_path / "library", recipe="tasks: {reading: }")
+    assert "has no folder boolq, multirc, sciq" in str(error)
+
+
 def test_data_of_all_tasks_must_be_there(train, tmp_path):
-    _, error = train(tmp_path / "library", recipe="tasks: {rte: , sst2: , piqa: }")
-    assert "has no folder sst2, piqa" in str(error)
+    _, error = train(tmp_path / "library", recipe="tasks: {rte: , boolq: , piqa: }")
+    assert "has no folder boolq, piqa" in str(error)
 
 
 def test_stopped_and_started_again_it_comes_to_the_same(train, root, tmp_path):

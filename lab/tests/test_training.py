@@ -94,7 +94,7 @@ def base_of(folders):
 
 def rows_of(folders, **settings):
     config = training_config(**QUICK | settings)
-    return choose_rows(lambda *_: read_examples(VOWELS, "train", folders[1]), base_of(folders), config), config
+    return choose_rows([lambda *_: read_examples(VOWELS, "train", folders[1])], base_of(folders), config), config
 
 
 def fit(folders, output, start_from=None, **settings):
@@ -146,7 +146,8 @@ def test_rows_held_out_are_never_learnt(folders):
     assert [row.digest for row in few.epochs[0]] == [row.digest for row in rows.epochs[0][:7]]
     assert few.held_out[Phrased.OWN] == rows.held_out[Phrased.OWN]
     assert few.digest() != rows.digest()
-    assert (len(rows.kept_aside), rows.kept_aside & rows.drawn) == (40, frozenset())
+    (aside,) = rows.kept_aside
+    assert (len(aside), aside & rows.drawn) == (40, frozenset())
     capped, _ = rows_of(folders, held_out=1000)
     assert len(capped.held_out[Phrased.OWN]) == 52  # a fifth
     assert rows_of(folders, seed=1)[0].digest() != rows.digest()
@@ -159,7 +160,7 @@ def test_each_epoch_has_its_share_of_phrased_rows(folders):
         shares.append(phrased)
         return read_examples(VOWELS, "train", folders[1])
 
-    choose_rows(read, base_of(folders), training_config(**QUICK | {"epochs": 3, "phrased": [0, 0.75]}))
+    choose_rows([read], base_of(folders), training_config(**QUICK | {"epochs": 3, "phrased": [0, 0.75]}))
     assert shares == [Phrased.OWN, 0, 0.75, 0.75]
 
 
@@ -180,7 +181,7 @@ def test_a_rule_is_learnt(trained, folders):
     assert (record["rows_seen"], record["steps"]) == (3296, 206)
     assert record["loss"] < 0.3
     assert record["data"]["rows"] == 220
-    assert record["kept_aside"] == sorted(each.hex() for each in rows_of(folders, epochs=15)[0].kept_aside)
+    assert record["kept_aside"] == sorted(each.hex() for each in rows_of(folders, epochs=15)[0].kept_aside[0])
     assert record["data"]["digest"] == rows_of(folders, epochs=15)[0].digest()
     assert {"torch", "peft", "transformers", "loracomp"} <= record["versions"].keys()
 
@@ -279,7 +280,7 @@ def test_it_starts_from_another_adapters_factors(trained, folders, tmp_path):
     assert third["kept_aside"] == record["kept_aside"] == trained[0]["kept_aside"], "the same rows by the same seed"
     other = config.model_copy(update={"seed": 1, "max_rows": None})
     fourth = learn(VOWELS, folders, other, tmp_path / "fourth", start_from=tmp_path / "digits")
-    own = {each.hex() for each in rows_of(folders, seed=1)[0].kept_aside}
+    own = {each.hex() for each in rows_of(folders, seed=1)[0].kept_aside[0]}
     assert set(fourth["kept_aside"]) == own & set(record["kept_aside"]), "what either has drawn is learnt"
     assert 0 < len(fourth["kept_aside"]) < 40
     card = (tmp_path / "digits" / "README.md").read_text()

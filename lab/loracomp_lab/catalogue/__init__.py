@@ -56,6 +56,11 @@ class Entry(BaseModel):
     phrased_choices: str | None = None
     """Choices for the phrasings, if they must differ from doc_to_choice: one `{{ expression }}`, in the same order."""
 
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """The entry alone, as `Family.entries`."""
+        return (self.task,)
+
     def split_name(self, split: str) -> str:
         """The dataset's name for its split 'train' or 'validation'. Raises UsageError if the entry names none."""
         names = {"train": self.training_split, "validation": self.validation_split}
@@ -64,6 +69,24 @@ class Entry(BaseModel):
             known = ", ".join(key for key, value in names.items() if value)
             raise UsageError(f"catalogue entry {self.task!r} has no split {split!r}; it has {known}")
         return name
+
+
+class Family(BaseModel):
+    """A task whose rows are those of several entries, in the entries' phrasings. Its adapter answers in any words."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    task: str
+    family: str
+    description: str
+    entries: tuple[str, ...]
+    """Names of the entries."""
+
+
+def load_task(name: str) -> Entry | Family:
+    """Read the family `name` (a file in families/) or, if there is none, the entry `name` as `load_entry` does."""
+    path = FOLDER / "families" / f"{name}.yaml"
+    return Family.model_validate(yaml.safe_load(path.read_text())) if path.is_file() else load_entry(name)
 
 
 def entry_names() -> list[str]:

@@ -9,17 +9,17 @@ from loracomp_lab.training.rows import split_rows
 
 
 def not_learnt(
-    task: str, own: set[str], drawn: set[str], before: Iterable[str], seen_before: Sequence[str]
+    own: Mapping[str, set[str]], drawn: set[str], before: Iterable[str], seen_before: Sequence[str]
 ) -> list[str]:
-    """Hashes in hex of the rows that an adapter for `task` was not trained on.
+    """Hashes in hex of the rows that an adapter was not trained on.
 
-    `own` and `drawn` are the task's rows that were kept aside and trained on. `before` are the rows of the tasks
-    `seen_before` that the adapter from which it started was not trained on.
+    `own` are, for each of its tasks, the rows that were kept aside, and `drawn` those trained on. `before` are the rows
+    of the tasks `seen_before` that the adapter from which it started was not trained on.
     """
     left = set(before)
-    # If the adapter that it started from was trained on this task too, it may have used rows kept aside here.
-    unlearnt = own & left if task in seen_before else own
-    return sorted(unlearnt | left - drawn)
+    # If the adapter that it started from was trained on a task too, it may have used rows kept aside here.
+    unlearnt = (rows & left if task in seen_before else rows for task, rows in own.items())
+    return sorted(set().union(*unlearnt) | left - drawn)
 
 
 def kept_aside(training: Mapping[str, Any], rows: Sequence[Example]) -> set[bytes]:

@@ -12,7 +12,7 @@ from loracomp.errors import LoracompError, NotFoundError
 from loracomp.model.loading import BaseModel
 from loracomp.registry.library_files import adapter_folder
 from loracomp_lab.training.recipe import TaskRecipe
-from loracomp_lab.training.source import catalogue_source
+from loracomp_lab.training.source import library_source
 from loracomp_lab.training.train import RECORD, train_adapter
 
 
@@ -38,7 +38,8 @@ def train_library(
     changes it, so it can't be used twice. Called again, an interrupted training continues. If a task fails, the tasks
     that start from its adapter fail too. Raises NotFoundError if `data` lacks the folder of a task.
     """
-    if missing := [task for task in recipe if not (data / task).is_dir()]:
+    needed = dict.fromkeys(name for each in recipe.values() for name in each.entry.entries)
+    if missing := [name for name in needed if not (data / name).is_dir()]:
         raise NotFoundError(f"data {data} has no folder {', '.join(missing)}: it needs one folder for each task")
     outcomes: dict[str, TaskOutcome] = {}
     fresh = cache(load_base)  # until a training changes it
@@ -47,7 +48,7 @@ def train_library(
         if start and start.outcome == "failed":
             outcomes[task] = TaskOutcome(task, "failed", error=f"the task starts from {start.task}, which failed")
         else:
-            outcomes[task] = _train(each, library, data / task, fresh)
+            outcomes[task] = _train(each, library, data, fresh)
         yield outcomes[task]
 
 
@@ -56,7 +57,7 @@ def _train(each: TaskRecipe, library: Path, data: Path, fresh: Any) -> TaskOutco
     start = adapter_folder(library, each.start_from) if each.start_from else None
     finished = (output / RECORD).is_file()
     try:
-        source = catalogue_source(each.entry, str(data), each.config)
+        source = library_source(each.entry, data, each.config)
         record = train_adapter(source, fresh(), each.config, output, start_from=start)
     except LoracompError as error:
         return TaskOutcome(each.task, "failed", error=str(error))

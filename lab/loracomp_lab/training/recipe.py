@@ -1,7 +1,7 @@
 """Reads recipes: YAML files that say how each adapter of a library is trained.
 
-`defaults` has settings for all tasks (`training.config`); `tasks` has each task's own settings, and may have
-`start_from`: another task of the recipe, from whose adapter the training starts.
+`defaults` has settings for all tasks (`training.config`); `tasks` has the own settings of each entry or family, and may
+have `start_from`: another task of the recipe, from whose adapter the training starts.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from loracomp.errors import NotFoundError, UsageError, wrong_fields
-from loracomp_lab.catalogue import Entry, load_entry
+from loracomp_lab.catalogue import Entry, Family, load_task
 from loracomp_lab.training.config import TrainingConfig, training_config
 
 SHIPPED = Path(__file__).with_name("recipe.yaml")
@@ -29,7 +29,7 @@ class _Recipe(BaseModel):
 class TaskRecipe:
     """How to train the adapter of one task."""
 
-    entry: Entry
+    entry: Entry | Family
     config: TrainingConfig
     start_from: str | None
     """The task from whose adapter the training starts; None: from new factors."""
@@ -73,7 +73,7 @@ def _read(path: Path) -> _Recipe:
 
 
 def _task(path: Path, task: str, settings: dict[str, Any]) -> TaskRecipe:
-    entry = load_entry(task)
+    entry = load_task(task)
     start_from = settings.pop("start_from", None)
     try:
         return TaskRecipe(entry, training_config(**settings), None if start_from is None else str(start_from))

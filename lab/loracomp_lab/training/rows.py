@@ -44,8 +44,8 @@ class Rows:
     """The rows of each epoch; a row may have a different phrasing in each epoch."""
     held_out: Mapping[Phrased, tuple[TrainingRow, ...]]
     """The rows kept aside, in the entry's own template and, if it has phrasings, in trained and in held-out ones."""
-    kept_aside: frozenset[bytes]
-    """Content hashes of all rows kept aside, including rows longer than max_tokens."""
+    kept_aside: tuple[frozenset[bytes], ...]
+    """For each data set, content hashes of all rows kept aside, including rows longer than max_tokens."""
     drawn: frozenset[bytes]
     """Content hashes of the rows drawn for training."""
     too_long: int
@@ -56,19 +56,22 @@ class Rows:
         return hashlib.sha256(b"".join(row.digest for rows in self.epochs for row in rows)).hexdigest()
 
 
-def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasings: bool = False) -> Rows:
+def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, *, phrasings: bool = False) -> Rows:
     """Shuffle the rows by the seed, keep some aside for scoring, and take up to max_rows of the others for training.
 
-    Rows longer than max_tokens are left out. `phrasings` says whether the entry has phrasings. Raises UsageError if no
-    row is left or an example has no choices.
+    Each data set (one of `reads`) is split as it would be alone, so that what its own adapter did not learn is not
+    learnt here either; together they are scored on as many rows as one. Rows longer than max_tokens are left out.
+    `phrasings` says whether there are phrasings. Raises UsageError if no row is left or an example has no choices.
     """
     kinds = tuple(Phrased) if phrasings else (Phrased.OWN,)
-    apart = {kind: split_rows(read(kind, config.seed), config)[0] for kind in kinds}
+    aside = {kind: [split_rows(read(kind, config.seed), config)[0] for read in reads] for kind in kinds}
+    apart = {kind: [row for rows in found for row in rows][:: len(reads)] for kind, found in aside.items()}
     held_out = {kind: tuple(tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
     epochs: list[tuple[TrainingRow, ...]] = []
     learnt: list[Example] = []
     for epoch in range(math.ceil(config.epochs)):
-        learnt = split_rows(read(config.phrased_in(epoch), config.seed + epoch), config)[1]
+        phrased, seed = config.phrased_in(epoch), config.seed + epoch
+        learnt = [row for read in reads for row in split_rows(read(phrased, seed), config)[1]]
         epochs.append(tuple(tokenised(learnt, base, config.max_tokens)))
     if not all(epochs):
         raise UsageError(f"no row to train on: {len(learnt)} were drawn, none fits max_tokens = {config.max_tokens}")
@@ -76,7 +79,7 @@ def choose_rows(read: Read, base: BaseModel, config: TrainingConfig, *, phrasing
     return Rows(
         tuple(epochs),
         held_out,
-        kept_aside=frozenset(example.content_hash for example in apart[Phrased.OWN]),
+        kept_aside=tuple(frozenset(example.content_hash for example in rows) for rows in aside[Phrased.OWN]),
         drawn=frozenset(example.content_hash for example in learnt),
         too_long=len(learnt) + len(apart[Phrased.OWN]) - fitting,
     )

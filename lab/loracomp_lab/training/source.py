@@ -1,4 +1,4 @@
-"""What an adapter is trained on: a catalogue entry's data set, or one's own examples."""
+"""What an adapter is trained on: the data set of a catalogue entry, those of a family, or one's own examples."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from typing import Any
 
 from loracomp.errors import UsageError
 from loracomp.registry.examples import Example
-from loracomp_lab.catalogue import Entry, Phrased, read_examples, shortened
+from loracomp_lab.catalogue import Entry, Family, Phrased, load_entry, read_examples, shortened
 from loracomp_lab.catalogue.leaks import Leaks, find_leaks, leaks_among
 from loracomp_lab.training.config import TrainingConfig
 from loracomp_lab.training.rows import Read
@@ -25,10 +25,10 @@ class Source:
     about: Mapping[str, Any]
     """Where the rows come from: dataset_path, dataset_name, training_split, licence, read_from."""
     leaks: Leaks
-    read: Read
-    """Reads the rows that don't leak."""
+    parts: Mapping[str, Read]
+    """For each data set, by its task, what reads the rows that don't leak."""
     phrasings: bool = False
-    """Whether there are phrasings, in which `read` can write the rows."""
+    """Whether there are phrasings, in which rows can be written."""
 
 
 def catalogue_source(entry: Entry, data: str | None, config: TrainingConfig) -> Source:
@@ -46,7 +46,27 @@ def catalogue_source(entry: Entry, data: str | None, config: TrainingConfig) -> 
         "licence": entry.licence,
         "read_from": "folder" if data and Path(data).is_dir() else "hub",
     }
-    return Source(entry.task, entry.family, about, leaks, read, entry.phrasings is not None)
+    return Source(entry.task, entry.family, about, leaks, {entry.task: read}, entry.phrasings is not None)
+
+
+def library_source(task: Entry | Family, data: Path, config: TrainingConfig) -> Source:
+    """The train rows of an entry or a family; `data` has a folder for each entry. Errors: `catalogue.read_examples`."""
+    sources = [catalogue_source(load_entry(name), str(data / name), config) for name in task.entries]
+    if len(sources) == 1:
+        return sources[0]
+    leaks = Leaks(
+        frozenset().union(*(each.leaks.source_refs for each in sources)),
+        sum(each.leaks.sharing for each in sources),
+        tuple(sorted(set().union(*(each.leaks.compared_with for each in sources)))),
+    )
+    about = {
+        **sources[0].about,
+        "dataset_path": ", ".join(dict.fromkeys(each.about["dataset_path"] for each in sources)),
+        "dataset_name": None,
+        "licence": "; ".join(dict.fromkeys(each.about["licence"] for each in sources)),
+    }
+    parts = {name: read for each in sources for name, read in each.parts.items()}
+    return Source(task.task, task.family, about, leaks, parts, phrasings=True)
 
 
 def own_source(
@@ -66,7 +86,7 @@ def own_source(
             f"(`loracomp task import`), or let the adapters of other tasks answer (`loracomp task measure {task}`)"
         )
     about = {"dataset_path": task, "dataset_name": None, "training_split": "train", "licence": "not stated"}
-    return Source(task, family, about | {"read_from": read_from}, leaks, lambda *_: rows)
+    return Source(task, family, about | {"read_from": read_from}, leaks, {task: lambda *_: rows})
 
 
 def _shortened(example: Example, max_words: int | None) -> Example:

@@ -51,7 +51,7 @@ def train_adapter(
     """
     started = time.monotonic()
     start = read_start(start_from, base, config) if start_from else None
-    rows = choose_rows(source.read, base, config, phrasings=source.phrasings)
+    rows = choose_rows(tuple(source.parts.values()), base, config, phrasings=source.phrasings)
     plan = _plan(source, base, config, rows) | _origin(source, start)
     if (done := _finished(output, plan)) is not None:
         return done
@@ -68,7 +68,7 @@ def train_adapter(
         "steps": trainer.state.global_step,
         "loss": next((log["loss"] for log in reversed(trainer.state.log_history) if "loss" in log), None),
         "held_out": _held_out_scores(model, rows.held_out),
-        "kept_aside": _kept_aside(source.task, rows, start),
+        "kept_aside": _kept_aside(source, rows, start),
         "seconds": round(time.monotonic() - started, 1),
         "device": str(base.model.device),
         "dtype": str(base.model.dtype).removeprefix("torch."),
@@ -114,7 +114,7 @@ def _origin(source: Source, start: Start | None) -> dict[str, Any]:
     seen = start.lineage["tasks_seen"] if start else []
     return {
         "started_from": start.lineage if start else None,
-        "tasks_seen": [task for task in seen if task != source.task] + [source.task],
+        "tasks_seen": [task for task in dict.fromkeys((*seen, *source.parts)) if task != source.task] + [source.task],
         "leaks": {
             "rows_left_out": len(source.leaks.source_refs),
             "rows_sharing_a_text": source.leaks.sharing,
@@ -123,11 +123,11 @@ def _origin(source: Source, start: Start | None) -> dict[str, Any]:
     }
 
 
-def _kept_aside(task: str, rows: Rows, start: Start | None) -> list[str]:
+def _kept_aside(source: Source, rows: Rows, start: Start | None) -> list[str]:
     """Hashes of train rows that the adapter was not trained on, so that it may be measured on them."""
     before, seen = (start.kept_aside, start.lineage["tasks_seen"]) if start else ((), ())
-    own, drawn = ({each.hex() for each in hashes} for hashes in (rows.kept_aside, rows.drawn))
-    return not_learnt(task, own, drawn, before, seen)
+    own = {task: {each.hex() for each in hashes} for task, hashes in zip(source.parts, rows.kept_aside, strict=True)}
+    return not_learnt(own, {each.hex() for each in rows.drawn}, before, seen)
 
 
 def _finished(output: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
