@@ -14,10 +14,6 @@ URGENCY = """
 SELECT loracomp.create_answers('urgency', source => 'tickets', prompt => 'Ticket: {subject} {body}',
     choices => '{urgent,not urgent}')
 """
-TIDY = """
-SELECT format('DROP TABLE IF EXISTS %%s CASCADE', c.oid::regclass) AS statement FROM pg_class AS c
-WHERE c.relowner = %s::regrole AND c.relkind IN ('r', 'p') AND NOT c.relispartition
-"""
 
 
 @contextmanager
@@ -28,13 +24,11 @@ def as_alice(url: str) -> Iterator[Connection]:
         with connect(url, "alice") as opened:
             yield opened
         tidy(owner)
-        owner.execute(f"REVOKE CREATE ON SCHEMA public FROM {login('alice')}".encode())
 
 
 def tidy(owner: Connection) -> None:
-    """Drop alice's tables, and what was declared over them."""
-    for row in owner.execute(TIDY, [login("alice")]).fetchall():
-        owner.execute(row["statement"].encode())
+    """Drop all that is alice's, and what was declared over it."""
+    owner.execute(f"DROP OWNED BY {login('alice')} CASCADE".encode())
     owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.answers AS a")
 
 

@@ -1,0 +1,243 @@
+"""What a declaration lets whom see and do; its owner, other submitters and readers of the view try to do more."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+
+from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, shown
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database.connections import Connection
+from people_fixtures import connect, login, value
+
+
+@pytest.fixture
+def alice(connection: Connection, database: str, logins: None) -> Iterator[Connection]:
+    with as_alice(database) as opened:
+        opened.execute(TICKETS)
+        opened.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one'), (2, 'b', 'two')")
+        yield opened
+
+
+@pytest.fixture
+def bob(connection: Connection, alice: Connection, database: str) -> Iterator[Connection]:
+    with connect(database, "bob") as opened:
+        yield opened
+
+
+def state(alice: Connection) -> Any:
+    return value(alice, "SELECT state FROM loracomp.list_answers()")
+
+
+# The owner of a table tries to run code with the rights of loracomp's owner, whose session the worker's is here.
+
+WHO = """
+CREATE FUNCTION who() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN RAISE WARNING 'who: %', current_user; RETURN true; END $$
+"""
+TRAPS = {
+    "an index's predicate": "CREATE INDEX trap ON tickets (id) WHERE who()",
+    "a partial index that the key is compared with": "CREATE INDEX trap ON tickets ((id + CASE WHEN who() THEN 1 END))",
+    "statistics": "CREATE STATISTICS trap ON (CASE WHEN who() THEN id END) FROM tickets",
+    "a policy": "CREATE POLICY trap ON tickets USING (who()); ALTER TABLE tickets FORCE ROW LEVEL SECURITY, "
+    "ENABLE ROW LEVEL SECURITY",
+    "a cast": "CREATE TYPE odd AS (a text); CREATE FUNCTION said(odd) RETURNS text LANGUAGE sql "
+    "RETURN CASE WHEN who() THEN 'said' END; CREATE CAST (odd AS text) WITH FUNCTION said(odd) AS IMPLICIT; "
+    "ALTER TABLE tickets ALTER body TYPE odd USING ROW(body)::odd",
+    "a domain": "CREATE DOMAIN odd AS bigint CHECK (who()); ALTER TABLE tickets ALTER id TYPE odd",
+    "functions in the path": "CREATE FUNCTION concat(text) RETURNS text LANGUAGE sql "
+    "RETURN CASE WHEN who() THEN 'mine' END; SET search_path = public, pg_catalog",
+}
+
+
+@pytest.mark.parametrize("trap", TRAPS)
+def test_a_tables_own_code_never_runs_with_more_rights_than_its_owners(
+    connection: Connection, alice: Connection, trap: str
+) -> None:
+    said: list[str] = []
+    for session in (connection, alice):
+        session.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+    alice.execute(WHO)
+    for statement in TRAPS[trap].split("; "):
+        alice.execute(statement.encode())
+    alice.execute(URGENCY)
+    alice.execute("UPDATE tickets SET subject = 'c'")
+    prompts = answer_all(connection, "urgent")
+    assert len(prompts) == 2 and "mine" not in "".join(prompts)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    alice.execute("SELECT loracomp.drop_answers('urgency')")
+    assert {message for message in said if message.startswith("who")} <= {f"who: {login('alice')}"}
+
+
+def test_what_reads_the_rows_refuses_other_rights(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    number = value(connection, "SELECT id FROM loracomp.answers")
+    with pytest.raises(errors.InsufficientPrivilege, match="schema loracomp_parts"):
+        alice.execute(f"ALTER FUNCTION loracomp_parts.read_{number} SECURITY INVOKER".encode())
+    with pytest.raises(errors.InsufficientPrivilege, match="schema loracomp_parts"):
+        alice.execute("CREATE FUNCTION loracomp_parts.mine() RETURNS integer LANGUAGE sql RETURN 1")
+    connection.execute(f"ALTER FUNCTION loracomp_parts.read_{number} SECURITY INVOKER".encode())
+    assert ask(connection) == {}
+    assert "must run with the rights of its owner" in state(alice)
+
+
+def test_a_prompt_reaches_only_columns_that_the_owner_may_read(connection: Connection, alice: Connection) -> None:
+    for prompt, said in {
+        "{ctid}": "has no column ctid",
+        "{subject": "single brace",
+        "subject": "names no column",
+        "{body::text}": "has no column body::text",
+        "{subject) FROM secrets --}": "has no column",
+        "{bodi}": "did you mean body",
+    }.items():
+        with pytest.raises(psycopg.Error) as refused:
+            alice.execute("SELECT loracomp.create_answers('x', 'tickets', %s)", [prompt])
+        assert said in f"{refused.value} {refused.value.diag.message_hint}", prompt
+    alice.execute(URGENCY)
+    alice.execute(f"REVOKE ALL ON tickets FROM {login('alice')}".encode())
+    assert ask(connection) == {}
+    assert "permission denied for table tickets" in state(alice)
+
+
+def test_tables_that_can_have_no_declaration_say_why(connection: Connection, alice: Connection) -> None:
+    alice.execute("CREATE VIEW seen AS SELECT * FROM tickets; CREATE TABLE keyless (t text)")
+    alice.execute(
+        "CREATE TABLE bytes (id integer PRIMARY KEY, t bytea); CREATE TEMP TABLE short (id integer PRIMARY KEY, t text)"
+    )
+    alice.execute("CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE moods (id mood PRIMARY KEY, t text)")
+    alice.execute("CREATE TABLE taken (id integer PRIMARY KEY, t text, answer text)")
+    refusals = {
+        "seen": "not a table of yours that lasts",
+        "short": "not a table of yours that lasts",
+        "loracomp.job": "not a table of yours that lasts",
+        "pg_class": "not a table of yours that lasts",
+        "keyless": "no primary key",
+        "bytes": "is bytea",
+        "moods": "type or collation",
+    }
+    for table, said in refusals.items():
+        with pytest.raises(psycopg.Error, match=said):
+            alice.execute("SELECT loracomp.create_answers('x', %s, '{t}')", [table])
+    with pytest.raises(psycopg.Error, match="give_choices_or_max_new_tokens_not_both"):
+        alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', '{a,b}', 5)")
+    with pytest.raises(psycopg.Error, match="policy nowhere does not exist"):
+        alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', policy => 'nowhere')")
+
+
+def test_another_owner_stops_a_declaration_and_may_drop_it(
+    connection: Connection, alice: Connection, bob: Connection
+) -> None:
+    alice.execute(URGENCY)
+    answer_all(connection)
+    connection.execute(f"ALTER TABLE tickets OWNER TO {login('bob')}".encode())
+    try:
+        bob.execute("UPDATE tickets SET body = 'for bob alone'")
+        assert ask(connection) == {}
+        assert f"belongs to {login('bob')} now" in state(alice)
+        with pytest.raises(errors.InsufficientPrivilege):
+            alice.execute("SELECT * FROM urgency")
+        bob.execute("SELECT loracomp.drop_answers('urgency')")
+        assert value(connection, "SELECT count(*) FROM loracomp.answers") == 0
+    finally:
+        connection.execute("DROP TABLE tickets CASCADE")
+
+
+def test_who_is_no_submitter_any_more_asks_nothing(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    connection.execute(f"REVOKE loracomp_submitter FROM {login('alice')}".encode())
+    try:
+        assert ask(connection) == {}
+        (row,) = connection.execute("SELECT trouble FROM loracomp.answers")
+        assert row["trouble"] == f"{login('alice')} is not a submitter"
+    finally:
+        connection.execute(f"GRANT loracomp_submitter TO {login('alice')}".encode())
+
+
+# Another submitter, and readers of the view.
+
+
+def test_another_submitter_sees_and_changes_nothing(connection: Connection, alice: Connection, bob: Connection) -> None:
+    alice.execute(URGENCY)
+    answer_all(connection)
+    number = value(connection, "SELECT id FROM loracomp.answers")
+    assert bob.execute("SELECT * FROM loracomp.list_answers()").fetchall() == []
+    for statement in (
+        "SELECT loracomp.create_answers('mine', 'tickets', '{body}')",
+        "SELECT loracomp.alter_answers('urgency', paused => true)",
+        "SELECT loracomp.drop_answers('urgency')",
+        "SELECT * FROM loracomp.answers_since('urgency')",
+        "SELECT loracomp.correct_answer('urgency', 1, 'urgent')",
+        "SELECT * FROM urgency",
+        "SELECT * FROM loracomp.answer_row",
+        "SELECT * FROM loracomp.answers",
+        f"SELECT * FROM loracomp_parts.answers_{number}",
+        f"SELECT loracomp_parts.read_{number}(NULL, NULL, 5)",
+        f"CREATE TABLE pg_temp.t (id int); CREATE TRIGGER t AFTER INSERT ON t"
+        f" EXECUTE FUNCTION loracomp_parts.hint_{number}()",
+    ):
+        with pytest.raises(psycopg.Error, match=r"permission denied|not yours|not a declaration"):
+            bob.execute(statement.encode())
+
+
+def test_the_view_is_shared_by_a_grant(connection: Connection, alice: Connection, database: str) -> None:
+    alice.execute(URGENCY)
+    alice.execute(f"GRANT SELECT ON urgency TO {login('ana')}".encode())
+    answer_all(connection)
+    with connect(database, "ana") as ana:
+        assert shown(ana) == {1: ("answered", "one"), 2: ("answered", "two")}
+        assert len(ana.execute("SELECT * FROM loracomp.answers_since('urgency')").fetchall()) == 2
+        for statement in ("SELECT * FROM tickets", "UPDATE urgency SET correct = 'urgent'"):
+            with pytest.raises(errors.InsufficientPrivilege):
+                ana.execute(statement.encode())
+        alice.execute(f"GRANT UPDATE (correct) ON urgency TO {login('ana')}".encode())
+        ana.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+        with pytest.raises(errors.InsufficientPrivilege):
+            ana.execute("UPDATE urgency SET answer = 'urgent' WHERE id = 1")
+    assert value(alice, "SELECT correct FROM urgency WHERE id = 1") == "urgent"
+    with pytest.raises(errors.FeatureNotSupported, match="column answer, id of public.urgency can't be updated"):
+        alice.execute("UPDATE urgency SET answer = 'x', id = 7")
+    with pytest.raises(errors.CheckViolation, match="one of the choices"):
+        alice.execute("UPDATE urgency SET correct = 'x'")
+
+
+def test_the_view_respects_row_security(connection: Connection, alice: Connection, bob: Connection) -> None:
+    alice.execute(URGENCY)
+    alice.execute(f"GRANT SELECT, UPDATE (correct) ON urgency TO {login('bob')}".encode())
+    answer_all(connection)
+    assert set(shown(bob)) == {1, 2}
+    alice.execute("ALTER TABLE tickets ENABLE ROW LEVEL SECURITY")
+    with pytest.raises(errors.InsufficientPrivilege, match="permission denied for table tickets"):
+        bob.execute("SELECT * FROM urgency")
+    alice.execute(f"GRANT SELECT (id) ON tickets TO {login('bob')}".encode())
+    assert shown(bob) == {}
+    alice.execute("CREATE POLICY odd_ones ON tickets USING (id % 2 = 1)")
+    assert set(shown(bob)) == {1} and set(shown(alice)) == {1, 2}
+    told: list[str] = []
+    bob.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+    bob.execute(
+        "CREATE FUNCTION pg_temp.tell(text) RETURNS boolean COST 0.0001 LANGUAGE plpgsql"
+        " AS $$ BEGIN RAISE NOTICE 'told %', $1; RETURN true; END $$"
+    )
+    assert len(bob.execute("SELECT * FROM urgency WHERE pg_temp.tell(answer)").fetchall()) == 1
+    assert told == ["told one"]
+    assert bob.execute("UPDATE urgency SET correct = 'urgent'").rowcount == 1
+    with pytest.raises(errors.NoDataFound):
+        bob.execute("SELECT loracomp.correct_answer('urgency', 2, 'urgent')")
+    with pytest.raises(errors.InsufficientPrivilege, match="row security"):
+        bob.execute("SELECT * FROM loracomp.answers_since('urgency')")
+
+
+def test_a_callers_own_functions_are_not_called(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    alice.execute("CREATE FUNCTION public.pg_notify(text, text) RETURNS void LANGUAGE sql AS $$ SELECT 1 / 0 $$")
+    alice.execute("CREATE FUNCTION public.no(bigint, bigint) RETURNS boolean LANGUAGE sql RETURN 1 / 0 = 1")
+    alice.execute("CREATE OPERATOR public.= (LEFTARG = bigint, RIGHTARG = bigint, FUNCTION = public.no)")
+    alice.execute("SET search_path = public, pg_catalog")
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (3, 'c', 'three')")
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 1
+    assert len(answer_all(connection)) == 3
+    alice.execute(
+        "RESET search_path; DROP OPERATOR public.= (bigint, bigint); DROP FUNCTION public.no, public.pg_notify"
+    )

@@ -1,0 +1,216 @@
+"""Random statements on a table, claims and answers in any order: a declaration's view always fits a model of it.
+
+LORACOMP_FUZZ multiplies the number of sequences.
+"""
+
+import os
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from psycopg import errors
+
+from answers_data import answer_all, as_alice
+from conftest import create_database, drop_database
+from job_data import claim, clear, record
+from loracomp.database import connections as db
+from loracomp.database.connections import Connection
+from people_fixtures import value
+
+TRIES = int(os.environ.get("LORACOMP_FUZZ", "1"))
+NOTES = "CREATE TABLE notes (id integer, part text, body text, mark integer, PRIMARY KEY (id, part))"
+DECLARE = "SELECT loracomp.create_answers('kinds', 'notes', 'Note: {body}', filter => '{\"mark\": [0, 1, 2]}')"
+KEYS = st.tuples(st.integers(1, 4), st.sampled_from("ab"))
+BODIES = st.sampled_from([None, " ", "x", "y", "z"])
+MARKS = st.integers(0, 3)
+ROWS = st.dictionaries(KEYS, st.tuples(BODIES, MARKS), min_size=1, max_size=5)
+Row = tuple[str | None, int]
+
+
+class Machine(RuleBasedStateMachine):
+    owner: Connection
+    alice: Connection
+
+    def __init__(self) -> None:
+        super().__init__()
+        clear(self.owner)
+        self.alice.execute("DROP TABLE IF EXISTS notes CASCADE")
+        self.alice.execute(NOTES)
+        self.owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.answers AS a")
+        self.alice.execute(DECLARE.encode())
+        self.rows: dict[tuple[int, str], Row] = {}
+        self.asked_before = value(self.owner, LAST_JOB)
+        self.to_ask = 0
+        """How many jobs there may be at most: changed prompts, and all of them again."""
+
+    def write(self, statement: str, parameters: Any, after: dict[tuple[int, str], Row]) -> None:
+        self.alice.execute(statement.encode(), parameters)
+        self.note(after)
+
+    def note(self, after: dict[tuple[int, str], Row]) -> None:
+        self.to_ask += sum(asked_of(row) != asked_of(self.rows.get(key)) for key, row in after.items())
+        self.rows = after
+
+    @rule(rows=ROWS)
+    def insert(self, rows: dict[tuple[int, str], Row]) -> None:
+        """As one statement, which fails as a whole where a key is there."""
+        try:
+            self.write(INSERT, spread(rows), {**self.rows, **rows})
+        except errors.UniqueViolation:
+            assert rows.keys() & self.rows.keys()
+
+    @rule(rows=ROWS)
+    def upsert(self, rows: dict[tuple[int, str], Row]) -> None:
+        updating = " ON CONFLICT (id, part) DO UPDATE SET body = excluded.body, mark = excluded.mark"
+        self.write(INSERT + updating, spread(rows), {**self.rows, **rows})
+
+    @rule(rows=ROWS)
+    def copy(self, rows: dict[tuple[int, str], Row]) -> None:
+        try:
+            with self.alice.cursor().copy("COPY notes FROM STDIN") as writing:
+                for key, row in rows.items():
+                    writing.write_row((*key, *row))
+        except errors.UniqueViolation:
+            return
+        self.note({**self.rows, **rows})
+
+    @rule(rows=ROWS)
+    def merge(self, rows: dict[tuple[int, str], Row]) -> None:
+        """Rows that are there and are given with a mark of 0 are deleted."""
+        deleted = {key for key, (_, mark) in rows.items() if mark == 0 and key in self.rows}
+        after = {key: row for key, row in {**self.rows, **rows}.items() if key not in deleted}
+        self.write(MERGE, spread(rows), after)
+
+    @rule(number=st.integers(1, 4), body=BODIES)
+    def update(self, number: int, body: str | None) -> None:
+        after = {key: (body, row[1]) if key[0] == number else row for key, row in self.rows.items()}
+        self.write("UPDATE notes SET body = %s WHERE id = %s", [body, number], after)
+
+    @rule(mark=MARKS)
+    def mark_all(self, mark: int) -> None:
+        self.write("UPDATE notes SET mark = %s", [mark], {key: (body, mark) for key, (body, _) in self.rows.items()})
+
+    @rule(by=st.integers(1, 3))
+    def move_keys(self, by: int) -> None:
+        """Keys take each other's places, as far as no statement meets one that is there; then back to 1 to 4."""
+        moved = "UPDATE notes SET id = id + 10"
+        back = "UPDATE notes SET id = (id - 11 + %s) %% 4 + 1"
+        self.write(moved, None, self.rows)
+        self.write(back, [by], {((key[0] - 1 + by) % 4 + 1, key[1]): row for key, row in self.rows.items()})
+
+    @rule(number=st.integers(1, 4))
+    def delete(self, number: int) -> None:
+        after = {key: row for key, row in self.rows.items() if key[0] != number}
+        self.write("DELETE FROM notes WHERE id = %s", [number], after)
+
+    @rule()
+    def truncate(self) -> None:
+        self.write("TRUNCATE notes", None, {})
+
+    @rule(rows=ROWS)
+    def roll_back(self, rows: dict[tuple[int, str], Row]) -> None:
+        with self.alice.transaction(force_rollback=True):
+            self.alice.execute("DELETE FROM notes")
+            self.alice.execute(INSERT.encode(), spread(rows))
+
+    @rule(most=st.integers(0, 4), fraction=st.integers(0, 2))
+    def work(self, most: int, fraction: int) -> None:
+        """Claim some; of what was claimed now, answer some and leave the others to another rule."""
+        jobs = claim(self.owner, most)
+        answer(self.owner, [job for job in jobs if job.id % 3 >= fraction])
+
+    @rule()
+    def go_on(self) -> None:
+        """Leases of what was left run out."""
+        expire = "UPDATE loracomp.job SET lease_expires_at = now() - interval '1 second' WHERE status = 'running'"
+        self.owner.execute(expire)
+
+    @rule()
+    def again(self) -> None:
+        self.alice.execute("SELECT loracomp.alter_answers('kinds', again => true)")
+        self.to_ask += len(self.rows)
+
+    @rule()
+    def settle(self) -> None:
+        """When nothing is left to do, each row has the answer to its prompt, and nothing is asked twice."""
+        self.go_on()
+        while answer_all(self.owner):
+            self.go_on()
+        expected = {key: ended(body) for key, (body, mark) in self.rows.items() if mark < 3}
+        assert self.shown() == expected
+        assert value(self.owner, "SELECT count(*) FROM loracomp.answer_row") == len(expected)
+        assert value(self.owner, "SELECT count(*) FROM loracomp.answer_hint") == 0
+        open_jobs = "SELECT count(*) FROM loracomp.job WHERE finished_at IS NULL"
+        assert value(self.owner, open_jobs) == 0
+        assert value(self.owner, LAST_JOB) - self.asked_before <= self.to_ask
+
+    @invariant()
+    def view_fits(self) -> None:
+        shown = self.shown()
+        assert shown.keys() == {key for key, (_, mark) in self.rows.items() if mark < 3}
+        for key, (status, given) in shown.items():
+            body = self.rows[key][0]
+            assert status in ("waiting", "asked", "answered", "stale", "refused")
+            if status == "answered":
+                assert (status, given) == ended(body), "an old answer is not shown as the row's"
+            else:
+                assert (given is not None) == (status == "stale")
+
+    def shown(self) -> dict[tuple[int, str], tuple[str, str | None]]:
+        rows = self.alice.execute("SELECT id, part, status, answer FROM kinds").fetchall()
+        return {(row["id"], row["part"]): (row["status"], row["answer"]) for row in rows}
+
+
+LAST_JOB = "SELECT coalesce(pg_sequence_last_value('loracomp.job_id_seq'), 0)"
+INSERT = "INSERT INTO notes SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::int[])"
+MERGE = """
+MERGE INTO notes AS n
+USING unnest(%s::int[], %s::text[], %s::text[], %s::int[]) AS g (id, part, body, mark)
+ON (n.id, n.part) = (g.id, g.part)
+WHEN MATCHED AND g.mark = 0 THEN DELETE
+WHEN MATCHED THEN UPDATE SET body = g.body, mark = g.mark
+WHEN NOT MATCHED THEN INSERT VALUES (g.id, g.part, g.body, g.mark)
+"""
+
+
+def spread(rows: dict[tuple[int, str], Row]) -> list[list[Any]]:
+    whole = [(*key, *row) for key, row in rows.items()]
+    return [list(column) for column in zip(*whole, strict=True)]
+
+
+def asked_of(row: Row | None) -> str | None:
+    """The prompt's part that decides whether it is asked."""
+    return None if row is None or row[1] == 3 or ended(row[0])[0] == "refused" else row[0]
+
+
+def ended(body: str | None) -> tuple[str, str | None]:
+    """Of a row with this text; `answer_all` answers with a prompt's last word."""
+    return ("refused", None) if body in (None, " ") else ("answered", body)
+
+
+def answer(owner: Connection, jobs: Any) -> None:
+    rows = [{"job_id": job.id, "output": job.prompt.split()[-1]} for job in jobs]
+    record(owner, {job.id: job.lease_token for job in jobs}, rows)
+
+
+@pytest.fixture
+def parties(server: str, template: str, logins: None) -> Iterator[tuple[Connection, Connection]]:
+    name = f"answers_{os.getpid()}_{random.randrange(10**6)}"
+    url = create_database(server, name, template)
+    with db.connect(url) as owner, as_alice(url) as alice:
+        yield owner, alice
+    drop_database(server, name)
+
+
+def test_the_view_fits_a_model(parties: tuple[Connection, Connection]) -> None:
+    made = type("Made", (Machine,), {"owner": parties[0], "alice": parties[1]})
+    run_state_machine_as_test(
+        made,
+        settings=settings(
+            max_examples=15 * TRIES, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
