@@ -196,7 +196,7 @@ def test_the_view_is_shared_by_a_grant(connection: Connection, alice: Connection
         with pytest.raises(errors.InsufficientPrivilege):
             ana.execute("UPDATE urgency SET answer = 'urgent' WHERE id = 1")
     assert value(alice, "SELECT correct FROM urgency WHERE id = 1") == "urgent"
-    with pytest.raises(errors.FeatureNotSupported, match="column answer, id of public.urgency can't be updated"):
+    with pytest.raises(errors.FeatureNotSupported, match=r"answer, id of public\.urgency can't"):
         alice.execute("UPDATE urgency SET answer = 'x', id = 7")
     with pytest.raises(errors.CheckViolation, match="one of the choices"):
         alice.execute("UPDATE urgency SET correct = 'x'")
