@@ -4,6 +4,11 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 Strategy = str
 """One of: linear, cat, ties, magnitude_prune, dare_linear, dare_ties (`loracomp.composition.strategies`)."""
@@ -89,6 +94,8 @@ class LabelledRow:
 
     prompt: str
     answer: str
+    vector: "npt.NDArray[np.floating]"
+    """Its embedding, as `Encoder.encode` makes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,10 @@ class Request:
     """A choice's log-likelihood is the composition's minus `contrast` times the base model's."""
     choice_biases: tuple[float, ...] = ()
     """Added to the normalised log-likelihoods, one for each choice; empty: nothing."""
+    label_scores: tuple[float, ...] = ()
+    """Added too: what a classifier on labelled rows says of the prompt, times its weight; empty: nothing."""
+    score_weights: tuple[float, float] = (1.0, 1.0)
+    """What the normalised log-likelihoods are multiplied by, and what the classifier's scores were multiplied by."""
     composition: Composition = field(default_factory=Composition)
     temperature: float = 0.0
     top_p: float = 1.0
@@ -141,7 +152,7 @@ class Request:
 class Answer:
     """What the model answered.
 
-    `choice_scores` are log-likelihoods in nats, normalised as the request says, with its `choice_biases` added.
+    `choice_scores` are log-likelihoods in nats, normalised, multiplied and added to as the request says.
     """
 
     output: str
@@ -149,7 +160,9 @@ class Answer:
     """1-based, as SQL arrays are: choices[choice_index] = output."""
     choice_scores: tuple[float, ...] | None = None
     choice_biases: tuple[float, ...] | None = None
-    """Those of the request; None: the scores contain no biases."""
+    """Those of the request, as are the next two; None: the scores are the composition's alone."""
+    label_scores: tuple[float, ...] | None = None
+    score_weights: tuple[float, float] | None = None
     prompt_tokens: int = 0
     output_tokens: int = 0
     finish_reason: str | None = None

@@ -48,11 +48,14 @@ class _Stored(BaseModel):
     router: str
     choices: list[str] | None
     choice_biases: list[FiniteFloat] | None
+    label_scores: list[FiniteFloat] | None
+    score_weights: list[FiniteFloat] | None = Field(min_length=2, max_length=2)
 
     @model_validator(mode="after")
     def _is_one_of_each(self) -> "_Stored":
-        if self.choice_biases is not None and len(self.choice_biases) != len(self.choices or ()):
-            raise ValueError("choices and choice_biases differ in length")
+        for name, added in (("choice_biases", self.choice_biases), ("label_scores", self.label_scores)):
+            if added is not None and len(added) != len(self.choices or ()):
+                raise ValueError(f"choices and {name} differ in length")
         if not len(self.adapter_ids) == len(self.adapter_sha256) == len(self.adapter_weights):
             raise ValueError("adapter_ids, adapter_sha256 and adapter_weights differ in length")
         return self
@@ -70,7 +73,9 @@ class _Stored(BaseModel):
         )
 
 
-STORED = ("adapter_ids", "adapter_sha256", "adapter_weights", "choices", "choice_biases")
+STORED = (
+    "adapter_ids", "adapter_sha256", "adapter_weights", "choices", "choice_biases", "label_scores", "score_weights",
+)  # fmt: skip
 
 
 def replay(
@@ -132,6 +137,7 @@ def _missing(engine: Engine, trace: dict[str, Any]) -> str | None:
 
 
 def _request(trace: dict[str, Any], stored: _Stored) -> Request:
+    of_mix, of_labels = stored.score_weights or (1.0, 1.0)
     return Request(
         prompt=trace["prompt"],
         choices=tuple(trace["choices"]) if trace["choices"] else None,
@@ -140,6 +146,8 @@ def _request(trace: dict[str, Any], stored: _Stored) -> Request:
         normalization=stored.choice_normalization,
         contrast=stored.contrast,
         choice_biases=tuple(stored.choice_biases or ()),
+        label_scores=tuple(stored.label_scores or ()),
+        score_weights=(of_mix, of_labels),
         composition=stored.composition,
         temperature=trace["temperature"],
         top_p=trace["top_p"],

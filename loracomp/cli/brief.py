@@ -34,7 +34,7 @@ def _scores(row: dict[str, Any]) -> str:
     """The two best choices, with their scores."""
     best = sorted(zip(row["choice_scores"], row["choices"], strict=True), key=lambda pair: -pair[0])
     told = ", ".join(f"{shortened(choice, 21)} {score:.3f}" for score, choice in best[:2])
-    return f"{told} (bias included)" if row["choice_biases"] else told
+    return f"{told} (labelled rows included)" if row["choice_biases"] else told
 
 
 def _end(row: dict[str, Any]) -> str:

@@ -65,7 +65,7 @@ def route(
 def read_labelled(
     connection: Connection, jobs: Sequence[Job], routes: Sequence[Routed]
 ) -> Mapping[int, tuple[LabelledRow, ...]]:
-    """By job, the rows on which biases of its choices are fitted, without examples that were deleted meanwhile.
+    """By job, the rows on which the scores of its choices are calibrated, without examples that were deleted meanwhile.
 
     Only of `jobs` of kind 'predict'. The server returns no row to a worker whose lease has ended.
     """
@@ -79,6 +79,6 @@ def read_labelled(
         "tokens": [job.lease_token for job in held],
         "example_ids": sorted({id_ for job in held for id_ in wanted[job.id]}),
     }
-    found = connection.execute(QUERIES["read_labelled"], given)
-    rows = {row["example_id"]: LabelledRow(row["prompt"], row["answer"]) for row in found}
+    found = connection.execute(QUERIES["read_labelled"], given, binary=True)
+    rows = {row["example_id"]: LabelledRow(row["prompt"], row["answer"], row["embedding"].to_numpy()) for row in found}
     return {job.id: tuple(rows[id_] for id_ in wanted[job.id] if id_ in rows) for job in held}

@@ -184,8 +184,7 @@ def _chosen(item: Asked, composed: Tensor, base: Tensor | None = None) -> Answer
     assert item.request.choices is not None
     contrasted = composed if base is None else composed - item.request.contrast * base
     normalized = normalize(contrasted, item.question, item.request.normalization).tolist()
-    biases = item.request.choice_biases
-    scores = [score + bias for score, bias in zip(normalized, biases, strict=True)] if biases else normalized
+    scores = _calibrated(item.request, normalized)
     if not all(map(math.isfinite, scores)):
         return _not_finite(item)
     best = scores.index(max(scores))
@@ -193,10 +192,19 @@ def _chosen(item: Asked, composed: Tensor, base: Tensor | None = None) -> Answer
         output=item.request.choices[best],
         choice_index=best + 1,
         choice_scores=tuple(scores),
-        choice_biases=biases or None,
+        choice_biases=item.request.choice_biases or None,
+        label_scores=item.request.label_scores or None,
+        score_weights=item.request.score_weights if item.request.choice_biases else None,
         prompt_tokens=item.question.prompt_tokens,
         output_tokens=item.question.token_counts[best],
     )
+
+
+def _calibrated(request: Request, scores: list[float]) -> list[float]:
+    """The choices' scores with what labelled rows add to them."""
+    weight, nothing = request.score_weights[0], (0.0,) * len(scores)
+    parts = zip(scores, request.choice_biases or nothing, request.label_scores or nothing, strict=True)
+    return [weight * score + bias + label for score, bias, label in parts]
 
 
 def _written(item: Asked, generated: Generated | JobError | None) -> Answer | JobError:

@@ -121,13 +121,14 @@ class Engine:
         decided: list[Routed | MeasurementPlan] = [*routes, *plan_measurements(connection, measured)]
         decisions = {each.job_id: each for each in decided}
         labelled = read_labelled(connection, routed, routes)
+        vector_of = dict(zip(routed, vectors, strict=True))
         for flight in flights:
             if (decision := decisions.get(flight.job.id)) is None:
                 flight.fail(JobError("the job was purged while it ran", code="job_purged"))
                 continue
             flight.decision, flight.versions = decision, versions
             flight.requests = requests_of(flight.job, decision)
-            flight.labelled = labelled.get(flight.job.id, ())
+            flight.labelled, flight.vector = labelled.get(flight.job.id, ()), vector_of.get(flight.job)
         lap(flights, "route")
         asked = [request.composition for flight in flights for request in flight.requests]
         adapters = self.predictor.load(asked, partial(fetch_adapters, connection))
@@ -184,12 +185,14 @@ class Engine:
             flight.asked = [self._answering.add(request, mix, flight.wanted) for request, mix in asked]
 
     def _calibrated(self, flight: InFlight, mixes: list[Mix | JobError]) -> list[Mix | JobError]:
-        """Fit the biases of a job's choices under its mix; returns the mixes, or the error that prevents it."""
-        if not flight.labelled or isinstance(mix := mixes[0], JobError):
+        """Calibrate the scores of a job's choices under its mix; returns the mixes, or the error that prevents it."""
+        if not flight.labelled or flight.vector is None or isinstance(mix := mixes[0], JobError):
             return mixes
         (request,) = flight.requests
         try:
-            flight.requests = (self._calibrator.with_biases(request, flight.labelled, mix, flight.wanted),)
+            flight.requests = (
+                self._calibrator.calibrated(request, flight.vector, flight.labelled, mix, flight.wanted),
+            )
         except JobError as error:
             return [error]
         return mixes

@@ -5,6 +5,9 @@ from dataclasses import dataclass, field
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
+
 from loracomp import metrics
 from loracomp.records import (
     Failure,
@@ -40,8 +43,10 @@ class InFlight:
     decision: Routed | MeasurementPlan | None = None
     requests: tuple[Request, ...] = ()
     """What the model is asked: see `requests_of`."""
+    vector: npt.NDArray[np.float32] | None = None
+    """By which it was routed; None for a job of kind 'measure'."""
     labelled: tuple[LabelledRow, ...] = ()
-    """Rows on which biases of its choices are fitted; empty: the choices have no biases."""
+    """Rows on which the scores of its choices are calibrated; empty: they are the composition's."""
     adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)
     """Those that its requests use, and others, by id (`resident.Loaded`)."""
     versions: Versions | None = None

@@ -46,6 +46,8 @@ def record_predictions(connection: Connection, jobs: Sequence[Job], predictions:
             choice_index=answer.choice_index,
             choice_scores=answer.choice_scores,
             choice_biases=answer.choice_biases,
+            label_scores=answer.label_scores,
+            score_weights=answer.score_weights,
             prompt_tokens=answer.prompt_tokens,
             output_tokens=answer.output_tokens,
             finish_reason=answer.finish_reason,

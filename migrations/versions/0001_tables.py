@@ -100,6 +100,8 @@ CREATE TYPE loracomp.answer AS (
     choice_index integer,
     choice_scores double precision[],
     choice_biases double precision[],
+    label_scores double precision[],
+    score_weights double precision[],
     prompt_tokens integer,
     output_tokens integer,
     finish_reason text,

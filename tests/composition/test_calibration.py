@@ -1,30 +1,57 @@
-"""Biases of choices: the optimum of their definition, fitted once under each composition, and added to scores."""
+"""What labelled rows add to choices' scores: the optimum of its definition, fitted once under each composition."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from loracomp.engine.calibration import Calibrator, fit_biases
+from loracomp.engine.calibration import (
+    DOUBT,
+    EXPECTED,
+    SMOOTHING,
+    Calibrator,
+    fit_classifier,
+    fit_weights,
+)
 from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.records import Answer, Composition, LabelledRow, Request
 from model_fixtures import TINY_CONTEXT, as_base, linear_shapes, random_adapter, tiny_llama
 
 CHOICES = ("yes", "no", "can not be told")
-ROWS = tuple(LabelledRow(f"row {number} is wet", CHOICES[number % 2]) for number in range(8))
+VECTORS = np.random.default_rng(0).normal(0, 0.2, (8, 30)).astype(np.float16)
+ROWS = tuple(LabelledRow(f"row {place} is wet", CHOICES[place % 2], each) for place, each in enumerate(VECTORS))
+VECTOR = VECTORS[3] + VECTORS[5]
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_fitted_biases_are_where_the_penalised_loss_is_flat(seed: int) -> None:
+def test_weights_and_biases_are_where_the_penalised_loss_is_flat(seed: int) -> None:
     deal = np.random.default_rng(seed)
-    rows, choices = int(deal.integers(1, 40)), int(deal.integers(2, 7))
-    scores, answers = deal.normal([3, *[0] * (choices - 1)], 2, (rows, choices)), deal.integers(0, choices, rows)
-    biases = fit_biases(scores, answers, smoothing=2, decay=0.05)
-    moved = np.exp(scores + biases)
-    mean = (moved / moved.sum(axis=1, keepdims=True)).mean(axis=0)
-    shares = (np.bincount(answers, minlength=choices) + 2) / (rows + 2 * choices)
-    np.testing.assert_allclose(mean - shares, -2 * 0.05 * biases, atol=1e-9)
+    rows, choices = int(deal.integers(2, 40)), int(deal.integers(2, 7))
+    parts, right = deal.normal(0, 2, (rows, choices, 2)), np.eye(choices)[deal.integers(0, choices, rows)]
+    parts[:, 0] += [3, 0]
+    weights = fit_weights(parts, right)
+    moved = np.exp(parts @ weights[:2] + weights[2:])
+    surplus = moved / moved.sum(axis=1, keepdims=True) - right
+    slopes = np.einsum("rc,rcw->w", surplus, parts)
+    np.testing.assert_allclose(slopes, -2 * np.array(DOUBT[:2]) * (weights[:2] - EXPECTED), atol=1e-4)
+    shares = (right.sum(axis=0) + SMOOTHING) / (rows + SMOOTHING * choices)
+    np.testing.assert_allclose((surplus + right).sum(axis=0) - rows * shares, -2 * DOUBT[2] * weights[2:], atol=1e-4)
+
+
+def test_scores_that_tell_the_labels_apart_give_finite_weights() -> None:
+    right = np.eye(2)[[0, 1] * 20]
+    parts = np.stack([1e3 * right, right], axis=2)
+    assert np.isfinite(fit_weights(parts, right)).all()
+
+
+def test_a_classifier_says_of_each_row_what_it_would_say_without_the_row() -> None:
+    deal = np.random.default_rng(1)
+    vectors, right = deal.normal(0, 0.2, (12, 40)), np.eye(3)[deal.integers(0, 3, 12)]
+    left_out = fit_classifier(vectors, right).left_out
+    for row in range(12):
+        others = np.arange(12) != row
+        np.testing.assert_allclose(left_out[row], fit_classifier(vectors[others], right[others])(vectors[row]))
 
 
 class Counting(Predictor):
@@ -64,22 +91,32 @@ def scores(predictor: Predictor, request: Request) -> np.ndarray:
     return np.array(answer.choice_scores)
 
 
-def test_biases_are_those_of_the_rows_scores_under_the_same_composition(predictor: Counting, request_: Request) -> None:
-    calibrated = Calibrator(predictor).with_biases(request_, ROWS, composed(predictor, request_))
+def test_what_is_added_follows_from_the_rows_scores_under_the_same_composition(
+    predictor: Counting, request_: Request
+) -> None:
+    calibrated = Calibrator(predictor).calibrated(request_, VECTOR, ROWS, composed(predictor, request_))
     direct = np.array([scores(predictor, replace(request_, prompt=row.prompt)) for row in ROWS])
-    expected = fit_biases(direct, np.array([CHOICES.index(row.answer) for row in ROWS]))
-    np.testing.assert_allclose(calibrated.choice_biases, expected, atol=1e-5)
-    np.testing.assert_allclose(scores(predictor, calibrated), scores(predictor, request_) + expected, atol=1e-5)
+    right = np.eye(len(CHOICES))[[CHOICES.index(row.answer) for row in ROWS]]
+    classifier = fit_classifier(VECTORS.astype(np.float64), right)
+    weights = fit_weights(np.stack([direct, classifier.left_out], axis=2), right)
+    np.testing.assert_allclose(calibrated.score_weights, weights[:2], atol=1e-4)
+    np.testing.assert_allclose(calibrated.choice_biases, weights[2:], atol=1e-4)
+    np.testing.assert_allclose(calibrated.label_scores, weights[1] * classifier(VECTOR), atol=1e-4)
+    expected = weights[0] * scores(predictor, request_) + weights[1] * classifier(VECTOR) + weights[2:]
+    np.testing.assert_allclose(scores(predictor, calibrated), expected, atol=1e-4)
     (answer,) = predictor.answer([calibrated], [composed(predictor, request_)])
     assert isinstance(answer, Answer)
-    assert answer.choice_biases == calibrated.choice_biases
+    assert (answer.choice_biases, answer.label_scores) == (calibrated.choice_biases, calibrated.label_scores)
+    assert answer.score_weights == calibrated.score_weights
 
 
-def test_biases_are_fitted_once_for_each_composition_choices_and_rows(predictor: Counting, request_: Request) -> None:
+def test_rows_are_scored_once_for_each_composition_choices_and_rows(predictor: Counting, request_: Request) -> None:
     calibrator, mix = Calibrator(predictor), composed(predictor, request_)
-    first = calibrator.with_biases(request_, ROWS, mix)
+    first = calibrator.calibrated(request_, VECTOR, ROWS, mix)
     assert predictor.asked == len(ROWS)
-    reordered = calibrator.with_biases(replace(request_, prompt="another", choices=CHOICES[::-1], seed=7), ROWS, mix)
+    reordered = calibrator.calibrated(
+        replace(request_, prompt="another", choices=CHOICES[::-1], seed=7), VECTOR, ROWS, mix
+    )
     assert predictor.asked == len(ROWS)
     assert reordered.choice_biases == first.choice_biases[::-1]
     for changed in (
@@ -87,34 +124,34 @@ def test_biases_are_fitted_once_for_each_composition_choices_and_rows(predictor:
         replace(request_, composition=Composition()),
         replace(request_, choices=CHOICES[:2]),
     ):
-        calibrator.with_biases(changed, ROWS, composed(predictor, changed))
-    calibrator.with_biases(
-        request_, (*ROWS[:-1], LabelledRow(ROWS[-1].prompt, "yes" if ROWS[-1].answer == "no" else "no")), mix
+        calibrator.calibrated(changed, VECTOR, ROWS, composed(predictor, changed))
+    calibrator.calibrated(
+        request_, VECTOR, (*ROWS[:-1], replace(ROWS[-1], answer="yes" if ROWS[-1].answer == "no" else "no")), mix
     )
     assert predictor.asked == 5 * len(ROWS), "a corrected answer is another row"
 
 
 def test_a_labelled_row_that_is_asked_does_not_know_its_own_label(predictor: Counting, request_: Request) -> None:
     calibrator, mix = Calibrator(predictor), composed(predictor, request_)
-    rows = [*ROWS[:5], LabelledRow(f" {ROWS[0].prompt}\n", ROWS[0].answer)]
-    everything = calibrator.with_biases(request_, rows, mix)
-    again = calibrator.with_biases(replace(request_, prompt=f"{ROWS[0].prompt}\n"), rows, mix)
+    rows = [*ROWS[:5], replace(ROWS[0], prompt=f" {ROWS[0].prompt}\n")]
+    everything = calibrator.calibrated(request_, VECTOR, rows, mix)
+    again = calibrator.calibrated(replace(request_, prompt=f"{ROWS[0].prompt}\n"), VECTOR, rows, mix)
     assert predictor.asked == len(rows), "the others are not scored again"
     assert again.choice_biases != everything.choice_biases
-    without = Calibrator(predictor).with_biases(request_, ROWS[1:5], mix)
+    without = Calibrator(predictor).calibrated(request_, VECTOR, ROWS[1:5], mix)
     np.testing.assert_allclose(again.choice_biases, without.choice_biases, atol=1e-5)
-    (only,) = {calibrator.with_biases(replace(request_, prompt=ROWS[3].prompt), [ROWS[3]], mix).choice_biases}
-    assert only == (0.0,) * len(CHOICES), "no row is left"
+    alone = replace(request_, prompt=ROWS[3].prompt)
+    assert calibrator.calibrated(alone, VECTOR, ROWS[3:4], mix) is alone, "no row is left"
 
 
 def test_a_row_that_can_not_be_scored_is_left_out(predictor: Counting, request_: Request) -> None:
     calibrator, mix = Calibrator(predictor), composed(predictor, request_)
-    too_long = LabelledRow("wet " * TINY_CONTEXT, "yes")
-    found = calibrator.with_biases(request_, (*ROWS, too_long), mix).choice_biases
-    np.testing.assert_allclose(found, calibrator.with_biases(request_, ROWS, mix).choice_biases, atol=1e-9)
-    assert calibrator.with_biases(request_, (too_long,), mix).choice_biases == (0.0,) * len(CHOICES)
-    renamed = LabelledRow("a row that was changed meanwhile", "perhaps")
-    assert calibrator.with_biases(request_, (*ROWS, renamed), mix).choice_biases == pytest.approx(found)
+    too_long = replace(ROWS[0], prompt="wet " * TINY_CONTEXT)
+    found = calibrator.calibrated(request_, VECTOR, (*ROWS, too_long), mix).choice_biases
+    np.testing.assert_allclose(found, calibrator.calibrated(request_, VECTOR, ROWS, mix).choice_biases, atol=1e-9)
+    assert calibrator.calibrated(request_, VECTOR, (too_long,), mix) == request_
+    renamed = replace(ROWS[0], answer="perhaps")
+    assert calibrator.calibrated(request_, VECTOR, (*ROWS, renamed), mix).choice_biases == pytest.approx(found)
 
 
 def test_where_memory_runs_out_the_job_fails_and_may_be_tried_again(
@@ -123,9 +160,9 @@ def test_where_memory_runs_out_the_job_fails_and_may_be_tried_again(
     error = JobError("no memory", code="out_of_memory", retry=True)
     mix = composed(predictor, request_)
     with pytest.raises(JobError) as lost:
-        Calibrator(predictor).with_biases(request_, ROWS, mix, lambda: False)
+        Calibrator(predictor).calibrated(request_, VECTOR, ROWS, mix, lambda: False)
     assert lost.value.code == "lease_lost"
     monkeypatch.setattr(predictor, "answer", lambda asked, *_: [error] * len(asked))
     with pytest.raises(JobError, match="scoring the labelled rows of its task: no memory") as failed:
-        Calibrator(predictor).with_biases(request_, ROWS, mix)
+        Calibrator(predictor).calibrated(request_, VECTOR, ROWS, mix)
     assert (failed.value.code, failed.value.retry) == ("out_of_memory", True)

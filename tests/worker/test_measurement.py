@@ -1,6 +1,7 @@
 """Measurements: what is asked, scored (against a direct computation) and recorded; fenced, and safe to kill."""
 
 import json
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -462,12 +463,16 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     assert first["calibration_examples"] == rows
     assert first["adapter_weights"] == [0.5, 0.5]
     assert second["choice_biases"] == first["choice_biases"][::-1]
-    assert max(first["choice_biases"]) == first["choice_biases"][0] > 0.1, "the first choice is right for all rows"
-    bare = engine.predict(connection, [replace(request_of(first), choice_biases=())])[0]
+    assert max(first["label_scores"]) == first["label_scores"][0] > 0.1, "the first choice is right for all rows"
+    bare = engine.predict(
+        connection, [replace(request_of(first), choice_biases=(), label_scores=(), score_weights=(1.0, 1.0))]
+    )[0]
     assert isinstance(bare, Answer)
-    np.testing.assert_allclose(first["choice_scores"], np.add(bare.choice_scores, first["choice_biases"]), atol=1e-5)
+    added = np.add(first["choice_biases"], first["label_scores"])
+    mixed = first["score_weights"][0] * np.array(bare.choice_scores)
+    np.testing.assert_allclose(first["choice_scores"], mixed + added, atol=1e-5)
     assert (replay(engine, connection, first).outcome, replay(engine, connection, second).outcome) == ("equal",) * 2
-    assert "bias +" in explained(connection, asked[0])
+    assert re.search(r"\nThe mix says .*, 8 labelled rows say .* \(weight ", explained(connection, asked[0]))
     merged = replay(engine, connection, first, by_merging=True)
     assert (merged.outcome, merged.norm_ratio, merged.cosine) == ("equal", 1, 1)
     linear = {**first, "policy_settings": {**first["policy_settings"], "strategy": "linear"}}
@@ -488,13 +493,13 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
 ) -> None:
     engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
     measured_rows(connection, engine)
-    fitted = Calibrator.with_biases
+    fitted = Calibrator.calibrated
 
     def slowly(*given: Any) -> Request:
         time.sleep(0.5)
         return fitted(*given)
 
-    monkeypatch.setattr(Calibrator, "with_biases", slowly)
+    monkeypatch.setattr(Calibrator, "calibrated", slowly)
 
     def timings(policy: str) -> list[dict[str, float]]:
         """Of two jobs that are answered together, each time with all that it took."""
