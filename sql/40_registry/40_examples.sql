@@ -8,6 +8,7 @@
 --   count_unembedded            how many there are
 --   find_unembedded             which of the given rows lack an embedding, for a library that brings embeddings
 --   add_embeddings
+--     measure_corrections       47_answers/70_learn.sql
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
 --   build_embedding_index       after loading them, or to change what is indexed: coordinates on principal axes, or whole embeddings
 --   drop_spare_index            after it
@@ -231,6 +232,7 @@ BEGIN
         loracomp.embedding_table(encoder, input_version)
     ) USING add_embeddings.example_ids, add_embeddings.embeddings;
     GET DIAGNOSTICS added = ROW_COUNT;
+    PERFORM loracomp.measure_corrections(add_embeddings.example_ids);
     RETURN added;
 END
 $$;

@@ -130,10 +130,11 @@ COMMENT ON FUNCTION loracomp.measure_adapter IS
 'without an adapter: a job of kind measure for each example that lacks it and that the adapter was not trained on; `learnt` counts '
 'those that it was.';
 
--- Inserts a job, with the caller's rights, for each example that is not yet measured under all the adapters. It leaves out
+-- Inserts a job for each example that is not yet measured under all the adapters. It leaves out
 -- measurements that are done or queued, and examples that an adapter was trained on.
 CREATE FUNCTION loracomp.queue_measurements(
-    example_ids bigint[], adapter_ids integer[], base_model loracomp.base_model, policy text, priority integer
+    example_ids bigint[], adapter_ids integer[], base_model loracomp.base_model, policy text, priority integer,
+    submitted_by name DEFAULT loracomp.caller()
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -148,7 +149,7 @@ BEGIN
     )
     SELECT
         'measure', e.prompt, e.choices, queue_measurements.policy, queue_measurements.base_model.name, t.name, e.answer,
-        e.id, array_agg(a.id ORDER BY a.id), queue_measurements.priority, loracomp.caller()
+        e.id, array_agg(a.id ORDER BY a.id), queue_measurements.priority, queue_measurements.submitted_by
     FROM unnest(queue_measurements.example_ids) WITH ORDINALITY AS u (example_id, place)
     JOIN loracomp.example AS e ON e.id = u.example_id
     JOIN loracomp.task AS t ON t.id = e.task_id

@@ -5,7 +5,7 @@
 --     make_parts                20_parts.sql
 --     make_view                 the view, its trigger, and the triggers on the table
 --   alter_answers
---     find_answers, check_source, check_request, make_parts
+--     find_answers, check_source, check_request, make_parts, label_again
 --   drop_answers
 --     find_answers              the declaration of a view, if the caller may change it
 --     forget_answers            removes a declaration with all that it made
@@ -275,6 +275,9 @@ BEGIN
     IF alter_answers.again OR num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN
         UPDATE loracomp.answers AS a SET sweep = 'source', swept_to = NULL, page_job = NULL WHERE a.id = d.id;
     END IF;
+    IF num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN
+        PERFORM loracomp.label_again(d);
+    END IF;
     PERFORM pg_notify('loracomp_job', '');
 END
 $$;
@@ -318,50 +321,8 @@ BEGIN
     ));
     DELETE FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id;
     DELETE FROM loracomp.answers AS a WHERE a.id = d.id;
+    DELETE FROM loracomp.task AS t
+    WHERE t.id = d.task_id AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id);
 END
 $$;
 COMMENT ON FUNCTION loracomp.forget_answers IS 'Removes a declaration with all that it made.';
-
--- Reads only. It counts the answers, which takes a second for a million.
-CREATE FUNCTION loracomp.list_answers() RETURNS TABLE (
-    name regclass, source regclass, prompt text, state text, rows bigint, open bigint, answered bigint, stale bigint,
-    refused bigint, failed bigint, corrected bigint, per_minute double precision, time_left interval
-)
-LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-    SELECT
-        a.view, a.source, a.prompt,
-        CASE
-            WHEN a.paused THEN 'paused'
-            WHEN a.trouble IS NOT NULL THEN a.trouble
-            WHEN a.sweep IS NOT NULL THEN 'looking at all rows'
-            ELSE 'asking what is written'
-        END,
-        s.rows, c.open, c.answered, c.stale, c.refused, c.failed, c.corrected, c.lately / 5.0,
-        make_interval(mins => ((c.open + greatest(s.rows - c.known, 0)) / nullif(c.lately / 5.0, 0))::integer)
-    FROM loracomp.answers AS a
-    CROSS JOIN LATERAL (
-        SELECT
-            count(*) AS known,
-            count(*) FILTER (WHERE r.status = 'asked') AS open,
-            count(*) FILTER (WHERE r.status = 'answered') AS answered,
-            count(*) FILTER (WHERE r.status = 'asked' AND r.answer IS NOT NULL) AS stale,
-            count(*) FILTER (WHERE r.status = 'refused') AS refused,
-            count(*) FILTER (WHERE r.status = 'failed') AS failed,
-            count(r.correct) AS corrected,
-            count(*) FILTER (WHERE r.answered_at > now() - interval '5 minutes') AS lately
-        FROM loracomp.answer_row AS r WHERE r.answers_id = a.id
-    ) AS c
-    CROSS JOIN LATERAL (
-        SELECT CASE
-            WHEN a.sweep = 'source' THEN greatest(c.known, (SELECT t.reltuples::bigint FROM pg_class AS t WHERE t.oid = a.source))
-            ELSE c.known
-        END AS rows
-    ) AS s
-    WHERE loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage')
-    ORDER BY a.id;
-$$;
-COMMENT ON FUNCTION loracomp.list_answers IS
-'The caller''s declarations (an administrator''s call: all) with their progress. While rows that were there are still looked at, their '
-'number is the planner''s estimate.';

@@ -221,6 +221,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
+    of_jobs CONSTANT text := loracomp.policy_of(d);
     obsolete bigint[];
     new_jobs bigint[];
     limits loracomp.queue_limit;
@@ -252,7 +253,7 @@ BEGIN
     asked AS (
         INSERT INTO loracomp.job (id, prompt, choices, max_new_tokens, policy, priority, tags, submitted_by)
         OVERRIDING SYSTEM VALUE
-        SELECT c.job_id, c.prompt, d.choices, d.max_new_tokens, d.policy, ask_found.priority, d.tags, d.owner
+        SELECT c.job_id, c.prompt, d.choices, d.max_new_tokens, of_jobs, ask_found.priority, d.tags, d.owner
         FROM changed AS c WHERE c.job_id IS NOT NULL ORDER BY c.job_id
     ),
     written AS (

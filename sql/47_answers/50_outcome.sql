@@ -19,7 +19,13 @@ BEGIN
             reason = CASE WHEN n.finished_at IS NOT NULL THEN n.error END,
             answer = CASE WHEN n.choices IS NULL THEN ltrim(p.output, E' \t\r\n') ELSE p.output END,
             confidence = loracomp.confidence(p.choice_scores),
-            answered_by = CASE WHEN p.composed_tasks = '{}' THEN 'base' WHEN p.job_id IS NOT NULL THEN 'mix' END,
+            answered_by = CASE
+                WHEN p.composed_tasks = '{}' THEN 'base'
+                WHEN p.example_tasks[1] = (
+                    SELECT t.name FROM loracomp.answers AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.answers_id
+                ) AND p.calibration_examples <> '{}' THEN format('%s corrections', cardinality(p.calibration_examples))
+                WHEN p.job_id IS NOT NULL THEN 'mix'
+            END,
             answered_at = n.finished_at,
             changed_in = pg_current_xact_id()::text::bigint
         FROM new_job AS n LEFT JOIN loracomp.prediction AS p ON p.job_id = n.id

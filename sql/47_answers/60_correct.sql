@@ -66,7 +66,9 @@ BEGIN
         correct = given,
         corrected_by = CASE WHEN given IS NOT NULL THEN loracomp.caller() END,
         corrected_at = CASE WHEN given IS NOT NULL THEN now() END,
-        first_answer = CASE WHEN r.correct IS NULL THEN r.answer ELSE r.first_answer END
+        first_answer = CASE
+            WHEN r.correct IS NOT NULL THEN r.first_answer WHEN r.answered_by NOT LIKE '% corrections' THEN r.answer
+        END
     WHERE r.answers_id = write_correction.answers_id AND r.key = write_correction.key;
     IF NOT found THEN
         RAISE EXCEPTION 'this row has not been asked yet' USING HINT = 'correct it in a moment';

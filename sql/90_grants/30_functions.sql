@@ -17,6 +17,8 @@ loracomp.create_answers,
 loracomp.alter_answers,
 loracomp.drop_answers,
 loracomp.list_answers,
+loracomp.try_prompts,
+loracomp.rows_to_correct,
 loracomp.correct_answer(regclass, text, text),
 loracomp.correct_answer(regclass, bigint, text)
 TO loracomp_submitter, loracomp_admin;
@@ -140,7 +142,6 @@ loracomp.explain_next,
 loracomp.explain_wait,
 loracomp.explain_request,
 loracomp.explain_answer,
-loracomp.explain_vote,
 loracomp.explain_route,
 loracomp.explain_composition,
 loracomp.explain_run

@@ -20,9 +20,10 @@ EXECUTE = {
         retry_job wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of white_space is_blank job_from_json insert_job submit_one confidence
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
-        explain_state explain_next explain_wait explain_request explain_answer explain_vote explain_route
-        explain_composition explain_run
-        create_answers alter_answers drop_answers list_answers correct_answer answers_since
+        explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
+        explain_run
+        create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
+        rows_to_correct
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
@@ -54,11 +55,12 @@ EXECUTE = {
         start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
-        explain_state explain_next explain_wait explain_request explain_answer explain_vote explain_route
-        explain_composition explain_run
+        explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
+        explain_run
         check_similarities check_range check_gains relative_share log_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters
-        create_answers alter_answers drop_answers list_answers correct_answer answers_since
+        create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
+        rows_to_correct
     """,
 }
 OWNERS_ALONE = """
@@ -87,6 +89,8 @@ OWNERS_ALONE = """
     check_source check_owner check_request find_answers forget_answers
     ask_rows ask_of ask_hints ask_page ask_found read_rows follow_source
     take_answers lose_answers write_correction
+    task_of label_prompt label_row label_again unlabel measure_corrections measured_corrections policy_of
+    ask_corrected accuracy_of
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key

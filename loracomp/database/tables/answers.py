@@ -99,6 +99,8 @@ answer_row = Table(
     optional("corrected_by", RoleName(), "Who said so."),
     optional("corrected_at", DateTime(timezone=True), "When."),
     optional("first_answer", Text, "The answer that stood there then.", info=NO_STATISTICS),
+    # No foreign key, because its check would run for each answer.
+    optional("example_id", BigInteger, "Example of the declaration's task that the correction made."),
     required("drawn", Boolean, "Whether rows_to_correct drew the row at random.", default="false"),
     ForeignKeyConstraint(
         ["answers_id"], ["loracomp.answers.id"], name="an_answer_belongs_to_a_declaration", ondelete="CASCADE"
@@ -106,6 +108,7 @@ answer_row = Table(
     PrimaryKeyConstraint("answers_id", "key", name="a_row_has_one_answer"),
     one_of("status", "asked answered refused failed", "answer_status_must_be_a_known_one"),
     Index("answer_row_job", "job_id", postgresql_where=text("job_id IS NOT NULL")),
+    Index("answer_row_example", "example_id", postgresql_where=text("example_id IS NOT NULL")),
     Index("answer_row_feed", "answers_id", "changed_in"),
     comment="The answer to each row of a declaration's table. The declaration's view shows it.",
     postgresql_with={"fillfactor": "80"},

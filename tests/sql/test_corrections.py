@@ -1,0 +1,274 @@
+"""Corrections of a declaration: labelled examples that are measured, and answer its later rows."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from psycopg import errors
+
+from answers_data import TICKETS, URGENCY, as_alice, shown, tidy
+from job_data import BASE, claim, record
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database.connections import Connection
+from loracomp.records import Measurement
+from loracomp.worker.record import record_measurements
+from people_fixtures import connect, login, value
+from routing_data import add_adapter
+
+ADD_TICKETS = """
+INSERT INTO tickets (id, subject, body)
+SELECT i, format('row %%s', i), 'wrong' FROM generate_series(%s::int, %s::int) AS i
+"""
+CORRECT = (
+    "UPDATE urgency SET correct = CASE WHEN id %% 2 = 0 THEN 'urgent' ELSE 'not urgent' END WHERE id BETWEEN %s AND %s"
+)
+LABELLED = """
+SELECT e.prompt, e.answer, e.choices, t.reader_role
+FROM loracomp.example AS e JOIN loracomp.task AS t ON t.id = e.task_id
+WHERE t.name LIKE 'answers/%%' ORDER BY e.prompt, e.answer
+"""
+UNEMBEDDED = """
+SELECT array_agg(e.id) AS ids FROM loracomp.example AS e
+WHERE NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id)
+"""
+EMBED = (
+    "SELECT loracomp.add_embeddings(%(ids)s, array_fill((ARRAY[1] || array_fill(0, '{831}'))::vector, ARRAY[%(n)s]))"
+)
+
+
+@pytest.fixture
+def alice(connection: Connection, database: str, logins: None) -> Iterator[Connection]:
+    """She has declared urgency over six tickets, and they are answered."""
+    connection.execute("SELECT loracomp.add_task('tea')")
+    add_adapter(connection, "tea", base_model=BASE)
+    with as_alice(database) as opened:
+        opened.execute(TICKETS)
+        opened.execute(URGENCY)
+        opened.execute(ADD_TICKETS, [1, 6])
+        work(connection)
+        yield opened
+    tidy(connection)
+
+
+def work(owner: Connection, output: str = "urgent") -> list[Any]:
+    """Embed, claim, answer and measure as a worker, until nothing is left; the jobs."""
+    done: list[Any] = []
+    while True:
+        if ids := value(owner, UNEMBEDDED):
+            owner.execute(EMBED, {"ids": ids, "n": len(ids)})
+        if not (jobs := claim(owner, 1000)):
+            return done
+        done += jobs
+        measured = [job for job in jobs if job.kind == "measure"]
+        results = [Measurement(job.id, "tokens", -1.0, True, (adapter(owner),), (0.5,), (True,)) for job in measured]
+        record_measurements(owner, measured, results)
+        asked = [job for job in jobs if job.kind == "predict"]
+        record(owner, {job.id: job.lease_token for job in asked}, [answered(owner, job.id, output) for job in asked])
+
+
+def adapter(owner: Connection) -> int:
+    return value(owner, "SELECT id FROM loracomp.adapter")
+
+
+def answered(owner: Connection, job_id: int, output: str) -> dict[str, Any]:
+    """As the policy of the job would answer: measured by the corrections, which come from the declaration's task."""
+    row = {"job_id": job_id, "output": output, "adapter_sha256": []}
+    if value(owner, "SELECT policy FROM loracomp.job WHERE id = %s", [job_id]) != "measured":
+        return row
+    examples = value(owner, "SELECT array_agg(example_id) FROM loracomp.measurement")
+    task = value(owner, "SELECT name FROM loracomp.task WHERE name LIKE 'answers/%'")
+    near = {"example_ids": examples[:1], "example_tasks": [task], "similarities": [1.0]}
+    mix = {"composed_tasks": ["tea"], "adapter_ids": [1], "adapter_sha256": ["a" * 64], "adapter_weights": [1.0]}
+    return {**row, **near, **mix, "calibration_examples": examples}
+
+
+def labelled(owner: Connection) -> list[tuple[str, str]]:
+    return [(row["prompt"], row["answer"]) for row in owner.execute(LABELLED)]
+
+
+def jobs(owner: Connection, kind: str) -> int:
+    return value(owner, "SELECT count(*) FROM loracomp.job WHERE kind = %s", [kind])
+
+
+def listed(person: Connection) -> dict[str, Any]:
+    (row,) = person.execute("SELECT * FROM loracomp.list_answers()")
+    return row
+
+
+# The example of a correction
+
+
+def test_a_correction_is_a_labelled_example_until_it_is_taken_back(connection: Connection, alice: Connection) -> None:
+    alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id = 1")
+    (row,) = connection.execute(LABELLED)
+    assert row == {
+        "prompt": "Ticket: row 1 wrong",
+        "answer": "not urgent",
+        "choices": ["urgent", "not urgent"],
+        "reader_role": login("alice"),
+    }
+    alice.execute("SELECT loracomp.correct_answer('urgency', 1, 'urgent')")
+    assert labelled(connection) == [("Ticket: row 1 wrong", "urgent")]
+    alice.execute("UPDATE urgency SET correct = NULL WHERE id = 1")
+    assert labelled(connection) == []
+
+
+def test_rows_with_the_same_prompt_share_an_example(connection: Connection, alice: Connection) -> None:
+    alice.execute("UPDATE tickets SET subject = 'same'")
+    work(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id < 3")
+    assert labelled(connection) == [("Ticket: same wrong", "urgent")]
+    alice.execute("UPDATE urgency SET correct = NULL WHERE id = 1")
+    assert labelled(connection) == [("Ticket: same wrong", "urgent")]
+    alice.execute("DELETE FROM tickets WHERE id = 2")
+    work(connection)
+    assert labelled(connection) == []
+
+
+def test_an_example_goes_with_its_row_and_with_its_prompt(connection: Connection, alice: Connection) -> None:
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id < 4")
+    alice.execute("UPDATE tickets SET seen = 1")
+    alice.execute("DELETE FROM tickets WHERE id = 1")
+    alice.execute("UPDATE tickets SET body = 'other' WHERE id = 2")
+    work(connection)
+    assert labelled(connection) == [("Ticket: row 3 wrong", "urgent")]
+    corrected = alice.execute("SELECT id, correct FROM urgency WHERE id IN (2, 3) ORDER BY id").fetchall()
+    assert [row["correct"] for row in corrected] == [None, "urgent"]
+    alice.execute("SELECT loracomp.drop_answers('urgency')")
+    assert labelled(connection) == []
+    assert value(connection, "SELECT array_agg(name) FROM loracomp.task") == ["tea"]
+
+
+def test_corrections_keep_up_with_other_words_and_choices(connection: Connection, alice: Connection) -> None:
+    alice.execute(CORRECT, [1, 4])
+    alice.execute(
+        "SELECT loracomp.alter_answers('urgency', prompt => 'Is {subject} urgent?', choices => '{urgent,so so}')"
+    )
+    work(connection)
+    corrected = {row["id"]: row["correct"] for row in alice.execute("SELECT id, correct FROM urgency ORDER BY id")}
+    assert corrected == {1: None, 2: "urgent", 3: None, 4: "urgent", 5: None, 6: None}
+    assert labelled(connection) == [("Is row 2 urgent?", "urgent"), ("Is row 4 urgent?", "urgent")]
+
+
+def test_what_is_no_choice_is_refused_and_leaves_no_example(connection: Connection, alice: Connection) -> None:
+    with pytest.raises(errors.CheckViolation, match="correct must be one of the choices, and is perhaps"):
+        alice.execute("UPDATE urgency SET correct = 'perhaps' WHERE id = 1")
+    assert labelled(connection) == []
+
+
+def test_nobody_else_may_use_or_see_the_examples(connection: Connection, alice: Connection) -> None:
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
+    with connection.transaction():
+        connection.execute(f"SET LOCAL ROLE {login('bob')}".encode())
+        assert (
+            value(connection, "SELECT count(*) FROM loracomp.readable_tasks() AS t WHERE t::text LIKE '%answers/%'")
+            == 0
+        )
+        for statement in (
+            "SELECT * FROM loracomp.rows_to_correct('urgency')",
+            "SELECT loracomp.drop_answers('urgency')",
+        ):
+            with pytest.raises(errors.NoDataFound, match="is not a declaration of yours"), connection.transaction():
+                connection.execute(statement.encode())
+        with pytest.raises(errors.InsufficientPrivilege), connection.transaction():
+            connection.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
+
+
+# What is learnt from corrections
+
+
+def test_eight_corrections_are_measured_and_sixteen_answer(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 20])
+    work(connection)
+    alice.execute(CORRECT, [1, 7])
+    assert work(connection) == []
+    alice.execute(CORRECT, [8, 9])
+    assert [job.kind for job in work(connection)] == ["measure"] * 9
+    owners = "SELECT array_agg(DISTINCT submitted_by) FROM loracomp.job WHERE kind = 'measure'"
+    assert value(connection, owners) == [login("alice")]
+    alice.execute(ADD_TICKETS, [21, 21])
+    work(connection)
+    assert value(alice, "SELECT answered_by FROM urgency WHERE id = 21") == "base"
+    alice.execute(CORRECT, [10, 16])
+    done = work(connection)
+    assert sorted(job.kind for job in done) == ["measure"] * 7 + ["predict"] * 16, "the corrected rows are asked again"
+    alice.execute(ADD_TICKETS, [22, 22])
+    assert len(work(connection)) == 1
+    answered_by = {row["id"]: row["answered_by"] for row in alice.execute("SELECT id, answered_by FROM urgency")}
+    assert answered_by == {**dict.fromkeys(range(1, 23), "16 corrections"), **dict.fromkeys(range(17, 22), "base")}
+    assert len(labelled(connection)) == 16
+    alice.execute(CORRECT, [22, 22])
+    assert [job.kind for job in work(connection)] == ["measure"], "no corrected row is asked a third time"
+
+
+def test_a_full_queue_does_not_hold_up_embeddings(connection: Connection, database: str, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 9])
+    work(connection)
+    alice.execute(CORRECT, [1, 8])
+    connection.execute("SELECT loracomp.set_queue_limits(per_submitter => 2)")
+    with connect(database, "wendy") as worker:
+        ids = value(connection, UNEMBEDDED)
+        assert value(worker, EMBED, {"ids": ids, "n": len(ids)}) == 8
+    assert jobs(connection, "measure") == 0
+    connection.execute("SELECT loracomp.set_queue_limits(NULL, NULL)")
+    alice.execute(CORRECT, [9, 9])
+    work(connection)
+    assert jobs(connection, "measure") == 9, "the next correction brings all"
+
+
+def test_half_of_the_rows_to_correct_are_drawn_and_stay_drawn(connection: Connection, alice: Connection) -> None:
+    connection.execute("UPDATE loracomp.answer_row SET confidence = key[1]::int / 10.0")
+    first = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 4)").fetchall()
+    assert [row["drawn"] for row in first] == [True, True, False, False]
+    drawn = {row["key"][0] for row in first if row["drawn"]}
+    unsure = sorted({"1", "2", "3", "4", "5", "6"} - drawn)[:2]
+    assert [row["key"][0] for row in first if not row["drawn"]] == unsure
+    again = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 4)").fetchall()
+    assert again == first
+    for row in first:
+        alice.execute("SELECT loracomp.correct_answer('urgency', %s, 'urgent')", [row["key"][0]])
+    left = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 4)").fetchall()
+    assert {row["key"][0] for row in left} == {"1", "2", "3", "4", "5", "6"} - {row["key"][0] for row in first}
+
+
+def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 60])
+    work(connection)
+    before = listed(alice)
+    assert (before["before"], before["after"]) == ("not yet known (0 of 20 rows)",) * 2
+    # Twenty are drawn, ten of them answered rightly; those that people pick because they are wrong do not count.
+    connection.execute("UPDATE loracomp.answer_row SET drawn = TRUE WHERE key[1]::int <= 20")
+    alice.execute(CORRECT, [1, 20])
+    alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id BETWEEN 41 AND 60")
+    work(connection, "not urgent")
+    row = listed(alice)
+    assert (row["corrected"], row["before"]) == (40, "50 % (30 to 70, 20 rows)")
+    assert row["after"] == "50 % (30 to 70, 20 rows)"
+    assert row["task"].startswith("answers/public.urgency-")
+    assert row["per_minute"] == 12 and row["time_left"] == row["time_left"] * 0
+    assert row["advice"] is None
+
+
+def test_a_hundred_corrections_propose_an_adapter(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 100])
+    work(connection)
+    alice.execute(CORRECT, [1, 99])
+    assert listed(alice)["advice"] is None
+    alice.execute(CORRECT, [100, 100])
+    assert listed(alice)["advice"].endswith("loracomp answers train public.urgency")
+    add_adapter(connection, listed(alice)["task"], base_model=BASE)
+    assert listed(alice)["advice"] is None
+
+
+# Trying
+
+
+def test_prompts_can_be_seen_before_they_are_declared(connection: Connection, alice: Connection) -> None:
+    statement = "SELECT * FROM loracomp.try_prompts('tickets', 'Is {subject} {{new}}?')"
+    assert [*map(tuple, (row.values() for row in alice.execute(statement)))] == [
+        (f"Is row {number} {{new}}?",) for number in (1, 2, 3)
+    ]
+    assert shown(alice)[1] == ("answered", "urgent")
+    assert value(connection, "SELECT count(*) FROM loracomp.answers") == 1
+    with pytest.raises(errors.UndefinedColumn, match="has no column colour"):
+        alice.execute("SELECT * FROM loracomp.try_prompts('tickets', 'Is {colour}?')")
