@@ -12,7 +12,7 @@
 --     compose_tasks             composition: adapters and weights
 --     trace_tasks               trace: what it says of each task
 --     fallback_reason           trace: why no adapter is composed
---   read_labelled               text and answers of calibration_examples
+--   read_labelled               text, answers and embeddings of calibration_examples
 -- In this file a function comes before its callers, because Postgres checks the body of a SQL function when it is created.
 
 -- Changes nothing. Jobs of one submitter share the search for tasks that he may use, and jobs with the same limits all searches.
@@ -257,12 +257,13 @@ COMMENT ON FUNCTION loracomp.route_jobs IS
 
 -- Reads only. A worker calls it for the calibration_examples of route_jobs.
 CREATE FUNCTION loracomp.read_labelled(job_ids bigint[], tokens bigint[], example_ids bigint[])
-RETURNS TABLE (example_id bigint, prompt text, answer text)
+RETURNS TABLE (example_id bigint, prompt text, answer text, embedding halfvec)
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT e.id, e.prompt, e.answer
+    SELECT e.id, e.prompt, e.answer, v.embedding
     FROM loracomp.example AS e
+    JOIN loracomp.example_embedding AS v ON v.example_id = e.id
     JOIN loracomp.task AS t ON t.id = e.task_id
     WHERE e.id = ANY (read_labelled.example_ids) AND e.split = 'train' AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
         AND EXISTS (SELECT FROM loracomp.measurement AS m WHERE m.example_id = e.id)
@@ -274,5 +275,5 @@ AS $$
         );
 $$;
 COMMENT ON FUNCTION loracomp.read_labelled IS
-'Prompts and right answers of measured examples, on which a worker fits biases of choices; only of those that have the choices of '
-'a job that the worker holds, and whose task the job''s submitter may know.';
+'Prompts, right answers and embeddings of measured examples, on which a worker fits biases of choices and a classifier; only of '
+'those that have the choices of a job that the worker holds, and whose task the job''s submitter may know.';

@@ -46,7 +46,8 @@ BEGIN
                 query_embedding, example_ids, example_tasks, similarities, tasks, probabilities, weights,
                 composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
                 eligible_task_count, expected_gains, chat_template, calibration_examples, job_id, output, choice_index,
-                choice_scores, choice_biases, composition_digest, prompt_tokens, output_tokens, finish_reason,
+                choice_scores, choice_biases, label_scores, score_weights, composition_digest, prompt_tokens,
+                output_tokens, finish_reason,
                 timings, batch_size, worker, device, attempt,
                 base_model, base_fingerprint, encoder, code_version, submitted_by
             )
@@ -54,7 +55,7 @@ BEGIN
                 h.query_embedding, h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
                 h.composed_tasks, h.adapter_ids, h.adapter_sha256, h.adapter_weights, h.policy_settings, h.fallback,
                 h.eligible_task_count, h.expected_gains, h.chat_template, h.calibration_examples,
-                h.job_id, h.output, h.choice_index, h.choice_scores, h.choice_biases,
+                h.job_id, h.output, h.choice_index, h.choice_scores, h.choice_biases, h.label_scores, h.score_weights,
                 h.composition_digest, h.prompt_tokens, h.output_tokens, h.finish_reason,
                 -- Add the time from the worker's call until the row is written to the step that the worker timed.
                 h.timings || CASE WHEN jsonb_typeof(h.timings -> 'record') = 'number' THEN jsonb_build_object(

@@ -63,7 +63,9 @@ SELECT
     j.system_text,
     p.finish_reason,
     p.calibration_examples,
-    p.choice_biases
+    p.choice_biases,
+    p.label_scores,
+    p.score_weights
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and trace, as stored. The embedding is only in loracomp.prediction.';

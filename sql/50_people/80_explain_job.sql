@@ -5,6 +5,7 @@
 --     explain_wait              roughly how long a due job will wait
 --     explain_request           the job's prompt and settings
 --     explain_answer            the answer and the choices' scores
+--       explain_vote            the choice that some scores say, and how likely it is by them
 --     explain_route             the nearest examples, and the tasks' probabilities that follow from them
 --     explain_composition       the adapters
 --     explain_run               times, tokens and versions
@@ -171,6 +172,17 @@ SELECT concat_ws(
 END;
 COMMENT ON FUNCTION loracomp.explain_request IS 'A job''s prompt and settings, for explain_job.';
 
+-- Reads no table.
+CREATE FUNCTION loracomp.explain_vote(choices text[], scores double precision[])
+RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+BEGIN ATOMIC
+SELECT concat_ws(' ', loracomp.shorten(s.choice, 24), to_char(loracomp.confidence(scores), 'FM0.00'))
+FROM unnest(choices, scores) WITH ORDINALITY AS s (choice, score, place)
+ORDER BY s.score DESC, s.place
+LIMIT 1;
+END;
+COMMENT ON FUNCTION loracomp.explain_vote IS 'The choice with the highest score, and its probability by softmax, for explain_job.';
+
 -- Reads only.
 CREATE FUNCTION loracomp.explain_answer(job loracomp.job, prediction loracomp.prediction)
 RETURNS text LANGUAGE sql STABLE
@@ -190,7 +202,7 @@ SELECT concat_ws(
         prediction.policy_settings ->> 'choice_normalization',
         CASE
             WHEN prediction.choice_biases IS NOT null THEN format(
-                ', bias included, fitted on %s labelled examples', cardinality(prediction.calibration_examples)
+                ', fitted on %s labelled examples', cardinality(prediction.calibration_examples)
             )
             WHEN prediction.policy_settings ->> 'weighting' = 'measured' THEN ', without a bias'
         END,
@@ -200,15 +212,28 @@ SELECT concat_ws(
         SELECT
             string_agg(
                 format(
-                    '%s %s%s  %s', CASE WHEN s.place = prediction.choice_index THEN '>' ELSE ' ' END,
+                    '%s %s%s%s  %s', CASE WHEN s.place = prediction.choice_index THEN '>' ELSE ' ' END,
                     to_char(s.score, '99990.000'), '  of which bias ' || to_char(s.bias, 'FMS990.000'),
-                    loracomp.shorten(s.choice, CASE WHEN s.bias IS null THEN 66 ELSE 42 END)
+                    ', rows ' || to_char(s.label, 'FMS990.000'),
+                    loracomp.shorten(s.choice, CASE WHEN s.bias IS null THEN 66 ELSE 29 END)
                 ),
                 E'\n' ORDER BY s.score DESC, s.place
             )
-        FROM unnest(job.choices, prediction.choice_scores, prediction.choice_biases)
-        WITH ORDINALITY AS s (choice, score, bias, place)
+        FROM unnest(job.choices, prediction.choice_scores, prediction.choice_biases, prediction.label_scores)
+        WITH ORDINALITY AS s (choice, score, bias, label, place)
         WHERE s.score IS NOT null
+    ),
+    (
+        SELECT
+            format(
+                'The mix says %s (weight %s), %s labelled rows say %s (weight %s).',
+                loracomp.explain_vote(job.choices, array_agg(s.score - s.label ORDER BY s.place)),
+                to_char(prediction.score_weights[1], 'FM990.00'), cardinality(prediction.calibration_examples),
+                loracomp.explain_vote(job.choices, prediction.label_scores),
+                to_char(prediction.score_weights[2], 'FM990.00')
+            )
+        FROM unnest(prediction.choice_scores, prediction.label_scores) WITH ORDINALITY AS s (score, label, place)
+        HAVING prediction.label_scores IS NOT null
     )
 );
 END;
@@ -275,7 +300,7 @@ SELECT concat_ws(
     ),
     CASE WHEN prediction.calibration_examples IS NOT null THEN format(
         'The nearest example''s task has no adapter, but %s labelled examples with the job''s choices: '
-        'all adapters that were measured on these have equal weights, and the choices get biases.',
+        'all adapters that were measured on these have equal weights, and the rows correct the choices'' scores.',
         cardinality(prediction.calibration_examples)
     ) END
 )

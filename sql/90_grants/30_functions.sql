@@ -142,6 +142,7 @@ loracomp.explain_next,
 loracomp.explain_wait,
 loracomp.explain_request,
 loracomp.explain_answer,
+loracomp.explain_vote,
 loracomp.explain_route,
 loracomp.explain_composition,
 loracomp.explain_run

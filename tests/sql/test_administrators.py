@@ -555,7 +555,7 @@ def test_an_answer_in_brief_is_its_confidence_and_three_lines_of_why():
         "mix     rte 1.00",
         f"scores  {scores}",
     ]
-    assert list(brief(ANSWER | {"choice_biases": [0.0, 1.5, 0.0]}))[-1] == f"scores  {scores} (bias included)"
+    assert list(brief(ANSWER | {"choice_biases": [0.0, 1.5, 0.0]}))[-1] == f"scores  {scores} (labelled rows included)"
     text = {"choices": None, "choice_scores": None, "confidence": None, "nearest": None, "finish_reason": "length"}
     alone = text | {"composition": "base model", "fallback": "below min_similarity", "output_tokens": 12}
     assert list(brief(ANSWER | alone)) == [

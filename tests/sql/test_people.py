@@ -205,6 +205,7 @@ def test_explanation_of_many_adapters_at_equal_weights(connection: db.Connection
     even = {"composed_tasks": tasks, "adapter_weights": [1 / 22] * 22, "adapter_ids": list(range(1, 23))}
     route = {"tasks": ["rte", *tasks], "probabilities": [1.0] + [0.0] * 22, "weights": [0.0] + [1 / 22] * 22}
     scored = {"choice_index": 1, "choice_scores": [-0.5, -1.5], "choice_biases": [1.25, -1.25]}
+    scored |= {"label_scores": [-0.5, 1.5], "score_weights": [1.5, 2.0]}
     hashes, labelled = ["a" * 64] * 22, list(examples.values())
     answer(
         connection, job_id, examples, **even, **route, **scored, adapter_sha256=hashes, calibration_examples=labelled
@@ -212,8 +213,9 @@ def test_explanation_of_many_adapters_at_equal_weights(connection: db.Connection
     words = explain(connection, job_id)
     assert "\nComposition: cat\n  0.045 each  22 adapters (loracomp.composed_adapter names them)\n" in words
     assert "probability 1.000  not composed\n  and 22 tasks of equal weight\n" in words
-    assert "normalised by: tokens, bias included, fitted on 4 labelled examples); confidence 0.73" in words
-    assert "\n>     -0.500  of which bias +1.250  yes\n" in words
+    assert "normalised by: tokens, fitted on 4 labelled examples); confidence 0.73" in words
+    assert "\n>     -0.500  of which bias +1.250, rows -0.500  yes\n" in words
+    assert "\nThe mix says yes 0.95 (weight 1.50), 4 labelled rows say no 0.88 (weight 2.00).\n" in words
     assert max(len(line) for line in words.splitlines() if line.startswith("  ")) <= 80
 
 

@@ -20,8 +20,8 @@ EXECUTE = {
         retry_job wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of white_space is_blank job_from_json insert_job submit_one confidence
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
-        explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
-        explain_run
+        explain_state explain_next explain_wait explain_request explain_answer explain_vote explain_route
+        explain_composition explain_run
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
         rows_to_correct
     """,
@@ -55,8 +55,8 @@ EXECUTE = {
         start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
-        explain_state explain_next explain_wait explain_request explain_answer explain_route explain_composition
-        explain_run
+        explain_state explain_next explain_wait explain_request explain_answer explain_vote explain_route
+        explain_composition explain_run
         check_similarities check_range check_gains relative_share log_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts

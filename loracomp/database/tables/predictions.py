@@ -40,7 +40,7 @@ prediction = Table(
         "choice_scores",
         ARRAY(Double),
         "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says, plus "
-        "choice_biases.",
+        "choice_biases and label_scores, and multiplied by the first of score_weights before.",
         info=NOT_COMPRESSED,
     ),
     optional(
@@ -136,6 +136,20 @@ prediction = Table(
         "What was added to each choice's score, fitted on the right answers of calibration_examples; null: nothing.",
         info=NOT_COMPRESSED,
     ),
+    optional(
+        "label_scores",
+        ARRAY(Double),
+        "Added to each choice's score: what a classifier on the embeddings of calibration_examples says of the prompt, "
+        "times its weight; null: nothing.",
+        info=NOT_COMPRESSED,
+    ),
+    optional(
+        "score_weights",
+        ARRAY(Double),
+        "What the adapters' log-likelihoods and the classifier's scores were multiplied by, fitted on the answers of "
+        "calibration_examples; null: nothing.",
+        info=NOT_COMPRESSED,
+    ),
     # Reports cast and add up these values; the constraints prevent a faulty worker from breaking them.
     CheckConstraint(
         "jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, "
@@ -166,11 +180,19 @@ prediction = Table(
         "-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))",
         name="expected_gains_must_be_finite",
     ),
-    CheckConstraint("-1e9 <= ALL (choice_biases) AND 1e9 >= ALL (choice_biases)", name="choice_biases_must_be_finite"),
+    *(
+        CheckConstraint(f"-1e9 <= ALL ({column}) AND 1e9 >= ALL ({column})", name=f"{column}_must_be_finite")
+        for column in ("choice_biases", "label_scores", "score_weights")
+    ),
     CheckConstraint(
         "choice_biases IS NULL OR coalesce(cardinality(choice_biases) = cardinality(choice_scores), false)",
         name="each_choice_bias_belongs_to_a_score",
     ),
+    CheckConstraint(
+        "label_scores IS NULL OR coalesce(cardinality(label_scores) = cardinality(choice_scores), false)",
+        name="each_label_score_belongs_to_a_score",
+    ),
+    CheckConstraint("cardinality(score_weights) = 2", name="score_weights_must_be_two"),
     one_of("finish_reason", "end_of_text stop length no_tokens", "finish_reason_must_be_a_known_one"),
     CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
     CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),
