@@ -28,32 +28,31 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.prompt_pieces IS 'The pieces of a declaration''s prompt: literal texts, and names of columns.';
 
--- Formats with one %s. Only types of Postgres's own, whose conversions are no user's code, and whose text is the same in each
--- session: times are written in ISO format and UTC, numbers without zeros at their end, as equal keys must be equal texts.
+-- Formats with one %s, a column's name. Only types of Postgres's own, whose text is the same in each session: times are written in
+-- ISO format and UTC, numbers without zeros at their end, as equal keys must be equal texts. If the column has another type since,
+-- its text is null: a conversion may be its owner's code.
 CREATE FUNCTION loracomp.key_forms(type oid, OUT written text, OUT read text)
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT
-        CASE
-            WHEN t.name IN ('date', 'timestamp without time zone') THEN '(pg_catalog.to_json(%s) OPERATOR(pg_catalog.#>>) ''{}'')'
-            WHEN t.name = 'timestamp with time zone'
-                THEN '(pg_catalog.to_json(pg_catalog.timezone(''UTC'', %s)) OPERATOR(pg_catalog.#>>) ''{}'')'
-            WHEN t.name = 'numeric' THEN 'pg_catalog.trim_scale(%s)::pg_catalog.text'
-            ELSE '%s::pg_catalog.text'
-        END,
-        CASE
-            WHEN t.name = 'timestamp with time zone' THEN 'pg_catalog.timezone(''UTC'', (%s)::pg_catalog.timestamp)'
+        format(
+            'CASE WHEN pg_catalog.pg_typeof(%%1$s) OPERATOR(pg_catalog.=) %L::pg_catalog.regtype THEN %s END', t.name,
+            CASE
+                WHEN t.name IN ('date', 'timestamp without time zone')
+                    THEN '(pg_catalog.to_json(%1$s) OPERATOR(pg_catalog.#>>) ''{}'')'
+                WHEN t.name = 'timestamp with time zone'
+                    THEN '(pg_catalog.to_json(pg_catalog.timezone(''UTC'', %1$s)) OPERATOR(pg_catalog.#>>) ''{}'')'
+                WHEN t.name = 'numeric' THEN 'pg_catalog.trim_scale(%1$s)::pg_catalog.text'
+                ELSE '%1$s::pg_catalog.text'
+            END
+        ),
+        CASE t.name
+            WHEN 'timestamp with time zone' THEN 'pg_catalog.timezone(''UTC'', (%s)::pg_catalog.timestamp)'
+            WHEN 'character' THEN '(%s)::pg_catalog.bpchar' -- character would be one letter
             ELSE '(%s)::' || t.name
         END
-    FROM (
-        WITH RECURSIVE base AS (
-            SELECT y.oid, y.typbasetype FROM pg_type AS y WHERE y.oid = key_forms.type
-            UNION ALL
-            SELECT y.oid, y.typbasetype FROM base AS b JOIN pg_type AS y ON y.oid = b.typbasetype
-        )
-        SELECT format_type(b.oid, NULL) AS name FROM base AS b WHERE b.typbasetype = 0
-    ) AS t
+    FROM (SELECT format_type(key_forms.type, NULL) AS name) AS t
     WHERE t.name IN (
         'smallint', 'integer', 'bigint', 'numeric', 'text', 'character varying', 'character', 'name', 'uuid', 'boolean',
         'date', 'timestamp without time zone', 'timestamp with time zone'

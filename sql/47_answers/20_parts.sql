@@ -11,8 +11,8 @@
 --   read_ID             reads rows and makes their prompts; the table's owner owns it, so it runs with that role's rights
 --   correct_ID          function of the trigger on the view: UPDATE ... SET correct
 --
--- Our own rights are never used to read a user's table: an index or a policy on it may call the user's functions. A table's owner
--- could make read_ID run with its caller's rights, so it checks whose rights it has.
+-- Our own rights are never used to read a user's table. A table's owner could make read_ID run with its caller's rights, so it checks
+-- whose rights it has. hint_ID and correct_ID have our rights, so they convert no value whose type a user may have made.
 
 -- Reads only. The name of the table, then the names of columns and key_columns. Null for a column that was dropped.
 CREATE FUNCTION loracomp.source_names(source regclass, columns smallint[]) RETURNS text[]
@@ -41,7 +41,7 @@ $$;
 COMMENT ON FUNCTION loracomp.numbers_of IS 'The numbers of a table''s columns with these names.';
 
 -- Reads only. SQL for each column of a declaration's key, as a list. The form has %1$s for the column, %2$s for its value as text,
--- %3$s for its value as read from the array of texts `key`, and %4$s for its bare name.
+-- %3$s for its value as read from the array of texts `key`, and %4$s for its name as a literal.
 CREATE FUNCTION loracomp.key_list(
     d loracomp.answers, form text, alias text DEFAULT 's', key text DEFAULT 'k.key', separator text DEFAULT ', '
 ) RETURNS text
@@ -49,7 +49,7 @@ LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT string_agg(
-        format(form, c.name, format(f.written, c.name), format(f.read, format('%s[%s]', key, k.place)), quote_ident(a.attname)),
+        format(form, c.name, format(f.written, c.name), format(f.read, format('%s[%s]', key, k.place)), quote_literal(a.attname)),
         separator ORDER BY k.place
     )
     FROM unnest(d.key_columns) WITH ORDINALITY AS k (number, place)
@@ -92,9 +92,9 @@ AS $make$
                     INSERT INTO loracomp.answer_hint (answers_id, key) SELECT %1$s, ARRAY[%2$s] FROM old_row;
                 WHEN 'STATEMENT UPDATE' THEN
                     INSERT INTO loracomp.answer_hint (answers_id, key)
-                    SELECT %1$s, k.key FROM old_row FULL JOIN new_row ON %4$s
+                    SELECT %1$s, k.key FROM old_row FULL JOIN new_row ON ARRAY[%2$s] = ARRAY[%3$s]
                     CROSS JOIN LATERAL (SELECT ARRAY[%2$s] UNION SELECT ARRAY[%3$s]) AS k (key)
-                    WHERE k.key[1] IS NOT NULL AND record_image_ne(ROW(%5$s), ROW(%6$s)); -- comparing images calls no user's code
+                    WHERE k.key[1] IS NOT NULL AND record_image_ne(ROW(%4$s), ROW(%5$s)); -- comparing images calls no user's code
                 WHEN 'STATEMENT TRUNCATE' THEN
                     INSERT INTO loracomp.answer_hint (answers_id, key) VALUES (%1$s, '{}');
                 WHEN 'ROW INSERT' THEN
@@ -105,7 +105,7 @@ AS $make$
                     INSERT INTO loracomp.answer_hint (answers_id, key)
                     SELECT %1$s, k.key FROM (SELECT old.*) AS old_row CROSS JOIN (SELECT new.*) AS new_row
                     CROSS JOIN LATERAL (SELECT ARRAY[%2$s] UNION SELECT ARRAY[%3$s]) AS k (key)
-                    WHERE record_image_ne(ROW(%5$s), ROW(%6$s));
+                    WHERE record_image_ne(ROW(%4$s), ROW(%5$s));
             END CASE;
             IF found AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off' AND pg_notification_queue_usage() < 0.5 THEN
                 PERFORM pg_notify('loracomp_job', '');
@@ -120,7 +120,6 @@ AS $make$
         END
         $body$,
         d.id, loracomp.key_list(d, '%2$s', 'old_row'), loracomp.key_list(d, '%2$s', 'new_row'),
-        loracomp.key_list(d, 'old_row.%4$s = new_row.%4$s', separator => ' AND '),
         string_agg(format('old_row.%I', c.name), ', ' ORDER BY c.place), string_agg(format('new_row.%I', c.name), ', ' ORDER BY c.place)
     )
     FROM unnest(d.names[2 :]) WITH ORDINALITY AS c (name, place);
@@ -147,6 +146,11 @@ DECLARE
     given CONSTANT text := (
         SELECT string_agg(format('pg_catalog.concat(s.%I)', p.col), ' OPERATOR(pg_catalog.||) ')
         FROM loracomp.prompt_pieces(d.prompt) AS p WHERE p.col IS NOT NULL
+    );
+    -- Not the whole row: the view's owner may add columns.
+    seen CONSTANT text := (
+        SELECT string_agg(format('%1$L, %%1$s.%1$s', c.name), ', ')
+        FROM unnest('{answer,confidence,status,reason,answered_by,answered_at,correct}'::text[]) AS c (name)
     );
 BEGIN
     EXECUTE format($view$
@@ -210,10 +214,12 @@ BEGIN
         AS %L
     $correct$, d.id, format($body$
         BEGIN
-            PERFORM loracomp.write_correction(%s, ARRAY[%s], to_jsonb(old), to_jsonb(new));
+            PERFORM loracomp.write_correction(%s, ARRAY[%s], jsonb_build_object(%s, %s), jsonb_build_object(%s, %s));
             RETURN new;
         END
-        $body$, d.id, loracomp.key_list(d, '%2$s', 'old')
+        $body$,
+        d.id, loracomp.key_list(d, '%2$s', 'old'), loracomp.key_list(d, '%4$s, %2$s', 'old'), format(seen, 'old'),
+        loracomp.key_list(d, '%4$s, %2$s', 'new'), format(seen, 'new')
     ));
     EXECUTE format(
         'REVOKE ALL ON FUNCTION loracomp_parts.hint_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;

@@ -1,6 +1,8 @@
 -- Declarations: made, changed, listed and dropped by people.
 --   create_answers
 --     check_source              who may declare, and for which tables
+--       check_owner
+--       check_code              25_code.sql
 --     check_request             whether a job of this kind can be asked at all
 --     make_parts                20_parts.sql
 --     make_view                 the view, its trigger, and the triggers on the table
@@ -12,7 +14,7 @@
 
 -- Raises unless the caller owns the table, and its rows can be answered. Returns the declaration, as far as the table decides it.
 CREATE FUNCTION loracomp.check_source(source regclass, prompt text, filter jsonb) RETURNS loracomp.answers
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
@@ -32,11 +34,7 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege', HINT = format('it belongs to %I', relation.relowner::regrole::text);
     END IF;
     d.owner := pg_get_userbyid(relation.relowner);
-    PERFORM loracomp.check_owner(d.owner);
-    IF NOT has_schema_privilege(d.owner, relation.relnamespace, 'create') THEN
-        RAISE EXCEPTION '% may not create a view in schema %', d.owner, relation.relnamespace::regnamespace
-            USING ERRCODE = 'insufficient_privilege', HINT = 'grant CREATE on the schema to the table''s owner';
-    END IF;
+    PERFORM loracomp.check_owner(d.owner), loracomp.check_code(check_source.source);
     d.key_columns := ARRAY(
         SELECT unnest(i.indkey[: i.indnkeyatts - 1]) FROM pg_index AS i WHERE i.indrelid = check_source.source AND i.indisprimary
     );
@@ -189,8 +187,13 @@ DECLARE
         SELECT c.relnamespace::regnamespace::text FROM pg_class AS c WHERE c.oid = create_answers.source
     ) END;
 BEGIN
-    LOCK TABLE loracomp.answers IN SHARE ROW EXCLUSIVE MODE; -- parts of two declarations are not made at the same time
+    -- Parts of two declarations are not made at the same time. A lock of the table would stop claims until the caller commits.
+    PERFORM pg_advisory_xact_lock(hashtextextended('loracomp.create_answers', 0));
     d := loracomp.check_source(create_answers.source, create_answers.prompt, create_answers.filter);
+    IF NOT has_schema_privilege(d.owner, schema::text, 'create') THEN
+        RAISE EXCEPTION '% may not create a view in schema %', d.owner, schema
+            USING ERRCODE = 'insufficient_privilege', HINT = 'grant CREATE on the schema to the table''s owner';
+    END IF;
     d.choices := create_answers.choices;
     d.max_new_tokens := create_answers.max_new_tokens;
     d.policy := create_answers.policy;

@@ -18,6 +18,7 @@ DECLARE
     most integer;
     problem text;
     is_full boolean;
+    is_busy boolean;
     newest_miss CONSTANT bigint := (
         SELECT m.last_value FROM loracomp.missed_hint AS m
         WHERE m.last_value < pg_snapshot_xmin(pg_current_snapshot())::text::bigint -- that transaction has ended
@@ -46,12 +47,13 @@ BEGIN
             EXCEPTION WHEN OTHERS THEN
                 problem := sqlerrm;
                 is_full := sqlstate = '53400';
+                is_busy := sqlstate = '55P03'; -- it is being vacuumed, or an index is being made
             END;
             EXIT WHEN problem IS NULL OR NOT is_full;
         END LOOP;
         IF problem IS NOT NULL THEN
             UPDATE loracomp.answers AS a
-            SET trouble = problem, retry_at = clock_timestamp() + CASE WHEN is_full THEN interval '1 second' ELSE interval '10 seconds' END
+            SET trouble = problem, retry_at = clock_timestamp() + CASE WHEN is_full OR is_busy THEN interval '1 second' ELSE interval '10 seconds' END
             WHERE a.id = d.id;
         END IF;
     END LOOP;
@@ -108,7 +110,7 @@ BEGIN
     IF owner <> d.owner THEN
         RAISE EXCEPTION 'table % belongs to % now, who may drop this declaration and make another', d.names[1], owner;
     END IF;
-    PERFORM loracomp.check_owner(owner);
+    PERFORM loracomp.check_owner(owner), loracomp.check_code(d.source);
     names := loracomp.source_names(d.source, d.columns || d.key_columns);
     IF num_nulls(VARIADIC names) > 0 THEN
         RAISE EXCEPTION 'column % was dropped: give another prompt by alter_answers', (
@@ -210,6 +212,8 @@ BEGIN
         'SELECT jsonb_agg(jsonb_build_object(''key'', r.row_key, ''prompt'', r.prompt, ''is_asked'', r.is_asked))
         FROM loracomp_parts.read_%s($1, $2, $3) AS r', d.id
     ) INTO read USING keys, d.swept_to, most;
+    RAISE EXCEPTION USING ERRCODE = 'LC001';
+EXCEPTION WHEN SQLSTATE 'LC001' THEN -- what else it may have done, such as a change of settings, is undone
     RETURN read;
 END
 $$;

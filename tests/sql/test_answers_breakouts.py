@@ -37,19 +37,30 @@ WHO = """
 CREATE FUNCTION who() RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$
 BEGIN RAISE WARNING 'who: %', current_user; RETURN true; END $$
 """
-TRAPS = {
+REFUSED = {
     "an index's predicate": "CREATE INDEX trap ON tickets (id) WHERE who()",
     "a partial index that the key is compared with": "CREATE INDEX trap ON tickets ((id + CASE WHEN who() THEN 1 END))",
     "statistics": "CREATE STATISTICS trap ON (CASE WHEN who() THEN id END) FROM tickets",
     "a policy": "CREATE POLICY trap ON tickets USING (who()); ALTER TABLE tickets FORCE ROW LEVEL SECURITY, "
     "ENABLE ROW LEVEL SECURITY",
+    "a domain": "CREATE DOMAIN odd AS bigint CHECK (who()); ALTER TABLE tickets ALTER id TYPE odd",
+}
+TRAPS = {
     "a cast": "CREATE TYPE odd AS (a text); CREATE FUNCTION said(odd) RETURNS text LANGUAGE sql "
     "RETURN CASE WHEN who() THEN 'said' END; CREATE CAST (odd AS text) WITH FUNCTION said(odd) AS IMPLICIT; "
     "ALTER TABLE tickets ALTER body TYPE odd USING ROW(body)::odd",
-    "a domain": "CREATE DOMAIN odd AS bigint CHECK (who()); ALTER TABLE tickets ALTER id TYPE odd",
     "functions in the path": "CREATE FUNCTION concat(text) RETURNS text LANGUAGE sql "
     "RETURN CASE WHEN who() THEN 'mine' END; SET search_path = public, pg_catalog",
 }
+
+
+@pytest.mark.parametrize("trap", REFUSED)
+def test_a_table_whose_reading_runs_its_owners_code_is_refused(alice: Connection, trap: str) -> None:
+    alice.execute(WHO)
+    for statement in REFUSED[trap].split("; "):
+        alice.execute(statement.encode())
+    with pytest.raises(errors.FeatureNotSupported):
+        alice.execute(URGENCY)
 
 
 @pytest.mark.parametrize("trap", TRAPS)

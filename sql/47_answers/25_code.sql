@@ -1,0 +1,49 @@
+-- No code of those who own tables may run in the session of a worker.
+--   check_code          refuses tables that name such code; check_source and follow_source call it
+
+-- Reading a table plans with its indexes, statistics and constraints, and may call functions that these name; policies are evaluated
+-- for an owner on whom they are forced. Such code would run in a worker's session, whose settings and statements it could change.
+-- The lock, which is VACUUM's, keeps all of this as it is until the transaction ends; writers don't wait for it.
+CREATE FUNCTION loracomp.check_code(source regclass) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_code.source);
+    called text;
+BEGIN
+    EXECUTE format(
+        'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
+        (loracomp.source_names(check_code.source, '{}'))[1]
+    );
+    SELECT string_agg(DISTINCT p.oid::regprocedure::text, ', ') INTO called
+    FROM (SELECT check_code.source::oid AS oid UNION SELECT t.relid FROM pg_partition_tree(check_code.source) AS t) AS t
+    CROSS JOIN LATERAL (
+        SELECT 'pg_class'::regclass AS catalog, t.oid
+        UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index AS i WHERE i.indrelid = t.oid
+        UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint AS c WHERE c.conrelid = t.oid
+        UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid FROM pg_statistic_ext AS s WHERE s.stxrelid = t.oid
+    ) AS o
+    JOIN pg_depend AS u ON u.classid = o.catalog AND u.objid = o.oid
+    JOIN pg_proc AS p ON (u.refclassid, u.refobjid) = ('pg_proc'::regclass, p.oid)
+        OR u.refclassid = 'pg_operator'::regclass AND p.oid = (SELECT r.oprcode FROM pg_operator AS r WHERE r.oid = u.refobjid)
+    WHERE NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = p.proowner);
+    IF called IS NOT NULL THEN
+        RAISE EXCEPTION 'an index, statistics or a constraint of % calls %', check_code.source, called
+            USING ERRCODE = 'feature_not_supported',
+                HINT = 'drop it, or let a superuser own the function: workers run no code of those who own tables';
+    END IF;
+    IF (SELECT c.relforcerowsecurity FROM pg_class AS c WHERE c.oid = check_code.source) THEN
+        RAISE EXCEPTION 'table % forces its policies on its owner', check_code.source
+            USING ERRCODE = 'feature_not_supported', HINT = 'ALTER TABLE ... NO FORCE ROW LEVEL SECURITY';
+    END IF;
+    IF EXISTS (
+        SELECT FROM pg_partition_tree(check_code.source) AS t JOIN pg_class AS c ON c.oid = t.relid WHERE c.relkind NOT IN ('r', 'p', 'i', 'I')
+    ) THEN
+        RAISE EXCEPTION 'table % has foreign tables as partitions', check_code.source
+            USING ERRCODE = 'feature_not_supported', HINT = 'detach them';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_code IS
+'Raises if reading a table may call functions that no superuser owns, and locks the table so that it stays so. For workers.';

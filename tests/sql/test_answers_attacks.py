@@ -1,0 +1,163 @@
+"""What the owner of a declared table would try in order to get at more rights, or to stop other people's claims."""
+
+from collections.abc import Iterator
+
+import pytest
+from psycopg import errors
+
+from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, shown
+from job_data import add_jobs
+from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database.connections import Connection
+from people_fixtures import connect, login, value
+
+SPY = """
+CREATE SCHEMA trap AUTHORIZATION {0};
+CREATE TABLE trap.seen (who text);
+ALTER TABLE trap.seen OWNER TO {0};
+GRANT INSERT ON trap.seen TO public;
+GRANT USAGE ON SCHEMA trap TO public
+"""
+
+
+@pytest.fixture
+def alice(connection: Connection, database: str, logins: None) -> Iterator[Connection]:
+    with as_alice(database) as opened:
+        connection.execute(SPY.format(login("alice")).encode())
+        opened.execute(TICKETS)
+        yield opened
+    connection.execute("DROP SCHEMA IF EXISTS trap CASCADE")
+
+
+def others_that_ran_it(connection: Connection) -> set[str]:
+    """Roles other than alice that ran her code."""
+    return {row["who"] for row in connection.execute("SELECT who FROM trap.seen")} - {login("alice")}
+
+
+EVIL = """
+CREATE FUNCTION trap.spy() RETURNS text LANGUAGE plpgsql AS $$
+BEGIN INSERT INTO trap.seen VALUES (current_user); RETURN '1'; END $$;
+CREATE TYPE trap.evil AS (a integer)
+"""
+CASTS = {"json": "ASSIGNMENT", "jsonb": "ASSIGNMENT", "text": "IMPLICIT", "bigint": "IMPLICIT", "numeric": "IMPLICIT"}
+
+
+def make_evil_type(alice: Connection) -> None:
+    """A type whose conversions are alice's code."""
+    alice.execute(EVIL)
+    for target, how in CASTS.items():
+        name = f"trap.to_{target}"
+        alice.execute(
+            f"CREATE FUNCTION {name}(trap.evil) RETURNS {target} LANGUAGE sql AS 'SELECT trap.spy()::{target}';"
+            f"CREATE CAST (trap.evil AS {target}) WITH FUNCTION {name}(trap.evil) AS {how}".encode()
+        )
+
+
+def test_a_column_added_to_the_view_is_not_converted_with_other_rights(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent')")
+    answer_all(connection)
+    make_evil_type(alice)
+    alice.execute(
+        "CREATE OR REPLACE VIEW urgency AS SELECT 1::bigint AS id, NULL::text AS answer,"
+        " NULL::double precision AS confidence, 'answered'::text AS status, NULL::text AS reason,"
+        " NULL::text AS answered_by, now() AS answered_at, NULL::text AS correct, ROW(1)::trap.evil AS extra"
+    )
+    alice.execute("UPDATE urgency SET correct = 'urgent', extra = ROW(2)::trap.evil WHERE id = 1")
+    assert value(connection, "SELECT correct FROM loracomp.answer_row") == "urgent"
+    assert others_that_ran_it(connection) == set()
+
+
+@pytest.mark.parametrize("key", ["bigint", "numeric", "text", "timestamptz"])
+def test_a_key_of_another_type_is_not_converted_with_other_rights(
+    connection: Connection, alice: Connection, key: str
+) -> None:
+    alice.execute(f"CREATE TABLE keyed (id {key} PRIMARY KEY, body text)".encode())
+    alice.execute("SELECT loracomp.create_answers('answers', 'keyed', '{body}')")
+    make_evil_type(alice)
+    alice.execute("DROP VIEW answers")
+    alice.execute("ALTER TABLE keyed ALTER id TYPE trap.evil USING ROW(1)::trap.evil")
+    alice.execute("INSERT INTO keyed VALUES (ROW(2), 'a'), (ROW(3), 'b')")
+    alice.execute("UPDATE keyed SET body = 'c'")
+    alice.execute("DELETE FROM keyed")
+    assert ask(connection) == {}
+    assert others_that_ran_it(connection) == set()
+
+
+CODE = {
+    "an index's predicate": "CREATE INDEX trap ON tickets (id) WHERE trap.fixed(1)",
+    "an index's expression": "CREATE INDEX trap ON tickets ((trap.fixed(1)))",
+    "an operator": "CREATE OPERATOR trap.!! (RIGHTARG = integer, FUNCTION = trap.fixed);"
+    "CREATE INDEX trap ON tickets ((OPERATOR(trap.!!) 1))",
+    "statistics": "CREATE STATISTICS trap.s ON (trap.fixed(1)), id FROM tickets",
+    "a constraint": "ALTER TABLE tickets ADD CHECK (trap.fixed(1))",
+    "a forced policy": "CREATE POLICY p ON tickets USING (set_config('search_path', 'trap, pg_catalog', false) > '');"
+    "ALTER TABLE tickets ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+}
+
+
+@pytest.mark.parametrize("code", CODE)
+def test_workers_run_no_code_of_a_tables_owner(connection: Connection, alice: Connection, code: str) -> None:
+    """It would run in their session: it could change its settings, and what their next statements mean."""
+    alice.execute(URGENCY)
+    spy = (
+        "CREATE FUNCTION trap.fixed(integer) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN"
+        f" IF session_user <> '{login('alice')}' THEN PERFORM setval('trap.ran', 1); END IF; RETURN true; END $$;"
+        " CREATE SEQUENCE trap.ran"
+    )
+    alice.execute(spy.encode())
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent')")
+    alice.execute(CODE[code].encode())
+    add_jobs(connection, "a")
+    assert list(ask(connection).values()) == ["a"]
+    path = value(connection, "SELECT current_setting('search_path')")
+    assert "trap" not in path
+    assert not value(connection, "SELECT is_called FROM trap.ran")
+    said = value(alice, "SELECT state FROM loracomp.list_answers()")
+    assert "forces its policies on its owner" in said or "calls trap.fixed(integer)" in said
+    with pytest.raises(errors.FeatureNotSupported):
+        alice.execute(URGENCY.replace("'urgency'", "'another'").encode())
+
+
+def test_a_superusers_function_in_an_index_is_no_obstacle(connection: Connection, alice: Connection) -> None:
+    connection.execute("CREATE FUNCTION public.plain(text) RETURNS text IMMUTABLE LANGUAGE sql RETURN lower($1)")
+    alice.execute("CREATE INDEX ON tickets (public.plain(subject)); CREATE INDEX ON tickets (lower(body))")
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent')")
+    assert len(ask(connection)) == 1
+    alice.execute("DROP TABLE tickets CASCADE")
+    connection.execute("DROP FUNCTION public.plain")
+
+
+def test_what_is_declared_in_an_open_transaction_stops_no_claim(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(URGENCY)
+    answer_all(connection)
+    alice.execute("CREATE TABLE others (id bigint PRIMARY KEY, a text)")
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent')")
+    with connect(database, "alice") as other, other.transaction():
+        other.execute("SELECT loracomp.create_answers('more', 'others', '{a}')")
+        connection.execute("UPDATE loracomp.answers SET sweep = 'source'")
+        add_jobs(connection, "a")
+        assert len(ask(connection)) == 2
+
+
+def test_a_view_is_made_only_where_its_owner_may_create(connection: Connection, alice: Connection) -> None:
+    connection.execute("CREATE SCHEMA closed")
+    for schema in ("closed", "loracomp", "loracomp_parts"):
+        with pytest.raises(errors.InsufficientPrivilege, match="may not create a view in schema"):
+            alice.execute(URGENCY.replace("'urgency'", f"'{schema}.urgency'").encode())
+    connection.execute("DROP SCHEMA closed")
+
+
+def test_a_key_of_letters_that_are_filled_up_with_blanks(connection: Connection, alice: Connection) -> None:
+    alice.execute("CREATE TABLE lands (code char(3) PRIMARY KEY, a text)")
+    alice.execute("INSERT INTO lands VALUES ('ab', 'x'), ('abc', 'y')")
+    alice.execute("SELECT loracomp.create_answers('l', 'lands', '{a}')")
+    answer_all(connection)
+    alice.execute("UPDATE lands SET a = 'z'")
+    assert answer_all(connection) == ["z", "z"]
+    assert shown(alice, "l", "code") == {"ab ": ("answered", "z"), "abc": ("answered", "z")}
