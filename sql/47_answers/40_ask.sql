@@ -38,11 +38,8 @@ BEGIN
         FOREACH most IN ARRAY '{200,20,1}'::integer[] LOOP -- the owner's share of the queue may have less room
             problem := NULL;
             BEGIN
-                IF newest_miss > d.missed OR d.looked_at < now() - interval '1 day' THEN
-                    d.sweep := 'source';
-                    d.swept_to := NULL;
-                    UPDATE loracomp.answers AS a SET missed = newest_miss, looked_at = now() WHERE a.id = d.id;
-                END IF;
+                UPDATE loracomp.answers AS a SET missed = coalesce(newest_miss, a.missed), looked_at = now(), sweep = 'source', swept_to = NULL
+                WHERE a.id = d.id AND (newest_miss > d.missed OR d.looked_at < now() - interval '1 day');
                 PERFORM loracomp.ask_of(d, most);
             EXCEPTION WHEN OTHERS THEN
                 problem := sqlerrm;
@@ -65,24 +62,24 @@ CREATE FUNCTION loracomp.ask_of(d loracomp.answers, most integer) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    asked bigint;
 BEGIN
     d := loracomp.follow_source(d);
     IF d.id IS NULL THEN
         RETURN;
     END IF;
-    FOR part IN 1..5 LOOP
-        EXIT WHEN NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id);
-        d := loracomp.ask_hints(d, most);
-        EXIT WHEN most < 200;
+    FOR part IN 1..5 LOOP -- several if they have nothing to ask; the claim that called waits
+        EXIT WHEN NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id) OR asked > 0;
+        asked := loracomp.ask_hints(d, most);
     END LOOP;
-    FOR page IN 1..10 LOOP -- several if they have nothing to ask
-        EXIT WHEN d.sweep IS NULL OR EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id)
+    FOR part IN 1..10 LOOP
+        SELECT a.* INTO d FROM loracomp.answers AS a WHERE a.id = d.id;
+        EXIT WHEN asked > 0 OR d.sweep IS NULL OR EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id)
             OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued');
-        d := loracomp.ask_page(d, most);
+        PERFORM loracomp.ask_page(d, most);
     END LOOP;
-    UPDATE loracomp.answers AS a
-    SET sweep = d.sweep, swept_to = d.swept_to, page_job = d.page_job, trouble = NULL
-    WHERE a.id = d.id AND (a.sweep, a.swept_to, a.page_job, a.trouble) IS DISTINCT FROM (d.sweep, d.swept_to, d.page_job, NULL);
+    UPDATE loracomp.answers AS a SET trouble = NULL WHERE a.id = d.id AND a.trouble IS NOT NULL;
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_of IS 'Asks for rows of a declaration: those that hints name, and a page of a look at all rows.';
@@ -129,9 +126,8 @@ BEGIN
         );
         d.names := names;
         PERFORM loracomp.make_parts(d);
-        d.sweep := 'source';
-        d.swept_to := NULL;
-        UPDATE loracomp.answers AS a SET prompt = d.prompt, filter = d.filter, names = d.names WHERE a.id = d.id;
+        UPDATE loracomp.answers AS a
+        SET prompt = d.prompt, filter = d.filter, names = d.names, sweep = 'source', swept_to = NULL WHERE a.id = d.id;
     END IF;
     RETURN d;
 END
@@ -139,7 +135,7 @@ $$;
 COMMENT ON FUNCTION loracomp.follow_source IS
 'Follows what became of a declaration''s table: renamed columns are renamed in the prompt; without table or view it is forgotten.';
 
-CREATE FUNCTION loracomp.ask_hints(d loracomp.answers, most integer) RETURNS loracomp.answers
+CREATE FUNCTION loracomp.ask_hints(d loracomp.answers, most integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
@@ -154,48 +150,45 @@ BEGIN
         ))
         RETURNING h.key
     )
-    SELECT jsonb_agg(DISTINCT jsonb_build_object('key', t.key)) FILTER (WHERE t.key <> '{}'), bool_or(t.key = '{}')
+    SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('key', t.key)) FILTER (WHERE t.key <> '{}'), '[]'), bool_or(t.key = '{}')
     INTO keys, looks FROM taken AS t;
-    IF looks AND d.sweep IS DISTINCT FROM 'source' THEN
-        d.sweep := 'answers'; -- the table was emptied
-        d.swept_to := NULL;
-    END IF;
-    IF keys IS NOT NULL THEN
-        PERFORM loracomp.ask_found(d, keys, loracomp.read_rows(d, keys, most), d.priority);
-    END IF;
-    RETURN d;
+    UPDATE loracomp.answers AS a SET sweep = 'answers', swept_to = NULL -- the table was emptied
+    WHERE a.id = d.id AND looks AND a.sweep IS DISTINCT FROM 'source';
+    RETURN loracomp.ask_found(d, keys, loracomp.read_rows(d, keys, most), d.priority);
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_hints IS 'Asks for rows that hints name, and deletes the hints.';
+COMMENT ON FUNCTION loracomp.ask_hints IS 'Asks for rows that hints name, and deletes the hints; returns one of the jobs, if there are any.';
 
 -- A look at all rows reads the table in the order of its key, then the answers, of which some may have lost their rows.
-CREATE FUNCTION loracomp.ask_page(d loracomp.answers, most integer) RETURNS loracomp.answers
+CREATE FUNCTION loracomp.ask_page(d loracomp.answers, most integer) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     found_rows jsonb;
     keys jsonb;
+    asked bigint;
+    is_last boolean;
 BEGIN
     IF d.sweep = 'source' THEN
         found_rows := loracomp.read_rows(d, NULL, most);
         keys := found_rows;
     ELSE
         keys := (
-            SELECT jsonb_agg(jsonb_build_object('key', p.key) ORDER BY p.key) FROM (
+            SELECT coalesce(jsonb_agg(jsonb_build_object('key', p.key) ORDER BY p.key), '[]') FROM (
                 SELECT r.key FROM loracomp.answer_row AS r
                 WHERE r.answers_id = d.id AND r.key > coalesce(d.swept_to, '{}') ORDER BY r.key LIMIT most
             ) AS p
         );
         found_rows := loracomp.read_rows(d, keys, most);
     END IF;
-    d.page_job := loracomp.ask_found(d, keys, found_rows, least(d.priority, -1));
-    d.swept_to := ARRAY(SELECT jsonb_array_elements_text(keys -> -1 -> 'key'));
-    IF keys IS NULL OR jsonb_array_length(keys) < most THEN
-        d.sweep := CASE d.sweep WHEN 'source' THEN 'answers' END;
-        d.swept_to := NULL;
-    END IF;
-    RETURN d;
+    asked := loracomp.ask_found(d, keys, found_rows, least(d.priority, -1));
+    is_last := keys IS NULL OR jsonb_array_length(keys) < most;
+    UPDATE loracomp.answers AS a SET
+        sweep = CASE WHEN NOT is_last THEN d.sweep WHEN d.sweep = 'source' THEN 'answers' END,
+        swept_to = CASE WHEN NOT is_last THEN ARRAY(SELECT jsonb_array_elements_text(keys -> -1 -> 'key')) END,
+        page_job = asked
+    WHERE a.id = d.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_page IS 'Asks for the next rows of a look at all rows, behind everything else.';
