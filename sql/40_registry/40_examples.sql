@@ -1,7 +1,7 @@
 -- Examples, then their embeddings.
 --   add_examples
---     add_example               adds one
---       content_hash
+--   add_example                 adds one
+--     add_examples, content_hash
 --   has_unembedded              whether a worker should look for examples to embed
 --   take_unembedded             train examples to embed, with their texts
 --     embedding_table

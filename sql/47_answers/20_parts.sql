@@ -4,6 +4,7 @@
 --     filter_condition  the filter as SQL
 --     key_list          columns of the key as SQL
 --   source_names        names of the table and of the declaration's columns, as they are now
+--   numbers_of          numbers of the columns with these names
 --
 --   answers_ID          view: the answers of this declaration, for its owner to make the declaration's view of
 --   hint_ID             function of triggers on the table: notes which rows were written

@@ -5,7 +5,8 @@
 --         forget_answers, make_parts
 --       ask_hints
 --       ask_page
---         ask_found             both call it: jobs for the rows whose prompt is new; what is gone is erased
+--         read_rows             both call these: rows with their prompts, read with the rights of the table's owner
+--         ask_found             jobs for the rows whose prompt is new; what is gone is erased
 
 -- One session at a time asks for a declaration; others pass over it. What fails is undone, noted, and tried again later.
 CREATE FUNCTION loracomp.ask_rows() RETURNS void

@@ -26,6 +26,7 @@ FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
 # Text becomes SQL nowhere else. Each takes it from the catalogue or a number, by %I, %L or a regprocedure.
 DYNAMIC = {
     "loracomp.tune_routing()",
+    "loracomp.create_answers(text,regclass,text,text[],integer,text,integer,jsonb,boolean,jsonb)",
     "loracomp.refresh_reports(interval)",
     "loracomp.make_next_embedding(integer)",
     "loracomp.take_unembedded(text,smallint,text,bigint,integer)",
