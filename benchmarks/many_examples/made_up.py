@@ -9,7 +9,7 @@ import numpy.typing as npt
 from benchmarks.databases import timed
 from loracomp.database import connections as db
 from loracomp.model.encoding import SHAPE, VIEWS
-from loracomp.registry.library_files import packaged, read_examples_file, tasks_with_examples
+from loracomp.registry.library_files import packaged, read_examples_file, read_manifest
 from routing_data import Vectors, add_base_model, add_examples, add_task, stored
 
 READERS = {"1 %": ("loracomp_bench_1", 100), "10 %": ("loracomp_bench_10", 10), "all": ("loracomp_bench_100", 1)}
@@ -33,7 +33,7 @@ class Library:
 
 def made_up(generator: np.random.Generator, tasks: int, examples: int) -> Iterator[Vectors]:
     """Unit vectors of each task: a real task's, moved by differences of real texts, with its shapes."""
-    real = [read_examples_file(packaged(), task).embeddings for task in tasks_with_examples(packaged())]
+    real = [read_examples_file(packaged(), task).embeddings for task in read_manifest(packaged()).tasks]
     every = np.concatenate(real)
     for _ in range(tasks):
         own = real[generator.integers(len(real))]

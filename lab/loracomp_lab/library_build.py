@@ -15,6 +15,7 @@ from loracomp.registry.library_files import BaseModelPart, EncoderPart, Manifest
 from loracomp.registry.tasks import draw
 from loracomp_lab.catalogue import Family, Phrased, data_note, load_entry, load_task, read_examples
 from loracomp_lab.catalogue.leaks import find_leaks
+from loracomp_lab.library_writing import tasks_with_examples, write_examples_file, write_manifest
 from loracomp_lab.training.kept_aside import kept_aside
 
 EXAMPLES_A_TASK = 300
@@ -46,10 +47,10 @@ def build_library(
     """
     with progress_bar() as progress:
         written = [
-            files.write_examples_file(folder, task, _examples(folder, task, data, limit, seed), encoder)
+            write_examples_file(folder, task, _examples(folder, task, data, limit, seed), encoder)
             for task in progress.track(tasks, description="embedding tasks")
         ]
-    files.write_manifest(folder, _manifest(folder, base_model, encoder))
+    write_manifest(folder, _manifest(folder, base_model, encoder))
     (folder / CARD).write_text(library_card(folder), encoding="utf-8")
     return written
 
@@ -82,7 +83,7 @@ def measured_examples(folder: Path, task: str, rows: Sequence[Example]) -> list[
 
 
 def _manifest(folder: Path, base_model: BaseModelDescription, encoder: Encoder) -> Manifest:
-    entries = {task: load_task(task) for task in files.tasks_with_examples(folder)}
+    entries = {task: load_task(task) for task in tasks_with_examples(folder)}
     return Manifest(
         base_model=BaseModelPart.model_validate(base_model, from_attributes=True),
         encoder=EncoderPart.model_validate(encoder, from_attributes=True),

@@ -20,15 +20,15 @@ from loracomp.records import Answer, Composition, Request
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors
 from loracomp.registry.examples import Example
-from loracomp.registry.library_files import read_examples_file, tasks_with_examples
+from loracomp.registry.library_files import read_examples_file
 from loracomp.registry.measurement_files import (
     Asked,
     MeasuredExamples,
     measurements_path,
     read_measurements,
-    write_measurements,
 )
 from loracomp_lab.library_build import MEASURED_A_TASK, MEASURED_WORDS, measured_examples, train_rows
+from loracomp_lab.library_writing import tasks_with_examples, write_measurements
 
 NORMALIZATION = "tokens"
 """What a choice's log-likelihood is divided by; the same as in the default policy."""

@@ -13,7 +13,6 @@ from loracomp.config import Settings
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.model.loading import describe_base_model
-from loracomp.registry import library_files
 from loracomp.registry.adapters import find_adapter, retire_adapter
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import embed_examples
@@ -24,6 +23,7 @@ from loracomp.registry.measurement_files import measurements_path, read_measurem
 from loracomp.registry.tasks import import_examples
 from loracomp_lab.catalogue import entry_names, load_entry, read_examples
 from loracomp_lab.library_build import PHRASED, build_library, library_card
+from loracomp_lab.library_writing import write_examples_file, write_manifest
 from loracomp_lab.training.card import adapter_card
 from model_fixtures import letter_tokenizer, tiny_llama
 from registry_data import write_adapter
@@ -208,15 +208,15 @@ def test_a_library_of_another_encoder_or_base_model_is_refused(connection, datab
     manifest = read_manifest(library)
     other = manifest.encoder.model_copy(update={"fingerprint": "e" * 64})
     set_encoder(database, minilm)
-    library_files.write_manifest(library, manifest.model_copy(update={"encoder": other}))
+    write_manifest(library, manifest.model_copy(update={"encoder": other}))
     with pytest.raises(RefusedError, match="is not this database's"):
         load_library(connection, library, settings=settings)
     newer = manifest.encoder.model_copy(update={"input_version": 4})
-    library_files.write_manifest(library, manifest.model_copy(update={"encoder": newer}))
+    write_manifest(library, manifest.model_copy(update={"encoder": newer}))
     with pytest.raises(RefusedError, match="has input version 4"):
         load_library(connection, library, settings=settings)
     base = manifest.base_model.model_copy(update={"fingerprint": "b" * 64})
-    library_files.write_manifest(library, manifest.model_copy(update={"base_model": base}))
+    write_manifest(library, manifest.model_copy(update={"base_model": base}))
     with pytest.raises(RefusedError, match=r"is for base model tiny .fingerprint bbbbbbbbbbbb.*loracomp model add"):
         load_library(connection, library, settings=settings)
     assert count(connection, "task") == 0
@@ -224,7 +224,7 @@ def test_a_library_of_another_encoder_or_base_model_is_refused(connection, datab
 
 def test_examples_of_another_encoder_than_the_librarys_are_refused(connection, library, built, settings, minilm):
     examples = list(read_examples(load_entry("rte"), "train", str(built / "data" / "rte")))
-    library_files.write_examples_file(library, "rte", examples, replace(minilm, fingerprint="e" * 64))
+    write_examples_file(library, "rte", examples, replace(minilm, fingerprint="e" * 64))
     with pytest.raises(RefusedError, match="examples of rte were not embedded by its encoder"):
         load_library(connection, library, settings=settings)
     assert count(connection, "task") == 0

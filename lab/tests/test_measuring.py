@@ -24,9 +24,9 @@ from loracomp.registry.measurement_files import (
     MeasuredExamples,
     measurements_path,
     read_measurements,
-    write_measurements,
 )
 from loracomp_lab.library_build import build_library, train_rows
+from loracomp_lab.library_writing import write_measurements
 from loracomp_lab.measuring import Measuring, likely_tasks, measure_library, read_adapters
 from loracomp_lab.training.config import TrainingConfig
 from loracomp_lab.training.kept_aside import kept_aside, not_learnt

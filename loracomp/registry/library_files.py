@@ -1,4 +1,4 @@
-"""Reads and writes a library: a folder of adapters and embedded examples, to ship with a package or to pass on.
+"""Reads a library: a folder of adapters and embedded examples, to ship with a package or to pass on.
 
 library.json                   base model, encoder, tasks
 adapters/<task>/               a PEFT folder, with training.json
@@ -6,10 +6,9 @@ examples/<task>.safetensors    embeddings, content hashes and source references 
 measurements/<task>.safetensors   scores of some of them under the adapters (`measurement_files`)
 """
 
-import hashlib
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from loracomp.errors import NotFoundError, RefusedError, wrong_fields
-from loracomp.model.encoder import Encoder
-from loracomp.model.encoding import encoder_views
-from loracomp.registry.examples import HASH_VERSION, Example
 
 MANIFEST = "library.json"
 ABOUT = "examples"
@@ -105,20 +100,9 @@ def read_manifest(folder: Path) -> Manifest:
         raise RefusedError(f"{path}: {wrong_fields(error)}") from None
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write library.json."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
 def adapter_folder(folder: Path, task: str) -> Path:
     """Path of a task's adapter in the library."""
     return folder / "adapters" / task
-
-
-def tasks_with_examples(folder: Path) -> list[str]:
-    """Names of the tasks whose examples are in the library."""
-    return sorted(path.stem for path in (folder / "examples").glob("*.safetensors"))
 
 
 def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
@@ -127,7 +111,7 @@ def read_examples_file(folder: Path, task: str) -> EmbeddedExamples:
     if not path.is_file():
         raise NotFoundError(f"the library has no {path}")
     try:
-        about = _about(path)
+        about = read_about(path)
         with safe_open(path, framework="numpy") as file:
             stored = file.get_tensor("embeddings").astype(np.float32)
             examples = EmbeddedExamples(
@@ -154,57 +138,8 @@ def _check_shapes(path: Path, examples: EmbeddedExamples) -> None:
         raise RefusedError(f"{path}: an embedding is NaN, infinite or zero")
 
 
-def write_examples_file(folder: Path, task: str, examples: Sequence[Example], encoder: Encoder) -> Path:
-    """Embed examples and write their embeddings (float16), hashes and references, without text. Returns the file.
-
-    If the file already has exactly these examples, embedded by this encoder, it is not written again. If it has a part
-    of them, their embeddings are used again.
-    """
-    path = folder / "examples" / f"{task}.safetensors"
-    shown = [(example.prompt, example.choices) for example in examples]
-    texts = [encoder_views(*each) for each in shown]
-    about = {
-        "source_refs": [example.source_ref for example in examples],
-        "hash_version": HASH_VERSION,
-        "encoder": encoder.fingerprint,
-        "input_version": encoder.input_version,
-        "input_digest": _digest(texts),
-    }
-    if path.is_file() and _about(path) == about:
-        return path
-    embeddings = _embedded_before(path, {e.source_ref: text for e, text in zip(examples, texts, strict=True)}, encoder)
-    new = [example for example in examples if example.source_ref not in embeddings]
-    if new:
-        vectors = encoder.encode([(example.prompt, example.choices) for example in new]).astype(np.float16)
-        embeddings |= {example.source_ref: vector for example, vector in zip(new, vectors, strict=True)}
-    tensors = {
-        "embeddings": np.stack([embeddings[example.source_ref] for example in examples]),
-        "content_hashes": np.frombuffer(b"".join(e.content_hash for e in examples), np.uint8).reshape(-1, 32),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))  # one key, for the order of several is random
-    return unfinished.replace(path)
-
-
-def _embedded_before(path: Path, texts: Mapping[str, Any], encoder: Encoder) -> dict[str, npt.NDArray[np.float16]]:
-    """Embeddings of a file by source reference, where they are this encoder's, of these texts; else none."""
-    about = _about(path) if path.is_file() else {"source_refs": ()}
-    refs = about["source_refs"]
-    if not refs or not set(refs) <= texts.keys():
-        return {}
-    made_by = (about["encoder"], about["input_version"], about["input_digest"])
-    if made_by != (encoder.fingerprint, encoder.input_version, _digest([texts[ref] for ref in refs])):
-        return {}
-    with safe_open(path, framework="numpy") as file:
-        return dict(zip(refs, file.get_tensor("embeddings"), strict=True))
-
-
-def _digest(texts: Sequence[Any]) -> str:
-    return hashlib.sha256(json.dumps(texts).encode()).hexdigest()
-
-
-def _about(path: Path) -> dict[str, Any]:
+def read_about(path: Path) -> dict[str, Any]:
+    """What a file of examples says of them."""
     with safe_open(path, framework="numpy") as file:
         about: dict[str, Any] = json.loads((file.metadata() or {}).get(ABOUT, "{}"))
     return about

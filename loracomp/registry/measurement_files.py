@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 
 from loracomp.errors import RefusedError
 
@@ -77,7 +76,7 @@ def measurements_path(folder: Path, task: str) -> Path:
 
 
 def read_measurements(path: Path) -> MeasuredExamples | None:
-    """Read a file of `write_measurements`; None if it does not exist. Raises RefusedError if it is not valid."""
+    """Read a file of measurements; None if it does not exist. Raises RefusedError if it is not valid."""
     if not path.is_file():
         return None
     try:
@@ -95,26 +94,3 @@ def read_measurements(path: Path) -> MeasuredExamples | None:
     if scores.shape[:2] != (len(examples), 1 + len(found.adapters)):
         raise RefusedError(f"{path}: the numbers of examples and adapters differ from the shape of the scores")
     return found
-
-
-def write_measurements(path: Path, measured: MeasuredExamples) -> None:
-    """Write a file of measurements at once. The same measurements always give the same bytes."""
-    about = {
-        "base_model": measured.base_model,
-        "normalization": measured.normalization,
-        "adapters": dict(measured.adapters),
-    }
-    tensors = {
-        "content_hashes": _bytes_of([example.content_hash for example in measured.examples]),
-        "digests": _bytes_of([example.digest for example in measured.examples]),
-        "answers": np.array([example.answer for example in measured.examples], np.uint8),
-        "scores": measured.scores.astype(np.float32),
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(save(tensors, {ABOUT: json.dumps(about)}))
-    unfinished.replace(path)
-
-
-def _bytes_of(digests: list[bytes]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 32)

@@ -20,7 +20,7 @@ from loracomp.model.encoder import load_encoder
 from loracomp.model.loading import load_base_model
 from loracomp.registry.embeddings import load_embeddings
 from loracomp.registry.examples import Example
-from loracomp.registry.library_files import packaged, read_examples_file, read_manifest, write_examples_file
+from loracomp.registry.library_files import packaged, read_examples_file, read_manifest
 from loracomp.registry.measurement_files import measurements_path, read_measurements
 from loracomp.registry.measurements import add_measurements
 from loracomp.registry.tasks import add_rows, add_task
@@ -28,6 +28,7 @@ from loracomp_lab.catalogue import load_entry
 from loracomp_lab.catalogue.reading import rows_of
 from loracomp_lab.catalogue.templates import Templates
 from loracomp_lab.library_build import train_rows
+from loracomp_lab.library_writing import write_examples_file
 from loracomp_lab.measuring import MEASURED_WORDS, Measuring, read_adapters
 
 from .plan import UNFAMILIAR
