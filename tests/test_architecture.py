@@ -67,6 +67,7 @@ NOT_CALLS |= {
     "end_with_the_client",
     "sample_embeddings",
 }
+NOT_CALLS |= {"object_drops", "other_grants", "user_views", "lockable_tables", "lock_patience", "table_users"}
 NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows"}
 NOT_CALLS |= {
     "may_work",

@@ -374,3 +374,112 @@ ORDER BY p.own_task, p.example_id, p.policy, p.job_id
 
 -- name: queue_health
 SELECT * FROM loracomp.queue_health WHERE base_model = %(base_model)s
+
+-- installing: statements about the schema itself
+
+-- name: object_drops
+-- Newest object first, because a newer object may depend on an older one.
+SELECT d.statement
+FROM (
+    SELECT
+        p.oid, format(
+            'DROP FUNCTION IF EXISTS %I.%I(%s)', nspname, proname, pg_get_function_identity_arguments(p.oid)
+        ) AS statement
+    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = pronamespace
+    WHERE nspname IN ('loracomp', 'bi') AND prokind = 'f'
+    UNION ALL
+    SELECT c.oid, format(
+        CASE relkind
+            WHEN 'v' THEN 'DROP VIEW IF EXISTS %I.%I'
+            WHEN 'm' THEN 'DROP MATERIALIZED VIEW IF EXISTS %I.%I'
+            ELSE 'ALTER TABLE %I.%I DISABLE ROW LEVEL SECURITY'
+        END, nspname, relname
+    )
+    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname IN ('loracomp', 'bi') AND (relkind IN ('v', 'm') OR relrowsecurity)
+    UNION ALL
+    SELECT t.oid, format('DROP TRIGGER IF EXISTS %I ON %I.%I', tgname, nspname, relname)
+    FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = tgrelid JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname IN ('loracomp', 'bi') AND NOT tgisinternal
+    UNION ALL
+    SELECT p.oid, format('DROP POLICY IF EXISTS %I ON %I.%I', polname, nspname, relname)
+    FROM pg_policy AS p JOIN pg_class AS c ON c.oid = polrelid JOIN pg_namespace AS n ON n.oid = relnamespace
+    WHERE nspname IN ('loracomp', 'bi')
+) AS d
+ORDER BY d.oid DESC
+
+-- name: other_grants
+SELECT format(
+    'GRANT %%s%%s ON %%s TO %%s%%s', a.privilege_type, o.columns, o.object, a.grantee::regrole,
+    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END
+)
+FROM (
+    SELECT relnamespace AS schema, format('TABLE %%s', oid::regclass) AS object, '' AS columns, relowner AS owner,
+        relacl AS acl
+    FROM pg_class WHERE relkind IN ('r', 'v', 'm')
+    UNION ALL
+    SELECT relnamespace, format('TABLE %%s', c.oid::regclass), format(' (%%I)', attname), relowner, attacl
+    FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid WHERE relkind IN ('r', 'v', 'm')
+    UNION ALL
+    SELECT pronamespace, format('ROUTINE %%s', oid::regprocedure), '', proowner, proacl FROM pg_proc
+) AS o
+CROSS JOIN LATERAL aclexplode(o.acl) AS a
+WHERE o.schema::regnamespace::text IN ('loracomp', 'bi')
+    -- Grants to PUBLIC (0) are not kept, because sql/ revokes from PUBLIC on purpose.
+    AND a.grantee NOT IN (0, o.owner) AND a.grantee::regrole::text <> ALL (%(roles)s)
+
+-- name: user_views
+-- A user's view stays while ours are replaced: an equal view of NULLs takes the place of its definition meanwhile. So
+-- its owner, grants, comments, triggers and whatever depends on it stay too; only its options must be set again.
+SELECT
+    v.name, v.is_kept,
+    format('ALTER VIEW %s OWNER TO %s; ', v.name, v.relowner::regrole) AS lock,
+    format('CREATE OR REPLACE VIEW %s AS SELECT %s', v.name, v.columns) AS hollow,
+    format(
+        'SET LOCAL search_path = ''''; CREATE OR REPLACE VIEW %s%s AS %s',
+        v.name, ' WITH (' || array_to_string(v.reloptions, ', ') || ')', pg_get_viewdef(v.oid)
+    ) AS definition
+FROM (
+    SELECT
+        c.oid, c.relowner, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name,
+        c.relkind = 'v' AND pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE') AS is_kept,
+        (
+            SELECT string_agg(format(
+                'NULL::%s%s AS %I', format_type(atttypid, atttypmod),
+                ' COLLATE ' || nullif(attcollation, 0)::regcollation, attname
+            ), ', ' ORDER BY attnum)
+            FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+        ) AS columns
+    FROM pg_class AS c
+    JOIN pg_namespace AS n ON n.oid = c.relnamespace
+    JOIN pg_rewrite AS r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
+    WHERE EXISTS (
+        SELECT
+        FROM pg_depend AS d
+        LEFT JOIN pg_proc AS p ON (p.tableoid, p.oid) = (d.refclassid, d.refobjid)
+        LEFT JOIN pg_class AS s ON (s.tableoid, s.oid) = (d.refclassid, d.refobjid) AND s.relkind IN ('v', 'm')
+        WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND s.oid IS DISTINCT FROM c.oid
+            AND coalesce(p.pronamespace, s.relnamespace)::regnamespace::text IN ('loracomp', 'bi')
+    ) AND NOT EXISTS (
+        SELECT FROM loracomp.sql_object AS ours
+        WHERE format(
+            'DROP %sVIEW IF EXISTS %I.%I', CASE c.relkind WHEN 'm' THEN 'MATERIALIZED ' END, n.nspname, c.relname
+        ) = ANY (ours.drops)
+    )
+) AS v
+ORDER BY v.name
+
+-- name: lockable_tables
+SELECT oid::regclass::text FROM pg_class
+WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN ('loracomp', 'bi')
+ORDER BY relkind = 'v' DESC, relname = 'job' DESC
+
+-- name: lock_patience
+SELECT set_config('statement_timeout', (setting::int / 2)::text, true)
+FROM pg_settings WHERE name = 'deadlock_timeout'
+
+-- name: table_users
+SELECT DISTINCT format('%s by %s (process %s, since %s)', l.relation::regclass, a.usename, a.pid, a.xact_start)
+FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) JOIN pg_class AS c ON c.oid = l.relation
+WHERE l.granted AND l.database = a.datid AND a.pid <> pg_backend_pid()
+    AND relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'p', 'v')

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from psycopg import errors
-from sqlalchemy import Connection, CursorResult, Row, delete, insert, inspect, select, text
+from sqlalchemy import Connection, CursorResult, Row, delete, insert, inspect, select
 from sqlalchemy.exc import DBAPIError
 
+from loracomp.database.queries import QUERIES
 from loracomp.database.revision import packed_folder
 from loracomp.database.tables import SCHEMA, sql_object
 from loracomp.errors import RefusedError
@@ -80,7 +81,7 @@ def drop(connection: Connection) -> Kept:
     if not inspect(connection).has_table(sql_object.name, schema=SCHEMA):
         return Kept()
     lock_tables(connection)
-    grants = connection.scalars(text(_GRANTS), {"roles": list(ROLES)}).all()
+    grants = connection.exec_driver_sql(QUERIES["other_grants"], {"roles": list(ROLES)}).scalars().all()
     views = _defined_views(connection)
     for view in views:
         run(connection, view.hollow)
@@ -94,7 +95,7 @@ def drop(connection: Connection) -> Kept:
 
 def user_views(connection: Connection) -> Sequence[Row[Any]]:
     """Users' views that read our views or call our functions, by name; `is_kept` says whether `drop` keeps one."""
-    return connection.execute(text(_USER_VIEWS)).all()
+    return run(connection, QUERIES["user_views"]).all()
 
 
 def _defined_views(connection: Connection) -> list[Row[Any]]:
@@ -114,18 +115,18 @@ def lock_tables(connection: Connection) -> None:
     # tables first; if that takes longer than half of deadlock_timeout, release the locks and try again. Clients lock a
     # user's view before ours. LOCK TABLE asks for rights of its owner on what it reads, so ALTER VIEW locks it.
     views = "".join(view.lock for view in user_views(connection) if view.is_kept)
-    tables = ", ".join(connection.scalars(text(_TABLES)))
+    tables = ", ".join(run(connection, QUERIES["lockable_tables"]).scalars())
     for _ in range(_LOCK_ATTEMPTS):
         try:
             with connection.begin_nested():
-                connection.execute(text(_PATIENCE))
+                run(connection, QUERIES["lock_patience"])
                 run(connection, f"{views}LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE; SET LOCAL statement_timeout = 0")
             return
         except DBAPIError as error:
             if not isinstance(error.orig, _TRY_AGAIN):
                 raise
             time.sleep(0.1)
-    raise RefusedError("loracomp's tables are in use: " + "; ".join(connection.scalars(text(_USERS))))
+    raise RefusedError("loracomp's tables are in use: " + "; ".join(run(connection, QUERIES["table_users"]).scalars()))
 
 
 def apply(connection: Connection, kept: Kept) -> None:
@@ -134,14 +135,14 @@ def apply(connection: Connection, kept: Kept) -> None:
     For each file it stores the checksum, and the statements that drop the objects that the file created (found by
     comparing the catalog before and after).
     """
-    known = set(connection.scalars(text(_DROPS)))
+    known = set(_drops(connection))
     for position, file in enumerate(sql_files()):
         try:
             run(connection, file.source)
         except DBAPIError as error:
             error.add_note(f"in sql/{file.path}")
             raise
-        drops = [statement for statement in connection.scalars(text(_DROPS)) if statement not in known]
+        drops = [statement for statement in _drops(connection) if statement not in known]
         known.update(drops)
         row = {"path": file.path, "position": position, "drops": drops, "checksum": file.checksum}
         connection.execute(insert(sql_object).values(row))
@@ -149,6 +150,10 @@ def apply(connection: Connection, kept: Kept) -> None:
         _grant_again(connection, statement)
     for name, definition in kept.views.items():
         _define_again(connection, name, definition)
+
+
+def _drops(connection: Connection) -> Sequence[str]:
+    return run(connection, QUERIES["object_drops"]).scalars().all()
 
 
 def _grant_again(connection: Connection, statement: str) -> None:
@@ -176,120 +181,7 @@ def run(connection: Connection, source: str) -> CursorResult[Any]:
     return connection.exec_driver_sql(source, execution_options={"no_parameters": True})
 
 
-# Newest object first, because a newer object may depend on an older one.
-_DROPS = """
-SELECT d.statement
-FROM (
-    SELECT
-        p.oid, format(
-            'DROP FUNCTION IF EXISTS %I.%I(%s)', nspname, proname, pg_get_function_identity_arguments(p.oid)
-        ) AS statement
-    FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = pronamespace
-    WHERE nspname IN ('loracomp', 'bi') AND prokind = 'f'
-    UNION ALL
-    SELECT c.oid, format(
-        CASE relkind
-            WHEN 'v' THEN 'DROP VIEW IF EXISTS %I.%I'
-            WHEN 'm' THEN 'DROP MATERIALIZED VIEW IF EXISTS %I.%I'
-            ELSE 'ALTER TABLE %I.%I DISABLE ROW LEVEL SECURITY'
-        END, nspname, relname
-    )
-    FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = relnamespace
-    WHERE nspname IN ('loracomp', 'bi') AND (relkind IN ('v', 'm') OR relrowsecurity)
-    UNION ALL
-    SELECT t.oid, format('DROP TRIGGER IF EXISTS %I ON %I.%I', tgname, nspname, relname)
-    FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = tgrelid JOIN pg_namespace AS n ON n.oid = relnamespace
-    WHERE nspname IN ('loracomp', 'bi') AND NOT tgisinternal
-    UNION ALL
-    SELECT p.oid, format('DROP POLICY IF EXISTS %I ON %I.%I', polname, nspname, relname)
-    FROM pg_policy AS p JOIN pg_class AS c ON c.oid = polrelid JOIN pg_namespace AS n ON n.oid = relnamespace
-    WHERE nspname IN ('loracomp', 'bi')
-) AS d
-ORDER BY d.oid DESC
-"""
-
 _REVOKE = "; ".join(
     f"REVOKE ALL ON {what} {SCHEMA}, bi FROM {', '.join(ROLES)}"
     for what in ("ALL TABLES IN SCHEMA", "ALL ROUTINES IN SCHEMA", "SCHEMA")
 )
-
-_GRANTS = """
-SELECT format(
-    'GRANT %s%s ON %s TO %s%s', a.privilege_type, o.columns, o.object, a.grantee::regrole,
-    CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' END
-)
-FROM (
-    SELECT relnamespace AS schema, format('TABLE %s', oid::regclass) AS object, '' AS columns, relowner AS owner,
-        relacl AS acl
-    FROM pg_class WHERE relkind IN ('r', 'v', 'm')
-    UNION ALL
-    SELECT relnamespace, format('TABLE %s', c.oid::regclass), format(' (%I)', attname), relowner, attacl
-    FROM pg_class AS c JOIN pg_attribute ON attrelid = c.oid WHERE relkind IN ('r', 'v', 'm')
-    UNION ALL
-    SELECT pronamespace, format('ROUTINE %s', oid::regprocedure), '', proowner, proacl FROM pg_proc
-) AS o
-CROSS JOIN LATERAL aclexplode(o.acl) AS a
-WHERE o.schema::regnamespace::text IN ('loracomp', 'bi')
-    -- Grants to PUBLIC (0) are not kept, because sql/ revokes from PUBLIC on purpose.
-    AND a.grantee NOT IN (0, o.owner) AND a.grantee::regrole::text <> ALL (:roles)
-"""
-
-# A user's view stays while ours are replaced: an equal view of NULLs takes the place of its definition meanwhile. So
-# its owner, grants, comments, triggers and whatever depends on it stay too; only its options must be set again.
-_USER_VIEWS = """
-SELECT
-    v.name, v.is_kept,
-    format('ALTER VIEW %s OWNER TO %s; ', v.name, v.relowner::regrole) AS lock,
-    format('CREATE OR REPLACE VIEW %s AS SELECT %s', v.name, v.columns) AS hollow,
-    format(
-        'SET LOCAL search_path = ''''; CREATE OR REPLACE VIEW %s%s AS %s',
-        v.name, ' WITH (' || array_to_string(v.reloptions, ', ') || ')', pg_get_viewdef(v.oid)
-    ) AS definition
-FROM (
-    SELECT
-        c.oid, c.relowner, c.reloptions, format('%I.%I', n.nspname, c.relname) AS name,
-        c.relkind = 'v' AND pg_has_role(c.relowner, 'USAGE') AND has_schema_privilege(n.oid, 'CREATE') AS is_kept,
-        (
-            SELECT string_agg(format(
-                'NULL::%s%s AS %I', format_type(atttypid, atttypmod),
-                ' COLLATE ' || nullif(attcollation, 0)::regcollation, attname
-            ), ', ' ORDER BY attnum)
-            FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
-        ) AS columns
-    FROM pg_class AS c
-    JOIN pg_namespace AS n ON n.oid = c.relnamespace
-    JOIN pg_rewrite AS r ON r.ev_class = c.oid AND r.rulename = '_RETURN'
-    WHERE EXISTS (
-        SELECT
-        FROM pg_depend AS d
-        LEFT JOIN pg_proc AS p ON (p.tableoid, p.oid) = (d.refclassid, d.refobjid)
-        LEFT JOIN pg_class AS s ON (s.tableoid, s.oid) = (d.refclassid, d.refobjid) AND s.relkind IN ('v', 'm')
-        WHERE d.classid = 'pg_rewrite'::regclass AND d.objid = r.oid AND s.oid IS DISTINCT FROM c.oid
-            AND coalesce(p.pronamespace, s.relnamespace)::regnamespace::text IN ('loracomp', 'bi')
-    ) AND NOT EXISTS (
-        SELECT FROM loracomp.sql_object AS ours
-        WHERE format(
-            'DROP %sVIEW IF EXISTS %I.%I', CASE c.relkind WHEN 'm' THEN 'MATERIALIZED ' END, n.nspname, c.relname
-        ) = ANY (ours.drops)
-    )
-) AS v
-ORDER BY v.name
-"""
-
-_TABLES = """
-SELECT oid::regclass::text FROM pg_class
-WHERE relkind IN ('r', 'p', 'v') AND relnamespace::regnamespace::text IN ('loracomp', 'bi')
-ORDER BY relkind = 'v' DESC, relname = 'job' DESC
-"""
-
-_PATIENCE = """
-SELECT set_config('statement_timeout', (setting::int / 2)::text, true)
-FROM pg_settings WHERE name = 'deadlock_timeout'
-"""
-
-_USERS = """
-SELECT DISTINCT format('%s by %s (process %s, since %s)', l.relation::regclass, a.usename, a.pid, a.xact_start)
-FROM pg_locks AS l JOIN pg_stat_activity AS a USING (pid) JOIN pg_class AS c ON c.oid = l.relation
-WHERE l.granted AND l.database = a.datid AND a.pid <> pg_backend_pid()
-    AND relnamespace::regnamespace::text IN ('loracomp', 'bi') AND relkind IN ('r', 'p', 'v')
-"""
