@@ -17,8 +17,8 @@ freeze_objects       the half million objects of modules and models are excluded
                      collection takes 0.3 s, in the middle of a batch.
 PASS_TOKENS          fixed cost of a scoring pass (about 50 ms), given in tokens: questions are split over one more pass
                      if that saves more tokens of padding than this. Generation, with its many passes, does not use it.
-ROW_TOKENS           choices of a short prompt share one row of up to this many tokens, as do texts that begin alike:
-                     attention is cheap up to it. It holds on a GPU too, where it was not measured.
+ROW_TOKENS           choices of a short prompt share one row of up to this many tokens: attention is cheap up to it. It
+                     holds on a GPU too, where it was not measured.
 TEXTS_TOGETHER       number of texts that the encoder embeds at once, sorted by length: small batches cost less than the
                      padding of large ones.
 GATHERED, SUMMED     fixed cost of giving a row its own factors, in tokens that the same time would compute: GATHERED

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from itertools import accumulate, pairwise
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -13,12 +13,11 @@ from transformers import Cache, DynamicCache, PreTrainedModel, PreTrainedTokeniz
 
 from loracomp.errors import JobError
 from loracomp.model.batching import batches, out_of_memory, unless_out_of_memory
-from loracomp.model.cpu import ROW_TOKENS
-from loracomp.model.forward import Forward, keys_and_values_suffice
-from loracomp.model.prefixes import ALIKE, alike, branches_of_a_row, runs_alike
-from loracomp.model.row_cache import RowCache
+from loracomp.model.forward import Forward, RowCache, keys_and_values_suffice
 from loracomp.model.text import Generated, Prompt, Text, draw, end_tokens
 
+ALIKE = 64
+"""Texts share their first tokens if at least this many are equal; for fewer, the extra forward pass costs more."""
 Ready = Callable[[], AbstractContextManager[None]]
 """Makes a context for one forward pass, in which each row goes through the model with its own adapters."""
 Prepare = Callable[[Sequence[Text], int], Ready]
@@ -131,31 +130,23 @@ class Texts:
             self._take(texts, logits)
 
     def _joined(self, texts: Sequence[Text], common: int, cache: Cache | None) -> Tensor:
+        """Logits after the texts, whose keys and values get rows of their own."""
         if cache is None:
             return self._logits(texts)
-        cache = self._beginning(texts[0], common) if common else cache
-        if common and len(texts) > 1:
-            return self._branched(texts, common, cache)
+        if common:
+            cache = self._beginning(texts[0], common)
+            cache.batch_repeat_interleave(len(texts))
         logits = self._logits(texts, cache)
-        self._cache.append(cache, [[(row, slice(0, text.width))] for row, text in enumerate(texts)])
+        self._cache.append(cache, [text.width for text in texts])
         return logits
 
     def _beginning(self, text: Text, common: int) -> Cache:
-        """A cache of first tokens, copied from a running text if one has them; of all `common` ones if many are new."""
+        """A cache of one row with the first `common` tokens; as many as possible are copied from a running text."""
         known, row = self._known(text.composition, text.read[:common])
         cache = self._cache.beginning(row, known) if known else DynamicCache()
-        if common - known > ROW_TOKENS:
+        if known < common:
             self._logits([text], cache, common)
         return cache
-
-    def _branched(self, texts: Sequence[Text], common: int, cache: Cache) -> Tensor:
-        """Logits after the texts, by a pass over one row; `cache` holds first tokens of the `common` ones."""
-        branches = [text.read[common:] for text in texts]
-        ends = list(accumulate(map(len, branches), initial=common))
-        with self._prepare(texts[:1], ends[-1] - cache.get_seq_length())():
-            logits = self._forward.after_branches(texts[0].read[:common], branches, cache)
-        self._cache.append(cache, [[(0, slice(0, common)), (0, slice(*branch))] for branch in pairwise(ends)])
-        return logits
 
     def _known(self, composition: Hashable, tokens: Sequence[int]) -> tuple[int, int]:
         """The row of the running text that shares most first tokens with `tokens`, after the number of these tokens."""
@@ -172,28 +163,28 @@ class Texts:
         alone, others = [text for text in texts if text.alone], [text for text in texts if not text.alone]
         yield from ((0, [text]) for text in alone)
         rest: list[Text] = []
-        for common, together in self._alike(others):
+        for common, group in self._alike(others):
             if common:
-                yield common, together
+                yield from ((common, part) for part in batches(group, self._budget, self._pass_tokens))
             else:
-                rest += together
-        yield from ((0, together) for together in batches(rest, self._budget, self._pass_tokens))
+                rest += group
+        yield from ((0, part) for part in batches(rest, self._budget, self._pass_tokens))
 
     def _alike(self, texts: Sequence[Text]) -> Iterator[tuple[int, list[Text]]]:
+        """Texts that begin alike under one composition, after the number of first tokens to share; 0: none."""
         if not (self._shares_prefixes and self._has_cache):
             yield 0, list(texts)
             return
-        groups: dict[Hashable, list[Text]] = {}
+        groups: dict[tuple[Hashable, ...], list[Text]] = {}
         for text in texts:
-            groups.setdefault(text.composition, []).append(text)
-        for composition, group in groups.items():
-            for together in runs_alike(sorted(group, key=lambda text: text.read)):
-                # Each text keeps its last token, because the logits after it are needed.
-                shortest = min(text.width for text in together) - 1
-                common = min(alike(together[0].read, together[-1].read), shortest)
-                if len(together) == 1:
-                    common, _ = self._known(composition, together[0].read[:common])
-                yield from ((common, part) for part in branches_of_a_row(together, common))
+            groups.setdefault((text.composition, *text.read[:ALIKE]), []).append(text)
+        for group in groups.values():
+            # Each text keeps its last token, because the logits after it are needed.
+            read = sorted(text.read[:-1] for text in group)
+            common = alike(read[0], read[-1])
+            if len(group) == 1:
+                common, _ = self._known(group[0].composition, read[0])
+            yield common if common >= ALIKE else 0, group
 
     def _logits(self, texts: Sequence[Text], cache: Cache | None = None, until: int | None = None) -> Tensor:
         """Logits after what each text has read, or after its first `until` tokens; `cache` has the tokens before."""
@@ -246,6 +237,11 @@ class Texts:
                 self._running[row] = self._running[-1]
                 self._running.pop()
                 self._ready = None
+
+
+def alike(one: Sequence[int], other: Sequence[int]) -> int:
+    """Number of first tokens that are equal."""
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def generate(

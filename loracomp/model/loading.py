@@ -20,7 +20,6 @@ from transformers.utils import logging as transformers_logging
 
 from loracomp.errors import LoracompError, RefusedError, UsageError
 from loracomp.model.description import BaseModelDescription
-from loracomp.model.forward import shares_beginnings
 from loracomp.model.gguf import converted_folder
 from loracomp.model.scoring import shares_prompts
 from loracomp.model.sources import absolute_source, fingerprint, resolve_source
@@ -39,7 +38,7 @@ class BaseModel(BaseModelDescription):
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     shares_prompts: bool
-    """Whether choices, and texts that begin alike, are branches of one prompt (`scoring.shares_prompts`)."""
+    """Whether choices are branches of one prompt (`scoring.shares_prompts`), and texts share what they begin with."""
 
 
 def load_base_model(
@@ -84,9 +83,7 @@ def load_base_model(
         check_spread(model.hf_device_map, device_map)
     model.eval().requires_grad_(False)
     known = vars(description) | {"has_chat_template": tokenizer.chat_template is not None}
-    return BaseModel(
-        **known, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model) and shares_beginnings(model)
-    )
+    return BaseModel(**known, model=model, tokenizer=tokenizer, shares_prompts=shares_prompts(model))
 
 
 def describe_base_model(source: str, *, revision: str | None = None, cache_dir: Path) -> BaseModelDescription:

@@ -223,20 +223,20 @@ def log_likelihoods(model: PreTrainedModel, questions: Sequence[Question]) -> li
 def _inputs(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
     """The model's inputs; a plain padded batch if no row has more than one branch."""
     if any(len(row.branches) > 1 for row in rows):
-        return branched(rows, device, dtype)
+        return _branched(rows, device, dtype)
     input_ids, attention_mask = pad_right([row.tokens for row in rows], device)
     return {"input_ids": input_ids, "attention_mask": attention_mask}
 
 
-def branched(rows: Sequence[Row], device: torch.device, dtype: torch.dtype, first: int = 0) -> dict[str, Tensor]:
-    """The model's inputs [rows, n] from column `first` on; the mask [rows, 1, n, columns] keeps branches apart."""
+def _branched(rows: Sequence[Row], device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The model's inputs [rows, n]; the mask [rows, 1, n, n] keeps branches apart."""
     input_ids, _ = pad_right([row.tokens for row in rows], device)
     branch, positions = _branches_and_positions(rows, input_ids.shape[1])
-    sees = (branch[:, None, :] == branch[:, first:, None]) | (branch[:, None, :] == 0)
-    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees.tril_(first), torch.finfo(dtype).min)
+    sees = (branch[:, None, :] == branch[:, :, None]) | (branch[:, None, :] == 0)
+    mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(~sees.tril_(), torch.finfo(dtype).min)
     return {
-        "input_ids": input_ids[:, first:],
-        "position_ids": positions[:, first:].to(device),
+        "input_ids": input_ids,
+        "position_ids": positions.to(device),
         "attention_mask": mask[:, None].to(device),
     }
 

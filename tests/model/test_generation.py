@@ -9,9 +9,8 @@ from peft import PeftModel
 from loracomp.composition.layers import SideBySide
 from loracomp.composition.strategies import gated
 from loracomp.errors import JobError
-from loracomp.model import forward, generation, prefixes, row_cache
-from loracomp.model.generation import Texts
-from loracomp.model.prefixes import ALIKE
+from loracomp.model import forward
+from loracomp.model.generation import ALIKE, Texts
 from loracomp.model.text import Generated, Prompt
 from model_fixtures import letter_tokenizer, linear_shapes, peft_twin, random_adapter, tiny_llama
 
@@ -67,8 +66,8 @@ def mixed(model):
 
 def test_texts_join_and_leave_at_every_step_and_come_out_as_alone(model, tokenizer, monkeypatch):
     """Each under its own mix; some longer than those that run, and more rows and columns than there is room for."""
-    monkeypatch.setattr(row_cache, "ROWS", 1)
-    monkeypatch.setattr(row_cache, "COLUMNS", 2)
+    monkeypatch.setattr(forward, "ROWS", 1)
+    monkeypatch.setattr(forward, "COLUMNS", 2)
     under = mixed(model)
     asked = [
         prompt(7 * n, length=3 + 5 * (n % 4), new=2 + 3 * (n % 5), temperature=0.9 * (n % 2), seed=n) for n in range(14)
@@ -105,10 +104,10 @@ def test_greedy_texts_are_those_of_transformers_on_pefts_merge(model, tokenizer)
     assert len({tuple(text.tokens) for text in found}) > 4
 
 
-def sharing(model, tokenizer, asked, shares=True):
+def sharing(model, tokenizer, asked, shares=True, **budget):
     """Results of prompts, each with its composition, which all come at once; and shapes of the passes."""
     under = mixed(model)
-    texts, shapes = Texts(model, tokenizer, under, shares_prefixes=shares), passes(model)
+    texts, shapes = Texts(model, tokenizer, under, shares_prefixes=shares, **budget), passes(model)
     found = [texts.add(each, composition=number) for each, number in asked]
     run_all(texts)
     return [text.result() for text in found], shapes
@@ -146,35 +145,19 @@ def test_a_prompt_that_comes_later_takes_what_it_begins_with_from_one_that_runs(
     assert shapes.count((1, 1)) >= 1
 
 
-def test_a_model_whose_branches_see_each_other_behind_a_cache_is_told(model, monkeypatch):
-    assert forward.shares_beginnings(model)
-    masked = type(model).forward
-
-    def unmasked(self, *args, attention_mask, **others):
-        return masked(self, *args, attention_mask=None if attention_mask.dim() == 4 else attention_mask, **others)
-
-    monkeypatch.setattr(type(model), "forward", unmasked)
-    assert not forward.shares_beginnings(model)
-
-
 def test_equal_prompts_share_all_but_their_last_token(model, tokenizer):
     asked = [(ending(4), 2)] * 3
     found, shapes = sharing(model, tokenizer, asked)
     assert len(set(found)) == 1
-    assert shapes[0] == (1, len(BEGINNING) + 3)
+    assert shapes[:2] == [(1, len(BEGINNING)), (3, 1)]
 
 
-@pytest.mark.parametrize("most", [10, 100])
-def test_what_does_not_fit_into_a_row_is_read_in_several(model, tokenizer, monkeypatch, most):
-    """Of 10 tokens: what the prompts begin with alone, and the rest in parts. Of 100: all together."""
-    monkeypatch.setattr(prefixes, "ROW_TOKENS", most)
-    monkeypatch.setattr(generation, "ROW_TOKENS", most)
-    asked = [(ending(n, *range(9, 9 + 3 * n)), 0) for n in range(5)]  # 1, 4, 7, 10 and 13 tokens
+def test_what_the_budget_does_not_hold_joins_later_and_takes_the_same_beginning(model, tokenizer):
+    asked = [(ending(n, *range(9, 9 + 3 * n), new=4 + n), 0) for n in range(5)]
     expected, _ = sharing(model, tokenizer, asked, shares=False)
-    found, shapes = sharing(model, tokenizer, asked)
+    found, shapes = sharing(model, tokenizer, asked, token_budget=2 * (len(BEGINNING) + 25))
     assert found == expected
-    read = [tokens for rows, tokens in shapes if tokens > 1]
-    assert read == ([len(BEGINNING), 5, 7, 10, 13] if most == 10 else [len(BEGINNING) + 35])
+    assert [tokens for _, tokens in shapes].count(len(BEGINNING)) == 1
 
 
 def test_what_is_not_wanted_any_more_is_gone_with_the_next_step(model, tokenizer):
