@@ -62,7 +62,7 @@ test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; ne
 	SUPERSET=$(SUPERSET) PICTURE=$(PICTURE) $(BIN)/pytest -s -m dashboard
 
 test-ray: install ## workers on a Ray cluster of three nodes, one of which dies
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,ray]'
+	$(BIN)/pip install --quiet --disable-pip-version-check 'ray>=2.50'
 	$(BIN)/pytest -m ray
 
 scaling: install ## a load that rises, falls and bursts, on workers that are scaled by loracomp.worker_demand: docs/scaling.md

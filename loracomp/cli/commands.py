@@ -40,7 +40,6 @@ def register(app: typer.Typer) -> None:
     app.command()(jobs.replay)
     app.command()(jobs.worker)
     app.command()(operations.workers)
-    app.command()(operations.ray)
     app.command()(operations.doctor)
     app.command()(operations.refresh)
     installed = {point.name: point for point in entry_points(group="loracomp.commands")}

@@ -1,4 +1,10 @@
-"""Runs workers as actors of a Ray cluster: each actor is a worker process that Ray places, and restarts elsewhere."""
+"""Runs so many workers on a Ray cluster, and returns: starts what is missing, drains what is too much.
+
+    python deploy/ray/workers.py --workers 8 --gpus-per-worker 1
+
+Each worker is an actor: a process that Ray places, and restarts elsewhere. Workers get this process's LORACOMP_*
+variables. Needs `pip install ray` on each node.
+"""
 
 import os
 import subprocess
@@ -6,11 +12,15 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from threading import Thread
-from typing import Any
+from typing import Annotated, Any
 
 import ray
+import ray.cloudpickle
+import typer
 from ray.exceptions import RayActorError
 from ray.util import list_named_actors
+
+from loracomp.config import load_settings
 
 NAMESPACE = "loracomp"
 COMMAND = (sys.executable, "-m", "loracomp", "worker")
@@ -18,6 +28,8 @@ RESTART_S = 5.0
 """Seconds between the end of a worker that ended by itself and the end of its actor, which Ray then restarts."""
 AS_A_CHILD = ("setpriv", "--pdeathsig", "TERM")
 """Starts a process that Linux sends SIGTERM when its parent dies, so that it gives back its jobs; of util-linux."""
+
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the nodes don't have this file
 
 
 def scale(
@@ -90,3 +102,39 @@ class WorkerActor:
         if not self._draining:
             time.sleep(RESTART_S)
             os._exit(1)
+
+
+def run(
+    workers: Annotated[int, typer.Option(help="Number of workers to run on the cluster; 0: none.", min=0)],
+    gpus_per_worker: Annotated[float, typer.Option(help="GPUs that Ray reserves for each worker.", min=0)] = 0,
+    cpus_per_worker: Annotated[float, typer.Option(help="CPU cores that Ray reserves for each worker.", min=0)] = 1,
+    address: Annotated[str, typer.Option(help="The Ray cluster: host:port, or auto for this machine's.")] = "auto",
+) -> None:
+    """Run so many workers on a Ray cluster."""
+    settings = load_settings()
+    if settings.database_url is None:
+        sys.exit("LORACOMP_DATABASE_URL is not set: name the database that workers on other nodes can reach")
+    ray.init(address=address, log_to_driver=False)
+    environment = of_each_worker(settings.database_url)
+    done = scale(
+        workers,
+        gpus_per_worker=gpus_per_worker,
+        cpus_per_worker=cpus_per_worker,
+        environment=environment,
+        drain_s=settings.grace_s,
+    )
+    for name, what in done.items():
+        typer.echo(f"{name}\t{what}")
+
+
+def of_each_worker(database_url: str) -> dict[str, str]:
+    """This process's LORACOMP_* variables, without what two workers of one node can't share: a name and a port."""
+    ours = {name: value for name, value in os.environ.items() if name.startswith("LORACOMP_")}
+    ours.pop("LORACOMP_WORKER", None)
+    if "LORACOMP_METRICS_PORT" in ours:
+        ours["LORACOMP_METRICS_PORT"] = "0"
+    return {**ours, "LORACOMP_DATABASE_URL": database_url}
+
+
+if __name__ == "__main__":
+    typer.run(run)

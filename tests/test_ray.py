@@ -6,6 +6,7 @@ import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,11 @@ from worker_helpers import wait_until as wait_briefly
 
 pytestmark = [
     pytest.mark.ray,
-    pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="the extra ray is not installed"),
+    pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed"),
     pytest.mark.filterwarnings("ignore"),  # Ray's own
 ]
 
+ROOT = Path(__file__).parent.parent
 SETTINGS = {"LORACOMP_LEASE_S": "2", "LORACOMP_POLL_S": "0.1", "LORACOMP_BATCH_SIZE": "4", "LORACOMP_GRACE_S": "20"}
 
 
@@ -43,15 +45,23 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     found.shutdown()
 
 
+@cache
+def program() -> Any:
+    """deploy/ray/workers.py, as a module."""
+    spec = importlib.util.spec_from_file_location("workers_on_ray", ROOT / "deploy" / "ray" / "workers.py")
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def wait_until(condition: Callable[[], object]) -> None:
     """Ray and a worker, which both take seconds to start, on a busy machine."""
     wait_briefly(condition, 240)
 
 
 def scale(workers: int, database: str) -> dict[str, str]:
-    from loracomp.worker import on_ray
-
-    return on_ray.scale(
+    return program().scale(
         workers, environment={**SETTINGS, "PYTHONPATH": os.pathsep.join(sys.path)},
         command=(sys.executable, str(SCRIPT), database),
     )  # fmt: skip
@@ -113,10 +123,17 @@ def test_a_worker_that_ends_by_itself_starts_again(cluster: Any, connection: Con
 def test_a_killed_actor_takes_its_worker_along(cluster: Any, connection: Connection, database: str):
     import ray
 
-    from loracomp.worker import on_ray
-
     scale(1, database)
     wait_until(lambda: alive(connection) == 1)
     ((name, state),) = states()
-    ray.kill(ray.get_actor(name, namespace=on_ray.NAMESPACE))
+    ray.kill(ray.get_actor(name, namespace=program().NAMESPACE))
     wait_until(lambda: not Path(f"/proc/{state['pid']}").exists())
+
+
+def test_what_workers_of_one_node_cannot_share_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORKER": "me", "METRICS_PORT": "9000", "BATCH_SIZE": "4", "DATABASE_URL": "old"}.items():
+        monkeypatch.setenv(f"LORACOMP_{name}", value)
+    passed = program().of_each_worker("new")
+    assert "LORACOMP_WORKER" not in passed
+    names = ("METRICS_PORT", "BATCH_SIZE", "DATABASE_URL")
+    assert [passed[f"LORACOMP_{name}"] for name in names] == ["0", "4", "new"]
