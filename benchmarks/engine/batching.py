@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from loracomp.composition.layers import SideBySide
+from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import Mix
 from loracomp.engine.answering import Answering, Asked
 from loracomp.model.forward import CACHE
@@ -74,7 +74,7 @@ def composed(predictor: Fetching, requests: Sequence[Request]) -> list[Mix]:
 def to_the_end(base: BaseModel, requests: Sequence[Request], mixes: Sequence[Mix]) -> None:
     """A batch by `model.generate`; half of the rows at a time leave when they have all their tokens."""
     left = [request.max_new_tokens or 0 for request in requests]
-    adapters = SideBySide(base.model, mixes)
+    adapters = AdapterStack(base.model, mixes)
     ids, mask = pad_left(encode_texts(base.tokenizer, [request.prompt for request in requests]), base.model.device)
     running, cache = list(range(len(requests))), None
     while running:

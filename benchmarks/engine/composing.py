@@ -5,7 +5,7 @@ from itertools import chain
 
 from loracomp.composition.blocks import Block
 from loracomp.composition.composer import Composer
-from loracomp.composition.layers import SideBySide
+from loracomp.composition.layers import AdapterStack
 
 from .timing import Figure, Measured, compare
 from .workbench import Workbench, drawing
@@ -40,7 +40,7 @@ def _held(bench: Workbench, strategy: str) -> dict[str, float]:
         "loaded": storage_nbytes(chain.from_iterable(each.blocks.values() for each in loaded.values())),
         "prepared": composer.prepared.nbytes,
         "merged": storage_nbytes(chain.from_iterable(each.blocks.values() for each in merged)),
-        "a pass's copy": storage_nbytes(SideBySide(bench.base.model, mixes).blocks.values()),
+        "a pass's copy": storage_nbytes(AdapterStack(bench.base.model, mixes).blocks.values()),
     }
     in_files = sum(side.nbytes for factors in adapters for side in factors)
     return {name: round(nbytes / in_files, 3) for name, nbytes in held.items()} | {"files, MB": in_files / 1e6}

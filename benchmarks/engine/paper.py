@@ -14,7 +14,7 @@ import torch
 from peft import PeftModel
 from psycopg.types.json import Jsonb
 
-from loracomp.composition.layers import SideBySide
+from loracomp.composition.layers import AdapterStack
 from loracomp.model.loading import load_base_model
 from loracomp.model.scoring import encode_choices, log_likelihoods, normalize
 from loracomp.records import Job
@@ -218,7 +218,7 @@ def factors_of_a_batch(bench: Workbench, strategy: str) -> Callable[[], None]:
     @torch.inference_mode()
     def run() -> None:
         mixes = composer.compose(draw(rows), adapters)
-        with SideBySide(model, mixes).composed(mixes):
+        with AdapterStack(model, mixes).composed(mixes):
             for module, x in tokens.items():
                 model.get_submodule(module)(x)
 

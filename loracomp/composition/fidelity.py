@@ -17,7 +17,7 @@ def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:
     (A C^T) * (B^T D), a product of two small Gram matrices. Those of a mix are weighted sums of its adapters', so each
     adapter's factors are read once.
     """
-    if not mix.crossed:  # it is the exact sum, or the base model alone
+    if not mix.summed_factors:  # it is the exact sum, or the base model alone
         return (1.0, 1.0) if mix.adapters else None
     mix = mix.applied
     stored = stack([adapter.blocks for adapter in exact.adapters], torch.float32)

@@ -1,9 +1,9 @@
 """Applies mixes inside a forward pass: each row of a batch runs through the same base model, changed by its own mix.
 
 Adapter i of the batch gives h_i = A_i x. For each row, sum_i right_i B_i left_i h_i is added to its module's output
-(cat), or sum_j right_j B_j (sum_i left_i h_i) (every crossed strategy). This is computed in one of two ways. *Shared*:
+(cat), or sum_j right_j B_j (sum_i left_i h_i) (every other strategy). This is computed in one of two ways. *Shared*:
 all rows go through the factors of all adapters, and each row's gates are applied between A and B; the cost grows with
-the number of adapters. *Own*: each row gets its own factors, gathered (cat) or summed (crossed), and the products are
+the number of adapters. *Own*: each row gets its own factors, gathered (cat) or summed (others), and the products are
 batched; the cost grows with the number of adapters per row. Own factors are made one module at a time, so that they
 stay in the processor's cache. `composed` chooses the cheaper way. The base model's weights are never changed.
 
@@ -26,7 +26,7 @@ from loracomp.model.cpu import GATHERED, SUMMED
 from loracomp.model.scoring import places_at_head
 
 
-class SideBySide:
+class AdapterStack:
     """The adapters of several mixes, stacked once, for forward passes under any of those mixes.
 
     A pass that uses less than half of the adapters makes a smaller stack for itself, because the cost of a pass grows
@@ -52,10 +52,10 @@ class SideBySide:
     def blocks(self) -> Blocks:
         """A copy of all adapters' factors, padded to the same modules and rank.
 
-        It has the dtype of the base model's modules, or the adapters' dtype if a crossed mix will sum factors.
+        It has the dtype of the base model's modules, or the adapters' dtype if a mix sums factors.
         """
         blocks = stack([adapter.blocks for adapter in self.adapters])
-        if any(mix.crossed for mix in self._mixes):
+        if any(mix.summed_factors for mix in self._mixes):
             return blocks
         dtypes = {shape: self._dtype(block.modules) for shape, block in blocks.items()}
         return {shape: Block(of, A.to(dtypes[shape]), B.to(dtypes[shape])) for shape, (of, A, B) in blocks.items()}
@@ -67,9 +67,9 @@ class SideBySide:
 
     def covers(self, mixes: Iterable[Mix]) -> bool:
         """Whether this stack gives the same results under these mixes as a stack that is made for them."""
-        known, is_for_sums = set(self.adapters), any(mix.crossed for mix in self._mixes)
+        known, is_for_sums = set(self.adapters), any(mix.summed_factors for mix in self._mixes)
         applied = (mix.applied for mix in mixes)
-        return all(known.issuperset(mix.adapters) and mix.crossed <= is_for_sums for mix in applied)
+        return all(known.issuperset(mix.adapters) and mix.summed_factors <= is_for_sums for mix in applied)
 
     def ready(
         self, rows: Sequence[Mix], tokens: int = 64, *, shared: bool | None = None
@@ -95,7 +95,7 @@ class SideBySide:
         rows = [mix.applied for mix in rows]
         used = {adapter for mix in rows for adapter in mix.adapters}
         if 2 * len(used) < len(self.adapters):
-            yield from SideBySide(self._model, rows)._hooks(rows, tokens, shared)
+            yield from AdapterStack(self._model, rows)._hooks(rows, tokens, shared)
             return
         if not used:
             return
@@ -148,30 +148,30 @@ class _Batch:
                 row_left[numbers[adapter]], row_right[numbers[adapter]] = gates
         self._left, self._right = torch.tensor(left), torch.tensor(right)
         """Gates [rows, adapters] in float32; 0 where a row doesn't use an adapter."""
-        self._crossed = torch.tensor([mix.crossed for mix in rows])
+        self._summed = torch.tensor([mix.summed_factors for mix in rows])
         self._picked = self._numbers_of_rows()
 
     def _numbers_of_rows(self) -> Tensor:
         """For each row the positions of its adapters in the stack, [rows, n]; n is the most that any row has (or 1).
 
-        Rows with fewer adapters, and crossed rows, are padded with positions of adapters whose gate is 0.
+        Rows with fewer adapters, and rows that sum factors, are padded with positions of adapters whose gate is 0.
         """
-        used = (self._right != 0) & ~self._crossed[:, None]
+        used = (self._right != 0) & ~self._summed[:, None]
         most = max(int(used.sum(1).max()), 1)
         return used.int().sort(dim=1, descending=True, stable=True).indices[:, :most]
 
     def shared_is_cheaper(self, tokens: int) -> bool:
         """Whether shared factors cost fewer operations than own factors, for rows of this many tokens."""
-        own = self._picked.shape[1] * (tokens + (SUMMED if self._crossed.any() else GATHERED))
+        own = self._picked.shape[1] * (tokens + (SUMMED if self._summed.any() else GATHERED))
         return self._left.shape[1] * tokens < own
 
     def own(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
         gates = (self._left * self._right).gather(1, self._picked)
-        gates[self._crossed] = 0
-        gates[self._crossed, 0] = 1
+        gates[self._summed] = 0
+        gates[self._summed, 0] = 1
         gates = gates.repeat_interleave(A.shape[2], dim=1)[:, None].to(A.device)
         own_A, own_B = (self._factors(gates_, A.device, dtype) for gates_ in (self._left, self._right))
-        gating = None if self._crossed.all() else gates
+        gating = None if self._summed.all() else gates
         for module_A, module_B in zip(A, B, strict=True):
             yield _adding_own(partial(own_A, module_A), partial(own_B, module_B), gating)
 
@@ -179,7 +179,7 @@ class _Batch:
         """A function that makes each row's own A or B, [rows, rank, d], from a module's stacked one."""
         rows, picked = len(self._picked), self._picked.flatten().to(device)
         # Numbers of rows, because a device that indexes by booleans must be asked how many are true.
-        crossed, summing = self._crossed.nonzero()[:, 0].to(device), gates[self._crossed].to(device)
+        summed_rows, summing = self._summed.nonzero()[:, 0].to(device), gates[self._summed].to(device)
 
         def gathered(side: Tensor) -> Tensor:
             return side.index_select(0, picked).to(dtype).view(rows, -1, side.shape[2])
@@ -189,31 +189,31 @@ class _Batch:
 
         def either(side: Tensor) -> Tensor:
             own = gathered(side)
-            own[crossed, : side.shape[1]] = summed(side)
+            own[summed_rows, : side.shape[1]] = summed(side)
             return own
 
-        if self._crossed.all():
+        if self._summed.all():
             return summed
-        return either if self._crossed.any() else gathered
+        return either if self._summed.any() else gathered
 
     def shared(self, A: Tensor, B: Tensor, dtype: torch.dtype) -> Iterator[_Hook]:
-        gating = self._crosswise if self._crossed.any() else self._each
+        gating = self._summing if self._summed.any() else self._each
         gated = gating(A.shape[1], A.shape[2], A.device)
         for all_A, all_B in zip(A.to(dtype).flatten(1, 2), B.to(dtype).flatten(1, 2), strict=True):
             yield _adding_shared(all_A, all_B, gated, rows=len(self._left))
 
     def _each(self, _: int, rank: int, device: torch.device) -> _Gating:
-        """Gating for a batch without crossed rows: the output of each adapter's A is multiplied by one number."""
+        """Gating for a batch in which no row sums factors: each adapter's A x is multiplied by one number."""
         gates = (self._left * self._right).repeat_interleave(rank, dim=1)[:, None].to(device)
         return lambda h: h.mul_(gates.to(h.device))
 
-    def _crosswise(self, adapters: int, rank: int, device: torch.device) -> _Gating:
+    def _summing(self, adapters: int, rank: int, device: torch.device) -> _Gating:
         left, right = (side[:, None, :, None].to(device) for side in (self._left, self._right))
-        crossed = self._crossed[:, None, None, None].to(device)
+        summed = self._summed[:, None, None, None].to(device)
 
         def gated(h: Tensor) -> Tensor:
             each: Tensor = h.view(*h.shape[:2], adapters, rank) * left.to(h.device)
-            each = torch.where(crossed.to(h.device), each.sum(2, keepdim=True), each)
+            each = torch.where(summed.to(h.device), each.sum(2, keepdim=True), each)
             return (each * right.to(h.device)).flatten(2).to(h.dtype)
 
         return gated

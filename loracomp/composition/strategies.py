@@ -106,7 +106,7 @@ class AdapterWeights:
 class Mix:
     """A composition as the model applies it: distinct prepared adapters, each with two gates (left for A, right for B).
 
-    If `crossed`, every A_i meets every B_j: sum_j right_j B_j (sum_i left_i A_i x) is added to a module's output.
+    If `summed_factors`, every A_i meets every B_j: it adds sum_j right_j B_j (sum_i left_i A_i x) to an output.
     Otherwise each adapter works alone: sum_i right_i B_i left_i A_i x.
     If `electing`, its adapters elect signs (`elect_and_average`) before gates are applied.
     """
@@ -114,7 +114,7 @@ class Mix:
     adapters: tuple[PackedAdapter, ...] = ()
     left: tuple[float, ...] = ()
     right: tuple[float, ...] = ()
-    crossed: bool = False
+    summed_factors: bool = False
     electing: bool = False
 
     @cached_property
@@ -169,13 +169,13 @@ def gated(strategy: str, prepared: Sequence[PackedAdapter], weights: Sequence[fl
         return Mix(adapters, tuple(g), (1.0,) * len(g))
     roots = [math.sqrt(abs(each)) for each in g]
     left = tuple(map(math.copysign, roots, g))
-    return Mix(adapters, left, tuple(roots), crossed=True, electing=strategy in ELECTING)
+    return Mix(adapters, left, tuple(roots), summed_factors=True, electing=strategy in ELECTING)
 
 
 def merge(mix: Mix) -> dict[str, Factors]:
     """Each module's merged factors in float32.
 
-    For a crossed mix A = sum left_i A_i and B = sum right_i B_i; for cat the left_i A_i and the B_i are concatenated.
+    With summed factors A = sum left_i A_i and B = sum right_i B_i; for cat the left_i A_i and the B_i are concatenated.
     """
     return unpack(_merged(mix))
 
@@ -193,10 +193,10 @@ def _merged(mix: Mix) -> dict[tuple[int, int], Block]:
 def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
     """Apply a mix's gates to the A [modules, n, r, d_in] and B [modules, n, d_out, r] of its n adapters; merge them.
 
-    Returns A [modules, R, d_in] and B [modules, d_out, R], with R = r for a crossed mix, otherwise R = n * r.
+    Returns A [modules, R, d_in] and B [modules, d_out, R], with R = r with summed factors, otherwise R = n * r.
     """
     left, right = (torch.tensor(gates, device=A.device)[:, None, None] for gates in (mix.left, mix.right))
-    if mix.crossed:
+    if mix.summed_factors:
         return Factors((A * left).sum(1), (B * right).sum(1))
     return Factors((A * left).flatten(1, 2), (B * right).transpose(1, 2).flatten(2))
 

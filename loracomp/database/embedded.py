@@ -45,7 +45,7 @@ def start(folder: Path) -> str:
     folder = folder.expanduser().resolve()
     with _alone(folder):
         if _answer(folder) == _SILENT:
-            _open_the_way(folder)
+            _grant_access(folder)
             if not folder.exists():
                 _initialize(folder)
             _check_version(folder)
@@ -65,7 +65,7 @@ def stop(folder: Path) -> bool:
     with _alone(folder):
         running = _answer(folder) != _SILENT
         if running:
-            _open_the_way(folder)
+            _grant_access(folder)
             _run(folder, "pg_ctl", "stop", "-m", "fast", "-w", "-t", "120")
         if (sockets := _socket_folder(folder)) != folder:
             sockets.rmdir()
@@ -204,7 +204,7 @@ def _system_user() -> str | None:
     return user
 
 
-def _open_the_way(folder: Path) -> None:
+def _grant_access(folder: Path) -> None:
     """As root, give the server's user permission to reach and read its data folder and its programs."""
     if os.geteuid() != 0:
         return

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from loracomp.composition.composer import BASE_ALONE
-from loracomp.composition.layers import SideBySide
+from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import Mix
 from loracomp.errors import JobError
 from loracomp.model.batching import batches, halving_on_out_of_memory
@@ -71,8 +71,8 @@ class Answering:
         self._cut: list[list[Asked]] = []
         """The same requests, divided into passes; empty after a request was added."""
         self._scoring = False
-        self._adapters = self._side_by_side([])
-        self._of_texts = self._side_by_side([])
+        self._adapters = self._stack_of([])
+        self._of_texts = self._stack_of([])
         self._texts = Texts(
             base.model,
             base.tokenizer,
@@ -130,7 +130,7 @@ class Answering:
     def _score_some(self) -> None:
         if not self._cut:
             self._cut = batches(self._scored, self._token_budget, self._pass_tokens)
-            self._adapters = self._side_by_side(item.mix for item in self._scored)
+            self._adapters = self._stack_of(item.mix for item in self._scored)
         together = next(batch for batch in self._cut if self._scored[0] in batch)
         self._cut.remove(together)
         self._scored = [item for item in self._scored if item not in together]
@@ -151,11 +151,11 @@ class Answering:
 
     def _part(self, items: Sequence[Asked], asked: Sequence[Asked]) -> list[Answer | JobError]:
         # After memory ran out or an adapter overflowed, a part is run with only the adapters that it uses.
-        adapters = self._adapters if asked is items else self._side_by_side(item.mix for item in asked)
+        adapters = self._adapters if asked is items else self._stack_of(item.mix for item in asked)
         return self._score(adapters, asked)
 
     @torch.inference_mode()
-    def _score(self, adapters: SideBySide, items: Sequence[Asked]) -> list[Answer | JobError]:
+    def _score(self, adapters: AdapterStack, items: Sequence[Asked]) -> list[Answer | JobError]:
         asked = [(item.question, mix) for item in items for mix in item.mixes]
         rows = [mix for question, mix in asked for _ in question.rows]
         with adapters.composed(rows, max(item.width for item in items)):
@@ -168,11 +168,11 @@ class Answering:
     def _prepare(self, texts: Sequence[Text], tokens: int) -> Ready:
         mixes = [text.item.mix for text in texts]
         if not self._of_texts.covers(mixes):
-            self._of_texts = self._side_by_side(mixes)
+            self._of_texts = self._stack_of(mixes)
         return self._of_texts.ready(mixes, tokens)
 
-    def _side_by_side(self, mixes: Iterable[Mix]) -> SideBySide:
-        return SideBySide(self._base.model, mixes)
+    def _stack_of(self, mixes: Iterable[Mix]) -> AdapterStack:
+        return AdapterStack(self._base.model, mixes)
 
 
 def _chosen(item: Asked, composed: Tensor, base: Tensor | None = None) -> Answer | JobError:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from loracomp.composition.layers import SideBySide
+from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import STRATEGIES, PackedAdapter, gated, prepare
 from loracomp.engine.predictor import Predictor
 from loracomp.model.loading import load_base_model, resolve_device
@@ -25,7 +25,7 @@ def adapters():
 
 def logits(model, mixes, shared):
     input_ids, attention_mask = pad_right(TOKENS, model.device)
-    with torch.no_grad(), SideBySide(model, mixes).composed(mixes, shared=shared):
+    with torch.no_grad(), AdapterStack(model, mixes).composed(mixes, shared=shared):
         return model(input_ids=input_ids, attention_mask=attention_mask).logits.cpu()
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from loracomp.composition.layers import SideBySide
+from loracomp.composition.layers import AdapterStack
 from loracomp.composition.merging import merged
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
 from loracomp.model.generation import Texts
@@ -74,7 +74,7 @@ def mix(library, strategy, numbers, weights):
 def logits_together(model, tokens, rows, shared=None, others=()):
     """`others`: mixes of passes that the same stack of adapters is for."""
     input_ids, attention_mask = pad_right(tokens, model.device)
-    with SideBySide(model, [*others, *rows]).composed(rows, input_ids.shape[1], shared=shared):
+    with AdapterStack(model, [*others, *rows]).composed(rows, input_ids.shape[1], shared=shared):
         logits = model(input_ids=input_ids, attention_mask=attention_mask).logits
     return [row[: len(ids)] for row, ids in zip(logits, tokens, strict=True)]
 
@@ -101,7 +101,7 @@ def choices_together(model, asked, rows, shared=None):
     """Log-likelihoods of each prompt's choices, which share it, each under its mix."""
     questions = [encode_choices(letter_tokenizer(), *each, TINY_CONTEXT) for each in asked]
     by_row = [mix for mix, question in zip(rows, questions, strict=True) for _ in question.rows]
-    with SideBySide(model, by_row).composed(by_row, 20, shared=shared):
+    with AdapterStack(model, by_row).composed(by_row, 20, shared=shared):
         return log_likelihoods(model, questions)
 
 
@@ -198,7 +198,7 @@ def logits_of_steps(model, prompts, rows, shared):
     steps, without_end = [], SimpleNamespace(eos_token_id=None, decode=lambda *_, **__: "")
 
     def under(texts, tokens):
-        return SideBySide(model, rows).ready([text.item for text in texts], tokens, shared=shared)
+        return AdapterStack(model, rows).ready([text.item for text in texts], tokens, shared=shared)
 
     handle = model.lm_head.register_forward_hook(lambda _m, _a, logits: steps.append(logits.flatten(0, 1).float()))
     end, model.generation_config.eos_token_id = model.generation_config.eos_token_id, None
@@ -242,7 +242,7 @@ def test_the_cheaper_way_is_taken(tiny_model, library):
     summed = [mix(library, "linear", [number], [1.0]) for number in range(8)]
     ways = []
     for rows, tokens in ((few, 64), (many, 64), (many, 1), (summed, 64), (summed, 8)):
-        with SideBySide(tiny_model, rows).composed(rows, tokens):
+        with AdapterStack(tiny_model, rows).composed(rows, tokens):
             ways.append(way(tiny_model).removeprefix("_adding_"))
     assert ways == ["shared", "own", "shared", "own", "shared"]
 
@@ -255,10 +255,10 @@ def test_a_pass_under_few_of_a_stacks_adapters_costs_and_gives_what_it_does_with
     rows = [mix(library, strategy, [6, 3], [0.5, 0.5]), Mix(), mix(library, strategy, [3], [1.0])]
     found = []
     for mixes in (rows, [*rows, *(mix(library, "cat", [number], [1.0]) for number in range(8))]):
-        side_by_side = SideBySide(tiny_model, mixes)
-        with side_by_side.composed(rows, 64, shared=shared), FlopCounterMode(display=False) as counter:
+        stack = AdapterStack(tiny_model, mixes)
+        with stack.composed(rows, 64, shared=shared), FlopCounterMode(display=False) as counter:
             logits = tiny_model(torch.tensor([[5, 9, 30]] * 3)).logits
-        found.append((len(side_by_side.adapters), counter.get_total_flops(), logits))
+        found.append((len(stack.adapters), counter.get_total_flops(), logits))
     (few, flops, expected), (many, flops_among_many, got) = found
     assert (few, many) == (2, 8)
     assert flops_among_many == flops
@@ -267,18 +267,18 @@ def test_a_pass_under_few_of_a_stacks_adapters_costs_and_gives_what_it_does_with
 
 def test_the_way_is_chosen_by_the_adapters_that_a_pass_uses(tiny_model, library):
     rows = [mix(library, "cat", [0, 1], [0.5, weight / 10]) for weight in range(1, 9)]
-    with SideBySide(tiny_model, [*rows, mix(library, "cat", range(8), [0.1] * 8)]).composed(rows, 64):
+    with AdapterStack(tiny_model, [*rows, mix(library, "cat", range(8), [0.1] * 8)]).composed(rows, 64):
         assert way(tiny_model) == "_adding_shared"
 
 
 def test_the_model_is_as_it_was_whatever_ends_the_context(tiny_model, library):
     strong = mix(library, "cat", range(8), [0.5] * 8)
     before = logits_alone(tiny_model, [5, 9, 30], Mix())
-    with pytest.raises(KeyError), SideBySide(tiny_model, [strong]).composed([strong]):
+    with pytest.raises(KeyError), AdapterStack(tiny_model, [strong]).composed([strong]):
         raise KeyError
     stranger = random_adapter({"model.zzz": (32, 32)}, seed=99).packed()
     rows = [strong, gated("cat", [stranger], [1.0])]
-    with pytest.raises(AttributeError), SideBySide(tiny_model, rows).composed(rows):
+    with pytest.raises(AttributeError), AdapterStack(tiny_model, rows).composed(rows):
         pass
     assert torch.equal(logits_alone(tiny_model, [5, 9, 30], Mix()), before)
     assert not any(module._forward_hooks for module in tiny_model.modules())
@@ -288,5 +288,5 @@ def test_the_model_is_as_it_was_whatever_ends_the_context(tiny_model, library):
 def test_a_batch_of_another_size_is_refused(tiny_model, library, shared):
     rows = [mix(library, "linear", [0], [1.0])] * 2
     refused = pytest.raises(ValueError, match=r"\[3, 4, 32\].* of 2 rows")
-    with SideBySide(tiny_model, rows).composed(rows, shared=shared), refused:
+    with AdapterStack(tiny_model, rows).composed(rows, shared=shared), refused:
         tiny_model(torch.zeros(3, 4, dtype=torch.long))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 
-from loracomp.composition.layers import SideBySide
+from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import gated
 from loracomp.errors import JobError
 from loracomp.model import forward
@@ -59,7 +59,7 @@ def mixed(model):
     mixes = [gated("cat", [packed[n], packed[(n + 1) % 4]], [0.7, 0.3]) for n in range(4)]
 
     def under(texts, tokens):
-        return SideBySide(model, mixes).ready([mixes[text.composition] for text in texts], tokens)
+        return AdapterStack(model, mixes).ready([mixes[text.composition] for text in texts], tokens)
 
     return under
 
