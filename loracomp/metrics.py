@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from prometheus_client import Counter, Gauge, Histogram, disable_created_metrics
 
-from loracomp.records import Failure, Job, Measurement, Prediction
+from loracomp.records import Failure, Job, Prediction
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series, *_created
 
@@ -51,8 +51,8 @@ def count_claim(jobs: Sequence[Job]) -> None:
     BATCH_JOBS.observe(len(jobs))
 
 
-def count_recorded(results: Sequence[Prediction | Measurement]) -> None:
-    """Count predictions and measurements that were recorded."""
+def count_recorded(results: Sequence[object]) -> None:
+    """Count results that were recorded."""
     JOBS_SUCCEEDED.inc(len(results))
     answers = [each.answer for each in results if isinstance(each, Prediction) and each.answer is not None]
     TOKENS.labels("prompt").inc(sum(answer.prompt_tokens for answer in answers))

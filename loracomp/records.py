@@ -99,27 +99,6 @@ class LabelledRow:
 
 
 @dataclass(frozen=True, slots=True)
-class MeasurementPlan:
-    """What to score for one job of kind 'measure', as `plan_measurements` returns it."""
-
-    job_id: int
-    answer: str
-    """The right answer."""
-    normalization: str
-    """As in `Request`."""
-    adapter_ids: tuple[int, ...]
-    adapter_sha256: tuple[str, ...]
-    chat_template: bool = False
-    """As in `Request`."""
-
-    @property
-    def compositions(self) -> tuple[Composition, ...]:
-        """What to score: the base model alone, then each adapter alone with weight 1."""
-        pairs = zip(self.adapter_ids, self.adapter_sha256, strict=True)
-        return Composition(), *(Composition((id_,), (sha256,), (1.0,), "cat") for id_, sha256 in pairs)
-
-
-@dataclass(frozen=True, slots=True)
 class Request:
     """One question to the model: a prompt whose choices are scored, or after which text is generated."""
 
@@ -197,27 +176,6 @@ class Prediction:
     timings: Mapping[str, float]
     """Milliseconds of each step: the record of the job in flight, to which later steps still add."""
     versions: Versions
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """The result of a job of kind 'measure'. A score is the log-probability of the right answer, in nats.
-
-    With choices it is the log softmax over their normalised log-likelihoods; without, the text's log-likelihood per
-    token.
-    """
-
-    job_id: int
-    normalization: str
-    base_score: float
-    base_is_right: bool | None
-    """Whether the right choice scores highest under the base model; None without choices."""
-    adapter_ids: tuple[int, ...]
-    gains: tuple[float, ...]
-    """For each adapter, the score under it alone minus `base_score`."""
-    are_right: tuple[bool | None, ...]
-    chat_template: bool = False
-    """Whether the prompt was in the chat template."""
 
 
 @dataclass(frozen=True, slots=True)

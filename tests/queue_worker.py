@@ -16,12 +16,11 @@ import numpy as np
 from job_data import BASE, prediction
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, translated_errors
-from loracomp.database.measuring import plan_measurements
 from loracomp.database.routing import route
 from loracomp.database.tables import DIMENSIONS
 from loracomp.engine.inflight import InFlight, Result
+from loracomp.engine.measuring import Measurement, MeasurementPlan, plan_measurements
 from loracomp.errors import JobError
-from loracomp.records import Measurement, MeasurementPlan
 from loracomp.worker.loop import Worker
 from loracomp.worker.process import serve
 from made_up_engine import MadeUp
@@ -55,7 +54,7 @@ class Obedient(MadeUp):
                         connection.execute(statement.encode())
                 case ["unprepared"]:
                     raise ValueError("not to be prepared")
-        plans = plan_measurements(connection, [job for job in jobs if job.kind == "measure"])
+        plans = plan_measurements(connection, jobs)
         # Added to the others: the model may still answer the batch before.
         self.plans |= {plan.job_id: plan for plan in plans}
 

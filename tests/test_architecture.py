@@ -41,7 +41,11 @@ MAY_IMPORT = {
 }
 # What single modules must not import: of the worker only its start knows models.
 HEAVY = tuple(name for path in MODULES if (name := f"loracomp.engine.{path.stem}") and path.parent.name == "engine")
-HEAVY = tuple(name for name in HEAVY if name not in ("loracomp.engine.__init__", "loracomp.engine.inflight"))
+HEAVY = tuple(
+    name
+    for name in HEAVY
+    if name not in ("loracomp.engine.__init__", "loracomp.engine.inflight", "loracomp.engine.measuring")
+)
 FORBIDDEN = [
     ("loracomp.composition", ("psycopg", "sqlalchemy")),
     ("loracomp.records", ("torch", "psycopg")),

@@ -6,7 +6,8 @@ from typing import Any
 
 from benchmarks.databases import batches
 from loracomp.database.queries import QUERIES
-from loracomp.records import Job, Measurement
+from loracomp.engine.measuring import Measurement
+from loracomp.records import Job
 from loracomp.registry.examples import Example, canonical_json
 from loracomp.registry.tasks import add_task, import_examples
 from loracomp.worker.claim import claim_jobs

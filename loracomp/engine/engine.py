@@ -17,13 +17,12 @@ from loracomp import __version__
 from loracomp.composition.resident import Loaded
 from loracomp.composition.strategies import Mix, PackedAdapter
 from loracomp.database.connections import Connection, row_of
-from loracomp.database.measuring import plan_measurements
 from loracomp.database.queries import QUERIES
 from loracomp.database.routing import read_labelled, route
+from loracomp.engine import measuring
 from loracomp.engine.calibration import Calibrator
-from loracomp.engine.inflight import InFlight, Result, lap
+from loracomp.engine.inflight import InFlight, Result, lap, requests_of
 from loracomp.engine.predictor import Predictor
-from loracomp.engine.requests import measurement, requests_of
 from loracomp.errors import (
     DatabaseUnavailableError,
     EncoderChangedError,
@@ -34,7 +33,7 @@ from loracomp.errors import (
 from loracomp.model.cpu import ComputeThread, in_a_passing_thread
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
-from loracomp.records import Answer, Composition, Job, MeasurementPlan, Prediction, Request, Routed, Versions
+from loracomp.records import Answer, Composition, Job, Prediction, Request, Versions
 from loracomp.registry.adapter_weights import fetch_adapters
 from loracomp.registry.embeddings import embed_some
 from loracomp.registry.encoders import load_registered_encoder
@@ -114,12 +113,11 @@ class Engine:
 
     def _prepare(self, connection: Connection, flights: Sequence[InFlight]) -> None:
         versions = self.versions
-        measured = [flight.job for flight in flights if flight.job.kind == "measure"]
-        routed = [flight.job for flight in flights if flight.job.kind != "measure"]
+        routed = [flight.job for flight in flights if flight.job.kind != measuring.KIND]
         vectors = self._turns.run(partial(self._encode, flights, routed))
         routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
-        decided: list[Routed | MeasurementPlan] = [*routes, *plan_measurements(connection, measured)]
-        decisions = {each.job_id: each for each in decided}
+        plans = measuring.plan_measurements(connection, [flight.job for flight in flights])
+        decisions = {each.job_id: each for each in (*routes, *plans)}
         labelled = read_labelled(connection, routed, routes)
         vector_of = dict(zip(routed, vectors, strict=True))
         for flight in flights:
@@ -219,8 +217,8 @@ class Engine:
             flight.fail(error)
             return
         decision, given = flight.decision, [each for each in answers if isinstance(each, Answer)]
-        if isinstance(decision, MeasurementPlan):
-            flight.result = measurement(flight.job, decision, given)
+        if isinstance(decision, measuring.MeasurementPlan):
+            flight.result = decision.measurement(flight.job, given)
         elif decision is not None and flight.versions is not None:
             flight.result = Prediction(
                 job_id=flight.job.id,

@@ -9,17 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp import metrics
-from loracomp.records import (
-    Failure,
-    Job,
-    LabelledRow,
-    Measurement,
-    MeasurementPlan,
-    Prediction,
-    Request,
-    Routed,
-    Versions,
-)
+from loracomp.engine.measuring import Measurement, MeasurementPlan
+from loracomp.records import Failure, Job, LabelledRow, Prediction, Request, Routed, Versions
 
 if TYPE_CHECKING:
     from loracomp.composition.strategies import PackedAdapter
@@ -85,3 +76,27 @@ def lap(flights: Sequence[InFlight], step: str, *, observed: bool = True) -> Non
     for flight in flights:
         flight.timings[step] = flight.timings.get(step, 0.0) + 1000 * (now - flight.since)
         flight.since = now
+
+
+def requests_of(job: Job, decided: Routed | MeasurementPlan) -> tuple[Request, ...]:
+    """What to ask the model: one request for a job of kind 'predict', none for 'route'; else the plan says."""
+    if isinstance(decided, MeasurementPlan):
+        return decided.requests(job)
+    return (_request(job, decided),) if job.kind == "predict" else ()
+
+
+def _request(job: Job, routed: Routed) -> Request:
+    return Request(
+        prompt=job.prompt,
+        choices=job.choices,
+        max_new_tokens=job.max_new_tokens,
+        stop=job.stop,
+        normalization=routed.normalization,
+        contrast=routed.contrast,
+        composition=routed.composition,
+        temperature=job.temperature,
+        top_p=job.top_p,
+        seed=job.id if job.seed is None else job.seed,
+        chat_template=routed.chat_template,
+        system_text=job.system_text,
+    )

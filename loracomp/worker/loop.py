@@ -22,7 +22,7 @@ from loracomp.config import Settings
 from loracomp.database.connections import Connection
 from loracomp.engine.inflight import InFlight, lap
 from loracomp.errors import LoracompError
-from loracomp.records import Failure, Job, Measurement, Prediction
+from loracomp.records import Failure, Job
 from loracomp.worker.claim import claim_jobs, queue_is_empty, release_jobs
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.handover import Handover
@@ -287,7 +287,7 @@ class Worker:
         jobs = [flight.job for flight in flights]
         self._leases.end(jobs)
         leased = self._still_leased(flights)
-        isolate_failures(self._write, [each for each in leased if isinstance(each.result, Prediction | Measurement)])
+        isolate_failures(self._write, [each for each in leased if not isinstance(each.result, Failure | None)])
         self._fail(jobs, [failure for flight in flights if (failure := self._failure(flight))])
         self._leases.let_go(jobs)
         self._wake.set()
@@ -295,8 +295,8 @@ class Worker:
 
     def _write(self, flights: Sequence[InFlight]) -> None:
         lap(flights, "record", observed=False)
-        jobs, results = [each.job for each in flights], [each.result for each in flights]
-        written = [each for each in results if isinstance(each, Prediction | Measurement)]
+        jobs = [each.job for each in flights]
+        written = [each.result for each in flights if not isinstance(each.result, Failure | None)]
         recorded = self._recording.call(lambda connection: record(connection, jobs, written))
         lap(flights, "record")
         for flight in flights:
@@ -386,6 +386,6 @@ def _note_recorded(flights: Sequence[InFlight]) -> None:
         _log.warning(logfmt("fence_void", jobs=job_ids(dropped)))
     metrics.RESULTS_DROPPED.inc(len(dropped))
     if recorded := [flight for flight in flights if flight.recorded]:
-        metrics.count_recorded([each.result for each in recorded if not isinstance(each.result, Failure | None)])
+        metrics.count_recorded([each.result for each in recorded])
         steps = {step: round(ms) for step, ms in recorded[0].timings.items()}
         _log.info(logfmt("recorded", jobs=job_ids(recorded), **steps))

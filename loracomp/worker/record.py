@@ -1,4 +1,4 @@
-"""The record step: writes predictions with their traces, measurements and failures of jobs whose lease is valid."""
+"""The record step: writes predictions with their traces, and failures, of jobs whose lease is valid."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -10,7 +10,8 @@ from psycopg.types.json import Jsonb
 
 from loracomp.database.connections import Connection, composite, know_traces, storable
 from loracomp.database.queries import QUERIES
-from loracomp.records import Answer, Failure, Job, Measurement, Prediction, Versions
+from loracomp.engine.measuring import Measurement, record_measurements
+from loracomp.records import Answer, Failure, Job, Prediction, Versions
 
 
 def record(connection: Connection, jobs: Sequence[Job], results: Sequence[Prediction | Measurement]) -> set[int]:
@@ -60,27 +61,6 @@ def record_predictions(connection: Connection, jobs: Sequence[Job], predictions:
     ]
     given = {"answers": answers, "traces": [each.trace for each in predictions], **asdict(versions)}
     return {row["id"] for row in connection.execute(QUERIES["record_predictions"], given)}
-
-
-def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
-    """Write the measurements of jobs whose lease is valid and end these jobs, in one transaction; returns their ids."""
-    made = composite(connection, "measured")
-    tokens = {job.id: job.lease_token for job in jobs}
-    results = [
-        made(
-            job_id=each.job_id,
-            lease_token=tokens[each.job_id],
-            choice_normalization=each.normalization,
-            base_score=each.base_score,
-            base_is_right=each.base_is_right,
-            chat_template=each.chat_template,
-            adapter_ids=each.adapter_ids,
-            gains=each.gains,
-            are_right=each.are_right,
-        )
-        for each in measurements
-    ]
-    return {row["id"] for row in connection.execute(QUERIES["record_measurements"], {"results": results})}
 
 
 def fail_jobs(connection: Connection, jobs: Sequence[Job], failures: Sequence[Failure]) -> set[int]:

@@ -26,8 +26,9 @@ from loracomp.cli import common
 from loracomp.database.connections import Connection
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.engine import Engine
+from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.errors import LoracompError, RefusedError
-from loracomp.records import Answer, Composition, Job, Measurement, Prediction, Request
+from loracomp.records import Answer, Composition, Job, Prediction, Request
 from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.adapters import activate_adapter, compare_adapter, compare_with_base
 from loracomp.registry.encoder_change import set_encoder
@@ -35,7 +36,6 @@ from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.replay import replay
 from loracomp.worker import start
 from loracomp.worker.record import record as record_results
-from loracomp.worker.record import record_measurements
 from model_fixtures import as_base, direct, tiny_llama
 from registry_data import quiet_peft, registered, write_adapter
 from routing_data import BASE_MODEL, load
