@@ -7,8 +7,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from loracomp.composition.fidelity import fidelity
-from loracomp.composition.merging import TOLERANCE, TOLERANCE_OF_16_BITS, merged
+from loracomp.composition.fidelity import TOLERANCE, TOLERANCE_OF_16_BITS, fidelity, merged
 from loracomp.composition.strategies import Mix, merge
 from loracomp.database.connections import Connection, storable
 from loracomp.engine.engine import Engine

@@ -16,7 +16,7 @@ from psycopg.conninfo import make_conninfo
 from conftest import create_database, drop_database
 from loracomp.database.connections import Connection
 from loracomp.records import Answer, Job, Prediction, Trace, Versions
-from loracomp.worker.claim import claim_jobs
+from loracomp.worker.leases import claim_jobs
 from loracomp.worker.record import record_predictions
 
 BASE = "tiny"

@@ -15,10 +15,10 @@ from typer.testing import CliRunner
 from loracomp import cli
 from loracomp.cli import commands
 from loracomp.database import connections as db
-from loracomp.model.description import BaseModelDescription
 from loracomp.model.encoder import load_encoder
 from loracomp.model.loading import adaptable_modules
 from loracomp.model.sources import resolve_source
+from loracomp.records import BaseModelDescription
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.tasks import add_task
 from model_fixtures import tiny_llama

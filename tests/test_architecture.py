@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "records": set(),
     "config": {"errors"},
     "metrics": {"records"},
-    "model": {"errors"},
+    "model": {"errors", "records"},
     "database": {"config", "errors", "records"},
     "composition": LOWEST | {"model"},
     "registry": LOWEST | {"composition", "database", "model"},
@@ -39,13 +39,9 @@ MAY_IMPORT = {
     "worker": SERVING | {"engine"},
     "cli": SERVING | {"engine", "replay", "worker"},
 }
-# What single modules must not import: of the worker only its start knows models.
+# What single modules must not import: of the worker only its process knows models.
 HEAVY = tuple(name for path in MODULES if (name := f"loracomp.engine.{path.stem}") and path.parent.name == "engine")
-HEAVY = tuple(
-    name
-    for name in HEAVY
-    if name not in ("loracomp.engine.__init__", "loracomp.engine.inflight", "loracomp.engine.measuring")
-)
+HEAVY = tuple(name for name in HEAVY if not name.endswith(("__init__", ".inflight", ".measuring")))
 FORBIDDEN = [
     ("loracomp.composition", ("psycopg", "sqlalchemy")),
     ("loracomp.records", ("torch", "psycopg")),
@@ -55,7 +51,7 @@ FORBIDDEN = [
             (*HEAVY, "loracomp.model", "loracomp.registry", "torch", "transformers"),
         )
         for name in sorted(path.stem for path in (PACKAGE / "worker").glob("[a-z]*.py"))
-        if name != "start"
+        if name != "process"
     ),
 ]
 # Statements about the schema itself: they make what queries.sql needs.

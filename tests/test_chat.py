@@ -12,17 +12,17 @@ from job_data import add_jobs, clear
 from job_fixtures import database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
+from loracomp.engine.answering import Predictor
 from loracomp.engine.engine import Engine
-from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
-from loracomp.model.chat import render
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import encode_choices, encode_texts, log_likelihoods
+from loracomp.model.text import render
 from loracomp.records import Answer, Request
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.replay import replay
-from loracomp.worker.claim import claim_jobs
+from loracomp.worker.leases import claim_jobs
 from loracomp.worker.record import record_predictions
 from model_fixtures import as_base, letter_tokenizer, tiny_llama
 from people_fixtures import value

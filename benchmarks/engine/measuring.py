@@ -10,7 +10,7 @@ from loracomp.engine.measuring import Measurement
 from loracomp.records import Job
 from loracomp.registry.examples import Example, canonical_json
 from loracomp.registry.tasks import add_task, import_examples
-from loracomp.worker.claim import claim_jobs
+from loracomp.worker.leases import claim_jobs
 
 from .passes import asking
 from .timing import Measured, compare, over, per_second, take_turns

@@ -9,20 +9,20 @@ from typing import Any, NamedTuple
 
 from benchmarks.databases import create_database
 from loracomp.cli.demo import demo_jobs
-from loracomp.composition.resident import Fetch, Loaded
+from loracomp.composition.composer import Fetch, Loaded
 from loracomp.composition.strategies import AdapterWeights
 from loracomp.config import Settings, load_settings
 from loracomp.database import connections as db
 from loracomp.database.embedded import database_url
+from loracomp.engine.answering import Predictor
 from loracomp.engine.engine import Engine
-from loracomp.engine.predictor import Predictor
 from loracomp.errors import JobError
 from loracomp.model.loading import BaseModel
 from loracomp.records import Answer, Composition, Request
 from loracomp.registry.adapter_weights import fetch_adapters
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
-from loracomp.worker.start import load_engine
+from loracomp.worker.process import load_engine
 
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
 IN_A_MIX = 4

@@ -9,7 +9,7 @@ from benchmarks.many_examples.made_up import READERS
 from loracomp.database import connections as db
 from loracomp.database.queries import QUERIES
 from loracomp.registry.adapter_weights import fetch_adapters
-from loracomp.worker.claim import claim_jobs
+from loracomp.worker.leases import claim_jobs
 from routing_data import BASE_MODEL, add_jobs, route_jobs
 
 from .filled import BATCH, STAGED, Filled

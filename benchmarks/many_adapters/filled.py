@@ -16,7 +16,7 @@ from loracomp.database.routing import route
 from loracomp.records import Answer, Prediction, Versions
 from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.library_files import packaged
-from loracomp.worker.claim import claim_jobs
+from loracomp.worker.leases import claim_jobs
 from loracomp.worker.record import record_predictions
 from routing_data import BASE_MODEL, Vectors, add_adapter
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from benchmarks.databases import timed
 from loracomp.database import connections as db
-from loracomp.model.encoding import SHAPE, VIEWS
+from loracomp.model.encoder import SHAPE, VIEWS
 from loracomp.registry.library_files import packaged, read_examples_file, read_manifest
 from routing_data import Vectors, add_base_model, add_examples, add_task, stored
 

@@ -9,7 +9,7 @@ from statistics import median, quantiles
 from typing import Any
 
 from loracomp.database import connections as db
-from loracomp.worker.claim import claim_jobs
+from loracomp.worker.leases import claim_jobs
 from loracomp.worker.record import record_predictions
 
 from .place import queue, settle

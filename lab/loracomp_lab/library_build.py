@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from loracomp.model.description import BaseModelDescription
 from loracomp.model.encoder import Encoder
+from loracomp.records import BaseModelDescription
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import TRAINING
 from loracomp.registry.embeddings import progress_bar

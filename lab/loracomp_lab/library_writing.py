@@ -11,8 +11,7 @@ import numpy.typing as npt
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from loracomp.model.encoder import Encoder
-from loracomp.model.encoding import encoder_views
+from loracomp.model.encoder import Encoder, encoder_views
 from loracomp.registry import measurement_files
 from loracomp.registry.examples import HASH_VERSION, Example
 from loracomp.registry.library_files import ABOUT, MANIFEST, Manifest, read_about

@@ -1,12 +1,42 @@
-"""Measures how far a mix of adapters is from the exact weighted sum of the same adapters."""
+"""Merges a mix into a model's own weights, as PEFT does, and measures how far it is from the exact weighted sum."""
 
 import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor, einsum
+from torch import Tensor, einsum, nn
+from transformers import Conv1D
 
-from loracomp.composition.blocks import Block, stack
+from loracomp.composition.blocks import Block, Factors, stack
 from loracomp.composition.strategies import Mix
+
+TOLERANCE, TOLERANCE_OF_16_BITS = 0.05, 0.25
+"""Largest difference in nats at which scores count as equal: rounding depends on device and batch, most in 16 bits."""
+
+
+@contextmanager
+def merged(model: nn.Module, factors: Mapping[str, Factors]) -> Iterator[None]:
+    """Within the context, B @ A is added to each module's weight, as by PEFT's `merge_adapter`.
+
+    If several modules share a weight (such as a tied head), only the module named in `factors` gets the changed weight.
+    At the end each module has its old parameter again. Weights must not be quantised.
+    """
+    old: dict[str, nn.Parameter] = {}
+    try:
+        for name, (A, B) in factors.items():
+            module = model.get_submodule(name)
+            weight = module.weight
+            assert isinstance(weight, nn.Parameter)
+            old[name] = weight
+            change = (B @ A).to(weight)
+            # Conv1D and Embedding store their weight as [d_in, d_out].
+            change = change.T if isinstance(module, (Conv1D, nn.Embedding)) else change
+            module.weight = nn.Parameter(weight + change, requires_grad=False)
+        yield
+    finally:
+        for name, weight in old.items():
+            model.get_submodule(name).weight = weight
 
 
 def fidelity(mix: Mix, exact: Mix) -> tuple[float, float] | None:

@@ -15,15 +15,21 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from loracomp.composition.blocks import Block, Blocks, Factors, ModuleFactors, pack, stack, unpack
-from loracomp.composition.masks import (
+from loracomp.composition.blocks import (
+    Block,
+    Blocks,
+    Factors,
     Mask,
+    ModuleFactors,
     are_largest,
     drawn_with,
     elect_and_average,
     mask_of,
     noise_of_same_norm,
+    pack,
     seeded_generator,
+    stack,
+    unpack,
 )
 from loracomp.errors import UsageError
 

@@ -8,18 +8,17 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from loracomp.composition.composer import BASE_ALONE
+from loracomp.composition.composer import BASE_ALONE, Composer, Fetch, Loaded, ResidentAdapters
 from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import Mix
 from loracomp.errors import JobError
 from loracomp.model.batching import batches, halving_on_out_of_memory
-from loracomp.model.chat import render
 from loracomp.model.cpu import PASS_TOKENS
 from loracomp.model.generation import Ready, Texts
 from loracomp.model.loading import BaseModel
 from loracomp.model.scoring import Question, check_length, encode_choices, encode_texts, log_likelihoods, normalize
-from loracomp.model.text import Generated, Prompt, Text
-from loracomp.records import Answer, Request
+from loracomp.model.text import Generated, Prompt, Text, render
+from loracomp.records import Answer, Composition, Request
 
 
 @dataclass(slots=True, eq=False)
@@ -239,3 +238,57 @@ def _not_finite(item: Asked) -> JobError:
         "policy or a worker with dtype float32",
         code="not_finite",
     )
+
+
+class Predictor:
+    """Answers requests with one base model, each under its own composition.
+
+    `load` may run in one thread while `compose` and the answering run in another.
+    """
+
+    def __init__(self, base: BaseModel, *, token_budget: int = 16384, cache_bytes: int = 2 << 30) -> None:
+        """`token_budget` limits the tokens of a forward pass, and the tokens of all texts that are generated together,
+        both with padding; `cache_bytes` limits the memory kept on the device between batches (three quarters for
+        adapters, one quarter for compositions).
+        """
+        self._base = base
+        self._token_budget = token_budget
+        self._adapters = ResidentAdapters(cache_bytes * 3 // 4, base.model.device)
+        self._composer = Composer(base, cache_bytes=cache_bytes // 4)
+
+    def predict(self, requests: Sequence[Request], fetch: Fetch) -> list[Answer | JobError]:
+        """Load, compose and answer in one go."""
+        compositions = [request.composition for request in requests]
+        return self.answer(requests, self.compose(compositions, self.load(compositions, fetch)))
+
+    def load(self, compositions: Sequence[Composition], fetch: Fetch) -> Loaded:
+        """The adapters of compositions, on the device; one call of `fetch` reads all that are not there yet."""
+        return self._adapters.get({id_: None for each in compositions for id_ in each.adapter_ids}, fetch)
+
+    def compose(self, compositions: Sequence[Composition], adapters: Loaded) -> list[Mix | JobError]:
+        """See `Composer.compose`."""
+        return self._composer.compose(compositions, adapters)
+
+    def begin(self) -> Answering:
+        """An object that answers requests, to which more can be added at any time."""
+        return Answering(self._base, self._token_budget)
+
+    def answer(
+        self,
+        requests: Sequence[Request],
+        compositions: Sequence[Mix | JobError],
+        wanted: Callable[[int], bool] = lambda _: True,
+    ) -> list[Answer | JobError]:
+        """The answer to each request under its composition, or the request's own error, in order.
+
+        `wanted(index)` is called between forward passes; if it returns False, the request is dropped. JobError codes:
+        those of the compositions and of `Answering`.
+        """
+        answering = self.begin()
+        asked = [
+            answering.add(request, mix, partial(wanted, number))
+            for number, (request, mix) in enumerate(zip(requests, compositions, strict=True))
+        ]
+        while answering:
+            answering.step()
+        return [each.answer for each in asked if each.answer is not None]

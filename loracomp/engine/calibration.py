@@ -13,9 +13,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from loracomp.composition.resident import ByteLimitedCache
+from loracomp.composition.composer import ByteLimitedCache
 from loracomp.composition.strategies import Mix
-from loracomp.engine.predictor import Predictor
+from loracomp.engine.answering import Predictor
 from loracomp.errors import JobError
 from loracomp.records import Answer, LabelledRow, Request
 

@@ -14,15 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from loracomp import __version__
-from loracomp.composition.resident import Loaded
+from loracomp.composition.composer import Loaded
 from loracomp.composition.strategies import Mix, PackedAdapter
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.queries import QUERIES
 from loracomp.database.routing import read_labelled, route
 from loracomp.engine import measuring
+from loracomp.engine.answering import Predictor
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.inflight import InFlight, Result, lap, requests_of
-from loracomp.engine.predictor import Predictor
 from loracomp.errors import (
     DatabaseUnavailableError,
     EncoderChangedError,
@@ -254,5 +254,5 @@ class Engine:
 
 
 def encode(encoder: Encoder, jobs: Sequence[Job]) -> npt.NDArray[np.float32]:
-    """The jobs' unit vectors [len(jobs), dimensions], made from prompts and choices (`loracomp.model.encoding`)."""
+    """The jobs' unit vectors [len(jobs), dimensions], made from prompts and choices (`loracomp.model.encoder`)."""
     return encoder.encode([(job.prompt, job.choices) for job in jobs])

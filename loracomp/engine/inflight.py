@@ -39,7 +39,7 @@ class InFlight:
     labelled: tuple[LabelledRow, ...] = ()
     """Rows on which the scores of its choices are calibrated; empty: they are the composition's."""
     adapters: Mapping[int, "PackedAdapter | JobError"] = field(default_factory=dict)
-    """Those that its requests use, and others, by id (`resident.Loaded`)."""
+    """Those that its requests use, and others, by id (`composer.Loaded`)."""
     versions: Versions | None = None
     """Among them the encoder's, which another may replace before the job is answered."""
     asked: Sequence["Asked"] = ()

@@ -19,10 +19,9 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging as transformers_logging
 
 from loracomp.errors import LoracompError, RefusedError, UsageError
-from loracomp.model.description import BaseModelDescription
-from loracomp.model.gguf import converted_folder
 from loracomp.model.scoring import shares_prompts
-from loracomp.model.sources import absolute_source, fingerprint, resolve_source
+from loracomp.model.sources import absolute_source, converted_folder, fingerprint, resolve_source
+from loracomp.records import BaseModelDescription
 
 CAUSAL = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 """Maps a config's model_type to the class or classes that generate text."""
@@ -54,7 +53,7 @@ def load_base_model(
 
     The model is put on `device`, or spread over all GPUs as transformers' `device_map` says. dtype 'auto' means
     bfloat16 on CUDA and on processors with bfloat16 instructions, otherwise float32. A GGUF file is dequantised once
-    into `cache_dir` (`model.gguf`). Raises NotFoundError, UsageError or RefusedError, which name the source;
+    into `cache_dir` (`model.sources`). Raises NotFoundError, UsageError or RefusedError, which name the source;
     RefusedError also if the GPUs can't hold the model (`check_spread`).
     """
     folder, description = _describe(source, revision, cache_dir)

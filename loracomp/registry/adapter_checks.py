@@ -18,8 +18,8 @@ from torch import Tensor
 from loracomp.composition.blocks import Factors
 from loracomp.config import load_settings
 from loracomp.errors import RefusedError
-from loracomp.model.description import KnownBaseModel
 from loracomp.model.loading import load_base_model
+from loracomp.records import KnownBaseModel
 from loracomp.registry.adapter_files import (
     CONVERT,
     WEIGHTS,

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from loracomp.composition.blocks import Factors
 from loracomp.errors import RefusedError, UsageError
-from loracomp.model.description import KnownBaseModel
+from loracomp.records import KnownBaseModel
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"

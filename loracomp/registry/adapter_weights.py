@@ -14,8 +14,8 @@ from loracomp.composition.strategies import AdapterWeights
 from loracomp.database.connections import Connection, row_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import JobError, RefusedError
-from loracomp.model.description import KnownBaseModel
 from loracomp.model.sources import is_hub_id
+from loracomp.records import KnownBaseModel
 from loracomp.registry.adapter_checks import AdapterFile, read_adapter
 from loracomp.registry.adapter_files import check_new, own_scaling, parse_factors, write_folder
 from loracomp.registry.base_models import find_base_model

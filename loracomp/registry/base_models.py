@@ -4,7 +4,7 @@ from psycopg.types.json import Jsonb
 
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.queries import QUERIES
-from loracomp.model.description import BaseModelDescription, KnownBaseModel
+from loracomp.records import BaseModelDescription, KnownBaseModel
 
 
 def register_base_model(connection: Connection, model: BaseModelDescription, *, make_default: bool = False) -> int:

@@ -12,8 +12,7 @@ from loracomp.database.connections import Connection, rows_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.errors import RefusedError
-from loracomp.model.encoder import load_encoder
-from loracomp.model.encoding import INPUT_FORMAT_VERSION
+from loracomp.model.encoder import INPUT_FORMAT_VERSION, load_encoder
 from loracomp.model.loading import describe_base_model
 from loracomp.registry import library_files as files
 from loracomp.registry.adapter_files import WEIGHTS

@@ -74,7 +74,7 @@ class EmbeddedExamples:
     encoder: str
     """Fingerprint of the encoder that embedded them."""
     input_version: int
-    """Version of the encoder's input format (`loracomp.model.encoding`)."""
+    """Version of the encoder's input format (`loracomp.model.encoder`)."""
     input_digest: str
     """Sha256 of all texts that were embedded, to notice that they changed."""
     embeddings: npt.NDArray[np.float32]

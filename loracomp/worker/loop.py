@@ -23,14 +23,12 @@ from loracomp.database.connections import Connection
 from loracomp.engine.inflight import InFlight, lap
 from loracomp.errors import LoracompError
 from loracomp.records import Failure, Job
-from loracomp.worker.claim import claim_jobs, queue_is_empty, release_jobs
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.handover import Handover
-from loracomp.worker.heartbeat import Heartbeat
-from loracomp.worker.leases import Leases
+from loracomp.worker.heartbeat import Heartbeat, Presence
+from loracomp.worker.leases import Leases, claim_jobs, queue_is_empty, release_jobs
 from loracomp.worker.link import DATABASE_AWAY, Link
 from loracomp.worker.logfmt import logfmt
-from loracomp.worker.presence import Presence
 from loracomp.worker.record import fail_jobs, record
 from loracomp.worker.stages import FAULT_OF_THE_WORKER, Engine, blame, isolate_failures, job_ids
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from loracomp.composition.fidelity import merged
 from loracomp.composition.layers import AdapterStack
-from loracomp.composition.merging import merged
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
 from loracomp.model.generation import Texts
 from loracomp.model.scoring import encode_choices, log_likelihoods, pad_right

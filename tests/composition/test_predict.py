@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from loracomp.composition import layers
 from loracomp.composition.blocks import Factors
-from loracomp.composition.composer import Composer
-from loracomp.composition.merging import merged
-from loracomp.composition.resident import ResidentAdapters
+from loracomp.composition.composer import Composer, ResidentAdapters
+from loracomp.composition.fidelity import merged
 from loracomp.composition.strategies import STRATEGIES, Mix, compose
 from loracomp.errors import JobError
 from loracomp.model.batching import batches

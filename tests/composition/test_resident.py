@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loracomp.composition import blocks
-from loracomp.composition.resident import ByteLimitedCache, ResidentAdapters
+from loracomp.composition.composer import ByteLimitedCache, ResidentAdapters
 from loracomp.errors import JobError
 from model_fixtures import random_adapter
 

@@ -9,10 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loracomp.composition.blocks import Factors, nbytes, unpack
-from loracomp.composition.fidelity import fidelity
-from loracomp.composition.masks import are_largest, pack_bits, unpack_bits
-from loracomp.composition.merging import merged
+from loracomp.composition.blocks import Factors, are_largest, nbytes, pack_bits, unpack, unpack_bits
+from loracomp.composition.fidelity import fidelity, merged
 from loracomp.composition.strategies import STRATEGIES, compose, gated, prepare, randomize
 from loracomp.errors import UsageError
 from model_fixtures import linear_shapes, peft_twin, random_adapter, tiny_llama

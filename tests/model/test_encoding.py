@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loracomp.model.encoding import SHAPE, encoder_views, shape
+from loracomp.model.encoder import SHAPE, encoder_views, shape
 
 SHOWN = st.tuples(st.text(max_size=40000), st.none() | st.lists(st.text(min_size=1, max_size=600), max_size=12))
 

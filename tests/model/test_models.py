@@ -11,9 +11,8 @@ from gguf import GGUFReader, dequantize
 from huggingface_hub import constants
 
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
-from loracomp.model import gguf
-from loracomp.model.encoder import load_encoder
-from loracomp.model.encoding import shape
+from loracomp.model import sources
+from loracomp.model.encoder import load_encoder, shape
 from loracomp.model.loading import check_spread, describe_base_model, load_base_model, resolve_device, resolve_dtype
 from loracomp.model.sources import fingerprint, resolve_source
 from model_fixtures import letter_tokenizer, tiny_llama
@@ -159,8 +158,8 @@ def test_two_conversions_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
         (folder / "model.safetensors").write_text("weights")
         barrier.wait(timeout=10)  # both are done writing before either renames
 
-    monkeypatch.setattr(gguf, "_write", write)
-    threads = [threading.Thread(target=gguf._convert, args=(Path("x.gguf"), tmp_path / "made")) for _ in range(2)]
+    monkeypatch.setattr(sources, "_write", write)
+    threads = [threading.Thread(target=sources._convert, args=(Path("x.gguf"), tmp_path / "made")) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -173,7 +172,7 @@ def test_two_conversions_at_once_leave_one_whole_folder(tmp_path, monkeypatch):
 def test_a_gguf_file_in_a_package_is_dequantised_once(tmp_path, capfd, monkeypatch):
     first = describe_base_model(SMOLLM2, cache_dir=tmp_path)
     assert "%" not in capfd.readouterr().err  # no progress bars but our own line
-    monkeypatch.setattr(gguf, "_write", None)
+    monkeypatch.setattr(sources, "_write", None)
     base = load_base_model(SMOLLM2, dtype="float32", cache_dir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [first.fingerprint]
     assert (first.name, first.context_length, first.parameter_count) == ("SmolLM2-135M-Instruct.Q4_1", 8192, 134515008)

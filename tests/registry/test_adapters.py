@@ -18,10 +18,10 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from loracomp import cli
-from loracomp.composition.resident import ResidentAdapters
+from loracomp.composition.composer import ResidentAdapters
 from loracomp.database import connections as db
 from loracomp.errors import JobError, NotFoundError, RefusedError, UsageError
-from loracomp.model.description import KnownBaseModel
+from loracomp.records import KnownBaseModel
 from loracomp.registry import adapter_weights
 from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import CONFIG, TRAINING, WEIGHTS

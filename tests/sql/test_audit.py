@@ -9,7 +9,7 @@ from job_data import add_jobs, claim, expire_leases, prediction
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
 from loracomp.records import Failure
-from loracomp.worker.claim import release_jobs
+from loracomp.worker.leases import release_jobs
 from loracomp.worker.record import fail_jobs, record_predictions
 
 

@@ -36,7 +36,7 @@ from loracomp.database.connections import Connection
 from loracomp.database.tables import DIMENSIONS
 from loracomp.errors import RefusedError
 from loracomp.records import Failure, Job
-from loracomp.worker.claim import queue_is_empty, release_jobs, renew_leases
+from loracomp.worker.leases import queue_is_empty, release_jobs, renew_leases
 from loracomp.worker.record import fail_jobs, record_predictions
 from worker_helpers import wait_until
 

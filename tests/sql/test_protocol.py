@@ -18,7 +18,7 @@ from job_data import add_jobs, claim, clear, prediction, shared_database
 from loracomp.database import connections as db
 from loracomp.database.revision import packed_folder
 from loracomp.records import Failure, Job
-from loracomp.worker.claim import release_jobs, renew_leases
+from loracomp.worker.leases import release_jobs, renew_leases
 from loracomp.worker.record import fail_jobs, record_predictions
 
 ENDED = ("succeeded", "failed", "cancelled")

@@ -12,7 +12,7 @@ from conftest import create_database, drop_database
 from loracomp.database import connections as db
 from loracomp.database.routing import route
 from loracomp.errors import EncoderChangedError, UsageError
-from loracomp.model.encoding import INPUT_FORMAT_VERSION
+from loracomp.model.encoder import INPUT_FORMAT_VERSION
 from loracomp.records import Job, Trace
 from routing_data import (
     DIMENSIONS,

@@ -23,11 +23,10 @@ from loracomp.engine.inflight import InFlight, Result
 from loracomp.errors import DeviceHungError, JobError, SchemaMismatchError
 from loracomp.records import Job
 from loracomp.worker.endpoint import DatabaseSample
-from loracomp.worker.heartbeat import Heartbeat
+from loracomp.worker.heartbeat import Heartbeat, Presence
 from loracomp.worker.leases import Leases
 from loracomp.worker.link import Link
 from loracomp.worker.loop import Worker
-from loracomp.worker.presence import Presence
 from loracomp.worker.process import leaves_after_s
 from queue_worker import Obedient
 from worker_helpers import claims, drain, drain_here, make_due, running, wait_until, working

@@ -23,7 +23,7 @@ from loracomp.config import load_settings
 from loracomp.database import connections as db
 from loracomp.database import embedded, schema
 from loracomp.database.tables import DIMENSIONS
-from loracomp.model.encoding import INPUT_FORMAT_VERSION
+from loracomp.model.encoder import INPUT_FORMAT_VERSION
 
 ROOT = Path(__file__).parents[2]
 ENDED = "status IN ('succeeded', 'failed', 'cancelled')"

@@ -8,7 +8,7 @@ from sqlalchemy.types import TypeEngine, UserDefinedType
 
 SCHEMA = "loracomp"
 DIMENSIONS = 832
-"""Length of the default encoder's vectors: 384 for each of two texts and 64 for the shape (`model.encoding`).
+"""Length of the default encoder's vectors: 384 for each of two texts and 64 for the shape (`model.encoder`).
 
 `loracomp encoder set` may change the column's length in a database, so comparing tables with a database ignores it.
 """
