@@ -1,12 +1,14 @@
 """Loads the database's encoder, and checks that an encoder is it."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from loracomp.database.connections import Connection, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError
 from loracomp.model.encoder import Encoder, load_encoder
-from loracomp.registry.library_files import EncoderPart
+
+if TYPE_CHECKING:
+    from loracomp.registry.library_files import EncoderPart
 
 
 def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:
@@ -20,7 +22,7 @@ def load_registered_encoder(connection: Connection, device: str = "cpu") -> Enco
     return encoder
 
 
-def check_encoder(connection: Connection, encoder: Encoder | EncoderPart) -> None:
+def check_encoder(connection: Connection, encoder: "Encoder | EncoderPart") -> None:
     """Raise RefusedError unless this is the database's encoder with the same input version.
 
     Similarities between vectors of two encoders mean nothing, and Postgres notices only a different length. Raises
