@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from loracomp.engine.answering import Predictor
 from loracomp.engine.calibration import (
     DOUBT,
     EXPECTED,
@@ -13,7 +14,6 @@ from loracomp.engine.calibration import (
     fit_classifier,
     fit_weights,
 )
-from loracomp.engine.answering import Predictor
 from loracomp.errors import JobError
 from loracomp.records import Answer, Composition, LabelledRow, Request
 from model_fixtures import TINY_CONTEXT, as_base, linear_shapes, random_adapter, tiny_llama

@@ -1,9 +1,9 @@
 """Who changed what, and when."""
 
-from sqlalchemy import BigInteger, Column, DateTime, Identity, Index, Integer, Table, Text, text
+from sqlalchemy import BigInteger, Column, Identity, Index, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from loracomp.database.tables.columns import RoleName, metadata, one_of, optional, required
+from loracomp.database.tables.columns import TIME, RoleName, metadata, one_of, optional, required
 
 audit_event = Table(
     "audit_event",
@@ -15,7 +15,7 @@ audit_event = Table(
         nullable=False,
         comment="Number of the event; later events have higher numbers.",
     ),
-    required("at", DateTime(timezone=True), "When the change was made.", default="clock_timestamp()"),
+    required("at", TIME, "When the change was made.", default="clock_timestamp()"),
     required("actor", RoleName(), "Role that made the change.", default="session_user"),
     required("entity", Text, "Table that changed, such as job or policy."),
     optional("entity_id", BigInteger, "Id of the row; null if it has none."),

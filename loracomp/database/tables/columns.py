@@ -3,7 +3,18 @@
 import re
 from typing import Any
 
-from sqlalchemy import ARRAY, BigInteger, CheckConstraint, Column, DateTime, MetaData, Text, text
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKeyConstraint,
+    MetaData,
+    Table,
+    Text,
+    text,
+)
 from sqlalchemy.types import TypeEngine, UserDefinedType
 
 SCHEMA = "loracomp"
@@ -24,6 +35,7 @@ NO_STATISTICS = {"alter": "SET STATISTICS 0"}
 """Otherwise erasing would leave values behind."""
 
 metadata = MetaData(schema=SCHEMA)
+TIME = DateTime(timezone=True)
 
 
 class RoleName(UserDefinedType[str]):
@@ -49,12 +61,28 @@ def optional(name: str, kind: Any, comment: str, **options: Any) -> Column[Any]:
 
 def created_at() -> Column[Any]:
     """The time when the row was made."""
-    return required("created_at", DateTime(timezone=True), "When the row was made.", default="now()")
+    return required("created_at", TIME, "When the row was made.", default="now()")
 
 
 def count(name: str, comment: str) -> Column[Any]:
     """A counter that starts at 0."""
     return required(name, BigInteger, comment, default="0")
+
+
+def check(name: str, condition: str, **options: Any) -> CheckConstraint:
+    """A named constraint."""
+    return CheckConstraint(condition, name=name, **options)
+
+
+def references(name: str, column: str, target: str, **options: Any) -> ForeignKeyConstraint:
+    """A named foreign key of one column to table.column of the schema."""
+    return ForeignKeyConstraint([column], [target], name=name, **options)
+
+
+def set_storage(table: Table, how: dict[str, str], columns: str) -> None:
+    """Set the `info` of columns, whose names are separated by spaces."""
+    for name in columns.split():
+        table.c[name].info.update(how)
 
 
 def one_of(column: str, values: str, name: str) -> CheckConstraint:

@@ -1,8 +1,17 @@
 """Sets of jobs whose right answers are known."""
 
-from sqlalchemy import Boolean, CheckConstraint, ForeignKeyConstraint, Integer, Table, Text
+from sqlalchemy import Boolean, Integer, Table, Text
 
-from loracomp.database.tables.columns import RoleName, created_at, metadata, one_of, optional, required
+from loracomp.database.tables.columns import (
+    RoleName,
+    check,
+    created_at,
+    metadata,
+    one_of,
+    optional,
+    references,
+    required,
+)
 
 evaluation = Table(
     "evaluation",
@@ -18,10 +27,8 @@ evaluation = Table(
     required("seed", Integer, "Seed of the random order in which examples are drawn.", default="0"),
     required("created_by", RoleName(), "Role that started the evaluation.", default="current_user"),
     created_at(),
-    ForeignKeyConstraint(
-        ["base_model"], ["loracomp.base_model.name"], name="evaluation_base_model_must_exist", onupdate="CASCADE"
-    ),
-    CheckConstraint("NOT loracomp.is_blank(name)", name="evaluation_name_must_not_be_blank"),
+    references("evaluation_base_model_must_exist", "base_model", "loracomp.base_model.name", onupdate="CASCADE"),
+    check("evaluation_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
     one_of("split", "train validation test", "evaluated_split_must_be_train_validation_or_test"),
     one_of("kind", "predict route", "evaluation_kind_must_be_predict_or_route"),
     comment="Evaluations: named sets of jobs whose right answers are known.",

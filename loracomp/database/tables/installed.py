@@ -1,8 +1,8 @@
 """Which files of sql/ this database has."""
 
-from sqlalchemy import DateTime, Integer, Table, Text
+from sqlalchemy import Integer, Table, Text
 
-from loracomp.database.tables.columns import metadata, required, texts
+from loracomp.database.tables.columns import TIME, metadata, required, texts
 
 sql_object = Table(
     "sql_object",
@@ -13,6 +13,6 @@ sql_object = Table(
     ),
     required("drops", texts(), "Statements that drop the objects that the file created."),
     required("checksum", Text, "Sha256 of the file when it was applied."),
-    required("applied_at", DateTime(timezone=True), "When the file was applied.", default="now()"),
+    required("applied_at", TIME, "When the file was applied.", default="now()"),
     comment="Files of sql/ that were applied to this database.",
 )

@@ -4,11 +4,8 @@ from sqlalchemy import (
     ARRAY,
     BigInteger,
     Boolean,
-    CheckConstraint,
     Column,
-    DateTime,
     Double,
-    ForeignKeyConstraint,
     Identity,
     Index,
     Integer,
@@ -21,12 +18,16 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 from loracomp.database.tables.columns import (
     NO_STATISTICS,
+    TIME,
     RoleName,
+    check,
     created_at,
     metadata,
     one_of,
     optional,
+    references,
     required,
+    set_storage,
     texts,
 )
 
@@ -46,23 +47,10 @@ job = Table(
         "predict: answer the prompt. route: only compute routing weights. measure: score adapters on an example.",
         default="'predict'",
     ),
-    required(
-        "prompt", Text, "Text for the model to answer; the only column that an INSERT must name.", info=NO_STATISTICS
-    ),
-    optional(
-        "choices",
-        texts(),
-        "Possible answers, one of which is chosen; null: the answer is generated text.",
-        info=NO_STATISTICS,
-    ),
+    required("prompt", Text, "Text for the model to answer; the only column that an INSERT must name."),
+    optional("choices", texts(), "Possible answers, one of which is chosen; null: the answer is generated text."),
     optional("max_new_tokens", Integer, "Most tokens to generate; 64 by default if there are no choices."),
-    required(
-        "stop",
-        texts(),
-        "Texts at which generation ends; they are not part of the answer.",
-        default="'{}'",
-        info=NO_STATISTICS,
-    ),
+    required("stop", texts(), "Texts at which generation ends; they are not part of the answer.", default="'{}'"),
     required("policy", Text, "Name of the policy: the settings of routing and merging.", default="'default'"),
     optional("base_model", Text, "Base model to use; by default the default base model."),
     required(
@@ -71,55 +59,29 @@ job = Table(
         "Priority from -1000 to 1000; each step is worth 1,000 places. Below 0: in the background.",
         default="0",
     ),
-    required("run_at", DateTime(timezone=True), "Time before which the job must not start.", default="now()"),
+    required("run_at", TIME, "Time before which the job must not start.", default="now()"),
     optional(
         "idempotency_key",
         Text,
         "Key chosen by the submitter. A second INSERT with it is refused; submit_job returns the first job instead.",
-        info=NO_STATISTICS,
     ),
     required(
-        "tags",
-        JSONB,
-        "JSON object of the submitter's, to filter jobs by; not shown to the model.",
-        default="'{}'",
-        info=NO_STATISTICS,
+        "tags", JSONB, "JSON object of the submitter's, to filter jobs by; not shown to the model.", default="'{}'"
     ),
-    required(
-        "exclude_tasks",
-        texts(),
-        "Tasks whose examples and adapters must not be used.",
-        default="'{}'",
-        info=NO_STATISTICS,
-    ),
-    optional(
-        "tasks",
-        texts(),
-        "Tasks whose adapters may be used; null: all tasks that the submitter may use.",
-        info=NO_STATISTICS,
-    ),
+    required("exclude_tasks", texts(), "Tasks whose examples and adapters must not be used.", default="'{}'"),
+    optional("tasks", texts(), "Tasks whose adapters may be used; null: all tasks that the submitter may use."),
     optional(
         "weights",
         ARRAY(Double),
         "Weights of the adapters of `tasks`, in that order, used instead of retrieval; null: retrieval decides.",
-        info=NO_STATISTICS,
     ),
     required("max_attempts", Integer, "Number of attempts after which the job ends as failed.", default="3"),
     required("timeout_s", Integer, "Most seconds that one attempt may take.", default="600"),
-    optional(
-        "task",
-        Text,
-        "Task of the example that the job was made from; only for evaluations and kind measure.",
-        info=NO_STATISTICS,
-    ),
-    optional("expected", Text, "The right answer; only for evaluations and kind measure.", info=NO_STATISTICS),
+    optional("task", Text, "Task of the example that the job was made from; only for evaluations and kind measure."),
+    optional("expected", Text, "The right answer; only for evaluations and kind measure."),
     optional("evaluation", Text, "Name of the evaluation that the job belongs to; null for other jobs."),
     # No foreign key, so that answers to the same example stay comparable after the example is deleted.
-    optional(
-        "example_id",
-        BigInteger,
-        "Example that the job was made from; only for evaluations and kind measure.",
-    ),
+    optional("example_id", BigInteger, "Example that the job was made from; only for evaluations and kind measure."),
     required(
         "submitted_by",
         RoleName(),
@@ -159,21 +121,16 @@ job = Table(
         "Number of jobs that its worker held after the claim, from earlier claims too. If 1, it is alone: an expired "
         "lease then counts as an attempt.",
     ),
-    optional(
-        "lease_token",
-        BigInteger,
-        "Fence token of the current lease; a worker's later writes must show it.",
-        info=NO_STATISTICS,
-    ),
-    optional("claimed_at", DateTime(timezone=True), "When the current attempt began."),
+    optional("lease_token", BigInteger, "Fence token of the current lease; a worker's later writes must show it."),
+    optional("claimed_at", TIME, "When the current attempt began."),
     optional(
         "lease_expires_at",
-        DateTime(timezone=True),
+        TIME,
         "Time at which the lease expires unless it is renewed; at most claimed_at + 2 * timeout_s.",
     ),
-    optional("finished_at", DateTime(timezone=True), "Time at which the job succeeded, failed or was cancelled."),
+    optional("finished_at", TIME, "Time at which the job succeeded, failed or was cancelled."),
     optional("error_code", Text, "Short name of the last error."),
-    optional("error", Text, "Message of the last error.", info=NO_STATISTICS),
+    optional("error", Text, "Message of the last error."),
     required(
         "temperature",
         Double,
@@ -195,136 +152,111 @@ job = Table(
     ),
     # In this table and not in prediction, so that reports that count it need not read traces, ten times as large.
     optional("is_correct", Boolean, "Whether the answer equals `expected`; null if `expected` is null."),
-    optional(
-        "adapter_ids",
-        ARRAY(Integer),
-        "Adapters to score on the job's example; only for kind measure.",
-        info=NO_STATISTICS,
-    ),
+    optional("adapter_ids", ARRAY(Integer), "Adapters to score on the job's example; only for kind measure."),
     optional(
         "chat_template",
         Boolean,
         "Whether the prompt stands in the base model's chat template; null: as the policy says, or with a system text.",
-        info=NO_STATISTICS,
     ),
-    optional(
-        "system_text",
-        Text,
-        "What the chat template puts before the prompt as the system's message.",
-        info=NO_STATISTICS,
-    ),
-    ForeignKeyConstraint(["policy"], ["loracomp.policy.name"], name="policy_must_exist", onupdate="CASCADE"),
-    ForeignKeyConstraint(
-        ["base_model"], ["loracomp.base_model.name"], name="base_model_must_exist", onupdate="CASCADE"
-    ),
-    ForeignKeyConstraint(
-        ["task"], ["loracomp.task.name"], name="task_must_exist", onupdate="CASCADE", ondelete="SET NULL"
-    ),
-    ForeignKeyConstraint(
-        ["evaluation"], ["loracomp.evaluation.name"], name="evaluation_must_exist", onupdate="CASCADE"
-    ),
+    optional("system_text", Text, "What the chat template puts before the prompt as the system's message."),
+    references("policy_must_exist", "policy", "loracomp.policy.name", onupdate="CASCADE"),
+    references("base_model_must_exist", "base_model", "loracomp.base_model.name", onupdate="CASCADE"),
+    references("task_must_exist", "task", "loracomp.task.name", onupdate="CASCADE", ondelete="SET NULL"),
+    references("evaluation_must_exist", "evaluation", "loracomp.evaluation.name", onupdate="CASCADE"),
     # Idempotency keys are unique for each submitter, so that nobody can find out another submitter's keys.
     UniqueConstraint("submitted_by", "idempotency_key", name="idempotency_key_was_used_before"),
     one_of("status", "queued running succeeded failed cancelled", "status_must_be_a_known_one"),
     one_of("kind", "predict route measure", "kind_must_be_predict_route_or_measure"),
-    CheckConstraint("NOT loracomp.is_blank(prompt)", name="prompt_must_not_be_blank"),
-    CheckConstraint("char_length(prompt) <= 1000000", name="prompt_must_be_at_most_1000000_characters"),
-    CheckConstraint(
+    check("prompt_must_not_be_blank", "NOT loracomp.is_blank(prompt)"),
+    check("prompt_must_be_at_most_1000000_characters", "char_length(prompt) <= 1000000"),
+    check(
+        "choices_must_be_a_list_of_2_to_1000",
         "choices IS NULL OR (array_ndims(choices) = 1 AND array_lower(choices, 1) = 1 "
         "AND cardinality(choices) BETWEEN 2 AND 1000)",
-        name="choices_must_be_a_list_of_2_to_1000",
     ),
-    CheckConstraint(
-        "choices IS NULL OR loracomp.texts_are_not_blank(choices)", name="choices_must_not_be_null_or_blank"
-    ),
-    CheckConstraint("choices IS NULL OR loracomp.texts_are_distinct(choices)", name="choices_must_be_distinct"),
-    CheckConstraint(
+    check("choices_must_not_be_null_or_blank", "choices IS NULL OR loracomp.texts_are_not_blank(choices)"),
+    check("choices_must_be_distinct", "choices IS NULL OR loracomp.texts_are_distinct(choices)"),
+    check(
+        "choices_must_be_at_most_1000000_characters_together",
         "choices IS NULL OR loracomp.texts_length(choices) <= 1000000",
-        name="choices_must_be_at_most_1000000_characters_together",
     ),
     # Every change of status checks these constraints; testing for empty values first makes that cheap.
-    CheckConstraint(
-        "stop = '{}' OR loracomp.texts_length(stop) <= 10000", name="stop_must_be_at_most_10000_characters_together"
-    ),
-    CheckConstraint(
+    check("stop_must_be_at_most_10000_characters_together", "stop = '{}' OR loracomp.texts_length(stop) <= 10000"),
+    check(
+        "exclude_tasks_must_be_at_most_100000_characters_together",
         "exclude_tasks = '{}' OR loracomp.texts_length(exclude_tasks) <= 100000",
-        name="exclude_tasks_must_be_at_most_100000_characters_together",
     ),
-    CheckConstraint("tags = '{}' OR char_length(tags::text) <= 100000", name="tags_must_be_at_most_100000_characters"),
-    CheckConstraint("choices IS NULL OR max_new_tokens IS NULL", name="give_choices_or_max_new_tokens_not_both"),
-    CheckConstraint("max_new_tokens BETWEEN 1 AND 100000", name="max_new_tokens_must_be_between_1_and_100000"),
-    CheckConstraint(
+    check("tags_must_be_at_most_100000_characters", "tags = '{}' OR char_length(tags::text) <= 100000"),
+    check("give_choices_or_max_new_tokens_not_both", "choices IS NULL OR max_new_tokens IS NULL"),
+    check("max_new_tokens_must_be_between_1_and_100000", "max_new_tokens BETWEEN 1 AND 100000"),
+    check(
+        "stop_must_hold_at_most_16_texts_none_empty",
         "stop = '{}' OR (array_ndims(stop) = 1 AND num_nulls(VARIADIC stop) = 0 AND '' <> ALL (stop) "
         "AND cardinality(stop) <= 16)",
-        name="stop_must_hold_at_most_16_texts_none_empty",
     ),
-    CheckConstraint("temperature BETWEEN 0 AND 100", name="temperature_must_be_between_0_and_100"),
-    CheckConstraint("top_p BETWEEN 0.0001 AND 1", name="top_p_must_be_between_0_0001_and_1"),
-    CheckConstraint("seed >= 0", name="seed_must_not_be_negative"),
-    CheckConstraint(
+    check("temperature_must_be_between_0_and_100", "temperature BETWEEN 0 AND 100"),
+    check("top_p_must_be_between_0_0001_and_1", "top_p BETWEEN 0.0001 AND 1"),
+    check("seed_must_not_be_negative", "seed >= 0"),
+    check(
+        "choices_are_scored_not_drawn_leave_out_temperature_top_p_seed",
         "choices IS NULL OR (temperature = 0 AND top_p = 1 AND seed IS NULL)",
-        name="choices_are_scored_not_drawn_leave_out_temperature_top_p_seed",
     ),
-    CheckConstraint("choices IS NULL OR stop = '{}'", name="choices_are_scored_not_generated_leave_out_stop"),
-    CheckConstraint("priority BETWEEN -1000 AND 1000", name="priority_must_be_between_minus_1000_and_1000"),
-    CheckConstraint(
-        "idempotency_key <> '' AND char_length(idempotency_key) <= 500",
-        name="idempotency_key_must_be_1_to_500_characters",
+    check("choices_are_scored_not_generated_leave_out_stop", "choices IS NULL OR stop = '{}'"),
+    check("priority_must_be_between_minus_1000_and_1000", "priority BETWEEN -1000 AND 1000"),
+    check(
+        "idempotency_key_must_be_1_to_500_characters", "idempotency_key <> '' AND char_length(idempotency_key) <= 500"
     ),
-    CheckConstraint("jsonb_typeof(tags) = 'object'", name="tags_must_be_a_json_object"),
+    check("tags_must_be_a_json_object", "jsonb_typeof(tags) = 'object'"),
     # num_nulls, because array_position raises for nested arrays, with an error that names no column.
-    CheckConstraint("array_ndims(exclude_tasks) = 1", name="exclude_tasks_must_be_a_list"),
-    CheckConstraint("num_nulls(VARIADIC exclude_tasks) = 0", name="exclude_tasks_must_not_hold_null"),
-    CheckConstraint(
+    check("exclude_tasks_must_be_a_list", "array_ndims(exclude_tasks) = 1"),
+    check("exclude_tasks_must_not_hold_null", "num_nulls(VARIADIC exclude_tasks) = 0"),
+    check(
+        "tasks_must_be_a_list_of_1_to_64",
         "tasks IS NULL OR (array_ndims(tasks) = 1 AND cardinality(tasks) BETWEEN 1 AND 64)",
-        name="tasks_must_be_a_list_of_1_to_64",
     ),
-    CheckConstraint(
+    check(
+        "tasks_must_be_distinct_and_none_null",
         "tasks IS NULL OR (num_nulls(VARIADIC tasks) = 0 AND loracomp.texts_are_distinct(tasks))",
-        name="tasks_must_be_distinct_and_none_null",
     ),
-    CheckConstraint(
-        "tasks IS NULL OR loracomp.texts_length(tasks) <= 100000",
-        name="tasks_must_be_at_most_100000_characters_together",
+    check(
+        "tasks_must_be_at_most_100000_characters_together", "tasks IS NULL OR loracomp.texts_length(tasks) <= 100000"
     ),
-    CheckConstraint(
+    check(
+        "weights_must_be_one_for_each_of_the_tasks",
         "weights IS NULL OR (tasks IS NOT NULL AND array_ndims(weights) = 1 "
         "AND cardinality(weights) = cardinality(tasks))",
-        name="weights_must_be_one_for_each_of_the_tasks",
     ),
     # Postgres orders NaN above all numbers, so `1 >= ALL` excludes it.
-    CheckConstraint(
+    check(
+        "weights_must_be_above_0_and_at_most_1",
         "weights IS NULL OR (num_nulls(VARIADIC weights) = 0 AND 0 < ALL (weights) AND 1 >= ALL (weights))",
-        name="weights_must_be_above_0_and_at_most_1",
     ),
-    CheckConstraint("NOT loracomp.is_blank(system_text)", name="system_text_must_not_be_blank"),
-    CheckConstraint("char_length(system_text) <= 100000", name="system_text_must_be_at_most_100000_characters"),
-    CheckConstraint("system_text IS NULL OR chat_template IS NOT FALSE", name="a_system_text_needs_the_chat_template"),
-    CheckConstraint("attempts >= 0", name="attempts_must_not_be_negative"),
-    CheckConstraint("expired_leases >= 0", name="expired_leases_must_not_be_negative"),
-    CheckConstraint("max_attempts BETWEEN 1 AND 100", name="max_attempts_must_be_between_1_and_100"),
-    CheckConstraint("timeout_s BETWEEN 1 AND 86400", name="timeout_s_must_be_between_1_and_86400"),
-    CheckConstraint("isfinite(run_at)", name="run_at_must_be_finite"),
-    CheckConstraint(
-        "expected IS NULL OR choices IS NULL OR expected = ANY (choices)", name="expected_must_be_one_of_the_choices"
-    ),
-    CheckConstraint(
+    check("system_text_must_not_be_blank", "NOT loracomp.is_blank(system_text)"),
+    check("system_text_must_be_at_most_100000_characters", "char_length(system_text) <= 100000"),
+    check("a_system_text_needs_the_chat_template", "system_text IS NULL OR chat_template IS NOT FALSE"),
+    check("attempts_must_not_be_negative", "attempts >= 0"),
+    check("expired_leases_must_not_be_negative", "expired_leases >= 0"),
+    check("max_attempts_must_be_between_1_and_100", "max_attempts BETWEEN 1 AND 100"),
+    check("timeout_s_must_be_between_1_and_86400", "timeout_s BETWEEN 1 AND 86400"),
+    check("run_at_must_be_finite", "isfinite(run_at)"),
+    check("expected_must_be_one_of_the_choices", "expected IS NULL OR choices IS NULL OR expected = ANY (choices)"),
+    check(
+        "example_id_is_for_evaluations_and_measuring",
         "example_id IS NULL OR evaluation IS NOT NULL OR kind = 'measure'",
-        name="example_id_is_for_evaluations_and_measuring",
     ),
-    CheckConstraint(
+    check(
+        "jobs_of_kind_measure_come_from_measure_task",
         "CASE kind WHEN 'measure' THEN num_nulls(example_id, expected, adapter_ids) = 0 AND evaluation IS NULL "
         "ELSE adapter_ids IS NULL END",
-        name="jobs_of_kind_measure_come_from_measure_task",
     ),
-    CheckConstraint(
+    check(
+        "a_running_job_and_only_it_has_a_lease",
         "(status = 'running') = (num_nulls(lease_token, lease_expires_at, claimed_at) = 0)",
-        name="a_running_job_and_only_it_has_a_lease",
     ),
-    CheckConstraint("status <> 'queued' OR scheduled OR place IS NOT NULL", name="a_job_that_is_due_has_a_place"),
-    CheckConstraint(
+    check("a_job_that_is_due_has_a_place", "status <> 'queued' OR scheduled OR place IS NOT NULL"),
+    check(
+        "an_ended_job_and_only_it_has_finished_at",
         "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
-        name="an_ended_job_and_only_it_has_finished_at",
     ),
     # Due jobs in the order in which they are claimed.
     Index(
@@ -362,4 +294,10 @@ job = Table(
         "autovacuum_vacuum_threshold": "1000",
         "autovacuum_vacuum_cost_delay": "0",
     },
+)
+set_storage(
+    job,
+    NO_STATISTICS,
+    "prompt choices stop idempotency_key tags exclude_tasks tasks weights task expected lease_token error "
+    "adapter_ids chat_template system_text",
 )

@@ -5,8 +5,6 @@ from sqlalchemy import (
     REAL,
     BigInteger,
     Boolean,
-    CheckConstraint,
-    DateTime,
     Double,
     ForeignKeyConstraint,
     Index,
@@ -16,7 +14,7 @@ from sqlalchemy import (
     Text,
 )
 
-from loracomp.database.tables.columns import metadata, one_of, optional, required
+from loracomp.database.tables.columns import TIME, check, metadata, one_of, optional, references, required
 
 measurement = Table(
     "measurement",
@@ -50,7 +48,7 @@ measurement = Table(
         "Whether each adapter in adapter_ids chooses the right answer; null without choices.",
     ),
     optional("worker", Text, "Worker that made the newest measurement."),
-    required("measured_at", DateTime(timezone=True), "Time of the newest measurement.", default="now()"),
+    required("measured_at", TIME, "Time of the newest measurement.", default="now()"),
     required("chat_template", Boolean, "Whether the prompt stood in the base model's chat template.", default="false"),
     PrimaryKeyConstraint("example_id", "base_model_id", name="an_example_has_one_measurement_a_base_model"),
     ForeignKeyConstraint(
@@ -59,19 +57,15 @@ measurement = Table(
         name="measurement_belongs_to_an_example_of_its_task",
         ondelete="CASCADE",
     ),
-    ForeignKeyConstraint(
-        ["base_model_id"], ["loracomp.base_model.id"], name="measured_base_model_must_exist", ondelete="CASCADE"
-    ),
+    references("measured_base_model_must_exist", "base_model_id", "loracomp.base_model.id", ondelete="CASCADE"),
     one_of(
-        "choice_normalization",
-        "none characters tokens",
-        "measured_normalization_must_be_none_characters_or_tokens",
+        "choice_normalization", "none characters tokens", "measured_normalization_must_be_none_characters_or_tokens"
     ),
-    CheckConstraint("base_score BETWEEN -1e9 AND 0.001", name="base_score_must_be_a_log_probability"),
-    CheckConstraint("-1e9 <= ALL (gains) AND 1e9 >= ALL (gains)", name="gains_must_be_finite"),
-    CheckConstraint(
+    check("base_score_must_be_a_log_probability", "base_score BETWEEN -1e9 AND 0.001"),
+    check("gains_must_be_finite", "-1e9 <= ALL (gains) AND 1e9 >= ALL (gains)"),
+    check(
+        "each_measured_adapter_has_a_gain",
         "cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids)",
-        name="each_measured_adapter_has_a_gain",
     ),
     Index("measurement_task", "task_id", "base_model_id", "example_id"),
     comment="How much adapters improve the answers to examples: one short row for each example and base model.",

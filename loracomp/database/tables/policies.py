@@ -1,8 +1,8 @@
 """Settings of routing and merging."""
 
-from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Table, Text
+from sqlalchemy import Double, Integer, Table, Text
 
-from loracomp.database.tables.columns import between, created_at, metadata, one_of, required
+from loracomp.database.tables.columns import TIME, between, check, created_at, metadata, one_of, required
 
 policy = Table(
     "policy",
@@ -59,7 +59,7 @@ policy = Table(
         default="'tokens'",
     ),
     created_at(),
-    required("updated_at", DateTime(timezone=True), "When it was last changed.", default="now()"),
+    required("updated_at", TIME, "When it was last changed.", default="now()"),
     required(
         "contrast",
         Double,
@@ -98,7 +98,7 @@ policy = Table(
         "choices are fitted, 4 to 1000; 0: no biases.",
         default="64",
     ),
-    CheckConstraint("NOT loracomp.is_blank(name)", name="policy_name_must_not_be_blank"),
+    check("policy_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
     one_of("router", "retrieval own_task random random_parameters base", "router_must_be_a_known_one"),
     between("k", 1, 200),
     between("temperature", 0.0001, 100),
@@ -108,16 +108,16 @@ policy = Table(
     one_of("weighting", "similarity uniform measured", "weighting_must_be_similarity_uniform_or_measured"),
     one_of("strategy", "linear cat ties magnitude_prune dare_linear dare_ties", "strategy_must_be_a_known_one"),
     between("density", 0.0001, 1),
-    CheckConstraint("seed >= 0", name="seed_must_not_be_negative", comment="at least 0"),
+    check("seed_must_not_be_negative", "seed >= 0", comment="at least 0"),
     one_of("choice_normalization", "none characters tokens", "choice_normalization_must_be_none_characters_or_tokens"),
     between("contrast", 0, 1),
     between("min_share", 0, 1),
     between("gain_prior", 0, 1000),
     between("gain_margin", -1000, 1000),
     one_of("chat_template", "generation always never", "chat_template_must_be_generation_always_or_never"),
-    CheckConstraint(
+    check(
+        "calibration_rows_must_be_0_or_between_4_and_1000",
         "calibration_rows = 0 OR calibration_rows BETWEEN 4 AND 1000",
-        name="calibration_rows_must_be_0_or_between_4_and_1000",
         comment="0, or between 4 and 1000",
     ),
     comment="Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.",

@@ -1,28 +1,19 @@
 """Answers, each with its trace."""
 
 from pgvector.sqlalchemy import HALFVEC
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Boolean,
-    CheckConstraint,
-    Double,
-    Index,
-    Integer,
-    Table,
-    Text,
-    text,
-)
+from sqlalchemy import ARRAY, BigInteger, Boolean, Double, Index, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from loracomp.database.tables.columns import (
     NO_STATISTICS,
     NOT_COMPRESSED,
+    check,
     created_at,
     metadata,
     one_of,
     optional,
     required,
+    set_storage,
     texts,
 )
 
@@ -32,7 +23,7 @@ prediction = Table(
     # No foreign keys: a trace must stay when an adapter, example or task that it names is deleted. Of a job that is
     # deleted, a trigger deletes the answer; a foreign key would look for it also where a whole partition is dropped.
     required("job_id", BigInteger, "Job that the prediction answers.", primary_key=True, autoincrement=False),
-    optional("output", Text, "The answer; null for a job of kind route.", info=NO_STATISTICS),
+    optional("output", Text, "The answer; null for a job of kind route."),
     optional(
         "choice_index", Integer, "Index of the chosen answer in the job's choices, from 1; null for generated text."
     ),
@@ -41,49 +32,35 @@ prediction = Table(
         ARRAY(Double),
         "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says, plus "
         "choice_biases and label_scores, and multiplied by the first of score_weights before.",
-        info=NOT_COMPRESSED,
     ),
     optional(
         "query_embedding",
         HALFVEC(),
         "The job's unit vector, so that routing can be computed again with other settings.",
-        info=NOT_COMPRESSED,
     ),
     required("example_ids", ARRAY(BigInteger), "Ids of the retrieved examples, nearest first.", default="'{}'"),
     required("example_tasks", texts(), "Task of each example in example_ids.", default="'{}'"),
     required(
-        "similarities",
-        ARRAY(Double),
-        "Cosine similarity of each example in example_ids to the job.",
-        default="'{}'",
-        info=NOT_COMPRESSED,
+        "similarities", ARRAY(Double), "Cosine similarity of each example in example_ids to the job.", default="'{}'"
     ),
     required("tasks", texts(), "Tasks of the retrieved examples, most probable first.", default="'{}'"),
-    required(
-        "probabilities", ARRAY(Double), "Probability of each task in `tasks`.", default="'{}'", info=NOT_COMPRESSED
-    ),
+    required("probabilities", ARRAY(Double), "Probability of each task in `tasks`.", default="'{}'"),
     required(
         "weights",
         ARRAY(Double),
         "Weight of each task in `tasks`; 0 if it was not kept by the nucleus (top_p).",
         default="'{}'",
-        info=NOT_COMPRESSED,
     ),
     required("composed_tasks", texts(), "Tasks whose adapters were composed into the answer.", default="'{}'"),
     required("adapter_ids", ARRAY(Integer), "Adapter of each task in composed_tasks.", default="'{}'"),
-    required(
-        "adapter_sha256", texts(), "Sha256 of each adapter's safetensors file.", default="'{}'", info=NOT_COMPRESSED
-    ),
-    required(
-        "adapter_weights", ARRAY(Double), "Weight of each adapter in adapter_ids.", default="'{}'", info=NOT_COMPRESSED
-    ),
+    required("adapter_sha256", texts(), "Sha256 of each adapter's safetensors file.", default="'{}'"),
+    required("adapter_weights", ARRAY(Double), "Weight of each adapter in adapter_ids.", default="'{}'"),
     required("policy_settings", JSONB, "Name and settings of the policy at the time of the answer."),
     optional("fallback", Text, "Why the base model answered alone; null if adapters were composed."),
     optional(
         "composition_digest",
         Text,
         "Sha256 over what decides the answer: base model, adapters, scalings, weights, strategy, density, seed.",
-        info=NOT_COMPRESSED,
     ),
     required("prompt_tokens", Integer, "Number of tokens in the prompt.", default="0"),
     required("output_tokens", Integer, "Number of tokens scored or generated.", default="0"),
@@ -101,7 +78,7 @@ prediction = Table(
     optional("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
     required("attempt", Integer, "Number of the attempt that succeeded.", default="1"),
     required("base_model", Text, "Base model that answered."),
-    required("base_fingerprint", Text, "Fingerprint of the base model's weights.", info=NOT_COMPRESSED),
+    required("base_fingerprint", Text, "Fingerprint of the base model's weights."),
     required("encoder", Text, "Name of the encoder and its input version, such as all-MiniLM-L6-v2/1."),
     required("code_version", Text, "Version of loracomp that the worker ran."),
     created_at(),
@@ -116,7 +93,6 @@ prediction = Table(
         "expected_gains",
         ARRAY(Double),
         "Expected gain of the adapter of each task in `tasks`, in nats; null if it was not measured.",
-        info=NOT_COMPRESSED,
     ),
     optional("chat_template", Boolean, "Whether the prompt stood in the base model's chat template."),
     optional(
@@ -134,7 +110,6 @@ prediction = Table(
         "choice_biases",
         ARRAY(Double),
         "What was added to each choice's score, fitted on the right answers of calibration_examples; null: nothing.",
-        info=NOT_COMPRESSED,
     ),
     optional(
         "label_scores",
@@ -151,51 +126,46 @@ prediction = Table(
         info=NOT_COMPRESSED,
     ),
     # Reports cast and add up these values; the constraints prevent a faulty worker from breaking them.
-    CheckConstraint(
+    check(
+        "timings_must_be_numbers_by_step",
         "jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, "
         """'strict $.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000)')""",
-        name="timings_must_be_numbers_by_step",
     ),
-    CheckConstraint(
+    check(
+        "policy_settings_must_hold_numbers_where_policies_do",
         "jsonb_typeof(policy_settings) = 'object' AND NOT jsonb_path_exists(policy_settings, "
         """'$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 """
         """|| @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 """
         """|| @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 """
         """|| @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 """
         """|| @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')""",
-        name="policy_settings_must_hold_numbers_where_policies_do",
     ),
-    CheckConstraint(
-        "-2 <= ALL (similarities) AND 2 >= ALL (similarities)", name="similarities_must_be_between_minus_2_and_2"
+    check("similarities_must_be_between_minus_2_and_2", "-2 <= ALL (similarities) AND 2 >= ALL (similarities)"),
+    check("probabilities_must_be_between_0_and_1", "-0.001 <= ALL (probabilities) AND 1.001 >= ALL (probabilities)"),
+    check("weights_must_be_between_0_and_1", "-0.001 <= ALL (weights) AND 1.001 >= ALL (weights)"),
+    check(
+        "adapter_weights_must_be_between_0_and_1", "-0.001 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)"
     ),
-    CheckConstraint(
-        "-0.001 <= ALL (probabilities) AND 1.001 >= ALL (probabilities)", name="probabilities_must_be_between_0_and_1"
-    ),
-    CheckConstraint("-0.001 <= ALL (weights) AND 1.001 >= ALL (weights)", name="weights_must_be_between_0_and_1"),
-    CheckConstraint(
-        "-0.001 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)",
-        name="adapter_weights_must_be_between_0_and_1",
-    ),
-    CheckConstraint(
+    check(
+        "expected_gains_must_be_finite",
         "-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))",
-        name="expected_gains_must_be_finite",
     ),
     *(
-        CheckConstraint(f"-1e9 <= ALL ({column}) AND 1e9 >= ALL ({column})", name=f"{column}_must_be_finite")
+        check(f"{column}_must_be_finite", f"-1e9 <= ALL ({column}) AND 1e9 >= ALL ({column})")
         for column in ("choice_biases", "label_scores", "score_weights")
     ),
-    CheckConstraint(
+    check(
+        "each_choice_bias_belongs_to_a_score",
         "choice_biases IS NULL OR coalesce(cardinality(choice_biases) = cardinality(choice_scores), false)",
-        name="each_choice_bias_belongs_to_a_score",
     ),
-    CheckConstraint(
+    check(
+        "each_label_score_belongs_to_a_score",
         "label_scores IS NULL OR coalesce(cardinality(label_scores) = cardinality(choice_scores), false)",
-        name="each_label_score_belongs_to_a_score",
     ),
-    CheckConstraint("cardinality(score_weights) = 2", name="score_weights_must_be_two"),
+    check("score_weights_must_be_two", "cardinality(score_weights) = 2"),
     one_of("finish_reason", "end_of_text stop length no_tokens", "finish_reason_must_be_a_known_one"),
-    CheckConstraint("batch_size BETWEEN 1 AND 1000000", name="batch_size_must_be_positive"),
-    CheckConstraint("prompt_tokens >= 0 AND output_tokens >= 0", name="tokens_must_not_be_negative"),
+    check("batch_size_must_be_positive", "batch_size BETWEEN 1 AND 1000000"),
+    check("tokens_must_not_be_negative", "prompt_tokens >= 0 AND output_tokens >= 0"),
     # A BRIN index by day: it takes only a few kilobytes, because rows are stored in the order of time.
     Index("prediction_day", text("((created_at AT TIME ZONE 'UTC')::date)"), postgresql_using="brin"),
     comment="Answers, each with its trace (how it was routed and composed) in arrays, which views unnest. Partitioned "
@@ -204,3 +174,10 @@ prediction = Table(
     # are made by the SQL function add_range.
     postgresql_partition_by="RANGE (job_id)",
 )
+set_storage(
+    prediction,
+    NOT_COMPRESSED,
+    "choice_scores query_embedding similarities probabilities weights adapter_sha256 adapter_weights "
+    "composition_digest base_fingerprint expected_gains choice_biases",
+)
+set_storage(prediction, NO_STATISTICS, "output")

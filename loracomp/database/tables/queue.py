@@ -1,15 +1,8 @@
 """What INSERTs remember about the queue: limits and counts."""
 
-from sqlalchemy import (
-    BigInteger,
-    CheckConstraint,
-    DateTime,
-    Sequence,
-    SmallInteger,
-    Table,
-)
+from sqlalchemy import BigInteger, Sequence, SmallInteger, Table
 
-from loracomp.database.tables.columns import SCHEMA, RoleName, metadata, optional, required
+from loracomp.database.tables.columns import SCHEMA, TIME, RoleName, check, metadata, optional, required
 
 # Sequences used as counters (their last value is the count): incrementing one takes no lock, and survives a rollback.
 rescued_jobs = Sequence("rescued_jobs", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
@@ -24,9 +17,9 @@ queue_limit = Table(
     required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, default="1"),
     optional("in_all", BigInteger, "Most jobs that may wait, not counting evaluations; null: no limit."),
     optional("per_submitter", BigInteger, "Most jobs of one submitter that may wait; null: no limit."),
-    CheckConstraint("id = 1", name="there_is_one_row_of_queue_limits"),
-    CheckConstraint("in_all BETWEEN 1 AND 1000000000", name="in_all_must_be_between_1_and_1000000000"),
-    CheckConstraint("per_submitter BETWEEN 1 AND 1000000000", name="per_submitter_must_be_between_1_and_1000000000"),
+    check("there_is_one_row_of_queue_limits", "id = 1"),
+    check("in_all_must_be_between_1_and_1000000000", "in_all BETWEEN 1 AND 1000000000"),
+    check("per_submitter_must_be_between_1_and_1000000000", "per_submitter BETWEEN 1 AND 1000000000"),
     comment="How many jobs may wait. set_queue_limits changes it; jobs of administrators are not limited.",
 )
 
@@ -36,7 +29,7 @@ queue_count = Table(
     required("submitted_by", RoleName(), "Submitter whose jobs were counted; empty: all submitters.", primary_key=True),
     required("queued", BigInteger, "Number of waiting jobs at counted_at."),
     required("last_id", BigInteger, "Highest job id at counted_at; jobs inserted later have higher ids."),
-    required("counted_at", DateTime(timezone=True), "When the jobs were counted.", default="clock_timestamp()"),
+    required("counted_at", TIME, "When the jobs were counted.", default="clock_timestamp()"),
     comment="Counts of waiting jobs, which are compared with queue_limit, so that an INSERT need not count them.",
     postgresql_with={"fillfactor": "50"},
 )

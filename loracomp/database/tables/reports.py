@@ -5,10 +5,8 @@ from typing import Any
 from sqlalchemy import (
     BigInteger,
     Boolean,
-    CheckConstraint,
     Column,
     Date,
-    DateTime,
     Double,
     Integer,
     Interval,
@@ -18,14 +16,14 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from loracomp.database.tables.columns import metadata, optional, required
+from loracomp.database.tables.columns import TIME, check, metadata, optional, required
 
 reported_tag = Table(
     "reported_tag",
     metadata,
     required("key", Text, "Key of a tag whose values analysts may see.", primary_key=True),
-    CheckConstraint("NOT loracomp.is_blank(key)", name="reported_tag_must_not_be_blank"),
-    CheckConstraint("char_length(key) <= 100", name="reported_tag_must_be_at_most_100_characters"),
+    check("reported_tag_must_not_be_blank", "NOT loracomp.is_blank(key)"),
+    check("reported_tag_must_be_at_most_100_characters", "char_length(key) <= 100"),
     comment="Keys of the tags that views of schema bi show. set_reported_tags changes them.",
 )
 
@@ -35,7 +33,7 @@ report_refresh = Table(
     required("report", Text, "Name of a table with rows by day, in schema loracomp.", primary_key=True),
     required(
         "refreshed_at",
-        DateTime(timezone=True),
+        TIME,
         "When the report was last refreshed; it counts the jobs that ended until then.",
         default="now()",
     ),
@@ -105,9 +103,7 @@ accuracy_by_day = Table(
     ),
     base_model(),
     required(
-        "asked",
-        BigInteger,
-        "Number of jobs with a known right answer that ended; failed and cancelled jobs count too.",
+        "asked", BigInteger, "Number of jobs with a known right answer that ended; failed and cancelled jobs count too."
     ),
     required("n", BigInteger, "Number of jobs that were answered."),
     required("correct", BigInteger, "Number of answers that equal the expected answer exactly."),
@@ -152,9 +148,7 @@ adapter_usage_by_day = Table(
     *of_jobs(),
     required("adapter_id", Integer, "Id of the adapter."),
     optional(
-        "task",
-        Text,
-        "Task that the adapter was trained for, under the name that it had when the jobs were answered.",
+        "task", Text, "Task that the adapter was trained for, under the name that it had when the jobs were answered."
     ),
     required("jobs", BigInteger, "Number of answers in which the adapter was used."),
     required(
@@ -217,7 +211,7 @@ jobs_by_day = Table(
     required("status", Text, "How the jobs ended: succeeded, failed or cancelled."),
     optional("reason", Text, "Short name of the error that ended the jobs; null if none did, or if it is unknown."),
     required("jobs", BigInteger, "Number of jobs that ended."),
-    optional("last_at", DateTime(timezone=True), "When the last of them ended."),
+    optional("last_at", TIME, "When the last of them ended."),
     required("attempts", BigInteger, "Number of attempts of the jobs that ended."),
     required("prompt_tokens", BigInteger, "Tokens in the prompts of the jobs that were answered."),
     required("output_tokens", BigInteger, "Tokens that were scored or generated for the jobs that were answered."),

@@ -1,8 +1,8 @@
 """Workers and what they last reported."""
 
-from sqlalchemy import CheckConstraint, DateTime, Double, Integer, Table, Text
+from sqlalchemy import Double, Integer, Table, Text
 
-from loracomp.database.tables.columns import RoleName, count, metadata, one_of, optional, required
+from loracomp.database.tables.columns import TIME, RoleName, check, count, metadata, one_of, optional, required
 
 worker = Table(
     "worker",
@@ -19,11 +19,9 @@ worker = Table(
     required("base_model", Text, "Base model that the worker serves."),
     required("device", Text, "Device and number type of the base model, such as cpu/bfloat16."),
     required("login", RoleName(), "Database role that the worker logged in as.", default="session_user"),
-    required(
-        "started_at", DateTime(timezone=True), "When the worker started, by the database's clock.", default="now()"
-    ),
-    required("seen_at", DateTime(timezone=True), "When the worker last reported.", default="now()"),
-    optional("looked_at", DateTime(timezone=True), "When the worker last asked for jobs; null if never."),
+    required("started_at", TIME, "When the worker started, by the database's clock.", default="now()"),
+    required("seen_at", TIME, "When the worker last reported.", default="now()"),
+    optional("looked_at", TIME, "When the worker last asked for jobs; null if never."),
     required("silent_after_s", Double, "Seconds without a report after which the worker counts as gone."),
     count("claimed", "Number of jobs that the worker claimed since it started."),
     count("succeeded", "Number of jobs that the worker answered."),
@@ -32,7 +30,7 @@ worker = Table(
     count("dropped", "Number of results that came too late, after the lease was lost, and were not recorded."),
     one_of("status", "idle busy stopping stopped", "worker_status_must_be_a_known_one"),
     # Views add it to a timestamp; a value that no interval can hold would make them fail for everybody.
-    CheckConstraint("silent_after_s BETWEEN 0 AND 86400", name="silent_after_s_must_be_between_0_and_86400"),
+    check("silent_after_s_must_be_between_0_and_86400", "silent_after_s BETWEEN 0 AND 86400"),
     comment="Workers and what they last reported. The view worker_status shows who is alive.",
     # Few rows that are updated every few seconds: half-empty pages keep all versions of a row on its page.
     postgresql_with={"fillfactor": "50"},
