@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+AXES = 256
+"""Principal axes of a database that has some, and dimensions of its reduced embeddings."""
 Strategy = str
 """One of: linear, cat, ties, magnitude_prune, dare_linear, dare_ties (`loracomp.composition.strategies`)."""
 

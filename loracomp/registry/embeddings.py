@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,10 +12,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from loracomp.database.connections import Connection, row_of, translated_errors
 from loracomp.database.queries import QUERIES
-from loracomp.database.tables import AXES
 from loracomp.model.encoder import Encoder
+from loracomp.records import AXES
 from loracomp.registry.encoders import check_encoder
-from loracomp.registry.library_files import EncoderPart
+
+if TYPE_CHECKING:
+    from loracomp.registry.library_files import EncoderPart
 
 EMBEDDED_TOGETHER = 64
 """Examples embedded and stored in one transaction: about a second's work, which is what a killed import loses."""
@@ -65,7 +67,7 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
     return done
 
 
-def encoder_key(encoder: Encoder | EncoderPart) -> dict[str, Any]:
+def encoder_key(encoder: "Encoder | EncoderPart") -> dict[str, Any]:
     """What SQL functions know an encoder by."""
     return {"encoder": encoder.fingerprint, "input_version": encoder.input_version}
 
@@ -111,7 +113,7 @@ def load_embeddings(
     connection: Connection,
     rows: Sequence[Mapping[str, Any]],
     vectors: Vectors,
-    encoder: Encoder | EncoderPart | None = None,
+    encoder: "Encoder | EncoderPart | None" = None,
 ) -> None:
     """Like `add_embeddings`, for many rows in one transaction; the index is built anew if that is faster."""
     if rows:
@@ -168,7 +170,7 @@ def add_embeddings(
     connection: Connection,
     rows: Sequence[Mapping[str, Any]],
     vectors: Vectors,
-    encoder: Encoder | EncoderPart | None = None,
+    encoder: "Encoder | EncoderPart | None" = None,
 ) -> int:
     """Store unit vectors [n, dimensions] of n examples (rows with example_id).
 

@@ -8,7 +8,8 @@ import pytest
 
 from conftest import create_database, drop_database
 from loracomp.database import connections as db
-from loracomp.database.tables import AXES, DIMENSIONS
+from loracomp.database.tables import DIMENSIONS
+from loracomp.records import AXES
 from loracomp.registry import embeddings
 from routing_data import (
     ADD_EXAMPLES,

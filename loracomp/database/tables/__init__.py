@@ -10,7 +10,6 @@ from loracomp.database.tables.answers import answer_hint as answer_hint
 from loracomp.database.tables.answers import answer_row as answer_row
 from loracomp.database.tables.answers import answers as answers
 from loracomp.database.tables.audit import audit_event as audit_event
-from loracomp.database.tables.columns import AXES as AXES
 from loracomp.database.tables.columns import DIMENSIONS as DIMENSIONS
 from loracomp.database.tables.columns import SCHEMA as SCHEMA
 from loracomp.database.tables.columns import RoleName as RoleName

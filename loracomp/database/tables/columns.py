@@ -23,8 +23,6 @@ DIMENSIONS = 832
 
 `loracomp encoder set` may change the column's length in a database, so comparing tables with a database ignores it.
 """
-AXES = 256
-"""Principal axes of a database that has some, and dimensions of its reduced embeddings."""
 
 # What SQLAlchemy has no word for: a column's `info`, and what ALTER COLUMN does to it.
 IN_ROW = {"alter": "SET STORAGE PLAIN"}

@@ -22,7 +22,6 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import JSONB
 
 from loracomp.database.tables.columns import (
-    AXES,
     DIMENSIONS,
     IN_ROW,
     NO_STATISTICS,
@@ -39,6 +38,7 @@ from loracomp.database.tables.columns import (
     set_storage,
     texts,
 )
+from loracomp.records import AXES
 
 base_model = Table(
     "base_model",
