@@ -1,5 +1,6 @@
 """Language models for tests: a tiny random Llama with a tokenizer of letters, and the real SmolLM2."""
 
+from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,7 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from loracomp.composition.blocks import Factors
-from loracomp.composition.strategies import AdapterWeights
+from loracomp.composition.strategies import AdapterWeights, PackedAdapter, check_settings, gated, mask, mask_name, merge
 from loracomp.config import load_settings
 from loracomp.engine.answering import Predictor
 from loracomp.model.loading import BaseModel, adaptable_modules, load_base_model
@@ -169,3 +170,21 @@ def mean_log_likelihood(model, tokenizer, prompt: str, text: str) -> float:
     with torch.inference_mode():
         scores = model(torch.tensor([whole])).logits[0].log_softmax(-1)
     return float(sum(scores[at - 1, whole[at]] for at in range(len(start), len(whole))) / (len(whole) - len(start)))
+
+
+def compose(
+    strategy: str, adapters: Sequence[AdapterWeights], weights: Sequence[float], *, density: float = 1.0, seed: int = 0
+) -> dict[str, Factors]:
+    """Each module's factors in float32, merged step by step as `Composer` and `merge` do."""
+    check_settings(strategy, len(adapters), weights, density)
+    prepared = prepare(strategy, [adapter.packed() for adapter in adapters], density=density, seed=seed)
+    return merge(gated(strategy, prepared, weights))
+
+
+def prepare(
+    strategy: str, adapters: Sequence[PackedAdapter], *, density: float, seed: int
+) -> tuple[PackedAdapter, ...]:
+    """Mask each adapter as the strategy does, before gates are applied."""
+    if not mask_name(strategy, density, seed):
+        return tuple(adapters)
+    return tuple(adapter.masked(mask(strategy, adapter, density=density, seed=seed)) for adapter in adapters)

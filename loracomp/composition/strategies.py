@@ -4,7 +4,12 @@ An adapter changes a module's weight by B @ A, with A [r, d_in] and B [d_out, r]
 *prepares* each adapter by a mask that does not depend on the weights: magnitude_prune and TIES (arXiv 2306.01708) keep
 its largest elements, DARE (arXiv 2311.03099) random ones, cat and linear all. Then it multiplies each adapter's A and B
 by two numbers, its *gates*; only these depend on the job's weights. In between, ties and dare_ties elect signs among
-the adapters of a mix. Reference: PEFT 0.21, `LoraModel.add_weighted_adapter` and `utils.merge_utils`.
+the adapters of a mix. An adapter adds nothing to a module that it lacks; lower ranks are padded with zeros.
+
+The result equals that of PEFT 0.21 (`LoraModel.add_weighted_adapter`, `utils.merge_utils`), with five exceptions: PEFT
+refuses different ranks; a single adapter follows the strategy too (PEFT uses linear); rsLoRA's scaling counts once
+(PEFT's merge is sqrt(r) too strong); among equal magnitudes the first are kept (PEFT: any); DARE's masks depend only on
+seed, adapter and module (PEFT: the global generator).
 """
 
 import math
@@ -135,25 +140,8 @@ class Mix:
         return Mix((PackedAdapter(-1, "", 1.0, _merged(self), prepared=name),), (1.0,), (1.0,))
 
 
-def compose(
-    strategy: str, adapters: Sequence[AdapterWeights], weights: Sequence[float], *, density: float = 1.0, seed: int = 0
-) -> dict[str, Factors]:
-    """Merge adapters with the weights by a strategy; returns each module's factors in float32.
-
-    An adapter adds nothing to a module that it lacks; lower ranks are padded with zeros (PEFT refuses them).
-    The result equals PEFT's `add_weighted_adapter`, with four exceptions: a single adapter follows the strategy too
-    (PEFT uses linear); rsLoRA's scaling counts once (PEFT's merge is sqrt(r) too strong); among equal magnitudes the
-    first are kept (PEFT: any); DARE's masks depend only on seed, adapter and module (PEFT: the global generator).
-    Raises UsageError for an unknown strategy, for weights that are not one finite number for each adapter, and for a
-    density outside (0, 1].
-    """
-    check_settings(strategy, len(adapters), weights, density)
-    prepared = prepare(strategy, [adapter.packed() for adapter in adapters], density=density, seed=seed)
-    return merge(gated(strategy, prepared, weights))
-
-
 def check_settings(strategy: str, adapters: int, weights: Sequence[float], density: float) -> None:
-    """Raise UsageError if `compose` would refuse these arguments."""
+    """Raise UsageError for an unknown strategy, weights that are not a finite number each, a density outside (0, 1]."""
     if strategy not in STRATEGIES:
         raise UsageError(f"strategy {strategy!r} is not one of {', '.join(STRATEGIES)}")
     if len(weights) != adapters or not all(map(math.isfinite, weights)):
@@ -205,15 +193,6 @@ def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:
     if mix.summed_factors:
         return Factors((A * left).sum(1), (B * right).sum(1))
     return Factors((A * left).flatten(1, 2), (B * right).transpose(1, 2).flatten(2))
-
-
-def prepare(
-    strategy: str, adapters: Sequence[PackedAdapter], *, density: float, seed: int
-) -> tuple[PackedAdapter, ...]:
-    """Mask each adapter as the strategy does, before gates are applied."""
-    if not mask_name(strategy, density, seed):
-        return tuple(adapters)
-    return tuple(adapter.masked(mask(strategy, adapter, density=density, seed=seed)) for adapter in adapters)
 
 
 def mask_name(strategy: str, density: float, seed: int) -> str:

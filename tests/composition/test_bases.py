@@ -11,7 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from loracomp.composition.strategies import AdapterWeights, compose
+from loracomp.composition.strategies import AdapterWeights
 from loracomp.engine.answering import Predictor
 from loracomp.errors import RefusedError
 from loracomp.model.loading import adaptable_modules, load_base_model
@@ -20,7 +20,7 @@ from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import CONFIG, own_scaling, parse_factors
 from loracomp.registry.adapter_weights import export_adapter, fetch_adapters, stage_adapter
 from loracomp.registry.adapters import find_adapter
-from model_fixtures import LETTERS, MERGES, as_base, letter_tokenizer, tiny_llama
+from model_fixtures import LETTERS, MERGES, as_base, compose, letter_tokenizer, tiny_llama
 from registry_data import logits_with, quiet_peft, write_adapter
 from registry_data import registered as in_database
 

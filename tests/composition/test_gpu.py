@@ -4,12 +4,12 @@ import pytest
 import torch
 
 from loracomp.composition.layers import AdapterStack
-from loracomp.composition.strategies import STRATEGIES, PackedAdapter, gated, prepare
+from loracomp.composition.strategies import STRATEGIES, PackedAdapter, gated
 from loracomp.engine.answering import Predictor
 from loracomp.model.loading import load_base_model, resolve_device
 from loracomp.model.scoring import pad_right
 from loracomp.records import Composition, Request
-from model_fixtures import as_base, letter_tokenizer, linear_shapes, random_adapter, tiny_llama
+from model_fixtures import as_base, letter_tokenizer, linear_shapes, prepare, random_adapter, tiny_llama
 
 pytestmark = pytest.mark.cuda
 a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -10,11 +10,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from loracomp.composition.fidelity import merged
 from loracomp.composition.layers import AdapterStack
-from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge, prepare
+from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge
 from loracomp.model.generation import Texts
 from loracomp.model.scoring import encode_choices, log_likelihoods, pad_right
 from loracomp.model.text import Prompt
-from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, random_adapter, tiny_llama
+from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, prepare, random_adapter, tiny_llama
 
 TARGETS = [("q_proj", "v_proj"), ("q_proj",), ("o_proj", "down_proj"), ("k_proj", "up_proj", "gate_proj")]
 

@@ -14,7 +14,7 @@ from loracomp.composition import layers
 from loracomp.composition.blocks import Factors
 from loracomp.composition.composer import Composer, ResidentAdapters
 from loracomp.composition.fidelity import merged
-from loracomp.composition.strategies import STRATEGIES, Mix, compose
+from loracomp.composition.strategies import STRATEGIES, Mix
 from loracomp.errors import JobError
 from loracomp.model.batching import batches
 from loracomp.model.scoring import encode_choices, log_likelihoods
@@ -23,6 +23,7 @@ from model_fixtures import (
     TINY_CONTEXT,
     Fetching,
     as_base,
+    compose,
     letter_tokenizer,
     linear_shapes,
     random_adapter,

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from loracomp.composition.blocks import Factors, are_largest, nbytes, pack_bits, unpack, unpack_bits
 from loracomp.composition.fidelity import fidelity, merged
-from loracomp.composition.strategies import STRATEGIES, compose, gated, prepare, randomize
+from loracomp.composition.strategies import STRATEGIES, gated, randomize
 from loracomp.errors import UsageError
-from model_fixtures import linear_shapes, peft_twin, random_adapter, tiny_llama
+from model_fixtures import compose, linear_shapes, peft_twin, prepare, random_adapter, tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 reads it
 
