@@ -117,7 +117,8 @@ class Engine:
         vectors = self._turns.run(partial(self._encode, flights, routed))
         routes = route(connection, routed, vectors, self.encoder.fingerprint, self.encoder.input_version)
         plans = measuring.plan_measurements(connection, [flight.job for flight in flights])
-        decisions = {each.job_id: each for each in (*routes, *plans)}
+        decided: list[Routed | measuring.MeasurementPlan] = [*routes, *plans]
+        decisions = {each.job_id: each for each in decided}
         labelled = read_labelled(connection, routed, routes)
         vector_of = dict(zip(routed, vectors, strict=True))
         for flight in flights:
