@@ -147,8 +147,8 @@ def import_groups(
         connection, task, [row for group in groups for row in tasks.draw(group, limit, seed)]
     )
     embedded = embed_examples(connection, encoder, task)
-    for row in report.other_split[:OTHER_SPLITS_SHOWN]:
-        remarks.print(f"left out: {row.source_ref} ({row.split}) is already in split {row.stored_split}")
+    for source_ref, split, stored in report.other_split[:OTHER_SPLITS_SHOWN]:
+        remarks.print(f"left out: {source_ref} ({split}) is already in split {stored}")
     emit([{"task": task, **report.counts, "embedded": embedded}], title="Import", as_json=as_json)
 
 

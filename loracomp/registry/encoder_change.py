@@ -30,11 +30,11 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
     is killed before, nothing changes, and another call goes on where it stopped. Several processes may do this at the
     same time: each embeds other examples.
 
-    Examples without a text can't be embedded again. If there are any, or any more later, `confirm` is called with their
-    number by task, and raises an error to give up. Returns these numbers of lost embeddings, or None if there was
-    nothing to exchange, because the encoder is the present one, no embeddings exist, or another process has exchanged
-    the tables. Raises RefusedError if the database is being changed to another encoder, or if the encoder's vectors are
-    too long for an index.
+    Examples without a text can't be embedded again. If there are any, `confirm` is called with their number by task,
+    and raises an error to give up. Returns these numbers of lost embeddings, or None if there was nothing to exchange,
+    because the encoder is the present one, no embeddings exist, or another process has exchanged the tables. Raises
+    RefusedError if the database is being changed to another encoder, or if the encoder's vectors are too long for an
+    index.
     """
     if encoder.dimensions > INDEXABLE:
         raise RefusedError(
@@ -42,16 +42,16 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
             f"together; an index holds at most {INDEXABLE}: choose an encoder with fewer dimensions"
         )
     with translated_errors(), connect(url, application_name="loracomp encoder set") as connection:
-        agreed = {} if _is_present(connection, encoder) else _agreed(connection, {}, confirm)
+        if not _is_present(connection, encoder) and (left_out := _without_text(connection.cursor())):
+            confirm(left_out)
         if _begin(url, encoder) == "present":
             return None
         while True:
             embed_missing(connection, encoder)
-            if (left_out := _exchange(url, encoder, agreed)) is not None:
-                return left_out
+            if (lost := _exchange(url, encoder)) is not None:
+                return lost
             if _is_present(connection, encoder):
                 return None
-            agreed = _agreed(connection, agreed, confirm)
 
 
 def cancel_encoder(connection: Connection) -> str | None:
@@ -68,20 +68,8 @@ def _is(row: Mapping[str, Any], encoder: Encoder) -> bool:
     return (row["fingerprint"], row["input_version"]) == (encoder.fingerprint, encoder.input_version)
 
 
-def _agreed(connection: Connection, before: Counts, confirm: Callable[[Counts], None]) -> Counts:
-    """By task, the examples that the change leaves out; `confirm` is asked if there are more than `before`."""
-    left_out = _without_text(connection.cursor())
-    if _exceeds(left_out, before):
-        confirm(left_out)
-    return left_out
-
-
 def _without_text(cursor: psycopg.Cursor[dict[str, Any]]) -> dict[str, int]:
     return {row["task"]: row["examples"] for row in cursor.execute(QUERIES["examples_without_text"])}
-
-
-def _exceeds(left_out: Counts, agreed: Counts) -> bool:
-    return any(examples > agreed.get(task, 0) for task, examples in left_out.items())
 
 
 def _begin(url: str, encoder: Encoder) -> str:
@@ -92,14 +80,14 @@ def _begin(url: str, encoder: Encoder) -> str:
     return becomes
 
 
-def _exchange(url: str, encoder: Encoder, agreed: Counts) -> Counts | None:
+def _exchange(url: str, encoder: Encoder) -> Counts | None:
     """Exchange tables and encoders in a transaction. None if there is more to do first, or another process did it."""
     with schema.installing(url) as connection:
         cursor = _cursor(connection)
         lock_tables(connection)
         upcoming = cursor.execute(QUERIES["show_next_encoder"]).fetchone()
         left_out = _without_text(cursor)
-        if not upcoming or not _is(upcoming, encoder) or upcoming["missing"] or _exceeds(left_out, agreed):
+        if not upcoming or not _is(upcoming, encoder) or upcoming["missing"]:
             return None
         run(connection, QUERIES["exchange_encoders"])
         with set_aside(connection):

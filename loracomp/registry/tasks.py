@@ -19,21 +19,13 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class OtherSplit:
-    """A row that was not imported, because another split of its task already contains it."""
-
-    source_ref: str
-    split: str
-    stored_split: str
-
-
-@dataclass(frozen=True, slots=True)
 class ImportReport:
     """The outcome of an import: how many rows were added, changed or left out."""
 
     counts: Mapping[str, int]
     """Rows by outcome: added, filled (a library's example got its text), changed (its text), unchanged, other_split."""
-    other_split: Sequence[OtherSplit] = ()
+    other_split: Sequence[tuple[str, str, str]] = ()
+    """Rows that another split of the task already contains: source_ref, split, and the split that is stored."""
 
 
 def add_task(
@@ -52,13 +44,13 @@ def import_examples(connection: Connection, task: str, examples: Iterable[Exampl
     """
     rows = [_row(example) for example in examples]
     counts: Counter[str] = Counter()
-    other_split: list[OtherSplit] = []
+    other_split = []
     for start in range(0, len(rows), ROWS_TOGETHER):
         batch = rows[start : start + ROWS_TOGETHER]
         for row, result in zip(batch, add_rows(connection, task, batch), strict=True):
             counts[result["outcome"]] += 1
             if result["outcome"] == "other_split":
-                other_split.append(OtherSplit(row["source_ref"], row["split"], result["stored_split"]))
+                other_split.append((row["source_ref"], row["split"], result["stored_split"]))
     return ImportReport(dict(counts), other_split)
 
 
