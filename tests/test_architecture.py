@@ -39,7 +39,7 @@ MAY_IMPORT = {
     "worker": SERVING | {"engine"},
     "cli": SERVING | {"engine", "replay", "worker"},
 }
-# What single modules must not import: of the worker only its process knows models.
+# What single modules must not import: of the worker only its start knows models.
 HEAVY = tuple(name for path in MODULES if (name := f"loracomp.engine.{path.stem}") and path.parent.name == "engine")
 HEAVY = tuple(name for name in HEAVY if not name.endswith(("__init__", ".inflight", ".measuring")))
 FORBIDDEN = [
@@ -51,7 +51,7 @@ FORBIDDEN = [
             (*HEAVY, "loracomp.model", "loracomp.registry", "torch", "transformers"),
         )
         for name in sorted(path.stem for path in (PACKAGE / "worker").glob("[a-z]*.py"))
-        if name != "process"
+        if name != "start"
     ),
 ]
 # Statements about the schema itself: they make what queries.sql needs.

@@ -15,7 +15,7 @@ from loracomp.database.connections import Connection
 from loracomp.engine.engine import Engine
 from loracomp.records import Answer, Request
 from loracomp.replay import replay
-from loracomp.worker import process
+from loracomp.worker import start
 from model_fixtures import as_base
 
 CHOICES = ("yes", "no")
@@ -114,7 +114,7 @@ def test_a_score_that_is_no_number_is_not_equal(connection: Connection, engine: 
 
 def test_a_sample_goes_on_behind_bad_traces(connection: Connection, database: str, engine: Engine, monkeypatch):
     monkeypatch.setenv("LORACOMP_DATABASE_URL", database)
-    monkeypatch.setattr(process, "load_engine", lambda settings, connection: engine)
+    monkeypatch.setattr(start, "load_engine", lambda settings, connection: engine)
     if not cli.app.registered_groups:
         commands.register(cli.app)
     right = honest(connection, engine)

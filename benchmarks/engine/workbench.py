@@ -22,7 +22,7 @@ from loracomp.records import Answer, Composition, Request
 from loracomp.registry.adapter_weights import fetch_adapters
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
-from loracomp.worker.process import load_engine
+from loracomp.worker.start import load_engine
 
 WORDS = ["the", "a", "of", "cat", "river", "seven", "slowly", "under", "why", "opened", "music", "because", "small"]
 IN_A_MIX = 4

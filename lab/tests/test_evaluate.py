@@ -31,7 +31,7 @@ from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import embed_examples
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.tasks import add_task, import_examples
-from loracomp.worker import process
+from loracomp.worker import start
 from loracomp.worker.loop import Worker
 from loracomp.worker.record import record_predictions
 from loracomp_lab.catalogue import load_entry, read_examples
@@ -73,7 +73,7 @@ def data(connection, database, minilm, tmp_path):
 def engine(tiny_model, tokenizer, minilm, monkeypatch):
     """What a worker of this process answers with, instead of a model out of a hub."""
     built = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
-    monkeypatch.setattr(process, "load_engine", lambda settings, connection: built)
+    monkeypatch.setattr(start, "load_engine", lambda settings, connection: built)
     return built
 
 
@@ -145,7 +145,7 @@ def test_workers_that_are_there_answer(connection, database, run, data, engine, 
     def refuse(*_, **__):
         raise AssertionError("a worker was started here")
 
-    monkeypatch.setattr(process, "open_worker", refuse)
+    monkeypatch.setattr(start, "open_worker", refuse)
     worker = Worker(database, engine, base_model="tiny", settings=Settings(poll_s=0.05, batch_size=2, listen=False))
     thread = Thread(target=worker.run)
     thread.start()

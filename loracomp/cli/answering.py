@@ -99,7 +99,8 @@ def _somebody_works(connection: Connection, base_model: str) -> bool:
 
 def _work_here(settings: Settings) -> None:
     with collection_paused():
-        from loracomp.worker.process import open_worker, serve
+        from loracomp.worker.process import serve
+        from loracomp.worker.start import open_worker
 
         worker = open_worker(settings, drain=True)
     serve(worker, settings.grace_s)

@@ -59,7 +59,7 @@ def _load_library(connection: Connection, settings: Settings) -> None:
 
 def _answer(settings: Settings, count: int) -> None:
     with loading("loading the models"):
-        from loracomp.worker.process import open_worker
+        from loracomp.worker.start import open_worker
 
         worker = open_worker(settings, drain=True)
     with remarks.status(f"answering {count} prompts"):

@@ -131,7 +131,7 @@ def _answer_or_wait(connection: Connection, job: int) -> None:
 def _answer_here(connection: Connection, job: int) -> None:
     """Run a worker until this job has ended; the worker also answers other jobs that it claims."""
     with loading(f"no worker took job {job}: loading the models to answer it here"):
-        from loracomp.worker.process import open_worker
+        from loracomp.worker.start import open_worker
 
         worker = open_worker(load_settings())
     with remarks.status(f"answering job {job}"):
@@ -191,7 +191,7 @@ def replay(
         traces = [_job(connection, job)] if job is not None else _sample(connection, all_since, sample)
         with loading("loading the models"):
             from loracomp.replay import replay as run_again
-            from loracomp.worker.process import load_engine
+            from loracomp.worker.start import load_engine
 
             engine = load_engine(load_settings(), connection)
         results = [run_again(engine, connection, trace, tolerance, by_merging=merged) for trace in traces]
@@ -236,7 +236,8 @@ def worker(
         with loading("loading the base model and the encoder"):
             from loracomp.worker import logfmt
             from loracomp.worker.endpoint import Endpoint
-            from loracomp.worker.process import open_worker, serve
+            from loracomp.worker.process import serve
+            from loracomp.worker.start import open_worker
 
             logfmt.configure(settings.log_format, settings.log_level)
             endpoint = None

@@ -34,7 +34,7 @@ from loracomp.registry.adapters import activate_adapter, compare_adapter, compar
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.replay import replay
-from loracomp.worker import process
+from loracomp.worker import start
 from loracomp.worker.record import record as record_results
 from model_fixtures import as_base, direct, tiny_llama
 from registry_data import quiet_peft, registered, write_adapter
@@ -408,7 +408,7 @@ def test_gains_are_those_of_a_direct_computation(
     scored = add_examples(connection, "new", "Is tea hot?", "Is milk black?")
     written = add_examples(connection, "new", "Tea is best", choices=None)
     engine = Engine("tiny", as_base(tiny_model, tokenizer), minilm)
-    monkeypatch.setattr(process, "load_engine", lambda settings, connection: engine)
+    monkeypatch.setattr(start, "load_engine", lambda settings, connection: engine)
     (printed,) = run("task", "measure", "new")
     assert (printed["examples"], printed["adapters"], printed["added"], printed["failed"]) == (3, 2, 3, 0)
     (again,) = run("task", "measure", "new")

@@ -209,7 +209,7 @@ if __name__ == "__main__":
     url, which = sys.argv[1:]
     model: Any
     if which == "real":
-        from loracomp.worker.process import load_engine
+        from loracomp.worker.start import load_engine
 
         model = RealModel(death, settings, url)
     else:

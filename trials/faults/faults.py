@@ -543,7 +543,7 @@ SELECT count(*) FROM loracomp.prediction AS p WHERE composition_digest IS DISTIN
 def replayed(arena: Arena) -> set[str]:
     """What comes of answering some jobs again by their traces."""
     from loracomp.replay import replay
-    from loracomp.worker.process import load_engine
+    from loracomp.worker.start import load_engine
 
     with db.connect(arena.url) as connection:
         engine = load_engine(load_settings().model_copy(update={"database_url": arena.url}), connection)

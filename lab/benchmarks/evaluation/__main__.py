@@ -30,7 +30,8 @@ from loracomp.engine.engine import Engine
 from loracomp.registry.library import load_library
 from loracomp.registry.library_files import MANIFEST, packaged, read_manifest
 from loracomp.worker.loop import Worker
-from loracomp.worker.process import load_engine, serve
+from loracomp.worker.process import serve
+from loracomp.worker.start import load_engine
 
 from .asked import import_asked
 from .labelled import KEPT, add_labelled, leave_to_labelled
