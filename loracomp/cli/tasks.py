@@ -139,8 +139,7 @@ def import_groups(
 ) -> None:
     """Import at most `limit` examples of each group, embed those of the train split, and print how many there were."""
     from loracomp.model.loading import resolve_device
-    from loracomp.registry.embeddings import embed_examples
-    from loracomp.registry.encoders import load_registered_encoder
+    from loracomp.registry.embeddings import embed_examples, load_registered_encoder
 
     encoder = load_registered_encoder(connection, resolve_device(load_settings().device))
     report = tasks.import_examples(

@@ -1,4 +1,4 @@
-"""Stores embeddings of train examples, computed with the database's encoder or taken from a library."""
+"""The database's encoder, and embeddings of train examples: computed with it, or taken from a library."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,11 +10,11 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from loracomp.database.connections import Connection, row_of, translated_errors
+from loracomp.database.connections import Connection, row_of, rows_of, translated_errors
 from loracomp.database.queries import QUERIES
-from loracomp.model.encoder import Encoder
+from loracomp.errors import NotFoundError, RefusedError
+from loracomp.model.encoder import Encoder, load_encoder
 from loracomp.records import AXES
-from loracomp.registry.encoders import check_encoder
 
 if TYPE_CHECKING:
     from loracomp.registry.library_files import EncoderPart
@@ -29,6 +29,39 @@ SAMPLED = 5000
 """Embeddings from which the axes are computed."""
 
 Vectors = npt.NDArray[np.float32]
+
+
+def load_registered_encoder(connection: Connection, device: str = "cpu") -> Encoder:
+    """Load the database's encoder from its source.
+
+    Raises NotFoundError if the database has none, and RefusedError if the source gives another model now.
+    """
+    row = _encoder_row(connection)
+    encoder = load_encoder(row["source"], revision=row["revision"], device=device)
+    check_encoder(connection, encoder)
+    return encoder
+
+
+def check_encoder(connection: Connection, encoder: "Encoder | EncoderPart") -> None:
+    """Raise RefusedError unless this is the database's encoder with the same input version.
+
+    Similarities between vectors of two encoders mean nothing, and Postgres notices only a different length. Raises
+    NotFoundError if the database has no encoder.
+    """
+    row = _encoder_row(connection)
+    if (row["fingerprint"], row["input_version"]) != (encoder.fingerprint, encoder.input_version):
+        raise RefusedError(
+            f"encoder {encoder.name} ({encoder.dimensions} dimensions, fingerprint {encoder.fingerprint[:12]}, input "
+            f"version {encoder.input_version}) is not this database's: that is {row['name']} ({row['dimensions']} "
+            f"dimensions, fingerprint {row['fingerprint'][:12]}, input version {row['input_version']}); use the "
+            f"database's encoder, or change it to {encoder.name} with `loracomp encoder set`"
+        )
+
+
+def _encoder_row(connection: Connection) -> dict[str, Any]:
+    if rows := rows_of(connection, QUERIES["show_encoder"]):
+        return rows[0]
+    raise NotFoundError("the database has no encoder: set one with `loracomp encoder set SOURCE`")
 
 
 def embed_examples(connection: Connection, encoder: Encoder, task: str | None = None) -> int:

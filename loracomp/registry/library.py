@@ -19,9 +19,8 @@ from loracomp.registry.adapter_files import WEIGHTS
 from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.base_models import register_base_model
-from loracomp.registry.embeddings import Vectors, load_embeddings
+from loracomp.registry.embeddings import Vectors, check_encoder, load_embeddings
 from loracomp.registry.encoder_change import set_encoder
-from loracomp.registry.encoders import check_encoder
 from loracomp.registry.library_files import BaseModelPart, EmbeddedExamples, EncoderPart, packaged
 from loracomp.registry.measurement_files import measurements_path, read_measurements
 from loracomp.registry.measurements import add_measurements

@@ -9,7 +9,7 @@ from loracomp.model import cpu
 from loracomp.model.loading import BaseModel, load_base_model, resolve_device
 from loracomp.records import KnownBaseModel
 from loracomp.registry.base_models import find_base_model
-from loracomp.registry.encoders import load_registered_encoder
+from loracomp.registry.embeddings import load_registered_encoder
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.loop import Worker
 

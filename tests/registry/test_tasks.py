@@ -16,9 +16,14 @@ from loracomp.database import schema
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, RefusedError, UsageError
 from loracomp.registry import embeddings, tasks
-from loracomp.registry.embeddings import add_embeddings, embed_examples, load_embeddings
+from loracomp.registry.embeddings import (
+    add_embeddings,
+    check_encoder,
+    embed_examples,
+    load_embeddings,
+    load_registered_encoder,
+)
 from loracomp.registry.encoder_change import set_encoder
-from loracomp.registry.encoders import check_encoder, load_registered_encoder
 from loracomp.registry.example_files import read_lines
 from loracomp.registry.tasks import add_rows, add_task, draw, import_examples
 
