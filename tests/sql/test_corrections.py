@@ -10,8 +10,7 @@ from answers_data import TICKETS, URGENCY, as_alice, shown, tidy
 from job_data import BASE, claim, record
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
-from loracomp.records import Measurement
-from loracomp.worker.record import record_measurements
+from loracomp.engine.measuring import Measurement, record_measurements
 from people_fixtures import connect, login, value
 from routing_data import add_adapter
 
