@@ -8,6 +8,7 @@ from psycopg import errors
 from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, shown
 from job_data import add_jobs
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
+from loracomp.database import schema
 from loracomp.database.connections import Connection
 from people_fixtures import connect, login, value
 
@@ -147,9 +148,9 @@ def test_what_is_declared_in_an_open_transaction_stops_no_claim(
 
 def test_a_view_is_made_only_where_its_owner_may_create(connection: Connection, alice: Connection) -> None:
     connection.execute("CREATE SCHEMA closed")
-    for schema in ("closed", "loracomp", "loracomp_parts"):
+    for place in ("closed", "loracomp", "loracomp_parts"):
         with pytest.raises(errors.InsufficientPrivilege, match="may not create a view in schema"):
-            alice.execute(URGENCY.replace("'urgency'", f"'{schema}.urgency'").encode())
+            alice.execute(URGENCY.replace("'urgency'", f"'{place}.urgency'").encode())
     connection.execute("DROP SCHEMA closed")
 
 
@@ -161,3 +162,17 @@ def test_a_key_of_letters_that_are_filled_up_with_blanks(connection: Connection,
     alice.execute("UPDATE lands SET a = 'z'")
     assert answer_all(connection) == ["z", "z"]
     assert shown(alice, "l", "code") == {"ab ": ("answered", "z"), "abc": ("answered", "z")}
+
+
+def test_a_declaration_that_cannot_be_renewed_stops_no_upgrade(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent')")
+    connection.execute(f"ALTER ROLE {login('alice')} RENAME TO renamed".encode())
+    try:
+        assert schema.initialize(database, again=True)
+        assert ask(connection) == {}
+        assert "belongs to renamed now" in value(connection, "SELECT trouble FROM loracomp.answers")
+    finally:
+        connection.execute(f"ALTER ROLE renamed RENAME TO {login('alice')}".encode())
