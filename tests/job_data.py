@@ -9,11 +9,9 @@ from dataclasses import fields
 from itertools import count
 from typing import Any, cast
 
-import pytest
 from pgvector import HalfVector
 from psycopg.conninfo import make_conninfo
 
-from conftest import create_database, drop_database
 from loracomp.database.connections import Connection
 from loracomp.records import Answer, Job, Prediction, Trace, Versions
 from loracomp.worker.leases import claim_jobs
@@ -33,6 +31,8 @@ _numbers = count()
 @contextmanager
 def shared_database(server: str, template: str) -> Iterator[str]:
     """A database for a module's tests, which clear it: a clone for each would cost a second."""
+    from conftest import create_database, drop_database  # not above: worker processes import this module too
+
     name = f"{template}_jobs_{next(_numbers)}"
     yield pooled(create_database(server, name, template))
     drop_database(server, name)
@@ -217,4 +217,4 @@ def wait_for_a_lock(connection: Connection) -> None:
         if connection.execute(waiting).fetchone() is not None:
             return
         time.sleep(0.05)
-    pytest.fail("nobody waits")
+    raise AssertionError("nobody waits")

@@ -17,7 +17,6 @@ from job_data import BASE, prediction
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection, translated_errors
 from loracomp.database.routing import route
-from loracomp.database.tables import DIMENSIONS
 from loracomp.engine.inflight import InFlight, Result
 from loracomp.engine.measuring import Measurement, MeasurementPlan, plan_measurements
 from loracomp.errors import JobError
@@ -47,6 +46,8 @@ class Obedient(MadeUp):
                     cut_connections(connection)
                     connection.execute("SELECT 1")
                 case ["route-by", fingerprint]:
+                    from loracomp.database.tables import DIMENSIONS  # sqlalchemy's import is half of a worker's start
+
                     route(connection, [job], np.ones((1, DIMENSIONS), np.float32), fingerprint, 1)
                 case ["sentence", quoted]:
                     statement = f"DO $$ BEGIN RAISE EXCEPTION 'a sentence' USING DETAIL = '{quoted}'; END $$"
