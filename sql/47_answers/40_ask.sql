@@ -33,9 +33,10 @@ BEGIN
             OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
             OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
         )
-        ORDER BY a.id
+        ORDER BY random() -- so that none is left out for long where many have much to ask
         FOR NO KEY UPDATE SKIP LOCKED
     LOOP
+        EXIT WHEN clock_timestamp() > statement_timestamp() + interval '1 second'; -- the claim waits
         FOREACH most IN ARRAY '{200,20,1}'::integer[] LOOP -- the owner's share of the queue may have less room
             problem := NULL;
             BEGIN

@@ -146,6 +146,27 @@ def test_what_is_declared_in_an_open_transaction_stops_no_claim(
         assert len(ask(connection)) == 2
 
 
+def test_many_declarations_hold_a_claim_up_for_little_more_than_a_second(
+    connection: Connection, alice: Connection
+) -> None:
+    for table in ("t1", "t2", "t3", "t4"):
+        alice.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, a text)".encode())
+        alice.execute("SELECT loracomp.create_answers('of_' || %(table)s, %(table)s, '{a}')", {"table": table})
+        alice.execute(f"INSERT INTO {table} VALUES (1, '{table}')".encode())
+    connection.execute(
+        "CREATE FUNCTION trap.dawdle() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN PERFORM pg_sleep(0.6); RETURN NULL; END $$;"
+        " CREATE TRIGGER dawdle AFTER INSERT ON loracomp.job FOR EACH STATEMENT EXECUTE FUNCTION trap.dawdle()"
+    )
+    try:
+        asked = [prompt for _ in range(20) for prompt in ask(connection).values()]
+        first = connection.execute("SELECT count(*) AS jobs FROM loracomp.job GROUP BY created_at ORDER BY created_at")
+        assert max(row["jobs"] for row in first) <= 2
+    finally:
+        connection.execute("DROP TRIGGER dawdle ON loracomp.job")
+    assert sorted(asked) == ["t1", "t2", "t3", "t4"]
+
+
 def test_a_view_is_made_only_where_its_owner_may_create(connection: Connection, alice: Connection) -> None:
     connection.execute("CREATE SCHEMA closed")
     for place in ("closed", "loracomp", "loracomp_parts"):
