@@ -79,6 +79,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
+    PERFORM loracomp.check_code(d.source); -- an administrator may have called
     UPDATE loracomp.answer_row AS r SET correct = NULL WHERE r.answers_id = d.id AND r.correct <> ALL (d.choices);
     UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_prompt(d, r.key, r.correct)
     WHERE r.answers_id = d.id AND r.example_id IS NOT NULL;

@@ -122,6 +122,18 @@ def test_workers_run_no_code_of_a_tables_owner(connection: Connection, alice: Co
         alice.execute(URGENCY.replace("'urgency'", "'another'").encode())
 
 
+def test_an_administrator_who_alters_a_declaration_runs_no_code_of_its_owner(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent')")
+    answer_all(connection)
+    alice.execute("UPDATE urgency SET correct = 'urgent'")
+    alice.execute(CODE["a forced policy"].encode())
+    with pytest.raises(errors.FeatureNotSupported, match="forces its policies"):
+        connection.execute("SELECT loracomp.alter_answers('public.urgency', choices => '{urgent,calm}')")
+
+
 def test_a_superusers_function_in_an_index_is_no_obstacle(connection: Connection, alice: Connection) -> None:
     connection.execute("CREATE FUNCTION public.plain(text) RETURNS text IMMUTABLE LANGUAGE sql RETURN lower($1)")
     alice.execute("CREATE INDEX ON tickets (public.plain(subject)); CREATE INDEX ON tickets (lower(body))")
