@@ -187,8 +187,8 @@ DECLARE
         SELECT c.relnamespace::regnamespace::text FROM pg_class AS c WHERE c.oid = create_answers.source
     ) END;
 BEGIN
-    -- Parts of two declarations are not made at the same time. A lock of the table would stop claims until the caller commits.
-    PERFORM pg_advisory_xact_lock(hashtextextended('loracomp.create_answers', 0));
+    -- Parts of two declarations are not made at the same time. Claims don't wait for this lock.
+    LOCK TABLE loracomp.answers IN SHARE UPDATE EXCLUSIVE MODE;
     d := loracomp.check_source(create_answers.source, create_answers.prompt, create_answers.filter);
     IF NOT has_schema_privilege(d.owner, schema::text, 'create') THEN
         RAISE EXCEPTION '% may not create a view in schema %', d.owner, schema

@@ -238,7 +238,7 @@ DECLARE
     d loracomp.answers;
     found_rows jsonb;
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended('loracomp.create_answers', 0)); -- as create_answers does
+    LOCK TABLE loracomp.answers IN SHARE UPDATE EXCLUSIVE MODE; -- as create_answers does
     d := loracomp.check_source(try_prompts.source, try_prompts.prompt, try_prompts.filter);
     d.id := nextval(pg_get_serial_sequence('loracomp.answers', 'id'));
     BEGIN
