@@ -31,7 +31,7 @@ SELECT loracomp.remove_base_model(name => %(name)s, force => %(force)s)
 SELECT b.name, b.source, b.revision, b.fingerprint, b.modules FROM loracomp.find_base_model(%(name)s) AS b
 
 -- name: list_base_models
-SELECT * FROM loracomp.list_base_models()
+SELECT base_model AS name, b.* FROM bi.dim_base_model AS b ORDER BY is_default DESC, name
 
 -- name: set_encoder
 SELECT loracomp.set_encoder(
@@ -44,7 +44,7 @@ SELECT * FROM loracomp.show_encoder()
 
 -- name: show_next_encoder
 SELECT n.*, loracomp.count_unembedded(n.fingerprint, n.input_version, NULL) AS missing
-FROM loracomp.show_next_encoder() AS n
+FROM loracomp.next_encoder AS n
 
 -- name: cancel_encoder
 SELECT loracomp.cancel_encoder() AS given_up
@@ -153,10 +153,10 @@ SELECT * FROM loracomp.stage_adapter(
 )
 
 -- name: activate_adapter
-SELECT loracomp.activate_adapter(adapter_id => %(adapter_id)s::int, force => %(force)s) AS replaced
+SELECT loracomp.activate_adapter(adapter => %(adapter_id)s::text, force => %(force)s) AS replaced
 
 -- name: retire_adapter
-SELECT loracomp.retire_adapter(adapter_id => %(adapter_id)s::int)
+SELECT loracomp.retire_adapter(adapter => %(adapter_id)s::text)
 
 -- name: delete_adapter
 SELECT * FROM loracomp.delete_adapter(adapter => %(adapter)s, base_model => %(base_model)s, force => %(force)s)
@@ -167,7 +167,11 @@ FROM loracomp.find_adapter(name => %(name)s, version => %(version)s::int, base_m
 JOIN loracomp.base_model AS b ON b.id = a.base_model_id
 
 -- name: list_adapters
-SELECT * FROM loracomp.list_adapters()
+SELECT
+    adapter_id, label AS adapter, adapter AS name, version, status, task, base_model, rank, alpha, use_rslora,
+    parameter_count, byte_count, sha256, created_by, created_at, activated_at, retired_at
+FROM bi.dim_adapter
+ORDER BY base_model, name, version DESC
 
 -- name: read_adapters
 SELECT * FROM loracomp.read_adapters(adapter_ids => %(adapter_ids)s::int[])
@@ -176,7 +180,7 @@ SELECT * FROM loracomp.read_adapters(adapter_ids => %(adapter_ids)s::int[])
 SELECT * FROM loracomp.set_policy(name => %(name)s, settings => %(settings)s)
 
 -- name: list_policies
-SELECT * FROM loracomp.list_policies(name => %(name)s)
+SELECT * FROM loracomp.policy AS p WHERE p.name = coalesce(%(name)s, p.name) ORDER BY p.name <> 'default', p.name
 
 -- name: measure_task
 SELECT * FROM loracomp.measure_task(
@@ -194,9 +198,9 @@ SELECT
 FROM (
     SELECT NULL::int AS id, 'base model' AS against
     UNION ALL
-    SELECT o.adapter_id, o.adapter
-    FROM loracomp.list_adapters() AS a
-    JOIN loracomp.list_adapters() AS o ON (o.task, o.base_model, o.status) = (a.task, a.base_model, 'active')
+    SELECT o.adapter_id, o.label
+    FROM bi.dim_adapter AS a
+    JOIN bi.dim_adapter AS o ON (o.task, o.base_model, o.status) = (a.task, a.base_model, 'active')
     WHERE a.adapter_id = %(adapter_id)s::int AND o.adapter_id <> a.adapter_id
 ) AS o
 CROSS JOIN LATERAL loracomp.compare_adapters(%(adapter_id)s::int, o.id) AS c

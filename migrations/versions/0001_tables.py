@@ -60,8 +60,6 @@ COMMENT ON SEQUENCE loracomp.rescued_jobs IS 'Counter: jobs taken back after the
 COMMENT ON SEQUENCE loracomp.refused_inserts IS
 'Counter: INSERT statements refused because a limit of the queue was reached.';
 COMMENT ON SEQUENCE loracomp.missed_hint IS 'The last transaction whose hints for declarations could not be written.';
-COMMENT ON SEQUENCE loracomp.queue_full_until IS
-'Until when a full queue is not counted again, in milliseconds since 1970.';
 -- A sequence's first nextval gives its start. From now on each counts one.
 SELECT nextval('loracomp.rescued_jobs'), nextval('loracomp.refused_inserts');
 """
@@ -172,10 +170,7 @@ INSERT INTO loracomp.policy (name, description, router, weighting, strategy, max
 ('measured', 'Adapters that measured examples expect to help; where none does, the base model.', 'retrieval', 'measured', 'cat', 3, 100, 0)
 """
 
-LIMITS = """
-INSERT INTO loracomp.queue_limit DEFAULT VALUES;
-INSERT INTO loracomp.queue_count (submitted_by, queued, last_id, counted_at) VALUES ('', 0, 0, '-infinity')
-"""
+LIMITS = "INSERT INTO loracomp.queue_limit DEFAULT VALUES"
 
 
 def upgrade() -> None:

@@ -2,13 +2,12 @@
 --   checked_embedding           a vector as it is searched for; raises if it is null or has the wrong number of dimensions
 --     embedding_dimensions
 --   check_encoder_unchanged     raises if the vector comes from another encoder than the examples' vectors
---   unknown_tasks               which of the given names are no task
+--   check_tasks_exist           raises if some of the given names are no task
 --     did_you_mean
 --   check_task_exists           raises if an administrator names no task
 --     did_you_mean
---   eligible_tasks              the tasks to search
---     usable_tasks              those that the submitter may use at all
---     narrowed_tasks            those of them that a job names, or does not exclude
+--   usable_tasks                the tasks that a submitter's jobs may use at all
+--   narrowed_tasks              those of them that a job names, or does not exclude
 --   active_adapters             the active adapters of these tasks
 --   search_exactly              whether to scan these tasks' examples instead of using the index
 --   nearest_examples            the k nearest examples of these tasks
@@ -58,26 +57,30 @@ $$;
 COMMENT ON FUNCTION loracomp.check_encoder_unchanged IS
 'True, or an error if the database''s encoder or its input format differs from the one that made the vectors.';
 
--- Returns the names that are no task; null if all are. A task that the caller may not read is treated as unknown.
-CREATE FUNCTION loracomp.unknown_tasks(names text[]) RETURNS text
-LANGUAGE sql STABLE
-BEGIN ATOMIC
-    WITH known AS MATERIALIZED (
+-- Changes nothing; null passes. A task that the caller may not read is treated as unknown.
+CREATE FUNCTION loracomp.check_tasks_exist(field text, names text[]) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    known CONSTANT text[] := ARRAY(
         SELECT t.name FROM loracomp.task AS t
         WHERE t.reader_role IS NULL OR t.reader_role IN (SELECT loracomp.readable_roles(loracomp.caller()))
-    )
-    SELECT string_agg(
-        x.name || coalesce(loracomp.did_you_mean(x.name, ARRAY(SELECT k.name FROM known AS k)), ''),
-        ', ' ORDER BY x.place
-    )
-    FROM (
-        SELECT coalesce(u.name, 'null') AS name, min(u.place) AS place
-        FROM unnest(names) WITH ORDINALITY AS u (name, place)
-        GROUP BY coalesce(u.name, 'null')
-    ) AS x
-    WHERE x.name NOT IN (SELECT k.name FROM known AS k);
-END;
-COMMENT ON FUNCTION loracomp.unknown_tasks IS 'The given names that are no task (or none that the caller may read), joined by commas; null if all are tasks.';
+    );
+    unknown CONSTANT text := (
+        SELECT string_agg(x.name || coalesce(loracomp.did_you_mean(x.name, known), ''), ', ' ORDER BY x.place)
+        FROM (SELECT u.name, min(u.place) AS place FROM unnest(names) WITH ORDINALITY AS u (name, place) GROUP BY u.name) AS x
+        WHERE x.name <> ALL (known)
+    );
+BEGIN
+    IF unknown IS NOT NULL THEN
+        RAISE EXCEPTION '% names tasks that do not exist: %', field, unknown
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = field || '_must_name_tasks',
+                HINT = 'remove these names: a task that does not exist is never used';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_tasks_exist IS 'Raises if some of these names are no task (or none that the caller may read).';
 
 -- Changes nothing; null passes. A mistyped name would make a search for trouble find none.
 CREATE FUNCTION loracomp.check_task_exists(task text) RETURNS boolean
@@ -147,14 +150,6 @@ RETURN CASE
 END;
 COMMENT ON FUNCTION loracomp.narrowed_tasks IS
 'These tasks without the excluded ones and, if any are named, without all others; in order of their ids, as tasks must be.';
-
-CREATE FUNCTION loracomp.eligible_tasks(
-    base_model text, submitter name, excluded text[], named text[], or_measured boolean DEFAULT FALSE
-) RETURNS integer[]
-LANGUAGE sql STABLE
-RETURN loracomp.narrowed_tasks(loracomp.usable_tasks(base_model, submitter, or_measured), excluded, named);
-COMMENT ON FUNCTION loracomp.eligible_tasks IS
-'Tasks that a submitter''s job may use, in order of their ids: usable_tasks that are not excluded and, if any are named, are one of these.';
 
 -- Changes nothing. A join, because ANY would compare each adapter with each task.
 CREATE FUNCTION loracomp.active_adapters(

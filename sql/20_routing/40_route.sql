@@ -28,16 +28,14 @@ AS $$
 DECLARE
     used CONSTANT loracomp.policy := loracomp.policy_with(route.policy, route.settings);
     model CONSTANT text := (loracomp.find_base_model(route.base_model)).name;
-    unknown CONSTANT text := loracomp.unknown_tasks(route.exclude_tasks);
     eligible integer[];
     searched integer[];
 BEGIN
-    IF unknown IS NOT NULL THEN
-        RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
-            USING ERRCODE = 'no_data_found', HINT = 'remove these names: a task that does not exist is never used';
-    END IF;
-    eligible := loracomp.eligible_tasks(model, loracomp.caller(), exclude_tasks, '{}');
-    searched := loracomp.eligible_tasks(model, loracomp.caller(), exclude_tasks, '{}', used.weighting = 'measured');
+    PERFORM loracomp.check_tasks_exist('exclude_tasks', route.exclude_tasks);
+    eligible := loracomp.narrowed_tasks(loracomp.usable_tasks(model, loracomp.caller(), FALSE), exclude_tasks, '{}');
+    searched := loracomp.narrowed_tasks(
+        loracomp.usable_tasks(model, loracomp.caller(), used.weighting = 'measured'), exclude_tasks, '{}'
+    );
     RETURN QUERY
     SELECT t.name, u.probability, u.weight, u.in_nucleus, count(x.task_id), max(x.similarity), u.gain
     FROM loracomp.checked_embedding(embedding) AS q

@@ -5,7 +5,8 @@
 --       job_from_json           a row of incoming_job, with defaults
 --   trigger check_columns       before the insert: refuses columns that the inserting role may not fill
 --   trigger fill_job            after that: fills columns that were left out
---     unknown_tasks             refuses names of tasks that don't exist
+--     check_names               refuses names that don't exist
+--       check_name, check_tasks_exist
 --   trigger admit_jobs          after the insert: 15_limits.sql
 --   trigger hint_job            after the insert: wakes idle workers
 
@@ -224,17 +225,70 @@ WHEN (
     OR new.background IS DISTINCT FROM FALSE
 )
 EXECUTE FUNCTION loracomp.check_columns();
-COMMENT ON TRIGGER check_columns ON loracomp.job IS 'Refuses columns that are not the inserting role''s to fill.';
 
--- Fills columns that an INSERT may leave out, gives the job its place in the queue, and refuses names of
--- policies, base models and tasks that don't exist, and tasks that are asked for and excluded. It runs with its owner's rights,
+-- Raises for names of base models, policies and tasks that don't exist, for tasks that are asked for and excluded, and for a chat template
+-- that the base model has not. Foreign keys refuse some of these too, but say neither which name it was nor where the existing ones are.
+-- Tasks are checked only when they are inserted or changed: a job must still run after a task that it excludes was deleted.
+CREATE FUNCTION loracomp.check_names(job loracomp.job, before loracomp.job) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF job.base_model IS NULL THEN
+        RAISE EXCEPTION 'base_model is not given and no base model is the default'
+            USING ERRCODE = 'not_null_violation', CONSTRAINT = 'base_model_must_be_given_where_none_is_the_default',
+                HINT = 'name a base model, or let an administrator make one the default';
+    END IF;
+    IF before.id IS NULL THEN
+        PERFORM loracomp.check_name('base_model', job.base_model, ARRAY(SELECT b.name FROM loracomp.base_model AS b));
+        PERFORM loracomp.check_name('policy', job.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
+        WHERE job.policy <> 'default';
+        -- Not in an UPDATE: rename_task may give a waiting job's task the name of a deleted one that the job excludes.
+        IF job.tasks && job.exclude_tasks THEN
+            RAISE EXCEPTION 'tasks and exclude_tasks both name %', (
+                SELECT string_agg(DISTINCT u.name, ', ') FROM unnest(job.tasks) AS u (name) WHERE u.name = ANY (job.exclude_tasks)
+            )
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'tasks_and_exclude_tasks_must_differ',
+                    HINT = 'remove it from one of them: with tasks, no other task is used anyway';
+        END IF;
+    END IF;
+    PERFORM loracomp.check_tasks_exist('tasks', job.tasks) WHERE job.tasks IS DISTINCT FROM before.tasks;
+    PERFORM loracomp.check_tasks_exist('exclude_tasks', job.exclude_tasks)
+    WHERE job.exclude_tasks <> coalesce(before.exclude_tasks, '{}');
+    IF (job.chat_template OR job.system_text IS NOT NULL) AND NOT EXISTS (
+        SELECT FROM loracomp.base_model AS b WHERE b.name = job.base_model AND b.has_chat_template
+    ) THEN
+        RAISE EXCEPTION 'base model % has no chat template, which % asks for', job.base_model,
+            CASE WHEN job.system_text IS NULL THEN 'chat_template' ELSE 'system_text' END
+            USING ERRCODE = 'check_violation', CONSTRAINT = 'base_model_has_no_chat_template',
+                HINT = 'leave it out, or name a base model that has one';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_names IS
+'Raises if a job names a base model, a policy or a task that does not exist, or asks for a chat template that there is not. For fill_job.';
+
+-- Changes nothing.
+CREATE FUNCTION loracomp.check_name(field text, given text, known text[]) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF given <> ALL (known) THEN
+        RAISE EXCEPTION '% % does not exist', field, left(given, 100)
+            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = field || '_must_exist',
+                HINT = concat('the table loracomp.', field, ' lists the existing ones', loracomp.did_you_mean(given, known));
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_name IS 'Raises if a name is none of the known ones, with those that are like it. For check_names.';
+
+-- Fills columns that an INSERT may leave out, and gives the job its place in the queue. It runs with its owner's rights,
 -- because it reads tables that a submitter may not read.
 CREATE FUNCTION loracomp.fill_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
-DECLARE
-    unknown text;
 BEGIN
     IF tg_op = 'INSERT' AND NOT loracomp.caller_is_admin() THEN
         -- A run_at in the past must not bring a job to the front of the queue.
@@ -244,21 +298,9 @@ BEGIN
         new.max_new_tokens := 64;
     END IF;
     IF new.base_model IS NULL THEN
-        SELECT b.name INTO new.base_model FROM loracomp.base_model AS b WHERE b.is_default;
-        IF new.base_model IS NULL THEN
-            RAISE EXCEPTION 'base_model is not given and no base model is the default'
-                USING ERRCODE = 'not_null_violation', CONSTRAINT = 'base_model_must_be_given_where_none_is_the_default',
-                    HINT = 'name a base model, or let an administrator make one the default';
-        END IF;
-    -- The foreign keys refuse such names too, but say neither which name it was nor where the existing ones are.
-    ELSIF tg_op = 'INSERT' AND NOT EXISTS (SELECT FROM loracomp.base_model AS b WHERE b.name = new.base_model) THEN
-        RAISE EXCEPTION 'base_model % does not exist', left(new.base_model, 100)
-            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'base_model_must_exist',
-                HINT = concat(
-                    'the table loracomp.base_model lists the existing ones',
-                    loracomp.did_you_mean(new.base_model, ARRAY(SELECT b.name FROM loracomp.base_model AS b))
-                );
+        new.base_model := (SELECT b.name FROM loracomp.base_model AS b WHERE b.is_default);
     END IF;
+    PERFORM loracomp.check_names(new, old);
     new.scheduled := new.run_at > now();
     new.background := (new.evaluation IS NOT NULL OR new.kind = 'measure' OR new.priority < 0)
         AND new.run_at > now() - interval '1000 minutes';
@@ -274,53 +316,6 @@ BEGIN
             new.base_model, new.background, (CASE WHEN new.attempts > 0 THEN 'retries of ' ELSE '' END || new.submitted_by)::name
         ) - 1000::bigint * new.priority;
     END IF;
-    IF tg_op = 'INSERT' AND new.policy <> 'default'
-        AND NOT EXISTS (SELECT FROM loracomp.policy AS p WHERE p.name = new.policy)
-    THEN
-        RAISE EXCEPTION 'policy % does not exist', left(new.policy, 100)
-            USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'policy_must_exist',
-                HINT = concat(
-                    'the table loracomp.policy lists the existing ones',
-                    loracomp.did_you_mean(new.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
-                );
-    END IF;
-    IF (new.chat_template OR new.system_text IS NOT NULL) AND NOT EXISTS (
-        SELECT FROM loracomp.base_model AS b WHERE b.name = new.base_model AND b.has_chat_template
-    ) THEN
-        RAISE EXCEPTION 'base model % has no chat template, which % asks for', new.base_model,
-            CASE WHEN new.system_text IS NULL THEN 'chat_template' ELSE 'system_text' END
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'base_model_has_no_chat_template',
-                HINT = 'leave it out, or name a base model that has one; one registered by an earlier release says so '
-                    'after loracomp model add';
-    END IF;
-    IF new.tasks IS NOT NULL AND (tg_op = 'INSERT' OR new.tasks IS DISTINCT FROM old.tasks) THEN
-        unknown := loracomp.unknown_tasks(ARRAY(SELECT u.name FROM unnest(new.tasks) AS u (name) WHERE u.name IS NOT NULL));
-        IF unknown IS NOT NULL THEN
-            RAISE EXCEPTION 'tasks names tasks that do not exist: %', unknown
-                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'tasks_must_exist',
-                    HINT = 'loracomp.readable_tasks() lists the tasks that your jobs may use';
-        END IF;
-    END IF;
-    -- Checked only when it is inserted or changed: a job must still run after a task that it excludes was deleted.
-    IF new.exclude_tasks <> '{}' AND (tg_op = 'INSERT' OR new.exclude_tasks IS DISTINCT FROM old.exclude_tasks) THEN
-        -- Only for one dimension: array_remove would raise for more, and a constraint's message is clearer.
-        unknown := loracomp.unknown_tasks(
-            ARRAY(SELECT u.name FROM unnest(new.exclude_tasks) AS u (name) WHERE u.name IS NOT NULL)
-        );
-        IF unknown IS NOT NULL THEN
-            RAISE EXCEPTION 'exclude_tasks names tasks that do not exist: %', unknown
-                USING ERRCODE = 'foreign_key_violation', CONSTRAINT = 'exclude_tasks_must_name_tasks',
-                    HINT = 'remove these names: a task that does not exist is never used';
-        END IF;
-    END IF;
-    -- Only when it is inserted: rename_task may give a waiting job's task the name of a deleted one that the job excludes.
-    IF tg_op = 'INSERT' AND new.tasks && new.exclude_tasks THEN
-        RAISE EXCEPTION 'tasks and exclude_tasks both name %', (
-            SELECT string_agg(DISTINCT u.name, ', ') FROM unnest(new.tasks) AS u (name) WHERE u.name = ANY (new.exclude_tasks)
-        )
-            USING ERRCODE = 'check_violation', CONSTRAINT = 'tasks_and_exclude_tasks_must_differ',
-                HINT = 'remove it from one of them: with tasks, no other task is used anyway';
-    END IF;
     RETURN new;
 END
 $$;
@@ -333,7 +328,6 @@ BEFORE INSERT OR UPDATE OF run_at, scheduled, priority, choices, max_new_tokens,
 chat_template, system_text
 ON loracomp.job
 FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
-COMMENT ON TRIGGER fill_job ON loracomp.job IS 'Fills place, base_model and max_new_tokens.';
 
 -- Notifies idle workers of new jobs. Workers also poll, so notifications are optional. NOTIFY holds a lock of the whole server
 -- until commit: if many jobs are inserted, turn it off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the
@@ -352,4 +346,3 @@ COMMENT ON FUNCTION loracomp.hint_job IS
 'Trigger: notifies idle workers of new jobs, unless the setting loracomp.notify is off.';
 
 CREATE TRIGGER hint_job AFTER INSERT ON loracomp.job FOR EACH STATEMENT EXECUTE FUNCTION loracomp.hint_job();
-COMMENT ON TRIGGER hint_job ON loracomp.job IS 'Wakes idle workers.';

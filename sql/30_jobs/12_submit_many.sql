@@ -72,4 +72,3 @@ COMMENT ON FUNCTION loracomp.insert_incoming_job IS
 
 CREATE TRIGGER insert_incoming_job INSTEAD OF INSERT ON loracomp.incoming_job
 FOR EACH ROW EXECUTE FUNCTION loracomp.insert_incoming_job();
-COMMENT ON TRIGGER insert_incoming_job ON loracomp.incoming_job IS 'Inserts the row as a job.';

@@ -1,51 +1,36 @@
 -- A job's place in the queue: a number that its INSERT writes, by which submitters take turns.
 --   take_place                  called by trigger fill_job
 --   pick_jobs                   called by claim_jobs: locks the first jobs of the queue
---     make_counter              the counters of places; take_place calls it too
---       find_counter
+--     make_counter              the counters of places; take_place and limits call it too
+--     counter_name
 --
 -- Each submitter's jobs have places one after the other. The first comes right after the last place that was claimed of anybody's,
 -- so a job is claimed after as many turns as its submitter has jobs before it, and no later job can hold it up for ever. This is fair
 -- queueing by virtual start times. Counters are sequences: they take no lock that lasts, and leave no dead rows.
 
--- The sequence that counts a submitter's places. Two are nobody's: that of an empty name holds the last claimed place, and that of
--- '-' counts for those whose own can't be made at the moment. null: it does not exist yet.
-CREATE FUNCTION loracomp.find_counter(
-    base_model text, background boolean, submitter name, OUT name text, OUT counter regclass
-)
+-- Two counters are nobody's: that of an empty name holds the last claimed place, and that of '-' counts for those whose own can't be made
+-- at the moment. null: there is no such base model.
+CREATE FUNCTION loracomp.counter_name(base_model text, background boolean, submitter name) RETURNS text
 LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
-BEGIN ATOMIC
-    SELECT n.name, to_regclass(n.name)
-    FROM (
-        SELECT format(
-            'loracomp_parts.place_%s_%s_%s', b.id, find_counter.background::integer, md5(find_counter.submitter)
-        ) AS name
-        FROM loracomp.base_model AS b WHERE b.name = find_counter.base_model
-    ) AS n;
-END;
-COMMENT ON FUNCTION loracomp.find_counter IS
-'Sequence that counts a submitter''s places for a base model, with its name; an empty name: the last claimed place. For make_counter.';
+RETURN (
+    SELECT format('loracomp_parts.place_%s_%s_%s', b.id, background::integer, md5(submitter))
+    FROM loracomp.base_model AS b WHERE b.name = base_model
+);
+COMMENT ON FUNCTION loracomp.counter_name IS 'Name of the sequence that counts a submitter''s places for a base model.';
 
--- As find_counter, but makes the sequence if there is none. It waits for nobody: null if another session is just making it.
-CREATE FUNCTION loracomp.make_counter(base_model text, background boolean, submitter name) RETURNS regclass
+-- Makes the sequence if there is none. It waits for nobody: null if another session is just making it.
+CREATE FUNCTION loracomp.make_counter(name text) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
-DECLARE
-    known record;
 BEGIN
-    -- Not an assignment, because a base model that is not registered has no row, and `known` would have no columns.
-    SELECT c.counter, c.name INTO known
-    FROM loracomp.find_counter(make_counter.base_model, make_counter.background, make_counter.submitter) AS c;
-    IF known.counter IS NULL AND pg_try_advisory_xact_lock(hashtextextended(known.name, 0)) THEN
-        EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE 0', known.name);
+    IF to_regclass(name) IS NULL AND pg_try_advisory_xact_lock(hashtextextended(name, 0)) THEN
+        EXECUTE format('CREATE SEQUENCE IF NOT EXISTS %s MINVALUE -9223372036854775808 START 0', name);
     END IF;
-    RETURN coalesce(known.counter, to_regclass(known.name));
+    RETURN to_regclass(name);
 END
 $$;
-COMMENT ON FUNCTION loracomp.make_counter IS
-'Sequence that counts a submitter''s places for a base model, made if it is missing. For take_place and pick_jobs.';
+COMMENT ON FUNCTION loracomp.make_counter IS 'The sequence of this name, made if it is missing. For take_place, pick_jobs and limits.';
 
 -- Uses a submitter's next place. It is not given back where the INSERT is undone.
 CREATE FUNCTION loracomp.take_place(base_model text, background boolean, submitter name) RETURNS bigint
@@ -53,12 +38,12 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    claimed CONSTANT bigint := coalesce(pg_sequence_last_value(
-        (loracomp.find_counter(take_place.base_model, take_place.background, '')).counter
-    ), 0);
+    claimed CONSTANT bigint := coalesce(
+        pg_sequence_last_value(to_regclass(loracomp.counter_name(base_model, background, ''))), 0
+    );
     counter CONSTANT regclass := coalesce(
-        loracomp.make_counter(take_place.base_model, take_place.background, take_place.submitter),
-        (loracomp.find_counter(take_place.base_model, take_place.background, '-')).counter
+        loracomp.make_counter(loracomp.counter_name(base_model, background, submitter)),
+        to_regclass(loracomp.counter_name(base_model, background, '-'))
     );
 BEGIN
     IF nextval(counter) > claimed THEN
@@ -80,14 +65,14 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    head CONSTANT regclass := loracomp.make_counter(pick_jobs.base_model, pick_jobs.background, '');
+    head CONSTANT regclass := loracomp.make_counter(loracomp.counter_name(pick_jobs.base_model, pick_jobs.background, ''));
     claimed CONSTANT bigint := coalesce(pg_sequence_last_value(head), 0);
     first CONSTANT bigint := CASE WHEN pick_jobs.whole THEN -9223372036854775808 ELSE claimed END;
     picked bigint[];
     last_place bigint;
 BEGIN
     IF claimed = 0 THEN
-        PERFORM loracomp.make_counter(pick_jobs.base_model, pick_jobs.background, '-');
+        PERFORM loracomp.make_counter(loracomp.counter_name(pick_jobs.base_model, pick_jobs.background, '-'));
     END IF;
     WITH locked AS MATERIALIZED (
         SELECT j.id, j.place, j.expired_leases > 0 AS is_suspect

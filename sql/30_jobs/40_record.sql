@@ -85,27 +85,16 @@ $$;
 COMMENT ON FUNCTION loracomp.record_predictions IS
 'Writes predictions with their traces and ends their jobs, if the lease token is still valid; returns these ids.';
 
--- running -> succeeded, for jobs that the caller has locked.
+-- running -> succeeded, for jobs that the caller has locked, planned by the caller's settings.
 CREATE FUNCTION loracomp.succeed_jobs(ids bigint[], outputs text[] DEFAULT NULL) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
--- As in record_predictions.
-SET plan_cache_mode = force_generic_plan
-SET enable_seqscan = off
-SET jit = off
-SET enable_hashjoin = off
-SET enable_mergejoin = off
 AS $$
 BEGIN
     RETURN QUERY
     UPDATE loracomp.job AS j SET
-        status = 'succeeded',
-        finished_at = now(),
-        is_correct = a.output = j.expected,
-        lease_token = NULL,
-        lease_expires_at = NULL,
-        error_code = NULL,
-        error = NULL
+        status = 'succeeded', finished_at = now(), is_correct = a.output = j.expected,
+        lease_token = NULL, lease_expires_at = NULL, error_code = NULL, error = NULL
     FROM unnest(succeed_jobs.ids, succeed_jobs.outputs) AS a (job_id, output)
     WHERE j.id = a.job_id
     RETURNING j.id;

@@ -32,37 +32,22 @@ AS $$
     WHERE w.name IN (
         SELECT s.name FROM loracomp.worker AS s WHERE s.seen_at < now() - interval '1 day' FOR UPDATE SKIP LOCKED
     );
-    INSERT INTO loracomp.worker AS w (
+    WITH before AS (
+        DELETE FROM loracomp.worker AS w WHERE w.name = report_worker.name RETURNING w.started_at
+    )
+    INSERT INTO loracomp.worker (
         name, status, host, pid, code_version, base_model, device, started_at, looked_at, silent_after_s,
         claimed, succeeded, failed, released, dropped
-    ) VALUES (
+    )
+    SELECT
         report_worker.name, report_worker.status, report_worker.host, report_worker.pid, report_worker.code_version,
         report_worker.base_model, report_worker.device,
-        date_trunc('second', now() - make_interval(secs => report_worker.running_s)),
+        -- The start of a process is the same in each report, except for the duration of the call.
+        coalesce((SELECT b.started_at FROM before AS b WHERE b.started_at > s.at - interval '5 seconds'), s.at),
         now() - make_interval(secs => report_worker.looked_s), report_worker.silent_after_s,
         report_worker.claimed, report_worker.succeeded, report_worker.failed, report_worker.released,
         report_worker.dropped
-    )
-    ON CONFLICT ON CONSTRAINT worker_pkey DO UPDATE SET
-        status = excluded.status,
-        host = excluded.host,
-        pid = excluded.pid,
-        code_version = excluded.code_version,
-        base_model = excluded.base_model,
-        device = excluded.device,
-        login = excluded.login,
-        -- The start of a process is the same in each report, except for the duration of the call.
-        started_at = CASE
-            WHEN excluded.started_at > w.started_at + interval '5 seconds' THEN excluded.started_at ELSE w.started_at
-        END,
-        seen_at = excluded.seen_at,
-        looked_at = excluded.looked_at,
-        silent_after_s = excluded.silent_after_s,
-        claimed = excluded.claimed,
-        succeeded = excluded.succeeded,
-        failed = excluded.failed,
-        released = excluded.released,
-        dropped = excluded.dropped;
+    FROM (SELECT date_trunc('second', now() - make_interval(secs => report_worker.running_s)) AS at) AS s;
 $$;
 COMMENT ON FUNCTION loracomp.report_worker IS
 'Stores that a worker is alive, its status and its counts; workers call it every few seconds.';

@@ -110,7 +110,6 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     old loracomp.job;
-    limits loracomp.queue_limit;
     before CONSTANT text := loracomp.give_reason('retry_job');
 BEGIN
     SELECT * INTO old FROM loracomp.job AS j
@@ -132,10 +131,7 @@ BEGIN
         status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), place = NULL, finished_at = NULL,
         error_code = NULL, error = NULL
     WHERE j.id = retry_job.id;
-    IF NOT loracomp.caller_is_admin() THEN
-        SELECT * INTO limits FROM loracomp.queue_limit;
-        PERFORM loracomp.check_room(old.submitted_by, limits, NULL);
-    END IF;
+    PERFORM loracomp.check_room(old.submitted_by, NULL) WHERE NOT loracomp.caller_is_admin();
     PERFORM loracomp.give_reason(before);
 END
 $$;

@@ -10,7 +10,7 @@
 --                               delete the answers to jobs that are deleted by others
 
 -- Reads only. Three partitions have no range: prediction_others and audit_event_job_others take what belongs to jobs that no range
--- contains, and audit_event_others has the events of the registry and of jobs of before there were ranges.
+-- contains, and audit_event_others has the events of the registry.
 CREATE FUNCTION loracomp.job_ranges()
 RETURNS TABLE (first_id bigint, end_id bigint, predictions regclass, events regclass)
 LANGUAGE sql STABLE SECURITY DEFINER
@@ -33,7 +33,7 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.job_ranges IS
 'Ranges of job ids, from first_id to before end_id, with the partitions of prediction and audit_event that contain the answers to '
-'these jobs and their events; events is null for a range that is older than the partitions of audit_event.';
+'these jobs and their events.';
 
 CREATE FUNCTION loracomp.range_width() RETURNS bigint
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -159,14 +159,11 @@ BEGIN
         RETURN false;
     END IF;
     FOR part IN SELECT r.predictions, r.events FROM loracomp.job_ranges() AS r WHERE r.end_id = drop_range.end_id LOOP
-        EXECUTE format('DROP TABLE %s', part.predictions);
-        IF part.events IS NOT NULL THEN
-            EXECUTE format('ALTER TABLE loracomp_parts.audit_event_jobs DETACH PARTITION %s', part.events);
-            EXECUTE format(
-                'INSERT INTO loracomp.audit_event OVERRIDING SYSTEM VALUE SELECT * FROM %s WHERE entity_id = ANY ($1)', part.events
-            ) USING erased;
-            EXECUTE format('DROP TABLE %s', part.events);
-        END IF;
+        EXECUTE format('ALTER TABLE loracomp_parts.audit_event_jobs DETACH PARTITION %s', part.events);
+        EXECUTE format(
+            'INSERT INTO loracomp.audit_event OVERRIDING SYSTEM VALUE SELECT * FROM %s WHERE entity_id = ANY ($1)', part.events
+        ) USING erased;
+        EXECUTE format('DROP TABLE %s, %s', part.predictions, part.events);
     END LOOP;
     RETURN true;
 EXCEPTION
@@ -215,8 +212,6 @@ COMMENT ON FUNCTION loracomp.delete_predictions IS 'Trigger: deletes the answers
 CREATE TRIGGER delete_predictions AFTER DELETE ON loracomp.job
 REFERENCING OLD TABLE AS old_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.delete_predictions();
-COMMENT ON TRIGGER delete_predictions ON loracomp.job IS 'Deletes the answers to deleted jobs.';
 
 CREATE TRIGGER truncate_predictions AFTER TRUNCATE ON loracomp.job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.delete_predictions();
-COMMENT ON TRIGGER truncate_predictions ON loracomp.job IS 'Deletes all answers when all jobs are deleted.';

@@ -16,19 +16,14 @@ DECLARE
     first_id bigint;
     end_id bigint;
     purged bigint[] := '{}';
-    is_whole boolean;
     newest date;
 BEGIN
-    IF purge_jobs.older_than IS NULL THEN
-        RAISE EXCEPTION 'older_than must not be null'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'write how long ago jobs must have ended, such as 90 days';
-    END IF;
     PERFORM loracomp.check_range('batch', purge_jobs.batch, 0, 10000000);
     -- At most 100 years (in seconds), so that the subtraction gives a valid time.
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM purge_jobs.older_than), -3.2e9, 3.2e9);
     ended_before := now() - purge_jobs.older_than;
-    IF ended_before > now() THEN
-        RAISE EXCEPTION 'older_than must not be negative, and is %', purge_jobs.older_than
+    IF (ended_before <= now()) IS NOT TRUE THEN
+        RAISE EXCEPTION 'older_than must not be null or negative, and is %', purge_jobs.older_than
             USING ERRCODE = 'invalid_parameter_value', HINT = 'write how long ago jobs must have ended, such as 90 days';
     END IF;
     IF ended_before > now() - interval '1 hour' AND purge_jobs.force IS NOT true THEN
@@ -50,15 +45,7 @@ BEGIN
         ORDER BY j.id
         FOR UPDATE SKIP LOCKED
     );
-    IF cardinality(purged) < (
-        SELECT count(*) FROM loracomp.job AS j WHERE j.id >= first_id AND j.id < end_id
-    ) THEN
-        -- Others have locked some of its jobs.
-        end_id := NULL;
-        purged := '{}';
-    END IF;
-    is_whole := purged <> '{}';
-    IF NOT is_whole THEN
+    IF purged = '{}' THEN
         purged := ARRAY(
             SELECT j.id FROM loracomp.job AS j
             WHERE j.finished_at IS NOT NULL AND j.finished_at < ended_before
@@ -69,19 +56,13 @@ BEGIN
     newest := (SELECT max((j.finished_at AT TIME ZONE 'UTC')::date) FROM loracomp.job AS j WHERE j.id = ANY (purged));
     PERFORM loracomp.close_days(least(newest + 1, over_before)) WHERE newest IS NOT NULL;
     DELETE FROM loracomp.job AS j WHERE j.id = ANY (purged);
-    -- Events of before there were ranges are not in the range's partition.
-    IF NOT is_whole OR EXISTS (
-        SELECT FROM loracomp_parts.audit_event_others AS a
-        WHERE a.entity = 'job' AND a.entity_id >= first_id AND a.entity_id < end_id
-    ) THEN
-        PERFORM loracomp.delete_records(purged);
-    END IF;
+    PERFORM loracomp.delete_records(ARRAY(
+        SELECT u.id FROM unnest(purged) AS u (id) WHERE (u.id >= first_id AND u.id < end_id) IS NOT TRUE
+    ));
     -- Last, because dropping locks the tables until the transaction ends. If others use them, the rows are deleted instead, and
     -- a later call drops the empty partitions.
-    IF end_id IS NOT NULL THEN
-        IF NOT loracomp.drop_range(first_id, end_id) AND is_whole THEN
-            PERFORM loracomp.delete_records(purged);
-        END IF;
+    IF end_id IS NOT NULL AND NOT loracomp.drop_range(first_id, end_id) THEN
+        PERFORM loracomp.delete_records(purged);
     END IF;
     PERFORM set_config('loracomp.purging', 'off', true);
     RETURN cardinality(purged);

@@ -5,7 +5,6 @@
 --   remove_base_model
 --     find_base_model
 --   find_base_model             by name, or the default
---   list_base_models
 
 -- Adds a base model, or changes the source of a known one; raises if the name belongs to other weights.
 -- The first base model becomes the default, and so does one with make_default; the former default is then none any more.
@@ -124,35 +123,3 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.find_base_model IS 'The base model with this name; null: the default base model.';
-
--- Reads base models, the default first.
-CREATE FUNCTION loracomp.list_base_models()
-RETURNS TABLE (
-    name text,
-    is_default boolean,
-    source text,
-    revision text,
-    architecture text,
-    parameter_count bigint,
-    context_length integer,
-    active_adapters bigint,
-    fingerprint text,
-    has_chat_template boolean
-)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
-BEGIN ATOMIC
-SELECT
-    b.name,
-    b.is_default,
-    b.source,
-    b.revision,
-    b.architecture,
-    b.parameter_count,
-    b.context_length,
-    (SELECT count(*) FROM loracomp.adapter AS a WHERE a.base_model_id = b.id AND a.status = 'active'),
-    b.fingerprint,
-    b.has_chat_template
-FROM loracomp.base_model AS b
-ORDER BY b.is_default DESC, b.name;
-END;
-COMMENT ON FUNCTION loracomp.list_base_models IS 'Base models with the number of their active adapters.';

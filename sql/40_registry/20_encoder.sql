@@ -3,7 +3,7 @@
 --     embedding_dimensions      length of the vectors that are stored
 --     make_next_embedding       the table for the new encoder's vectors
 --     cancel_encoder            gives up a change
---   show_encoder, show_next_encoder
+--   show_encoder
 --   examples_without_text       which examples a change leaves out
 --   embedding_table             the table for an encoder's vectors; its encoder stays what it is until the transaction ends
 --   forget_embeddings           trigger forget_embeddings of loracomp.example
@@ -120,15 +120,6 @@ BEGIN ATOMIC
 SELECT * FROM loracomp.encoder;
 END;
 COMMENT ON FUNCTION loracomp.show_encoder IS 'The database''s encoder; no row if none is set.';
-
--- Reads the next encoder; no row if the encoder is not being changed.
-CREATE FUNCTION loracomp.show_next_encoder() RETURNS SETOF loracomp.next_encoder
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
-BEGIN ATOMIC
-SELECT * FROM loracomp.next_encoder;
-END;
-COMMENT ON FUNCTION loracomp.show_next_encoder IS
-'The encoder to which the database is being changed; no row if it is not. count_unembedded says how far the change is.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.examples_without_text() RETURNS TABLE (task text, examples bigint)

@@ -3,7 +3,6 @@
 --     check_role_exists
 --   restrict_task
 --     check_role_exists
---     note_readers
 --   rename_task
 --   delete_task                 with its examples and adapters
 --   delete_examples
@@ -27,18 +26,15 @@ $$;
 COMMENT ON FUNCTION loracomp.add_task IS 'Adds a task. Returns false and changes nothing if the name exists.';
 
 -- Changes whose jobs may use a task: those of the role's members, or everybody's if it is null. Raises if there is no such
--- task. Writes to the audit who these members are.
+-- task.
 CREATE FUNCTION loracomp.restrict_task(task text, reader_role name) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    target CONSTANT integer := loracomp.find_task(restrict_task.task);
 BEGIN
-    LOCK TABLE loracomp.task IN SHARE ROW EXCLUSIVE MODE; -- as note_readers does: two calls would deadlock later
     PERFORM loracomp.check_role_exists(reader_role);
-    UPDATE loracomp.task AS t SET reader_role = restrict_task.reader_role WHERE t.name = restrict_task.task;
-    IF NOT found THEN
-        PERFORM loracomp.check_task_exists(coalesce(task, 'null'));
-    END IF;
-    PERFORM loracomp.note_readers();
+    UPDATE loracomp.task AS t SET reader_role = restrict_task.reader_role WHERE t.id = target;
 END
 $$;
 COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only jobs of the role''s members use the task; null: everybody''s jobs may.';
@@ -151,13 +147,13 @@ $$;
 COMMENT ON FUNCTION loracomp.delete_examples IS
 'Deletes a task''s examples, of one split or of all, with their embeddings; returns how many.';
 
--- Reads a task's id, and locks the task against imports. Raises if there is no such task.
+-- Locks the task, so that two calls which change it wait for each other.
 CREATE FUNCTION loracomp.find_task(task text) RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    found_id CONSTANT integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = find_task.task FOR UPDATE);
+    found_id CONSTANT integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = find_task.task FOR NO KEY UPDATE);
 BEGIN
     IF found_id IS NULL THEN
         PERFORM loracomp.check_task_exists(coalesce(find_task.task, 'null'));

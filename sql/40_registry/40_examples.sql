@@ -25,11 +25,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    target integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = add_examples.task FOR NO KEY UPDATE);
+    target CONSTANT integer := loracomp.find_task(add_examples.task);
 BEGIN
-    IF target IS NULL THEN
-        PERFORM loracomp.check_task_exists(coalesce(add_examples.task, 'null'));
-    END IF;
     RETURN QUERY
     WITH given AS MATERIALIZED (
         SELECT

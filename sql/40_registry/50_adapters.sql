@@ -1,18 +1,14 @@
 -- Adapters: staged, then active, then retired; their weights stay for replay.
 --   stage_adapter
---     find_base_model
---   activate_adapter            by id, or by name
+--     find_task, find_base_model
+--   activate_adapter
 --     compare_adapters          the new adapter vs. the active one or the base model, on the task's measured examples
---     adapter_named
---   retire_adapter              by id, or by name
---     adapter_named
+--   retire_adapter
 --   delete_adapter
---     adapter_named
---   adapter_named               an adapter by name@version
+--     each: adapter_named       an adapter by name, name@version or number
 --     find_adapter
 --   find_adapter                an adapter by name and version
 --     find_base_model
---   list_adapters
 --   read_adapters               weights, for workers
 
 -- Adds an adapter as staged, with the next version of its name; its weights follow in the same transaction, by COPY.
@@ -36,15 +32,12 @@ CREATE FUNCTION loracomp.stage_adapter(
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    owner_task integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = stage_adapter.task);
-    owner_base integer := (loracomp.find_base_model(stage_adapter.base_model)).id;
+    owner_task CONSTANT integer := loracomp.find_task(stage_adapter.task);
+    owner_base CONSTANT integer := (loracomp.find_base_model(stage_adapter.base_model)).id;
 BEGIN
-    IF loracomp.is_blank(stage_adapter.name) OR stage_adapter.name LIKE '%@%' THEN
-        RAISE EXCEPTION 'name: an adapter''s name must not be blank or contain @, and is "%"', stage_adapter.name
+    IF loracomp.is_blank(stage_adapter.name) OR stage_adapter.name ~ '@|^[0-9]+$' THEN
+        RAISE EXCEPTION 'name: an adapter''s name must not be blank, a number or contain @, and is "%"', stage_adapter.name
             USING ERRCODE = 'invalid_parameter_value', HINT = 'the version after @ is counted for you; --name names it';
-    END IF;
-    IF owner_task IS NULL THEN
-        PERFORM loracomp.check_task_exists(coalesce(stage_adapter.task, 'null'));
     END IF;
     -- Lock the base model, so that two calls don't take the same version number.
     PERFORM FROM loracomp.base_model AS b WHERE b.id = owner_base FOR NO KEY UPDATE;
@@ -79,11 +72,12 @@ COMMENT ON FUNCTION loracomp.stage_adapter IS
 -- staged or retired -> active; the adapter that was active for the same task and base model is retired at the same time.
 -- Raises if weights are missing, or, without force, if the new adapter is worse than the one that it would replace on measured
 -- examples (p < 0.05). Does nothing if it is active. Returns the id of the retired adapter, or null.
-CREATE FUNCTION loracomp.activate_adapter(adapter_id integer, force boolean DEFAULT FALSE) RETURNS integer
+CREATE FUNCTION loracomp.activate_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
+RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    chosen loracomp.adapter;
+    chosen loracomp.adapter := loracomp.adapter_named(activate_adapter.adapter, activate_adapter.base_model);
     stored bigint;
     old loracomp.adapter;
     compared record;
@@ -92,13 +86,8 @@ DECLARE
     before text;
 BEGIN
     -- Lock the task before reading the status, so that two activations of one task wait for each other.
-    PERFORM FROM loracomp.task AS t
-    WHERE t.id = (SELECT a.task_id FROM loracomp.adapter AS a WHERE a.id = adapter_id) FOR NO KEY UPDATE;
-    SELECT * INTO chosen FROM loracomp.adapter AS a WHERE a.id = adapter_id FOR UPDATE;
-    IF chosen.id IS NULL THEN
-        RAISE EXCEPTION 'there is no adapter with id %', adapter_id
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list shows the existing ones';
-    END IF;
+    PERFORM FROM loracomp.task AS t WHERE t.id = chosen.task_id FOR NO KEY UPDATE;
+    SELECT * INTO chosen FROM loracomp.adapter AS a WHERE a.id = chosen.id FOR UPDATE;
     IF chosen.status = 'active' THEN
         RETURN NULL;
     END IF;
@@ -153,49 +142,23 @@ BEGIN
     RETURN old.id;
 END
 $$;
-COMMENT ON FUNCTION loracomp.activate_adapter(integer, boolean) IS
-'Makes an adapter the active one of its task and base model; returns the id of the adapter that it replaced. If it is worse '
-'than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if it is worse on average than that one or, '
-'without one, the base model, if no measured example compares them, if no job can retrieve its task, and if it changes nothing.';
-
-CREATE FUNCTION loracomp.activate_adapter(adapter text, base_model text DEFAULT NULL, force boolean DEFAULT FALSE)
-RETURNS integer
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    RETURN loracomp.activate_adapter(
-        (loracomp.adapter_named(activate_adapter.adapter, activate_adapter.base_model)).id, activate_adapter.force
-    );
-END
-$$;
-COMMENT ON FUNCTION loracomp.activate_adapter(text, text, boolean) IS
-'The same by name or name@version: the newest version, and of the default base model, unless given.';
+COMMENT ON FUNCTION loracomp.activate_adapter IS
+'Makes an adapter (a name, name@version or number) the active one of its task and base model; returns the id of the adapter that it '
+'replaced. If it is worse than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if it is worse on average '
+'than that one or, without one, the base model, if no measured example compares them, if no job can retrieve its task, and if it changes nothing.';
 
 -- staged or active -> retired: no job is routed to it any more; it stays stored for replay. Does nothing if it is retired.
-CREATE FUNCTION loracomp.retire_adapter(adapter_id integer) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now()
-    WHERE a.id = retire_adapter.adapter_id AND a.status <> 'retired';
-    IF NOT found AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.id = retire_adapter.adapter_id) THEN
-        RAISE EXCEPTION 'there is no adapter with id %', adapter_id
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list shows the existing ones';
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION loracomp.retire_adapter(integer) IS
-'Takes an adapter out of routing. It stays stored for replay, and can be activated again.';
-
 CREATE FUNCTION loracomp.retire_adapter(adapter text, base_model text DEFAULT NULL) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    chosen CONSTANT loracomp.adapter := loracomp.adapter_named(retire_adapter.adapter, retire_adapter.base_model);
 BEGIN
-    PERFORM loracomp.retire_adapter((loracomp.adapter_named(retire_adapter.adapter, retire_adapter.base_model)).id);
+    UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.id = chosen.id AND a.status <> 'retired';
 END
 $$;
-COMMENT ON FUNCTION loracomp.retire_adapter(text, text) IS
-'The same by name or name@version: the newest version, and of the default base model, unless given.';
+COMMENT ON FUNCTION loracomp.retire_adapter IS
+'Takes an adapter out of routing. It stays stored for replay, and can be activated again.';
 
 -- Deletes an adapter with its weights. Unless forced, it raises while the adapter is active, while jobs wait that measure it, and
 -- while a stored trace names it, because that job could not be replayed.
@@ -234,18 +197,27 @@ COMMENT ON FUNCTION loracomp.delete_adapter IS
 'Deletes an adapter, by name or name@version, with its weights. If it is active, or if a trace or a waiting job names it, force is '
 'needed.';
 
--- Reads one adapter by NAME or NAME@VERSION.
+-- Reads one adapter by NAME, NAME@VERSION or number.
 CREATE FUNCTION loracomp.adapter_named(adapter text, base_model text) RETURNS loracomp.adapter
 LANGUAGE plpgsql STABLE SET search_path = loracomp, pg_temp
 AS $$
+DECLARE
+    numbered loracomp.adapter;
 BEGIN
-    RETURN loracomp.find_adapter(
-        regexp_replace(adapter_named.adapter, '@[0-9]{1,9}$', ''),
-        substring(adapter_named.adapter FROM '@([0-9]{1,9})$')::integer, adapter_named.base_model
-    );
+    IF adapter !~ '^[0-9]{1,9}$' THEN
+        RETURN loracomp.find_adapter(
+            regexp_replace(adapter, '@[0-9]{1,9}$', ''), substring(adapter FROM '@([0-9]{1,9})$')::integer, base_model
+        );
+    END IF;
+    SELECT * INTO numbered FROM loracomp.adapter AS a WHERE a.id = adapter_named.adapter::integer;
+    IF numbered.id IS NULL THEN
+        RAISE EXCEPTION 'there is no adapter with id %', adapter
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list shows the existing ones';
+    END IF;
+    RETURN numbered;
 END
 $$;
-COMMENT ON FUNCTION loracomp.adapter_named IS 'An adapter by name or name@version.';
+COMMENT ON FUNCTION loracomp.adapter_named IS 'An adapter by name, name@version or number.';
 
 -- Reads one adapter by name, version (null: the newest) and base model (null: the default).
 CREATE FUNCTION loracomp.find_adapter(name text, version integer DEFAULT NULL, base_model text DEFAULT NULL)
@@ -273,56 +245,6 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.find_adapter IS 'The adapter with this name; null version: the newest; null base_model: the default base model.';
-
--- Reads adapters of all statuses, newest version first.
-CREATE FUNCTION loracomp.list_adapters()
-RETURNS TABLE (
-    adapter_id integer,
-    adapter text,
-    name text,
-    version integer,
-    status text,
-    task text,
-    base_model text,
-    rank integer,
-    alpha double precision,
-    use_rslora boolean,
-    modules integer,
-    parameter_count bigint,
-    byte_count bigint,
-    sha256 text,
-    created_by name,
-    created_at timestamptz,
-    activated_at timestamptz,
-    retired_at timestamptz
-)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
-BEGIN ATOMIC
-SELECT
-    a.id,
-    a.name || '@' || a.version,
-    a.name,
-    a.version,
-    a.status,
-    t.name,
-    b.name,
-    a.rank,
-    a.alpha,
-    a.use_rslora,
-    cardinality(a.target_modules),
-    a.parameter_count,
-    a.byte_count,
-    a.sha256,
-    a.created_by,
-    a.created_at,
-    a.activated_at,
-    a.retired_at
-FROM loracomp.adapter AS a
-INNER JOIN loracomp.task AS t ON a.task_id = t.id
-INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id
-ORDER BY b.name, a.name, a.version DESC;
-END;
-COMMENT ON FUNCTION loracomp.list_adapters IS 'Adapters of all statuses, by base model and name, newest version first; activate_adapter takes adapter_id or adapter.';
 
 -- Reads the weights of adapters, part by part in order, with their hash, scaling and config.
 CREATE FUNCTION loracomp.read_adapters(adapter_ids integer[])

@@ -2,8 +2,6 @@
 --   set_policy
 --     with_settings             20_routing/10_task_weights.sql
 --   trigger keep_default_policy   refuses to delete or rename the policy of jobs that name none
---   list_policies
---   policy_at                   a policy as it was at some time, from the audit
 --   view policy_changes         what changed, setting by setting, from the audit
 
 -- Changes the given settings of a policy. If there is no such policy, creates it, with defaults for the other settings.
@@ -61,49 +59,6 @@ COMMENT ON FUNCTION loracomp.keep_default_policy IS
 
 CREATE TRIGGER keep_default_policy BEFORE DELETE OR UPDATE OF name ON loracomp.policy
 FOR EACH ROW WHEN (old.name = 'default') EXECUTE FUNCTION loracomp.keep_default_policy();
-COMMENT ON TRIGGER keep_default_policy ON loracomp.policy IS 'Keeps the policy default, which jobs that name none use.';
-
--- Reads one policy, or all policies if the name is null.
-CREATE FUNCTION loracomp.list_policies(name text DEFAULT NULL) RETURNS SETOF loracomp.policy
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
-BEGIN ATOMIC
-SELECT * FROM loracomp.policy AS p
-WHERE p.name = coalesce(list_policies.name, p.name)
-ORDER BY p.name <> 'default', p.name;
-END;
-COMMENT ON FUNCTION loracomp.list_policies IS 'Policies with all their settings, the default first.';
-
--- Reads the audit: the row after the last change before that time; if there is none, the row before the first change after
--- it; if there is none either, the policy as it is now. Renaming a policy ends one name and begins another.
-CREATE FUNCTION loracomp.policy_at(name text, at timestamptz) RETURNS SETOF loracomp.policy
-LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-    WITH event AS (
-        SELECT
-            e.id, e.at <= policy_at.at AS is_past,
-            CASE WHEN e.before ->> 'name' = policy_at.name THEN e.before END AS before,
-            CASE WHEN e.after ->> 'name' = policy_at.name THEN e.after END AS after
-        FROM loracomp.audit_event AS e
-        WHERE e.entity = 'policy' AND policy_at.name IN (e.before ->> 'name', e.after ->> 'name')
-    ),
-    stored AS (
-        (SELECT 1 AS turn, e.after AS policy FROM event AS e WHERE e.is_past ORDER BY e.id DESC LIMIT 1)
-        UNION ALL
-        (SELECT 2, e.before FROM event AS e WHERE NOT e.is_past ORDER BY e.id LIMIT 1)
-        UNION ALL
-        SELECT 3, to_jsonb(p) FROM loracomp.policy AS p WHERE p.name = policy_at.name
-    ),
-    -- Null means that the policy did not exist at that time: it was deleted, or not created yet.
-    found AS (SELECT s.turn, s.policy FROM stored AS s ORDER BY s.turn LIMIT 1)
-    SELECT p.*
-    FROM found AS f
-    CROSS JOIN LATERAL jsonb_populate_record(NULL::loracomp.policy, f.policy) AS p
-    -- A row from an event existed at that time, even if an administrator changed created_at later.
-    WHERE f.policy IS NOT NULL AND (f.turn = 1 OR p.created_at <= policy_at.at);
-$$;
-COMMENT ON FUNCTION loracomp.policy_at IS
-'A policy as it was at a time; no row if it did not exist then. A setting that a later release added is null.';
 
 -- Reads only, from the audit: one row for each setting that a change of a policy changed.
 CREATE VIEW loracomp.policy_changes WITH (security_invoker) AS

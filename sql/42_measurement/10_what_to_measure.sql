@@ -1,7 +1,7 @@
 -- Which examples and adapters are worth measuring. These functions only read.
 --   likely_tasks                the tasks whose adapters are likely to help with a task
 --     nearest_tasks             the tasks with the most similar examples
---   measurable_examples         rows of a split, in a random order given by the seed
+--   draw_examples               rows of a split, in a random order given by the seed; start_evaluation calls it too
 --   has_learnt_from             whether an adapter was trained on an example
 
 -- Changes nothing.
@@ -55,20 +55,20 @@ $$;
 COMMENT ON FUNCTION loracomp.nearest_tasks IS
 'Of other tasks (in order of their ids) at most so many: those with the most examples among the nearest neighbours of 20 examples of a task.';
 
--- Reads the rows of a split that can be measured; train rows only if they are embedded, so that jobs can retrieve them.
-CREATE FUNCTION loracomp.measurable_examples(task_id integer, split text, seed integer DEFAULT 0)
+-- Reads the rows of a split in a random order given by the seed, so that the first n rows are always among the first n + 1.
+CREATE FUNCTION loracomp.draw_examples(task_id integer, split text, seed integer, embedded boolean)
 RETURNS TABLE (example_id bigint, place bigint)
 LANGUAGE sql STABLE
 BEGIN ATOMIC
-    SELECT e.id, row_number() OVER (ORDER BY sha256(e.content_hash || int4send(measurable_examples.seed)), e.id)
+    SELECT e.id, row_number() OVER (ORDER BY sha256(e.content_hash || int4send(draw_examples.seed)), e.id)
     FROM loracomp.example AS e
-    WHERE e.task_id = measurable_examples.task_id AND e.split = measurable_examples.split
+    WHERE e.task_id = draw_examples.task_id AND e.split = draw_examples.split
         AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
-        AND (e.split <> 'train' OR EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id));
+        AND coalesce(EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id) = embedded, TRUE);
 END;
-COMMENT ON FUNCTION loracomp.measurable_examples IS
-'Rows of a task''s split that have text and answer (and, for train, an embedding), with their positions in a random order given '
-'by the seed.';
+COMMENT ON FUNCTION loracomp.draw_examples IS
+'Rows of a task''s split that have text and answer, with an embedding, without one, or (null) both, with their positions in a random order '
+'given by the seed.';
 
 -- Reads no table. An adapter without a training record is assumed to be trained on all train rows of its own task.
 CREATE FUNCTION loracomp.has_learnt_from(training jsonb, own_task text, task text, split text, content_hash bytea)

@@ -1,6 +1,6 @@
 -- Inserts jobs of kind measure, one for each example.
 --   measure_task                measures a task's examples under the adapters that are likely to help
---     likely_tasks, measurable_examples, has_learnt_from
+--     likely_tasks, draw_examples, has_learnt_from
 --     queue_measurements        inserts the missing jobs
 --       has_learnt_from
 --   measure_adapter             measures one adapter on the examples that are already measured
@@ -23,7 +23,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    target CONSTANT integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = measure_task.task);
+    target CONSTANT integer := loracomp.find_task(measure_task.task);
     model CONSTANT loracomp.base_model := loracomp.find_base_model(measure_task.base_model);
     used CONSTANT loracomp.policy := loracomp.policy_with(measure_task.policy);
     likely integer[];
@@ -32,9 +32,6 @@ DECLARE
 BEGIN
     PERFORM loracomp.check_range('rows', measure_task.rows, 1, 1000000);
     PERFORM loracomp.check_range('adapters', measure_task.adapters, 1, 1000);
-    IF target IS NULL THEN
-        PERFORM loracomp.check_task_exists(coalesce(measure_task.task, 'null'));
-    END IF;
     likely := loracomp.likely_tasks(target, model.id, measure_task.adapters);
     chosen := ARRAY(
         SELECT a.id FROM loracomp.adapter AS a
@@ -54,7 +51,10 @@ BEGIN
             WHERE a.base_model_id = model.id AND a.task_id = target AND a.status = 'active'
                 AND loracomp.has_learnt_from(a.training, measure_task.task, measure_task.task, e.split, e.content_hash)
         ) AS is_learnt
-        FROM loracomp.measurable_examples(target, measure_task.split, measure_task.seed) AS m
+        -- Train rows only if they are embedded, so that jobs can retrieve them.
+        FROM loracomp.draw_examples(
+            target, measure_task.split, measure_task.seed, CASE measure_task.split WHEN 'train' THEN TRUE END
+        ) AS m
         JOIN loracomp.example AS e ON e.id = m.example_id
     ) AS x;
     IF drawn = '{}' THEN

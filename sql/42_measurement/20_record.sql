@@ -39,7 +39,11 @@ COMMENT ON FUNCTION loracomp.plan_measurements IS
 CREATE FUNCTION loracomp.record_measurements(results loracomp.measured[]) RETURNS SETOF bigint
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
+-- As in record_predictions.
+SET plan_cache_mode = force_generic_plan
 SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 SET jit = off
 AS $$
 #variable_conflict use_column

@@ -68,9 +68,7 @@ COMMENT ON FUNCTION loracomp.audit_job_delete IS 'Trigger: writes deletions of j
 CREATE TRIGGER audit_job_update AFTER UPDATE ON loracomp.job
 REFERENCING OLD TABLE AS old_job NEW TABLE AS new_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_job_update();
-COMMENT ON TRIGGER audit_job_update ON loracomp.job IS 'Writes changes of status to audit_event.';
 
 CREATE TRIGGER audit_job_delete AFTER DELETE ON loracomp.job
 REFERENCING OLD TABLE AS old_job
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_job_delete();
-COMMENT ON TRIGGER audit_job_delete ON loracomp.job IS 'Writes deletions to audit_event.';

@@ -1,9 +1,4 @@
--- The audit of examples and embeddings: how many of a task changed, never a text or a vector.
---   audit_examples              triggers audit_insert, audit_update and audit_delete of loracomp.example
---   audit_embeddings            those of loracomp.example_embedding
---   audit_truncate              trigger audit_truncate of loracomp.example_embedding
-
--- Writes an event for each task whose examples a statement changed: their number, and at most 100 ids; never a text.
+-- The audit of examples: an event for each task whose examples a statement changed, with their number and at most 100 ids; never a text.
 CREATE FUNCTION loracomp.audit_examples() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -29,54 +24,9 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.audit_examples IS 'Trigger: writes to audit_event how many examples of a task changed.';
 
-CREATE FUNCTION loracomp.audit_truncate() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    INSERT INTO loracomp.audit_event (actor, entity, action, reason)
-    VALUES (loracomp.caller(), tg_table_name, 'delete', 'truncate');
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION loracomp.audit_truncate IS 'Trigger: writes to audit_event that a table was emptied.';
-
 CREATE TRIGGER audit_insert AFTER INSERT ON loracomp.example REFERENCING NEW TABLE AS changed
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_examples();
 CREATE TRIGGER audit_update AFTER UPDATE ON loracomp.example REFERENCING NEW TABLE AS changed
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_examples();
 CREATE TRIGGER audit_delete AFTER DELETE ON loracomp.example REFERENCING OLD TABLE AS changed
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_examples();
-CREATE TRIGGER audit_truncate AFTER TRUNCATE ON loracomp.example_embedding
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_truncate();
-
--- Writes an event for each task whose embeddings a statement inserted, changed or deleted: their number and, if it is one, the
--- example's id; never a vector, from which a text could be guessed. TRUNCATE has its own trigger.
-CREATE FUNCTION loracomp.audit_embeddings() RETURNS trigger
-LANGUAGE plpgsql SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    INSERT INTO loracomp.audit_event (actor, entity, entity_id, entity_name, action, reason, before, after)
-    SELECT
-        loracomp.caller(), 'example_embedding', CASE WHEN c.rows = 1 THEN c.example_id END,
-        (SELECT t.name FROM loracomp.task AS t WHERE t.id = c.task_id), lower(tg_op),
-        CASE WHEN loracomp.caller_is_admin() THEN nullif(current_setting('loracomp.reason', true), '') END,
-        CASE tg_op WHEN 'DELETE' THEN c.summary END, CASE WHEN tg_op <> 'DELETE' THEN c.summary END
-    FROM (
-        SELECT
-            v.task_id, count(*) AS rows, min(v.example_id) AS example_id,
-            jsonb_build_object('task_id', v.task_id, 'rows', count(*)) AS summary
-        FROM changed AS v GROUP BY v.task_id
-    ) AS c;
-    RETURN NULL;
-END
-$$;
-COMMENT ON FUNCTION loracomp.audit_embeddings IS 'Trigger: writes to audit_event how many embeddings of a task changed.';
-
-CREATE TRIGGER audit_insert AFTER INSERT ON loracomp.example_embedding REFERENCING NEW TABLE AS changed
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_embeddings();
-CREATE TRIGGER audit_update AFTER UPDATE ON loracomp.example_embedding REFERENCING NEW TABLE AS changed
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_embeddings();
-CREATE TRIGGER audit_delete AFTER DELETE ON loracomp.example_embedding REFERENCING OLD TABLE AS changed
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.audit_embeddings();

@@ -223,7 +223,6 @@ DECLARE
     of_jobs CONSTANT text := loracomp.policy_of(d);
     obsolete bigint[];
     new_jobs bigint[];
-    limits loracomp.queue_limit;
 BEGIN
     WITH given AS MATERIALIZED (
         SELECT
@@ -274,8 +273,7 @@ BEGIN
         PERFORM loracomp.delete_jobs(obsolete);
     END IF;
     IF NOT pg_has_role(d.owner, 'loracomp_admin', 'usage') THEN -- admit_jobs asks for the rights of the session, which is a worker's
-        SELECT * INTO limits FROM loracomp.queue_limit;
-        PERFORM loracomp.check_room(d.owner, limits, new_jobs[cardinality(new_jobs)]) WHERE new_jobs IS NOT NULL;
+        PERFORM loracomp.check_room(d.owner, new_jobs[cardinality(new_jobs)]) WHERE new_jobs IS NOT NULL;
     END IF;
     RETURN new_jobs[(cardinality(new_jobs) + 1) / 2];
 END

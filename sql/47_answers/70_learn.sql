@@ -134,7 +134,7 @@ BEGIN
         WHERE a.task_id IN (SELECT e.task_id FROM loracomp.example AS e WHERE e.id = ANY (measure_corrections.example_ids))
         ORDER BY a.id
     LOOP
-        labelled := ARRAY(SELECT m.example_id FROM loracomp.measurable_examples(d.task_id, 'train') AS m ORDER BY m.place);
+        labelled := ARRAY(SELECT m.example_id FROM loracomp.draw_examples(d.task_id, 'train', 0, TRUE) AS m ORDER BY m.place);
         CONTINUE WHEN cardinality(labelled) < 8;
         BEGIN
             model := loracomp.find_base_model(NULL);

@@ -69,19 +69,14 @@ SELECT
 FROM loracomp.job AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id;
 COMMENT ON VIEW loracomp.job_trace IS 'Each job with its prediction and trace, as stored. The embedding is only in loracomp.prediction.';
-COMMENT ON COLUMN loracomp.job_trace.prompt IS 'The job''s prompt.';
-COMMENT ON COLUMN loracomp.job_trace.confidence IS
-'Probability of the best choice by softmax over choice_scores, 0 to 1; null if there are no choices.';
 COMMENT ON COLUMN loracomp.job_trace.seed IS 'Seed of sampled text; null if nothing is sampled, because choices are scored or temperature is 0.';
 COMMENT ON COLUMN loracomp.job_trace.worker IS 'Worker that answered, or held the job last.';
 COMMENT ON COLUMN loracomp.job_trace.base_model IS 'Base model that answered, or that the job asks for.';
-COMMENT ON COLUMN loracomp.job_trace.created_at IS 'When the job was inserted.';
 COMMENT ON COLUMN loracomp.job_trace.correct IS 'Whether the answer equals `expected`; null if `expected` is null.';
-COMMENT ON COLUMN loracomp.job_trace.job_id IS 'The job''s number.';
 COMMENT ON COLUMN loracomp.job_trace.own_task IS
 'Task of the example that the job was made from; only for evaluations and kind measure.';
 COMMENT ON COLUMN loracomp.job_trace.pinned_tasks IS
 'Tasks whose adapters may be used; null: all tasks that the submitter may use.';
 COMMENT ON COLUMN loracomp.job_trace.pinned_weights IS
 'Weights of the adapters of `tasks`, in that order, used instead of retrieval; null: retrieval decides.';
-SELECT loracomp.copy_comments('loracomp.job_trace', 'loracomp.prediction', 'loracomp.job');
+SELECT loracomp.copy_comments('loracomp.job_trace', 'loracomp.job_result', 'loracomp.prediction', 'loracomp.job');

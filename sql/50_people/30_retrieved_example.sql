@@ -31,7 +31,6 @@ CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
 WITH ORDINALITY AS x (example_id, task, similarity, place)
 LEFT JOIN LATERAL loracomp.readable_example(x.example_id) AS e ON TRUE;
 COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved for each job; they decided which tasks'' adapters were used.';
-COMMENT ON COLUMN loracomp.retrieved_example.job_id IS 'Id of the job.';
 COMMENT ON COLUMN loracomp.retrieved_example.place IS 'Rank of the example by similarity; 1 is the nearest.';
 COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'Id of the example.';
 COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Task of the example.';
@@ -39,3 +38,4 @@ COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity of
 COMMENT ON COLUMN loracomp.retrieved_example.source_ref IS 'Where the example came from, such as piqa/train#1532.';
 COMMENT ON COLUMN loracomp.retrieved_example.prompt IS 'The example''s text; null if the reader may not read it, or if a library shipped the example without text.';
 COMMENT ON COLUMN loracomp.retrieved_example.answer IS 'The example''s right answer; null if its text is null.';
+SELECT loracomp.copy_comments('loracomp.retrieved_example', 'loracomp.job_result');

@@ -58,4 +58,4 @@ COMMENT ON COLUMN loracomp.job_attempt.duration_s IS 'Seconds from started_at to
 COMMENT ON COLUMN loracomp.job_attempt.outcome IS
 'succeeded, failed, cancelled, running, deleted; or given back: released, to be retried, or its lease ran out.';
 COMMENT ON COLUMN loracomp.job_attempt.reason IS 'Error code or the operator''s reason; null after success.';
-COMMENT ON COLUMN loracomp.job_attempt.job_id IS 'The job''s number.';
+SELECT loracomp.copy_comments('loracomp.job_attempt', 'loracomp.job_result');

@@ -265,20 +265,11 @@ SELECT concat_ws(
         ) AS x
     ),
     format(
-        'Tasks (policy %s: softmax over similarities, temperature %s; %s)',
-        prediction.policy_settings ->> 'name',
-        prediction.policy_settings ->> 'temperature',
-        CASE
-            WHEN prediction.calibration_examples IS NOT null THEN 'equal weights'
-            WHEN prediction.policy_settings ->> 'weighting' = 'measured'
-                THEN format(
-                    'weights by expected gain, at most %s adapters', prediction.policy_settings ->> 'max_adapters'
-                )
-            ELSE format(
-                'nucleus with top_p %s, at most %s adapters', prediction.policy_settings ->> 'top_p',
-                prediction.policy_settings ->> 'max_adapters'
-            )
-        END
+        'Tasks (policy %s: temperature %s, weighting %s, top_p %s, at most %s adapters%s)',
+        prediction.policy_settings ->> 'name', prediction.policy_settings ->> 'temperature',
+        prediction.policy_settings ->> 'weighting', prediction.policy_settings ->> 'top_p',
+        prediction.policy_settings ->> 'max_adapters',
+        CASE WHEN prediction.calibration_examples IS NOT null THEN '; equal weights' END
     ) || E'\n' || (
         SELECT
             string_agg(

@@ -33,7 +33,7 @@ BEGIN
     UNION ALL
     SELECT j.id, j.submitted_by, j.finished_at, 'asked', NULL, NULL, NULL
     FROM loracomp.job AS j
-    WHERE (j.evaluation IS NOT NULL OR j.kind = 'measure') AND j.example_id = lineage_of_example.example_id
+    WHERE j.example_id = lineage_of_example.example_id
     ORDER BY 1, 4;
     IF NOT found AND NOT EXISTS (SELECT FROM loracomp.example AS e WHERE e.id = lineage_of_example.example_id) THEN
         RAISE EXCEPTION 'there is no example %, and no trace names it', lineage_of_example.example_id

@@ -4,8 +4,7 @@
 --   erase_jobs                  the jobs given, or those with a tag, by their submitter or an administrator
 --     lock_jobs                 the caller's jobs with these ids or tags: 30_jobs/60_cancel_and_retry.sql
 --     erase_sums                what reports keep of a tag
---     each: give_reason for the audit, then
---     delete_jobs               jobs with their answers and traces, whatever their status
+--     each: delete_jobs         jobs with their answers and traces, whatever their status
 
 -- Deletes an example with its embedding and measurements, and the jobs that were made from it (evaluations, kind measure) with
 -- their answers, because they contain its text. Traces keep its id and similarity, and the audit its id. Adapters that were
@@ -18,35 +17,21 @@ AS $$
 DECLARE
     before CONSTANT text := loracomp.give_reason('erase_example');
     old loracomp.example;
-    embeddings bigint;
-    asking record;
 BEGIN
-    SELECT e.* INTO old FROM loracomp.example AS e WHERE e.id = erase_example.example_id FOR UPDATE;
+    DELETE FROM loracomp.example AS e WHERE e.id = erase_example.example_id RETURNING e.* INTO old;
     IF old.id IS NULL THEN
         RAISE EXCEPTION 'there is no example %', erase_example.example_id USING ERRCODE = 'no_data_found';
     END IF;
-    DELETE FROM loracomp.example_embedding AS v WHERE v.example_id = old.id;
-    GET DIAGNOSTICS embeddings = ROW_COUNT;
-    DELETE FROM loracomp.example AS e WHERE e.id = old.id;
-    SELECT * INTO asking FROM loracomp.delete_jobs(
-        ARRAY(
-            SELECT j.id FROM loracomp.job AS j
-            WHERE (j.evaluation IS NOT NULL OR j.kind = 'measure') AND j.example_id = old.id
-        )
-    );
     PERFORM loracomp.give_reason(before);
     RETURN QUERY
-    VALUES
-        ('example deleted', 1::bigint, old.source_ref),
-        ('embedding deleted', embeddings, NULL),
-        ('jobs that asked it deleted', cardinality(asking.deleted)::bigint, array_to_string(asking.deleted, ', ')),
-        ('their answers deleted', asking.predictions, NULL)
+    VALUES ('example deleted', 1::bigint, old.source_ref)
     UNION ALL
-    SELECT
-        'traces that name its id kept',
-        (SELECT count(*) FROM loracomp.prediction AS p
-            WHERE p.example_ids @> ARRAY[old.id] OR p.calibration_examples @> ARRAY[old.id]),
-        NULL
+    SELECT d.* FROM loracomp.delete_jobs(ARRAY(
+        SELECT j.id FROM loracomp.job AS j WHERE j.example_id = old.id
+    ), 'erase_example') AS d
+    UNION ALL
+    SELECT 'traces that name its id kept', count(*), NULL FROM loracomp.prediction AS p
+    WHERE p.example_ids @> ARRAY[old.id] OR p.calibration_examples @> ARRAY[old.id]
     UNION ALL
     SELECT
         'adapters of its task kept, which may have learnt from it',
@@ -60,18 +45,14 @@ COMMENT ON FUNCTION loracomp.erase_example IS
 'Deletes an example with its embedding, its measurements and the jobs that were made from it; returns what was deleted, and '
 'what refers to it and was kept. Importing the data set again would bring it back.';
 
--- Deletes all jobs of a submitter with their answers, traces and embeddings, whatever their status; a worker that is running
--- one can't record its answer. The jobs' audit events stay, because they contain only ids, states and roles; one more event
--- says who erased whom. The only report by submitter, jobs_by_day, loses its rows at once; the others follow with the next
--- refresh, except on closed days, and name nobody.
+-- The only report by submitter, jobs_by_day, loses its rows at once; the others follow with the next refresh, except on closed days, and
+-- name nobody.
 CREATE FUNCTION loracomp.erase_submitter(submitter name) RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    before CONSTANT text := loracomp.give_reason('erase_submitter');
-    gone record;
     reported bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = erase_submitter.submitter)
@@ -80,29 +61,14 @@ BEGIN
         RAISE WARNING 'there is no role %, and no job of it', erase_submitter.submitter
             USING HINT = 'bi.dim_submitter lists the roles that have jobs';
     END IF;
-    SELECT * INTO gone FROM loracomp.delete_jobs(
-        ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
-    );
+    RETURN QUERY
+    SELECT d.* FROM loracomp.delete_jobs(
+        ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter),
+        'erase_submitter', erase_submitter.submitter
+    ) AS d;
     DELETE FROM loracomp.jobs_by_day AS d WHERE d.submitted_by = erase_submitter.submitter;
     GET DIAGNOSTICS reported = ROW_COUNT;
-    -- The empty name stands for all submitters.
-    DELETE FROM loracomp.queue_count AS c
-    WHERE c.submitted_by = erase_submitter.submitter AND erase_submitter.submitter <> '';
-    INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason, after)
-    VALUES (
-        loracomp.caller(), 'submitter', erase_submitter.submitter, 'delete', 'erase_submitter',
-        jsonb_build_object('jobs', cardinality(gone.deleted), 'predictions', gone.predictions)
-    );
-    PERFORM loracomp.give_reason(before);
     RETURN QUERY
-    VALUES
-        ('jobs deleted', cardinality(gone.deleted)::bigint, NULL::text),
-        ('of them unfinished', gone.unfinished, NULL),
-        ('answers with their traces deleted', gone.predictions, NULL)
-    UNION ALL
-    SELECT 'events of these jobs kept, without words', count(*), NULL
-    FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (gone.deleted)
-    UNION ALL
     VALUES ('rows of reports deleted', reported, CASE WHEN reported > 0 THEN 'bi.jobs_by_day' END)
     UNION ALL
     SELECT 'evaluations kept that it started', count(*), string_agg(e.name, ', ' ORDER BY e.name)
@@ -118,8 +84,6 @@ COMMENT ON FUNCTION loracomp.erase_submitter IS
 'Deletes all jobs of a submitter with their answers and traces; returns what was deleted, and what refers to the submitter '
 'and was kept.';
 
--- Deletes jobs with their answers, traces and embeddings, whatever their status; a worker that is running one can't record its
--- answer. The jobs' audit events stay, because they contain only ids, states and roles; one more event says who erased how many.
 CREATE FUNCTION loracomp.erase_jobs(ids bigint[] DEFAULT NULL, tags jsonb DEFAULT NULL)
 RETURNS TABLE (what text, rows bigint, names text)
 LANGUAGE plpgsql SECURITY DEFINER
@@ -127,38 +91,20 @@ SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    before CONSTANT text := loracomp.give_reason('erase_jobs');
-    gone record;
+    picked bigint[];
 BEGIN
     LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the jobs, as delete_jobs does
-    SELECT * INTO gone FROM loracomp.delete_jobs(loracomp.lock_jobs(erase_jobs.ids, erase_jobs.tags));
-    IF erase_jobs.tags IS NOT NULL AND gone.deleted = '{}' THEN
+    picked := loracomp.lock_jobs(erase_jobs.ids, erase_jobs.tags);
+    IF erase_jobs.tags IS NOT NULL AND picked = '{}' THEN
         -- Without the values, because the server's log keeps warnings.
         RAISE WARNING 'no job has these tags (%)',
             (SELECT string_agg(k.key, ', ') FROM jsonb_object_keys(erase_jobs.tags) AS k (key));
     END IF;
-    INSERT INTO loracomp.audit_event (actor, entity, action, reason, before)
-    VALUES (
-        loracomp.caller(), 'job', 'delete', 'erase_jobs',
-        jsonb_build_object('rows', cardinality(gone.deleted), 'predictions', gone.predictions)
-    );
-    PERFORM loracomp.give_reason(before);
     RETURN QUERY
-    VALUES
-        ('jobs deleted', cardinality(gone.deleted)::bigint, NULL::text),
-        ('of them unfinished', gone.unfinished, NULL),
-        ('answers with their traces deleted', gone.predictions, NULL)
-    UNION ALL
-    SELECT 'events of these jobs kept, without words', count(*), NULL
-    FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (gone.deleted)
+    SELECT d.* FROM loracomp.delete_jobs(picked, 'erase_jobs') AS d
     UNION ALL
     SELECT 'numbers that no job of yours has', count(*), string_agg(g.id::text, ', ' ORDER BY g.id)
-    FROM (
-        SELECT u.id FROM unnest(erase_jobs.ids) AS u (id)
-        EXCEPT
-        SELECT d.id FROM unnest(gone.deleted) AS d (id)
-    ) AS g
-    WHERE g.id IS NOT NULL;
+    FROM (SELECT DISTINCT u.id FROM unnest(erase_jobs.ids) AS u (id) WHERE u.id <> ALL (picked)) AS g;
     -- The sums of reports are those of all submitters' jobs.
     IF loracomp.caller_is_admin() THEN
         RETURN QUERY SELECT e.* FROM loracomp.erase_sums(erase_jobs.tags) AS e;
@@ -172,59 +118,65 @@ COMMENT ON FUNCTION loracomp.erase_jobs IS
 -- Deletes what bi.answers_by_tag has of closed days by this tag; returns how much, and what stays. The sums of closed days are those
 -- of single tags, so they can be corrected only if one tag is given.
 CREATE FUNCTION loracomp.erase_sums(tags jsonb) RETURNS TABLE (what text, rows bigint, names text)
-LANGUAGE plpgsql
+LANGUAGE sql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
-DECLARE
-    sums bigint;
-BEGIN
     DELETE FROM loracomp.answers_by_tag AS a
     USING jsonb_each_text(erase_sums.tags) AS g, loracomp.report_day AS d
     WHERE a.tag = g.key AND a.value = left(g.value, 200) AND a.day = d.day AND d.is_closed
         AND (SELECT count(*) FROM jsonb_object_keys(erase_sums.tags)) = 1;
-    GET DIAGNOSTICS sums = ROW_COUNT;
-    IF sums > 0 THEN
-        RETURN QUERY VALUES ('sums of purged jobs by this tag deleted', sums, NULL::text);
-    END IF;
-    RETURN QUERY
     SELECT
-        CASE WHEN r.is_closed THEN 'rows of reports of closed days kept' ELSE 'rows of reports until they are refreshed' END,
+        CASE WHEN d.is_closed THEN 'rows of reports of closed days kept' ELSE 'rows of reports until they are refreshed' END,
         count(*), 'bi.answers_by_tag'
-    FROM (
-        SELECT EXISTS (SELECT FROM loracomp.report_day AS d WHERE d.day = a.day AND d.is_closed) AS is_closed
-        FROM loracomp.answers_by_tag AS a
-        WHERE EXISTS (
-            SELECT FROM jsonb_each_text(erase_sums.tags) AS g WHERE a.tag = g.key AND a.value = left(g.value, 200)
-        )
-    ) AS r
-    GROUP BY r.is_closed;
-END
+    FROM loracomp.answers_by_tag AS a
+    JOIN jsonb_each_text(erase_sums.tags) AS g ON a.tag = g.key AND a.value = left(g.value, 200)
+    LEFT JOIN loracomp.report_day AS d ON a.day = d.day AND d.is_closed
+    GROUP BY d.is_closed;
 $$;
 COMMENT ON FUNCTION loracomp.erase_sums IS
-'Deletes what reports keep of closed days by a tag, if it is the only one given; returns what was deleted and what was kept.';
+'Deletes what reports keep of closed days by a tag, if it is the only one given; returns what was kept.';
 
--- Deletes jobs with their answers, whatever their status; a worker that is running one can't record its answer. If a worker is
--- just writing an answer, or reports are being refreshed, it waits for that. The caller sets the reason of the audit events.
-CREATE FUNCTION loracomp.delete_jobs(ids bigint[], OUT deleted bigint[], OUT unfinished bigint, OUT predictions bigint)
-LANGUAGE plpgsql SECURITY DEFINER
+-- Deletes jobs with their answers, traces and embeddings, whatever their status; a worker that is running one can't record its
+-- answer. If a worker is just writing an answer, or reports are being refreshed, it waits for that. The jobs' audit events stay, because
+-- they contain only ids, states and roles; one more event says who erased how many, or whom.
+CREATE FUNCTION loracomp.delete_jobs(ids bigint[], reason text DEFAULT 'delete_jobs', submitter name DEFAULT NULL)
+RETURNS TABLE (what text, rows bigint, names text)
+LANGUAGE plpgsql
 SET search_path = loracomp, pg_temp
 AS $$
+#variable_conflict use_column
 DECLARE
+    before CONSTANT text := loracomp.give_reason(delete_jobs.reason);
     -- Reset it, because a caller's session may have set it, and the audit would then write one event, as for purge_jobs.
     purging CONSTANT text := set_config('loracomp.purging', 'off', true);
+    deleted bigint[];
+    unfinished bigint;
+    answers bigint;
 BEGIN
     -- As refresh_reports and purge_jobs do, so that neither counts these jobs while they are being deleted.
     LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE;
     -- Lock the jobs in the same order as workers do, to avoid deadlocks.
-    SELECT coalesce(array_agg(l.id), '{}'), count(*) FILTER (WHERE l.finished_at IS NULL)
-    INTO delete_jobs.deleted, delete_jobs.unfinished
+    SELECT coalesce(array_agg(l.id), '{}'), count(*) FILTER (WHERE l.finished_at IS NULL) INTO deleted, unfinished
     FROM (
         SELECT j.id, j.finished_at FROM loracomp.job AS j WHERE j.id = ANY (delete_jobs.ids) ORDER BY j.id FOR UPDATE
     ) AS l;
-    SELECT count(*) INTO delete_jobs.predictions
-    FROM loracomp.prediction AS p WHERE p.job_id = ANY (delete_jobs.deleted);
-    DELETE FROM loracomp.job AS j WHERE j.id = ANY (delete_jobs.deleted);
+    answers := (SELECT count(*) FROM loracomp.prediction AS p WHERE p.job_id = ANY (deleted));
+    DELETE FROM loracomp.job AS j WHERE j.id = ANY (deleted);
+    INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason, before)
+    VALUES (
+        loracomp.caller(), CASE WHEN submitter IS NULL THEN 'job' ELSE 'submitter' END, submitter, 'delete',
+        delete_jobs.reason, jsonb_build_object('rows', cardinality(deleted), 'predictions', answers)
+    );
+    PERFORM loracomp.give_reason(before);
+    RETURN QUERY
+    VALUES
+        ('jobs deleted', cardinality(deleted)::bigint, NULL::text),
+        ('of them unfinished', unfinished, NULL),
+        ('answers with their traces deleted', answers, NULL)
+    UNION ALL
+    SELECT 'events of these jobs kept, without words', count(*), NULL
+    FROM loracomp.audit_event AS e WHERE e.entity = 'job' AND e.entity_id = ANY (deleted);
 END
 $$;
 COMMENT ON FUNCTION loracomp.delete_jobs IS
-'Deletes jobs with their answers and traces; returns which existed, how many had not ended, and how many had answers.';
+'Deletes jobs with their answers and traces, and notes that in the audit; returns what was deleted and what was kept.';

@@ -47,11 +47,11 @@ LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
     WITH waiting AS MATERIALIZED (
-        SELECT j.base_model, j.priority, (j.evaluation IS NOT NULL OR j.kind = 'measure') AS evaluation, j.run_at <= now() AS is_due,
+        SELECT j.base_model, j.priority, j.background AS evaluation, j.run_at <= now() AS is_due,
             count(*) AS jobs, coalesce(max(loracomp.seconds_between(greatest(j.run_at, j.created_at), now())), 0) AS oldest_s
         -- One branch for each case, so that each can use its index.
         FROM loracomp.job AS j WHERE j.status = 'queued' AND (j.scheduled OR NOT j.scheduled)
-        GROUP BY j.base_model, j.priority, (j.evaluation IS NOT NULL OR j.kind = 'measure'), j.run_at <= now()
+        GROUP BY j.base_model, j.priority, j.background, j.run_at <= now()
     ),
     -- An empty queue gives 0 rather than no row.
     queue AS (

@@ -44,7 +44,7 @@ AS $$
         FROM asked AS a
         LEFT JOIN (
             SELECT j.base_model, j.status, greatest(j.created_at, j.run_at) AS arrived_at, j.finished_at IS NULL AS is_open,
-                j.evaluation IS NOT NULL OR j.kind = 'measure' AS is_background
+                j.background AS is_background
             FROM jobs AS j
         ) AS k ON k.base_model = a.name
         GROUP BY a.name
@@ -95,4 +95,4 @@ It adds the seconds for the open jobs (queued and due by then, or running) to th
 last target_wait_s, because as many are expected again; divides by target_wait_s and rounds up. The seconds of a job are the
 mean over those of the last 1,000 answers of the base model (by job id) that came in batches at least half as large as the
 largest; over all of them, if these are fewer than a tenth. Not more workers than jobs; at least 1 while any job is open,
-also of evaluations and kind measure, even if no job was answered yet; 0 if no job is open and none arrived.';
+also in the background, even if no job was answered yet; 0 if no job is open and none arrived.';

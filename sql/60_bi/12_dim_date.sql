@@ -8,10 +8,7 @@ SELECT
     extract(YEAR FROM d.day)::integer AS year,
     extract(QUARTER FROM d.day)::integer AS quarter,
     extract(MONTH FROM d.day)::integer AS month,
-    to_char(d.day, 'FMMonth') AS month_name,
-    extract(DAY FROM d.day)::integer AS day_of_month,
     extract(ISODOW FROM d.day)::integer AS weekday,
-    to_char(d.day, 'FMDay') AS weekday_name,
     extract(ISODOW FROM d.day) >= 6 AS is_weekend
 FROM (
     -- Indexes give each of these times without a scan of a table.
@@ -31,8 +28,5 @@ COMMENT ON COLUMN bi.dim_date.iso_week IS 'ISO week, 1 to 53; weeks begin on Mon
 COMMENT ON COLUMN bi.dim_date.year IS 'Calendar year.';
 COMMENT ON COLUMN bi.dim_date.quarter IS 'Quarter of the year, 1 to 4.';
 COMMENT ON COLUMN bi.dim_date.month IS 'Month of the year, 1 to 12.';
-COMMENT ON COLUMN bi.dim_date.month_name IS 'English name of the month.';
-COMMENT ON COLUMN bi.dim_date.day_of_month IS 'Day of the month, 1 to 31.';
 COMMENT ON COLUMN bi.dim_date.weekday IS 'Day of the week: 1 is Monday, 7 is Sunday.';
-COMMENT ON COLUMN bi.dim_date.weekday_name IS 'English name of the weekday.';
 COMMENT ON COLUMN bi.dim_date.is_weekend IS 'Whether the day is a Saturday or a Sunday.';

@@ -15,7 +15,6 @@ SELECT
     a.alpha,
     a.use_rslora,
     a.scaling,
-    cardinality(a.target_modules) AS target_module_count,
     a.parameter_count,
     a.byte_count,
     CASE WHEN NOT (SELECT m.labels FROM loracomp.task_mask AS m) ? t.name THEN a.sha256 END AS sha256,
@@ -34,7 +33,6 @@ COMMENT ON COLUMN bi.dim_adapter.adapter IS
 COMMENT ON COLUMN bi.dim_adapter.label IS 'Name and version of the adapter, such as rte@2.';
 COMMENT ON COLUMN bi.dim_adapter.task IS 'Task that the adapter was trained for.';
 COMMENT ON COLUMN bi.dim_adapter.base_model IS 'Base model that the adapter was trained for.';
-COMMENT ON COLUMN bi.dim_adapter.target_module_count IS 'Number of the base model''s modules that the adapter changes.';
 COMMENT ON COLUMN bi.dim_adapter.sha256 IS
 'Sha256 of the adapter''s file, as in traces; null if its task is hidden from the reader.';
 COMMENT ON COLUMN bi.dim_adapter.created_by IS 'Database role that registered the adapter.';

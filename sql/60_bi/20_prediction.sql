@@ -17,12 +17,10 @@ SELECT
     p.policy_settings ->> 'strategy' AS strategy,
     coalesce(p.base_model, j.base_model) AS base_model,
     j.priority,
-    cardinality(j.choices) AS choice_count,
     p.choice_index,
     j.is_correct,
     coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> p.example_tasks[1], p.example_tasks[1]) AS nearest_task,
     p.similarities[1] AS nearest_similarity,
-    cardinality(p.example_ids) AS example_count,
     coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> p.tasks[1], p.tasks[1]) AS top_task,
     p.probabilities[1] AS top_probability,
     cardinality(p.adapter_ids) AS adapter_count,
@@ -39,15 +37,6 @@ SELECT
     coalesce(p.worker, j.worker) AS worker,
     p.device,
     p.batch_size,
-    (p.timings ->> 'claim')::double precision AS claim_ms,
-    (p.timings ->> 'encode')::double precision AS encode_ms,
-    (p.timings ->> 'route')::double precision AS route_ms,
-    (p.timings ->> 'load')::double precision AS load_ms,
-    (p.timings ->> 'ready')::double precision AS ready_ms,
-    (p.timings ->> 'compose')::double precision AS compose_ms,
-    (p.timings ->> 'calibrate')::double precision AS calibrate_ms,
-    (p.timings ->> 'predict')::double precision AS predict_ms,
-    (p.timings ->> 'record')::double precision AS record_ms,
     loracomp.seconds_between(greatest(j.created_at, j.run_at), j.claimed_at) AS wait_s,
     loracomp.seconds_between(least(greatest(j.created_at, j.run_at), j.finished_at), j.finished_at) AS latency_s,
     j.created_at,
@@ -62,7 +51,7 @@ LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
 WHERE j.finished_at IS NOT NULL AND j.kind <> 'measure';
 COMMENT ON VIEW bi.prediction IS
 'Fact: a row for every job that ended, except kind measure, with numbers and names about its answer. No prompts, no answers.';
-COMMENT ON COLUMN bi.prediction.job_id IS 'Number of the job; joins with bi.composed_adapter.';
+COMMENT ON COLUMN bi.prediction.job_id IS 'Number of the job, by which facts are joined.';
 COMMENT ON COLUMN bi.prediction.status IS 'succeeded, failed or cancelled.';
 COMMENT ON COLUMN bi.prediction.kind IS 'predict: the job was answered. route: only routing weights were computed.';
 COMMENT ON COLUMN bi.prediction.submitted_by IS 'Database role that submitted the job.';
@@ -72,27 +61,15 @@ COMMENT ON COLUMN bi.prediction.example_id IS
 COMMENT ON COLUMN bi.prediction.router IS 'How tasks were chosen: by retrieval, or by a control such as random or base.';
 COMMENT ON COLUMN bi.prediction.strategy IS 'How adapters were merged: linear, cat, ties, magnitude_prune, dare_*.';
 COMMENT ON COLUMN bi.prediction.base_model IS 'Base model that answered, or that the job asked for.';
-COMMENT ON COLUMN bi.prediction.choice_count IS 'Number of choices; null if text was generated.';
 COMMENT ON COLUMN bi.prediction.is_correct IS 'Whether the answer was right; null if the right answer is not known.';
 COMMENT ON COLUMN bi.prediction.nearest_task IS 'Task of the train example that is most similar to the job.';
 COMMENT ON COLUMN bi.prediction.nearest_similarity IS 'Cosine similarity of the most similar train example to the job, -1 to 1.';
-COMMENT ON COLUMN bi.prediction.example_count IS 'Number of train examples that were retrieved.';
 COMMENT ON COLUMN bi.prediction.top_task IS 'The most probable task.';
 COMMENT ON COLUMN bi.prediction.top_probability IS 'Probability of top_task, 0 to 1.';
 COMMENT ON COLUMN bi.prediction.adapter_count IS 'Number of adapters that were composed; 0 if the base model answered alone.';
 COMMENT ON COLUMN bi.prediction.composition IS 'Tasks and weights of the composed adapters, such as rte 0.62 + mnli 0.38.';
 COMMENT ON COLUMN bi.prediction.error_code IS 'Short name of the error that ended the job, or cancelled.';
 COMMENT ON COLUMN bi.prediction.worker IS 'Worker process that answered, or held the job last.';
-COMMENT ON COLUMN bi.prediction.claim_ms IS 'Milliseconds that claiming the batch took.';
-COMMENT ON COLUMN bi.prediction.encode_ms IS 'Milliseconds that embedding the batch''s texts took.';
-COMMENT ON COLUMN bi.prediction.route_ms IS 'Milliseconds that routing the batch took.';
-COMMENT ON COLUMN bi.prediction.load_ms IS 'Milliseconds that bringing the batch''s adapters to the device took.';
-COMMENT ON COLUMN bi.prediction.ready_ms IS 'Milliseconds that the prepared batch waited for the model.';
-COMMENT ON COLUMN bi.prediction.compose_ms IS 'Milliseconds that composing the batch''s adapters took.';
-COMMENT ON COLUMN bi.prediction.calibrate_ms IS
-'Milliseconds that fitting biases of the batch''s choices took; null if none of its jobs has biases.';
-COMMENT ON COLUMN bi.prediction.predict_ms IS 'Milliseconds from the model''s first step for the job until it was answered.';
-COMMENT ON COLUMN bi.prediction.record_ms IS 'Milliseconds from the batch''s answers until they were written.';
 COMMENT ON COLUMN bi.prediction.wait_s IS 'Seconds from the time when the job could start to the start of its last attempt.';
 COMMENT ON COLUMN bi.prediction.latency_s IS 'Seconds from the time when the job could start to its end.';
 COMMENT ON COLUMN bi.prediction.created_at IS 'When the job was submitted.';

@@ -18,13 +18,8 @@ CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
 WITH ORDINALITY AS x (example_id, task, similarity, place);
 COMMENT ON VIEW bi.retrieved_example IS
 'Fact: a row for every train example retrieved for a job: some 30 rows for each job, so filter by job_id or aggregate.';
-COMMENT ON COLUMN bi.retrieved_example.job_id IS 'Id of the job; joins with bi.prediction.';
 COMMENT ON COLUMN bi.retrieved_example.place IS 'Rank of the example by similarity; 1 is the most similar.';
 COMMENT ON COLUMN bi.retrieved_example.example_id IS 'Id of the example.';
 COMMENT ON COLUMN bi.retrieved_example.task IS 'Task that the example belongs to.';
 COMMENT ON COLUMN bi.retrieved_example.similarity IS 'Cosine similarity of the example to the job, -1 to 1.';
-COMMENT ON COLUMN bi.retrieved_example.policy IS 'Name of the policy: the settings of routing and merging.';
-COMMENT ON COLUMN bi.retrieved_example.day IS 'Day in UTC on which the job was answered; joins with bi.dim_date.';
-COMMENT ON COLUMN bi.retrieved_example.finished_at IS 'When the job was answered.';
-COMMENT ON COLUMN bi.retrieved_example.as_of IS 'Time of the data: the time of the query, because the view is live.';
-SELECT loracomp.copy_comments('bi.retrieved_example', 'loracomp.prediction');
+SELECT loracomp.copy_comments('bi.retrieved_example', 'bi.prediction');

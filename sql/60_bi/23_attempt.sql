@@ -32,12 +32,6 @@ LEFT JOIN LATERAL (
 LEFT JOIN loracomp.job AS j ON s.entity_id = j.id
 WHERE s.entity = 'job' AND s.new_status = 'running';
 COMMENT ON VIEW bi.attempt IS 'Fact: a row for every attempt (a worker took a job), and how the attempt ended.';
-COMMENT ON COLUMN bi.attempt.job_id IS 'Id of the job; joins with bi.prediction.';
-COMMENT ON COLUMN bi.attempt.attempt IS
-'Number of the attempt, from 1; if an attempt was given back, the next one has the same number.';
-COMMENT ON COLUMN bi.attempt.worker IS 'Worker process that took the job.';
-COMMENT ON COLUMN bi.attempt.outcome IS
-'succeeded, failed, cancelled, running, deleted; or given back: released, to be retried, or its lease ran out.';
 COMMENT ON COLUMN bi.attempt.error_code IS
 'Short name of the error that ended the attempt, or ''released''; null if the job was answered, was cancelled or is running.';
 COMMENT ON COLUMN bi.attempt.kind IS
@@ -47,7 +41,4 @@ COMMENT ON COLUMN bi.attempt.policy IS 'Name of the job''s policy; null if the j
 COMMENT ON COLUMN bi.attempt.base_model IS 'Base model that the job asked for; null if the job was erased.';
 COMMENT ON COLUMN bi.attempt.duration_s IS 'Seconds that the attempt took; null while it runs.';
 COMMENT ON COLUMN bi.attempt.day IS 'Day in UTC on which the attempt began; joins with bi.dim_date.';
-COMMENT ON COLUMN bi.attempt.started_at IS 'When the attempt began.';
-COMMENT ON COLUMN bi.attempt.ended_at IS 'When the attempt ended; null while it runs.';
-COMMENT ON COLUMN bi.attempt.as_of IS 'Time of the data: the time of the query, because the view is live.';
-SELECT loracomp.copy_comments('bi.attempt', 'loracomp.job');
+SELECT loracomp.copy_comments('bi.attempt', 'loracomp.job_attempt', 'bi.prediction');

@@ -37,11 +37,9 @@ INNER JOIN loracomp.task AS t ON g.task_id = t.id
 INNER JOIN loracomp.base_model AS b ON a.base_model_id = b.id;
 COMMENT ON VIEW bi.transfer IS
 'How much each adapter improves answers on each task: a row for every adapter version and task that was measured.';
-COMMENT ON COLUMN bi.transfer.adapter_id IS 'Id of this version of the adapter; joins with bi.dim_adapter.';
 COMMENT ON COLUMN bi.transfer.adapter IS
 'Name and version of the adapter, such as rte@2, or a label if its task is hidden from the reader.';
 COMMENT ON COLUMN bi.transfer.adapter_task IS 'Task that the adapter was trained for.';
-COMMENT ON COLUMN bi.transfer.base_model IS 'Base model that the adapter was trained for.';
 COMMENT ON COLUMN bi.transfer.task IS 'Task of the measured examples.';
 COMMENT ON COLUMN bi.transfer.n IS 'Number of measured examples; the adapter was trained on none of them.';
 COMMENT ON COLUMN bi.transfer.mean_gain IS
@@ -50,7 +48,6 @@ COMMENT ON COLUMN bi.transfer.standard_error IS 'Standard error of mean_gain; nu
 COMMENT ON COLUMN bi.transfer.accuracy IS 'Share of examples that the adapter answers right, among those with choices; null if none has choices.';
 COMMENT ON COLUMN bi.transfer.base_accuracy IS 'Share of the same examples that the base model alone answers right.';
 COMMENT ON COLUMN bi.transfer.measured_at IS 'Time of the newest of these measurements.';
-COMMENT ON COLUMN bi.transfer.as_of IS 'Time of the data: the time of the query, because the view is live.';
 COMMENT ON COLUMN bi.transfer.adapter_status IS
 'staged: checked, not used yet. active: used for jobs. retired: not used any more, kept for replay.';
-SELECT loracomp.copy_comments('bi.transfer', 'loracomp.task');
+SELECT loracomp.copy_comments('bi.transfer', 'bi.dim_adapter', 'bi.prediction');

@@ -28,9 +28,7 @@ COMMENT ON COLUMN loracomp.open_since.since IS 'Beginning of the day after the l
 -- Reads only. Only days before that of the last refresh are whole in the reports; an hour more, because a job ends at the time at
 -- which its transaction began.
 CREATE VIEW loracomp.live_since AS
-SELECT
-    x.day,
-    x.day::timestamp AT TIME ZONE 'UTC' AS since
+SELECT x.day, x.day::timestamp AT TIME ZONE 'UTC' AS since
 FROM (
     SELECT greatest(
         (o.since AT TIME ZONE 'UTC')::date,
@@ -63,22 +61,17 @@ COMMENT ON FUNCTION loracomp.recount_days IS
 
 CREATE TRIGGER recount_days AFTER INSERT ON loracomp.reported_tag
 FOR EACH ROW EXECUTE FUNCTION loracomp.recount_days();
-COMMENT ON TRIGGER recount_days ON loracomp.reported_tag IS 'Has reports count the new tag.';
 
 -- A statement's trigger, and before it changes a row, because it waits for a refresh that is running: meanwhile the policy must not be
 -- locked, or no job could be inserted.
 CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.policy
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
-COMMENT ON TRIGGER recount_days ON loracomp.policy IS 'Has reports show the new name.';
 
 CREATE TRIGGER recount_days BEFORE UPDATE OF name OR DELETE ON loracomp.task
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
-COMMENT ON TRIGGER recount_days ON loracomp.task IS 'Has reports show the new name, or none, as the jobs do.';
 
 CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.evaluation
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
-COMMENT ON TRIGGER recount_days ON loracomp.evaluation IS 'Has reports show the new name.';
 
 CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.base_model
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
-COMMENT ON TRIGGER recount_days ON loracomp.base_model IS 'Has reports show the new name.';

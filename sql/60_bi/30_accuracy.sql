@@ -28,42 +28,18 @@ COMMENT ON FUNCTION loracomp.accuracy_by_day_on IS 'Rows of loracomp.accuracy_by
 -- Reads only. It contains the names of hidden tasks, which views of bi replace by labels. Days since the last refresh
 -- are live, because people watch evaluations.
 CREATE VIEW loracomp.current_accuracy AS
-SELECT
-    d.day,
-    d.evaluation,
-    d.own_task,
-    d.policy,
-    d.base_model,
-    d.asked,
-    d.n,
-    d.correct
-FROM loracomp.accuracy_by_day AS d
-WHERE d.day < (SELECT l.day FROM loracomp.live_since AS l)
+SELECT d.* FROM loracomp.accuracy_by_day AS d WHERE d.day < (SELECT l.day FROM loracomp.live_since AS l)
 UNION ALL
+-- Not by accuracy_by_day_on, which a reader would need a right to call.
 SELECT
-    (j.finished_at AT TIME ZONE 'UTC')::date,
-    j.evaluation,
-    j.task,
-    j.policy,
-    j.base_model,
-    count(*),
-    count(*) FILTER (WHERE j.status = 'succeeded'),
-    count(*) FILTER (WHERE j.is_correct)
+    (j.finished_at AT TIME ZONE 'UTC')::date, j.evaluation, j.task, j.policy, j.base_model, count(*),
+    count(*) FILTER (WHERE j.status = 'succeeded'), count(*) FILTER (WHERE j.is_correct)
 FROM loracomp.job AS j
 WHERE j.finished_at >= (SELECT l.since FROM loracomp.live_since AS l) AND j.finished_at < 'infinity'
     AND j.expected IS NOT NULL AND j.kind = 'predict'
 GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, j.evaluation, j.task, j.policy, j.base_model;
 COMMENT ON VIEW loracomp.current_accuracy IS 'Accuracy by day up to now with unmasked task names; bi.accuracy and bi.accuracy_by_day read it.';
-COMMENT ON COLUMN loracomp.current_accuracy.day IS 'Day on which the jobs ended, in UTC.';
-COMMENT ON COLUMN loracomp.current_accuracy.evaluation IS
-'Name of the evaluation; null for other jobs whose right answer is known.';
-COMMENT ON COLUMN loracomp.current_accuracy.own_task IS 'Task of the examples that the jobs were made from.';
-COMMENT ON COLUMN loracomp.current_accuracy.policy IS
-'Name of the policy: the settings of routing and merging. Controls such as base are policies too.';
-COMMENT ON COLUMN loracomp.current_accuracy.base_model IS 'Base model that answered.';
-COMMENT ON COLUMN loracomp.current_accuracy.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
-COMMENT ON COLUMN loracomp.current_accuracy.n IS 'Number of jobs that were answered.';
-COMMENT ON COLUMN loracomp.current_accuracy.correct IS 'Number of answers that equal the expected answer exactly.';
+SELECT loracomp.copy_comments('loracomp.current_accuracy', 'loracomp.accuracy_by_day');
 
 -- Reads only, with its owner's rights. A failed job counts in asked but not in n, so that failures stay visible.
 CREATE VIEW bi.accuracy AS
@@ -93,11 +69,7 @@ FROM (
 ) AS c
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
 COMMENT ON VIEW bi.accuracy IS 'How often answers were right, by evaluation, task and policy. Purged jobs count.';
-COMMENT ON COLUMN bi.accuracy.own_task IS 'Task of the examples that the jobs were made from.';
-COMMENT ON COLUMN bi.accuracy.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
-COMMENT ON COLUMN bi.accuracy.n IS 'Number of jobs that were answered.';
-COMMENT ON COLUMN bi.accuracy.correct IS 'Number of answers that equal the expected answer exactly.';
-COMMENT ON COLUMN bi.accuracy.accuracy IS 'correct / n, 0 to 1.';
+COMMENT ON COLUMN bi.accuracy.accuracy IS 'correct / n, 0 to 1; null if n is 0.';
 COMMENT ON COLUMN bi.accuracy.accuracy_low IS 'Lower end of the 95 % confidence interval of accuracy (Wilson).';
 COMMENT ON COLUMN bi.accuracy.accuracy_high IS 'Upper end of the 95 % confidence interval of accuracy.';
 COMMENT ON COLUMN bi.accuracy.as_of IS
@@ -123,11 +95,4 @@ SELECT
 FROM loracomp.current_accuracy AS c
 CROSS JOIN LATERAL bi.wilson_interval(c.correct, c.n) AS i;
 COMMENT ON VIEW bi.accuracy_by_day IS 'How often answers were right, by task, policy and day. Purged jobs count.';
-COMMENT ON COLUMN bi.accuracy_by_day.own_task IS 'Task of the examples that the jobs were made from.';
-COMMENT ON COLUMN bi.accuracy_by_day.accuracy IS 'correct / n, 0 to 1; null if n is 0.';
-COMMENT ON COLUMN bi.accuracy_by_day.accuracy_low IS 'Lower end of the 95 % confidence interval of accuracy (Wilson).';
-COMMENT ON COLUMN bi.accuracy_by_day.accuracy_high IS 'Upper end of the 95 % confidence interval of accuracy.';
-COMMENT ON COLUMN bi.accuracy_by_day.as_of IS
-'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
-'next refresh.';
-SELECT loracomp.copy_comments('bi.accuracy_by_day', 'loracomp.current_accuracy');
+SELECT loracomp.copy_comments('bi.accuracy_by_day', 'bi.accuracy', 'loracomp.current_accuracy');

@@ -54,7 +54,6 @@ GROUP BY
     r.is_evaluation,
     coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> r.task, r.task);
 COMMENT ON VIEW bi.routing_by_day IS 'How probable each task was for the jobs of each day. Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.routing_by_day.task IS 'Task of at least one retrieved example.';
 COMMENT ON COLUMN bi.routing_by_day.jobs IS 'Number of answers that were routed by retrieval on this day; the same for each task.';
 COMMENT ON COLUMN bi.routing_by_day.mean_probability IS
 'Mean probability of the task over the answers that were routed by retrieval, 0 to 1; the tasks of a day sum to 1.';
@@ -103,7 +102,6 @@ HAVING sum(c.jobs) > 0;
 COMMENT ON VIEW bi.routing_drift IS
 'How certain routing was on each day, and how much the tasks of the jobs differ from those of the week before it. Without evaluations. '
 'Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.routing_drift.day IS 'Day in UTC on which the jobs ended.';
 COMMENT ON COLUMN bi.routing_drift.jobs IS 'Number of answers that were routed by retrieval.';
 COMMENT ON COLUMN bi.routing_drift.entropy_bits IS
 'Mean entropy of a job''s task probabilities, in bits: 0 means one task is certain, 1 two tasks are equally probable.';
@@ -113,5 +111,4 @@ COMMENT ON COLUMN bi.routing_drift.week_before_jobs IS 'Number of answers that w
 COMMENT ON COLUMN bi.routing_drift.drift IS
 'Jensen-Shannon divergence between the tasks of this day and of the seven days before it: 0 equal, 1 no task in common; '
 'null if the days before have no jobs. With few jobs it is above 0 by chance.';
-COMMENT ON COLUMN bi.routing_drift.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
-SELECT loracomp.copy_comments('bi.routing_drift', 'loracomp.routing_by_day');
+SELECT loracomp.copy_comments('bi.routing_drift', 'bi.routing_by_day');

@@ -1,7 +1,6 @@
 -- How often adapters were used, by day.
---   bi.adapter_usage_by_day     by adapter
---   bi.task_usage_by_day        by task, including the days since the last refresh
---     loracomp.adapter_usage_by_day   both read it: a table with the names of hidden tasks, which views of bi mask
+--   bi.adapter_usage_by_day
+--     loracomp.adapter_usage_by_day   a table with the names of hidden tasks, which the view masks
 --   adapter_usage_by_day_on     computes a day of it
 
 -- Reads only.
@@ -51,60 +50,11 @@ LEFT JOIN loracomp.task AS t ON u.task = t.name
 WINDOW w AS (PARTITION BY u.day, u.policy, u.base_model, u.is_evaluation);
 COMMENT ON VIEW bi.adapter_usage_by_day IS
 'How often, and with what weight, each adapter was used on each day. Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.adapter_id IS
-'Id of this version of the adapter; joins with bi.dim_adapter.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.adapter IS
 'Name and version of the adapter, such as rte@2; null if it was deleted.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.task IS 'Task that the adapter was trained for.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.family IS 'Family of the task, such as nli; null if the task was deleted.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share_of_jobs IS 'Share of the answers with adapters, of this day, policy, base model and is_evaluation, in which this adapter was used, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.mean_weight IS 'Mean weight of the adapter in the answers in which it was used, 0 to 1.';
 COMMENT ON COLUMN bi.adapter_usage_by_day.share IS
 'The adapter''s share of all weights of this day, policy, base model and is_evaluation; these sum to 1.';
-COMMENT ON COLUMN bi.adapter_usage_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
-SELECT loracomp.copy_comments('bi.adapter_usage_by_day', 'loracomp.adapter_usage_by_day');
-
--- Reads only, with its owner's rights. It is cheap if reports are refreshed: days before the last refresh, and closed days, come
--- from adapter_usage_by_day, and later days from the predictions.
-CREATE VIEW bi.task_usage_by_day AS
-WITH usage AS (
-    SELECT
-        u.day,
-        u.task,
-        u.jobs,
-        u.weight
-    FROM loracomp.adapter_usage_by_day AS u
-    WHERE u.day < (SELECT l.day FROM loracomp.live_since AS l)
-    UNION ALL
-    SELECT
-        (j.finished_at AT TIME ZONE 'UTC')::date,
-        x.task,
-        count(*),
-        sum(x.weight)
-    FROM loracomp.job AS j
-    INNER JOIN loracomp.prediction AS p ON j.id = p.job_id
-    CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_weights) AS x (task, weight)
-    -- With an upper bound, although none is needed: for a condition with only a lower bound of unknown value the planner
-    -- expects a third of all jobs, and with both bounds few.
-    WHERE j.finished_at >= (SELECT l.since FROM loracomp.live_since AS l)
-        AND j.finished_at < 'infinity'
-    GROUP BY (j.finished_at AT TIME ZONE 'UTC')::date, x.task
-)
-
-SELECT
-    s.day,
-    coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> s.task, s.task) AS task,
-    sum(s.jobs)::bigint AS jobs,
-    sum(s.weight) / sum(s.jobs)::double precision AS mean_weight,
-    sum(s.weight) / sum(sum(s.weight)) OVER (PARTITION BY s.day) AS share,
-    now() AS as_of
-FROM usage AS s
-GROUP BY s.day, coalesce((SELECT m.labels FROM loracomp.task_mask AS m) ->> s.task, s.task);
-COMMENT ON VIEW bi.task_usage_by_day IS 'How often, and with what weight, each task''s adapters were used on each day.';
-COMMENT ON COLUMN bi.task_usage_by_day.day IS 'Day in UTC on which the jobs were answered.';
-COMMENT ON COLUMN bi.task_usage_by_day.task IS 'Task whose adapter was used.';
-COMMENT ON COLUMN bi.task_usage_by_day.jobs IS 'Number of answers in which the adapter was used.';
-COMMENT ON COLUMN bi.task_usage_by_day.mean_weight IS 'Mean weight of the adapter in the answers in which it was used, 0 to 1.';
-COMMENT ON COLUMN bi.task_usage_by_day.share IS
-'The task''s share of all weights of the day; the shares of a day sum to 1.';
-COMMENT ON COLUMN bi.task_usage_by_day.as_of IS 'Time of the data: the time of the query, because the view is live.';
+SELECT loracomp.copy_comments('bi.adapter_usage_by_day', 'loracomp.adapter_usage_by_day', 'bi.routing_by_day');

@@ -44,20 +44,7 @@ COMMENT ON FUNCTION loracomp.latency_by_day_on IS 'Rows of loracomp.latency_by_d
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.latency_by_day AS
-SELECT
-    l.day,
-    l.base_model,
-    l.is_evaluation,
-    l.step,
-    l.n,
-    l.mean_ms,
-    l.p50_ms,
-    l.p90_ms,
-    l.p95_ms,
-    l.p99_ms,
-    l.max_ms,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'latency_by_day') AS as_of
+SELECT l.*, (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'latency_by_day') AS as_of
 FROM loracomp.latency_by_day AS l;
 COMMENT ON VIEW bi.latency_by_day IS 'How long each step took for the jobs answered on a day. Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.latency_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
-SELECT loracomp.copy_comments('bi.latency_by_day', 'loracomp.latency_by_day');
+SELECT loracomp.copy_comments('bi.latency_by_day', 'loracomp.latency_by_day', 'bi.routing_by_day');

@@ -24,12 +24,7 @@ COMMENT ON FUNCTION loracomp.fallback_by_day_on IS 'Rows of loracomp.fallback_by
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.fallback_by_day AS
 SELECT
-    c.day,
-    c.policy,
-    c.base_model,
-    c.is_evaluation,
-    c.n,
-    c.fell_back,
+    c.*,
     c.fell_back::double precision / c.n AS rate,
     i.low AS rate_low,
     i.high AS rate_high,
@@ -42,5 +37,4 @@ COMMENT ON VIEW bi.fallback_by_day IS
 COMMENT ON COLUMN bi.fallback_by_day.rate IS 'fell_back / n, 0 to 1.';
 COMMENT ON COLUMN bi.fallback_by_day.rate_low IS 'Lower end of the 95 % confidence interval (Wilson).';
 COMMENT ON COLUMN bi.fallback_by_day.rate_high IS 'Upper end of the 95 % confidence interval.';
-COMMENT ON COLUMN bi.fallback_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
-SELECT loracomp.copy_comments('bi.fallback_by_day', 'loracomp.fallback_by_day');
+SELECT loracomp.copy_comments('bi.fallback_by_day', 'loracomp.fallback_by_day', 'bi.routing_by_day');

@@ -20,7 +20,6 @@ SELECT
     j.status,
     j.error_code AS reason,
     count(*) AS jobs,
-    max(j.finished_at) AS last_at,
     sum(j.attempts) AS attempts,
     coalesce(sum(p.prompt_tokens), 0) AS prompt_tokens,
     coalesce(sum(p.output_tokens), 0) AS output_tokens,
@@ -33,31 +32,14 @@ COMMENT ON FUNCTION loracomp.jobs_by_day_on IS 'Rows of loracomp.jobs_by_day for
 
 -- Reads only.
 CREATE VIEW loracomp.current_jobs AS
-SELECT
-    d.day,
-    d.submitted_by,
-    d.policy,
-    d.base_model,
-    d.is_evaluation,
-    d.kind,
-    d.status,
-    d.reason,
-    d.jobs,
-    d.last_at
+SELECT d.day, d.submitted_by, d.policy, d.base_model, d.is_evaluation, d.kind, d.status, d.reason, d.jobs
 FROM loracomp.jobs_by_day AS d
 WHERE d.day < (SELECT l.day FROM loracomp.live_since AS l)
 UNION ALL
+-- With an upper bound, although none is needed: with a lower bound alone, of unknown value, the planner expects a third of all jobs.
 SELECT
-    (j.finished_at AT TIME ZONE 'UTC')::date,
-    j.submitted_by::text,
-    j.policy,
-    j.base_model,
-    j.evaluation IS NOT NULL,
-    j.kind,
-    j.status,
-    j.error_code,
-    count(*),
-    max(j.finished_at)
+    (j.finished_at AT TIME ZONE 'UTC')::date, j.submitted_by::text, j.policy, j.base_model, j.evaluation IS NOT NULL,
+    j.kind, j.status, j.error_code, count(*)
 FROM loracomp.job AS j
 WHERE j.finished_at >= (SELECT l.since FROM loracomp.live_since AS l) AND j.finished_at < 'infinity'
 GROUP BY
@@ -65,16 +47,7 @@ GROUP BY
     j.status, j.error_code;
 COMMENT ON VIEW loracomp.current_jobs IS
 'Number of ended jobs by day; days since that of the last refresh are counted from the jobs.';
-COMMENT ON COLUMN loracomp.current_jobs.day IS 'Day in UTC on which the jobs ended.';
-COMMENT ON COLUMN loracomp.current_jobs.submitted_by IS 'Database role that submitted the jobs.';
-COMMENT ON COLUMN loracomp.current_jobs.policy IS 'Name of the policy: the settings of routing and merging.';
-COMMENT ON COLUMN loracomp.current_jobs.base_model IS 'Base model that the jobs were for.';
-COMMENT ON COLUMN loracomp.current_jobs.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.current_jobs.kind IS 'Kind of the jobs: predict, route or measure.';
-COMMENT ON COLUMN loracomp.current_jobs.status IS 'How the jobs ended: succeeded, failed or cancelled.';
-COMMENT ON COLUMN loracomp.current_jobs.reason IS 'Short name of the error that ended the jobs; null if none did, or if it is unknown.';
-COMMENT ON COLUMN loracomp.current_jobs.jobs IS 'Number of jobs.';
-COMMENT ON COLUMN loracomp.current_jobs.last_at IS 'When the last of them ended; null if that was not kept.';
+SELECT loracomp.copy_comments('loracomp.current_jobs', 'loracomp.jobs_by_day');
 
 -- Reads only, with its owner's rights. Jobs of kind measure are no answers, as in bi.prediction.
 CREATE VIEW bi.jobs_by_day AS
@@ -94,17 +67,8 @@ WHERE c.kind <> 'measure';
 COMMENT ON VIEW bi.jobs_by_day IS
 'Number of jobs that ended on each day, by how they ended; cheap if reports are refreshed. It counts what bi.prediction lists, and '
 'jobs that were purged.';
-COMMENT ON COLUMN bi.jobs_by_day.submitted_by IS 'Database role that submitted the jobs.';
-COMMENT ON COLUMN bi.jobs_by_day.base_model IS 'Base model that the jobs were for.';
-COMMENT ON COLUMN bi.jobs_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
 COMMENT ON COLUMN bi.jobs_by_day.kind IS 'predict: the jobs were to be answered. route: only routing weights were to be computed.';
-COMMENT ON COLUMN bi.jobs_by_day.status IS 'succeeded, failed or cancelled.';
-COMMENT ON COLUMN bi.jobs_by_day.reason IS 'Short name of the error that ended the jobs, or cancelled; null if they were answered, or if it was not kept.';
-COMMENT ON COLUMN bi.jobs_by_day.jobs IS 'Number of jobs.';
-COMMENT ON COLUMN bi.jobs_by_day.as_of IS
-'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
-'next refresh.';
-SELECT loracomp.copy_comments('bi.jobs_by_day', 'loracomp.current_jobs');
+SELECT loracomp.copy_comments('bi.jobs_by_day', 'loracomp.current_jobs', 'bi.accuracy');
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.failure_by_reason AS
@@ -114,21 +78,13 @@ SELECT
     c.policy,
     c.base_model,
     sum(c.jobs)::bigint AS jobs,
-    max(c.last_at) AS last_at,
     now() AS as_of
 FROM loracomp.current_jobs AS c
 WHERE c.status = 'failed'
 GROUP BY c.day, coalesce(c.reason, 'unknown'), c.policy, c.base_model;
 COMMENT ON VIEW bi.failure_by_reason IS 'Number of failed jobs of each day, by error; cheap if reports are refreshed.';
-COMMENT ON COLUMN bi.failure_by_reason.day IS 'Day in UTC on which the jobs ended.';
 COMMENT ON COLUMN bi.failure_by_reason.reason IS 'Short name of the last error, such as prompt_too_long.';
-COMMENT ON COLUMN bi.failure_by_reason.base_model IS 'Base model that the jobs asked for.';
-COMMENT ON COLUMN bi.failure_by_reason.jobs IS 'Number of jobs that ended with this error.';
-COMMENT ON COLUMN bi.failure_by_reason.last_at IS 'When the last of these jobs ended; null if it was not kept.';
-COMMENT ON COLUMN bi.failure_by_reason.as_of IS
-'Time of the query: days since the last refresh are live. Jobs of earlier days that were erased or tried again show after the '
-'next refresh.';
-SELECT loracomp.copy_comments('bi.failure_by_reason', 'loracomp.current_jobs');
+SELECT loracomp.copy_comments('bi.failure_by_reason', 'bi.jobs_by_day');
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.cost_by_submitter AS
@@ -148,13 +104,7 @@ SELECT
 FROM loracomp.jobs_by_day AS d
 GROUP BY d.day, d.submitted_by, d.policy, d.base_model;
 COMMENT ON VIEW bi.cost_by_submitter IS 'Jobs, tokens and seconds of computing of each submitter, by day, policy and base model. Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.cost_by_submitter.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
 COMMENT ON COLUMN bi.cost_by_submitter.jobs IS 'Number of jobs that ended, also of kind measure, which bi.prediction and bi.jobs_by_day leave out.';
 COMMENT ON COLUMN bi.cost_by_submitter.succeeded IS 'Number of jobs that were answered.';
 COMMENT ON COLUMN bi.cost_by_submitter.failed IS 'Number of jobs that failed.';
-COMMENT ON COLUMN bi.cost_by_submitter.attempts IS 'Number of attempts of the jobs that ended.';
-COMMENT ON COLUMN bi.cost_by_submitter.prompt_tokens IS 'Tokens in the prompts of the jobs that were answered.';
-COMMENT ON COLUMN bi.cost_by_submitter.output_tokens IS 'Tokens that were scored or generated for the jobs that were answered.';
-COMMENT ON COLUMN bi.cost_by_submitter.compute_s IS
-'Seconds of computing for the jobs that were answered, without waiting: their shares of their batches'' steps and of the model''s time.';
-SELECT loracomp.copy_comments('bi.cost_by_submitter', 'loracomp.jobs_by_day');
+SELECT loracomp.copy_comments('bi.cost_by_submitter', 'loracomp.jobs_by_day', 'bi.routing_by_day');

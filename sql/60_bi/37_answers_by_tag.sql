@@ -39,11 +39,9 @@ INNER JOIN loracomp.reported_tag AS r ON jsonb_exists(j.tags, r.key)
 WHERE j.finished_at IS NOT NULL AND j.tags ->> r.key IS NOT NULL;
 COMMENT ON VIEW bi.job_tag IS
 'Fact: a row for each tag of each job that ended, if its key is in set_reported_tags. Joins with bi.prediction by job_id.';
-COMMENT ON COLUMN bi.job_tag.job_id IS 'Id of the job; joins with bi.prediction.';
-COMMENT ON COLUMN bi.job_tag.value IS 'Value of the tag, as text.';
-COMMENT ON COLUMN bi.job_tag.day IS 'Day in UTC on which the job ended.';
-COMMENT ON COLUMN bi.job_tag.as_of IS 'Time of the data: the time of the query, because the view is live.';
 COMMENT ON COLUMN bi.job_tag.tag IS 'Key of a tag whose values analysts may see.';
+COMMENT ON COLUMN bi.job_tag.value IS 'Value of the tag, as text.';
+SELECT loracomp.copy_comments('bi.job_tag', 'bi.prediction');
 
 -- Reads only; without evaluations, whose jobs have no tags of users. A label is the chosen one of a job's choices; generated text
 -- is no label. Values and labels are cut to 200 characters, because an index can't contain long texts.
@@ -98,5 +96,4 @@ COMMENT ON VIEW bi.answers_by_tag IS
 'Number of answers of each day by tag (of set_reported_tags) and label. Without evaluations. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.answers_by_tag.label IS
 'The choice that was the answer, cut to 200 characters; null if the answer was generated text.';
-COMMENT ON COLUMN bi.answers_by_tag.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
-SELECT loracomp.copy_comments('bi.answers_by_tag', 'loracomp.answers_by_tag');
+SELECT loracomp.copy_comments('bi.answers_by_tag', 'loracomp.answers_by_tag', 'bi.routing_by_day');

@@ -1,11 +1,10 @@
 -- Computes the reports by day (files 30 to 37), and again for each day whose jobs have changed.
 --   refresh_reports             all reports, if they are older than a given age
 --     check_range
---     changed_days, roll_up, note_days
+--     changed_days, roll_up
 --   close_days                  days whose jobs purge_jobs is about to delete, for the last time
 --     changed_days              days whose jobs are not those from which the reports were computed
---     roll_up                   a report's rows of a day
---     note_days                 stores from which jobs the reports were computed
+--     roll_up                   all reports' rows of these days
 --   bi.report_refresh           when it was done last
 -- One session at a time does this: the others wait for the lock of report_day.
 
@@ -49,45 +48,37 @@ END;
 COMMENT ON FUNCTION loracomp.changed_days IS
 'Days before a given one that are not closed and whose ended jobs are not those from which reports were computed last.';
 
--- The day is part of the statement's text, so that the planner can estimate how many jobs it has.
-CREATE FUNCTION loracomp.roll_up(report text, day date) RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    EXECUTE format('DELETE FROM loracomp.%I WHERE day = %L', roll_up.report, roll_up.day);
-    EXECUTE format(
-        'INSERT INTO loracomp.%I SELECT * FROM loracomp.%I(%L)', roll_up.report, roll_up.report || '_on', roll_up.day
-    );
-END
-$$;
-COMMENT ON FUNCTION loracomp.roll_up IS 'Computes a report''s rows of a day from the jobs that ended on it.';
-
-CREATE FUNCTION loracomp.note_days(days loracomp.report_day[]) RETURNS void
-LANGUAGE sql VOLATILE
-SET search_path = loracomp, pg_temp
-AS $$
-    INSERT INTO loracomp.report_day (day, jobs, times)
-    SELECT d.day, d.jobs, d.times FROM unnest(note_days.days) AS d
-    ON CONFLICT ON CONSTRAINT report_day_pkey DO UPDATE SET jobs = excluded.jobs, times = excluded.times;
-$$;
-COMMENT ON FUNCTION loracomp.note_days IS 'Stores from which jobs the reports of these days were computed.';
-
--- Closes all days before the given one. The caller has locked report_day.
-CREATE FUNCTION loracomp.close_days(before date) RETURNS void
+-- The day is part of the statement's text, so that the planner can estimate how many jobs it has. Day by day, and not report by report: all
+-- reports read the same jobs, which are then still in memory.
+CREATE FUNCTION loracomp.roll_up(days loracomp.report_day[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    days CONSTANT loracomp.report_day[] := ARRAY(SELECT c FROM loracomp.changed_days(close_days.before) AS c);
-    changed loracomp.report_day;
+    of_day loracomp.report_day;
+    report text;
 BEGIN
-    FOREACH changed IN ARRAY days LOOP
-        PERFORM loracomp.roll_up(r.report, changed.day) FROM loracomp.report_refresh AS r;
+    FOREACH of_day IN ARRAY days LOOP
+        FOR report IN SELECT r.report FROM loracomp.report_refresh AS r LOOP
+            EXECUTE format('DELETE FROM loracomp.%I WHERE day = %L', report, of_day.day);
+            EXECUTE format('INSERT INTO loracomp.%I SELECT * FROM loracomp.%I(%L)', report, report || '_on', of_day.day);
+        END LOOP;
     END LOOP;
-    PERFORM loracomp.note_days(days);
-    UPDATE loracomp.report_day AS d SET is_closed = TRUE WHERE d.day < close_days.before AND NOT d.is_closed;
+    INSERT INTO loracomp.report_day (day, jobs, times)
+    SELECT d.day, d.jobs, d.times FROM unnest(days) AS d
+    ON CONFLICT ON CONSTRAINT report_day_pkey DO UPDATE SET jobs = excluded.jobs, times = excluded.times;
 END
+$$;
+COMMENT ON FUNCTION loracomp.roll_up IS
+'Computes all reports'' rows of these days from the jobs that ended on them, and stores from which jobs.';
+
+-- Closes all days before the given one. The caller has locked report_day.
+CREATE FUNCTION loracomp.close_days(before date) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT loracomp.roll_up(ARRAY(SELECT c FROM loracomp.changed_days(close_days.before) AS c));
+    UPDATE loracomp.report_day AS d SET is_closed = TRUE WHERE d.day < close_days.before AND NOT d.is_closed;
 $$;
 COMMENT ON FUNCTION loracomp.close_days IS
 'Computes the reports of all days before a given one, where their jobs have changed, and closes these days: what happens to '
@@ -102,11 +93,9 @@ SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    reports CONSTANT text[] := ARRAY(SELECT r.report FROM loracomp.report_refresh AS r ORDER BY r.report);
-    changed loracomp.report_day[];
-    took double precision[] := array_fill(0::double precision, ARRAY[cardinality(reports)]);
     began timestamptz;
-    of_day loracomp.report_day;
+    changed loracomp.report_day[];
+    refreshed text;
 BEGIN
     -- 100 years in seconds.
     PERFORM loracomp.check_range('older_than', extract(EPOCH FROM refresh_reports.older_than), 0, 3.2e9);
@@ -114,43 +103,31 @@ BEGIN
     LOCK TABLE loracomp.job IN ACCESS SHARE MODE;
     -- All reports are of the same age, so the first one's row stands for all.
     PERFORM FROM loracomp.report_refresh AS r
-    WHERE r.report = reports[1] AND r.refreshed_at <= now() - refresh_reports.older_than
+    WHERE r.report = (SELECT min(f.report) FROM loracomp.report_refresh AS f) AND r.refreshed_at <= now() - refresh_reports.older_than
     FOR UPDATE SKIP LOCKED;
     IF NOT found THEN
         RETURN;
     END IF;
     LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE;
     -- Jobs that end from now on are in the reports or not; the next refresh finds them.
-    refreshed_at := clock_timestamp();
+    began := clock_timestamp();
     changed := ARRAY(SELECT c FROM loracomp.changed_days('infinity') AS c);
-    days := cardinality(changed);
-    -- Day by day, and not report by report: all reports read the same jobs, which are then still in memory.
-    FOREACH of_day IN ARRAY changed LOOP
-        FOR i IN 1 .. cardinality(reports) LOOP
-            began := clock_timestamp();
-            PERFORM loracomp.roll_up(reports[i], of_day.day);
-            took[i] := took[i] + extract(EPOCH FROM clock_timestamp() - began);
+    PERFORM loracomp.roll_up(changed);
+    IF cardinality(changed) > 2 THEN
+        -- Update statistics, because plans of joins depend on them, and autovacuum would do it much later.
+        FOR refreshed IN SELECT r.report FROM loracomp.report_refresh AS r LOOP
+            EXECUTE format('ANALYZE loracomp.%I', refreshed);
         END LOOP;
-    END LOOP;
-    FOR i IN 1 .. cardinality(reports) LOOP
-        report := reports[i];
-        began := clock_timestamp();
-        IF days > 2 THEN
-            -- Update statistics, because plans of joins depend on them, and autovacuum would do it much later.
-            EXECUTE format('ANALYZE loracomp.%I', report);
-        END IF;
-        seconds := round((took[i] + extract(EPOCH FROM clock_timestamp() - began))::numeric, 3);
-        UPDATE loracomp.report_refresh AS r
-        SET refreshed_at = refresh_reports.refreshed_at, seconds = refresh_reports.seconds
-        WHERE r.report = refresh_reports.report;
-        RETURN NEXT;
-    END LOOP;
-    PERFORM loracomp.note_days(changed);
+    END IF;
+    UPDATE loracomp.report_refresh AS r
+    SET refreshed_at = began, seconds = round(extract(EPOCH FROM clock_timestamp() - began), 3);
+    RETURN QUERY
+    SELECT r.report, r.refreshed_at, r.seconds, cardinality(changed) FROM loracomp.report_refresh AS r ORDER BY r.report;
 END
 $$;
 COMMENT ON FUNCTION loracomp.refresh_reports IS
 'Computes the reports again for the days whose jobs have changed, unless they are younger than the given age; returns a row for each '
-'report, with the number of these days. Reports can be read meanwhile.';
+'report, with the number of these days and the seconds that all reports took. Reports can be read meanwhile.';
 
 -- A release may count differently, so the first refresh after an upgrade computes all days again that are not closed. It is not done
 -- here, because others wait for the upgrade; only where no job has ended, there is nothing to compute.

@@ -16,7 +16,6 @@ SELECT
     count(j.id) FILTER (WHERE j.status = 'succeeded') AS succeeded,
     count(j.id) FILTER (WHERE j.status = 'failed') AS failed,
     count(j.id) FILTER (WHERE j.status = 'cancelled') AS cancelled,
-    max(j.finished_at) AS last_finished_at,
     now() AS as_of
 FROM loracomp.evaluation AS e
 LEFT JOIN loracomp.job AS j ON e.name = j.evaluation
@@ -31,6 +30,4 @@ COMMENT ON COLUMN bi.evaluation.running IS 'Number of its jobs that are running.
 COMMENT ON COLUMN bi.evaluation.succeeded IS 'Number of its jobs that were answered.';
 COMMENT ON COLUMN bi.evaluation.failed IS 'Number of its jobs that failed.';
 COMMENT ON COLUMN bi.evaluation.cancelled IS 'Number of its jobs that were cancelled.';
-COMMENT ON COLUMN bi.evaluation.last_finished_at IS 'When the last of its jobs ended.';
-COMMENT ON COLUMN bi.evaluation.as_of IS 'Time of the data: the time of the query, because the view is live.';
-SELECT loracomp.copy_comments('bi.evaluation', 'loracomp.evaluation');
+SELECT loracomp.copy_comments('bi.evaluation', 'loracomp.evaluation', 'bi.prediction');

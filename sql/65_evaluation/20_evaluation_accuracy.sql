@@ -61,14 +61,8 @@ COMMENT ON COLUMN bi.evaluation_accuracy.scope IS
 'task, family or all: filter by this column, because rows of one scope are means over rows of another.';
 COMMENT ON COLUMN bi.evaluation_accuracy.family IS 'Family of the tasks, such as nli; null if scope is all.';
 COMMENT ON COLUMN bi.evaluation_accuracy.own_task IS 'Task of the evaluated rows; null unless scope is task.';
-COMMENT ON COLUMN bi.evaluation_accuracy.base_model IS 'Base model that answered.';
 COMMENT ON COLUMN bi.evaluation_accuracy.tasks IS 'Number of tasks in the mean. Compare only means over the same tasks.';
-COMMENT ON COLUMN bi.evaluation_accuracy.asked IS 'Number of jobs with a known right answer that ended; failed and cancelled jobs count too.';
-COMMENT ON COLUMN bi.evaluation_accuracy.n IS 'Number of jobs that were answered.';
-COMMENT ON COLUMN bi.evaluation_accuracy.correct IS 'Number of answers that equal the expected answer exactly.';
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy IS 'correct / n for one task, 0 to 1; for a family or all, the mean of the tasks'' accuracies.';
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_low IS
 'Lower end of the 95 % confidence interval: Wilson''s for one task, otherwise computed from the tasks'' intervals.';
-COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_high IS 'Upper end of the 95 % confidence interval of accuracy.';
-COMMENT ON COLUMN bi.evaluation_accuracy.as_of IS 'Time of the data: the time of the query, because the view is live.';
-SELECT loracomp.copy_comments('bi.evaluation_accuracy', 'loracomp.job');
+SELECT loracomp.copy_comments('bi.evaluation_accuracy', 'bi.prediction', 'bi.accuracy');

@@ -105,13 +105,8 @@ SELECT
 FROM by_scope AS s;
 COMMENT ON VIEW bi.evaluation_pair IS
 'Two policies compared on the rows that both answered: by how much policy_a was better than policy_b, with a p value.';
-COMMENT ON COLUMN bi.evaluation_pair.scope IS
-'task, family or all: filter by this column, because rows of one scope are sums and means over rows of another.';
-COMMENT ON COLUMN bi.evaluation_pair.family IS 'Family of the tasks, such as nli; null if scope is all.';
-COMMENT ON COLUMN bi.evaluation_pair.own_task IS 'Task of the evaluated rows; null unless scope is task.';
 COMMENT ON COLUMN bi.evaluation_pair.policy_a IS 'The policy that is compared.';
 COMMENT ON COLUMN bi.evaluation_pair.policy_b IS 'The policy that policy_a is compared with.';
-COMMENT ON COLUMN bi.evaluation_pair.tasks IS 'Number of tasks in the means.';
 COMMENT ON COLUMN bi.evaluation_pair.tasks_ahead IS 'Number of tasks on which policy_a was right more often than policy_b.';
 COMMENT ON COLUMN bi.evaluation_pair.tasks_behind IS 'Number of tasks on which policy_b was right more often than policy_a.';
 COMMENT ON COLUMN bi.evaluation_pair.n IS 'Number of rows that both policies answered.';
@@ -124,5 +119,4 @@ COMMENT ON COLUMN bi.evaluation_pair.difference IS 'accuracy_a - accuracy_b.';
 COMMENT ON COLUMN bi.evaluation_pair.difference_low IS 'Lower end of the 95 % confidence interval of difference.';
 COMMENT ON COLUMN bi.evaluation_pair.difference_high IS 'Upper end of the 95 % confidence interval of difference.';
 COMMENT ON COLUMN bi.evaluation_pair.p IS 'P value of McNemar''s exact two-sided test on only_a and only_b.';
-COMMENT ON COLUMN bi.evaluation_pair.as_of IS 'Time of the data: the time of the query, because the view is live.';
-SELECT loracomp.copy_comments('bi.evaluation_pair', 'loracomp.job');
+SELECT loracomp.copy_comments('bi.evaluation_pair', 'bi.evaluation_accuracy');

@@ -47,10 +47,7 @@ GROUP BY
 COMMENT ON VIEW bi.expected_gain IS
 'Expected vs. realised gain over the base model, for policies with weighting measured, on each task of an evaluation. Only rows '
 'with choices that a policy without adapters (base) answered too. Calibrated answers are left out: nothing is expected of biases.';
-COMMENT ON COLUMN bi.expected_gain.evaluation IS 'Name of the evaluation.';
 COMMENT ON COLUMN bi.expected_gain.own_task IS 'Task of the evaluated rows.';
-COMMENT ON COLUMN bi.expected_gain.base_model IS 'Base model that answered.';
-COMMENT ON COLUMN bi.expected_gain.n IS 'Number of rows that both policies answered.';
 COMMENT ON COLUMN bi.expected_gain.composed IS
 'Number of these rows for which adapters were used; for the others the base model answered alone, see bi.prediction.fallback.';
 COMMENT ON COLUMN bi.expected_gain.expected IS
@@ -59,5 +56,4 @@ COMMENT ON COLUMN bi.expected_gain.realised IS
 'Mean realised gain in nats: log-probability of the right choice among the choices, minus the base model''s on the same row.';
 COMMENT ON COLUMN bi.expected_gain.bias_standard_error IS 'Standard error of expected minus realised; null if n is 1.';
 COMMENT ON COLUMN bi.expected_gain.correlation IS 'Correlation between expected and realised gain over the rows.';
-COMMENT ON COLUMN bi.expected_gain.as_of IS 'Time of the data: the time of the query, because the view is live.';
-SELECT loracomp.copy_comments('bi.expected_gain', 'loracomp.job');
+SELECT loracomp.copy_comments('bi.expected_gain', 'bi.evaluation_pair', 'bi.evaluation_accuracy');

@@ -1,6 +1,7 @@
 -- How an evaluation starts: rows of a split become jobs under each policy.
 --   start_evaluation
---     evaluated_examples        rows that can become jobs, in a random order given by the seed
+--     draw_examples             rows that can become jobs: 42_measurement/10_what_to_measure.sql
+--     tasks_that_saw            the task, and those whose adapters were trained on its rows
 
 -- Inserts a job for each drawn row and policy, as the caller. Existing jobs are kept, so that calling it again adds the missing
 -- ones: more rows, tasks or policies. The other settings of an evaluation are fixed by its first call. A job's triggers refuse
@@ -44,37 +45,32 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value', HINT = 'give the same values to add jobs, or choose another name';
     END IF;
     SELECT string_agg(DISTINCT u.name, ', ') INTO empty_tasks FROM unnest(tasks) AS u (name)
-    WHERE NOT EXISTS (SELECT FROM loracomp.evaluated_examples(u.name, start_evaluation.split));
+    WHERE NOT EXISTS (
+        SELECT FROM loracomp.task AS t CROSS JOIN LATERAL loracomp.draw_examples(t.id, start_evaluation.split, 0, FALSE)
+        WHERE t.name = u.name
+    );
     IF empty_tasks IS NOT NULL THEN
         RAISE EXCEPTION 'no % rows with text and answer of: %', split, empty_tasks
             USING ERRCODE = 'no_data_found', HINT = format(
-                'loracomp task import TASK --split %s brings them, or loracomp evaluate --data; loracomp task list shows tasks', split
+                'loracomp task import-catalogue TASK --split %s brings them, or loracomp evaluate --data; loracomp task list '
+                'shows tasks', split
             );
     END IF;
     RETURN QUERY
     WITH asked AS MATERIALIZED (
         SELECT
-            t.name AS task,
-            p.name AS policy,
-            x.*,
+            t.name AS task, p.name AS policy, e.id AS example_id, e.prompt, e.choices, e.answer, x.place,
             -- Policies with router own_task are not affected: without its own task such a policy would be the base model.
-            CASE
-                WHEN start_evaluation.exclude_own AND (SELECT o.router FROM loracomp.policy AS o WHERE o.name = p.name) <> 'own_task'
-                    THEN seen.task_names ELSE '{}'
-            END AS excluded,
-            t.place AS task_place,
-            p.place AS policy_place
+            CASE WHEN start_evaluation.exclude_own AND o.router <> 'own_task' THEN seen.names ELSE '{}' END AS excluded,
+            t.place AS task_place, p.place AS policy_place
         FROM unnest(tasks) WITH ORDINALITY AS t (name, place)
+        JOIN loracomp.task AS k ON k.name = t.name
         CROSS JOIN unnest(policies) WITH ORDINALITY AS p (name, place)
-        -- The task, and those whose active adapters were trained on its rows, as their training records say.
-        CROSS JOIN LATERAL (
-            SELECT array_agg(o.name ORDER BY o.name) AS task_names FROM loracomp.task AS o
-            WHERE o.name = t.name OR EXISTS (
-                SELECT FROM loracomp.adapter AS a JOIN loracomp.base_model AS b ON b.id = a.base_model_id
-                WHERE a.task_id = o.id AND a.status = 'active' AND b.name = model AND a.training -> 'tasks_seen' ? t.name
-            )
-        ) AS seen
-        CROSS JOIN LATERAL loracomp.evaluated_examples(t.name, start_evaluation.split, start_evaluation.seed) AS x
+        LEFT JOIN loracomp.policy AS o ON o.name = p.name
+        CROSS JOIN LATERAL (SELECT loracomp.tasks_that_saw(t.name, model) AS names) AS seen
+        -- Embedded rows are left out, because a job made from one would retrieve itself.
+        CROSS JOIN LATERAL loracomp.draw_examples(k.id, start_evaluation.split, start_evaluation.seed, FALSE) AS x
+        JOIN loracomp.example AS e ON e.id = x.example_id
         WHERE x.place <= coalesce(start_evaluation.rows_a_task, x.place)
     ), missing AS (
         INSERT INTO loracomp.job AS j (
@@ -105,20 +101,15 @@ COMMENT ON FUNCTION loracomp.start_evaluation IS
 'tasks whose active adapter was trained on its row (except with router own_task). kind route: only routing weights. base_model '
 'null: the default. Workers take these jobs only if no other job is due.';
 
--- Reads the rows of a split that can become jobs, in a random order given by the seed, so that the first n rows are always among
--- the first n + 1. Embedded rows are left out, because a job made from one would retrieve itself.
-CREATE FUNCTION loracomp.evaluated_examples(task text, split text, seed integer DEFAULT 0)
-RETURNS TABLE (example_id bigint, prompt text, choices text[], answer text, place bigint)
+-- Reads the training records of active adapters.
+CREATE FUNCTION loracomp.tasks_that_saw(task text, base_model text) RETURNS text[]
 LANGUAGE sql STABLE
-BEGIN ATOMIC
-    SELECT
-        e.id, e.prompt, e.choices, e.answer,
-        row_number() OVER (ORDER BY sha256(e.content_hash || int4send(evaluated_examples.seed)), e.id)
-    FROM loracomp.task AS t
-    JOIN loracomp.example AS e ON e.task_id = t.id
-    WHERE t.name = evaluated_examples.task AND e.split = evaluated_examples.split
-        AND e.prompt IS NOT NULL AND e.answer IS NOT NULL
-        AND NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id);
-END;
-COMMENT ON FUNCTION loracomp.evaluated_examples IS
-'Rows of a task''s split from which an evaluation can make jobs, with their positions in a random order given by the seed.';
+RETURN (
+    SELECT array_agg(o.name ORDER BY o.name) FROM loracomp.task AS o
+    WHERE o.name = tasks_that_saw.task OR EXISTS (
+        SELECT FROM loracomp.adapter AS a JOIN loracomp.base_model AS b ON b.id = a.base_model_id
+        WHERE a.task_id = o.id AND a.status = 'active' AND b.name = tasks_that_saw.base_model
+            AND a.training -> 'tasks_seen' ? tasks_that_saw.task
+    )
+);
+COMMENT ON FUNCTION loracomp.tasks_that_saw IS 'The task, and those whose active adapters were trained on its rows.';

@@ -63,13 +63,10 @@ def test_prediction(connection: db.Connection, examples: dict[str, int]) -> None
     submit(connection)
     found = one(connection, "SELECT * FROM bi.prediction")
     assert (found["job_id"], found["status"], found["submitted_by"]) == (job_id, "succeeded", "postgres")
-    assert (found["own_task"], found["is_correct"], found["choice_count"]) == ("mnli", True, 2)
-    assert (found["nearest_task"], found["nearest_similarity"], found["example_count"]) == ("rte", 0.9, 4)
+    assert (found["own_task"], found["is_correct"]) == ("mnli", True)
+    assert (found["nearest_task"], found["nearest_similarity"]) == ("rte", 0.9)
     assert (found["top_task"], found["top_probability"], found["adapter_count"]) == ("rte", 0.62, 2)
     assert (found["composition"], found["router"], found["strategy"]) == ("rte 0.62 + mnli 0.38", "retrieval", "cat")
-    steps = ("claim", "encode", "route", "load", "compose", "calibrate", "predict")
-    assert [found[f"{step}_ms"] for step in steps] == [1, 5.5, 2.25, 3, 4, 7, 40]
-    assert found["record_ms"] > 2
     assert 0 <= found["wait_s"] <= found["latency_s"] < 60
 
 
@@ -175,18 +172,14 @@ def test_days(connection: db.Connection, examples: dict[str, int]) -> None:
     rows = connection.execute("SELECT * FROM bi.dim_date ORDER BY day").fetchall()
     assert str(rows[0]["day"]) == "2024-02-28"
     assert rows[-1]["day"] == one(connection, "SELECT (now() AT TIME ZONE 'UTC')::date AS day")["day"]
-    names = ("year", "quarter", "month", "month_name", "iso_week", "weekday", "weekday_name", "is_weekend")
-    assert [rows[1][name] for name in names] == [2024, 1, 2, "February", 9, 4, "Thursday", False]
+    names = ("year", "quarter", "month", "iso_week", "weekday", "is_weekend")
+    assert [rows[1][name] for name in names] == [2024, 1, 2, 9, 4, False]
     assert all(right["day"] - left["day"] == timedelta(days=1) for left, right in pairwise(rows))
 
 
-def test_usage_of_tasks(connection: db.Connection, examples: dict[str, int]) -> None:
+def test_composed_adapters(connection: db.Connection, examples: dict[str, int]) -> None:
     answer(connection, submit(connection), examples)
     answer(connection, submit(connection), examples, composed_tasks=["rte"], adapter_weights=[1])
-    rows = connection.execute("SELECT * FROM bi.task_usage_by_day ORDER BY task").fetchall()
-    assert [(row["task"], row["jobs"]) for row in rows] == [("mnli", 1), ("rte", 2)]
-    assert [row["mean_weight"] for row in rows] == pytest.approx([0.38, 0.81])
-    assert [row["share"] for row in rows] == pytest.approx([0.19, 0.81])
     adapters = connection.execute("SELECT * FROM bi.composed_adapter ORDER BY job_id, place").fetchall()
     assert [(row["adapter"], row["version"], row["strategy"]) for row in adapters] == [
         ("rte", 1, "cat"),

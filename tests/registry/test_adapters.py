@@ -375,7 +375,7 @@ def test_an_adapters_life_by_the_command_line(connection, run, folder, tmp_path)
 @pytest.mark.parametrize("name", ["", " ", "a@b", "@", "goals@1"])
 def test_a_name_that_no_command_could_name_again_is_refused_before_storing(connection, run, folder, name):
     registered(connection, "piqa")
-    with pytest.raises(UsageError, match=f'name must not be blank or contain @, and is "{name}": .* --name'):
+    with pytest.raises(UsageError, match=f'name must not be blank, a number or contain @, and is "{name}": .* --name'):
         run("adapter", "stage", str(folder), "--task", "piqa", "--name", name)
     assert run("adapter", "list") == []
 

@@ -167,22 +167,16 @@ def two_versions(connection: Connection, tmp_path: Path) -> Connection:
 
 
 def active(connection: Connection) -> set[str]:
-    return {
-        row["adapter"]
-        for row in connection.execute("SELECT * FROM loracomp.list_adapters()")
-        if row["status"] == "active"
-    }
+    return {row["label"] for row in connection.execute("SELECT * FROM bi.dim_adapter") if row["status"] == "active"}
 
 
 def test_an_adapter_is_activated_and_retired_by_name_by_version_and_by_number(two_versions: Connection):
     connection = two_versions
-    rows = connection.execute("SELECT adapter_id, adapter, name, version FROM loracomp.list_adapters()").fetchall()
-    ids = {row["adapter"]: row["adapter_id"] for row in rows}
-    assert list(ids) == ["rte@2", "rte@1"]
+    ids = {row["label"]: row["adapter_id"] for row in connection.execute("SELECT * FROM bi.dim_adapter")}
     for call, now_active in (
         ("activate_adapter('rte@1')", {"rte@1"}),
         ("activate_adapter('rte')", {"rte@2"}),
-        (f"activate_adapter({ids['rte@1']})", {"rte@1"}),
+        (f"activate_adapter('{ids['rte@1']}')", {"rte@1"}),
         ("retire_adapter('rte@1', base_model => 'tiny')", set()),
     ):
         connection.execute(f"SELECT loracomp.{call}".encode())
@@ -223,12 +217,12 @@ def test_activating_what_is_unmeasured_unused_or_changes_nothing_warns(two_versi
             ("rte@3 changes nothing", NOTHING, "train it"),
         ],
         "'rte@2', base_model => 'tiny'": [("rte@2 is not compared", UNMEASURED, ""), ("rte@2 is never", NEVER, "")],
-        f"{zeros}": [
+        f"'{zeros}'": [
             ("rte@3 is not compared", UNMEASURED, ""),
             ("rte@3 is never", NEVER, ""),
             ("rte@3 changes nothing", NOTHING, "adapter retire"),
         ],
-        f"adapter_id => {zeros}, force => true": [],  # it is active already
+        f"'{zeros}', force => true": [],  # it is active already
     }.items():
         heard.clear()
         connection.execute("SET ROLE loracomp_admin")

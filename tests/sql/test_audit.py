@@ -173,34 +173,6 @@ EMBED = (
 )
 
 
-def test_embeddings_that_change_are_counted_by_task(connection: Connection):
-    for task in ("mnli", "rte"):
-        connection.execute("INSERT INTO loracomp.task (name) VALUES (%s)", [task])
-        connection.execute(EXAMPLES, {"task": task})
-    example = connection.execute("SELECT min(id) AS id FROM loracomp.example WHERE source_ref LIKE 'rte/%'").fetchone()
-    connection.execute("SET ROLE loracomp_admin")
-    connection.execute(EMBED)
-    connection.execute("RESET ROLE")
-    connection.execute("UPDATE loracomp.example_embedding SET embedding = array_fill(2, '{832}')::vector")
-    connection.execute("UPDATE loracomp.example_embedding SET embedding = embedding WHERE false")  # no event
-    connection.execute("DELETE FROM loracomp.example_embedding WHERE example_id = %(id)s", example)
-    events = registry_events(connection, "example_embedding")
-    assert [
-        (event["entity_name"], event["action"], (event["before"] or event["after"])["rows"])
-        for event in sorted(
-            events, key=lambda event: (event["action"] == "delete", event["action"], event["entity_name"])
-        )
-    ] == [
-        ("mnli", "insert", 2),
-        ("rte", "insert", 2),
-        ("mnli", "update", 2),
-        ("rte", "update", 2),
-        ("rte", "delete", 1),
-    ]
-    assert [event["entity_id"] for event in events] == [None] * 4 + [example and example["id"]]
-    assert {event["actor"] for event in events if event["action"] == "insert"} == {"loracomp_admin"}
-
-
 def test_the_index_and_its_setting_leave_events(connection: Connection):
     connection.execute("SET ROLE loracomp_admin")
     connection.execute("SELECT loracomp.tune_routing()")  # already so: no event

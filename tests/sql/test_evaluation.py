@@ -180,7 +180,7 @@ def test_what_cannot_be_asked_is_refused(
 def test_rows_that_are_missing_are_told_how_to_come(connection: db.Connection) -> None:
     with pytest.raises(errors.NoDataFound) as refused:
         start(connection, "tea", "base", split="test")
-    assert "task import TASK --split test" in str(refused.value.diag.message_hint)
+    assert "task import-catalogue TASK --split test" in str(refused.value.diag.message_hint)
 
 
 @pytest.mark.parametrize("change", [{"split": "train"}, {"exclude_own": True}, {"seed": 1}, {"kind": "route"}])

@@ -921,9 +921,9 @@ def test_purge_deletes_old_ended_jobs_in_batches_with_predictions_and_events(con
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ("'-1 day'", "older_than must not be negative, and is -1 days"),
-        ("'-1 day', force => true", "older_than must not be negative"),
-        ("'1 month -40 days', force => true", "older_than must not be negative"),
+        ("'-1 day'", "older_than must not be null or negative, and is -1 days"),
+        ("'-1 day', force => true", "older_than must not be null or negative"),
+        ("'1 month -40 days', force => true", "older_than must not be null or negative"),
         ("'59 minutes'", "older_than must be at least an hour, and is 00:59:00"),
         ("'0'", "older_than must be at least an hour"),
         ("'0', force => NULL", "older_than must be at least an hour"),

@@ -278,7 +278,7 @@ def test_a_range_with_a_job_that_others_have_locked_is_not_dropped(queue: Connec
     assert maintain(queue)
     with db.connect(database) as other, other.transaction():
         other.execute("SELECT FROM loracomp.job WHERE id = 7 FOR UPDATE")
-        assert purge(queue) == 24
+        assert (purge(queue), purge(queue)) == (18, 6)
     assert set(places(queue)) == set(events(queue)) == {7} and ranges(queue)[0] == (0, 20)
 
 

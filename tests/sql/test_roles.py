@@ -42,14 +42,14 @@ EXECUTE = {
         readable_adapter attempts_of job_from_json insert_job submit_one confidence set_priority
         retry_job requeue_jobs purge_jobs maintain job_ranges check_health refresh_reports limit_analyst
         database_metrics worker_demand set_queue_limits set_reported_tags
-        register_base_model set_default_base_model remove_base_model find_base_model list_base_models set_encoder
-        show_encoder embedding_dimensions cancel_encoder show_next_encoder examples_without_text
+        register_base_model set_default_base_model remove_base_model find_base_model set_encoder
+        show_encoder embedding_dimensions cancel_encoder examples_without_text
         drop_embedding_index build_embedding_index drop_spare_index reduced_from add_task restrict_task
         rename_task delete_task delete_examples list_tasks
         add_example add_examples take_unembedded count_unembedded find_unembedded
-        stage_adapter find_adapter activate_adapter retire_adapter delete_adapter list_adapters read_adapters
-        set_policy list_policies
-        policy_at note_readers lineage_of_example lineage_of_adapter erase_example erase_submitter
+        stage_adapter find_adapter activate_adapter retire_adapter delete_adapter read_adapters
+        set_policy
+        lineage_of_example lineage_of_adapter erase_example erase_submitter
         erase_jobs add_embeddings
         tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p
         start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
@@ -64,11 +64,11 @@ EXECUTE = {
     """,
 }
 OWNERS_ALONE = """
-    copy_comments give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place find_counter make_counter
+    copy_comments give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place counter_name make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
-    unknown_tasks check_traced with_settings evaluated_examples
-    checked_embedding check_encoder_unchanged eligible_tasks usable_tasks narrowed_tasks
+    check_tasks_exist check_name check_names check_traced with_settings tasks_that_saw
+    checked_embedding check_encoder_unchanged usable_tasks narrowed_tasks
     search_exactly nearest_examples reduce_embedding reduce_embeddings asked_routes route_query
     compose_tasks trace_tasks fallback_reason
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
@@ -77,12 +77,12 @@ OWNERS_ALONE = """
     find_task adapter_named check_setting check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
-    content_hash has_learnt_from measurable_examples nearest_tasks likely_tasks queue_measurements active_adapters
+    content_hash has_learnt_from draw_examples nearest_tasks likely_tasks queue_measurements active_adapters
     expected_gains
-    keep_events_of_others audit_examples audit_embeddings audit_truncate
+    audit_examples
     lock_jobs erase_sums delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records embedding_table make_next_embedding forget_embeddings
-    jobs_on changed_days roll_up note_days close_days accuracy_by_day_on routing_by_day_on
+    jobs_on changed_days roll_up close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on fallback_by_day_on jobs_by_day_on
     answers_by_tag_on
     prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body make_parts make_view

@@ -1,6 +1,6 @@
 """The dashboard of Superset: its bundle fits schema bi; and, in a browser, every chart shows what it should.
 
-    make test-dashboard PICTURE=docs/images/dashboard.png
+    make test-dashboard PICTURE=dashboard.png
     make test-dashboard FILLED=postgresql://owner@host/loracomp_volume_1000000
 
 The first takes the picture that the docs show, the second says how soon all is drawn on a database of `make volume`.

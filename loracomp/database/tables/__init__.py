@@ -20,7 +20,6 @@ from loracomp.database.tables.jobs import job as job
 from loracomp.database.tables.measurements import measurement as measurement
 from loracomp.database.tables.policies import policy as policy
 from loracomp.database.tables.predictions import prediction as prediction
-from loracomp.database.tables.queue import queue_count as queue_count
 from loracomp.database.tables.queue import queue_limit as queue_limit
 from loracomp.database.tables.registry import adapter as adapter
 from loracomp.database.tables.registry import adapter_part as adapter_part

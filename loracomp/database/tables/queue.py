@@ -1,15 +1,12 @@
-"""What INSERTs remember about the queue: limits and counts."""
+"""Limits of the queue, and counters."""
 
 from sqlalchemy import BigInteger, Sequence, SmallInteger, Table
 
-from loracomp.database.tables.columns import SCHEMA, TIME, RoleName, check, metadata, optional, required
+from loracomp.database.tables.columns import SCHEMA, check, metadata, optional, required
 
 # Sequences used as counters (their last value is the count): incrementing one takes no lock, and survives a rollback.
 rescued_jobs = Sequence("rescued_jobs", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
 refused_inserts = Sequence("refused_inserts", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
-# Time in milliseconds since 1970 until which a full queue is not counted again. A sequence keeps it although the INSERT
-# that finds the queue full is rolled back.
-queue_full_until = Sequence("queue_full_until", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
 
 queue_limit = Table(
     "queue_limit",
@@ -21,15 +18,4 @@ queue_limit = Table(
     check("in_all_must_be_between_1_and_1000000000", "in_all BETWEEN 1 AND 1000000000"),
     check("per_submitter_must_be_between_1_and_1000000000", "per_submitter BETWEEN 1 AND 1000000000"),
     comment="How many jobs may wait. set_queue_limits changes it; jobs of administrators are not limited.",
-)
-
-queue_count = Table(
-    "queue_count",
-    metadata,
-    required("submitted_by", RoleName(), "Submitter whose jobs were counted; empty: all submitters.", primary_key=True),
-    required("queued", BigInteger, "Number of waiting jobs at counted_at."),
-    required("last_id", BigInteger, "Highest job id at counted_at; jobs inserted later have higher ids."),
-    required("counted_at", TIME, "When the jobs were counted.", default="clock_timestamp()"),
-    comment="Counts of waiting jobs, which are compared with queue_limit, so that an INSERT need not count them.",
-    postgresql_with={"fillfactor": "50"},
 )

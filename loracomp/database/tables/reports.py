@@ -37,7 +37,7 @@ report_refresh = Table(
         "When the report was last refreshed; it counts the jobs that ended until then.",
         default="now()",
     ),
-    optional("seconds", Double, "Seconds that the last refresh took; null if there was none."),
+    optional("seconds", Double, "Seconds that the last refresh of all reports took; null if there was none."),
     comment="The reports that refresh_reports computes, with their age.",
 )
 
@@ -211,7 +211,6 @@ jobs_by_day = Table(
     required("status", Text, "How the jobs ended: succeeded, failed or cancelled."),
     optional("reason", Text, "Short name of the error that ended the jobs; null if none did, or if it is unknown."),
     required("jobs", BigInteger, "Number of jobs that ended."),
-    optional("last_at", TIME, "When the last of them ended."),
     required("attempts", BigInteger, "Number of attempts of the jobs that ended."),
     required("prompt_tokens", BigInteger, "Tokens in the prompts of the jobs that were answered."),
     required("output_tokens", BigInteger, "Tokens that were scored or generated for the jobs that were answered."),
