@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 AXES = 256
 """Principal axes of a database that has some, and dimensions of its reduced embeddings."""
 Strategy = str
-"""One of: linear, cat, ties, magnitude_prune, dare_linear, dare_ties (`loracomp.composition.strategies`)."""
+"""One of `loracomp.composition.strategies.STRATEGIES`: cat, linear, linear_rescaled, ties, and others."""
 
 
 @dataclass(frozen=True, slots=True)

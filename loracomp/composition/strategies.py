@@ -38,7 +38,7 @@ from loracomp.composition.blocks import (
 )
 from loracomp.errors import UsageError
 
-STRATEGIES = ("linear", "cat", "ties", "magnitude_prune", "dare_linear", "dare_ties")
+STRATEGIES = ("linear", "cat", "ties", "magnitude_prune", "dare_linear", "dare_ties", "linear_rescaled")
 ELECTING = ("ties", "dare_ties")
 """Strategies that elect signs among the adapters of a mix."""
 
@@ -119,7 +119,8 @@ class Mix:
 
     If `summed_factors`, every A_i meets every B_j: it adds sum_j right_j B_j (sum_i left_i A_i x) to an output.
     Otherwise each adapter works alone: sum_i right_i B_i left_i A_i x.
-    If `electing`, its adapters elect signs (`elect_and_average`) before gates are applied.
+    If `electing`, its adapters elect signs (`elect_and_average`) before gates are applied. If `rescaled`, the change of
+    each module has the Frobenius norm that the exact weighted sum would have.
     """
 
     adapters: tuple[PackedAdapter, ...] = ()
@@ -127,14 +128,15 @@ class Mix:
     right: tuple[float, ...] = ()
     summed_factors: bool = False
     electing: bool = False
+    rescaled: bool = False
 
     @cached_property
     def applied(self) -> "Mix":
-        """The mix for a forward pass, which knows no election: if it elects, one adapter that is merged, in float32.
+        """The mix for a forward pass: if it elects or is rescaled, one adapter that is merged, in float32.
 
         It is made once and kept as long as this mix, because another mix of the same adapters has other factors.
         """
-        if not self.electing:
+        if not (self.electing or self.rescaled):
             return self
         name = f"merged {[adapter.key for adapter in self.adapters]} {self.left} {self.right}"
         return Mix((PackedAdapter(-1, "", 1.0, _merged(self), prepared=name),), (1.0,), (1.0,))
@@ -163,7 +165,8 @@ def gated(strategy: str, prepared: Sequence[PackedAdapter], weights: Sequence[fl
         return Mix(adapters, tuple(g), (1.0,) * len(g))
     roots = [math.sqrt(abs(each)) for each in g]
     left = tuple(map(math.copysign, roots, g))
-    return Mix(adapters, left, tuple(roots), summed_factors=True, electing=strategy in ELECTING)
+    electing, rescaled = strategy in ELECTING, strategy == "linear_rescaled"
+    return Mix(adapters, left, tuple(roots), summed_factors=True, electing=electing, rescaled=rescaled)
 
 
 def merge(mix: Mix) -> dict[str, Factors]:
@@ -180,8 +183,18 @@ def _merged(mix: Mix) -> dict[tuple[int, int], Block]:
         if mix.electing:
             roots = _roots(mix.adapters, modules, A.device)
             A, B = elect_and_average(A, 1, roots), elect_and_average(B, 1, roots)  # noqa: PLW2901
-        merged[shape] = Block(modules, *gate(mix, A, B))
+        factors = gate(mix, A, B)
+        if mix.rescaled:
+            exact = gate(replace(mix, summed_factors=False), A, B)
+            ratio = (_squared_norms(*exact) / _squared_norms(*factors)).sqrt().nan_to_num(1.0, posinf=1.0)
+            factors = Factors(factors.A, factors.B * ratio[:, None, None])
+        merged[shape] = Block(modules, *factors)
     return merged
+
+
+def _squared_norms(A: Tensor, B: Tensor) -> Tensor:
+    """Squared Frobenius norm of each B @ A [modules], by the Gram matrices of their factors."""
+    return ((A @ A.mT) * (B.mT @ B)).sum((1, 2))
 
 
 def gate(mix: Mix, A: Tensor, B: Tensor) -> Factors:

@@ -105,9 +105,9 @@ def test_one_adapter_at_weight_1_is_itself(case):
 @properties
 @given(cases(), st.floats(0.01, 0.99))
 def test_twins_at_w_and_1_minus_w(case, w):
-    """cat: they are one. Else cross terms give (sqrt w + sqrt(1 - w))^2 of one, of which averaging leaves a quarter."""
+    """cat, rescaled: they are one. Else cross terms give (sqrt w + sqrt(1 - w))^2 of it; averaging leaves a quarter."""
     strategy, (adapter, *_), _, kwargs = case
-    factor = 1.0 if strategy == "cat" else (math.sqrt(w) + math.sqrt(1 - w)) ** 2
+    factor = 1.0 if strategy in ("cat", "linear_rescaled") else (math.sqrt(w) + math.sqrt(1 - w)) ** 2
     factor /= 4 if strategy in ("ties", "dare_ties") else 1
     one = dense(compose(strategy, [adapter], [1.0], **kwargs))
     twins = dense(compose(strategy, [adapter, replace(adapter, id=-1)], [w, 1 - w], **kwargs))
@@ -141,6 +141,17 @@ def test_norm_ratio_and_cosine_equal_those_of_dense_changes(case):
     # Of the squares: they are sums of inner products, which may cancel.
     assert ratio**2 == pytest.approx(float(a.norm() / b.norm()) ** 2, rel=2e-5, abs=1e-6)
     assert cosine == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-5)
+
+
+@properties
+@given(cases(("linear_rescaled",)))
+def test_rescaled_it_is_linear_with_the_norm_of_the_exact_sum_in_each_module(case):
+    _, adapters, weights, _ = case
+    rescaled, linear, exact = (
+        dense(compose(strategy, adapters, weights)) for strategy in ("linear_rescaled", "linear", "cat")
+    )
+    expected = {module: delta * exact[module].norm() / delta.norm() for module, delta in linear.items()}
+    assert_same(rescaled, expected, rtol=1e-3, atol=1e-4)  # norms are of sums that may nearly cancel
 
 
 def test_a_change_of_zero_has_no_ratio_and_no_cosine():

@@ -89,6 +89,18 @@ JOIN (VALUES
 WHERE a.scope IN ('task', 'all') ORDER BY a.task NULLS LAST, l.place
 \crosstabview task label cell place
 
+-- table: families
+SELECT format('`%s`', a.policy) AS policy, report.percent(a.accuracy, a.low, a.high) AS "right, %",
+    report.points(b.difference, b.low, b.high) AS "less `base`", report.points(u.difference, u.low, u.high) AS "less `uniform`",
+    (
+        SELECT coalesce(string_agg(p.task, ', ' ORDER BY p.task), 'none') FROM report.pair AS p
+        WHERE p.part = a.part AND p.scope = 'task' AND p.policy_a = a.policy AND p.policy_b = 'base' AND p.difference < 0 AND p.p < 0.05
+    ) AS "significantly below `base`", a.n AS rows
+FROM report.accuracy AS a
+LEFT JOIN report.pair AS b ON b.part = a.part AND b.scope = 'all' AND b.policy_a = a.policy AND b.policy_b = 'base'
+LEFT JOIN report.pair AS u ON u.part = a.part AND u.scope = 'all' AND u.policy_a = a.policy AND u.policy_b = 'uniform'
+WHERE a.part = 'families' AND a.scope = 'all' ORDER BY report.place(a.policy);
+
 -- table: goals
 SELECT g.goal, g.measured, g.reached FROM report.goal AS g ORDER BY g.place;
 

@@ -40,7 +40,7 @@ policy = Table(
     required(
         "strategy",
         Text,
-        "How adapters are merged: cat, linear, ties, magnitude_prune, dare_linear or dare_ties.",
+        "How adapters are merged: cat, linear, linear_rescaled, ties, magnitude_prune, dare_linear or dare_ties.",
         default="'cat'",
     ),
     required(
@@ -106,7 +106,11 @@ policy = Table(
     between("max_adapters", 1, 64),
     between("min_similarity", -1, 1),
     one_of("weighting", "similarity uniform measured", "weighting_must_be_similarity_uniform_or_measured"),
-    one_of("strategy", "linear cat ties magnitude_prune dare_linear dare_ties", "strategy_must_be_a_known_one"),
+    one_of(
+        "strategy",
+        "linear cat ties magnitude_prune dare_linear dare_ties linear_rescaled",
+        "strategy_must_be_a_known_one",
+    ),
     between("density", 0.0001, 1),
     check("seed_must_not_be_negative", "seed >= 0", comment="at least 0"),
     one_of("choice_normalization", "none characters tokens", "choice_normalization_must_be_none_characters_or_tokens"),
