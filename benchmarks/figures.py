@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from lab.benchmarks.evaluation.few_labels_report import few_labels_tables
 from lab.benchmarks.evaluation.report import evaluation_tables
 
 from .engine.report import engine_tables
@@ -42,6 +43,7 @@ def all_tables() -> dict[str, str]:
         tables = evaluation_tables(url, ROOT)
     return {
         **tables,
+        **few_labels_tables(kept("few_labels")),
         **engine_tables(kept("engine")),
         "queue": as_markdown(beside_others(kept("queue"))),
         "many-examples": as_markdown(by_size(kept("many_examples"))),

@@ -114,7 +114,7 @@ def measure_all(urls: dict[str, str], settings: Settings, options: argparse.Name
             fill_database(connection, settings.model_copy(update={"database_url": url}), name, options.data)
             state = read_state(connection)
             units += [unit for part in parts if part.database == name for unit in state.units(part)]
-    results = options.root / "benchmarks" / "evaluation"
+    results = options.root / "lab" / "benchmarks" / "evaluation"
     if dropped := drop_stale(results, units, parts):
         console.print(f"{dropped} lines removed that were measured on another library or under other settings")
     models = Models(settings)

@@ -1,0 +1,56 @@
+"""The tables of docs/figures.md on few labelled rows, from docs/performance/few_labels.json."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.pages import as_markdown
+
+PARTS = {"unfamiliar": "five unfamiliar tasks", "kept_out": "twelve library tasks, families kept out"}
+WAYS = {
+    "base": "`base`",
+    "majority": "most frequent answer",
+    "classifier": "classifier alone",
+    "nearest": "five nearest labels",
+    "biased": "mix, biases alone",
+    "product": "product",
+    "measured": "`measured`",
+}
+"""Heads of the columns, by the names in the file."""
+SHOWN = "64"
+"""Number of labelled rows in the table of single tasks."""
+
+
+def few_labels_tables(kept: Mapping[str, Any]) -> dict[str, str]:
+    """Each table by its name."""
+    return {"few-labels": as_markdown(means(kept)), "few-labels-tasks": as_markdown(tasks(kept))}
+
+
+def means(kept: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each part and number of labelled rows: the mean over tasks of each way, in %."""
+    header = ("rows asked", "labelled", *WAYS.values(), "more than `base`", "more than the best single one")
+    rows = [header]
+    for name, part in kept.items():
+        of, _, count = name.rpartition("_")
+        singles = {way: part["right"][way][0] for way in part["more"] if way not in ("base", "product")}
+        best = max(singles, key=singles.__getitem__)
+        right = (f"{part['right'][way][0]:.1f}" for way in WAYS)
+        gains = (_points(part["more"][way]) for way in ("base", best))
+        rows.append((f"{PARTS[of]} ({part['rows']:,})", count, *right, *gains))
+    return rows
+
+
+def tasks(kept: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A row for each task with SHOWN labelled rows: how often each way is right, and how far `measured` leads."""
+    rows = [("task", *(WAYS[way] for way in WAYS if way != "product"), "more than the best single one")]
+    for name, part in kept.items():
+        if name.rpartition("_")[2] == SHOWN:
+            for task, found in part["tasks"].items():
+                best = max(found["more"], key=lambda way: found["right"][way])
+                right = (f"{found['right'][way]:.1f}" for way in WAYS if way != "product")
+                rows.append((task, *right, _points(found["more"][best])))
+    return rows
+
+
+def _points(interval: tuple[float, float, float]) -> str:
+    mean, low, high = interval
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
