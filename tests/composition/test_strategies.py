@@ -62,7 +62,7 @@ def cases(draw, strategies=STRATEGIES):
     return draw(st.sampled_from(strategies)), adapters, weights, settings_
 
 
-properties = settings(max_examples=150, deadline=None)
+properties = settings(max_examples=60, deadline=None)
 
 
 @properties
