@@ -222,8 +222,9 @@ BEGIN
         d.id, loracomp.key_list(d, '%2$s', 'old'), loracomp.key_list(d, '%4$s, %2$s', 'old'), format(seen, 'old'),
         loracomp.key_list(d, '%4$s, %2$s', 'new'), format(seen, 'new')
     ));
+    -- hint_ID stays everybody's: who makes a partition must have it, for the triggers that are copied; but nobody can name it.
     EXECUTE format(
-        'REVOKE ALL ON FUNCTION loracomp_parts.hint_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;
+        'REVOKE ALL ON FUNCTION loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;
         GRANT CREATE ON SCHEMA loracomp_parts TO %2$I;
         ALTER FUNCTION loracomp_parts.read_%1$s OWNER TO %2$I;
         REVOKE CREATE ON SCHEMA loracomp_parts FROM %2$I', d.id, d.owner -- who is given a function must have the right meanwhile

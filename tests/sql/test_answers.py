@@ -1,12 +1,19 @@
 """A table gets its answers: what is declared is asked, shown, and follows the table."""
 
+import os
+import subprocess
+from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
+from psycopg import errors
 
 from answers_data import TICKETS, URGENCY, answer_all, as_alice, ask, shown
-from job_data import statuses
+from conftest import create_database, drop_database, url_of
+from job_data import add_base_model, claim, statuses
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database import connections as db
 from loracomp.database import schema
@@ -253,3 +260,105 @@ def test_a_statement_does_not_fail_while_the_schema_is_replaced(
         alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
     assert answer_all(connection) == ["Ticket: a one"], "what was missed is found by a look at all rows"
     assert answer_all(connection) == []
+
+
+def test_a_dump_keeps_declarations(
+    connection: Connection, alice: Connection, database: str, server: str, programs: Path, tmp_path: Path
+) -> None:
+    alice.execute(
+        "DROP TABLE tickets; CREATE TABLE tickets (gone text, id bigint PRIMARY KEY, subject text, body text)"
+    )
+    alice.execute("ALTER TABLE tickets DROP COLUMN gone")
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one'), (2, 'a', 'two')")
+    answer_all(connection)
+    (*_, last) = feed(alice)
+    alice.execute("UPDATE tickets SET body = 'three' WHERE id = 2")
+    name = f"restored_{os.getpid()}"
+    subprocess.run([programs / "pg_dump", "-Fc", "-f", tmp_path / "dump", database], check=True)
+    url = create_database(server, name)
+    try:
+        restore = [programs / "pg_restore", "--exit-on-error", "--dbname", url, tmp_path / "dump"]
+        subprocess.run(restore, check=True)
+        with db.connect(url) as restored, connect(url, "alice") as again:
+            assert shown(again) == {1: ("answered", "one"), 2: ("stale", "two")}
+            again.execute("INSERT INTO tickets VALUES (3, 'a', 'four')")
+            assert answer_all(restored) == ["Ticket: a three", "Ticket: a four"]
+            assert {row["answer"] for row in feed(again, last["cursor"])} >= {"three", "four"}
+    finally:
+        drop_database(server, name)
+
+
+def test_an_owner_who_is_no_superuser_needs_the_tables_owner(server: str, template: str, logins: None) -> None:
+    owner, name = f"owner_{os.getpid()}", f"owned_{os.getpid()}"
+    with psycopg.connect(server, autocommit=True) as cluster:
+        cluster.execute(f"CREATE ROLE {owner} LOGIN".encode())
+        create_database(server, name)
+        cluster.execute(f"ALTER DATABASE {name} OWNER TO {owner}".encode())
+        with psycopg.connect(url_of(server, name)) as inside:
+            inside.execute("CREATE EXTENSION vector")
+        url = url_of(server, name, user=owner)
+        schema.initialize(url)
+        try:
+            with db.connect(url) as ours, as_alice(url_of(server, name)) as alice:
+                add_base_model(ours)
+                alice.execute(TICKETS)
+                with pytest.raises(errors.InsufficientPrivilege, match="may not act as"):
+                    alice.execute(URGENCY)
+                cluster.execute(f"GRANT {login('alice')} TO {owner}".encode())
+                alice.execute(URGENCY)
+                alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one')")
+                assert answer_all(ours) == ["Ticket: a one"]
+                assert shown(alice) == {1: ("answered", "one")}
+                schema.initialize(url, again=True)
+                alice.execute("ALTER TABLE tickets RENAME body TO words")
+                alice.execute("UPDATE tickets SET words = 'two'")
+                assert answer_all(ours) == ["Ticket: a two"]
+        finally:
+            drop_database(server, name)
+            cluster.execute(f"DROP ROLE {owner}".encode())
+
+
+def test_what_becomes_of_a_job_is_shown(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one'), (2, 'a', 'two'), (3, 'a', 'three')")
+    cancelled, retried, erased = ask(connection)
+    connection.execute("SELECT loracomp.cancel_jobs(ids => %s)", [[cancelled, retried]])
+    alice.execute("SELECT loracomp.retry_job(%s)", [retried])
+    alice.execute("SELECT loracomp.erase_jobs(ids => %s)", [[erased]])
+    assert {key: row[0] for key, row in shown(alice).items()} == {1: "failed", 2: "asked", 3: "refused"}
+    answer_all(connection)
+    connection.execute("SELECT loracomp.purge_jobs('0 days', force => true)")
+    assert statuses(connection) == {}
+    assert shown(alice)[2] == ("answered", "two")
+
+
+def test_a_new_partition_is_found_by_the_daily_look(connection: Connection, alice: Connection) -> None:
+    alice.execute("DROP TABLE tickets")
+    alice.execute("CREATE TABLE tickets (id bigint PRIMARY KEY, subject text, body text) PARTITION BY RANGE (id)")
+    alice.execute(URGENCY)
+    assert answer_all(connection) == []
+    alice.execute("CREATE TABLE first (LIKE tickets INCLUDING ALL); INSERT INTO first VALUES (1, 'a', 'one')")
+    alice.execute("ALTER TABLE tickets ATTACH PARTITION first FOR VALUES FROM (0) TO (10)")
+    assert answer_all(connection) == []
+    connection.execute("UPDATE loracomp.answers SET looked_at = now() - interval '25 hours'")
+    assert answer_all(connection) == ["Ticket: a one"]
+    alice.execute("UPDATE first SET body = 'two'")
+    assert answer_all(connection) == ["Ticket: a two"], "a statement may name a partition"
+
+
+def test_the_view_looks_rows_up_by_key_and_pages_keep_the_queue_short(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute("INSERT INTO tickets SELECT i, 'a', 'b' FROM generate_series(1, 3000) AS i")
+    alice.execute("ANALYZE tickets")
+    alice.execute(URGENCY)
+    plan = "\n".join(row["QUERY PLAN"] for row in alice.execute("EXPLAIN SELECT * FROM urgency WHERE id = 17"))
+    assert "tickets_pkey" in plan and "a_row_has_one_answer" in plan and "Seq Scan on tickets" not in plan
+    assert len(claim(connection, 8)) == 8
+    assert Counter(statuses(connection).values()) == {"queued": 192, "running": 8}
+    alice.execute("INSERT INTO tickets VALUES (4000, 'new', 'one')")
+    assert claim(connection, 8)[0].prompt == "Ticket: new one"
+    for _ in range(20):
+        claim(connection, 8)
+    assert Counter(statuses(connection).values())["queued"] <= 300
