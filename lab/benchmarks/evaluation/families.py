@@ -191,7 +191,7 @@ def examples_of(part: str, data: str, rows: int) -> Iterator[tuple[str, Example]
     for task in LIBRARY:
         folder = f"{data}/{task}"
         found = kept_rows(task, folder) if part == "train" else asked_examples(task, PARTS[part], folder)
-        # In the order of loracomp.evaluated_examples.
+        # In the order of loracomp.draw_examples.
         ordered = sorted(found, key=lambda each: hashlib.sha256(each.content_hash + bytes(4)).digest())
         yield from ((task, example) for example in ordered[:rows])
 
