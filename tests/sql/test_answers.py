@@ -1,9 +1,11 @@
 """A table gets its answers: what is declared is asked, shown, and follows the table."""
 
 import os
+import random
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.connections import Connection
 from people_fixtures import connect, login, value
+from worker_helpers import wait_until, working
 
 
 @pytest.fixture
@@ -362,3 +365,38 @@ def test_the_view_looks_rows_up_by_key_and_pages_keep_the_queue_short(
     for _ in range(20):
         claim(connection, 8)
     assert Counter(statuses(connection).values())["queued"] <= 300
+
+
+def test_real_workers_and_writers_at_once(connection: Connection, alice: Connection, database: str) -> None:
+    """Writers meet on the same rows. A worker that polls once in ten seconds is woken by what they write."""
+    alice.execute("SELECT loracomp.create_answers('said', 'tickets', 'say {subject} {body}', max_new_tokens => 5)")
+
+    def write(seed: int) -> None:
+        drawn = random.Random(seed)
+        with connect(database, "alice") as writer:
+            for _ in range(50):
+                row = {"id": drawn.randrange(12), "body": drawn.choice("xyz")}
+                writer.execute(drawn.choice(WRITES).encode(), row)
+
+    with working(database, listen=True, poll_s=10), working(database, listen=True, poll_s=10):
+        with ThreadPoolExecutor(2) as writers:
+            list(writers.map(write, (1, 2)))
+        wait_until(lambda: open_states(alice) == {"answered"})
+    expected = {
+        row["id"]: ("answered", f"SAY A {row['body'].upper()}") for row in alice.execute("SELECT * FROM tickets")
+    }
+    assert expected and shown(alice, "said") == expected
+    assert set(statuses(connection).values()) <= {"succeeded"}
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_row") == len(expected)
+
+
+WRITES = (
+    "INSERT INTO tickets VALUES (%(id)s, 'a', %(body)s) ON CONFLICT (id) DO UPDATE SET body = excluded.body",
+    "INSERT INTO tickets VALUES (%(id)s, 'a', %(body)s) ON CONFLICT (id) DO NOTHING",
+    "UPDATE tickets SET body = %(body)s WHERE id = %(id)s",
+    "DELETE FROM tickets WHERE id = %(id)s",
+)
+
+
+def open_states(connection: Connection) -> set[str]:
+    return {status for status, _ in shown(connection, "said").values()}
