@@ -21,12 +21,7 @@ from loracomp.registry.adapter_checks import read_adapter
 from loracomp.registry.adapter_files import TRAINING, WEIGHTS, own_scaling, parse_factors
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import read_examples_file
-from loracomp.registry.measurement_files import (
-    Asked,
-    MeasuredExamples,
-    measurements_path,
-    read_measurements,
-)
+from loracomp.registry.measurement_files import Asked, MeasuredExamples, measurements_path, read_measurements
 from loracomp_lab.library_build import MEASURED_A_TASK, MEASURED_WORDS, measured_examples, train_rows
 from loracomp_lab.library_writing import tasks_with_examples, write_measurements
 

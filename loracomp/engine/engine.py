@@ -23,13 +23,7 @@ from loracomp.engine import measuring
 from loracomp.engine.answering import Predictor
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.inflight import InFlight, Result, lap, requests_of
-from loracomp.errors import (
-    DatabaseUnavailableError,
-    EncoderChangedError,
-    JobError,
-    LoracompError,
-    SchemaMismatchError,
-)
+from loracomp.errors import DatabaseUnavailableError, EncoderChangedError, JobError, LoracompError, SchemaMismatchError
 from loracomp.model.cpu import ComputeThread, in_a_passing_thread
 from loracomp.model.encoder import Encoder
 from loracomp.model.loading import BaseModel
