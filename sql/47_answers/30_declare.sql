@@ -184,7 +184,7 @@ DECLARE
     d loracomp.answers;
     parts CONSTANT text[] := parse_ident(create_answers.name);
     schema CONSTANT name := CASE WHEN cardinality(parts) = 2 THEN parts[1] ELSE (
-        SELECT c.relnamespace::regnamespace::text FROM pg_class AS c WHERE c.oid = create_answers.source
+        SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = create_answers.source
     ) END;
 BEGIN
     -- Parts of two declarations are not made at the same time. Claims don't wait for this lock.
@@ -212,7 +212,7 @@ BEGIN
         priority, tags, sweep
     ) OVERRIDING SYSTEM VALUE VALUES (
         d.id, d.view, d.source, d.source_oid, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
-        d.max_new_tokens, d.policy, d.priority, d.tags, CASE WHEN create_answers.backfill THEN 'source' END
+        d.max_new_tokens, d.policy, d.priority, d.tags, CASE WHEN create_answers.backfill THEN 'source' ELSE 'skip' END
     );
     PERFORM pg_notify('loracomp_job', '');
     RETURN d.view;

@@ -40,7 +40,8 @@ BEGIN
         FOREACH most IN ARRAY '{200,20,1}'::integer[] LOOP -- the owner's share of the queue may have less room
             problem := NULL;
             BEGIN
-                UPDATE loracomp.answers AS a SET missed = coalesce(newest_miss, a.missed), looked_at = now(), sweep = 'source', swept_to = NULL
+                UPDATE loracomp.answers AS a SET missed = coalesce(newest_miss, a.missed), looked_at = now(),
+                    sweep = coalesce(nullif(a.sweep, 'answers'), 'source'), swept_to = NULL
                 WHERE a.id = d.id AND (newest_miss > d.missed OR d.looked_at < now() - interval '1 day');
                 PERFORM loracomp.ask_of(d, most);
             EXCEPTION WHEN OTHERS THEN
@@ -129,7 +130,8 @@ BEGIN
         d.names := names;
         PERFORM loracomp.make_parts(d);
         UPDATE loracomp.answers AS a
-        SET prompt = d.prompt, filter = d.filter, names = d.names, sweep = 'source', swept_to = NULL WHERE a.id = d.id;
+        SET prompt = d.prompt, filter = d.filter, names = d.names, sweep = coalesce(nullif(a.sweep, 'answers'), 'source'), swept_to = NULL
+        WHERE a.id = d.id;
     END IF;
     RETURN d;
 END
@@ -155,8 +157,8 @@ BEGIN
     SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('key', t.key)) FILTER (WHERE t.key <> '{}'), '[]'), bool_or(t.key = '{}')
     INTO keys, looks FROM taken AS t;
     UPDATE loracomp.answers AS a SET sweep = 'answers', swept_to = NULL -- the table was emptied
-    WHERE a.id = d.id AND looks AND a.sweep IS DISTINCT FROM 'source';
-    RETURN loracomp.ask_found(d, keys, loracomp.read_rows(d, keys, most), d.priority);
+    WHERE a.id = d.id AND looks AND coalesce(a.sweep, 'answers') = 'answers';
+    RETURN loracomp.ask_found(d, keys, loracomp.read_rows(d, keys, most), 'hint');
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_hints IS 'Asks for rows that hints name, and deletes the hints; returns one of the jobs, if there are any.';
@@ -172,7 +174,7 @@ DECLARE
     asked bigint;
     is_last boolean;
 BEGIN
-    IF d.sweep = 'source' THEN
+    IF d.sweep <> 'answers' THEN
         found_rows := loracomp.read_rows(d, NULL, most);
         keys := found_rows;
     ELSE
@@ -184,10 +186,10 @@ BEGIN
         );
         found_rows := loracomp.read_rows(d, keys, most);
     END IF;
-    asked := loracomp.ask_found(d, keys, found_rows, least(d.priority, -1));
+    asked := loracomp.ask_found(d, keys, found_rows, d.sweep);
     is_last := keys IS NULL OR jsonb_array_length(keys) < most;
     UPDATE loracomp.answers AS a SET
-        sweep = CASE WHEN NOT is_last THEN d.sweep WHEN d.sweep = 'source' THEN 'answers' END,
+        sweep = CASE WHEN NOT is_last THEN d.sweep WHEN d.sweep <> 'answers' THEN 'answers' END,
         swept_to = CASE WHEN NOT is_last THEN ARRAY(SELECT jsonb_array_elements_text(keys -> -1 -> 'key')) END,
         page_job = asked
     WHERE a.id = d.id;
@@ -214,13 +216,16 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.read_rows IS 'Rows of a declaration''s table with their prompts, as a JSON array.';
 
--- Returns a job from the middle of those that it asked. A row whose newest prompt is the one that was asked is left as it is.
-CREATE FUNCTION loracomp.ask_found(d loracomp.answers, keys jsonb, found_rows jsonb, priority integer) RETURNS bigint
+-- Returns a job from the middle of those that it asked. A row whose newest prompt is the one that was asked is left as it is. by: what
+-- found the rows, a hint or a look at all rows. The look `skip` only notes the rows that were there: without backfill, they are asked
+-- once a hint says that they have changed.
+CREATE FUNCTION loracomp.ask_found(d loracomp.answers, keys jsonb, found_rows jsonb, by text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     of_jobs CONSTANT text := loracomp.policy_of(d);
+    skipped CONSTANT text := 'it was there before the declaration';
     obsolete bigint[];
     new_jobs bigint[];
 BEGIN
@@ -231,6 +236,7 @@ BEGIN
             CASE
                 WHEN f.prompt IS NULL OR loracomp.is_blank(f.prompt) THEN 'all columns of the prompt are empty'
                 WHEN char_length(f.prompt) > 1000000 THEN 'the prompt is longer than 1000000 characters'
+                WHEN by = 'skip' THEN skipped
             END AS reason
         FROM jsonb_to_recordset(found_rows) AS f (key text[], prompt text, is_asked boolean)
         WHERE f.is_asked
@@ -246,12 +252,13 @@ BEGIN
     changed AS MATERIALIZED (
         SELECT g.*, r.job_id AS earlier, CASE WHEN g.reason IS NULL THEN nextval('loracomp.job_id_seq') END AS job_id
         FROM given AS g LEFT JOIN loracomp.answer_row AS r ON r.answers_id = d.id AND r.key = g.key
-        WHERE r.prompt_hash IS DISTINCT FROM g.prompt_hash
+        WHERE r.prompt_hash IS DISTINCT FROM g.prompt_hash OR by = 'hint' AND r.reason = skipped
     ),
     asked AS (
         INSERT INTO loracomp.job (id, prompt, choices, max_new_tokens, policy, priority, tags, submitted_by)
         OVERRIDING SYSTEM VALUE
-        SELECT c.job_id, c.prompt, d.choices, d.max_new_tokens, of_jobs, ask_found.priority, d.tags, d.owner
+        SELECT c.job_id, c.prompt, d.choices, d.max_new_tokens, of_jobs,
+            CASE by WHEN 'hint' THEN d.priority ELSE least(d.priority, -1) END, d.tags, d.owner
         FROM changed AS c WHERE c.job_id IS NOT NULL ORDER BY c.job_id
     ),
     written AS (

@@ -14,4 +14,4 @@ BEGIN
     END LOOP;
 END
 $$;
-UPDATE loracomp.answers SET sweep = 'source', swept_to = NULL;
+UPDATE loracomp.answers SET sweep = coalesce(nullif(sweep, 'answers'), 'source'), swept_to = NULL;

@@ -336,6 +336,32 @@ def test_what_becomes_of_a_job_is_shown(connection: Connection, alice: Connectio
     assert shown(alice)[2] == ("answered", "two")
 
 
+def test_without_backfill_rows_are_asked_once_they_change(connection: Connection, alice: Connection) -> None:
+    alice.execute("INSERT INTO tickets VALUES (1, 'a', 'one'), (2, 'a', 'two')")
+    alice.execute(URGENCY.replace("}')", "}', backfill => false)"))
+    alice.execute("INSERT INTO tickets VALUES (3, 'a', 'three')")
+    assert answer_all(connection) == ["Ticket: a three"]
+    connection.execute("UPDATE loracomp.answers SET looked_at = now() - interval '25 hours'")
+    alice.execute("UPDATE tickets SET body = 'four' WHERE id = 2")
+    assert answer_all(connection) == ["Ticket: a four"]
+    assert shown(alice) == {1: ("refused", None), 2: ("answered", "four"), 3: ("answered", "three")}
+    assert value(alice, "SELECT reason FROM urgency WHERE id = 1") == "it was there before the declaration"
+    alice.execute("SELECT loracomp.alter_answers('urgency', again => true)")
+    assert len(answer_all(connection)) == 3
+
+
+def test_a_view_stands_in_any_schema(connection: Connection, alice: Connection) -> None:
+    connection.execute(f'CREATE SCHEMA "My schema" AUTHORIZATION {login("alice")}'.encode())
+    alice.execute('CREATE TABLE "My schema".notes (id integer PRIMARY KEY, t text)')
+    alice.execute("""SELECT loracomp.create_answers('says', '"My schema".notes', '{t}')""")
+    alice.execute("""SELECT loracomp.create_answers('public.too', '"My schema".notes', 'again {t}')""")
+    alice.execute("""INSERT INTO "My schema".notes VALUES (1, 'x')""")
+    assert sorted(answer_all(connection)) == ["again x", "x"]
+    assert shown(alice, '"My schema".says') == shown(alice, "public.too") == {1: ("answered", "x")}
+    with pytest.raises(errors.InsufficientPrivilege, match="may not create a view in schema loracomp"):
+        alice.execute("""SELECT loracomp.create_answers('loracomp.says', '"My schema".notes', '{t}')""")
+
+
 def test_a_new_partition_is_found_by_the_daily_look(connection: Connection, alice: Connection) -> None:
     alice.execute("DROP TABLE tickets")
     alice.execute("CREATE TABLE tickets (id bigint PRIMARY KEY, subject text, body text) PARTITION BY RANGE (id)")

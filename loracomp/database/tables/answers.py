@@ -66,7 +66,7 @@ answers = Table(
     required("paused", Boolean, "Whether nothing is asked until alter_answers says so.", default="false"),
     optional("trouble", Text, "Why nothing could be asked; tried again at retry_at."),
     required("retry_at", DateTime(timezone=True), "Before this time nothing is asked.", default="'-infinity'"),
-    optional("sweep", Text, "What a look at all rows is reading: source or answers; null: no such look is under way."),
+    optional("sweep", Text, "What a look at all rows does: skip, source or answers; null: none is under way."),
     optional("swept_to", texts(), "Key of the last row that this look has seen."),
     optional("page_job", BigInteger, "Job of the last page; the next page is asked once it is not queued any more."),
     required(
@@ -75,7 +75,7 @@ answers = Table(
     required("looked_at", DateTime(timezone=True), "When the last look at all rows began.", default="now()"),
     created_at(),
     ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="answers_task_must_exist", ondelete="SET NULL"),
-    one_of("sweep", "source answers", "sweep_must_be_a_known_one"),
+    one_of("sweep", "skip source answers", "sweep_must_be_a_known_one"),
     CheckConstraint("jsonb_typeof(filter) = 'object'", name="filter_must_be_a_json_object"),
     Index("a_view_shows_one_declaration", "view", unique=True),
     comment="Declarations by which a table gets its answers. create_answers makes one.",
