@@ -115,7 +115,7 @@ def test_rows_are_scored_once_for_each_composition_choices_and_rows(predictor: C
     first = calibrator.calibrated(request_, VECTOR, ROWS, mix)
     assert predictor.asked == len(ROWS)
     reordered = calibrator.calibrated(
-        replace(request_, prompt="another", choices=CHOICES[::-1], seed=7), VECTOR, ROWS, mix
+        replace(request_, prompt="another", choices=CHOICES[::-1], seed=7, temperature=0.5), VECTOR, ROWS, mix
     )
     assert predictor.asked == len(ROWS)
     assert reordered.choice_biases == first.choice_biases[::-1]
