@@ -68,6 +68,7 @@ NOT_CALLS |= {
     "sample_embeddings",
 }
 NOT_CALLS |= {"object_drops", "other_grants", "user_views", "lockable_tables", "lock_patience", "table_users"}
+NOT_CALLS |= {"list_base_models", "show_next_encoder", "list_adapters", "list_policies"}
 NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows"}
 NOT_CALLS |= {
     "may_work",

@@ -5,10 +5,9 @@
 --     compare_adapters          the new adapter vs. the active one or the base model, on the task's measured examples
 --   retire_adapter
 --   delete_adapter
---     each: adapter_named       an adapter by name, name@version or number
---     find_adapter
---   find_adapter                an adapter by name and version
---     find_base_model
+--     adapter_named             for all three: an adapter by name, name@version or number
+--       find_adapter            an adapter by name and version
+--         find_base_model
 --   read_adapters               weights, for workers
 
 -- Adds an adapter as staged, with the next version of its name; its weights follow in the same transaction, by COPY.
