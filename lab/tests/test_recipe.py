@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp_lab.catalogue import entry_names, load_entry
 from loracomp_lab.cli.training import train_library
+from loracomp_lab.library_build import train_rows
 from loracomp_lab.training.recipe import read_recipe, with_starts
 from model_fixtures import letter_tokenizer, tiny_llama
 
@@ -178,6 +179,13 @@ def test_a_family_learns_all_its_data_sets_but_what_their_own_adapters_kept_asid
     assert record["held_out"]["rows"] == 10, "as many are scored as of one data set"
     _, error = train(tmp_path / "library", recipe="tasks: {reading: }")
     assert "has no folder boolq, multirc, sciq" in str(error)
+
+
+def test_examples_of_a_family_all_stand_in_phrasings(root):
+    own, family = (train_rows(task, str(root / "data")) for task in ("sst2", "sentiment"))
+    assert [sum(row.source_ref.startswith(f"{task}/") for row in family) for task in FAMILY] == [60] * 4
+    in_own_words = [[row for row in rows if "Is this sentence" in row.prompt] for rows in (own, family)]
+    assert (len(in_own_words[0]) > 10, len(in_own_words[1])) == (True, 0)
 
 
 def test_data_of_all_tasks_must_be_there(train, tmp_path):
