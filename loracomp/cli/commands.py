@@ -6,12 +6,13 @@ from typing import Any
 
 import typer
 
-from loracomp.cli import adapters, database, demo, jobs, library, models, operations, tasks
+from loracomp.cli import adapters, answers, database, demo, jobs, library, models, operations, tasks
 from loracomp.errors import UsageError
 
 GROUPS = {
     "model": models.model_app,
     "encoder": models.encoder_app,
+    "answers": answers.answers_app,
     "task": tasks.task_app,
     "adapter": adapters.adapter_app,
     "library": library.library_app,

@@ -67,9 +67,7 @@ def ask(
             "exclude_tasks": exclude_task,
         }
         job = row_of(connection, QUERIES["insert_job"], {"job": Jsonb(columns)})["id"]
-        with _said_where_it_waits(job):
-            if not _wait(connection, job, patience):
-                _answer_or_wait(connection, job)
+        see_to(connection, job, patience)
         row = _job(connection, job)
         if trace or as_json or row["status"] != "succeeded":
             _show(connection, row, as_json)
@@ -77,6 +75,13 @@ def ask(
             _show_briefly(connection, job)
     if row["status"] != "succeeded":
         raise JobError(f"job {job} {row['status']}: {row['error']}", code=str(row["error_code"]))
+
+
+def see_to(connection: Connection, job: int, patience: float) -> None:
+    """Wait until the job has ended. If no worker takes it within `patience` seconds, this process answers it."""
+    with _said_where_it_waits(job):
+        if not _wait(connection, job, patience):
+            _answer_or_wait(connection, job)
 
 
 @contextmanager

@@ -310,6 +310,27 @@ SELECT * FROM loracomp.worker_status ORDER BY status IN ('gone', 'stopped'), bas
 -- name: listen
 LISTEN loracomp_job
 
+-- name: try_prompts
+SELECT prompt FROM loracomp.try_prompts(source => %(source)s::regclass, prompt => %(prompt)s) AS prompt
+
+-- name: create_answers
+SELECT loracomp.create_answers(
+    name => %(name)s, source => %(source)s::regclass, prompt => %(prompt)s, choices => %(choices)s,
+    max_new_tokens => %(max_new_tokens)s, policy => %(policy)s, priority => %(priority)s, backfill => %(backfill)s
+) AS name
+
+-- name: list_answers
+SELECT * FROM loracomp.list_answers() AS a WHERE %(name)s::regclass IS NULL OR a.name = %(name)s::regclass
+
+-- name: rows_to_correct
+SELECT * FROM loracomp.rows_to_correct(name => %(name)s::regclass, n => %(n)s)
+
+-- name: correct_answer
+SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)
+
+-- name: drop_answers
+SELECT loracomp.drop_answers(name => %(name)s::regclass)
+
 -- name: insert_job
 SELECT loracomp.insert_job(job => %(job)s) AS id
 

@@ -1,0 +1,144 @@
+"""Commands about declarations: a table gets answers to its rows, and people correct them."""
+
+import re
+import sys
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from importlib.metadata import entry_points
+from typing import Annotated
+
+import typer
+from psycopg.types.json import Jsonb
+
+from loracomp.cli.adapters import measure_adapter
+from loracomp.cli.common import AsJson, emit, open_database, run_query
+from loracomp.cli.jobs import see_to
+from loracomp.config import load_settings
+from loracomp.database.connections import row_of, rows_of
+from loracomp.database.queries import QUERIES
+from loracomp.errors import NotFoundError, UsageError
+from loracomp.registry.adapters import activate_adapter, compare_adapter
+
+answers_app = typer.Typer(help="Tables whose rows get answers.", no_args_is_help=True)
+
+Name = Annotated[str, typer.Argument(help="The view with the answers, such as ticket_urgency.")]
+Source = Annotated[str, typer.Argument(help="A table of yours with a primary key.")]
+Prompt = Annotated[
+    str, typer.Argument(help="What to ask of a row; {column} stands for its value. {{ and }} are braces.")
+]
+Choice = Annotated[list[str] | None, typer.Option(help="A possible answer; give two or more, or none.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens to generate, without choices.")]
+Policy = Annotated[str, typer.Option(help="Name of the policy, until sixteen corrections are measured.")]
+
+LISTED = ("name", "state", "open", "answered", "corrected", "before", "after", "advice")
+
+
+@answers_app.command("try")
+def try_answers(
+    source: Source,
+    prompt: Prompt,
+    *,
+    choice: Choice = None,
+    max_new_tokens: MaxNewTokens = None,
+    policy: Policy = "default",
+    patience: Annotated[float, typer.Option(help="Seconds to wait for a worker before this process answers.")] = 1.0,
+    as_json: AsJson = False,
+) -> None:
+    """Show the first three prompts as they would be asked, and their answers; declares nothing."""
+    request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
+    with open_database() as connection:
+        prompts = [
+            row["prompt"] for row in rows_of(connection, QUERIES["try_prompts"], {"source": source, "prompt": prompt})
+        ]
+        jobs = [
+            row_of(connection, QUERIES["insert_job"], {"job": Jsonb({"prompt": each, **request})}) for each in prompts
+        ]
+        for job in reversed(jobs):  # once the last is answered, the others mostly are
+            see_to(connection, job["id"], patience)
+        results = rows_of(connection, QUERIES["job_results"], {"ids": [job["id"] for job in jobs]})
+    emit(results, title="As they would be asked", as_json=as_json, columns=("prompt", "output", "confidence", "error"))
+
+
+@answers_app.command("create")
+def create_answers(
+    name: Name,
+    source: Source,
+    prompt: Prompt,
+    *,
+    choice: Choice = None,
+    max_new_tokens: MaxNewTokens = None,
+    policy: Policy = "default",
+    priority: Annotated[int, typer.Option(help="Priority of new rows' jobs, from -1000 to 1000.")] = 0,
+    backfill: Annotated[bool, typer.Option(help="Whether the rows that are there are asked too.")] = True,
+    as_json: AsJson = False,
+) -> None:
+    """Declare that each row of a table gets an answer, now and whenever it is written; the view NAME shows them."""
+    request = {"choices": choice, "max_new_tokens": max_new_tokens, "policy": policy}
+    values = {"name": name, "source": source, "prompt": prompt, **request, "priority": priority, "backfill": backfill}
+    (row,) = run_query(QUERIES["create_answers"], values)
+    emit([row], title="Declared", as_json=as_json)
+
+
+@answers_app.command("list")
+def list_answers(as_json: AsJson = False) -> None:
+    """List declarations with their progress, and what corrections brought."""
+    emit(run_query(QUERIES["list_answers"], {"name": None}), title="Answers", as_json=as_json, columns=LISTED)
+
+
+@answers_app.command("correct")
+def correct_answer(
+    name: Name,
+    key: Annotated[
+        str | None, typer.Argument(help="Key of the row. Without it: shows the rows worth correcting first.")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Argument(help="The right answer. Without it, a correction is taken back.")
+    ] = None,
+    *,
+    rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 16,
+    as_json: AsJson = False,
+) -> None:
+    """Say what the right answer to a row is, or show which rows are worth it."""
+    if key is None:
+        emit(run_query(QUERIES["rows_to_correct"], {"name": name, "n": rows}), title="To correct", as_json=as_json)
+        return
+    run_query(QUERIES["correct_answer"], {"name": name, "key": key, "answer": answer})
+    emit([{"name": name, "key": key, "correct": answer}], title="Corrected", as_json=as_json)
+
+
+@answers_app.command("drop")
+def drop_answers(name: Name, as_json: AsJson = False) -> None:
+    """Drop a declaration with its view, its answers and its corrections."""
+    run_query(QUERIES["drop_answers"], {"name": name})
+    emit([{"name": name}], title="Dropped", as_json=as_json)
+
+
+@answers_app.command("train")
+def train_answers(name: Name, as_json: AsJson = False) -> None:
+    """Train an adapter of the declaration's own on its corrections, measure it and activate it."""
+    from loracomp.registry.adapter_weights import stage_adapter
+
+    declared = run_query(QUERIES["list_answers"], {"name": name})
+    if not declared or (task := declared[0]["task"]) is None:
+        raise NotFoundError(
+            f"{name} has no corrections to train on: `loracomp answers correct {name}` shows rows for them"
+        )
+    folder = load_settings().home / "trained" / "-".join(re.findall(r"\w+", f"{task} {declared[0]['corrected']}"))
+    with redirect_stdout(sys.stderr):
+        _training()(task, output=folder)
+        with open_database() as connection:
+            adapter = stage_adapter(connection, folder, task=task)
+        measure_adapter(f"{adapter.name}@{adapter.version}")
+    with open_database() as connection:
+        measured = compare_adapter(connection, adapter.id)
+        activate_adapter(connection, adapter.id)
+    row = {"name": name, "adapter": f"{adapter.name}@{adapter.version}", "status": "active", "measured": measured}
+    emit([row], title="Trained", as_json=as_json, columns=("name", "adapter", "status"))
+
+
+def _training() -> Callable[..., None]:
+    points = entry_points(group="loracomp.commands", name="train")
+    if not points:
+        raise UsageError("training is part of loracomp-lab: `pip install loracomp-lab`")
+    train: Callable[..., None] = points["train"].load()
+    return train

@@ -1,0 +1,73 @@
+"""`loracomp answers`, as a person meets it: real processes on the demo's database."""
+
+import json
+from typing import Any
+
+import pytest
+
+from demo_fixtures import execute, run
+
+pytestmark = pytest.mark.model
+PROMPT = "Wish: {wish}\nThis is"
+
+
+@pytest.fixture(scope="module")
+def wishes(demo: dict[str, str]) -> dict[str, str]:
+    """The demo, with a table of eighteen rows and a declaration over it."""
+    psql(demo, "CREATE TABLE wishes (id integer PRIMARY KEY, wish text)")
+    psql(demo, "INSERT INTO wishes SELECT i, format('More tea, number %s', i) FROM generate_series(1, 18) AS i")
+    choices = ["--choice", "kind", "--choice", "rude"]
+    (declared,) = answers(demo, "create", "wish_tone", "wishes", PROMPT, *choices, "--priority", "5")
+    assert declared == {"name": "wish_tone"}
+    execute(["loracomp", "worker", "--drain"], demo)
+    return demo
+
+
+def psql(demo: dict[str, str], statement: str) -> str:
+    return execute(["loracomp", "db", "psql", "-qAtc", statement], demo).strip()
+
+
+def answers(demo: dict[str, str], *arguments: str) -> list[dict[str, Any]]:
+    return json.loads(execute(["loracomp", "answers", *arguments, "--json"], demo))
+
+
+def listed(demo: dict[str, str]) -> dict[str, Any]:
+    return next(row for row in answers(demo, "list") if row["name"] == "wish_tone")
+
+
+def test_what_is_declared_is_listed_within_80_columns(wishes: dict[str, str]) -> None:
+    assert listed(wishes)["answered"] == 18
+    terminal = wishes | {"COLUMNS": "80", "FORCE_COLOR": "1", "TERM": "dumb"}
+    lines = execute(["loracomp", "answers", "list"], terminal).splitlines()
+    assert max(map(len, lines)) <= 80, lines
+    assert any("not yet known (0 of 20 rows)" in line for line in lines)
+
+
+def test_the_first_three_prompts_are_tried_without_a_declaration(wishes: dict[str, str]) -> None:
+    rows = answers(wishes, "try", "wishes", "{wish}: right?", "--choice", "yes", "--choice", "no", "--policy", "base")
+    assert [row["prompt"] for row in rows] == [f"More tea, number {number}: right?" for number in (1, 2, 3)]
+    assert {row["output"] for row in rows} <= {"yes", "no"}
+    assert [row["name"] for row in answers(wishes, "list")].count("wish_tone") == 1
+    refused = run(["loracomp", "answers", "try", "wishes", "{wsh}"], wishes)
+    assert refused.returncode and "has no column wsh" in refused.stderr and "wish" in refused.stderr
+
+
+def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dict[str, str]) -> None:
+    refused = run(["loracomp", "answers", "train", "wish_tone"], wishes)
+    assert refused.returncode == 5 and "has no corrections to train on" in refused.stderr
+    rows = answers(wishes, "correct", "wish_tone", "--rows", "4")
+    assert [row["drawn"] for row in rows] == [True, True, False, False]
+    psql(wishes, "UPDATE wish_tone SET correct = CASE WHEN id % 2 = 0 THEN 'kind' ELSE 'rude' END WHERE id > 1")
+    answers(wishes, "correct", "wish_tone", "1", "kind")
+    (undone,) = answers(wishes, "correct", "wish_tone", "2")
+    assert undone == {"name": "wish_tone", "key": "2", "correct": None}
+    assert listed(wishes)["corrected"] == 17
+    execute(["loracomp", "worker", "--drain"], wishes)
+    (trained,) = answers(wishes, "train", "wish_tone")
+    assert (trained["status"], trained["adapter"].split("-")[0]) == ("active", "answers/public.wish_tone")
+    assert trained["measured"][0]["against"] == "base model"
+
+
+def test_a_dropped_declaration_leaves_the_table(wishes: dict[str, str]) -> None:
+    assert answers(wishes, "drop", "wish_tone") == [{"name": "wish_tone"}]
+    assert psql(wishes, "SELECT to_regclass('wish_tone') IS NULL AND (SELECT count(*) FROM wishes) = 18") == "t"
