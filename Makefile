@@ -35,7 +35,7 @@ test-slow: install ## the tests that take minutes, such as an install into an em
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow
 
 # Java's machine uses the signal that pytest's faulthandler takes for a crash.
-clients: install ## schema bi by ODBC and JDBC; needs Debian's odbc-postgresql, libodbc2, libpostgresql-jdbc-java, default-jre-headless
+clients: install ## schema bi by ODBC and JDBC, an example by node; needs Debian's odbc-postgresql, libodbc2, libpostgresql-jdbc-java, default-jre-headless, npm
 	$(BIN)/pytest -m clients -p no:faulthandler
 
 # Superset pins what the package must not be bound by, so it has an environment of its own.
