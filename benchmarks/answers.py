@@ -4,6 +4,7 @@ URL is an empty database of a server that may be used for this, as superuser. Pl
 """
 
 import sys
+import threading
 import time
 from pathlib import Path
 from statistics import median
@@ -89,7 +90,10 @@ def main(url: str, rows: int = 200_000) -> None:
             plain, declared = rates(connection, each)
             print(f"{each} rows a statement: {plain:.0f} rows/s, declared {declared:.0f}, {declared / plain:.2f}")
         connection.execute("TRUNCATE declared")
-        with running(url, POLL_S=1):
+        connection.execute("VACUUM loracomp.answer_hint")
+        with running(url, POLL_S=1) as worker:
+            assert worker.stderr is not None
+            threading.Thread(target=worker.stderr.read, daemon=True).start()  # or its log would fill the pipe
             submitted, inserted = latencies(connection)
             print(f"submit_job {submitted:.1f} ms, INSERT {inserted:.1f} ms, {inserted / submitted:.2f}")
             most, new = backlog(connection, rows)
