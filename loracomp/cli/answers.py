@@ -30,6 +30,8 @@ Choice = Annotated[list[str] | None, typer.Option(help="A possible answer; give 
 MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens to generate, without choices.")]
 Policy = Annotated[str, typer.Option(help="Name of the policy, until sixteen corrections are measured.")]
 
+WORTH_TRAINING = 100
+"""Corrections from which on an adapter of their own may be better than the corrections themselves."""
 LISTED = ("name", "state", "open", "answered", "corrected", "before", "after", "advice")
 
 
@@ -91,10 +93,9 @@ def correct_answer(
     key: Annotated[
         str | None, typer.Argument(help="Key of the row. Without it: shows the rows worth correcting first.")
     ] = None,
-    answer: Annotated[
-        str | None, typer.Argument(help="The right answer. Without it, a correction is taken back.")
-    ] = None,
+    answer: Annotated[str | None, typer.Argument(help="The right answer.")] = None,
     *,
+    undo: Annotated[bool, typer.Option("--undo", help="Take the row's correction back.")] = False,
     rows: Annotated[int, typer.Option(min=1, help="How many rows to show.")] = 16,
     as_json: AsJson = False,
 ) -> None:
@@ -102,6 +103,8 @@ def correct_answer(
     if key is None:
         emit(run_query(QUERIES["rows_to_correct"], {"name": name, "n": rows}), title="To correct", as_json=as_json)
         return
+    if undo == (answer is not None):
+        raise UsageError(f"say what is right, or --undo: `loracomp answers correct {name} {key} ANSWER`")
     run_query(QUERIES["correct_answer"], {"name": name, "key": key, "answer": answer})
     emit([{"name": name, "key": key, "correct": answer}], title="Corrected", as_json=as_json)
 
@@ -114,14 +117,26 @@ def drop_answers(name: Name, as_json: AsJson = False) -> None:
 
 
 @answers_app.command("train")
-def train_answers(name: Name, as_json: AsJson = False) -> None:
-    """Train an adapter of the declaration's own on its corrections, measure it and activate it."""
+def train_answers(
+    name: Name,
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also with few corrections; activates also what is no better.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Train an adapter of the declaration's own on its corrections, measure it, and activate it if it is better."""
     from loracomp.registry.adapter_weights import stage_adapter
 
     declared = run_query(QUERIES["list_answers"], {"name": name})
     if not declared or (task := declared[0]["task"]) is None:
         raise NotFoundError(
             f"{name} has no corrections to train on: `loracomp answers correct {name}` shows rows for them"
+        )
+    if declared[0]["corrected"] < WORTH_TRAINING and not force:
+        raise UsageError(
+            f"{name} has {declared[0]['corrected']} corrections, and they answer better by themselves than an adapter "
+            f"that is trained on less than {WORTH_TRAINING}: correct more, or say --force"
         )
     folder = load_settings().home / "trained" / "-".join(re.findall(r"\w+", f"{task} {declared[0]['corrected']}"))
     with redirect_stdout(sys.stderr):
@@ -130,10 +145,21 @@ def train_answers(name: Name, as_json: AsJson = False) -> None:
             adapter = stage_adapter(connection, folder, task=task)
         measure_adapter(f"{adapter.name}@{adapter.version}")
     with open_database() as connection:
-        measured = compare_adapter(connection, adapter.id)
-        activate_adapter(connection, adapter.id)
-    row = {"name": name, "adapter": f"{adapter.name}@{adapter.version}", "status": "active", "measured": measured}
-    emit([row], title="Trained", as_json=as_json, columns=("name", "adapter", "status"))
+        by_itself = row_of(connection, QUERIES["compare_with_corrections"], {"adapter_id": adapter.id})
+        measured = [*compare_adapter(connection, adapter.id), {"against": "corrections", **by_itself}]
+        is_better = all((each["accuracy"] or 0) > (each["other_accuracy"] or 0) for each in measured)
+        if is_better or force:
+            activate_adapter(connection, adapter.id)
+    row = {
+        "name": name,
+        "adapter": f"{adapter.name}@{adapter.version}",
+        "status": "active" if is_better or force else "staged",
+        "right": by_itself["accuracy"],
+        "right_by_corrections": by_itself["other_accuracy"],
+        "measured": measured,
+    }
+    columns = ("name", "adapter", "status", "right", "right_by_corrections")
+    emit([row], title="Trained", as_json=as_json, columns=columns)
 
 
 def _training() -> Callable[..., None]:

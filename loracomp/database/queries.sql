@@ -328,6 +328,9 @@ SELECT * FROM loracomp.rows_to_correct(name => %(name)s::regclass, n => %(n)s)
 -- name: correct_answer
 SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)
 
+-- name: compare_with_corrections
+SELECT * FROM loracomp.compare_with_corrections(adapter_id => %(adapter_id)s::int)
+
 -- name: drop_answers
 SELECT loracomp.drop_answers(name => %(name)s::regclass)
 

@@ -194,6 +194,10 @@ BEGIN
         RAISE EXCEPTION '% may not create a view in schema %', d.owner, schema
             USING ERRCODE = 'insufficient_privilege', HINT = 'grant CREATE on the schema to the table''s owner';
     END IF;
+    IF to_regclass(format('%I.%I', schema, parts[cardinality(parts)])) IS NOT NULL THEN
+        RAISE EXCEPTION 'there is a table or view % in schema % already', parts[cardinality(parts)], schema
+            USING ERRCODE = 'duplicate_table', HINT = 'give another name, or change the declaration by loracomp.alter_answers';
+    END IF;
     d.choices := create_answers.choices;
     d.max_new_tokens := create_answers.max_new_tokens;
     d.policy := create_answers.policy;

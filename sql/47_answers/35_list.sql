@@ -34,7 +34,7 @@ AS $$
             WHEN a.paused THEN 'paused'
             WHEN a.trouble IS NOT NULL THEN a.trouble
             WHEN a.sweep IS NOT NULL THEN 'looking at all rows'
-            ELSE 'asking what is written'
+            ELSE 'ready'
         END,
         s.rows, c.open, c.answered, c.stale, c.refused, c.failed, c.corrected, c.lately / 5.0,
         make_interval(mins => ((c.open + greatest(s.rows - c.known, 0)) / nullif(c.lately / 5.0, 0))::integer),

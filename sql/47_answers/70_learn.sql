@@ -9,6 +9,7 @@
 --     measured_corrections
 --   trigger ask_corrected       of measurement: from then on asks corrected rows again, to see what the corrections brought
 --   rows_to_correct             which rows are worth correcting first
+--   compare_with_corrections    an adapter that was trained on corrections, with what they are worth without it
 --   try_prompts                 the first prompts, without a declaration
 
 -- Only the owner's jobs may use the task. Its name can't be that of a task of a library.
@@ -203,7 +204,7 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.ask_corrected();
 -- Marks the rows that it draws at random, half of them, so that their accuracy is that of all rows; drawn rows that were not corrected
 -- yet come first. The others are those with the least confident answers.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16)
-RETURNS TABLE (key text[], answer text, confidence double precision, drawn boolean)
+RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, drawn boolean)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -220,7 +221,8 @@ BEGIN
     ) AS x
     WHERE r.answers_id = d.id AND r.key = x.key AND NOT r.drawn;
     RETURN QUERY
-    SELECT r.key, r.answer, r.confidence, r.drawn FROM loracomp.answer_row AS r
+    SELECT r.key, j.prompt, r.answer, r.confidence, r.drawn
+    FROM loracomp.answer_row AS r LEFT JOIN loracomp.job AS j ON j.id = r.job_id -- it may have been purged
     WHERE r.answers_id = d.id AND r.answer IS NOT NULL AND r.correct IS NULL
     ORDER BY r.drawn DESC, r.confidence, r.key LIMIT rows_to_correct.n;
 END
@@ -228,6 +230,24 @@ $$;
 COMMENT ON FUNCTION loracomp.rows_to_correct IS
 'Rows of a declaration that are worth correcting first. Half of them are drawn at random, so that list_answers can tell what '
 'corrections brought; the others have the least confident answers.';
+
+-- Reads only. The rows are those that the adapter was not trained on; their answers by corrections left their own label out.
+CREATE FUNCTION loracomp.compare_with_corrections(adapter_id integer)
+RETURNS TABLE (examples bigint, accuracy double precision, other_accuracy double precision)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
+AS $$
+    SELECT
+        count(*), avg(m.are_right[array_position(m.adapter_ids, a.id)]::integer)::double precision,
+        avg((r.answer = r.correct)::integer)::double precision
+    FROM loracomp.adapter AS a
+    JOIN loracomp.answers AS d ON d.task_id = a.task_id
+    JOIN loracomp.answer_row AS r ON r.answers_id = d.id AND r.answered_by LIKE '% corrections'
+    JOIN loracomp.measurement AS m ON m.example_id = r.example_id AND m.base_model_id = a.base_model_id
+    WHERE a.id = compare_with_corrections.adapter_id AND a.id = ANY (m.adapter_ids);
+$$;
+COMMENT ON FUNCTION loracomp.compare_with_corrections IS
+'On the corrected rows that an adapter of a declaration''s own was measured on: how many it answers right, and how many the corrections '
+'without it do.';
 
 -- For create_answers, without making anything: what it made is undone.
 CREATE FUNCTION loracomp.try_prompts(source regclass, prompt text, filter jsonb DEFAULT '{}') RETURNS SETOF text

@@ -59,13 +59,17 @@ def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dic
     assert [row["drawn"] for row in rows] == [True, True, False, False]
     psql(wishes, "UPDATE wish_tone SET correct = CASE WHEN id % 2 = 0 THEN 'kind' ELSE 'rude' END WHERE id > 1")
     answers(wishes, "correct", "wish_tone", "1", "kind")
-    (undone,) = answers(wishes, "correct", "wish_tone", "2")
+    refused = run(["loracomp", "answers", "correct", "wish_tone", "2"], wishes)
+    assert refused.returncode == 2 and "--undo" in refused.stderr
+    (undone,) = answers(wishes, "correct", "wish_tone", "2", "--undo")
     assert undone == {"name": "wish_tone", "key": "2", "correct": None}
     assert listed(wishes)["corrected"] == 17
     execute(["loracomp", "worker", "--drain"], wishes)
-    (trained,) = answers(wishes, "train", "wish_tone")
+    refused = run(["loracomp", "answers", "train", "wish_tone"], wishes)
+    assert refused.returncode == 2 and "17 corrections" in refused.stderr
+    (trained,) = answers(wishes, "train", "wish_tone", "--force")
     assert (trained["status"], trained["adapter"].split("-")[0]) == ("active", "answers/public.wish_tone")
-    assert trained["measured"][0]["against"] == "base model"
+    assert [each["against"] for each in trained["measured"]] == ["base model", "corrections"]
 
 
 def test_a_dropped_declaration_leaves_the_table(wishes: dict[str, str]) -> None:

@@ -58,7 +58,7 @@ EXECUTE = {
         explain_state explain_next explain_wait explain_request explain_answer explain_vote explain_route
         explain_composition explain_run
         check_similarities check_range check_gains relative_share log_share
-        measure_task measure_adapter add_measurements list_measurements compare_adapters
+        measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
         rows_to_correct
     """,
@@ -284,6 +284,7 @@ BREAKOUTS = {
     "to measure": "SELECT loracomp.measure_task('rte')",
     "to measure an adapter": "SELECT loracomp.measure_adapter(1)",
     "adapters compared": "SELECT loracomp.compare_adapters(1, 2)",
+    "an adapter compared with corrections": "SELECT loracomp.compare_with_corrections(1)",
     "what examples expect": "SELECT loracomp.expected_gains('{1}', '{1}', '{1}', '{1}', loracomp.policy_with())",
     "what a new task is calibrated on": "SELECT loracomp.read_labelled('{1}', '{1}', '{1}')",
     "what a trace would have given": "SELECT loracomp.rescore_route(1)",
