@@ -1,5 +1,6 @@
 -- Declarations: made, changed, listed and dropped by people.
 --   create_answers
+--     parse_name
 --     check_source              who may declare, and for which tables
 --       check_owner
 --       check_code              25_code.sql
@@ -165,6 +166,22 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.make_view IS 'Makes a declaration''s view, and the triggers on it and on its table.';
 
+CREATE FUNCTION loracomp.parse_name(name text) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    IF cardinality(parse_ident(name)) > 2 THEN
+        RAISE invalid_parameter_value;
+    END IF;
+    RETURN parse_ident(name);
+EXCEPTION WHEN invalid_parameter_value THEN
+    RAISE EXCEPTION 'name must be that of a view, with its schema or without, not %', left(name, 100)
+        USING ERRCODE = 'invalid_parameter_value', HINT = 'put names with other than letters, digits and _ into double quotes';
+END
+$$;
+COMMENT ON FUNCTION loracomp.parse_name IS 'The parts of a view''s name. For create_answers.';
+
 CREATE FUNCTION loracomp.create_answers(
     name text,
     source regclass,
@@ -182,7 +199,7 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     d loracomp.answers;
-    parts CONSTANT text[] := parse_ident(create_answers.name);
+    parts CONSTANT text[] := loracomp.parse_name(create_answers.name);
     schema CONSTANT name := CASE WHEN cardinality(parts) = 2 THEN parts[1] ELSE (
         SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = create_answers.source
     ) END;

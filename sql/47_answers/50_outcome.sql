@@ -80,7 +80,8 @@ AS $$
 #variable_conflict use_column
 DECLARE
     d loracomp.answers;
-    given jsonb := coalesce(since, '[0, []]');
+    last bigint;
+    last_key text[];
     ended CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 BEGIN
     SELECT a.* INTO d FROM loracomp.answers AS a
@@ -92,8 +93,16 @@ BEGIN
         RAISE EXCEPTION 'table % has row security, which this feed does not know', d.source
             USING ERRCODE = 'insufficient_privilege', HINT = format('read %s, which does', d.view);
     END IF;
-    IF (given -> 0)::bigint >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN
-        given := '[0, []]';
+    BEGIN
+        last := coalesce((since::jsonb -> 0)::bigint, 0);
+        last_key := ARRAY(SELECT jsonb_array_elements_text(since::jsonb -> 1));
+    EXCEPTION WHEN data_exception THEN
+        RAISE EXCEPTION 'since is no cursor of answers_since: %', left(since, 100)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'give the cursor of the last row that you have, or null for all';
+    END;
+    IF last >= pg_snapshot_xmax(pg_current_snapshot())::text::bigint THEN -- of a database that was restored since
+        last := 0;
+        last_key := '{}';
     END IF;
     RETURN QUERY
     SELECT
@@ -101,7 +110,7 @@ BEGIN
         jsonb_build_array(r.changed_in, r.key)::text
     FROM loracomp.answer_row AS r
     WHERE r.answers_id = d.id AND r.status <> 'asked' AND r.changed_in < ended
-        AND (r.changed_in, r.key) > ((given -> 0)::bigint, ARRAY(SELECT jsonb_array_elements_text(given -> 1)))
+        AND (r.changed_in, r.key) > (last, last_key)
     ORDER BY r.changed_in, r.key LIMIT most;
 END
 $$;

@@ -85,7 +85,7 @@ OWNERS_ALONE = """
     jobs_on changed_days roll_up close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on fallback_by_day_on jobs_by_day_on
     answers_by_tag_on
-    prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body make_parts make_view
+    prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body make_parts make_view parse_name
     check_source check_owner check_code check_request find_answers forget_answers
     ask_rows ask_of ask_hints ask_page ask_found read_rows follow_source
     take_answers lose_answers write_correction
