@@ -1,4 +1,4 @@
-"""Questions that are asked without their family: what is left to answer them, and that each score is computed once."""
+"""Evaluation without a task's family: which adapters and examples are left, and that no score is computed twice."""
 
 import hashlib
 from pathlib import Path

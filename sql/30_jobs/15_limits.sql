@@ -22,18 +22,17 @@ $$;
 COMMENT ON FUNCTION loracomp.set_queue_limits IS
 'Sets how many jobs may wait: in total (not counting evaluations) and of each submitter. null: no limit; -1: unchanged.';
 
--- Refuses a whole INSERT if it exceeds a limit of set_queue_limits. Administrators are not limited. Statements that run at the same
--- moment don't see each other's jobs, so together they may exceed a limit. The submitter is read from the rows: here current_user would
--- be the owner.
+-- Refuses a whole INSERT if it exceeds a limit of set_queue_limits. Administrators' jobs are not limited. Statements that run at the
+-- same moment don't see each other's jobs, so together they may exceed a limit. The submitter is read from the rows, because a worker
+-- inserts the jobs of declarations in the name of their owners.
 CREATE FUNCTION loracomp.admit_jobs() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    IF EXISTS (SELECT FROM loracomp.queue_limit AS l WHERE num_nonnulls(l.in_all, l.per_submitter) > 0)
-        AND NOT loracomp.caller_is_admin()
-    THEN
-        PERFORM loracomp.check_room(n.submitted_by, max(n.id)) FROM new_job AS n GROUP BY n.submitted_by;
+    IF EXISTS (SELECT FROM loracomp.queue_limit AS l WHERE num_nonnulls(l.in_all, l.per_submitter) > 0) THEN
+        PERFORM loracomp.check_room(n.submitted_by, max(n.id)) FROM new_job AS n
+        GROUP BY n.submitted_by HAVING NOT loracomp.may_read(n.submitted_by, 'loracomp_admin');
     END IF;
     RETURN NULL;
 END

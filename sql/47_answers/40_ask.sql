@@ -279,9 +279,6 @@ BEGIN
     IF num_nulls(VARIADIC obsolete) < cardinality(obsolete) THEN
         PERFORM loracomp.delete_jobs(obsolete);
     END IF;
-    IF NOT pg_has_role(d.owner, 'loracomp_admin', 'usage') THEN -- admit_jobs asks for the rights of the session, which is a worker's
-        PERFORM loracomp.check_room(d.owner, new_jobs[cardinality(new_jobs)]) WHERE new_jobs IS NOT NULL;
-    END IF;
     RETURN new_jobs[(cardinality(new_jobs) + 1) / 2];
 END
 $$;

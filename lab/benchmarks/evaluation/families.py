@@ -251,7 +251,7 @@ def show(asked: Sequence[Asked], right: dict[str, list[int]]) -> None:
 
 
 def keep(part: str, asked: Sequence[Asked], right: dict[str, list[int]], digest: str) -> None:
-    """Keep the answers beside the other results, for `make figures`."""
+    """Store the answers where `make figures` reads results."""
     lines: dict[str, list[dict[str, str]]] = defaultdict(list)
     for rule, values in right.items():
         for each, correct in zip(asked, values, strict=True):
