@@ -1,8 +1,14 @@
 -- What a declaration makes for itself, in schema loracomp_parts, where loracomp init leaves it in place:
---   make_parts          makes or renews all of them
---     hint_body         the body of hint_ID
---     filter_condition  the filter as SQL
---     key_list          columns of the key as SQL
+--   make_parts          makes or renews all of them, each by a function of its name
+--     make_answers
+--     make_hint
+--       hint_body         the body of hint_ID
+--         key_list        columns of the key as SQL, here and below
+--     make_sees
+--       from_source       the table as SQL
+--     make_read
+--       filter_condition  the filter as SQL
+--     make_correct
 --   source_names        names of the table and of the declaration's columns, as they are now
 --   numbers_of          numbers of the columns with these names
 --
@@ -127,32 +133,18 @@ AS $make$
 $make$;
 COMMENT ON FUNCTION loracomp.hint_body IS 'The body of the trigger function that notes which rows of a declaration''s table were written.';
 
-CREATE FUNCTION loracomp.make_parts(d loracomp.answers) RETURNS void
+-- SQL for a declaration's table in FROM, as s. A table's children by inheritance have keys of their own.
+CREATE FUNCTION loracomp.from_source(d loracomp.answers) RETURNS text
+LANGUAGE sql STABLE
+RETURN (
+    SELECT format('%s %s AS s', CASE WHEN c.relkind <> 'p' THEN 'ONLY' END, (d).names[1])
+    FROM pg_catalog.pg_class AS c WHERE c.oid = (d).source
+);
+COMMENT ON FUNCTION loracomp.from_source IS 'A declaration''s table as SQL, without those that inherit from it. For make_parts.';
+
+CREATE FUNCTION loracomp.make_answers(d loracomp.answers) RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
-SET client_min_messages = warning
 AS $make$
-DECLARE
-    -- A table's children by inheritance have keys of their own.
-    from_source CONSTANT text := (
-        SELECT format('%s %s AS s', CASE WHEN c.relkind <> 'p' THEN 'ONLY' END, d.names[1]) FROM pg_class AS c WHERE c.oid = d.source
-    );
-    prompt CONSTANT text := (
-        SELECT string_agg(
-            CASE WHEN p.col IS NULL THEN format('%L', p.literal) ELSE format('pg_catalog.concat(s.%I)', p.col) END,
-            ' OPERATOR(pg_catalog.||) ' ORDER BY p.place
-        )
-        FROM loracomp.prompt_pieces(d.prompt) AS p
-    );
-    given CONSTANT text := (
-        SELECT string_agg(format('pg_catalog.concat(s.%I)', p.col), ' OPERATOR(pg_catalog.||) ')
-        FROM loracomp.prompt_pieces(d.prompt) AS p WHERE p.col IS NOT NULL
-    );
-    -- Not the whole row: the view's owner may add columns.
-    seen CONSTANT text := (
-        SELECT string_agg(format('%1$L, %%1$s.%1$s', c.name), ', ')
-        FROM unnest('{answer,confidence,status,reason,answered_by,answered_at,correct}'::text[]) AS c (name)
-    );
 BEGIN
     EXECUTE format($view$
         CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS
@@ -168,20 +160,55 @@ BEGIN
         FROM loracomp.answer_row AS r WHERE r.answers_id = %1$s
     $view$, d.id);
     EXECUTE format('GRANT SELECT ON loracomp_parts.answers_%s TO %I', d.id, d.owner);
+END
+$make$;
+COMMENT ON FUNCTION loracomp.make_answers IS 'Makes the view answers_ID of a declaration. For make_parts.';
 
+CREATE FUNCTION loracomp.make_hint(d loracomp.answers) RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $make$
+BEGIN
     EXECUTE format($hint$
         CREATE OR REPLACE FUNCTION loracomp_parts.hint_%s() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp SET lock_timeout = '2s'
         AS %L
     $hint$, d.id, loracomp.hint_body(d));
+END
+$make$;
+COMMENT ON FUNCTION loracomp.make_hint IS 'Makes the function hint_ID of a declaration. For make_parts.';
+
+CREATE FUNCTION loracomp.make_sees(d loracomp.answers) RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $make$
+BEGIN
     EXECUTE format($sees$
         CREATE OR REPLACE FUNCTION loracomp_parts.sees_%s(key text[]) RETURNS boolean
         LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
         AS %L
     $sees$, d.id, format(
-        'BEGIN RETURN EXISTS (SELECT FROM %s WHERE %s); END', from_source,
+        'BEGIN RETURN EXISTS (SELECT FROM %s WHERE %s); END', loracomp.from_source(d),
         loracomp.key_list(d, '%1$s = %3$s', key => '$1', separator => ' AND ')
     ));
+END
+$make$;
+COMMENT ON FUNCTION loracomp.make_sees IS 'Makes the function sees_ID of a declaration. For make_parts.';
+
+CREATE FUNCTION loracomp.make_read(d loracomp.answers) RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $make$
+DECLARE
+    prompt CONSTANT text := (
+        SELECT string_agg(
+            CASE WHEN p.col IS NULL THEN format('%L', p.literal) ELSE format('pg_catalog.concat(s.%I)', p.col) END,
+            ' OPERATOR(pg_catalog.||) ' ORDER BY p.place
+        )
+        FROM loracomp.prompt_pieces(d.prompt) AS p
+    );
+    given CONSTANT text := (
+        SELECT string_agg(format('pg_catalog.concat(s.%I)', p.col), ' OPERATOR(pg_catalog.||) ')
+        FROM loracomp.prompt_pieces(d.prompt) AS p WHERE p.col IS NOT NULL
+    );
+BEGIN
     EXECUTE format($read$
         CREATE OR REPLACE FUNCTION loracomp_parts.read_%s(keys jsonb, last text[], most integer)
         RETURNS TABLE (row_key text[], prompt text, is_asked boolean)
@@ -203,12 +230,26 @@ BEGIN
             END IF;
         END
         $body$,
-        d.owner, from_source, loracomp.key_list(d, '%2$s'),
+        d.owner, loracomp.from_source(d), loracomp.key_list(d, '%2$s'),
         format('CASE WHEN %s OPERATOR(pg_catalog.~) ''[^ \t\r\n]'' THEN %s END', given, prompt),
         loracomp.filter_condition(d.filter, 's'),
         loracomp.key_list(d, '%1$s OPERATOR(pg_catalog.=) %3$s', separator => ' AND '),
         loracomp.key_list(d, '%1$s'), loracomp.key_list(d, '%3$s', key => 'last')
     ));
+END
+$make$;
+COMMENT ON FUNCTION loracomp.make_read IS 'Makes the function read_ID of a declaration. For make_parts.';
+
+CREATE FUNCTION loracomp.make_correct(d loracomp.answers) RETURNS void
+LANGUAGE plpgsql VOLATILE
+AS $make$
+DECLARE
+    -- Not the whole row: the view's owner may add columns.
+    seen CONSTANT text := (
+        SELECT string_agg(format('%1$L, %%1$s.%1$s', c.name), ', ')
+        FROM unnest('{answer,confidence,status,reason,answered_by,answered_at,correct}'::text[]) AS c (name)
+    );
+BEGIN
     EXECUTE format($correct$
         CREATE OR REPLACE FUNCTION loracomp_parts.correct_%s() RETURNS trigger
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
@@ -222,6 +263,17 @@ BEGIN
         d.id, loracomp.key_list(d, '%2$s', 'old'), loracomp.key_list(d, '%4$s, %2$s', 'old'), format(seen, 'old'),
         loracomp.key_list(d, '%4$s, %2$s', 'new'), format(seen, 'new')
     ));
+END
+$make$;
+COMMENT ON FUNCTION loracomp.make_correct IS 'Makes the function correct_ID of a declaration. For make_parts.';
+
+CREATE FUNCTION loracomp.make_parts(d loracomp.answers) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = loracomp, pg_temp
+SET client_min_messages = warning
+AS $$
+BEGIN
+    PERFORM loracomp.make_answers(d), loracomp.make_hint(d), loracomp.make_sees(d), loracomp.make_read(d), loracomp.make_correct(d);
     -- hint_ID stays everybody's: who makes a partition must have it, for the triggers that are copied; but nobody can name it.
     EXECUTE format(
         'REVOKE ALL ON FUNCTION loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;
@@ -230,5 +282,5 @@ BEGIN
         REVOKE CREATE ON SCHEMA loracomp_parts FROM %2$I', d.id, d.owner -- who is given a function must have the right meanwhile
     );
 END
-$make$;
+$$;
 COMMENT ON FUNCTION loracomp.make_parts IS 'Makes or renews what a declaration has in schema loracomp_parts.';

@@ -138,12 +138,12 @@ BEGIN
     EXECUTE format(
         'CREATE VIEW %1$I.%2$I WITH (security_barrier) AS
         SELECT %3$s, a.answer, a.confidence, coalesce(a.status, ''waiting'') AS status, a.reason, a.answered_by, a.answered_at, a.correct
-        FROM %4$s %5$s AS s LEFT JOIN loracomp_parts.answers_%6$s AS a ON a.key = ARRAY[%7$s]
+        FROM %4$s LEFT JOIN loracomp_parts.answers_%6$s AS a ON a.key = ARRAY[%7$s]
         WHERE %8$s AND (
-            NOT (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = %9$L::regclass) OR loracomp_parts.sees_%6$s(ARRAY[%7$s])
+            NOT (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = %5$L::regclass) OR loracomp_parts.sees_%6$s(ARRAY[%7$s])
         )',
-        schema, name, loracomp.key_list(d, '%1$s'), CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END, d.names[1], d.id,
-        loracomp.key_list(d, '%2$s'), loracomp.filter_condition(d.filter, 's'), d.names[1]
+        schema, name, loracomp.key_list(d, '%1$s'), loracomp.from_source(d), d.names[1], d.id,
+        loracomp.key_list(d, '%2$s'), loracomp.filter_condition(d.filter, 's')
     );
     EXECUTE format(
         'CREATE TRIGGER loracomp_correct INSTEAD OF UPDATE ON %1$I.%2$I FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct_%3$s();

@@ -86,6 +86,7 @@ OWNERS_ALONE = """
     adapter_usage_by_day_on latency_by_day_on fallback_by_day_on jobs_by_day_on
     answers_by_tag_on
     prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body make_parts make_view parse_name
+    from_source make_answers make_hint make_sees make_read make_correct
     check_source check_owner check_code check_request find_answers forget_answers
     ask_rows ask_of ask_hints ask_page ask_found read_rows follow_source
     take_answers lose_answers write_correction
