@@ -274,7 +274,7 @@ def test_tables_are_what_the_queries_give(database, tmp_path: Path) -> None:
         "| the catalogue's template |  | 100.0 | 50.0 | 1.50 | 2 |",
         "| bare |  | 100.0 | 100.0 | 1.50 | 2 |",
     ]
-    assert "| RTE by `linear`: 78 % | 100.0 (44 to 100) | yes |" in tables["goals"]
+    assert "| RTE: `default`, 78 % | 70.0 (40 to 89) | 10 | no |" in tables["goals"]
     [pair] = run_sql(database, PAIR, tmp_path)[1:]
     assert pair == ["10", "7", "0", "0.0156", "1", "0", "0"]  # 2 / 2^7
 

@@ -12,6 +12,7 @@ POLICIES = (
     "own_task",
     "default",
     "linear",
+    "linear_rescaled",
     "ties",
     "magnitude_prune",
     "nearest",
@@ -28,6 +29,7 @@ POLICIES = (
 )
 """Policies to evaluate, in this order, if the database has them. Add your own policy here to compare it."""
 ADDED_POLICIES: dict[str, dict[str, str | int]] = {
+    "linear_rescaled": {"strategy": "linear_rescaled"},
     "measured_always": {"weighting": "measured", "strategy": "cat", "k": 100, "max_adapters": 3, "gain_margin": -1000},
     "uniform_linear": {"weighting": "uniform", "strategy": "linear"},
     "random_linear": {"router": "random", "strategy": "linear"},

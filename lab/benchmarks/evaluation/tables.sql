@@ -73,7 +73,7 @@ SELECT format('%s, `%s`', l.label, p.policy_a) AS "rows, policy", format('agains
     report.points(p.difference, p.low, p.high) AS cell, report.place(p.policy_b) AS place
 FROM report.pair AS p
 JOIN (VALUES ('library', 1, 'library'), ('unseen', 2, 'twins')) AS l (part, place, label) ON l.part = p.part
-WHERE p.scope = 'all' AND (p.policy_a = 'default' OR (p.part = 'library' AND p.policy_a IN ('linear', 'measured')))
+WHERE p.scope = 'all' AND (p.policy_a = 'default' OR (p.part = 'library' AND p.policy_a IN ('linear', 'linear_rescaled', 'measured')))
     AND p.policy_b IN ('base', 'own_task', 'uniform')
 ORDER BY l.place, report.place(p.policy_a), place
 \crosstabview 1 2 3 4
@@ -103,7 +103,7 @@ LEFT JOIN report.pair AS u ON u.part = a.part AND u.scope = 'all' AND u.policy_a
 WHERE a.part = 'families' AND a.scope = 'all' ORDER BY report.place(a.policy);
 
 -- table: goals
-SELECT g.goal, g.measured, g.reached FROM report.goal AS g ORDER BY g.place;
+SELECT g.goal, g.measured, to_char(g.n, 'FM9,999') AS rows, g.reached FROM report.goal AS g ORDER BY g.place;
 
 -- table: routing
 -- Questions written by hand are of no task of the library.
