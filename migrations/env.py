@@ -1,7 +1,7 @@
 """Runs migrations in one transaction under a lock: drops the objects of sql/, migrates, applies sql/ again."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TextIO
 
 from alembic import context
 from alembic.util import CommandError
@@ -56,10 +56,27 @@ def _migrate(connection: Connection) -> None:
             schema.finish_migration(connection, kept)
 
 
+def _write(output: TextIO | None) -> None:
+    """Write the migrations as SQL: a part of what `loracomp sql` prints."""
+    if output is None:
+        raise CommandError(
+            "--sql is not possible: functions and views are dropped and applied around migrations. Use `loracomp sql`"
+        )
+    context.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},
+        output_buffer=output,
+        version_table_schema=SCHEMA,
+        transactional_ddl=False,
+    )
+    context.run_migrations()
+
+
 def main() -> None:
     """Run the migrations on the caller's connection, if there is one (`loracomp init`), or on a new one."""
     if context.is_offline_mode():
-        raise CommandError("--sql is not possible: functions and views are dropped and applied around migrations")
+        _write(context.config.output_buffer)
+        return
     given = context.config.attributes.get("connection")
     if given is not None:
         _migrate(given)

@@ -1,13 +1,13 @@
 """The command line. An error prints one sentence on stderr and sets the exit code (`loracomp.errors`)."""
 
 import sys
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
+from loracomp import __version__
 from loracomp.config import unknown_variables
 from loracomp.errors import LoracompError
 from loracomp.model.cpu import wait_briefly
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"loracomp {version('loracomp')}")
+        typer.echo(f"loracomp {__version__}")
         raise typer.Exit
 
 

@@ -35,6 +35,7 @@ LAB = (
 def register(app: typer.Typer) -> None:
     """Add all commands, in the order in which a new user needs them; `--help` shows that order."""
     app.command()(database.init)
+    app.command()(database.sql)
     app.command()(demo.demo)
     app.command()(jobs.ask)
     app.command()(jobs.explain)

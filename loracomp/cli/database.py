@@ -27,6 +27,18 @@ def init(
     say_or_json("\n".join(done) or "nothing to do: the database is at this release", {"done": done}, as_json)
 
 
+def sql(
+    since: Annotated[
+        str | None, typer.Option("--from", help="Only what leads there from this release, such as 1.0.")
+    ] = None,
+    to: Annotated[str | None, typer.Option(help="The release that it leads to; of this program, only its own.")] = None,
+) -> None:
+    """Print the schema as a script for psql: what `init` makes, for databases that no program installs."""
+    from loracomp.database.script import schema_script
+
+    typer.echo(schema_script(since, to))
+
+
 @db_app.command()
 def start(as_json: AsJson = False) -> None:
     """Start the embedded server and print its URL. It runs until `loracomp db stop`."""

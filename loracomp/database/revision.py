@@ -10,6 +10,9 @@ from loracomp.database.connections import connect, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import SchemaMismatchError
 
+RELEASES = {"1.0": "0001"}
+"""The revision of each minor release's schema, this release's too."""
+
 
 def packed_folder(name: str) -> Path:
     """Path of the folder `migrations` or `sql`: inside the installed package, or next to it in a git checkout."""

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import psycopg
 from alembic import command
@@ -143,9 +143,9 @@ def _cause(error: DBAPIError) -> psycopg.Error:
     return error.orig
 
 
-def alembic_config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration for the packaged migrations; it uses `connection` if one is given."""
-    config = Config()
+def alembic_config(connection: Connection | None = None, output: TextIO | None = None) -> Config:
+    """Alembic's configuration for the packaged migrations, to run them on `connection` or write them to `output`."""
+    config = Config(output_buffer=output)
     config.set_main_option("script_location", str(packed_folder("migrations")).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection

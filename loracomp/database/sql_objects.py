@@ -88,7 +88,7 @@ def drop(connection: Connection) -> Kept:
     for drops in connection.scalars(select(sql_object.c.drops).order_by(sql_object.c.position.desc())):
         for statement in drops:
             run(connection, statement)
-    run(connection, _REVOKE)
+    run(connection, REVOKE)
     connection.execute(delete(sql_object))
     return Kept(grants, {view.name: view.definition for view in views})
 
@@ -181,7 +181,8 @@ def run(connection: Connection, source: str) -> CursorResult[Any]:
     return connection.exec_driver_sql(source, execution_options={"no_parameters": True})
 
 
-_REVOKE = "; ".join(
+REVOKE = "; ".join(
     f"REVOKE ALL ON {what} {SCHEMA}, bi FROM {', '.join(ROLES)}"
     for what in ("ALL TABLES IN SCHEMA", "ALL ROUTINES IN SCHEMA", "SCHEMA")
 )
+"""Takes from our roles what sql/ had granted them."""

@@ -5,6 +5,9 @@ written out, so that it imports nothing that may change.
 """
 
 from alembic import op
+from sqlalchemy import create_mock_engine
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.sql.base import Executable
 
 from loracomp.database.tables import metadata
 
@@ -173,10 +176,15 @@ INSERT INTO loracomp.policy (name, description, router, weighting, strategy, max
 LIMITS = "INSERT INTO loracomp.queue_limit DEFAULT VALUES"
 
 
+def _execute(statement: Executable, *_: object) -> None:
+    op.execute(str(statement.compile(dialect=postgresql.dialect(paramstyle="named"))).replace(":", r"\:"))
+
+
 def upgrade() -> None:
     op.execute("CREATE SCHEMA IF NOT EXISTS bi")
     op.execute(FUNCTIONS)
-    metadata.create_all(op.get_bind(), checkfirst=False)
+    engine = create_mock_engine("postgresql+psycopg://", _execute, paramstyle="named")
+    metadata.create_all(engine, checkfirst=False)
     for table in metadata.sorted_tables:
         for column in table.columns:
             if "alter" in column.info:

@@ -10,12 +10,12 @@ import subprocess
 import sys
 import time
 import urllib.request
-from importlib.metadata import version
 
 import psycopg
 import pytest
 
 from demo_fixtures import ROOT, execute, run
+from loracomp import __version__
 from loracomp.model.cpu import SPINS, wait_briefly
 
 pytestmark = pytest.mark.model
@@ -29,7 +29,7 @@ def url(demo: dict[str, str], user: str | None = None) -> str:
 
 @pytest.mark.parametrize("command", [["loracomp"], [sys.executable, "-m", "loracomp"]])
 def test_the_version_can_be_asked(command: list[str], demo: dict[str, str]) -> None:
-    assert execute([*command, "--version"], demo) == f"loracomp {version('loracomp')}\n"
+    assert execute([*command, "--version"], demo) == f"loracomp {__version__}\n"
 
 
 def test_the_demo_leaves_no_view_of_bi_empty_that_answers_could_fill(demo: dict[str, str]) -> None:
