@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-ray faults test-hosts test-containers bench engine gpu volume evaluation figures lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-ray faults test-hosts test-containers dist test-dist site bench engine gpu volume evaluation figures lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -91,6 +91,18 @@ test-hosts: install ## worker hosts, a standby, Patroni and a pooler in network 
 	OMP_NUM_THREADS=1 PYTHONPATH=.:tests:trials/faults $(BIN)/python trials/hosts --size $(SIZE) --failovers $(FAILOVERS) \
 	    --cut-s $(CUT_S)
 
+# The wheel of loracomp is built from its sdist; the others are data and programs of the same version.
+DIST ?= dist
+dist: export SOURCE_DATE_EPOCH := $(shell git log -1 --format=%ct 2>/dev/null || echo 1577836800)
+dist: install ## three wheels and an sdist into dist/; the same commit gives the same bytes
+	rm -rf $(DIST)
+	$(BIN)/python -m build --no-isolation --outdir $(DIST) .
+	$(BIN)/python -m build --no-isolation --outdir $(DIST) --wheel lab
+	$(BIN)/python -m build --no-isolation --outdir $(DIST) --wheel library
+
+test-dist: dist ## the files of dist/ in new environments without a checkout, on PostgreSQL 16, 17 and 18; ten minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -s trials/dist/from_nothing.py
+
 TORCH_OPTIONS ?=
 test-containers: install ## docker-compose.yml and what people do to it, on Debian's podman, as root; KEEP=folder keeps the images
 	PYTHONPATH=.:tests $(BIN)/python trials/containers --torch-options='$(TORCH_OPTIONS)' $(if $(KEEP),--keep $(KEEP))
@@ -159,4 +171,4 @@ format: install ## let ruff and the SQL linter mend what they can
 check: lint test ## what a change must pass
 
 clean: ## remove what this Makefile made
-	rm -rf $(VENV) $(SUPERSET) $(OPERATOR_SCHEMAS) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SUPERSET) $(OPERATOR_SCHEMAS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,34 +1,58 @@
 """The wheels are enough: migrations/ and sql/ travel in loracomp's, and `loracomp init` runs from anywhere."""
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
+from email import message_from_bytes
+from email.message import Message
 from pathlib import Path
 
 import psycopg
 import pytest
+from packaging.requirements import Requirement
+
+from loracomp import __version__
 
 ROOT = Path(__file__).parent.parent
 
 
-def build(folder: Path, project: Path) -> Path:
+def build(folder: Path, project: Path, *options: str) -> Path:
     """A wheel, built without isolation: the build tools are among the test tools."""
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, project]
+    command = [sys.executable, "-m", "build", "--no-isolation", *options, "--outdir", folder, project]
     subprocess.run(command, check=True, capture_output=True)
     return next(folder.glob("*.whl"))
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """loracomp's wheel, built from its sdist, which stands next to it."""
     return build(tmp_path_factory.mktemp("wheel"), ROOT)
 
 
 @pytest.fixture(scope="module")
 def others(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The wheels of the lab and the library, by their folders' names."""
-    return {name: build(tmp_path_factory.mktemp(name), ROOT / name) for name in ("lab", "library")}
+    return {name: build(tmp_path_factory.mktemp(name), ROOT / name, "--wheel") for name in ("lab", "library")}
+
+
+def files(*folders: str, of: Path = ROOT) -> set[str]:
+    """What git would keep in folders, by paths in `of`."""
+    found = {path for folder in folders for path in (of / folder).rglob("*") if path.is_file()}
+    return {path.relative_to(of).as_posix() for path in found if path.suffix != ".pyc"}
+
+
+def contents(wheel: Path) -> set[str]:
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
+def metadata(wheel: Path) -> Message:
+    archive = zipfile.ZipFile(wheel)
+    (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+    return message_from_bytes(archive.read(name))
 
 
 def environment(folder: Path, *options: Path | str) -> Path:
@@ -59,22 +83,43 @@ def initialize(programs: Path, database: str, folder: Path) -> None:
         connection.execute("SELECT * FROM loracomp.claim_jobs('worker', 'base model', 1, '1 s')")
 
 
-def test_every_file_that_is_read_at_run_time_is_packed(wheel: Path) -> None:
-    packed = set(zipfile.ZipFile(wheel).namelist())
-    files = [path for name in ("loracomp", "migrations", "sql") for path in (ROOT / name).rglob("*") if path.is_file()]
-    names = [path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".pyc"]
-    wanted = {name if name.startswith("loracomp/") else f"loracomp/{name}" for name in names}
-    assert wanted - packed == set()
+def test_the_wheel_has_what_is_read_at_run_time_and_nothing_else(wheel: Path) -> None:
+    assert contents(wheel) == files("loracomp") | {f"loracomp/{name}" for name in files("migrations", "sql")}
+
+
+def test_the_sdist_has_what_the_wheel_is_built_of_and_what_people_read(wheel: Path) -> None:
+    (sdist,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    folders = ("loracomp", "migrations", "sql", "docs", "examples", "deploy", "monitoring", "dashboards/grafana")
+    single = {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "PKG-INFO", ".gitignore"}
+    assert packed == files(*folders) | single
 
 
 def test_lab_and_library_are_packed_apart(wheel: Path, others: dict[str, Path]) -> None:
-    assert wheel.stat().st_size < 2e6 < 20e6 < others["library"].stat().st_size
+    assert wheel.stat().st_size < 2e6 < 20e6 < others["library"].stat().st_size < 40e6
     for name, path in others.items():
-        packed = set(zipfile.ZipFile(path).namelist())
-        files = {file for file in (ROOT / name / f"loracomp_{name}").rglob("*") if file.is_file()}
-        wanted = {file.relative_to(ROOT / name).as_posix() for file in files if file.suffix != ".pyc"}
-        assert wanted - packed == set()
-        assert {file.split("/")[0] for file in packed if ".dist-info" not in file} == {f"loracomp_{name}"}
+        assert contents(path) == files(f"loracomp_{name}", of=ROOT / name)
+
+
+def test_the_wheels_say_what_they_are(wheel: Path, others: dict[str, Path]) -> None:
+    for path in (wheel, *others.values()):
+        said = metadata(path)
+        assert said["Version"] == __version__
+        assert said["Summary"] and said["License-Expression"] == "Apache-2.0" and said["License-File"] == "LICENSE"
+        assert "Operating System :: POSIX :: Linux" in said.get_all("Classifier", [])
+    extras = set(metadata(wheel).get_all("Provides-Extra", []))
+    assert {"demo", "lab", "ray", "data"} <= extras
+    assert {"loracomp/py.typed", "loracomp_lab/py.typed"} <= contents(wheel) | contents(others["lab"])
+    needs = [Requirement(each) for each in metadata(others["lab"]).get_all("Requires-Dist", [])]
+    (ours,) = (each.specifier for each in needs if each.name == "loracomp")
+    major, minor, _ = __version__.split(".")
+    assert __version__ in ours and f"{major}.{int(minor) + 1}.0" not in ours
+
+
+def test_the_changelog_begins_with_this_version() -> None:
+    first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert first and first[1] == __version__
 
 
 def test_init_and_the_labs_commands_from_the_wheels_alone(
@@ -90,8 +135,3 @@ def test_init_and_the_labs_commands_from_the_wheels_alone(
     assert Path(shipped.strip()) == library / "loracomp_library"
     told = subprocess.check_output([programs / "loracomp", "train", "--help"], env={}, cwd=tmp_path, text=True)
     assert "Train a LoRA adapter" in told
-
-
-@pytest.mark.slow
-def test_init_in_an_empty_environment(wheel: Path, empty_database: str, tmp_path: Path) -> None:
-    initialize(environment(tmp_path / "venv", wheel), empty_database, tmp_path)
