@@ -103,6 +103,10 @@ dist: install ## three wheels and an sdist into dist/; the same commit gives the
 test-dist: dist ## the files of dist/ in new environments without a checkout, on PostgreSQL 16, 17 and 18; ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s trials/dist/from_nothing.py
 
+site: install ## the pages of docs/ and one for each public function as a site, in site/; fails at a broken link or anchor
+	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6'
+	$(BIN)/mkdocs build --quiet --strict --config-file website/mkdocs.yml --site-dir ../site
+
 TORCH_OPTIONS ?=
 test-containers: install ## docker-compose.yml and what people do to it, on Debian's podman, as root; KEEP=folder keeps the images
 	PYTHONPATH=.:tests $(BIN)/python trials/containers --torch-options='$(TORCH_OPTIONS)' $(if $(KEEP),--keep $(KEEP))
