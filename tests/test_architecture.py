@@ -6,10 +6,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import cache
+from inspect import getdoc
 from pathlib import Path
 
 import pytest
+import typer
 
+from loracomp.cli import commands
 from loracomp.config import Settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
@@ -115,9 +118,23 @@ def room(module: str) -> str:
 
 def test_commands_import_what_is_slow_only_where_they_need_it() -> None:
     program = (
-        "import loracomp.cli.commands, sys; print(*{'torch', 'alembic', 'sqlalchemy', 'numpy'} & set(sys.modules))"
+        "from loracomp.cli import app, commands; import sys; commands.register(app{}); print(*{} & set(sys.modules))"
     )
-    assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == []
+    for wanted, slow in (
+        ("", {"torch", "alembic", "sqlalchemy", "numpy"}),
+        (", wanted=''", {"psycopg", "pydantic", "importlib.metadata"}),  # what --help does
+    ):
+        command = [sys.executable, "-c", program.format(wanted, slow)]
+        assert subprocess.check_output(command, text=True).split() == []
+
+
+def test_help_lists_commands_by_the_first_lines_of_their_docstrings() -> None:
+    app = typer.Typer()
+    commands.register(app)
+    functions = {command.name: getdoc(command.callback) for command in app.registered_commands}
+    assert {name: text and text.splitlines()[0] for name, text in functions.items()} == {
+        name: line for name, line in commands.COMMANDS.items() if name in functions
+    }
 
 
 def test_at_most_eight_modules_stand_at_the_root() -> None:

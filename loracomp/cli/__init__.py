@@ -4,11 +4,8 @@ import sys
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from loracomp import __version__
-from loracomp.config import unknown_variables
 from loracomp.errors import LoracompError
 from loracomp.model.cpu import wait_briefly
 
@@ -32,8 +29,10 @@ _Version = Annotated[bool, typer.Option("--version", callback=_print_version, is
 
 @app.callback()
 def _options(_: _Version = False) -> None:
+    from loracomp.config import unknown_variables
+
     for sentence in unknown_variables():
-        Console(stderr=True).print(Text(f"warning: {sentence}"), soft_wrap=True)
+        _say("warning: ", "", sentence)
 
 
 def main() -> None:
@@ -41,7 +40,7 @@ def main() -> None:
     wait_briefly()
     from loracomp.cli import commands
 
-    commands.register(app)
+    commands.register(app, wanted=next((word for word in sys.argv[1:] if not word.startswith("-")), ""))
     try:
         app()
     except LoracompError as error:
@@ -51,5 +50,12 @@ def main() -> None:
 
 
 def _end(sentence: str, exit_code: int) -> None:
-    Console(stderr=True).print(Text.assemble(("error: ", "red"), sentence), soft_wrap=True)
+    _say("error: ", "red", sentence)
     sys.exit(exit_code)
+
+
+def _say(kind: str, style: str, sentence: str) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    Console(stderr=True).print(Text.assemble((kind, style), sentence), soft_wrap=True)

@@ -15,7 +15,7 @@ from loracomp.errors import LoracompError
 from loracomp.registry import adapters
 from loracomp.registry.base_models import find_base_model
 
-adapter_app = typer.Typer(help="LoRA adapters in versions, each for one task and base model.", no_args_is_help=True)
+adapter_app = typer.Typer(no_args_is_help=True)
 
 BaseModelName = Annotated[str | None, typer.Option(help="Name of the base model. Defaults to the default one.")]
 COMPARED = ("against", "n", "accuracy", "other_accuracy", "gain", "p")

@@ -19,7 +19,7 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, UsageError
 from loracomp.registry.adapters import activate_adapter, compare_adapter
 
-answers_app = typer.Typer(help="Tables whose rows get answers.", no_args_is_help=True)
+answers_app = typer.Typer(no_args_is_help=True)
 
 Name = Annotated[str, typer.Argument(help="The view with the answers, such as ticket_urgency.")]
 Source = Annotated[str, typer.Argument(help="A table of yours with a primary key.")]

@@ -1,24 +1,52 @@
-"""Registers all commands on the application."""
+"""Registers all commands on the application, and imports only what the named one needs."""
 
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib import import_module
 from typing import Any
 
 import typer
 
-from loracomp.cli import adapters, answers, database, demo, jobs, library, models, operations, tasks
 from loracomp.errors import UsageError
 
-GROUPS = {
-    "model": models.model_app,
-    "encoder": models.encoder_app,
-    "answers": answers.answers_app,
-    "task": tasks.task_app,
-    "adapter": adapters.adapter_app,
-    "library": library.library_app,
-    "policy": tasks.policy_app,
-    "db": database.db_app,
+COMMANDS = {
+    "init": "Install or upgrade the database: extension, roles, tables, functions, views, grants. Safe to run again.",
+    "sql": "Print the schema as a script for psql: what `init` makes, for databases that no program installs.",
+    "demo": "Answer 16 example prompts with the shipped library; print the answers and the adapters' weights.",
+    "ask": "Insert a job, wait for its answer, and print it with its confidence and three lines of why.",
+    "explain": "Explain in words how a job was answered: examples, tasks, weights, adapters, scores, timings.",
+    "replay": "Run stored compositions again and say: equal, different, or impossible. "
+    "Exits with 1 unless all are equal.",
+    "worker": "Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables.",
+    "workers": "List the workers and what each is doing, and count those that stopped within the last day.",
+    "doctor": "Check server, schema, roles, registry and queue; print what is not well. Exits with 1 if a check fails.",
+    "refresh": "Compute the reports of schema bi again for days whose jobs have changed. "
+    "They can be read while this runs.",
+    "train": "Train a LoRA adapter on a task's choices and write a PEFT folder. "
+    "Can be killed and run again: it continues.",
+    "evaluate": "Answer the same rows of tasks under several policies and compare. "
+    "Can be stopped and run again: it continues.",
+    "model": "Base models, for which adapters are trained.",
+    "encoder": "The encoder that embeds examples and jobs.",
+    "answers": "Tables whose rows get answers.",
+    "task": "Tasks and their examples.",
+    "adapter": "LoRA adapters in versions, each for one task and base model.",
+    "library": "Folders of adapters with embedded examples.",
+    "policy": "Named settings of routing and merging.",
+    "db": "The embedded Postgres.",
 }
+"""What each command does, in the order in which a new user needs them: the first lines of their docstrings."""
+PLACES = {
+    "database": ("init", "sql", "db"),
+    "demo": ("demo",),
+    "jobs": ("ask", "explain", "replay", "worker"),
+    "operations": ("workers", "doctor", "refresh"),
+    "models": ("model", "encoder"),
+    "answers": ("answers",),
+    "tasks": ("task", "policy"),
+    "adapters": ("adapter",),
+    "library": ("library",),
+}
+"""The commands and groups of commands of each module."""
 LAB = (
     "train",
     "evaluate",
@@ -32,31 +60,46 @@ LAB = (
 """Commands, by group and verb, that the package loracomp-lab brings: its entry points in the group of this name."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add all commands, in the order in which a new user needs them; `--help` shows that order."""
-    app.command()(database.init)
-    app.command()(database.sql)
-    app.command()(demo.demo)
-    app.command()(jobs.ask)
-    app.command()(jobs.explain)
-    app.command()(jobs.replay)
-    app.command()(jobs.worker)
-    app.command()(operations.workers)
-    app.command()(operations.doctor)
-    app.command()(operations.refresh)
-    installed = {point.name: point for point in entry_points(group="loracomp.commands")}
-    for name in LAB:
-        group, _, verb = name.rpartition(".")
-        parent = GROUPS[group] if group else app
-        if name in installed:
-            parent.command(verb)(installed[name].load())
+def register(app: typer.Typer, wanted: str | None = None) -> None:
+    """Add all commands; if one is `wanted`, the others as names with a line of help, since imports take long."""
+    modules = {name: module for module, names in PLACES.items() for name in names}
+    for name, line in COMMANDS.items():
+        if wanted not in (None, name):
+            app.command(name, help=line)(_listed)
+        elif name in LAB:
+            _add_of_the_lab(app, name)
         else:
-            parent.command(verb, context_settings=_ANYTHING)(_missing(f"{group} {verb}".strip()))
-    for name, commands in GROUPS.items():
-        app.add_typer(commands, name=name)
+            module = import_module(f"loracomp.cli.{modules[name]}")
+            if group := getattr(module, f"{name}_app", None):
+                for command in LAB:
+                    if command.startswith(f"{name}."):
+                        _add_of_the_lab(group, command)
+                app.add_typer(group, name=name, help=line)
+            else:
+                app.command(name)(getattr(module, name))
 
 
-_ANYTHING = {"ignore_unknown_options": True, "allow_extra_args": True}
+def _listed() -> None:
+    """Stands for a command that is listed and not run."""
+
+
+def _add_of_the_lab(group: typer.Typer, command: str) -> None:
+    name = command.rpartition(".")[2]
+    if function := _lab_function(command):
+        group.command(name)(function)
+    else:
+        anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+        group.command(name, context_settings=anything)(_missing(command))
+
+
+def _lab_function(command: str) -> Callable[..., Any] | None:
+    """What loracomp-lab runs for a command, if it is installed."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group="loracomp.commands", name=command):
+        function: Callable[..., Any] = point.load()
+        return function
+    return None
 
 
 def _missing(command: str) -> Callable[[], Any]:
@@ -64,6 +107,6 @@ def _missing(command: str) -> Callable[[], Any]:
 
     def ask_for_the_lab() -> None:
         """Not installed: `pip install loracomp-lab`."""
-        raise UsageError(f"`loracomp {command}` is part of loracomp-lab: `pip install loracomp-lab`")
+        raise UsageError(f"`loracomp {command.replace('.', ' ')}` is part of loracomp-lab: `pip install loracomp-lab`")
 
     return ask_for_the_lab

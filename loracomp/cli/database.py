@@ -11,7 +11,7 @@ from loracomp.cli.common import AsJson, say_or_json
 from loracomp.config import load_settings
 from loracomp.database import embedded
 
-db_app = typer.Typer(help="The embedded Postgres.", no_args_is_help=True)
+db_app = typer.Typer(no_args_is_help=True)
 
 
 def init(

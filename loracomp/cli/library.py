@@ -9,7 +9,7 @@ import typer
 from loracomp.cli.common import AsJson, emit, open_database
 from loracomp.config import load_settings
 
-library_app = typer.Typer(help="Folders of adapters with embedded examples.", no_args_is_help=True)
+library_app = typer.Typer(no_args_is_help=True)
 
 
 @library_app.command("load")

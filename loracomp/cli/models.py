@@ -12,8 +12,8 @@ from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
 from loracomp.registry.base_models import find_base_model, register_base_model
 
-model_app = typer.Typer(help="Base models, for which adapters are trained.", no_args_is_help=True)
-encoder_app = typer.Typer(help="The encoder that embeds examples and jobs.", no_args_is_help=True)
+model_app = typer.Typer(no_args_is_help=True)
+encoder_app = typer.Typer(no_args_is_help=True)
 
 Source = Annotated[str, typer.Argument(help="Hub id, folder, .gguf file, or package:NAME.")]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub. Defaults to main.")]

@@ -19,8 +19,8 @@ from loracomp.registry.adapters import compare_with_base
 from loracomp.registry.base_models import find_base_model
 from loracomp.registry.examples import Example
 
-task_app = typer.Typer(help="Tasks and their examples.", no_args_is_help=True)
-policy_app = typer.Typer(help="Named settings of routing and merging.", no_args_is_help=True)
+task_app = typer.Typer(no_args_is_help=True)
+policy_app = typer.Typer(no_args_is_help=True)
 
 OTHER_SPLITS_SHOWN = 10
 COUNTED = ("examples", "adapters", "queued", "running", "failed")

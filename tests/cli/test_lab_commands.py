@@ -12,7 +12,7 @@ from loracomp.cli import commands
 
 WITHOUT_THE_LAB = """
 from loracomp.cli import commands, main
-commands.entry_points = lambda group: []
+commands._lab_function = lambda command: None
 main()
 """
 
