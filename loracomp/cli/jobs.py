@@ -19,7 +19,7 @@ from loracomp.config import load_settings
 from loracomp.database.connections import Connection, row_of
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
-from loracomp.database.revision import check_revision
+from loracomp.database.revision import check_worker
 from loracomp.errors import JobError, LoracompError, NotFoundError, UsageError
 
 if TYPE_CHECKING:  # at run time this import would load torch
@@ -236,7 +236,7 @@ def worker(
     """Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables."""
     given = {"batch_size": batch_size, "metrics_port": metrics_port}
     settings = load_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
-    check_revision(database_url(settings))
+    check_worker(database_url(settings))
     with ExitStack() as stack:
         with loading("loading the base model and the encoder"):
             from loracomp.worker import logfmt

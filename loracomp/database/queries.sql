@@ -298,6 +298,9 @@ SELECT to_regclass('loracomp.alembic_version') IS NOT NULL AS found
 -- name: schema_revision
 SELECT version_num AS revision FROM loracomp.alembic_version
 
+-- name: oldest_worker
+SELECT version_num AS revision, loracomp.oldest_worker() AS oldest_worker FROM loracomp.alembic_version
+
 -- name: maintain
 SELECT loracomp.maintain()
 

@@ -6,7 +6,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import dict_row
 
-from loracomp.database.connections import connect, translated_errors
+from loracomp import __version__
+from loracomp.database.connections import Connection, connect, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.errors import SchemaMismatchError
 
@@ -41,6 +42,40 @@ def check_revision(url: str) -> None:
         raise SchemaMismatchError(
             f"the database's schema ({found or 'none'}) is older than this release: run `loracomp init`"
         )
+
+
+def check_worker(url: str) -> None:
+    """Raise SchemaMismatchError unless workers of this release can serve the database."""
+    with connect(url, application_name="loracomp worker start", vectors=False) as connection, translated_errors():
+        has_revision = connection.execute(QUERIES["has_revision"]).fetchone()
+        if has_revision and has_revision["found"]:
+            problem = worker_problem(connection)
+        else:
+            problem = "the database has no schema of loracomp's: run `loracomp init`"
+    if problem:
+        raise SchemaMismatchError(problem)
+
+
+def worker_problem(connection: Connection) -> str | None:
+    """Why workers of this release can't serve the database, or None.
+
+    They serve the schemas of their own minor version, of the one before, and of later ones that say so.
+    """
+    row = connection.execute(QUERIES["oldest_worker"]).fetchone()
+    assert row
+    newer = row["revision"] not in known_revisions()
+    if row["revision"] in list(RELEASES.values())[-2:] or (newer and minor(row["oldest_worker"]) <= minor(__version__)):
+        return None
+    return (
+        f"the database's schema ({row['revision']}) is {'newer' if newer else 'older'} than workers of loracomp "
+        f"{__version__} can serve: {'start workers of its release' if newer else 'run `loracomp init`'}"
+    )
+
+
+def minor(version: str) -> tuple[int, int]:
+    """The minor version, such as (1, 0) of 1.0.3."""
+    major, minor, *_ = version.split(".")
+    return int(major), int(minor)
 
 
 def current_revision(connection: psycopg.Connection[Any]) -> str | None:

@@ -9,7 +9,7 @@ from alembic import command
 from loracomp import __version__
 from loracomp.database import sql_objects
 from loracomp.database.queries import QUERIES
-from loracomp.database.revision import RELEASES, head
+from loracomp.database.revision import RELEASES, head, minor
 from loracomp.database.schema import alembic_config
 from loracomp.errors import NotFoundError, UsageError
 
@@ -21,7 +21,7 @@ def schema_script(since: str | None = None, to: str | None = None) -> str:
 
     Raises NotFoundError if this release does not know `since`, and UsageError if `to` is not this release.
     """
-    if to is not None and to != minor(__version__):
+    if to is not None and minor(to) != minor(__version__):
         raise UsageError(
             f"this is loracomp {__version__}, which has its own schema alone: install loracomp {to} for --to"
         )
@@ -39,11 +39,6 @@ def schema_script(since: str | None = None, to: str | None = None) -> str:
         files=sql_objects.sql_files(),
         **{name: _for_psql(QUERIES[name]) for name in OF_THE_CATALOG},
     )
-
-
-def minor(version: str) -> str:
-    """The minor version, such as 1.0 of 1.0.3."""
-    return ".".join(version.split(".")[:2])
 
 
 def _migrations(base: str | None) -> str:

@@ -17,7 +17,7 @@ import psycopg
 from loracomp import __version__, metrics
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
-from loracomp.database.revision import head
+from loracomp.database.revision import worker_problem
 from loracomp.errors import LoracompError
 from loracomp.worker.endpoint import DatabaseSample
 from loracomp.worker.leases import Leases
@@ -53,7 +53,6 @@ class Presence:
         self._activity = activity
         # A short limit, because the same thread renews leases, three times per lease.
         self._statement_s = lease_s / 6
-        self._release = head()
         self._sample = sample
         self._stopped = False
         self._sample_after = self._maintain_at = self._since = monotonic()
@@ -72,15 +71,15 @@ class Presence:
         self._stopped |= stopped  # from then on: a regular report may follow before the process ends
         doing = {**self._activity(), **({"status": "stopped"} if self._stopped else {})}
         with at_most(connection, self._statement_s):
-            problems = self._schema_problems(connection)
+            schema = worker_problem(connection)
             running_s = monotonic() - self._since
             words = {**self._identity, **doing, **metrics.totals(), "running_s": running_s}
             connection.execute(QUERIES["report_worker"], words)
-        self._problems = problems
+        self._problems = {"schema": schema} if schema else {}
         # A stopping worker does no more, because it may have to give its jobs back within a second.
         if doing["status"] in {"stopping", "stopped"}:
             return
-        if not problems and monotonic() >= self._maintain_at:
+        if not schema and monotonic() >= self._maintain_at:
             self._maintain(connection)
         if self._sample and not connection.closed and monotonic() >= self._sample_after:
             self._take(self._sample, connection)
@@ -91,13 +90,6 @@ class Presence:
             self._sample.clear()
             self._sample_after = monotonic()
         self._problems = {**self._problems, "database": message_of(error)}
-
-    def _schema_problems(self, connection: Connection) -> dict[str, str]:
-        row = connection.execute(QUERIES["schema_revision"]).fetchone()
-        found = row and row["revision"]
-        if found == self._release:
-            return {}
-        return {"schema": f"the database's schema is {found}, this release's is {self._release}: run the same release"}
 
     def _maintain(self, connection: Connection) -> None:
         self._maintain_at = monotonic() + MAINTAIN_EVERY_S

@@ -1,5 +1,6 @@
 -- Reports of workers.
 --   report_worker               called every few seconds: the worker is alive, and what it is doing
+--   oldest_worker               the oldest release whose workers this schema serves
 --   queue_is_empty              whether a worker started with --drain may end
 
 -- Stores a worker's report in place of its previous one, and deletes workers without a report for a day.
@@ -72,3 +73,9 @@ BEGIN ATOMIC
 END;
 COMMENT ON FUNCTION loracomp.queue_is_empty IS
 'Whether no job of a base model is due or waits for a retry; then a worker started with --drain ends.';
+
+-- Each minor version raises it to the one before its own, and keeps until then what that one's workers call.
+CREATE FUNCTION loracomp.oldest_worker() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
+RETURN '1.0';
+COMMENT ON FUNCTION loracomp.oldest_worker IS
+'The oldest minor version whose workers this schema serves: workers of one that it has not heard of ask for it.';

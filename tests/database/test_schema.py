@@ -395,7 +395,27 @@ def test_a_newer_schema_is_refused(database: str) -> None:
     assert snapshot(database) == before
 
 
+def test_workers_serve_schemas_that_are_a_minor_version_apart(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(revision, "RELEASES", {"1.0": HEAD, "1.1": "9998"})
+    revision.check_worker(database)
+    monkeypatch.setattr(revision, "RELEASES", {"1.0": HEAD, "1.1": "9998", "1.2": "9999"})
+    with pytest.raises(
+        SchemaMismatchError, match=rf"\({HEAD}\) is older than workers of loracomp .*: run `loracomp init`"
+    ):
+        revision.check_worker(database)
+    run(database, "UPDATE loracomp.alembic_version SET version_num = '9999'")
+    monkeypatch.undo()
+    revision.check_worker(database)
+    run(database, "CREATE OR REPLACE FUNCTION loracomp.oldest_worker() RETURNS text LANGUAGE sql RETURN '9.9'")
+    with pytest.raises(
+        SchemaMismatchError, match=r"\(9999\) is newer than workers of .*: start workers of its release"
+    ):
+        revision.check_worker(database)
+
+
 def test_an_empty_database_is_told_to_run_init(empty_database: str) -> None:
+    with pytest.raises(SchemaMismatchError, match="no schema of loracomp's: run `loracomp init`"):
+        revision.check_worker(empty_database)
     with pytest.raises(SchemaMismatchError, match=r"schema \(none\) is older than this release: run `loracomp init`"):
         revision.check_revision(empty_database)
 

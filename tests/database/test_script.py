@@ -125,4 +125,5 @@ def test_releases_that_this_program_does_not_have_are_named() -> None:
 
 
 def test_this_release_has_its_schemas_revision() -> None:
-    assert revision.RELEASES[script.minor(__version__)] == HEAD
+    releases = {revision.minor(release): number for release, number in revision.RELEASES.items()}
+    assert releases[revision.minor(__version__)] == HEAD

@@ -349,6 +349,8 @@ def other_versions(_: Server, arena: Arena) -> str:
     environment = {**os.environ, "LORACOMP_DATABASE_URL": arena.url, "LORACOMP_HOME": str(arena.folder)}
     current = revision.head()
     arena.one("UPDATE loracomp.alembic_version SET version_num = '9999' RETURNING 1")
+    with arena.connect() as connection:
+        connection.execute("CREATE OR REPLACE FUNCTION loracomp.oldest_worker() RETURNS text LANGUAGE sql RETURN '9.9'")
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 4, done.stderr
     assert "newer" in done.stderr
