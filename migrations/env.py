@@ -49,6 +49,7 @@ def _migrate(connection: Connection) -> None:
     plan = context.get_context().opts["fn"]
     if not context.get_context().opts.get("dont_mutate"):
         connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+        connection.exec_driver_sql(f"COMMENT ON SCHEMA {SCHEMA} IS '{schema.NOTE}'")
     context.configure(**options, fn=steps)
     with context.begin_transaction():
         context.run_migrations()

@@ -1,6 +1,7 @@
 """MkDocs' hooks for the site: pages from outside docs/, a page for each public function, versions, llms.txt."""
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from mkdocs.structure.files import File, Files, InclusionLevel
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 ROOT_PAGES = {
     "README.md": "index.md",
     "CHANGELOG.md": "changelog.md",
@@ -31,7 +33,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are not in docs/, and what pages link to outside it."""
     for source, target in ROOT_PAGES.items():
         files.append(File.generated(config, target, content=(ROOT / source).read_text()))
-    for page in sorted((ROOT / "docs" / "sql").glob("*.md")):
+    for page in (DOCS / "answers.md", *sorted((DOCS / "sql").glob("*.md"))):
         for name, text in functions(page).items():
             files.append(
                 File.generated(config, f"functions/{name}.md", content=text, inclusion=InclusionLevel.NOT_IN_NAV)
@@ -41,10 +43,10 @@ def on_files(files: Files, config: Any) -> Files:
 
 def functions(page: Path) -> dict[str, str]:
     """The pages of the functions that a page of the SQL reference shows, by name: their section of it."""
-    here = f"../sql/{page.name}"
+    here = f"../{page.relative_to(DOCS)}"
 
     def led(link: re.Match[str]) -> str:
-        path = "../sql/" + link["path"] if link["path"] else here
+        path = os.path.relpath(page.parent / link["path"], DOCS / "functions") if link["path"] else here
         return f"[{link['text']}]({path}{link['anchor'] or ''})"
 
     _, *parts = HEADING.split(page.read_text())
@@ -81,5 +83,8 @@ def on_post_build(config: Any) -> None:
     )
     (site / "index.html").write_text(f'<meta http-equiv="refresh" content="0; url={versions[0]}/">\n')
     rows = ROW.finditer((ROOT / "README.md").read_text())
-    pages = "".join(f"- [{row['path']}]({versions[0]}/{row['path']}/index.html): {row['question']}\n" for row in rows)
+    pages = "".join(
+        f"- [{row['path']}]({versions[0]}/{row['path']}/): {LINK.sub(lambda link: link['text'], row['question'])}\n"
+        for row in rows
+    )
     (site / "llms.txt").write_text(f"# loracomp\n\n> {config.site_description}\n\n## Docs\n\n{pages}")

@@ -22,7 +22,7 @@ from loracomp.errors import DatabaseUnavailableError, LoracompError, RefusedErro
 
 _PGVECTOR = "SELECT extversion, extnamespace::regnamespace::text AS place FROM pg_extension WHERE extname = 'vector'"
 _FIRST_LOCK = 7_215_533_101_990_104_661  # key of an advisory lock: a random number, so that nobody else uses it
-_NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job asks; docs/sql.md says what is public."
+NOTE = "loracomp: LoRA adapters composed for each job. INSERT INTO loracomp.job asks; docs/sql.md says what is public."
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +94,7 @@ def _locked_schema(connection: Connection) -> bool:
         return False
     try:
         with connection.begin_nested():
-            connection.exec_driver_sql(f"COMMENT ON SCHEMA {SCHEMA} IS '{_NOTE}'")
+            connection.exec_driver_sql(f"COMMENT ON SCHEMA {SCHEMA} IS '{NOTE}'")
     except DBAPIError as error:
         # The session that we waited for has dropped the schema.
         if isinstance(error.orig, errors.InvalidSchemaName | errors.UndefinedObject):

@@ -10,7 +10,7 @@ from loracomp import __version__
 from loracomp.database import sql_objects
 from loracomp.database.queries import QUERIES
 from loracomp.database.revision import RELEASES, head, minor
-from loracomp.database.schema import alembic_config
+from loracomp.database.schema import NOTE, alembic_config
 from loracomp.errors import NotFoundError, UsageError
 
 OF_THE_CATALOG = ("object_drops", "other_grants", "user_views", "lockable_tables")
@@ -33,6 +33,7 @@ def schema_script(since: str | None = None, to: str | None = None) -> str:
         release=__version__,
         since=since,
         base=base,
+        note=NOTE,
         roles=sql_objects.ROLES,
         revoke=sql_objects.REVOKE,
         migrations=_migrations(base),

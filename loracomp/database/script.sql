@@ -40,6 +40,7 @@ SET LOCAL search_path = loracomp, public;
 SELECT '[1]'::public.vector;
 {% if since is none %}
 CREATE SCHEMA loracomp;
+COMMENT ON SCHEMA loracomp IS '{{ note }}';
 {% else %}
 
 -- What others made on functions and views, to be done again once those are back.

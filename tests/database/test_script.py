@@ -16,7 +16,7 @@ from loracomp.database import revision, schema, script, sql_objects
 from loracomp.errors import NotFoundError, UsageError
 
 RESTRICTED = re.compile(r"^\\(un)?restrict .*$", re.M)  # pg_dump's random key
-TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d+\+00")
+TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d[.\d]*\+00(\t\d+\.\d+)?")  # also how long something took then
 HEAD = revision.head()
 NEXT = f"""
 from alembic import op
@@ -28,14 +28,14 @@ OF_OTHERS = """
 CREATE ROLE reader_of_scripts;
 GRANT SELECT ON loracomp.job_result TO reader_of_scripts WITH GRANT OPTION;
 GRANT EXECUTE ON FUNCTION loracomp.explain_job TO reader_of_scripts;
-CREATE VIEW public.outputs AS SELECT job_id, output FROM loracomp.job_result;
-CREATE VIEW public.short_outputs WITH (security_barrier) AS SELECT left(output, 3) AS output FROM public.outputs;
-COMMENT ON VIEW public.outputs IS 'A user''s.';
+CREATE VIEW public.statuses AS SELECT job_id, status FROM loracomp.job_result;
+CREATE VIEW public.short_statuses WITH (security_barrier) AS SELECT left(status, 3) AS status FROM public.statuses;
+COMMENT ON VIEW public.statuses IS 'A user''s.';
 """
 
 
 def psql(programs: Path, url: str, source: str) -> subprocess.CompletedProcess[str]:
-    command = [programs / "psql", "--no-psqlrc", "--dbname", url]
+    command = [programs / "psql", "--no-psqlrc", "--quiet", "--dbname", url]
     return subprocess.run(command, input=source, text=True, capture_output=True, check=False)
 
 
