@@ -25,7 +25,9 @@ JOBS_FAILED = Counter(
     "loracomp_jobs_failed", "Failures recorded; retry: whether another attempt may help.", ("reason", "retry")
 )
 JOBS_RELEASED = Counter("loracomp_jobs_released", "Jobs given back without counting the attempt.")
-RESULTS_DROPPED = Counter("loracomp_results_dropped", "Results not recorded, because the job's lease was lost.")
+RESULTS_DROPPED = Counter(
+    "loracomp_results_dropped", "Results not accepted: the lease was lost, or a call without a reply had recorded them."
+)
 LEASES_LOST = Counter("loracomp_leases_lost", "Leases that could not be renewed.")
 JOBS_IN_HAND = Gauge("loracomp_jobs_in_hand", "Jobs claimed, and not yet recorded or given back.")
 LAST_LOOK = Gauge("loracomp_last_look_timestamp_seconds", "When the claim loop last asked the database for jobs.")
@@ -65,7 +67,7 @@ def count_failure(failure: Failure) -> None:
 
 
 def totals() -> dict[str, int]:
-    """The counters that a worker reports to the table worker_status."""
+    """The counters that a worker reports to the view worker_status."""
     return {
         "claimed": _total(JOBS_CLAIMED),
         "succeeded": _total(JOBS_SUCCEEDED),

@@ -12,8 +12,6 @@ if TYPE_CHECKING:
 
 AXES = 256
 """Principal axes of a database that has some, and dimensions of its reduced embeddings."""
-Strategy = str
-"""One of `loracomp.composition.strategies.STRATEGIES`: cat, linear, linear_rescaled, ties, and others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +51,8 @@ class Composition:
     adapter_ids: tuple[int, ...] = ()
     adapter_sha256: tuple[str, ...] = ()
     weights: tuple[float, ...] = ()
-    strategy: Strategy = "linear"
+    strategy: str = "linear"
+    """One of `loracomp.composition.strategies.STRATEGIES`."""
     density: float = 1.0
     seed: int = 0
     random_parameters: bool = False

@@ -1,6 +1,7 @@
 """The encode step: what the encoder is shown of a job."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,22 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense
 
 from loracomp.engine.engine import encode
-from loracomp.errors import RefusedError, UsageError
+from loracomp.engine.inflight import requests_of
+from loracomp.errors import JobError, RefusedError, UsageError
 from loracomp.model.encoder import load_encoder
 from loracomp.model.sources import fingerprint, resolve_source
-from loracomp.records import Job
+from loracomp.records import Composition, Job, Routed, Trace
 
 
 def a_job(prompt: str, choices: tuple[str, ...] | None = None) -> Job:
     return Job(id=1, lease_token=1, kind="predict", prompt=prompt, choices=choices, max_new_tokens=None)
+
+
+def test_a_kind_of_a_later_release_is_refused() -> None:
+    later = replace(a_job("x"), kind="translate")
+    with pytest.raises(JobError, match="knows no jobs of kind translate: upgrade the worker") as refused:
+        requests_of(later, Routed(1, Composition(), "mean", 0, False, (), Trace(b"")))
+    assert refused.value.retry
 
 
 def test_jobs_are_embedded_as_examples_are() -> None:

@@ -1,4 +1,4 @@
--- All statements that Python sends, except COPY, with psycopg's placeholders. Each calls the SQL function of its name.
+-- All statements that Python sends while it serves, except COPY, with psycopg's placeholders. Most call the SQL function of their name.
 
 -- name: ping
 SELECT 1
@@ -291,7 +291,6 @@ SELECT loracomp.report_worker(
     dropped => %(dropped)s::bigint
 )
 
--- The table adapter_weights exists only in schemas older than the first release.
 -- name: has_revision
 SELECT to_regclass('loracomp.alembic_version') IS NOT NULL AS found
 

@@ -10,12 +10,12 @@ import numpy.typing as npt
 
 from loracomp import metrics
 from loracomp.engine.measuring import Measurement, MeasurementPlan
+from loracomp.errors import JobError
 from loracomp.records import Failure, Job, LabelledRow, Prediction, Request, Routed, Versions
 
 if TYPE_CHECKING:
     from loracomp.composition.strategies import PackedAdapter
     from loracomp.engine.answering import Asked
-    from loracomp.errors import JobError
 
 Result: TypeAlias = Prediction | Measurement | Failure
 
@@ -55,7 +55,7 @@ class InFlight:
         """Number of its requests that the model has yet to answer."""
         return sum(each.answer is None for each in self.asked)
 
-    def fail(self, error: "JobError") -> None:
+    def fail(self, error: JobError) -> None:
         """End the job with a failure."""
         self.result = Failure(self.job.id, error.code, str(error), error.retry)
 
@@ -79,9 +79,15 @@ def lap(flights: Sequence[InFlight], step: str, *, observed: bool = True) -> Non
 
 
 def requests_of(job: Job, decided: Routed | MeasurementPlan) -> tuple[Request, ...]:
-    """What to ask the model: one request for a job of kind 'predict', none for 'route'; else the plan says."""
+    """What to ask the model: one request for a job of kind 'predict', none for 'route'; else the plan says.
+
+    Raises JobError for a kind that this release does not know.
+    """
     if isinstance(decided, MeasurementPlan):
         return decided.requests(job)
+    if job.kind not in {"predict", "route"}:
+        error = f"this worker's release knows no jobs of kind {job.kind}: upgrade the worker"
+        raise JobError(error, code="unknown_kind", retry=True)
     return (_request(job, decided),) if job.kind == "predict" else ()
 
 

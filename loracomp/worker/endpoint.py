@@ -34,7 +34,7 @@ class _Family:
     labels: tuple[str, ...] = ()
 
 
-_OF_THE_QUEUE = ("base_model", "priority", "evaluation")
+_OF_THE_QUEUE = ("base_model", "priority", "background")
 DATABASE_METRICS = {
     "loracomp_queue_jobs": _Family(GaugeMetricFamily, "Waiting jobs.", (*_OF_THE_QUEUE, "state")),
     "loracomp_queue_oldest_due_seconds": _Family(

@@ -215,7 +215,7 @@ class Heartbeat:
         """Run an operation; if it fails, close the connection, so that a new one is opened, and return the error."""
         try:
             operation(self._link.open())
-        except (psycopg.Error, LoracompError) as error:
+        except Exception as error:
             _log.warning(logfmt("heartbeat_missed", error=error))
             self._presence.missed(error)
             self._link.close()

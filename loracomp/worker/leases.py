@@ -70,8 +70,8 @@ _log = logging.getLogger(__name__)
 class Leases:
     """The leases of one worker. Thread-safe; only `renew` accesses the database.
 
-    A lease that could not be renewed (the job was cancelled, timed out or taken over) is lost: its result can't be
-    recorded.
+    A lease that could not be renewed is lost: the job was cancelled or taken over, so that its token is void, or its
+    time is over; then the token is good until a claim rescues the job, and the worker ends it with it.
     """
 
     def __init__(self, lease_s: float) -> None:

@@ -1,7 +1,8 @@
 """The worker's loop: claim, prepare, answer, record. If it dies, its leases expire and its jobs are queued again.
 
 Three threads work at the same time: while the model answers some jobs, others are claimed and prepared, and join them
-between two of its steps; jobs that have ended are recorded. A fourth thread, the heartbeat, is independent of them.
+between two of its steps; jobs that have ended are recorded. While the model is idle, its own thread claims and
+prepares. A fourth thread, the heartbeat, is independent of them.
 There are three connections: one to claim, one to record, and the heartbeat's.
 """
 

@@ -56,8 +56,8 @@ COMMENT ON FUNCTION loracomp.take_place IS 'The place of a submitter''s next job
 
 -- Locks up to batch_size due jobs of a base model, in the order of their places, without those that other sessions have locked.
 -- A job whose lease has ever expired is claimed in a batch of one (may_run_alone), so that a job that kills its worker affects no
--- other: if it comes first, alone; else it is left for a later claim. null: no job waits; empty: the first must wait until it may
--- run alone.
+-- other: if it comes first, alone; else it is left for a later claim. null: this look found no job; empty: the first must wait
+-- until it may run alone.
 CREATE FUNCTION loracomp.pick_jobs(
     base_model text, background boolean, batch_size integer, may_run_alone boolean, whole boolean
 ) RETURNS bigint[]

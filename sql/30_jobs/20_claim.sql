@@ -9,7 +9,8 @@
 --
 -- A claimed job leaves a dead entry in the queue's index. Vacuum removes it, but not while any session holds an old snapshot. So a
 -- claim reads on from the last claimed place, where new jobs are. What is put before it (by its priority, released or rescued, or
--- committed late) is found by a look from the start (whole). A worker repeats that the later, the longer it took.
+-- committed late) is found by a look from the start (whole). That reads all dead entries, so after one a worker makes no other for
+-- twenty times as long as it took, and for a minute at most.
 
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. The worker may already hold
 -- jobs (held_ids): then no job that must run alone is claimed, and none is claimed while such a job runs. What it says counts, and
@@ -43,7 +44,7 @@ BEGIN
     LOCK TABLE loracomp.job IN ROW EXCLUSIVE MODE;
     PERFORM loracomp.ask_rows();
     IF claim_jobs.whole THEN
-        PERFORM loracomp.rescue_jobs(), loracomp.wake_jobs(claim_jobs.base_model);
+        PERFORM loracomp.rescue_jobs(), loracomp.wake_jobs();
     END IF;
     IF NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.expired_leases > 0) THEN
         picked := loracomp.pick_jobs(claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.whole);
@@ -100,36 +101,28 @@ $$;
 COMMENT ON FUNCTION loracomp.note_company IS
 'Notes that jobs which a worker claimed alone do not run alone any more, so that their attempt is given back if it dies. For claim_jobs.';
 
--- scheduled -> due, for at most 1,000 jobs whose run_at has come, and background -> everyday for a base model's that have waited
--- there for 1,000 minutes; a trigger gives them their places. Scheduled jobs are in another index, so that claims need not read past them.
-CREATE FUNCTION loracomp.wake_jobs(base_model text) RETURNS integer
+-- scheduled -> due, for at most 1,000 jobs whose run_at has come, and background -> everyday for as many that have waited there for
+-- 1,000 minutes. The UPDATE fires fill_job, which sees that they are due or old, and gives them their places. Scheduled jobs are in
+-- another index, so that claims need not read past them.
+CREATE FUNCTION loracomp.wake_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET enable_seqscan = off
 SET jit = off
 AS $$
 DECLARE
-    aged CONSTANT timestamptz := now() - interval '1000 minutes';
-    woken bigint[] := ARRAY(
+    woken CONSTANT bigint[] := ARRAY(
         SELECT d.id FROM loracomp.job AS d WHERE d.status = 'queued' AND d.scheduled AND d.run_at <= now()
+        ORDER BY d.run_at LIMIT 1000
+        FOR UPDATE SKIP LOCKED
+    ) || ARRAY(
+        SELECT d.id FROM loracomp.job AS d
+        WHERE d.status = 'queued' AND NOT d.scheduled AND d.background AND d.run_at < now() - interval '1000 minutes'
         ORDER BY d.run_at LIMIT 1000
         FOR UPDATE SKIP LOCKED
     );
 BEGIN
-    IF aged > (
-        SELECT d.run_at FROM loracomp.job AS d
-        WHERE d.status = 'queued' AND NOT d.scheduled AND d.base_model = wake_jobs.base_model AND d.background
-        ORDER BY d.place, d.id LIMIT 1
-    ) THEN
-        woken := woken || ARRAY(
-            SELECT d.id FROM loracomp.job AS d
-            WHERE d.status = 'queued' AND NOT d.scheduled AND d.base_model = wake_jobs.base_model AND d.background
-                AND d.run_at < aged
-            ORDER BY d.place, d.id LIMIT 1000
-            FOR UPDATE SKIP LOCKED
-        );
-    END IF;
-    -- Check first, because an UPDATE of no rows would still run the audit's trigger in each claim.
+    -- Check first, because an UPDATE of no rows would still run the triggers of the audit and of declarations.
     IF woken <> '{}' THEN
         UPDATE loracomp.job AS j SET scheduled = FALSE WHERE j.id = ANY (woken);
     END IF;
@@ -157,7 +150,7 @@ DECLARE
         FOR UPDATE SKIP LOCKED
     );
 BEGIN
-    -- Check first, because an UPDATE of no rows would still run the audit's trigger in each claim.
+    -- Check first, because an UPDATE of no rows would still run the triggers of the audit and of declarations.
     IF expired = '{}' THEN
         RETURN 0;
     END IF;

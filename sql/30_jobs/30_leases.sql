@@ -55,7 +55,7 @@ DECLARE
     written bigint;
     missing bigint := cardinality(release_jobs.ids);
 BEGIN
-    FOR attempt IN 1..2 LOOP
+    FOR try IN 1..2 LOOP
         RETURN QUERY
         WITH held AS MATERIALIZED (
             SELECT j.id
@@ -75,7 +75,7 @@ BEGIN
         RETURNING j.id;
         GET DIAGNOSTICS written = ROW_COUNT;
         missing := missing - written;
-        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(release_jobs.ids, release_jobs.tokens);
+        EXIT WHEN missing = 0 OR try = 2 OR NOT loracomp.wait_for_jobs(release_jobs.ids, release_jobs.tokens);
     END LOOP;
     PERFORM loracomp.give_reason(before);
 END
@@ -97,7 +97,7 @@ DECLARE
     written bigint;
     missing bigint := cardinality(fail_jobs.ids);
 BEGIN
-    FOR attempt IN 1..2 LOOP
+    FOR try IN 1..2 LOOP
         RETURN QUERY
         WITH held AS MATERIALIZED (
             SELECT j.id, i.code, i.message, i.retry AND j.attempts < j.max_attempts AS again
@@ -121,7 +121,7 @@ BEGIN
         RETURNING j.id;
         GET DIAGNOSTICS written = ROW_COUNT;
         missing := missing - written;
-        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(fail_jobs.ids, fail_jobs.tokens);
+        EXIT WHEN missing = 0 OR try = 2 OR NOT loracomp.wait_for_jobs(fail_jobs.ids, fail_jobs.tokens);
     END LOOP;
 END
 $$;

@@ -31,7 +31,7 @@ BEGIN
     IF missing IS DISTINCT FROM cardinality(traces) THEN
         RAISE EXCEPTION 'answers and traces must have one element for each job' USING ERRCODE = 'invalid_parameter_value';
     END IF;
-    FOR attempt IN 1..2 LOOP
+    FOR try IN 1..2 LOOP
         RETURN QUERY
         WITH held AS MATERIALIZED (
             SELECT a.*, j.worker, j.attempts, j.submitted_by
@@ -76,7 +76,7 @@ BEGIN
         CROSS JOIN LATERAL loracomp.succeed_jobs(a.ids, a.outputs) AS s (id);
         GET DIAGNOSTICS written = ROW_COUNT;
         missing := missing - written;
-        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(
+        EXIT WHEN missing = 0 OR try = 2 OR NOT loracomp.wait_for_jobs(
             ARRAY(SELECT a.job_id FROM unnest(answers) AS a), ARRAY(SELECT a.lease_token FROM unnest(answers) AS a)
         );
     END LOOP;

@@ -51,7 +51,7 @@ DECLARE
     written bigint;
     missing bigint := cardinality(results);
 BEGIN
-    FOR attempt IN 1..2 LOOP
+    FOR try IN 1..2 LOOP
         RETURN QUERY
         WITH held AS MATERIALIZED (
             SELECT r.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
@@ -117,7 +117,7 @@ BEGIN
         CROSS JOIN LATERAL loracomp.succeed_jobs(a.ids) AS s (id);
         GET DIAGNOSTICS written = ROW_COUNT;
         missing := missing - written;
-        EXIT WHEN missing = 0 OR NOT loracomp.wait_for_jobs(
+        EXIT WHEN missing = 0 OR try = 2 OR NOT loracomp.wait_for_jobs(
             ARRAY(SELECT r.job_id FROM unnest(results) AS r), ARRAY(SELECT r.lease_token FROM unnest(results) AS r)
         );
     END LOOP;

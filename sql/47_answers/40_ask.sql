@@ -1,5 +1,5 @@
 -- Asking: a claim turns what hints name, and the pages of a look at all rows, into jobs.
---   ask_rows                    called by claim_jobs, and by maintain
+--   ask_rows                    called by claim_jobs
 --     ask_of                    one declaration: its hints, then the next page of its look at all rows
 --       follow_source           notices what became of the table: renamed, restored, dropped, another owner
 --         forget_answers, make_parts

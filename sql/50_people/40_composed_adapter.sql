@@ -31,7 +31,7 @@ CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_weights, p.adapter_ids, p.
 WITH ORDINALITY AS x (task, weight, adapter_id, sha256, place)
 LEFT JOIN LATERAL loracomp.readable_adapter(x.adapter_id) AS a ON TRUE;
 COMMENT ON VIEW loracomp.composed_adapter IS 'Adapters that were composed for each job, with their weights.';
-COMMENT ON COLUMN loracomp.composed_adapter.place IS 'Position in the composition; 1 is the adapter of the most probable task.';
+COMMENT ON COLUMN loracomp.composed_adapter.place IS 'Position in the composition; 1 has the largest weight.';
 COMMENT ON COLUMN loracomp.composed_adapter.task IS 'Task that the adapter was trained for.';
 COMMENT ON COLUMN loracomp.composed_adapter.weight IS 'Weight of the adapter in the composition; a job''s weights sum to 1.';
 COMMENT ON COLUMN loracomp.composed_adapter.adapter_id IS 'Id of the adapter.';

@@ -47,7 +47,7 @@ LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
     WITH waiting AS MATERIALIZED (
-        SELECT j.base_model, j.priority, j.background AS evaluation, j.run_at <= now() AS is_due,
+        SELECT j.base_model, j.priority, j.background, j.run_at <= now() AS is_due,
             count(*) AS jobs, coalesce(max(loracomp.seconds_between(greatest(j.run_at, j.created_at), now())), 0) AS oldest_s
         -- One branch for each case, so that each can use its index.
         FROM loracomp.job AS j WHERE j.status = 'queued' AND (j.scheduled OR NOT j.scheduled)
@@ -61,7 +61,7 @@ AS $$
         FROM loracomp.base_model AS b CROSS JOIN (VALUES (TRUE), (FALSE)) AS d (is_due)
         WHERE NOT EXISTS (
             SELECT FROM waiting AS w
-            WHERE w.base_model = b.name AND w.priority = 0 AND NOT w.evaluation AND w.is_due = d.is_due
+            WHERE w.base_model = b.name AND w.priority = 0 AND NOT w.background AND w.is_due = d.is_due
         )
     ),
     running AS (
@@ -89,11 +89,11 @@ AS $$
         GROUP BY c.relname
     )
     SELECT 'loracomp_queue_jobs', jsonb_build_object('base_model', q.base_model, 'priority', q.priority::text,
-        'evaluation', q.evaluation::text, 'state', CASE WHEN q.is_due THEN 'due' ELSE 'scheduled' END), q.jobs
+        'background', q.background::text, 'state', CASE WHEN q.is_due THEN 'due' ELSE 'scheduled' END), q.jobs
     FROM queue AS q
     UNION ALL
     SELECT 'loracomp_queue_oldest_due_seconds', jsonb_build_object('base_model', q.base_model,
-        'priority', q.priority::text, 'evaluation', q.evaluation::text), q.oldest_s
+        'priority', q.priority::text, 'background', q.background::text), q.oldest_s
     FROM queue AS q WHERE q.is_due
     UNION ALL
     SELECT 'loracomp_running_jobs', jsonb_build_object('base_model', r.base_model), r.jobs FROM running AS r

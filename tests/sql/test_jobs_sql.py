@@ -106,6 +106,15 @@ def test_a_backfill_waits_behind_its_submitters_own_work_and_not_for_ever(connec
     assert [each.prompt for each in claim(connection, 32)] == ["live"] * 8 + ["x"] * 24
 
 
+def test_old_work_leaves_the_background_though_newer_work_stands_before_it(connection: Connection):
+    (old,) = add_jobs(connection, "old", priority=-1000)
+    bulk(connection, 20, priority=-1)
+    with connection.transaction():
+        connection.execute("SET LOCAL session_replication_role = replica")  # time passes, and no trigger sees it
+        connection.execute("UPDATE loracomp.job SET run_at = now() - interval '1001 minutes' WHERE id = %s", (old,))
+    assert [each.id for each in claim(connection, 8)] == [old]
+
+
 def test_a_queued_job_goes_into_the_background_and_back(connection: Connection):
     moved, other = add_jobs(connection, "moved", "other")
     for priority, first in ((-1, other), (0, moved)):

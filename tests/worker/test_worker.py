@@ -682,6 +682,26 @@ def test_heartbeats_go_on_after_any_error(connection: Connection, database: str,
         wait_until(lambda: job(connection, job_id)["lease_expires_at"] != claimed["lease_expires_at"])
 
 
+def test_heartbeats_go_on_after_a_fault_of_our_own(
+    connection: Connection, database: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    (job_id,) = add_jobs(connection, "a")
+    leases = Leases(lease_s=1)
+    renew, faults = leases.renew, iter([ValueError("a fault")])
+
+    def renew_but_once(at: Connection) -> None:
+        for fault in faults:
+            raise fault
+        renew(at)
+
+    monkeypatch.setattr(leases, "renew", renew_but_once)
+    with beating(database, leases):
+        leases.hold(claim(connection, lease_s=60))
+        claimed = job(connection, job_id)
+        wait_until(lambda: job(connection, job_id)["lease_expires_at"] != claimed["lease_expires_at"])
+    assert "a fault" in caplog.text
+
+
 @pytest.mark.parametrize("query", ["listen", "report_worker", "maintain", "database_metrics"])
 def test_what_gets_no_answer_keeps_no_lease_from_being_renewed(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch, query: str

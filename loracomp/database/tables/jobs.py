@@ -267,7 +267,10 @@ job = Table(
         "id",
         postgresql_where=text("status = 'queued' AND NOT scheduled"),
     ),
-    Index("job_scheduled", "run_at", postgresql_where=text("status = 'queued' AND scheduled")),
+    # What time changes: scheduled jobs become due, and old ones leave the background.
+    Index(
+        "job_scheduled", "scheduled", "run_at", postgresql_where=text("status = 'queued' AND (scheduled OR background)")
+    ),
     Index("job_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
     Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
     # By day too, because this is how views of bi are asked; BRIN as on prediction.

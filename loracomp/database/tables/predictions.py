@@ -48,7 +48,7 @@ prediction = Table(
     required(
         "weights",
         ARRAY(Double),
-        "Weight of each task in `tasks`; 0 if it was not kept by the nucleus (top_p).",
+        "Weight with which each task of `tasks` was composed; 0: it was not.",
         default="'{}'",
     ),
     required("composed_tasks", texts(), "Tasks whose adapters were composed into the answer.", default="'{}'"),
@@ -87,7 +87,7 @@ prediction = Table(
     optional(
         "eligible_task_count",
         Integer,
-        "Number of tasks that the job was allowed to use; null in traces older than this column.",
+        "Number of tasks whose examples were searched.",
     ),
     optional(
         "expected_gains",
@@ -104,7 +104,8 @@ prediction = Table(
     optional(
         "calibration_examples",
         ARRAY(BigInteger),
-        "Ids of the labelled examples on which the choices' biases are fitted; null: the choices have none.",
+        "Ids of the labelled examples that were chosen to fit biases on; null: none. choice_biases says whether they "
+        "were used.",
     ),
     optional(
         "choice_biases",
