@@ -16,6 +16,8 @@ WAYS = {
     "measured": "`measured`",
 }
 """Heads of the columns, by the names in the file."""
+GOALS = {"unfamiliar_16": 15, "unfamiliar_64": 24, "kept_out_16": 12, "kept_out_64": 18}
+"""Points that `measured` was to be above `base`, by the parts' names in the file."""
 SHOWN = "64"
 """Number of labelled rows in the table of single tasks."""
 
@@ -27,15 +29,16 @@ def few_labels_tables(kept: Mapping[str, Any]) -> dict[str, str]:
 
 def means(kept: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """A row for each part and number of labelled rows: the mean over tasks of each way, in %."""
-    header = ("rows asked", "labelled", *WAYS.values(), "more than `base`", "more than the best single one")
+    header = ("rows asked", "labelled", *WAYS.values(), "more than `base`", "goal", "more than the best single one")
     rows = [header]
     for name, part in kept.items():
         of, _, count = name.rpartition("_")
         singles = {way: part["right"][way][0] for way in part["more"] if way not in ("base", "product")}
         best = max(singles, key=singles.__getitem__)
         right = (f"{part['right'][way][0]:.1f}" for way in WAYS)
-        gains = (_points(part["more"][way]) for way in ("base", best))
-        rows.append((f"{PARTS[of]} ({part['rows']:,})", count, *right, *gains))
+        base, single = (_points(part["more"][way]) for way in ("base", best))
+        goal = f"+{GOALS[name]}" if name in GOALS else ""
+        rows.append((f"{PARTS[of]} ({part['rows']:,})", count, *right, base, goal, single))
     return rows
 
 
