@@ -1,11 +1,13 @@
 """Random statements on a table, claims and answers in any order: a declaration's view always fits a model of it.
 
-LORACOMP_FUZZ multiplies the number of sequences.
+Workers act between the statements, or all the time. LORACOMP_FUZZ multiplies the number of sequences.
 """
 
 import os
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
 from typing import Any
 
 import pytest
@@ -20,6 +22,7 @@ from job_data import claim, clear, record
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
 from people_fixtures import value
+from worker_helpers import wait_until
 
 TRIES = int(os.environ.get("LORACOMP_FUZZ", "1"))
 NOTES = "CREATE TABLE notes (id integer, part text, body text, mark integer, PRIMARY KEY (id, part))"
@@ -32,6 +35,7 @@ Row = tuple[str | None, int]
 
 
 class Machine(RuleBasedStateMachine):
+    url: str
     owner: Connection
     alice: Connection
 
@@ -43,7 +47,7 @@ class Machine(RuleBasedStateMachine):
         self.owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.answers AS a")
         self.alice.execute(DECLARE.encode())
         self.rows: dict[tuple[int, str], Row] = {}
-        self.asked_before = value(self.owner, LAST_JOB)
+        self.owner.execute("TRUNCATE asked")
         self.to_ask = 0
         """How many jobs there may be at most: changed prompts, and all of them again."""
 
@@ -136,21 +140,24 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def again(self) -> None:
         self.alice.execute("SELECT loracomp.alter_answers('kinds', again => true)")
-        self.to_ask += len(self.rows) + 1  # alter_answers tries a job
+        self.to_ask += len(self.rows)
 
     @rule()
     def settle(self) -> None:
         """When nothing is left to do, each row has the answer to its prompt, and nothing is asked twice."""
-        self.go_on()
-        while answer_all(self.owner):
-            self.go_on()
+        self.finish()
         expected = {key: ended(body) for key, (body, mark) in self.rows.items() if mark < 3}
         assert self.shown() == expected
         assert value(self.owner, "SELECT count(*) FROM loracomp.answer_row") == len(expected)
         assert value(self.owner, "SELECT count(*) FROM loracomp.answer_hint") == 0
         open_jobs = "SELECT count(*) FROM loracomp.job WHERE finished_at IS NULL"
         assert value(self.owner, open_jobs) == 0
-        assert value(self.owner, LAST_JOB) - self.asked_before <= self.to_ask
+        assert value(self.owner, "SELECT count(*) FROM asked") <= self.to_ask
+
+    def finish(self) -> None:
+        self.go_on()
+        while answer_all(self.owner):
+            self.go_on()
 
     @invariant()
     def view_fits(self) -> None:
@@ -169,7 +176,43 @@ class Machine(RuleBasedStateMachine):
         return {(row["id"], row["part"]): (row["status"], row["answer"]) for row in rows}
 
 
-LAST_JOB = "SELECT coalesce(pg_sequence_last_value('loracomp.job_id_seq'), 0)"
+class AmongWorkers(Machine):
+    """Two workers claim and answer all the time."""
+
+    work = go_on = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.done = Event()
+        self.pool = ThreadPoolExecutor(2)
+        self.working = [self.pool.submit(self.serve) for _ in range(2)]
+
+    def serve(self) -> None:
+        with db.connect(self.url) as connection:
+            while not self.done.is_set():
+                answer(connection, claim(connection, 3))
+
+    def finish(self) -> None:
+        wait_until(lambda: any(each.done() for each in self.working) or not value(self.owner, BUSY))
+
+    def teardown(self) -> None:
+        self.done.set()
+        self.pool.shutdown()
+        for each in self.working:
+            each.result()
+
+
+BUSY = """
+SELECT EXISTS (SELECT FROM loracomp.answer_hint) OR EXISTS (SELECT FROM loracomp.job WHERE finished_at IS NULL)
+    OR EXISTS (SELECT FROM loracomp.answers WHERE sweep IS NOT NULL)
+"""
+COUNT_ASKED = """
+CREATE TABLE asked (job_id bigint);
+CREATE FUNCTION note_asked() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.asked SELECT j.id FROM new_job AS j; RETURN NULL; END $$;
+CREATE TRIGGER note_asked AFTER INSERT ON loracomp.job REFERENCING NEW TABLE AS new_job
+    FOR EACH STATEMENT EXECUTE FUNCTION note_asked()
+"""
 INSERT = "INSERT INTO notes SELECT * FROM unnest(%s::int[], %s::text[], %s::text[], %s::int[])"
 MERGE = """
 MERGE INTO notes AS n
@@ -202,19 +245,23 @@ def answer(owner: Connection, jobs: Any) -> None:
 
 
 @pytest.fixture
-def parties(server: str, template: str, logins: None) -> Iterator[tuple[Connection, Connection]]:
+def parties(server: str, template: str, logins: None) -> Iterator[dict[str, Any]]:
     name = f"answers_{os.getpid()}_{random.randrange(10**6)}"
     url = create_database(server, name, template)
     with db.connect(url) as owner, as_alice(url) as alice:
-        yield owner, alice
+        owner.execute(COUNT_ASKED)
+        yield {"url": url, "owner": owner, "alice": alice}
     drop_database(server, name)
 
 
-def test_the_view_fits_a_model(parties: tuple[Connection, Connection]) -> None:
-    made = type("Made", (Machine,), {"owner": parties[0], "alice": parties[1]})
+@pytest.mark.parametrize(("machine", "sequences"), [(Machine, 15), (AmongWorkers, 5)])
+def test_the_view_fits_a_model(parties: dict[str, Any], machine: type[Machine], sequences: int) -> None:
     run_state_machine_as_test(
-        made,
+        type("Made", (machine,), parties),
         settings=settings(
-            max_examples=15 * TRIES, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=sequences * TRIES,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
         ),
     )

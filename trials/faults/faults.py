@@ -23,6 +23,7 @@ from typing import TypeAlias
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+import declarations
 import routing_data
 from arena import MADE_UP_WEIGHTS, ROOT, Arena, Server, python_path
 from conftest import create_database, drop_database
@@ -463,6 +464,7 @@ FAULTS: dict[str, Fault] = {
     "other_versions": other_versions,
     "upgrades": upgrades,
     "full_and_out_of_memory": full_and_out_of_memory,
+    **declarations.FAULTS,
 }
 
 
