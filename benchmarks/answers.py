@@ -1,20 +1,26 @@
-"""What a declaration costs an application, and how soon a row is answered: `python -m benchmarks.answers URL [rows]`.
+"""What a declaration costs an application, and how soon a row is answered.
 
-URL is an empty database of a server that may be used for this, as superuser. Plain and declared runs take turns.
+    python -m benchmarks.answers URL [rows] [seconds]
+
+URL is an empty database of a server on this machine that may be used for this, as superuser. Plain and declared runs
+take turns. So many rows, 200,000 by default, are asked behind new ones, for 20 seconds by default.
 """
 
+import re
 import sys
 import threading
 import time
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
+from statistics import median, quantiles
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 
 from job_data import add_base_model
 from loracomp.database import connections as db
 from loracomp.database import schema
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, rows_of
 from worker_helpers import running
 
 ROUNDS = 7
@@ -62,24 +68,64 @@ def latencies(connection: Connection) -> tuple[float, float]:
     return submitted, inserted
 
 
-def backlog(connection: Connection, rows: int) -> tuple[int, float]:
-    """Most jobs that waited at once while such a table was asked for 20 s, and milliseconds to a new row's answer."""
+@dataclass
+class Backlog:
+    """What is seen while a large table's rows are asked for the first time."""
+
+    most_waiting: int = 0
+    new_rows: list[float] = field(default_factory=list)
+    """Seconds from a new row's INSERT to its answer."""
+    inserts: dict[str, list[float]] = field(default_factory=lambda: {"plain": [], "big": []})
+    """Seconds of INSERTs of one row into a table without a declaration, and into this one, in turns."""
+    memory: list[tuple[float, float]] = field(default_factory=list)
+    """MB of the worker, and of the largest of the server's processes for this database, in the order of time."""
+
+    def report(self, rows: int, answered: int) -> str:
+        plain, declared = (1000 * quantiles(times, n=100)[98] for times in self.inserts.values())
+        new, slowest = 1000 * median(self.new_rows), 1000 * max(self.new_rows)
+        (worker, server), (worker_last, server_last) = self.memory[len(self.memory) // 5], self.memory[-1]
+        return (
+            f"{rows} rows declared, {answered} answered meanwhile: at most {self.most_waiting} jobs waited;"
+            f" a new row was answered in {new:.1f} ms (at most {slowest:.0f});"
+            f" INSERT p99 {plain:.2f} ms, declared {declared:.2f}, {declared / plain:.2f};"
+            f" worker {worker:.0f} MB, then {worker_last:.0f};"
+            f" largest server process {server:.0f} MB, then {server_last:.0f}"
+        )
+
+
+def backlog(connection: Connection, rows: int, seconds: float, worker: int) -> Backlog:
+    """Declare a table of so many rows, and look on for so long, or until all are answered."""
     connection.execute(TABLE.format("big").encode())
     connection.execute("INSERT INTO big (body) SELECT '0' FROM generate_series(1, %s)", [rows])
+    connection.execute("VACUUM ANALYZE big")
     connection.execute(DECLARE.format("big").encode())
-    most, times, end = 0, [], time.perf_counter() + 20
-    while time.perf_counter() < end:
-        waiting = connection.execute("SELECT count(*) AS n FROM loracomp.job WHERE status = 'queued'").fetchone()
-        assert waiting is not None
-        most = max(most, waiting["n"])
-        began = time.perf_counter()
-        (row,) = connection.execute("INSERT INTO big (body) VALUES ('0') RETURNING id").fetchall()
+    seen, end = Backlog(), time.perf_counter() + seconds
+    while time.perf_counter() < end and rows_of(connection, "SELECT FROM loracomp.answers WHERE sweep <> ''"):
+        (waiting,) = rows_of(connection, "SELECT count(*) AS n FROM loracomp.job WHERE status = 'queued'")
+        seen.most_waiting = max(seen.most_waiting, waiting["n"])
+        for _ in range(20):
+            for table, times in seen.inserts.items():
+                began = time.perf_counter()
+                (row,) = rows_of(connection, f"INSERT INTO {table} (body) VALUES ('0') RETURNING id")
+                times.append(time.perf_counter() - began)
         until(connection, "SELECT FROM big_answer WHERE id = %s AND answer <> ''", row["id"])
-        times.append(time.perf_counter() - began)
-    return most, 1000 * median(times)
+        seen.new_rows.append(time.perf_counter() - began)
+        seen.memory.append((megabytes(worker), max(megabytes(row["pid"]) for row in rows_of(connection, BACKENDS))))
+    return seen
 
 
-def main(url: str, rows: int = 200_000) -> None:
+BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+def megabytes(process: int) -> float:
+    """Of its own, without what it shares with others."""
+    with suppress(OSError):
+        status = Path(f"/proc/{process}/status").read_text()
+        return int(re.search(r"RssAnon:\s+(\d+)", status)[1]) / 1024
+    return 0
+
+
+def main(url: str, rows: int = 200_000, seconds: int = 20) -> None:
     schema.initialize(url)
     with db.connect(url) as connection:
         add_base_model(connection)
@@ -91,13 +137,14 @@ def main(url: str, rows: int = 200_000) -> None:
             print(f"{each} rows a statement: {plain:.0f} rows/s, declared {declared:.0f}, {declared / plain:.2f}")
         connection.execute("TRUNCATE declared")
         connection.execute("VACUUM loracomp.answer_hint")
-        with running(url, POLL_S=1) as worker:
+        with running(url, POLL_S=1, BATCH_SIZE=64) as worker:
             assert worker.stderr is not None
             threading.Thread(target=worker.stderr.read, daemon=True).start()  # or its log would fill the pipe
             submitted, inserted = latencies(connection)
-            print(f"submit_job {submitted:.1f} ms, INSERT {inserted:.1f} ms, {inserted / submitted:.2f}")
-            most, new = backlog(connection, rows)
-            print(f"{rows} rows declared: at most {most} jobs waited; a new row was answered in {new:.1f} ms")
+            print(f"submit_job {submitted:.1f} ms, INSERT {inserted:.1f} ms, {inserted / submitted:.2f}", flush=True)
+            seen = backlog(connection, rows, seconds, worker.pid)
+            (answered,) = rows_of(connection, "SELECT count(*) AS n FROM loracomp.answer_row WHERE status = 'answered'")
+            print(seen.report(rows, answered["n"]))
 
 
 if __name__ == "__main__":
