@@ -152,7 +152,10 @@ BEGIN
             r.key, r.answer, r.confidence,
             CASE
                 WHEN r.answer IS NOT NULL AND (
-                    r.status = 'asked' OR r.key IN (SELECT h.key FROM loracomp.answer_hint AS h WHERE h.answers_id = %1$s)
+                    r.status = 'asked' OR r.key IN (
+                        SELECT h.key FROM loracomp.answer_hint AS h JOIN loracomp.answers AS a ON h.answers_id = a.id AND h.id > a.hints_from
+                        WHERE a.id = %1$s
+                    )
                 ) THEN 'stale'
                 ELSE r.status
             END AS status,

@@ -3,7 +3,8 @@
 
 -- Reading a table plans with its indexes, statistics and constraints, and may call functions that these name; policies are evaluated
 -- for an owner on whom they are forced. Such code would run in a worker's session, whose settings and statements it could change.
--- The lock, which is VACUUM's, keeps all of this as it is until the transaction ends; writers don't wait for it.
+-- The lock, which is VACUUM's, keeps all of this as it is until the transaction ends; writers don't wait for it. An owner who may act
+-- as loracomp's owner needs no such way to run code as it.
 CREATE FUNCTION loracomp.check_code(source regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -12,10 +13,12 @@ DECLARE
     relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_code.source);
     called text;
 BEGIN
-    EXECUTE format(
-        'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
-        (loracomp.source_names(check_code.source, '{}'))[1]
-    );
+    IF NOT pg_has_role(relation.relowner, current_user, 'usage') THEN
+        EXECUTE format(
+            'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
+            (loracomp.source_names(check_code.source, '{}'))[1]
+        );
+    END IF;
     SELECT string_agg(DISTINCT p.oid::regprocedure::text, ', ') INTO called
     FROM (SELECT check_code.source::oid AS oid UNION SELECT t.relid FROM pg_partition_tree(check_code.source) AS t) AS t
     CROSS JOIN LATERAL (

@@ -318,7 +318,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.drop_answers IS 'Drops a declaration with its view and its answers; its waiting jobs are erased.';
 
--- Whatever of it is left: the table or the view may have been dropped.
+-- Whatever of it is left: the table or the view may have been dropped. A trained adapter is retired, and stays for replay.
 CREATE FUNCTION loracomp.forget_answers(d loracomp.answers) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -345,6 +345,7 @@ BEGIN
     ));
     DELETE FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id;
     DELETE FROM loracomp.answers AS a WHERE a.id = d.id;
+    UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.task_id = d.task_id AND a.status <> 'retired';
     DELETE FROM loracomp.task AS t
     WHERE t.id = d.task_id AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id);
 END

@@ -1,5 +1,7 @@
 -- Asking: a claim turns what hints name, and the pages of a look at all rows, into jobs.
 --   ask_rows                    called by claim_jobs
+--     look_at_all               begins a look at all rows; loracomp init calls it too
+--     merge_hints               one hint a row is enough while nothing can be asked
 --     ask_of                    one declaration: its hints, then the next page of its look at all rows
 --       follow_source           notices what became of the table: renamed, restored, dropped, another owner
 --         forget_answers, make_parts
@@ -27,22 +29,28 @@ DECLARE
 BEGIN
     FOR d IN
         SELECT a.* FROM loracomp.answers AS a
-        WHERE NOT a.paused AND a.retry_at <= clock_timestamp() AND (
-            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id)
-            OR newest_miss > a.missed OR a.looked_at < now() - interval '1 day' -- triggers miss some: COPY by replication, a new partition
-            OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
-            OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
+        WHERE a.retry_at <= clock_timestamp() AND (
+            loracomp.has_hints(a)
+            OR NOT a.paused AND (
+                newest_miss > a.missed OR a.looked_at < now() - interval '1 day' -- triggers miss some: COPY by replication, a new partition
+                OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
+                OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
+            )
         )
         ORDER BY random() -- so that none is left out for long where many have much to ask
         FOR NO KEY UPDATE SKIP LOCKED
     LOOP
         EXIT WHEN clock_timestamp() > statement_timestamp() + interval '1 second'; -- the claim waits
+        IF d.paused THEN
+            PERFORM loracomp.merge_hints(d.id);
+            CONTINUE;
+        END IF;
         FOREACH most IN ARRAY '{200,20,1}'::integer[] LOOP -- the owner's share of the queue may have less room
             problem := NULL;
             BEGIN
-                UPDATE loracomp.answers AS a SET missed = coalesce(newest_miss, a.missed), looked_at = now(),
-                    sweep = coalesce(nullif(a.sweep, 'answers'), 'source'), swept_to = NULL
-                WHERE a.id = d.id AND (newest_miss > d.missed OR d.looked_at < now() - interval '1 day');
+                IF newest_miss > d.missed OR d.looked_at < now() - interval '1 day' THEN
+                    PERFORM loracomp.look_at_all(d.id, newest_miss);
+                END IF;
                 PERFORM loracomp.ask_of(d, most);
             EXCEPTION WHEN OTHERS THEN
                 problem := sqlerrm;
@@ -61,28 +69,69 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for the rows of declarations that were written since the last call. For claim_jobs.';
 
+-- From the start. The look `skip` stays one.
+CREATE FUNCTION loracomp.look_at_all(answers_id integer, missed bigint DEFAULT NULL) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    UPDATE loracomp.answers AS a
+    SET sweep = coalesce(nullif(a.sweep, 'answers'), 'source'), swept_to = NULL, looked_at = now(),
+        missed = coalesce(look_at_all.missed, a.missed)
+    WHERE a.id = look_at_all.answers_id;
+$$;
+COMMENT ON FUNCTION loracomp.look_at_all IS 'Begins a look at all rows of a declaration.';
+
+-- Once a minute, as it reads them all.
+CREATE FUNCTION loracomp.merge_hints(answers_id integer) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = loracomp, pg_temp
+AS $$
+    DELETE FROM loracomp.answer_hint AS h
+    WHERE h.answers_id = merge_hints.answers_id AND h.id NOT IN (
+        SELECT max(n.id) FROM loracomp.answer_hint AS n WHERE n.answers_id = merge_hints.answers_id GROUP BY n.key
+    );
+    UPDATE loracomp.answers AS a SET retry_at = clock_timestamp() + interval '1 minute' WHERE a.id = merge_hints.answers_id;
+$$;
+COMMENT ON FUNCTION loracomp.merge_hints IS 'Keeps one hint for each row of a paused declaration.';
+
+-- Reads only. Handled hints leave dead entries, which are there for as long as any session has an old snapshot: they are passed over.
+CREATE FUNCTION loracomp.has_hints(d loracomp.answers) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id AND h.id > d.hints_from);
+$$;
+COMMENT ON FUNCTION loracomp.has_hints IS 'Whether rows of a declaration''s table were written since the last claim looked.';
+
 CREATE FUNCTION loracomp.ask_of(d loracomp.answers, most integer) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     asked bigint;
+    newest CONSTANT bigint := (SELECT n.last_value FROM loracomp.answer_hint_id_seq AS n); -- before the snapshot that is kept with it
 BEGIN
     d := loracomp.follow_source(d);
     IF d.id IS NULL THEN
         RETURN;
     END IF;
     FOR part IN 1..5 LOOP -- several if they have nothing to ask; the claim that called waits
-        EXIT WHEN NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id) OR asked > 0;
+        EXIT WHEN NOT loracomp.has_hints(d) OR asked > 0;
         asked := loracomp.ask_hints(d, most);
     END LOOP;
     FOR part IN 1..10 LOOP
         SELECT a.* INTO d FROM loracomp.answers AS a WHERE a.id = d.id;
-        EXIT WHEN asked > 0 OR d.sweep IS NULL OR EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id)
+        EXIT WHEN asked > 0 OR d.sweep IS NULL OR loracomp.has_hints(d)
             OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued');
         PERFORM loracomp.ask_page(d, most);
     END LOOP;
     UPDATE loracomp.answers AS a SET trouble = NULL WHERE a.id = d.id AND a.trouble IS NOT NULL;
+    -- Transactions before hints_before wrote the hints up to hints_to. Once all of these have ended, no such hint can still come.
+    UPDATE loracomp.answers AS a
+    SET hints_from = a.hints_to, hints_to = newest, hints_before = pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+    WHERE a.id = d.id AND newest > a.hints_to AND a.hints_before <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+        AND current_setting('transaction_isolation') = 'read committed'
+        AND NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id AND h.id > a.hints_from AND h.id <= a.hints_to);
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_of IS 'Asks for rows of a declaration: those that hints name, and a page of a look at all rows.';
@@ -100,7 +149,8 @@ BEGIN
         d.columns := loracomp.numbers_of(d.source, d.names[2 : cardinality(d.columns) + 1]);
         d.key_columns := loracomp.numbers_of(d.source, d.names[cardinality(d.columns) + 2 :]);
         UPDATE loracomp.answer_row AS r SET changed_in = 0 WHERE r.answers_id = d.id;
-        UPDATE loracomp.answers AS a SET source_oid = a.source, columns = d.columns, key_columns = d.key_columns, missed = 0 WHERE a.id = d.id;
+        UPDATE loracomp.answers AS a
+        SET source_oid = a.source, columns = d.columns, key_columns = d.key_columns, missed = 0, hints_before = 0 WHERE a.id = d.id;
         PERFORM loracomp.make_parts(d);
     END IF;
     IF owner IS NULL OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
@@ -129,9 +179,8 @@ BEGIN
         );
         d.names := names;
         PERFORM loracomp.make_parts(d);
-        UPDATE loracomp.answers AS a
-        SET prompt = d.prompt, filter = d.filter, names = d.names, sweep = coalesce(nullif(a.sweep, 'answers'), 'source'), swept_to = NULL
-        WHERE a.id = d.id;
+        UPDATE loracomp.answers AS a SET prompt = d.prompt, filter = d.filter, names = d.names WHERE a.id = d.id;
+        PERFORM loracomp.look_at_all(d.id);
     END IF;
     RETURN d;
 END
@@ -150,7 +199,7 @@ BEGIN
     WITH taken AS (
         DELETE FROM loracomp.answer_hint AS h
         WHERE h.answers_id = d.id AND h.id = ANY (ARRAY(
-            SELECT n.id FROM loracomp.answer_hint AS n WHERE n.answers_id = d.id ORDER BY n.id LIMIT most
+            SELECT n.id FROM loracomp.answer_hint AS n WHERE n.answers_id = d.id AND n.id > d.hints_from ORDER BY n.id LIMIT most
         ))
         RETURNING h.key
     )

@@ -14,4 +14,4 @@ BEGIN
     END LOOP;
 END
 $$;
-UPDATE loracomp.answers SET sweep = coalesce(nullif(sweep, 'answers'), 'source'), swept_to = NULL;
+SELECT loracomp.look_at_all(a.id) FROM loracomp.answers AS a;

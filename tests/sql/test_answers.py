@@ -152,6 +152,54 @@ def test_all_rows_are_asked_again_behind_new_ones_or_with_another_prompt(
     assert answer_all(connection) == ["{three}"]
 
 
+def test_a_paused_declaration_keeps_one_hint_a_row(connection: Connection, alice: Connection) -> None:
+    alice.execute(URGENCY)
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => true)")
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one'), (2, 'a', 'two')")
+    for number in range(5):
+        alice.execute("UPDATE tickets SET body = body || %s", [number])
+    assert ask(connection) == {}
+    assert value(connection, "SELECT count(*) FROM loracomp.answer_hint") == 2
+    alice.execute("SELECT loracomp.alter_answers('urgency', paused => false)")
+    assert answer_all(connection) == ["Ticket: a one01234", "Ticket: a two01234"]
+
+
+def test_handled_hints_are_passed_over_and_late_ones_are_not(
+    connection: Connection, alice: Connection, database: str
+) -> None:
+    """Under an old snapshot they can't be removed. A hint that is committed late has a number below those of others."""
+    alice.execute(URGENCY)
+    passed = (
+        "SELECT a.hints_from >= (SELECT last_value FROM loracomp.answer_hint_id_seq) - 1 FROM loracomp.answers AS a"
+    )
+    with connect(database, "alice") as late, late.transaction():
+        late.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
+        for number in range(2, 6):
+            alice.execute("INSERT INTO tickets (id, subject, body) VALUES (%s, 'a', 'two')", [number])
+            assert answer_all(connection) == ["Ticket: a two"]
+        assert not value(connection, passed)
+    assert answer_all(connection) == ["Ticket: a one"]
+    for number in range(6, 9):
+        alice.execute("INSERT INTO tickets (id, subject, body) VALUES (%s, 'a', 'two')", [number])
+        assert answer_all(connection) == ["Ticket: a two"]
+    assert value(connection, passed)
+    assert {status for status, _ in shown(alice).values()} == {"answered"}
+
+
+def test_rows_of_loracomps_owner_are_asked_while_their_table_is_vacuumed(
+    connection: Connection, database: str, alice: Connection
+) -> None:
+    connection.execute("CREATE TABLE public.ours (id integer PRIMARY KEY, body text)")
+    try:
+        connection.execute("SELECT loracomp.create_answers('said', 'public.ours', '{body}')")
+        with db.connect(database) as vacuum, vacuum.transaction():
+            vacuum.execute("LOCK TABLE public.ours, public.tickets IN SHARE UPDATE EXCLUSIVE MODE")
+            connection.execute("INSERT INTO public.ours VALUES (1, 'one')")
+            assert answer_all(connection) == ["one"]
+    finally:
+        connection.execute("DROP TABLE public.ours CASCADE")
+
+
 def test_a_renamed_column_is_followed_and_a_dropped_one_pauses(connection: Connection, alice: Connection) -> None:
     alice.execute(URGENCY.replace("}')", "}', filter => '{\"seen\": [0, 1]}')"))
     alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")

@@ -255,8 +255,11 @@ def test_a_hundred_corrections_propose_an_adapter(connection: Connection, alice:
     assert listed(alice)["advice"] is None
     alice.execute(CORRECT, [100, 100])
     assert listed(alice)["advice"].endswith("loracomp answers train public.urgency")
-    add_adapter(connection, listed(alice)["task"], base_model=BASE)
+    trained = add_adapter(connection, listed(alice)["task"], base_model=BASE)
     assert listed(alice)["advice"] is None
+    alice.execute("SELECT loracomp.drop_answers('urgency')")
+    assert value(connection, "SELECT status FROM loracomp.adapter WHERE id = %s", [trained]) == "retired"
+    assert labelled(connection) == []
 
 
 # Trying

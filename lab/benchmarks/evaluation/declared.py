@@ -2,10 +2,10 @@
 
     python -m lab.benchmarks.evaluation.declared ../shared/data [--rows 60] [--own 128] [--task subj]
 
-LORACOMP_DATABASE_URL names an empty database. A table holds a task's validation rows and is declared as a user would; rows drawn at random
-are corrected, and what is counted are others, which are never corrected. With --own, an adapter is trained on so many
-corrections, and the policies `default` and `measured` are compared with it. The tasks have no adapter in the library;
-some have twins there.
+LORACOMP_DATABASE_URL names an empty database. A table holds a task's validation rows and is declared as a user would;
+rows drawn at random are corrected, and what is counted are others, which are never corrected. With --own, an adapter is
+trained on so many corrections, and the policies `default` and `measured` are compared with it. The tasks have no
+adapter in the library; some have twins there.
 """
 
 import json

@@ -72,6 +72,9 @@ answers = Table(
     required(
         "missed", BigInteger, "The value of the sequence missed_hint that the last look has answered.", default="0"
     ),
+    required("hints_from", BigInteger, "Hints up to this number are gone.", default="0"),
+    required("hints_to", BigInteger, "What hints_from will be once hints_before is past.", default="0"),
+    required("hints_before", BigInteger, "Transactions before this one wrote the hints up to hints_to.", default="0"),
     required("looked_at", DateTime(timezone=True), "When the last look at all rows began.", default="now()"),
     created_at(),
     ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="answers_task_must_exist", ondelete="SET NULL"),
