@@ -18,9 +18,7 @@ BEGIN
         SELECT m.place, m.parts[1] AS piece
         FROM regexp_matches(prompt, '\{\{|\}\}|\{[^{}]+\}|[^{}]+|.', 'g') WITH ORDINALITY AS m (parts, place)
     ) AS t;
-    IF EXISTS (
-        SELECT FROM regexp_matches(prompt, '\{\{|\}\}|\{[^{}]+\}|[^{}]+|.', 'g') AS m (parts) WHERE m.parts[1] IN ('{', '}')
-    ) THEN
+    IF regexp_replace(prompt, '\{\{|\}\}|\{[^{}]+\}', '', 'g') ~ '[{}]' THEN
         RAISE EXCEPTION 'prompt has a single brace that is not part of a {column}'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'write {{ or }} for a brace';
     END IF;

@@ -324,20 +324,14 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET client_min_messages = warning
 AS $$
-DECLARE
-    event text;
 BEGIN
-    IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.source) THEN
-        FOREACH event IN ARRAY '{insert,update,delete,truncate}'::text[] LOOP
-            EXECUTE format('DROP TRIGGER IF EXISTS loracomp_%s_%s ON %s', d.id, event, d.source);
-        END LOOP;
-    END IF;
     IF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
         EXECUTE format('DROP VIEW %s', d.view);
     END IF;
     EXECUTE format(
-        'DROP VIEW IF EXISTS loracomp_parts.answers_%1$s;
-        DROP FUNCTION IF EXISTS loracomp_parts.hint_%1$s, loracomp_parts.sees_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s', d.id
+        'DROP FUNCTION IF EXISTS loracomp_parts.hint_%1$s CASCADE; -- with the triggers of the table
+        DROP VIEW IF EXISTS loracomp_parts.answers_%1$s;
+        DROP FUNCTION IF EXISTS loracomp_parts.sees_%1$s, loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s', d.id
     );
     PERFORM loracomp.delete_jobs(ARRAY(
         SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL

@@ -30,7 +30,7 @@ BEGIN
     FOR d IN
         SELECT a.* FROM loracomp.answers AS a
         WHERE a.retry_at <= clock_timestamp() AND (
-            loracomp.has_hints(a)
+            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id AND h.id > a.hints_from)
             OR NOT a.paused AND (
                 newest_miss > a.missed OR a.looked_at < now() - interval '1 day' -- triggers miss some: COPY by replication, a new partition
                 OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
@@ -94,15 +94,6 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.merge_hints IS 'Keeps one hint for each row of a paused declaration.';
 
--- Reads only. Handled hints leave dead entries, which are there for as long as any session has an old snapshot: they are passed over.
-CREATE FUNCTION loracomp.has_hints(d loracomp.answers) RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
-AS $$
-    SELECT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id AND h.id > d.hints_from);
-$$;
-COMMENT ON FUNCTION loracomp.has_hints IS 'Whether rows of a declaration''s table were written since the last claim looked.';
-
 CREATE FUNCTION loracomp.ask_of(d loracomp.answers, most integer) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -116,17 +107,19 @@ BEGIN
         RETURN;
     END IF;
     FOR part IN 1..5 LOOP -- several if they have nothing to ask; the claim that called waits
-        EXIT WHEN NOT loracomp.has_hints(d) OR asked > 0;
+        EXIT WHEN asked > 0 OR NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id AND h.id > d.hints_from);
         asked := loracomp.ask_hints(d, most);
     END LOOP;
     FOR part IN 1..10 LOOP
         SELECT a.* INTO d FROM loracomp.answers AS a WHERE a.id = d.id;
-        EXIT WHEN asked > 0 OR d.sweep IS NULL OR loracomp.has_hints(d)
+        EXIT WHEN asked > 0 OR d.sweep IS NULL
+            OR EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id AND h.id > d.hints_from)
             OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued');
         PERFORM loracomp.ask_page(d, most);
     END LOOP;
     UPDATE loracomp.answers AS a SET trouble = NULL WHERE a.id = d.id AND a.trouble IS NOT NULL;
-    -- Transactions before hints_before wrote the hints up to hints_to. Once all of these have ended, no such hint can still come.
+    -- Handled hints leave dead entries, which stay while any session has an old snapshot: next time they are passed over, up to
+    -- hints_to. Transactions before hints_before wrote these; once all of them have ended, no such hint can still come.
     UPDATE loracomp.answers AS a
     SET hints_from = a.hints_to, hints_to = newest, hints_before = pg_snapshot_xmax(pg_current_snapshot())::text::bigint
     WHERE a.id = d.id AND newest > a.hints_to AND a.hints_before <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint

@@ -6,7 +6,6 @@
 --   trigger unlabel             of answer_row: removes the example of a row that has gone or has another prompt
 --   measure_corrections         from eight corrections on, measures them; add_embeddings calls it with what it embedded
 --   policy_of                   measured from sixteen measured corrections on; before, the declaration's own
---     measured_corrections
 --   trigger ask_corrected       of measurement: from then on asks corrected rows again, to see what the corrections brought
 --   rows_to_correct             which rows are worth correcting first
 --   compare_with_corrections    an adapter that was trained on corrections, with what they are worth without it
@@ -158,21 +157,13 @@ COMMENT ON FUNCTION loracomp.measure_corrections IS
 'Inserts the missing measurements of declarations that have one of these examples, and eight or more. For add_embeddings.';
 
 -- Reads only.
-CREATE FUNCTION loracomp.measured_corrections(task_id integer) RETURNS bigint
-LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
-AS $$
-    SELECT count(*) FROM loracomp.measurement AS m JOIN loracomp.base_model AS b ON b.id = m.base_model_id AND b.is_default
-    WHERE m.task_id = measured_corrections.task_id;
-$$;
-COMMENT ON FUNCTION loracomp.measured_corrections IS 'How many corrections of a declaration''s task are measured.';
-
--- Reads only.
 CREATE FUNCTION loracomp.policy_of(d loracomp.answers) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
-    SELECT CASE WHEN loracomp.measured_corrections(d.task_id) >= 16 THEN 'measured' ELSE d.policy END;
+    SELECT CASE WHEN count(*) >= 16 THEN 'measured' ELSE d.policy END
+    FROM loracomp.measurement AS m JOIN loracomp.base_model AS b ON b.id = m.base_model_id AND b.is_default
+    WHERE m.task_id = d.task_id;
 $$;
 COMMENT ON FUNCTION loracomp.policy_of IS 'Policy of a declaration''s next jobs: measured once sixteen corrections are measured.';
 

@@ -88,9 +88,9 @@ OWNERS_ALONE = """
     prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body make_parts make_view parse_name
     from_source make_answers make_hint make_sees make_read make_correct
     check_source check_owner check_code check_request find_answers forget_answers
-    ask_rows look_at_all merge_hints has_hints ask_of ask_hints ask_page ask_found read_rows follow_source
+    ask_rows look_at_all merge_hints ask_of ask_hints ask_page ask_found read_rows follow_source
     take_answers lose_answers write_correction
-    task_of label_prompt label_row label_again unlabel measure_corrections measured_corrections policy_of
+    task_of label_prompt label_row label_again unlabel measure_corrections policy_of
     ask_corrected accuracy_of
 """
 JOB_COLUMNS = """
