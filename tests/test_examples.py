@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 
 import psycopg
@@ -25,6 +26,7 @@ const { openTicket, urgency } = require(process.argv[1]);
   await database.end();
 })();
 """
+DBT = ["dbt-core==1.12.6", "dbt-postgres==1.11.0"]
 WAITING = {"urgency": None, "status": "waiting", "reason": None}
 
 
@@ -78,3 +80,31 @@ def test_so_does_one_in_node(url: str, tmp_path) -> None:
     environment = {"NODE_PATH": str(tmp_path / "node_modules"), "PATH": "/usr/bin:/bin"}
     printed = subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=60).stdout
     assert json.loads(printed) == WAITING
+
+
+@pytest.mark.clients
+def test_so_does_a_model_of_dbt(shop: dict[str, str], url: str, tmp_path) -> None:
+    """dbt needs other releases of some packages than these tests, so it gets an environment of its own."""
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    install = [tmp_path / "venv" / "bin" / "pip", "install", "--quiet", "--only-binary", ":all:", *DBT]
+    subprocess.run(install, check=True, timeout=600)
+    given = conninfo_to_dict(url)
+    environment = shop | {
+        "PGHOST": given["host"], "PGPORT": str(given.get("port", 5432)), "PGUSER": given["user"],
+        "PGDATABASE": given["dbname"], "DBT_SEND_ANONYMOUS_USAGE_STATS": "false", "PGOPTIONS": "",
+    }  # fmt: skip
+    shutil.copytree(EXAMPLES / "dbt", tmp_path / "project")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE TABLE message (id integer PRIMARY KEY, text text)")
+        connection.execute("DROP VIEW ticket_urgency")  # tickets.sql has made one of this name
+        for number in (1, 2):
+            connection.execute("INSERT INTO message VALUES (%s, 'It is cold.')", [number])
+            subprocess.run(
+                [tmp_path / "venv" / "bin" / "dbt", "run"], cwd=tmp_path / "project", env=environment, check=True
+            )
+            execute(["loracomp", "worker", "--drain"], shop)
+        connection.execute("UPDATE ticket_urgency SET correct = 'urgent' WHERE id = 2")
+        assert connection.execute("SELECT status, count(*) FROM ticket_urgency GROUP BY status").fetchall() == [
+            ("answered", 2)
+        ]
+        assert (2, "It is cold.") in connection.execute("SELECT * FROM urgent_ticket").fetchall()
