@@ -26,7 +26,7 @@ const { openTicket, urgency } = require(process.argv[1]);
   await database.end();
 })();
 """
-DBT = ["dbt-core==1.12.6", "dbt-postgres==1.11.0"]
+DBT = ["dbt-core==1.11.16", "dbt-postgres==1.11.0"]  # from 1.12 on, its parser is downloaded from elsewhere
 WAITING = {"urgency": None, "status": "waiting", "reason": None}
 
 
