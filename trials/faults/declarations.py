@@ -81,7 +81,7 @@ def server_of_answers(server: Server, arena: Arena) -> str:
 
 def backfill_cut(server: Server, arena: Arena) -> str:
     """Claims are cut off while they ask for the rows that were there, twenty times; then the server crashes."""
-    cuts = []
+    cuts: list[int] = []
 
     def harm() -> None:
         arena.start_workers(2, BATCH_SIZE=64, MODEL_S=0)
