@@ -196,8 +196,8 @@ def test_the_models_time_is_divided_among_the_jobs_that_it_works_for(connection,
         add_jobs(connection, "one", max_new_tokens=tokens)
     ended = [result.timings for result in engine.run(connection, claim(connection, 3))]
     longest = max(timings["predict"] for timings in ended)
-    assert all(timings["model"] < timings["predict"] for timings in ended)
-    assert 0.5 * longest < sum(timings["model"] for timings in ended) < longest
+    assert all(0 < timings["model"] < timings["predict"] for timings in ended)
+    assert sum(timings["model"] for timings in ended) < longest
 
 
 def test_the_same_bytes_with_another_scaling_are_another_composition(connection, database, data, engine, tmp_path):

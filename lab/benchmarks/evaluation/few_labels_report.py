@@ -1,4 +1,4 @@
-"""The tables of docs/figures.md on few labelled rows, from docs/performance/few_labels.json."""
+"""The table of docs/figures.md on few labelled rows, from docs/performance/few_labels.json."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,13 +18,11 @@ WAYS = {
 """Heads of the columns, by the names in the file."""
 GOALS = {"unfamiliar_16": 15, "unfamiliar_64": 24, "kept_out_16": 12, "kept_out_64": 18}
 """Points that `measured` was to be above `base`, by the parts' names in the file."""
-SHOWN = "64"
-"""Number of labelled rows in the table of single tasks."""
 
 
 def few_labels_tables(kept: Mapping[str, Any]) -> dict[str, str]:
-    """Each table by its name."""
-    return {"few-labels": as_markdown(means(kept)), "few-labels-tasks": as_markdown(tasks(kept))}
+    """The table by its name."""
+    return {"few-labels": as_markdown(means(kept))}
 
 
 def means(kept: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -39,18 +37,6 @@ def means(kept: Mapping[str, Any]) -> list[tuple[str, ...]]:
         base, single = (_points(part["more"][way]) for way in ("base", best))
         goal = f"+{GOALS[name]}" if name in GOALS else ""
         rows.append((f"{PARTS[of]} ({part['rows']:,})", count, *right, base, goal, single))
-    return rows
-
-
-def tasks(kept: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A row for each task with SHOWN labelled rows: how often each way is right, and how far `measured` leads."""
-    rows = [("task", *(WAYS[way] for way in WAYS if way != "product"), "more than the best single one")]
-    for name, part in kept.items():
-        if name.rpartition("_")[2] == SHOWN:
-            for task, found in part["tasks"].items():
-                best = max(found["more"], key=lambda way: found["right"][way])
-                right = (f"{found['right'][way]:.1f}" for way in WAYS if way != "product")
-                rows.append((task, *right, _points(found["more"][best])))
     return rows
 
 
