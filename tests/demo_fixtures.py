@@ -9,9 +9,12 @@ from pathlib import Path
 import pytest
 
 from conftest import place_for_a_server
+from forked import programs
 from loracomp.config import load_settings
 
 ROOT = Path(__file__).parent.parent
+INSTALLED = Path(sys.executable).parent
+"""Folder of the command `loracomp` as pip has installed it."""
 
 
 @pytest.fixture(scope="session")
@@ -25,12 +28,12 @@ def demo() -> Iterator[dict[str, str]]:
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("LORACOMP_")},
             "LORACOMP_HOME": str(data.parent),
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{INSTALLED}:{os.environ['PATH']}",
             "COLUMNS": "120",
             "NO_COLOR": "1",
         }
         execute(["loracomp", "demo"], environment)
-        yield environment
+        yield environment | {"PATH": f"{programs()}:{environment['PATH']}"}
         execute(["loracomp", "db", "stop"], environment)
 
 

@@ -211,10 +211,10 @@ FROM jsonb_populate_record(NULL::loracomp.prediction, %(row)s) AS p
 
 def wait_for_a_lock(connection: Connection) -> None:
     """Until another session of this database waits for one."""
-    for _ in range(400):
+    for _ in range(1000):
         waiting = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         connection.execute("SELECT pg_stat_clear_snapshot()")
         if connection.execute(waiting).fetchone() is not None:
             return
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise AssertionError("nobody waits")

@@ -3,23 +3,21 @@
 import logging
 import os
 import subprocess
-import sys
 import traceback
-from pathlib import Path
 from threading import Event
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from demo_fixtures import INSTALLED, ROOT
+from forked import programs
 from loracomp.config import libpq_form, load_settings
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.errors import DatabaseUnavailableError, UsageError
 from loracomp.worker.link import Link
 
-ROOT = Path(__file__).parent.parent
-COMMAND = [sys.executable, "-m", "loracomp"]
 TAKEN = [
     "postgresql://joe:s3cret@db:5433/x?sslmode=require",
     "postgres://joe:s3cret@db:5433/x?sslmode=require",
@@ -79,19 +77,20 @@ def test_another_form_is_refused_by_the_variables_name_and_is_not_repeated(
 @pytest.mark.parametrize(
     "command",
     [
-        [*COMMAND, "init"],
-        [*COMMAND, "init", "--json"],
-        [*COMMAND, "doctor", "--json"],
-        [*COMMAND, "task", "list", "--json"],
-        [*COMMAND, "worker", "--drain"],
-        [*COMMAND, "db", "psql", "-c", "SELECT 1"],
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        ["loracomp", "init"],
+        ["loracomp", "init", "--json"],
+        ["loracomp", "doctor", "--json"],
+        ["loracomp", "task", "list", "--json"],
+        ["loracomp", "worker", "--drain"],
+        ["loracomp", "db", "psql", "-c", "SELECT 1"],
+        ["alembic", "upgrade", "head"],
     ],
-    ids=lambda command: " ".join(command[2:]),
+    ids=" ".join,
 )
 def test_no_command_shows_a_password(command: list[str], url: str) -> None:
     environment = {
         **os.environ,
+        "PATH": f"{programs()}:{INSTALLED}:{os.environ['PATH']}",
         "LORACOMP_DATABASE_URL": url,
         "LORACOMP_LOG_LEVEL": "debug",
         "LORACOMP_LOG_FORMAT": "json",

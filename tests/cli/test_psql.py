@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
+from forked import programs
 from loracomp.database import connections as db
 
 ROOT = Path(__file__).parents[2]
@@ -26,7 +26,7 @@ def shop(connection: db.Connection) -> str:
 
 def psql(url: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "loracomp", "db", "psql", *arguments],
+        [programs() / "loracomp", "db", "psql", *arguments],
         cwd=ROOT,
         env={**os.environ, "LORACOMP_DATABASE_URL": url, **variables},
         text=True,

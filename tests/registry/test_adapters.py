@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import time
 from dataclasses import replace
@@ -17,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from forked import programs
 from loracomp import cli
 from loracomp.composition.composer import ResidentAdapters
 from loracomp.database import connections as db
@@ -399,7 +399,7 @@ def test_a_target_that_no_module_matches_is_warned_of(connection, run, folder):
 def test_a_folder_that_cannot_be_written_is_a_sentence(connection, database, folder):
     registered(connection, "piqa")
     stage_adapter(connection, folder, task="piqa")
-    command = [sys.executable, "-m", "loracomp", "adapter", "export", "piqa", str(folder / CONFIG)]
+    command = [programs() / "loracomp", "adapter", "export", "piqa", str(folder / CONFIG)]
     environment = {**os.environ, "LORACOMP_DATABASE_URL": database}
     done = subprocess.run(command, env=environment, text=True, capture_output=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")

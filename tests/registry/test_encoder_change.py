@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from forked import programs
 from job_data import add_jobs, statuses
 from loracomp import cli
 from loracomp.database.connections import Connection, connect
@@ -234,7 +235,7 @@ def environment(database: str, tmp_path: Path) -> dict[str, str]:
 @contextmanager
 def command(environment: dict[str, str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
     with subprocess.Popen(
-        [sys.executable, "-m", "loracomp", *arguments],
+        [programs() / "loracomp", *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -269,10 +270,10 @@ def test_a_change_that_is_killed_goes_on_where_it_stopped(
 ) -> None:
     add_rows(connection, "facts", [row(number, prompt=f"{number} " + "and one more " * 30) for number in range(5, 260)])
     embed_examples(connection, replace(minilm, model=Quick(minilm.model)))
-    with command(environment, "encoder", "set", shorter_source) as process:
+    killed = [sys.executable, "-m", "loracomp", "encoder", "set", shorter_source]
+    with subprocess.Popen(killed, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT) as process:
         wait_until(lambda: missing(connection) < 260, 120)
         process.send_signal(signal.SIGKILL)
-        process.wait()
     left = missing(connection)
     assert 0 < left < 260
     assert name_of_encoder(connection) == minilm.name

@@ -579,11 +579,11 @@ def test_a_claim_waits_for_a_heartbeat_that_is_renewing_a_job_claimed_alone(conn
     alone, _ = add_jobs(connection, *"ab", max_attempts=1)
     held = claim(connection, 1)
     with db.connect(database) as heartbeat, ThreadPoolExecutor(1) as pool:
-        lock = f"SELECT id FROM loracomp.job WHERE id = {alone} FOR UPDATE"
-        renewing = pool.submit(heartbeat.execute, f"BEGIN; {lock}; SELECT pg_sleep(0.1); COMMIT".encode())
-        wait_until(lambda: connection.execute(f"{lock} SKIP LOCKED".encode()).fetchone() is None)
-        assert len(claim(connection, 1, held=held)) == 1
-        renewing.result()
+        with heartbeat.transaction():
+            heartbeat.execute("SELECT FROM loracomp.job WHERE id = %s FOR UPDATE", (alone,))
+            claiming = pool.submit(claim, connection, 1, held=held)
+            wait_for_a_lock(heartbeat)
+        assert len(claiming.result()) == 1
     assert job(connection, alone)["claimed_together"] == 2
 
 

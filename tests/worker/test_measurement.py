@@ -496,7 +496,7 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
     fitted = Calibrator.calibrated
 
     def slowly(*given: Any) -> Request:
-        time.sleep(0.5)
+        time.sleep(0.1)
         return fitted(*given)
 
     monkeypatch.setattr(Calibrator, "calibrated", slowly)
@@ -510,7 +510,7 @@ def test_the_time_of_a_calibration_is_a_step_of_its_own(
         return [{**each.timings, "all": all_ms} for each in results if isinstance(each, Prediction)]
 
     for found in timings("measured"):
-        assert found["calibrate"] > 1000
+        assert found["calibrate"] > 200
         steps = ("encode", "route", "load", "ready", "compose", "calibrate", "predict")
         assert sum(found[step] for step in steps) <= found["all"], "no time is counted twice"
     assert ["calibrate" in found for found in timings("base")] == [False] * 2

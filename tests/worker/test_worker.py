@@ -166,11 +166,11 @@ def test_while_a_batch_runs_the_next_is_claimed_and_its_leases_are_renewed(
         claimed = job(connection, ids[2])
         wait_until(lambda: job(connection, ids[2])["lease_expires_at"] > claimed["lease_expires_at"])
         assert job(connection, ids[0])["status"] == "running"
-        time.sleep(0.5)  # the time that "ready" must contain
+        time.sleep(0.1)  # the time that "ready" must contain
         gate.touch()
         wait_until(lambda: set(statuses(connection).values()) == {"succeeded"})
     assert claims(connection) == dict.fromkeys(ids, 1)
-    assert predictions(connection)[ids[2]]["timings"]["ready"] > 500
+    assert predictions(connection)[ids[2]]["timings"]["ready"] > 100
 
 
 def test_a_busy_worker_takes_one_job_more_as_well(connection: Connection, database: str, gate: Path):
