@@ -149,13 +149,13 @@ def prediction(job_id: int, **columns: Any) -> Prediction:
 
 
 TRACE = (
-    "query_embedding", "example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights",
+    "example_ids", "example_tasks", "similarities", "tasks", "probabilities", "weights",
     "composed_tasks", "adapter_ids", "adapter_sha256", "adapter_weights", "policy_settings", "fallback",
     "eligible_task_count", "expected_gains", "chat_template", "calibration_examples",
 )  # fmt: skip
 """Columns of loracomp.route_trace, in their order."""
 _NO_ARRAYS = (
-    "query_embedding", "policy_settings", "fallback", "eligible_task_count", "expected_gains", "chat_template",
+    "policy_settings", "fallback", "eligible_task_count", "expected_gains", "chat_template",
     "calibration_examples",
 )  # fmt: skip
 

@@ -110,12 +110,6 @@ JOIN LATERAL (SELECT a.id, a.sha256 FROM loracomp.adapter AS a WHERE a.task_id =
 JOIN LATERAL (SELECT array_agg(x.id) AS ids FROM loracomp.example AS x WHERE x.task_id = t.id AND x.split = 'train')
     AS e ON e.ids IS NOT NULL
 
--- name: vectors
-CREATE TEMP TABLE vectors ON COMMIT DROP AS
-SELECT v.place, l2_normalize(array_agg(random() - 0.5)::vector)::halfvec AS embedding
-FROM generate_series(1, 500) AS v (place) CROSS JOIN generate_series(1, 832)
-GROUP BY v.place
-
 -- name: retrieved
 -- 20 retrievals for each task: most examples are of the task, some of its family; every tenth text resembles no task.
 CREATE TEMP TABLE retrieved ON COMMIT DROP AS
@@ -263,7 +257,7 @@ chosen AS (
 SELECT
     nextval(pg_get_serial_sequence('loracomp.job', 'id')) AS id, a.*,
     a.at < now() - make_interval(days => 7 * %(weeks)s / 2) AS is_early,
-    1 + floor(20 * random())::integer AS draw, 1 + floor(500 * random())::integer AS vector,
+    1 + floor(20 * random())::integer AS draw,
     random() AS fate, random() AS luck, random() AS haste, random() AS size
 FROM (
     SELECT x.at, x.submitter, x.task, x.policy, x.evaluation, x.example_id, x.hardness FROM asked AS x
@@ -334,8 +328,8 @@ JOIN loracomp.base_model AS b ON b.is_default
 
 -- name: predictions
 INSERT INTO loracomp.prediction (
-    job_id, output, choice_index, choice_scores, query_embedding, example_ids, example_tasks, similarities, tasks,
-    probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
+    job_id, output, choice_index, choice_scores, example_ids, example_tasks, similarities, tasks, probabilities,
+    weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
     composition_digest, prompt_tokens, output_tokens, timings, batch_size, worker, device, attempt,
     base_model, base_fingerprint, encoder, code_version, created_at, submitted_by
 )
@@ -347,7 +341,7 @@ SELECT
     CASE WHEN NOT l.is_generated THEN
         ARRAY(SELECT -0.5 - 0.7 * abs(n - o.choice) - 0.1 * l.luck FROM generate_series(1, cardinality(l.choices)) AS n)
     END,
-    v.embedding, r.example_ids, r.example_tasks, r.similarities, r.tasks, r.probabilities, r.weights, r.composed_tasks,
+    r.example_ids, r.example_tasks, r.similarities, r.tasks, r.probabilities, r.weights, r.composed_tasks,
     CASE WHEN l.is_early THEN r.old_ids ELSE r.new_ids END,
     CASE WHEN l.is_early THEN r.old_sha256 ELSE r.new_sha256 END,
     r.adapter_weights, r.settings, r.fallback,
@@ -363,7 +357,6 @@ SELECT
     CASE WHEN l.is_early THEN '0.1.0' ELSE '0.2.0' END, l.finished_at, l.submitter
 FROM lived AS l
 JOIN routed AS r ON r.own = l.task AND r.draw = l.draw AND r.policy = l.policy
-JOIN vectors AS v ON v.place = l.vector
 JOIN loracomp.base_model AS b ON b.is_default
 JOIN known AS k ON k.name = l.task
 CROSS JOIN LATERAL (

@@ -70,7 +70,6 @@ SELECT nextval('loracomp.rescued_jobs'), nextval('loracomp.refused_inserts');
 # Attributes are columns of loracomp.prediction, by name and type.
 TRACE = """
 CREATE TYPE loracomp.route_trace AS (
-    query_embedding public.halfvec,
     example_ids bigint[],
     example_tasks text[],
     similarities double precision[],

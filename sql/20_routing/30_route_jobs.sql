@@ -225,7 +225,7 @@ AS $$
         (r.settings).contrast, r.chat_template, r.calibration_examples,
         -- The order of loracomp.route_trace's attributes; the worker passes the value to record_predictions unread.
         ROW(
-            r.embedding, r.example_ids,
+            r.example_ids,
             ARRAY(
                 SELECT t.name FROM unnest(r.example_tasks) WITH ORDINALITY AS u (task_id, place)
                 JOIN loracomp.task AS t ON t.id = u.task_id ORDER BY u.place

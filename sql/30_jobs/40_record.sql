@@ -43,7 +43,7 @@ BEGIN
         ),
         recorded AS (
             INSERT INTO loracomp.prediction (
-                query_embedding, example_ids, example_tasks, similarities, tasks, probabilities, weights,
+                example_ids, example_tasks, similarities, tasks, probabilities, weights,
                 composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings, fallback,
                 eligible_task_count, expected_gains, chat_template, calibration_examples, job_id, output, choice_index,
                 choice_scores, choice_biases, label_scores, score_weights, composition_digest, prompt_tokens,
@@ -52,7 +52,7 @@ BEGIN
                 base_model, base_fingerprint, encoder, code_version, submitted_by
             )
             SELECT
-                h.query_embedding, h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
+                h.example_ids, h.example_tasks, h.similarities, h.tasks, h.probabilities, h.weights,
                 h.composed_tasks, h.adapter_ids, h.adapter_sha256, h.adapter_weights, h.policy_settings, h.fallback,
                 h.eligible_task_count, h.expected_gains, h.chat_template, h.calibration_examples,
                 h.job_id, h.output, h.choice_index, h.choice_scores, h.choice_biases, h.label_scores, h.score_weights,

@@ -506,7 +506,7 @@ def stored(
             "UPDATE loracomp.job SET choices = %s, max_new_tokens = NULL WHERE id = %s", [choices, job_id]
         )
     connection.execute(
-        "INSERT INTO loracomp.prediction (job_id, query_embedding, example_ids, example_tasks, similarities, tasks,"
+        "INSERT INTO loracomp.prediction (job_id, example_ids, example_tasks, similarities, tasks,"
         " probabilities, weights, composed_tasks, adapter_ids, adapter_sha256, adapter_weights, policy_settings,"
         " fallback, eligible_task_count, expected_gains, chat_template, calibration_examples, base_model,"
         " base_fingerprint, encoder, code_version, submitted_by)"

@@ -31,10 +31,10 @@ SELECT * FROM loracomp.route(%(embedding)b, policy => %(policy)s, settings => %(
 RESCORE = "SELECT * FROM loracomp.rescore_route(%(job)s, settings => %(settings)s)"
 STORE = """
 INSERT INTO loracomp.prediction (job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights,
-    policy_settings, query_embedding, base_model, base_fingerprint, encoder, code_version,
+    policy_settings, base_model, base_fingerprint, encoder, code_version,
     submitted_by)
 SELECT job_id, (trace).example_ids, (trace).example_tasks, (trace).similarities, (trace).tasks, (trace).probabilities,
-    (trace).weights, (trace).policy_settings, (trace).query_embedding, 'toy', '', 'toy-encoder/1', '', current_user
+    (trace).weights, (trace).policy_settings, 'toy', '', 'toy-encoder/1', '', current_user
 FROM loracomp.route_jobs(ARRAY[%(job)s::bigint], ARRAY[%(query)b::vector])
 """
 ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 832, 1)"

@@ -11,7 +11,6 @@ from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database import schema
 from loracomp.database.connections import Connection, know_traces
-from loracomp.database.tables import DIMENSIONS
 from loracomp.engine.inflight import InFlight
 from loracomp.records import Answer, Composition, Job, Prediction, Trace, Versions
 from loracomp.worker.loop import Worker
@@ -45,8 +44,6 @@ class NoModel(MadeUp):
     def __init__(self) -> None:
         super().__init__()
         random = np.random.default_rng(0)
-        vectors = random.normal(size=(VARIANTS, DIMENSIONS))
-        self._vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
         self._similarities = (-np.sort(-random.uniform(0.3, 0.9, (VARIANTS, 20)))).tolist()
         self._probabilities = (-np.sort(-random.dirichlet(np.ones(8), VARIANTS))).tolist()
         self._scores = (-random.uniform(1, 9, (VARIANTS, 4))).tolist()
@@ -72,8 +69,7 @@ class NoModel(MadeUp):
     def trace_columns(self, variant: int) -> dict[str, Any]:
         tasks, probabilities = self._orders[variant], self._probabilities[variant]
         return {
-            "query_embedding": str(self._vectors[variant].tolist()), "policy_settings": POLICY,
-            "example_ids": self._examples[variant], "example_tasks": (tasks * 3)[:20],
+            "policy_settings": POLICY, "example_ids": self._examples[variant], "example_tasks": (tasks * 3)[:20],
             "similarities": self._similarities[variant], "tasks": tasks, "probabilities": probabilities,
             "weights": [*probabilities[:4], 0, 0, 0, 0], "composed_tasks": tasks[:4],
             "adapter_ids": list(range(variant, variant + 4)), "adapter_sha256": DIGESTS[variant : variant + 4],

@@ -1,6 +1,5 @@
 """Answers, each with its trace."""
 
-from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import ARRAY, BigInteger, Boolean, Double, Index, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -32,11 +31,6 @@ prediction = Table(
         ARRAY(Double),
         "Log-likelihood of each choice in nats, divided as choice_normalization of the policy says, plus "
         "choice_biases and label_scores, and multiplied by the first of score_weights before.",
-    ),
-    optional(
-        "query_embedding",
-        HALFVEC(),
-        "The job's unit vector, so that routing can be computed again with other settings.",
     ),
     required("example_ids", ARRAY(BigInteger), "Ids of the retrieved examples, nearest first.", default="'{}'"),
     required("example_tasks", texts(), "Task of each example in example_ids.", default="'{}'"),
@@ -178,7 +172,7 @@ prediction = Table(
 set_storage(
     prediction,
     NOT_COMPRESSED,
-    "choice_scores query_embedding similarities probabilities weights adapter_sha256 adapter_weights "
+    "choice_scores similarities probabilities weights adapter_sha256 adapter_weights "
     "composition_digest base_fingerprint expected_gains choice_biases",
 )
 set_storage(prediction, NO_STATISTICS, "output")
