@@ -128,8 +128,9 @@ COMMENT ON TYPE loracomp.measured IS
 # How many predictions each router has: without it reports are planned for a half per cent of them.
 STATISTICS = "CREATE STATISTICS loracomp.prediction_router ON (policy_settings ->> 'router') FROM loracomp.prediction"
 
-# Those of the first million jobs, and of what belongs to no range; the SQL function add_range makes the others. Two rows of prediction fit
-# on a page of 8 kB. Row security without a policy keeps out all but the owner; who reads through a table is held to its policies alone.
+# Those of the first million jobs, and of what belongs to no range; the SQL function add_range makes the others. Whole rows of
+# prediction stay in their page. Row security without a policy keeps out all but the owner; who reads through a table is held to its
+# policies alone.
 PARTITIONS = (
     ("prediction", "prediction_0", "FOR VALUES FROM (0) TO (1000000)", "Answers to the jobs from 0 to 999999."),
     ("prediction", "prediction_others", "DEFAULT", "Answers to jobs that have no other partition; usually none."),

@@ -82,7 +82,7 @@ $$;
 COMMENT ON FUNCTION loracomp.maintain IS
 'Makes the partitions for answers and events of the next jobs, if it is time; returns whether it made them. Workers call it every minute.';
 
--- A partition has the same columns, constraints, indexes and comments as its table. Two whole rows of prediction fit on a page of 8 kB:
+-- A partition has the same columns, constraints, indexes and comments as its table. A whole row of prediction stays in its page:
 -- with the default of 2 kB, parts of rows were compressed and moved to the TOAST table, which took a quarter of the CPU time of
 -- recording. Without statistics of the answers, erasing leaves none behind. Row security without a policy keeps out
 -- all but the owner, members of pg_read_all_data too; who reads through the table is held to the table's policies alone.
