@@ -11,7 +11,7 @@ ALTER TABLE result ALTER COLUMN body SET STORAGE EXTERNAL;
 """
 ADD_RESULT = "INSERT INTO result (job_id, body) VALUES ($1, $2)"
 """For asyncpg."""
-BODY_BYTES = 3850
+BODY_BYTES = 2200
 """Size of a result that makes it as large, with indexes, as one of our predictions; the report shows both sizes."""
 PROMPT = "Question: what is the capital of a country that has two seas, three rivers and one very long name?\nAnswer:"
 
