@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-ray faults test-hosts test-containers dist test-dist test-lowest site bench engine gpu volume evaluation figures lint format check clean
+.PHONY: help install demo test test-data test-slow test-server test-server-short test-roles test-kubernetes scaling bench-queue bench-routing bench-adapters clients dashboard test-dashboard test-web test-ray faults test-hosts test-containers dist test-dist test-lowest site bench engine gpu volume evaluation figures lint format check clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -27,7 +27,7 @@ demo: install ## ask 16 prompts of the shipped library, on an embedded Postgres
 
 WORKERS ?= 2
 test: install ## the tests, on embedded Postgres servers of their own; WORKERS=4 where there are cores for it
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not data and not slow and not faults and not clients and not dashboard and not ray'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
 
 test-data: install ## the tests that need the data sets in ../shared/data
 	$(BIN)/pytest -m 'data and not slow'
@@ -61,6 +61,10 @@ endif
 test-dashboard: install $(SUPERSET)/.installed ## the dashboard in a browser; needs Debian's chromium; PICTURE=file keeps the picture, FILLED=url of make volume's
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
 	SUPERSET=$(SUPERSET) PICTURE=$(PICTURE) $(BIN)/pytest -s -m dashboard
+
+test-web: install ## the pages in a browser, by axe too; needs Debian's chromium, npm; PICTURES=folder keeps what was looked at
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	PICTURES=$(PICTURES) $(BIN)/pytest -m web
 
 test-ray: install ## workers on a Ray cluster of three nodes, one of which dies
 	$(BIN)/pip install --quiet --disable-pip-version-check 'ray>=2.50'
@@ -149,7 +153,7 @@ QUEUE_TESTS := tests/sql/test_jobs_sql.py tests/sql/test_protocol.py tests/worke
 POOLED_TESTS := $(QUEUE_TESTS) tests/worker/test_workers.py tests/worker/test_metrics.py tests/sql/test_audit.py tests/sql/test_bad_input_sql.py
 test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and through pgbouncer those that work on jobs; installs them
 	OMP_NUM_THREADS=1 $(BIN)/python tests/second_server.py $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
-	    -m 'not data and not slow and not faults and not clients and not dashboard and not ray'
+	    -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(POOLED_TESTS)
 
 test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had

@@ -91,6 +91,13 @@ class Settings(BaseSettings):
         None, ge=0, le=65535, description="Port of /metrics and /ready; 0: any free port. Defaults to none."
     )
     metrics_host: str = Field("127.0.0.1", description="Address that metrics_port listens on. Defaults to 127.0.0.1.")
+    web_secret: str | None = Field(
+        None,
+        min_length=32,
+        repr=False,
+        description="Secret of the pages' cookies, of 32 characters or more, the same for all processes of "
+        "`loracomp web`. Defaults to another one at each start.",
+    )
     log_format: Literal["text", "json"] = Field("text", description="text, or json for programs. Defaults to text.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="debug, info, warning or error. Defaults to info."

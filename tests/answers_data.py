@@ -7,13 +7,26 @@ from typing import Any
 from job_data import claim, record
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
-from people_fixtures import connect, login
+from loracomp.engine.measuring import Measurement, record_measurements
+from people_fixtures import connect, login, value
 
 TICKETS = "CREATE TABLE tickets (id bigint PRIMARY KEY, subject text, body text, seen integer DEFAULT 0)"
 URGENCY = """
 SELECT loracomp.create_answers('urgency', source => 'tickets', prompt => 'Ticket: {subject} {body}',
     choices => '{urgent,not urgent}')
 """
+
+ADD_TICKETS = """
+INSERT INTO tickets (id, subject, body)
+SELECT i, format('row %%s', i), 'wrong' FROM generate_series(%s::int, %s::int) AS i
+"""
+UNEMBEDDED = """
+SELECT array_agg(e.id) AS ids FROM loracomp.example AS e
+WHERE NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id)
+"""
+EMBED = (
+    "SELECT loracomp.add_embeddings(%(ids)s, array_fill((ARRAY[1] || array_fill(0, '{831}'))::vector, ARRAY[%(n)s]))"
+)
 
 
 @contextmanager
@@ -55,3 +68,35 @@ def shown(connection: Connection, view: str = "urgency", key: str = "id") -> Map
     """Status and answer of each row, by key."""
     rows = connection.execute(f"SELECT {key} AS key, status, answer FROM {view}".encode()).fetchall()
     return {row["key"]: (row["status"], row["answer"]) for row in rows}
+
+
+def work(owner: Connection, output: str = "urgent") -> list[Any]:
+    """Embed, claim, answer and measure as a worker, until nothing is left; the jobs."""
+    done: list[Any] = []
+    while True:
+        if ids := value(owner, UNEMBEDDED):
+            owner.execute(EMBED, {"ids": ids, "n": len(ids)})
+        if not (jobs := claim(owner, 1000)):
+            return done
+        done += jobs
+        measured = [job for job in jobs if job.kind == "measure"]
+        results = [Measurement(job.id, "tokens", -1.0, True, (adapter(owner),), (0.5,), (True,)) for job in measured]
+        record_measurements(owner, measured, results)
+        asked = [job for job in jobs if job.kind == "predict"]
+        record(owner, {job.id: job.lease_token for job in asked}, [answered(owner, job.id, output) for job in asked])
+
+
+def adapter(owner: Connection) -> int:
+    return value(owner, "SELECT id FROM loracomp.adapter")
+
+
+def answered(owner: Connection, job_id: int, output: str) -> dict[str, Any]:
+    """As the policy of the job would answer: measured by the corrections, which come from the declaration's task."""
+    row = {"job_id": job_id, "output": output, "adapter_sha256": []}
+    if value(owner, "SELECT policy FROM loracomp.job WHERE id = %s", [job_id]) != "measured":
+        return row
+    examples = value(owner, "SELECT array_agg(example_id) FROM loracomp.measurement")
+    task = value(owner, "SELECT name FROM loracomp.task WHERE name LIKE 'answers/%'")
+    near = {"example_ids": examples[:1], "example_tasks": [task], "similarities": [1.0]}
+    mix = {"composed_tasks": ["tea"], "adapter_ids": [1], "adapter_sha256": ["a" * 64], "adapter_weights": [1.0]}
+    return {**row, **near, **mix, "calibration_examples": examples}

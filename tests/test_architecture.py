@@ -40,7 +40,8 @@ MAY_IMPORT = {
     "engine": SERVING,
     "replay": SERVING | {"engine"},
     "worker": SERVING | {"engine"},
-    "cli": SERVING | {"engine", "replay", "worker"},
+    "web": LOWEST | {"database"},
+    "cli": SERVING | {"engine", "replay", "web", "worker"},
 }
 # What single modules must not import: of the worker only its start knows models.
 HEAVY = tuple(name for path in MODULES if (name := f"loracomp.engine.{path.stem}") and path.parent.name == "engine")
@@ -73,6 +74,7 @@ NOT_CALLS |= {
 NOT_CALLS |= {"object_drops", "other_grants", "user_views", "lockable_tables", "lock_patience", "table_users"}
 NOT_CALLS |= {"list_base_models", "show_next_encoder", "list_adapters", "list_policies"}
 NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows"}
+NOT_CALLS |= {"retrieved_examples", "composed_adapters", "job_attempts"}
 NOT_CALLS |= {
     "may_work",
     "worker_status",

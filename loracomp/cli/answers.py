@@ -101,7 +101,11 @@ def correct_answer(
 ) -> None:
     """Say what the right answer to a row is, or show which rows are worth it."""
     if key is None:
-        emit(run_query(QUERIES["rows_to_correct"], {"name": name, "n": rows}), title="To correct", as_json=as_json)
+        emit(
+            run_query(QUERIES["rows_to_correct"], {"name": name, "n": rows, "visitor": None}),
+            title="To correct",
+            as_json=as_json,
+        )
         return
     if undo == (answer is not None):
         raise UsageError(f"say what is right, or --undo: `loracomp answers correct {name} {key} ANSWER`")

@@ -13,7 +13,7 @@ COMMANDS = {
     "sql": "Print the schema as a script for psql: what `init` makes, for databases that no program installs.",
     "demo": "Answer 16 example prompts with the shipped library; print the answers and the adapters' weights.",
     "ask": "Insert a job, wait for its answer, and print it with its confidence and three lines of why.",
-    "explain": "Explain in words how a job was answered: examples, tasks, weights, adapters, scores, timings.",
+    "explain": "Explain how a job was answered: examples, tasks, weights, adapters, scores, timings.",
     "replay": "Run stored compositions again and say: equal, different, or impossible. "
     "Exits with 1 unless all are equal.",
     "worker": "Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables.",
@@ -21,6 +21,8 @@ COMMANDS = {
     "doctor": "Check server, schema, roles, registry and queue; print what is not well. Exits with 1 if a check fails.",
     "refresh": "Compute the reports of schema bi again for days whose jobs have changed. "
     "They can be read while this runs.",
+    "report": "Print a report as one HTML file: jobs, waits, accuracy, corrections, adapters. For analysts and admins.",
+    "web": "Serve pages of queue, answers, jobs and adapters. Visitors log in with their role of the database.",
     "train": "Train a LoRA adapter on a task's choices and write a PEFT folder. "
     "Can be killed and run again: it continues.",
     "evaluate": "Answer the same rows of tasks under several policies and compare. "
@@ -40,6 +42,7 @@ PLACES = {
     "demo": ("demo",),
     "jobs": ("ask", "explain", "replay", "worker"),
     "operations": ("workers", "doctor", "refresh"),
+    "web": ("report", "web"),
     "models": ("model", "encoder"),
     "answers": ("answers",),
     "tasks": ("task", "policy"),

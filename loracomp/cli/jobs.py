@@ -163,10 +163,23 @@ def _show_briefly(connection: Connection, job: int) -> None:
     remark(f"More: loracomp explain {job}")
 
 
-def explain(job: Annotated[int, typer.Argument(help="Number of the job.")], as_json: AsJson = False) -> None:
-    """Explain in words how a job was answered: examples, tasks, weights, adapters, scores, timings."""
+def explain(
+    job: Annotated[int, typer.Argument(help="Number of the job.")],
+    *,
+    as_html: Annotated[bool, typer.Option("--html", help="Print one HTML file with a picture of it.")] = False,
+    as_svg: Annotated[bool, typer.Option("--svg", help="Print the picture alone.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Explain how a job was answered: examples, tasks, weights, adapters, scores, timings."""
     with open_database() as connection:
-        _show(connection, _job(connection, job), as_json)
+        if as_html or as_svg:
+            from loracomp.web.picture import read_job
+            from loracomp.web.render import drawn, self_contained
+
+            shown = read_job(connection, job)
+            typer.echo(self_contained("job.html", **shown) if as_html else drawn("job.svg", **shown))
+        else:
+            _show(connection, _job(connection, job), as_json)
 
 
 def replay(

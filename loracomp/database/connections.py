@@ -60,9 +60,16 @@ def _within(gen: Generator[Any, Any, T], seconds: float) -> Generator[Any, Any, 
 
 
 def connect(
-    url: str, *, application_name: str = "loracomp", vectors: bool = True, answer_s: float = float("inf")
+    url: str,
+    *,
+    application_name: str = "loracomp",
+    vectors: bool = True,
+    answer_s: float = float("inf"),
+    instead: Mapping[str, str] | None = None,
 ) -> Connection:
     """Open an autocommit connection that returns rows as dicts and, with `vectors`, pgvector's types as arrays.
+
+    `instead` are parameters of libpq, such as user, in place of the URL's.
 
     Nothing depends on the state of the session, so that it works through a pooler in transaction mode. Statements are
     not prepared: they only call SQL functions, and Postgres caches the plans inside those.
@@ -72,7 +79,7 @@ def connect(
     """
     with translated_errors():
         connection: _Impatient[dict[str, Any]] = _Impatient.connect(
-            with_defaults(url),
+            make_conninfo(with_defaults(url), **(instead or {})),
             autocommit=True,
             row_factory=dict_row,
             application_name=application_name,
@@ -166,6 +173,19 @@ def rows_of(connection: Connection, statement: str, values: Mapping[str, Any] | 
 def row_of(connection: Connection, statement: str, values: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The row of a statement that always returns one; like `rows_of`."""
     return rows_of(connection, statement, values)[0]
+
+
+def allowed_rows(
+    connection: Connection, *statements: str, values: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]] | None:
+    """The rows of the first of these statements that the session's role may run; None if it may run none."""
+    for statement in statements:
+        try:
+            with connection.transaction():  # a savepoint, where a transaction is open
+                return connection.execute(statement, values).fetchall()
+        except pg.InsufficientPrivilege:
+            continue
+    return None
 
 
 def storable(text: str) -> str:

@@ -322,10 +322,18 @@ SELECT loracomp.create_answers(
 ) AS name
 
 -- name: list_answers
-SELECT * FROM loracomp.list_answers() AS a WHERE %(name)s::regclass IS NULL OR a.name = %(name)s::regclass
+-- Of one declaration, or of all.
+SELECT a.* FROM loracomp.list_answers(view => to_regclass(%(name)s)) AS a
+WHERE %(name)s::text IS NULL OR a.name = to_regclass(%(name)s)
+
+-- name: list_answer_rows
+SELECT * FROM loracomp.list_answer_rows(name => to_regclass(%(name)s), after => %(after)s, n => %(n)s)
 
 -- name: rows_to_correct
-SELECT * FROM loracomp.rows_to_correct(name => %(name)s::regclass, n => %(n)s)
+SELECT * FROM loracomp.rows_to_correct(name => %(name)s::regclass, n => %(n)s, visitor => %(visitor)s)
+
+-- name: correct_row
+SELECT loracomp.correct_row(name => to_regclass(%(name)s), key => %(key)s, answer => %(answer)s, seen => %(seen)s)
 
 -- name: correct_answer
 SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)
@@ -360,6 +368,15 @@ ORDER BY t.job_id
 
 -- name: explain_job
 SELECT loracomp.explain_job(id => %(id)s) AS explanation
+
+-- name: retrieved_examples
+SELECT e.* FROM loracomp.retrieved_example AS e WHERE e.job_id = %(id)s ORDER BY e.place
+
+-- name: composed_adapters
+SELECT a.* FROM loracomp.composed_adapter AS a WHERE a.job_id = %(id)s ORDER BY a.place
+
+-- name: job_attempts
+SELECT a.* FROM loracomp.job_attempt AS a WHERE a.job_id = %(id)s ORDER BY a.started_at
 
 -- name: insert_with_expected
 INSERT INTO loracomp.job (prompt, choices, max_new_tokens, stop, policy, tags, expected)
@@ -401,6 +418,74 @@ JOIN loracomp.job AS j ON j.id = p.job_id
 LEFT JOIN loracomp.example AS e ON e.id = p.example_id
 WHERE p.evaluation = %(name)s
 ORDER BY p.own_task, p.example_id, p.policy, p.job_id
+
+-- pages and reports
+
+-- name: queues
+SELECT * FROM loracomp.queue_health ORDER BY base_model
+
+-- name: reported_queues
+SELECT * FROM bi.queue_health ORDER BY base_model
+
+-- name: reported_workers
+SELECT * FROM bi.worker_status ORDER BY status IN ('gone', 'stopped'), base_model, worker
+
+-- name: newest_jobs
+SELECT job_id, status, left(prompt, 300) AS prompt, left(output, 300) AS output, confidence, submitted_by, finished_at
+FROM loracomp.job_result ORDER BY job_id DESC LIMIT 20
+
+-- name: readable_tasks
+SELECT * FROM loracomp.readable_tasks() ORDER BY family, name
+
+-- name: reported_tasks
+SELECT task AS name, family, description FROM bi.dim_task ORDER BY family, task
+
+-- name: transfer
+SELECT t.adapter, t.adapter_task, t.task, t.mean_gain, t.n
+FROM bi.transfer AS t JOIN bi.dim_base_model AS b ON b.base_model = t.base_model AND b.is_default
+WHERE t.adapter_status = 'active' ORDER BY t.adapter_task, t.adapter, t.task
+
+-- name: jobs_by_day
+SELECT day, status, sum(jobs)::bigint AS jobs FROM bi.jobs_by_day
+WHERE day >= %(since)s AND NOT is_evaluation GROUP BY day, status ORDER BY day, status
+
+-- name: failures
+SELECT reason, sum(jobs)::bigint AS jobs FROM bi.failure_by_reason
+WHERE day >= %(since)s GROUP BY reason ORDER BY jobs DESC, reason LIMIT 12
+
+-- name: waits
+-- Percentiles can't be added up, so those of the base model with the most answers of a day.
+SELECT DISTINCT ON (day, step) day, step, n, p50_ms / 1000 AS p50_s, p95_ms / 1000 AS p95_s FROM bi.latency_by_day
+WHERE day >= %(since)s AND NOT is_evaluation AND step IN ('queue', 'total') ORDER BY day, step, n DESC
+
+-- name: accuracy
+SELECT a.policy, a.n, a.correct::float8 / a.n AS accuracy, i.low, i.high
+FROM (
+    SELECT policy, sum(n)::bigint AS n, sum(correct)::bigint AS correct FROM bi.accuracy_by_day
+    WHERE day >= %(since)s AND n > 0 GROUP BY policy
+) AS a CROSS JOIN LATERAL bi.wilson_interval(a.correct, a.n) AS i ORDER BY accuracy DESC, a.policy
+
+-- name: adapter_usage
+SELECT coalesce(adapter, 'deleted') AS adapter, sum(jobs)::bigint AS jobs, sum(mean_weight * jobs) AS weight
+FROM bi.adapter_usage_by_day WHERE day >= %(since)s AND NOT is_evaluation
+GROUP BY adapter ORDER BY weight DESC LIMIT 15
+
+-- name: companions
+-- Of the newest answers alone: no report counts them by day.
+WITH c AS MATERIALIZED (
+    SELECT job_id, coalesce(adapter, task) AS adapter FROM bi.composed_adapter
+    WHERE day >= %(since)s AND job_id > (SELECT job_id - 5000 FROM bi.composed_adapter ORDER BY job_id DESC LIMIT 1)
+)
+SELECT a.adapter, b.adapter AS other, count(*) AS jobs FROM c AS a JOIN c AS b ON b.job_id = a.job_id AND b.adapter > a.adapter
+GROUP BY a.adapter, b.adapter ORDER BY jobs DESC, a.adapter, b.adapter LIMIT 15
+
+-- name: answers_of_tag
+SELECT value, label, sum(n)::bigint AS n, sum(asked)::bigint AS asked, sum(correct)::bigint AS correct
+FROM bi.answers_by_tag WHERE day >= %(since)s AND tag = %(tag)s AND (%(value)s::text IS NULL OR value = %(value)s)
+GROUP BY value, label ORDER BY n DESC, value, label LIMIT 40
+
+-- name: report_age
+SELECT max(age_s) AS age_s FROM bi.report_refresh
 
 -- name: queue_health
 SELECT * FROM loracomp.queue_health WHERE base_model = %(base_model)s

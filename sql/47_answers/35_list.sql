@@ -1,6 +1,7 @@
 -- What declarations have done so far:
 --   list_answers
 --     accuracy_of               a share with its interval, in words
+--   list_answer_rows            a page of a declaration's rows
 
 -- Reads nothing. Not in SQL, which would look for bi.wilson_interval before it is there.
 CREATE FUNCTION loracomp.accuracy_of(hits bigint, n bigint) RETURNS text
@@ -19,11 +20,11 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.accuracy_of IS 'A share in percent with its 95 % interval, in words; not yet known below twenty rows.';
 
--- Reads only. It counts the answers, which takes a second for a million.
-CREATE FUNCTION loracomp.list_answers() RETURNS TABLE (
+-- Reads only. It counts the answers.
+CREATE FUNCTION loracomp.list_answers(view regclass DEFAULT NULL) RETURNS TABLE (
     name regclass, source regclass, prompt text, state text, rows bigint, open bigint, answered bigint, stale bigint,
     refused bigint, failed bigint, corrected bigint, per_minute double precision, time_left interval,
-    task text, before text, after text, advice text
+    task text, before text, after text, advice text, choices text[]
 )
 LANGUAGE sql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -36,12 +37,13 @@ AS $$
             WHEN a.sweep IS NOT NULL THEN 'looking at all rows'
             ELSE 'ready'
         END,
-        s.rows, c.open, c.answered, c.stale, c.refused, c.failed, c.corrected, c.lately / 5.0,
+        s.rows, c.open, c.answered, c.stale, c.refused, c.failed, k.corrected, c.lately / 5.0,
         make_interval(mins => ((c.open + greatest(s.rows - c.known, 0)) / nullif(c.lately / 5.0, 0))::integer),
-        t.name, loracomp.accuracy_of(c.right_before, c.known_before), loracomp.accuracy_of(c.right_after, c.known_after),
-        CASE WHEN c.corrected >= 100 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
-            THEN format('%s corrections can train an adapter of their own: loracomp answers train %s', c.corrected, a.view)
-        END
+        t.name, loracomp.accuracy_of(k.right_before, k.known_before), loracomp.accuracy_of(k.right_after, k.known_after),
+        CASE WHEN k.corrected >= 100 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
+            THEN format('%s corrections can train an adapter of their own: loracomp answers train %s', k.corrected, a.view)
+        END,
+        a.choices
     FROM loracomp.answers AS a
     LEFT JOIN loracomp.task AS t ON t.id = a.task_id
     CROSS JOIN LATERAL (
@@ -52,24 +54,70 @@ AS $$
             count(*) FILTER (WHERE r.status = 'asked' AND r.answer IS NOT NULL) AS stale,
             count(*) FILTER (WHERE r.status = 'refused') AS refused,
             count(*) FILTER (WHERE r.status = 'failed') AS failed,
-            count(r.correct) AS corrected,
-            -- People correct what is wrong, so only rows drawn at random tell how many are right.
-            count(*) FILTER (WHERE r.drawn AND r.first_answer = r.correct) AS right_before,
-            count(r.correct) FILTER (WHERE r.drawn AND r.first_answer IS NOT NULL) AS known_before,
-            count(*) FILTER (WHERE r.drawn AND r.answer = r.correct AND r.answered_by LIKE '% corrections') AS right_after,
-            count(r.correct) FILTER (WHERE r.drawn AND r.answered_by LIKE '% corrections') AS known_after,
             count(*) FILTER (WHERE r.answered_at > now() - interval '5 minutes') AS lately
         FROM loracomp.answer_row AS r WHERE r.answers_id = a.id
     ) AS c
+    CROSS JOIN LATERAL (
+        SELECT
+            count(*) AS corrected,
+            -- People correct what is wrong, so only rows drawn at random tell how many are right.
+            count(*) FILTER (WHERE r.drawn AND r.first_answer = r.correct) AS right_before,
+            count(*) FILTER (WHERE r.drawn AND r.first_answer IS NOT NULL) AS known_before,
+            count(*) FILTER (WHERE r.drawn AND r.answer = r.correct AND r.answered_by LIKE '% corrections') AS right_after,
+            count(*) FILTER (WHERE r.drawn AND r.answered_by LIKE '% corrections') AS known_after
+        FROM loracomp.answer_row AS r WHERE r.answers_id = a.id AND r.example_id IS NOT NULL -- each corrected row has an example
+    ) AS k
     CROSS JOIN LATERAL (
         SELECT CASE
             WHEN a.sweep = 'source' THEN greatest(c.known, (SELECT t.reltuples::bigint FROM pg_class AS t WHERE t.oid = a.source))
             ELSE c.known
         END AS rows
     ) AS s
-    WHERE loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage')
+    WHERE (list_answers.view IS NULL OR a.view = list_answers.view)
+        AND (loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage'))
     ORDER BY a.id;
 $$;
 COMMENT ON FUNCTION loracomp.list_answers IS
 'The caller''s declarations (an administrator''s call: all) with their progress. While rows that were there are still looked at, their '
 'number is the planner''s estimate.';
+
+-- Reads only. It does not use the declaration's view, which its owner may have changed so that it runs code with its reader's rights.
+CREATE FUNCTION loracomp.list_answer_rows(name regclass, after text[] DEFAULT NULL, n integer DEFAULT 50)
+RETURNS TABLE (
+    key text[], prompt text, answer text, confidence double precision, status text, reason text, answered_by text, correct text,
+    job_id bigint
+)
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+    declared CONSTANT integer := (
+        SELECT a.id FROM loracomp.answers AS a
+        WHERE a.view = list_answer_rows.name
+            AND (loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage'))
+    );
+BEGIN
+    PERFORM loracomp.check_range('n', list_answer_rows.n, 1, 10000);
+    RETURN QUERY
+    SELECT
+        r.key, left(j.prompt, 1000), left(r.answer, 1000), r.confidence,
+        CASE
+            WHEN r.answer IS NOT NULL AND (
+                r.status = 'asked' OR r.key IN (SELECT h.key FROM loracomp.answer_hint AS h WHERE h.answers_id = declared)
+            ) THEN 'stale'
+            ELSE r.status
+        END,
+        r.reason, r.answered_by, r.correct, r.job_id
+    FROM (
+        SELECT o.* FROM loracomp.answer_row AS o
+        WHERE o.answers_id = declared AND o.key > coalesce(list_answer_rows.after, '{}')
+        ORDER BY o.key LIMIT list_answer_rows.n
+    ) AS r
+    LEFT JOIN loracomp.job AS j ON j.id = r.job_id -- it may have been purged
+    ORDER BY r.key;
+END
+$$;
+COMMENT ON FUNCTION loracomp.list_answer_rows IS
+'Rows of a declaration that were asked, in the order of their keys as texts, from after a key on; for its owner and administrators.';

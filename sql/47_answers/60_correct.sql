@@ -1,6 +1,7 @@
 -- Corrections: what a person says the right answer is.
 --   correct_answer              of one row, by its key
---   write_correction            the view's trigger calls it: UPDATE ... SET correct
+--   correct_row                 of one row, if its correction is still the one that somebody has seen
+--     write_correction          the view's trigger calls it too: UPDATE ... SET correct
 --   trigger audit_corrections   who corrected which row
 
 -- It updates the view with the caller's rights, so it may correct what an UPDATE of the view may.
@@ -40,6 +41,29 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.correct_answer(regclass, bigint, text) IS
 'Says what the right answer to a row is, by its key; null takes that back.';
+
+-- It does not use the view, which its owner may have changed so that it runs code with the rights of whoever updates it.
+CREATE FUNCTION loracomp.correct_row(name regclass, key text[], answer text, seen text DEFAULT NULL) RETURNS void
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    d CONSTANT loracomp.answers := loracomp.find_answers(correct_row.name);
+BEGIN
+    PERFORM loracomp.check_code(d.source); -- an administrator may have called
+    IF NOT EXISTS (
+        SELECT FROM loracomp.answer_row AS r
+        WHERE r.answers_id = d.id AND r.key = correct_row.key AND r.correct IS NOT DISTINCT FROM correct_row.seen
+    ) THEN
+        RAISE EXCEPTION 'this row was corrected otherwise meanwhile, or is gone'
+            USING ERRCODE = 'no_data_found', HINT = 'look at it again';
+    END IF;
+    PERFORM loracomp.write_correction(d.id, correct_row.key, '{}', jsonb_build_object('correct', correct_row.answer));
+END
+$$;
+COMMENT ON FUNCTION loracomp.correct_row IS
+'Says what the right answer to a row is, for its owner and administrators, if the row''s correction still is the one that was seen; '
+'null takes it back.';
 
 -- The view's trigger has looked up the row with the rights of whoever updates the view.
 CREATE FUNCTION loracomp.write_correction(answers_id integer, key text[], before jsonb, after jsonb) RETURNS void

@@ -193,9 +193,9 @@ CREATE TRIGGER ask_corrected AFTER INSERT ON loracomp.measurement REFERENCING NE
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.ask_corrected();
 
 -- Marks the rows that it draws at random, half of them, so that their accuracy is that of all rows; drawn rows that were not corrected
--- yet come first. The others are those with the least confident answers.
-CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16)
-RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, drawn boolean)
+-- yet come first. The others are those with the least confident answers. The declaration is locked, so two calls don't offer the same.
+CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
+RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, drawn boolean, job_id bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -204,23 +204,42 @@ DECLARE
     d CONSTANT loracomp.answers := loracomp.find_answers(rows_to_correct.name);
 BEGIN
     PERFORM loracomp.check_range('n', rows_to_correct.n, 1, 10000);
+    DELETE FROM loracomp.answer_offer AS o WHERE o.answers_id = d.id AND o.offered_at < now() - interval '10 minutes';
+    UPDATE loracomp.answer_offer AS o SET offered_at = now() WHERE o.answers_id = d.id AND o.visitor = rows_to_correct.visitor;
+    RETURN QUERY
+    SELECT r.key, j.prompt, r.answer, r.confidence, r.drawn, r.job_id
+    FROM loracomp.answer_offer AS o JOIN loracomp.answer_row AS r USING (answers_id, key) LEFT JOIN loracomp.job AS j ON j.id = r.job_id
+    WHERE o.answers_id = d.id AND o.visitor = rows_to_correct.visitor AND r.answer IS NOT NULL AND r.correct IS NULL
+    ORDER BY r.drawn DESC, r.confidence, r.key LIMIT rows_to_correct.n;
+    IF found THEN
+        RETURN;
+    END IF;
     UPDATE loracomp.answer_row AS r SET drawn = TRUE
     FROM (
         SELECT u.key FROM loracomp.answer_row AS u
         WHERE u.answers_id = d.id AND u.answer IS NOT NULL AND u.correct IS NULL
+            AND u.key NOT IN (SELECT o.key FROM loracomp.answer_offer AS o WHERE o.answers_id = d.id)
         ORDER BY u.drawn DESC, random() LIMIT (rows_to_correct.n + 1) / 2
     ) AS x
     WHERE r.answers_id = d.id AND r.key = x.key AND NOT r.drawn;
     RETURN QUERY
-    SELECT r.key, j.prompt, r.answer, r.confidence, r.drawn
-    FROM loracomp.answer_row AS r LEFT JOIN loracomp.job AS j ON j.id = r.job_id -- it may have been purged
-    WHERE r.answers_id = d.id AND r.answer IS NOT NULL AND r.correct IS NULL
-    ORDER BY r.drawn DESC, r.confidence, r.key LIMIT rows_to_correct.n;
+    WITH chosen AS MATERIALIZED (
+        SELECT r.* FROM loracomp.answer_row AS r
+        WHERE r.answers_id = d.id AND r.answer IS NOT NULL AND r.correct IS NULL
+            AND r.key NOT IN (SELECT o.key FROM loracomp.answer_offer AS o WHERE o.answers_id = d.id)
+        ORDER BY r.drawn DESC, r.confidence, r.key LIMIT rows_to_correct.n
+    ), offered AS (
+        INSERT INTO loracomp.answer_offer (answers_id, key, visitor, offered_at)
+        SELECT d.id, c.key, rows_to_correct.visitor, now() FROM chosen AS c WHERE rows_to_correct.visitor IS NOT NULL
+    )
+    SELECT c.key, j.prompt, c.answer, c.confidence, c.drawn, c.job_id
+    FROM chosen AS c LEFT JOIN loracomp.job AS j ON j.id = c.job_id -- it may have been purged
+    ORDER BY c.drawn DESC, c.confidence, c.key;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_to_correct IS
 'Rows of a declaration that are worth correcting first. Half of them are drawn at random, so that list_answers can tell what '
-'corrections brought; the others have the least confident answers.';
+'corrections brought; the others have the least confident answers. What a visitor got nobody else gets for ten minutes.';
 
 -- Reads only. The rows are those that the adapter was not trained on; their answers by corrections left their own label out.
 CREATE FUNCTION loracomp.compare_with_corrections(adapter_id integer)

@@ -31,7 +31,8 @@ SELECT
     percentile_cont(0.5) WITHIN GROUP (
         ORDER BY loracomp.seconds_between(greatest(r.created_at, r.run_at), r.finished_at)
     ) FILTER (WHERE r.status = 'succeeded') AS median_latency_s,
-    max(r.finished_at) FILTER (WHERE r.status = 'succeeded') AS last_succeeded_at
+    max(r.finished_at) FILTER (WHERE r.status = 'succeeded') AS last_succeeded_at,
+    count(*) FILTER (WHERE r.finished_at > now() - interval '5 minutes') / 5.0::double precision AS per_minute
 FROM loracomp.base_model AS b
 LEFT JOIN recent AS r ON b.name = r.base_model
 GROUP BY b.name;
@@ -53,3 +54,4 @@ COMMENT ON COLUMN loracomp.queue_health.cancelled_last_hour IS 'Jobs that were c
 COMMENT ON COLUMN loracomp.queue_health.median_latency_s IS
 'Median seconds from the time when a job could start to its answer, for jobs that succeeded within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.last_succeeded_at IS 'When the last job succeeded.';
+COMMENT ON COLUMN loracomp.queue_health.per_minute IS 'Jobs that ended a minute, in the last five minutes.';

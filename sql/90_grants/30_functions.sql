@@ -17,8 +17,10 @@ loracomp.create_answers,
 loracomp.alter_answers,
 loracomp.drop_answers,
 loracomp.list_answers,
+loracomp.list_answer_rows,
 loracomp.try_prompts,
 loracomp.rows_to_correct,
+loracomp.correct_row,
 loracomp.correct_answer(regclass, text, text),
 loracomp.correct_answer(regclass, bigint, text)
 TO loracomp_submitter, loracomp_admin;

@@ -6,18 +6,13 @@ from typing import Any
 import pytest
 from psycopg import errors
 
-from answers_data import TICKETS, URGENCY, as_alice, shown, tidy
-from job_data import BASE, claim, record
+from answers_data import ADD_TICKETS, EMBED, TICKETS, UNEMBEDDED, URGENCY, as_alice, shown, tidy, work
+from job_data import BASE
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.database.connections import Connection
-from loracomp.engine.measuring import Measurement, record_measurements
 from people_fixtures import connect, login, value
 from routing_data import add_adapter
 
-ADD_TICKETS = """
-INSERT INTO tickets (id, subject, body)
-SELECT i, format('row %%s', i), 'wrong' FROM generate_series(%s::int, %s::int) AS i
-"""
 CORRECT = (
     "UPDATE urgency SET correct = CASE WHEN id %% 2 = 0 THEN 'urgent' ELSE 'not urgent' END WHERE id BETWEEN %s AND %s"
 )
@@ -26,13 +21,6 @@ SELECT e.prompt, e.answer, e.choices, t.reader_role
 FROM loracomp.example AS e JOIN loracomp.task AS t ON t.id = e.task_id
 WHERE t.name LIKE 'answers/%%' ORDER BY e.prompt, e.answer
 """
-UNEMBEDDED = """
-SELECT array_agg(e.id) AS ids FROM loracomp.example AS e
-WHERE NOT EXISTS (SELECT FROM loracomp.example_embedding AS v WHERE v.example_id = e.id)
-"""
-EMBED = (
-    "SELECT loracomp.add_embeddings(%(ids)s, array_fill((ARRAY[1] || array_fill(0, '{831}'))::vector, ARRAY[%(n)s]))"
-)
 
 
 @pytest.fixture
@@ -47,38 +35,6 @@ def alice(connection: Connection, database: str, logins: None) -> Iterator[Conne
         work(connection)
         yield opened
     tidy(connection)
-
-
-def work(owner: Connection, output: str = "urgent") -> list[Any]:
-    """Embed, claim, answer and measure as a worker, until nothing is left; the jobs."""
-    done: list[Any] = []
-    while True:
-        if ids := value(owner, UNEMBEDDED):
-            owner.execute(EMBED, {"ids": ids, "n": len(ids)})
-        if not (jobs := claim(owner, 1000)):
-            return done
-        done += jobs
-        measured = [job for job in jobs if job.kind == "measure"]
-        results = [Measurement(job.id, "tokens", -1.0, True, (adapter(owner),), (0.5,), (True,)) for job in measured]
-        record_measurements(owner, measured, results)
-        asked = [job for job in jobs if job.kind == "predict"]
-        record(owner, {job.id: job.lease_token for job in asked}, [answered(owner, job.id, output) for job in asked])
-
-
-def adapter(owner: Connection) -> int:
-    return value(owner, "SELECT id FROM loracomp.adapter")
-
-
-def answered(owner: Connection, job_id: int, output: str) -> dict[str, Any]:
-    """As the policy of the job would answer: measured by the corrections, which come from the declaration's task."""
-    row = {"job_id": job_id, "output": output, "adapter_sha256": []}
-    if value(owner, "SELECT policy FROM loracomp.job WHERE id = %s", [job_id]) != "measured":
-        return row
-    examples = value(owner, "SELECT array_agg(example_id) FROM loracomp.measurement")
-    task = value(owner, "SELECT name FROM loracomp.task WHERE name LIKE 'answers/%'")
-    near = {"example_ids": examples[:1], "example_tasks": [task], "similarities": [1.0]}
-    mix = {"composed_tasks": ["tea"], "adapter_ids": [1], "adapter_sha256": ["a" * 64], "adapter_weights": [1.0]}
-    return {**row, **near, **mix, "calibration_examples": examples}
 
 
 def labelled(owner: Connection) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ EXECUTE = {
         explain_state explain_next explain_wait explain_request explain_answer explain_vote explain_route
         explain_composition explain_run
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
-        rows_to_correct
+        rows_to_correct correct_row list_answer_rows
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
@@ -60,7 +60,7 @@ EXECUTE = {
         check_similarities check_range check_gains relative_share log_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
-        rows_to_correct
+        rows_to_correct correct_row list_answer_rows
     """,
 }
 OWNERS_ALONE = """

@@ -7,6 +7,7 @@ Constraint names read as sentences, because users see them in error messages.
 """
 
 from loracomp.database.tables.answers import answer_hint as answer_hint
+from loracomp.database.tables.answers import answer_offer as answer_offer
 from loracomp.database.tables.answers import answer_row as answer_row
 from loracomp.database.tables.answers import answers as answers
 from loracomp.database.tables.audit import audit_event as audit_event

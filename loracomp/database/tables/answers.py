@@ -133,3 +133,17 @@ answer_hint = Table(
         "autovacuum_vacuum_cost_delay": "0",
     },
 )
+
+answer_offer = Table(
+    "answer_offer",
+    metadata,
+    required("answers_id", Integer, "The declaration.", autoincrement=False),
+    required("key", texts(), "Primary key of the row, as texts.", info=NO_STATISTICS),
+    required("visitor", Text, "Who corrects the row: a name that rows_to_correct was given."),
+    required("offered_at", DateTime(timezone=True), "When it was given; for ten minutes nobody else gets it."),
+    ForeignKeyConstraint(
+        ["answers_id"], ["loracomp.answers.id"], name="an_offer_belongs_to_a_declaration", ondelete="CASCADE"
+    ),
+    PrimaryKeyConstraint("answers_id", "key", name="a_row_is_offered_to_one_visitor"),
+    comment="Rows that somebody is correcting now, so that two people don't get the same.",
+)

@@ -1,0 +1,50 @@
+"""Commands that make pages: a report, and the server of pages."""
+
+from secrets import token_hex
+from typing import Annotated
+
+import typer
+
+from loracomp.cli.common import open_database, remark, warn
+from loracomp.config import load_settings
+from loracomp.database.embedded import database_url
+from loracomp.errors import UsageError
+
+
+def report(
+    days: Annotated[int, typer.Option(help="Days until today, in UTC.", min=1, max=366)] = 7,
+    answers: Annotated[str | None, typer.Option(help="Only this declaration, by its view.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Also the answers with this tag: country, or country=DE.")] = None,
+) -> None:
+    """Print a report as one HTML file: jobs, waits, accuracy, corrections, adapters. For analysts and admins."""
+    from loracomp.web.render import self_contained
+    from loracomp.web.report import read_report
+
+    with open_database() as connection:
+        typer.echo(self_contained("report.html", **read_report(connection, days, answers=answers, tag=tag)))
+
+
+def web(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=1, max=65535)] = 8080,
+) -> None:
+    """Serve pages of queue, answers, jobs and adapters. Visitors log in with their role of the database."""
+    try:
+        import uvicorn
+
+        from loracomp.web.pages import make_app
+        from loracomp.web.sessions import Seal
+    except ModuleNotFoundError:
+        raise UsageError("the pages need the extra web: `pip install 'loracomp[web]'`") from None
+    settings = load_settings()
+    secret = settings.web_secret or token_hex(32)
+    with open_database() as connection:
+        asks = connection.pgconn.used_password
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        warn("passwords of the database travel to this address: put a proxy with TLS before it")
+    remark(f"http://{host}:{port}: log in with a role of the database" + (" and its password" if asks else ""))
+    if not asks:
+        remark(f"The database asks for no password, so this page does: {Seal(secret).local_password}")
+    uvicorn.run(
+        make_app(database_url(settings), secret), host=host, port=port, log_level="warning", server_header=False
+    )

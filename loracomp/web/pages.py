@@ -1,0 +1,235 @@
+"""The pages, each a few queries of public functions and views, with the rights of the visitor's own role."""
+
+import json
+from functools import partial
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from loracomp.database.connections import Connection, allowed_rows, rows_of
+from loracomp.database.queries import QUERIES
+from loracomp.errors import LoracompError, NotFoundError, UsageError
+from loracomp.web.picture import read_job
+from loracomp.web.render import source
+from loracomp.web.report import heat_map, read_report
+from loracomp.web.sessions import Seal, new_session
+from loracomp.web.visits import COOKIE, HEADERS, Visit, endpoint
+
+PAGE = 50
+"""Rows of a declaration on a page."""
+BATCH = 16
+"""Rows that a visitor gets at once to correct, one after another."""
+USED_FROM = 16
+"""Corrections from which on a declaration's rows are answered by them."""
+
+
+def make_app(url: str, secret: str) -> ASGIApp:
+    """The server's application, on the database of this URL; processes with the same secret share their sessions."""
+    return _with_headers(Starlette(routes=routes(url, secret)))
+
+
+def routes(url: str, secret: str) -> list[Route]:
+    """Which page is where; each form has its own."""
+    page = partial(endpoint, url=url, seal=Seal(secret))
+    files = {"picture.css": "text/css", "style.css": "text/css", "script.js": "text/javascript"}
+    return [
+        Route("/login", page(login, public=True)),
+        Route("/login", page(log_in, public=True), methods=["POST"]),
+        Route("/logout", page(log_out), methods=["POST"]),
+        Route("/", page(overview)),
+        Route("/answers", page(declarations)),
+        Route("/answers/{name:path}", page(rows)),
+        Route("/correct/{name:path}", page(next_to_correct)),
+        Route("/correct/{name:path}", page(correct), methods=["POST"]),
+        Route("/jobs", page(find_job)),
+        Route("/jobs/{id:int}", page(job)),
+        Route("/adapters", page(adapters)),
+        Route("/report", page(report)),
+        *(Route(f"/{name}", partial(_file, name=name, kind=kind)) for name, kind in files.items()),
+    ]
+
+
+def _with_headers(app: ASGIApp) -> ASGIApp:
+    """The application, with HEADERS on each response, unless it has others."""
+    ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(each for each in ours if each[0] not in given)]
+            await send(message)
+
+        await app(scope, receive, send_with_headers)
+
+    return call
+
+
+def _file(_: Request, name: str, kind: str) -> Response:
+    return Response(source(name), media_type=kind, headers={"Cache-Control": "max-age=300"})
+
+
+def login(visit: Visit) -> Response:
+    """The form for role and password."""
+    return visit.show("login.html", error=None, next=visit.request.query_params.get("next", "/"))
+
+
+def log_in(visit: Visit) -> Response:
+    """Try to connect as the role; a new session if that goes."""
+    visit.check_token("login")
+    session = new_session(visit.form.get("role", ""), visit.form.get("password", ""))
+    try:
+        with Visit(visit.request, visit.url, visit.seal, session, {}).database():
+            pass
+    except LoracompError as error:
+        return visit.show("login.html", 403, error=str(error), next=visit.form.get("next", "/"))
+    wanted = visit.form.get("next", "/")
+    response = visit.go(wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else "/")
+    visit.keep(response, session)
+    return response
+
+
+def log_out(visit: Visit) -> Response:
+    """Forget the session in the browser, where alone it is."""
+    visit.check_token("logout")
+    response = visit.go("/login")
+    response.delete_cookie(COOKIE)
+    return response
+
+
+def overview(visit: Visit) -> Response:
+    """Queue, workers and newest jobs, as far as the role may see them."""
+    with visit.database() as connection:
+        return visit.show(
+            "overview.html",
+            queues=allowed_rows(connection, QUERIES["queues"], QUERIES["reported_queues"]),
+            workers=allowed_rows(connection, QUERIES["worker_status"], QUERIES["reported_workers"]),
+            jobs=allowed_rows(connection, QUERIES["newest_jobs"]),
+        )
+
+
+def find_job(visit: Visit) -> Response:
+    """Go to the job whose number was typed."""
+    number = _number(visit.request.query_params.get("id", "").strip())
+    if number is None:
+        raise NotFoundError("type the number of a job")
+    return visit.go(f"/jobs/{number}")
+
+
+def job(visit: Visit) -> Response:
+    """How a job was answered."""
+    with visit.database() as connection:
+        return visit.show("job.html", **read_job(connection, visit.request.path_params["id"]))
+
+
+def adapters(visit: Visit) -> Response:
+    """Tasks and adapters, and what was measured of them."""
+    with visit.database() as connection:
+        return visit.show(
+            "adapters.html",
+            tasks=allowed_rows(connection, QUERIES["readable_tasks"], QUERIES["reported_tasks"]),
+            adapters=allowed_rows(connection, QUERIES["list_adapters"]),
+            heat=heat_map(allowed_rows(connection, QUERIES["transfer"]) or []),
+        )
+
+
+def report(visit: Visit) -> Response:
+    """The report on the last week."""
+    with visit.database() as connection:
+        return visit.show("report.html", **read_report(connection, 7))
+
+
+def declarations(visit: Visit) -> Response:
+    """The declarations that the role may change."""
+    with visit.database() as connection:
+        return visit.show("answers.html", declarations=rows_of(connection, QUERIES["list_answers"], {"name": None}))
+
+
+def rows(visit: Visit) -> Response:
+    """A page of a declaration's rows, in the order of their keys."""
+    name, after = visit.request.path_params["name"], _key(visit.request.query_params.get("after"))
+    with visit.database() as connection:
+        values = {"name": name, "after": after, "n": PAGE + 1}
+        found = rows_of(connection, QUERIES["list_answer_rows"], values)
+    more = urlencode({"after": json.dumps(found[PAGE - 1]["key"])}) if len(found) > PAGE else None
+    return visit.show("rows.html", name=name, path=quote(name, safe=""), rows=found[:PAGE], more=more, after=after)
+
+
+def next_to_correct(visit: Visit) -> Response:
+    """A row that is worth correcting, which nobody else gets for ten minutes."""
+    name, asked = visit.request.path_params["name"], visit.request.query_params
+    with visit.database(writes=True) as connection:
+        declared = _declared(connection, name)
+        values = {"name": name, "n": BATCH, "visitor": visit.session.id}
+        offered = rows_of(connection, QUERIES["rows_to_correct"], values)
+    skipped = _number(asked.get("skip", "0")) or 0
+    row, done = offered[skipped % len(offered)] if offered else None, _key(asked.get("done"))
+    choices, said = declared["choices"] or [], _number(asked.get("said", "0")) or 0
+    return visit.show(
+        "correct.html",
+        declared=declared,
+        path=quote(name, safe=""),
+        row=row,
+        form=row and _form(visit, name, row["key"], choices, None),
+        undo=_form(visit, name, done, choices, choices[said]) if done and said < len(choices) else None,
+        done=done,
+        said=choices[said] if said < len(choices) else None,
+        skip=skipped + 1,
+        to_go=max(0, USED_FROM - declared["corrected"]),
+    )
+
+
+def correct(visit: Visit) -> Response:
+    """Write a correction, or take one back, if the row is still as the form has shown it."""
+    name, form = visit.request.path_params["name"], visit.form
+    key = _key(form.get("key")) or []
+    with visit.database(writes=True) as connection:
+        choices = _declared(connection, name)["choices"] or []
+        seen, chosen = (_chosen(choices, form.get(field, "")) for field in ("seen", "choice"))
+        visit.check_token("correct", name, key, choices, seen)
+        rows_of(connection, QUERIES["correct_row"], {"name": name, "key": key, "answer": chosen, "seen": seen})
+    told = {"done": json.dumps(key), "said": choices.index(chosen)} if chosen is not None else {}
+    return visit.go(f"/correct/{quote(name, safe='')}?{urlencode(told)}")
+
+
+def _declared(connection: Connection, name: str) -> dict[str, Any]:
+    found = rows_of(connection, QUERIES["list_answers"], {"name": name})
+    if not found:
+        raise NotFoundError("there is no declaration of this name that your role may change")
+    return found[0]
+
+
+def _form(visit: Visit, name: str, key: list[str], choices: list[str], seen: str | None) -> dict[str, str]:
+    """Hidden fields of a form that corrects a row, which now has `seen` as its correction."""
+    place = "" if seen is None else str(choices.index(seen))
+    return {"key": json.dumps(key), "seen": place, "token": visit.token("correct", name, key, choices, seen)}
+
+
+def _chosen(choices: list[str], place: str) -> str | None:
+    """The choice at a place that a form names; None for an empty one."""
+    number = _number(place)
+    if place and (number is None or number >= len(choices)):
+        raise UsageError("there is no such choice")
+    return None if number is None else choices[number]
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else None
+
+
+def _key(text: str | None) -> list[str] | None:
+    """A row's key from its JSON."""
+    if text is None:
+        return None
+    try:
+        key = json.loads(text)
+    except ValueError:
+        key = None
+    if not isinstance(key, list) or not all(isinstance(part, str) for part in key):
+        raise UsageError("a row's key is a list of texts")
+    return key

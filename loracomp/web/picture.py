@@ -1,0 +1,109 @@
+"""A job as a picture: from its stored trace to what the template draws."""
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
+from typing import Any
+
+from loracomp.database.connections import Connection, row_of, rows_of
+from loracomp.database.queries import QUERIES
+from loracomp.errors import NotFoundError
+
+LANES = 8
+"""Tasks that are drawn; the others are counted."""
+COLOURS = 6
+STEPS = ("claim", "encode", "route", "load", "compose", "calibrate", "ready", "predict", "record")
+"""Steps in the order in which a job meets them; `load` is part of compose."""
+
+Row = Mapping[str, Any]
+
+
+def read_job(connection: Connection, job: int) -> dict[str, Any]:
+    """All that a page about a job shows. Raises NotFoundError if there is no such job, or it is another's."""
+    values = {"id": job}
+    found = rows_of(connection, QUERIES["job_trace"], values)
+    if not found:
+        raise NotFoundError(f"job {job} does not exist, or is not yours")
+    examples = rows_of(connection, QUERIES["retrieved_examples"], values)
+    adapters = rows_of(connection, QUERIES["composed_adapters"], values)
+    return {
+        "job": found[0],
+        "examples": examples,
+        "explanation": row_of(connection, QUERIES["explain_job"], values)["explanation"],
+        "attempts": rows_of(connection, QUERIES["job_attempts"], values),
+        **picture(found[0], examples, adapters),
+    }
+
+
+def picture(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> dict[str, Any]:
+    """What is drawn of a row of loracomp.job_trace, its retrieved examples and its composed adapters."""
+    lanes = list(_lanes(job, examples, adapters))
+    seen = [10 * example["similarity"] for example in examples]
+    least = math.floor(min(seen, default=0)) / 10
+    return {
+        "lanes": lanes[:LANES],
+        "other_lanes": len(lanes[LANES:]),
+        "least": least,
+        "most": max(least + 0.1, math.ceil(max(seen, default=10)) / 10),
+        "choices": list(_choices(job)),
+        "steps": [(step, job["timings"][step]) for step in STEPS if step in (job["timings"] or {})],
+        "spared": list(_spared(job)),
+    }
+
+
+def _lanes(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> Iterator[dict[str, Any]]:
+    """A lane for each task, most probable first: its examples, its probability, its adapter and weight."""
+    routed = {
+        task: (probability, gain)
+        for task, probability, gain in zip_longest(
+            job["tasks"] or (), job["probabilities"] or (), job["expected_gains"] or ()
+        )
+    }
+    composed = {adapter["task"]: adapter for adapter in adapters}
+    counts = Counter(example["task"] for example in examples)
+    for place, task in enumerate(dict.fromkeys([*routed, *composed, *counts])):
+        probability, gain = routed.get(task, (None, None))
+        adapter = composed.get(task)
+        yield {
+            "task": task,
+            "colour": place + 1 if place < COLOURS else 0,
+            "similarities": [example["similarity"] for example in examples if example["task"] == task],
+            "share": counts[task] / max(1, len(examples)),
+            "probability": probability or 0.0,
+            "gain": gain,
+            "adapter": adapter and _adapter_name(adapter),
+            "weight": adapter["weight"] if adapter else 0.0,
+        }
+
+
+def _adapter_name(adapter: Row) -> str:
+    named = adapter["adapter"] is not None
+    return f"{adapter['adapter']}@{adapter['version']}" if named else f"adapter {adapter['adapter_id']}"
+
+
+def _choices(job: Row) -> Iterator[dict[str, Any]]:
+    """The choices that have a score, best first, with their probabilities by softmax."""
+    scores = job["choice_scores"] or ()
+    scored = [
+        {"choice": choice, "score": score, "bias": bias, "label": label, "is_answer": place == job["choice_index"]}
+        for place, (choice, score, bias, label) in enumerate(
+            zip_longest(job["choices"] or (), scores, job["choice_biases"] or (), job["label_scores"] or ()), start=1
+        )
+        if score is not None
+    ]
+    best = max((each["score"] for each in scored), default=0)
+    total = sum(math.exp(each["score"] - best) for each in scored)
+    for each in sorted(scored, key=lambda each: -each["score"]):
+        yield each | {"probability": math.exp(each["score"] - best) / total}
+
+
+def _spared(job: Row) -> Iterator[str]:
+    """What did not have to be computed for this answer."""
+    composed, eligible = len(job["adapter_ids"] or ()), job["eligible_task_count"]
+    if eligible:
+        yield f"{eligible - composed} of {eligible} tasks' adapters were not composed."
+    if job["batch_size"] and job["batch_size"] > 1:
+        yield f"It shared its steps with {job['batch_size'] - 1} other jobs."
+    if composed and job["timings"] and job["timings"].get("load", 0) < 1:
+        yield "Its adapters were on the device already."

@@ -1,0 +1,94 @@
+"""Renders the templates: texts of users become neither markup nor characters that a browser acts on."""
+
+import re
+import unicodedata
+from base64 import b64encode
+from datetime import datetime
+from hashlib import sha256
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+LONGEST = 20_000
+"""Characters of a text that are shown; the rest is counted."""
+_OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
+"""Control characters, those that change the direction of text, and those that no XML may have."""
+
+
+def harmless(text: str) -> str:
+    """The text without what is too long, and with � for each character that a browser would act on."""
+    more = f" … ({len(text):,} characters)" if len(text) > LONGEST else ""
+    return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text[:LONGEST]) + more
+
+
+def fit(text: object, width: int) -> str:
+    """The text on one line of at most `width` columns, of which wide characters take two."""
+    line = " ".join(str(text)[: 4 * width].split())
+    columns = 0
+    for at, character in enumerate(line):
+        columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        if columns > width:
+            return f"{line[: at - 1]}…"
+    return line
+
+
+def _shown(value: Any) -> Any:
+    match value:
+        case None:
+            return "–"
+        case Markup():
+            return value
+        case str():
+            return harmless(value)
+        case datetime():
+            return f"{value:%Y-%m-%d %H:%M:%S %Z}"
+        case bool():
+            return "yes" if value else "no"
+    return value
+
+
+def _digits(value: float | None, digits: int = 2, sign: str = "") -> str:
+    return "–" if value is None else f"{value:{sign},.{digits}f}"
+
+
+def _minutes(minutes: float) -> str:
+    """A length of time in its largest fitting unit."""
+    for unit, length in (("days", 1440), ("hours", 60), ("minutes", 1)):
+        if minutes >= 2 * length:
+            return f"{minutes / length:,.0f} {unit}"
+    return f"{60 * minutes:.0f} s"
+
+
+_templates = Environment(
+    loader=PackageLoader("loracomp.web"),
+    autoescape=True,
+    finalize=_shown,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters |= {"fit": fit, "digits": _digits, "count": "{:,}".format, "minutes": _minutes}
+
+
+def source(name: str) -> str:
+    """A template's or style sheet's text."""
+    assert _templates.loader
+    return _templates.loader.get_source(_templates, name)[0]
+
+
+def render(name: str, /, **values: Any) -> str:
+    """A template with these values."""
+    return _templates.get_template(name).render(**values)
+
+
+def self_contained(name: str, /, **values: Any) -> str:
+    """A template as one file that loads nothing; its policy allows its own style alone."""
+    style = source("picture.css") + source("style.css")
+    digest = b64encode(sha256(style.encode()).digest()).decode()
+    return render(name, layout="file.html", style=Markup(style), digest=digest, **values)  # noqa: S704 - our own file
+
+
+def drawn(name: str, /, **values: Any) -> str:
+    """A template of a picture that stands alone."""
+    return render(name, style=Markup(source("picture.css")), **values)  # noqa: S704 - our own file

@@ -1,0 +1,98 @@
+"""Who visits: a sealed cookie has his Postgres role and password, so that no process holds a state.
+
+The cookie is encrypted with a key stream of SHAKE-256 and signed by HMAC-SHA256 (encrypt, then sign), with keys that
+come from one secret. Whoever has the secret and a cookie has the password; a cookie alone tells nothing.
+"""
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from binascii import Error as NoBase64
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import shake_256
+from hmac import compare_digest
+from hmac import digest as sign
+from os import devnull
+from secrets import token_bytes, token_hex
+from time import time
+
+from loracomp.database.connections import Connection, connect, translated_errors
+from loracomp.database.queries import QUERIES
+from loracomp.errors import RefusedError
+
+LASTS_S = 12 * 3600
+"""Seconds after which one logs in again."""
+_NONCE, _MAC = 16, 32  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A visitor; without a role before the login. `id` binds forms to him."""
+
+    id: str
+    until: float
+    role: str = ""
+    password: str = ""
+
+
+def new_session(role: str = "", password: str = "") -> Session:
+    """A session that begins now."""
+    return Session(token_hex(16), time() + LASTS_S, role, password)
+
+
+class Seal:
+    """Seals sessions and signs forms, with keys from a secret that all processes share."""
+
+    def __init__(self, secret: str) -> None:
+        self._hide, self._sign, self._form, local = (
+            sign(secret.encode(), use, "sha256") for use in (b"hide", b"sign", b"form", b"local")
+        )
+        self.local_password = local.hex()[:16]
+        """For roles of which the database asks no password: reaching the page is less than reaching its socket."""
+
+    def close(self, session: Session) -> str:
+        """The session as the value of a cookie."""
+        nonce = token_bytes(_NONCE)
+        sealed = nonce + self._crossed(nonce, json.dumps(asdict(session)).encode())
+        return urlsafe_b64encode(sealed + sign(self._sign, sealed, "sha256")).decode()
+
+    def open(self, cookie: str) -> Session | None:
+        """The session of a cookie that this secret sealed and whose time is not over; otherwise None."""
+        try:
+            raw = urlsafe_b64decode(cookie.encode())
+        except (NoBase64, ValueError):
+            return None
+        sealed, mac = raw[:-_MAC], raw[-_MAC:]
+        if not compare_digest(sign(self._sign, sealed, "sha256"), mac):
+            return None
+        session = Session(**json.loads(self._crossed(sealed[:_NONCE], sealed[_NONCE:])))
+        return session if session.until > time() else None
+
+    def token(self, session: Session, *words: object) -> str:
+        """What a form of this session must bring along; the words say what it does, and to what."""
+        return sign(self._form, json.dumps([session.id, *words]).encode(), "sha256").hex()
+
+    def _crossed(self, nonce: bytes, text: bytes) -> bytes:
+        stream = shake_256(self._hide + nonce).digest(len(text))
+        return bytes(one ^ other for one, other in zip(text, stream, strict=True))
+
+
+@contextmanager
+def connected(url: str, session: Session, seal: Seal, *, writes: bool = False) -> Iterator[Connection]:
+    """One transaction of the visitor's own role, of at most ten seconds a statement; read-only unless it `writes`.
+
+    Raises DatabaseUnavailableError if the database does not accept role and password, and RefusedError if it asks for
+    no password and this is not `seal.local_password`.
+    """
+    if not session.password or "\0" in session.role + session.password:
+        raise RefusedError("role and password must be given")  # libpq would take an empty one from its environment
+    own = {"user": session.role, "password": session.password, "passfile": devnull}
+    with translated_errors(), connect(url, application_name="loracomp web", vectors=False, instead=own) as connection:
+        asked = connection.pgconn.used_password
+        if not asked and not compare_digest(session.password.encode(), seal.local_password.encode()):
+            raise RefusedError("this database asks for no password: use the one that `loracomp web` printed")
+        connection.autocommit, connection.read_only = False, not writes
+        with connection.transaction():
+            connection.execute(QUERIES["set_statement_timeout"], {"timeout": "10s"})
+            yield connection

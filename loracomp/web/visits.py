@@ -1,0 +1,128 @@
+"""A request of a visitor, and what answers it: a page as his role sees it, or why not."""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+from psycopg.errors import InsufficientPrivilege
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+
+from loracomp.database.connections import Connection
+from loracomp.errors import DatabaseUnavailableError, LoracompError, NotFoundError
+from loracomp.web.render import render
+from loracomp.web.sessions import LASTS_S, Seal, Session, connected, new_session
+
+COOKIE = "loracomp_session"
+LONGEST_FORM = 100_000  # bytes
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+    "img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-store",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+
+class ForgedError(LoracompError):
+    """The form was not made by this page for this session, or what it would change has changed since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request with its session. `form` has the fields of a POST."""
+
+    request: Request
+    url: str
+    seal: Seal
+    session: Session
+    form: Mapping[str, str]
+
+    @contextmanager
+    def database(self, *, writes: bool = False) -> Iterator[Connection]:
+        """A transaction with the visitor's own rights."""
+        with connected(self.url, self.session, self.seal, writes=writes) as connection:
+            yield connection
+
+    def token(self, *words: object) -> str:
+        """For a form that does what the words say."""
+        return self.seal.token(self.session, *words)
+
+    def check_token(self, *words: object) -> None:
+        """Raise ForgedError unless the form has the token of these words."""
+        if not compare_digest(self.form.get("token", "").encode(), self.token(*words).encode()):
+            raise ForgedError("this form is not yours, or what it is about has changed: load the page again")
+
+    def show(self, template: str, status: int = 200, **values: Any) -> Response:
+        """A page, which keeps or begins the session."""
+        body = render(template, layout="site.html", visit=self, role=self.session.role, **values)
+        response = HTMLResponse(body, status)
+        if self.request.cookies.get(COOKIE) is None or not self.session.role:
+            self.keep(response, self.session)
+        return response
+
+    def go(self, path: str) -> Response:
+        """Send the browser to another of our pages."""
+        return RedirectResponse(path, 303)
+
+    def keep(self, response: Response, session: Session) -> None:
+        """Put the session into the browser's cookie."""
+        response.set_cookie(
+            COOKIE,
+            self.seal.close(session),
+            max_age=LASTS_S,
+            httponly=True,
+            samesite="strict",
+            secure=self.request.url.scheme == "https",
+        )
+
+
+Handler = Callable[[Visit], Response]
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def endpoint(handler: Handler, url: str, seal: Seal, *, public: bool = False) -> Endpoint:
+    """What starlette calls: reads cookie and form, then runs the handler in a thread, as it waits for the database."""
+
+    async def answer(request: Request) -> Response:
+        session = seal.open(request.cookies.get(COOKIE, "")) or new_session()
+        form = await _form(request) if request.method == "POST" else {}
+        return await run_in_threadpool(_answer, handler, Visit(request, url, seal, session, form), public)
+
+    return answer
+
+
+async def _form(request: Request) -> dict[str, str]:
+    """Fields of a form, each once; those of a longer body than LONGEST_FORM are empty, so that no token is right."""
+    body = b""
+    async for part in request.stream():
+        body += part
+        if len(body) > LONGEST_FORM:
+            return {}
+    return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=20))
+
+
+def _answer(handler: Handler, visit: Visit, public: bool) -> Response:
+    if not public and not visit.session.role:
+        asked = visit.request.url.path + ("?" + visit.request.url.query if visit.request.url.query else "")
+        return visit.go(f"/login?next={quote(asked)}")
+    try:
+        return handler(visit)
+    except LoracompError as error:
+        return visit.show("error.html", _status(error), error=str(error))
+
+
+def _status(error: LoracompError) -> int:
+    match error:
+        case NotFoundError():
+            return 404
+        case ForgedError():
+            return 403
+        case DatabaseUnavailableError():
+            return 503
+    return 403 if isinstance(error.__cause__, InsufficientPrivilege) else 400

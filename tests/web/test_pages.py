@@ -1,0 +1,279 @@
+"""The pages with real logins: who sees what, which forms are refused, and what stands in the cookie."""
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from urllib.parse import unquote
+
+import pytest
+from psycopg.conninfo import make_conninfo
+from starlette.testclient import TestClient
+
+from hostile import HOSTILE
+from loracomp.database import connections as db
+from loracomp.web import sessions
+from loracomp.web.pages import make_app, routes
+from loracomp.web.sessions import Seal, Session, new_session
+from loracomp.web.visits import COOKIE
+from pages_data import PASSWORD, SECRET, Tags, browser, fields, log_in
+from people_data import submit
+from people_fixtures import LOGINS, Scene, login
+
+PAGES = ("/", "/answers", "/adapters", "/report", "/jobs?id=1", "/answers/urgency", "/correct/urgency")
+
+
+@pytest.fixture
+def visit(scene: Scene) -> Iterator[Callable[[str], TestClient]]:
+    """A browser in which this person has logged in."""
+
+    def logged_in(name: str) -> TestClient:
+        client = browser(scene.url)
+        assert log_in(client, name) == 303
+        return client
+
+    yield logged_in
+
+
+# Who sees what
+
+SEEN = {
+    "alice": {"/": 200, "/answers": 200, "/adapters": 200, "/report": 403, "alices": 200, "bobs": 404},
+    "bob": {"/": 200, "/answers": 200, "/adapters": 200, "/report": 403, "alices": 404, "bobs": 200},
+    "ana": {"/": 200, "/answers": 403, "/adapters": 200, "/report": 200, "alices": 403, "bobs": 403},
+    "adam": {"/": 200, "/answers": 200, "/adapters": 200, "/report": 200, "alices": 200, "bobs": 200},
+    "nobody": {"/": 200, "/answers": 403, "/adapters": 200, "/report": 403, "alices": 403, "bobs": 403},
+}
+
+
+@pytest.mark.parametrize("name", SEEN)
+def test_each_role_sees_what_it_may_in_psql(scene: Scene, visit: Callable[[str], TestClient], name: str) -> None:
+    client = visit(name)
+    paths = {"alices": f"/jobs/{scene.alices}", "bobs": f"/jobs/{scene.bobs}"}
+    pages = {page: client.get(paths.get(page, page)) for page in SEEN[name]}
+    assert {page: response.status_code for page, response in pages.items()} == SEEN[name]
+    may_read = {"alice": ("alice",), "bob": ("bob",), "adam": ("alice", "bob")}.get(name, ())
+    for response in pages.values():
+        for person in ("alice", "bob"):
+            assert (f"{person}'s SECRET" in response.text.replace("&#39;", "'")) <= (person in may_read)
+    if name not in ("adam",):
+        assert all(login("adam") not in response.text for response in pages.values())
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_without_a_login_there_is_only_the_login(scene: Scene, path: str) -> None:
+    response = browser(scene.url).get(path)
+    assert response.status_code == 303
+    assert unquote(response.headers["location"]) == f"/login?next={path}"
+    assert "SECRET" not in response.text
+
+
+def test_a_job_that_is_not_there_is_a_sentence(visit: Callable[[str], TestClient]) -> None:
+    client = visit("alice")
+    for path in (
+        "/jobs/0",
+        f"/jobs/{2**63}",
+        f"/jobs/{10**30}",
+        "/jobs?id=x",
+        "/jobs?id=%C2%B2",
+        "/nowhere",
+        "/answers/a%00b",
+    ):
+        assert client.get(path).status_code in (400, 404), path
+    assert client.get("/answers/no.such").status_code == 200  # a page that says there are no rows
+    assert client.get("/correct/no.such").status_code == 404
+    assert client.get("/correct/pg_class?done=nonsense").status_code in (400, 404)
+
+
+def test_the_session_may_not_write_on_a_page_that_only_shows(scene: Scene) -> None:
+    session = new_session(login("alice"), PASSWORD)
+    with (
+        pytest.raises(Exception, match="read-only"),
+        sessions.connected(scene.url, session, Seal(SECRET)) as connection,
+    ):
+        submit(connection, "from a page")
+
+
+# Logging in
+
+
+def test_an_empty_or_wrong_password_is_refused(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGPASSWORD", PASSWORD)  # libpq would take it in the place of an empty one
+    client = browser(scene.url)
+    for password in ("", "x", PASSWORD[:-1], PASSWORD + "\0", "a" * 10_000):
+        assert log_in(client, "alice", password) == 403
+    assert log_in(client, "alice", role="no such role") == 403
+    assert log_in(client, "alice", role="alice dbname=postgres") == 403
+    assert client.get("/").status_code == 303
+
+
+def test_a_database_that_asks_for_a_password_is_believed(scene: Scene) -> None:
+    if "LORACOMP_TEST_SERVER" in os.environ:
+        pytest.skip("the server's pg_hba.conf is not ours")
+    given = "a ' \\ b://c@d"
+    role = login("alice")
+    path, lines = (
+        scene.owner.execute("SELECT current_setting('hba_file') AS p, pg_read_file(current_setting('hba_file')) AS l")
+        .fetchone()
+        .values()
+    )  # type: ignore[union-attr]
+
+    def write(text: str) -> None:
+        scene.owner.execute(f"COPY (SELECT unnest(string_to_array($a${text}$a$, E'\\n'))) TO $a${path}$a$")
+        scene.owner.execute("SELECT pg_reload_conf()")
+        time.sleep(0)
+
+    scene.owner.execute(f"ALTER ROLE {role} PASSWORD $a${given}$a$")
+    write(f"local all {role} scram-sha-256\n{lines}")
+    try:
+        client = browser(scene.url)
+        for _ in range(100):  # until the server has read the file
+            if log_in(client, "alice") == 403:
+                break
+            time.sleep(0.05)
+        assert log_in(client, "alice", given + "x") == 403
+        assert log_in(client, "alice", given) == 303
+        assert client.get(f"/jobs/{scene.alices}").status_code == 200
+        scene.owner.execute(f"ALTER ROLE {role} PASSWORD 'another'")
+        assert client.get(f"/jobs/{scene.alices}").status_code == 503  # the session ends with the password
+    finally:
+        write(lines)
+        scene.owner.execute(f"ALTER ROLE {role} PASSWORD NULL")
+
+
+@pytest.mark.parametrize(
+    "wanted", ["//evil.example", "/\\evil.example", "https://evil.example", "javascript:alert(1)", ""]
+)
+def test_after_the_login_nobody_is_sent_elsewhere(scene: Scene, wanted: str) -> None:
+    client = browser(scene.url)
+    form = fields(client.get("/login").text) | {"role": login("alice"), "password": PASSWORD, "next": wanted}
+    assert client.post("/login", data=form).headers["location"] == "/"
+
+
+def test_after_the_login_one_is_where_one_wanted_to_be(scene: Scene) -> None:
+    client = browser(scene.url)
+    page = client.get(client.get(f"/jobs/{scene.alices}?x=1&y=2").headers["location"]).text
+    form = fields(page) | {"role": login("alice"), "password": PASSWORD}
+    assert client.post("/login", data=form).headers["location"] == f"/jobs/{scene.alices}?x=1&y=2"
+
+
+# The cookie
+
+
+def test_the_cookie_is_closed_to_scripts_other_sites_and_readers(scene: Scene) -> None:
+    client = browser(scene.url)
+    form = fields(client.get("/login").text) | {"role": login("alice"), "password": PASSWORD}
+    kept = client.post("/login", data=form).headers["set-cookie"]
+    assert "HttpOnly" in kept and "SameSite=strict" in kept and "Path=/" in kept
+    assert PASSWORD not in kept and login("alice") not in kept
+    secure = TestClient(make_app(scene.url, SECRET), base_url="https://testserver", follow_redirects=False)
+    assert "Secure" in secure.get("/login").headers["set-cookie"]
+
+
+def test_a_cookie_that_was_changed_or_is_old_or_of_another_secret_is_none(
+    scene: Scene, visit: Callable[[str], TestClient]
+) -> None:
+    cookie = visit("alice").cookies[COOKIE]
+    seal = Seal(SECRET)
+    assert seal.open(cookie) is not None
+    changed = [
+        cookie[:at] + ("A" if cookie[at] != "A" else "B") + cookie[at + 1 :] for at in range(0, len(cookie) - 4, 7)
+    ]
+    old = seal.close(Session("id", time.time() - 1, login("alice"), PASSWORD))
+    other = Seal("another secret of 32 characters...").close(new_session(login("alice"), PASSWORD))
+    for forged in [*changed, old, other, "", "x", "é", cookie[:-8], "A" * 5000]:
+        assert seal.open(forged) is None, forged
+        client = browser(scene.url)
+        client.cookies.set(COOKIE, forged.encode("ascii", "ignore").decode())
+        assert client.get("/").status_code == 303
+
+
+def test_equal_sessions_have_different_cookies() -> None:
+    seal, session = Seal(SECRET), new_session("alice", "secret")
+    assert len({seal.close(session) for _ in range(100)}) == 100
+    assert seal.open(seal.close(session)) == session
+
+
+def test_two_processes_with_one_secret_share_sessions(scene: Scene, visit: Callable[[str], TestClient]) -> None:
+    first = visit("alice")
+    second = browser(scene.url)
+    second.cookies.set(COOKIE, first.cookies[COOKIE])
+    form = fields(second.get("/").text)
+    assert first.post("/logout", data=form).status_code == 303
+    stranger = browser(scene.url, "another secret of 32 characters...")
+    stranger.cookies.set(COOKIE, second.cookies[COOKIE])
+    assert stranger.get("/").status_code == 303
+
+
+# Forms
+
+POSTED = ("/login", "/logout", "/correct/urgency")
+
+
+@pytest.mark.parametrize("path", POSTED)
+def test_a_forged_form_is_refused(scene: Scene, visit: Callable[[str], TestClient], path: str) -> None:
+    alice, bob = visit("alice"), visit("bob")
+    tokens = [
+        "",
+        "x",
+        "0" * 64,
+        "é",
+        fields(bob.get("/").text)["token"],
+        fields(browser(scene.url).get("/login").text)["token"],
+    ]
+    if path != "/logout":
+        tokens.append(fields(alice.get("/").text)["token"])  # of her own form that logs out
+    for token in tokens:
+        response = alice.post(path, data={"token": token, "role": login("bob"), "password": PASSWORD, "key": '["1"]'})
+        assert response.status_code in (403, 404), token
+        assert "set-cookie" not in response.headers
+    assert alice.post(path, content=b"x" * 200_000).status_code in (403, 404)
+    assert login("alice") in alice.get("/").text
+
+
+def test_all_that_changes_something_is_posted_with_a_token() -> None:
+    """Whoever adds a form adds it here."""
+    posted = {route.path for route in routes("", SECRET) if "POST" in (route.methods or ())}
+    assert posted == {"/login", "/logout", "/correct/{name:path}"}
+
+
+# What each response says to the browser
+
+
+@pytest.mark.parametrize("path", [*PAGES, "/login", "/style.css", "/script.js", "/nowhere", "/jobs/999999"])
+def test_nothing_unsafe_is_allowed(visit: Callable[[str], TestClient], path: str) -> None:
+    response = visit("adam").get(path)
+    policy = response.headers["content-security-policy"]
+    assert "unsafe" not in policy and policy.startswith("default-src 'none'") and "frame-ancestors 'none'" in policy
+    assert response.headers["x-content-type-options"] == "nosniff"
+    if response.headers.get("content-type", "").startswith("text/html"):
+        assert response.headers["cache-control"] == "no-store"
+        found = Tags(response.text)
+        attributes = {name for _, *names in found.tags for name in names}
+        assert "style" not in attributes and not any(name.startswith("on") for name in attributes)
+        assert not any(tag == "style" for tag, *_ in found.tags)
+
+
+def test_texts_of_jobs_do_not_become_markup(scene: Scene, visit: Callable[[str], TestClient]) -> None:
+    """As prompts and tags, on the job's page and among the newest."""
+    client = visit("bob")
+
+    def tags(text: str) -> list[list[tuple[str, ...]]]:
+        stored = text.replace("\0", "") or "x"
+        with scene.connect("bob") as bob, bob.transaction():
+            number = submit(
+                bob, stored if stored.strip() else "x", tags=db.psycopg.types.json.Jsonb({"t": stored[:1000]})
+            )
+        pages = [Tags(client.get(f"/jobs/{number}").text), Tags(client.get("/").text)]
+        assert not any("\u202e" in each or "\x1b" in each for found in pages for each in found.texts)
+        with scene.connect("bob") as bob:
+            bob.execute("SELECT loracomp.erase_jobs(ARRAY[%s::bigint])", [number])
+        return [found.tags for found in pages]
+
+    plain = tags("plain")
+    for text in HOSTILE[::8]:
+        assert tags(text) == plain, text[:50]
+
+
+def test_logins_are_those_of_the_matrix() -> None:
+    assert SEEN.keys() == LOGINS.keys() - {"wendy"}
+    assert make_conninfo("", user="x")

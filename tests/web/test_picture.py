@@ -1,0 +1,110 @@
+"""A job as a picture: what is drawn of a trace, and that texts of users stay texts."""
+
+import xml.etree.ElementTree as ET
+from typing import Any
+
+import pytest
+
+from demo_fixtures import execute
+from hostile import HOSTILE
+from loracomp.database import connections as db
+from loracomp.errors import NotFoundError
+from loracomp.web.picture import picture, read_job
+from loracomp.web.render import LONGEST, drawn, fit, harmless, self_contained
+from pages_data import Tags
+from people_data import answer, load, submit
+from people_fixtures import Scene
+
+SCORED = {"output": "no", "choice_index": 2, "choice_scores": [-2.0, -1.0], "choice_biases": [0.5, -0.25]}
+
+
+@pytest.fixture
+def job(connection: db.Connection) -> int:
+    """Answered by choice, from four examples of two tasks."""
+    examples = load(connection)
+    number = submit(connection, "Is it wet?", choices=["yes", "no"], tags='{"a": "b"}')
+    answer(connection, number, examples, **SCORED, eligible_task_count=5, batch_size=3)
+    return number
+
+
+def test_the_picture_has_each_step_from_examples_to_the_answer(connection: db.Connection, job: int) -> None:
+    shown = read_job(connection, job)
+    lanes = {lane["task"]: lane for lane in shown["lanes"]}
+    assert lanes["rte"]["similarities"] == pytest.approx([0.9, 0.8])
+    assert lanes["mnli"]["similarities"] == pytest.approx([0.7, 0.6])
+    assert (lanes["rte"]["share"], lanes["rte"]["probability"], lanes["rte"]["weight"]) == (0.5, 0.62, 0.62)
+    assert lanes["rte"]["adapter"] == "rte@1"
+    assert (shown["least"], shown["most"]) == (0.6, 0.9)
+    best, other = shown["choices"]
+    assert (best["choice"], best["is_answer"], best["bias"]) == ("no", True, -0.25)
+    assert best["probability"] == pytest.approx(1 / (1 + 2.718281828**-1))
+    assert best["probability"] + other["probability"] == pytest.approx(1)
+    assert shown["steps"][0] == ("claim", 1) and ("predict", 40) in shown["steps"]
+    assert shown["spared"] == ["3 of 5 tasks' adapters were not composed.", "It shared its steps with 2 other jobs."]
+
+
+def test_the_file_loads_nothing_and_says_all_in_words(connection: db.Connection, job: int) -> None:
+    page = self_contained("job.html", **read_job(connection, job))
+    found = Tags(page)
+    loading = {name for _, *names in found.tags for name in names} & {"src", "href", "xlink:href", "style", "onclick"}
+    assert loading == set() and "url(" not in page and "@import" not in page
+    words = " ".join(found.texts)
+    for said in ("rte: 2 examples", "adapter rte@1 with weight 0.62", "no: probability 0.73", "predict 40.0 ms"):
+        assert said in words
+    assert "Nearest examples (4 retrieved)" in words  # explain_job's text
+
+
+def test_the_picture_alone_is_xml(connection: db.Connection, job: int) -> None:
+    connection.execute("UPDATE loracomp.job SET prompt = E'a\\u0001 < b & \\u202ec' WHERE id = %s", [job])
+    picture = ET.fromstring(drawn("job.svg", **read_job(connection, job)))
+    texts = [text.text for text in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert "a� < b & �c" in texts and "answer: no" in texts
+
+
+def test_a_job_without_an_answer_has_a_page_too(connection: db.Connection) -> None:
+    load(connection)
+    shown = read_job(connection, submit(connection, "Is it wet?"))
+    assert (shown["lanes"], shown["choices"], shown["steps"], shown["spared"]) == ([], [], [], [])
+    assert "queued" in self_contained("job.html", **shown)
+    assert ET.fromstring(drawn("job.svg", **shown)) is not None
+
+
+def test_another_persons_job_is_not_there(scene: Scene) -> None:
+    with scene.connect("bob") as bob, pytest.raises(NotFoundError, match="does not exist, or is not yours"):
+        read_job(bob, scene.alices)
+
+
+@pytest.mark.parametrize("number", range(len(HOSTILE)))
+def test_texts_do_not_become_markup(number: int) -> None:
+    plain, hostile = (Tags(page(text)) for text in ("plain", HOSTILE[number]))
+    assert hostile.tags == plain.tags
+    assert not any(harmless(text[:LONGEST]) != text[:LONGEST] for text in hostile.texts)
+
+
+def page(text: str) -> str:
+    """A job of which each text of a user is this one."""
+    job: dict[str, Any] = {
+        **dict.fromkeys(["prompt", "output", "policy", "submitted_by", "error", "error_code", "fallback"], text),
+        **dict.fromkeys(["expected_gains", "label_scores", "score_weights", "calibration_examples"]),
+        "job_id": 1, "status": "succeeded", "created_at": None, "tags": {text: text},
+        "tasks": [text, "b"], "probabilities": [0.5, 0.5], "adapter_ids": [1], "eligible_task_count": 2,
+        "choices": [text, "b"], "choice_scores": [-1.0, -2.0], "choice_biases": None, "choice_index": 1,
+        "batch_size": 1, "timings": {"claim": 1.0},
+    }  # fmt: skip
+    example = {"task": text, "similarity": 0.5, "prompt": text, "answer": text, "source_ref": text}
+    adapter = {"task": text, "adapter": text, "version": 1, "adapter_id": 1, "weight": 1.0}
+    attempt = dict.fromkeys(("worker", "started_at", "outcome", "reason"), text)
+    drawn_of = picture(job, [example], [adapter])
+    return self_contained("job.html", job=job, examples=[example], explanation=text, attempts=[attempt], **drawn_of)
+
+
+def test_long_texts_are_cut() -> None:
+    assert harmless("a" * 1_000_000) == "a" * LONGEST + " … (1,000,000 characters)"
+    assert fit("a b\n" * 1_000_000, 10) == "a b a b a…"
+    assert fit("日本語日本語", 7) == "日本…"
+
+
+@pytest.mark.model
+def test_the_command_prints_a_file_and_a_picture(demo: dict[str, str]) -> None:
+    assert execute(["loracomp", "explain", "1", "--html"], demo).startswith("<!doctype html>")
+    assert ET.fromstring(execute(["loracomp", "explain", "1", "--svg"], demo)).tag == "{http://www.w3.org/2000/svg}svg"

@@ -1,0 +1,66 @@
+"""The report: from schema bi alone, as one file, without anybody's words."""
+
+import pytest
+
+from demo_fixtures import execute
+from loracomp.database import connections as db
+from loracomp.errors import UsageError
+from loracomp.web.render import self_contained
+from loracomp.web.report import heat_map, read_report
+from people_data import fill_every_view
+from people_fixtures import connect
+
+
+@pytest.fixture
+def analyst(connection: db.Connection, database: str, logins: None) -> db.Connection:
+    """On a database in which each view of bi has rows; anybody's words are SECRET."""
+    fill_every_view(connection)
+    return connect(database, "ana")
+
+
+def test_an_analyst_gets_all_but_what_people_wrote(analyst: db.Connection) -> None:
+    with analyst:
+        shown = read_report(analyst, 7, tag="country=DE")
+    page = self_contained("report.html", **shown)
+    assert "SECRET" not in page.replace("SECRET-output", "")  # the choice that was the answer, of a reported tag
+    assert [day["succeeded"] for day in shown["days"]] == [1] and shown["days"][0]["failed"] == 1
+    assert shown["failures"] == [{"reason": "code", "jobs": 1}]
+    assert {row["policy"]: row["n"] for row in shown["accuracy"]} == {
+        "own_task": 1, "default": 1, "base": 1, "measured": 1
+    }  # fmt: skip
+    assert [(row["adapter"], row["other"]) for row in shown["companions"]] == [("mnli", "rte")]
+    assert shown["declared"] is None  # he may not list declarations
+    for said in ("Jobs that ended, a day", "From due to answered", "Failed jobs, by reason", "95 % intervals"):
+        assert said in page
+    assert page.count("<td class=") > 0 and len(page) < 2_000_000
+
+
+def test_days_that_were_not_asked_for_are_not_counted(analyst: db.Connection, connection: db.Connection) -> None:
+    connection.execute("SET session_replication_role = replica")
+    connection.execute(
+        "UPDATE loracomp.job SET finished_at = finished_at - interval '9 days' WHERE finished_at IS NOT NULL"
+    )
+    connection.execute("SELECT loracomp.refresh_reports()")
+    with analyst:
+        assert read_report(analyst, 7)["days"] == []
+        assert read_report(analyst, 10)["days"] != []
+        with pytest.raises(UsageError, match="days must be between"):
+            read_report(analyst, 0)
+    page = self_contained("report.html", **read_report(connection, 7))
+    assert "No job ended in these days." in page
+
+
+def test_a_heat_map_has_the_gains_of_adapters_on_tasks() -> None:
+    def row(adapter: str, task: str, gain: float) -> dict[str, object]:
+        return {"adapter": adapter, "adapter_task": task, "task": task, "mean_gain": gain, "n": 3}
+
+    heat = heat_map([row("a@1", "x", 0.5), row("a@1", "y", -1.0), row("b@1", "y", 0.25)])
+    assert heat == {"tasks": ["x", "y"], "rows": [("a@1", [0.5, -1.0]), ("b@1", [None, 0.25])], "largest": 1.0}
+    many = heat_map([row(f"a{i}", f"t{j}", 1.0) for i in range(50) for j in range(50)])
+    assert (len(many["tasks"]), len(many["rows"]), len(many["rows"][0][1])) == (40, 40, 40)
+
+
+@pytest.mark.model
+def test_the_command_prints_a_file(demo: dict[str, str]) -> None:
+    page = execute(["loracomp", "report", "--days", "30", "--tag", "show"], demo)
+    assert page.startswith("<!doctype html>") and "Which adapter is worth what on which task" in page

@@ -1,0 +1,216 @@
+"""The pages in Debian's chromium: looked at, wide and narrow, light and dark, by axe, without JavaScript and by keys.
+
+    make test-web PICTURES=folder
+
+keeps the pictures. The database is the demo's, with a declaration of twenty rows.
+"""
+
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from demo_fixtures import ROOT, execute
+
+pytestmark = pytest.mark.web
+PAGES = {
+    "login": "/login",
+    "overview": "/",
+    "answers": "/answers",
+    "rows": "/answers/messages_urgent",
+    "correct": "/correct/messages_urgent",
+    "job": "/jobs/13",
+    "text": "/jobs/11",
+    "missing": "/jobs/99999",
+    "adapters": "/adapters",
+    "report": "/report",
+}
+WIDTHS = (360, 1280, 1600)
+DECLARED = """
+CREATE TABLE messages (id integer PRIMARY KEY, text text NOT NULL);
+INSERT INTO messages
+SELECT i, format('Message %s: water pours through the ceiling of room %s.', i, i) FROM generate_series(1, 40) AS i;
+SELECT loracomp.create_answers('messages_urgent', 'messages', E'Tenant: {text}\\nThis is', '{urgent,not urgent}');
+"""
+# Texts of a picture that overlap one another or leave it; a tolerance of a pixel, as fonts differ.
+OVERLAPS = """() => [...document.querySelectorAll("svg.panel")].flatMap((svg) => {
+  const frame = svg.getBoundingClientRect();
+  const boxes = [...svg.querySelectorAll("text")].map((text) => [text.textContent, text.getBoundingClientRect()]);
+  const isOut = (b) => b.left < frame.left - 1 || b.right > frame.right + 1 || b.bottom > frame.bottom + 1;
+  const meets = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
+    && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2;
+  return boxes.flatMap(([text, box], i) => [
+    ...(isOut(box) ? [text] : []),
+    ...boxes.slice(i + 1).filter(([, b]) => meets(box, b)).map(([other]) => [text, other]),
+  ]);
+})"""
+SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+@pytest.fixture(scope="module")
+def address(demo: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Address of `loracomp web` on the demo's database, and the password that it printed."""
+    execute(["loracomp", "db", "psql", "-v", "ON_ERROR_STOP=1", "-f", "-"], demo, DECLARED)
+    execute(["loracomp", "worker", "--drain"], demo)
+    execute(["loracomp", "refresh"], demo)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "loracomp", "web", "--port", str(port)]
+    server = subprocess.Popen(command, env=demo, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert server.stderr
+    said = ""
+    while "so this page does: " not in said:
+        said = server.stderr.readline()
+        assert said, "the server ended"
+    url = f"http://127.0.0.1:{port}"
+    while not answers(url):
+        time.sleep(0.1)
+    yield url, said.rpartition(" ")[2].strip()
+    server.terminate()
+    server.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        return bool(urllib.request.urlopen(f"{url}/login").status == 200)
+    except OSError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("axe")
+    subprocess.run(["npm", "install", "--silent", "axe-core@4"], cwd=folder, check=True, timeout=300)
+    return (folder / "node_modules/axe-core/axe.min.js").read_text()
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = Path(os.environ.get("PICTURES") or tmp_path_factory.mktemp("pictures"))
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def opened(chromium: Any, address: tuple[str, str], **options: Any) -> Any:
+    """A page of a browser of its own, in which the demo's owner has logged in."""
+    url, password = address
+    page = chromium.new_context(**options).new_page()
+    page.goto(f"{url}/login")
+    page.get_by_label("Role").fill("postgres")
+    page.get_by_label("Password").fill(password)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_url(f"{url}/")
+    return page
+
+
+def look(page: Any, axe: str, picture: Path) -> None:
+    """What is wrong with a page, after its picture was taken."""
+    page.screenshot(path=picture, full_page=True)
+    assert page.evaluate(SIDEWAYS) <= 0, "the page must not scroll sideways"
+    assert page.evaluate(OVERLAPS) == []
+    page.evaluate(axe)
+    found = page.evaluate("axe.run()")["violations"]
+    serious = [each for each in found if each["impact"] in ("serious", "critical")]
+    assert [(each["id"], each["nodes"][0]["html"], each["nodes"][0]["failureSummary"]) for each in serious] == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_each_page_is_fit_to_be_looked_at(
+    chromium: Any, address: tuple[str, str], axe: str, pictures: Path, width: int, scheme: str
+) -> None:
+    page = opened(chromium, address, viewport={"width": width, "height": 800}, color_scheme=scheme)
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    for name, path in PAGES.items():
+        page.goto(address[0] + path)
+        look(page, axe, pictures / f"{name}-{width}-{scheme}.png")
+    page.context.close()
+    assert [problem for problem in problems if "404" not in problem] == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("command", [["explain", "13", "--html"], ["report", "--tag", "show"]])
+def test_files_are_fit_to_be_looked_at(
+    chromium: Any, demo: dict[str, str], axe: str, pictures: Path, tmp_path: Path, width: int, command: list[str]
+) -> None:
+    (tmp_path / "file.html").write_text(execute(["loracomp", *command], demo))
+    page = chromium.new_context(viewport={"width": width, "height": 800}, offline=True).new_page()
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"file://{tmp_path}/file.html")
+    look(page, axe, pictures / f"file-{command[0]}-{width}.png")
+    page.emulate_media(media="print")
+    page.screenshot(path=pictures / f"file-{command[0]}-{width}-print.png", full_page=True)
+    page.context.close()
+    assert asked == [f"file://{tmp_path}/file.html"]  # nothing is loaded
+
+
+def test_the_picture_of_docs_is_fit_to_be_looked_at(chromium: Any, pictures: Path) -> None:
+    for scheme in ("light", "dark"):
+        page = chromium.new_context(viewport={"width": 760, "height": 800}, color_scheme=scheme).new_page()
+        page.goto(f"file://{ROOT}/docs/job.svg")
+        page.screenshot(path=pictures / f"docs-{scheme}.png", full_page=True)
+        assert page.evaluate(OVERLAPS) == []
+        page.context.close()
+
+
+def test_rows_are_corrected_by_keys(chromium: Any, address: tuple[str, str]) -> None:
+    """A hundred in five minutes, without what a person thinks."""
+    page = opened(chromium, address)
+    page.goto(f"{address[0]}/correct/messages_urgent")
+    corrected = int(re.search(r"(\d+) corrected", page.locator("main").inner_text())[1])  # type: ignore[index]
+    start = time.monotonic()
+    for number in range(10):
+        page.keyboard.press("1")
+        page.wait_for_function(f"document.body.innerText.includes('{corrected + number + 1} corrected')")
+    assert 10 * (time.monotonic() - start) < 300
+    page.keyboard.press("u")
+    page.wait_for_function(f"document.body.innerText.includes('{corrected + 9} corrected')")
+    page.context.close()
+
+
+def test_pages_work_without_javascript(chromium: Any, address: tuple[str, str]) -> None:
+    page = opened(chromium, address, java_script_enabled=False)
+    assert page.locator("meta[http-equiv=refresh]").count() == 1
+    page.get_by_role("link", name="Answers", exact=True).click()
+    page.get_by_role("link", name="Correct", exact=True).click()
+    page.locator("button[name=choice]").last.click()
+    assert page.get_by_role("status").inner_text().startswith("Row ")
+    page.get_by_label("Job").fill("13")
+    page.get_by_role("button", name="Show").click()
+    assert page.get_by_role("heading", level=1).inner_text() == "Job 13: succeeded"
+    page.context.close()
+
+
+def test_the_overview_follows(chromium: Any, address: tuple[str, str], demo: dict[str, str]) -> None:
+    page = opened(chromium, address)
+    with psycopg.connect(execute(["loracomp", "db", "start"], demo).strip()) as connection:
+        connection.execute("INSERT INTO loracomp.job (prompt) SELECT 'wait ' || i FROM generate_series(1, 1234) AS i")
+        connection.commit()
+        page.get_by_text("1,234", exact=True).wait_for(timeout=30_000)
+        connection.execute("SELECT loracomp.cancel_jobs(ARRAY(SELECT id FROM loracomp.job WHERE status = 'queued'))")
+    page.context.close()
