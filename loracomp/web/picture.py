@@ -48,7 +48,6 @@ def picture(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> dict[
         "most": max(least + 0.1, math.ceil(max(seen, default=10)) / 10),
         "choices": list(_choices(job)),
         "steps": [(step, job["timings"][step]) for step in STEPS if step in (job["timings"] or {})],
-        "spared": list(_spared(job)),
     }
 
 
@@ -96,14 +95,3 @@ def _choices(job: Row) -> Iterator[dict[str, Any]]:
     total = sum(math.exp(each["score"] - best) for each in scored)
     for each in sorted(scored, key=lambda each: -each["score"]):
         yield each | {"probability": math.exp(each["score"] - best) / total}
-
-
-def _spared(job: Row) -> Iterator[str]:
-    """What did not have to be computed for this answer."""
-    composed, eligible = len(job["adapter_ids"] or ()), job["eligible_task_count"]
-    if eligible:
-        yield f"{eligible - composed} of {eligible} tasks' adapters were not composed."
-    if job["batch_size"] and job["batch_size"] > 1:
-        yield f"It shared its steps with {job['batch_size'] - 1} other jobs."
-    if composed and job["timings"] and job["timings"].get("load", 0) < 1:
-        yield "Its adapters were on the device already."

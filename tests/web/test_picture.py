@@ -15,6 +15,7 @@ from pages_data import Tags
 from people_data import answer, load, submit
 from people_fixtures import Scene
 
+SPARED = ("3 of 5 tasks’ adapters were not composed.", "It shared its steps with 2 other jobs.")
 SCORED = {"output": "no", "choice_index": 2, "choice_scores": [-2.0, -1.0], "choice_biases": [0.5, -0.25]}
 
 
@@ -40,7 +41,6 @@ def test_the_picture_has_each_step_from_examples_to_the_answer(connection: db.Co
     assert best["probability"] == pytest.approx(1 / (1 + 2.718281828**-1))
     assert best["probability"] + other["probability"] == pytest.approx(1)
     assert shown["steps"][0] == ("claim", 1) and ("predict", 40) in shown["steps"]
-    assert shown["spared"] == ["3 of 5 tasks' adapters were not composed.", "It shared its steps with 2 other jobs."]
 
 
 def test_the_file_loads_nothing_and_says_all_in_words(connection: db.Connection, job: int) -> None:
@@ -49,7 +49,13 @@ def test_the_file_loads_nothing_and_says_all_in_words(connection: db.Connection,
     loading = {name for _, *names in found.tags for name in names} & {"src", "href", "xlink:href", "style", "onclick"}
     assert loading == set() and "url(" not in page and "@import" not in page
     words = " ".join(found.texts)
-    for said in ("rte: 2 examples", "adapter rte@1 with weight 0.62", "no: probability 0.73", "predict 40.0 ms"):
+    for said in (
+        "rte: 2 examples",
+        "adapter rte@1 with weight 0.62",
+        "no: probability 0.73",
+        "predict 40.0 ms",
+        *SPARED,
+    ):
         assert said in words
     assert "Nearest examples (4 retrieved)" in words  # explain_job's text
 
@@ -64,7 +70,7 @@ def test_the_picture_alone_is_xml(connection: db.Connection, job: int) -> None:
 def test_a_job_without_an_answer_has_a_page_too(connection: db.Connection) -> None:
     load(connection)
     shown = read_job(connection, submit(connection, "Is it wet?"))
-    assert (shown["lanes"], shown["choices"], shown["steps"], shown["spared"]) == ([], [], [], [])
+    assert (shown["lanes"], shown["choices"], shown["steps"]) == ([], [], [])
     assert "queued" in self_contained("job.html", **shown)
     assert ET.fromstring(drawn("job.svg", **shown)) is not None
 
