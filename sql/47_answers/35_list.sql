@@ -84,8 +84,8 @@ COMMENT ON FUNCTION loracomp.list_answers IS
 -- Reads only. It does not use the declaration's view, which its owner may have changed so that it runs code with its reader's rights.
 CREATE FUNCTION loracomp.list_answer_rows(name regclass, after text[] DEFAULT NULL, n integer DEFAULT 50)
 RETURNS TABLE (
-    key text[], prompt text, answer text, confidence double precision, status text, reason text, answered_by text, correct text,
-    job_id bigint
+    key text[], prompt text, answer text, confidence double precision, status text, reason text, answered_by text,
+    correct text, job_id bigint
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
