@@ -29,7 +29,7 @@ EXECUTE = {
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
         queue_is_empty route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
-        database_metrics maintain
+        database_metrics maintain oldest_worker
     """,
     "loracomp_analyst": """
         route rescore_route task_weights policy_with wilson_interval mcnemar_p
