@@ -133,6 +133,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(target), f"{name(page)} links to {path}#{anchor}: no such heading"
 
 
+def test_the_site_lists_every_page() -> None:
+    site = (ROOT / "website" / "mkdocs.yml").read_text()
+    pages = [page.relative_to(ROOT / "docs").as_posix() for page in PAGES if page.parent != ROOT]
+    assert [page for page in pages if f" {page}\n" not in site] == []
+
+
 def test_sources_name_pages_that_exist() -> None:
     """In comments, errors and hints."""
     kinds = ("Makefile", "[a-z]*/**/*.py", "[a-z]*/**/*.sql", "[a-z]*/**/*.yml", "*.yml")
