@@ -5,7 +5,7 @@
 --   label_again                 alter_answers calls it, for another prompt or other choices
 --   trigger unlabel             of answer_row: removes the example of a row that has gone or has another prompt
 --   measure_corrections         from eight corrections on, measures them; add_embeddings calls it with what it embedded
---   policy_of                   measured from sixteen measured corrections on; before, the declaration's own
+--   policy_of                   measured from sixteen measured corrections on, until there is an adapter of their own
 --   trigger ask_corrected       of measurement: from then on asks corrected rows again, to see what the corrections brought
 --   rows_to_correct             which rows are worth correcting first
 --   compare_with_corrections    an adapter that was trained on corrections, with what they are worth without it
@@ -156,16 +156,20 @@ $$;
 COMMENT ON FUNCTION loracomp.measure_corrections IS
 'Inserts the missing measurements of declarations that have one of these examples, and eight or more. For add_embeddings.';
 
--- Reads only.
+-- Reads only. An adapter of the declaration's own was activated because it was measured to be better than the corrections without it;
+-- `measured` would weigh it like all others.
 CREATE FUNCTION loracomp.policy_of(d loracomp.answers) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp
 AS $$
     SELECT CASE WHEN count(*) >= 16 THEN 'measured' ELSE d.policy END
     FROM loracomp.measurement AS m JOIN loracomp.base_model AS b ON b.id = m.base_model_id AND b.is_default
-    WHERE m.task_id = d.task_id;
+    WHERE m.task_id = d.task_id AND NOT EXISTS (
+        SELECT FROM loracomp.adapter AS a WHERE (a.task_id, a.base_model_id, a.status) = (d.task_id, b.id, 'active')
+    );
 $$;
-COMMENT ON FUNCTION loracomp.policy_of IS 'Policy of a declaration''s next jobs: measured once sixteen corrections are measured.';
+COMMENT ON FUNCTION loracomp.policy_of IS
+'Policy of a declaration''s next jobs: measured once sixteen corrections are measured, unless it has an adapter of its own.';
 
 -- A corrected row is answered without its own label, so its new answer tells what the others brought.
 CREATE FUNCTION loracomp.ask_corrected() RETURNS trigger
@@ -192,8 +196,9 @@ COMMENT ON FUNCTION loracomp.ask_corrected IS 'Trigger: once sixteen corrections
 CREATE TRIGGER ask_corrected AFTER INSERT ON loracomp.measurement REFERENCING NEW TABLE AS measured
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.ask_corrected();
 
--- Marks the rows that it draws at random, half of them, so that their accuracy is that of all rows; drawn rows that were not corrected
--- yet come first. The others are those with the least confident answers. The declaration is locked, so two calls don't offer the same.
+-- Marks the rows that it draws at random, so that their accuracy is that of all rows; drawn rows that were not corrected yet come
+-- first. Corrections of the least confident rows teach less (docs/decisions.md). The declaration is locked, so two calls don't offer
+-- the same.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
 RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, drawn boolean, job_id bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -219,7 +224,7 @@ BEGIN
         SELECT u.key FROM loracomp.answer_row AS u
         WHERE u.answers_id = d.id AND u.answer IS NOT NULL AND u.correct IS NULL
             AND u.key NOT IN (SELECT o.key FROM loracomp.answer_offer AS o WHERE o.answers_id = d.id)
-        ORDER BY u.drawn DESC, random() LIMIT (rows_to_correct.n + 1) / 2
+        ORDER BY u.drawn DESC, random() LIMIT rows_to_correct.n
     ) AS x
     WHERE r.answers_id = d.id AND r.key = x.key AND NOT r.drawn;
     RETURN QUERY
@@ -238,8 +243,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_to_correct IS
-'Rows of a declaration that are worth correcting first. Half of them are drawn at random, so that list_answers can tell what '
-'corrections brought; the others have the least confident answers. What a visitor got nobody else gets for ten minutes.';
+'Rows of a declaration that are worth correcting: drawn at random, so that list_answers can tell what corrections brought. What a '
+'visitor got nobody else gets for ten minutes.';
 
 -- Reads only. The rows are those that the adapter was not trained on; their answers by corrections left their own label out.
 CREATE FUNCTION loracomp.compare_with_corrections(adapter_id integer)

@@ -56,7 +56,7 @@ def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dic
     refused = run(["loracomp", "answers", "train", "wish_tone"], wishes)
     assert refused.returncode == 5 and "has no corrections to train on" in refused.stderr
     rows = answers(wishes, "correct", "wish_tone", "--rows", "4")
-    assert [row["drawn"] for row in rows] == [True, True, False, False]
+    assert [row["drawn"] for row in rows] == [True] * 4
     psql(wishes, "UPDATE wish_tone SET correct = CASE WHEN id % 2 = 0 THEN 'kind' ELSE 'rude' END WHERE id > 1")
     answers(wishes, "correct", "wish_tone", "1", "kind")
     refused = run(["loracomp", "answers", "correct", "wish_tone", "2"], wishes)
@@ -70,6 +70,10 @@ def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dic
     (trained,) = answers(wishes, "train", "wish_tone", "--force")
     assert (trained["status"], trained["adapter"].split("-")[0]) == ("active", "answers/public.wish_tone")
     assert [each["against"] for each in trained["measured"]] == ["base model", "corrections"]
+    psql(wishes, "INSERT INTO wishes VALUES (19, 'More tea, number 19')")
+    execute(["loracomp", "worker", "--drain"], wishes)
+    mix = "SELECT policy, composition FROM loracomp.job_result ORDER BY job_id DESC LIMIT 1"
+    assert psql(wishes, mix).startswith("default|answers/public.wish_tone")
 
 
 def test_a_dropped_declaration_leaves_the_table(wishes: dict[str, str]) -> None:

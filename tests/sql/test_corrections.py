@@ -154,6 +154,10 @@ def test_eight_corrections_are_measured_and_sixteen_answer(connection: Connectio
     assert len(labelled(connection)) == 16
     alice.execute(CORRECT, [22, 22])
     assert [job.kind for job in work(connection)] == ["measure"], "no corrected row is asked a third time"
+    add_adapter(connection, listed(alice)["task"], base_model=BASE)
+    alice.execute(ADD_TICKETS, [23, 23])
+    work(connection)
+    assert value(alice, "SELECT answered_by FROM urgency WHERE id = 23") == "base", "by the declaration's policy again"
 
 
 def test_a_full_queue_does_not_hold_up_embeddings(connection: Connection, database: str, alice: Connection) -> None:
@@ -171,13 +175,13 @@ def test_a_full_queue_does_not_hold_up_embeddings(connection: Connection, databa
     assert jobs(connection, "measure") == 9, "the next correction brings all"
 
 
-def test_half_of_the_rows_to_correct_are_drawn_and_stay_drawn(connection: Connection, alice: Connection) -> None:
-    connection.execute("UPDATE loracomp.answer_row SET confidence = key[1]::int / 10.0")
+def test_rows_to_correct_are_drawn_and_stay_drawn(connection: Connection, alice: Connection) -> None:
     first = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 4)").fetchall()
-    assert [row["drawn"] for row in first] == [True, True, False, False]
-    drawn = {row["key"][0] for row in first if row["drawn"]}
-    unsure = sorted({"1", "2", "3", "4", "5", "6"} - drawn)[:2]
-    assert [row["key"][0] for row in first if not row["drawn"]] == unsure
+    assert [(row["drawn"], row["prompt"]) for row in first] == [
+        (True, f"Ticket: row {row['key'][0]} wrong") for row in first
+    ]
+    drawn = "SELECT array_agg(key ORDER BY key) FROM loracomp.answer_row WHERE drawn"
+    assert value(connection, drawn) == sorted(row["key"] for row in first)
     again = alice.execute("SELECT * FROM loracomp.rows_to_correct('urgency', 4)").fetchall()
     assert again == first
     for row in first:
