@@ -78,7 +78,7 @@ class Backlog:
     inserts: dict[str, list[float]] = field(default_factory=lambda: {"plain": [], "big": []})
     """Seconds of INSERTs of one row into a table without a declaration, and into this one, in turns."""
     memory: list[tuple[float, float]] = field(default_factory=list)
-    """MB of the worker, and of the largest of the server's processes for this database, in the order of time."""
+    """MB of the worker, and of the largest backend that serves it, in the order of time."""
 
     def report(self, rows: int, answered: int) -> str:
         plain, declared = (1000 * quantiles(times, n=100)[98] for times in self.inserts.values())
@@ -89,7 +89,7 @@ class Backlog:
             f" a new row was answered in {new:.1f} ms (at most {slowest:.0f});"
             f" INSERT p99 {plain:.2f} ms, declared {declared:.2f}, {declared / plain:.2f};"
             f" worker {worker:.0f} MB, then {worker_last:.0f};"
-            f" largest server process {server:.0f} MB, then {server_last:.0f}"
+            f" largest backend {server:.0f} MB, then {server_last:.0f}"
         )
 
 
@@ -114,7 +114,10 @@ def backlog(connection: Connection, rows: int, seconds: float, worker: int) -> B
     return seen
 
 
-BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+BACKENDS = """
+SELECT pid FROM pg_stat_activity
+WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
 
 
 def megabytes(process: int) -> float:

@@ -78,4 +78,4 @@ def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dic
 
 def test_a_dropped_declaration_leaves_the_table(wishes: dict[str, str]) -> None:
     assert answers(wishes, "drop", "wish_tone") == [{"name": "wish_tone"}]
-    assert psql(wishes, "SELECT to_regclass('wish_tone') IS NULL AND (SELECT count(*) FROM wishes) = 18") == "t"
+    assert psql(wishes, "SELECT to_regclass('wish_tone') IS NULL AND (SELECT count(*) FROM wishes) >= 18") == "t"
