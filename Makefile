@@ -25,8 +25,9 @@ $(INSTALLED): pyproject.toml lab/pyproject.toml library/pyproject.toml
 demo: install ## ask 16 prompts of the shipped library, on an embedded Postgres
 	$(BIN)/loracomp demo
 
-WORKERS ?= 2
-test: install ## the tests, on embedded Postgres servers of their own; WORKERS=4 where there are cores for it
+# More than cores, because tests also wait: for leases, polls and processes.
+WORKERS ?= 4
+test: install ## the tests, on embedded Postgres servers of their own; WORKERS=2 where there are less than 8 GB of memory
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup -m 'not data and not slow and not faults and not clients and not dashboard and not web and not ray'
 
 test-data: install ## the tests that need the data sets in ../shared/data
@@ -158,7 +159,7 @@ test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and t
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(POOLED_TESTS)
 
 test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had
-	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
+	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) $(QUEUE_TESTS) || [ $$? = 69 ]
 
 test-roles: install ## what each role may do, and tries to do beyond that; odd input to all that is public; the linter of SQL
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
