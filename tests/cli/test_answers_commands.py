@@ -1,6 +1,7 @@
 """`loracomp answers`, as a person meets it: real processes on the demo's database."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,15 +13,17 @@ PROMPT = "Wish: {wish}\nThis is"
 
 
 @pytest.fixture(scope="module")
-def wishes(demo: dict[str, str]) -> dict[str, str]:
-    """The demo, with a table of eighteen rows and a declaration over it."""
+def wishes(demo: dict[str, str]) -> Iterator[dict[str, str]]:
+    """The demo, with a table of eighteen rows and a declaration over it; without what was trained, at the end."""
     psql(demo, "CREATE TABLE wishes (id integer PRIMARY KEY, wish text)")
     psql(demo, "INSERT INTO wishes SELECT i, format('More tea, number %s', i) FROM generate_series(1, 18) AS i")
     choices = ["--choice", "kind", "--choice", "rude"]
     (declared,) = answers(demo, "create", "wish_tone", "wishes", PROMPT, *choices, "--priority", "5")
     assert declared == {"name": "wish_tone"}
     execute(["loracomp", "worker", "--drain"], demo)
-    return demo
+    yield demo
+    psql(demo, "SELECT loracomp.delete_task(name, force => true) FROM loracomp.task WHERE name LIKE 'answers/%'")
+    psql(demo, "DROP TABLE wishes")
 
 
 def psql(demo: dict[str, str], statement: str) -> str:

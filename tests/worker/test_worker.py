@@ -86,13 +86,17 @@ def wait_for_a_look(worker: Worker) -> None:
 
 @contextmanager
 def beating(
-    database: str, leases: Leases, notified: Event | None = None, sample: DatabaseSample | None = None
+    database: str,
+    leases: Leases,
+    notified: Event | None = None,
+    sample: DatabaseSample | None = None,
+    lease_s: float = 1,
 ) -> Iterator[None]:
-    """The heartbeat of a worker that is idle, for leases of a second."""
+    """The heartbeat of a worker that is idle; a statement of its may take a sixth of a lease."""
     who = {"name": "w", "base_model": BASE, "device": "cpu/float32"}
-    presence = Presence(who, lambda: {"status": "idle", "looked_s": None}, 1, sample)
+    presence = Presence(who, lambda: {"status": "idle", "looked_s": None}, lease_s, sample)
     link = Link(database, "loracomp heartbeat", Event(), answer_s=30, vectors=False)
-    with Heartbeat(link, leases, presence, lease_s=1, notified=notified):
+    with Heartbeat(link, leases, presence, lease_s=lease_s, notified=notified):
         yield
 
 
@@ -663,7 +667,7 @@ def test_a_worker_makes_the_partitions_of_the_next_jobs(connection: Connection, 
     newest = "SELECT * FROM loracomp.job_ranges() WHERE first_id > 0"
     for row in connection.execute(newest).fetchall():
         connection.execute(f"DROP TABLE {row['predictions']}, {row['events']}".encode())
-    with beating(database, Leases(lease_s=1)):
+    with beating(database, Leases(lease_s=30), lease_s=30):
         wait_until(lambda: connection.execute(newest).fetchone() is not None)
 
 
