@@ -17,6 +17,7 @@ import pytest
 from demo_fixtures import INSTALLED, ROOT, execute, run
 from loracomp import __version__
 from loracomp.model.cpu import SPINS, wait_briefly
+from loracomp.registry.library_files import packaged
 
 pytestmark = pytest.mark.model
 PROMPT = "Iron is heavier than cork.\nQuestion: Cork is heavier than iron. True or False?\nAnswer:"
@@ -37,6 +38,13 @@ def test_the_demo_leaves_no_view_of_bi_empty_that_answers_could_fill(demo: dict[
     counts = ", ".join(f"(SELECT count(*) > 0 FROM bi.{report})" for report in reports)
     said = execute(["loracomp", "db", "psql", "-qAtc", f"SELECT {counts}"], demo)
     assert said.strip() == "|".join("t" for _ in reports)
+
+
+def test_the_demo_loads_all_of_the_shipped_library(demo: dict[str, str]) -> None:
+    loaded = """SELECT a.name FROM loracomp.adapter AS a JOIN loracomp.example_embedding AS e USING (task_id)
+        WHERE a.status = 'active' GROUP BY a.name HAVING count(*) > 100"""
+    said = execute(["loracomp", "db", "psql", "-qAtc", loaded], demo)
+    assert {path.name for path in (packaged() / "adapters").iterdir()} <= set(said.split())
 
 
 def test_the_index_finds_the_shipped_examples(demo: dict[str, str]) -> None:
