@@ -289,9 +289,16 @@ BEGIN
     ELSE
         INSERT INTO loracomp.principal_axis (place, axis)
         SELECT u.place, u.axis FROM unnest(axes) WITH ORDINALITY AS u (axis, place);
+        -- In the order of their signs, so that likes are stored side by side: pgvector writes the index in the order of the table, and
+        -- what a search reads is then near in memory. Embeddings that are added later come last.
         INSERT INTO loracomp.reduced_embedding (example_id, task_id, embedding)
-        SELECT e.example_id, e.task_id, loracomp.reduce_embedding(e.embedding)
-        FROM loracomp.example_embedding AS e;
+        SELECT r.example_id, r.task_id, r.embedding
+        FROM (
+            SELECT e.example_id, e.task_id, loracomp.reduce_embedding(e.embedding) AS embedding
+            FROM loracomp.example_embedding AS e
+            OFFSET 0 -- reduced once
+        ) AS r
+        ORDER BY public.binary_quantize(r.embedding);
         CREATE INDEX reduced_embedding_hnsw ON loracomp.reduced_embedding
         USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
     END IF;

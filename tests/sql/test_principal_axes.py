@@ -116,6 +116,12 @@ def test_nearly_all_of_the_nearest_are_found_by_their_coordinates(
         np.testing.assert_allclose(row["similarities"], mine[places], atol=1e-5)  # of whole embeddings
 
 
+def test_likes_are_stored_side_by_side(connection: db.Connection) -> None:
+    ordered = "SELECT binary_quantize(embedding)::text AS signs FROM loracomp.reduced_embedding ORDER BY ctid"
+    signs = [row["signs"] for row in connection.execute(ordered)]
+    assert signs == sorted(signs)
+
+
 def test_the_index_of_whole_embeddings_serves_until_it_is_dropped(connection: db.Connection, library: Library) -> None:
     connection.execute("SELECT loracomp.build_embedding_index()")
     assert connection.execute(INDEXES).fetchall() == WHOLE
