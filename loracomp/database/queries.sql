@@ -82,7 +82,7 @@ SELECT loracomp.drop_spare_index()
 -- name: sample_embeddings
 -- No rows if there are fewer embeddings than are reduced.
 SELECT v.embedding FROM loracomp.example_embedding AS v
-WHERE (SELECT count(*) FROM loracomp.example_embedding) >= loracomp.reduced_from()
+WHERE (SELECT count(*) FROM loracomp.example_embedding) >= %(reduced_from)s::bigint
 ORDER BY hashint8(v.example_id) LIMIT %(size)s::bigint
 
 -- name: embedding_dimensions

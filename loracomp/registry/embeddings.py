@@ -25,6 +25,8 @@ COUNTED_EACH_S = 10
 """Seconds between two counts of what is left, because other processes embed too."""
 ADDED_TOGETHER = 4096
 """Embeddings sent in one statement, about 14 MB."""
+REDUCED_FROM = 200_000
+"""Embeddings from which on coordinates on axes are indexed, because that index is faster (docs/scaling.md)."""
 SAMPLED = 5000
 """Embeddings from which the axes are computed."""
 
@@ -163,7 +165,7 @@ def load_embeddings(
 def index_embeddings(connection: Connection) -> int:
     """Index the embeddings as fits their number; returns the dimensions of what is indexed.
 
-    From 200,000 embeddings on (`loracomp.reduced_from`), these are their coordinates on the principal axes, which are
+    From 200,000 embeddings on (`REDUCED_FROM`), these are their coordinates on the principal axes, which are
     computed anew: the `AXES` axes in whose directions the embeddings differ most. Below, and if embeddings have few
     dimensions, they are whole embeddings. Jobs are routed meanwhile, unless there were axes before: then they wait for
     the new index.
@@ -190,7 +192,8 @@ def _principal_axes(connection: Connection) -> list[Vectors]:
     They are eigenvectors of the second moments of a sample: of all linear maps to as many coordinates, this one keeps
     most of the embeddings' inner products (principal component analysis without centring, as cosines are compared).
     """
-    sample = connection.execute(QUERIES["sample_embeddings"], {"size": SAMPLED}).fetchall()
+    given = {"size": SAMPLED, "reduced_from": REDUCED_FROM}
+    sample = connection.execute(QUERIES["sample_embeddings"], given).fetchall()
     if not sample:
         return []
     vectors = np.stack([row["embedding"].to_numpy() for row in sample]).astype(np.float32)

@@ -12,7 +12,6 @@
 --   drop_embedding_index        before loading many embeddings, if building the index afterwards is faster
 --   build_embedding_index       after loading them, or to change what is indexed: coordinates on principal axes, or whole embeddings
 --   drop_spare_index            after it
---   reduced_from                from how many embeddings on coordinates are indexed
 --   reduce_embeddings           triggers of loracomp.example_embedding: reduced_embedding has the same examples
 
 -- Adds examples to a task. A row that is already there (by content_hash) gets the given text, if any: so an example that a
@@ -292,12 +291,9 @@ BEGIN
         -- In the order of their signs, so that likes are stored side by side: pgvector writes the index in the order of the table, and
         -- what a search reads is then near in memory. Embeddings that are added later come last.
         INSERT INTO loracomp.reduced_embedding (example_id, task_id, embedding)
-        SELECT r.example_id, r.task_id, r.embedding
-        FROM (
-            SELECT e.example_id, e.task_id, loracomp.reduce_embedding(e.embedding) AS embedding
-            FROM loracomp.example_embedding AS e
-            OFFSET 0 -- reduced once
-        ) AS r
+        SELECT e.example_id, e.task_id, r.embedding
+        FROM loracomp.example_embedding AS e
+        CROSS JOIN LATERAL (SELECT loracomp.reduce_embedding(e.embedding) AS embedding OFFSET 0) AS r -- reduced once
         ORDER BY public.binary_quantize(r.embedding);
         CREATE INDEX reduced_embedding_hnsw ON loracomp.reduced_embedding
         USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
@@ -326,13 +322,6 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.drop_spare_index IS
 'Call it after build_embedding_index, in a transaction of its own: drops the index of whole embeddings if coordinates are indexed.';
-
--- A constant, in one place for the command that indexes and for the check that advises it.
-CREATE FUNCTION loracomp.reduced_from() RETURNS bigint
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-RETURN 200000;
-COMMENT ON FUNCTION loracomp.reduced_from IS
-'Embeddings from which on loracomp indexes coordinates on principal axes, because that index is faster (docs/scaling.md).';
 
 -- Does nothing in a database without principal axes.
 CREATE FUNCTION loracomp.reduce_embeddings() RETURNS trigger

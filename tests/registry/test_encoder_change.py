@@ -115,10 +115,10 @@ def test_principal_axes_end_with_their_encoder(
     facts: list[int],
     minilm: Encoder,
     run: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
     left: bool,
 ) -> None:
-    reduce = "CREATE OR REPLACE FUNCTION loracomp.reduced_from() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN 1"
-    connection.execute(reduce)
+    monkeypatch.setattr(embeddings, "REDUCED_FROM", 1)
     assert run("encoder", "index") == {"dimensions": embeddings.AXES}
     assert embedded(connection, "reduced_embedding") == facts
     assert connection.execute(INDEXES).fetchall() == [{"name": "reduced_embedding_hnsw"}]
@@ -130,7 +130,7 @@ def test_principal_axes_end_with_their_encoder(
     for table in ("principal_axis", "reduced_embedding"):
         assert connection.execute(f"SELECT FROM loracomp.{table}".encode()).fetchall() == []
     assert connection.execute(INDEXES).fetchall() == [{"name": "example_embedding_hnsw"}]
-    connection.execute(reduce.replace("RETURN 1", "RETURN 10"))
+    monkeypatch.setattr(embeddings, "REDUCED_FROM", 10)
     assert run("encoder", "index") == {"dimensions": minilm.dimensions}
 
 

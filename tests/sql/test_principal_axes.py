@@ -34,7 +34,6 @@ APART = """
 SELECT count(*) AS n FROM loracomp.example_embedding AS e FULL JOIN loracomp.reduced_embedding AS r USING (example_id)
 WHERE e.task_id IS DISTINCT FROM r.task_id OR loracomp.reduce_embedding(e.embedding) <-> r.embedding > 0.01
 """
-REDUCED_FROM = "CREATE OR REPLACE FUNCTION loracomp.reduced_from() RETURNS bigint LANGUAGE sql IMMUTABLE RETURN {}"
 WHOLE, REDUCED = [{"name": "example_embedding_hnsw"}], [{"name": "reduced_embedding_hnsw"}]
 
 
@@ -48,8 +47,8 @@ def loaded(server: str, template: str) -> Iterator[tuple[db.Connection, Library]
     """4,500 examples of four tasks, indexed by principal axes."""
     name = f"{template}_axes"
     generator = np.random.default_rng(1)
-    with db.connect(create_database(server, name, template)) as connection:
-        reduce_from(connection, sum(COUNTS))
+    with db.connect(create_database(server, name, template)) as connection, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embeddings, "REDUCED_FROM", sum(COUNTS))
         add_base_model(connection)
         vectors = [unit(texts(generator, 1) + texts(generator, count)) for count in COUNTS]
         tasks = [add_task(connection, f"t{number}") for number in range(len(COUNTS))]
@@ -74,10 +73,6 @@ def connection(loaded: tuple[db.Connection, Library]) -> Iterator[db.Connection]
 @pytest.fixture
 def library(loaded: tuple[db.Connection, Library]) -> Library:
     return loaded[1]
-
-
-def reduce_from(connection: db.Connection, least: int) -> None:
-    connection.execute(REDUCED_FROM.format(least).encode())
 
 
 def scan_at_most(connection: db.Connection, most: int) -> None:
@@ -169,11 +164,13 @@ def test_reduced_embeddings_follow_every_change(connection: db.Connection, libra
     assert number(connection, "SELECT count(*) AS n FROM loracomp.reduced_embedding") == 0
 
 
-def test_a_load_that_builds_the_index_brings_axes_and_a_small_one_keeps_them(connection: db.Connection) -> None:
+def test_a_load_that_builds_the_index_brings_axes_and_a_small_one_keeps_them(
+    connection: db.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
     connection.execute("SELECT loracomp.build_embedding_index()")
     connection.execute("DELETE FROM loracomp.example")
     assert (number(connection, APART), connection.execute(INDEXES).fetchall()) == (0, WHOLE)
-    reduce_from(connection, 300)
+    monkeypatch.setattr(embeddings, "REDUCED_FROM", 300)
     generator = np.random.default_rng(4)
     for count, indexes, axes in ((299, WHOLE, 0), (300, REDUCED, AXES), (9, REDUCED, AXES), (400, REDUCED, AXES)):
         given = {"task_id": add_task(connection, f"with {count}"), "count": count}
@@ -188,18 +185,20 @@ def test_a_load_that_builds_the_index_brings_axes_and_a_small_one_keeps_them(con
 def test_few_or_short_embeddings_are_indexed_whole(
     connection: db.Connection, library: Library, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reduce_from(connection, sum(COUNTS) + 1)
+    monkeypatch.setattr(embeddings, "REDUCED_FROM", sum(COUNTS) + 1)
     assert embeddings.index_embeddings(connection) == DIMENSIONS
     assert connection.execute(INDEXES).fetchall() == WHOLE
     assert number(connection, "SELECT count(*) AS n FROM loracomp.reduced_embedding") == 0
     (row,) = route_jobs(connection, add_jobs(connection, 1), library.vectors[:1])
     assert row["similarities"][0] == pytest.approx(1)
-    reduce_from(connection, 1)
+    monkeypatch.setattr(embeddings, "REDUCED_FROM", 1)
     monkeypatch.setattr(embeddings, "AXES", DIMENSIONS // 2 + 1)
     assert embeddings.index_embeddings(connection) == DIMENSIONS
 
 
-def test_a_transaction_from_before_the_axes_still_finds_the_nearest(server: str, template: str) -> None:
+def test_a_transaction_from_before_the_axes_still_finds_the_nearest(
+    server: str, template: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It does not see the axes, and the index that it would use is gone: it compares all, which takes longer."""
     name = f"{template}_axes_come"
     url = create_database(server, name, template)
@@ -209,7 +208,7 @@ def test_a_transaction_from_before_the_axes_still_finds_the_nearest(server: str,
         vectors = texts(np.random.default_rng(5), 4200)
         ids = add_examples(connection, add_task(connection, "t"), vectors)
         jobs = add_jobs(connection, 1)
-        reduce_from(connection, len(ids))
+        monkeypatch.setattr(embeddings, "REDUCED_FROM", len(ids))
         earlier.execute("BEGIN ISOLATION LEVEL REPEATABLE READ")
         earlier.execute("SELECT FROM loracomp.job")
         assert embeddings.index_embeddings(connection) == AXES

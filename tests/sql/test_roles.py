@@ -44,7 +44,7 @@ EXECUTE = {
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model set_encoder
         show_encoder embedding_dimensions cancel_encoder examples_without_text
-        drop_embedding_index build_embedding_index drop_spare_index reduced_from add_task restrict_task
+        drop_embedding_index build_embedding_index drop_spare_index add_task restrict_task
         rename_task delete_task delete_examples list_tasks
         add_example add_examples take_unembedded count_unembedded find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter delete_adapter read_adapters
