@@ -22,7 +22,7 @@ from loracomp.web.visits import COOKIE, HEADERS, Visit, endpoint
 
 PAGE = 50
 """Rows of a declaration on a page."""
-BATCH = 16
+BATCH = 8
 """Rows that a visitor gets at once to correct, one after another."""
 USED_FROM = 16
 """Corrections from which on a declaration's rows are answered by them."""

@@ -159,6 +159,7 @@ def test_health_of_the_queue(connection: db.Connection, examples: dict[str, int]
     assert (found["queued"], found["due"], found["retrying"]) == (2, 1, 0)
     assert (found["running"], found["busy_workers"], found["expired_leases"]) == (1, 1, 1)
     assert (found["succeeded_last_hour"], found["failed_last_hour"], found["cancelled_last_hour"]) == (1, 0, 1)
+    assert found["per_minute"] == 2 / 5
     # It waits since it was inserted, not since 2020.
     assert 0 <= found["oldest_due_s"] < 60
     assert 0 <= found["median_latency_s"] < 60
