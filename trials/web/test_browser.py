@@ -74,16 +74,13 @@ def address(demo: dict[str, str]) -> Iterator[tuple[str, str]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "loracomp", "web", "--port", str(port)]
-    server = subprocess.Popen(command, env=demo, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    assert server.stderr
-    said = ""
-    while "so this page does: " not in said:
-        said = server.stderr.readline()
-        assert said, "the server ended"
-    url = f"http://127.0.0.1:{port}"
+    url, log = f"http://127.0.0.1:{port}", Path(demo["LORACOMP_HOME"]) / "web.log"
+    with log.open("w") as said:
+        server = subprocess.Popen(command, env=demo, cwd=ROOT, stderr=said)
     while not answers(url):
+        assert server.poll() is None, log.read_text()
         time.sleep(0.1)
-    yield url, said.rpartition(" ")[2].strip()
+    yield url, log.read_text().rpartition(" ")[2].strip()
     server.terminate()
     server.wait()
 
@@ -195,10 +192,10 @@ def test_rows_are_corrected_by_keys(chromium: Any, address: tuple[str, str], own
     start = time.monotonic()
     for number in range(10):
         page.keyboard.press("1")
-        page.wait_for_function(f"document.body.innerText.includes('{corrected + number + 1} corrected')")
+        page.get_by_text(f"{corrected + number + 1} corrected").wait_for()
     assert 10 * (time.monotonic() - start) < 300
     page.keyboard.press("u")
-    page.wait_for_function(f"document.body.innerText.includes('{corrected + 9} corrected')")
+    page.get_by_text(f"{corrected + 9} corrected").wait_for()
     page.context.close()
 
 
