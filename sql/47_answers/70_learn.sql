@@ -219,27 +219,22 @@ BEGIN
     IF found THEN
         RETURN;
     END IF;
-    UPDATE loracomp.answer_row AS r SET drawn = TRUE
-    FROM (
+    RETURN QUERY
+    WITH chosen AS MATERIALIZED (
         SELECT u.key FROM loracomp.answer_row AS u
         WHERE u.answers_id = d.id AND u.answer IS NOT NULL AND u.correct IS NULL
             AND u.key NOT IN (SELECT o.key FROM loracomp.answer_offer AS o WHERE o.answers_id = d.id)
         ORDER BY u.drawn DESC, random() LIMIT rows_to_correct.n
-    ) AS x
-    WHERE r.answers_id = d.id AND r.key = x.key AND NOT r.drawn;
-    RETURN QUERY
-    WITH chosen AS MATERIALIZED (
-        SELECT r.* FROM loracomp.answer_row AS r
-        WHERE r.answers_id = d.id AND r.answer IS NOT NULL AND r.correct IS NULL
-            AND r.key NOT IN (SELECT o.key FROM loracomp.answer_offer AS o WHERE o.answers_id = d.id)
-        ORDER BY r.drawn DESC, r.confidence, r.key LIMIT rows_to_correct.n
+    ), marked AS (
+        UPDATE loracomp.answer_row AS r SET drawn = TRUE FROM chosen AS c WHERE r.answers_id = d.id AND r.key = c.key AND NOT r.drawn
     ), offered AS (
         INSERT INTO loracomp.answer_offer (answers_id, key, visitor, offered_at)
         SELECT d.id, c.key, rows_to_correct.visitor, now() FROM chosen AS c WHERE rows_to_correct.visitor IS NOT NULL
     )
-    SELECT c.key, j.prompt, c.answer, c.confidence, c.drawn, c.job_id
-    FROM chosen AS c LEFT JOIN loracomp.job AS j ON j.id = c.job_id -- it may have been purged
-    ORDER BY c.drawn DESC, c.confidence, c.key;
+    SELECT r.key, j.prompt, r.answer, r.confidence, TRUE, r.job_id
+    FROM chosen AS c JOIN loracomp.answer_row AS r ON r.answers_id = d.id AND r.key = c.key
+    LEFT JOIN loracomp.job AS j ON j.id = r.job_id -- it may have been purged
+    ORDER BY r.confidence, r.key;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_to_correct IS
