@@ -24,7 +24,7 @@ import transformers
 from rich.console import Console
 from transformers.utils import logging as transformers_logging
 
-from . import batching, composing, library, measuring, paper, passes, system
+from . import batching, composing, labelled, library, measuring, paper, passes, system
 from .report import keep, read_results, table
 from .timing import Figure, Measured
 from .workbench import Sizes, Workbench, open_workbench
@@ -43,6 +43,7 @@ PARTS: dict[str, Callable[[Workbench, int], Measured]] = {
     "beside": batching.beside_a_text,
     "library": library.library_size,
     "measuring": measuring.measuring,
+    "labelled": labelled.labelled,
     "memory": composing.memory,
 }
 TURNS_OF = {

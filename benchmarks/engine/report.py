@@ -14,7 +14,7 @@ Results = dict[str, Any]
 """For each part: when and where it was measured, its figures, and its steps."""
 ORDER = (
     "scoring", "paper", "generation", "batching", "merging", "throughput", "latency", "beside", "library", "measuring",
-    "memory",
+    "labelled", "memory",
 )  # fmt: skip
 """Order of the parts on the page."""
 

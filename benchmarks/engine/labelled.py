@@ -1,0 +1,89 @@
+"""Jobs of a task with labelled rows, against the same prompts without: encoded, routed, calibrated and answered."""
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+from psycopg.types.json import Jsonb
+
+from loracomp.database.queries import QUERIES
+from loracomp.engine.inflight import Result
+from loracomp.records import Job, Prediction
+from loracomp.registry.embeddings import embed_examples
+from loracomp.registry.examples import Example
+from loracomp.registry.tasks import add_task, import_examples
+from loracomp.worker.leases import claim_jobs
+
+from .measuring import LEASE_S
+from .timing import Measured, compare, milliseconds, over, take_turns
+from .workbench import Workbench, made_up_jobs
+
+TASK = "made up to be labelled"
+CHOICES = ("positive", "negative")
+
+
+def labelled(bench: Workbench, turns: int) -> Measured:
+    """A batch under policy `measured`, whose rows turn 0 scores, against policy `default`: time."""
+    rows = made_up_jobs(bench.sizes.measured, seed=6)
+    asked = [{"prompt": f"{row['prompt']} Again.", "choices": CHOICES} for row in rows][: bench.sizes.batch]
+    try:
+        _label(bench, rows)
+        jobs = {policy: _claimed(bench, asked, policy) for policy in ("measured", "default")}
+        seconds = take_turns({name: lambda _, own=own: _run(bench, own) for name, own in jobs.items()}, turns)
+        assert all(map(_is_calibrated, _run(bench, jobs["measured"])))
+    finally:
+        bench.connection.execute("DELETE FROM loracomp.job WHERE finished_at IS NULL")
+        bench.connection.execute("DELETE FROM loracomp.task WHERE name = %s", [TASK])
+    what = f"{len(asked)} jobs with {len(rows)} labelled rows, after the first: time"
+    ratios, details = over(seconds, "measured", "default"), milliseconds(seconds)
+    return {"figures": [compare("labelled", what, "policy `default`", "<= 1.1", ratios=ratios, details=details)]}
+
+
+def _claimed(bench: Workbench, asked: Sequence[dict[str, Any]], policy: str) -> tuple[Job, ...]:
+    """Jobs leased to this process, as labelled rows are only given to the one that holds the job."""
+    bench.connection.execute(
+        "INSERT INTO loracomp.job (prompt, choices, policy)"
+        " SELECT j.prompt, j.choices, %s FROM jsonb_to_recordset(%s) AS j (prompt text, choices text[])",
+        [policy, Jsonb(asked)],
+    )
+    return claim_jobs(
+        bench.connection,
+        worker="benchmark",
+        base_model=bench.engine.base_name,
+        batch_size=len(asked),
+        lease_s=LEASE_S,
+    )
+
+
+def _run(bench: Workbench, jobs: Sequence[Job]) -> list[Result]:
+    return bench.engine.run(bench.connection, jobs)
+
+
+def _is_calibrated(result: Result) -> bool:
+    return isinstance(result, Prediction) and result.answer is not None and bool(result.answer.label_scores)
+
+
+def _label(bench: Workbench, rows: Sequence[dict[str, Any]]) -> None:
+    """Give the task these rows, each measured under the whole library."""
+    add_task(bench.connection, TASK)
+    examples = [_example(number, row["prompt"]) for number, row in enumerate(rows)]
+    import_examples(bench.connection, TASK, examples)
+    embed_examples(bench.connection, bench.engine.encoder, TASK)
+    scores = len(rows) * len(bench.library)
+    measured = {
+        "task": TASK,
+        "base_model": bench.engine.base_name,
+        "choice_normalization": "tokens",
+        "content_hashes": [each.content_hash for each in examples],
+        "base_scores": [-1.0] * len(rows),
+        "bases_are_right": [False] * len(rows),
+        "adapter_sha256": [adapter.sha256 for adapter in bench.library],
+        "gains": [0.1] * scores,
+        "are_right": [True] * scores,
+    }
+    bench.connection.execute(QUERIES["add_measurements"], measured)
+
+
+def _example(number: int, prompt: str) -> Example:
+    digest = hashlib.sha256(f"{number} {prompt}".encode()).digest()
+    return Example("train", prompt, CHOICES, CHOICES[number % 2], digest, f"{TASK}#{number}")
