@@ -1,9 +1,11 @@
 -- Renews leases, and returns jobs that a worker can't answer. A write has effect only if the lease token is still valid.
 --   renew_leases                called by the worker's heartbeat
 --   release_jobs                the worker stops: queues the jobs again without counting the attempt
---     give_reason, wait_for_jobs
+--     give_reason
 --   fail_jobs                   an attempt failed: queues the job for a retry, or ends it as failed
---     retry_delay, wait_for_jobs
+--     retry_delay
+--   hold_jobs                   both, and those that record: locks the jobs whose token is still valid
+--     wait_for_jobs             waits up to two seconds for jobs that other sessions have locked
 
 -- Extends leases whose token is still valid, until the job's timeout_s is over, counted from its claim. It does not wait for
 -- locks: a job that another session has locked (for example a submitter who is cancelling it) is reported as still held if its
@@ -51,32 +53,17 @@ SET enable_seqscan = off
 SET jit = off
 AS $$
 DECLARE
+    held CONSTANT bigint[] := loracomp.hold_jobs(release_jobs.ids, release_jobs.tokens);
     before CONSTANT text := loracomp.give_reason('released');
-    written bigint;
-    missing bigint := cardinality(release_jobs.ids);
 BEGIN
-    FOR try IN 1..2 LOOP
-        RETURN QUERY
-        WITH held AS MATERIALIZED (
-            SELECT j.id
-            FROM unnest(release_jobs.ids, release_jobs.tokens) AS i (id, token)
-            JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
-            WHERE j.id = ANY (release_jobs.ids)
-            ORDER BY j.id
-            FOR UPDATE OF j SKIP LOCKED
-        )
-        UPDATE loracomp.job AS j SET
-            status = 'queued',
-            attempts = j.attempts - 1,
-            lease_token = NULL,
-            lease_expires_at = NULL
-        FROM held AS h
-        WHERE j.id = h.id AND j.id = ANY (release_jobs.ids)
-        RETURNING j.id;
-        GET DIAGNOSTICS written = ROW_COUNT;
-        missing := missing - written;
-        EXIT WHEN missing = 0 OR try = 2 OR NOT loracomp.wait_for_jobs(release_jobs.ids, release_jobs.tokens);
-    END LOOP;
+    RETURN QUERY
+    UPDATE loracomp.job AS j SET
+        status = 'queued',
+        attempts = j.attempts - 1,
+        lease_token = NULL,
+        lease_expires_at = NULL
+    WHERE j.id = ANY (held)
+    RETURNING j.id;
     PERFORM loracomp.give_reason(before);
 END
 $$;
@@ -94,36 +81,67 @@ SET enable_seqscan = off
 SET jit = off
 AS $$
 DECLARE
-    written bigint;
-    missing bigint := cardinality(fail_jobs.ids);
+    held CONSTANT bigint[] := loracomp.hold_jobs(fail_jobs.ids, fail_jobs.tokens);
 BEGIN
-    FOR try IN 1..2 LOOP
-        RETURN QUERY
-        WITH held AS MATERIALIZED (
-            SELECT j.id, i.code, i.message, i.retry AND j.attempts < j.max_attempts AS again
-            FROM unnest(fail_jobs.ids, fail_jobs.tokens, fail_jobs.codes, fail_jobs.messages, fail_jobs.retries)
-                AS i (id, token, code, message, retry)
-            JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
-            WHERE j.id = ANY (fail_jobs.ids)
-            ORDER BY j.id
-            FOR UPDATE OF j SKIP LOCKED
-        )
-        UPDATE loracomp.job AS j SET
-            status = CASE WHEN h.again THEN 'queued' ELSE 'failed' END,
-            finished_at = CASE WHEN NOT h.again THEN now() END,
-            run_at = CASE WHEN h.again THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
-            lease_token = NULL,
-            lease_expires_at = NULL,
-            error_code = h.code,
-            error = h.message
-        FROM held AS h
-        WHERE j.id = h.id AND j.id = ANY (fail_jobs.ids)
-        RETURNING j.id;
-        GET DIAGNOSTICS written = ROW_COUNT;
-        missing := missing - written;
-        EXIT WHEN missing = 0 OR try = 2 OR NOT loracomp.wait_for_jobs(fail_jobs.ids, fail_jobs.tokens);
-    END LOOP;
+    RETURN QUERY
+    UPDATE loracomp.job AS j SET
+        status = CASE WHEN a.again THEN 'queued' ELSE 'failed' END,
+        finished_at = CASE WHEN NOT a.again THEN now() END,
+        run_at = CASE WHEN a.again THEN now() + loracomp.retry_delay(j.attempts) ELSE j.run_at END,
+        lease_token = NULL,
+        lease_expires_at = NULL,
+        error_code = i.code,
+        error = i.message
+    FROM unnest(fail_jobs.ids, fail_jobs.codes, fail_jobs.messages, fail_jobs.retries) AS i (id, code, message, retry)
+    JOIN loracomp.job AS o ON o.id = i.id
+    CROSS JOIN LATERAL (SELECT i.retry AND o.attempts < o.max_attempts AS again) AS a
+    WHERE j.id = i.id AND j.id = ANY (held) AND o.id = ANY (held)
+    RETURNING j.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.fail_jobs IS
 'Ends jobs as failed, or queues them for another attempt, if the lease token is still valid; returns these ids.';
+
+-- Locks the jobs whose token is still valid, and returns their ids. It waits for those that other sessions have locked: a heartbeat holds
+-- such a lock for a moment, but a submitter who cancels a job and leaves the transaction open holds it for long. So the wait ends after
+-- two seconds, and the job is left until its lease expires; otherwise one submitter could stop every worker.
+CREATE FUNCTION loracomp.hold_jobs(ids bigint[], tokens bigint[]) RETURNS bigint[]
+LANGUAGE plpgsql VOLATILE
+AS $$
+DECLARE
+    held bigint[];
+BEGIN
+    FOR try IN 1..2 LOOP
+        held := ARRAY(
+            SELECT j.id
+            FROM unnest(hold_jobs.ids, hold_jobs.tokens) AS i (id, token)
+            JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
+            WHERE j.id = ANY (hold_jobs.ids)
+            ORDER BY j.id
+            FOR UPDATE OF j SKIP LOCKED
+        );
+        EXIT WHEN try = 2 OR cardinality(held) = cardinality(hold_jobs.ids);
+        PERFORM loracomp.wait_for_jobs(hold_jobs.ids, hold_jobs.tokens);
+    END LOOP;
+    RETURN held;
+END
+$$;
+COMMENT ON FUNCTION loracomp.hold_jobs IS
+'Locks the jobs whose lease token is valid, unless other sessions keep them locked; returns their ids. For workers'' writes.';
+
+CREATE FUNCTION loracomp.wait_for_jobs(ids bigint[], tokens bigint[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET lock_timeout = '2s'
+AS $$
+BEGIN
+    PERFORM FROM unnest(wait_for_jobs.ids, wait_for_jobs.tokens) AS i (id, token)
+    JOIN loracomp.job AS j ON j.id = i.id AND j.lease_token = i.token
+    WHERE j.id = ANY (wait_for_jobs.ids)
+    ORDER BY j.id
+    FOR UPDATE OF j;
+EXCEPTION
+    WHEN lock_not_available OR deadlock_detected THEN
+        NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.wait_for_jobs IS 'Waits up to two seconds for jobs that other sessions have locked. For hold_jobs.';

@@ -1,7 +1,7 @@
 -- Functions that workers call for jobs of kind measure.
 --   plan_measurements           what to score for each job
 --   record_measurements         writes the results
---     succeed_jobs, wait_for_jobs  30_jobs/40_record.sql
+--     hold_jobs, succeed_jobs  30_jobs/30_leases.sql, 40_record.sql
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.plan_measurements(job_ids bigint[])
@@ -48,79 +48,72 @@ SET jit = off
 AS $$
 #variable_conflict use_column
 DECLARE
-    written bigint;
-    missing bigint := cardinality(results);
+    held_ids CONSTANT bigint[] := loracomp.hold_jobs(
+        ARRAY(SELECT r.job_id FROM unnest(results) AS r), ARRAY(SELECT r.lease_token FROM unnest(results) AS r)
+    );
 BEGIN
-    FOR try IN 1..2 LOOP
-        RETURN QUERY
-        WITH held AS MATERIALIZED (
-            SELECT r.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
-            FROM unnest(results) AS r
-            JOIN loracomp.job AS j ON j.id = r.job_id AND j.lease_token = r.lease_token AND j.kind = 'measure'
-            ORDER BY j.id
-            FOR UPDATE OF j SKIP LOCKED
-        ),
-        -- Two jobs of a batch may measure the same example.
-        measured AS (
-            SELECT DISTINCT ON (h.example_id, u.adapter_id) h.example_id, u.adapter_id, u.gain, u.is_right
-            FROM held AS h
-            CROSS JOIN LATERAL unnest(h.adapter_ids, h.gains, h.are_right) AS u (adapter_id, gain, is_right)
-            WHERE u.adapter_id = ANY (h.asked)
-            ORDER BY h.example_id, u.adapter_id, h.job_id DESC
-        ),
-        recorded AS (
-            INSERT INTO loracomp.measurement AS m (
-                example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains,
-                are_right, worker, chat_template
-            )
-            SELECT DISTINCT ON (e.id)
-                e.id, b.id, e.task_id, h.choice_normalization, h.base_score, h.base_is_right, x.adapter_ids, x.gains,
-                x.are_right, h.worker, h.chat_template
-            FROM held AS h
-            JOIN loracomp.base_model AS b ON b.name = h.base_model
-            JOIN loracomp.example AS e ON e.id = h.example_id
-                AND (e.prompt, e.choices, e.answer) IS NOT DISTINCT FROM (h.prompt, h.choices, h.expected)
-            JOIN (
-                SELECT
-                    u.example_id,
-                    array_agg(u.adapter_id ORDER BY u.adapter_id) AS adapter_ids,
-                    array_agg(u.gain ORDER BY u.adapter_id) AS gains,
-                    array_agg(u.is_right ORDER BY u.adapter_id) AS are_right
-                FROM measured AS u GROUP BY u.example_id
-            ) AS x ON x.example_id = e.id
-            ORDER BY e.id, h.job_id DESC
-            ON CONFLICT ON CONSTRAINT an_example_has_one_measurement_a_base_model DO UPDATE SET
-                choice_normalization = excluded.choice_normalization,
-                base_score = excluded.base_score,
-                base_is_right = excluded.base_is_right,
-                chat_template = excluded.chat_template,
-                (adapter_ids, gains, are_right) = (
-                    -- Keep earlier gains, except of adapters that were measured again, or if the scores differ in kind.
-                    SELECT
-                        array_agg(u.adapter_id ORDER BY u.adapter_id), array_agg(u.gain ORDER BY u.adapter_id),
-                        array_agg(u.is_right ORDER BY u.adapter_id)
-                    FROM (
-                        SELECT n.* FROM unnest(excluded.adapter_ids, excluded.gains, excluded.are_right)
-                            AS n (adapter_id, gain, is_right)
-                        UNION ALL
-                        SELECT o.* FROM unnest(m.adapter_ids, m.gains, m.are_right) AS o (adapter_id, gain, is_right)
-                        WHERE o.adapter_id <> ALL (excluded.adapter_ids)
-                            AND m.choice_normalization = excluded.choice_normalization
-                            AND m.chat_template = excluded.chat_template
-                    ) AS u
-                ),
-                worker = excluded.worker,
-                measured_at = now()
+    RETURN QUERY
+    WITH held AS MATERIALIZED (
+        SELECT r.*, j.example_id, j.adapter_ids AS asked, j.base_model, j.worker, j.prompt, j.choices, j.expected
+        FROM unnest(results) AS r
+        JOIN loracomp.job AS j ON j.id = r.job_id AND j.kind = 'measure'
+        WHERE r.job_id = ANY (held_ids)
+    ),
+    -- Two jobs of a batch may measure the same example.
+    measured AS (
+        SELECT DISTINCT ON (h.example_id, u.adapter_id) h.example_id, u.adapter_id, u.gain, u.is_right
+        FROM held AS h
+        CROSS JOIN LATERAL unnest(h.adapter_ids, h.gains, h.are_right) AS u (adapter_id, gain, is_right)
+        WHERE u.adapter_id = ANY (h.asked)
+        ORDER BY h.example_id, u.adapter_id, h.job_id DESC
+    ),
+    recorded AS (
+        INSERT INTO loracomp.measurement AS m (
+            example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains,
+            are_right, worker, chat_template
         )
-        SELECT s.id
-        FROM (SELECT array_agg(h.job_id) AS ids FROM held AS h) AS a
-        CROSS JOIN LATERAL loracomp.succeed_jobs(a.ids) AS s (id);
-        GET DIAGNOSTICS written = ROW_COUNT;
-        missing := missing - written;
-        EXIT WHEN missing = 0 OR try = 2 OR NOT loracomp.wait_for_jobs(
-            ARRAY(SELECT r.job_id FROM unnest(results) AS r), ARRAY(SELECT r.lease_token FROM unnest(results) AS r)
-        );
-    END LOOP;
+        SELECT DISTINCT ON (e.id)
+            e.id, b.id, e.task_id, h.choice_normalization, h.base_score, h.base_is_right, x.adapter_ids, x.gains,
+            x.are_right, h.worker, h.chat_template
+        FROM held AS h
+        JOIN loracomp.base_model AS b ON b.name = h.base_model
+        JOIN loracomp.example AS e ON e.id = h.example_id
+            AND (e.prompt, e.choices, e.answer) IS NOT DISTINCT FROM (h.prompt, h.choices, h.expected)
+        JOIN (
+            SELECT
+                u.example_id,
+                array_agg(u.adapter_id ORDER BY u.adapter_id) AS adapter_ids,
+                array_agg(u.gain ORDER BY u.adapter_id) AS gains,
+                array_agg(u.is_right ORDER BY u.adapter_id) AS are_right
+            FROM measured AS u GROUP BY u.example_id
+        ) AS x ON x.example_id = e.id
+        ORDER BY e.id, h.job_id DESC
+        ON CONFLICT ON CONSTRAINT an_example_has_one_measurement_a_base_model DO UPDATE SET
+            choice_normalization = excluded.choice_normalization,
+            base_score = excluded.base_score,
+            base_is_right = excluded.base_is_right,
+            chat_template = excluded.chat_template,
+            (adapter_ids, gains, are_right) = (
+                -- Keep earlier gains, except of adapters that were measured again, or if the scores differ in kind.
+                SELECT
+                    array_agg(u.adapter_id ORDER BY u.adapter_id), array_agg(u.gain ORDER BY u.adapter_id),
+                    array_agg(u.is_right ORDER BY u.adapter_id)
+                FROM (
+                    SELECT n.* FROM unnest(excluded.adapter_ids, excluded.gains, excluded.are_right)
+                        AS n (adapter_id, gain, is_right)
+                    UNION ALL
+                    SELECT o.* FROM unnest(m.adapter_ids, m.gains, m.are_right) AS o (adapter_id, gain, is_right)
+                    WHERE o.adapter_id <> ALL (excluded.adapter_ids)
+                        AND m.choice_normalization = excluded.choice_normalization
+                        AND m.chat_template = excluded.chat_template
+                ) AS u
+            ),
+            worker = excluded.worker,
+            measured_at = now()
+    )
+    SELECT s.id
+    FROM (SELECT array_agg(h.job_id) AS ids FROM held AS h) AS a
+    CROSS JOIN LATERAL loracomp.succeed_jobs(a.ids) AS s (id);
 END
 $$;
 COMMENT ON FUNCTION loracomp.record_measurements IS
