@@ -231,7 +231,6 @@ EXECUTE FUNCTION loracomp.check_columns();
 -- Tasks are checked only when they are inserted or changed: a job must still run after a task that it excludes was deleted.
 CREATE FUNCTION loracomp.check_names(job loracomp.job, before loracomp.job) RETURNS void
 LANGUAGE plpgsql STABLE
-SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF job.base_model IS NULL THEN
@@ -271,7 +270,6 @@ COMMENT ON FUNCTION loracomp.check_names IS
 -- Changes nothing.
 CREATE FUNCTION loracomp.check_name(field text, given text, known text[]) RETURNS void
 LANGUAGE plpgsql STABLE
-SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF given <> ALL (known) THEN

@@ -47,7 +47,6 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.admit_jobs();
 -- just inserted; null means that an old job was queued again.
 CREATE FUNCTION loracomp.check_room(submitter name, newest bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     limits loracomp.queue_limit;
@@ -78,7 +77,6 @@ COMMENT ON FUNCTION loracomp.check_room IS
 -- Running jobs that are queued again without a new id may exceed a limit until the next count.
 CREATE FUNCTION loracomp.has_room(submitter name, max_queued bigint, newest bigint) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     memory CONSTANT regclass := loracomp.make_counter('loracomp_parts.room_' || md5(submitter));

@@ -86,7 +86,6 @@ COMMENT ON FUNCTION loracomp.claim_jobs IS
 -- own heartbeat renews leases in less; a submitter may be cancelling the job, and never commit.
 CREATE FUNCTION loracomp.note_company(worker text, held_ids bigint[], others integer) RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 SET lock_timeout = '500ms'
 AS $$
 BEGIN
@@ -106,9 +105,6 @@ COMMENT ON FUNCTION loracomp.note_company IS
 -- another index, so that claims need not read past them.
 CREATE FUNCTION loracomp.wake_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
-SET enable_seqscan = off
-SET jit = off
 AS $$
 DECLARE
     woken CONSTANT bigint[] := ARRAY(

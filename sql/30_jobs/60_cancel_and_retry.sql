@@ -73,7 +73,6 @@ COMMENT ON FUNCTION loracomp.cancel_jobs IS
 -- Tags are compared by equality, not by containment: {"customer": {}} would be contained in every object under customer.
 CREATE FUNCTION loracomp.lock_jobs(ids bigint[], tags jsonb, states text[] DEFAULT NULL) RETURNS bigint[]
 LANGUAGE plpgsql
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     caller CONSTANT name := loracomp.caller();

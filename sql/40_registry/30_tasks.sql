@@ -150,7 +150,6 @@ COMMENT ON FUNCTION loracomp.delete_examples IS
 -- Locks the task, so that two calls which change it wait for each other.
 CREATE FUNCTION loracomp.find_task(task text) RETURNS integer
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     found_id CONSTANT integer := (SELECT t.id FROM loracomp.task AS t WHERE t.name = find_task.task FOR NO KEY UPDATE);

@@ -7,7 +7,6 @@
 -- Changes nothing.
 CREATE FUNCTION loracomp.likely_tasks(task_id integer, base_model_id integer, most integer) RETURNS integer[]
 LANGUAGE plpgsql STABLE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     others CONSTANT integer[] := ARRAY(
