@@ -313,14 +313,14 @@ SELECT loracomp.set_reported_tags('{country}')
 -- name: jobs
 INSERT INTO loracomp.job (
     id, status, prompt, choices, policy, base_model, run_at, task, expected, evaluation, example_id, submitted_by,
-    created_at, attempts, worker, claimed_together, claimed_at, finished_at, error_code, error, tags
+    created_at, attempts, worker, claimed_at, finished_at, error_code, error, tags
 ) OVERRIDING SYSTEM VALUE
 SELECT
     l.id, l.status, 'Made up, as ' || l.task || ' asks it: ' || repeat(md5(l.id::text) || ' ', 2 + floor(20 * l.size)::integer),
     CASE WHEN NOT l.is_generated THEN l.choices END, l.policy, b.name, l.at,
     CASE WHEN l.evaluation IS NOT NULL THEN l.task END,
     CASE WHEN l.evaluation IS NOT NULL THEN l.choices[1 + (l.example_id %% cardinality(l.choices))] END,
-    l.evaluation, l.example_id, l.submitter, l.at, l.attempts, l.worker, l.batch, l.claimed_at, l.finished_at,
+    l.evaluation, l.example_id, l.submitter, l.at, l.attempts, l.worker, l.claimed_at, l.finished_at,
     l.error_code, CASE WHEN l.error_code IS NOT NULL THEN 'made up' END,
     jsonb_build_object('source', 'volume', 'country', (ARRAY['DE', 'FR', 'IT'])[1 + (l.id %% 3)::integer])
 FROM lived AS l

@@ -211,8 +211,8 @@ COMMENT ON FUNCTION loracomp.check_columns IS
 CREATE TRIGGER check_columns BEFORE INSERT ON loracomp.job FOR EACH ROW
 WHEN (
     num_nonnulls(
-        new.task, new.expected, new.evaluation, new.example_id, new.worker, new.claimed_together, new.lease_token,
-        new.claimed_at, new.lease_expires_at, new.finished_at, new.error_code, new.error, new.is_correct,
+        new.task, new.expected, new.evaluation, new.example_id, new.worker, new.lease_token, new.claimed_at,
+        new.lease_expires_at, new.finished_at, new.error_code, new.error, new.is_correct,
         new.adapter_ids, new.place
     ) > 0
     -- Not as one row: that would not come back from a dump as it was.

@@ -5,7 +5,6 @@
 --       retry_delay             how long they wait before the next attempt (fail_jobs calls it too)
 --     wake_jobs                 makes scheduled jobs due whose run_at has come
 --     pick_jobs                 locks the first jobs of the queue: 18_places.sql
---     note_company              those that the worker claimed alone are not alone any more
 --
 -- A claimed job leaves a dead entry in the queue's index. Vacuum removes it, but not while any session holds an old snapshot. So a
 -- claim reads on from the last claimed place, where new jobs are. What is put before it (by its priority, released or rescued, or
@@ -52,16 +51,12 @@ BEGIN
             picked := loracomp.pick_jobs(claim_jobs.base_model, TRUE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.whole);
         END IF;
     END IF;
-    IF picked <> '{}' AND EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.claimed_together = 1) THEN
-        PERFORM loracomp.note_company(claim_jobs.worker, held_ids, cardinality(picked));
-    END IF;
     RETURN QUERY
     WITH claimed AS (
         UPDATE loracomp.job AS j SET
             status = 'running',
             attempts = j.attempts + 1,
             worker = claim_jobs.worker,
-            claimed_together = cardinality(held_ids || picked),
             claimed_at = now(),
             -- Longer than timeout_s, so that the worker can still say that the job took longer.
             lease_expires_at = now() + least(claim_jobs.lease, make_interval(secs => 2 * j.timeout_s)),
@@ -81,24 +76,6 @@ $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
 'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token. whole: look from '
 'the start of the queue, and not only from where the last claim ended.';
-
--- Waits up to half a second for another session's lock, which is less than Postgres waits before it looks for deadlocks. The worker's
--- own heartbeat renews leases in less; a submitter may be cancelling the job, and never commit.
-CREATE FUNCTION loracomp.note_company(worker text, held_ids bigint[], others integer) RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET lock_timeout = '500ms'
-AS $$
-BEGIN
-    UPDATE loracomp.job AS j SET claimed_together = 1 + note_company.others
-    WHERE j.id = ANY (note_company.held_ids) AND j.claimed_together = 1 AND j.lease_token IS NOT NULL
-        AND j.worker = note_company.worker;
-EXCEPTION
-    WHEN lock_not_available THEN
-        NULL;
-END
-$$;
-COMMENT ON FUNCTION loracomp.note_company IS
-'Notes that jobs which a worker claimed alone do not run alone any more, so that their attempt is given back if it dies. For claim_jobs.';
 
 -- scheduled -> due, for at most 1,000 jobs whose run_at has come, and background -> everyday for as many that have waited there for
 -- 1,000 minutes. The UPDATE fires fill_job, which sees that they are due or old, and gives them their places. Scheduled jobs are in
@@ -128,15 +105,12 @@ $$;
 COMMENT ON FUNCTION loracomp.wake_jobs IS
 'Makes jobs whose run_at has come available to claims, and returns their number. For claim_jobs.';
 
--- running -> queued for at most 1,000 jobs whose lease has expired; from then on each is claimed alone. The attempt is given back,
--- unless the job was claimed alone: then the attempt counts, and after the last one the job is failed.
+-- running -> queued for at most 1,000 jobs whose lease has expired; from then on each is claimed alone. Its first expiry gives the
+-- attempt back; any other counts, because the job ran alone, and after the last attempt the job is failed.
 -- A worker whose model goes on ends a job at its timeout_s itself (fail_jobs). If it did not, it died or hangs, and nobody knows
--- which job of a batch that is due to.
+-- which of its jobs that is due to.
 CREATE FUNCTION loracomp.rescue_jobs() RETURNS integer
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-SET enable_seqscan = off
-SET jit = off
+LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     expired CONSTANT bigint[] := ARRAY(
@@ -162,11 +136,11 @@ BEGIN
         error = format(
             '%s: worker %s stopped or hung while it worked on %s',
             CASE WHEN e.timed_out THEN format('it took longer than its timeout_s of %s s', j.timeout_s) ELSE 'its lease ran out' END,
-            j.worker, CASE WHEN e.alone THEN 'this job alone' ELSE 'a batch with this job in it' END
+            j.worker, CASE WHEN e.alone THEN 'this job alone' ELSE 'this job and maybe others' END
         )
     FROM (
         SELECT
-            r.id, r.claimed_together = 1 AS alone, r.claimed_together = 1 AND r.attempts >= r.max_attempts AS spent,
+            r.id, r.expired_leases > 0 AS alone, r.expired_leases > 0 AND r.attempts >= r.max_attempts AS spent,
             r.lease_expires_at >= r.claimed_at + make_interval(secs => r.timeout_s) AS timed_out
         FROM loracomp.job AS r WHERE r.id = ANY (expired)
     ) AS e

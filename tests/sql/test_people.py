@@ -90,7 +90,6 @@ def test_trace_has_all_of_job_and_prediction(connection: db.Connection, examples
         "is_correct",
         "lease_expires_at",
         "expired_leases",
-        "claimed_together",
         "priority",
         "max_attempts",
         "timeout_s",

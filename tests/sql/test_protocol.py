@@ -33,7 +33,6 @@ class Expected:
     attempts: int = 0
     expired_leases: int = 0
     token: int | None = None
-    together: int = 0
     lapsed: bool = False
     answer: str | None = None
 
@@ -41,9 +40,9 @@ class Expected:
         self.status, self.token = status, None
 
     def taken_back(self) -> None:
-        """As rescue_jobs: an attempt counts where the job was alone."""
+        """As rescue_jobs: an attempt counts where the job was alone, after its first expiry."""
+        alone = self.expired_leases > 0
         self.expired_leases += 1
-        alone = self.together == 1
         self.ends("failed" if alone and self.attempts >= self.max_attempts else "queued")
         self.attempts -= not alone
 
@@ -95,7 +94,7 @@ class Protocol(RuleBasedStateMachine):
             assert job.lease_token not in self.tokens
             assert expected.expired_leases == 0 or len(jobs) == 1
             expected.status, expected.token, expected.lapsed = "running", job.lease_token, False
-            expected.attempts, expected.together = expected.attempts + 1, len(jobs)
+            expected.attempts += 1
         self.tokens |= {job.lease_token for job in jobs}
         return Batch(worker, jobs)
 

@@ -72,7 +72,7 @@ OWNERS_ALONE = """
     search_exactly nearest_examples reduce_embedding reduce_embeddings asked_routes route_query
     compose_tasks trace_tasks fallback_reason
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
-    admit_jobs wake_jobs note_company
+    admit_jobs wake_jobs hold_jobs
     succeed_jobs wait_for_jobs check_server check_roles check_work
     find_task adapter_named check_setting check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
@@ -103,7 +103,7 @@ VECTOR = [1.0] + [0.0] * 831
 REFUSED_COLUMNS = """
     task expected evaluation status example_id submitted_by created_at place background scheduled attempts
     expired_leases worker
-    claimed_together lease_token claimed_at lease_expires_at finished_at error_code error is_correct adapter_ids
+    lease_token claimed_at lease_expires_at finished_at error_code error is_correct adapter_ids
 """
 INSERTED_COLUMNS = {("job", "INSERT", column) for column in (*JOB_COLUMNS.split(), *REFUSED_COLUMNS.split())}
 WRITES = {

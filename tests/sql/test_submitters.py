@@ -250,7 +250,7 @@ def test_copy_works_and_its_error_names_the_line(connection: Connection, submitt
 FOREIGN = {
     "status": "'succeeded'", "submitted_by": "'somebody'", "created_at": "now() - interval '1 day'",
     "place": "1", "background": "true", "scheduled": "true", "attempts": "1", "expired_leases": "1", "worker": "'w'",
-    "claimed_together": "1", "lease_token": "1", "claimed_at": "now()", "lease_expires_at": "now()",
+    "lease_token": "1", "claimed_at": "now()", "lease_expires_at": "now()",
     "finished_at": "now()", "error_code": "'x'", "error": "'x'", "is_correct": "true", "adapter_ids": "'{1}'",
     "example_id": "1",
 }  # fmt: skip

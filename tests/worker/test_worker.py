@@ -564,9 +564,10 @@ def test_heartbeats_keep_a_lease_beyond_its_length_and_up_to_the_timeout(connect
         until = job(connection, hung)["claimed_at"] + timedelta(seconds=2)
         wait_until(lambda: job(connection, hung)["lease_expires_at"] >= until)
         wait_until(lambda: connection.execute("SELECT loracomp.rescue_jobs() AS count").fetchone() == {"count": 1})
-        row = job(connection, hung)
-        assert (row["status"], row["error_code"]) == ("failed", "timed_out")
-        assert row["finished_at"] > until
+        row = connection.execute("SELECT *, now() AS now FROM loracomp.job WHERE id = %s", (hung,)).fetchone()
+        assert row is not None
+        assert (row["status"], row["error_code"], row["expired_leases"]) == ("queued", "timed_out", 1)
+        assert row["now"] > until
         process.kill()
     assert claims(connection) == {long: 1, hung: 1}
 

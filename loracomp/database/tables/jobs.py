@@ -111,16 +111,11 @@ job = Table(
     required(
         "expired_leases",
         Integer,
-        "Number of leases of the job that expired. If above 0, the job is claimed in a batch of one.",
+        "Number of leases of the job that expired. The first gave its attempt back; from then on the job is claimed "
+        "alone, and each counts.",
         default="0",
     ),
     optional("worker", Text, "Worker that holds the job, or held it last."),
-    optional(
-        "claimed_together",
-        Integer,
-        "Number of jobs that its worker held after the claim, from earlier claims too. If 1, it is alone: an expired "
-        "lease then counts as an attempt.",
-    ),
     optional("lease_token", BigInteger, "Fence token of the current lease; a worker's later writes must show it."),
     optional("claimed_at", TIME, "When the current attempt began."),
     optional(
