@@ -163,7 +163,7 @@ SELECT * FROM loracomp.delete_adapter(adapter => %(adapter)s, base_model => %(ba
 
 -- name: find_adapter
 SELECT a.*, b.name AS base_model, b.source AS base_source, b.revision AS base_revision
-FROM loracomp.find_adapter(name => %(name)s, version => %(version)s::int, base_model => %(base_model)s) AS a
+FROM loracomp.find_adapter(adapter => %(adapter)s, base_model => %(base_model)s) AS a
 JOIN loracomp.base_model AS b ON b.id = a.base_model_id
 
 -- name: list_adapters

@@ -4,7 +4,6 @@ from typing import Any
 
 from loracomp.database.connections import Connection, row_of, rows_of
 from loracomp.database.queries import QUERIES
-from loracomp.errors import UsageError
 
 
 def activate_adapter(connection: Connection, adapter_id: int, *, force: bool = False) -> int | None:
@@ -53,9 +52,5 @@ def delete_adapter(
 
 
 def find_adapter(connection: Connection, reference: str, base_model: str | None = None) -> dict[str, Any]:
-    """The adapter's row, by 'name' (its newest version) or 'name@version'. Raises NotFoundError or UsageError."""
-    name, at, version = reference.rpartition("@")
-    if at and not version.isdecimal():
-        raise UsageError(f"adapter {reference!r}: write NAME, or NAME@VERSION with a number")
-    values = {"name": name if at else reference, "version": int(version) if at else None, "base_model": base_model}
-    return row_of(connection, QUERIES["find_adapter"], values)
+    """The adapter's row, by 'name' (its newest version), 'name@version' or number. Raises NotFoundError."""
+    return row_of(connection, QUERIES["find_adapter"], {"adapter": reference, "base_model": base_model})

@@ -5,9 +5,8 @@
 --     compare_adapters          the new adapter vs. the active one or the base model, on the task's measured examples
 --   retire_adapter
 --   delete_adapter
---     adapter_named             for all three: an adapter by name, name@version or number
---       find_adapter            an adapter by name and version
---         find_base_model
+--     find_adapter              for all three: an adapter by name, name@version or number
+--       find_base_model
 --   read_adapters               weights, for workers
 
 -- Adds an adapter as staged, with the next version of its name; its weights follow in the same transaction, by COPY.
@@ -76,7 +75,7 @@ RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    chosen loracomp.adapter := loracomp.adapter_named(activate_adapter.adapter, activate_adapter.base_model);
+    chosen loracomp.adapter := loracomp.find_adapter(activate_adapter.adapter, activate_adapter.base_model);
     stored bigint;
     old loracomp.adapter;
     compared record;
@@ -151,7 +150,7 @@ CREATE FUNCTION loracomp.retire_adapter(adapter text, base_model text DEFAULT NU
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    chosen CONSTANT loracomp.adapter := loracomp.adapter_named(retire_adapter.adapter, retire_adapter.base_model);
+    chosen CONSTANT loracomp.adapter := loracomp.find_adapter(retire_adapter.adapter, retire_adapter.base_model);
 BEGIN
     UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.id = chosen.id AND a.status <> 'retired';
 END
@@ -167,7 +166,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    gone CONSTANT loracomp.adapter := loracomp.adapter_named(delete_adapter.adapter, delete_adapter.base_model);
+    gone CONSTANT loracomp.adapter := loracomp.find_adapter(delete_adapter.adapter, delete_adapter.base_model);
     traces CONSTANT bigint := (SELECT count(*) FROM loracomp.prediction AS p WHERE gone.id = ANY (p.adapter_ids));
     waiting CONSTANT bigint := (
         SELECT count(*) FROM loracomp.job AS j
@@ -196,46 +195,30 @@ COMMENT ON FUNCTION loracomp.delete_adapter IS
 'Deletes an adapter, by name or name@version, with its weights. If it is active, or if a trace or a waiting job names it, force is '
 'needed.';
 
--- Reads one adapter by NAME, NAME@VERSION or number.
-CREATE FUNCTION loracomp.adapter_named(adapter text, base_model text) RETURNS loracomp.adapter
-LANGUAGE plpgsql STABLE SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    numbered loracomp.adapter;
-BEGIN
-    IF adapter !~ '^[0-9]{1,9}$' THEN
-        RETURN loracomp.find_adapter(
-            regexp_replace(adapter, '@[0-9]{1,9}$', ''), substring(adapter FROM '@([0-9]{1,9})$')::integer, base_model
-        );
-    END IF;
-    SELECT * INTO numbered FROM loracomp.adapter AS a WHERE a.id = adapter_named.adapter::integer;
-    IF numbered.id IS NULL THEN
-        RAISE EXCEPTION 'there is no adapter with id %', adapter
-            USING ERRCODE = 'no_data_found', HINT = 'loracomp adapter list shows the existing ones';
-    END IF;
-    RETURN numbered;
-END
-$$;
-COMMENT ON FUNCTION loracomp.adapter_named IS 'An adapter by name, name@version or number.';
-
--- Reads one adapter by name, version (null: the newest) and base model (null: the default).
-CREATE FUNCTION loracomp.find_adapter(name text, version integer DEFAULT NULL, base_model text DEFAULT NULL)
-RETURNS loracomp.adapter
+-- Reads one adapter by NAME (its newest version), NAME@VERSION or number. base_model null: the default; a number needs none.
+CREATE FUNCTION loracomp.find_adapter(adapter text, base_model text DEFAULT NULL) RETURNS loracomp.adapter
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    base loracomp.base_model := loracomp.find_base_model(base_model);
+    number CONSTANT integer := substring(find_adapter.adapter FROM '^[0-9]{1,9}$')::integer;
+    wanted_version CONSTANT integer := substring(find_adapter.adapter FROM '@([0-9]{1,9})$')::integer;
+    wanted_name CONSTANT text := regexp_replace(find_adapter.adapter, '@[0-9]{1,9}$', '');
+    base CONSTANT loracomp.base_model := CASE WHEN number IS NULL THEN loracomp.find_base_model(find_adapter.base_model) END;
     found_adapter loracomp.adapter;
 BEGIN
     SELECT * INTO found_adapter FROM loracomp.adapter AS a
-    WHERE a.base_model_id = base.id AND a.name = find_adapter.name
-        AND a.version = coalesce(find_adapter.version, a.version)
+    WHERE a.id = number OR (
+        a.base_model_id = base.id AND a.name = wanted_name AND a.version = coalesce(wanted_version, a.version)
+    )
     ORDER BY a.version DESC LIMIT 1;
     IF found_adapter.id IS NULL THEN
-        RAISE EXCEPTION 'base model % has no adapter %', base.name, concat_ws('@', find_adapter.name, find_adapter.version)
+        RAISE EXCEPTION '%', CASE
+            WHEN number IS NULL THEN format('base model %s has no adapter %s', base.name, find_adapter.adapter)
+            ELSE format('there is no adapter with id %s', number)
+        END
             USING ERRCODE = 'no_data_found', HINT = concat(
                 'loracomp adapter list shows the existing ones',
-                loracomp.did_you_mean(find_adapter.name, ARRAY(
+                loracomp.did_you_mean(wanted_name, ARRAY(
                     SELECT DISTINCT a.name FROM loracomp.adapter AS a WHERE a.base_model_id = base.id
                 ))
             );
@@ -243,7 +226,8 @@ BEGIN
     RETURN found_adapter;
 END
 $$;
-COMMENT ON FUNCTION loracomp.find_adapter IS 'The adapter with this name; null version: the newest; null base_model: the default base model.';
+COMMENT ON FUNCTION loracomp.find_adapter IS
+'An adapter by name (its newest version), name@version or number. base_model null: the default base model.';
 
 -- Reads the weights of adapters, part by part in order, with their hash, scaling and config.
 CREATE FUNCTION loracomp.read_adapters(adapter_ids integer[])

@@ -479,7 +479,7 @@ def test_what_does_not_exist_is_named(connection, folder):
         stage_adapter(connection, folder, task="piqa")
     with pytest.raises(NotFoundError, match="base model tiny has no adapter piqa@3"):
         find_adapter(connection, "piqa@3")
-    with pytest.raises(UsageError, match="NAME@VERSION"):
+    with pytest.raises(NotFoundError, match="base model tiny has no adapter piqa@new"):
         find_adapter(connection, "piqa@new")
     with pytest.raises(NotFoundError, match="no adapter with id 5"):
         activate_adapter(connection, 5)

@@ -74,7 +74,7 @@ OWNERS_ALONE = """
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
     admit_jobs wake_jobs hold_jobs
     succeed_jobs wait_for_jobs check_server check_roles check_work
-    find_task adapter_named check_setting check_columns fill_job hint_job insert_incoming_job check_room
+    find_task check_setting check_columns fill_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
     content_hash has_learnt_from draw_examples nearest_tasks likely_tasks queue_measurements active_adapters
