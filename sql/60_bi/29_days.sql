@@ -1,8 +1,6 @@
 -- The days of reports. Each report is a table with rows by day and a function <report>_on(day) that computes a day's rows from its
 -- jobs (files 30 to 37); 50_refresh_reports.sql stores them. The day of a job and of its answer is the day on which it ended, in UTC.
 --   jobs_on                     jobs that ended on a day
---   open_since                  when the days begin that are not closed
---   live_since                  from which day on views count the jobs themselves
 --   trigger recount_days        a tag that is new to the reports, a new name, a task that is gone: all days are computed again
 
 -- Reads only. The bounds are times, so that the index job_finished is used. It has no SET clause, so that Postgres can insert its
@@ -16,35 +14,6 @@ WHERE j.finished_at >= jobs_on.day::timestamp AT TIME ZONE 'UTC'
     AND j.finished_at < (jobs_on.day + 1)::timestamp AT TIME ZONE 'UTC';
 END;
 COMMENT ON FUNCTION loracomp.jobs_on IS 'Jobs that ended on a day in UTC.';
-
--- Reads only. Closed days are all days up to one of them, because purge_jobs closes the oldest first.
-CREATE VIEW loracomp.open_since AS
-SELECT coalesce(max(d.day) + 1, '-infinity')::timestamp AT TIME ZONE 'UTC' AS since
-FROM loracomp.report_day AS d
-WHERE d.is_closed;
-COMMENT ON VIEW loracomp.open_since IS 'When the first day begins that is not closed: from then on, reports follow what happens to the jobs.';
-COMMENT ON COLUMN loracomp.open_since.since IS 'Beginning of the day after the last closed one; -infinity if none is closed.';
-
--- Reads only. Only days before that of the last refresh are whole in the reports; an hour more, because a job ends at the time at
--- which its transaction began.
-CREATE VIEW loracomp.live_since AS
-SELECT x.day, x.day::timestamp AT TIME ZONE 'UTC' AS since
-FROM (
-    SELECT greatest(
-        (o.since AT TIME ZONE 'UTC')::date,
-        least(
-            ((min(r.refreshed_at) - interval '1 hour') AT TIME ZONE 'UTC')::date,
-            (SELECT min(d.day) FROM loracomp.report_day AS d WHERE d.jobs IS NULL AND NOT d.is_closed)
-        )
-    ) AS day
-    FROM loracomp.open_since AS o
-    CROSS JOIN loracomp.report_refresh AS r
-    GROUP BY o.since
-) AS x;
-COMMENT ON VIEW loracomp.live_since IS 'From which day on views that are live count the jobs themselves, and not the reports.';
-COMMENT ON COLUMN loracomp.live_since.day IS
-'Day in UTC: that of an hour before the last refresh, or the first that must be computed again; but no day that is closed.';
-COMMENT ON COLUMN loracomp.live_since.since IS 'Beginning of the day.';
 
 -- The new name of a policy, a task, an evaluation or a base model is that of its jobs too. Closed days keep the old name, and don't count the new tag.
 CREATE FUNCTION loracomp.recount_days() RETURNS trigger

@@ -59,8 +59,7 @@ COMMENT ON COLUMN bi.routing_by_day.mean_probability IS
 'Mean probability of the task over the answers that were routed by retrieval, 0 to 1; the tasks of a day sum to 1.';
 COMMENT ON COLUMN bi.routing_by_day.first_share IS 'Share of the answers for which this task was the most probable one.';
 COMMENT ON COLUMN bi.routing_by_day.inside_share IS 'Share of the answers in which this task had a weight above 0.';
-COMMENT ON COLUMN bi.routing_by_day.as_of IS 'When these numbers were computed last; later answers are not counted yet.';
-SELECT loracomp.copy_comments('bi.routing_by_day', 'loracomp.routing_by_day');
+SELECT loracomp.copy_comments('bi.routing_by_day', 'loracomp.routing_by_day', 'bi.accuracy_by_day');
 
 -- Reads only, with its owner's rights. The Jensen-Shannon divergence between two distributions of tasks is 0 if they are equal
 -- and 1 if they have no task in common. Evaluations are left out, because their jobs are not what users ask. Each row counts for

@@ -1,10 +1,9 @@
 -- How many jobs ended on each day, how, and what they cost.
 --   bi.jobs_by_day              by submitter, policy, kind and status
 --   bi.failure_by_reason        those that failed
---     loracomp.current_jobs     both read it: the table jobs_by_day, and the jobs that ended since the last refresh
---       live_since
---   bi.cost_by_submitter        reads the table alone
---   jobs_by_day_on              computes a day of the table
+--   bi.cost_by_submitter        what they cost
+--     loracomp.jobs_by_day      each reads it: a table
+--   jobs_by_day_on              computes a day of it
 
 -- Reads only.
 CREATE FUNCTION loracomp.jobs_by_day_on(day date) RETURNS SETOF loracomp.jobs_by_day
@@ -30,59 +29,40 @@ GROUP BY j.submitted_by, j.policy, j.base_model, j.evaluation IS NOT NULL, j.kin
 END;
 COMMENT ON FUNCTION loracomp.jobs_by_day_on IS 'Rows of loracomp.jobs_by_day for a day, computed from its jobs.';
 
--- Reads only.
-CREATE VIEW loracomp.current_jobs AS
-SELECT d.day, d.submitted_by, d.policy, d.base_model, d.is_evaluation, d.kind, d.status, d.reason, d.jobs
-FROM loracomp.jobs_by_day AS d
-WHERE d.day < (SELECT l.day FROM loracomp.live_since AS l)
-UNION ALL
--- With an upper bound, although none is needed: with a lower bound alone, of unknown value, the planner expects a third of all jobs.
-SELECT
-    (j.finished_at AT TIME ZONE 'UTC')::date, j.submitted_by::text, j.policy, j.base_model, j.evaluation IS NOT NULL,
-    j.kind, j.status, j.error_code, count(*)
-FROM loracomp.job AS j
-WHERE j.finished_at >= (SELECT l.since FROM loracomp.live_since AS l) AND j.finished_at < 'infinity'
-GROUP BY
-    (j.finished_at AT TIME ZONE 'UTC')::date, j.submitted_by, j.policy, j.base_model, j.evaluation IS NOT NULL, j.kind,
-    j.status, j.error_code;
-COMMENT ON VIEW loracomp.current_jobs IS
-'Number of ended jobs by day; days since that of the last refresh are counted from the jobs.';
-SELECT loracomp.copy_comments('loracomp.current_jobs', 'loracomp.jobs_by_day');
-
 -- Reads only, with its owner's rights. Jobs of kind measure are no answers, as in bi.prediction.
 CREATE VIEW bi.jobs_by_day AS
 SELECT
-    c.day,
-    c.submitted_by,
-    c.policy,
-    c.base_model,
-    c.is_evaluation,
-    c.kind,
-    c.status,
-    c.reason,
-    c.jobs,
-    now() AS as_of
-FROM loracomp.current_jobs AS c
-WHERE c.kind <> 'measure';
+    d.day,
+    d.submitted_by,
+    d.policy,
+    d.base_model,
+    d.is_evaluation,
+    d.kind,
+    d.status,
+    d.reason,
+    d.jobs,
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'jobs_by_day') AS as_of
+FROM loracomp.jobs_by_day AS d
+WHERE d.kind <> 'measure';
 COMMENT ON VIEW bi.jobs_by_day IS
-'Number of jobs that ended on each day, by how they ended; cheap if reports are refreshed. It counts what bi.prediction lists, and '
-'jobs that were purged.';
+'Number of jobs that ended on each day, by how they ended: what bi.prediction lists, and jobs that were purged. Refreshed by '
+'refresh_reports, not live.';
 COMMENT ON COLUMN bi.jobs_by_day.kind IS 'predict: the jobs were to be answered. route: only routing weights were to be computed.';
-SELECT loracomp.copy_comments('bi.jobs_by_day', 'loracomp.current_jobs', 'bi.accuracy');
+SELECT loracomp.copy_comments('bi.jobs_by_day', 'loracomp.jobs_by_day', 'bi.routing_by_day');
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.failure_by_reason AS
 SELECT
-    c.day,
-    coalesce(c.reason, 'unknown') AS reason,
-    c.policy,
-    c.base_model,
-    sum(c.jobs)::bigint AS jobs,
-    now() AS as_of
-FROM loracomp.current_jobs AS c
-WHERE c.status = 'failed'
-GROUP BY c.day, coalesce(c.reason, 'unknown'), c.policy, c.base_model;
-COMMENT ON VIEW bi.failure_by_reason IS 'Number of failed jobs of each day, by error; cheap if reports are refreshed.';
+    d.day,
+    coalesce(d.reason, 'unknown') AS reason,
+    d.policy,
+    d.base_model,
+    sum(d.jobs)::bigint AS jobs,
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'jobs_by_day') AS as_of
+FROM loracomp.jobs_by_day AS d
+WHERE d.status = 'failed'
+GROUP BY d.day, coalesce(d.reason, 'unknown'), d.policy, d.base_model;
+COMMENT ON VIEW bi.failure_by_reason IS 'Number of failed jobs of each day, by error. Refreshed by refresh_reports, not live.';
 COMMENT ON COLUMN bi.failure_by_reason.reason IS 'Short name of the last error, such as prompt_too_long.';
 SELECT loracomp.copy_comments('bi.failure_by_reason', 'bi.jobs_by_day');
 

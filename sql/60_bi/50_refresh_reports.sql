@@ -37,7 +37,11 @@ FROM (
         sum((e.finished_at AT TIME ZONE 'UTC')::time) AS times
     FROM loracomp.job AS e
     WHERE e.finished_at < changed_days.before::timestamp AT TIME ZONE 'UTC'
-        AND e.finished_at >= (SELECT c.since FROM loracomp.open_since AS c)
+        -- Closed days are all days up to one of them, because purge_jobs closes the oldest first.
+        AND e.finished_at >= (
+            SELECT coalesce(max(c.day) + 1, '-infinity')::timestamp AT TIME ZONE 'UTC'
+            FROM loracomp.report_day AS c WHERE c.is_closed
+        )
     GROUP BY (e.finished_at AT TIME ZONE 'UTC')::date
 ) AS j
 FULL JOIN (
@@ -143,6 +147,6 @@ SELECT
 FROM loracomp.report_refresh AS r;
 COMMENT ON VIEW bi.report_refresh IS
 'Age of each report that refresh_reports computes. routing_drift and cost_by_submitter have no rows of their own: their ages are '
-'those of routing_by_day and jobs_by_day.';
+'those of routing_by_day and jobs_by_day; failure_by_reason has that of jobs_by_day too.';
 COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since the last refresh.';
 SELECT loracomp.copy_comments('bi.report_refresh', 'loracomp.report_refresh');

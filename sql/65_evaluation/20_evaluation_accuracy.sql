@@ -65,4 +65,4 @@ COMMENT ON COLUMN bi.evaluation_accuracy.tasks IS 'Number of tasks in the mean. 
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy IS 'correct / n for one task, 0 to 1; for a family or all, the mean of the tasks'' accuracies.';
 COMMENT ON COLUMN bi.evaluation_accuracy.accuracy_low IS
 'Lower end of the 95 % confidence interval: Wilson''s for one task, otherwise computed from the tasks'' intervals.';
-SELECT loracomp.copy_comments('bi.evaluation_accuracy', 'bi.prediction', 'bi.accuracy');
+SELECT loracomp.copy_comments('bi.evaluation_accuracy', 'bi.prediction', 'bi.accuracy_by_day');

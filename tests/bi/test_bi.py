@@ -81,6 +81,7 @@ def test_prediction_has_the_jobs_that_failed(connection: db.Connection, examples
         ("failed", "code", None),
         ("cancelled", "cancelled", None),
     ]
+    connection.execute("SELECT FROM loracomp.refresh_reports()")
     failure = one(connection, "SELECT * FROM bi.failure_by_reason")
     assert (failure["reason"], failure["policy"], failure["jobs"]) == ("code", "default", 1)
 
@@ -195,7 +196,8 @@ def test_accuracy(connection: db.Connection, examples: dict[str, int]) -> None:
         answer(connection, submit(connection, **asked), examples, output=output)
     connection.execute("SELECT loracomp.cancel_job(%s)", [submit(connection, **asked)])
     answer(connection, submit(connection), examples)
-    found = one(connection, "SELECT * FROM bi.accuracy")
+    connection.execute("SELECT FROM loracomp.refresh_reports()")
+    found = one(connection, "SELECT * FROM bi.accuracy_by_day")
     assert (found["evaluation"], found["own_task"], found["policy"]) == ("weekly", "rte", "default")
     assert (found["asked"], found["n"], found["correct"]) == (4, 3, 2)
     interval = binomtest(2, 3).proportion_ci(method="wilson")

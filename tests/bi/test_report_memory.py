@@ -94,8 +94,7 @@ REMEMBERED = {
     "output_tokens, round(compute_s::numeric, 9)",
     "jobs_by_day": "day, submitted_by, policy, base_model, is_evaluation, kind, status, reason, jobs",
     "failure_by_reason": "day, reason, policy, base_model, jobs",
-    "accuracy_by_day": "day, evaluation, own_task, policy, asked, n, correct, accuracy, accuracy_low",
-    "accuracy": "evaluation, own_task, policy, asked, n, correct, accuracy_high",
+    "accuracy_by_day": "day, evaluation, own_task, policy, asked, n, correct, accuracy, accuracy_low, accuracy_high",
     "answers_by_tag": "day, tag, value, label, policy, n, asked, correct",
     "routing_by_day": "day, policy, task, jobs, mean_probability, first_share, inside_share",
     "routing_drift": "day, policy, jobs, entropy_bits, mix_entropy_bits, week_before_jobs, drift",
@@ -139,7 +138,7 @@ def test_purging_computes_what_no_refresh_has_counted(connection: db.Connection,
     assert values(connection, LATE) == {2}
     by_day = {
         "SELECT jobs FROM bi.cost_by_submitter ORDER BY day": [2, 1],
-        "SELECT n FROM bi.accuracy_by_day ORDER BY day": [2, 1, 1],
+        "SELECT n FROM bi.accuracy_by_day ORDER BY day": [2, 1],
     }
     for query, expected in by_day.items():
         assert [count for row in connection.execute(query.encode()) for count in row.values()] == expected, query
@@ -251,7 +250,7 @@ def test_a_refreshed_view_lags_behind_a_live_one_and_says_so(
     connection.execute("SELECT FROM loracomp.refresh_reports()")
     tagged(connection, examples, "yes", expected="yes")
     refreshed = one(connection, "SELECT jobs, as_of FROM bi.cost_by_submitter")
-    live = one(connection, "SELECT n, as_of FROM bi.accuracy_by_day")
+    live = one(connection, "SELECT count(*) AS n, max(as_of) AS as_of FROM bi.prediction")
     assert (refreshed["jobs"], live["n"]) == (1, 2)
     assert (
         refreshed["as_of"] < one(connection, "SELECT max(finished_at) AS at FROM bi.prediction")["at"] < live["as_of"]

@@ -115,14 +115,14 @@ def test_dropping_leaves_what_the_migrations_made_and_nothing_of_sql(database: s
 
 def test_changed_files_are_applied_and_what_a_file_made_goes_with_it(database: str, packed: Path) -> None:
     changed, removed = packed / "sql/60_bi/30_accuracy.sql", packed / "sql/60_bi/41_queue_health.sql"
-    changed.write_text(changed.read_text() + "COMMENT ON VIEW bi.accuracy IS 'Another.';\n")
+    changed.write_text(changed.read_text() + "COMMENT ON VIEW bi.accuracy_by_day IS 'Another.';\n")
     removed.unlink()
     assert schema.changed_files(database) == ["60_bi/30_accuracy.sql", "60_bi/41_queue_health.sql"]
     schema.initialize(database)
     assert schema.changed_files(database) == []
     with db.connect(database) as connection:
         row = connection.execute(
-            "SELECT obj_description('bi.accuracy'::regclass) AS comment, to_regclass('bi.queue_health') AS gone"
+            "SELECT obj_description('bi.accuracy_by_day'::regclass) AS comment, to_regclass('bi.queue_health') AS gone"
         ).fetchone()
     assert row == {"comment": "Another.", "gone": None}
 
@@ -242,7 +242,7 @@ CREATE FUNCTION count_joined() RETURNS bigint BEGIN ATOMIC SELECT count(*) FROM 
 CREATE FUNCTION forget() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
 CREATE TRIGGER forget INSTEAD OF UPDATE ON tickets FOR EACH ROW EXECUTE FUNCTION forget();
 CREATE RULE keep AS ON DELETE TO tickets DO INSTEAD NOTHING;
-CREATE VIEW bi.of_the_shops AS SELECT n FROM bi.accuracy;
+CREATE VIEW bi.of_the_shops AS SELECT n FROM bi.accuracy_by_day;
 GRANT SELECT ON bi.of_the_shops TO loracomp_analyst, loracomp_admin;
 ALTER VIEW tickets OWNER TO "the readers";
 GRANT SELECT ON tickets TO loracomp_analyst WITH GRANT OPTION;
@@ -326,7 +326,7 @@ def test_a_revision_without_views_is_refused_while_users_views_need_them(databas
 def test_grants_to_users_roles_outlast_an_upgrade(database: str, readers: str) -> None:
     run(
         database,
-        f"GRANT SELECT ON bi.accuracy TO {readers} WITH GRANT OPTION",
+        f"GRANT SELECT ON bi.accuracy_by_day TO {readers} WITH GRANT OPTION",
         f"GRANT SELECT (job_id, status) ON loracomp.job_result TO {readers}",
         f"GRANT EXECUTE ON FUNCTION loracomp.explain_job TO {readers}",
     )

@@ -181,10 +181,6 @@ def test_views_hold_their_readers_to_what_they_may_see(scene: Scene) -> None:
         "queue_health",
         "worker_status",
         "task_mask",
-        "current_accuracy",
-        "current_jobs",
-        "live_since",
-        "open_since",
     }
 
 
