@@ -6,7 +6,6 @@
 --   retry_job                   queues one failed or cancelled job again, by its submitter or an administrator
 --     caller, caller_is_admin, check_room, give_reason
 --   set_priority                moves queued jobs in the queue
---   requeue_jobs                queues all jobs again that failed with an error code
 
 -- As cancel_jobs, for one job; raises if it does not exist, is not the caller's, or has ended.
 CREATE FUNCTION loracomp.cancel_job(id bigint, reason text DEFAULT 'cancelled') RETURNS void
@@ -166,31 +165,6 @@ $$;
 COMMENT ON FUNCTION loracomp.set_priority IS
 'Changes the priority (-1000 to 1000) of those of these jobs that are queued, and returns how many; the audit keeps the old and '
 'the new one. Submitters may do this to their own jobs, administrators to all jobs.';
-
--- failed -> queued, due now, with attempts reset to 0, for all jobs that failed with this error code since the given time.
-CREATE FUNCTION loracomp.requeue_jobs(error_code text, since timestamptz DEFAULT '-infinity') RETURNS bigint
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    before CONSTANT text := loracomp.give_reason('requeue_jobs');
-    requeued bigint;
-BEGIN
-    UPDATE loracomp.job AS j SET
-        status = 'queued', attempts = 0, expired_leases = 0, run_at = now(), place = NULL, finished_at = NULL,
-        error_code = NULL, error = NULL
-    WHERE j.status = 'failed' AND j.error_code = requeue_jobs.error_code AND j.finished_at >= requeue_jobs.since;
-    GET DIAGNOSTICS requeued = ROW_COUNT;
-    PERFORM loracomp.give_reason(before);
-    IF requeued = 0 THEN
-        RAISE WARNING 'no job failed with error code % since %', requeue_jobs.error_code, requeue_jobs.since
-            USING HINT = 'bi.failure_by_reason lists the codes, also of jobs that were purged since';
-    END IF;
-    RETURN requeued;
-END
-$$;
-COMMENT ON FUNCTION loracomp.requeue_jobs IS
-'Queues all jobs again that failed with an error code since a given time; returns how many, and warns if there are none.';
 
 -- Sets the reason that the audit's triggers write in this transaction, and returns the previous one. The calling functions can't
 -- use a SET clause instead, because Postgres lets only superusers set unknown parameters there.

@@ -2,7 +2,6 @@
 --   set_policy
 --     with_settings             20_routing/10_task_weights.sql
 --   trigger keep_default_policy   refuses to delete or rename the policy of jobs that name none
---   view policy_changes         what changed, setting by setting, from the audit
 
 -- Changes the given settings of a policy. If there is no such policy, creates it, with defaults for the other settings.
 CREATE FUNCTION loracomp.set_policy(name text, settings jsonb) RETURNS loracomp.policy
@@ -59,28 +58,3 @@ COMMENT ON FUNCTION loracomp.keep_default_policy IS
 
 CREATE TRIGGER keep_default_policy BEFORE DELETE OR UPDATE OF name ON loracomp.policy
 FOR EACH ROW WHEN (old.name = 'default') EXECUTE FUNCTION loracomp.keep_default_policy();
-
--- Reads only, from the audit: one row for each setting that a change of a policy changed.
-CREATE VIEW loracomp.policy_changes WITH (security_invoker) AS
-SELECT
-    e.at,
-    e.actor,
-    e.login,
-    e.entity_name AS policy,
-    e.action,
-    s.setting,
-    e.before ->> s.setting AS before,
-    e.after ->> s.setting AS after,
-    e.reason,
-    e.id AS event_id
-FROM loracomp.audit_event AS e
-CROSS JOIN LATERAL jsonb_object_keys(coalesce(e.after, e.before)) AS s (setting)
-WHERE e.entity = 'policy' AND s.setting NOT IN ('created_at', 'updated_at')
-    AND e.before -> s.setting IS DISTINCT FROM e.after -> s.setting;
-COMMENT ON VIEW loracomp.policy_changes IS 'Changes of policies: one row for each changed setting; a new policy has a row for each setting.';
-COMMENT ON COLUMN loracomp.policy_changes.policy IS 'Name of the policy after the change.';
-COMMENT ON COLUMN loracomp.policy_changes.setting IS 'Name of the changed setting.';
-COMMENT ON COLUMN loracomp.policy_changes.before IS 'Value before the change; null if the policy is new.';
-COMMENT ON COLUMN loracomp.policy_changes.after IS 'Value after the change; null if the policy was deleted.';
-COMMENT ON COLUMN loracomp.policy_changes.event_id IS 'Number of the event; later events have higher numbers.';
-SELECT loracomp.copy_comments('loracomp.policy_changes', 'loracomp.audit_event');

@@ -70,7 +70,6 @@ TO loracomp_analyst, loracomp_admin;
 -- Administrators alone: jobs, routing, evaluations, models and encoder, tasks and examples, adapters,
 -- policies, audit, lineage and erasure.
 GRANT EXECUTE ON FUNCTION
-loracomp.requeue_jobs,
 loracomp.purge_jobs,
 loracomp.job_ranges,
 loracomp.set_queue_limits,

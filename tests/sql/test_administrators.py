@@ -320,27 +320,6 @@ def test_measuring_waits_for_a_worker_where_the_login_may_not_answer_itself(
 # --- policies
 
 
-def test_changes_of_policies_are_shown_setting_by_setting(connection: Connection):
-    for settings in ('{"k": 5}', '{"k": 6, "strategy": "ties"}', '{"k": 6}'):
-        connection.execute("SELECT loracomp.set_policy('mine', %s)", [settings])
-    connection.execute("DELETE FROM loracomp.policy WHERE name = 'mine'")
-    rows = connection.execute(
-        "SELECT action, setting, before, after FROM loracomp.policy_changes"
-        " WHERE policy = 'mine' AND setting IN ('k', 'strategy', 'top_p') ORDER BY event_id, setting"
-    ).fetchall()
-    assert [tuple(row.values()) for row in rows] == [
-        ("insert", "k", None, "30"),
-        ("insert", "strategy", None, "cat"),
-        ("insert", "top_p", None, "0.95"),
-        ("update", "k", "30", "5"),
-        ("update", "k", "5", "6"),
-        ("update", "strategy", "cat", "ties"),
-        ("delete", "k", "6", None),
-        ("delete", "strategy", "ties", None),
-        ("delete", "top_p", "0.95", None),
-    ]
-
-
 def test_the_policy_of_jobs_that_name_none_stays(connection: Connection):
     connection.execute("SET ROLE loracomp_admin")
     for statement in (

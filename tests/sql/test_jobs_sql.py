@@ -887,20 +887,6 @@ def test_retry_gives_all_attempts_again(connection: Connection):
     assert claim(connection)[0].id == job_id
 
 
-def test_requeue_takes_what_failed_with_a_code_since_a_time(connection: Connection):
-    oops, old, other = add_jobs(connection, *"abc")
-    connection.execute(ENDS["failed"].encode())
-    connection.execute("UPDATE loracomp.job SET finished_at = now() - interval '2 days' WHERE id = %s", (old,))
-    connection.execute("UPDATE loracomp.job SET error_code = 'other' WHERE id = %s", (other,))
-    requeue = "SELECT loracomp.requeue_jobs('oops', now() - interval '1 day') AS count"
-    assert connection.execute(requeue).fetchone() == {"count": 1}
-    assert statuses(connection) == {oops: "queued", old: "failed", other: "failed"}
-    said = []
-    connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
-    assert connection.execute("SELECT loracomp.requeue_jobs('opps') AS count").fetchone() == {"count": 0}
-    assert said == ["no job failed with error code opps since -infinity"]
-
-
 def test_purge_deletes_old_ended_jobs_in_batches_with_predictions_and_events(connection: Connection):
     old = add_jobs(connection, *"abc")
     claimed = claim(connection)

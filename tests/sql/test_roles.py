@@ -40,7 +40,7 @@ EXECUTE = {
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of job_from_json insert_job submit_one confidence set_priority
-        retry_job requeue_jobs purge_jobs maintain job_ranges check_health refresh_reports limit_analyst
+        retry_job purge_jobs maintain job_ranges check_health refresh_reports limit_analyst
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model set_encoder
         show_encoder embedding_dimensions cancel_encoder examples_without_text

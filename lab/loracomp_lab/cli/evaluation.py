@@ -97,4 +97,4 @@ def _show(connection: Connection, name: str, csv: Path | None, as_json: bool) ->
         answered = f"{state['succeeded']} of {state['jobs']} jobs answered"
         remark(f"{name}: {state['split']} rows on {state['base_model']}{own}; {answered}")
     if state["failed"]:
-        remark(f"{state['failed']} jobs failed: bi.prediction says why, loracomp.requeue_jobs tries them again")
+        remark(f"{state['failed']} jobs failed: bi.prediction says why, loracomp.retry_job tries one again")
