@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from loracomp.cli.answering import Waiting, see_to_answers
-from loracomp.cli.common import AsJson, emit, open_database, run_query, warn
+from loracomp.cli.common import AsJson, emit, open_database, run_query
 from loracomp.config import load_settings
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, row_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
 from loracomp.registry import adapters
@@ -50,8 +50,6 @@ def stage_adapter(
         staged = adapter_weights.stage_adapter(
             connection, folder, task=task, name=name, base_model=base_model, any_base=any_base
         )
-        for target in staged.unmatched_targets:
-            warn(f"target_modules names {target}, which no module of the base model matches: a typing error?")
         measured = _activate(connection, staged.id) if activate else ()
         _show(connection, f"{staged.name}@{staged.version}", base_model, as_json, measured)
 
@@ -90,8 +88,8 @@ def delete_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Delete an adapter with its weights. To stop using it, and keep it for replay, retire it."""
-    with open_database() as connection:
-        rows = adapters.delete_adapter(connection, reference, base_model, force=force)
+    values = {"adapter": reference, "base_model": base_model, "force": force}
+    rows = run_query(QUERIES["delete_adapter"], values)
     emit(rows, title=f"Deleted: {reference}", as_json=as_json)
 
 
@@ -104,15 +102,15 @@ def measure_adapter(
     as_json: AsJson = False,
 ) -> None:
     """Measure an adapter, active or not, on the examples that are measured already. Can be killed and run again."""
-    from loracomp.registry import measurements
+    from loracomp.registry.measurements import list_measurements
 
     with open_database() as connection:
         base = find_base_model(connection, base_model).name
         found = adapters.find_adapter(connection, reference, base)
-        asked = measurements.measure_adapter(connection, found["id"], tasks=tasks)
+        asked = row_of(connection, QUERIES["measure_adapter"], {"adapter_id": found["id"], "tasks": tasks})
 
         def look(connection: Connection) -> Waiting:
-            rows = [row for row in measurements.list_measurements(connection) if row["base_model"] == base]
+            rows = [row for row in list_measurements(connection) if row["base_model"] == base]
             return Waiting(base, sum(row["queued"] for row in rows), sum(row["running"] for row in rows))
 
         left = see_to_answers(connection, load_settings(), look, asked["added"], "measuring")

@@ -161,9 +161,7 @@ def index_embeddings(as_json: AsJson = False) -> None:
 @encoder_app.command("cancel")
 def cancel_encoder(as_json: AsJson = False) -> None:
     """Give up a change of the encoder, with the embeddings made for it."""
-    from loracomp.registry import encoder_change
-
-    with open_database() as connection:
-        given_up = encoder_change.cancel_encoder(connection)
+    (row,) = run_query(QUERIES["cancel_encoder"])
+    given_up = row["given_up"]
     said = f"gave up the change to {given_up}" if given_up else "the encoder is not being changed"
     say_or_json(said, {"given_up": given_up}, as_json)

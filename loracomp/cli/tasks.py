@@ -11,11 +11,10 @@ from psycopg.types.json import Jsonb
 from loracomp.cli.answering import Waiting, see_to_answers
 from loracomp.cli.common import AsJson, emit, emit_json, open_database, remark, remarks, run_query
 from loracomp.config import load_settings
-from loracomp.database.connections import Connection
+from loracomp.database.connections import Connection, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError, NotFoundError, RefusedError, UsageError
 from loracomp.registry import tasks
-from loracomp.registry.adapters import compare_with_base
 from loracomp.registry.base_models import find_base_model
 from loracomp.registry.examples import Example
 
@@ -182,7 +181,7 @@ def measure_task(
 
         left = see_to_answers(connection, settings, look, asked["examples"], "measuring")
         found = state(connection)
-        compared = compare_with_base(connection, task, named)
+        compared = rows_of(connection, QUERIES["compare_with_base"], {"task": task, "base_model": named})
     row = {**found, "added": asked["added"], "measured": compared}
     emit([row], title="Measured", as_json=as_json, columns=MEASURED)
     if not as_json:

@@ -6,7 +6,7 @@ scaling. Any other feature of PEFT is refused by its name, because composing wou
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,8 +69,6 @@ class AdapterFile:
     parameter_count: int
     changes_nothing: bool
     """Whether B @ A is zero in every module, as before the first step of training."""
-    unmatched_targets: tuple[str, ...]
-    """Names in target_modules that no module of the base model has; PEFT ignores them too."""
 
     @property
     def sha256(self) -> str:
@@ -113,7 +111,6 @@ def read_adapter(folder: Path, base: KnownBaseModel, *, any_base: bool = False) 
         target_modules=tuple(sorted(factors)),
         parameter_count=sum(A.numel() + B.numel() for A, B in factors.values()),
         changes_nothing=not any(bool(A.any()) and bool(B.any()) for A, B in factors.values()),
-        unmatched_targets=_unmatched_targets(config, factors),
     )
 
 
@@ -210,13 +207,6 @@ def _check_targets(config: Mapping[str, Any], factors: Mapping[str, Factors], ba
                 f"ensure_weight_tying is True: the factors of {surplus[0]} are another module's; {CONVERT}"
             )
         raise RefusedError(f"{WEIGHTS} has factors for {', '.join(surplus[:3])}, which target_modules does not name")
-
-
-def _unmatched_targets(config: Mapping[str, Any], modules: Iterable[str]) -> tuple[str, ...]:
-    targets = config.get("target_modules")
-    if not isinstance(targets, list):  # a regular expression, or all-linear
-        return ()
-    return tuple(target for target in targets if not any(f".{module}".endswith(f".{target}") for module in modules))
 
 
 def _is_rounded(weight: Tensor, copy: Tensor) -> bool:

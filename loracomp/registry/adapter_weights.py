@@ -32,8 +32,6 @@ class StagedAdapter:
     version: int
     created: bool
     """False if the registry had the same file already."""
-    unmatched_targets: tuple[str, ...] = ()
-    """Names in the config's target_modules that no module of the base model has."""
 
 
 def stage_adapter(
@@ -57,7 +55,7 @@ def stage_adapter(
         row = row_of(connection, QUERIES["stage_adapter"], _values(adapter, task, base, name))
         if row["created"]:
             copy_weights(connection, row["adapter_id"], adapter.weights)
-    return StagedAdapter(row["adapter_id"], name, row["adapter_version"], row["created"], adapter.unmatched_targets)
+    return StagedAdapter(row["adapter_id"], name, row["adapter_version"], row["created"])
 
 
 def _values(adapter: AdapterFile, task: str, base: KnownBaseModel, name: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Finds, compares, activates, retires and deletes adapters in the database."""
+"""Finds, compares, activates and retires adapters in the database."""
 
 from typing import Any
 
@@ -27,28 +27,9 @@ def compare_adapter(connection: Connection, adapter_id: int) -> list[dict[str, A
     return rows_of(connection, QUERIES["compare_adapters"], {"adapter_id": adapter_id})
 
 
-def compare_with_base(connection: Connection, task: str, base_model: str) -> list[dict[str, Any]]:
-    """A row as of `compare_adapter`, against the base model, for each adapter that was measured on the task.
-
-    The task's own versions come first, and then the others, those that gain most first.
-    """
-    return rows_of(connection, QUERIES["compare_with_base"], {"task": task, "base_model": base_model})
-
-
 def retire_adapter(connection: Connection, adapter_id: int) -> None:
     """Take an adapter out of routing. It stays stored for replay, and can be activated again."""
     row_of(connection, QUERIES["retire_adapter"], {"adapter_id": adapter_id})
-
-
-def delete_adapter(
-    connection: Connection, reference: str, base_model: str | None = None, *, force: bool = False
-) -> list[dict[str, Any]]:
-    """Delete an adapter, by 'name' (its newest version) or 'name@version'; returns what was deleted and what was kept.
-
-    Raises NotFoundError, and RefusedError if it is active or if a trace or a waiting job names it, unless `force`.
-    """
-    values = {"adapter": reference, "base_model": base_model, "force": force}
-    return rows_of(connection, QUERIES["delete_adapter"], values)
 
 
 def find_adapter(connection: Connection, reference: str, base_model: str | None = None) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import psycopg
 from psycopg.rows import dict_row
 
 from loracomp.database import schema
-from loracomp.database.connections import Connection, connect, row_of, rows_of, translated_errors
+from loracomp.database.connections import Connection, connect, rows_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.database.sql_objects import lock_tables, run, set_aside
 from loracomp.errors import RefusedError
@@ -52,12 +52,6 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
                 return lost
             if _is_present(connection, encoder):
                 return None
-
-
-def cancel_encoder(connection: Connection) -> str | None:
-    """Give up a change of the encoder, with what was embedded for it; returns the new encoder's name, None if none."""
-    given_up: str | None = row_of(connection, QUERIES["cancel_encoder"])["given_up"]
-    return given_up
 
 
 def _is_present(connection: Connection, encoder: Encoder) -> bool:

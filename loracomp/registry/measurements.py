@@ -29,15 +29,6 @@ def measure_task(
     return row_of(connection, QUERIES["measure_task"], values)
 
 
-def measure_adapter(connection: Connection, adapter_id: int, *, tasks: int = 30) -> dict[str, Any]:
-    """Insert the missing jobs that measure one adapter, active or not (`loracomp.measure_adapter`).
-
-    The examples are those already measured of its own task and the nearest ones, `tasks` in all. Returns examples and
-    added (jobs). Raises NotFoundError for an unknown adapter, and if none of these examples is measured yet.
-    """
-    return row_of(connection, QUERIES["measure_adapter"], {"adapter_id": adapter_id, "tasks": tasks})
-
-
 def add_measurements(connection: Connection, task: str, base_model: str, measured: MeasuredExamples) -> int:
     """Store the adapters' gains on the task's examples. Returns for how many examples something was added.
 

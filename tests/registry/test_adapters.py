@@ -14,10 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
 
 from forked import programs
-from loracomp import cli
 from loracomp.composition.composer import ResidentAdapters
 from loracomp.database import connections as db
 from loracomp.errors import JobError, NotFoundError, RefusedError, UsageError
@@ -385,15 +383,6 @@ def test_an_adapter_of_an_older_release_whose_name_contains_an_at_sign_can_still
     run("adapter", "stage", str(folder), "--task", "piqa")
     connection.execute("UPDATE loracomp.adapter SET name = 'a@b'")
     assert run("adapter", "activate", "a@b@1")[0]["status"] == "active"
-
-
-def test_a_target_that_no_module_matches_is_warned_of(connection, run, folder):
-    registered(connection, "piqa")
-    change_config(folder, target_modules=["q_proj", "v_proj", "w_proj"])
-    result = CliRunner().invoke(cli.app, ["adapter", "stage", str(folder), "--task", "piqa"])
-    assert result.exit_code == 0
-    assert "warning: target_modules names w_proj, which no module of the base model matches" in result.stderr
-    assert result.stderr.count("warning") == 1
 
 
 def test_a_folder_that_cannot_be_written_is_a_sentence(connection, database, folder):

@@ -31,7 +31,7 @@ from loracomp.registry.adapter_weights import stage_adapter
 from loracomp.registry.adapters import activate_adapter
 from loracomp.registry.base_models import register_base_model
 from loracomp.registry.embeddings import add_embeddings, embed_examples
-from loracomp.registry.encoder_change import cancel_encoder, set_encoder
+from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.tasks import add_rows, add_task
 from model_fixtures import letter_tokenizer, tiny_llama
 from registry_data import write_adapter
@@ -143,10 +143,10 @@ def test_vectors_of_another_encoder_enter_no_table(
         add_embeddings(connection, rows, vectors, shorter)
     begin(database, shorter)
     assert add_embeddings(connection, rows, vectors, shorter) == 1
-    assert cancel_encoder(connection) == "shorter"
+    assert connection.execute(QUERIES["cancel_encoder"]).fetchone() == {"given_up": "shorter"}
     with pytest.raises(RefusedError, match="given up by loracomp encoder cancel"):
         encoder_change.embed_missing(connection, shorter)
-    assert cancel_encoder(connection) is None
+    assert connection.execute(QUERIES["cancel_encoder"]).fetchone() == {"given_up": None}
     assert embedded(connection, "example_embedding") == facts
 
 

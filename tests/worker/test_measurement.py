@@ -24,13 +24,14 @@ from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_tes
 from loracomp import cli
 from loracomp.cli import common
 from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from loracomp.engine.calibration import Calibrator
 from loracomp.engine.engine import Engine
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.errors import LoracompError, RefusedError
 from loracomp.records import Answer, Composition, Job, Prediction, Request
 from loracomp.registry.adapter_weights import stage_adapter
-from loracomp.registry.adapters import activate_adapter, compare_adapter, compare_with_base
+from loracomp.registry.adapters import activate_adapter, compare_adapter
 from loracomp.registry.encoder_change import set_encoder
 from loracomp.registry.measurements import list_measurements, measure_task
 from loracomp.replay import replay
@@ -638,7 +639,7 @@ def test_an_adapter_is_compared_on_another_task_too(connection: Connection) -> N
     assert (found["examples"], found["mean_difference"], found["better"], found["worse"]) == (8, 0.25, 8, 0)
     assert found["p"] == pytest.approx(2 / 2**8)
     assert (found["accuracy"], found["other_accuracy"]) == (0.5, 0)
-    rows = compare_with_base(connection, "tea", "tiny")
+    rows = connection.execute(QUERIES["compare_with_base"], {"task": "tea", "base_model": "tiny"}).fetchall()
     assert [row["adapter"] for row in rows] == ["tea@1", "tea@2", "milk@1"], "the task's own come first"
     assert {"n": 8, "base_accuracy": 0, "accuracy": 0.5, "gain": 0.25}.items() <= rows[2].items()
     assert compare_adapter(connection, milk) == [], "on its own task nothing is measured"
