@@ -34,7 +34,7 @@ COMMENT ON VIEW loracomp.retrieved_example IS 'Examples that routing retrieved f
 COMMENT ON COLUMN loracomp.retrieved_example.place IS 'Rank of the example by similarity; 1 is the nearest.';
 COMMENT ON COLUMN loracomp.retrieved_example.example_id IS 'Id of the example.';
 COMMENT ON COLUMN loracomp.retrieved_example.task IS 'Task of the example.';
-COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity of the example to the job.';
+COMMENT ON COLUMN loracomp.retrieved_example.similarity IS 'Cosine similarity of the example to the job, -1 to 1.';
 COMMENT ON COLUMN loracomp.retrieved_example.source_ref IS 'Where the example came from, such as piqa/train#1532.';
 COMMENT ON COLUMN loracomp.retrieved_example.prompt IS 'The example''s text; null if the reader may not read it, or if a library shipped the example without text.';
 COMMENT ON COLUMN loracomp.retrieved_example.answer IS 'The example''s right answer; null if its text is null.';

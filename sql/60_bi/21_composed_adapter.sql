@@ -21,10 +21,4 @@ CROSS JOIN LATERAL unnest(p.composed_tasks, p.adapter_ids, p.adapter_weights)
 WITH ORDINALITY AS x (task, adapter_id, weight, place)
 LEFT JOIN loracomp.adapter AS a ON x.adapter_id = a.id;
 COMMENT ON VIEW bi.composed_adapter IS 'Fact: a row for every adapter that took part in an answer, or would have: a job of kind route composes nothing.';
-COMMENT ON COLUMN bi.composed_adapter.place IS 'Rank of the adapter by weight in its job; 1 has the largest weight.';
-COMMENT ON COLUMN bi.composed_adapter.task IS 'Task that the adapter was trained for.';
-COMMENT ON COLUMN bi.composed_adapter.adapter_id IS 'Id of the adapter.';
-COMMENT ON COLUMN bi.composed_adapter.adapter IS 'Name of the adapter; null if it was deleted.';
-COMMENT ON COLUMN bi.composed_adapter.version IS 'Version of the adapter; null if it was deleted.';
-COMMENT ON COLUMN bi.composed_adapter.weight IS 'Weight of the adapter, 0 to 1; the weights of a job sum to 1.';
-SELECT loracomp.copy_comments('bi.composed_adapter', 'bi.prediction');
+SELECT loracomp.copy_comments('bi.composed_adapter', 'loracomp.composed_adapter', 'bi.prediction');

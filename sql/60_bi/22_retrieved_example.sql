@@ -18,8 +18,4 @@ CROSS JOIN LATERAL unnest(p.example_ids, p.example_tasks, p.similarities)
 WITH ORDINALITY AS x (example_id, task, similarity, place);
 COMMENT ON VIEW bi.retrieved_example IS
 'Fact: a row for every train example retrieved for a job: some 30 rows for each job, so filter by job_id or aggregate.';
-COMMENT ON COLUMN bi.retrieved_example.place IS 'Rank of the example by similarity; 1 is the most similar.';
-COMMENT ON COLUMN bi.retrieved_example.example_id IS 'Id of the example.';
-COMMENT ON COLUMN bi.retrieved_example.task IS 'Task that the example belongs to.';
-COMMENT ON COLUMN bi.retrieved_example.similarity IS 'Cosine similarity of the example to the job, -1 to 1.';
-SELECT loracomp.copy_comments('bi.retrieved_example', 'bi.prediction');
+SELECT loracomp.copy_comments('bi.retrieved_example', 'loracomp.retrieved_example', 'bi.prediction');
