@@ -11,12 +11,8 @@ from loracomp.database import schema
 from loracomp.database.connections import Connection, connect, rows_of, translated_errors
 from loracomp.database.queries import QUERIES
 from loracomp.database.sql_objects import lock_tables, run, set_aside
-from loracomp.errors import RefusedError
 from loracomp.model.encoder import Encoder
 from loracomp.registry.embeddings import embed_missing
-
-INDEXABLE = 4000
-"""The most dimensions that a halfvec may have in pgvector's HNSW index."""
 
 Counts = Mapping[str, int]
 _log = logging.getLogger(__name__)
@@ -36,11 +32,6 @@ def set_encoder(url: str, encoder: Encoder, confirm: Callable[[Counts], None] = 
     RefusedError if the database is being changed to another encoder, or if the encoder's vectors are too long for an
     index.
     """
-    if encoder.dimensions > INDEXABLE:
-        raise RefusedError(
-            f"encoder {encoder.name} gives vectors of {encoder.dimensions} dimensions, for prompt, choices and shape "
-            f"together; an index holds at most {INDEXABLE}: choose an encoder with fewer dimensions"
-        )
     with translated_errors(), connect(url, application_name="loracomp encoder set") as connection:
         if not _is_present(connection, encoder) and (left_out := _without_text(connection.cursor())):
             confirm(left_out)

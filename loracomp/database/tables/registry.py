@@ -89,7 +89,7 @@ def _one_encoder(name: str, number: str, only: str, comment: str) -> Table:
         ),
         created_at(),
         CheckConstraint("id = 1", name=only),
-        CheckConstraint("dimensions BETWEEN 1 AND 4000", name="dimensions_must_be_indexable"),
+        CheckConstraint("dimensions BETWEEN 1 AND 4000", name="an_index_takes_vectors_of_at_most_4000_dimensions"),
         comment=comment,
     )
 
