@@ -126,8 +126,6 @@ CANCELLED = "cancelled"
 RENEW_AGAIN_S = 1.0
 """Least number of seconds between two renewals that notifications cause."""
 
-_log = logging.getLogger(__name__)
-
 
 class Heartbeat:
     """Renews leases three times per lease, reports as often (at least every 10 s), and listens for new jobs meanwhile.
