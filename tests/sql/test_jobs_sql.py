@@ -469,7 +469,7 @@ def touched_by_a_batch(connection: Connection) -> dict[str, int]:
         note("fail", lambda: fail_jobs(connection, jobs, [Failure(each.id, "c", "m") for each in jobs[4:6]]))
         note("release", lambda: release_jobs(connection, jobs[6:7]))
         expire_leases(connection)
-        note("rescue", lambda: connection.execute("SELECT loracomp.rescue_jobs()"))
+        note("rescue", lambda: claim(connection, 0))
         note("look", lambda: queue_is_empty(connection, BASE))
     return touched
 
