@@ -102,7 +102,7 @@ def _work_here(settings: Settings) -> None:
         from loracomp.worker.process import serve
         from loracomp.worker.start import open_worker
 
-        worker = open_worker(settings, drain=True)
+        worker = open_worker(database_url(settings), settings, drain=True)
     serve(worker, settings.grace_s)
 
 

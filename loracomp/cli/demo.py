@@ -61,7 +61,7 @@ def _answer(settings: Settings, count: int) -> None:
     with loading("loading the models"):
         from loracomp.worker.start import open_worker
 
-        worker = open_worker(settings, drain=True)
+        worker = open_worker(database_url(settings), settings, drain=True)
     with remarks.status(f"answering {count} prompts"):
         worker.run()
 

@@ -138,7 +138,8 @@ def _answer_here(connection: Connection, job: int) -> None:
     with loading(f"no worker took job {job}: loading the models to answer it here"):
         from loracomp.worker.start import open_worker
 
-        worker = open_worker(load_settings())
+        settings = load_settings()
+        worker = open_worker(database_url(settings), settings)
     with remarks.status(f"answering job {job}"):
         running = Thread(target=worker.run)
         running.start()
@@ -249,7 +250,8 @@ def worker(
     """Claim jobs and answer them, until SIGTERM. Settings come from LORACOMP_* variables."""
     given = {"batch_size": batch_size, "metrics_port": metrics_port}
     settings = load_settings().model_copy(update={name: value for name, value in given.items() if value is not None})
-    check_worker(database_url(settings))
+    url = database_url(settings)
+    check_worker(url)
     with ExitStack() as stack:
         with loading("loading the base model and the encoder"):
             from loracomp.worker import logfmt
@@ -261,7 +263,7 @@ def worker(
             endpoint = None
             if settings.metrics_port is not None:
                 endpoint = stack.enter_context(Endpoint(settings.metrics_host, settings.metrics_port))
-            opened = open_worker(settings, drain=drain, sample=endpoint.sample if endpoint else None)
+            opened = open_worker(url, settings, drain=drain, sample=endpoint.sample if endpoint else None)
         if endpoint:
             endpoint.problems = opened.problems
         raise typer.Exit(serve(opened, settings.grace_s))

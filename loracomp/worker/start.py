@@ -2,7 +2,6 @@
 
 from loracomp.config import Settings
 from loracomp.database.connections import Connection, connect
-from loracomp.database.embedded import database_url
 from loracomp.engine.engine import Engine
 from loracomp.errors import RefusedError
 from loracomp.model import cpu
@@ -57,12 +56,11 @@ def _load_registered(registered: KnownBaseModel, settings: Settings, device: str
     return base
 
 
-def open_worker(settings: Settings, *, drain: bool = False, sample: DatabaseSample | None = None) -> Worker:
-    """A worker for the configured database, with its models loaded. Raises what `load_engine` raises.
+def open_worker(url: str, settings: Settings, *, drain: bool = False, sample: DatabaseSample | None = None) -> Worker:
+    """A worker for the database with this URL, with its models loaded. Raises what `load_engine` raises.
 
     `sample` receives the metrics of the database.
     """
-    url = database_url(settings)
     with connect(url, application_name="loracomp worker start") as connection:
         engine = load_engine(settings, connection)
     return Worker(
