@@ -175,11 +175,8 @@ class Calibrator:
 
 def _key(request: Request, rows: Sequence[LabelledRow]) -> bytes:
     """What decides the scores of the rows: a digest, so that a worker keeps no text of an example that is erased."""
-    decides = (
-        request.composition, request.normalization, request.contrast, request.chat_template, request.system_text,
-        request.choices, [(row.prompt, row.answer) for row in rows],
-    )  # fmt: skip
-    digest = hashlib.sha256(repr(decides).encode())
+    shared = replace(request, prompt="", seed=0)  # all that rows are asked with, but their prompts
+    digest = hashlib.sha256(repr((shared, [(row.prompt, row.answer) for row in rows])).encode())
     for row in rows:
         digest.update(row.vector.tobytes())
     return digest.digest()
