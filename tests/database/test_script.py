@@ -92,7 +92,7 @@ def next_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "migrations/versions/9998_next.py").write_text(NEXT)
     (tmp_path / "sql/60_bi/41_queue_health.sql").unlink()
     changed = tmp_path / "sql/60_bi/30_accuracy.sql"
-    changed.write_text(changed.read_text() + "COMMENT ON VIEW bi.accuracy IS 'Another.';\n")
+    changed.write_text(changed.read_text() + "COMMENT ON VIEW bi.accuracy_by_day IS 'Another.';\n")
 
 
 @pytest.mark.usefixtures("next_release")
