@@ -40,7 +40,7 @@ from loracomp.worker.record import record as record_results
 from model_fixtures import as_base, direct, tiny_llama
 from registry_data import quiet_peft, registered, write_adapter
 from routing_data import BASE_MODEL, load
-from worker_helpers import drain, make_due, running, wait_until
+from worker_helpers import drain, running, wait_until
 
 CHOICES = ["yes", "no", "can not be told"]
 TRAINED = {"tasks_seen": ["tea"]}
@@ -269,8 +269,6 @@ def one_job(connection: Connection) -> tuple[Job, int, int]:
 def test_a_stale_lease_writes_nothing(connection: Connection) -> None:
     stale, example, adapter = one_job(connection)
     expire_leases(connection)
-    assert claim(connection) == ()
-    make_due(connection)
     (current,) = claim(connection)
     assert record_measurements(connection, [stale], [measured(stale, [adapter], [9.0])]) == set()
     assert measurements(connection) == {}
