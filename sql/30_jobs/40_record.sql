@@ -44,7 +44,7 @@ BEGIN
             base_model, base_fingerprint, encoder, code_version, submitted_by
         )
         SELECT
-            a.query_embedding, a.example_ids, a.example_tasks, a.similarities, a.tasks, a.probabilities, a.weights,
+            a.example_ids, a.example_tasks, a.similarities, a.tasks, a.probabilities, a.weights,
             a.composed_tasks, a.adapter_ids, a.adapter_sha256, a.adapter_weights, a.policy_settings, a.fallback,
             a.eligible_task_count, a.expected_gains, a.chat_template, a.calibration_examples,
             a.job_id, a.output, a.choice_index, a.choice_scores, a.choice_biases, a.label_scores, a.score_weights,
