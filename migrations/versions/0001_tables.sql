@@ -345,7 +345,7 @@ CREATE TABLE loracomp.encoder (
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT a_database_has_one_encoder CHECK (id = 1),
-    CONSTRAINT dimensions_must_be_indexable CHECK (dimensions BETWEEN 1 AND 4000)
+    CONSTRAINT an_index_takes_vectors_of_at_most_4000_dimensions CHECK (dimensions BETWEEN 1 AND 4000)
 );
 COMMENT ON TABLE loracomp.encoder IS 'The frozen sentence encoder that embeds examples and jobs.';
 COMMENT ON COLUMN loracomp.encoder.id IS 'Always 1: a database has one encoder.';
@@ -367,7 +367,7 @@ CREATE TABLE loracomp.next_encoder (
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT a_database_changes_to_one_encoder_at_a_time CHECK (id = 1),
-    CONSTRAINT dimensions_must_be_indexable CHECK (dimensions BETWEEN 1 AND 4000)
+    CONSTRAINT an_index_takes_vectors_of_at_most_4000_dimensions CHECK (dimensions BETWEEN 1 AND 4000)
 );
 COMMENT ON TABLE loracomp.next_encoder IS 'The encoder to which the database is being changed; its embeddings are in next_embedding, a table made for them.';
 COMMENT ON COLUMN loracomp.next_encoder.id IS 'Always 1: a database changes to one encoder at a time.';
@@ -919,7 +919,6 @@ CREATE TABLE loracomp.job (
     attempts INTEGER DEFAULT 0 NOT NULL,
     expired_leases INTEGER DEFAULT 0 NOT NULL,
     worker TEXT,
-    claimed_together INTEGER,
     lease_token BIGINT,
     claimed_at TIMESTAMP WITH TIME ZONE,
     lease_expires_at TIMESTAMP WITH TIME ZONE,
@@ -1021,9 +1020,8 @@ COMMENT ON COLUMN loracomp.job.created_at IS 'When the row was made.';
 COMMENT ON COLUMN loracomp.job.place IS 'Place in the queue: jobs are claimed in this order, in which submitters take turns. A trigger sets it; null: run_at has not come yet.';
 COMMENT ON COLUMN loracomp.job.background IS 'Whether the job is claimed only if no other waits: evaluations, kind measure, and priorities below 0. A trigger sets it.';
 COMMENT ON COLUMN loracomp.job.attempts IS 'Number of times that the job was claimed, without claims that were given back.';
-COMMENT ON COLUMN loracomp.job.expired_leases IS 'Number of leases of the job that expired. If above 0, the job is claimed in a batch of one.';
+COMMENT ON COLUMN loracomp.job.expired_leases IS 'Number of leases of the job that expired. The first gave its attempt back; from then on the job is claimed alone, and each counts.';
 COMMENT ON COLUMN loracomp.job.worker IS 'Worker that holds the job, or held it last.';
-COMMENT ON COLUMN loracomp.job.claimed_together IS 'Number of jobs that its worker held after the claim, from earlier claims too. If 1, it is alone: an expired lease then counts as an attempt.';
 COMMENT ON COLUMN loracomp.job.lease_token IS 'Fence token of the current lease; a worker''s later writes must show it.';
 COMMENT ON COLUMN loracomp.job.claimed_at IS 'When the current attempt began.';
 COMMENT ON COLUMN loracomp.job.lease_expires_at IS 'Time at which the lease expires unless it is renewed; at most claimed_at + 2 * timeout_s.';
