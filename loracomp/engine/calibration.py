@@ -175,7 +175,8 @@ class Calibrator:
 
 def _key(request: Request, rows: Sequence[LabelledRow]) -> bytes:
     """What decides the scores of the rows: a digest, so that a worker keeps no text of an example that is erased."""
-    shared = replace(request, prompt="", seed=0)  # all that rows are asked with, but their prompts
+    # Nothing is drawn for choices, so what samples a text decides nothing.
+    shared = replace(request, prompt="", temperature=0.0, top_p=1.0, seed=0)
     digest = hashlib.sha256(repr((shared, [(row.prompt, row.answer) for row in rows])).encode())
     for row in rows:
         digest.update(row.vector.tobytes())
