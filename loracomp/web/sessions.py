@@ -1,21 +1,21 @@
 """Who visits: a sealed cookie has his Postgres role and password, so that no process holds a state.
 
-The cookie is encrypted with a key stream of SHAKE-256 and signed by HMAC-SHA256 (encrypt, then sign), with keys that
-come from one secret. Whoever has the secret and a cookie has the password; a cookie alone tells nothing.
+The cookie is encrypted and signed by Fernet (AES and HMAC), with a key that comes from one secret. Whoever has the
+secret and a cookie has the password; a cookie alone tells nothing.
 """
 
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
-from binascii import Error as NoBase64
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from hashlib import shake_256
 from hmac import compare_digest
 from hmac import digest as sign
 from os import devnull
-from secrets import token_bytes, token_hex
+from secrets import token_hex
 from time import time
+
+from cryptography.fernet import Fernet, InvalidToken
 
 from loracomp.database.connections import Connection, connect, translated_errors
 from loracomp.database.queries import QUERIES
@@ -23,7 +23,6 @@ from loracomp.errors import RefusedError
 
 LASTS_S = 12 * 3600
 """Seconds after which one logs in again."""
-_NONCE, _MAC = 16, 32  # bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,37 +44,26 @@ class Seal:
     """Seals sessions and signs forms, with keys from a secret that all processes share."""
 
     def __init__(self, secret: str) -> None:
-        self._hide, self._sign, self._form, local = (
-            sign(secret.encode(), use, "sha256") for use in (b"hide", b"sign", b"form", b"local")
-        )
+        cookie, self._form, local = (sign(secret.encode(), use, "sha256") for use in (b"cookie", b"form", b"local"))
+        self._cookies = Fernet(urlsafe_b64encode(cookie))
         self.local_password = local.hex()[:16]
         """For roles of which the database asks no password: reaching the page is less than reaching its socket."""
 
     def close(self, session: Session) -> str:
         """The session as the value of a cookie."""
-        nonce = token_bytes(_NONCE)
-        sealed = nonce + self._crossed(nonce, json.dumps(asdict(session)).encode())
-        return urlsafe_b64encode(sealed + sign(self._sign, sealed, "sha256")).decode()
+        return self._cookies.encrypt(json.dumps(asdict(session)).encode()).decode()
 
     def open(self, cookie: str) -> Session | None:
         """The session of a cookie that this secret sealed and whose time is not over; otherwise None."""
         try:
-            raw = urlsafe_b64decode(cookie.encode())
-        except (NoBase64, ValueError):
+            session = Session(**json.loads(self._cookies.decrypt(cookie.encode())))
+        except InvalidToken:
             return None
-        sealed, mac = raw[:-_MAC], raw[-_MAC:]
-        if not compare_digest(sign(self._sign, sealed, "sha256"), mac):
-            return None
-        session = Session(**json.loads(self._crossed(sealed[:_NONCE], sealed[_NONCE:])))
         return session if session.until > time() else None
 
     def token(self, session: Session, *words: object) -> str:
         """What a form of this session must bring along; the words say what it does, and to what."""
         return sign(self._form, json.dumps([session.id, *words]).encode(), "sha256").hex()
-
-    def _crossed(self, nonce: bytes, text: bytes) -> bytes:
-        stream = shake_256(self._hide + nonce).digest(len(text))
-        return bytes(one ^ other for one, other in zip(text, stream, strict=True))
 
 
 @contextmanager
