@@ -39,12 +39,14 @@ def web(
     settings = load_settings()
     secret = settings.web_secret or token_hex(32)
     with open_database() as connection:
-        asks = connection.pgconn.used_password
+        asks, role = connection.pgconn.used_password, connection.info.user
     if host not in ("127.0.0.1", "::1", "localhost"):
         warn("passwords of the database travel to this address: put a proxy with TLS before it")
     remark(f"http://{host}:{port}: log in with a role of the database" + (" and its password" if asks else ""))
     if not asks:
-        remark(f"The database asks for no password, so this page does: {Seal(secret).local_password}")
+        remark(
+            f"The database asks for no password, so this page does: log in as {role} with {Seal(secret).local_password}"
+        )
     uvicorn.run(
         make_app(database_url(settings), secret), host=host, port=port, log_level="warning", server_header=False
     )

@@ -333,7 +333,8 @@ SELECT * FROM loracomp.list_answer_rows(name => to_regclass(%(name)s), after => 
 SELECT * FROM loracomp.rows_to_correct(name => %(name)s::regclass, n => %(n)s, visitor => %(visitor)s)
 
 -- name: correct_row
-SELECT loracomp.correct_row(name => to_regclass(%(name)s), key => %(key)s, answer => %(answer)s, seen => %(seen)s)
+SELECT loracomp.correct_row(name => to_regclass(%(name)s), key => %(key)s, answer => %(answer)s, seen => %(seen)s,
+    job_id => %(job_id)s)
 
 -- name: correct_answer
 SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)

@@ -175,7 +175,7 @@ def next_to_correct(visit: Visit) -> Response:
         declared=declared,
         path=quote(name, safe=""),
         row=row,
-        form=row and _form(visit, name, row["key"], choices, None),
+        form=row and _form(visit, name, row["key"], choices, None, row["job_id"]),
         undo=_form(visit, name, done, choices, choices[said]) if done and said < len(choices) else None,
         done=done,
         said=choices[said] if said < len(choices) else None,
@@ -187,12 +187,13 @@ def next_to_correct(visit: Visit) -> Response:
 def correct(visit: Visit) -> Response:
     """Write a correction, or take one back, if the row is still as the form has shown it."""
     name, form = visit.request.path_params["name"], visit.form
-    key = _key(form.get("key")) or []
+    key, job_id = _key(form.get("key")) or [], _number(form.get("job", ""))
     with visit.database(writes=True) as connection:
         choices = _declared(connection, name)["choices"] or []
         seen, chosen = (_chosen(choices, form.get(field, "")) for field in ("seen", "choice"))
-        visit.check_token("correct", name, key, choices, seen)
-        rows_of(connection, QUERIES["correct_row"], {"name": name, "key": key, "answer": chosen, "seen": seen})
+        visit.check_token("correct", name, key, choices, seen, job_id)
+        values = {"name": name, "key": key, "answer": chosen, "seen": seen, "job_id": job_id}
+        rows_of(connection, QUERIES["correct_row"], values)
     told = {"done": json.dumps(key), "said": choices.index(chosen)} if chosen is not None else {}
     return visit.go(f"/correct/{quote(name, safe='')}?{urlencode(told)}")
 
@@ -204,10 +205,16 @@ def _declared(connection: Connection, name: str) -> dict[str, Any]:
     return found[0]
 
 
-def _form(visit: Visit, name: str, key: list[str], choices: list[str], seen: str | None) -> dict[str, str]:
-    """Hidden fields of a form that corrects a row, which now has `seen` as its correction."""
-    place = "" if seen is None else str(choices.index(seen))
-    return {"key": json.dumps(key), "seen": place, "token": visit.token("correct", name, key, choices, seen)}
+def _form(  # noqa: PLR0917
+    visit: Visit, name: str, key: list[str], choices: list[str], seen: str | None, job_id: int | None = None
+) -> dict[str, str]:
+    """Hidden fields of a form that corrects a row, which has `seen` as its correction, and that job's prompt."""
+    return {
+        "key": json.dumps(key),
+        "seen": "" if seen is None else str(choices.index(seen)),
+        "job": "" if job_id is None else str(job_id),
+        "token": visit.token("correct", name, key, choices, seen, job_id),
+    }
 
 
 def _chosen(choices: list[str], place: str) -> str | None:

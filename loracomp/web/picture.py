@@ -13,8 +13,8 @@ from loracomp.errors import NotFoundError
 LANES = 8
 """Tasks that are drawn; the others are counted."""
 COLOURS = 6
-STEPS = ("claim", "encode", "route", "load", "compose", "calibrate", "ready", "predict", "record")
-"""Steps in the order in which a job meets them; `load` is part of compose."""
+STEPS = ("claim", "ready", "encode", "route", "load", "compose", "calibrate", "predict", "record")
+"""Steps in the order in which a job meets them. It is `ready` twice: it waits before encode and before compose."""
 
 Row = Mapping[str, Any]
 

@@ -43,7 +43,7 @@ def claim_jobs(
 
 
 def renew_leases(connection: Connection, jobs: Sequence[Job], lease_s: float) -> set[int]:
-    """Renew leases for `lease_s` seconds, never beyond a job's timeout; returns the ids of the jobs still held."""
+    """Renew leases for `lease_s` seconds, at most to twice a job's timeout; returns the ids of the jobs still held."""
     arguments = {**_fences(jobs), "lease": timedelta(seconds=lease_s)}
     return {row["id"] for row in connection.execute(QUERIES["renew_leases"], arguments)}
 

@@ -20,8 +20,8 @@ FAULT_OF_THE_WORKER = (SchemaMismatchError, psycopg.ProgrammingError)
 class Engine(Protocol):
     """The part of `loracomp.engine.engine.Engine` that a worker uses.
 
-    `prepare` runs in one thread, the rest in another. If `prepare` raises, it is called again for each job alone; if
-    `step` raises, each job that `clear` returns is added alone.
+    `prepare` and `embed` may run in another thread than the rest, never in two at once. If `prepare` raises, it is
+    called again for each job alone; if `step` raises, each job that `clear` returns is added alone.
     """
 
     def __bool__(self) -> bool:

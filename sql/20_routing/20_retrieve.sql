@@ -34,7 +34,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.checked_embedding IS
-'The vector in half precision, as examples and traces have it; or an error, if it is null or has another number of dimensions '
+'The vector in half precision, as examples have it; or an error, if it is null or has another number of dimensions '
 'than the database''s encoder makes.';
 
 -- Changes nothing; raises if vectors come from another encoder, or another input format, than the stored embeddings. It is

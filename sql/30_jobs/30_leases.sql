@@ -1,6 +1,6 @@
 -- Renews leases, and returns jobs that a worker can't answer. A write has effect only if the lease token is still valid.
 --   renew_leases                called by the worker's heartbeat
---   release_jobs                the worker stops: queues the jobs again without counting the attempt
+--   release_jobs                the worker can't begin or finish: queues the jobs again without counting the attempt
 --     give_reason
 --   fail_jobs                   an attempt failed: queues the job for a retry, or ends it as failed
 --     retry_delay
@@ -68,7 +68,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.release_jobs IS
-'Queues jobs again that a stopping worker can''t finish, and gives their attempt back; returns the ids whose lease token was '
+'Queues jobs again that a worker can''t begin or finish, and gives their attempt back; returns the ids whose lease token was '
 'still valid.';
 
 -- running -> queued for a later retry, if a retry may help and attempts are left; otherwise -> failed. Only with valid tokens.

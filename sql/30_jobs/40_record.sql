@@ -1,4 +1,4 @@
--- Records predictions with their traces and ends the jobs, in one statement.
+-- Records predictions with their traces and ends the jobs, in one transaction.
 --   record_predictions          called by a worker with a batch's answers
 --     hold_jobs                 30_leases.sql
 --     succeed_jobs              ends the jobs (record_measurements calls it too)

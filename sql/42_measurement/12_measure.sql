@@ -6,7 +6,7 @@
 --   measure_adapter             measures one adapter on the examples that are already measured
 --     likely_tasks, queue_measurements
 
--- Inserts jobs, with the caller's rights. If the task has an adapter, examples that it was trained on are left out, so that all
+-- Inserts jobs in the caller's name, with its owner's rights. If the task has an adapter, examples that it was trained on are left out, so that all
 -- adapters are compared on the same rows.
 CREATE FUNCTION loracomp.measure_task(
     task text,
@@ -76,7 +76,7 @@ COMMENT ON FUNCTION loracomp.measure_task IS
 'the base model, the task''s own adapter and those of the nearest tasks, `adapters` in total. rows null: all. Examples that the '
 'task''s own adapter was trained on are left out and counted. Workers take these jobs only if no other job is due.';
 
--- Inserts jobs, with the caller's rights.
+-- Inserts jobs in the caller's name, with its owner's rights.
 CREATE FUNCTION loracomp.measure_adapter(
     adapter_id integer, tasks integer DEFAULT 30, policy text DEFAULT 'default', priority integer DEFAULT 0
 ) RETURNS TABLE (examples bigint, added bigint, learnt bigint)

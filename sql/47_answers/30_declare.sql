@@ -242,7 +242,7 @@ $$;
 COMMENT ON FUNCTION loracomp.create_answers IS
 'Declares that each row of a table gets an answer, now and whenever it is written; makes the view that shows the answers.';
 
--- Reads only. Members of the owner's role and administrators may change a declaration.
+-- Locks the declaration. Members of the owner's role and administrators may change it; another prompt only the table's owner may give.
 CREATE FUNCTION loracomp.find_answers(name regclass) RETURNS loracomp.answers
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp

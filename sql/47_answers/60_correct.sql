@@ -1,8 +1,7 @@
 -- Corrections: what a person says the right answer is.
 --   correct_answer              of one row, by its key
---   correct_row                 of one row, if its correction is still the one that somebody has seen
+--   correct_row                 of one row, if it still is as somebody has seen it
 --     write_correction          the view's trigger calls it too: UPDATE ... SET correct
---   trigger audit_corrections   who corrected which row
 
 -- It updates the view with the caller's rights, so it may correct what an UPDATE of the view may.
 CREATE FUNCTION loracomp.correct_answer(name regclass, key text, answer text) RETURNS void
@@ -43,7 +42,9 @@ COMMENT ON FUNCTION loracomp.correct_answer(regclass, bigint, text) IS
 'Says what the right answer to a row is, by its key; null takes that back.';
 
 -- It does not use the view, which its owner may have changed so that it runs code with the rights of whoever updates it.
-CREATE FUNCTION loracomp.correct_row(name regclass, key text[], answer text, seen text DEFAULT NULL) RETURNS void
+CREATE FUNCTION loracomp.correct_row(
+    name regclass, key text[], answer text, seen text DEFAULT NULL, job_id bigint DEFAULT NULL
+) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -54,16 +55,26 @@ BEGIN
     IF NOT EXISTS (
         SELECT FROM loracomp.answer_row AS r
         WHERE r.answers_id = d.id AND r.key = correct_row.key AND r.correct IS NOT DISTINCT FROM correct_row.seen
+            AND r.job_id = coalesce(correct_row.job_id, r.job_id)
     ) THEN
-        RAISE EXCEPTION 'this row was corrected otherwise meanwhile, or is gone'
+        RAISE EXCEPTION 'this row was corrected or answered otherwise meanwhile, or is gone'
             USING ERRCODE = 'no_data_found', HINT = 'look at it again';
     END IF;
     PERFORM loracomp.write_correction(d.id, correct_row.key, '{}', jsonb_build_object('correct', correct_row.answer));
+    IF EXISTS (
+        SELECT FROM loracomp.answer_row AS r
+        JOIN loracomp.example AS e ON e.id = r.example_id
+        JOIN loracomp.job AS j ON j.id = correct_row.job_id
+        WHERE r.answers_id = d.id AND r.key = correct_row.key AND e.prompt <> j.prompt
+    ) THEN
+        RAISE EXCEPTION 'this row has changed since it was answered'
+            USING ERRCODE = 'no_data_found', HINT = 'look at it again when it is answered again';
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION loracomp.correct_row IS
-'Says what the right answer to a row is, for its owner and administrators, if the row''s correction still is the one that was seen; '
-'null takes it back.';
+'Says what the right answer to a row is, for its owner and administrators, if the row''s correction still is the one that was seen, '
+'and its prompt that of the job; null takes it back.';
 
 -- The view's trigger has looked up the row with the rights of whoever updates the view.
 CREATE FUNCTION loracomp.write_correction(answers_id integer, key text[], before jsonb, after jsonb) RETURNS void
@@ -104,4 +115,4 @@ BEGIN
     );
 END
 $$;
-COMMENT ON FUNCTION loracomp.write_correction IS 'Writes a correction and its event. For the triggers of declarations'' views.';
+COMMENT ON FUNCTION loracomp.write_correction IS 'Writes a correction and its event. For correct_row and the triggers of declarations'' views.';

@@ -29,7 +29,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.task_of IS 'Name of the task of a declaration''s corrections; makes it if there is none.';
 
--- The prompt is read from the table as it is now, as the person sees it. Rows with the same prompt and answer share an example.
+-- The prompt is read from the table as it is now. Rows with the same prompt and answer share an example.
 CREATE FUNCTION loracomp.label_prompt(d loracomp.answers, key text[], correct text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
@@ -197,8 +197,8 @@ CREATE TRIGGER ask_corrected AFTER INSERT ON loracomp.measurement REFERENCING NE
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.ask_corrected();
 
 -- Marks the rows that it draws at random, so that their accuracy is that of all rows; drawn rows that were not corrected yet come
--- first. Corrections of the least confident rows teach less (docs/decisions.md). The declaration is locked, so two calls don't offer
--- the same.
+-- first. Corrections of the least confident rows teach less (docs/decisions.md). The declaration is locked, so two visitors
+-- don't get the same. Without a visitor a call repeats what was drawn and is not corrected.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
 RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, drawn boolean, job_id bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER

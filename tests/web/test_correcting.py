@@ -74,6 +74,19 @@ def test_a_correction_is_undone(client: TestClient, alice: Connection) -> None:
     assert json.loads(fields(page(client))["key"]) == json.loads(form["key"])  # it comes again
 
 
+@pytest.mark.parametrize("answered", [False, True])
+def test_a_row_that_has_changed_is_not_corrected(
+    client: TestClient, alice: Connection, connection: Connection, answered: bool
+) -> None:
+    form = fields(page(client)) | {"choice": "1"}
+    (key,) = json.loads(form["key"])
+    alice.execute("UPDATE tickets SET subject = 'another' WHERE id = %s", (int(key),))
+    if answered:
+        work(connection)
+    assert client.post("/correct/urgency", data=form).status_code == 404
+    assert corrections(alice) == {}
+
+
 def test_a_form_works_once(client: TestClient, alice: Connection) -> None:
     form = fields(page(client)) | {"choice": "1"}
     assert client.post("/correct/urgency", data=form).status_code == 303

@@ -91,6 +91,7 @@ def page(text: str) -> str:
     """A job of which each text of a user is this one."""
     job: dict[str, Any] = {
         **dict.fromkeys(["prompt", "output", "policy", "submitted_by", "error", "error_code", "fallback"], text),
+        "kind": "predict", "correct": False, "expected": text,
         **dict.fromkeys(["expected_gains", "label_scores", "score_weights", "calibration_examples"]),
         "job_id": 1, "status": "succeeded", "created_at": None, "tags": {text: text},
         "tasks": [text, "b"], "probabilities": [0.5, 0.5], "adapter_ids": [1], "eligible_task_count": 2,
