@@ -141,7 +141,7 @@ KINDS = {
     "jsonb[]": short_lists(jsons),
     "loracomp.policy": policies,
     "loracomp.route_trace[]": short_lists(
-        st.sampled_from(("(,,,,,,,,,,,,,,,,)", '("[0]",{1},{a},{NaN},,,,{},,,,"{}",x,7,{1},t,{1})'))
+        st.sampled_from(("(,,,,,,,,,,,,,,,)", '({1},{a},{NaN},,,,{},,,,"{}",x,7,{1},t,{1})'))
     ),
     "loracomp.answer[]": short_lists(
         st.sampled_from(("(,,,,,,,,,,,,,)", '(1,1,x,1,{NaN},{-1},{},{1},-1,7,stop,d,0,"{}")', '(1,1,,,,,,,,,y,,,"[]")'))
