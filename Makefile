@@ -159,7 +159,7 @@ test-server: install ## the tests on Debian's PostgreSQL 17 with pgvector, and t
 	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) --dist loadgroup $(POOLED_TESTS)
 
 test-server-short: install ## the part of test-server that takes two minutes, where a second server can be had
-	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n $(WORKERS) $(QUEUE_TESTS) || [ $$? = 69 ]
+	$(BIN)/python tests/second_server.py --pooled $(BIN)/pytest -n 2 $(QUEUE_TESTS) || [ $$? = 69 ]
 
 test-roles: install ## what each role may do, and tries to do beyond that; odd input to all that is public; the linter of SQL
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(WORKERS) --dist loadgroup \
