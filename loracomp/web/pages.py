@@ -25,7 +25,7 @@ PAGE = 50
 BATCH = 8
 """Rows that a visitor gets at once to correct, one after another."""
 USED_FROM = 16
-"""Corrections from which on a declaration's rows are answered by them."""
+"""Corrections from which on, once measured, a declaration's rows are answered by them."""
 
 
 def make_app(url: str, secret: str) -> ASGIApp:
@@ -34,7 +34,7 @@ def make_app(url: str, secret: str) -> ASGIApp:
 
 
 def routes(url: str, secret: str) -> list[Route]:
-    """Which page is where; each form has its own."""
+    """Which page is where."""
     page = partial(endpoint, url=url, seal=Seal(secret))
     files = {"picture.css": "text/css", "style.css": "text/css", "script.js": "text/javascript"}
     return [

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 LONGEST = 20_000
-"""Characters of a text that are shown; the rest is counted."""
+"""Characters of a text that are shown; of a longer one the length is said."""
 _OBEYED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufffe\uffff]")
 """Control characters, those that change the direction of text, and those that no XML may have."""
 
@@ -23,7 +23,7 @@ def harmless(text: str) -> str:
 
 
 def fit(text: object, width: int) -> str:
-    """The text on one line of at most `width` columns, of which wide characters take two."""
+    """The text on one line, cut to `width` columns; a wide character takes two."""
     line = " ".join(str(text)[: 4 * width].split())
     columns = 0
     for at, character in enumerate(line):

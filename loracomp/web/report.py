@@ -1,4 +1,4 @@
-"""A report on some days, from schema bi alone: numbers and names, no texts that anybody wrote."""
+"""A report on some days, from schema bi and list_answers: numbers and names, no prompts and no generated texts."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,9 @@ Row = Mapping[str, Any]
 def read_report(
     connection: Connection, days: int, *, answers: str | None = None, tag: str | None = None
 ) -> dict[str, Any]:
-    """All that the report shows of the last `days` days, of one declaration or all, and of a tag `key` or `key=value`.
+    """All that the report shows of the last `days` days, and of a tag `key` or `key=value`.
+
+    `answers` is a declaration: corrections and the heat map are then of it alone.
 
     Declarations are None for a role that may not list them, such as an analyst's.
     """

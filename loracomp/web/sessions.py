@@ -1,7 +1,7 @@
 """Who visits: a sealed cookie has his Postgres role and password, so that no process holds a state.
 
-The cookie is encrypted and signed by Fernet (AES and HMAC), with a key that comes from one secret. Whoever has the
-secret and a cookie has the password; a cookie alone tells nothing.
+The cookie is encrypted and signed by Fernet (AES and HMAC), with a key that comes from one secret. Somebody who
+has the secret and a cookie has the password; a cookie alone tells nothing.
 """
 
 import json
@@ -13,7 +13,6 @@ from hmac import compare_digest
 from hmac import digest as sign
 from os import devnull
 from secrets import token_hex
-from time import time
 
 from cryptography.fernet import Fernet, InvalidToken
 
@@ -30,14 +29,13 @@ class Session:
     """A visitor; without a role before the login. `id` binds forms to him."""
 
     id: str
-    until: float
     role: str = ""
     password: str = ""
 
 
 def new_session(role: str = "", password: str = "") -> Session:
-    """A session that begins now."""
-    return Session(token_hex(16), time() + LASTS_S, role, password)
+    """A session of its own, which lasts from when it is sealed."""
+    return Session(token_hex(16), role, password)
 
 
 class Seal:
@@ -56,13 +54,12 @@ class Seal:
     def open(self, cookie: str) -> Session | None:
         """The session of a cookie that this secret sealed and whose time is not over; otherwise None."""
         try:
-            session = Session(**json.loads(self._cookies.decrypt(cookie.encode())))
+            return Session(**json.loads(self._cookies.decrypt(cookie.encode(), ttl=LASTS_S)))
         except InvalidToken:
             return None
-        return session if session.until > time() else None
 
     def token(self, session: Session, *words: object) -> str:
-        """What a form of this session must bring along; the words say what it does, and to what."""
+        """What a form of this session must contain; the words say what it does, and to what."""
         return sign(self._form, json.dumps([session.id, *words]).encode(), "sha256").hex()
 
 

@@ -98,13 +98,16 @@ def endpoint(handler: Handler, url: str, seal: Seal, *, public: bool = False) ->
 
 
 async def _form(request: Request) -> dict[str, str]:
-    """Fields of a form, each once; those of a longer body than LONGEST_FORM are empty, so that no token is right."""
+    """Fields of a form, each once; none if it is longer than ours can be, so that no token is right."""
     body = b""
     async for part in request.stream():
         body += part
         if len(body) > LONGEST_FORM:
             return {}
-    return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=20))
+    try:
+        return dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=20))
+    except ValueError:
+        return {}
 
 
 def _answer(handler: Handler, visit: Visit, public: bool) -> Response:

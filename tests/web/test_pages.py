@@ -13,7 +13,7 @@ from hostile import HOSTILE
 from loracomp.database import connections as db
 from loracomp.web import sessions
 from loracomp.web.pages import make_app, routes
-from loracomp.web.sessions import Seal, Session, new_session
+from loracomp.web.sessions import Seal, new_session
 from loracomp.web.visits import COOKIE
 from pages_data import PASSWORD, SECRET, Tags, browser, fields, log_in
 from people_data import submit
@@ -170,7 +170,7 @@ def test_the_cookie_is_closed_to_scripts_other_sites_and_readers(scene: Scene) -
 
 
 def test_a_cookie_that_was_changed_or_is_old_or_of_another_secret_is_none(
-    scene: Scene, visit: Callable[[str], TestClient]
+    scene: Scene, visit: Callable[[str], TestClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cookie = visit("alice").cookies[COOKIE]
     seal = Seal(SECRET)
@@ -178,7 +178,10 @@ def test_a_cookie_that_was_changed_or_is_old_or_of_another_secret_is_none(
     changed = [
         cookie[:at] + ("A" if cookie[at] != "A" else "B") + cookie[at + 1 :] for at in range(0, len(cookie) - 4, 7)
     ]
-    old = seal.close(Session("id", time.time() - 1, login("alice"), PASSWORD))
+    with monkeypatch.context() as earlier:
+        now = time.time()
+        earlier.setattr("time.time", lambda: now - sessions.LASTS_S - 1)
+        old = seal.close(new_session(login("alice"), PASSWORD))
     other = Seal("another secret of 32 characters...").close(new_session(login("alice"), PASSWORD))
     for forged in [*changed, old, other, "", "x", "é", cookie[:-8], "A" * 5000]:
         assert seal.open(forged) is None, forged
@@ -207,6 +210,11 @@ def test_two_processes_with_one_secret_share_sessions(scene: Scene, visit: Calla
 # Forms
 
 POSTED = ("/login", "/logout", "/correct/urgency")
+
+
+def test_a_form_with_more_fields_than_ours_is_refused(visit: Callable[[str], TestClient]) -> None:
+    fields_of_none = {f"field{number}": "" for number in range(21)}
+    assert visit("alice").post("/logout", data=fields_of_none).status_code == 403
 
 
 @pytest.mark.parametrize("path", POSTED)
