@@ -14,6 +14,13 @@ from pages_data import Tags, browser, fields, log_in
 from people_fixtures import LOGINS, login, value, values
 from routing_data import add_adapter
 
+MARKUP = {"b", "img", "iframe", "svg", "style", "math", "template", "base"}
+"""Tags that our pages don't have, and hostile texts do."""
+
+
+def tags_of(shown: str) -> set[str]:
+    return {tag for tag, *_ in Tags(shown).tags}
+
 
 @pytest.fixture
 def alice(connection: Connection, database: str, logins: None) -> Iterator[Connection]:
@@ -201,28 +208,9 @@ def test_choices_and_keys_do_not_become_markup(alice: Connection, connection: Co
         cursor.executemany("INSERT INTO odd VALUES (%s, %s) ON CONFLICT DO NOTHING", [(text, text) for text in texts])
     work(connection, output=texts[0])
     client = visitor(database)
-    shown = page(client, "/answers/odd_answers")
-    assert not {tag for tag, *_ in Tags(shown).tags} & {
-        "b",
-        "img",
-        "iframe",
-        "svg",
-        "style",
-        "math",
-        "template",
-        "base",
-    }
+    assert not tags_of(page(client, "/answers/odd_answers")) & MARKUP
     correct = page(client, "/correct/odd_answers")
-    assert not {tag for tag, *_ in Tags(correct).tags} & {
-        "b",
-        "img",
-        "iframe",
-        "svg",
-        "style",
-        "math",
-        "template",
-        "base",
-    }
+    assert not tags_of(correct) & MARKUP
     form = fields(correct) | {"choice": "3"}
     assert client.post("/correct/odd_answers", data=form).status_code == 303
     assert value(alice, "SELECT id FROM odd_answers WHERE correct IS NOT NULL") == json.loads(form["key"])[0]
