@@ -84,7 +84,8 @@ def create_answers(
 @answers_app.command("list")
 def list_answers(as_json: AsJson = False) -> None:
     """List declarations with their progress, and what corrections brought."""
-    emit(run_query(QUERIES["list_answers"], {"name": None}), title="Answers", as_json=as_json, columns=LISTED)
+    declared = run_query(QUERIES["list_answers"], {"name": None, "counted": True})
+    emit(declared, title="Answers", as_json=as_json, columns=LISTED)
 
 
 @answers_app.command("correct")
@@ -132,7 +133,7 @@ def train_answers(
     """Train an adapter of the declaration's own on its corrections, measure it, and activate it if it is better."""
     from loracomp.registry.adapter_weights import stage_adapter
 
-    declared = run_query(QUERIES["list_answers"], {"name": name})
+    declared = run_query(QUERIES["list_answers"], {"name": name, "counted": False})
     if not declared or (task := declared[0]["task"]) is None:
         raise NotFoundError(
             f"{name} has no corrections to train on: `loracomp answers correct {name}` shows rows for them"

@@ -323,7 +323,7 @@ SELECT loracomp.create_answers(
 
 -- name: list_answers
 -- Of one declaration, or of all.
-SELECT a.* FROM loracomp.list_answers(view => to_regclass(%(name)s)) AS a
+SELECT a.* FROM loracomp.list_answers(view => to_regclass(%(name)s), counted => %(counted)s) AS a
 WHERE %(name)s::text IS NULL OR a.name = to_regclass(%(name)s)
 
 -- name: list_answer_rows
@@ -374,7 +374,8 @@ SELECT loracomp.explain_job(id => %(id)s) AS explanation
 SELECT e.* FROM loracomp.retrieved_example AS e WHERE e.job_id = %(id)s ORDER BY e.place
 
 -- name: composed_adapters
-SELECT a.* FROM loracomp.composed_adapter AS a WHERE a.job_id = %(id)s ORDER BY a.place
+SELECT a.*, coalesce(a.adapter || '@' || a.version, 'adapter ' || a.adapter_id) AS named
+FROM loracomp.composed_adapter AS a WHERE a.job_id = %(id)s ORDER BY a.place
 
 -- name: job_attempts
 SELECT a.* FROM loracomp.job_attempt AS a WHERE a.job_id = %(id)s ORDER BY a.started_at
@@ -432,8 +433,8 @@ SELECT * FROM bi.queue_health ORDER BY base_model
 SELECT * FROM bi.worker_status ORDER BY status IN ('gone', 'stopped'), base_model, worker
 
 -- name: newest_jobs
-SELECT job_id, status, left(prompt, 300) AS prompt, left(output, 300) AS output, confidence, submitted_by, finished_at
-FROM loracomp.job_result ORDER BY job_id DESC LIMIT 20
+SELECT job_id, status, left(prompt, 300) AS prompt, left(output, 300) AS output, confidence
+FROM loracomp.job_result ORDER BY job_id DESC LIMIT 21
 
 -- name: readable_tasks
 SELECT * FROM loracomp.readable_tasks() ORDER BY family, name
@@ -451,7 +452,7 @@ SELECT day, status, sum(jobs)::bigint AS jobs FROM bi.jobs_by_day
 WHERE day >= %(since)s AND NOT is_evaluation GROUP BY day, status ORDER BY day, status
 
 -- name: failures
-SELECT reason, sum(jobs)::bigint AS jobs FROM bi.failure_by_reason
+SELECT reason, sum(jobs)::bigint AS jobs, count(*) OVER () AS found FROM bi.failure_by_reason
 WHERE day >= %(since)s GROUP BY reason ORDER BY jobs DESC, reason LIMIT 12
 
 -- name: waits
@@ -467,9 +468,11 @@ FROM (
 ) AS a CROSS JOIN LATERAL bi.wilson_interval(a.correct, a.n) AS i ORDER BY accuracy DESC, a.policy
 
 -- name: adapter_usage
-SELECT coalesce(adapter, 'deleted') AS adapter, sum(jobs)::bigint AS jobs, sum(mean_weight * jobs) AS weight
+SELECT
+    coalesce(adapter, 'deleted') AS adapter, sum(jobs)::bigint AS jobs,
+    sum(mean_weight * jobs) / sum(sum(mean_weight * jobs)) OVER () AS share, count(*) OVER () AS found
 FROM bi.adapter_usage_by_day WHERE day >= %(since)s AND NOT is_evaluation
-GROUP BY adapter ORDER BY weight DESC LIMIT 15
+GROUP BY adapter ORDER BY share DESC LIMIT 15
 
 -- name: companions
 -- Of the newest answers alone: no report counts them by day.
@@ -477,11 +480,11 @@ WITH c AS MATERIALIZED (
     SELECT job_id, coalesce(adapter, task) AS adapter FROM bi.composed_adapter
     WHERE day >= %(since)s AND job_id > (SELECT job_id - 5000 FROM bi.composed_adapter ORDER BY job_id DESC LIMIT 1)
 )
-SELECT a.adapter, b.adapter AS other, count(*) AS jobs FROM c AS a JOIN c AS b ON b.job_id = a.job_id AND b.adapter > a.adapter
-GROUP BY a.adapter, b.adapter ORDER BY jobs DESC, a.adapter, b.adapter LIMIT 15
+SELECT a.adapter || ' + ' || b.adapter AS pair, count(*) AS jobs, count(*) OVER () AS found FROM c AS a JOIN c AS b ON b.job_id = a.job_id AND b.adapter > a.adapter
+GROUP BY a.adapter, b.adapter ORDER BY jobs DESC, pair LIMIT 15
 
 -- name: answers_of_tag
-SELECT value, label, sum(n)::bigint AS n, sum(asked)::bigint AS asked, sum(correct)::bigint AS correct
+SELECT value, label, sum(n)::bigint AS n, sum(asked)::bigint AS asked, sum(correct)::bigint AS correct, count(*) OVER () AS found
 FROM bi.answers_by_tag WHERE day >= %(since)s AND tag = %(tag)s AND (%(value)s::text IS NULL OR value = %(value)s)
 GROUP BY value, label ORDER BY n DESC, value, label LIMIT 40
 

@@ -1,6 +1,7 @@
 -- What declarations have done so far:
 --   list_answers
 --     accuracy_of               a share with its interval, in words
+--     estimated_rows            of a table; queue_health reads it too
 --   list_answer_rows            a page of a declaration's rows
 
 -- Reads nothing. Not in SQL, which would look for bi.wilson_interval before it is there.
@@ -20,8 +21,20 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.accuracy_of IS 'A share in percent with its 95 % interval, in words; not yet known below twenty rows.';
 
--- Reads only. It counts the answers.
-CREATE FUNCTION loracomp.list_answers(view regclass DEFAULT NULL) RETURNS TABLE (
+-- Reads only the catalog and the server's statistics, of which the planner's know nothing of a table that was not analyzed yet.
+CREATE FUNCTION loracomp.estimated_rows(source regclass) RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+    SELECT coalesce(sum(greatest(c.reltuples::bigint, pg_stat_get_live_tuples(c.oid))), 0)::bigint FROM pg_class AS c
+    WHERE c.relkind = 'r' AND c.oid IN (
+        SELECT estimated_rows.source UNION SELECT p.relid FROM pg_partition_tree(estimated_rows.source) AS p
+    );
+$$;
+COMMENT ON FUNCTION loracomp.estimated_rows IS 'About how many rows a table has, with its partitions.';
+
+-- Reads only. It counts the answers, unless only what corrections brought is wanted.
+CREATE FUNCTION loracomp.list_answers(view regclass DEFAULT NULL, counted boolean DEFAULT TRUE) RETURNS TABLE (
     name regclass, source regclass, prompt text, state text, rows bigint, open bigint, answered bigint, stale bigint,
     refused bigint, failed bigint, corrected bigint, per_minute double precision, time_left interval,
     task text, before text, after text, advice text, choices text[]
@@ -55,7 +68,7 @@ AS $$
             count(*) FILTER (WHERE r.status = 'refused') AS refused,
             count(*) FILTER (WHERE r.status = 'failed') AS failed,
             count(*) FILTER (WHERE r.answered_at > now() - interval '5 minutes') AS lately
-        FROM loracomp.answer_row AS r WHERE r.answers_id = a.id
+        FROM loracomp.answer_row AS r WHERE list_answers.counted AND r.answers_id = a.id
     ) AS c
     CROSS JOIN LATERAL (
         SELECT
@@ -69,7 +82,7 @@ AS $$
     ) AS k
     CROSS JOIN LATERAL (
         SELECT CASE
-            WHEN a.sweep = 'source' THEN greatest(c.known, (SELECT t.reltuples::bigint FROM pg_class AS t WHERE t.oid = a.source))
+            WHEN a.sweep = 'source' THEN greatest(c.known, loracomp.estimated_rows(a.source))
             ELSE c.known
         END AS rows
     ) AS s
@@ -79,9 +92,10 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.list_answers IS
 'The caller''s declarations (an administrator''s call: all) with their progress. While rows that were there are still looked at, their '
-'number is the planner''s estimate.';
+'number is an estimate. Without counted, numbers of rows are 0 but for the corrected ones, and no answer is read.';
 
 -- Reads only. It does not use the declaration's view, which its owner may have changed so that it runs code with its reader's rights.
+-- Keys are read as values of the types that the table's columns have, all of them Postgres's own, so that 2 comes before 10.
 CREATE FUNCTION loracomp.list_answer_rows(name regclass, after text[] DEFAULT NULL, n integer DEFAULT 50)
 RETURNS TABLE (
     key text[], prompt text, answer text, confidence double precision, status text, reason text, answered_by text,
@@ -89,35 +103,40 @@ RETURNS TABLE (
 )
 LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
-SET plan_cache_mode = force_custom_plan
 AS $$
-#variable_conflict use_column
 DECLARE
-    declared CONSTANT integer := (
-        SELECT a.id FROM loracomp.answers AS a
+    d CONSTANT loracomp.answers := (
+        SELECT a FROM loracomp.answers AS a
         WHERE a.view = list_answer_rows.name
             AND (loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage'))
     );
 BEGIN
     PERFORM loracomp.check_range('n', list_answer_rows.n, 1, 10000);
-    RETURN QUERY
-    SELECT
-        r.key, left(j.prompt, 1000), left(r.answer, 1000), r.confidence,
-        CASE
-            WHEN r.answer IS NOT NULL AND (
-                r.status = 'asked' OR r.key IN (SELECT h.key FROM loracomp.answer_hint AS h WHERE h.answers_id = declared)
-            ) THEN 'stale'
-            ELSE r.status
-        END,
-        r.reason, r.answered_by, r.correct, r.job_id
-    FROM (
-        SELECT o.* FROM loracomp.answer_row AS o
-        WHERE o.answers_id = declared AND o.key > coalesce(list_answer_rows.after, '{}')
-        ORDER BY o.key LIMIT list_answer_rows.n
-    ) AS r
-    LEFT JOIN loracomp.job AS j ON j.id = r.job_id -- it may have been purged
-    ORDER BY r.key;
+    IF d.id IS NULL THEN
+        RAISE EXCEPTION '% is not a declaration of yours', coalesce(list_answer_rows.name::text, 'this')
+            USING ERRCODE = 'no_data_found', HINT = 'loracomp.list_answers() lists them';
+    END IF;
+    RETURN QUERY EXECUTE format(
+        $query$
+            SELECT
+                r.key, left(j.prompt, 1000), left(r.answer, 1000), r.confidence,
+                CASE
+                    WHEN r.answer IS NOT NULL AND (
+                        r.status = 'asked' OR r.key IN (SELECT h.key FROM loracomp.answer_hint AS h WHERE h.answers_id = $1 AND h.id > $2)
+                    ) THEN 'stale'
+                    ELSE r.status
+                END,
+                r.reason, r.answered_by, r.correct, r.job_id
+            FROM (
+                SELECT r.* FROM loracomp.answer_row AS r
+                WHERE r.answers_id = $1 AND ($3 IS NULL OR (%1$s) > (%2$s)) ORDER BY %1$s LIMIT $4
+            ) AS r
+            LEFT JOIN loracomp.job AS j ON j.id = r.job_id -- it may have been purged
+            ORDER BY %1$s
+        $query$,
+        loracomp.key_list(d, '%3$s', key => 'r.key'), loracomp.key_list(d, '%3$s', key => '$3')
+    ) USING d.id, d.hints_from, list_answer_rows.after, list_answer_rows.n;
 END
 $$;
 COMMENT ON FUNCTION loracomp.list_answer_rows IS
-'Rows of a declaration that were asked, in the order of their keys as texts, from after a key on; for its owner and administrators.';
+'Rows of a declaration that were asked, in the order of the table''s key, from after a key on; for its owner and administrators.';

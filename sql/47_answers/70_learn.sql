@@ -221,10 +221,15 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH chosen AS MATERIALIZED (
-        SELECT u.key FROM loracomp.answer_row AS u
-        WHERE u.answers_id = d.id AND u.answer IS NOT NULL AND u.correct IS NULL
-            AND u.key NOT IN (SELECT o.key FROM loracomp.answer_offer AS o WHERE o.answers_id = d.id)
-        ORDER BY u.drawn DESC, random() LIMIT rows_to_correct.n
+        SELECT u.key FROM (
+            SELECT a.key, a.drawn FROM loracomp.answer_row AS a
+            WHERE a.answers_id = d.id AND a.answer IS NOT NULL AND a.correct IS NULL
+            ORDER BY a.drawn DESC, random()
+            LIMIT rows_to_correct.n + (SELECT count(*) FROM loracomp.answer_offer AS o WHERE o.answers_id = d.id)
+        ) AS u
+        -- Looked up for few, and not for each of millions.
+        WHERE u.key NOT IN (SELECT o.key FROM loracomp.answer_offer AS o WHERE o.answers_id = d.id)
+        ORDER BY u.drawn DESC LIMIT rows_to_correct.n
     ), marked AS (
         UPDATE loracomp.answer_row AS r SET drawn = TRUE FROM chosen AS c WHERE r.answers_id = d.id AND r.key = c.key AND NOT r.drawn
     ), offered AS (

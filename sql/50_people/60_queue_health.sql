@@ -32,7 +32,23 @@ SELECT
         ORDER BY loracomp.seconds_between(greatest(r.created_at, r.run_at), r.finished_at)
     ) FILTER (WHERE r.status = 'succeeded') AS median_latency_s,
     max(r.finished_at) FILTER (WHERE r.status = 'succeeded') AS last_succeeded_at,
-    count(*) FILTER (WHERE r.finished_at > now() - interval '5 minutes') / 5.0::double precision AS per_minute
+    count(*) FILTER (WHERE r.finished_at > now() - interval '5 minutes') / 5.0::double precision AS per_minute,
+    (
+        SELECT count(*) FROM loracomp.worker AS w
+        WHERE w.base_model = b.name AND w.status IN ('idle', 'busy')
+            AND w.seen_at >= now() - make_interval(secs => w.silent_after_s)
+    ) AS live_workers,
+    CASE WHEN bool_or(b.is_default) THEN (
+        SELECT coalesce(sum(greatest(
+            (SELECT count(*) FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id AND h.id > a.hints_from),
+            CASE
+                WHEN a.sweep = 'source' THEN loracomp.estimated_rows(a.source) - (
+                    SELECT count(*) FROM loracomp.answer_row AS o WHERE o.answers_id = a.id
+                )
+            END
+        )), 0)::bigint
+        FROM loracomp.answers AS a WHERE NOT a.paused
+    ) ELSE 0 END AS rows_waiting
 FROM loracomp.base_model AS b
 LEFT JOIN recent AS r ON b.name = r.base_model
 GROUP BY b.name;
@@ -55,3 +71,6 @@ COMMENT ON COLUMN loracomp.queue_health.median_latency_s IS
 'Median seconds from the time when a job could start to its answer, for jobs that succeeded within the last hour.';
 COMMENT ON COLUMN loracomp.queue_health.last_succeeded_at IS 'When the last job succeeded.';
 COMMENT ON COLUMN loracomp.queue_health.per_minute IS 'Jobs that ended a minute, in the last five minutes.';
+COMMENT ON COLUMN loracomp.queue_health.live_workers IS 'Number of workers that are there, with jobs or without.';
+COMMENT ON COLUMN loracomp.queue_health.rows_waiting IS
+'Rows of declarations that no job asks for yet, which the next claims do; while rows that were there are looked at, an estimate.';

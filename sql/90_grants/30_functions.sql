@@ -156,5 +156,6 @@ TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.composition_text,
 loracomp.confidence,
-loracomp.seconds_between
+loracomp.seconds_between,
+loracomp.estimated_rows
 TO loracomp_submitter, loracomp_analyst, loracomp_admin;

@@ -27,6 +27,7 @@ FROM pg_proc AS p WHERE p.pronamespace::regnamespace::text IN ('loracomp', 'bi')
 DYNAMIC = {
     "loracomp.tune_routing()",
     "loracomp.create_answers(text,regclass,text,text[],integer,text,integer,jsonb,boolean,jsonb)",
+    "loracomp.list_answer_rows(regclass,text[],integer)",
     "loracomp.refresh_reports(interval)",
     "loracomp.make_next_embedding(integer)",
     "loracomp.take_unembedded(text,smallint,text,bigint,integer)",

@@ -21,7 +21,7 @@ EXECUTE = {
         readable_adapter attempts_of white_space is_blank job_from_json insert_job submit_one confidence
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_wait explain_request explain_answer explain_vote explain_route
-        explain_composition explain_run
+        explain_composition explain_run estimated_rows
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
         rows_to_correct correct_row list_answer_rows
     """,
@@ -35,7 +35,7 @@ EXECUTE = {
         route rescore_route task_weights policy_with wilson_interval mcnemar_p
         check_similarities check_range composition_text seconds_between may_read masked_tasks
         caller masked_adapter compute_seconds confidence check_gains relative_share log_share
-        answers_since
+        answers_since estimated_rows
     """,
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
@@ -60,7 +60,7 @@ EXECUTE = {
         check_similarities check_range check_gains relative_share log_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
-        rows_to_correct correct_row list_answer_rows
+        rows_to_correct correct_row list_answer_rows estimated_rows
     """,
 }
 OWNERS_ALONE = """
