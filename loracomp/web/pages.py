@@ -1,15 +1,17 @@
 """The pages, each a few queries of public functions and views, with the rights of the visitor's own role."""
 
 import json
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 from urllib.parse import quote, urlencode
 
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from loracomp.database.connections import Connection, allowed_rows, rows_of
 from loracomp.database.queries import QUERIES
@@ -17,7 +19,7 @@ from loracomp.errors import LoracompError, NotFoundError, UsageError
 from loracomp.web.picture import read_job
 from loracomp.web.render import source
 from loracomp.web.report import heat_map, read_report
-from loracomp.web.sessions import Seal, new_session
+from loracomp.web.sessions import Seal, Session
 from loracomp.web.visits import COOKIE, HEADERS, Visit, endpoint
 
 PAGE = 50
@@ -28,9 +30,9 @@ USED_FROM = 16
 """Corrections from which on, once measured, a declaration's rows are answered by them."""
 
 
-def make_app(url: str, secret: str) -> ASGIApp:
+def make_app(url: str, secret: str) -> Starlette:
     """The server's application, on the database of this URL; processes with the same secret share their sessions."""
-    return _with_headers(Starlette(routes=routes(url, secret)))
+    return Starlette(routes=routes(url, secret), middleware=[Middleware(BaseHTTPMiddleware, dispatch=_with_headers)])
 
 
 def routes(url: str, secret: str) -> list[Route]:
@@ -46,7 +48,7 @@ def routes(url: str, secret: str) -> list[Route]:
         Route("/answers/{name:path}", page(rows)),
         Route("/correct/{name:path}", page(next_to_correct)),
         Route("/correct/{name:path}", page(correct), methods=["POST"]),
-        Route("/jobs", page(find_job)),
+        Route("/jobs", page(job)),
         Route("/jobs/{id:int}", page(job)),
         Route("/adapters", page(adapters)),
         Route("/report", page(report)),
@@ -54,20 +56,12 @@ def routes(url: str, secret: str) -> list[Route]:
     ]
 
 
-def _with_headers(app: ASGIApp) -> ASGIApp:
-    """The application, with HEADERS on each response, unless it has others."""
-    ours = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
-
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_with_headers(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(each for each in ours if each[0] not in given)]
-            await send(message)
-
-        await app(scope, receive, send_with_headers)
-
-    return call
+async def _with_headers(request: Request, answer: RequestResponseEndpoint) -> Response:
+    """Each response has HEADERS, unless it has others of these names."""
+    response = await answer(request)
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
 
 
 def _file(_: Request, name: str, kind: str) -> Response:
@@ -82,14 +76,14 @@ def login(visit: Visit) -> Response:
 def log_in(visit: Visit) -> Response:
     """Try to connect as the role; a new session if that goes."""
     visit.check_token("login")
-    session = new_session(visit.form.get("role", ""), visit.form.get("password", ""))
+    session = Session(visit.form.get("role", ""), visit.form.get("password", ""))
     try:
         with Visit(visit.request, visit.url, visit.seal, session, {}).database():
             pass
     except LoracompError as error:
         return visit.show("login.html", 403, error=str(error), next=visit.form.get("next", "/"))
     wanted = visit.form.get("next", "/")
-    response = visit.go(wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else "/")
+    response = RedirectResponse(wanted if wanted.startswith("/") and not wanted.startswith(("//", "/\\")) else "/", 303)
     visit.keep(response, session)
     return response
 
@@ -97,7 +91,7 @@ def log_in(visit: Visit) -> Response:
 def log_out(visit: Visit) -> Response:
     """Forget the session in the browser, where alone it is."""
     visit.check_token("logout")
-    response = visit.go("/login")
+    response = RedirectResponse("/login", 303)
     response.delete_cookie(COOKIE)
     return response
 
@@ -107,24 +101,21 @@ def overview(visit: Visit) -> Response:
     with visit.database() as connection:
         return visit.show(
             "overview.html",
+            now=datetime.now(UTC),
             queues=allowed_rows(connection, QUERIES["queues"], QUERIES["reported_queues"]),
             workers=allowed_rows(connection, QUERIES["worker_status"], QUERIES["reported_workers"]),
             jobs=allowed_rows(connection, QUERIES["newest_jobs"]),
         )
 
 
-def find_job(visit: Visit) -> Response:
-    """Go to the job whose number was typed."""
-    number = _number(visit.request.query_params.get("id", "").strip())
+def job(visit: Visit) -> Response:
+    """How a job was answered, whose number is in the path or was typed."""
+    typed = _number(visit.request.query_params.get("id", "").strip())
+    number = visit.request.path_params.get("id", typed)
     if number is None:
         raise NotFoundError("type the number of a job")
-    return visit.go(f"/jobs/{number}")
-
-
-def job(visit: Visit) -> Response:
-    """How a job was answered."""
     with visit.database() as connection:
-        return visit.show("job.html", **read_job(connection, visit.request.path_params["id"]))
+        return visit.show("job.html", **read_job(connection, number))
 
 
 def adapters(visit: Visit) -> Response:
@@ -147,7 +138,8 @@ def report(visit: Visit) -> Response:
 def declarations(visit: Visit) -> Response:
     """The declarations that the role may change."""
     with visit.database() as connection:
-        return visit.show("answers.html", declarations=rows_of(connection, QUERIES["list_answers"], {"name": None}))
+        declared = rows_of(connection, QUERIES["list_answers"], {"name": None, "counted": True})
+    return visit.show("answers.html", declarations=declared)
 
 
 def rows(visit: Visit) -> Response:
@@ -168,17 +160,17 @@ def next_to_correct(visit: Visit) -> Response:
         values = {"name": name, "n": BATCH, "visitor": visit.session.id}
         offered = rows_of(connection, QUERIES["rows_to_correct"], values)
     skipped = _number(asked.get("skip", "0")) or 0
-    row, done = offered[skipped % len(offered)] if offered else None, _key(asked.get("done"))
-    choices, said = declared["choices"] or [], _number(asked.get("said", "0")) or 0
+    row, choices = offered[skipped % len(offered)] if offered else None, declared["choices"] or []
+    done, said = _key(asked.get("done")), _chosen(choices, asked.get("said", ""))
     return visit.show(
         "correct.html",
         declared=declared,
         path=quote(name, safe=""),
         row=row,
-        form=row and _form(visit, name, row["key"], choices, None, row["job_id"]),
-        undo=_form(visit, name, done, choices, choices[said]) if done and said < len(choices) else None,
+        form=row and _form(visit, name, choices, row["key"], None, row["job_id"]),
+        undo=_form(visit, name, choices, done, choices.index(said), None) if done and said is not None else None,
         done=done,
-        said=choices[said] if said < len(choices) else None,
+        said=said,
         skip=skipped + 1,
         to_go=max(0, USED_FROM - declared["corrected"]),
     )
@@ -186,35 +178,30 @@ def next_to_correct(visit: Visit) -> Response:
 
 def correct(visit: Visit) -> Response:
     """Write a correction, or take one back, if the row is still as the form has shown it."""
-    name, form = visit.request.path_params["name"], visit.form
-    key, job_id = _key(form.get("key")) or [], _number(form.get("job", ""))
+    name, what = visit.request.path_params["name"], visit.form.get("what", "")
     with visit.database(writes=True) as connection:
         choices = _declared(connection, name)["choices"] or []
-        seen, chosen = (_chosen(choices, form.get(field, "")) for field in ("seen", "choice"))
-        visit.check_token("correct", name, key, choices, seen, job_id)
+        visit.check_token("correct", name, choices, what)
+        key, seen, job_id = json.loads(what)
+        seen = None if seen is None else choices[seen]
+        chosen = _chosen(choices, visit.form.get("choice", ""))
         values = {"name": name, "key": key, "answer": chosen, "seen": seen, "job_id": job_id}
         rows_of(connection, QUERIES["correct_row"], values)
     told = {"done": json.dumps(key), "said": choices.index(chosen)} if chosen is not None else {}
-    return visit.go(f"/correct/{quote(name, safe='')}?{urlencode(told)}")
+    return RedirectResponse(f"/correct/{quote(name, safe='')}?{urlencode(told)}", 303)
 
 
 def _declared(connection: Connection, name: str) -> dict[str, Any]:
-    found = rows_of(connection, QUERIES["list_answers"], {"name": name})
+    found = rows_of(connection, QUERIES["list_answers"], {"name": name, "counted": False})
     if not found:
         raise NotFoundError("there is no declaration of this name that your role may change")
     return found[0]
 
 
-def _form(  # noqa: PLR0917
-    visit: Visit, name: str, key: list[str], choices: list[str], seen: str | None, job_id: int | None = None
-) -> dict[str, str]:
-    """Hidden fields of a form that corrects a row, which has `seen` as its correction, and that job's prompt."""
-    return {
-        "key": json.dumps(key),
-        "seen": "" if seen is None else str(choices.index(seen)),
-        "job": "" if job_id is None else str(job_id),
-        "token": visit.token("correct", name, key, choices, seen, job_id),
-    }
+def _form(visit: Visit, name: str, choices: list[str], *seen: object) -> dict[str, str]:
+    """Hidden fields of a form that corrects a row, as it was seen: its key, its correction's place, and its job."""
+    what = json.dumps(seen)
+    return {"what": what, "token": visit.token("correct", name, choices, what)}
 
 
 def _chosen(choices: list[str], place: str) -> str | None:

@@ -71,14 +71,9 @@ def _lanes(job: Row, examples: Sequence[Row], adapters: Sequence[Row]) -> Iterat
             "share": counts[task] / max(1, len(examples)),
             "probability": probability or 0.0,
             "gain": gain,
-            "adapter": adapter and _adapter_name(adapter),
+            "adapter": adapter and adapter["named"],
             "weight": adapter["weight"] if adapter else 0.0,
         }
-
-
-def _adapter_name(adapter: Row) -> str:
-    named = adapter["adapter"] is not None
-    return f"{adapter['adapter']}@{adapter['version']}" if named else f"adapter {adapter['adapter_id']}"
 
 
 def _choices(job: Row) -> Iterator[dict[str, Any]]:

@@ -24,7 +24,7 @@ def harmless(text: str) -> str:
 
 def fit(text: object, width: int) -> str:
     """The text on one line, cut to `width` columns; a wide character takes two."""
-    line = " ".join(str(text)[: 4 * width].split())
+    line = " ".join(str("–" if text is None else text)[: 4 * width].split())
     columns = 0
     for at, character in enumerate(line):
         columns += 2 if unicodedata.east_asian_width(character) in "WF" else 1
@@ -43,13 +43,15 @@ def _shown(value: Any) -> Any:
             return harmless(value)
         case datetime():
             return f"{value:%Y-%m-%d %H:%M:%S %Z}"
-        case bool():
-            return "yes" if value else "no"
     return value
 
 
 def _digits(value: float | None, digits: int = 2, sign: str = "") -> str:
-    return "–" if value is None else f"{value:{sign},.{digits}f}"
+    return "–" if value is None else f"{round(value, digits) + 0:{sign},.{digits}f}"  # + 0: no -0.00
+
+
+def _of(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _minutes(minutes: float) -> str:
@@ -67,8 +69,9 @@ _templates = Environment(
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
+    extensions=["jinja2.ext.do"],
 )
-_templates.filters |= {"fit": fit, "digits": _digits, "count": "{:,}".format, "minutes": _minutes}
+_templates.filters |= {"fit": fit, "digits": _digits, "count": "{:,}".format, "of": _of, "minutes": _minutes}
 
 
 def source(name: str) -> str:

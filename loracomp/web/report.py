@@ -1,16 +1,18 @@
 """A report on some days, from schema bi and list_answers: numbers and names, no prompts and no generated texts."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
-from loracomp.database.connections import Connection, allowed_rows, rows_of
+from loracomp.database.connections import Connection, allowed_rows, row_of, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import UsageError
 
-MOST = 40
-"""Rows and columns of a heat map."""
+ADAPTERS, TASKS = 100, 24
+"""Rows and columns of a heat map; so many columns fit on paper."""
 
 Row = Mapping[str, Any]
 
@@ -29,45 +31,43 @@ def read_report(
     since = datetime.now(UTC).date() - timedelta(days=days - 1)
     key, _, value = (tag or "").partition("=")
     values = {"since": since, "tag": key, "value": value or None}
-    declared = allowed_rows(connection, QUERIES["list_answers"], values={"name": answers})
+    declared = allowed_rows(connection, QUERIES["list_answers"], values={"name": answers, "counted": True})
+    ended = rows_of(connection, QUERIES["jobs_by_day"], values)
+    tasks = None if answers is None else [row["task"] for row in declared or ()]
     transfer = rows_of(connection, QUERIES["transfer"])
     return {
         "since": since,
         "until": datetime.now(UTC),
-        "days": list(_days(rows_of(connection, QUERIES["jobs_by_day"], values))),
+        "days": [_day(day, [*rows]) for day, rows in groupby(ended, key=itemgetter("day"))],
         "failures": rows_of(connection, QUERIES["failures"], values),
         "waits": rows_of(connection, QUERIES["waits"], values),
         "accuracy": rows_of(connection, QUERIES["accuracy"], values),
         "usage": rows_of(connection, QUERIES["adapter_usage"], values),
         "companions": rows_of(connection, QUERIES["companions"], values),
+        "tagged": rows_of(connection, QUERIES["answers_of_tag"], values),
         "answers": answers,
         "declared": declared,
-        "heat": heat_map([row for row in transfer if answers is None or row["task"] in _tasks(declared)]),
+        "heat": heat_map([row for row in transfer if tasks is None or row["task"] in tasks]),
         "tag": tag,
-        "tagged": rows_of(connection, QUERIES["answers_of_tag"], values) if tag else [],
-        "age_s": rows_of(connection, QUERIES["report_age"])[0]["age_s"],
+        "age_s": row_of(connection, QUERIES["report_age"])["age_s"],
     }
 
 
-def _tasks(declared: Sequence[Row] | None) -> list[str]:
-    return [row["task"] for row in declared or ()]
-
-
-def _days(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """Numbers of jobs by status, a dict for each day."""
-    return [
-        {"day": day, "succeeded": 0, "failed": 0, "cancelled": 0, **{row["status"]: row["jobs"] for row in of_day}}
-        for day, of_day in groupby(rows, key=lambda row: row["day"])
-    ]
+def _day(day: date, rows: Sequence[Row]) -> dict[str, Any]:
+    """Numbers of a day's jobs by status, and in total."""
+    ended = {"succeeded": 0, "failed": 0, "cancelled": 0} | {row["status"]: row["jobs"] for row in rows}
+    return {"day": day, "total": sum(ended.values()), **ended}
 
 
 def heat_map(transfer: Sequence[Row]) -> dict[str, Any]:
-    """Mean gains of adapters (rows) on tasks (columns), in nats, with the largest of them; at most MOST of each."""
+    """Mean gains of adapters (rows) on those tasks (columns) on which most were measured, in nats, and the largest."""
     gains = {(row["adapter"], row["task"]): row["mean_gain"] for row in transfer}
-    adapters = list(dict.fromkeys(adapter for adapter, _ in gains))[:MOST]
-    tasks = sorted({task for _, task in gains})[:MOST]
+    adapters = list(dict.fromkeys(adapter for adapter, _ in gains))
+    measured = Counter(task for _, task in gains)
+    tasks = sorted(task for task, _ in measured.most_common(TASKS))
     return {
         "tasks": tasks,
-        "rows": [(adapter, [gains.get((adapter, task)) for task in tasks]) for adapter in adapters],
+        "rows": [(adapter, [gains.get((adapter, task)) for task in tasks]) for adapter in adapters[:ADAPTERS]],
         "largest": max(map(abs, gains.values()), default=0),
+        "more": (len(adapters[ADAPTERS:]), len(measured) - len(tasks)),
     }

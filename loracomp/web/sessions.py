@@ -8,7 +8,7 @@ import json
 from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hmac import compare_digest
 from hmac import digest as sign
 from os import devnull
@@ -18,7 +18,7 @@ from cryptography.fernet import Fernet, InvalidToken
 
 from loracomp.database.connections import Connection, connect, translated_errors
 from loracomp.database.queries import QUERIES
-from loracomp.errors import RefusedError
+from loracomp.errors import DatabaseUnavailableError, RefusedError
 
 LASTS_S = 12 * 3600
 """Seconds after which one logs in again."""
@@ -26,16 +26,11 @@ LASTS_S = 12 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """A visitor; without a role before the login. `id` binds forms to him."""
+    """A visitor, from when it is sealed; without a role before the login. `id` binds forms to him."""
 
-    id: str
     role: str = ""
     password: str = ""
-
-
-def new_session(role: str = "", password: str = "") -> Session:
-    """A session of its own, which lasts from when it is sealed."""
-    return Session(token_hex(16), role, password)
+    id: str = field(default_factory=token_hex)
 
 
 class Seal:
@@ -73,7 +68,13 @@ def connected(url: str, session: Session, seal: Seal, *, writes: bool = False) -
     if not session.password or "\0" in session.role + session.password:
         raise RefusedError("role and password must be given")  # libpq would take an empty one from its environment
     own = {"user": session.role, "password": session.password, "passfile": devnull}
-    with translated_errors(), connect(url, application_name="loracomp web", vectors=False, instead=own) as connection:
+    try:
+        opened = connect(url, application_name="loracomp web", vectors=False, instead=own)
+    except DatabaseUnavailableError as error:
+        # Only the server's own words; before them is its address, which is no visitor's business.
+        said = str(error).partition("FATAL:")[2].partition("\n")[0].strip()
+        raise DatabaseUnavailableError(said or "the database cannot be reached") from None
+    with translated_errors(), opened as connection:
         asked = connection.pgconn.used_password
         if not asked and not compare_digest(session.password.encode(), seal.local_password.encode()):
             raise RefusedError("this database asks for no password: use the one that `loracomp web` printed")

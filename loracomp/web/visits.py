@@ -15,7 +15,7 @@ from starlette.responses import HTMLResponse, RedirectResponse, Response
 from loracomp.database.connections import Connection
 from loracomp.errors import DatabaseUnavailableError, LoracompError, NotFoundError
 from loracomp.web.render import render
-from loracomp.web.sessions import LASTS_S, Seal, Session, connected, new_session
+from loracomp.web.sessions import LASTS_S, Seal, Session, connected
 
 COOKIE = "loracomp_session"
 LONGEST_FORM = 100_000  # bytes
@@ -66,10 +66,6 @@ class Visit:
             self.keep(response, self.session)
         return response
 
-    def go(self, path: str) -> Response:
-        """Send the browser to another of our pages."""
-        return RedirectResponse(path, 303)
-
     def keep(self, response: Response, session: Session) -> None:
         """Put the session into the browser's cookie."""
         response.set_cookie(
@@ -83,14 +79,15 @@ class Visit:
 
 
 Handler = Callable[[Visit], Response]
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def endpoint(handler: Handler, url: str, seal: Seal, *, public: bool = False) -> Endpoint:
+def endpoint(
+    handler: Handler, url: str, seal: Seal, *, public: bool = False
+) -> Callable[[Request], Awaitable[Response]]:
     """What starlette calls: reads cookie and form, then runs the handler in a thread, as it waits for the database."""
 
     async def answer(request: Request) -> Response:
-        session = seal.open(request.cookies.get(COOKIE, "")) or new_session()
+        session = seal.open(request.cookies.get(COOKIE, "")) or Session()
         form = await _form(request) if request.method == "POST" else {}
         return await run_in_threadpool(_answer, handler, Visit(request, url, seal, session, form), public)
 
@@ -113,7 +110,7 @@ async def _form(request: Request) -> dict[str, str]:
 def _answer(handler: Handler, visit: Visit, public: bool) -> Response:
     if not public and not visit.session.role:
         asked = visit.request.url.path + ("?" + visit.request.url.query if visit.request.url.query else "")
-        return visit.go(f"/login?next={quote(asked)}")
+        return RedirectResponse(f"/login?next={quote(asked)}", 303)
     try:
         return handler(visit)
     except LoracompError as error:
@@ -121,11 +118,5 @@ def _answer(handler: Handler, visit: Visit, public: bool) -> Response:
 
 
 def _status(error: LoracompError) -> int:
-    match error:
-        case NotFoundError():
-            return 404
-        case ForgedError():
-            return 403
-        case DatabaseUnavailableError():
-            return 503
-    return 403 if isinstance(error.__cause__, InsufficientPrivilege) else 400
+    refused = 403 if isinstance(error.__cause__, InsufficientPrivilege) else 400
+    return {NotFoundError: 404, ForgedError: 403, DatabaseUnavailableError: 503}.get(type(error), refused)

@@ -1,4 +1,4 @@
-"""Correcting by hand: one row after another, nobody else's row, undone, and not twice by one form."""
+"""Pages of declarations, and correcting by hand: one row after another, nobody else's row, undone, and not twice."""
 
 import json
 from collections.abc import Iterator
@@ -8,8 +8,9 @@ from starlette.testclient import TestClient
 
 from answers_data import ADD_TICKETS, TICKETS, URGENCY, as_alice, tidy, work
 from hostile import HOSTILE
-from job_data import BASE, add_base_model
+from job_data import BASE, REPORT, add_base_model
 from loracomp.database.connections import Connection
+from loracomp.database.queries import QUERIES
 from pages_data import Tags, browser, fields, log_in
 from people_fixtures import LOGINS, login, value, values
 from routing_data import add_adapter
@@ -54,6 +55,12 @@ def page(client: TestClient, path: str = "/correct/urgency") -> str:
     return response.text
 
 
+def key_of(shown: str) -> str:
+    """Of the row that the page's last form is about."""
+    ((key,), *_) = json.loads(fields(shown)["what"])
+    return str(key)
+
+
 def corrections(alice: Connection) -> dict[int, str]:
     return {
         row["id"]: row["correct"] for row in alice.execute("SELECT id, correct FROM urgency WHERE correct IS NOT NULL")
@@ -61,33 +68,36 @@ def corrections(alice: Connection) -> dict[int, str]:
 
 
 def test_a_row_is_corrected_and_the_next_one_comes(client: TestClient, alice: Connection) -> None:
-    form = fields(page(client))
-    (key,) = json.loads(form["key"])
+    shown = page(client)
+    form, key = fields(shown), key_of(shown)
     assert f"Ticket: row {key} wrong" in page(client) and "16 to go until they are used" in page(client)
     response = client.post("/correct/urgency", data=form | {"choice": "1"})
     assert response.status_code == 303 and corrections(alice) == {int(key): "not urgent"}
     after = page(client, response.headers["location"])
     assert "15 to go until they are used" in after and f"<bdi>{key}</bdi>: <bdi>not urgent</bdi>" in after
-    assert json.loads(fields(after)["key"]) != [key]
+    choices, _, undo = after.partition("Leave this one out")  # the last correction stands below the choices
+    assert key_of(choices) != key and "Undo" not in choices
+    assert key_of(undo) == key
 
 
 def test_a_correction_is_undone(client: TestClient, alice: Connection) -> None:
     form = fields(page(client))
     after = page(client, client.post("/correct/urgency", data=form | {"choice": "0"}).headers["location"])
-    undo = fields(after.partition("Undo")[0])
-    assert undo["key"] == form["key"] and undo["seen"] == "0"
+    undo = fields(after)
+    (key, _, _), (undone, seen, _) = json.loads(form["what"]), json.loads(undo["what"])
+    assert (undone, seen) == (key, 0)
     assert client.post("/correct/urgency", data=undo | {"choice": ""}).status_code == 303
     assert corrections(alice) == {}
-    assert json.loads(fields(page(client))["key"]) == json.loads(form["key"])  # it comes again
+    assert [key_of(page(client))] == key  # it comes again
 
 
 @pytest.mark.parametrize("answered", [False, True])
 def test_a_row_that_has_changed_is_not_corrected(
     client: TestClient, alice: Connection, connection: Connection, answered: bool
 ) -> None:
-    form = fields(page(client)) | {"choice": "1"}
-    (key,) = json.loads(form["key"])
-    alice.execute("UPDATE tickets SET subject = 'another' WHERE id = %s", (int(key),))
+    shown = page(client)
+    form = fields(shown) | {"choice": "1"}
+    alice.execute("UPDATE tickets SET subject = 'another' WHERE id = %s", (int(key_of(shown)),))
     if answered:
         work(connection)
     assert client.post("/correct/urgency", data=form).status_code == 404
@@ -106,8 +116,8 @@ def test_a_form_is_for_one_row_one_session_and_these_choices(
 ) -> None:
     form = fields(page(client)) | {"choice": "1"}
     forged = [
-        form | {"key": '["39"]'} | ({"key": '["40"]'} if form["key"] == '["39"]' else {}),
-        form | {"seen": "0"},
+        form | {"what": form["what"].replace('["', '["1')},
+        form | {"what": form["what"].replace("null", "0")},
         form | {"token": fields(page(client))["token"][::-1]},
         {name: text for name, text in form.items() if name != "token"},
     ]
@@ -118,11 +128,10 @@ def test_a_form_is_for_one_row_one_session_and_these_choices(
     assert corrections(alice) == {}
 
 
-@pytest.mark.parametrize(
-    "odd", [{"choice": "2"}, {"choice": "-1"}, {"choice": "x"}, {"key": "{}"}, {"key": "["}, {"key": "[1]"}]
-)
+@pytest.mark.parametrize("odd", [{"choice": "2"}, {"choice": "-1"}, {"choice": "x"}, {"what": "{}"}, {"what": ""}])
 def test_odd_fields_are_refused(client: TestClient, alice: Connection, odd: dict[str, str]) -> None:
-    assert client.post("/correct/urgency", data=fields(page(client)) | {"choice": "1"} | odd).status_code == 400
+    form = fields(page(client)) | {"choice": "1"} | odd
+    assert client.post("/correct/urgency", data=form).status_code == (400 if "choice" in odd else 403)
     assert corrections(alice) == {}
 
 
@@ -132,6 +141,7 @@ def test_only_the_owner_and_administrators_correct(
 ) -> None:
     stranger = visitor(database, name)
     shown = [stranger.get(path) for path in ("/answers", "/answers/urgency", "/correct/urgency")]
+    assert shown[1].status_code in (403, 404)
     assert not any(
         "Ticket" in response.text or "urgent" in response.text.replace("/correct/urgency", "") for response in shown
     )
@@ -152,7 +162,7 @@ def test_an_administrator_corrects_too_and_the_audit_says_so(
 def test_two_people_do_not_get_the_same_row(client: TestClient, alice: Connection, database: str) -> None:
     """Nor does one person in two browsers; a row that nobody corrected within ten minutes is free again."""
     people = [client, *(visitor(database) for _ in range(3)), visitor(database, "adam")]
-    offered = [{fields(page(each, f"/correct/urgency?skip={skip}"))["key"] for skip in range(8)} for each in people]
+    offered = [{key_of(page(each, f"/correct/urgency?skip={skip}")) for skip in range(8)} for each in people]
     assert [len(keys) for keys in offered] == [8] * 5
     assert len(set().union(*offered)) == 40
     assert "no answered row left to correct, or others are correcting them now" in page(visitor(database))
@@ -161,9 +171,9 @@ def test_two_people_do_not_get_the_same_row(client: TestClient, alice: Connectio
 
 
 def test_what_was_offered_is_free_after_ten_minutes(client: TestClient, connection: Connection, database: str) -> None:
-    first = fields(page(client))["key"]
+    first = key_of(page(client))
     connection.execute("UPDATE loracomp.answer_offer SET offered_at = now() - interval '601 seconds'")
-    again = {fields(page(visitor(database), f"/correct/urgency?skip={skip}"))["key"] for skip in range(1)}
+    again = {key_of(page(visitor(database), f"/correct/urgency?skip={skip}")) for skip in range(1)}
     assert len(again) == 1
     taken = values(connection, "SELECT visitor FROM loracomp.answer_offer")
     assert len(taken) == 1 and first
@@ -173,12 +183,12 @@ def test_after_sixteen_the_page_says_what_they_brought(
     client: TestClient, alice: Connection, connection: Connection
 ) -> None:
     for _ in range(20):
-        form = fields(page(client))
-        right = "0" if int(json.loads(form["key"])[0]) % 2 else "1"
-        assert client.post("/correct/urgency", data=form | {"choice": right}).status_code == 303
+        shown = page(client)
+        right = {"choice": "0" if int(key_of(shown)) % 2 else "1"}
+        assert client.post("/correct/urgency", data=fields(shown) | right).status_code == 303
     work(connection)
     shown = page(client)
-    assert "to go until" not in shown and "20 corrected" in shown
+    assert "to go until" not in shown and "<dd>20</dd>" in shown
     assert "20 rows)" in shown and "not yet known" not in shown
 
 
@@ -194,8 +204,73 @@ def test_rows_come_in_pages_with_their_jobs(client: TestClient, alice: Connectio
         ]
         more = shown.partition('<a href="?after=')[2].partition('"')[0]
         path = f"/answers/urgency?after={more}" if more else ""
-    assert sorted(seen, key=int) == [str(number) for number in range(1, 121)]
+    assert seen == [str(number) for number in range(1, 121)]
     assert "/jobs/" in shown
+
+
+def test_rows_come_in_the_order_of_the_tables_own_key(alice: Connection, connection: Connection) -> None:
+    alice.execute("CREATE TABLE odd (day date, part numeric, body text, PRIMARY KEY (day, part))")
+    alice.execute("SELECT loracomp.create_answers('odd_answers', 'odd', '{body}', '{a,b}')")
+    alice.execute("INSERT INTO odd SELECT '2026-01-01', i, 'x' FROM unnest('{10,-2,1.5,-10}'::numeric[]) AS i")
+    alice.execute("INSERT INTO odd VALUES ('2025-12-31', 7, 'x')")
+    work(connection, output="a")
+
+    def keys(after: list[str] | None, n: int) -> list[list[str]]:
+        rows = alice.execute("SELECT key FROM loracomp.list_answer_rows('odd_answers', %s, %s)", [after, n])
+        return [row["key"] for row in rows]
+
+    numbers = ["-10", "-2", "1.5", "10"]
+    assert keys(None, 50) == [["2025-12-31", "7"], *(["2026-01-01", number] for number in numbers)]
+    assert keys(["2026-01-01", "-10"], 2) == [["2026-01-01", "-2"], ["2026-01-01", "1.5"]]
+
+
+def test_a_corrected_row_says_that_its_own_label_was_left_out(
+    client: TestClient, alice: Connection, connection: Connection
+) -> None:
+    alice.execute("UPDATE urgency SET correct = 'not urgent' WHERE id <= 16")
+    work(connection)
+    shown = page(client, "/answers/urgency")
+    assert shown.count("16 corrections, without its own") == 16
+    said = "Among the labelled rows is this prompt itself; its own label was left out."
+    first = shown.partition('href="/jobs/')[2].partition('"')[0]
+    assert said in page(client, f"/jobs/{first}")
+    alice.execute(ADD_TICKETS, [41, 41])
+    work(connection)
+    (last,) = alice.execute("SELECT job_id FROM loracomp.list_answer_rows('urgency', '{40}')")
+    assert said not in page(client, f"/jobs/{last['job_id']}")
+
+
+def test_the_overview_says_what_waits_and_that_no_worker_is_there(
+    client: TestClient, alice: Connection, connection: Connection
+) -> None:
+    def facts() -> tuple[str, int]:
+        shown = page(client, "/")
+        return shown, value(connection, "SELECT rows_waiting FROM loracomp.queue_health")
+
+    assert "nothing waits" in page(client, "/")
+    alice.execute("CREATE TABLE old AS SELECT i AS id, 'x' AS body FROM generate_series(1, 1234) AS i")
+    alice.execute("ALTER TABLE old ADD PRIMARY KEY (id)")
+    alice.execute("ANALYZE old")
+    alice.execute("SELECT loracomp.create_answers('old_answers', 'old', '{body}', '{a,b}')")
+    alice.execute(ADD_TICKETS, [41, 43])
+    shown, waiting = facts()
+    assert waiting == 1237 and "<dd>1,237</dd>" in shown and "nothing waits" not in shown
+    assert "No worker is there, so nothing that waits is answered." in shown and "loracomp worker</code>" in shown
+    alice.execute("SELECT loracomp.alter_answers('old_answers', paused => true)")
+    assert facts()[1] == 3
+    connection.execute(QUERIES["report_worker"], REPORT)
+    assert "No worker is there" not in page(client, "/")
+    work(connection)
+    assert facts()[1] == 0
+
+
+def test_a_table_that_was_never_analyzed_has_its_rows_counted(alice: Connection) -> None:
+    alice.execute("CREATE TABLE parted (id int PRIMARY KEY, body text) PARTITION BY RANGE (id)")
+    alice.execute("CREATE TABLE part PARTITION OF parted FOR VALUES FROM (0) TO (1000)")
+    alice.execute("INSERT INTO parted SELECT i, 'x' FROM generate_series(1, 40) AS i")
+    alice.execute("SELECT pg_stat_force_next_flush()")
+    assert value(alice, "SELECT loracomp.estimated_rows('parted')") == 40
+    assert value(alice, "SELECT loracomp.estimated_rows('part')") == 40
 
 
 def test_choices_and_keys_do_not_become_markup(alice: Connection, connection: Connection, database: str) -> None:
@@ -213,7 +288,7 @@ def test_choices_and_keys_do_not_become_markup(alice: Connection, connection: Co
     assert not tags_of(correct) & MARKUP
     form = fields(correct) | {"choice": "3"}
     assert client.post("/correct/odd_answers", data=form).status_code == 303
-    assert value(alice, "SELECT id FROM odd_answers WHERE correct IS NOT NULL") == json.loads(form["key"])[0]
+    assert value(alice, "SELECT id FROM odd_answers WHERE correct IS NOT NULL") == key_of(correct)
 
 
 def test_the_page_runs_no_code_of_the_views_owner(alice: Connection, connection: Connection, database: str) -> None:

@@ -13,7 +13,7 @@ from hostile import HOSTILE
 from loracomp.database import connections as db
 from loracomp.web import sessions
 from loracomp.web.pages import make_app, routes
-from loracomp.web.sessions import Seal, new_session
+from loracomp.web.sessions import Seal, Session
 from loracomp.web.visits import COOKIE
 from pages_data import PASSWORD, SECRET, Tags, browser, fields, log_in
 from people_data import submit
@@ -79,13 +79,14 @@ def test_a_job_that_is_not_there_is_a_sentence(visit: Callable[[str], TestClient
         "/answers/a%00b",
     ):
         assert client.get(path).status_code in (400, 404), path
-    assert client.get("/answers/no.such").status_code == 200  # a page that says there are no rows
-    assert client.get("/correct/no.such").status_code == 404
+    for page in ("answers", "correct"):
+        response = client.get(f"/{page}/no.such")
+        assert response.status_code == 404 and "declaration of" in response.text
     assert client.get("/correct/pg_class?done=nonsense").status_code in (400, 404)
 
 
 def test_the_session_may_not_write_on_a_page_that_only_shows(scene: Scene) -> None:
-    session = new_session(login("alice"), PASSWORD)
+    session = Session(login("alice"), PASSWORD)
     with (
         pytest.raises(Exception, match="read-only"),
         sessions.connected(scene.url, session, Seal(SECRET)) as connection,
@@ -102,6 +103,9 @@ def test_an_empty_or_wrong_password_is_refused(scene: Scene, monkeypatch: pytest
     for password in ("", "x", PASSWORD[:-1], PASSWORD + "\0", "a" * 10_000):
         assert log_in(client, "alice", password) == 403
     assert log_in(client, "alice", role="no such role") == 403
+    form = fields(client.get("/login").text) | {"role": "no such role", "password": PASSWORD}
+    told = client.post("/login", data=form).text
+    assert "no such role" in told and "socket" not in told and ".PGSQL" not in told  # not where the server is
     assert log_in(client, "alice", role="alice dbname=postgres") == 403
     assert client.get("/").status_code == 303
 
@@ -181,8 +185,8 @@ def test_a_cookie_that_was_changed_or_is_old_or_of_another_secret_is_none(
     with monkeypatch.context() as earlier:
         now = time.time()
         earlier.setattr("time.time", lambda: now - sessions.LASTS_S - 1)
-        old = seal.close(new_session(login("alice"), PASSWORD))
-    other = Seal("another secret of 32 characters...").close(new_session(login("alice"), PASSWORD))
+        old = seal.close(Session(login("alice"), PASSWORD))
+    other = Seal("another secret of 32 characters...").close(Session(login("alice"), PASSWORD))
     for forged in [*changed, old, other, "", "x", "é", cookie[:-8], "A" * 5000]:
         assert seal.open(forged) is None, forged
         client = browser(scene.url)
@@ -191,7 +195,7 @@ def test_a_cookie_that_was_changed_or_is_old_or_of_another_secret_is_none(
 
 
 def test_equal_sessions_have_different_cookies() -> None:
-    seal, session = Seal(SECRET), new_session("alice", "secret")
+    seal, session = Seal(SECRET), Session("alice", "secret")
     assert len({seal.close(session) for _ in range(100)}) == 100
     assert seal.open(seal.close(session)) == session
 

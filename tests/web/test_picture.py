@@ -1,6 +1,8 @@
 """A job as a picture: what is drawn of a trace, and that texts of users stay texts."""
 
+import re
 import xml.etree.ElementTree as ET
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,13 +11,14 @@ from demo_fixtures import execute
 from hostile import HOSTILE
 from loracomp.database import connections as db
 from loracomp.errors import NotFoundError
+from loracomp.web import render
 from loracomp.web.picture import picture, read_job
 from loracomp.web.render import LONGEST, drawn, fit, harmless, self_contained
 from pages_data import Tags
 from people_data import answer, load, submit
 from people_fixtures import Scene
 
-SPARED = ("3 of 5 tasks’ adapters were not composed.", "It shared its steps with 2 other jobs.")
+SPARED = ("Of 5 tasks 2 lent an adapter.", "It shared its steps with 2 other jobs.")
 SCORED = {"output": "no", "choice_index": 2, "choice_scores": [-2.0, -1.0], "choice_biases": [0.5, -0.25]}
 
 
@@ -99,10 +102,26 @@ def page(text: str) -> str:
         "batch_size": 1, "timings": {"claim": 1.0},
     }  # fmt: skip
     example = {"task": text, "similarity": 0.5, "prompt": text, "answer": text, "source_ref": text}
-    adapter = {"task": text, "adapter": text, "version": 1, "adapter_id": 1, "weight": 1.0}
+    adapter = {"task": text, "named": text, "weight": 1.0}
     attempt = dict.fromkeys(("worker", "started_at", "outcome", "reason"), text)
     drawn_of = picture(job, [example], [adapter])
     return self_contained("job.html", job=job, examples=[example], explanation=text, attempts=[attempt], **drawn_of)
+
+
+def test_one_is_no_plural() -> None:
+    templates = [each.read_text() for each in Path(render.__file__).with_name("templates").iterdir()]
+    counted = re.compile(r"\|(count|length) *\}\} +\w+s\b")  # {{ n|count }} rows: say {{ n|of('row') }}
+    assert [found[0] for template in templates for found in counted.finditer(template)] == []
+    rendered = render._templates.from_string("{{ 1|of('row') }}, {{ 0|of('row') }}, {{ 1234|of('row') }}").render()
+    assert rendered == "1 row, 0 rows, 1,234 rows"
+
+
+def test_each_cell_has_its_heading_where_a_row_is_a_block() -> None:
+    row = {"job": 7, "confidence": 0.123, "status": None, "answer": "<b>"}
+    cells = render._templates.get_template("picture.html").module.table("Jobs", [row], 3)
+    for heading, shown in {"job": "7", "confidence": "0.12", "status": "–", "answer": "&lt;b&gt;"}.items():
+        assert f'<td data-label="{heading}"' in cells and f"<bdi>{shown}</bdi>" in cells
+    assert "and 3 more" in cells
 
 
 def test_long_texts_are_cut() -> None:

@@ -24,15 +24,18 @@ def test_an_analyst_gets_all_but_what_people_wrote(analyst: db.Connection) -> No
     page = self_contained("report.html", **shown)
     assert "SECRET" not in page.replace("SECRET-output", "")  # the choice that was the answer, of a reported tag
     assert [day["succeeded"] for day in shown["days"]] == [1] and shown["days"][0]["failed"] == 1
-    assert shown["failures"] == [{"reason": "code", "jobs": 1}]
+    assert shown["failures"] == [{"reason": "code", "jobs": 1, "found": 1}]
+    assert ">1 job</text>" in page and "1 jobs" not in page
+    by_day, _, now = page.partition("<h2>Now</h2>")  # what is as old as the refresh, and what is not
+    assert "refresh" in by_day and "Failed jobs, by reason" in by_day and "Composed together" in now
     assert {row["policy"]: row["n"] for row in shown["accuracy"]} == {
         "own_task": 1, "default": 1, "base": 1, "measured": 1
     }  # fmt: skip
-    assert [(row["adapter"], row["other"]) for row in shown["companions"]] == [("mnli", "rte")]
+    assert [row["pair"] for row in shown["companions"]] == ["mnli + rte"]
     assert shown["declared"] is None  # he may not list declarations
     for said in ("Jobs that ended, a day", "From due to answered", "Failed jobs, by reason", "95 % intervals"):
         assert said in page
-    assert page.count("<td class=") > 0 and len(page) < 2_000_000
+    assert page.count('class="plus4"') > 0 and len(page) < 2_000_000
 
 
 def test_days_that_were_not_asked_for_are_not_counted(analyst: db.Connection, connection: db.Connection) -> None:
@@ -50,14 +53,27 @@ def test_days_that_were_not_asked_for_are_not_counted(analyst: db.Connection, co
     assert "No job ended in these days." in page
 
 
+def test_a_list_that_is_cut_says_how_much_more_there_is(connection: db.Connection, analyst: db.Connection) -> None:
+    connection.execute(
+        "INSERT INTO loracomp.jobs_by_day SELECT d.day, d.submitted_by, d.policy, d.base_model, d.is_evaluation,"
+        " d.kind, 'failed', 'reason ' || i, 1, 1, 0, 0, 0"
+        " FROM (SELECT * FROM loracomp.jobs_by_day LIMIT 1) AS d, generate_series(1, 14) AS i"
+    )
+    with analyst:
+        page = self_contained("report.html", **read_report(analyst, 7))
+    assert page.count(">1 job</text>") == 12 and "and 3 more</text>" in page
+
+
 def test_a_heat_map_has_the_gains_of_adapters_on_tasks() -> None:
     def row(adapter: str, task: str, gain: float) -> dict[str, object]:
         return {"adapter": adapter, "adapter_task": task, "task": task, "mean_gain": gain, "n": 3}
 
     heat = heat_map([row("a@1", "x", 0.5), row("a@1", "y", -1.0), row("b@1", "y", 0.25)])
-    assert heat == {"tasks": ["x", "y"], "rows": [("a@1", [0.5, -1.0]), ("b@1", [None, 0.25])], "largest": 1.0}
-    many = heat_map([row(f"a{i}", f"t{j}", 1.0) for i in range(50) for j in range(50)])
-    assert (len(many["tasks"]), len(many["rows"]), len(many["rows"][0][1])) == (40, 40, 40)
+    rows = [("a@1", [0.5, -1.0]), ("b@1", [None, 0.25])]
+    assert heat == {"tasks": ["x", "y"], "rows": rows, "largest": 1.0, "more": (0, 0)}
+    many = heat_map([row(f"a{i}", f"t{j}", 1.0) for i in range(110) for j in range(50) if j < 30 or i])
+    assert (len(many["tasks"]), len(many["rows"]), len(many["rows"][0][1]), many["more"]) == (24, 100, 24, (10, 26))
+    assert all(int(task[1:]) < 30 for task in many["tasks"])  # those on which most were measured
 
 
 @pytest.mark.model

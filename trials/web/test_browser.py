@@ -56,6 +56,11 @@ OVERLAPS = """() => [...document.querySelectorAll("svg.panel")].flatMap((svg) =>
   ]);
 })"""
 SIDEWAYS = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# What one would have to scroll sideways to read; prompts break their lines.
+CUT = """() => [...document.querySelectorAll("main *")].filter((e) => e.scrollWidth > e.clientWidth + 1
+  && ["auto", "scroll", "hidden"].includes(getComputedStyle(e).overflowX)).map((e) => e.outerHTML.slice(0, 100))"""
+PAPER = {"width": 717, "height": 1000}
+"""A4 without margins, in pixels of CSS."""
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +138,7 @@ def look(page: Any, axe: str, picture: Path) -> None:
     """What is wrong with a page, after its picture was taken."""
     page.screenshot(path=picture, full_page=True)
     assert page.evaluate(SIDEWAYS) <= 0, "the page must not scroll sideways"
+    assert page.evaluate(CUT) == []
     assert page.evaluate(OVERLAPS) == []
     page.evaluate(axe)
     found = page.evaluate("axe.run()")["violations"]
@@ -168,8 +174,10 @@ def test_files_are_fit_to_be_looked_at(
     page.on("request", lambda request: asked.append(request.url))
     page.goto(f"file://{tmp_path}/file.html")
     look(page, axe, pictures / f"file-{command[0]}-{width}.png")
+    page.set_viewport_size(PAPER)
     page.emulate_media(media="print")
-    page.screenshot(path=pictures / f"file-{command[0]}-{width}-print.png", full_page=True)
+    page.screenshot(path=pictures / f"file-{command[0]}-print.png", full_page=True)
+    assert page.evaluate(CUT) == []
     page.context.close()
     assert asked == [f"file://{tmp_path}/file.html"]  # nothing is loaded
 
@@ -188,14 +196,32 @@ def test_rows_are_corrected_by_keys(chromium: Any, address: tuple[str, str], own
     owner.execute(FREE)
     page = opened(chromium, address)
     page.goto(f"{address[0]}/correct/messages_urgent")
-    corrected = int(re.search(r"(\d+) corrected", page.locator("main").inner_text())[1])  # type: ignore[index]
+    corrected = int(page.locator("dd").first.inner_text().partition(",")[0])
     start = time.monotonic()
     for number in range(20):
         page.keyboard.press("1")
-        page.get_by_text(f"{corrected + number + 1} corrected").wait_for()
+        page.locator("dd").first.filter(has_text=re.compile(rf"^{corrected + number + 1}\b")).wait_for()
     assert 5 * (time.monotonic() - start) < 300
     page.keyboard.press("u")
-    page.get_by_text(f"{corrected + 19} corrected").wait_for()
+    page.locator("dd").first.filter(has_text=re.compile(rf"^{corrected + 19}\b")).wait_for()
+    page.context.close()
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_choices_keep_their_place_under_the_pointer(
+    chromium: Any, address: tuple[str, str], owner: Any, width: int
+) -> None:
+    owner.execute(FREE)
+    page = opened(chromium, address, viewport={"width": width, "height": 800})
+    page.goto(f"{address[0]}/correct/messages_urgent")
+    choice = page.locator("button[data-key='1']")
+    place = choice.bounding_box()
+    choice.click()
+    page.get_by_role("status").wait_for()
+    assert choice.bounding_box() == place
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("status").wait_for(state="detached")
+    assert choice.bounding_box() == place
     page.context.close()
 
 
