@@ -18,7 +18,7 @@ from pages_data import Tags
 from people_data import answer, load, submit
 from people_fixtures import Scene
 
-SPARED = ("Of 5 tasks 2 lent an adapter.", "It shared its steps with 2 other jobs.")
+SPARED = ("Not composed: 3 of 5 tasks’ adapters.", "It shared its steps with 2 other jobs.")
 SCORED = {"output": "no", "choice_index": 2, "choice_scores": [-2.0, -1.0], "choice_biases": [0.5, -0.25]}
 
 
