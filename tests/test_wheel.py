@@ -117,6 +117,11 @@ def test_the_wheels_say_what_they_are(wheel: Path, others: dict[str, Path]) -> N
     assert __version__ in ours and f"{major}.{int(minor) + 1}.0" not in ours
 
 
+def test_the_files_that_make_runs_are_there() -> None:
+    named = re.findall(r"(?<![\w/.])(?:tests|trials|website)/[\w/.]+\b", (ROOT / "Makefile").read_text())
+    assert len(named) > 10 and [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_the_changelog_begins_with_this_version() -> None:
     first = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.M)
     assert first and first[1] == __version__
