@@ -1,6 +1,6 @@
 """Encoders of the most frequent form: a vector is the mean of a transformer's outputs for the tokens of a text.
 
-They are computed here, with the same bits as by sentence-transformers, because a worker waits for that import.
+They are computed here, as by sentence-transformers, because importing that takes a third of a worker's start.
 """
 
 import json
