@@ -27,7 +27,7 @@ class MeanEncoder:
     @property
     def device(self) -> torch.device:
         """Where the transformer is."""
-        return self.transformer.device
+        return torch.device(self.transformer.device)
 
     def get_embedding_dimension(self) -> int:
         """Length of a text's vector."""
