@@ -29,7 +29,7 @@ from loracomp.registry.example_files import read_lines
 from loracomp.registry.tasks import add_task, import_examples
 from loracomp_lab.catalogue import Entry, Phrased, read_examples
 from loracomp_lab.cli.training import train
-from loracomp_lab.training.config import training_config
+from loracomp_lab.training.config import ENOUGH_ROWS, training_config
 from loracomp_lab.training.rows import choose_rows, training_order
 from loracomp_lab.training.source import catalogue_source
 from loracomp_lab.training.train import _last_checkpoint, accuracies, train_adapter
@@ -136,6 +136,14 @@ def test_an_epoch_takes_every_row_once_and_like_lengths_together(folders):
     assert sum(spread) / len(spread) < 5  # words differ by up to 27 tokens
     assert order == training_order(rows.epochs, config)
     assert order != training_order(rows.epochs, config.model_copy(update={"seed": 1}))
+
+
+def test_few_rows_are_gone_through_until_enough_are_seen(folders):
+    rows, config = rows_of(folders, max_rows=20)
+    seen = Counter(row.digest for row in training_order(rows.epochs, config))
+    assert (len(rows.epochs), set(seen.values())) == (ENOUGH_ROWS / 20, {ENOUGH_ROWS / 20})
+    assert (config.passes(ENOUGH_ROWS), config.passes(9000)) == (1, 1)
+    assert training_config(epochs=2).passes(20) == 2
 
 
 def test_rows_held_out_are_never_learnt(folders):

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from loracomp.errors import UsageError, wrong_fields
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+ENOUGH_ROWS = 640
+"""Rows that a training sees unless it is told how many passes: those of a small task several times."""
 
 
 class TrainingConfig(BaseModel):
@@ -27,7 +29,12 @@ class TrainingConfig(BaseModel):
     learning_rate: float = Field(2e-3, gt=0, lt=1, description="Learning rate after the warm-up. Defaults to 2e-3.")
     warmup: float = Field(0.06, ge=0, lt=1, description="Share of the steps used for warm-up. Defaults to 0.06.")
     batch_size: int = Field(16, ge=1, description="Rows in each step. Defaults to 16.")
-    epochs: float = Field(1.0, gt=0, description="Passes over the rows; may be a fraction. Defaults to 1.")
+    epochs: float | None = Field(
+        None,
+        gt=0,
+        description=f"Passes over the rows; may be a fraction. Defaults to 1, or to more if {ENOUGH_ROWS} rows are not "
+        "seen otherwise.",
+    )
     max_rows: int | None = Field(None, ge=1, description="Most rows to train on, drawn by seed. Defaults to all.")
     max_words: int | None = Field(
         None, ge=8, description="Longer texts of a row lose their middle, to save time. Defaults to no limit."
@@ -60,6 +67,10 @@ class TrainingConfig(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**32, description="Seed of the choice and order of rows and of the initial factors. Defaults to 0."
     )
+
+    def passes(self, rows: int) -> float:
+        """How often so many rows are gone through."""
+        return self.epochs or max(1.0, ENOUGH_ROWS / rows)
 
     def phrased_in(self, epoch: int) -> float:
         """The share of rows written in phrasings in an epoch; epochs are counted from 0."""

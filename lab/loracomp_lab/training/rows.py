@@ -1,7 +1,6 @@
 """Chooses the rows to train on, their phrasings and their order. Only the seed decides, before the first step."""
 
 import hashlib
-import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -69,11 +68,11 @@ def choose_rows(reads: Sequence[Read], base: BaseModel, config: TrainingConfig, 
     held_out = {kind: tuple(tokenised(examples, base, config.max_tokens)) for kind, examples in apart.items()}
     epochs: list[tuple[TrainingRow, ...]] = []
     learnt: list[Example] = []
-    for epoch in range(math.ceil(config.epochs)):
-        phrased, seed = config.phrased_in(epoch), config.seed + epoch
+    while not epochs or (epochs[-1] and len(epochs) < config.passes(len(epochs[0]))):
+        phrased, seed = config.phrased_in(len(epochs)), config.seed + len(epochs)
         learnt = [row for read in reads for row in split_rows(read(phrased, seed), config)[1]]
         epochs.append(tuple(tokenised(learnt, base, config.max_tokens)))
-    if not all(epochs):
+    if not epochs[-1]:
         raise UsageError(f"no row to train on: {len(learnt)} were drawn, none fits max_tokens = {config.max_tokens}")
     fitting = len(epochs[0]) + len(held_out[Phrased.OWN])
     return Rows(
@@ -118,7 +117,7 @@ def training_order(epochs: Sequence[Sequence[TrainingRow]], config: TrainingConf
     """The rows of all steps in order: epochs are shuffled, rows of similar length put together, all batches full."""
     rng = random.Random(config.seed)  # noqa: S311
     size = min(config.batch_size, len(epochs[0]))
-    total = max(round(config.epochs * len(epochs[0])) // size, 1) * size
+    total = max(round(config.passes(len(epochs[0])) * len(epochs[0])) // size, 1) * size
     stream = [row for rows in epochs for row in rng.sample(rows, len(rows))]
     total = min(total, len(stream) // size * size)
     batches: list[list[TrainingRow]] = []
