@@ -5,7 +5,9 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from importlib.metadata import entry_points
-from typing import Annotated
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any
 
 import typer
 from psycopg.types.json import Jsonb
@@ -18,6 +20,7 @@ from loracomp.database.connections import row_of, rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import NotFoundError, UsageError
 from loracomp.registry.adapters import activate_adapter, compare_adapter
+from loracomp.registry.base_models import find_base_model
 
 answers_app = typer.Typer(no_args_is_help=True)
 
@@ -145,7 +148,8 @@ def train_answers(
         )
     folder = load_settings().home / "trained" / "-".join(re.findall(r"\w+", f"{task} {declared[0]['corrected']}"))
     with redirect_stdout(sys.stderr):
-        _training()(task, output=folder)
+        with TemporaryDirectory() as start:
+            _training()(task, output=folder, **_start(task, Path(start)))
         with open_database() as connection:
             adapter = stage_adapter(connection, folder, task=task)
         measure_adapter(f"{adapter.name}@{adapter.version}")
@@ -165,6 +169,24 @@ def train_answers(
     }
     columns = ("name", "adapter", "status", "right", "right_by_corrections")
     emit([row], title="Trained", as_json=as_json, columns=columns)
+
+
+def _start(task: str, folder: Path) -> dict[str, Any]:
+    """Options by which a training starts from the adapter that helps the task most; none if no adapter helps.
+
+    Such a training learns more from few rows than one that starts from nothing (docs/decisions.md).
+    """
+    from loracomp.registry.adapter_weights import export_adapter
+
+    with open_database() as connection:
+        base = find_base_model(connection, load_settings().base_model).name
+        found = rows_of(connection, QUERIES["most_helpful_adapter"], {"task": task, "base_model": base})
+        for adapter in found:
+            export_adapter(connection, adapter, folder)
+            config = adapter["config"]
+            shape = {"rank": adapter["rank"], "alpha": adapter["alpha"], "layers": config.get("layers_to_transform")}
+            return {"start_from": folder, "target_modules": config["target_modules"], **shape}
+    return {}
 
 
 def _training() -> Callable[..., None]:

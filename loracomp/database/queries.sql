@@ -339,6 +339,16 @@ SELECT loracomp.correct_row(name => to_regclass(%(name)s), key => %(key)s, answe
 -- name: correct_answer
 SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)
 
+-- name: most_helpful_adapter
+-- Of those that say what they have seen, as all do that `loracomp train` wrote.
+SELECT a.*, b.name AS base_model, b.source AS base_source, b.revision AS base_revision
+FROM bi.transfer AS t
+JOIN loracomp.adapter AS a ON a.id = t.adapter_id
+JOIN loracomp.base_model AS b ON b.id = a.base_model_id
+WHERE t.task = %(task)s AND t.adapter_task <> t.task AND t.base_model = %(base_model)s AND a.status = 'active'
+    AND a.training ? 'tasks_seen'
+ORDER BY t.accuracy DESC NULLS LAST, t.mean_gain DESC LIMIT 1
+
 -- name: compare_with_corrections
 SELECT * FROM loracomp.compare_with_corrections(adapter_id => %(adapter_id)s::int)
 

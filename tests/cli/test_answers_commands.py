@@ -75,6 +75,14 @@ def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dic
     (trained,) = answers(wishes, "train", "wish_tone", "--force")
     assert (trained["status"], trained["adapter"].split("-")[0]) == ("active", "answers/public.wish_tone")
     assert [each["against"] for each in trained["measured"]] == ["base model", "corrections"]
+    most_right = """
+        SELECT adapter_task FROM bi.transfer WHERE task LIKE 'answers/%' AND adapter_task <> task
+        ORDER BY accuracy DESC, mean_gain DESC LIMIT 1"""
+    record = "training -> 'started_from' ->> 'task', training ->> 'steps'"
+    assert (
+        psql(wishes, f"SELECT {record} FROM loracomp.adapter ORDER BY id DESC LIMIT 1")
+        == f"{psql(wishes, most_right)}|39"
+    )
     psql(wishes, "INSERT INTO wishes VALUES (19, 'More tea, number 19')")
     execute(["loracomp", "worker", "--drain"], wishes)
     mix = "SELECT policy, composition FROM loracomp.job_result ORDER BY job_id DESC LIMIT 1"
