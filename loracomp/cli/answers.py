@@ -33,8 +33,8 @@ Choice = Annotated[list[str] | None, typer.Option(help="A possible answer; give 
 MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens to generate, without choices.")]
 Policy = Annotated[str, typer.Option(help="Name of the policy, until sixteen corrections are measured.")]
 
-WORTH_TRAINING = 100
-"""Corrections from which on an adapter of their own may be better than the corrections themselves."""
+WORTH_TRAINING = 80
+"""Corrections from which on an adapter of their own is better than the corrections themselves (docs/decisions.md)."""
 LISTED = ("name", "state", "open", "answered", "corrected", "before", "after", "advice")
 
 

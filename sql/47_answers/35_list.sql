@@ -53,7 +53,7 @@ AS $$
         s.rows, c.open, c.answered, c.stale, c.refused, c.failed, k.corrected, c.lately / 5.0,
         make_interval(mins => ((c.open + greatest(s.rows - c.known, 0)) / nullif(c.lately / 5.0, 0))::integer),
         t.name, loracomp.accuracy_of(k.right_before, k.known_before), loracomp.accuracy_of(k.right_after, k.known_after),
-        CASE WHEN k.corrected >= 100 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
+        CASE WHEN k.corrected >= 80 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
             THEN format('%s corrections can train an adapter of their own: loracomp answers train %s', k.corrected, a.view)
         END,
         a.choices

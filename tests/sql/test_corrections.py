@@ -208,12 +208,12 @@ def test_accuracy_before_and_after_is_that_of_drawn_rows(connection: Connection,
     assert row["advice"] is None
 
 
-def test_a_hundred_corrections_propose_an_adapter(connection: Connection, alice: Connection) -> None:
-    alice.execute(ADD_TICKETS, [7, 100])
+def test_eighty_corrections_propose_an_adapter(connection: Connection, alice: Connection) -> None:
+    alice.execute(ADD_TICKETS, [7, 80])
     work(connection)
-    alice.execute(CORRECT, [1, 99])
+    alice.execute(CORRECT, [1, 79])
     assert listed(alice)["advice"] is None
-    alice.execute(CORRECT, [100, 100])
+    alice.execute(CORRECT, [80, 80])
     assert listed(alice)["advice"].endswith("loracomp answers train public.urgency")
     trained = add_adapter(connection, listed(alice)["task"], base_model=BASE)
     assert listed(alice)["advice"] is None
