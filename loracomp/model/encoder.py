@@ -6,7 +6,6 @@ The format has a version, and is the same for examples and jobs.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -16,7 +15,6 @@ import torch
 from loracomp.errors import RefusedError, UsageError
 from loracomp.model.cpu import TEXTS_TOGETHER
 from loracomp.model.loading import has_bf16, quiet_transformers, readable
-from loracomp.model.mean_encoder import load_mean_encoder
 from loracomp.model.sources import ResolvedSource, absolute_source, fingerprint, resolve_source
 
 Shown: TypeAlias = tuple[str, Sequence[str] | None]
@@ -145,12 +143,20 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
 
     Raises NotFoundError, UsageError or RefusedError, which name the source.
     """
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  importing it takes two seconds
+
     resolved = resolve_source(source, revision)
     if resolved.is_gguf:
         raise UsageError(f"encoder source {source!r}: an encoder is a sentence-transformers folder, not a GGUF file")
     modules = _inner_modules(resolved, source)
     with quiet_transformers(), readable(source):
-        model = load_mean_encoder(resolved.path, device) or _by_sentence_transformers(resolved.path, source, device)
+        model = SentenceTransformer(
+            str(resolved.path),
+            device=device,
+            local_files_only=True,
+            trust_remote_code=False,
+            model_kwargs={"use_safetensors": True},
+        )
     return Encoder(
         name=_encoder_name(source, resolved),
         source=absolute_source(source),
@@ -159,23 +165,6 @@ def load_encoder(source: str, *, revision: str | None = None, device: str = "cpu
         dimensions=vector_dimensions(int(model.get_embedding_dimension() or 0)),
         max_tokens=int(model.max_seq_length or 0),
         model=model,
-    )
-
-
-def _by_sentence_transformers(folder: Path, source: str, device: str) -> Any:
-    try:
-        from sentence_transformers import SentenceTransformer  # noqa: PLC0415  importing it takes two seconds
-    except ImportError as error:
-        raise UsageError(
-            f"encoder source {source!r}: more than the mean of a transformer's outputs needs the package "
-            "sentence-transformers: `pip install sentence-transformers`"
-        ) from error
-    return SentenceTransformer(
-        str(folder),
-        device=device,
-        local_files_only=True,
-        trust_remote_code=False,
-        model_kwargs={"use_safetensors": True},
     )
 
 
