@@ -85,6 +85,7 @@ NOT_CALLS |= {
     "server_process",
     "sample_traces",
     "stored_examples",
+    "most_helpful_adapter",
     "compare_with_base",
     "set_statement_timeout",
 }
