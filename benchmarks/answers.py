@@ -100,7 +100,7 @@ def backlog(connection: Connection, rows: int, seconds: float, worker: int) -> B
     connection.execute("VACUUM ANALYZE big")
     connection.execute(DECLARE.format("big").encode())
     seen, end = Backlog(), time.perf_counter() + seconds
-    while time.perf_counter() < end and rows_of(connection, "SELECT FROM loracomp.answers WHERE sweep <> ''"):
+    while time.perf_counter() < end and rows_of(connection, "SELECT FROM loracomp.declaration WHERE sweep <> ''"):
         (waiting,) = rows_of(connection, "SELECT count(*) AS n FROM loracomp.job WHERE status = 'queued'")
         seen.most_waiting = max(seen.most_waiting, waiting["n"])
         for _ in range(20):

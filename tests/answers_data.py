@@ -42,7 +42,7 @@ def as_alice(url: str) -> Iterator[Connection]:
 def tidy(owner: Connection) -> None:
     """Drop all that is alice's, and what was declared over it."""
     owner.execute(f"DROP OWNED BY {login('alice')} CASCADE".encode())
-    owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.answers AS a")
+    owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
 
 
 def ask(owner: Connection) -> dict[int, str]:

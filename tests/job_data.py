@@ -88,7 +88,7 @@ def claim(
     base_model: str = BASE,
     lease_s: float = 60,
     held: Sequence[Job] = (),
-    whole: bool = True,
+    from_start: bool = True,
 ) -> tuple[Job, ...]:
     return claim_jobs(
         connection,
@@ -97,7 +97,7 @@ def claim(
         batch_size=batch_size,
         lease_s=lease_s,
         held=held,
-        whole=whole,
+        from_start=from_start,
     )
 
 

@@ -21,12 +21,12 @@ def claim_jobs(
     batch_size: int,
     lease_s: float,
     held: Collection[Job] = (),
-    whole: bool = True,
+    from_start: bool = True,
 ) -> tuple[Job, ...]:
     """Lease up to `batch_size` due jobs of a base model for `lease_s` seconds, in the order of their places.
 
-    `held` are the jobs that the worker already holds: if there are any, no job that must run alone is claimed. `whole`:
-    look from the start of the queue, and not only from the last claimed place, where new jobs are.
+    `held` are the jobs that the worker already holds: if there are any, no job that must run alone is claimed.
+    `from_start`: look from the start of the queue, and not only from the last claimed place, where new jobs are.
     """
     arguments = {
         "worker": worker,
@@ -34,7 +34,7 @@ def claim_jobs(
         "batch_size": batch_size,
         "lease": timedelta(seconds=lease_s),
         "held_ids": [job.id for job in held],
-        "whole": whole,
+        "from_start": from_start,
     }
     return tuple(
         Job(**{**row, "choices": row["choices"] and tuple(row["choices"]), "stop": tuple(row["stop"])})

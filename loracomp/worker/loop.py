@@ -178,7 +178,7 @@ class Worker:
     def _claim(self, connection: Connection, most: int, held: frozenset[Job]) -> tuple[Job, ...]:
         settings = self._settings
         started = perf_counter()
-        whole = started >= self._look_again
+        from_start = started >= self._look_again
         jobs = claim_jobs(
             connection,
             worker=settings.worker_name,
@@ -186,10 +186,12 @@ class Worker:
             batch_size=most,
             lease_s=settings.lease_s,
             held=held,
-            whole=whole,
+            from_start=from_start,
         )
         self._looked_at = perf_counter()
-        if whole:  # under an old snapshot this reads each entry that the queue ever had: do it a twentieth of the time
+        if (
+            from_start
+        ):  # under an old snapshot this reads all entries that the queue ever had: take a twentieth of the time
             self._look_again = self._looked_at + min(20 * (self._looked_at - started), LOOK_AGAIN_S)
         metrics.LAST_LOOK.set_to_current_time()
         return jobs

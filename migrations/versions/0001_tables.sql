@@ -44,17 +44,6 @@ COMMENT ON FUNCTION loracomp.texts_length IS 'Characters of all texts of the arr
 CREATE SEQUENCE loracomp.missed_hint START WITH 0 MINVALUE 0;
 CREATE SEQUENCE loracomp.rescued_jobs START WITH 0 MINVALUE 0;
 CREATE SEQUENCE loracomp.refused_inserts START WITH 0 MINVALUE 0;
-CREATE TABLE loracomp.answer_hint (
-    answers_id INTEGER NOT NULL,
-    id BIGINT GENERATED ALWAYS AS IDENTITY,
-    key TEXT[] NOT NULL,
-    CONSTRAINT answer_hint_pkey PRIMARY KEY (answers_id, id)
-)
- WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
-COMMENT ON TABLE loracomp.answer_hint IS 'Rows that were written since the last claim looked. Triggers append; nothing waits for anything here.';
-COMMENT ON COLUMN loracomp.answer_hint.answers_id IS 'The declaration.';
-COMMENT ON COLUMN loracomp.answer_hint.id IS 'The hint''s number.';
-COMMENT ON COLUMN loracomp.answer_hint.key IS 'Key of a row that may have changed; empty: look at all.';
 CREATE TABLE loracomp.audit_event (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     at TIMESTAMP WITH TIME ZONE DEFAULT clock_timestamp() NOT NULL,
@@ -74,8 +63,8 @@ CREATE TABLE loracomp.audit_event (
     CONSTRAINT action_must_be_insert_update_or_delete CHECK (action IN ('insert', 'update', 'delete'))
 )
  PARTITION BY RANGE (entity, entity_id);
-CREATE INDEX audit_event_of_job ON loracomp.audit_event (entity_id) WHERE entity = 'job';
 CREATE INDEX audit_event_day ON loracomp.audit_event USING brin (((at AT TIME ZONE 'UTC')::date)) WHERE entity = 'job';
+CREATE INDEX audit_event_of_job ON loracomp.audit_event (entity_id) WHERE entity = 'job';
 CREATE INDEX audit_event_by_entity ON loracomp.audit_event (entity, at) WHERE entity <> 'job';
 COMMENT ON TABLE loracomp.audit_event IS 'Audit log: who changed what, and when. Triggers write it; rows are never changed. Events of jobs are partitioned by ranges of job ids.';
 COMMENT ON COLUMN loracomp.audit_event.id IS 'Number of the event; later events have higher numbers.';
@@ -94,6 +83,17 @@ COMMENT ON COLUMN loracomp.audit_event.before IS 'The row before the change, wit
 COMMENT ON COLUMN loracomp.audit_event.after IS 'The row after the change, without prompts.';
 COMMENT ON COLUMN loracomp.audit_event.login IS 'Role that logged in, if the session had switched to another role (actor) by SET ROLE; otherwise null.';
 COMMENT ON CONSTRAINT action_must_be_insert_update_or_delete ON loracomp.audit_event IS 'one of insert, update, delete';
+CREATE TABLE loracomp.answer_hint (
+    declaration_id INTEGER NOT NULL,
+    id BIGINT GENERATED ALWAYS AS IDENTITY,
+    key TEXT[] NOT NULL,
+    CONSTRAINT answer_hint_pkey PRIMARY KEY (declaration_id, id)
+)
+ WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+COMMENT ON TABLE loracomp.answer_hint IS 'Rows that were written since the last claim looked. Triggers append; nothing waits for anything here.';
+COMMENT ON COLUMN loracomp.answer_hint.declaration_id IS 'The declaration.';
+COMMENT ON COLUMN loracomp.answer_hint.id IS 'The hint''s number.';
+COMMENT ON COLUMN loracomp.answer_hint.key IS 'Key of a row that may have changed; empty: look at all.';
 CREATE TABLE loracomp.sql_object (
     path TEXT NOT NULL,
     position INTEGER NOT NULL,
@@ -172,23 +172,23 @@ COMMENT ON COLUMN loracomp.policy.gain_prior IS 'Shrinks expected gains towards 
 COMMENT ON COLUMN loracomp.policy.gain_margin IS 'With weighting measured, an adapter is used only if its expected gain, in nats, is above this.';
 COMMENT ON COLUMN loracomp.policy.chat_template IS 'Which prompts stand in the base model''s chat template, where it has one: generation (those without choices), always, never.';
 COMMENT ON COLUMN loracomp.policy.calibration_rows IS 'With weighting measured, for a task without an adapter: most of its labelled examples on which biases of the choices are fitted, 4 to 1000; 0: no biases.';
-COMMENT ON CONSTRAINT weighting_must_be_similarity_uniform_or_measured ON loracomp.policy IS 'one of similarity, uniform, measured';
+COMMENT ON CONSTRAINT density_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
+COMMENT ON CONSTRAINT min_share_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
+COMMENT ON CONSTRAINT seed_must_not_be_negative ON loracomp.policy IS 'at least 0';
 COMMENT ON CONSTRAINT calibration_rows_must_be_0_or_between_4_and_1000 ON loracomp.policy IS '0, or between 4 and 1000';
+COMMENT ON CONSTRAINT top_p_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
 COMMENT ON CONSTRAINT contrast_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
 COMMENT ON CONSTRAINT gain_prior_must_be_between_0_and_1000 ON loracomp.policy IS 'between 0 and 1000';
 COMMENT ON CONSTRAINT max_adapters_must_be_between_1_and_64 ON loracomp.policy IS 'between 1 and 64';
 COMMENT ON CONSTRAINT router_must_be_a_known_one ON loracomp.policy IS 'one of retrieval, own_task, random, random_parameters, base';
-COMMENT ON CONSTRAINT choice_normalization_must_be_none_characters_or_tokens ON loracomp.policy IS 'one of none, characters, tokens';
-COMMENT ON CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 ON loracomp.policy IS 'between -1000 and 1000';
-COMMENT ON CONSTRAINT min_similarity_must_be_between_minus_1_and_1 ON loracomp.policy IS 'between -1 and 1';
-COMMENT ON CONSTRAINT strategy_must_be_a_known_one ON loracomp.policy IS 'one of linear, cat, ties, magnitude_prune, dare_linear, dare_ties, linear_rescaled';
-COMMENT ON CONSTRAINT k_must_be_between_1_and_200 ON loracomp.policy IS 'between 1 and 200';
-COMMENT ON CONSTRAINT temperature_must_be_between_0_0001_and_100 ON loracomp.policy IS 'between 0.0001 and 100';
-COMMENT ON CONSTRAINT density_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
-COMMENT ON CONSTRAINT min_share_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
-COMMENT ON CONSTRAINT seed_must_not_be_negative ON loracomp.policy IS 'at least 0';
 COMMENT ON CONSTRAINT chat_template_must_be_generation_always_or_never ON loracomp.policy IS 'one of generation, always, never';
-COMMENT ON CONSTRAINT top_p_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
+COMMENT ON CONSTRAINT choice_normalization_must_be_none_characters_or_tokens ON loracomp.policy IS 'one of none, characters, tokens';
+COMMENT ON CONSTRAINT min_similarity_must_be_between_minus_1_and_1 ON loracomp.policy IS 'between -1 and 1';
+COMMENT ON CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 ON loracomp.policy IS 'between -1000 and 1000';
+COMMENT ON CONSTRAINT k_must_be_between_1_and_200 ON loracomp.policy IS 'between 1 and 200';
+COMMENT ON CONSTRAINT strategy_must_be_a_known_one ON loracomp.policy IS 'one of linear, cat, ties, magnitude_prune, dare_linear, dare_ties, linear_rescaled';
+COMMENT ON CONSTRAINT temperature_must_be_between_0_0001_and_100 ON loracomp.policy IS 'between 0.0001 and 100';
+COMMENT ON CONSTRAINT weighting_must_be_similarity_uniform_or_measured ON loracomp.policy IS 'one of similarity, uniform, measured';
 CREATE TABLE loracomp.prediction (
     job_id BIGINT NOT NULL,
     output TEXT,
@@ -645,7 +645,7 @@ COMMENT ON COLUMN loracomp.worker.failed IS 'Number of failures that the worker 
 COMMENT ON COLUMN loracomp.worker.released IS 'Number of jobs that the worker gave back without counting the attempt.';
 COMMENT ON COLUMN loracomp.worker.dropped IS 'Number of results that came too late, after the lease was lost, and were not recorded.';
 COMMENT ON CONSTRAINT worker_status_must_be_a_known_one ON loracomp.worker IS 'one of idle, busy, stopping, stopped';
-CREATE TABLE loracomp.answers (
+CREATE TABLE loracomp.declaration (
     id INTEGER GENERATED ALWAYS AS IDENTITY,
     view REGCLASS NOT NULL,
     source REGCLASS NOT NULL,
@@ -676,42 +676,42 @@ CREATE TABLE loracomp.answers (
     looked_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     PRIMARY KEY (id),
-    CONSTRAINT answers_task_must_exist FOREIGN KEY(task_id) REFERENCES loracomp.task (id) ON DELETE SET NULL,
+    CONSTRAINT declaration_task_must_exist FOREIGN KEY(task_id) REFERENCES loracomp.task (id) ON DELETE SET NULL,
     CONSTRAINT sweep_must_be_a_known_one CHECK (sweep IN ('skip', 'source', 'answers')),
     CONSTRAINT filter_must_be_a_json_object CHECK (jsonb_typeof(filter) = 'object')
 );
-CREATE UNIQUE INDEX a_view_shows_one_declaration ON loracomp.answers (view);
-COMMENT ON TABLE loracomp.answers IS 'Declarations by which a table gets its answers. create_answers makes one.';
-COMMENT ON COLUMN loracomp.answers.id IS 'Internal number; people use the view.';
-COMMENT ON COLUMN loracomp.answers.view IS 'View with the answers; it has the declaration''s name.';
-COMMENT ON COLUMN loracomp.answers.source IS 'Table whose rows are answered.';
-COMMENT ON COLUMN loracomp.answers.source_oid IS 'Its oid; another one after dump and restore, and then columns may have other numbers.';
-COMMENT ON COLUMN loracomp.answers.owner IS 'Owner of the table: its rows are read, and jobs submitted, with this role''s rights.';
-COMMENT ON COLUMN loracomp.answers.prompt IS 'Template of the prompts, in which {column} stands for a column''s value.';
-COMMENT ON COLUMN loracomp.answers.columns IS 'Numbers of the columns that the prompt names, then of those of the filter.';
-COMMENT ON COLUMN loracomp.answers.key_columns IS 'Numbers of the columns of the primary key.';
-COMMENT ON COLUMN loracomp.answers.names IS 'Names of the table, of `columns` and of `key_columns` when the parts were made.';
-COMMENT ON COLUMN loracomp.answers.filter IS 'JSON object: which value as text, or which values, a column has in rows to answer.';
-COMMENT ON COLUMN loracomp.answers.choices IS 'Possible answers; null: text is generated.';
-COMMENT ON COLUMN loracomp.answers.max_new_tokens IS 'Most tokens to generate; 64 by default if there are no choices.';
-COMMENT ON COLUMN loracomp.answers.policy IS 'Policy of the jobs.';
-COMMENT ON COLUMN loracomp.answers.priority IS 'Priority of the jobs of new rows; rows that were there wait below 0.';
-COMMENT ON COLUMN loracomp.answers.tags IS 'Tags of the jobs.';
-COMMENT ON COLUMN loracomp.answers.round IS 'How often all rows were to be asked again.';
-COMMENT ON COLUMN loracomp.answers.task_id IS 'Task whose labelled examples are the corrections.';
-COMMENT ON COLUMN loracomp.answers.paused IS 'Whether nothing is asked until alter_answers says so.';
-COMMENT ON COLUMN loracomp.answers.trouble IS 'Why nothing could be asked; tried again at retry_at.';
-COMMENT ON COLUMN loracomp.answers.retry_at IS 'Before this time nothing is asked.';
-COMMENT ON COLUMN loracomp.answers.sweep IS 'What a look at all rows does: skip, source or answers; null: none is under way.';
-COMMENT ON COLUMN loracomp.answers.swept_to IS 'Key of the last row that this look has seen.';
-COMMENT ON COLUMN loracomp.answers.page_job IS 'Job of the last page; the next page is asked once it is not queued any more.';
-COMMENT ON COLUMN loracomp.answers.missed IS 'The value of the sequence missed_hint that the last look has answered.';
-COMMENT ON COLUMN loracomp.answers.hints_from IS 'Hints up to this number are gone.';
-COMMENT ON COLUMN loracomp.answers.hints_to IS 'What hints_from will be once hints_before is past.';
-COMMENT ON COLUMN loracomp.answers.hints_before IS 'Transactions before this one wrote the hints up to hints_to.';
-COMMENT ON COLUMN loracomp.answers.looked_at IS 'When the last look at all rows began.';
-COMMENT ON COLUMN loracomp.answers.created_at IS 'When the row was made.';
-COMMENT ON CONSTRAINT sweep_must_be_a_known_one ON loracomp.answers IS 'one of skip, source, answers';
+CREATE UNIQUE INDEX a_view_shows_one_declaration ON loracomp.declaration (view);
+COMMENT ON TABLE loracomp.declaration IS 'Declarations by which a table gets its answers. create_answers makes one.';
+COMMENT ON COLUMN loracomp.declaration.id IS 'Internal number; people use the view.';
+COMMENT ON COLUMN loracomp.declaration.view IS 'View with the answers; it has the declaration''s name.';
+COMMENT ON COLUMN loracomp.declaration.source IS 'Table whose rows are answered.';
+COMMENT ON COLUMN loracomp.declaration.source_oid IS 'Its oid; another one after dump and restore, and then columns may have other numbers.';
+COMMENT ON COLUMN loracomp.declaration.owner IS 'Owner of the table: its rows are read, and jobs submitted, with this role''s rights.';
+COMMENT ON COLUMN loracomp.declaration.prompt IS 'Template of the prompts, in which {column} stands for a column''s value.';
+COMMENT ON COLUMN loracomp.declaration.columns IS 'Numbers of the columns that the prompt names, then of those of the filter.';
+COMMENT ON COLUMN loracomp.declaration.key_columns IS 'Numbers of the columns of the primary key.';
+COMMENT ON COLUMN loracomp.declaration.names IS 'Names of the table, of `columns` and of `key_columns` when the parts were made.';
+COMMENT ON COLUMN loracomp.declaration.filter IS 'JSON object: which value as text, or which values, a column has in rows to answer.';
+COMMENT ON COLUMN loracomp.declaration.choices IS 'Possible answers; null: text is generated.';
+COMMENT ON COLUMN loracomp.declaration.max_new_tokens IS 'Most tokens to generate; 64 by default if there are no choices.';
+COMMENT ON COLUMN loracomp.declaration.policy IS 'Policy of the jobs.';
+COMMENT ON COLUMN loracomp.declaration.priority IS 'Priority of the jobs of new rows; rows that were there wait below 0.';
+COMMENT ON COLUMN loracomp.declaration.tags IS 'Tags of the jobs.';
+COMMENT ON COLUMN loracomp.declaration.round IS 'How often all rows were to be asked again.';
+COMMENT ON COLUMN loracomp.declaration.task_id IS 'Task whose labelled examples are the corrections.';
+COMMENT ON COLUMN loracomp.declaration.paused IS 'Whether nothing is asked until alter_answers says so.';
+COMMENT ON COLUMN loracomp.declaration.trouble IS 'Why nothing could be asked; tried again at retry_at.';
+COMMENT ON COLUMN loracomp.declaration.retry_at IS 'Before this time nothing is asked.';
+COMMENT ON COLUMN loracomp.declaration.sweep IS 'What a look at all rows does: skip, source or answers; null: none is under way.';
+COMMENT ON COLUMN loracomp.declaration.swept_to IS 'Key of the last row that this look has seen.';
+COMMENT ON COLUMN loracomp.declaration.page_job IS 'Job of the last page; the next page is asked once it is not queued any more.';
+COMMENT ON COLUMN loracomp.declaration.missed IS 'The value of the sequence missed_hint that the last look has answered.';
+COMMENT ON COLUMN loracomp.declaration.hints_from IS 'Hints up to this number are gone.';
+COMMENT ON COLUMN loracomp.declaration.hints_to IS 'What hints_from will be once hints_before is past.';
+COMMENT ON COLUMN loracomp.declaration.hints_before IS 'Transactions before this one wrote the hints up to hints_to.';
+COMMENT ON COLUMN loracomp.declaration.looked_at IS 'When the last look at all rows began.';
+COMMENT ON COLUMN loracomp.declaration.created_at IS 'When the row was made.';
+COMMENT ON CONSTRAINT sweep_must_be_a_known_one ON loracomp.declaration IS 'one of skip, source, answers';
 CREATE TABLE loracomp.evaluation (
     name TEXT NOT NULL,
     description TEXT DEFAULT '' NOT NULL,
@@ -832,7 +832,7 @@ COMMENT ON COLUMN loracomp.adapter.retired_at IS 'When the adapter was retired.'
 COMMENT ON COLUMN loracomp.adapter.changes_nothing IS 'Whether A or B is zero in each of its modules, as before training. Activating it warns.';
 COMMENT ON CONSTRAINT adapter_status_must_be_staged_active_or_retired ON loracomp.adapter IS 'one of staged, active, retired';
 CREATE TABLE loracomp.answer_row (
-    answers_id INTEGER NOT NULL,
+    declaration_id INTEGER NOT NULL,
     key TEXT[] NOT NULL,
     status TEXT NOT NULL,
     reason TEXT,
@@ -844,21 +844,19 @@ CREATE TABLE loracomp.answer_row (
     answered_at TIMESTAMP WITH TIME ZONE,
     changed_in BIGINT DEFAULT 0 NOT NULL,
     correct TEXT,
-    corrected_by name,
-    corrected_at TIMESTAMP WITH TIME ZONE,
     first_answer TEXT,
     example_id BIGINT,
     drawn BOOLEAN DEFAULT false NOT NULL,
-    CONSTRAINT a_row_has_one_answer PRIMARY KEY (answers_id, key),
-    CONSTRAINT an_answer_belongs_to_a_declaration FOREIGN KEY(answers_id) REFERENCES loracomp.answers (id) ON DELETE CASCADE,
+    CONSTRAINT a_row_has_one_answer PRIMARY KEY (declaration_id, key),
+    CONSTRAINT an_answer_belongs_to_a_declaration FOREIGN KEY(declaration_id) REFERENCES loracomp.declaration (id) ON DELETE CASCADE,
     CONSTRAINT answer_status_must_be_a_known_one CHECK (status IN ('asked', 'answered', 'refused', 'failed'))
 )
  WITH (fillfactor = 80);
-CREATE INDEX answer_row_job ON loracomp.answer_row (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX answer_row_example ON loracomp.answer_row (example_id) WHERE example_id IS NOT NULL;
-CREATE INDEX answer_row_feed ON loracomp.answer_row (answers_id, changed_in);
+CREATE INDEX answer_row_job ON loracomp.answer_row (job_id) WHERE job_id IS NOT NULL;
+CREATE INDEX answer_row_feed ON loracomp.answer_row (declaration_id, changed_in);
 COMMENT ON TABLE loracomp.answer_row IS 'The answer to each row of a declaration''s table. The declaration''s view shows it.';
-COMMENT ON COLUMN loracomp.answer_row.answers_id IS 'The declaration.';
+COMMENT ON COLUMN loracomp.answer_row.declaration_id IS 'The declaration.';
 COMMENT ON COLUMN loracomp.answer_row.key IS 'Primary key of the row, as texts.';
 COMMENT ON COLUMN loracomp.answer_row.status IS 'asked, answered, refused or failed.';
 COMMENT ON COLUMN loracomp.answer_row.reason IS 'Why it is refused, or failed.';
@@ -870,22 +868,20 @@ COMMENT ON COLUMN loracomp.answer_row.answered_by IS 'What answered: base, mix, 
 COMMENT ON COLUMN loracomp.answer_row.answered_at IS 'When it was answered.';
 COMMENT ON COLUMN loracomp.answer_row.changed_in IS 'Transaction that last wrote the outcome; for answers_since.';
 COMMENT ON COLUMN loracomp.answer_row.correct IS 'The right answer, as a person says.';
-COMMENT ON COLUMN loracomp.answer_row.corrected_by IS 'Who said so.';
-COMMENT ON COLUMN loracomp.answer_row.corrected_at IS 'When.';
 COMMENT ON COLUMN loracomp.answer_row.first_answer IS 'The answer that stood there then.';
 COMMENT ON COLUMN loracomp.answer_row.example_id IS 'Example of the declaration''s task that the correction made.';
 COMMENT ON COLUMN loracomp.answer_row.drawn IS 'Whether rows_to_correct drew the row at random.';
 COMMENT ON CONSTRAINT answer_status_must_be_a_known_one ON loracomp.answer_row IS 'one of asked, answered, refused, failed';
 CREATE TABLE loracomp.answer_offer (
-    answers_id INTEGER NOT NULL,
+    declaration_id INTEGER NOT NULL,
     key TEXT[] NOT NULL,
     visitor TEXT NOT NULL,
     offered_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT a_row_is_offered_to_one_visitor PRIMARY KEY (answers_id, key),
-    CONSTRAINT an_offer_belongs_to_a_declaration FOREIGN KEY(answers_id) REFERENCES loracomp.answers (id) ON DELETE CASCADE
+    CONSTRAINT a_row_is_offered_to_one_visitor PRIMARY KEY (declaration_id, key),
+    CONSTRAINT an_offer_belongs_to_a_declaration FOREIGN KEY(declaration_id) REFERENCES loracomp.declaration (id) ON DELETE CASCADE
 );
 COMMENT ON TABLE loracomp.answer_offer IS 'Rows that somebody is correcting now, so that two people don''t get the same.';
-COMMENT ON COLUMN loracomp.answer_offer.answers_id IS 'The declaration.';
+COMMENT ON COLUMN loracomp.answer_offer.declaration_id IS 'The declaration.';
 COMMENT ON COLUMN loracomp.answer_offer.key IS 'Primary key of the row, as texts.';
 COMMENT ON COLUMN loracomp.answer_offer.visitor IS 'Who corrects the row: a name that rows_to_correct was given.';
 COMMENT ON COLUMN loracomp.answer_offer.offered_at IS 'When it was given; for ten minutes nobody else gets it.';
@@ -984,14 +980,14 @@ CREATE TABLE loracomp.job (
     CONSTRAINT an_ended_job_and_only_it_has_finished_at CHECK ((status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL))
 )
  WITH (fillfactor = 80, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_scale_factor = 0.005, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX job_evaluation ON loracomp.job (evaluation) WHERE evaluation IS NOT NULL;
 CREATE INDEX job_to_measure ON loracomp.job (example_id) WHERE kind = 'measure';
 CREATE UNIQUE INDEX an_evaluation_asks_an_example_once_a_policy ON loracomp.job (evaluation, example_id, policy) WHERE example_id IS NOT NULL;
-CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC')::date));
-CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
-CREATE INDEX job_scheduled ON loracomp.job (scheduled, run_at) WHERE status = 'queued' AND (scheduled OR background);
-CREATE INDEX job_leases ON loracomp.job (lease_expires_at) WHERE status = 'running';
+CREATE INDEX job_evaluation ON loracomp.job (evaluation) WHERE evaluation IS NOT NULL;
 CREATE INDEX job_finished ON loracomp.job (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC')::date));
+CREATE INDEX job_scheduled ON loracomp.job (scheduled, run_at) WHERE status = 'queued' AND (scheduled OR background);
+CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
+CREATE INDEX job_leases ON loracomp.job (lease_expires_at) WHERE status = 'running';
 COMMENT ON TABLE loracomp.job IS 'Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.';
 COMMENT ON COLUMN loracomp.job.id IS 'The job''s number.';
 COMMENT ON COLUMN loracomp.job.status IS 'queued, running, succeeded, failed or cancelled. Only SQL functions change it.';
@@ -1036,8 +1032,8 @@ COMMENT ON COLUMN loracomp.job.is_correct IS 'Whether the answer equals `expecte
 COMMENT ON COLUMN loracomp.job.adapter_ids IS 'Adapters to score on the job''s example; only for kind measure.';
 COMMENT ON COLUMN loracomp.job.chat_template IS 'Whether the prompt stands in the base model''s chat template; null: as the policy says, or with a system text.';
 COMMENT ON COLUMN loracomp.job.system_text IS 'What the chat template puts before the prompt as the system''s message.';
-COMMENT ON CONSTRAINT status_must_be_a_known_one ON loracomp.job IS 'one of queued, running, succeeded, failed, cancelled';
 COMMENT ON CONSTRAINT kind_must_be_predict_route_or_measure ON loracomp.job IS 'one of predict, route, measure';
+COMMENT ON CONSTRAINT status_must_be_a_known_one ON loracomp.job IS 'one of queued, running, succeeded, failed, cancelled';
 CREATE TABLE loracomp.measurement (
     example_id BIGINT NOT NULL,
     base_model_id INTEGER NOT NULL,
@@ -1081,8 +1077,8 @@ CREATE TABLE loracomp.example_embedding (
     CONSTRAINT an_example_has_one_embedding PRIMARY KEY (example_id),
     CONSTRAINT embedding_belongs_to_an_example_of_its_task FOREIGN KEY(example_id, task_id) REFERENCES loracomp.example (id, task_id) ON DELETE CASCADE
 );
-CREATE INDEX example_embedding_task ON loracomp.example_embedding (task_id);
 CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding halfvec_cosine_ops) WITH (ef_construction = 400);
+CREATE INDEX example_embedding_task ON loracomp.example_embedding (task_id);
 COMMENT ON TABLE loracomp.example_embedding IS 'Embeddings of train examples, in a table of their own with short rows, because retrieval scans it.';
 COMMENT ON COLUMN loracomp.example_embedding.example_id IS 'The example.';
 COMMENT ON COLUMN loracomp.example_embedding.task_id IS 'Task of the example; a copy, so that retrieval reads one table only.';

@@ -4,7 +4,7 @@
 --     insert_job                inserts a job from a JSON object, or finds the one that has its idempotency key
 --       job_from_json           a row of incoming_job, with defaults
 --   trigger check_columns       before the insert: refuses columns that the inserting role may not fill
---   trigger fill_job            after that: fills columns that were left out
+--   trigger prepare_job            after that: fills columns that were left out
 --     check_names               refuses names that don't exist
 --       check_name, check_tasks_exist
 --   trigger admit_jobs          after the insert: 15_limits.sql
@@ -106,7 +106,7 @@ BEGIN
         -- If the existing job was purged just now, no job is found, and the loop inserts this one.
         EXIT WHEN earlier.id IS NOT NULL;
     END LOOP;
-    -- What was left out has the values that fill_job filled in.
+    -- What was left out has the values that prepare_job filled in.
     given.base_model := coalesce(given.base_model, earlier.base_model);
     given.max_new_tokens := coalesce(given.max_new_tokens, 64);
     earlier.max_new_tokens := coalesce(earlier.max_new_tokens, 64);
@@ -207,7 +207,7 @@ $$;
 COMMENT ON FUNCTION loracomp.check_columns IS
 'Trigger: refuses by name what the inserting role may not fill, such as a lease, an answer or another submitter.';
 
--- Its name comes before fill_job, which fills some of these.
+-- Its name comes before prepare_job, which fills some of these.
 CREATE TRIGGER check_columns BEFORE INSERT ON loracomp.job FOR EACH ROW
 WHEN (
     num_nonnulls(
@@ -265,7 +265,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.check_names IS
-'Raises if a job names a base model, a policy or a task that does not exist, or asks for a chat template that there is not. For fill_job.';
+'Raises if a job names a base model, a policy or a task that does not exist, or asks for a chat template that there is not. For prepare_job.';
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.check_name(field text, given text, known text[]) RETURNS void
@@ -283,7 +283,7 @@ COMMENT ON FUNCTION loracomp.check_name IS 'Raises if a name is none of the know
 
 -- Fills columns that an INSERT may leave out, and gives the job its place in the queue. It runs with its owner's rights,
 -- because it reads tables that a submitter may not read.
-CREATE FUNCTION loracomp.fill_job() RETURNS trigger
+CREATE FUNCTION loracomp.prepare_job() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -317,15 +317,15 @@ BEGIN
     RETURN new;
 END
 $$;
-COMMENT ON FUNCTION loracomp.fill_job IS
+COMMENT ON FUNCTION loracomp.prepare_job IS
 'Trigger: fills place, base_model and max_new_tokens of a job, and refuses unknown names in policy, base_model, '
 'exclude_tasks and tasks, and a chat template where the base model has none.';
 
-CREATE TRIGGER fill_job
+CREATE TRIGGER prepare_job
 BEFORE INSERT OR UPDATE OF run_at, scheduled, priority, choices, max_new_tokens, kind, base_model, exclude_tasks, tasks,
 chat_template, system_text
 ON loracomp.job
-FOR EACH ROW EXECUTE FUNCTION loracomp.fill_job();
+FOR EACH ROW EXECUTE FUNCTION loracomp.prepare_job();
 
 -- Notifies idle workers of new jobs. Workers also poll, so notifications are optional. NOTIFY holds a lock of the whole server
 -- until commit: if many jobs are inserted, turn it off by ALTER DATABASE name SET loracomp.notify = 'off'. Any login can fill the

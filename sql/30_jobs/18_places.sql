@@ -1,5 +1,5 @@
 -- A job's place in the queue: a number that its INSERT writes, by which submitters take turns.
---   take_place                  called by trigger fill_job
+--   take_place                  called by trigger prepare_job
 --   pick_jobs                   called by claim_jobs: locks the first jobs of the queue
 --     make_counter              the counters of places; take_place and limits call it too
 --     counter_name
@@ -50,21 +50,21 @@ BEGIN
     RETURN coalesce(setval(counter, claimed + 1), claimed + 1);
 END
 $$;
-COMMENT ON FUNCTION loracomp.take_place IS 'The place of a submitter''s next job. For fill_job.';
+COMMENT ON FUNCTION loracomp.take_place IS 'The place of a submitter''s next job. For prepare_job.';
 
 -- Locks up to batch_size due jobs of a base model, in the order of their places, without those that other sessions have locked.
 -- A job whose lease has ever expired is claimed in a batch of one (may_run_alone), so that a job that kills its worker affects no
 -- other: if it comes first, alone; else it is left for a later claim. null: this look found no job; empty: the first must wait
 -- until it may run alone.
 CREATE FUNCTION loracomp.pick_jobs(
-    base_model text, background boolean, batch_size integer, may_run_alone boolean, whole boolean
+    base_model text, background boolean, batch_size integer, may_run_alone boolean, from_start boolean
 ) RETURNS bigint[]
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     head CONSTANT regclass := loracomp.make_counter(loracomp.counter_name(pick_jobs.base_model, pick_jobs.background, ''));
     claimed CONSTANT bigint := coalesce(pg_sequence_last_value(head), 0);
-    first CONSTANT bigint := CASE WHEN pick_jobs.whole THEN -9223372036854775808 ELSE claimed END;
+    first CONSTANT bigint := CASE WHEN pick_jobs.from_start THEN -9223372036854775808 ELSE claimed END;
     picked bigint[];
     last_place bigint;
 BEGIN

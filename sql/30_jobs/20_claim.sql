@@ -8,7 +8,7 @@
 --
 -- A claimed job leaves a dead entry in the queue's index. Vacuum removes it, but not while any session holds an old snapshot. So a
 -- claim reads on from the last claimed place, where new jobs are. What is put before it (by its priority, released or rescued, or
--- committed late) is found by a look from the start (whole). That reads all dead entries, so after one a worker makes no other for
+-- committed late) is found by a look from the start (from_start). That reads all dead entries, so after one a worker makes no other for
 -- twenty times as long as it took, and for a minute at most.
 
 -- queued -> running for up to batch_size due jobs; counts the attempt and sets lease and fence token. The worker may already hold
@@ -16,7 +16,7 @@
 -- not which leases it still has: if they have expired, its model may be at work on these jobs, or they have killed it since it asked.
 CREATE FUNCTION loracomp.claim_jobs(
     worker text, base_model text, batch_size integer, lease interval,
-    held_ids bigint[] DEFAULT '{}', whole boolean DEFAULT TRUE
+    held_ids bigint[] DEFAULT '{}', from_start boolean DEFAULT TRUE
 )
 RETURNS TABLE (
     id bigint, lease_token bigint, kind text, prompt text, choices text[], max_new_tokens integer, stop text[],
@@ -42,13 +42,13 @@ BEGIN
     -- Wait here for an installer, and not in a function that is called below, which the installer would have replaced.
     LOCK TABLE loracomp.job IN ROW EXCLUSIVE MODE;
     PERFORM loracomp.ask_rows();
-    IF claim_jobs.whole THEN
+    IF claim_jobs.from_start THEN
         PERFORM loracomp.rescue_jobs(), loracomp.wake_jobs();
     END IF;
     IF NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = ANY (held_ids) AND j.expired_leases > 0) THEN
-        picked := loracomp.pick_jobs(claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.whole);
+        picked := loracomp.pick_jobs(claim_jobs.base_model, FALSE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start);
         IF picked IS NULL THEN
-            picked := loracomp.pick_jobs(claim_jobs.base_model, TRUE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.whole);
+            picked := loracomp.pick_jobs(claim_jobs.base_model, TRUE, claim_jobs.batch_size, held_ids = '{}', claim_jobs.from_start);
         END IF;
     END IF;
     RETURN QUERY
@@ -74,11 +74,11 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.claim_jobs IS
-'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token. whole: look from '
+'Claims due jobs of a base model: leases them to a worker. Every later write must show the returned lease_token. from_start: look from '
 'the start of the queue, and not only from where the last claim ended.';
 
 -- scheduled -> due, for at most 1,000 jobs whose run_at has come, and background -> everyday for as many that have waited there for
--- 1,000 minutes. The UPDATE fires fill_job, which sees that they are due or old, and gives them their places. Scheduled jobs are in
+-- 1,000 minutes. The UPDATE fires prepare_job, which sees that they are due or old, and gives them their places. Scheduled jobs are in
 -- another index, so that claims need not read past them.
 CREATE FUNCTION loracomp.wake_jobs() RETURNS integer
 LANGUAGE plpgsql VOLATILE

@@ -6,7 +6,6 @@
 CREATE FUNCTION loracomp.prompt_pieces(prompt text)
 RETURNS TABLE (place bigint, literal text, col text)
 LANGUAGE plpgsql IMMUTABLE
-SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     RETURN QUERY
@@ -27,24 +26,18 @@ $$;
 COMMENT ON FUNCTION loracomp.prompt_pieces IS 'The pieces of a declaration''s prompt: literal texts, and names of columns.';
 
 -- Formats with one %s, a column's name. Only types of Postgres's own, whose text is the same in each session: times are written in
--- ISO format and UTC, numbers without zeros at their end, as equal keys must be equal texts. If the column has another type since,
--- its text is null: a conversion may be its owner's code.
+-- ISO format and UTC, numbers without zeros at their end, as equal keys must be equal texts.
 CREATE FUNCTION loracomp.key_forms(type oid, OUT written text, OUT read text)
 LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
 AS $$
     SELECT
-        format(
-            'CASE WHEN pg_catalog.pg_typeof(%%1$s) OPERATOR(pg_catalog.=) %L::pg_catalog.regtype THEN %s END', t.name,
-            CASE
-                WHEN t.name IN ('date', 'timestamp without time zone')
-                    THEN '(pg_catalog.to_json(%1$s) OPERATOR(pg_catalog.#>>) ''{}'')'
-                WHEN t.name = 'timestamp with time zone'
-                    THEN '(pg_catalog.to_json(pg_catalog.timezone(''UTC'', %1$s)) OPERATOR(pg_catalog.#>>) ''{}'')'
-                WHEN t.name = 'numeric' THEN 'pg_catalog.trim_scale(%1$s)::pg_catalog.text'
-                ELSE '%1$s::pg_catalog.text'
-            END
-        ),
+        CASE
+            WHEN t.name IN ('date', 'timestamp without time zone') THEN '(pg_catalog.to_json(%1$s) OPERATOR(pg_catalog.#>>) ''{}'')'
+            WHEN t.name = 'timestamp with time zone'
+                THEN '(pg_catalog.to_json(pg_catalog.timezone(''UTC'', %1$s)) OPERATOR(pg_catalog.#>>) ''{}'')'
+            WHEN t.name = 'numeric' THEN 'pg_catalog.trim_scale(%1$s)::pg_catalog.text'
+            ELSE '%1$s::pg_catalog.text'
+        END,
         CASE t.name
             WHEN 'timestamp with time zone' THEN 'pg_catalog.timezone(''UTC'', (%s)::pg_catalog.timestamp)'
             WHEN 'character' THEN '(%s)::pg_catalog.bpchar' -- character would be one letter
@@ -56,5 +49,4 @@ AS $$
         'date', 'timestamp without time zone', 'timestamp with time zone'
     );
 $$;
-COMMENT ON FUNCTION loracomp.key_forms IS
-'How the value of a key''s column is written as text and read from it, as formats; null for types that keys may not have.';
+COMMENT ON FUNCTION loracomp.key_forms IS 'How a key''s value is written as text, and read from it, as formats; null for types that keys may not have.';

@@ -1,25 +1,21 @@
 -- What a declaration makes for itself, in schema loracomp_parts, where loracomp init leaves it in place:
---   make_parts          makes or renews all of them, each by a function of its name
---     make_answers
---     make_hint
---       hint_body         the body of hint_ID
---         key_list        columns of the key as SQL, here and below
---     make_sees
---       from_source       the table as SQL
---     make_read
---       filter_condition  the filter as SQL
---     make_correct
+--   make_parts          makes or renews all of them
+--     hint_body         the body of hint_ID
+--     read_body         the body of read_ID
+--       filter_condition  the filter as SQL; the view has it too
+--     from_source       the table as SQL, and key_list columns of the key as SQL: for the view too
 --   source_names        names of the table and of the declaration's columns, as they are now
 --   numbers_of          numbers of the columns with these names
 --
 --   answers_ID          view: the answers of this declaration, for its owner to make the declaration's view of
 --   hint_ID             function of triggers on the table: notes which rows were written
 --   sees_ID             whether the reader of the view may see a row; it runs with the reader's rights
---   read_ID             reads rows and makes their prompts; the table's owner owns it, so it runs with that role's rights
 --   correct_ID          function of the trigger on the view: UPDATE ... SET correct
+--   read_ID             reads rows and makes their prompts; the table's owner owns it, so it runs with that role's rights
 --
 -- Our own rights are never used to read a user's table. A table's owner could make read_ID run with its caller's rights, so it checks
--- whose rights it has. hint_ID and correct_ID have our rights, so they convert no value whose type a user may have made.
+-- whose rights it has. hint_ID and correct_ID have our rights, so they convert no value whose type a user may have made: as long as the
+-- view is there, the key's columns keep their types.
 
 -- Reads only. The name of the table, then the names of columns and key_columns. Null for a column that was dropped.
 CREATE FUNCTION loracomp.source_names(source regclass, columns smallint[]) RETURNS text[]
@@ -37,7 +33,6 @@ COMMENT ON FUNCTION loracomp.source_names IS 'Names of a table and of these of i
 -- Reads only. The numbers of columns with these names; names that there are not, are left out.
 CREATE FUNCTION loracomp.numbers_of(source regclass, names text[]) RETURNS smallint[]
 LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
 AS $$
     SELECT ARRAY(
         SELECT a.attnum FROM unnest(names) WITH ORDINALITY AS n (name, place)
@@ -48,16 +43,17 @@ $$;
 COMMENT ON FUNCTION loracomp.numbers_of IS 'The numbers of a table''s columns with these names.';
 
 -- Reads only. SQL for each column of a declaration's key, as a list. The form has %1$s for the column, %2$s for its value as text,
--- %3$s for its value as read from the array of texts `key`, and %4$s for its name as a literal.
+-- %3$s for its value as read from the array of texts `key`, %4$s for its name, and %5$s for its name and type as literals.
 CREATE FUNCTION loracomp.key_list(
-    d loracomp.answers, form text, alias text DEFAULT 's', key text DEFAULT 'k.key', separator text DEFAULT ', '
+    d loracomp.declaration, form text, alias text DEFAULT 's', key text DEFAULT 'k.key', separator text DEFAULT ', '
 ) RETURNS text
 LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
 AS $$
     SELECT string_agg(
-        format(form, c.name, format(f.written, c.name), format(f.read, format('%s[%s]', key, k.place)), quote_literal(a.attname)),
-        separator ORDER BY k.place
+        format(
+            form, c.name, format(f.written, c.name), format(f.read, format('%s[%s]', key, k.place)), quote_ident(a.attname),
+            format('(%L, %s)', a.attname, a.atttypid)
+        ), separator ORDER BY k.place
     )
     FROM unnest(d.key_columns) WITH ORDINALITY AS k (number, place)
     JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attnum = k.number
@@ -69,7 +65,6 @@ COMMENT ON FUNCTION loracomp.key_list IS 'SQL for each column of a declaration''
 -- Reads nothing. Values are compared as text, as the column's type writes them.
 CREATE FUNCTION loracomp.filter_condition(filter jsonb, alias text) RETURNS text
 LANGUAGE sql IMMUTABLE
-SET search_path = loracomp, pg_temp
 AS $$
     SELECT coalesce(string_agg(
         CASE jsonb_typeof(f.value)
@@ -86,33 +81,31 @@ COMMENT ON FUNCTION loracomp.filter_condition IS 'A declaration''s filter as a c
 
 -- Reads only the catalog. Statements are noted by one INSERT for all their rows. Triggers of a partitioned table are for each row, because
 -- those for statements are not run where a statement names a partition.
-CREATE FUNCTION loracomp.hint_body(d loracomp.answers) RETURNS text
+CREATE FUNCTION loracomp.hint_body(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
 AS $make$
     SELECT format($body$
         BEGIN
+            IF (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = tg_relid AND (a.attname, a.atttypid) IN (%6$s)) <> %7$s THEN
+                RAISE 'the key has other columns'; -- to plan a conversion of another type may run code of whoever made it
+            END IF;
             CASE tg_level || ' ' || tg_op
                 WHEN 'STATEMENT INSERT' THEN
-                    INSERT INTO loracomp.answer_hint (answers_id, key) SELECT %1$s, ARRAY[%3$s] FROM new_row;
+                    INSERT INTO loracomp.answer_hint (declaration_id, key) SELECT %1$s, ARRAY[%3$s] FROM new_row;
                 WHEN 'STATEMENT DELETE' THEN
-                    INSERT INTO loracomp.answer_hint (answers_id, key) SELECT %1$s, ARRAY[%2$s] FROM old_row;
+                    INSERT INTO loracomp.answer_hint (declaration_id, key) SELECT %1$s, ARRAY[%2$s] FROM old_row;
                 WHEN 'STATEMENT UPDATE' THEN
-                    INSERT INTO loracomp.answer_hint (answers_id, key)
+                    INSERT INTO loracomp.answer_hint (declaration_id, key)
                     SELECT %1$s, k.key FROM old_row FULL JOIN new_row ON ARRAY[%2$s] = ARRAY[%3$s]
                     CROSS JOIN LATERAL (SELECT ARRAY[%2$s] UNION SELECT ARRAY[%3$s]) AS k (key)
                     WHERE k.key[1] IS NOT NULL AND record_image_ne(ROW(%4$s), ROW(%5$s)); -- comparing images calls no user's code
                 WHEN 'STATEMENT TRUNCATE' THEN
-                    INSERT INTO loracomp.answer_hint (answers_id, key) VALUES (%1$s, '{}');
-                WHEN 'ROW INSERT' THEN
-                    INSERT INTO loracomp.answer_hint (answers_id, key) SELECT %1$s, ARRAY[%3$s] FROM (SELECT new.*) AS new_row;
-                WHEN 'ROW DELETE' THEN
-                    INSERT INTO loracomp.answer_hint (answers_id, key) SELECT %1$s, ARRAY[%2$s] FROM (SELECT old.*) AS old_row;
-                ELSE
-                    INSERT INTO loracomp.answer_hint (answers_id, key)
+                    INSERT INTO loracomp.answer_hint (declaration_id, key) VALUES (%1$s, '{}');
+                ELSE -- for each row; old or new may be null
+                    INSERT INTO loracomp.answer_hint (declaration_id, key)
                     SELECT %1$s, k.key FROM (SELECT old.*) AS old_row CROSS JOIN (SELECT new.*) AS new_row
                     CROSS JOIN LATERAL (SELECT ARRAY[%2$s] UNION SELECT ARRAY[%3$s]) AS k (key)
-                    WHERE record_image_ne(ROW(%4$s), ROW(%5$s));
+                    WHERE k.key[1] IS NOT NULL AND record_image_ne(ROW(%4$s), ROW(%5$s));
             END CASE;
             IF found AND current_setting('loracomp.notify', true) IS DISTINCT FROM 'off' AND pg_notification_queue_usage() < 0.5 THEN
                 PERFORM pg_notify('loracomp_job', '');
@@ -127,14 +120,15 @@ AS $make$
         END
         $body$,
         d.id, loracomp.key_list(d, '%2$s', 'old_row'), loracomp.key_list(d, '%2$s', 'new_row'),
-        string_agg(format('old_row.%I', c.name), ', ' ORDER BY c.place), string_agg(format('new_row.%I', c.name), ', ' ORDER BY c.place)
+        string_agg(format('old_row.%I', c.name), ', ' ORDER BY c.place), string_agg(format('new_row.%I', c.name), ', ' ORDER BY c.place),
+        loracomp.key_list(d, '%5$s'), cardinality(d.key_columns)
     )
     FROM unnest(d.names[2 :]) WITH ORDINALITY AS c (name, place);
 $make$;
 COMMENT ON FUNCTION loracomp.hint_body IS 'The body of the trigger function that notes which rows of a declaration''s table were written.';
 
 -- SQL for a declaration's table in FROM, as s. A table's children by inheritance have keys of their own.
-CREATE FUNCTION loracomp.from_source(d loracomp.answers) RETURNS text
+CREATE FUNCTION loracomp.from_source(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
 RETURN (
     SELECT format('%s %s AS s', CASE WHEN c.relkind <> 'p' THEN 'ONLY' END, (d).names[1])
@@ -142,84 +136,11 @@ RETURN (
 );
 COMMENT ON FUNCTION loracomp.from_source IS 'A declaration''s table as SQL, without those that inherit from it. For make_parts.';
 
-CREATE FUNCTION loracomp.make_answers(d loracomp.answers) RETURNS void
-LANGUAGE plpgsql VOLATILE
+-- Rows with these keys, or (keys null) the next rows in the order of the key after `last`.
+CREATE FUNCTION loracomp.read_body(d loracomp.declaration) RETURNS text
+LANGUAGE sql STABLE
 AS $make$
-BEGIN
-    EXECUTE format($view$
-        CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS
-        SELECT
-            r.key, r.answer, r.confidence,
-            CASE
-                WHEN r.answer IS NOT NULL AND (
-                    r.status = 'asked' OR r.key IN (
-                        SELECT h.key FROM loracomp.answer_hint AS h JOIN loracomp.answers AS a ON h.answers_id = a.id AND h.id > a.hints_from
-                        WHERE a.id = %1$s
-                    )
-                ) THEN 'stale'
-                ELSE r.status
-            END AS status,
-            r.reason, r.answered_by, r.answered_at, r.correct
-        FROM loracomp.answer_row AS r WHERE r.answers_id = %1$s
-    $view$, d.id);
-    EXECUTE format('GRANT SELECT ON loracomp_parts.answers_%s TO %I', d.id, d.owner);
-END
-$make$;
-COMMENT ON FUNCTION loracomp.make_answers IS 'Makes the view answers_ID of a declaration. For make_parts.';
-
-CREATE FUNCTION loracomp.make_hint(d loracomp.answers) RETURNS void
-LANGUAGE plpgsql VOLATILE
-AS $make$
-BEGIN
-    EXECUTE format($hint$
-        CREATE OR REPLACE FUNCTION loracomp_parts.hint_%s() RETURNS trigger
-        LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp SET lock_timeout = '2s'
-        AS %L
-    $hint$, d.id, loracomp.hint_body(d));
-END
-$make$;
-COMMENT ON FUNCTION loracomp.make_hint IS 'Makes the function hint_ID of a declaration. For make_parts.';
-
-CREATE FUNCTION loracomp.make_sees(d loracomp.answers) RETURNS void
-LANGUAGE plpgsql VOLATILE
-AS $make$
-BEGIN
-    EXECUTE format($sees$
-        CREATE OR REPLACE FUNCTION loracomp_parts.sees_%s(key text[]) RETURNS boolean
-        LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
-        AS %L
-    $sees$, d.id, format(
-        'BEGIN RETURN EXISTS (SELECT FROM %s WHERE %s); END', loracomp.from_source(d),
-        loracomp.key_list(d, '%1$s = %3$s', key => '$1', separator => ' AND ')
-    ));
-END
-$make$;
-COMMENT ON FUNCTION loracomp.make_sees IS 'Makes the function sees_ID of a declaration. For make_parts.';
-
-CREATE FUNCTION loracomp.make_read(d loracomp.answers) RETURNS void
-LANGUAGE plpgsql VOLATILE
-AS $make$
-DECLARE
-    prompt CONSTANT text := (
-        SELECT string_agg(
-            CASE WHEN p.col IS NULL THEN format('%L', p.literal) ELSE format('pg_catalog.concat(s.%I)', p.col) END,
-            ' OPERATOR(pg_catalog.||) ' ORDER BY p.place
-        )
-        FROM loracomp.prompt_pieces(d.prompt) AS p
-    );
-    given CONSTANT text := (
-        SELECT string_agg(format('pg_catalog.concat(s.%I)', p.col), ' OPERATOR(pg_catalog.||) ')
-        FROM loracomp.prompt_pieces(d.prompt) AS p WHERE p.col IS NOT NULL
-    );
-BEGIN
-    EXECUTE format($read$
-        CREATE OR REPLACE FUNCTION loracomp_parts.read_%s(keys jsonb, last text[], most integer)
-        RETURNS TABLE (row_key text[], prompt text, is_asked boolean)
-        LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-        SET plan_cache_mode = force_custom_plan
-        SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
-        AS %L
-    $read$, d.id, format($body$
+    SELECT format($body$
         BEGIN
             IF current_user OPERATOR(pg_catalog.<>) %1$L::pg_catalog.name THEN
                 RAISE EXCEPTION 'the function that reads the rows must run with the rights of its owner';
@@ -234,56 +155,93 @@ BEGIN
         END
         $body$,
         d.owner, loracomp.from_source(d), loracomp.key_list(d, '%2$s'),
-        format('CASE WHEN %s OPERATOR(pg_catalog.~) ''[^ \t\r\n]'' THEN %s END', given, prompt),
+        format('CASE WHEN %s OPERATOR(pg_catalog.~) ''[^ \t\r\n]'' THEN %s END', p.given, p.prompt),
         loracomp.filter_condition(d.filter, 's'),
         loracomp.key_list(d, '%1$s OPERATOR(pg_catalog.=) %3$s', separator => ' AND '),
         loracomp.key_list(d, '%1$s'), loracomp.key_list(d, '%3$s', key => 'last')
-    ));
-END
+    )
+    FROM (
+        SELECT
+            string_agg(coalesce(v.value, quote_literal(t.literal)), ' OPERATOR(pg_catalog.||) ' ORDER BY t.place) AS prompt,
+            string_agg(v.value, ' OPERATOR(pg_catalog.||) ') AS given
+        FROM loracomp.prompt_pieces(d.prompt) AS t
+        CROSS JOIN LATERAL (SELECT 'pg_catalog.concat(s.' || quote_ident(t.col) || ')') AS v (value)
+    ) AS p;
 $make$;
-COMMENT ON FUNCTION loracomp.make_read IS 'Makes the function read_ID of a declaration. For make_parts.';
+COMMENT ON FUNCTION loracomp.read_body IS 'The body of the function that reads a declaration''s rows.';
 
-CREATE FUNCTION loracomp.make_correct(d loracomp.answers) RETURNS void
-LANGUAGE plpgsql VOLATILE
-AS $make$
-DECLARE
-    -- Not the whole row: the view's owner may add columns.
-    seen CONSTANT text := (
-        SELECT string_agg(format('%1$L, %%1$s.%1$s', c.name), ', ')
-        FROM unnest('{answer,confidence,status,reason,answered_by,answered_at,correct}'::text[]) AS c (name)
-    );
-BEGIN
-    EXECUTE format($correct$
-        CREATE OR REPLACE FUNCTION loracomp_parts.correct_%s() RETURNS trigger
-        LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
-        AS %L
-    $correct$, d.id, format($body$
-        BEGIN
-            PERFORM loracomp.write_correction(%s, ARRAY[%s], jsonb_build_object(%s, %s), jsonb_build_object(%s, %s));
-            RETURN new;
-        END
-        $body$,
-        d.id, loracomp.key_list(d, '%2$s', 'old'), loracomp.key_list(d, '%4$s, %2$s', 'old'), format(seen, 'old'),
-        loracomp.key_list(d, '%4$s, %2$s', 'new'), format(seen, 'new')
-    ));
-END
-$make$;
-COMMENT ON FUNCTION loracomp.make_correct IS 'Makes the function correct_ID of a declaration. For make_parts.';
-
-CREATE FUNCTION loracomp.make_parts(d loracomp.answers) RETURNS void
+CREATE FUNCTION loracomp.make_parts(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET client_min_messages = warning
-AS $$
+AS $make$
 BEGIN
-    PERFORM loracomp.make_answers(d), loracomp.make_hint(d), loracomp.make_sees(d), loracomp.make_read(d), loracomp.make_correct(d);
-    -- hint_ID stays everybody's: who makes a partition must have it, for the triggers that are copied; but nobody can name it.
-    EXECUTE format(
-        'REVOKE ALL ON FUNCTION loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;
-        GRANT CREATE ON SCHEMA loracomp_parts TO %2$I;
+    EXECUTE format($parts$
+        CREATE OR REPLACE VIEW loracomp_parts.answers_%1$s AS
+        SELECT
+            r.key, r.answer, r.confidence,
+            CASE
+                WHEN r.answer IS NOT NULL AND (
+                    r.status = 'asked' OR r.key IN (
+                        SELECT h.key FROM loracomp.answer_hint AS h JOIN loracomp.declaration AS a ON h.declaration_id = a.id
+                        WHERE a.id = %1$s AND h.id > a.hints_from
+                    )
+                ) THEN 'stale'
+                ELSE r.status
+            END AS status,
+            r.reason, r.answered_by, r.answered_at, r.correct, r.job_id
+        FROM loracomp.answer_row AS r WHERE r.declaration_id = %1$s;
+        GRANT SELECT ON loracomp_parts.answers_%1$s TO %2$I;
+
+        CREATE OR REPLACE FUNCTION loracomp_parts.hint_%1$s() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp SET lock_timeout = '2s'
+        AS %3$L; -- it stays everybody's: who makes a partition must have it, for the triggers that are copied; but nobody can name it
+
+        CREATE OR REPLACE FUNCTION loracomp_parts.sees_%1$s(key text[]) RETURNS boolean
+        LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
+        AS %4$L;
+
+        CREATE OR REPLACE FUNCTION loracomp_parts.correct_%1$s() RETURNS trigger
+        LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
+        AS %5$L;
+
+        CREATE OR REPLACE FUNCTION loracomp_parts.read_%1$s(keys jsonb, last text[], most integer)
+        RETURNS TABLE (row_key text[], prompt text, passes boolean)
+        LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        SET plan_cache_mode = force_custom_plan
+        SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
+        AS %6$L;
+        REVOKE ALL ON FUNCTION loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;
+        GRANT CREATE ON SCHEMA loracomp_parts TO %2$I; -- who is given a function must have this right meanwhile
         ALTER FUNCTION loracomp_parts.read_%1$s OWNER TO %2$I;
-        REVOKE CREATE ON SCHEMA loracomp_parts FROM %2$I', d.id, d.owner -- who is given a function must have the right meanwhile
+        REVOKE CREATE ON SCHEMA loracomp_parts FROM %2$I
+        $parts$,
+        d.id, d.owner, loracomp.hint_body(d),
+        format(
+            'BEGIN RETURN EXISTS (SELECT FROM %s WHERE %s); END', loracomp.from_source(d),
+            loracomp.key_list(d, '%1$s = %3$s', key => '$1', separator => ' AND ')
+        ),
+        format(
+            -- The view's first columns are the key, whatever their names. Comparing images calls no user's code.
+            $correct$
+            DECLARE
+                but_correct record;
+            BEGIN
+                IF pg_typeof(new.correct) <> 'text'::regtype THEN
+                    RAISE feature_not_supported USING MESSAGE = 'correct is no longer the view''s own column';
+                END IF;
+                but_correct := new;
+                but_correct.correct := old.correct;
+                PERFORM loracomp.write_correction(
+                    %s, (SELECT ARRAY[%s] FROM (SELECT old.*) AS s (%s)), new.correct, record_image_ne(old, but_correct)
+                );
+                RETURN new;
+            END
+            $correct$,
+            d.id, loracomp.key_list(d, '%2$s'), loracomp.key_list(d, '%4$s')
+        ),
+        loracomp.read_body(d)
     );
 END
-$$;
+$make$;
 COMMENT ON FUNCTION loracomp.make_parts IS 'Makes or renews what a declaration has in schema loracomp_parts.';

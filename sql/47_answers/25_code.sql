@@ -7,16 +7,16 @@
 -- as loracomp's owner needs no such way to run code as it.
 CREATE FUNCTION loracomp.check_code(source regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_code.source);
     called text;
+    problem text;
 BEGIN
     IF NOT pg_has_role(relation.relowner, current_user, 'usage') THEN
         EXECUTE format(
             'LOCK TABLE %s %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', CASE WHEN relation.relkind <> 'p' THEN 'ONLY' END,
-            (loracomp.source_names(check_code.source, '{}'))[1]
+            relation.oid::regclass
         );
     END IF;
     SELECT string_agg(DISTINCT p.oid::regprocedure::text, ', ') INTO called
@@ -31,22 +31,17 @@ BEGIN
     JOIN pg_proc AS p ON (u.refclassid, u.refobjid) = ('pg_proc'::regclass, p.oid)
         OR u.refclassid = 'pg_operator'::regclass AND p.oid = (SELECT r.oprcode FROM pg_operator AS r WHERE r.oid = u.refobjid)
     WHERE NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = p.proowner);
-    IF called IS NOT NULL THEN
-        RAISE EXCEPTION 'an index, statistics or a constraint of % calls %', check_code.source, called
-            USING ERRCODE = 'feature_not_supported',
-                HINT = 'drop it, or let a superuser own the function: workers run no code of those who own tables';
-    END IF;
-    IF (SELECT c.relforcerowsecurity FROM pg_class AS c WHERE c.oid = check_code.source) THEN
-        RAISE EXCEPTION 'table % forces its policies on its owner', check_code.source
-            USING ERRCODE = 'feature_not_supported', HINT = 'ALTER TABLE ... NO FORCE ROW LEVEL SECURITY';
-    END IF;
-    IF EXISTS (
-        SELECT FROM pg_partition_tree(check_code.source) AS t JOIN pg_class AS c ON c.oid = t.relid WHERE c.relkind NOT IN ('r', 'p', 'i', 'I')
-    ) THEN
-        RAISE EXCEPTION 'table % has foreign tables as partitions', check_code.source
-            USING ERRCODE = 'feature_not_supported', HINT = 'detach them';
+    problem := CASE
+        WHEN called IS NOT NULL
+            THEN format('an index, statistics or a constraint calls %s: drop it, or let a superuser own the function', called)
+        WHEN relation.relforcerowsecurity THEN 'it forces its policies on its owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY'
+        WHEN EXISTS (
+            SELECT FROM pg_partition_tree(relation.oid) AS t JOIN pg_class AS c ON c.oid = t.relid WHERE c.relkind NOT IN ('r', 'p', 'i', 'I')
+        ) THEN 'foreign tables are its partitions: detach them'
+    END;
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'table % can''t be read: %', check_code.source, problem USING ERRCODE = 'feature_not_supported';
     END IF;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_code IS
-'Raises if reading a table may call functions that no superuser owns, and locks the table so that it stays so. For workers.';
+COMMENT ON FUNCTION loracomp.check_code IS 'Raises if reading a table may call functions that no superuser owns; locks it so that it stays so.';

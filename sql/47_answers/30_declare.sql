@@ -1,6 +1,5 @@
 -- Declarations: made, changed, listed and dropped by people.
 --   create_answers
---     parse_name
 --     check_source              who may declare, and for which tables
 --       check_owner
 --       check_code              25_code.sql
@@ -8,21 +7,20 @@
 --     make_parts                20_parts.sql
 --     make_view                 the view, its trigger, and the triggers on the table
 --   alter_answers
---     find_answers, check_source, check_request, make_parts, label_again
+--     find_answers, check_source, check_request, make_parts, label_row
 --   drop_answers
 --     find_answers              the declaration of a view, if the caller may change it
 --     forget_answers            removes a declaration with all that it made
 
 -- Raises unless the caller owns the table, and its rows can be answered. Returns the declaration, as far as the table decides it.
-CREATE FUNCTION loracomp.check_source(source regclass, prompt text, filter jsonb) RETURNS loracomp.answers
+CREATE FUNCTION loracomp.check_source(source regclass, prompt text, filter jsonb) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_source.source);
-    d loracomp.answers;
+    d loracomp.declaration;
+    named text[];
     col text;
-    number smallint;
 BEGIN
     IF relation.relkind IS NULL OR relation.relkind NOT IN ('r', 'p') OR relation.relpersistence = 't'
         OR relation.relnamespace::regnamespace::text IN ('loracomp', 'loracomp_parts', 'bi', 'pg_catalog')
@@ -52,51 +50,42 @@ BEGIN
             USING ERRCODE = 'feature_not_supported',
                 HINT = 'numbers, texts, uuid, boolean, dates and timestamps can be; collations must be deterministic';
     END IF;
-    IF NOT EXISTS (SELECT FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL) THEN
+    named := ARRAY(SELECT p.col FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL ORDER BY p.place);
+    IF named = '{}' THEN
         RAISE EXCEPTION 'prompt names no column'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'write the name of a column in braces, such as {subject}';
     END IF;
-    d.columns := '{}';
-    FOR col IN
-        SELECT p.col FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL
-        UNION ALL SELECT k.name FROM jsonb_object_keys(check_source.filter) AS k (name)
-    LOOP
-        SELECT a.attnum INTO number FROM pg_attribute AS a
-        WHERE a.attrelid = check_source.source AND a.attname = col AND a.attnum > 0 AND NOT a.attisdropped;
-        IF number IS NULL THEN
-            RAISE EXCEPTION 'table % has no column %', check_source.source, left(col, 100)
-                USING ERRCODE = 'undefined_column', HINT = concat(
-                    'names are compared as they are written; {{ and }} stand for braces',
-                    loracomp.did_you_mean(col, ARRAY(
-                        SELECT a.attname::text FROM pg_attribute AS a
-                        WHERE a.attrelid = check_source.source AND a.attnum > 0 AND NOT a.attisdropped
-                    ))
-                );
-        END IF;
-        IF 'bytea'::regtype IN (
-            SELECT coalesce(nullif(t.typbasetype, 0), t.oid)
-            FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid WHERE a.attrelid = check_source.source AND a.attnum = number
-        ) THEN
-            RAISE EXCEPTION 'column % is bytea, which is no text', col USING ERRCODE = 'wrong_object_type', HINT = 'name another column';
-        END IF;
-        d.columns := d.columns || number;
-    END LOOP;
+    named := named || ARRAY(SELECT k.name FROM jsonb_object_keys(check_source.filter) AS k (name));
+    d.columns := loracomp.numbers_of(check_source.source, named);
+    SELECT n.name INTO col FROM unnest(named) AS n (name) WHERE loracomp.numbers_of(check_source.source, ARRAY[n.name]) = '{}' LIMIT 1;
+    IF col IS NOT NULL THEN
+        RAISE EXCEPTION 'table % has no column %', check_source.source, left(col, 100)
+            USING ERRCODE = 'undefined_column', HINT = concat(
+                'names are compared as they are written; {{ and }} stand for braces',
+                loracomp.did_you_mean(col, ARRAY(
+                    SELECT a.attname::text FROM pg_attribute AS a
+                    WHERE a.attrelid = check_source.source AND a.attnum > 0 AND NOT a.attisdropped
+                ))
+            );
+    END IF;
+    SELECT a.attname INTO col FROM pg_attribute AS a JOIN pg_type AS t ON t.oid = a.atttypid
+    WHERE a.attrelid = check_source.source AND a.attnum = ANY (d.columns) AND 'bytea'::regtype IN (t.oid, t.typbasetype);
+    IF col IS NOT NULL THEN
+        RAISE EXCEPTION 'column % is bytea, which is no text', col USING ERRCODE = 'wrong_object_type', HINT = 'name another column';
+    END IF;
     d.source := check_source.source;
-    d.source_oid := check_source.source;
     d.prompt := check_source.prompt;
     d.filter := check_source.filter;
     d.names := loracomp.source_names(d.source, d.columns || d.key_columns);
     RETURN d;
 END
 $$;
-COMMENT ON FUNCTION loracomp.check_source IS
-'A declaration as far as its table decides it. Raises unless the caller owns the table and its rows can be answered.';
+COMMENT ON FUNCTION loracomp.check_source IS 'A declaration as far as its table decides it. Raises if the table is not the caller''s or can''t be.';
 
 -- Reads only memberships. Jobs run under the owner's name, so it must be a submitter; and our own role must be able to act as it, for the
 -- functions and views that it will own.
 CREATE FUNCTION loracomp.check_owner(owner name) RETURNS void
 LANGUAGE plpgsql STABLE
-SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     IF NOT pg_has_role(check_owner.owner, 'loracomp_submitter', 'usage') AND NOT pg_has_role(check_owner.owner, 'loracomp_admin', 'usage') THEN
@@ -112,9 +101,8 @@ $$;
 COMMENT ON FUNCTION loracomp.check_owner IS 'Raises unless a table''s owner is a submitter as which loracomp''s owner may act.';
 
 -- Changes nothing: it inserts a job and takes it back. So what a job refuses is refused in its words.
-CREATE FUNCTION loracomp.check_request(d loracomp.answers) RETURNS void
+CREATE FUNCTION loracomp.check_request(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
     INSERT INTO loracomp.job (prompt, choices, max_new_tokens, policy, priority, tags, submitted_by)
@@ -126,61 +114,43 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.check_request IS 'Raises if a declaration''s jobs would be refused.';
 
-CREATE FUNCTION loracomp.make_view(d loracomp.answers, schema name, name name) RETURNS regclass
+CREATE FUNCTION loracomp.make_view(d loracomp.declaration, schema name, name name) RETURNS regclass
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = d.source);
-    level CONSTANT text := CASE WHEN relation.relkind = 'p' OR relation.relispartition THEN 'ROW' ELSE 'STATEMENT' END;
-    event text;
+    view CONSTANT text := format('%I.%I', schema, name);
+    for_each_row CONSTANT boolean := (SELECT c.relkind = 'p' OR c.relispartition FROM pg_class AS c WHERE c.oid = d.source);
 BEGIN
     EXECUTE format(
-        'CREATE VIEW %1$I.%2$I WITH (security_barrier) AS
-        SELECT %3$s, a.answer, a.confidence, coalesce(a.status, ''waiting'') AS status, a.reason, a.answered_by, a.answered_at, a.correct
-        FROM %4$s LEFT JOIN loracomp_parts.answers_%6$s AS a ON a.key = ARRAY[%7$s]
-        WHERE %8$s AND (
-            NOT (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = %5$L::regclass) OR loracomp_parts.sees_%6$s(ARRAY[%7$s])
-        )',
-        schema, name, loracomp.key_list(d, '%1$s'), loracomp.from_source(d), d.names[1], d.id,
-        loracomp.key_list(d, '%2$s'), loracomp.filter_condition(d.filter, 's')
-    );
-    EXECUTE format(
-        'CREATE TRIGGER loracomp_correct INSTEAD OF UPDATE ON %1$I.%2$I FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct_%3$s();
-        ALTER VIEW %1$I.%2$I OWNER TO %4$I;
-        COMMENT ON VIEW %1$I.%2$I IS %5$L',
-        schema, name, d.id, d.owner, format('Answers to the rows of %s, made by loracomp.create_answers.', d.names[1])
-    );
-    FOREACH event IN ARRAY '{INSERT,UPDATE,DELETE,TRUNCATE}'::text[] LOOP
-        EXECUTE format(
-            'CREATE TRIGGER loracomp_%1$s_%2$s AFTER %3$s ON %4$s %5$s FOR EACH %6$s EXECUTE FUNCTION loracomp_parts.hint_%1$s()',
-            d.id, lower(event), event, d.names[1],
-            CASE WHEN level = 'STATEMENT' AND event <> 'TRUNCATE' THEN 'REFERENCING' || concat(
-                CASE WHEN event <> 'INSERT' THEN ' OLD TABLE AS old_row' END, CASE WHEN event <> 'DELETE' THEN ' NEW TABLE AS new_row' END
-            ) END,
-            CASE WHEN event = 'TRUNCATE' THEN 'STATEMENT' ELSE level END
+        'CREATE VIEW %1$s WITH (security_barrier) AS
+        SELECT %2$s, a.answer, a.confidence, coalesce(a.status, ''waiting'') AS status, a.reason, a.answered_by, a.answered_at, a.correct
+        FROM %3$s LEFT JOIN loracomp_parts.answers_%4$s AS a ON a.key = ARRAY[%5$s]
+        WHERE %6$s AND (
+            NOT (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = %7$L::regclass) OR loracomp_parts.sees_%4$s(ARRAY[%5$s])
         );
-    END LOOP;
-    RETURN format('%I.%I', schema, name)::regclass;
+        CREATE TRIGGER loracomp_correct INSTEAD OF UPDATE ON %1$s FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct_%4$s();
+        ALTER VIEW %1$s OWNER TO %8$I;
+        COMMENT ON VIEW %1$s IS %9$L',
+        view, loracomp.key_list(d, '%1$s'), loracomp.from_source(d), d.id, loracomp.key_list(d, '%2$s'),
+        loracomp.filter_condition(d.filter, 's'), d.names[1], d.owner,
+        format('Answers to the rows of %s, made by loracomp.create_answers.', d.names[1])
+    );
+    EXECUTE (
+        SELECT string_agg(format(
+            'CREATE TRIGGER loracomp_%1$s_%2$s AFTER %2$s ON %3$s %4$s EXECUTE FUNCTION loracomp_parts.hint_%1$s()', d.id, t.event,
+            d.names[1], CASE WHEN for_each_row AND t.event <> 'truncate' THEN 'FOR EACH ROW' ELSE t.form END
+        ), '; ')
+        FROM (VALUES
+            ('insert', 'REFERENCING NEW TABLE AS new_row FOR EACH STATEMENT'),
+            ('update', 'REFERENCING OLD TABLE AS old_row NEW TABLE AS new_row FOR EACH STATEMENT'),
+            ('delete', 'REFERENCING OLD TABLE AS old_row FOR EACH STATEMENT'),
+            ('truncate', 'FOR EACH STATEMENT')
+        ) AS t (event, form)
+    );
+    RETURN view;
 END
 $$;
 COMMENT ON FUNCTION loracomp.make_view IS 'Makes a declaration''s view, and the triggers on it and on its table.';
-
-CREATE FUNCTION loracomp.parse_name(name text) RETURNS text[]
-LANGUAGE plpgsql IMMUTABLE
-SET search_path = loracomp, pg_temp
-AS $$
-BEGIN
-    IF cardinality(parse_ident(name)) > 2 THEN
-        RAISE invalid_parameter_value;
-    END IF;
-    RETURN parse_ident(name);
-EXCEPTION WHEN invalid_parameter_value THEN
-    RAISE EXCEPTION 'name must be that of a view, with its schema or without, not %', left(name, 100)
-        USING ERRCODE = 'invalid_parameter_value', HINT = 'put names with other than letters, digits and _ into double quotes';
-END
-$$;
-COMMENT ON FUNCTION loracomp.parse_name IS 'The parts of a view''s name. For create_answers.';
 
 CREATE FUNCTION loracomp.create_answers(
     name text,
@@ -198,15 +168,25 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d loracomp.answers;
-    parts CONSTANT text[] := loracomp.parse_name(create_answers.name);
-    schema CONSTANT name := CASE WHEN cardinality(parts) = 2 THEN parts[1] ELSE (
-        SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = create_answers.source
-    ) END;
+    d loracomp.declaration;
+    parts text[];
+    schema name;
 BEGIN
+    BEGIN
+        parts := parse_ident(create_answers.name);
+        IF cardinality(parts) > 2 THEN
+            RAISE invalid_parameter_value;
+        END IF;
+    EXCEPTION WHEN invalid_parameter_value THEN
+        RAISE EXCEPTION 'name must be that of a view, with its schema or without, not %', left(create_answers.name, 100)
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'put names with other than letters, digits and _ into double quotes';
+    END;
     -- Parts of two declarations are not made at the same time. Claims don't wait for this lock.
-    LOCK TABLE loracomp.answers IN SHARE UPDATE EXCLUSIVE MODE;
+    LOCK TABLE loracomp.declaration IN SHARE UPDATE EXCLUSIVE MODE;
     d := loracomp.check_source(create_answers.source, create_answers.prompt, create_answers.filter);
+    schema := coalesce(parts[cardinality(parts) - 1], (
+        SELECT n.nspname FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace WHERE c.oid = d.source
+    ));
     IF NOT has_schema_privilege(d.owner, schema::text, 'create') THEN
         RAISE EXCEPTION '% may not create a view in schema %', d.owner, schema
             USING ERRCODE = 'insufficient_privilege', HINT = 'grant CREATE on the schema to the table''s owner';
@@ -215,42 +195,35 @@ BEGIN
         RAISE EXCEPTION 'there is a table or view % in schema % already', parts[cardinality(parts)], schema
             USING ERRCODE = 'duplicate_table', HINT = 'give another name, or change the declaration by loracomp.alter_answers';
     END IF;
-    d.choices := create_answers.choices;
-    d.max_new_tokens := create_answers.max_new_tokens;
-    d.policy := create_answers.policy;
-    d.priority := create_answers.priority;
-    d.tags := create_answers.tags;
+    INSERT INTO loracomp.declaration AS a (
+        view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy, priority, tags, sweep
+    ) VALUES (
+        0, d.source, d.source, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, create_answers.choices,
+        create_answers.max_new_tokens, create_answers.policy, create_answers.priority, create_answers.tags,
+        CASE WHEN create_answers.backfill THEN 'source' ELSE 'skip' END
+    ) RETURNING a.* INTO d;
     PERFORM loracomp.check_request(d);
     EXECUTE format('LOCK TABLE %s IN SHARE ROW EXCLUSIVE MODE', d.names[1]);
-    d.id := nextval(pg_get_serial_sequence('loracomp.answers', 'id'));
     PERFORM loracomp.make_parts(d);
     d.view := loracomp.make_view(d, schema, parts[cardinality(parts)]);
     IF d.names <> loracomp.source_names(d.source, d.columns || d.key_columns) THEN
         RAISE EXCEPTION 'table % was renamed meanwhile', d.names[1] USING HINT = 'try again';
     END IF;
-    INSERT INTO loracomp.answers (
-        id, view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy,
-        priority, tags, sweep
-    ) OVERRIDING SYSTEM VALUE VALUES (
-        d.id, d.view, d.source, d.source_oid, d.owner, d.prompt, d.columns, d.key_columns, d.names, d.filter, d.choices,
-        d.max_new_tokens, d.policy, d.priority, d.tags, CASE WHEN create_answers.backfill THEN 'source' ELSE 'skip' END
-    );
+    UPDATE loracomp.declaration AS a SET view = d.view WHERE a.id = d.id;
     PERFORM pg_notify('loracomp_job', '');
     RETURN d.view;
 END
 $$;
-COMMENT ON FUNCTION loracomp.create_answers IS
-'Declares that each row of a table gets an answer, now and whenever it is written; makes the view that shows the answers.';
+COMMENT ON FUNCTION loracomp.create_answers IS 'Declares that each row of a table gets an answer, now and whenever it is written; makes the view.';
 
 -- Locks the declaration. Members of the owner's role and administrators may change it; another prompt only the table's owner may give.
-CREATE FUNCTION loracomp.find_answers(name regclass) RETURNS loracomp.answers
+CREATE FUNCTION loracomp.find_answers(name regclass) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d loracomp.answers;
+    d loracomp.declaration;
 BEGIN
-    SELECT a.* INTO d FROM loracomp.answers AS a WHERE a.view = find_answers.name FOR UPDATE;
+    SELECT a.* INTO d FROM loracomp.declaration AS a WHERE a.view = find_answers.name FOR UPDATE;
     IF d.id IS NULL OR NOT (
         loracomp.caller_is_admin() OR coalesce(pg_has_role(loracomp.caller(), to_regrole(quote_ident(d.owner)), 'usage'), FALSE)
         OR pg_has_role(loracomp.caller(), (SELECT c.relowner FROM pg_class AS c WHERE c.oid = d.source), 'usage')
@@ -263,7 +236,8 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.find_answers IS 'The declaration of a view, locked. Raises unless the caller may change it.';
 
--- Null leaves a setting as it is. With a new prompt or other choices, rows are asked whose prompt is another then.
+-- Null leaves a setting as it is. With a new prompt or other choices, rows are asked whose prompt is another then, and corrections are
+-- labelled again; one that is none of the new choices goes.
 CREATE FUNCTION loracomp.alter_answers(
     name regclass,
     prompt text DEFAULT NULL,
@@ -277,8 +251,8 @@ LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d loracomp.answers := loracomp.find_answers(alter_answers.name);
-    looked loracomp.answers;
+    d loracomp.declaration := loracomp.find_answers(alter_answers.name);
+    looked loracomp.declaration;
 BEGIN
     IF alter_answers.prompt IS NOT NULL THEN
         looked := loracomp.check_source(d.source, alter_answers.prompt, d.filter);
@@ -291,22 +265,24 @@ BEGIN
     d.policy := coalesce(alter_answers.policy, d.policy);
     d.priority := coalesce(alter_answers.priority, d.priority);
     PERFORM loracomp.check_request(d);
-    UPDATE loracomp.answers AS a SET
+    UPDATE loracomp.declaration AS a SET
         prompt = d.prompt, columns = d.columns, names = d.names, choices = d.choices, policy = d.policy, priority = d.priority,
         paused = coalesce(alter_answers.paused, a.paused), round = a.round + alter_answers.again::integer,
         trouble = NULL, retry_at = '-infinity'
     WHERE a.id = d.id;
     IF alter_answers.again OR num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN
-        UPDATE loracomp.answers AS a SET sweep = 'source', swept_to = NULL, page_job = NULL WHERE a.id = d.id;
+        UPDATE loracomp.declaration AS a SET sweep = 'source', swept_to = NULL, page_job = NULL WHERE a.id = d.id;
     END IF;
     IF num_nonnulls(alter_answers.prompt, alter_answers.choices) > 0 THEN
-        PERFORM loracomp.label_again(d);
+        PERFORM loracomp.check_code(d.source); -- an administrator may have called
+        UPDATE loracomp.answer_row AS r SET correct = NULL WHERE r.declaration_id = d.id AND r.correct <> ALL (d.choices);
+        UPDATE loracomp.answer_row AS r SET example_id = loracomp.label_row(d, r.key, r.correct)
+        WHERE r.declaration_id = d.id AND r.example_id IS NOT NULL;
     END IF;
     PERFORM pg_notify('loracomp_job', '');
 END
 $$;
-COMMENT ON FUNCTION loracomp.alter_answers IS
-'Changes a declaration: prompt, choices, policy, priority, paused. With again, all rows are asked again, behind new ones.';
+COMMENT ON FUNCTION loracomp.alter_answers IS 'Changes a declaration; with `again`, all rows are asked again, behind new ones.';
 
 CREATE FUNCTION loracomp.drop_answers(name regclass) RETURNS void
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
@@ -319,7 +295,7 @@ $$;
 COMMENT ON FUNCTION loracomp.drop_answers IS 'Drops a declaration with its view and its answers; its waiting jobs are erased.';
 
 -- Whatever of it is left: the table or the view may have been dropped. A trained adapter is retired, and stays for replay.
-CREATE FUNCTION loracomp.forget_answers(d loracomp.answers) RETURNS void
+CREATE FUNCTION loracomp.forget_answers(d loracomp.declaration) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = loracomp, pg_temp
 SET client_min_messages = warning
@@ -335,10 +311,10 @@ BEGIN
     );
     PERFORM loracomp.delete_jobs(ARRAY(
         SELECT r.job_id FROM loracomp.answer_row AS r JOIN loracomp.job AS j ON j.id = r.job_id AND j.finished_at IS NULL
-        WHERE r.answers_id = d.id
+        WHERE r.declaration_id = d.id
     ));
-    DELETE FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id;
-    DELETE FROM loracomp.answers AS a WHERE a.id = d.id;
+    DELETE FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id;
+    DELETE FROM loracomp.declaration AS a WHERE a.id = d.id;
     UPDATE loracomp.adapter AS a SET status = 'retired', retired_at = now() WHERE a.task_id = d.task_id AND a.status <> 'retired';
     DELETE FROM loracomp.task AS t
     WHERE t.id = d.task_id AND NOT EXISTS (SELECT FROM loracomp.adapter AS a WHERE a.task_id = t.id);

@@ -7,16 +7,12 @@
 -- Reads nothing. Not in SQL, which would look for bi.wilson_interval before it is there.
 CREATE FUNCTION loracomp.accuracy_of(hits bigint, n bigint) RETURNS text
 LANGUAGE plpgsql IMMUTABLE
-SET search_path = loracomp, pg_temp
 AS $$
 BEGIN
-    IF n < 20 THEN
-        RETURN format('not yet known (%s of 20 rows)', n);
-    END IF;
-    RETURN (
+    RETURN CASE WHEN n < 20 THEN format('not yet known (%s of 20 rows)', n) ELSE (
         SELECT format('%s %% (%s to %s, %s rows)', round(100.0 * hits / n), round(100 * w.low), round(100 * w.high), n)
         FROM bi.wilson_interval(hits, n) AS w
-    );
+    ) END;
 END
 $$;
 COMMENT ON FUNCTION loracomp.accuracy_of IS 'A share in percent with its 95 % interval, in words; not yet known below twenty rows.';
@@ -57,7 +53,7 @@ AS $$
             THEN format('%s corrections can train an adapter of their own: loracomp answers train %s', k.corrected, a.view)
         END,
         a.choices
-    FROM loracomp.answers AS a
+    FROM loracomp.declaration AS a
     LEFT JOIN loracomp.task AS t ON t.id = a.task_id
     CROSS JOIN LATERAL (
         SELECT
@@ -68,7 +64,7 @@ AS $$
             count(*) FILTER (WHERE r.status = 'refused') AS refused,
             count(*) FILTER (WHERE r.status = 'failed') AS failed,
             count(*) FILTER (WHERE r.answered_at > now() - interval '5 minutes') AS lately
-        FROM loracomp.answer_row AS r WHERE list_answers.counted AND r.answers_id = a.id
+        FROM loracomp.answer_row AS r WHERE list_answers.counted AND r.declaration_id = a.id
     ) AS c
     CROSS JOIN LATERAL (
         SELECT
@@ -78,7 +74,7 @@ AS $$
             count(*) FILTER (WHERE r.drawn AND r.first_answer IS NOT NULL) AS known_before,
             count(*) FILTER (WHERE r.drawn AND r.answer = r.correct AND r.answered_by LIKE '% corrections') AS right_after,
             count(*) FILTER (WHERE r.drawn AND r.answered_by LIKE '% corrections') AS known_after
-        FROM loracomp.answer_row AS r WHERE r.answers_id = a.id AND r.example_id IS NOT NULL -- each corrected row has an example
+        FROM loracomp.answer_row AS r WHERE r.declaration_id = a.id AND r.example_id IS NOT NULL -- each corrected row has an example
     ) AS k
     CROSS JOIN LATERAL (
         SELECT CASE
@@ -105,8 +101,8 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    d CONSTANT loracomp.answers := (
-        SELECT a FROM loracomp.answers AS a
+    d CONSTANT loracomp.declaration := (
+        SELECT a FROM loracomp.declaration AS a
         WHERE a.view = list_answer_rows.name
             AND (loracomp.caller_is_admin() OR pg_has_role(loracomp.caller(), to_regrole(quote_ident(a.owner)), 'usage'))
     );
@@ -117,26 +113,12 @@ BEGIN
             USING ERRCODE = 'no_data_found', HINT = 'loracomp.list_answers() lists them';
     END IF;
     RETURN QUERY EXECUTE format(
-        $query$
-            SELECT
-                r.key, left(j.prompt, 1000), left(r.answer, 1000), r.confidence,
-                CASE
-                    WHEN r.answer IS NOT NULL AND (
-                        r.status = 'asked' OR r.key IN (SELECT h.key FROM loracomp.answer_hint AS h WHERE h.answers_id = $1 AND h.id > $2)
-                    ) THEN 'stale'
-                    ELSE r.status
-                END,
-                r.reason, r.answered_by, r.correct, r.job_id
-            FROM (
-                SELECT r.* FROM loracomp.answer_row AS r
-                WHERE r.answers_id = $1 AND ($3 IS NULL OR (%1$s) > (%2$s)) ORDER BY %1$s LIMIT $4
-            ) AS r
-            LEFT JOIN loracomp.job AS j ON j.id = r.job_id -- it may have been purged
-            ORDER BY %1$s
-        $query$,
-        loracomp.key_list(d, '%3$s', key => 'r.key'), loracomp.key_list(d, '%3$s', key => '$3')
-    ) USING d.id, d.hints_from, list_answer_rows.after, list_answer_rows.n;
+        'SELECT
+            a.key, left(j.prompt, 1000), left(a.answer, 1000), a.confidence, a.status, a.reason, a.answered_by, a.correct, a.job_id
+        FROM loracomp_parts.answers_%1$s AS a LEFT JOIN loracomp.job AS j ON j.id = a.job_id -- it may have been purged
+        WHERE $1 IS NULL OR (%2$s) > (%3$s) ORDER BY %2$s LIMIT $2',
+        d.id, loracomp.key_list(d, '%3$s', key => 'a.key'), loracomp.key_list(d, '%3$s', key => '$1')
+    ) USING list_answer_rows.after, list_answer_rows.n;
 END
 $$;
-COMMENT ON FUNCTION loracomp.list_answer_rows IS
-'Rows of a declaration that were asked, in the order of the table''s key, from after a key on; for its owner and administrators.';
+COMMENT ON FUNCTION loracomp.list_answer_rows IS 'Rows of a declaration that were asked, in the order of the table''s key, from after a key on.';

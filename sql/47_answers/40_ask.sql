@@ -1,7 +1,6 @@
 -- Asking: a claim turns what hints name, and the pages of a look at all rows, into jobs.
 --   ask_rows                    called by claim_jobs
 --     look_at_all               begins a look at all rows; loracomp init calls it too
---     merge_hints               one hint a row is enough while nothing can be asked
 --     ask_of                    one declaration: its hints, then the next page of its look at all rows
 --       follow_source           notices what became of the table: renamed, restored, dropped, another owner
 --         forget_answers, make_parts
@@ -17,20 +16,17 @@ SET search_path = loracomp, pg_temp
 SET lock_timeout = '200ms'
 AS $$
 DECLARE
-    d loracomp.answers;
+    d loracomp.declaration;
     most integer;
-    problem text;
-    is_full boolean;
-    is_busy boolean;
     newest_miss CONSTANT bigint := (
         SELECT m.last_value FROM loracomp.missed_hint AS m
         WHERE m.last_value < pg_snapshot_xmin(pg_current_snapshot())::text::bigint -- that transaction has ended
     );
 BEGIN
     FOR d IN
-        SELECT a.* FROM loracomp.answers AS a
+        SELECT a.* FROM loracomp.declaration AS a
         WHERE a.retry_at <= clock_timestamp() AND (
-            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id AND h.id > a.hints_from)
+            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.id > a.hints_from)
             OR NOT a.paused AND (
                 newest_miss > a.missed OR a.looked_at < now() - interval '1 day' -- triggers miss some: COPY by replication, a new partition
                 OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
@@ -41,62 +37,47 @@ BEGIN
         FOR NO KEY UPDATE SKIP LOCKED
     LOOP
         EXIT WHEN clock_timestamp() > statement_timestamp() + interval '1 second'; -- the claim waits
-        IF d.paused THEN
-            PERFORM loracomp.merge_hints(d.id);
+        IF d.paused THEN -- one hint a row is enough; once a minute, as this reads them all
+            DELETE FROM loracomp.answer_hint AS h
+            WHERE h.declaration_id = d.id AND h.id NOT IN (
+                SELECT max(n.id) FROM loracomp.answer_hint AS n WHERE n.declaration_id = d.id GROUP BY n.key
+            );
+            UPDATE loracomp.declaration AS a SET retry_at = clock_timestamp() + interval '1 minute' WHERE a.id = d.id;
             CONTINUE;
         END IF;
         FOREACH most IN ARRAY '{200,20,1}'::integer[] LOOP -- the owner's share of the queue may have less room
-            problem := NULL;
             BEGIN
                 IF newest_miss > d.missed OR d.looked_at < now() - interval '1 day' THEN
                     PERFORM loracomp.look_at_all(d.id, newest_miss);
                 END IF;
                 PERFORM loracomp.ask_of(d, most);
-            EXCEPTION WHEN OTHERS THEN
-                problem := sqlerrm;
-                is_full := sqlstate = '53400';
-                is_busy := sqlstate = '55P03'; -- it is being vacuumed, or an index is being made
+                EXIT;
+            EXCEPTION WHEN OTHERS THEN -- soon again if the queue is full, or the table is being vacuumed or gets an index
+                UPDATE loracomp.declaration AS a SET
+                    trouble = sqlerrm,
+                    retry_at = clock_timestamp() + make_interval(secs => CASE WHEN sqlstate IN ('53400', '55P03') THEN 1 ELSE 10 END)
+                WHERE a.id = d.id;
+                EXIT WHEN sqlstate <> '53400';
             END;
-            EXIT WHEN problem IS NULL OR NOT is_full;
         END LOOP;
-        IF problem IS NOT NULL THEN
-            UPDATE loracomp.answers AS a
-            SET trouble = problem, retry_at = clock_timestamp() + CASE WHEN is_full OR is_busy THEN interval '1 second' ELSE interval '10 seconds' END
-            WHERE a.id = d.id;
-        END IF;
     END LOOP;
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for the rows of declarations that were written since the last call. For claim_jobs.';
 
 -- From the start. The look `skip` stays one.
-CREATE FUNCTION loracomp.look_at_all(answers_id integer, missed bigint DEFAULT NULL) RETURNS void
+CREATE FUNCTION loracomp.look_at_all(declaration_id integer, missed bigint DEFAULT NULL) RETURNS void
 LANGUAGE sql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
-    UPDATE loracomp.answers AS a
+    UPDATE loracomp.declaration AS a
     SET sweep = coalesce(nullif(a.sweep, 'answers'), 'source'), swept_to = NULL, looked_at = now(),
         missed = coalesce(look_at_all.missed, a.missed)
-    WHERE a.id = look_at_all.answers_id;
+    WHERE a.id = look_at_all.declaration_id;
 $$;
 COMMENT ON FUNCTION loracomp.look_at_all IS 'Begins a look at all rows of a declaration.';
 
--- Once a minute, as it reads them all.
-CREATE FUNCTION loracomp.merge_hints(answers_id integer) RETURNS void
-LANGUAGE sql VOLATILE
-SET search_path = loracomp, pg_temp
-AS $$
-    DELETE FROM loracomp.answer_hint AS h
-    WHERE h.answers_id = merge_hints.answers_id AND h.id NOT IN (
-        SELECT max(n.id) FROM loracomp.answer_hint AS n WHERE n.answers_id = merge_hints.answers_id GROUP BY n.key
-    );
-    UPDATE loracomp.answers AS a SET retry_at = clock_timestamp() + interval '1 minute' WHERE a.id = merge_hints.answers_id;
-$$;
-COMMENT ON FUNCTION loracomp.merge_hints IS 'Keeps one hint for each row of a paused declaration.';
-
-CREATE FUNCTION loracomp.ask_of(d loracomp.answers, most integer) RETURNS void
+CREATE FUNCTION loracomp.ask_of(d loracomp.declaration, most integer) RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     asked bigint;
@@ -106,43 +87,42 @@ BEGIN
     IF d.id IS NULL THEN
         RETURN;
     END IF;
-    FOR part IN 1..5 LOOP -- several if they have nothing to ask; the claim that called waits
-        EXIT WHEN asked > 0 OR NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id AND h.id > d.hints_from);
-        asked := loracomp.ask_hints(d, most);
+    FOR part IN 1..10 LOOP -- several if they have nothing to ask; the claim that called waits
+        SELECT a.* INTO d FROM loracomp.declaration AS a WHERE a.id = d.id;
+        IF EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.id > d.hints_from) THEN
+            asked := loracomp.ask_hints(d, most);
+        ELSIF d.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued') THEN
+            asked := loracomp.ask_page(d, most);
+        ELSE
+            EXIT;
+        END IF;
+        EXIT WHEN asked > 0;
     END LOOP;
-    FOR part IN 1..10 LOOP
-        SELECT a.* INTO d FROM loracomp.answers AS a WHERE a.id = d.id;
-        EXIT WHEN asked > 0 OR d.sweep IS NULL
-            OR EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = d.id AND h.id > d.hints_from)
-            OR EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued');
-        PERFORM loracomp.ask_page(d, most);
-    END LOOP;
-    UPDATE loracomp.answers AS a SET trouble = NULL WHERE a.id = d.id AND a.trouble IS NOT NULL;
+    UPDATE loracomp.declaration AS a SET trouble = NULL, retry_at = '-infinity' WHERE a.id = d.id AND a.trouble IS NOT NULL;
     -- Handled hints leave dead entries, which stay while any session has an old snapshot: next time they are passed over, up to
     -- hints_to. Transactions before hints_before wrote these; once all of them have ended, no such hint can still come.
-    UPDATE loracomp.answers AS a
+    UPDATE loracomp.declaration AS a
     SET hints_from = a.hints_to, hints_to = newest, hints_before = pg_snapshot_xmax(pg_current_snapshot())::text::bigint
     WHERE a.id = d.id AND newest > a.hints_to AND a.hints_before <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint
         AND current_setting('transaction_isolation') = 'read committed'
-        AND NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id AND h.id > a.hints_from AND h.id <= a.hints_to);
+        AND NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.id > a.hints_from AND h.id <= a.hints_to);
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_of IS 'Asks for rows of a declaration: those that hints name, and a page of a look at all rows.';
 
 -- The declaration as it now is; null if its table or view is gone, and then it is forgotten. Raises if nothing may be read.
-CREATE FUNCTION loracomp.follow_source(d loracomp.answers) RETURNS loracomp.answers
+CREATE FUNCTION loracomp.follow_source(d loracomp.declaration) RETURNS loracomp.declaration
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     owner CONSTANT name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = d.source);
     names text[];
 BEGIN
     IF d.source_oid <> d.source THEN -- restored from a dump, with other numbers of columns and transactions
-        d.columns := loracomp.numbers_of(d.source, d.names[2 : cardinality(d.columns) + 1]);
         d.key_columns := loracomp.numbers_of(d.source, d.names[cardinality(d.columns) + 2 :]);
-        UPDATE loracomp.answer_row AS r SET changed_in = 0 WHERE r.answers_id = d.id;
-        UPDATE loracomp.answers AS a
+        d.columns := loracomp.numbers_of(d.source, d.names[2 : cardinality(d.columns) + 1]);
+        UPDATE loracomp.answer_row AS r SET changed_in = 0 WHERE r.declaration_id = d.id;
+        UPDATE loracomp.declaration AS a
         SET source_oid = a.source, columns = d.columns, key_columns = d.key_columns, missed = 0, hints_before = 0 WHERE a.id = d.id;
         PERFORM loracomp.make_parts(d);
     END IF;
@@ -172,85 +152,86 @@ BEGIN
         );
         d.names := names;
         PERFORM loracomp.make_parts(d);
-        UPDATE loracomp.answers AS a SET prompt = d.prompt, filter = d.filter, names = d.names WHERE a.id = d.id;
+        UPDATE loracomp.declaration AS a SET prompt = d.prompt, filter = d.filter, names = d.names WHERE a.id = d.id;
         PERFORM loracomp.look_at_all(d.id);
     END IF;
     RETURN d;
 END
 $$;
-COMMENT ON FUNCTION loracomp.follow_source IS
-'Follows what became of a declaration''s table: renamed columns are renamed in the prompt; without table or view it is forgotten.';
+COMMENT ON FUNCTION loracomp.follow_source IS 'Follows what became of a declaration''s table: renamed columns are renamed in the prompt.';
 
-CREATE FUNCTION loracomp.ask_hints(d loracomp.answers, most integer) RETURNS bigint
+CREATE FUNCTION loracomp.ask_hints(d loracomp.declaration, most integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     keys jsonb;
-    looks boolean;
+    is_emptied boolean;
 BEGIN
     WITH taken AS (
         DELETE FROM loracomp.answer_hint AS h
-        WHERE h.answers_id = d.id AND h.id = ANY (ARRAY(
-            SELECT n.id FROM loracomp.answer_hint AS n WHERE n.answers_id = d.id AND n.id > d.hints_from ORDER BY n.id LIMIT most
+        WHERE h.declaration_id = d.id AND h.id = ANY (ARRAY(
+            SELECT n.id FROM loracomp.answer_hint AS n WHERE n.declaration_id = d.id AND n.id > d.hints_from ORDER BY n.id LIMIT most
         ))
         RETURNING h.key
     )
     SELECT coalesce(jsonb_agg(DISTINCT jsonb_build_object('key', t.key)) FILTER (WHERE t.key <> '{}'), '[]'), bool_or(t.key = '{}')
-    INTO keys, looks FROM taken AS t;
-    UPDATE loracomp.answers AS a SET sweep = 'answers', swept_to = NULL -- the table was emptied
-    WHERE a.id = d.id AND looks AND coalesce(a.sweep, 'answers') = 'answers';
-    RETURN loracomp.ask_found(d, keys, loracomp.read_rows(d, keys, most), 'hint');
+    INTO keys, is_emptied FROM taken AS t;
+    IF is_emptied THEN
+        PERFORM loracomp.look_at_all(d.id);
+    END IF;
+    RETURN loracomp.ask_found(d, keys, loracomp.read_rows(d, keys), 'hint');
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_hints IS 'Asks for rows that hints name, and deletes the hints; returns one of the jobs, if there are any.';
+COMMENT ON FUNCTION loracomp.ask_hints IS 'Asks for rows that hints name, and deletes the hints; returns one of the jobs.';
 
 -- A look at all rows reads the table in the order of its key, then the answers, of which some may have lost their rows.
-CREATE FUNCTION loracomp.ask_page(d loracomp.answers, most integer) RETURNS void
+CREATE FUNCTION loracomp.ask_page(d loracomp.declaration, most integer) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
-    found_rows jsonb;
     keys jsonb;
+    found_rows jsonb;
     asked bigint;
     is_last boolean;
 BEGIN
-    IF d.sweep <> 'answers' THEN
-        found_rows := loracomp.read_rows(d, NULL, most);
-        keys := found_rows;
-    ELSE
+    IF d.sweep = 'answers' THEN
         keys := (
             SELECT coalesce(jsonb_agg(jsonb_build_object('key', p.key) ORDER BY p.key), '[]') FROM (
                 SELECT r.key FROM loracomp.answer_row AS r
-                WHERE r.answers_id = d.id AND r.key > coalesce(d.swept_to, '{}') ORDER BY r.key LIMIT most
+                WHERE r.declaration_id = d.id AND r.key > coalesce(d.swept_to, '{}') ORDER BY r.key LIMIT most
             ) AS p
         );
-        found_rows := loracomp.read_rows(d, keys, most);
     END IF;
+    found_rows := loracomp.read_rows(d, keys, d.swept_to, most);
+    keys := coalesce(keys, found_rows, '[]');
+    is_last := jsonb_array_length(keys) < most;
     asked := loracomp.ask_found(d, keys, found_rows, d.sweep);
-    is_last := keys IS NULL OR jsonb_array_length(keys) < most;
-    UPDATE loracomp.answers AS a SET
+    UPDATE loracomp.declaration AS a SET
         sweep = CASE WHEN NOT is_last THEN d.sweep WHEN d.sweep <> 'answers' THEN 'answers' END,
         swept_to = CASE WHEN NOT is_last THEN ARRAY(SELECT jsonb_array_elements_text(keys -> -1 -> 'key')) END,
         page_job = asked
     WHERE a.id = d.id;
+    RETURN asked;
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_page IS 'Asks for the next rows of a look at all rows, behind everything else.';
+COMMENT ON FUNCTION loracomp.ask_page IS 'Asks for the next rows of a look at all rows, behind everything else; returns one of the jobs.';
 
--- Reads rows with the rights of the table's owner: those of these keys, or (null) the next page of a look at all rows.
-CREATE FUNCTION loracomp.read_rows(d loracomp.answers, keys jsonb, most integer) RETURNS jsonb
+-- Reads rows with the rights of the table's owner: those with these keys, or (null) the next ones after a key, in the order of the keys.
+CREATE FUNCTION loracomp.read_rows(
+    d loracomp.declaration, keys jsonb DEFAULT NULL, last text[] DEFAULT NULL, most integer DEFAULT NULL
+) RETURNS jsonb
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     read jsonb;
 BEGIN
+    IF d.view IS NOT NULL AND NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN -- it keeps the types of the key's columns
+        RAISE EXCEPTION 'the rows of % can''t be read: its view was dropped', d.names[1] USING ERRCODE = 'undefined_table';
+    END IF;
     EXECUTE format(
-        'SELECT jsonb_agg(jsonb_build_object(''key'', r.row_key, ''prompt'', r.prompt, ''is_asked'', r.is_asked))
+        'SELECT jsonb_agg(jsonb_build_object(''key'', r.row_key, ''prompt'', r.prompt, ''passes'', r.passes))
         FROM loracomp_parts.read_%s($1, $2, $3) AS r', d.id
-    ) INTO read USING keys, d.swept_to, most;
+    ) INTO read USING keys, last, most;
     RAISE EXCEPTION USING ERRCODE = 'LC001';
 EXCEPTION WHEN SQLSTATE 'LC001' THEN -- what else it may have done, such as a change of settings, is undone
     RETURN read;
@@ -261,9 +242,8 @@ COMMENT ON FUNCTION loracomp.read_rows IS 'Rows of a declaration''s table with t
 -- Returns a job from the middle of those that it asked. A row whose newest prompt is the one that was asked is left as it is. by: what
 -- found the rows, a hint or a look at all rows. The look `skip` only notes the rows that were there: without backfill, they are asked
 -- once a hint says that they have changed.
-CREATE FUNCTION loracomp.ask_found(d loracomp.answers, keys jsonb, found_rows jsonb, by text) RETURNS bigint
+CREATE FUNCTION loracomp.ask_found(d loracomp.declaration, keys jsonb, found_rows jsonb, by text) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
-SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     of_jobs CONSTANT text := loracomp.policy_of(d);
@@ -280,23 +260,23 @@ BEGIN
                 WHEN char_length(f.prompt) > 1000000 THEN 'the prompt is longer than 1000000 characters'
                 WHEN by = 'skip' THEN skipped
             END AS reason
-        FROM jsonb_to_recordset(found_rows) AS f (key text[], prompt text, is_asked boolean)
-        WHERE f.is_asked
+        FROM jsonb_to_recordset(found_rows) AS f (key text[], prompt text, passes boolean)
+        WHERE f.passes
     ),
     gone AS (
         DELETE FROM loracomp.answer_row AS r
         USING (
             SELECT k.key FROM jsonb_to_recordset(keys) AS k (key text[]) EXCEPT SELECT g.key FROM given AS g
         ) AS k
-        WHERE r.answers_id = d.id AND r.key = k.key
+        WHERE r.declaration_id = d.id AND r.key = k.key
         RETURNING r.job_id
     ),
     changed AS MATERIALIZED (
         SELECT g.*, r.job_id AS earlier, CASE WHEN g.reason IS NULL THEN nextval('loracomp.job_id_seq') END AS job_id
-        FROM given AS g LEFT JOIN loracomp.answer_row AS r ON r.answers_id = d.id AND r.key = g.key
+        FROM given AS g LEFT JOIN loracomp.answer_row AS r ON r.declaration_id = d.id AND r.key = g.key
         WHERE r.prompt_hash IS DISTINCT FROM g.prompt_hash OR by = 'hint' AND r.reason = skipped
     ),
-    asked AS (
+    queued AS (
         INSERT INTO loracomp.job (id, prompt, choices, max_new_tokens, policy, priority, tags, submitted_by)
         OVERRIDING SYSTEM VALUE
         SELECT c.job_id, c.prompt, d.choices, d.max_new_tokens, of_jobs,
@@ -304,7 +284,7 @@ BEGIN
         FROM changed AS c WHERE c.job_id IS NOT NULL ORDER BY c.job_id
     ),
     written AS (
-        INSERT INTO loracomp.answer_row AS r (answers_id, key, status, reason, job_id, prompt_hash, changed_in)
+        INSERT INTO loracomp.answer_row AS r (declaration_id, key, status, reason, job_id, prompt_hash, changed_in)
         SELECT
             d.id, c.key, CASE WHEN c.reason IS NULL THEN 'asked' ELSE 'refused' END, c.reason, c.job_id, c.prompt_hash,
             pg_current_xact_id()::text::bigint
@@ -324,5 +304,4 @@ BEGIN
     RETURN new_jobs[(cardinality(new_jobs) + 1) / 2];
 END
 $$;
-COMMENT ON FUNCTION loracomp.ask_found IS
-'Inserts jobs for those of the found rows whose prompt is new, and erases what was asked for keys that were not found.';
+COMMENT ON FUNCTION loracomp.ask_found IS 'Inserts jobs for rows whose prompt is new, and erases what was asked for keys that were not found.';

@@ -10,7 +10,7 @@ AS $$
 DECLARE
     written integer[];
 BEGIN
-    IF NOT EXISTS (SELECT FROM loracomp.answers) THEN
+    IF NOT EXISTS (SELECT FROM loracomp.declaration) THEN
         RETURN NULL;
     END IF;
     WITH ended AS (
@@ -22,7 +22,7 @@ BEGIN
             answered_by = CASE
                 WHEN p.composed_tasks = '{}' THEN 'base'
                 WHEN p.example_tasks[1] = (
-                    SELECT t.name FROM loracomp.answers AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.answers_id
+                    SELECT t.name FROM loracomp.declaration AS a JOIN loracomp.task AS t ON t.id = a.task_id WHERE a.id = r.declaration_id
                 ) AND p.calibration_examples <> '{}' THEN format('%s corrections', cardinality(p.calibration_examples))
                 WHEN p.job_id IS NOT NULL THEN 'mix'
             END,
@@ -30,10 +30,10 @@ BEGIN
             changed_in = pg_current_xact_id()::text::bigint
         FROM new_job AS n LEFT JOIN loracomp.prediction AS p ON p.job_id = n.id
         WHERE r.job_id = n.id AND (n.finished_at IS NOT NULL OR r.status = 'failed') -- a failed job may be queued again
-        RETURNING r.answers_id
+        RETURNING r.declaration_id
     )
-    SELECT array_agg(DISTINCT e.answers_id) INTO written FROM ended AS e;
-    PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.answers AS a
+    SELECT array_agg(DISTINCT e.declaration_id) INTO written FROM ended AS e;
+    PERFORM pg_notify('loracomp_answers', a.view::text) FROM loracomp.declaration AS a
     WHERE a.id = ANY (written) AND pg_notification_queue_usage() < 0.5;
     RETURN NULL;
 END
@@ -79,12 +79,12 @@ SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-    d loracomp.answers;
+    d loracomp.declaration;
     last bigint;
     last_key text[];
     ended CONSTANT bigint := pg_snapshot_xmin(pg_current_snapshot())::text::bigint;
 BEGIN
-    SELECT a.* INTO d FROM loracomp.answers AS a
+    SELECT a.* INTO d FROM loracomp.declaration AS a
     WHERE a.view = name AND has_table_privilege(loracomp.caller(), a.view, 'select');
     IF d.id IS NULL THEN
         RAISE EXCEPTION '% is not a declaration that you may read', name USING ERRCODE = 'insufficient_privilege', HINT = 'GRANT SELECT on it';
@@ -109,10 +109,9 @@ BEGIN
         r.key, r.status, r.answer, r.confidence, r.reason, r.answered_by, r.answered_at,
         jsonb_build_array(r.changed_in, r.key)::text
     FROM loracomp.answer_row AS r
-    WHERE r.answers_id = d.id AND r.status <> 'asked' AND r.changed_in < ended
+    WHERE r.declaration_id = d.id AND r.status <> 'asked' AND r.changed_in < ended
         AND (r.changed_in, r.key) > (last, last_key)
     ORDER BY r.changed_in, r.key LIMIT most;
 END
 $$;
-COMMENT ON FUNCTION loracomp.answers_since IS
-'Answers and refusals that came since a cursor, each with the cursor to go on from; null: from the start.';
+COMMENT ON FUNCTION loracomp.answers_since IS 'Answers and refusals that came since a cursor (null: all), each with the cursor to go on from.';

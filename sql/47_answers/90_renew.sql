@@ -3,9 +3,9 @@
 -- for an owner whose role was renamed, must not stop the upgrade; ask_rows says what is wrong with it.
 DO $$
 DECLARE
-    d loracomp.answers;
+    d loracomp.declaration;
 BEGIN
-    FOR d IN SELECT a.* FROM loracomp.answers AS a WHERE a.source_oid = a.source LOOP
+    FOR d IN SELECT a.* FROM loracomp.declaration AS a WHERE a.source_oid = a.source LOOP
         BEGIN
             PERFORM loracomp.make_parts(d);
         EXCEPTION WHEN OTHERS THEN
@@ -14,4 +14,4 @@ BEGIN
     END LOOP;
 END
 $$;
-SELECT loracomp.look_at_all(a.id) FROM loracomp.answers AS a;
+SELECT loracomp.look_at_all(a.id) FROM loracomp.declaration AS a;

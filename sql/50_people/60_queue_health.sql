@@ -40,14 +40,14 @@ SELECT
     ) AS live_workers,
     CASE WHEN bool_or(b.is_default) THEN (
         SELECT coalesce(sum(greatest(
-            (SELECT count(*) FROM loracomp.answer_hint AS h WHERE h.answers_id = a.id AND h.id > a.hints_from),
+            (SELECT count(*) FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.id > a.hints_from),
             CASE
                 WHEN a.sweep = 'source' THEN loracomp.estimated_rows(a.source) - (
-                    SELECT count(*) FROM loracomp.answer_row AS o WHERE o.answers_id = a.id
+                    SELECT count(*) FROM loracomp.answer_row AS o WHERE o.declaration_id = a.id
                 )
             END
         )), 0)::bigint
-        FROM loracomp.answers AS a WHERE NOT a.paused
+        FROM loracomp.declaration AS a WHERE NOT a.paused
     ) ELSE 0 END AS rows_waiting
 FROM loracomp.base_model AS b
 LEFT JOIN recent AS r ON b.name = r.base_model

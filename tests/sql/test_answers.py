@@ -96,7 +96,7 @@ def test_what_is_corrected_is_shown_and_in_the_audit(connection: Connection, ali
     alice.execute("SELECT loracomp.correct_answer('urgency', 2, NULL)")
     assert value(alice, "SELECT correct IS NULL FROM urgency WHERE id = 2")
     events = connection.execute(
-        "SELECT actor, reason FROM loracomp.audit_event WHERE entity = 'answers' ORDER BY id"
+        "SELECT actor, reason FROM loracomp.audit_event WHERE entity = 'declaration' ORDER BY id"
     ).fetchall()
     assert [(row["actor"], row["reason"]) for row in events] == [
         (login("alice"), reason) for reason in ("corrected", "corrected", "correction taken back")
@@ -170,7 +170,7 @@ def test_handled_hints_are_passed_over_and_late_ones_are_not(
     """Under an old snapshot they can't be removed. A hint that is committed late has a number below those of others."""
     alice.execute(URGENCY)
     passed = (
-        "SELECT a.hints_from >= (SELECT last_value FROM loracomp.answer_hint_id_seq) - 1 FROM loracomp.answers AS a"
+        "SELECT a.hints_from >= (SELECT last_value FROM loracomp.answer_hint_id_seq) - 1 FROM loracomp.declaration AS a"
     )
     with connect(database, "alice") as late, late.transaction():
         late.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
@@ -200,6 +200,37 @@ def test_rows_of_loracomps_owner_are_asked_while_their_table_is_vacuumed(
         connection.execute("DROP TABLE public.ours CASCADE")
 
 
+def test_rows_of_another_owner_wait_while_their_table_is_vacuumed(
+    connection: Connection, database: str, alice: Connection
+) -> None:
+    """Nothing may be added to the table between the look for its owner's code and the reading of its rows."""
+    alice.execute(URGENCY)
+    answer_all(connection)
+    with db.connect(database) as vacuum, vacuum.transaction():
+        vacuum.execute("LOCK TABLE public.tickets IN SHARE UPDATE EXCLUSIVE MODE")
+        alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
+        assert ask(connection) == {}
+        assert shown(alice) == {1: ("waiting", None)}
+        assert "could not obtain lock" in value(alice, "SELECT state FROM loracomp.list_answers()")
+    assert value(connection, "SELECT retry_at < now() + interval '5 seconds' FROM loracomp.declaration"), "not ten"
+    connection.execute("UPDATE loracomp.declaration SET retry_at = now()")
+    assert answer_all(connection) == ["Ticket: a one"]
+    assert value(alice, "SELECT state FROM loracomp.list_answers()") == "ready"
+
+
+def test_rows_are_listed_in_the_order_of_the_tables_key(connection: Connection, alice: Connection) -> None:
+    """Numbers as numbers, page after page."""
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets SELECT i, 'a', 'b' FROM generate_series(-2, 12) AS i")
+    answer_all(connection, "urgent")
+    alice.execute("UPDATE tickets SET body = 'c' WHERE id = 12")
+    listed = "SELECT key[1]::integer AS id, status FROM loracomp.list_answer_rows('urgency', %s, 8)"
+    first, second = (alice.execute(listed, [after]).fetchall() for after in (None, ["5"]))
+    assert [row["id"] for row in first] == [-2, -1, 0, 1, 2, 3, 4, 5]
+    assert [row["id"] for row in second] == [6, 7, 8, 9, 10, 11, 12]
+    assert [row["status"] for row in second] == ["answered"] * 6 + ["stale"]
+
+
 def test_a_renamed_column_is_followed_and_a_dropped_one_pauses(connection: Connection, alice: Connection) -> None:
     alice.execute(URGENCY.replace("}')", "}', filter => '{\"seen\": [0, 1]}')"))
     alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'one')")
@@ -214,6 +245,8 @@ def test_a_renamed_column_is_followed_and_a_dropped_one_pauses(connection: Conne
     prompt = value(alice, "SELECT prompt FROM loracomp.list_answers()")
     assert prompt == "Ticket: {subject} {the $body$ 'text'}"
     assert shown(alice) == {1: ("answered", "one"), 2: ("answered", "two")}
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 2")
+    assert value(alice, "SELECT correct FROM urgency WHERE id = 2") == "urgent"
     alice.execute('ALTER TABLE "My tickets" DROP COLUMN subject')
     alice.execute('UPDATE "My tickets" SET looked = 0')
     assert answer_all(connection) == []
@@ -231,7 +264,7 @@ def test_a_dropped_table_or_view_cleans_up(connection: Connection, alice: Connec
         assert len(ask(connection)) == 1
         alice.execute(statement.encode())
         assert ask(connection) == {}
-        for relation in ("answers", "answer_row", "answer_hint", "job"):
+        for relation in ("declaration", "answer_row", "answer_hint", "job"):
             assert value(connection, f"SELECT count(*) FROM loracomp.{relation}") == 0
         left = "SELECT count(*) FROM pg_proc WHERE pronamespace = 'loracomp_parts'::regnamespace"
         assert value(connection, left) == 0
@@ -389,7 +422,7 @@ def test_without_backfill_rows_are_asked_once_they_change(connection: Connection
     alice.execute(URGENCY.replace("}')", "}', backfill => false)"))
     alice.execute("INSERT INTO tickets VALUES (3, 'a', 'three')")
     assert answer_all(connection) == ["Ticket: a three"]
-    connection.execute("UPDATE loracomp.answers SET looked_at = now() - interval '25 hours'")
+    connection.execute("UPDATE loracomp.declaration SET looked_at = now() - interval '25 hours'")
     alice.execute("UPDATE tickets SET body = 'four' WHERE id = 2")
     assert answer_all(connection) == ["Ticket: a four"]
     assert shown(alice) == {1: ("refused", None), 2: ("answered", "four"), 3: ("answered", "three")}
@@ -418,7 +451,7 @@ def test_a_new_partition_is_found_by_the_daily_look(connection: Connection, alic
     alice.execute("CREATE TABLE first (LIKE tickets INCLUDING ALL); INSERT INTO first VALUES (1, 'a', 'one')")
     alice.execute("ALTER TABLE tickets ATTACH PARTITION first FOR VALUES FROM (0) TO (10)")
     assert answer_all(connection) == []
-    connection.execute("UPDATE loracomp.answers SET looked_at = now() - interval '25 hours'")
+    connection.execute("UPDATE loracomp.declaration SET looked_at = now() - interval '25 hours'")
     assert answer_all(connection) == ["Ticket: a one"]
     alice.execute("UPDATE first SET body = 'two'")
     assert answer_all(connection) == ["Ticket: a two"], "a statement may name a partition"
@@ -440,7 +473,7 @@ def test_the_view_looks_rows_up_by_key_and_pages_keep_the_queue_short(
     connection.execute("ANALYZE loracomp.answer_row")
     plan = "\n".join(row["QUERY PLAN"] for row in alice.execute("EXPLAIN SELECT * FROM urgency WHERE id = 17"))
     assert "tickets_pkey" in plan and "a_row_has_one_answer" in plan and "Seq Scan on tickets" not in plan
-    assert "Index Cond: ((answers_id = " in plan and "AND (key = " in plan, plan
+    assert "Index Cond: ((declaration_id = " in plan and "AND (key = " in plan, plan
 
 
 def test_real_workers_and_writers_at_once(connection: Connection, alice: Connection, database: str) -> None:

@@ -14,9 +14,9 @@ from people_fixtures import connect, login, value
 
 SPY = """
 CREATE SCHEMA trap AUTHORIZATION {0};
-CREATE TABLE trap.seen (who text);
-ALTER TABLE trap.seen OWNER TO {0};
-GRANT INSERT ON trap.seen TO public;
+CREATE SEQUENCE trap.ran;
+ALTER SEQUENCE trap.ran OWNER TO {0};
+GRANT UPDATE ON SEQUENCE trap.ran TO public;
 GRANT USAGE ON SCHEMA trap TO public
 """
 
@@ -30,14 +30,15 @@ def alice(connection: Connection, database: str, logins: None) -> Iterator[Conne
     connection.execute("DROP SCHEMA IF EXISTS trap CASCADE")
 
 
-def others_that_ran_it(connection: Connection) -> set[str]:
-    """Roles other than alice that ran her code."""
-    return {row["who"] for row in connection.execute("SELECT who FROM trap.seen")} - {login("alice")}
+def others_ran_it(connection: Connection) -> bool:
+    """Whether alice's code ran with other rights or in another's session; a sequence says so also after a rollback."""
+    return value(connection, "SELECT is_called FROM trap.ran")
 
 
+# What is said to be immutable also runs when a statement is planned.
 EVIL = """
-CREATE FUNCTION trap.spy() RETURNS text LANGUAGE plpgsql AS $$
-BEGIN INSERT INTO trap.seen VALUES (current_user); RETURN '1'; END $$;
+CREATE FUNCTION trap.spy() RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$
+BEGIN IF current_user <> '{0}' OR session_user <> '{0}' THEN PERFORM setval('trap.ran', 1); END IF; RETURN '1'; END $$;
 CREATE TYPE trap.evil AS (a integer)
 """
 CASTS = {"json": "ASSIGNMENT", "jsonb": "ASSIGNMENT", "text": "IMPLICIT", "bigint": "IMPLICIT", "numeric": "IMPLICIT"}
@@ -45,11 +46,12 @@ CASTS = {"json": "ASSIGNMENT", "jsonb": "ASSIGNMENT", "text": "IMPLICIT", "bigin
 
 def make_evil_type(alice: Connection) -> None:
     """A type whose conversions are alice's code."""
-    alice.execute(EVIL)
+    alice.execute(EVIL.format(login("alice")).encode())
     for target, how in CASTS.items():
         name = f"trap.to_{target}"
         alice.execute(
-            f"CREATE FUNCTION {name}(trap.evil) RETURNS {target} LANGUAGE sql AS 'SELECT trap.spy()::{target}';"
+            f"CREATE FUNCTION {name}(trap.evil) RETURNS {target} IMMUTABLE"
+            f" LANGUAGE sql AS 'SELECT trap.spy()::{target}';"
             f"CREATE CAST (trap.evil AS {target}) WITH FUNCTION {name}(trap.evil) AS {how}".encode()
         )
 
@@ -66,25 +68,52 @@ def test_a_column_added_to_the_view_is_not_converted_with_other_rights(
         " NULL::double precision AS confidence, 'answered'::text AS status, NULL::text AS reason,"
         " NULL::text AS answered_by, now() AS answered_at, NULL::text AS correct, ROW(1)::trap.evil AS extra"
     )
-    alice.execute("UPDATE urgency SET correct = 'urgent', extra = ROW(2)::trap.evil WHERE id = 1")
+    with pytest.raises(errors.FeatureNotSupported, match="only correct can be updated"):
+        alice.execute("UPDATE urgency SET correct = 'urgent', extra = ROW(2)::trap.evil WHERE id = 1")
+    alice.execute("UPDATE urgency SET correct = 'urgent' WHERE id = 1")
     assert value(connection, "SELECT correct FROM loracomp.answer_row") == "urgent"
-    assert others_that_ran_it(connection) == set()
+    assert not others_ran_it(connection)
 
 
+def test_another_column_called_correct_is_not_converted_with_other_rights(
+    connection: Connection, alice: Connection
+) -> None:
+    alice.execute(URGENCY)
+    alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent')")
+    answer_all(connection)
+    make_evil_type(alice)
+    alice.execute("ALTER VIEW urgency RENAME correct TO was")
+    alice.execute(
+        "CREATE OR REPLACE VIEW urgency AS SELECT 1::bigint AS id, NULL::text AS answer,"
+        " NULL::double precision AS confidence, 'answered'::text AS status, NULL::text AS reason,"
+        " NULL::text AS answered_by, now() AS answered_at, NULL::text AS was, ROW(1)::trap.evil AS correct"
+    )
+    with pytest.raises(errors.FeatureNotSupported, match="correct is no longer the view's own column"):
+        alice.execute("UPDATE urgency SET correct = ROW(2)::trap.evil WHERE id = 1")
+    assert not others_ran_it(connection)
+
+
+@pytest.mark.parametrize("parts", ["", "PARTITION BY HASH (part)"])
 @pytest.mark.parametrize("key", ["bigint", "numeric", "text", "timestamptz"])
 def test_a_key_of_another_type_is_not_converted_with_other_rights(
-    connection: Connection, alice: Connection, key: str
+    connection: Connection, alice: Connection, key: str, parts: str
 ) -> None:
-    alice.execute(f"CREATE TABLE keyed (id {key} PRIMARY KEY, body text)".encode())
+    alice.execute(
+        f"CREATE TABLE keyed (id {key}, part integer DEFAULT 0, body text, PRIMARY KEY (id, part)) {parts}".encode()
+    )
+    if parts:
+        alice.execute("CREATE TABLE all_of_it PARTITION OF keyed FOR VALUES WITH (MODULUS 1, REMAINDER 0)")
     alice.execute("SELECT loracomp.create_answers('answers', 'keyed', '{body}')")
     make_evil_type(alice)
     alice.execute("DROP VIEW answers")
     alice.execute("ALTER TABLE keyed ALTER id TYPE trap.evil USING ROW(1)::trap.evil")
-    alice.execute("INSERT INTO keyed VALUES (ROW(2), 'a'), (ROW(3), 'b')")
+    alice.execute("INSERT INTO keyed VALUES (ROW(2), 0, 'a'), (ROW(3), 0, 'b')")
     alice.execute("UPDATE keyed SET body = 'c'")
     alice.execute("DELETE FROM keyed")
+    with pytest.raises(errors.UndefinedTable, match="its view was dropped"):
+        connection.execute("""SELECT loracomp.read_rows(a, '[{"key": ["1", "0"]}]') FROM loracomp.declaration AS a""")
     assert ask(connection) == {}
-    assert others_that_ran_it(connection) == set()
+    assert not others_ran_it(connection)
 
 
 CODE = {
@@ -105,8 +134,7 @@ def test_workers_run_no_code_of_a_tables_owner(connection: Connection, alice: Co
     alice.execute(URGENCY)
     spy = (
         "CREATE FUNCTION trap.fixed(integer) RETURNS boolean IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN"
-        f" IF session_user <> '{login('alice')}' THEN PERFORM setval('trap.ran', 1); END IF; RETURN true; END $$;"
-        " CREATE SEQUENCE trap.ran"
+        f" IF session_user <> '{login('alice')}' THEN PERFORM setval('trap.ran', 1); END IF; RETURN true; END $$"
     )
     alice.execute(spy.encode())
     alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent')")
@@ -115,7 +143,7 @@ def test_workers_run_no_code_of_a_tables_owner(connection: Connection, alice: Co
     assert list(ask(connection).values()) == ["a"]
     path = value(connection, "SELECT current_setting('search_path')")
     assert "trap" not in path
-    assert not value(connection, "SELECT is_called FROM trap.ran")
+    assert not others_ran_it(connection)
     said = value(alice, "SELECT state FROM loracomp.list_answers()")
     assert "forces its policies on its owner" in said or "calls trap.fixed(integer)" in said
     with pytest.raises(errors.FeatureNotSupported):
@@ -153,7 +181,7 @@ def test_what_is_declared_in_an_open_transaction_stops_no_claim(
     alice.execute("INSERT INTO tickets (id, subject, body) VALUES (1, 'a', 'urgent')")
     with connect(database, "alice") as other, other.transaction():
         other.execute("SELECT loracomp.create_answers('more', 'others', '{a}')")
-        connection.execute("UPDATE loracomp.answers SET sweep = 'source'")
+        connection.execute("UPDATE loracomp.declaration SET sweep = 'source'")
         add_jobs(connection, "a")
         assert len(ask(connection)) == 2
 
@@ -206,6 +234,6 @@ def test_a_declaration_that_cannot_be_renewed_stops_no_upgrade(
     try:
         assert schema.initialize(database, again=True)
         assert ask(connection) == {}
-        assert "belongs to renamed now" in value(connection, "SELECT trouble FROM loracomp.answers")
+        assert "belongs to renamed now" in value(connection, "SELECT trouble FROM loracomp.declaration")
     finally:
         connection.execute(f"ALTER ROLE renamed RENAME TO {login('alice')}".encode())

@@ -44,7 +44,7 @@ class Machine(RuleBasedStateMachine):
         clear(self.owner)
         self.alice.execute("DROP TABLE IF EXISTS notes CASCADE")
         self.alice.execute(NOTES)
-        self.owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.answers AS a")
+        self.owner.execute("SELECT loracomp.forget_answers(a) FROM loracomp.declaration AS a")
         self.alice.execute(DECLARE.encode())
         self.rows: dict[tuple[int, str], Row] = {}
         self.owner.execute("TRUNCATE asked")
@@ -100,11 +100,11 @@ class Machine(RuleBasedStateMachine):
 
     @rule(by=st.integers(1, 3))
     def move_keys(self, by: int) -> None:
-        """Keys take each other's places, as far as no statement meets one that is there; then back to 1 to 4."""
-        moved = "UPDATE notes SET id = id + 10"
+        """Keys take each other's places by way of others, so that no statement meets one that is there."""
+        away = {(key[0] + 10, key[1]): row for key, row in self.rows.items()}  # workers may ask for these
+        self.write("UPDATE notes SET id = id + 10", None, away)
         back = "UPDATE notes SET id = (id - 11 + %s) %% 4 + 1"
-        self.write(moved, None, self.rows)
-        self.write(back, [by], {((key[0] - 1 + by) % 4 + 1, key[1]): row for key, row in self.rows.items()})
+        self.write(back, [by], {((key[0] - 11 + by) % 4 + 1, key[1]): row for key, row in self.rows.items()})
 
     @rule(number=st.integers(1, 4))
     def delete(self, number: int) -> None:
@@ -204,7 +204,7 @@ class AmongWorkers(Machine):
 
 BUSY = """
 SELECT EXISTS (SELECT FROM loracomp.answer_hint) OR EXISTS (SELECT FROM loracomp.job WHERE finished_at IS NULL)
-    OR EXISTS (SELECT FROM loracomp.answers WHERE sweep IS NOT NULL)
+    OR EXISTS (SELECT FROM loracomp.declaration WHERE sweep IS NOT NULL)
 """
 COUNT_ASKED = """
 CREATE TABLE asked (job_id bigint);

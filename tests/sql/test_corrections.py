@@ -231,6 +231,6 @@ def test_prompts_can_be_seen_before_they_are_declared(connection: Connection, al
         (f"Is row {number} {{new}}?",) for number in (1, 2, 3)
     ]
     assert shown(alice)[1] == ("answered", "urgent")
-    assert value(connection, "SELECT count(*) FROM loracomp.answers") == 1
+    assert value(connection, "SELECT count(*) FROM loracomp.declaration") == 1
     with pytest.raises(errors.UndefinedColumn, match="has no column colour"):
         alice.execute("SELECT * FROM loracomp.try_prompts('tickets', 'Is {colour}?')")

@@ -346,7 +346,7 @@ def read_by_a_batch(connection: Connection) -> dict[str, int]:
     """Index entries and rows that a claim and its record read, of each relation."""
     with connection.transaction():
         before = {row["relname"]: row["rows"] for row in connection.execute(READ)}
-        jobs = claim(connection, 16, whole=False)
+        jobs = claim(connection, 16, from_start=False)
         assert len(record_predictions(connection, jobs, [prediction(each.id) for each in jobs])) == 16
         return {row["relname"]: row["rows"] - before[row["relname"]] for row in connection.execute(READ)}
 
@@ -371,10 +371,12 @@ def test_new_jobs_of_every_submitter_are_found_by_a_claim_that_reads_on(connecti
     claim(connection, 8)
     for name in ("aaa", "bob", "new", "zoe"):
         (added,) = add_jobs(connection, "x", submitted_by=name)
-        assert added in {each.id for each in claim(connection, 8, whole=False)}
-    while claim(connection, 8, whole=False):
+        assert added in {each.id for each in claim(connection, 8, from_start=False)}
+    while claim(connection, 8, from_start=False):
         pass
-    assert add_jobs(connection, "soon", submitted_by="ann") == [each.id for each in claim(connection, 8, whole=False)]
+    assert add_jobs(connection, "soon", submitted_by="ann") == [
+        each.id for each in claim(connection, 8, from_start=False)
+    ]
 
 
 def test_what_joins_in_front_is_found_by_a_look_from_the_start(connection: Connection, database: str):
@@ -383,13 +385,13 @@ def test_what_joins_in_front_is_found_by_a_look_from_the_start(connection: Conne
         late = add_jobs(slow, "late", submitted_by="ann")
         bulk(connection, 60, "bob")
         first = claim(connection, 8)
-        assert len(claim(connection, 8, whole=False)) == 8
+        assert len(claim(connection, 8, from_start=False)) == 8
     release_jobs(connection, first[:2])
     urgent = add_jobs(connection, "urgent", submitted_by="ann", priority=900)
-    (stalled,) = claim(connection, 1, lease_s=0.05, worker="stalled", whole=False)
+    (stalled,) = claim(connection, 1, lease_s=0.05, worker="stalled", from_start=False)
     later = add_jobs(connection, "later", run_at=datetime.now(UTC) + timedelta(seconds=0.3))
     in_front = {*late, *urgent, *(each.id for each in first[:2])}
-    assert not in_front & {each.id for each in claim(connection, 9, whole=False)}
+    assert not in_front & {each.id for each in claim(connection, 9, from_start=False)}
     wait_until(lambda: job(connection, later[0])["run_at"] < datetime.now(UTC))
     claimed = {each.id for each in claim(connection, 12)}
     assert in_front | set(later) <= claimed
@@ -438,7 +440,7 @@ def test_jobs_are_claimed_as_by_a_model_of_fair_queueing(
         for job_id in add_jobs(connection, *"x" * drawn.choice((1, 2, 20)), submitted_by=name, priority=priority):
             model.insert(name, job_id, priority)
         most = drawn.choice((0, 1, 8, 16))
-        assert [each.id for each in claim(connection, most, whole=len(priorities) > 1)] == model.claim(most)
+        assert [each.id for each in claim(connection, most, from_start=len(priorities) > 1)] == model.claim(most)
 
 
 TOUCHED_AT_ALL = """

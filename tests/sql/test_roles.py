@@ -74,7 +74,7 @@ OWNERS_ALONE = """
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
     admit_jobs wake_jobs hold_jobs
     succeed_jobs wait_for_jobs check_server check_roles check_work
-    find_task check_setting check_columns fill_job hint_job insert_incoming_job check_room
+    find_task check_setting check_columns prepare_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
     content_hash has_learnt_from draw_examples nearest_tasks likely_tasks queue_measurements active_adapters
@@ -85,12 +85,12 @@ OWNERS_ALONE = """
     jobs_on changed_days roll_up close_days accuracy_by_day_on routing_by_day_on
     adapter_usage_by_day_on latency_by_day_on fallback_by_day_on jobs_by_day_on
     answers_by_tag_on
-    prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body make_parts make_view parse_name
-    from_source make_answers make_hint make_sees make_read make_correct
+    prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body read_body make_parts make_view
+    from_source
     check_source check_owner check_code check_request find_answers forget_answers
-    ask_rows look_at_all merge_hints ask_of ask_hints ask_page ask_found read_rows follow_source
+    ask_rows look_at_all ask_of ask_hints ask_page ask_found read_rows follow_source
     take_answers lose_answers write_correction
-    task_of label_prompt label_row label_again unlabel measure_corrections policy_of
+    label_row unlabel measure_corrections policy_of
     ask_corrected accuracy_of
 """
 JOB_COLUMNS = """
@@ -261,7 +261,7 @@ BREAKOUTS = {
     "files": "COPY loracomp.job TO '/tmp/jobs'",
     "programs": "COPY loracomp.job FROM PROGRAM 'true'",
     "rows by COPY": "COPY loracomp.job (prompt) FROM STDIN",
-    "a trigger": "CREATE TRIGGER t AFTER INSERT ON loracomp.job EXECUTE FUNCTION loracomp.fill_job()",
+    "a trigger": "CREATE TRIGGER t AFTER INSERT ON loracomp.job EXECUTE FUNCTION loracomp.prepare_job()",
     "a policy of rows": "CREATE POLICY all_rows ON loracomp.job USING (true)",
     "no row security": "ALTER TABLE loracomp.job DISABLE ROW LEVEL SECURITY",
     "row_security off": "SET row_security = off; SELECT FROM loracomp.job",
@@ -288,7 +288,7 @@ BREAKOUTS = {
     "adapters on tasks": "SELECT FROM bi.transfer",
     "expected and realised": "SELECT FROM bi.expected_gain",
     "adapters": "SELECT loracomp.read_adapters('{1}')",
-    "triggers' functions": "SELECT loracomp.fill_job()",
+    "triggers' functions": "SELECT loracomp.prepare_job()",
 }
 
 

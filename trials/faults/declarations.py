@@ -39,14 +39,14 @@ OPEN = "SELECT count(*) FROM public.said WHERE status <> 'answered'"
 WRONG = """
 SELECT count(*) FROM public.notes AS n FULL JOIN public.said AS s USING (id)
 WHERE s.status IS DISTINCT FROM 'answered' OR s.answer IS NULL
-    OR NOT %s AND s.answer <> upper((SELECT replace(a.prompt, '{body}', n.body) FROM loracomp.answers AS a))
+    OR NOT %s AND s.answer <> upper((SELECT replace(a.prompt, '{body}', n.body) FROM loracomp.declaration AS a))
 """
 TWICE = "SELECT count(*) FROM (SELECT FROM public.asked GROUP BY prompt HAVING count(*) > 1) AS twice"
 CUT_CLAIMS = (
     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
     " AND state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()"
 )
-SWEEPS = "SELECT count(*) FROM loracomp.answers WHERE sweep IS NOT NULL"
+SWEEPS = "SELECT count(*) FROM loracomp.declaration WHERE sweep IS NOT NULL"
 
 
 def workers_of_answers(_: Server, arena: Arena) -> str:

@@ -6,15 +6,15 @@ Tests (`alembic check`, and a comparison of constraints and indexes) prove that 
 Constraint names read as sentences, because users see them in error messages.
 """
 
-from loracomp.database.tables.answers import answer_hint as answer_hint
-from loracomp.database.tables.answers import answer_offer as answer_offer
-from loracomp.database.tables.answers import answer_row as answer_row
-from loracomp.database.tables.answers import answers as answers
 from loracomp.database.tables.audit import audit_event as audit_event
 from loracomp.database.tables.columns import DIMENSIONS as DIMENSIONS
 from loracomp.database.tables.columns import SCHEMA as SCHEMA
 from loracomp.database.tables.columns import RoleName as RoleName
 from loracomp.database.tables.columns import metadata as metadata
+from loracomp.database.tables.declarations import answer_hint as answer_hint
+from loracomp.database.tables.declarations import answer_offer as answer_offer
+from loracomp.database.tables.declarations import answer_row as answer_row
+from loracomp.database.tables.declarations import declaration as declaration
 from loracomp.database.tables.evaluations import evaluation as evaluation
 from loracomp.database.tables.installed import sql_object as sql_object
 from loracomp.database.tables.jobs import job as job

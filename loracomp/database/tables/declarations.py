@@ -37,8 +37,8 @@ from loracomp.database.tables.columns import (
 # The last transaction whose hints could not be written. A sequence keeps it although that part was rolled back.
 missed_hint = Sequence("missed_hint", metadata=metadata, schema=SCHEMA, minvalue=0, start=0)
 
-answers = Table(
-    "answers",
+declaration = Table(
+    "declaration",
     metadata,
     Column("id", Integer, Identity(always=True), primary_key=True, comment="Internal number; people use the view."),
     required("view", REGCLASS, "View with the answers; it has the declaration's name."),
@@ -77,7 +77,7 @@ answers = Table(
     required("hints_before", BigInteger, "Transactions before this one wrote the hints up to hints_to.", default="0"),
     required("looked_at", DateTime(timezone=True), "When the last look at all rows began.", default="now()"),
     created_at(),
-    ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="answers_task_must_exist", ondelete="SET NULL"),
+    ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="declaration_task_must_exist", ondelete="SET NULL"),
     one_of("sweep", "skip source answers", "sweep_must_be_a_known_one"),
     CheckConstraint("jsonb_typeof(filter) = 'object'", name="filter_must_be_a_json_object"),
     Index("a_view_shows_one_declaration", "view", unique=True),
@@ -87,7 +87,7 @@ answers = Table(
 answer_row = Table(
     "answer_row",
     metadata,
-    required("answers_id", Integer, "The declaration.", autoincrement=False),
+    required("declaration_id", Integer, "The declaration.", autoincrement=False),
     required("key", texts(), "Primary key of the row, as texts.", info=NO_STATISTICS),
     required("status", Text, "asked, answered, refused or failed."),
     optional("reason", Text, "Why it is refused, or failed.", info=NO_STATISTICS),
@@ -99,20 +99,18 @@ answer_row = Table(
     optional("answered_at", DateTime(timezone=True), "When it was answered."),
     required("changed_in", BigInteger, "Transaction that last wrote the outcome; for answers_since.", default="0"),
     optional("correct", Text, "The right answer, as a person says.", info=NO_STATISTICS),
-    optional("corrected_by", RoleName(), "Who said so."),
-    optional("corrected_at", DateTime(timezone=True), "When."),
     optional("first_answer", Text, "The answer that stood there then.", info=NO_STATISTICS),
     # No foreign key, because its check would run for each answer.
     optional("example_id", BigInteger, "Example of the declaration's task that the correction made."),
     required("drawn", Boolean, "Whether rows_to_correct drew the row at random.", default="false"),
     ForeignKeyConstraint(
-        ["answers_id"], ["loracomp.answers.id"], name="an_answer_belongs_to_a_declaration", ondelete="CASCADE"
+        ["declaration_id"], ["loracomp.declaration.id"], name="an_answer_belongs_to_a_declaration", ondelete="CASCADE"
     ),
-    PrimaryKeyConstraint("answers_id", "key", name="a_row_has_one_answer"),
+    PrimaryKeyConstraint("declaration_id", "key", name="a_row_has_one_answer"),
     one_of("status", "asked answered refused failed", "answer_status_must_be_a_known_one"),
     Index("answer_row_job", "job_id", postgresql_where=text("job_id IS NOT NULL")),
     Index("answer_row_example", "example_id", postgresql_where=text("example_id IS NOT NULL")),
-    Index("answer_row_feed", "answers_id", "changed_in"),
+    Index("answer_row_feed", "declaration_id", "changed_in"),
     comment="The answer to each row of a declaration's table. The declaration's view shows it.",
     postgresql_with={"fillfactor": "80"},
 )
@@ -120,11 +118,11 @@ answer_row = Table(
 answer_hint = Table(
     "answer_hint",
     metadata,
-    required("answers_id", Integer, "The declaration.", autoincrement=False),
+    required("declaration_id", Integer, "The declaration.", autoincrement=False),
     Column("id", BigInteger, Identity(always=True), comment="The hint's number."),
     required("key", texts(), "Key of a row that may have changed; empty: look at all.", info=NO_STATISTICS),
     # No foreign key: it would be looked up for each row that an application writes.
-    PrimaryKeyConstraint("answers_id", "id", name="answer_hint_pkey"),
+    PrimaryKeyConstraint("declaration_id", "id", name="answer_hint_pkey"),
     comment="Rows that were written since the last claim looked. Triggers append; nothing waits for anything here.",
     # Claims read from the oldest on, past dead rows: vacuum runs early and at full speed.
     postgresql_with={
@@ -137,13 +135,13 @@ answer_hint = Table(
 answer_offer = Table(
     "answer_offer",
     metadata,
-    required("answers_id", Integer, "The declaration.", autoincrement=False),
+    required("declaration_id", Integer, "The declaration.", autoincrement=False),
     required("key", texts(), "Primary key of the row, as texts.", info=NO_STATISTICS),
     required("visitor", Text, "Who corrects the row: a name that rows_to_correct was given."),
     required("offered_at", DateTime(timezone=True), "When it was given; for ten minutes nobody else gets it."),
     ForeignKeyConstraint(
-        ["answers_id"], ["loracomp.answers.id"], name="an_offer_belongs_to_a_declaration", ondelete="CASCADE"
+        ["declaration_id"], ["loracomp.declaration.id"], name="an_offer_belongs_to_a_declaration", ondelete="CASCADE"
     ),
-    PrimaryKeyConstraint("answers_id", "key", name="a_row_is_offered_to_one_visitor"),
+    PrimaryKeyConstraint("declaration_id", "key", name="a_row_is_offered_to_one_visitor"),
     comment="Rows that somebody is correcting now, so that two people don't get the same.",
 )
