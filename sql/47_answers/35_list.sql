@@ -114,9 +114,13 @@ BEGIN
     END IF;
     RETURN QUERY EXECUTE format(
         'SELECT
-            a.key, left(j.prompt, 1000), left(a.answer, 1000), a.confidence, a.status, a.reason, a.answered_by, a.correct, a.job_id
-        FROM loracomp_parts.answers_%1$s AS a LEFT JOIN loracomp.job AS j ON j.id = a.job_id -- it may have been purged
-        WHERE $1 IS NULL OR (%2$s) > (%3$s) ORDER BY %2$s LIMIT $2',
+            a.key, (SELECT left(j.prompt, 1000) FROM loracomp.job AS j WHERE j.id = a.job_id), -- it may have been purged
+            left(a.answer, 1000), a.confidence, a.status, a.reason, a.answered_by, a.correct, a.job_id
+        FROM (
+            SELECT a.key FROM loracomp.answer_row AS a -- keys alone, of perhaps millions
+            WHERE a.declaration_id = %1$s AND ($1 IS NULL OR (%2$s) > (%3$s)) ORDER BY %2$s LIMIT $2
+        ) AS k
+        JOIN loracomp_parts.answers_%1$s AS a ON a.key = k.key ORDER BY %2$s',
         d.id, loracomp.key_list(d, '%3$s', key => 'a.key'), loracomp.key_list(d, '%3$s', key => '$1')
     ) USING list_answer_rows.after, list_answer_rows.n;
 END

@@ -179,9 +179,9 @@ BEGIN
         INSERT INTO loracomp.answer_offer (declaration_id, key, visitor, offered_at)
         SELECT d.id, c.key, rows_to_correct.visitor, now() FROM chosen AS c WHERE rows_to_correct.visitor IS NOT NULL
     )
-    SELECT r.key, j.prompt, r.answer, r.confidence, TRUE, r.job_id
+    -- A job may have been purged; each is looked up, as a join might read all of them.
+    SELECT r.key, (SELECT j.prompt FROM loracomp.job AS j WHERE j.id = r.job_id), r.answer, r.confidence, TRUE, r.job_id
     FROM chosen AS c JOIN loracomp.answer_row AS r ON r.declaration_id = d.id AND r.key = c.key
-    LEFT JOIN loracomp.job AS j ON j.id = r.job_id -- it may have been purged
     ORDER BY r.confidence, r.key;
 END
 $$;
