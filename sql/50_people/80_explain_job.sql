@@ -235,11 +235,10 @@ SELECT concat_ws(
         FROM unnest(prediction.choice_scores, prediction.label_scores) WITH ORDINALITY AS s (score, label, place)
         HAVING prediction.label_scores IS NOT null
     ),
-    (
-        SELECT 'Among the labelled rows is this prompt itself; its own label was left out.'
-        FROM unnest(prediction.calibration_examples) AS c (id) CROSS JOIN LATERAL loracomp.readable_example(c.id) AS e
-        WHERE e.prompt = job.prompt LIMIT 1
-    )
+    CASE WHEN EXISTS (
+        SELECT FROM unnest(prediction.calibration_examples) AS c (id)
+        CROSS JOIN LATERAL loracomp.readable_example(c.id) AS e WHERE e.prompt = job.prompt
+    ) THEN 'Among the labelled rows is this prompt itself; its own label was left out.' END
 );
 END;
 COMMENT ON FUNCTION loracomp.explain_answer IS 'A job''s answer and the score of each choice, for explain_job.';
