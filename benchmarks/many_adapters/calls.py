@@ -26,7 +26,6 @@ STATEMENTS = {
     "list tasks": QUERIES["list_tasks"],
     "list readable tasks": "SELECT * FROM loracomp.readable_tasks()",
     "list measurements of a task": "SELECT * FROM loracomp.list_measurements('t7')",
-    "rename a task": "SELECT loracomp.rename_task('t7', 'renamed')",
     "delete a task": "SELECT * FROM loracomp.delete_task('t7', force => true)",
     "plan the measuring of a task": "SELECT * FROM loracomp.measure_task('t7')",
     "show or set a policy": "SELECT loracomp.set_policy('default', '{\"k\": 30}')",
@@ -48,7 +47,6 @@ INSERTS = {
 ALL, SOME = (READERS[share][0] for share in ("all", "1 %"))
 VIEWS = "SELECT viewname AS name FROM pg_views WHERE schemaname = 'bi' ORDER BY viewname"
 CHARTS = {
-    "attempt": "day, outcome",
     "composed_adapter": "day, task",
     "prediction": "day, policy",
     "retrieved_example": "day, task",

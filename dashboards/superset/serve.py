@@ -71,7 +71,7 @@ def as_analyst(url: str) -> str:
         cursor.execute("SELECT to_regrole('dashboard') IS NULL")
         if cursor.fetchone() == (True,):
             cursor.execute("CREATE ROLE dashboard LOGIN IN ROLE loracomp_analyst")
-            cursor.execute("SELECT loracomp.limit_analyst('dashboard')")
+            cursor.execute("ALTER ROLE dashboard SET statement_timeout = '60s'")
         cursor.execute("SELECT loracomp.refresh_reports()")
     scheme, _, rest = url.partition("://")
     return f"{scheme}://dashboard@{rest.partition('@')[2]}"

@@ -58,24 +58,6 @@ def add_task(
     emit([{"task": name, "family": family, "reader_role": reader_role}], title="Added", as_json=as_json)
 
 
-@task_app.command("restrict")
-def restrict_task(
-    name: str,
-    role: Annotated[str | None, typer.Argument(help="The role. Without it, everybody's jobs may use the task.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Restrict a task to the jobs of a role's members, or open it to everybody's jobs."""
-    run_query(QUERIES["restrict_task"], {"task": name, "reader_role": role})
-    emit([{"task": name, "reader_role": role}], title="Task", as_json=as_json)
-
-
-@task_app.command("rename")
-def rename_task(name: str, new_name: str, as_json: AsJson = False) -> None:
-    """Rename a task. Existing traces keep the old name."""
-    run_query(QUERIES["rename_task"], {"task": name, "new_name": new_name})
-    emit([{"task": new_name, "before": name}], title="Renamed", as_json=as_json)
-
-
 @task_app.command("delete")
 def delete_task(
     name: str,
@@ -87,17 +69,6 @@ def delete_task(
     """Delete a task with its examples and adapters."""
     rows = run_query(QUERIES["delete_task"], {"task": name, "force": force})
     emit(rows, title=f"Deleted: {name}", as_json=as_json)
-
-
-@task_app.command("delete-examples")
-def delete_examples(
-    name: str,
-    split: Annotated[str | None, typer.Option(help="train, validation or test. Defaults to all of them.")] = None,
-    as_json: AsJson = False,
-) -> None:
-    """Delete a task's examples and their embeddings."""
-    rows = run_query(QUERIES["delete_examples"], {"task": name, "split": split})
-    emit([{"task": name, **row} for row in rows], title="Examples", as_json=as_json)
 
 
 @task_app.command("import")

@@ -93,17 +93,8 @@ SELECT loracomp.add_task(
     name => %(name)s, family => %(family)s, description => %(description)s, reader_role => %(reader_role)s::name
 ) AS added
 
--- name: restrict_task
-SELECT loracomp.restrict_task(task => %(task)s, reader_role => %(reader_role)s::name)
-
--- name: rename_task
-SELECT loracomp.rename_task(task => %(task)s, new_name => %(new_name)s)
-
 -- name: delete_task
 SELECT * FROM loracomp.delete_task(task => %(task)s, force => %(force)s)
-
--- name: delete_examples
-SELECT loracomp.delete_examples(task => %(task)s, split => %(split)s) AS deleted
 
 -- name: list_tasks
 SELECT * FROM loracomp.list_tasks()
@@ -462,8 +453,8 @@ SELECT day, status, sum(jobs)::bigint AS jobs FROM bi.jobs_by_day
 WHERE day >= %(since)s AND NOT is_evaluation GROUP BY day, status ORDER BY day, status
 
 -- name: failures
-SELECT reason, sum(jobs)::bigint AS jobs, count(*) OVER () AS found FROM bi.failure_by_reason
-WHERE day >= %(since)s GROUP BY reason ORDER BY jobs DESC, reason LIMIT 12
+SELECT coalesce(reason, 'unknown') AS reason, sum(jobs)::bigint AS jobs, count(*) OVER () AS found FROM bi.jobs_by_day
+WHERE day >= %(since)s AND status = 'failed' GROUP BY 1 ORDER BY jobs DESC, reason LIMIT 12
 
 -- name: waits
 -- Percentiles can't be added up, so those of the base model with the most answers of a day.

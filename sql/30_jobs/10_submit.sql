@@ -242,7 +242,6 @@ BEGIN
         PERFORM loracomp.check_name('base_model', job.base_model, ARRAY(SELECT b.name FROM loracomp.base_model AS b));
         PERFORM loracomp.check_name('policy', job.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
         WHERE job.policy <> 'default';
-        -- Not in an UPDATE: rename_task may give a waiting job's task the name of a deleted one that the job excludes.
         IF job.tasks && job.exclude_tasks THEN
             RAISE EXCEPTION 'tasks and exclude_tasks both name %', (
                 SELECT string_agg(DISTINCT u.name, ', ') FROM unnest(job.tasks) AS u (name) WHERE u.name = ANY (job.exclude_tasks)

@@ -3,7 +3,6 @@
 --     check_role_exists
 --   restrict_task
 --     check_role_exists
---   rename_task
 --   delete_task                 with its examples and adapters
 --   delete_examples
 --     each: find_task
@@ -39,50 +38,6 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.restrict_task IS 'Lets only jobs of the role''s members use the task; null: everybody''s jobs may.';
 
--- Renames a task, also in the report on accuracy, and in waiting jobs that name it (exclude_tasks, tasks), but not in those whose
--- submitter may not know of the task: they can't use it, and the submitter would read the new name. Traces keep the old name.
-CREATE FUNCTION loracomp.rename_task(task text, new_name text) RETURNS void
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    target integer;
-BEGIN
-    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- so that no day is closed under the old name meanwhile
-    target := loracomp.find_task(rename_task.task);
-    IF EXISTS (SELECT FROM loracomp.task AS t WHERE t.name = rename_task.new_name AND t.id <> target) THEN
-        RAISE EXCEPTION 'there is a task % already', rename_task.new_name
-            USING ERRCODE = 'unique_violation', HINT = 'take another name, or delete that task first';
-    END IF;
-    UPDATE loracomp.task AS t SET name = rename_task.new_name WHERE t.id = target;
-    UPDATE loracomp.job AS j
-    SET
-        exclude_tasks = array_replace(j.exclude_tasks, rename_task.task, rename_task.new_name),
-        tasks = array_replace(j.tasks, rename_task.task, rename_task.new_name)
-    FROM loracomp.task AS t
-    WHERE t.id = target AND j.status IN ('queued', 'running') AND rename_task.task = ANY (j.exclude_tasks || j.tasks)
-        AND CASE
-            WHEN to_regrole(quote_ident(j.submitted_by)) IS NULL THEN t.reader_role IS NULL
-            ELSE loracomp.may_read(j.submitted_by, t.reader_role)
-        END;
-    -- On closed days; others are computed again. Where a deleted task had the new name, its sums stay apart.
-    UPDATE loracomp.accuracy_by_day AS d SET own_task = rename_task.new_name
-    FROM loracomp.report_day AS c
-    WHERE c.day = d.day AND c.is_closed AND d.own_task = rename_task.task
-        AND NOT EXISTS (
-            SELECT FROM loracomp.accuracy_by_day AS o JOIN loracomp.report_day AS x ON x.day = o.day AND x.is_closed
-            WHERE o.own_task = rename_task.new_name
-        );
-    -- Rename it in training records too, or adapters would be measured on rows that they were trained on.
-    UPDATE loracomp.adapter AS a
-    SET training = jsonb_set(a.training, '{tasks_seen}', (
-        SELECT jsonb_agg(CASE WHEN s.name = rename_task.task THEN rename_task.new_name ELSE s.name END ORDER BY s.place)
-        FROM jsonb_array_elements_text(a.training -> 'tasks_seen') WITH ORDINALITY AS s (name, place)
-    ))
-    WHERE a.training -> 'tasks_seen' ? rename_task.task;
-END
-$$;
-COMMENT ON FUNCTION loracomp.rename_task IS 'Renames a task. Traces and the audit keep the old name.';
-
 -- Deletes a task with its examples, embeddings and adapters of all versions. Unless forced, it raises while the task has an
 -- active adapter, or while a stored trace names it, because that job could not be replayed.
 CREATE FUNCTION loracomp.delete_task(task text, force boolean DEFAULT FALSE) RETURNS TABLE (what text, rows bigint)
@@ -96,7 +51,7 @@ DECLARE
     examples bigint;
     adapters bigint;
 BEGIN
-    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the task, as rename_task does
+    LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the task: its trigger recount_days waits for a refresh
     target := loracomp.find_task(delete_task.task);
     active := (SELECT count(*) FROM loracomp.adapter AS a WHERE a.task_id = target AND a.status = 'active');
     traces := (

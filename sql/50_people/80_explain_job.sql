@@ -2,7 +2,6 @@
 --   explain_job
 --     explain_state             the job's status, in a sentence
 --     explain_next              what the user can do, if the job has no answer
---     explain_wait              roughly how long a due job will wait
 --     explain_request           the job's prompt and settings
 --     explain_answer            the answer and the choices' scores
 --       explain_vote            the choice that some scores say, and how likely it is by them
@@ -29,8 +28,7 @@ BEGIN
     RETURN regexp_replace(
         concat_ws(
             E'\n\n',
-            loracomp.explain_state(j), nullif(concat_ws(E'\n', loracomp.explain_next(j), loracomp.explain_wait(j.id)), ''),
-            loracomp.explain_request(j),
+            loracomp.explain_state(j), loracomp.explain_next(j), loracomp.explain_request(j),
             nullif(loracomp.explain_answer(j, p), ''), nullif(loracomp.explain_route(p), ''),
             loracomp.explain_composition(p), loracomp.explain_run(p)
         ) COLLATE "C",
@@ -113,43 +111,6 @@ FROM (VALUES (true)) AS one (here)
 LEFT JOIN loracomp.queue_health AS h ON h.base_model = job.base_model AND job.status = 'queued';
 END;
 COMMENT ON FUNCTION loracomp.explain_next IS 'What the user can do if a job has no answer, for explain_job.';
-
--- Reads only. It runs with its owner's rights, because a submitter's own jobs alone don't tell how long to wait; null for another's job.
-CREATE FUNCTION loracomp.explain_wait(id bigint) RETURNS text
-LANGUAGE plpgsql STABLE SECURITY DEFINER
-SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    job loracomp.job;
-    workers bigint;
-    seconds double precision;
-    before bigint;
-    running bigint;
-BEGIN
-    SELECT * INTO job FROM loracomp.job AS j
-    WHERE j.id = explain_wait.id AND j.status = 'queued' AND j.run_at <= now()
-        AND (j.submitted_by = loracomp.caller() OR loracomp.caller_is_admin());
-    IF job.id IS NULL THEN
-        RETURN NULL;
-    END IF;
-    SELECT count(*) INTO workers FROM loracomp.worker_status AS w
-    WHERE w.base_model = job.base_model AND w.status IN ('idle', 'busy');
-    SELECT d.seconds_per_job INTO seconds FROM loracomp.worker_demand(base_model => job.base_model) AS d;
-    SELECT count(*) INTO before FROM loracomp.job AS j
-    WHERE j.status = 'queued' AND NOT j.scheduled AND j.base_model = job.base_model
-        AND (j.background, j.place, j.id) < (job.background, job.place, job.id);
-    SELECT count(*) INTO running FROM loracomp.job AS j WHERE j.status = 'running' AND j.base_model = job.base_model;
-    RETURN CASE
-        WHEN workers = 0 THEN 'How long is not known, because no worker of its base model reports.'
-        WHEN seconds IS NULL THEN 'How long is not known, because no job of its base model was answered yet.'
-        ELSE format(
-            'Roughly %s s: about %s jobs come first and %s run; a job takes %s s of a worker, and there are %s.',
-            ceil((before + running + 1) * seconds / workers), before, running, round(seconds::numeric, 3), workers
-        )
-    END;
-END
-$$;
-COMMENT ON FUNCTION loracomp.explain_wait IS 'Roughly how long a due job of one''s own will wait, for explain_job.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.explain_request(job loracomp.job)

@@ -56,10 +56,11 @@ DECLARE
     reported bigint;
 BEGIN
     IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = erase_submitter.submitter)
-        AND NOT EXISTS (SELECT FROM bi.dim_submitter AS s WHERE s.submitted_by = erase_submitter.submitter)
+        AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
+        AND NOT EXISTS (SELECT FROM loracomp.jobs_by_day AS d WHERE d.submitted_by = erase_submitter.submitter)
     THEN
         RAISE WARNING 'there is no role %, and no job of it', erase_submitter.submitter
-            USING HINT = 'bi.dim_submitter lists the roles that have jobs';
+            USING HINT = 'bi.jobs_by_day lists the roles that have jobs';
     END IF;
     RETURN QUERY
     SELECT d.* FROM loracomp.delete_jobs(

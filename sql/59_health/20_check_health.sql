@@ -2,7 +2,6 @@
 --   check_health
 --     check_server              its release and settings
 --       oldest_snapshots
---     check_roles               roles, grants and functions are those of sql/; analysts' logins have limits
 --     check_work                what jobs need is there, and they move
 
 -- Reads only: what an administrator should know; `loracomp doctor` prints it.
@@ -21,8 +20,6 @@ BEGIN
         CASE c.troubles WHEN '{}' THEN c.fine ELSE array_to_string(c.troubles, '; ') END
     FROM (
         SELECT * FROM loracomp.check_server()
-        UNION ALL
-        SELECT * FROM loracomp.check_roles()
         UNION ALL
         SELECT * FROM loracomp.check_work()
     ) AS c;
@@ -77,80 +74,10 @@ AS $$
         SELECT format('%s has %s beside %s rows: VACUUM it', t.relname, t.n_dead_tup, t.n_live_tup)
         FROM pg_stat_user_tables AS t
         WHERE t.schemaname IN ('loracomp', 'loracomp_parts') AND t.n_dead_tup > 20000 AND t.n_dead_tup > 0.2 * t.n_live_tup
-        UNION ALL
-        SELECT 'autovacuum is off: turn it on' WHERE NOT current_setting('autovacuum')::boolean
-        UNION ALL
-        SELECT format('autovacuum is off for %s: ALTER TABLE ... RESET (autovacuum_enabled)', c.relname)
-        FROM pg_class AS c
-        WHERE c.relnamespace IN ('loracomp'::regnamespace, 'loracomp_parts'::regnamespace)
-            AND c.reloptions && '{autovacuum_enabled=false,autovacuum_enabled=off}'
     )
 $$;
 COMMENT ON FUNCTION loracomp.check_server IS
 'Checks of the server: its release, durability, memory for the index, and what keeps dead rows.';
-
--- Reads only.
-CREATE FUNCTION loracomp.check_roles()
-RETURNS TABLE (check_name text, otherwise text, fine text, troubles text[])
-LANGUAGE sql STABLE
-SET search_path = loracomp, pg_temp
-AS $$
-    SELECT 'roles', 'fail', 'none may do more than it should', ARRAY(
-        SELECT format('%1$s has %2$s: ALTER ROLE %1$s NO%2$s', r.rolname, p.power)
-        FROM pg_roles AS r
-        CROSS JOIN LATERAL (VALUES
-            (r.rolsuper, 'SUPERUSER'), (r.rolbypassrls, 'BYPASSRLS'), (r.rolcanlogin, 'LOGIN'),
-            (r.rolcreaterole, 'CREATEROLE'), (r.rolcreatedb, 'CREATEDB')
-        ) AS p (has, power)
-        WHERE p.has AND r.rolname IN ('loracomp_submitter', 'loracomp_worker', 'loracomp_analyst', 'loracomp_admin')
-        ORDER BY r.rolname, p.power
-    )
-    UNION ALL
-    SELECT 'functions and grants', 'fail', 'as sql/ makes them', ARRAY(
-        SELECT string_agg(w.what, ', ' ORDER BY w.what) || ': run `loracomp init --again`'
-        FROM (
-            SELECT DISTINCT 'missing: ' || m.object AS what
-            FROM sql_object AS o CROSS JOIN LATERAL unnest(o.drops) AS d (statement)
-            CROSS JOIN LATERAL substring(d.statement FROM '^DROP (?:FUNCTION|VIEW) IF EXISTS ([a-z_.]+)') AS m (object)
-            WHERE m.object NOT IN (
-                SELECT format('%s.%s', p.pronamespace::regnamespace, p.proname) FROM pg_proc AS p
-                UNION ALL
-                SELECT format('%s.%s', c.relnamespace::regnamespace, c.relname) FROM pg_class AS c
-            )
-            UNION ALL
-            SELECT format('everybody may execute %s', p.proname)
-            FROM pg_proc AS p CROSS JOIN LATERAL aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a
-            WHERE p.pronamespace IN ('loracomp'::regnamespace, 'bi'::regnamespace) AND a.grantee = 0
-            UNION ALL
-            SELECT format('%s may write %s', a.grantee::regrole, c.relname)
-            FROM pg_class AS c CROSS JOIN LATERAL aclexplode(c.relacl) AS a
-            WHERE c.relnamespace = 'loracomp'::regnamespace AND a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE')
-                AND a.grantee NOT IN (c.relowner, to_regrole('loracomp_admin')) AND c.relkind IN ('r', 'p')
-            UNION ALL
-            SELECT format('row security of %s is off', c.relname)
-            FROM pg_class AS c
-            WHERE c.relnamespace = 'loracomp'::regnamespace AND NOT c.relrowsecurity
-                AND c.relname IN ('job', 'prediction', 'audit_event', 'task', 'example', 'adapter')
-        ) AS w
-        HAVING count(*) > 0
-    )
-    UNION ALL
-    SELECT 'analysts without statement_timeout', 'warn', 'none', ARRAY(
-        SELECT format('a query of %s may run for hours and keep dead rows: SELECT loracomp.limit_analyst(''...'')',
-            string_agg(r.rolname, ', ' ORDER BY r.rolname))
-        FROM pg_roles AS r
-        WHERE r.rolcanlogin AND NOT r.rolsuper AND pg_has_role(r.oid, to_regrole('loracomp_analyst'), 'member')
-            AND NOT EXISTS (
-                SELECT FROM pg_db_role_setting AS s CROSS JOIN LATERAL unnest(s.setconfig) AS c (setting)
-                WHERE s.setrole IN (0, r.oid) AND s.setdatabase IN (
-                    0, (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
-                ) AND c.setting ~ '^statement_timeout=[^0]'
-            )
-        HAVING count(*) > 0
-    )
-$$;
-COMMENT ON FUNCTION loracomp.check_roles IS
-'Checks of roles, functions and grants, and of which analysts'' logins have no limit on the length of a query.';
 
 -- Reads only.
 CREATE FUNCTION loracomp.check_work()

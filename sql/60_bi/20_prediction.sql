@@ -74,7 +74,7 @@ COMMENT ON COLUMN bi.prediction.wait_s IS 'Seconds from the time when the job co
 COMMENT ON COLUMN bi.prediction.latency_s IS 'Seconds from the time when the job could start to its end.';
 COMMENT ON COLUMN bi.prediction.created_at IS 'When the job was submitted.';
 COMMENT ON COLUMN bi.prediction.finished_at IS 'When the job ended.';
-COMMENT ON COLUMN bi.prediction.day IS 'Day in UTC on which the job ended; joins with bi.dim_date.';
+COMMENT ON COLUMN bi.prediction.day IS 'Day in UTC on which the job ended.';
 COMMENT ON COLUMN bi.prediction.compute_s IS
 'The job''s share of the seconds that its batch took from encoding to prediction.';
 COMMENT ON COLUMN bi.prediction.as_of IS 'Time of the data: the time of the query, because the view is live.';

@@ -1,6 +1,5 @@
 -- How many jobs ended on each day, how, and what they cost.
 --   bi.jobs_by_day              by submitter, policy, kind and status
---   bi.failure_by_reason        those that failed
 --   bi.cost_by_submitter        what they cost
 --     loracomp.jobs_by_day      each reads it: a table
 --   jobs_by_day_on              computes a day of it
@@ -49,22 +48,6 @@ COMMENT ON VIEW bi.jobs_by_day IS
 'refresh_reports, not live.';
 COMMENT ON COLUMN bi.jobs_by_day.kind IS 'predict: the jobs were to be answered. route: only routing weights were to be computed.';
 SELECT loracomp.copy_comments('bi.jobs_by_day', 'loracomp.jobs_by_day', 'bi.routing_by_day');
-
--- Reads only, with its owner's rights.
-CREATE VIEW bi.failure_by_reason AS
-SELECT
-    d.day,
-    coalesce(d.reason, 'unknown') AS reason,
-    d.policy,
-    d.base_model,
-    sum(d.jobs)::bigint AS jobs,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'jobs_by_day') AS as_of
-FROM loracomp.jobs_by_day AS d
-WHERE d.status = 'failed'
-GROUP BY d.day, coalesce(d.reason, 'unknown'), d.policy, d.base_model;
-COMMENT ON VIEW bi.failure_by_reason IS 'Number of failed jobs of each day, by error. Refreshed by refresh_reports, not live.';
-COMMENT ON COLUMN bi.failure_by_reason.reason IS 'Short name of the last error, such as prompt_too_long.';
-SELECT loracomp.copy_comments('bi.failure_by_reason', 'bi.jobs_by_day');
 
 -- Reads only, with its owner's rights.
 CREATE VIEW bi.cost_by_submitter AS

@@ -147,6 +147,6 @@ SELECT
 FROM loracomp.report_refresh AS r;
 COMMENT ON VIEW bi.report_refresh IS
 'Age of each report that refresh_reports computes. routing_drift and cost_by_submitter have no rows of their own: their ages are '
-'those of routing_by_day and jobs_by_day; failure_by_reason has that of jobs_by_day too.';
+'those of routing_by_day and jobs_by_day.';
 COMMENT ON COLUMN bi.report_refresh.age_s IS 'Seconds since the last refresh.';
 SELECT loracomp.copy_comments('bi.report_refresh', 'loracomp.report_refresh');

@@ -1,6 +1,5 @@
 """The bi schema: its numbers are right, its types plain, and it holds nobody's words."""
 
-from datetime import timedelta
 from itertools import pairwise
 from pathlib import Path
 
@@ -22,14 +21,11 @@ PLAIN = {"bigint", "integer", "text", "boolean", "double precision", "timestamp 
 
 
 JOINS = {
-    "prediction": "day=dim_date.day own_task=dim_task.task top_task=dim_task.task policy=dim_policy.policy "
-    "base_model=dim_base_model.base_model submitted_by=dim_submitter.submitted_by",
-    "attempt": "day=dim_date.day policy=dim_policy.policy base_model=dim_base_model.base_model "
-    "submitted_by=dim_submitter.submitted_by",
-    "retrieved_example": "day=dim_date.day task=dim_task.task policy=dim_policy.policy "
+    "prediction": "own_task=dim_task.task top_task=dim_task.task policy=dim_policy.policy "
     "base_model=dim_base_model.base_model",
-    "composed_adapter": "day=dim_date.day task=dim_task.task adapter_id=dim_adapter.adapter_id "
-    "policy=dim_policy.policy base_model=dim_base_model.base_model",
+    "retrieved_example": "task=dim_task.task policy=dim_policy.policy base_model=dim_base_model.base_model",
+    "composed_adapter": "task=dim_task.task adapter_id=dim_adapter.adapter_id policy=dim_policy.policy "
+    "base_model=dim_base_model.base_model",
 }
 
 
@@ -81,9 +77,6 @@ def test_prediction_has_the_jobs_that_failed(connection: db.Connection, examples
         ("failed", "code", None),
         ("cancelled", "cancelled", None),
     ]
-    connection.execute("SELECT FROM loracomp.refresh_reports()")
-    failure = one(connection, "SELECT * FROM bi.failure_by_reason")
-    assert (failure["reason"], failure["policy"], failure["jobs"]) == ("code", "default", 1)
 
 
 def test_facts_meet_their_dimensions(connection: db.Connection, examples: dict[str, int]) -> None:
@@ -118,7 +111,6 @@ def test_retrieved_examples(connection: db.Connection, examples: dict[str, int])
 @pytest.mark.parametrize(
     ("index", "view"),
     [
-        ("audit_event_day", "attempt"),
         *(("job_day", view) for view in ("prediction", "job_tag")),
         *(("prediction_day", view) for view in ("composed_adapter", "retrieved_example")),
     ],
@@ -131,7 +123,7 @@ def test_days_are_found_by_their_index(
     names = {index, *(row["relname"] for row in connection.execute(query, [f"loracomp.{index}"]))}
     with connection.transaction(force_rollback=True):
         # Cheaper for the few rows here.
-        connection.execute("DROP INDEX loracomp.job_finished, loracomp.audit_event_of_job")
+        connection.execute("DROP INDEX loracomp.job_finished")
         connection.execute("SET LOCAL enable_seqscan = off")
         for condition in ("day = '2026-01-01'", "day > current_date - 7"):
             rows = connection.execute(f"EXPLAIN SELECT day FROM bi.{view} WHERE {condition}".encode())
@@ -146,36 +138,6 @@ def test_the_planner_knows_how_many_were_routed(connection: db.Connection, examp
     query = "EXPLAIN (FORMAT JSON) SELECT FROM loracomp.prediction WHERE policy_settings ->> 'router' = 'retrieval'"
     # An empty partition counts for a row.
     assert one(connection, query)["QUERY PLAN"][0]["Plan"]["Plan Rows"] in {20, 21}
-
-
-def test_attempts(connection: db.Connection, examples: dict[str, int]) -> None:
-    """Those that failed too; an operator's reason is somebody's words."""
-    job_id = submit(connection)
-    token = claim(connection, job_id)[job_id]
-    connection.execute("SELECT loracomp.release_jobs(%s, %s)", [[job_id], [token]])
-    answer(connection, job_id, examples)
-    cancelled = submit(connection)
-    claim(connection, cancelled, worker="worker-2")
-    connection.execute("SELECT loracomp.cancel_job(%s, 'SECRET')", [cancelled])
-    rows = connection.execute("SELECT * FROM bi.attempt ORDER BY started_at").fetchall()
-    assert [(row["job_id"], row["worker"], row["outcome"], row["error_code"]) for row in rows] == [
-        (job_id, "worker-1", "given back", "released"),
-        (job_id, "worker-1", "succeeded", None),
-        (cancelled, "worker-2", "cancelled", None),
-    ]
-    assert {row["submitted_by"] for row in rows} == {"postgres"}
-
-
-def test_days(connection: db.Connection, examples: dict[str, int]) -> None:
-    assert examples
-    submit(connection)
-    connection.execute("UPDATE loracomp.job SET created_at = '2024-02-28 23:00+00'")
-    rows = connection.execute("SELECT * FROM bi.dim_date ORDER BY day").fetchall()
-    assert str(rows[0]["day"]) == "2024-02-28"
-    assert rows[-1]["day"] == one(connection, "SELECT (now() AT TIME ZONE 'UTC')::date AS day")["day"]
-    names = ("year", "quarter", "month", "iso_week", "weekday", "is_weekend")
-    assert [rows[1][name] for name in names] == [2024, 1, 2, 9, 4, False]
-    assert all(right["day"] - left["day"] == timedelta(days=1) for left, right in pairwise(rows))
 
 
 def test_composed_adapters(connection: db.Connection, examples: dict[str, int]) -> None:

@@ -93,7 +93,6 @@ REMEMBERED = {
     "cost_by_submitter": "day, submitted_by, policy, base_model, jobs, succeeded, failed, attempts, prompt_tokens, "
     "output_tokens, round(compute_s::numeric, 9)",
     "jobs_by_day": "day, submitted_by, policy, base_model, is_evaluation, kind, status, reason, jobs",
-    "failure_by_reason": "day, reason, policy, base_model, jobs",
     "accuracy_by_day": "day, evaluation, own_task, policy, asked, n, correct, accuracy, accuracy_low, accuracy_high",
     "answers_by_tag": "day, tag, value, label, policy, n, asked, correct",
     "routing_by_day": "day, policy, task, jobs, mean_probability, first_share, inside_share",
@@ -179,40 +178,6 @@ def test_a_day_is_purged_whole_unless_forced(connection: db.Connection, examples
     assert report(connection, "jobs", "cost_by_submitter") == [(2,)]
     assert values(connection, "SELECT loracomp.purge_jobs('1 day')") == {1}
     assert report(connection, "jobs", "cost_by_submitter") == [(2,)]
-
-
-def test_a_renamed_task_is_renamed_on_closed_and_other_days(
-    connection: db.Connection, examples: dict[str, int]
-) -> None:
-    """Also to the name that a deleted task had."""
-    for days_ago in (9, 2):
-        tagged(connection, examples, "yes", days_ago=days_ago, expected="yes")
-    connection.execute("SELECT loracomp.purge_jobs('5 days')")
-    connection.execute("SELECT loracomp.delete_task('mnli', force => true)")
-    connection.execute("SELECT loracomp.rename_task('rte', 'mnli')")
-    assert report(connection, "own_task, n", "accuracy_by_day") == [("mnli", 1), ("mnli", 1)]
-
-
-def test_dimensions_hold_what_remembering_views_name(connection: db.Connection, examples: dict[str, int]) -> None:
-    """Days and submitters of which no job is left, and tasks under their new names."""
-    job_id = tagged(connection, examples, "yes", days_ago=9, expected="yes")
-    connection.execute(
-        "UPDATE loracomp.job SET submitted_by = 'who_left', created_at = finished_at WHERE id = %s", [job_id]
-    )
-    connection.execute(LATE)
-    connection.execute("SELECT loracomp.rename_task('rte', 'entailment')")
-    connection.execute("SELECT FROM loracomp.refresh_reports()")
-    cost = """
-        SELECT c.submitted_by, c.jobs FROM bi.cost_by_submitter AS c
-        JOIN bi.dim_date USING (day) JOIN bi.dim_submitter USING (submitted_by)
-    """
-    accuracy = """
-        SELECT a.own_task, a.n FROM bi.accuracy_by_day AS a
-        JOIN bi.dim_date USING (day) JOIN bi.dim_task AS t ON t.task = a.own_task
-    """
-    assert [(row["submitted_by"], row["jobs"]) for row in connection.execute(cost.encode())] == [("who_left", 1)]
-    assert [(row["own_task"], row["n"]) for row in connection.execute(accuracy.encode())] == [("entailment", 1)]
-    assert values(connection, "SELECT role_exists FROM bi.dim_submitter") == {False}
 
 
 def test_what_is_erased_is_not_remembered(connection: db.Connection, examples: dict[str, int]) -> None:

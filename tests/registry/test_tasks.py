@@ -370,7 +370,7 @@ def test_a_task_may_be_restricted_to_a_role_that_exists(connection):
     with pytest.raises(NotFoundError, match="there is no role nobody_known"):
         add_task(connection, "secrets", reader_role="nobody_known")
     with db.translated_errors():
-        connection.execute(QUERIES["restrict_task"], {"task": "facts", "reader_role": None})
+        connection.execute("SELECT loracomp.restrict_task('facts', NULL)")
         (row,) = connection.execute(QUERIES["list_tasks"]).fetchall()
     assert (row["family"], row["reader_role"]) == ("other", None)
     with pytest.raises(RefusedError, match="task name must not be blank"):

@@ -253,7 +253,6 @@ def test_base_models_share_the_queue(connection: Connection, alice: Connection):
         "SELECT * FROM loracomp.queue_health",
         "SELECT * FROM loracomp.database_metrics()",
         "SELECT * FROM loracomp.check_work()",
-        "SELECT * FROM bi.queue_age",
     ],
 )
 def test_whoever_asks_for_the_queue_reads_no_history(connection: Connection, question: str):

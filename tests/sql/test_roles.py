@@ -1,17 +1,13 @@
 """Least privilege: what each role may do, and that it can't do more. Real logins try to break out."""
 
-import re
-from typing import Any
-
 import pytest
 from psycopg import errors
 from psycopg.conninfo import make_conninfo
 
 from loracomp.database import connections as db
 from loracomp.database import revision
-from loracomp.errors import DatabaseUnavailableError
 from people_data import add_examples, answer, claim, load, one, submit
-from people_fixtures import LOGINS, Scene, connect, login, value, values
+from people_fixtures import Scene, connect, login, value, values
 
 # Which functions each role may execute; any other is the owner's alone. A new function must be entered here.
 EXECUTE = {
@@ -20,7 +16,7 @@ EXECUTE = {
         retry_job wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of white_space is_blank job_from_json insert_job submit_one confidence
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
-        explain_state explain_next explain_wait explain_request explain_answer explain_vote explain_route
+        explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run estimated_rows
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
         rows_to_correct correct_row list_answer_rows
@@ -40,22 +36,22 @@ EXECUTE = {
     "loracomp_admin": """
         submit_job submit_jobs cancel_job cancel_jobs wait_for_job explain_job readable_tasks readable_example
         readable_adapter attempts_of job_from_json insert_job submit_one confidence set_priority
-        retry_job purge_jobs maintain job_ranges check_health refresh_reports limit_analyst
+        retry_job purge_jobs maintain job_ranges check_health refresh_reports
         database_metrics worker_demand set_queue_limits set_reported_tags
         register_base_model set_default_base_model remove_base_model find_base_model set_encoder
         show_encoder embedding_dimensions cancel_encoder examples_without_text
         drop_embedding_index build_embedding_index drop_spare_index add_task restrict_task
-        rename_task delete_task delete_examples list_tasks
+        delete_task delete_examples list_tasks
         add_example add_examples take_unembedded count_unembedded find_unembedded
         stage_adapter find_adapter activate_adapter retire_adapter delete_adapter read_adapters
         set_policy
-        lineage_of_example lineage_of_adapter erase_example erase_submitter
+        erase_example erase_submitter
         erase_jobs add_embeddings
         tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p
         start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
-        explain_state explain_next explain_wait explain_request explain_answer explain_vote explain_route
+        explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run
         check_similarities check_range check_gains relative_share log_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
@@ -73,7 +69,7 @@ OWNERS_ALONE = """
     compose_tasks trace_tasks fallback_reason
     calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued has_room
     admit_jobs wake_jobs hold_jobs
-    succeed_jobs wait_for_jobs check_server check_roles check_work
+    succeed_jobs wait_for_jobs check_server check_work
     find_task check_setting check_columns prepare_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
@@ -464,47 +460,6 @@ def test_analysts_and_administrators_read_bi(scene: Scene, name: str) -> None:
         weights = "SELECT weight FROM loracomp.task_weights('{1}', '{0.5}', loracomp.policy_with('linear'))"
         assert values(connection, weights) == {1}
         connection.execute("SELECT loracomp.route(%s::vector)", [str(VECTOR)])
-
-
-def test_a_logins_own_settings_hold_an_analyst(scene: Scene) -> None:
-    """Those of a group role would not: a session takes the settings of its login alone."""
-    scene.owner.execute("SELECT loracomp.limit_analyst(%s, 1, '100ms')", [login("ana")])
-    with scene.connect("ana") as ana:
-        with pytest.raises(errors.QueryCanceled):
-            ana.execute("SELECT count(*) FROM bi.prediction, pg_sleep(10)")
-        with pytest.raises(errors.ReadOnlySqlTransaction):
-            ana.execute("CREATE TABLE public.t ()")
-        names = ("idle_in_transaction_session_timeout", "max_parallel_workers_per_gather", "work_mem")
-        assert [value(ana, f"SHOW {name}") for name in names] == ["1min", "0", "16MB"]
-        with pytest.raises(DatabaseUnavailableError, match="too many connections for role"):
-            scene.connect("ana")
-
-
-@pytest.mark.parametrize("name", ["alice", "nobody", "no such login", "postgres"])
-def test_only_an_analysts_login_is_limited(scene: Scene, name: str) -> None:
-    named = login(name) if name in LOGINS else name
-    with pytest.raises(errors.InvalidParameterValue, match=f"member of loracomp_analyst .* is {named}"):
-        scene.owner.execute("SELECT loracomp.limit_analyst(%s)", [named])
-    with scene.connect("adam") as adam, pytest.raises(errors.InsufficientPrivilege):
-        adam.execute("SELECT loracomp.limit_analyst(%s)", [login("ana")])
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        ({"login": None}, "login must not be null"),
-        ({"connections": None}, "connections must not be null"),
-        ({"statement_timeout": None}, "statement_timeout must not be null"),
-        ({"connections": -2}, "connections must be between -1 and 2147483647, and is -2"),
-        ({"statement_timeout": "a while"}, 'invalid value for parameter "statement_timeout": "a while"'),
-    ],
-)
-def test_an_analysts_limits_are_refused_by_name(scene: Scene, arguments: dict[str, Any], said: str) -> None:
-    """To the owner, who else could set them."""
-    given = {"login": login("ana"), "connections": 3, "statement_timeout": "30s", **arguments}
-    call = "SELECT loracomp.limit_analyst(%(login)s, %(connections)s::integer, %(statement_timeout)s)"
-    with pytest.raises(errors.DataError, match=re.escape(said)):
-        scene.owner.execute(call, given)
 
 
 def test_administrators_administer(database: str, logins: None) -> None:

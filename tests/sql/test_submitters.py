@@ -14,12 +14,11 @@ import pytest
 from psycopg.types.json import Jsonb
 from rich.console import Console
 
-from job_data import BASE, REPORT, add_jobs, claim, job, prediction_row, record, statuses, wait_for_a_lock
+from job_data import BASE, add_jobs, claim, job, prediction_row, record, statuses, wait_for_a_lock
 from job_fixtures import cleared_connection, database_of_a_module  # noqa: F401
 from loracomp.cli import jobs
 from loracomp.database import connections as db
 from loracomp.database.connections import Connection
-from loracomp.database.queries import QUERIES
 from people_fixtures import value
 from worker_helpers import wait_until
 
@@ -520,30 +519,6 @@ def test_what_waits_says_how_to_start_a_worker_of_its_own_base_model(connection:
     (job_id,) = add_jobs(connection, "a")
     explained = value(connection, "SELECT loracomp.explain_job(%s)", [job_id])
     assert f"LORACOMP_BASE_MODEL='{BASE}' loracomp worker" in explained
-
-
-def test_what_is_due_says_roughly_how_long_it_will_wait(connection: Connection, submitter: Connection):
-    def waits(job_id: int, session: Connection = submitter) -> str:
-        return value(session, "SELECT loracomp.explain_job(%s)", [job_id])
-
-    answered, *mine = add_jobs(submitter, "a", "b", "c", "d")
-    assert "How long is not known, because no worker of its base model reports." in waits(mine[0])
-    for name in ("one", "two"):
-        connection.execute(QUERIES["report_worker"], {**REPORT, "name": name})
-    assert "How long is not known, because no job of its base model was answered yet." in waits(mine[0])
-    (claimed,) = claim(connection, 1)
-    timings = {"encode": 0, "route": 0, "model": 2000}
-    record(connection, {answered: claimed.lease_token}, [prediction_row(answered, timings=timings)])
-    assert "Roughly 3 s: about 2 jobs come first and 0 run; a job takes 2.000 s of a worker, and there are 2." in waits(
-        mine[2]
-    )
-    anothers = add_jobs(connection, *"efghij")  # of another submitter: they take turns
-    assert "Roughly 1 s: about 0 jobs come first and 0 run;" in waits(mine[0])
-    assert "Roughly 5 s: about 4 jobs come first and 0 run;" in waits(mine[2])
-    assert "Roughly 9 s: about 8 jobs come first and 0 run;" in waits(anothers[5], connection)
-    assert value(submitter, "SELECT loracomp.explain_wait(%s)", [anothers[5]]) is None
-    (later,) = add_jobs(submitter, "k", run_at="3000-01-01")
-    assert "How long" not in waits(later) and "Roughly" not in waits(later)
 
 
 # --- the command line

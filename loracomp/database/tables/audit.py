@@ -39,12 +39,6 @@ audit_event = Table(
     ),
     one_of("action", "insert update delete", "action_must_be_insert_update_or_delete"),
     Index("audit_event_of_job", "entity_id", postgresql_where=text("entity = 'job'")),
-    Index(
-        "audit_event_day",
-        text("((at AT TIME ZONE 'UTC')::date)"),
-        postgresql_using="brin",
-        postgresql_where=text("entity = 'job'"),
-    ),
     Index("audit_event_by_entity", "entity", "at", postgresql_where=text("entity <> 'job'")),
     comment="Audit log: who changed what, and when. Triggers write it; rows are never changed. Events of jobs are "
     "partitioned by ranges of job ids.",
