@@ -82,7 +82,6 @@ NOT_CALLS |= {
     "worker_status",
     "has_revision",
     "schema_revision",
-    "server_process",
     "sample_traces",
     "stored_examples",
     "most_helpful_adapter",

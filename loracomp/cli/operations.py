@@ -31,8 +31,7 @@ def doctor(
     """Check server, schema, roles, registry and queue; print what is not well. Exits with 1 if a check fails."""
     from loracomp.database.doctor import examine
 
-    settings = load_settings()
-    findings = examine(embedded.database_url(settings), settings)
+    findings = examine(embedded.database_url(load_settings()))
     counts = Counter(each["status"] for each in findings)
     if listed := [each for each in findings if as_json or show_all or each["status"] != "ok"]:
         emit(listed, title="Doctor", as_json=as_json, columns=("status", "check_name", "detail"))

@@ -7,9 +7,6 @@ SELECT 1
 -- It is in force until the transaction ends.
 SELECT set_config('statement_timeout', %(timeout)s, true)
 
--- name: server_process
-SELECT pg_backend_pid() AS pid
-
 -- name: check_health
 SELECT * FROM loracomp.check_health()
 

@@ -5,8 +5,6 @@
 --   seconds_between     seconds from one time to another
 --   compute_seconds     a job's share of the seconds of computing
 --   confidence          probability of the best choice
---   log_share           log softmax of scores, for one of them
---     confidence
 --   did_you_mean        names that are like one that is not found
 
 -- Changes nothing. NaN is out of every range; null passes, and the caller must check it.
@@ -82,14 +80,6 @@ FROM (SELECT u.score, max(u.score) OVER () AS best FROM unnest(choice_scores) AS
 END;
 COMMENT ON FUNCTION loracomp.confidence IS
 'Probability of the best choice by softmax over the log-likelihoods; null if there are none.';
-
--- Reads no table.
-CREATE FUNCTION loracomp.log_share(scores double precision[], place integer) RETURNS double precision
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-BEGIN ATOMIC
-SELECT scores[place] - max(u.score) + ln(loracomp.confidence(scores)) FROM unnest(scores) AS u (score);
-END;
-COMMENT ON FUNCTION loracomp.log_share IS 'Log softmax of scores, for one of them.';
 
 -- Reads no table. Two names are alike by the share of their pairs of letters that both have (Dice's coefficient), so that one wrong
 -- letter in a word of four is still found.

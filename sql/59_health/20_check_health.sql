@@ -133,12 +133,6 @@ AS $$
             AND r.refreshed_at < (SELECT max(j.finished_at) FROM job AS j WHERE j.finished_at IS NOT NULL)
         ORDER BY r.report
     )
-    UNION ALL
-    SELECT 'ranges of job ids', 'warn', format('up to %s', r.end_id - 1), ARRAY(
-        SELECT 'answers to later jobs have no partition of their own: SELECT loracomp.maintain() while nobody reads prediction'
-        FROM job_id_seq AS s WHERE s.last_value >= r.end_id
-    )
-    FROM (SELECT coalesce(max(g.end_id), 0) AS end_id FROM job_ranges() AS g) AS r
 $$;
 COMMENT ON FUNCTION loracomp.check_work IS
-'Checks of models, adapters, leases, due jobs, workers, reports and ranges: that jobs are answered.';
+'Checks of models, adapters, leases, due jobs, workers and reports: that jobs are answered.';

@@ -145,8 +145,7 @@ loracomp.caller,
 loracomp.may_read,
 loracomp.masked_tasks,
 loracomp.masked_adapter,
-loracomp.compute_seconds,
-loracomp.log_share
+loracomp.compute_seconds
 TO loracomp_analyst, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
 loracomp.composition_text,

@@ -3,23 +3,16 @@
 import json
 import os
 import re
-import shutil
-import socket
-import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 import typer
 
 from conftest import create_database, drop_database
 from job_data import REPORT
 from loracomp.cli import operations
-from loracomp.config import Settings
 from loracomp.database import connections as db
 from loracomp.database import revision, schema
 from loracomp.database.connections import Connection
@@ -46,8 +39,8 @@ def owner(url: str) -> Iterator[Connection]:
         yield opened
 
 
-def findings(url: str, **settings: Any) -> dict[str, tuple[str, str]]:
-    rows = examine(url, Settings(**settings))
+def findings(url: str) -> dict[str, tuple[str, str]]:
+    rows = examine(url)
     assert len({row["check_name"] for row in rows}) == len(rows)
     return {row["check_name"]: (row["status"], row["detail"]) for row in rows}
 
@@ -86,10 +79,6 @@ SQL_FINDINGS = {
         CREATE INDEX example_embedding_hnsw ON loracomp.many (n) WITH (fillfactor = 10)
         """,
         "DROP TABLE loracomp.many; ALTER INDEX loracomp.put_aside RENAME TO example_embedding_hnsw",
-    ),
-    "ranges of job ids": (
-        "warn", "answers to later jobs have no partition of their own",
-        "SELECT setval('loracomp.job_id_seq', 9000000)", "SELECT setval('loracomp.job_id_seq', 500000)",
     ),
     "reports": (
         "warn", "routing_by_day is of",
@@ -261,58 +250,6 @@ def test_an_owner_who_does_not_see_others_sessions(url: str, owner: Connection) 
         owner.execute("RESET ROLE")
         owner.execute(f"DROP OWNED BY {role}".encode())
         owner.execute(f"DROP ROLE {role}".encode())
-
-
-@pytest.fixture
-def bouncer(url: str) -> Iterator[Callable[[str], str]]:
-    """Starts pgbouncer in a mode, before the database; its URL."""
-    if not (program := shutil.which("pgbouncer")):
-        pytest.skip("needs pgbouncer")
-    server = psycopg.conninfo.conninfo_to_dict(url)
-    started: list[subprocess.Popen[bytes]] = []
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        # It refuses to run as root, and the embedded server lets in its own user alone.
-        owner = Path(server["host"]).stat().st_uid if server["host"].startswith("/") else 65534
-        as_user = ["setpriv", f"--reuid={owner}", f"--regid={owner}", "--clear-groups"] if os.geteuid() == 0 else []
-
-        def start(mode: str) -> str:
-            with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
-                port = free.getsockname()[1]
-            settings = folder / f"{mode}.ini"
-            settings.write_text(
-                f"[databases]\n{server['dbname']} = host={server['host']} port={server['port']} user=postgres\n"
-                f"[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = any\nunix_socket_dir =\n"
-                f"pool_mode = {mode}\n"
-            )
-            started.append(subprocess.Popen([*as_user, program, "-q", settings]))
-            through = f"host=127.0.0.1 port={port} dbname={server['dbname']} user=postgres"
-            wait_until(lambda: answers(through))
-            return through
-
-        yield start
-        for process in started:
-            process.terminate()
-            process.wait(10)
-
-
-def answers(url: str) -> bool:
-    try:
-        psycopg.connect(url).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-def test_a_pooler_in_each_mode(url: str, bouncer: Callable[[str], str]) -> None:
-    assert findings(url)["pooler"] == ("ok", "none between here and the server")
-    assert findings(bouncer("session"))["pooler"] == ("ok", "in session mode")
-    through = bouncer("transaction")
-    assert findings(through)["pooler"][0] == "warn"
-    assert "LORACOMP_LISTEN=false" in findings(through)["pooler"][1]
-    assert findings(through, listen=False)["pooler"] == ("ok", "in transaction mode; workers poll")
 
 
 def test_the_command_prints_a_table_or_json_and_exits_with_1(

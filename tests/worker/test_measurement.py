@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
-import torch
 from peft import PeftModel
 from psycopg.types.json import Jsonb
 from rich.console import Console
 from typer.testing import CliRunner
 
 from conftest import create_database, drop_database
-from job_data import add_jobs, claim, expire_leases, job, prediction_row, record, statuses
+from job_data import add_jobs, claim, expire_leases, job, statuses
 from job_fixtures import cleared_connection, database_of_a_module, gate_of_a_test  # noqa: F401
 from loracomp import cli
 from loracomp.cli import common
@@ -678,39 +677,3 @@ def test_transfer_says_what_each_adapter_is_worth_on_each_task(connection: Conne
         assert (row["adapter"], row["task"], row["n"], row["base_accuracy"], row["accuracy"]) == (label, "tea", 8, 0, 1)
         assert row["mean_gain"] == pytest.approx(gains[:, at].mean())
         assert row["standard_error"] == pytest.approx(gains[:, at].std(ddof=1) / 8**0.5)
-
-
-def test_expected_gains_stand_beside_what_came_true(connection: Connection) -> None:
-    add_task(connection, "tea")
-    connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('week 7')")
-    examples = add_examples(connection, "tea", "a", "b", "c", split="validation")
-    scores = {
-        "base": [[-1, -1, -2], [-2, -1, -1], [-1, -1, -1]],
-        "measured": [[-1, -2, -3], [-1, -1, -1], [-1, -1, -1]],
-    }
-    gains = [[0.5, None], [0.3, 0.1], [-0.1, None]]
-    weights = [[1.0, 0.0], [0.75, 0.25], [0.0, 0.0]]
-    rows = []
-    for policy, found in scores.items():
-        (*ids,) = (
-            add_jobs(connection, "x", choices=CHOICES, expected="yes", task="tea", evaluation="week 7", policy=policy,
-                     example_id=example)[0]
-            for example in examples
-        )  # fmt: skip
-        for at, job_id in enumerate(ids):
-            trace = {"tasks": ["tea", "milk"], "weights": weights[at], "expected_gains": gains[at]}
-            settings = {"name": policy, "router": "base" if policy == "base" else "retrieval"}
-            composed = {"adapter_ids": [1] if policy == "measured" and any(weights[at]) else []}
-            row = {"output": "yes", "choice_scores": found[at], "policy_settings": settings, **composed}
-            rows.append(prediction_row(job_id, **row, **(trace if policy == "measured" else {})))
-    jobs = {each.id: each.lease_token for each in claim(connection)}
-    assert len(record(connection, jobs, rows)) == 6
-    (found,) = connection.execute("SELECT * FROM bi.expected_gain").fetchall()
-    base, mix = (torch.tensor(scores[policy], dtype=torch.float64).log_softmax(1)[:, 0] for policy in scores)
-    expected, realised = np.array([0.5, 0.25, 0]), (mix - base).numpy()
-    assert (found["evaluation"], found["own_task"], found["policy"]) == ("week 7", "tea", "measured")
-    assert (found["n"], found["composed"]) == (3, 2)
-    assert found["expected"] == pytest.approx(expected.mean())
-    assert found["realised"] == pytest.approx(realised.mean())
-    assert found["bias_standard_error"] == pytest.approx((expected - realised).std(ddof=1) / 3**0.5)
-    assert found["correlation"] == pytest.approx(np.corrcoef(expected, realised)[0, 1])
