@@ -21,7 +21,9 @@ SELECT
     sum(j.attempts) AS attempts,
     coalesce(sum(p.prompt_tokens), 0) AS prompt_tokens,
     coalesce(sum(p.output_tokens), 0) AS output_tokens,
-    coalesce(sum(loracomp.compute_seconds(p.timings, p.batch_size)), 0) AS compute_s
+    coalesce(sum(loracomp.compute_seconds(p.timings, p.batch_size)), 0) AS compute_s,
+    count(*) FILTER (WHERE p.policy_settings ->> 'router' = 'retrieval') AS routed,
+    count(p.fallback) FILTER (WHERE p.policy_settings ->> 'router' = 'retrieval') AS fell_back
 FROM loracomp.jobs_on(jobs_by_day_on.day) AS j
 LEFT JOIN loracomp.prediction AS p ON j.id = p.job_id
 GROUP BY j.submitted_by, j.policy, j.base_model, j.evaluation IS NOT NULL, j.kind, j.status, j.error_code;
@@ -40,7 +42,9 @@ SELECT
     d.status,
     d.reason,
     d.jobs,
-    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'jobs_by_day') AS as_of
+    (SELECT r.refreshed_at FROM loracomp.report_refresh AS r WHERE r.report = 'jobs_by_day') AS as_of,
+    d.routed,
+    d.fell_back
 FROM loracomp.jobs_by_day AS d
 WHERE d.kind <> 'measure';
 COMMENT ON VIEW bi.jobs_by_day IS

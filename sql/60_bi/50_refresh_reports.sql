@@ -13,7 +13,6 @@ VALUES
 ('accuracy_by_day', 'epoch'),
 ('adapter_usage_by_day', 'epoch'),
 ('answers_by_tag', 'epoch'),
-('fallback_by_day', 'epoch'),
 ('jobs_by_day', 'epoch'),
 ('latency_by_day', 'epoch'),
 ('routing_by_day', 'epoch')

@@ -92,13 +92,13 @@ def test_long_tags_and_labels_fit_into_the_report(connection: db.Connection, exa
 REMEMBERED = {
     "cost_by_submitter": "day, submitted_by, policy, base_model, jobs, succeeded, failed, attempts, prompt_tokens, "
     "output_tokens, round(compute_s::numeric, 9)",
-    "jobs_by_day": "day, submitted_by, policy, base_model, is_evaluation, kind, status, reason, jobs",
+    "jobs_by_day": "day, submitted_by, policy, base_model, is_evaluation, kind, status, reason, jobs, "
+    "routed, fell_back",
     "accuracy_by_day": "day, evaluation, own_task, policy, asked, n, correct, accuracy, accuracy_low, accuracy_high",
     "answers_by_tag": "day, tag, value, label, policy, n, asked, correct",
     "routing_by_day": "day, policy, task, jobs, mean_probability, first_share, inside_share",
     "routing_drift": "day, policy, jobs, entropy_bits, mix_entropy_bits, week_before_jobs, drift",
     "adapter_usage_by_day": "day, policy, adapter, task, jobs, share_of_jobs, mean_weight, share",
-    "fallback_by_day": "day, policy, n, fell_back, rate_low",
     "latency_by_day": "day, step, n, mean_ms, p50_ms, p90_ms, p95_ms, p99_ms, max_ms",
 }
 

@@ -187,18 +187,6 @@ latency_by_day = Table(
     comment="How long each step took for the jobs answered on a day.",
 )
 
-fallback_by_day = Table(
-    "fallback_by_day",
-    metadata,
-    *of_jobs(),
-    required("n", BigInteger, "Number of answers that were routed by retrieval."),
-    required(
-        "fell_back", BigInteger, "Number of answers that were routed by retrieval and for which no adapter was used."
-    ),
-    PrimaryKeyConstraint("day", "policy", "base_model", "is_evaluation", name="fallback_by_day_pkey"),
-    comment="How often no adapter was used and the base model answered alone, by day.",
-)
-
 jobs_by_day = Table(
     "jobs_by_day",
     metadata,
@@ -220,6 +208,8 @@ jobs_by_day = Table(
         "Seconds of computing for the jobs that were answered, without waiting: their shares of their batches' steps "
         "and of the model's time.",
     ),
+    required("routed", BigInteger, "Number of answers that were routed by retrieval."),
+    required("fell_back", BigInteger, "Number of these for which no adapter was used: the base model answered alone."),
     UniqueConstraint(
         "day",
         "submitted_by",
