@@ -108,7 +108,7 @@ def execute(statement: str, connection: db.Connection) -> Callable[[], object]:
 
 
 def insert(statement: str, connection: db.Connection) -> Callable[[], object]:
-    connection.execute("SELECT loracomp.set_queue_limits(1000000, 1000000)")
+    connection.execute("SELECT loracomp.set_queue_limits(1000000)")
     connection.execute(f"SET LOCAL ROLE {ALL}")
 
     def work() -> None:

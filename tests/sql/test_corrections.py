@@ -169,7 +169,7 @@ def test_a_full_queue_does_not_hold_up_embeddings(connection: Connection, databa
         ids = value(connection, UNEMBEDDED)
         assert value(worker, EMBED, {"ids": ids, "n": len(ids)}) == 8
     assert jobs(connection, "measure") == 0
-    connection.execute("SELECT loracomp.set_queue_limits(NULL, NULL)")
+    connection.execute("SELECT loracomp.set_queue_limits(NULL)")
     alice.execute(CORRECT, [9, 9])
     work(connection)
     assert jobs(connection, "measure") == 9, "the next correction brings all"

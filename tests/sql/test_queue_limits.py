@@ -27,7 +27,7 @@ def connection(database: str) -> Iterator[Connection]:
     """The owner's, who is not bound by limits."""
     with db.connect(database) as opened:
         clear(opened)
-        limit(opened, None, None)
+        limit(opened, None)
         yield opened
 
 
@@ -43,8 +43,8 @@ def bob(connection: Connection, database: str) -> Iterator[Connection]:
         yield opened
 
 
-def limit(connection: Connection, in_all: int | None, per_submitter: int | None) -> None:
-    connection.execute("SELECT loracomp.set_queue_limits(%s, %s)", [in_all, per_submitter])
+def limit(connection: Connection, per_submitter: int | None) -> None:
+    connection.execute("SELECT loracomp.set_queue_limits(%s)", [per_submitter])
 
 
 def queued(connection: Connection) -> int:
@@ -63,13 +63,11 @@ def counts(connection: Connection) -> int:
 
 def test_nothing_is_limited_until_somebody_says_so(connection: Connection, alice: Connection):
     add_jobs(alice, *"abc")
-    assert connection.execute("SELECT in_all, per_submitter FROM loracomp.queue_limit").fetchall() == [
-        {"in_all": None, "per_submitter": None}
-    ]
+    assert connection.execute("SELECT per_submitter FROM loracomp.queue_limit").fetchall() == [{"per_submitter": None}]
 
 
 def test_the_last_that_fits_is_taken_and_the_next_refused(connection: Connection, alice: Connection, bob: Connection):
-    limit(connection, None, 3)
+    limit(connection, 3)
     add_jobs(alice, *"abc")
     with pytest.raises(errors.ConfigurationLimitExceeded, match="at most 3 of your jobs may wait") as refused:
         add_jobs(alice, "d")
@@ -81,7 +79,7 @@ def test_the_last_that_fits_is_taken_and_the_next_refused(connection: Connection
 
 
 def test_room_that_workers_make_is_used(connection: Connection, alice: Connection):
-    limit(connection, None, 2)
+    limit(connection, 2)
     add_jobs(alice, *"ab")
     assert len(claim(connection, 1)) == 1
     add_jobs(alice, "c")
@@ -89,23 +87,10 @@ def test_room_that_workers_make_is_used(connection: Connection, alice: Connectio
         add_jobs(alice, "d")
 
 
-def test_all_submitters_together(connection: Connection, alice: Connection, bob: Connection):
-    limit(connection, 4, None)
-    add_jobs(alice, *"abc")
-    add_jobs(bob, "a")
-    for person in (alice, bob):
-        with pytest.raises(errors.ConfigurationLimitExceeded, match="at most 4 jobs may wait"):
-            add_jobs(person, "e")
-    assert queued(connection) == 4
-    claim(connection, 4)
-    add_jobs(bob, *"bcde")
-    assert queued(connection) == 4
-
-
 def test_the_error_in_our_words(connection: Connection, alice: Connection):
-    limit(connection, 1, None)
+    limit(connection, 1)
     add_jobs(alice, "a")
-    words = "the queue is full: at most 1 jobs may wait.*try again later"
+    words = "your share of the queue is full: at most 1 of your jobs may wait.*cancel jobs that are not needed"
     with pytest.raises(RefusedError, match=words), translated_errors():
         add_jobs(alice, "b")
 
@@ -120,20 +105,14 @@ def test_a_statement_is_refused_whole(connection: Connection, alice: Connection)
 
 
 def test_what_was_accepted_is_found_again_though_the_queue_is_full(connection: Connection, alice: Connection):
-    limit(connection, None, 1)
+    limit(connection, 1)
     (first,) = alice.execute(SUBMIT)
     (second,) = alice.execute(SUBMIT)
     assert first == second
-    limit(connection, 1, 1)
-    connection.execute("INSERT INTO loracomp.job (prompt) VALUES ('beyond every limit')")
-    (third,) = alice.execute(SUBMIT)
-    assert third == first
 
 
-def test_administrators_and_evaluations_are_not_bound_and_evaluations_keep_nobody_out(
-    connection: Connection, database: str, alice: Connection
-):
-    limit(connection, 2, 1)
+def test_administrators_and_evaluations_are_not_bound(connection: Connection, database: str, alice: Connection):
+    limit(connection, 1)
     connection.execute("INSERT INTO loracomp.evaluation (name) VALUES ('e') ON CONFLICT DO NOTHING")
     with db.connect(make_conninfo(database, user=login("adam"))) as adam:
         add_jobs(adam, *"abcd", evaluation="e")
@@ -143,7 +122,7 @@ def test_administrators_and_evaluations_are_not_bound_and_evaluations_keep_nobod
 
 
 def test_jobs_for_later_wait_too_and_those_that_ended_do_not(connection: Connection, alice: Connection):
-    limit(connection, None, 1)
+    limit(connection, 1)
     (later,) = add_jobs(alice, "a", run_at=datetime.now(UTC) + timedelta(days=1))
     with pytest.raises(errors.ConfigurationLimitExceeded):
         add_jobs(alice, "b")
@@ -153,7 +132,7 @@ def test_jobs_for_later_wait_too_and_those_that_ended_do_not(connection: Connect
 
 @pytest.mark.session
 def test_the_queue_is_counted_once_in_a_while(connection: Connection, database: str):
-    limit(connection, 1000, 1000)
+    limit(connection, 1000)
     connection.execute(f"ALTER DATABASE {connection.info.dbname} SET track_functions = 'all'".encode())
     with db.connect(make_conninfo(database, user=login("alice"))) as alice:
         before = counts(connection)
@@ -164,31 +143,24 @@ def test_the_queue_is_counted_once_in_a_while(connection: Connection, database: 
     assert 1 <= few <= 6
 
 
-def test_a_full_queue_is_not_counted_for_each_refusal(connection: Connection, alice: Connection):
-    connection.execute("INSERT INTO loracomp.job (prompt) SELECT 'p' FROM generate_series(1, 20000)")
-    limit(connection, 19999, None)
+def test_refused_inserts_are_counted(connection: Connection, alice: Connection):
+    limit(connection, 1)
     refused = "SELECT last_value AS n FROM loracomp.refused_inserts"
     (before,) = connection.execute(refused)
-    until = set()
-    for _ in range(5):
+    for _ in range(3):
         with pytest.raises(errors.ConfigurationLimitExceeded):
-            add_jobs(alice, "p")
-        (row,) = connection.execute(
-            "SELECT pg_sequence_last_value(to_regclass('loracomp_parts.room_' || md5(''))) AS n"
-        )
-        until.add(row["n"])
-    assert len(until) < 5  # one count holds for 200 ms
+            add_jobs(alice, *"ab")
     (after,) = connection.execute(refused)
-    assert after["n"] - before["n"] == 5
+    assert after["n"] - before["n"] == 3
 
 
 def test_an_open_transaction_keeps_no_other_from_inserting(connection: Connection, alice: Connection, bob: Connection):
-    limit(connection, 100, 100)
+    limit(connection, 100)
     bob.execute("SET statement_timeout = '5s'")
     with alice.transaction():
         add_jobs(alice, "a")
         add_jobs(bob, *"abc")
-        limit(connection, 4, 100)
+        limit(connection, 4)
         add_jobs(bob, "d")
     with bob.transaction():
         bob.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
@@ -200,7 +172,7 @@ def test_what_a_function_inserts_with_its_owners_rights_counts_as_its_owners(
     connection: Connection, alice: Connection, bob: Connection
 ):
     """Whoever calls it: rows belong to the role that inserts them."""
-    limit(connection, None, 2)
+    limit(connection, 2)
     owner = login("alice")
     connection.execute(
         "CREATE FUNCTION public.enqueue(prompt text) RETURNS bigint LANGUAGE sql SECURITY DEFINER"
@@ -222,23 +194,23 @@ def test_what_a_function_inserts_with_its_owners_rights_counts_as_its_owners(
 
 
 def test_a_limit_that_makes_no_sense_is_refused_and_changes_are_audited(connection: Connection, alice: Connection):
-    with pytest.raises(errors.CheckViolation, match="in_all_must_be_between"):
-        limit(connection, 0, None)
-    limit(connection, 7, None)
+    with pytest.raises(errors.CheckViolation, match="per_submitter_must_be_between"):
+        limit(connection, 0)
+    limit(connection, 7)
     (row,) = connection.execute(
-        "SELECT after ->> 'in_all' AS in_all FROM loracomp.audit_event"
+        "SELECT after ->> 'per_submitter' AS n FROM loracomp.audit_event"
         " WHERE entity = 'queue_limit' ORDER BY id DESC LIMIT 1"
     )
-    assert row["in_all"] == "7"
+    assert row["n"] == "7"
     with pytest.raises(errors.InsufficientPrivilege):
-        alice.execute("SELECT loracomp.set_queue_limits(NULL, NULL)")
+        alice.execute("SELECT loracomp.set_queue_limits(NULL)")
 
 
 def test_base_models_share_the_queue(connection: Connection, alice: Connection):
     from job_data import add_base_model
 
     add_base_model(connection, "other", default=False)
-    limit(connection, 2, 2)
+    limit(connection, 2)
     add_jobs(alice, "a", base_model="other")
     add_jobs(alice, "b", base_model=BASE)
     with pytest.raises(errors.ConfigurationLimitExceeded):
@@ -248,7 +220,6 @@ def test_base_models_share_the_queue(connection: Connection, alice: Connection):
 @pytest.mark.parametrize(
     "question",
     [
-        "SELECT loracomp.count_queued('', 10)",
         "SELECT loracomp.count_queued(current_user, 10)",
         "SELECT * FROM loracomp.queue_health",
         "SELECT * FROM loracomp.database_metrics()",
@@ -279,7 +250,7 @@ def test_jobs_for_later_count_too(connection: Connection):
     later = datetime.now(UTC) + timedelta(days=1)
     add_jobs(connection, "now")
     add_jobs(connection, *"abc", run_at=later)
-    expected = [("", 4, 9), ("", 3, 3), (connection.info.user, 4, 9), (connection.info.user, 2, 2)]
+    expected = [(connection.info.user, 4, 9), (connection.info.user, 2, 2)]
     for submitter, count, at_most in expected:
         found = connection.execute("SELECT loracomp.count_queued(%s, %s) AS n", (submitter, at_most)).fetchone()
         assert found == {"n": count}

@@ -76,13 +76,12 @@ def test_ones_own_job_is_tried_again_and_anothers_is_not(connection: Connection,
 def test_trying_again_is_no_way_past_the_limits_of_the_queue(connection: Connection, submitter: Connection):
     first, second = (value(submitter, "SELECT loracomp.submit_job('a')") for _ in range(2))
     submitter.execute("SELECT loracomp.cancel_job(%s)", [first])
-    for limits, says in (("per_submitter => 1", "at most 1 of your jobs"), ("1, NULL", "of all submitters together")):
-        connection.execute(f"SELECT loracomp.set_queue_limits({limits})".encode())
-        with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match=says):
-            submitter.execute("SELECT loracomp.retry_job(%s)", [first])
+    connection.execute("SELECT loracomp.set_queue_limits(1)")
+    with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="at most 1 of your jobs"):
+        submitter.execute("SELECT loracomp.retry_job(%s)", [first])
     submitter.execute("SELECT loracomp.cancel_job(%s)", [second])
     submitter.execute("SELECT loracomp.retry_job(%s)", [first])
-    connection.execute("SELECT loracomp.set_queue_limits(NULL, NULL)")
+    connection.execute("SELECT loracomp.set_queue_limits(NULL)")
     assert statuses(connection) == {first: "queued", second: "cancelled"}
 
 
@@ -183,7 +182,7 @@ def test_a_full_queue_refuses_all_rows(connection: Connection, submitter: Connec
     connection.execute("SELECT loracomp.set_queue_limits(per_submitter => 3)")
     with pytest.raises(psycopg.errors.ConfigurationLimitExceeded, match="at most 3 of your jobs"):
         submit_jobs(submitter, *[{"prompt": "a"}] * 4)
-    connection.execute("SELECT loracomp.set_queue_limits(NULL, NULL)")
+    connection.execute("SELECT loracomp.set_queue_limits(NULL)")
     assert statuses(connection) == {}
     assert submit_jobs(submitter) == []
 
@@ -500,19 +499,6 @@ def test_a_queued_job_gets_another_priority_and_the_audit_keeps_both(connection:
     assert value(connection, "SELECT loracomp.set_priority(0, ids => ARRAY[%s::bigint])", [second]) == 0
     with pytest.raises(psycopg.errors.CheckViolation, match="priority_must_be_between_minus_1000_and_1000"):
         connection.execute("SELECT loracomp.set_priority(1001, ids => ARRAY[%s::bigint])", [first])
-
-
-def test_one_limit_is_set_and_the_other_stays(connection: Connection):
-    for call, limits in (
-        ("in_all => 9", (9, None)),
-        ("per_submitter => 5", (9, 5)),
-        ("in_all => NULL", (None, 5)),
-        ("per_submitter => NULL", (None, None)),
-    ):
-        connection.execute(f"SELECT loracomp.set_queue_limits({call})".encode())
-        row = connection.execute("SELECT in_all, per_submitter FROM loracomp.queue_limit").fetchone()
-        assert row is not None
-        assert tuple(row.values()) == limits
 
 
 def test_what_waits_says_how_to_start_a_worker_of_its_own_base_model(connection: Connection):

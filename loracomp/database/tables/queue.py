@@ -12,10 +12,8 @@ queue_limit = Table(
     "queue_limit",
     metadata,
     required("id", SmallInteger, "Always 1.", primary_key=True, autoincrement=False, default="1"),
-    optional("in_all", BigInteger, "Most jobs that may wait, not counting evaluations; null: no limit."),
     optional("per_submitter", BigInteger, "Most jobs of one submitter that may wait; null: no limit."),
     check("there_is_one_row_of_queue_limits", "id = 1"),
-    check("in_all_must_be_between_1_and_1000000000", "in_all BETWEEN 1 AND 1000000000"),
     check("per_submitter_must_be_between_1_and_1000000000", "per_submitter BETWEEN 1 AND 1000000000"),
     comment="How many jobs may wait. set_queue_limits changes it; jobs of administrators are not limited.",
 )
