@@ -96,7 +96,7 @@ def test_the_error_in_our_words(connection: Connection, alice: Connection):
 
 
 def test_a_statement_is_refused_whole(connection: Connection, alice: Connection):
-    limit(connection, 5, None)
+    limit(connection, 5)
     with pytest.raises(errors.ConfigurationLimitExceeded):
         alice.execute("INSERT INTO loracomp.job (prompt) SELECT 'p' FROM generate_series(1, 6)")
     assert queued(connection) == 0
