@@ -159,15 +159,6 @@ class RowCache:
         self._starts.pop()
         self._fit_window()
 
-    def beginning(self, row: int, columns: int) -> DynamicCache:
-        """A cache of one row: the first columns of row `row`."""
-        start = self._starts[row]
-        found = DynamicCache()
-        for number, layer in enumerate(self._layers):
-            keys, values = (buffer[row : row + 1, :, start : start + columns] for buffer in layer.buffers)
-            found.update(keys, values, number)
-        return found
-
     def _fit_window(self) -> None:
         self._window.rows = len(self._starts)
         self._window.first = min(self._starts, default=0)

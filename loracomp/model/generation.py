@@ -45,7 +45,7 @@ class Texts:
         """`token_budget` limits the number of running texts times the length that the longest may grow to.
 
         `pass_tokens`: see `batches`. `shares_prefixes`: compute the first tokens that prompts under the same
-        composition have in common only once.
+        composition, which join together, have in common only once.
         """
         self._forward = Forward(model)
         self._tokenizer = tokenizer
@@ -134,29 +134,11 @@ class Texts:
         if cache is None:
             return self._logits(texts)
         if common:
-            cache = self._beginning(texts[0], common)
+            self._logits(texts[:1], cache, common)
             cache.batch_repeat_interleave(len(texts))
         logits = self._logits(texts, cache)
         self._cache.append(cache, [text.width for text in texts])
         return logits
-
-    def _beginning(self, text: Text, common: int) -> Cache:
-        """A cache of one row with the first `common` tokens; as many as possible are copied from a running text."""
-        known, row = self._known(text.composition, text.read[:common])
-        cache = self._cache.beginning(row, known) if known else DynamicCache()
-        if known < common:
-            self._logits([text], cache, common)
-        return cache
-
-    def _known(self, composition: Hashable, tokens: Sequence[int]) -> tuple[int, int]:
-        """The row of the running text that shares most first tokens with `tokens`, after the number of these tokens."""
-        rows = [
-            (alike(text.prompt.tokens, tokens), row)
-            for row, text in enumerate(self._running)
-            if text.composition == composition
-        ]
-        known, row = max(rows, default=(0, 0))
-        return (known, row) if known >= ALIKE else (0, 0)
 
     def _passes(self, texts: Sequence[Text]) -> Iterator[tuple[int, list[Text]]]:
         """The texts of each pass, after the number of their first tokens that are computed once for all of them."""
@@ -181,9 +163,7 @@ class Texts:
         for group in groups.values():
             # Each text keeps its last token, because the logits after it are needed.
             read = sorted(text.read[:-1] for text in group)
-            common = alike(read[0], read[-1])
-            if len(group) == 1:
-                common, _ = self._known(group[0].composition, read[0])
+            common = alike(read[0], read[-1]) if len(group) > 1 else 0
             yield common if common >= ALIKE else 0, group
 
     def _logits(self, texts: Sequence[Text], cache: Cache | None = None, until: int | None = None) -> Tensor:
