@@ -16,11 +16,7 @@ def examine(url: str) -> list[Finding]:
     except SchemaMismatchError as error:
         return [finding("schema", "fail", str(error))]
     with translated_errors(), connect(url, application_name="loracomp doctor") as connection:
-        return [
-            _drift(url),
-            _user_views(url),
-            *connection.execute(QUERIES["check_health"]).fetchall(),
-        ]
+        return [_drift(url), *connection.execute(QUERIES["check_health"]).fetchall()]
 
 
 def finding(check: str, status: str, detail: str) -> Finding:
@@ -32,15 +28,3 @@ def _drift(url: str) -> Finding:
     if changed := schema.changed_files(url):
         return finding("sql/ files", "warn", f"differ from what was applied: {', '.join(changed)}; run `loracomp init`")
     return finding("sql/ files", "ok", "as applied")
-
-
-def _user_views(url: str) -> Finding:
-    views = schema.user_views(url)
-    if refused := [view.name for view in views if not view.is_kept]:
-        return finding(
-            "views of yours",
-            "warn",
-            f"`loracomp init` cannot keep {', '.join(refused)}: materialized, or not the installer's to replace; "
-            "drop them before it, and create them again",
-        )
-    return finding("views of yours", "ok", f"kept by `loracomp init`: {', '.join(v.name for v in views) or 'none'}")

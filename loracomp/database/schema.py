@@ -2,15 +2,15 @@
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, TextIO
+from typing import TextIO
 
 import psycopg
 from alembic import command
 from alembic.config import Config
 from psycopg import errors
-from sqlalchemy import Connection, Engine, NullPool, Row, create_engine, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from loracomp.database import revision, sql_objects
@@ -46,12 +46,6 @@ def initialize(url: str, *, again: bool = False) -> list[str]:
                 pass
             return [f"sql/ applied again: {', '.join(changed) if len(changed) <= 5 else f'{len(changed)} files'}"]
     return []
-
-
-def user_views(url: str) -> Sequence[Row[Any]]:
-    """Like `sql_objects.user_views`, on a connection of its own."""
-    with _opened(url) as engine, engine.connect() as connection:
-        return sql_objects.user_views(connection)
 
 
 def changed_files(url: str) -> list[str]:

@@ -134,24 +134,6 @@ def test_files_that_differ_from_what_was_applied(url: str, owner: Connection) ->
     assert findings(url)["sql/ files"][0] == "ok"
 
 
-def test_views_over_ours_are_listed_before_an_upgrade_meets_them(url: str, owner: Connection) -> None:
-    assert findings(url)["views of yours"] == ("ok", "kept by `loracomp init`: none")
-    with changed(
-        owner,
-        "CREATE VIEW backlog AS TABLE loracomp.job_result; CREATE VIEW over_it AS TABLE backlog;"
-        'CREATE VIEW bi."of yours" AS SELECT loracomp.shorten(name, 9) FROM loracomp.policy',
-        'DROP VIEW over_it, backlog, bi."of yours"',
-    ):
-        assert findings(url)["views of yours"] == ("ok", 'kept by `loracomp init`: bi."of yours", public.backlog')
-        with changed(
-            owner,
-            "CREATE MATERIALIZED VIEW cached AS TABLE bi.queue_health",
-            "DROP MATERIALIZED VIEW cached",
-        ):
-            status, detail = findings(url)["views of yours"]
-            assert status == "warn" and detail.startswith("`loracomp init` cannot keep public.cached: materialized")
-
-
 def test_stuck_leases_and_a_queue_without_workers(url: str, owner: Connection) -> None:
     held = submit(owner)
     claim(owner, held)
