@@ -63,7 +63,6 @@ CREATE TABLE loracomp.audit_event (
     CONSTRAINT action_must_be_insert_update_or_delete CHECK (action IN ('insert', 'update', 'delete'))
 )
  PARTITION BY RANGE (entity, entity_id);
-CREATE INDEX audit_event_day ON loracomp.audit_event USING brin (((at AT TIME ZONE 'UTC')::date)) WHERE entity = 'job';
 CREATE INDEX audit_event_of_job ON loracomp.audit_event (entity_id) WHERE entity = 'job';
 CREATE INDEX audit_event_by_entity ON loracomp.audit_event (entity, at) WHERE entity <> 'job';
 COMMENT ON TABLE loracomp.audit_event IS 'Audit log: who changed what, and when. Triggers write it; rows are never changed. Events of jobs are partitioned by ranges of job ids.';
@@ -172,23 +171,23 @@ COMMENT ON COLUMN loracomp.policy.gain_prior IS 'Shrinks expected gains towards 
 COMMENT ON COLUMN loracomp.policy.gain_margin IS 'With weighting measured, an adapter is used only if its expected gain, in nats, is above this.';
 COMMENT ON COLUMN loracomp.policy.chat_template IS 'Which prompts stand in the base model''s chat template, where it has one: generation (those without choices), always, never.';
 COMMENT ON COLUMN loracomp.policy.calibration_rows IS 'With weighting measured, for a task without an adapter: most of its labelled examples on which biases of the choices are fitted, 4 to 1000; 0: no biases.';
+COMMENT ON CONSTRAINT k_must_be_between_1_and_200 ON loracomp.policy IS 'between 1 and 200';
+COMMENT ON CONSTRAINT temperature_must_be_between_0_0001_and_100 ON loracomp.policy IS 'between 0.0001 and 100';
 COMMENT ON CONSTRAINT density_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
 COMMENT ON CONSTRAINT min_share_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
 COMMENT ON CONSTRAINT seed_must_not_be_negative ON loracomp.policy IS 'at least 0';
 COMMENT ON CONSTRAINT calibration_rows_must_be_0_or_between_4_and_1000 ON loracomp.policy IS '0, or between 4 and 1000';
 COMMENT ON CONSTRAINT top_p_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
+COMMENT ON CONSTRAINT weighting_must_be_similarity_uniform_or_measured ON loracomp.policy IS 'one of similarity, uniform, measured';
 COMMENT ON CONSTRAINT contrast_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
 COMMENT ON CONSTRAINT gain_prior_must_be_between_0_and_1000 ON loracomp.policy IS 'between 0 and 1000';
 COMMENT ON CONSTRAINT max_adapters_must_be_between_1_and_64 ON loracomp.policy IS 'between 1 and 64';
-COMMENT ON CONSTRAINT router_must_be_a_known_one ON loracomp.policy IS 'one of retrieval, own_task, random, random_parameters, base';
 COMMENT ON CONSTRAINT chat_template_must_be_generation_always_or_never ON loracomp.policy IS 'one of generation, always, never';
-COMMENT ON CONSTRAINT choice_normalization_must_be_none_characters_or_tokens ON loracomp.policy IS 'one of none, characters, tokens';
+COMMENT ON CONSTRAINT router_must_be_a_known_one ON loracomp.policy IS 'one of retrieval, own_task, random, random_parameters, base';
 COMMENT ON CONSTRAINT min_similarity_must_be_between_minus_1_and_1 ON loracomp.policy IS 'between -1 and 1';
+COMMENT ON CONSTRAINT choice_normalization_must_be_none_characters_or_tokens ON loracomp.policy IS 'one of none, characters, tokens';
 COMMENT ON CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 ON loracomp.policy IS 'between -1000 and 1000';
-COMMENT ON CONSTRAINT k_must_be_between_1_and_200 ON loracomp.policy IS 'between 1 and 200';
 COMMENT ON CONSTRAINT strategy_must_be_a_known_one ON loracomp.policy IS 'one of linear, cat, ties, magnitude_prune, dare_linear, dare_ties, linear_rescaled';
-COMMENT ON CONSTRAINT temperature_must_be_between_0_0001_and_100 ON loracomp.policy IS 'between 0.0001 and 100';
-COMMENT ON CONSTRAINT weighting_must_be_similarity_uniform_or_measured ON loracomp.policy IS 'one of similarity, uniform, measured';
 CREATE TABLE loracomp.prediction (
     job_id BIGINT NOT NULL,
     output TEXT,
@@ -290,16 +289,13 @@ COMMENT ON COLUMN loracomp.prediction.score_weights IS 'What the adapters'' log-
 COMMENT ON CONSTRAINT finish_reason_must_be_a_known_one ON loracomp.prediction IS 'one of end_of_text, stop, length, no_tokens';
 CREATE TABLE loracomp.queue_limit (
     id SMALLINT DEFAULT 1 NOT NULL,
-    in_all BIGINT,
     per_submitter BIGINT,
     PRIMARY KEY (id),
     CONSTRAINT there_is_one_row_of_queue_limits CHECK (id = 1),
-    CONSTRAINT in_all_must_be_between_1_and_1000000000 CHECK (in_all BETWEEN 1 AND 1000000000),
     CONSTRAINT per_submitter_must_be_between_1_and_1000000000 CHECK (per_submitter BETWEEN 1 AND 1000000000)
 );
 COMMENT ON TABLE loracomp.queue_limit IS 'How many jobs may wait. set_queue_limits changes it; jobs of administrators are not limited.';
 COMMENT ON COLUMN loracomp.queue_limit.id IS 'Always 1.';
-COMMENT ON COLUMN loracomp.queue_limit.in_all IS 'Most jobs that may wait, not counting evaluations; null: no limit.';
 COMMENT ON COLUMN loracomp.queue_limit.per_submitter IS 'Most jobs of one submitter that may wait; null: no limit.';
 CREATE TABLE loracomp.base_model (
     id INTEGER GENERATED ALWAYS AS IDENTITY,
@@ -535,22 +531,6 @@ COMMENT ON COLUMN loracomp.latency_by_day.p90_ms IS '90th percentile in millisec
 COMMENT ON COLUMN loracomp.latency_by_day.p95_ms IS '95th percentile in milliseconds.';
 COMMENT ON COLUMN loracomp.latency_by_day.p99_ms IS '99th percentile in milliseconds.';
 COMMENT ON COLUMN loracomp.latency_by_day.max_ms IS 'Longest time in milliseconds.';
-CREATE TABLE loracomp.fallback_by_day (
-    day DATE NOT NULL,
-    policy TEXT NOT NULL,
-    base_model TEXT NOT NULL,
-    is_evaluation BOOLEAN NOT NULL,
-    n BIGINT NOT NULL,
-    fell_back BIGINT NOT NULL,
-    CONSTRAINT fallback_by_day_pkey PRIMARY KEY (day, policy, base_model, is_evaluation)
-);
-COMMENT ON TABLE loracomp.fallback_by_day IS 'How often no adapter was used and the base model answered alone, by day.';
-COMMENT ON COLUMN loracomp.fallback_by_day.day IS 'Day in UTC on which the jobs ended.';
-COMMENT ON COLUMN loracomp.fallback_by_day.policy IS 'Name of the policy: the settings of routing and merging.';
-COMMENT ON COLUMN loracomp.fallback_by_day.base_model IS 'Base model that answered.';
-COMMENT ON COLUMN loracomp.fallback_by_day.is_evaluation IS 'Whether the jobs come from evaluations rather than from people.';
-COMMENT ON COLUMN loracomp.fallback_by_day.n IS 'Number of answers that were routed by retrieval.';
-COMMENT ON COLUMN loracomp.fallback_by_day.fell_back IS 'Number of answers that were routed by retrieval and for which no adapter was used.';
 CREATE TABLE loracomp.jobs_by_day (
     day DATE NOT NULL,
     submitted_by TEXT NOT NULL,
@@ -565,6 +545,8 @@ CREATE TABLE loracomp.jobs_by_day (
     prompt_tokens BIGINT NOT NULL,
     output_tokens BIGINT NOT NULL,
     compute_s DOUBLE PRECISION NOT NULL,
+    routed BIGINT NOT NULL,
+    fell_back BIGINT NOT NULL,
     CONSTRAINT jobs_by_day_key UNIQUE NULLS NOT DISTINCT (day, submitted_by, policy, base_model, is_evaluation, kind, status, reason)
 );
 COMMENT ON TABLE loracomp.jobs_by_day IS 'Number of ended jobs and what they cost, by day and by how they ended.';
@@ -581,6 +563,8 @@ COMMENT ON COLUMN loracomp.jobs_by_day.attempts IS 'Number of attempts of the jo
 COMMENT ON COLUMN loracomp.jobs_by_day.prompt_tokens IS 'Tokens in the prompts of the jobs that were answered.';
 COMMENT ON COLUMN loracomp.jobs_by_day.output_tokens IS 'Tokens that were scored or generated for the jobs that were answered.';
 COMMENT ON COLUMN loracomp.jobs_by_day.compute_s IS 'Seconds of computing for the jobs that were answered, without waiting: their shares of their batches'' steps and of the model''s time.';
+COMMENT ON COLUMN loracomp.jobs_by_day.routed IS 'Number of answers that were routed by retrieval.';
+COMMENT ON COLUMN loracomp.jobs_by_day.fell_back IS 'Number of these for which no adapter was used: the base model answered alone.';
 CREATE TABLE loracomp.answers_by_tag (
     day DATE NOT NULL,
     tag TEXT NOT NULL,
@@ -738,8 +722,8 @@ COMMENT ON COLUMN loracomp.evaluation.exclude_own IS 'Whether a job may not use 
 COMMENT ON COLUMN loracomp.evaluation.seed IS 'Seed of the random order in which examples are drawn.';
 COMMENT ON COLUMN loracomp.evaluation.created_by IS 'Role that started the evaluation.';
 COMMENT ON COLUMN loracomp.evaluation.created_at IS 'When the row was made.';
-COMMENT ON CONSTRAINT evaluation_kind_must_be_predict_or_route ON loracomp.evaluation IS 'one of predict, route';
 COMMENT ON CONSTRAINT evaluated_split_must_be_train_validation_or_test ON loracomp.evaluation IS 'one of train, validation, test';
+COMMENT ON CONSTRAINT evaluation_kind_must_be_predict_or_route ON loracomp.evaluation IS 'one of predict, route';
 CREATE TABLE loracomp.example (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     task_id INTEGER NOT NULL,
@@ -853,8 +837,8 @@ CREATE TABLE loracomp.answer_row (
 )
  WITH (fillfactor = 80);
 CREATE INDEX answer_row_example ON loracomp.answer_row (example_id) WHERE example_id IS NOT NULL;
-CREATE INDEX answer_row_job ON loracomp.answer_row (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX answer_row_feed ON loracomp.answer_row (declaration_id, changed_in);
+CREATE INDEX answer_row_job ON loracomp.answer_row (job_id) WHERE job_id IS NOT NULL;
 COMMENT ON TABLE loracomp.answer_row IS 'The answer to each row of a declaration''s table. The declaration''s view shows it.';
 COMMENT ON COLUMN loracomp.answer_row.declaration_id IS 'The declaration.';
 COMMENT ON COLUMN loracomp.answer_row.key IS 'Primary key of the row, as texts.';
@@ -980,14 +964,14 @@ CREATE TABLE loracomp.job (
     CONSTRAINT an_ended_job_and_only_it_has_finished_at CHECK ((status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL))
 )
  WITH (fillfactor = 80, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_scale_factor = 0.005, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
+CREATE INDEX job_leases ON loracomp.job (lease_expires_at) WHERE status = 'running';
+CREATE INDEX job_scheduled ON loracomp.job (scheduled, run_at) WHERE status = 'queued' AND (scheduled OR background);
+CREATE INDEX job_finished ON loracomp.job (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC')::date));
 CREATE INDEX job_to_measure ON loracomp.job (example_id) WHERE kind = 'measure';
 CREATE UNIQUE INDEX an_evaluation_asks_an_example_once_a_policy ON loracomp.job (evaluation, example_id, policy) WHERE example_id IS NOT NULL;
 CREATE INDEX job_evaluation ON loracomp.job (evaluation) WHERE evaluation IS NOT NULL;
-CREATE INDEX job_finished ON loracomp.job (finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC')::date));
-CREATE INDEX job_scheduled ON loracomp.job (scheduled, run_at) WHERE status = 'queued' AND (scheduled OR background);
-CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
-CREATE INDEX job_leases ON loracomp.job (lease_expires_at) WHERE status = 'running';
 COMMENT ON TABLE loracomp.job IS 'Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.';
 COMMENT ON COLUMN loracomp.job.id IS 'The job''s number.';
 COMMENT ON COLUMN loracomp.job.status IS 'queued, running, succeeded, failed or cancelled. Only SQL functions change it.';
