@@ -282,7 +282,6 @@ BREAKOUTS = {
     "what a new task is calibrated on": "SELECT loracomp.read_labelled('{1}', '{1}', '{1}')",
     "what a trace would have given": "SELECT loracomp.rescore_route(1)",
     "adapters on tasks": "SELECT FROM bi.transfer",
-    "expected and realised": "SELECT FROM bi.expected_gain",
     "adapters": "SELECT loracomp.read_adapters('{1}')",
     "triggers' functions": "SELECT loracomp.prepare_job()",
 }
