@@ -27,7 +27,8 @@ RUN find /opt/loracomp \( -name tests -o -path '*/torch/include' -o -path '*/tor
 # What is in it, for those who look for known faults: CycloneDX's bill of materials.
 FROM dependencies AS materials
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
-    pip install cyclonedx-bom && cyclonedx-py environment /opt/loracomp/bin/python --output-file /materials.cdx.json
+    python -m venv --without-pip /opt/materials && pip --python /opt/materials install cyclonedx-bom && \
+    /opt/materials/bin/cyclonedx-py environment /opt/loracomp/bin/python --output-file /materials.cdx.json
 
 # The models' packages go without their dependencies: those would compile inference engines that are not used here.
 FROM build AS models
