@@ -1,18 +1,19 @@
 """Runs a stored composition again and compares the two answers."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from loracomp.composition.fidelity import TOLERANCE, TOLERANCE_OF_16_BITS, fidelity, merged
+from loracomp.composition.strategies import Mix, merge
 from loracomp.database.connections import Connection, storable
 from loracomp.engine.engine import Engine
 from loracomp.errors import JobError, wrong_fields
 from loracomp.records import Answer, Composition, Request
-
-TOLERANCE, TOLERANCE_OF_16_BITS = 0.05, 0.25
-"""Largest difference in nats at which scores count as equal: rounding depends on device and batch, most in 16 bits."""
+from loracomp.registry.adapter_weights import fetch_adapters
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +26,9 @@ class Replay:
     detail: str
     largest_difference: float | None = None
     """Largest difference between the two runs' scores of a choice, in nats; None if text was generated."""
+    norm_ratio: float | None = None
+    cosine: float | None = None
+    """As in `composition.fidelity`; None unless asked for, and for the base model alone."""
 
 
 class _Stored(BaseModel):
@@ -73,11 +77,19 @@ STORED = (
 )  # fmt: skip
 
 
-def replay(engine: Engine, connection: Connection, trace: dict[str, Any], tolerance: float | None = None) -> Replay:
+def replay(
+    engine: Engine,
+    connection: Connection,
+    trace: dict[str, Any],
+    tolerance: float | None = None,
+    *,
+    by_merging: bool = False,
+) -> Replay:
     """Answer a job again with the composition in its trace (a row of `job_trace`), and compare with the stored answer.
 
     The job is not routed again. `tolerance` is in nats; None means TOLERANCE, or TOLERANCE_OF_16_BITS if either run
-    used 16 bits.
+    used 16 bits. `by_merging` merges the mix into the model's weights, as PEFT does, so that the answer does not depend
+    on how a pass applies many mixes; the result then says too how far the mix is from the exact weighted sum.
     """
     if tolerance is None:
         exact = {str(trace["device"]).rpartition("/")[2], engine.device.rpartition("/")[2]} == {"float32"}
@@ -90,7 +102,29 @@ def replay(engine: Engine, connection: Connection, trace: dict[str, Any], tolera
         return Replay(
             trace["job_id"], "impossible", f"its trace does not describe a composition: {wrong_fields(error, 3)}"
         )
-    return _compared(trace, engine.predict(connection, [_request(trace, stored)])[0], tolerance)
+    request = _request(trace, stored)
+    if not by_merging:
+        return _compared(trace, engine.predict(connection, [request])[0], tolerance)
+    if request.contrast:
+        return Replay(trace["job_id"], "impossible", "its policy has contrast: two mixes can't be merged at once")
+    return _merged(engine, connection, trace, request, tolerance)
+
+
+def _merged(
+    engine: Engine, connection: Connection, trace: dict[str, Any], request: Request, tolerance: float
+) -> Replay:
+    predictor, composition = engine.predictor, request.composition
+    adapters = predictor.load([composition], partial(fetch_adapters, connection))
+    mix, exact = predictor.compose([composition, replace(composition, strategy="cat")], adapters)
+    if isinstance(mix, JobError) or isinstance(exact, JobError):
+        return _compared(trace, next(each for each in (mix, exact) if isinstance(each, JobError)), tolerance)
+    with merged(engine.base.model, merge(mix)):
+        (answer,) = predictor.answer([request], [Mix()])
+    found = _compared(trace, answer, tolerance)
+    if (far := fidelity(mix, exact)) is None:
+        return found
+    detail = f"{found.detail}; against the exact weighted sum: norm ratio {far[0]:.3f}, cosine {far[1]:.3f}"
+    return replace(found, detail=detail, norm_ratio=far[0], cosine=far[1])
 
 
 def _missing(engine: Engine, trace: dict[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ from tokenizers.models import BPE
 from tokenizers.processors import TemplateProcessing
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from loracomp.composition.blocks import Factors, unpack
+from loracomp.composition.blocks import Factors
 from loracomp.composition.strategies import AdapterWeights, PackedAdapter, check_settings, gated, mask, mask_name, merge
 from loracomp.config import load_settings
 from loracomp.engine.answering import Predictor
@@ -178,7 +178,7 @@ def compose(
     """Each module's factors in float32, merged step by step as `Composer` and `merge` do."""
     check_settings(strategy, len(adapters), weights, density)
     prepared = prepare(strategy, [adapter.packed() for adapter in adapters], density=density, seed=seed)
-    return unpack(merge(gated(strategy, prepared, weights)))
+    return merge(gated(strategy, prepared, weights))
 
 
 def prepare(

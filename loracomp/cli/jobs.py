@@ -194,6 +194,13 @@ def replay(
             help="Largest difference in nats at which scores count as equal. Defaults to 0.05, or 0.25 in 16 bits."
         ),
     ] = None,
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged",
+            help="Merge each mix into the model's weights, as PEFT does, and compare it with the exact weighted sum.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run stored compositions again and say: equal, different, or impossible. Exits with 1 unless all are equal."""
@@ -206,7 +213,7 @@ def replay(
             from loracomp.worker.start import load_engine
 
             engine = load_engine(load_settings(), connection)
-        results = [run_again(engine, connection, trace, tolerance) for trace in traces]
+        results = [run_again(engine, connection, trace, tolerance, by_merging=merged) for trace in traces]
     if as_json:
         rows = [asdict(result) for result in results]
         emit_json(rows if job is None else rows[0])

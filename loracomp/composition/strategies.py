@@ -139,7 +139,7 @@ class Mix:
         if not (self.electing or self.rescaled):
             return self
         name = f"merged {[adapter.key for adapter in self.adapters]} {self.left} {self.right}"
-        return Mix((PackedAdapter(-1, "", 1.0, merge(self), prepared=name),), (1.0,), (1.0,))
+        return Mix((PackedAdapter(-1, "", 1.0, _merged(self), prepared=name),), (1.0,), (1.0,))
 
 
 def check_settings(strategy: str, adapters: int, weights: Sequence[float], density: float) -> None:
@@ -169,11 +169,15 @@ def gated(strategy: str, prepared: Sequence[PackedAdapter], weights: Sequence[fl
     return Mix(adapters, left, tuple(roots), summed_factors=True, electing=electing, rescaled=rescaled)
 
 
-def merge(mix: Mix) -> dict[tuple[int, int], Block]:
+def merge(mix: Mix) -> dict[str, Factors]:
     """Each module's merged factors in float32.
 
     With summed factors A = sum left_i A_i and B = sum right_i B_i; for cat the left_i A_i and the B_i are concatenated.
     """
+    return unpack(_merged(mix))
+
+
+def _merged(mix: Mix) -> dict[tuple[int, int], Block]:
     merged = {}
     for shape, (modules, A, B) in stack([adapter.blocks for adapter in mix.adapters], torch.float32).items():
         if mix.electing:

@@ -8,13 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from loracomp.composition.blocks import unpack
+from loracomp.composition.fidelity import merged
 from loracomp.composition.layers import AdapterStack
 from loracomp.composition.strategies import STRATEGIES, Mix, gated, merge
 from loracomp.model.generation import Texts
 from loracomp.model.scoring import encode_choices, log_likelihoods, pad_right
 from loracomp.model.text import Prompt
-from merged_model import merged
 from model_fixtures import TINY_CONTEXT, letter_tokenizer, linear_shapes, prepare, random_adapter, tiny_llama
 
 TARGETS = [("q_proj", "v_proj"), ("q_proj",), ("o_proj", "down_proj"), ("k_proj", "up_proj", "gate_proj")]
@@ -82,7 +81,7 @@ def logits_together(model, tokens, rows, shared=None, others=()):
 
 @torch.no_grad()
 def logits_alone(model, tokens, mix):
-    with merged(model, unpack(merge(mix))):
+    with merged(model, merge(mix)):
         return model(torch.tensor([tokens])).logits[0]
 
 
@@ -109,7 +108,7 @@ def choices_together(model, asked, rows, shared=None):
 @torch.no_grad()
 def choices_alone(model, prompt, choices, mix):
     question = encode_choices(letter_tokenizer(), prompt, choices, TINY_CONTEXT, shared_prompt=False)
-    with merged(model, unpack(merge(mix))):
+    with merged(model, merge(mix)):
         return log_likelihoods(model, [question])[0]
 
 

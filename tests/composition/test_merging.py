@@ -5,7 +5,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from loracomp.composition.blocks import Factors
-from merged_model import merged
+from loracomp.composition.fidelity import merged
 
 
 def test_merging_changes_the_named_module_alone_and_turns_weights_that_are_kept_the_other_way_round():

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from loracomp.composition import layers
 from loracomp.composition.blocks import Factors
 from loracomp.composition.composer import Composer, ResidentAdapters
+from loracomp.composition.fidelity import merged
 from loracomp.composition.strategies import STRATEGIES, Mix
 from loracomp.errors import JobError
 from loracomp.model.batching import batches
 from loracomp.model.scoring import encode_choices, log_likelihoods
 from loracomp.records import Answer, Composition, Request
-from merged_model import merged
 from model_fixtures import (
     TINY_CONTEXT,
     Fetching,

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loracomp.composition.blocks import Factors, are_largest, nbytes, pack_bits, unpack, unpack_bits
-from loracomp.composition.strategies import STRATEGIES, randomize
+from loracomp.composition.fidelity import fidelity, merged
+from loracomp.composition.strategies import STRATEGIES, gated, randomize
 from loracomp.errors import UsageError
-from merged_model import merged
 from model_fixtures import compose, linear_shapes, peft_twin, prepare, random_adapter, tiny_llama
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT 0.21 reads it
@@ -24,6 +24,11 @@ DETERMINISTIC = ("linear", "cat", "ties", "magnitude_prune")
 def prepared(strategy, adapters, **settings):
     """Module -> prepared factors, of each adapter."""
     return [unpack(each.blocks) for each in prepare(strategy, [adapter.packed() for adapter in adapters], **settings)]
+
+
+def mixed(strategy, adapters, weights, *, density=1.0, seed=0):
+    packed = [adapter.packed() for adapter in adapters]
+    return gated(strategy, prepare(strategy, packed, density=density, seed=seed), weights)
 
 
 def dense(factors):
@@ -122,6 +127,23 @@ def test_a_weight_of_zero_and_a_missing_adapter_are_the_same_where_masks_see_one
 
 
 @properties
+@given(cases(tuple(strategy for strategy in STRATEGIES if strategy != "cat")))
+def test_norm_ratio_and_cosine_equal_those_of_dense_changes(case):
+    strategy, adapters, weights, kwargs = case
+    composed, exact = compose(strategy, adapters, weights, **kwargs), compose("cat", adapters, weights)
+    a = torch.cat([delta.flatten() for _, delta in sorted(dense(composed).items())])
+    b = torch.cat([delta.flatten() for _, delta in sorted(dense(exact).items())])
+    measured = fidelity(mixed(strategy, adapters, weights, **kwargs), mixed("cat", adapters, weights))
+    if a.norm() == 0:
+        assert measured is None
+        return
+    ratio, cosine = measured
+    # Of the squares: they are sums of inner products, which may cancel.
+    assert ratio**2 == pytest.approx(float(a.norm() / b.norm()) ** 2, rel=2e-5, abs=1e-6)
+    assert cosine == pytest.approx(float(a @ b / a.norm() / b.norm()), abs=1e-5)
+
+
+@properties
 @given(cases(("linear_rescaled",)))
 def test_rescaled_it_is_linear_with_the_norm_of_the_exact_sum_in_each_module(case):
     _, adapters, weights, _ = case
@@ -130,6 +152,14 @@ def test_rescaled_it_is_linear_with_the_norm_of_the_exact_sum_in_each_module(cas
     )
     expected = {module: delta * exact[module].norm() / delta.norm() for module, delta in linear.items()}
     assert_same(rescaled, expected, rtol=1e-3, atol=1e-4)  # norms are of sums that may nearly cancel
+
+
+def test_a_change_of_zero_has_no_ratio_and_no_cosine():
+    adapter = random_adapter(SHAPES, seed=1)
+    twin = replace(adapter, id=-1)
+    cancelled = mixed("cat", [adapter, twin], [0.5, -0.5])
+    assert fidelity(mixed("linear", [adapter, twin], [0.5, 0.5]), cancelled) is None
+    assert fidelity(mixed("linear", [adapter], [0.0]), mixed("cat", [adapter], [1.0])) is None
 
 
 def test_negative_weights_subtract():

@@ -470,8 +470,17 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     np.testing.assert_allclose(first["choice_scores"], mixed + added, atol=1e-5)
     assert (replay(engine, connection, first).outcome, replay(engine, connection, second).outcome) == ("equal",) * 2
     assert re.search(r"\nThe mix says .*, 8 labelled rows say .* \(weight ", explained(connection, asked[0]))
+    merged = replay(engine, connection, first, by_merging=True)
+    assert (merged.outcome, merged.norm_ratio, merged.cosine) == ("equal", 1, 1)
     linear = {**first, "policy_settings": {**first["policy_settings"], "strategy": "linear"}}
-    assert replay(engine, connection, linear).outcome == "different"
+    apart = replay(engine, connection, linear, by_merging=True)
+    assert apart.outcome == "different"
+    assert apart.norm_ratio != pytest.approx(1, abs=0.01)
+    assert apart.cosine is not None
+    assert 0 < apart.cosine < 1
+    assert f"norm ratio {apart.norm_ratio:.3f}, cosine {apart.cosine:.3f}" in apart.detail
+    contrasted = {**first, "policy_settings": {**first["policy_settings"], "contrast": 0.5}}
+    assert "contrast" in replay(engine, connection, contrasted, by_merging=True).detail
     broken = replay(engine, connection, {**first, "choice_biases": [0.1]})
     assert (broken.outcome, "choice_biases differ in length" in broken.detail) == ("impossible", True)
 
