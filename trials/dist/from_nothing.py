@@ -197,7 +197,7 @@ def test_the_next_release_upgrades_it_and_it_can_be_removed(place: Place, next_r
     assert (place.home / ".cache/loracomp/postgres/PG_VERSION").exists()
     place.run("pip install --quiet --no-index --no-deps --find-links dist loracomp-library && "
               f"pip install --quiet --no-index --no-deps {next_release}")  # fmt: skip
-    assert place.run("loracomp db start && " + answers).endswith(before)
+    assert before in place.run("loracomp db start && " + answers)
 
 
 def test_uv_runs_a_command_without_an_environment(place: Place, downloads: str) -> None:
