@@ -23,7 +23,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 # The packages' own tests and what compilers need go; what a worker imports is compiled, a fifth of all that there is.
 RUN find /opt/loracomp \( -name tests -o -path '*/torch/include' -o -path '*/torch/bin/protoc*' \) -prune -exec rm -r {} + && \
     /opt/loracomp/bin/python -c "import accelerate, alembic, orjson, pgvector.psycopg, prometheus_client, pydantic_settings, \
-rich.progress, sqlalchemy.dialects.postgresql, typer, transformers.models.bert.modeling_bert, \
+rich.progress, sentence_transformers, sqlalchemy.dialects.postgresql, typer, transformers.models.bert.modeling_bert, \
 transformers.models.llama.modeling_llama, transformers.models.auto.tokenization_auto"
 
 # What is in it, for those who look for known faults: CycloneDX's bill of materials.
