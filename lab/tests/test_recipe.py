@@ -168,7 +168,7 @@ def test_an_unexpected_failure_stays_alone_too(train, tmp_path, monkeypatch, cap
 
 
 def test_a_family_learns_all_its_data_sets_but_what_their_own_adapters_kept_aside(train, tmp_path):
-    defaults = "defaults: {rank: 2, held_out: 10, max_rows: 20, max_tokens: 200}\n"
+    defaults = "defaults: {rank: 2, epochs: 1, held_out: 10, max_rows: 20, max_tokens: 200}\n"
     rows, error = train(tmp_path / "library", recipe=defaults + "tasks: {sst2: , sentiment: {start_from: sst2}}")
     assert (error, rows["sentiment"]["rows_seen"]) == (None, 80)
     record = json.loads((tmp_path / "library/adapters/sentiment/training.json").read_text())

@@ -373,8 +373,8 @@ def test_an_attempt_beyond_the_jobs_timeout_counts_and_names_the_limit(
     row = job(connection, slow)
     assert (row["status"], row["attempts"], row["expired_leases"]) == (status, 1, 0)
     assert (row["error_code"], row["error"]) == ("timed_out", "it took longer than its timeout_s of 300 s")
-    (attempt,) = connection.execute("SELECT outcome, error_code FROM bi.attempt WHERE job_id = %s", (slow,)).fetchall()
-    assert attempt == {"outcome": {"queued": "given back"}.get(status, status), "error_code": "timed_out"}
+    (attempt,) = connection.execute("SELECT outcome, reason FROM loracomp.job_attempt WHERE job_id = %s", (slow,))
+    assert attempt == {"outcome": {"queued": "given back"}.get(status, status), "reason": "timed_out"}
 
 
 class Gathering(Obedient):
