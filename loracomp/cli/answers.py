@@ -147,9 +147,8 @@ def train_answers(
             f"that is trained on less than {WORTH_TRAINING}: correct more, or say --force"
         )
     folder = load_settings().home / "trained" / "-".join(re.findall(r"\w+", f"{task} {declared[0]['corrected']}"))
-    with redirect_stdout(sys.stderr):
-        with TemporaryDirectory() as start:
-            _training()(task, output=folder, **_start(task, Path(start)))
+    with redirect_stdout(sys.stderr), TemporaryDirectory() as start:
+        _training()(task, output=folder, **_start(task, Path(start)))
         with open_database() as connection:
             adapter = stage_adapter(connection, folder, task=task)
         measure_adapter(f"{adapter.name}@{adapter.version}")
@@ -172,21 +171,22 @@ def train_answers(
 
 
 def _start(task: str, folder: Path) -> dict[str, Any]:
-    """Options by which a training starts from the adapter that helps the task most; none if no adapter helps.
+    """Options by which a training starts from the adapter that is right on most of the task's examples, if any.
 
-    Such a training learns more from few rows than one that starts from nothing (docs/decisions.md).
+    It is written to `folder`. Such a training learns more from few rows than one from nothing (docs/decisions.md).
     """
     from loracomp.registry.adapter_weights import export_adapter
 
     with open_database() as connection:
         base = find_base_model(connection, load_settings().base_model).name
         found = rows_of(connection, QUERIES["most_helpful_adapter"], {"task": task, "base_model": base})
-        for adapter in found:
-            export_adapter(connection, adapter, folder)
-            config = adapter["config"]
-            shape = {"rank": adapter["rank"], "alpha": adapter["alpha"], "layers": config.get("layers_to_transform")}
-            return {"start_from": folder, "target_modules": config["target_modules"], **shape}
-    return {}
+        if not found:
+            return {}
+        (adapter,) = found
+        export_adapter(connection, adapter, folder)
+    config = adapter["config"]
+    shape = {"rank": adapter["rank"], "alpha": adapter["alpha"], "layers": config.get("layers_to_transform")}
+    return {"start_from": folder, "target_modules": config["target_modules"], **shape}
 
 
 def _training() -> Callable[..., None]:

@@ -328,13 +328,14 @@ SELECT loracomp.correct_row(name => to_regclass(%(name)s), key => %(key)s, answe
 SELECT loracomp.correct_answer(name => %(name)s::regclass, key => %(key)s, answer => %(answer)s)
 
 -- name: most_helpful_adapter
--- Of those that say what they have seen, as all do that `loracomp train` wrote.
+-- Of those that say what they have seen, as all do that `loracomp train` wrote. What a restricted task taught must not get out.
 SELECT a.*, b.name AS base_model, b.source AS base_source, b.revision AS base_revision
 FROM bi.transfer AS t
 JOIN loracomp.adapter AS a ON a.id = t.adapter_id
+JOIN loracomp.task AS o ON o.id = a.task_id
 JOIN loracomp.base_model AS b ON b.id = a.base_model_id
-WHERE t.task = %(task)s AND t.adapter_task <> t.task AND t.base_model = %(base_model)s AND a.status = 'active'
-    AND a.training ? 'tasks_seen'
+WHERE t.task = %(task)s AND o.name <> t.task AND o.reader_role IS NULL AND b.name = %(base_model)s
+    AND a.status = 'active' AND a.training ? 'tasks_seen'
 ORDER BY t.accuracy DESC NULLS LAST, t.mean_gain DESC LIMIT 1
 
 -- name: compare_with_corrections
@@ -478,7 +479,8 @@ WITH c AS MATERIALIZED (
     SELECT job_id, coalesce(adapter, task) AS adapter FROM bi.composed_adapter
     WHERE day >= %(since)s AND job_id > (SELECT job_id - 5000 FROM bi.composed_adapter ORDER BY job_id DESC LIMIT 1)
 )
-SELECT a.adapter || ' + ' || b.adapter AS pair, count(*) AS jobs, count(*) OVER () AS found FROM c AS a JOIN c AS b ON b.job_id = a.job_id AND b.adapter > a.adapter
+SELECT a.adapter || ' + ' || b.adapter AS pair, count(*) AS jobs, count(*) OVER () AS found
+FROM c AS a JOIN c AS b ON b.job_id = a.job_id AND b.adapter > a.adapter
 GROUP BY a.adapter, b.adapter ORDER BY jobs DESC, pair LIMIT 15
 
 -- name: answers_of_tag

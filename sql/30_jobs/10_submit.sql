@@ -4,7 +4,7 @@
 --     insert_job                inserts a job from a JSON object, or finds the one that has its idempotency key
 --       job_from_json           a row of incoming_job, with defaults
 --   trigger check_columns       before the insert: refuses columns that the inserting role may not fill
---   trigger prepare_job            after that: fills columns that were left out
+--   trigger prepare_job         after that: fills columns that were left out
 --     check_names               refuses names that don't exist
 --       check_name, check_tasks_exist
 --   trigger admit_jobs          after the insert: 15_limits.sql

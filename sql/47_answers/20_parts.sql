@@ -87,7 +87,7 @@ AS $make$
     SELECT format($body$
         BEGIN
             IF (SELECT count(*) FROM pg_attribute AS a WHERE a.attrelid = tg_relid AND (a.attname, a.atttypid) IN (%6$s)) <> %7$s THEN
-                RAISE 'the key has other columns'; -- to plan a conversion of another type may run code of whoever made it
+                RAISE 'the key has other columns'; -- planning the conversion of another type may run code of its owner
             END IF;
             CASE tg_level || ' ' || tg_op
                 WHEN 'STATEMENT INSERT' THEN
@@ -222,7 +222,7 @@ BEGIN
             loracomp.key_list(d, '%1$s = %3$s', key => '$1', separator => ' AND ')
         ),
         format(
-            -- The view's first columns are the key, whatever their names. Comparing images calls no user's code.
+            -- The view's first columns are the key, even if they were renamed. record_image_ne compares bytes and runs no user's code.
             $correct$
             DECLARE
                 but_correct record;

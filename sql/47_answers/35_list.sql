@@ -17,7 +17,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.accuracy_of IS 'A share in percent with its 95 % interval, in words; not yet known below twenty rows.';
 
--- Reads only the catalog and the server's statistics, of which the planner's know nothing of a table that was not analyzed yet.
+-- Reads only the catalog and statistics. Before the first ANALYZE reltuples is unknown, so the count of live rows is looked at too.
 CREATE FUNCTION loracomp.estimated_rows(source regclass) RETURNS bigint
 LANGUAGE sql STABLE
 SET search_path = loracomp, pg_temp

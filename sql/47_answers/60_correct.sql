@@ -68,7 +68,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.correct_row IS 'Says what is right for a row, if it still is as it was seen; null takes that back.';
 
--- The view's trigger has looked up the row with the rights of whoever updates the view. The prompt is read from the table as it is now.
+-- The UPDATE found the row in the view, with its caller's rights. The prompt is read from the table as it is now.
 CREATE FUNCTION loracomp.write_correction(
     declaration_id integer, key text[], correct text, changes_others boolean DEFAULT FALSE
 ) RETURNS void

@@ -136,8 +136,8 @@ $$;
 COMMENT ON FUNCTION loracomp.erase_sums IS
 'Deletes what reports keep of closed days by a tag, if it is the only one given; returns what was kept.';
 
--- Deletes jobs with their answers and traces, whatever their status; a worker that is running one can't record its
--- answer. If a worker is just writing an answer, or reports are being refreshed, it waits for that. The jobs' audit events stay, because
+-- Deletes jobs with their answers and traces, whatever their status. A worker that is running one of them
+-- will not record its answer. If a worker is just writing an answer, or reports are being refreshed, it waits for that. The jobs' audit events stay, because
 -- they contain only ids, states and roles; one more event says who erased how many, or whom.
 CREATE FUNCTION loracomp.delete_jobs(ids bigint[], reason text DEFAULT 'delete_jobs', submitter name DEFAULT NULL)
 RETURNS TABLE (what text, rows bigint, names text)

@@ -72,17 +72,18 @@ def test_corrections_train_an_adapter_that_is_measured_and_activated(wishes: dic
     execute(["loracomp", "worker", "--drain"], wishes)
     refused = run(["loracomp", "answers", "train", "wish_tone"], wishes)
     assert refused.returncode == 2 and "17 corrections" in refused.stderr
+    right = """
+        SELECT adapter_task FROM bi.transfer WHERE task LIKE 'answers/%' AND adapter_task <> task
+        ORDER BY accuracy DESC, mean_gain DESC"""
+    hidden, start, *_ = psql(wishes, right).splitlines()
+    psql(wishes, f"SELECT loracomp.restrict_task('{hidden}', 'loracomp_admin')")
     (trained,) = answers(wishes, "train", "wish_tone", "--force")
+    psql(wishes, f"SELECT loracomp.restrict_task('{hidden}', NULL)")
     assert (trained["status"], trained["adapter"].split("-")[0]) == ("active", "answers/public.wish_tone")
     assert [each["against"] for each in trained["measured"]] == ["base model", "corrections"]
-    most_right = """
-        SELECT adapter_task FROM bi.transfer WHERE task LIKE 'answers/%' AND adapter_task <> task
-        ORDER BY accuracy DESC, mean_gain DESC LIMIT 1"""
     record = "training -> 'started_from' ->> 'task', training ->> 'steps'"
-    assert (
-        psql(wishes, f"SELECT {record} FROM loracomp.adapter ORDER BY id DESC LIMIT 1")
-        == f"{psql(wishes, most_right)}|39"
-    )
+    made = psql(wishes, f"SELECT {record} FROM loracomp.adapter ORDER BY id DESC LIMIT 1")
+    assert made == f"{start}|39"
     psql(wishes, "INSERT INTO wishes VALUES (19, 'More tea, number 19')")
     execute(["loracomp", "worker", "--drain"], wishes)
     mix = "SELECT policy, composition FROM loracomp.job_result ORDER BY job_id DESC LIMIT 1"
