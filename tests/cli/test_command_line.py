@@ -52,7 +52,7 @@ def test_the_index_finds_the_shipped_examples(demo: dict[str, str]) -> None:
     missed = """SELECT count(*) FROM loracomp.example_embedding AS e
         WHERE e.example_id % 9 = 0 AND NOT EXISTS (
             SELECT FROM loracomp.nearest_examples(
-                e.embedding, ARRAY(SELECT t.id FROM loracomp.task AS t), 30, false
+                e.embedding, ARRAY(SELECT t.id FROM loracomp.task AS t ORDER BY t.id), 30, false
             ) AS n WHERE n.example_id = e.example_id
         )"""
     said = execute(["loracomp", "db", "psql", "-qAt", "-c", "SET hnsw.ef_search = 100", "-c", missed], demo)
