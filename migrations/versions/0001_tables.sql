@@ -84,14 +84,14 @@ COMMENT ON COLUMN loracomp.audit_event.login IS 'Role that logged in, if the ses
 COMMENT ON CONSTRAINT action_must_be_insert_update_or_delete ON loracomp.audit_event IS 'one of insert, update, delete';
 CREATE TABLE loracomp.answer_hint (
     declaration_id INTEGER NOT NULL,
-    id BIGINT GENERATED ALWAYS AS IDENTITY,
-    key TEXT[] NOT NULL,
-    CONSTRAINT answer_hint_pkey PRIMARY KEY (declaration_id, id)
+    written_in BIGINT DEFAULT (pg_current_xact_id())::text::bigint NOT NULL,
+    key TEXT[] NOT NULL
 )
  WITH (autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
+CREATE INDEX answer_hint_order ON loracomp.answer_hint (declaration_id, written_in);
 COMMENT ON TABLE loracomp.answer_hint IS 'Rows that were written since the last claim looked. Triggers append; nothing waits for anything here.';
 COMMENT ON COLUMN loracomp.answer_hint.declaration_id IS 'The declaration.';
-COMMENT ON COLUMN loracomp.answer_hint.id IS 'The hint''s number.';
+COMMENT ON COLUMN loracomp.answer_hint.written_in IS 'Transaction that wrote it.';
 COMMENT ON COLUMN loracomp.answer_hint.key IS 'Key of a row that may have changed; empty: look at all.';
 CREATE TABLE loracomp.sql_object (
     path TEXT NOT NULL,
@@ -655,8 +655,6 @@ CREATE TABLE loracomp.declaration (
     page_job BIGINT,
     missed BIGINT DEFAULT 0 NOT NULL,
     hints_from BIGINT DEFAULT 0 NOT NULL,
-    hints_to BIGINT DEFAULT 0 NOT NULL,
-    hints_before BIGINT DEFAULT 0 NOT NULL,
     looked_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     PRIMARY KEY (id),
@@ -690,9 +688,7 @@ COMMENT ON COLUMN loracomp.declaration.sweep IS 'What a look at all rows does: s
 COMMENT ON COLUMN loracomp.declaration.swept_to IS 'Key of the last row that this look has seen.';
 COMMENT ON COLUMN loracomp.declaration.page_job IS 'Job of the last page; the next page is asked once it is not queued any more.';
 COMMENT ON COLUMN loracomp.declaration.missed IS 'The value of the sequence missed_hint that the last look has answered.';
-COMMENT ON COLUMN loracomp.declaration.hints_from IS 'Hints up to this number are gone.';
-COMMENT ON COLUMN loracomp.declaration.hints_to IS 'What hints_from will be once hints_before is past.';
-COMMENT ON COLUMN loracomp.declaration.hints_before IS 'Transactions before this one wrote the hints up to hints_to.';
+COMMENT ON COLUMN loracomp.declaration.hints_from IS 'Hints of transactions before this one are gone.';
 COMMENT ON COLUMN loracomp.declaration.looked_at IS 'When the last look at all rows began.';
 COMMENT ON COLUMN loracomp.declaration.created_at IS 'When the row was made.';
 COMMENT ON CONSTRAINT sweep_must_be_a_known_one ON loracomp.declaration IS 'one of skip, source, answers';
@@ -831,6 +827,8 @@ CREATE TABLE loracomp.answer_row (
     first_answer TEXT,
     example_id BIGINT,
     drawn BOOLEAN DEFAULT false NOT NULL,
+    visitor TEXT,
+    offered_at TIMESTAMP WITH TIME ZONE,
     CONSTRAINT a_row_has_one_answer PRIMARY KEY (declaration_id, key),
     CONSTRAINT an_answer_belongs_to_a_declaration FOREIGN KEY(declaration_id) REFERENCES loracomp.declaration (id) ON DELETE CASCADE,
     CONSTRAINT answer_status_must_be_a_known_one CHECK (status IN ('asked', 'answered', 'refused', 'failed'))
@@ -839,6 +837,7 @@ CREATE TABLE loracomp.answer_row (
 CREATE INDEX answer_row_example ON loracomp.answer_row (example_id) WHERE example_id IS NOT NULL;
 CREATE INDEX answer_row_feed ON loracomp.answer_row (declaration_id, changed_in);
 CREATE INDEX answer_row_job ON loracomp.answer_row (job_id) WHERE job_id IS NOT NULL;
+CREATE INDEX answer_row_visitor ON loracomp.answer_row (declaration_id, visitor) WHERE visitor IS NOT NULL;
 COMMENT ON TABLE loracomp.answer_row IS 'The answer to each row of a declaration''s table. The declaration''s view shows it.';
 COMMENT ON COLUMN loracomp.answer_row.declaration_id IS 'The declaration.';
 COMMENT ON COLUMN loracomp.answer_row.key IS 'Primary key of the row, as texts.';
@@ -855,20 +854,9 @@ COMMENT ON COLUMN loracomp.answer_row.correct IS 'The right answer, as a person 
 COMMENT ON COLUMN loracomp.answer_row.first_answer IS 'The answer that stood there then.';
 COMMENT ON COLUMN loracomp.answer_row.example_id IS 'Example of the declaration''s task that the correction made.';
 COMMENT ON COLUMN loracomp.answer_row.drawn IS 'Whether rows_to_correct drew the row at random.';
+COMMENT ON COLUMN loracomp.answer_row.visitor IS 'Who corrects the row: a name that rows_to_correct was given.';
+COMMENT ON COLUMN loracomp.answer_row.offered_at IS 'When it was given; for ten minutes nobody else gets it.';
 COMMENT ON CONSTRAINT answer_status_must_be_a_known_one ON loracomp.answer_row IS 'one of asked, answered, refused, failed';
-CREATE TABLE loracomp.answer_offer (
-    declaration_id INTEGER NOT NULL,
-    key TEXT[] NOT NULL,
-    visitor TEXT NOT NULL,
-    offered_at TIMESTAMP WITH TIME ZONE NOT NULL,
-    CONSTRAINT a_row_is_offered_to_one_visitor PRIMARY KEY (declaration_id, key),
-    CONSTRAINT an_offer_belongs_to_a_declaration FOREIGN KEY(declaration_id) REFERENCES loracomp.declaration (id) ON DELETE CASCADE
-);
-COMMENT ON TABLE loracomp.answer_offer IS 'Rows that somebody is correcting now, so that two people don''t get the same.';
-COMMENT ON COLUMN loracomp.answer_offer.declaration_id IS 'The declaration.';
-COMMENT ON COLUMN loracomp.answer_offer.key IS 'Primary key of the row, as texts.';
-COMMENT ON COLUMN loracomp.answer_offer.visitor IS 'Who corrects the row: a name that rows_to_correct was given.';
-COMMENT ON COLUMN loracomp.answer_offer.offered_at IS 'When it was given; for ten minutes nobody else gets it.';
 CREATE TABLE loracomp.job (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     status TEXT DEFAULT 'queued' NOT NULL,
@@ -1099,7 +1087,6 @@ ALTER TABLE loracomp.example ALTER COLUMN prompt SET STATISTICS 0;
 ALTER TABLE loracomp.example ALTER COLUMN choices SET STATISTICS 0;
 ALTER TABLE loracomp.example ALTER COLUMN answer SET STATISTICS 0;
 ALTER TABLE loracomp.adapter_part ALTER COLUMN bytes SET STORAGE EXTERNAL;
-ALTER TABLE loracomp.answer_offer ALTER COLUMN key SET STATISTICS 0;
 ALTER TABLE loracomp.answer_row ALTER COLUMN key SET STATISTICS 0;
 ALTER TABLE loracomp.answer_row ALTER COLUMN reason SET STATISTICS 0;
 ALTER TABLE loracomp.answer_row ALTER COLUMN prompt_hash SET STATISTICS 0;

@@ -184,7 +184,7 @@ BEGIN
                 WHEN r.answer IS NOT NULL AND (
                     r.status = 'asked' OR r.key IN (
                         SELECT h.key FROM loracomp.answer_hint AS h JOIN loracomp.declaration AS a ON h.declaration_id = a.id
-                        WHERE a.id = %1$s AND h.id > a.hints_from
+                        WHERE a.id = %1$s AND h.written_in >= a.hints_from
                     )
                 ) THEN 'stale'
                 ELSE r.status

@@ -28,8 +28,10 @@ BEGIN
         UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid FROM pg_statistic_ext AS s WHERE s.stxrelid = t.oid
     ) AS o
     JOIN pg_depend AS u ON u.classid = o.catalog AND u.objid = o.oid
-    JOIN pg_proc AS p ON (u.refclassid, u.refobjid) = ('pg_proc'::regclass, p.oid)
-        OR u.refclassid = 'pg_operator'::regclass AND p.oid = (SELECT r.oprcode FROM pg_operator AS r WHERE r.oid = u.refobjid)
+    JOIN pg_proc AS p ON p.oid = CASE u.refclassid -- so that each is looked up, and not all are read
+        WHEN 'pg_proc'::regclass THEN u.refobjid
+        WHEN 'pg_operator'::regclass THEN (SELECT r.oprcode FROM pg_operator AS r WHERE r.oid = u.refobjid)
+    END
     WHERE NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = p.proowner);
     problem := CASE
         WHEN called IS NOT NULL

@@ -26,11 +26,11 @@ BEGIN
     FOR d IN
         SELECT a.* FROM loracomp.declaration AS a
         WHERE a.retry_at <= clock_timestamp() AND (
-            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.id > a.hints_from)
+            EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
             OR NOT a.paused AND (
                 newest_miss > a.missed OR a.looked_at < now() - interval '1 day' -- triggers miss some: COPY by replication, a new partition
                 OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
-                OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
+                OR a.source_oid <> a.source OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
             )
         )
         ORDER BY random() -- so that none is left out for long where many have much to ask
@@ -39,8 +39,8 @@ BEGIN
         EXIT WHEN clock_timestamp() > statement_timestamp() + interval '1 second'; -- the claim waits
         IF d.paused THEN -- one hint a row is enough; once a minute, as this reads them all
             DELETE FROM loracomp.answer_hint AS h
-            WHERE h.declaration_id = d.id AND h.id NOT IN (
-                SELECT max(n.id) FROM loracomp.answer_hint AS n WHERE n.declaration_id = d.id GROUP BY n.key
+            WHERE h.declaration_id = d.id AND h.ctid NOT IN (
+                SELECT max(n.ctid) FROM loracomp.answer_hint AS n WHERE n.declaration_id = d.id GROUP BY n.key
             );
             UPDATE loracomp.declaration AS a SET retry_at = clock_timestamp() + interval '1 minute' WHERE a.id = d.id;
             CONTINUE;
@@ -81,7 +81,6 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     asked bigint;
-    newest CONSTANT bigint := (SELECT n.last_value FROM loracomp.answer_hint_id_seq AS n); -- before the snapshot that is kept with it
 BEGIN
     d := loracomp.follow_source(d);
     IF d.id IS NULL THEN
@@ -89,7 +88,7 @@ BEGIN
     END IF;
     FOR part IN 1..10 LOOP -- several if they have nothing to ask; the claim that called waits
         SELECT a.* INTO d FROM loracomp.declaration AS a WHERE a.id = d.id;
-        IF EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.id > d.hints_from) THEN
+        IF EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = d.id AND h.written_in >= d.hints_from) THEN
             asked := loracomp.ask_hints(d, most);
         ELSIF d.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = d.page_job AND j.status = 'queued') THEN
             asked := loracomp.ask_page(d, most);
@@ -98,14 +97,16 @@ BEGIN
         END IF;
         EXIT WHEN asked > 0;
     END LOOP;
-    UPDATE loracomp.declaration AS a SET trouble = NULL, retry_at = '-infinity' WHERE a.id = d.id AND a.trouble IS NOT NULL;
-    -- Handled hints leave dead entries, which stay while any session has an old snapshot: next time they are passed over, up to
-    -- hints_to. Transactions before hints_before wrote these; once all of them have ended, no such hint can still come.
-    UPDATE loracomp.declaration AS a
-    SET hints_from = a.hints_to, hints_to = newest, hints_before = pg_snapshot_xmax(pg_current_snapshot())::text::bigint
-    WHERE a.id = d.id AND newest > a.hints_to AND a.hints_before <= pg_snapshot_xmin(pg_current_snapshot())::text::bigint
-        AND current_setting('transaction_isolation') = 'read committed'
-        AND NOT EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.id > a.hints_from AND h.id <= a.hints_to);
+    -- Handled hints leave dead entries, which stay while any session has an old snapshot: next time they are passed over. Transactions
+    -- before oldest have ended, so no hint of theirs can still come.
+    UPDATE loracomp.declaration AS a SET
+        trouble = NULL, retry_at = '-infinity',
+        hints_from = CASE WHEN EXISTS (
+            SELECT FROM loracomp.answer_hint AS h
+            WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from AND h.written_in < s.oldest
+        ) THEN a.hints_from ELSE s.oldest END
+    FROM (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest) AS s
+    WHERE a.id = d.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_of IS 'Asks for rows of a declaration: those that hints name, and a page of a look at all rows.';
@@ -123,7 +124,7 @@ BEGIN
         d.columns := loracomp.numbers_of(d.source, d.names[2 : cardinality(d.columns) + 1]);
         UPDATE loracomp.answer_row AS r SET changed_in = 0 WHERE r.declaration_id = d.id;
         UPDATE loracomp.declaration AS a
-        SET source_oid = a.source, columns = d.columns, key_columns = d.key_columns, missed = 0, hints_before = 0 WHERE a.id = d.id;
+        SET source_oid = a.source, columns = d.columns, key_columns = d.key_columns, missed = 0, hints_from = 0 WHERE a.id = d.id;
         PERFORM loracomp.make_parts(d);
     END IF;
     IF owner IS NULL OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
@@ -169,8 +170,9 @@ DECLARE
 BEGIN
     WITH taken AS (
         DELETE FROM loracomp.answer_hint AS h
-        WHERE h.declaration_id = d.id AND h.id = ANY (ARRAY(
-            SELECT n.id FROM loracomp.answer_hint AS n WHERE n.declaration_id = d.id AND n.id > d.hints_from ORDER BY n.id LIMIT most
+        WHERE h.ctid = ANY (ARRAY(
+            SELECT n.ctid FROM loracomp.answer_hint AS n
+            WHERE n.declaration_id = d.id AND n.written_in >= d.hints_from ORDER BY n.written_in LIMIT most
         ))
         RETURNING h.key
     )
@@ -272,7 +274,9 @@ BEGIN
         RETURNING r.job_id
     ),
     changed AS MATERIALIZED (
-        SELECT g.*, r.job_id AS earlier, CASE WHEN g.reason IS NULL THEN nextval('loracomp.job_id_seq') END AS job_id
+        SELECT
+            g.*, CASE WHEN g.reason IS NULL THEN nextval('loracomp.job_id_seq') END AS job_id,
+            (SELECT j.id FROM loracomp.job AS j WHERE j.id = r.job_id AND j.finished_at IS NULL) AS obsolete -- looked up, not joined
         FROM given AS g LEFT JOIN loracomp.answer_row AS r ON r.declaration_id = d.id AND r.key = g.key
         WHERE r.prompt_hash IS DISTINCT FROM g.prompt_hash OR by = 'hint' AND r.reason = skipped
     ),
@@ -295,7 +299,7 @@ BEGIN
     )
     SELECT
         (SELECT array_agg(g.job_id) FROM gone AS g)
-        || (SELECT array_agg(j.id) FROM changed AS c JOIN loracomp.job AS j ON j.id = c.earlier AND j.finished_at IS NULL),
+        || (SELECT array_agg(c.obsolete) FROM changed AS c),
         (SELECT array_agg(c.job_id ORDER BY c.job_id) FROM changed AS c WHERE c.job_id IS NOT NULL)
     INTO obsolete, new_jobs;
     IF num_nulls(VARIADIC obsolete) < cardinality(obsolete) THEN

@@ -10,7 +10,7 @@ AS $$
 DECLARE
     written integer[];
 BEGIN
-    IF NOT EXISTS (SELECT FROM loracomp.declaration) THEN
+    IF NOT EXISTS (SELECT FROM loracomp.declaration) OR NOT EXISTS (SELECT FROM new_job AS n WHERE n.status <> 'running') THEN
         RETURN NULL;
     END IF;
     WITH ended AS (

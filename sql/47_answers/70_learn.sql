@@ -143,46 +143,37 @@ FOR EACH STATEMENT EXECUTE FUNCTION loracomp.ask_corrected();
 -- first. Corrections of the least confident rows teach less (docs/decisions.md). The declaration is locked, so two visitors
 -- don't get the same. Without a visitor a call repeats what was drawn and is not corrected.
 CREATE FUNCTION loracomp.rows_to_correct(name regclass, n integer DEFAULT 16, visitor text DEFAULT NULL)
-RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, drawn boolean, job_id bigint)
+RETURNS TABLE (key text[], prompt text, answer text, confidence double precision, job_id bigint)
 LANGUAGE plpgsql VOLATILE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
     d CONSTANT loracomp.declaration := loracomp.find_answers(rows_to_correct.name);
+    recent CONSTANT timestamptz := now() - interval '10 minutes';
+    chosen bigint[] := ARRAY( -- what is left of the visitor's rows
+        SELECT r.job_id FROM loracomp.answer_row AS r
+        WHERE r.declaration_id = d.id AND r.visitor = rows_to_correct.visitor AND r.offered_at >= recent
+            AND r.answer IS NOT NULL AND r.correct IS NULL
+        LIMIT rows_to_correct.n
+    );
 BEGIN
     PERFORM loracomp.check_range('n', rows_to_correct.n, 1, 10000);
-    DELETE FROM loracomp.answer_offer AS o WHERE o.declaration_id = d.id AND o.offered_at < now() - interval '10 minutes';
-    UPDATE loracomp.answer_offer AS o SET offered_at = now() WHERE o.declaration_id = d.id AND o.visitor = rows_to_correct.visitor;
-    RETURN QUERY
-    SELECT r.key, j.prompt, r.answer, r.confidence, r.drawn, r.job_id
-    FROM loracomp.answer_offer AS o JOIN loracomp.answer_row AS r USING (declaration_id, key) LEFT JOIN loracomp.job AS j ON j.id = r.job_id
-    WHERE o.declaration_id = d.id AND o.visitor = rows_to_correct.visitor AND r.answer IS NOT NULL AND r.correct IS NULL
-    ORDER BY r.drawn DESC, r.confidence, r.key LIMIT rows_to_correct.n;
-    IF found THEN
-        RETURN;
+    IF chosen = '{}' THEN
+        chosen := ARRAY(
+            SELECT r.job_id FROM loracomp.answer_row AS r
+            WHERE r.declaration_id = d.id AND r.answer IS NOT NULL AND r.correct IS NULL
+                AND (r.offered_at >= recent) IS NOT TRUE
+            ORDER BY r.drawn DESC, random() LIMIT rows_to_correct.n
+        );
     END IF;
+    UPDATE loracomp.answer_row AS r SET
+        drawn = TRUE, visitor = rows_to_correct.visitor, offered_at = CASE WHEN rows_to_correct.visitor IS NOT NULL THEN now() END
+    WHERE r.job_id = ANY (chosen);
     RETURN QUERY
-    WITH chosen AS MATERIALIZED (
-        SELECT u.key FROM (
-            SELECT a.key, a.drawn FROM loracomp.answer_row AS a
-            WHERE a.declaration_id = d.id AND a.answer IS NOT NULL AND a.correct IS NULL
-            ORDER BY a.drawn DESC, random()
-            LIMIT rows_to_correct.n + (SELECT count(*) FROM loracomp.answer_offer AS o WHERE o.declaration_id = d.id)
-        ) AS u
-        -- Looked up for few, and not for each of millions.
-        WHERE u.key NOT IN (SELECT o.key FROM loracomp.answer_offer AS o WHERE o.declaration_id = d.id)
-        ORDER BY u.drawn DESC LIMIT rows_to_correct.n
-    ), marked AS (
-        UPDATE loracomp.answer_row AS r SET drawn = TRUE FROM chosen AS c WHERE r.declaration_id = d.id AND r.key = c.key AND NOT r.drawn
-    ), offered AS (
-        INSERT INTO loracomp.answer_offer (declaration_id, key, visitor, offered_at)
-        SELECT d.id, c.key, rows_to_correct.visitor, now() FROM chosen AS c WHERE rows_to_correct.visitor IS NOT NULL
-    )
     -- A job may have been purged; each is looked up, as a join might read all of them.
-    SELECT r.key, (SELECT j.prompt FROM loracomp.job AS j WHERE j.id = r.job_id), r.answer, r.confidence, TRUE, r.job_id
-    FROM chosen AS c JOIN loracomp.answer_row AS r ON r.declaration_id = d.id AND r.key = c.key
-    ORDER BY r.confidence, r.key;
+    SELECT r.key, (SELECT j.prompt FROM loracomp.job AS j WHERE j.id = r.job_id), r.answer, r.confidence, r.job_id
+    FROM loracomp.answer_row AS r WHERE r.job_id = ANY (chosen) ORDER BY r.confidence, r.key;
 END
 $$;
 COMMENT ON FUNCTION loracomp.rows_to_correct IS 'Rows that are worth correcting, drawn at random. A visitor''s rows nobody else gets for ten minutes.';

@@ -36,7 +36,7 @@ PAGES = {
     "report": "/report",
 }
 WIDTHS = (360, 1280, 1600)
-FREE = "DELETE FROM loracomp.answer_offer"  # what browsers of other tests have been given
+FREE = "UPDATE loracomp.answer_row SET offered_at = NULL"  # what browsers of other tests have been given
 DECLARED = """
 CREATE TABLE messages (id integer PRIMARY KEY, text text NOT NULL);
 INSERT INTO messages

@@ -12,7 +12,6 @@ from loracomp.database.tables.columns import SCHEMA as SCHEMA
 from loracomp.database.tables.columns import RoleName as RoleName
 from loracomp.database.tables.columns import metadata as metadata
 from loracomp.database.tables.declarations import answer_hint as answer_hint
-from loracomp.database.tables.declarations import answer_offer as answer_offer
 from loracomp.database.tables.declarations import answer_row as answer_row
 from loracomp.database.tables.declarations import declaration as declaration
 from loracomp.database.tables.evaluations import evaluation as evaluation

@@ -72,9 +72,7 @@ declaration = Table(
     required(
         "missed", BigInteger, "The value of the sequence missed_hint that the last look has answered.", default="0"
     ),
-    required("hints_from", BigInteger, "Hints up to this number are gone.", default="0"),
-    required("hints_to", BigInteger, "What hints_from will be once hints_before is past.", default="0"),
-    required("hints_before", BigInteger, "Transactions before this one wrote the hints up to hints_to.", default="0"),
+    required("hints_from", BigInteger, "Hints of transactions before this one are gone.", default="0"),
     required("looked_at", DateTime(timezone=True), "When the last look at all rows began.", default="now()"),
     created_at(),
     ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="declaration_task_must_exist", ondelete="SET NULL"),
@@ -103,6 +101,8 @@ answer_row = Table(
     # No foreign key, because its check would run for each answer.
     optional("example_id", BigInteger, "Example of the declaration's task that the correction made."),
     required("drawn", Boolean, "Whether rows_to_correct drew the row at random.", default="false"),
+    optional("visitor", Text, "Who corrects the row: a name that rows_to_correct was given."),
+    optional("offered_at", DateTime(timezone=True), "When it was given; for ten minutes nobody else gets it."),
     ForeignKeyConstraint(
         ["declaration_id"], ["loracomp.declaration.id"], name="an_answer_belongs_to_a_declaration", ondelete="CASCADE"
     ),
@@ -111,6 +111,7 @@ answer_row = Table(
     Index("answer_row_job", "job_id", postgresql_where=text("job_id IS NOT NULL")),
     Index("answer_row_example", "example_id", postgresql_where=text("example_id IS NOT NULL")),
     Index("answer_row_feed", "declaration_id", "changed_in"),
+    Index("answer_row_visitor", "declaration_id", "visitor", postgresql_where=text("visitor IS NOT NULL")),
     comment="The answer to each row of a declaration's table. The declaration's view shows it.",
     postgresql_with={"fillfactor": "80"},
 )
@@ -119,10 +120,10 @@ answer_hint = Table(
     "answer_hint",
     metadata,
     required("declaration_id", Integer, "The declaration.", autoincrement=False),
-    Column("id", BigInteger, Identity(always=True), comment="The hint's number."),
+    required("written_in", BigInteger, "Transaction that wrote it.", default="(pg_current_xact_id())::text::bigint"),
     required("key", texts(), "Key of a row that may have changed; empty: look at all.", info=NO_STATISTICS),
-    # No foreign key: it would be looked up for each row that an application writes.
-    PrimaryKeyConstraint("declaration_id", "id", name="answer_hint_pkey"),
+    # No keys: they would be looked up for each row that an application writes.
+    Index("answer_hint_order", "declaration_id", "written_in"),
     comment="Rows that were written since the last claim looked. Triggers append; nothing waits for anything here.",
     # Claims read from the oldest on, past dead rows: vacuum runs early and at full speed.
     postgresql_with={
@@ -130,18 +131,4 @@ answer_hint = Table(
         "autovacuum_vacuum_threshold": "1000",
         "autovacuum_vacuum_cost_delay": "0",
     },
-)
-
-answer_offer = Table(
-    "answer_offer",
-    metadata,
-    required("declaration_id", Integer, "The declaration.", autoincrement=False),
-    required("key", texts(), "Primary key of the row, as texts.", info=NO_STATISTICS),
-    required("visitor", Text, "Who corrects the row: a name that rows_to_correct was given."),
-    required("offered_at", DateTime(timezone=True), "When it was given; for ten minutes nobody else gets it."),
-    ForeignKeyConstraint(
-        ["declaration_id"], ["loracomp.declaration.id"], name="an_offer_belongs_to_a_declaration", ondelete="CASCADE"
-    ),
-    PrimaryKeyConstraint("declaration_id", "key", name="a_row_is_offered_to_one_visitor"),
-    comment="Rows that somebody is correcting now, so that two people don't get the same.",
 )
