@@ -653,10 +653,9 @@ CREATE TABLE loracomp.declaration (
     sweep TEXT,
     swept_to TEXT[],
     page_job BIGINT,
-    missed BIGINT DEFAULT 0 NOT NULL,
+    looked_from BIGINT DEFAULT 0 NOT NULL,
     hints_from BIGINT DEFAULT 0 NOT NULL,
     looked_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-    created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT declaration_task_must_exist FOREIGN KEY(task_id) REFERENCES loracomp.task (id) ON DELETE SET NULL,
     CONSTRAINT sweep_must_be_a_known_one CHECK (sweep IN ('skip', 'source', 'answers')),
@@ -687,10 +686,9 @@ COMMENT ON COLUMN loracomp.declaration.retry_at IS 'Before this time nothing is 
 COMMENT ON COLUMN loracomp.declaration.sweep IS 'What a look at all rows does: skip, source or answers; null: none is under way.';
 COMMENT ON COLUMN loracomp.declaration.swept_to IS 'Key of the last row that this look has seen.';
 COMMENT ON COLUMN loracomp.declaration.page_job IS 'Job of the last page; the next page is asked once it is not queued any more.';
-COMMENT ON COLUMN loracomp.declaration.missed IS 'The value of the sequence missed_hint that the last look has answered.';
+COMMENT ON COLUMN loracomp.declaration.looked_from IS 'The last look has seen what transactions before this one wrote.';
 COMMENT ON COLUMN loracomp.declaration.hints_from IS 'Hints of transactions before this one are gone.';
 COMMENT ON COLUMN loracomp.declaration.looked_at IS 'When the last look at all rows began.';
-COMMENT ON COLUMN loracomp.declaration.created_at IS 'When the row was made.';
 COMMENT ON CONSTRAINT sweep_must_be_a_known_one ON loracomp.declaration IS 'one of skip, source, answers';
 CREATE TABLE loracomp.evaluation (
     name TEXT NOT NULL,

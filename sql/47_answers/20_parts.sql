@@ -148,9 +148,11 @@ AS $make$
             IF keys IS NOT NULL THEN
                 RETURN QUERY SELECT ARRAY[%3$s], %4$s, %5$s
                 FROM pg_catalog.jsonb_to_recordset(keys) AS k (key pg_catalog.text[]) JOIN %2$s ON %6$s;
+            ELSIF last IS NULL THEN
+                RETURN QUERY SELECT ARRAY[%3$s], %4$s, %5$s FROM %2$s ORDER BY %7$s LIMIT most;
             ELSE
                 RETURN QUERY SELECT ARRAY[%3$s], %4$s, %5$s FROM %2$s
-                WHERE last IS NULL OR (%7$s) OPERATOR(pg_catalog.>) (%8$s) ORDER BY %7$s LIMIT most;
+                WHERE (%7$s) OPERATOR(pg_catalog.>) (%8$s) ORDER BY %7$s LIMIT most;
             END IF;
         END
         $body$,
@@ -208,7 +210,6 @@ BEGIN
         CREATE OR REPLACE FUNCTION loracomp_parts.read_%1$s(keys jsonb, last text[], most integer)
         RETURNS TABLE (row_key text[], prompt text, passes boolean)
         LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-        SET plan_cache_mode = force_custom_plan
         SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
         AS %6$L;
         REVOKE ALL ON FUNCTION loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;

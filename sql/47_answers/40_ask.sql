@@ -28,7 +28,7 @@ BEGIN
         WHERE a.retry_at <= clock_timestamp() AND (
             EXISTS (SELECT FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from)
             OR NOT a.paused AND (
-                newest_miss > a.missed OR a.looked_at < now() - interval '1 day' -- triggers miss some: COPY by replication, a new partition
+                newest_miss >= a.looked_from OR a.looked_at < now() - interval '1 day' -- triggers miss some: COPY by replication, a new partition
                 OR a.sweep IS NOT NULL AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.id = a.page_job AND j.status = 'queued')
                 OR a.source_oid <> a.source OR (SELECT count(*) FROM pg_class AS c WHERE c.oid IN (a.source, a.view)) < 2
             )
@@ -47,8 +47,8 @@ BEGIN
         END IF;
         FOREACH most IN ARRAY '{200,20,1}'::integer[] LOOP -- the owner's share of the queue may have less room
             BEGIN
-                IF newest_miss > d.missed OR d.looked_at < now() - interval '1 day' THEN
-                    PERFORM loracomp.look_at_all(d.id, newest_miss);
+                IF newest_miss >= d.looked_from OR d.looked_at < now() - interval '1 day' THEN
+                    PERFORM loracomp.look_at_all(d.id);
                 END IF;
                 PERFORM loracomp.ask_of(d, most);
                 EXIT;
@@ -66,12 +66,12 @@ $$;
 COMMENT ON FUNCTION loracomp.ask_rows IS 'Asks for the rows of declarations that were written since the last call. For claim_jobs.';
 
 -- From the start. The look `skip` stays one.
-CREATE FUNCTION loracomp.look_at_all(declaration_id integer, missed bigint DEFAULT NULL) RETURNS void
+CREATE FUNCTION loracomp.look_at_all(declaration_id integer) RETURNS void
 LANGUAGE sql VOLATILE
 AS $$
     UPDATE loracomp.declaration AS a
     SET sweep = coalesce(nullif(a.sweep, 'answers'), 'source'), swept_to = NULL, looked_at = now(),
-        missed = coalesce(look_at_all.missed, a.missed)
+        looked_from = pg_snapshot_xmin(pg_current_snapshot())::text::bigint
     WHERE a.id = look_at_all.declaration_id;
 $$;
 COMMENT ON FUNCTION loracomp.look_at_all IS 'Begins a look at all rows of a declaration.';
@@ -124,7 +124,7 @@ BEGIN
         d.columns := loracomp.numbers_of(d.source, d.names[2 : cardinality(d.columns) + 1]);
         UPDATE loracomp.answer_row AS r SET changed_in = 0 WHERE r.declaration_id = d.id;
         UPDATE loracomp.declaration AS a
-        SET source_oid = a.source, columns = d.columns, key_columns = d.key_columns, missed = 0, hints_from = 0 WHERE a.id = d.id;
+        SET source_oid = a.source, columns = d.columns, key_columns = d.key_columns, looked_from = 0, hints_from = 0 WHERE a.id = d.id;
         PERFORM loracomp.make_parts(d);
     END IF;
     IF owner IS NULL OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN

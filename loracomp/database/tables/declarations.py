@@ -26,7 +26,6 @@ from loracomp.database.tables.columns import (
     NO_STATISTICS,
     SCHEMA,
     RoleName,
-    created_at,
     metadata,
     one_of,
     optional,
@@ -69,12 +68,9 @@ declaration = Table(
     optional("sweep", Text, "What a look at all rows does: skip, source or answers; null: none is under way."),
     optional("swept_to", texts(), "Key of the last row that this look has seen."),
     optional("page_job", BigInteger, "Job of the last page; the next page is asked once it is not queued any more."),
-    required(
-        "missed", BigInteger, "The value of the sequence missed_hint that the last look has answered.", default="0"
-    ),
+    required("looked_from", BigInteger, "The last look has seen what transactions before this one wrote.", default="0"),
     required("hints_from", BigInteger, "Hints of transactions before this one are gone.", default="0"),
     required("looked_at", DateTime(timezone=True), "When the last look at all rows began.", default="now()"),
-    created_at(),
     ForeignKeyConstraint(["task_id"], ["loracomp.task.id"], name="declaration_task_must_exist", ondelete="SET NULL"),
     one_of("sweep", "skip source answers", "sweep_must_be_a_known_one"),
     CheckConstraint("jsonb_typeof(filter) = 'object'", name="filter_must_be_a_json_object"),
