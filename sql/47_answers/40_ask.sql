@@ -98,7 +98,7 @@ BEGIN
         EXIT WHEN asked > 0;
     END LOOP;
     -- Handled hints leave dead entries, which stay while any session has an old snapshot: next time they are passed over. Transactions
-    -- before oldest have ended, so no hint of theirs can still come.
+    -- before oldest have ended, so no hint of theirs can still come. Not at each call, as this leaves a dead row as well.
     UPDATE loracomp.declaration AS a SET
         trouble = NULL, retry_at = '-infinity',
         hints_from = CASE WHEN EXISTS (
@@ -106,7 +106,7 @@ BEGIN
             WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from AND h.written_in < s.oldest
         ) THEN a.hints_from ELSE s.oldest END
     FROM (SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint AS oldest) AS s
-    WHERE a.id = d.id;
+    WHERE a.id = d.id AND (a.trouble IS NOT NULL OR s.oldest > a.hints_from + 100);
 END
 $$;
 COMMENT ON FUNCTION loracomp.ask_of IS 'Asks for rows of a declaration: those that hints name, and a page of a look at all rows.';
