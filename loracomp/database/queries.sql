@@ -258,6 +258,15 @@ SELECT * FROM loracomp.plan_measurements(job_ids => %(job_ids)s::bigint[])
 -- name: record_measurements
 SELECT loracomp.record_measurements(results => %(results)b::loracomp.measured[]) AS id
 
+-- name: labelled_scores
+SELECT * FROM loracomp.labelled_scores(job_ids => %(job_ids)s::bigint[])
+
+-- name: record_evidence
+SELECT loracomp.record_evidence(
+    task_id => %(task_id)s, base_model_id => %(base_model_id)s, choices => %(choices)s::text[],
+    adapter_ids => %(adapter_ids)s::integer[], log_likelihoods => %(log_likelihoods)s::double precision[]
+)
+
 -- name: fail_jobs
 SELECT loracomp.fail_jobs(
     ids => %(ids)s::bigint[], tokens => %(tokens)s::bigint[], codes => %(codes)s, messages => %(messages)s,

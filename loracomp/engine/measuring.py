@@ -4,8 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from psycopg.types.json import Jsonb
+
 from loracomp.database.connections import Connection, composite
 from loracomp.database.queries import QUERIES
+from loracomp.engine.evidence import record_evidence
 from loracomp.records import Answer, Composition, Job, Request
 
 KIND = "measure"
@@ -48,6 +51,7 @@ class MeasurementPlan:
             adapter_ids=self.adapter_ids,
             gains=tuple(score - base_score for score, _ in adapters),
             are_right=tuple(is_right for _, is_right in adapters),
+            choice_scores=tuple(each.choice_scores or () for each in answers[1:]) if job.choices else None,
             chat_template=self.chat_template,
         )
 
@@ -78,6 +82,8 @@ class Measurement:
     gains: tuple[float, ...]
     """For each adapter, the score under it alone minus `base_score`."""
     are_right: tuple[bool | None, ...]
+    choice_scores: tuple[tuple[float, ...], ...] | None = None
+    """Normalised log-likelihoods of the choices under each adapter."""
     chat_template: bool = False
     """Whether the prompt was in the chat template."""
 
@@ -100,7 +106,10 @@ def plan_measurements(connection: Connection, jobs: Sequence[Job]) -> list[Measu
 
 
 def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
-    """Write the measurements of jobs whose lease is valid and end these jobs, in one transaction; returns their ids."""
+    """Write the measurements of jobs whose lease is valid, and end these jobs; returns their ids.
+
+    Then, in a transaction of its own, what is now known of the tasks without an adapter (`record_evidence`).
+    """
     made = composite(connection, "measured")
     tokens = {job.id: job.lease_token for job in jobs}
     results = [
@@ -114,7 +123,10 @@ def record_measurements(connection: Connection, jobs: Sequence[Job], measurement
             adapter_ids=each.adapter_ids,
             gains=each.gains,
             are_right=each.are_right,
+            choice_scores=each.choice_scores and Jsonb(dict(zip(each.adapter_ids, each.choice_scores, strict=True))),
         )
         for each in measurements
     ]
-    return {row["id"] for row in connection.execute(QUERIES["record_measurements"], {"results": results})}
+    ids = {row["id"] for row in connection.execute(QUERIES["record_measurements"], {"results": results})}
+    record_evidence(connection, ids)
+    return ids

@@ -171,6 +171,11 @@ COMMENT ON COLUMN loracomp.policy.gain_prior IS 'Shrinks expected gains towards 
 COMMENT ON COLUMN loracomp.policy.gain_margin IS 'With weighting measured, an adapter is used only if its expected gain, in nats, is above this.';
 COMMENT ON COLUMN loracomp.policy.chat_template IS 'Which prompts stand in the base model''s chat template, where it has one: generation (those without choices), always, never.';
 COMMENT ON COLUMN loracomp.policy.calibration_rows IS 'With weighting measured, for a task without an adapter: most of its labelled examples on which biases of the choices are fitted, 4 to 1000; 0: no biases.';
+COMMENT ON CONSTRAINT router_must_be_a_known_one ON loracomp.policy IS 'one of retrieval, own_task, random, random_parameters, base';
+COMMENT ON CONSTRAINT choice_normalization_must_be_none_characters_or_tokens ON loracomp.policy IS 'one of none, characters, tokens';
+COMMENT ON CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 ON loracomp.policy IS 'between -1000 and 1000';
+COMMENT ON CONSTRAINT min_similarity_must_be_between_minus_1_and_1 ON loracomp.policy IS 'between -1 and 1';
+COMMENT ON CONSTRAINT strategy_must_be_a_known_one ON loracomp.policy IS 'one of linear, cat, ties, magnitude_prune, dare_linear, dare_ties, linear_rescaled';
 COMMENT ON CONSTRAINT k_must_be_between_1_and_200 ON loracomp.policy IS 'between 1 and 200';
 COMMENT ON CONSTRAINT temperature_must_be_between_0_0001_and_100 ON loracomp.policy IS 'between 0.0001 and 100';
 COMMENT ON CONSTRAINT density_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
@@ -183,11 +188,6 @@ COMMENT ON CONSTRAINT contrast_must_be_between_0_and_1 ON loracomp.policy IS 'be
 COMMENT ON CONSTRAINT gain_prior_must_be_between_0_and_1000 ON loracomp.policy IS 'between 0 and 1000';
 COMMENT ON CONSTRAINT max_adapters_must_be_between_1_and_64 ON loracomp.policy IS 'between 1 and 64';
 COMMENT ON CONSTRAINT chat_template_must_be_generation_always_or_never ON loracomp.policy IS 'one of generation, always, never';
-COMMENT ON CONSTRAINT router_must_be_a_known_one ON loracomp.policy IS 'one of retrieval, own_task, random, random_parameters, base';
-COMMENT ON CONSTRAINT min_similarity_must_be_between_minus_1_and_1 ON loracomp.policy IS 'between -1 and 1';
-COMMENT ON CONSTRAINT choice_normalization_must_be_none_characters_or_tokens ON loracomp.policy IS 'one of none, characters, tokens';
-COMMENT ON CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 ON loracomp.policy IS 'between -1000 and 1000';
-COMMENT ON CONSTRAINT strategy_must_be_a_known_one ON loracomp.policy IS 'one of linear, cat, ties, magnitude_prune, dare_linear, dare_ties, linear_rescaled';
 CREATE TABLE loracomp.prediction (
     job_id BIGINT NOT NULL,
     output TEXT,
@@ -718,6 +718,23 @@ COMMENT ON COLUMN loracomp.evaluation.created_by IS 'Role that started the evalu
 COMMENT ON COLUMN loracomp.evaluation.created_at IS 'When the row was made.';
 COMMENT ON CONSTRAINT evaluated_split_must_be_train_validation_or_test ON loracomp.evaluation IS 'one of train, validation, test';
 COMMENT ON CONSTRAINT evaluation_kind_must_be_predict_or_route ON loracomp.evaluation IS 'one of predict, route';
+CREATE TABLE loracomp.task_evidence (
+    task_id INTEGER NOT NULL,
+    base_model_id INTEGER NOT NULL,
+    choices TEXT[] NOT NULL,
+    adapter_ids INTEGER[] NOT NULL,
+    log_likelihoods DOUBLE PRECISION[] NOT NULL,
+    CONSTRAINT a_task_has_evidence_once_a_base_model PRIMARY KEY (task_id, base_model_id),
+    CONSTRAINT evidence_task_must_exist FOREIGN KEY(task_id) REFERENCES loracomp.task (id) ON DELETE CASCADE,
+    CONSTRAINT evidence_base_model_must_exist FOREIGN KEY(base_model_id) REFERENCES loracomp.base_model (id) ON DELETE CASCADE,
+    CONSTRAINT each_adapter_has_a_likelihood CHECK (cardinality(log_likelihoods) = cardinality(adapter_ids))
+);
+COMMENT ON TABLE loracomp.task_evidence IS 'Which adapters explain the labelled examples of a task that has none: routing weighs them by it.';
+COMMENT ON COLUMN loracomp.task_evidence.task_id IS 'A task without an adapter.';
+COMMENT ON COLUMN loracomp.task_evidence.base_model_id IS 'Base model that the adapters were trained for.';
+COMMENT ON COLUMN loracomp.task_evidence.choices IS 'The sorted choices of most of its measured examples, which count.';
+COMMENT ON COLUMN loracomp.task_evidence.adapter_ids IS 'Adapters that were measured on all of these examples.';
+COMMENT ON COLUMN loracomp.task_evidence.log_likelihoods IS 'Log-likelihood of the examples'' right answers under each adapter in adapter_ids, in nats, after biases of the choices are fitted.';
 CREATE TABLE loracomp.example (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     task_id INTEGER NOT NULL,
@@ -950,14 +967,14 @@ CREATE TABLE loracomp.job (
     CONSTRAINT an_ended_job_and_only_it_has_finished_at CHECK ((status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL))
 )
  WITH (fillfactor = 80, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_scale_factor = 0.005, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
-CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
-CREATE INDEX job_leases ON loracomp.job (lease_expires_at) WHERE status = 'running';
-CREATE INDEX job_scheduled ON loracomp.job (scheduled, run_at) WHERE status = 'queued' AND (scheduled OR background);
-CREATE INDEX job_finished ON loracomp.job (finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC')::date));
-CREATE INDEX job_to_measure ON loracomp.job (example_id) WHERE kind = 'measure';
 CREATE UNIQUE INDEX an_evaluation_asks_an_example_once_a_policy ON loracomp.job (evaluation, example_id, policy) WHERE example_id IS NOT NULL;
 CREATE INDEX job_evaluation ON loracomp.job (evaluation) WHERE evaluation IS NOT NULL;
+CREATE INDEX job_finished ON loracomp.job (finished_at) WHERE finished_at IS NOT NULL;
+CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
+CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC')::date));
+CREATE INDEX job_scheduled ON loracomp.job (scheduled, run_at) WHERE status = 'queued' AND (scheduled OR background);
+CREATE INDEX job_leases ON loracomp.job (lease_expires_at) WHERE status = 'running';
+CREATE INDEX job_to_measure ON loracomp.job (example_id) WHERE kind = 'measure';
 COMMENT ON TABLE loracomp.job IS 'Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.';
 COMMENT ON COLUMN loracomp.job.id IS 'The job''s number.';
 COMMENT ON COLUMN loracomp.job.status IS 'queued, running, succeeded, failed or cancelled. Only SQL functions change it.';
@@ -1014,6 +1031,7 @@ CREATE TABLE loracomp.measurement (
     adapter_ids INTEGER[] NOT NULL,
     gains REAL[] NOT NULL,
     are_right BOOLEAN[] NOT NULL,
+    choice_scores JSONB,
     worker TEXT,
     measured_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     chat_template BOOLEAN DEFAULT false NOT NULL,
@@ -1036,6 +1054,7 @@ COMMENT ON COLUMN loracomp.measurement.base_is_right IS 'Whether the base model 
 COMMENT ON COLUMN loracomp.measurement.adapter_ids IS 'Adapters that were measured.';
 COMMENT ON COLUMN loracomp.measurement.gains IS 'Gain of each adapter in adapter_ids: log-probability of the right answer, minus base_score.';
 COMMENT ON COLUMN loracomp.measurement.are_right IS 'Whether each adapter in adapter_ids chooses the right answer; null without choices.';
+COMMENT ON COLUMN loracomp.measurement.choice_scores IS 'Normalised log-likelihoods of the example''s choices, an array for each adapter''s id; null without choices, or if a library brought the measurement.';
 COMMENT ON COLUMN loracomp.measurement.worker IS 'Worker that made the newest measurement.';
 COMMENT ON COLUMN loracomp.measurement.measured_at IS 'Time of the newest measurement.';
 COMMENT ON COLUMN loracomp.measurement.chat_template IS 'Whether the prompt stood in the base model''s chat template.';
@@ -1047,8 +1066,8 @@ CREATE TABLE loracomp.example_embedding (
     CONSTRAINT an_example_has_one_embedding PRIMARY KEY (example_id),
     CONSTRAINT embedding_belongs_to_an_example_of_its_task FOREIGN KEY(example_id, task_id) REFERENCES loracomp.example (id, task_id) ON DELETE CASCADE
 );
-CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding halfvec_cosine_ops) WITH (ef_construction = 400);
 CREATE INDEX example_embedding_task ON loracomp.example_embedding (task_id);
+CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding halfvec_cosine_ops) WITH (ef_construction = 400);
 COMMENT ON TABLE loracomp.example_embedding IS 'Embeddings of train examples, in a table of their own with short rows, because retrieval scans it.';
 COMMENT ON COLUMN loracomp.example_embedding.example_id IS 'The example.';
 COMMENT ON COLUMN loracomp.example_embedding.task_id IS 'Task of the example; a copy, so that retrieval reads one table only.';
@@ -1167,7 +1186,8 @@ CREATE TYPE loracomp.measured AS (
     chat_template boolean,
     adapter_ids integer[],
     gains real[],
-    are_right boolean[]
+    are_right boolean[],
+    choice_scores jsonb
 );
 COMMENT ON TYPE loracomp.measured IS
 'What a worker measured for a job, with the token of its lease; the arrays have an element for each adapter. For record_measurements.';

@@ -7,6 +7,7 @@
 --   expected_gains              expected gain of each adapter by measured examples, for weighting 'measured'
 --     relative_share            an example's term of the softmax, before it is divided by the sum
 --   calibration_examples        labelled examples on which biases of a job's choices are fitted
+--   adapter_worths              what each adapter is worth there
 --   policy_with                 a named policy with some settings replaced
 --     with_settings             a policy with some settings replaced; set_policy calls it too
 --       check_setting           raises if a constraint of loracomp.policy refuses a setting
@@ -222,13 +223,40 @@ COMMENT ON FUNCTION loracomp.calibration_examples IS
 'same choices, at most calibration_rows of the first 1,000; null if they are fewer than four, if the similarity is below '
 'min_similarity, or if weighting is not measured.';
 
+-- The square root of the likelihood: with likelihoods themselves, few rows would decide too much (docs/decisions.md).
+CREATE FUNCTION loracomp.adapter_worths(
+    labelled_task integer, choices text[], tasks integer[], usable_adapters integer[], adapter_tasks integer[]
+) RETURNS double precision[]
+LANGUAGE sql STABLE PARALLEL SAFE
+BEGIN ATOMIC
+    SELECT array_agg(coalesce(loracomp.relative_share(w.log_likelihood, w.highest, 2), 0) ORDER BY w.place)
+    FROM (
+        SELECT u.place, l.log_likelihood, max(l.log_likelihood) OVER () AS highest
+        FROM unnest(tasks) WITH ORDINALITY AS u (task_id, place)
+        LEFT JOIN (
+            SELECT adapter_tasks[array_position(usable_adapters, x.adapter_id)] AS task_id, x.log_likelihood
+            FROM loracomp.task_evidence AS v
+            CROSS JOIN LATERAL unnest(v.adapter_ids, v.log_likelihoods) AS x (adapter_id, log_likelihood)
+            WHERE v.task_id = labelled_task
+                AND v.base_model_id = (
+                    SELECT a.base_model_id FROM loracomp.adapter AS a WHERE a.id = usable_adapters[1]
+                )
+                AND v.choices @> adapter_worths.choices AND v.choices <@ adapter_worths.choices
+        ) AS l ON l.task_id = u.task_id
+    ) AS w
+    HAVING count(w.log_likelihood) > 0;
+END;
+COMMENT ON FUNCTION loracomp.adapter_worths IS
+'For each of these tasks what its adapter is worth on a task''s labelled examples with these choices: the square root of their '
+'likelihood, 1 for the best one and 0 for one that is not known; null if none is known.';
+
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],
     similarities double precision[],
     settings loracomp.policy,
     gained_tasks integer[] DEFAULT '{}',
     gains double precision[] DEFAULT '{}',
-    equally boolean DEFAULT FALSE
+    worths double precision[] DEFAULT NULL
 )
 RETURNS TABLE (
     task_id integer,
@@ -262,8 +290,8 @@ BEGIN ATOMIC
             sum(r.mass) OVER (ORDER BY r.rank) AS mass
         FROM ranked AS r
     ), gained AS (
-        SELECT u.task_id, u.gain, row_number() OVER (ORDER BY u.gain DESC, u.place) AS rank
-        FROM unnest(gained_tasks, gains) WITH ORDINALITY AS u (task_id, gain, place)
+        SELECT u.task_id, u.gain, u.worth, row_number() OVER (ORDER BY u.gain DESC, u.place) AS rank
+        FROM unnest(gained_tasks, gains, worths) WITH ORDINALITY AS u (task_id, gain, worth, place)
         WHERE loracomp.check_gains(gained_tasks, gains)
     ), kept AS (
         SELECT
@@ -274,14 +302,15 @@ BEGIN ATOMIC
             CASE (settings).weighting WHEN 'measured' THEN g.rank ELSE c.rank END AS rank,
             -- Weights are expected gain minus margin, which is positive even for a gain below 0 if the margin is lower.
             CASE (settings).weighting
-                WHEN 'measured' THEN CASE WHEN equally THEN 1 ELSE g.gain - least((settings).gain_margin, 0) END
+                WHEN 'measured' THEN coalesce(g.worth, g.gain - least((settings).gain_margin, 0))
                 ELSE c.p
             END AS worth,
             -- Cumulated probabilities can equal top_p exactly (.5 + .4 = .9), so the comparison has a tolerance of 1e-9.
             CASE (settings).weighting
-                WHEN 'measured' THEN g.gain IS NOT NULL AND (
-                    equally OR (g.gain > (settings).gain_margin AND g.rank <= (settings).max_adapters)
-                )
+                WHEN 'measured' THEN g.gain IS NOT NULL AND CASE
+                    WHEN worths IS NULL THEN g.gain > (settings).gain_margin AND g.rank <= (settings).max_adapters
+                    ELSE g.worth >= 0.01 - 1e-9
+                END
                 ELSE coalesce(c.rank <= (settings).max_adapters AND c.mass - c.p < (settings).top_p - 1e-9, FALSE)
             END AS keep
         FROM cumulated AS c
@@ -290,7 +319,7 @@ BEGIN ATOMIC
         SELECT
             k.*,
             k.keep AND (
-                (equally AND (settings).weighting = 'measured') OR k.rank = 1
+                (worths IS NOT NULL AND (settings).weighting = 'measured') OR k.rank = 1
                 OR k.worth / sum(k.worth) FILTER (WHERE k.keep) OVER () >= (settings).min_share - 1e-9
             ) AS in_nucleus
         FROM kept AS k
@@ -313,4 +342,4 @@ COMMENT ON FUNCTION loracomp.task_weights IS
 'sum by task, nucleus over the tasks, at most max_adapters, none below min_share; the kept tasks'' weights are normalised to 1. '
 'At least one task is kept; among equal tasks the one with the most similar example comes first. Weighting measured keeps, '
 'instead of the nucleus, tasks whose expected gain (in gained_tasks) is above gain_margin (maybe none), and weights them by it; '
-'equally: it keeps all gained_tasks at equal weights.';
+'given worths (of gained_tasks, 1 for the best), it keeps those of at least 0.01, and weights them by these.';

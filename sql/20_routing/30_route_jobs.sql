@@ -8,6 +8,7 @@
 --       nearest_examples
 --       expected_gains          if the policy's weighting is 'measured'
 --       calibration_examples    for a task without an adapter
+--       adapter_worths          what each adapter is worth there
 --       task_weights
 --     compose_tasks             composition: adapters and weights
 --     trace_tasks               trace: what it says of each task
@@ -164,14 +165,18 @@ BEGIN ATOMIC
             array_agg(CASE WHEN n.similarities[1] < (settings).min_similarity THEN 0 ELSE t.weight END) AS weights,
             array_agg(t.expected_gain) AS gains
         FROM loracomp.task_weights(
-            n.tasks, n.similarities, settings, g.tasks, g.gains, c.examples IS NOT NULL
+            n.tasks, n.similarities, settings, g.tasks, g.gains,
+            CASE WHEN c.examples IS NOT NULL THEN coalesce(
+                loracomp.adapter_worths(n.tasks[1], choices, g.tasks, usable_adapters, adapter_tasks),
+                array_fill(1.0, ARRAY[cardinality(g.tasks)])
+            ) END
         ) AS t
     ) AS w;
 END;
 COMMENT ON FUNCTION loracomp.route_query IS
 'The route of one vector: retrieved examples, nearest first; tasks, most probable first; weights, all 0 if the nearest example '
 'is below min_similarity; expected gains, null if unknown. The arrays are empty if nothing was found. If the choices are to be '
-'calibrated, on which examples; the weights are then equal.';
+'calibrated, on which examples; the weights are then by adapter_worths, or equal if nothing is known.';
 
 -- Changes nothing. One call for each batch, so that settings, eligible tasks, examples and adapters come from one snapshot.
 CREATE FUNCTION loracomp.route_jobs(

@@ -53,6 +53,7 @@ DECLARE
     names text[];
     gained text[];
     gains double precision[];
+    worths double precision[];
     known text[];
     labels CONSTANT jsonb := (SELECT m.labels FROM loracomp.task_mask AS m);
 BEGIN
@@ -79,8 +80,12 @@ BEGIN
     END IF;
     PERFORM loracomp.check_traced(before, used);
     names := traced.example_tasks[:used.k];
-    SELECT coalesce(array_agg(u.task), '{}'), coalesce(array_agg(u.gain), '{}') INTO gained, gains
-    FROM unnest(traced.tasks, traced.expected_gains) AS u (task, gain)
+    SELECT
+        coalesce(array_agg(u.task), '{}'), coalesce(array_agg(u.gain), '{}'),
+        -- Below min_similarity all weights are 0.
+        array_agg(coalesce(u.weight / nullif((SELECT max(t.w) FROM unnest(traced.weights) AS t (w)), 0), 1))
+    INTO gained, gains, worths
+    FROM unnest(traced.tasks, traced.expected_gains, traced.weights) AS u (task, gain, weight)
     WHERE used.weighting = 'measured' AND u.gain IS NOT NULL;
     -- task_weights takes task numbers, so each name is replaced by its first position in the array.
     known := names || gained;
@@ -91,7 +96,7 @@ BEGIN
     FROM loracomp.task_weights(
         ARRAY(SELECT array_position(known, n.name) FROM unnest(names) AS n (name)), traced.similarities[:used.k], used,
         ARRAY(SELECT array_position(known, g.name) FROM unnest(gained) AS g (name)), gains,
-        traced.calibration_examples IS NOT NULL
+        CASE WHEN traced.calibration_examples IS NOT NULL THEN worths END
     ) AS w;
 END
 $$;

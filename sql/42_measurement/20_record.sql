@@ -2,6 +2,8 @@
 --   plan_measurements           what to score for each job
 --   record_measurements         writes the results
 --     hold_jobs, succeed_jobs  30_jobs/30_leases.sql, 40_record.sql
+--   labelled_scores             what record_evidence is fitted on
+--   record_evidence             writes which adapters explain a task's labelled examples
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.plan_measurements(job_ids bigint[])
@@ -61,7 +63,8 @@ BEGIN
     ),
     -- Two jobs of a batch may measure the same example.
     measured AS (
-        SELECT DISTINCT ON (h.example_id, u.adapter_id) h.example_id, u.adapter_id, u.gain, u.is_right
+        SELECT DISTINCT ON (h.example_id, u.adapter_id) h.example_id, u.adapter_id, u.gain, u.is_right,
+            h.choice_scores -> u.adapter_id::text AS scores
         FROM held AS h
         CROSS JOIN LATERAL unnest(h.adapter_ids, h.gains, h.are_right) AS u (adapter_id, gain, is_right)
         WHERE u.adapter_id = ANY (h.asked)
@@ -70,11 +73,11 @@ BEGIN
     recorded AS (
         INSERT INTO loracomp.measurement AS m (
             example_id, base_model_id, task_id, choice_normalization, base_score, base_is_right, adapter_ids, gains,
-            are_right, worker, chat_template
+            are_right, choice_scores, worker, chat_template
         )
         SELECT DISTINCT ON (e.id)
             e.id, b.id, e.task_id, h.choice_normalization, h.base_score, h.base_is_right, x.adapter_ids, x.gains,
-            x.are_right, h.worker, h.chat_template
+            x.are_right, x.choice_scores, h.worker, h.chat_template
         FROM held AS h
         JOIN loracomp.base_model AS b ON b.name = h.base_model
         JOIN loracomp.example AS e ON e.id = h.example_id
@@ -84,7 +87,8 @@ BEGIN
                 u.example_id,
                 array_agg(u.adapter_id ORDER BY u.adapter_id) AS adapter_ids,
                 array_agg(u.gain ORDER BY u.adapter_id) AS gains,
-                array_agg(u.is_right ORDER BY u.adapter_id) AS are_right
+                array_agg(u.is_right ORDER BY u.adapter_id) AS are_right,
+                jsonb_object_agg(u.adapter_id, u.scores) FILTER (WHERE u.scores IS NOT NULL) AS choice_scores
             FROM measured AS u GROUP BY u.example_id
         ) AS x ON x.example_id = e.id
         ORDER BY e.id, h.job_id DESC
@@ -108,6 +112,11 @@ BEGIN
                         AND m.chat_template = excluded.chat_template
                 ) AS u
             ),
+            choice_scores = CASE
+                WHEN m.choice_normalization = excluded.choice_normalization AND m.chat_template = excluded.chat_template
+                    THEN coalesce(m.choice_scores, '{}') || excluded.choice_scores
+                ELSE excluded.choice_scores
+            END,
             worker = excluded.worker,
             measured_at = now()
     )
@@ -118,3 +127,48 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.record_measurements IS
 'Writes the results of jobs of kind measure and ends the jobs, if the lease token is still valid; returns these ids.';
+
+-- Reads at most 1,000 examples of a task, as calibration_examples does. A task with an adapter has no need of evidence.
+CREATE FUNCTION loracomp.labelled_scores(job_ids bigint[])
+RETURNS TABLE (task_id integer, base_model_id integer, choices text[], answer text, choice_scores jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+SELECT t.task_id, t.base_model_id, e.choices, e.answer, m.choice_scores
+FROM (
+    SELECT DISTINCT e.task_id, b.id AS base_model_id
+    FROM loracomp.job AS j
+    JOIN loracomp.example AS e ON e.id = j.example_id
+    JOIN loracomp.base_model AS b ON b.name = j.base_model
+    WHERE j.id = ANY (labelled_scores.job_ids) AND j.kind = 'measure'
+) AS t
+CROSS JOIN LATERAL (
+    SELECT o.example_id, o.choice_scores FROM loracomp.measurement AS o
+    WHERE (o.task_id, o.base_model_id) = (t.task_id, t.base_model_id)
+    ORDER BY o.example_id
+    LIMIT 1000
+) AS m
+JOIN loracomp.example AS e ON e.id = m.example_id AND e.split = 'train'
+WHERE m.choice_scores IS NOT NULL AND NOT EXISTS (
+    SELECT FROM loracomp.adapter AS a
+    WHERE (a.task_id, a.base_model_id, a.status) = (t.task_id, t.base_model_id, 'active')
+)
+ORDER BY t.task_id, t.base_model_id, e.id;
+$$;
+COMMENT ON FUNCTION loracomp.labelled_scores IS
+'For each task without an adapter that one of these jobs has measured: choices, right answer and scores of its measured examples.';
+
+CREATE FUNCTION loracomp.record_evidence(
+    task_id integer, base_model_id integer, choices text[], adapter_ids integer[], log_likelihoods double precision[]
+) RETURNS void
+LANGUAGE sql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+INSERT INTO loracomp.task_evidence (task_id, base_model_id, choices, adapter_ids, log_likelihoods)
+SELECT t.id, b.id, record_evidence.choices, record_evidence.adapter_ids, record_evidence.log_likelihoods
+FROM loracomp.task AS t CROSS JOIN loracomp.base_model AS b
+WHERE t.id = record_evidence.task_id AND b.id = record_evidence.base_model_id
+ON CONFLICT ON CONSTRAINT a_task_has_evidence_once_a_base_model DO UPDATE SET
+    choices = excluded.choices, adapter_ids = excluded.adapter_ids, log_likelihoods = excluded.log_likelihoods;
+$$;
+COMMENT ON FUNCTION loracomp.record_evidence IS 'Writes how likely a task''s labelled examples are under each adapter, in place of what was known.';

@@ -234,7 +234,7 @@ SELECT concat_ws(
         prediction.policy_settings ->> 'name', prediction.policy_settings ->> 'temperature',
         prediction.policy_settings ->> 'weighting', prediction.policy_settings ->> 'top_p',
         prediction.policy_settings ->> 'max_adapters',
-        CASE WHEN prediction.calibration_examples IS NOT null THEN '; equal weights' END
+        CASE WHEN prediction.calibration_examples IS NOT null THEN '; weights by labelled rows' END
     ) || E'\n' || (
         SELECT
             string_agg(
@@ -245,18 +245,18 @@ SELECT concat_ws(
                 ),
                 E'\n' ORDER BY t.place
             ) FILTER (WHERE t.named)
-            || coalesce(E'\n  and ' || nullif(count(*) FILTER (WHERE NOT t.named), 0) || ' tasks of equal weight', '')
+            || coalesce(E'\n  and ' || nullif(count(*) FILTER (WHERE NOT t.named), 0) || ' tasks of less weight', '')
         FROM (
             SELECT
                 u.*, max(char_length(u.task)) OVER () AS width,
-                u.weight = 0 OR prediction.calibration_examples IS null AS named
+                u.weight = 0 OR u.weight >= 0.05 OR prediction.calibration_examples IS null AS named
             FROM unnest(prediction.tasks, prediction.probabilities, prediction.weights, prediction.expected_gains)
             WITH ORDINALITY AS u (task, probability, weight, gain, place)
         ) AS t
     ),
     CASE WHEN prediction.calibration_examples IS NOT null THEN format(
         'The nearest example''s task has no adapter, but %s labelled examples with the job''s choices: '
-        'all adapters that were measured on these have equal weights, and the rows correct the choices'' scores.',
+        'adapters that make their right answers likelier have more weight, and the rows correct the choices'' scores.',
         cardinality(prediction.calibration_examples)
     ) END
 )

@@ -14,6 +14,7 @@ from loracomp.engine.calibration import (
     fit_classifier,
     fit_weights,
 )
+from loracomp.engine.evidence import log_likelihood
 from loracomp.errors import JobError
 from loracomp.records import Answer, Composition, LabelledRow, Request
 from model_fixtures import TINY_CONTEXT, as_base, linear_shapes, random_adapter, tiny_llama
@@ -52,6 +53,19 @@ def test_a_classifier_says_of_each_row_what_it_would_say_without_the_row() -> No
     for row in range(12):
         others = np.arange(12) != row
         np.testing.assert_allclose(left_out[row], fit_classifier(vectors[others], right[others])(vectors[row]))
+
+
+def test_what_is_learnt_makes_answers_likelier_and_a_preferred_choice_does_not() -> None:
+    deal = np.random.default_rng(2)
+    right = np.eye(3)[deal.integers(0, 3, 60)]
+    noise = deal.normal(0, 1, (60, 3))
+    prefers_one = np.array([4.0, 0.0, 0.0])
+    learnt, none, both = (
+        log_likelihood(scores, right) for scores in (noise + 2 * right, noise, noise + 2 * right + prefers_one)
+    )
+    assert learnt - none > 15
+    assert both - none > (learnt - none) / 2
+    assert max(learnt, none, both) < 0
 
 
 class Counting(Predictor):

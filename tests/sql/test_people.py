@@ -212,7 +212,7 @@ def test_explanation_of_many_adapters_at_equal_weights(connection: db.Connection
     )
     words = explain(connection, job_id)
     assert "\nComposition: cat\n  0.045 each  22 adapters (loracomp.composed_adapter names them)\n" in words
-    assert "probability 1.000  not composed\n  and 22 tasks of equal weight\n" in words
+    assert "probability 1.000  not composed\n  and 22 tasks of less weight\n" in words
     assert "normalised by: tokens, fitted on 4 labelled examples); confidence 0.73" in words
     assert "\n>     -0.500  of which bias +1.250, rows -0.500  yes\n" in words
     assert "\nThe mix says yes 0.95 (weight 1.50), 4 labelled rows say no 0.88 (weight 2.00).\n" in words

@@ -459,6 +459,41 @@ def test_a_calibrated_trace_is_rescored_as_it_was(connection: db.Connection, sha
     assert composed(rescored(connection, job_id)) == equal, "by the trace alone"
 
 
+def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
+    connection: db.Connection, shared: Shared
+) -> None:
+    _, at = calibrated(connection, shared)
+    known = {
+        row["task"]: row["id"]
+        for row in connection.execute(
+            "SELECT a.id, t.name AS task FROM loracomp.adapter AS a JOIN loracomp.task AS t ON t.id = a.task_id"
+            " WHERE a.status = 'active'"
+        )
+    }
+    found = {"t0": -40.0, "t1": -36.0, "t3": -60.0, "t2": -1.0}
+
+    def note(choices: list[str], tasks: dict[str, float]) -> None:
+        connection.execute(
+            "SELECT loracomp.record_evidence(t.id, b.id, %s, %s::integer[], %s::double precision[])"
+            " FROM loracomp.task AS t, loracomp.base_model AS b WHERE t.name = 't6' AND b.is_default",
+            [choices, [known[task] for task in tasks], [*tasks.values()]],
+        )
+
+    note(["ham", "spam"], found)
+    row = ask(connection, shared, at)
+    weights = dict(zip(row["composed_tasks"], row["adapter_weights"], strict=True))
+    # By the square root of the likelihood. t3's is too small, t5's is not known, and t2 was measured on no row.
+    total = 1 + np.exp(-2)
+    assert weights == pytest.approx({"t1": 1 / total, "t0": np.exp(-2) / total})
+    job_id = stored(connection, shared, at, choices=CHOICES)
+    assert composed(rescored(connection, job_id)) == pytest.approx(weights, abs=1e-4)
+    assert "weights by labelled rows" in explained(connection, job_id)
+    note(["ham", "neither", "spam"], found)
+    assert len({*ask(connection, shared, at)["adapter_weights"]}) == 1, "of other choices"
+    note(["ham", "spam"], {"t2": -1.0})
+    assert len({*ask(connection, shared, at)["adapter_weights"]}) == 1, "of none that was measured here"
+
+
 def test_only_who_holds_a_job_with_the_same_choices_reads_rows_for_calibration(
     connection: db.Connection, shared: Shared
 ) -> None:

@@ -458,7 +458,13 @@ def test_choices_of_a_new_task_are_calibrated_and_replayed(
     assert first
     assert second
     assert first["calibration_examples"] == rows
-    assert first["adapter_weights"] == [0.5, 0.5]
+    evidence = connection.execute("SELECT * FROM loracomp.task_evidence").fetchone()
+    assert evidence
+    assert evidence["choices"] == sorted(CHOICES)
+    halves = np.exp(np.array(evidence["log_likelihoods"]) / 2)
+    explained_by = dict(zip(evidence["adapter_ids"], halves / halves.sum(), strict=True))
+    assert dict(zip(first["adapter_ids"], first["adapter_weights"], strict=True)) == pytest.approx(explained_by)
+    assert len({*first["adapter_weights"]}) == 2, "one explains the rows better"
     assert second["choice_biases"] == first["choice_biases"][::-1]
     assert max(first["label_scores"]) == first["label_scores"][0] > 0.1, "the first choice is right for all rows"
     bare = engine.predict(

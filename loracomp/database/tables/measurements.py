@@ -13,8 +13,9 @@ from sqlalchemy import (
     Table,
     Text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 
-from loracomp.database.tables.columns import TIME, check, metadata, one_of, optional, references, required
+from loracomp.database.tables.columns import TIME, check, metadata, one_of, optional, references, required, texts
 
 measurement = Table(
     "measurement",
@@ -47,6 +48,12 @@ measurement = Table(
         ARRAY(Boolean),
         "Whether each adapter in adapter_ids chooses the right answer; null without choices.",
     ),
+    optional(
+        "choice_scores",
+        JSONB,
+        "Normalised log-likelihoods of the example's choices, an array for each adapter's id; null without choices, or "
+        "if a library brought the measurement.",
+    ),
     optional("worker", Text, "Worker that made the newest measurement."),
     required("measured_at", TIME, "Time of the newest measurement.", default="now()"),
     required("chat_template", Boolean, "Whether the prompt stood in the base model's chat template.", default="false"),
@@ -69,4 +76,24 @@ measurement = Table(
     ),
     Index("measurement_task", "task_id", "base_model_id", "example_id"),
     comment="How much adapters improve the answers to examples: one short row for each example and base model.",
+)
+
+task_evidence = Table(
+    "task_evidence",
+    metadata,
+    required("task_id", Integer, "A task without an adapter.", autoincrement=False),
+    required("base_model_id", Integer, "Base model that the adapters were trained for.", autoincrement=False),
+    required("choices", texts(), "The sorted choices of most of its measured examples, which count."),
+    required("adapter_ids", ARRAY(Integer), "Adapters that were measured on all of these examples."),
+    required(
+        "log_likelihoods",
+        ARRAY(Double),
+        "Log-likelihood of the examples' right answers under each adapter in adapter_ids, in nats, after biases of the "
+        "choices are fitted.",
+    ),
+    PrimaryKeyConstraint("task_id", "base_model_id", name="a_task_has_evidence_once_a_base_model"),
+    references("evidence_task_must_exist", "task_id", "loracomp.task.id", ondelete="CASCADE"),
+    references("evidence_base_model_must_exist", "base_model_id", "loracomp.base_model.id", ondelete="CASCADE"),
+    check("each_adapter_has_a_likelihood", "cardinality(log_likelihoods) = cardinality(adapter_ids)"),
+    comment="Which adapters explain the labelled examples of a task that has none: routing weighs them by it.",
 )
