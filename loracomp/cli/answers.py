@@ -34,7 +34,7 @@ MaxNewTokens = Annotated[int | None, typer.Option(help="Most tokens to generate,
 Policy = Annotated[str, typer.Option(help="Name of the policy, until sixteen corrections are measured.")]
 
 WORTH_TRAINING = 80
-"""Corrections from which on an adapter of their own is better than the corrections themselves (docs/decisions.md)."""
+"""Corrections from which on an adapter of their own may be better than they are (docs/decisions.md)."""
 LISTED = ("name", "state", "open", "answered", "corrected", "before", "after", "advice")
 
 

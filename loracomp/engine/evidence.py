@@ -1,7 +1,7 @@
 """Which adapters explain the labelled examples of a task that has none, so that routing weighs them by it."""
 
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -19,26 +19,30 @@ FEWEST = 4
 def record_evidence(connection: Connection, job_ids: Collection[int]) -> None:
     """Fit and write the evidence of each task whose examples these jobs have measured."""
     found = rows_of(connection, QUERIES["labelled_scores"], {"job_ids": list(job_ids)})
-    for (task_id, base_model_id), rows in groupby(found, key=itemgetter("task_id", "base_model_id")):
-        for evidence in _evidence(list(rows)):
-            connection.execute(
-                QUERIES["record_evidence"], {"task_id": task_id, "base_model_id": base_model_id, **evidence}
-            )
+    for task, rows in groupby(found, key=itemgetter("task_id", "base_model_id")):
+        if evidence := fit_evidence(rows):
+            about = dict(zip(("task_id", "base_model_id"), task, strict=True))
+            connection.execute(QUERIES["record_evidence"], about | evidence)
 
 
-def _evidence(rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The evidence in the rows that have the most frequent choices, if these are enough."""
-    ((choices, count),) = Counter(tuple(sorted(row["choices"])) for row in rows).most_common(1)
-    used = [row for row in rows if tuple(sorted(row["choices"])) == choices]
+def fit_evidence(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Columns of `task_evidence` from a task's rows of `labelled_scores`, if enough have the same choices.
+
+    Only adapters that were measured on all of these rows are compared.
+    """
+    by_choices = defaultdict(list)
+    for row in rows:
+        by_choices[tuple(sorted(row["choices"]))].append(row)
+    choices, used = max(by_choices.items(), key=lambda each: len(each[1]))
     adapters = sorted(set.intersection(*({*row["choice_scores"]} for row in used)), key=int)
-    if count < FEWEST or not adapters:
-        return
+    if len(used) < FEWEST or not adapters:
+        return None
     right = np.array([[choice == row["answer"] for choice in choices] for row in used], np.float64)
     scores = [
         [[row["choice_scores"][adapter][row["choices"].index(choice)] for choice in choices] for row in used]
         for adapter in adapters
     ]
-    yield {
+    return {
         "choices": list(choices),
         "adapter_ids": [int(adapter) for adapter in adapters],
         "log_likelihoods": [log_likelihood(np.array(each), right) for each in scores],

@@ -23,6 +23,7 @@ EXECUTE = {
     """,
     "loracomp_worker": """
         claim_jobs renew_leases record_predictions plan_measurements record_measurements fail_jobs release_jobs
+        labelled_scores record_evidence
         queue_is_empty route_jobs read_labelled read_adapters has_unembedded take_unembedded add_embeddings
         find_base_model show_encoder check_health report_worker
         database_metrics maintain oldest_worker
@@ -67,7 +68,7 @@ OWNERS_ALONE = """
     checked_embedding check_encoder_unchanged usable_tasks narrowed_tasks
     search_exactly nearest_examples reduce_embedding reduce_embeddings asked_routes route_query
     compose_tasks trace_tasks fallback_reason
-    calibration_examples pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued
+    calibration_examples adapter_worths pick_tasks in_chat_template fitting_ef_search oldest_snapshots count_queued
     admit_jobs wake_jobs hold_jobs
     succeed_jobs wait_for_jobs check_server check_work
     find_task check_setting check_columns prepare_job hint_job insert_incoming_job check_room

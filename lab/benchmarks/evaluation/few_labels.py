@@ -199,7 +199,7 @@ def product(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
 
 
 def measured(labelled: Rows, asked: Rows) -> npt.NDArray[np.float64]:
-    """What the policy `measured` does: both are weighed."""
+    """What the policy `measured` does with a mix of given weights: it and the classifier are weighed."""
     right = _right(labelled)
     fitted = fit_classifier(labelled["vectors"].astype(np.float64), right)
     weights = fit_weights(np.stack([labelled["mix"], fitted.left_out], axis=2), right)

@@ -13,11 +13,11 @@ WAYS = {
     "nearest": "five nearest labels",
     "biased": "mix, biases alone",
     "product": "product",
-    "measured": "`measured`",
+    "measured": "mix and classifier",
 }
 """Heads of the columns, by the names in the file."""
 GOALS = {"unfamiliar_16": 15, "unfamiliar_64": 24, "kept_out_16": 12, "kept_out_64": 18}
-"""Points that `measured` was to be above `base`, by the parts' names in the file."""
+"""Points that mix and classifier were to be above `base`, by the parts' names in the file."""
 
 
 def few_labels_tables(kept: Mapping[str, Any]) -> dict[str, str]:

@@ -7,7 +7,7 @@ adapters alone, and keeps the scores, without text, in labelled_rows. Killed, it
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,12 +16,13 @@ import numpy as np
 from loracomp.config import load_settings
 from loracomp.database.connections import Connection
 from loracomp.database.queries import QUERIES
+from loracomp.engine.evidence import fit_evidence
 from loracomp.model.encoder import load_encoder
 from loracomp.model.loading import load_base_model
 from loracomp.registry.embeddings import load_embeddings
 from loracomp.registry.examples import Example
 from loracomp.registry.library_files import packaged, read_examples_file, read_manifest
-from loracomp.registry.measurement_files import measurements_path, read_measurements
+from loracomp.registry.measurement_files import MeasuredExamples, measurements_path, read_measurements
 from loracomp.registry.measurements import add_measurements
 from loracomp.registry.tasks import add_rows, add_task
 from loracomp_lab.catalogue import load_entry
@@ -55,17 +56,41 @@ def add_labelled(connection: Connection, task: str, count: int, data: str, *, ba
     if folder is not KEPT:
         add_task(connection, name)
     hashes = [file.content_hashes[place].tobytes() for place in places]
-    examples = labelled(task, Path(data)) if folder is KEPT else train_rows(task, data, max_words=MEASURED_WORDS)
-    rows = [
-        {**asdict(each), "content_hash": each.content_hash.hex()} for each in examples if each.content_hash in chosen
-    ]
-    add_rows(connection, name, rows)
+    read = labelled(task, Path(data)) if folder is KEPT else train_rows(task, data, max_words=MEASURED_WORDS)
+    examples = [each for each in read if each.content_hash in chosen]
+    add_rows(connection, name, [{**asdict(each), "content_hash": each.content_hash.hex()} for each in examples])
     values = {"task": name, "content_hashes": hashes}
     new = connection.execute(QUERIES["find_unembedded"], values).fetchall()
     vectors = dict(zip(hashes, file.embeddings[places], strict=True))
     if new:
         load_embeddings(connection, new, np.stack([vectors[row["content_hash"]] for row in new]))
     add_measurements(connection, name, base_model, measured)
+    add_evidence(connection, name, measured, examples)
+
+
+def add_evidence(connection: Connection, task: str, measured: MeasuredExamples, examples: Sequence[Example]) -> None:
+    """What a worker would have written after measuring these examples."""
+    ids = {row["sha256"]: row["id"] for row in connection.execute("SELECT id, sha256 FROM loracomp.adapter")}
+    scores = {each.content_hash: rows for each, rows in zip(measured.examples, measured.scores, strict=True)}
+    rows = [
+        {
+            "choices": each.choices,
+            "answer": each.answer,
+            "choice_scores": {
+                str(ids[sha256]): of_adapter[: len(each.choices or ())].tolist()
+                for sha256, of_adapter in zip(measured.adapters.values(), scores[each.content_hash][1:], strict=True)
+                if not np.isnan(of_adapter[0])
+            },
+        }
+        for each in examples
+    ]
+    if evidence := fit_evidence(rows):
+        about = connection.execute(
+            "SELECT t.id AS task_id, b.id AS base_model_id FROM loracomp.task AS t, loracomp.find_base_model(NULL) AS b"
+            " WHERE t.name = %s", [task]
+        ).fetchone()  # fmt: skip
+        assert about
+        connection.execute(QUERIES["record_evidence"], about | evidence)
 
 
 def leave_to_labelled(connection: Connection, task: str) -> None:
