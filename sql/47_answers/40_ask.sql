@@ -116,7 +116,9 @@ CREATE FUNCTION loracomp.follow_source(d loracomp.declaration) RETURNS loracomp.
 LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
-    owner CONSTANT name := (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = d.source);
+    owner CONSTANT name := (
+        SELECT pg_get_userbyid(s.relowner) FROM pg_class AS s JOIN pg_class AS v ON v.oid = d.view WHERE s.oid = d.source
+    );
     names text[];
 BEGIN
     IF d.source_oid <> d.source THEN -- restored from a dump, with other numbers of columns and transactions
@@ -127,7 +129,7 @@ BEGIN
         SET source_oid = a.source, columns = d.columns, key_columns = d.key_columns, looked_from = 0, hints_from = 0 WHERE a.id = d.id;
         PERFORM loracomp.make_parts(d);
     END IF;
-    IF owner IS NULL OR NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = d.view) THEN
+    IF owner IS NULL THEN
         PERFORM loracomp.forget_answers(d);
         RETURN NULL;
     END IF;
@@ -276,8 +278,11 @@ BEGIN
     changed AS MATERIALIZED (
         SELECT
             g.*, CASE WHEN g.reason IS NULL THEN nextval('loracomp.job_id_seq') END AS job_id,
-            (SELECT j.id FROM loracomp.job AS j WHERE j.id = r.job_id AND j.finished_at IS NULL) AS obsolete -- looked up, not joined
-        FROM given AS g LEFT JOIN loracomp.answer_row AS r ON r.declaration_id = d.id AND r.key = g.key
+            (SELECT j.id FROM loracomp.job AS j WHERE j.id = r.job_id AND j.finished_at IS NULL) AS obsolete
+        FROM given AS g
+        LEFT JOIN LATERAL ( -- looked up for each, as the plan may be of a time when there were few rows
+            SELECT o.* FROM loracomp.answer_row AS o WHERE o.declaration_id = d.id AND o.key = g.key LIMIT 1
+        ) AS r ON TRUE
         WHERE r.prompt_hash IS DISTINCT FROM g.prompt_hash OR by = 'hint' AND r.reason = skipped
     ),
     queued AS (
