@@ -10,6 +10,7 @@ LANGUAGE plpgsql VOLATILE
 AS $$
 DECLARE
     relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_code.source);
+    tables oid[];
     called text;
     problem text;
 BEGIN
@@ -19,8 +20,9 @@ BEGIN
             relation.oid::regclass
         );
     END IF;
+    tables := ARRAY(SELECT relation.oid UNION SELECT t.relid FROM pg_partition_tree(relation.oid) AS t);
     SELECT string_agg(DISTINCT p.oid::regprocedure::text, ', ') INTO called
-    FROM (SELECT check_code.source::oid AS oid UNION SELECT t.relid FROM pg_partition_tree(check_code.source) AS t) AS t
+    FROM unnest(tables) AS t (oid)
     CROSS JOIN LATERAL (
         SELECT 'pg_class'::regclass AS catalog, t.oid
         UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index AS i WHERE i.indrelid = t.oid
@@ -37,9 +39,8 @@ BEGIN
         WHEN called IS NOT NULL
             THEN format('an index, statistics or a constraint calls %s: drop it, or let a superuser own the function', called)
         WHEN relation.relforcerowsecurity THEN 'it forces its policies on its owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY'
-        WHEN EXISTS (
-            SELECT FROM pg_partition_tree(relation.oid) AS t JOIN pg_class AS c ON c.oid = t.relid WHERE c.relkind NOT IN ('r', 'p', 'i', 'I')
-        ) THEN 'foreign tables are its partitions: detach them'
+        WHEN EXISTS (SELECT FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.relkind NOT IN ('r', 'p'))
+            THEN 'foreign tables are its partitions: detach them'
     END;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'table % can''t be read: %', check_code.source, problem USING ERRCODE = 'feature_not_supported';
