@@ -104,6 +104,18 @@ def test_what_is_corrected_is_shown_and_in_the_audit(connection: Connection, ali
     ]
 
 
+def test_correct_answer_corrects_one_row_or_none(connection: Connection, alice: Connection) -> None:
+    """A key of several columns has no single value that names a row."""
+    alice.execute("CREATE TABLE notes (a integer, b integer, t text, PRIMARY KEY (a, b))")
+    alice.execute("INSERT INTO notes VALUES (1, 1, 'x'), (1, 2, 'y')")
+    alice.execute("SELECT loracomp.create_answers('kinds', 'notes', '{t}')")
+    answer_all(connection)
+    for key, said in ((1, "kinds has 2 rows 1"), (7, "kinds has 0 rows 7")):
+        with pytest.raises(errors.NoDataFound, match=said):
+            alice.execute("SELECT loracomp.correct_answer('kinds', %s, 'x')", [key])
+    assert value(alice, "SELECT count(correct) FROM kinds") == 0
+
+
 def test_answers_come_in_a_feed_that_misses_nothing(connection: Connection, alice: Connection, database: str) -> None:
     alice.execute(URGENCY)
     alice.execute("LISTEN loracomp_answers")
