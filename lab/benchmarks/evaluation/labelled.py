@@ -79,7 +79,7 @@ def add_evidence(connection: Connection, task: str, measured: MeasuredExamples, 
             "choice_scores": {
                 str(ids[sha256]): of_adapter[: len(each.choices or ())].tolist()
                 for sha256, of_adapter in zip(measured.adapters.values(), scores[each.content_hash][1:], strict=True)
-                if not np.isnan(of_adapter[0])
+                if sha256 in ids and not np.isnan(of_adapter[0])
             },
         }
         for each in examples
