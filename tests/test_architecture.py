@@ -64,7 +64,7 @@ STATEMENT = re.compile(
     r"\s*(SELECT|INSERT INTO|UPDATE|DELETE FROM|WITH|CALL|CREATE|DROP|ALTER|GRANT|SET|LISTEN|NOTIFY|BEGIN)\s+\S"
 )
 # Blocks that call no function of their name: a view read, a row inserted, the connection itself.
-NOT_CALLS = {"ping", "listen", "insert_with_expected", "job_results", "job_trace", "queue_health"}
+NOT_CALLS = {"ping", "listen", "insert_with_expected", "job_results", "job_trace"}
 NOT_CALLS |= {
     "exchange_encoders",
     "exchange_embeddings",

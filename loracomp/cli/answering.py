@@ -16,9 +16,6 @@ from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError
 from loracomp.model.cpu import collection_paused
 
-LOOKS = 6
-"""How often to look for running workers, every 0.3 s, before a worker is started in this process."""
-
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -49,9 +46,12 @@ def see_to_answers(connection: Connection, settings: Settings, look: Look, total
     said = ""
     with _progress(settings, look, total, doing):
         while waiting and waiting.left:
-            if said != (said := _awaited(connection, waiting.base_model, may_answer)):
+            workers = _workers(connection, waiting.base_model)
+            if said != (said := _awaited(waiting.base_model, workers, may_answer)):
                 common.remark(f"{waiting.left} jobs wait: {said}")
-            if not _others_answer(connection, look, waiting) and may_answer:
+            if workers or not may_answer:
+                time.sleep(1)
+            else:
                 _work_here(settings.model_copy(update={"base_model": waiting.base_model}))
                 waiting = look(connection)
                 if waiting and waiting.queued:  # our worker leaves queued jobs only if it was told to stop
@@ -60,10 +60,14 @@ def see_to_answers(connection: Connection, settings: Settings, look: Look, total
     return waiting.left if waiting else 0
 
 
-def _awaited(connection: Connection, base_model: str, may_answer: bool) -> str:
-    """Who is to answer, and what to do if nobody can."""
+def _workers(connection: Connection, base_model: str) -> int:
+    """How many workers of this base model are alive; one that was killed counts until its lease is over."""
     reports = rows_of(connection, QUERIES["worker_status"])
-    workers = sum(row["base_model"] == base_model and row["status"] in ("idle", "busy") for row in reports)
+    return sum(row["base_model"] == base_model and row["status"] in ("idle", "busy") for row in reports)
+
+
+def _awaited(base_model: str, workers: int, may_answer: bool) -> str:
+    """Who is to answer, and what to do if nobody can."""
     if workers:
         return f"the workers of {base_model} ({workers} running) take them when no everyday job is due"
     if may_answer:
@@ -77,24 +81,6 @@ def _awaited(connection: Connection, base_model: str, may_answer: bool) -> str:
 def may_work(connection: Connection) -> bool:
     """Whether the login may run a worker: only members of loracomp_worker and the owner may."""
     return bool(row_of(connection, QUERIES["may_work"])["may"])
-
-
-def _others_answer(connection: Connection, look: Look, before: Waiting) -> bool:
-    """Whether other workers answer the jobs; waits a moment, so that an idle worker can notice them."""
-    for _ in range(LOOKS):
-        if _somebody_works(connection, before.base_model):
-            time.sleep(1)
-            return True
-        time.sleep(0.3)
-        if (now := look(connection)) is None or now.left < before.left:
-            return True
-    return False
-
-
-def _somebody_works(connection: Connection, base_model: str) -> bool:
-    """Whether any worker is running jobs of this base model, with leases that have not expired."""
-    rows = rows_of(connection, QUERIES["queue_health"], {"base_model": base_model})
-    return any(row["running"] > row["expired_leases"] for row in rows)
 
 
 def _work_here(settings: Settings) -> None:

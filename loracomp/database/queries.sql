@@ -500,9 +500,6 @@ GROUP BY value, label ORDER BY n DESC, value, label LIMIT 40
 -- name: report_age
 SELECT max(age_s) AS age_s FROM bi.report_refresh
 
--- name: queue_health
-SELECT * FROM loracomp.queue_health WHERE base_model = %(base_model)s
-
 -- installing: statements about the schema itself
 
 -- name: object_drops
