@@ -137,7 +137,7 @@ SELECT * FROM loracomp.stage_adapter(
     task => %(task)s, base_model => %(base_model)s, name => %(name)s, rank => %(rank)s::int, alpha => %(alpha)s::float8,
     use_rslora => %(use_rslora)s, scaling => %(scaling)s::float8, target_modules => %(target_modules)s,
     parameter_count => %(parameter_count)s::bigint, byte_count => %(byte_count)s::bigint, sha256 => %(sha256)s,
-    config => %(config)s, training => %(training)s, changes_nothing => %(changes_nothing)s
+    config => %(config)s, training => %(training)s
 )
 
 -- name: activate_adapter

@@ -67,8 +67,6 @@ class AdapterFile:
     target_modules: tuple[str, ...]
     """Full names of the adapted modules in the base model, sorted."""
     parameter_count: int
-    changes_nothing: bool
-    """Whether B @ A is zero in every module, as before the first step of training."""
 
     @property
     def sha256(self) -> str:
@@ -110,7 +108,6 @@ def read_adapter(folder: Path, base: KnownBaseModel, *, any_base: bool = False) 
         use_rslora=bool(config.get("use_rslora")),
         target_modules=tuple(sorted(factors)),
         parameter_count=sum(A.numel() + B.numel() for A, B in factors.values()),
-        changes_nothing=not any(bool(A.any()) and bool(B.any()) for A, B in factors.values()),
     )
 
 
@@ -175,7 +172,9 @@ def _check_factors(factors: Mapping[str, Factors], ranks: Mapping[str, int], bas
 
 
 def _check_sizes(factors: Mapping[str, Factors], scaling: float, own: Mapping[str, float]) -> None:
-    """Raise RefusedError for a change so large that a job would answer NaN: of finite factors, training diverged."""
+    """Raise RefusedError for a change so large that a job would answer NaN, and if no module is changed."""
+    if not any(bool(A.any()) and bool(B.any()) for A, B in factors.values()):
+        raise RefusedError("it changes nothing, as each of its modules has a factor of zeros: train it first")
     for module, (A, B) in factors.items():
         A, B = A.double(), B.double()  # noqa: PLW2901
         # The Frobenius norm of B @ A, from matrices of rank times rank.

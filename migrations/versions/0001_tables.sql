@@ -788,7 +788,6 @@ CREATE TABLE loracomp.adapter (
     created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
     activated_at TIMESTAMP WITH TIME ZONE,
     retired_at TIMESTAMP WITH TIME ZONE,
-    changes_nothing BOOLEAN DEFAULT false NOT NULL,
     PRIMARY KEY (id),
     CONSTRAINT adapter_task_must_exist FOREIGN KEY(task_id) REFERENCES loracomp.task (id),
     CONSTRAINT adapter_base_model_must_exist FOREIGN KEY(base_model_id) REFERENCES loracomp.base_model (id),
@@ -824,7 +823,6 @@ COMMENT ON COLUMN loracomp.adapter.created_by IS 'Who registered it.';
 COMMENT ON COLUMN loracomp.adapter.created_at IS 'When the row was made.';
 COMMENT ON COLUMN loracomp.adapter.activated_at IS 'When the adapter last became active.';
 COMMENT ON COLUMN loracomp.adapter.retired_at IS 'When the adapter was retired.';
-COMMENT ON COLUMN loracomp.adapter.changes_nothing IS 'Whether A or B is zero in each of its modules, as before training. Activating it warns.';
 COMMENT ON CONSTRAINT adapter_status_must_be_staged_active_or_retired ON loracomp.adapter IS 'one of staged, active, retired';
 CREATE TABLE loracomp.answer_row (
     declaration_id INTEGER NOT NULL,

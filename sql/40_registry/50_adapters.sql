@@ -24,8 +24,7 @@ CREATE FUNCTION loracomp.stage_adapter(
     byte_count bigint,
     sha256 text,
     config jsonb,
-    training jsonb,
-    changes_nothing boolean DEFAULT FALSE
+    training jsonb
 ) RETURNS TABLE (adapter_id integer, adapter_version integer, created boolean)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
@@ -52,13 +51,13 @@ BEGIN
     RETURN QUERY
     INSERT INTO loracomp.adapter AS a (
         task_id, base_model_id, name, version, rank, alpha, use_rslora, scaling, target_modules,
-        parameter_count, byte_count, sha256, config, training, changes_nothing, created_by
+        parameter_count, byte_count, sha256, config, training, created_by
     )
     SELECT
         owner_task, owner_base, stage_adapter.name, coalesce(max(o.version), 0) + 1, stage_adapter.rank,
         stage_adapter.alpha, stage_adapter.use_rslora, stage_adapter.scaling, stage_adapter.target_modules,
         stage_adapter.parameter_count, stage_adapter.byte_count, stage_adapter.sha256, stage_adapter.config,
-        stage_adapter.training, stage_adapter.changes_nothing, loracomp.caller()
+        stage_adapter.training, loracomp.caller()
     FROM loracomp.adapter AS o
     WHERE o.base_model_id = owner_base AND o.name = stage_adapter.name
     RETURNING a.id, a.version, true;
@@ -132,18 +131,12 @@ BEGIN
         RAISE WARNING 'adapter %@% is never retrieved: its task has no embedded example', chosen.name, chosen.version
             USING HINT = 'import examples with loracomp task import';
     END IF;
-    IF chosen.changes_nothing THEN
-        RAISE WARNING 'adapter %@% changes nothing: each of its modules has a factor of zeros',
-            chosen.name, chosen.version
-            USING HINT = 'train it, and stage what comes out; until then retire it: loracomp adapter retire';
-    END IF;
     RETURN old.id;
 END
 $$;
 COMMENT ON FUNCTION loracomp.activate_adapter IS
 'Makes an adapter (a name, name@version or number) the active one of its task and base model; returns the id of the adapter that it '
-'replaced. If it is worse than that one on measured examples (compare_adapters: p < 0.05), force is needed. Warns if it is worse on average '
-'than that one or, without one, the base model, if no measured example compares them, if no job can retrieve its task, and if it changes nothing.';
+'replaced. If it is worse than that one on measured examples (p < 0.05), force is needed. Warns of weaker evidence.';
 
 -- staged or active -> retired: no job is routed to it any more; it stays stored for replay. Does nothing if it is retired.
 CREATE FUNCTION loracomp.retire_adapter(adapter text, base_model text DEFAULT NULL) RETURNS void

@@ -179,6 +179,10 @@ def too_large(tensors):
         tensors[name] = torch.full_like(tensors[name], 1e30)
 
 
+def untrained(tensors):
+    tensors.update({name: torch.zeros_like(each) for name, each in tensors.items() if "lora_B" in name})
+
+
 def doubles(tensors):
     tensors[f"{Q0}.lora_A.weight"] = tensors[f"{Q0}.lora_A.weight"].double()
 
@@ -195,6 +199,7 @@ def extra(name, shape=(4,)):
     [
         (nan_in, "layers.0.self_attn.q_proj: factor A holds NaN"),
         (infinity_in, "factor B holds NaN or infinity"),
+        (untrained, "it changes nothing, as each of its modules has a factor of zeros: train it first"),
         (too_wide, r"A \[4, 33\] .* needs A \[4, 32\]"),
         (too_deep, "layers.2.self_attn.q_proj is no linear layer or embedding of base model tiny"),
         (half, "lacks one of the two factors of model.layers.0.self_attn.q_proj"),

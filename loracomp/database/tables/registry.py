@@ -229,12 +229,6 @@ adapter = Table(
     created_at(),
     optional("activated_at", TIME, "When the adapter last became active."),
     optional("retired_at", TIME, "When the adapter was retired."),
-    required(
-        "changes_nothing",
-        Boolean,
-        "Whether A or B is zero in each of its modules, as before training. Activating it warns.",
-        default="false",
-    ),
     references("adapter_task_must_exist", "task_id", "loracomp.task.id"),
     references("adapter_base_model_must_exist", "base_model_id", "loracomp.base_model.id"),
     UniqueConstraint("base_model_id", "name", "version", name="adapter_version_is_taken"),
