@@ -255,10 +255,8 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.route_jobs IS
 'Routes a batch of jobs by their unit vectors: for each job a row with the adapters to compose (none: the base model alone), '
-'how to merge them, how to score choices (calibration_examples: the examples on which to fit biases; null: none), and its '
-'trace, which record_predictions takes unchanged. For every router, the trace has the examples and probabilities of retrieval. '
-'A deleted job has no row. encoder and input_version are those that made the vectors; raises if the database has another '
-'encoder. encoder is null if no encoder made them.';
+'how to merge them, how to score choices, and its trace, which record_predictions takes unchanged. A deleted job has no row. '
+'Raises if the database has another encoder than the one that made the vectors.';
 
 -- Reads only. A worker calls it for the calibration_examples of route_jobs.
 CREATE FUNCTION loracomp.read_labelled(job_ids bigint[], tokens bigint[], example_ids bigint[])

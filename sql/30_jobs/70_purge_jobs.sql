@@ -69,7 +69,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.purge_jobs IS
-'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left.
-If the batch holds all jobs of a range of a million ids, the partitions with their answers and events are dropped.
-Only jobs of whole days in UTC, which reports in bi keep counting; with force also of a part of a day. Reports forget those of a day that
-has not been over for an hour.';
+'Deletes up to a batch of ended jobs with their predictions and events; returns how many, 0 when none is left. Only jobs of whole days in '
+'UTC, which reports in bi keep counting; with force also of a part of a day, which reports then forget.';

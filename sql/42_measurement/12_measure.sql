@@ -67,8 +67,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.measure_task IS
 'Inserts jobs that measure how much adapters improve answers to a task''s examples: a job of kind measure for each example, under '
-'the base model, the task''s own adapter and those of the nearest tasks, `adapters` in total. rows null: all. Examples that the '
-'task''s own adapter was trained on are left out and counted. Workers take these jobs only if no other job is due.';
+'the task''s own adapter and those of the nearest tasks. Examples that its own adapter was trained on are left out and counted.';
 
 -- Inserts jobs in the caller's name, with its owner's rights.
 CREATE FUNCTION loracomp.measure_adapter(adapter_id integer, tasks integer DEFAULT 30)
@@ -119,8 +118,7 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.measure_adapter IS
 'Inserts jobs that measure an adapter, active or not, on already measured examples of its own task, the nearest tasks and tasks '
-'without an adapter: a job of kind measure for each example that lacks it and that the adapter was not trained on; `learnt` counts '
-'those that it was.';
+'without an adapter. Examples that it was trained on are left out and counted.';
 
 -- Inserts a job for each example that is not yet measured under all the adapters. It leaves out
 -- measurements that are done or queued, and examples that an adapter was trained on.

@@ -89,10 +89,5 @@ AS $$
     FROM counted AS c CROSS JOIN measured AS m
 $$;
 COMMENT ON FUNCTION loracomp.worker_demand IS
-'Number of workers of a base model (null: the default) that are needed to answer jobs within target_wait_s seconds; no row if
-there is no such base model.
-It adds the seconds for the open jobs (queued and due by then, or running) to those for as many jobs as arrived within the
-last target_wait_s, because as many are expected again; divides by target_wait_s and rounds up. The seconds of a job are the
-mean over those of the last 1,000 answers of the base model (by job id) that came in batches at least half as large as the
-largest; over all of them, if these are fewer than a tenth. Not more workers than jobs; at least 1 while any job is open,
-also in the background, even if no job was answered yet; 0 if no job is open and none arrived.';
+'Number of workers of a base model (null: the default) that are needed to answer jobs within target_wait_s seconds: the open jobs and as '
+'many as arrived within that time, times the seconds of a job. No row if there is no such base model.';

@@ -96,10 +96,8 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION loracomp.start_evaluation IS
-'Inserts jobs from the rows of tasks'' split under each policy, the same rows for all policies; returns for each task and policy '
-'how many jobs there are and how many were added. rows_a_task null: all rows. exclude_own: a job may not use its own task, nor '
-'tasks whose active adapter was trained on its row (except with router own_task). kind route: only routing weights. base_model '
-'null: the default. Workers take these jobs only if no other job is due.';
+'Inserts jobs from the rows of tasks'' split under each policy, the same rows for all policies; returns how many there are and were added. '
+'exclude_own: a job may use neither its own task nor adapters that learnt from it. kind route: only routing weights.';
 
 -- Reads the training records of active adapters.
 CREATE FUNCTION loracomp.tasks_that_saw(task text, base_model text) RETURNS text[]
