@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from loracomp.cli.common import AsJson, emit, emit_json, load_base, open_database, remarks, run_query, say_or_json, warn
+from loracomp.cli.common import AsJson, emit, load_base, open_database, remarks, run_query, say_or_json, warn
 from loracomp.config import load_settings
 from loracomp.database.embedded import database_url
 from loracomp.database.queries import QUERIES
@@ -128,21 +128,10 @@ def set_encoder(
     settings = load_settings()
     encoder = load_encoder(source, revision=revision, device=resolve_device(settings.device))
     with open_database() as connection:
-        left_out = encoder_change.set_encoder(database_url(settings), encoder, confirm)
-        if left_out is not None:
+        if encoder_change.set_encoder(database_url(settings), encoder, confirm) is not None:
             index_embeddings(connection)
         embed_examples(connection, encoder)
-        tasks = connection.execute(QUERIES["list_tasks"]).fetchall()
-    lost = left_out or {}
-    report = [
-        {"task": row["name"], "embedded": row["embedded"], "left_out_for_want_of_text": lost.get(row["name"], 0)}
-        for row in tasks
-    ]
-    if as_json:
-        emit_json({"encoder": encoder.name, "dimensions": encoder.dimensions, "tasks": report})
-        return
-    show_encoder()
-    emit(report, title="Examples", as_json=False)
+    show_encoder(as_json)
 
 
 @encoder_app.command("index")

@@ -384,5 +384,6 @@ def test_the_command_shows_asks_and_gives_up(
     assert "Change the encoder without them?" in refused.output
     assert "the change leaves them out: facts 1" in " ".join(refused.output.split())
     assert len(run("encoder", "show")) == 1
-    done = run("encoder", "set", shorter_source, "--yes")
-    assert done["tasks"] == [{"task": "facts", "embedded": 4, "left_out_for_want_of_text": 1}]
+    (now,) = run("encoder", "set", shorter_source, "--yes")
+    assert (now["name"], now["state"]) == ("shorter", "present")
+    assert [(row["name"], row["embedded"]) for row in run("task", "list")] == [("facts", 4)]
