@@ -10,14 +10,13 @@ RETURN least(1000, greatest(100, round(100 * (examples / 100000.0) ^ 0.4)));
 COMMENT ON FUNCTION loracomp.fitting_ef_search IS
 'hnsw.ef_search for a number n of examples: 100 up to 100,000, then growing as n to the power 0.4, at most 1,000.';
 
--- Alters the functions that search the index, and writes an audit event; does nothing if they already have the right value.
+-- Alters the functions that search the index; does nothing if they already have the right value.
 CREATE FUNCTION loracomp.tune_routing() RETURNS integer
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     fitting CONSTANT integer := (SELECT loracomp.fitting_ef_search(count(*)) FROM loracomp.example_embedding);
     routine regprocedure;
-    altered boolean := false;
 BEGIN
     -- Lock a table, because two calls at once would fail with "tuple concurrently updated". Not an advisory lock, which any
     -- login could hold for ever.
@@ -33,14 +32,7 @@ BEGIN
             AND NOT p.proconfig @> ARRAY['hnsw.ef_search=' || fitting]
     LOOP
         EXECUTE format('ALTER FUNCTION %s SET hnsw.ef_search = %s', routine, fitting);
-        altered := true;
     END LOOP;
-    IF altered THEN
-        INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason, after)
-        VALUES (
-            loracomp.caller(), 'setting', 'hnsw.ef_search', 'update', 'tune_routing', jsonb_build_object('value', fitting)
-        );
-    END IF;
     RETURN fitting;
 END
 $$;

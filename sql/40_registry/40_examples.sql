@@ -249,8 +249,6 @@ BEGIN
     -- The encoder's row first, as set_encoder does, so that the two wait for each other and do not deadlock.
     PERFORM FROM loracomp.encoder FOR KEY SHARE;
     DROP INDEX IF EXISTS loracomp.example_embedding_hnsw, loracomp.reduced_embedding_hnsw;
-    INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason)
-    VALUES (loracomp.caller(), 'index', 'example_embedding_hnsw', 'delete', 'drop_embedding_index');
     RETURN true;
 END
 $$;
@@ -298,11 +296,6 @@ BEGIN
         CREATE INDEX reduced_embedding_hnsw ON loracomp.reduced_embedding
         USING hnsw (embedding public.halfvec_cosine_ops) WITH (ef_construction = 400);
     END IF;
-    INSERT INTO loracomp.audit_event (actor, entity, entity_name, action, reason)
-    VALUES (
-        loracomp.caller(), 'index', CASE axes WHEN '{}' THEN 'example_embedding_hnsw' ELSE 'reduced_embedding_hnsw' END,
-        'insert', 'build_embedding_index'
-    );
 END
 $$;
 COMMENT ON FUNCTION loracomp.build_embedding_index IS

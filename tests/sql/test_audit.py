@@ -160,37 +160,6 @@ def test_an_adapters_status_stands_in_its_events(connection: Connection):
     assert statuses == [(None, "staged"), ("staged", "active")]
 
 
-EXAMPLES = """
-INSERT INTO loracomp.example (task_id, split, prompt, answer, source_ref, content_hash)
-SELECT t.id, 'train', 'Why?', 'So.', %(task)s || '/' || n, sha256(n::text::bytea)
-FROM loracomp.task AS t, generate_series(1, 2) AS n WHERE t.name = %(task)s
-"""
-EMBED = (
-    "SELECT loracomp.add_embeddings(array_agg(id), array_agg((ARRAY[1] || array_fill(0, '{831}'))::vector))"
-    " FROM loracomp.example"
-)
-
-
-def test_the_index_and_its_setting_leave_events(connection: Connection):
-    connection.execute("SET ROLE loracomp_admin")
-    connection.execute("SELECT loracomp.tune_routing()")  # already so: no event
-    connection.execute("SELECT loracomp.drop_embedding_index(0)")  # not worth it: no event
-    connection.execute("SELECT loracomp.drop_embedding_index(1)")
-    connection.execute("SELECT loracomp.build_embedding_index()")
-    connection.execute("RESET ROLE")
-    connection.execute("ALTER FUNCTION loracomp.route_jobs SET hnsw.ef_search = 40")
-    connection.execute("SET ROLE loracomp_admin")
-    connection.execute("SELECT loracomp.tune_routing()")
-    connection.execute("RESET ROLE")
-    index, setting = registry_events(connection, "index"), registry_events(connection, "setting")
-    assert [(event["action"], event["reason"]) for event in index] == [
-        ("delete", "drop_embedding_index"),
-        ("insert", "build_embedding_index"),
-    ]
-    assert [(event["entity_name"], event["after"]) for event in setting] == [("hnsw.ef_search", {"value": 100})]
-    assert {event["actor"] for event in index + setting} == {"loracomp_admin"}
-
-
 @pytest.mark.parametrize(
     "statement",
     [
