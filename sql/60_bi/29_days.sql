@@ -15,7 +15,7 @@ WHERE j.finished_at >= jobs_on.day::timestamp AT TIME ZONE 'UTC'
 END;
 COMMENT ON FUNCTION loracomp.jobs_on IS 'Jobs that ended on a day in UTC.';
 
--- The new name of a policy, a task, an evaluation or a base model is that of its jobs too. Closed days keep the old name, and don't count the new tag.
+-- The new name of a policy or a task is that of its jobs too. Closed days keep the old name, and don't count the new tag.
 CREATE FUNCTION loracomp.recount_days() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -37,10 +37,4 @@ CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.policy
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
 
 CREATE TRIGGER recount_days BEFORE UPDATE OF name OR DELETE ON loracomp.task
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
-
-CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.evaluation
-FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
-
-CREATE TRIGGER recount_days BEFORE UPDATE OF name ON loracomp.base_model
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.recount_days();
