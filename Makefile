@@ -153,7 +153,7 @@ gpu: install ## on a machine with a GPU: its tests, and passes of a 7B model's s
 	$(BIN)/python -m benchmarks.shapes --shape 7B --device cuda
 
 DEPTH ?= 100000
-bench-queue: install ## the queue beside procrastinate, pgqueuer and a bare table; half an hour
+bench-queue: install ## the queue beside five others and a bare table; half an hour; PgQ by Debian's postgresql-17-pgq3
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	$(BIN)/python -m benchmarks.queue --depth $(DEPTH)
 

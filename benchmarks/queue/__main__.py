@@ -1,7 +1,7 @@
-"""The queue by itself, beside three libraries and a bare table: python -m benchmarks.queue [--help].
+"""The queue by itself, beside five others and a bare table: python -m benchmarks.queue [--help].
 
-A model that does nothing, the whole trace written, on an embedded server of its own. procrastinate, pgqueuer and awa do
-a job with an equally large result, where their package is installed. Half an hour on two quiet cores; writes
+A model that does nothing, the whole trace written, on an embedded server of its own. procrastinate, pgqueuer, awa, pgmq
+and PgQ do a job with an equally large result, where their package is installed. Half an hour on two quiet cores; writes
 docs/performance/queue.json and leaves there what other parts have written; `make figures` shows it in docs/figures.md.
 """
 
@@ -24,10 +24,11 @@ from rich.table import Table
 from .place import install, one, own_server
 from .snapshot import under_a_snapshot
 from .submitters import submitters
+from .systems.pgq import SQL as PGQ
 from .throughput import throughput
 
 OUT = Path(__file__).parents[2] / "docs" / "performance" / "queue.json"
-PACKAGES = {"pgqueuer": "pgqueuer", "procrastinate": "procrastinate", "awa": "awa-pg"}
+PACKAGES = {"pgqueuer": "pgqueuer", "procrastinate": "procrastinate", "awa": "awa-pg", "pgmq": "pgmq"}
 """The package on PyPI of each module that is compared with ours."""
 console = Console(stderr=True, highlight=False)
 
@@ -49,7 +50,9 @@ def main(  # noqa: PLR0917
     minutes: Annotated[
         float, typer.Option(help="Minutes for which a reader holds a snapshot, and as many without.")
     ] = 0.5,
-    python: Annotated[str, typer.Option(help="A Python that has procrastinate, pgqueuer and awa-pg.")] = sys.executable,
+    python: Annotated[
+        str, typer.Option(help="A Python that has procrastinate, pgqueuer, awa-pg and pgmq.")
+    ] = sys.executable,
     out: Annotated[Path, typer.Option(help="JSON file to write the figures into.")] = OUT,
 ) -> None:
     """Measure, write the figures, print them."""
@@ -59,6 +62,7 @@ def main(  # noqa: PLR0917
 
     pythons = {"loracomp": sys.executable, "bare": sys.executable}
     pythons |= {system: python for system in PACKAGES if has(python, system)}
+    pythons |= {"pgq": sys.executable} if PGQ.is_file() else {}
     figures: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
     with own_server() as url:
         measures: dict[Part, Callable[[], list[dict[str, Any]]]] = {

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import Any
 
 SYSTEMS = {
-    "loracomp": "ours", "pgqueuer": "pgqueuer", "procrastinate": "procrastinate", "awa": "awa-pg", "bare": "bare table",
+    "loracomp": "ours", "pgqueuer": "pgqueuer", "procrastinate": "procrastinate", "awa": "awa-pg",
+    "pgmq": "pgmq", "pgq": "PgQ", "bare": "bare table",
 }  # fmt: skip
 Row = dict[str, Any]
 
@@ -40,6 +41,8 @@ def rows_of(part: Row, wanted: Callable[[Row], bool]) -> dict[str, Row]:
 
 
 def rate_and_ratio(rows: dict[str, Row], system: str) -> tuple[str, str]:
-    """Jobs per second of a system, and how many times as fast ours is."""
+    """Jobs per second of a system, and how many times as fast ours is; empty if it was not measured."""
+    if system not in rows:
+        return "", ""
     rate = rows[system]["jobs_per_s"]
     return f"{rate:,}", f"{rows['loracomp']['jobs_per_s'] / rate:.2f} x"

@@ -15,7 +15,7 @@ from job_data import add_base_model, add_jobs, claim
 from loracomp.database.connections import Connection
 from loracomp.worker.record import record_predictions
 
-SYSTEMS = {"awa", "bare", "loracomp", "pgqueuer", "procrastinate"}
+SYSTEMS = {"awa", "bare", "loracomp", "pgmq", "pgq", "pgqueuer", "procrastinate"}
 TINY = "--seconds 0.2 --rounds 1 --depth 0 --claims 4 --minutes 0.05"
 
 
