@@ -1,7 +1,7 @@
 -- Which tasks with a reader_role a role may know of, and the labels that it sees in place of the names of the others.
 --   readable_tasks      tasks whose names the caller may know
 --     caller, readable_roles
---   task_mask           the names that it may not know, each with its label, for the views of bi
+--   task_mask           the names that it may not know, each with its label, for the views of bi and for rescore_route
 --     caller, may_read
 --   masked_tasks        a list of names with the labels of task_mask
 --   masked_adapter      an adapter's name, or a label if its task is hidden

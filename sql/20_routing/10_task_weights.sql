@@ -1,10 +1,141 @@
--- From retrieved examples and a policy's settings, one row of loracomp.policy, to the weights of tasks. Nothing here changes a table.
+-- From retrieved examples and a policy's settings to the weights of tasks. Live routing and the re-scoring of stored traces both
+-- use it. Settings are passed as one row of loracomp.policy. Nothing here changes a table.
 --   task_weights                tasks, probabilities and weights, from the examples' tasks and similarities (and gains)
+--     check_similarities
+--     check_gains
 --     relative_share
 --   expected_gains              expected gain of each adapter by measured examples, for weighting 'measured'
 --     relative_share            an example's term of the softmax, before it is divided by the sum
 --   calibration_examples        labelled examples on which biases of a job's choices are fitted
 --   adapter_worths              what each adapter is worth there
+--   policy_with                 a named policy with some settings replaced
+--     with_settings             a policy with some settings replaced; set_policy calls it too
+--       check_setting           raises if a constraint of loracomp.policy refuses a setting
+
+-- Evaluates the table's own constraints, so that the range of a setting stands in one place; a constraint's comment has it in words.
+CREATE FUNCTION loracomp.check_setting(policy loracomp.policy, setting text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    condition text;
+    allowed text;
+    holds boolean;
+BEGIN
+    FOR condition, allowed IN
+        SELECT pg_get_expr(c.conbin, c.conrelid), obj_description(c.oid, 'pg_constraint')
+        FROM pg_catalog.pg_constraint AS c
+        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
+        WHERE c.conrelid = 'loracomp.policy'::regclass AND c.contype = 'c' AND a.attname = check_setting.setting
+    LOOP
+        EXECUTE format('SELECT %s FROM (SELECT ($1).*) AS policy', condition) INTO holds USING check_setting.policy;
+        IF NOT holds THEN
+            RAISE EXCEPTION '% must be %, not %', check_setting.setting, allowed,
+                to_jsonb(check_setting.policy) ->> check_setting.setting USING ERRCODE = 'check_violation';
+        END IF;
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_setting IS
+'Raises an error that names a setting of a policy and its allowed values, if a constraint of loracomp.policy refuses it.';
+
+CREATE FUNCTION loracomp.with_settings(
+    policy loracomp.policy,
+    settings jsonb,
+    known text[] DEFAULT
+    '{k,temperature,top_p,max_adapters,min_share,weighting,gain_prior,gain_margin,calibration_rows,min_similarity}'
+) RETURNS loracomp.policy
+LANGUAGE plpgsql STABLE
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    used loracomp.policy := with_settings.policy;
+    setting text;
+    wanted jsonb;
+BEGIN
+    IF jsonb_typeof(with_settings.settings) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'settings must be a JSON object, such as {"top_p": 0.9}'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    -- One by one, so that an error can name the setting.
+    FOR setting, wanted IN SELECT s.key, s.value FROM jsonb_each(with_settings.settings) AS s LOOP
+        IF setting <> ALL (known) THEN
+            RAISE EXCEPTION 'settings must not hold %: there are %', left(setting, 100),
+                array_to_string(known, ', ') USING ERRCODE = 'invalid_parameter_value';
+        END IF;
+        IF wanted = 'null' THEN
+            RAISE EXCEPTION '% must not be null', setting
+                USING ERRCODE = 'not_null_violation', HINT = 'leave it out to keep its value';
+        END IF;
+        BEGIN
+            used := jsonb_populate_record(used, jsonb_build_object(setting, wanted));
+        EXCEPTION WHEN data_exception THEN
+            RAISE EXCEPTION '% must be of type %, not %', setting, (
+                SELECT format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute AS a
+                WHERE a.attrelid = 'loracomp.policy'::regclass AND a.attname = setting
+            ), left(wanted::text, 100) USING ERRCODE = 'invalid_parameter_value';
+        END;
+        PERFORM loracomp.check_setting(used, setting);
+    END LOOP;
+    RETURN used;
+END
+$$;
+COMMENT ON FUNCTION loracomp.with_settings IS
+'A policy with some of its known settings replaced, such as {"top_p": 0.9}. An error names an unknown setting, or the allowed '
+'values of a setting.';
+
+CREATE FUNCTION loracomp.policy_with(policy text DEFAULT 'default', settings jsonb DEFAULT '{}') RETURNS loracomp.policy
+LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+DECLARE
+    used loracomp.policy;
+BEGIN
+    SELECT p.* INTO used FROM loracomp.policy AS p WHERE p.name = policy_with.policy;
+    IF used.name IS NULL THEN
+        RAISE EXCEPTION 'there is no policy %', policy_with.policy
+            USING ERRCODE = 'no_data_found', HINT = concat(
+                'loracomp.policy lists the existing ones, and for analysts bi.dim_policy',
+                loracomp.did_you_mean(policy_with.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
+            );
+    END IF;
+    RETURN loracomp.with_settings(used, policy_with.settings);
+END
+$$;
+COMMENT ON FUNCTION loracomp.policy_with IS
+'The policy with this name, with some of its routing settings replaced; an argument for task_weights.';
+
+CREATE FUNCTION loracomp.check_similarities(tasks integer[], similarities double precision[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+BEGIN
+    IF cardinality(tasks) <> cardinality(similarities) THEN
+        RAISE EXCEPTION 'tasks and similarities must have the same length, not % and %',
+            cardinality(tasks), cardinality(similarities) USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    IF (-2 < ALL (similarities) AND 2 > ALL (similarities)) IS NOT TRUE OR array_position(tasks, NULL) > 0 THEN
+        RAISE EXCEPTION 'tasks must not hold null, and similarities must be cosines: neither null nor NaN'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_similarities IS
+'True if the arrays have one task and one cosine similarity for each retrieved example; otherwise an error.';
+
+CREATE FUNCTION loracomp.check_gains(tasks integer[], gains double precision[]) RETURNS boolean
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
+AS $$
+BEGIN
+    IF (cardinality(tasks) = cardinality(gains) AND -1e9 < ALL (gains) AND 1e9 > ALL (gains)) IS NOT TRUE THEN
+        RAISE EXCEPTION 'gained_tasks and gains must be one task and one finite number for each measured task'
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    RETURN true;
+END
+$$;
+COMMENT ON FUNCTION loracomp.check_gains IS
+'True if the arrays have one task and one number for each measured task; otherwise an error.';
 
 -- Reads no table. exp raises an underflow below -745, so the exponent is clamped.
 CREATE FUNCTION loracomp.relative_share(
@@ -142,6 +273,7 @@ BEGIN ATOMIC
             row_number() OVER (ORDER BY u.similarity DESC, u.place) AS rank,
             loracomp.relative_share(u.similarity, max(u.similarity) OVER (), (settings).temperature) AS e
         FROM unnest(tasks, similarities) WITH ORDINALITY AS u (task_id, similarity, place)
+        WHERE loracomp.check_similarities(tasks, similarities)
     ), mass AS (
         SELECT x.task_id, min(x.rank) AS best, sum(x.e) / sum(sum(x.e)) OVER () AS mass
         FROM example AS x
@@ -160,6 +292,7 @@ BEGIN ATOMIC
     ), gained AS (
         SELECT u.task_id, u.gain, u.worth, row_number() OVER (ORDER BY u.gain DESC, u.place) AS rank
         FROM unnest(gained_tasks, gains, worths) WITH ORDINALITY AS u (task_id, gain, worth, place)
+        WHERE loracomp.check_gains(gained_tasks, gains)
     ), kept AS (
         SELECT
             task_id,

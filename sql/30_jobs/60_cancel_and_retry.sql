@@ -146,13 +146,25 @@ AS $$
 DECLARE
     picked CONSTANT bigint[] := loracomp.lock_jobs(set_priority.ids, set_priority.tags, '{queued}');
 BEGIN
-    UPDATE loracomp.job AS j SET priority = set_priority.priority WHERE j.id = ANY (picked);
+    WITH moved AS (
+        UPDATE loracomp.job AS j SET priority = set_priority.priority
+        FROM loracomp.job AS old
+        WHERE j.id = ANY (picked) AND old.id = j.id
+        RETURNING j.id, j.attempts, old.priority AS before
+    )
+    INSERT INTO loracomp.audit_event (
+        actor, entity, entity_id, action, old_status, new_status, attempt, reason, before, after
+    )
+    SELECT
+        loracomp.caller(), 'job', m.id, 'update', 'queued', 'queued', m.attempts, 'set_priority',
+        jsonb_build_object('priority', m.before), jsonb_build_object('priority', set_priority.priority)
+    FROM moved AS m;
     RETURN cardinality(picked);
 END
 $$;
 COMMENT ON FUNCTION loracomp.set_priority IS
-'Changes the priority (-1000 to 1000) of those of these jobs that are queued, and returns how many. Submitters may do this to '
-'their own jobs, administrators to all jobs.';
+'Changes the priority (-1000 to 1000) of those of these jobs that are queued, and returns how many; the audit keeps the old and '
+'the new one. Submitters may do this to their own jobs, administrators to all jobs.';
 
 -- Sets the reason that the audit's triggers write in this transaction, and returns the previous one. The calling functions can't
 -- use a SET clause instead, because Postgres lets only superusers set unknown parameters there.

@@ -1,7 +1,6 @@
 -- Policies: named settings of routing and merging.
 --   set_policy
---     with_settings             the policy with these settings
---       check_setting           raises if a constraint of loracomp.policy refuses a setting
+--     with_settings             20_routing/10_task_weights.sql
 --   trigger keep_default_policy   refuses to delete or rename the policy of jobs that name none
 
 -- Changes the given settings of a policy. If there is no such policy, creates it, with defaults for the other settings.
@@ -12,10 +11,16 @@ AS $$
 DECLARE
     before loracomp.policy;
     after loracomp.policy;
+    known CONSTANT text[] := ARRAY(
+        SELECT a.attname FROM pg_catalog.pg_attribute AS a
+        WHERE a.attrelid = 'loracomp.policy'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+            AND a.attname NOT IN ('name', 'created_at', 'updated_at')
+        ORDER BY a.attnum
+    );
 BEGIN
     INSERT INTO loracomp.policy (name) VALUES (set_policy.name) ON CONFLICT (name) DO NOTHING;
     SELECT * INTO before FROM loracomp.policy AS p WHERE p.name = set_policy.name FOR UPDATE;
-    after := loracomp.with_settings(before, settings);
+    after := loracomp.with_settings(before, settings, known);
     UPDATE loracomp.policy AS p SET
         description = after.description, router = after.router, k = after.k, temperature = after.temperature,
         top_p = after.top_p, max_adapters = after.max_adapters, min_similarity = after.min_similarity,
@@ -31,78 +36,6 @@ $$;
 COMMENT ON FUNCTION loracomp.set_policy IS
 'Sets the given settings of a policy, and creates the policy if it does not exist. An error names the setting and its allowed '
 'values. Traces keep the settings that jobs ran with.';
-
--- Evaluates the table's own constraints, so that the range of a setting stands in one place; a constraint's comment has it in words.
-CREATE FUNCTION loracomp.check_setting(policy loracomp.policy, setting text) RETURNS void
-LANGUAGE plpgsql STABLE
-SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    condition text;
-    allowed text;
-    holds boolean;
-BEGIN
-    FOR condition, allowed IN
-        SELECT pg_get_expr(c.conbin, c.conrelid), obj_description(c.oid, 'pg_constraint')
-        FROM pg_catalog.pg_constraint AS c
-        JOIN pg_catalog.pg_attribute AS a ON a.attrelid = c.conrelid AND a.attnum = ANY (c.conkey)
-        WHERE c.conrelid = 'loracomp.policy'::regclass AND c.contype = 'c' AND a.attname = check_setting.setting
-    LOOP
-        EXECUTE format('SELECT %s FROM (SELECT ($1).*) AS policy', condition) INTO holds USING check_setting.policy;
-        IF NOT holds THEN
-            RAISE EXCEPTION '% must be %, not %', check_setting.setting, allowed,
-                to_jsonb(check_setting.policy) ->> check_setting.setting USING ERRCODE = 'check_violation';
-        END IF;
-    END LOOP;
-END
-$$;
-COMMENT ON FUNCTION loracomp.check_setting IS
-'Raises an error that names a setting of a policy and its allowed values, if a constraint of loracomp.policy refuses it.';
-
-CREATE FUNCTION loracomp.with_settings(policy loracomp.policy, settings jsonb) RETURNS loracomp.policy
-LANGUAGE plpgsql STABLE
-SET search_path = loracomp, pg_temp
-AS $$
-DECLARE
-    known CONSTANT text[] := ARRAY(
-        SELECT a.attname FROM pg_catalog.pg_attribute AS a
-        WHERE a.attrelid = 'loracomp.policy'::regclass AND a.attnum > 0 AND NOT a.attisdropped
-            AND a.attname NOT IN ('name', 'created_at', 'updated_at')
-        ORDER BY a.attnum
-    );
-    used loracomp.policy := with_settings.policy;
-    setting text;
-    wanted jsonb;
-BEGIN
-    IF jsonb_typeof(with_settings.settings) IS DISTINCT FROM 'object' THEN
-        RAISE EXCEPTION 'settings must be a JSON object, such as {"top_p": 0.9}'
-            USING ERRCODE = 'invalid_parameter_value';
-    END IF;
-    -- One by one, so that an error can name the setting.
-    FOR setting, wanted IN SELECT s.key, s.value FROM jsonb_each(with_settings.settings) AS s LOOP
-        IF setting <> ALL (known) THEN
-            RAISE EXCEPTION 'settings must not hold %: there are %', left(setting, 100),
-                array_to_string(known, ', ') USING ERRCODE = 'invalid_parameter_value';
-        END IF;
-        IF wanted = 'null' THEN
-            RAISE EXCEPTION '% must not be null', setting
-                USING ERRCODE = 'not_null_violation', HINT = 'leave it out to keep its value';
-        END IF;
-        BEGIN
-            used := jsonb_populate_record(used, jsonb_build_object(setting, wanted));
-        EXCEPTION WHEN data_exception THEN
-            RAISE EXCEPTION '% must be of type %, not %', setting, (
-                SELECT format_type(a.atttypid, NULL) FROM pg_catalog.pg_attribute AS a
-                WHERE a.attrelid = 'loracomp.policy'::regclass AND a.attname = setting
-            ), left(wanted::text, 100) USING ERRCODE = 'invalid_parameter_value';
-        END;
-        PERFORM loracomp.check_setting(used, setting);
-    END LOOP;
-    RETURN used;
-END
-$$;
-COMMENT ON FUNCTION loracomp.with_settings IS
-'A policy with some of its settings replaced, such as {"top_p": 0.9}. An error names an unknown setting, or the allowed values of one.';
 
 -- The owner may: the registry of another database is restored into an emptied table.
 CREATE FUNCTION loracomp.keep_default_policy() RETURNS trigger

@@ -13,7 +13,10 @@ CREATE FUNCTION loracomp.measure_task(
     rows integer DEFAULT NULL,
     adapters integer DEFAULT 30,
     split text DEFAULT 'train',
-    base_model text DEFAULT NULL
+    base_model text DEFAULT NULL,
+    policy text DEFAULT 'default',
+    priority integer DEFAULT 0,
+    seed integer DEFAULT 0
 ) RETURNS TABLE (examples bigint, learnt bigint, adapters_measured bigint, added bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
@@ -22,6 +25,7 @@ AS $$
 DECLARE
     target CONSTANT integer := loracomp.find_task(measure_task.task);
     model CONSTANT loracomp.base_model := loracomp.find_base_model(measure_task.base_model);
+    used CONSTANT loracomp.policy := loracomp.policy_with(measure_task.policy);
     likely integer[];
     chosen integer[];
     drawn bigint[];
@@ -48,7 +52,9 @@ BEGIN
                 AND loracomp.has_learnt_from(a.training, measure_task.task, measure_task.task, e.split, e.content_hash)
         ) AS is_learnt
         -- Train rows only if they are embedded, so that jobs can retrieve them.
-        FROM loracomp.draw_examples(target, measure_task.split, 0, CASE measure_task.split WHEN 'train' THEN TRUE END) AS m
+        FROM loracomp.draw_examples(
+            target, measure_task.split, measure_task.seed, CASE measure_task.split WHEN 'train' THEN TRUE END
+        ) AS m
         JOIN loracomp.example AS e ON e.id = m.example_id
     ) AS x;
     IF drawn = '{}' THEN
@@ -61,7 +67,7 @@ BEGIN
     drawn := drawn[:coalesce(measure_task.rows, cardinality(drawn))];
     examples := cardinality(drawn);
     adapters_measured := cardinality(chosen);
-    added := loracomp.queue_measurements(drawn, chosen, model);
+    added := loracomp.queue_measurements(drawn, chosen, model, used.name, measure_task.priority);
     RETURN NEXT;
 END
 $$;
@@ -70,8 +76,9 @@ COMMENT ON FUNCTION loracomp.measure_task IS
 'the task''s own adapter and those of the nearest tasks. Examples that its own adapter was trained on are left out and counted.';
 
 -- Inserts jobs in the caller's name, with its owner's rights.
-CREATE FUNCTION loracomp.measure_adapter(adapter_id integer, tasks integer DEFAULT 30)
-RETURNS TABLE (examples bigint, added bigint, learnt bigint)
+CREATE FUNCTION loracomp.measure_adapter(
+    adapter_id integer, tasks integer DEFAULT 30, policy text DEFAULT 'default', priority integer DEFAULT 0
+) RETURNS TABLE (examples bigint, added bigint, learnt bigint)
 LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 AS $$
@@ -79,6 +86,7 @@ AS $$
 DECLARE
     measured loracomp.adapter;
     model loracomp.base_model;
+    used CONSTANT loracomp.policy := loracomp.policy_with(measure_adapter.policy);
     likely integer[];
     known bigint[];
 BEGIN
@@ -112,7 +120,7 @@ BEGIN
         JOIN loracomp.task AS o ON o.id = measured.task_id
         WHERE e.id = ANY (known) AND loracomp.has_learnt_from(measured.training, o.name, t.name, e.split, e.content_hash)
     );
-    added := loracomp.queue_measurements(known, ARRAY[measured.id], model);
+    added := loracomp.queue_measurements(known, ARRAY[measured.id], model, used.name, measure_adapter.priority);
     RETURN NEXT;
 END
 $$;
@@ -123,9 +131,7 @@ COMMENT ON FUNCTION loracomp.measure_adapter IS
 -- Inserts a job for each example that is not yet measured under all the adapters. It leaves out
 -- measurements that are done or queued, and examples that an adapter was trained on.
 CREATE FUNCTION loracomp.queue_measurements(
-    example_ids bigint[],
-    adapter_ids integer[],
-    base_model loracomp.base_model,
+    example_ids bigint[], adapter_ids integer[], base_model loracomp.base_model, policy text, priority integer,
     submitted_by name DEFAULT loracomp.caller()
 ) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER
@@ -137,15 +143,15 @@ BEGIN
     -- Lock the base model, because two calls at once would insert the same jobs.
     PERFORM FROM loracomp.base_model AS b WHERE b.id = queue_measurements.base_model.id FOR NO KEY UPDATE;
     INSERT INTO loracomp.job (
-        kind, prompt, choices, base_model, task, expected, example_id, adapter_ids, submitted_by
+        kind, prompt, choices, policy, base_model, task, expected, example_id, adapter_ids, priority, submitted_by
     )
     SELECT
-        'measure', e.prompt, e.choices, queue_measurements.base_model.name, t.name, e.answer, e.id,
-        array_agg(a.id ORDER BY a.id), queue_measurements.submitted_by
+        'measure', e.prompt, e.choices, queue_measurements.policy, queue_measurements.base_model.name, t.name, e.answer,
+        e.id, array_agg(a.id ORDER BY a.id), queue_measurements.priority, queue_measurements.submitted_by
     FROM unnest(queue_measurements.example_ids) WITH ORDINALITY AS u (example_id, place)
     JOIN loracomp.example AS e ON e.id = u.example_id
     JOIN loracomp.task AS t ON t.id = e.task_id
-    JOIN loracomp.policy AS p ON p.name = 'default'
+    JOIN loracomp.policy AS p ON p.name = queue_measurements.policy
     CROSS JOIN loracomp.adapter AS a
     JOIN loracomp.task AS o ON o.id = a.task_id
     WHERE a.id = ANY (queue_measurements.adapter_ids)
@@ -170,4 +176,4 @@ END
 $$;
 COMMENT ON FUNCTION loracomp.queue_measurements IS
 'Inserts jobs that measure these adapters on these examples, unless the measurement is done or queued or the adapter was trained '
-'on the example; returns how many. Examples are measured again after choice_normalization or chat_template of the policy default changed.';
+'on the example; returns how many. Examples are measured again after the policy''s choice_normalization or chat_template changed.';

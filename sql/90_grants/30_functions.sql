@@ -61,6 +61,10 @@ TO loracomp_worker, loracomp_admin;
 
 -- Analysts, and administrators.
 GRANT EXECUTE ON FUNCTION
+loracomp.route,
+loracomp.rescore_route,
+loracomp.task_weights,
+loracomp.policy_with,
 bi.wilson_interval,
 bi.mcnemar_p
 TO loracomp_analyst, loracomp_admin;
@@ -135,6 +139,9 @@ loracomp.explain_composition,
 loracomp.explain_run
 TO loracomp_submitter, loracomp_admin;
 GRANT EXECUTE ON FUNCTION
+loracomp.check_similarities,
+loracomp.check_gains,
+loracomp.relative_share,
 loracomp.check_range,
 loracomp.caller,
 loracomp.may_read,

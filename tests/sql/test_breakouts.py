@@ -178,7 +178,7 @@ def test_a_temporary_table_of_that_name_is_not_taken_for_ours(scene: Scene, name
         "alice": "SELECT status FROM loracomp.job_result WHERE job_id = {job}",
         "wendy": "SELECT name FROM loracomp.show_encoder()",
         "ana": "SELECT policy FROM bi.prediction WHERE job_id = {job}",
-        "adam": "SELECT name FROM loracomp.set_policy('default', '{{}}')",
+        "adam": "SELECT name FROM loracomp.policy_with('default')",
         "nobody": "SELECT 1",
     }
     with scene.connect(name) as connection:
@@ -278,11 +278,17 @@ def test_a_hidden_task_and_none_are_the_same_to_exclude_tasks(database: str, log
         load(owner)
         add_examples(owner, "secret", reader_role=login("readers"))
     messages = set()
-    with connect(database, "alice") as alice:
+    with connect(database, "alice") as alice, connect(database, "ana") as ana:
         for name in ("secret", "Secret", "no such"):
             with pytest.raises(errors.ForeignKeyViolation) as caught:
                 submit(alice, exclude_tasks=[name])
             messages.add(str(caught.value.diag.message_primary).replace(name, "NAME"))
+        for name in ("secret", "Secret", "no such"):
+            with pytest.raises(errors.ForeignKeyViolation) as refused:
+                ana.execute(
+                    "SELECT loracomp.route(array_fill(1, '{832}')::public.vector, exclude_tasks => %s)", [[name]]
+                )
+            messages.add(str(refused.value.diag.message_primary).replace(name, "NAME"))
     assert messages == {"exclude_tasks names tasks that do not exist: NAME"}
 
 
@@ -329,6 +335,7 @@ WORKERS = {
     "erase": "SELECT loracomp.erase_jobs('{1}'::bigint[])",
     "policies": "SELECT loracomp.set_policy('default', '{}')",
     "cancel": "SELECT loracomp.cancel_job(1)",
+    "routing as somebody": "SELECT loracomp.route(array_fill(1, '{832}')::public.vector)",
     "numbers": "SELECT nextval('loracomp.job_id_seq')",
     "eligible tasks": "SELECT loracomp.usable_tasks('toy', 'postgres', FALSE)",
 }
@@ -454,15 +461,21 @@ def test_an_analyst_learns_no_hidden_tasks_name(database: str, logins: None) -> 
         owner.execute("UPDATE loracomp.task SET name = 'SECRET-new' WHERE name = 'SECRET-old'")
         owner.execute("SELECT loracomp.refresh_reports()")
         relations = values(owner, "SELECT oid::regclass::text FROM pg_class WHERE relnamespace = 'bi'::regnamespace")
+        calls = {
+            f"loracomp.rescore_route({job_id})",
+            f"loracomp.rescore_route({job_id}, '{{\"top_p\": 1}}')",
+            f"loracomp.rescore_route({job_id}, '{{\"gain_margin\": 0.1}}')",
+        }
         seen = {}
         for name in ("ana", "adam", "member"):
             if name == "member":
                 owner.execute(f"GRANT {login('readers')} TO {login('ana')}")
             with connect(database, name.replace("member", "ana")) as reader:
-                texts = [str(reader.execute(f"SELECT * FROM {r}".encode()).fetchall()) for r in relations]
+                texts = [str(reader.execute(f"SELECT * FROM {r}".encode()).fetchall()) for r in relations | calls]
                 seen[name] = sum("SECRET" in text for text in texts)
                 if name == "ana":
                     assert values(reader, "SELECT composition FROM bi.prediction") == {"hidden task 3 0.62 + mnli 0.38"}
+                    assert values(reader, f"SELECT task FROM {min(calls, key=len)}") >= {"hidden task 3", "mnli"}
                     assert "hidden adapter 3" in values(reader, "SELECT adapter FROM bi.composed_adapter")
                     assert "hidden adapter 3" in values(reader, "SELECT adapter FROM bi.transfer")
                     assert "hidden task 3" in values(reader, "SELECT task FROM bi.transfer")

@@ -29,9 +29,9 @@ EXECUTE = {
         database_metrics maintain oldest_worker
     """,
     "loracomp_analyst": """
-        wilson_interval mcnemar_p
-        check_range composition_text seconds_between may_read masked_tasks
-        caller masked_adapter compute_seconds confidence
+        route rescore_route task_weights policy_with wilson_interval mcnemar_p
+        check_similarities check_range composition_text seconds_between may_read masked_tasks
+        caller masked_adapter compute_seconds confidence check_gains relative_share
         answers_since estimated_rows
     """,
     "loracomp_admin": """
@@ -48,13 +48,13 @@ EXECUTE = {
         set_policy
         erase_example erase_submitter
         erase_jobs add_embeddings
-        tune_routing wilson_interval mcnemar_p
+        tune_routing route rescore_route task_weights policy_with wilson_interval mcnemar_p
         start_evaluation caller may_read masked_tasks masked_adapter compute_seconds
         white_space is_blank
         texts_are_not_blank texts_are_distinct texts_length composition_text seconds_between shorten
         explain_state explain_next explain_request explain_answer explain_vote explain_route
         explain_composition explain_run
-        check_range
+        check_similarities check_range check_gains relative_share
         measure_task measure_adapter add_measurements list_measurements compare_adapters compare_with_corrections
         create_answers alter_answers drop_answers list_answers correct_answer answers_since try_prompts
         rows_to_correct correct_row list_answer_rows estimated_rows
@@ -64,7 +64,7 @@ OWNERS_ALONE = """
     copy_comments give_reason caller_is_admin retry_delay rescue_jobs pick_jobs take_place counter_name make_counter
     check_role_exists
     check_task_exists did_you_mean readable_roles
-    check_tasks_exist check_name check_names with_settings tasks_that_saw
+    check_tasks_exist check_name check_names check_traced with_settings tasks_that_saw
     checked_embedding check_encoder_unchanged usable_tasks narrowed_tasks
     search_exactly nearest_examples reduce_embedding reduce_embeddings asked_routes route_query
     compose_tasks trace_tasks fallback_reason
@@ -75,7 +75,7 @@ OWNERS_ALONE = """
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
     content_hash has_learnt_from draw_examples nearest_tasks likely_tasks queue_measurements active_adapters
-    expected_gains task_weights relative_share
+    expected_gains
     audit_examples
     lock_jobs erase_sums delete_jobs delete_predictions range_width add_range past_range drop_range
     delete_records embedding_table make_next_embedding forget_embeddings
@@ -279,8 +279,9 @@ BREAKOUTS = {
     "to measure an adapter": "SELECT loracomp.measure_adapter(1)",
     "adapters compared": "SELECT loracomp.compare_adapters(1, 2)",
     "an adapter compared with corrections": "SELECT loracomp.compare_with_corrections(1)",
-    "what examples expect": "SELECT loracomp.expected_gains('{1}', '{1}', '{1}', '{1}', NULL)",
+    "what examples expect": "SELECT loracomp.expected_gains('{1}', '{1}', '{1}', '{1}', loracomp.policy_with())",
     "what a new task is calibrated on": "SELECT loracomp.read_labelled('{1}', '{1}', '{1}')",
+    "what a trace would have given": "SELECT loracomp.rescore_route(1)",
     "adapters on tasks": "SELECT FROM bi.transfer",
     "adapters": "SELECT loracomp.read_adapters('{1}')",
     "triggers' functions": "SELECT loracomp.prepare_job()",
@@ -452,6 +453,13 @@ def test_analysts_and_administrators_read_bi(scene: Scene, name: str) -> None:
         for view in values(connection, VIEWS):
             connection.execute(f"SELECT * FROM bi.{view}")
         assert values(connection, "SELECT job_id FROM bi.prediction") == {scene.alices, scene.bobs}
+        rescored = (
+            f"SELECT task, weight FROM loracomp.rescore_route({scene.bobs}, '{{\"max_adapters\": 1}}') WHERE in_nucleus"
+        )
+        assert one(connection, rescored) == {"task": "rte", "weight": 1}
+        weights = "SELECT weight FROM loracomp.task_weights('{1}', '{0.5}', loracomp.policy_with('linear'))"
+        assert values(connection, weights) == {1}
+        connection.execute("SELECT loracomp.route(%s::vector)", [str(VECTOR)])
 
 
 def test_administrators_administer(database: str, logins: None) -> None:

@@ -1,4 +1,4 @@
-"""Weighting by measured gains: equal to NumPy, in route_jobs; scope, words, and secrets."""
+"""Weighting by measured gains: equal to NumPy, in route_jobs, route and rescore_route; scope, words, and secrets."""
 
 import math
 from collections.abc import Iterator
@@ -25,8 +25,7 @@ TASKS = 6
 TASK_WEIGHTS = """
 SELECT c.n, w.*
 FROM jsonb_to_recordset(%s) AS c (n int, tasks int[], gains float8[], settings jsonb)
-JOIN loracomp.policy AS p ON p.name = 'default'
-CROSS JOIN LATERAL loracomp.with_settings(p, c.settings) AS s
+CROSS JOIN LATERAL loracomp.policy_with('default', c.settings) AS s
 CROSS JOIN LATERAL loracomp.task_weights('{1,2,2}', '{0.9,0.8,0.1}', s, c.tasks, c.gains) AS w
 """
 Case = tuple[list[int], list[float], Settings]
@@ -371,6 +370,11 @@ def test_choices_of_a_task_without_an_adapter_are_calibrated_under_all_measured_
     )
     set_policy(connection, max_adapters=1, min_share=0.5, gain_margin=1)
     assert len(ask(connection, shared, at)["composed_tasks"]) == 4, "equal weights choose nothing"
+    shown = connection.execute(
+        "SELECT task, weight FROM loracomp.route(%s, 'measured', choices => %s) WHERE weight > 0",
+        [shared[1].vectors[at], CHOICES],
+    ).fetchall()
+    assert {each["task"]: each["weight"] for each in shown} == dict.fromkeys(["t0", "t1", "t3", "t5"], 0.25)
     only(connection, ids, [[-0.5, 0.4, NAN, 0.2, NAN, 0.0]] * 4)
     assert len(ask(connection, shared, at)["composed_tasks"]) == 4, "by these rows alone, wherever they are retrieved"
     vector = shared[1].vectors[at : at + 1]
@@ -443,10 +447,16 @@ def test_what_has_an_adapter_or_is_hidden_or_not_measured_calibrates_nothing(
     assert ask(connection, shared, at)["calibration_examples"] is None
 
 
-def test_explain_job_says_how_many_rows_calibrate(connection: db.Connection, shared: Shared) -> None:
-    _, at = calibrated(connection, shared)
+def test_a_calibrated_trace_is_rescored_as_it_was(connection: db.Connection, shared: Shared) -> None:
+    ids, at = calibrated(connection, shared)
     job_id = stored(connection, shared, at, choices=CHOICES)
+    equal = dict.fromkeys(["t0", "t1", "t3", "t5"], 0.25)
+    assert composed(rescored(connection, job_id)) == equal
+    similar = rescored(connection, job_id, weighting="similarity", min_share=0.99)
+    assert len(composed(similar)) == 1, "min_share holds for another weighting"
     assert "4 labelled examples" in explained(connection, job_id)
+    connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
+    assert composed(rescored(connection, job_id)) == equal, "by the trace alone"
 
 
 def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
@@ -476,6 +486,7 @@ def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
     total = 1 + np.exp(-2)
     assert weights == pytest.approx({"t1": 1 / total, "t0": np.exp(-2) / total})
     job_id = stored(connection, shared, at, choices=CHOICES)
+    assert composed(rescored(connection, job_id)) == pytest.approx(weights, abs=1e-4)
     assert "weights by labelled rows" in explained(connection, job_id)
     note(["ham", "neither", "spam"], found)
     assert len({*ask(connection, shared, at)["adapter_weights"]}) == 1, "of other choices"
@@ -542,8 +553,57 @@ def stored(
     return job_id
 
 
-def test_explain_job_shows_what_is_expected(connection: db.Connection, shared: Shared) -> None:
+def rescored(connection: db.Connection, job_id: int, **settings: Any) -> dict[str, tuple[float, float | None]]:
+    rows = connection.execute("SELECT * FROM loracomp.rescore_route(%s, %s)", [job_id, Jsonb(settings)])
+    return {row["task"]: (round(row["weight"], 5), row["expected_gain"]) for row in rows}
+
+
+def composed(found: dict[str, tuple[float, float | None]]) -> dict[str, float]:
+    return {task: weight for task, (weight, _) in found.items() if weight}
+
+
+def test_a_trace_is_rescored_by_other_margins_without_the_measurements(
+    connection: db.Connection, shared: Shared
+) -> None:
+    only(connection, nearest(shared, 0), [[0.11, 0.33, 0.22, -0.11, NAN, NAN]] * 30)
+    job_id = stored(connection, shared, 0)
+    trace = connection.execute("SELECT * FROM loracomp.job_trace WHERE job_id = %s", [job_id]).fetchone()
+    assert trace
+    in_trace = dict(zip(trace["tasks"], zip(trace["weights"], trace["expected_gains"], strict=True), strict=True))
+    connection.execute("DELETE FROM loracomp.measurement")
+    again = rescored(connection, job_id)
+    assert {task: gain for task, (_, gain) in again.items()} == {task: gain for task, (_, gain) in in_trace.items()}
+    assert {task: weight for task, (weight, _) in again.items()} == pytest.approx(
+        {task: weight for task, (weight, _) in in_trace.items()}, abs=1e-5
+    )
+    assert composed(rescored(connection, job_id, gain_margin=0.15)) == {"t1": 0.6, "t2": 0.4}
+    assert composed(rescored(connection, job_id, max_adapters=1)) == {"t1": 1.0}
+    assert composed(rescored(connection, job_id, gain_margin=0.5)) == {}
+    assert composed(rescored(connection, job_id, weighting="similarity"))
+
+
+@pytest.mark.parametrize(
+    "changes", [{"k": 20}, {"temperature": 0.2}, {"gain_prior": 1.0}, {"calibration_rows": 0}, {"min_similarity": 0.9}]
+)
+def test_a_trace_has_the_gains_of_its_own_settings_alone(
+    connection: db.Connection, shared: Shared, changes: dict[str, Any]
+) -> None:
+    only(connection, nearest(shared, 0), [[0.11, 0.33, 0.22, -0.11, NAN, NAN]] * 30)
+    job_id = stored(connection, shared, 0)
+    refused = pytest.raises(psycopg.errors.InvalidParameterValue, match="the expected gains of its own k, temperature")
+    with refused, connection.transaction():
+        rescored(connection, job_id, **changes)
+    assert composed(rescored(connection, job_id, weighting="similarity", **changes))
+
+
+def test_route_and_explain_job_show_what_is_expected(connection: db.Connection, shared: Shared) -> None:
     only(connection, nearest(shared, 0), [[0.11, 0.33, NAN, -0.11, NAN, NAN]] * 30)
+    vector = shared[1].vectors[0]
+    rows = connection.execute("SELECT * FROM loracomp.route(%s, 'measured')", [vector]).fetchall()
+    found = {row["task"]: row for row in rows}
+    assert found["t1"]["expected_gain"] == pytest.approx(0.3)
+    assert found["t1"]["weight"] == pytest.approx(0.75)
+    assert found["t3"]["weight"] == 0
     text = explained(connection, stored(connection, shared, 0))
     assert "weight 0.750  expected gain +0.300 nats" in text
     assert "not composed  expected gain -0.100 nats" in text
@@ -556,3 +616,14 @@ def explained(connection: db.Connection, job_id: int) -> str:
     row = connection.execute("SELECT loracomp.explain_job(%s) AS text", [job_id]).fetchone()
     assert row
     return str(row["text"])
+
+
+@pytest.mark.parametrize(
+    ("tasks", "gains"), [([1], [math.nan]), ([1], [math.inf]), ([1], [None]), ([1, 2], [0.5]), ([None], [0.5, 0.1])]
+)
+def test_gains_that_are_none_are_refused(connection: db.Connection, tasks: list[Any], gains: list[Any]) -> None:
+    with pytest.raises(psycopg.DataError, match="one task and one finite number"):
+        connection.execute(
+            "SELECT * FROM loracomp.task_weights('{1}', '{0.5}', loracomp.policy_with(), %s::int[], %s::float8[])",
+            [tasks, gains],
+        )

@@ -113,6 +113,19 @@ def test_route_jobs_uses_the_index_where_it_should(
     assert not {task for row in found for task in row["example_tasks"]} & set(excluded)
 
 
+@pytest.mark.parametrize("mode", ["force_custom_plan", "force_generic_plan"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_route_uses_the_index_where_it_should(
+    connection: db.Connection, queries: Vectors, scope: str, mode: str
+) -> None:
+    excluded, indexed = SCOPES[scope]
+    connection.execute(f"SET LOCAL plan_cache_mode = {mode}")
+    for query in queries[:8]:
+        before = scans(connection)
+        connection.execute("SELECT * FROM loracomp.route(%b, exclude_tasks => %s)", [query, excluded]).fetchall()
+        assert scans(connection) - before == (1 if indexed else 0)
+
+
 def test_nothing_tempts_an_exact_search_to_the_index(
     connection: db.Connection, library: Library, queries: Vectors
 ) -> None:
@@ -264,5 +277,5 @@ def test_tune_routing_sets_ef_search_where_the_index_is_searched(connection: db.
         "SELECT proname, c FROM pg_proc, unnest(proconfig) AS c WHERE c LIKE 'hnsw.ef_search=%' ORDER BY proname"
     ).fetchall()
     assert [(row["proname"], row["c"]) for row in rows] == [
-        (name, "hnsw.ef_search=100") for name in ("nearest_tasks", "route_jobs")
+        (name, "hnsw.ef_search=100") for name in ("nearest_tasks", "route", "route_jobs")
     ]

@@ -1,4 +1,4 @@
-"""task_weights against NumPy, and what settings it takes."""
+"""task_weights and rescore_route against NumPy, and what they refuse."""
 
 import math
 from collections.abc import Iterator
@@ -20,8 +20,7 @@ from routing_reference import Settings, Weighted, weigh
 TASK_WEIGHTS = """
 SELECT c.n, w.*
 FROM jsonb_to_recordset(%s) AS c (n int, tasks int[], similarities float8[], settings jsonb)
-JOIN loracomp.policy AS p ON p.name = 'default'
-CROSS JOIN LATERAL loracomp.with_settings(p, c.settings) AS s
+CROSS JOIN LATERAL loracomp.policy_with('default', c.settings) AS s
 CROSS JOIN LATERAL loracomp.task_weights(c.tasks, c.similarities, s) AS w
 """
 Case = tuple[list[int], list[float], Settings]
@@ -124,8 +123,26 @@ def test_order_of_examples_does_not_matter(read_only: db.Connection) -> None:
 
 
 def test_no_examples_give_no_tasks(read_only: db.Connection) -> None:
-    none = "SELECT w.* FROM loracomp.policy AS p CROSS JOIN LATERAL loracomp.task_weights('{}', '{}', p) AS w"
-    assert read_only.execute(none).fetchall() == []
+    assert read_only.execute("SELECT * FROM loracomp.task_weights('{}', '{}', loracomp.policy_with())").fetchall() == []
+
+
+@pytest.mark.parametrize(
+    ("tasks", "similarities", "message"),
+    [
+        ([1, 2], [0.5], "must have the same length, not 2 and 1"),
+        ([1], [math.nan], "neither null nor NaN"),
+        ([1], [None], "neither null nor NaN"),
+        ([None], [0.5], "must not hold null"),
+    ],
+)
+def test_examples_that_are_none_are_refused(
+    read_only: db.Connection, tasks: list[Any], similarities: list[Any], message: str
+) -> None:
+    with pytest.raises(psycopg.DataError, match=message):
+        read_only.execute(
+            "SELECT * FROM loracomp.task_weights(%s::int[], %s::float8[], loracomp.policy_with())",
+            [tasks, similarities],
+        )
 
 
 BOUNDS = {
@@ -139,7 +156,7 @@ BOUNDS = {
     "gain_margin": [-1000.1, -1000, 1000, math.nan, -math.inf, None],
     "min_similarity": [-1.001, -1, 1, 1.001, math.nan, None],
 }
-CHECK = "SELECT loracomp.set_policy('default', jsonb_build_object(%(field)s::text, %(value)s::text))"
+CHECK = "SELECT loracomp.policy_with('default', jsonb_build_object(%(field)s::text, %(value)s::text))"
 
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in BOUNDS.items() for value in values])

@@ -488,10 +488,14 @@ def test_nobodys_jobs_are_refused_by_name(submitter: Connection, call: str, chos
 # --- the queue's order, for administrators
 
 
-def test_a_queued_job_gets_another_priority(connection: Connection):
+def test_a_queued_job_gets_another_priority_and_the_audit_keeps_both(connection: Connection):
     first, second = add_jobs(connection, "a", "b")
     connection.execute("SELECT loracomp.set_priority(10, ids => ARRAY[%s::bigint])", [second])
     assert [each.id for each in claim(connection, 1)] == [second]
+    event = connection.execute(
+        "SELECT before, after FROM loracomp.audit_event WHERE reason = 'set_priority' AND entity_id = %s", [second]
+    ).fetchone()
+    assert event == {"before": {"priority": 0}, "after": {"priority": 10}}
     assert value(connection, "SELECT loracomp.set_priority(0, ids => ARRAY[%s::bigint])", [second]) == 0
     with pytest.raises(psycopg.errors.CheckViolation, match="priority_must_be_between_minus_1000_and_1000"):
         connection.execute("SELECT loracomp.set_priority(1001, ids => ARRAY[%s::bigint])", [first])

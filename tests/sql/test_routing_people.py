@@ -1,0 +1,332 @@
+"""route and rescore_route as an analyst calls them: settings, rights, and what they refuse."""
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.types.json import Jsonb
+
+from conftest import create_database, drop_database, url_of
+from loracomp.database import connections as db
+from routing_data import (
+    Library,
+    add_base_model,
+    add_examples,
+    add_jobs,
+    add_task,
+    clustered,
+    queries_near,
+    route_jobs,
+)
+from routing_reference import Settings, weigh
+
+ROUTE = """
+SELECT * FROM loracomp.route(%(embedding)b, policy => %(policy)s, settings => %(settings)s,
+    exclude_tasks => %(exclude_tasks)s, base_model => %(base_model)s)
+"""
+RESCORE = "SELECT * FROM loracomp.rescore_route(%(job)s, settings => %(settings)s)"
+STORE = """
+INSERT INTO loracomp.prediction (job_id, example_ids, example_tasks, similarities, tasks, probabilities, weights,
+    policy_settings, base_model, base_fingerprint, encoder, code_version,
+    submitted_by)
+SELECT job_id, (trace).example_ids, (trace).example_tasks, (trace).similarities, (trace).tasks, (trace).probabilities,
+    (trace).weights, (trace).policy_settings, 'toy', '', 'toy-encoder/1', '', current_user
+FROM loracomp.route_jobs(ARRAY[%(job)s::bigint], ARRAY[%(query)b::vector])
+"""
+ADD_ENCODER = "INSERT INTO loracomp.encoder VALUES (1, 'toy-encoder', 'made up', NULL, repeat('0', 64), 832, 1)"
+AS_THE_POLICY = {"policy": "default", "exclude_tasks": [], "base_model": None}
+# Other settings than the default policy's.
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"k": 5},
+    {"temperature": 0.01},
+    {"temperature": 100.0, "top_p": 0.5},
+    {"max_adapters": 2, "weighting": "uniform"},
+    {"temperature": 1.0, "min_share": 0.2},
+]
+
+
+@pytest.fixture(scope="module")
+def library(server: str, template: str) -> Iterator[tuple[str, db.Connection, Library]]:
+    """Five tasks of 30 examples, the last for members of one role."""
+    name = f"{template}_people"
+    with db.connect(create_database(server, name, template)) as connection:
+        add_base_model(connection)
+        connection.execute(ADD_ENCODER)
+        ids, task_ids, tasks = [], [], {}
+        embeddings = clustered(np.random.default_rng(5), [30] * 5)
+        for number, vectors in enumerate(embeddings):
+            task_id = add_task(connection, f"t{number}", reader_role="toy_readers" if number == 4 else None)
+            ids += add_examples(connection, task_id, vectors)
+            task_ids += [task_id] * 30
+            tasks[task_id] = f"t{number}"
+        yield name, connection, Library(np.array(ids), np.array(task_ids), np.concatenate(embeddings), tasks)
+    drop_database(server, name)
+
+
+@pytest.fixture
+def connection(library: tuple[str, db.Connection, Library]) -> Iterator[db.Connection]:
+    with library[1].transaction(force_rollback=True):
+        yield library[1]
+
+
+@pytest.fixture
+def query(library: tuple[str, db.Connection, Library]) -> Any:
+    return queries_near(np.random.default_rng(6), library[2], 1)[0]
+
+
+def route(connection: db.Connection, query: Any, **changes: Any) -> list[dict[str, Any]]:
+    """With these arguments of the function; all others are settings."""
+    given = {name: changes.pop(name, value) for name, value in AS_THE_POLICY.items()}
+    return connection.execute(ROUTE, {**given, "embedding": query, "settings": Jsonb(as_json(changes))}).fetchall()
+
+
+def rescore(connection: db.Connection, job: int, **settings: Any) -> list[dict[str, Any]]:
+    return connection.execute(RESCORE, {"job": job, "settings": Jsonb(as_json(settings))}).fetchall()
+
+
+def as_json(settings: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity; Postgres reads them as texts."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in settings.items()
+    }
+
+
+def stored(connection: db.Connection, query: Any, *policy: str, **columns: Any) -> tuple[int, dict[str, Any]]:
+    """A job with its trace in loracomp.prediction, and the trace."""
+    (job,) = add_jobs(connection, 1, *policy, **columns)
+    connection.execute(STORE, {"job": job, "query": query})
+    (row,) = route_jobs(connection, [job], np.array([query]))
+    return job, row
+
+
+def expected(trace: dict[str, Any], changes: dict[str, Any]) -> list[tuple[str, float, bool, float]]:
+    k = changes.get("k", 30)
+    settings = Settings(**{name: value for name, value in changes.items() if name != "k"})
+    names = sorted(set(trace["example_tasks"]))
+    numbers = [names.index(task) for task in trace["example_tasks"][:k]]
+    found = weigh(numbers, trace["similarities"][:k], settings)
+    columns = (found.probabilities.tolist(), found.kept.tolist(), found.weights.tolist())
+    return list(zip([names[task] for task in found.tasks], *columns, strict=True))
+
+
+def as_tuples(rows: list[dict[str, Any]]) -> list[tuple[str, float, bool, float]]:
+    return [(row["task"], row["probability"], row["in_nucleus"], row["weight"]) for row in rows]
+
+
+def assert_same(found: list[tuple[str, float, bool, float]], right: list[tuple[str, float, bool, float]]) -> None:
+    assert [(task, kept) for task, _, kept, _ in found] == [(task, kept) for task, _, kept, _ in right]
+    numbers = [[(probability, weight) for _, probability, _, weight in rows] for rows in (found, right)]
+    np.testing.assert_allclose(*numbers, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_route_gives_what_a_job_would_get(connection: db.Connection, query: Any, changes: dict[str, Any]) -> None:
+    _, trace = stored(connection, query)
+    found = route(connection, query, **changes)
+    assert_same(as_tuples(found), expected(trace, changes))
+    retrieved = trace["example_tasks"][: changes.get("k", 30)]
+    for row in found:
+        assert row["nearest"] == trace["similarities"][retrieved.index(row["task"])]
+        assert row["examples"] == retrieved.count(row["task"])
+
+
+@pytest.mark.parametrize("changes", CHANGES)
+def test_rescore_gives_what_the_job_would_have_got(
+    connection: db.Connection, query: Any, changes: dict[str, Any]
+) -> None:
+    job, trace = stored(connection, query)
+    assert_same(as_tuples(rescore(connection, job, **changes)), expected(trace, changes))
+
+
+def test_rescore_under_stored_settings_is_the_stored_route(connection: db.Connection, query: Any) -> None:
+    job, trace = stored(connection, query, "uniform")
+    connection.execute("UPDATE loracomp.policy SET weighting = 'similarity', k = 3 WHERE name = 'uniform'")
+    found = as_tuples(rescore(connection, job))
+    assert found == list(
+        zip(trace["tasks"], trace["probabilities"], [w > 0 for w in trace["weights"]], trace["weights"], strict=True)
+    )
+
+
+def test_rescore_by_a_policy_is_what_it_makes_of_the_stored_examples(connection: db.Connection, query: Any) -> None:
+    job, trace = stored(connection, query)
+    connection.execute("UPDATE loracomp.policy SET temperature = 0.02, max_adapters = 1 WHERE name = 'nearest'")
+    for settings, changes in (("{}", {}), ('{"max_adapters": 2}', {"max_adapters": 2})):
+        statement = "SELECT * FROM loracomp.rescore_route(%s, %s, policy => 'nearest')"
+        found = connection.execute(statement, [job, settings]).fetchall()
+        assert_same(as_tuples(found), expected(trace, {"temperature": 0.02, "max_adapters": 1} | changes))
+    with pytest.raises(psycopg.errors.NoDataFound, match="there is no policy none such"):
+        connection.execute("SELECT loracomp.rescore_route(%s, policy => 'none such')", [job])
+
+
+def test_rescore_of_a_control_is_what_retrieval_would_do(connection: db.Connection, query: Any) -> None:
+    _, trace = stored(connection, query)
+    assert_same(as_tuples(rescore(connection, stored(connection, query, "random")[0])), expected(trace, {}))
+
+
+def test_weights_that_a_job_pinned_stay_as_they_are(connection: db.Connection, query: Any) -> None:
+    (job,) = add_jobs(connection, 1)
+    connection.execute("UPDATE loracomp.job SET tasks = '{t1,t3}', weights = '{0.25,0.5}' WHERE id = %s", [job])
+    connection.execute(STORE, {"job": job, "query": query})
+    for settings in ({}, {"k": 200, "temperature": 0.01, "min_similarity": 1}, {"max_adapters": 1}):
+        assert as_tuples(rescore(connection, job, **settings)) == [("t3", 0, True, 0.5), ("t1", 0, True, 0.25)]
+    with pytest.raises(psycopg.errors.CheckViolation, match="k must be between 1 and 200, not 0"):
+        rescore(connection, job, k=0)
+
+
+def test_below_min_similarity_all_weights_are_zero(connection: db.Connection, query: Any) -> None:
+    job, _ = stored(connection, query)
+    for found in (route(connection, query, min_similarity=1), rescore(connection, job, min_similarity=1)):
+        assert found and {row["weight"] for row in found} == {0}
+
+
+def test_where_nothing_is_eligible_no_task_is_named(connection: db.Connection, query: Any) -> None:
+    add_base_model(connection, "other", is_default=False)
+    assert route(connection, query, base_model="other") == []
+    assert route(connection, query, exclude_tasks=["t0", "t1", "t2", "t3", "t4"]) == []
+
+
+WRONG = {"k": 201, "temperature": math.nan, "top_p": 0.0, "max_adapters": 0}
+WRONG |= {"weighting": "equal", "min_similarity": math.inf, "min_share": 2}
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_settings_out_of_range_are_refused_by_name(connection: db.Connection, query: Any, field: str) -> None:
+    with pytest.raises(psycopg.errors.CheckViolation, match=f"^{field} must be "):
+        route(connection, query, **{field: WRONG[field]})
+
+
+@pytest.mark.parametrize("field", WRONG)
+def test_rescore_refuses_settings_out_of_range_by_name(connection: db.Connection, query: Any, field: str) -> None:
+    job, _ = stored(connection, query)
+    with pytest.raises(psycopg.errors.CheckViolation, match=f"^{field} must be "):
+        rescore(connection, job, **{field: WRONG[field]})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"topp": 0.9}, "settings must not hold topp: there are k, temperature, top_p, "),
+        ({"strategy": "linear"}, "settings must not hold strategy: there are k, temperature"),
+        ({"name": "other"}, "settings must not hold name: there are "),
+        ({"k": "many"}, 'k must be of type integer, not "many"'),
+        ({"k": 2.5}, "k must be of type integer, not 2.5"),
+        ({"k": 1e10}, "k must be of type integer, not 1"),
+        ({"top_p": [0.9]}, r"top_p must be of type double precision, not \[0.9\]"),
+        ({"top_p": None}, "top_p must not be null"),
+        ({"weighting": 3}, "weighting must be one of similarity, uniform, measured, not 3"),
+        ([["top_p", 0.9]], "settings must be a JSON object"),
+        (None, "settings must be a JSON object"),
+    ],
+)
+@pytest.mark.parametrize("function", ["route", "rescore_route", "policy_with"])
+def test_an_overlay_that_is_none_is_refused_by_name_with_what_is_allowed(
+    connection: db.Connection, query: Any, function: str, settings: Any, message: str
+) -> None:
+    job, _ = stored(connection, query)
+    call = {
+        "route": "SELECT loracomp.route(%(query)b, settings => %(settings)s)",
+        "rescore_route": "SELECT loracomp.rescore_route(%(job)s, %(settings)s)",
+        "policy_with": "SELECT loracomp.policy_with('default', %(settings)s)",
+    }[function]
+    given = {"job": job, "query": query, "settings": None if settings is None else Jsonb(settings)}
+    with pytest.raises((psycopg.errors.InvalidParameterValue, psycopg.IntegrityError), match=f"^{message}"):
+        connection.execute(call, {name: value for name, value in given.items() if f"%({name})" in call})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"policy": "none such"}, "there is no policy none such"),
+        ({"policy": None}, "there is no policy"),
+        ({"exclude_tasks": ["t1", "none such"]}, "exclude_tasks names tasks that do not exist: none such"),
+        ({"base_model": "none such"}, "base model none such is not registered"),
+    ],
+)
+def test_unknown_names_are_refused(
+    connection: db.Connection, query: Any, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises((psycopg.errors.NoDataFound, psycopg.errors.ForeignKeyViolation), match=message):
+        route(connection, query, **changes)
+
+
+def test_a_vector_of_another_encoder_is_refused(connection: db.Connection) -> None:
+    with pytest.raises(psycopg.DataError, match="embedding has 3 dimensions; this database holds vectors of 832"):
+        route(connection, np.ones(3, dtype=np.float32))
+
+
+def test_a_missing_vector_is_refused(connection: db.Connection) -> None:
+    with pytest.raises(psycopg.DataError, match="embedding must not be null"):
+        route(connection, None)
+
+
+def test_rescore_refuses_an_unknown_job(connection: db.Connection) -> None:
+    with pytest.raises(psycopg.errors.NoDataFound, match="job 12345678 has no prediction"):
+        rescore(connection, 12345678)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"k": 31}, "the trace has examples for k up to 30, and not for 31"),
+        ({"weighting": "measured"}, "the trace has no expected gains"),
+    ],
+)
+def test_rescore_refuses_settings_for_which_the_trace_is_not_enough(
+    connection: db.Connection, query: Any, changes: dict[str, Any], message: str
+) -> None:
+    job, _ = stored(connection, query)
+    with pytest.raises(psycopg.errors.InvalidParameterValue, match=message):
+        rescore(connection, job, **changes)
+
+
+# Rights, with roles that log in
+
+ROLES = "toy_pool, toy_reader, toy_outsider, toy_readers"
+
+
+@pytest.fixture(scope="module")
+def people(library: tuple[str, db.Connection, Library]) -> Iterator[None]:
+    """Two analysts, one of them a reader of t4, and a pool's login that may become either."""
+    owner = library[1]
+    owner.execute("CREATE ROLE toy_readers; CREATE ROLE toy_outsider LOGIN IN ROLE loracomp_analyst")
+    owner.execute("CREATE ROLE toy_reader LOGIN IN ROLE toy_readers, loracomp_analyst")
+    owner.execute("CREATE ROLE toy_pool LOGIN NOINHERIT IN ROLE toy_reader, toy_outsider")
+    yield
+    owner.execute(f"DROP ROLE {ROLES}")
+
+
+@pytest.mark.usefixtures("people")
+@pytest.mark.parametrize("login", ["toy_pool", None])
+@pytest.mark.parametrize(("role", "sees"), [("toy_reader", True), ("toy_outsider", False)])
+def test_route_retrieves_what_the_caller_may_read(
+    library: tuple[str, db.Connection, Library], server: str, login: str | None, role: str, sees: bool
+) -> None:
+    hidden = library[2].vectors[-1]
+    with db.connect(url_of(server, library[0], login or role)) as caller:
+        if login:
+            caller.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+        assert ("t4" in [row["task"] for row in route(caller, hidden)]) == sees
+        for forged in ("SET ROLE postgres", "SET SESSION AUTHORIZATION postgres"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                caller.execute(forged)
+
+
+@pytest.mark.usefixtures("people")
+def test_an_analyst_rescores_but_reads_no_embedding(
+    library: tuple[str, db.Connection, Library], server: str, query: Any
+) -> None:
+    job, trace = stored(library[1], query)
+    with db.connect(url_of(server, library[0], "toy_outsider")) as caller:
+        masked = [(task.replace("t4", "hidden task 5"), *rest) for task, *rest in expected(trace, {})]
+        assert "hidden task 5" in [task for task, *_ in masked]
+        assert_same(as_tuples(rescore(caller, job)), masked)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            caller.execute("SELECT embedding FROM loracomp.example_embedding")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            caller.execute("SELECT loracomp.route_jobs(%s::bigint[], %b::vector[])", [[job], [query]])
