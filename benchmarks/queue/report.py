@@ -26,7 +26,7 @@ def beside_others(results: dict[str, Any]) -> list[tuple[str, ...]]:
                 *rate_and_ratio(many, system),
                 *rate_and_ratio(single, system),
                 f"{many[system]['server_ms_a_job']:.3f}",
-                f"{many[system]['wal_bytes_a_job']:,}",
+                f"{many[system]['wal_bytes_a_job']:,.0f}",
                 f"{held[system]['of_clean']:.2f}" if system in held else "",
             )
             for system, name in SYSTEMS.items()

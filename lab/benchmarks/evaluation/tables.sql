@@ -41,7 +41,7 @@ WITH queue AS (
     UNION ALL
     SELECT 11, 'the queue alone, batches of 64, from claim to recorded',
         to_char(max(q.jobs_per_s) FILTER (WHERE q.system = 'loracomp'), 'FM999,999 "jobs/s"'),
-        string_agg(format('%s %s', replace(q.system, 'bare', 'a bare table'), to_char(q.jobs_per_s, 'FM999,999')), ', ' ORDER BY q.system)
+        string_agg(format('%s %s', CASE q.system WHEN 'bare' THEN 'a bare table' WHEN 'pgq' THEN 'PgQ' ELSE q.system END, to_char(q.jobs_per_s, 'FM999,999')), ', ' ORDER BY q.system)
             FILTER (WHERE q.system <> 'loracomp')
     FROM queue AS q HAVING count(*) > 0
     UNION ALL
