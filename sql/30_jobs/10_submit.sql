@@ -226,8 +226,8 @@ WHEN (
 )
 EXECUTE FUNCTION loracomp.check_columns();
 
--- Raises for names of base models, policies and tasks that don't exist, and for a chat template that the base model
--- has not. Foreign keys refuse some of these too, but say neither which name it was nor where the existing ones are.
+-- Raises for names of base models, policies and tasks that don't exist, for tasks that are asked for and excluded, and for a chat template
+-- that the base model has not. Foreign keys refuse some of these too, but say neither which name it was nor where the existing ones are.
 -- Tasks are checked only when they are inserted or changed: a job must still run after a task that it excludes was deleted.
 CREATE FUNCTION loracomp.check_names(job loracomp.job, before loracomp.job) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -242,6 +242,13 @@ BEGIN
         PERFORM loracomp.check_name('base_model', job.base_model, ARRAY(SELECT b.name FROM loracomp.base_model AS b));
         PERFORM loracomp.check_name('policy', job.policy, ARRAY(SELECT p.name FROM loracomp.policy AS p))
         WHERE job.policy <> 'default';
+        IF job.tasks && job.exclude_tasks THEN
+            RAISE EXCEPTION 'tasks and exclude_tasks both name %', (
+                SELECT string_agg(DISTINCT u.name, ', ') FROM unnest(job.tasks) AS u (name) WHERE u.name = ANY (job.exclude_tasks)
+            )
+                USING ERRCODE = 'check_violation', CONSTRAINT = 'tasks_and_exclude_tasks_must_differ',
+                    HINT = 'remove it from one of them: with tasks, no other task is used anyway';
+        END IF;
     END IF;
     PERFORM loracomp.check_tasks_exist('tasks', job.tasks) WHERE job.tasks IS DISTINCT FROM before.tasks;
     PERFORM loracomp.check_tasks_exist('exclude_tasks', job.exclude_tasks)

@@ -82,6 +82,17 @@ def test_a_job_is_refused(connection: Connection, columns: dict[str, Any], const
     assert refused(connection, "job", {"prompt": "fine"} | columns) == constraint
 
 
+@pytest.mark.parametrize("excluded", [["rte"], ["rte", "mnli"]])
+def test_a_task_that_is_asked_for_and_excluded_is_named(connection: Connection, excluded: list[str]):
+    connection.execute("INSERT INTO loracomp.task (name) VALUES ('rte'), ('mnli'), ('qnli')")
+    both = {"prompt": "fine", "tasks": ["mnli", "rte"], "exclude_tasks": excluded}
+    assert refused(connection, "job", both) == "tasks_and_exclude_tasks_must_differ"
+    says = f"both name {', '.join(sorted(excluded))}: remove it from one of them"
+    with pytest.raises(RefusedError, match=says), db.translated_errors():
+        add_jobs(connection, "fine", tasks=["mnli", "rte"], exclude_tasks=excluded)
+    add_jobs(connection, "fine", tasks=["mnli", "rte"], exclude_tasks=["qnli"])
+
+
 def test_a_constraint_is_said_once(connection: Connection):
     with pytest.raises(RefusedError, match=r"^choices must be distinct$"), db.translated_errors():
         add_jobs(connection, "fine", choices=["a", "a"])
