@@ -55,6 +55,13 @@ AS $$
 DECLARE
     reported bigint;
 BEGIN
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_roles AS r WHERE r.rolname = erase_submitter.submitter)
+        AND NOT EXISTS (SELECT FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter)
+        AND NOT EXISTS (SELECT FROM loracomp.jobs_by_day AS d WHERE d.submitted_by = erase_submitter.submitter)
+    THEN
+        RAISE WARNING 'there is no role %, and no job of it', erase_submitter.submitter
+            USING HINT = 'bi.jobs_by_day lists the roles that have jobs';
+    END IF;
     RETURN QUERY
     SELECT d.* FROM loracomp.delete_jobs(
         ARRAY(SELECT j.id FROM loracomp.job AS j WHERE j.submitted_by = erase_submitter.submitter),
@@ -89,6 +96,11 @@ DECLARE
 BEGIN
     LOCK TABLE loracomp.report_day IN SHARE ROW EXCLUSIVE MODE; -- before the jobs, as delete_jobs does
     picked := loracomp.lock_jobs(erase_jobs.ids, erase_jobs.tags);
+    IF erase_jobs.tags IS NOT NULL AND picked = '{}' THEN
+        -- Without the values, because the server's log keeps warnings.
+        RAISE WARNING 'no job has these tags (%)',
+            (SELECT string_agg(k.key, ', ') FROM jsonb_object_keys(erase_jobs.tags) AS k (key));
+    END IF;
     RETURN QUERY
     SELECT d.* FROM loracomp.delete_jobs(picked, 'erase_jobs') AS d
     UNION ALL

@@ -187,7 +187,11 @@ def test_what_is_erased_is_not_remembered(connection: db.Connection, examples: d
     connection.execute(LATE)
     tagged(connection, examples, "yes", customer=7)
     assert report(connection, "value, n", "answers_by_tag") == [("7", 1), ("7", 2), ("8", 1)]
+    said: list[str | None] = []
+    connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    connection.execute("SELECT * FROM loracomp.erase_jobs(tags => '{\"custmer\": 7}')")
     rows = connection.execute("SELECT * FROM loracomp.erase_jobs(tags => '{\"customer\": 7}')").fetchall()
+    assert said == ["no job has these tags (custmer)"]
     assert tuple(rows[-1].values()) == ("rows of reports until they are refreshed", 1, "bi.answers_by_tag")
     assert report(connection, "value, n", "answers_by_tag") == [("8", 1)]
     connection.execute("SELECT loracomp.erase_submitter(current_user)")

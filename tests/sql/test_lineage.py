@@ -94,6 +94,15 @@ def test_erasing_a_submitter_leaves_events_alone(database: str, logins: None) ->
         submit(alice, "alice may go on")
 
 
+def test_erasing_whom_nobody_knows_is_warned_of(connection: db.Connection) -> None:
+    said: list[str | None] = []
+    connection.add_notice_handler(lambda notice: said.append(notice.message_primary))
+    connection.execute("SELECT loracomp.erase_submitter('nobody_of_that_name')")
+    assert said == ["there is no role nobody_of_that_name, and no job of it"]
+    connection.execute("SELECT loracomp.erase_submitter(current_user)")
+    assert len(said) == 1
+
+
 def test_erasing_a_persons_jobs_by_number_or_tag_leaves_others_and_no_words(database: str, logins: None) -> None:
     with (
         db.connect(database) as owner,
