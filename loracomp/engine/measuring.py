@@ -108,7 +108,7 @@ def plan_measurements(connection: Connection, jobs: Sequence[Job]) -> list[Measu
 def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
     """Write the measurements of jobs whose lease is valid, and end these jobs; returns their ids.
 
-    Then, in a transaction of its own, what is now known of the tasks without an adapter (`record_evidence`).
+    Then what is now known of the tasks without an adapter is written (`record_evidence`).
     """
     made = composite(connection, "measured")
     tokens = {job.id: job.lease_token for job in jobs}
