@@ -40,7 +40,10 @@ SELECT
     ) AS live_workers,
     CASE WHEN bool_or(b.is_default) THEN (
         SELECT coalesce(sum(greatest(
-            (SELECT count(*) FROM loracomp.answer_hint AS h WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from),
+            (
+                SELECT count(*) FROM loracomp.answer_hint AS h
+                WHERE h.declaration_id = a.id AND h.written_in >= a.hints_from
+            ),
             CASE
                 WHEN a.sweep = 'source' THEN loracomp.estimated_rows(a.source) - (
                     SELECT count(*) FROM loracomp.answer_row AS o WHERE o.declaration_id = a.id
