@@ -8,7 +8,6 @@ show by how much, and how far it can be believed; the rows' embeddings show what
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,84 +15,14 @@ import numpy.typing as npt
 from loracomp.composition.composer import ByteLimitedCache
 from loracomp.composition.strategies import Mix
 from loracomp.engine.answering import Predictor
+from loracomp.engine.fitting import Classifier, Numbers, fit_classifier, fit_weights
 from loracomp.errors import JobError
 from loracomp.records import Answer, LabelledRow, Request
 
-Numbers: TypeAlias = npt.NDArray[np.float64]
 KEPT_BYTES = 16 << 20
 """Memory for scores of rows that are kept for later jobs, and as much for what is fitted on them."""
 FATAL = ("out_of_memory", "lease_lost")
 """Errors of a row's scoring that are the job's: the rows are not to blame."""
-RIDGE = 0.3
-"""Penalty of the classifier's squared slopes. This and the next three were chosen on train rows (docs/decisions.md)."""
-EXPECTED = (1.0, 2.0)
-"""Weights of the composition's and of the classifier's scores, before any row is seen."""
-DOUBT = (0.5, 0.3, 0.5)
-"""Penalties of the squared differences from these weights, and of the squared biases, in nats over all rows."""
-SMOOTHING = 3
-"""Shares of right answers are counted as if each choice were right in so many more rows."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Classifier:
-    """A ridge regression of each choice (1 where it is right, else 0) on the rows' embeddings."""
-
-    means: Numbers
-    """[dimensions] of the embeddings."""
-    slopes: Numbers
-    """[dimensions, choices]"""
-    shares: Numbers
-    """[choices] of the right answers."""
-    left_out: Numbers
-    """[rows, choices] what a classifier fitted on the other rows says of each row."""
-
-    def __call__(self, vector: npt.NDArray[np.floating]) -> Numbers:
-        """A score for each choice: near 1 where it is likely right, near 0 elsewhere."""
-        said: Numbers = self.shares + (vector - self.means) @ self.slopes
-        return said
-
-
-def fit_classifier(vectors: Numbers, right: Numbers) -> Classifier:
-    """Fit on embeddings [rows, dimensions] and right answers [rows, choices], one-hot; at least two rows."""
-    means, shares = vectors.mean(axis=0), right.mean(axis=0)
-    centred = vectors - means
-    inverse = np.linalg.inv(centred @ centred.T + RIDGE * np.eye(len(vectors)))
-    duals = inverse @ (right - shares)
-    # A row's error without the row itself follows from its error and its leverage.
-    errors = RIDGE * duals / (RIDGE * inverse.diagonal() - 1 / len(vectors))[:, None]
-    return Classifier(means, centred.T @ duals, shares, right - errors)
-
-
-def fit_weights(parts: Numbers, right: Numbers) -> Numbers:
-    """Weights [2] of two kinds of scores, then biases [choices], under which the right answers are most likely.
-
-    `parts` [rows, choices, 2] are the scores, and `right` [rows, choices] is one-hot. The likelihood is that of the
-    softmax over weighted scores plus biases, with SMOOTHING and less the penalties of DOUBT.
-    """
-    rows, choices, _ = parts.shape
-    design = np.concatenate([parts, np.broadcast_to(np.eye(choices), (rows, choices, choices))], axis=2)
-    wanted = np.einsum("rc,rcw->w", right, design)
-    wanted[2:] = rows * (wanted[2:] + SMOOTHING) / (rows + SMOOTHING * choices)
-    expected, doubt = np.array([*EXPECTED, *[0.0] * choices]), np.array([*DOUBT[:2], *[DOUBT[2]] * choices])
-
-    def loss(weights: Numbers) -> float:
-        likely = np.logaddexp.reduce(design @ weights, axis=1).sum() - wanted @ weights
-        return float(likely + doubt @ (weights - expected) ** 2)
-
-    weights, reached = expected, loss(expected)
-    for _ in range(50):  # Newton's steps; the loss is convex
-        scores = design @ weights
-        likely = np.exp(scores - np.logaddexp.reduce(scores, axis=1, keepdims=True))
-        mean = np.einsum("rc,rcw->rw", likely, design)
-        slope = mean.sum(axis=0) - wanted + 2 * doubt * (weights - expected)
-        curvature = np.einsum("rc,rcw,rcv->wv", likely, design, design) - mean.T @ mean + 2 * np.diag(doubt)
-        step = np.linalg.solve(curvature, slope)
-        while (left := loss(weights - step)) > reached and abs(step).max() > 1e-9:
-            step = step / 2
-        weights, reached = weights - step, left
-        if abs(step).max() < 1e-6:
-            break
-    return weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ import numpy as np
 
 from loracomp.database.connections import Connection, rows_of
 from loracomp.database.queries import QUERIES
-from loracomp.engine.calibration import Numbers, fit_weights
+from loracomp.engine.fitting import Numbers, fit_weights
 
 FEWEST = 4
 """Examples with the same choices; with fewer, routing calibrates nothing (`loracomp.calibration_examples`)."""

@@ -8,7 +8,6 @@ from psycopg.types.json import Jsonb
 
 from loracomp.database.connections import Connection, composite
 from loracomp.database.queries import QUERIES
-from loracomp.engine.evidence import record_evidence
 from loracomp.records import Answer, Composition, Job, Request
 
 KIND = "measure"
@@ -106,10 +105,7 @@ def plan_measurements(connection: Connection, jobs: Sequence[Job]) -> list[Measu
 
 
 def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
-    """Write the measurements of jobs whose lease is valid, and end these jobs; returns their ids.
-
-    Then what is now known of the tasks without an adapter is written (`record_evidence`).
-    """
+    """Write the measurements of jobs whose lease is valid and end these jobs, in one transaction; returns their ids."""
     made = composite(connection, "measured")
     tokens = {job.id: job.lease_token for job in jobs}
     results = [
@@ -127,6 +123,4 @@ def record_measurements(connection: Connection, jobs: Sequence[Job], measurement
         )
         for each in measurements
     ]
-    ids = {row["id"] for row in connection.execute(QUERIES["record_measurements"], {"results": results})}
-    record_evidence(connection, ids)
-    return ids
+    return {row["id"] for row in connection.execute(QUERIES["record_measurements"], {"results": results})}

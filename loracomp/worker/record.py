@@ -10,12 +10,16 @@ from psycopg.types.json import Jsonb
 
 from loracomp.database.connections import Connection, composite, know_traces, storable
 from loracomp.database.queries import QUERIES
+from loracomp.engine.evidence import record_evidence
 from loracomp.engine.measuring import Measurement, record_measurements
 from loracomp.records import Answer, Failure, Job, Prediction, Versions
 
 
 def record(connection: Connection, jobs: Sequence[Job], results: Sequence[Prediction | Measurement]) -> set[int]:
-    """Write results and end their jobs, in one transaction; returns the ids of jobs whose lease was valid."""
+    """Write results and end their jobs, in one transaction; returns the ids of jobs whose lease was valid.
+
+    Then, as it may take a second, what measurements say of tasks without an adapter.
+    """
     predictions: dict[Versions, list[Prediction]] = {}
     for each in results:
         if isinstance(each, Prediction):
@@ -24,7 +28,10 @@ def record(connection: Connection, jobs: Sequence[Job], results: Sequence[Predic
     if measurements := [each for each in results if isinstance(each, Measurement)]:
         writes.append(partial(record_measurements, connection, jobs, measurements))
     with connection.transaction() if len(writes) > 1 else nullcontext():
-        return {id_ for write in writes for id_ in write()}
+        ids = {id_ for write in writes for id_ in write()}
+    if measurements:
+        record_evidence(connection, ids)
+    return ids
 
 
 def record_predictions(connection: Connection, jobs: Sequence[Job], predictions: Sequence[Prediction]) -> set[int]:

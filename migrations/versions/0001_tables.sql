@@ -63,8 +63,8 @@ CREATE TABLE loracomp.audit_event (
     CONSTRAINT action_must_be_insert_update_or_delete CHECK (action IN ('insert', 'update', 'delete'))
 )
  PARTITION BY RANGE (entity, entity_id);
-CREATE INDEX audit_event_of_job ON loracomp.audit_event (entity_id) WHERE entity = 'job';
 CREATE INDEX audit_event_by_entity ON loracomp.audit_event (entity, at) WHERE entity <> 'job';
+CREATE INDEX audit_event_of_job ON loracomp.audit_event (entity_id) WHERE entity = 'job';
 COMMENT ON TABLE loracomp.audit_event IS 'Audit log: who changed what, and when. Triggers write it; rows are never changed. Events of jobs are partitioned by ranges of job ids.';
 COMMENT ON COLUMN loracomp.audit_event.id IS 'Number of the event; later events have higher numbers.';
 COMMENT ON COLUMN loracomp.audit_event.at IS 'When the change was made.';
@@ -93,200 +93,6 @@ COMMENT ON TABLE loracomp.answer_hint IS 'Rows that were written since the last 
 COMMENT ON COLUMN loracomp.answer_hint.declaration_id IS 'The declaration.';
 COMMENT ON COLUMN loracomp.answer_hint.written_in IS 'Transaction that wrote it.';
 COMMENT ON COLUMN loracomp.answer_hint.key IS 'Key of a row that may have changed; empty: look at all.';
-CREATE TABLE loracomp.sql_object (
-    path TEXT NOT NULL,
-    position INTEGER NOT NULL,
-    drops TEXT[] NOT NULL,
-    checksum TEXT NOT NULL,
-    applied_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-    PRIMARY KEY (path)
-);
-COMMENT ON TABLE loracomp.sql_object IS 'Files of sql/ that were applied to this database.';
-COMMENT ON COLUMN loracomp.sql_object.path IS 'File under sql/.';
-COMMENT ON COLUMN loracomp.sql_object.position IS 'Position in the order in which files are applied; objects are dropped in reverse order.';
-COMMENT ON COLUMN loracomp.sql_object.drops IS 'Statements that drop the objects that the file created.';
-COMMENT ON COLUMN loracomp.sql_object.checksum IS 'Sha256 of the file when it was applied.';
-COMMENT ON COLUMN loracomp.sql_object.applied_at IS 'When the file was applied.';
-CREATE TABLE loracomp.policy (
-    name TEXT NOT NULL,
-    description TEXT DEFAULT '' NOT NULL,
-    router TEXT DEFAULT 'retrieval' NOT NULL,
-    k INTEGER DEFAULT 30 NOT NULL,
-    temperature DOUBLE PRECISION DEFAULT 0.1 NOT NULL,
-    top_p DOUBLE PRECISION DEFAULT 0.95 NOT NULL,
-    max_adapters INTEGER DEFAULT 8 NOT NULL,
-    min_similarity DOUBLE PRECISION DEFAULT 0.0 NOT NULL,
-    weighting TEXT DEFAULT 'similarity' NOT NULL,
-    strategy TEXT DEFAULT 'cat' NOT NULL,
-    density DOUBLE PRECISION DEFAULT 0.5 NOT NULL,
-    seed INTEGER DEFAULT 0 NOT NULL,
-    choice_normalization TEXT DEFAULT 'tokens' NOT NULL,
-    created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-    updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-    contrast DOUBLE PRECISION DEFAULT 0 NOT NULL,
-    min_share DOUBLE PRECISION DEFAULT 0 NOT NULL,
-    gain_prior DOUBLE PRECISION DEFAULT 0.1 NOT NULL,
-    gain_margin DOUBLE PRECISION DEFAULT 0 NOT NULL,
-    chat_template TEXT DEFAULT 'generation' NOT NULL,
-    calibration_rows INTEGER DEFAULT 64 NOT NULL,
-    PRIMARY KEY (name),
-    CONSTRAINT policy_name_must_not_be_blank CHECK (NOT loracomp.is_blank(name)),
-    CONSTRAINT router_must_be_a_known_one CHECK (router IN ('retrieval', 'own_task', 'random', 'random_parameters', 'base')),
-    CONSTRAINT k_must_be_between_1_and_200 CHECK (k BETWEEN 1 AND 200),
-    CONSTRAINT temperature_must_be_between_0_0001_and_100 CHECK (temperature BETWEEN 0.0001 AND 100),
-    CONSTRAINT top_p_must_be_between_0_0001_and_1 CHECK (top_p BETWEEN 0.0001 AND 1),
-    CONSTRAINT max_adapters_must_be_between_1_and_64 CHECK (max_adapters BETWEEN 1 AND 64),
-    CONSTRAINT min_similarity_must_be_between_minus_1_and_1 CHECK (min_similarity BETWEEN -1 AND 1),
-    CONSTRAINT weighting_must_be_similarity_uniform_or_measured CHECK (weighting IN ('similarity', 'uniform', 'measured')),
-    CONSTRAINT strategy_must_be_a_known_one CHECK (strategy IN ('linear', 'cat', 'ties', 'magnitude_prune', 'dare_linear', 'dare_ties', 'linear_rescaled')),
-    CONSTRAINT density_must_be_between_0_0001_and_1 CHECK (density BETWEEN 0.0001 AND 1),
-    CONSTRAINT seed_must_not_be_negative CHECK (seed >= 0),
-    CONSTRAINT choice_normalization_must_be_none_characters_or_tokens CHECK (choice_normalization IN ('none', 'characters', 'tokens')),
-    CONSTRAINT contrast_must_be_between_0_and_1 CHECK (contrast BETWEEN 0 AND 1),
-    CONSTRAINT min_share_must_be_between_0_and_1 CHECK (min_share BETWEEN 0 AND 1),
-    CONSTRAINT gain_prior_must_be_between_0_and_1000 CHECK (gain_prior BETWEEN 0 AND 1000),
-    CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 CHECK (gain_margin BETWEEN -1000 AND 1000),
-    CONSTRAINT chat_template_must_be_generation_always_or_never CHECK (chat_template IN ('generation', 'always', 'never')),
-    CONSTRAINT calibration_rows_must_be_0_or_between_4_and_1000 CHECK (calibration_rows = 0 OR calibration_rows BETWEEN 4 AND 1000)
-);
-COMMENT ON TABLE loracomp.policy IS 'Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.';
-COMMENT ON COLUMN loracomp.policy.name IS 'Name of the policy. Jobs that name none use ''default''.';
-COMMENT ON COLUMN loracomp.policy.description IS 'What the policy is for.';
-COMMENT ON COLUMN loracomp.policy.router IS 'How adapters are chosen: retrieval; or, for comparison, own_task, random, random_parameters or base.';
-COMMENT ON COLUMN loracomp.policy.k IS 'Number of nearest examples to retrieve.';
-COMMENT ON COLUMN loracomp.policy.temperature IS 'Temperature of the softmax over similarities.';
-COMMENT ON COLUMN loracomp.policy.top_p IS 'Nucleus sampling: the most probable tasks are kept until their probabilities add up to this.';
-COMMENT ON COLUMN loracomp.policy.max_adapters IS 'Most adapters in a composition.';
-COMMENT ON COLUMN loracomp.policy.min_similarity IS 'If the nearest example''s similarity is lower, no adapter is used and the base model answers alone.';
-COMMENT ON COLUMN loracomp.policy.weighting IS 'Weights of the kept tasks. similarity: their probabilities, normalised to 1. uniform: equal. measured: the adapters'' expected gains; adapters that are not expected to help are left out.';
-COMMENT ON COLUMN loracomp.policy.strategy IS 'How adapters are merged: cat, linear, linear_rescaled, ties, magnitude_prune, dare_linear or dare_ties.';
-COMMENT ON COLUMN loracomp.policy.density IS 'Share of the factors'' elements that ties, magnitude_prune and dare_* keep.';
-COMMENT ON COLUMN loracomp.policy.seed IS 'Seed of the random masks of dare_*, and of the routers random and random_parameters.';
-COMMENT ON COLUMN loracomp.policy.choice_normalization IS 'What a choice''s log-likelihood is divided by: none (nothing), its characters or its tokens.';
-COMMENT ON COLUMN loracomp.policy.created_at IS 'When the row was made.';
-COMMENT ON COLUMN loracomp.policy.updated_at IS 'When it was last changed.';
-COMMENT ON COLUMN loracomp.policy.contrast IS 'A choice''s score is its log-likelihood with adapters minus contrast times that of the base model.';
-COMMENT ON COLUMN loracomp.policy.min_share IS 'Tasks with a smaller weight are left out, and the others'' weights are normalised again; the first task stays.';
-COMMENT ON COLUMN loracomp.policy.gain_prior IS 'Shrinks expected gains towards 0, as if examples with gain 0 and this much weight had been retrieved too.';
-COMMENT ON COLUMN loracomp.policy.gain_margin IS 'With weighting measured, an adapter is used only if its expected gain, in nats, is above this.';
-COMMENT ON COLUMN loracomp.policy.chat_template IS 'Which prompts stand in the base model''s chat template, where it has one: generation (those without choices), always, never.';
-COMMENT ON COLUMN loracomp.policy.calibration_rows IS 'With weighting measured, for a task without an adapter: most of its labelled examples on which biases of the choices are fitted, 4 to 1000; 0: no biases.';
-COMMENT ON CONSTRAINT router_must_be_a_known_one ON loracomp.policy IS 'one of retrieval, own_task, random, random_parameters, base';
-COMMENT ON CONSTRAINT choice_normalization_must_be_none_characters_or_tokens ON loracomp.policy IS 'one of none, characters, tokens';
-COMMENT ON CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 ON loracomp.policy IS 'between -1000 and 1000';
-COMMENT ON CONSTRAINT min_similarity_must_be_between_minus_1_and_1 ON loracomp.policy IS 'between -1 and 1';
-COMMENT ON CONSTRAINT strategy_must_be_a_known_one ON loracomp.policy IS 'one of linear, cat, ties, magnitude_prune, dare_linear, dare_ties, linear_rescaled';
-COMMENT ON CONSTRAINT k_must_be_between_1_and_200 ON loracomp.policy IS 'between 1 and 200';
-COMMENT ON CONSTRAINT temperature_must_be_between_0_0001_and_100 ON loracomp.policy IS 'between 0.0001 and 100';
-COMMENT ON CONSTRAINT density_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
-COMMENT ON CONSTRAINT min_share_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
-COMMENT ON CONSTRAINT seed_must_not_be_negative ON loracomp.policy IS 'at least 0';
-COMMENT ON CONSTRAINT calibration_rows_must_be_0_or_between_4_and_1000 ON loracomp.policy IS '0, or between 4 and 1000';
-COMMENT ON CONSTRAINT top_p_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
-COMMENT ON CONSTRAINT weighting_must_be_similarity_uniform_or_measured ON loracomp.policy IS 'one of similarity, uniform, measured';
-COMMENT ON CONSTRAINT contrast_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
-COMMENT ON CONSTRAINT gain_prior_must_be_between_0_and_1000 ON loracomp.policy IS 'between 0 and 1000';
-COMMENT ON CONSTRAINT max_adapters_must_be_between_1_and_64 ON loracomp.policy IS 'between 1 and 64';
-COMMENT ON CONSTRAINT chat_template_must_be_generation_always_or_never ON loracomp.policy IS 'one of generation, always, never';
-CREATE TABLE loracomp.prediction (
-    job_id BIGINT NOT NULL,
-    output TEXT,
-    choice_index INTEGER,
-    choice_scores DOUBLE PRECISION[],
-    example_ids BIGINT[] DEFAULT '{}' NOT NULL,
-    example_tasks TEXT[] DEFAULT '{}' NOT NULL,
-    similarities DOUBLE PRECISION[] DEFAULT '{}' NOT NULL,
-    tasks TEXT[] DEFAULT '{}' NOT NULL,
-    probabilities DOUBLE PRECISION[] DEFAULT '{}' NOT NULL,
-    weights DOUBLE PRECISION[] DEFAULT '{}' NOT NULL,
-    composed_tasks TEXT[] DEFAULT '{}' NOT NULL,
-    adapter_ids INTEGER[] DEFAULT '{}' NOT NULL,
-    adapter_sha256 TEXT[] DEFAULT '{}' NOT NULL,
-    adapter_weights DOUBLE PRECISION[] DEFAULT '{}' NOT NULL,
-    policy_settings JSONB NOT NULL,
-    fallback TEXT,
-    composition_digest TEXT,
-    prompt_tokens INTEGER DEFAULT 0 NOT NULL,
-    output_tokens INTEGER DEFAULT 0 NOT NULL,
-    timings JSONB DEFAULT '{}' NOT NULL,
-    batch_size INTEGER DEFAULT 1 NOT NULL,
-    worker TEXT,
-    device TEXT,
-    attempt INTEGER DEFAULT 1 NOT NULL,
-    base_model TEXT NOT NULL,
-    base_fingerprint TEXT NOT NULL,
-    encoder TEXT NOT NULL,
-    code_version TEXT NOT NULL,
-    created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-    submitted_by TEXT NOT NULL,
-    eligible_task_count INTEGER,
-    expected_gains DOUBLE PRECISION[],
-    chat_template BOOLEAN,
-    finish_reason TEXT,
-    calibration_examples BIGINT[],
-    choice_biases DOUBLE PRECISION[],
-    label_scores DOUBLE PRECISION[],
-    score_weights DOUBLE PRECISION[],
-    PRIMARY KEY (job_id),
-    CONSTRAINT timings_must_be_numbers_by_step CHECK (jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, 'strict $.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000)')),
-    CONSTRAINT policy_settings_must_hold_numbers_where_policies_do CHECK (jsonb_typeof(policy_settings) = 'object' AND NOT jsonb_path_exists(policy_settings, '$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 || @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 || @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 || @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 || @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')),
-    CONSTRAINT similarities_must_be_between_minus_2_and_2 CHECK (-2 <= ALL (similarities) AND 2 >= ALL (similarities)),
-    CONSTRAINT probabilities_must_be_between_0_and_1 CHECK (-0.001 <= ALL (probabilities) AND 1.001 >= ALL (probabilities)),
-    CONSTRAINT weights_must_be_between_0_and_1 CHECK (-0.001 <= ALL (weights) AND 1.001 >= ALL (weights)),
-    CONSTRAINT adapter_weights_must_be_between_0_and_1 CHECK (-0.001 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)),
-    CONSTRAINT expected_gains_must_be_finite CHECK (-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))),
-    CONSTRAINT choice_biases_must_be_finite CHECK (-1e9 <= ALL (choice_biases) AND 1e9 >= ALL (choice_biases)),
-    CONSTRAINT label_scores_must_be_finite CHECK (-1e9 <= ALL (label_scores) AND 1e9 >= ALL (label_scores)),
-    CONSTRAINT score_weights_must_be_finite CHECK (-1e9 <= ALL (score_weights) AND 1e9 >= ALL (score_weights)),
-    CONSTRAINT each_choice_bias_belongs_to_a_score CHECK (choice_biases IS NULL OR coalesce(cardinality(choice_biases) = cardinality(choice_scores), false)),
-    CONSTRAINT each_label_score_belongs_to_a_score CHECK (label_scores IS NULL OR coalesce(cardinality(label_scores) = cardinality(choice_scores), false)),
-    CONSTRAINT score_weights_must_be_two CHECK (cardinality(score_weights) = 2),
-    CONSTRAINT finish_reason_must_be_a_known_one CHECK (finish_reason IN ('end_of_text', 'stop', 'length', 'no_tokens')),
-    CONSTRAINT batch_size_must_be_positive CHECK (batch_size BETWEEN 1 AND 1000000),
-    CONSTRAINT tokens_must_not_be_negative CHECK (prompt_tokens >= 0 AND output_tokens >= 0)
-)
- PARTITION BY RANGE (job_id);
-CREATE INDEX prediction_day ON loracomp.prediction USING brin (((created_at AT TIME ZONE 'UTC')::date));
-COMMENT ON TABLE loracomp.prediction IS 'Answers, each with its trace (how it was routed and composed) in arrays, which views unnest. Partitioned by ranges of job ids.';
-COMMENT ON COLUMN loracomp.prediction.job_id IS 'Job that the prediction answers.';
-COMMENT ON COLUMN loracomp.prediction.output IS 'The answer; null for a job of kind route.';
-COMMENT ON COLUMN loracomp.prediction.choice_index IS 'Index of the chosen answer in the job''s choices, from 1; null for generated text.';
-COMMENT ON COLUMN loracomp.prediction.choice_scores IS 'Log-likelihood of each choice in nats, divided as choice_normalization of the policy says, plus choice_biases and label_scores, and multiplied by the first of score_weights before.';
-COMMENT ON COLUMN loracomp.prediction.example_ids IS 'Ids of the retrieved examples, nearest first.';
-COMMENT ON COLUMN loracomp.prediction.example_tasks IS 'Task of each example in example_ids.';
-COMMENT ON COLUMN loracomp.prediction.similarities IS 'Cosine similarity of each example in example_ids to the job.';
-COMMENT ON COLUMN loracomp.prediction.tasks IS 'Tasks of the retrieved examples, most probable first.';
-COMMENT ON COLUMN loracomp.prediction.probabilities IS 'Probability of each task in `tasks`.';
-COMMENT ON COLUMN loracomp.prediction.weights IS 'Weight with which each task of `tasks` was composed; 0: it was not.';
-COMMENT ON COLUMN loracomp.prediction.composed_tasks IS 'Tasks whose adapters were composed into the answer.';
-COMMENT ON COLUMN loracomp.prediction.adapter_ids IS 'Adapter of each task in composed_tasks.';
-COMMENT ON COLUMN loracomp.prediction.adapter_sha256 IS 'Sha256 of each adapter''s safetensors file.';
-COMMENT ON COLUMN loracomp.prediction.adapter_weights IS 'Weight of each adapter in adapter_ids.';
-COMMENT ON COLUMN loracomp.prediction.policy_settings IS 'Name and settings of the policy at the time of the answer.';
-COMMENT ON COLUMN loracomp.prediction.fallback IS 'Why the base model answered alone; null if adapters were composed.';
-COMMENT ON COLUMN loracomp.prediction.composition_digest IS 'Sha256 over what decides the answer: base model, adapters, scalings, weights, strategy, density, seed.';
-COMMENT ON COLUMN loracomp.prediction.prompt_tokens IS 'Number of tokens in the prompt.';
-COMMENT ON COLUMN loracomp.prediction.output_tokens IS 'Number of tokens scored or generated.';
-COMMENT ON COLUMN loracomp.prediction.timings IS 'Milliseconds that each step took for the job''s whole batch: claim, encode, route, load (adapters to the device), compose, calibrate (if choices of the batch have biases), record; of the job: ready (waiting for the model), predict (from the model''s first step until it was answered) and model (its share of the steps meanwhile).';
-COMMENT ON COLUMN loracomp.prediction.batch_size IS 'Number of jobs that were answered together.';
-COMMENT ON COLUMN loracomp.prediction.worker IS 'Worker that gave the answer.';
-COMMENT ON COLUMN loracomp.prediction.device IS 'Device and number type of the base model, such as cpu/bfloat16.';
-COMMENT ON COLUMN loracomp.prediction.attempt IS 'Number of the attempt that succeeded.';
-COMMENT ON COLUMN loracomp.prediction.base_model IS 'Base model that answered.';
-COMMENT ON COLUMN loracomp.prediction.base_fingerprint IS 'Fingerprint of the base model''s weights.';
-COMMENT ON COLUMN loracomp.prediction.encoder IS 'Name of the encoder and its input version, such as all-MiniLM-L6-v2/1.';
-COMMENT ON COLUMN loracomp.prediction.code_version IS 'Version of loracomp that the worker ran.';
-COMMENT ON COLUMN loracomp.prediction.created_at IS 'When the row was made.';
-COMMENT ON COLUMN loracomp.prediction.submitted_by IS 'Role that submitted the job; it may see this row.';
-COMMENT ON COLUMN loracomp.prediction.eligible_task_count IS 'Number of tasks whose examples were searched.';
-COMMENT ON COLUMN loracomp.prediction.expected_gains IS 'Expected gain of the adapter of each task in `tasks`, in nats; null if it was not measured.';
-COMMENT ON COLUMN loracomp.prediction.chat_template IS 'Whether the prompt stood in the base model''s chat template.';
-COMMENT ON COLUMN loracomp.prediction.finish_reason IS 'What ended generated text: end_of_text, stop, length (max_new_tokens), or no_tokens: it ended before it began.';
-COMMENT ON COLUMN loracomp.prediction.calibration_examples IS 'Ids of the labelled examples that were chosen to fit biases on; null: none. choice_biases says whether they were used.';
-COMMENT ON COLUMN loracomp.prediction.choice_biases IS 'What was added to each choice''s score, fitted on the right answers of calibration_examples; null: nothing.';
-COMMENT ON COLUMN loracomp.prediction.label_scores IS 'Added to each choice''s score: what a classifier on the embeddings of calibration_examples says of the prompt, times its weight; null: nothing.';
-COMMENT ON COLUMN loracomp.prediction.score_weights IS 'What the adapters'' log-likelihoods and the classifier''s scores were multiplied by, fitted on the answers of calibration_examples; null: nothing.';
-COMMENT ON CONSTRAINT finish_reason_must_be_a_known_one ON loracomp.prediction IS 'one of end_of_text, stop, length, no_tokens';
 CREATE TABLE loracomp.queue_limit (
     id SMALLINT DEFAULT 1 NOT NULL,
     per_submitter BIGINT,
@@ -629,6 +435,200 @@ COMMENT ON COLUMN loracomp.worker.failed IS 'Number of failures that the worker 
 COMMENT ON COLUMN loracomp.worker.released IS 'Number of jobs that the worker gave back without counting the attempt.';
 COMMENT ON COLUMN loracomp.worker.dropped IS 'Number of results that came too late, after the lease was lost, and were not recorded.';
 COMMENT ON CONSTRAINT worker_status_must_be_a_known_one ON loracomp.worker IS 'one of idle, busy, stopping, stopped';
+CREATE TABLE loracomp.sql_object (
+    path TEXT NOT NULL,
+    position INTEGER NOT NULL,
+    drops TEXT[] NOT NULL,
+    checksum TEXT NOT NULL,
+    applied_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+    PRIMARY KEY (path)
+);
+COMMENT ON TABLE loracomp.sql_object IS 'Files of sql/ that were applied to this database.';
+COMMENT ON COLUMN loracomp.sql_object.path IS 'File under sql/.';
+COMMENT ON COLUMN loracomp.sql_object.position IS 'Position in the order in which files are applied; objects are dropped in reverse order.';
+COMMENT ON COLUMN loracomp.sql_object.drops IS 'Statements that drop the objects that the file created.';
+COMMENT ON COLUMN loracomp.sql_object.checksum IS 'Sha256 of the file when it was applied.';
+COMMENT ON COLUMN loracomp.sql_object.applied_at IS 'When the file was applied.';
+CREATE TABLE loracomp.policy (
+    name TEXT NOT NULL,
+    description TEXT DEFAULT '' NOT NULL,
+    router TEXT DEFAULT 'retrieval' NOT NULL,
+    k INTEGER DEFAULT 30 NOT NULL,
+    temperature DOUBLE PRECISION DEFAULT 0.1 NOT NULL,
+    top_p DOUBLE PRECISION DEFAULT 0.95 NOT NULL,
+    max_adapters INTEGER DEFAULT 8 NOT NULL,
+    min_similarity DOUBLE PRECISION DEFAULT 0.0 NOT NULL,
+    weighting TEXT DEFAULT 'similarity' NOT NULL,
+    strategy TEXT DEFAULT 'cat' NOT NULL,
+    density DOUBLE PRECISION DEFAULT 0.5 NOT NULL,
+    seed INTEGER DEFAULT 0 NOT NULL,
+    choice_normalization TEXT DEFAULT 'tokens' NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+    updated_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+    contrast DOUBLE PRECISION DEFAULT 0 NOT NULL,
+    min_share DOUBLE PRECISION DEFAULT 0 NOT NULL,
+    gain_prior DOUBLE PRECISION DEFAULT 0.1 NOT NULL,
+    gain_margin DOUBLE PRECISION DEFAULT 0 NOT NULL,
+    chat_template TEXT DEFAULT 'generation' NOT NULL,
+    calibration_rows INTEGER DEFAULT 64 NOT NULL,
+    PRIMARY KEY (name),
+    CONSTRAINT policy_name_must_not_be_blank CHECK (NOT loracomp.is_blank(name)),
+    CONSTRAINT router_must_be_a_known_one CHECK (router IN ('retrieval', 'own_task', 'random', 'random_parameters', 'base')),
+    CONSTRAINT k_must_be_between_1_and_200 CHECK (k BETWEEN 1 AND 200),
+    CONSTRAINT temperature_must_be_between_0_0001_and_100 CHECK (temperature BETWEEN 0.0001 AND 100),
+    CONSTRAINT top_p_must_be_between_0_0001_and_1 CHECK (top_p BETWEEN 0.0001 AND 1),
+    CONSTRAINT max_adapters_must_be_between_1_and_64 CHECK (max_adapters BETWEEN 1 AND 64),
+    CONSTRAINT min_similarity_must_be_between_minus_1_and_1 CHECK (min_similarity BETWEEN -1 AND 1),
+    CONSTRAINT weighting_must_be_similarity_uniform_or_measured CHECK (weighting IN ('similarity', 'uniform', 'measured')),
+    CONSTRAINT strategy_must_be_a_known_one CHECK (strategy IN ('linear', 'cat', 'ties', 'magnitude_prune', 'dare_linear', 'dare_ties', 'linear_rescaled')),
+    CONSTRAINT density_must_be_between_0_0001_and_1 CHECK (density BETWEEN 0.0001 AND 1),
+    CONSTRAINT seed_must_not_be_negative CHECK (seed >= 0),
+    CONSTRAINT choice_normalization_must_be_none_characters_or_tokens CHECK (choice_normalization IN ('none', 'characters', 'tokens')),
+    CONSTRAINT contrast_must_be_between_0_and_1 CHECK (contrast BETWEEN 0 AND 1),
+    CONSTRAINT min_share_must_be_between_0_and_1 CHECK (min_share BETWEEN 0 AND 1),
+    CONSTRAINT gain_prior_must_be_between_0_and_1000 CHECK (gain_prior BETWEEN 0 AND 1000),
+    CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 CHECK (gain_margin BETWEEN -1000 AND 1000),
+    CONSTRAINT chat_template_must_be_generation_always_or_never CHECK (chat_template IN ('generation', 'always', 'never')),
+    CONSTRAINT calibration_rows_must_be_0_or_between_4_and_1000 CHECK (calibration_rows = 0 OR calibration_rows BETWEEN 4 AND 1000)
+);
+COMMENT ON TABLE loracomp.policy IS 'Named settings of routing and merging. A job names a policy; its trace keeps the settings that were used.';
+COMMENT ON COLUMN loracomp.policy.name IS 'Name of the policy. Jobs that name none use ''default''.';
+COMMENT ON COLUMN loracomp.policy.description IS 'What the policy is for.';
+COMMENT ON COLUMN loracomp.policy.router IS 'How adapters are chosen: retrieval; or, for comparison, own_task, random, random_parameters or base.';
+COMMENT ON COLUMN loracomp.policy.k IS 'Number of nearest examples to retrieve.';
+COMMENT ON COLUMN loracomp.policy.temperature IS 'Temperature of the softmax over similarities.';
+COMMENT ON COLUMN loracomp.policy.top_p IS 'Nucleus sampling: the most probable tasks are kept until their probabilities add up to this.';
+COMMENT ON COLUMN loracomp.policy.max_adapters IS 'Most adapters in a composition.';
+COMMENT ON COLUMN loracomp.policy.min_similarity IS 'If the nearest example''s similarity is lower, no adapter is used and the base model answers alone.';
+COMMENT ON COLUMN loracomp.policy.weighting IS 'Weights of the kept tasks. similarity: their probabilities, normalised to 1. uniform: equal. measured: the adapters'' expected gains; adapters that are not expected to help are left out.';
+COMMENT ON COLUMN loracomp.policy.strategy IS 'How adapters are merged: cat, linear, linear_rescaled, ties, magnitude_prune, dare_linear or dare_ties.';
+COMMENT ON COLUMN loracomp.policy.density IS 'Share of the factors'' elements that ties, magnitude_prune and dare_* keep.';
+COMMENT ON COLUMN loracomp.policy.seed IS 'Seed of the random masks of dare_*, and of the routers random and random_parameters.';
+COMMENT ON COLUMN loracomp.policy.choice_normalization IS 'What a choice''s log-likelihood is divided by: none (nothing), its characters or its tokens.';
+COMMENT ON COLUMN loracomp.policy.created_at IS 'When the row was made.';
+COMMENT ON COLUMN loracomp.policy.updated_at IS 'When it was last changed.';
+COMMENT ON COLUMN loracomp.policy.contrast IS 'A choice''s score is its log-likelihood with adapters minus contrast times that of the base model.';
+COMMENT ON COLUMN loracomp.policy.min_share IS 'Tasks with a smaller weight are left out, and the others'' weights are normalised again; the first task stays.';
+COMMENT ON COLUMN loracomp.policy.gain_prior IS 'Shrinks expected gains towards 0, as if examples with gain 0 and this much weight had been retrieved too.';
+COMMENT ON COLUMN loracomp.policy.gain_margin IS 'With weighting measured, an adapter is used only if its expected gain, in nats, is above this.';
+COMMENT ON COLUMN loracomp.policy.chat_template IS 'Which prompts stand in the base model''s chat template, where it has one: generation (those without choices), always, never.';
+COMMENT ON COLUMN loracomp.policy.calibration_rows IS 'With weighting measured, for a task without an adapter: most of its labelled examples on which biases of the choices are fitted, 4 to 1000; 0: no biases.';
+COMMENT ON CONSTRAINT min_similarity_must_be_between_minus_1_and_1 ON loracomp.policy IS 'between -1 and 1';
+COMMENT ON CONSTRAINT gain_margin_must_be_between_minus_1000_and_1000 ON loracomp.policy IS 'between -1000 and 1000';
+COMMENT ON CONSTRAINT k_must_be_between_1_and_200 ON loracomp.policy IS 'between 1 and 200';
+COMMENT ON CONSTRAINT temperature_must_be_between_0_0001_and_100 ON loracomp.policy IS 'between 0.0001 and 100';
+COMMENT ON CONSTRAINT strategy_must_be_a_known_one ON loracomp.policy IS 'one of linear, cat, ties, magnitude_prune, dare_linear, dare_ties, linear_rescaled';
+COMMENT ON CONSTRAINT min_share_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
+COMMENT ON CONSTRAINT seed_must_not_be_negative ON loracomp.policy IS 'at least 0';
+COMMENT ON CONSTRAINT calibration_rows_must_be_0_or_between_4_and_1000 ON loracomp.policy IS '0, or between 4 and 1000';
+COMMENT ON CONSTRAINT top_p_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
+COMMENT ON CONSTRAINT weighting_must_be_similarity_uniform_or_measured ON loracomp.policy IS 'one of similarity, uniform, measured';
+COMMENT ON CONSTRAINT contrast_must_be_between_0_and_1 ON loracomp.policy IS 'between 0 and 1';
+COMMENT ON CONSTRAINT gain_prior_must_be_between_0_and_1000 ON loracomp.policy IS 'between 0 and 1000';
+COMMENT ON CONSTRAINT max_adapters_must_be_between_1_and_64 ON loracomp.policy IS 'between 1 and 64';
+COMMENT ON CONSTRAINT router_must_be_a_known_one ON loracomp.policy IS 'one of retrieval, own_task, random, random_parameters, base';
+COMMENT ON CONSTRAINT chat_template_must_be_generation_always_or_never ON loracomp.policy IS 'one of generation, always, never';
+COMMENT ON CONSTRAINT density_must_be_between_0_0001_and_1 ON loracomp.policy IS 'between 0.0001 and 1';
+COMMENT ON CONSTRAINT choice_normalization_must_be_none_characters_or_tokens ON loracomp.policy IS 'one of none, characters, tokens';
+CREATE TABLE loracomp.prediction (
+    job_id BIGINT NOT NULL,
+    output TEXT,
+    choice_index INTEGER,
+    choice_scores DOUBLE PRECISION[],
+    example_ids BIGINT[] DEFAULT '{}' NOT NULL,
+    example_tasks TEXT[] DEFAULT '{}' NOT NULL,
+    similarities DOUBLE PRECISION[] DEFAULT '{}' NOT NULL,
+    tasks TEXT[] DEFAULT '{}' NOT NULL,
+    probabilities DOUBLE PRECISION[] DEFAULT '{}' NOT NULL,
+    weights DOUBLE PRECISION[] DEFAULT '{}' NOT NULL,
+    composed_tasks TEXT[] DEFAULT '{}' NOT NULL,
+    adapter_ids INTEGER[] DEFAULT '{}' NOT NULL,
+    adapter_sha256 TEXT[] DEFAULT '{}' NOT NULL,
+    adapter_weights DOUBLE PRECISION[] DEFAULT '{}' NOT NULL,
+    policy_settings JSONB NOT NULL,
+    fallback TEXT,
+    composition_digest TEXT,
+    prompt_tokens INTEGER DEFAULT 0 NOT NULL,
+    output_tokens INTEGER DEFAULT 0 NOT NULL,
+    timings JSONB DEFAULT '{}' NOT NULL,
+    batch_size INTEGER DEFAULT 1 NOT NULL,
+    worker TEXT,
+    device TEXT,
+    attempt INTEGER DEFAULT 1 NOT NULL,
+    base_model TEXT NOT NULL,
+    base_fingerprint TEXT NOT NULL,
+    encoder TEXT NOT NULL,
+    code_version TEXT NOT NULL,
+    created_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+    submitted_by TEXT NOT NULL,
+    eligible_task_count INTEGER,
+    expected_gains DOUBLE PRECISION[],
+    chat_template BOOLEAN,
+    finish_reason TEXT,
+    calibration_examples BIGINT[],
+    choice_biases DOUBLE PRECISION[],
+    label_scores DOUBLE PRECISION[],
+    score_weights DOUBLE PRECISION[],
+    PRIMARY KEY (job_id),
+    CONSTRAINT timings_must_be_numbers_by_step CHECK (jsonb_typeof(timings) = 'object' AND NOT jsonb_path_exists(timings, 'strict $.* ? (@.type() <> "number" || @ < -1000000000000 || @ > 1000000000000)')),
+    CONSTRAINT policy_settings_must_hold_numbers_where_policies_do CHECK (jsonb_typeof(policy_settings) = 'object' AND NOT jsonb_path_exists(policy_settings, '$ ? (@.k.type() <> "number" || @.k < -1000000 || @.k > 1000000 || @.temperature.type() <> "number" || @.temperature < -1000000 || @.temperature > 1000000 || @.top_p.type() <> "number" || @.top_p < -1000000 || @.top_p > 1000000 || @.max_adapters.type() <> "number" || @.max_adapters < -1000000 || @.max_adapters > 1000000 || @.density.type() <> "number" || @.density < -1000000 || @.density > 1000000)')),
+    CONSTRAINT similarities_must_be_between_minus_2_and_2 CHECK (-2 <= ALL (similarities) AND 2 >= ALL (similarities)),
+    CONSTRAINT probabilities_must_be_between_0_and_1 CHECK (-0.001 <= ALL (probabilities) AND 1.001 >= ALL (probabilities)),
+    CONSTRAINT weights_must_be_between_0_and_1 CHECK (-0.001 <= ALL (weights) AND 1.001 >= ALL (weights)),
+    CONSTRAINT adapter_weights_must_be_between_0_and_1 CHECK (-0.001 <= ALL (adapter_weights) AND 1.001 >= ALL (adapter_weights)),
+    CONSTRAINT expected_gains_must_be_finite CHECK (-1e9 <= ALL (array_remove(expected_gains, NULL)) AND 1e9 >= ALL (array_remove(expected_gains, NULL))),
+    CONSTRAINT choice_biases_must_be_finite CHECK (-1e9 <= ALL (choice_biases) AND 1e9 >= ALL (choice_biases)),
+    CONSTRAINT label_scores_must_be_finite CHECK (-1e9 <= ALL (label_scores) AND 1e9 >= ALL (label_scores)),
+    CONSTRAINT score_weights_must_be_finite CHECK (-1e9 <= ALL (score_weights) AND 1e9 >= ALL (score_weights)),
+    CONSTRAINT each_choice_bias_belongs_to_a_score CHECK (choice_biases IS NULL OR coalesce(cardinality(choice_biases) = cardinality(choice_scores), false)),
+    CONSTRAINT each_label_score_belongs_to_a_score CHECK (label_scores IS NULL OR coalesce(cardinality(label_scores) = cardinality(choice_scores), false)),
+    CONSTRAINT score_weights_must_be_two CHECK (cardinality(score_weights) = 2),
+    CONSTRAINT finish_reason_must_be_a_known_one CHECK (finish_reason IN ('end_of_text', 'stop', 'length', 'no_tokens')),
+    CONSTRAINT batch_size_must_be_positive CHECK (batch_size BETWEEN 1 AND 1000000),
+    CONSTRAINT tokens_must_not_be_negative CHECK (prompt_tokens >= 0 AND output_tokens >= 0)
+)
+ PARTITION BY RANGE (job_id);
+CREATE INDEX prediction_day ON loracomp.prediction USING brin (((created_at AT TIME ZONE 'UTC')::date));
+COMMENT ON TABLE loracomp.prediction IS 'Answers, each with its trace (how it was routed and composed) in arrays, which views unnest. Partitioned by ranges of job ids.';
+COMMENT ON COLUMN loracomp.prediction.job_id IS 'Job that the prediction answers.';
+COMMENT ON COLUMN loracomp.prediction.output IS 'The answer; null for a job of kind route.';
+COMMENT ON COLUMN loracomp.prediction.choice_index IS 'Index of the chosen answer in the job''s choices, from 1; null for generated text.';
+COMMENT ON COLUMN loracomp.prediction.choice_scores IS 'Log-likelihood of each choice in nats, divided as choice_normalization of the policy says, plus choice_biases and label_scores, and multiplied by the first of score_weights before.';
+COMMENT ON COLUMN loracomp.prediction.example_ids IS 'Ids of the retrieved examples, nearest first.';
+COMMENT ON COLUMN loracomp.prediction.example_tasks IS 'Task of each example in example_ids.';
+COMMENT ON COLUMN loracomp.prediction.similarities IS 'Cosine similarity of each example in example_ids to the job.';
+COMMENT ON COLUMN loracomp.prediction.tasks IS 'Tasks of the retrieved examples, most probable first.';
+COMMENT ON COLUMN loracomp.prediction.probabilities IS 'Probability of each task in `tasks`.';
+COMMENT ON COLUMN loracomp.prediction.weights IS 'Weight with which each task of `tasks` was composed; 0: it was not.';
+COMMENT ON COLUMN loracomp.prediction.composed_tasks IS 'Tasks whose adapters were composed into the answer.';
+COMMENT ON COLUMN loracomp.prediction.adapter_ids IS 'Adapter of each task in composed_tasks.';
+COMMENT ON COLUMN loracomp.prediction.adapter_sha256 IS 'Sha256 of each adapter''s safetensors file.';
+COMMENT ON COLUMN loracomp.prediction.adapter_weights IS 'Weight of each adapter in adapter_ids.';
+COMMENT ON COLUMN loracomp.prediction.policy_settings IS 'Name and settings of the policy at the time of the answer.';
+COMMENT ON COLUMN loracomp.prediction.fallback IS 'Why the base model answered alone; null if adapters were composed.';
+COMMENT ON COLUMN loracomp.prediction.composition_digest IS 'Sha256 over what decides the answer: base model, adapters, scalings, weights, strategy, density, seed.';
+COMMENT ON COLUMN loracomp.prediction.prompt_tokens IS 'Number of tokens in the prompt.';
+COMMENT ON COLUMN loracomp.prediction.output_tokens IS 'Number of tokens scored or generated.';
+COMMENT ON COLUMN loracomp.prediction.timings IS 'Milliseconds that each step took for the job''s whole batch: claim, encode, route, load (adapters to the device), compose, calibrate (if choices of the batch have biases), record; of the job: ready (waiting for the model), predict (from the model''s first step until it was answered) and model (its share of the steps meanwhile).';
+COMMENT ON COLUMN loracomp.prediction.batch_size IS 'Number of jobs that were answered together.';
+COMMENT ON COLUMN loracomp.prediction.worker IS 'Worker that gave the answer.';
+COMMENT ON COLUMN loracomp.prediction.device IS 'Device and number type of the base model, such as cpu/bfloat16.';
+COMMENT ON COLUMN loracomp.prediction.attempt IS 'Number of the attempt that succeeded.';
+COMMENT ON COLUMN loracomp.prediction.base_model IS 'Base model that answered.';
+COMMENT ON COLUMN loracomp.prediction.base_fingerprint IS 'Fingerprint of the base model''s weights.';
+COMMENT ON COLUMN loracomp.prediction.encoder IS 'Name of the encoder and its input version, such as all-MiniLM-L6-v2/1.';
+COMMENT ON COLUMN loracomp.prediction.code_version IS 'Version of loracomp that the worker ran.';
+COMMENT ON COLUMN loracomp.prediction.created_at IS 'When the row was made.';
+COMMENT ON COLUMN loracomp.prediction.submitted_by IS 'Role that submitted the job; it may see this row.';
+COMMENT ON COLUMN loracomp.prediction.eligible_task_count IS 'Number of tasks whose examples were searched.';
+COMMENT ON COLUMN loracomp.prediction.expected_gains IS 'Expected gain of the adapter of each task in `tasks`, in nats; null if it was not measured.';
+COMMENT ON COLUMN loracomp.prediction.chat_template IS 'Whether the prompt stood in the base model''s chat template.';
+COMMENT ON COLUMN loracomp.prediction.finish_reason IS 'What ended generated text: end_of_text, stop, length (max_new_tokens), or no_tokens: it ended before it began.';
+COMMENT ON COLUMN loracomp.prediction.calibration_examples IS 'Ids of the labelled examples that were chosen to fit biases on; null: none. choice_biases says whether they were used.';
+COMMENT ON COLUMN loracomp.prediction.choice_biases IS 'What was added to each choice''s score, fitted on the right answers of calibration_examples; null: nothing.';
+COMMENT ON COLUMN loracomp.prediction.label_scores IS 'Added to each choice''s score: what a classifier on the embeddings of calibration_examples says of the prompt, times its weight; null: nothing.';
+COMMENT ON COLUMN loracomp.prediction.score_weights IS 'What the adapters'' log-likelihoods and the classifier''s scores were multiplied by, fitted on the answers of calibration_examples; null: nothing.';
+COMMENT ON CONSTRAINT finish_reason_must_be_a_known_one ON loracomp.prediction IS 'one of end_of_text, stop, length, no_tokens';
 CREATE TABLE loracomp.declaration (
     id INTEGER GENERATED ALWAYS AS IDENTITY,
     view REGCLASS NOT NULL,
@@ -716,8 +716,8 @@ COMMENT ON COLUMN loracomp.evaluation.exclude_own IS 'Whether a job may not use 
 COMMENT ON COLUMN loracomp.evaluation.seed IS 'Seed of the random order in which examples are drawn.';
 COMMENT ON COLUMN loracomp.evaluation.created_by IS 'Role that started the evaluation.';
 COMMENT ON COLUMN loracomp.evaluation.created_at IS 'When the row was made.';
-COMMENT ON CONSTRAINT evaluated_split_must_be_train_validation_or_test ON loracomp.evaluation IS 'one of train, validation, test';
 COMMENT ON CONSTRAINT evaluation_kind_must_be_predict_or_route ON loracomp.evaluation IS 'one of predict, route';
+COMMENT ON CONSTRAINT evaluated_split_must_be_train_validation_or_test ON loracomp.evaluation IS 'one of train, validation, test';
 CREATE TABLE loracomp.task_evidence (
     task_id INTEGER NOT NULL,
     base_model_id INTEGER NOT NULL,
@@ -727,7 +727,8 @@ CREATE TABLE loracomp.task_evidence (
     CONSTRAINT a_task_has_evidence_once_a_base_model PRIMARY KEY (task_id, base_model_id),
     CONSTRAINT evidence_task_must_exist FOREIGN KEY(task_id) REFERENCES loracomp.task (id) ON DELETE CASCADE,
     CONSTRAINT evidence_base_model_must_exist FOREIGN KEY(base_model_id) REFERENCES loracomp.base_model (id) ON DELETE CASCADE,
-    CONSTRAINT each_adapter_has_a_likelihood CHECK (cardinality(log_likelihoods) = cardinality(adapter_ids))
+    CONSTRAINT each_adapter_has_a_likelihood CHECK (cardinality(log_likelihoods) = cardinality(adapter_ids)),
+    CONSTRAINT log_likelihoods_must_be_finite CHECK (-1e9 <= ALL (log_likelihoods) AND 0.001 >= ALL (log_likelihoods))
 );
 COMMENT ON TABLE loracomp.task_evidence IS 'Which adapters explain the labelled examples of a task that has none: routing weighs them by it.';
 COMMENT ON COLUMN loracomp.task_evidence.task_id IS 'A task without an adapter.';
@@ -847,10 +848,10 @@ CREATE TABLE loracomp.answer_row (
     CONSTRAINT answer_status_must_be_a_known_one CHECK (status IN ('asked', 'answered', 'refused', 'failed'))
 )
  WITH (fillfactor = 80);
-CREATE INDEX answer_row_example ON loracomp.answer_row (example_id) WHERE example_id IS NOT NULL;
+CREATE INDEX answer_row_visitor ON loracomp.answer_row (declaration_id, visitor) WHERE visitor IS NOT NULL;
 CREATE INDEX answer_row_feed ON loracomp.answer_row (declaration_id, changed_in);
 CREATE INDEX answer_row_job ON loracomp.answer_row (job_id) WHERE job_id IS NOT NULL;
-CREATE INDEX answer_row_visitor ON loracomp.answer_row (declaration_id, visitor) WHERE visitor IS NOT NULL;
+CREATE INDEX answer_row_example ON loracomp.answer_row (example_id) WHERE example_id IS NOT NULL;
 COMMENT ON TABLE loracomp.answer_row IS 'The answer to each row of a declaration''s table. The declaration''s view shows it.';
 COMMENT ON COLUMN loracomp.answer_row.declaration_id IS 'The declaration.';
 COMMENT ON COLUMN loracomp.answer_row.key IS 'Primary key of the row, as texts.';
@@ -870,6 +871,70 @@ COMMENT ON COLUMN loracomp.answer_row.drawn IS 'Whether rows_to_correct drew the
 COMMENT ON COLUMN loracomp.answer_row.visitor IS 'Who corrects the row: a name that rows_to_correct was given.';
 COMMENT ON COLUMN loracomp.answer_row.offered_at IS 'When it was given; for ten minutes nobody else gets it.';
 COMMENT ON CONSTRAINT answer_status_must_be_a_known_one ON loracomp.answer_row IS 'one of asked, answered, refused, failed';
+CREATE TABLE loracomp.measurement (
+    example_id BIGINT NOT NULL,
+    base_model_id INTEGER NOT NULL,
+    task_id INTEGER NOT NULL,
+    choice_normalization TEXT NOT NULL,
+    base_score DOUBLE PRECISION NOT NULL,
+    base_is_right BOOLEAN,
+    adapter_ids INTEGER[] NOT NULL,
+    gains REAL[] NOT NULL,
+    are_right BOOLEAN[] NOT NULL,
+    choice_scores JSONB,
+    worker TEXT,
+    measured_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
+    chat_template BOOLEAN DEFAULT false NOT NULL,
+    CONSTRAINT an_example_has_one_measurement_a_base_model PRIMARY KEY (example_id, base_model_id),
+    CONSTRAINT measurement_belongs_to_an_example_of_its_task FOREIGN KEY(example_id, task_id) REFERENCES loracomp.example (id, task_id) ON DELETE CASCADE,
+    CONSTRAINT measured_base_model_must_exist FOREIGN KEY(base_model_id) REFERENCES loracomp.base_model (id) ON DELETE CASCADE,
+    CONSTRAINT measured_normalization_must_be_none_characters_or_tokens CHECK (choice_normalization IN ('none', 'characters', 'tokens')),
+    CONSTRAINT base_score_must_be_a_log_probability CHECK (base_score BETWEEN -1e9 AND 0.001),
+    CONSTRAINT gains_must_be_finite CHECK (-1e9 <= ALL (gains) AND 1e9 >= ALL (gains)),
+    CONSTRAINT each_measured_adapter_has_a_gain CHECK (cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids))
+);
+CREATE INDEX measurement_task ON loracomp.measurement (task_id, base_model_id, example_id);
+COMMENT ON TABLE loracomp.measurement IS 'How much adapters improve the answers to examples: one row for each example and base model.';
+COMMENT ON COLUMN loracomp.measurement.example_id IS 'The example.';
+COMMENT ON COLUMN loracomp.measurement.base_model_id IS 'Base model that the adapters were trained for.';
+COMMENT ON COLUMN loracomp.measurement.task_id IS 'Task of the example; a copy, because routing looks for tasks with measured examples.';
+COMMENT ON COLUMN loracomp.measurement.choice_normalization IS 'What the choices'' log-likelihoods were divided by before their softmax: none, characters, tokens.';
+COMMENT ON COLUMN loracomp.measurement.base_score IS 'Log-probability of the right answer under the base model alone, in nats: among the choices, or per token of a free text.';
+COMMENT ON COLUMN loracomp.measurement.base_is_right IS 'Whether the base model alone chooses the right answer; null without choices.';
+COMMENT ON COLUMN loracomp.measurement.adapter_ids IS 'Adapters that were measured.';
+COMMENT ON COLUMN loracomp.measurement.gains IS 'Gain of each adapter in adapter_ids: log-probability of the right answer, minus base_score.';
+COMMENT ON COLUMN loracomp.measurement.are_right IS 'Whether each adapter in adapter_ids chooses the right answer; null without choices.';
+COMMENT ON COLUMN loracomp.measurement.choice_scores IS 'Normalised log-likelihoods of the example''s choices, an array for each adapter''s id; null without choices, or if a library brought the measurement.';
+COMMENT ON COLUMN loracomp.measurement.worker IS 'Worker that made the newest measurement.';
+COMMENT ON COLUMN loracomp.measurement.measured_at IS 'Time of the newest measurement.';
+COMMENT ON COLUMN loracomp.measurement.chat_template IS 'Whether the prompt stood in the base model''s chat template.';
+COMMENT ON CONSTRAINT measured_normalization_must_be_none_characters_or_tokens ON loracomp.measurement IS 'one of none, characters, tokens';
+CREATE TABLE loracomp.example_embedding (
+    example_id BIGINT NOT NULL,
+    task_id INTEGER NOT NULL,
+    embedding HALFVEC(832) NOT NULL,
+    CONSTRAINT an_example_has_one_embedding PRIMARY KEY (example_id),
+    CONSTRAINT embedding_belongs_to_an_example_of_its_task FOREIGN KEY(example_id, task_id) REFERENCES loracomp.example (id, task_id) ON DELETE CASCADE
+);
+CREATE INDEX example_embedding_task ON loracomp.example_embedding (task_id);
+CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding halfvec_cosine_ops) WITH (ef_construction = 400);
+COMMENT ON TABLE loracomp.example_embedding IS 'Embeddings of train examples, in a table of their own with short rows, because retrieval scans it.';
+COMMENT ON COLUMN loracomp.example_embedding.example_id IS 'The example.';
+COMMENT ON COLUMN loracomp.example_embedding.task_id IS 'Task of the example; a copy, so that retrieval reads one table only.';
+COMMENT ON COLUMN loracomp.example_embedding.embedding IS 'The example as a unit vector in half precision, in the encoder''s input format.';
+CREATE TABLE loracomp.adapter_part (
+    adapter_id INTEGER NOT NULL,
+    part INTEGER NOT NULL,
+    bytes BYTEA NOT NULL,
+    CONSTRAINT adapter_part_stands_once PRIMARY KEY (adapter_id, part),
+    CONSTRAINT weights_belong_to_an_adapter FOREIGN KEY(adapter_id) REFERENCES loracomp.adapter (id) ON DELETE CASCADE,
+    CONSTRAINT part_must_not_be_negative CHECK (part >= 0),
+    CONSTRAINT a_part_holds_at_most_8_mb CHECK (octet_length(bytes) BETWEEN 1 AND 8388608)
+);
+COMMENT ON TABLE loracomp.adapter_part IS 'The adapters'' safetensors files, cut into parts of 8 MB.';
+COMMENT ON COLUMN loracomp.adapter_part.adapter_id IS 'The adapter.';
+COMMENT ON COLUMN loracomp.adapter_part.part IS 'Number of the part, from 0; each part has 8 MB, the last may be shorter.';
+COMMENT ON COLUMN loracomp.adapter_part.bytes IS 'The bytes of this part of the safetensors file.';
 CREATE TABLE loracomp.job (
     id BIGINT GENERATED ALWAYS AS IDENTITY,
     status TEXT DEFAULT 'queued' NOT NULL,
@@ -965,13 +1030,13 @@ CREATE TABLE loracomp.job (
     CONSTRAINT an_ended_job_and_only_it_has_finished_at CHECK ((status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL))
 )
  WITH (fillfactor = 80, autovacuum_analyze_scale_factor = 0.05, autovacuum_vacuum_scale_factor = 0.005, autovacuum_vacuum_threshold = 1000, autovacuum_vacuum_cost_delay = 0);
-CREATE UNIQUE INDEX an_evaluation_asks_an_example_once_a_policy ON loracomp.job (evaluation, example_id, policy) WHERE example_id IS NOT NULL;
 CREATE INDEX job_evaluation ON loracomp.job (evaluation) WHERE evaluation IS NOT NULL;
-CREATE INDEX job_finished ON loracomp.job (finished_at) WHERE finished_at IS NOT NULL;
-CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
 CREATE INDEX job_day ON loracomp.job USING brin (((finished_at AT TIME ZONE 'UTC')::date));
 CREATE INDEX job_scheduled ON loracomp.job (scheduled, run_at) WHERE status = 'queued' AND (scheduled OR background);
 CREATE INDEX job_leases ON loracomp.job (lease_expires_at) WHERE status = 'running';
+CREATE INDEX job_queue ON loracomp.job (base_model, background, place, id) WHERE status = 'queued' AND NOT scheduled;
+CREATE INDEX job_finished ON loracomp.job (finished_at) WHERE finished_at IS NOT NULL;
+CREATE UNIQUE INDEX an_evaluation_asks_an_example_once_a_policy ON loracomp.job (evaluation, example_id, policy) WHERE example_id IS NOT NULL;
 CREATE INDEX job_to_measure ON loracomp.job (example_id) WHERE kind = 'measure';
 COMMENT ON TABLE loracomp.job IS 'Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.';
 COMMENT ON COLUMN loracomp.job.id IS 'The job''s number.';
@@ -1017,72 +1082,8 @@ COMMENT ON COLUMN loracomp.job.is_correct IS 'Whether the answer equals `expecte
 COMMENT ON COLUMN loracomp.job.adapter_ids IS 'Adapters to score on the job''s example; only for kind measure.';
 COMMENT ON COLUMN loracomp.job.chat_template IS 'Whether the prompt stands in the base model''s chat template; null: as the policy says, or with a system text.';
 COMMENT ON COLUMN loracomp.job.system_text IS 'What the chat template puts before the prompt as the system''s message.';
-COMMENT ON CONSTRAINT kind_must_be_predict_route_or_measure ON loracomp.job IS 'one of predict, route, measure';
 COMMENT ON CONSTRAINT status_must_be_a_known_one ON loracomp.job IS 'one of queued, running, succeeded, failed, cancelled';
-CREATE TABLE loracomp.measurement (
-    example_id BIGINT NOT NULL,
-    base_model_id INTEGER NOT NULL,
-    task_id INTEGER NOT NULL,
-    choice_normalization TEXT NOT NULL,
-    base_score DOUBLE PRECISION NOT NULL,
-    base_is_right BOOLEAN,
-    adapter_ids INTEGER[] NOT NULL,
-    gains REAL[] NOT NULL,
-    are_right BOOLEAN[] NOT NULL,
-    choice_scores JSONB,
-    worker TEXT,
-    measured_at TIMESTAMP WITH TIME ZONE DEFAULT now() NOT NULL,
-    chat_template BOOLEAN DEFAULT false NOT NULL,
-    CONSTRAINT an_example_has_one_measurement_a_base_model PRIMARY KEY (example_id, base_model_id),
-    CONSTRAINT measurement_belongs_to_an_example_of_its_task FOREIGN KEY(example_id, task_id) REFERENCES loracomp.example (id, task_id) ON DELETE CASCADE,
-    CONSTRAINT measured_base_model_must_exist FOREIGN KEY(base_model_id) REFERENCES loracomp.base_model (id) ON DELETE CASCADE,
-    CONSTRAINT measured_normalization_must_be_none_characters_or_tokens CHECK (choice_normalization IN ('none', 'characters', 'tokens')),
-    CONSTRAINT base_score_must_be_a_log_probability CHECK (base_score BETWEEN -1e9 AND 0.001),
-    CONSTRAINT gains_must_be_finite CHECK (-1e9 <= ALL (gains) AND 1e9 >= ALL (gains)),
-    CONSTRAINT each_measured_adapter_has_a_gain CHECK (cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids))
-);
-CREATE INDEX measurement_task ON loracomp.measurement (task_id, base_model_id, example_id);
-COMMENT ON TABLE loracomp.measurement IS 'How much adapters improve the answers to examples: one short row for each example and base model.';
-COMMENT ON COLUMN loracomp.measurement.example_id IS 'The example.';
-COMMENT ON COLUMN loracomp.measurement.base_model_id IS 'Base model that the adapters were trained for.';
-COMMENT ON COLUMN loracomp.measurement.task_id IS 'Task of the example; a copy, because routing looks for tasks with measured examples.';
-COMMENT ON COLUMN loracomp.measurement.choice_normalization IS 'What the choices'' log-likelihoods were divided by before their softmax: none, characters, tokens.';
-COMMENT ON COLUMN loracomp.measurement.base_score IS 'Log-probability of the right answer under the base model alone, in nats: among the choices, or per token of a free text.';
-COMMENT ON COLUMN loracomp.measurement.base_is_right IS 'Whether the base model alone chooses the right answer; null without choices.';
-COMMENT ON COLUMN loracomp.measurement.adapter_ids IS 'Adapters that were measured.';
-COMMENT ON COLUMN loracomp.measurement.gains IS 'Gain of each adapter in adapter_ids: log-probability of the right answer, minus base_score.';
-COMMENT ON COLUMN loracomp.measurement.are_right IS 'Whether each adapter in adapter_ids chooses the right answer; null without choices.';
-COMMENT ON COLUMN loracomp.measurement.choice_scores IS 'Normalised log-likelihoods of the example''s choices, an array for each adapter''s id; null without choices, or if a library brought the measurement.';
-COMMENT ON COLUMN loracomp.measurement.worker IS 'Worker that made the newest measurement.';
-COMMENT ON COLUMN loracomp.measurement.measured_at IS 'Time of the newest measurement.';
-COMMENT ON COLUMN loracomp.measurement.chat_template IS 'Whether the prompt stood in the base model''s chat template.';
-COMMENT ON CONSTRAINT measured_normalization_must_be_none_characters_or_tokens ON loracomp.measurement IS 'one of none, characters, tokens';
-CREATE TABLE loracomp.example_embedding (
-    example_id BIGINT NOT NULL,
-    task_id INTEGER NOT NULL,
-    embedding HALFVEC(832) NOT NULL,
-    CONSTRAINT an_example_has_one_embedding PRIMARY KEY (example_id),
-    CONSTRAINT embedding_belongs_to_an_example_of_its_task FOREIGN KEY(example_id, task_id) REFERENCES loracomp.example (id, task_id) ON DELETE CASCADE
-);
-CREATE INDEX example_embedding_task ON loracomp.example_embedding (task_id);
-CREATE INDEX example_embedding_hnsw ON loracomp.example_embedding USING hnsw (embedding halfvec_cosine_ops) WITH (ef_construction = 400);
-COMMENT ON TABLE loracomp.example_embedding IS 'Embeddings of train examples, in a table of their own with short rows, because retrieval scans it.';
-COMMENT ON COLUMN loracomp.example_embedding.example_id IS 'The example.';
-COMMENT ON COLUMN loracomp.example_embedding.task_id IS 'Task of the example; a copy, so that retrieval reads one table only.';
-COMMENT ON COLUMN loracomp.example_embedding.embedding IS 'The example as a unit vector in half precision, in the encoder''s input format.';
-CREATE TABLE loracomp.adapter_part (
-    adapter_id INTEGER NOT NULL,
-    part INTEGER NOT NULL,
-    bytes BYTEA NOT NULL,
-    CONSTRAINT adapter_part_stands_once PRIMARY KEY (adapter_id, part),
-    CONSTRAINT weights_belong_to_an_adapter FOREIGN KEY(adapter_id) REFERENCES loracomp.adapter (id) ON DELETE CASCADE,
-    CONSTRAINT part_must_not_be_negative CHECK (part >= 0),
-    CONSTRAINT a_part_holds_at_most_8_mb CHECK (octet_length(bytes) BETWEEN 1 AND 8388608)
-);
-COMMENT ON TABLE loracomp.adapter_part IS 'The adapters'' safetensors files, cut into parts of 8 MB.';
-COMMENT ON COLUMN loracomp.adapter_part.adapter_id IS 'The adapter.';
-COMMENT ON COLUMN loracomp.adapter_part.part IS 'Number of the part, from 0; each part has 8 MB, the last may be shorter.';
-COMMENT ON COLUMN loracomp.adapter_part.bytes IS 'The bytes of this part of the safetensors file.';
+COMMENT ON CONSTRAINT kind_must_be_predict_route_or_measure ON loracomp.job IS 'one of predict, route, measure';
 ALTER TABLE loracomp.answer_hint ALTER COLUMN key SET STATISTICS 0;
 ALTER TABLE loracomp.prediction ALTER COLUMN output SET STATISTICS 0;
 ALTER TABLE loracomp.prediction ALTER COLUMN choice_scores SET STORAGE EXTERNAL;

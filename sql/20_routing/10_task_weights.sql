@@ -244,11 +244,11 @@ BEGIN ATOMIC
                 AND v.choices @> adapter_worths.choices AND v.choices <@ adapter_worths.choices
         ) AS l ON l.task_id = u.task_id
     ) AS w
-    HAVING count(w.log_likelihood) > 0;
+    HAVING 2 * count(w.log_likelihood) > count(*);
 END;
 COMMENT ON FUNCTION loracomp.adapter_worths IS
 'For each of these tasks what its adapter is worth on a task''s labelled examples with these choices: the square root of their '
-'likelihood, 1 for the best one and 0 for one that is not known; null if none is known.';
+'likelihood, 1 for the best one and 0 for one that is not known; null if not most of them are known.';
 
 CREATE FUNCTION loracomp.task_weights(
     tasks integer[],

@@ -4,6 +4,7 @@
 --     hold_jobs, succeed_jobs  30_jobs/30_leases.sql, 40_record.sql
 --   labelled_scores             what record_evidence is fitted on
 --   record_evidence             writes which adapters explain a task's labelled examples
+--   forget_evidence             trigger: deletes it with the last example that has its choices
 
 -- Changes nothing.
 CREATE FUNCTION loracomp.plan_measurements(job_ids bigint[])
@@ -128,7 +129,8 @@ $$;
 COMMENT ON FUNCTION loracomp.record_measurements IS
 'Writes the results of jobs of kind measure and ends the jobs, if the lease token is still valid; returns these ids.';
 
--- Reads at most 1,000 examples of a task, as calibration_examples does. A task with an adapter has no need of evidence.
+-- Reads at most 256 examples of a task, with at most 20 choices, so that the fit takes less than a second; only those that were
+-- measured as the newest one was, because other scores can't be compared. A task with an adapter has no need of evidence.
 CREATE FUNCTION loracomp.labelled_scores(job_ids bigint[])
 RETURNS TABLE (task_id integer, base_model_id integer, choices text[], answer text, choice_scores jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER
@@ -144,12 +146,18 @@ FROM (
 ) AS t
 CROSS JOIN LATERAL (
     SELECT o.example_id, o.choice_scores FROM loracomp.measurement AS o
-    WHERE (o.task_id, o.base_model_id) = (t.task_id, t.base_model_id)
+    WHERE (o.task_id, o.base_model_id) = (t.task_id, t.base_model_id) AND o.choice_scores IS NOT NULL
+        AND (o.choice_normalization, o.chat_template) = (
+            SELECT n.choice_normalization, n.chat_template FROM loracomp.measurement AS n
+            WHERE (n.task_id, n.base_model_id) = (t.task_id, t.base_model_id) AND n.choice_scores IS NOT NULL
+            ORDER BY n.measured_at DESC
+            LIMIT 1
+        )
     ORDER BY o.example_id
-    LIMIT 1000
+    LIMIT 256
 ) AS m
-JOIN loracomp.example AS e ON e.id = m.example_id AND e.split = 'train'
-WHERE m.choice_scores IS NOT NULL AND NOT EXISTS (
+JOIN loracomp.example AS e ON e.id = m.example_id AND e.split = 'train' AND cardinality(e.choices) <= 20
+WHERE NOT EXISTS (
     SELECT FROM loracomp.adapter AS a
     WHERE (a.task_id, a.base_model_id, a.status) = (t.task_id, t.base_model_id, 'active')
 )
@@ -171,4 +179,24 @@ WHERE t.id = record_evidence.task_id AND b.id = record_evidence.base_model_id
 ON CONFLICT ON CONSTRAINT a_task_has_evidence_once_a_base_model DO UPDATE SET
     choices = excluded.choices, adapter_ids = excluded.adapter_ids, log_likelihoods = excluded.log_likelihoods;
 $$;
+-- Choices are a user's words: they go with the last example that has them.
+CREATE FUNCTION loracomp.forget_evidence() RETURNS trigger
+LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = loracomp, pg_temp
+AS $$
+BEGIN
+    DELETE FROM loracomp.task_evidence AS v
+    WHERE (v.task_id, v.base_model_id) IN (SELECT g.task_id, g.base_model_id FROM gone AS g) AND NOT EXISTS (
+        SELECT FROM loracomp.measurement AS m JOIN loracomp.example AS e ON e.id = m.example_id
+        WHERE (m.task_id, m.base_model_id) = (v.task_id, v.base_model_id)
+            AND e.choices @> v.choices AND e.choices <@ v.choices
+    );
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION loracomp.forget_evidence IS 'Trigger: deletes the evidence of a task once no measured example has its choices.';
+
+CREATE TRIGGER forget_evidence AFTER DELETE ON loracomp.measurement REFERENCING OLD TABLE AS gone
+FOR EACH STATEMENT EXECUTE FUNCTION loracomp.forget_evidence();
+
 COMMENT ON FUNCTION loracomp.record_evidence IS 'Writes how likely a task''s labelled examples are under each adapter, in place of what was known.';

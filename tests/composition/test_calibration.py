@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 
 from loracomp.engine.answering import Predictor
-from loracomp.engine.calibration import (
-    DOUBT,
-    EXPECTED,
-    SMOOTHING,
-    Calibrator,
-    fit_classifier,
-    fit_weights,
-)
+from loracomp.engine.calibration import Calibrator
 from loracomp.engine.evidence import log_likelihood
+from loracomp.engine.fitting import DOUBT, EXPECTED, SMOOTHING, fit_classifier, fit_weights
 from loracomp.errors import JobError
 from loracomp.records import Answer, Composition, LabelledRow, Request
 from model_fixtures import TINY_CONTEXT, as_base, linear_shapes, random_adapter, tiny_llama

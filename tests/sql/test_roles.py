@@ -88,7 +88,7 @@ OWNERS_ALONE = """
     ask_rows look_at_all ask_of ask_hints ask_page ask_found read_rows follow_source
     take_answers lose_answers write_correction
     label_row unlabel measure_corrections policy_of
-    ask_corrected accuracy_of
+    ask_corrected forget_evidence accuracy_of
 """
 JOB_COLUMNS = """
     kind prompt choices max_new_tokens stop temperature top_p seed policy base_model priority run_at idempotency_key

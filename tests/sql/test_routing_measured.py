@@ -462,7 +462,7 @@ def test_a_calibrated_trace_is_rescored_as_it_was(connection: db.Connection, sha
 def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
     connection: db.Connection, shared: Shared
 ) -> None:
-    _, at = calibrated(connection, shared)
+    ids, at = calibrated(connection, shared)
     known = {
         row["task"]: row["id"]
         for row in connection.execute(
@@ -490,8 +490,17 @@ def test_adapters_are_weighed_by_how_likely_they_make_the_labelled_examples(
     assert "weights by labelled rows" in explained(connection, job_id)
     note(["ham", "neither", "spam"], found)
     assert len({*ask(connection, shared, at)["adapter_weights"]}) == 1, "of other choices"
-    note(["ham", "spam"], {"t2": -1.0})
-    assert len({*ask(connection, shared, at)["adapter_weights"]}) == 1, "of none that was measured here"
+    note(["ham", "spam"], {"t0": -40.0, "t2": -1.0})
+    assert len({*ask(connection, shared, at)["adapter_weights"]}) == 1, "of one in four that were measured here"
+    with pytest.raises(psycopg.errors.CheckViolation), connection.transaction():
+        note(["ham", "spam"], {"t0": NAN})
+    note(["ham", "spam"], found)
+    kept = connection.execute("SELECT count(*) FROM loracomp.task_evidence").fetchone()
+    connection.execute("DELETE FROM loracomp.measurement WHERE example_id = %s", [ids[0]])
+    assert connection.execute("SELECT count(*) FROM loracomp.task_evidence").fetchone() == kept == {"count": 1}
+    connection.execute("DELETE FROM loracomp.measurement WHERE example_id = ANY (%s)", [ids])
+    left = connection.execute("SELECT count(*) FROM loracomp.task_evidence").fetchone()
+    assert left == {"count": 0}, "the choices are gone with the last example that has them"
 
 
 def test_only_who_holds_a_job_with_the_same_choices_reads_rows_for_calibration(

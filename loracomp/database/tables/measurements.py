@@ -75,7 +75,7 @@ measurement = Table(
         "cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids)",
     ),
     Index("measurement_task", "task_id", "base_model_id", "example_id"),
-    comment="How much adapters improve the answers to examples: one short row for each example and base model.",
+    comment="How much adapters improve the answers to examples: one row for each example and base model.",
 )
 
 task_evidence = Table(
@@ -95,5 +95,6 @@ task_evidence = Table(
     references("evidence_task_must_exist", "task_id", "loracomp.task.id", ondelete="CASCADE"),
     references("evidence_base_model_must_exist", "base_model_id", "loracomp.base_model.id", ondelete="CASCADE"),
     check("each_adapter_has_a_likelihood", "cardinality(log_likelihoods) = cardinality(adapter_ids)"),
+    check("log_likelihoods_must_be_finite", "-1e9 <= ALL (log_likelihoods) AND 0.001 >= ALL (log_likelihoods)"),
     comment="Which adapters explain the labelled examples of a task that has none: routing weighs them by it.",
 )
