@@ -109,7 +109,7 @@ dist: install ## three wheels and an sdist into dist/; the same commit gives the
 test-dist: dist ## the files of dist/ in new environments without a checkout, on PostgreSQL 16, 17 and 18; ten minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest -s trials/dist/from_nothing.py
 
-# Not tried: pgspot, which reads our SQL alone; a model on the device "meta", which autocast of transformers 5.0 does not know; and
+# Not tried: pgspot, which reads our SQL alone; a model on the device "meta", which autocast of transformers 5.1 does not know; and
 # that PEFT writes down experts as parameters, which it does with a later transformers.
 OF_THE_NEWEST := database/test_pgspot composition/test_device
 LOWEST := .lowest
