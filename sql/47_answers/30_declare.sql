@@ -169,13 +169,18 @@ SET search_path = loracomp, pg_temp
 AS $$
 DECLARE
     d loracomp.declaration;
-    parts CONSTANT text[] := parse_ident(create_answers.name);
+    parts text[];
     schema name;
 BEGIN
-    IF cardinality(parts) > 2 THEN
+    BEGIN
+        parts := parse_ident(create_answers.name);
+        IF cardinality(parts) > 2 THEN
+            RAISE invalid_parameter_value;
+        END IF;
+    EXCEPTION WHEN invalid_parameter_value THEN
         RAISE EXCEPTION 'name must be that of a view, with its schema or without, not %', left(create_answers.name, 100)
-            USING ERRCODE = 'invalid_parameter_value';
-    END IF;
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'put names with other than letters, digits and _ into double quotes';
+    END;
     -- Parts of two declarations are not made at the same time. Claims don't wait for this lock.
     LOCK TABLE loracomp.declaration IN SHARE UPDATE EXCLUSIVE MODE;
     d := loracomp.check_source(create_answers.source, create_answers.prompt, create_answers.filter);
@@ -185,6 +190,10 @@ BEGIN
     IF NOT has_schema_privilege(d.owner, schema::text, 'create') THEN
         RAISE EXCEPTION '% may not create a view in schema %', d.owner, schema
             USING ERRCODE = 'insufficient_privilege', HINT = 'grant CREATE on the schema to the table''s owner';
+    END IF;
+    IF to_regclass(format('%I.%I', schema, parts[cardinality(parts)])) IS NOT NULL THEN
+        RAISE EXCEPTION 'there is a table or view % in schema % already', parts[cardinality(parts)], schema
+            USING ERRCODE = 'duplicate_table', HINT = 'give another name, or change the declaration by loracomp.alter_answers';
     END IF;
     INSERT INTO loracomp.declaration AS a (
         view, source, source_oid, owner, prompt, columns, key_columns, names, filter, choices, max_new_tokens, policy, priority, tags, sweep

@@ -14,14 +14,17 @@ DECLARE
     );
     corrected bigint;
 BEGIN
+    IF NOT EXISTS (SELECT FROM pg_attribute AS a WHERE (a.attrelid, a.attnum, a.attname) = (correct_answer.name, 2, 'answer')) THEN
+        RAISE EXCEPTION '% has no key of one column', correct_answer.name
+            USING ERRCODE = 'invalid_parameter_value', HINT = format('UPDATE %s SET correct = ... WHERE ...', correct_answer.name);
+    END IF;
     EXECUTE format(
         'UPDATE %s SET correct = $1 WHERE %I = CAST($2 AS %s)', correct_answer.name, key_column.attname,
         format_type(key_column.atttypid, key_column.atttypmod)
     ) USING correct_answer.answer, correct_answer.key;
     GET DIAGNOSTICS corrected = ROW_COUNT;
-    IF corrected <> 1 THEN
-        RAISE EXCEPTION '% has % rows %', correct_answer.name, corrected, correct_answer.key
-            USING ERRCODE = 'no_data_found', HINT = format('for a key of several columns, UPDATE %s SET correct = ...', correct_answer.name);
+    IF corrected = 0 THEN
+        RAISE EXCEPTION '% has no row %', correct_answer.name, correct_answer.key USING ERRCODE = 'no_data_found';
     END IF;
 END
 $$;

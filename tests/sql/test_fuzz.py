@@ -147,7 +147,7 @@ KINDS = {
         st.sampled_from(("(,,,,,,,,,,,,,)", '(1,1,x,1,{NaN},{-1},{},{1},-1,7,stop,d,0,"{}")', '(1,1,,,,,,,,,y,,,"[]")'))
     ),
     "loracomp.measured[]": short_lists(
-        st.sampled_from(("(,,,,,,,,)", "(1,1,none,NaN,t,f,{1},{NaN},{t})", '(1,1,x,0,t,t,"{1,2}",{0.5},{})'))
+        st.sampled_from(("(,,,,,,,,,)", "(1,1,none,NaN,t,f,{1},{NaN},{t},{})", '(1,1,x,0,t,t,"{1,2}",{0.5},{},[])'))
     ),
     "regclass": st.sampled_from(("-", "loracomp.job", "loracomp.job_result", "pg_catalog.pg_authid")),
     "bytea[]": short_lists(st.binary(max_size=40)),

@@ -91,12 +91,13 @@ def test_a_batch_costs_three_round_trips(connection: Connection, database: str, 
     assert asked(traces / "recorder") == {"record_predictions": BATCHES, A_TYPE: 6}
 
 
-def test_so_does_a_batch_of_measurements(connection: Connection, database: str, engine: Engine, traces: Path):
+def test_a_batch_of_measurements_costs_four(connection: Connection, database: str, engine: Engine, traces: Path):
     assert measure_task(connection, "new")["added"] == BATCHES * BATCH
     drain(database, engine)
     assert set(statuses(connection).values()) == {"succeeded"}
     assert asked(traces / "worker") == {"plan_measurements": BATCHES, "read_adapters": 1}
-    assert asked(traces / "recorder") == {"record_measurements": BATCHES, A_TYPE: 3}
+    each = dict.fromkeys(("record_measurements", "labelled_scores", "record_evidence"), BATCHES)
+    assert asked(traces / "recorder") == {**each, A_TYPE: 3}
 
 
 def asked(trace: Path) -> dict[str, int]:
