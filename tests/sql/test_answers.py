@@ -114,8 +114,8 @@ def test_correct_answer_corrects_one_row_or_none(connection: Connection, alice: 
         alice.execute("SELECT loracomp.correct_answer('kinds', 1, 'x')")
     assert value(alice, "SELECT count(correct) FROM kinds") == 0
     alice.execute(URGENCY)
-    with pytest.raises(errors.NoDataFound, match="ticket_urgency has no row 7"):
-        alice.execute("SELECT loracomp.correct_answer('ticket_urgency', 7, 'urgent')")
+    with pytest.raises(errors.NoDataFound, match="urgency has no row 7"):
+        alice.execute("SELECT loracomp.correct_answer('urgency', 7, 'urgent')")
 
 
 def test_answers_come_in_a_feed_that_misses_nothing(connection: Connection, alice: Connection, database: str) -> None:
