@@ -1,4 +1,4 @@
-"""The queue by itself, beside five others and a bare table: python -m benchmarks.queue [--help].
+"""Compares the queue alone with five others and a bare table: python -m benchmarks.queue [--help].
 
 A model that does nothing, the whole trace written, on an embedded server of its own. procrastinate, pgqueuer, awa, pgmq
 and PgQ do a job with an equally large result, where their package is installed. Half an hour on two quiet cores; writes

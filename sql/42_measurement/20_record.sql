@@ -179,6 +179,8 @@ WHERE t.id = record_evidence.task_id AND b.id = record_evidence.base_model_id
 ON CONFLICT ON CONSTRAINT a_task_has_evidence_once_a_base_model DO UPDATE SET
     choices = excluded.choices, adapter_ids = excluded.adapter_ids, log_likelihoods = excluded.log_likelihoods;
 $$;
+COMMENT ON FUNCTION loracomp.record_evidence IS 'Writes how likely a task''s labelled examples are under each adapter, in place of what was known.';
+
 -- Choices are a user's words: they go with the last example that has them.
 CREATE FUNCTION loracomp.forget_evidence() RETURNS trigger
 LANGUAGE plpgsql SECURITY DEFINER
@@ -198,5 +200,3 @@ COMMENT ON FUNCTION loracomp.forget_evidence IS 'Trigger: deletes the evidence o
 
 CREATE TRIGGER forget_evidence AFTER DELETE ON loracomp.measurement REFERENCING OLD TABLE AS gone
 FOR EACH STATEMENT EXECUTE FUNCTION loracomp.forget_evidence();
-
-COMMENT ON FUNCTION loracomp.record_evidence IS 'Writes how likely a task''s labelled examples are under each adapter, in place of what was known.';

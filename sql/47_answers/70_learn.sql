@@ -151,7 +151,7 @@ AS $$
 DECLARE
     d CONSTANT loracomp.declaration := loracomp.find_answers(rows_to_correct.name);
     recent CONSTANT timestamptz := now() - interval '10 minutes';
-    chosen bigint[] := ARRAY( -- what is left of the visitor's rows
+    chosen bigint[] := ARRAY( -- the visitor's rows that are not corrected yet
         SELECT r.job_id FROM loracomp.answer_row AS r
         WHERE r.declaration_id = d.id AND r.visitor = rows_to_correct.visitor AND r.offered_at >= recent
             AND r.answer IS NOT NULL AND r.correct IS NULL
