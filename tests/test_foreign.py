@@ -1,4 +1,4 @@
-"""A table in another database, through postgres_fdw, as docs/answers.md shows it."""
+"""A table in another database, through postgres_fdw, as examples/other_database.sql shows it."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,6 @@ from demo_fixtures import ROOT
 from job_data import add_base_model
 from loracomp.database import connections as db
 from loracomp.database import schema
-from test_docs import blocks
 from worker_helpers import drain_here
 
 
@@ -32,12 +31,12 @@ def test_a_table_of_another_database_is_answered(folder: Path) -> None:
     with db.connect(central) as connection:
         add_base_model(connection)
         connection.execute("CREATE ROLE shop LOGIN PASSWORD 'secret' IN ROLE loracomp_submitter")
-    (block,) = (each.body for each in blocks(ROOT / "docs" / "answers.md") if "postgres_fdw" in each.body)
-    block = block.replace("'db.example'", f"'{folder}'").replace("'5432'", f"'{second_server.PORT}'")
+    source = (ROOT / "examples" / "other_database.sql").read_text()
+    source = source.replace("'db.example'", f"'{folder}'").replace("'5432'", f"'{second_server.PORT}'")
     with psycopg.connect(own, autocommit=True) as connection:
         connection.execute("CREATE TABLE tickets (id integer PRIMARY KEY, subject text)")
         connection.execute("INSERT INTO tickets VALUES (17, 'Nobody can log in.'), (18, 'Thank you.')")
-        connection.execute(block.encode())
+        connection.execute(source.encode())
         drain_here(make_conninfo(central))
         found = connection.execute("SELECT id, status, answer FROM ticket_urgency ORDER BY id").fetchall()
     asked = {17: "TICKET: NOBODY CAN LOG IN.\nTHIS IS", 18: "TICKET: THANK YOU.\nTHIS IS"}
