@@ -234,8 +234,7 @@ def test_what_a_new_setting_or_column_touches_stands_in_the_docs(
     kind: str, relation: str, connection: Connection
 ) -> None:
     """Each file of the list names the newest one, the last in the catalog; and of one at least no other file does."""
-    root = PACKAGE.parent
-    page = (root / "docs" / "architecture.md").read_text()
+    page = (PACKAGE.parent / "CONTRIBUTING.md").read_text()
     section = page.partition(f"## To add a {kind}\n")[2].partition("\n## ")[0]
     listed = set(re.findall(r"^- `([^`]+)`:", section, flags=re.MULTILINE))
     columns = connection.execute(
