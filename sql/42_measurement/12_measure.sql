@@ -39,7 +39,7 @@ BEGIN
     );
     IF chosen = '{}' THEN
         RAISE EXCEPTION 'base model % has no active adapter to measure', model.name
-            USING ERRCODE = 'no_data_found', HINT = 'add one with loracomp adapter add, and activate it';
+            USING ERRCODE = 'no_data_found', HINT = 'add one with loracomp adapter stage, and activate it';
     END IF;
     SELECT
         coalesce(array_agg(x.example_id ORDER BY x.place) FILTER (WHERE NOT x.is_learnt), '{}'),
