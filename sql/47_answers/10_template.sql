@@ -18,7 +18,7 @@ BEGIN
         FROM regexp_matches(prompt, '\{\{|\}\}|\{[^{}]+\}|[^{}]+|.', 'g') WITH ORDINALITY AS m (parts, place)
     ) AS t;
     IF regexp_replace(prompt, '\{\{|\}\}|\{[^{}]+\}', '', 'g') ~ '[{}]' THEN
-        RAISE EXCEPTION 'prompt has a single brace that is not part of a {column}'
+        RAISE EXCEPTION 'prompt % has a single brace that is not part of a {column}', left(prompt, 200)
             USING ERRCODE = 'invalid_parameter_value', HINT = 'write {{ or }} for a brace';
     END IF;
 END

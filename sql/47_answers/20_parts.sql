@@ -20,7 +20,6 @@
 -- Reads only. The name of the table, then the names of columns and key_columns. Null for a column that was dropped.
 CREATE FUNCTION loracomp.source_names(source regclass, columns smallint[]) RETURNS text[]
 LANGUAGE sql STABLE
-SET search_path = ''
 AS $$
     SELECT ARRAY[source::text] || ARRAY(
         SELECT a.attname FROM pg_catalog.unnest(columns) WITH ORDINALITY AS c (number, place)
@@ -30,13 +29,13 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.source_names IS 'Names of a table and of these of its columns, as they are now.';
 
--- Reads only. The numbers of columns with these names; names that there are not, are left out.
+-- Reads only. Null for a name that no column has.
 CREATE FUNCTION loracomp.numbers_of(source regclass, names text[]) RETURNS smallint[]
 LANGUAGE sql STABLE
 AS $$
     SELECT ARRAY(
         SELECT a.attnum FROM unnest(names) WITH ORDINALITY AS n (name, place)
-        JOIN pg_attribute AS a ON a.attrelid = source AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped
+        LEFT JOIN pg_attribute AS a ON a.attrelid = source AND a.attname = n.name AND a.attnum > 0 AND NOT a.attisdropped
         ORDER BY n.place
     );
 $$;
@@ -62,20 +61,26 @@ AS $$
 $$;
 COMMENT ON FUNCTION loracomp.key_list IS 'SQL for each column of a declaration''s key, in a form, as a list. For make_parts.';
 
--- Reads nothing. Values are compared as text, as the column's type writes them.
-CREATE FUNCTION loracomp.filter_condition(filter jsonb, alias text) RETURNS text
-LANGUAGE sql IMMUTABLE
+-- Reads only the catalog. Values are compared as their column's type does, so that true is t and 2.50 is 2.5; those of types that keys
+-- can't have, as text.
+CREATE FUNCTION loracomp.filter_condition(d loracomp.declaration, alias text DEFAULT 's') RETURNS text
+LANGUAGE sql STABLE
 AS $$
     SELECT coalesce(string_agg(
-        CASE jsonb_typeof(f.value)
-            WHEN 'null' THEN format('%I.%I IS NULL', alias, f.key)
+        CASE
+            WHEN f.value = 'null' THEN format('%I.%I IS NULL', alias, f.key)
             ELSE format(
-                'pg_catalog.concat(%I.%I) OPERATOR(pg_catalog.=) ANY (%L::pg_catalog.text[])', alias, f.key,
-                ARRAY(SELECT e #>> '{}' FROM jsonb_path_query(f.value, 'lax $[*]') AS e)
+                CASE WHEN t.name IS NULL THEN 'pg_catalog.concat(%I.%I)' ELSE '%I.%I' END || ' OPERATOR(pg_catalog.=) ANY (%L::%s[])',
+                alias, f.key, ARRAY(SELECT e #>> '{}' FROM jsonb_path_query(f.value, 'lax $[*]') AS e), coalesce(t.name, 'pg_catalog.text')
             )
         END, ' AND ' ORDER BY f.key
     ), 'true')
-    FROM jsonb_each(filter) AS f;
+    FROM jsonb_each(d.filter) AS f
+    LEFT JOIN pg_attribute AS a ON a.attrelid = d.source AND a.attname = f.key
+    LEFT JOIN LATERAL (
+        SELECT format_type(a.atttypid, NULL) AS name
+        WHERE a.atttypid <> 'bpchar'::regtype AND (loracomp.key_forms(a.atttypid)).read IS NOT NULL -- character would be one letter
+    ) AS t ON TRUE;
 $$;
 COMMENT ON FUNCTION loracomp.filter_condition IS 'A declaration''s filter as a condition of SQL.';
 
@@ -120,10 +125,15 @@ AS $make$
         END
         $body$,
         d.id, loracomp.key_list(d, '%2$s', 'old_row'), loracomp.key_list(d, '%2$s', 'new_row'),
-        string_agg(format('old_row.%I', c.name), ', ' ORDER BY c.place), string_agg(format('new_row.%I', c.name), ', ' ORDER BY c.place),
+        string_agg(format('old_row.%I', a.attname), ', '), string_agg(format('new_row.%I', a.attname), ', '),
         loracomp.key_list(d, '%5$s'), cardinality(d.key_columns)
     )
-    FROM unnest(d.names[2 :]) WITH ORDINALITY AS c (name, place);
+    FROM pg_attribute AS a
+    WHERE a.attrelid = d.source AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated <> 'v' AND (
+        a.attnum = ANY (d.columns || d.key_columns) OR EXISTS ( -- triggers don't see virtual columns, but those that they are made of
+            SELECT FROM pg_attribute AS v WHERE v.attrelid = d.source AND v.attnum = ANY (d.columns) AND v.attgenerated = 'v'
+        )
+    );
 $make$;
 COMMENT ON FUNCTION loracomp.hint_body IS 'The body of the trigger function that notes which rows of a declaration''s table were written.';
 
@@ -136,7 +146,7 @@ RETURN (
 );
 COMMENT ON FUNCTION loracomp.from_source IS 'A declaration''s table as SQL, without those that inherit from it. For make_parts.';
 
--- Rows with these keys, or (keys null) the next rows in the order of the key after `last`.
+-- An array of rows with these keys, or (keys null) the next rows in the order of the key after `last`.
 CREATE FUNCTION loracomp.read_body(d loracomp.declaration) RETURNS text
 LANGUAGE sql STABLE
 AS $make$
@@ -146,19 +156,23 @@ AS $make$
                 RAISE EXCEPTION 'the function that reads the rows must run with the rights of its owner';
             END IF;
             IF keys IS NOT NULL THEN
-                RETURN QUERY SELECT ARRAY[%3$s], %4$s, %5$s
-                FROM pg_catalog.jsonb_to_recordset(keys) AS k (key pg_catalog.text[]) JOIN %2$s ON %6$s;
+                RETURN (SELECT pg_catalog.jsonb_agg(r) FROM (
+                    SELECT %3$s FROM pg_catalog.jsonb_to_recordset(keys) AS k (key pg_catalog.text[]) JOIN %2$s ON %4$s
+                ) AS r);
             ELSIF last IS NULL THEN
-                RETURN QUERY SELECT ARRAY[%3$s], %4$s, %5$s FROM %2$s ORDER BY %7$s LIMIT most;
+                RETURN (SELECT pg_catalog.jsonb_agg(r) FROM (SELECT %3$s FROM %2$s ORDER BY %5$s LIMIT most) AS r);
             ELSE
-                RETURN QUERY SELECT ARRAY[%3$s], %4$s, %5$s FROM %2$s
-                WHERE (%7$s) OPERATOR(pg_catalog.>) (%8$s) ORDER BY %7$s LIMIT most;
+                RETURN (SELECT pg_catalog.jsonb_agg(r) FROM (
+                    SELECT %3$s FROM %2$s WHERE (%5$s) OPERATOR(pg_catalog.>) (%6$s) ORDER BY %5$s LIMIT most
+                ) AS r);
             END IF;
         END
         $body$,
-        d.owner, loracomp.from_source(d), loracomp.key_list(d, '%2$s'),
-        format('CASE WHEN %s OPERATOR(pg_catalog.~) ''[^ \t\r\n]'' THEN %s END', p.given, p.prompt),
-        loracomp.filter_condition(d.filter, 's'),
+        d.owner, loracomp.from_source(d),
+        format(
+            'ARRAY[%s] AS key, CASE WHEN %s OPERATOR(pg_catalog.~) ''[^ \t\r\n]'' THEN %s END AS prompt, %s AS passes',
+            loracomp.key_list(d, '%2$s'), p.given, p.prompt, loracomp.filter_condition(d)
+        ),
         loracomp.key_list(d, '%1$s OPERATOR(pg_catalog.=) %3$s', separator => ' AND '),
         loracomp.key_list(d, '%1$s'), loracomp.key_list(d, '%3$s', key => 'last')
     )
@@ -185,8 +199,8 @@ BEGIN
             CASE
                 WHEN r.answer IS NOT NULL AND (
                     r.status = 'asked' OR r.key IN (
-                        SELECT h.key FROM loracomp.answer_hint AS h JOIN loracomp.declaration AS a ON h.declaration_id = a.id
-                        WHERE a.id = %1$s AND h.written_in >= a.hints_from
+                        SELECT h.key FROM loracomp.answer_hint AS h WHERE h.declaration_id = %1$s
+                            AND h.written_in >= (SELECT a.hints_from FROM loracomp.declaration AS a WHERE a.id = %1$s)
                     )
                 ) THEN 'stale'
                 ELSE r.status
@@ -207,9 +221,9 @@ BEGIN
         LANGUAGE plpgsql SECURITY DEFINER SET search_path = loracomp, pg_temp
         AS %5$L;
 
-        CREATE OR REPLACE FUNCTION loracomp_parts.read_%1$s(keys jsonb, last text[], most integer)
-        RETURNS TABLE (row_key text[], prompt text, passes boolean)
-        LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+        DROP FUNCTION IF EXISTS loracomp_parts.read_%1$s; -- another release may return something else
+        CREATE FUNCTION loracomp_parts.read_%1$s(keys jsonb, last text[], most integer)
+        RETURNS jsonb LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
         SET datestyle = 'ISO' SET timezone = 'UTC' SET intervalstyle = 'postgres' SET extra_float_digits = 1
         AS %6$L;
         REVOKE ALL ON FUNCTION loracomp_parts.read_%1$s, loracomp_parts.correct_%1$s FROM public;

@@ -11,7 +11,6 @@ AS $$
 DECLARE
     relation CONSTANT pg_class := (SELECT c FROM pg_class AS c WHERE c.oid = check_code.source);
     tables oid[];
-    called text;
     problem text;
 BEGIN
     IF NOT pg_has_role(relation.relowner, current_user, 'usage') THEN
@@ -21,7 +20,15 @@ BEGIN
         );
     END IF;
     tables := ARRAY(SELECT relation.oid UNION SELECT t.relid FROM pg_partition_tree(relation.oid) AS t);
-    SELECT string_agg(DISTINCT p.oid::regprocedure::text, ', ') INTO called
+    SELECT CASE
+        WHEN count(p.oid) > 0 THEN format(
+            'an index, statistics or a constraint calls %s: drop it, or let a superuser own the function',
+            string_agg(DISTINCT p.oid::regprocedure::text, ', ')
+        )
+        WHEN relation.relforcerowsecurity THEN 'it forces its policies on its owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY'
+        WHEN EXISTS (SELECT FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.relkind NOT IN ('r', 'p'))
+            THEN 'foreign tables are its partitions: detach them'
+    END INTO problem
     FROM unnest(tables) AS t (oid)
     CROSS JOIN LATERAL (
         SELECT 'pg_class'::regclass AS catalog, t.oid
@@ -35,13 +42,6 @@ BEGIN
         WHEN 'pg_operator'::regclass THEN (SELECT r.oprcode FROM pg_operator AS r WHERE r.oid = u.refobjid)
     END
     WHERE NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = p.proowner);
-    problem := CASE
-        WHEN called IS NOT NULL
-            THEN format('an index, statistics or a constraint calls %s: drop it, or let a superuser own the function', called)
-        WHEN relation.relforcerowsecurity THEN 'it forces its policies on its owner: ALTER TABLE ... NO FORCE ROW LEVEL SECURITY'
-        WHEN EXISTS (SELECT FROM pg_class AS c WHERE c.oid = ANY (tables) AND c.relkind NOT IN ('r', 'p'))
-            THEN 'foreign tables are its partitions: detach them'
-    END;
     IF problem IS NOT NULL THEN
         RAISE EXCEPTION 'table % can''t be read: %', check_code.source, problem USING ERRCODE = 'feature_not_supported';
     END IF;

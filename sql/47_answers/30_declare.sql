@@ -44,20 +44,26 @@ BEGIN
     SELECT a.attname INTO col
     FROM pg_attribute AS a LEFT JOIN pg_collation AS o ON o.oid = a.attcollation
     WHERE a.attrelid = check_source.source AND a.attnum = ANY (d.key_columns)
-        AND ((loracomp.key_forms(a.atttypid)).read IS NULL OR NOT o.collisdeterministic);
+        AND (
+            (loracomp.key_forms(a.atttypid)).read IS NULL OR NOT o.collisdeterministic
+            OR a.attname IN ('answer', 'confidence', 'status', 'reason', 'answered_by', 'answered_at', 'correct')
+        );
     IF col IS NOT NULL THEN
-        RAISE EXCEPTION 'column % of the primary key has a type or collation that keys of answers can''t have', col
-            USING ERRCODE = 'feature_not_supported',
-                HINT = 'numbers, texts, uuid, boolean, dates and timestamps can be; collations must be deterministic';
+        RAISE EXCEPTION 'column % of the primary key has a name, type or collation that keys of answers can''t have', col
+            USING ERRCODE = 'feature_not_supported', HINT = 'numbers, texts, uuid, boolean, dates and timestamps can be; collations must '
+                'be deterministic, and names others than those of the view''s columns';
     END IF;
     named := ARRAY(SELECT p.col FROM loracomp.prompt_pieces(check_source.prompt) AS p WHERE p.col IS NOT NULL ORDER BY p.place);
     IF named = '{}' THEN
         RAISE EXCEPTION 'prompt names no column'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'write the name of a column in braces, such as {subject}';
     END IF;
+    IF jsonb_typeof(check_source.filter) IS DISTINCT FROM 'object' THEN
+        RAISE EXCEPTION 'filter must be a JSON object' USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"status": ["open", "new"]}';
+    END IF;
     named := named || ARRAY(SELECT k.name FROM jsonb_object_keys(check_source.filter) AS k (name));
     d.columns := loracomp.numbers_of(check_source.source, named);
-    SELECT n.name INTO col FROM unnest(named) AS n (name) WHERE loracomp.numbers_of(check_source.source, ARRAY[n.name]) = '{}' LIMIT 1;
+    col := named[array_position(d.columns, NULL)];
     IF col IS NOT NULL THEN
         RAISE EXCEPTION 'table % has no column %', check_source.source, left(col, 100)
             USING ERRCODE = 'undefined_column', HINT = concat(
@@ -126,13 +132,13 @@ BEGIN
         SELECT %2$s, a.answer, a.confidence, coalesce(a.status, ''waiting'') AS status, a.reason, a.answered_by, a.answered_at, a.correct
         FROM %3$s LEFT JOIN loracomp_parts.answers_%4$s AS a ON a.key = ARRAY[%5$s]
         WHERE %6$s AND (
-            NOT (SELECT c.relrowsecurity FROM pg_class AS c WHERE c.oid = %7$L::regclass) OR loracomp_parts.sees_%4$s(ARRAY[%5$s])
+            NOT (SELECT row_security_active(%7$L::regclass)) OR loracomp_parts.sees_%4$s(ARRAY[%5$s])
         );
         CREATE TRIGGER loracomp_correct INSTEAD OF UPDATE ON %1$s FOR EACH ROW EXECUTE FUNCTION loracomp_parts.correct_%4$s();
         ALTER VIEW %1$s OWNER TO %8$I;
         COMMENT ON VIEW %1$s IS %9$L',
         view, loracomp.key_list(d, '%1$s'), loracomp.from_source(d), d.id, loracomp.key_list(d, '%2$s'),
-        loracomp.filter_condition(d.filter, 's'), d.names[1], d.owner,
+        loracomp.filter_condition(d), d.names[1], d.owner,
         format('Answers to the rows of %s, made by loracomp.create_answers.', d.names[1])
     );
     EXECUTE (
@@ -174,7 +180,7 @@ DECLARE
 BEGIN
     BEGIN
         parts := parse_ident(create_answers.name);
-        IF cardinality(parts) > 2 THEN
+        IF (cardinality(parts) <= 2) IS NOT TRUE THEN
             RAISE invalid_parameter_value;
         END IF;
     EXCEPTION WHEN invalid_parameter_value THEN

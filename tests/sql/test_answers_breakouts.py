@@ -119,6 +119,7 @@ def test_tables_that_can_have_no_declaration_say_why(connection: Connection, ali
     )
     alice.execute("CREATE TYPE mood AS ENUM ('sad'); CREATE TABLE moods (id mood PRIMARY KEY, t text)")
     alice.execute("CREATE TABLE taken (id integer PRIMARY KEY, t text, answer text)")
+    alice.execute("CREATE TABLE answered (answer integer PRIMARY KEY, t text)")
     refusals = {
         "seen": "not a table of yours that lasts",
         "short": "not a table of yours that lasts",
@@ -126,13 +127,18 @@ def test_tables_that_can_have_no_declaration_say_why(connection: Connection, ali
         "pg_class": "not a table of yours that lasts",
         "keyless": "no primary key",
         "bytes": "is bytea",
-        "moods": "type or collation",
+        "moods": "column id of the primary key has a name, type or collation",
+        "answered": "column answer of the primary key has a name, type or collation",
     }
     for table, said in refusals.items():
         with pytest.raises(psycopg.Error, match=said):
             alice.execute("SELECT loracomp.create_answers('x', %s, '{t}')", [table])
     with pytest.raises(psycopg.Error, match="give_choices_or_max_new_tokens_not_both"):
         alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', '{a,b}', 5)")
+    with pytest.raises(psycopg.Error, match="filter must be a JSON object"):
+        alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', filter => '[]')")
+    with pytest.raises(psycopg.Error, match="name must be that of a view"):
+        alice.execute("SELECT loracomp.create_answers(NULL, 'taken', '{t}')")
     with pytest.raises(psycopg.Error, match="policy nowhere does not exist"):
         alice.execute("SELECT loracomp.create_answers('x', 'taken', '{t}', policy => 'nowhere')")
 

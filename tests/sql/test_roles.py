@@ -85,7 +85,7 @@ OWNERS_ALONE = """
     prompt_pieces key_forms key_list source_names numbers_of filter_condition hint_body read_body make_parts make_view
     from_source
     check_source check_owner check_code check_request find_answers forget_answers
-    ask_rows look_at_all ask_of ask_hints ask_page ask_found read_rows follow_source
+    ask_rows look_at_all ask_of take_hints ask_found read_rows follow_source
     take_answers lose_answers write_correction
     label_row unlabel measure_corrections policy_of
     ask_corrected forget_evidence accuracy_of
