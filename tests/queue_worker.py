@@ -91,7 +91,9 @@ class Obedient(MadeUp):
         if job.kind == "measure":
             plan = self.plans[job.id]
             gains = tuple(id_ / 1000 for id_ in plan.adapter_ids)
-            return Measurement(job.id, plan.normalization, -1, True, plan.adapter_ids, gains, (True,) * len(gains))
+            return Measurement(
+                job.id, plan.choice_normalization, -1, True, plan.adapter_ids, gains, (True,) * len(gains)
+            )
         return prediction(job.id, output=job.prompt.upper(), batch_size=flight.batch_size, timings=flight.timings)
 
 

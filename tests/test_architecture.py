@@ -45,7 +45,7 @@ MAY_IMPORT = {
 }
 # What single modules must not import: of the worker only its start knows models.
 HEAVY = tuple(name for path in MODULES if (name := f"loracomp.engine.{path.stem}") and path.parent.name == "engine")
-HEAVY = tuple(name for name in HEAVY if not name.endswith(("__init__", ".inflight", ".measuring", ".evidence")))
+HEAVY = tuple(name for name in HEAVY if not name.endswith(("__init__", ".inflight", ".measuring")))
 FORBIDDEN = [
     ("loracomp.composition", ("psycopg", "sqlalchemy")),
     ("loracomp.records", ("torch", "psycopg")),

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from time import monotonic
 from typing import Any, TypeAlias, TypeVar, cast
 
@@ -121,6 +122,11 @@ def composite(connection: Connection, name: str) -> type[Any]:
         info = _fetched(CompositeInfo, connection, name)
         register_composite(info, connection, make_sequence=_with_lists)
     return cast("type[Any]", info.python_type)
+
+
+def fields_of(record: Any) -> dict[str, Any]:
+    """A dataclass's fields by name. Unlike `asdict` it copies no value, which would take thirty times as long."""
+    return {each.name: getattr(record, each.name) for each in fields(record)}
 
 
 def _with_lists(row: Sequence[Any], _: CompositeInfo) -> list[Any]:

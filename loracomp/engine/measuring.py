@@ -1,16 +1,27 @@
-"""Jobs of kind 'measure': what the model is asked for one, what its answers say of adapters, how that is recorded."""
+"""Jobs of kind 'measure': what the model is asked, what its answers say of adapters, how that is recorded.
+
+And which adapters explain the labelled examples of a task that has none (evidence), so that routing weighs them by it.
+"""
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
+from typing import Any
 
+import numpy as np
 from psycopg.types.json import Jsonb
 
-from loracomp.database.connections import Connection, composite
+from loracomp.database.connections import Connection, composite, fields_of, rows_of
 from loracomp.database.queries import QUERIES
+from loracomp.engine.fitting import Numbers, fit_weights
 from loracomp.records import Answer, Composition, Job, Request
 
 KIND = "measure"
+FEWEST = 4
+"""Examples with the same choices; with fewer, routing calibrates nothing (`loracomp.calibration_examples`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +31,10 @@ class MeasurementPlan:
     job_id: int
     answer: str
     """The right answer."""
-    normalization: str
-    """As in `Request`."""
-    adapter_ids: tuple[int, ...]
-    adapter_sha256: tuple[str, ...]
+    choice_normalization: str
+    """`normalization` of a `Request`."""
+    adapter_ids: Sequence[int]
+    adapter_sha256: Sequence[str]
     chat_template: bool = False
     """As in `Request`."""
 
@@ -33,7 +44,7 @@ class MeasurementPlan:
         The choices are scored. Without choices it is the right answer, whose log-likelihood is divided by its number
         of tokens.
         """
-        choices, normalization = (job.choices, self.normalization) if job.choices else ((self.answer,), "tokens")
+        choices, normalization = (job.choices, self.choice_normalization) if job.choices else ((self.answer,), "tokens")
         pairs = zip(self.adapter_ids, self.adapter_sha256, strict=True)
         alone = Composition(), *(Composition((id_,), (sha256,), (1.0,), "cat") for id_, sha256 in pairs)
         asked = Request(job.prompt, choices, None, normalization=normalization, chat_template=self.chat_template)
@@ -42,15 +53,16 @@ class MeasurementPlan:
     def measurement(self, job: Job, answers: Sequence[Answer]) -> "Measurement":
         """What the answers to `requests` measure."""
         (base_score, base_is_right), *adapters = [self._measured(job.choices, each) for each in answers]
+        scored = zip(self.adapter_ids, answers[1:], strict=True)
         return Measurement(
             job_id=job.id,
-            normalization=self.normalization,
+            choice_normalization=self.choice_normalization,
             base_score=base_score,
             base_is_right=base_is_right,
             adapter_ids=self.adapter_ids,
             gains=tuple(score - base_score for score, _ in adapters),
             are_right=tuple(is_right for _, is_right in adapters),
-            choice_scores=tuple(each.choice_scores or () for each in answers[1:]) if job.choices else None,
+            choice_scores={id_: each.choice_scores for id_, each in scored} if job.choices else None,
             chat_template=self.chat_template,
         )
 
@@ -66,23 +78,23 @@ class MeasurementPlan:
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """The result of a job of kind 'measure'. A score is the log-probability of the right answer, in nats.
+    """The result of a job of kind 'measure': what `loracomp.measured` has, but for the lease token.
 
-    With choices it is the log softmax over their normalised log-likelihoods; without, the text's log-likelihood per
-    token.
+    A score is the log-probability of the right answer, in nats. With choices it is the log softmax over their
+    normalised log-likelihoods; without, the text's log-likelihood per token.
     """
 
     job_id: int
-    normalization: str
+    choice_normalization: str
     base_score: float
     base_is_right: bool | None
     """Whether the right choice scores highest under the base model; None without choices."""
-    adapter_ids: tuple[int, ...]
+    adapter_ids: Sequence[int]
     gains: tuple[float, ...]
     """For each adapter, the score under it alone minus `base_score`."""
     are_right: tuple[bool | None, ...]
-    choice_scores: tuple[tuple[float, ...], ...] | None = None
-    """Normalised log-likelihoods of the choices under each adapter."""
+    choice_scores: Mapping[int, tuple[float, ...] | None] | None = None
+    """Normalised log-likelihoods of the choices under each adapter, by its id; None without choices."""
     chat_template: bool = False
     """Whether the prompt was in the chat template."""
 
@@ -91,36 +103,60 @@ def plan_measurements(connection: Connection, jobs: Sequence[Job]) -> list[Measu
     """For each job of kind 'measure' its right answer and the adapters; a job that was purged meanwhile is left out."""
     if not (measured := [job.id for job in jobs if job.kind == KIND]):
         return []
-    return [
-        MeasurementPlan(
-            job_id=row["job_id"],
-            answer=row["answer"],
-            normalization=row["choice_normalization"],
-            adapter_ids=tuple(row["adapter_ids"]),
-            adapter_sha256=tuple(row["adapter_sha256"]),
-            chat_template=row["chat_template"],
-        )
-        for row in connection.execute(QUERIES["plan_measurements"], {"job_ids": measured})
-    ]
+    rows = connection.execute(QUERIES["plan_measurements"], {"job_ids": measured})
+    return [MeasurementPlan(**row) for row in rows]
 
 
 def record_measurements(connection: Connection, jobs: Sequence[Job], measurements: Sequence[Measurement]) -> set[int]:
     """Write the measurements of jobs whose lease is valid and end these jobs, in one transaction; returns their ids."""
     made = composite(connection, "measured")
     tokens = {job.id: job.lease_token for job in jobs}
-    results = [
-        made(
-            job_id=each.job_id,
-            lease_token=tokens[each.job_id],
-            choice_normalization=each.normalization,
-            base_score=each.base_score,
-            base_is_right=each.base_is_right,
-            chat_template=each.chat_template,
-            adapter_ids=each.adapter_ids,
-            gains=each.gains,
-            are_right=each.are_right,
-            choice_scores=each.choice_scores and Jsonb(dict(zip(each.adapter_ids, each.choice_scores, strict=True))),
-        )
-        for each in measurements
-    ]
+    results = []
+    for each in measurements:
+        scores = each.choice_scores and Jsonb(each.choice_scores)
+        results.append(made(**fields_of(each) | {"lease_token": tokens[each.job_id], "choice_scores": scores}))
     return {row["id"] for row in connection.execute(QUERIES["record_measurements"], {"results": results})}
+
+
+def record_evidence(connection: Connection, job_ids: Collection[int]) -> None:
+    """Fit and write the evidence of each task whose examples these jobs have measured."""
+    found = rows_of(connection, QUERIES["labelled_scores"], {"job_ids": list(job_ids)})
+    for task, rows in groupby(found, key=itemgetter("task_id", "base_model_id")):
+        if evidence := fit_evidence(rows):
+            about = dict(zip(("task_id", "base_model_id"), task, strict=True))
+            connection.execute(QUERIES["record_evidence"], about | evidence)
+
+
+def fit_evidence(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Columns of `task_evidence` from a task's rows of `labelled_scores`, if enough have the same choices.
+
+    Only adapters that were measured on all of these rows are compared.
+    """
+    by_choices = defaultdict(list)
+    for row in rows:
+        by_choices[tuple(sorted(row["choices"]))].append(row)
+    choices, used = max(by_choices.items(), key=lambda each: len(each[1]))
+    adapters = sorted(set.intersection(*({*row["choice_scores"]} for row in used)), key=int)
+    if len(used) < FEWEST or not adapters:
+        return None
+    right = np.array([[choice == row["answer"] for choice in choices] for row in used], np.float64)
+    scores = [
+        [[row["choice_scores"][adapter][row["choices"].index(choice)] for choice in choices] for row in used]
+        for adapter in adapters
+    ]
+    return {
+        "choices": list(choices),
+        "adapter_ids": [int(adapter) for adapter in adapters],
+        "log_likelihoods": [log_likelihood(np.array(each), right) for each in scores],
+    }
+
+
+def log_likelihood(scores: Numbers, right: Numbers) -> float:
+    """Log-likelihood of the right answers, in nats, after a weight of the scores and biases of the choices are fitted.
+
+    `scores` [rows, choices] are of one adapter; `right` [rows, choices] is one-hot. An adapter that was never trained
+    on a task prefers one choice to all others, which says nothing of what it has learnt: hence the biases.
+    """
+    weight, _, *biases = fit_weights(np.stack([scores, np.zeros_like(scores)], axis=2), right)
+    fitted = weight * scores + np.array(biases)
+    return float((right * (fitted - np.logaddexp.reduce(fitted, axis=1, keepdims=True))).sum())

@@ -2,16 +2,14 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from functools import partial
 
 import orjson
 from psycopg.types.json import Jsonb
 
-from loracomp.database.connections import Connection, composite, know_traces, storable
+from loracomp.database.connections import Connection, composite, fields_of, know_traces, storable
 from loracomp.database.queries import QUERIES
-from loracomp.engine.evidence import record_evidence
-from loracomp.engine.measuring import Measurement, record_measurements
+from loracomp.engine.measuring import Measurement, record_evidence, record_measurements
 from loracomp.records import Answer, Failure, Job, Prediction, Versions
 
 
@@ -50,23 +48,14 @@ def record_predictions(connection: Connection, jobs: Sequence[Job], predictions:
         made(
             job_id=each.job_id,
             lease_token=tokens[each.job_id],
-            output=each.answer and storable(answer.output),
-            choice_index=answer.choice_index,
-            choice_scores=answer.choice_scores,
-            choice_biases=answer.choice_biases,
-            label_scores=answer.label_scores,
-            score_weights=answer.score_weights,
-            prompt_tokens=answer.prompt_tokens,
-            output_tokens=answer.output_tokens,
-            finish_reason=answer.finish_reason,
+            **fields_of(each.answer or _NO_ANSWER) | {"output": each.answer and storable(each.answer.output)},
             composition_digest=each.composition_digest,
             batch_size=each.batch_size,
             timings=Jsonb({step: round(ms, 3) for step, ms in each.timings.items()}, dumps=orjson.dumps),
         )
         for each in predictions
-        for answer in [each.answer or _NO_ANSWER]
     ]
-    given = {"answers": answers, "traces": [each.trace for each in predictions], **asdict(versions)}
+    given = {"answers": answers, "traces": [each.trace for each in predictions], **fields_of(versions)}
     return {row["id"] for row in connection.execute(QUERIES["record_predictions"], given)}
 
 

@@ -1,9 +1,9 @@
 """Who changed what, and when."""
 
-from sqlalchemy import BigInteger, Column, Identity, Index, Integer, Table, Text, text
+from sqlalchemy import BigInteger, Column, Identity, Integer, Table, Text, text
 from sqlalchemy.dialects.postgresql import JSONB
 
-from loracomp.database.tables.columns import TIME, RoleName, metadata, one_of, optional, required
+from loracomp.database.tables.columns import TIME, RoleName, index, metadata, one_of, optional, required
 
 audit_event = Table(
     "audit_event",
@@ -38,8 +38,8 @@ audit_event = Table(
         ),
     ),
     one_of("action", "insert update delete", "action_must_be_insert_update_or_delete"),
-    Index("audit_event_of_job", "entity_id", postgresql_where=text("entity = 'job'")),
-    Index("audit_event_by_entity", "entity", "at", postgresql_where=text("entity <> 'job'")),
+    index("audit_event_of_job", "entity_id", "entity = 'job'"),
+    index("audit_event_by_entity", "entity at", "entity <> 'job'"),
     comment="Audit log: who changed what, and when. Triggers write it; rows are never changed. Events of jobs are "
     "partitioned by ranges of job ids.",
     # Each partition has a primary key. The table can't, because a key would have to contain the columns of its ranges.

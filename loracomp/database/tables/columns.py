@@ -10,9 +10,11 @@ from sqlalchemy import (
     Column,
     DateTime,
     ForeignKeyConstraint,
+    Index,
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     text,
 )
 from sqlalchemy.types import TypeEngine, UserDefinedType
@@ -72,9 +74,20 @@ def check(name: str, condition: str, **options: Any) -> CheckConstraint:
     return CheckConstraint(condition, name=name, **options)
 
 
-def references(name: str, column: str, target: str, **options: Any) -> ForeignKeyConstraint:
-    """A named foreign key of one column to table.column of the schema."""
-    return ForeignKeyConstraint([column], [target], name=name, **options)
+def references(name: str, columns: str, targets: str, **options: Any) -> ForeignKeyConstraint:
+    """A named foreign key of columns to schema.table.column, several separated by spaces."""
+    return ForeignKeyConstraint(columns.split(), targets.split(), name=name, **options)
+
+
+def index(name: str, columns: str, where: str | None = None, **options: Any) -> Index:
+    """An index of columns, whose names are separated by spaces; only of the rows where a condition holds, if any."""
+    condition = {} if where is None else {"postgresql_where": text(where)}
+    return Index(name, *columns.split(), **condition, **options)
+
+
+def unique_with_nulls(name: str, columns: str) -> UniqueConstraint:
+    """A constraint that no two rows have the same in all of these columns, separated by spaces; nulls are the same."""
+    return UniqueConstraint(*columns.split(), name=name, postgresql_nulls_not_distinct=True)
 
 
 def set_storage(table: Table, how: dict[str, str], columns: str) -> None:

@@ -22,6 +22,7 @@ from loracomp.database.tables.columns import (
     RoleName,
     check,
     created_at,
+    index,
     metadata,
     one_of,
     optional,
@@ -254,33 +255,22 @@ job = Table(
         "(status IN ('succeeded', 'failed', 'cancelled')) = (finished_at IS NOT NULL)",
     ),
     # Due jobs in the order in which they are claimed.
-    Index(
-        "job_queue",
-        "base_model",
-        "background",
-        "place",
-        "id",
-        postgresql_where=text("status = 'queued' AND NOT scheduled"),
-    ),
+    index("job_queue", "base_model background place id", "status = 'queued' AND NOT scheduled"),
     # What time changes: scheduled jobs become due, and old ones leave the background.
-    Index(
-        "job_scheduled", "scheduled", "run_at", postgresql_where=text("status = 'queued' AND (scheduled OR background)")
-    ),
-    Index("job_leases", "lease_expires_at", postgresql_where=text("status = 'running'")),
-    Index("job_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
+    index("job_scheduled", "scheduled run_at", "status = 'queued' AND (scheduled OR background)"),
+    index("job_leases", "lease_expires_at", "status = 'running'"),
+    index("job_finished", "finished_at", "finished_at IS NOT NULL"),
     # By day too, because this is how views of bi are asked; BRIN as on prediction.
     Index("job_day", text("((finished_at AT TIME ZONE 'UTC')::date)"), postgresql_using="brin"),
     # The index must not contain the task: EXPLAIN ANALYZE counts the rows that an index finds and row security removes,
     # and so would reveal the names of hidden tasks.
-    Index("job_evaluation", "evaluation", postgresql_where=text("evaluation IS NOT NULL")),
-    Index("job_to_measure", "example_id", postgresql_where=text("kind = 'measure'")),
-    Index(
+    index("job_evaluation", "evaluation", "evaluation IS NOT NULL"),
+    index("job_to_measure", "example_id", "kind = 'measure'"),
+    index(
         "an_evaluation_asks_an_example_once_a_policy",
-        "evaluation",
-        "example_id",
-        "policy",
+        "evaluation example_id policy",
+        "example_id IS NOT NULL",
         unique=True,
-        postgresql_where=text("example_id IS NOT NULL"),
     ),
     comment="Jobs: requests for predictions. INSERT a prompt here; read the answer in loracomp.job_result.",
     # A change of status writes a new version of the row. The fill factor leaves room for it on the same page. Vacuum

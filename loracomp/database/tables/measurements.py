@@ -6,8 +6,6 @@ from sqlalchemy import (
     BigInteger,
     Boolean,
     Double,
-    ForeignKeyConstraint,
-    Index,
     Integer,
     PrimaryKeyConstraint,
     Table,
@@ -15,7 +13,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from loracomp.database.tables.columns import TIME, check, metadata, one_of, optional, references, required, texts
+from loracomp.database.tables.columns import TIME, check, index, metadata, one_of, optional, references, required, texts
 
 measurement = Table(
     "measurement",
@@ -58,10 +56,10 @@ measurement = Table(
     required("measured_at", TIME, "Time of the newest measurement.", default="now()"),
     required("chat_template", Boolean, "Whether the prompt stood in the base model's chat template.", default="false"),
     PrimaryKeyConstraint("example_id", "base_model_id", name="an_example_has_one_measurement_a_base_model"),
-    ForeignKeyConstraint(
-        ["example_id", "task_id"],
-        ["loracomp.example.id", "loracomp.example.task_id"],
-        name="measurement_belongs_to_an_example_of_its_task",
+    references(
+        "measurement_belongs_to_an_example_of_its_task",
+        "example_id task_id",
+        "loracomp.example.id loracomp.example.task_id",
         ondelete="CASCADE",
     ),
     references("measured_base_model_must_exist", "base_model_id", "loracomp.base_model.id", ondelete="CASCADE"),
@@ -74,7 +72,7 @@ measurement = Table(
         "each_measured_adapter_has_a_gain",
         "cardinality(gains) = cardinality(adapter_ids) AND cardinality(are_right) = cardinality(adapter_ids)",
     ),
-    Index("measurement_task", "task_id", "base_model_id", "example_id"),
+    index("measurement_task", "task_id base_model_id example_id"),
     comment="How much adapters improve the answers to examples: one row for each example and base model.",
 )
 

@@ -4,12 +4,9 @@ from pgvector.sqlalchemy import HALFVEC
 from sqlalchemy import (
     BigInteger,
     Boolean,
-    CheckConstraint,
     Column,
     Double,
-    ForeignKeyConstraint,
     Identity,
-    Index,
     Integer,
     LargeBinary,
     PrimaryKeyConstraint,
@@ -17,7 +14,6 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
-    text,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
@@ -30,6 +26,7 @@ from loracomp.database.tables.columns import (
     RoleName,
     check,
     created_at,
+    index,
     metadata,
     one_of,
     optional,
@@ -63,7 +60,7 @@ base_model = Table(
     check("base_model_name_must_not_be_blank", "NOT loracomp.is_blank(name)"),
     check("fingerprint_must_be_a_sha256", "fingerprint ~ '^[0-9a-f]{64}$'"),
     check("context_length_must_be_positive", "context_length BETWEEN 1 AND 100000000"),
-    Index("one_default_base_model", "is_default", unique=True, postgresql_where=text("is_default")),
+    index("one_default_base_model", "is_default", "is_default", unique=True),
     comment="Frozen causal language models. Each adapter was trained for one of them.",
 )
 
@@ -88,8 +85,8 @@ def _one_encoder(name: str, number: str, only: str, comment: str) -> Table:
             default="1",
         ),
         created_at(),
-        CheckConstraint("id = 1", name=only),
-        CheckConstraint("dimensions BETWEEN 1 AND 4000", name="an_index_takes_vectors_of_at_most_4000_dimensions"),
+        check(only, "id = 1"),
+        check("an_index_takes_vectors_of_at_most_4000_dimensions", "dimensions BETWEEN 1 AND 4000"),
         comment=comment,
     )
 
@@ -159,14 +156,14 @@ example_embedding = Table(
         info=IN_ROW,
     ),
     PrimaryKeyConstraint("example_id", name="an_example_has_one_embedding"),
-    ForeignKeyConstraint(
-        ["example_id", "task_id"],
-        ["loracomp.example.id", "loracomp.example.task_id"],
-        name="embedding_belongs_to_an_example_of_its_task",
+    references(
+        "embedding_belongs_to_an_example_of_its_task",
+        "example_id task_id",
+        "loracomp.example.id loracomp.example.task_id",
         ondelete="CASCADE",
     ),
-    Index("example_embedding_task", "task_id"),
-    Index(
+    index("example_embedding_task", "task_id"),
+    index(
         "example_embedding_hnsw",
         "embedding",
         postgresql_using="hnsw",
@@ -192,7 +189,7 @@ reduced_embedding = Table(
     required("example_id", BigInteger, "The example.", primary_key=True, autoincrement=False),
     required("task_id", Integer, "Task of the example; a copy, as in example_embedding."),
     required("embedding", HALFVEC(AXES), "Coordinates of the example's embedding on the principal axes."),
-    Index("reduced_embedding_task", "task_id"),
+    index("reduced_embedding_task", "task_id"),
     comment="Embeddings in fewer dimensions, by which routing finds candidates; empty if there are no principal axes.",
 )
 
@@ -240,13 +237,7 @@ adapter = Table(
     check("scaling_must_be_positive_and_finite", "scaling BETWEEN 1e-9 AND 1e6"),
     check("an_adapter_must_target_a_module", "cardinality(target_modules) > 0"),
     check("adapter_sha256_must_be_a_sha256", "sha256 ~ '^[0-9a-f]{64}$'"),
-    Index(
-        "one_active_adapter_a_task_and_base_model",
-        "task_id",
-        "base_model_id",
-        unique=True,
-        postgresql_where=text("status = 'active'"),
-    ),
+    index("one_active_adapter_a_task_and_base_model", "task_id base_model_id", "status = 'active'", unique=True),
     comment="LoRA adapters in versions; each is for one task and one base model. The weights are in adapter_part.",
 )
 

@@ -13,10 +13,9 @@ from sqlalchemy import (
     PrimaryKeyConstraint,
     Table,
     Text,
-    UniqueConstraint,
 )
 
-from loracomp.database.tables.columns import TIME, check, metadata, optional, required
+from loracomp.database.tables.columns import TIME, check, metadata, optional, required, unique_with_nulls
 
 reported_tag = Table(
     "reported_tag",
@@ -107,15 +106,7 @@ accuracy_by_day = Table(
     ),
     required("n", BigInteger, "Number of jobs that were answered."),
     required("correct", BigInteger, "Number of answers that equal the expected answer exactly."),
-    UniqueConstraint(
-        "day",
-        "evaluation",
-        "own_task",
-        "policy",
-        "base_model",
-        name="accuracy_by_day_key",
-        postgresql_nulls_not_distinct=True,
-    ),
+    unique_with_nulls("accuracy_by_day_key", "day evaluation own_task policy base_model"),
     comment="How often answers were right, by day and unmasked task.",
 )
 
@@ -210,18 +201,7 @@ jobs_by_day = Table(
     ),
     required("routed", BigInteger, "Number of answers that were routed by retrieval."),
     required("fell_back", BigInteger, "Number of these for which no adapter was used: the base model answered alone."),
-    UniqueConstraint(
-        "day",
-        "submitted_by",
-        "policy",
-        "base_model",
-        "is_evaluation",
-        "kind",
-        "status",
-        "reason",
-        name="jobs_by_day_key",
-        postgresql_nulls_not_distinct=True,
-    ),
+    unique_with_nulls("jobs_by_day_key", "day submitted_by policy base_model is_evaluation kind status reason"),
     comment="Number of ended jobs and what they cost, by day and by how they ended.",
 )
 
