@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TextIO
+from typing import Any, TextIO
 
 import psycopg
 from alembic import command
@@ -148,9 +148,14 @@ def alembic_config(connection: Connection | None = None, output: TextIO | None =
 
 def current_revision(connection: Connection) -> str | None:
     """Like `revision.current_revision`, on a connection of SQLAlchemy's."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    return revision.current_revision(driver)
+    return revision.current_revision(driver(connection))
+
+
+def driver(connection: Connection) -> psycopg.Connection[Any]:
+    """The connection of psycopg's under one of SQLAlchemy's, in the same transaction."""
+    found = connection.connection.driver_connection
+    assert isinstance(found, psycopg.Connection)
+    return found
 
 
 def finish_migration(connection: Connection, kept: sql_objects.Kept) -> None:

@@ -1,10 +1,11 @@
 """Stores adapters' weights in the database, and reads them from there."""
 
 import hashlib
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -95,19 +96,13 @@ def fetch_adapters(connection: Connection, adapter_ids: Sequence[int]) -> list[A
 
 def _stream_adapters(connection: Connection, adapter_ids: Sequence[int]) -> Iterator[AdapterWeights]:
     values = {"adapter_ids": list(adapter_ids)}
-    # Close the stream even if a file is refused: while it is open, the connection can run no other statement.
     with connection.cursor() as cursor:
-        parts = cast(
-            "Generator[dict[str, Any], None, None]", cursor.stream(QUERIES["read_adapters"], values, binary=True)
-        )
-        with closing(parts):
-            yield from _parsed(parts)
-
-
-def _parsed(parts: Iterable[dict[str, Any]]) -> Iterator[AdapterWeights]:
-    for _, group in groupby(parts, key=lambda part: part["adapter_id"]):
-        rows = list(group)
-        yield parse_adapter(rows[0], b"".join(row["bytes"] or b"" for row in rows))
+        stream = cursor.stream(QUERIES["read_adapters"], values, binary=True)
+        # Close it even if a file is refused: while it is open, the connection can run no other statement.
+        with closing(cast("Generator[dict[str, Any], None, None]", stream)) as parts:
+            for _, group in groupby(parts, key=itemgetter("adapter_id")):
+                rows = list(group)
+                yield parse_adapter(rows[0], b"".join(row["bytes"] or b"" for row in rows))
 
 
 def parse_adapter(row: dict[str, Any], weights: bytes) -> AdapterWeights:

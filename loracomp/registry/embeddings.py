@@ -102,9 +102,9 @@ def embed_missing(connection: Connection, encoder: Encoder, task: str | None = N
     return done
 
 
-def encoder_key(encoder: "Encoder | EncoderPart") -> dict[str, Any]:
-    """What SQL functions know an encoder by."""
-    return {"encoder": encoder.fingerprint, "input_version": encoder.input_version}
+def encoder_key(encoder: "Encoder | EncoderPart | None") -> dict[str, Any]:
+    """What SQL functions know an encoder by; None: the database's."""
+    return {"encoder": encoder and encoder.fingerprint, "input_version": encoder and encoder.input_version}
 
 
 def embed_some(
@@ -213,9 +213,8 @@ def add_embeddings(
     `encoder` made them: the database's (None), or the one to which it is being changed; RefusedError if it is neither.
     Returns how many were stored; an example that has an embedding keeps it.
     """
-    key = encoder_key(encoder) if encoder else {"encoder": None, "input_version": None}
-    values = {**key, "example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors)}
-    return int(row_of(connection, QUERIES["add_embeddings"], values)["added"])
+    given = {"example_ids": [row["example_id"] for row in rows], "embeddings": list(vectors)}
+    return int(row_of(connection, QUERIES["add_embeddings"], {**encoder_key(encoder), **given})["added"])
 
 
 def tune_routing(connection: Connection) -> None:

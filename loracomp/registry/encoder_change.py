@@ -60,7 +60,7 @@ def _without_text(cursor: psycopg.Cursor[dict[str, Any]]) -> dict[str, int]:
 def _begin(url: str, encoder: Encoder) -> str:
     """Set the encoder, or begin to change it: 'present' or 'next', what it is now."""
     with schema.installing(url) as connection:
-        (row,) = _cursor(connection).execute(QUERIES["set_encoder"], vars(encoder))
+        (row,) = schema.driver(connection).cursor(row_factory=dict_row).execute(QUERIES["set_encoder"], vars(encoder))
     becomes: str = row["becomes"]
     return becomes
 
@@ -68,7 +68,7 @@ def _begin(url: str, encoder: Encoder) -> str:
 def _exchange(url: str, encoder: Encoder) -> Counts | None:
     """Exchange tables and encoders in a transaction. None if there is more to do first, or another process did it."""
     with schema.installing(url) as connection:
-        cursor = _cursor(connection)
+        cursor = schema.driver(connection).cursor(row_factory=dict_row)
         lock_tables(connection)
         upcoming = cursor.execute(QUERIES["show_next_encoder"]).fetchone()
         left_out = _without_text(cursor)
@@ -79,10 +79,3 @@ def _exchange(url: str, encoder: Encoder) -> Counts | None:
             run(connection, QUERIES["exchange_embeddings"])
     _log.info("the encoder is %s now", encoder.name)
     return left_out
-
-
-def _cursor(connection: Any) -> psycopg.Cursor[dict[str, Any]]:
-    """A cursor that returns dicts, in the transaction of a connection of SQLAlchemy's."""
-    driver = connection.connection.driver_connection
-    assert isinstance(driver, psycopg.Connection)
-    return driver.cursor(row_factory=dict_row)

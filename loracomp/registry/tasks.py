@@ -59,12 +59,6 @@ def add_rows(connection: Connection, task: str, rows: Sequence[Mapping[str, Any]
     return rows_of(connection, QUERIES["add_examples"], {"task": task, "examples": Jsonb(rows)})
 
 
-def stored_examples(connection: Connection, task: str) -> list[Example]:
-    """The examples of all splits that have text and answer, in the order of their ids."""
-    rows = rows_of(connection, QUERIES["stored_examples"], {"task": task})
-    return [Example(**row | {"choices": tuple(row["choices"]) if row["choices"] else None}) for row in rows]
-
-
 def draw(rows: Iterable[T], limit: int | None, seed: int = 0) -> list[T]:
     """All rows, or `limit` rows drawn at random with `seed`; their order is kept."""
     listed = list(rows)

@@ -45,7 +45,10 @@ CREATE FUNCTION loracomp.job_from_json(given jsonb) RETURNS loracomp.incoming_jo
 LANGUAGE plpgsql STABLE
 AS $$
 DECLARE
-    filled loracomp.incoming_job;
+    filled loracomp.incoming_job := jsonb_populate_record(NULL::loracomp.incoming_job, '{
+        "policy": "default", "kind": "predict", "priority": 0, "tags": {}, "exclude_tasks": [], "stop": [], "max_attempts": 3,
+        "timeout_s": 600, "temperature": 0, "top_p": 1
+    }');
     columns text[];
     unknown text;
 BEGIN
@@ -53,17 +56,7 @@ BEGIN
         RAISE EXCEPTION 'a job must be a JSON object'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'such as {"prompt": "Is it wet?"}';
     END IF;
-    filled.policy := 'default';
-    filled.kind := 'predict';
-    filled.priority := 0;
     filled.run_at := now();
-    filled.tags := '{}';
-    filled.exclude_tasks := '{}';
-    filled.stop := '{}';
-    filled.max_attempts := 3;
-    filled.timeout_s := 600;
-    filled.temperature := 0;
-    filled.top_p := 1;
     columns := ARRAY(SELECT json_object_keys(to_json(filled)));
     SELECT string_agg(k.name, ', ' ORDER BY k.name) INTO unknown
     FROM jsonb_object_keys(given) AS k (name) WHERE k.name <> ALL (columns);

@@ -1,33 +1,11 @@
 -- Which examples and adapters are worth measuring. These functions only read.
 --   likely_tasks                the tasks whose adapters are likely to help with a task
---     nearest_tasks             the tasks with the most similar examples
 --   draw_examples               rows of a split, in a random order given by the seed; start_evaluation calls it too
 --   has_learnt_from             whether an adapter was trained on an example
 
--- Changes nothing.
+-- Changes nothing. If there are many others, it searches the 200 nearest examples of 20 examples of the task, and counts their tasks.
 CREATE FUNCTION loracomp.likely_tasks(task_id integer, base_model_id integer, most integer) RETURNS integer[]
-LANGUAGE plpgsql STABLE
-AS $$
-DECLARE
-    others CONSTANT integer[] := ARRAY(
-        SELECT a.task_id FROM loracomp.adapter AS a
-        WHERE a.base_model_id = likely_tasks.base_model_id AND a.status = 'active' AND a.task_id <> likely_tasks.task_id
-        ORDER BY a.task_id
-    );
-BEGIN
-    IF cardinality(others) < likely_tasks.most THEN
-        RETURN likely_tasks.task_id || others;
-    END IF;
-    RETURN likely_tasks.task_id || loracomp.nearest_tasks(likely_tasks.task_id, others, likely_tasks.most - 1);
-END
-$$;
-COMMENT ON FUNCTION loracomp.likely_tasks IS
-'The task and other tasks whose adapters are likely to help with it, at most `most` in total: all tasks with an active adapter '
-'if these are few, otherwise the nearest ones.';
-
--- Changes nothing. For 20 examples of the task it searches the 200 nearest examples of other tasks, and counts their tasks.
-CREATE FUNCTION loracomp.nearest_tasks(task_id integer, others integer[], most integer) RETURNS integer[]
-LANGUAGE sql STABLE SECURITY DEFINER
+LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = loracomp, pg_temp
 -- The settings of a search: see nearest_examples.
 SET enable_seqscan = off
@@ -36,23 +14,34 @@ SET hnsw.iterative_scan = 'relaxed_order'
 SET hnsw.max_scan_tuples = 200000
 SET hnsw.ef_search = 100
 AS $$
-    WITH scope AS MATERIALIZED (
-        SELECT loracomp.search_exactly(nearest_tasks.others) AS exact
-    ), asking AS MATERIALIZED (
-        SELECT v.embedding FROM loracomp.example_embedding AS v
-        JOIN loracomp.example AS e ON e.id = v.example_id
-        WHERE v.task_id = nearest_tasks.task_id ORDER BY e.content_hash LIMIT 20
-    ), found AS (
-        SELECT n.task_id, row_number() OVER (ORDER BY count(*) DESC, max(n.similarity) DESC, n.task_id) AS place
-        FROM asking AS a
-        CROSS JOIN scope AS s
-        CROSS JOIN LATERAL loracomp.nearest_examples(a.embedding, nearest_tasks.others, 200, s.exact) AS n
+DECLARE
+    others CONSTANT integer[] := ARRAY(
+        SELECT a.task_id FROM loracomp.adapter AS a
+        WHERE a.base_model_id = likely_tasks.base_model_id AND a.status = 'active' AND a.task_id <> likely_tasks.task_id
+        ORDER BY a.task_id
+    );
+    exact boolean;
+BEGIN
+    IF cardinality(others) < likely_tasks.most THEN
+        RETURN likely_tasks.task_id || others;
+    END IF;
+    exact := loracomp.search_exactly(others);
+    RETURN likely_tasks.task_id || ARRAY(
+        SELECT n.task_id
+        FROM (
+            SELECT v.embedding FROM loracomp.example_embedding AS v
+            JOIN loracomp.example AS e ON e.id = v.example_id
+            WHERE v.task_id = likely_tasks.task_id ORDER BY e.content_hash LIMIT 20
+        ) AS asking
+        CROSS JOIN LATERAL loracomp.nearest_examples(asking.embedding, others, 200, exact) AS n
         GROUP BY n.task_id
-    )
-    SELECT coalesce(array_agg(f.task_id ORDER BY f.place), '{}') FROM found AS f WHERE f.place <= nearest_tasks.most;
+        ORDER BY count(*) DESC, max(n.similarity) DESC, n.task_id LIMIT likely_tasks.most - 1
+    );
+END
 $$;
-COMMENT ON FUNCTION loracomp.nearest_tasks IS
-'Of other tasks (in order of their ids) at most so many: those with the most examples among the nearest neighbours of 20 examples of a task.';
+COMMENT ON FUNCTION loracomp.likely_tasks IS
+'The task and other tasks whose adapters are likely to help with it, at most `most` in total: all tasks with an active adapter '
+'if these are few, otherwise those with the most examples among the nearest neighbours of 20 examples of the task.';
 
 -- Reads the rows of a split in a random order given by the seed, so that the first n rows are always among the first n + 1.
 CREATE FUNCTION loracomp.draw_examples(task_id integer, split text, seed integer, embedded boolean)

@@ -38,15 +38,13 @@ AS $$
     ),
     counted AS (
         SELECT
-            count(*) FILTER (WHERE k.is_open AND NOT k.is_background) AS open_jobs,
-            count(*) FILTER (WHERE k.arrived_at > a.since AND k.status <> 'cancelled' AND NOT k.is_background) AS arrived_jobs,
-            count(*) FILTER (WHERE k.is_open AND k.is_background) AS background_jobs
+            count(j.id) FILTER (WHERE j.finished_at IS NULL AND NOT j.background) AS open_jobs,
+            count(j.id) FILTER (
+                WHERE greatest(j.created_at, j.run_at) > a.since AND j.status <> 'cancelled' AND NOT j.background
+            ) AS arrived_jobs,
+            count(j.id) FILTER (WHERE j.finished_at IS NULL AND j.background) AS background_jobs
         FROM asked AS a
-        LEFT JOIN (
-            SELECT j.base_model, j.status, greatest(j.created_at, j.run_at) AS arrived_at, j.finished_at IS NULL AS is_open,
-                j.background AS is_background
-            FROM jobs AS j
-        ) AS k ON k.base_model = a.name
+        LEFT JOIN jobs AS j ON j.base_model = a.name
         GROUP BY a.name
     ),
     -- The limit within bounds the search if the base model has not been used for a long time.

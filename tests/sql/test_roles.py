@@ -74,7 +74,7 @@ OWNERS_ALONE = """
     find_task check_setting check_columns prepare_job hint_job insert_incoming_job check_room
     keep_default_policy
     audit_job_update audit_job_delete audit_registry keep_audit_event recount_days
-    content_hash has_learnt_from draw_examples nearest_tasks likely_tasks queue_measurements active_adapters
+    content_hash has_learnt_from draw_examples likely_tasks queue_measurements active_adapters
     expected_gains
     audit_examples
     lock_jobs erase_sums delete_jobs delete_predictions range_width add_range past_range drop_range

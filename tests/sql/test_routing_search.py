@@ -277,5 +277,5 @@ def test_tune_routing_sets_ef_search_where_the_index_is_searched(connection: db.
         "SELECT proname, c FROM pg_proc, unnest(proconfig) AS c WHERE c LIKE 'hnsw.ef_search=%' ORDER BY proname"
     ).fetchall()
     assert [(row["proname"], row["c"]) for row in rows] == [
-        (name, "hnsw.ef_search=100") for name in ("nearest_tasks", "route", "route_jobs")
+        (name, "hnsw.ef_search=100") for name in ("likely_tasks", "route", "route_jobs")
     ]

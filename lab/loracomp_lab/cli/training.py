@@ -13,8 +13,8 @@ from loracomp.config import load_settings
 from loracomp.database.connections import rows_of
 from loracomp.database.queries import QUERIES
 from loracomp.errors import LoracompError, NotFoundError
-from loracomp.registry import tasks
 from loracomp.registry.base_models import find_base_model
+from loracomp.registry.examples import Example
 from loracomp_lab.catalogue import entry_names, load_entry
 from loracomp_lab.training.config import TrainingConfig, training_config
 
@@ -111,7 +111,8 @@ def _source(task: str, data: str | None, config: TrainingConfig) -> tuple["Sourc
                 f"{task} is no catalogue entry, and the database has no such task: `loracomp task list` shows its tasks"
             )
         base = find_base_model(connection, load_settings().base_model)
-        stored = tasks.stored_examples(connection, task)
+        rows = rows_of(connection, QUERIES["stored_examples"], {"task": task})
+    stored = [Example(**row | {"choices": row["choices"] and tuple(row["choices"])}) for row in rows]
     return (
         own_source(task, stored, config, read_from="database", family=known[0]["family"]),
         (base.source, base.revision),
