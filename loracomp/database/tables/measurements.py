@@ -1,16 +1,6 @@
 """What adapters were measured to be worth on examples."""
 
-from sqlalchemy import (
-    ARRAY,
-    REAL,
-    BigInteger,
-    Boolean,
-    Double,
-    Integer,
-    PrimaryKeyConstraint,
-    Table,
-    Text,
-)
+from sqlalchemy import ARRAY, REAL, BigInteger, Boolean, Double, Integer, PrimaryKeyConstraint, Table, Text
 from sqlalchemy.dialects.postgresql import JSONB
 
 from loracomp.database.tables.columns import TIME, check, index, metadata, one_of, optional, references, required, texts

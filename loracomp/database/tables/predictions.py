@@ -78,11 +78,7 @@ prediction = Table(
     created_at(),
     # Type text, because a value of type name takes 64 bytes in every row.
     required("submitted_by", Text, "Role that submitted the job; it may see this row."),
-    optional(
-        "eligible_task_count",
-        Integer,
-        "Number of tasks whose examples were searched.",
-    ),
+    optional("eligible_task_count", Integer, "Number of tasks whose examples were searched."),
     optional(
         "expected_gains",
         ARRAY(Double),

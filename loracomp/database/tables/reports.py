@@ -2,18 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import (
-    BigInteger,
-    Boolean,
-    Column,
-    Date,
-    Double,
-    Integer,
-    Interval,
-    PrimaryKeyConstraint,
-    Table,
-    Text,
-)
+from sqlalchemy import BigInteger, Boolean, Column, Date, Double, Integer, Interval, PrimaryKeyConstraint, Table, Text
 
 from loracomp.database.tables.columns import TIME, check, metadata, optional, required, unique_with_nulls
 
