@@ -26,10 +26,6 @@ GATHERED, SUMMED     fixed cost of giving a row its own factors, in tokens that 
                      for each adapter of the row, or SUMMED once if factors are summed in float32. (A product with a
                      row's own factors first copies them into another layout.) Measured with bfloat16 instructions by
                      `python -m benchmarks.engine --only ways`.
-EAGER_TOKENS         training rows up to this length use eager attention, which is up to twice as fast as SDPA; longer
-                     rows use SDPA, whose memory does not grow with the square of the length. Forward and backward of
-                     one layer in ms, eager vs. SDPA: 16 rows of 60 tokens 6.6 vs. 12.1; 16 of 120, 20 vs. 30; 8 of 240,
-                     34 vs. 31; 4 of 480, 65 vs. 53.
 """
 
 import atexit
@@ -51,7 +47,6 @@ PASS_TOKENS = 64
 ROW_TOKENS = 512
 TEXTS_TOGETHER = 8
 GATHERED, SUMMED = 28, 80
-EAGER_TOKENS = 192
 
 PATIENCE_S = 10.0
 """Seconds that work waits for the computing thread; after that it runs in the thread that asked for it."""
