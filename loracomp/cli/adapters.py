@@ -1,6 +1,7 @@
-"""Commands about adapters."""
+"""Commands about adapters, and about libraries of them."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +17,7 @@ from loracomp.registry import adapters
 from loracomp.registry.base_models import find_base_model
 
 adapter_app = typer.Typer(no_args_is_help=True)
+library_app = typer.Typer(no_args_is_help=True)
 
 BaseModelName = Annotated[str | None, typer.Option(help="Name of the base model. Defaults to the default one.")]
 COMPARED = ("against", "n", "accuracy", "other_accuracy", "gain", "p")
@@ -135,6 +137,19 @@ def export_adapter(
     with open_database() as connection:
         adapter_weights.export_adapter(connection, adapters.find_adapter(connection, reference, base_model), folder)
         _show(connection, reference, base_model, as_json)
+
+
+@library_app.command("load")
+def load_library(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of the library. Defaults to the shipped one.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a library's tasks, adapters and embedded examples into the database. Running it again changes nothing."""
+    from loracomp.registry import library
+
+    with open_database() as connection:
+        report = library.load_library(connection, folder, settings=load_settings())
+    emit([asdict(row) for row in report], title="Library", as_json=as_json)
 
 
 def _activate(connection: Connection, adapter_id: int, *, force: bool = False) -> list[dict[str, Any]]:

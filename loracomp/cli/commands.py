@@ -46,8 +46,7 @@ PLACES = {
     "models": ("model", "encoder"),
     "answers": ("answers",),
     "tasks": ("task", "policy"),
-    "adapters": ("adapter",),
-    "library": ("library",),
+    "adapters": ("adapter", "library"),
 }
 """The commands and groups of commands of each module."""
 LAB = (

@@ -81,8 +81,7 @@ def references(name: str, columns: str, targets: str, **options: Any) -> Foreign
 
 def index(name: str, columns: str, where: str | None = None, **options: Any) -> Index:
     """An index of columns, whose names are separated by spaces; only of the rows where a condition holds, if any."""
-    condition = {} if where is None else {"postgresql_where": text(where)}
-    return Index(name, *columns.split(), **condition, **options)
+    return Index(name, *columns.split(), postgresql_where=where and text(where), **options)
 
 
 def unique_with_nulls(name: str, columns: str) -> UniqueConstraint:
