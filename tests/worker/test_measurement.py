@@ -328,7 +328,7 @@ def test_two_jobs_of_one_example_in_a_batch_are_one_row(connection: Connection) 
 @pytest.mark.parametrize(
     ("before", "after", "scored"),
     [
-        ({"choice_normalization": "tokens"}, {"choice_normalization": "none"}, {"normalization": "none"}),
+        ({"choice_normalization": "tokens"}, {"choice_normalization": "none"}, {"choice_normalization": "none"}),
         ({"chat_template": "generation"}, {"chat_template": "always"}, {"chat_template": True}),
     ],
 )
