@@ -76,7 +76,7 @@ NOT_CALLS |= {"list_base_models", "show_next_encoder", "list_adapters", "list_po
 NOT_CALLS |= {"evaluation", "evaluation_accuracy", "evaluation_pair", "evaluation_rows"}
 NOT_CALLS |= {"retrieved_examples", "composed_adapters", "job_attempts", "newest_jobs", "queues", "reported_queues"}
 NOT_CALLS |= {"reported_workers", "reported_tasks", "transfer", "jobs_by_day", "failures", "waits", "accuracy"}
-NOT_CALLS |= {"adapter_usage", "companions", "answers_of_tag", "report_age"}
+NOT_CALLS |= {"adapter_usage", "companions", "answers_of_tag", "report_age", "begin_page"}
 NOT_CALLS |= {
     "may_work",
     "worker_status",

@@ -431,6 +431,10 @@ ORDER BY p.own_task, p.example_id, p.policy, p.job_id
 
 -- pages and reports
 
+-- name: begin_page
+-- In force until the transaction ends. To compile queries takes longer than they do.
+SELECT set_config('statement_timeout', '10s', true), set_config('jit', 'off', true)
+
 -- name: queues
 SELECT * FROM loracomp.queue_health ORDER BY base_model
 
@@ -456,8 +460,12 @@ FROM bi.transfer AS t JOIN bi.dim_base_model AS b ON b.base_model = t.base_model
 WHERE t.adapter_status = 'active' ORDER BY t.adapter_task, t.adapter, t.task
 
 -- name: jobs_by_day
-SELECT day, status, sum(jobs)::bigint AS jobs FROM bi.jobs_by_day
-WHERE day >= %(since)s AND NOT is_evaluation GROUP BY day, status ORDER BY day, status
+SELECT
+    day, sum(jobs)::bigint AS total,
+    coalesce(sum(jobs) FILTER (WHERE status = 'succeeded'), 0)::bigint AS succeeded,
+    coalesce(sum(jobs) FILTER (WHERE status = 'failed'), 0)::bigint AS failed,
+    coalesce(sum(jobs) FILTER (WHERE status = 'cancelled'), 0)::bigint AS cancelled
+FROM bi.jobs_by_day WHERE day >= %(since)s AND NOT is_evaluation GROUP BY day ORDER BY day
 
 -- name: failures
 SELECT coalesce(reason, 'unknown') AS reason, sum(jobs)::bigint AS jobs, count(*) OVER () AS found FROM bi.jobs_by_day
@@ -484,13 +492,16 @@ GROUP BY adapter ORDER BY share DESC LIMIT 15
 
 -- name: companions
 -- Of the newest answers alone: no report counts them by day.
-WITH c AS MATERIALIZED (
-    SELECT job_id, coalesce(adapter, task) AS adapter FROM bi.composed_adapter
-    WHERE day >= %(since)s AND job_id > (SELECT job_id - 5000 FROM bi.composed_adapter ORDER BY job_id DESC LIMIT 1)
-)
-SELECT a.adapter || ' + ' || b.adapter AS pair, count(*) AS jobs, count(*) OVER () AS found
-FROM c AS a JOIN c AS b ON b.job_id = a.job_id AND b.adapter > a.adapter
-GROUP BY a.adapter, b.adapter ORDER BY jobs DESC, pair LIMIT 15
+SELECT a.adapter || ' + ' || b.adapter AS pair, sum(c.jobs)::bigint AS jobs, count(*) OVER () AS found
+FROM (
+    SELECT m.adapters, count(*) AS jobs
+    FROM (
+        SELECT array_agg(coalesce(adapter, task)) AS adapters FROM bi.composed_adapter
+        WHERE job_id > (SELECT job_id - 5000 FROM bi.composed_adapter ORDER BY job_id DESC LIMIT 1)
+        GROUP BY job_id HAVING max(day) >= %(since)s
+    ) AS m GROUP BY m.adapters
+) AS c CROSS JOIN LATERAL unnest(c.adapters) AS a (adapter) CROSS JOIN LATERAL unnest(c.adapters) AS b (adapter)
+WHERE b.adapter > a.adapter GROUP BY a.adapter, b.adapter ORDER BY jobs DESC, pair LIMIT 15
 
 -- name: answers_of_tag
 SELECT value, label, sum(n)::bigint AS n, sum(asked)::bigint AS asked, sum(correct)::bigint AS correct, count(*) OVER () AS found

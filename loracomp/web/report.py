@@ -2,9 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
-from itertools import groupby
-from operator import itemgetter
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from loracomp.database.connections import Connection, allowed_rows, row_of, rows_of
@@ -32,13 +30,12 @@ def read_report(
     key, _, value = (tag or "").partition("=")
     values = {"since": since, "tag": key, "value": value or None}
     declared = allowed_rows(connection, QUERIES["list_answers"], values={"name": answers, "counted": True})
-    ended = rows_of(connection, QUERIES["jobs_by_day"], values)
     tasks = None if answers is None else [row["task"] for row in declared or ()]
     transfer = rows_of(connection, QUERIES["transfer"])
     return {
         "since": since,
         "until": datetime.now(UTC),
-        "days": [_day(day, [*rows]) for day, rows in groupby(ended, key=itemgetter("day"))],
+        "days": rows_of(connection, QUERIES["jobs_by_day"], values),
         "failures": rows_of(connection, QUERIES["failures"], values),
         "waits": rows_of(connection, QUERIES["waits"], values),
         "accuracy": rows_of(connection, QUERIES["accuracy"], values),
@@ -51,12 +48,6 @@ def read_report(
         "tag": tag,
         "age_s": row_of(connection, QUERIES["report_age"])["age_s"],
     }
-
-
-def _day(day: date, rows: Sequence[Row]) -> dict[str, Any]:
-    """Numbers of a day's jobs by status, and in total."""
-    ended = {"succeeded": 0, "failed": 0, "cancelled": 0} | {row["status"]: row["jobs"] for row in rows}
-    return {"day": day, "total": sum(ended.values()), **ended}
 
 
 def heat_map(transfer: Sequence[Row]) -> dict[str, Any]:

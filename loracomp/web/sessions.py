@@ -80,5 +80,5 @@ def connected(url: str, session: Session, seal: Seal, *, writes: bool = False) -
             raise RefusedError("this database asks for no password: use the one that `loracomp web` printed")
         connection.autocommit, connection.read_only = False, not writes
         with connection.transaction():
-            connection.execute(QUERIES["set_statement_timeout"], {"timeout": "10s"})
+            connection.execute(QUERIES["begin_page"])
             yield connection

@@ -848,8 +848,9 @@ CREATE TABLE loracomp.answer_row (
     CONSTRAINT answer_status_must_be_a_known_one CHECK (status IN ('asked', 'answered', 'refused', 'failed'))
 )
  WITH (fillfactor = 80);
-CREATE INDEX answer_row_visitor ON loracomp.answer_row (declaration_id, visitor) WHERE visitor IS NOT NULL;
+CREATE INDEX answer_row_drawn ON loracomp.answer_row (declaration_id, visitor) WHERE drawn;
 CREATE INDEX answer_row_feed ON loracomp.answer_row (declaration_id, changed_in);
+CREATE INDEX answer_row_progress ON loracomp.answer_row (declaration_id, status, answered_at);
 CREATE INDEX answer_row_job ON loracomp.answer_row (job_id) WHERE job_id IS NOT NULL;
 CREATE INDEX answer_row_example ON loracomp.answer_row (example_id) WHERE example_id IS NOT NULL;
 COMMENT ON TABLE loracomp.answer_row IS 'The answer to each row of a declaration''s table. The declaration''s view shows it.';

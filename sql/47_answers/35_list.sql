@@ -46,7 +46,7 @@ AS $$
             WHEN a.sweep IS NOT NULL THEN 'looking at all rows'
             ELSE 'ready'
         END,
-        s.rows, c.open, c.answered, c.stale, c.refused, c.failed, k.corrected, c.lately / 5.0,
+        s.rows, c.open, c.answered, o.stale, c.refused, c.failed, k.corrected, c.lately / 5.0,
         make_interval(mins => ((c.open + greatest(s.rows - c.known, 0)) / nullif(c.lately / 5.0, 0))::integer),
         t.name, loracomp.accuracy_of(k.right_before, k.known_before), loracomp.accuracy_of(k.right_after, k.known_after),
         CASE WHEN k.corrected >= 80 AND NOT EXISTS (SELECT FROM loracomp.adapter AS o WHERE o.task_id = a.task_id)
@@ -56,16 +56,30 @@ AS $$
     FROM loracomp.declaration AS a
     LEFT JOIN loracomp.task AS t ON t.id = a.task_id
     CROSS JOIN LATERAL (
+        -- Status by status, because each is then counted in the index answer_row_progress alone.
         SELECT
-            count(*) AS known,
-            count(*) FILTER (WHERE r.status = 'asked') AS open,
-            count(*) FILTER (WHERE r.status = 'answered') AS answered,
-            count(*) FILTER (WHERE r.status = 'asked' AND r.answer IS NOT NULL) AS stale,
-            count(*) FILTER (WHERE r.status = 'refused') AS refused,
-            count(*) FILTER (WHERE r.status = 'failed') AS failed,
-            count(*) FILTER (WHERE r.answered_at > now() - interval '5 minutes') AS lately
-        FROM loracomp.answer_row AS r WHERE list_answers.counted AND r.declaration_id = a.id
+            sum(n.rows)::bigint AS known,
+            sum(n.rows) FILTER (WHERE u.status = 'asked')::bigint AS open,
+            sum(n.rows) FILTER (WHERE u.status = 'answered')::bigint AS answered,
+            sum(n.rows) FILTER (WHERE u.status = 'refused')::bigint AS refused,
+            sum(n.rows) FILTER (WHERE u.status = 'failed')::bigint AS failed,
+            sum(l.rows)::bigint AS lately
+        FROM unnest('{asked,answered,refused,failed}'::text[]) AS u (status)
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS rows FROM loracomp.answer_row AS r
+            WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = u.status
+        ) AS n
+        CROSS JOIN LATERAL (
+            SELECT count(*) AS rows FROM loracomp.answer_row AS r
+            WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = u.status
+                AND r.answered_at > now() - interval '5 minutes'
+        ) AS l
     ) AS c
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS stale FROM loracomp.answer_row AS r
+        WHERE list_answers.counted AND r.declaration_id = a.id AND r.status = 'asked'
+            AND r.answered_at IS NOT NULL AND r.answer IS NOT NULL
+    ) AS o
     CROSS JOIN LATERAL (
         SELECT
             count(*) AS corrected,

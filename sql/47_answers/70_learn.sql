@@ -153,19 +153,30 @@ DECLARE
     recent CONSTANT timestamptz := now() - interval '10 minutes';
     chosen bigint[] := ARRAY( -- the visitor's rows that are not corrected yet
         SELECT r.job_id FROM loracomp.answer_row AS r
-        WHERE r.declaration_id = d.id AND r.visitor = rows_to_correct.visitor AND r.offered_at >= recent
+        WHERE r.declaration_id = d.id AND r.drawn AND r.visitor = rows_to_correct.visitor AND r.offered_at >= recent
             AND r.answer IS NOT NULL AND r.correct IS NULL
         LIMIT rows_to_correct.n
     );
+    known CONSTANT real := (SELECT c.reltuples FROM pg_class AS c WHERE c.oid = 'loracomp.answer_row'::regclass);
+    percent real;
 BEGIN
     PERFORM loracomp.check_range('n', rows_to_correct.n, 1, 10000);
     IF chosen = '{}' THEN
-        chosen := ARRAY(
-            SELECT r.job_id FROM loracomp.answer_row AS r
-            WHERE r.declaration_id = d.id AND r.answer IS NOT NULL AND r.correct IS NULL
-                AND (r.offered_at >= recent) IS NOT TRUE
-            ORDER BY r.drawn DESC, random() LIMIT rows_to_correct.n
-        );
+        -- Of more than 100,000 rows it reads part of the table's pages, drawn at random, unless these have too few rows.
+        FOREACH percent IN ARRAY ARRAY[least(100, 1e7 / greatest(known, 1)), 100] LOOP
+            chosen := ARRAY(
+                SELECT o.job_id
+                FROM (
+                    SELECT r.* FROM loracomp.answer_row AS r WHERE r.drawn AND r.declaration_id = d.id
+                    UNION ALL
+                    SELECT r.* FROM loracomp.answer_row AS r TABLESAMPLE SYSTEM (percent)
+                    WHERE NOT r.drawn AND r.declaration_id = d.id
+                ) AS o
+                WHERE o.answer IS NOT NULL AND o.correct IS NULL AND (o.offered_at >= recent) IS NOT TRUE
+                ORDER BY o.drawn DESC, random() LIMIT rows_to_correct.n
+            );
+            EXIT WHEN cardinality(chosen) = rows_to_correct.n OR percent = 100;
+        END LOOP;
     END IF;
     UPDATE loracomp.answer_row AS r SET
         drawn = TRUE, visitor = rows_to_correct.visitor, offered_at = CASE WHEN rows_to_correct.visitor IS NOT NULL THEN now() END

@@ -304,3 +304,39 @@ def test_the_page_runs_no_code_of_the_views_owner(alice: Connection, connection:
     adam = visitor(database, "adam")
     assert "Ticket: row 1" in page(adam, "/answers/urgency")
     assert adam.post("/correct/urgency", data=fields(page(adam)) | {"choice": "1"}).status_code == 303
+
+
+def test_not_all_rows_are_read_to_count_or_to_draw_some(alice: Connection, connection: Connection) -> None:
+    """So that a page about a million rows takes a fraction of the time."""
+
+    def pages_read() -> int:
+        alice.execute("SELECT pg_stat_force_next_flush()")
+        return value(
+            connection,
+            "SELECT heap_blks_read + heap_blks_hit FROM pg_statio_user_tables"
+            " WHERE relid = 'loracomp.answer_row'::regclass",
+        )
+
+    def believe(rows: float) -> None:
+        connection.execute("UPDATE pg_class SET reltuples = %s WHERE oid = 'loracomp.answer_row'::regclass", [rows])
+
+    connection.execute(
+        "INSERT INTO loracomp.answer_row"
+        " (declaration_id, key, status, job_id, prompt_hash, answer, answered_at, changed_in)"
+        " SELECT d.id, ARRAY[i::text], (ARRAY['asked', 'answered', 'refused', 'failed'])[1 + i % 4], 1000000 + i, '',"
+        " 'urgent', CASE WHEN i % 4 IN (1, 3) THEN now() END, 1"
+        " FROM loracomp.declaration AS d, generate_series(41, 30040) AS i"
+    )
+    connection.execute("VACUUM (ANALYZE) loracomp.answer_row")
+    before = pages_read()
+    shown = value(alice, "SELECT to_jsonb(a) FROM loracomp.list_answers() AS a")
+    numbers = [shown[name] for name in ("rows", "open", "answered", "refused", "failed", "stale", "per_minute")]
+    assert numbers == [30040, 7500, 7540, 7500, 7500, 0, 3008]
+    assert pages_read() - before < 10
+    pages = value(connection, "SELECT relpages FROM pg_class WHERE oid = 'loracomp.answer_row'::regclass")
+    believe(1e6)  # a tenth is read
+    before = pages_read()
+    assert value(alice, "SELECT count(*) FROM loracomp.rows_to_correct('urgency', 8)") == 8
+    assert pages_read() - before < pages / 2
+    believe(1e12)  # too few are found in what is read, and then all are
+    assert value(alice, "SELECT count(*) FROM loracomp.rows_to_correct('urgency', 20)") == 20

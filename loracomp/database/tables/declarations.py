@@ -104,7 +104,9 @@ answer_row = Table(
     index("answer_row_job", "job_id", "job_id IS NOT NULL"),
     index("answer_row_example", "example_id", "example_id IS NOT NULL"),
     index("answer_row_feed", "declaration_id changed_in"),
-    index("answer_row_visitor", "declaration_id visitor", "visitor IS NOT NULL"),
+    # list_answers counts in it, without the rows themselves.
+    index("answer_row_progress", "declaration_id status answered_at"),
+    index("answer_row_drawn", "declaration_id visitor", "drawn"),
     comment="The answer to each row of a declaration's table. The declaration's view shows it.",
     postgresql_with={"fillfactor": "80"},
 )
